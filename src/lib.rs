@@ -1,1 +1,40 @@
-//! stub
+//! Copyist: a directory-driven mail journaling agent.
+//!
+//! It stands beside an MTA and a directory. An SMTP hook hands it each message; it decides who must
+//! get a copy, makes that copy durable, and only then lets the message go.
+//!
+//! ```text
+//!  MTA ──milter──► hook ─► envelope + message ─► directory ─► policy ─► journal ─► spool ─► verdict
+//!                             (mail)              resolve      plan     compose    commit      │
+//!                                                                                    │         ▼
+//!                              journal mailbox ◄─ relay ◄─ deliver ◄─────────────────┘   message goes on
+//!                              NDR mailbox     ◄─ ndr  ◄──┘
+//! ```
+//!
+//! # The modules
+//!
+//! A module uses only modules above it in this table; `tests/modules.rs` holds that.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`secret`] | values that must not be shown: passwords and keys |
+//! | [`mail`] | the vocabulary: addresses, envelope, message bytes, replies. No I/O, no clock |
+//! | [`smtp`] | RFC 5321 as state machines over bytes, and a small sink built on them |
+//! | [`milter`] | the milter protocol, version 6. Knows nothing of journaling |
+//! | [`directory`] | entries, lookups, LDAP connections and failover, LDIF file, cache |
+//! | [`policy`] | rules and the plan; pure |
+//! | [`journal`] | what is written: journal report, plain copy, NDR, the seal |
+//! | [`spool`] | what is owed: commit, due items, progress, recovery |
+//! | [`deliver`] | item → relay → outcome per recipient → progress, NDR or dead letter |
+//! | [`pipeline`] | the journey of one message, as one short function |
+//! | [`hook`] | the door: translates the MTA's protocol and nothing else |
+//! | [`admin`] | HTTP: health and metrics |
+//! | [`config`] | file and environment → complete settings of every module |
+//! | [`daemon`] | composition: build, listen, reload, drain, stop |
+//! | [`cli`] | the commands |
+
+pub mod directory;
+pub mod journal;
+pub mod mail;
+pub mod policy;
+pub mod secret;

@@ -1,0 +1,80 @@
+//! What the directory needs to know; built by `config`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::secret::Secret;
+
+/// Settings of the directory side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Where entries come from.
+    pub source: Source,
+    /// Attributes that hold an object's own addresses (`mail`, `proxyAddresses`, …).
+    pub address_attributes: Vec<String>,
+    /// Attributes that hold journal addresses, of all directions.
+    pub journal_attributes: Vec<String>,
+    /// Characters that start an address extension (`user+list@…`); empty: none.
+    pub recipient_delimiter: String,
+    /// The cache in front of the source.
+    pub cache: CacheSettings,
+}
+
+/// Where entries come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// LDAP servers.
+    Ldap(LdapSettings),
+    /// A file in LDIF (RFC 2849), read again when it changes.
+    Ldif(PathBuf),
+}
+
+/// How the LDAP servers are reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LdapSettings {
+    /// `ldap://`, `ldaps://` or `ldapi://` URLs, tried in this order.
+    pub urls: Vec<String>,
+    /// Whether `ldap://` connections must switch to TLS before the bind.
+    pub starttls: bool,
+    /// Certificates (PEM) that servers are checked against; the system's where `None`.
+    pub ca_file: Option<PathBuf>,
+    /// The account to bind with; anonymous where `None`.
+    pub bind: Option<Bind>,
+    /// The base of all searches.
+    pub base: String,
+    /// The longest that one question may take, connecting included.
+    pub timeout: Duration,
+}
+
+/// A simple bind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// The DN (or, for Active Directory, the user principal name).
+    pub dn: String,
+    /// Its password.
+    pub password: Secret,
+}
+
+/// How long answers are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheSettings {
+    /// How long a found entry is used without asking again.
+    pub ttl: Duration,
+    /// How long an absence is.
+    pub negative_ttl: Duration,
+    /// How old a found entry may be while the directory does not answer.
+    pub max_stale: Duration,
+    /// How many addresses are kept at most.
+    pub capacity: u64,
+}
+
+impl Default for CacheSettings {
+    fn default() -> CacheSettings {
+        CacheSettings {
+            ttl: Duration::from_secs(5 * 60),
+            negative_ttl: Duration::from_secs(60),
+            max_stale: Duration::from_secs(24 * 3600),
+            capacity: 1_000_000,
+        }
+    }
+}

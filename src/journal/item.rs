@@ -1,0 +1,99 @@
+//! One message that Copyist owes to somebody.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::mail::{Address, BodyKind, Reply};
+use crate::policy::Direction;
+
+/// Names an item for ever: 16 characters of lowercase base32, 80 random bits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ItemId(String);
+
+/// What an item is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A journal report.
+    Report,
+    /// A plain copy.
+    Copy,
+    /// A non-delivery report about one of the others.
+    Ndr,
+}
+
+/// An outgoing message: our `prefix`, the original as it was received, our `suffix`. The original is
+/// kept by the spool, once for all items of one message.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// Its name.
+    pub id: ItemId,
+    /// What it is.
+    pub kind: Kind,
+    /// The direction it belongs to.
+    pub direction: Direction,
+    /// The envelope sender; `None` is the null reverse path, used for NDRs.
+    pub sender: Option<Address>,
+    /// The envelope recipients: journal addresses, or the NDR address.
+    pub targets: Vec<Address>,
+    /// Where an NDR about it goes; `None` for an NDR, which has no NDR of its own (RFC 3464 section 2).
+    pub ndr: Option<Address>,
+    /// Message-ID, with angle brackets; the same at every attempt.
+    pub message_id: String,
+    /// The ENVID parameter (RFC 3461), not yet xtext-encoded.
+    pub envelope_id: String,
+    /// The subject of the original, for people who look at the queue.
+    pub subject: String,
+    /// Why each target gets it, one line per target and reason.
+    pub reasons: Vec<String>,
+    /// What stands before the original.
+    pub prefix: Bytes,
+    /// What stands after it.
+    pub suffix: Bytes,
+    /// What the whole asks of the relay.
+    pub body: BodyKind,
+    /// Whether headers or addresses need SMTPUTF8.
+    pub smtputf8: bool,
+}
+
+/// A relay's final no for one recipient of an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Who was refused.
+    pub address: Address,
+    /// What the relay said.
+    pub reply: Reply,
+    /// The relay, as `host:port`.
+    pub relay: String,
+}
+
+impl ItemId {
+    /// Takes the text of an id; `None` where it is none.
+    pub fn parse(text: &str) -> Option<ItemId> {
+        let sound =
+            text.len() == 16 && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'));
+        sound.then(|| ItemId(text.to_owned()))
+    }
+
+    /// The 16 characters.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ItemId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Kind {
+    /// The word used in the queue and in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Report => "report",
+            Kind::Copy => "copy",
+            Kind::Ndr => "ndr",
+        }
+    }
+}

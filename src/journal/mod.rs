@@ -1,0 +1,5 @@
+//! What is written: journal report, plain copy, NDR, and the seal that tells our own from forgeries.
+
+mod item;
+
+pub use item::{Item, ItemId, Kind, Refusal};

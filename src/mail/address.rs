@@ -1,0 +1,335 @@
+//! One mailbox address, parsed once at the edge.
+//!
+//! Promises: an [`Address`] that exists holds no control character, has a domain, and compares as
+//! the same mailbox whatever the case of its letters. Postmasters expect `Ana@Corp.Example` and
+//! `ana@corp.example` to be one person, and every directory compares so.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Longest address accepted, in octets: generous beside the 254 of RFC 5321 section 4.5.3.1,
+/// since encapsulated X.500 addresses are longer.
+const LONGEST: usize = 1024;
+
+/// A mailbox `local@domain`. The local part keeps the spelling it came with (RFC 5321 section 2.4),
+/// the domain is lowercased and has no trailing dot; comparing ignores case in both.
+#[derive(Clone)]
+pub struct Address {
+    local: String,
+    domain: String,
+    key: String,
+}
+
+/// Why a text is not an address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// Nothing between the angle brackets, or an empty value.
+    #[error("the address is empty")]
+    Empty,
+    /// A control character: accepting it would let an address forge a line.
+    #[error("{0:?} contains a control character")]
+    Control(String),
+    /// No `@domain`. `0` is the local part as it came.
+    #[error("{0:?} has no domain; an address looks like user@example.com")]
+    Unqualified(String),
+    /// Anything else that RFC 5321 has no reading for.
+    #[error("{0:?} is no mail address; one looks like user@example.com")]
+    Malformed(String),
+    /// Longer than 1,024 octets.
+    #[error("the address is {0} octets long, more than 1024")]
+    TooLong(usize),
+}
+
+impl Address {
+    /// Reads `local@domain`, with or without angle brackets, a source route (`@a,@b:user@c`, RFC 5321
+    /// appendix C) removed, quoted local parts unquoted.
+    pub fn parse(text: &str) -> Result<Address, AddressError> {
+        let mut text = text.trim_matches([' ', '\t']);
+        if let Some(inner) = text.strip_prefix('<') {
+            text = inner.strip_suffix('>').ok_or_else(|| malformed(text))?;
+        }
+        if text.is_empty() {
+            return Err(AddressError::Empty);
+        }
+        if text.len() > LONGEST {
+            return Err(AddressError::TooLong(text.len()));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(AddressError::Control(text.to_owned()));
+        }
+        if text.starts_with('@') {
+            let (_, rest) = text.split_once(':').ok_or_else(|| malformed(text))?;
+            text = rest;
+        }
+        let (local, domain) = split(text)?;
+        if local.is_empty() {
+            return Err(malformed(text));
+        }
+        let Some(domain) = domain else {
+            return Err(AddressError::Unqualified(local));
+        };
+        Address::from_parts(local, domain).ok_or_else(|| malformed(text))
+    }
+
+    /// As [`Address::parse`], but an address without a domain (`postmaster`, RFC 5321 section 4.1.1.3)
+    /// gets `default_domain`.
+    pub fn parse_in(text: &str, default_domain: &str) -> Result<Address, AddressError> {
+        match Address::parse(text) {
+            Err(AddressError::Unqualified(local)) => {
+                Address::from_parts(local, default_domain).ok_or_else(|| malformed(text))
+            }
+            other => other,
+        }
+    }
+
+    fn from_parts(local: String, domain: &str) -> Option<Address> {
+        let domain = domain.strip_suffix('.').unwrap_or(domain).to_lowercase();
+        let literal = domain.starts_with('[') && domain.ends_with(']');
+        let sound = !domain.is_empty()
+            && (literal
+                || domain.split('.').all(|label| {
+                    !label.is_empty()
+                        && label
+                            .chars()
+                            .all(|c| c.is_alphanumeric() || c == '-' || c == '_' || !c.is_ascii())
+                }));
+        if !sound || domain.contains(char::is_whitespace) {
+            return None;
+        }
+        let key = format!("{}@{domain}", local.to_lowercase());
+        Some(Address { local, domain, key })
+    }
+
+    /// The part before the `@`, unquoted, in the spelling it came with.
+    pub fn local(&self) -> &str {
+        &self.local
+    }
+
+    /// The part after the `@`, lowercased, without a trailing dot.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// `local@domain`, lowercased and unquoted: what two addresses are compared by.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// `user@example.com` for `user+list@example.com`, where the local part has one of `delimiters`
+    /// after its first character.
+    pub fn without_extension(&self, delimiters: &str) -> Option<Address> {
+        let at = self
+            .local
+            .char_indices()
+            .skip(1)
+            .find(|(_, c)| delimiters.contains(*c))?
+            .0;
+        Address::from_parts(self.local[..at].to_owned(), &self.domain)
+    }
+
+    /// Whether it can only be sent with SMTPUTF8 (RFC 6531).
+    pub fn needs_smtputf8(&self) -> bool {
+        !self.key.is_ascii()
+    }
+}
+
+fn malformed(text: &str) -> AddressError {
+    AddressError::Malformed(text.to_owned())
+}
+
+/// Splits at the last `@` outside quotes; unquotes the local part.
+fn split(text: &str) -> Result<(String, Option<&str>), AddressError> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let (local, domain) = match text.rsplit_once('@') {
+            Some((local, domain)) => (local, Some(domain)),
+            None => (text, None),
+        };
+        // Without quotes neither spaces nor a second @ nor brackets can stand in a local part; dots at
+        // odd places do exist in the wild and are let through.
+        if local.contains(|c: char| c.is_whitespace() || "<>@\",;:\\()[]".contains(c)) {
+            return Err(malformed(text));
+        }
+        return Ok((local.to_owned(), domain));
+    };
+    let mut local = String::new();
+    let mut rest = quoted.char_indices();
+    while let Some((at, c)) = rest.next() {
+        match c {
+            '\\' => local.push(rest.next().ok_or_else(|| malformed(text))?.1),
+            '"' => {
+                return match quoted[at + 1..].strip_prefix('@') {
+                    Some(domain) => Ok((local, Some(domain))),
+                    None if quoted[at + 1..].is_empty() => Ok((local, None)),
+                    None => Err(malformed(text)),
+                };
+            }
+            other => local.push(other),
+        }
+    }
+    Err(malformed(text))
+}
+
+fn is_atom_char(c: char) -> bool {
+    c.is_alphanumeric() || !c.is_ascii() || "!#$%&'*+-/=?^_`{|}~.".contains(c)
+}
+
+/// `local@domain` as SMTP writes it, the local part quoted where it must be.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.local.chars().all(is_atom_char) {
+            return write!(f, "{}@{}", self.local, self.domain);
+        }
+        f.write_str("\"")?;
+        for c in self.local.chars() {
+            if c == '"' || c == '\\' {
+                f.write_str("\\")?;
+            }
+            write!(f, "{c}")?;
+        }
+        write!(f, "\"@{}", self.domain)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{self}>")
+    }
+}
+
+impl PartialEq for Address {
+    fn eq(&self, other: &Address) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Address {}
+
+impl Hash for Address {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+    }
+}
+
+impl PartialOrd for Address {
+    fn partial_cmp(&self, other: &Address) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Address {
+    fn cmp(&self, other: &Address) -> Ordering {
+        self.key.cmp(&other.key)
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Address, AddressError> {
+        Address::parse(text)
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Address::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Address {
+        Address::parse(text).expect("a valid address")
+    }
+
+    #[test]
+    fn case_and_trailing_dot_do_not_make_another_mailbox() {
+        assert_eq!(address("Ana@Corp.Example."), address("ana@corp.example"));
+        assert_eq!(address("Ana@Corp.Example.").to_string(), "Ana@corp.example");
+    }
+
+    #[test]
+    fn brackets_and_source_routes_are_removed() {
+        assert_eq!(
+            address("<@a.test,@b.test:ana@c.test>").to_string(),
+            "ana@c.test"
+        );
+    }
+
+    #[test]
+    fn quoted_local_parts_survive_both_ways() {
+        let odd = address("\"ana maria\\\"@home\"@corp.example");
+        assert_eq!(odd.local(), "ana maria\"@home");
+        assert_eq!(address(&odd.to_string()).local(), odd.local());
+        assert_eq!(
+            address("\"ana\"@corp.example").to_string(),
+            "ana@corp.example"
+        );
+    }
+
+    #[test]
+    fn control_characters_are_refused() {
+        for bad in ["a\r\nb@c.test", "a@b.test\0", "\"a\tb\"@c.test"] {
+            assert!(
+                matches!(Address::parse(bad), Err(AddressError::Control(_))),
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_says_so() {
+        assert_eq!(Address::parse("<>"), Err(AddressError::Empty));
+        assert_eq!(
+            Address::parse("postmaster"),
+            Err(AddressError::Unqualified("postmaster".into()))
+        );
+        for bad in [
+            "a b@c.test",
+            "@c.test",
+            "a@",
+            "a@b..c",
+            "a@b c",
+            "<a@b.test",
+            "a<b>@c.test",
+            "\"a@b.test",
+        ] {
+            assert!(
+                matches!(Address::parse(bad), Err(AddressError::Malformed(_))),
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unqualified_address_gets_the_default_domain() {
+        let found = Address::parse_in("<Postmaster>", "corp.example").expect("qualified");
+        assert_eq!(found.to_string(), "Postmaster@corp.example");
+    }
+
+    #[test]
+    fn extensions_are_cut_at_the_first_delimiter() {
+        assert_eq!(
+            address("ana+x+y@c.test")
+                .without_extension("+")
+                .expect("has one")
+                .to_string(),
+            "ana@c.test"
+        );
+        assert_eq!(address("+ana@c.test").without_extension("+"), None);
+        assert_eq!(address("ana@c.test").without_extension("+-"), None);
+    }
+}

@@ -1,0 +1,58 @@
+//! Who a message is from and for, as the SMTP transaction said it (not as its headers claim).
+
+use std::net::IpAddr;
+
+use super::Address;
+
+/// One mail transaction's envelope.
+#[derive(Debug, Clone, Default)]
+pub struct Envelope {
+    /// The reverse path; `None` is the null one, `MAIL FROM:<>`.
+    pub sender: Option<Address>,
+    /// ESMTP parameters of MAIL, verbatim: `SIZE=1024`, `BODY=8BITMIME`.
+    pub sender_params: Vec<String>,
+    /// The accepted recipients, in the order they were given.
+    pub recipients: Vec<Recipient>,
+    /// Who handed the message to the MTA.
+    pub client: Client,
+    /// The MTA's name for the message; empty where the hook does not know it.
+    pub queue_id: String,
+}
+
+/// One recipient of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipient {
+    /// The forward path.
+    pub address: Address,
+    /// ESMTP parameters of RCPT, verbatim: `NOTIFY=FAILURE`.
+    pub params: Vec<String>,
+}
+
+/// The SMTP client that the MTA received the message from.
+#[derive(Debug, Clone, Default)]
+pub struct Client {
+    /// Its address; `None` for a Unix socket or an unknown family.
+    pub ip: Option<IpAddr>,
+    /// Its host name as the MTA resolved it; empty where unknown.
+    pub name: String,
+    /// The HELO or EHLO name; empty where none was given.
+    pub helo: String,
+    /// The user that authenticated (SMTP AUTH), as the MTA reports it.
+    pub user: Option<String>,
+    /// The MTA's listener (`{daemon_name}`); empty where unknown.
+    pub daemon: String,
+}
+
+impl Envelope {
+    /// The addresses of the recipients, in order.
+    pub fn recipient_addresses(&self) -> impl Iterator<Item = &Address> {
+        self.recipients.iter().map(|recipient| &recipient.address)
+    }
+
+    /// Whether the transaction was opened with SMTPUTF8 (RFC 6531).
+    pub fn is_smtputf8(&self) -> bool {
+        self.sender_params
+            .iter()
+            .any(|param| param.eq_ignore_ascii_case("SMTPUTF8"))
+    }
+}

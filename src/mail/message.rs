@@ -1,0 +1,235 @@
+//! A message's exact bytes, and what a report says about it.
+
+use bytes::Bytes;
+use mail_parser::{HeaderValue, MessageParser};
+
+use super::header::{Fields, body_start};
+use super::{Address, Field};
+
+/// Headers beyond this many octets are journaled but not read: nobody's subject stands there.
+const HEADER_READ: usize = 256 * 1024;
+
+/// Most addresses read from one To or Cc field; more than any transaction has recipients.
+const ADDRESSES_READ: usize = 20_000;
+
+/// A message as the hook received it. Cloning shares the bytes.
+#[derive(Debug, Clone)]
+pub struct Message {
+    bytes: Bytes,
+    body: usize,
+}
+
+/// What the transfer of some bytes asks of a relay (RFC 1652, RFC 3030).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BodyKind {
+    /// ASCII, lines of at most 998 octets.
+    SevenBit,
+    /// Octets above 127; needs 8BITMIME.
+    EightBit,
+    /// A NUL, or a line longer than 998 octets.
+    Binary,
+}
+
+/// The header values that the envelope part of a journal report repeats.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// The decoded subject on one line, control characters removed.
+    pub subject: String,
+    /// The Message-ID with its angle brackets; empty where there is none.
+    pub message_id: String,
+    /// The addresses of From.
+    pub from: Vec<Address>,
+    /// The addresses of To.
+    pub to: Vec<Address>,
+    /// The addresses of Cc.
+    pub cc: Vec<Address>,
+}
+
+impl Message {
+    /// Takes the bytes of a message: header, empty line, body.
+    pub fn new(bytes: Bytes) -> Message {
+        let body = body_start(&bytes);
+        Message { bytes, body }
+    }
+
+    /// The whole message.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The header block, the empty line included.
+    pub fn header(&self) -> &[u8] {
+        &self.bytes[..self.body]
+    }
+
+    /// What follows the empty line.
+    pub fn body(&self) -> &[u8] {
+        &self.bytes[self.body..]
+    }
+
+    /// The header fields in order.
+    pub fn fields(&self) -> Fields<'_> {
+        Fields::new(self.header())
+    }
+
+    /// The fields with this name, case ignored, in order.
+    pub fn fields_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Field<'a>> {
+        self.fields()
+            .filter(move |field| field.name.eq_ignore_ascii_case(name))
+    }
+
+    /// Reads the values a report repeats. Whatever cannot be read is left empty: a strange header
+    /// costs a line of the report, never the report.
+    pub fn summary(&self) -> Summary {
+        let mut header = &self.header()[..self.body.min(HEADER_READ)];
+        if header.len() < self.body {
+            // Cut at a line so that half a field is not read as a whole one.
+            header = &header[..memchr::memrchr(b'\n', header).map_or(0, |lf| lf + 1)];
+        }
+        let mut summary = Summary::default();
+        if let Some(field) = self.fields_named("Message-ID").next() {
+            summary.message_id = one_line(&String::from_utf8_lossy(field.value));
+        }
+        // Only the header block is given to the parser: the body's structure is nobody's business here,
+        // and deep nesting in it must not reach the parser (it recurses while dropping).
+        let Some(parsed) = MessageParser::default().parse_headers(header) else {
+            return summary;
+        };
+        summary.subject = one_line(parsed.subject().unwrap_or_default());
+        summary.from = addresses(parsed.from());
+        // Several To fields are against RFC 5322 and common all the same.
+        for header in parsed.headers() {
+            if let HeaderValue::Address(list) = &header.value {
+                match header.name.as_str() {
+                    name if name.eq_ignore_ascii_case("To") => {
+                        summary.to.extend(addresses(Some(list)))
+                    }
+                    name if name.eq_ignore_ascii_case("Cc") => {
+                        summary.cc.extend(addresses(Some(list)))
+                    }
+                    _ => {}
+                }
+            }
+        }
+        summary
+    }
+}
+
+fn addresses(list: Option<&mail_parser::Address<'_>>) -> Vec<Address> {
+    list.into_iter()
+        .flat_map(|list| list.iter())
+        .filter_map(|addr| Address::parse(addr.address.as_deref()?).ok())
+        .take(ADDRESSES_READ)
+        .collect()
+}
+
+/// Text on one line: line breaks and control characters removed (a tab becomes a space), so that no
+/// header can forge a line of a report.
+fn one_line(text: &str) -> String {
+    text.trim()
+        .chars()
+        .filter_map(|c| match c {
+            '\t' => Some(' '),
+            // U+2028 and U+2029 are line breaks for some readers.
+            c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => None,
+            c => Some(c),
+        })
+        .collect()
+}
+
+impl BodyKind {
+    /// What `bytes` need, by looking at all of them.
+    pub fn of(bytes: &[u8]) -> BodyKind {
+        let mut kind = if bytes.is_ascii() {
+            BodyKind::SevenBit
+        } else {
+            BodyKind::EightBit
+        };
+        if memchr::memchr(0, bytes).is_some() {
+            return BodyKind::Binary;
+        }
+        let mut line = 0;
+        for lf in memchr::memchr_iter(b'\n', bytes) {
+            // 998 octets and the CR.
+            if lf - line > 999 {
+                kind = BodyKind::Binary;
+                break;
+            }
+            line = lf + 1;
+        }
+        if bytes.len() - line > 998 {
+            BodyKind::Binary
+        } else {
+            kind
+        }
+    }
+
+    /// The Content-Transfer-Encoding value that declares it (RFC 2045 section 6.2).
+    pub fn encoding(self) -> &'static str {
+        match self {
+            BodyKind::SevenBit => "7bit",
+            BodyKind::EightBit => "8bit",
+            BodyKind::Binary => "binary",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str) -> Message {
+        Message::new(Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn bytes_come_back_exactly() {
+        let text = "A: 1\r\nB: 2\n\r\nbody\0\r";
+        let found = message(text);
+        assert_eq!(found.bytes(), text.as_bytes());
+        assert_eq!([found.header(), found.body()].concat(), text.as_bytes());
+    }
+
+    #[test]
+    fn the_summary_holds_decoded_values_on_one_line() {
+        let found = message(
+            "From: Ana <ana@corp.example>\r\nTo: \"B, o\" <bo@x.test>, c@y.test\r\nTO: d@z.test\r\n\
+             Cc: team: e@x.test, f@x.test;\r\nSubject: =?utf-8?Q?Gr=C3=BC=C3=9Fe=0D=0ABcc:_x?=\r\n folded\r\n\
+             Message-ID: <1@pc.test>\r\n\r\n",
+        )
+        .summary();
+        assert_eq!(found.subject, "GrüßeBcc: x folded");
+        assert_eq!(found.message_id, "<1@pc.test>");
+        let text = |list: &[Address]| {
+            list.iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(text(&found.from), "ana@corp.example");
+        assert_eq!(text(&found.to), "bo@x.test c@y.test d@z.test");
+        assert_eq!(text(&found.cc), "e@x.test f@x.test");
+    }
+
+    #[test]
+    fn nonsense_has_an_empty_summary() {
+        for nonsense in ["", "\r\n\r\n", "no header at all", "\u{0}\u{1}:\r\n"] {
+            assert_eq!(
+                message(nonsense).summary(),
+                Summary::default(),
+                "{nonsense:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_kind_of_body_is_what_the_bytes_need() {
+        assert_eq!(BodyKind::of(b"plain\r\n"), BodyKind::SevenBit);
+        assert_eq!(BodyKind::of("grün\r\n".as_bytes()), BodyKind::EightBit);
+        assert_eq!(BodyKind::of(b"a\0b"), BodyKind::Binary);
+        let line = |n: usize| format!("{}\r\n", "x".repeat(n));
+        assert_eq!(BodyKind::of(line(998).as_bytes()), BodyKind::SevenBit);
+        assert_eq!(BodyKind::of(line(999).as_bytes()), BodyKind::Binary);
+        assert_eq!(BodyKind::of("x".repeat(999).as_bytes()), BodyKind::Binary);
+    }
+}

@@ -1,0 +1,105 @@
+//! SMTP replies: a code, an enhanced status, a text (RFC 5321 section 4.2, RFC 3463).
+
+use std::fmt;
+
+/// An enhanced status code, `class.subject.detail` (RFC 3463).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Enhanced(pub u8, pub u16, pub u16);
+
+impl Enhanced {
+    /// Reads the code at the start of a reply's text: `5.1.1 User unknown`.
+    pub fn from_text(text: &str) -> Option<Enhanced> {
+        let word = text.split_ascii_whitespace().next()?;
+        let mut parts = word.split('.');
+        let class = parts
+            .next()?
+            .parse()
+            .ok()
+            .filter(|c| matches!(c, 2 | 4 | 5))?;
+        let subject = parts.next()?.parse().ok().filter(|s| *s < 1000)?;
+        let detail = parts.next()?.parse().ok().filter(|d| *d < 1000)?;
+        parts
+            .next()
+            .is_none()
+            .then_some(Enhanced(class, subject, detail))
+    }
+}
+
+impl fmt::Display for Enhanced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// What an SMTP client is told. The text has no line break and no control character.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Three digits: 2yz done, 4yz try again, 5yz never.
+    pub code: u16,
+    /// The enhanced status that goes with it.
+    pub enhanced: Enhanced,
+    /// What a person reads, without the codes.
+    pub text: String,
+}
+
+impl Reply {
+    /// A reply; control characters in `text` become spaces, so that no address or message from a
+    /// stranger can add a line to the dialogue.
+    pub fn new(code: u16, enhanced: Enhanced, text: impl AsRef<str>) -> Reply {
+        let text = text
+            .as_ref()
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        Reply {
+            code,
+            enhanced,
+            text,
+        }
+    }
+
+    /// Whether the client should try again later.
+    pub fn is_transient(&self) -> bool {
+        (400..500).contains(&self.code)
+    }
+
+    /// Whether the client must give up.
+    pub fn is_permanent(&self) -> bool {
+        (500..600).contains(&self.code)
+    }
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.code, self.enhanced, self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn enhanced_codes_are_read_from_the_start_of_a_text() {
+        assert_eq!(
+            Enhanced::from_text("5.1.1 No such user"),
+            Some(Enhanced(5, 1, 1))
+        );
+        for not in [
+            "",
+            "User unknown",
+            "5.1 x",
+            "5.1.1.1 x",
+            "9.1.1 x",
+            "5.1.1x",
+        ] {
+            assert_eq!(Enhanced::from_text(not), None, "{not:?}");
+        }
+    }
+
+    #[test]
+    fn a_reply_is_always_one_line() {
+        let reply = Reply::new(550, Enhanced(5, 1, 1), "no\r\n250 ok");
+        assert_eq!(reply.to_string(), "550 5.1.1 no  250 ok");
+    }
+}

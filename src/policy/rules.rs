@@ -1,0 +1,248 @@
+//! What the administrator decided; built by `config`.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+use crate::mail::Address;
+
+/// The direction of one sender–recipient pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// From outside to an address of the organization.
+    Inbound,
+    /// From the organization to an outside address.
+    Outbound,
+    /// Both inside.
+    Internal,
+}
+
+impl Direction {
+    /// All of them, in the order of precedence for what must be decided once for several.
+    pub const ALL: [Direction; 3] = [Direction::Inbound, Direction::Outbound, Direction::Internal];
+
+    /// The word used in configuration, reports and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+            Direction::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Direction {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Direction, String> {
+        Direction::ALL
+            .into_iter()
+            .find(|direction| direction.name() == text)
+            .ok_or_else(|| format!("{text:?} is no direction (inbound, outbound, internal)"))
+    }
+}
+
+/// What a journal copy looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Format {
+    /// A Microsoft envelope journal report.
+    #[default]
+    Report,
+    /// The message itself with our headers in front.
+    Copy,
+}
+
+/// Everything the plan is made by.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// Who is inside.
+    pub organization: Organization,
+    /// What inbound mail is journaled to.
+    pub inbound: DirectionRules,
+    /// What outbound mail is journaled to.
+    pub outbound: DirectionRules,
+    /// What internal mail is journaled to.
+    pub internal: DirectionRules,
+    /// Whose object's attribute counts for outbound mail.
+    pub outbound_attribute_of: AttributeOf,
+    /// What happens to a message while the directory does not answer.
+    pub on_directory_failure: OnFailure,
+    /// Where copies go that no usable journal address can be found for.
+    pub fallback_journal: Option<Address>,
+    /// Who may not write to journal and NDR addresses.
+    pub journal_guard: Guard,
+}
+
+/// Who is inside.
+#[derive(Debug, Clone, Default)]
+pub struct Organization {
+    /// The domains whose addresses are ours.
+    pub domains: Vec<DomainPattern>,
+    /// Networks whose clients send as the organization.
+    pub trusted_networks: Vec<IpNet>,
+}
+
+/// `example.com`, or `*.example.com` for every domain below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainPattern {
+    name: String,
+    below: bool,
+}
+
+/// What one direction's mail is journaled to. Both ways add up.
+#[derive(Debug, Clone, Default)]
+pub struct DirectionRules {
+    /// Targets of all mail of this direction.
+    pub journal: Vec<Address>,
+    /// Attributes of the people concerned that hold further journal addresses.
+    pub journal_attributes: Vec<String>,
+    /// Envelope sender of the copies, and where their NDRs go. `None` only where nothing is journaled.
+    pub ndr: Option<Address>,
+    /// What the copies look like.
+    pub format: Format,
+}
+
+/// Whose object's journal attribute counts for outbound mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AttributeOf {
+    /// The sender's, and the external recipient's where the directory has a contact object for it.
+    #[default]
+    Both,
+    /// The sender's only.
+    Sender,
+    /// The recipient's only.
+    Recipient,
+}
+
+/// What happens to a message whose people cannot be looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// 451: the MTA keeps it and tries again.
+    #[default]
+    Defer,
+    /// It is journaled to the fallback journal and goes on.
+    Fallback,
+    /// It goes on without those copies that the directory would have named.
+    Accept,
+}
+
+/// From whom journal and NDR addresses are protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Guard {
+    /// From senders that are not ours.
+    #[default]
+    Outside,
+    /// From everyone but Copyist itself.
+    Everyone,
+    /// From nobody.
+    Off,
+}
+
+impl Rules {
+    /// The rules of one direction.
+    pub fn of(&self, direction: Direction) -> &DirectionRules {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+            Direction::Internal => &self.internal,
+        }
+    }
+}
+
+impl Organization {
+    /// Whether mail to this address stays inside.
+    pub fn has(&self, address: &Address) -> bool {
+        self.domains
+            .iter()
+            .any(|pattern| pattern.matches(address.domain()))
+    }
+
+    /// Whether a client at this address sends as the organization.
+    pub fn trusts(&self, ip: IpAddr) -> bool {
+        // An IPv4 client of a dual-stack listener shows up as ::ffff:a.b.c.d.
+        let ip = ip.to_canonical();
+        self.trusted_networks
+            .iter()
+            .any(|network| network.contains(&ip))
+    }
+
+    /// The domain that an address without one belongs to.
+    pub fn default_domain(&self) -> Option<&str> {
+        self.domains
+            .iter()
+            .find(|pattern| !pattern.below)
+            .or(self.domains.first())
+            .map(|pattern| pattern.name.as_str())
+    }
+}
+
+impl DomainPattern {
+    /// Whether a lowercased domain is meant.
+    pub fn matches(&self, domain: &str) -> bool {
+        if self.below {
+            domain
+                .strip_suffix(&self.name)
+                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+        } else {
+            domain == self.name
+        }
+    }
+}
+
+impl FromStr for DomainPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DomainPattern, String> {
+        let (below, name) = match text.strip_prefix("*.") {
+            Some(name) => (true, name),
+            None => (false, text),
+        };
+        // The domain of an address is the domain of an address: one parser decides what that is.
+        match Address::parse(&format!("x@{name}")) {
+            Ok(address) if !name.contains('@') => Ok(DomainPattern {
+                name: address.domain().to_owned(),
+                below,
+            }),
+            _ => Err(format!(
+                "{text:?} is no domain; write example.com or *.example.com"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_covers_everything_below_and_not_the_domain_itself() {
+        let star: DomainPattern = "*.Example.com".parse().expect("a pattern");
+        assert!(star.matches("a.example.com") && star.matches("a.b.example.com"));
+        assert!(
+            !star.matches("example.com")
+                && !star.matches("badexample.com")
+                && !star.matches(".example.com")
+        );
+        let plain: DomainPattern = "example.com".parse().expect("a pattern");
+        assert!(plain.matches("example.com") && !plain.matches("a.example.com"));
+        assert!("a b".parse::<DomainPattern>().is_err() && "a@b".parse::<DomainPattern>().is_err());
+    }
+
+    #[test]
+    fn mapped_ipv4_clients_are_trusted_like_plain_ones() {
+        let organization = Organization {
+            trusted_networks: vec!["10.0.0.0/8".parse().expect("a network")],
+            ..Organization::default()
+        };
+        assert!(organization.trusts("::ffff:10.1.2.3".parse().expect("an address")));
+        assert!(!organization.trusts("11.0.0.1".parse().expect("an address")));
+    }
+}
