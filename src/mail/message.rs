@@ -102,10 +102,10 @@ impl Message {
             if let HeaderValue::Address(list) = &header.value {
                 match header.name.as_str() {
                     name if name.eq_ignore_ascii_case("To") => {
-                        summary.to.extend(addresses(Some(list)))
+                        summary.to.extend(addresses(Some(list)));
                     }
                     name if name.eq_ignore_ascii_case("Cc") => {
-                        summary.cc.extend(addresses(Some(list)))
+                        summary.cc.extend(addresses(Some(list)));
                     }
                     _ => {}
                 }
