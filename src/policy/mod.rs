@@ -1,7 +1,15 @@
 //! Rules and the plan: who must get a copy of a message, and why. Pure: no clock, socket or disk.
 
+mod guard;
+mod plan;
 mod rules;
+#[cfg(test)]
+mod tests;
 
+pub use guard::{Admission, admission, guarded};
+pub use plan::{
+    Copy, People, Plan, Reason, Trouble, Undecided, direction, plan, questions, sender_is_ours,
+};
 pub use rules::{
     AttributeOf, Direction, DirectionRules, DomainPattern, Format, Guard, OnFailure, Organization,
     Rules,

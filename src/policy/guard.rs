@@ -1,0 +1,75 @@
+//! The journal guard: nobody outside writes to journal and NDR mailboxes.
+
+use crate::mail::Address;
+
+use super::{Direction, Guard, Rules};
+
+/// What the guard says about one recipient, before the message is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// None of the guard's business.
+    Free,
+    /// No setting names it; it is guarded if the directory names it as anybody's journal address.
+    AskDirectory,
+    /// Guarded: refused like an unknown user.
+    Refused,
+    /// Guarded, but what the sender gives looks like our own report or a bounce: the message decides.
+    Provisional,
+}
+
+/// Judges a recipient. `sender` is the reverse path, `None` the null one.
+pub fn admission(
+    sender_is_ours: bool,
+    sender: Option<&Address>,
+    recipient: &Address,
+    rules: &Rules,
+) -> Admission {
+    let guarding = match rules.journal_guard {
+        Guard::Off => false,
+        Guard::Outside => !sender_is_ours,
+        Guard::Everyone => true,
+    };
+    if !guarding {
+        return Admission::Free;
+    }
+    if is_named(recipient, rules) {
+        return guarded(sender, recipient, rules);
+    }
+    let asks = Direction::ALL
+        .iter()
+        .any(|direction| !rules.of(*direction).journal_attributes.is_empty());
+    if asks {
+        Admission::AskDirectory
+    } else {
+        Admission::Free
+    }
+}
+
+/// What becomes of a recipient that is guarded.
+pub fn guarded(sender: Option<&Address>, recipient: &Address, rules: &Rules) -> Admission {
+    let is_ndr = |address: &Address| {
+        Direction::ALL
+            .iter()
+            .any(|direction| rules.of(*direction).ndr.as_ref() == Some(address))
+    };
+    let provisional = match sender {
+        // Our reports have an NDR address as their reverse path, and a seal that the end of the message shows.
+        Some(sender) => is_ndr(sender),
+        // A bounce of one of our reports, or an NDR of ours.
+        None => is_ndr(recipient),
+    };
+    if provisional {
+        Admission::Provisional
+    } else {
+        Admission::Refused
+    }
+}
+
+/// Whether a setting names this address as a journal or NDR address.
+fn is_named(address: &Address, rules: &Rules) -> bool {
+    rules.fallback_journal.as_ref() == Some(address)
+        || Direction::ALL.iter().any(|direction| {
+            let of = rules.of(*direction);
+            of.ndr.as_ref() == Some(address) || of.journal.contains(address)
+        })
+}

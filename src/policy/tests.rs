@@ -1,0 +1,337 @@
+//! Claims about the plan and the guard.
+
+use std::sync::Arc;
+
+use crate::directory::{Entry, Lookup, Outage};
+use crate::mail::{Address, Client, Envelope, Recipient};
+
+use super::*;
+
+fn address(text: &str) -> Address {
+    Address::parse(text).expect("a valid address")
+}
+
+fn rules() -> Rules {
+    let of = |name: &str| DirectionRules {
+        journal: Vec::new(),
+        journal_attributes: vec!["extensionAttribute10".into()],
+        ndr: Some(address(&format!("{name}ndr@corp.example"))),
+        format: Format::Report,
+    };
+    Rules {
+        organization: Organization {
+            domains: vec!["corp.example".parse().expect("a domain")],
+            trusted_networks: vec!["10.0.0.0/8".parse().expect("a network")],
+        },
+        inbound: of("in"),
+        outbound: of("out"),
+        internal: of("internal"),
+        ..Rules::default()
+    }
+}
+
+fn envelope(client: &str, sender: &str, recipients: &[&str]) -> Envelope {
+    Envelope {
+        sender: Some(address(sender)),
+        recipients: recipients
+            .iter()
+            .map(|text| Recipient {
+                address: address(text),
+                params: Vec::new(),
+            })
+            .collect(),
+        client: Client {
+            ip: Some(client.parse().expect("an IP address")),
+            ..Client::default()
+        },
+        ..Envelope::default()
+    }
+}
+
+const OUTSIDE: &str = "192.0.2.1";
+const INSIDE: &str = "10.1.1.1";
+
+fn found(values: &[&str]) -> Lookup<Arc<[Arc<Entry>]>> {
+    let values = values.iter().map(ToString::to_string).collect();
+    let entry = Entry::new("uid=x", [("extensionAttribute10".to_owned(), values)]);
+    Lookup::Found([Arc::new(entry)].into())
+}
+
+fn down() -> Lookup<Arc<[Arc<Entry>]>> {
+    Lookup::Unavailable(Outage::new("down"))
+}
+
+fn people<const N: usize>(answers: [(&str, Lookup<Arc<[Arc<Entry>]>>); N]) -> People {
+    answers
+        .into_iter()
+        .map(|(text, answer)| (address(text), answer))
+        .collect()
+}
+
+fn targets(plan: &Plan) -> Vec<String> {
+    plan.copies
+        .iter()
+        .flat_map(|copy| copy.targets.iter().map(|(target, _)| target.to_string()))
+        .collect()
+}
+
+#[test]
+fn direction_comes_from_the_connection_not_from_mail_from() {
+    let spoofed = envelope(OUTSIDE, "boss@corp.example", &["dan@corp.example"]);
+    let decided = plan(
+        &spoofed,
+        &people([("dan@corp.example", Lookup::Absent)]),
+        &rules(),
+    )
+    .expect("decided");
+    assert_eq!(decided.distinct_directions(), [Direction::Inbound]);
+    assert!(!decided.sender_is_ours);
+}
+
+#[test]
+fn one_message_can_have_two_directions() {
+    let envelope = envelope(
+        INSIDE,
+        "ana@corp.example",
+        &["dan@corp.example", "x@else.test"],
+    );
+    assert_eq!(
+        questions(&envelope, &rules()),
+        ["ana@corp.example", "dan@corp.example", "x@else.test"].map(address)
+    );
+    let found = people([
+        ("ana@corp.example", Lookup::Absent),
+        ("dan@corp.example", Lookup::Absent),
+        ("x@else.test", Lookup::Absent),
+    ]);
+    let decided = plan(&envelope, &found, &rules()).expect("decided");
+    assert_eq!(
+        decided.distinct_directions(),
+        [Direction::Outbound, Direction::Internal]
+    );
+    assert!(decided.is_empty());
+}
+
+#[test]
+fn an_authenticated_user_is_ours_from_anywhere_and_is_looked_up_by_login() {
+    let mut roaming = envelope(OUTSIDE, "sales@corp.example", &["x@else.test"]);
+    roaming.client.user = Some("ana".into());
+    assert!(sender_is_ours(&roaming, &rules()));
+    assert!(questions(&roaming, &rules()).contains(&address("ana@corp.example")));
+}
+
+#[test]
+fn a_relayed_stranger_is_journaled_as_inbound() {
+    let relayed = envelope(OUTSIDE, "a@else.test", &["b@other.test"]);
+    assert_eq!(questions(&relayed, &rules()), [address("b@other.test")]);
+}
+
+#[test]
+fn nothing_is_asked_where_settings_alone_decide() {
+    let mut rules = rules();
+    rules.inbound.journal_attributes.clear();
+    rules.inbound.journal.push(address("all@corp.example"));
+    let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
+    assert!(questions(&envelope, &rules).is_empty());
+    let decided = plan(&envelope, &People::new(), &rules).expect("decided");
+    assert_eq!(targets(&decided), ["all@corp.example"]);
+}
+
+#[test]
+fn a_target_named_twice_gets_one_copy_with_both_reasons() {
+    let mut rules = rules();
+    rules.inbound.journal.push(address("J@corp.example"));
+    let envelope = envelope(
+        OUTSIDE,
+        "a@else.test",
+        &["dan@corp.example", "eve@corp.example"],
+    );
+    let found = people([
+        ("dan@corp.example", found(&["smtp:j@corp.example"])),
+        (
+            "eve@corp.example",
+            found(&["j@corp.example", "k@corp.example"]),
+        ),
+    ]);
+    let decided = plan(&envelope, &found, &rules).expect("decided");
+    assert_eq!(decided.copies.len(), 1);
+    assert_eq!(targets(&decided), ["J@corp.example", "k@corp.example"]);
+    assert_eq!(decided.copies[0].targets[0].1.len(), 3);
+}
+
+#[test]
+fn one_target_in_two_directions_is_one_copy_of_the_first() {
+    let mut rules = rules();
+    rules.outbound.journal.push(address("j@corp.example"));
+    rules.internal.journal.push(address("j@corp.example"));
+    let envelope = envelope(
+        INSIDE,
+        "ana@corp.example",
+        &["dan@corp.example", "x@else.test"],
+    );
+    let found = people([
+        ("ana@corp.example", Lookup::Absent),
+        ("dan@corp.example", Lookup::Absent),
+        ("x@else.test", Lookup::Absent),
+    ]);
+    let decided = plan(&envelope, &found, &rules).expect("decided");
+    assert_eq!(decided.copies.len(), 1);
+    assert_eq!(decided.copies[0].ndr, address("outndr@corp.example"));
+    assert_eq!(decided.copies[0].targets.len(), 1);
+}
+
+#[test]
+fn directions_with_different_ndr_addresses_get_a_copy_each() {
+    let envelope = envelope(
+        INSIDE,
+        "ana@corp.example",
+        &["dan@corp.example", "x@else.test"],
+    );
+    let found = people([
+        ("ana@corp.example", Lookup::Absent),
+        ("dan@corp.example", found(&["in@corp.example"])),
+        ("x@else.test", found(&["out@corp.example"])),
+    ]);
+    let decided = plan(&envelope, &found, &rules()).expect("decided");
+    assert_eq!(decided.copies.len(), 2);
+}
+
+#[test]
+fn outbound_reads_whose_object_the_settings_say() {
+    let envelope = envelope(INSIDE, "ana@corp.example", &["x@else.test"]);
+    let mut rules = rules();
+    let asked = |rules: &Rules| questions(&envelope, rules);
+    assert_eq!(asked(&rules).len(), 2);
+    rules.outbound_attribute_of = AttributeOf::Sender;
+    assert_eq!(asked(&rules), [address("ana@corp.example")]);
+    rules.outbound_attribute_of = AttributeOf::Recipient;
+    assert_eq!(asked(&rules), [address("x@else.test")]);
+}
+
+#[test]
+fn an_outage_is_not_an_absence() {
+    let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
+    let mut rules = rules();
+    let silent = people([("dan@corp.example", down())]);
+    assert!(plan(&envelope, &silent, &rules).is_err());
+    assert!(plan(&envelope, &People::new(), &rules).is_err());
+
+    rules.on_directory_failure = OnFailure::Fallback;
+    assert!(
+        plan(&envelope, &silent, &rules).is_err(),
+        "no fallback address is no fallback"
+    );
+    rules.fallback_journal = Some(address("fallback@corp.example"));
+    assert_eq!(
+        targets(&plan(&envelope, &silent, &rules).expect("decided")),
+        ["fallback@corp.example"]
+    );
+
+    rules.on_directory_failure = OnFailure::Accept;
+    let decided = plan(&envelope, &silent, &rules).expect("decided");
+    assert!(decided.is_empty());
+    assert_eq!(decided.overlooked, [address("dan@corp.example")]);
+}
+
+#[test]
+fn a_malformed_value_goes_to_the_fallback_or_is_reported() {
+    let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
+    let mut rules = rules();
+    let found = people([(
+        "dan@corp.example",
+        found(&["nobody", " ", "CN=all,DC=x", "ok@corp.example"]),
+    )]);
+    let decided = plan(&envelope, &found, &rules).expect("decided");
+    assert_eq!(targets(&decided), ["ok@corp.example"]);
+    assert_eq!(
+        decided
+            .troubles
+            .iter()
+            .map(|trouble| trouble.value.as_str())
+            .collect::<Vec<_>>(),
+        ["nobody", "CN=all,DC=x"]
+    );
+    assert!(
+        decided.troubles[0]
+            .to_string()
+            .contains("extensionAttribute10 of uid=x is \"nobody\"")
+    );
+
+    rules.fallback_journal = Some(address("fallback@corp.example"));
+    let decided = plan(&envelope, &found, &rules).expect("decided");
+    assert!(decided.troubles.is_empty());
+    assert_eq!(
+        targets(&decided),
+        ["fallback@corp.example", "ok@corp.example"]
+    );
+}
+
+#[test]
+fn two_objects_for_one_address_are_both_obeyed() {
+    let object = |dn: &str, value: &str| {
+        Arc::new(Entry::new(
+            dn,
+            [("extensionAttribute10".to_owned(), vec![value.to_owned()])],
+        ))
+    };
+    let both = Lookup::Found(
+        [
+            object("uid=a", "a@corp.example"),
+            object("uid=b", "b@corp.example"),
+        ]
+        .into(),
+    );
+    let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
+    let decided =
+        plan(&envelope, &people([("dan@corp.example", both)]), &rules()).expect("decided");
+    assert_eq!(targets(&decided), ["a@corp.example", "b@corp.example"]);
+}
+
+#[test]
+fn the_guard_refuses_strangers_and_waits_for_proof_from_ourselves() {
+    let mut rules = rules();
+    rules.inbound.journal.push(address("j@corp.example"));
+    let stranger = address("a@else.test");
+    let ndr = address("inndr@corp.example");
+    let judge = |ours, sender: Option<&Address>, recipient: &str, rules: &Rules| {
+        admission(ours, sender, &address(recipient), rules)
+    };
+    assert_eq!(
+        judge(false, Some(&stranger), "J@Corp.example", &rules),
+        Admission::Refused
+    );
+    assert_eq!(
+        judge(false, Some(&stranger), "inndr@corp.example", &rules),
+        Admission::Refused
+    );
+    assert_eq!(
+        judge(false, Some(&stranger), "dan@corp.example", &rules),
+        Admission::AskDirectory
+    );
+    assert_eq!(
+        judge(false, Some(&ndr), "j@corp.example", &rules),
+        Admission::Provisional
+    );
+    assert_eq!(
+        judge(false, None, "inndr@corp.example", &rules),
+        Admission::Provisional
+    );
+    assert_eq!(
+        judge(false, None, "j@corp.example", &rules),
+        Admission::Refused
+    );
+    assert_eq!(
+        judge(true, Some(&stranger), "j@corp.example", &rules),
+        Admission::Free
+    );
+    rules.journal_guard = Guard::Everyone;
+    assert_eq!(
+        judge(true, Some(&stranger), "j@corp.example", &rules),
+        Admission::Refused
+    );
+    rules.journal_guard = Guard::Off;
+    assert_eq!(
+        judge(false, Some(&stranger), "j@corp.example", &rules),
+        Admission::Free
+    );
+}
