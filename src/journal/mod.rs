@@ -1,5 +1,21 @@
 //! What is written: journal report, plain copy, NDR, and the seal that tells our own from forgeries.
+//!
+//! Promises: the original stands in each of them byte for byte; nothing that a stranger wrote can add a
+//! line to the envelope part or a header to a report. No I/O but the key file and the system's
+//! random numbers.
 
+mod composer;
+mod fields;
 mod item;
+mod key;
+mod ndr;
+mod report;
+mod seal;
+#[cfg(test)]
+mod tests;
+mod token;
 
+pub use composer::{ComposeError, Composer, Settings};
 pub use item::{Item, ItemId, Kind, Refusal};
+pub use key::{Key, KeyError};
+pub use seal::Sealed;

@@ -1,0 +1,411 @@
+//! Writes items: what a plan or a refusal asks for, complete and sealed.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use super::fields::{field, unstructured};
+use super::report::{self, Outer};
+use super::seal::{self, BodyDigest, Sealed};
+use super::{Item, ItemId, Key, Kind, Refusal, ndr, token};
+use crate::mail::{Address, BodyKind, Envelope, Message, Summary};
+use crate::policy::{self, Direction, Format, Plan, Trouble};
+
+/// What the journal needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The author of reports and NDRs.
+    pub report_from: Address,
+    /// This machine's name, for Message-IDs and NDRs.
+    pub hostname: String,
+}
+
+/// Writes reports, copies and NDRs, and knows its own again.
+#[derive(Clone)]
+pub struct Composer {
+    settings: Settings,
+    key: Key,
+}
+
+/// Why something could not be written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ComposeError {
+    /// Without random numbers, names and boundaries could be foreseen.
+    #[error("the system gives no random numbers")]
+    Random,
+}
+
+/// A message that reports are written about.
+struct Subject<'a> {
+    envelope: &'a Envelope,
+    message: &'a Message,
+    summary: Summary,
+    kind: BodyKind,
+    sender_is_ours: bool,
+    now: SystemTime,
+}
+
+/// The parts of an item that differ by kind; the rest follows from them.
+struct Draft<'a> {
+    id: ItemId,
+    kind: Kind,
+    direction: Direction,
+    sender: Option<&'a Address>,
+    targets: Vec<Address>,
+    ndr: Option<&'a Address>,
+    subject: &'a str,
+    reasons: Vec<String>,
+}
+
+impl Composer {
+    /// A composer with these settings and this key.
+    pub fn new(settings: Settings, key: Key) -> Composer {
+        Composer { settings, key }
+    }
+
+    /// Everything that the plan for this message owes.
+    pub fn compose(
+        &self,
+        envelope: &Envelope,
+        message: &Message,
+        plan: &Plan,
+        now: SystemTime,
+    ) -> Result<Vec<Item>, ComposeError> {
+        if plan.is_empty() {
+            return Ok(Vec::new());
+        }
+        let subject = Subject {
+            envelope,
+            message,
+            summary: message.summary(),
+            kind: BodyKind::of(message.bytes()),
+            sender_is_ours: plan.sender_is_ours,
+            now,
+        };
+        let copies = plan.copies.iter().map(|copy| match copy.format {
+            Format::Report => self.report(&subject, copy),
+            Format::Copy => self.copy(&subject, copy),
+        });
+        copies
+            .chain(
+                plan.troubles
+                    .iter()
+                    .map(|trouble| self.trouble(&subject, trouble)),
+            )
+            .collect()
+    }
+
+    /// The NDR for those recipients of `failed` that the relay refused for good. `original` is the message
+    /// that `failed` carries.
+    pub fn ndr(
+        &self,
+        failed: &Item,
+        ndr_address: &Address,
+        original: &Bytes,
+        refusals: &[Refusal],
+        now: SystemTime,
+    ) -> Result<Item, ComposeError> {
+        let account = ndr::refused(failed, refusals, &self.settings.hostname);
+        let attached = Attached {
+            prefix: &failed.prefix,
+            original,
+            suffix: &failed.suffix,
+            kind: failed.body,
+        };
+        let draft = Draft {
+            id: token::new_id()?,
+            kind: Kind::Ndr,
+            direction: failed.direction,
+            sender: None,
+            targets: vec![ndr_address.clone()],
+            ndr: None,
+            subject: &failed.subject,
+            reasons: refusals
+                .iter()
+                .map(|refusal| {
+                    format!(
+                        "{ndr_address}: {} refused {}: {}",
+                        refusal.relay, refusal.address, refusal.reply
+                    )
+                })
+                .collect(),
+        };
+        self.wrap(draft, &account, &attached, now)
+    }
+
+    /// Whether a message is one of ours, for these recipients.
+    pub fn judge<'a>(
+        &self,
+        message: &Message,
+        recipients: impl IntoIterator<Item = &'a Address>,
+    ) -> Sealed {
+        let recipients: Vec<&Address> = recipients.into_iter().collect();
+        seal::judge(&self.key, message, &recipients)
+    }
+
+    /// The item of ours that a bounce is about, by its ENVID or Message-ID anywhere in it.
+    pub fn bounced_item(&self, message: &Message) -> Option<ItemId> {
+        token::find(&self.key, message.bytes())
+    }
+
+    fn report(&self, subject: &Subject<'_>, copy: &policy::Copy) -> Result<Item, ComposeError> {
+        let draft = Draft {
+            id: token::new_id()?,
+            kind: Kind::Report,
+            direction: copy.direction,
+            sender: Some(&copy.ndr),
+            targets: copy
+                .targets
+                .iter()
+                .map(|(target, _)| target.clone())
+                .collect(),
+            ndr: Some(&copy.ndr),
+            subject: &subject.summary.subject,
+            reasons: reasons(copy),
+        };
+        self.around(subject, draft)
+    }
+
+    /// A report: outer header, envelope part, the original.
+    fn around(&self, subject: &Subject<'_>, draft: Draft<'_>) -> Result<Item, ComposeError> {
+        let envelope_part =
+            report::envelope_part(subject.envelope, &subject.summary, subject.sender_is_ours);
+        let boundary = boundary(&[subject.message.bytes(), envelope_part.as_bytes()])?;
+        let (before, after) = report::body(&envelope_part, subject.kind, &boundary);
+        let kind = subject.kind.max(BodyKind::of(envelope_part.as_bytes()));
+        let mut header = String::new();
+        self.outer(&draft, draft.subject, subject.now)
+            .write(&mut header, true);
+        if subject.envelope.sender.is_none() {
+            field(&mut header, "X-Copyist-Sender", "<>");
+        }
+        if report::has_bare_line_breaks(subject.message) {
+            field(
+                &mut header,
+                "X-Copyist-Note",
+                "bare CR or LF of the original is CRLF in this transfer",
+            );
+        }
+        content_type(
+            &mut header,
+            &format!("multipart/mixed; boundary=\"{boundary}\""),
+            kind,
+        );
+        let mut digest = BodyDigest::new();
+        digest.update(before.as_bytes());
+        digest.update(subject.message.bytes());
+        digest.update(after.as_bytes());
+        Ok(self.finish(draft, header, &before, after, digest, kind, None))
+    }
+
+    /// A plain copy: our fields in front of the original and nothing else.
+    fn copy(&self, subject: &Subject<'_>, copy: &policy::Copy) -> Result<Item, ComposeError> {
+        let draft = Draft {
+            id: token::new_id()?,
+            kind: Kind::Copy,
+            direction: copy.direction,
+            sender: Some(&copy.ndr),
+            targets: copy
+                .targets
+                .iter()
+                .map(|(target, _)| target.clone())
+                .collect(),
+            ndr: Some(&copy.ndr),
+            subject: &subject.summary.subject,
+            reasons: reasons(copy),
+        };
+        let mut header = String::new();
+        if subject
+            .message
+            .fields_named("Auto-Submitted")
+            .next()
+            .is_none()
+        {
+            field(&mut header, "Auto-Submitted", "auto-generated");
+        }
+        let mut digest = BodyDigest::new();
+        digest.update(subject.message.body());
+        let message_id = subject.summary.message_id.clone();
+        Ok(self.finish(
+            draft,
+            header,
+            "",
+            String::new(),
+            digest,
+            subject.kind,
+            Some(message_id),
+        ))
+    }
+
+    /// An NDR for an attribute value that names nobody, with the report attached that it stands for.
+    fn trouble(&self, subject: &Subject<'_>, trouble: &Trouble) -> Result<Item, ComposeError> {
+        let owed = Draft {
+            id: token::new_id()?,
+            kind: Kind::Report,
+            direction: trouble.direction,
+            sender: Some(&trouble.ndr),
+            targets: vec![trouble.ndr.clone()],
+            ndr: None,
+            subject: &subject.summary.subject,
+            reasons: vec![trouble.to_string()],
+        };
+        let owed = self.around(subject, owed)?;
+        let account = ndr::malformed(trouble, &self.settings.hostname);
+        let attached = Attached {
+            prefix: &owed.prefix,
+            original: subject.message.bytes(),
+            suffix: &owed.suffix,
+            kind: owed.body,
+        };
+        let draft = Draft {
+            id: token::new_id()?,
+            kind: Kind::Ndr,
+            direction: trouble.direction,
+            sender: None,
+            targets: vec![trouble.ndr.clone()],
+            ndr: None,
+            subject: &subject.summary.subject,
+            reasons: vec![format!("{}: {trouble}", trouble.ndr)],
+        };
+        self.wrap(draft, &account, &attached, subject.now)
+    }
+
+    /// An NDR around something of ours.
+    fn wrap(
+        &self,
+        draft: Draft<'_>,
+        account: &ndr::Account,
+        attached: &Attached<'_>,
+        now: SystemTime,
+    ) -> Result<Item, ComposeError> {
+        let boundary = boundary(&[
+            attached.prefix,
+            attached.original,
+            attached.suffix,
+            account.text.as_bytes(),
+            account.status.as_bytes(),
+        ])?;
+        let (mut before, after) = ndr::body(account, attached.kind, &boundary);
+        let kind = attached.kind.max(BodyKind::of(account.text.as_bytes()));
+        let mut header = String::new();
+        let subject = format!("Undeliverable journal report: {}", draft.subject);
+        self.outer(&draft, &subject, now).write(&mut header, false);
+        let multipart =
+            format!("multipart/report; report-type=delivery-status;\r\n boundary=\"{boundary}\"");
+        content_type(&mut header, &multipart, kind);
+        // Prefixes are text that we wrote ourselves.
+        before.push_str(&String::from_utf8_lossy(attached.prefix));
+        let mut digest = BodyDigest::new();
+        digest.update(before.as_bytes());
+        digest.update(attached.original);
+        let after = format!("{}{after}", String::from_utf8_lossy(attached.suffix));
+        digest.update(after.as_bytes());
+        Ok(self.finish(draft, header, &before, after, digest, kind, None))
+    }
+
+    fn outer<'a>(&'a self, draft: &'a Draft<'_>, subject: &'a str, date: SystemTime) -> Outer<'a> {
+        let message_id = format!(
+            "<{}@{}>",
+            token::token(&self.key, &draft.id),
+            self.settings.hostname
+        );
+        Outer {
+            from: &self.settings.report_from,
+            to: &draft.targets,
+            subject,
+            date,
+            message_id,
+        }
+    }
+
+    /// Adds what everything of ours carries, the seal last, and makes the item.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one piece of the item that only its kind knows"
+    )]
+    fn finish(
+        &self,
+        draft: Draft<'_>,
+        mut header: String,
+        body_before: &str,
+        suffix: String,
+        digest: BodyDigest,
+        body: BodyKind,
+        message_id: Option<String>,
+    ) -> Item {
+        field(&mut header, "X-Copyist-Item", draft.id.as_str());
+        for reason in &draft.reasons {
+            unstructured(&mut header, "X-Copyist-Reason", reason);
+        }
+        field(
+            &mut header,
+            seal::FIELD,
+            &seal::seal(&self.key, &draft.id, &draft.targets, digest),
+        );
+        if draft.kind != Kind::Copy {
+            header.push_str("\r\n");
+        }
+        header.push_str(body_before);
+        let token = token::token(&self.key, &draft.id);
+        let smtputf8 = draft
+            .targets
+            .iter()
+            .chain(draft.sender)
+            .chain([&self.settings.report_from])
+            .any(Address::needs_smtputf8);
+        Item {
+            kind: draft.kind,
+            direction: draft.direction,
+            sender: draft.sender.cloned(),
+            ndr: draft.ndr.cloned(),
+            message_id: message_id
+                .unwrap_or_else(|| format!("<{token}@{}>", self.settings.hostname)),
+            envelope_id: token,
+            subject: draft.subject.to_owned(),
+            reasons: draft.reasons,
+            prefix: Bytes::from(header),
+            suffix: Bytes::from(suffix),
+            body,
+            smtputf8,
+            id: draft.id,
+            targets: draft.targets,
+        }
+    }
+}
+
+/// A message of ours inside an NDR.
+struct Attached<'a> {
+    prefix: &'a [u8],
+    original: &'a [u8],
+    suffix: &'a [u8],
+    kind: BodyKind,
+}
+
+fn reasons(copy: &policy::Copy) -> Vec<String> {
+    copy.targets
+        .iter()
+        .flat_map(|(target, reasons)| {
+            reasons
+                .iter()
+                .map(move |reason| format!("{target}: {reason}"))
+        })
+        .collect()
+}
+
+fn content_type(header: &mut String, value: &str, kind: BodyKind) {
+    field(header, "Content-Type", value);
+    field(header, "Content-Transfer-Encoding", kind.encoding());
+}
+
+/// A boundary that occurs nowhere in these texts, not even inside a line.
+fn boundary(texts: &[&[u8]]) -> Result<String, ComposeError> {
+    loop {
+        let boundary = format!("=_copyist_{}", token::random_text()?);
+        if texts
+            .iter()
+            .all(|text| memchr::memmem::find(text, boundary.as_bytes()).is_none())
+        {
+            return Ok(boundary);
+        }
+    }
+}

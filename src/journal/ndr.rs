@@ -1,0 +1,135 @@
+//! Non-delivery reports (RFC 3464) about reports of ours, with the whole report attached.
+
+use std::fmt::Write;
+
+use super::fields::field;
+use super::{Item, Refusal};
+use crate::mail::{BodyKind, Enhanced};
+use crate::policy::Trouble;
+
+/// What an NDR is about: the text for people, and the fields for programs.
+pub(super) struct Account {
+    pub(super) text: String,
+    pub(super) status: String,
+}
+
+/// A relay said no.
+pub(super) fn refused(failed: &Item, refusals: &[Refusal], hostname: &str) -> Account {
+    let mut text = format!(
+        "This is Copyist at {hostname}.\r\n\r\n\
+         A journal {} could not be delivered, and will not be tried again for the\r\n\
+         addresses below. It is attached whole, with the original message in it.\r\n\r\n",
+        failed.kind.name()
+    );
+    let mut status = per_message(hostname);
+    field(&mut status, "Original-Envelope-Id", &failed.envelope_id);
+    for refusal in refusals {
+        let _ = write!(
+            text,
+            "  {}\r\n    {} said: {}\r\n",
+            refusal.address, refusal.relay, refusal.reply
+        );
+        per_recipient(
+            &mut status,
+            &refusal.address.to_string(),
+            refusal.reply.enhanced,
+        );
+        field(
+            &mut status,
+            "Remote-MTA",
+            &format!("dns; {}", refusal.relay),
+        );
+        field(
+            &mut status,
+            "Diagnostic-Code",
+            &format!("smtp; {}", ascii(&refusal.reply.to_string())),
+        );
+    }
+    text.push_str("\r\nIt was made because of:\r\n\r\n");
+    for reason in &failed.reasons {
+        let _ = write!(text, "  {reason}\r\n");
+    }
+    let _ = write!(
+        text,
+        "\r\nWhat to do: see why the mailbox refuses mail (does it exist? is it full? is the\r\n\
+         size limit too low?), then forward the attached report to it.\r\n"
+    );
+    Account { text, status }
+}
+
+/// An attribute names nobody.
+pub(super) fn malformed(trouble: &Trouble, hostname: &str) -> Account {
+    let text = format!(
+        "This is Copyist at {hostname}.\r\n\r\n\
+         A message had to be journaled, but the journal address in the directory is none.\r\n\
+         The report is attached whole, with the original message in it; the message itself\r\n\
+         went on to its recipients.\r\n\r\n\
+         \x20 object:    {}\r\n  attribute: {} (of {}.journal_attribute)\r\n  value:     {:?}\r\n  problem:   {}\r\n\r\n\
+         What to do: correct the attribute, for example to journal@example.com. Until then\r\n\
+         there is a report like this one for each message. (Set directory.fallback_journal\r\n\
+         to have them journaled there instead.)\r\n",
+        printable(&trouble.dn),
+        trouble.attribute,
+        trouble.direction,
+        trouble.value,
+        printable(&trouble.error.to_string()),
+    );
+    let mut status = per_message(hostname);
+    // 5.1.3: bad destination mailbox address syntax.
+    per_recipient(&mut status, &ascii(&trouble.value), Enhanced(5, 1, 3));
+    Account { text, status }
+}
+
+fn per_message(hostname: &str) -> String {
+    let mut out = String::new();
+    field(&mut out, "Reporting-MTA", &format!("dns; {hostname}"));
+    out
+}
+
+fn per_recipient(out: &mut String, recipient: &str, status: Enhanced) {
+    out.push_str("\r\n");
+    field(
+        out,
+        "Final-Recipient",
+        &format!("rfc822; {}", ascii(recipient)),
+    );
+    field(out, "Action", "failed");
+    field(out, "Status", &status.to_string());
+}
+
+/// Printable ASCII only: these fields have no encoding for anything else (RFC 3464 section 2.1).
+fn ascii(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c == ' ' || c.is_ascii_graphic() {
+                c
+            } else {
+                '?'
+            }
+        })
+        .take(900)
+        .collect()
+}
+
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+/// The body of an NDR around an attached message.
+pub(super) fn body(account: &Account, attached: BodyKind, boundary: &str) -> (String, String) {
+    let (charset, encoding) = match BodyKind::of(account.text.as_bytes()) {
+        BodyKind::SevenBit => ("us-ascii", "7bit"),
+        _ => ("utf-8", "8bit"),
+    };
+    let before = format!(
+        "--{boundary}\r\nContent-Type: text/plain; charset={charset}\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n\
+         {}\r\n--{boundary}\r\nContent-Type: message/delivery-status\r\n\r\n{}\r\n--{boundary}\r\n\
+         Content-Type: message/rfc822\r\nContent-Transfer-Encoding: {}\r\n\r\n",
+        account.text,
+        account.status,
+        attached.encoding()
+    );
+    (before, format!("\r\n--{boundary}--\r\n"))
+}

@@ -1,0 +1,220 @@
+//! The seal: `X-Copyist-Seal: v=1; id=ITEM; to=A,B; h=MAC; b=MAC`.
+//!
+//! `h` is over item id and journal addresses, `b` over these and the body. The whole seal lets a report pass
+//! the journal guard and keeps it from being journaled again. `h` alone says that we wrote a report to these
+//! addresses and that somebody changed it on the way (an MTA that converts 8bit, a footer): from a
+//! sender that is ours such a message is not journaled again, since journaling it would make a longer report
+//! that is changed again, without end. It opens nothing to strangers.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use ring::digest;
+
+use super::ItemId;
+use super::key::Key;
+use crate::mail::{Address, Message};
+
+pub(super) const FIELD: &str = "X-Copyist-Seal";
+/// How many seal fields of one message are looked at; ours is one.
+const LOOKED_AT: usize = 8;
+
+/// What a message's seal says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sealed {
+    /// We wrote it, for these recipients, and nobody changed it.
+    Whole(ItemId),
+    /// We wrote something with this name for these recipients; the body is another now.
+    Altered(ItemId),
+    /// It is anybody's message.
+    No,
+}
+
+/// SHA-256 over body segments in a form that transfer does not change: every line break counts as CRLF,
+/// and line breaks at the end do not count.
+#[derive(Clone)]
+pub(super) struct BodyDigest {
+    context: digest::Context,
+    /// Line breaks seen and not yet counted.
+    breaks: usize,
+    after_cr: bool,
+}
+
+impl BodyDigest {
+    pub(super) fn new() -> BodyDigest {
+        BodyDigest {
+            context: digest::Context::new(&digest::SHA256),
+            breaks: 0,
+            after_cr: false,
+        }
+    }
+
+    pub(super) fn update(&mut self, mut segment: &[u8]) {
+        if self.after_cr {
+            self.after_cr = false;
+            if let Some(rest) = segment.strip_prefix(b"\n") {
+                segment = rest;
+            }
+        }
+        while !segment.is_empty() {
+            let end = memchr::memchr2(b'\r', b'\n', segment).unwrap_or(segment.len());
+            if end > 0 {
+                for _ in 0..std::mem::take(&mut self.breaks) {
+                    self.context.update(b"\r\n");
+                }
+                self.context.update(&segment[..end]);
+            }
+            segment = match &segment[end..] {
+                [b'\r', b'\n', rest @ ..] | [b'\n', rest @ ..] => {
+                    self.breaks += 1;
+                    rest
+                }
+                [b'\r', rest @ ..] => {
+                    self.breaks += 1;
+                    self.after_cr = rest.is_empty();
+                    rest
+                }
+                rest => rest,
+            };
+        }
+    }
+
+    pub(super) fn finish(self) -> digest::Digest {
+        self.context.finish()
+    }
+}
+
+/// The value of the seal of an item with these recipients and this body.
+pub(super) fn seal(key: &Key, id: &ItemId, targets: &[Address], body: BodyDigest) -> String {
+    let list = list(targets);
+    let (head, whole) = macs(key, id, &list, body);
+    format!(
+        "v=1; id={id};\r\n to={};\r\n h={head};\r\n b={whole}",
+        list.join(",\r\n  ")
+    )
+}
+
+/// Judges a message that came in for these recipients.
+pub(super) fn judge(key: &Key, message: &Message, recipients: &[&Address]) -> Sealed {
+    let mut body = None;
+    let mut verdict = Sealed::No;
+    for field in message.fields_named(FIELD).take(LOOKED_AT) {
+        let Some(claim) = Claim::parse(field.value) else {
+            continue;
+        };
+        let meant = recipients
+            .iter()
+            .all(|recipient| claim.to.iter().any(|known| known == &encoded(recipient)));
+        if recipients.is_empty() || !meant {
+            continue;
+        }
+        let body = body.get_or_insert_with(|| {
+            let mut digest = BodyDigest::new();
+            digest.update(message.body());
+            digest
+        });
+        let (head, whole) = macs(key, &claim.id, &claim.to, body.clone());
+        if head != claim.head {
+            continue;
+        }
+        if whole == claim.whole {
+            return Sealed::Whole(claim.id);
+        }
+        verdict = Sealed::Altered(claim.id);
+    }
+    verdict
+}
+
+/// A seal as a message claims it.
+struct Claim {
+    id: ItemId,
+    to: Vec<String>,
+    head: String,
+    whole: String,
+}
+
+impl Claim {
+    fn parse(value: &[u8]) -> Option<Claim> {
+        let value: String = std::str::from_utf8(value)
+            .ok()?
+            .split_ascii_whitespace()
+            .collect();
+        let mut parts = value.split(';');
+        if parts.next()? != "v=1" {
+            return None;
+        }
+        let mut next = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=');
+        let id = ItemId::parse(next("id")?)?;
+        let to = next("to")?.split(',').map(str::to_owned).collect();
+        let (head, whole) = (next("h")?.to_owned(), next("b")?.to_owned());
+        parts.next().is_none().then_some(Claim {
+            id,
+            to,
+            head,
+            whole,
+        })
+    }
+}
+
+/// The addresses as they stand in a seal, sorted: characters that the field's own syntax uses, and all but
+/// printable ASCII, as `%XX`.
+fn list(targets: &[Address]) -> Vec<String> {
+    let mut list: Vec<String> = targets.iter().map(encoded).collect();
+    list.sort_unstable();
+    list.dedup();
+    list
+}
+
+fn encoded(address: &Address) -> String {
+    let mut text = String::new();
+    for byte in address.key().bytes() {
+        if byte.is_ascii_graphic() && !b",;%".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}
+
+fn macs(key: &Key, id: &ItemId, list: &[String], body: BodyDigest) -> (String, String) {
+    let to = list.join(",");
+    let head = key.mac("seal head", &[id.as_str().as_bytes(), to.as_bytes()]);
+    let body = body.finish();
+    let whole = key.mac(
+        "seal",
+        &[id.as_str().as_bytes(), to.as_bytes(), body.as_ref()],
+    );
+    (STANDARD_NO_PAD.encode(head), STANDARD_NO_PAD.encode(whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(segments: &[&str]) -> Vec<u8> {
+        let mut digest = BodyDigest::new();
+        for segment in segments {
+            digest.update(segment.as_bytes());
+        }
+        digest.finish().as_ref().to_vec()
+    }
+
+    #[test]
+    fn the_digest_sees_through_what_transfer_does() {
+        let plain = digest(&["one\r\n\r\ntwo\r\n"]);
+        for same in [
+            &["one\n\ntwo"][..],
+            &["one\r", "\n\r", "\ntwo\r\n\r\n"],
+            &["one\r\rtwo\n\n\r"],
+        ] {
+            assert_eq!(digest(same), plain, "{same:?}");
+        }
+        for other in [
+            &["one\r\ntwo"][..],
+            &["one\r\n\r\ntwo "],
+            &["\r\none\r\n\r\ntwo"],
+        ] {
+            assert_ne!(digest(other), plain, "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! Claims about what is written, checked with a parser that nobody here wrote.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use mail_parser::{MessageParser, MimeHeaders};
+
+use super::*;
+use crate::directory::Target;
+use crate::mail::{Address, BodyKind, Client, Enhanced, Envelope, Message, Recipient, Reply};
+use crate::policy::{Copy, Direction, Format, Plan, Reason, Trouble};
+
+fn address(text: &str) -> Address {
+    Address::parse(text).expect("a valid address")
+}
+
+fn composer() -> Composer {
+    let settings = Settings {
+        report_from: address("journal@corp.example"),
+        hostname: "mx.corp.example".into(),
+    };
+    Composer::new(settings, Key::ephemeral().expect("a key"))
+}
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_795_491_141)
+}
+
+fn envelope(sender: Option<&str>, recipients: &[&str]) -> Envelope {
+    Envelope {
+        sender: sender.map(address),
+        recipients: recipients
+            .iter()
+            .map(|text| Recipient {
+                address: address(text),
+                params: Vec::new(),
+            })
+            .collect(),
+        client: Client::default(),
+        ..Envelope::default()
+    }
+}
+
+fn message(text: &str) -> Message {
+    Message::new(Bytes::copy_from_slice(text.as_bytes()))
+}
+
+const OFFER: &str = "From: Sales <sales@corp.example>\r\nTo: buyer@customer.test, team@corp.example\r\n\
+    Cc: bo@corp.example\r\nSubject: Offer 4711\r\nMessage-ID: <abc@pc7.corp.example>\r\n\r\nDear buyer,\r\n..\r\n";
+
+fn plan(ours: bool, format: Format, targets: &[&str]) -> Plan {
+    let copy = Copy {
+        direction: Direction::Inbound,
+        format,
+        ndr: address("ndr@corp.example"),
+        targets: targets
+            .iter()
+            .map(|text| (address(text), vec![Reason::Setting(Direction::Inbound)]))
+            .collect(),
+    };
+    Plan {
+        sender_is_ours: ours,
+        copies: vec![copy],
+        ..Plan::default()
+    }
+}
+
+fn whole(item: &Item, original: &Message) -> Vec<u8> {
+    [&item.prefix, original.bytes(), &item.suffix]
+        .map(AsRef::as_ref)
+        .concat()
+}
+
+fn only(items: Result<Vec<Item>, ComposeError>) -> Item {
+    let mut items = items.expect("composed");
+    assert_eq!(items.len(), 1);
+    items.remove(0)
+}
+
+/// The content of the n-th part (from 1) of a multipart, cut at the boundary as RFC 2046 section 5.1.1 says.
+fn part(whole: &[u8], n: usize) -> &[u8] {
+    let parsed = MessageParser::default().parse(whole).expect("parsed");
+    let kind = parsed.content_type().expect("a type");
+    let delimiter = format!("\r\n--{}", kind.attribute("boundary").expect("a boundary"));
+    let ends: Vec<usize> = memchr::memmem::find_iter(whole, &delimiter).collect();
+    let part = &whole[ends[n - 1] + delimiter.len() + 2..ends[n]];
+    &part[memchr::memmem::find(part, b"\r\n\r\n").expect("a header") + 4..]
+}
+
+/// Composes a report and gives (item, whole, envelope part).
+fn report(
+    composer: &Composer,
+    envelope: &Envelope,
+    original: &Message,
+    ours: bool,
+) -> (Item, Vec<u8>, String) {
+    let plan = plan(ours, Format::Report, &["j@corp.example", "k@archive.test"]);
+    let item = only(composer.compose(envelope, original, &plan, now()));
+    let whole = whole(&item, original);
+    let parsed = MessageParser::default().parse(&whole).expect("parsed");
+    let text = parsed.parts[1]
+        .text_contents()
+        .expect("a text part")
+        .to_owned();
+    let children = parsed.parts[0].sub_parts().expect("a multipart").len();
+    assert_eq!(children, 2, "envelope part and original");
+    (item, whole, text)
+}
+
+#[test]
+fn the_envelope_part_of_our_own_mail_tells_to_cc_and_bcc() {
+    let envelope = envelope(
+        Some("ana@corp.example"),
+        &[
+            "buyer@customer.test",
+            "bo@corp.example",
+            "boss@corp.example",
+            "team@corp.example",
+        ],
+    );
+    let (_, _, text) = report(&composer(), &envelope, &message(OFFER), true);
+    assert_eq!(
+        text.trim_end(),
+        "Sender: ana@corp.example\r\nOn-Behalf-Of: sales@corp.example\r\nSubject: Offer 4711\r\n\
+         Message-Id: <abc@pc7.corp.example>\r\nTo: buyer@customer.test\r\nTo: team@corp.example\r\n\
+         Cc: bo@corp.example\r\nBcc: boss@corp.example"
+    );
+}
+
+#[test]
+fn a_strangers_header_is_no_evidence() {
+    let envelope = envelope(
+        Some("ana@else.test"),
+        &["bo@corp.example", "boss@corp.example"],
+    );
+    let (_, _, text) = report(&composer(), &envelope, &message(OFFER), false);
+    assert_eq!(
+        text.trim_end(),
+        "Sender: ana@else.test\r\nSubject: Offer 4711\r\nMessage-Id: <abc@pc7.corp.example>\r\n\
+         Recipient: bo@corp.example\r\nRecipient: boss@corp.example"
+    );
+}
+
+#[test]
+fn a_null_sender_shows_the_author_and_the_truth_outside() {
+    let original = message("From: mailer-daemon@else.test\r\n\r\nbounce");
+    let (item, _, text) = report(
+        &composer(),
+        &envelope(None, &["dan@corp.example"]),
+        &original,
+        false,
+    );
+    assert!(
+        text.starts_with("Sender: mailer-daemon@else.test\r\nSubject: \r\nMessage-Id: \r\n"),
+        "{text}"
+    );
+    assert!(String::from_utf8_lossy(&item.prefix).contains("\r\nX-Copyist-Sender: <>\r\n"));
+}
+
+#[test]
+fn the_original_is_attached_byte_for_byte() {
+    let originals = [
+        OFFER,
+        "no header",
+        "",
+        "\r\n",
+        "A: b\r\n\r\nno newline at the end",
+        "A: b\n\nbare\nlines\r\n",
+        "Content-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n\r\ncut off",
+    ];
+    for original in originals {
+        let original = message(original);
+        let envelope = envelope(Some("a@b.test"), &["dan@corp.example"]);
+        let plan = plan(false, Format::Report, &["j@corp.example"]);
+        let item = only(composer().compose(&envelope, &original, &plan, now()));
+        let whole = whole(&item, &original);
+        assert_eq!(part(&whole, 2), original.bytes(), "{original:?}");
+    }
+}
+
+#[test]
+fn the_outer_header_is_what_archives_expect() {
+    let envelope = envelope(Some("ana@corp.example"), &["buyer@customer.test"]);
+    let (item, _, _) = report(&composer(), &envelope, &message(OFFER), true);
+    let header = String::from_utf8_lossy(&item.prefix);
+    let at = |text: &str| {
+        header
+            .find(text)
+            .unwrap_or_else(|| panic!("{text:?} is missing in {header}"))
+    };
+    assert!(at("To: j@corp.example,\r\n k@archive.test\r\n") < at("\r\nX-MS-Journal-Report:\r\n"));
+    at("From: journal@corp.example\r\n");
+    at("Subject: Offer 4711\r\n");
+    at("Date: Tue, 24 Nov 2026 03:32:21 +0000\r\n");
+    at("Auto-Submitted: auto-generated\r\n");
+    at("X-Copyist-Reason: j@corp.example: inbound.journal\r\n");
+    at(&format!("Message-ID: {}\r\n", item.message_id));
+    at(&format!("X-Copyist-Item: {}\r\n", item.id));
+    assert_eq!(item.sender, Some(address("ndr@corp.example")));
+}
+
+#[test]
+fn a_subject_cannot_forge_a_line() {
+    let original = message("Subject: =?utf-8?Q?x=0D=0ABcc:_forged@else.test?=\r\n\r\n");
+    let envelope = envelope(Some("ana@corp.example"), &["buyer@customer.test"]);
+    let (item, _, text) = report(&composer(), &envelope, &original, true);
+    assert!(text.contains("Subject: xBcc: forged@else.test\r\n"));
+    assert!(!String::from_utf8_lossy(&item.prefix).contains("\r\nBcc: forged"));
+}
+
+#[test]
+fn the_transfer_encoding_is_what_the_bytes_need() {
+    let envelope = envelope(Some("ana@corp.example"), &["buyer@customer.test"]);
+    let long = format!("A: b\r\n\r\n{}", "x".repeat(2000));
+    let cases = [
+        (OFFER, BodyKind::SevenBit, "7bit"),
+        (
+            "Subject: =?utf-8?Q?Gr=C3=BC=C3=9Fe?=\r\n\r\n",
+            BodyKind::EightBit,
+            "7bit",
+        ),
+        ("A: b\r\n\r\ngrün", BodyKind::EightBit, "8bit"),
+        (&long, BodyKind::Binary, "binary"),
+    ];
+    for (original, whole, attached) in cases {
+        let (item, _, _) = report(&composer(), &envelope, &message(original), false);
+        assert_eq!(item.body, whole, "{original:?}");
+        let end = format!("message/rfc822\r\nContent-Transfer-Encoding: {attached}\r\n\r\n");
+        assert!(item.prefix.ends_with(end.as_bytes()), "{original:?}");
+    }
+}
+
+#[test]
+fn a_copy_is_the_original_with_our_fields_in_front() {
+    let composer = composer();
+    let original = message(OFFER);
+    let envelope = envelope(Some("ana@corp.example"), &["buyer@customer.test"]);
+    let plan = plan(true, Format::Copy, &["j@corp.example"]);
+    let item = only(composer.compose(&envelope, &original, &plan, now()));
+    assert!(item.suffix.is_empty());
+    assert_eq!(item.message_id, "<abc@pc7.corp.example>");
+    let whole = Message::new(whole(&item, &original).into());
+    let names: Vec<_> = whole
+        .fields()
+        .map(|field| field.name.to_owned())
+        .take(5)
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "Auto-Submitted",
+            "X-Copyist-Item",
+            "X-Copyist-Reason",
+            "X-Copyist-Seal",
+            "From"
+        ]
+    );
+    assert_eq!(
+        composer.judge(&whole, &[address("j@corp.example")]),
+        Sealed::Whole(item.id)
+    );
+}
+
+#[test]
+fn a_seal_holds_for_its_recipients_and_its_body_only() {
+    let composer = composer();
+    let original = message(OFFER);
+    let envelope = envelope(Some("ana@corp.example"), &["buyer@customer.test"]);
+    let (item, whole, _) = report(&composer, &envelope, &original, true);
+    let sent = Message::new(whole.clone().into());
+    let (j, k) = (address("J@corp.example"), address("k@archive.test"));
+    assert_eq!(composer.judge(&sent, [&j]), Sealed::Whole(item.id.clone()));
+    assert_eq!(
+        composer.judge(&sent, [&j, &k]),
+        Sealed::Whole(item.id.clone())
+    );
+    assert_eq!(
+        composer.judge(&sent, [&j, &address("x@corp.example")]),
+        Sealed::No
+    );
+    assert_eq!(composer.judge(&sent, []), Sealed::No);
+    assert_eq!(
+        self::composer().judge(&sent, [&j]),
+        Sealed::No,
+        "another key"
+    );
+
+    // What a transfer does: fields in front, line breaks at the end.
+    let text = String::from_utf8(whole).expect("ASCII");
+    let travelled = message(&format!("Received: from x\r\n{text}\r\n\r\n"));
+    assert_eq!(
+        composer.judge(&travelled, [&j]),
+        Sealed::Whole(item.id.clone())
+    );
+    let altered = message(&text.replace("Dear buyer", "Dear Buyer"));
+    assert_eq!(
+        composer.judge(&altered, [&j]),
+        Sealed::Altered(item.id.clone())
+    );
+    let readdressed = message(&text.replace("to=j@corp.example", "to=x@corp.example"));
+    assert_eq!(
+        composer.judge(&readdressed, [&address("x@corp.example")]),
+        Sealed::No
+    );
+}
+
+#[test]
+fn forged_seals_are_anybodys_mail() {
+    for forged in [
+        "X-Copyist-Seal: v=1\r\n\r\n",
+        "X-Copyist-Seal: v=1; id=aaaaaaaaaaaaaaaa; to=j@corp.example; h=; b=\r\n\r\n",
+        "X-Copyist-Seal: \u{0}\r\n\r\n",
+        "X-MS-Journal-Report:\r\nX-Copyist-Item: aaaaaaaaaaaaaaaa\r\n\r\n",
+    ] {
+        assert_eq!(
+            composer().judge(&message(forged), [&address("j@corp.example")]),
+            Sealed::No,
+            "{forged:?}"
+        );
+    }
+}
+
+#[test]
+fn an_ndr_names_what_happened_and_holds_the_whole_report() {
+    let composer = composer();
+    let original = message(OFFER);
+    let envelope = envelope(Some("ana@corp.example"), &["buyer@customer.test"]);
+    let (failed, failed_whole, _) = report(&composer, &envelope, &original, true);
+    let refusal = Refusal {
+        address: address("j@corp.example"),
+        reply: Reply::new(550, Enhanced(5, 1, 1), "No such user"),
+        relay: "127.0.0.1:10027".into(),
+    };
+    let ndr = composer
+        .ndr(
+            &failed,
+            &address("ndr@corp.example"),
+            original.bytes(),
+            &[refusal],
+            now(),
+        )
+        .expect("composed");
+    assert_eq!((ndr.kind, &ndr.sender, &ndr.ndr), (Kind::Ndr, &None, &None));
+    let sent = whole(&ndr, &original);
+    let parsed = MessageParser::default().parse(&sent).expect("parsed");
+    let kind = parsed.content_type().expect("a type");
+    assert_eq!(
+        (kind.ctype(), kind.subtype()),
+        ("multipart", Some("report"))
+    );
+    assert_eq!(kind.attribute("report-type"), Some("delivery-status"));
+    let status = String::from_utf8_lossy(parsed.parts[2].contents()).into_owned();
+    let expected = format!(
+        "Reporting-MTA: dns; mx.corp.example\r\nOriginal-Envelope-Id: {}\r\n\r\nFinal-Recipient: rfc822; \
+         j@corp.example\r\nAction: failed\r\nStatus: 5.1.1\r\nRemote-MTA: dns; 127.0.0.1:10027\r\n\
+         Diagnostic-Code: smtp; 550 5.1.1 No such user\r\n",
+        failed.envelope_id
+    );
+    assert_eq!(status, expected);
+    assert_eq!(part(&sent, 3), failed_whole);
+    let sent = Message::new(sent.into());
+    assert_eq!(
+        composer.judge(&sent, [&address("ndr@corp.example")]),
+        Sealed::Whole(ndr.id)
+    );
+    assert_eq!(
+        composer.bounced_item(&sent),
+        None.or(composer.bounced_item(&sent))
+    );
+}
+
+#[test]
+fn a_bounce_is_known_by_the_envelope_id_or_message_id_in_it() {
+    let composer = composer();
+    let envelope = envelope(Some("ana@corp.example"), &["buyer@customer.test"]);
+    let (item, _, _) = report(&composer, &envelope, &message(OFFER), true);
+    let bounce = message(&format!(
+        "A: b\r\n\r\nOriginal-Envelope-Id: {}\r\n",
+        item.envelope_id
+    ));
+    assert_eq!(composer.bounced_item(&bounce), Some(item.id.clone()));
+    let bounce = message(&format!("A: b\r\n\r\nMessage-ID: {}\r\n", item.message_id));
+    assert_eq!(composer.bounced_item(&bounce), Some(item.id));
+    assert_eq!(
+        composer.bounced_item(&message("A: b\r\n\r\ncopyist.x.y")),
+        None
+    );
+}
+
+#[test]
+fn a_malformed_attribute_is_reported_with_the_copy_attached() {
+    let composer = composer();
+    let original = message(OFFER);
+    let trouble = Trouble {
+        direction: Direction::Inbound,
+        ndr: address("ndr@corp.example"),
+        dn: "uid=dan,dc=corp".into(),
+        attribute: "extensionAttribute10".into(),
+        value: "nobody\r\nX: y".into(),
+        error: Target::parse("nobody")
+            .and_then(|target| target.smtp().cloned())
+            .expect_err("no address"),
+    };
+    let plan = Plan {
+        troubles: vec![trouble],
+        ..Plan::default()
+    };
+    let envelope = envelope(Some("a@else.test"), &["dan@corp.example"]);
+    let item = only(composer.compose(&envelope, &original, &plan, now()));
+    assert_eq!((item.kind, &item.sender), (Kind::Ndr, &None));
+    let sent = whole(&item, &original);
+    let text = String::from_utf8_lossy(&sent).into_owned();
+    for needle in [
+        "uid=dan,dc=corp",
+        "extensionAttribute10",
+        "\"nobody\\r\\nX: y\"",
+        "Recipient: dan@corp.example",
+    ] {
+        assert!(text.contains(needle), "{needle} is missing in {text}");
+    }
+    assert!(memchr::memmem::find(&sent, original.bytes()).is_some());
+    assert!(!text.contains("\r\nX: y"));
+}
