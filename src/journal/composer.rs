@@ -33,6 +33,9 @@ pub enum ComposeError {
     /// Without random numbers, names and boundaries could be foreseen.
     #[error("the system gives no random numbers")]
     Random,
+    /// The thread that was writing it ended early: the process is shutting down, or it panicked.
+    #[error("writing the report was interrupted")]
+    Interrupted,
 }
 
 /// A message that reports are written about.

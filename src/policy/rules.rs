@@ -60,6 +60,16 @@ pub enum Format {
     Copy,
 }
 
+impl Format {
+    /// The word used in configuration and explanations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Report => "report",
+            Format::Copy => "copy",
+        }
+    }
+}
+
 /// Everything the plan is made by.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {

@@ -1,0 +1,183 @@
+//! The command line. Its words are interfaces: scripts and units rely on them.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::mail::Address;
+
+/// Journals mail: an SMTP hook that makes a durable copy of each message for the addresses that the directory
+/// names, before the message goes on.
+///
+/// Start with `copyist demo`, which needs nothing else. Then write a configuration (see config/copyist.toml),
+/// try it with `copyist check --online` and `copyist explain`, and start the service with `copyist run`.
+#[derive(Debug, Parser)]
+#[command(name = "copyist", version, max_term_width = 100)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the service: listen for the MTA, journal, deliver.
+    ///
+    /// SIGHUP reads the configuration again (a bad file leaves the old settings running), SIGTERM finishes
+    /// what is under way and stops.
+    Run {
+        #[command(flatten)]
+        config: Config,
+    },
+    /// Check the configuration; every mistake is shown with file, line and a value that would work.
+    Check {
+        #[command(flatten)]
+        config: Config,
+        /// Also connect to the directory and the relay.
+        #[arg(long)]
+        online: bool,
+        /// Print the result as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what would be journaled to whom, and why. Nothing is sent.
+    Explain(Question),
+    /// Show what the directory says about an address or a journal target.
+    Resolve {
+        #[command(flatten)]
+        config: Config,
+        /// An address of a person, or a journal target.
+        #[arg(value_name = "ADDRESS|TARGET")]
+        address: String,
+        /// Print the result as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at what is owed and act on it.
+    Queue {
+        #[command(flatten)]
+        config: Config,
+        #[command(subcommand)]
+        command: QueueCommand,
+    },
+    /// Print a schema: LDAP attributes for directories that have none to use, or the configuration's.
+    Schema {
+        /// Which one.
+        which: Schema,
+    },
+    /// Show the whole journey on this machine: a directory, an MTA's part, a relay; nothing else needed.
+    Demo {
+        /// Where to leave the files to look at; a new temporary directory where not given.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// Print the result only.
+        #[arg(long)]
+        quiet: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Config {
+    /// The configuration file.
+    #[arg(
+        long = "config",
+        value_name = "FILE",
+        env = "COPYIST_CONFIG",
+        default_value = "/etc/copyist/copyist.toml",
+        global = true
+    )]
+    pub(super) file: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Question {
+    #[command(flatten)]
+    pub(super) config: Config,
+    /// The envelope sender; "<>" for the null reverse path.
+    #[arg(long, value_name = "A")]
+    pub(super) from: String,
+    /// The envelope recipients.
+    #[arg(long, value_name = "B", required = true, num_args = 1..)]
+    pub(super) to: Vec<Address>,
+    /// The address of the client that hands the message in.
+    #[arg(long, value_name = "IP")]
+    pub(super) client: Option<IpAddr>,
+    /// The user the client authenticated as.
+    #[arg(long, value_name = "USER")]
+    pub(super) auth: Option<String>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum QueueCommand {
+    /// List the items, oldest first.
+    List {
+        /// Only dead letters: neither the journal address nor the NDR address took them.
+        #[arg(long)]
+        dead: bool,
+        /// At most this many.
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        limit: usize,
+        /// Print the result as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one item: targets, reasons, attempts, last replies.
+    Show {
+        /// The item's id.
+        id: String,
+        /// Print the result as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Try items again now, dead letters too.
+    Retry {
+        /// The items' ids.
+        #[arg(required_unless_present = "all")]
+        ids: Vec<String>,
+        /// All items.
+        #[arg(long, conflicts_with = "ids")]
+        all: bool,
+    },
+    /// Write an item as the relay would get it.
+    Export {
+        /// The item's id.
+        id: String,
+        /// The file to write; standard output where not given.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Give an item up for ever. Export it first.
+    Drop {
+        /// The items' ids.
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// Really do it.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Schema {
+    /// OpenLDAP: LDIF for cn=config.
+    Openldap,
+    /// Active Directory: LDIF for ldifde.
+    Ad,
+    /// JSON schema of the configuration file, for editors.
+    Config,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,104 @@
+//! The commands. Each module is one command: arguments in, text or JSON out, exit status.
+//!
+//! Exit status: 0 fine, 1 failed, 2 wrong usage or configuration.
+
+mod args;
+mod check;
+mod demo;
+mod explain;
+mod queue;
+mod resolve;
+mod run;
+mod schema;
+
+use std::fmt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::config::{self, Settings};
+
+use args::{Args, Command};
+
+/// Why a command failed, and with which exit status.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Status 1: what was asked for could not be done.
+    Failed(String),
+    /// Status 2: the question or the configuration is wrong.
+    Wrong(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Failed(text) | Failure::Wrong(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Failure {
+    fn failed(error: impl fmt::Display) -> Failure {
+        Failure::Failed(error.to_string())
+    }
+
+    fn wrong(error: impl fmt::Display) -> Failure {
+        Failure::Wrong(error.to_string())
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    // clap itself ends with status 2 for wrong usage.
+    let args = Args::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("copyist: cannot start threads: {error}");
+            return ExitCode::from(1);
+        }
+    };
+    let result = runtime.block_on(async {
+        match args.command {
+            Command::Run { config } => run::run(&config.file).await,
+            Command::Check { config, online, json } => check::check(&config.file, online, json).await,
+            Command::Explain(question) => explain::explain(question).await,
+            Command::Resolve { config, address, json } => resolve::resolve(&config.file, &address, json).await,
+            Command::Queue { config, command } => queue::queue(&config.file, command).await,
+            Command::Schema { which } => schema::schema(which),
+            Command::Demo { dir, quiet } => demo::demo(dir, quiet).await,
+        }
+    });
+    // Threads that sit in a system call (a hanging disk) must not keep a finished command alive.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("copyist: {failure}");
+            ExitCode::from(match failure {
+                Failure::Failed(_) => 1,
+                Failure::Wrong(_) => 2,
+            })
+        }
+    }
+}
+
+fn load(file: &Path) -> Result<Settings, Failure> {
+    config::load(file).map_err(Failure::wrong)
+}
+
+/// Prints a value for scripts.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
+    print_line(&text)
+}
+
+/// Prints a line; a reader that has gone away (`| head`) is no failure of ours.
+fn print_line(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::failed(error)),
+        _ => Ok(()),
+    }
+}

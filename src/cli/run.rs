@@ -1,0 +1,66 @@
+//! `copyist run`: the service, its signals and its log.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+use super::{Failure, load};
+use crate::config::{self, Settings};
+use crate::daemon::{Daemon, Listeners};
+
+pub(super) async fn run(config: &Path) -> Result<(), Failure> {
+    let settings = load(config)?;
+    start_log();
+    let shutdown = CancellationToken::new();
+    let reloads = watch_signals(config.to_owned(), shutdown.clone()).map_err(Failure::failed)?;
+    // The spool first: a second instance is told so, and not that a port is taken.
+    let daemon = Daemon::open(settings.clone()).map_err(Failure::failed)?;
+    let listeners = Listeners::bind(&settings).await.map_err(Failure::failed)?;
+    daemon.run(listeners, reloads, shutdown).await.map_err(Failure::failed)
+}
+
+/// Log lines go to standard error, where systemd and containers look for them. `COPYIST_LOG` takes the usual
+/// filters.
+fn start_log() {
+    // lettre's own lines would show what is sent; rustls and hyper talk about every handshake.
+    let filter = EnvFilter::try_from_env("COPYIST_LOG").unwrap_or_else(|_| EnvFilter::new("warn,copyist=info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// SIGTERM and SIGINT stop, SIGHUP reads the configuration again. The task ends with the process.
+fn watch_signals(config: PathBuf, shutdown: CancellationToken) -> std::io::Result<mpsc::Receiver<Settings>> {
+    let (sender, receiver) = mpsc::channel(1);
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut ends: [Signal; 2] = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    tokio::spawn(async move {
+        let [terminate, interrupt] = &mut ends;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {}
+            }
+            info!("reading {} again", config.display());
+            match config::load(&config) {
+                Ok(settings) => {
+                    if sender.send(settings).await.is_err() {
+                        break;
+                    }
+                }
+                Err(error) => error!("the old settings stay in force: {error}"),
+            }
+        }
+        shutdown.cancel();
+    });
+    Ok(receiver)
+}

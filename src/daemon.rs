@@ -1,0 +1,231 @@
+//! Composition: opens what the settings name, listens, reloads, drains, stops.
+//!
+//! Promises: mail is accepted only after the spool is open and recovered; a reload swaps settings between
+//! messages, never within one; on shutdown messages under way are finished and the rest is on disk.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::admin;
+use crate::config::Settings;
+use crate::deliver;
+use crate::directory::{self, Directory};
+use crate::hook::{self, BindError, Listener};
+use crate::journal::{Composer, Key, KeyError};
+use crate::pipeline::Pipeline;
+use crate::spool::{self, Spool};
+
+/// How long sessions and deliveries may take to finish after a stop was asked for.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Why the service cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The state directory cannot be made.
+    #[error("cannot make the state directory {dir}: {cause}; set state_dir, or make it with the right owner")]
+    StateDir {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The seal key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The directory side cannot be built.
+    #[error(transparent)]
+    Directory(#[from] directory::OpenError),
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] spool::OpenError),
+    /// A listener of a hook.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The admin listener.
+    #[error("cannot listen on {address} (admin.listen): {cause}")]
+    Admin {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The disk lied or died: nothing more can be made durable by this process.
+    #[error("the spool has failed; mail is deferred until the disk is seen to and the service started again")]
+    SpoolFailed,
+}
+
+/// Bound sockets.
+pub struct Listeners {
+    milter: Vec<Listener>,
+    admin: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds everything the settings name.
+    pub async fn bind(settings: &Settings) -> Result<Listeners, DaemonError> {
+        let mut milter = Vec::new();
+        for listen in &settings.hook.milter {
+            milter.push(Listener::bind(listen).await?);
+        }
+        let admin = match settings.admin.listen {
+            Some(address) => {
+                let bound = TcpListener::bind(address).await;
+                Some(bound.map_err(|cause| DaemonError::Admin { address, cause })?)
+            }
+            None => None,
+        };
+        Ok(Listeners { milter, admin })
+    }
+
+    /// The TCP addresses of the milter listeners.
+    pub fn milter_addresses(&self) -> Vec<SocketAddr> {
+        self.milter.iter().filter_map(Listener::local_addr).collect()
+    }
+}
+
+/// An opened service that does not yet listen.
+pub struct Daemon {
+    settings: Settings,
+    key: Key,
+    pipeline: Arc<ArcSwap<Pipeline>>,
+    deliver: Arc<ArcSwap<deliver::Settings>>,
+}
+
+impl Daemon {
+    /// Opens the spool, which recovers what a crash left, and builds the rest. Must be called in a runtime.
+    pub fn open(settings: Settings) -> Result<Daemon, DaemonError> {
+        // Before anything counts.
+        admin::metrics();
+        make_state_dir(&settings.state_dir)?;
+        let spool = Spool::open(&settings.spool)?;
+        let key = Key::load_or_create(&settings.state_dir)?;
+        let directory = Directory::open(settings.directory.clone())?;
+        let pipeline = pipeline(&settings, &key, directory, spool);
+        Ok(Daemon {
+            key,
+            pipeline: Arc::new(ArcSwap::from_pointee(pipeline)),
+            deliver: Arc::new(ArcSwap::from_pointee(settings.deliver.clone())),
+            settings,
+        })
+    }
+
+    /// Serves until `shutdown`; takes new settings from `reloads`.
+    pub async fn run(
+        mut self,
+        listeners: Listeners,
+        mut reloads: mpsc::Receiver<Settings>,
+        shutdown: CancellationToken,
+    ) -> Result<(), DaemonError> {
+        let spool = self.pipeline.load().spool.clone();
+        // Sessions stop before deliveries, so that the last messages accepted are still handed on.
+        let (sessions, deliveries) = (TaskTracker::new(), TaskTracker::new());
+        let stop_deliveries = CancellationToken::new();
+        let stop_admin = CancellationToken::new();
+        for listener in listeners.milter {
+            info!("listening on {listener}");
+            sessions.spawn(hook::serve_milter(listener, self.pipeline.clone(), sessions.clone(), shutdown.clone()));
+        }
+        deliveries.spawn(deliver::run(
+            spool.clone(),
+            self.deliver.clone(),
+            self.ndr_composer(),
+            stop_deliveries.clone(),
+        ));
+        if let (Some(listener), Some(metrics)) = (listeners.admin, admin::metrics()) {
+            deliveries.spawn(admin::serve(listener, metrics, self.pipeline.clone(), stop_admin.clone()));
+        }
+        info!("copyist is ready");
+        let outcome = loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break Ok(()),
+                () = spool.failed() => {
+                    // Answers of the messages under way are 4xx already. The supervisor starts a new process, which
+                    // opens the files anew: a sync that failed once is never trusted again in this one.
+                    shutdown.cancel();
+                    break Err(DaemonError::SpoolFailed);
+                }
+                Some(settings) = reloads.recv() => self.reload(settings),
+            }
+        };
+        info!("stopping: finishing what is under way");
+        sessions.close();
+        deliveries.close();
+        if tokio::time::timeout(DRAIN, sessions.wait()).await.is_err() {
+            warn!("{} sessions did not end in time and are cut off; the MTA keeps their messages", sessions.len());
+        }
+        stop_deliveries.cancel();
+        stop_admin.cancel();
+        if tokio::time::timeout(DRAIN, deliveries.wait()).await.is_err() {
+            warn!("some deliveries did not end in time; they are tried again after the next start");
+        }
+        self.pipeline.load().directory.close().await;
+        info!("stopped");
+        outcome
+    }
+
+    /// Takes over what can be changed while running.
+    fn reload(&mut self, settings: Settings) {
+        let old = self.pipeline.load_full();
+        // The same directory keeps its cache, and with it the answers that an outage would need.
+        let directory = if settings.directory == self.settings.directory {
+            old.directory.clone()
+        } else {
+            match Directory::open(settings.directory.clone()) {
+                Ok(directory) => directory,
+                Err(error) => {
+                    error!("the old settings stay: {error}");
+                    return;
+                }
+            }
+        };
+        for (key, changed) in [
+            ("state_dir", settings.state_dir != self.settings.state_dir),
+            ("hook", settings.hook != self.settings.hook),
+            ("admin", settings.admin != self.settings.admin),
+        ] {
+            if changed {
+                warn!("{key} has changed; that takes effect after a restart");
+            }
+        }
+        self.deliver.store(Arc::new(settings.deliver.clone()));
+        self.pipeline.store(Arc::new(pipeline(&settings, &self.key, directory, old.spool.clone())));
+        self.settings = settings;
+        info!("the new settings are in force");
+    }
+
+    /// Deliveries write their NDRs with the settings of the moment.
+    fn ndr_composer(&self) -> deliver::NdrComposer {
+        let pipeline = self.pipeline.clone();
+        Arc::new(move |failed, address, original, refusals, now| {
+            pipeline.load().composer.ndr(failed, address, original, refusals, now)
+        })
+    }
+}
+
+fn pipeline(settings: &Settings, key: &Key, directory: Directory, spool: Spool) -> Pipeline {
+    Pipeline {
+        directory,
+        rules: Arc::new(settings.rules.clone()),
+        composer: Composer::new(settings.journal.clone(), key.clone()),
+        spool,
+    }
+}
+
+fn make_state_dir(dir: &Path) -> Result<(), DaemonError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|cause| DaemonError::StateDir { dir: dir.to_owned(), cause })
+}
