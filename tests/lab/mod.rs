@@ -22,11 +22,11 @@ mod slapd;
 mod smtp;
 
 use std::collections::HashSet;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use certificates::Certificates;
 pub use client::{Client, Reply};
@@ -57,6 +57,19 @@ pub fn free_port() -> u16 {
         if given.insert(port) {
             return port;
         }
+    }
+}
+
+/// Waits until a connection to this port of 127.0.0.1 succeeds, for peers that do not say when they
+/// listen. They see it as a connection that says nothing.
+pub fn wait_for_listener(port: u16) {
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(
+            Instant::now() < deadline,
+            "nothing listens on port {port} after {PATIENCE:?}"
+        );
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -1,8 +1,10 @@
 //! A real Postfix with its own queue, beside whatever mail system the machine has.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
@@ -37,10 +39,11 @@ impl Postfix {
         need("postfix", "postfix");
         let directory = open_directory();
         Account::of_postfix().make_queue(directory.path());
-        write(
-            &directory.path().join("etc/main.cf"),
-            main_cf(directory.path(), options),
-        );
+        let main = directory.path().join("etc/main.cf");
+        write(&main, main_cf(directory.path(), options));
+        // Each Postfix program reads a main.cf that is younger than two seconds again and again,
+        // lest somebody is still writing it.
+        age(&main);
         let mut postfix = Postfix {
             directory,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -194,6 +197,13 @@ fn make(directory: &Path, mode: u32, owner: Option<(u32, u32)>) {
         )
     });
     set_mode(directory, mode);
+}
+
+/// Makes a file look as if it had been written a minute ago.
+fn age(file: &Path) {
+    (File::options().write(true).open(file))
+        .and_then(|file| file.set_modified(SystemTime::now() - Duration::from_secs(60)))
+        .expect("the file was just written");
 }
 
 /// The number of a user or group, from the third field of its line in this file.

@@ -7,7 +7,9 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::process::{Log, Program};
-use super::{Certificates, DOMAIN, PATIENCE, free_port, need, run, set_mode, write};
+use super::{
+    Certificates, DOMAIN, PATIENCE, free_port, need, run, set_mode, wait_for_listener, write,
+};
 
 const BASE: &str = "dc=example,dc=test";
 const AGENT: &str = "cn=agent,dc=example,dc=test";
@@ -185,7 +187,7 @@ impl Slapd {
             "slapd",
             Command::new(need("slapd", "slapd"))
                 // Stay in the foreground and print only what is always printed: "slapd starting",
-                // which comes when all listeners are bound, and why it cannot start.
+                // which comes when all addresses are bound, or why it cannot start.
                 .args(["-d", "none", "-h"])
                 .arg(format!(
                     "{} {} {}",
@@ -200,8 +202,14 @@ impl Slapd {
         let up = self.log.wait_for(from, PATIENCE, |line| {
             line.contains("slapd starting").then_some(())
         });
-        self.running = up.is_ok().then_some(program);
-        up.is_ok()
+        if up.is_err() {
+            return false;
+        }
+        self.running = Some(program);
+        // It listens a moment after it says that it starts.
+        wait_for_listener(self.ports.ldap);
+        wait_for_listener(self.ports.ldaps);
+        true
     }
 
     fn client(&self, program: &str, who: &str) -> Command {
