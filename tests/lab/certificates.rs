@@ -1,0 +1,70 @@
+//! A certificate authority for one test, and a server certificate of it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{need, run, write};
+
+/// A certificate authority and a certificate for `localhost` and 127.0.0.1, as PEM files.
+pub struct Certificates {
+    directory: PathBuf,
+}
+
+impl Certificates {
+    /// Makes them in a directory that exists.
+    pub fn make(directory: &Path) -> Certificates {
+        let made = Certificates {
+            directory: directory.to_owned(),
+        };
+        let authority_key = directory.join("ca.key");
+        let request = directory.join("leaf.request");
+        let extensions = directory.join("leaf.extensions");
+        // The leaf is X.509 v3 with a SAN: rustls refuses anything older.
+        write(
+            &extensions,
+            "basicConstraints=critical,CA:FALSE\n\
+             keyUsage=critical,digitalSignature\n\
+             extendedKeyUsage=serverAuth\n\
+             subjectAltName=DNS:localhost,IP:127.0.0.1\n",
+        );
+        run(openssl("req -x509 -days 2 -nodes -newkey ec")
+            .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
+            .args(["-subj", "/CN=Copyist test authority"])
+            .args(["-addext", "keyUsage=critical,keyCertSign,cRLSign"])
+            .args([Path::new("-keyout"), &authority_key])
+            .args([Path::new("-out"), &made.ca()]));
+        run(openssl("req -nodes -newkey ec")
+            .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
+            .args(["-subj", "/CN=localhost"])
+            .args([Path::new("-keyout"), &made.key()])
+            .args([Path::new("-out"), &request]));
+        run(openssl("x509 -req -days 2 -CAcreateserial")
+            .args([Path::new("-in"), &request])
+            .args([Path::new("-extfile"), &extensions])
+            .args([Path::new("-CA"), &made.ca()])
+            .args([Path::new("-CAkey"), &authority_key])
+            .args([Path::new("-out"), &made.certificate()]));
+        made
+    }
+
+    /// What clients must trust.
+    pub fn ca(&self) -> PathBuf {
+        self.directory.join("ca.pem")
+    }
+
+    /// The server's certificate.
+    pub fn certificate(&self) -> PathBuf {
+        self.directory.join("leaf.pem")
+    }
+
+    /// The server's key (PKCS#8).
+    pub fn key(&self) -> PathBuf {
+        self.directory.join("leaf.key")
+    }
+}
+
+fn openssl(words: &str) -> Command {
+    let mut command = Command::new(need("openssl", "openssl"));
+    command.args(words.split(' '));
+    command
+}

@@ -1,0 +1,126 @@
+//! The real `copyist` binary, as an operator runs it.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Output};
+
+use tempfile::TempDir;
+
+use super::process::{Log, Program};
+use super::{PATIENCE, write};
+
+/// What the binary logs when all its listeners are bound.
+const READY: &str = "copyist is ready";
+
+/// A running `copyist run` with a state directory of its own, which outlives every restart.
+pub struct Copyist {
+    directory: TempDir,
+    log: Log,
+    running: Option<Program>,
+}
+
+impl Copyist {
+    /// Starts it and waits until it is ready; panics with its log where it ends before.
+    ///
+    /// The configuration lacks only `state_dir`, which is put on top of it.
+    pub fn start(config: &str) -> Copyist {
+        let mut copyist = Copyist {
+            directory: tempfile::tempdir().expect("the system has a temporary directory"),
+            log: Log::default(),
+            running: None,
+        };
+        copyist.write_config(config);
+        copyist.restart();
+        copyist
+    }
+
+    /// Puts another configuration in place; it counts from the next start or [`Copyist::hup`].
+    pub fn write_config(&self, config: &str) {
+        let state = self.state_dir();
+        let text = format!("state_dir = \"{}\"\n{config}", state.display());
+        write(&self.config_file(), text);
+    }
+
+    /// Its configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.directory.path().join("copyist.toml")
+    }
+
+    /// Where it keeps what must last.
+    pub fn state_dir(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    /// What it logged, over all its lives.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// How many lines it logged; a place for [`Copyist::wait_for_log`] to look from.
+    pub fn log_length(&self) -> usize {
+        self.log.length()
+    }
+
+    /// Waits for a log line, at or after line `from`, that holds this text, and gives it.
+    pub fn wait_for_log(&self, from: usize, text: &str) -> String {
+        let line = self.log.wait_for(from, PATIENCE, |line| {
+            line.contains(text).then(|| line.to_owned())
+        });
+        line.unwrap_or_else(|why| panic!("no {text:?} in copyist's log ({why:?})\n{}", self.log()))
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.running.as_ref().expect("copyist runs").id()
+    }
+
+    /// Ends it as a power cut would end it.
+    pub fn kill9(&mut self) {
+        if let Some(mut program) = self.running.take() {
+            program.kill();
+        }
+    }
+
+    /// Starts it again, on the same state; kills it first where it still runs.
+    pub fn restart(&mut self) {
+        self.kill9();
+        let from = self.log.length();
+        let mut run = self.binary();
+        run.arg("run").arg("--config").arg(self.config_file());
+        self.running = Some(Program::start("copyist", &mut run, &self.log));
+        self.wait_for_log(from, READY);
+    }
+
+    /// Has it read its configuration again (SIGHUP).
+    pub fn hup(&mut self) {
+        self.running.as_mut().expect("copyist runs").signal("HUP");
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has.
+    pub fn term_and_wait(&mut self) -> ExitStatus {
+        let mut program = self.running.take().expect("copyist runs");
+        program.terminate()
+    }
+
+    /// Runs another command of the binary on the same configuration, for example
+    /// `["queue", "list", "--json"]`.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        self.binary()
+            .args(arguments)
+            .arg("--config")
+            .arg(self.config_file())
+            .output()
+            .expect("the binary was built for this test")
+    }
+
+    fn binary(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_copyist"));
+        // Settings of whoever runs the tests must not leak in.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("COPYIST__") {
+                command.env_remove(name);
+            }
+        }
+        command.current_dir(self.directory.path());
+        command
+    }
+}

@@ -1,0 +1,131 @@
+//! Real peers for the integration tests: OpenLDAP, Postfix and its sink, and the `copyist` binary.
+//!
+//! Promises: everything runs in temporary directories and on ports that were free a moment ago, so
+//! that tests run beside each other and beside a machine's own services; a peer is ready when its
+//! `start` returns; whatever was started here ends when its value is dropped.
+//!
+//! Fails by panicking, and loudly: a test whose peers are missing has not passed. `tests/run`
+//! installs what is needed.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "every test program compiles the whole lab and uses a part of it"
+)]
+
+mod certificates;
+mod client;
+mod copyist;
+mod postfix;
+mod process;
+mod slapd;
+mod smtp;
+
+use std::collections::HashSet;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+pub use certificates::Certificates;
+pub use client::{Client, Reply};
+pub use copyist::Copyist;
+pub use postfix::{Postfix, PostfixOptions};
+pub use process::{Program, Silence};
+pub use slapd::{Slapd, every_third};
+pub use smtp::{Load, SmtpSink, smtp_source};
+
+/// How long the lab waits for anything before it calls the test failed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The domain that is "ours" in the tests.
+pub const DOMAIN: &str = "example.test";
+
+/// A port on 127.0.0.1 that nothing listens on, and that this test program was not given before.
+///
+/// Another program may take it before it is used; whoever starts a peer on it tries again then.
+pub fn free_port() -> u16 {
+    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    let mut given = GIVEN.lock().expect("no test panics while it holds this");
+    let given = given.get_or_insert_default();
+    loop {
+        let port = TcpListener::bind(("127.0.0.1", 0))
+            .and_then(|listener| listener.local_addr())
+            .expect("127.0.0.1 has a free port")
+            .port();
+        if given.insert(port) {
+            return port;
+        }
+    }
+}
+
+/// Waits until a connection to this port of 127.0.0.1 succeeds, for peers that do not say when they
+/// listen. They see it as a connection that says nothing.
+pub fn wait_for_listener(port: u16) {
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(
+            Instant::now() < deadline,
+            "nothing listens on port {port} after {PATIENCE:?}"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The path of a program of a Debian package; panics with both names where it is missing.
+fn need(program: &str, package: &str) -> PathBuf {
+    // Debian keeps servers in sbin, which is not on everybody's path.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from))
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| {
+            panic!(
+                "this test needs `{program}` from the Debian package `{package}`; \
+                 `tests/run` installs all that the tests need"
+            )
+        })
+}
+
+/// Runs a command that must succeed; panics with all that it said otherwise.
+fn run(command: &mut Command) -> Output {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    output
+}
+
+/// Writes a file of a peer.
+fn write(path: &Path, text: impl AsRef<[u8]>) {
+    std::fs::write(path, text)
+        .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+}
+
+/// A temporary directory that other users (Postfix's) may enter.
+fn open_directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("the system has a temporary directory");
+    set_mode(directory.path(), 0o755);
+    directory
+}
+
+/// Sets the permissions of a file or directory of a peer.
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .unwrap_or_else(|error| panic!("cannot chmod {}: {error}", path.display()));
+}
+
+/// Whether the tests run as root: this process's own entry in /proc belongs to its effective user.
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}

@@ -1,0 +1,314 @@
+//! A real OpenLDAP server with made-up users.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::process::{Log, Program};
+use super::{
+    Certificates, DOMAIN, PATIENCE, free_port, need, run, set_mode, wait_for_listener, write,
+};
+
+const BASE: &str = "dc=example,dc=test";
+const AGENT: &str = "cn=agent,dc=example,dc=test";
+const ADMINISTRATOR: &str = "cn=admin,dc=example,dc=test";
+/// Both accounts have it: nothing here is worth two.
+const PASSWORD: &str = "lab password";
+
+/// A `slapd` of its own, with Copyist's schema and the Exchange attributes that Copyist reads.
+///
+/// Users are `uid=u00000,ou=people,…` with `mail: u00000@example.test` and, among their
+/// `proxyAddresses`, `user.0@example.test`. The agent's account may read what Copyist needs, and
+/// nothing else; nobody else may read anything.
+pub struct Slapd {
+    directory: TempDir,
+    certificates: Certificates,
+    ports: Ports,
+    log: Log,
+    running: Option<Program>,
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
+    ldap: u16,
+    ldaps: u16,
+}
+
+/// Every third user is journaled to `journal-0@archive.test` … `journal-9@archive.test`.
+pub fn every_third(user: usize) -> Option<String> {
+    user.is_multiple_of(3)
+        .then(|| format!("journal-{}@archive.test", user % 10))
+}
+
+impl Slapd {
+    /// A server with this many users, journaled as [`every_third`] says.
+    pub fn start(users: usize) -> Slapd {
+        Slapd::start_with(users, every_third)
+    }
+
+    /// A server whose users' `extensionAttribute10` is what `journal` gives for their number.
+    pub fn start_with(users: usize, journal: impl Fn(usize) -> Option<String>) -> Slapd {
+        need("ldapmodify", "ldap-utils");
+        let directory = tempfile::tempdir().expect("the system has a temporary directory");
+        let certificates = Certificates::make(directory.path());
+        let password_file = directory.path().join("password");
+        // Without a newline: ldapmodify -y takes the whole file for the password.
+        write(&password_file, PASSWORD);
+        set_mode(&password_file, 0o600);
+        for part in ["config", "data"] {
+            std::fs::create_dir(directory.path().join(part)).expect("the directory is new");
+        }
+        let load = |database: &str, name: &str, ldif: String| {
+            let file = directory.path().join(name);
+            write(&file, ldif);
+            run(Command::new(need("slapadd", "slapd"))
+                .args(["-q", "-n", database, "-F"])
+                .arg(directory.path().join("config"))
+                .arg("-l")
+                .arg(&file));
+        };
+        load("0", "config.ldif", config(directory.path(), &certificates));
+        load("1", "people.ldif", people(users, journal));
+        let mut slapd = Slapd {
+            directory,
+            certificates,
+            ports: Ports { ldap: 0, ldaps: 0 },
+            log: Log::default(),
+            running: None,
+        };
+        // A port that was free may be taken by now.
+        let started = (0..10).any(|_| {
+            slapd.ports = Ports {
+                ldap: free_port(),
+                ldaps: free_port(),
+            };
+            slapd.try_start()
+        });
+        assert!(started, "slapd does not start\n{}", slapd.log.text());
+        slapd
+    }
+
+    /// `ldap://127.0.0.1:…`
+    pub fn url(&self) -> String {
+        format!("ldap://127.0.0.1:{}", self.ports.ldap)
+    }
+
+    /// `ldaps://127.0.0.1:…`, to be trusted with [`Slapd::ca_file`].
+    pub fn ldaps_url(&self) -> String {
+        format!("ldaps://127.0.0.1:{}", self.ports.ldaps)
+    }
+
+    /// `ldapi://…`, the socket's path percent-encoded.
+    pub fn ldapi_url(&self) -> String {
+        let socket = self.directory.path().join("ldapi");
+        format!(
+            "ldapi://{}",
+            socket.display().to_string().replace('/', "%2F")
+        )
+    }
+
+    /// The authority that signed the server's certificate.
+    pub fn ca_file(&self) -> PathBuf {
+        self.certificates.ca()
+    }
+
+    /// The base of all entries.
+    pub fn base(&self) -> &'static str {
+        BASE
+    }
+
+    /// The agent's account, which can only read.
+    pub fn bind_dn(&self) -> &'static str {
+        AGENT
+    }
+
+    /// A file that holds the agent's password and nothing else.
+    pub fn password_file(&self) -> PathBuf {
+        self.directory.path().join("password")
+    }
+
+    /// Changes the directory as an administrator does, by `ldapmodify`.
+    pub fn modify(&self, ldif: &str) {
+        let file = self.directory.path().join("change.ldif");
+        write(&file, ldif);
+        run(self
+            .client("ldapmodify", ADMINISTRATOR)
+            .arg("-f")
+            .arg(&file));
+    }
+
+    /// Gives a user this `extensionAttribute10`, or takes it away.
+    pub fn set_journal(&self, user: usize, journal: Option<&str>) {
+        let value = journal.map_or_else(String::new, |address| {
+            format!("extensionAttribute10: {address}\n")
+        });
+        self.modify(&format!(
+            "dn: uid=u{user:05},ou=people,{BASE}\nchangetype: modify\n\
+             replace: extensionAttribute10\n{value}"
+        ));
+    }
+
+    /// What the agent sees: LDIF, by `ldapsearch`.
+    pub fn search(&self, filter: &str, attributes: &[&str]) -> String {
+        let output = run(self
+            .client("ldapsearch", AGENT)
+            .args(["-LLL", "-o", "ldif-wrap=no", "-b", BASE, filter])
+            .args(attributes));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Stops the server; its port refuses connections from then on.
+    pub fn stop(&mut self) {
+        if let Some(mut program) = self.running.take() {
+            program.terminate();
+        }
+    }
+
+    /// Stops the server without letting it finish anything.
+    pub fn kill9(&mut self) {
+        self.running = None;
+    }
+
+    /// Starts it again on the same ports, with the same data.
+    pub fn restart(&mut self) {
+        self.stop();
+        assert!(
+            self.try_start(),
+            "slapd does not start again\n{}",
+            self.log.text()
+        );
+    }
+
+    fn try_start(&mut self) -> bool {
+        let from = self.log.length();
+        let program = Program::start(
+            "slapd",
+            Command::new(need("slapd", "slapd"))
+                // Stay in the foreground and print only what is always printed: "slapd starting",
+                // which comes when all addresses are bound, or why it cannot start.
+                .args(["-d", "none", "-h"])
+                .arg(format!(
+                    "{} {} {}",
+                    self.url(),
+                    self.ldaps_url(),
+                    self.ldapi_url()
+                ))
+                .arg("-F")
+                .arg(self.directory.path().join("config")),
+            &self.log,
+        );
+        let up = self.log.wait_for(from, PATIENCE, |line| {
+            line.contains("slapd starting").then_some(())
+        });
+        if up.is_err() {
+            return false;
+        }
+        self.running = Some(program);
+        // It listens a moment after it says that it starts.
+        wait_for_listener(self.ports.ldap);
+        wait_for_listener(self.ports.ldaps);
+        true
+    }
+
+    fn client(&self, program: &str, who: &str) -> Command {
+        let mut command = Command::new(need(program, "ldap-utils"));
+        command
+            .args(["-x", "-H", &self.url(), "-D", who, "-y"])
+            .arg(self.password_file())
+            // Nothing of this machine's own ldap.conf.
+            .env("LDAPNOINIT", "1");
+        command
+    }
+}
+
+/// The server's configuration, as LDIF of `cn=config`.
+fn config(directory: &Path, certificates: &Certificates) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let schemas = ["core", "cosine", "inetorgperson"]
+        .map(|name| PathBuf::from(format!("/etc/ldap/schema/{name}.ldif")))
+        .into_iter()
+        .chain([
+            root.join("schemas/openldap/copyist.ldif"),
+            root.join("tests/lab/exchange.ldif"),
+        ])
+        .fold(String::new(), |mut includes, file| {
+            let _ = writeln!(includes, "include: file://{}", file.display());
+            includes
+        });
+    format!(
+        "dn: cn=config
+objectClass: olcGlobal
+cn: config
+olcTLSCACertificateFile: {ca}
+olcTLSCertificateFile: {certificate}
+olcTLSCertificateKeyFile: {key}
+
+dn: cn=module,cn=config
+objectClass: olcModuleList
+cn: module
+olcModulePath: /usr/lib/ldap
+olcModuleLoad: back_mdb
+
+dn: cn=schema,cn=config
+objectClass: olcSchemaConfig
+cn: schema
+
+{schemas}
+dn: olcDatabase=mdb,cn=config
+objectClass: olcDatabaseConfig
+objectClass: olcMdbConfig
+olcDatabase: mdb
+olcSuffix: {BASE}
+olcRootDN: {ADMINISTRATOR}
+olcRootPW: {PASSWORD}
+olcDbDirectory: {data}
+olcDbMaxSize: 1073741824
+olcDbNoSync: TRUE
+olcDbIndex: objectClass eq
+olcDbIndex: mail,proxyAddresses,userPrincipalName eq
+olcDbIndex: extensionAttribute10 eq,pres
+olcDbIndex: legacyExchangeDN eq
+olcAccess: to attrs=userPassword by anonymous auth by * none
+olcAccess: to attrs=entry,children,objectClass,mail,@exchangeRecipient,@copyistJournaledObject
+  by dn.exact={AGENT} read by * none
+olcAccess: to * by * none
+",
+        ca = certificates.ca().display(),
+        certificate = certificates.certificate().display(),
+        key = certificates.key().display(),
+        data = directory.join("data").display(),
+    )
+}
+
+/// The tree and its users, as LDIF.
+fn people(users: usize, journal: impl Fn(usize) -> Option<String>) -> String {
+    let mut ldif = format!(
+        "dn: {BASE}\nobjectClass: dcObject\nobjectClass: organization\ndc: example\no: Example\n\n\
+         dn: ou=people,{BASE}\nobjectClass: organizationalUnit\nou: people\n\n\
+         dn: {AGENT}\nobjectClass: organizationalRole\nobjectClass: simpleSecurityObject\n\
+         cn: agent\nuserPassword: {PASSWORD}\n\n"
+    );
+    for user in 0..users {
+        let _ = write!(
+            ldif,
+            "dn: uid=u{user:05},ou=people,{BASE}\n\
+             objectClass: inetOrgPerson\n\
+             objectClass: exchangeRecipient\n\
+             uid: u{user:05}\n\
+             cn: User {user}\n\
+             sn: User {user}\n\
+             mail: u{user:05}@{DOMAIN}\n\
+             userPrincipalName: u{user:05}@{DOMAIN}\n\
+             proxyAddresses: SMTP:u{user:05}@{DOMAIN}\n\
+             proxyAddresses: smtp:user.{user}@{DOMAIN}\n\
+             legacyExchangeDN: /o=Example/ou=Exchange/cn=Recipients/cn=u{user:05}\n"
+        );
+        if let Some(address) = journal(user) {
+            let _ = writeln!(ldif, "extensionAttribute10: {address}");
+        }
+        ldif.push('\n');
+    }
+    ldif
+}

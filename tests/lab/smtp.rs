@@ -1,0 +1,131 @@
+//! Postfix's own load generator and sink: programs that nobody here wrote.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::process::{Log, Program};
+use super::{PATIENCE, free_port, need, open_directory};
+
+/// `smtp-sink`: takes every message, counts it, and keeps it where asked to.
+pub struct SmtpSink {
+    address: SocketAddr,
+    kept: Option<TempDir>,
+    program: Program,
+}
+
+impl SmtpSink {
+    /// A sink that only counts.
+    pub fn start() -> SmtpSink {
+        SmtpSink::start_as(None)
+    }
+
+    /// A sink that keeps every message in a file of its own.
+    pub fn start_keeping() -> SmtpSink {
+        let directory = open_directory();
+        // It writes as the user it becomes.
+        super::set_mode(directory.path(), 0o777);
+        SmtpSink::start_as(Some(directory))
+    }
+
+    fn start_as(kept: Option<TempDir>) -> SmtpSink {
+        // A port that was free may be taken by now.
+        let (address, program) = (0..10)
+            .find_map(|_| SmtpSink::try_start(kept.as_ref().map(TempDir::path)))
+            .expect("smtp-sink finds a port to listen on");
+        SmtpSink {
+            address,
+            kept,
+            program,
+        }
+    }
+
+    fn try_start(keep_in: Option<&Path>) -> Option<(SocketAddr, Program)> {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut command = Command::new(need("smtp-sink", "postfix"));
+        if super::is_root() {
+            // It refuses to stay root.
+            command.args(["-u", "postfix"]);
+        }
+        if let Some(directory) = keep_in {
+            command.arg("-d").arg(directory.join("%s."));
+        }
+        // -c prints the counters, ended by a carriage return, whenever one of them moves.
+        command.args(["-c", &address.to_string(), "1000"]);
+        let log = Log::default();
+        let mut program = Program::start_with_line_end("smtp-sink", &mut command, &log, b'\r');
+        // It says nothing when it is ready: a connection tells.
+        let deadline = Instant::now() + PATIENCE;
+        while std::net::TcpStream::connect(address).is_err() {
+            if program.wait(Duration::from_millis(5)).is_some() || Instant::now() > deadline {
+                return None;
+            }
+        }
+        Some((address, program))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many messages it has taken.
+    pub fn count(&self) -> usize {
+        let text = self.program.log().text();
+        text.lines().filter_map(taken).next_back().unwrap_or(0)
+    }
+
+    /// Waits until it has taken this many messages; panics where they do not come.
+    pub fn wait_for(&self, messages: usize, patience: Duration) {
+        let came = self
+            .program
+            .log()
+            .wait_for(0, patience, |line| (taken(line)? >= messages).then_some(()));
+        assert!(
+            came.is_ok(),
+            "the sink has {} of {messages} messages after {patience:?} ({came:?})",
+            self.count(),
+        );
+    }
+
+    /// The messages it keeps, envelope lines (`X-Mail-Args:`, `X-Rcpt-Args:`) on top; in no order.
+    pub fn messages(&self) -> Vec<String> {
+        let directory = (self.kept.as_ref()).expect("the sink was started to keep its messages");
+        std::fs::read_dir(directory)
+            .expect("the directory is ours")
+            .map(|file| std::fs::read(file.expect("it can be listed").path()))
+            .map(|bytes| String::from_utf8_lossy(&bytes.expect("it can be read")).into_owned())
+            .collect()
+    }
+}
+
+/// The number of messages in a line of counters: `sess=1 quit=1 mesg=1`.
+fn taken(counters: &str) -> Option<usize> {
+    counters.rsplit_once("mesg=")?.1.trim().parse().ok()
+}
+
+/// What a run of `smtp-source` gave.
+pub struct Load {
+    /// What it printed, and how it ended: it fails when any message is refused.
+    pub output: Output,
+    /// From its start to its end.
+    pub took: Duration,
+}
+
+/// Runs Postfix's load generator to its end, for example with
+/// `["-s", "20", "-m", "2000", "-l", "10240", "-f", "a@elsewhere.test", "-t", "u00000@example.test"]`.
+pub fn smtp_source(server: SocketAddr, arguments: &[&str]) -> Load {
+    let started = Instant::now();
+    let output = Command::new(need("smtp-source", "postfix"))
+        .args(arguments)
+        .arg(server.to_string())
+        .output()
+        .expect("smtp-source is a program");
+    Load {
+        output,
+        took: started.elapsed(),
+    }
+}
