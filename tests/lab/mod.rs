@@ -18,6 +18,7 @@ mod client;
 mod copyist;
 mod postfix;
 mod process;
+mod site;
 mod slapd;
 mod smtp;
 
@@ -33,6 +34,7 @@ pub use client::{Client, Reply};
 pub use copyist::Copyist;
 pub use postfix::{Postfix, PostfixOptions};
 pub use process::{Program, Silence};
+pub use site::{INSIDE, OUTSIDE, Report, Site, message, user};
 pub use slapd::{Slapd, every_third};
 pub use smtp::{Load, SmtpSink, smtp_source};
 

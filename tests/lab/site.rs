@@ -1,0 +1,186 @@
+//! A whole site: OpenLDAP, Postfix with Copyist as its milter, a sink for the mail itself and a relay for the
+//! reports.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::{Client, Copyist, DOMAIN, Postfix, PostfixOptions, Slapd, SmtpSink, free_port};
+
+/// Clients from here are outside.
+pub const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
+/// Clients from here are in `trusted_networks`.
+pub const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+/// Everything a site has. Fields end in this order when it is dropped: who asks before who answers.
+pub struct Site {
+    /// The MTA.
+    pub postfix: Postfix,
+    /// The agent.
+    pub copyist: Copyist,
+    /// Where the mail itself goes.
+    pub mail: SmtpSink,
+    /// Where the reports go.
+    pub relay: SmtpSink,
+    /// The directory.
+    pub slapd: Slapd,
+    /// Where the agent tells about itself.
+    pub admin: u16,
+}
+
+impl Site {
+    /// A site with 1,000 users, every third of them journaled in `extensionAttribute10`. `ttl` is that of the
+    /// directory cache.
+    pub fn start(ttl: &str) -> Site {
+        Site::start_with(Slapd::start(1000), ttl)
+    }
+
+    /// A site with this directory.
+    pub fn start_with(slapd: Slapd, ttl: &str) -> Site {
+        let (mail, relay) = (SmtpSink::start_keeping(), SmtpSink::start_keeping());
+        let (milter, admin) = (free_port(), free_port());
+        let copyist = Copyist::start(&config(&slapd, &relay, milter, admin, ttl));
+        let postfix = Postfix::start(&PostfixOptions {
+            milter: Some(format!("inet:127.0.0.1:{milter}")),
+            deliver_to: mail.address(),
+            extra: Vec::new(),
+        });
+        Site { postfix, copyist, mail, relay, slapd, admin }
+    }
+
+    /// A client of the MTA.
+    pub fn client(&self, from: IpAddr) -> Client {
+        Client::connect_from(from, self.postfix.smtp_addr())
+    }
+
+    /// What the relay has, read.
+    pub fn reports(&self) -> Vec<Report> {
+        self.relay.messages().iter().map(|text| Report::read(text)).collect()
+    }
+
+    /// The first report about an original with this Message-ID, waited for.
+    pub fn wait_for_report(&self, message_id: &str) -> Report {
+        for waited in 1.. {
+            if let Some(report) = self.reports().into_iter().find(|report| report.about == message_id) {
+                return report;
+            }
+            self.relay.wait_for(self.relay.count().max(waited), super::PATIENCE);
+            assert!(waited < 100_000, "no report about {message_id}\n{}", self.copyist.log());
+        }
+        unreachable!("the loop ends by returning or by failing")
+    }
+}
+
+/// The user of this number, and whether its mail is journaled.
+pub fn user(number: usize) -> String {
+    format!("u{number:05}@{DOMAIN}")
+}
+
+fn config(slapd: &Slapd, relay: &SmtpSink, milter: u16, admin: u16, ttl: &str) -> String {
+    let (url, base, dn) = (slapd.url(), slapd.base(), slapd.bind_dn());
+    let (password, relay) = (slapd.password_file(), relay.address());
+    let password = password.display();
+    format!(
+        r#"
+[organization]
+domains = ["{DOMAIN}"]
+trusted_networks = ["127.0.0.2/32"]
+[directory]
+urls = ["{url}"]
+bind_dn = "{dn}"
+bind_password_file = "{password}"
+base = "{base}"
+timeout = "3s"
+[directory.cache]
+ttl = "{ttl}"
+negative_ttl = "{ttl}"
+[inbound]
+journal_attribute = "extensionAttribute10"
+journal_ndr = "in-ndr@{DOMAIN}"
+[outbound]
+journal_attribute = "extensionAttribute10"
+journal_ndr = "out-ndr@{DOMAIN}"
+[internal]
+journal_attribute = "extensionAttribute10"
+journal_ndr = "internal-ndr@{DOMAIN}"
+[hook.milter]
+listen = ["inet:127.0.0.1:{milter}"]
+[relay]
+host = "{relay}"
+tls = "none"
+[delivery]
+retry = {{ first = "1s", max = "2s" }}
+[admin]
+listen = "127.0.0.1:{admin}"
+"#
+    )
+}
+
+/// A journal report as smtp-sink kept it (line ends are LF there).
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// `X-Mail-Args` of the sink: the envelope sender.
+    pub sender: String,
+    /// `X-Rcpt-Args` of the sink: the envelope recipients.
+    pub recipients: Vec<String>,
+    /// Its own Message-ID.
+    pub message_id: String,
+    /// The Message-ID of the original, from the envelope part.
+    pub about: String,
+    /// The lines of the envelope part, by name.
+    pub envelope: HashMap<String, Vec<String>>,
+    /// The original.
+    pub original: String,
+    /// All of it.
+    pub text: String,
+}
+
+impl Report {
+    /// Reads a report by its boundary, with nothing of ours.
+    pub fn read(text: &str) -> Report {
+        let (header, body) = text.split_once("\n\n").unwrap_or((text, ""));
+        let values = |name: &str| -> Vec<String> {
+            let prefix = format!("{name}: ");
+            header.lines().filter_map(|line| Some(line.strip_prefix(&prefix)?.to_owned())).collect()
+        };
+        let first = |name: &str| values(name).into_iter().next().unwrap_or_default();
+        let path = |args: String| {
+            let inside = args.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
+            inside.map_or(String::new(), |(path, _)| path.to_owned())
+        };
+        let boundary = header
+            .split_once("boundary=\"")
+            .and_then(|(_, rest)| rest.split_once('"'))
+            .map_or("no boundary".to_owned(), |(boundary, _)| format!("--{boundary}"));
+        let parts: Vec<&str> = body.split(boundary.as_str()).collect();
+        let content = |n: usize| {
+            let part = parts.get(n).and_then(|part| part.split_once("\n\n"));
+            part.map_or("", |(_, content)| content.strip_suffix('\n').unwrap_or(content))
+        };
+        let mut envelope: HashMap<String, Vec<String>> = HashMap::new();
+        for (name, value) in content(1).lines().filter_map(|line| line.split_once(": ")) {
+            envelope.entry(name.to_owned()).or_default().push(value.to_owned());
+        }
+        Report {
+            sender: path(first("X-Mail-Args")),
+            recipients: values("X-Rcpt-Args").into_iter().map(path).collect(),
+            message_id: first("Message-ID"),
+            about: envelope.get("Message-Id").and_then(|ids| ids.first()).cloned().unwrap_or_default(),
+            original: content(2).to_owned(),
+            envelope,
+            text: text.to_owned(),
+        }
+    }
+
+    /// The values of a field of the envelope part.
+    pub fn field(&self, name: &str) -> Vec<&str> {
+        self.envelope.get(name).into_iter().flatten().map(String::as_str).collect()
+    }
+}
+
+/// A message with this Message-ID, as [`Client::send_message`] wants it.
+pub fn message(message_id: &str, text: &str) -> String {
+    format!(
+        "From: Somebody <somebody@elsewhere.test>\r\nTo: someone@{DOMAIN}\r\nSubject: {text}\r\n\
+         Message-ID: {message_id}\r\n\r\n{text}\r\n.dots\r\n"
+    )
+}
