@@ -14,7 +14,9 @@ use super::{PATIENCE, free_port, need, open_directory};
 pub struct SmtpSink {
     address: SocketAddr,
     kept: Option<TempDir>,
-    program: Program,
+    program: Option<Program>,
+    /// What it had taken when it was stopped.
+    before: usize,
 }
 
 impl SmtpSink {
@@ -34,17 +36,33 @@ impl SmtpSink {
     fn start_as(kept: Option<TempDir>) -> SmtpSink {
         // A port that was free may be taken by now.
         let (address, program) = (0..10)
-            .find_map(|_| SmtpSink::try_start(kept.as_ref().map(TempDir::path)))
+            .find_map(|_| {
+                let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+                let program = SmtpSink::try_start(kept.as_ref().map(TempDir::path), address)?;
+                Some((address, program))
+            })
             .expect("smtp-sink finds a port to listen on");
         SmtpSink {
             address,
             kept,
-            program,
+            program: Some(program),
+            before: 0,
         }
     }
 
-    fn try_start(keep_in: Option<&Path>) -> Option<(SocketAddr, Program)> {
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    /// Stops it; its port refuses connections from then on. What it keeps stays.
+    pub fn stop(&mut self) {
+        self.before = self.count();
+        self.program = None;
+    }
+
+    /// Starts it again where it was.
+    pub fn restart(&mut self) {
+        let program = SmtpSink::try_start(self.kept.as_ref().map(TempDir::path), self.address);
+        self.program = Some(program.expect("nobody took the sink's port"));
+    }
+
+    fn try_start(keep_in: Option<&Path>, address: SocketAddr) -> Option<Program> {
         let mut command = Command::new(need("smtp-sink", "postfix"));
         if super::is_root() {
             // It refuses to stay root.
@@ -64,7 +82,7 @@ impl SmtpSink {
                 return None;
             }
         }
-        Some((address, program))
+        Some(program)
     }
 
     /// Where it listens.
@@ -74,16 +92,16 @@ impl SmtpSink {
 
     /// How many messages it has taken.
     pub fn count(&self) -> usize {
-        let text = self.program.log().text();
-        text.lines().filter_map(taken).next_back().unwrap_or(0)
+        let text = (self.program.as_ref()).map_or(String::new(), |program| program.log().text());
+        self.before + text.lines().filter_map(taken).next_back().unwrap_or(0)
     }
 
     /// Waits until it has taken this many messages; panics where they do not come.
     pub fn wait_for(&self, messages: usize, patience: Duration) {
-        let came = self
-            .program
-            .log()
-            .wait_for(0, patience, |line| (taken(line)? >= messages).then_some(()));
+        let program = self.program.as_ref().expect("the sink runs");
+        let came = program.log().wait_for(0, patience, |line| {
+            (self.before + taken(line)? >= messages).then_some(())
+        });
         assert!(
             came.is_ok(),
             "the sink has {} of {messages} messages after {patience:?} ({came:?})",
