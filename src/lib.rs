@@ -38,3 +38,4 @@ pub mod journal;
 pub mod mail;
 pub mod policy;
 pub mod secret;
+pub mod spool;

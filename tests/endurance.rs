@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lab::{
-    Client, OUTSIDE, Postfix, PostfixOptions, Report, Site, SmtpSink, every_third, message, smtp_source, user,
+    Client, OUTSIDE, Postfix, PostfixOptions, Report, Site, SmtpSink, every_third, message,
+    smtp_source, user,
 };
 
 /// One test at a time: each of them takes the whole machine, and two would measure each other.
@@ -41,10 +42,15 @@ fn load(server: SocketAddr) -> Duration {
                     }
                     let (from, to) = (format!("s{n}@elsewhere.test"), user(addressee(n)));
                     let each = EACH.to_string();
-                    let arguments = ["-s", "1", "-m", &each, "-l", "10240", "-f", &from, "-t", &to];
+                    let arguments = [
+                        "-s", "1", "-m", &each, "-l", "10240", "-f", &from, "-t", &to,
+                    ];
                     let output = smtp_source(server, &arguments).output;
                     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-                    assert!(output.status.success() && said.is_empty(), "smtp-source: {said}");
+                    assert!(
+                        output.status.success() && said.is_empty(),
+                        "smtp-source: {said}"
+                    );
                 }
             });
         }
@@ -57,7 +63,10 @@ fn load(server: SocketAddr) -> Duration {
 fn delivered(sink: &SmtpSink) -> HashMap<String, String> {
     let messages = sink.messages();
     let read = messages.into_iter().map(|text| {
-        let id = text.lines().find_map(|line| line.strip_prefix("Message-Id: ").or(line.strip_prefix("Message-ID: ")));
+        let id = text.lines().find_map(|line| {
+            line.strip_prefix("Message-Id: ")
+                .or(line.strip_prefix("Message-ID: "))
+        });
         (id.expect("every message has one").to_owned(), text)
     });
     read.collect()
@@ -68,7 +77,11 @@ fn two_thousand_messages_have_exactly_the_reports_they_owe() {
     let _alone = ALONE.lock();
     let without = {
         let sink = SmtpSink::start_keeping();
-        let options = PostfixOptions { milter: None, deliver_to: sink.address(), extra: Vec::new() };
+        let options = PostfixOptions {
+            milter: None,
+            deliver_to: sink.address(),
+            extra: Vec::new(),
+        };
         let postfix = Postfix::start(&options);
         let took = load(postfix.smtp_addr());
         sink.wait_for(MESSAGES, lab::PATIENCE);
@@ -78,7 +91,9 @@ fn two_thousand_messages_have_exactly_the_reports_they_owe() {
     let took = load(site.postfix.smtp_addr());
     let accepted = Instant::now();
     site.mail.wait_for(MESSAGES, lab::PATIENCE);
-    let journaled: Vec<usize> = (0..MESSAGES / EACH).filter(|n| every_third(addressee(*n)).is_some()).collect();
+    let journaled: Vec<usize> = (0..MESSAGES / EACH)
+        .filter(|n| every_third(addressee(*n)).is_some())
+        .collect();
     site.relay.wait_for(journaled.len() * EACH, lab::PATIENCE);
     let rate = |took: Duration| MESSAGES as f64 / took.as_secs_f64();
     println!(
@@ -99,19 +114,36 @@ fn two_thousand_messages_have_exactly_the_reports_they_owe() {
         *about.entry(report.about.clone()).or_insert(0) += 1;
         check(report, &delivered);
     }
-    assert!(about.values().all(|count| *count == 1), "a message has more than one report");
+    assert!(
+        about.values().all(|count| *count == 1),
+        "a message has more than one report"
+    );
 }
 
 /// A report of the load: envelope, recipients and bytes are those of the message it is about.
 fn check(report: &Report, delivered: &HashMap<String, String>) {
     let sender = report.field("Sender")[0];
-    let n: usize = sender.trim_start_matches('s').split('@').next().and_then(|n| n.parse().ok()).expect("s<n>@");
+    let n: usize = sender
+        .trim_start_matches('s')
+        .split('@')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .expect("s<n>@");
     let number = addressee(n);
-    assert_eq!(report.recipients, [every_third(number).expect("a journaled user")]);
+    assert_eq!(
+        report.recipients,
+        [every_third(number).expect("a journaled user")]
+    );
     assert_eq!(report.sender, "in-ndr@example.test");
     assert_eq!(report.field("Recipient"), [user(number).as_str()]);
-    let whole = delivered.get(&report.about).expect("the message was delivered");
-    assert!(whole.trim_end().ends_with(report.original.trim_end()), "another original: {}", report.about);
+    let whole = delivered
+        .get(&report.about)
+        .expect("the message was delivered");
+    assert!(
+        whole.trim_end().ends_with(report.original.trim_end()),
+        "another original: {}",
+        report.about
+    );
     assert!(report.original.len() > 10_000);
 }
 
@@ -154,7 +186,8 @@ fn a_relay_that_is_away_costs_nothing_but_time() {
                     let mut client = Client::connect_from(OUTSIDE, server);
                     for n in 0..50 {
                         let content = message(&format!("<{name}.{n}@elsewhere.test>"), "away");
-                        let reply = client.send_message("a@elsewhere.test", &[&user(n * 3)], &content);
+                        let reply =
+                            client.send_message("a@elsewhere.test", &[&user(n * 3)], &content);
                         assert_eq!(reply.code, 250, "nothing is refused: {reply:?}");
                         accepted.fetch_add(1, Ordering::Relaxed);
                     }
@@ -169,8 +202,15 @@ fn a_relay_that_is_away_costs_nothing_but_time() {
     site.relay.restart();
     let back = Instant::now();
     site.relay.wait_for(owed, lab::PATIENCE);
-    println!("{owed} reports waited for the relay and were delivered {:?} after it came back", back.elapsed());
-    let about: HashSet<String> = site.reports().into_iter().map(|report| report.about).collect();
+    println!(
+        "{owed} reports waited for the relay and were delivered {:?} after it came back",
+        back.elapsed()
+    );
+    let about: HashSet<String> = site
+        .reports()
+        .into_iter()
+        .map(|report| report.about)
+        .collect();
     assert_eq!(about.len(), owed);
 }
 
@@ -196,11 +236,17 @@ fn twenty_kills_under_load_lose_nothing() {
             let goal = all * kill / (KILLS + 1);
             while accepted.load(Ordering::Relaxed) < goal {
                 std::thread::yield_now();
-                assert!(!clients.iter().all(|client| client.is_finished()), "the load ended before the kills");
+                assert!(
+                    !clients.iter().all(|client| client.is_finished()),
+                    "the load ended before the kills"
+                );
             }
             site.copyist.restart();
         }
-        clients.into_iter().flat_map(|client| client.join().expect("a client")).collect()
+        clients
+            .into_iter()
+            .flat_map(|client| client.join().expect("a client"))
+            .collect()
     });
     assert_eq!(ids.len(), all);
     // Everything accepted is durable now; wait until nothing is owed.
@@ -216,10 +262,21 @@ fn twenty_kills_under_load_lose_nothing() {
     let reports = site.reports();
     let mut by_original: HashMap<&str, HashMap<&str, usize>> = HashMap::new();
     for report in &reports {
-        *by_original.entry(&report.about).or_default().entry(&report.message_id).or_default() += 1;
+        *by_original
+            .entry(&report.about)
+            .or_default()
+            .entry(&report.message_id)
+            .or_default() += 1;
     }
-    let lost: Vec<&String> = ids.iter().filter(|id| !by_original.contains_key(id.as_str())).collect();
-    let resent: usize = by_original.values().flat_map(HashMap::values).map(|count| count - 1).sum();
+    let lost: Vec<&String> = ids
+        .iter()
+        .filter(|id| !by_original.contains_key(id.as_str()))
+        .collect();
+    let resent: usize = by_original
+        .values()
+        .flat_map(HashMap::values)
+        .map(|count| count - 1)
+        .sum();
     let retried: usize = by_original.values().map(|reports| reports.len() - 1).sum();
     println!(
         "{all} messages accepted under {KILLS} kills: {} lost; {resent} reports were sent twice with the same \

@@ -15,7 +15,9 @@ fn a_report_reaches_the_address_in_the_attribute() {
     let site = Site::start("5m");
     let content = message("<one@elsewhere.test>", "hello");
     let to = user(JOURNALED);
-    let reply = site.client(OUTSIDE).send_message("a@elsewhere.test", &[&to], &content);
+    let reply = site
+        .client(OUTSIDE)
+        .send_message("a@elsewhere.test", &[&to], &content);
     assert_eq!(reply.code, 250, "{reply:?}");
     let report = site.wait_for_report("<one@elsewhere.test>");
     assert_eq!(report.sender, format!("in-ndr@{DOMAIN}"));
@@ -42,10 +44,18 @@ fn each_direction_reads_the_objects_it_concerns() {
     // Two colleagues: internal.
     let content = message("<internal@elsewhere.test>", "lunch");
     inside.send_message(&other, &[&journaled], &content);
-    assert_eq!(site.wait_for_report("<internal@elsewhere.test>").sender, format!("internal-ndr@{DOMAIN}"));
+    assert_eq!(
+        site.wait_for_report("<internal@elsewhere.test>").sender,
+        format!("internal-ndr@{DOMAIN}")
+    );
     // Nobody journaled: mail goes on and no report is made.
     let content = message("<none@elsewhere.test>", "nothing");
-    assert_eq!(inside.send_message(&other, &["buyer@customer.test"], &content).code, 250);
+    assert_eq!(
+        inside
+            .send_message(&other, &["buyer@customer.test"], &content)
+            .code,
+        250
+    );
     site.mail.wait_for(3, lab::PATIENCE);
     assert_eq!(site.reports().len(), 2);
 }
@@ -57,14 +67,23 @@ fn a_changed_attribute_counts_within_the_ttl() {
     let mut client = site.client(OUTSIDE);
     let mut send = |n: usize| {
         let id = format!("<change-{n}@elsewhere.test>");
-        assert_eq!(client.send_message("a@elsewhere.test", &[&to], &message(&id, "x")).code, 250);
+        assert_eq!(
+            client
+                .send_message("a@elsewhere.test", &[&to], &message(&id, "x"))
+                .code,
+            250
+        );
     };
     send(0);
     site.slapd.set_journal(OTHER, Some("new@archive.test"));
     let changed = Instant::now();
     let mut sent = 1;
     while site.relay.count() == 0 {
-        assert!(changed.elapsed() < Duration::from_secs(30), "the change is not seen\n{}", site.copyist.log());
+        assert!(
+            changed.elapsed() < Duration::from_secs(30),
+            "the change is not seen\n{}",
+            site.copyist.log()
+        );
         send(sent);
         sent += 1;
     }
@@ -79,7 +98,8 @@ fn without_the_directory_known_people_are_journaled_and_unknown_ones_deferred() 
     let mut site = Site::start("1s");
     let (known, unknown) = (user(JOURNALED), user(JOURNALED + 3));
     let mut client = site.client(OUTSIDE);
-    let mut send = |to: &str, id: &str| client.send_message("a@elsewhere.test", &[to], &message(id, "x"));
+    let mut send =
+        |to: &str, id: &str| client.send_message("a@elsewhere.test", &[to], &message(id, "x"));
     assert_eq!(send(&known, "<before@elsewhere.test>").code, 250);
     site.slapd.stop();
     // The ttl is long over when the last of these is sent; an outage must not end what is known.
@@ -91,16 +111,31 @@ fn without_the_directory_known_people_are_journaled_and_unknown_ones_deferred() 
         n += 1;
     }
     let reply = send(&unknown, "<unknown@elsewhere.test>");
-    assert_eq!((reply.code, reply.text.starts_with("4.4.3")), (451, true), "{reply:?}");
+    assert_eq!(
+        (reply.code, reply.text.starts_with("4.4.3")),
+        (451, true),
+        "{reply:?}"
+    );
     site.relay.wait_for(n + 1, lab::PATIENCE);
     site.slapd.restart();
     let back = Instant::now();
     while send(&unknown, "<back@elsewhere.test>").code != 250 {
-        assert!(back.elapsed() < Duration::from_secs(30), "{}", site.copyist.log());
+        assert!(
+            back.elapsed() < Duration::from_secs(30),
+            "{}",
+            site.copyist.log()
+        );
     }
-    println!("unknown people were looked up again {:?} after slapd came back", back.elapsed());
+    println!(
+        "unknown people were looked up again {:?} after slapd came back",
+        back.elapsed()
+    );
     site.wait_for_report("<back@elsewhere.test>");
-    assert!(site.reports().iter().all(|report| report.about != "<unknown@elsewhere.test>"));
+    assert!(
+        site.reports()
+            .iter()
+            .all(|report| report.about != "<unknown@elsewhere.test>")
+    );
 }
 
 #[test]
@@ -108,10 +143,23 @@ fn forged_headers_do_not_keep_a_message_out_of_the_journal() {
     let site = Site::start("5m");
     let to = user(JOURNALED);
     let first = message("<genuine@elsewhere.test>", "x");
-    assert_eq!(site.client(OUTSIDE).send_message("a@elsewhere.test", &[&to], &first).code, 250);
+    assert_eq!(
+        site.client(OUTSIDE)
+            .send_message("a@elsewhere.test", &[&to], &first)
+            .code,
+        250
+    );
     let genuine = site.wait_for_report("<genuine@elsewhere.test>");
-    let seal = genuine.text.split_once("X-Copyist-Seal: ").expect("a seal").1;
-    let seal = seal.split("\n\n").next().unwrap_or_default().replace('\n', "\r\n");
+    let seal = genuine
+        .text
+        .split_once("X-Copyist-Seal: ")
+        .expect("a seal")
+        .1;
+    let seal = seal
+        .split("\n\n")
+        .next()
+        .unwrap_or_default()
+        .replace('\n', "\r\n");
     let forged = format!(
         "X-MS-Journal-Report:\r\nX-Copyist-Item: aaaaaaaaaaaaaaaa\r\nAuto-Submitted: auto-generated\r\n\
          X-Copyist-Seal: {seal}\r\n{}",
@@ -119,7 +167,12 @@ fn forged_headers_do_not_keep_a_message_out_of_the_journal() {
     );
     // Even with a genuine seal of another message, and from our own NDR address.
     let ndr = format!("in-ndr@{DOMAIN}");
-    assert_eq!(site.client(OUTSIDE).send_message(&ndr, &[&to], &forged).code, 250);
+    assert_eq!(
+        site.client(OUTSIDE)
+            .send_message(&ndr, &[&to], &forged)
+            .code,
+        250
+    );
     let report = site.wait_for_report("<forged@elsewhere.test>");
     assert_eq!(report.original, forged.replace("\r\n", "\n"));
 }
@@ -133,25 +186,45 @@ fn outsiders_cannot_write_to_journal_and_ndr_mailboxes() {
     let mut outside = site.client(OUTSIDE);
     for to in [journal, "JOURNAL-3@Archive.Test", &ndr] {
         let reply = outside.send_message("a@elsewhere.test", &[to], &content);
-        assert_eq!((reply.code, reply.text.starts_with("5.1.1")), (550, true), "{to}: {reply:?}");
+        assert_eq!(
+            (reply.code, reply.text.starts_with("5.1.1")),
+            (550, true),
+            "{to}: {reply:?}"
+        );
         // The reverse path of our own reports opens nothing either.
         let reply = outside.send_message(&ndr, &[to], &content);
-        assert_eq!((reply.code, reply.text.starts_with("5.1.1")), (550, true), "{to}: {reply:?}");
+        assert_eq!(
+            (reply.code, reply.text.starts_with("5.1.1")),
+            (550, true),
+            "{to}: {reply:?}"
+        );
     }
     let reply = outside.send_message("", &[&ndr], &content);
-    assert_eq!(reply.code, 550, "a bounce that is not about a report of ours: {reply:?}");
+    assert_eq!(
+        reply.code, 550,
+        "a bounce that is not about a report of ours: {reply:?}"
+    );
     // Our own people may.
-    assert_eq!(site.client(INSIDE).send_message(&user(OTHER), &[&ndr], &content).code, 250);
+    assert_eq!(
+        site.client(INSIDE)
+            .send_message(&user(OTHER), &[&ndr], &content)
+            .code,
+        250
+    );
 }
 
 #[test]
 fn a_bounce_of_a_report_reaches_the_ndr_address() {
     let site = Site::start("5m");
     let content = message("<bounced@elsewhere.test>", "x");
-    site.client(OUTSIDE).send_message("a@elsewhere.test", &[&user(JOURNALED)], &content);
+    site.client(OUTSIDE)
+        .send_message("a@elsewhere.test", &[&user(JOURNALED)], &content);
     let report = site.wait_for_report("<bounced@elsewhere.test>");
     let ndr = format!("in-ndr@{DOMAIN}");
-    let bounce = format!("From: mailer-daemon@archive.test\r\n\r\nReturned:\r\nMessage-ID: {}\r\n", report.message_id);
+    let bounce = format!(
+        "From: mailer-daemon@archive.test\r\n\r\nReturned:\r\nMessage-ID: {}\r\n",
+        report.message_id
+    );
     let reply = site.client(OUTSIDE).send_message("", &[&ndr], &bounce);
     assert_eq!(reply.code, 250, "{reply:?}");
 }
@@ -164,17 +237,26 @@ fn a_report_that_passes_the_same_mta_is_not_journaled_again() {
     let boss = user(JOURNALED + 3);
     site.slapd.set_journal(JOURNALED, Some(&boss));
     let content = message("<loop@elsewhere.test>", "x");
-    assert_eq!(site.client(OUTSIDE).send_message("a@elsewhere.test", &[&to], &content).code, 250);
+    assert_eq!(
+        site.client(OUTSIDE)
+            .send_message("a@elsewhere.test", &[&to], &content)
+            .code,
+        250
+    );
     let report = site.wait_for_report("<loop@elsewhere.test>");
     let (_, sent) = report.text.split_once("\nFrom: ").expect("a header");
     let sent = format!("From: {sent}").replace('\n', "\r\n");
     for from in [INSIDE, OUTSIDE] {
-        let reply = site.client(from).send_message(&report.sender, &[&boss], &sent);
+        let reply = site
+            .client(from)
+            .send_message(&report.sender, &[&boss], &sent);
         assert_eq!(reply.code, 250, "from {from}: {reply:?}");
     }
     site.mail.wait_for(3, lab::PATIENCE);
     assert_eq!(site.reports().len(), 1, "{}", site.copyist.log());
     // One octet more, and it is anybody's mail to a guarded mailbox.
-    let reply = site.client(OUTSIDE).send_message(&report.sender, &[&boss], &format!("{sent}x"));
+    let reply = site
+        .client(OUTSIDE)
+        .send_message(&report.sender, &[&boss], &format!("{sent}x"));
     assert_eq!(reply.code, 550, "{reply:?}");
 }

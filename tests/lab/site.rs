@@ -44,7 +44,14 @@ impl Site {
             deliver_to: mail.address(),
             extra: Vec::new(),
         });
-        Site { postfix, copyist, mail, relay, slapd, admin }
+        Site {
+            postfix,
+            copyist,
+            mail,
+            relay,
+            slapd,
+            admin,
+        }
     }
 
     /// A client of the MTA.
@@ -54,17 +61,30 @@ impl Site {
 
     /// What the relay has, read.
     pub fn reports(&self) -> Vec<Report> {
-        self.relay.messages().iter().map(|text| Report::read(text)).collect()
+        self.relay
+            .messages()
+            .iter()
+            .map(|text| Report::read(text))
+            .collect()
     }
 
     /// The first report about an original with this Message-ID, waited for.
     pub fn wait_for_report(&self, message_id: &str) -> Report {
         for waited in 1.. {
-            if let Some(report) = self.reports().into_iter().find(|report| report.about == message_id) {
+            if let Some(report) = self
+                .reports()
+                .into_iter()
+                .find(|report| report.about == message_id)
+            {
                 return report;
             }
-            self.relay.wait_for(self.relay.count().max(waited), super::PATIENCE);
-            assert!(waited < 100_000, "no report about {message_id}\n{}", self.copyist.log());
+            self.relay
+                .wait_for(self.relay.count().max(waited), super::PATIENCE);
+            assert!(
+                waited < 100_000,
+                "no report about {message_id}\n{}",
+                self.copyist.log()
+            );
         }
         unreachable!("the loop ends by returning or by failing")
     }
@@ -140,31 +160,47 @@ impl Report {
         let (header, body) = text.split_once("\n\n").unwrap_or((text, ""));
         let values = |name: &str| -> Vec<String> {
             let prefix = format!("{name}: ");
-            header.lines().filter_map(|line| Some(line.strip_prefix(&prefix)?.to_owned())).collect()
+            header
+                .lines()
+                .filter_map(|line| Some(line.strip_prefix(&prefix)?.to_owned()))
+                .collect()
         };
         let first = |name: &str| values(name).into_iter().next().unwrap_or_default();
         let path = |args: String| {
-            let inside = args.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
+            let inside = args
+                .split_once('<')
+                .and_then(|(_, rest)| rest.split_once('>'));
             inside.map_or(String::new(), |(path, _)| path.to_owned())
         };
         let boundary = header
             .split_once("boundary=\"")
             .and_then(|(_, rest)| rest.split_once('"'))
-            .map_or("no boundary".to_owned(), |(boundary, _)| format!("--{boundary}"));
+            .map_or("no boundary".to_owned(), |(boundary, _)| {
+                format!("--{boundary}")
+            });
         let parts: Vec<&str> = body.split(boundary.as_str()).collect();
         let content = |n: usize| {
             let part = parts.get(n).and_then(|part| part.split_once("\n\n"));
-            part.map_or("", |(_, content)| content.strip_suffix('\n').unwrap_or(content))
+            part.map_or("", |(_, content)| {
+                content.strip_suffix('\n').unwrap_or(content)
+            })
         };
         let mut envelope: HashMap<String, Vec<String>> = HashMap::new();
         for (name, value) in content(1).lines().filter_map(|line| line.split_once(": ")) {
-            envelope.entry(name.to_owned()).or_default().push(value.to_owned());
+            envelope
+                .entry(name.to_owned())
+                .or_default()
+                .push(value.to_owned());
         }
         Report {
             sender: path(first("X-Mail-Args")),
             recipients: values("X-Rcpt-Args").into_iter().map(path).collect(),
             message_id: first("Message-ID"),
-            about: envelope.get("Message-Id").and_then(|ids| ids.first()).cloned().unwrap_or_default(),
+            about: envelope
+                .get("Message-Id")
+                .and_then(|ids| ids.first())
+                .cloned()
+                .unwrap_or_default(),
             original: content(2).to_owned(),
             envelope,
             text: text.to_owned(),
@@ -173,7 +209,12 @@ impl Report {
 
     /// The values of a field of the envelope part.
     pub fn field(&self, name: &str) -> Vec<&str> {
-        self.envelope.get(name).into_iter().flatten().map(String::as_str).collect()
+        self.envelope
+            .get(name)
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect()
     }
 }
 

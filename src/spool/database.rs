@@ -1,0 +1,431 @@
+//! The tables, and every statement on them. Runs inside the writer's savepoints or on the reading connection.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use rusqlite::types::Type;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+
+use super::error::OpenError;
+use super::{Outcome, Progress};
+use crate::journal::{Item, ItemId, Kind};
+use crate::mail::{Address, BodyKind};
+
+/// The format of the tables (`PRAGMA user_version`).
+const FORMAT: i64 = 1;
+
+/// Items are found by due time and by name, messages by number: all by index, so that a queue of a million
+/// costs no more to work on than a short one. `due` is null for what nobody tries: dead or set aside.
+const TABLES: &str = "
+CREATE TABLE message (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue_id TEXT NOT NULL,
+    received INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    content BLOB,
+    file TEXT UNIQUE,
+    CHECK ((content IS NULL) <> (file IS NULL))
+);
+CREATE TABLE item (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    message INTEGER NOT NULL REFERENCES message,
+    due INTEGER,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    aside TEXT,
+    kind TEXT NOT NULL,
+    direction TEXT NOT NULL,
+    sender TEXT,
+    ndr TEXT,
+    message_id TEXT NOT NULL,
+    envelope_id TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    reasons TEXT NOT NULL,
+    body TEXT NOT NULL,
+    smtputf8 INTEGER NOT NULL,
+    prefix BLOB NOT NULL,
+    suffix BLOB NOT NULL
+);
+CREATE INDEX item_due ON item (due) WHERE due IS NOT NULL;
+CREATE INDEX item_message ON item (message);
+CREATE TABLE target (
+    item INTEGER NOT NULL REFERENCES item,
+    address TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'delivered', 'refused', 'dead')),
+    reply TEXT,
+    PRIMARY KEY (item, address)
+) WITHOUT ROWID;
+CREATE INDEX target_dead ON target (item) WHERE state = 'dead';
+PRAGMA user_version = 1;
+";
+
+/// An original on its way into the tables.
+pub(super) struct NewMessage {
+    pub(super) queue_id: String,
+    pub(super) received: SystemTime,
+    pub(super) original: Bytes,
+    pub(super) digest: Vec<u8>,
+    /// The body file that holds it already; `None`: it goes into the row.
+    pub(super) file: Option<String>,
+}
+
+/// Where the original of an item is.
+pub(super) struct Stored {
+    pub(super) content: Option<Vec<u8>>,
+    pub(super) file: Option<String>,
+    pub(super) digest: Vec<u8>,
+}
+
+/// Opens a connection with the settings that the promise stands on.
+pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError> {
+    let failed = |cause| OpenError::Database {
+        path: path.to_owned(),
+        cause,
+    };
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, create);
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    // A queue command may hold the write lock for a moment.
+    connection
+        .busy_timeout(Duration::from_secs(10))
+        .map_err(failed)?;
+    let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+                    PRAGMA wal_autocheckpoint = 1000; PRAGMA journal_size_limit = 67108864;";
+    connection.execute_batch(settings).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    let found: i64 = connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(failed)?;
+    match found {
+        FORMAT => {}
+        0 if create => {
+            connection
+                .execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} COMMIT;"))
+                .map_err(failed)?;
+        }
+        _ => {
+            return Err(OpenError::Format {
+                path: path.to_owned(),
+                found,
+                known: FORMAT,
+            });
+        }
+    }
+    Ok(connection)
+}
+
+/// Adds a message and what is owed for it.
+pub(super) fn add(
+    connection: &Connection,
+    message: &NewMessage,
+    items: &[Item],
+) -> rusqlite::Result<()> {
+    let content = message.file.is_none().then_some(message.original.as_ref());
+    connection
+        .prepare_cached(
+            "INSERT INTO message (queue_id, received, size, digest, content, file) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            message.queue_id,
+            millis(message.received),
+            message.original.len() as i64,
+            message.digest,
+            content,
+            message.file
+        ])?;
+    let number = connection.last_insert_rowid();
+    items
+        .iter()
+        .try_for_each(|item| add_item(connection, number, item, millis(message.received)))
+}
+
+fn add_item(connection: &Connection, message: i64, item: &Item, due: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO item (id, message, due, kind, direction, sender, ndr, message_id, envelope_id, subject, \
+             reasons, body, smtputf8, prefix, suffix) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        )?
+        .execute(params![
+            item.id.as_str(),
+            message,
+            due,
+            item.kind.name(),
+            item.direction.name(),
+            item.sender.as_ref().map(ToString::to_string),
+            item.ndr.as_ref().map(ToString::to_string),
+            item.message_id,
+            item.envelope_id,
+            item.subject,
+            item.reasons.join("\n"),
+            item.body.encoding(),
+            item.smtputf8,
+            item.prefix.as_ref(),
+            item.suffix.as_ref(),
+        ])?;
+    let number = connection.last_insert_rowid();
+    let mut insert =
+        connection.prepare_cached("INSERT INTO target (item, address) VALUES (?1, ?2)")?;
+    for target in &item.targets {
+        insert.execute(params![number, target.to_string()])?;
+    }
+    Ok(())
+}
+
+/// The names of items that are due, oldest first.
+pub(super) fn due(
+    connection: &Connection,
+    now: SystemTime,
+    limit: usize,
+) -> rusqlite::Result<Vec<ItemId>> {
+    let mut select =
+        connection.prepare_cached("SELECT id FROM item WHERE due <= ?1 ORDER BY due LIMIT ?2")?;
+    let found = select.query_map(params![millis(now), limit as i64], |row| item_id(row, 0))?;
+    found.collect()
+}
+
+/// When the next item is due.
+pub(super) fn next_due(connection: &Connection) -> rusqlite::Result<Option<SystemTime>> {
+    let mut select =
+        connection.prepare_cached("SELECT min(due) FROM item WHERE due IS NOT NULL")?;
+    let due: Option<i64> = select.query_row([], |row| row.get(0))?;
+    Ok(due.map(time))
+}
+
+/// An item with its waiting targets, its attempts, and where its original is.
+pub(super) fn load(
+    connection: &Connection,
+    id: &ItemId,
+) -> rusqlite::Result<Option<(Item, Vec<Address>, u32, Stored)>> {
+    let mut select = connection.prepare_cached(
+        "SELECT item.seq, kind, direction, sender, ndr, message_id, envelope_id, subject, reasons, body, smtputf8, \
+         prefix, suffix, attempts, content, file, digest \
+         FROM item JOIN message ON message.id = item.message WHERE item.id = ?1",
+    )?;
+    let found = select
+        .query_row([id.as_str()], |row| {
+            let stored = Stored {
+                content: row.get(14)?,
+                file: row.get(15)?,
+                digest: row.get(16)?,
+            };
+            Ok((
+                row.get::<_, i64>(0)?,
+                item(row, id)?,
+                row.get::<_, u32>(13)?,
+                stored,
+            ))
+        })
+        .optional()?;
+    let Some((number, mut item, attempts, stored)) = found else {
+        return Ok(None);
+    };
+    let mut waiting = Vec::new();
+    let mut targets =
+        connection.prepare_cached("SELECT address, state FROM target WHERE item = ?1")?;
+    let mut rows = targets.query([number])?;
+    while let Some(row) = rows.next()? {
+        let address = address(row, 0)?;
+        if row.get_ref(1)?.as_str()? == "waiting" {
+            waiting.push(address.clone());
+        }
+        item.targets.push(address);
+    }
+    Ok(Some((item, waiting, attempts, stored)))
+}
+
+fn item(row: &Row<'_>, id: &ItemId) -> rusqlite::Result<Item> {
+    let reasons: String = row.get(8)?;
+    Ok(Item {
+        id: id.clone(),
+        kind: parsed(row, 1, |text| {
+            [Kind::Report, Kind::Copy, Kind::Ndr]
+                .into_iter()
+                .find(|k| k.name() == text)
+        })?,
+        direction: parsed(row, 2, |text| text.parse().ok())?,
+        sender: optional_address(row, 3)?,
+        ndr: optional_address(row, 4)?,
+        targets: Vec::new(),
+        message_id: row.get(5)?,
+        envelope_id: row.get(6)?,
+        subject: row.get(7)?,
+        reasons: reasons.lines().map(str::to_owned).collect(),
+        body: parsed(row, 9, |text| {
+            let kinds = [BodyKind::SevenBit, BodyKind::EightBit, BodyKind::Binary];
+            kinds.into_iter().find(|kind| kind.encoding() == text)
+        })?,
+        smtputf8: row.get(10)?,
+        prefix: Bytes::from(row.get::<_, Vec<u8>>(11)?),
+        suffix: Bytes::from(row.get::<_, Vec<u8>>(12)?),
+    })
+}
+
+/// Writes down what an attempt came to, and removes what is finished. Gives the body files that no row
+/// names any more.
+pub(super) fn record(
+    connection: &Connection,
+    id: &ItemId,
+    progress: &Progress,
+    now: SystemTime,
+) -> rusqlite::Result<Vec<String>> {
+    let Some((number, message)) = numbers(connection, id)? else {
+        // An operator dropped it meanwhile.
+        return Ok(Vec::new());
+    };
+    let mut update = connection.prepare_cached(
+        "UPDATE target SET state = ?3, reply = ?4 WHERE item = ?1 AND address = ?2",
+    )?;
+    for (address, outcome) in &progress.outcomes {
+        let (state, reply) = match outcome {
+            Outcome::Delivered => ("delivered", None),
+            Outcome::Waiting(reply) => ("waiting", Some(reply)),
+            Outcome::Refused(reply) => ("refused", Some(reply)),
+            Outcome::Dead(reply) => ("dead", Some(reply)),
+        };
+        update.execute(params![number, address.to_string(), state, reply])?;
+    }
+    // In the same transaction as the marks above: there is no moment at which a recipient is refused and
+    // nobody is owed the news.
+    if let Some(ndr) = &progress.ndr {
+        add_item(connection, message, ndr, millis(now))?;
+    }
+    connection
+        .prepare_cached(
+            "UPDATE item SET attempts = attempts + 1, due = CASE WHEN EXISTS \
+             (SELECT 1 FROM target WHERE item = ?1 AND state = 'waiting') THEN ?2 END WHERE seq = ?1",
+        )?
+        .execute(params![number, millis(progress.next_attempt)])?;
+    let open: bool = connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM target WHERE item = ?1 AND state IN ('waiting', 'dead'))",
+        )?
+        .query_row([number], |row| row.get(0))?;
+    if open {
+        Ok(Vec::new())
+    } else {
+        remove(connection, number, message)
+    }
+}
+
+/// The one place where an item is removed: everyone has it, an NDR stands for it, or an operator said so. The
+/// original goes with its last item. Gives the body file to remove after the commit.
+fn remove(connection: &Connection, number: i64, message: i64) -> rusqlite::Result<Vec<String>> {
+    connection
+        .prepare_cached("DELETE FROM target WHERE item = ?1")?
+        .execute([number])?;
+    connection
+        .prepare_cached("DELETE FROM item WHERE seq = ?1")?
+        .execute([number])?;
+    let mut delete = connection.prepare_cached(
+        "DELETE FROM message WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM item WHERE message = ?1) RETURNING file",
+    )?;
+    let files = delete.query_map([message], |row| row.get::<_, Option<String>>(0))?;
+    files.filter_map(Result::transpose).collect()
+}
+
+/// An operator gives an item up.
+pub(super) fn drop_item(
+    connection: &Connection,
+    id: &ItemId,
+) -> rusqlite::Result<Option<Vec<String>>> {
+    match numbers(connection, id)? {
+        Some((number, message)) => remove(connection, number, message).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn numbers(connection: &Connection, id: &ItemId) -> rusqlite::Result<Option<(i64, i64)>> {
+    connection
+        .prepare_cached("SELECT seq, message FROM item WHERE id = ?1")?
+        .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
+}
+
+/// Makes an item due, dead letters and what was set aside included. Tells whether it is there.
+pub(super) fn retry(
+    connection: &Connection,
+    id: &ItemId,
+    now: SystemTime,
+) -> rusqlite::Result<bool> {
+    let Some((number, _)) = numbers(connection, id)? else {
+        return Ok(false);
+    };
+    connection
+        .prepare_cached("UPDATE target SET state = 'waiting' WHERE item = ?1 AND state = 'dead'")?
+        .execute([number])?;
+    connection
+        .prepare_cached("UPDATE item SET due = ?2, aside = NULL WHERE seq = ?1")?
+        .execute(params![number, millis(now)])?;
+    Ok(true)
+}
+
+/// Items to retry after the one with this number, with their names.
+pub(super) fn after(
+    connection: &Connection,
+    seq: i64,
+    limit: usize,
+) -> rusqlite::Result<Vec<(i64, ItemId)>> {
+    let mut select = connection
+        .prepare_cached("SELECT seq, id FROM item WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
+    let found = select.query_map(params![seq, limit as i64], |row| {
+        Ok((row.get(0)?, item_id(row, 1)?))
+    })?;
+    found.collect()
+}
+
+/// Sets an item aside: it stays and is not tried again by itself.
+pub(super) fn set_aside(connection: &Connection, id: &ItemId, why: &str) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE item SET due = NULL, aside = ?2 WHERE id = ?1")?
+        .execute(params![id.as_str(), why])
+        .map(|_| ())
+}
+
+/// Whether a row names this body file.
+pub(super) fn names_file(connection: &Connection, file: &str) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM message WHERE file = ?1)")?
+        .query_row([file], |row| row.get(0))
+}
+
+pub(super) fn millis(at: SystemTime) -> i64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn time(millis: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+fn parsed<T>(
+    row: &Row<'_>,
+    column: usize,
+    parse: impl Fn(&str) -> Option<T>,
+) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    parse(&text).ok_or_else(|| {
+        rusqlite::Error::FromSqlConversionFailure(
+            column,
+            Type::Text,
+            format!("{text:?} has no meaning").into(),
+        )
+    })
+}
+
+pub(super) fn item_id(row: &Row<'_>, column: usize) -> rusqlite::Result<ItemId> {
+    parsed(row, column, ItemId::parse)
+}
+
+pub(super) fn address(row: &Row<'_>, column: usize) -> rusqlite::Result<Address> {
+    parsed(row, column, |text| Address::parse(text).ok())
+}
+
+pub(super) fn optional_address(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Address>> {
+    match row.get_ref(column)?.data_type() {
+        Type::Null => Ok(None),
+        _ => address(row, column).map(Some),
+    }
+}

@@ -1,0 +1,107 @@
+//! What is owed: journal reports, copies and NDRs, durable until somebody took them.
+//!
+//! Promises: [`Spool::commit`] returns `Ok` only when everything given to it survives a power cut; nothing is
+//! removed but what was delivered, what an NDR stands for, or what an operator dropped; nothing
+//! expires. Fails by [`CommitError`] and [`SpoolError`], never by losing.
+//!
+//! # States
+//!
+//! An item has targets; each target is in one state:
+//!
+//! ```text
+//!            ┌──────────────► delivered     the relay said 250 after the data
+//!  waiting ──┼──────────────► refused       a final no; in the same transaction its NDR became an item
+//!            └──────────────► dead          a final no to an NDR: kept until an operator decides
+//!  dead ────────retry───────► waiting
+//! ```
+//!
+//! An item is removed in the transaction that leaves it without a waiting or dead target; the original of
+//! a message goes with its last item. An item whose original cannot be read any more is *set aside*: it
+//! stays, is shown, and is not tried again by itself.
+//!
+//! # Where
+//!
+//! `state_dir/spool/spool.db` is an SQLite database in WAL mode with `synchronous=FULL`: a commit is one write to the
+//! log and one sync. One thread writes, and commits everything that waits as one group, so that many sessions
+//! share a sync. Originals above [`Settings::inline_limit`] are files in `state_dir/spool/bodies`, durable before the row
+//! that names them.
+
+mod bodies;
+mod database;
+mod error;
+mod queue;
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use crate::journal::{Item, ItemId};
+use crate::mail::Address;
+
+pub use error::{CommitError, OpenError, SpoolError};
+pub use queue::{Depth, Filter, Listed, ListedTarget, Shown};
+pub use store::Spool;
+
+/// Where the spool is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The state directory; the spool is below it.
+    pub state_dir: PathBuf,
+    /// Originals of more octets than this are files of their own: SQLite writes everything twice, files
+    /// are written once.
+    pub inline_limit: usize,
+}
+
+/// An item with everything a delivery needs.
+#[derive(Debug, Clone)]
+pub struct Owed {
+    /// The item.
+    pub item: Item,
+    /// The message it carries between prefix and suffix.
+    pub original: Bytes,
+    /// Those of its targets that still wait.
+    pub waiting: Vec<Address>,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// What an attempt to deliver an item came to.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// What became of each target that was tried.
+    pub outcomes: Vec<(Address, Outcome)>,
+    /// When those that still wait are tried again.
+    pub next_attempt: SystemTime,
+    /// The NDR about the refused ones.
+    pub ndr: Option<Item>,
+}
+
+/// What became of one target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The relay has it.
+    Delivered,
+    /// Not now; the text is what the relay said, or why it was not reached.
+    Waiting(String),
+    /// A final no, and an NDR tells of it.
+    Refused(String),
+    /// A final no, and nobody is left to tell.
+    Dead(String),
+}
+
+impl Owed {
+    /// The item's name.
+    pub fn id(&self) -> &ItemId {
+        &self.item.id
+    }
+
+    /// Octets that a delivery sends.
+    pub fn size(&self) -> usize {
+        self.item.prefix.len() + self.original.len() + self.item.suffix.len()
+    }
+}

@@ -1,0 +1,431 @@
+//! The spool as the rest of Copyist sees it.
+
+use std::collections::HashSet;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use ring::digest::{SHA256, digest};
+use ring::rand::{SecureRandom, SystemRandom};
+use rusqlite::Connection;
+use tokio::sync::Notify;
+use tracing::{error, warn};
+
+use super::bodies::{Bodies, sync_dir};
+use super::database::{self, NewMessage, Stored};
+use super::error::{CommitError, OpenError, SpoolError};
+use super::queue::{self, Depth, Filter, Listed, Shown};
+use super::writer::Writer;
+use super::{Owed, Progress, Settings};
+use crate::journal::{Item, ItemId};
+
+/// The store of what is owed. Cloning gives another handle to the same one.
+#[derive(Clone)]
+pub struct Spool {
+    writer: Writer,
+    /// Reads do not wait for commits: in WAL mode a second connection sees the last committed state.
+    reader: Arc<Mutex<Connection>>,
+    bodies: Bodies,
+    inline_limit: usize,
+    /// Items that a delivery works on in this process; a crash forgets them, and then they are due again.
+    claimed: Arc<Mutex<HashSet<ItemId>>>,
+    changed: Arc<Notify>,
+    /// Held as long as any handle is there; `None` for the queue commands.
+    _lock: Option<Arc<File>>,
+}
+
+impl Spool {
+    /// Opens it for the service: alone, made where there is none, what a crash left over removed.
+    pub fn open(settings: &Settings) -> Result<Spool, OpenError> {
+        let dir = settings.state_dir.join("spool");
+        let failed = |cause| OpenError::Io {
+            path: dir.clone(),
+            cause,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(failed)?;
+        let lock = lock(&settings.state_dir)?;
+        let path = dir.join("spool.db");
+        // SQLite would make it readable for everyone that the directory lets in.
+        let made = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path);
+        made.map_err(|cause| OpenError::Io {
+            path: path.clone(),
+            cause,
+        })?;
+        let connection = database::connect(&path, true)?;
+        sync_dir(&dir)
+            .and_then(|()| sync_dir(&settings.state_dir))
+            .map_err(failed)?;
+        let spool = Spool::with(settings, connection, &path, Some(Arc::new(lock)))?;
+        spool.remove_orphans().map_err(failed)?;
+        Ok(spool)
+    }
+
+    /// Opens it for a command, beside a running service or without one.
+    pub fn inspect(settings: &Settings) -> Result<Spool, OpenError> {
+        let path = settings.state_dir.join("spool").join("spool.db");
+        match path.try_exists() {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(OpenError::Absent {
+                    state_dir: settings.state_dir.clone(),
+                });
+            }
+            Err(cause) => return Err(OpenError::Io { path, cause }),
+        }
+        Spool::with(settings, database::connect(&path, false)?, &path, None)
+    }
+
+    fn with(
+        settings: &Settings,
+        connection: Connection,
+        path: &Path,
+        lock: Option<Arc<File>>,
+    ) -> Result<Spool, OpenError> {
+        let bodies = settings.state_dir.join("spool").join("bodies");
+        let failed = |path: PathBuf| move |cause| OpenError::Io { path, cause };
+        Ok(Spool {
+            writer: Writer::start(connection).map_err(failed(path.to_owned()))?,
+            reader: Arc::new(Mutex::new(database::connect(path, false)?)),
+            bodies: Bodies::open(bodies.clone()).map_err(failed(bodies))?,
+            inline_limit: settings.inline_limit,
+            claimed: Arc::default(),
+            changed: Arc::default(),
+            _lock: lock,
+        })
+    }
+
+    /// Makes a message and everything owed for it durable. If the caller goes away before this returns, it may
+    /// be done all the same: a report too many, never one too few.
+    pub async fn commit(
+        &self,
+        original: Bytes,
+        queue_id: &str,
+        received: SystemTime,
+        items: Vec<Item>,
+    ) -> Result<(), CommitError> {
+        if self.is_failed() {
+            return Err(CommitError::Failed("an earlier write failed".into()));
+        }
+        let file = match original.len() > self.inline_limit {
+            true => Some(self.keep_body(original.clone()).await?),
+            false => None,
+        };
+        let digest = digest(&SHA256, &original).as_ref().to_vec();
+        let message = NewMessage {
+            queue_id: queue_id.to_owned(),
+            received,
+            original,
+            digest,
+            file: file.clone(),
+        };
+        let committed = self
+            .writer
+            .run(move |connection| database::add(connection, &message, &items))
+            .await;
+        match (&committed, file) {
+            (Ok(()), _) => self.changed.notify_one(),
+            // Only when the answer is known: a commit that failed may be found to stand after a restart,
+            // and then the row needs its file. The start removes what no row names.
+            (Err(CommitError::Refused(_) | CommitError::Full), Some(file)) => {
+                self.bodies.remove(&file)
+            }
+            _ => {}
+        }
+        committed
+    }
+
+    async fn keep_body(&self, original: Bytes) -> Result<String, CommitError> {
+        let mut random = [0; 12];
+        let named = SystemRandom::new().fill(&mut random);
+        named.map_err(|_| CommitError::Refused("the system gives no random numbers".into()))?;
+        let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (bodies, file) = (self.bodies.clone(), name.clone());
+        let kept = blocking(move || bodies.keep(&file, &original)).await;
+        match kept {
+            Ok(()) => Ok(name),
+            Err(cause)
+                if matches!(
+                    cause.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                ) =>
+            {
+                Err(CommitError::Full)
+            }
+            Err(cause) => {
+                self.writer.latch().set(&format!("a body file: {cause}"));
+                Err(CommitError::Failed(cause.to_string().into()))
+            }
+        }
+    }
+
+    /// Claims items that are due, oldest first: nobody else gets them until they are recorded or unclaimed.
+    pub async fn due(&self, now: SystemTime, limit: usize) -> Result<Vec<ItemId>, SpoolError> {
+        let claimed = self.claimed.clone();
+        self.read(move |connection| {
+            let mut claimed = claimed.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut due = database::due(connection, now, limit + claimed.len())?;
+            due.retain(|id| !claimed.contains(id));
+            due.truncate(limit);
+            claimed.extend(due.iter().cloned());
+            Ok(due)
+        })
+        .await
+    }
+
+    /// Gives a claimed item back untried.
+    pub fn unclaim(&self, id: &ItemId) {
+        self.claimed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
+    }
+
+    /// An item with everything that is needed to send it. An original that cannot be read, or that is not
+    /// what it was, sets the item aside.
+    pub async fn load(&self, id: &ItemId) -> Result<Owed, SpoolError> {
+        let (name, bodies) = (id.clone(), self.bodies.clone());
+        let loaded = self
+            .read(move |connection| {
+                let Some((item, waiting, attempts, stored)) = database::load(connection, &name)?
+                else {
+                    return Ok(None);
+                };
+                let original = read_original(stored, &bodies);
+                Ok(Some(original.map(|original| Owed {
+                    item,
+                    original,
+                    waiting,
+                    attempts,
+                })))
+            })
+            .await?;
+        match loaded {
+            Some(Ok(owed)) => Ok(owed),
+            Some(Err(why)) => {
+                error!(item = %id, "set aside: {why}");
+                let (name, reason) = (id.clone(), why.clone());
+                self.writer
+                    .run(move |connection| database::set_aside(connection, &name, &reason))
+                    .await?;
+                Err(SpoolError::SetAside {
+                    id: id.clone(),
+                    why: why.into(),
+                })
+            }
+            None => Err(SpoolError::Unknown(id.clone())),
+        }
+    }
+
+    /// Writes down what an attempt came to, and gives the claim back. The NDR in it, if any, becomes durable
+    /// together with the marks that it is about.
+    pub async fn record(
+        &self,
+        id: &ItemId,
+        progress: Progress,
+        now: SystemTime,
+    ) -> Result<(), CommitError> {
+        let (name, ndr) = (id.clone(), progress.ndr.is_some());
+        let recorded = self
+            .writer
+            .run(move |connection| database::record(connection, &name, &progress, now))
+            .await;
+        self.unclaim(id);
+        self.remove_bodies(recorded?).await;
+        if ndr {
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// When the next item is due.
+    pub async fn next_due(&self) -> Result<Option<SystemTime>, SpoolError> {
+        self.read(database::next_due).await
+    }
+
+    /// Resolves when something was added since the last call. What another process did is not told; look
+    /// again from time to time.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Whether nothing more can be made durable by this process.
+    pub fn is_failed(&self) -> bool {
+        self.writer.latch().is_set()
+    }
+
+    /// Resolves when the spool fails.
+    pub async fn failed(&self) {
+        self.writer.latch().wait().await;
+    }
+
+    /// How much is owed.
+    pub async fn depth(&self) -> Result<Depth, SpoolError> {
+        self.read(queue::depth).await
+    }
+
+    /// What is owed, oldest first.
+    pub async fn list(&self, filter: Filter) -> Result<Vec<Listed>, SpoolError> {
+        self.read(move |connection| queue::list(connection, &filter))
+            .await
+    }
+
+    /// Everything about one item.
+    pub async fn show(&self, id: &ItemId) -> Result<Option<Shown>, SpoolError> {
+        let id = id.clone();
+        self.read(move |connection| queue::show(connection, &id))
+            .await
+    }
+
+    /// Makes an item due now, a dead letter too. Tells whether it is there.
+    pub async fn retry(&self, id: &ItemId, now: SystemTime) -> Result<bool, CommitError> {
+        let id = id.clone();
+        self.writer
+            .run(move |connection| database::retry(connection, &id, now))
+            .await
+    }
+
+    /// Makes up to `limit` items due that come after the one numbered `seq`; gives how many, and the last one's
+    /// number. Begin with 0, end at 0 items.
+    pub async fn retry_after(
+        &self,
+        seq: i64,
+        limit: usize,
+        now: SystemTime,
+    ) -> Result<(usize, i64), CommitError> {
+        self.writer
+            .run(move |connection| {
+                let items = database::after(connection, seq, limit)?;
+                for (_, id) in &items {
+                    database::retry(connection, id, now)?;
+                }
+                Ok((items.len(), items.last().map_or(seq, |(seq, _)| *seq)))
+            })
+            .await
+    }
+
+    /// Removes an item undelivered: an operator gives it up. Tells whether it was there.
+    pub async fn drop_item(&self, id: &ItemId) -> Result<bool, CommitError> {
+        let id = id.clone();
+        let dropped = self
+            .writer
+            .run(move |connection| database::drop_item(connection, &id))
+            .await?;
+        let there = dropped.is_some();
+        self.remove_bodies(dropped.unwrap_or_default()).await;
+        Ok(there)
+    }
+
+    async fn remove_bodies(&self, files: Vec<String>) {
+        if files.is_empty() {
+            return;
+        }
+        let bodies = self.bodies.clone();
+        let removed = blocking(move || {
+            files.iter().for_each(|file| bodies.remove(file));
+            Ok(())
+        });
+        if let Err(error) = removed.await {
+            warn!("a body file that is not needed any more stays: {error}");
+        }
+    }
+
+    /// Files that a crash left between their making and their row.
+    fn remove_orphans(&self) -> io::Result<()> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in self.bodies.names()? {
+            // In doubt it stays.
+            if let Ok(false) = database::names_file(&reader, &name) {
+                self.bodies.remove(&name);
+            }
+        }
+        Ok(())
+    }
+
+    async fn read<T, F>(&self, work: F) -> Result<T, SpoolError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let reader = self.reader.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            work(&reader.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        match read.await {
+            Ok(answer) => answer.map_err(|cause| SpoolError::Read(cause.to_string().into())),
+            Err(cause) => Err(SpoolError::Read(cause.to_string().into())),
+        }
+    }
+}
+
+fn read_original(stored: Stored, bodies: &Bodies) -> Result<Bytes, String> {
+    let original = match (stored.content, stored.file) {
+        (Some(content), _) => Bytes::from(content),
+        (None, Some(file)) => bodies
+            .read(&file)
+            .map_err(|cause| format!("its body file {file} cannot be read: {cause}"))?,
+        (None, None) => return Err("its row has neither content nor file".into()),
+    };
+    if digest(&SHA256, &original).as_ref() == stored.digest {
+        Ok(original)
+    } else {
+        Err("its original is not what was stored (SHA-256 differs)".into())
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}
+
+/// Takes the lock that one service at a time holds on a state directory. The system gives it back whatever way
+/// the process ends.
+fn lock(state_dir: &Path) -> Result<File, OpenError> {
+    let path = state_dir.join("lock");
+    let failed = |cause| OpenError::Io {
+        path: path.clone(),
+        cause,
+    };
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            return Err(OpenError::Locked {
+                state_dir: state_dir.to_owned(),
+                holder: holder.trim().parse().ok(),
+            });
+        }
+        Err(TryLockError::Error(cause)) => return Err(failed(cause)),
+    }
+    // For whoever is refused; nothing depends on it.
+    let noted = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
+    noted.map_err(failed)?;
+    Ok(file)
+}

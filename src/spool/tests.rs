@@ -1,0 +1,367 @@
+//! Claims about what is kept.
+
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::journal::Kind;
+use crate::mail::BodyKind;
+use crate::policy::Direction;
+
+const LIMIT: usize = 1000;
+
+fn settings(dir: &Path) -> Settings {
+    Settings {
+        state_dir: dir.to_owned(),
+        inline_limit: LIMIT,
+    }
+}
+
+fn fresh() -> (TempDir, Spool) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let spool = Spool::open(&settings(dir.path())).expect("opened");
+    (dir, spool)
+}
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
+}
+
+fn address(text: &str) -> Address {
+    Address::parse(text).expect("a valid address")
+}
+
+fn id(n: usize) -> ItemId {
+    let text: String = (0..16)
+        .rev()
+        .map(|digit| char::from(b'a' + (n >> (digit * 4) & 15) as u8))
+        .collect();
+    ItemId::parse(&text).expect("an id")
+}
+
+fn item(n: usize, targets: &[&str]) -> Item {
+    Item {
+        id: id(n),
+        kind: Kind::Report,
+        direction: Direction::Outbound,
+        sender: Some(address("ndr@c.test")),
+        targets: targets.iter().map(|text| address(text)).collect(),
+        ndr: Some(address("ndr@c.test")),
+        message_id: format!("<{n}@c.test>"),
+        envelope_id: format!("e{n}"),
+        subject: "Grüße".into(),
+        reasons: vec!["one".into(), "two".into()],
+        prefix: Bytes::from_static(b"before\r\n"),
+        suffix: Bytes::from_static(b"\r\nafter"),
+        body: BodyKind::EightBit,
+        smtputf8: true,
+    }
+}
+
+fn ndr(n: usize) -> Item {
+    Item {
+        kind: Kind::Ndr,
+        sender: None,
+        ndr: None,
+        ..item(n, &["ndr@c.test"])
+    }
+}
+
+fn progress(outcomes: &[(&str, Outcome)], ndr: Option<Item>) -> Progress {
+    let outcomes = outcomes
+        .iter()
+        .map(|(text, outcome)| (address(text), outcome.clone()))
+        .collect();
+    Progress {
+        outcomes,
+        next_attempt: at(60),
+        ndr,
+    }
+}
+
+fn body_files(dir: &TempDir) -> usize {
+    std::fs::read_dir(dir.path().join("spool/bodies"))
+        .expect("a directory")
+        .count()
+}
+
+#[tokio::test]
+async fn what_is_committed_comes_back_exactly_also_after_a_restart() {
+    let (dir, spool) = fresh();
+    let small = Bytes::from_static(b"small \0 \xff\r\n");
+    let large = Bytes::from(vec![b'x'; LIMIT + 1]);
+    spool
+        .commit(
+            small.clone(),
+            "Q1",
+            at(0),
+            vec![item(1, &["a@c.test", "b@c.test"])],
+        )
+        .await
+        .expect("committed");
+    spool
+        .commit(large.clone(), "Q2", at(1), vec![item(2, &["a@c.test"])])
+        .await
+        .expect("committed");
+    assert_eq!(body_files(&dir), 1);
+    drop(spool);
+    let spool = Spool::open(&settings(dir.path())).expect("opened again");
+    assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1), id(2)]);
+    let owed = spool.load(&id(1)).await.expect("loaded");
+    assert_eq!(owed.original, small);
+    assert_eq!(owed.waiting, [address("a@c.test"), address("b@c.test")]);
+    assert_eq!(
+        format!("{:?}", owed.item),
+        format!("{:?}", item(1, &["a@c.test", "b@c.test"]))
+    );
+    assert_eq!(spool.load(&id(2)).await.expect("loaded").original, large);
+}
+
+#[tokio::test]
+async fn a_claimed_item_is_nobody_elses() {
+    let (_dir, spool) = fresh();
+    spool
+        .commit(Bytes::new(), "Q", at(0), vec![item(1, &["a@c.test"])])
+        .await
+        .expect("committed");
+    assert!(
+        spool
+            .due(at(0) - Duration::from_secs(1), 10)
+            .await
+            .expect("read")
+            .is_empty(),
+        "not due yet"
+    );
+    assert_eq!(spool.due(at(0), 10).await.expect("read").len(), 1);
+    assert!(spool.due(at(0), 10).await.expect("read").is_empty());
+    spool.unclaim(&id(1));
+    assert_eq!(spool.due(at(0), 10).await.expect("read").len(), 1);
+}
+
+#[tokio::test]
+async fn an_item_goes_when_everyone_has_it_and_the_original_with_its_last_item() {
+    let (dir, spool) = fresh();
+    let items = vec![item(1, &["a@c.test", "b@c.test"]), item(2, &["d@c.test"])];
+    spool
+        .commit(Bytes::from(vec![0; LIMIT + 1]), "Q", at(0), items)
+        .await
+        .expect("committed");
+    let waiting = Outcome::Waiting("451 later".into());
+    let some = progress(
+        &[("a@c.test", Outcome::Delivered), ("b@c.test", waiting)],
+        None,
+    );
+    spool.record(&id(1), some, at(0)).await.expect("recorded");
+    assert_eq!(
+        spool.load(&id(1)).await.expect("loaded").waiting,
+        [address("b@c.test")]
+    );
+    assert_eq!(
+        spool.due(at(59), 10).await.expect("read"),
+        [id(2)],
+        "the other one waits for its next attempt"
+    );
+    let rest = || progress(&[("b@c.test", Outcome::Delivered)], None);
+    spool.record(&id(1), rest(), at(0)).await.expect("recorded");
+    assert_eq!(body_files(&dir), 1, "the other item needs it");
+    let last = progress(&[("d@c.test", Outcome::Delivered)], None);
+    spool.record(&id(2), last, at(0)).await.expect("recorded");
+    assert_eq!(body_files(&dir), 0);
+    assert_eq!(spool.depth().await.expect("read"), Depth::default());
+    spool
+        .record(&id(1), rest(), at(0))
+        .await
+        .expect("what is gone is no error");
+}
+
+#[tokio::test]
+async fn a_refusal_counts_only_together_with_its_ndr() {
+    let (_dir, spool) = fresh();
+    let refused = || Outcome::Refused("550 no".into());
+    let original = Bytes::from_static(b"original");
+    spool
+        .commit(original.clone(), "Q", at(0), vec![item(1, &["a@c.test"])])
+        .await
+        .expect("committed");
+    // An NDR that cannot be stored (its name is taken) takes the marks with it.
+    let impossible = progress(&[("a@c.test", refused())], Some(ndr(1)));
+    assert!(matches!(
+        spool.record(&id(1), impossible, at(0)).await,
+        Err(CommitError::Refused(_))
+    ));
+    assert_eq!(
+        spool.load(&id(1)).await.expect("loaded").waiting,
+        [address("a@c.test")]
+    );
+    let told = progress(&[("a@c.test", refused())], Some(ndr(2)));
+    spool.record(&id(1), told, at(0)).await.expect("recorded");
+    assert!(matches!(
+        spool.load(&id(1)).await,
+        Err(SpoolError::Unknown(_))
+    ));
+    assert_eq!(
+        spool.load(&id(2)).await.expect("the NDR").original,
+        original
+    );
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_kept_until_an_operator_decides() {
+    let (dir, spool) = fresh();
+    spool
+        .commit(Bytes::new(), "Q", at(0), vec![ndr(1), ndr(2)])
+        .await
+        .expect("committed");
+    for n in [1, 2] {
+        let dead = progress(&[("ndr@c.test", Outcome::Dead("550 no".into()))], None);
+        spool.record(&id(n), dead, at(0)).await.expect("recorded");
+    }
+    drop(spool);
+    let spool = Spool::open(&settings(dir.path())).expect("opened again");
+    assert!(spool.due(at(999_999), 10).await.expect("read").is_empty());
+    let dead = spool
+        .list(Filter {
+            dead: true,
+            limit: 10,
+        })
+        .await
+        .expect("read");
+    assert_eq!(dead.len(), 2);
+    assert_eq!(dead[0].targets[0].last_reply.as_deref(), Some("550 no"));
+    assert!(spool.retry(&id(1), at(5)).await.expect("changed"));
+    assert_eq!(spool.due(at(5), 10).await.expect("read"), [id(1)]);
+    assert!(spool.drop_item(&id(2)).await.expect("changed"));
+    assert_eq!(spool.depth().await.expect("read").items, 1);
+}
+
+#[tokio::test]
+async fn a_damaged_original_is_set_aside_and_never_sent() {
+    let (dir, spool) = fresh();
+    let large = Bytes::from(vec![b'x'; LIMIT + 1]);
+    for n in [1, 2] {
+        spool
+            .commit(large.clone(), "Q", at(0), vec![item(n, &["a@c.test"])])
+            .await
+            .expect("committed");
+    }
+    let mut files = std::fs::read_dir(dir.path().join("spool/bodies")).expect("a directory");
+    let mut file = || files.next().expect("a file").expect("an entry").path();
+    std::fs::write(file(), "damaged").expect("written");
+    std::fs::remove_file(file()).expect("removed");
+    for n in [1, 2] {
+        assert!(matches!(
+            spool.load(&id(n)).await,
+            Err(SpoolError::SetAside { .. })
+        ));
+    }
+    assert!(spool.due(at(999_999), 10).await.expect("read").is_empty());
+    let aside = spool
+        .list(Filter {
+            dead: true,
+            limit: 10,
+        })
+        .await
+        .expect("read");
+    assert_eq!(
+        aside.iter().filter(|item| item.set_aside.is_some()).count(),
+        2
+    );
+}
+
+#[tokio::test]
+async fn files_that_a_crash_left_without_a_row_are_removed_at_the_start() {
+    let (dir, spool) = fresh();
+    spool
+        .commit(
+            vec![0; LIMIT + 1].into(),
+            "Q",
+            at(0),
+            vec![item(1, &["a@c.test"])],
+        )
+        .await
+        .expect("committed");
+    for orphan in ["0123456789ab", "0123456789ab.new"] {
+        std::fs::write(dir.path().join("spool/bodies").join(orphan), "x").expect("written");
+    }
+    drop(spool);
+    let spool = Spool::open(&settings(dir.path())).expect("opened again");
+    assert_eq!(body_files(&dir), 1);
+    spool.load(&id(1)).await.expect("what has a row stays");
+}
+
+#[tokio::test]
+async fn one_service_at_a_time() {
+    let (dir, _spool) = fresh();
+    match Spool::open(&settings(dir.path())) {
+        Err(OpenError::Locked { holder, .. }) => assert_eq!(holder, Some(std::process::id())),
+        other => panic!("{:?}", other.err()),
+    }
+    Spool::inspect(&settings(dir.path())).expect("commands work beside it");
+    let empty = tempfile::tempdir().expect("a directory");
+    assert!(matches!(
+        Spool::inspect(&settings(empty.path())),
+        Err(OpenError::Absent { .. })
+    ));
+}
+
+#[tokio::test]
+async fn what_a_command_does_the_service_sees() {
+    let (dir, spool) = fresh();
+    spool
+        .commit(Bytes::new(), "Q", at(0), vec![item(1, &["a@c.test"])])
+        .await
+        .expect("committed");
+    let later = progress(&[("a@c.test", Outcome::Waiting("no route".into()))], None);
+    spool.record(&id(1), later, at(0)).await.expect("recorded");
+    let command = Spool::inspect(&settings(dir.path())).expect("opened");
+    assert_eq!(
+        command.retry_after(0, 10, at(1)).await.expect("changed").0,
+        1
+    );
+    assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1)]);
+}
+
+#[tokio::test]
+async fn one_bad_commit_of_a_group_does_not_take_the_others() {
+    let (_dir, spool) = fresh();
+    let commits = (0..64).map(|n| {
+        let spool = spool.clone();
+        // Every eighth takes a name that is taken.
+        let n = if n % 8 == 7 { 0 } else { n };
+        async move {
+            spool
+                .commit(
+                    Bytes::from_static(b"x"),
+                    "Q",
+                    at(0),
+                    vec![item(n, &["a@c.test"])],
+                )
+                .await
+        }
+    });
+    let outcomes = futures_util::future::join_all(commits).await;
+    assert_eq!(
+        outcomes.iter().filter(|outcome| outcome.is_ok()).count(),
+        56
+    );
+    assert!(
+        outcomes
+            .iter()
+            .all(|outcome| matches!(outcome, Ok(()) | Err(CommitError::Refused(_))))
+    );
+    assert_eq!(spool.depth().await.expect("read").items, 56);
+    assert!(!spool.is_failed());
+}
+
+#[test]
+fn a_failure_is_never_the_senders_fault() {
+    for error in [
+        CommitError::Full,
+        CommitError::Failed("x".into()),
+        CommitError::Refused("x".into()),
+    ] {
+        assert!(error.reply().is_transient(), "{error}");
+    }
+}

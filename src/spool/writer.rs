@@ -1,0 +1,225 @@
+//! The one thread that writes, and the group commit.
+//!
+//! Jobs come over a bounded channel. The thread takes one, then whatever else waits, gives each a savepoint, and
+//! commits them together: one sync for all. A job alone waits for nobody.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use metrics::{counter, histogram};
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tracing::error;
+
+use super::error::CommitError;
+
+/// Jobs in one group: bounds how long the first of them waits for the others.
+const GROUP: usize = 256;
+/// Jobs that wait for a group; beyond that, callers wait before they hand in.
+const WAITING: usize = 1024;
+
+/// Hands jobs to the writing thread. The thread ends when the last handle is gone.
+#[derive(Clone)]
+pub(super) struct Writer {
+    jobs: mpsc::Sender<Box<dyn Job>>,
+    latch: Arc<Latch>,
+}
+
+/// Set once, never unset: this process's files cannot be trusted any more.
+#[derive(Default)]
+pub(super) struct Latch {
+    set: AtomicBool,
+    told: Notify,
+}
+
+/// Something to be done in a transaction.
+trait Job: Send {
+    /// Does it, inside a savepoint.
+    fn apply(&mut self, connection: &Connection) -> rusqlite::Result<()>;
+    /// Tells the caller how the group ended.
+    fn finish(self: Box<Self>, group: Result<(), CommitError>);
+}
+
+struct Task<T, F> {
+    work: Option<F>,
+    result: Option<T>,
+    caller: oneshot::Sender<Result<T, CommitError>>,
+}
+
+impl<T: Send, F: FnOnce(&Connection) -> rusqlite::Result<T> + Send> Job for Task<T, F> {
+    fn apply(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        if let Some(work) = self.work.take() {
+            self.result = Some(work(connection)?);
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, group: Result<(), CommitError>) {
+        let Task { result, caller, .. } = *self;
+        let answer = group.and_then(|()| {
+            result.ok_or_else(|| CommitError::Refused("the job was not run".into()))
+        });
+        // A caller that has gone away (a session cut off) does not want to know; the commit stands.
+        let _ = caller.send(answer);
+    }
+}
+
+impl Writer {
+    /// Starts the thread with a connection that nobody else writes with.
+    pub(super) fn start(connection: Connection) -> std::io::Result<Writer> {
+        let (jobs, waiting) = mpsc::channel(WAITING);
+        let latch = Arc::new(Latch::default());
+        let thread_latch = latch.clone();
+        std::thread::Builder::new()
+            .name("spool".into())
+            .spawn(move || write_all(connection, waiting, &thread_latch))?;
+        Ok(Writer { jobs, latch })
+    }
+
+    /// Runs `work` in a transaction; returns when that is durable. If the caller goes away earlier, it may happen
+    /// all the same.
+    pub(super) async fn run<T, F>(&self, work: F) -> Result<T, CommitError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (caller, answer) = oneshot::channel();
+        let task = Box::new(Task {
+            work: Some(work),
+            result: None,
+            caller,
+        });
+        let gone = || CommitError::Failed("the writing thread has ended".into());
+        self.jobs.send(task).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    pub(super) fn latch(&self) -> &Latch {
+        &self.latch
+    }
+}
+
+impl Latch {
+    pub(super) fn is_set(&self) -> bool {
+        self.set.load(Ordering::Acquire)
+    }
+
+    /// Resolves when it is set.
+    pub(super) async fn wait(&self) {
+        let told = self.told.notified();
+        tokio::pin!(told);
+        told.as_mut().enable();
+        if !self.is_set() {
+            told.await;
+        }
+    }
+
+    pub(super) fn set(&self, why: &str) {
+        if !self.set.swap(true, Ordering::AcqRel) {
+            error!("the spool has failed and takes nothing more until a restart: {why}");
+        }
+        self.told.notify_waiters();
+    }
+}
+
+fn write_all(connection: Connection, mut waiting: mpsc::Receiver<Box<dyn Job>>, latch: &Latch) {
+    while let Some(first) = waiting.blocking_recv() {
+        let mut group = vec![first];
+        while group.len() < GROUP
+            && let Ok(job) = waiting.try_recv()
+        {
+            group.push(job);
+        }
+        histogram!("copyist_spool_group_size").record(group.len() as f64);
+        write_group(&connection, group, latch);
+    }
+}
+
+fn write_group(connection: &Connection, mut group: Vec<Box<dyn Job>>, latch: &Latch) {
+    if latch.is_set() {
+        let failed = CommitError::Failed("an earlier write failed".into());
+        group
+            .into_iter()
+            .for_each(|job| job.finish(Err(failed.clone())));
+        return;
+    }
+    match in_transaction(connection, &mut group) {
+        Ok(outcomes) => {
+            counter!("copyist_spool_commits_total").increment(1);
+            for (job, outcome) in group.into_iter().zip(outcomes) {
+                job.finish(outcome);
+            }
+        }
+        Err(cause) => {
+            // SQLite rolls back by itself for some errors. What remains of the transaction must not be there
+            // when the next group begins.
+            let clean = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
+            let error = classify(&cause);
+            let error = match error {
+                CommitError::Full if clean => error,
+                CommitError::Refused(_) if clean => error,
+                other => {
+                    latch.set(&cause.to_string());
+                    match other {
+                        CommitError::Failed(_) => other,
+                        _ => CommitError::Failed(cause.to_string().into()),
+                    }
+                }
+            };
+            group
+                .into_iter()
+                .for_each(|job| job.finish(Err(error.clone())));
+        }
+    }
+}
+
+/// Applies every job in its own savepoint and commits them together. `Err` means that nothing of the group stands.
+fn in_transaction(
+    connection: &Connection,
+    group: &mut [Box<dyn Job>],
+) -> rusqlite::Result<Vec<Result<(), CommitError>>> {
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let mut outcomes = Vec::with_capacity(group.len());
+    for job in group.iter_mut() {
+        connection.prepare_cached("SAVEPOINT job")?.execute([])?;
+        let outcome = match job.apply(connection) {
+            Ok(()) => Ok(()),
+            // The transaction itself is gone, and with it the jobs before this one; or the disk is, and
+            // then nothing else in the group has a chance either.
+            Err(cause) if connection.is_autocommit() || is_of_the_disk(&cause) => {
+                return Err(cause);
+            }
+            Err(cause) => {
+                connection.prepare_cached("ROLLBACK TO job")?.execute([])?;
+                Err(classify(&cause))
+            }
+        };
+        connection.prepare_cached("RELEASE job")?.execute([])?;
+        outcomes.push(outcome);
+    }
+    // The one place where something becomes durable: in WAL mode with synchronous=FULL this returns after
+    // the sync of the log. If it fails, nobody is told "yes".
+    connection.execute_batch("COMMIT")?;
+    Ok(outcomes)
+}
+
+fn is_of_the_disk(cause: &rusqlite::Error) -> bool {
+    !matches!(classify(cause), CommitError::Refused(_))
+}
+
+/// Which fate an SQLite error is.
+fn classify(cause: &rusqlite::Error) -> CommitError {
+    match cause.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => CommitError::Full,
+        Some(
+            ErrorCode::SystemIoFailure
+            | ErrorCode::DatabaseCorrupt
+            | ErrorCode::NotADatabase
+            | ErrorCode::ReadOnly
+            | ErrorCode::CannotOpen
+            | ErrorCode::OutOfMemory
+            | ErrorCode::InternalMalfunction,
+        ) => CommitError::Failed(cause.to_string().into()),
+        _ => CommitError::Refused(cause.to_string().into()),
+    }
+}
