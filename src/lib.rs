@@ -36,6 +36,7 @@
 pub mod directory;
 pub mod journal;
 pub mod mail;
+pub mod milter;
 pub mod policy;
 pub mod secret;
 pub mod spool;
