@@ -3,9 +3,17 @@
 //! Promises: one answer per question; never mistakes an outage for a missing entry.
 
 mod entry;
+mod file;
+mod ldif;
+mod question;
 mod settings;
+mod source;
 mod target;
 
 pub use entry::{Entry, Lookup, Outage};
+pub use file::LdifFileError;
+pub use ldif::{LdifError, LdifFault};
+pub use question::AttributeError;
 pub use settings::{Bind, CacheSettings, LdapSettings, Settings, Source};
+pub use source::Objects;
 pub use target::{Target, TargetError};
