@@ -114,18 +114,24 @@ impl Connection {
             }
         };
         let connection = Arc::new(opened);
+        match connection.check(deadline).await {
+            Ok(()) => Ok(connection),
+            Err(fault) => Err(EnterError::Other(fault.to_string())),
+        }
+    }
+
+    /// Sees that the base can be searched. A base that is gone or hidden would look like a directory
+    /// without people.
+    pub(super) async fn check(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
         let base = Search {
-            base: access.base.clone(),
+            base: self.access.base.clone(),
             scope: Scope::Base,
             filter: "(objectClass=*)".into(),
             attributes: vec!["1.1".into()],
             limit: 1,
             enough_at_limit: true,
         };
-        match connection.search(base, deadline).await {
-            Ok(_) => Ok(connection),
-            Err(fault) => Err(EnterError::Other(fault.to_string())),
-        }
+        self.search(base, deadline).await.map(|_| ())
     }
 
     async fn open(url: ServerUrl, access: Arc<Access>) -> Result<Connection, EnterError> {

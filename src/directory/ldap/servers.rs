@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +24,10 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 /// The same after refused credentials: every attempt counts towards locking the account.
 const PAUSE_CREDENTIALS: (Duration, Duration) =
     (Duration::from_secs(30), Duration::from_secs(5 * 60));
+
+/// How often a connection in use is tried, needed or not; shorter than servers' and firewalls' patience
+/// with idle connections.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
 
 /// A view on the choice.
 #[derive(Debug, Clone)]
@@ -116,7 +120,7 @@ impl Chooser {
                     tracing::info!(server = connection.url(), "directory connected");
                     logged = None;
                     self.publish(State::Up(Arc::clone(&connection)));
-                    let end = connection.end().await;
+                    let end = self.watch_over(&connection).await;
                     self.servers[index].ended(&end, connection.is_proven());
                     self.publish(State::Connecting { first: false });
                 }
@@ -128,6 +132,23 @@ impl Chooser {
                     self.publish(State::Down(outage));
                     let next = self.servers.iter().filter_map(Server::paused_until).min();
                     sleep_until(next.unwrap_or_else(Instant::now)).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for the end of a connection, and sees now and then whether it has come unnoticed: a server
+    /// that hangs, or a firewall that forgot us, says nothing.
+    async fn watch_over(&self, connection: &Arc<Connection>) -> End {
+        loop {
+            match timeout(CHECK_EVERY, connection.end()).await {
+                Ok(end) => return end,
+                Err(_) => {
+                    let deadline = Instant::now() + self.access.timeout;
+                    // A fault that matters ends the connection by itself.
+                    if connection.check(deadline).await.is_ok() {
+                        connection.prove();
+                    }
                 }
             }
         }
