@@ -1,0 +1,321 @@
+//! What the directory said lately.
+//!
+//! Promises: an outage is never kept as an answer, and never ends in "absent". While the source does not
+//! answer, a *found* of the last `max_stale` is served: its journal addresses were right then. An
+//! *absent* is not: since then the person may have got a journal address, and that mail would go
+//! uncopied. One question per address is under way at a time, however many ask.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{OptionFuture, join};
+use metrics::counter;
+use moka::Expiry;
+use moka::future::Cache;
+use tokio::time::{Instant, timeout};
+
+use super::entry::{Lookup, Outage};
+use super::settings::CacheSettings;
+use super::source::{Objects, Source};
+use crate::mail::Address;
+
+/// The cache library refuses more than a thousand years.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Addresses remembered as owned by several objects, so as not to log each mail.
+const WARNED: u64 = 10_000;
+
+/// A source with a memory.
+#[derive(Debug)]
+pub(super) struct Cached<S> {
+    source: S,
+    delimiters: String,
+    patience: Duration,
+    max_stale: Duration,
+    fresh: Cache<String, Known<Option<Objects>>>,
+    stale: Cache<String, Known<Objects>>,
+    fresh_journal: Cache<String, Known<bool>>,
+    stale_journal: Cache<String, Known<bool>>,
+    warned: Cache<String, ()>,
+}
+
+/// What the source said, and when.
+#[derive(Debug, Clone)]
+struct Known<T> {
+    what: T,
+    since: Instant,
+}
+
+/// An answer and whether it came from memory alone.
+struct Got<T> {
+    answer: Result<Known<T>, Outage>,
+    remembered: bool,
+}
+
+impl<S: Source> Cached<S> {
+    /// Puts a memory in front of a source that may take up to `patience` for an answer.
+    pub(super) fn new(
+        source: S,
+        delimiters: &str,
+        settings: &CacheSettings,
+        patience: Duration,
+    ) -> Cached<S> {
+        let life = Life {
+            yes: settings.ttl.min(LONGEST),
+            no: settings.negative_ttl.min(LONGEST),
+        };
+        let max_stale = settings.max_stale.min(LONGEST);
+        Cached {
+            source,
+            delimiters: delimiters.to_owned(),
+            patience,
+            max_stale,
+            fresh: Cache::builder()
+                .max_capacity(settings.capacity)
+                .expire_after(life)
+                .build(),
+            stale: kept(settings.capacity, max_stale),
+            fresh_journal: Cache::builder()
+                .max_capacity(settings.capacity)
+                .expire_after(life)
+                .build(),
+            stale_journal: kept(settings.capacity, max_stale),
+            warned: kept(WARNED, Duration::from_secs(24 * 3600)),
+        }
+    }
+
+    /// Where the answers come from.
+    pub(super) fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// The objects that own an address, exactly as it is or else without its extension.
+    pub(super) async fn find(&self, asked: &Address) -> Lookup<Objects> {
+        let base = asked.without_extension(&self.delimiters);
+        let base = OptionFuture::from(base.as_ref().map(|base| self.owners(base)));
+        let (exact, base) = join(self.owners(asked), base).await;
+        let got = exact.or_else_absent(base);
+        match got.answer {
+            Ok(Known {
+                what: Some(objects),
+                since,
+            }) => {
+                count(if got.remembered { "hit" } else { "miss" });
+                self.warn_of_several(asked, &objects).await;
+                self.keep(asked, &objects, since).await;
+                Lookup::Found(objects)
+            }
+            Ok(Known { what: None, .. }) => {
+                count(if got.remembered { "hit" } else { "miss" });
+                self.stale.invalidate(asked.key()).await;
+                Lookup::Absent
+            }
+            Err(outage) => match self.stale.get(asked.key()).await {
+                Some(known) if self.is_recent(known.since) => {
+                    count("stale");
+                    Lookup::Found(known.what)
+                }
+                _ => {
+                    count("outage");
+                    Lookup::Unavailable(outage)
+                }
+            },
+        }
+    }
+
+    /// As [`Cached::find`], but what the source says now, and nothing else.
+    pub(super) async fn find_fresh(&self, asked: &Address) -> Lookup<Objects> {
+        let mut answer = self.patiently(self.source.find(asked)).await;
+        if let (Ok(None), Some(base)) = (&answer, asked.without_extension(&self.delimiters)) {
+            answer = self.patiently(self.source.find(&base)).await;
+        }
+        match answer {
+            Ok(Some(objects)) => Lookup::Found(objects),
+            Ok(None) => Lookup::Absent,
+            Err(outage) => Lookup::Unavailable(outage),
+        }
+    }
+
+    /// Whether anybody's journal attribute names this address. Here an old "no" is as good as an old
+    /// "yes" while the source is down: no copy hangs on it, and without it all mail would wait.
+    pub(super) async fn names_in_journal(&self, asked: &Address) -> Lookup<()> {
+        let ask = self.source.names_in_journal(asked);
+        let got = self.remembered_or(&self.fresh_journal, asked, ask).await;
+        let known = match got.answer {
+            Ok(known) => {
+                if !got.remembered && !self.max_stale.is_zero() {
+                    let key = asked.key().to_owned();
+                    self.stale_journal.insert(key, known.clone()).await;
+                }
+                known
+            }
+            Err(outage) => match self.stale_journal.get(asked.key()).await {
+                Some(known) if self.is_recent(known.since) => known,
+                _ => return Lookup::Unavailable(outage),
+            },
+        };
+        match known.what {
+            true => Lookup::Found(()),
+            false => Lookup::Absent,
+        }
+    }
+
+    async fn owners(&self, address: &Address) -> Got<Option<Objects>> {
+        self.remembered_or(&self.fresh, address, self.source.find(address))
+            .await
+    }
+
+    /// What is remembered, or what `ask` gives; whoever comes meanwhile waits for the same answer.
+    async fn remembered_or<T: Clone + Send + Sync + 'static>(
+        &self,
+        memory: &Cache<String, Known<T>>,
+        address: &Address,
+        ask: impl Future<Output = Result<T, Outage>> + Send,
+    ) -> Got<T> {
+        if let Some(known) = memory.get(address.key()).await {
+            return Got {
+                answer: Ok(known),
+                remembered: true,
+            };
+        }
+        let ask = async {
+            let what = ask.await?;
+            Ok::<_, Outage>(Known {
+                what,
+                since: Instant::now(),
+            })
+        };
+        let shared = memory.try_get_with_by_ref(address.key(), ask);
+        let shared = async { shared.await.map_err(|outage| Outage::clone(&outage)) };
+        Got {
+            answer: self.patiently(shared).await,
+            remembered: false,
+        }
+    }
+
+    async fn patiently<T>(
+        &self,
+        answer: impl Future<Output = Result<T, Outage>>,
+    ) -> Result<T, Outage> {
+        let patience = self.patience;
+        timeout(patience, answer).await.unwrap_or_else(|_| {
+            let reason = format!("no answer within {patience:?}");
+            Err(Outage::new(reason))
+        })
+    }
+
+    async fn keep(&self, asked: &Address, objects: &Objects, since: Instant) {
+        if self.max_stale.is_zero() {
+            return;
+        }
+        let known = self.stale.get(asked.key()).await;
+        if known.is_some_and(|known| Arc::ptr_eq(&known.what, objects) && known.since == since) {
+            return;
+        }
+        let known = Known {
+            what: Arc::clone(objects),
+            since,
+        };
+        self.stale.insert(asked.key().to_owned(), known).await;
+    }
+
+    fn is_recent(&self, since: Instant) -> bool {
+        since.elapsed() <= self.max_stale
+    }
+
+    async fn warn_of_several(&self, asked: &Address, objects: &Objects) {
+        if objects.len() < 2 || self.warned.contains_key(asked.key()) {
+            return;
+        }
+        self.warned.insert(asked.key().to_owned(), ()).await;
+        counter!("copyist_directory_shared_addresses_total").increment(1);
+        let owners: Vec<&str> = objects.iter().take(5).map(|o| o.dn.as_str()).collect();
+        tracing::warn!(
+            address = %asked,
+            objects = objects.len(),
+            "several objects own one address, all of them count: {}",
+            owners.join("; ")
+        );
+    }
+}
+
+impl Got<Option<Objects>> {
+    /// The exact address wins; only where it surely has no owner does the one without extension count.
+    fn or_else_absent(self, base: Option<Got<Option<Objects>>>) -> Got<Option<Objects>> {
+        match (&self.answer, base) {
+            (Ok(Known { what: None, .. }), Some(base)) => Got {
+                remembered: self.remembered && base.remembered,
+                answer: base.answer,
+            },
+            _ => self,
+        }
+    }
+}
+
+/// A cache whose entries live as long as the kind of answer is to be believed.
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    yes: Duration,
+    no: Duration,
+}
+
+impl Life {
+    fn of(self, yes: bool) -> Option<Duration> {
+        Some(if yes { self.yes } else { self.no })
+    }
+}
+
+impl Expiry<String, Known<Option<Objects>>> for Life {
+    fn expire_after_create(
+        &self,
+        _: &String,
+        known: &Known<Option<Objects>>,
+        _: std::time::Instant,
+    ) -> Option<Duration> {
+        self.of(known.what.is_some())
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &String,
+        known: &Known<Option<Objects>>,
+        _: std::time::Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.of(known.what.is_some())
+    }
+}
+
+impl Expiry<String, Known<bool>> for Life {
+    fn expire_after_create(
+        &self,
+        _: &String,
+        known: &Known<bool>,
+        _: std::time::Instant,
+    ) -> Option<Duration> {
+        self.of(known.what)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &String,
+        known: &Known<bool>,
+        _: std::time::Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.of(known.what)
+    }
+}
+
+fn kept<V: Clone + Send + Sync + 'static>(capacity: u64, life: Duration) -> Cache<String, V> {
+    Cache::builder()
+        .max_capacity(capacity)
+        .time_to_live(life)
+        .build()
+}
+
+fn count(result: &'static str) {
+    counter!("copyist_directory_lookups_total", "result" => result).increment(1);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,278 @@
+//! What may be served from memory, shown on a source that obeys.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+use super::*;
+use crate::directory::entry::Entry;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A source whose answers a test sets, and which counts the questions.
+#[derive(Default)]
+struct Obedient {
+    people: Mutex<HashMap<String, Objects>>,
+    down: Mutex<Option<Outage>>,
+    asked: AtomicUsize,
+    hold: Option<Notify>,
+}
+
+impl Obedient {
+    fn with(people: &[(&str, &str)]) -> Obedient {
+        let source = Obedient::default();
+        people
+            .iter()
+            .for_each(|(address, dn)| source.put(address, dn));
+        source
+    }
+
+    fn put(&self, address: &str, dn: &str) {
+        let objects: Objects = vec![Arc::new(Entry::new(dn, []))].into();
+        let mut people = self.people.lock().expect("not poisoned");
+        people.insert(address.to_owned(), objects);
+    }
+
+    fn remove(&self, address: &str) {
+        self.people.lock().expect("not poisoned").remove(address);
+    }
+
+    fn set_down(&self, down: bool) {
+        *self.down.lock().expect("not poisoned") = down.then(|| Outage::new("dc1 is down"));
+    }
+
+    async fn answer<T>(
+        &self,
+        answer: impl FnOnce(&HashMap<String, Objects>) -> T,
+    ) -> Result<T, Outage> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if let Some(hold) = &self.hold {
+            hold.notified().await;
+        }
+        match &*self.down.lock().expect("not poisoned") {
+            Some(outage) => Err(outage.clone()),
+            None => Ok(answer(&self.people.lock().expect("not poisoned"))),
+        }
+    }
+}
+
+impl Source for Obedient {
+    async fn find(&self, address: &Address) -> Result<Option<Objects>, Outage> {
+        self.answer(|people| people.get(address.key()).cloned())
+            .await
+    }
+
+    async fn names_in_journal(&self, address: &Address) -> Result<bool, Outage> {
+        self.answer(|people| people.contains_key(address.key()))
+            .await
+    }
+}
+
+fn cached(source: Obedient, ttl: Duration, max_stale: Duration) -> Cached<Obedient> {
+    let settings = CacheSettings {
+        ttl,
+        negative_ttl: ttl,
+        max_stale,
+        capacity: 1000,
+    };
+    Cached::new(source, "+", &settings, Duration::from_secs(5))
+}
+
+fn address(text: &str) -> Address {
+    Address::parse(text).expect("a valid address")
+}
+
+/// The DN found, "absent" or "unavailable".
+async fn ask(cached: &Cached<Obedient>, text: &str) -> String {
+    match cached.find(&address(text)).await {
+        Lookup::Found(objects) => objects[0].dn.clone(),
+        Lookup::Absent => "absent".into(),
+        Lookup::Unavailable(_) => "unavailable".into(),
+    }
+}
+
+fn asked(cached: &Cached<Obedient>) -> usize {
+    cached.source().asked.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn answers_are_remembered_for_their_time_both_ways() {
+    let people = cached(Obedient::with(&[("ana@b.test", "cn=ana")]), HOUR, HOUR);
+    for _ in 0..3 {
+        assert_eq!(ask(&people, "Ana@B.test").await, "cn=ana");
+        assert_eq!(ask(&people, "eve@b.test").await, "absent");
+    }
+    assert_eq!(asked(&people), 2);
+}
+
+#[tokio::test]
+async fn without_a_time_to_live_every_change_counts_at_once() {
+    let people = cached(
+        Obedient::with(&[("ana@b.test", "cn=ana")]),
+        Duration::ZERO,
+        HOUR,
+    );
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
+    people.source().put("ana@b.test", "cn=new");
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=new");
+    people.source().remove("ana@b.test");
+    assert_eq!(ask(&people, "ana@b.test").await, "absent");
+}
+
+#[tokio::test]
+async fn outage_is_not_absence_and_is_not_remembered() {
+    let people = cached(Obedient::default(), HOUR, HOUR);
+    people.source().set_down(true);
+    assert_eq!(ask(&people, "ana@b.test").await, "unavailable");
+    people.source().set_down(false);
+    people.source().put("ana@b.test", "cn=ana");
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
+}
+
+#[tokio::test]
+async fn an_old_found_serves_an_outage_and_an_old_absent_does_not() {
+    let people = cached(
+        Obedient::with(&[("ana@b.test", "cn=ana")]),
+        Duration::ZERO,
+        HOUR,
+    );
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
+    assert_eq!(ask(&people, "eve@b.test").await, "absent");
+    people.source().set_down(true);
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
+    assert_eq!(ask(&people, "eve@b.test").await, "unavailable");
+}
+
+#[tokio::test]
+async fn who_has_left_the_directory_is_not_served_from_memory() {
+    let people = cached(
+        Obedient::with(&[("ana@b.test", "cn=ana")]),
+        Duration::ZERO,
+        HOUR,
+    );
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
+    people.source().remove("ana@b.test");
+    assert_eq!(ask(&people, "ana@b.test").await, "absent");
+    people.source().set_down(true);
+    assert_eq!(ask(&people, "ana@b.test").await, "unavailable");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_found_is_not_served_beyond_max_stale() {
+    let people = cached(
+        Obedient::with(&[("ana@b.test", "cn=ana")]),
+        Duration::ZERO,
+        HOUR,
+    );
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
+    people.source().set_down(true);
+    tokio::time::advance(HOUR).await;
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(ask(&people, "ana@b.test").await, "unavailable");
+}
+
+#[tokio::test]
+async fn nothing_stale_is_served_where_that_is_turned_off() {
+    let source = Obedient::with(&[("ana@b.test", "cn=ana")]);
+    let people = cached(source, Duration::ZERO, Duration::ZERO);
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
+    people.source().set_down(true);
+    assert_eq!(ask(&people, "ana@b.test").await, "unavailable");
+}
+
+#[tokio::test]
+async fn many_who_ask_at_once_make_one_question() {
+    let source = Obedient {
+        hold: Some(Notify::new()),
+        ..Obedient::with(&[("ana@b.test", "cn=ana")])
+    };
+    let people = cached(source, HOUR, HOUR);
+    let asking = futures_util::future::join_all((0..50).map(|_| ask(&people, "ana@b.test")));
+    let release = async {
+        tokio::task::yield_now().await;
+        people.source().hold.as_ref().expect("held").notify_one();
+    };
+    let (answers, ()) = join(asking, release).await;
+    assert!(answers.iter().all(|answer| answer == "cn=ana"));
+    assert_eq!(asked(&people), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_hangs_is_an_outage_in_time() {
+    let source = Obedient {
+        hold: Some(Notify::new()),
+        ..Obedient::default()
+    };
+    let people = cached(source, HOUR, HOUR);
+    let begun = Instant::now();
+    assert_eq!(ask(&people, "ana@b.test").await, "unavailable");
+    assert_eq!(begun.elapsed(), Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn the_exact_address_wins_over_the_one_without_extension() {
+    let source = Obedient::with(&[("ana@b.test", "cn=ana"), ("ana+x@b.test", "cn=list")]);
+    let people = cached(source, HOUR, HOUR);
+    assert_eq!(ask(&people, "ana+x@b.test").await, "cn=list");
+    assert_eq!(ask(&people, "ana+y@b.test").await, "cn=ana");
+    assert_eq!(ask(&people, "eve+y@b.test").await, "absent");
+    let fresh = people.find_fresh(&address("ana+y@b.test")).await;
+    assert!(matches!(fresh, Lookup::Found(objects) if objects[0].dn == "cn=ana"));
+}
+
+#[tokio::test]
+async fn an_extension_that_cannot_be_ruled_out_is_an_outage() {
+    let people = cached(
+        Obedient::with(&[("ana@b.test", "cn=ana")]),
+        Duration::ZERO,
+        HOUR,
+    );
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
+    assert_eq!(ask(&people, "ana+y@b.test").await, "cn=ana");
+    people.source().set_down(true);
+    assert_eq!(ask(&people, "ana+y@b.test").await, "cn=ana", "asked before");
+    assert_eq!(
+        ask(&people, "ana+z@b.test").await,
+        "unavailable",
+        "never asked"
+    );
+}
+
+#[tokio::test]
+async fn a_fresh_question_sees_past_the_memory_and_leaves_it_alone() {
+    let people = cached(Obedient::with(&[("ana@b.test", "cn=ana")]), HOUR, HOUR);
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
+    people.source().remove("ana@b.test");
+    assert_eq!(
+        people.find_fresh(&address("ana@b.test")).await,
+        Lookup::Absent
+    );
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
+    people.source().set_down(true);
+    let down = people.find_fresh(&address("ana@b.test")).await;
+    assert!(
+        matches!(down, Lookup::Unavailable(_)),
+        "nothing stale either"
+    );
+}
+
+#[tokio::test]
+async fn journal_addresses_are_known_through_an_outage_both_ways() {
+    let people = cached(
+        Obedient::with(&[("j@b.test", "cn=ana")]),
+        Duration::ZERO,
+        HOUR,
+    );
+    let yes = address("j@b.test");
+    let no = address("ana@b.test");
+    assert_eq!(people.names_in_journal(&yes).await, Lookup::Found(()));
+    assert_eq!(people.names_in_journal(&no).await, Lookup::Absent);
+    people.source().set_down(true);
+    assert_eq!(people.names_in_journal(&yes).await, Lookup::Found(()));
+    assert_eq!(people.names_in_journal(&no).await, Lookup::Absent);
+    let unknown = people.names_in_journal(&address("k@b.test")).await;
+    assert!(matches!(unknown, Lookup::Unavailable(_)));
+}

@@ -1,0 +1,411 @@
+//! An LDIF file as the directory.
+//!
+//! Promises: answers from memory; a change of the file counts within a second. A file that has become
+//! unreadable LDIF changes nothing but the log; a file that is gone or cannot be checked is an outage,
+//! never an empty directory.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::Metadata;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::entry::{Entry, Outage};
+use super::ldif::{self, LdifError};
+use super::question::Attributes;
+use super::source::{Objects, Source};
+use crate::mail::Address;
+
+/// How often the file is looked at. A change must look the same twice before it is read: who writes in
+/// place shows us half a file first, and half a file is half of the people gone.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Without a completed look for this long (a hanging network file system) the content is not trusted.
+const LOOK_LATEST: Duration = Duration::from_secs(30);
+/// The most that is read.
+const LARGEST: u64 = 512 << 20;
+
+/// Why an LDIF file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LdifFileError {
+    /// It cannot be read.
+    #[error("cannot read {path}: {cause}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        cause: io::Error,
+    },
+    /// Its content is not LDIF.
+    #[error("{path}, {cause}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Line and fault.
+        #[source]
+        cause: LdifError,
+    },
+    /// It holds no entry: a directory that knows nobody is a mistake, not an answer.
+    #[error("{path} holds no entries")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is larger than 512 MiB.
+    #[error("{path} is {size} octets long, more than {LARGEST}; use an LDAP server")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in octets.
+        size: u64,
+    },
+}
+
+/// The file's content as of the last look.
+#[derive(Debug)]
+pub(super) struct LdifFile {
+    path: PathBuf,
+    attributes: Attributes,
+    now: ArcSwap<Look>,
+}
+
+#[derive(Debug, Clone)]
+struct Look {
+    index: Arc<Index>,
+    at: Instant,
+    gone: Option<Outage>,
+}
+
+/// What tells one content from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+#[derive(Debug)]
+struct Index {
+    stamp: Stamp,
+    entries: usize,
+    owners: HashMap<String, Objects>,
+    journal: HashSet<String>,
+}
+
+impl LdifFile {
+    /// Reads the file; blocks.
+    pub(super) fn open(path: &Path, attributes: Attributes) -> Result<LdifFile, LdifFileError> {
+        let index = Index::read(path, &attributes)?;
+        Ok(LdifFile {
+            path: path.to_owned(),
+            attributes,
+            now: ArcSwap::from_pointee(Look {
+                index: Arc::new(index),
+                at: Instant::now(),
+                gone: None,
+            }),
+        })
+    }
+
+    /// Follows the file for ever; who spawns it must stop it.
+    pub(super) async fn follow(self: Arc<LdifFile>) {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut settling = None;
+        let mut refused = None;
+        loop {
+            ticks.tick().await;
+            let file = Arc::clone(&self);
+            // A panic in a look leaves the last content, until it is too old to be trusted.
+            let look = tokio::task::spawn_blocking(move || file.look(settling, refused));
+            if let Ok((seen, bad)) = look.await {
+                settling = seen;
+                refused = bad;
+            }
+        }
+    }
+
+    /// One look at the file. Takes and gives the stamp that was seen last, and the one whose content
+    /// was bad, so that it is logged once.
+    fn look(
+        &self,
+        settling: Option<Stamp>,
+        refused: Option<Stamp>,
+    ) -> (Option<Stamp>, Option<Stamp>) {
+        let known = Arc::clone(&self.now.load().index);
+        let stamp = match std::fs::metadata(&self.path) {
+            Ok(metadata) => Stamp::of(&metadata),
+            Err(cause) => {
+                let path = self.path.display();
+                self.keep(
+                    known,
+                    Some(Outage::new(format!("cannot read {path}: {cause}"))),
+                );
+                return (None, None);
+            }
+        };
+        if stamp == known.stamp || Some(stamp) != settling || Some(stamp) == refused {
+            self.keep(known, None);
+            return (Some(stamp), refused);
+        }
+        match Index::read(&self.path, &self.attributes) {
+            Ok(index) => {
+                tracing::info!(path = %self.path.display(), entries = index.entries, "directory file read again");
+                self.keep(Arc::new(index), None);
+                (Some(stamp), None)
+            }
+            Err(error) => {
+                tracing::error!(
+                    "directory file not taken over, the content before stays in use: {error}"
+                );
+                self.keep(known, None);
+                (Some(stamp), Some(stamp))
+            }
+        }
+    }
+
+    fn keep(&self, index: Arc<Index>, gone: Option<Outage>) {
+        if let Some(outage) = gone.as_ref().filter(|_| self.now.load().gone.is_none()) {
+            tracing::error!("{outage}");
+        }
+        self.now.store(Arc::new(Look {
+            index,
+            at: Instant::now(),
+            gone,
+        }));
+    }
+
+    /// The content, if it may be trusted.
+    fn index(&self) -> Result<Arc<Index>, Outage> {
+        let look = self.now.load();
+        if let Some(outage) = &look.gone {
+            return Err(outage.clone());
+        }
+        if look.at.elapsed() > LOOK_LATEST {
+            let path = self.path.display();
+            let reason = format!("{path} could not be checked for changes for {LOOK_LATEST:?}");
+            return Err(Outage::new(reason));
+        }
+        Ok(Arc::clone(&look.index))
+    }
+
+    /// What is known, for the operator.
+    pub(super) fn describe(&self) -> Result<String, Outage> {
+        let index = self.index()?;
+        Ok(format!(
+            "{} entries with {} addresses",
+            index.entries,
+            index.owners.len()
+        ))
+    }
+
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Source for LdifFile {
+    async fn find(&self, address: &Address) -> Result<Option<Objects>, Outage> {
+        Ok(self.index()?.owners.get(address.key()).cloned())
+    }
+
+    async fn names_in_journal(&self, address: &Address) -> Result<bool, Outage> {
+        Ok(self.index()?.journal.contains(address.key()))
+    }
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Stamp {
+        Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+impl Index {
+    fn read(path: &Path, attributes: &Attributes) -> Result<Index, LdifFileError> {
+        let path = || path.to_owned();
+        let read = |cause| LdifFileError::Read {
+            path: path(),
+            cause,
+        };
+        let mut file = std::fs::File::open(path()).map_err(read)?;
+        let stamp = Stamp::of(&file.metadata().map_err(read)?);
+        if stamp.size > LARGEST {
+            return Err(LdifFileError::TooLarge {
+                path: path(),
+                size: stamp.size,
+            });
+        }
+        let mut text = Vec::new();
+        Read::by_ref(&mut file)
+            .take(LARGEST)
+            .read_to_end(&mut text)
+            .map_err(read)?;
+        let entries = ldif::parse(&text, |name| attributes.wants(name)).map_err(|cause| {
+            LdifFileError::Content {
+                path: path(),
+                cause,
+            }
+        })?;
+        if entries.is_empty() {
+            return Err(LdifFileError::Empty { path: path() });
+        }
+        Ok(Index::new(stamp, entries, attributes))
+    }
+
+    fn new(stamp: Stamp, all: Vec<Entry>, attributes: &Attributes) -> Index {
+        let entries = all.len();
+        let mut owners: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
+        let mut journal = HashSet::new();
+        for entry in all.into_iter().map(Arc::new) {
+            journal.extend(attributes.journal_keys_of(&entry));
+            for key in attributes.keys_of(&entry) {
+                owners.entry(key).or_default().push(Arc::clone(&entry));
+            }
+        }
+        let owners = owners.into_iter().map(|(key, all)| (key, all.into()));
+        Index {
+            stamp,
+            entries,
+            owners: owners.collect(),
+            journal,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEOPLE: &str = "dn: cn=ana\nmail: Ana@b.test\nproxyAddresses: smtp:ann@b.test\n\
+                          extensionAttribute10: SMTP:J@b.test\n\ndn: cn=eve\nmail: eve@b.test\nmail: ana@B.test\n";
+
+    fn attributes() -> Attributes {
+        Attributes::new(
+            &["mail".into(), "proxyAddresses".into()],
+            &["extensionAttribute10".into()],
+        )
+        .expect("valid names")
+    }
+
+    fn address(text: &str) -> Address {
+        Address::parse(text).expect("a valid address")
+    }
+
+    struct Followed {
+        directory: tempfile::TempDir,
+        file: Arc<LdifFile>,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    impl Followed {
+        fn new(text: &str) -> Followed {
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = directory.path().join("people.ldif");
+            std::fs::write(&path, text).expect("a file");
+            let file = Arc::new(LdifFile::open(&path, attributes()).expect("LDIF"));
+            let task = tokio::spawn(Arc::clone(&file).follow());
+            Followed {
+                directory,
+                file,
+                task,
+            }
+        }
+
+        /// Replaces the file as a careful writer does, and lets a second of the paused clock pass.
+        async fn write(&self, text: &str) {
+            let new = self.directory.path().join("new");
+            std::fs::write(&new, text).expect("a file");
+            std::fs::rename(&new, &self.file.path).expect("replaced");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+
+        async fn count(&self, text: &str) -> Result<usize, Outage> {
+            let found = self.file.find(&address(text)).await?;
+            Ok(found.map_or(0, |objects| objects.len()))
+        }
+    }
+
+    impl Drop for Followed {
+        fn drop(&mut self) {
+            self.task.abort();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn people_are_found_by_every_address_whatever_its_case() {
+        let people = Followed::new(PEOPLE);
+        assert_eq!(people.count("ANN@b.test").await, Ok(1));
+        assert_eq!(people.count("ana@b.test").await, Ok(2));
+        assert_eq!(people.count("no@b.test").await, Ok(0));
+        assert_eq!(
+            people.file.names_in_journal(&address("j@b.test")).await,
+            Ok(true)
+        );
+        assert_eq!(
+            people.file.names_in_journal(&address("ana@b.test")).await,
+            Ok(false)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_counts_within_a_second() {
+        let people = Followed::new(PEOPLE);
+        people.write("dn: cn=new\nmail: new@b.test\n").await;
+        assert_eq!(people.count("new@b.test").await, Ok(1));
+        assert_eq!(people.count("ana@b.test").await, Ok(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_or_empty_file_leaves_what_was_known() {
+        let people = Followed::new(PEOPLE);
+        for bad in ["nonsense", "", "# nobody\n"] {
+            people.write(bad).await;
+            assert_eq!(people.count("eve@b.test").await, Ok(1), "{bad:?}");
+        }
+        people.write("dn: cn=new\nmail: new@b.test\n").await;
+        assert_eq!(people.count("eve@b.test").await, Ok(0), "good again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vanished_file_is_an_outage_until_it_is_back() {
+        let people = Followed::new(PEOPLE);
+        std::fs::remove_file(&people.file.path).expect("removed");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let outage = people.count("eve@b.test").await.expect_err("an outage");
+        assert!(outage.reason.contains("people.ldif"), "{outage}");
+        assert!(people.file.describe().is_err());
+        people.write(PEOPLE).await;
+        assert_eq!(people.count("eve@b.test").await, Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_no_longer_looked_at_is_not_trusted() {
+        let people = Followed::new(PEOPLE);
+        people.task.abort();
+        tokio::time::sleep(LOOK_LATEST + Duration::from_secs(1)).await;
+        assert!(people.count("eve@b.test").await.is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_names_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("people.ldif");
+        let missing = LdifFile::open(&path, attributes()).expect_err("no file");
+        assert!(missing.to_string().contains("people.ldif"), "{missing}");
+        std::fs::write(&path, "dn: x\nnonsense\n").expect("a file");
+        let bad = LdifFile::open(&path, attributes()).expect_err("no LDIF");
+        assert!(bad.to_string().contains("people.ldif, line 2: "), "{bad}");
+    }
+}

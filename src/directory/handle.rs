@@ -1,0 +1,187 @@
+//! The directory as the rest of Copyist sees it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::cache::Cached;
+use super::entry::{Lookup, Outage};
+use super::file::{LdifFile, LdifFileError};
+use super::ldap::{self, Ldap, LdapError};
+use super::question::{AttributeError, Attributes};
+use super::settings::{self, CacheSettings, Settings};
+use super::source::{Objects, Source};
+use crate::mail::Address;
+
+/// The longest that an answer from a file may take; it is in memory.
+const FILE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The organization's directory. Cloning gives another handle on the same one; it stops when the last
+/// handle is dropped, or at [`Directory::close`].
+#[derive(Debug, Clone)]
+pub struct Directory {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    cached: Cached<Backend>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+enum Backend {
+    Ldap(Ldap),
+    Ldif(Arc<LdifFile>),
+}
+
+/// Why a directory could never be used with these settings.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The attribute names.
+    #[error(transparent)]
+    Attributes(#[from] AttributeError),
+    /// The LDIF file.
+    #[error(transparent)]
+    Ldif(#[from] LdifFileError),
+    /// The LDAP servers.
+    #[error(transparent)]
+    Ldap(#[from] LdapError),
+}
+
+/// Whether the directory answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// As far as is known it does.
+    Ok,
+    /// It does not.
+    Unavailable(Outage),
+}
+
+/// How one server (or the file) fared when it was tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// The server's URL, or `ldif:` and the file's path.
+    pub url: String,
+    /// What was seen, or what went wrong; a sentence either way.
+    pub outcome: Result<String, String>,
+}
+
+impl Directory {
+    /// Checks the settings, reads LDIF file and certificates (which blocks), and starts to connect. No
+    /// server needs to be up. Must be called within a tokio runtime.
+    pub fn open(settings: Settings) -> Result<Directory, OpenError> {
+        let attributes =
+            Attributes::new(&settings.address_attributes, &settings.journal_attributes)?;
+        let tasks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let mut memory = settings.cache;
+        let (backend, patience) = match &settings.source {
+            settings::Source::Ldap(servers) => {
+                let ldap = Ldap::open(servers, attributes, &tasks, &stop)?;
+                (Backend::Ldap(ldap), servers.timeout + ldap::SLACK)
+            }
+            settings::Source::Ldif(path) => {
+                let file = Arc::new(LdifFile::open(path, attributes)?);
+                let follow = Arc::clone(&file).follow();
+                let until = stop.clone();
+                tasks.spawn(async move { until.run_until_cancelled(follow).await });
+                // The file is in memory already; a second memory would only hide changes.
+                memory = CacheSettings {
+                    ttl: Duration::ZERO,
+                    negative_ttl: Duration::ZERO,
+                    ..memory
+                };
+                (Backend::Ldif(file), FILE_PATIENCE)
+            }
+        };
+        let cached = Cached::new(backend, &settings.recipient_delimiter, &memory, patience);
+        Ok(Directory {
+            inner: Arc::new(Inner {
+                cached,
+                tasks,
+                stop,
+            }),
+        })
+    }
+
+    /// The objects that own each of these addresses. Every asked address has an answer, within
+    /// `LdapSettings::timeout` and a little.
+    pub async fn find(&self, addresses: &[Address]) -> HashMap<Address, Lookup<Objects>> {
+        let distinct: HashSet<&Address> = addresses.iter().collect();
+        let answers = distinct
+            .into_iter()
+            .map(|address| async { (address.clone(), self.inner.cached.find(address).await) });
+        join_all(answers).await.into_iter().collect()
+    }
+
+    /// As [`Directory::find`] for one address, but past all memory: what the source says now.
+    pub async fn find_fresh(&self, address: &Address) -> Lookup<Objects> {
+        self.inner.cached.find_fresh(address).await
+    }
+
+    /// Whether this address stands in anybody's journal attribute.
+    pub async fn is_journal_address(&self, address: &Address) -> Lookup<()> {
+        self.inner.cached.names_in_journal(address).await
+    }
+
+    /// Tries every server anew, connection and bind included.
+    pub async fn probe(&self) -> Vec<Probe> {
+        match self.inner.cached.source() {
+            Backend::Ldap(ldap) => {
+                let probes = ldap.probe().await.into_iter();
+                probes
+                    .map(|(url, outcome)| Probe { url, outcome })
+                    .collect()
+            }
+            Backend::Ldif(file) => vec![Probe {
+                url: format!("ldif:{}", file.path().display()),
+                outcome: file.describe().map_err(|outage| outage.reason.to_string()),
+            }],
+        }
+    }
+
+    /// Whether it can be asked now, as far as is known without asking.
+    pub fn health(&self) -> Health {
+        let outage = match self.inner.cached.source() {
+            Backend::Ldap(ldap) => ldap.outage(),
+            Backend::Ldif(file) => file.describe().err(),
+        };
+        outage.map_or(Health::Ok, Health::Unavailable)
+    }
+
+    /// Says goodbye to the server and waits for all that is under way. Questions asked afterwards are
+    /// answered by memory or by an outage.
+    pub async fn close(&self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Source for Backend {
+    async fn find(&self, address: &Address) -> Result<Option<Objects>, Outage> {
+        match self {
+            Backend::Ldap(ldap) => ldap.find(address).await,
+            Backend::Ldif(file) => file.find(address).await,
+        }
+    }
+
+    async fn names_in_journal(&self, address: &Address) -> Result<bool, Outage> {
+        match self {
+            Backend::Ldap(ldap) => ldap.names_in_journal(address).await,
+            Backend::Ldif(file) => file.names_in_journal(address).await,
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Puts questions that wait at the same time into one search.
+//!
+//! Promises: a question alone goes out at once; each has its answer or its outage by its deadline. At
+//! most [`IN_FLIGHT`] searches run; behind them at most [`WAITING`] questions queue, and who comes
+//! after waits within its own deadline.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::directory::entry::Outage;
+use crate::directory::source::Objects;
+use crate::mail::Address;
+
+/// Addresses in one search.
+const MOST_ADDRESSES: usize = 100;
+/// Their octets in one search: OpenLDAP takes no request over 256 kB from strangers, and each address
+/// stands in the filter once per attribute.
+const MOST_OCTETS: usize = 8 * 1024;
+/// Searches at once.
+const IN_FLIGHT: usize = 64;
+/// Questions in the queue.
+const WAITING: usize = 1024;
+
+/// What one address gets.
+pub(super) type Answer = Result<Option<Objects>, Outage>;
+
+/// Something that looks up several addresses at once.
+pub(super) trait LookUp: Send + Sync + 'static {
+    /// An answer for each of them, by the deadline.
+    fn look_up(
+        &self,
+        asked: Vec<Address>,
+        deadline: Instant,
+    ) -> impl Future<Output = HashMap<Address, Answer>> + Send;
+}
+
+/// The entrance of the queue.
+#[derive(Debug, Clone)]
+pub(super) struct Batcher {
+    queue: mpsc::Sender<Question>,
+}
+
+#[derive(Debug)]
+struct Question {
+    address: Address,
+    deadline: Instant,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl Batcher {
+    /// Starts the task that fills searches; it ends when `stop` is cancelled.
+    pub(super) fn start<L: LookUp>(
+        look_up: Arc<L>,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Batcher {
+        let (queue, waiting) = mpsc::channel(WAITING);
+        let searches = tasks.clone();
+        tasks.spawn(async move {
+            stop.run_until_cancelled(fill(look_up, waiting, searches))
+                .await;
+        });
+        Batcher { queue }
+    }
+
+    /// The objects that own this address.
+    pub(super) async fn find(&self, address: Address, patience: Duration) -> Answer {
+        let deadline = Instant::now() + patience;
+        let (answer, answered) = oneshot::channel();
+        let question = Question {
+            address,
+            deadline,
+            answer,
+        };
+        let exchange = async {
+            self.queue.send(question).await.ok()?;
+            answered.await.ok()
+        };
+        match timeout_at(deadline + SLACK, exchange).await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => Err(Outage::new("the directory was closed")),
+            Err(_) => Err(Outage::new(format!(
+                "no search was done within {patience:?}"
+            ))),
+        }
+    }
+}
+
+/// What a search may be late: its own sentence about the deadline is the better one.
+const SLACK: Duration = Duration::from_millis(100);
+
+async fn fill<L: LookUp>(
+    look_up: Arc<L>,
+    mut waiting: mpsc::Receiver<Question>,
+    searches: TaskTracker,
+) {
+    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
+    loop {
+        // First the permit, then the questions: while all searches are under way, the next one grows.
+        let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else {
+            return;
+        };
+        let Some(first) = waiting.recv().await else {
+            return;
+        };
+        // The other recipients of the same message are about to ask.
+        tokio::task::yield_now().await;
+        let batch = Batch::new(first, &mut waiting);
+        let look_up = Arc::clone(&look_up);
+        // Ends by its deadline; nobody waits for it but those in the batch.
+        searches.spawn(async move {
+            let _permit = permit;
+            batch.search(&*look_up).await;
+        });
+    }
+}
+
+/// The questions of one search.
+struct Batch {
+    askers: HashMap<Address, Vec<oneshot::Sender<Answer>>>,
+    deadline: Instant,
+}
+
+impl Batch {
+    fn new(first: Question, waiting: &mut mpsc::Receiver<Question>) -> Batch {
+        let mut batch = Batch {
+            askers: HashMap::new(),
+            deadline: first.deadline,
+        };
+        let mut octets = 0;
+        let mut next = Some(first);
+        while let Some(question) = next {
+            octets += question.address.key().len();
+            batch.deadline = batch.deadline.max(question.deadline);
+            batch
+                .askers
+                .entry(question.address)
+                .or_default()
+                .push(question.answer);
+            let full = batch.askers.len() >= MOST_ADDRESSES || octets >= MOST_OCTETS;
+            next = if full { None } else { waiting.try_recv().ok() };
+        }
+        batch
+    }
+
+    async fn search<L: LookUp>(mut self, look_up: &L) {
+        // Whoever asked may have gone away meanwhile.
+        self.askers
+            .retain(|_, askers| askers.iter().any(|asker| !asker.is_closed()));
+        if self.askers.is_empty() {
+            return;
+        }
+        let asked = self.askers.keys().cloned().collect();
+        let mut answers = look_up.look_up(asked, self.deadline).await;
+        for (address, askers) in self.askers {
+            let answer = answers
+                .remove(&address)
+                .unwrap_or_else(|| Err(Outage::new("the search left this address out")));
+            for asker in askers {
+                // An asker that is gone needs no answer.
+                let _ = asker.send(answer.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Answers "absent", once it is let; remembers the sizes of the searches.
+    struct Slow {
+        sizes: Mutex<Vec<usize>>,
+        let_go: Semaphore,
+    }
+
+    impl LookUp for Slow {
+        async fn look_up(&self, asked: Vec<Address>, _: Instant) -> HashMap<Address, Answer> {
+            self.sizes.lock().expect("not poisoned").push(asked.len());
+            let _permit = self.let_go.acquire().await.expect("open");
+            asked
+                .into_iter()
+                .map(|address| (address, Ok(None)))
+                .collect()
+        }
+    }
+
+    struct Fixture {
+        slow: Arc<Slow>,
+        batcher: Batcher,
+        stop: CancellationToken,
+    }
+
+    impl Fixture {
+        fn new(permits: usize) -> Fixture {
+            let slow = Arc::new(Slow {
+                sizes: Mutex::default(),
+                let_go: Semaphore::new(permits),
+            });
+            let stop = CancellationToken::new();
+            let batcher = Batcher::start(Arc::clone(&slow), &TaskTracker::new(), stop.clone());
+            Fixture {
+                slow,
+                batcher,
+                stop,
+            }
+        }
+
+        async fn ask(&self, count: usize) -> Vec<Answer> {
+            let ask = |n| {
+                let address = Address::parse(&format!("u{n}@b.test")).expect("an address");
+                self.batcher.find(address, Duration::from_secs(5))
+            };
+            futures_util::future::join_all((0..count).map(ask)).await
+        }
+
+        fn sizes(&self) -> Vec<usize> {
+            self.slow.sizes.lock().expect("not poisoned").clone()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_question_goes_out_at_once() {
+        let fixture = Fixture::new(1);
+        let begun = Instant::now();
+        assert_eq!(fixture.ask(1).await, [Ok(None)]);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert_eq!(fixture.sizes(), [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_that_wait_together_share_a_search_of_bounded_size() {
+        let fixture = Fixture::new(64);
+        let answers = fixture.ask(250).await;
+        assert!(answers.iter().all(|answer| *answer == Ok(None)));
+        assert_eq!(fixture.sizes(), [100, 100, 50]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn long_addresses_make_small_searches() {
+        let fixture = Fixture::new(64);
+        let ask = |n| {
+            let text = format!("{}{n}@b.test", "a".repeat(900));
+            let address = Address::parse(&text).expect("an address");
+            fixture.batcher.find(address, Duration::from_secs(5))
+        };
+        futures_util::future::join_all((0..20).map(ask)).await;
+        assert_eq!(fixture.sizes(), [10, 10]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hanging_search_is_an_outage_and_not_a_hanging_caller() {
+        let fixture = Fixture::new(0);
+        let begun = Instant::now();
+        let answers = fixture.ask(WAITING + 10_000).await;
+        assert!(answers.iter().all(Result::is_err));
+        assert!(begun.elapsed() < Duration::from_secs(6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_end_there_is_an_outage_at_once() {
+        let fixture = Fixture::new(1);
+        fixture.stop.cancel();
+        let begun = Instant::now();
+        assert!(fixture.ask(1).await[0].is_err());
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+}

@@ -1,0 +1,402 @@
+//! One connection to one LDAP server.
+//!
+//! Promises: every step has a deadline; an answer that cannot be read takes down this connection and
+//! nothing else. Never reconnects; see [`super::servers`].
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ldap3::{
+    Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchOptions,
+    SearchStream,
+};
+use metrics::counter;
+use rustls::ClientConfig;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::fault::{Fault, bind_refusal, search_fault};
+use super::url::ServerUrl;
+use crate::directory::entry::Entry;
+use crate::directory::settings::Bind;
+
+/// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
+const IN_FLIGHT: usize = 64;
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// How a server is entered, the same for all.
+#[derive(Debug, Clone)]
+pub(super) struct Access {
+    pub(super) tls: Option<Arc<ClientConfig>>,
+    pub(super) starttls: bool,
+    pub(super) bind: Option<Bind>,
+    pub(super) base: String,
+    /// The longest that one question may take.
+    pub(super) timeout: Duration,
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub(super) struct Search {
+    pub(super) base: String,
+    pub(super) scope: Scope,
+    pub(super) filter: String,
+    pub(super) attributes: Vec<String>,
+    /// The most entries that are read.
+    pub(super) limit: usize,
+    /// Whether reaching the limit is an answer, as when only existence is asked.
+    pub(super) enough_at_limit: bool,
+}
+
+/// Why a server could not be entered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum EnterError {
+    /// The account was refused (LDAP result 49): trying again soon could lock it.
+    #[error("{0}")]
+    Credentials(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// How a connection came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    /// It was closed, as servers do with idle connections.
+    Closed,
+    /// The server misbehaved: it should be left alone for a while.
+    Condemned(String),
+}
+
+/// An open, bound connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    url: String,
+    ldap: Ldap,
+    access: Arc<Access>,
+    in_flight: Arc<Semaphore>,
+    lost: CancellationToken,
+    condemned: OnceLock<String>,
+    drive: AbortOnDropHandle<()>,
+    opened: Instant,
+    /// When the server was last heard, in milliseconds since `opened`.
+    heard: AtomicU64,
+    /// Whether a question was answered: an open connection alone proves little.
+    proven: AtomicBool,
+}
+
+impl Connection {
+    /// Connects, switches to TLS, binds and sees that the base can be searched; all `within` this time.
+    pub(super) async fn enter(
+        url: &ServerUrl,
+        access: &Arc<Access>,
+        within: Duration,
+    ) -> Result<Arc<Connection>, EnterError> {
+        let deadline = Instant::now() + within;
+        // A task of its own: the library panics on answers that it cannot make sense of.
+        let opening = tokio::spawn(Connection::open(url.clone(), Arc::clone(access)));
+        let opening = AbortOnDropHandle::new(opening);
+        let opened = match timeout_at(deadline, opening).await {
+            Ok(Ok(opened)) => opened?,
+            Ok(Err(_)) => {
+                return Err(EnterError::Other(format!(
+                    "{url} answered with something that is not LDAP"
+                )));
+            }
+            Err(_) => {
+                return Err(EnterError::Other(format!(
+                    "{url} did not let us in within {within:?}"
+                )));
+            }
+        };
+        let connection = Arc::new(opened);
+        match connection.check(deadline).await {
+            Ok(()) => Ok(connection),
+            Err(fault) => Err(EnterError::Other(fault.to_string())),
+        }
+    }
+
+    /// Sees that the base can be searched. A base that is gone or hidden would look like a directory
+    /// without people.
+    pub(super) async fn check(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
+        let base = Search {
+            base: self.access.base.clone(),
+            scope: Scope::Base,
+            filter: "(objectClass=*)".into(),
+            attributes: vec!["1.1".into()],
+            limit: 1,
+            enough_at_limit: true,
+        };
+        self.search(base, deadline).await.map(|_| ())
+    }
+
+    async fn open(url: ServerUrl, access: Arc<Access>) -> Result<Connection, EnterError> {
+        let mut settings = LdapConnSettings::new().set_starttls(access.starttls);
+        if let Some(tls) = &access.tls {
+            settings = settings.set_config(Arc::clone(tls));
+        }
+        let (connection, mut ldap) = LdapConnAsync::with_settings(settings, url.as_str())
+            .await
+            .map_err(|error| EnterError::Other(format!("cannot connect to {url}: {error}")))?;
+        let lost = CancellationToken::new();
+        let guard = lost.clone().drop_guard();
+        // Ends with the connection, at the latest when its handle is dropped; the guard reports that on
+        // every way out, a panic included.
+        let drive = AbortOnDropHandle::new(tokio::spawn(async move {
+            let _guard = guard;
+            let _ = connection.drive().await;
+        }));
+        if let Some(bind) = &access.bind {
+            let result = ldap
+                .simple_bind(&bind.dn, bind.password.reveal())
+                .await
+                .map_err(|error| EnterError::Other(format!("{url} broke off the bind: {error}")))?;
+            let refusal = || bind_refusal(url.as_str(), &bind.dn, &result);
+            match result.rc {
+                0 => {}
+                49 => return Err(EnterError::Credentials(refusal())),
+                _ => return Err(EnterError::Other(refusal())),
+            }
+        }
+        Ok(Connection {
+            url: url.as_str().to_owned(),
+            ldap,
+            access,
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            lost,
+            condemned: OnceLock::new(),
+            drive,
+            opened: Instant::now(),
+            heard: AtomicU64::new(0),
+            proven: AtomicBool::new(false),
+        })
+    }
+
+    /// The server's URL.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether nothing more can be asked here.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+
+    /// Waits for the end.
+    pub(super) async fn end(&self) -> End {
+        self.lost.cancelled().await;
+        match self.condemned.get() {
+            Some(why) => End::Condemned(why.clone()),
+            None => End::Closed,
+        }
+    }
+
+    /// Whether a question was answered here.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a question was answered.
+    pub(super) fn prove(&self) {
+        self.proven.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives the connection up because the server misbehaves.
+    pub(super) fn condemn(&self, why: &str) {
+        let _ = self.condemned.set(why.to_owned());
+        self.lost.cancel();
+        self.drive.abort();
+    }
+
+    /// Says goodbye.
+    pub(super) async fn leave(&self) {
+        let _ = timeout(GOODBYE, self.ldap.clone().unbind()).await;
+        self.lost.cancel();
+        self.drive.abort();
+    }
+
+    /// The entries found, all of them.
+    pub(super) async fn search(
+        self: &Arc<Self>,
+        search: Search,
+        deadline: Instant,
+    ) -> Result<Vec<Entry>, Fault> {
+        let permit = Arc::clone(&self.in_flight).acquire_owned();
+        let Ok(Ok(permit)) = timeout_at(deadline, permit).await else {
+            return Err(Fault::Question(format!(
+                "{} is too busy: {IN_FLIGHT} searches were still under way when our time was up",
+                self.url
+            )));
+        };
+        let connection = Arc::clone(self);
+        // A task of its own, since unreadable entries make the library panic. It ends by the deadline,
+        // whether or not somebody still waits.
+        let task = tokio::spawn(async move {
+            let _permit = permit;
+            connection.run(search, deadline).await
+        });
+        match task.await {
+            Ok(Err(fault)) => {
+                if let Fault::Server(why) = &fault {
+                    self.condemn(why);
+                }
+                Err(fault)
+            }
+            Ok(found) => found,
+            Err(_) => {
+                let why = format!("{} sent an answer that cannot be read", self.url);
+                self.condemn(&why);
+                Err(Fault::Lost(why))
+            }
+        }
+    }
+
+    async fn run(&self, search: Search, deadline: Instant) -> Result<Vec<Entry>, Fault> {
+        let begun = Instant::now();
+        let seconds = deadline.saturating_duration_since(begun).as_secs() + 1;
+        let options = SearchOptions::new()
+            .sizelimit(i32::try_from(search.limit).unwrap_or(i32::MAX))
+            .timelimit(i32::try_from(seconds).unwrap_or(i32::MAX));
+        let mut ldap = self.ldap.clone();
+        ldap.with_search_options(options);
+        let starting = ldap.streaming_search(
+            &search.base,
+            search.scope,
+            &search.filter,
+            search.attributes.clone(),
+        );
+        let mut stream = match timeout_at(deadline, starting).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(self.broken(&error)),
+            Err(_) => return Err(self.too_slow(begun)),
+        };
+        let read = timeout_at(deadline, self.read(&mut stream, search.limit)).await;
+        let message = stream.ldap_handle().last_id();
+        // Frees the message id, which would otherwise stay taken for the life of the connection.
+        let result = stream.finish().await;
+        match read {
+            Ok(Ok(Read::ToTheEnd(entries))) => {
+                let enough = search.enough_at_limit && result.rc == 4 && !entries.is_empty();
+                match search_fault(&self.url, &search.base, &result) {
+                    Some(fault) if !enough => Err(fault),
+                    _ => Ok(entries),
+                }
+            }
+            Ok(Ok(Read::TooMuch(entries))) => {
+                self.abandon(message).await;
+                match search.enough_at_limit {
+                    true => Ok(entries),
+                    false => Err(Fault::Question(format!(
+                        "{} found more than {} entries",
+                        self.url, search.limit
+                    ))),
+                }
+            }
+            Ok(Err(error)) => Err(self.broken(&error)),
+            Err(_) => {
+                self.abandon(message).await;
+                Err(self.too_slow(begun))
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        stream: &mut SearchStream<'_, String, Vec<String>>,
+        limit: usize,
+    ) -> Result<Read, LdapError> {
+        let mut entries = Vec::new();
+        while let Some(item) = stream.next().await? {
+            self.hear();
+            if item.is_ref() {
+                // Active Directory ends every search from the root with some; following them would
+                // take our password to servers that nobody configured.
+                counter!("copyist_directory_referrals_total").increment(1);
+                continue;
+            }
+            if item.is_intermediate() {
+                continue;
+            }
+            if entries.len() == limit {
+                return Ok(Read::TooMuch(entries));
+            }
+            entries.push(entry(SearchEntry::construct(item)));
+        }
+        self.hear();
+        Ok(Read::ToTheEnd(entries))
+    }
+
+    fn hear(&self) {
+        let now = self.opened.elapsed().as_millis();
+        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        self.heard.fetch_max(now, Ordering::Relaxed);
+    }
+
+    fn broken(&self, error: &LdapError) -> Fault {
+        match error {
+            LdapError::FilterParsing => {
+                Fault::Question(format!("{} was asked with a broken filter", self.url))
+            }
+            _ => Fault::Lost(format!("{} broke off the search: {error}", self.url)),
+        }
+    }
+
+    /// Nothing at all from the server while we waited for long means that it is gone; otherwise only
+    /// this search was slow.
+    fn too_slow(&self, begun: Instant) -> Fault {
+        let waited = begun.elapsed();
+        let heard = self.opened + Duration::from_millis(self.heard.load(Ordering::Relaxed));
+        if heard < begun && waited >= self.access.timeout / 2 {
+            let why = format!("{} did not answer for {waited:.1?}", self.url);
+            self.condemn(&why);
+            return Fault::Lost(why);
+        }
+        Fault::Question(format!(
+            "{} did not finish a search within {waited:.1?}",
+            self.url
+        ))
+    }
+
+    /// Tells the server that nobody waits any more. A hung server cannot be told anything.
+    async fn abandon(&self, message: i32) {
+        let _ = timeout(GOODBYE, self.ldap.clone().abandon(message)).await;
+    }
+}
+
+enum Read {
+    ToTheEnd(Vec<Entry>),
+    TooMuch(Vec<Entry>),
+}
+
+/// Values that are no UTF-8 are kept with replacement characters: a journal attribute with such a value
+/// must be seen to be wrong.
+fn entry(found: SearchEntry) -> Entry {
+    let text = found.attrs.into_iter();
+    let binary = found.bin_attrs.into_iter().map(|(name, values)| {
+        let values = values.iter();
+        let lossy = values.map(|value| String::from_utf8_lossy(value).into_owned());
+        (name, lossy.collect())
+    });
+    Entry::new(found.dn, text.chain(binary))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_no_utf8_stays_visible() {
+        let found = SearchEntry {
+            dn: "cn=x".into(),
+            attrs: [("mail".to_owned(), vec!["a@b.test".to_owned()])].into(),
+            bin_attrs: [("journal".to_owned(), vec![b"j\xff@b.test".to_vec()])].into(),
+        };
+        let entry = entry(found);
+        assert_eq!(entry.values("mail"), ["a@b.test"]);
+        assert_eq!(entry.values("journal"), ["j\u{fffd}@b.test"]);
+    }
+}

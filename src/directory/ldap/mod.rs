@@ -1,0 +1,269 @@
+//! LDAP servers as the directory.
+//!
+//! Promises: an answer or an outage within `LdapSettings::timeout`; never mistakes an outage, a missing
+//! base or half an answer for "no such person". Does not cache; see [`super::cache`].
+
+mod batch;
+mod connection;
+mod fault;
+mod servers;
+mod tls;
+mod url;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use ldap3::Scope;
+use metrics::histogram;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::tls::TlsError;
+pub use self::url::UrlError;
+
+use self::batch::{Answer, Batcher, LookUp};
+use self::connection::{Access, Connection, Search};
+use self::fault::Fault;
+use self::servers::Servers;
+use self::url::ServerUrl;
+use super::entry::{Entry, Outage};
+use super::question::Attributes;
+use super::settings::LdapSettings;
+use super::source::{Objects, Source};
+use crate::mail::Address;
+
+/// The most entries read for one search; Active Directory gives no more either.
+const MOST_ENTRIES: usize = 1000;
+
+/// Why LDAP servers could never be used with these settings.
+#[derive(Debug, thiserror::Error)]
+pub enum LdapError {
+    /// There are none.
+    #[error("no LDAP servers are set")]
+    NoServers,
+    /// One of them has a URL that cannot be used.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// There are no certificates to believe.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// RFC 4513 section 5.1.2: the server would let us in as nobody, and nobody sees no people.
+    #[error("the password for {0:?} is empty; LDAP would take that for an anonymous bind")]
+    EmptyPassword(String),
+}
+
+/// The servers, and the questions on their way to them.
+#[derive(Debug)]
+pub(super) struct Ldap {
+    client: Arc<Client>,
+    batcher: Batcher,
+}
+
+#[derive(Debug)]
+struct Client {
+    urls: Vec<ServerUrl>,
+    access: Arc<Access>,
+    attributes: Attributes,
+    servers: Servers,
+}
+
+impl Ldap {
+    /// Starts to connect; the tasks end when `stop` is cancelled. Reads certificates, which blocks.
+    pub(super) fn open(
+        settings: &LdapSettings,
+        attributes: Attributes,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Ldap, LdapError> {
+        let urls = settings.urls.iter();
+        let urls: Result<Vec<ServerUrl>, UrlError> = urls
+            .map(|url| ServerUrl::parse(url, settings.starttls))
+            .collect();
+        let urls = urls?;
+        if urls.is_empty() {
+            return Err(LdapError::NoServers);
+        }
+        if let Some(bind) = &settings.bind
+            && bind.password.reveal().is_empty()
+        {
+            return Err(LdapError::EmptyPassword(bind.dn.clone()));
+        }
+        let secured = urls.iter().any(|url| url.uses_tls(settings.starttls));
+        let tls = match secured {
+            true => Some(tls::client_config(settings.ca_file.as_deref())?),
+            false => None,
+        };
+        let access = Arc::new(Access {
+            tls,
+            starttls: settings.starttls,
+            bind: settings.bind.clone(),
+            base: settings.base.clone(),
+            timeout: settings.timeout,
+        });
+        let servers = Servers::start(urls.clone(), Arc::clone(&access), tasks, stop.clone());
+        let client = Arc::new(Client {
+            urls,
+            access,
+            attributes,
+            servers,
+        });
+        Ok(Ldap {
+            batcher: Batcher::start(Arc::clone(&client), tasks, stop.clone()),
+            client,
+        })
+    }
+
+    /// Why nothing can be asked now.
+    pub(super) fn outage(&self) -> Option<Outage> {
+        self.client.servers.outage()
+    }
+
+    /// Enters every server anew: its URL, and what was seen or what went wrong.
+    pub(super) async fn probe(&self) -> Vec<(String, Result<String, String>)> {
+        let access = &self.client.access;
+        let probes = self.client.urls.iter().map(|url| async move {
+            let begun = Instant::now();
+            let outcome = match Connection::enter(url, access, access.timeout).await {
+                Ok(connection) => {
+                    let took = begun.elapsed().as_millis();
+                    connection.leave().await;
+                    let who = match &access.bind {
+                        Some(bind) => format!("bound as {:?}", bind.dn),
+                        None => "entered anonymously".to_owned(),
+                    };
+                    Ok(format!("{who}, base {:?} readable, {took} ms", access.base))
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            (url.to_string(), outcome)
+        });
+        join_all(probes).await
+    }
+}
+
+impl Source for Ldap {
+    async fn find(&self, address: &Address) -> Result<Option<Objects>, Outage> {
+        let patience = self.client.access.timeout;
+        self.batcher.find(address.clone(), patience).await
+    }
+
+    async fn names_in_journal(&self, address: &Address) -> Result<bool, Outage> {
+        let Some(filter) = self.client.attributes.journal_filter(address) else {
+            return Ok(false);
+        };
+        let search = Search {
+            base: self.client.access.base.clone(),
+            scope: Scope::Subtree,
+            filter,
+            attributes: vec!["1.1".into()],
+            limit: 1,
+            enough_at_limit: true,
+        };
+        let deadline = Instant::now() + self.client.access.timeout;
+        match self.client.search(search, deadline).await {
+            Ok(entries) => Ok(!entries.is_empty()),
+            Err(fault) => Err(Outage::new(fault.to_string())),
+        }
+    }
+}
+
+impl LookUp for Client {
+    async fn look_up(&self, asked: Vec<Address>, deadline: Instant) -> HashMap<Address, Answer> {
+        let (together, alone): (Vec<_>, Vec<_>) =
+            asked.into_iter().partition(Attributes::can_share);
+        let mut pending: Vec<Vec<Address>> = alone.into_iter().map(|one| vec![one]).collect();
+        if !together.is_empty() {
+            pending.push(together);
+        }
+        let mut answers = HashMap::new();
+        while let Some(mut some) = pending.pop() {
+            match self.owners(&some, deadline).await {
+                Ok(Some(mut owners)) => {
+                    let found = some.into_iter().map(|one| {
+                        let objects = owners.remove(&one);
+                        (one, Ok(objects))
+                    });
+                    answers.extend(found);
+                }
+                // Some address among them is the trouble: the others must not suffer from it.
+                Ok(None) | Err(Fault::Question(_))
+                    if some.len() > 1 && Instant::now() < deadline =>
+                {
+                    pending.push(some.split_off(some.len() / 2));
+                    pending.push(some);
+                }
+                Ok(None) => {
+                    let why =
+                        "the answer for several addresses at once could not be told apart in time";
+                    answers.extend(some.into_iter().map(|one| (one, Err(Outage::new(why)))));
+                }
+                Err(fault) => {
+                    let outage = Outage::new(fault.to_string());
+                    answers.extend(some.into_iter().map(|one| (one, Err(outage.clone()))));
+                }
+            }
+        }
+        answers
+    }
+}
+
+impl Client {
+    /// Who owns which of the addresses; `None` where that can only be told one by one.
+    async fn owners(
+        &self,
+        asked: &[Address],
+        deadline: Instant,
+    ) -> Result<Option<HashMap<Address, Objects>>, Fault> {
+        let search = Search {
+            base: self.access.base.clone(),
+            scope: Scope::Subtree,
+            filter: self.attributes.lookup_filter(asked),
+            attributes: self.attributes.wanted(),
+            limit: MOST_ENTRIES,
+            enough_at_limit: false,
+        };
+        let entries = self.search(search, deadline).await?;
+        for entry in &entries {
+            if let Some(name) = self.attributes.cut_short(entry) {
+                return Err(Fault::Question(format!(
+                    "{:?} has more values of {name} than the server sends at once",
+                    entry.dn
+                )));
+            }
+        }
+        Ok(self.attributes.assign(asked, entries))
+    }
+
+    /// Searches, and once more where the connection was lost or the server could not.
+    async fn search(&self, search: Search, deadline: Instant) -> Result<Vec<Entry>, Fault> {
+        let begun = Instant::now();
+        let mut before = None;
+        let found = loop {
+            let connection = match self.servers.connection(deadline).await {
+                Ok(connection) => connection,
+                Err(outage) => {
+                    break Err(before.unwrap_or_else(|| Fault::Server(outage.reason.to_string())));
+                }
+            };
+            match connection.search(search.clone(), deadline).await {
+                Err(fault @ (Fault::Lost(_) | Fault::Server(_))) if before.is_none() => {
+                    before = Some(fault);
+                }
+                outcome => {
+                    if outcome.is_ok() {
+                        connection.prove();
+                    }
+                    break outcome;
+                }
+            }
+        };
+        histogram!("copyist_directory_search_seconds").record(begun.elapsed());
+        found
+    }
+}
+
+/// What waiting for an answer may take longer than the servers are given.
+pub(super) const SLACK: Duration = Duration::from_millis(250);

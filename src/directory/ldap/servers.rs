@@ -1,0 +1,302 @@
+//! Which of the LDAP servers is used.
+//!
+//! One task owns the choice: it tries the servers in their order, keeps the first that lets us in for as
+//! long as it works, and goes on trying while none does. Everybody else watches.
+//!
+//! Promises: while no server can be used, whoever asks hears so at once; a server that is back is used
+//! within about two seconds, without anybody asking.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{counter, gauge};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connection::{Access, Connection, End, EnterError};
+use super::url::ServerUrl;
+use crate::directory::entry::Outage;
+
+/// The first and the longest pause after a failure.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+/// The same after refused credentials: every attempt counts towards locking the account.
+const PAUSE_CREDENTIALS: (Duration, Duration) =
+    (Duration::from_secs(30), Duration::from_secs(5 * 60));
+
+/// How often a connection in use is tried, needed or not; shorter than servers' and firewalls' patience
+/// with idle connections.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
+
+/// A view on the choice.
+#[derive(Debug, Clone)]
+pub(super) struct Servers {
+    state: watch::Receiver<State>,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    /// On the way to a server, for the first time ever or after losing one: worth waiting for.
+    Connecting { first: bool },
+    /// One is in use.
+    Up(Arc<Connection>),
+    /// None can be used; trying goes on.
+    Down(Outage),
+}
+
+impl Servers {
+    /// Starts to connect; the task ends when `stop` is cancelled.
+    pub(super) fn start(
+        urls: Vec<ServerUrl>,
+        access: Arc<Access>,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Servers {
+        let (publish, state) = watch::channel(State::Connecting { first: true });
+        let chooser = Chooser {
+            servers: urls.into_iter().map(Server::new).collect(),
+            access,
+            publish,
+        };
+        tasks.spawn(chooser.run(stop));
+        Servers { state }
+    }
+
+    /// A connection that works as far as is known.
+    pub(super) async fn connection(&self, deadline: Instant) -> Result<Arc<Connection>, Outage> {
+        let mut state = self.state.clone();
+        let usable = state.wait_for(|state| match state {
+            State::Connecting { .. } => false,
+            State::Up(connection) => !connection.is_lost(),
+            State::Down(_) => true,
+        });
+        let state = match timeout_at(deadline, usable).await {
+            Ok(Ok(state)) => state.clone(),
+            Ok(Err(_)) => return Err(Outage::new("the directory was closed")),
+            Err(_) => return Err(Outage::new("no LDAP server let us in so far")),
+        };
+        match state {
+            State::Up(connection) => Ok(connection),
+            State::Down(outage) => Err(outage),
+            State::Connecting { .. } => Err(Outage::new("no LDAP server let us in so far")),
+        }
+    }
+
+    /// Why no server is in use.
+    pub(super) fn outage(&self) -> Option<Outage> {
+        match &*self.state.borrow() {
+            State::Up(_) | State::Connecting { first: false } => None,
+            State::Connecting { first: true } => {
+                Some(Outage::new("no LDAP server let us in so far"))
+            }
+            State::Down(outage) => Some(outage.clone()),
+        }
+    }
+}
+
+struct Chooser {
+    servers: Vec<Server>,
+    access: Arc<Access>,
+    publish: watch::Sender<State>,
+}
+
+impl Chooser {
+    async fn run(mut self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.choose()).await;
+        let last = self
+            .publish
+            .send_replace(State::Down(Outage::new("the directory was closed")));
+        if let State::Up(connection) = last {
+            connection.leave().await;
+        }
+    }
+
+    async fn choose(&mut self) {
+        let mut logged = None;
+        loop {
+            match self.enter_one().await {
+                Ok((index, connection)) => {
+                    tracing::info!(server = connection.url(), "directory connected");
+                    logged = None;
+                    self.publish(State::Up(Arc::clone(&connection)));
+                    let end = self.watch_over(&connection).await;
+                    self.servers[index].ended(&end, connection.is_proven());
+                    self.publish(State::Connecting { first: false });
+                }
+                Err(outage) => {
+                    if logged.as_ref() != Some(&outage) {
+                        tracing::error!("{outage}");
+                        logged = Some(outage.clone());
+                    }
+                    self.publish(State::Down(outage));
+                    let next = self.servers.iter().filter_map(Server::paused_until).min();
+                    sleep_until(next.unwrap_or_else(Instant::now)).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for the end of a connection, and sees now and then whether it has come unnoticed: a server
+    /// that hangs, or a firewall that forgot us, says nothing.
+    async fn watch_over(&self, connection: &Arc<Connection>) -> End {
+        loop {
+            match timeout(CHECK_EVERY, connection.end()).await {
+                Ok(end) => return end,
+                Err(_) => {
+                    let deadline = Instant::now() + self.access.timeout;
+                    // A fault that matters ends the connection by itself.
+                    if connection.check(deadline).await.is_ok() {
+                        connection.prove();
+                    }
+                }
+            }
+        }
+    }
+
+    fn publish(&self, state: State) {
+        let up = matches!(state, State::Up(_));
+        gauge!("copyist_directory_up").set(if up { 1.0 } else { 0.0 });
+        self.publish.send_replace(state);
+    }
+
+    /// Tries every server that is not being left alone, in order.
+    async fn enter_one(&mut self) -> Result<(usize, Arc<Connection>), Outage> {
+        // Each gets its share: a first server that swallows packets must leave time for the second
+        // while the one who asked still waits.
+        let share = self.access.timeout / u32::try_from(self.servers.len()).unwrap_or(1).max(1);
+        for (index, server) in self.servers.iter_mut().enumerate() {
+            if server.paused_until().is_some() {
+                continue;
+            }
+            match Connection::enter(&server.url, &self.access, share).await {
+                Ok(connection) => return Ok((index, connection)),
+                Err(error) => {
+                    counter!("copyist_directory_connect_failures_total").increment(1);
+                    server.failed(error);
+                }
+            }
+        }
+        let faults: Vec<&str> = self.servers.iter().filter_map(Server::fault).collect();
+        Err(Outage::new(faults.join("; ")))
+    }
+}
+
+/// A server and how it fared lately.
+struct Server {
+    url: ServerUrl,
+    trouble: Option<Trouble>,
+}
+
+struct Trouble {
+    fault: EnterError,
+    until: Instant,
+    pause: Duration,
+}
+
+impl Server {
+    fn new(url: ServerUrl) -> Server {
+        Server { url, trouble: None }
+    }
+
+    fn failed(&mut self, fault: EnterError) {
+        let (first, longest) = match fault {
+            EnterError::Credentials(_) => PAUSE_CREDENTIALS,
+            EnterError::Other(_) => PAUSE,
+        };
+        let before = self.trouble.as_ref().map(|trouble| trouble.pause * 2);
+        let pause = before.unwrap_or(first).clamp(first, longest);
+        self.trouble = Some(Trouble {
+            fault,
+            until: Instant::now() + pause,
+            pause,
+        });
+    }
+
+    /// Its connection ended. One that served us well and was merely closed is opened again at once.
+    fn ended(&mut self, end: &End, proven: bool) {
+        if proven {
+            self.trouble = None;
+        }
+        match end {
+            End::Condemned(why) => {
+                tracing::warn!("directory connection given up: {why}");
+                self.failed(EnterError::Other(why.clone()));
+            }
+            End::Closed => {
+                let url = &self.url;
+                tracing::info!(
+                    server = url.as_str(),
+                    "directory connection closed by the server"
+                );
+                if !proven {
+                    self.failed(EnterError::Other(format!("{url} closed the connection")));
+                }
+            }
+        }
+    }
+
+    fn paused_until(&self) -> Option<Instant> {
+        let until = self.trouble.as_ref()?.until;
+        (until > Instant::now()).then_some(until)
+    }
+
+    fn fault(&self) -> Option<&str> {
+        match &self.trouble.as_ref()?.fault {
+            EnterError::Credentials(why) | EnterError::Other(why) => Some(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server() -> Server {
+        Server::new(ServerUrl::parse("ldap://dc1", false).expect("a URL"))
+    }
+
+    fn pauses(mut server: Server, fault: EnterError, times: usize) -> Vec<u64> {
+        let pause = |server: &mut Server| {
+            server.failed(fault.clone());
+            let until = server.paused_until().expect("a pause");
+            u64::try_from((until - Instant::now()).as_millis()).expect("short")
+        };
+        (0..times).map(|_| pause(&mut server)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_down_is_tried_again_within_two_seconds() {
+        let fault = EnterError::Other("refused".into());
+        assert_eq!(pauses(server(), fault, 5), [250, 500, 1000, 2000, 2000]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_credentials_are_tried_so_seldom_that_no_account_is_locked() {
+        let fault = EnterError::Credentials("refused".into());
+        assert_eq!(
+            pauses(server(), fault, 5),
+            [30_000, 60_000, 120_000, 240_000, 300_000]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_that_was_closed_is_opened_again_at_once() {
+        let mut server = server();
+        server.ended(&End::Closed, true);
+        assert_eq!(server.paused_until(), None);
+        server.ended(&End::Closed, false);
+        assert!(
+            server.paused_until().is_some(),
+            "unproven: not in a tight loop"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_misbehaved_is_left_alone_even_if_it_worked_before() {
+        let mut server = server();
+        server.ended(&End::Condemned("silent".into()), true);
+        assert!(server.paused_until().is_some());
+        assert_eq!(server.fault(), Some("silent"));
+    }
+}

@@ -1,0 +1,131 @@
+//! Which certificates LDAP servers are believed by.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::{self, PemObject};
+
+/// Why no TLS connection could ever be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The CA file cannot be read.
+    #[error("cannot read the certificates in {path}: {cause}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        cause: io::Error,
+    },
+    /// The CA file is no PEM.
+    #[error("{path} is no PEM file with certificates: {cause}")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        cause: pem::Error,
+    },
+    /// A certificate in the CA file is broken.
+    #[error("{path} holds a certificate that cannot be used: {cause}")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        cause: rustls::Error,
+    },
+    /// The CA file has no certificate.
+    #[error("{path} holds no certificates")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system has none.
+    #[error("this system has no trusted certificates ({detail}); set directory.ca_file")]
+    NoRoots {
+        /// What was tried.
+        detail: String,
+    },
+    /// The TLS library refuses its own defaults.
+    #[error("TLS cannot be set up: {0}")]
+    Setup(#[from] rustls::Error),
+}
+
+/// Trust in `ca_file` and nothing else, or in the system's certificates where there is none. Blocks.
+pub(super) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = match ca_file {
+        Some(path) => own_roots(path)?,
+        None => system_roots()?,
+    };
+    // The provider is named: a second one in the build would make the default ambiguous, and ambiguous panics.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+fn own_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let file = || path.to_owned();
+    let text = std::fs::read(path).map_err(|cause| TlsError::Read {
+        path: file(),
+        cause,
+    })?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let certificate = certificate.map_err(|cause| TlsError::Pem {
+            path: file(),
+            cause,
+        })?;
+        roots
+            .add(certificate)
+            .map_err(|cause| TlsError::Certificate {
+                path: file(),
+                cause,
+            })?;
+    }
+    if roots.is_empty() {
+        return Err(TlsError::Empty { path: file() });
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    if usable == 0 {
+        let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+        let detail = match errors.is_empty() {
+            true => "none found".to_owned(),
+            false => errors.join("; "),
+        };
+        return Err(TlsError::NoRoots { detail });
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ca_file_that_cannot_be_used_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("ca.pem");
+        let missing = client_config(Some(&path)).expect_err("no file");
+        assert!(missing.to_string().contains("ca.pem"), "{missing}");
+        std::fs::write(&path, "# nothing\n").expect("a file");
+        let empty = client_config(Some(&path));
+        assert!(matches!(empty, Err(TlsError::Empty { .. })));
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        std::fs::write(&path, broken).expect("a file");
+        let bad = client_config(Some(&path));
+        assert!(matches!(bad, Err(TlsError::Certificate { .. })));
+    }
+}

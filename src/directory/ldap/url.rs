@@ -1,0 +1,150 @@
+//! The URL of an LDAP server (RFC 4516), as far as it says how to connect.
+
+use std::fmt;
+
+/// A checked `ldap://`, `ldaps://` or `ldapi://` URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServerUrl {
+    text: String,
+    scheme: Scheme,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Plain,
+    Tls,
+    Socket,
+}
+
+/// Why a text is not the URL of an LDAP server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// Another scheme, or none.
+    #[error(
+        "{0:?} is no LDAP URL; write ldap://host, ldaps://host or ldapi://%2Fpath%2Fto%2Fsocket"
+    )]
+    Scheme(String),
+    /// No host.
+    #[error("{0:?} names no host; write for example ldaps://dc1.example.com")]
+    NoHost(String),
+    /// The path of a socket that is not written as a host.
+    #[error(
+        "{0:?} names no socket; write its path with %2F for every slash, such as ldapi://%2Frun%2Fslapd%2Fldapi"
+    )]
+    NoSocket(String),
+    /// A port that is none.
+    #[error("{0:?} has no valid port; write for example ldap://dc1.example.com:389")]
+    Port(String),
+    /// A base, attributes or filter.
+    #[error("{0:?} goes on after the host; the search base has a setting of its own")]
+    TooMuch(String),
+    /// Certificates are checked against names and IPv4 addresses.
+    #[error(
+        "{0:?} has an IPv6 address, which a certificate cannot be checked against; use the name"
+    )]
+    Ipv6(String),
+}
+
+impl ServerUrl {
+    /// Reads a URL; `starttls` is whether `ldap://` will use TLS too.
+    pub(super) fn parse(text: &str, starttls: bool) -> Result<ServerUrl, UrlError> {
+        let text = text.trim().to_owned();
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(UrlError::Scheme(text));
+        };
+        let scheme = match scheme.to_ascii_lowercase().as_str() {
+            "ldap" => Scheme::Plain,
+            "ldaps" => Scheme::Tls,
+            "ldapi" => Scheme::Socket,
+            _ => return Err(UrlError::Scheme(text)),
+        };
+        let host = rest.strip_suffix('/').unwrap_or(rest);
+        if host.is_empty() || (scheme == Scheme::Socket && host.starts_with('/')) {
+            return Err(match scheme {
+                Scheme::Socket => UrlError::NoSocket(text),
+                Scheme::Plain | Scheme::Tls => UrlError::NoHost(text),
+            });
+        }
+        if host.contains(['/', '?', '#', '@', ' ']) {
+            return Err(UrlError::TooMuch(text));
+        }
+        if scheme == Scheme::Socket {
+            return match host.to_ascii_lowercase().starts_with("%2f") && !host.contains(':') {
+                true => Ok(ServerUrl { text, scheme }),
+                false => Err(UrlError::NoSocket(text)),
+            };
+        }
+        if host.starts_with('[') && (scheme == Scheme::Tls || starttls) {
+            return Err(UrlError::Ipv6(text));
+        }
+        let after = host.rsplit_once(']').map_or(host, |(_, after)| after);
+        match after.split_once(':') {
+            Some(("", _)) if !host.starts_with('[') => Err(UrlError::NoHost(text)),
+            Some((_, port)) if port.parse::<u16>().is_err() => Err(UrlError::Port(text)),
+            _ => Ok(ServerUrl { text, scheme }),
+        }
+    }
+
+    /// The URL itself.
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether a connection ends up in TLS.
+    pub(super) fn uses_tls(&self, starttls: bool) -> bool {
+        match self.scheme {
+            Scheme::Tls => true,
+            Scheme::Plain => starttls,
+            Scheme::Socket => false,
+        }
+    }
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_urls_are_taken() {
+        for (text, tls) in [
+            ("ldap://dc1.example.com", false),
+            ("LDAPS://dc1.example.com:3269/", true),
+            ("ldaps://10.0.0.1", true),
+            ("ldap://[::1]:389", false),
+            ("ldapi://%2Frun%2Fslapd%2Fldapi", false),
+            ("ldapi://%2frun%2fslapd%2fldapi/", false),
+        ] {
+            let url = ServerUrl::parse(text, false).expect(text);
+            assert_eq!(url.uses_tls(false), tls, "{text}");
+        }
+        let plain = ServerUrl::parse("ldap://dc1", true).expect("a URL");
+        assert!(plain.uses_tls(true));
+    }
+
+    #[test]
+    fn what_cannot_be_connected_to_is_refused_with_a_hint() {
+        type Refused = (&'static str, fn(String) -> UrlError);
+        let tests: [Refused; 11] = [
+            ("dc1.example.com", UrlError::Scheme),
+            ("http://dc1", UrlError::Scheme),
+            ("ldap://", UrlError::NoHost),
+            ("ldap://:389", UrlError::NoHost),
+            ("ldapi:///run/slapd/ldapi", UrlError::NoSocket),
+            ("ldapi://run", UrlError::NoSocket),
+            ("ldap://dc1:ldap", UrlError::Port),
+            ("ldap://[::1]:x", UrlError::Port),
+            ("ldap://dc1/dc=example,dc=com", UrlError::TooMuch),
+            ("ldap://user@dc1", UrlError::TooMuch),
+            ("ldaps://[::1]", UrlError::Ipv6),
+        ];
+        for (text, error) in tests {
+            assert_eq!(ServerUrl::parse(text, false), Err(error(text.into())));
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Reads content records in LDIF (RFC 2849).
+//!
+//! Promises: what it does not understand is an error that names the line, never an entry left out.
+//! Change records and values by URL are refused: neither says what the directory holds.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::entry::Entry;
+
+/// Longest line, folded parts joined.
+const LONGEST_LINE: usize = 1 << 20;
+
+/// Why a text is not LDIF that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {fault}")]
+pub struct LdifError {
+    /// The line, counted from 1, where the trouble begins.
+    pub line: usize,
+    /// What it is.
+    pub fault: LdifFault,
+}
+
+/// What is wrong with a line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LdifFault {
+    /// Neither comment nor `name: value`.
+    #[error("{0:?} is not of the form \"attribute: value\"")]
+    NoAttribute(String),
+    /// A value whose base64 is broken.
+    #[error("the value of {0} is not valid base64")]
+    Base64(String),
+    /// `attribute:< url`.
+    #[error("the value of {0} is given by URL, which is not read; write the value itself")]
+    Url(String),
+    /// A version other than 1.
+    #[error("LDIF version {0:?} is unknown; only version 1 is")]
+    Version(String),
+    /// `changetype:` or `control:`.
+    #[error("this is a change record; the file must hold the entries themselves")]
+    Change,
+    /// An attribute that belongs to no entry.
+    #[error("{0} stands before any \"dn:\" line; a record begins with its dn")]
+    NoDn(String),
+    /// A second `dn:` within one record.
+    #[error("a second \"dn:\" in one record; records are separated by an empty line")]
+    SecondDn,
+    /// A continuation with nothing before it.
+    #[error("a continuation line (it begins with a space) that continues nothing")]
+    Fold,
+    /// Longer than a megabyte.
+    #[error("the line is longer than {LONGEST_LINE} octets")]
+    TooLong,
+}
+
+/// All entries, each with those attributes that are `wanted`. A name with options (`mail;lang-de`) is
+/// another attribute than the one without. Octets that are no UTF-8 are replaced, not dropped.
+pub(super) fn parse(text: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Vec<Entry>, LdifError> {
+    let mut entries = Vec::new();
+    let mut record: Option<Record> = None;
+    let mut begun = false;
+    for line in Unfolded::new(text) {
+        let (number, line) = line?;
+        if line.is_empty() {
+            entries.extend(record.take().map(Record::into_entry));
+            continue;
+        }
+        let fail = |fault| LdifError {
+            line: number,
+            fault,
+        };
+        let (name, value) = attribute(&line).map_err(fail)?;
+        match name.to_ascii_lowercase().as_str() {
+            "version" if !begun && value.trim() == "1" => {}
+            "version" if !begun => return Err(fail(LdifFault::Version(value))),
+            "dn" if record.is_some() => return Err(fail(LdifFault::SecondDn)),
+            "dn" => record = Some(Record::new(value)),
+            "changetype" | "control" => return Err(fail(LdifFault::Change)),
+            _ => match &mut record {
+                None => return Err(fail(LdifFault::NoDn(name))),
+                Some(record) if wanted(&name) => record.attributes.push((name, vec![value])),
+                Some(_) => {}
+            },
+        }
+        begun = true;
+    }
+    entries.extend(record.map(Record::into_entry));
+    Ok(entries)
+}
+
+struct Record {
+    dn: String,
+    attributes: Vec<(String, Vec<String>)>,
+}
+
+impl Record {
+    fn new(dn: String) -> Record {
+        Record {
+            dn,
+            attributes: Vec::new(),
+        }
+    }
+
+    fn into_entry(self) -> Entry {
+        Entry::new(self.dn, self.attributes)
+    }
+}
+
+/// Splits `name: value`, `name:: base64`.
+fn attribute(line: &[u8]) -> Result<(String, String), LdifFault> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let colon = memchr::memchr(b':', line).unwrap_or(0);
+    let (name, value) = (text(&line[..colon]), &line[colon..]);
+    let named = name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-.;_".contains(c));
+    if !named {
+        let start: String = text(line).chars().take(40).collect();
+        return Err(LdifFault::NoAttribute(start));
+    }
+    let value = match value {
+        [b':', b':', encoded @ ..] => match STANDARD.decode(encoded.trim_ascii()) {
+            Ok(decoded) => text(&decoded),
+            Err(_) => return Err(LdifFault::Base64(name)),
+        },
+        [b':', b'<', ..] => return Err(LdifFault::Url(name)),
+        [_, plain @ ..] => {
+            let blanks = plain.iter().take_while(|b| **b == b' ').count();
+            text(&plain[blanks..])
+        }
+        [] => String::new(),
+    };
+    Ok((name, value))
+}
+
+/// Lines with their numbers, folds joined, comments gone; an empty line ends a record.
+struct Unfolded<'a> {
+    rest: Option<&'a [u8]>,
+    number: usize,
+}
+
+impl<'a> Unfolded<'a> {
+    fn new(text: &'a [u8]) -> Unfolded<'a> {
+        // Editors on Windows put a byte order mark in front.
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        Unfolded {
+            rest: Some(text),
+            number: 0,
+        }
+    }
+
+    fn physical(&mut self) -> Option<&'a [u8]> {
+        let rest = self.rest?;
+        let (line, rest) = match memchr::memchr(b'\n', rest) {
+            Some(end) => (&rest[..end], Some(&rest[end + 1..])),
+            None => (rest, None),
+        };
+        self.rest = rest;
+        self.number += 1;
+        Some(line.strip_suffix(b"\r").unwrap_or(line))
+    }
+
+    /// The next physical line without its leading space, if it continues the one before.
+    fn continuation(&mut self) -> Option<&'a [u8]> {
+        if self.rest?.first() != Some(&b' ') {
+            return None;
+        }
+        self.physical().map(|line| &line[1..])
+    }
+
+    fn logical(&mut self) -> Option<Result<Cow<'a, [u8]>, LdifFault>> {
+        let first = self.physical()?;
+        if first.first() == Some(&b' ') {
+            return Some(Err(LdifFault::Fold));
+        }
+        let mut line = Cow::Borrowed(first);
+        if !first.is_empty() {
+            while let Some(more) = self.continuation() {
+                if line.len() + more.len() > LONGEST_LINE {
+                    return Some(Err(LdifFault::TooLong));
+                }
+                line.to_mut().extend_from_slice(more);
+            }
+        }
+        if line.len() > LONGEST_LINE {
+            return Some(Err(LdifFault::TooLong));
+        }
+        Some(Ok(line))
+    }
+}
+
+impl<'a> Iterator for Unfolded<'a> {
+    type Item = Result<(usize, Cow<'a, [u8]>), LdifError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let line = self.number + 1;
+            match self.logical()? {
+                Ok(text) if text.first() == Some(&b'#') => {}
+                Ok(text) => return Some(Ok((line, text))),
+                Err(fault) => return Some(Err(LdifError { line, fault })),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(text: &str) -> Result<Vec<Entry>, LdifError> {
+        parse(text.as_bytes(), |_| true)
+    }
+
+    #[test]
+    fn folds_comments_versions_and_both_line_ends_are_understood() {
+        let text = "version: 1\r\n# people\r\n  of ours\r\n\r\ndn: cn=ana,dc=b\r\n ,dc=test\r\n\
+                    mail: ana@b\r\n .test\r\n# between\r\nMail:eve@b.test\r\n\r\n\n\ndn: cn=x\ncn: x";
+        let entries = all(text).expect("LDIF");
+        assert_eq!(entries.len(), 2);
+        assert_eq!(entries[0].dn, "cn=ana,dc=b,dc=test");
+        assert_eq!(entries[0].values("mail"), ["ana@b.test", "eve@b.test"]);
+        assert_eq!(entries[1].values("cn"), ["x"]);
+    }
+
+    #[test]
+    fn base64_values_are_decoded_and_bad_octets_stay_visible() {
+        let entries = all("dn:: Y249w6k=\nmail:: YW5hQGIudGVzdA==\nx:: /w==\n").expect("LDIF");
+        assert_eq!(entries[0].dn, "cn=\u{e9}");
+        assert_eq!(entries[0].values("mail"), ["ana@b.test"]);
+        assert_eq!(entries[0].values("x"), ["\u{fffd}"]);
+    }
+
+    #[test]
+    fn an_option_makes_another_attribute() {
+        let entries = all("dn: cn=x\nmail;lang-de: a@b.test\n").expect("LDIF");
+        assert!(entries[0].values("mail").is_empty());
+        assert_eq!(entries[0].values("mail;lang-de"), ["a@b.test"]);
+    }
+
+    #[test]
+    fn only_wanted_attributes_are_kept() {
+        let entries = parse(b"dn: cn=x\nmail: a@b.test\ncn: x\n", |name| name == "mail");
+        assert_eq!(entries.expect("LDIF")[0].attributes().count(), 1);
+    }
+
+    #[test]
+    fn trouble_is_named_with_its_line() {
+        let long = format!("dn: x\nmail: {}\n", "a".repeat(LONGEST_LINE));
+        for (text, line, fault) in [
+            (
+                "dn: x\nnonsense\n",
+                2,
+                LdifFault::NoAttribute("nonsense".into()),
+            ),
+            ("dn: x\n\n\nmail: a\n", 4, LdifFault::NoDn("mail".into())),
+            ("dn: x\na: b\ndn: y\n", 3, LdifFault::SecondDn),
+            (
+                "dn: x\nphoto:< file:///x\n",
+                2,
+                LdifFault::Url("photo".into()),
+            ),
+            ("dn: x\nmail:: ***\n", 2, LdifFault::Base64("mail".into())),
+            ("version: 2\n", 1, LdifFault::Version("2".into())),
+            ("dn: x\nchangetype: modify\n", 2, LdifFault::Change),
+            ("\n folded\n", 2, LdifFault::Fold),
+            (&long, 2, LdifFault::TooLong),
+        ] {
+            let start: String = text.chars().take(30).collect();
+            assert_eq!(all(text), Err(LdifError { line, fault }), "{start:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_holds_nobody() {
+        assert_eq!(all(""), Ok(Vec::new()));
+        assert_eq!(all("\u{feff}version: 1\n"), Ok(Vec::new()));
+    }
+}
