@@ -76,7 +76,7 @@ pub fn wait_for_listener(port: u16) {
 }
 
 /// The path of a program of a Debian package; panics with both names where it is missing.
-fn need(program: &str, package: &str) -> PathBuf {
+pub fn need(program: &str, package: &str) -> PathBuf {
     // Debian keeps servers in sbin, which is not on everybody's path.
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -92,7 +92,7 @@ fn need(program: &str, package: &str) -> PathBuf {
 }
 
 /// Runs a command that must succeed; panics with all that it said otherwise.
-fn run(command: &mut Command) -> Output {
+pub fn run(command: &mut Command) -> Output {
     let output = command
         .output()
         .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
@@ -107,7 +107,7 @@ fn run(command: &mut Command) -> Output {
 }
 
 /// Writes a file of a peer.
-fn write(path: &Path, text: impl AsRef<[u8]>) {
+pub fn write(path: &Path, text: impl AsRef<[u8]>) {
     std::fs::write(path, text)
         .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
 }
