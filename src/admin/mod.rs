@@ -1,6 +1,7 @@
 //! HTTP for those who watch: `/healthz`, `/readyz`, `/metrics`. Shows no message content.
 
-use std::net::SocketAddr;
+mod settings;
+
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -17,12 +18,7 @@ use tracing::error;
 use crate::directory::Health;
 use crate::pipeline::Pipeline;
 
-/// Where it listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The address; nothing is served where `None`.
-    pub listen: Option<SocketAddr>,
-}
+pub use settings::Settings;
 
 #[derive(Clone)]
 struct Watched {

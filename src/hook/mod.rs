@@ -3,14 +3,9 @@
 mod listen;
 mod listener;
 mod milter;
+mod settings;
 
 pub use listen::{Listen, ListenError};
 pub use listener::{BindError, Listener};
 pub use milter::serve as serve_milter;
-
-/// Where the hooks listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Milter listeners.
-    pub milter: Vec<Listen>,
-}
+pub use settings::Settings;

@@ -7,18 +7,9 @@ use bytes::Bytes;
 use super::fields::{field, unstructured};
 use super::report::{self, Outer};
 use super::seal::{self, BodyDigest, Sealed};
-use super::{Item, ItemId, Key, Kind, Refusal, ndr, token};
+use super::{Item, ItemId, Key, Kind, Refusal, Settings, ndr, token};
 use crate::mail::{Address, BodyKind, Envelope, Message, Summary};
 use crate::policy::{self, Direction, Format, Plan, Trouble};
-
-/// What the journal needs to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The author of reports and NDRs.
-    pub report_from: Address,
-    /// This machine's name, for Message-IDs and NDRs.
-    pub hostname: String,
-}
 
 /// Writes reports, copies and NDRs, and knows its own again.
 #[derive(Clone)]

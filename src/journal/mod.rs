@@ -11,11 +11,13 @@ mod key;
 mod ndr;
 mod report;
 mod seal;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod token;
 
-pub use composer::{ComposeError, Composer, Settings};
+pub use composer::{ComposeError, Composer};
 pub use item::{Item, ItemId, Kind, Refusal};
 pub use key::{Key, KeyError};
 pub use seal::Sealed;
+pub use settings::Settings;

@@ -30,12 +30,12 @@ mod bodies;
 mod database;
 mod error;
 mod queue;
+mod settings;
 mod store;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::path::PathBuf;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -45,17 +45,8 @@ use crate::mail::Address;
 
 pub use error::{CommitError, OpenError, SpoolError};
 pub use queue::{Depth, Filter, Listed, ListedTarget, Shown};
+pub use settings::Settings;
 pub use store::Spool;
-
-/// Where the spool is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The state directory; the spool is below it.
-    pub state_dir: PathBuf,
-    /// Originals of more octets than this are files of their own: SQLite writes everything twice, files
-    /// are written once.
-    pub inline_limit: usize,
-}
 
 /// An item with everything a delivery needs.
 #[derive(Debug, Clone)]
