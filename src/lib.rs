@@ -41,6 +41,8 @@ pub mod hook;
 pub mod journal;
 pub mod mail;
 pub mod milter;
+pub mod pipeline;
 pub mod policy;
 pub mod secret;
+pub mod smtp;
 pub mod spool;

@@ -85,7 +85,10 @@ impl Pipeline {
             info!(queue_id = envelope.queue_id, recipient = %guarded, "refused: a guarded mailbox, and no report of ours");
             return Verdict::Refuse(unknown_user(guarded));
         }
-        let people = self.directory.find(&policy::questions(envelope, &self.rules)).await;
+        let people = self
+            .directory
+            .find(&policy::questions(envelope, &self.rules))
+            .await;
         let plan = match policy::plan(envelope, &people, &self.rules) {
             Ok(plan) => plan,
             Err(undecided) => {
@@ -109,17 +112,27 @@ impl Pipeline {
             Err(error) => {
                 counter!("copyist_messages_deferred_total", "why" => "compose").increment(1);
                 warn!(queue_id = envelope.queue_id, "deferred: {error}");
-                return Verdict::Refuse(Reply::new(451, Enhanced(4, 3, 0), "Journal report cannot be made, try again"));
+                return Verdict::Refuse(Reply::new(
+                    451,
+                    Enhanced(4, 3, 0),
+                    "Journal report cannot be made, try again",
+                ));
             }
         };
         if items.is_empty() {
             return Verdict::Accept;
         }
         let ids: Vec<String> = items.iter().map(|item| item.id.to_string()).collect();
-        let targets: Vec<String> =
-            items.iter().flat_map(|item| item.targets.iter().map(ToString::to_string)).collect();
+        let targets: Vec<String> = items
+            .iter()
+            .flat_map(|item| item.targets.iter().map(ToString::to_string))
+            .collect();
         // The one place where a message that must be journaled is let go: after the commit, never before.
-        match self.spool.commit(message.bytes().clone(), &envelope.queue_id, now, items).await {
+        match self
+            .spool
+            .commit(message.bytes().clone(), &envelope.queue_id, now, items)
+            .await
+        {
             Ok(()) => {
                 info!(
                     queue_id = envelope.queue_id,
@@ -157,7 +170,11 @@ impl Pipeline {
     }
 
     fn is_bounce_of_ours(&self, envelope: &Envelope, message: &Message) -> bool {
-        let bounced = envelope.sender.is_none().then(|| self.composer.bounced_item(message)).flatten();
+        let bounced = envelope
+            .sender
+            .is_none()
+            .then(|| self.composer.bounced_item(message))
+            .flatten();
         if let Some(item) = &bounced {
             counter!("copyist_bounces_total").increment(1);
             warn!(queue_id = envelope.queue_id, %item, "a report of ours came back");
@@ -175,9 +192,12 @@ impl Pipeline {
         if message.bytes().len() <= COMPOSED_APART || plan.is_empty() {
             return Ok((self.composer.compose(envelope, message, &plan, now)?, plan));
         }
-        let (composer, envelope, message) = (self.composer.clone(), envelope.clone(), message.clone());
+        let (composer, envelope, message) =
+            (self.composer.clone(), envelope.clone(), message.clone());
         let apart = tokio::task::spawn_blocking(move || {
-            composer.compose(&envelope, &message, &plan, now).map(|items| (items, plan))
+            composer
+                .compose(&envelope, &message, &plan, now)
+                .map(|items| (items, plan))
         });
         apart.await.unwrap_or(Err(ComposeError::Interrupted))
     }
@@ -192,7 +212,11 @@ fn count(plan: &Plan, journaled: bool) {
 
 /// Looks like an unknown user on purpose: nobody outside learns which mailboxes are guarded.
 fn unknown_user(recipient: &Address) -> Reply {
-    Reply::new(550, Enhanced(5, 1, 1), format!("<{recipient}>: Recipient address rejected: User unknown"))
+    Reply::new(
+        550,
+        Enhanced(5, 1, 1),
+        format!("<{recipient}>: Recipient address rejected: User unknown"),
+    )
 }
 
 /// X.4.3 is "directory server failure" (RFC 3463 section 3.5).

@@ -31,7 +31,9 @@ struct Watched {
 /// `None` where somebody else's is installed: a library user keeps theirs.
 pub fn metrics() -> Option<PrometheusHandle> {
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
-    HANDLE.get_or_init(|| PrometheusBuilder::new().install_recorder().ok()).clone()
+    HANDLE
+        .get_or_init(|| PrometheusBuilder::new().install_recorder().ok())
+        .clone()
 }
 
 /// Serves until `shutdown`.
@@ -57,7 +59,10 @@ pub async fn serve(
 async fn ready(State(watched): State<Watched>) -> (StatusCode, String) {
     let pipeline = watched.pipeline.load_full();
     if pipeline.spool.is_failed() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the spool has failed: everything is deferred\n".into());
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the spool has failed: everything is deferred\n".into(),
+        );
     }
     match pipeline.directory.health() {
         Health::Ok => (StatusCode::OK, "ready\n".into()),

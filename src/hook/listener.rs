@@ -31,10 +31,8 @@ pub struct SocketFile(PathBuf);
 
 /// A connection on either.
 #[derive(Debug)]
-pub enum Stream {
-    /// Over TCP.
+pub(super) enum Stream {
     Tcp(TcpStream),
-    /// Over a socket file.
     Unix(UnixStream),
 }
 
@@ -56,7 +54,10 @@ impl Listener {
             Listen::Inet(address) => TcpListener::bind(address).await.map(Listener::Tcp),
             Listen::Unix(path) => bind_unix(path).await,
         };
-        bound.map_err(|cause| BindError { listen: listen.clone(), cause })
+        bound.map_err(|cause| BindError {
+            listen: listen.clone(),
+            cause,
+        })
     }
 
     /// The TCP address it really listens on (port 0 asks the system for one).
@@ -75,7 +76,10 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
             }
-            Listener::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+            Listener::Unix(listener, _) => listener
+                .accept()
+                .await
+                .map(|(stream, _)| Stream::Unix(stream)),
         }
     }
 }
@@ -85,8 +89,15 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
     let left_over = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     if left_over {
         match UnixStream::connect(path).await {
-            Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers there")),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+            Ok(_) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "another process answers there",
+                ));
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?
+            }
             Err(error) => return Err(error),
         }
     }
@@ -116,7 +127,11 @@ impl fmt::Display for Listener {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -125,7 +140,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),

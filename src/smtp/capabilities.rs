@@ -1,0 +1,70 @@
+//! What a server offers in its answer to EHLO (RFC 5321 section 4.1.1.1).
+
+/// The extensions that matter to a client of ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// RFC 2920.
+    pub pipelining: bool,
+    /// RFC 1870: the largest message in octets; 0 says that there is a limit that is not told.
+    pub size: Option<u64>,
+    /// RFC 6152.
+    pub eight_bit_mime: bool,
+    /// RFC 6531.
+    pub smtputf8: bool,
+    /// RFC 3461.
+    pub dsn: bool,
+    /// RFC 3207.
+    pub starttls: bool,
+    /// RFC 4954: mechanisms, in uppercase.
+    pub auth: Vec<String>,
+}
+
+impl Capabilities {
+    /// Reads the lines after the first, without their codes. Keywords have no case.
+    pub fn from_lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> Capabilities {
+        let mut found = Capabilities::default();
+        for line in lines {
+            let mut words = line.split_ascii_whitespace().map(str::to_ascii_uppercase);
+            match words.next().as_deref() {
+                Some("PIPELINING") => found.pipelining = true,
+                Some("SIZE") => found.size = Some(words.next().and_then(|size| size.parse().ok()).unwrap_or(0)),
+                Some("8BITMIME") => found.eight_bit_mime = true,
+                Some("SMTPUTF8") => found.smtputf8 = true,
+                Some("DSN") => found.dsn = true,
+                Some("STARTTLS") => found.starttls = true,
+                Some("AUTH") => found.auth.extend(words),
+                // Old Exchange and others.
+                Some(old) if old.starts_with("AUTH=") => {
+                    found.auth.push(old["AUTH=".len()..].to_owned());
+                    found.auth.extend(words);
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Whether the server said that messages of this many octets are too large.
+    pub fn refuses_size(&self, octets: usize) -> Option<u64> {
+        self.size.filter(|limit| *limit > 0 && octets as u64 > *limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keywords_are_read_whatever_their_case() {
+        let found = Capabilities::from_lines(["pipelining", "Size 1000", "AUTH plain LOGIN", "auth=CRAM-MD5", "x"]);
+        let expected = Capabilities {
+            pipelining: true,
+            size: Some(1000),
+            auth: ["PLAIN", "LOGIN", "CRAM-MD5"].map(str::to_owned).to_vec(),
+            ..Capabilities::default()
+        };
+        assert_eq!(found, expected);
+        assert_eq!(found.refuses_size(1001), Some(1000));
+        assert_eq!(Capabilities::from_lines(["SIZE 0"]).refuses_size(1_000_000), None);
+    }
+}
