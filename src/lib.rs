@@ -33,8 +33,13 @@
 //! | [`daemon`] | composition: build, listen, reload, drain, stop |
 //! | [`cli`] | the commands |
 
+pub mod admin;
+pub mod config;
+pub mod deliver;
 pub mod directory;
+pub mod hook;
 pub mod journal;
 pub mod mail;
 pub mod policy;
 pub mod secret;
+pub mod spool;

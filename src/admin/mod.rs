@@ -1,0 +1,5 @@
+//! HTTP: health and metrics.
+
+mod settings;
+
+pub use settings::Settings;

@@ -1,0 +1,137 @@
+//! The section `[directory]`.
+
+use super::Build;
+use crate::config::files;
+use crate::config::mistake::Noted;
+use crate::config::parse;
+use crate::directory::{Bind, CacheSettings, LdapSettings, Settings, Source};
+use crate::policy::{Direction, Rules};
+
+impl Build<'_> {
+    pub(super) fn directory(&mut self, rules: &Result<Rules, Noted>) -> Result<Settings, Noted> {
+        let raw = &self.raw.directory;
+        let source = self.source();
+        let address_attributes = self.address_attributes();
+        let recipient_delimiter = self.parsed(
+            "directory.recipient_delimiter",
+            &raw.recipient_delimiter,
+            parse::delimiters,
+        );
+        let cache = self.cache();
+        let rules = rules.as_ref().map_err(|noted| *noted)?;
+        Ok(Settings {
+            source: source?,
+            address_attributes: address_attributes?,
+            journal_attributes: journal_attributes(rules),
+            recipient_delimiter: recipient_delimiter?,
+            cache: cache?,
+        })
+    }
+
+    fn address_attributes(&mut self) -> Result<Vec<String>, Noted> {
+        const KEY: &str = "directory.address_attributes";
+        let words = &self.raw.directory.address_attributes;
+        if words.0.is_empty() {
+            return Err(self.missing(KEY, KEY, "people are found by it"));
+        }
+        self.each(KEY, words, parse::attribute)
+    }
+
+    fn cache(&mut self) -> Result<CacheSettings, Noted> {
+        let raw = &self.raw.directory.cache;
+        let ttl = self.parsed("directory.cache.ttl", &raw.ttl, parse::duration);
+        let negative_ttl = self.parsed(
+            "directory.cache.negative_ttl",
+            &raw.negative_ttl,
+            parse::duration,
+        );
+        let max_stale = self.parsed("directory.cache.max_stale", &raw.max_stale, parse::duration);
+        Ok(CacheSettings {
+            ttl: ttl?,
+            negative_ttl: negative_ttl?,
+            max_stale: max_stale?,
+            capacity: raw.capacity.get(),
+        })
+    }
+
+    fn source(&mut self) -> Result<Source, Noted> {
+        const KEY: &str = "directory.urls";
+        let urls = &self.raw.directory.urls;
+        match urls.0.as_slice() {
+            [only] if let Some(file) = ldif_file(only) => {
+                let path = self.path(file);
+                files::check_readable(&path)
+                    .map_err(|error| self.bad_file(KEY, only, &path, &error))?;
+                Ok(Source::Ldif(path))
+            }
+            _ => self.ldap().map(Source::Ldap),
+        }
+    }
+
+    fn ldap(&mut self) -> Result<LdapSettings, Noted> {
+        let raw = &self.raw.directory;
+        let urls = self.ldap_urls();
+        let ca_file = self.ca_file("directory.ca_file", &raw.ca_file);
+        let bind = self.account(
+            ("directory.bind_dn", &raw.bind_dn),
+            ("directory.bind_password_file", &raw.bind_password_file),
+        );
+        let timeout = self.parsed("directory.timeout", &raw.timeout, parse::some_time);
+        let base = raw.base.clone().ok_or_else(|| {
+            let why = "searches have to begin somewhere";
+            self.missing("directory.base", "directory", why)
+        });
+        let bind = bind?.map(|(dn, password)| Bind { dn, password });
+        Ok(LdapSettings {
+            urls: urls?,
+            starttls: raw.starttls,
+            ca_file: ca_file?,
+            bind,
+            base: base?.trim().to_owned(),
+            timeout: timeout?,
+        })
+    }
+
+    fn ldap_urls(&mut self) -> Result<Vec<String>, Noted> {
+        const KEY: &str = "directory.urls";
+        let raw = &self.raw.directory;
+        if raw.urls.0.is_empty() {
+            let why = "Copyist has to know the people of the organization, \
+                       from LDAP servers or from a file (ldif:FILE)";
+            return Err(self.missing(KEY, "directory", why));
+        }
+        let urls = self.each(KEY, &raw.urls, |text| match ldif_file(text) {
+            Some(_) => Err("must stand alone: a file is not combined with anything else"),
+            None => parse::ldap_url(text),
+        })?;
+        if raw.starttls && urls.iter().any(|url| url.starts_with("ldaps:")) {
+            return Err(self.findings.wrong_but(
+                "directory.starttls",
+                Some("true"),
+                "contradicts an ldaps:// URL, which is TLS from the start",
+                Some("write starttls = false, or ldap:// in directory.urls".into()),
+            ));
+        }
+        Ok(urls)
+    }
+}
+
+/// `FILE` of `ldif:FILE`.
+fn ldif_file(url: &str) -> Option<&str> {
+    url.trim()
+        .strip_prefix("ldif:")
+        .filter(|file| !file.is_empty())
+}
+
+/// The journal attributes of all directions, each once.
+fn journal_attributes(rules: &Rules) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for direction in Direction::ALL {
+        for name in &rules.of(direction).journal_attributes {
+            if !all.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                all.push(name.clone());
+            }
+        }
+    }
+    all
+}

@@ -1,0 +1,262 @@
+//! The keys there are, read from the schema of [`Raw`]: what each may hold and an example of it.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use schemars::Schema;
+use schemars::generate::SchemaSettings;
+use schemars::transform::{Transform, transform_subschemas};
+use serde_json::Value;
+
+use super::raw::Raw;
+
+/// Every key, tables included, by its path (`directory.cache.ttl`).
+pub(super) static KEYS: LazyLock<Keys> = LazyLock::new(|| {
+    let mut keys = BTreeMap::new();
+    collect("", schema().as_value(), &mut keys);
+    Keys(keys)
+});
+
+/// See [`KEYS`].
+#[derive(Debug)]
+pub(super) struct Keys(BTreeMap<String, Key>);
+
+/// One key.
+#[derive(Debug)]
+pub(super) struct Key {
+    /// What it may hold.
+    pub(super) kind: Kind,
+    /// A value that would work, and what is used where the key is left out.
+    pub(super) example: Option<Value>,
+}
+
+/// What a key may hold.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Kind {
+    /// Further keys.
+    Table,
+    /// A text.
+    Text,
+    /// Texts.
+    List,
+    /// `true` or `false`.
+    Flag,
+    /// A whole number within these bounds.
+    Number { least: i128, most: i128 },
+    /// One of these words.
+    OneOf(Vec<String>),
+}
+
+/// The JSON schema of the settings, as committed in `schemas/copyist.schema.json`.
+pub fn json_schema() -> String {
+    let mut text =
+        serde_json::to_string_pretty(&schema()).expect("a schema has only texts as map keys");
+    text.push('\n');
+    text
+}
+
+fn schema() -> Schema {
+    // Draft 7 is what editors' TOML plugins understand. Inlined, so that every key stands at its place.
+    SchemaSettings::draft07()
+        .with(|settings| settings.inline_subschemas = true)
+        .with_transform(WithoutNull)
+        .into_generator()
+        .into_root_schema_for::<Raw>()
+}
+
+/// Takes out what TOML cannot say (null), and defaults of whole tables, which repeat those of their keys.
+#[derive(Clone)]
+struct WithoutNull;
+
+impl Transform for WithoutNull {
+    fn transform(&mut self, schema: &mut Schema) {
+        transform_subschemas(self, schema);
+        let Some(object) = schema.as_object_mut() else {
+            return;
+        };
+        if object
+            .get("default")
+            .is_some_and(|default| default.is_null() || default.is_object())
+        {
+            object.remove("default");
+        }
+        if let Some(Value::Array(types)) = object.get_mut("type") {
+            types.retain(|name| name != "null");
+            if let [only] = types.as_slice() {
+                let only = only.clone();
+                object.insert("type".into(), only);
+            }
+        }
+    }
+}
+
+fn collect(path: &str, schema: &Value, keys: &mut BTreeMap<String, Key>) {
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+        return;
+    };
+    for (name, schema) in properties {
+        let path = join(path, name);
+        collect(&path, schema, keys);
+        let example = schema
+            .pointer("/examples/0")
+            .or(schema.get("default").filter(|default| !is_empty(default)));
+        let key = Key {
+            kind: kind(schema),
+            example: example.cloned(),
+        };
+        keys.insert(path, key);
+    }
+}
+
+fn kind(schema: &Value) -> Kind {
+    let bound = |name| schema.get(name).and_then(Value::as_u64);
+    if let Some(words) = schema.get("enum").and_then(Value::as_array) {
+        return Kind::OneOf(
+            words
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect(),
+        );
+    }
+    match &schema["type"] {
+        Value::Array(_) => Kind::List,
+        Value::String(name) if name == "object" => Kind::Table,
+        Value::String(name) if name == "boolean" => Kind::Flag,
+        Value::String(name) if name == "integer" => Kind::Number {
+            least: bound("minimum").unwrap_or(0).into(),
+            // TOML's integers end there.
+            most: bound("maximum").unwrap_or(i64::MAX as u64).into(),
+        },
+        _ => Kind::Text,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_str() == Some("") || value.as_array().is_some_and(Vec::is_empty)
+}
+
+/// `table.name`, or `name` at the top.
+pub(super) fn join(table: &str, name: &str) -> String {
+    if table.is_empty() {
+        return name.to_owned();
+    }
+    format!("{table}.{name}")
+}
+
+/// `list` for `list[3]`.
+pub(super) fn without_index(path: &str) -> &str {
+    path.split('[').next().unwrap_or(path)
+}
+
+/// The table that a key stands in; `None` for those at the top.
+pub(super) fn table_of(path: &str) -> Option<&str> {
+    Some(path.rsplit_once('.')?.0)
+}
+
+impl Keys {
+    /// The key at a path; for `list[3]`, the list's.
+    pub(super) fn get(&self, path: &str) -> Option<&Key> {
+        self.0.get(without_index(path))
+    }
+
+    /// All paths with their keys.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Key)> {
+        self.0.iter().map(|(path, key)| (path.as_str(), key))
+    }
+
+    /// The key that somebody who wrote `path` probably meant: one with nearly that name, in the same
+    /// table rather than elsewhere.
+    pub(super) fn nearest(&self, path: &str) -> Option<&str> {
+        let name = |path: &'_ str| path.rsplit('.').next().unwrap_or_default().to_lowercase();
+        let written = name(path);
+        let allowed = (written.chars().count() / 3).clamp(1, 3);
+        self.iter()
+            .map(|(known, _)| {
+                let elsewhere = table_of(known) != table_of(path);
+                (distance(&name(known), &written), elsewhere, known)
+            })
+            .filter(|(distance, ..)| *distance <= allowed)
+            .min()
+            .map(|(.., known)| known)
+    }
+
+    /// The names that stand directly in a table (`""`: at the top).
+    pub(super) fn names_in(&self, table: &str) -> Vec<&str> {
+        self.iter()
+            .filter(|(path, _)| table_of(path).unwrap_or_default() == table)
+            .map(|(path, _)| path.rsplit('.').next().unwrap_or(path))
+            .collect()
+    }
+}
+
+/// How many letters must be changed, added, left out or swapped with the next one to make one word the
+/// other (optimal string alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    // rows[i][j]: the distance between the first i letters of one and the first j of the other.
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let changed = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = changed.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_read_from_the_schema() {
+        let kind = |path| KEYS.get(path).map(|key| key.kind.clone());
+        assert_eq!(kind("directory.cache"), Some(Kind::Table));
+        assert_eq!(kind("state_dir"), Some(Kind::Text));
+        assert_eq!(kind("relay.host"), Some(Kind::Text));
+        assert_eq!(kind("organization.domains[1]"), Some(Kind::List));
+        assert_eq!(kind("directory.starttls"), Some(Kind::Flag));
+        assert_eq!(
+            kind("relay.connections"),
+            Some(Kind::Number {
+                least: 1,
+                most: 65535
+            })
+        );
+        assert_eq!(
+            kind("inbound.format"),
+            Some(Kind::OneOf(vec!["report".into(), "copy".into()]))
+        );
+        assert_eq!(kind("relay.hots"), None);
+    }
+
+    #[test]
+    fn a_key_is_nearest_to_its_misspellings() {
+        for (written, meant) in [
+            ("relay.hots", Some("relay.host")),
+            ("inbound.jurnal", Some("inbound.journal")),
+            ("trusted_network", Some("organization.trusted_networks")),
+            ("Directory", Some("directory")),
+            ("relay.retry", Some("delivery.retry")),
+            ("something.else", None),
+        ] {
+            assert_eq!(KEYS.nearest(written), meant, "{written}");
+        }
+    }
+
+    #[test]
+    fn every_text_that_may_be_missing_has_an_example() {
+        for (path, key) in KEYS.iter() {
+            if matches!(key.kind, Kind::Text | Kind::List | Kind::Number { .. }) {
+                assert!(key.example.is_some(), "{path}");
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! File and environment → complete settings of every module.
+//!
+//! Promises: what [`load`] gives is complete and sound, and no module has to check it again. Fails by
+//! [`ConfigError`], which holds every mistake, not the first.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `raw` | the keys, their defaults and examples: the one list |
+//! | `keys` | that list as the JSON schema, and as a table to check against |
+//! | `layers` | the file, the environment over it |
+//! | `build` | what the texts mean, and what must fit together |
+//! | `parse`, `files` | one text, one file |
+//! | `mistake` | how mistakes are collected and told |
+//!
+//! `config/copyist.toml` explains each key to the administrator; a test holds it to `raw`.
+
+mod build;
+mod files;
+mod keys;
+mod layers;
+mod mistake;
+mod parse;
+mod raw;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::{admin, deliver, directory, hook, journal, policy, spool};
+
+pub use keys::json_schema;
+pub use mistake::{ConfigError, Mistake, Place};
+
+/// The settings of every module.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directory of what must outlive restarts.
+    pub state_dir: PathBuf,
+    /// Who the people of the organization are.
+    pub directory: directory::Settings,
+    /// What is journaled to whom.
+    pub rules: policy::Rules,
+    /// What is written.
+    pub journal: journal::Settings,
+    /// What is owed.
+    pub spool: spool::Settings,
+    /// Where it goes.
+    pub deliver: deliver::Settings,
+    /// Where mail comes from.
+    pub hook: hook::Settings,
+    /// Health and metrics.
+    pub admin: admin::Settings,
+}
+
+/// Loads the settings from a file and from the environment variables of this process, which win.
+///
+/// Relative paths in either are taken from the directory of the file.
+pub fn load(path: &Path) -> Result<Settings, ConfigError> {
+    load_with(path, std::env::vars_os())
+}
+
+/// As [`load`], with these environment variables. Those that do not begin with `COPYIST__` are ignored.
+pub fn load_with(
+    path: &Path,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Settings, ConfigError> {
+    let (raw, mut findings) = layers::read(path, variables);
+    let settings = raw.and_then(|raw| build::settings(&raw, &mut findings));
+    findings.finish(settings)
+}

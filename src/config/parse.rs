@@ -1,0 +1,251 @@
+//! Texts of the settings → types. Pure; each fails with the end of a sentence that begins with the text.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::directory::{Target, TargetError};
+use crate::mail::{Address, AddressError};
+
+/// No duration that is set here makes sense beyond a year; and sums with it must not overflow.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// A mail address.
+pub(super) fn address(text: &str) -> Result<Address, &'static str> {
+    Address::parse(text).map_err(|error| address_problem(&error))
+}
+
+fn address_problem(error: &AddressError) -> &'static str {
+    match error {
+        AddressError::Empty => "is empty",
+        AddressError::Control(_) => "contains a control character",
+        AddressError::Unqualified(_) => "has no domain",
+        AddressError::Malformed(_) => "is not a mail address",
+        AddressError::TooLong(_) => "is too long for a mail address",
+    }
+}
+
+/// A journal target, which must be an SMTP address.
+pub(super) fn target(text: &str) -> Result<Address, &'static str> {
+    let target = Target::parse(text).and_then(|target| target.smtp().cloned());
+    target.map_err(|error| match error {
+        TargetError::Address(error) => address_problem(&error),
+        TargetError::Object(_) => {
+            "names a directory object, and only SMTP addresses can be journal targets"
+        }
+    })
+}
+
+/// `10.0.0.0/8`; a bare address is a network of one.
+pub(super) fn network(text: &str) -> Result<IpNet, &'static str> {
+    match text.parse::<IpAddr>() {
+        Ok(ip) => Ok(ip.into()),
+        Err(_) => text.parse().map_err(|_| "is not a network"),
+    }
+}
+
+/// `5s`, `1m 30s`; at most a year.
+pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration > LONGEST => Err("is longer than a year"),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err("is not a duration"),
+    }
+}
+
+/// As [`duration`], but not zero.
+pub(super) fn some_time(text: &str) -> Result<Duration, &'static str> {
+    match duration(text)? {
+        Duration::ZERO => Err("is no time at all"),
+        duration => Ok(duration),
+    }
+}
+
+/// The name of a machine, as it can stand in a Message-ID and in EHLO.
+pub(super) fn host_name(text: &str) -> Result<String, &'static str> {
+    // The domain of an address is a domain: one parser decides what that is.
+    match Address::parse(&format!("x@{text}")) {
+        Ok(address) if text.chars().all(|c| c.is_ascii_graphic() && c != '@') => {
+            Ok(address.domain().to_owned())
+        }
+        _ => Err("is not a host name"),
+    }
+}
+
+/// `host`, `host:port`, `[::1]:port`; an IPv6 address comes back without brackets.
+pub(super) fn host_and_port(text: &str) -> Result<(String, Option<u16>), &'static str> {
+    const WRONG: &str = "is neither HOST nor HOST:PORT";
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Ok((text.to_owned(), None));
+    }
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']').ok_or(WRONG)?;
+            host.parse::<Ipv6Addr>().map_err(|_| WRONG)?;
+            let port = match rest.strip_prefix(':') {
+                None if !rest.is_empty() => return Err(WRONG),
+                port => port,
+            };
+            (host, port)
+        }
+        None => {
+            let (host, port) = match text.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            };
+            if host.starts_with('[') || host_name(host).is_err() {
+                return Err(WRONG);
+            }
+            (host, port)
+        }
+    };
+    match port.map(str::parse) {
+        None => Ok((host.to_owned(), None)),
+        Some(Ok(0)) => Err("has the port 0, which nobody listens on"),
+        Some(Ok(port)) => Ok((host.to_owned(), Some(port))),
+        Some(Err(_)) => Err(WRONG),
+    }
+}
+
+/// The URL of an LDAP server, without a slash at its end.
+pub(super) fn ldap_url(text: &str) -> Result<String, &'static str> {
+    let (scheme, rest) = text
+        .split_once("://")
+        .ok_or("is neither an LDAP URL nor ldif:FILE")?;
+    let scheme = scheme.to_ascii_lowercase();
+    let server = rest.strip_suffix('/').unwrap_or(rest);
+    match scheme.as_str() {
+        "ldapi" if server.is_empty() || server.contains(['/', ' ', '?']) => {
+            Err("has no socket path in which each / is written %2F")
+        }
+        "ldapi" => Ok(format!("{scheme}://{server}")),
+        "ldap" | "ldaps" if server.contains(['/', '?']) => {
+            Err("has more than a server in it; the base stands in directory.base")
+        }
+        "ldap" | "ldaps" => match host_and_port(server) {
+            Ok(_) => Ok(format!("{scheme}://{server}")),
+            Err(_) => Err("has no server HOST or HOST:PORT after ://"),
+        },
+        _ => Err("begins with none of ldap://, ldaps://, ldapi:// and ldif:"),
+    }
+}
+
+/// The name of an attribute (RFC 4512 section 2.5: a name or an OID, with options).
+pub(super) fn attribute(text: &str) -> Result<String, &'static str> {
+    let sound = text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-.;_".contains(c));
+    sound
+        .then(|| text.to_owned())
+        .ok_or("is not the name of an attribute")
+}
+
+/// Characters that start an address extension.
+pub(super) fn delimiters(text: &str) -> Result<String, &'static str> {
+    let sound = text
+        .chars()
+        .all(|c| c.is_ascii_punctuation() && !"@<>\",".contains(c));
+    sound
+        .then(|| text.to_owned())
+        .ok_or("holds a character that cannot start an address extension")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relays_are_written_with_and_without_port() {
+        for (text, host, port) in [
+            ("mx.example.com", "mx.example.com", None),
+            ("mx:25", "mx", Some(25)),
+            ("192.0.2.1:10027", "192.0.2.1", Some(10027)),
+            ("::1", "::1", None),
+            ("[::1]", "::1", None),
+            ("[::1]:25", "::1", Some(25)),
+        ] {
+            assert_eq!(host_and_port(text), Ok((host.into(), port)), "{text}");
+        }
+        for text in [
+            "",
+            ":25",
+            "mx:",
+            "mx:0",
+            "mx:smtp",
+            "mx:99999",
+            "a b",
+            "[mx]:25",
+            "[::1]25",
+            "[::1",
+            "smtp://mx",
+            "a@b",
+            "mx:25:25",
+        ] {
+            assert!(host_and_port(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ldap_urls_name_a_server_and_nothing_else() {
+        for (text, url) in [
+            ("ldap://dc1", "ldap://dc1"),
+            (
+                "LDAPS://dc1.example.com:3269/",
+                "ldaps://dc1.example.com:3269",
+            ),
+            ("ldap://[::1]:389", "ldap://[::1]:389"),
+            (
+                "ldapi://%2Frun%2Fslapd%2Fldapi",
+                "ldapi://%2Frun%2Fslapd%2Fldapi",
+            ),
+        ] {
+            assert_eq!(ldap_url(text), Ok(url.into()), "{text}");
+        }
+        for text in [
+            "dc1",
+            "ldap:dc1",
+            "ldap://",
+            "http://dc1",
+            "ldap://dc1/dc=x",
+            "ldap://u:p@dc1",
+            "ldap://dc1 ",
+            "ldapi:///run/ldapi",
+            "ldap://dc1:x",
+        ] {
+            assert!(ldap_url(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn attribute_names_cannot_smuggle_a_filter() {
+        for text in [
+            "mail",
+            "extensionAttribute10",
+            "1.2.840.113556.1.2.210",
+            "cn;lang-de",
+        ] {
+            assert!(attribute(text).is_ok(), "{text}");
+        }
+        for text in ["", "mail)(cn=*", "a b", "*", "-a", "a,b"] {
+            assert!(attribute(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_are_bounded() {
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        for text in ["", "5", "-1s", "2years", "soon", "99999999999999999999y"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert!(some_time("0s").is_err());
+    }
+
+    #[test]
+    fn a_bare_address_is_a_network_of_one() {
+        assert_eq!(network("10.0.0.1"), network("10.0.0.1/32"));
+        assert!(network("10.0.0.0/33").is_err() && network("localhost").is_err());
+    }
+}

@@ -1,0 +1,499 @@
+//! The settings as they are written: the one list of keys, defaults, examples and possible words.
+//!
+//! The JSON schema, the check of every key and type, and the defaults all come from here; the texts
+//! of the fields are what an administrator's editor shows. What a text means (an address, a network,
+//! a duration) is not decided here; see [`super::build`].
+
+use std::borrow::Cow;
+use std::fmt;
+use std::num::{NonZeroU16, NonZeroU64};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::{deliver, policy};
+
+/// Settings of Copyist, a directory-driven mail journaling agent.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "Copyist")]
+pub(super) struct Raw {
+    /// The directory of the spool. It must outlive restarts: what is in it has been promised to somebody.
+    pub(super) state_dir: String,
+    /// Who is inside.
+    pub(super) organization: Organization,
+    /// Who the people of the organization are.
+    pub(super) directory: Directory,
+    /// Mail from outside to the organization.
+    pub(super) inbound: Direction,
+    /// Mail from the organization to outside.
+    pub(super) outbound: Outbound,
+    /// Mail inside the organization.
+    pub(super) internal: Direction,
+    /// How MTAs hand mail over.
+    pub(super) hook: Hook,
+    /// Who takes journal copies and non-delivery reports.
+    pub(super) relay: Relay,
+    /// How they are sent.
+    pub(super) delivery: Delivery,
+    /// Health and metrics.
+    pub(super) admin: Admin,
+}
+
+/// Who is inside.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Organization {
+    /// The organization's mail domains; *.example.com means every domain below example.com. Required.
+    #[schemars(example = ["example.com", "*.example.com"])]
+    pub(super) domains: Words,
+    /// Networks whose clients send as the organization even without logging in.
+    #[schemars(example = ["10.0.0.0/8"])]
+    pub(super) trusted_networks: Words,
+    /// This machine's name in Message-IDs and non-delivery reports. Default: the system's host name.
+    #[schemars(example = "copyist.example.com")]
+    pub(super) hostname: Option<String>,
+    /// Who may not write to journal and NDR addresses: senders outside, everyone but Copyist, or off.
+    pub(super) journal_guard: JournalGuard,
+}
+
+/// Who the people of the organization are.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Directory {
+    /// The LDAP servers (ldap://, ldaps://, ldapi://), tried in this order; or one ldif:FILE. Required.
+    #[schemars(example = ["ldaps://dc1.example.com"])]
+    pub(super) urls: Words,
+    /// Whether ldap:// connections must switch to TLS before anything else is said.
+    pub(super) starttls: bool,
+    /// Certificates (PEM) that the servers are checked against. Default: the system's.
+    #[schemars(example = "/etc/copyist/ca.pem")]
+    pub(super) ca_file: Option<String>,
+    /// The account to bind with. Default: anonymous.
+    #[schemars(example = "CN=copyist,OU=Services,DC=example,DC=com")]
+    pub(super) bind_dn: Option<String>,
+    /// The file that holds the account's password and nothing else.
+    #[schemars(example = "/etc/copyist/ldap.password")]
+    pub(super) bind_password_file: Option<String>,
+    /// The base of all searches. Required with LDAP servers; may be empty.
+    #[schemars(example = "DC=example,DC=com")]
+    pub(super) base: Option<String>,
+    /// Attributes that hold a person's own addresses.
+    pub(super) address_attributes: Words,
+    /// Characters that start an address extension (user+list@example.com). Default: none.
+    #[schemars(example = "+")]
+    pub(super) recipient_delimiter: String,
+    /// The longest that one question may take, connecting included.
+    pub(super) timeout: String,
+    /// What happens to a message whose people cannot be looked up: defer it (451), send its copy to
+    /// fallback_journal, or accept it without that copy.
+    pub(super) on_failure: OnFailure,
+    /// Where copies go that no usable journal address can be found for.
+    #[schemars(example = "journal-fallback@example.com")]
+    pub(super) fallback_journal: Option<String>,
+    /// How long answers are kept.
+    pub(super) cache: Cache,
+}
+
+/// How long answers are kept.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Cache {
+    /// How long a found person is used without asking again.
+    pub(super) ttl: String,
+    /// How long an absence is.
+    pub(super) negative_ttl: String,
+    /// How old a found person may be while no server answers.
+    pub(super) max_stale: String,
+    /// How many addresses are kept at most.
+    pub(super) capacity: NonZeroU64,
+}
+
+/// What the mail of one direction is journaled to.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Direction {
+    /// Where a copy of every message of this direction goes.
+    #[schemars(example = ["globalarchive@example.com"])]
+    pub(super) journal: Words,
+    /// Attributes of the people concerned that hold further journal addresses.
+    #[schemars(example = ["extensionAttribute10"])]
+    pub(super) journal_attribute: Words,
+    /// Envelope sender of the copies: who gets their non-delivery reports. Required where mail is journaled.
+    #[schemars(example = "journalndr@example.com")]
+    pub(super) journal_ndr: Option<String>,
+    /// A Microsoft journal report with the message attached, or the message itself.
+    pub(super) format: Format,
+}
+
+/// As [`Direction`], with what only outbound mail has.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[schemars(description = "What the mail of one direction is journaled to.")]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Outbound {
+    /// Where a copy of every message of this direction goes.
+    #[schemars(example = ["globalarchive@example.com"])]
+    pub(super) journal: Words,
+    /// Attributes of the people concerned that hold further journal addresses.
+    #[schemars(example = ["extensionAttribute10"])]
+    pub(super) journal_attribute: Words,
+    /// Whose journal_attribute counts: the sender's, the external recipient's (where the directory has
+    /// a contact for it), or both.
+    pub(super) journal_attribute_of: AttributeOf,
+    /// Envelope sender of the copies: who gets their non-delivery reports. Required where mail is journaled.
+    #[schemars(example = "journalndr@example.com")]
+    pub(super) journal_ndr: Option<String>,
+    /// A Microsoft journal report with the message attached, or the message itself.
+    pub(super) format: Format,
+}
+
+/// How MTAs hand mail over.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Hook {
+    /// The milter, for Postfix and Sendmail.
+    pub(super) milter: Milter,
+}
+
+/// The milter, for Postfix and Sendmail.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Milter {
+    /// Where it listens: inet:ADDRESS:PORT, inet6:[ADDRESS]:PORT or unix:/PATH.
+    pub(super) listen: Words,
+}
+
+/// Who takes journal copies and non-delivery reports.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Relay {
+    /// The relay, with or without a port (default 25, or 465 where tls is implicit). Required.
+    #[schemars(example = "127.0.0.1:10027")]
+    pub(super) host: Option<String>,
+    /// none, opportunistic (STARTTLS where offered), required (STARTTLS), implicit (TLS from the start).
+    pub(super) tls: Tls,
+    /// Certificates (PEM) that the relay is checked against. Default: the system's.
+    #[schemars(example = "/etc/copyist/ca.pem")]
+    pub(super) ca_file: Option<String>,
+    /// The account to log in with, where the relay wants one.
+    #[schemars(example = &"copyist")]
+    pub(super) username: Option<String>,
+    /// The file that holds the account's password and nothing else.
+    #[schemars(example = "/etc/copyist/relay.password")]
+    pub(super) password_file: Option<String>,
+    /// How many connections are open at most.
+    pub(super) connections: NonZeroU16,
+    /// The name said in EHLO. Default: organization.hostname.
+    #[schemars(example = "copyist.example.com")]
+    pub(super) helo_name: Option<String>,
+    /// The longest wait for one reply.
+    pub(super) timeout: String,
+}
+
+/// How copies and non-delivery reports are sent.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Delivery {
+    /// When a failed attempt is repeated. Copyist never gives up by itself.
+    pub(super) retry: Retry,
+    /// The author of reports. Default: journal at the organization's first domain.
+    #[schemars(example = "journal@example.com")]
+    pub(super) report_from: Option<String>,
+}
+
+/// When a failed attempt is repeated.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Retry {
+    /// The wait after the first failure; it grows from there.
+    pub(super) first: String,
+    /// The longest wait.
+    pub(super) max: String,
+}
+
+/// Health and metrics.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Admin {
+    /// The IP address and port of /healthz, /readyz and /metrics; "off" for none.
+    pub(super) listen: String,
+}
+
+/// A list of texts, or one text alone. One empty text is the empty list, so that an environment
+/// variable can empty a list, too.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(super) struct Words(pub(super) Vec<String>);
+
+/// See [`policy::Guard`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum JournalGuard {
+    #[default]
+    Outside,
+    Everyone,
+    Off,
+}
+
+/// See [`policy::OnFailure`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnFailure {
+    #[default]
+    Defer,
+    Fallback,
+    Accept,
+}
+
+/// See [`policy::Format`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Format {
+    #[default]
+    Report,
+    Copy,
+}
+
+/// See [`policy::AttributeOf`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum AttributeOf {
+    #[default]
+    Both,
+    Sender,
+    Recipient,
+}
+
+/// See [`deliver::Tls`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Tls {
+    None,
+    #[default]
+    Opportunistic,
+    Required,
+    Implicit,
+}
+
+impl Default for Raw {
+    fn default() -> Raw {
+        Raw {
+            state_dir: "/var/lib/copyist".into(),
+            organization: Organization::default(),
+            directory: Directory::default(),
+            inbound: Direction::default(),
+            outbound: Outbound::default(),
+            internal: Direction::default(),
+            hook: Hook::default(),
+            relay: Relay::default(),
+            delivery: Delivery::default(),
+            admin: Admin::default(),
+        }
+    }
+}
+
+impl Default for Organization {
+    fn default() -> Organization {
+        Organization {
+            domains: Words::default(),
+            trusted_networks: Words::from(["127.0.0.0/8", "::1/128"]),
+            hostname: None,
+            journal_guard: JournalGuard::default(),
+        }
+    }
+}
+
+impl Default for Directory {
+    fn default() -> Directory {
+        Directory {
+            urls: Words::default(),
+            starttls: false,
+            ca_file: None,
+            bind_dn: None,
+            bind_password_file: None,
+            base: None,
+            address_attributes: Words::from([
+                "mail",
+                "proxyAddresses",
+                "mailLocalAddress",
+                "userPrincipalName",
+            ]),
+            recipient_delimiter: String::new(),
+            timeout: "5s".into(),
+            on_failure: OnFailure::default(),
+            fallback_journal: None,
+            cache: Cache::default(),
+        }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Cache {
+        Cache {
+            ttl: "5m".into(),
+            negative_ttl: "1m".into(),
+            max_stale: "24h".into(),
+            capacity: const { NonZeroU64::new(1_000_000).expect("not zero") },
+        }
+    }
+}
+
+impl Default for Milter {
+    fn default() -> Milter {
+        Milter {
+            listen: Words::from(["inet:127.0.0.1:8891"]),
+        }
+    }
+}
+
+impl Default for Relay {
+    fn default() -> Relay {
+        Relay {
+            host: None,
+            tls: Tls::default(),
+            ca_file: None,
+            username: None,
+            password_file: None,
+            connections: const { NonZeroU16::new(8).expect("not zero") },
+            helo_name: None,
+            // RFC 5321 section 4.5.3.2 asks for five minutes for most replies.
+            timeout: "5m".into(),
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Retry {
+        Retry {
+            first: "1m".into(),
+            max: "4h".into(),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Admin {
+        Admin {
+            listen: "127.0.0.1:8025".into(),
+        }
+    }
+}
+
+impl Outbound {
+    /// What it has in common with the other directions.
+    pub(super) fn common(&self) -> Direction {
+        Direction {
+            journal: self.journal.clone(),
+            journal_attribute: self.journal_attribute.clone(),
+            journal_ndr: self.journal_ndr.clone(),
+            format: self.format,
+        }
+    }
+}
+
+impl<const N: usize> From<[&str; N]> for Words {
+    fn from(texts: [&str; N]) -> Words {
+        Words(texts.map(str::to_owned).into())
+    }
+}
+
+impl JsonSchema for Words {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Words".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["array", "string"],
+            "items": { "type": "string" },
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Words {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Words, D::Error> {
+        deserializer.deserialize_any(WordsVisitor)
+    }
+}
+
+struct WordsVisitor;
+
+impl<'de> Visitor<'de> for WordsVisitor {
+    type Value = Words;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text or a list of texts")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Words, E> {
+        Ok(match text.trim() {
+            "" => Words::default(),
+            text => Words(vec![text.to_owned()]),
+        })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Words, A::Error> {
+        let mut texts = Vec::<String>::new();
+        while let Some(text) = items.next_element()? {
+            texts.push(text);
+        }
+        match texts.as_slice() {
+            [text] => self.visit_str(text),
+            _ => Ok(Words(texts)),
+        }
+    }
+}
+
+impl From<JournalGuard> for policy::Guard {
+    fn from(raw: JournalGuard) -> policy::Guard {
+        match raw {
+            JournalGuard::Outside => policy::Guard::Outside,
+            JournalGuard::Everyone => policy::Guard::Everyone,
+            JournalGuard::Off => policy::Guard::Off,
+        }
+    }
+}
+
+impl From<OnFailure> for policy::OnFailure {
+    fn from(raw: OnFailure) -> policy::OnFailure {
+        match raw {
+            OnFailure::Defer => policy::OnFailure::Defer,
+            OnFailure::Fallback => policy::OnFailure::Fallback,
+            OnFailure::Accept => policy::OnFailure::Accept,
+        }
+    }
+}
+
+impl From<Format> for policy::Format {
+    fn from(raw: Format) -> policy::Format {
+        match raw {
+            Format::Report => policy::Format::Report,
+            Format::Copy => policy::Format::Copy,
+        }
+    }
+}
+
+impl From<AttributeOf> for policy::AttributeOf {
+    fn from(raw: AttributeOf) -> policy::AttributeOf {
+        match raw {
+            AttributeOf::Both => policy::AttributeOf::Both,
+            AttributeOf::Sender => policy::AttributeOf::Sender,
+            AttributeOf::Recipient => policy::AttributeOf::Recipient,
+        }
+    }
+}
+
+impl From<Tls> for deliver::Tls {
+    fn from(raw: Tls) -> deliver::Tls {
+        match raw {
+            Tls::None => deliver::Tls::None,
+            Tls::Opportunistic => deliver::Tls::Opportunistic,
+            Tls::Required => deliver::Tls::Required,
+            Tls::Implicit => deliver::Tls::Implicit,
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The door: translates the MTA's protocol and nothing else.
+
+mod listen;
+mod settings;
+
+pub use listen::{Listen, ListenError};
+pub use settings::Settings;

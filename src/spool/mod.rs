@@ -1,0 +1,5 @@
+//! What is owed.
+
+mod settings;
+
+pub use settings::Settings;

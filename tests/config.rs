@@ -1,0 +1,361 @@
+//! What an administrator meets: the commented sample, the schema, and what is said about mistakes.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use copyist::config::{self, ConfigError, Settings};
+
+const SAMPLE: &str = include_str!("../config/copyist.toml");
+
+fn load(text: &str) -> Result<Settings, ConfigError> {
+    load_with(text, &[])
+}
+
+fn load_with(text: &str, variables: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("copyist.toml");
+    fs::write(&path, text).expect("written");
+    config::load_with(&path, environment(variables))
+}
+
+fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    variables
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect()
+}
+
+/// The sample with the lines that begin with `marker` in force.
+fn uncommented(marker: &str) -> String {
+    SAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix(marker) {
+            Some(rest) if is_setting(rest) => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect()
+}
+
+/// `key = …`, and no sentence.
+fn is_setting(line: &str) -> bool {
+    line.split_once(" = ").is_some_and(|(key, _)| {
+        !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    })
+}
+
+/// All values of a TOML document by their path.
+fn leaves(text: &str) -> BTreeMap<String, serde_json::Value> {
+    fn walk(path: &str, value: serde_json::Value, found: &mut BTreeMap<String, serde_json::Value>) {
+        match value {
+            serde_json::Value::Object(table) => {
+                for (name, value) in table {
+                    walk(&format!("{path}.{name}"), value, found);
+                }
+            }
+            value => {
+                found.insert(path.trim_start_matches('.').to_owned(), value);
+            }
+        }
+    }
+    let table: toml::Table = text.parse().expect("TOML");
+    let mut found = BTreeMap::new();
+    let value = serde_json::to_value(table).expect("JSON can say what TOML can");
+    walk("", value, &mut found);
+    found
+}
+
+/// All keys of the schema with their defaults, if they have one.
+fn schema_keys() -> BTreeMap<String, Option<serde_json::Value>> {
+    fn walk(
+        path: &str,
+        schema: &serde_json::Value,
+        found: &mut BTreeMap<String, Option<serde_json::Value>>,
+    ) {
+        match schema.get("properties").and_then(|p| p.as_object()) {
+            Some(properties) => {
+                for (name, schema) in properties {
+                    walk(&format!("{path}.{name}"), schema, found);
+                }
+            }
+            None => {
+                let path = path.trim_start_matches('.').to_owned();
+                found.insert(path, schema.get("default").cloned());
+            }
+        }
+    }
+    let schema = serde_json::from_str(&config::json_schema()).expect("JSON");
+    let mut found = BTreeMap::new();
+    walk("", &schema, &mut found);
+    found
+}
+
+#[test]
+fn the_sample_loads_as_it_is() {
+    let settings = load(SAMPLE).expect("the sample is sound");
+    assert_eq!(settings.deliver.relay.host, "127.0.0.1");
+    assert_eq!(settings.deliver.relay.port, 10027);
+    assert_eq!(
+        settings.journal.report_from.to_string(),
+        "journal@example.com"
+    );
+    assert!(settings.journal.hostname.contains('.'));
+}
+
+#[test]
+fn the_defaults_shown_in_the_sample_are_those_of_the_code() {
+    let written_out = load(&uncommented("# ")).expect("the defaults are sound");
+    let left_out = load(SAMPLE).expect("the sample is sound");
+    let shown = |settings: Settings| {
+        // Each was loaded from a directory of its own, but names no file in it.
+        format!("{settings:#?}")
+    };
+    assert_eq!(shown(written_out), shown(left_out));
+
+    let sample = leaves(&uncommented("# "));
+    for (key, default) in schema_keys() {
+        let empty = serde_json::json!([]);
+        match default {
+            Some(default) if default != empty => {
+                assert_eq!(sample.get(&key), Some(&default), "{key}");
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn the_examples_in_the_sample_would_work() {
+    let error = load(&uncommented("## ")).expect_err("the files that it names are not here");
+    let files = ["ca_file", "password_file"];
+    for mistake in error.mistakes {
+        let key = mistake.key.as_deref().unwrap_or_default();
+        assert!(files.iter().any(|file| key.ends_with(file)), "{mistake}");
+    }
+}
+
+#[test]
+fn the_sample_and_the_code_know_the_same_keys() {
+    let all = uncommented("## ");
+    let all = all
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if is_setting(rest) => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect::<String>();
+    let sample: Vec<_> = leaves(&all).into_keys().collect();
+    let known: Vec<_> = schema_keys().into_keys().collect();
+    assert_eq!(sample, known);
+}
+
+#[test]
+fn the_cache_s_defaults_are_the_directory_s() {
+    let settings = load(SAMPLE).expect("the sample is sound");
+    assert_eq!(
+        settings.directory.cache,
+        copyist::directory::CacheSettings::default()
+    );
+}
+
+#[test]
+fn the_committed_schema_is_the_code_s() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/copyist.schema.json");
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == config::json_schema(),
+        "{} is out of date; run: copyist schema config > schemas/copyist.schema.json",
+        path.display()
+    );
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let settings = load_with(
+        SAMPLE,
+        &[
+            ("COPYIST__RELAY__HOST", "[2001:db8::1]:26"),
+            ("COPYIST__RELAY__CONNECTIONS", "3"),
+            ("COPYIST__RELAY__TLS", "none"),
+            ("COPYIST__DIRECTORY__CACHE__TTL", "7s"),
+            ("COPYIST__DIRECTORY__CACHE__CAPACITY", "5000"),
+            ("COPYIST__DIRECTORY__BASE", "007"),
+            ("COPYIST__DIRECTORY__URLS", "ldap://a.test,ldap://b.test/"),
+            ("COPYIST__DIRECTORY__STARTTLS", "true"),
+            ("COPYIST__DELIVERY__RETRY__FIRST", "2s"),
+            ("COPYIST__ORGANIZATION__DOMAINS", "a.test, *.b.test"),
+            ("COPYIST__ORGANIZATION__TRUSTED_NETWORKS", ""),
+            ("COPYIST__INBOUND__JOURNAL", "j@a.test"),
+            ("COPYIST__INBOUND__JOURNAL_NDR", "ndr@a.test"),
+            ("COPYIST__ADMIN__LISTEN", ""),
+            ("COPYIST_CONFIG", "ignored"),
+            ("HOME", "/"),
+        ],
+    )
+    .expect("sound");
+    let relay = &settings.deliver.relay;
+    assert_eq!((relay.host.as_str(), relay.port), ("2001:db8::1", 26));
+    assert_eq!(relay.connections, 3);
+    assert_eq!(relay.tls, copyist::deliver::Tls::None);
+    assert_eq!(settings.directory.cache.ttl.as_secs(), 7);
+    assert_eq!(settings.directory.cache.capacity, 5000);
+    assert_eq!(settings.deliver.retry.first.as_secs(), 2);
+    assert_eq!(settings.deliver.retry.max.as_secs(), 4 * 3600);
+    let copyist::directory::Source::Ldap(ldap) = &settings.directory.source else {
+        panic!("the sample has LDAP servers");
+    };
+    assert_eq!(ldap.base, "007");
+    assert_eq!(ldap.urls, ["ldap://a.test", "ldap://b.test"]);
+    assert!(ldap.starttls);
+    let organization = &settings.rules.organization;
+    assert_eq!(organization.domains.len(), 2);
+    assert!(organization.trusted_networks.is_empty());
+    assert_eq!(settings.rules.inbound.journal.len(), 1);
+    assert_eq!(settings.admin.listen, None);
+    assert_eq!(settings.journal.report_from.to_string(), "journal@a.test");
+}
+
+#[test]
+fn everything_that_can_be_set_arrives() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("people.ldif"), "").expect("written");
+    fs::write(at("password"), "geheim\n").expect("written");
+    fs::set_permissions(at("password"), Permissions::from_mode(0o600)).expect("set");
+    let text = r#"
+        state_dir = "state"
+        [organization]
+        domains = "Corp.Example"
+        hostname = "Mx1"
+        journal_guard = "everyone"
+        [directory]
+        urls = "ldif:people.ldif"
+        recipient_delimiter = "+"
+        on_failure = "fallback"
+        fallback_journal = "smtp:fallback@corp.example"
+        [outbound]
+        journal_attribute = "extensionAttribute11"
+        journal_attribute_of = "sender"
+        journal_ndr = "outndr@corp.example"
+        format = "copy"
+        [internal]
+        journal_attribute = ["EXTENSIONATTRIBUTE11", "extensionAttribute12"]
+        journal_ndr = "ndr@corp.example"
+        [hook.milter]
+        listen = ["unix:/run/copyist.sock", "inet:8891@127.0.0.1"]
+        [relay]
+        host = "relay.corp.example"
+        tls = "implicit"
+        username = "copyist"
+        password_file = "password"
+        helo_name = "[192.0.2.1]"
+        [delivery]
+        report_from = "reports@corp.example"
+    "#;
+    fs::write(at("copyist.toml"), text).expect("written");
+    let settings = config::load_with(&at("copyist.toml"), []).expect("sound");
+    assert_eq!(settings.state_dir, at("state"));
+    assert_eq!(settings.spool.state_dir, at("state"));
+    assert_eq!(settings.journal.hostname, "mx1");
+    assert_eq!(
+        settings.journal.report_from.to_string(),
+        "reports@corp.example"
+    );
+    assert_eq!(
+        settings.directory.source,
+        copyist::directory::Source::Ldif(at("people.ldif"))
+    );
+    assert_eq!(
+        settings.directory.journal_attributes,
+        ["extensionAttribute11", "extensionAttribute12"]
+    );
+    let relay = &settings.deliver.relay;
+    assert_eq!(relay.port, 465);
+    assert_eq!(relay.helo_name, "[192.0.2.1]");
+    let login = relay.login.as_ref().expect("a login");
+    assert_eq!(login.password.reveal(), "geheim");
+    assert!(!format!("{settings:?}").contains("geheim"));
+    assert_eq!(settings.hook.milter.len(), 2);
+    let rules = &settings.rules;
+    assert_eq!(rules.outbound.format, copyist::policy::Format::Copy);
+    assert_eq!(
+        rules.outbound_attribute_of,
+        copyist::policy::AttributeOf::Sender
+    );
+    assert_eq!(rules.journal_guard, copyist::policy::Guard::Everyone);
+    assert_eq!(
+        rules.on_directory_failure,
+        copyist::policy::OnFailure::Fallback
+    );
+    let fallback = rules.fallback_journal.as_ref().expect("a fallback");
+    assert_eq!(fallback.to_string(), "fallback@corp.example");
+}
+
+#[test]
+fn a_sample_that_breaks_off_anywhere_is_loaded_or_explained() {
+    let all = uncommented("## ");
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("copyist.toml");
+    for (end, _) in all.char_indices() {
+        // Within comments, one place is as good as another.
+        let line = all[..end].rsplit('\n').next().unwrap_or_default();
+        if line.starts_with('#') && end % 50 != 0 {
+            continue;
+        }
+        fs::write(&path, &all[..end]).expect("written");
+        if let Err(error) = config::load_with(&path, []) {
+            assert!(!error.mistakes.is_empty(), "cut at {end}");
+        }
+    }
+}
+
+/// Each directory of `tests/bad-configs` holds a `copyist.toml` with a mistake, the message `expected`,
+/// where wanted `environment` (`NAME=value` lines) and `setup` (`chmod MODE FILE` lines: git keeps no
+/// such modes), and what else the file names. `{dir}` stands for the directory.
+#[test]
+fn every_mistake_is_told_with_place_value_and_remedy() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad-configs");
+    let mut directories: Vec<PathBuf> = fs::read_dir(&cases)
+        .expect("the cases")
+        .map(|entry| entry.expect("a case").path())
+        .collect();
+    directories.sort();
+    assert!(directories.len() > 40, "cases are missing");
+    let wrong: Vec<String> = directories.iter().filter_map(|case| check(case)).collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// What is wrong with the outcome of a case.
+fn check(case: &Path) -> Option<String> {
+    let copy = tempfile::tempdir().expect("a directory");
+    for entry in fs::read_dir(case).expect("a directory") {
+        let entry = entry.expect("a file");
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("copied");
+    }
+    let read = |name: &str| fs::read_to_string(case.join(name)).unwrap_or_default();
+    for line in read("setup").lines() {
+        let words: Vec<_> = line.split(' ').collect();
+        let ["chmod", mode, file] = words.as_slice() else {
+            panic!("{}: setup is not understood: {line}", case.display());
+        };
+        let mode = u32::from_str_radix(mode, 8).expect("an octal mode");
+        fs::set_permissions(copy.path().join(file), Permissions::from_mode(mode)).expect("set");
+    }
+    let variables = read("environment");
+    let variables: Vec<_> = variables
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .collect();
+    let said = match config::load_with(&copy.path().join("copyist.toml"), environment(&variables)) {
+        Ok(_) => "(no mistake found)".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let said = said.replace(&copy.path().display().to_string(), "{dir}");
+    let expected = read("expected");
+    (said.trim_end() != expected.trim_end()).then(|| {
+        let name = case.file_name().unwrap_or_default().to_string_lossy();
+        format!("{name}\n  expected:\n{expected}\n  said:\n{said}\n")
+    })
+}
