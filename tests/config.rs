@@ -127,6 +127,16 @@ fn the_defaults_shown_in_the_sample_are_those_of_the_code() {
 }
 
 #[test]
+fn the_examples_in_the_sample_would_work() {
+    let error = load(&uncommented("## ")).expect_err("the files that it names are not here");
+    let files = ["ca_file", "password_file"];
+    for mistake in error.mistakes {
+        let key = mistake.key.as_deref().unwrap_or_default();
+        assert!(files.iter().any(|file| key.ends_with(file)), "{mistake}");
+    }
+}
+
+#[test]
 fn the_sample_and_the_code_know_the_same_keys() {
     let all = uncommented("## ");
     let all = all
@@ -170,7 +180,10 @@ fn the_environment_overrides_the_file() {
             ("COPYIST__RELAY__CONNECTIONS", "3"),
             ("COPYIST__RELAY__TLS", "none"),
             ("COPYIST__DIRECTORY__CACHE__TTL", "7s"),
+            ("COPYIST__DIRECTORY__CACHE__CAPACITY", "5000"),
             ("COPYIST__DIRECTORY__BASE", "007"),
+            ("COPYIST__DIRECTORY__URLS", "ldap://a.test,ldap://b.test/"),
+            ("COPYIST__DIRECTORY__STARTTLS", "true"),
             ("COPYIST__DELIVERY__RETRY__FIRST", "2s"),
             ("COPYIST__ORGANIZATION__DOMAINS", "a.test, *.b.test"),
             ("COPYIST__ORGANIZATION__TRUSTED_NETWORKS", ""),
@@ -187,12 +200,15 @@ fn the_environment_overrides_the_file() {
     assert_eq!(relay.connections, 3);
     assert_eq!(relay.tls, copyist::deliver::Tls::None);
     assert_eq!(settings.directory.cache.ttl.as_secs(), 7);
+    assert_eq!(settings.directory.cache.capacity, 5000);
     assert_eq!(settings.deliver.retry.first.as_secs(), 2);
     assert_eq!(settings.deliver.retry.max.as_secs(), 4 * 3600);
     let copyist::directory::Source::Ldap(ldap) = &settings.directory.source else {
         panic!("the sample has LDAP servers");
     };
     assert_eq!(ldap.base, "007");
+    assert_eq!(ldap.urls, ["ldap://a.test", "ldap://b.test"]);
+    assert!(ldap.starttls);
     let organization = &settings.rules.organization;
     assert_eq!(organization.domains.len(), 2);
     assert!(organization.trusted_networks.is_empty());

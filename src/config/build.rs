@@ -269,11 +269,11 @@ impl Build<'_> {
                 }
             }
             (Some(_), None) => {
-                let why = format!("{name_key} alone proves nothing");
+                let why = format!("{name_key} needs a password");
                 Err(self.missing(file_key, name_key, why))
             }
             (None, Some(_)) => {
-                let why = format!("{file_key} holds the password of nobody");
+                let why = format!("the password in {file_key} belongs to some account");
                 Err(self.missing(name_key, file_key, why))
             }
         }

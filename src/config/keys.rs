@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use schemars::Schema;
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
-use schemars::{JsonSchema, Schema};
 use serde_json::Value;
 
 use super::raw::Raw;
@@ -57,17 +57,11 @@ pub fn json_schema() -> String {
 
 fn schema() -> Schema {
     // Draft 7 is what editors' TOML plugins understand. Inlined, so that every key stands at its place.
-    let settings = SchemaSettings::draft07()
+    SchemaSettings::draft07()
         .with(|settings| settings.inline_subschemas = true)
-        .with_transform(WithoutNull);
-    let mut generator = settings.into_generator();
-    let mut schema = Raw::json_schema(&mut generator);
-    WithoutNull.transform(&mut schema);
-    schema.insert(
-        "$schema".into(),
-        "http://json-schema.org/draft-07/schema#".into(),
-    );
-    schema
+        .with_transform(WithoutNull)
+        .into_generator()
+        .into_root_schema_for::<Raw>()
 }
 
 /// Takes out what TOML cannot say (null), and defaults of whole tables, which repeat those of their keys.
@@ -196,20 +190,25 @@ impl Keys {
     }
 }
 
-/// How many letters must be changed, added or left out to make one word the other (Levenshtein).
+/// How many letters must be changed, added, left out or swapped with the next one to make one word the
+/// other (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(row[j + 1] + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    // rows[i][j]: the distance between the first i letters of one and the first j of the other.
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let changed = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = changed.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
         }
+        rows.push(row);
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]

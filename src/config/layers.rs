@@ -189,9 +189,9 @@ impl FileReader<'_> {
 
 fn note_type(findings: &mut Findings, path: &str, seen: &str, kind: &Kind) -> Noted {
     let problem = match kind {
-        Kind::Table => "is where a table must be".into(),
+        Kind::Table => "stands where a table of further keys must be".into(),
         Kind::Text => "is not a text in quotes".into(),
-        Kind::List => "is neither a text in quotes nor a list of such".into(),
+        Kind::List => "is neither a text nor a list of texts".into(),
         Kind::Flag => "is neither true nor false".into(),
         Kind::Number { least, most } if *most == i64::MAX.into() => {
             format!("is not a whole number of at least {least}")

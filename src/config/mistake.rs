@@ -211,7 +211,14 @@ impl Findings {
             }
             Place::File { .. } => {
                 let name = key.rsplit('.').next().unwrap_or(key);
-                format!("write for example {name} = {example}")
+                let setting = format!("write for example {name} = {}", in_toml(example));
+                match (&place, table_of(key)) {
+                    // Nothing near it stands in the file: say where it belongs.
+                    (Place::File { line: None, .. }, Some(table)) => {
+                        format!("{setting} in [{table}]")
+                    }
+                    _ => setting,
+                }
             }
         });
         self.note(Mistake {
@@ -244,8 +251,19 @@ impl Findings {
         };
         Some(match self.origins.place(key) {
             Place::Variable(_) => plain(item),
-            Place::File { .. } => item.to_string(),
+            Place::File { .. } => in_toml(item),
         })
+    }
+}
+
+/// A value as the file holds it: as in JSON, but for the spaces.
+fn in_toml(value: &Value) -> String {
+    match value {
+        Value::Array(items) => {
+            let items: Vec<_> = items.iter().map(in_toml).collect();
+            format!("[{}]", items.join(", "))
+        }
+        other => other.to_string(),
     }
 }
 

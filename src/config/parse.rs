@@ -66,7 +66,9 @@ pub(super) fn some_time(text: &str) -> Result<Duration, &'static str> {
 pub(super) fn host_name(text: &str) -> Result<String, &'static str> {
     // The domain of an address is a domain: one parser decides what that is.
     match Address::parse(&format!("x@{text}")) {
-        Ok(address) if text.is_ascii() && !text.contains('@') => Ok(address.domain().to_owned()),
+        Ok(address) if text.chars().all(|c| c.is_ascii_graphic() && c != '@') => {
+            Ok(address.domain().to_owned())
+        }
         _ => Err("is not a host name"),
     }
 }

@@ -1,5 +1,17 @@
-//! Item → relay → outcome per recipient.
+//! Item → relay → outcome per recipient → progress, NDR or dead letter.
+//!
+//! Promises: every item is tried until each of its recipients has it, or an NDR about it is durable, or it is a dead
+//! letter; never given up by itself. What a relay took twice after a crash has the same Message-ID.
 
+mod connection;
+mod pool;
+mod probe;
+mod schedule;
 mod settings;
+mod wire;
+mod worker;
 
+pub use connection::RelayError;
+pub use probe::{ProbeReport, probe};
 pub use settings::{Login, RelaySettings, Retry, Settings, Tls};
+pub use worker::{NdrComposer, run};

@@ -229,7 +229,7 @@ impl Spool {
         }
     }
 
-    /// Writes down what an attempt came to, and gives the claim back. The NDR in it, if any, becomes durable
+    /// Writes down what an attempt came to, and gives the claim back where that succeeds. The NDR in it, if any, becomes durable
     /// together with the marks that it is about.
     pub async fn record(
         &self,
@@ -242,8 +242,9 @@ impl Spool {
             .writer
             .run(move |connection| database::record(connection, &name, &progress, now))
             .await;
+        let files = recorded?;
         self.unclaim(id);
-        self.remove_bodies(recorded?).await;
+        self.remove_bodies(files).await;
         if ndr {
             self.changed.notify_one();
         }

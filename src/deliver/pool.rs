@@ -1,0 +1,66 @@
+//! Connections kept for the next item.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::RelaySettings;
+use super::connection::{Connection, Fate, RelayError};
+use crate::journal::Item;
+use crate::mail::Address;
+
+/// How long a connection is kept without work: shorter than any relay's patience.
+const KEPT: Duration = Duration::from_secs(30);
+
+/// Connections to one relay. Whoever sends holds one of the places that the caller gives out; the pool itself only
+/// remembers what is idle.
+pub(super) struct Pool {
+    pub(super) settings: RelaySettings,
+    idle: Mutex<Vec<(Connection, Instant)>>,
+}
+
+impl Pool {
+    pub(super) fn new(settings: RelaySettings) -> Pool {
+        Pool { settings, idle: Mutex::default() }
+    }
+
+    /// Sends one item over a kept or a new connection. `Err`: the relay was not reached.
+    pub(super) async fn send(
+        &self,
+        item: &Item,
+        original: &Bytes,
+        recipients: &[Address],
+    ) -> Result<Vec<Fate>, RelayError> {
+        if let Some(kept) = self.take() {
+            let sent = kept.send(item, original, recipients).await;
+            if !sent.nothing_said {
+                self.keep(sent.connection);
+                return Ok(sent.fates);
+            }
+            // The relay closed it while it was idle. Nothing was handed over, so a fresh one is tried.
+        }
+        let sent = Connection::open(&self.settings).await?.send(item, original, recipients).await;
+        self.keep(sent.connection);
+        Ok(sent.fates)
+    }
+
+    fn take(&self) -> Option<Connection> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(_, since)| since.elapsed() < KEPT);
+        idle.pop().map(|(connection, _)| connection)
+    }
+
+    fn keep(&self, connection: Option<Connection>) {
+        if let Some(connection) = connection {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.push((connection, Instant::now()));
+        }
+    }
+
+    /// Closes what is idle.
+    pub(super) async fn close(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        futures_util::future::join_all(idle.into_iter().map(|(connection, _)| connection.quit())).await;
+    }
+}

@@ -1,0 +1,87 @@
+//! When a failed attempt is repeated. Pure.
+
+use std::time::{Duration, SystemTime};
+
+use super::Retry;
+
+/// When to try again after `attempts` (at least one) attempts: `first`, then twice as long each time up to `max`,
+/// for ever. `jitter` from 0 to 1 spreads it by a fifth either way, so that what failed together does not
+/// come back together.
+pub(super) fn next_attempt(retry: Retry, attempts: u32, now: SystemTime, jitter: f64) -> SystemTime {
+    let doublings = attempts.saturating_sub(1).min(30);
+    let wait = retry.first.saturating_mul(1 << doublings).min(retry.max);
+    now + wait.mul_f64(0.8 + 0.4 * jitter.clamp(0.0, 1.0))
+}
+
+/// What is known of the relay as a whole. While it cannot be reached, items do not burn their attempts on it
+/// one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Reach {
+    /// It answered last time, or was not tried yet.
+    #[default]
+    Up,
+    /// It did not, this many times in a row; one item may try it at `again`.
+    Down {
+        /// Failures in a row.
+        failures: u32,
+        /// When it is tried again.
+        again: SystemTime,
+    },
+}
+
+impl Reach {
+    /// After a failure to reach it.
+    pub(super) fn failed(self, now: SystemTime) -> Reach {
+        const FIRST: Duration = Duration::from_secs(1);
+        const MAX: Duration = Duration::from_secs(60);
+        let failures = match self {
+            Reach::Up => 1,
+            // Attempts that were under way together count once.
+            Reach::Down { again, .. } if again > now => return self,
+            Reach::Down { failures, .. } => failures.saturating_add(1),
+        };
+        let wait = FIRST.saturating_mul(1 << (failures - 1).min(10)).min(MAX);
+        Reach::Down { failures, again: now + wait }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    const RETRY: Retry = Retry { first: Duration::from_secs(60), max: Duration::from_secs(4 * 3600) };
+
+    fn wait(attempts: u32, jitter: f64) -> u64 {
+        let next = next_attempt(RETRY, attempts, UNIX_EPOCH, jitter);
+        next.duration_since(UNIX_EPOCH).expect("later").as_secs()
+    }
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_never_end() {
+        let waits: Vec<u64> = (1..=10).map(|attempts| wait(attempts, 0.5)).collect();
+        assert_eq!(waits, [60, 120, 240, 480, 960, 1920, 3840, 7680, 14400, 14400]);
+        assert_eq!(wait(u32::MAX, 0.5), 14400);
+    }
+
+    #[test]
+    fn jitter_spreads_by_a_fifth() {
+        assert_eq!((wait(1, 0.0), wait(1, 1.0), wait(1, 9.0)), (48, 72, 72));
+    }
+
+    #[test]
+    fn a_relay_that_is_away_is_tried_again_and_again() {
+        let mut now = UNIX_EPOCH;
+        let mut reach = Reach::Up;
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            reach = reach.failed(now);
+            assert_eq!(reach.failed(now), reach, "attempts under way together count once");
+            let Reach::Down { again, .. } = reach else { panic!("{reach:?}") };
+            waits.push(again.duration_since(now).expect("later").as_secs());
+            now = again;
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+}

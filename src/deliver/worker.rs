@@ -1,0 +1,298 @@
+//! Takes what is due, hands it to the relay, and writes down what came of it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use metrics::{counter, gauge};
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use super::connection::{Fate, RelayError};
+use super::pool::Pool;
+use super::schedule::{Reach, next_attempt};
+use super::{Retry, Settings};
+use crate::journal::{ComposeError, Item, ItemId, Kind, Refusal};
+use crate::mail::Address;
+use crate::spool::{Outcome, Owed, Progress, Spool, SpoolError};
+
+/// How often it is looked for what another process (`copyist queue retry`) made due.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long a slot rests after the spool could not be read or written.
+const REST: Duration = Duration::from_secs(1);
+
+/// Writes an NDR: about this item, to this address, around this original, for these refusals.
+pub type NdrComposer =
+    Arc<dyn Fn(&Item, &Address, &Bytes, &[Refusal], SystemTime) -> Result<Item, ComposeError> + Send + Sync>;
+
+/// Delivers until `shutdown`; what is under way then is finished.
+pub async fn run(
+    spool: Spool,
+    settings: Arc<ArcSwap<Settings>>,
+    compose_ndr: NdrComposer,
+    shutdown: CancellationToken,
+) {
+    let mut worker = Worker::new(spool, compose_ndr, &settings.load());
+    let under_way = TaskTracker::new();
+    while !shutdown.is_cancelled() {
+        let now = settings.load();
+        if now.relay != worker.pool.settings {
+            // Another relay: nothing that is known of the old one counts.
+            let old = std::mem::replace(&mut worker, Worker::new(worker.spool.clone(), worker.compose_ndr.clone(), &now));
+            old.pool.close().await;
+        }
+        let retry = now.retry;
+        drop(now);
+        let wait = worker.start_due(retry, &under_way).await;
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            () = worker.spool.changed(), if wait.is_some() => {}
+            () = worker.freed.notified() => {}
+            () = tokio::time::sleep(wait.unwrap_or(LOOK_AGAIN)) => {}
+        }
+    }
+    under_way.close();
+    under_way.wait().await;
+    worker.pool.close().await;
+}
+
+/// What is known of one relay.
+struct Worker {
+    spool: Spool,
+    compose_ndr: NdrComposer,
+    pool: Arc<Pool>,
+    slots: Arc<Semaphore>,
+    /// Told when a slot becomes free or the relay comes back.
+    freed: Arc<Notify>,
+    reach: Arc<Mutex<Reach>>,
+}
+
+impl Worker {
+    fn new(spool: Spool, compose_ndr: NdrComposer, settings: &Settings) -> Worker {
+        gauge!("copyist_relay_up").set(1.0);
+        Worker {
+            spool,
+            compose_ndr,
+            slots: Arc::new(Semaphore::new(settings.relay.connections)),
+            pool: Arc::new(Pool::new(settings.relay.clone())),
+            freed: Arc::default(),
+            reach: Arc::default(),
+        }
+    }
+
+    /// Starts what is due, as far as there are slots. Gives how long to wait for more; `None`: for a slot.
+    async fn start_due(&self, retry: Retry, under_way: &TaskTracker) -> Option<Duration> {
+        let now = SystemTime::now();
+        let limit = match *self.reach.lock().unwrap_or_else(PoisonError::into_inner) {
+            Reach::Up => self.slots.available_permits(),
+            Reach::Down { again, .. } if again > now => {
+                return Some(again.duration_since(now).unwrap_or_default().min(LOOK_AGAIN));
+            }
+            // One item finds out whether it is back.
+            Reach::Down { .. } => usize::from(self.slots.available_permits() == self.pool.settings.connections),
+        };
+        if limit == 0 {
+            return None;
+        }
+        let due = match self.spool.due(now, limit).await {
+            Ok(due) => due,
+            Err(cause) => {
+                error!("what is due cannot be read: {cause}");
+                return Some(REST);
+            }
+        };
+        let full = due.len() == limit;
+        for id in due {
+            let Ok(slot) = self.slots.clone().try_acquire_owned() else {
+                self.spool.unclaim(&id);
+                continue;
+            };
+            let attempt = Attempt {
+                spool: self.spool.clone(),
+                pool: self.pool.clone(),
+                compose_ndr: self.compose_ndr.clone(),
+                reach: self.reach.clone(),
+                retry,
+            };
+            let freed = self.freed.clone();
+            under_way.spawn(async move {
+                attempt.deliver(&id).await;
+                drop(slot);
+                freed.notify_one();
+            });
+        }
+        if full { None } else { Some(self.until_next_due().await) }
+    }
+
+    async fn until_next_due(&self) -> Duration {
+        match self.spool.next_due().await {
+            Ok(Some(due)) => match due.duration_since(SystemTime::now()) {
+                Ok(wait) => wait.min(LOOK_AGAIN),
+                // It is being worked on.
+                Err(_) => LOOK_AGAIN,
+            },
+            Ok(None) | Err(_) => LOOK_AGAIN,
+        }
+    }
+}
+
+/// One item's turn.
+struct Attempt {
+    spool: Spool,
+    pool: Arc<Pool>,
+    compose_ndr: NdrComposer,
+    reach: Arc<Mutex<Reach>>,
+    retry: Retry,
+}
+
+impl Attempt {
+    async fn deliver(&self, id: &ItemId) {
+        let owed = match self.spool.load(id).await {
+            Ok(owed) => owed,
+            // Set aside by now, or dropped by an operator: it is not due any more.
+            Err(SpoolError::SetAside { .. } | SpoolError::Unknown(_)) => return self.spool.unclaim(id),
+            Err(cause) => {
+                error!(item = %id, "cannot be read: {cause}");
+                tokio::time::sleep(REST).await;
+                return self.spool.unclaim(id);
+            }
+        };
+        let progress = match self.pool.send(&owed.item, &owed.original, &owed.waiting).await {
+            Ok(fates) => {
+                self.reached();
+                self.judge(&owed, fates)
+            }
+            Err(unreached) => self.put_off(&owed, &unreached),
+        };
+        self.record(id, progress).await;
+    }
+
+    /// What the relay said becomes what is written down.
+    fn judge(&self, owed: &Owed, fates: Vec<Fate>) -> Progress {
+        let (id, relay) = (owed.id(), self.pool.settings.name());
+        let now = SystemTime::now();
+        let mut refusals = Vec::new();
+        let mut outcomes = Vec::new();
+        for (address, fate) in owed.waiting.iter().zip(fates) {
+            let outcome = match fate {
+                Fate::Delivered => {
+                    info!(item = %id, to = %address, kind = owed.item.kind.name(), "delivered");
+                    Outcome::Delivered
+                }
+                Fate::Later(said) => {
+                    warn!(item = %id, to = %address, attempt = owed.attempts + 1, "not delivered yet: {said}");
+                    Outcome::Waiting(said)
+                }
+                Fate::Refused(reply) => {
+                    let said = reply.to_string();
+                    refusals.push(Refusal { address: address.clone(), reply, relay: relay.clone() });
+                    Outcome::Refused(said)
+                }
+            };
+            outcomes.push((address.clone(), outcome));
+        }
+        let ndr = self.tell(owed, &refusals, &mut outcomes, now);
+        for (_, outcome) in &outcomes {
+            counter!("copyist_deliveries_total", "outcome" => word(outcome)).increment(1);
+        }
+        Progress { outcomes, next_attempt: next_attempt(self.retry, owed.attempts + 1, now, jitter()), ndr }
+    }
+
+    /// The NDR about what was refused. What nobody can be told about is dead, and stays.
+    fn tell(
+        &self,
+        owed: &Owed,
+        refusals: &[Refusal],
+        outcomes: &mut [(Address, Outcome)],
+        now: SystemTime,
+    ) -> Option<Item> {
+        if refusals.is_empty() {
+            return None;
+        }
+        let id = owed.id();
+        let refused = |outcome: &Outcome| matches!(outcome, Outcome::Refused(_));
+        let Some(ndr_address) = owed.item.ndr.as_ref().filter(|_| owed.item.kind != Kind::Ndr) else {
+            for (address, outcome) in outcomes.iter_mut().filter(|(_, outcome)| refused(outcome)) {
+                if let Outcome::Refused(said) = outcome {
+                    error!(item = %id, to = %address, "dead letter, kept until somebody decides: {said}");
+                    counter!("copyist_dead_letters_total").increment(1);
+                    *outcome = Outcome::Dead(said.clone());
+                }
+            }
+            return None;
+        };
+        match (self.compose_ndr)(&owed.item, ndr_address, &owed.original, refusals, now) {
+            Ok(ndr) => {
+                for Refusal { address, reply, .. } in refusals {
+                    warn!(item = %id, to = %address, ndr = %ndr.id, ndr_to = %ndr_address, "refused for good: {reply}");
+                }
+                Some(ndr)
+            }
+            Err(cause) => {
+                error!(item = %id, "the NDR cannot be written, so the refusal does not count yet: {cause}");
+                for (_, outcome) in outcomes.iter_mut().filter(|(_, outcome)| refused(outcome)) {
+                    if let Outcome::Refused(said) = outcome {
+                        *outcome = Outcome::Waiting(said.clone());
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    fn reached(&self) {
+        let mut reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Reach::Down { failures, .. } = std::mem::take(&mut *reach) {
+            gauge!("copyist_relay_up").set(1.0);
+            info!("relay {} answers again after {failures} failures", self.pool.settings.name());
+        }
+    }
+
+    /// The relay was not reached. That is nobody's fault among the items: this one is due again as soon as the
+    /// relay is tried again.
+    fn put_off(&self, owed: &Owed, unreached: &RelayError) -> Progress {
+        let now = SystemTime::now();
+        let mut reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        if *reach == Reach::Up {
+            gauge!("copyist_relay_up").set(0.0);
+            warn!("{unreached}; what is owed waits, and the relay is tried again");
+        }
+        *reach = reach.failed(now);
+        let outcome = |address: &Address| (address.clone(), Outcome::Waiting(unreached.to_string()));
+        Progress { outcomes: owed.waiting.iter().map(outcome).collect(), next_attempt: now, ndr: None }
+    }
+
+    /// Writes it down, again and again if need be: an item whose delivery is not written down would be sent
+    /// again and again instead. A spool that has failed ends the process, and with it this.
+    async fn record(&self, id: &ItemId, progress: Progress) {
+        while let Err(cause) = self.spool.record(id, progress.clone(), SystemTime::now()).await {
+            error!(item = %id, "what came of it cannot be written down: {cause}");
+            if self.spool.is_failed() {
+                return;
+            }
+            tokio::time::sleep(REST).await;
+        }
+    }
+}
+
+fn word(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Delivered => "delivered",
+        Outcome::Waiting(_) => "waiting",
+        Outcome::Refused(_) => "refused",
+        Outcome::Dead(_) => "dead",
+    }
+}
+
+/// From 0 to 1; the middle where the system has no random numbers, since this is no secret.
+fn jitter() -> f64 {
+    let mut bytes = [0; 4];
+    match SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 0.5,
+    }
+}
