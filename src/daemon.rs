@@ -34,7 +34,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The state directory cannot be made.
-    #[error("cannot make the state directory {dir}: {cause}; set state_dir, or make it with the right owner")]
+    #[error(
+        "cannot make the state directory {dir}: {cause}; set state_dir, or make it with the right owner"
+    )]
     StateDir {
         /// The directory.
         dir: PathBuf,
@@ -64,7 +66,9 @@ pub enum DaemonError {
         cause: io::Error,
     },
     /// The disk lied or died: nothing more can be made durable by this process.
-    #[error("the spool has failed; mail is deferred until the disk is seen to and the service started again")]
+    #[error(
+        "the spool has failed; mail is deferred until the disk is seen to and the service started again"
+    )]
     SpoolFailed,
 }
 
@@ -93,7 +97,10 @@ impl Listeners {
 
     /// The TCP addresses of the milter listeners.
     pub fn milter_addresses(&self) -> Vec<SocketAddr> {
-        self.milter.iter().filter_map(Listener::local_addr).collect()
+        self.milter
+            .iter()
+            .filter_map(Listener::local_addr)
+            .collect()
     }
 }
 
@@ -137,7 +144,12 @@ impl Daemon {
         let stop_admin = CancellationToken::new();
         for listener in listeners.milter {
             info!("listening on {listener}");
-            sessions.spawn(hook::serve_milter(listener, self.pipeline.clone(), sessions.clone(), shutdown.clone()));
+            sessions.spawn(hook::serve_milter(
+                listener,
+                self.pipeline.clone(),
+                sessions.clone(),
+                shutdown.clone(),
+            ));
         }
         deliveries.spawn(deliver::run(
             spool.clone(),
@@ -146,7 +158,12 @@ impl Daemon {
             stop_deliveries.clone(),
         ));
         if let (Some(listener), Some(metrics)) = (listeners.admin, admin::metrics()) {
-            deliveries.spawn(admin::serve(listener, metrics, self.pipeline.clone(), stop_admin.clone()));
+            deliveries.spawn(admin::serve(
+                listener,
+                metrics,
+                self.pipeline.clone(),
+                stop_admin.clone(),
+            ));
         }
         info!("copyist is ready");
         let outcome = loop {
@@ -165,11 +182,17 @@ impl Daemon {
         sessions.close();
         deliveries.close();
         if tokio::time::timeout(DRAIN, sessions.wait()).await.is_err() {
-            warn!("{} sessions did not end in time and are cut off; the MTA keeps their messages", sessions.len());
+            warn!(
+                "{} sessions did not end in time and are cut off; the MTA keeps their messages",
+                sessions.len()
+            );
         }
         stop_deliveries.cancel();
         stop_admin.cancel();
-        if tokio::time::timeout(DRAIN, deliveries.wait()).await.is_err() {
+        if tokio::time::timeout(DRAIN, deliveries.wait())
+            .await
+            .is_err()
+        {
             warn!("some deliveries did not end in time; they are tried again after the next start");
         }
         self.pipeline.load().directory.close().await;
@@ -202,7 +225,12 @@ impl Daemon {
             }
         }
         self.deliver.store(Arc::new(settings.deliver.clone()));
-        self.pipeline.store(Arc::new(pipeline(&settings, &self.key, directory, old.spool.clone())));
+        self.pipeline.store(Arc::new(pipeline(
+            &settings,
+            &self.key,
+            directory,
+            old.spool.clone(),
+        )));
         self.settings = settings;
         info!("the new settings are in force");
     }
@@ -211,7 +239,10 @@ impl Daemon {
     fn ndr_composer(&self) -> deliver::NdrComposer {
         let pipeline = self.pipeline.clone();
         Arc::new(move |failed, address, original, refusals, now| {
-            pipeline.load().composer.ndr(failed, address, original, refusals, now)
+            pipeline
+                .load()
+                .composer
+                .ndr(failed, address, original, refusals, now)
         })
     }
 }
@@ -227,5 +258,8 @@ fn pipeline(settings: &Settings, key: &Key, directory: Directory, spool: Spool) 
 
 fn make_state_dir(dir: &Path) -> Result<(), DaemonError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|cause| DaemonError::StateDir { dir: dir.to_owned(), cause })
+    made.map_err(|cause| DaemonError::StateDir {
+        dir: dir.to_owned(),
+        cause,
+    })
 }

@@ -34,7 +34,9 @@
 //! | [`cli`] | the commands |
 
 pub mod admin;
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod deliver;
 pub mod directory;
 pub mod hook;

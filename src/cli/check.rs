@@ -49,13 +49,25 @@ pub(super) async fn check(config: &Path, online: bool, json: bool) -> Result<(),
     if json {
         print_json(&findings)?;
     } else {
-        for Finding { what, which, fine, said } in &findings {
-            print_line(&format!("{} {what} {which}: {said}", if *fine { "ok    " } else { "FAILED" }))?;
+        for Finding {
+            what,
+            which,
+            fine,
+            said,
+        } in &findings
+        {
+            print_line(&format!(
+                "{} {what} {which}: {said}",
+                if *fine { "ok    " } else { "FAILED" }
+            ))?;
         }
     }
     match findings.iter().filter(|finding| !finding.fine).count() {
         0 => Ok(()),
-        failed => Err(Failure::failed(format!("{failed} of {} checks failed", findings.len()))),
+        failed => Err(Failure::failed(format!(
+            "{failed} of {} checks failed",
+            findings.len()
+        ))),
     }
 }
 
@@ -74,9 +86,14 @@ async fn try_directory(settings: &Settings) -> Vec<Finding> {
     let probes = directory.probe().await;
     directory.close().await;
     let finding = |probe: crate::directory::Probe| {
-        let fine = probe.result.is_ok();
-        let said = probe.result.unwrap_or_else(|error| error);
-        Finding { what: "directory", which: probe.url, fine, said }
+        let fine = probe.outcome.is_ok();
+        let said = probe.outcome.unwrap_or_else(|error| error);
+        Finding {
+            what: "directory",
+            which: probe.url,
+            fine,
+            said,
+        }
     };
     probes.into_iter().map(finding).collect()
 }
@@ -85,7 +102,17 @@ async fn try_relay(settings: &Settings) -> Finding {
     let relay = &settings.deliver.relay;
     let which = format!("{}:{}", relay.host, relay.port);
     match deliver::probe(relay).await {
-        Ok(report) => Finding { what: "relay", which, fine: true, said: report.to_string() },
-        Err(error) => Finding { what: "relay", which, fine: false, said: error.to_string() },
+        Ok(report) => Finding {
+            what: "relay",
+            which,
+            fine: true,
+            said: report.to_string(),
+        },
+        Err(error) => Finding {
+            what: "relay",
+            which,
+            fine: false,
+            said: error.to_string(),
+        },
     }
 }

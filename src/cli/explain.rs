@@ -1,7 +1,5 @@
 //! `copyist explain`: the decision about a message that does not exist.
 
-
-
 use serde::Serialize;
 
 use super::args::Question;
@@ -69,15 +67,26 @@ pub(super) async fn explain(question: Question) -> Result<(), Failure> {
         recipients: question
             .to
             .into_iter()
-            .map(|address| Recipient { address, params: Vec::new() })
+            .map(|address| Recipient {
+                address,
+                params: Vec::new(),
+            })
             .collect(),
-        client: Client { ip: question.client, user: question.auth, ..Client::default() },
+        client: Client {
+            ip: question.client,
+            user: question.auth,
+            ..Client::default()
+        },
         ..Envelope::default()
     };
     let directory = Directory::open(settings.directory).map_err(Failure::failed)?;
     let explanation = decide(&envelope, &directory, &settings.rules).await;
     directory.close().await;
-    if question.json { print_json(&explanation) } else { print_line(&explanation.to_text()) }
+    if question.json {
+        print_json(&explanation)
+    } else {
+        print_line(&explanation.to_text())
+    }
 }
 
 async fn decide(envelope: &Envelope, directory: &Directory, rules: &Rules) -> Explanation {
@@ -86,7 +95,11 @@ async fn decide(envelope: &Envelope, directory: &Directory, rules: &Rules) -> Ex
     for address in envelope.recipient_addresses() {
         let guard = guard(ours, envelope.sender.as_ref(), address, directory, rules).await;
         let direction = policy::direction(ours, address, rules).name();
-        recipients.push(ForRecipient { address: address.clone(), direction, guard });
+        recipients.push(ForRecipient {
+            address: address.clone(),
+            direction,
+            guard,
+        });
     }
     let people = directory.find(&policy::questions(envelope, rules)).await;
     let (plan, deferred) = match policy::plan(envelope, &people, rules) {
@@ -130,11 +143,22 @@ fn objects(people: &People) -> Vec<Object> {
         .iter()
         .map(|(address, answer)| {
             let (word, dns, outage) = match answer {
-                Lookup::Found(found) => ("found", found.iter().map(|entry| entry.dn.clone()).collect(), None),
+                Lookup::Found(found) => (
+                    "found",
+                    found.iter().map(|entry| entry.dn.clone()).collect(),
+                    None,
+                ),
                 Lookup::Absent => ("absent", Vec::new(), None),
-                Lookup::Unavailable(outage) => ("unavailable", Vec::new(), Some(outage.reason.to_string())),
+                Lookup::Unavailable(outage) => {
+                    ("unavailable", Vec::new(), Some(outage.reason.to_string()))
+                }
             };
-            Object { address: address.clone(), answer: word, dns, outage }
+            Object {
+                address: address.clone(),
+                answer: word,
+                dns,
+                outage,
+            }
         })
         .collect();
     objects.sort_by(|a, b| a.address.cmp(&b.address));
@@ -162,9 +186,18 @@ impl From<policy::Copy> for Copy {
 impl Explanation {
     fn to_text(&self) -> String {
         let mut lines = Vec::new();
-        let whose = if self.sender_is_ours { "is ours (authenticated, or from a trusted network)" } else { "is outside" };
+        let whose = if self.sender_is_ours {
+            "is ours (authenticated, or from a trusted network)"
+        } else {
+            "is outside"
+        };
         lines.push(format!("the sender {whose}"));
-        for ForRecipient { address, direction, guard } in &self.recipients {
+        for ForRecipient {
+            address,
+            direction,
+            guard,
+        } in &self.recipients
+        {
             let guard = match *guard {
                 "guarded" => "; refused with 550: a guarded mailbox",
                 "provisional" => "; guarded: passes only as a report of ours or a bounce of one",
@@ -173,7 +206,13 @@ impl Explanation {
             };
             lines.push(format!("to {address}: {direction}{guard}"));
         }
-        for Object { address, answer, dns, outage } in &self.objects {
+        for Object {
+            address,
+            answer,
+            dns,
+            outage,
+        } in &self.objects
+        {
             let detail = outage.clone().unwrap_or_else(|| dns.join(" and "));
             let gap = if detail.is_empty() { "" } else { ": " };
             lines.push(format!("directory: {address} {answer}{gap}{detail}"));
@@ -182,18 +221,26 @@ impl Explanation {
             lines.push(format!("not usable: {trouble}"));
         }
         if let Some(deferred) = &self.deferred {
-            lines.push(format!("the message would be deferred with 451: {deferred}"));
+            lines.push(format!(
+                "the message would be deferred with 451: {deferred}"
+            ));
         } else if self.copies.is_empty() {
             lines.push("nothing is journaled".into());
         }
         for copy in &self.copies {
-            lines.push(format!("one {} from {} ({})", copy.format, copy.ndr, copy.direction));
+            lines.push(format!(
+                "one {} from {} ({})",
+                copy.format, copy.ndr, copy.direction
+            ));
             for Target { address, reasons } in &copy.targets {
                 lines.push(format!("  to {address}"));
-                lines.extend(reasons.iter().map(|reason| format!("     because of {reason}")));
+                lines.extend(
+                    reasons
+                        .iter()
+                        .map(|reason| format!("     because of {reason}")),
+                );
             }
         }
         lines.join("\n")
     }
 }
-

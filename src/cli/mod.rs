@@ -52,7 +52,10 @@ impl Failure {
 pub fn main() -> ExitCode {
     // clap itself ends with status 2 for wrong usage.
     let args = Args::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("copyist: cannot start threads: {error}");
@@ -62,9 +65,17 @@ pub fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match args.command {
             Command::Run { config } => run::run(&config.file).await,
-            Command::Check { config, online, json } => check::check(&config.file, online, json).await,
+            Command::Check {
+                config,
+                online,
+                json,
+            } => check::check(&config.file, online, json).await,
             Command::Explain(question) => explain::explain(question).await,
-            Command::Resolve { config, address, json } => resolve::resolve(&config.file, &address, json).await,
+            Command::Resolve {
+                config,
+                address,
+                json,
+            } => resolve::resolve(&config.file, &address, json).await,
             Command::Queue { config, command } => queue::queue(&config.file, command).await,
             Command::Schema { which } => schema::schema(which),
             Command::Demo { dir, quiet } => demo::demo(dir, quiet).await,

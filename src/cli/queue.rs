@@ -28,3 +28,206 @@ pub(super) async fn queue(config: &Path, command: QueueCommand) -> Result<(), Fa
         QueueCommand::Drop { ids, yes } => drop_items(&spool, &ids, yes).await,
     }
 }
+
+fn parse(text: &str) -> Result<ItemId, Failure> {
+    ItemId::parse(text).ok_or_else(|| {
+        Failure::wrong(format!(
+            "{text:?} is no item id; copyist queue list shows them, 16 letters and digits"
+        ))
+    })
+}
+
+async fn list(spool: &Spool, dead: bool, limit: usize, as_json: bool) -> Result<(), Failure> {
+    let items = spool
+        .list(Filter { dead, limit })
+        .await
+        .map_err(Failure::failed)?;
+    let depth = spool.depth().await.map_err(Failure::failed)?;
+    if as_json {
+        let items: Vec<_> = items.iter().map(item_json).collect();
+        return print_json(&json!({ "items": items, "total": depth.items, "dead": depth.dead }));
+    }
+    for item in &items {
+        print_line(&line(item))?;
+        for target in &item.targets {
+            let reply = target
+                .last_reply
+                .as_deref()
+                .map(|reply| format!(" ({reply})"))
+                .unwrap_or_default();
+            print_line(&format!("    {} {}{reply}", target.state, target.address))?;
+        }
+    }
+    let more = depth.items.saturating_sub(items.len() as u64);
+    let more = if more > 0 && !dead {
+        format!(", {more} of them not shown")
+    } else {
+        String::new()
+    };
+    print_line(&format!(
+        "{} items are owed{more}; {} dead letters",
+        depth.items, depth.dead
+    ))
+}
+
+fn line(item: &Listed) -> String {
+    let next = match (&item.set_aside, item.next_attempt) {
+        (Some(why), _) => format!("set aside: {why}"),
+        (None, Some(at)) if at <= SystemTime::now() => "due".into(),
+        (None, Some(at)) => format!("next try {}", rfc3339(at)),
+        (None, None) => "not tried again by itself".into(),
+    };
+    format!(
+        "{} {} {} of {} ({} octets) from {}, {} attempts, {next}: {}",
+        item.id,
+        item.direction,
+        item.kind,
+        if item.queue_id.is_empty() {
+            "a message"
+        } else {
+            &item.queue_id
+        },
+        item.size,
+        rfc3339(item.received),
+        item.attempts,
+        item.subject,
+    )
+}
+
+fn item_json(item: &Listed) -> serde_json::Value {
+    let targets: Vec<_> = item
+        .targets
+        .iter()
+        .map(|target| json!({ "address": target.address, "state": target.state, "last_reply": target.last_reply }))
+        .collect();
+    json!({
+        "id": item.id.as_str(),
+        "kind": item.kind,
+        "direction": item.direction,
+        "queue_id": item.queue_id,
+        "received": rfc3339(item.received),
+        "size": item.size,
+        "subject": item.subject,
+        "attempts": item.attempts,
+        "next_attempt": item.next_attempt.map(rfc3339),
+        "set_aside": item.set_aside,
+        "targets": targets,
+    })
+}
+
+async fn show(spool: &Spool, id: &ItemId, as_json: bool) -> Result<(), Failure> {
+    let Some(shown) = spool.show(id).await.map_err(Failure::failed)? else {
+        return Err(unknown(id));
+    };
+    let Shown {
+        listed,
+        sender,
+        ndr,
+        message_id,
+        reasons,
+    } = shown;
+    if as_json {
+        let mut value = item_json(&listed);
+        value["sender"] = json!(sender);
+        value["ndr"] = json!(ndr);
+        value["message_id"] = json!(message_id);
+        value["reasons"] = json!(reasons);
+        return print_json(&value);
+    }
+    print_line(&line(&listed))?;
+    let sender = sender.map_or("<> (null reverse path)".into(), |sender| sender.to_string());
+    print_line(&format!(
+        "  Message-ID:      {message_id}\n  envelope sender: {sender}"
+    ))?;
+    if let Some(ndr) = ndr {
+        print_line(&format!("  NDR goes to:     {ndr}"))?;
+    }
+    for target in &listed.targets {
+        print_line(&format!("  {} {}", target.state, target.address))?;
+        if let Some(reply) = &target.last_reply {
+            print_line(&format!("    last answer: {reply}"))?;
+        }
+    }
+    print_line("  because of")?;
+    reasons
+        .iter()
+        .try_for_each(|reason| print_line(&format!("    {reason}")))
+}
+
+fn unknown(id: &ItemId) -> Failure {
+    Failure::failed(format!(
+        "there is no item {id}; it may have been delivered meanwhile"
+    ))
+}
+
+async fn retry(spool: &Spool, ids: &[String]) -> Result<(), Failure> {
+    for id in ids {
+        let id = parse(id)?;
+        if !spool
+            .retry(&id, SystemTime::now())
+            .await
+            .map_err(Failure::failed)?
+        {
+            return Err(unknown(&id));
+        }
+        print_line(&format!("{id} is due now"))?;
+    }
+    Ok(())
+}
+
+/// In batches, so that the service's own commits get between them, and with progress: a queue can be long.
+async fn retry_all(spool: &Spool) -> Result<(), Failure> {
+    let depth = spool.depth().await.map_err(Failure::failed)?;
+    let style =
+        ProgressStyle::with_template("{bar:40} {pos}/{len} items are due ({per_sec}, {eta} left)");
+    let bar = ProgressBar::new(depth.items).with_style(style.map_err(Failure::failed)?);
+    let (mut done, mut after) = (0, 0);
+    loop {
+        let (batch, last) = spool
+            .retry_after(after, BATCH, SystemTime::now())
+            .await
+            .map_err(Failure::failed)?;
+        if batch == 0 {
+            break;
+        }
+        done += batch;
+        after = last;
+        bar.set_position(done as u64);
+    }
+    bar.finish_and_clear();
+    print_line(&format!("{done} items are due now"))
+}
+
+async fn export(spool: &Spool, id: &ItemId, output: Option<PathBuf>) -> Result<(), Failure> {
+    let owed = spool.load(id).await.map_err(Failure::failed)?;
+    let parts = [owed.item.prefix, owed.original, owed.item.suffix];
+    let written = match &output {
+        Some(path) => std::fs::File::create(path).and_then(|mut file| {
+            parts
+                .iter()
+                .try_for_each(|part| file.write_all(part))
+                .and_then(|()| file.sync_all())
+        }),
+        None => parts
+            .iter()
+            .try_for_each(|part| std::io::stdout().write_all(part)),
+    };
+    let place = output.map_or("standard output".into(), |path| path.display().to_string());
+    written.map_err(|cause| Failure::failed(format!("{place}: {cause}")))
+}
+
+async fn drop_items(spool: &Spool, ids: &[String], yes: bool) -> Result<(), Failure> {
+    if !yes {
+        return Err(Failure::wrong(
+            "this gives items up for ever; export them first, then say --yes",
+        ));
+    }
+    for id in ids {
+        let id = parse(id)?;
+        if !spool.drop_item(&id).await.map_err(Failure::failed)? {
+            return Err(unknown(&id));
+        }
+        print_line(&format!("{id} is dropped"))?;
+    }
+    Ok(())
+}

@@ -28,13 +28,20 @@ struct Object {
     journal: Vec<Result<Address, String>>,
 }
 
-pub(super) async fn resolve(config: &std::path::Path, text: &str, json: bool) -> Result<(), Failure> {
+pub(super) async fn resolve(
+    config: &std::path::Path,
+    text: &str,
+    json: bool,
+) -> Result<(), Failure> {
     let settings = load(config)?;
     let target = Target::parse(text).map_err(Failure::wrong)?;
     let address = target.smtp().map_err(Failure::wrong)?.clone();
     let attributes = settings.directory.journal_attributes.clone();
     let directory = Directory::open(settings.directory).map_err(Failure::failed)?;
-    let found = directory.find(std::slice::from_ref(&address)).await.remove(&address);
+    let found = directory
+        .find(std::slice::from_ref(&address))
+        .await
+        .remove(&address);
     let guarded = match directory.is_journal_address(&address).await {
         Lookup::Found(()) => Some(true),
         Lookup::Absent => Some(false),
@@ -81,7 +88,11 @@ pub(super) async fn resolve(config: &std::path::Path, text: &str, json: bool) ->
         }
         Some(Lookup::Absent) | None => {}
     }
-    if json { print_json(&resolution)? } else { print_line(&resolution.to_text())? }
+    if json {
+        print_json(&resolution)?
+    } else {
+        print_line(&resolution.to_text())?
+    }
     match resolution.outage {
         Some(outage) => Err(Failure::failed(outage)),
         None => Ok(()),

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -21,14 +21,18 @@ pub(super) async fn run(config: &Path) -> Result<(), Failure> {
     // The spool first: a second instance is told so, and not that a port is taken.
     let daemon = Daemon::open(settings.clone()).map_err(Failure::failed)?;
     let listeners = Listeners::bind(&settings).await.map_err(Failure::failed)?;
-    daemon.run(listeners, reloads, shutdown).await.map_err(Failure::failed)
+    daemon
+        .run(listeners, reloads, shutdown)
+        .await
+        .map_err(Failure::failed)
 }
 
 /// Log lines go to standard error, where systemd and containers look for them. `COPYIST_LOG` takes the usual
 /// filters.
 fn start_log() {
     // lettre's own lines would show what is sent; rustls and hyper talk about every handshake.
-    let filter = EnvFilter::try_from_env("COPYIST_LOG").unwrap_or_else(|_| EnvFilter::new("warn,copyist=info"));
+    let filter = EnvFilter::try_from_env("COPYIST_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,copyist=info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -38,12 +42,15 @@ fn start_log() {
 }
 
 /// SIGTERM and SIGINT stop, SIGHUP reads the configuration again. The task ends with the process.
-fn watch_signals(config: PathBuf, shutdown: CancellationToken) -> std::io::Result<mpsc::Receiver<Settings>> {
+fn watch_signals(
+    config: PathBuf,
+    shutdown: CancellationToken,
+) -> std::io::Result<mpsc::Receiver<Settings>> {
     let (sender, receiver) = mpsc::channel(1);
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut ends: [Signal; 2] = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
-        let [terminate, interrupt] = &mut ends;
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,

@@ -6,7 +6,9 @@ use crate::config;
 
 pub(super) fn schema(which: Schema) -> Result<(), Failure> {
     match which {
-        Schema::Openldap => print_line(include_str!("../../schemas/openldap/copyist.ldif").trim_end()),
+        Schema::Openldap => {
+            print_line(include_str!("../../schemas/openldap/copyist.ldif").trim_end())
+        }
         Schema::Ad => print_line(include_str!("../../schemas/ad/copyist.ldf").trim_end()),
         Schema::Config => print_line(config::json_schema().trim_end()),
     }

@@ -12,7 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use lettre::transport::smtp::Error as SmtpError;
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
-use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, CertificateStore, TlsParameters};
+use lettre::transport::smtp::client::{
+    AsyncSmtpConnection, Certificate, CertificateStore, TlsParameters,
+};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::transport::smtp::response::Response;
 
@@ -79,7 +81,10 @@ enum Trouble {
 impl Connection {
     /// Connects, greets, encrypts and logs in, as the settings say.
     pub(super) async fn open(settings: &RelaySettings) -> Result<Connection, RelayError> {
-        let fail = |what: String| RelayError { relay: settings.name(), what };
+        let fail = |what: String| RelayError {
+            relay: settings.name(),
+            what,
+        };
         let connecting = Connection::connect(settings);
         match tokio::time::timeout(CONNECT.min(settings.timeout), connecting).await {
             Ok(opened) => opened.map_err(fail),
@@ -103,25 +108,35 @@ impl Connection {
             .map_err(|error| sentence(&error))?;
         if let Some(tls) = tls.filter(|_| settings.tls != Tls::Implicit) {
             if smtp.can_starttls() {
-                smtp.starttls(tls, &hello).await.map_err(|error| format!("STARTTLS: {}", sentence(&error)))?;
+                smtp.starttls(tls, &hello)
+                    .await
+                    .map_err(|error| format!("STARTTLS: {}", sentence(&error)))?;
             } else if settings.tls == Tls::Required {
                 return Err("does not offer STARTTLS, and relay.tls is \"required\"".into());
             }
         }
         // Asked again because lettre keeps only the capabilities that it uses itself.
-        let hello = smtp.command(format!("EHLO {}\r\n", settings.helo_name)).await;
+        let hello = smtp
+            .command(format!("EHLO {}\r\n", settings.helo_name))
+            .await;
         let hello = hello.map_err(|error| format!("EHLO: {}", sentence(&error)))?;
         let capabilities = Capabilities::from_lines(hello.message().skip(1));
         if let Some(login) = &settings.login {
             if !smtp.is_encrypted() && !is_loopback(&settings.host) {
                 return Err("is not encrypted, so the password is not sent; set relay.tls".into());
             }
-            let credentials = Credentials::new(login.username.clone(), login.password.reveal().to_owned());
+            let credentials =
+                Credentials::new(login.username.clone(), login.password.reveal().to_owned());
             let mechanisms = [Mechanism::Plain, Mechanism::Login];
             let logged_in = smtp.auth(&mechanisms, &credentials).await;
-            logged_in.map_err(|error| format!("login as {}: {}", login.username, sentence(&error)))?;
+            logged_in
+                .map_err(|error| format!("login as {}: {}", login.username, sentence(&error)))?;
         }
-        Ok(Connection { smtp, capabilities, timeout: settings.timeout })
+        Ok(Connection {
+            smtp,
+            capabilities,
+            timeout: settings.timeout,
+        })
     }
 
     /// What the relay offers.
@@ -140,20 +155,37 @@ impl Connection {
     }
 
     /// Hands one item to the relay for these recipients.
-    pub(super) async fn send(mut self, item: &Item, original: &Bytes, recipients: &[Address]) -> Sent {
+    pub(super) async fn send(
+        mut self,
+        item: &Item,
+        original: &Bytes,
+        recipients: &[Address],
+    ) -> Sent {
         let content = canonical([item.prefix.clone(), original.clone(), item.suffix.clone()]);
         let size = content.iter().map(Bytes::len).sum::<usize>() + 2;
         if let Some(fate) = self.unsendable(item, size) {
-            return Sent { fates: vec![fate; recipients.len()], connection: Some(self), nothing_said: false };
+            return Sent {
+                fates: vec![fate; recipients.len()],
+                connection: Some(self),
+                nothing_said: false,
+            };
         }
         let mut fates = match self.envelope(item, size, recipients).await {
             Ok(fates) => fates,
             Err((why, nothing_said)) => {
-                return Sent { fates: vec![Fate::Later(why); recipients.len()], connection: None, nothing_said };
+                return Sent {
+                    fates: vec![Fate::Later(why); recipients.len()],
+                    connection: None,
+                    nothing_said,
+                };
             }
         };
         let accepted = fates.iter().any(|fate| *fate == Fate::Delivered);
-        let ended = if accepted { self.data(content).await } else { self.step("RSET\r\n").await.map(drop) };
+        let ended = if accepted {
+            self.data(content).await
+        } else {
+            self.step("RSET\r\n").await.map(drop)
+        };
         let lost = match ended {
             Ok(()) => None,
             Err(Trouble::Reply(reply)) => {
@@ -167,20 +199,29 @@ impl Connection {
                 Some(())
             }
         };
-        Sent { fates, connection: lost.is_none().then_some(self), nothing_said: false }
+        Sent {
+            fates,
+            connection: lost.is_none().then_some(self),
+            nothing_said: false,
+        }
     }
 
     /// What the relay has said it cannot take. The original is never re-encoded to suit it.
     fn unsendable(&self, item: &Item, size: usize) -> Option<Fate> {
         if let Some(limit) = self.capabilities.refuses_size(size) {
-            let text = format!("Message of {size} octets is larger than the relay's limit of {limit}");
+            let text =
+                format!("Message of {size} octets is larger than the relay's limit of {limit}");
             return Some(Fate::Refused(Reply::new(552, Enhanced(5, 3, 4), text)));
         }
         if item.smtputf8 && !self.capabilities.smtputf8 {
-            return Some(Fate::Later("the relay does not offer SMTPUTF8, which an address of this item needs".into()));
+            return Some(Fate::Later(
+                "the relay does not offer SMTPUTF8, which an address of this item needs".into(),
+            ));
         }
         if item.body != BodyKind::SevenBit && !self.capabilities.eight_bit_mime {
-            return Some(Fate::Later("the relay does not offer 8BITMIME, which the original needs".into()));
+            return Some(Fate::Later(
+                "the relay does not offer 8BITMIME, which the original needs".into(),
+            ));
         }
         None
     }
@@ -193,11 +234,16 @@ impl Connection {
         recipients: &[Address],
     ) -> Result<Vec<Fate>, (String, bool)> {
         let mail = self.mail_command(item, size);
-        let rcpts: Vec<String> = recipients.iter().map(|address| self.rcpt_command(item, address)).collect();
+        let rcpts: Vec<String> = recipients
+            .iter()
+            .map(|address| self.rcpt_command(item, address))
+            .collect();
         if !self.capabilities.pipelining {
             match self.step(&mail).await {
                 Ok(_) => {}
-                Err(Trouble::Reply(reply)) => return Ok(vec![fate_of_sender(&reply); recipients.len()]),
+                Err(Trouble::Reply(reply)) => {
+                    return Ok(vec![fate_of_sender(&reply); recipients.len()]);
+                }
                 Err(Trouble::Lost(why)) => return Err((why, true)),
             }
             let mut fates = Vec::new();
@@ -210,7 +256,11 @@ impl Connection {
         let mut fates: Vec<Fate> = Vec::new();
         let mut refused_sender = None;
         for (n, batch) in rcpts.chunks(BATCH).enumerate() {
-            let commands = if n == 0 { mail.clone() + &batch.concat() } else { batch.concat() };
+            let commands = if n == 0 {
+                mail.clone() + &batch.concat()
+            } else {
+                batch.concat()
+            };
             let mut said = self.step(&commands).await;
             if n == 0 {
                 match said {
@@ -236,7 +286,11 @@ impl Connection {
     }
 
     fn mail_command(&self, item: &Item, size: usize) -> String {
-        let sender = item.sender.as_ref().map(ToString::to_string).unwrap_or_default();
+        let sender = item
+            .sender
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         let mut command = format!("MAIL FROM:<{sender}>");
         let offered = &self.capabilities;
         if offered.size.is_some() {
@@ -268,18 +322,25 @@ impl Connection {
     async fn data(&mut self, content: Vec<Bytes>) -> Result<(), Trouble> {
         let go_on = self.step("DATA\r\n").await?;
         if !go_on.has_code(354) {
-            return Err(Trouble::Lost("DATA was answered with something else than 354".into()));
+            return Err(Trouble::Lost(
+                "DATA was answered with something else than 354".into(),
+            ));
         }
-        let pieces = content
-            .into_iter()
-            .flat_map(|segment| (0..segment.len()).step_by(PIECE).map(move |at| segment.slice(at..segment.len().min(at + PIECE))));
+        let pieces = content.into_iter().flat_map(|segment| {
+            (0..segment.len())
+                .step_by(PIECE)
+                .map(move |at| segment.slice(at..segment.len().min(at + PIECE)))
+        });
         // The relay may store the message before it answers (RFC 5321 section 4.5.3.2.6 allows twice a command's time).
         let answer = in_time(self.timeout * 2, self.smtp.message_iter(pieces)).await?;
         // The one place where something counts as delivered. Any other positive answer belongs to another question.
         if answer.has_code(250) {
             Ok(())
         } else {
-            Err(Trouble::Lost(format!("the data was answered with {}, not 250", answer.code())))
+            Err(Trouble::Lost(format!(
+                "the data was answered with {}, not 250",
+                answer.code()
+            )))
         }
     }
 
@@ -299,7 +360,10 @@ async fn in_time(
     match tokio::time::timeout(limit, step).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => Err(trouble(&error)),
-        Err(_) => Err(Trouble::Lost(format!("the relay did not answer within {} s", limit.as_secs_f32()))),
+        Err(_) => Err(Trouble::Lost(format!(
+            "the relay did not answer within {} s",
+            limit.as_secs_f32()
+        ))),
     }
 }
 
@@ -316,11 +380,16 @@ fn trouble(error: &SmtpError) -> Trouble {
 fn reply(error: &SmtpError) -> Option<Reply> {
     let code = error.status()?;
     let code = u16::from(code);
-    let text = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    let text = std::error::Error::source(error)
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let class = u8::try_from(code / 100).unwrap_or(4);
     Some(match Enhanced::from_text(&text) {
         Some(enhanced) if enhanced.0 == class => {
-            let rest = text.trim_start().split_once(' ').map_or("", |(_, rest)| rest);
+            let rest = text
+                .trim_start()
+                .split_once(' ')
+                .map_or("", |(_, rest)| rest);
             Reply::new(code, enhanced, rest)
         }
         _ => Reply::new(code, Enhanced(class, 0, 0), text),
@@ -328,7 +397,11 @@ fn reply(error: &SmtpError) -> Option<Reply> {
 }
 
 fn fate_of(reply: &Reply) -> Fate {
-    if reply.is_permanent() { Fate::Refused(reply.clone()) } else { Fate::Later(reply.to_string()) }
+    if reply.is_permanent() {
+        Fate::Refused(reply.clone())
+    } else {
+        Fate::Later(reply.to_string())
+    }
 }
 
 /// A no to MAIL is final for the item, but for those codes that say something about us: log in first (530), with
@@ -360,10 +433,13 @@ fn tls(settings: &RelaySettings, verified: bool) -> Result<TlsParameters, String
         .dangerous_accept_invalid_certs(!verified)
         .dangerous_accept_invalid_hostnames(!verified);
     if let Some(path) = &settings.ca_file {
-        let failed = |error: &dyn std::fmt::Display| format!("relay.ca_file {}: {error}", path.display());
+        let failed =
+            |error: &dyn std::fmt::Display| format!("relay.ca_file {}: {error}", path.display());
         let pem = std::fs::read(path).map_err(|error| failed(&error))?;
         let certificates = Certificate::from_pem(&pem).map_err(|error| failed(&error))?;
-        builder = builder.certificate_store(CertificateStore::None).add_root_certificate(certificates);
+        builder = builder
+            .certificate_store(CertificateStore::None)
+            .add_root_certificate(certificates);
     }
     builder.build().map_err(|error| sentence(&error))
 }
@@ -375,7 +451,9 @@ fn is_loopback(host: &str) -> bool {
 /// An error with its cause, on one line.
 fn sentence(error: &SmtpError) -> String {
     match std::error::Error::source(error) {
-        Some(cause) if !error.to_string().contains(&cause.to_string()) => format!("{error}: {cause}"),
+        Some(cause) if !error.to_string().contains(&cause.to_string()) => {
+            format!("{error}: {cause}")
+        }
         _ => error.to_string(),
     }
 }
@@ -418,6 +496,9 @@ mod tests {
         let reply = |code| Reply::new(code, Enhanced(5, 7, 0), "x");
         assert!(matches!(fate_of_sender(&reply(550)), Fate::Refused(_)));
         assert!(matches!(fate_of_sender(&reply(530)), Fate::Later(_)));
-        assert!(matches!(fate_of(&Reply::new(451, Enhanced(4, 7, 0), "x")), Fate::Later(_)));
+        assert!(matches!(
+            fate_of(&Reply::new(451, Enhanced(4, 7, 0), "x")),
+            Fate::Later(_)
+        ));
     }
 }

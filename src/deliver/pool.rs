@@ -22,7 +22,10 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(settings: RelaySettings) -> Pool {
-        Pool { settings, idle: Mutex::default() }
+        Pool {
+            settings,
+            idle: Mutex::default(),
+        }
     }
 
     /// Sends one item over a kept or a new connection. `Err`: the relay was not reached.
@@ -40,7 +43,10 @@ impl Pool {
             }
             // The relay closed it while it was idle. Nothing was handed over, so a fresh one is tried.
         }
-        let sent = Connection::open(&self.settings).await?.send(item, original, recipients).await;
+        let sent = Connection::open(&self.settings)
+            .await?
+            .send(item, original, recipients)
+            .await;
         self.keep(sent.connection);
         Ok(sent.fates)
     }
@@ -61,6 +67,7 @@ impl Pool {
     /// Closes what is idle.
     pub(super) async fn close(&self) {
         let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
-        futures_util::future::join_all(idle.into_iter().map(|(connection, _)| connection.quit())).await;
+        futures_util::future::join_all(idle.into_iter().map(|(connection, _)| connection.quit()))
+            .await;
     }
 }

@@ -31,7 +31,11 @@ pub async fn probe(settings: &RelaySettings) -> Result<ProbeReport, RelayError> 
 
 impl fmt::Display for ProbeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.encrypted { "answers, encrypted" } else { "answers, not encrypted" })?;
+        f.write_str(if self.encrypted {
+            "answers, encrypted"
+        } else {
+            "answers, not encrypted"
+        })?;
         if self.logged_in {
             f.write_str(", logged in")?;
         }
@@ -40,8 +44,16 @@ impl fmt::Display for ProbeReport {
             _ => {}
         }
         let lacks = [
-            ("8BITMIME", self.capabilities.eight_bit_mime, "8-bit mail would wait"),
-            ("DSN", self.capabilities.dsn, "bounces are known by Message-ID only"),
+            (
+                "8BITMIME",
+                self.capabilities.eight_bit_mime,
+                "8-bit mail would wait",
+            ),
+            (
+                "DSN",
+                self.capabilities.dsn,
+                "bounces are known by Message-ID only",
+            ),
             ("PIPELINING", self.capabilities.pipelining, "slower"),
         ];
         for (name, there, consequence) in lacks {

@@ -7,7 +7,12 @@ use super::Retry;
 /// When to try again after `attempts` (at least one) attempts: `first`, then twice as long each time up to `max`,
 /// for ever. `jitter` from 0 to 1 spreads it by a fifth either way, so that what failed together does not
 /// come back together.
-pub(super) fn next_attempt(retry: Retry, attempts: u32, now: SystemTime, jitter: f64) -> SystemTime {
+pub(super) fn next_attempt(
+    retry: Retry,
+    attempts: u32,
+    now: SystemTime,
+    jitter: f64,
+) -> SystemTime {
     let doublings = attempts.saturating_sub(1).min(30);
     let wait = retry.first.saturating_mul(1 << doublings).min(retry.max);
     now + wait.mul_f64(0.8 + 0.4 * jitter.clamp(0.0, 1.0))
@@ -41,7 +46,10 @@ impl Reach {
             Reach::Down { failures, .. } => failures.saturating_add(1),
         };
         let wait = FIRST.saturating_mul(1 << (failures - 1).min(10)).min(MAX);
-        Reach::Down { failures, again: now + wait }
+        Reach::Down {
+            failures,
+            again: now + wait,
+        }
     }
 }
 
@@ -51,7 +59,10 @@ mod tests {
 
     use super::*;
 
-    const RETRY: Retry = Retry { first: Duration::from_secs(60), max: Duration::from_secs(4 * 3600) };
+    const RETRY: Retry = Retry {
+        first: Duration::from_secs(60),
+        max: Duration::from_secs(4 * 3600),
+    };
 
     fn wait(attempts: u32, jitter: f64) -> u64 {
         let next = next_attempt(RETRY, attempts, UNIX_EPOCH, jitter);
@@ -61,7 +72,10 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_longest_and_never_end() {
         let waits: Vec<u64> = (1..=10).map(|attempts| wait(attempts, 0.5)).collect();
-        assert_eq!(waits, [60, 120, 240, 480, 960, 1920, 3840, 7680, 14400, 14400]);
+        assert_eq!(
+            waits,
+            [60, 120, 240, 480, 960, 1920, 3840, 7680, 14400, 14400]
+        );
         assert_eq!(wait(u32::MAX, 0.5), 14400);
     }
 
@@ -77,8 +91,14 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..8 {
             reach = reach.failed(now);
-            assert_eq!(reach.failed(now), reach, "attempts under way together count once");
-            let Reach::Down { again, .. } = reach else { panic!("{reach:?}") };
+            assert_eq!(
+                reach.failed(now),
+                reach,
+                "attempts under way together count once"
+            );
+            let Reach::Down { again, .. } = reach else {
+                panic!("{reach:?}")
+            };
             waits.push(again.duration_since(now).expect("later").as_secs());
             now = again;
         }

@@ -7,7 +7,11 @@ use bytes::{Bytes, BytesMut};
 /// A bare line break passed on is a tool for smuggling: the next server may take it for a line's end where we
 /// did not. A message without one, nearly any, is not copied.
 pub(super) fn canonical(segments: [Bytes; 3]) -> Vec<Bytes> {
-    let mut segments = if has_bare_line_breaks(&segments) { vec![rewritten(&segments)] } else { segments.to_vec() };
+    let mut segments = if has_bare_line_breaks(&segments) {
+        vec![rewritten(&segments)]
+    } else {
+        segments.to_vec()
+    };
     strip_last_line_break(&mut segments);
     segments
 }

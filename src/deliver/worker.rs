@@ -26,8 +26,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_secs(1);
 
 /// Writes an NDR: about this item, to this address, around this original, for these refusals.
-pub type NdrComposer =
-    Arc<dyn Fn(&Item, &Address, &Bytes, &[Refusal], SystemTime) -> Result<Item, ComposeError> + Send + Sync>;
+pub type NdrComposer = Arc<
+    dyn Fn(&Item, &Address, &Bytes, &[Refusal], SystemTime) -> Result<Item, ComposeError>
+        + Send
+        + Sync,
+>;
 
 /// Delivers until `shutdown`; what is under way then is finished.
 pub async fn run(
@@ -42,7 +45,8 @@ pub async fn run(
         let now = settings.load();
         if now.relay != worker.pool.settings {
             // Another relay: nothing that is known of the old one counts.
-            let old = std::mem::replace(&mut worker, Worker::new(worker.spool.clone(), worker.compose_ndr.clone(), &now));
+            let new = Worker::new(worker.spool.clone(), worker.compose_ndr.clone(), &now);
+            let old = std::mem::replace(&mut worker, new);
             old.pool.close().await;
         }
         let retry = now.retry;
@@ -90,10 +94,17 @@ impl Worker {
         let limit = match *self.reach.lock().unwrap_or_else(PoisonError::into_inner) {
             Reach::Up => self.slots.available_permits(),
             Reach::Down { again, .. } if again > now => {
-                return Some(again.duration_since(now).unwrap_or_default().min(LOOK_AGAIN));
+                return Some(
+                    again
+                        .duration_since(now)
+                        .unwrap_or_default()
+                        .min(LOOK_AGAIN),
+                );
             }
             // One item finds out whether it is back.
-            Reach::Down { .. } => usize::from(self.slots.available_permits() == self.pool.settings.connections),
+            Reach::Down { .. } => {
+                usize::from(self.slots.available_permits() == self.pool.settings.connections)
+            }
         };
         if limit == 0 {
             return None;
@@ -125,7 +136,11 @@ impl Worker {
                 freed.notify_one();
             });
         }
-        if full { None } else { Some(self.until_next_due().await) }
+        if full {
+            None
+        } else {
+            Some(self.until_next_due().await)
+        }
     }
 
     async fn until_next_due(&self) -> Duration {
@@ -154,14 +169,20 @@ impl Attempt {
         let owed = match self.spool.load(id).await {
             Ok(owed) => owed,
             // Set aside by now, or dropped by an operator: it is not due any more.
-            Err(SpoolError::SetAside { .. } | SpoolError::Unknown(_)) => return self.spool.unclaim(id),
+            Err(SpoolError::SetAside { .. } | SpoolError::Unknown(_)) => {
+                return self.spool.unclaim(id);
+            }
             Err(cause) => {
                 error!(item = %id, "cannot be read: {cause}");
                 tokio::time::sleep(REST).await;
                 return self.spool.unclaim(id);
             }
         };
-        let progress = match self.pool.send(&owed.item, &owed.original, &owed.waiting).await {
+        let progress = match self
+            .pool
+            .send(&owed.item, &owed.original, &owed.waiting)
+            .await
+        {
             Ok(fates) => {
                 self.reached();
                 self.judge(&owed, fates)
@@ -189,7 +210,11 @@ impl Attempt {
                 }
                 Fate::Refused(reply) => {
                     let said = reply.to_string();
-                    refusals.push(Refusal { address: address.clone(), reply, relay: relay.clone() });
+                    refusals.push(Refusal {
+                        address: address.clone(),
+                        reply,
+                        relay: relay.clone(),
+                    });
                     Outcome::Refused(said)
                 }
             };
@@ -199,7 +224,11 @@ impl Attempt {
         for (_, outcome) in &outcomes {
             counter!("copyist_deliveries_total", "outcome" => word(outcome)).increment(1);
         }
-        Progress { outcomes, next_attempt: next_attempt(self.retry, owed.attempts + 1, now, jitter()), ndr }
+        Progress {
+            outcomes,
+            next_attempt: next_attempt(self.retry, owed.attempts + 1, now, jitter()),
+            ndr,
+        }
     }
 
     /// The NDR about what was refused. What nobody can be told about is dead, and stays.
@@ -215,7 +244,12 @@ impl Attempt {
         }
         let id = owed.id();
         let refused = |outcome: &Outcome| matches!(outcome, Outcome::Refused(_));
-        let Some(ndr_address) = owed.item.ndr.as_ref().filter(|_| owed.item.kind != Kind::Ndr) else {
+        let Some(ndr_address) = owed
+            .item
+            .ndr
+            .as_ref()
+            .filter(|_| owed.item.kind != Kind::Ndr)
+        else {
             for (address, outcome) in outcomes.iter_mut().filter(|(_, outcome)| refused(outcome)) {
                 if let Outcome::Refused(said) = outcome {
                     error!(item = %id, to = %address, "dead letter, kept until somebody decides: {said}");
@@ -248,7 +282,10 @@ impl Attempt {
         let mut reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
         if let Reach::Down { failures, .. } = std::mem::take(&mut *reach) {
             gauge!("copyist_relay_up").set(1.0);
-            info!("relay {} answers again after {failures} failures", self.pool.settings.name());
+            info!(
+                "relay {} answers again after {failures} failures",
+                self.pool.settings.name()
+            );
         }
     }
 
@@ -262,14 +299,23 @@ impl Attempt {
             warn!("{unreached}; what is owed waits, and the relay is tried again");
         }
         *reach = reach.failed(now);
-        let outcome = |address: &Address| (address.clone(), Outcome::Waiting(unreached.to_string()));
-        Progress { outcomes: owed.waiting.iter().map(outcome).collect(), next_attempt: now, ndr: None }
+        let outcome =
+            |address: &Address| (address.clone(), Outcome::Waiting(unreached.to_string()));
+        Progress {
+            outcomes: owed.waiting.iter().map(outcome).collect(),
+            next_attempt: now,
+            ndr: None,
+        }
     }
 
     /// Writes it down, again and again if need be: an item whose delivery is not written down would be sent
     /// again and again instead. A spool that has failed ends the process, and with it this.
     async fn record(&self, id: &ItemId, progress: Progress) {
-        while let Err(cause) = self.spool.record(id, progress.clone(), SystemTime::now()).await {
+        while let Err(cause) = self
+            .spool
+            .record(id, progress.clone(), SystemTime::now())
+            .await
+        {
             error!(item = %id, "what came of it cannot be written down: {cause}");
             if self.spool.is_failed() {
                 return;

@@ -76,9 +76,12 @@ struct Door {
 
 impl Door {
     fn new(pipelines: Arc<ArcSwap<Pipeline>>) -> Door {
+        let pipeline = pipelines.load_full();
+        let asked = pipeline.rules.journal_guard != Guard::Off;
         Door {
-            pipeline: pipelines.load_full(),
             pipelines,
+            pipeline,
+            asked,
             provisional: Vec::new(),
         }
     }

@@ -27,7 +27,9 @@ impl Capabilities {
             let mut words = line.split_ascii_whitespace().map(str::to_ascii_uppercase);
             match words.next().as_deref() {
                 Some("PIPELINING") => found.pipelining = true,
-                Some("SIZE") => found.size = Some(words.next().and_then(|size| size.parse().ok()).unwrap_or(0)),
+                Some("SIZE") => {
+                    found.size = Some(words.next().and_then(|size| size.parse().ok()).unwrap_or(0))
+                }
                 Some("8BITMIME") => found.eight_bit_mime = true,
                 Some("SMTPUTF8") => found.smtputf8 = true,
                 Some("DSN") => found.dsn = true,
@@ -46,7 +48,8 @@ impl Capabilities {
 
     /// Whether the server said that messages of this many octets are too large.
     pub fn refuses_size(&self, octets: usize) -> Option<u64> {
-        self.size.filter(|limit| *limit > 0 && octets as u64 > *limit)
+        self.size
+            .filter(|limit| *limit > 0 && octets as u64 > *limit)
     }
 }
 
@@ -56,7 +59,13 @@ mod tests {
 
     #[test]
     fn keywords_are_read_whatever_their_case() {
-        let found = Capabilities::from_lines(["pipelining", "Size 1000", "AUTH plain LOGIN", "auth=CRAM-MD5", "x"]);
+        let found = Capabilities::from_lines([
+            "pipelining",
+            "Size 1000",
+            "AUTH plain LOGIN",
+            "auth=CRAM-MD5",
+            "x",
+        ]);
         let expected = Capabilities {
             pipelining: true,
             size: Some(1000),
@@ -65,6 +74,9 @@ mod tests {
         };
         assert_eq!(found, expected);
         assert_eq!(found.refuses_size(1001), Some(1000));
-        assert_eq!(Capabilities::from_lines(["SIZE 0"]).refuses_size(1_000_000), None);
+        assert_eq!(
+            Capabilities::from_lines(["SIZE 0"]).refuses_size(1_000_000),
+            None
+        );
     }
 }

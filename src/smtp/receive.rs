@@ -69,7 +69,11 @@ impl Dialogue {
 
     /// The next thing that happened; `None` while more input is needed. Answer each before asking for the next.
     pub fn next_event(&mut self) -> Option<Event> {
-        if self.in_data { self.message() } else { self.line().map(|line| self.command(&line)) }
+        if self.in_data {
+            self.message()
+        } else {
+            self.line().map(|line| self.command(&line))
+        }
     }
 
     /// The sender was accepted.
@@ -108,7 +112,9 @@ impl Dialogue {
     }
 
     fn command(&mut self, line: &[u8]) -> Event {
-        let Ok(line) = std::str::from_utf8(line) else { return Event::Syntax };
+        let Ok(line) = std::str::from_utf8(line) else {
+            return Event::Syntax;
+        };
         let (verb, argument) = line.split_once(' ').unwrap_or((line, ""));
         match verb.to_ascii_uppercase().as_str() {
             hello @ ("EHLO" | "HELO") if !argument.trim().is_empty() => {
@@ -117,7 +123,8 @@ impl Dialogue {
                 Event::Hello(hello == "EHLO")
             }
             "MAIL" if self.has_sender => Event::BadSequence,
-            "MAIL" => path(argument, "FROM:").map_or(Event::Syntax, |(path, params)| Event::Mail(path, params)),
+            "MAIL" => path(argument, "FROM:")
+                .map_or(Event::Syntax, |(path, params)| Event::Mail(path, params)),
             "RCPT" if !self.has_sender => Event::BadSequence,
             "RCPT" => match path(argument, "TO:") {
                 Some((path, params)) if !path.is_empty() => Event::Rcpt(path, params),
@@ -154,7 +161,10 @@ impl Dialogue {
         let stuffed = self.input.split_to(whole).freeze();
         self.in_data = false;
         let data = unstuffed(stuffed.slice(..content));
-        let message = Received { data, ..self.transaction.clone() };
+        let message = Received {
+            data,
+            ..self.transaction.clone()
+        };
         self.reset();
         Some(Event::Message(Box::new(message)))
     }
@@ -162,7 +172,10 @@ impl Dialogue {
     fn reset(&mut self) {
         self.has_sender = false;
         let helo = std::mem::take(&mut self.transaction.helo);
-        self.transaction = Received { helo, ..Received::default() };
+        self.transaction = Received {
+            helo,
+            ..Received::default()
+        };
     }
 }
 
@@ -200,7 +213,10 @@ fn path(argument: &str, keyword: &str) -> Option<(String, Vec<String>)> {
         ends
     });
     let (path, params) = rest.split_at(end?.0);
-    let params = params[1..].split_ascii_whitespace().map(str::to_owned).collect();
+    let params = params[1..]
+        .split_ascii_whitespace()
+        .map(str::to_owned)
+        .collect();
     Some((path.to_owned(), params))
 }
 
@@ -234,7 +250,10 @@ mod tests {
             assert_eq!(found.len(), 2, "in pieces of {step}");
             assert_eq!(found[0].data, &b".one\r\n\n.\r.\r\n.\r\nend\r\n"[..]);
             assert_eq!(found[0].sender_params, ["SIZE=3"]);
-            assert_eq!(found[0].recipients, [("\"x>y\"@d".to_owned(), vec!["NOTIFY=NEVER".to_owned()])]);
+            assert_eq!(
+                found[0].recipients,
+                [("\"x>y\"@d".to_owned(), vec!["NOTIFY=NEVER".to_owned()])]
+            );
             assert_eq!((found[1].sender.as_str(), found[1].data.len()), ("", 0));
         }
     }
@@ -250,10 +269,22 @@ mod tests {
     #[test]
     fn commands_have_their_time() {
         let mut dialogue = Dialogue::new();
-        dialogue.feed(b"RCPT TO:<a@b>\r\nDATA\r\nMAIL TO:<a@b>\r\nMAIL FROM:<a@b\r\nNONSENSE\r\nQUIT\r\n");
+        dialogue.feed(
+            b"RCPT TO:<a@b>\r\nDATA\r\nMAIL TO:<a@b>\r\nMAIL FROM:<a@b\r\nNONSENSE\r\nQUIT\r\n",
+        );
         let events: Vec<Event> = std::iter::from_fn(|| dialogue.next_event()).collect();
         let (bad, syntax) = (Event::BadSequence, Event::Syntax);
-        assert_eq!(events, [bad.clone(), bad, syntax.clone(), syntax.clone(), syntax, Event::Quit]);
+        assert_eq!(
+            events,
+            [
+                bad.clone(),
+                bad,
+                syntax.clone(),
+                syntax.clone(),
+                syntax,
+                Event::Quit
+            ]
+        );
     }
 
     #[test]

@@ -33,8 +33,18 @@ impl Sink {
         let refusals = Refusals::default();
         let stop = CancellationToken::new();
         // Ends with the sink, and with it all its sessions.
-        tokio::spawn(stop.clone().run_until_cancelled_owned(accept(listener, keep, refusals.clone(), stop.clone())));
-        Ok(Sink { address, kept, refusals, _stop: stop.drop_guard() })
+        tokio::spawn(stop.clone().run_until_cancelled_owned(accept(
+            listener,
+            keep,
+            refusals.clone(),
+            stop.clone(),
+        )));
+        Ok(Sink {
+            address,
+            kept,
+            refusals,
+            _stop: stop.drop_guard(),
+        })
     }
 
     /// Where it listens.
@@ -56,7 +66,11 @@ impl Sink {
     /// Waits until it has got this many messages.
     pub async fn wait_for(&self, messages: usize) {
         // The sender lives in the accepting task, which lives as long as this.
-        let _ = self.kept.clone().wait_for(|kept| kept.len() >= messages).await;
+        let _ = self
+            .kept
+            .clone()
+            .wait_for(|kept| kept.len() >= messages)
+            .await;
     }
 }
 
@@ -73,9 +87,15 @@ async fn accept(
 }
 
 /// One client. A client that breaks off takes only its own unfinished message with it.
-async fn session(mut stream: TcpStream, keep: watch::Sender<Vec<Received>>, refusals: Refusals) -> io::Result<()> {
+async fn session(
+    mut stream: TcpStream,
+    keep: watch::Sender<Vec<Received>>,
+    refusals: Refusals,
+) -> io::Result<()> {
     let mut dialogue = Dialogue::new();
-    stream.write_all(b"220 sink.copyist.invalid ESMTP\r\n").await?;
+    stream
+        .write_all(b"220 sink.copyist.invalid ESMTP\r\n")
+        .await?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let mut replies = String::new();

@@ -1,0 +1,5 @@
+//! stub
+use super::Failure;
+pub(super) async fn demo(_: Option<std::path::PathBuf>, _: bool) -> Result<(), Failure> {
+    Ok(())
+}
