@@ -57,7 +57,7 @@ fn each_direction_reads_the_objects_it_concerns() {
         250
     );
     site.mail.wait_for(3, lab::PATIENCE);
-    assert_eq!(site.reports().len(), 2);
+    assert_eq!(site.wait_for_reports(2).len(), 2);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_changed_attribute_counts_within_the_ttl() {
     let took = changed.elapsed();
     println!("a changed attribute counted after {took:?} with a ttl of 2 s");
     assert!(took < Duration::from_secs(5), "{took:?}");
-    assert_eq!(site.reports()[0].recipients, ["new@archive.test"]);
+    assert_eq!(site.wait_for_reports(1)[0].recipients, ["new@archive.test"]);
 }
 
 #[test]

@@ -53,7 +53,10 @@ impl Client {
         for command in commands {
             let reply = self.say(&command);
             if reply.code >= 400 {
-                self.say("RSET");
+                // After 421 nobody listens any more.
+                if reply.code != 421 {
+                    self.say("RSET");
+                }
                 return reply;
             }
         }

@@ -3,8 +3,11 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
-use super::{Client, Copyist, DOMAIN, Postfix, PostfixOptions, Slapd, SmtpSink, free_port};
+use super::{
+    Client, Copyist, DOMAIN, PATIENCE, Postfix, PostfixOptions, Slapd, SmtpSink, free_port,
+};
 
 /// Clients from here are outside.
 pub const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
@@ -59,34 +62,47 @@ impl Site {
         Client::connect_from(from, self.postfix.smtp_addr())
     }
 
-    /// What the relay has, read.
+    /// The whole reports that the relay has.
     pub fn reports(&self) -> Vec<Report> {
-        self.relay
-            .messages()
+        let messages = self.relay.messages();
+        messages
             .iter()
             .map(|text| Report::read(text))
+            .filter(|report| report.is_whole)
             .collect()
+    }
+
+    /// Waits until the relay has this many reports, and gives them.
+    pub fn wait_for_reports(&self, count: usize) -> Vec<Report> {
+        self.wait_until(&format!("{count} reports"), || {
+            let reports = self.reports();
+            (reports.len() >= count).then_some(reports)
+        })
     }
 
     /// The first report about an original with this Message-ID, waited for.
     pub fn wait_for_report(&self, message_id: &str) -> Report {
-        for waited in 1.. {
-            if let Some(report) = self
-                .reports()
+        self.wait_until(message_id, || {
+            self.reports()
                 .into_iter()
                 .find(|report| report.about == message_id)
-            {
-                return report;
+        })
+    }
+
+    /// smtp-sink writes files and does not say when one is whole, so they are looked at again and again.
+    fn wait_until<T>(&self, what: &str, look: impl Fn() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look() {
+                return found;
             }
-            self.relay
-                .wait_for(self.relay.count().max(waited), super::PATIENCE);
             assert!(
-                waited < 100_000,
-                "no report about {message_id}\n{}",
+                Instant::now() < deadline,
+                "no {what}\n{}",
                 self.copyist.log()
             );
+            std::thread::sleep(Duration::from_millis(5));
         }
-        unreachable!("the loop ends by returning or by failing")
     }
 }
 
@@ -150,6 +166,8 @@ pub struct Report {
     pub envelope: HashMap<String, Vec<String>>,
     /// The original.
     pub original: String,
+    /// Whether its end is there; smtp-sink may still be writing it.
+    pub is_whole: bool,
     /// All of it.
     pub text: String,
 }
@@ -203,6 +221,7 @@ impl Report {
                 .unwrap_or_default(),
             original: content(2).to_owned(),
             envelope,
+            is_whole: text.trim_end().ends_with(&format!("{boundary}--")),
             text: text.to_owned(),
         }
     }
@@ -221,7 +240,7 @@ impl Report {
 /// A message with this Message-ID, as [`Client::send_message`] wants it.
 pub fn message(message_id: &str, text: &str) -> String {
     format!(
-        "From: Somebody <somebody@elsewhere.test>\r\nTo: someone@{DOMAIN}\r\nSubject: {text}\r\n\
-         Message-ID: {message_id}\r\n\r\n{text}\r\n.dots\r\n"
+        "From: Somebody <somebody@elsewhere.test>\r\nTo: someone@{DOMAIN}\r\nSubject: {text}\r\nDate: Tue, 24 Nov 2026 03:32:21 +0000\r\n\
+         Date: Tue, 24 Nov 2026 03:32:21 +0000\r\nMessage-ID: {message_id}\r\n\r\n{text}\r\n.dots\r\n"
     )
 }
