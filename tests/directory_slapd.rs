@@ -1,5 +1,7 @@
 //! The directory against a real OpenLDAP server, and against servers that are none.
 
+#[path = "directory/relay.rs"]
+mod relay;
 #[path = "directory/slapd.rs"]
 mod slapd;
 
@@ -14,6 +16,7 @@ use copyist::directory::{
 use copyist::mail::Address;
 use copyist::secret::Secret;
 
+use relay::Relay;
 use slapd::{Slapd, free_port};
 
 /// Settings without any time to live, so that each question reaches the server.
@@ -208,6 +211,18 @@ async fn letters_beyond_ascii_neither_match_nor_disturb() {
 }
 
 #[tokio::test]
+async fn what_the_server_takes_for_the_same_address_is_found() {
+    let slapd = Slapd::start();
+    let directory = open(settings(&[slapd.url()]));
+    // A full-width letter, which only the server's rules (RFC 4518) take for an "a".
+    let wide = address("\u{ff41}nn@example.test");
+    let ann = address("ann@example.test");
+    let answers = directory.find(&[wide.clone(), ann.clone()]).await;
+    assert_eq!(names(answers[&ann].clone()), ["Ana"]);
+    assert_eq!(names(answers[&wide].clone()), ["Ana"]);
+}
+
+#[tokio::test]
 async fn half_an_answer_is_an_outage_for_its_address_only() {
     let slapd = Slapd::start();
     let directory = open(settings(&[slapd.url()]));
@@ -304,6 +319,15 @@ async fn a_killed_server_is_bridged_and_a_restarted_one_is_used_again() {
 }
 
 #[tokio::test]
+async fn a_question_whose_connection_breaks_is_put_again() {
+    let slapd = Slapd::start();
+    let relay = Relay::start(slapd.address());
+    let directory = open(settings(&[relay.url()]));
+    assert_eq!(names(find(&directory, "eve@example.test").await), ["Eve"]);
+    assert_eq!(relay.lookups(), 2, "the same question twice");
+}
+
+#[tokio::test]
 async fn a_server_that_was_restarted_in_between_is_not_even_noticed() {
     let mut slapd = Slapd::start();
     let directory = open(settings(&[slapd.url()]));
@@ -331,7 +355,9 @@ async fn a_server_that_hangs_is_an_outage_in_time_and_then_at_once() {
         begun.elapsed()
     );
     // Whoever asks while a new connection is tried waits for it, but that ends.
+    let begun = Instant::now();
     while directory.health() == Health::Ok {
+        assert!(begun.elapsed() < Duration::from_secs(5), "not noticed");
         outage(find(&directory, "ana@example.test").await);
     }
     let begun = Instant::now();

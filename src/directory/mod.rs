@@ -1,6 +1,12 @@
 //! Who an address belongs to, as the organization's directory says.
 //!
-//! Promises: one answer per question; never mistakes an outage for a missing entry.
+//! Promises: one answer per question, in time; never mistakes an outage for a missing entry. Fails only by
+//! [`Lookup::Unavailable`], and at the start by [`OpenError`].
+//!
+//! ```text
+//! Directory ─► cache ─┬─► ldap: batch ─► servers ─► connection
+//!                     └─► file ─► ldif
+//! ```
 
 mod cache;
 mod entry;

@@ -5,10 +5,11 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -102,7 +103,7 @@ impl Slapd {
         let errors = process.stderr.take().expect("piped");
         self.process = Some(process);
         self.follow(errors);
-        until(|| TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+        until(|| TcpStream::connect(self.address()).is_ok());
         until(|| UnixStream::connect(self.dir.path().join("ldapi")).is_ok());
         until(|| !self.tls || TcpStream::connect(("127.0.0.1", self.tls_port)).is_ok());
     }
@@ -143,8 +144,13 @@ impl Slapd {
         run(kill);
     }
 
+    /// Where it speaks LDAP.
+    pub(crate) fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
     pub(crate) fn url(&self) -> String {
-        format!("ldap://127.0.0.1:{}", self.port)
+        format!("ldap://{}", self.address())
     }
 
     pub(crate) fn tls_url(&self) -> String {
@@ -173,10 +179,16 @@ impl Drop for Slapd {
     }
 }
 
-/// A port nobody listens on.
+/// A port nobody listens on, and none that a test before got. It lies below those that systems give to
+/// clients: until the server has it, nobody else takes it.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("bound").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Several test processes may run at once.
+    let first = u16::try_from(std::process::id() % 200).expect("small") * 100;
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| 10_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000)
+        .find(is_free)
+        .expect("a free port")
 }
 
 /// Waits for what another process does without telling.

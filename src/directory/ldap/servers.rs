@@ -194,6 +194,16 @@ struct Trouble {
     pause: Duration,
 }
 
+impl Trouble {
+    fn without_pause(fault: EnterError) -> Trouble {
+        Trouble {
+            fault,
+            until: Instant::now(),
+            pause: Duration::ZERO,
+        }
+    }
+}
+
 impl Server {
     fn new(url: ServerUrl) -> Server {
         Server { url, trouble: None }
@@ -229,8 +239,12 @@ impl Server {
                     server = url.as_str(),
                     "directory connection closed by the server"
                 );
-                if !proven {
-                    self.failed(EnterError::Other(format!("{url} closed the connection")));
+                let fault = EnterError::Other(format!("{url} closed the connection"));
+                match &self.trouble {
+                    None if proven => {}
+                    // Once may be chance, and the question that broke with it is to be put again now.
+                    None => self.trouble = Some(Trouble::without_pause(fault)),
+                    Some(_) => self.failed(fault),
                 }
             }
         }
@@ -285,11 +299,15 @@ mod tests {
         let mut server = server();
         server.ended(&End::Closed, true);
         assert_eq!(server.paused_until(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_lets_us_in_only_to_close_is_not_tried_in_a_tight_loop() {
+        let mut server = server();
         server.ended(&End::Closed, false);
-        assert!(
-            server.paused_until().is_some(),
-            "unproven: not in a tight loop"
-        );
+        assert_eq!(server.paused_until(), None, "once may be chance");
+        server.ended(&End::Closed, false);
+        assert!(server.paused_until().is_some());
     }
 
     #[tokio::test(start_paused = true)]
