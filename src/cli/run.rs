@@ -64,7 +64,13 @@ fn watch_signals(
                         break;
                     }
                 }
-                Err(error) => error!("the old settings stay in force: {error}"),
+                Err(error) => {
+                    error
+                        .mistakes
+                        .iter()
+                        .for_each(|mistake| error!("{mistake}"));
+                    error!("the old settings stay in force");
+                }
             }
         }
         shutdown.cancel();

@@ -1,0 +1,320 @@
+//! The commands and the service's signals, as an operator meets them.
+
+mod lab;
+
+use std::process::Output;
+
+use lab::{DOMAIN, INSIDE, OUTSIDE, Site, message, user};
+use serde_json::Value;
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("no JSON ({error}): {output:?}"))
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn check_online_tries_directory_and_relay() {
+    let mut site = Site::start("5m");
+    let fine = site.copyist.command(&["check", "--online"]);
+    assert!(fine.status.success(), "{}", text(&fine));
+    for what in ["configuration", "directory", "relay"] {
+        assert!(
+            text(&fine).contains(&format!("ok     {what}")),
+            "{}",
+            text(&fine)
+        );
+    }
+    site.slapd.stop();
+    site.relay.stop();
+    let failed = site.copyist.command(&["check", "--online", "--json"]);
+    assert_eq!(failed.status.code(), Some(1));
+    let findings = json(&failed);
+    let fine: Vec<bool> = findings
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|finding| finding["fine"] == true)
+        .collect();
+    assert_eq!(fine, [true, false, false], "{findings}");
+}
+
+#[test]
+fn explain_says_who_gets_a_copy_and_why_and_sends_nothing() {
+    let site = Site::start("5m");
+    let (journaled, journal) = (user(3), "journal-3@archive.test");
+    let asked = [
+        "explain",
+        "--from",
+        "a@elsewhere.test",
+        "--to",
+        &journaled,
+        journal,
+        "--client",
+        "192.0.2.1",
+    ];
+    let said = text(&site.copyist.command(&asked));
+    for part in [
+        "the sender is outside",
+        &format!("to {journaled}: inbound\n"),
+        &format!("to {journal}: inbound; refused with 550"),
+        &format!(
+            "one report from in-ndr@{DOMAIN} (inbound)\n  to {journal}\n     because of inbound.journal_attribute"
+        ),
+        "extensionAttribute10 of uid=u00003,",
+    ] {
+        assert!(said.contains(part), "{part:?} is missing in\n{said}");
+    }
+    let asked = [
+        "explain", "--from", "<>", "--to", &journaled, "--auth", "u00004", "--json",
+    ];
+    let said = json(&site.copyist.command(&asked));
+    assert_eq!(said["sender_is_ours"], true);
+    assert_eq!(said["recipients"][0]["direction"], "internal");
+    assert_eq!(said["copies"][0]["targets"][0]["address"], journal);
+    assert_eq!(site.relay.count(), 0);
+    let wrong = site
+        .copyist
+        .command(&["explain", "--from", "a b", "--to", &journaled]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong));
+}
+
+#[test]
+fn resolve_shows_the_object_and_where_it_is_journaled() {
+    let site = Site::start("5m");
+    let said = json(
+        &site
+            .copyist
+            .command(&["resolve", "USER.3@Example.Test", "--json"]),
+    );
+    assert_eq!(said["answer"], "found");
+    assert_eq!(
+        said["objects"][0]["journal"][0]["Ok"],
+        "journal-3@archive.test"
+    );
+    let said = json(
+        &site
+            .copyist
+            .command(&["resolve", "journal-3@archive.test", "--json"]),
+    );
+    assert_eq!(
+        (&said["answer"], &said["is_journal_address"]),
+        (&Value::from("absent"), &Value::from(true))
+    );
+}
+
+#[test]
+fn the_queue_can_be_listed_shown_exported_retried_and_dropped() {
+    let mut site = Site::start("5m");
+    site.relay.stop();
+    let mut client = site.client(OUTSIDE);
+    for n in 0..3 {
+        let content = message(&format!("<q{n}@elsewhere.test>"), &format!("number {n}"));
+        assert_eq!(
+            client
+                .send_message("a@elsewhere.test", &[&user(3)], &content)
+                .code,
+            250
+        );
+    }
+    let listed = json(&site.copyist.command(&["queue", "list", "--json"]));
+    let items = listed["items"].as_array().expect("a list");
+    assert_eq!((items.len(), &listed["total"]), (3, &Value::from(3)));
+    assert_eq!(items[0]["subject"], "number 0");
+    let id = |n: usize| items[n]["id"].as_str().expect("a text").to_owned();
+    let shown = text(&site.copyist.command(&["queue", "show", &id(0)]));
+    assert!(shown.contains("waiting journal-3@archive.test"), "{shown}");
+    assert!(
+        shown.contains("inbound.journal_attribute extensionAttribute10 of uid=u00003"),
+        "{shown}"
+    );
+
+    let file = site.copyist.state_dir().join("exported.eml");
+    let exported = site.copyist.command(&[
+        "queue",
+        "export",
+        &id(1),
+        "--output",
+        file.to_str().expect("UTF-8"),
+    ]);
+    assert!(exported.status.success(), "{}", text(&exported));
+    let exported = std::fs::read_to_string(file).expect("written");
+    assert!(
+        exported.contains("X-MS-Journal-Report:\r\n") && exported.contains("Subject: number 1\r\n")
+    );
+
+    let refused = site.copyist.command(&["queue", "drop", &id(2)]);
+    assert_eq!(
+        refused.status.code(),
+        Some(2),
+        "without --yes nothing is dropped"
+    );
+    assert!(
+        site.copyist
+            .command(&["queue", "drop", &id(2), "--yes"])
+            .status
+            .success()
+    );
+    let unknown = site.copyist.command(&["queue", "show", &id(2)]);
+    assert_eq!(unknown.status.code(), Some(1), "{}", text(&unknown));
+    assert_eq!(
+        site.copyist
+            .command(&["queue", "show", "nonsense"])
+            .status
+            .code(),
+        Some(2)
+    );
+
+    site.relay.restart();
+    let retried = site.copyist.command(&["queue", "retry", "--all"]);
+    assert!(retried.status.success(), "{}", text(&retried));
+    let about: Vec<String> = site
+        .wait_for_reports(2)
+        .into_iter()
+        .map(|report| report.about)
+        .collect();
+    assert!(
+        !about.contains(&"<q2@elsewhere.test>".to_owned()),
+        "{about:?}"
+    );
+}
+
+#[test]
+fn a_malformed_journal_address_is_reported_with_the_copy() {
+    let site = Site::start("5m");
+    site.slapd.set_journal(4, Some("nobody at all"));
+    let content = message("<typo@elsewhere.test>", "x");
+    assert_eq!(
+        site.client(OUTSIDE)
+            .send_message("a@elsewhere.test", &[&user(4)], &content)
+            .code,
+        250
+    );
+    site.relay.wait_for(1, lab::PATIENCE);
+    site.mail.wait_for(1, lab::PATIENCE);
+    let ndr = site.wait_for_reports(1).remove(0);
+    assert_eq!(
+        (ndr.sender.as_str(), ndr.recipients.as_slice()),
+        ("", &[format!("in-ndr@{DOMAIN}")][..])
+    );
+    for part in [
+        "uid=u00004,",
+        "extensionAttribute10",
+        "\"nobody at all\"",
+        "Message-ID: <typo@elsewhere.test>",
+    ] {
+        assert!(
+            ndr.text.contains(part),
+            "{part:?} is missing in\n{}",
+            ndr.text
+        );
+    }
+}
+
+#[test]
+fn a_bad_file_leaves_the_old_settings_running_and_a_good_one_counts() {
+    let mut site = Site::start("5m");
+    let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
+    let (_, config) = config.split_once('\n').expect("state_dir stands first");
+    let at = site.copyist.log_length();
+    site.copyist
+        .write_config(&config.replace("journal_ndr", "journal_ndrr"));
+    site.copyist.hup();
+    let said = site
+        .copyist
+        .wait_for_log(at, "the old settings stay in force");
+    assert!(said.contains("journal_ndrr"), "{said}");
+    let content = message("<old@elsewhere.test>", "x");
+    let mut client = site.client(OUTSIDE);
+    assert_eq!(
+        client
+            .send_message("a@elsewhere.test", &[&user(3)], &content)
+            .code,
+        250
+    );
+    assert_eq!(
+        site.wait_for_report("<old@elsewhere.test>").sender,
+        format!("in-ndr@{DOMAIN}")
+    );
+
+    site.copyist
+        .write_config(&config.replace("in-ndr@", "other-ndr@"));
+    let at = site.copyist.log_length();
+    site.copyist.hup();
+    site.copyist
+        .wait_for_log(at, "the new settings are in force");
+    let content = message("<new@elsewhere.test>", "x");
+    assert_eq!(
+        client
+            .send_message("a@elsewhere.test", &[&user(3)], &content)
+            .code,
+        250
+    );
+    assert_eq!(
+        site.wait_for_report("<new@elsewhere.test>").sender,
+        format!("other-ndr@{DOMAIN}")
+    );
+}
+
+#[test]
+fn a_second_instance_is_refused_and_a_stop_is_orderly() {
+    let mut site = Site::start("5m");
+    let second = site.copyist.command(&["run"]);
+    assert_eq!(second.status.code(), Some(1));
+    let expected = format!("(process {})", site.copyist.id());
+    assert!(text(&second).contains(&expected), "{}", text(&second));
+    // An SMTP session is open, and with it the MTA's connection to the milter.
+    let mut client = site.client(INSIDE);
+    assert_eq!(client.say(&format!("MAIL FROM:<{}>", user(3))).code, 250);
+    let status = site.copyist.term_and_wait();
+    assert!(status.success(), "{status:?}\n{}", site.copyist.log());
+}
+
+#[test]
+fn health_and_metrics_are_told() {
+    let mut site = Site::start("5m");
+    let get = |path: &str| {
+        use std::io::{Read, Write};
+        let mut stream =
+            std::net::TcpStream::connect(("127.0.0.1", site.admin)).expect("it listens");
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        .expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("read");
+        answer
+    };
+    assert!(get("/healthz").starts_with("HTTP/1.1 200"));
+    assert!(get("/readyz").ends_with("ready\n"));
+    let content = message("<m@elsewhere.test>", "x");
+    assert_eq!(
+        site.client(OUTSIDE)
+            .send_message("a@elsewhere.test", &[&user(3)], &content)
+            .code,
+        250
+    );
+    site.wait_for_report("<m@elsewhere.test>");
+    let metrics = get("/metrics");
+    assert!(
+        metrics.contains("copyist_messages_total{direction=\"inbound\",journaled=\"yes\"} 1"),
+        "{metrics}"
+    );
+    site.slapd.stop();
+    let mut client = site.client(OUTSIDE);
+    assert_eq!(
+        client
+            .send_message("a@elsewhere.test", &[&user(7)], &content)
+            .code,
+        451
+    );
+    let ready = get("/readyz");
+    assert!(
+        ready.starts_with("HTTP/1.1 200") && ready.contains("degraded: "),
+        "{ready}"
+    );
+}
