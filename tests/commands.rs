@@ -223,10 +223,10 @@ fn a_bad_file_leaves_the_old_settings_running_and_a_good_one_counts() {
     site.copyist
         .write_config(&config.replace("journal_ndr", "journal_ndrr"));
     site.copyist.hup();
-    let said = site
-        .copyist
+    let said = site.copyist.wait_for_log(at, "journal_ndrr");
+    assert!(said.contains("copyist.toml:"), "file and line: {said}");
+    site.copyist
         .wait_for_log(at, "the old settings stay in force");
-    assert!(said.contains("journal_ndrr"), "{said}");
     let content = message("<old@elsewhere.test>", "x");
     let mut client = site.client(OUTSIDE);
     assert_eq!(

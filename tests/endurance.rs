@@ -237,7 +237,9 @@ fn twenty_kills_under_load_lose_nothing() {
             while accepted.load(Ordering::Relaxed) < goal {
                 std::thread::yield_now();
                 assert!(
-                    !clients.iter().all(|client| client.is_finished()),
+                    !clients
+                        .iter()
+                        .all(std::thread::ScopedJoinHandle::is_finished),
                     "the load ended before the kills"
                 );
             }

@@ -89,9 +89,9 @@ pub(super) async fn resolve(
         Some(Lookup::Absent) | None => {}
     }
     if json {
-        print_json(&resolution)?
+        print_json(&resolution)?;
     } else {
-        print_line(&resolution.to_text())?
+        print_line(&resolution.to_text())?;
     }
     match resolution.outage {
         Some(outage) => Err(Failure::failed(outage)),

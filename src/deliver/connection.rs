@@ -180,7 +180,7 @@ impl Connection {
                 };
             }
         };
-        let accepted = fates.iter().any(|fate| *fate == Fate::Delivered);
+        let accepted = fates.contains(&Fate::Delivered);
         let ended = if accepted {
             self.data(content).await
         } else {

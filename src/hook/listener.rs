@@ -96,7 +96,7 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
                 ));
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path)?
+                std::fs::remove_file(path)?;
             }
             Err(error) => return Err(error),
         }

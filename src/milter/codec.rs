@@ -486,14 +486,14 @@ impl Response {
             Response::Reply(line) => packet(out, b'y', &[line, b"\0"]),
             Response::AddRecipient(path) => packet(out, b'+', &[path, b"\0"]),
             Response::AddRecipientWith(path, params) => {
-                packet(out, b'2', &[path, b"\0", params, b"\0"])
+                packet(out, b'2', &[path, b"\0", params, b"\0"]);
             }
             Response::DeleteRecipient(path) => packet(out, b'-', &[path, b"\0"]),
             Response::ChangeSender(path, params) if params.is_empty() => {
-                packet(out, b'e', &[path, b"\0"])
+                packet(out, b'e', &[path, b"\0"]);
             }
             Response::ChangeSender(path, params) => {
-                packet(out, b'e', &[path, b"\0", params, b"\0"])
+                packet(out, b'e', &[path, b"\0", params, b"\0"]);
             }
             Response::AddHeader(name, value) => packet(out, b'h', &[name, b"\0", value, b"\0"]),
             Response::InsertHeader(index, name, value) => {

@@ -284,7 +284,7 @@ impl Edit {
         let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
         match self {
             Edit::AddHeader(name, value) => {
-                Response::AddHeader(bytes(name), bytes(value)).encode(output)
+                Response::AddHeader(bytes(name), bytes(value)).encode(output);
             }
             Edit::InsertHeader(index, name, value) => {
                 Response::InsertHeader(*index, bytes(name), bytes(value)).encode(output);
@@ -293,7 +293,7 @@ impl Edit {
                 Response::ChangeHeader(*index, bytes(name), bytes(value)).encode(output);
             }
             Edit::ReplaceBody(body) if body.is_empty() => {
-                Response::ReplaceBody(Bytes::new()).encode(output)
+                Response::ReplaceBody(Bytes::new()).encode(output);
             }
             Edit::ReplaceBody(body) => {
                 let mut rest = body.clone();

@@ -5,15 +5,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::Arc;
 
-use crate::directory::{Entry, Lookup, Outage, Target, TargetError};
+use crate::directory::{Entry, Lookup, Objects, Outage, Target, TargetError};
 use crate::mail::{Address, Envelope};
 
 use super::{AttributeOf, Direction, Format, OnFailure, Rules};
 
 /// The answers to [`questions`].
-pub type People = HashMap<Address, Lookup<Arc<[Arc<Entry>]>>>;
+pub type People = HashMap<Address, Lookup<Objects>>;
 
 /// What is to be done about one message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

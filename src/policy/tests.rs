@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::directory::{Entry, Lookup, Outage};
+use crate::directory::{Entry, Lookup, Objects, Outage};
 use crate::mail::{Address, Client, Envelope, Recipient};
 
 use super::*;
@@ -51,17 +51,17 @@ fn envelope(client: &str, sender: &str, recipients: &[&str]) -> Envelope {
 const OUTSIDE: &str = "192.0.2.1";
 const INSIDE: &str = "10.1.1.1";
 
-fn found(values: &[&str]) -> Lookup<Arc<[Arc<Entry>]>> {
+fn found(values: &[&str]) -> Lookup<Objects> {
     let values = values.iter().map(ToString::to_string).collect();
     let entry = Entry::new("uid=x", [("extensionAttribute10".to_owned(), values)]);
     Lookup::Found([Arc::new(entry)].into())
 }
 
-fn down() -> Lookup<Arc<[Arc<Entry>]>> {
+fn down() -> Lookup<Objects> {
     Lookup::Unavailable(Outage::new("down"))
 }
 
-fn people<const N: usize>(answers: [(&str, Lookup<Arc<[Arc<Entry>]>>); N]) -> People {
+fn people<const N: usize>(answers: [(&str, Lookup<Objects>); N]) -> People {
     answers
         .into_iter()
         .map(|(text, answer)| (address(text), answer))

@@ -28,7 +28,7 @@ impl Capabilities {
             match words.next().as_deref() {
                 Some("PIPELINING") => found.pipelining = true,
                 Some("SIZE") => {
-                    found.size = Some(words.next().and_then(|size| size.parse().ok()).unwrap_or(0))
+                    found.size = Some(words.next().and_then(|size| size.parse().ok()).unwrap_or(0));
                 }
                 Some("8BITMIME") => found.eight_bit_mime = true,
                 Some("SMTPUTF8") => found.smtputf8 = true,

@@ -71,6 +71,14 @@ pub(super) struct NewMessage {
     pub(super) file: Option<String>,
 }
 
+/// An item as the tables hold it.
+pub(super) struct Loaded {
+    pub(super) item: Item,
+    pub(super) waiting: Vec<Address>,
+    pub(super) attempts: u32,
+    pub(super) stored: Stored,
+}
+
 /// Where the original of an item is.
 pub(super) struct Stored {
     pub(super) content: Option<Vec<u8>>,
@@ -195,10 +203,7 @@ pub(super) fn next_due(connection: &Connection) -> rusqlite::Result<Option<Syste
 }
 
 /// An item with its waiting targets, its attempts, and where its original is.
-pub(super) fn load(
-    connection: &Connection,
-    id: &ItemId,
-) -> rusqlite::Result<Option<(Item, Vec<Address>, u32, Stored)>> {
+pub(super) fn load(connection: &Connection, id: &ItemId) -> rusqlite::Result<Option<Loaded>> {
     let mut select = connection.prepare_cached(
         "SELECT item.seq, kind, direction, sender, ndr, message_id, envelope_id, subject, reasons, body, smtputf8, \
          prefix, suffix, attempts, content, file, digest \
@@ -233,7 +238,12 @@ pub(super) fn load(
         }
         item.targets.push(address);
     }
-    Ok(Some((item, waiting, attempts, stored)))
+    Ok(Some(Loaded {
+        item,
+        waiting,
+        attempts,
+        stored,
+    }))
 }
 
 fn item(row: &Row<'_>, id: &ItemId) -> rusqlite::Result<Item> {

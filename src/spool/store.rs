@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tracing::{error, warn};
 
 use super::bodies::{Bodies, sync_dir};
-use super::database::{self, NewMessage, Stored};
+use super::database::{self, Loaded, NewMessage, Stored};
 use super::error::{CommitError, OpenError, SpoolError};
 use super::queue::{self, Depth, Filter, Listed, Shown};
 use super::writer::Writer;
@@ -140,7 +140,7 @@ impl Spool {
             // Only when the answer is known: a commit that failed may be found to stand after a restart,
             // and then the row needs its file. The start removes what no row names.
             (Err(CommitError::Refused(_) | CommitError::Full), Some(file)) => {
-                self.bodies.remove(&file)
+                self.bodies.remove(&file);
             }
             _ => {}
         }
@@ -199,7 +199,12 @@ impl Spool {
         let (name, bodies) = (id.clone(), self.bodies.clone());
         let loaded = self
             .read(move |connection| {
-                let Some((item, waiting, attempts, stored)) = database::load(connection, &name)?
+                let Some(Loaded {
+                    item,
+                    waiting,
+                    attempts,
+                    stored,
+                }) = database::load(connection, &name)?
                 else {
                     return Ok(None);
                 };
