@@ -14,6 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -70,6 +71,11 @@ pub enum DaemonError {
         "the spool has failed; mail is deferred until the disk is seen to and the service started again"
     )]
     SpoolFailed,
+    /// A fault of ours: nothing is delivered any more.
+    #[error(
+        "the delivering task ended by itself; what is owed is on disk, start the service again"
+    )]
+    DeliveriesEnded,
 }
 
 /// Bound sockets.
@@ -139,7 +145,7 @@ impl Daemon {
     ) -> Result<(), DaemonError> {
         let spool = self.pipeline.load().spool.clone();
         // Sessions stop before deliveries, so that the last messages accepted are still handed on.
-        let (sessions, deliveries) = (TaskTracker::new(), TaskTracker::new());
+        let (sessions, others) = (TaskTracker::new(), TaskTracker::new());
         let stop_deliveries = CancellationToken::new();
         let stop_admin = CancellationToken::new();
         for listener in listeners.milter {
@@ -151,14 +157,14 @@ impl Daemon {
                 shutdown.clone(),
             ));
         }
-        deliveries.spawn(deliver::run(
+        let mut delivering = tokio::spawn(deliver::run(
             spool.clone(),
             self.deliver.clone(),
             self.ndr_composer(),
             stop_deliveries.clone(),
         ));
         if let (Some(listener), Some(metrics)) = (listeners.admin, admin::metrics()) {
-            deliveries.spawn(admin::serve(
+            others.spawn(admin::serve(
                 listener,
                 metrics,
                 self.pipeline.clone(),
@@ -175,26 +181,29 @@ impl Daemon {
                     shutdown.cancel();
                     break Err(DaemonError::SpoolFailed);
                 }
+                _ = &mut delivering => {
+                    shutdown.cancel();
+                    break Err(DaemonError::DeliveriesEnded);
+                }
                 Some(settings) = reloads.recv() => self.reload(settings),
             }
         };
         info!("stopping: finishing what is under way");
         sessions.close();
-        deliveries.close();
-        if tokio::time::timeout(DRAIN, sessions.wait()).await.is_err() {
+        others.close();
+        if timeout(DRAIN, sessions.wait()).await.is_err() {
+            let left = sessions.len();
             warn!(
-                "{} sessions did not end in time and are cut off; the MTA keeps their messages",
-                sessions.len()
+                "{left} sessions did not end in time and are cut off; the MTA keeps their messages"
             );
         }
         stop_deliveries.cancel();
         stop_admin.cancel();
-        if tokio::time::timeout(DRAIN, deliveries.wait())
-            .await
-            .is_err()
-        {
+        if !delivering.is_finished() && timeout(DRAIN, delivering).await.is_err() {
             warn!("some deliveries did not end in time; they are tried again after the next start");
         }
+        // It serves nothing that anybody would miss.
+        let _ = timeout(DRAIN, others.wait()).await;
         self.pipeline.load().directory.close().await;
         info!("stopped");
         outcome

@@ -89,7 +89,11 @@ impl Writer {
             result: None,
             caller,
         });
-        let gone = || CommitError::Failed("the writing thread has ended".into());
+        let gone = || {
+            let why = "the writing thread has ended";
+            self.latch.set(why);
+            CommitError::Failed(why.into())
+        };
         self.jobs.send(task).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
