@@ -36,5 +36,6 @@
 pub mod directory;
 pub mod journal;
 pub mod mail;
+pub mod milter;
 pub mod policy;
 pub mod secret;

@@ -1,0 +1,338 @@
+//! Drives one connection: reads what the MTA says, asks the handler, writes what is owed.
+//!
+//! Promises: what arrived together is answered with one write; while a message is being decided the MTA is told
+//! "still working" every [`Limits::progress_every`], which resets its timer; a handler that has
+//! begun is never cancelled, even if the MTA goes away meanwhile, because its work may already be durable. At shutdown
+//! a message under way is finished first, then the connection closes.
+//!
+//! Progress is said only at the end of a message: Postfix would take it anywhere, Sendmail takes it for
+//! a broken filter anywhere else (`milter_send_command`). The message is held in memory until it is
+//! decided; how large it may be is the MTA's limit (`message_size_limit`, `MaxMessageSize`).
+//!
+//! Fails by [`ConnectionError`], which the caller logs; the connection is then of no more use. Whoever drops
+//! the future of [`serve`] cancels the handler: end it by its shutdown token instead.
+
+use std::future::{Future, ready};
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::command::Command;
+use super::edit::{EditError, Outcome, RecipientAnswer};
+use super::frame::{FrameError, Frames, PacketError};
+use super::negotiation::{Agreement, Wants};
+use super::response::Response;
+use super::session::{Path, Question, Session, SessionError, SoFar, Transaction, Turn};
+
+/// Decides about recipients and messages of one connection.
+pub trait Handler: Send {
+    /// Whether to accept a recipient; asked only where [`Wants::answer_recipients`] is set. The SMTP client
+    /// waits, and no progress can be told.
+    fn recipient(
+        &mut self,
+        so_far: SoFar<'_>,
+        recipient: &Path,
+    ) -> impl Future<Output = RecipientAnswer> + Send {
+        let _ = (so_far, recipient);
+        ready(RecipientAnswer::Accept)
+    }
+
+    /// What becomes of a message. Runs to its end whatever the MTA does.
+    fn end_of_message(&mut self, transaction: Transaction) -> impl Future<Output = Outcome> + Send;
+}
+
+/// How long to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest silence of the MTA, and longest wait for it to take an answer. An MTA keeps its filters
+    /// connected while the SMTP client is silent, so this is longer than SMTP's own limits.
+    pub idle: Duration,
+    /// How often the MTA is told that a message is still being decided.
+    pub progress_every: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            // libmilter's default.
+            idle: Duration::from_secs(7210),
+            progress_every: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a connection ended otherwise than by the MTA's wish or ours.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// What arrived is no milter packet.
+    #[error("the MTA sent no milter packets")]
+    Frame(#[from] FrameError),
+    /// A packet cannot be read.
+    #[error("the MTA sent a packet that cannot be read")]
+    Packet(#[from] PacketError),
+    /// The packets are in no possible order.
+    #[error("the MTA broke the order of the protocol")]
+    Session(#[from] SessionError),
+    /// The connection broke.
+    #[error("cannot {doing} the MTA")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// Why it failed.
+        #[source]
+        cause: io::Error,
+    },
+    /// The MTA closed the connection in the middle of something.
+    #[error("the MTA closed the connection {state}")]
+    EarlyClose {
+        /// In the middle of what.
+        state: &'static str,
+    },
+    /// The MTA did not wait for the verdict about a message; the handler had run to its end.
+    #[error("{queue_id}: the MTA did not wait for the verdict: {gone}")]
+    Impatient {
+        /// The message, as the MTA calls it.
+        queue_id: String,
+        /// What it did instead.
+        gone: Gone,
+    },
+    /// Nothing happened for too long.
+    #[error("the MTA did not {doing} for {} seconds", after.as_secs())]
+    Idle {
+        /// What was waited for.
+        doing: &'static str,
+        /// How long.
+        after: Duration,
+    },
+}
+
+/// What an MTA did while it was to wait.
+#[derive(Debug, thiserror::Error)]
+pub enum Gone {
+    /// It closed the connection.
+    #[error("it closed the connection")]
+    Closed,
+    /// It aborted the message or said something else.
+    #[error("it went on")]
+    Spoke,
+    /// The connection broke.
+    #[error("the connection broke ({0})")]
+    Broke(io::Error),
+}
+
+/// Serves one connection until the MTA quits, something fails, or `shutdown` is cancelled and no message is
+/// under way.
+pub async fn serve<S, H>(
+    stream: S,
+    wants: Wants,
+    limits: Limits,
+    handler: H,
+    shutdown: CancellationToken,
+) -> Result<(), ConnectionError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    H: Handler,
+{
+    let connection = Connection {
+        stream,
+        limits,
+        handler,
+        owed: BytesMut::new(),
+    };
+    connection.run(Session::new(wants), shutdown).await
+}
+
+struct Connection<S, H> {
+    stream: S,
+    limits: Limits,
+    handler: H,
+    /// Answers that are not written yet.
+    owed: BytesMut,
+}
+
+/// Whether the conversation goes on.
+enum Next {
+    Read,
+    Close,
+}
+
+impl<S, H> Connection<S, H>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    H: Handler,
+{
+    async fn run(
+        mut self,
+        mut session: Session,
+        shutdown: CancellationToken,
+    ) -> Result<(), ConnectionError> {
+        let mut frames = Frames::new();
+        // One future for the whole connection: a new one for each read would register with the token,
+        // and so meet all other connections, each time.
+        let mut shutdown = pin!(shutdown.cancelled());
+        loop {
+            let next = self.take_in(&mut session, &mut frames).await?;
+            self.write().await?;
+            if let Next::Close = next {
+                return Ok(());
+            }
+            let idle = session.is_between_messages();
+            let read = tokio::select! {
+                biased;
+                () = &mut shutdown, if idle => return Ok(()),
+                read = timeout(self.limits.idle, self.stream.read_buf(frames.space())) => read,
+            };
+            match read {
+                Ok(Ok(0)) if idle && !frames.has_more() => return Ok(()),
+                Ok(Ok(0)) => {
+                    let state = session.state();
+                    return Err(ConnectionError::EarlyClose { state });
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(cause)) => {
+                    let doing = "read from";
+                    return Err(ConnectionError::Io { doing, cause });
+                }
+                Err(_) => return Err(self.too_slow("say anything")),
+            }
+        }
+    }
+
+    /// Takes in all commands that have arrived.
+    async fn take_in(
+        &mut self,
+        session: &mut Session,
+        frames: &mut Frames,
+    ) -> Result<Next, ConnectionError> {
+        while let Some(frame) = frames.next()? {
+            match session.handle(Command::decode(frame)?)? {
+                Turn::Silent => {}
+                Turn::Continue => Response::Continue.encode(&mut self.owed),
+                Turn::Negotiated(agreement) => {
+                    frames.set_limit(agreement.packet_limit());
+                    Response::Negotiate(agreement.chosen(), &[]).encode(&mut self.owed);
+                }
+                Turn::Recipient(question) => self.recipient(question).await,
+                Turn::EndOfMessage(transaction, agreement) => {
+                    let spoke = frames.has_more();
+                    self.end_of_message(transaction, agreement, spoke).await?;
+                }
+                Turn::Quit => return Ok(Next::Close),
+            }
+        }
+        Ok(Next::Read)
+    }
+
+    async fn recipient(&mut self, question: Question<'_>) {
+        let answer = self
+            .handler
+            .recipient(question.so_far(), question.recipient())
+            .await;
+        if let Err(error) = answer.encode(&mut self.owed) {
+            let recipient = &question.recipient().address;
+            report(
+                question.so_far().macros.get("i").unwrap_or_default(),
+                &error,
+                recipient,
+            );
+        }
+        if answer == RecipientAnswer::Accept {
+            question.accept();
+        }
+    }
+
+    /// Has a message decided. `spoke` says that the MTA has already said more, which it must not.
+    async fn end_of_message(
+        &mut self,
+        transaction: Transaction,
+        agreement: Agreement,
+        spoke: bool,
+    ) -> Result<(), ConnectionError> {
+        let queue_id = transaction.queue_id().to_owned();
+        let (outcome, gone) = self.decide(transaction, spoke).await;
+        if let Some(gone) = gone {
+            return Err(ConnectionError::Impatient { queue_id, gone });
+        }
+        if let Err(error) = outcome.encode(&agreement, &mut self.owed) {
+            report(&queue_id, &error, "message");
+        }
+        Ok(())
+    }
+
+    /// Runs the handler to its end, with progress meanwhile, and watches whether the MTA waits.
+    async fn decide(&mut self, transaction: Transaction, spoke: bool) -> (Outcome, Option<Gone>) {
+        let every = self.limits.progress_every;
+        let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
+        let owed = &mut self.owed;
+        let mut gone = spoke.then_some(Gone::Spoke);
+        let mut said = [0];
+        let mut work = pin!(self.handler.end_of_message(transaction));
+        let mut progress = pin!(sleep(every));
+        loop {
+            // Every branch is polled along with the work, so that an MTA which does not read cannot
+            // hold it up.
+            tokio::select! {
+                biased;
+                outcome = &mut work => return (outcome, gone),
+                read = reader.read(&mut said), if gone.is_none() => {
+                    gone = Some(match read {
+                        Ok(0) => Gone::Closed,
+                        Ok(_) => Gone::Spoke,
+                        Err(cause) => Gone::Broke(cause),
+                    });
+                }
+                written = writer.write_buf(owed), if gone.is_none() && !owed.is_empty() => {
+                    gone = match written {
+                        Ok(0) => Some(Gone::Closed),
+                        Ok(_) => None,
+                        Err(cause) => Some(Gone::Broke(cause)),
+                    };
+                }
+                () = &mut progress, if gone.is_none() && owed.is_empty() => {
+                    Response::Progress.encode(owed);
+                    progress.as_mut().reset(Instant::now() + every);
+                }
+            }
+        }
+    }
+
+    /// Writes what is owed.
+    async fn write(&mut self) -> Result<(), ConnectionError> {
+        if self.owed.is_empty() {
+            return Ok(());
+        }
+        let written = timeout(self.limits.idle, async {
+            self.stream.write_all(&self.owed).await?;
+            self.stream.flush().await
+        });
+        match written.await {
+            Ok(Ok(())) => {
+                self.owed.clear();
+                Ok(())
+            }
+            Ok(Err(cause)) => Err(ConnectionError::Io {
+                doing: "write to",
+                cause,
+            }),
+            Err(_) => Err(self.too_slow("take an answer")),
+        }
+    }
+
+    fn too_slow(&self, doing: &'static str) -> ConnectionError {
+        let after = self.limits.idle;
+        ConnectionError::Idle { doing, after }
+    }
+}
+
+/// An outcome that could not be said: the message or recipient comes again, and will fail again until
+/// somebody acts.
+fn report(queue_id: &str, error: &EditError, subject: &str) {
+    tracing::error!(
+        "{queue_id}: {subject} deferred, the answer cannot be given to the MTA: {error}"
+    );
+}

@@ -1,0 +1,464 @@
+//! The state machine of one connection: what has been said, what may come next, what we owe.
+//!
+//! ```text
+//!            O             C, H              M                R, T, L          N, B
+//!  Greeting ───► Fresh ─────────► Idle ───────────► Envelope ──────► Header ────────► Body
+//!                  ▲                ▲                  │                │              │
+//!                  └───── K ────────┴──── E, A, H ─────┴────────────────┴──────────────┘
+//! ```
+//!
+//! Surprising edges, all of them seen in the sources of real MTAs:
+//! - MAIL and HELO may come at any point and begin anew. Sendmail sends no abort to a filter that does
+//!   not answer MAIL, and Postfix tells an EHLO inside a transaction before the abort that belongs to it.
+//! - The client and HELO may be missing: `M` may follow `O`.
+//! - Abort may come with no message under way, even twice.
+//! - The header may have no field, its end may not be told, the body may be empty, and a message
+//!   may have no recipient (Postfix adds `always_bcc` recipients without telling filters).
+//!
+//! Everything else out of order is a [`SessionError`]. Promises: no I/O and no clock; nothing said
+//! about one message is seen in the next.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+
+use super::command::{Client, Command, Strings};
+use super::macros::Macros;
+use super::message::Draft;
+use super::negotiation::{Agreement, NegotiationError, Steps, Wants};
+
+/// Who is connected to the MTA, as the MTA told it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Peer {
+    /// The host name, or the address in brackets where it has none; empty if the MTA did not tell.
+    pub hostname: String,
+    /// The address; `None` for a Unix socket and where the MTA does not know.
+    pub ip: Option<IpAddr>,
+    /// The port; 0 where unknown.
+    pub port: u16,
+}
+
+/// A reverse or forward path.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Path {
+    /// As the SMTP client gave it, with its angle brackets if it had any; `<>` is the null reverse path.
+    /// Octets that are not UTF-8 become U+FFFD.
+    pub address: String,
+    /// ESMTP parameters, verbatim: `SIZE=1024`, `NOTIFY=NEVER`.
+    pub params: Vec<String>,
+}
+
+/// What is known while the envelope is still being told.
+#[derive(Debug, Clone, Copy)]
+pub struct SoFar<'a> {
+    /// The SMTP client.
+    pub connection: &'a Peer,
+    /// Its HELO name; empty where none was told.
+    pub helo: &'a str,
+    /// The reverse path.
+    pub sender: &'a Path,
+    /// The recipients accepted before this one.
+    pub recipients: &'a [Path],
+    /// The macros sent so far.
+    pub macros: &'a Macros,
+}
+
+/// One message with all that the MTA told about it.
+#[derive(Debug, Clone)]
+pub struct Transaction {
+    /// The SMTP client.
+    pub connection: Peer,
+    /// Its HELO name; empty where none was told.
+    pub helo: String,
+    /// The reverse path.
+    pub sender: Path,
+    /// The recipients that the MTA and we accepted, in order. One that another filter after us refused is
+    /// among them: nobody tells us.
+    pub recipients: Vec<Path>,
+    /// The macros, innermost first.
+    pub macros: Macros,
+    /// Header, empty line, body.
+    pub message: Bytes,
+}
+
+impl Transaction {
+    /// The MTA's name for the message (macro `i`); empty where it did not say.
+    pub fn queue_id(&self) -> &str {
+        self.macros.get("i").unwrap_or_default()
+    }
+}
+
+/// What the connection has to do after a command.
+#[derive(Debug)]
+pub enum Turn<'a> {
+    /// Nothing: no answer is expected.
+    Silent,
+    /// Say "continue".
+    Continue,
+    /// Say what was chosen, and accept longer packets from now on.
+    Negotiated(Agreement),
+    /// Decide about a recipient, then answer.
+    Recipient(Question<'a>),
+    /// Decide about the message, then answer.
+    EndOfMessage(Transaction, Agreement),
+    /// Close.
+    Quit,
+}
+
+/// A recipient to decide about; it counts only once it is accepted.
+#[derive(Debug)]
+pub struct Question<'a> {
+    connection: &'a Peer,
+    helo: &'a str,
+    macros: &'a Macros,
+    envelope: &'a mut Envelope,
+    recipient: Path,
+}
+
+impl Question<'_> {
+    /// What was told before.
+    pub fn so_far(&self) -> SoFar<'_> {
+        SoFar {
+            connection: self.connection,
+            helo: self.helo,
+            sender: &self.envelope.sender,
+            recipients: &self.envelope.recipients,
+            macros: self.macros,
+        }
+    }
+
+    /// The recipient asked about.
+    pub fn recipient(&self) -> &Path {
+        &self.recipient
+    }
+
+    /// The recipient is one of the message's.
+    pub fn accept(self) {
+        self.envelope.recipients.push(self.recipient);
+    }
+}
+
+/// The MTA said what cannot be said here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// A command out of order.
+    #[error("{command} came {state}")]
+    OutOfOrder {
+        /// What came.
+        command: &'static str,
+        /// When.
+        state: &'static str,
+    },
+    /// MTA and filter have no version in common.
+    #[error(transparent)]
+    Negotiation(#[from] NegotiationError),
+}
+
+const BEFORE_NEGOTIATION: &str = "before negotiation";
+
+/// One connection.
+#[derive(Debug)]
+pub struct Session {
+    wants: Wants,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing was said yet.
+    Greeting,
+    /// Negotiated.
+    Open(Box<Open>),
+}
+
+#[derive(Debug)]
+struct Open {
+    agreement: Agreement,
+    connection: Peer,
+    helo: String,
+    macros: Macros,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The client may be told, and has not been.
+    Fresh,
+    /// Between messages.
+    Idle,
+    /// MAIL came.
+    Envelope(Envelope),
+    /// DATA or a header field came.
+    Header(Envelope, Draft),
+    /// The header is complete.
+    Body(Envelope, Draft),
+}
+
+#[derive(Debug)]
+struct Envelope {
+    sender: Path,
+    recipients: Vec<Path>,
+}
+
+impl Session {
+    /// A connection on which nothing was said yet.
+    pub fn new(wants: Wants) -> Session {
+        Session {
+            wants,
+            state: State::Greeting,
+        }
+    }
+
+    /// Whether no message is under way, so that the connection may be closed without loss.
+    pub fn is_between_messages(&self) -> bool {
+        match &self.state {
+            State::Greeting => true,
+            State::Open(open) => matches!(open.phase, Phase::Fresh | Phase::Idle),
+        }
+    }
+
+    /// Where the conversation stands, to end a sentence with.
+    pub fn state(&self) -> &'static str {
+        match &self.state {
+            State::Greeting => BEFORE_NEGOTIATION,
+            State::Open(open) => open.phase.name(),
+        }
+    }
+
+    /// Takes in a command. After an error the session is of no more use.
+    pub fn handle(&mut self, command: Command<'_>) -> Result<Turn<'_>, SessionError> {
+        match &mut self.state {
+            State::Open(open) => open.handle(command),
+            greeting => match command {
+                Command::Negotiate(offer) => {
+                    let agreement = self.wants.agree(offer)?;
+                    *greeting = State::Open(Box::new(Open::new(agreement)));
+                    Ok(Turn::Negotiated(agreement))
+                }
+                Command::Quit => Ok(Turn::Quit),
+                other => Err(SessionError::OutOfOrder {
+                    command: other.name(),
+                    state: BEFORE_NEGOTIATION,
+                }),
+            },
+        }
+    }
+}
+
+impl Open {
+    fn new(agreement: Agreement) -> Open {
+        Open {
+            agreement,
+            connection: Peer::default(),
+            helo: String::new(),
+            macros: Macros::default(),
+            phase: Phase::Fresh,
+        }
+    }
+
+    fn handle(&mut self, command: Command<'_>) -> Result<Turn<'_>, SessionError> {
+        match command {
+            Command::Macros { stage, pairs } => self.macros.set(stage, pairs),
+            Command::Header { name, value } => {
+                let whole = self.agreement.has(Steps::LEADING_SPACE);
+                self.header(&command)?.field(name, value, whole);
+                return Ok(self.answer(Steps::SILENT_HEADER));
+            }
+            Command::Body(chunk) => {
+                self.body(&command)?.body(chunk);
+                return Ok(self.answer(Steps::SILENT_BODY));
+            }
+            Command::Rcpt(path) => return self.rcpt(&command, path),
+            Command::Mail(path) => {
+                self.macros.begin_message();
+                let (sender, recipients) = (path.into(), Vec::new());
+                self.phase = Phase::Envelope(Envelope { sender, recipients });
+                return Ok(self.answer(Steps::SILENT_MAIL));
+            }
+            Command::Data => {
+                let Phase::Envelope(_) = &self.phase else {
+                    return Err(self.out_of_order(&command));
+                };
+                self.header(&command)?;
+                return Ok(self.answer(Steps::SILENT_DATA));
+            }
+            Command::EndOfHeader => {
+                if let Phase::Body(..) = &self.phase {
+                    return Err(self.out_of_order(&command));
+                }
+                self.body(&command)?;
+                return Ok(self.answer(Steps::SILENT_END_OF_HEADER));
+            }
+            Command::EndOfMessage(chunk) => return self.end_of_message(&command, chunk),
+            Command::Abort => self.forget_message(),
+            Command::Connect { hostname, client } => {
+                let Phase::Fresh = &self.phase else {
+                    return Err(self.out_of_order(&command));
+                };
+                self.phase = Phase::Idle;
+                self.connection = peer(hostname, client);
+                return Ok(self.answer(Steps::SILENT_CONNECT));
+            }
+            Command::Helo(name) => {
+                self.forget_message();
+                self.phase = Phase::Idle;
+                self.helo = String::from_utf8_lossy(name).into_owned();
+                return Ok(self.answer(Steps::SILENT_HELO));
+            }
+            Command::Unknown(_) => return Ok(self.answer(Steps::SILENT_UNKNOWN)),
+            Command::QuitNewConnection => {
+                self.connection = Peer::default();
+                self.helo.clear();
+                self.macros.end_connection();
+                self.phase = Phase::Fresh;
+            }
+            Command::Quit => return Ok(Turn::Quit),
+            Command::Negotiate(_) => return Err(self.out_of_order(&command)),
+        }
+        Ok(Turn::Silent)
+    }
+
+    fn rcpt(&mut self, command: &Command<'_>, path: Strings<'_>) -> Result<Turn<'_>, SessionError> {
+        let silent = self.answer(Steps::SILENT_RCPT);
+        let envelope = match &mut self.phase {
+            Phase::Envelope(envelope) => envelope,
+            phase => return Err(phase.out_of_order(command)),
+        };
+        if self.agreement.answers_recipients() {
+            return Ok(Turn::Recipient(Question {
+                connection: &self.connection,
+                helo: &self.helo,
+                macros: &self.macros,
+                envelope,
+                recipient: path.into(),
+            }));
+        }
+        envelope.recipients.push(path.into());
+        Ok(silent)
+    }
+
+    fn end_of_message(
+        &mut self,
+        command: &Command<'_>,
+        chunk: &[u8],
+    ) -> Result<Turn<'_>, SessionError> {
+        self.body(command)?.body(chunk);
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Body(envelope, draft) => {
+                let transaction = Transaction {
+                    connection: self.connection.clone(),
+                    helo: self.helo.clone(),
+                    sender: envelope.sender,
+                    recipients: envelope.recipients,
+                    macros: self.macros.take_for_message(),
+                    message: draft.finish(),
+                };
+                Ok(Turn::EndOfMessage(transaction, self.agreement))
+            }
+            _ => Err(self.out_of_order(command)),
+        }
+    }
+
+    /// The message, which is now in its header.
+    fn header(&mut self, command: &Command<'_>) -> Result<&mut Draft, SessionError> {
+        if let Phase::Envelope(_) = &self.phase
+            && let Phase::Envelope(envelope) = std::mem::replace(&mut self.phase, Phase::Idle)
+        {
+            let draft = Draft::new(envelope.sender.size());
+            self.phase = Phase::Header(envelope, draft);
+        }
+        match &mut self.phase {
+            Phase::Header(_, draft) => Ok(draft),
+            phase => Err(phase.out_of_order(command)),
+        }
+    }
+
+    /// The message, which is now in its body.
+    fn body(&mut self, command: &Command<'_>) -> Result<&mut Draft, SessionError> {
+        if !matches!(self.phase, Phase::Body(..)) {
+            self.header(command)?.end_of_header();
+            if let Phase::Header(envelope, draft) = std::mem::replace(&mut self.phase, Phase::Idle)
+            {
+                self.phase = Phase::Body(envelope, draft);
+            }
+        }
+        match &mut self.phase {
+            Phase::Body(_, draft) => Ok(draft),
+            phase => Err(phase.out_of_order(command)),
+        }
+    }
+
+    fn forget_message(&mut self) {
+        self.macros.end_message();
+        if !matches!(self.phase, Phase::Fresh) {
+            self.phase = Phase::Idle;
+        }
+    }
+
+    /// "Continue", unless it was agreed that this command has no answer.
+    fn answer(&self, silent: Steps) -> Turn<'static> {
+        if self.agreement.has(silent) {
+            Turn::Silent
+        } else {
+            Turn::Continue
+        }
+    }
+
+    fn out_of_order(&self, command: &Command<'_>) -> SessionError {
+        self.phase.out_of_order(command)
+    }
+}
+
+impl Phase {
+    fn name(&self) -> &'static str {
+        match self {
+            Phase::Fresh => "after negotiation",
+            Phase::Idle => "between messages",
+            Phase::Envelope(_) => "in the envelope",
+            Phase::Header(..) => "in the header",
+            Phase::Body(..) => "in the body",
+        }
+    }
+
+    fn out_of_order(&self, command: &Command<'_>) -> SessionError {
+        SessionError::OutOfOrder {
+            command: command.name(),
+            state: self.name(),
+        }
+    }
+}
+
+impl Path {
+    /// What the sender announced with SIZE (RFC 1870).
+    fn size(&self) -> Option<usize> {
+        self.params.iter().find_map(|param| {
+            let (key, value) = param.split_once('=')?;
+            key.eq_ignore_ascii_case("SIZE")
+                .then(|| value.parse().ok())?
+        })
+    }
+}
+
+impl From<Strings<'_>> for Path {
+    fn from(strings: Strings<'_>) -> Path {
+        let mut strings = strings
+            .iter()
+            .map(|string| String::from_utf8_lossy(string).into_owned());
+        Path {
+            address: strings.next().unwrap_or_default(),
+            params: strings.collect(),
+        }
+    }
+}
+
+fn peer(hostname: &[u8], client: Client<'_>) -> Peer {
+    let (ip, port) = match client {
+        Client::Inet(ip, port) => (Some(ip), port),
+        Client::Local(_) | Client::Unknown => (None, 0),
+    };
+    Peer {
+        hostname: String::from_utf8_lossy(hostname).into_owned(),
+        ip,
+        port,
+    }
+}
