@@ -12,7 +12,8 @@ use tracing::{error, warn};
 
 use crate::mail::{Address, AddressError, Client, Enhanced, Envelope, Message, Recipient, Reply};
 use crate::milter::{
-    self, Actions, Answer, Handler, Limits, Outcome, Path, Peer, Transaction, Wants,
+    self, Actions, Answer, Handler, Limits, Macros, Outcome, Path, Peer, RecipientAnswer, SoFar,
+    Transaction, Wants,
 };
 use crate::pipeline::{Pipeline, Verdict};
 use crate::policy::{Admission, Guard};
@@ -41,7 +42,7 @@ pub async fn serve(
             Ok(stream) => {
                 let session = Door::new(pipelines.clone());
                 let wants = Wants {
-                    actions: Actions::default(),
+                    actions: Actions::NONE,
                     answer_recipients: session.asked,
                 };
                 let served =
@@ -50,7 +51,7 @@ pub async fn serve(
                     gauge!("copyist_milter_connections").increment(1);
                     if let Err(reason) = served.await {
                         counter!("copyist_milter_connections_broken_total").increment(1);
-                        warn!("a milter connection ended: {reason}");
+                        warn!("a milter connection ended: {}", chain(&reason));
                     }
                     gauge!("copyist_milter_connections").decrement(1);
                 });
@@ -102,8 +103,9 @@ impl Door {
         Address::parse_in(text, default)
     }
 
-    fn envelope(&self, transaction: &Transaction) -> Result<Envelope, Reply> {
-        let sender = match self.parse(&transaction.sender.address) {
+    /// The envelope as far as it is known.
+    fn envelope(&self, so_far: SoFar<'_>) -> Result<Envelope, Reply> {
+        let sender = match self.parse(&so_far.sender.address) {
             Ok(address) => Some(address),
             Err(AddressError::Empty) => None,
             // 5.1.7: bad sender's mailbox address syntax.
@@ -115,7 +117,7 @@ impl Door {
                 ));
             }
         };
-        let recipients = transaction.recipients.iter().map(|path| {
+        let recipients = so_far.recipients.iter().map(|path| {
             let address = self
                 .parse(&path.address)
                 .map_err(|error| bad_recipient(&error))?;
@@ -124,32 +126,17 @@ impl Door {
                 params: path.params.clone(),
             })
         });
-        let macros = &transaction.macros;
-        let text = |name| macros.get(name).unwrap_or_default().to_owned();
         Ok(Envelope {
             sender,
-            sender_params: transaction.sender.params.clone(),
+            sender_params: so_far.sender.params.clone(),
             recipients: recipients.collect::<Result<_, _>>()?,
-            client: Client {
-                ip: client_ip(&transaction.peer),
-                name: transaction.peer.hostname.clone(),
-                helo: transaction.helo.clone(),
-                user: macros
-                    .get("auth_authen")
-                    .filter(|user| !user.is_empty())
-                    .map(str::to_owned),
-                daemon: text("daemon_name"),
-            },
+            client: client(so_far.connection, so_far.helo, so_far.macros),
             // Postfix names it after the first recipient, Sendmail before.
-            queue_id: text("i"),
+            queue_id: so_far.macros.get("i").unwrap_or_default().to_owned(),
         })
     }
 
-    async fn judge_recipient(
-        &mut self,
-        so_far: &Transaction,
-        recipient: &Path,
-    ) -> Result<(), Reply> {
+    async fn judge_recipient(&mut self, so_far: SoFar<'_>, recipient: &Path) -> Result<(), Reply> {
         let envelope = self.envelope(so_far)?;
         let recipient = self
             .parse(&recipient.address)
@@ -161,7 +148,13 @@ impl Door {
     }
 
     async fn judge(&mut self, transaction: Transaction) -> Result<(), Reply> {
-        let envelope = self.envelope(&transaction)?;
+        let envelope = self.envelope(SoFar {
+            connection: &transaction.connection,
+            helo: &transaction.helo,
+            sender: &transaction.sender,
+            recipients: &transaction.recipients,
+            macros: &transaction.macros,
+        })?;
         let message = Message::new(transaction.message);
         // An abort may have left recipients of another message here.
         self.provisional
@@ -179,13 +172,14 @@ impl Door {
 }
 
 impl Handler for Door {
-    async fn recipient(&mut self, so_far: &Transaction, recipient: &Path) -> Answer {
+    async fn recipient(&mut self, so_far: SoFar<'_>, recipient: &Path) -> RecipientAnswer {
         if so_far.recipients.is_empty() {
             self.begin();
         }
-        self.judge_recipient(so_far, recipient)
-            .await
-            .map_or_else(Answer::Reply, |()| Answer::Continue)
+        match self.judge_recipient(so_far, recipient).await {
+            Ok(()) => RecipientAnswer::Accept,
+            Err(reply) => RecipientAnswer::Reply(reply),
+        }
     }
 
     async fn end_of_message(&mut self, transaction: Transaction) -> Outcome {
@@ -193,22 +187,38 @@ impl Handler for Door {
             // So this is where the message begins for us.
             self.begin();
         }
-        let answer = self
-            .judge(transaction)
-            .await
-            .map_or_else(Answer::Reply, |()| Answer::Continue);
-        Outcome {
-            edits: Vec::new(),
-            answer,
+        match self.judge(transaction).await {
+            Ok(()) => Answer::Accept.into(),
+            Err(reply) => Answer::Reply(reply).into(),
         }
     }
 }
 
-/// Mail that was submitted without SMTP comes from the machine itself: Sendmail gives no address for it then.
-/// The name is the MTA's own word, a client cannot choose it.
-fn client_ip(peer: &Peer) -> Option<IpAddr> {
-    peer.ip
-        .or_else(|| (peer.hostname == "localhost").then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)))
+fn client(peer: &Peer, helo: &str, macros: &Macros) -> Client {
+    // Mail that was submitted without SMTP comes from the machine itself: Sendmail gives no address for it.
+    // The name is the MTA's own word then, a client cannot choose it.
+    let local = || (peer.hostname == "localhost").then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    Client {
+        ip: peer.ip.or_else(local),
+        name: peer.hostname.clone(),
+        helo: helo.to_owned(),
+        user: macros
+            .get("auth_authen")
+            .filter(|user| !user.is_empty())
+            .map(str::to_owned),
+        daemon: macros.get("daemon_name").unwrap_or_default().to_owned(),
+    }
+}
+
+/// An error and what caused it, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(deeper) = cause {
+        text = format!("{text}: {deeper}");
+        cause = deeper.source();
+    }
+    text
 }
 
 fn bad_recipient(error: &AddressError) -> Reply {

@@ -1,314 +1,338 @@
-//! One connection of an MTA: reads commands, asks the handler, writes answers.
+//! Drives one connection: reads what the MTA says, asks the handler, writes what is owed.
 //!
-//! Promises: changes are written all together with the final answer behind them, or not at all; a handler that
-//! was asked about a whole message is never stopped halfway; an MTA that waits for it hears that work goes
-//! on. Whatever is wrong with the conversation ends this connection with a reason and nothing else.
+//! Promises: what arrived together is answered with one write; while a message is being decided the MTA is told
+//! "still working" every [`Limits::progress_every`], which resets its timer; a handler that has
+//! begun is never cancelled, even if the MTA goes away meanwhile, because its work may already be durable. At shutdown
+//! a message under way is finished first, then the connection closes.
+//!
+//! Progress is said only at the end of a message: Postfix would take it anywhere, Sendmail takes it for
+//! a broken filter anywhere else (`milter_send_command`). The message is held in memory until it is
+//! decided; how large it may be is the MTA's limit (`message_size_limit`, `MaxMessageSize`).
+//!
+//! Fails by [`ConnectionError`], which the caller logs; the connection is then of no more use. Whoever drops
+//! the future of [`serve`] cancels the handler: end it by its shutdown token instead.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
-use super::codec::{Actions, CodecError, Decoder, Response};
-use super::session::{Path, ProtocolError, Session, Step, Transaction, Wants};
-use crate::mail::Reply;
+use super::command::Command;
+use super::edit::{EditError, Outcome, RecipientAnswer};
+use super::frame::{FrameError, Frames, PacketError};
+use super::negotiation::{Agreement, Wants};
+use super::response::Response;
+use super::session::{Path, Question, Session, SessionError, SoFar, Transaction, Turn};
 
-/// The longest packet before the negotiation.
-const FIRST_PACKET: usize = 64 * 1024;
-/// The longest one after it: what the largest negotiable size allows. Postfix sends header fields of up to
-/// its `header_size_limit` (100 kB) in one packet, whatever was negotiated.
-const PACKET: usize = 1024 * 1024 + 1024;
-/// How much is read at once.
-const READ: usize = 64 * 1024;
-/// Octets of new body in one packet (`MILTER_CHUNK_SIZE`).
-const BODY_CHUNK: usize = 65_535;
-
-/// Judges recipients and messages.
+/// Decides about recipients and messages of one connection.
 pub trait Handler: Send {
-    /// Whether this recipient is welcome. Asked only where [`Wants::answer_recipients`] says so. `so_far` holds the
-    /// recipients that were welcome before it.
+    /// Whether to accept a recipient; asked only where [`Wants::answer_recipients`] is set. The SMTP client
+    /// waits, and no progress can be told.
     fn recipient(
         &mut self,
-        so_far: &Transaction,
+        so_far: SoFar<'_>,
         recipient: &Path,
-    ) -> impl Future<Output = Answer> + Send;
+    ) -> impl Future<Output = RecipientAnswer> + Send {
+        let _ = (so_far, recipient);
+        ready(RecipientAnswer::Accept)
+    }
 
-    /// What becomes of a whole message.
+    /// What becomes of a message. Runs to its end whatever the MTA does.
     fn end_of_message(&mut self, transaction: Transaction) -> impl Future<Output = Outcome> + Send;
 }
 
-/// An answer to the MTA.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// Go on.
-    Continue,
-    /// Go on, and no more questions about this message.
-    Accept,
-    /// The MTA's own 5xx.
-    Reject,
-    /// The MTA's own 4xx.
-    Tempfail,
-    /// Take it and throw it away.
-    Discard,
-    /// A 4xx or 5xx of ours.
-    Reply(Reply),
-}
-
-/// A change of the message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Edit {
-    /// A header field at the end.
-    AddHeader(String, String),
-    /// A header field at this index.
-    InsertHeader(u32, String, String),
-    /// Another value for the n-th field (from 1) of this name; empty deletes it.
-    ChangeHeader(u32, String, String),
-    /// Another body.
-    ReplaceBody(Bytes),
-    /// One more recipient, with ESMTP parameters.
-    AddRecipient(String, Vec<String>),
-    /// One recipient less.
-    DeleteRecipient(String),
-}
-
-/// What becomes of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
-    /// Changes; they count only where the answer lets the message go on.
-    pub edits: Vec<Edit>,
-    /// The final answer.
-    pub answer: Answer,
-}
-
-/// How long things may take.
-#[derive(Debug, Clone, Copy)]
+/// How long to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Between two packets of the MTA.
+    /// Longest silence of the MTA, and longest wait for it to take an answer. An MTA keeps its filters
+    /// connected while the SMTP client is silent, so this is longer than SMTP's own limits.
     pub idle: Duration,
-    /// Between two signs of life while a message is worked on.
+    /// How often the MTA is told that a message is still being decided.
     pub progress_every: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            // Longer than any SMTP timeout (RFC 5321 section 4.5.3.2), which the MTA minds.
-            idle: Duration::from_secs(2 * 3600),
-            // Postfix waits 30 s for an answer to a command, 300 s at the end of the message.
+            // libmilter's default.
+            idle: Duration::from_secs(7210),
             progress_every: Duration::from_secs(10),
         }
     }
 }
 
-/// Why a connection ended otherwise than by a goodbye.
+/// Why a connection ended otherwise than by the MTA's wish or ours.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// The bytes are no packets.
-    #[error(transparent)]
-    Codec(#[from] CodecError),
-    /// The packets are no conversation.
-    #[error(transparent)]
-    Protocol(#[from] ProtocolError),
-    /// The socket.
-    #[error("the connection broke: {0}")]
-    Io(#[from] io::Error),
-    /// Closed in the middle of a packet or a message.
-    #[error("the MTA closed the connection within a message")]
-    EarlyClose,
-    /// Silence.
-    #[error("the MTA said nothing for {} s", .0.as_secs())]
-    Idle(Duration),
+    /// What arrived is no milter packet.
+    #[error("the MTA sent no milter packets")]
+    Frame(#[from] FrameError),
+    /// A packet cannot be read.
+    #[error("the MTA sent a packet that cannot be read")]
+    Packet(#[from] PacketError),
+    /// The packets are in no possible order.
+    #[error("the MTA broke the order of the protocol")]
+    Session(#[from] SessionError),
+    /// The connection broke.
+    #[error("cannot {doing} the MTA")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// Why it failed.
+        #[source]
+        cause: io::Error,
+    },
+    /// The MTA closed the connection in the middle of something.
+    #[error("the MTA closed the connection {state}")]
+    EarlyClose {
+        /// In the middle of what.
+        state: &'static str,
+    },
+    /// The MTA did not wait for the verdict about a message; the handler had run to its end.
+    #[error("{queue_id}: the MTA did not wait for the verdict: {gone}")]
+    Impatient {
+        /// The message, as the MTA calls it.
+        queue_id: String,
+        /// What it did instead.
+        gone: Gone,
+    },
+    /// Nothing happened for too long.
+    #[error("the MTA did not {doing} for {} seconds", after.as_secs())]
+    Idle {
+        /// What was waited for.
+        doing: &'static str,
+        /// How long.
+        after: Duration,
+    },
 }
 
-/// Serves one connection to its end. On `shutdown` it is closed when no message is under way.
+/// What an MTA did while it was to wait.
+#[derive(Debug, thiserror::Error)]
+pub enum Gone {
+    /// It closed the connection.
+    #[error("it closed the connection")]
+    Closed,
+    /// It aborted the message or said something else.
+    #[error("it went on")]
+    Spoke,
+    /// The connection broke.
+    #[error("the connection broke ({0})")]
+    Broke(io::Error),
+}
+
+/// Serves one connection until the MTA quits, something fails, or `shutdown` is cancelled and no message is
+/// under way.
 pub async fn serve<S, H>(
-    mut stream: S,
+    stream: S,
     wants: Wants,
     limits: Limits,
-    mut handler: H,
+    handler: H,
     shutdown: CancellationToken,
 ) -> Result<(), ConnectionError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     H: Handler,
 {
-    let mut session = Session::new(wants);
-    let mut decoder = Decoder::new(FIRST_PACKET);
-    let (mut input, mut output) = (BytesMut::with_capacity(READ), BytesMut::new());
-    loop {
-        while let Some(command) = decoder.command(&mut input)? {
-            match session.receive(command)? {
-                Step::Quiet => {}
-                Step::Answer(response) => {
-                    if let Response::Negotiate { .. } = response {
-                        decoder = Decoder::new(PACKET);
-                    }
-                    response.encode(&mut output);
-                }
-                Step::Recipient => {
-                    let answer = ask_recipient(&mut session, &mut handler).await;
-                    response(&answer).encode(&mut output);
-                }
-                Step::EndOfMessage(transaction) => {
-                    let work = handler.end_of_message(*transaction);
-                    let outcome = with_progress(work, &mut stream, limits.progress_every).await;
-                    write_outcome(&outcome, session.actions(), &mut output);
-                }
-                Step::Close => return flush(&mut stream, &mut output).await,
-            }
-        }
-        flush(&mut stream, &mut output).await?;
-        input.reserve(READ);
-        let read = tokio::select! {
-            biased;
-            () = shutdown.cancelled(), if session.is_idle() => return Ok(()),
-            read = timeout(limits.idle, stream.read_buf(&mut input)) => read,
-        };
-        match read.map_err(|_| ConnectionError::Idle(limits.idle))?? {
-            // A TCP check by a load balancer or a monitor looks like this too, and so does Postfix's end of a session.
-            0 if session.is_idle() && input.is_empty() => return Ok(()),
-            0 => return Err(ConnectionError::EarlyClose),
-            _ => {}
-        }
-    }
-}
-
-async fn flush<S: AsyncWrite + Unpin>(
-    stream: &mut S,
-    output: &mut BytesMut,
-) -> Result<(), ConnectionError> {
-    if !output.is_empty() {
-        stream.write_all(output).await?;
-        output.clear();
-    }
-    Ok(())
-}
-
-async fn ask_recipient<H: Handler>(session: &mut Session, handler: &mut H) -> Answer {
-    let mut so_far = session.transaction().clone();
-    let Some(recipient) = so_far.recipients.pop() else {
-        return Answer::Tempfail;
+    let connection = Connection {
+        stream,
+        limits,
+        handler,
+        owed: BytesMut::new(),
     };
-    let answer = handler.recipient(&so_far, &recipient).await;
-    if !matches!(answer, Answer::Continue | Answer::Accept) {
-        session.refuse_recipient();
-    }
-    match answer {
-        // Accepting at RCPT would mean the whole message.
-        Answer::Accept => Answer::Continue,
-        other => other,
-    }
+    connection.run(Session::new(wants), shutdown).await
 }
 
-/// Waits for the work to its end, whatever becomes of the MTA meanwhile: a commit that has begun may be durable, and
-/// must not be left half done. The MTA hears `progress`, at which it starts waiting anew.
-async fn with_progress<S: AsyncWrite + Unpin>(
-    work: impl Future<Output = Outcome>,
-    stream: &mut S,
-    every: Duration,
-) -> Outcome {
-    tokio::pin!(work);
-    let mut ticks = interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first tick comes at once.
-    ticks.tick().await;
-    let mut packet = BytesMut::new();
-    Response::Progress.encode(&mut packet);
-    loop {
-        tokio::select! {
-            biased;
-            outcome = &mut work => return outcome,
-            _ = ticks.tick() => {
-                // If the MTA is gone, writing the answer says so.
-                let _ = stream.write_all(&packet).await;
+struct Connection<S, H> {
+    stream: S,
+    limits: Limits,
+    handler: H,
+    /// Answers that are not written yet.
+    owed: BytesMut,
+}
+
+/// Whether the conversation goes on.
+enum Next {
+    Read,
+    Close,
+}
+
+impl<S, H> Connection<S, H>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    H: Handler,
+{
+    async fn run(
+        mut self,
+        mut session: Session,
+        shutdown: CancellationToken,
+    ) -> Result<(), ConnectionError> {
+        let mut frames = Frames::new();
+        // One future for the whole connection: a new one for each read would register with the token,
+        // and so meet all other connections, each time.
+        let mut shutdown = pin!(shutdown.cancelled());
+        loop {
+            let next = self.take_in(&mut session, &mut frames).await?;
+            self.write().await?;
+            if let Next::Close = next {
+                return Ok(());
+            }
+            let idle = session.is_between_messages();
+            let read = tokio::select! {
+                biased;
+                () = &mut shutdown, if idle => return Ok(()),
+                read = timeout(self.limits.idle, self.stream.read_buf(frames.space())) => read,
+            };
+            match read {
+                Ok(Ok(0)) if idle && !frames.has_more() => return Ok(()),
+                Ok(Ok(0)) => {
+                    let state = session.state();
+                    return Err(ConnectionError::EarlyClose { state });
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(cause)) => {
+                    let doing = "read from";
+                    return Err(ConnectionError::Io { doing, cause });
+                }
+                Err(_) => return Err(self.too_slow("say anything")),
             }
         }
     }
-}
 
-fn write_outcome(outcome: &Outcome, agreed: Actions, output: &mut BytesMut) {
-    if !matches!(outcome.answer, Answer::Continue | Answer::Accept) {
-        return response(&outcome.answer).encode(output);
+    /// Takes in all commands that have arrived.
+    async fn take_in(
+        &mut self,
+        session: &mut Session,
+        frames: &mut Frames,
+    ) -> Result<Next, ConnectionError> {
+        while let Some(frame) = frames.next()? {
+            match session.handle(Command::decode(frame)?)? {
+                Turn::Silent => {}
+                Turn::Continue => Response::Continue.encode(&mut self.owed),
+                Turn::Negotiated(agreement) => {
+                    frames.set_limit(agreement.packet_limit());
+                    Response::Negotiate(agreement.chosen(), &[]).encode(&mut self.owed);
+                }
+                Turn::Recipient(question) => self.recipient(question).await,
+                Turn::EndOfMessage(transaction, agreement) => {
+                    let spoke = frames.has_more();
+                    self.end_of_message(transaction, agreement, spoke).await?;
+                }
+                Turn::Quit => return Ok(Next::Close),
+            }
+        }
+        Ok(Next::Read)
     }
-    if let Some(edit) = outcome.edits.iter().find(|edit| !agreed.has(edit.needs())) {
-        // A part of the changes would be another message than anybody decided on.
-        error!("deferred: the MTA did not agree to {edit:?}");
-        return Response::Tempfail.encode(output);
-    }
-    outcome.edits.iter().for_each(|edit| edit.encode(output));
-    response(&outcome.answer).encode(output);
-}
 
-fn response(answer: &Answer) -> Response {
-    match answer {
-        Answer::Continue => Response::Continue,
-        Answer::Accept => Response::Accept,
-        Answer::Reject => Response::Reject,
-        Answer::Tempfail => Response::Tempfail,
-        Answer::Discard => Response::Discard,
-        Answer::Reply(reply) => reply_packet(reply),
-    }
-}
-
-/// Sendmail and Postfix drop a code whose classes do not agree; then the MTA's own reply is better.
-fn reply_packet(reply: &Reply) -> Response {
-    if reply.code / 100 != u16::from(reply.enhanced.0) {
-        return if reply.is_permanent() {
-            Response::Reject
-        } else {
-            Response::Tempfail
-        };
-    }
-    // Both MTAs treat the text as a format in which %% stands for %.
-    Response::Reply(reply.to_string().replace('%', "%%").into())
-}
-
-impl Edit {
-    fn needs(&self) -> Actions {
-        match self {
-            Edit::AddHeader(..) | Edit::InsertHeader(..) => Actions::ADD_HEADERS,
-            Edit::ChangeHeader(..) => Actions::CHANGE_HEADERS,
-            Edit::ReplaceBody(_) => Actions::CHANGE_BODY,
-            Edit::AddRecipient(_, params) if params.is_empty() => Actions::ADD_RECIPIENTS,
-            Edit::AddRecipient(..) => Actions::ADD_RECIPIENTS_WITH,
-            Edit::DeleteRecipient(_) => Actions::DELETE_RECIPIENTS,
+    async fn recipient(&mut self, question: Question<'_>) {
+        let answer = self
+            .handler
+            .recipient(question.so_far(), question.recipient())
+            .await;
+        if let Err(error) = answer.encode(&mut self.owed) {
+            let recipient = &question.recipient().address;
+            report(
+                question.so_far().macros.get("i").unwrap_or_default(),
+                &error,
+                recipient,
+            );
+        }
+        if answer == RecipientAnswer::Accept {
+            question.accept();
         }
     }
 
-    fn encode(&self, output: &mut BytesMut) {
-        let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-        match self {
-            Edit::AddHeader(name, value) => {
-                Response::AddHeader(bytes(name), bytes(value)).encode(output);
-            }
-            Edit::InsertHeader(index, name, value) => {
-                Response::InsertHeader(*index, bytes(name), bytes(value)).encode(output);
-            }
-            Edit::ChangeHeader(index, name, value) => {
-                Response::ChangeHeader(*index, bytes(name), bytes(value)).encode(output);
-            }
-            Edit::ReplaceBody(body) if body.is_empty() => {
-                Response::ReplaceBody(Bytes::new()).encode(output);
-            }
-            Edit::ReplaceBody(body) => {
-                let mut rest = body.clone();
-                while !rest.is_empty() {
-                    let chunk = rest.split_to(rest.len().min(BODY_CHUNK));
-                    Response::ReplaceBody(chunk).encode(output);
+    /// Has a message decided. `spoke` says that the MTA has already said more, which it must not.
+    async fn end_of_message(
+        &mut self,
+        transaction: Transaction,
+        agreement: Agreement,
+        spoke: bool,
+    ) -> Result<(), ConnectionError> {
+        let queue_id = transaction.queue_id().to_owned();
+        let (outcome, gone) = self.decide(transaction, spoke).await;
+        if let Some(gone) = gone {
+            return Err(ConnectionError::Impatient { queue_id, gone });
+        }
+        if let Err(error) = outcome.encode(&agreement, &mut self.owed) {
+            report(&queue_id, &error, "message");
+        }
+        Ok(())
+    }
+
+    /// Runs the handler to its end, with progress meanwhile, and watches whether the MTA waits.
+    async fn decide(&mut self, transaction: Transaction, spoke: bool) -> (Outcome, Option<Gone>) {
+        let every = self.limits.progress_every;
+        let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
+        let owed = &mut self.owed;
+        let mut gone = spoke.then_some(Gone::Spoke);
+        let mut said = [0];
+        let mut work = pin!(self.handler.end_of_message(transaction));
+        let mut progress = pin!(sleep(every));
+        loop {
+            // Every branch is polled along with the work, so that an MTA which does not read cannot
+            // hold it up.
+            tokio::select! {
+                biased;
+                outcome = &mut work => return (outcome, gone),
+                read = reader.read(&mut said), if gone.is_none() => {
+                    gone = Some(match read {
+                        Ok(0) => Gone::Closed,
+                        Ok(_) => Gone::Spoke,
+                        Err(cause) => Gone::Broke(cause),
+                    });
+                }
+                written = writer.write_buf(owed), if gone.is_none() && !owed.is_empty() => {
+                    gone = match written {
+                        Ok(0) => Some(Gone::Closed),
+                        Ok(_) => None,
+                        Err(cause) => Some(Gone::Broke(cause)),
+                    };
+                }
+                () = &mut progress, if gone.is_none() && owed.is_empty() => {
+                    Response::Progress.encode(owed);
+                    progress.as_mut().reset(Instant::now() + every);
                 }
             }
-            Edit::AddRecipient(path, params) if params.is_empty() => {
-                Response::AddRecipient(bytes(path)).encode(output);
-            }
-            Edit::AddRecipient(path, params) => {
-                Response::AddRecipientWith(bytes(path), bytes(&params.join(" "))).encode(output);
-            }
-            Edit::DeleteRecipient(path) => Response::DeleteRecipient(bytes(path)).encode(output),
         }
     }
+
+    /// Writes what is owed.
+    async fn write(&mut self) -> Result<(), ConnectionError> {
+        if self.owed.is_empty() {
+            return Ok(());
+        }
+        let written = timeout(self.limits.idle, async {
+            self.stream.write_all(&self.owed).await?;
+            self.stream.flush().await
+        });
+        match written.await {
+            Ok(Ok(())) => {
+                self.owed.clear();
+                Ok(())
+            }
+            Ok(Err(cause)) => Err(ConnectionError::Io {
+                doing: "write to",
+                cause,
+            }),
+            Err(_) => Err(self.too_slow("take an answer")),
+        }
+    }
+
+    fn too_slow(&self, doing: &'static str) -> ConnectionError {
+        let after = self.limits.idle;
+        ConnectionError::Idle { doing, after }
+    }
+}
+
+/// An outcome that could not be said: the message or recipient comes again, and will fail again until
+/// somebody acts.
+fn report(queue_id: &str, error: &EditError, subject: &str) {
+    tracing::error!(
+        "{queue_id}: {subject} deferred, the answer cannot be given to the MTA: {error}"
+    );
 }

@@ -1,27 +1,51 @@
-//! The milter protocol, version 6, as Sendmail and Postfix speak it. Knows nothing of journaling.
+//! The milter protocol, version 6, spoken from the filter's side.
 //!
-//! There is no RFC. The protocol is what Sendmail's libmilter does (`include/libmilter/mfdef.h` names its numbers), and
-//! what Postfix's `milter8` client does with it.
+//! A milter ("mail filter") is a process that an MTA asks about each message. The MTA connects, both
+//! sides agree on what will be said ([`Wants`], [`Agreement`]), and then the MTA tells the SMTP
+//! session as it happens and waits for the filter's verdict at the end of each message:
 //!
-//! # The conversation
+//! ```text
+//!  MTA                                    filter
+//!  O version 6, actions, steps  ──────►
+//!                               ◄──────  O the part of it that we use
+//!  D macros, C client, H HELO   ──────►        (once a connection; D before any command)
+//!  D, M sender                  ──────►        (once a message)
+//!  D, R recipient …             ──────►   c    (answered only where we asked to decide)
+//!  L field …, N end of header   ──────►
+//!  B chunk …, D, E end          ──────►
+//!                               ◄──────  p …  still working
+//!                               ◄──────  edits, then a accept | r | t | d | y reply
+//!  M … next message, or Q
+//! ```
 //!
-//! Packets both ways are a length (4 octets, big-endian, not counting itself), one letter, and data. The MTA
-//! begins with what it offers (`O`), the filter answers with what it wants of that. Then, for each SMTP session: macros
-//! (`D`) and a packet for each step: connect (`C`), HELO (`H`), and per message MAIL (`M`), RCPT (`R`), DATA (`T`), header fields (`L`), end
-//! of header (`N`), body chunks (`B`), end of message (`E`). Each is answered, except those that the negotiation declared to
-//! need no answer: that saves a round trip for each header field. Only at the end of the message may the
-//! filter ask for changes, in front of its final answer.
+//! From the outside in: [`serve`] drives one connection over any byte stream and asks a [`Handler`];
+//! [`Session`] is the state machine without I/O; [`Command`] and [`Response`] are the packets, with
+//! encoders for both sides so that a test or a demonstration can play the MTA; [`Frames`] cuts the
+//! stream into packets.
 //!
-//! | file | owns |
-//! |---|---|
-//! | `codec` | packets ↔ bytes |
-//! | `session` | which packet may come when, and what a message looks like at its end |
-//! | `connection` | the socket: reading, answering, progress, shutdown |
+//! Promises: a message is rebuilt exactly as the MTA told it; edits arrive all or not at all; the
+//! handler of a message is never cancelled halfway; nothing an MTA sends makes it panic or grow
+//! a packet beyond the agreed size. Fails by ending the connection with a [`ConnectionError`]; the MTA
+//! then does what it was configured to do without its filter. Knows nothing of journaling.
+//!
+//! The facts come from the public sources of Sendmail 8.18 (`mfdef.h`, `libmilter/engine.c`,
+//! `sendmail/milter.c`) and Postfix (`milter8.c`); there is no other specification.
 
-mod codec;
+mod command;
 mod connection;
+mod edit;
+mod frame;
+mod macros;
+mod message;
+mod negotiation;
+mod response;
 mod session;
 
-pub use codec::{Actions, CodecError, Command, Decoder, Response, Steps};
-pub use connection::{Answer, ConnectionError, Edit, Handler, Limits, Outcome, serve};
-pub use session::{Macros, Path, Peer, ProtocolError, Session, Step, Transaction, Wants};
+pub use command::{Client, Command, Stage, Strings};
+pub use connection::{ConnectionError, Gone, Handler, Limits, serve};
+pub use edit::{Answer, Edit, EditError, Outcome, RecipientAnswer};
+pub use frame::{Frame, FrameError, Frames, PacketError};
+pub use macros::Macros;
+pub use negotiation::{Actions, Agreement, NegotiationError, Offer, Steps, VERSION, Wants};
+pub use response::Response;
+pub use session::{Path, Peer, Question, Session, SessionError, SoFar, Transaction, Turn};

@@ -1,458 +1,464 @@
-//! Which packet may come when, and what a message looks like at its end. Pure.
+//! The state machine of one connection: what has been said, what may come next, what we owe.
 //!
-//! Promises: the message is rebuilt as the MTA received it; a recipient that was refused is not in it; an abort
-//! leaves nothing behind. Fails by [`ProtocolError`]; the connection is over then.
+//! ```text
+//!            O             C, H              M                R, T, L          N, B
+//!  Greeting ───► Fresh ─────────► Idle ───────────► Envelope ──────► Header ────────► Body
+//!                  ▲                ▲                  │                │              │
+//!                  └───── K ────────┴──── E, A, H ─────┴────────────────┴──────────────┘
+//! ```
+//!
+//! Surprising edges, all of them seen in the sources of real MTAs:
+//! - MAIL and HELO may come at any point and begin anew. Sendmail sends no abort to a filter that does
+//!   not answer MAIL, and Postfix tells an EHLO inside a transaction before the abort that belongs to it.
+//! - The client and HELO may be missing: `M` may follow `O`.
+//! - Abort may come with no message under way, even twice.
+//! - The header may have no field, its end may not be told, the body may be empty, and a message
+//!   may have no recipient (Postfix adds `always_bcc` recipients without telling filters).
+//!
+//! Everything else out of order is a [`SessionError`]. Promises: no I/O and no clock; nothing said
+//! about one message is seen in the next.
 
 use std::net::IpAddr;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::codec::{Actions, Command, Response, Steps};
+use super::command::{Client, Command, Strings};
+use super::macros::Macros;
+use super::message::Draft;
+use super::negotiation::{Agreement, NegotiationError, Steps, Wants};
 
-/// The version that is spoken; an MTA may be newer.
-const VERSION: u32 = 6;
-/// The oldest that is understood (Sendmail 8.12).
-const OLDEST: u32 = 2;
-
-/// What a filter needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wants {
-    /// Changes it may ask for.
-    pub actions: Actions,
-    /// Whether it judges each recipient, which costs a round trip for each.
-    pub answer_recipients: bool,
-}
-
-/// The SMTP client, as the MTA sees it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Who is connected to the MTA, as the MTA told it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Peer {
-    /// Its host name; `localhost` for mail that was submitted without SMTP.
+    /// The host name, or the address in brackets where it has none; empty if the MTA did not tell.
     pub hostname: String,
-    /// Its address; `None` for a Unix socket or an unknown family.
+    /// The address; `None` for a Unix socket and where the MTA does not know.
     pub ip: Option<IpAddr>,
-    /// Its port; 0 where there is none.
+    /// The port; 0 where unknown.
     pub port: u16,
 }
 
-/// A path of MAIL or RCPT as the client gave it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// A reverse or forward path.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Path {
-    /// With its angle brackets, if it came with them.
+    /// As the SMTP client gave it, with its angle brackets if it had any; `<>` is the null reverse path.
+    /// Octets that are not UTF-8 become U+FFFD.
     pub address: String,
-    /// ESMTP parameters.
+    /// ESMTP parameters, verbatim: `SIZE=1024`, `NOTIFY=NEVER`.
     pub params: Vec<String>,
 }
 
-/// One message, or as much of it as is known yet.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What is known while the envelope is still being told.
+#[derive(Debug, Clone, Copy)]
+pub struct SoFar<'a> {
+    /// The SMTP client.
+    pub connection: &'a Peer,
+    /// Its HELO name; empty where none was told.
+    pub helo: &'a str,
+    /// The reverse path.
+    pub sender: &'a Path,
+    /// The recipients accepted before this one.
+    pub recipients: &'a [Path],
+    /// The macros sent so far.
+    pub macros: &'a Macros,
+}
+
+/// One message with all that the MTA told about it.
+#[derive(Debug, Clone)]
 pub struct Transaction {
-    /// The client.
-    pub peer: Peer,
-    /// Its HELO name.
+    /// The SMTP client.
+    pub connection: Peer,
+    /// Its HELO name; empty where none was told.
     pub helo: String,
     /// The reverse path.
     pub sender: Path,
-    /// The recipients that nobody refused.
+    /// The recipients that the MTA and we accepted, in order. One that another filter after us refused is
+    /// among them: nobody tells us.
     pub recipients: Vec<Path>,
-    /// What the MTA said about all of it.
+    /// The macros, innermost first.
     pub macros: Macros,
-    /// Header, empty line and body; empty until the end of the message.
+    /// Header, empty line, body.
     pub message: Bytes,
 }
 
-/// Macros of the steps so far. Names are kept without braces.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Macros(Vec<(u8, Vec<(String, String)>)>);
-
-/// Steps from the last to the first: a macro of a later step hides one of an earlier step.
-const STEPS: &[u8] = b"EBNLTRMHC";
-/// Steps whose macros live as long as the SMTP session; the others end with the message.
-const SESSION_STEPS: &[u8] = b"HC";
-
-impl Macros {
-    /// The value of a macro, its name given without braces.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        STEPS.iter().find_map(|step| {
-            let (_, pairs) = self.0.iter().find(|(known, _)| known == step)?;
-            pairs
-                .iter()
-                .find(|(known, _)| known == name)
-                .map(|(_, value)| value.as_str())
-        })
-    }
-
-    fn set(&mut self, step: u8, pairs: Vec<(Bytes, Bytes)>) {
-        let pairs: Vec<(String, String)> = pairs
-            .into_iter()
-            .map(|(name, value)| {
-                (
-                    lossy(&name).trim_matches(['{', '}']).to_owned(),
-                    lossy(&value),
-                )
-            })
-            .collect();
-        self.0.retain(|(known, _)| *known != step);
-        self.0.push((step, pairs));
-    }
-
-    fn forget_message(&mut self) {
-        self.0.retain(|(step, _)| SESSION_STEPS.contains(step));
+impl Transaction {
+    /// The MTA's name for the message (macro `i`); empty where it did not say.
+    pub fn queue_id(&self) -> &str {
+        self.macros.get("i").unwrap_or_default()
     }
 }
 
-/// What is to be done about a command.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Nothing.
-    Quiet,
-    /// This is the answer.
-    Answer(Response),
-    /// The last path of [`Session::transaction`] wants to be a recipient; answer it, and call
-    /// [`Session::refuse_recipient`] where the answer is no.
-    Recipient,
-    /// The message is whole; its final answer ends it.
-    EndOfMessage(Box<Transaction>),
-    /// The MTA has said goodbye.
-    Close,
-}
-
-/// What no MTA says.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProtocolError {
-    /// A command at the wrong time.
-    #[error("{command} came {when}")]
-    Order {
-        /// Its name.
-        command: &'static str,
-        /// Where the conversation stood.
-        when: &'static str,
-    },
-    /// Too old a protocol.
-    #[error("the MTA speaks milter version {0}; 2 to 6 are understood")]
-    Version(u32),
-}
-
-/// Where the conversation stands.
+/// What the connection has to do after a command.
 #[derive(Debug)]
-enum Phase {
-    /// Nothing was said yet.
-    New,
-    /// Between messages.
-    Idle,
-    /// MAIL was given, and recipients may follow.
-    Envelope,
-    /// The header has begun.
-    Header(BytesMut),
-    /// The body has begun.
-    Body(BytesMut),
+pub enum Turn<'a> {
+    /// Nothing: no answer is expected.
+    Silent,
+    /// Say "continue".
+    Continue,
+    /// Say what was chosen, and accept longer packets from now on.
+    Negotiated(Agreement),
+    /// Decide about a recipient, then answer.
+    Recipient(Question<'a>),
+    /// Decide about the message, then answer.
+    EndOfMessage(Transaction, Agreement),
+    /// Close.
+    Quit,
 }
 
-/// The filter's side of one connection.
+/// A recipient to decide about; it counts only once it is accepted.
+#[derive(Debug)]
+pub struct Question<'a> {
+    connection: &'a Peer,
+    helo: &'a str,
+    macros: &'a Macros,
+    envelope: &'a mut Envelope,
+    recipient: Path,
+}
+
+impl Question<'_> {
+    /// What was told before.
+    pub fn so_far(&self) -> SoFar<'_> {
+        SoFar {
+            connection: self.connection,
+            helo: self.helo,
+            sender: &self.envelope.sender,
+            recipients: &self.envelope.recipients,
+            macros: self.macros,
+        }
+    }
+
+    /// The recipient asked about.
+    pub fn recipient(&self) -> &Path {
+        &self.recipient
+    }
+
+    /// The recipient is one of the message's.
+    pub fn accept(self) {
+        self.envelope.recipients.push(self.recipient);
+    }
+}
+
+/// The MTA said what cannot be said here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// A command out of order.
+    #[error("{command} came {state}")]
+    OutOfOrder {
+        /// What came.
+        command: &'static str,
+        /// When.
+        state: &'static str,
+    },
+    /// MTA and filter have no version in common.
+    #[error(transparent)]
+    Negotiation(#[from] NegotiationError),
+}
+
+const BEFORE_NEGOTIATION: &str = "before negotiation";
+
+/// One connection.
 #[derive(Debug)]
 pub struct Session {
     wants: Wants,
-    actions: Actions,
-    steps: Steps,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing was said yet.
+    Greeting,
+    /// Negotiated.
+    Open(Box<Open>),
+}
+
+#[derive(Debug)]
+struct Open {
+    agreement: Agreement,
+    connection: Peer,
+    helo: String,
+    macros: Macros,
     phase: Phase,
-    connected: bool,
-    transaction: Transaction,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The client may be told, and has not been.
+    Fresh,
+    /// Between messages.
+    Idle,
+    /// MAIL came.
+    Envelope(Envelope),
+    /// DATA or a header field came.
+    Header(Envelope, Draft),
+    /// The header is complete.
+    Body(Envelope, Draft),
+}
+
+#[derive(Debug)]
+struct Envelope {
+    sender: Path,
+    recipients: Vec<Path>,
 }
 
 impl Session {
-    /// A conversation that has not begun.
+    /// A connection on which nothing was said yet.
     pub fn new(wants: Wants) -> Session {
         Session {
             wants,
-            actions: Actions::default(),
-            steps: Steps::default(),
-            phase: Phase::New,
-            connected: false,
-            transaction: Transaction::default(),
+            state: State::Greeting,
         }
     }
 
-    /// Whether no message is under way.
-    pub fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::New | Phase::Idle)
-    }
-
-    /// The changes that were agreed on.
-    pub fn actions(&self) -> Actions {
-        self.actions
-    }
-
-    /// What is known of the message under way.
-    pub fn transaction(&self) -> &Transaction {
-        &self.transaction
-    }
-
-    /// Takes the last recipient away again.
-    pub fn refuse_recipient(&mut self) {
-        self.transaction.recipients.pop();
-    }
-
-    /// Takes the next command.
-    pub fn receive(&mut self, command: Command) -> Result<Step, ProtocolError> {
-        if let (Phase::New, false) = (
-            &self.phase,
-            matches!(command, Command::Negotiate { .. } | Command::Quit),
-        ) {
-            return Err(self.out_of_order(&command));
+    /// Whether no message is under way, so that the connection may be closed without loss.
+    pub fn is_between_messages(&self) -> bool {
+        match &self.state {
+            State::Greeting => true,
+            State::Open(open) => matches!(open.phase, Phase::Fresh | Phase::Idle),
         }
-        match command {
-            Command::Negotiate {
-                version,
-                actions,
-                steps,
-            } => self.negotiate(version, actions, steps),
-            Command::Macros { step, pairs } => {
-                self.transaction.macros.set(step, pairs);
-                Ok(Step::Quiet)
-            }
-            Command::Abort => {
-                self.end_message();
-                Ok(Step::Quiet)
-            }
-            Command::QuitNewConnection => {
-                self.end_message();
-                self.connected = false;
-                self.transaction = Transaction::default();
-                Ok(Step::Quiet)
-            }
-            Command::Quit => Ok(Step::Close),
-            Command::Unknown(_) if !matches!(self.phase, Phase::Header(_) | Phase::Body(_)) => {
-                Ok(self.go_on(Steps::SILENT_UNKNOWN))
-            }
-            Command::Connect { .. } | Command::Helo(_) | Command::Mail(_) if self.is_idle() => {
-                self.open(command)
-            }
-            Command::Rcpt(words) if matches!(self.phase, Phase::Envelope) => {
-                self.transaction.recipients.push(path(words));
-                if self.steps.has(Steps::SILENT_RCPT) {
-                    Ok(Step::Quiet)
-                } else if self.wants.answer_recipients {
-                    Ok(Step::Recipient)
-                } else {
-                    Ok(Step::Answer(Response::Continue))
+    }
+
+    /// Where the conversation stands, to end a sentence with.
+    pub fn state(&self) -> &'static str {
+        match &self.state {
+            State::Greeting => BEFORE_NEGOTIATION,
+            State::Open(open) => open.phase.name(),
+        }
+    }
+
+    /// Takes in a command. After an error the session is of no more use.
+    pub fn handle(&mut self, command: Command<'_>) -> Result<Turn<'_>, SessionError> {
+        match &mut self.state {
+            State::Open(open) => open.handle(command),
+            greeting => match command {
+                Command::Negotiate(offer) => {
+                    let agreement = self.wants.agree(offer)?;
+                    *greeting = State::Open(Box::new(Open::new(agreement)));
+                    Ok(Turn::Negotiated(agreement))
                 }
-            }
-            Command::Data if matches!(self.phase, Phase::Envelope) => {
-                self.phase = Phase::Header(BytesMut::new());
-                Ok(self.go_on(Steps::SILENT_DATA))
-            }
-            content => self.content(content),
-        }
-    }
-
-    fn negotiate(
-        &mut self,
-        version: u32,
-        actions: Actions,
-        offered: Steps,
-    ) -> Result<Step, ProtocolError> {
-        if !self.is_idle() {
-            return Err(ProtocolError::Order {
-                command: "a negotiation",
-                when: "within a message",
-            });
-        }
-        if version < OLDEST {
-            return Err(ProtocolError::Version(version));
-        }
-        let mut steps = Steps::SILENT_CONNECT
-            .and(Steps::SILENT_HELO)
-            .and(Steps::SILENT_MAIL)
-            .and(Steps::SILENT_DATA)
-            .and(Steps::SILENT_UNKNOWN)
-            .and(Steps::SILENT_HEADER)
-            .and(Steps::SILENT_END_OF_HEADER)
-            .and(Steps::SILENT_BODY)
-            .and(Steps::LEADING_SPACE)
-            // Neither tells us anything; DATA comes anyway as the first header field.
-            .and(Steps::NO_UNKNOWN)
-            .and(Steps::NO_DATA);
-        if !self.wants.answer_recipients {
-            steps = steps.and(Steps::SILENT_RCPT);
-        }
-        let size = if offered.has(Steps::HUGE) {
-            Steps::HUGE
-        } else {
-            Steps::LARGE
-        };
-        self.steps = steps.and(size).common(offered);
-        self.actions = Actions(self.wants.actions.0 & actions.0);
-        self.phase = Phase::Idle;
-        Ok(Step::Answer(Response::Negotiate {
-            version: version.min(VERSION),
-            actions: self.actions,
-            steps: self.steps,
-        }))
-    }
-
-    /// Connection, HELO and MAIL, each of which may be missing but MAIL.
-    fn open(&mut self, command: Command) -> Result<Step, ProtocolError> {
-        match command {
-            Command::Connect { .. } if self.connected => Err(self.out_of_order(&command)),
-            Command::Connect {
-                hostname,
-                family,
-                port,
-                address,
-            } => {
-                self.connected = true;
-                self.transaction.peer = peer(&hostname, family, port, &address);
-                Ok(self.go_on(Steps::SILENT_CONNECT))
-            }
-            // A second one follows STARTTLS.
-            Command::Helo(name) => {
-                self.transaction.helo = lossy(&name);
-                Ok(self.go_on(Steps::SILENT_HELO))
-            }
-            Command::Mail(words) => {
-                self.transaction.sender = path(words);
-                self.phase = Phase::Envelope;
-                Ok(self.go_on(Steps::SILENT_MAIL))
-            }
-            other => Err(self.out_of_order(&other)),
-        }
-    }
-
-    /// Header fields, body and end. An MTA leaves out what a message does not have.
-    fn content(&mut self, command: Command) -> Result<Step, ProtocolError> {
-        let phase = std::mem::replace(&mut self.phase, Phase::Idle);
-        let (mut bytes, in_body) = match phase {
-            Phase::Envelope => (BytesMut::new(), false),
-            Phase::Header(bytes) => (bytes, false),
-            Phase::Body(bytes) => (bytes, true),
-            other => {
-                self.phase = other;
-                return Err(self.out_of_order(&command));
-            }
-        };
-        match command {
-            Command::Header { name, value } if !in_body => {
-                self.add_field(&mut bytes, &name, &value);
-                self.phase = Phase::Header(bytes);
-                Ok(self.go_on(Steps::SILENT_HEADER))
-            }
-            Command::EndOfHeader if !in_body => {
-                bytes.put_slice(b"\r\n");
-                self.phase = Phase::Body(bytes);
-                Ok(self.go_on(Steps::SILENT_END_OF_HEADER))
-            }
-            Command::Body(chunk) => {
-                if !in_body {
-                    bytes.put_slice(b"\r\n");
-                }
-                bytes.put_slice(&chunk);
-                self.phase = Phase::Body(bytes);
-                Ok(self.go_on(Steps::SILENT_BODY))
-            }
-            Command::EndOfMessage(chunk) => {
-                if !in_body && !chunk.is_empty() {
-                    bytes.put_slice(b"\r\n");
-                }
-                bytes.put_slice(&chunk);
-                let whole = Transaction {
-                    message: bytes.freeze(),
-                    ..self.transaction.clone()
-                };
-                self.end_message();
-                Ok(Step::EndOfMessage(Box::new(whole)))
-            }
-            other => Err(self.out_of_order(&other)),
-        }
-    }
-
-    /// The field as it came: the protocol sends its line breaks as LF.
-    fn add_field(&self, bytes: &mut BytesMut, name: &[u8], value: &[u8]) {
-        bytes.reserve(name.len() + value.len() + 4);
-        bytes.put_slice(name);
-        bytes.put_u8(b':');
-        if !self.steps.has(Steps::LEADING_SPACE) && !value.is_empty() {
-            // The MTA took one space away.
-            bytes.put_u8(b' ');
-        }
-        let mut start = 0;
-        for lf in memchr::memchr_iter(b'\n', value) {
-            bytes.put_slice(&value[start..lf]);
-            if !value[..lf].ends_with(b"\r") {
-                bytes.put_u8(b'\r');
-            }
-            start = lf;
-        }
-        bytes.put_slice(&value[start..]);
-        bytes.put_slice(b"\r\n");
-    }
-
-    fn end_message(&mut self) {
-        self.phase = Phase::Idle;
-        self.transaction.sender = Path::default();
-        self.transaction.recipients.clear();
-        self.transaction.macros.forget_message();
-    }
-
-    fn go_on(&self, silent: Steps) -> Step {
-        if self.steps.has(silent) {
-            Step::Quiet
-        } else {
-            Step::Answer(Response::Continue)
-        }
-    }
-
-    fn out_of_order(&self, command: &Command) -> ProtocolError {
-        ProtocolError::Order {
-            command: match command {
-                Command::Negotiate { .. } => "a negotiation",
-                Command::Macros { .. } => "a macro packet",
-                Command::Connect { .. } => "a connection",
-                Command::Helo(_) => "HELO",
-                Command::Mail(_) => "MAIL",
-                Command::Rcpt(_) => "RCPT",
-                Command::Data => "DATA",
-                Command::Unknown(_) => "an unknown SMTP command",
-                Command::Header { .. } => "a header field",
-                Command::EndOfHeader => "the end of a header",
-                Command::Body(_) => "a piece of a body",
-                Command::EndOfMessage(_) => "the end of a message",
-                Command::Abort => "an abort",
-                Command::Quit | Command::QuitNewConnection => "a quit",
-            },
-            when: match self.phase {
-                Phase::New => "before the negotiation",
-                Phase::Idle if self.connected => "between messages",
-                Phase::Idle => "before a connection or between messages",
-                Phase::Envelope => "within an envelope",
-                Phase::Header(_) => "within a header",
-                Phase::Body(_) => "within a body",
+                Command::Quit => Ok(Turn::Quit),
+                other => Err(SessionError::OutOfOrder {
+                    command: other.name(),
+                    state: BEFORE_NEGOTIATION,
+                }),
             },
         }
     }
 }
 
-fn peer(hostname: &[u8], family: u8, port: u16, address: &[u8]) -> Peer {
-    let text = lossy(address);
-    let ip = match family {
-        b'4' => text.parse().ok(),
-        // Sendmail writes "IPv6:" in front.
-        b'6' => text.trim_start_matches("IPv6:").parse().ok(),
-        _ => None,
+impl Open {
+    fn new(agreement: Agreement) -> Open {
+        Open {
+            agreement,
+            connection: Peer::default(),
+            helo: String::new(),
+            macros: Macros::default(),
+            phase: Phase::Fresh,
+        }
+    }
+
+    fn handle(&mut self, command: Command<'_>) -> Result<Turn<'_>, SessionError> {
+        match command {
+            Command::Macros { stage, pairs } => self.macros.set(stage, pairs),
+            Command::Header { name, value } => {
+                let whole = self.agreement.has(Steps::LEADING_SPACE);
+                self.header(&command)?.field(name, value, whole);
+                return Ok(self.answer(Steps::SILENT_HEADER));
+            }
+            Command::Body(chunk) => {
+                self.body(&command)?.body(chunk);
+                return Ok(self.answer(Steps::SILENT_BODY));
+            }
+            Command::Rcpt(path) => return self.rcpt(&command, path),
+            Command::Mail(path) => {
+                self.macros.begin_message();
+                let (sender, recipients) = (path.into(), Vec::new());
+                self.phase = Phase::Envelope(Envelope { sender, recipients });
+                return Ok(self.answer(Steps::SILENT_MAIL));
+            }
+            Command::Data => {
+                let Phase::Envelope(_) = &self.phase else {
+                    return Err(self.out_of_order(&command));
+                };
+                self.header(&command)?;
+                return Ok(self.answer(Steps::SILENT_DATA));
+            }
+            Command::EndOfHeader => {
+                if let Phase::Body(..) = &self.phase {
+                    return Err(self.out_of_order(&command));
+                }
+                self.body(&command)?;
+                return Ok(self.answer(Steps::SILENT_END_OF_HEADER));
+            }
+            Command::EndOfMessage(chunk) => return self.end_of_message(&command, chunk),
+            Command::Abort => self.forget_message(),
+            Command::Connect { hostname, client } => {
+                let Phase::Fresh = &self.phase else {
+                    return Err(self.out_of_order(&command));
+                };
+                self.phase = Phase::Idle;
+                self.connection = peer(hostname, client);
+                return Ok(self.answer(Steps::SILENT_CONNECT));
+            }
+            Command::Helo(name) => {
+                self.forget_message();
+                self.phase = Phase::Idle;
+                self.helo = String::from_utf8_lossy(name).into_owned();
+                return Ok(self.answer(Steps::SILENT_HELO));
+            }
+            Command::Unknown(_) => return Ok(self.answer(Steps::SILENT_UNKNOWN)),
+            Command::QuitNewConnection => {
+                self.connection = Peer::default();
+                self.helo.clear();
+                self.macros.end_connection();
+                self.phase = Phase::Fresh;
+            }
+            Command::Quit => return Ok(Turn::Quit),
+            Command::Negotiate(_) => return Err(self.out_of_order(&command)),
+        }
+        Ok(Turn::Silent)
+    }
+
+    fn rcpt(&mut self, command: &Command<'_>, path: Strings<'_>) -> Result<Turn<'_>, SessionError> {
+        let silent = self.answer(Steps::SILENT_RCPT);
+        let envelope = match &mut self.phase {
+            Phase::Envelope(envelope) => envelope,
+            phase => return Err(phase.out_of_order(command)),
+        };
+        if self.agreement.answers_recipients() {
+            return Ok(Turn::Recipient(Question {
+                connection: &self.connection,
+                helo: &self.helo,
+                macros: &self.macros,
+                envelope,
+                recipient: path.into(),
+            }));
+        }
+        envelope.recipients.push(path.into());
+        Ok(silent)
+    }
+
+    fn end_of_message(
+        &mut self,
+        command: &Command<'_>,
+        chunk: &[u8],
+    ) -> Result<Turn<'_>, SessionError> {
+        self.body(command)?.body(chunk);
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Body(envelope, draft) => {
+                let transaction = Transaction {
+                    connection: self.connection.clone(),
+                    helo: self.helo.clone(),
+                    sender: envelope.sender,
+                    recipients: envelope.recipients,
+                    macros: self.macros.take_for_message(),
+                    message: draft.finish(),
+                };
+                Ok(Turn::EndOfMessage(transaction, self.agreement))
+            }
+            _ => Err(self.out_of_order(command)),
+        }
+    }
+
+    /// The message, which is now in its header.
+    fn header(&mut self, command: &Command<'_>) -> Result<&mut Draft, SessionError> {
+        if let Phase::Envelope(_) = &self.phase
+            && let Phase::Envelope(envelope) = std::mem::replace(&mut self.phase, Phase::Idle)
+        {
+            let draft = Draft::new(envelope.sender.size());
+            self.phase = Phase::Header(envelope, draft);
+        }
+        match &mut self.phase {
+            Phase::Header(_, draft) => Ok(draft),
+            phase => Err(phase.out_of_order(command)),
+        }
+    }
+
+    /// The message, which is now in its body.
+    fn body(&mut self, command: &Command<'_>) -> Result<&mut Draft, SessionError> {
+        if !matches!(self.phase, Phase::Body(..)) {
+            self.header(command)?.end_of_header();
+            if let Phase::Header(envelope, draft) = std::mem::replace(&mut self.phase, Phase::Idle)
+            {
+                self.phase = Phase::Body(envelope, draft);
+            }
+        }
+        match &mut self.phase {
+            Phase::Body(_, draft) => Ok(draft),
+            phase => Err(phase.out_of_order(command)),
+        }
+    }
+
+    fn forget_message(&mut self) {
+        self.macros.end_message();
+        if !matches!(self.phase, Phase::Fresh) {
+            self.phase = Phase::Idle;
+        }
+    }
+
+    /// "Continue", unless it was agreed that this command has no answer.
+    fn answer(&self, silent: Steps) -> Turn<'static> {
+        if self.agreement.has(silent) {
+            Turn::Silent
+        } else {
+            Turn::Continue
+        }
+    }
+
+    fn out_of_order(&self, command: &Command<'_>) -> SessionError {
+        self.phase.out_of_order(command)
+    }
+}
+
+impl Phase {
+    fn name(&self) -> &'static str {
+        match self {
+            Phase::Fresh => "after negotiation",
+            Phase::Idle => "between messages",
+            Phase::Envelope(_) => "in the envelope",
+            Phase::Header(..) => "in the header",
+            Phase::Body(..) => "in the body",
+        }
+    }
+
+    fn out_of_order(&self, command: &Command<'_>) -> SessionError {
+        SessionError::OutOfOrder {
+            command: command.name(),
+            state: self.name(),
+        }
+    }
+}
+
+impl Path {
+    /// What the sender announced with SIZE (RFC 1870).
+    fn size(&self) -> Option<usize> {
+        self.params.iter().find_map(|param| {
+            let (key, value) = param.split_once('=')?;
+            key.eq_ignore_ascii_case("SIZE")
+                .then(|| value.parse().ok())?
+        })
+    }
+}
+
+impl From<Strings<'_>> for Path {
+    fn from(strings: Strings<'_>) -> Path {
+        let mut strings = strings
+            .iter()
+            .map(|string| String::from_utf8_lossy(string).into_owned());
+        Path {
+            address: strings.next().unwrap_or_default(),
+            params: strings.collect(),
+        }
+    }
+}
+
+fn peer(hostname: &[u8], client: Client<'_>) -> Peer {
+    let (ip, port) = match client {
+        Client::Inet(ip, port) => (Some(ip), port),
+        Client::Local(_) | Client::Unknown => (None, 0),
     };
     Peer {
-        hostname: lossy(hostname),
+        hostname: String::from_utf8_lossy(hostname).into_owned(),
         ip,
         port,
     }
-}
-
-fn path(words: Vec<Bytes>) -> Path {
-    let mut words = words.iter().map(|word| lossy(word));
-    Path {
-        address: words.next().unwrap_or_default(),
-        params: words.filter(|word| !word.is_empty()).collect(),
-    }
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -19,11 +19,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, load, print_line};
 use crate::daemon::{Daemon, Listeners};
 use crate::mail::{Enhanced, Message, Reply};
-use crate::milter::Response;
 use crate::smtp::{Received, Sink};
 use crate::spool::Spool;
 
-use mta::{Heard, Mta};
+use mta::{Heard, Mta, Verdict};
 use scenes::{FULL, SCENES, Scene};
 
 /// How long the relay may take to get what it must get.
@@ -174,13 +173,15 @@ fn narrate(scene: &Scene, heard: &Heard, got: &[Received]) -> String {
         lines.push(format!("   Copyist  refuses {recipient}: {reply}"));
     }
     match &heard.answer {
-        Some(Response::Continue | Response::Accept) if scene.owed.is_empty() => {
+        Some(Verdict::Accepted) if scene.owed.is_empty() => {
             lines.push("   Copyist  lets it go; nothing is owed".into());
         }
-        Some(Response::Continue | Response::Accept) => {
+        Some(Verdict::Accepted) => {
             lines.push("   Copyist  made the report durable, then lets the message go".into());
         }
-        Some(other) => lines.push(format!("   Copyist  answers {other:?}")),
+        Some(Verdict::Refused(reply)) => {
+            lines.push(format!("   Copyist  refuses the message: {reply}"))
+        }
         None => {}
     }
     for message in got {
@@ -222,10 +223,7 @@ fn judge(scene: &Scene, heard: &Heard, got: &[Received]) -> Vec<String> {
     if refused != scene.refused {
         wrong.push(format!("refused were {refused:?}, not {:?}", scene.refused));
     }
-    if !matches!(
-        heard.answer,
-        None | Some(Response::Continue | Response::Accept)
-    ) {
+    if !matches!(heard.answer, None | Some(Verdict::Accepted)) {
         wrong.push(format!("the message was not let go: {:?}", heard.answer));
     }
     let original = scene.content();

@@ -3,29 +3,40 @@
 use std::io;
 use std::net::SocketAddr;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::scenes::Scene;
-use crate::milter::{Actions, Command, Decoder, Response, Steps};
+use crate::milter::{
+    Actions, Client, Command, Frames, Offer, Response, Stage, Steps, Strings, VERSION,
+};
 
-/// What an MTA offers: every step may be silent.
-const OFFER: Steps = Steps(0x1f_ffff);
-const LONGEST: usize = 1024 * 1024;
+/// What an MTA offers: all actions, and every step may be silent.
+const ACTIONS: Actions = Actions::from_bits(0x1ff);
+const STEPS: Steps = Steps::from_bits(0x1f_ffff);
 
 /// What the filter said to a message.
 pub(super) struct Heard {
     /// For each recipient that was refused, the reply.
     pub(super) refused: Vec<(String, String)>,
     /// The final answer; `None` where no recipient was left.
-    pub(super) answer: Option<Response>,
+    pub(super) answer: Option<Verdict>,
+}
+
+/// A final answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The message goes on.
+    Accepted,
+    /// It does not; what was said.
+    Refused(String),
 }
 
 /// One SMTP session's connection to the filter.
 pub(super) struct Mta {
     stream: TcpStream,
-    input: BytesMut,
+    frames: Frames,
     silent: Steps,
 }
 
@@ -35,49 +46,55 @@ impl Mta {
         let stream = TcpStream::connect(filter).await?;
         let mut mta = Mta {
             stream,
-            input: BytesMut::new(),
-            silent: Steps::default(),
+            frames: Frames::new(),
+            silent: Steps::NONE,
         };
-        mta.say(&Command::Negotiate {
-            version: 6,
-            actions: Actions(0x1ff),
-            steps: OFFER,
-        })
-        .await?;
-        match mta.hear().await? {
-            Response::Negotiate { steps, .. } => mta.silent = steps,
-            other => return Err(unexpected(&other)),
-        }
+        let offer = Offer {
+            version: VERSION,
+            actions: ACTIONS,
+            steps: STEPS,
+        };
+        mta.say(&Command::Negotiate(offer)).await?;
+        mta.silent = mta
+            .hear(|response| match response {
+                Response::Negotiate(chosen, _) => Ok(chosen.steps),
+                other => Err(io::Error::other(format!(
+                    "the negotiation was answered with {other:?}"
+                ))),
+            })
+            .await??;
         Ok(mta)
     }
 
     /// Hands over one message.
     pub(super) async fn hand_over(&mut self, scene: &Scene) -> io::Result<Heard> {
+        let ip = scene.client_ip.parse().map_err(io::Error::other)?;
         let connect = Command::Connect {
-            hostname: text(scene.client_name),
-            family: b'4',
-            port: 40_000,
-            address: text(scene.client_ip),
+            hostname: scene.client_name.as_bytes(),
+            client: Client::Inet(ip, 40_000),
         };
         self.step(&connect, Steps::SILENT_CONNECT).await?;
-        self.step(&Command::Helo(text(scene.client_name)), Steps::SILENT_HELO)
-            .await?;
-        let login = scene.login.map(|user| (text("{auth_authen}"), text(user)));
-        self.say(&Command::Macros {
-            step: b'M',
-            pairs: login.into_iter().collect(),
-        })
+        self.step(
+            &Command::Helo(scene.client_name.as_bytes()),
+            Steps::SILENT_HELO,
+        )
         .await?;
-        let mail = Command::Mail(vec![text(&format!("<{}>", scene.sender))]);
-        self.step(&mail, Steps::SILENT_MAIL).await?;
+        if let Some(user) = scene.login {
+            self.macros(Stage::Mail, "{auth_authen}", user).await?;
+        }
+        self.step(
+            &Command::Mail(strings(&path(scene.sender))),
+            Steps::SILENT_MAIL,
+        )
+        .await?;
         let mut refused = Vec::new();
         for recipient in scene.recipients {
-            let rcpt = Command::Rcpt(vec![text(&format!("<{recipient}>"))]);
-            if let Some(Response::Reply(said)) = self.step(&rcpt, Steps::SILENT_RCPT).await? {
-                refused.push((
-                    (*recipient).to_owned(),
-                    String::from_utf8_lossy(&said).replace("%%", "%"),
-                ));
+            let rcpt = path(recipient);
+            let said = self
+                .step(&Command::Rcpt(strings(&rcpt)), Steps::SILENT_RCPT)
+                .await?;
+            if let Some(Verdict::Refused(reply)) = said {
+                refused.push(((*recipient).to_owned(), reply));
             }
         }
         if refused.len() == scene.recipients.len() {
@@ -88,74 +105,83 @@ impl Mta {
                 answer: None,
             });
         }
-        self.say(&Command::Macros {
-            step: b'E',
-            pairs: vec![(text("i"), text(scene.queue_id))],
-        })
-        .await?;
         let content = scene.content();
         let (header, body) = content.split_once("\r\n\r\n").unwrap_or((&content, ""));
         for field in header.split("\r\n") {
             let (name, value) = field.split_once(':').unwrap_or((field, ""));
             let field = Command::Header {
-                name: text(name),
-                value: text(value),
+                name: name.as_bytes(),
+                value: value.as_bytes(),
             };
             self.step(&field, Steps::SILENT_HEADER).await?;
         }
         self.step(&Command::EndOfHeader, Steps::SILENT_END_OF_HEADER)
             .await?;
-        self.step(&Command::Body(text(body)), Steps::SILENT_BODY)
+        self.step(&Command::Body(body.as_bytes()), Steps::SILENT_BODY)
             .await?;
-        self.say(&Command::EndOfMessage(Bytes::new())).await?;
-        let answer = loop {
-            match self.hear().await? {
-                Response::Progress => {}
-                answer => break answer,
-            }
-        };
+        self.macros(Stage::EndOfMessage, "i", scene.queue_id)
+            .await?;
+        let answer = self.step(&Command::EndOfMessage(b""), Steps::NONE).await?;
         self.say(&Command::Quit).await?;
-        Ok(Heard {
-            refused,
-            answer: Some(answer),
+        Ok(Heard { refused, answer })
+    }
+
+    async fn macros(&mut self, stage: Stage, name: &str, value: &str) -> io::Result<()> {
+        let pair = Strings::pack([name, value]);
+        self.say(&Command::Macros {
+            stage,
+            pairs: strings(&pair),
         })
+        .await
     }
 
     /// Says something, and hears the answer unless it was agreed that there is none.
-    async fn step(&mut self, command: &Command, silent: Steps) -> io::Result<Option<Response>> {
+    async fn step(&mut self, command: &Command<'_>, silent: Steps) -> io::Result<Option<Verdict>> {
         self.say(command).await?;
-        if self.silent.has(silent) {
-            Ok(None)
-        } else {
-            self.hear().await.map(Some)
+        if silent != Steps::NONE && self.silent.contains(silent) {
+            return Ok(None);
+        }
+        loop {
+            let verdict = self
+                .hear(|response| match response {
+                    Response::Progress => None,
+                    Response::Continue | Response::Accept => Some(Verdict::Accepted),
+                    Response::Reply(text) => Some(Verdict::Refused(
+                        String::from_utf8_lossy(text).replace("%%", "%"),
+                    )),
+                    other => Some(Verdict::Refused(format!("{other:?}"))),
+                })
+                .await?;
+            if verdict.is_some() {
+                return Ok(verdict);
+            }
         }
     }
 
-    async fn say(&mut self, command: &Command) -> io::Result<()> {
+    async fn say(&mut self, command: &Command<'_>) -> io::Result<()> {
         let mut packet = BytesMut::new();
         command.encode(&mut packet);
         self.stream.write_all(&packet).await
     }
 
-    async fn hear(&mut self) -> io::Result<Response> {
+    /// Hears one response; what is wanted of it must be taken at once, for it borrows the buffer.
+    async fn hear<T>(&mut self, take: impl Fn(Response<'_>) -> T) -> io::Result<T> {
         loop {
-            let response = Decoder::new(LONGEST).response(&mut self.input);
-            if let Some(response) = response.map_err(io::Error::other)? {
-                return Ok(response);
+            if let Some(frame) = self.frames.next().map_err(io::Error::other)? {
+                return Response::decode(frame).map(take).map_err(io::Error::other);
             }
-            if self.stream.read_buf(&mut self.input).await? == 0 {
+            if self.stream.read_buf(self.frames.space()).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     }
 }
 
-fn text(text: &str) -> Bytes {
-    Bytes::copy_from_slice(text.as_bytes())
+/// The argument of MAIL or RCPT.
+fn path(address: &str) -> BytesMut {
+    Strings::pack([format!("<{address}>")])
 }
 
-fn unexpected(response: &Response) -> io::Error {
-    io::Error::other(format!(
-        "the filter answered the negotiation with {response:?}"
-    ))
+fn strings(packed: &BytesMut) -> Strings<'_> {
+    Strings::new(packed).expect("packed strings end in a NUL")
 }

@@ -1,0 +1,503 @@
+//! What an MTA says to a filter.
+//!
+//! One packet is one [`Command`], borrowed from the receive buffer. Strings are octets that end in
+//! NUL; nothing says that they are UTF-8. [`Command::encode`] is the MTA's side, for tests and for the
+//! demonstration. Pure; a payload that does not fit its letter is a [`PacketError`].
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use bytes::{BufMut, BytesMut};
+
+use super::frame::{Frame, PacketError, Reader, put, put_string};
+use super::negotiation::{Actions, Offer, Steps};
+
+/// One packet from an MTA. The letter on the wire stands behind each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// `O`: what the MTA offers.
+    Negotiate(Offer),
+    /// `D`: macros for the command that follows.
+    Macros {
+        /// That command.
+        stage: Stage,
+        /// Names and values in turn.
+        pairs: Strings<'a>,
+    },
+    /// `C`: an SMTP client connected.
+    Connect {
+        /// Its host name, or its address in brackets.
+        hostname: &'a [u8],
+        /// Where it is.
+        client: Client<'a>,
+    },
+    /// `H`: HELO or EHLO with this name.
+    Helo(&'a [u8]),
+    /// `M`: MAIL; the reverse path, then ESMTP parameters.
+    Mail(Strings<'a>),
+    /// `R`: RCPT; the forward path, then ESMTP parameters.
+    Rcpt(Strings<'a>),
+    /// `T`: DATA.
+    Data,
+    /// `L`: one header field.
+    Header {
+        /// What stands before the colon.
+        name: &'a [u8],
+        /// What stands behind it; lines are separated by a bare LF.
+        value: &'a [u8],
+    },
+    /// `N`: the empty line after the header.
+    EndOfHeader,
+    /// `B`: a piece of the body.
+    Body(&'a [u8]),
+    /// `E`: the message ends; may carry a last piece of the body.
+    EndOfMessage(&'a [u8]),
+    /// `A`: the message will not be finished.
+    Abort,
+    /// `Q`: nothing more follows.
+    Quit,
+    /// `K`: the SMTP session ended; another one follows on this connection.
+    QuitNewConnection,
+    /// `U`: an SMTP command that the MTA does not know.
+    Unknown(&'a [u8]),
+}
+
+/// The command that macros were sent for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// `C`
+    Connect,
+    /// `H`
+    Helo,
+    /// `M`
+    Mail,
+    /// `R`
+    Rcpt,
+    /// `T`
+    Data,
+    /// `L`: only Postfix sends these; the values are those of the end of the header.
+    Header,
+    /// `N`
+    EndOfHeader,
+    /// `B`: only Postfix sends these; the values are those of the end of the message.
+    Body,
+    /// `E`
+    EndOfMessage,
+    /// `U`
+    Unknown,
+}
+
+const STAGES: [(u8, Stage); 10] = [
+    (b'L', Stage::Header),
+    (b'R', Stage::Rcpt),
+    (b'B', Stage::Body),
+    (b'E', Stage::EndOfMessage),
+    (b'N', Stage::EndOfHeader),
+    (b'M', Stage::Mail),
+    (b'T', Stage::Data),
+    (b'C', Stage::Connect),
+    (b'H', Stage::Helo),
+    (b'U', Stage::Unknown),
+];
+
+/// Where an SMTP client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client<'a> {
+    /// `U`: the MTA does not know.
+    Unknown,
+    /// `L`: a Unix socket with this path.
+    Local(&'a [u8]),
+    /// `4` and `6`: an IP address and a port, which is 0 where it is not known.
+    Inet(IpAddr, u16),
+}
+
+/// Strings in a row, each ended by a NUL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Strings<'a>(&'a [u8]);
+
+impl<'a> Strings<'a> {
+    /// Takes octets that are empty or end in a NUL.
+    pub fn new(octets: &'a [u8]) -> Option<Strings<'a>> {
+        matches!(octets.last(), None | Some(0)).then_some(Strings(octets))
+    }
+
+    /// Strings in the form that [`Strings::new`] takes. A NUL inside one cannot be said and is left out.
+    pub fn pack<S: AsRef<[u8]>>(strings: impl IntoIterator<Item = S>) -> BytesMut {
+        let mut packed = BytesMut::new();
+        for string in strings {
+            put_string(&mut packed, string.as_ref());
+        }
+        packed
+    }
+
+    /// The octets, with the NULs.
+    pub fn octets(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The strings in order, without their NULs.
+    pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+        let whole = self.0.strip_suffix(b"\0");
+        whole
+            .into_iter()
+            .flat_map(|octets| octets.split(|octet| *octet == 0))
+    }
+}
+
+impl<'a> Command<'a> {
+    /// Reads a packet that an MTA sent.
+    pub fn decode(frame: Frame<'a>) -> Result<Command<'a>, PacketError> {
+        let mut reader = Reader::new(frame);
+        // The order is that of how often they come; a busy connection is mostly fields and chunks.
+        let command = match frame.kind {
+            b'L' => Command::Header {
+                name: reader.string("the name of the field is not ended")?,
+                value: reader.last_string("the value of the field is not ended")?,
+            },
+            b'D' => macros(&mut reader)?,
+            b'B' => Command::Body(reader.remainder()),
+            b'R' => Command::Rcpt(path(&mut reader)?),
+            b'M' => Command::Mail(path(&mut reader)?),
+            b'E' => Command::EndOfMessage(reader.remainder()),
+            b'N' => Command::EndOfHeader,
+            b'T' => Command::Data,
+            b'A' => Command::Abort,
+            b'Q' => Command::Quit,
+            b'K' => Command::QuitNewConnection,
+            b'C' => connect(&mut reader)?,
+            b'H' => Command::Helo(reader.last_string("the name is not ended")?),
+            b'U' => Command::Unknown(reader.last_string("the command is not ended")?),
+            b'O' => Command::Negotiate(offer(&mut reader)?),
+            kind => return Err(PacketError::Unknown { kind }),
+        };
+        reader.finish(command)
+    }
+
+    /// Appends the packet as an MTA sends it. NULs inside strings are left out.
+    pub fn encode(&self, out: &mut BytesMut) {
+        match *self {
+            Command::Negotiate(offer) => put(out, b'O', |out| put_offer(out, offer)),
+            Command::Macros { stage, pairs } => put(out, b'D', |out| {
+                out.put_u8(stage.letter());
+                out.extend_from_slice(pairs.octets());
+            }),
+            Command::Connect { hostname, client } => put(out, b'C', |out| {
+                put_string(out, hostname);
+                put_client(out, client);
+            }),
+            Command::Helo(name) => put(out, b'H', |out| put_string(out, name)),
+            Command::Mail(path) => put(out, b'M', |out| out.extend_from_slice(path.octets())),
+            Command::Rcpt(path) => put(out, b'R', |out| out.extend_from_slice(path.octets())),
+            Command::Data => put(out, b'T', |_| ()),
+            Command::Header { name, value } => put(out, b'L', |out| {
+                put_string(out, name);
+                put_string(out, value);
+            }),
+            Command::EndOfHeader => put(out, b'N', |_| ()),
+            Command::Body(chunk) => put(out, b'B', |out| out.extend_from_slice(chunk)),
+            Command::EndOfMessage(chunk) => put(out, b'E', |out| out.extend_from_slice(chunk)),
+            Command::Abort => put(out, b'A', |_| ()),
+            Command::Quit => put(out, b'Q', |_| ()),
+            Command::QuitNewConnection => put(out, b'K', |_| ()),
+            Command::Unknown(command) => put(out, b'U', |out| put_string(out, command)),
+        }
+    }
+
+    /// What it is called where a person reads it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::Negotiate(_) => "negotiation",
+            Command::Macros { .. } => "macros",
+            Command::Connect { .. } => "connect",
+            Command::Helo(_) => "HELO",
+            Command::Mail(_) => "MAIL",
+            Command::Rcpt(_) => "RCPT",
+            Command::Data => "DATA",
+            Command::Header { .. } => "header field",
+            Command::EndOfHeader => "end of header",
+            Command::Body(_) => "body",
+            Command::EndOfMessage(_) => "end of message",
+            Command::Abort => "abort",
+            Command::Quit => "quit",
+            Command::QuitNewConnection => "quit with a new connection",
+            Command::Unknown(_) => "unknown SMTP command",
+        }
+    }
+}
+
+impl Stage {
+    fn of(letter: u8) -> Option<Stage> {
+        let known = STAGES.iter().find(|(known, _)| *known == letter);
+        known.map(|(_, stage)| *stage)
+    }
+
+    fn letter(self) -> u8 {
+        let known = STAGES.iter().find(|(_, stage)| *stage == self);
+        known
+            .map(|(letter, _)| *letter)
+            .expect("every stage stands in the table")
+    }
+}
+
+fn macros<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, PacketError> {
+    let letter = reader.u8("no command is named")?;
+    let stage = Stage::of(letter)
+        .ok_or_else(|| reader.malformed("the command named can have no macros"))?;
+    let pairs = Strings::new(reader.remainder())
+        .ok_or_else(|| reader.malformed("the last value is not ended"))?;
+    // An odd count would make values of names from there on.
+    if !memchr::memchr_iter(0, pairs.octets())
+        .count()
+        .is_multiple_of(2)
+    {
+        return Err(reader.malformed("a macro has no value"));
+    }
+    Ok(Command::Macros { stage, pairs })
+}
+
+fn path<'a>(reader: &mut Reader<'a>) -> Result<Strings<'a>, PacketError> {
+    let octets = reader.remainder();
+    if octets.is_empty() {
+        return Err(reader.malformed("no path is given"));
+    }
+    Strings::new(octets).ok_or_else(|| reader.malformed("the last string is not ended"))
+}
+
+fn connect<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, PacketError> {
+    let hostname = reader.string("the host name is not ended")?;
+    let client = match reader.u8("no address family is given")? {
+        b'U' => {
+            // Whatever follows means nothing; libmilter does not look at it either.
+            reader.remainder();
+            Client::Unknown
+        }
+        family @ (b'L' | b'4' | b'6') => {
+            let port = reader.u16("the port is cut short")?;
+            let address = reader.last_string("the address is not ended")?;
+            if family == b'L' {
+                Client::Local(address)
+            } else {
+                let ip = ip(family, address)
+                    .ok_or_else(|| reader.malformed("the address is not of its family"))?;
+                Client::Inet(ip, port)
+            }
+        }
+        _ => return Err(reader.malformed("the address family is unknown")),
+    };
+    Ok(Command::Connect { hostname, client })
+}
+
+/// Reads an address. IPv6 addresses come plain, with the `IPv6:` of an SMTP address literal
+/// (Sendmail), or with the zone of a link-local address.
+fn ip(family: u8, text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    if family == b'4' {
+        return text.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+    }
+    let text = match text.get(..5) {
+        Some(prefix) if prefix.eq_ignore_ascii_case("IPv6:") => &text[5..],
+        _ => text,
+    };
+    let address = text
+        .split_once('%')
+        .map_or(text, |(address, _zone)| address);
+    address.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+}
+
+fn put_client(out: &mut BytesMut, client: Client<'_>) {
+    match client {
+        Client::Unknown => out.put_u8(b'U'),
+        Client::Local(path) => {
+            out.put_u8(b'L');
+            out.put_u16(0);
+            put_string(out, path);
+        }
+        Client::Inet(ip, port) => {
+            out.put_u8(if ip.is_ipv4() { b'4' } else { b'6' });
+            out.put_u16(port);
+            put_string(out, ip.to_string().as_bytes());
+        }
+    }
+}
+
+pub(super) fn offer(reader: &mut Reader<'_>) -> Result<Offer, PacketError> {
+    let short = "shorter than version, actions and steps";
+    let offer = Offer {
+        version: reader.u32(short)?,
+        actions: Actions::from_bits(reader.u32(short)?),
+        steps: Steps::from_bits(reader.u32(short)?),
+    };
+    Ok(offer)
+}
+
+pub(super) fn put_offer(out: &mut BytesMut, offer: Offer) {
+    out.put_u32(offer.version);
+    out.put_u32(offer.actions.bits());
+    out.put_u32(offer.steps.bits());
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decode(kind: u8, payload: &[u8]) -> Result<Command<'_>, PacketError> {
+        Command::decode(Frame { kind, payload })
+    }
+
+    #[test]
+    fn every_command_reads_as_it_was_written() {
+        let pairs = Strings::pack(["i", "4XyZ", "{auth_authen}", ""]);
+        let path = Strings::pack(["<ana@corp.example>", "SIZE=12", "BODY=8BITMIME"]);
+        let strings = |packed| Strings::new(packed).expect("packed strings end in NUL");
+        let offer = Offer {
+            version: 6,
+            actions: Actions::from_bits(0x1ff),
+            steps: Steps::from_bits(0x1f_ffff),
+        };
+        let v6 = IpAddr::V6("2001:db8::1".parse().expect("an address"));
+        let mut commands = vec![
+            Command::Negotiate(offer),
+            Command::Connect {
+                hostname: b"pc.example",
+                client: Client::Inet([192, 0, 2, 1].into(), 4711),
+            },
+            Command::Connect {
+                hostname: b"[2001:db8::1]",
+                client: Client::Inet(v6, 0),
+            },
+            Command::Connect {
+                hostname: b"localhost",
+                client: Client::Local(b"/run/s"),
+            },
+            Command::Connect {
+                hostname: b"x",
+                client: Client::Unknown,
+            },
+            Command::Helo(b""),
+            Command::Mail(strings(&path)),
+            Command::Rcpt(strings(&path)),
+            Command::Data,
+            Command::Header {
+                name: b"Subject",
+                value: b" a\n b",
+            },
+            Command::EndOfHeader,
+            Command::Body(b"\0\r\n"),
+            Command::EndOfMessage(b""),
+            Command::Abort,
+            Command::Quit,
+            Command::QuitNewConnection,
+            Command::Unknown(b"XFOO bar"),
+        ];
+        for (_, stage) in STAGES {
+            let pairs = strings(&pairs);
+            commands.push(Command::Macros { stage, pairs });
+        }
+        for command in commands {
+            let mut wire = BytesMut::new();
+            command.encode(&mut wire);
+            assert_eq!(decode(wire[4], &wire[5..]), Ok(command));
+        }
+    }
+
+    #[test]
+    fn strings_come_back_one_by_one() {
+        let all = |octets| -> Vec<&[u8]> {
+            Strings::new(octets)
+                .expect("octets that end in NUL")
+                .iter()
+                .collect()
+        };
+        assert_eq!(all(b""), Vec::<&[u8]>::new());
+        assert_eq!(all(b"\0"), [b""]);
+        assert_eq!(all(b"a\0\0b\0"), [&b"a"[..], b"", b"b"]);
+        assert_eq!(Strings::new(b"a\0b"), None);
+    }
+
+    #[test]
+    fn addresses_are_read_in_every_spelling() {
+        let at = |payload| match decode(b'C', payload) {
+            Ok(Command::Connect {
+                client: Client::Inet(ip, port),
+                ..
+            }) => Some((ip.to_string(), port)),
+            _ => None,
+        };
+        let is = |ip: &str, port| Some((ip.to_owned(), port));
+        assert_eq!(at(b"h\x004\x12\x67192.0.2.1\0"), is("192.0.2.1", 4711));
+        assert_eq!(at(b"h\x006\0\x192001:db8::1\0"), is("2001:db8::1", 25));
+        assert_eq!(at(b"h\x006\0\x19IPv6:2001:db8::1\0"), is("2001:db8::1", 25));
+        assert_eq!(at(b"h\x006\0\x19fe80::1%eth0\0"), is("fe80::1", 25));
+        for not in [
+            &b"h\x004\0\x192001:db8::1\0"[..],
+            b"h\x006\0\x19192.0.2.1\0",
+            b"h\x004\0\x19192.0.2.1",
+            b"h\x004\0\x19\0",
+            b"h\x004\0",
+            b"h\x009\0\x19192.0.2.1\0",
+            b"h\0",
+            b"h",
+        ] {
+            assert!(
+                matches!(decode(b'C', not), Err(PacketError::Malformed { .. })),
+                "{not:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn payloads_that_do_not_fit_are_refused() {
+        for (kind, payload) in [
+            (b'O', &b"\0\0\0\x06\0\0\x01\xff\0\x1f\xff"[..]),
+            (b'O', b"\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff\0"),
+            (b'D', b""),
+            (b'D', b"Ci\0"),
+            (b'D', b"Ci\0x"),
+            (b'D', b"Q"),
+            (b'H', b""),
+            (b'H', b"pc.example"),
+            (b'M', b""),
+            (b'M', b"<>"),
+            (b'R', b"<a@b>\0NOTIFY=NEVER"),
+            (b'L', b"Subject\0"),
+            (b'L', b"Subject\0 x"),
+            (b'T', b"x"),
+            (b'N', b"\0"),
+            (b'A', b"\0"),
+            (b'Q', b"x"),
+            (b'K', b"x"),
+            (b'U', b"X"),
+        ] {
+            let found = decode(kind, payload);
+            assert!(
+                matches!(found, Err(PacketError::Malformed { kind: k, .. }) if k == kind),
+                "{} {payload:?}: {found:?}",
+                kind as char
+            );
+        }
+        assert_eq!(decode(b'Z', b""), Err(PacketError::Unknown { kind: b'Z' }));
+    }
+
+    proptest! {
+        #[test]
+        fn no_payload_panics(kind: u8, payload in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = decode(kind, &payload);
+        }
+
+        #[test]
+        fn what_reads_writes_back_as_a_packet_that_reads_the_same(
+            kind in prop::sample::select(b"ODCHMRTLNBEAQKU".to_vec()),
+            payload in prop::collection::vec(prop::sample::select(b"\0\0\0 iCLU4ab\n\xff".to_vec()), 0..16),
+        ) {
+            if let Ok(command) = decode(kind, &payload) {
+                let mut wire = BytesMut::new();
+                command.encode(&mut wire);
+                let again = decode(wire[4], &wire[5..]).expect("what was written can be read");
+                let mut twice = BytesMut::new();
+                again.encode(&mut twice);
+                prop_assert_eq!(wire, twice);
+            }
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Cuts the byte stream into packets, in both directions.
+//!
+//! A packet is a length (four octets, most significant first) that counts what follows, one octet that
+//! says what it is, and a payload:
+//!
+//! ```text
+//!  00 00 00 0c │ H │ pc.example\0          HELO pc.example
+//! ```
+//!
+//! Promises: bytes may arrive in any pieces; a packet is borrowed from the receive buffer and not
+//! copied; the buffer never grows for a packet longer than the limit. Fails by [`FrameError`], after
+//! which the stream cannot be understood any more.
+
+use bytes::{Buf, BufMut, BytesMut};
+
+/// Longest packet before both sides have agreed on a size: the negotiation itself is 13 octets.
+const LIMIT_AT_START: usize = 64 * 1024;
+
+/// How much is read at once, in octets.
+const READ: usize = 64 * 1024;
+
+/// Octets of the length.
+const LENGTH: usize = 4;
+
+/// One packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// The octet that says what it is.
+    pub kind: u8,
+    /// What follows it.
+    pub payload: &'a [u8],
+}
+
+/// The stream is not a sequence of packets.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The length is more than was agreed.
+    #[error("a packet of {length} octets, more than the {limit} agreed")]
+    TooLong {
+        /// What the packet claims, without its length field.
+        length: usize,
+        /// The most that is accepted.
+        limit: usize,
+    },
+    /// The length is zero, where at least the kind must follow.
+    #[error("a packet of no octets at all")]
+    Empty,
+}
+
+/// A packet whose payload is not what its kind asks for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PacketError {
+    /// The first octet is no letter of the protocol.
+    #[error("unknown packet {:?}", *kind as char)]
+    Unknown {
+        /// The octet.
+        kind: u8,
+    },
+    /// The payload cannot be read.
+    #[error("packet {:?} is malformed: {reason}", *kind as char)]
+    Malformed {
+        /// The octet that says what the packet is.
+        kind: u8,
+        /// What is missing or wrong.
+        reason: &'static str,
+    },
+}
+
+/// A receive buffer that hands out packets.
+#[derive(Debug)]
+pub struct Frames {
+    buffer: BytesMut,
+    /// Octets at the start of the buffer that belong to the packet handed out last.
+    used: usize,
+    limit: usize,
+}
+
+impl Default for Frames {
+    fn default() -> Frames {
+        Frames::new()
+    }
+}
+
+impl Frames {
+    /// An empty buffer, with the limit that holds before negotiation.
+    pub fn new() -> Frames {
+        Frames {
+            buffer: BytesMut::new(),
+            used: 0,
+            limit: LIMIT_AT_START,
+        }
+    }
+
+    /// Sets the longest packet accepted from now on, in octets without the length field.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Where received bytes are appended; has room for a large read.
+    pub fn space(&mut self) -> &mut BytesMut {
+        self.release();
+        self.buffer.reserve(READ);
+        &mut self.buffer
+    }
+
+    /// The next whole packet; `None` where more bytes are needed.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the packet borrows the buffer, which an Iterator cannot say"
+    )]
+    pub fn next(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
+        self.release();
+        let Some((length, rest)) = self.buffer.split_first_chunk::<LENGTH>() else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes(*length) as usize;
+        if length == 0 {
+            return Err(FrameError::Empty);
+        }
+        if length > self.limit {
+            let limit = self.limit;
+            return Err(FrameError::TooLong { length, limit });
+        }
+        let Some((kind, payload)) = rest.get(..length).and_then(<[u8]>::split_first) else {
+            return Ok(None);
+        };
+        self.used = LENGTH + length;
+        Ok(Some(Frame {
+            kind: *kind,
+            payload,
+        }))
+    }
+
+    /// Whether bytes wait behind the packet handed out last.
+    pub fn has_more(&self) -> bool {
+        self.buffer.len() > self.used
+    }
+
+    /// Forgets the packet handed out last.
+    fn release(&mut self) {
+        self.buffer.advance(self.used);
+        self.used = 0;
+    }
+}
+
+/// Appends one packet; `write` appends its payload.
+///
+/// A payload beyond four gigabytes cannot be said and none is made here: edits are checked against a
+/// far lower limit before they are written.
+pub(super) fn put(out: &mut BytesMut, kind: u8, write: impl FnOnce(&mut BytesMut)) {
+    let start = out.len();
+    out.put_u32(0);
+    out.put_u8(kind);
+    write(out);
+    let length = u32::try_from(out.len() - start - LENGTH).unwrap_or(u32::MAX);
+    out[start..start + LENGTH].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Appends a string and the NUL that ends it. A NUL inside cannot be said in this protocol and is left out,
+/// so that no value can pose as two.
+pub(super) fn put_string(out: &mut BytesMut, string: &[u8]) {
+    if memchr::memchr(0, string).is_none() {
+        out.extend_from_slice(string);
+    } else {
+        out.extend(string.iter().copied().filter(|octet| *octet != 0));
+    }
+    out.put_u8(0);
+}
+
+/// Reads a payload piece by piece; every failure names the packet.
+pub(super) struct Reader<'a> {
+    kind: u8,
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(frame: Frame<'a>) -> Reader<'a> {
+        Reader {
+            kind: frame.kind,
+            rest: frame.payload,
+        }
+    }
+
+    pub(super) fn malformed(&self, reason: &'static str) -> PacketError {
+        PacketError::Malformed {
+            kind: self.kind,
+            reason,
+        }
+    }
+
+    pub(super) fn u8(&mut self, what: &'static str) -> Result<u8, PacketError> {
+        let (octet, rest) = self
+            .rest
+            .split_first()
+            .ok_or_else(|| self.malformed(what))?;
+        self.rest = rest;
+        Ok(*octet)
+    }
+
+    pub(super) fn u16(&mut self, what: &'static str) -> Result<u16, PacketError> {
+        let (octets, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or_else(|| self.malformed(what))?;
+        self.rest = rest;
+        Ok(u16::from_be_bytes(*octets))
+    }
+
+    pub(super) fn u32(&mut self, what: &'static str) -> Result<u32, PacketError> {
+        let (octets, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or_else(|| self.malformed(what))?;
+        self.rest = rest;
+        Ok(u32::from_be_bytes(*octets))
+    }
+
+    /// The octets up to the next NUL, which is taken as well.
+    pub(super) fn string(&mut self, what: &'static str) -> Result<&'a [u8], PacketError> {
+        let nul = memchr::memchr(0, self.rest).ok_or_else(|| self.malformed(what))?;
+        let (string, rest) = self.rest.split_at(nul);
+        self.rest = &rest[1..];
+        Ok(string)
+    }
+
+    /// All that is left, which must end in a NUL; without that NUL.
+    pub(super) fn last_string(&mut self, what: &'static str) -> Result<&'a [u8], PacketError> {
+        let (nul, string) = self.rest.split_last().ok_or_else(|| self.malformed(what))?;
+        if *nul != 0 {
+            return Err(self.malformed(what));
+        }
+        self.rest = &[];
+        Ok(string)
+    }
+
+    /// All that is left.
+    pub(super) fn remainder(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.rest)
+    }
+
+    /// The value, if nothing follows it.
+    pub(super) fn finish<T>(self, value: T) -> Result<T, PacketError> {
+        if self.rest.is_empty() {
+            Ok(value)
+        } else {
+            Err(self.malformed("more follows than the packet can hold"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all(pieces: &[&[u8]]) -> Result<Vec<(u8, Vec<u8>)>, FrameError> {
+        let mut frames = Frames::new();
+        let mut found = Vec::new();
+        for piece in pieces {
+            frames.space().extend_from_slice(piece);
+            while let Some(frame) = frames.next()? {
+                found.push((frame.kind, frame.payload.to_vec()));
+            }
+        }
+        Ok(found)
+    }
+
+    #[test]
+    fn a_packet_is_found_once_it_is_whole() {
+        let found = all(&[b"\0\0\0", b"\x03Hx", b"", b"\0\0\0\0\x01Q\0\0"]);
+        assert_eq!(found, Ok(vec![(b'H', b"x\0".to_vec()), (b'Q', vec![])]));
+    }
+
+    #[test]
+    fn a_packet_beyond_the_limit_is_refused_before_it_arrives() {
+        let limit = LIMIT_AT_START;
+        let length = limit + 1;
+        assert_eq!(
+            all(&[b"\0\x01\0\x01"]),
+            Err(FrameError::TooLong { length, limit })
+        );
+        assert_eq!(all(&[b"\0\x01\0\0"]), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_packet_of_nothing_is_refused() {
+        assert_eq!(all(&[b"\0\0\0\0"]), Err(FrameError::Empty));
+    }
+
+    #[test]
+    fn a_string_cannot_pose_as_two() {
+        let mut out = BytesMut::new();
+        put(&mut out, b'H', |out| put_string(out, b"a\0b"));
+        assert_eq!(&out[..], b"\0\0\0\x04Hab\0");
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_gives_the_same_packets(
+            packets in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..40)), 0..8),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+        ) {
+            let mut wire = BytesMut::new();
+            for (kind, payload) in &packets {
+                put(&mut wire, *kind, |out| out.extend_from_slice(payload));
+            }
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(wire.len() + 1)).collect();
+            cuts.push(0);
+            cuts.push(wire.len());
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &wire[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(all(&pieces), Ok(packets));
+        }
+    }
+}
