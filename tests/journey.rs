@@ -4,7 +4,7 @@ mod lab;
 
 use std::time::{Duration, Instant};
 
-use lab::{DOMAIN, INSIDE, OUTSIDE, Site, message, user};
+use lab::{DOMAIN, INSIDE, OUTSIDE, Site, Slapd, message, user};
 
 /// A journaled user, and another; see `lab::every_third`.
 const JOURNALED: usize = 3;
@@ -259,4 +259,44 @@ fn a_report_that_passes_the_same_mta_is_not_journaled_again() {
         .client(OUTSIDE)
         .send_message(&report.sender, &[&boss], &format!("{sent}x"));
     assert_eq!(reply.code, 550, "{reply:?}");
+}
+
+#[test]
+fn the_mta_and_copyist_can_meet_on_a_unix_socket() {
+    let directory = tempfile::tempdir().expect("the system has a temporary directory");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), open).expect("it is ours");
+    let socket = directory.path().join("milter.sock");
+    let mut site = Site::start_on(
+        &format!("unix:{}", socket.display()),
+        Slapd::start(10),
+        "5m",
+    );
+    let mut send = |site: &Site, id: &str| {
+        let content = message(id, "x");
+        assert_eq!(
+            site.client(OUTSIDE)
+                .send_message("a@elsewhere.test", &[&user(3)], &content)
+                .code,
+            250
+        );
+        site.wait_for_report(id);
+    };
+    send(&site, "<socket@elsewhere.test>");
+    // A socket file that a kill left over is no obstacle, and an orderly stop leaves none.
+    site.copyist.restart();
+    let world = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(&socket, world).expect("it is there again");
+    send(&site, "<again@elsewhere.test>");
+    assert!(site.copyist.term_and_wait().success());
+    assert!(!socket.exists());
+}
+
+#[test]
+fn mail_that_a_local_program_submits_is_journaled_too() {
+    let site = Site::start("5m");
+    let content = message("<local@elsewhere.test>", "x");
+    site.postfix
+        .submit("a@elsewhere.test", &user(3), &content.replace("\r\n", "\n"));
+    site.wait_for_report("<local@elsewhere.test>");
 }

@@ -39,11 +39,20 @@ impl Site {
 
     /// A site with this directory.
     pub fn start_with(slapd: Slapd, ttl: &str) -> Site {
+        Site::start_on(&format!("inet:127.0.0.1:{}", free_port()), slapd, ttl)
+    }
+
+    /// A site whose MTA and agent meet here: `inet:…` or `unix:…`.
+    pub fn start_on(milter: &str, slapd: Slapd, ttl: &str) -> Site {
         let (mail, relay) = (SmtpSink::start_keeping(), SmtpSink::start_keeping());
-        let (milter, admin) = (free_port(), free_port());
+        let admin = free_port();
         let copyist = Copyist::start(&config(&slapd, &relay, milter, admin, ttl));
+        if let Some(socket) = milter.strip_prefix("unix:") {
+            // An administrator would put the MTA into the agent's group instead.
+            super::set_mode(socket.as_ref(), 0o666);
+        }
         let postfix = Postfix::start(&PostfixOptions {
-            milter: Some(format!("inet:127.0.0.1:{milter}")),
+            milter: Some(milter.to_owned()),
             deliver_to: mail.address(),
             extra: Vec::new(),
         });
@@ -111,7 +120,7 @@ pub fn user(number: usize) -> String {
     format!("u{number:05}@{DOMAIN}")
 }
 
-fn config(slapd: &Slapd, relay: &SmtpSink, milter: u16, admin: u16, ttl: &str) -> String {
+fn config(slapd: &Slapd, relay: &SmtpSink, milter: &str, admin: u16, ttl: &str) -> String {
     let (url, base, dn) = (slapd.url(), slapd.base(), slapd.bind_dn());
     let (password, relay) = (slapd.password_file(), relay.address());
     let password = password.display();
@@ -139,7 +148,7 @@ journal_ndr = "out-ndr@{DOMAIN}"
 journal_attribute = "extensionAttribute10"
 journal_ndr = "internal-ndr@{DOMAIN}"
 [hook.milter]
-listen = ["inet:127.0.0.1:{milter}"]
+listen = ["{milter}"]
 [relay]
 host = "{relay}"
 tls = "none"
