@@ -318,3 +318,73 @@ fn health_and_metrics_are_told() {
         "{ready}"
     );
 }
+
+#[test]
+fn a_bad_configuration_stops_the_start_with_status_2() {
+    let bad = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/bad-configs/ndr-missing/copyist.toml");
+    assert!(bad.is_file(), "{} is gone", bad.display());
+    for command in ["run", "check"] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_copyist"))
+            .args([command, "--config"])
+            .arg(&bad)
+            .output()
+            .expect("the binary was built for this test");
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{command}: {}",
+            text(&output)
+        );
+        assert!(
+            text(&output).contains("inbound.journal_ndr is missing"),
+            "{}",
+            text(&output)
+        );
+    }
+}
+
+#[test]
+fn schemas_are_printed_as_they_are_kept() {
+    for (name, path) in [
+        ("openldap", "schemas/openldap/copyist.ldif"),
+        ("ad", "schemas/ad/copyist.ldf"),
+        ("config", "schemas/copyist.schema.json"),
+    ] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_copyist"))
+            .args(["schema", name])
+            .output();
+        let printed = String::from_utf8(output.expect("the binary was built for this test").stdout)
+            .expect("UTF-8");
+        let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        let kept = std::fs::read_to_string(kept).expect("it is kept");
+        assert_eq!(printed.trim_end(), kept.trim_end(), "{name}");
+    }
+}
+
+#[test]
+fn the_demo_ends_well() {
+    let parent = tempfile::tempdir().expect("the system has a temporary directory");
+    let directory = parent.path().join("demo");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_copyist"))
+        .args(["demo", "--dir"])
+        .arg(&directory)
+        .output()
+        .expect("the binary was built for this test");
+    assert!(output.status.success(), "{}", text(&output));
+    for part in [
+        "X-MS-Journal-Report:",
+        "Final-Recipient: rfc822; full@archive.example",
+        "All 4 reports",
+    ] {
+        assert!(
+            text(&output).contains(part),
+            "{part:?} is missing in\n{}",
+            text(&output)
+        );
+    }
+    let kept = std::fs::read_dir(directory.join("reports"))
+        .expect("it is left to look at")
+        .count();
+    assert_eq!(kept, 4);
+}

@@ -40,7 +40,7 @@ pub(super) async fn check(config: &Path, online: bool, json: bool) -> Result<(),
         what: "configuration",
         which: config.display().to_string(),
         fine: true,
-        said: "is fine".into(),
+        said: "fine".into(),
     }];
     if online {
         findings.extend(try_directory(&settings).await);
