@@ -13,11 +13,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{KEYS, Kind, join, table_of};
-use super::mistake::{Findings, Mistake, Noted, Origins, Place, quoted, variable_of};
+use super::mistake::{Findings, Mistake, Noted, Origins, PREFIX, Place, quoted, variable_of};
 use super::raw::Raw;
-
-/// What the names of our environment variables begin with.
-pub(super) const PREFIX: &str = "COPYIST__";
 
 /// Separates the tables in the names of environment variables.
 const SEPARATOR: &str = "__";

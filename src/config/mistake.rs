@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use super::keys::{KEYS, table_of, without_index};
 
+/// What the names of our environment variables begin with.
+pub(super) const PREFIX: &str = "COPYIST__";
+
 /// Why settings could not be loaded: every mistake found, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
@@ -92,11 +95,7 @@ impl Display for Place {
 
 /// The environment variable that sets a key.
 pub(super) fn variable_of(key: &str) -> String {
-    format!(
-        "{}{}",
-        super::layers::PREFIX,
-        key.replace('.', "__").to_uppercase()
-    )
+    format!("{}{}", PREFIX, key.replace('.', "__").to_uppercase())
 }
 
 /// Where each setting stands.
