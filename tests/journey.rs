@@ -272,7 +272,7 @@ fn the_mta_and_copyist_can_meet_on_a_unix_socket() {
         Slapd::start(10),
         "5m",
     );
-    let mut send = |site: &Site, id: &str| {
+    let send = |site: &Site, id: &str| {
         let content = message(id, "x");
         assert_eq!(
             site.client(OUTSIDE)

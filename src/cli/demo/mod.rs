@@ -180,7 +180,7 @@ fn narrate(scene: &Scene, heard: &Heard, got: &[Received]) -> String {
             lines.push("   Copyist  made the report durable, then lets the message go".into());
         }
         Some(Verdict::Refused(reply)) => {
-            lines.push(format!("   Copyist  refuses the message: {reply}"))
+            lines.push(format!("   Copyist  refuses the message: {reply}"));
         }
         None => {}
     }
