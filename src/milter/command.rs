@@ -10,6 +10,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::frame::{Frame, PacketError, Reader, put, put_string};
 use super::negotiation::{Actions, Offer, Steps};
+use super::strings::Strings;
 
 /// One packet from an MTA. The letter on the wire stands behind each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,39 +109,6 @@ pub enum Client<'a> {
     Local(&'a [u8]),
     /// `4` and `6`: an IP address and a port, which is 0 where it is not known.
     Inet(IpAddr, u16),
-}
-
-/// Strings in a row, each ended by a NUL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Strings<'a>(&'a [u8]);
-
-impl<'a> Strings<'a> {
-    /// Takes octets that are empty or end in a NUL.
-    pub fn new(octets: &'a [u8]) -> Option<Strings<'a>> {
-        matches!(octets.last(), None | Some(0)).then_some(Strings(octets))
-    }
-
-    /// Strings in the form that [`Strings::new`] takes. A NUL inside one cannot be said and is left out.
-    pub fn pack<S: AsRef<[u8]>>(strings: impl IntoIterator<Item = S>) -> BytesMut {
-        let mut packed = BytesMut::new();
-        for string in strings {
-            put_string(&mut packed, string.as_ref());
-        }
-        packed
-    }
-
-    /// The octets, with the NULs.
-    pub fn octets(self) -> &'a [u8] {
-        self.0
-    }
-
-    /// The strings in order, without their NULs.
-    pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
-        let whole = self.0.strip_suffix(b"\0");
-        whole
-            .into_iter()
-            .flat_map(|octets| octets.split(|octet| *octet == 0))
-    }
 }
 
 impl<'a> Command<'a> {
@@ -399,20 +367,6 @@ mod tests {
             command.encode(&mut wire);
             assert_eq!(decode(wire[4], &wire[5..]), Ok(command));
         }
-    }
-
-    #[test]
-    fn strings_come_back_one_by_one() {
-        let all = |octets| -> Vec<&[u8]> {
-            Strings::new(octets)
-                .expect("octets that end in NUL")
-                .iter()
-                .collect()
-        };
-        assert_eq!(all(b""), Vec::<&[u8]>::new());
-        assert_eq!(all(b"\0"), [b""]);
-        assert_eq!(all(b"a\0\0b\0"), [&b"a"[..], b"", b"b"]);
-        assert_eq!(Strings::new(b"a\0b"), None);
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! Drives one connection: reads what the MTA says, asks the handler, writes what is owed.
 //!
-//! Promises: what arrived together is answered with one write; while a message is being decided the MTA is told
-//! "still working" every [`Limits::progress_every`], which resets its timer; a handler that has
-//! begun is never cancelled, even if the MTA goes away meanwhile, because its work may already be durable. At shutdown
-//! a message under way is finished first, then the connection closes.
+//! Promises: what arrived together is answered with one write; while a message is being decided the MTA
+//! is told "still working" every [`Limits::progress_every`], which resets its timer; a handler that has
+//! begun is never cancelled, even if the MTA goes away meanwhile, because its work may already be
+//! durable. At shutdown a message under way is finished first, then the connection closes.
 //!
 //! Progress is said only at the end of a message: Postfix would take it anywhere, Sendmail takes it for
 //! a broken filter anywhere else (`milter_send_command`). The message is held in memory until it is
 //! decided; how large it may be is the MTA's limit (`message_size_limit`, `MaxMessageSize`).
 //!
-//! Fails by [`ConnectionError`], which the caller logs; the connection is then of no more use. Whoever drops
-//! the future of [`serve`] cancels the handler: end it by its shutdown token instead.
+//! Fails by [`ConnectionError`], which the caller logs; the connection is then of no more use. Whoever
+//! drops the future of [`serve`] cancels the handler: end it by its shutdown token instead.
 
 use std::future::{Future, ready};
 use std::io;
@@ -27,7 +27,8 @@ use super::edit::{EditError, Outcome, RecipientAnswer};
 use super::frame::{FrameError, Frames, PacketError};
 use super::negotiation::{Agreement, Wants};
 use super::response::Response;
-use super::session::{Path, Question, Session, SessionError, SoFar, Transaction, Turn};
+use super::session::{Question, Session, SessionError, Turn};
+use super::transaction::{Path, SoFar, Transaction};
 
 /// Decides about recipients and messages of one connection.
 pub trait Handler: Send {
@@ -75,8 +76,8 @@ pub enum ConnectionError {
     /// A packet cannot be read.
     #[error("the MTA sent a packet that cannot be read")]
     Packet(#[from] PacketError),
-    /// The packets are in no possible order.
-    #[error("the MTA broke the order of the protocol")]
+    /// The packets are in no possible order, or of another time.
+    #[error("the MTA did not keep to the protocol")]
     Session(#[from] SessionError),
     /// The connection broke.
     #[error("cannot {doing} the MTA")]
@@ -126,7 +127,7 @@ pub enum Gone {
 }
 
 /// Serves one connection until the MTA quits, something fails, or `shutdown` is cancelled and no message is
-/// under way.
+/// under way. `stream` must not hold written octets back: progress is not flushed.
 pub async fn serve<S, H>(
     stream: S,
     wants: Wants,
@@ -190,7 +191,11 @@ where
             match read {
                 Ok(Ok(0)) if idle && !frames.has_more() => return Ok(()),
                 Ok(Ok(0)) => {
-                    let state = session.state();
+                    let state = if frames.has_more() {
+                        "in the middle of a packet"
+                    } else {
+                        session.state()
+                    };
                     return Err(ConnectionError::EarlyClose { state });
                 }
                 Ok(Ok(_)) => {}
@@ -220,7 +225,7 @@ where
                 Turn::Recipient(question) => self.recipient(question).await,
                 Turn::EndOfMessage(transaction, agreement) => {
                     let spoke = frames.has_more();
-                    self.end_of_message(transaction, agreement, spoke).await?;
+                    self.end_of_message(*transaction, agreement, spoke).await?;
                 }
                 Turn::Quit => return Ok(Next::Close),
             }
@@ -234,12 +239,8 @@ where
             .recipient(question.so_far(), question.recipient())
             .await;
         if let Err(error) = answer.encode(&mut self.owed) {
-            let recipient = &question.recipient().address;
-            report(
-                question.so_far().macros.get("i").unwrap_or_default(),
-                &error,
-                recipient,
-            );
+            let queue_id = named(question.so_far().macros.get("i").unwrap_or_default());
+            report(queue_id, &error, &question.recipient().address);
         }
         if answer == RecipientAnswer::Accept {
             question.accept();
@@ -253,7 +254,7 @@ where
         agreement: Agreement,
         spoke: bool,
     ) -> Result<(), ConnectionError> {
-        let queue_id = transaction.queue_id().to_owned();
+        let queue_id = named(transaction.queue_id()).to_owned();
         let (outcome, gone) = self.decide(transaction, spoke).await;
         if let Some(gone) = gone {
             return Err(ConnectionError::Impatient { queue_id, gone });
@@ -326,6 +327,15 @@ where
     fn too_slow(&self, doing: &'static str) -> ConnectionError {
         let after = self.limits.idle;
         ConnectionError::Idle { doing, after }
+    }
+}
+
+/// A queue id to begin a line of the log with.
+fn named(queue_id: &str) -> &str {
+    if queue_id.is_empty() {
+        "(no queue id)"
+    } else {
+        queue_id
     }
 }
 

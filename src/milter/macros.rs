@@ -8,7 +8,8 @@
 //! octets that are not UTF-8 become U+FFFD. Postfix sends a bundle with every header field, so taking
 //! one in allocates nothing once its scope has room.
 
-use super::command::{Stage, Strings};
+use super::command::Stage;
+use super::strings::Strings;
 
 /// The macros that hold at some point of an SMTP session.
 #[derive(Debug, Clone, Default)]

@@ -34,18 +34,23 @@
 mod command;
 mod connection;
 mod edit;
+mod encode;
 mod frame;
 mod macros;
 mod message;
 mod negotiation;
 mod response;
 mod session;
+mod strings;
+mod transaction;
 
-pub use command::{Client, Command, Stage, Strings};
+pub use command::{Client, Command, Stage};
 pub use connection::{ConnectionError, Gone, Handler, Limits, serve};
 pub use edit::{Answer, Edit, EditError, Outcome, RecipientAnswer};
 pub use frame::{Frame, FrameError, Frames, PacketError};
 pub use macros::Macros;
 pub use negotiation::{Actions, Agreement, NegotiationError, Offer, Steps, VERSION, Wants};
 pub use response::Response;
-pub use session::{Path, Peer, Question, Session, SessionError, SoFar, Transaction, Turn};
+pub use session::{Question, Session, SessionError, Turn};
+pub use strings::Strings;
+pub use transaction::{Path, Peer, SoFar, Transaction};

@@ -1,0 +1,56 @@
+//! The filter's side of the milter protocol, fed with arbitrary octets in arbitrary pieces.
+//!
+//! The first octet says how long the pieces are and what we want of the MTA; the rest is what the MTA
+//! sends. Must hold: no panic, and the pieces make no difference.
+
+#![no_main]
+
+use copyist::milter::{Actions, Command, Frames, Response, Session, Turn, Wants};
+use libfuzzer_sys::fuzz_target;
+
+/// All that the connection would do, up to the first error.
+fn run<'a>(pieces: impl Iterator<Item = &'a [u8]>, wants: Wants) -> Vec<String> {
+    let mut frames = Frames::new();
+    let mut session = Session::new(wants);
+    let mut turns = Vec::new();
+    for piece in pieces {
+        frames.space().extend_from_slice(piece);
+        loop {
+            let frame = match frames.next() {
+                Ok(None) => break,
+                Ok(Some(frame)) => frame,
+                Err(error) => {
+                    turns.push(error.to_string());
+                    return turns;
+                }
+            };
+            let _ = Response::decode(frame);
+            let turn = match Command::decode(frame) {
+                Ok(command) => session.handle(command).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            turns.push(format!("{turn:?}"));
+            match turn {
+                Ok(Turn::Negotiated(agreement)) => frames.set_limit(agreement.packet_limit()),
+                Ok(Turn::Recipient(question)) => question.accept(),
+                Ok(Turn::Quit) | Err(_) => return turns,
+                Ok(_) => {}
+            }
+        }
+    }
+    turns
+}
+
+fuzz_target!(|octets: &[u8]| {
+    let Some((first, octets)) = octets.split_first() else {
+        return;
+    };
+    let wants = Wants {
+        actions: Actions::from_bits(0xff),
+        answer_recipients: first & 1 == 1,
+    };
+    let piece = usize::from(first >> 1) + 1;
+    let in_pieces = run(octets.chunks(piece), wants);
+    let at_once = run(std::iter::once(octets), wants);
+    assert_eq!(in_pieces, at_once);
+});

@@ -1,0 +1,490 @@
+//! How a decision is said.
+//!
+//! Promises: edits go out all or not at all. They are written into one buffer with the answer behind them,
+//! after every one was checked; one that cannot be said makes the whole outcome "try again later"
+//! instead of a part of the edits (Postfix and Sendmail both go on after an edit they could not
+//! make sense of). Pure; fails only by [`EditError`].
+
+use bytes::BytesMut;
+
+use super::edit::{Answer, Edit, EditError, LONGEST, Outcome, RecipientAnswer};
+use super::negotiation::{Actions, Agreement, Steps};
+use super::response::Response;
+use crate::mail::Reply;
+
+/// Longest piece of a new body (`MILTER_CHUNK_SIZE`); every MTA accepts it, whatever was negotiated.
+const CHUNK: usize = 65_535;
+
+/// Longest reply line with its codes (RFC 5321 section 4.5.3.1.5, without CRLF). A longer text is cut.
+const REPLY_LINE: usize = 510;
+
+impl RecipientAnswer {
+    /// Appends the answer; on an error it is "try again later".
+    pub(super) fn encode(&self, out: &mut BytesMut) -> Result<(), EditError> {
+        match self {
+            RecipientAnswer::Accept => Response::Continue.encode(out),
+            RecipientAnswer::Reject => Response::Reject.encode(out),
+            RecipientAnswer::Tempfail => Response::Tempfail.encode(out),
+            RecipientAnswer::Reply(reply) => return encode_reply(reply, out),
+        }
+        Ok(())
+    }
+}
+
+impl Outcome {
+    /// Appends the edits and the answer; on an error, "try again later" and nothing else.
+    pub(super) fn encode(
+        &self,
+        agreement: &Agreement,
+        out: &mut BytesMut,
+    ) -> Result<(), EditError> {
+        match &self.answer {
+            Answer::Accept => {
+                let start = out.len();
+                if let Err(error) = encode_edits(&self.edits, agreement, out) {
+                    out.truncate(start);
+                    Response::Tempfail.encode(out);
+                    return Err(error);
+                }
+                Response::Accept.encode(out);
+            }
+            Answer::Reject => Response::Reject.encode(out),
+            Answer::Tempfail => Response::Tempfail.encode(out),
+            Answer::Discard => Response::Discard.encode(out),
+            Answer::Reply(reply) => return encode_reply(reply, out),
+        }
+        Ok(())
+    }
+}
+
+fn encode_edits(
+    edits: &[Edit],
+    agreement: &Agreement,
+    out: &mut BytesMut,
+) -> Result<(), EditError> {
+    let is_body = |edit: &&Edit| matches!(edit, Edit::ReplaceBody(_));
+    if edits.iter().filter(is_body).count() > 1 {
+        return Err(EditError::TwoBodies);
+    }
+    edits
+        .iter()
+        .try_for_each(|edit| encode_edit(edit, agreement, out))
+}
+
+fn encode_edit(edit: &Edit, agreement: &Agreement, out: &mut BytesMut) -> Result<(), EditError> {
+    let what = edit.what();
+    let start = out.len();
+    if !edit.needs().iter().any(|needs| agreement.allows(*needs)) {
+        return Err(EditError::NotAgreed { what });
+    }
+    let value =
+        |value: &str| wire_value(value, agreement).map_err(|reason| unsayable(what, value, reason));
+    match edit {
+        Edit::AddHeader { name, value: text } => {
+            let (name, value) = (field_name(what, name)?, &value(text)?);
+            Response::AddHeader { name, value }.encode(out);
+        }
+        Edit::InsertHeader {
+            index,
+            name,
+            value: text,
+        } => {
+            let (name, value, index) = (field_name(what, name)?, &value(text)?, *index);
+            Response::InsertHeader { index, name, value }.encode(out);
+        }
+        Edit::ChangeHeader {
+            index,
+            name,
+            value: text,
+        } => {
+            let (name, index) = (field_name(what, name)?, *index);
+            // A space in front would make a value of an empty one, and keep the field.
+            let value: &[u8] = if text.is_empty() { &[] } else { &value(text)? };
+            Response::ChangeHeader { index, name, value }.encode(out);
+        }
+        Edit::ReplaceBody(body) => {
+            // An empty body is one empty piece, or nothing would be replaced.
+            let empty = body.is_empty().then_some(&body[..]);
+            for chunk in body.chunks(CHUNK).chain(empty) {
+                Response::ReplaceBody(chunk).encode(out);
+            }
+            return Ok(());
+        }
+        Edit::AddRecipient { address, params } => {
+            let (address, params) = path(what, address, params)?;
+            let (address, params) = (address.as_bytes(), params.as_bytes());
+            if params.is_empty() && agreement.allows(Actions::ADD_RECIPIENTS) {
+                Response::AddRecipient(address).encode(out);
+            } else {
+                Response::AddRecipientWith { address, params }.encode(out);
+            }
+        }
+        Edit::DeleteRecipient(address) => {
+            let (address, _) = path(what, address, &[])?;
+            Response::DeleteRecipient(address.as_bytes()).encode(out);
+        }
+        Edit::ChangeSender { address, params } => {
+            let (address, params) = path(what, address, params)?;
+            let (address, params) = (address.as_bytes(), params.as_bytes());
+            Response::ChangeSender { address, params }.encode(out);
+        }
+        Edit::Quarantine(reason) => {
+            one_line(what, reason)?;
+            Response::Quarantine(reason.as_bytes()).encode(out);
+        }
+    }
+    let length = out.len() - start;
+    if length > LONGEST {
+        return Err(EditError::TooLong { what, length });
+    }
+    Ok(())
+}
+
+impl Edit {
+    /// Any one of these allows it.
+    fn needs(&self) -> &'static [Actions] {
+        match self {
+            Edit::AddHeader { .. } | Edit::InsertHeader { .. } => &[Actions::ADD_HEADERS],
+            Edit::ChangeHeader { .. } => &[Actions::CHANGE_HEADERS],
+            Edit::ReplaceBody(_) => &[Actions::CHANGE_BODY],
+            Edit::AddRecipient { params, .. } if params.is_empty() => {
+                &[Actions::ADD_RECIPIENTS, Actions::ADD_RECIPIENTS_WITH_PARAMS]
+            }
+            Edit::AddRecipient { .. } => &[Actions::ADD_RECIPIENTS_WITH_PARAMS],
+            Edit::DeleteRecipient(_) => &[Actions::DELETE_RECIPIENTS],
+            Edit::ChangeSender { .. } => &[Actions::CHANGE_SENDER],
+            Edit::Quarantine(_) => &[Actions::QUARANTINE],
+        }
+    }
+
+    fn what(&self) -> &'static str {
+        match self {
+            Edit::AddHeader { .. } | Edit::InsertHeader { .. } => "add a header field",
+            Edit::ChangeHeader { .. } => "change a header field",
+            Edit::ReplaceBody(_) => "replace the body",
+            Edit::AddRecipient { params, .. } if params.is_empty() => "add a recipient",
+            Edit::AddRecipient { .. } => "add a recipient with parameters",
+            Edit::DeleteRecipient(_) => "delete a recipient",
+            Edit::ChangeSender { .. } => "change the sender",
+            Edit::Quarantine(_) => "quarantine the message",
+        }
+    }
+}
+
+fn unsayable(what: &'static str, text: &str, reason: &'static str) -> EditError {
+    EditError::Unsayable {
+        what,
+        text: text.chars().take(80).collect(),
+        reason,
+    }
+}
+
+fn field_name<'a>(what: &'static str, name: &'a str) -> Result<&'a [u8], EditError> {
+    let octets = name.as_bytes();
+    let is_name = |octet: &u8| (33..=126).contains(octet) && *octet != b':';
+    if octets.is_empty() || !octets.iter().all(is_name) {
+        return Err(unsayable(what, name, "is no field name"));
+    }
+    Ok(octets)
+}
+
+/// A header value as it goes over the wire: with its leading space if the MTA does not add one, lines
+/// separated by a bare LF.
+fn wire_value(value: &str, agreement: &Agreement) -> Result<Vec<u8>, &'static str> {
+    let mut wire = Vec::with_capacity(value.len() + 1);
+    if agreement.has(Steps::LEADING_SPACE) {
+        wire.push(b' ');
+    }
+    let lines = value
+        .split('\n')
+        .map(|line| line.strip_suffix('\r').unwrap_or(line));
+    for (at, line) in lines.enumerate() {
+        if line.contains(['\r', '\0']) {
+            return Err("has a control character that a header field cannot have");
+        }
+        if at > 0 {
+            // A line that does not begin so would be a field of its own.
+            if !line.starts_with([' ', '\t']) {
+                return Err("has a line that is not folded");
+            }
+            wire.push(b'\n');
+        }
+        wire.extend_from_slice(line.as_bytes());
+    }
+    Ok(wire)
+}
+
+fn path<'a>(
+    what: &'static str,
+    address: &'a str,
+    params: &[String],
+) -> Result<(&'a str, String), EditError> {
+    if address.is_empty() {
+        return Err(unsayable(what, address, "is no address"));
+    }
+    one_line(what, address)?;
+    for param in params {
+        if param.is_empty() || param.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(unsayable(what, param, "is no ESMTP parameter"));
+        }
+    }
+    Ok((address, params.join(" ")))
+}
+
+fn one_line(what: &'static str, text: &str) -> Result<(), EditError> {
+    if text.contains(['\r', '\n', '\0']) {
+        return Err(unsayable(what, text, "is not one line"));
+    }
+    Ok(())
+}
+
+/// Appends a reply, or "try again later" if an MTA would not take it: both refuse one that is not 4yz or
+/// 5yz, and Postfix also one whose enhanced status is of another class.
+fn encode_reply(reply: &Reply, out: &mut BytesMut) -> Result<(), EditError> {
+    let class = u16::from(reply.enhanced.0);
+    let is_line = !reply.text.contains(char::is_control);
+    if !(400..600).contains(&reply.code) || reply.code / 100 != class || !is_line {
+        Response::Tempfail.encode(out);
+        let reply = reply.to_string();
+        return Err(EditError::NotARefusal { reply });
+    }
+    let line = reply.to_string();
+    let line = &line[..line.floor_char_boundary(REPLY_LINE)];
+    // Sendmail gives the reply to usrerr() as a format and drops one with a single percent sign
+    // (milter.c, MILTER_CHECK_REPLYCODE); Postfix undoes the doubling (milter8.c, SMFIR_REPLYCODE).
+    Response::Reply(line.replace('%', "%%").as_bytes()).encode(out);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::mail::Enhanced;
+    use crate::milter::{Frames, Offer, Wants};
+
+    fn agreement(actions: Actions, steps: Steps) -> Agreement {
+        let wants = Wants {
+            actions,
+            answer_recipients: true,
+        };
+        let offer = Offer {
+            version: 6,
+            actions,
+            steps,
+        };
+        wants.agree(offer).expect("version 6")
+    }
+
+    fn everything() -> Agreement {
+        agreement(Actions::from_bits(0xff), Steps::LEADING_SPACE)
+    }
+
+    /// The packets of an outcome, each as its letter and payload.
+    fn said(outcome: &Outcome, agreement: &Agreement) -> (Vec<String>, Option<EditError>) {
+        let mut out = BytesMut::new();
+        let error = outcome.encode(agreement, &mut out).err();
+        let mut frames = Frames::new();
+        frames.space().extend_from_slice(&out);
+        let mut packets = Vec::new();
+        while let Some(frame) = frames.next().expect("our own packets are well formed") {
+            let payload = String::from_utf8_lossy(frame.payload);
+            packets.push(format!("{}{payload}", frame.kind as char));
+        }
+        (packets, error)
+    }
+
+    fn accept(edits: Vec<Edit>) -> Outcome {
+        let answer = Answer::Accept;
+        Outcome { edits, answer }
+    }
+
+    fn add(name: &str, value: &str) -> Edit {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        Edit::AddHeader { name, value }
+    }
+
+    fn to(address: &str, params: &[&str]) -> Edit {
+        Edit::AddRecipient {
+            address: address.to_owned(),
+            params: params.iter().map(|param| (*param).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn edits_come_in_order_and_the_answer_last() {
+        let change = |index, value: &str| Edit::ChangeHeader {
+            index,
+            name: "Subject".to_owned(),
+            value: value.to_owned(),
+        };
+        let outcome = accept(vec![
+            add("X-A", "1"),
+            Edit::InsertHeader {
+                index: 0,
+                name: "X-B".to_owned(),
+                value: "2".to_owned(),
+            },
+            change(1, "new"),
+            change(2, ""),
+            Edit::ReplaceBody(Bytes::from_static(b"b\r\n")),
+            to("<c@d.example>", &[]),
+            to("<e@f.example>", &["NOTIFY=NEVER", "ORCPT=rfc822;x"]),
+            Edit::DeleteRecipient("<g@h.example>".to_owned()),
+            Edit::ChangeSender {
+                address: "<>".to_owned(),
+                params: vec![],
+            },
+            Edit::Quarantine("odd".to_owned()),
+        ]);
+        let (packets, error) = said(&outcome, &everything());
+        assert_eq!(error, None);
+        assert_eq!(
+            packets,
+            [
+                "hX-A\0 1\0",
+                "i\0\0\0\0X-B\0 2\0",
+                "m\0\0\0\u{1}Subject\0 new\0",
+                "m\0\0\0\u{2}Subject\0\0",
+                "bb\r\n",
+                "+<c@d.example>\0",
+                "2<e@f.example>\0NOTIFY=NEVER ORCPT=rfc822;x\0",
+                "-<g@h.example>\0",
+                "e<>\0",
+                "qodd\0",
+                "a",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_mta_adds_the_space_where_it_takes_it_away() {
+        let agreement = agreement(Actions::ADD_HEADERS, Steps::NONE);
+        let (packets, _) = said(&accept(vec![add("A", "1")]), &agreement);
+        assert_eq!(packets, ["hA\x001\0", "a"]);
+    }
+
+    #[test]
+    fn folded_values_go_out_with_bare_line_feeds() {
+        let (packets, _) = said(&accept(vec![add("A", "1\r\n 2\n\t3")]), &everything());
+        assert_eq!(packets, ["hA\0 1\n 2\n\t3\0", "a"]);
+    }
+
+    #[test]
+    fn one_impossible_edit_stops_all() {
+        let some = agreement(Actions::ADD_HEADERS, Steps::LEADING_SPACE);
+        for impossible in [
+            Edit::DeleteRecipient("<a@b>".to_owned()),
+            to("<a@b>", &[]),
+            add("", "x"),
+            add("A b", "x"),
+            add("A:", "x"),
+            add("A", "1\nBcc: x"),
+            add("A", "1\rx"),
+            add("A", "1\0"),
+            add("A", &"x".repeat(LONGEST)),
+        ] {
+            let outcome = accept(vec![add("X", "y"), impossible.clone(), add("X", "z")]);
+            let (packets, error) = said(&outcome, &some);
+            assert_eq!(packets, ["t"], "{impossible:?}");
+            assert!(error.is_some(), "{impossible:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_parameters_are_one_line() {
+        for impossible in [
+            to("", &[]),
+            to("<a@b>\r\nX", &[]),
+            to("<a@b>", &["NOTIFY=NEVER X"]),
+            to("<a@b>", &[""]),
+            Edit::Quarantine("a\nb".to_owned()),
+        ] {
+            let (packets, error) = said(&accept(vec![impossible]), &everything());
+            assert_eq!(packets, ["t"]);
+            assert!(
+                matches!(error, Some(EditError::Unsayable { .. })),
+                "{error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_recipient_without_parameters_takes_either_permission() {
+        let of = |actions| {
+            said(
+                &accept(vec![to("a@b", &[])]),
+                &agreement(actions, Steps::NONE),
+            )
+            .0
+        };
+        assert_eq!(of(Actions::ADD_RECIPIENTS), ["+a@b\0", "a"]);
+        assert_eq!(of(Actions::ADD_RECIPIENTS_WITH_PARAMS), ["2a@b\0", "a"]);
+        assert_eq!(of(Actions::ADD_HEADERS), ["t"]);
+    }
+
+    #[test]
+    fn a_body_goes_out_in_pieces_and_an_empty_one_too() {
+        let body = |body: Vec<u8>| {
+            let (packets, _) = said(&accept(vec![Edit::ReplaceBody(body.into())]), &everything());
+            packets.iter().map(String::len).collect::<Vec<_>>()
+        };
+        assert_eq!(body(vec![]), [1, 1]);
+        assert_eq!(body(vec![b'x'; CHUNK]), [CHUNK + 1, 1]);
+        assert_eq!(body(vec![b'x'; CHUNK + 1]), [CHUNK + 1, 2, 1]);
+    }
+
+    #[test]
+    fn two_bodies_are_one_too_many() {
+        let body = || Edit::ReplaceBody(Bytes::from_static(b"x"));
+        let (packets, error) = said(&accept(vec![body(), add("A", "1"), body()]), &everything());
+        assert_eq!(
+            (packets, error),
+            (vec!["t".to_owned()], Some(EditError::TwoBodies))
+        );
+    }
+
+    #[test]
+    fn edits_of_a_refused_message_are_not_sent() {
+        let outcome = Outcome {
+            edits: vec![add("A", "1")],
+            answer: Answer::Reject,
+        };
+        assert_eq!(said(&outcome, &everything()), (vec!["r".to_owned()], None));
+    }
+
+    #[test]
+    fn a_reply_doubles_its_percent_signs() {
+        let reply = Reply::new(452, Enhanced(4, 2, 2), "95% full");
+        let (packets, _) = said(&Answer::Reply(reply).into(), &everything());
+        assert_eq!(packets, ["y452 4.2.2 95%% full\0"]);
+    }
+
+    #[test]
+    fn a_long_reply_is_cut_between_characters() {
+        let reply = Reply::new(550, Enhanced(5, 0, 0), "é".repeat(400));
+        let (packets, _) = said(&Answer::Reply(reply).into(), &everything());
+        assert!(
+            (509..=512).contains(&packets[0].len()),
+            "{}",
+            packets[0].len()
+        );
+    }
+
+    #[test]
+    fn a_reply_that_refuses_nothing_becomes_a_tempfail() {
+        let mut two_lines = Reply::new(550, Enhanced(5, 0, 0), "");
+        two_lines.text = "a\r\n250 b".to_owned();
+        for reply in [
+            Reply::new(250, Enhanced(2, 0, 0), "ok"),
+            Reply::new(550, Enhanced(4, 0, 0), "no"),
+            Reply::new(5500, Enhanced(5, 0, 0), "no"),
+            two_lines,
+        ] {
+            let (packets, error) = said(&Answer::Reply(reply).into(), &everything());
+            assert_eq!(packets, ["t"]);
+            assert!(matches!(error, Some(EditError::NotARefusal { .. })));
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Plays recorded conversations against the filter's side of the milter protocol.
+//!
+//! A file under `tests/milter_conversations/` has one packet a line, `C:` from the MTA and `S:` from us,
+//! its letter and its payload with the escapes `\0 \r \n \\ \xHH`; the length is left out. `raw:` is
+//! octets as they are, `close` ends the MTA's side, `end:` says how we end. Packets of the MTA that stand
+//! together are sent together; ours must come in exactly this order, and nothing else may come.
+
+use std::fmt::Write as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+use copyist::mail::{Enhanced, Reply};
+use copyist::milter::{
+    Actions, Answer, Edit, Frames, Handler, Limits, Outcome, Path, RecipientAnswer, SoFar,
+    Transaction, Wants, serve,
+};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const LIMITS: Limits = Limits {
+    idle: Duration::from_secs(300),
+    progress_every: Duration::from_secs(10),
+};
+
+/// A recipient asked about, and those accepted before it.
+pub(crate) type Asked = (String, Vec<String>);
+
+/// Decides as the test says and remembers what it saw.
+#[derive(Clone, Default)]
+pub(crate) struct Scripted {
+    pub(crate) edits: Vec<Edit>,
+    pub(crate) takes: Duration,
+    pub(crate) asked: Arc<Mutex<Vec<Asked>>>,
+    pub(crate) seen: Arc<Mutex<Vec<Transaction>>>,
+}
+
+impl Handler for Scripted {
+    async fn recipient(&mut self, so_far: SoFar<'_>, recipient: &Path) -> RecipientAnswer {
+        let before = addresses(so_far.recipients);
+        let asked = (recipient.address.clone(), before);
+        self.asked.lock().expect("no test panicked").push(asked);
+        let reply = |code, enhanced, text| RecipientAnswer::Reply(Reply::new(code, enhanced, text));
+        match recipient.address.split('@').next() {
+            Some("<nobody") if recipient.address.contains("corp") => {
+                reply(550, Enhanced(5, 1, 1), "No such user")
+            }
+            Some("<nobody") => reply(550, Enhanced(5, 1, 1), "100% nobody"),
+            Some("<odd") => reply(250, Enhanced(2, 1, 1), "no refusal at all"),
+            Some("<later") => RecipientAnswer::Tempfail,
+            Some("<never") => RecipientAnswer::Reject,
+            _ => RecipientAnswer::Accept,
+        }
+    }
+
+    async fn end_of_message(&mut self, transaction: Transaction) -> Outcome {
+        if !self.takes.is_zero() {
+            sleep(self.takes).await;
+        }
+        self.seen
+            .lock()
+            .expect("no test panicked")
+            .push(transaction);
+        Outcome {
+            edits: self.edits.clone(),
+            answer: Answer::Accept,
+        }
+    }
+}
+
+pub(crate) fn addresses(paths: &[Path]) -> Vec<String> {
+    paths.iter().map(|path| path.address.clone()).collect()
+}
+
+/// One line of a conversation.
+enum Line {
+    Mta(Vec<u8>),
+    Filter(String),
+    Close,
+    End(String),
+}
+
+fn conversation(file: &str) -> Vec<Line> {
+    let path = format!(
+        "{}/tests/milter_conversations/{file}",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let text = std::fs::read_to_string(&path).expect("the conversation is in the repository");
+    let lines = text
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines
+        .map(|line| match line.split_once(": ") {
+            Some(("C", packet)) => Line::Mta(packet_octets(packet)),
+            Some(("S", packet)) => {
+                // Read and written again, so that a file may use any escape it likes.
+                let octets = packet_octets(packet);
+                Line::Filter(notation(octets[4], &octets[5..]))
+            }
+            Some(("raw", octets)) => Line::Mta(octets_of(octets)),
+            Some(("end", how)) => Line::End(how.to_owned()),
+            _ if line == "close" => Line::Close,
+            _ => panic!("{path}: cannot read {line:?}"),
+        })
+        .collect()
+}
+
+pub(crate) fn packet_octets(packet: &str) -> Vec<u8> {
+    let (letter, payload) = packet.split_at(1);
+    let payload = octets_of(payload.strip_prefix(' ').unwrap_or(payload));
+    let mut octets = Vec::new();
+    octets.put_u32(u32::try_from(payload.len() + 1).expect("a short payload"));
+    octets.extend_from_slice(letter.as_bytes());
+    octets.extend_from_slice(&payload);
+    octets
+}
+
+fn octets_of(text: &str) -> Vec<u8> {
+    let mut octets = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(octet) = rest.next() {
+        octets.push(match (octet, octet == b'\\') {
+            (_, true) => match rest.next().expect("an escape") {
+                b'0' => 0,
+                b'r' => b'\r',
+                b'n' => b'\n',
+                b'\\' => b'\\',
+                b'x' => {
+                    let digits = [rest.next(), rest.next()].map(|digit| {
+                        let digit = char::from(digit.expect("two digits")).to_digit(16);
+                        u8::try_from(digit.expect("a hexadecimal digit")).expect("below 16")
+                    });
+                    digits[0] << 4 | digits[1]
+                }
+                other => panic!("unknown escape {:?}", char::from(other)),
+            },
+            (octet, false) => octet,
+        });
+    }
+    octets
+}
+
+/// A packet in the notation of the files.
+pub(crate) fn notation(kind: u8, payload: &[u8]) -> String {
+    let mut text = String::from(char::from(kind));
+    if !payload.is_empty() {
+        text.push(' ');
+    }
+    for octet in payload {
+        match octet {
+            0 => text.push_str("\\0"),
+            b'\r' => text.push_str("\\r"),
+            b'\n' => text.push_str("\\n"),
+            b'\\' => text.push_str("\\\\"),
+            32..127 => text.push(char::from(*octet)),
+            other => write!(text, "\\x{other:02x}").expect("a String takes everything"),
+        }
+    }
+    text
+}
+
+/// The MTA's end of a connection.
+pub(crate) struct Mta {
+    pub(crate) stream: DuplexStream,
+    pub(crate) frames: Frames,
+}
+
+impl Mta {
+    /// What we say next; `None` once we closed.
+    pub(crate) async fn hear(&mut self) -> Option<String> {
+        loop {
+            if let Some(frame) = self.frames.next().expect("we send packets") {
+                return Some(notation(frame.kind, frame.payload));
+            }
+            let read = self.stream.read_buf(self.frames.space()).await;
+            if read.expect("a pipe in memory does not break") == 0 {
+                return None;
+            }
+        }
+    }
+
+    pub(crate) async fn say(&mut self, octets: &[u8]) {
+        let written = self.stream.write_all(octets).await;
+        written.expect("we read what the MTA says");
+    }
+}
+
+pub(crate) fn wants(bits: u32, answer_recipients: bool) -> Wants {
+    Wants {
+        actions: Actions::from_bits(bits),
+        answer_recipients,
+    }
+}
+
+/// Plays a conversation to its end; what the handler saw is returned.
+pub(crate) async fn play(file: &str, wants: Wants, handler: &Scripted) -> Vec<Transaction> {
+    let (ours, theirs) = tokio::io::duplex(1024 * 1024);
+    let shutdown = CancellationToken::new();
+    let serving = tokio::spawn(serve(ours, wants, LIMITS, handler.clone(), shutdown));
+    let mut mta = Mta {
+        stream: theirs,
+        frames: Frames::new(),
+    };
+    let mut together = Vec::new();
+    let mut expected_end = None;
+    for line in conversation(file) {
+        if let Line::Mta(octets) = line {
+            together.extend_from_slice(&octets);
+            continue;
+        }
+        if !together.is_empty() {
+            mta.say(&std::mem::take(&mut together)).await;
+        }
+        match line {
+            Line::Mta(_) => {}
+            Line::Filter(expected) => {
+                assert_eq!(mta.hear().await.as_ref(), Some(&expected), "{file}");
+            }
+            Line::Close => mta.stream.shutdown().await.expect("closes"),
+            Line::End(how) => expected_end = Some(how),
+        }
+    }
+    let end = match serving.await.expect("the connection does not panic") {
+        Ok(()) => "ok".to_owned(),
+        Err(error) => sentences(&error),
+    };
+    assert_eq!(Some(end), expected_end, "{file}");
+    assert_eq!(mta.hear().await, None, "{file}: more was said");
+    handler.seen.lock().expect("no test panicked").clone()
+}
+
+pub(crate) fn sentences(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        write!(text, ": {error}").expect("a String takes everything");
+        cause = error.source();
+    }
+    text
+}
+
+pub(crate) fn text(message: &Bytes) -> String {
+    notation(b'=', message).split_off(2)
+}
+
+/// Counts the writes to a stream.
+pub(crate) struct Counting(pub(crate) DuplexStream, pub(crate) Arc<AtomicUsize>);
+
+impl AsyncRead for Counting {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Counting {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        Pin::new(&mut self.0).poll_write(context, octets)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,12 @@
+-- A message given up in its body, then another one on the same connection.
+local c = connected()
+must(mt.conninfo(c, "pc.corp.example", "192.0.2.7"), "connect")
+message(c, "lost")
+must(mt.header(c, "Subject", "lost"), "header")
+must(mt.eoh(c), "end of header")
+must(mt.bodystring(c, "half"), "body")
+must(mt.abort(c), "abort")
+message(c, "accept")
+content(c)
+expect_reply(c, SMFIR_ACCEPT, "message")
+mt.disconnect(c)

@@ -1,0 +1,10 @@
+-- A recipient refused with our text, then a message put off at its end.
+local c = connected()
+must(mt.conninfo(c, "pc.corp.example", "2001:db8::7"), "connect")
+message(c, "tempfail", "nobody@x.example")
+expect_reply(c, SMFIR_REPLYCODE, "refused recipient")
+must(mt.rcptto(c, "<bo@x.example>", "NOTIFY=NEVER"), "RCPT")
+expect_reply(c, SMFIR_CONTINUE, "accepted recipient")
+content(c)
+expect_reply(c, SMFIR_TEMPFAIL, "message")
+mt.disconnect(c)
