@@ -300,3 +300,39 @@ fn mail_that_a_local_program_submits_is_journaled_too() {
         .submit("a@elsewhere.test", &user(3), &content.replace("\r\n", "\n"));
     site.wait_for_report("<local@elsewhere.test>");
 }
+
+#[test]
+fn a_copy_is_the_message_with_our_fields_in_front() {
+    let mut site = Site::start("5m");
+    let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
+    let (_, config) = config.split_once('\n').expect("state_dir stands first");
+    let at = site.copyist.log_length();
+    site.copyist
+        .write_config(&config.replace("[inbound]", "[inbound]\nformat = \"copy\""));
+    site.copyist.hup();
+    site.copyist
+        .wait_for_log(at, "the new settings are in force");
+    let content = message("<copy@elsewhere.test>", "x");
+    assert_eq!(
+        site.client(OUTSIDE)
+            .send_message("a@elsewhere.test", &[&user(3)], &content)
+            .code,
+        250
+    );
+    site.relay.wait_for(1, lab::PATIENCE);
+    site.mail.wait_for(1, lab::PATIENCE);
+    let deadline = Instant::now() + lab::PATIENCE;
+    let wanted = content.replace("\r\n", "\n");
+    let copy = loop {
+        // smtp-sink does not say when a file is whole.
+        match site.relay.messages().pop() {
+            Some(copy) if copy.trim_end().ends_with(wanted.trim_end()) => break copy,
+            copy => assert!(Instant::now() < deadline, "{copy:?}"),
+        }
+    };
+    assert!(
+        copy.contains("X-Copyist-Item: ") && copy.contains("X-Copyist-Seal: "),
+        "{copy}"
+    );
+    assert!(!copy.contains("X-MS-Journal-Report"), "{copy}");
+}

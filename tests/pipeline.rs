@@ -1,0 +1,238 @@
+//! The journey without an MTA: what no MTA lets a test say, said to the pipeline and to the milter door.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use bytes::{Bytes, BytesMut};
+use copyist::directory::{CacheSettings, Directory, Settings, Source};
+use copyist::hook::{Listen, Listener, serve_milter};
+use copyist::journal::{Composer, Key, Settings as JournalSettings};
+use copyist::mail::{Address, Client, Envelope, Message, Recipient};
+use copyist::milter::{Actions, Command, Frames, Offer, Response, Steps, Strings, VERSION};
+use copyist::pipeline::{Pipeline, Verdict};
+use copyist::policy::{DirectionRules, Format, OnFailure, Organization, Rules};
+use copyist::spool::{Filter, Settings as SpoolSettings, Spool};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const PEOPLE: &str = "version: 1\n\ndn: uid=dan\nmail: dan@corp.example\nextensionAttribute10: boss@corp.example\n\n\
+                      dn: uid=bob\nmail: bob@corp.example\n";
+
+fn address(text: &str) -> Address {
+    Address::parse(text).expect("a valid address")
+}
+
+fn pipeline(directory: &TempDir) -> Pipeline {
+    let people = directory.path().join("people.ldif");
+    std::fs::write(&people, PEOPLE).expect("written");
+    let attribute = || vec!["extensionAttribute10".to_owned()];
+    let inbound = DirectionRules {
+        journal_attributes: attribute(),
+        ndr: Some(address("ndr@corp.example")),
+        format: Format::Report,
+        ..DirectionRules::default()
+    };
+    Pipeline {
+        directory: Directory::open(Settings {
+            source: Source::Ldif(people),
+            address_attributes: vec!["mail".into()],
+            journal_attributes: attribute(),
+            recipient_delimiter: String::new(),
+            cache: CacheSettings::default(),
+        })
+        .expect("the file is fine"),
+        rules: Arc::new(Rules {
+            organization: Organization {
+                domains: vec!["corp.example".parse().expect("a domain")],
+                trusted_networks: Vec::new(),
+            },
+            inbound,
+            on_directory_failure: OnFailure::Defer,
+            ..Rules::default()
+        }),
+        composer: Composer::new(
+            JournalSettings {
+                report_from: address("journal@corp.example"),
+                hostname: "mx.corp.example".into(),
+            },
+            Key::ephemeral().expect("a key"),
+        ),
+        spool: Spool::open(&SpoolSettings::new(directory.path())).expect("opened"),
+    }
+}
+
+fn envelope(to: &[&str]) -> Envelope {
+    Envelope {
+        sender: Some(address("a@elsewhere.test")),
+        recipients: to
+            .iter()
+            .map(|text| Recipient {
+                address: address(text),
+                params: Vec::new(),
+            })
+            .collect(),
+        client: Client {
+            ip: "192.0.2.1".parse().ok(),
+            ..Client::default()
+        },
+        ..Envelope::default()
+    }
+}
+
+async fn process(pipeline: &Pipeline, to: &[&str], content: &'static [u8]) -> Verdict {
+    let message = Message::new(Bytes::from_static(content));
+    pipeline
+        .process(&envelope(to), &message, &[], SystemTime::now())
+        .await
+}
+
+async fn owed(pipeline: &Pipeline) -> usize {
+    pipeline
+        .spool
+        .list(Filter {
+            dead: false,
+            limit: 100,
+        })
+        .await
+        .expect("read")
+        .len()
+}
+
+#[tokio::test]
+async fn accept_means_durable() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipeline = pipeline(&directory);
+    assert_eq!(
+        process(&pipeline, &["bob@corp.example"], b"A: b\r\n\r\nx").await,
+        Verdict::Accept
+    );
+    assert_eq!(owed(&pipeline).await, 0);
+    assert_eq!(
+        process(&pipeline, &["dan@corp.example"], b"A: b\r\n\r\nx").await,
+        Verdict::Accept
+    );
+    assert_eq!(owed(&pipeline).await, 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_parsed_is_journaled_like_anything_else() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipeline = pipeline(&directory);
+    let contents: [&[u8]; 5] = [
+        b"",
+        b"\0\xff\xfe",
+        b"no header",
+        b"\n\n\n",
+        b"Content-Type: multipart/mixed\r\n\r\n--",
+    ];
+    for (n, content) in contents.into_iter().enumerate() {
+        assert_eq!(
+            process(&pipeline, &["dan@corp.example"], content).await,
+            Verdict::Accept,
+            "{content:?}"
+        );
+        assert_eq!(owed(&pipeline).await, n + 1, "{content:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_unreadable_directory_defers() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipeline = pipeline(&directory);
+    std::fs::remove_file(directory.path().join("people.ldif")).expect("removed");
+    // The file is looked at a few times a second; until it is missed, its content counts.
+    for _ in 0..200 {
+        if let Verdict::Refuse(reply) =
+            process(&pipeline, &["x@corp.example"], b"A: b\r\n\r\nx").await
+        {
+            assert_eq!(
+                (reply.code, reply.enhanced.to_string().as_str()),
+                (451, "4.4.3")
+            );
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("the missing file is not missed");
+}
+
+/// What the milter door answers to RCPT with these octets; `None`: it goes on.
+async fn rcpt(pipeline: Pipeline, path: &[u8]) -> Option<String> {
+    let listen: Listen = "inet:127.0.0.1:0".parse().expect("an address");
+    let listener = Listener::bind(&listen).await.expect("bound");
+    let door = listener.local_addr().expect("TCP");
+    let (stop, sessions) = (CancellationToken::new(), TaskTracker::new());
+    let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
+    let serving = tokio::spawn(serve_milter(
+        listener,
+        pipeline,
+        sessions.clone(),
+        stop.clone(),
+    ));
+    let mut stream = TcpStream::connect(door).await.expect("connected");
+    let mut say = BytesMut::new();
+    let offer = Offer {
+        version: VERSION,
+        actions: Actions::NONE,
+        steps: Steps::from_bits(0x1f_ffff),
+    };
+    Command::Negotiate(offer).encode(&mut say);
+    let sender = Strings::pack(["<a@elsewhere.test>"]);
+    Command::Mail(Strings::new(&sender).expect("packed")).encode(&mut say);
+    let path = Strings::pack([path]);
+    Command::Rcpt(Strings::new(&path).expect("packed")).encode(&mut say);
+    stream.write_all(&say).await.expect("written");
+    let mut frames = Frames::new();
+    let mut answers = Vec::new();
+    while answers.len() < 2 {
+        while let Some(frame) = frames.next().expect("frames") {
+            answers.push(match Response::decode(frame).expect("a response") {
+                Response::Reply(text) => Some(String::from_utf8_lossy(text).into_owned()),
+                _ => None,
+            });
+        }
+        if answers.len() < 2 {
+            assert_ne!(
+                stream.read_buf(frames.space()).await.expect("read"),
+                0,
+                "the door closed"
+            );
+        }
+    }
+    drop(stream);
+    stop.cancel();
+    serving.await.expect("it ends");
+    sessions.close();
+    sessions.wait().await;
+    answers.remove(1)
+}
+
+#[tokio::test]
+async fn an_address_with_a_control_character_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let said = rcpt(pipeline(&directory), b"<dan\r\nX@corp.example>")
+        .await
+        .expect("a reply");
+    assert!(
+        said.starts_with("553 5.1.3 ") && !said.contains(['\r', '\n']),
+        "{said:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_guarded_mailbox_looks_like_an_unknown_user() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let said = rcpt(pipeline(&directory), b"<Boss@Corp.Example>")
+        .await
+        .expect("a reply");
+    assert!(said.starts_with("550 5.1.1 "), "{said:?}");
+    let directory = tempfile::tempdir().expect("a directory");
+    assert_eq!(
+        rcpt(pipeline(&directory), b"<dan@corp.example>").await,
+        None
+    );
+}
