@@ -336,3 +336,32 @@ fn a_copy_is_the_message_with_our_fields_in_front() {
     );
     assert!(!copy.contains("X-MS-Journal-Report"), "{copy}");
 }
+
+#[test]
+fn a_large_message_is_journaled_byte_for_byte_and_leaves_nothing_behind() {
+    let site = Site::start("5m");
+    let line = format!("{}\r\n", "0123456789".repeat(7));
+    let content =
+        message("<large@elsewhere.test>", "x") + &line.repeat(8 * 1024 * 1024 / line.len());
+    assert_eq!(
+        site.client(OUTSIDE)
+            .send_message("a@elsewhere.test", &[&user(3)], &content)
+            .code,
+        250
+    );
+    let report = site.wait_for_report("<large@elsewhere.test>");
+    assert!(
+        report.original == content.replace("\r\n", "\n"),
+        "{} octets",
+        report.original.len()
+    );
+    let bodies = site.copyist.state_dir().join("spool/bodies");
+    let deadline = Instant::now() + lab::PATIENCE;
+    while std::fs::read_dir(&bodies)
+        .expect("it is there")
+        .next()
+        .is_some()
+    {
+        assert!(Instant::now() < deadline, "the body file stays");
+    }
+}
