@@ -184,7 +184,7 @@ impl Connection {
         let ended = if accepted {
             self.data(content).await
         } else {
-            self.step("RSET\r\n").await.map(drop)
+            self.step("RSET\r\n").await
         };
         let lost = match ended {
             Ok(()) => None,
@@ -240,7 +240,7 @@ impl Connection {
             .collect();
         if !self.capabilities.pipelining {
             match self.step(&mail).await {
-                Ok(_) => {}
+                Ok(()) => {}
                 Err(Trouble::Reply(reply)) => {
                     return Ok(vec![fate_of_sender(&reply); recipients.len()]);
                 }
@@ -264,7 +264,7 @@ impl Connection {
             let mut said = self.step(&commands).await;
             if n == 0 {
                 match said {
-                    Ok(_) => {}
+                    Ok(()) => {}
                     Err(Trouble::Reply(reply)) => refused_sender = Some(reply),
                     Err(Trouble::Lost(why)) => return Err((why, true)),
                 }
@@ -320,7 +320,7 @@ impl Connection {
 
     /// DATA and the message.
     async fn data(&mut self, content: Vec<Bytes>) -> Result<(), Trouble> {
-        let go_on = self.step("DATA\r\n").await?;
+        let go_on = in_time(self.timeout, self.smtp.command("DATA\r\n")).await?;
         if !go_on.has_code(354) {
             return Err(Trouble::Lost(
                 "DATA was answered with something else than 354".into(),
@@ -344,12 +344,28 @@ impl Connection {
         }
     }
 
-    async fn step(&mut self, command: &str) -> Result<Response, Trouble> {
-        in_time(self.timeout, self.smtp.command(command)).await
+    /// Says something that is answered with 2yz where it is accepted.
+    async fn step(&mut self, command: &str) -> Result<(), Trouble> {
+        in_time(self.timeout, self.smtp.command(command))
+            .await
+            .and_then(completed)
     }
 
-    async fn next_reply(&mut self) -> Result<Response, Trouble> {
-        in_time(self.timeout, self.smtp.read_response()).await
+    /// The answer to a command that was said together with others.
+    async fn next_reply(&mut self) -> Result<(), Trouble> {
+        in_time(self.timeout, self.smtp.read_response())
+            .await
+            .and_then(completed)
+    }
+}
+
+/// A 3yz is positive too, but it answers another question: the connection is out of step.
+fn completed(answer: Response) -> Result<(), Trouble> {
+    match u16::from(answer.code()) {
+        200..300 => Ok(()),
+        code => Err(Trouble::Lost(format!(
+            "a command was answered with {code}, not 2yz"
+        ))),
     }
 }
 
@@ -413,9 +429,9 @@ fn fate_of_sender(reply: &Reply) -> Fate {
     }
 }
 
-fn recipient_fate(said: Result<Response, Trouble>) -> Result<Fate, String> {
+fn recipient_fate(said: Result<(), Trouble>) -> Result<Fate, String> {
     match said {
-        Ok(_) => Ok(Fate::Delivered),
+        Ok(()) => Ok(Fate::Delivered),
         Err(Trouble::Reply(reply)) => Ok(fate_of(&reply)),
         Err(Trouble::Lost(why)) => Err(why),
     }

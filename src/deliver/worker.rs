@@ -228,6 +228,7 @@ impl Attempt {
             outcomes,
             next_attempt: next_attempt(self.retry, owed.attempts + 1, now, jitter()),
             ndr,
+            reached: true,
         }
     }
 
@@ -305,6 +306,7 @@ impl Attempt {
             outcomes: owed.waiting.iter().map(outcome).collect(),
             next_attempt: now,
             ndr: None,
+            reached: false,
         }
     }
 

@@ -304,10 +304,10 @@ pub(super) fn record(
     }
     connection
         .prepare_cached(
-            "UPDATE item SET attempts = attempts + 1, due = CASE WHEN EXISTS \
+            "UPDATE item SET attempts = attempts + ?3, due = CASE WHEN EXISTS \
              (SELECT 1 FROM target WHERE item = ?1 AND state = 'waiting') THEN ?2 END WHERE seq = ?1",
         )?
-        .execute(params![number, millis(progress.next_attempt)])?;
+        .execute(params![number, millis(progress.next_attempt), progress.reached])?;
     let open: bool = connection
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM target WHERE item = ?1 AND state IN ('waiting', 'dead'))",

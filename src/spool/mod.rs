@@ -70,6 +70,8 @@ pub struct Progress {
     pub next_attempt: SystemTime,
     /// The NDR about the refused ones.
     pub ndr: Option<Item>,
+    /// Whether the relay was reached; an attempt that was not is no item's.
+    pub reached: bool,
 }
 
 /// What became of one target.

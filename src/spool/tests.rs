@@ -78,6 +78,7 @@ fn progress(outcomes: &[(&str, Outcome)], ndr: Option<Item>) -> Progress {
         outcomes,
         next_attempt: at(60),
         ndr,
+        reached: true,
     }
 }
 

@@ -14,6 +14,7 @@ use super::{PATIENCE, free_port, need, open_directory};
 pub struct SmtpSink {
     address: SocketAddr,
     kept: Option<TempDir>,
+    options: Vec<String>,
     program: Option<Program>,
     /// What it had taken when it was stopped.
     before: usize,
@@ -22,7 +23,12 @@ pub struct SmtpSink {
 impl SmtpSink {
     /// A sink that only counts.
     pub fn start() -> SmtpSink {
-        SmtpSink::start_as(None)
+        SmtpSink::start_with(&[])
+    }
+
+    /// A sink that only counts, with options of `smtp-sink`: what it does not announce, or refuses.
+    pub fn start_with(options: &[&str]) -> SmtpSink {
+        SmtpSink::start_as(None, options)
     }
 
     /// A sink that keeps every message in a file of its own.
@@ -30,21 +36,24 @@ impl SmtpSink {
         let directory = open_directory();
         // It writes as the user it becomes.
         super::set_mode(directory.path(), 0o777);
-        SmtpSink::start_as(Some(directory))
+        SmtpSink::start_as(Some(directory), &[])
     }
 
-    fn start_as(kept: Option<TempDir>) -> SmtpSink {
+    fn start_as(kept: Option<TempDir>, options: &[&str]) -> SmtpSink {
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
         // A port that was free may be taken by now.
         let (address, program) = (0..10)
             .find_map(|_| {
                 let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-                let program = SmtpSink::try_start(kept.as_ref().map(TempDir::path), address)?;
+                let program =
+                    SmtpSink::try_start(kept.as_ref().map(TempDir::path), &options, address)?;
                 Some((address, program))
             })
             .expect("smtp-sink finds a port to listen on");
         SmtpSink {
             address,
             kept,
+            options,
             program: Some(program),
             before: 0,
         }
@@ -58,11 +67,19 @@ impl SmtpSink {
 
     /// Starts it again where it was.
     pub fn restart(&mut self) {
-        let program = SmtpSink::try_start(self.kept.as_ref().map(TempDir::path), self.address);
+        let program = SmtpSink::try_start(
+            self.kept.as_ref().map(TempDir::path),
+            &self.options,
+            self.address,
+        );
         self.program = Some(program.expect("nobody took the sink's port"));
     }
 
-    fn try_start(keep_in: Option<&Path>, address: SocketAddr) -> Option<Program> {
+    fn try_start(
+        keep_in: Option<&Path>,
+        options: &[String],
+        address: SocketAddr,
+    ) -> Option<Program> {
         let mut command = Command::new(need("smtp-sink", "postfix"));
         if super::is_root() {
             // It refuses to stay root.
@@ -71,6 +88,7 @@ impl SmtpSink {
         if let Some(directory) = keep_in {
             command.arg("-d").arg(directory.join("%s."));
         }
+        command.args(options);
         // -c prints the counters, ended by a carriage return, whenever one of them moves.
         command.args(["-c", &address.to_string(), "1000"]);
         let log = Log::default();

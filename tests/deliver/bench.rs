@@ -1,0 +1,208 @@
+//! A delivery side on a spool of its own, and items to deliver.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test program compiles all of it and uses a part"
+)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use copyist::deliver::{self, NdrComposer, RelaySettings, Retry, Settings, Tls};
+use copyist::journal::{self, Composer, Item, ItemId, Key, Kind};
+use copyist::mail::{Address, BodyKind};
+use copyist::policy::Direction;
+use copyist::spool::{self, Filter, Listed, Spool};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long anything is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Attempts follow each other at once.
+pub const AT_ONCE: Retry = Retry {
+    first: Duration::from_millis(10),
+    max: Duration::from_millis(20),
+};
+/// There is one attempt, and no other within a test.
+pub const ONCE: Retry = Retry {
+    first: Duration::from_secs(3600),
+    max: Duration::from_secs(3600),
+};
+
+/// A running delivery side.
+pub struct Bench {
+    pub spool: Spool,
+    pub settings: Arc<ArcSwap<Settings>>,
+    pub stop: CancellationToken,
+    running: JoinHandle<()>,
+    _dir: TempDir,
+}
+
+/// A relay as a test's settings name it: one connection, so that order is order.
+pub fn relay(address: SocketAddr) -> RelaySettings {
+    RelaySettings {
+        host: address.ip().to_string(),
+        port: address.port(),
+        tls: Tls::None,
+        ca_file: None,
+        login: None,
+        connections: 1,
+        helo_name: "copyist.c.test".into(),
+        timeout: Duration::from_secs(20),
+    }
+}
+
+impl Bench {
+    /// Delivers to this relay.
+    pub fn start(relay: RelaySettings, retry: Retry) -> Bench {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = Spool::open(&spool::Settings::new(dir.path())).expect("opened");
+        let settings = Arc::new(ArcSwap::from_pointee(Settings { relay, retry }));
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(deliver::run(
+            spool.clone(),
+            settings.clone(),
+            ndr_composer(),
+            stop.clone(),
+        ));
+        Bench {
+            spool,
+            settings,
+            stop,
+            running,
+            _dir: dir,
+        }
+    }
+
+    /// Another relay from now on.
+    pub fn reload(&self, relay: RelaySettings) {
+        let retry = self.settings.load().retry;
+        self.settings.store(Arc::new(Settings { relay, retry }));
+    }
+
+    /// Owes one item.
+    pub async fn owe(&self, item: Item, original: impl Into<Bytes>) {
+        self.spool
+            .commit(original.into(), "Q1", SystemTime::now(), vec![item])
+            .await
+            .expect("committed");
+    }
+
+    /// What is owed.
+    pub async fn listed(&self) -> Vec<Listed> {
+        let all = Filter {
+            dead: false,
+            limit: 10_000,
+        };
+        self.spool.list(all).await.expect("read")
+    }
+
+    /// Waits until what is owed is as described.
+    pub async fn until(&self, what: &str, is_so: impl Fn(&[Listed]) -> bool) -> Vec<Listed> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let mut tick = tokio::time::interval(Duration::from_millis(5));
+        loop {
+            let listed = self.listed().await;
+            if is_so(&listed) {
+                return listed;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{what}: not after {PATIENCE:?}; owed: {listed:#?}"
+            );
+            tick.tick().await;
+        }
+    }
+
+    /// Waits until nothing is owed.
+    pub async fn until_nothing_is_owed(&self) {
+        self.until("nothing is owed", <[Listed]>::is_empty).await;
+    }
+
+    /// Waits until an item was tried; gives it and what was said to its first target.
+    pub async fn until_tried(&self, n: usize) -> (Listed, String) {
+        let found = self
+            .until("an item was tried", |listed| {
+                listed
+                    .iter()
+                    .any(|item| item.id == id(n) && item.attempts > 0)
+            })
+            .await;
+        let item = found
+            .into_iter()
+            .find(|item| item.id == id(n))
+            .expect("listed");
+        let said = item.targets[0].last_reply.clone().unwrap_or_default();
+        (item, said)
+    }
+
+    /// Stops it, and waits until it has stopped.
+    pub async fn stopped(self) -> Spool {
+        self.stop.cancel();
+        patiently("delivery stops", self.running)
+            .await
+            .expect("no panic");
+        self.spool
+    }
+}
+
+/// Waits, but not for ever.
+pub async fn patiently<T>(what: &str, event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, event)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not after {PATIENCE:?}"))
+}
+
+fn ndr_composer() -> NdrComposer {
+    let settings = journal::Settings {
+        report_from: address("journal@c.test"),
+        hostname: "copyist.c.test".into(),
+    };
+    let composer = Composer::new(settings, Key::ephemeral().expect("random numbers"));
+    Arc::new(move |failed, to, original, refusals, now| {
+        composer.ndr(failed, to, original, refusals, now)
+    })
+}
+
+pub fn address(text: &str) -> Address {
+    Address::parse(text).expect("a valid address")
+}
+
+/// The name of item `n`.
+pub fn id(n: usize) -> ItemId {
+    let text: String = (0..16)
+        .rev()
+        .map(|digit| char::from(b'a' + (n >> (digit * 4) & 15) as u8))
+        .collect();
+    ItemId::parse(&text).expect("an id")
+}
+
+/// The first lines of item `n`.
+pub fn prefix(n: usize) -> String {
+    format!("Message-ID: <{n}@c.test>\r\n\r\n")
+}
+
+/// A report to these.
+pub fn item(n: usize, targets: &[&str]) -> Item {
+    Item {
+        id: id(n),
+        kind: Kind::Report,
+        direction: Direction::Outbound,
+        sender: Some(address("bounces@c.test")),
+        targets: targets.iter().map(|text| address(text)).collect(),
+        ndr: Some(address("ndr@c.test")),
+        message_id: format!("<{n}@c.test>"),
+        envelope_id: format!("copyist.{n}"),
+        subject: "x".into(),
+        reasons: vec!["because".into()],
+        prefix: Bytes::from(prefix(n)),
+        suffix: Bytes::new(),
+        body: BodyKind::SevenBit,
+        smtputf8: false,
+    }
+}

@@ -1,0 +1,295 @@
+//! Delivery to a relay that goes wrong: nothing counts as delivered that was not, nothing is lost, and a connection
+//! whose replies may be out of step is never used again.
+
+#[path = "deliver/bench.rs"]
+mod bench;
+#[path = "deliver/faulty.rs"]
+mod faulty;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use copyist::deliver::{Login, RelaySettings, Tls};
+use copyist::secret::Secret;
+use tokio::sync::Notify;
+
+use bench::{AT_ONCE, Bench, ONCE, id, item, patiently, prefix, relay};
+use faulty::{Act, Faulty};
+
+const USUAL: &[&str] = &["PIPELINING", "8BITMIME", "DSN", "ENHANCEDSTATUSCODES"];
+
+/// An act at the first step that begins so, on the first connection only.
+fn first(step: &'static str, act: Act) -> impl Fn(usize, &str) -> Option<Act> {
+    move |number, said| (number == 0 && said.starts_with(step)).then(|| act.clone())
+}
+
+/// A fault at one step of the first connection: the item waits, that connection is not used again, and the second
+/// attempt brings the same Message-ID. Gives how often the relay has got the message.
+async fn survives(step: &'static str, act: Act, timeout: Duration) -> usize {
+    let faulty = Faulty::start(USUAL, first(step, act)).await;
+    let settings = RelaySettings {
+        timeout,
+        ..relay(faulty.address())
+    };
+    let bench = Bench::start(settings, AT_ONCE);
+    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.until_nothing_is_owed().await;
+    let seen = faulty.seen();
+    let last = *seen.of(0).last().expect("it was connected to");
+    // RCPT is said together with MAIL.
+    let together = step == "MAIL" && last.starts_with("RCPT");
+    assert!(
+        together || last.starts_with(step),
+        "after {step} came {last}: {:?}",
+        seen.steps
+    );
+    assert!(seen.of(1).contains(&"."), "{:?}", seen.steps);
+    for message in &seen.messages {
+        assert_eq!(message, (prefix(1) + "x\r\n").as_bytes());
+    }
+    seen.messages.len()
+}
+
+const LONG: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(150);
+
+#[tokio::test]
+async fn a_reply_lost_after_the_dot_is_a_second_attempt_on_another_connection() {
+    assert_eq!(survives(".", Act::Close, LONG).await, 2);
+}
+
+#[tokio::test]
+async fn another_answer_than_250_to_the_data_is_no_delivery() {
+    assert_eq!(survives(".", Act::Say("354 go on\r\n"), LONG).await, 2);
+    assert_eq!(
+        survives(".", Act::Say("251 somebody else\r\n"), LONG).await,
+        2
+    );
+}
+
+#[tokio::test]
+async fn a_relay_that_never_answers_is_given_up_and_its_connection_too() {
+    for step in ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "."] {
+        let got = survives(step, Act::Hang, SHORT).await;
+        assert_eq!(got, if step == "." { 2 } else { 1 }, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_hangs_up_is_tried_again() {
+    for step in ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"] {
+        assert_eq!(survives(step, Act::Close, LONG).await, 1, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_says_421_is_left_and_tried_again() {
+    for step in ["MAIL", "RCPT", "DATA", "."] {
+        let act = Act::Say("421 4.3.2 closing\r\n");
+        survives(step, act, LONG).await;
+    }
+}
+
+#[tokio::test]
+async fn nonsense_is_no_answer() {
+    for step in ["MAIL", "RCPT", "DATA", "."] {
+        survives(step, Act::Say("hello there\r\n"), LONG).await;
+        survives(step, Act::Say("250-broken off\r\n354 \r\n"), LONG).await;
+    }
+}
+
+#[tokio::test]
+async fn go_on_is_no_yes_to_a_sender_or_recipient() {
+    for step in ["MAIL", "RCPT"] {
+        assert_eq!(
+            survives(step, Act::Say("354 go on\r\n"), LONG).await,
+            1,
+            "{step}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_reply_too_many_puts_nothing_out_of_step() {
+    // The second 250 would be taken for the answer to the next command, and so on to the one after the data.
+    for step in ["EHLO", "MAIL", "RCPT"] {
+        let twice = match step {
+            "EHLO" => "250 one\r\n250 two\r\n",
+            _ => "250 2.0.0 one\r\n250 2.0.0 two\r\n",
+        };
+        let script = move |number, said: &str| match said {
+            _ if number > 0 => None,
+            "." => Some(Act::Say("451 4.0.0 not kept\r\n")),
+            _ => said.starts_with(step).then_some(Act::Say(twice)),
+        };
+        let faulty = Faulty::start(&[], script).await;
+        let bench = Bench::start(relay(faulty.address()), AT_ONCE);
+        bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+        bench.until_nothing_is_owed().await;
+        let seen = faulty.seen();
+        assert!(seen.of(1).contains(&"."), "{step}: {:?}", seen.steps);
+    }
+}
+
+#[tokio::test]
+async fn a_relay_without_extensions_gets_one_command_at_a_time_and_no_parameters() {
+    let faulty = Faulty::start(&[], |_, _| None).await;
+    let bench = Bench::start(relay(faulty.address()), ONCE);
+    bench.owe(item(1, &["a@c.test", "b@c.test"]), "x\r\n").await;
+    bench.until_nothing_is_owed().await;
+    let seen = faulty.seen();
+    assert_eq!(seen.longest_batch, 1, "{:?}", seen.steps);
+    assert!(
+        seen.of(0).contains(&"MAIL FROM:<bounces@c.test>"),
+        "{:?}",
+        seen.steps
+    );
+    assert!(
+        seen.of(0).contains(&"RCPT TO:<a@c.test>"),
+        "{:?}",
+        seen.steps
+    );
+}
+
+#[tokio::test]
+async fn a_relay_with_pipelining_gets_the_envelope_at_once() {
+    let faulty = Faulty::start(USUAL, |_, _| None).await;
+    let bench = Bench::start(relay(faulty.address()), ONCE);
+    bench.owe(item(1, &["a@c.test", "b@c.test"]), "x\r\n").await;
+    bench.until_nothing_is_owed().await;
+    assert_eq!(faulty.seen().longest_batch, 3);
+}
+
+#[tokio::test]
+async fn a_report_above_the_announced_size_is_a_dead_letter_in_the_end() {
+    let faulty = Faulty::start(&["SIZE 1000"], |_, _| None).await;
+    let bench = Bench::start(relay(faulty.address()), ONCE);
+    bench.owe(item(1, &["a@c.test"]), vec![b'x'; 1001]).await;
+    // The NDR has the whole report in it and is larger still.
+    let listed = bench
+        .until("a dead letter", |listed| {
+            listed.iter().any(|item| item.targets[0].state == "dead")
+        })
+        .await;
+    assert_eq!((listed.len(), listed[0].kind.as_str()), (1, "ndr"));
+    let said = listed[0].targets[0].last_reply.clone().unwrap_or_default();
+    assert!(said.contains("the relay's limit of 1000"), "{said}");
+    assert!(faulty.seen().messages.is_empty());
+}
+
+#[tokio::test]
+async fn a_password_is_not_sent_in_the_clear() {
+    let faulty = Faulty::start(&["AUTH PLAIN LOGIN"], |_, _| None).await;
+    let settings = RelaySettings {
+        // Reaches this machine, and does not look like it.
+        host: "0.0.0.0".into(),
+        login: Some(Login {
+            username: "u".into(),
+            password: Secret::new("secret"),
+        }),
+        ..relay(faulty.address())
+    };
+    let bench = Bench::start(settings, ONCE);
+    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    let said = bench
+        .until("it was tried", |listed| {
+            listed[0].targets[0].last_reply.is_some()
+        })
+        .await[0]
+        .targets[0]
+        .last_reply
+        .clone();
+    assert!(said.is_some_and(|said| said.contains("is not encrypted")));
+    let seen = faulty.seen();
+    assert!(
+        seen.steps.iter().all(|(_, step)| !step.contains("AUTH")),
+        "{seen:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_was_injected_before_the_encryption_is_not_believed() {
+    // As many yeses as a delivery asks for, in front of a handshake that is none.
+    let injected =
+        "220 go\r\n250 ehlo\r\n250 ehlo\r\n250 mail\r\n250 rcpt\r\n354 data\r\n250 kept\r\n";
+    let faulty = Faulty::start(&["STARTTLS"], first("STARTTLS", Act::Say(injected))).await;
+    let settings = RelaySettings {
+        tls: Tls::Required,
+        timeout: SHORT,
+        ..relay(faulty.address())
+    };
+    let bench = Bench::start(settings, ONCE);
+    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    let (listed, said) = bench
+        .until("it was tried", |listed| {
+            listed[0].targets[0].last_reply.is_some()
+        })
+        .await
+        .pop()
+        .map(|item| (item.targets.len(), item.targets[0].last_reply.clone()))
+        .expect("listed");
+    assert_eq!(listed, 1, "{said:?}");
+}
+
+#[tokio::test]
+async fn a_connection_closed_while_idle_is_nobody_s_failure() {
+    let script = |number, said: &str| match said {
+        "." if number == 0 => Some(Act::SayAndClose("250 2.0.0 kept\r\n")),
+        _ if said.contains("later@") => Some(Act::Say("451 4.0.0 later\r\n")),
+        _ => None,
+    };
+    let faulty = Faulty::start(USUAL, script).await;
+    let bench = Bench::start(relay(faulty.address()), ONCE);
+    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.until_nothing_is_owed().await;
+    bench
+        .owe(item(2, &["a@c.test", "later@c.test"]), "x\r\n")
+        .await;
+    let (item, _) = bench.until_tried(2).await;
+    let states: Vec<_> = item
+        .targets
+        .iter()
+        .map(|target| target.state.as_str())
+        .collect();
+    assert_eq!((item.attempts, states), (1, vec!["delivered", "waiting"]));
+    assert_eq!(faulty.seen().messages.len(), 2);
+}
+
+#[tokio::test]
+async fn a_connection_in_order_is_used_for_the_next_item() {
+    let script = |_, said: &str| said.contains("no@").then_some(Act::Say("550 5.1.1 no\r\n"));
+    let faulty = Faulty::start(USUAL, script).await;
+    let bench = Bench::start(relay(faulty.address()), ONCE);
+    for n in 1..=3 {
+        // Refused wholly, in part, not at all.
+        let targets = &["no@c.test", "a@c.test"][usize::from(n == 3)..usize::from(n > 1) + 1];
+        bench.owe(item(n, targets), "x\r\n").await;
+        bench.until_nothing_is_owed().await;
+    }
+    let seen = faulty.seen();
+    assert!(
+        seen.steps.iter().all(|(number, _)| *number == 0),
+        "{:?}",
+        seen.steps
+    );
+    // Two reports, and the NDRs about the two refusals.
+    assert_eq!(seen.messages.len(), 4);
+}
+
+#[tokio::test]
+async fn shutdown_finishes_what_is_under_way_and_begins_nothing_new() {
+    let go_on = Arc::new(Notify::new());
+    let faulty = Faulty::start(USUAL, first(".", Act::After(go_on.clone()))).await;
+    let bench = Bench::start(relay(faulty.address()), ONCE);
+    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    faulty
+        .until("the data is there", |seen| !seen.messages.is_empty())
+        .await;
+    bench.owe(item(2, &["a@c.test"]), "x\r\n").await;
+    bench.stop.cancel();
+    go_on.notify_one();
+    let spool = patiently("it stops", bench.stopped()).await;
+    assert!(spool.show(&id(1)).await.expect("read").is_none());
+    assert!(spool.show(&id(2)).await.expect("read").is_some());
+    assert_eq!(faulty.seen().messages.len(), 1);
+}
