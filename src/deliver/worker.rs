@@ -1,10 +1,12 @@
 //! Takes what is due, hands it to the relay, and writes down what came of it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use metrics::{counter, gauge};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, Semaphore};
@@ -131,7 +133,15 @@ impl Worker {
             };
             let freed = self.freed.clone();
             under_way.spawn(async move {
-                attempt.deliver(&id).await;
+                if AssertUnwindSafe(attempt.deliver(&id))
+                    .catch_unwind()
+                    .await
+                    .is_err()
+                {
+                    // A fault of ours, told by the panic's own message. The item must not stay claimed for it.
+                    tokio::time::sleep(REST).await;
+                    attempt.spool.unclaim(&id);
+                }
                 drop(slot);
                 freed.notify_one();
             });
