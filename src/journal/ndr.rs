@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::fields::field;
+use super::report::shortened;
 use super::{Item, Refusal};
 use crate::mail::{BodyKind, Enhanced};
 use crate::policy::Trouble;
@@ -27,7 +28,9 @@ pub(super) fn refused(failed: &Item, refusals: &[Refusal], hostname: &str) -> Ac
         let _ = write!(
             text,
             "  {}\r\n    {} said: {}\r\n",
-            refusal.address, refusal.relay, refusal.reply
+            refusal.address,
+            refusal.relay,
+            printable(&refusal.reply.to_string())
         );
         per_recipient(
             &mut status,
@@ -47,7 +50,7 @@ pub(super) fn refused(failed: &Item, refusals: &[Refusal], hostname: &str) -> Ac
     }
     text.push_str("\r\nIt was made because of:\r\n\r\n");
     for reason in &failed.reasons {
-        let _ = write!(text, "  {reason}\r\n");
+        let _ = write!(text, "  {}\r\n", printable(reason));
     }
     let _ = write!(
         text,
@@ -71,7 +74,7 @@ pub(super) fn malformed(trouble: &Trouble, hostname: &str) -> Account {
         printable(&trouble.dn),
         trouble.attribute,
         trouble.direction,
-        trouble.value,
+        shortened(&trouble.value),
         printable(&trouble.error.to_string()),
     );
     let mut status = per_message(hostname);
@@ -111,8 +114,10 @@ fn ascii(text: &str) -> String {
         .collect()
 }
 
+/// Text for people, on one line that no transfer has to fold (RFC 5322 section 2.1.1).
 fn printable(text: &str) -> String {
-    text.chars()
+    shortened(text)
+        .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
 }

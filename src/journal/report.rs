@@ -87,7 +87,8 @@ fn line(out: &mut String, name: &str, value: &str) {
     field(out, name, value);
 }
 
-fn shortened(text: &str) -> &str {
+/// The text, cut to what a line has room for.
+pub(super) fn shortened(text: &str) -> &str {
     let mut end = text.len().min(SUBJECT);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -421,3 +421,28 @@ fn a_malformed_attribute_is_reported_with_the_copy_attached() {
     assert!(memchr::memmem::find(&sent, original.bytes()).is_some());
     assert!(!text.contains("\r\nX: y"));
 }
+
+#[test]
+fn long_replies_and_values_make_no_line_that_has_to_be_folded() {
+    let composer = composer();
+    let original = message(OFFER);
+    let envelope = envelope(Some("ana@corp.example"), &["buyer@customer.test"]);
+    let (failed, _, _) = report(&composer, &envelope, &original, true);
+    let refusal = Refusal {
+        address: address("j@corp.example"),
+        reply: Reply::new(550, Enhanced(5, 7, 1), "no ".repeat(2000)),
+        relay: "127.0.0.1:10027".into(),
+    };
+    let ndr = composer
+        .ndr(
+            &failed,
+            &address("ndr@corp.example"),
+            original.bytes(),
+            &[refusal],
+            now(),
+        )
+        .expect("composed");
+    assert_eq!(ndr.body, BodyKind::SevenBit);
+    let lines = String::from_utf8_lossy(&whole(&ndr, &original)).into_owned();
+    assert!(lines.split("\r\n").all(|line| line.len() <= 998));
+}

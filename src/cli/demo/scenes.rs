@@ -39,7 +39,7 @@ pub(super) const FULL: &str = "full@archive.example";
 
 pub(super) const SCENES: &[Scene] = &[
     Scene {
-        title: "A customer writes to Dan, whose mail his manager must see",
+        title: "A customer writes to Dan, whose branch keeps a journal",
         queue_id: "4DEMO00001",
         client_name: "mail.customer.example",
         client_ip: "192.0.2.7",
@@ -49,8 +49,11 @@ pub(super) const SCENES: &[Scene] = &[
         header: "From: A Buyer <buyer@customer.example>\nTo: Dan <dan@corp.example>\nSubject: Request for an offer",
         text: "Dear Dan,\n\nwhat would a hundred of them cost?\n",
         refused: &[],
-        owed: &[("injournalndr@corp.example", &["manager@corp.example"])],
-        because: "inbound: the attribute extensionAttribute10 of Dan's object names his manager",
+        owed: &[(
+            "injournalndr@corp.example",
+            &["branch-journal@corp.example"],
+        )],
+        because: "inbound: the attribute extensionAttribute10 of Dan's object names his branch's journal",
     },
     Scene {
         title: "Ana answers from her hotel, logged in as herself",
@@ -90,10 +93,10 @@ pub(super) const SCENES: &[Scene] = &[
             &[
                 "outarchive@archive.example",
                 "compliance@archive.example",
-                "manager@corp.example",
+                "branch-journal@corp.example",
             ],
         )],
-        because: "internal and outbound at once; Dan's manager is named for both directions and gets it once, with \
+        because: "internal and outbound at once; the branch's journal is named for both directions and gets it once, with \
                   both reasons",
     },
     Scene {
@@ -119,12 +122,12 @@ pub(super) const SCENES: &[Scene] = &[
         client_ip: "203.0.113.66",
         login: None,
         sender: "mallory@bad.example",
-        recipients: &["manager@corp.example"],
+        recipients: &["branch-journal@corp.example"],
         header: "From: mallory@bad.example\nX-MS-Journal-Report:\nSubject: never happened",
         text: "Trust me.\n",
-        refused: &["manager@corp.example"],
+        refused: &["branch-journal@corp.example"],
         owed: &[],
-        because: "the journal guard: manager@corp.example is a journal address in Dan's object, and the sender is outside",
+        because: "the journal guard: branch-journal@corp.example is a journal address in Dan's object, and the sender is outside",
     },
     Scene {
         title: "A customer writes to Bob, who is not journaled",
