@@ -189,7 +189,13 @@ impl Composer {
         digest.update(before.as_bytes());
         digest.update(subject.message.bytes());
         digest.update(after.as_bytes());
-        Ok(self.finish(draft, header, &before, after, digest, kind, None))
+        let body = Body {
+            before,
+            after,
+            digest,
+            kind,
+        };
+        Ok(self.finish(draft, header, body, None))
     }
 
     /// A plain copy: our fields in front of the original and nothing else.
@@ -220,15 +226,13 @@ impl Composer {
         let mut digest = BodyDigest::new();
         digest.update(subject.message.body());
         let message_id = subject.summary.message_id.clone();
-        Ok(self.finish(
-            draft,
-            header,
-            "",
-            String::new(),
+        let body = Body {
+            before: String::new(),
+            after: String::new(),
             digest,
-            subject.kind,
-            Some(message_id),
-        ))
+            kind: subject.kind,
+        };
+        Ok(self.finish(draft, header, body, Some(message_id)))
     }
 
     /// An NDR for an attribute value that names nobody, with the report attached that it stands for.
@@ -294,7 +298,13 @@ impl Composer {
         digest.update(attached.original);
         let after = format!("{}{after}", String::from_utf8_lossy(attached.suffix));
         digest.update(after.as_bytes());
-        Ok(self.finish(draft, header, &before, after, digest, kind, None))
+        let body = Body {
+            before,
+            after,
+            digest,
+            kind,
+        };
+        Ok(self.finish(draft, header, body, None))
     }
 
     fn outer<'a>(&'a self, draft: &'a Draft<'_>, subject: &'a str, date: SystemTime) -> Outer<'a> {
@@ -313,20 +323,19 @@ impl Composer {
     }
 
     /// Adds what everything of ours carries, the seal last, and makes the item.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is one piece of the item that only its kind knows"
-    )]
     fn finish(
         &self,
         draft: Draft<'_>,
         mut header: String,
-        body_before: &str,
-        suffix: String,
-        digest: BodyDigest,
-        body: BodyKind,
+        body: Body,
         message_id: Option<String>,
     ) -> Item {
+        let Body {
+            before,
+            after,
+            digest,
+            kind,
+        } = body;
         field(&mut header, "X-Copyist-Item", draft.id.as_str());
         for reason in &draft.reasons {
             unstructured(&mut header, "X-Copyist-Reason", reason);
@@ -339,7 +348,7 @@ impl Composer {
         if draft.kind != Kind::Copy {
             header.push_str("\r\n");
         }
-        header.push_str(body_before);
+        header.push_str(&before);
         let token = token::token(&self.key, &draft.id);
         let smtputf8 = draft
             .targets
@@ -358,13 +367,22 @@ impl Composer {
             subject: draft.subject.to_owned(),
             reasons: draft.reasons,
             prefix: Bytes::from(header),
-            suffix: Bytes::from(suffix),
-            body,
+            suffix: Bytes::from(after),
+            body: kind,
             smtputf8,
             id: draft.id,
             targets: draft.targets,
         }
     }
+}
+
+/// What an item's body is, but for the original in the middle of it.
+struct Body {
+    before: String,
+    after: String,
+    /// Over the whole body, the original included.
+    digest: BodyDigest,
+    kind: BodyKind,
 }
 
 /// A message of ours inside an NDR.
