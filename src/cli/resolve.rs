@@ -38,10 +38,7 @@ pub(super) async fn resolve(
     let address = target.smtp().map_err(Failure::wrong)?.clone();
     let attributes = settings.directory.journal_attributes.clone();
     let directory = Directory::open(settings.directory).map_err(Failure::failed)?;
-    let found = directory
-        .find(std::slice::from_ref(&address))
-        .await
-        .remove(&address);
+    let found = directory.find_fresh(&address).await;
     let guarded = match directory.is_journal_address(&address).await {
         Lookup::Found(()) => Some(true),
         Lookup::Absent => Some(false),
@@ -61,7 +58,7 @@ pub(super) async fn resolve(
         objects: Vec::new(),
     };
     match found {
-        Some(Lookup::Found(entries)) => {
+        Lookup::Found(entries) => {
             resolution.answer = "found";
             resolution.objects = entries
                 .iter()
@@ -82,11 +79,11 @@ pub(super) async fn resolve(
                 })
                 .collect();
         }
-        Some(Lookup::Unavailable(outage)) => {
+        Lookup::Unavailable(outage) => {
             resolution.answer = "unavailable";
             resolution.outage = Some(outage.reason.to_string());
         }
-        Some(Lookup::Absent) | None => {}
+        Lookup::Absent => {}
     }
     if json {
         print_json(&resolution)?;

@@ -51,6 +51,30 @@ struct Draft<'a> {
     reasons: Vec<String>,
 }
 
+impl<'a> Draft<'a> {
+    /// One of the copies of a plan.
+    fn about(
+        kind: Kind,
+        subject: &'a Subject<'_>,
+        copy: &'a policy::Copy,
+    ) -> Result<Draft<'a>, ComposeError> {
+        Ok(Draft {
+            id: token::new_id()?,
+            kind,
+            direction: copy.direction,
+            sender: Some(&copy.ndr),
+            targets: copy
+                .targets
+                .iter()
+                .map(|(target, _)| target.clone())
+                .collect(),
+            ndr: Some(&copy.ndr),
+            subject: &subject.summary.subject,
+            reasons: reasons(copy),
+        })
+    }
+}
+
 impl Composer {
     /// A composer with these settings and this key.
     pub fn new(settings: Settings, key: Key) -> Composer {
@@ -143,20 +167,7 @@ impl Composer {
     }
 
     fn report(&self, subject: &Subject<'_>, copy: &policy::Copy) -> Result<Item, ComposeError> {
-        let draft = Draft {
-            id: token::new_id()?,
-            kind: Kind::Report,
-            direction: copy.direction,
-            sender: Some(&copy.ndr),
-            targets: copy
-                .targets
-                .iter()
-                .map(|(target, _)| target.clone())
-                .collect(),
-            ndr: Some(&copy.ndr),
-            subject: &subject.summary.subject,
-            reasons: reasons(copy),
-        };
+        let draft = Draft::about(Kind::Report, subject, copy)?;
         self.around(subject, draft)
     }
 
@@ -200,20 +211,7 @@ impl Composer {
 
     /// A plain copy: our fields in front of the original and nothing else.
     fn copy(&self, subject: &Subject<'_>, copy: &policy::Copy) -> Result<Item, ComposeError> {
-        let draft = Draft {
-            id: token::new_id()?,
-            kind: Kind::Copy,
-            direction: copy.direction,
-            sender: Some(&copy.ndr),
-            targets: copy
-                .targets
-                .iter()
-                .map(|(target, _)| target.clone())
-                .collect(),
-            ndr: Some(&copy.ndr),
-            subject: &subject.summary.subject,
-            reasons: reasons(copy),
-        };
+        let draft = Draft::about(Kind::Copy, subject, copy)?;
         let mut header = String::new();
         if subject
             .message

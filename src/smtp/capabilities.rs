@@ -13,10 +13,6 @@ pub struct Capabilities {
     pub smtputf8: bool,
     /// RFC 3461.
     pub dsn: bool,
-    /// RFC 3207.
-    pub starttls: bool,
-    /// RFC 4954: mechanisms, in uppercase.
-    pub auth: Vec<String>,
 }
 
 impl Capabilities {
@@ -33,13 +29,6 @@ impl Capabilities {
                 Some("8BITMIME") => found.eight_bit_mime = true,
                 Some("SMTPUTF8") => found.smtputf8 = true,
                 Some("DSN") => found.dsn = true,
-                Some("STARTTLS") => found.starttls = true,
-                Some("AUTH") => found.auth.extend(words),
-                // Old Exchange and others.
-                Some(old) if old.starts_with("AUTH=") => {
-                    found.auth.push(old["AUTH=".len()..].to_owned());
-                    found.auth.extend(words);
-                }
                 _ => {}
             }
         }
@@ -59,17 +48,10 @@ mod tests {
 
     #[test]
     fn keywords_are_read_whatever_their_case() {
-        let found = Capabilities::from_lines([
-            "pipelining",
-            "Size 1000",
-            "AUTH plain LOGIN",
-            "auth=CRAM-MD5",
-            "x",
-        ]);
+        let found = Capabilities::from_lines(["pipelining", "Size 1000", "AUTH plain", "x"]);
         let expected = Capabilities {
             pipelining: true,
             size: Some(1000),
-            auth: ["PLAIN", "LOGIN", "CRAM-MD5"].map(str::to_owned).to_vec(),
             ..Capabilities::default()
         };
         assert_eq!(found, expected);
