@@ -161,7 +161,11 @@ fn insist(server: SocketAddr, name: usize, messages: usize, accepted: &AtomicUsi
             match reply.code {
                 250 => break,
                 // Postfix does not ask a milter that it lost again within one session.
-                400..500 => client = Client::connect_from(OUTSIDE, server),
+                400..500 => {
+                    // As a client waits; without it, ports would run out before Copyist is back.
+                    std::thread::sleep(Duration::from_millis(10));
+                    client = Client::connect_from(OUTSIDE, server);
+                }
                 _ => panic!("refused for good: {reply:?}"),
             }
         }

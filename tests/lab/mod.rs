@@ -22,7 +22,6 @@ mod site;
 mod slapd;
 mod smtp;
 
-use std::collections::HashSet;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -44,22 +43,34 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The domain that is "ours" in the tests.
 pub const DOMAIN: &str = "example.test";
 
+/// Below the range from which the system takes ports for clients: a peer that is stopped must find its port
+/// free when it starts again, while clients come and go.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
 /// A port on 127.0.0.1 that nothing listens on, and that this test program was not given before.
 ///
 /// Another program may take it before it is used; whoever starts a peer on it tries again then.
 pub fn free_port() -> u16 {
-    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
-    let mut given = GIVEN.lock().expect("no test panics while it holds this");
-    let given = given.get_or_insert_default();
-    loop {
-        let port = TcpListener::bind(("127.0.0.1", 0))
-            .and_then(|listener| listener.local_addr())
-            .expect("127.0.0.1 has a free port")
-            .port();
-        if given.insert(port) {
-            return port;
+    static NEXT: Mutex<Option<u16>> = Mutex::new(None);
+    let mut next = NEXT.lock().expect("no test panics while it holds this");
+    let mut port = next.unwrap_or_else(|| {
+        // Test programs that run beside each other begin at different places.
+        let spread = std::process::id() as usize * 613 % PORTS.len();
+        PORTS.start + u16::try_from(spread).expect("it is less than the number of ports")
+    });
+    for _ in PORTS {
+        let candidate = port;
+        port = if port + 1 < PORTS.end {
+            port + 1
+        } else {
+            PORTS.start
+        };
+        if TcpListener::bind(("127.0.0.1", candidate)).is_ok() {
+            *next = Some(port);
+            return candidate;
         }
     }
+    panic!("127.0.0.1 has no free port in {PORTS:?}")
 }
 
 /// Waits until a connection to this port of 127.0.0.1 succeeds, for peers that do not say when they
