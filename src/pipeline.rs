@@ -48,7 +48,9 @@ impl Pipeline {
         let sender = so_far.sender.as_ref();
         let mut admission = policy::admission(ours, sender, recipient, &self.rules);
         if admission == Admission::AskDirectory {
-            admission = match self.directory.is_journal_address(recipient).await {
+            let configured = policy::configured_objects(&self.rules);
+            let answer = self.directory.is_journal_address(recipient, &configured);
+            admission = match answer.await {
                 Lookup::Found(()) => policy::guarded(sender, recipient, &self.rules),
                 Lookup::Absent => Admission::Free,
                 Lookup::Unavailable(outage) => {
@@ -89,7 +91,9 @@ impl Pipeline {
             .directory
             .find(&policy::questions(envelope, &self.rules))
             .await;
-        let plan = match policy::plan(envelope, &people, &self.rules) {
+        let targets = policy::targets(envelope, &people, &self.rules);
+        let resolved = self.directory.resolve(&targets).await;
+        let plan = match policy::plan(envelope, &people, &resolved, &self.rules) {
             Ok(plan) => plan,
             Err(undecided) => {
                 counter!("copyist_messages_deferred_total", "why" => "directory").increment(1);
@@ -97,10 +101,10 @@ impl Pipeline {
                 return Verdict::Refuse(defer_for_directory());
             }
         };
-        for person in &plan.overlooked {
+        for subject in &plan.overlooked {
             counter!("copyist_messages_overlooked_total").increment(1);
             warn!(
-                queue_id = envelope.queue_id, %person,
+                queue_id = envelope.queue_id, %subject,
                 "not looked up: the directory is down and directory.on_directory_failure is \"accept\""
             );
         }

@@ -92,8 +92,16 @@ fn resolve_shows_the_object_and_where_it_is_journaled() {
     );
     assert_eq!(said["answer"], "found");
     assert_eq!(
-        said["objects"][0]["journal"][0]["Ok"],
+        said["objects"][0]["journal"][0]["addresses"][0]["address"],
         "journal-3@archive.test"
+    );
+    let dn = "uid=u00003,ou=people,dc=example,dc=test";
+    let said = json(&site.copyist.command(&["resolve", dn, "--json"]));
+    assert_eq!(said["leads_to"]["addresses"][0]["address"], user(3));
+    let said = text(&site.copyist.command(&["resolve", "/O=ACME/CN=nobody"]));
+    assert!(
+        said.contains("unusable: the directory has no object"),
+        "{said}"
     );
     let said = json(
         &site

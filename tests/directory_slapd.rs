@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use copyist::directory::{
-    Bind, CacheSettings, Directory, Health, LdapSettings, Lookup, Objects, Outage, Settings, Source,
+    Bind, CacheSettings, Directory, Health, LdapSettings, Lookup, Objects, Outage, Settings,
+    Source, TargetSettings,
 };
 use copyist::mail::Address;
 use copyist::secret::Secret;
@@ -37,6 +38,7 @@ fn settings(urls: &[String]) -> Settings {
         address_attributes: vec!["mail".into(), "proxyAddresses".into()],
         journal_attributes: vec!["extensionAttribute10".into()],
         recipient_delimiter: "+".into(),
+        targets: TargetSettings::default(),
         cache: CacheSettings {
             ttl: Duration::ZERO,
             negative_ttl: Duration::ZERO,
@@ -245,7 +247,7 @@ async fn journal_addresses_are_known_in_every_spelling() {
         ("ana@example.test", Lookup::Absent),
     ] {
         assert_eq!(
-            directory.is_journal_address(&address(text)).await,
+            directory.is_journal_address(&address(text), &[]).await,
             known,
             "{text}"
         );

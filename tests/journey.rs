@@ -30,6 +30,42 @@ fn a_report_reaches_the_address_in_the_attribute() {
 }
 
 #[test]
+fn a_group_in_the_attribute_gets_the_report_member_by_member() {
+    let slapd = Slapd::start(10);
+    let member = |n: usize| format!("uid=u{n:05},ou=people,{}", slapd.base());
+    slapd.modify(&format!(
+        "dn: cn=managers,{base}\nchangetype: add\nobjectClass: groupOfNames\nobjectClass: exchangeRecipient\n\
+         legacyExchangeDN: /O=ACME/OU=EAST/CN=RECIPIENTS/CN=managers\nmember: {}\nmember: cn=inner,{base}\n\n\
+         dn: cn=inner,{base}\nchangetype: add\nobjectClass: groupOfNames\nmember: {}\nmember: cn=managers,{base}\n",
+        member(6),
+        member(7),
+        base = slapd.base(),
+    ));
+    slapd.set_journal(JOURNALED, Some("/o=acme/ou=east/cn=recipients/cn=managers"));
+    slapd.set_journal(OTHER, Some("cn=nobody,dc=example,dc=test"));
+    let site = Site::start_with(slapd, "5m");
+    let mut client = site.client(OUTSIDE);
+    let content = message("<group@elsewhere.test>", "hello");
+    let reply = client.send_message("a@elsewhere.test", &[&user(JOURNALED)], &content);
+    assert_eq!(reply.code, 250, "{reply:?}");
+    let report = site.wait_for_report("<group@elsewhere.test>");
+    assert_eq!(report.recipients, [user(6), user(7)]);
+    assert!(
+        report
+            .text
+            .contains("cn=managers,dc=example,dc=test > cn=inner"),
+        "{}",
+        report.text
+    );
+    // A value that names nobody: the mail goes on, and the NDR address hears of it with the report attached.
+    let content = message("<nobody@elsewhere.test>", "hello");
+    let reply = client.send_message("a@elsewhere.test", &[&user(OTHER)], &content);
+    assert_eq!(reply.code, 250, "{reply:?}");
+    site.mail.wait_for(2, lab::PATIENCE);
+    let _ = site.relay.wait_for(2, lab::PATIENCE);
+}
+
+#[test]
 fn each_direction_reads_the_objects_it_concerns() {
     let site = Site::start("5m");
     // A journaled user writes out: the sender's object counts, and the header's recipients are believed.

@@ -102,7 +102,9 @@ async fn decide(envelope: &Envelope, directory: &Directory, rules: &Rules) -> Ex
         });
     }
     let people = directory.find(&policy::questions(envelope, rules)).await;
-    let (plan, deferred) = match policy::plan(envelope, &people, rules) {
+    let targets = policy::targets(envelope, &people, rules);
+    let resolved = directory.resolve(&targets).await;
+    let (plan, deferred) = match policy::plan(envelope, &people, &resolved, rules) {
         Ok(plan) => (plan, None),
         Err(undecided) => (Plan::default(), Some(undecided.to_string())),
     };
@@ -125,7 +127,8 @@ async fn guard(
 ) -> &'static str {
     let mut admission = policy::admission(ours, sender, recipient, rules);
     if admission == Admission::AskDirectory {
-        admission = match directory.is_journal_address(recipient).await {
+        let configured = policy::configured_objects(rules);
+        admission = match directory.is_journal_address(recipient, &configured).await {
             Lookup::Found(()) => policy::guarded(sender, recipient, rules),
             Lookup::Absent => Admission::Free,
             Lookup::Unavailable(_) => return "unavailable",

@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::{Failure, load, print_json, print_line};
-use crate::directory::{Directory, Lookup, Target};
+use crate::directory::{Directory, Entry, Lookup, Outage, Target};
 use crate::mail::Address;
+use crate::policy;
 
 #[derive(Serialize)]
 struct Resolution {
@@ -18,6 +19,22 @@ struct Resolution {
     answer: &'static str,
     outage: Option<String>,
     objects: Vec<Object>,
+    /// Where copies for a DN or X.500 target go; `null` for an address.
+    leads_to: Option<LeadsTo>,
+}
+
+#[derive(Serialize)]
+struct LeadsTo {
+    addresses: Vec<Reached>,
+    /// Why there is none.
+    problem: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Reached {
+    address: Address,
+    /// The objects from the one that the target names to the one that has the address.
+    through: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -25,7 +42,15 @@ struct Object {
     dn: String,
     attributes: Vec<(String, Vec<String>)>,
     /// What the journal attributes name: the address, or what is wrong with the value.
-    journal: Vec<Result<Address, String>>,
+    journal: Vec<Journal>,
+}
+
+/// A value of a journal attribute.
+#[derive(Serialize)]
+struct Journal {
+    value: String,
+    #[serde(flatten)]
+    leads_to: LeadsTo,
 }
 
 pub(super) async fn resolve(
@@ -35,16 +60,9 @@ pub(super) async fn resolve(
 ) -> Result<(), Failure> {
     let settings = load(config)?;
     let target = Target::parse(text).map_err(Failure::wrong)?;
-    let address = target.smtp().map_err(Failure::wrong)?.clone();
     let attributes = settings.directory.journal_attributes.clone();
+    let configured = policy::configured_objects(&settings.rules);
     let directory = Directory::open(settings.directory).map_err(Failure::failed)?;
-    let found = directory.find_fresh(&address).await;
-    let guarded = match directory.is_journal_address(&address).await {
-        Lookup::Found(()) => Some(true),
-        Lookup::Absent => Some(false),
-        Lookup::Unavailable(_) => None,
-    };
-    directory.close().await;
     let mut resolution = Resolution {
         target: target.to_string(),
         kind: match target {
@@ -52,39 +70,50 @@ pub(super) async fn resolve(
             Target::Dn(_) => "dn",
             Target::X500(_) => "x500",
         },
-        is_journal_address: guarded,
+        is_journal_address: None,
         answer: "absent",
         outage: None,
         objects: Vec::new(),
+        leads_to: None,
     };
-    match found {
-        Lookup::Found(entries) => {
-            resolution.answer = "found";
-            resolution.objects = entries
-                .iter()
-                .map(|entry| Object {
-                    dn: entry.dn.clone(),
-                    attributes: entry
-                        .attributes()
-                        .map(|(name, values)| (name.to_owned(), values.to_vec()))
-                        .collect(),
-                    journal: attributes
-                        .iter()
-                        .flat_map(|attribute| entry.values(attribute))
-                        .map(|value| {
-                            let target = Target::parse(value).map_err(|error| error.to_string())?;
-                            target.smtp().cloned().map_err(|error| error.to_string())
-                        })
-                        .collect(),
-                })
-                .collect();
+    match target.smtp() {
+        Some(address) => {
+            resolution.is_journal_address =
+                match directory.is_journal_address(address, &configured).await {
+                    Lookup::Found(()) => Some(true),
+                    Lookup::Absent => Some(false),
+                    Lookup::Unavailable(_) => None,
+                };
+            match directory.find_fresh(address).await {
+                Lookup::Found(entries) => {
+                    resolution.answer = "found";
+                    for entry in entries.iter() {
+                        let object = describe(entry, &attributes, &directory).await;
+                        resolution.objects.push(object);
+                    }
+                }
+                Lookup::Unavailable(outage) => {
+                    resolution.answer = "unavailable";
+                    resolution.outage = Some(outage.reason.to_string());
+                }
+                Lookup::Absent => {}
+            }
         }
-        Lookup::Unavailable(outage) => {
-            resolution.answer = "unavailable";
-            resolution.outage = Some(outage.reason.to_string());
-        }
-        Lookup::Absent => {}
+        None => match leads_to(&target, &directory).await {
+            Ok(reached) => {
+                resolution.answer = match reached.problem {
+                    None => "found",
+                    Some(_) => "absent",
+                };
+                resolution.leads_to = Some(reached);
+            }
+            Err(outage) => {
+                resolution.answer = "unavailable";
+                resolution.outage = Some(outage.reason.to_string());
+            }
+        },
     }
+    directory.close().await;
     if json {
         print_json(&resolution)?;
     } else {
@@ -93,6 +122,73 @@ pub(super) async fn resolve(
     match resolution.outage {
         Some(outage) => Err(Failure::failed(outage)),
         None => Ok(()),
+    }
+}
+
+async fn describe(entry: &Entry, journal: &[String], directory: &Directory) -> Object {
+    let mut values = Vec::new();
+    for value in journal.iter().flat_map(|attribute| entry.values(attribute)) {
+        let leads_to = match Target::parse(value) {
+            Ok(target) => leads_to(&target, directory)
+                .await
+                .unwrap_or_else(|outage| LeadsTo::nowhere(&outage)),
+            Err(error) => LeadsTo::nowhere(&error),
+        };
+        values.push(Journal {
+            value: value.clone(),
+            leads_to,
+        });
+    }
+    Object {
+        dn: entry.dn.clone(),
+        attributes: entry
+            .attributes()
+            .map(|(name, values)| (name.to_owned(), values.to_vec()))
+            .collect(),
+        journal: values,
+    }
+}
+
+async fn leads_to(target: &Target, directory: &Directory) -> Result<LeadsTo, Outage> {
+    let answer = directory.resolve(std::slice::from_ref(target)).await;
+    let not_asked = || Err(Outage::new("it was not asked"));
+    let resolution = answer.into_values().next().unwrap_or_else(not_asked)?;
+    Ok(match resolution {
+        Ok(all) => LeadsTo {
+            addresses: all
+                .iter()
+                .map(|one| Reached {
+                    address: one.address.clone(),
+                    through: one.through.to_vec(),
+                })
+                .collect(),
+            problem: None,
+        },
+        Err(error) => LeadsTo::nowhere(&error),
+    })
+}
+
+impl LeadsTo {
+    fn nowhere(why: &dyn std::fmt::Display) -> LeadsTo {
+        LeadsTo {
+            addresses: Vec::new(),
+            problem: Some(why.to_string()),
+        }
+    }
+
+    /// A line for each address, or one for the problem.
+    fn lines(&self) -> impl Iterator<Item = Result<String, &str>> {
+        let all = self.addresses.iter().map(|one| Ok(one.to_text()));
+        all.chain(self.problem.as_deref().map(Err))
+    }
+}
+
+impl Reached {
+    fn to_text(&self) -> String {
+        match self.through.as_slice() {
+            [] => self.address.to_string(),
+            way => format!("{} (through {})", self.address, way.join(" > ")),
+        }
     }
 }
 
@@ -105,11 +201,19 @@ impl Resolution {
                 lines.push(format!("    {name}: {}", values.join(", ")));
             }
             for journal in &object.journal {
-                lines.push(match journal {
-                    Ok(address) => format!("    is journaled to {address}"),
-                    Err(error) => format!("    has an unusable journal address: {error}"),
-                });
+                for line in journal.leads_to.lines() {
+                    lines.push(match line {
+                        Ok(address) => format!("    is journaled to {address}"),
+                        Err(problem) => format!("    has an unusable journal target: {problem}"),
+                    });
+                }
             }
+        }
+        for line in self.leads_to.iter().flat_map(LeadsTo::lines) {
+            lines.push(match line {
+                Ok(address) => format!("  {address}"),
+                Err(problem) => format!("  unusable: {problem}"),
+            });
         }
         if self.is_journal_address == Some(true) {
             lines.push("  is itself the journal address of somebody: guarded".into());

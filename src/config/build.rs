@@ -142,7 +142,7 @@ impl Build<'_> {
     fn fallback(&mut self) -> Result<Option<Address>, Noted> {
         const KEY: &str = "directory.fallback_journal";
         let raw = &self.raw.directory;
-        let fallback = self.optional(KEY, &raw.fallback_journal, parse::target)?;
+        let fallback = self.optional(KEY, &raw.fallback_journal, parse::smtp_target)?;
         if fallback.is_none() && raw.on_failure == raw::OnFailure::Fallback {
             let why = "on_failure = \"fallback\" sends copies there";
             return Err(self.missing(KEY, "directory.on_failure", why));

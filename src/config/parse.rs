@@ -26,15 +26,29 @@ fn address_problem(error: &AddressError) -> &'static str {
     }
 }
 
-/// A journal target, which must be an SMTP address.
-pub(super) fn target(text: &str) -> Result<Address, &'static str> {
-    let target = Target::parse(text).and_then(|target| target.smtp().cloned());
-    target.map_err(|error| match error {
+/// A journal target: an SMTP address, a DN or an X.500 address.
+pub(super) fn target(text: &str) -> Result<Target, &'static str> {
+    Target::parse(text).map_err(|error| match error {
         TargetError::Address(error) => address_problem(&error),
-        TargetError::Object(_) => {
-            "names a directory object, and only SMTP addresses can be journal targets"
-        }
+        // Only looking in the directory tells these.
+        TargetError::Nowhere(_) | TargetError::NoAddress { .. } => "names no mailbox",
     })
+}
+
+/// The domain of mail addresses.
+pub(super) fn domain(text: &str) -> Result<String, &'static str> {
+    match Address::parse(&format!("x@{text}")) {
+        Ok(address) if !text.contains('@') => Ok(address.domain().to_owned()),
+        _ => Err("is no domain"),
+    }
+}
+
+/// A journal target that must be of use while the directory is down.
+pub(super) fn smtp_target(text: &str) -> Result<Address, &'static str> {
+    target(text)?
+        .smtp()
+        .cloned()
+        .ok_or("names a directory object, and has to be an SMTP address")
 }
 
 /// `10.0.0.0/8`; a bare address is a network of one.

@@ -12,7 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{deliver, policy};
+use crate::{deliver, directory, policy};
 
 /// Settings of Copyist, a directory-driven mail journaling agent.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -92,6 +92,15 @@ pub(super) struct Directory {
     /// Where copies go that no usable journal address can be found for.
     #[schemars(example = "journal-fallback@example.com")]
     pub(super) fallback_journal: Option<String>,
+    /// When a group that is a journal target stands for its members: where it has no address of its own
+    /// (without_address), or always.
+    pub(super) expand_groups: ExpandGroups,
+    /// The most objects that one journal target may lead to. Mail for a larger group is deferred.
+    pub(super) group_limit: NonZeroU64,
+    /// The domain of IMCEAEX addresses, for journal targets without an SMTP address on an Exchange relay.
+    /// Default: none are made.
+    #[schemars(example = "example.com")]
+    pub(super) imceaex_domain: Option<String>,
     /// How long answers are kept.
     pub(super) cache: Cache,
 }
@@ -245,6 +254,15 @@ pub(super) enum OnFailure {
     Accept,
 }
 
+/// See [`directory::ExpandGroups`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ExpandGroups {
+    #[default]
+    WithoutAddress,
+    Always,
+}
+
 /// See [`policy::Format`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -322,6 +340,9 @@ impl Default for Directory {
             timeout: "5s".into(),
             on_failure: OnFailure::default(),
             fallback_journal: None,
+            expand_groups: ExpandGroups::default(),
+            group_limit: const { NonZeroU64::new(10_000).unwrap() },
+            imceaex_domain: None,
             cache: Cache::default(),
         }
     }
@@ -454,6 +475,15 @@ impl From<JournalGuard> for policy::Guard {
             JournalGuard::Outside => policy::Guard::Outside,
             JournalGuard::Everyone => policy::Guard::Everyone,
             JournalGuard::Off => policy::Guard::Off,
+        }
+    }
+}
+
+impl From<ExpandGroups> for directory::ExpandGroups {
+    fn from(raw: ExpandGroups) -> directory::ExpandGroups {
+        match raw {
+            ExpandGroups::WithoutAddress => directory::ExpandGroups::WithoutAddress,
+            ExpandGroups::Always => directory::ExpandGroups::Always,
         }
     }
 }

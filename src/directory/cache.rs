@@ -15,14 +15,21 @@ use moka::future::Cache;
 use tokio::time::{Instant, timeout};
 
 use super::entry::{Lookup, Outage};
-use super::settings::CacheSettings;
+use super::resolve::{self, Resolution};
+use super::settings::{CacheSettings, TargetSettings};
 use super::source::{Objects, Source};
+use super::target::Target;
 use crate::mail::Address;
 
 /// The cache library refuses more than a thousand years.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Addresses remembered as owned by several objects, so as not to log each mail.
 const WARNED: u64 = 10_000;
+
+/// Targets remembered; there are as many as mailboxes that journal copies go to.
+const TARGETS: u64 = 100_000;
+/// The longest that the resolution of one target may take: a group may have thousands of members.
+const GROUP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A source with a memory.
 #[derive(Debug)]
@@ -33,6 +40,9 @@ pub(super) struct Cached<S> {
     max_stale: Duration,
     fresh: Cache<String, Known<Option<Objects>>>,
     stale: Cache<String, Known<Objects>>,
+    targets: TargetSettings,
+    fresh_targets: Cache<String, Known<Resolution>>,
+    stale_targets: Cache<String, Known<Resolution>>,
     fresh_journal: Cache<String, Known<bool>>,
     stale_journal: Cache<String, Known<bool>>,
     warned: Cache<String, ()>,
@@ -57,6 +67,7 @@ impl<S: Source> Cached<S> {
         source: S,
         delimiters: &str,
         settings: &CacheSettings,
+        targets: TargetSettings,
         patience: Duration,
     ) -> Cached<S> {
         let life = Life {
@@ -74,6 +85,12 @@ impl<S: Source> Cached<S> {
                 .expire_after(life)
                 .build(),
             stale: kept(settings.capacity, max_stale),
+            targets,
+            fresh_targets: Cache::builder()
+                .max_capacity(TARGETS)
+                .expire_after(life)
+                .build(),
+            stale_targets: kept(TARGETS, max_stale),
             fresh_journal: Cache::builder()
                 .max_capacity(settings.capacity)
                 .expire_after(life)
@@ -124,9 +141,9 @@ impl<S: Source> Cached<S> {
 
     /// As [`Cached::find`], but what the source says now, and nothing else.
     pub(super) async fn find_fresh(&self, asked: &Address) -> Lookup<Objects> {
-        let mut answer = self.patiently(self.source.find(asked)).await;
+        let mut answer = patiently(self.patience, self.source.find(asked)).await;
         if let (Ok(None), Some(base)) = (&answer, asked.without_extension(&self.delimiters)) {
-            answer = self.patiently(self.source.find(&base)).await;
+            answer = patiently(self.patience, self.source.find(&base)).await;
         }
         match answer {
             Ok(Some(objects)) => Lookup::Found(objects),
@@ -138,8 +155,26 @@ impl<S: Source> Cached<S> {
     /// Whether anybody's journal attribute names this address. Here an old "no" is as good as an old
     /// "yes" while the source is down: no copy hangs on it, and without it all mail would wait.
     pub(super) async fn names_in_journal(&self, asked: &Address) -> Lookup<()> {
-        let ask = self.source.names_in_journal(asked);
-        let got = self.remembered_or(&self.fresh_journal, asked, ask).await;
+        let ask = async {
+            if self.source.names_in_journal(asked).await? {
+                return Ok(true);
+            }
+            for object in self
+                .source
+                .find(asked)
+                .await?
+                .iter()
+                .flat_map(|all| all.iter())
+            {
+                if self.source.object_in_journal(object).await? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        let got = self
+            .remembered_or(&self.fresh_journal, asked.key(), ask, self.patience)
+            .await;
         let known = match got.answer {
             Ok(known) => {
                 if !got.remembered && !self.max_stale.is_zero() {
@@ -159,8 +194,36 @@ impl<S: Source> Cached<S> {
         }
     }
 
+    /// What a target comes to. While the source is down, what it came to lately.
+    pub(super) async fn resolve(&self, target: &Target) -> Result<Resolution, Outage> {
+        if target.smtp().is_some() {
+            return resolve::resolve(&self.source, target, &self.targets).await;
+        }
+        let key = target.to_string().to_lowercase();
+        let ask = resolve::resolve(&self.source, target, &self.targets);
+        let got = self
+            .remembered_or(&self.fresh_targets, &key, ask, GROUP_PATIENCE)
+            .await;
+        match got.answer {
+            Ok(known) => {
+                if !got.remembered && !self.max_stale.is_zero() {
+                    match known.what {
+                        Ok(_) => self.stale_targets.insert(key, known.clone()).await,
+                        Err(_) => self.stale_targets.invalidate(&key).await,
+                    }
+                }
+                Ok(known.what)
+            }
+            Err(outage) => match self.stale_targets.get(&key).await {
+                Some(known) if self.is_recent(known.since) => Ok(known.what),
+                _ => Err(outage),
+            },
+        }
+    }
+
     async fn owners(&self, address: &Address) -> Got<Option<Objects>> {
-        self.remembered_or(&self.fresh, address, self.source.find(address))
+        let ask = self.source.find(address);
+        self.remembered_or(&self.fresh, address.key(), ask, self.patience)
             .await
     }
 
@@ -168,10 +231,11 @@ impl<S: Source> Cached<S> {
     async fn remembered_or<T: Clone + Send + Sync + 'static>(
         &self,
         memory: &Cache<String, Known<T>>,
-        address: &Address,
+        key: &str,
         ask: impl Future<Output = Result<T, Outage>> + Send,
+        patience: Duration,
     ) -> Got<T> {
-        if let Some(known) = memory.get(address.key()).await {
+        if let Some(known) = memory.get(key).await {
             return Got {
                 answer: Ok(known),
                 remembered: true,
@@ -184,23 +248,12 @@ impl<S: Source> Cached<S> {
                 since: Instant::now(),
             })
         };
-        let shared = memory.try_get_with_by_ref(address.key(), ask);
+        let shared = memory.try_get_with_by_ref(key, ask);
         let shared = async { shared.await.map_err(|outage| Outage::clone(&outage)) };
         Got {
-            answer: self.patiently(shared).await,
+            answer: patiently(patience, shared).await,
             remembered: false,
         }
-    }
-
-    async fn patiently<T>(
-        &self,
-        answer: impl Future<Output = Result<T, Outage>>,
-    ) -> Result<T, Outage> {
-        let patience = self.patience;
-        timeout(patience, answer).await.unwrap_or_else(|_| {
-            let reason = format!("no answer within {patience:?}");
-            Err(Outage::new(reason))
-        })
     }
 
     async fn keep(&self, asked: &Address, objects: &Objects, since: Instant) {
@@ -236,6 +289,16 @@ impl<S: Source> Cached<S> {
             owners.join("; ")
         );
     }
+}
+
+async fn patiently<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, Outage>>,
+) -> Result<T, Outage> {
+    timeout(patience, answer).await.unwrap_or_else(|_| {
+        let reason = format!("no answer within {patience:?}");
+        Err(Outage::new(reason))
+    })
 }
 
 impl Got<Option<Objects>> {
@@ -282,6 +345,27 @@ impl Expiry<String, Known<Option<Objects>>> for Life {
         _: Option<Duration>,
     ) -> Option<Duration> {
         self.of(known.what.is_some())
+    }
+}
+
+impl Expiry<String, Known<Resolution>> for Life {
+    fn expire_after_create(
+        &self,
+        _: &String,
+        known: &Known<Resolution>,
+        _: std::time::Instant,
+    ) -> Option<Duration> {
+        self.of(known.what.is_ok())
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &String,
+        known: &Known<Resolution>,
+        _: std::time::Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.of(known.what.is_ok())
     }
 }
 

@@ -18,7 +18,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::entry::{Entry, Outage};
 use super::ldif::{self, LdifError};
 use super::question::Attributes;
-use super::source::{Objects, Source};
+use super::resolve;
+use super::source::{Name, Objects, Source};
 use crate::mail::Address;
 
 /// How often the file is looked at. A change must look the same twice before it is read: who writes in
@@ -95,6 +96,8 @@ struct Index {
     stamp: Stamp,
     entries: usize,
     owners: HashMap<String, Objects>,
+    /// By DN, X.500 address and login name.
+    names: HashMap<String, Vec<Arc<Entry>>>,
     journal: HashSet<String>,
 }
 
@@ -219,6 +222,28 @@ impl Source for LdifFile {
     async fn names_in_journal(&self, address: &Address) -> Result<bool, Outage> {
         Ok(self.index()?.journal.contains(address.key()))
     }
+
+    async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {
+        let index = self.index()?;
+        let key = match name {
+            Name::Dn(dn) => dn_key(dn),
+            Name::X500(text) => format!("x500:{}", text.to_lowercase()),
+            Name::Uid(uid) => format!("uid:{}", uid.to_lowercase()),
+            Name::Url(url) => {
+                let path = self.path.display();
+                return Err(Outage::new(format!(
+                    "the dynamic group {url:?} takes an LDAP server; {path} cannot be searched that way"
+                )));
+            }
+        };
+        Ok(index.names.get(&key).cloned().unwrap_or_default())
+    }
+
+    async fn object_in_journal(&self, object: &Entry) -> Result<bool, Outage> {
+        let index = self.index()?;
+        let mut names = resolve::names_of(object).into_iter();
+        Ok(names.any(|name| index.journal.contains(&name)))
+    }
 }
 
 impl Stamp {
@@ -267,11 +292,19 @@ impl Index {
     fn new(stamp: Stamp, all: Vec<Entry>, attributes: &Attributes) -> Index {
         let entries = all.len();
         let mut owners: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
+        let mut names: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
         let mut journal = HashSet::new();
         for entry in all.into_iter().map(Arc::new) {
             journal.extend(attributes.journal_keys_of(&entry));
             for key in attributes.keys_of(&entry) {
                 owners.entry(key).or_default().push(Arc::clone(&entry));
+            }
+            let uids = entry.values("uid").iter();
+            let uids = uids.map(|uid| format!("uid:{}", uid.to_lowercase()));
+            let called = resolve::names_of(&entry).into_iter();
+            let called = called.filter(|name| name.starts_with("x500:"));
+            for key in called.chain(uids).chain([dn_key(&entry.dn)]) {
+                names.entry(key).or_default().push(Arc::clone(&entry));
             }
         }
         let owners = owners.into_iter().map(|(key, all)| (key, all.into()));
@@ -279,9 +312,19 @@ impl Index {
             stamp,
             entries,
             owners: owners.collect(),
+            names,
             journal,
         }
     }
+}
+
+/// How DNs are compared here: without case, and without spaces beside commas and equal signs.
+fn dn_key(dn: &str) -> String {
+    let parts = dn.split(',').map(|part| match part.split_once('=') {
+        Some((name, value)) => format!("{}={}", name.trim(), value.trim()),
+        None => part.to_owned(),
+    });
+    parts.collect::<Vec<_>>().join(",").to_lowercase()
 }
 
 #[cfg(test)]

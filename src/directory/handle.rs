@@ -9,12 +9,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::cache::Cached;
-use super::entry::{Lookup, Outage};
+use super::entry::{Entry, Lookup, Outage};
 use super::file::{LdifFile, LdifFileError};
 use super::ldap::{self, Ldap, LdapError};
 use super::question::{AttributeError, Attributes};
+use super::resolve::{Reached, Resolution};
 use super::settings::{self, CacheSettings, Settings};
-use super::source::{Objects, Source};
+use super::source::{Name, Objects, Source};
+use super::target::Target;
 use crate::mail::Address;
 
 /// The longest that an answer from a file may take; it is in memory.
@@ -100,7 +102,13 @@ impl Directory {
                 (Backend::Ldif(file), FILE_PATIENCE)
             }
         };
-        let cached = Cached::new(backend, &settings.recipient_delimiter, &memory, patience);
+        let cached = Cached::new(
+            backend,
+            &settings.recipient_delimiter,
+            &memory,
+            settings.targets,
+            patience,
+        );
         Ok(Directory {
             inner: Arc::new(Inner {
                 cached,
@@ -125,9 +133,46 @@ impl Directory {
         self.inner.cached.find_fresh(address).await
     }
 
-    /// Whether this address stands in anybody's journal attribute.
-    pub async fn is_journal_address(&self, address: &Address) -> Lookup<()> {
-        self.inner.cached.names_in_journal(address).await
+    /// Whether this address stands in anybody's journal attribute, or its object does by DN or X.500
+    /// address, or one of the `configured` targets names that object.
+    pub async fn is_journal_address(&self, address: &Address, configured: &[Target]) -> Lookup<()> {
+        let answer = self.inner.cached.names_in_journal(address).await;
+        if configured.is_empty() || answer != Lookup::Absent {
+            return answer;
+        }
+        let own = match self.inner.cached.find(address).await {
+            Lookup::Found(objects) => objects,
+            Lookup::Absent => Objects::default(),
+            Lookup::Unavailable(outage) => return Lookup::Unavailable(outage),
+        };
+        for answer in self.resolve(configured).await.into_values() {
+            let reached = match answer {
+                Ok(Ok(reached)) => reached,
+                Ok(Err(_)) => continue,
+                Err(outage) => return Lookup::Unavailable(outage),
+            };
+            let named = |one: &Reached| {
+                let first = one.through.first().map_or("", String::as_str);
+                let is_own = own
+                    .iter()
+                    .any(|object| object.dn.eq_ignore_ascii_case(first));
+                is_own || (one.through.len() == 1 && one.address == *address)
+            };
+            if reached.iter().any(named) {
+                return Lookup::Found(());
+            }
+        }
+        Lookup::Absent
+    }
+
+    /// What each of these targets comes to. Every asked target has an answer; a group of thousands may
+    /// take up to thirty seconds the first time.
+    pub async fn resolve(&self, targets: &[Target]) -> HashMap<Target, Result<Resolution, Outage>> {
+        let distinct: HashSet<&Target> = targets.iter().collect();
+        let answers = distinct
+            .into_iter()
+            .map(|target| async { (target.clone(), self.inner.cached.resolve(target).await) });
+        join_all(answers).await.into_iter().collect()
     }
 
     /// Tries every server anew, connection and bind included.
@@ -182,6 +227,20 @@ impl Source for Backend {
         match self {
             Backend::Ldap(ldap) => ldap.names_in_journal(address).await,
             Backend::Ldif(file) => file.names_in_journal(address).await,
+        }
+    }
+
+    async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {
+        match self {
+            Backend::Ldap(ldap) => ldap.named(name).await,
+            Backend::Ldif(file) => file.named(name).await,
+        }
+    }
+
+    async fn object_in_journal(&self, object: &Entry) -> Result<bool, Outage> {
+        match self {
+            Backend::Ldap(ldap) => ldap.object_in_journal(object).await,
+            Backend::Ldif(file) => file.object_in_journal(object).await,
         }
     }
 }

@@ -15,6 +15,7 @@ mod handle;
 mod ldap;
 mod ldif;
 mod question;
+mod resolve;
 mod settings;
 mod source;
 mod target;
@@ -25,6 +26,9 @@ pub use handle::{Directory, Health, OpenError, Probe};
 pub use ldap::{LdapError, TlsError, UrlError};
 pub use ldif::{LdifError, LdifFault};
 pub use question::AttributeError;
-pub use settings::{Bind, CacheSettings, LdapSettings, Settings, Source};
+pub use resolve::{Reached, Resolution};
+pub use settings::{
+    Bind, CacheSettings, ExpandGroups, LdapSettings, Settings, Source, TargetSettings,
+};
 pub use source::Objects;
 pub use target::{Target, TargetError};

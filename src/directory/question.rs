@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ldap3::ldap_escape;
 
 use super::entry::Entry;
+use super::resolve;
 use super::source::Objects;
 use crate::mail::Address;
 
@@ -55,15 +56,19 @@ impl Attributes {
             .iter()
             .chain(&self.journal)
             .cloned()
+            // By its X.500 address an object may be named as a journal target.
+            .chain(["legacyExchangeDN".to_owned()])
             .collect();
         distinct(&both)
     }
 
-    /// Whether a lookup reads this attribute.
+    /// Whether a lookup, or the resolution of a target, reads this attribute.
     pub(super) fn wants(&self, name: &str) -> bool {
         self.addresses
             .iter()
             .chain(&self.journal)
+            .map(String::as_str)
+            .chain(resolve::ATTRIBUTES)
             .any(|wanted| wanted.eq_ignore_ascii_case(name))
     }
 
@@ -106,6 +111,17 @@ impl Attributes {
                         .map(move |kind| equals(name, kind, value))
                 })
             })
+            .collect();
+        (!terms.is_empty()).then(|| any_of(terms))
+    }
+
+    /// The filter for everything that names this object in a journal attribute; `None` where there are no
+    /// journal attributes.
+    pub(super) fn object_filter(&self, object: &Entry) -> Option<String> {
+        let names = resolve::names_of(object);
+        let terms: Vec<String> = names
+            .iter()
+            .flat_map(|value| self.journal.iter().map(move |name| equals(name, "", value)))
             .collect();
         (!terms.is_empty()).then(|| any_of(terms))
     }
@@ -298,7 +314,12 @@ mod tests {
     fn an_attribute_is_read_once_however_it_is_spelled() {
         assert_eq!(
             attributes().wanted(),
-            ["mail", "proxyAddresses", "extensionAttribute10"]
+            [
+                "mail",
+                "proxyAddresses",
+                "extensionAttribute10",
+                "legacyExchangeDN"
+            ]
         );
     }
 

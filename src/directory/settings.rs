@@ -16,8 +16,41 @@ pub struct Settings {
     pub journal_attributes: Vec<String>,
     /// Characters that start an address extension (`user+list@…`); empty: none.
     pub recipient_delimiter: String,
+    /// How journal targets that name objects are resolved.
+    pub targets: TargetSettings,
     /// The cache in front of the source.
     pub cache: CacheSettings,
+}
+
+/// How journal targets that name objects are resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetSettings {
+    /// When a group stands for its members.
+    pub expand_groups: ExpandGroups,
+    /// The most objects that one target may lead to; a larger group defers mail.
+    pub group_limit: usize,
+    /// The domain of IMCEAEX addresses for objects without an SMTP address; none are made where `None`.
+    pub imceaex_domain: Option<String>,
+}
+
+/// When a group stands for its members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExpandGroups {
+    /// Where it has no address of its own.
+    #[default]
+    WithoutAddress,
+    /// Always.
+    Always,
+}
+
+impl Default for TargetSettings {
+    fn default() -> TargetSettings {
+        TargetSettings {
+            expand_groups: ExpandGroups::default(),
+            group_limit: 10_000,
+            imceaex_domain: None,
+        }
+    }
 }
 
 /// Where entries come from.

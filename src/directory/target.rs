@@ -5,7 +5,7 @@ use std::fmt;
 use crate::mail::{Address, AddressError};
 
 /// Where a copy must go: in the configuration or as the value of a journal attribute.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
     /// `a@b`, `smtp:a@b` or `mailto:a@b`.
     Smtp(Address),
@@ -21,11 +21,17 @@ pub enum TargetError {
     /// It is no SMTP address.
     #[error("{0}")]
     Address(#[from] AddressError),
-    /// It names an object that has to be resolved, which this version does not do.
-    #[error(
-        "{0:?} names a directory object; only SMTP addresses such as journal@example.com can be journal targets"
-    )]
-    Object(String),
+    /// It names an object that the directory does not have, or hides from us.
+    #[error("the directory has no object {0:?}")]
+    Nowhere(String),
+    /// It names an object that no mail can be sent to.
+    #[error("no SMTP address is to be found for {target:?} (without one: {})", objects.join("; "))]
+    NoAddress {
+        /// The target.
+        target: String,
+        /// The first of the objects that were looked at.
+        objects: Vec<String>,
+    },
 }
 
 impl Target {
@@ -50,11 +56,11 @@ impl Target {
         }
     }
 
-    /// The SMTP address of a target that is one.
-    pub fn smtp(&self) -> Result<&Address, TargetError> {
+    /// The SMTP address of a target that is one; any other names an object of the directory.
+    pub fn smtp(&self) -> Option<&Address> {
         match self {
-            Target::Smtp(address) => Ok(address),
-            Target::Dn(text) | Target::X500(text) => Err(TargetError::Object(text.clone())),
+            Target::Smtp(address) => Some(address),
+            Target::Dn(_) | Target::X500(_) => None,
         }
     }
 }

@@ -64,16 +64,21 @@ pub(super) fn refused(failed: &Item, refusals: &[Refusal], hostname: &str) -> Ac
 pub(super) fn malformed(trouble: &Trouble, hostname: &str) -> Account {
     let text = format!(
         "This is Copyist at {hostname}.\r\n\r\n\
-         A message had to be journaled, but the journal address in the directory is none.\r\n\
+         A message had to be journaled, but the journal target is unusable.\r\n\
          The report is attached whole, with the original message in it; the message itself\r\n\
          went on to its recipients.\r\n\r\n\
-         \x20 object:    {}\r\n  attribute: {} (of {}.journal_attribute)\r\n  value:     {:?}\r\n  problem:   {}\r\n\r\n\
-         What to do: correct the attribute, for example to journal@example.com. Until then\r\n\
+         \x20 object:    {}\r\n  attribute: {}\r\n  value:     {:?}\r\n  problem:   {}\r\n\r\n\
+         What to do: correct it, for example to journal@example.com. Until then\r\n\
          there is a report like this one for each message. (Set directory.fallback_journal\r\n\
          to have them journaled there instead.)\r\n",
-        printable(&trouble.dn),
-        trouble.attribute,
-        trouble.direction,
+        printable(trouble.dn.as_deref().unwrap_or("the configuration")),
+        match trouble.dn {
+            Some(_) => format!(
+                "{} (of {}.journal_attribute)",
+                trouble.attribute, trouble.direction
+            ),
+            None => trouble.attribute.clone(),
+        },
         shortened(&trouble.value),
         printable(&trouble.error.to_string()),
     );

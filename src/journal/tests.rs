@@ -394,12 +394,10 @@ fn a_malformed_attribute_is_reported_with_the_copy_attached() {
     let trouble = Trouble {
         direction: Direction::Inbound,
         ndr: address("ndr@corp.example"),
-        dn: "uid=dan,dc=corp".into(),
+        dn: Some("uid=dan,dc=corp".into()),
         attribute: "extensionAttribute10".into(),
         value: "nobody\r\nX: y".into(),
-        error: Target::parse("nobody")
-            .and_then(|target| target.smtp().cloned())
-            .expect_err("no address"),
+        error: Target::parse("nobody").expect_err("no address"),
     };
     let plan = Plan {
         troubles: vec![trouble],

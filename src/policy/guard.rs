@@ -1,5 +1,6 @@
 //! The journal guard: nobody outside writes to journal and NDR mailboxes.
 
+use crate::directory::Target;
 use crate::mail::Address;
 
 use super::{Direction, Guard, Rules};
@@ -37,12 +38,23 @@ pub fn admission(
     }
     let asks = Direction::ALL
         .iter()
-        .any(|direction| !rules.of(*direction).journal_attributes.is_empty());
+        .any(|direction| !rules.of(*direction).journal_attributes.is_empty())
+        || !configured_objects(rules).is_empty();
     if asks {
         Admission::AskDirectory
     } else {
         Admission::Free
     }
+}
+
+/// The targets of the settings that name objects of the directory: their own addresses are guarded, the
+/// addresses of a group's members are not, since these are people.
+pub fn configured_objects(rules: &Rules) -> Vec<Target> {
+    let all = Direction::ALL.iter();
+    let all = all.flat_map(|direction| &rules.of(*direction).journal);
+    all.filter(|target| target.smtp().is_none())
+        .cloned()
+        .collect()
 }
 
 /// What becomes of a recipient that is guarded.
@@ -70,6 +82,10 @@ fn is_named(address: &Address, rules: &Rules) -> bool {
     rules.fallback_journal.as_ref() == Some(address)
         || Direction::ALL.iter().any(|direction| {
             let of = rules.of(*direction);
-            of.ndr.as_ref() == Some(address) || of.journal.contains(address)
+            of.ndr.as_ref() == Some(address)
+                || of
+                    .journal
+                    .iter()
+                    .any(|target| target.smtp() == Some(address))
         })
 }

@@ -6,9 +6,10 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use guard::{Admission, admission, guarded};
+pub use guard::{Admission, admission, configured_objects, guarded};
 pub use plan::{
-    Copy, People, Plan, Reason, Trouble, Undecided, direction, plan, questions, sender_is_ours,
+    Copy, People, Plan, Reason, Resolved, Trouble, Undecided, direction, plan, questions,
+    sender_is_ours, targets,
 };
 pub use rules::{
     AttributeOf, Direction, DirectionRules, DomainPattern, Format, Guard, OnFailure, Organization,

@@ -6,13 +6,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use crate::directory::{Entry, Lookup, Objects, Outage, Target, TargetError};
+use crate::directory::{Entry, Lookup, Objects, Outage, Resolution, Target, TargetError};
 use crate::mail::{Address, Envelope};
 
 use super::{AttributeOf, Direction, Format, OnFailure, Rules};
 
 /// The answers to [`questions`].
 pub type People = HashMap<Address, Lookup<Objects>>;
+
+/// The answers to [`targets`].
+pub type Resolved = HashMap<Target, Result<Resolution, Outage>>;
 
 /// What is to be done about one message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,8 +28,8 @@ pub struct Plan {
     pub copies: Vec<Copy>,
     /// Attribute values that name nobody, to be reported to the NDR address with the copy attached.
     pub troubles: Vec<Trouble>,
-    /// People that were not looked up because the directory was down and the rules say to go on.
-    pub overlooked: Vec<Address>,
+    /// People and targets that were not looked up because the directory was down and the rules say to go on.
+    pub overlooked: Vec<String>,
 }
 
 /// One copy, for one or several journal addresses.
@@ -42,16 +45,16 @@ pub struct Copy {
     pub targets: Vec<(Address, Vec<Reason>)>,
 }
 
-/// An attribute value that is no usable journal target.
+/// A value, of an attribute or a setting, that is no usable journal target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     /// The direction it would have counted for.
     pub direction: Direction,
     /// Who is told.
     pub ndr: Address,
-    /// The object it stands in.
-    pub dn: String,
-    /// The attribute.
+    /// The object it stands in; `None` for the configuration.
+    pub dn: Option<String>,
+    /// The attribute, or the setting.
     pub attribute: String,
     /// The value as it stands there.
     pub value: String,
@@ -75,32 +78,41 @@ pub enum Reason {
         /// The address that the object was found by.
         person: Address,
     },
-    /// It is the fallback journal, and an attribute's value names nobody.
+    /// As in `of`, whose target names an object that leads to the address.
+    Through {
+        /// Why the target counts.
+        of: Box<Reason>,
+        /// The target as the administrator wrote it.
+        target: String,
+        /// The objects from the one named to the one that has the address.
+        objects: Vec<String>,
+    },
+    /// It is the fallback journal, and the value of an attribute or a setting names nobody.
     Malformed {
-        /// The direction the attribute would have counted for.
+        /// The direction it would have counted for.
         direction: Direction,
-        /// The attribute's name as configured.
+        /// The attribute's name as configured, or the setting's.
         attribute: String,
-        /// The object it stands in.
-        dn: String,
+        /// The object it stands in; `None` for the configuration.
+        dn: Option<String>,
         /// The value.
         value: String,
     },
-    /// It is the fallback journal, and the directory did not answer for this person.
+    /// It is the fallback journal, and the directory did not answer for this person or target.
     DirectoryDown {
         /// The direction of the pair.
         direction: Direction,
-        /// Who could not be looked up.
-        person: Address,
+        /// Who or what could not be looked up.
+        subject: String,
     },
 }
 
 /// The message cannot be decided now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{person} cannot be looked up: {outage}")]
+#[error("{subject} cannot be looked up: {outage}")]
 pub struct Undecided {
-    /// Whose object is needed.
-    pub person: Address,
+    /// The person or target that is needed.
+    pub subject: String,
     /// Why it is not to be had.
     pub outage: Outage,
 }
@@ -147,63 +159,88 @@ pub fn questions(envelope: &Envelope, rules: &Rules) -> Vec<Address> {
     asked
 }
 
-/// Decides. `people` holds the answers to [`questions`] about the same envelope and rules.
-pub fn plan(envelope: &Envelope, people_found: &People, rules: &Rules) -> Result<Plan, Undecided> {
+/// Which targets have to be resolved in the directory to decide about this envelope, each once. `found`
+/// holds the answers to [`questions`].
+pub fn targets(envelope: &Envelope, found: &People, rules: &Rules) -> Vec<Target> {
     let ours = sender_is_ours(envelope, rules);
     let identities = identities(envelope, rules);
-    let mut plan = Plan {
-        sender_is_ours: ours,
-        ..Plan::default()
-    };
-    let mut wanted = Wanted::default();
+    let mut named = Vec::new();
     for recipient in envelope.recipient_addresses() {
         let direction = direction(ours, recipient, rules);
-        plan.directions.push((recipient.clone(), direction));
+        let of = rules.of(direction);
+        named.extend(of.journal.iter().cloned());
+        for person in people(direction, recipient, &identities, rules) {
+            let Some(Lookup::Found(objects)) = found.get(person) else {
+                continue;
+            };
+            for object in objects.iter() {
+                let values = of.journal_attributes.iter().flat_map(|a| object.values(a));
+                named.extend(values.filter_map(|value| Target::parse(value).ok()));
+            }
+        }
+    }
+    named.retain(|target| target.smtp().is_none());
+    named.sort_unstable();
+    named.dedup();
+    named
+}
+
+/// Decides. `people_found` and `resolved` hold the answers to [`questions`] and [`targets`] about the same
+/// envelope and rules.
+pub fn plan(
+    envelope: &Envelope,
+    people_found: &People,
+    resolved: &Resolved,
+    rules: &Rules,
+) -> Result<Plan, Undecided> {
+    let ours = sender_is_ours(envelope, rules);
+    let identities = identities(envelope, rules);
+    let mut gathered = Gathered {
+        rules,
+        resolved,
+        wanted: Wanted::default(),
+        troubles: Vec::new(),
+        overlooked: Vec::new(),
+    };
+    let mut directions = Vec::new();
+    for recipient in envelope.recipient_addresses() {
+        let direction = direction(ours, recipient, rules);
+        directions.push((recipient.clone(), direction));
         for target in &rules.of(direction).journal {
-            wanted.add(target, Reason::Setting(direction));
+            let place = Place {
+                direction,
+                attribute: &format!("{direction}.journal"),
+                dn: None,
+            };
+            gathered.add(target, Reason::Setting(direction), &place)?;
         }
         for person in people(direction, recipient, &identities, rules) {
             match people_found.get(person) {
                 Some(Lookup::Found(objects)) => {
                     for object in objects.iter() {
-                        read_attributes(
-                            object,
-                            person,
-                            direction,
-                            rules,
-                            &mut wanted,
-                            &mut plan.troubles,
-                        );
+                        gathered.read_attributes(object, person, direction)?;
                     }
                 }
                 Some(Lookup::Absent) => {}
                 Some(Lookup::Unavailable(outage)) => {
-                    unanswered(
-                        person,
-                        direction,
-                        outage,
-                        rules,
-                        &mut wanted,
-                        &mut plan.overlooked,
-                    )?;
+                    gathered.unanswered(person, direction, outage)?;
                 }
-                // Not asked is not answered.
-                None => {
-                    let outage = Outage::new("it was not asked");
-                    unanswered(
-                        person,
-                        direction,
-                        &outage,
-                        rules,
-                        &mut wanted,
-                        &mut plan.overlooked,
-                    )?;
-                }
+                None => gathered.unanswered(person, direction, &not_asked())?,
             }
         }
     }
-    plan.copies = wanted.into_copies(rules);
-    Ok(plan)
+    Ok(Plan {
+        sender_is_ours: ours,
+        directions,
+        copies: gathered.wanted.into_copies(rules),
+        troubles: gathered.troubles,
+        overlooked: gathered.overlooked,
+    })
+}
+
+/// Not asked is not answered.
+fn not_asked() -> Outage {
+    Outage::new("it was not asked")
 }
 
 /// The addresses the sender is known by: the reverse path, and the login where the client authenticated.
@@ -240,90 +277,137 @@ fn people<'a>(
     sender.iter().chain(of_recipient.then_some(recipient))
 }
 
-fn read_attributes(
-    object: &Entry,
-    person: &Address,
+/// What the pairs of one message asked for so far.
+struct Gathered<'a> {
+    rules: &'a Rules,
+    resolved: &'a Resolved,
+    wanted: Wanted,
+    troubles: Vec<Trouble>,
+    overlooked: Vec<String>,
+}
+
+/// Where a target is written.
+struct Place<'a> {
     direction: Direction,
-    rules: &Rules,
-    wanted: &mut Wanted,
-    troubles: &mut Vec<Trouble>,
-) {
-    for attribute in &rules.of(direction).journal_attributes {
-        for value in object
-            .values(attribute)
-            .iter()
-            .filter(|value| !value.trim().is_empty())
-        {
-            let target = Target::parse(value);
-            let error = match target.as_ref().map_err(Clone::clone).and_then(Target::smtp) {
-                Ok(address) => {
-                    let reason = Reason::Attribute {
-                        direction,
-                        attribute: attribute.clone(),
-                        dn: object.dn.clone(),
-                        person: person.clone(),
-                    };
-                    wanted.add(address, reason);
-                    continue;
-                }
-                Err(error) => error,
+    attribute: &'a str,
+    dn: Option<&'a str>,
+}
+
+impl Gathered<'_> {
+    fn read_attributes(
+        &mut self,
+        object: &Entry,
+        person: &Address,
+        direction: Direction,
+    ) -> Result<(), Undecided> {
+        let rules = self.rules;
+        for attribute in &rules.of(direction).journal_attributes {
+            let place = Place {
+                direction,
+                attribute,
+                dn: Some(&object.dn),
             };
-            // A typing mistake must not switch journaling off, nor bounce a stranger's mail.
-            if let Some(fallback) = &rules.fallback_journal {
-                let reason = Reason::Malformed {
-                    direction,
-                    attribute: attribute.clone(),
-                    dn: object.dn.clone(),
-                    value: value.clone(),
-                };
-                wanted.add(fallback, reason);
-            } else if let Some(ndr) = &rules.of(direction).ndr {
-                let trouble = Trouble {
-                    direction,
-                    ndr: ndr.clone(),
-                    dn: object.dn.clone(),
-                    attribute: attribute.clone(),
-                    value: value.clone(),
-                    error,
-                };
-                // One object found for several recipients is one trouble.
-                if !troubles.contains(&trouble) {
-                    troubles.push(trouble);
+            let values = object.values(attribute).iter();
+            for value in values.filter(|value| !value.trim().is_empty()) {
+                match Target::parse(value) {
+                    Ok(target) => {
+                        let reason = Reason::Attribute {
+                            direction,
+                            attribute: attribute.clone(),
+                            dn: object.dn.clone(),
+                            person: person.clone(),
+                        };
+                        self.add(&target, reason, &place)?;
+                    }
+                    Err(error) => self.unusable(value, error, &place),
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes everybody that a target leads to.
+    fn add(&mut self, target: &Target, reason: Reason, place: &Place) -> Result<(), Undecided> {
+        if let Some(address) = target.smtp() {
+            self.wanted.add(address, reason);
+            return Ok(());
+        }
+        match self.resolved.get(target) {
+            Some(Ok(Ok(reached))) => {
+                for one in reached.iter() {
+                    let through = Reason::Through {
+                        of: Box::new(reason.clone()),
+                        target: target.to_string(),
+                        objects: one.through.to_vec(),
+                    };
+                    self.wanted.add(&one.address, through);
+                }
+                Ok(())
+            }
+            Some(Ok(Err(error))) => {
+                self.unusable(&target.to_string(), error.clone(), place);
+                Ok(())
+            }
+            Some(Err(outage)) => self.unanswered(target, place.direction, outage),
+            None => self.unanswered(target, place.direction, &not_asked()),
+        }
+    }
+
+    /// A typing mistake must not switch journaling off, nor bounce a stranger's mail.
+    fn unusable(&mut self, value: &str, error: TargetError, place: &Place) {
+        let direction = place.direction;
+        let (attribute, dn) = (place.attribute.to_owned(), place.dn.map(str::to_owned));
+        if let Some(fallback) = &self.rules.fallback_journal {
+            let reason = Reason::Malformed {
+                direction,
+                attribute,
+                dn,
+                value: value.to_owned(),
+            };
+            self.wanted.add(fallback, reason);
+        } else if let Some(ndr) = &self.rules.of(direction).ndr {
+            let trouble = Trouble {
+                direction,
+                ndr: ndr.clone(),
+                dn,
+                attribute,
+                value: value.to_owned(),
+                error,
+            };
+            // One object found for several recipients is one trouble.
+            if !self.troubles.contains(&trouble) {
+                self.troubles.push(trouble);
             }
         }
     }
-}
 
-fn unanswered(
-    person: &Address,
-    direction: Direction,
-    outage: &Outage,
-    rules: &Rules,
-    wanted: &mut Wanted,
-    overlooked: &mut Vec<Address>,
-) -> Result<(), Undecided> {
-    match (rules.on_directory_failure, &rules.fallback_journal) {
-        (OnFailure::Fallback, Some(fallback)) => {
-            wanted.add(
-                fallback,
-                Reason::DirectoryDown {
-                    direction,
-                    person: person.clone(),
-                },
-            );
-            Ok(())
-        }
-        (OnFailure::Accept, _) => {
-            if !overlooked.contains(person) {
-                overlooked.push(person.clone());
+    fn unanswered(
+        &mut self,
+        subject: &dyn fmt::Display,
+        direction: Direction,
+        outage: &Outage,
+    ) -> Result<(), Undecided> {
+        let subject = subject.to_string();
+        match (
+            self.rules.on_directory_failure,
+            &self.rules.fallback_journal,
+        ) {
+            (OnFailure::Fallback, Some(fallback)) => {
+                self.wanted
+                    .add(fallback, Reason::DirectoryDown { direction, subject });
+                Ok(())
             }
-            Ok(())
+            (OnFailure::Accept, _) => {
+                if !self.overlooked.contains(&subject) {
+                    self.overlooked.push(subject);
+                }
+                Ok(())
+            }
+            (OnFailure::Defer | OnFailure::Fallback, _) => Err(Undecided {
+                subject,
+                outage: outage.clone(),
+            }),
         }
-        (OnFailure::Defer | OnFailure::Fallback, _) => Err(Undecided {
-            person: person.clone(),
-            outage: outage.clone(),
-        }),
     }
 }
 
@@ -404,6 +488,7 @@ impl Reason {
             | Reason::Attribute { direction, .. }
             | Reason::Malformed { direction, .. }
             | Reason::DirectoryDown { direction, .. } => *direction,
+            Reason::Through { of, .. } => of.direction(),
         }
     }
 }
@@ -423,19 +508,30 @@ impl fmt::Display for Reason {
                     "{direction}.journal_attribute {attribute} of {dn} ({person})"
                 )
             }
+            Reason::Through {
+                of,
+                target,
+                objects,
+            } => write!(f, "{of}: {target} through {}", objects.join(" > ")),
+            Reason::Malformed {
+                attribute,
+                dn: None,
+                value,
+                ..
+            } => write!(f, "directory.fallback_journal: {attribute} is {value:?}"),
             Reason::Malformed {
                 direction,
                 attribute,
-                dn,
+                dn: Some(dn),
                 value,
             } => write!(
                 f,
                 "directory.fallback_journal: {direction}.journal_attribute {attribute} of {dn} is {value:?}"
             ),
-            Reason::DirectoryDown { direction, person } => {
+            Reason::DirectoryDown { direction, subject } => {
                 write!(
                     f,
-                    "directory.fallback_journal: {person} ({direction}) could not be looked up"
+                    "directory.fallback_journal: {subject} ({direction}) could not be looked up"
                 )
             }
         }
@@ -444,10 +540,10 @@ impl fmt::Display for Reason {
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of {} is {:?}: {}",
-            self.attribute, self.dn, self.value, self.error
-        )
+        write!(f, "{}", self.attribute)?;
+        if let Some(dn) = &self.dn {
+            write!(f, " of {dn}")?;
+        }
+        write!(f, " is {:?}: {}", self.value, self.error)
     }
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
+use crate::directory::Target;
 use crate::mail::Address;
 
 /// The direction of one sender–recipient pair.
@@ -111,7 +112,7 @@ pub struct DomainPattern {
 #[derive(Debug, Clone, Default)]
 pub struct DirectionRules {
     /// Targets of all mail of this direction.
-    pub journal: Vec<Address>,
+    pub journal: Vec<Target>,
     /// Attributes of the people concerned that hold further journal addresses.
     pub journal_attributes: Vec<String>,
     /// Envelope sender of the copies, and where their NDRs go. `None` only where nothing is journaled.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::directory::{Entry, Lookup, Objects, Outage};
+use crate::directory::{Entry, Lookup, Objects, Outage, Reached, Target, TargetError};
 use crate::mail::{Address, Client, Envelope, Recipient};
 
 use super::*;
@@ -81,6 +81,7 @@ fn direction_comes_from_the_connection_not_from_mail_from() {
     let decided = plan(
         &spoofed,
         &people([("dan@corp.example", Lookup::Absent)]),
+        &Resolved::new(),
         &rules(),
     )
     .expect("decided");
@@ -104,7 +105,7 @@ fn one_message_can_have_two_directions() {
         ("dan@corp.example", Lookup::Absent),
         ("x@else.test", Lookup::Absent),
     ]);
-    let decided = plan(&envelope, &found, &rules()).expect("decided");
+    let decided = plan(&envelope, &found, &Resolved::new(), &rules()).expect("decided");
     assert_eq!(
         decided.distinct_directions(),
         [Direction::Outbound, Direction::Internal]
@@ -130,17 +131,23 @@ fn a_relayed_stranger_is_journaled_as_inbound() {
 fn nothing_is_asked_where_settings_alone_decide() {
     let mut rules = rules();
     rules.inbound.journal_attributes.clear();
-    rules.inbound.journal.push(address("all@corp.example"));
+    rules
+        .inbound
+        .journal
+        .push(Target::Smtp(address("all@corp.example")));
     let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
     assert!(questions(&envelope, &rules).is_empty());
-    let decided = plan(&envelope, &People::new(), &rules).expect("decided");
+    let decided = plan(&envelope, &People::new(), &Resolved::new(), &rules).expect("decided");
     assert_eq!(targets(&decided), ["all@corp.example"]);
 }
 
 #[test]
 fn a_target_named_twice_gets_one_copy_with_both_reasons() {
     let mut rules = rules();
-    rules.inbound.journal.push(address("J@corp.example"));
+    rules
+        .inbound
+        .journal
+        .push(Target::Smtp(address("J@corp.example")));
     let envelope = envelope(
         OUTSIDE,
         "a@else.test",
@@ -153,7 +160,7 @@ fn a_target_named_twice_gets_one_copy_with_both_reasons() {
             found(&["j@corp.example", "k@corp.example"]),
         ),
     ]);
-    let decided = plan(&envelope, &found, &rules).expect("decided");
+    let decided = plan(&envelope, &found, &Resolved::new(), &rules).expect("decided");
     assert_eq!(decided.copies.len(), 1);
     assert_eq!(targets(&decided), ["J@corp.example", "k@corp.example"]);
     assert_eq!(decided.copies[0].targets[0].1.len(), 3);
@@ -162,8 +169,14 @@ fn a_target_named_twice_gets_one_copy_with_both_reasons() {
 #[test]
 fn one_target_in_two_directions_is_one_copy_of_the_first() {
     let mut rules = rules();
-    rules.outbound.journal.push(address("j@corp.example"));
-    rules.internal.journal.push(address("j@corp.example"));
+    rules
+        .outbound
+        .journal
+        .push(Target::Smtp(address("j@corp.example")));
+    rules
+        .internal
+        .journal
+        .push(Target::Smtp(address("j@corp.example")));
     let envelope = envelope(
         INSIDE,
         "ana@corp.example",
@@ -174,7 +187,7 @@ fn one_target_in_two_directions_is_one_copy_of_the_first() {
         ("dan@corp.example", Lookup::Absent),
         ("x@else.test", Lookup::Absent),
     ]);
-    let decided = plan(&envelope, &found, &rules).expect("decided");
+    let decided = plan(&envelope, &found, &Resolved::new(), &rules).expect("decided");
     assert_eq!(decided.copies.len(), 1);
     assert_eq!(decided.copies[0].ndr, address("outndr@corp.example"));
     assert_eq!(decided.copies[0].targets.len(), 1);
@@ -192,7 +205,7 @@ fn directions_with_different_ndr_addresses_get_a_copy_each() {
         ("dan@corp.example", found(&["in@corp.example"])),
         ("x@else.test", found(&["out@corp.example"])),
     ]);
-    let decided = plan(&envelope, &found, &rules()).expect("decided");
+    let decided = plan(&envelope, &found, &Resolved::new(), &rules()).expect("decided");
     assert_eq!(decided.copies.len(), 2);
 }
 
@@ -213,24 +226,24 @@ fn an_outage_is_not_an_absence() {
     let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
     let mut rules = rules();
     let silent = people([("dan@corp.example", down())]);
-    assert!(plan(&envelope, &silent, &rules).is_err());
-    assert!(plan(&envelope, &People::new(), &rules).is_err());
+    assert!(plan(&envelope, &silent, &Resolved::new(), &rules).is_err());
+    assert!(plan(&envelope, &People::new(), &Resolved::new(), &rules).is_err());
 
     rules.on_directory_failure = OnFailure::Fallback;
     assert!(
-        plan(&envelope, &silent, &rules).is_err(),
+        plan(&envelope, &silent, &Resolved::new(), &rules).is_err(),
         "no fallback address is no fallback"
     );
     rules.fallback_journal = Some(address("fallback@corp.example"));
     assert_eq!(
-        targets(&plan(&envelope, &silent, &rules).expect("decided")),
+        targets(&plan(&envelope, &silent, &Resolved::new(), &rules).expect("decided")),
         ["fallback@corp.example"]
     );
 
     rules.on_directory_failure = OnFailure::Accept;
-    let decided = plan(&envelope, &silent, &rules).expect("decided");
+    let decided = plan(&envelope, &silent, &Resolved::new(), &rules).expect("decided");
     assert!(decided.is_empty());
-    assert_eq!(decided.overlooked, [address("dan@corp.example")]);
+    assert_eq!(decided.overlooked, ["dan@corp.example"]);
 }
 
 #[test]
@@ -241,7 +254,17 @@ fn a_malformed_value_goes_to_the_fallback_or_is_reported() {
         "dan@corp.example",
         found(&["nobody", " ", "CN=all,DC=x", "ok@corp.example"]),
     )]);
-    let decided = plan(&envelope, &found, &rules).expect("decided");
+    let named = Target::parse("CN=all,DC=x").expect("a target");
+    assert_eq!(
+        super::targets(&envelope, &found, &rules),
+        std::slice::from_ref(&named),
+        "addresses need no directory"
+    );
+    let nowhere = Resolved::from([(
+        named.clone(),
+        Ok(Err(TargetError::Nowhere(named.to_string()))),
+    )]);
+    let decided = plan(&envelope, &found, &nowhere, &rules).expect("decided");
     assert_eq!(targets(&decided), ["ok@corp.example"]);
     assert_eq!(
         decided
@@ -258,12 +281,38 @@ fn a_malformed_value_goes_to_the_fallback_or_is_reported() {
     );
 
     rules.fallback_journal = Some(address("fallback@corp.example"));
-    let decided = plan(&envelope, &found, &rules).expect("decided");
+    let decided = plan(&envelope, &found, &nowhere, &rules).expect("decided");
     assert!(decided.troubles.is_empty());
     assert_eq!(
         targets(&decided),
         ["fallback@corp.example", "ok@corp.example"]
     );
+}
+
+#[test]
+fn an_object_that_a_target_names_is_decided_by_what_the_directory_says() {
+    let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
+    let rules = rules();
+    let found = people([("dan@corp.example", found(&["CN=all,DC=x"]))]);
+    let named = Target::parse("CN=all,DC=x").expect("a target");
+    let reached = Reached {
+        address: address("ana@corp.example"),
+        through: Arc::new(["CN=all,DC=x".into(), "uid=ana".into()]),
+    };
+    let resolved = Resolved::from([(named.clone(), Ok(Ok(Arc::new([reached]) as Arc<[_]>)))]);
+    let decided = plan(&envelope, &found, &resolved, &rules).expect("decided");
+    assert_eq!(targets(&decided), ["ana@corp.example"]);
+    let reason = decided.copies[0].targets[0].1[0].to_string();
+    assert!(
+        reason.ends_with("CN=all,DC=x through CN=all,DC=x > uid=ana"),
+        "{reason}"
+    );
+    // An outage is no "nobody", and neither is a question that was not put.
+    let down = Resolved::from([(named, Err(Outage::new("down")))]);
+    for resolved in [down, Resolved::new()] {
+        let undecided = plan(&envelope, &found, &resolved, &rules).expect_err("deferred");
+        assert_eq!(undecided.subject, "CN=all,DC=x");
+    }
 }
 
 #[test]
@@ -282,15 +331,23 @@ fn two_objects_for_one_address_are_both_obeyed() {
         .into(),
     );
     let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
-    let decided =
-        plan(&envelope, &people([("dan@corp.example", both)]), &rules()).expect("decided");
+    let decided = plan(
+        &envelope,
+        &people([("dan@corp.example", both)]),
+        &Resolved::new(),
+        &rules(),
+    )
+    .expect("decided");
     assert_eq!(targets(&decided), ["a@corp.example", "b@corp.example"]);
 }
 
 #[test]
 fn the_guard_refuses_strangers_and_waits_for_proof_from_ourselves() {
     let mut rules = rules();
-    rules.inbound.journal.push(address("j@corp.example"));
+    rules
+        .inbound
+        .journal
+        .push(Target::Smtp(address("j@corp.example")));
     let stranger = address("a@else.test");
     let ndr = address("inndr@corp.example");
     let judge = |ours, sender: Option<&Address>, recipient: &str, rules: &Rules| {

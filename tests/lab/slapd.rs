@@ -226,7 +226,7 @@ impl Slapd {
 /// The server's configuration, as LDIF of `cn=config`.
 fn config(directory: &Path, certificates: &Certificates) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let schemas = ["core", "cosine", "inetorgperson"]
+    let schemas = ["core", "cosine", "inetorgperson", "nis", "dyngroup"]
         .map(|name| PathBuf::from(format!("/etc/ldap/schema/{name}.ldif")))
         .into_iter()
         .chain([
@@ -271,7 +271,7 @@ olcDbIndex: mail,proxyAddresses,userPrincipalName eq
 olcDbIndex: extensionAttribute10 eq,pres
 olcDbIndex: legacyExchangeDN eq
 olcAccess: to attrs=userPassword by anonymous auth by * none
-olcAccess: to attrs=entry,children,objectClass,mail,@exchangeRecipient,@copyistJournaledObject
+olcAccess: to attrs=entry,children,objectClass,mail,@exchangeRecipient,@copyistJournaledObject,member,uniqueMember,memberUid,memberURL,uid
   by dn.exact={AGENT} read by * none
 olcAccess: to * by * none
 ",

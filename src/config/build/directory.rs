@@ -4,7 +4,7 @@ use super::Build;
 use crate::config::files;
 use crate::config::mistake::Noted;
 use crate::config::parse;
-use crate::directory::{Bind, CacheSettings, LdapSettings, Settings, Source};
+use crate::directory::{Bind, CacheSettings, LdapSettings, Settings, Source, TargetSettings};
 use crate::policy::{Direction, Rules};
 
 impl Build<'_> {
@@ -17,6 +17,11 @@ impl Build<'_> {
             &raw.recipient_delimiter,
             parse::delimiters,
         );
+        let imceaex_domain = self.optional(
+            "directory.imceaex_domain",
+            &raw.imceaex_domain,
+            parse::domain,
+        );
         let cache = self.cache();
         let rules = rules.as_ref().map_err(|noted| *noted)?;
         Ok(Settings {
@@ -24,6 +29,11 @@ impl Build<'_> {
             address_attributes: address_attributes?,
             journal_attributes: journal_attributes(rules),
             recipient_delimiter: recipient_delimiter?,
+            targets: TargetSettings {
+                expand_groups: raw.expand_groups.into(),
+                group_limit: usize::try_from(raw.group_limit.get()).unwrap_or(usize::MAX),
+                imceaex_domain: imceaex_domain?,
+            },
             cache: cache?,
         })
     }

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::directory::entry::Entry;
+use crate::directory::source::Name;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -68,6 +69,17 @@ impl Source for Obedient {
         self.answer(|people| people.contains_key(address.key()))
             .await
     }
+
+    async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {
+        let text = name.to_string();
+        self.answer(|people| people.get(&text).map(|found| found.to_vec()))
+            .await
+            .map(Option::unwrap_or_default)
+    }
+
+    async fn object_in_journal(&self, _: &Entry) -> Result<bool, Outage> {
+        Ok(false)
+    }
 }
 
 fn cached(source: Obedient, ttl: Duration, max_stale: Duration) -> Cached<Obedient> {
@@ -77,7 +89,13 @@ fn cached(source: Obedient, ttl: Duration, max_stale: Duration) -> Cached<Obedie
         max_stale,
         capacity: 1000,
     };
-    Cached::new(source, "+", &settings, Duration::from_secs(5))
+    Cached::new(
+        source,
+        "+",
+        &settings,
+        TargetSettings::default(),
+        Duration::from_secs(5),
+    )
 }
 
 fn address(text: &str) -> Address {

@@ -50,6 +50,8 @@ pub(super) struct Search {
     pub(super) limit: usize,
     /// Whether reaching the limit is an answer, as when only existence is asked.
     pub(super) enough_at_limit: bool,
+    /// Whether a base that is not there is an answer, as where an administrator's value names it.
+    pub(super) may_be_missing: bool,
 }
 
 /// Why a server could not be entered.
@@ -130,6 +132,7 @@ impl Connection {
             attributes: vec!["1.1".into()],
             limit: 1,
             enough_at_limit: true,
+            may_be_missing: false,
         };
         self.search(base, deadline).await.map(|_| ())
     }
@@ -281,8 +284,10 @@ impl Connection {
         match read {
             Ok(Ok(Read::ToTheEnd(entries))) => {
                 let enough = search.enough_at_limit && result.rc == 4 && !entries.is_empty();
+                // noSuchObject, invalidDNSyntax, or a referral to a domain that is not ours.
+                let missing = search.may_be_missing && matches!(result.rc, 10 | 32 | 34);
                 match search_fault(&self.url, &search.base, &result) {
-                    Some(fault) if !enough => Err(fault),
+                    Some(fault) if !enough && !missing => Err(fault),
                     _ => Ok(entries),
                 }
             }

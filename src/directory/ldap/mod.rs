@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use ldap3::Scope;
+use ldap3::{Scope, ldap_escape};
 use metrics::histogram;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -31,12 +31,16 @@ use self::servers::Servers;
 use self::url::ServerUrl;
 use super::entry::{Entry, Outage};
 use super::question::Attributes;
+use super::resolve;
 use super::settings::LdapSettings;
-use super::source::{Objects, Source};
+use super::source::{Name, Objects, Source};
 use crate::mail::Address;
 
 /// The most entries read for one search; Active Directory gives no more either.
 const MOST_ENTRIES: usize = 1000;
+
+/// The most objects that one dynamic group may find; more is an outage, never a shorter list.
+const MOST_MEMBERS: usize = 100_000;
 
 /// Why LDAP servers could never be used with these settings.
 #[derive(Debug, thiserror::Error)]
@@ -154,18 +158,18 @@ impl Source for Ldap {
         let Some(filter) = self.client.attributes.journal_filter(address) else {
             return Ok(false);
         };
-        let search = Search {
-            base: self.client.access.base.clone(),
-            scope: Scope::Subtree,
-            filter,
-            attributes: vec!["1.1".into()],
-            limit: 1,
-            enough_at_limit: true,
-        };
-        let deadline = Instant::now() + self.client.access.timeout;
-        match self.client.search(search, deadline).await {
-            Ok(entries) => Ok(!entries.is_empty()),
-            Err(fault) => Err(Outage::new(fault.to_string())),
+        self.client.exists(filter).await
+    }
+
+    async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {
+        let entries = self.client.named(name).await;
+        entries.map_err(|fault| Outage::new(fault.to_string()))
+    }
+
+    async fn object_in_journal(&self, object: &Entry) -> Result<bool, Outage> {
+        match self.client.attributes.object_filter(object) {
+            Some(filter) => self.client.exists(filter).await,
+            None => Ok(false),
         }
     }
 }
@@ -211,6 +215,116 @@ impl LookUp for Client {
 }
 
 impl Client {
+    /// Whether anything matches.
+    async fn exists(&self, filter: String) -> Result<bool, Outage> {
+        let search = Search {
+            base: self.access.base.clone(),
+            scope: Scope::Subtree,
+            filter,
+            attributes: vec!["1.1".into()],
+            limit: 1,
+            enough_at_limit: true,
+            may_be_missing: false,
+        };
+        let deadline = Instant::now() + self.access.timeout;
+        match self.search(search, deadline).await {
+            Ok(entries) => Ok(!entries.is_empty()),
+            Err(fault) => Err(Outage::new(fault.to_string())),
+        }
+    }
+
+    /// The objects that a name stands for, with all their members.
+    async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Fault> {
+        let below_base = || (self.access.base.clone(), Scope::Subtree);
+        let ((base, scope), filter) = match name {
+            Name::Dn(dn) => ((dn.clone(), Scope::Base), "(objectClass=*)".to_owned()),
+            Name::X500(text) => {
+                let value = ldap_escape(text.as_str());
+                let filter = format!("(|(legacyExchangeDN={value})(proxyAddresses=X500:{value}))");
+                (below_base(), filter)
+            }
+            Name::Uid(uid) => (below_base(), format!("(uid={})", ldap_escape(uid.as_str()))),
+            Name::Url(url) => {
+                let (base, scope, filter) = url::search_of(url).ok_or_else(|| {
+                    Fault::Question(format!(
+                        "{url:?} is no search that could be done; one looks like ldap:///ou=people,dc=example,dc=com??sub?(title=manager)"
+                    ))
+                })?;
+                ((base, scope), filter)
+            }
+        };
+        let mut attributes: Vec<String> = resolve::ATTRIBUTES.map(str::to_owned).into();
+        if let Name::Url(_) = name {
+            // What a dynamic group finds are its members; that they have members too is no matter.
+            attributes.retain(|name| !name.starts_with("member"));
+        }
+        let search = Search {
+            base,
+            scope,
+            filter,
+            attributes,
+            limit: MOST_MEMBERS,
+            enough_at_limit: false,
+            may_be_missing: true,
+        };
+        let deadline = Instant::now() + self.access.timeout;
+        let mut whole = Vec::new();
+        for entry in self.search(search, deadline).await? {
+            whole.push(Arc::new(self.completed(entry).await?));
+        }
+        Ok(whole)
+    }
+
+    /// An entry with all values of those attributes of which the server sent the first only
+    /// (`member;range=0-1499`, [MS-ADTS] section 3.1.1.3.1.3.3).
+    async fn completed(&self, entry: Entry) -> Result<Entry, Fault> {
+        if !entry.attributes().any(|(name, _)| range(name).is_some()) {
+            return Ok(entry);
+        }
+        let mut all: Vec<(String, Vec<String>)> = Vec::new();
+        for (name, values) in entry.attributes() {
+            let Some((base, mut last)) = range(name) else {
+                all.push((name.to_owned(), values.to_vec()));
+                continue;
+            };
+            all.push((base.to_owned(), values.to_vec()));
+            while let Some(end) = last {
+                let search = Search {
+                    base: entry.dn.clone(),
+                    scope: Scope::Base,
+                    filter: "(objectClass=*)".to_owned(),
+                    attributes: vec![format!("{base};range={}-*", end + 1)],
+                    limit: 1,
+                    enough_at_limit: false,
+                    may_be_missing: false,
+                };
+                let deadline = Instant::now() + self.access.timeout;
+                let rest = self.search(search, deadline).await?;
+                let part = rest
+                    .iter()
+                    .flat_map(Entry::attributes)
+                    .find_map(|(name, values)| {
+                        let (_, next) =
+                            range(name).filter(|(named, _)| named.eq_ignore_ascii_case(base))?;
+                        Some((next, values.to_vec()))
+                    });
+                match part {
+                    Some((next, values)) if next.is_none_or(|next| next > end) => {
+                        last = next;
+                        all.push((base.to_owned(), values));
+                    }
+                    _ => {
+                        return Err(Fault::Question(format!(
+                            "the server gave the values of {base} of {:?} up to {end} and then no more",
+                            entry.dn
+                        )));
+                    }
+                }
+            }
+        }
+        Ok(Entry::new(entry.dn.clone(), all))
+    }
+
     /// Who owns which of the addresses; `None` where that can only be told one by one.
     async fn owners(
         &self,
@@ -224,6 +338,7 @@ impl Client {
             attributes: self.attributes.wanted(),
             limit: MOST_ENTRIES,
             enough_at_limit: false,
+            may_be_missing: false,
         };
         let entries = self.search(search, deadline).await?;
         for entry in &entries {
@@ -263,6 +378,18 @@ impl Client {
         histogram!("copyist_directory_search_seconds").record(begun.elapsed());
         found
     }
+}
+
+/// An attribute name with a range option: the name without it, and the last value's number, `None` where
+/// it is the last of all.
+fn range(name: &str) -> Option<(&str, Option<usize>)> {
+    let (base, options) = name.split_once(';')?;
+    let range = options.split(';').find_map(|option| {
+        let head = option.get(..6)?;
+        head.eq_ignore_ascii_case("range=").then(|| &option[6..])
+    })?;
+    let (_, end) = range.split_once('-')?;
+    Some((base, end.parse().ok()))
 }
 
 /// What waiting for an answer may take longer than the servers are given.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use ldap3::Scope;
+
 /// A checked `ldap://`, `ldaps://` or `ldapi://` URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServerUrl {
@@ -100,6 +102,22 @@ impl ServerUrl {
     }
 }
 
+/// Base, scope and filter of a search written as a URL without a host (RFC 4516 section 2).
+pub(super) fn search_of(text: &str) -> Option<(String, Scope, String)> {
+    let url = url::Url::parse(text.trim()).ok()?;
+    if url.scheme() != "ldap" || url.has_host() && url.host_str() != Some("") {
+        return None;
+    }
+    let params = ldap3::get_url_params(&url).ok()?;
+    // The library takes a missing scope for "sub"; the RFC for "base".
+    let given = url.query().and_then(|query| query.split('?').nth(1));
+    let scope = match given {
+        None | Some("") => Scope::Base,
+        Some(_) => params.scope,
+    };
+    Some((params.base.into_owned(), scope, params.filter.into_owned()))
+}
+
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -109,6 +127,24 @@ impl fmt::Display for ServerUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_search_is_read_from_a_url() {
+        let text = "ldap:///ou=my%20people,dc=b??sub?(&(title=boss)(mail=*))";
+        assert_eq!(
+            search_of(text),
+            Some((
+                "ou=my people,dc=b".into(),
+                Scope::Subtree,
+                "(&(title=boss)(mail=*))".into()
+            ))
+        );
+        let alone = search_of("ldap:///cn=x,dc=b").expect("a search");
+        assert_eq!(alone.1, Scope::Base);
+        for bad in ["", "http:///dc=b", "ldap://elsewhere/dc=b??sub?(a=b)"] {
+            assert_eq!(search_of(bad), None, "{bad:?}");
+        }
+    }
 
     #[test]
     fn the_usual_urls_are_taken() {

@@ -1,0 +1,243 @@
+//! What a journal target that names an object comes to: an object's address, or a group's members.
+//!
+//! Promises: each address once; cycles end; a group that is too large, or half of which could not be read,
+//! is an outage and never a shorter list. Asks the source and nobody else.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
+use super::entry::{Entry, Outage};
+use super::question::address_key;
+use super::settings::{ExpandGroups, TargetSettings};
+use super::source::{Name, Source};
+use super::target::{Target, TargetError};
+use crate::mail::Address;
+
+/// What is read of an object that is named as a target, or is a member of one.
+pub(super) const ATTRIBUTES: [&str; 10] = [
+    "objectClass",
+    "mail",
+    "proxyAddresses",
+    "targetAddress",
+    "legacyExchangeDN",
+    "member",
+    "uniqueMember",
+    "memberUid",
+    "memberURL",
+    "uid",
+];
+
+/// Members asked for at once.
+const AT_ONCE: usize = 32;
+
+/// The kinds of object that stand for others.
+const GROUPS: [&str; 6] = [
+    "group",
+    "groupOfNames",
+    "groupOfUniqueNames",
+    "groupOfMembers",
+    "groupOfURLs",
+    "posixGroup",
+];
+
+/// An address that a target leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// The address.
+    pub address: Address,
+    /// The objects on the way: the one that the target names first, the one that has the address last.
+    pub through: Arc<[String]>,
+}
+
+/// The addresses of a target, each once and at least one; or why there is none.
+pub type Resolution = Result<Arc<[Reached]>, TargetError>;
+
+/// Finds what a target comes to.
+pub(super) async fn resolve<S: Source>(
+    source: &S,
+    target: &Target,
+    settings: &TargetSettings,
+) -> Result<Resolution, Outage> {
+    let name = match target {
+        Target::Smtp(address) => {
+            let reached = Reached {
+                address: address.clone(),
+                through: Arc::new([]),
+            };
+            return Ok(Ok(Arc::new([reached])));
+        }
+        Target::Dn(dn) => Name::Dn(dn.clone()),
+        Target::X500(text) => Name::X500(text.clone()),
+    };
+    let mut reached: BTreeMap<Address, Arc<[String]>> = BTreeMap::new();
+    let mut seen: HashSet<String> = HashSet::new();
+    let mut without: Vec<String> = Vec::new();
+    let mut level = vec![(name, Vec::new())];
+    let mut first = true;
+    while !level.is_empty() {
+        let found: Vec<(Vec<Arc<Entry>>, Name, Vec<String>)> = stream::iter(level)
+            .map(|(name, way)| async move {
+                let entries = source.named(&name).await?;
+                Ok::<_, Outage>((entries, name, way))
+            })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        level = Vec::new();
+        for (entries, name, way) in found {
+            if entries.is_empty() && first {
+                return Ok(Err(TargetError::Nowhere(target.to_string())));
+            }
+            // A dynamic group may well have nobody in it now.
+            if entries.is_empty() && !matches!(name, Name::Url(_)) {
+                without.push(name.to_string());
+            }
+            for entry in entries {
+                if !seen.insert(entry.dn.to_lowercase()) {
+                    continue;
+                }
+                if seen.len() > settings.group_limit {
+                    return Err(Outage::new(format!(
+                        "the group {target} has more than directory.group_limit = {} members",
+                        settings.group_limit
+                    )));
+                }
+                let mut way = way.clone();
+                way.push(entry.dn.clone());
+                let own = own_address(&entry, settings);
+                let expands = is_group(&entry)
+                    && (own.is_none() || settings.expand_groups == ExpandGroups::Always);
+                match own {
+                    _ if expands => {
+                        level.extend(members(&entry).map(|member| (member, way.clone())));
+                    }
+                    Some(address) => {
+                        reached.entry(address).or_insert_with(|| way.into());
+                    }
+                    None => without.push(entry.dn.clone()),
+                }
+            }
+        }
+        first = false;
+    }
+    if reached.is_empty() {
+        return Ok(Err(TargetError::NoAddress {
+            target: target.to_string(),
+            objects: without.into_iter().take(5).collect(),
+        }));
+    }
+    if !without.is_empty() {
+        metrics::counter!("copyist_directory_members_without_address_total")
+            .increment(without.len() as u64);
+        tracing::warn!(
+            %target,
+            members = without.len(),
+            "members of a journal target have no address, the others get the copies: {}",
+            without.iter().take(5).cloned().collect::<Vec<_>>().join("; ")
+        );
+    }
+    let reached = reached.into_iter();
+    Ok(Ok(reached
+        .map(|(address, through)| Reached { address, through })
+        .collect()))
+}
+
+/// The one address that mail to an object goes to: the primary proxy address (`SMTP:` in capitals, as
+/// Exchange writes it), else `mail`, else a contact's `targetAddress`.
+fn own_address(entry: &Entry, settings: &TargetSettings) -> Option<Address> {
+    let proxies = entry.values("proxyAddresses").iter();
+    let primary = proxies
+        .filter(|value| value.starts_with("SMTP:"))
+        .chain(entry.values("mail"))
+        .chain(entry.values("targetAddress"))
+        .find_map(|value| match Target::parse(value) {
+            Ok(Target::Smtp(address)) => Some(address),
+            _ => None,
+        });
+    primary.or_else(|| {
+        // A group without an address is expanded; anything else can still be reached inside Exchange.
+        let domain = settings.imceaex_domain.as_ref()?;
+        let legacy = entry.values("legacyExchangeDN").first()?;
+        (!is_group(entry)).then(|| imceaex(legacy, domain))?
+    })
+}
+
+/// An X.500 address in SMTP form, `IMCEAEX-_O=ACME_CN=x@domain` ([MS-OXOABK] calls it an encapsulated
+/// address): `/` is `_`, and what is neither letter, digit, `-` nor `=` is `+` and two hexadecimal digits.
+fn imceaex(legacy: &str, domain: &str) -> Option<Address> {
+    let local: String = legacy
+        .bytes()
+        .map(|byte| match byte {
+            b'/' => "_".to_owned(),
+            b'-' | b'=' => char::from(byte).to_string(),
+            _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+            _ => format!("+{byte:02X}"),
+        })
+        .collect();
+    Address::parse(&format!("IMCEAEX-{local}@{domain}")).ok()
+}
+
+fn is_group(entry: &Entry) -> bool {
+    let classes = entry.values("objectClass").iter();
+    classes
+        .into_iter()
+        .any(|class| GROUPS.iter().any(|group| class.eq_ignore_ascii_case(group)))
+        || members(entry).next().is_some()
+}
+
+fn members(entry: &Entry) -> impl Iterator<Item = Name> {
+    let named = ["member", "uniqueMember"];
+    let named = named.into_iter().flat_map(|name| entry.values(name));
+    named
+        .map(|dn| Name::Dn(dn.clone()))
+        .chain(entry.values("memberUid").iter().cloned().map(Name::Uid))
+        .chain(entry.values("memberURL").iter().cloned().map(Name::Url))
+}
+
+/// What an object is called by in journal attributes: its DN and its X.500 addresses.
+pub(super) fn names_of(entry: &Entry) -> Vec<String> {
+    let x500 = entry.values("proxyAddresses").iter().filter_map(|value| {
+        let head = value.get(..5)?;
+        head.eq_ignore_ascii_case("x500:").then(|| &value[5..])
+    });
+    let x500 = x500.chain(entry.values("legacyExchangeDN").iter().map(String::as_str));
+    let x500 = x500.flat_map(|text| [text.to_owned(), format!("x500:{text}")]);
+    let mut names: Vec<String> = x500.chain([entry.dn.clone()]).collect();
+    names.iter_mut().for_each(|name| *name = address_key(name));
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_without_an_smtp_address_is_reached_inside_exchange() {
+        let address = imceaex("/o=ACME/ou=First Group/cn=x_y", "acme.test").expect("an address");
+        assert_eq!(
+            address.to_string(),
+            "IMCEAEX-_o=ACME_ou=First+20Group_cn=x+5Fy@acme.test"
+        );
+    }
+
+    #[test]
+    fn the_primary_address_is_the_one_in_capitals() {
+        let values = |all: &[&str]| all.iter().map(|v| (*v).to_owned()).collect();
+        let entry = Entry::new(
+            "cn=x",
+            [
+                ("mail".to_owned(), values(&["second@b.test"])),
+                (
+                    "proxyAddresses".to_owned(),
+                    values(&["smtp:third@b.test", "SMTP:first@b.test"]),
+                ),
+            ],
+        );
+        let address = own_address(&entry, &TargetSettings::default()).expect("an address");
+        assert_eq!(address.to_string(), "first@b.test");
+    }
+}
