@@ -1,6 +1,8 @@
 //! Journal targets that name objects of the directory, against a real OpenLDAP server.
 
 mod lab;
+#[path = "directory/ranges.rs"]
+mod ranges;
 
 use copyist::directory::{
     Bind, CacheSettings, Directory, ExpandGroups, LdapSettings, Settings, Source, Target,
@@ -9,6 +11,7 @@ use copyist::directory::{
 use copyist::mail::Address;
 use copyist::secret::Secret;
 use lab::Slapd;
+use ranges::Ranges;
 
 const GROUPS: &str = "ou=groups,dc=example,dc=test";
 
@@ -95,15 +98,20 @@ legacyExchangeDN: /o=ACME/cn=Recipients/cn=silent one
 
 fn open(slapd: &Slapd, targets: TargetSettings) -> Directory {
     let password = std::fs::read_to_string(slapd.password_file()).expect("the lab wrote it");
+    let bind = Bind {
+        dn: slapd.bind_dn().to_owned(),
+        password: Secret::new(password),
+    };
+    open_at(slapd.url(), Some(bind), targets)
+}
+
+fn open_at(url: String, bind: Option<Bind>, targets: TargetSettings) -> Directory {
     let ldap = LdapSettings {
-        urls: vec![slapd.url()],
+        urls: vec![url],
         starttls: false,
         ca_file: None,
-        bind: Some(Bind {
-            dn: slapd.bind_dn().to_owned(),
-            password: Secret::new(password),
-        }),
-        base: slapd.base().to_owned(),
+        bind,
+        base: "dc=example,dc=test".into(),
         timeout: std::time::Duration::from_secs(5),
     };
     Directory::open(Settings {
@@ -242,4 +250,30 @@ async fn the_mailbox_that_a_target_names_is_guarded_and_a_groups_members_are_not
         };
         assert_eq!(answer, wanted, "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_comes_in_ranges_is_read_to_its_end() {
+    let server = Ranges::start(5000, None);
+    let directory = open_at(server.url(), None, TargetSettings::default());
+    let mut all = resolve(&directory, "cn=all,dc=example,dc=test")
+        .await
+        .expect("a group");
+    all.sort();
+    let mut wanted: Vec<String> = (0..5000).map(|n| format!("{n}@example.test")).collect();
+    wanted.sort();
+    assert_eq!(all, wanted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_ranges_break_off_is_an_outage_and_no_shorter_list() {
+    let server = Ranges::start(5000, Some(3000));
+    let directory = open_at(server.url(), None, TargetSettings::default());
+    let said = resolve(&directory, "cn=all,dc=example,dc=test")
+        .await
+        .expect_err("half a group");
+    assert!(
+        said.contains("OUTAGE") && said.contains("up to 2999"),
+        "{said}"
+    );
 }

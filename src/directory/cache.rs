@@ -159,13 +159,9 @@ impl<S: Source> Cached<S> {
             if self.source.names_in_journal(asked).await? {
                 return Ok(true);
             }
-            for object in self
-                .source
-                .find(asked)
-                .await?
-                .iter()
-                .flat_map(|all| all.iter())
-            {
+            // The message is about to need the same answer.
+            let owners = self.owners(asked).await.answer?.what;
+            for object in owners.iter().flat_map(|all| all.iter()) {
                 if self.source.object_in_journal(object).await? {
                     return Ok(true);
                 }
