@@ -237,13 +237,15 @@ impl<S: Source> Cached<S> {
                 remembered: true,
             };
         }
-        let ask = async {
+        // Boxed, for the cache library keeps several copies of it on the stack: a question within a question
+        // once took more than the two megabytes that a thread has.
+        let ask = Box::pin(async {
             let what = ask.await?;
             Ok::<_, Outage>(Known {
                 what,
                 since: Instant::now(),
             })
-        };
+        });
         let shared = memory.try_get_with_by_ref(key, ask);
         let shared = async { shared.await.map_err(|outage| Outage::clone(&outage)) };
         Got {
