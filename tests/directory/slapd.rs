@@ -142,6 +142,12 @@ impl Slapd {
         let mut kill = Command::new("kill");
         kill.args([format!("-{name}"), process.id().to_string()]);
         run(kill);
+        // The signal is sent; a thread on another processor may still answer one question before it stops.
+        let stat = format!("/proc/{}/stat", process.id());
+        let stopped = || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "));
+        while name == "STOP" && !stopped() {
+            std::thread::yield_now();
+        }
     }
 
     /// Where it speaks LDAP.
