@@ -5,7 +5,7 @@ mod lab;
 mod ranges;
 
 use copyist::directory::{
-    Bind, CacheSettings, Directory, ExpandGroups, LdapSettings, Settings, Source, Target,
+    Bind, CacheSettings, Directory, ExpandGroups, Health, LdapSettings, Settings, Source, Target,
     TargetSettings,
 };
 use copyist::mail::Address;
@@ -180,6 +180,7 @@ async fn every_form_of_target_leads_where_it_should() {
         ("cn=x,dc=elsewhere,dc=test".into(), "has no object"),
         ("cn=a=b,,dc=broken".into(), "has no object"),
         ("/O=ACME/CN=nobody".into(), "has no object"),
+        ("cn=config".into(), "has no object"),
         ("/O=*)(cn=*".into(), "has no object"),
         (group("empty"), "no SMTP address"),
         (group("silent"), "no SMTP address"),
@@ -188,6 +189,11 @@ async fn every_form_of_target_leads_where_it_should() {
         assert!(said.contains(wrong), "{target}: {said}");
         assert!(!said.contains("OUTAGE"), "{target}: {said}");
     }
+    assert_eq!(
+        directory.health(),
+        Health::Ok,
+        "no value harmed the connection"
+    );
 }
 
 #[tokio::test]

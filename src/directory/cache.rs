@@ -325,66 +325,47 @@ impl Life {
     }
 }
 
-impl Expiry<String, Known<Option<Objects>>> for Life {
-    fn expire_after_create(
-        &self,
-        _: &String,
-        known: &Known<Option<Objects>>,
-        _: std::time::Instant,
-    ) -> Option<Duration> {
-        self.of(known.what.is_some())
-    }
+/// What the source says, yes or no.
+trait Answer {
+    fn is_yes(&self) -> bool;
+}
 
-    fn expire_after_update(
-        &self,
-        _: &String,
-        known: &Known<Option<Objects>>,
-        _: std::time::Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        self.of(known.what.is_some())
+impl Answer for Option<Objects> {
+    fn is_yes(&self) -> bool {
+        self.is_some()
     }
 }
 
-impl Expiry<String, Known<Resolution>> for Life {
-    fn expire_after_create(
-        &self,
-        _: &String,
-        known: &Known<Resolution>,
-        _: std::time::Instant,
-    ) -> Option<Duration> {
-        self.of(known.what.is_ok())
-    }
-
-    fn expire_after_update(
-        &self,
-        _: &String,
-        known: &Known<Resolution>,
-        _: std::time::Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        self.of(known.what.is_ok())
+impl Answer for Resolution {
+    fn is_yes(&self) -> bool {
+        self.is_ok()
     }
 }
 
-impl Expiry<String, Known<bool>> for Life {
+impl Answer for bool {
+    fn is_yes(&self) -> bool {
+        *self
+    }
+}
+
+impl<T: Answer> Expiry<String, Known<T>> for Life {
     fn expire_after_create(
         &self,
         _: &String,
-        known: &Known<bool>,
+        known: &Known<T>,
         _: std::time::Instant,
     ) -> Option<Duration> {
-        self.of(known.what)
+        self.of(known.what.is_yes())
     }
 
     fn expire_after_update(
         &self,
         _: &String,
-        known: &Known<bool>,
+        known: &Known<T>,
         _: std::time::Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        self.of(known.what)
+        self.of(known.what.is_yes())
     }
 }
 

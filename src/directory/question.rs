@@ -76,10 +76,8 @@ impl Attributes {
     /// ([MS-ADTS] section 3.1.1.3.1.3.3): the rest would be journal addresses that nobody copies to.
     pub(super) fn cut_short<'a>(&self, entry: &'a Entry) -> Option<&'a str> {
         entry.attributes().map(|(name, _)| name).find(|name| {
-            name.split_once(';').is_some_and(|(base, options)| {
-                options.to_ascii_lowercase().contains("range=")
-                    && self.journal.iter().any(|j| j.eq_ignore_ascii_case(base))
-            })
+            range(name)
+                .is_some_and(|(base, _)| self.journal.iter().any(|j| j.eq_ignore_ascii_case(base)))
         })
     }
 
@@ -174,6 +172,18 @@ impl Attributes {
         let owned = owned.into_iter();
         Some(owned.map(|(a, found)| (a.clone(), found.into())).collect())
     }
+}
+
+/// An attribute name with a range option: the name without it, and the last value's number, `None` where
+/// it is the last of all.
+pub(super) fn range(name: &str) -> Option<(&str, Option<usize>)> {
+    let (base, options) = name.split_once(';')?;
+    let range = options.split(';').find_map(|option| {
+        let head = option.get(..6)?;
+        head.eq_ignore_ascii_case("range=").then(|| &option[6..])
+    })?;
+    let (_, end) = range.split_once('-')?;
+    Some((base, end.parse().ok()))
 }
 
 /// What a value of an address or journal attribute is compared by: no `smtp:` or `mailto:`, no

@@ -71,13 +71,27 @@ pub(super) async fn resolve<S: Source>(
         Target::Dn(dn) => Name::Dn(dn.clone()),
         Target::X500(text) => Name::X500(text.clone()),
     };
-    let mut reached: BTreeMap<Address, Arc<[String]>> = BTreeMap::new();
-    let mut seen: HashSet<String> = HashSet::new();
-    let mut without: Vec<String> = Vec::new();
+    let mut walk = Walk {
+        settings,
+        asked: HashSet::new(),
+        seen: HashSet::new(),
+        reached: BTreeMap::new(),
+        without: Vec::new(),
+    };
     let mut level = vec![(name, Vec::new())];
-    let mut first = true;
+    let too_many = || {
+        Outage::new(format!(
+            "the group {target} has more than directory.group_limit = {} members",
+            settings.group_limit
+        ))
+    };
     while !level.is_empty() {
-        let found: Vec<(Vec<Arc<Entry>>, Name, Vec<String>)> = stream::iter(level)
+        level.retain(|(name, _)| walk.asked.insert(name.to_string().to_lowercase()));
+        // Before they are asked for: a group may be larger than we would want to read.
+        if walk.asked.len() > settings.group_limit {
+            return Err(too_many());
+        }
+        let found: Vec<(Vec<Arc<Entry>>, Name, Way)> = stream::iter(level)
             .map(|(name, way)| async move {
                 let entries = source.named(&name).await?;
                 Ok::<_, Outage>((entries, name, way))
@@ -87,61 +101,83 @@ pub(super) async fn resolve<S: Source>(
             .await?;
         level = Vec::new();
         for (entries, name, way) in found {
-            if entries.is_empty() && first {
+            if entries.is_empty() && way.is_empty() {
                 return Ok(Err(TargetError::Nowhere(target.to_string())));
             }
             // A dynamic group may well have nobody in it now.
             if entries.is_empty() && !matches!(name, Name::Url(_)) {
-                without.push(name.to_string());
+                walk.without.push(name.to_string());
             }
             for entry in entries {
-                if !seen.insert(entry.dn.to_lowercase()) {
-                    continue;
-                }
-                if seen.len() > settings.group_limit {
-                    return Err(Outage::new(format!(
-                        "the group {target} has more than directory.group_limit = {} members",
-                        settings.group_limit
-                    )));
-                }
-                let mut way = way.clone();
-                way.push(entry.dn.clone());
-                let own = own_address(&entry, settings);
-                let expands = is_group(&entry)
-                    && (own.is_none() || settings.expand_groups == ExpandGroups::Always);
-                match own {
-                    _ if expands => {
-                        level.extend(members(&entry).map(|member| (member, way.clone())));
-                    }
-                    Some(address) => {
-                        reached.entry(address).or_insert_with(|| way.into());
-                    }
-                    None => without.push(entry.dn.clone()),
-                }
+                level.extend(walk.visit(&entry, &way));
+            }
+            if walk.seen.len() > settings.group_limit {
+                return Err(too_many());
             }
         }
-        first = false;
     }
-    if reached.is_empty() {
-        return Ok(Err(TargetError::NoAddress {
-            target: target.to_string(),
-            objects: without.into_iter().take(5).collect(),
-        }));
+    Ok(walk.end(target))
+}
+
+/// The objects from the one that a target names to a member.
+type Way = Vec<String>;
+
+/// What was seen on the way through a group.
+struct Walk<'a> {
+    settings: &'a TargetSettings,
+    asked: HashSet<String>,
+    seen: HashSet<String>,
+    reached: BTreeMap<Address, Arc<[String]>>,
+    without: Vec<String>,
+}
+
+impl Walk<'_> {
+    /// Takes an object's address, or gives the members that it stands for.
+    fn visit(&mut self, entry: &Entry, way: &Way) -> Vec<(Name, Way)> {
+        if !self.seen.insert(entry.dn.to_lowercase()) {
+            return Vec::new();
+        }
+        let mut way = way.clone();
+        way.push(entry.dn.clone());
+        let own = own_address(entry, self.settings);
+        let always = self.settings.expand_groups == ExpandGroups::Always;
+        if is_group(entry) && (own.is_none() || always) {
+            return members(entry).map(|name| (name, way.clone())).collect();
+        }
+        match own {
+            Some(address) => {
+                self.reached.entry(address).or_insert_with(|| way.into());
+            }
+            None => self.without.push(entry.dn.clone()),
+        }
+        Vec::new()
     }
-    if !without.is_empty() {
-        metrics::counter!("copyist_directory_members_without_address_total")
-            .increment(without.len() as u64);
-        tracing::warn!(
-            %target,
-            members = without.len(),
-            "members of a journal target have no address, the others get the copies: {}",
-            without.iter().take(5).cloned().collect::<Vec<_>>().join("; ")
-        );
+
+    fn end(self, target: &Target) -> Resolution {
+        let first = self.without.iter().take(5).cloned();
+        let first: Vec<String> = first.collect();
+        if self.reached.is_empty() {
+            return Err(TargetError::NoAddress {
+                target: target.to_string(),
+                objects: first,
+            });
+        }
+        let without = self.without.len();
+        if without > 0 {
+            metrics::counter!("copyist_directory_members_without_address_total")
+                .increment(without as u64);
+            tracing::warn!(
+                %target,
+                members = without,
+                "members of a journal target have no address, the others get the copies: {}",
+                first.join("; ")
+            );
+        }
+        let reached = self.reached.into_iter();
+        Ok(reached
+            .map(|(address, through)| Reached { address, through })
+            .collect())
     }
-    let reached = reached.into_iter();
-    Ok(Ok(reached
-        .map(|(address, through)| Reached { address, through })
-        .collect()))
 }
 
 /// The one address that mail to an object goes to: the primary proxy address (`SMTP:` in capitals, as

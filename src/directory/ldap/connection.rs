@@ -287,6 +287,10 @@ impl Connection {
                 // noSuchObject, invalidDNSyntax, or a referral to a domain that is not ours.
                 let missing = search.may_be_missing && matches!(result.rc, 10 | 32 | 34);
                 match search_fault(&self.url, &search.base, &result) {
+                    // The base is somebody's value: what is wrong with it is not wrong with the server.
+                    Some(Fault::Server(why)) if search.may_be_missing && !missing => {
+                        Err(Fault::Question(why))
+                    }
                     Some(fault) if !enough && !missing => Err(fault),
                     _ => Ok(entries),
                 }

@@ -30,7 +30,7 @@ use self::fault::Fault;
 use self::servers::Servers;
 use self::url::ServerUrl;
 use super::entry::{Entry, Outage};
-use super::question::Attributes;
+use super::question::{Attributes, range};
 use super::resolve;
 use super::settings::LdapSettings;
 use super::source::{Name, Objects, Source};
@@ -378,18 +378,6 @@ impl Client {
         histogram!("copyist_directory_search_seconds").record(begun.elapsed());
         found
     }
-}
-
-/// An attribute name with a range option: the name without it, and the last value's number, `None` where
-/// it is the last of all.
-fn range(name: &str) -> Option<(&str, Option<usize>)> {
-    let (base, options) = name.split_once(';')?;
-    let range = options.split(';').find_map(|option| {
-        let head = option.get(..6)?;
-        head.eq_ignore_ascii_case("range=").then(|| &option[6..])
-    })?;
-    let (_, end) = range.split_once('-')?;
-    Some((base, end.parse().ok()))
 }
 
 /// What waiting for an answer may take longer than the servers are given.
