@@ -18,6 +18,9 @@ pub struct Composer {
     key: Key,
 }
 
+/// Octets of the header after which no further reason is added.
+const REASONS: usize = 16 * 1024;
+
 /// Why something could not be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ComposeError {
@@ -335,9 +338,7 @@ impl Composer {
             kind,
         } = body;
         field(&mut header, "X-Copyist-Item", draft.id.as_str());
-        for reason in &draft.reasons {
-            unstructured(&mut header, "X-Copyist-Reason", reason);
-        }
+        add_reasons(&mut header, &draft.reasons);
         field(
             &mut header,
             seal::FIELD,
@@ -389,6 +390,20 @@ struct Attached<'a> {
     original: &'a [u8],
     suffix: &'a [u8],
     kind: BodyKind,
+}
+
+/// Why there is a report, as far as it fits: DNs are long, and Postfix takes what is beyond
+/// `header_size_limit` (102,400 octets) for the body, the seal and the fields of the original included. The item keeps all of them.
+fn add_reasons(header: &mut String, reasons: &[String]) {
+    let end = header.len() + REASONS;
+    for (n, reason) in reasons.iter().enumerate() {
+        if header.len() > end {
+            let rest = format!("and {} more", reasons.len() - n);
+            unstructured(header, "X-Copyist-Reason", &rest);
+            return;
+        }
+        unstructured(header, "X-Copyist-Reason", reason);
+    }
 }
 
 fn reasons(copy: &policy::Copy) -> Vec<String> {

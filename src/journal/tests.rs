@@ -444,3 +444,26 @@ fn long_replies_and_values_make_no_line_that_has_to_be_folded() {
     let lines = String::from_utf8_lossy(&whole(&ndr, &original)).into_owned();
     assert!(lines.split("\r\n").all(|line| line.len() <= 998));
 }
+
+#[test]
+fn long_reasons_leave_a_header_that_every_mta_takes() {
+    let composer = composer();
+    let original = message(OFFER);
+    let targets: Vec<String> = (0..100).map(|n| format!("u{n}@corp.example")).collect();
+    let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+    let mut plan = plan(false, Format::Report, &targets);
+    for (_, reasons) in &mut plan.copies[0].targets {
+        *reasons = vec![Reason::Through {
+            of: Box::new(Reason::Setting(Direction::Inbound)),
+            target: "cn=all".into(),
+            objects: vec!["ou=somewhere,".repeat(80)],
+        }];
+    }
+    let envelope = envelope(Some("a@else.test"), &["dan@corp.example"]);
+    let item = only(composer.compose(&envelope, &original, &plan, now()));
+    assert_eq!((item.targets.len(), item.reasons.len()), (100, 100));
+    let whole = String::from_utf8_lossy(&whole(&item, &original)).into_owned();
+    let (header, _) = whole.split_once("\r\n\r\n").expect("a header");
+    assert!(header.len() < 32 * 1024, "{} octets", header.len());
+    assert!(header.contains(" more\r\n") && header.contains("\r\nX-Copyist-Seal:"));
+}

@@ -11,6 +11,10 @@ use crate::mail::{Address, Envelope};
 
 use super::{AttributeOf, Direction, Format, OnFailure, Rules};
 
+/// The most targets of one copy: what every relay takes in one transaction (RFC 5321 section 4.5.3.1.8), and
+/// what fits into a header that no MTA cuts off.
+pub const MOST_TARGETS: usize = 100;
+
 /// The answers to [`questions`].
 pub type People = HashMap<Address, Lookup<Objects>>;
 
@@ -24,7 +28,7 @@ pub struct Plan {
     pub sender_is_ours: bool,
     /// The direction of the message for each recipient, in the order of the envelope.
     pub directions: Vec<(Address, Direction)>,
-    /// The copies to be made: one for each (NDR address, format).
+    /// The copies to be made: one for each (NDR address, format), with at most [`MOST_TARGETS`] each.
     pub copies: Vec<Copy>,
     /// Attribute values that name nobody, to be reported to the NDR address with the copy attached.
     pub troubles: Vec<Trouble>,
@@ -441,10 +445,10 @@ impl Wanted {
             // Configuration without an NDR address is refused where anything is journaled. Were it missing
             // all the same, the copy's own address is better than no copy.
             let ndr = of.ndr.clone().unwrap_or_else(|| address.clone());
-            match copies
-                .iter_mut()
-                .find(|copy| copy.ndr == ndr && copy.format == of.format)
-            {
+            let room = |copy: &&mut Copy| {
+                copy.ndr == ndr && copy.format == of.format && copy.targets.len() < MOST_TARGETS
+            };
+            match copies.iter_mut().find(room) {
                 Some(copy) => {
                     copy.direction = copy.direction.min(direction);
                     copy.targets.push((address, reasons));

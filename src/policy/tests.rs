@@ -392,3 +392,24 @@ fn the_guard_refuses_strangers_and_waits_for_proof_from_ourselves() {
         Admission::Free
     );
 }
+
+#[test]
+fn a_copy_has_no_more_targets_than_every_relay_takes_at_once() {
+    let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
+    let named = Target::parse("CN=all,DC=x").expect("a target");
+    let reached: Vec<Reached> = (0..250)
+        .map(|n| Reached {
+            address: address(&format!("u{n}@corp.example")),
+            through: Arc::new([]),
+        })
+        .collect();
+    let resolved = Resolved::from([(named, Ok(Ok(reached.into())))]);
+    let found = people([("dan@corp.example", found(&["CN=all,DC=x"]))]);
+    let decided = plan(&envelope, &found, &resolved, &rules()).expect("decided");
+    let sizes: Vec<usize> = decided.copies.iter().map(|c| c.targets.len()).collect();
+    assert_eq!(sizes, [100, 100, 50]);
+    let mut distinct = targets(&decided);
+    distinct.sort();
+    distinct.dedup();
+    assert_eq!(distinct.len(), 250);
+}
