@@ -4,7 +4,7 @@ mod lab;
 
 use std::process::Output;
 
-use lab::{DOMAIN, INSIDE, OUTSIDE, Site, message, user};
+use lab::{DOMAIN, DirectoryServer, INSIDE, OUTSIDE, Site, Slapd, message, user};
 use serde_json::Value;
 
 fn json(output: &Output) -> Value {
@@ -18,7 +18,7 @@ fn text(output: &Output) -> String {
 
 #[test]
 fn check_online_tries_directory_and_relay() {
-    let mut site = Site::start("5m");
+    let mut site = Site::<Slapd>::start("5m");
     let fine = site.copyist.command(&["check", "--online"]);
     assert!(fine.status.success(), "{}", text(&fine));
     for what in ["configuration", "directory", "relay"] {
@@ -28,7 +28,7 @@ fn check_online_tries_directory_and_relay() {
             text(&fine)
         );
     }
-    site.slapd.stop();
+    site.directory.stop();
     site.relay.stop();
     let failed = site.copyist.command(&["check", "--online", "--json"]);
     assert_eq!(failed.status.code(), Some(1));
@@ -44,7 +44,7 @@ fn check_online_tries_directory_and_relay() {
 
 #[test]
 fn explain_says_who_gets_a_copy_and_why_and_sends_nothing() {
-    let site = Site::start("5m");
+    let site = Site::<Slapd>::start("5m");
     let (journaled, journal) = (user(3), "journal-3@archive.test");
     let asked = [
         "explain",
@@ -84,7 +84,7 @@ fn explain_says_who_gets_a_copy_and_why_and_sends_nothing() {
 
 #[test]
 fn resolve_shows_the_object_and_where_it_is_journaled() {
-    let site = Site::start("5m");
+    let site = Site::<Slapd>::start("5m");
     let said = json(
         &site
             .copyist
@@ -116,7 +116,7 @@ fn resolve_shows_the_object_and_where_it_is_journaled() {
 
 #[test]
 fn the_queue_can_be_listed_shown_exported_retried_and_dropped() {
-    let mut site = Site::start("5m");
+    let mut site = Site::<Slapd>::start("5m");
     site.relay.stop();
     let mut client = site.client(OUTSIDE);
     for n in 0..3 {
@@ -192,8 +192,8 @@ fn the_queue_can_be_listed_shown_exported_retried_and_dropped() {
 
 #[test]
 fn a_malformed_journal_address_is_reported_with_the_copy() {
-    let site = Site::start("5m");
-    site.slapd.set_journal(4, Some("nobody at all"));
+    let site = Site::<Slapd>::start("5m");
+    site.directory.set_journal(4, Some("nobody at all"));
     let content = message("<typo@elsewhere.test>", "x");
     assert_eq!(
         site.client(OUTSIDE)
@@ -224,7 +224,7 @@ fn a_malformed_journal_address_is_reported_with_the_copy() {
 
 #[test]
 fn a_bad_file_leaves_the_old_settings_running_and_a_good_one_counts() {
-    let mut site = Site::start("5m");
+    let mut site = Site::<Slapd>::start("5m");
     let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
     let (_, config) = config.split_once('\n').expect("state_dir stands first");
     let at = site.copyist.log_length();
@@ -269,7 +269,7 @@ fn a_bad_file_leaves_the_old_settings_running_and_a_good_one_counts() {
 
 #[test]
 fn a_second_instance_is_refused_and_a_stop_is_orderly() {
-    let mut site = Site::start("5m");
+    let mut site = Site::<Slapd>::start("5m");
     let second = site.copyist.command(&["run"]);
     assert_eq!(second.status.code(), Some(1));
     let expected = format!("(process {})", site.copyist.id());
@@ -283,7 +283,7 @@ fn a_second_instance_is_refused_and_a_stop_is_orderly() {
 
 #[test]
 fn health_and_metrics_are_told() {
-    let mut site = Site::start("5m");
+    let mut site = Site::<Slapd>::start("5m");
     let get = |path: &str| {
         use std::io::{Read, Write};
         let mut stream =
@@ -312,7 +312,7 @@ fn health_and_metrics_are_told() {
         metrics.contains("copyist_messages_total{direction=\"inbound\",journaled=\"yes\"} 1"),
         "{metrics}"
     );
-    site.slapd.stop();
+    site.directory.stop();
     let mut client = site.client(OUTSIDE);
     assert_eq!(
         client

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lab::{
-    Client, OUTSIDE, Postfix, PostfixOptions, Report, Site, SmtpSink, every_third, message,
+    Client, OUTSIDE, Postfix, PostfixOptions, Report, Site, Slapd, SmtpSink, every_third, message,
     smtp_source, user,
 };
 
@@ -87,7 +87,7 @@ fn two_thousand_messages_have_exactly_the_reports_they_owe() {
         sink.wait_for(MESSAGES, lab::PATIENCE);
         took
     };
-    let site = Site::start("5m");
+    let site = Site::<Slapd>::start("5m");
     let took = load(site.postfix.smtp_addr());
     let accepted = Instant::now();
     site.mail.wait_for(MESSAGES, lab::PATIENCE);
@@ -178,7 +178,7 @@ fn insist(server: SocketAddr, name: usize, messages: usize, accepted: &AtomicUsi
 #[test]
 fn a_relay_that_is_away_costs_nothing_but_time() {
     let _alone = ALONE.lock();
-    let mut site = Site::start("5m");
+    let mut site = Site::<Slapd>::start("5m");
     site.relay.stop();
     let accepted = AtomicUsize::new(0);
     let server = site.postfix.smtp_addr();
@@ -223,7 +223,7 @@ fn twenty_kills_under_load_lose_nothing() {
     let _alone = ALONE.lock();
     const KILLS: usize = 20;
     const CLIENTS: usize = 8;
-    let mut site = Site::start("5m");
+    let mut site = Site::<Slapd>::start("5m");
     let server = site.postfix.smtp_addr();
     let accepted = AtomicUsize::new(0);
     let per_client = 150;

@@ -1,18 +1,51 @@
-//! The journey of a message through real peers: Postfix, OpenLDAP, Copyist, a relay.
+//! The journey of a message through real peers: Postfix, Copyist, a relay, and as the directory OpenLDAP or
+//! Active Directory.
 
 mod lab;
 
 use std::time::{Duration, Instant};
 
-use lab::{DOMAIN, INSIDE, OUTSIDE, Site, Slapd, message, user};
+use lab::{DOMAIN, DirectoryServer, INSIDE, OUTSIDE, Site, message, user};
 
 /// A journaled user, and another; see `lab::every_third`.
 const JOURNALED: usize = 3;
 const OTHER: usize = 4;
 
-#[test]
-fn a_report_reaches_the_address_in_the_attribute() {
-    let site = Site::start("5m");
+/// Makes each claim about a site with OpenLDAP, and about one with Active Directory over LDAPS.
+macro_rules! on_both_directories {
+    ($($claim:ident,)*) => {
+        mod on_openldap {
+            $(#[test]
+            fn $claim() {
+                super::$claim::<super::lab::Slapd>();
+            })*
+        }
+        mod on_active_directory {
+            $(#[test]
+            fn $claim() {
+                super::$claim::<super::lab::Samba>();
+            })*
+        }
+    };
+}
+
+on_both_directories! {
+    a_report_reaches_the_address_in_the_attribute,
+    a_group_in_the_attribute_gets_the_report_member_by_member,
+    each_direction_reads_the_objects_it_concerns,
+    a_changed_attribute_counts_within_the_ttl,
+    without_the_directory_known_people_are_journaled_and_unknown_ones_deferred,
+    forged_headers_do_not_keep_a_message_out_of_the_journal,
+    outsiders_cannot_write_to_journal_and_ndr_mailboxes,
+    a_bounce_of_a_report_reaches_the_ndr_address,
+    a_report_that_passes_the_same_mta_is_not_journaled_again,
+    mail_that_a_local_program_submits_is_journaled_too,
+    a_copy_is_the_message_with_our_fields_in_front,
+    a_large_message_is_journaled_byte_for_byte_and_leaves_nothing_behind,
+}
+
+fn a_report_reaches_the_address_in_the_attribute<D: DirectoryServer>() {
+    let site = Site::<D>::start("5m");
     let content = message("<one@elsewhere.test>", "hello");
     let to = user(JOURNALED);
     let reply = site
@@ -29,21 +62,16 @@ fn a_report_reaches_the_address_in_the_attribute() {
     site.mail.wait_for(1, lab::PATIENCE);
 }
 
-#[test]
-fn a_group_in_the_attribute_gets_the_report_member_by_member() {
-    let slapd = Slapd::start(10);
-    let member = |n: usize| format!("uid=u{n:05},ou=people,{}", slapd.base());
-    slapd.modify(&format!(
-        "dn: cn=managers,{base}\nchangetype: add\nobjectClass: groupOfNames\nobjectClass: exchangeRecipient\n\
-         legacyExchangeDN: /O=ACME/OU=EAST/CN=RECIPIENTS/CN=managers\nmember: {}\nmember: cn=inner,{base}\n\n\
-         dn: cn=inner,{base}\nchangetype: add\nobjectClass: groupOfNames\nmember: {}\nmember: cn=managers,{base}\n",
-        member(6),
-        member(7),
-        base = slapd.base(),
-    ));
-    slapd.set_journal(JOURNALED, Some("/o=acme/ou=east/cn=recipients/cn=managers"));
-    slapd.set_journal(OTHER, Some("cn=nobody,dc=example,dc=test"));
-    let site = Site::start_with(slapd, "5m");
+fn a_group_in_the_attribute_gets_the_report_member_by_member<D: DirectoryServer>() {
+    let directory = D::start(10);
+    let inner = directory.add_group("inner", &[directory.user_dn(7)], &[]);
+    let members = [directory.user_dn(6), inner.clone()];
+    let name = "/O=ACME/OU=EAST/CN=RECIPIENTS/CN=managers";
+    let managers = directory.add_group("managers", &members, &[("legacyExchangeDN", name)]);
+    directory.add_member(&inner, &managers);
+    directory.set_journal(JOURNALED, Some("/o=acme/ou=east/cn=recipients/cn=managers"));
+    directory.set_journal(OTHER, Some("cn=nobody,dc=example,dc=test"));
+    let site = Site::start_with(directory, "5m");
     let mut client = site.client(OUTSIDE);
     let content = message("<group@elsewhere.test>", "hello");
     let reply = client.send_message("a@elsewhere.test", &[&user(JOURNALED)], &content);
@@ -51,9 +79,7 @@ fn a_group_in_the_attribute_gets_the_report_member_by_member() {
     let report = site.wait_for_report("<group@elsewhere.test>");
     assert_eq!(report.recipients, [user(6), user(7)]);
     assert!(
-        report
-            .text
-            .contains("cn=managers,dc=example,dc=test > cn=inner"),
+        report.text.contains(&format!("{managers} > {inner}")),
         "{}",
         report.text
     );
@@ -65,9 +91,8 @@ fn a_group_in_the_attribute_gets_the_report_member_by_member() {
     site.relay.wait_for(2, lab::PATIENCE);
 }
 
-#[test]
-fn each_direction_reads_the_objects_it_concerns() {
-    let site = Site::start("5m");
+fn each_direction_reads_the_objects_it_concerns<D: DirectoryServer>() {
+    let site = Site::<D>::start("5m");
     // A journaled user writes out: the sender's object counts, and the header's recipients are believed.
     let content = message("<out@elsewhere.test>", "offer");
     let (journaled, other) = (user(JOURNALED), user(OTHER));
@@ -96,9 +121,8 @@ fn each_direction_reads_the_objects_it_concerns() {
     assert_eq!(site.wait_for_reports(2).len(), 2);
 }
 
-#[test]
-fn a_changed_attribute_counts_within_the_ttl() {
-    let site = Site::start("2s");
+fn a_changed_attribute_counts_within_the_ttl<D: DirectoryServer>() {
+    let site = Site::<D>::start("2s");
     let to = user(OTHER);
     let mut client = site.client(OUTSIDE);
     let mut send = |n: usize| {
@@ -111,7 +135,7 @@ fn a_changed_attribute_counts_within_the_ttl() {
         );
     };
     send(0);
-    site.slapd.set_journal(OTHER, Some("new@archive.test"));
+    site.directory.set_journal(OTHER, Some("new@archive.test"));
     let changed = Instant::now();
     let mut sent = 1;
     while site.relay.count() == 0 {
@@ -129,15 +153,16 @@ fn a_changed_attribute_counts_within_the_ttl() {
     assert_eq!(site.wait_for_reports(1)[0].recipients, ["new@archive.test"]);
 }
 
-#[test]
-fn without_the_directory_known_people_are_journaled_and_unknown_ones_deferred() {
-    let mut site = Site::start("1s");
+fn without_the_directory_known_people_are_journaled_and_unknown_ones_deferred<
+    D: DirectoryServer,
+>() {
+    let mut site = Site::<D>::start("1s");
     let (known, unknown) = (user(JOURNALED), user(JOURNALED + 3));
     let mut client = site.client(OUTSIDE);
     let mut send =
         |to: &str, id: &str| client.send_message("a@elsewhere.test", &[to], &message(id, "x"));
     assert_eq!(send(&known, "<before@elsewhere.test>").code, 250);
-    site.slapd.stop();
+    site.directory.stop();
     // The ttl is long over when the last of these is sent; an outage must not end what is known.
     let down = Instant::now();
     let mut n = 0;
@@ -153,7 +178,7 @@ fn without_the_directory_known_people_are_journaled_and_unknown_ones_deferred() 
         "{reply:?}"
     );
     site.relay.wait_for(n + 1, lab::PATIENCE);
-    site.slapd.restart();
+    site.directory.restart();
     let back = Instant::now();
     while send(&unknown, "<back@elsewhere.test>").code != 250 {
         assert!(
@@ -174,9 +199,8 @@ fn without_the_directory_known_people_are_journaled_and_unknown_ones_deferred() 
     );
 }
 
-#[test]
-fn forged_headers_do_not_keep_a_message_out_of_the_journal() {
-    let site = Site::start("5m");
+fn forged_headers_do_not_keep_a_message_out_of_the_journal<D: DirectoryServer>() {
+    let site = Site::<D>::start("5m");
     let to = user(JOURNALED);
     let first = message("<genuine@elsewhere.test>", "x");
     assert_eq!(
@@ -213,9 +237,8 @@ fn forged_headers_do_not_keep_a_message_out_of_the_journal() {
     assert_eq!(report.original, forged.replace("\r\n", "\n"));
 }
 
-#[test]
-fn outsiders_cannot_write_to_journal_and_ndr_mailboxes() {
-    let site = Site::start("5m");
+fn outsiders_cannot_write_to_journal_and_ndr_mailboxes<D: DirectoryServer>() {
+    let site = Site::<D>::start("5m");
     let ndr = format!("in-ndr@{DOMAIN}");
     let journal = "journal-3@archive.test";
     let content = message("<attack@elsewhere.test>", "x");
@@ -249,9 +272,8 @@ fn outsiders_cannot_write_to_journal_and_ndr_mailboxes() {
     );
 }
 
-#[test]
-fn a_bounce_of_a_report_reaches_the_ndr_address() {
-    let site = Site::start("5m");
+fn a_bounce_of_a_report_reaches_the_ndr_address<D: DirectoryServer>() {
+    let site = Site::<D>::start("5m");
     let content = message("<bounced@elsewhere.test>", "x");
     site.client(OUTSIDE)
         .send_message("a@elsewhere.test", &[&user(JOURNALED)], &content);
@@ -265,13 +287,12 @@ fn a_bounce_of_a_report_reaches_the_ndr_address() {
     assert_eq!(reply.code, 250, "{reply:?}");
 }
 
-#[test]
-fn a_report_that_passes_the_same_mta_is_not_journaled_again() {
-    let site = Site::start("5m");
+fn a_report_that_passes_the_same_mta_is_not_journaled_again<D: DirectoryServer>() {
+    let site = Site::<D>::start("5m");
     let to = user(JOURNALED);
     // The journal mailbox belongs to somebody who is journaled as well.
     let boss = user(JOURNALED + 3);
-    site.slapd.set_journal(JOURNALED, Some(&boss));
+    site.directory.set_journal(JOURNALED, Some(&boss));
     let content = message("<loop@elsewhere.test>", "x");
     assert_eq!(
         site.client(OUTSIDE)
@@ -305,7 +326,7 @@ fn the_mta_and_copyist_can_meet_on_a_unix_socket() {
     let socket = directory.path().join("milter.sock");
     let mut site = Site::start_on(
         &format!("unix:{}", socket.display()),
-        Slapd::start(10),
+        lab::Slapd::start(10),
         "5m",
     );
     let send = |site: &Site, id: &str| {
@@ -328,18 +349,16 @@ fn the_mta_and_copyist_can_meet_on_a_unix_socket() {
     assert!(!socket.exists());
 }
 
-#[test]
-fn mail_that_a_local_program_submits_is_journaled_too() {
-    let site = Site::start("5m");
+fn mail_that_a_local_program_submits_is_journaled_too<D: DirectoryServer>() {
+    let site = Site::<D>::start("5m");
     let content = message("<local@elsewhere.test>", "x");
     site.postfix
         .submit("a@elsewhere.test", &user(3), &content.replace("\r\n", "\n"));
     site.wait_for_report("<local@elsewhere.test>");
 }
 
-#[test]
-fn a_copy_is_the_message_with_our_fields_in_front() {
-    let mut site = Site::start("5m");
+fn a_copy_is_the_message_with_our_fields_in_front<D: DirectoryServer>() {
+    let mut site = Site::<D>::start("5m");
     let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
     let (_, config) = config.split_once('\n').expect("state_dir stands first");
     let at = site.copyist.log_length();
@@ -373,9 +392,8 @@ fn a_copy_is_the_message_with_our_fields_in_front() {
     assert!(!copy.contains("X-MS-Journal-Report"), "{copy}");
 }
 
-#[test]
-fn a_large_message_is_journaled_byte_for_byte_and_leaves_nothing_behind() {
-    let site = Site::start("5m");
+fn a_large_message_is_journaled_byte_for_byte_and_leaves_nothing_behind<D: DirectoryServer>() {
+    let site = Site::<D>::start("5m");
     let line = format!("{}\r\n", "0123456789".repeat(7));
     let content =
         message("<large@elsewhere.test>", "x") + &line.repeat(8 * 1024 * 1024 / line.len());

@@ -5,7 +5,9 @@ mod lab;
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::time::Duration;
 
-use lab::{Client, PATIENCE, Postfix, PostfixOptions, Slapd, SmtpSink, smtp_source};
+use lab::{
+    Client, DirectoryServer, PATIENCE, Postfix, PostfixOptions, Slapd, SmtpSink, smtp_source,
+};
 
 const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
 const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));

@@ -5,7 +5,7 @@ mod lab;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lab::Slapd;
+use lab::{DirectoryServer, Slapd};
 
 /// The UUID that both families of OIDs are made of.
 const UUID: u128 = 0x1841_3335_e102_4d41_8058_d08d_c907_9f67;

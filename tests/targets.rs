@@ -10,7 +10,7 @@ use copyist::directory::{
 };
 use copyist::mail::Address;
 use copyist::secret::Secret;
-use lab::Slapd;
+use lab::{DirectoryServer, Slapd};
 use ranges::Ranges;
 
 const GROUPS: &str = "ou=groups,dc=example,dc=test";

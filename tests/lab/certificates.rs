@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::{need, run, write};
 
-/// A certificate authority and a certificate for `localhost` and 127.0.0.1, as PEM files.
+/// A certificate authority and a server certificate, as PEM files.
 pub struct Certificates {
     directory: PathBuf,
 }
@@ -13,6 +13,11 @@ pub struct Certificates {
 impl Certificates {
     /// Makes them in a directory that exists.
     pub fn make(directory: &Path) -> Certificates {
+        Certificates::make_for(directory, "DNS:localhost,IP:127.0.0.1")
+    }
+
+    /// The same for other names, written as OpenSSL's `subjectAltName` has them.
+    pub fn make_for(directory: &Path, names: &str) -> Certificates {
         let made = Certificates {
             directory: directory.to_owned(),
         };
@@ -22,10 +27,12 @@ impl Certificates {
         // The leaf is X.509 v3 with a SAN: rustls refuses anything older.
         write(
             &extensions,
-            "basicConstraints=critical,CA:FALSE\n\
-             keyUsage=critical,digitalSignature\n\
-             extendedKeyUsage=serverAuth\n\
-             subjectAltName=DNS:localhost,IP:127.0.0.1\n",
+            format!(
+                "basicConstraints=critical,CA:FALSE\n\
+                 keyUsage=critical,digitalSignature\n\
+                 extendedKeyUsage=serverAuth\n\
+                 subjectAltName={names}\n"
+            ),
         );
         run(openssl("req -x509 -days 2 -nodes -newkey ec")
             .args(["-pkeyopt", "ec_paramgen_curve:P-256"])

@@ -1,4 +1,5 @@
-//! Real peers for the integration tests: OpenLDAP, Postfix and its sink, and the `copyist` binary.
+//! Real peers for the integration tests: OpenLDAP, Active Directory (by Samba), Postfix and its sink, and the
+//! `copyist` binary.
 //!
 //! Promises: everything runs in temporary directories and on ports that were free a moment ago, so
 //! that tests run beside each other and beside a machine's own services; a peer is ready when its
@@ -18,6 +19,8 @@ mod client;
 mod copyist;
 mod postfix;
 mod process;
+mod samba;
+mod server;
 mod site;
 mod slapd;
 mod smtp;
@@ -33,8 +36,10 @@ pub use client::{Client, Reply};
 pub use copyist::Copyist;
 pub use postfix::{Postfix, PostfixOptions};
 pub use process::{Program, Silence};
+pub use samba::Samba;
+pub use server::{DirectoryServer, every_third};
 pub use site::{INSIDE, OUTSIDE, Report, Site, message, user};
-pub use slapd::{Slapd, every_third};
+pub use slapd::Slapd;
 pub use smtp::{Load, SmtpSink, smtp_source};
 
 /// How long the lab waits for anything before it calls the test failed.

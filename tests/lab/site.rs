@@ -1,4 +1,4 @@
-//! A whole site: OpenLDAP, Postfix with Copyist as its milter, a sink for the mail itself and a relay for the
+//! A whole site: a directory, Postfix with Copyist as its milter, a sink for the mail itself and a relay for the
 //! reports.
 
 use std::collections::HashMap;
@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use super::{
-    Client, Copyist, DOMAIN, PATIENCE, Postfix, PostfixOptions, Slapd, SmtpSink, free_port,
+    Client, Copyist, DOMAIN, DirectoryServer, PATIENCE, Postfix, PostfixOptions, Slapd, SmtpSink,
+    free_port,
 };
 
 /// Clients from here are outside.
@@ -15,7 +16,7 @@ pub const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
 pub const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 /// Everything a site has. Fields end in this order when it is dropped: who asks before who answers.
-pub struct Site {
+pub struct Site<D: DirectoryServer = Slapd> {
     /// The MTA.
     pub postfix: Postfix,
     /// The agent.
@@ -25,28 +26,28 @@ pub struct Site {
     /// Where the reports go.
     pub relay: SmtpSink,
     /// The directory.
-    pub slapd: Slapd,
+    pub directory: D,
     /// Where the agent tells about itself.
     pub admin: u16,
 }
 
-impl Site {
+impl<D: DirectoryServer> Site<D> {
     /// A site with 1,000 users, every third of them journaled in `extensionAttribute10`. `ttl` is that of the
     /// directory cache.
-    pub fn start(ttl: &str) -> Site {
-        Site::start_with(Slapd::start(1000), ttl)
+    pub fn start(ttl: &str) -> Site<D> {
+        Site::start_with(D::start(1000), ttl)
     }
 
     /// A site with this directory.
-    pub fn start_with(slapd: Slapd, ttl: &str) -> Site {
-        Site::start_on(&format!("inet:127.0.0.1:{}", free_port()), slapd, ttl)
+    pub fn start_with(directory: D, ttl: &str) -> Site<D> {
+        Site::start_on(&format!("inet:127.0.0.1:{}", free_port()), directory, ttl)
     }
 
     /// A site whose MTA and agent meet here: `inet:…` or `unix:…`.
-    pub fn start_on(milter: &str, slapd: Slapd, ttl: &str) -> Site {
+    pub fn start_on(milter: &str, directory: D, ttl: &str) -> Site<D> {
         let (mail, relay) = (SmtpSink::start_keeping(), SmtpSink::start_keeping());
         let admin = free_port();
-        let copyist = Copyist::start(&config(&slapd, &relay, milter, admin, ttl));
+        let copyist = Copyist::start(&config(&directory.settings(), &relay, milter, admin, ttl));
         if let Some(socket) = milter.strip_prefix("unix:") {
             // An administrator would put the MTA into the agent's group instead.
             super::set_mode(socket.as_ref(), 0o666);
@@ -61,7 +62,7 @@ impl Site {
             copyist,
             mail,
             relay,
-            slapd,
+            directory,
             admin,
         }
     }
@@ -120,21 +121,15 @@ pub fn user(number: usize) -> String {
     format!("u{number:05}@{DOMAIN}")
 }
 
-fn config(slapd: &Slapd, relay: &SmtpSink, milter: &str, admin: u16, ttl: &str) -> String {
-    let (url, base, dn) = (slapd.url(), slapd.base(), slapd.bind_dn());
-    let (password, relay) = (slapd.password_file(), relay.address());
-    let password = password.display();
+fn config(directory: &str, relay: &SmtpSink, milter: &str, admin: u16, ttl: &str) -> String {
+    let relay = relay.address();
     format!(
         r#"
 [organization]
 domains = ["{DOMAIN}"]
 trusted_networks = ["127.0.0.2/32"]
 [directory]
-urls = ["{url}"]
-bind_dn = "{dn}"
-bind_password_file = "{password}"
-base = "{base}"
-timeout = "3s"
+{directory}timeout = "3s"
 [directory.cache]
 ttl = "{ttl}"
 negative_ttl = "{ttl}"

@@ -7,8 +7,10 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::process::{Log, Program};
+use super::server::lines;
 use super::{
-    Certificates, DOMAIN, PATIENCE, free_port, need, run, set_mode, wait_for_listener, write,
+    Certificates, DOMAIN, DirectoryServer, PATIENCE, free_port, need, run, set_mode,
+    wait_for_listener, write,
 };
 
 const BASE: &str = "dc=example,dc=test";
@@ -36,60 +38,7 @@ struct Ports {
     ldaps: u16,
 }
 
-/// Every third user is journaled to `journal-0@archive.test` … `journal-9@archive.test`.
-pub fn every_third(user: usize) -> Option<String> {
-    user.is_multiple_of(3)
-        .then(|| format!("journal-{}@archive.test", user % 10))
-}
-
 impl Slapd {
-    /// A server with this many users, journaled as [`every_third`] says.
-    pub fn start(users: usize) -> Slapd {
-        Slapd::start_with(users, every_third)
-    }
-
-    /// A server whose users' `extensionAttribute10` is what `journal` gives for their number.
-    pub fn start_with(users: usize, journal: impl Fn(usize) -> Option<String>) -> Slapd {
-        need("ldapmodify", "ldap-utils");
-        let directory = tempfile::tempdir().expect("the system has a temporary directory");
-        let certificates = Certificates::make(directory.path());
-        let password_file = directory.path().join("password");
-        // Without a newline: ldapmodify -y takes the whole file for the password.
-        write(&password_file, PASSWORD);
-        set_mode(&password_file, 0o600);
-        for part in ["config", "data"] {
-            std::fs::create_dir(directory.path().join(part)).expect("the directory is new");
-        }
-        let load = |database: &str, name: &str, ldif: String| {
-            let file = directory.path().join(name);
-            write(&file, ldif);
-            run(Command::new(need("slapadd", "slapd"))
-                .args(["-q", "-n", database, "-F"])
-                .arg(directory.path().join("config"))
-                .arg("-l")
-                .arg(&file));
-        };
-        load("0", "config.ldif", config(directory.path(), &certificates));
-        load("1", "people.ldif", people(users, journal));
-        let mut slapd = Slapd {
-            directory,
-            certificates,
-            ports: Ports { ldap: 0, ldaps: 0 },
-            log: Log::default(),
-            running: None,
-        };
-        // A port that was free may be taken by now.
-        let started = (0..10).any(|_| {
-            slapd.ports = Ports {
-                ldap: free_port(),
-                ldaps: free_port(),
-            };
-            slapd.try_start()
-        });
-        assert!(started, "slapd does not start\n{}", slapd.log.text());
-        slapd
-    }
-
     /// `ldap://127.0.0.1:…`
     pub fn url(&self) -> String {
         format!("ldap://127.0.0.1:{}", self.ports.ldap)
@@ -114,11 +63,6 @@ impl Slapd {
         self.certificates.ca()
     }
 
-    /// The base of all entries.
-    pub fn base(&self) -> &'static str {
-        BASE
-    }
-
     /// The agent's account, which can only read.
     pub fn bind_dn(&self) -> &'static str {
         AGENT
@@ -127,27 +71,6 @@ impl Slapd {
     /// A file that holds the agent's password and nothing else.
     pub fn password_file(&self) -> PathBuf {
         self.directory.path().join("password")
-    }
-
-    /// Changes the directory as an administrator does, by `ldapmodify`.
-    pub fn modify(&self, ldif: &str) {
-        let file = self.directory.path().join("change.ldif");
-        write(&file, ldif);
-        run(self
-            .client("ldapmodify", ADMINISTRATOR)
-            .arg("-f")
-            .arg(&file));
-    }
-
-    /// Gives a user this `extensionAttribute10`, or takes it away.
-    pub fn set_journal(&self, user: usize, journal: Option<&str>) {
-        let value = journal.map_or_else(String::new, |address| {
-            format!("extensionAttribute10: {address}\n")
-        });
-        self.modify(&format!(
-            "dn: uid=u{user:05},ou=people,{BASE}\nchangetype: modify\n\
-             replace: extensionAttribute10\n{value}"
-        ));
     }
 
     /// What the agent sees: LDIF, by `ldapsearch`.
@@ -159,26 +82,9 @@ impl Slapd {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Stops the server; its port refuses connections from then on.
-    pub fn stop(&mut self) {
-        if let Some(mut program) = self.running.take() {
-            program.terminate();
-        }
-    }
-
     /// Stops the server without letting it finish anything.
     pub fn kill9(&mut self) {
         self.running = None;
-    }
-
-    /// Starts it again on the same ports, with the same data.
-    pub fn restart(&mut self) {
-        self.stop();
-        assert!(
-            self.try_start(),
-            "slapd does not start again\n{}",
-            self.log.text()
-        );
     }
 
     fn try_start(&mut self) -> bool {
@@ -220,6 +126,105 @@ impl Slapd {
             // Nothing of this machine's own ldap.conf.
             .env("LDAPNOINIT", "1");
         command
+    }
+}
+
+impl DirectoryServer for Slapd {
+    fn start_with(users: usize, journal: impl Fn(usize) -> Option<String>) -> Slapd {
+        need("ldapmodify", "ldap-utils");
+        let directory = tempfile::tempdir().expect("the system has a temporary directory");
+        let certificates = Certificates::make(directory.path());
+        let password_file = directory.path().join("password");
+        // Without a newline: ldapmodify -y takes the whole file for the password.
+        write(&password_file, PASSWORD);
+        set_mode(&password_file, 0o600);
+        for part in ["config", "data"] {
+            std::fs::create_dir(directory.path().join(part)).expect("the directory is new");
+        }
+        let load = |database: &str, name: &str, ldif: String| {
+            let file = directory.path().join(name);
+            write(&file, ldif);
+            run(Command::new(need("slapadd", "slapd"))
+                .args(["-q", "-n", database, "-F"])
+                .arg(directory.path().join("config"))
+                .arg("-l")
+                .arg(&file));
+        };
+        load("0", "config.ldif", config(directory.path(), &certificates));
+        load("1", "people.ldif", people(users, journal));
+        let mut slapd = Slapd {
+            directory,
+            certificates,
+            ports: Ports { ldap: 0, ldaps: 0 },
+            log: Log::default(),
+            running: None,
+        };
+        // A port that was free may be taken by now.
+        let started = (0..10).any(|_| {
+            slapd.ports = Ports {
+                ldap: free_port(),
+                ldaps: free_port(),
+            };
+            slapd.try_start()
+        });
+        assert!(started, "slapd does not start\n{}", slapd.log.text());
+        slapd
+    }
+
+    fn settings(&self) -> String {
+        format!(
+            "urls = [\"{}\"]\nbind_dn = \"{AGENT}\"\nbind_password_file = \"{}\"\nbase = \"{BASE}\"\n",
+            self.url(),
+            self.password_file().display()
+        )
+    }
+
+    fn user_dn(&self, user: usize) -> String {
+        format!("uid=u{user:05},ou=people,{BASE}")
+    }
+
+    fn modify(&self, ldif: &str) {
+        let file = self.directory.path().join("change.ldif");
+        write(&file, ldif);
+        run(self
+            .client("ldapmodify", ADMINISTRATOR)
+            .arg("-f")
+            .arg(&file));
+    }
+
+    fn add_group(&self, name: &str, members: &[String], attributes: &[(&str, &str)]) -> String {
+        let dn = format!("cn={name},{BASE}");
+        let members: Vec<(&str, &str)> = members.iter().map(|m| ("member", m.as_str())).collect();
+        self.modify(&format!(
+            "dn: {dn}\nchangetype: add\nobjectClass: groupOfNames\nobjectClass: exchangeRecipient\n{}{}",
+            lines(attributes),
+            lines(&members)
+        ));
+        dn
+    }
+
+    fn add_contact(&self, name: &str, attributes: &[(&str, &str)]) -> String {
+        let dn = format!("cn={name},{BASE}");
+        self.modify(&format!(
+            "dn: {dn}\nchangetype: add\nobjectClass: device\nobjectClass: exchangeRecipient\n{}",
+            lines(attributes)
+        ));
+        dn
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut program) = self.running.take() {
+            program.terminate();
+        }
+    }
+
+    fn restart(&mut self) {
+        self.stop();
+        assert!(
+            self.try_start(),
+            "slapd does not start again\n{}",
+            self.log.text()
+        );
     }
 }
 

@@ -1,0 +1,73 @@
+//! What the tests need of a directory server, whichever it is.
+
+/// A real directory server with made-up users.
+///
+/// User `n` is `u0000n`, with `mail: u0000n@example.test` and, among the `proxyAddresses`,
+/// `user.n@example.test`.
+pub trait DirectoryServer: Sized {
+    /// A server whose users' `extensionAttribute10` is what `journal` gives for their number.
+    fn start_with(users: usize, journal: impl Fn(usize) -> Option<String>) -> Self;
+
+    /// A server with this many users, journaled as [`every_third`] says.
+    fn start(users: usize) -> Self {
+        Self::start_with(users, every_third)
+    }
+
+    /// The lines of the table `[directory]` that lead to it, without those about time.
+    fn settings(&self) -> String;
+
+    /// The base of all entries.
+    fn base(&self) -> &'static str {
+        "dc=example,dc=test"
+    }
+
+    /// A user's entry.
+    fn user_dn(&self, user: usize) -> String;
+
+    /// Changes the directory as an administrator does, by `ldapmodify`.
+    fn modify(&self, ldif: &str);
+
+    /// Adds a group below the base, with these members and these other attributes, and gives its DN.
+    fn add_group(&self, name: &str, members: &[String], attributes: &[(&str, &str)]) -> String;
+
+    /// Adds an object that is neither user nor group below the base, and gives its DN.
+    fn add_contact(&self, name: &str, attributes: &[(&str, &str)]) -> String;
+
+    /// Stops the server; its port refuses connections from then on.
+    fn stop(&mut self);
+
+    /// Starts it again on the same ports, with the same data.
+    fn restart(&mut self);
+
+    /// Gives a user this `extensionAttribute10`, or takes it away.
+    fn set_journal(&self, user: usize, journal: Option<&str>) {
+        let value = journal.map_or_else(String::new, |address| {
+            format!("extensionAttribute10: {address}\n")
+        });
+        self.modify(&format!(
+            "dn: {}\nchangetype: modify\nreplace: extensionAttribute10\n{value}",
+            self.user_dn(user)
+        ));
+    }
+
+    /// Adds a member to a group.
+    fn add_member(&self, group: &str, member: &str) {
+        self.modify(&format!(
+            "dn: {group}\nchangetype: modify\nadd: member\nmember: {member}\n"
+        ));
+    }
+}
+
+/// Every third user is journaled to `journal-0@archive.test` … `journal-9@archive.test`.
+pub fn every_third(user: usize) -> Option<String> {
+    user.is_multiple_of(3)
+        .then(|| format!("journal-{}@archive.test", user % 10))
+}
+
+/// Attributes as lines of LDIF.
+pub(super) fn lines(attributes: &[(&str, &str)]) -> String {
+    let lines = attributes.iter();
+    lines
+        .map(|(name, value)| format!("{name}: {value}\n"))
+        .collect()
+}
