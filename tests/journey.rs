@@ -1,6 +1,7 @@
 //! The journey of a message through real peers: Postfix, Copyist, a relay, and as the directory OpenLDAP or
 //! Active Directory.
 
+#[macro_use]
 mod lab;
 
 use std::time::{Duration, Instant};
@@ -10,24 +11,6 @@ use lab::{DOMAIN, DirectoryServer, INSIDE, OUTSIDE, Site, message, user};
 /// A journaled user, and another; see `lab::every_third`.
 const JOURNALED: usize = 3;
 const OTHER: usize = 4;
-
-/// Makes each claim about a site with OpenLDAP, and about one with Active Directory over LDAPS.
-macro_rules! on_both_directories {
-    ($($claim:ident,)*) => {
-        mod on_openldap {
-            $(#[test]
-            fn $claim() {
-                super::$claim::<super::lab::Slapd>();
-            })*
-        }
-        mod on_active_directory {
-            $(#[test]
-            fn $claim() {
-                super::$claim::<super::lab::Samba>();
-            })*
-        }
-    };
-}
 
 on_both_directories! {
     a_report_reaches_the_address_in_the_attribute,

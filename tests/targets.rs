@@ -1,117 +1,79 @@
-//! Journal targets that name objects of the directory, against a real OpenLDAP server.
+//! Journal targets that name objects of the directory, against a real OpenLDAP server and a real Active
+//! Directory domain controller.
 
+#[macro_use]
 mod lab;
 #[path = "directory/ranges.rs"]
 mod ranges;
 
 use copyist::directory::{
-    Bind, CacheSettings, Directory, ExpandGroups, Health, LdapSettings, Settings, Source, Target,
-    TargetSettings,
+    Bind, CacheSettings, Directory, ExpandGroups, Health, LdapSettings, Lookup, Settings, Source,
+    Target, TargetSettings,
 };
 use copyist::mail::Address;
 use copyist::secret::Secret;
-use lab::{DirectoryServer, Slapd};
+use lab::{Access, DirectoryServer, Samba, Slapd};
 use ranges::Ranges;
 
-const GROUPS: &str = "ou=groups,dc=example,dc=test";
+const BASE: &str = "dc=example,dc=test";
 
-/// One of each: a group with an address and one without, three levels with a cycle, a group by login names,
-/// one by search, a contact, an object without an address, and a group whose only member is gone.
-fn objects(slapd: &Slapd) {
-    let user = |n: usize| format!("uid=u{n:05},ou=people,dc=example,dc=test");
-    slapd.modify(&format!(
-        "dn: {GROUPS}
-changetype: add
-objectClass: organizationalUnit
-ou: groups
-
-dn: cn=listed,{GROUPS}
-changetype: add
-objectClass: groupOfNames
-objectClass: exchangeRecipient
-mail: listed@example.test
-member: {0}
-member: {1}
-
-dn: cn=hidden,{GROUPS}
-changetype: add
-objectClass: groupOfNames
-objectClass: exchangeRecipient
-legacyExchangeDN: /O=ACME/OU=EASTCOAST/CN=RECIPIENTS/CN=globalarchdl
-member: {0}
-member: {1}
-member: cn=gone,{GROUPS}
-
-dn: cn=inner,{GROUPS}
-changetype: add
-objectClass: groupOfUniqueNames
-uniqueMember: {2}
-uniqueMember: cn=outer,{GROUPS}
-
-dn: cn=middle,{GROUPS}
-changetype: add
-objectClass: groupOfNames
-member: cn=inner,{GROUPS}
-member: {1}
-member: {2}
-
-dn: cn=outer,{GROUPS}
-changetype: add
-objectClass: groupOfNames
-member: cn=middle,{GROUPS}
-
-dn: cn=posix,{GROUPS}
-changetype: add
-objectClass: posixGroup
-gidNumber: 5
-memberUid: u00001
-memberUid: u00002
-
-dn: cn=dynamic,{GROUPS}
-changetype: add
-objectClass: groupOfURLs
-memberURL: ldap:///ou=people,dc=example,dc=test??sub?(|(uid=u00003)(uid=u00004))
-
-dn: cn=empty,{GROUPS}
-changetype: add
-objectClass: groupOfNames
-member: cn=gone,{GROUPS}
-
-dn: cn=contact,{GROUPS}
-changetype: add
-objectClass: device
-objectClass: exchangeRecipient
-targetAddress: SMTP:partner@partner.test
-proxyAddresses: X500:/O=ACME/CN=partner
-
-dn: cn=silent,{GROUPS}
-changetype: add
-objectClass: device
-objectClass: exchangeRecipient
-legacyExchangeDN: /o=ACME/cn=Recipients/cn=silent one
-",
-        user(0),
-        user(1),
-        user(2)
-    ));
+on_both_directories! {
+    async
+    every_form_of_target_leads_where_it_should,
+    groups_are_expanded_and_encapsulated_as_configured,
+    the_mailbox_that_a_target_names_is_guarded_and_a_groups_members_are_not,
 }
 
-fn open(slapd: &Slapd, targets: TargetSettings) -> Directory {
-    let password = std::fs::read_to_string(slapd.password_file()).expect("the lab wrote it");
-    let bind = Bind {
-        dn: slapd.bind_dn().to_owned(),
-        password: Secret::new(password),
-    };
-    open_at(slapd.url(), Some(bind), targets)
+/// One of each: a group with an address and one without, three levels with a cycle, a contact, an object
+/// without an address, and a group whose only member has none.
+fn objects(server: &impl DirectoryServer) {
+    let user = |n: usize| server.user_dn(n);
+    server.add_group(
+        "listed",
+        &[user(0), user(1)],
+        &[("mail", "listed@example.test")],
+    );
+    server.add_group(
+        "hidden",
+        &[user(0), user(1)],
+        &[(
+            "legacyExchangeDN",
+            "/O=ACME/OU=EASTCOAST/CN=RECIPIENTS/CN=globalarchdl",
+        )],
+    );
+    let inner = server.add_group("inner", &[user(2)], &[]);
+    let middle = server.add_group("middle", &[inner.clone(), user(1), user(2)], &[]);
+    let outer = server.add_group("outer", &[middle], &[]);
+    server.add_member(&inner, &outer);
+    server.add_contact(
+        "contact",
+        &[
+            ("targetAddress", "SMTP:partner@partner.test"),
+            ("proxyAddresses", "X500:/O=ACME/CN=partner"),
+        ],
+    );
+    let silent = server.add_contact(
+        "silent",
+        &[("legacyExchangeDN", "/o=ACME/cn=Recipients/cn=silent one")],
+    );
+    server.add_group("empty", &[silent], &[]);
 }
 
-fn open_at(url: String, bind: Option<Bind>, targets: TargetSettings) -> Directory {
+fn open(server: &impl DirectoryServer, targets: TargetSettings) -> Directory {
+    open_at(server.access(), targets)
+}
+
+fn open_at(access: Access, targets: TargetSettings) -> Directory {
+    let bind = access.bind_dn.map(|dn| Bind {
+        dn,
+        password: Secret::new(access.password),
+    });
     let ldap = LdapSettings {
-        urls: vec![url],
+        urls: vec![access.url],
         starttls: false,
-        ca_file: None,
+        ca_file: access.ca_file,
         bind,
-        base: "dc=example,dc=test".into(),
+        base: BASE.into(),
         timeout: std::time::Duration::from_secs(5),
     };
     Directory::open(Settings {
@@ -136,58 +98,17 @@ async fn resolve(directory: &Directory, text: &str) -> Result<Vec<String>, Strin
     Ok(reached.iter().map(|one| one.address.to_string()).collect())
 }
 
-#[tokio::test]
-async fn every_form_of_target_leads_where_it_should() {
-    let slapd = Slapd::start(10);
-    objects(&slapd);
-    let directory = open(&slapd, TargetSettings::default());
-    let u = |n: usize| format!("u{n:05}@example.test");
-    let group = |name: &str| format!("cn={name},{GROUPS}");
-    let table: Vec<(String, Vec<String>)> = vec![
-        (
-            "journal@archive.test".into(),
-            vec!["journal@archive.test".into()],
-        ),
-        ("uid=u00003,ou=people,dc=example,dc=test".into(), vec![u(3)]),
-        (
-            "UID=U00003, ou=People, DC=example,DC=test".into(),
-            vec![u(3)],
-        ),
-        (group("listed"), vec!["listed@example.test".into()]),
-        (group("hidden"), vec![u(0), u(1)]),
-        (
-            "/O=ACME/OU=EASTCOAST/CN=RECIPIENTS/CN=globalarchdl".into(),
-            vec![u(0), u(1)],
-        ),
-        (
-            "x500:/o=acme/ou=EastCoast/cn=recipients/cn=GlobalArchDL".into(),
-            vec![u(0), u(1)],
-        ),
-        (group("outer"), vec![u(1), u(2)]),
-        (group("posix"), vec![u(1), u(2)]),
-        (group("dynamic"), vec![u(3), u(4)]),
-        (group("contact"), vec!["partner@partner.test".into()]),
-        (
-            "/o=ACME/cn=PARTNER".into(),
-            vec!["partner@partner.test".into()],
-        ),
-    ];
+/// Each target of a table, and where it leads or what is wrong with it.
+async fn check(directory: &Directory, table: &[(String, Result<Vec<String>, &str>)]) {
     for (target, wanted) in table {
-        assert_eq!(resolve(&directory, &target).await, Ok(wanted), "{target}");
-    }
-    for (target, wrong) in [
-        (group("gone"), "has no object"),
-        ("cn=x,dc=elsewhere,dc=test".into(), "has no object"),
-        ("cn=a=b,,dc=broken".into(), "has no object"),
-        ("/O=ACME/CN=nobody".into(), "has no object"),
-        ("cn=config".into(), "has no object"),
-        ("/O=*)(cn=*".into(), "has no object"),
-        (group("empty"), "no SMTP address"),
-        (group("silent"), "no SMTP address"),
-    ] {
-        let said = resolve(&directory, &target).await.expect_err(&target);
-        assert!(said.contains(wrong), "{target}: {said}");
-        assert!(!said.contains("OUTAGE"), "{target}: {said}");
+        match (resolve(directory, target).await, wanted) {
+            (found, Ok(wanted)) => assert_eq!(found.as_ref(), Ok(wanted), "{target}"),
+            (Ok(found), Err(_)) => panic!("{target} leads to {found:?}"),
+            (Err(said), Err(wrong)) => {
+                assert!(said.contains(wrong), "{target}: {said}");
+                assert!(!said.contains("OUTAGE"), "{target}: {said}");
+            }
+        }
     }
     assert_eq!(
         directory.health(),
@@ -196,32 +117,137 @@ async fn every_form_of_target_leads_where_it_should() {
     );
 }
 
+fn mail(user: usize) -> String {
+    format!("u{user:05}@example.test")
+}
+
+fn at_base(name: &str) -> String {
+    format!("cn={name},{BASE}")
+}
+
+async fn every_form_of_target_leads_where_it_should<D: DirectoryServer>() {
+    let server = D::start(10);
+    objects(&server);
+    let directory = open(&server, TargetSettings::default());
+    let group = Ok(vec![mail(0), mail(1)]);
+    let partner = Ok(vec!["partner@partner.test".to_owned()]);
+    let odd = server.user_dn(3).to_uppercase().replace(',', ", ");
+    let nowhere = Err("has no object");
+    let table = [
+        (
+            "journal@archive.test".into(),
+            Ok(vec!["journal@archive.test".into()]),
+        ),
+        (
+            "smtp:journal@archive.test".into(),
+            Ok(vec!["journal@archive.test".into()]),
+        ),
+        (
+            "mailto:journal@archive.test".into(),
+            Ok(vec!["journal@archive.test".into()]),
+        ),
+        (server.user_dn(3), Ok(vec![mail(3)])),
+        (odd, Ok(vec![mail(3)])),
+        (at_base("listed"), Ok(vec!["listed@example.test".into()])),
+        (at_base("hidden"), group.clone()),
+        (
+            "/O=ACME/OU=EASTCOAST/CN=RECIPIENTS/CN=globalarchdl".into(),
+            group.clone(),
+        ),
+        (
+            "x500:/o=acme/ou=EastCoast/cn=recipients/cn=GlobalArchDL".into(),
+            group,
+        ),
+        (at_base("outer"), Ok(vec![mail(1), mail(2)])),
+        (at_base("contact"), partner.clone()),
+        ("/o=ACME/cn=PARTNER".into(), partner),
+        (at_base("gone"), nowhere.clone()),
+        ("cn=x,dc=elsewhere,dc=test".into(), nowhere.clone()),
+        ("cn=a=b,,dc=broken".into(), nowhere.clone()),
+        ("/O=ACME/CN=nobody".into(), nowhere.clone()),
+        ("cn=config".into(), nowhere.clone()),
+        ("/O=*)(cn=*".into(), nowhere),
+        (at_base("empty"), Err("no SMTP address")),
+        (at_base("silent"), Err("no SMTP address")),
+    ];
+    check(&directory, &table).await;
+    for malformed in ["", "nobody at all", "a@b@c d", "/", "x500:"] {
+        assert!(Target::parse(malformed).is_err(), "{malformed:?}");
+    }
+}
+
+/// The kinds of group that only OpenLDAP has.
 #[tokio::test]
-async fn groups_are_expanded_and_encapsulated_as_configured() {
-    let slapd = Slapd::start(10);
-    objects(&slapd);
+async fn unix_and_dynamic_groups_lead_to_their_members() {
+    let server = Slapd::start(10);
+    server.modify(&format!(
+        "dn: cn=posix,{BASE}
+changetype: add
+objectClass: posixGroup
+gidNumber: 5
+memberUid: u00001
+memberUid: u00002
+
+dn: cn=dynamic,{BASE}
+changetype: add
+objectClass: groupOfURLs
+memberURL: ldap:///ou=people,{BASE}??sub?(|(uid=u00003)(uid=u00004))
+
+dn: cn=unique,{BASE}
+changetype: add
+objectClass: groupOfUniqueNames
+uniqueMember: cn=posix,{BASE}
+uniqueMember: cn=gone,{BASE}
+
+dn: cn=left,{BASE}
+changetype: add
+objectClass: groupOfNames
+member: cn=gone,{BASE}
+"
+    ));
+    let directory = open(&server, TargetSettings::default());
+    let table = [
+        (at_base("posix"), Ok(vec![mail(1), mail(2)])),
+        (at_base("dynamic"), Ok(vec![mail(3), mail(4)])),
+        (at_base("unique"), Ok(vec![mail(1), mail(2)])),
+        (at_base("left"), Err("no SMTP address")),
+    ];
+    check(&directory, &table).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_group_of_active_directory_is_read_part_by_part() {
+    let server = Samba::start(5000);
+    let members: Vec<String> = (0..5000).map(|n| server.user_dn(n)).collect();
+    server.add_group("all", &members, &[]);
+    let directory = open(&server, TargetSettings::default());
+    let begun = std::time::Instant::now();
+    let found = resolve(&directory, &at_base("all")).await;
+    println!("5,000 members on Samba: {:?}", begun.elapsed());
+    let wanted: Vec<String> = (0..5000).map(mail).collect();
+    assert!(
+        found.as_ref() == Ok(&wanted),
+        "{:?}",
+        found.map(|f| f.len())
+    );
+}
+
+async fn groups_are_expanded_and_encapsulated_as_configured<D: DirectoryServer>() {
+    let server = D::start(10);
+    objects(&server);
     let settings = TargetSettings {
         expand_groups: ExpandGroups::Always,
         group_limit: 3,
         imceaex_domain: Some("acme.test".into()),
     };
-    let directory = open(&slapd, settings);
-    let listed = resolve(&directory, &format!("cn=listed,{GROUPS}")).await;
-    assert_eq!(
-        listed,
-        Ok(vec![
-            "u00000@example.test".into(),
-            "u00001@example.test".into()
-        ])
-    );
-    let silent = resolve(&directory, &format!("cn=silent,{GROUPS}")).await;
-    assert_eq!(
-        silent,
-        Ok(vec![
-            "IMCEAEX-_o=ACME_cn=Recipients_cn=silent+20one@acme.test".into()
-        ])
-    );
-    let large = resolve(&directory, &format!("cn=outer,{GROUPS}")).await;
+    let directory = open(&server, settings);
+    let encapsulated = "IMCEAEX-_o=ACME_cn=Recipients_cn=silent+20one@acme.test";
+    let table = [
+        (at_base("listed"), Ok(vec![mail(0), mail(1)])),
+        (at_base("silent"), Ok(vec![encapsulated.to_owned()])),
+    ];
+    check(&directory, &table).await;
+    let large = resolve(&directory, &at_base("outer")).await;
     let said = large.expect_err("five objects are more than three");
     assert!(
         said.contains("OUTAGE") && said.contains("group_limit"),
@@ -229,16 +255,17 @@ async fn groups_are_expanded_and_encapsulated_as_configured() {
     );
 }
 
-#[tokio::test]
-async fn the_mailbox_that_a_target_names_is_guarded_and_a_groups_members_are_not() {
-    let slapd = Slapd::start(10);
-    objects(&slapd);
-    slapd.set_journal(5, Some("uid=u00007,ou=people,dc=example,dc=test"));
-    let directory = open(&slapd, TargetSettings::default());
+async fn the_mailbox_that_a_target_names_is_guarded_and_a_groups_members_are_not<
+    D: DirectoryServer,
+>() {
+    let server = D::start(10);
+    objects(&server);
+    server.set_journal(5, Some(&server.user_dn(7)));
+    let directory = open(&server, TargetSettings::default());
     let configured = [
         Target::parse("/O=ACME/OU=EASTCOAST/CN=RECIPIENTS/CN=globalarchdl").expect("a target"),
-        Target::parse(&format!("cn=listed,{GROUPS}")).expect("a target"),
-        Target::parse("uid=u00008,ou=people,dc=example,dc=test").expect("a target"),
+        Target::parse(&at_base("listed")).expect("a target"),
+        Target::parse(&server.user_dn(8)).expect("a target"),
     ];
     for (text, guarded) in [
         ("listed@example.test", true),
@@ -251,8 +278,8 @@ async fn the_mailbox_that_a_target_names_is_guarded_and_a_groups_members_are_not
         let address = Address::parse(text).expect("an address");
         let answer = directory.is_journal_address(&address, &configured).await;
         let wanted = match guarded {
-            true => copyist::directory::Lookup::Found(()),
-            false => copyist::directory::Lookup::Absent,
+            true => Lookup::Found(()),
+            false => Lookup::Absent,
         };
         assert_eq!(answer, wanted, "{text}");
     }
@@ -261,7 +288,7 @@ async fn the_mailbox_that_a_target_names_is_guarded_and_a_groups_members_are_not
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_comes_in_ranges_is_read_to_its_end() {
     let server = Ranges::start(5000, None);
-    let directory = open_at(server.url(), None, TargetSettings::default());
+    let directory = open_at(Access::anonymous(server.url()), TargetSettings::default());
     let mut all = resolve(&directory, "cn=all,dc=example,dc=test")
         .await
         .expect("a group");
@@ -274,7 +301,7 @@ async fn a_group_that_comes_in_ranges_is_read_to_its_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_whose_ranges_break_off_is_an_outage_and_no_shorter_list() {
     let server = Ranges::start(5000, Some(3000));
-    let directory = open_at(server.url(), None, TargetSettings::default());
+    let directory = open_at(Access::anonymous(server.url()), TargetSettings::default());
     let said = resolve(&directory, "cn=all,dc=example,dc=test")
         .await
         .expect_err("half a group");

@@ -38,7 +38,8 @@ impl Target {
     /// Reads a target; what is neither X.500 address nor DN must be an SMTP address.
     pub fn parse(text: &str) -> Result<Target, TargetError> {
         let text = text.trim();
-        if let Some(rest) = strip_prefix_ignore_case(text, "x500:") {
+        let x500 = strip_prefix_ignore_case(text, "x500:").map(str::trim);
+        if let Some(rest) = x500.filter(|rest| !rest.is_empty()) {
             return Ok(Target::X500(rest.to_owned()));
         }
         for prefix in ["smtp:", "mailto:"] {
@@ -120,7 +121,7 @@ mod tests {
             Target::parse("CN=all,DC=b,DC=test"),
             Ok(Target::Dn("CN=all,DC=b,DC=test".into()))
         );
-        for bad in ["", "nobody", "two words", "a@b@c", "=x"] {
+        for bad in ["", "nobody", "two words", "a@b@c", "=x", "x500: "] {
             assert!(Target::parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -14,6 +14,30 @@
     reason = "every test program compiles the whole lab and uses a part of it"
 )]
 
+/// Makes each claim, a function of the directory server, about OpenLDAP and about Active Directory.
+#[allow(unused_macros, reason = "not every test program is about directories")]
+macro_rules! on_both_directories {
+    (async $($claim:ident,)*) => {
+        on_both_directories!(@modules (#[tokio::test] async) (.await) $($claim,)*);
+    };
+    ($($claim:ident,)*) => {
+        on_both_directories!(@modules (#[test]) () $($claim,)*);
+    };
+    (@modules $head:tt $tail:tt $($claim:ident,)*) => {
+        mod on_openldap {
+            $(on_both_directories!(@test Slapd $head $tail $claim);)*
+        }
+        mod on_active_directory {
+            $(on_both_directories!(@test Samba $head $tail $claim);)*
+        }
+    };
+    (@test $server:ident ($($head:tt)*) ($($tail:tt)*) $claim:ident) => {
+        $($head)* fn $claim() {
+            super::$claim::<super::lab::$server>() $($tail)*;
+        }
+    };
+}
+
 mod certificates;
 mod client;
 mod copyist;
@@ -37,7 +61,7 @@ pub use copyist::Copyist;
 pub use postfix::{Postfix, PostfixOptions};
 pub use process::{Program, Silence};
 pub use samba::Samba;
-pub use server::{DirectoryServer, every_third};
+pub use server::{Access, DirectoryServer, every_third};
 pub use site::{INSIDE, OUTSIDE, Report, Site, message, user};
 pub use slapd::Slapd;
 pub use smtp::{Load, SmtpSink, smtp_source};

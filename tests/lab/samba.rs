@@ -10,7 +10,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use super::process::{Log, Program};
-use super::server::lines;
+use super::server::{Access, lines};
 use super::{Certificates, DOMAIN, DirectoryServer, PATIENCE, need, run, set_mode, write};
 
 const BASE: &str = "DC=example,DC=test";
@@ -54,16 +54,6 @@ impl Samba {
     /// The authority that signed the server's certificate.
     pub fn ca_file(&self) -> PathBuf {
         self.certificates.ca()
-    }
-
-    /// The agent's account, which can only read.
-    pub fn bind_dn(&self) -> &'static str {
-        AGENT
-    }
-
-    /// A file that holds the agent's password and nothing else.
-    pub fn password_file(&self) -> PathBuf {
-        self.directory.path().join("password")
     }
 
     fn try_start(&mut self) -> bool {
@@ -156,13 +146,17 @@ impl DirectoryServer for Samba {
         samba
     }
 
-    fn settings(&self) -> String {
-        format!(
-            "urls = [\"{}\"]\nca_file = \"{}\"\nbind_dn = \"{AGENT}\"\nbind_password_file = \"{}\"\nbase = \"{BASE}\"\n",
-            self.ldaps_url(),
-            self.ca_file().display(),
-            self.password_file().display()
-        )
+    fn access(&self) -> Access {
+        Access {
+            url: self.ldaps_url(),
+            ca_file: Some(self.ca_file()),
+            bind_dn: Some(AGENT.to_owned()),
+            password: PASSWORD.to_owned(),
+        }
+    }
+
+    fn password_file(&self) -> PathBuf {
+        self.directory.path().join("password")
     }
 
     fn user_dn(&self, user: usize) -> String {

@@ -1,5 +1,7 @@
 //! What the tests need of a directory server, whichever it is.
 
+use std::path::PathBuf;
+
 /// A real directory server with made-up users.
 ///
 /// User `n` is `u0000n`, with `mail: u0000n@example.test` and, among the `proxyAddresses`,
@@ -13,8 +15,32 @@ pub trait DirectoryServer: Sized {
         Self::start_with(users, every_third)
     }
 
+    /// How it is entered.
+    fn access(&self) -> Access;
+
+    /// A file that holds the agent's password and nothing else.
+    fn password_file(&self) -> PathBuf;
+
     /// The lines of the table `[directory]` that lead to it, without those about time.
-    fn settings(&self) -> String;
+    fn settings(&self) -> String {
+        let access = self.access();
+        let mut settings = format!(
+            "urls = [{:?}]\nbase = {:?}\nbind_password_file = {:?}\n",
+            access.url,
+            self.base(),
+            self.password_file()
+        );
+        for (name, value) in [
+            ("bind_dn", access.bind_dn),
+            (
+                "ca_file",
+                access.ca_file.map(|path| path.display().to_string()),
+            ),
+        ] {
+            settings += &value.map_or_else(String::new, |value| format!("{name} = {value:?}\n"));
+        }
+        settings
+    }
 
     /// The base of all entries.
     fn base(&self) -> &'static str {
@@ -55,6 +81,30 @@ pub trait DirectoryServer: Sized {
         self.modify(&format!(
             "dn: {group}\nchangetype: modify\nadd: member\nmember: {member}\n"
         ));
+    }
+}
+
+/// How a directory server is entered.
+pub struct Access {
+    /// Its URL.
+    pub url: String,
+    /// The authority that signed its certificate, where it has one.
+    pub ca_file: Option<PathBuf>,
+    /// The agent's account, which can only read.
+    pub bind_dn: Option<String>,
+    /// Its password.
+    pub password: String,
+}
+
+impl Access {
+    /// As nobody.
+    pub fn anonymous(url: String) -> Access {
+        Access {
+            url,
+            ca_file: None,
+            bind_dn: None,
+            password: String::new(),
+        }
     }
 }
 

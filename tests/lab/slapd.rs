@@ -7,7 +7,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::process::{Log, Program};
-use super::server::lines;
+use super::server::{Access, lines};
 use super::{
     Certificates, DOMAIN, DirectoryServer, PATIENCE, free_port, need, run, set_mode,
     wait_for_listener, write,
@@ -61,16 +61,6 @@ impl Slapd {
     /// The authority that signed the server's certificate.
     pub fn ca_file(&self) -> PathBuf {
         self.certificates.ca()
-    }
-
-    /// The agent's account, which can only read.
-    pub fn bind_dn(&self) -> &'static str {
-        AGENT
-    }
-
-    /// A file that holds the agent's password and nothing else.
-    pub fn password_file(&self) -> PathBuf {
-        self.directory.path().join("password")
     }
 
     /// What the agent sees: LDIF, by `ldapsearch`.
@@ -171,12 +161,17 @@ impl DirectoryServer for Slapd {
         slapd
     }
 
-    fn settings(&self) -> String {
-        format!(
-            "urls = [\"{}\"]\nbind_dn = \"{AGENT}\"\nbind_password_file = \"{}\"\nbase = \"{BASE}\"\n",
-            self.url(),
-            self.password_file().display()
-        )
+    fn access(&self) -> Access {
+        Access {
+            url: self.url(),
+            ca_file: None,
+            bind_dn: Some(AGENT.to_owned()),
+            password: PASSWORD.to_owned(),
+        }
+    }
+
+    fn password_file(&self) -> PathBuf {
+        self.directory.path().join("password")
     }
 
     fn user_dn(&self, user: usize) -> String {

@@ -39,6 +39,36 @@ pub(super) struct Access {
     pub(super) timeout: Duration,
 }
 
+/// What a server says that it can do beyond RFC 4511, in its root entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Features {
+    /// It is Active Directory: of long lists it may be asked for a part.
+    pub(super) ranges: bool,
+    /// Content synchronization (RFC 4533).
+    pub(super) sync: bool,
+    /// Change notification ([MS-ADTS] section 3.1.1.3.4.1.9).
+    pub(super) notification: bool,
+}
+
+impl Features {
+    const ACTIVE_DIRECTORY: &str = "1.2.840.113556.1.4.800";
+    const SYNC: &str = "1.3.6.1.4.1.4203.1.9.1.1";
+    pub(super) const NOTIFICATION: &str = "1.2.840.113556.1.4.528";
+
+    fn of(root: &Entry) -> Features {
+        let has = |name: &str, oid: &str| root.values(name).iter().any(|value| value == oid);
+        Features {
+            ranges: has("supportedCapabilities", Features::ACTIVE_DIRECTORY),
+            sync: has("supportedControl", Features::SYNC),
+            notification: has("supportedControl", Features::NOTIFICATION),
+        }
+    }
+}
+
+/// Members of a group in one answer, where the server can be asked for a part: as many as Active Directory
+/// sends at most. The LDAP library has no limit of its own for the size of an answer.
+const MEMBERS: usize = 1500;
+
 /// What is asked.
 #[derive(Debug, Clone)]
 pub(super) struct Search {
@@ -83,6 +113,7 @@ pub(super) struct Connection {
     in_flight: Arc<Semaphore>,
     lost: CancellationToken,
     condemned: OnceLock<String>,
+    features: OnceLock<Features>,
     drive: AbortOnDropHandle<()>,
     opened: Instant,
     /// When the server was last heard, in milliseconds since `opened`.
@@ -116,10 +147,41 @@ impl Connection {
             }
         };
         let connection = Arc::new(opened);
-        match connection.check(deadline).await {
+        let entered = async {
+            connection.check(deadline).await?;
+            connection.ask_features(deadline).await
+        };
+        match entered.await {
             Ok(()) => Ok(connection),
             Err(fault) => Err(EnterError::Other(fault.to_string())),
         }
+    }
+
+    /// Reads the root entry. A server that hides it is taken for one that can nothing more than LDAP.
+    async fn ask_features(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
+        let root = Search {
+            base: String::new(),
+            scope: Scope::Base,
+            filter: "(objectClass=*)".into(),
+            attributes: vec!["supportedControl".into(), "supportedCapabilities".into()],
+            limit: 1,
+            enough_at_limit: true,
+            may_be_missing: true,
+        };
+        match self.search(root, deadline).await {
+            Ok(entries) => {
+                let features = entries.first().map(Features::of).unwrap_or_default();
+                let _ = self.features.set(features);
+                Ok(())
+            }
+            Err(Fault::Question(_)) => Ok(()),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// What the server can do beyond RFC 4511.
+    pub(super) fn features(&self) -> Features {
+        self.features.get().copied().unwrap_or_default()
     }
 
     /// Sees that the base can be searched. A base that is gone or hidden would look like a directory
@@ -172,6 +234,7 @@ impl Connection {
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
             lost,
             condemned: OnceLock::new(),
+            features: OnceLock::new(),
             drive,
             opened: Instant::now(),
             heard: AtomicU64::new(0),
@@ -270,7 +333,7 @@ impl Connection {
             &search.base,
             search.scope,
             &search.filter,
-            search.attributes.clone(),
+            self.in_ranges(search.attributes),
         );
         let mut stream = match timeout_at(deadline, starting).await {
             Ok(Ok(stream)) => stream,
@@ -311,6 +374,20 @@ impl Connection {
                 Err(self.too_slow(begun))
             }
         }
+    }
+
+    /// Asks for long lists part by part where the server knows how; the parts tell that there is more.
+    fn in_ranges(&self, attributes: Vec<String>) -> Vec<String> {
+        if !self.features().ranges {
+            return attributes;
+        }
+        let attributes = attributes.into_iter();
+        attributes
+            .map(|name| match name.as_str() {
+                "member" => format!("member;range=0-{}", MEMBERS - 1),
+                _ => name,
+            })
+            .collect()
     }
 
     async fn read(
