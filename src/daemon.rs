@@ -126,7 +126,7 @@ impl Daemon {
         make_state_dir(&settings.state_dir)?;
         let spool = Spool::open(&settings.spool)?;
         let key = Key::load_or_create(&settings.state_dir)?;
-        let directory = Directory::open(settings.directory.clone())?;
+        let directory = open_directory(&settings)?;
         let pipeline = pipeline(&settings, &key, directory, spool);
         Ok(Daemon {
             key,
@@ -216,7 +216,7 @@ impl Daemon {
         let directory = if settings.directory == self.settings.directory {
             old.directory.clone()
         } else {
-            match Directory::open(settings.directory.clone()) {
+            match open_directory(&settings) {
                 Ok(directory) => directory,
                 Err(error) => {
                     error!("the old settings stay: {error}");
@@ -263,6 +263,12 @@ fn pipeline(settings: &Settings, key: &Key, directory: Directory, spool: Spool) 
         composer: Composer::new(settings.journal.clone(), key.clone()),
         spool,
     }
+}
+
+fn open_directory(settings: &Settings) -> Result<Directory, directory::OpenError> {
+    let directory = Directory::open(settings.directory.clone())?;
+    directory.follow_changes(&settings.state_dir.join("directory.place"));
+    Ok(directory)
 }
 
 fn make_state_dir(dir: &Path) -> Result<(), DaemonError> {

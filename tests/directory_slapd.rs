@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use copyist::directory::{
     Bind, CacheSettings, Directory, Health, LdapSettings, Lookup, Objects, Outage, Settings,
-    Source, TargetSettings,
+    Source, TargetSettings, Watch,
 };
 use copyist::mail::Address;
 use copyist::secret::Secret;
@@ -32,6 +32,7 @@ fn settings(urls: &[String]) -> Settings {
         }),
         base: "dc=example,dc=test".into(),
         timeout: Duration::from_secs(5),
+        watch: Watch::Off,
     };
     Settings {
         source: Source::Ldap(ldap),

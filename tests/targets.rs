@@ -8,7 +8,7 @@ mod ranges;
 
 use copyist::directory::{
     Bind, CacheSettings, Directory, ExpandGroups, Health, LdapSettings, Lookup, Settings, Source,
-    Target, TargetSettings,
+    Target, TargetSettings, Watch,
 };
 use copyist::mail::Address;
 use copyist::secret::Secret;
@@ -75,6 +75,7 @@ fn open_at(access: Access, targets: TargetSettings) -> Directory {
         bind,
         base: BASE.into(),
         timeout: std::time::Duration::from_secs(5),
+        watch: Watch::Off,
     };
     Directory::open(Settings {
         source: Source::Ldap(ldap),

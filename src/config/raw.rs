@@ -101,6 +101,9 @@ pub(super) struct Directory {
     /// Default: none are made.
     #[schemars(example = "example.com")]
     pub(super) imceaex_domain: Option<String>,
+    /// How changes are followed, so that they count at once: as the servers offer it (auto), by syncrepl
+    /// (OpenLDAP), by notify or usn (Active Directory), or not (off).
+    pub(super) watch: Watch,
     /// How long answers are kept.
     pub(super) cache: Cache,
 }
@@ -263,6 +266,18 @@ pub(super) enum ExpandGroups {
     Always,
 }
 
+/// See [`directory::Watch`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Watch {
+    #[default]
+    Auto,
+    Syncrepl,
+    Notify,
+    Usn,
+    Off,
+}
+
 /// See [`policy::Format`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -343,6 +358,7 @@ impl Default for Directory {
             expand_groups: ExpandGroups::default(),
             group_limit: const { NonZeroU64::new(10_000).unwrap() },
             imceaex_domain: None,
+            watch: Watch::default(),
             cache: Cache::default(),
         }
     }
@@ -484,6 +500,18 @@ impl From<ExpandGroups> for directory::ExpandGroups {
         match raw {
             ExpandGroups::WithoutAddress => directory::ExpandGroups::WithoutAddress,
             ExpandGroups::Always => directory::ExpandGroups::Always,
+        }
+    }
+}
+
+impl From<Watch> for directory::Watch {
+    fn from(raw: Watch) -> directory::Watch {
+        match raw {
+            Watch::Auto => directory::Watch::Auto,
+            Watch::Syncrepl => directory::Watch::Syncrepl,
+            Watch::Notify => directory::Watch::Notify,
+            Watch::Usn => directory::Watch::Usn,
+            Watch::Off => directory::Watch::Off,
         }
     }
 }

@@ -3,7 +3,8 @@
 //! Promises: an outage is never kept as an answer, and never ends in "absent". While the source does not
 //! answer, a *found* of the last `max_stale` is served: its journal addresses were right then. An
 //! *absent* is not: since then the person may have got a journal address, and that mail would go
-//! uncopied. One question per address is under way at a time, however many ask.
+//! uncopied. One question per address is under way at a time, however many ask. What [`Changes`] says has
+//! changed is never served again, not even while the source is down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use moka::Expiry;
 use moka::future::Cache;
 use tokio::time::{Instant, timeout};
 
+use super::changes::{Changes, Names, lower};
 use super::entry::{Lookup, Outage};
 use super::resolve::{self, Resolution};
 use super::settings::{CacheSettings, TargetSettings};
@@ -25,6 +27,9 @@ use crate::mail::Address;
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Addresses remembered as owned by several objects, so as not to log each mail.
 const WARNED: u64 = 10_000;
+
+/// How often a question is put whose answer changes meanwhile.
+const TRIES: usize = 4;
 
 /// Targets remembered; there are as many as mailboxes that journal copies go to.
 const TARGETS: u64 = 100_000;
@@ -46,13 +51,15 @@ pub(super) struct Cached<S> {
     fresh_journal: Cache<String, Known<bool>>,
     stale_journal: Cache<String, Known<bool>>,
     warned: Cache<String, ()>,
+    changes: Arc<Changes>,
 }
 
-/// What the source said, and when.
+/// What the source said, when it was asked, and what that depends on beside the key and what the answer shows.
 #[derive(Debug, Clone)]
 struct Known<T> {
     what: T,
     since: Instant,
+    names: Option<Arc<Names>>,
 }
 
 /// An answer and whether it came from memory alone.
@@ -97,7 +104,13 @@ impl<S: Source> Cached<S> {
                 .build(),
             stale_journal: kept(settings.capacity, max_stale),
             warned: kept(WARNED, Duration::from_secs(24 * 3600)),
+            changes: Arc::new(Changes::new(life.yes.max(life.no).max(max_stale))),
         }
+    }
+
+    /// Where whoever watches the source says what changed.
+    pub(super) fn changes(&self) -> Arc<Changes> {
+        Arc::clone(&self.changes)
     }
 
     /// Where the answers come from.
@@ -107,14 +120,16 @@ impl<S: Source> Cached<S> {
 
     /// The objects that own an address, exactly as it is or else without its extension.
     pub(super) async fn find(&self, asked: &Address) -> Lookup<Objects> {
-        let base = asked.without_extension(&self.delimiters);
-        let base = OptionFuture::from(base.as_ref().map(|base| self.owners(base)));
+        let without = asked.without_extension(&self.delimiters);
+        let base_key = without.as_ref().map(Address::key);
+        let base = OptionFuture::from(without.as_ref().map(|base| self.owners(base)));
         let (exact, base) = join(self.owners(asked), base).await;
         let got = exact.or_else_absent(base);
         match got.answer {
             Ok(Known {
                 what: Some(objects),
                 since,
+                ..
             }) => {
                 count(if got.remembered { "hit" } else { "miss" });
                 self.warn_of_several(asked, &objects).await;
@@ -127,7 +142,11 @@ impl<S: Source> Cached<S> {
                 Lookup::Absent
             }
             Err(outage) => match self.stale.get(asked.key()).await {
-                Some(known) if self.is_recent(known.since) => {
+                Some(known)
+                    if self.is_recent(known.since)
+                        && !self.is_outdated(asked.key(), &known)
+                        && !base_key.is_some_and(|key| self.is_outdated(key, &known)) =>
+                {
                     count("stale");
                     Lookup::Found(known.what)
                 }
@@ -155,18 +174,22 @@ impl<S: Source> Cached<S> {
     /// Whether anybody's journal attribute names this address. Here an old "no" is as good as an old
     /// "yes" while the source is down: no copy hangs on it, and without it all mail would wait.
     pub(super) async fn names_in_journal(&self, asked: &Address) -> Lookup<()> {
-        let ask = async {
+        let ask = || async {
+            // Whose value it is, is not asked; any change may take it away.
+            let yes = || Ok((true, Some(Names::any())));
             if self.source.names_in_journal(asked).await? {
-                return Ok(true);
+                return yes();
             }
             // The message is about to need the same answer.
             let owners = self.owners(asked).await.answer?.what;
+            let mut names = vec![asked.key().to_owned()];
             for object in owners.iter().flat_map(|all| all.iter()) {
                 if self.source.object_in_journal(object).await? {
-                    return Ok(true);
+                    return yes();
                 }
+                names.extend(resolve::names_of(object));
             }
-            Ok(false)
+            Ok((false, Some(Names::of(names))))
         };
         let got = self
             .remembered_or(&self.fresh_journal, asked.key(), ask, self.patience)
@@ -179,6 +202,7 @@ impl<S: Source> Cached<S> {
                 }
                 known
             }
+            // Nor is what changed since of any matter: the guard may err for the time of an outage.
             Err(outage) => match self.stale_journal.get(asked.key()).await {
                 Some(known) if self.is_recent(known.since) => known,
                 _ => return Lookup::Unavailable(outage),
@@ -193,10 +217,14 @@ impl<S: Source> Cached<S> {
     /// What a target comes to. While the source is down, what it came to lately.
     pub(super) async fn resolve(&self, target: &Target) -> Result<Resolution, Outage> {
         if target.smtp().is_some() {
-            return resolve::resolve(&self.source, target, &self.targets).await;
+            let (resolution, _) = resolve::resolve(&self.source, target, &self.targets).await?;
+            return Ok(resolution);
         }
         let key = target.to_string().to_lowercase();
-        let ask = resolve::resolve(&self.source, target, &self.targets);
+        let ask = || async {
+            let (resolution, names) = resolve::resolve(&self.source, target, &self.targets).await?;
+            Ok((resolution, Some(names)))
+        };
         let got = self
             .remembered_or(&self.fresh_targets, &key, ask, GROUP_PATIENCE)
             .await;
@@ -211,46 +239,85 @@ impl<S: Source> Cached<S> {
                 Ok(known.what)
             }
             Err(outage) => match self.stale_targets.get(&key).await {
-                Some(known) if self.is_recent(known.since) => Ok(known.what),
+                Some(known) if self.is_recent(known.since) && !self.is_outdated(&key, &known) => {
+                    Ok(known.what)
+                }
                 _ => Err(outage),
             },
         }
     }
 
     async fn owners(&self, address: &Address) -> Got<Option<Objects>> {
-        let ask = self.source.find(address);
+        let ask = || async { Ok((self.source.find(address).await?, None)) };
         self.remembered_or(&self.fresh, address.key(), ask, self.patience)
             .await
     }
 
     /// What is remembered, or what `ask` gives; whoever comes meanwhile waits for the same answer.
-    async fn remembered_or<T: Clone + Send + Sync + 'static>(
+    async fn remembered_or<T, F>(
         &self,
         memory: &Cache<String, Known<T>>,
         key: &str,
-        ask: impl Future<Output = Result<T, Outage>> + Send,
+        ask: impl Fn() -> F,
         patience: Duration,
-    ) -> Got<T> {
-        if let Some(known) = memory.get(key).await {
-            return Got {
-                answer: Ok(known),
-                remembered: true,
-            };
+    ) -> Got<T>
+    where
+        T: Answer + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<(T, Option<Names>), Outage>> + Send,
+    {
+        for _ in 0..TRIES {
+            if let Some(known) = memory.get(key).await {
+                if !self.is_outdated(key, &known) {
+                    return Got {
+                        answer: Ok(known),
+                        remembered: true,
+                    };
+                }
+                memory.invalidate(key).await;
+            }
+            let begun = Instant::now();
+            // Boxed, for the cache library keeps several copies of it on the stack: a question within a question
+            // once took more than the two megabytes that a thread has.
+            let ask = Box::pin(async {
+                let since = Instant::now();
+                let (what, names) = ask().await?;
+                Ok::<_, Outage>(Known {
+                    what,
+                    since,
+                    names: names.map(Arc::new),
+                })
+            });
+            let shared = memory.try_get_with_by_ref(key, ask);
+            let shared = async { shared.await.map_err(|outage| Outage::clone(&outage)) };
+            let answer = patiently(patience, shared).await;
+            // The question may have been another's, put before we came and before a change.
+            let old = |known: &Known<T>| known.since < begun && self.is_outdated(key, known);
+            if !answer.as_ref().is_ok_and(old) {
+                return Got {
+                    answer,
+                    remembered: false,
+                };
+            }
         }
-        // Boxed, for the cache library keeps several copies of it on the stack: a question within a question
-        // once took more than the two megabytes that a thread has.
-        let ask = Box::pin(async {
-            let what = ask.await?;
-            Ok::<_, Outage>(Known {
-                what,
-                since: Instant::now(),
-            })
-        });
-        let shared = memory.try_get_with_by_ref(key, ask);
-        let shared = async { shared.await.map_err(|outage| Outage::clone(&outage)) };
+        let why = format!("what {key} stands for changed {TRIES} times while it was asked for");
         Got {
-            answer: patiently(patience, shared).await,
+            answer: Err(Outage::new(why)),
             remembered: false,
+        }
+    }
+
+    /// Whether what an answer says was changed after it was asked for.
+    fn is_outdated<T: Answer>(&self, key: &str, known: &Known<T>) -> bool {
+        if self.changes.quiet_since(known.since) {
+            return false;
+        }
+        match &known.names {
+            Some(names) => self.changes.outdated(known.since, names),
+            None => {
+                let named = known.what.names();
+                let names = named.iter().map(String::as_str).chain([key]);
+                self.changes.touched(known.since, names)
+            }
         }
     }
 
@@ -265,6 +332,7 @@ impl<S: Source> Cached<S> {
         let known = Known {
             what: Arc::clone(objects),
             since,
+            names: None,
         };
         self.stale.insert(asked.key().to_owned(), known).await;
     }
@@ -328,11 +396,30 @@ impl Life {
 /// What the source says, yes or no.
 trait Answer {
     fn is_yes(&self) -> bool;
+
+    /// The objects that it shows, by their DNs in lower case.
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+impl Answer for Objects {
+    fn is_yes(&self) -> bool {
+        true
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.iter().map(|object| lower(object.dn.clone())).collect()
+    }
 }
 
 impl Answer for Option<Objects> {
     fn is_yes(&self) -> bool {
         self.is_some()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.as_ref().map(Answer::names).unwrap_or_default()
     }
 }
 

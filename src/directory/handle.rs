@@ -1,6 +1,7 @@
 //! The directory as the rest of Copyist sees it.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::resolve::{Reached, Resolution};
 use super::settings::{self, CacheSettings, Settings};
 use super::source::{Name, Objects, Source};
 use super::target::Target;
+use super::watch;
 use crate::mail::Address;
 
 /// The longest that an answer from a file may take; it is in memory.
@@ -116,6 +118,22 @@ impl Directory {
                 stop,
             }),
         })
+    }
+
+    /// Follows the changes of the directory from now on, where that is wanted and the directory offers it, so that
+    /// answers are forgotten when they change. `file` is where it keeps how far it got.
+    pub fn follow_changes(&self, file: &Path) {
+        let Backend::Ldap(ldap) = self.inner.cached.source() else {
+            return;
+        };
+        let Some(feed) = ldap.feed() else { return };
+        let attributes = ldap.attributes().clone();
+        let changes = self.inner.cached.changes();
+        let watching = watch::watch(feed, attributes, changes, file.to_owned());
+        let until = self.inner.stop.clone();
+        self.inner.tasks.spawn(async move {
+            until.run_until_cancelled(watching).await;
+        });
     }
 
     /// The objects that own each of these addresses. Every asked address has an answer, within

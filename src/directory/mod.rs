@@ -9,6 +9,7 @@
 //! ```
 
 mod cache;
+mod changes;
 mod entry;
 mod file;
 mod handle;
@@ -19,6 +20,7 @@ mod resolve;
 mod settings;
 mod source;
 mod target;
+mod watch;
 
 pub use entry::{Entry, Lookup, Outage};
 pub use file::LdifFileError;
@@ -28,7 +30,7 @@ pub use ldif::{LdifError, LdifFault};
 pub use question::AttributeError;
 pub use resolve::{Reached, Resolution};
 pub use settings::{
-    Bind, CacheSettings, ExpandGroups, LdapSettings, Settings, Source, TargetSettings,
+    Bind, CacheSettings, ExpandGroups, LdapSettings, Settings, Source, TargetSettings, Watch,
 };
 pub use source::Objects;
 pub use target::{Target, TargetError};

@@ -129,6 +129,23 @@ impl Attributes {
         keys(entry, &self.addresses)
     }
 
+    /// What has to be read of an object that changed, to know which answers it touches.
+    pub(super) fn telling(&self) -> Vec<String> {
+        let mut all = self.wanted();
+        all.push("uid".to_owned());
+        distinct(&all)
+    }
+
+    /// All names by which answers may depend on an object, see [`super::changes::Changes`].
+    pub(super) fn names_of(&self, entry: &Entry) -> Vec<String> {
+        let mut names = resolve::names_of(entry);
+        names.push(entry.dn.clone());
+        names.extend(self.keys_of(entry));
+        names.extend(self.journal_keys_of(entry));
+        names.extend(entry.values("uid").iter().map(|uid| format!("uid={uid}")));
+        names
+    }
+
     /// What an entry's journal attributes name.
     pub(super) fn journal_keys_of(&self, entry: &Entry) -> Vec<String> {
         keys(entry, &self.journal)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
+use super::changes::Names;
 use super::entry::{Entry, Outage};
 use super::question::address_key;
 use super::settings::{ExpandGroups, TargetSettings};
@@ -54,19 +55,19 @@ pub struct Reached {
 /// The addresses of a target, each once and at least one; or why there is none.
 pub type Resolution = Result<Arc<[Reached]>, TargetError>;
 
-/// Finds what a target comes to.
+/// Finds what a target comes to, and what that depends on.
 pub(super) async fn resolve<S: Source>(
     source: &S,
     target: &Target,
     settings: &TargetSettings,
-) -> Result<Resolution, Outage> {
+) -> Result<(Resolution, Names), Outage> {
     let name = match target {
         Target::Smtp(address) => {
             let reached = Reached {
                 address: address.clone(),
                 through: Arc::new([]),
             };
-            return Ok(Ok(Arc::new([reached])));
+            return Ok((Ok(Arc::new([reached])), Names::default()));
         }
         Target::Dn(dn) => Name::Dn(dn.clone()),
         Target::X500(text) => Name::X500(text.clone()),
@@ -77,6 +78,7 @@ pub(super) async fn resolve<S: Source>(
         seen: HashSet::new(),
         reached: BTreeMap::new(),
         without: Vec::new(),
+        searched: false,
     };
     let mut level = vec![(name, Vec::new())];
     let too_many = || {
@@ -101,8 +103,10 @@ pub(super) async fn resolve<S: Source>(
             .await?;
         level = Vec::new();
         for (entries, name, way) in found {
+            walk.searched |= matches!(name, Name::Url(_));
             if entries.is_empty() && way.is_empty() {
-                return Ok(Err(TargetError::Nowhere(target.to_string())));
+                let nowhere = Err(TargetError::Nowhere(target.to_string()));
+                return Ok((nowhere, walk.names()));
             }
             // A dynamic group may well have nobody in it now.
             if entries.is_empty() && !matches!(name, Name::Url(_)) {
@@ -116,7 +120,8 @@ pub(super) async fn resolve<S: Source>(
             }
         }
     }
-    Ok(walk.end(target))
+    let names = walk.names();
+    Ok((walk.end(target), names))
 }
 
 /// The objects from the one that a target names to a member.
@@ -129,6 +134,8 @@ struct Walk<'a> {
     seen: HashSet<String>,
     reached: BTreeMap<Address, Arc<[String]>>,
     without: Vec<String>,
+    /// Whether a member was named by a search.
+    searched: bool,
 }
 
 impl Walk<'_> {
@@ -151,6 +158,15 @@ impl Walk<'_> {
             None => self.without.push(entry.dn.clone()),
         }
         Vec::new()
+    }
+
+    /// What the answer depends on.
+    fn names(&self) -> Names {
+        // Whoever begins to match a search becomes a member; no name tells of him.
+        if self.searched {
+            return Names::any();
+        }
+        Names::of(self.asked.iter().chain(&self.seen).cloned())
     }
 
     fn end(self, target: &Target) -> Resolution {

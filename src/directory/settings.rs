@@ -1,5 +1,6 @@
 //! What the directory needs to know; built by `config`.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -77,6 +78,36 @@ pub struct LdapSettings {
     pub base: String,
     /// The longest that one question may take, connecting included.
     pub timeout: Duration,
+    /// How changes are followed.
+    pub watch: Watch,
+}
+
+/// How changes in the directory are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Watch {
+    /// As the server offers it: content synchronization, or else notification and polling.
+    #[default]
+    Auto,
+    /// Content synchronization, refresh and persist (RFC 4533), as OpenLDAP's overlay syncprov offers it.
+    Syncrepl,
+    /// Active Directory's change notification.
+    Notify,
+    /// Active Directory's update sequence numbers, looked at once a second.
+    Usn,
+    /// Not at all.
+    Off,
+}
+
+impl fmt::Display for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Watch::Auto => "auto",
+            Watch::Syncrepl => "syncrepl",
+            Watch::Notify => "notify",
+            Watch::Usn => "usn",
+            Watch::Off => "off",
+        })
+    }
 }
 
 /// A simple bind.

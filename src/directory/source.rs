@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use super::entry::{Entry, Outage};
@@ -33,6 +34,71 @@ impl fmt::Display for Name {
     }
 }
 
+/// What a feed of changes tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// An object is new or other than it was; this is how it is now.
+    Object(Entry),
+    /// The object with this DN is gone.
+    Gone(String),
+    /// More changed than is told one by one.
+    Everything,
+    /// All that changed before now was told; what changes from here on will be.
+    UpToDate,
+    /// Where to go on after an interruption.
+    Place(Place),
+}
+
+/// Where in a server's changes a feed is. Written as a line of text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Content synchronization: the cookie, and the base of the content that it is about.
+    Sync {
+        /// The base.
+        base: String,
+        /// The server's own words.
+        cookie: String,
+    },
+    /// Active Directory: the highest update sequence number that was seen, and the server that counts so.
+    Usn {
+        /// The server's `dsServiceName`.
+        server: String,
+        /// The number.
+        number: u64,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Sync { base, cookie } => writeln!(f, "sync\t{cookie}\t{base}"),
+            Place::Usn { server, number } => writeln!(f, "usn\t{number}\t{server}"),
+        }
+    }
+}
+
+impl FromStr for Place {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Place, ()> {
+        let mut words = text.strip_suffix('\n').ok_or(())?.splitn(3, '\t');
+        let (kind, place, whose) = (words.next(), words.next(), words.next());
+        let place = place.ok_or(())?.to_owned();
+        let whose = whose.ok_or(())?.to_owned();
+        match kind {
+            Some("sync") => Ok(Place::Sync {
+                base: whose,
+                cookie: place,
+            }),
+            Some("usn") => Ok(Place::Usn {
+                server: whose,
+                number: place.parse().map_err(|_| ())?,
+            }),
+            _ => Err(()),
+        }
+    }
+}
+
 /// Something that knows people.
 pub(super) trait Source: Send + Sync + 'static {
     /// The objects that own exactly this address; `None` where there are none.
@@ -55,4 +121,28 @@ pub(super) trait Source: Send + Sync + 'static {
         &self,
         object: &Entry,
     ) -> impl Future<Output = Result<bool, Outage>> + Send;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_survives_being_written() {
+        for place in [
+            Place::Sync {
+                base: "dc=b, dc=test".into(),
+                cookie: "rid=000,csn=1#0;2#1".into(),
+            },
+            Place::Usn {
+                server: "CN=NTDS Settings,CN=DC1".into(),
+                number: 4711,
+            },
+        ] {
+            assert_eq!(place.to_string().parse(), Ok(place));
+        }
+        for bad in ["", "usn\tx\ty\n", "sync\tx\n", "usn\t1\tcut off"] {
+            assert_eq!(bad.parse::<Place>(), Err(()), "{bad:?}");
+        }
+    }
 }

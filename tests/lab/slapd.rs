@@ -250,6 +250,7 @@ objectClass: olcModuleList
 cn: module
 olcModulePath: /usr/lib/ldap
 olcModuleLoad: back_mdb
+olcModuleLoad: syncprov
 
 dn: cn=schema,cn=config
 objectClass: olcSchemaConfig
@@ -271,9 +272,14 @@ olcDbIndex: mail,proxyAddresses,userPrincipalName eq
 olcDbIndex: extensionAttribute10 eq,pres
 olcDbIndex: legacyExchangeDN eq
 olcAccess: to attrs=userPassword by anonymous auth by * none
-olcAccess: to attrs=entry,children,objectClass,mail,@exchangeRecipient,@copyistJournaledObject,member,uniqueMember,memberUid,memberURL,uid
+olcAccess: to attrs=entry,children,objectClass,mail,@exchangeRecipient,@copyistJournaledObject,member,uniqueMember,memberUid,memberURL,uid,contextCSN
   by dn.exact={AGENT} read by * none
 olcAccess: to * by * none
+
+dn: olcOverlay=syncprov,olcDatabase={{1}}mdb,cn=config
+objectClass: olcOverlayConfig
+objectClass: olcSyncProvConfig
+olcOverlay: syncprov
 ",
         ca = certificates.ca().display(),
         certificate = certificates.certificate().display(),

@@ -99,6 +99,7 @@ impl Build<'_> {
             bind,
             base: base?.trim().to_owned(),
             timeout: timeout?,
+            watch: raw.watch.into(),
         })
     }
 

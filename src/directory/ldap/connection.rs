@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use ldap3::controls::{Control, ControlType, RawControl, SyncInfo, SyncState, parse_syncinfo};
 use ldap3::{
     Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchOptions,
     SearchStream,
 };
 use metrics::counter;
 use rustls::ClientConfig;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -25,6 +26,8 @@ use crate::directory::settings::Bind;
 
 /// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
 const IN_FLIGHT: usize = 64;
+/// Changes that are read before they are dealt with.
+const TOLD: usize = 256;
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -82,6 +85,17 @@ pub(super) struct Search {
     pub(super) enough_at_limit: bool,
     /// Whether a base that is not there is an answer, as where an administrator's value names it.
     pub(super) may_be_missing: bool,
+}
+
+/// What comes of a question that stays.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// An object, and with content synchronization what became of it.
+    Entry(Entry, Option<SyncState>),
+    /// Where content synchronization stands.
+    Info(SyncInfo),
+    /// No more will come, and why.
+    End(Fault),
 }
 
 /// Why a server could not be entered.
@@ -374,6 +388,80 @@ impl Connection {
                 Err(self.too_slow(begun))
             }
         }
+    }
+
+    /// Asks a question that stays: what comes is handed on until the server, the connection or the receiver ends
+    /// it. The last item is [`Told::End`], unless the receiver ended it.
+    pub(super) fn follow(
+        self: &Arc<Self>,
+        search: Search,
+        control: RawControl,
+    ) -> mpsc::Receiver<Told> {
+        let (tell, told) = mpsc::channel(TOLD);
+        let connection = Arc::clone(self);
+        let reading = tokio::spawn(async move {
+            let mut ldap = connection.ldap.clone();
+            let end = connection.read_on(&mut ldap, search, control, &tell).await;
+            if tell.is_closed() && !connection.is_lost() {
+                connection.abandon(ldap.last_id()).await;
+            }
+            (tell, end)
+        });
+        // A task of its own, since the library panics on answers that it cannot make sense of.
+        tokio::spawn(async move {
+            if let Ok((tell, end)) = reading.await {
+                let _ = tell.send(Told::End(end)).await;
+            }
+        });
+        told
+    }
+
+    async fn read_on(
+        &self,
+        ldap: &mut Ldap,
+        search: Search,
+        control: RawControl,
+        tell: &mpsc::Sender<Told>,
+    ) -> Fault {
+        ldap.with_controls(control);
+        let starting = ldap.streaming_search(
+            &search.base,
+            search.scope,
+            &search.filter,
+            search.attributes,
+        );
+        let mut stream = match starting.await {
+            Ok(stream) => stream,
+            Err(error) => return self.broken(&error),
+        };
+        loop {
+            let next = tokio::select! {
+                next = stream.next() => next,
+                () = tell.closed() => return Fault::Question("nobody listens any more".into()),
+            };
+            let item = match next {
+                Ok(Some(item)) => item,
+                Ok(None) => break,
+                Err(error) => return self.broken(&error),
+            };
+            self.hear();
+            let told = if item.is_ref() {
+                continue;
+            } else if item.is_intermediate() {
+                Told::Info(parse_syncinfo(item))
+            } else {
+                let state = item.1.iter().find_map(|Control(kind, raw)| {
+                    matches!(kind, Some(ControlType::SyncState)).then(|| raw.parse::<SyncState>())
+                });
+                Told::Entry(entry(SearchEntry::construct(item)), state)
+            };
+            if tell.send(told).await.is_err() {
+                return Fault::Question("nobody listens any more".into());
+            }
+        }
+        let result = stream.finish().await;
+        search_fault(&self.url, &search.base, &result)
+            .unwrap_or_else(|| Fault::Lost(format!("{} ended the feed of changes", self.url)))
     }
 
     /// Asks for long lists part by part where the server knows how; the parts tell that there is more.

@@ -6,6 +6,7 @@
 mod batch;
 mod connection;
 mod fault;
+mod feed;
 mod servers;
 mod tls;
 mod url;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use ldap3::{Scope, ldap_escape};
 use metrics::histogram;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,13 +29,15 @@ pub use self::url::UrlError;
 use self::batch::{Answer, Batcher, LookUp};
 use self::connection::{Access, Connection, Search};
 use self::fault::Fault;
+use self::feed::{Feed, FeedError};
 use self::servers::Servers;
 use self::url::ServerUrl;
 use super::entry::{Entry, Outage};
 use super::question::{Attributes, range};
 use super::resolve;
-use super::settings::LdapSettings;
-use super::source::{Name, Objects, Source};
+use super::settings::{LdapSettings, Watch};
+use super::source::{Change, Name, Objects, Place, Source};
+use super::watch::{self, Ended};
 use crate::mail::Address;
 
 /// The most entries read for one search; Active Directory gives no more either.
@@ -72,6 +76,7 @@ struct Client {
     access: Arc<Access>,
     attributes: Attributes,
     servers: Servers,
+    watch: Watch,
 }
 
 impl Ldap {
@@ -113,11 +118,22 @@ impl Ldap {
             access,
             attributes,
             servers,
+            watch: settings.watch,
         });
         Ok(Ldap {
             batcher: Batcher::start(Arc::clone(&client), tasks, stop.clone()),
             client,
         })
+    }
+
+    /// Which attributes hold what.
+    pub(super) fn attributes(&self) -> &Attributes {
+        &self.client.attributes
+    }
+
+    /// Who tells of changes; `None` where nobody shall.
+    pub(super) fn feed(&self) -> Option<Changing> {
+        (self.client.watch != Watch::Off).then(|| Changing(Arc::clone(&self.client)))
     }
 
     /// Why nothing can be asked now.
@@ -170,6 +186,40 @@ impl Source for Ldap {
         match self.client.attributes.object_filter(object) {
             Some(filter) => self.client.exists(filter).await,
             None => Ok(false),
+        }
+    }
+}
+
+/// The servers as a feed of changes.
+#[derive(Debug)]
+pub(super) struct Changing(Arc<Client>);
+
+impl watch::Feed for Changing {
+    async fn tell(&self, from: Option<Place>, to: mpsc::Sender<Change>) -> Ended {
+        let client = &self.0;
+        let deadline = Instant::now() + client.access.timeout;
+        let connection = match client.servers.connection(deadline).await {
+            Ok(connection) => connection,
+            Err(outage) => {
+                return Ended {
+                    why: outage.reason.to_string(),
+                    unsupported: false,
+                    forgotten: false,
+                };
+            }
+        };
+        let feed = Feed {
+            connection: &connection,
+            base: &client.access.base,
+            timeout: client.access.timeout,
+            attributes: client.attributes.telling(),
+            tell: &to,
+        };
+        let error = feed.run(client.watch, from).await;
+        Ended {
+            why: error.to_string(),
+            unsupported: matches!(error, FeedError::Unsupported(_)),
+            forgotten: matches!(error, FeedError::Forgotten(_)),
         }
     }
 }
