@@ -7,11 +7,9 @@ mod lab;
 mod ranges;
 
 use copyist::directory::{
-    Bind, CacheSettings, Directory, ExpandGroups, Health, LdapSettings, Lookup, Settings, Source,
-    Target, TargetSettings, Watch,
+    Directory, ExpandGroups, Health, Lookup, Settings, Target, TargetSettings,
 };
 use copyist::mail::Address;
-use copyist::secret::Secret;
 use lab::{Access, DirectoryServer, Samba, Slapd};
 use ranges::Ranges;
 
@@ -64,28 +62,11 @@ fn open(server: &impl DirectoryServer, targets: TargetSettings) -> Directory {
 }
 
 fn open_at(access: Access, targets: TargetSettings) -> Directory {
-    let bind = access.bind_dn.map(|dn| Bind {
-        dn,
-        password: Secret::new(access.password),
-    });
-    let ldap = LdapSettings {
-        urls: vec![access.url],
-        starttls: false,
-        ca_file: access.ca_file,
-        bind,
-        base: BASE.into(),
-        timeout: std::time::Duration::from_secs(5),
-        watch: Watch::Off,
-    };
-    Directory::open(Settings {
-        source: Source::Ldap(ldap),
-        address_attributes: vec!["mail".into(), "proxyAddresses".into()],
-        journal_attributes: vec!["extensionAttribute10".into()],
-        recipient_delimiter: String::new(),
+    let settings = Settings {
         targets,
-        cache: CacheSettings::default(),
-    })
-    .expect("settings that can be used")
+        ..access.directory()
+    };
+    Directory::open(settings).expect("settings that can be used")
 }
 
 /// The addresses that a target leads to, or what is wrong with it.

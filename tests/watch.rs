@@ -5,6 +5,8 @@ mod lab;
 
 use std::time::{Duration, Instant};
 
+use copyist::directory::{Directory, Lookup, Target};
+use copyist::mail::Address;
 use lab::{DirectoryServer, OUTSIDE, Site, message, user};
 
 /// Nobody's attribute is set at the start.
@@ -12,6 +14,18 @@ const USER: usize = 4;
 
 /// How often the change is timed.
 const CHANGES: usize = 50;
+
+/// How long an answer may be the old one before the test has failed; the ttl is five minutes.
+const PATIENCE: Duration = lab::PATIENCE;
+
+mod in_the_library {
+    on_both_directories! {
+        async
+        every_answer_that_a_change_touches_is_asked_for_anew,
+    }
+
+    use super::{every_answer_that_a_change_touches_is_asked_for_anew, lab};
+}
 
 on_both_directories! {
     a_change_counts_for_the_next_message,
@@ -78,4 +92,98 @@ fn what_changes_while_nobody_can_watch_counts_when_it_is_seen_again<D: Directory
         .set_journal(USER, Some("meanwhile@archive.test"));
     site.copyist.wait_for_log(at, "count at once");
     until_journaled(&site, "meanwhile@archive.test");
+}
+
+/// Asks until the answer is the wanted one.
+async fn until<T: PartialEq + std::fmt::Debug, F: Future<Output = T>>(
+    what: &str,
+    wanted: T,
+    ask: impl Fn() -> F,
+) {
+    let begun = Instant::now();
+    loop {
+        let got = ask().await;
+        if got == wanted {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: {got:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn every_answer_that_a_change_touches_is_asked_for_anew<D: DirectoryServer>() {
+    let server = D::start_with(10, |_| None);
+    let group = server.add_group("group", &[server.user_dn(1)], &[]);
+    let directory = Directory::open(server.access().directory()).expect("usable settings");
+    let state = tempfile::tempdir().expect("the system has a temporary directory");
+    directory.follow_changes(&state.path().join("place"));
+    let address = |text: &str| Address::parse(text).expect("an address");
+    let journal_of = async |text: &str| {
+        let asked = address(text);
+        match directory
+            .find(std::slice::from_ref(&asked))
+            .await
+            .remove(&asked)
+        {
+            Some(Lookup::Found(objects)) => {
+                let values = objects
+                    .iter()
+                    .flat_map(|o| o.values("extensionAttribute10"));
+                Some(values.cloned().collect::<Vec<_>>())
+            }
+            Some(Lookup::Absent) => None,
+            other => panic!("{text}: {other:?}"),
+        }
+    };
+    let target = Target::parse(&group).expect("a target");
+    let members = async || {
+        let answer = directory.resolve(std::slice::from_ref(&target)).await;
+        let reached = answer[&target]
+            .clone()
+            .expect("an answer")
+            .expect("members");
+        reached
+            .iter()
+            .map(|one| one.address.to_string())
+            .collect::<Vec<_>>()
+    };
+    let guarded = async || {
+        let asked = address("u00006@example.test");
+        directory.is_journal_address(&asked, &[]).await == Lookup::Found(())
+    };
+    // All of it is known, and would stay so for minutes.
+    assert_eq!(journal_of("u00002@example.test").await, Some(vec![]));
+    assert_eq!(journal_of("alias@example.test").await, None);
+    assert_eq!(members().await, [user(1)]);
+    assert!(!guarded().await);
+
+    server.set_journal(2, Some("j@archive.test"));
+    let journal = Some(vec!["j@archive.test".to_owned()]);
+    until("a value", journal.clone(), || {
+        journal_of("u00002@example.test")
+    })
+    .await;
+    // An address that nobody had.
+    server.modify(&format!(
+        "dn: {}\nchangetype: modify\nadd: proxyAddresses\nproxyAddresses: smtp:alias@example.test\n",
+        server.user_dn(2)
+    ));
+    until("an alias", journal, || journal_of("alias@example.test")).await;
+    server.add_member(&group, &server.user_dn(3));
+    until("a member", vec![user(1), user(3)], members).await;
+    server.set_journal(5, Some(&server.user_dn(6)));
+    until("a guarded mailbox", true, guarded).await;
+    server.modify(&format!("dn: {}\nchangetype: delete\n", server.user_dn(2)));
+    if D::TELLS_OF_DELETIONS {
+        until("a person who left", None, || {
+            journal_of("alias@example.test")
+        })
+        .await;
+    }
+    directory.close().await;
+    let place = std::fs::read_to_string(state.path().join("place")).expect("it was written");
+    assert!(
+        place.starts_with("sync\t") || place.starts_with("usn\t"),
+        "{place}"
+    );
 }

@@ -109,6 +109,8 @@ impl Samba {
 }
 
 impl DirectoryServer for Samba {
+    const TELLS_OF_DELETIONS: bool = false;
+
     fn start_with(users: usize, journal: impl Fn(usize) -> Option<String>) -> Samba {
         let template = template();
         let directory = tempfile::tempdir().expect("the system has a temporary directory");

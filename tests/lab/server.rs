@@ -1,12 +1,21 @@
 //! What the tests need of a directory server, whichever it is.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use copyist::directory::{
+    Bind, CacheSettings, LdapSettings, Settings, Source, TargetSettings, Watch,
+};
+use copyist::secret::Secret;
 
 /// A real directory server with made-up users.
 ///
 /// User `n` is `u0000n`, with `mail: u0000n@example.test` and, among the `proxyAddresses`,
 /// `user.n@example.test`.
 pub trait DirectoryServer: Sized {
+    /// Whether an ordinary account hears that an object was deleted.
+    const TELLS_OF_DELETIONS: bool;
+
     /// A server whose users' `extensionAttribute10` is what `journal` gives for their number.
     fn start_with(users: usize, journal: impl Fn(usize) -> Option<String>) -> Self;
 
@@ -104,6 +113,30 @@ impl Access {
             ca_file: None,
             bind_dn: None,
             password: String::new(),
+        }
+    }
+
+    /// Settings with which the library enters it, everything else as it is by default.
+    pub fn directory(self) -> Settings {
+        let bind = self.bind_dn.map(|dn| Bind {
+            dn,
+            password: Secret::new(self.password),
+        });
+        Settings {
+            source: Source::Ldap(LdapSettings {
+                urls: vec![self.url],
+                starttls: false,
+                ca_file: self.ca_file,
+                bind,
+                base: "dc=example,dc=test".into(),
+                timeout: Duration::from_secs(5),
+                watch: Watch::Auto,
+            }),
+            address_attributes: vec!["mail".into(), "proxyAddresses".into()],
+            journal_attributes: vec!["extensionAttribute10".into()],
+            recipient_delimiter: String::new(),
+            targets: TargetSettings::default(),
+            cache: CacheSettings::default(),
         }
     }
 }

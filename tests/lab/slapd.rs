@@ -120,6 +120,8 @@ impl Slapd {
 }
 
 impl DirectoryServer for Slapd {
+    const TELLS_OF_DELETIONS: bool = true;
+
     fn start_with(users: usize, journal: impl Fn(usize) -> Option<String>) -> Slapd {
         need("ldapmodify", "ldap-utils");
         let directory = tempfile::tempdir().expect("the system has a temporary directory");

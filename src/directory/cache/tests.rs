@@ -294,3 +294,76 @@ async fn journal_addresses_are_known_through_an_outage_both_ways() {
     let unknown = people.names_in_journal(&address("k@b.test")).await;
     assert!(matches!(unknown, Lookup::Unavailable(_)));
 }
+
+#[tokio::test]
+async fn what_has_changed_is_asked_for_anew_and_nothing_else() {
+    let people = cached(
+        Obedient::with(&[("ana@b.test", "cn=ana"), ("eve@b.test", "cn=eve")]),
+        HOUR,
+        HOUR,
+    );
+    for text in ["ana@b.test", "eve@b.test", "new@b.test"] {
+        ask(&people, text).await;
+    }
+    let before = asked(&people);
+    people.source().put("ana@b.test", "cn=other");
+    people.changes().changed(["CN=Ana".to_owned()]);
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=other");
+    assert_eq!(ask(&people, "eve@b.test").await, "cn=eve");
+    assert_eq!(asked(&people), before + 1);
+    // An absence ends with the address, not with the object, which nobody could have named.
+    people.source().put("new@b.test", "cn=new");
+    people.changes().changed(["new@b.test".to_owned()]);
+    assert_eq!(ask(&people, "new@b.test").await, "cn=new");
+}
+
+#[tokio::test]
+async fn what_is_known_to_have_changed_is_not_served_while_the_source_is_down() {
+    let people = cached(
+        Obedient::with(&[("ana@b.test", "cn=ana"), ("eve@b.test", "cn=eve")]),
+        HOUR,
+        HOUR,
+    );
+    for text in ["ana@b.test", "ana+x@b.test", "eve@b.test"] {
+        ask(&people, text).await;
+    }
+    people.changes().changed(["cn=ana".to_owned()]);
+    people.source().set_down(true);
+    assert_eq!(ask(&people, "ana@b.test").await, "unavailable");
+    assert_eq!(ask(&people, "ana+x@b.test").await, "unavailable");
+    assert_eq!(ask(&people, "eve@b.test").await, "cn=eve");
+}
+
+#[tokio::test]
+async fn a_question_put_before_a_change_is_no_answer_to_one_put_after_it() {
+    let source = Obedient {
+        hold: Some(Notify::new()),
+        ..Obedient::with(&[("ana@b.test", "cn=old")])
+    };
+    let people = Arc::new(cached(source, HOUR, HOUR));
+    let early = tokio::spawn({
+        let people = Arc::clone(&people);
+        async move { ask(&people, "ana@b.test").await }
+    });
+    while asked(&people) == 0 {
+        tokio::task::yield_now().await;
+    }
+    people.changes().changed(["ana@b.test".to_owned()]);
+    let late = tokio::spawn({
+        let people = Arc::clone(&people);
+        async move { ask(&people, "ana@b.test").await }
+    });
+    // The late one waits behind the early one; only then does the directory answer.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    let hold = || people.source().hold.as_ref().expect("held").notify_one();
+    hold();
+    early.await.expect("no panic");
+    while asked(&people) == 1 {
+        tokio::task::yield_now().await;
+    }
+    hold();
+    late.await.expect("no panic");
+    assert_eq!(asked(&people), 2, "it was asked again");
+}
