@@ -33,6 +33,7 @@ fn settings(urls: &[String]) -> Settings {
         base: "dc=example,dc=test".into(),
         timeout: Duration::from_secs(5),
         watch: Watch::Off,
+        canary: None,
     };
     Settings {
         source: Source::Ldap(ldap),

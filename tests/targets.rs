@@ -3,15 +3,15 @@
 
 #[macro_use]
 mod lab;
-#[path = "directory/ranges.rs"]
-mod ranges;
+#[path = "directory/scripted.rs"]
+mod scripted;
 
 use copyist::directory::{
     Directory, ExpandGroups, Health, Lookup, Settings, Target, TargetSettings,
 };
 use copyist::mail::Address;
 use lab::{Access, DirectoryServer, Samba, Slapd};
-use ranges::Ranges;
+use scripted::Scripted;
 
 const BASE: &str = "dc=example,dc=test";
 
@@ -269,7 +269,7 @@ async fn the_mailbox_that_a_target_names_is_guarded_and_a_groups_members_are_not
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_comes_in_ranges_is_read_to_its_end() {
-    let server = Ranges::start(5000, None);
+    let server = Scripted::with_group(5000, None);
     let directory = open_at(Access::anonymous(server.url()), TargetSettings::default());
     let mut all = resolve(&directory, "cn=all,dc=example,dc=test")
         .await
@@ -282,7 +282,7 @@ async fn a_group_that_comes_in_ranges_is_read_to_its_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_whose_ranges_break_off_is_an_outage_and_no_shorter_list() {
-    let server = Ranges::start(5000, Some(3000));
+    let server = Scripted::with_group(5000, Some(3000));
     let directory = open_at(Access::anonymous(server.url()), TargetSettings::default());
     let said = resolve(&directory, "cn=all,dc=example,dc=test")
         .await

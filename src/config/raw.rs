@@ -101,6 +101,10 @@ pub(super) struct Directory {
     /// Default: none are made.
     #[schemars(example = "example.com")]
     pub(super) imceaex_domain: Option<String>,
+    /// The address of somebody whom the directory always has. While he is not found, everybody else's absence counts
+    /// as an outage: an account that lost its rights finds nobody. Default: absences are believed.
+    #[schemars(example = "postmaster@example.com")]
+    pub(super) canary: Option<String>,
     /// How changes are followed, so that they count at once: as the servers offer it (auto), by syncrepl
     /// (OpenLDAP), by notify or usn (Active Directory), or not (off).
     pub(super) watch: Watch,
@@ -358,6 +362,7 @@ impl Default for Directory {
             expand_groups: ExpandGroups::default(),
             group_limit: const { NonZeroU64::new(10_000).unwrap() },
             imceaex_domain: None,
+            canary: None,
             watch: Watch::default(),
             cache: Cache::default(),
         }

@@ -161,11 +161,15 @@ impl Changes {
 
     // A panic while the lock is held leaves a map that is still right.
     fn read(&self) -> RwLockReadGuard<'_, Known> {
-        self.known.read().unwrap_or_else(|held| held.into_inner())
+        self.known
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Known> {
-        self.known.write().unwrap_or_else(|held| held.into_inner())
+        self.known
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::mail::Address;
 use crate::secret::Secret;
 
 /// Settings of the directory side.
@@ -80,6 +81,8 @@ pub struct LdapSettings {
     pub timeout: Duration,
     /// How changes are followed.
     pub watch: Watch,
+    /// The address of somebody who is always there: while he is not found, nobody's absence is believed.
+    pub canary: Option<Address>,
 }
 
 /// How changes in the directory are followed.

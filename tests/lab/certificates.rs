@@ -54,6 +54,30 @@ impl Certificates {
         made
     }
 
+    /// Puts a certificate in place whose time is over, for the same names.
+    pub fn expire(&self) {
+        let file = |name: &str| self.directory.join(name);
+        write(&file("index.txt"), "");
+        write(&file("serial"), "1000\n");
+        let here = self.directory.display();
+        write(
+            &file("authority.conf"),
+            format!(
+                "[ca]\ndefault_ca=a\n[a]\ndatabase={here}/index.txt\nserial={here}/serial\nnew_certs_dir={here}\n\
+                 default_md=sha256\npolicy=p\nrand_serial=yes\n[p]\ncommonName=supplied\n"
+            ),
+        );
+        run(
+            openssl("ca -batch -startdate 20200101000000Z -enddate 20210101000000Z")
+                .args([Path::new("-config"), &file("authority.conf")])
+                .args([Path::new("-cert"), &self.ca()])
+                .args([Path::new("-keyfile"), &file("ca.key")])
+                .args([Path::new("-in"), &file("leaf.request")])
+                .args([Path::new("-extfile"), &file("leaf.extensions")])
+                .args([Path::new("-out"), &self.certificate()]),
+        );
+    }
+
     /// What clients must trust.
     pub fn ca(&self) -> PathBuf {
         self.directory.join("ca.pem")

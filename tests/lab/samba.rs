@@ -56,6 +56,17 @@ impl Samba {
         self.certificates.ca()
     }
 
+    /// Adds an account with this password, and gives its `userPrincipalName`.
+    pub fn add_account(&self, name: &str, password: &str, attributes: &[(&str, &str)]) -> String {
+        self.modify(&format!(
+            "dn: CN={name},{BASE}\nchangetype: add\nobjectClass: user\nsAMAccountName: {name}\n\
+             userPrincipalName: {name}@{DOMAIN}\nunicodePwd:: {}\n{}",
+            quoted_utf16(password),
+            lines(attributes)
+        ));
+        format!("{name}@{DOMAIN}")
+    }
+
     fn try_start(&mut self) -> bool {
         let run = self.directory.path().join("run");
         let program = Program::start(

@@ -131,6 +131,7 @@ impl Access {
                 base: "dc=example,dc=test".into(),
                 timeout: Duration::from_secs(5),
                 watch: Watch::Auto,
+                canary: None,
             }),
             address_attributes: vec!["mail".into(), "proxyAddresses".into()],
             journal_attributes: vec!["extensionAttribute10".into()],

@@ -63,6 +63,33 @@ impl Slapd {
         self.certificates.ca()
     }
 
+    /// Lets the agent see that there are entries, but not their attributes, as an administrator's mistake might.
+    pub fn hide_addresses(&self) {
+        self.configure(&format!(
+            "dn: olcDatabase={{1}}mdb,cn=config\nchangetype: modify\nreplace: olcAccess\n\
+             olcAccess: to attrs=userPassword by anonymous auth by * none\n\
+             olcAccess: to attrs=entry,children,objectClass by dn.exact={AGENT} read by * none\n\
+             olcAccess: to * by * none\n"
+        ));
+    }
+
+    /// The certificate that it shows, for a restart with another one.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
+    /// Changes its configuration while it runs.
+    fn configure(&self, ldif: &str) {
+        let file = self.directory.path().join("configure.ldif");
+        write(&file, ldif);
+        run(Command::new(need("ldapmodify", "ldap-utils"))
+            .args(["-x", "-H", &self.url(), "-D", "cn=config", "-y"])
+            .arg(self.password_file())
+            .env("LDAPNOINIT", "1")
+            .arg("-f")
+            .arg(&file));
+    }
+
     /// What the agent sees: LDIF, by `ldapsearch`.
     pub fn search(&self, filter: &str, attributes: &[&str]) -> String {
         let output = run(self
@@ -259,6 +286,12 @@ objectClass: olcSchemaConfig
 cn: schema
 
 {schemas}
+dn: olcDatabase={{0}}config,cn=config
+objectClass: olcDatabaseConfig
+olcDatabase: {{0}}config
+olcRootDN: cn=config
+olcRootPW: {PASSWORD}
+
 dn: olcDatabase=mdb,cn=config
 objectClass: olcDatabaseConfig
 objectClass: olcMdbConfig

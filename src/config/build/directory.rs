@@ -91,6 +91,7 @@ impl Build<'_> {
             let why = "searches have to begin somewhere";
             self.missing("directory.base", "directory", why)
         });
+        let canary = self.optional("directory.canary", &raw.canary, parse::address);
         let bind = bind?.map(|(dn, password)| Bind { dn, password });
         Ok(LdapSettings {
             urls: urls?,
@@ -100,6 +101,7 @@ impl Build<'_> {
             base: base?.trim().to_owned(),
             timeout: timeout?,
             watch: raw.watch.into(),
+            canary: canary?,
         })
     }
 

@@ -40,6 +40,18 @@ pub(super) struct Access {
     pub(super) base: String,
     /// The longest that one question may take.
     pub(super) timeout: Duration,
+    /// Somebody who is always there.
+    pub(super) canary: Option<Canary>,
+}
+
+/// Somebody who is always there. If he is not, nobody's absence is to be believed: an account whose rights were
+/// taken away is not refused, it finds nobody.
+#[derive(Debug, Clone)]
+pub(super) struct Canary {
+    /// His address.
+    pub(super) address: String,
+    /// The filter that finds him.
+    pub(super) filter: String,
 }
 
 /// What a server says that it can do beyond RFC 4511, in its root entry.
@@ -210,7 +222,33 @@ impl Connection {
             enough_at_limit: true,
             may_be_missing: false,
         };
-        self.search(base, deadline).await.map(|_| ())
+        self.search(base, deadline).await?;
+        self.check_canary(deadline).await
+    }
+
+    /// Sees that we can still see people; gives the connection up where not.
+    pub(super) async fn check_canary(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
+        let Some(canary) = &self.access.canary else {
+            return Ok(());
+        };
+        let search = Search {
+            base: self.access.base.clone(),
+            scope: Scope::Subtree,
+            filter: canary.filter.clone(),
+            attributes: vec!["1.1".into()],
+            limit: 1,
+            enough_at_limit: true,
+            may_be_missing: false,
+        };
+        if !self.search(search, deadline).await?.is_empty() {
+            return Ok(());
+        }
+        let why = format!(
+            "{} does not find the canary {}: either its entry is gone, or we may no longer read addresses",
+            self.url, canary.address
+        );
+        self.condemn(&why);
+        Err(Fault::Server(why))
     }
 
     async fn open(url: ServerUrl, access: Arc<Access>) -> Result<Connection, EnterError> {
@@ -290,6 +328,13 @@ impl Connection {
         let _ = self.condemned.set(why.to_owned());
         self.lost.cancel();
         self.drive.abort();
+    }
+
+    /// Says goodbye when all that is under way is answered.
+    pub(super) async fn retire(&self) {
+        let all = u32::try_from(IN_FLIGHT).unwrap_or(u32::MAX);
+        let _ = timeout(self.access.timeout, self.in_flight.acquire_many(all)).await;
+        self.leave().await;
     }
 
     /// Says goodbye.

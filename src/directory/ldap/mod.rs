@@ -27,7 +27,7 @@ pub use self::tls::TlsError;
 pub use self::url::UrlError;
 
 use self::batch::{Answer, Batcher, LookUp};
-use self::connection::{Access, Connection, Search};
+use self::connection::{Access, Canary, Connection, Search};
 use self::fault::Fault;
 use self::feed::{Feed, FeedError};
 use self::servers::Servers;
@@ -111,6 +111,10 @@ impl Ldap {
             bind: settings.bind.clone(),
             base: settings.base.clone(),
             timeout: settings.timeout,
+            canary: settings.canary.as_ref().map(|address| Canary {
+                address: address.to_string(),
+                filter: attributes.lookup_filter(std::slice::from_ref(address)),
+            }),
         });
         let servers = Servers::start(urls.clone(), Arc::clone(&access), tasks, stop.clone());
         let client = Arc::new(Client {
@@ -278,7 +282,7 @@ impl Client {
         };
         let deadline = Instant::now() + self.access.timeout;
         match self.search(search, deadline).await {
-            Ok(entries) => Ok(!entries.is_empty()),
+            Ok((entries, _)) => Ok(!entries.is_empty()),
             Err(fault) => Err(Outage::new(fault.to_string())),
         }
     }
@@ -319,7 +323,7 @@ impl Client {
         };
         let deadline = Instant::now() + self.access.timeout;
         let mut whole = Vec::new();
-        for entry in self.search(search, deadline).await? {
+        for entry in self.search(search, deadline).await?.0 {
             whole.push(Arc::new(self.completed(entry).await?));
         }
         Ok(whole)
@@ -349,7 +353,7 @@ impl Client {
                     may_be_missing: false,
                 };
                 let deadline = Instant::now() + self.access.timeout;
-                let rest = self.search(search, deadline).await?;
+                let (rest, _) = self.search(search, deadline).await?;
                 let part = rest
                     .iter()
                     .flat_map(Entry::attributes)
@@ -390,7 +394,7 @@ impl Client {
             enough_at_limit: false,
             may_be_missing: false,
         };
-        let entries = self.search(search, deadline).await?;
+        let (entries, connection) = self.search(search, deadline).await?;
         for entry in &entries {
             if let Some(name) = self.attributes.cut_short(entry) {
                 return Err(Fault::Question(format!(
@@ -399,11 +403,20 @@ impl Client {
                 )));
             }
         }
-        Ok(self.attributes.assign(asked, entries))
+        let owners = self.attributes.assign(asked, entries);
+        let absent = |owners: &HashMap<_, _>| asked.iter().any(|one| !owners.contains_key(one));
+        if owners.as_ref().is_some_and(absent) {
+            connection.check_canary(deadline).await?;
+        }
+        Ok(owners)
     }
 
     /// Searches, and once more where the connection was lost or the server could not.
-    async fn search(&self, search: Search, deadline: Instant) -> Result<Vec<Entry>, Fault> {
+    async fn search(
+        &self,
+        search: Search,
+        deadline: Instant,
+    ) -> Result<(Vec<Entry>, Arc<Connection>), Fault> {
         let begun = Instant::now();
         let mut before = None;
         let found = loop {
@@ -421,7 +434,7 @@ impl Client {
                     if outcome.is_ok() {
                         connection.prove();
                     }
-                    break outcome;
+                    break outcome.map(|entries| (entries, connection));
                 }
             }
         };

@@ -1,7 +1,7 @@
 //! Which of the LDAP servers is used.
 //!
 //! One task owns the choice: it tries the servers in their order, keeps the first that lets us in for as
-//! long as it works, and goes on trying while none does. Everybody else watches.
+//! long as it works and none before it does, and goes on trying while none does. Everybody else watches.
 //!
 //! Promises: while no server can be used, whoever asks hears so at once; a server that is back is used
 //! within about two seconds, without anybody asking.
@@ -115,13 +115,12 @@ impl Chooser {
     async fn choose(&mut self) {
         let mut logged = None;
         loop {
-            match self.enter_one().await {
+            match self.enter_one(self.servers.len()).await {
                 Ok((index, connection)) => {
                     tracing::info!(server = connection.url(), "directory connected");
                     logged = None;
                     self.publish(State::Up(Arc::clone(&connection)));
-                    let end = self.watch_over(&connection).await;
-                    self.servers[index].ended(&end, connection.is_proven());
+                    self.serve(index, connection).await;
                     self.publish(State::Connecting { first: false });
                 }
                 Err(outage) => {
@@ -137,19 +136,33 @@ impl Chooser {
         }
     }
 
-    /// Waits for the end of a connection, and sees now and then whether it has come unnoticed: a server
-    /// that hangs, or a firewall that forgot us, says nothing.
-    async fn watch_over(&self, connection: &Arc<Connection>) -> End {
+    /// Uses a connection until its end, and goes back to a server that stands before it as soon as that one is there
+    /// again.
+    async fn serve(&mut self, mut index: usize, mut connection: Arc<Connection>) {
         loop {
             match timeout(CHECK_EVERY, connection.end()).await {
-                Ok(end) => return end,
+                Ok(end) => return self.servers[index].ended(&end, connection.is_proven()),
                 Err(_) => {
+                    // Sees whether the end has come unnoticed: a server that hangs, or a firewall that forgot us,
+                    // says nothing. A fault that matters ends the connection by itself.
                     let deadline = Instant::now() + self.access.timeout;
-                    // A fault that matters ends the connection by itself.
                     if connection.check(deadline).await.is_ok() {
                         connection.prove();
                     }
                 }
+            }
+            if connection.is_lost() {
+                continue;
+            }
+            if let Ok((before, better)) = self.enter_one(index).await {
+                tracing::info!(
+                    server = better.url(),
+                    "back to a preferred directory server"
+                );
+                self.publish(State::Up(Arc::clone(&better)));
+                let old = std::mem::replace(&mut connection, better);
+                tokio::spawn(async move { old.retire().await });
+                index = before;
             }
         }
     }
@@ -160,12 +173,12 @@ impl Chooser {
         self.publish.send_replace(state);
     }
 
-    /// Tries every server that is not being left alone, in order.
-    async fn enter_one(&mut self) -> Result<(usize, Arc<Connection>), Outage> {
+    /// Tries the first `count` servers that are not being left alone, in order.
+    async fn enter_one(&mut self, count: usize) -> Result<(usize, Arc<Connection>), Outage> {
         // Each gets its share: a first server that swallows packets must leave time for the second
         // while the one who asked still waits.
         let share = self.access.timeout / u32::try_from(self.servers.len()).unwrap_or(1).max(1);
-        for (index, server) in self.servers.iter_mut().enumerate() {
+        for (index, server) in self.servers.iter_mut().enumerate().take(count) {
             if server.paused_until().is_some() {
                 continue;
             }

@@ -1,5 +1,6 @@
-//! A server that gives the members of a group in ranges, as Active Directory does with more than 1,500
-//! ([MS-ADTS] section 3.1.1.3.1.3.3). Samba never does so by itself, and OpenLDAP cannot.
+//! A server that does what no real one can be made to do: it gives the members of a group in ranges unasked, as
+//! Active Directory does with more than 1,500 ([MS-ADTS] section 3.1.1.3.1.3.3), or refuses searches with a code.
+#![allow(dead_code, reason = "each test program needs one of the scripts")]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,15 +8,16 @@ use std::net::{TcpListener, TcpStream};
 /// Values in one answer.
 const AT_ONCE: usize = 1500;
 
-/// A server for one group `cn=all,dc=example,dc=test`, whose members `cn=0` … have the mail `0@example.test` ….
-pub(crate) struct Ranges {
+/// A running server.
+pub(crate) struct Scripted {
     port: u16,
 }
 
-impl Ranges {
-    /// Serves until the test ends. `stops_at`: the value after which it has no more to give, though it
+impl Scripted {
+    /// A server for one group `cn=all,dc=example,dc=test`, whose members `cn=0` … have the mail `0@example.test` …, until
+    /// the test ends. `stops_at`: the value after which it has no more to give, though it
     /// said that there were more.
-    pub(crate) fn start(members: usize, stops_at: Option<usize>) -> Ranges {
+    pub(crate) fn with_group(members: usize, stops_at: Option<usize>) -> Scripted {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         std::thread::spawn(move || {
@@ -23,7 +25,19 @@ impl Ranges {
                 std::thread::spawn(move || serve(stream, members, stops_at));
             }
         });
-        Ranges { port }
+        Scripted { port }
+    }
+
+    /// A server that lets us in and then answers every search of people with this LDAP result code.
+    pub(crate) fn refusing(code: u8) -> Scripted {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                std::thread::spawn(move || refuse(stream, code));
+            }
+        });
+        Scripted { port }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -53,6 +67,26 @@ fn serve(mut stream: TcpStream, members: usize, stops_at: Option<usize>) -> Opti
                     answer(&mut stream, id, 0x64, &entry)?;
                 }
                 answer(&mut stream, id, 0x65, &result())?;
+            }
+            _ => return None,
+        }
+    }
+}
+
+fn refuse(mut stream: TcpStream, code: u8) -> Option<()> {
+    loop {
+        let (_, message) = read(&mut stream)?;
+        let (_, id, rest) = take(&message)?;
+        let (operation, content, _) = take(rest)?;
+        match operation {
+            0x60 => answer(&mut stream, id, 0x61, &result())?,
+            0x63 => {
+                let (_, _, rest) = take(content)?;
+                let (_, scope, _) = take(rest)?;
+                // Only people are searched for below the base.
+                let code = if scope == [2] { code } else { 0 };
+                let result = [tlv(0x0a, &[code]), octets(b""), octets(b"scripted")].concat();
+                answer(&mut stream, id, 0x65, &result)?;
             }
             _ => return None,
         }
