@@ -229,12 +229,24 @@ fn keys(entry: &Entry, attributes: &[String]) -> Vec<String> {
     keys
 }
 
-/// As compared, and, where the local part needs quotes, as SMTP writes it too: directories hold either.
+/// As compared, and, where the local part needs quotes, as SMTP writes it too; the same with an
+/// internationalized domain in letters. Directories hold any of them.
 fn spellings(address: &Address) -> Vec<String> {
-    let mut all = vec![address.key().to_owned()];
-    let written = address.to_string().to_lowercase();
-    if !all.contains(&written) {
-        all.push(written);
+    let quoted = address.to_string().to_lowercase();
+    let written = quoted.rsplit_once('@').map_or("", |(local, _)| local);
+    let compared = address
+        .key()
+        .rsplit_once('@')
+        .map_or("", |(local, _)| local);
+    let domains = [Some(address.domain().to_owned()), address.unicode_domain()];
+    let mut all: Vec<String> = Vec::new();
+    for domain in domains.iter().flatten() {
+        for local in [compared, written] {
+            let spelling = format!("{local}@{domain}");
+            if !all.contains(&spelling) {
+                all.push(spelling);
+            }
+        }
     }
     all
 }

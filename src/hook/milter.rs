@@ -10,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
-use crate::mail::{Address, AddressError, Client, Enhanced, Envelope, Message, Recipient, Reply};
+use crate::mail::{
+    Address, AddressError, Client, Enhanced, Envelope, Message, Recipient, Reply, Rewritten,
+};
 use crate::milter::{
     self, Actions, Answer, Handler, Limits, Macros, Outcome, Path, Peer, RecipientAnswer, SoFar,
     Transaction, Wants,
@@ -93,19 +95,29 @@ impl Door {
         self.provisional.clear();
     }
 
-    fn parse(&self, text: &str) -> Result<Address, AddressError> {
+    /// The address as it was written; where only the MTA can read that, as it reads it.
+    fn read(&self, path: &Path) -> Result<Address, AddressError> {
         let default = self
             .pipeline
             .rules
             .organization
             .default_domain()
             .unwrap_or("localhost");
-        Address::parse_in(text, default)
+        Address::parse_in(&path.address, default).or_else(|error| match error {
+            AddressError::Malformed(_) => self.rewritten(path).ok_or(error),
+            other => Err(other),
+        })
+    }
+
+    /// What the MTA makes of an address. What it tells without a domain is a mailbox of its own machine, which
+    /// only it can name.
+    fn rewritten(&self, path: &Path) -> Option<Address> {
+        Address::parse(&path.resolved).ok()
     }
 
     /// The envelope as far as it is known.
     fn envelope(&self, so_far: SoFar<'_>) -> Result<Envelope, Reply> {
-        let sender = match self.parse(&so_far.sender.address) {
+        let sender = match self.read(so_far.sender) {
             Ok(address) => Some(address),
             Err(AddressError::Empty) => None,
             // 5.1.7: bad sender's mailbox address syntax.
@@ -118,18 +130,29 @@ impl Door {
             }
         };
         let recipients = so_far.recipients.iter().map(|path| {
-            let address = self
-                .parse(&path.address)
-                .map_err(|error| bad_recipient(&error))?;
+            let address = self.read(path).map_err(|error| bad_recipient(&error))?;
             Ok(Recipient {
                 address,
                 params: path.params.clone(),
             })
         });
+        let sender_read = self.rewritten(so_far.sender);
+        let mut rewritten = Rewritten {
+            sender: sender_read.filter(|read| sender.as_ref() != Some(read)),
+            recipients: Vec::new(),
+        };
+        let recipients: Vec<Recipient> = recipients.collect::<Result<_, _>>()?;
+        for (path, recipient) in so_far.recipients.iter().zip(&recipients) {
+            let read = self
+                .rewritten(path)
+                .filter(|read| *read != recipient.address);
+            rewritten.recipients.extend(read);
+        }
         Ok(Envelope {
+            rewritten,
             sender,
             sender_params: so_far.sender.params.clone(),
-            recipients: recipients.collect::<Result<_, _>>()?,
+            recipients,
             client: client(so_far.connection, so_far.helo, so_far.macros),
             // Postfix names it after the first recipient, Sendmail before.
             queue_id: so_far.macros.get("i").unwrap_or_default().to_owned(),
@@ -138,11 +161,18 @@ impl Door {
 
     async fn judge_recipient(&mut self, so_far: SoFar<'_>, recipient: &Path) -> Result<(), Reply> {
         let envelope = self.envelope(so_far)?;
-        let recipient = self
-            .parse(&recipient.address)
+        let written = self
+            .read(recipient)
             .map_err(|error| bad_recipient(&error))?;
-        if self.pipeline.admit(&envelope, &recipient).await? == Admission::Provisional {
-            self.provisional.push(recipient);
+        let read = self.rewritten(recipient).filter(|read| *read != written);
+        let mut admission = self.pipeline.admit(&envelope, &written).await?;
+        if let Some(read) = read
+            && self.pipeline.admit(&envelope, &read).await? == Admission::Provisional
+        {
+            admission = Admission::Provisional;
+        }
+        if admission == Admission::Provisional {
+            self.provisional.push(written);
         }
         Ok(())
     }

@@ -16,11 +16,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 const LONGEST: usize = 1024;
 
 /// A mailbox `local@domain`. The local part keeps the spelling it came with (RFC 5321 section 2.4),
-/// the domain is lowercased and has no trailing dot; comparing ignores case in both.
+/// the domain is lowercased and has no trailing dot; comparing ignores case in both, and whether an
+/// internationalized domain is written in letters or as `xn--…` (RFC 5890 section 2.3.2.1).
 #[derive(Clone)]
 pub struct Address {
     local: String,
+    /// As it was written.
     domain: String,
+    /// Where the domain begins in `key`, where it is ASCII if it can be.
+    at: usize,
     key: String,
 }
 
@@ -100,8 +104,20 @@ impl Address {
         if !sound || domain.contains(char::is_whitespace) {
             return None;
         }
-        let key = format!("{}@{domain}", local.to_lowercase());
-        Some(Address { local, domain, key })
+        let ascii = match domain.is_ascii() {
+            true => domain.clone(),
+            false => idna::domain_to_ascii(&domain).unwrap_or_else(|_| domain.clone()),
+        };
+        let mut key = local.to_lowercase();
+        key.push('@');
+        let at = key.len();
+        key.push_str(&ascii);
+        Some(Address {
+            local,
+            domain,
+            at,
+            key,
+        })
     }
 
     /// The part before the `@`, unquoted, in the spelling it came with.
@@ -109,12 +125,22 @@ impl Address {
         &self.local
     }
 
-    /// The part after the `@`, lowercased, without a trailing dot.
+    /// The part after the `@`, lowercased, without a trailing dot, ASCII if it can be.
     pub fn domain(&self) -> &str {
-        &self.domain
+        &self.key[self.at..]
     }
 
-    /// `local@domain`, lowercased and unquoted: what two addresses are compared by.
+    /// The part after the `@` in letters, where it can also be written as `xn--…`.
+    pub fn unicode_domain(&self) -> Option<String> {
+        if !self.domain().contains("xn--") {
+            return None;
+        }
+        let (domain, sound) = idna::domain_to_unicode(self.domain());
+        sound.is_ok().then_some(domain)
+    }
+
+    /// `local@domain`, lowercased and unquoted, the domain as [`Address::domain`] gives it: what two addresses
+    /// are compared by.
     pub fn key(&self) -> &str {
         &self.key
     }
@@ -133,7 +159,7 @@ impl Address {
 
     /// Whether it can only be sent with SMTPUTF8 (RFC 6531).
     pub fn needs_smtputf8(&self) -> bool {
-        !self.key.is_ascii()
+        !self.local.is_ascii() || !self.domain.is_ascii()
     }
 }
 
@@ -259,6 +285,18 @@ mod tests {
     fn case_and_trailing_dot_do_not_make_another_mailbox() {
         assert_eq!(address("Ana@Corp.Example."), address("ana@corp.example"));
         assert_eq!(address("Ana@Corp.Example.").to_string(), "Ana@corp.example");
+    }
+
+    #[test]
+    fn an_internationalized_domain_is_the_same_in_both_forms() {
+        let (letters, ascii) = (
+            address("ana@M\u{fc}ller.test"),
+            address("ana@xn--mller-kva.test"),
+        );
+        assert_eq!(letters, ascii);
+        assert_eq!(letters.to_string(), "ana@m\u{fc}ller.test");
+        assert_eq!(ascii.unicode_domain().as_deref(), Some("m\u{fc}ller.test"));
+        assert!(letters.needs_smtputf8() && !ascii.needs_smtputf8());
     }
 
     #[test]

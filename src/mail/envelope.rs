@@ -13,10 +13,22 @@ pub struct Envelope {
     pub sender_params: Vec<String>,
     /// The accepted recipients, in the order they were given.
     pub recipients: Vec<Recipient>,
+    /// Further addresses to look up: what the MTA makes of the sender's and the recipients', where it reads them
+    /// otherwise than we do.
+    pub rewritten: Rewritten,
     /// Who handed the message to the MTA.
     pub client: Client,
     /// The MTA's name for the message; empty where the hook does not know it.
     pub queue_id: String,
+}
+
+/// Addresses as the MTA reads them, where that differs from how the transaction wrote them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rewritten {
+    /// The sender's.
+    pub sender: Option<Address>,
+    /// Those of recipients, in no order.
+    pub recipients: Vec<Address>,
 }
 
 /// One recipient of a transaction.
@@ -47,6 +59,11 @@ impl Envelope {
     /// The addresses of the recipients, in order.
     pub fn recipient_addresses(&self) -> impl Iterator<Item = &Address> {
         self.recipients.iter().map(|recipient| &recipient.address)
+    }
+
+    /// The addresses of the recipients, and what the MTA makes of them.
+    pub fn recipients_in_all_readings(&self) -> impl Iterator<Item = &Address> {
+        self.recipient_addresses().chain(&self.rewritten.recipients)
     }
 
     /// Whether the transaction was opened with SMTPUTF8 (RFC 6531).

@@ -12,7 +12,7 @@ mod reply;
 
 pub use address::{Address, AddressError};
 pub use date::{rfc3339, rfc5322};
-pub use envelope::{Client, Envelope, Recipient};
+pub use envelope::{Client, Envelope, Recipient, Rewritten};
 pub use header::{Field, Fields};
 pub use message::{BodyKind, Message, Summary};
 pub use reply::{Enhanced, Reply};

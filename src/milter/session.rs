@@ -208,7 +208,11 @@ impl Open {
             Command::Rcpt(path) => return self.rcpt(&command, path),
             Command::Mail(path) => {
                 self.macros.begin_message();
-                let (sender, recipients) = (path.into(), Vec::new());
+                let sender = Path {
+                    resolved: self.macros.get("mail_addr").unwrap_or_default().to_owned(),
+                    ..path.into()
+                };
+                let recipients = Vec::new();
                 self.phase = Phase::Envelope(Envelope { sender, recipients });
                 return Ok(self.answer(Steps::SILENT_MAIL));
             }
@@ -257,6 +261,10 @@ impl Open {
 
     fn rcpt(&mut self, command: &Command<'_>, path: Strings<'_>) -> Result<Turn<'_>, SessionError> {
         let silent = self.answer(Steps::SILENT_RCPT);
+        let recipient = Path {
+            resolved: self.macros.get("rcpt_addr").unwrap_or_default().to_owned(),
+            ..path.into()
+        };
         let envelope = match &mut self.phase {
             Phase::Envelope(envelope) => envelope,
             phase => return Err(phase.out_of_order(command)),
@@ -267,10 +275,10 @@ impl Open {
                 helo: &self.helo,
                 macros: &self.macros,
                 envelope,
-                recipient: path.into(),
+                recipient,
             }));
         }
-        envelope.recipients.push(path.into());
+        envelope.recipients.push(recipient);
         Ok(silent)
     }
 

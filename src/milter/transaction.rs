@@ -28,6 +28,9 @@ pub struct Path {
     /// As the SMTP client gave it, with its angle brackets if it had any; `<>` is the null reverse path.
     /// Octets that are not UTF-8 become U+FFFD.
     pub address: String,
+    /// What the MTA makes of it, where it told (`{mail_addr}`, `{rcpt_addr}`): Postfix reads `example.com!ana` and
+    /// `ana%example.com@example.com` as `ana@example.com`. Empty where it did not.
+    pub resolved: String,
     /// ESMTP parameters, verbatim: `SIZE=1024`, `NOTIFY=NEVER`.
     pub params: Vec<String>,
 }
@@ -104,6 +107,7 @@ impl From<Strings<'_>> for Path {
             .map(|string| String::from_utf8_lossy(string).into_owned());
         Path {
             address: strings.next().unwrap_or_default(),
+            resolved: String::new(),
             params: strings.collect(),
         }
     }

@@ -147,7 +147,7 @@ pub fn questions(envelope: &Envelope, rules: &Rules) -> Vec<Address> {
     let ours = sender_is_ours(envelope, rules);
     let identities = identities(envelope, rules);
     let mut asked = Vec::new();
-    for recipient in envelope.recipient_addresses() {
+    for recipient in envelope.recipients_in_all_readings() {
         asked.extend(
             people(
                 direction(ours, recipient, rules),
@@ -169,7 +169,7 @@ pub fn targets(envelope: &Envelope, found: &People, rules: &Rules) -> Vec<Target
     let ours = sender_is_ours(envelope, rules);
     let identities = identities(envelope, rules);
     let mut named = Vec::new();
-    for recipient in envelope.recipient_addresses() {
+    for recipient in envelope.recipients_in_all_readings() {
         let direction = direction(ours, recipient, rules);
         let of = rules.of(direction);
         named.extend(of.journal.iter().cloned());
@@ -207,7 +207,7 @@ pub fn plan(
         overlooked: Vec::new(),
     };
     let mut directions = Vec::new();
-    for recipient in envelope.recipient_addresses() {
+    for recipient in envelope.recipients_in_all_readings() {
         let direction = direction(ours, recipient, rules);
         directions.push((recipient.clone(), direction));
         for target in &rules.of(direction).journal {
@@ -255,7 +255,8 @@ fn identities(envelope: &Envelope, rules: &Rules) -> Vec<Address> {
         .user
         .as_deref()
         .and_then(|user| Address::parse_in(user, rules.organization.default_domain()?).ok());
-    let mut identities: Vec<Address> = envelope.sender.iter().cloned().chain(login).collect();
+    let sender = envelope.sender.iter().chain(&envelope.rewritten.sender);
+    let mut identities: Vec<Address> = sender.cloned().chain(login).collect();
     identities.dedup();
     identities
 }
