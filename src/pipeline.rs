@@ -108,6 +108,10 @@ impl Pipeline {
                 "not looked up: the directory is down and directory.on_directory_failure is \"accept\""
             );
         }
+        for (person, object) in &plan.exempt {
+            counter!("copyist_messages_exempt_total").increment(1);
+            info!(queue_id = envelope.queue_id, %person, dn = object, "exempt from journaling");
+        }
         let items = match self.compose(envelope, message, plan, now).await {
             Ok((items, plan)) => {
                 count(&plan, !items.is_empty());

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use copyist::directory::{
-    Bind, CacheSettings, Directory, Health, LdapSettings, Lookup, Objects, Outage, Settings,
-    Source, TargetSettings, Watch,
+    Bind, CacheSettings, Directory, Health, LdapSettings, Lookup, Objects, Outage, Places,
+    Settings, Source, TargetSettings, Watch,
 };
 use copyist::mail::Address;
 use copyist::secret::Secret;
@@ -40,6 +40,8 @@ fn settings(urls: &[String]) -> Settings {
         address_attributes: vec!["mail".into(), "proxyAddresses".into()],
         journal_attributes: vec!["extensionAttribute10".into()],
         recipient_delimiter: "+".into(),
+        further_attributes: Vec::new(),
+        places: Places::default(),
         targets: TargetSettings::default(),
         cache: CacheSettings {
             ttl: Duration::ZERO,

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
-use copyist::directory::{CacheSettings, Directory, Settings, Source, TargetSettings};
+use copyist::directory::{CacheSettings, Directory, Places, Settings, Source, TargetSettings};
 use copyist::hook::{Listen, Listener, serve_milter};
 use copyist::journal::{Composer, Key, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Envelope, Message, Recipient};
@@ -42,6 +42,8 @@ fn pipeline(directory: &TempDir) -> Pipeline {
             address_attributes: vec!["mail".into()],
             journal_attributes: attribute(),
             recipient_delimiter: String::new(),
+            further_attributes: Vec::new(),
+            places: Places::default(),
             targets: TargetSettings::default(),
             cache: CacheSettings::default(),
         })

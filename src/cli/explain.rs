@@ -19,6 +19,8 @@ struct Explanation {
     copies: Vec<Copy>,
     /// Attribute values that name nobody.
     troubles: Vec<String>,
+    /// People for whose sake nothing is copied, and the objects that say so.
+    exempt: Vec<(Address, String)>,
     /// Why the message would be deferred; nothing is decided then.
     deferred: Option<String>,
 }
@@ -114,6 +116,7 @@ async fn decide(envelope: &Envelope, directory: &Directory, rules: &Rules) -> Ex
         objects: objects(&people),
         copies: plan.copies.into_iter().map(Copy::from).collect(),
         troubles: plan.troubles.iter().map(ToString::to_string).collect(),
+        exempt: plan.exempt,
         deferred,
     }
 }
@@ -222,6 +225,9 @@ impl Explanation {
         }
         for trouble in &self.troubles {
             lines.push(format!("not usable: {trouble}"));
+        }
+        for (person, dn) in &self.exempt {
+            lines.push(format!("exempt: {person} by {dn}"));
         }
         if let Some(deferred) = &self.deferred {
             lines.push(format!(

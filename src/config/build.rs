@@ -92,6 +92,11 @@ impl Build<'_> {
             self.direction(Direction::Internal, &raw.internal),
         ];
         let fallback = self.fallback();
+        let exempt = self.optional(
+            "directory.journal_exempt_attribute",
+            &raw.directory.journal_exempt_attribute,
+            parse::attribute,
+        );
         let [inbound, outbound, internal] = directions;
         Ok(Rules {
             organization: Organization::default(),
@@ -102,6 +107,7 @@ impl Build<'_> {
             on_directory_failure: raw.directory.on_failure.into(),
             fallback_journal: fallback?,
             journal_guard: raw.organization.journal_guard.into(),
+            exempt_attribute: exempt?,
         })
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::directory::{Target, TargetError};
+use crate::directory::{Places, Target, TargetError};
 use crate::mail::{Address, AddressError};
 
 /// No duration that is set here makes sense beyond a year; and sums with it must not overflow.
@@ -154,6 +154,22 @@ pub(super) fn attribute(text: &str) -> Result<String, &'static str> {
     sound
         .then(|| text.to_owned())
         .ok_or("is not the name of an attribute")
+}
+
+/// A place where journal attributes may stand.
+pub(super) fn place(text: &str) -> Result<Places, &'static str> {
+    let none = Places::default();
+    match text {
+        "groups" => Ok(Places {
+            groups: true,
+            ..none
+        }),
+        "containers" => Ok(Places {
+            containers: true,
+            ..none
+        }),
+        _ => Err("is no place where journal attributes are looked for"),
+    }
 }
 
 /// Characters that start an address extension.

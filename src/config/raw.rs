@@ -92,6 +92,13 @@ pub(super) struct Directory {
     /// Where copies go that no usable journal address can be found for.
     #[schemars(example = "journal-fallback@example.com")]
     pub(super) fallback_journal: Option<String>,
+    /// Where else than in people's own objects their journal attributes may stand: in the "groups" that they are
+    /// members of, in the "containers" above their objects. Default: nowhere.
+    #[schemars(example = ["groups", "containers"])]
+    pub(super) inherit_from: Words,
+    /// The attribute that exempts a person from journaling, with the value TRUE. Default: nobody is exempt.
+    #[schemars(example = &"extensionAttribute11")]
+    pub(super) journal_exempt_attribute: Option<String>,
     /// When a group that is a journal target stands for its members: where it has no address of its own
     /// (without_address), or always.
     pub(super) expand_groups: ExpandGroups,
@@ -359,6 +366,8 @@ impl Default for Directory {
             timeout: "5s".into(),
             on_failure: OnFailure::default(),
             fallback_journal: None,
+            inherit_from: Words::default(),
+            journal_exempt_attribute: None,
             expand_groups: ExpandGroups::default(),
             group_limit: const { NonZeroU64::new(10_000).unwrap() },
             imceaex_domain: None,

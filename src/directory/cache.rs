@@ -16,9 +16,10 @@ use moka::future::Cache;
 use tokio::time::{Instant, timeout};
 
 use super::changes::{Changes, Names, lower};
-use super::entry::{Lookup, Outage};
+use super::entry::{Entry, Lookup, Outage};
+use super::places;
 use super::resolve::{self, Resolution};
-use super::settings::{CacheSettings, TargetSettings};
+use super::settings::{CacheSettings, Places, TargetSettings};
 use super::source::{Objects, Source};
 use super::target::Target;
 use crate::mail::Address;
@@ -45,6 +46,9 @@ pub(super) struct Cached<S> {
     max_stale: Duration,
     fresh: Cache<String, Known<Option<Objects>>>,
     stale: Cache<String, Known<Objects>>,
+    places: Places,
+    fresh_places: Cache<String, Known<Objects>>,
+    stale_places: Cache<String, Known<Objects>>,
     targets: TargetSettings,
     fresh_targets: Cache<String, Known<Resolution>>,
     stale_targets: Cache<String, Known<Resolution>>,
@@ -74,6 +78,7 @@ impl<S: Source> Cached<S> {
         source: S,
         delimiters: &str,
         settings: &CacheSettings,
+        places: Places,
         targets: TargetSettings,
         patience: Duration,
     ) -> Cached<S> {
@@ -92,6 +97,12 @@ impl<S: Source> Cached<S> {
                 .expire_after(life)
                 .build(),
             stale: kept(settings.capacity, max_stale),
+            places,
+            fresh_places: Cache::builder()
+                .max_capacity(settings.capacity)
+                .expire_after(life)
+                .build(),
+            stale_places: kept(settings.capacity, max_stale),
             targets,
             fresh_targets: Cache::builder()
                 .max_capacity(TARGETS)
@@ -118,8 +129,72 @@ impl<S: Source> Cached<S> {
         &self.source
     }
 
-    /// The objects that own an address, exactly as it is or else without its extension.
+    /// The objects that own an address, exactly as it is or else without its extension, and behind them the groups
+    /// and containers whose journal attributes count for them.
     pub(super) async fn find(&self, asked: &Address) -> Lookup<Objects> {
+        match self.find_owners(asked).await {
+            Lookup::Found(objects) if self.places != Places::default() => {
+                match self.with_places(&objects).await {
+                    Ok(all) => Lookup::Found(all),
+                    Err(outage) => Lookup::Unavailable(outage),
+                }
+            }
+            answer => answer,
+        }
+    }
+
+    async fn with_places(&self, objects: &Objects) -> Result<Objects, Outage> {
+        let mut all: Vec<Arc<Entry>> = objects.to_vec();
+        for object in objects.iter() {
+            for place in self.places_of(object).await?.iter() {
+                if !all.iter().any(|known| known.dn == place.dn) {
+                    all.push(Arc::clone(place));
+                }
+            }
+        }
+        Ok(all.into())
+    }
+
+    async fn places_of(&self, object: &Entry) -> Result<Objects, Outage> {
+        let key = lower(object.dn.clone());
+        let ask = || async {
+            let found = self.ask_places(object).await?;
+            let here = [places::ANYWHERE.to_owned(), object.dn.clone()];
+            let names = Names::of(found.iter().map(|one| one.dn.clone()).chain(here));
+            Ok((Objects::from(found), Some(names)))
+        };
+        let got = self
+            .remembered_or(&self.fresh_places, &key, ask, self.patience)
+            .await;
+        match got.answer {
+            Ok(known) => {
+                if !got.remembered && !self.max_stale.is_zero() {
+                    self.stale_places.insert(key, known.clone()).await;
+                }
+                Ok(known.what)
+            }
+            Err(outage) => match self.stale_places.get(&key).await {
+                Some(known) if self.is_recent(known.since) && !self.is_outdated(&key, &known) => {
+                    Ok(known.what)
+                }
+                _ => Err(outage),
+            },
+        }
+    }
+
+    async fn ask_places(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
+        let mut found: Vec<Arc<Entry>> = Vec::new();
+        if self.places.groups {
+            found.extend(self.source.groups_of(object).await?);
+        }
+        if self.places.containers {
+            found.extend(self.source.containers_of(object).await?);
+        }
+        let found = found.iter().map(|entry| Arc::new(entry.as_inherited()));
+        Ok(found.collect())
+    }
+
+    async fn find_owners(&self, asked: &Address) -> Lookup<Objects> {
         let without = asked.without_extension(&self.delimiters);
         let base_key = without.as_ref().map(Address::key);
         let base = OptionFuture::from(without.as_ref().map(|base| self.owners(base)));
@@ -165,6 +240,16 @@ impl<S: Source> Cached<S> {
             answer = patiently(self.patience, self.source.find(&base)).await;
         }
         match answer {
+            Ok(Some(objects)) if self.places != Places::default() => {
+                let mut all = objects.to_vec();
+                for object in objects.iter() {
+                    match self.ask_places(object).await {
+                        Ok(found) => all.extend(found),
+                        Err(outage) => return Lookup::Unavailable(outage),
+                    }
+                }
+                Lookup::Found(all.into())
+            }
             Ok(Some(objects)) => Lookup::Found(objects),
             Ok(None) => Lookup::Absent,
             Err(outage) => Lookup::Unavailable(outage),

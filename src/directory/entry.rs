@@ -35,6 +35,8 @@ impl Outage {
 pub struct Entry {
     /// The distinguished name as the server spells it.
     pub dn: String,
+    /// Whether it is no person but a group or container whose journal attributes count for one.
+    pub inherited: bool,
     attributes: Vec<(String, Vec<String>)>,
 }
 
@@ -56,7 +58,16 @@ impl Entry {
         }
         Entry {
             dn: dn.into(),
+            inherited: false,
             attributes: joined,
+        }
+    }
+
+    /// The same as a group or container that others inherit from.
+    pub fn as_inherited(&self) -> Entry {
+        Entry {
+            inherited: true,
+            ..self.clone()
         }
     }
 

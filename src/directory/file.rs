@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::entry::{Entry, Outage};
 use super::ldif::{self, LdifError};
+use super::places;
 use super::question::Attributes;
 use super::resolve;
 use super::source::{Name, Objects, Source};
@@ -98,6 +99,8 @@ struct Index {
     owners: HashMap<String, Objects>,
     /// By DN, X.500 address and login name.
     names: HashMap<String, Vec<Arc<Entry>>>,
+    /// Groups, by the DN or login name of a member.
+    groups: HashMap<String, Vec<Arc<Entry>>>,
     journal: HashSet<String>,
 }
 
@@ -239,6 +242,32 @@ impl Source for LdifFile {
         Ok(index.names.get(&key).cloned().unwrap_or_default())
     }
 
+    async fn groups_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
+        let index = self.index()?;
+        let mut names: Vec<String> = vec![dn_key(&object.dn)];
+        names.extend(uid_keys(object));
+        let mut groups: Vec<Arc<Entry>> = Vec::new();
+        while let Some(name) = names.pop() {
+            for group in index.groups.get(&name).into_iter().flatten() {
+                if !groups.iter().any(|known| known.dn == group.dn) {
+                    names.push(dn_key(&group.dn));
+                    groups.push(Arc::clone(group));
+                }
+            }
+        }
+        groups.retain(|group| self.attributes.is_journaled(group));
+        Ok(groups)
+    }
+
+    async fn containers_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
+        let index = self.index()?;
+        let above = places::above(&object.dn, "");
+        let found = above.iter().filter_map(|dn| index.names.get(&dn_key(dn)));
+        let mut found: Vec<Arc<Entry>> = found.flatten().cloned().collect();
+        found.retain(|container| self.attributes.is_journaled(container));
+        Ok(found)
+    }
+
     async fn object_in_journal(&self, object: &Entry) -> Result<bool, Outage> {
         let index = self.index()?;
         let mut names = resolve::names_of(object).into_iter();
@@ -293,14 +322,17 @@ impl Index {
         let entries = all.len();
         let mut owners: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
         let mut names: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
+        let mut groups: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
         let mut journal = HashSet::new();
         for entry in all.into_iter().map(Arc::new) {
             journal.extend(attributes.journal_keys_of(&entry));
             for key in attributes.keys_of(&entry) {
                 owners.entry(key).or_default().push(Arc::clone(&entry));
             }
-            let uids = entry.values("uid").iter();
-            let uids = uids.map(|uid| format!("uid:{}", uid.to_lowercase()));
+            for member in members_of(&entry) {
+                groups.entry(member).or_default().push(Arc::clone(&entry));
+            }
+            let uids = uid_keys(&entry);
             let called = resolve::names_of(&entry).into_iter();
             let called = called.filter(|name| name.starts_with("x500:"));
             for key in called.chain(uids).chain([dn_key(&entry.dn)]) {
@@ -313,9 +345,26 @@ impl Index {
             entries,
             owners: owners.collect(),
             names,
+            groups,
             journal,
         }
     }
+}
+
+fn uid_keys(entry: &Entry) -> Vec<String> {
+    let uids = entry.values("uid").iter();
+    uids.map(|uid| format!("uid:{}", uid.to_lowercase()))
+        .collect()
+}
+
+/// The members of a group, as they are looked up here.
+fn members_of(entry: &Entry) -> impl Iterator<Item = String> {
+    let named = ["member", "uniqueMember"].into_iter();
+    let named = named
+        .flat_map(|name| entry.values(name))
+        .map(|dn| dn_key(dn));
+    let uids = entry.values("memberUid").iter();
+    named.chain(uids.map(|uid| format!("uid:{}", uid.to_lowercase())))
 }
 
 /// How DNs are compared here: without case, and without spaces beside commas and equal signs.

@@ -81,7 +81,8 @@ impl Directory {
     /// server needs to be up. Must be called within a tokio runtime.
     pub fn open(settings: Settings) -> Result<Directory, OpenError> {
         let attributes =
-            Attributes::new(&settings.address_attributes, &settings.journal_attributes)?;
+            Attributes::new(&settings.address_attributes, &settings.journal_attributes)?
+                .with(&settings.further_attributes)?;
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let mut memory = settings.cache;
@@ -108,6 +109,7 @@ impl Directory {
             backend,
             &settings.recipient_delimiter,
             &memory,
+            settings.places,
             settings.targets,
             patience,
         );
@@ -252,6 +254,20 @@ impl Source for Backend {
         match self {
             Backend::Ldap(ldap) => ldap.named(name).await,
             Backend::Ldif(file) => file.named(name).await,
+        }
+    }
+
+    async fn groups_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
+        match self {
+            Backend::Ldap(ldap) => ldap.groups_of(object).await,
+            Backend::Ldif(file) => file.groups_of(object).await,
+        }
+    }
+
+    async fn containers_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
+        match self {
+            Backend::Ldap(ldap) => ldap.containers_of(object).await,
+            Backend::Ldif(file) => file.containers_of(object).await,
         }
     }
 

@@ -15,6 +15,7 @@ mod file;
 mod handle;
 mod ldap;
 mod ldif;
+mod places;
 mod question;
 mod resolve;
 mod settings;
@@ -30,7 +31,8 @@ pub use ldif::{LdifError, LdifFault};
 pub use question::AttributeError;
 pub use resolve::{Reached, Resolution};
 pub use settings::{
-    Bind, CacheSettings, ExpandGroups, LdapSettings, Settings, Source, TargetSettings, Watch,
+    Bind, CacheSettings, ExpandGroups, LdapSettings, Places, Settings, Source, TargetSettings,
+    Watch,
 };
 pub use source::Objects;
 pub use target::{Target, TargetError};

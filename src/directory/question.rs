@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ldap3::ldap_escape;
 
 use super::entry::Entry;
+use super::places;
 use super::resolve;
 use super::source::Objects;
 use crate::mail::Address;
@@ -18,6 +19,7 @@ use crate::mail::Address;
 pub(super) struct Attributes {
     addresses: Vec<String>,
     journal: Vec<String>,
+    further: Vec<String>,
 }
 
 /// Why the configured attributes cannot be used.
@@ -45,8 +47,50 @@ impl Attributes {
             None => Ok(Attributes {
                 addresses: distinct(addresses),
                 journal: distinct(journal),
+                further: Vec::new(),
             }),
         }
+    }
+
+    /// The same with further attributes to read.
+    pub(super) fn with(self, further: &[String]) -> Result<Attributes, AttributeError> {
+        match further.iter().find(|name| !is_name(name)) {
+            Some(bad) => Err(AttributeError::Malformed(bad.clone())),
+            None => Ok(Attributes {
+                further: distinct(further),
+                ..self
+            }),
+        }
+    }
+
+    /// The attributes that hold journal addresses.
+    pub(super) fn journal(&self) -> &[String] {
+        &self.journal
+    }
+
+    /// The filter for everything with a journal attribute; `None` where there are no journal attributes.
+    pub(super) fn journaled_filter(&self) -> Option<String> {
+        let terms: Vec<String> = self.journal.iter().map(|j| format!("({j}=*)")).collect();
+        (!terms.is_empty()).then(|| any_of(terms))
+    }
+
+    /// The filter for everything with an address.
+    pub(super) fn everybody_filter(&self) -> String {
+        any_of(self.addresses.iter().map(|a| format!("({a}=*)")).collect())
+    }
+
+    /// Whether an entry has a journal attribute.
+    pub(super) fn is_journaled(&self, entry: &Entry) -> bool {
+        self.journal
+            .iter()
+            .any(|name| !entry.values(name).is_empty())
+    }
+
+    /// Whether an entry has an address.
+    pub(super) fn has_addresses(&self, entry: &Entry) -> bool {
+        self.addresses
+            .iter()
+            .any(|name| !entry.values(name).is_empty())
     }
 
     /// What a lookup has to read.
@@ -55,9 +99,10 @@ impl Attributes {
             .addresses
             .iter()
             .chain(&self.journal)
+            .chain(&self.further)
             .cloned()
-            // By its X.500 address an object may be named as a journal target.
-            .chain(["legacyExchangeDN".to_owned()])
+            // By these an object may be named as a journal target and be a member of groups.
+            .chain(["legacyExchangeDN".to_owned(), "uid".to_owned()])
             .collect();
         distinct(&both)
     }
@@ -67,6 +112,7 @@ impl Attributes {
         self.addresses
             .iter()
             .chain(&self.journal)
+            .chain(&self.further)
             .map(String::as_str)
             .chain(resolve::ATTRIBUTES)
             .any(|wanted| wanted.eq_ignore_ascii_case(name))
@@ -132,7 +178,7 @@ impl Attributes {
     /// What has to be read of an object that changed, to know which answers it touches.
     pub(super) fn telling(&self) -> Vec<String> {
         let mut all = self.wanted();
-        all.push("uid".to_owned());
+        all.push("objectClass".to_owned());
         distinct(&all)
     }
 
@@ -143,6 +189,9 @@ impl Attributes {
         names.extend(self.keys_of(entry));
         names.extend(self.journal_keys_of(entry));
         names.extend(entry.values("uid").iter().map(|uid| format!("uid={uid}")));
+        if places::may_be_inherited_from(entry, self.has_addresses(entry)) {
+            names.push(places::ANYWHERE.to_owned());
+        }
         names
     }
 
@@ -357,7 +406,8 @@ mod tests {
                 "mail",
                 "proxyAddresses",
                 "extensionAttribute10",
-                "legacyExchangeDN"
+                "legacyExchangeDN",
+                "uid"
             ]
         );
     }

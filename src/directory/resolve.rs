@@ -231,7 +231,7 @@ fn imceaex(legacy: &str, domain: &str) -> Option<Address> {
     Address::parse(&format!("IMCEAEX-{local}@{domain}")).ok()
 }
 
-fn is_group(entry: &Entry) -> bool {
+pub(super) fn is_group(entry: &Entry) -> bool {
     let classes = entry.values("objectClass").iter();
     classes
         .into_iter()

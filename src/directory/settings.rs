@@ -18,10 +18,24 @@ pub struct Settings {
     pub journal_attributes: Vec<String>,
     /// Characters that start an address extension (`user+list@…`); empty: none.
     pub recipient_delimiter: String,
+    /// Further attributes to read of a person's object.
+    pub further_attributes: Vec<String>,
+    /// Where else than in their own objects people's journal attributes may stand.
+    pub places: Places,
     /// How journal targets that name objects are resolved.
     pub targets: TargetSettings,
     /// The cache in front of the source.
     pub cache: CacheSettings,
+}
+
+/// Where else than in a person's own object journal attributes may stand. What stands there counts as if it stood
+/// in the object as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Places {
+    /// In groups that the person is a member of, also by way of other groups.
+    pub groups: bool,
+    /// In the containers above the object, up to the base.
+    pub containers: bool,
 }
 
 /// How journal targets that name objects are resolved.

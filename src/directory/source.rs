@@ -116,6 +116,18 @@ pub(super) trait Source: Send + Sync + 'static {
     /// The objects that a name stands for, with all values of what targets need; none where it names nobody.
     fn named(&self, name: &Name) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
 
+    /// The groups with a journal attribute that an object is a member of, also by way of other groups.
+    fn groups_of(
+        &self,
+        object: &Entry,
+    ) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
+
+    /// Of the objects above this one those with a journal attribute.
+    fn containers_of(
+        &self,
+        object: &Entry,
+    ) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
+
     /// Whether any journal attribute names this object, by its DN or an X.500 address.
     fn object_in_journal(
         &self,

@@ -32,6 +32,8 @@ pub struct Plan {
     pub copies: Vec<Copy>,
     /// Attribute values that name nobody, to be reported to the NDR address with the copy attached.
     pub troubles: Vec<Trouble>,
+    /// People whose objects exempt them, and those objects: what would have been copied because of them was not.
+    pub exempt: Vec<(Address, String)>,
     /// People and targets that were not looked up because the directory was down and the rules say to go on.
     pub overlooked: Vec<String>,
 }
@@ -204,13 +206,22 @@ pub fn plan(
         resolved,
         wanted: Wanted::default(),
         troubles: Vec::new(),
+        exempt: Vec::new(),
         overlooked: Vec::new(),
     };
     let mut directions = Vec::new();
     for recipient in envelope.recipients_in_all_readings() {
         let direction = direction(ours, recipient, rules);
         directions.push((recipient.clone(), direction));
-        for target in &rules.of(direction).journal {
+        let concerned = concerned(direction, recipient, &identities);
+        let mut concerned = concerned.peekable();
+        let all_exempt = concerned.peek().is_some()
+            && concerned.all(|person| exemption(people_found.get(person), rules).is_some());
+        let journal = match all_exempt {
+            true => &[][..],
+            false => &rules.of(direction).journal,
+        };
+        for target in journal {
             let place = Place {
                 direction,
                 attribute: &format!("{direction}.journal"),
@@ -220,7 +231,11 @@ pub fn plan(
         }
         for person in people(direction, recipient, &identities, rules) {
             match people_found.get(person) {
-                Some(Lookup::Found(objects)) => {
+                found @ Some(Lookup::Found(objects)) => {
+                    if let Some(object) = exemption(found, rules) {
+                        gathered.exempt(person, object);
+                        continue;
+                    }
                     for object in objects.iter() {
                         gathered.read_attributes(object, person, direction)?;
                     }
@@ -238,6 +253,7 @@ pub fn plan(
         directions,
         copies: gathered.wanted.into_copies(rules),
         troubles: gathered.troubles,
+        exempt: gathered.exempt,
         overlooked: gathered.overlooked,
     })
 }
@@ -269,7 +285,12 @@ fn people<'a>(
     rules: &Rules,
 ) -> impl Iterator<Item = &'a Address> {
     let (sender, of_recipient) = match direction {
-        _ if rules.of(direction).journal_attributes.is_empty() => (false, false),
+        // Where anybody may be exempt, everybody is asked for.
+        _ if rules.of(direction).journal_attributes.is_empty()
+            && rules.exempt_attribute.is_none() =>
+        {
+            (false, false)
+        }
         Direction::Inbound => (false, true),
         Direction::Internal => (true, true),
         Direction::Outbound => match rules.outbound_attribute_of {
@@ -282,12 +303,46 @@ fn people<'a>(
     sender.iter().chain(of_recipient.then_some(recipient))
 }
 
+/// The organization's people in one pair. Who is told by a forged reverse path is not alone: the login is another.
+fn concerned<'a>(
+    direction: Direction,
+    recipient: &'a Address,
+    identities: &'a [Address],
+) -> impl Iterator<Item = &'a Address> {
+    let (sender, of_recipient) = match direction {
+        Direction::Inbound => (false, true),
+        Direction::Internal => (true, true),
+        Direction::Outbound => (true, false),
+    };
+    let sender = if sender { identities } else { &[] };
+    sender.iter().chain(of_recipient.then_some(recipient))
+}
+
+/// The object that exempts a person. Where several objects own the address, all of them must: in doubt mail is
+/// journaled.
+fn exemption<'a>(found: Option<&'a Lookup<Objects>>, rules: &Rules) -> Option<&'a Entry> {
+    let attribute = rules.exempt_attribute.as_ref()?;
+    let Some(Lookup::Found(objects)) = found else {
+        return None;
+    };
+    let own = || objects.iter().filter(|object| !object.inherited);
+    let exempts = |object: &Entry| {
+        let mut values = object.values(attribute).iter();
+        values.any(|value| value.trim().eq_ignore_ascii_case("TRUE"))
+    };
+    own()
+        .all(|object| exempts(object))
+        .then(|| own().next())?
+        .map(AsRef::as_ref)
+}
+
 /// What the pairs of one message asked for so far.
 struct Gathered<'a> {
     rules: &'a Rules,
     resolved: &'a Resolved,
     wanted: Wanted,
     troubles: Vec<Trouble>,
+    exempt: Vec<(Address, String)>,
     overlooked: Vec<String>,
 }
 
@@ -299,6 +354,12 @@ struct Place<'a> {
 }
 
 impl Gathered<'_> {
+    fn exempt(&mut self, person: &Address, object: &Entry) {
+        if !self.exempt.iter().any(|(known, _)| known == person) {
+            self.exempt.push((person.clone(), object.dn.clone()));
+        }
+    }
+
     fn read_attributes(
         &mut self,
         object: &Entry,

@@ -90,6 +90,8 @@ pub struct Rules {
     pub fallback_journal: Option<Address>,
     /// Who may not write to journal and NDR addresses.
     pub journal_guard: Guard,
+    /// The attribute that exempts a person, with the value `TRUE`; nobody is exempt where `None`.
+    pub exempt_attribute: Option<String>,
 }
 
 /// Who is inside.

@@ -413,3 +413,78 @@ fn a_copy_has_no_more_targets_than_every_relay_takes_at_once() {
     distinct.dedup();
     assert_eq!(distinct.len(), 250);
 }
+
+/// An object that exempts its person, with a journal attribute.
+fn exempt(value: &str) -> Arc<Entry> {
+    Arc::new(Entry::new(
+        "uid=exempt",
+        [
+            (
+                "extensionAttribute10".to_owned(),
+                vec!["j@else.test".to_owned()],
+            ),
+            ("exempt".to_owned(), vec![value.to_owned()]),
+        ],
+    ))
+}
+
+fn with_exemptions() -> Rules {
+    let mut rules = rules();
+    rules.exempt_attribute = Some("exempt".into());
+    rules.internal.journal = vec![Target::parse("all@else.test").expect("a target")];
+    rules
+}
+
+#[test]
+fn nothing_is_copied_because_of_somebody_exempt_and_everything_because_of_others() {
+    let rules = with_exemptions();
+    let both = envelope(INSIDE, "ana@corp.example", &["dan@corp.example"]);
+    let decide = |ana: Lookup<Objects>, dan: Lookup<Objects>| {
+        let people = people([("ana@corp.example", ana), ("dan@corp.example", dan)]);
+        plan(&both, &people, &Resolved::new(), &rules).expect("decided")
+    };
+    let free = || Lookup::Found([exempt("TRUE")].into());
+    let decided = decide(free(), found(&["d@else.test"]));
+    assert_eq!(targets(&decided), ["all@else.test", "d@else.test"]);
+    assert_eq!(
+        decided.exempt,
+        [(address("ana@corp.example"), "uid=exempt".into())]
+    );
+    assert_eq!(targets(&decide(free(), Lookup::Absent)), ["all@else.test"]);
+    let decided = decide(free(), free());
+    assert!(decided.is_empty() && decided.exempt.len() == 2);
+}
+
+#[test]
+fn in_doubt_nobody_is_exempt() {
+    let rules = with_exemptions();
+    let both = envelope(INSIDE, "ana@corp.example", &["ana@corp.example"]);
+    let mut group = exempt("TRUE").as_ref().clone();
+    group.inherited = true;
+    for objects in [
+        vec![exempt("FALSE")],
+        vec![exempt("yes")],
+        vec![exempt("")],
+        // Of two objects with the same address one says nothing.
+        vec![exempt("TRUE"), exempt("FALSE")],
+        // A group does not exempt its members.
+        vec![exempt("FALSE"), Arc::new(group)],
+    ] {
+        let people = people([("ana@corp.example", Lookup::Found(objects.into()))]);
+        let decided = plan(&both, &people, &Resolved::new(), &rules).expect("decided");
+        assert_eq!(targets(&decided), ["all@else.test", "j@else.test"]);
+        assert!(decided.exempt.is_empty());
+    }
+    // A login that is not exempt speaks for a reverse path that is.
+    let mut forged = envelope(INSIDE, "ana@corp.example", &["x@else.test"]);
+    forged.client.user = Some("eve@corp.example".into());
+    let people = people([
+        ("ana@corp.example", Lookup::Found([exempt("TRUE")].into())),
+        ("eve@corp.example", found(&["e@else.test"])),
+        ("x@else.test", Lookup::Absent),
+    ]);
+    let mut rules = rules;
+    rules.outbound.journal = vec![Target::parse("all@else.test").expect("a target")];
+    let decided = plan(&forged, &people, &Resolved::new(), &rules).expect("decided");
+    assert_eq!(targets(&decided), ["all@else.test", "e@else.test"]);
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use copyist::directory::{
-    Bind, CacheSettings, LdapSettings, Settings, Source, TargetSettings, Watch,
+    Bind, CacheSettings, LdapSettings, Places, Settings, Source, TargetSettings, Watch,
 };
 use copyist::secret::Secret;
 
@@ -56,6 +56,13 @@ pub trait DirectoryServer: Sized {
         "dc=example,dc=test"
     }
 
+    /// The container of all users.
+    fn people_dn(&self) -> String {
+        let user = self.user_dn(0);
+        let (_, container) = user.split_once(',').expect("a user is in it");
+        container.to_owned()
+    }
+
     /// A user's entry.
     fn user_dn(&self, user: usize) -> String;
 
@@ -82,6 +89,13 @@ pub trait DirectoryServer: Sized {
         self.modify(&format!(
             "dn: {}\nchangetype: modify\nreplace: extensionAttribute10\n{value}",
             self.user_dn(user)
+        ));
+    }
+
+    /// Gives an object this one value of an attribute.
+    fn set_attribute(&self, dn: &str, attribute: &str, value: &str) {
+        self.modify(&format!(
+            "dn: {dn}\nchangetype: modify\nreplace: {attribute}\n{attribute}: {value}\n"
         ));
     }
 
@@ -136,6 +150,8 @@ impl Access {
             address_attributes: vec!["mail".into(), "proxyAddresses".into()],
             journal_attributes: vec!["extensionAttribute10".into()],
             recipient_delimiter: String::new(),
+            further_attributes: Vec::new(),
+            places: Places::default(),
             targets: TargetSettings::default(),
             cache: CacheSettings::default(),
         }

@@ -327,7 +327,7 @@ olcOverlay: syncprov
 fn people(users: usize, journal: impl Fn(usize) -> Option<String>) -> String {
     let mut ldif = format!(
         "dn: {BASE}\nobjectClass: dcObject\nobjectClass: organization\ndc: example\no: Example\n\n\
-         dn: ou=people,{BASE}\nobjectClass: organizationalUnit\nou: people\n\n\
+         dn: ou=people,{BASE}\nobjectClass: organizationalUnit\nobjectClass: exchangeRecipient\nou: people\n\n\
          dn: {AGENT}\nobjectClass: organizationalRole\nobjectClass: simpleSecurityObject\n\
          cn: agent\nuserPassword: {PASSWORD}\n\n"
     );

@@ -4,7 +4,9 @@ use super::Build;
 use crate::config::files;
 use crate::config::mistake::Noted;
 use crate::config::parse;
-use crate::directory::{Bind, CacheSettings, LdapSettings, Settings, Source, TargetSettings};
+use crate::directory::{
+    Bind, CacheSettings, LdapSettings, Places, Settings, Source, TargetSettings,
+};
 use crate::policy::{Direction, Rules};
 
 impl Build<'_> {
@@ -23,12 +25,20 @@ impl Build<'_> {
             parse::domain,
         );
         let cache = self.cache();
+        let places = self.each("directory.inherit_from", &raw.inherit_from, parse::place);
         let rules = rules.as_ref().map_err(|noted| *noted)?;
         Ok(Settings {
             source: source?,
             address_attributes: address_attributes?,
             journal_attributes: journal_attributes(rules),
             recipient_delimiter: recipient_delimiter?,
+            further_attributes: rules.exempt_attribute.iter().cloned().collect(),
+            places: places?
+                .into_iter()
+                .fold(Places::default(), |all, one| Places {
+                    groups: all.groups || one.groups,
+                    containers: all.containers || one.containers,
+                }),
             targets: TargetSettings {
                 expand_groups: raw.expand_groups.into(),
                 group_limit: usize::try_from(raw.group_limit.get()).unwrap_or(usize::MAX),

@@ -77,6 +77,14 @@ impl Source for Obedient {
             .map(Option::unwrap_or_default)
     }
 
+    async fn groups_of(&self, _: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
+        Ok(Vec::new())
+    }
+
+    async fn containers_of(&self, _: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
+        Ok(Vec::new())
+    }
+
     async fn object_in_journal(&self, _: &Entry) -> Result<bool, Outage> {
         Ok(false)
     }
@@ -93,6 +101,7 @@ fn cached(source: Obedient, ttl: Duration, max_stale: Duration) -> Cached<Obedie
         source,
         "+",
         &settings,
+        Places::default(),
         TargetSettings::default(),
         Duration::from_secs(5),
     )

@@ -11,11 +11,11 @@ mod servers;
 mod tls;
 mod url;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use ldap3::{Scope, ldap_escape};
 use metrics::histogram;
 use tokio::sync::mpsc;
@@ -33,6 +33,7 @@ use self::feed::{Feed, FeedError};
 use self::servers::Servers;
 use self::url::ServerUrl;
 use super::entry::{Entry, Outage};
+use super::places;
 use super::question::{Attributes, range};
 use super::resolve;
 use super::settings::{LdapSettings, Watch};
@@ -45,6 +46,9 @@ const MOST_ENTRIES: usize = 1000;
 
 /// The most objects that one dynamic group may find; more is an outage, never a shorter list.
 const MOST_MEMBERS: usize = 100_000;
+
+/// The most groups that one person may be a member of.
+const MOST_GROUPS: usize = 1000;
 
 /// Why LDAP servers could never be used with these settings.
 #[derive(Debug, thiserror::Error)]
@@ -184,6 +188,19 @@ impl Source for Ldap {
     async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {
         let entries = self.client.named(name).await;
         entries.map_err(|fault| Outage::new(fault.to_string()))
+    }
+
+    async fn groups_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
+        let groups = self.client.groups_of(object).await;
+        groups.map_err(|fault| Outage::new(fault.to_string()))
+    }
+
+    async fn containers_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
+        let above = places::above(&object.dn, &self.client.access.base);
+        let asked = above.iter().map(|dn| self.client.container(dn));
+        let found = try_join_all(asked).await;
+        let found = found.map_err(|fault| Outage::new(fault.to_string()))?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     async fn object_in_journal(&self, object: &Entry) -> Result<bool, Outage> {
@@ -329,6 +346,77 @@ impl Client {
         Ok(whole)
     }
 
+    /// The groups with a journal attribute that an object is a member of, also by way of other groups.
+    async fn groups_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Fault> {
+        let Some(journaled) = self.attributes.journaled_filter() else {
+            return Ok(Vec::new());
+        };
+        let deadline = Instant::now() + self.access.timeout;
+        let features = match self.servers.connection(deadline).await {
+            Ok(connection) => connection.features(),
+            Err(outage) => return Err(Fault::Server(outage.reason.to_string())),
+        };
+        let search = |filter: String| Search {
+            base: self.access.base.clone(),
+            scope: Scope::Subtree,
+            filter,
+            attributes: self.attributes.journal().to_vec(),
+            limit: MOST_GROUPS,
+            enough_at_limit: false,
+            may_be_missing: false,
+        };
+        if features.ranges {
+            // LDAP_MATCHING_RULE_IN_CHAIN ([MS-ADTS] section 3.1.1.3.4.4.3): the server follows groups of groups.
+            let dn = ldap_escape(object.dn.as_str());
+            let filter = format!("(&{journaled}(member:1.2.840.113556.1.4.1941:={dn}))");
+            let (found, _) = self.search(search(filter), deadline).await?;
+            return Ok(found.into_iter().map(Arc::new).collect());
+        }
+        let mut seen: HashSet<String> = HashSet::new();
+        let mut groups = Vec::new();
+        let uids = object.values("uid").iter();
+        let mut terms: Vec<String> = uids
+            .map(|uid| format!("(memberUid={})", ldap_escape(uid.as_str())))
+            .chain(member_terms(&object.dn))
+            .collect();
+        while !terms.is_empty() {
+            let filter = format!("(|{})", terms.concat());
+            let (found, _) = self.search(search(filter), deadline).await?;
+            terms.clear();
+            for group in found {
+                if seen.insert(group.dn.to_lowercase()) {
+                    terms.extend(member_terms(&group.dn));
+                    groups.push(Arc::new(group));
+                }
+            }
+            if groups.len() > MOST_GROUPS {
+                let dn = &object.dn;
+                return Err(Fault::Question(format!(
+                    "{dn:?} is a member of more than {MOST_GROUPS} groups"
+                )));
+            }
+        }
+        groups.retain(|group| self.attributes.is_journaled(group));
+        Ok(groups)
+    }
+
+    /// The object of this DN, if it has a journal attribute.
+    async fn container(&self, dn: &str) -> Result<Option<Arc<Entry>>, Fault> {
+        let search = Search {
+            base: dn.to_owned(),
+            scope: Scope::Base,
+            filter: "(objectClass=*)".to_owned(),
+            attributes: self.attributes.journal().to_vec(),
+            limit: 1,
+            enough_at_limit: false,
+            may_be_missing: true,
+        };
+        let deadline = Instant::now() + self.access.timeout;
+        let (found, _) = self.search(search, deadline).await?;
+        let journaled = |entry: &Entry| self.attributes.is_journaled(entry);
+        Ok(found.into_iter().find(journaled).map(Arc::new))
+    }
+
     /// An entry with all values of those attributes of which the server sent the first only
     /// (`member;range=0-1499`, [MS-ADTS] section 3.1.1.3.1.3.3).
     async fn completed(&self, entry: Entry) -> Result<Entry, Fault> {
@@ -441,6 +529,12 @@ impl Client {
         histogram!("copyist_directory_search_seconds").record(begun.elapsed());
         found
     }
+}
+
+/// How a group may name a member.
+fn member_terms(dn: &str) -> [String; 2] {
+    let dn = ldap_escape(dn);
+    [format!("(member={dn})"), format!("(uniqueMember={dn})")]
 }
 
 /// What waiting for an answer may take longer than the servers are given.

@@ -1,0 +1,73 @@
+//! Where else than in a person's own object a journal attribute may stand: in groups and in containers.
+
+use super::entry::Entry;
+
+/// What [`super::changes::Changes`] calls every group and container at once: that somebody became a member of one is told
+/// of the group, which nobody could have known to matter.
+pub(super) const ANYWHERE: &str = "groups and containers";
+
+/// The containers above an object, the nearest first, up to the base of all searches.
+pub(super) fn above(dn: &str, base: &str) -> Vec<String> {
+    let base_depth = pieces(base).len();
+    let all = pieces(dn);
+    let mut above = Vec::new();
+    for at in 1..all.len() {
+        if all.len() - at < base_depth.max(1) {
+            break;
+        }
+        let (start, _) = all[at];
+        above.push(dn[start..].trim_start().to_owned());
+    }
+    above
+}
+
+/// The places of the relative names in a DN (RFC 4514): where each begins and ends. A comma after a backslash
+/// separates nothing.
+fn pieces(dn: &str) -> Vec<(usize, usize)> {
+    if dn.trim().is_empty() {
+        return Vec::new();
+    }
+    let mut pieces = Vec::new();
+    let (mut start, mut escaped) = (0, false);
+    for (at, octet) in dn.bytes().enumerate() {
+        match octet {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b',' => {
+                pieces.push((start, at));
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    pieces.push((start, dn.len()));
+    pieces
+}
+
+/// Whether a change of this object may change what others inherit: it is a group, or no person.
+pub(super) fn may_be_inherited_from(entry: &Entry, has_addresses: bool) -> bool {
+    !has_addresses || super::resolve::is_group(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_containers_of_an_object_end_at_the_base() {
+        assert_eq!(
+            above(
+                "CN=Ana\\, Maria,OU=Sales, OU=East,DC=b,DC=test",
+                "dc=B,dc=test"
+            ),
+            [
+                "OU=Sales, OU=East,DC=b,DC=test",
+                "OU=East,DC=b,DC=test",
+                "DC=b,DC=test"
+            ]
+        );
+        assert_eq!(above("cn=x,dc=b", "ou=deeper,dc=b"), Vec::<String>::new());
+        assert_eq!(above("cn=x,dc=b", ""), ["dc=b"]);
+        assert_eq!(above("", "dc=b"), Vec::<String>::new());
+    }
+}
