@@ -223,6 +223,60 @@ fn a_malformed_journal_address_is_reported_with_the_copy() {
 }
 
 #[test]
+fn coverage_lists_who_is_journaled_where_and_what_leads_nowhere() {
+    let slapd = Slapd::start(10);
+    slapd.set_journal(1, Some("nobody at all"));
+    slapd.set_journal(2, Some("cn=gone,dc=example,dc=test"));
+    slapd.set_journal(4, Some(&slapd.user_dn(5)));
+    let site = Site::start_with(slapd, "5m");
+    let json = site.copyist.command(&["coverage", "--json"]);
+    assert_eq!(json.status.code(), Some(1), "{}", text(&json));
+    let lines = String::from_utf8_lossy(&json.stdout).into_owned();
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(lines.len(), 11);
+    let of = |number: usize| {
+        let found = lines
+            .iter()
+            .find(|line| line["addresses"][0] == user(number).as_str());
+        found.unwrap_or_else(|| panic!("user {number} is not listed"))
+    };
+    assert_eq!(of(3)["journal"][0]["targets"][0], "journal-3@archive.test");
+    assert_eq!(of(3)["journal"][0]["outside"][0], "journal-3@archive.test");
+    assert_eq!(of(3)["journal"][0]["directions"][2], "internal");
+    assert_eq!(of(4)["journal"][0]["targets"][0], user(5).as_str());
+    assert_eq!(of(4)["journal"][0]["outside"][0], Value::Null);
+    assert!(of(7)["journal"].as_array().is_some_and(Vec::is_empty));
+    let summary = &lines[10]["summary"];
+    for (name, wanted) in [
+        ("objects", 10),
+        ("journaled", 5),
+        ("not_journaled", 5),
+        ("values_without_target", 2),
+    ] {
+        assert_eq!(summary[name], wanted, "{name}: {summary}");
+    }
+    let csv = site.copyist.command(&["coverage", "--csv", "--problems"]);
+    let csv = String::from_utf8_lossy(&csv.stdout).into_owned();
+    assert_eq!(csv.lines().count(), 3, "{csv}");
+    assert!(
+        csv.contains("nobody at all") && csv.contains("cn=gone"),
+        "{csv}"
+    );
+    let shown = site.copyist.command(&["coverage"]);
+    let shown = text(&shown);
+    for part in [
+        "u00007@example.test: not journaled",
+        "2 nowhere",
+        "to journal-3@archive.test",
+    ] {
+        assert!(shown.contains(part), "{part:?} is missing in\n{shown}");
+    }
+}
+
+#[test]
 fn a_bad_file_leaves_the_old_settings_running_and_a_good_one_counts() {
     let mut site = Site::<Slapd>::start("5m");
     let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");

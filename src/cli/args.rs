@@ -53,6 +53,16 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// List who is journaled where by attribute, and values that lead nowhere (exit status 1 where there are any).
+    Coverage {
+        #[command(flatten)]
+        config: Config,
+        #[command(flatten)]
+        format: CoverageFormats,
+        /// Only people with a value that leads nowhere.
+        #[arg(long)]
+        problems: bool,
+    },
     /// Look at what is owed and act on it.
     Queue {
         #[command(flatten)]
@@ -87,6 +97,35 @@ pub(super) struct Config {
         global = true
     )]
     pub(super) file: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+pub(super) struct CoverageFormats {
+    /// Print one JSON object a line: each person, and last the summary.
+    #[arg(long)]
+    json: bool,
+    /// Print CSV (RFC 4180): each value of each person.
+    #[arg(long)]
+    csv: bool,
+}
+
+/// How coverage is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CoverageFormat {
+    Text,
+    Json,
+    Csv,
+}
+
+impl CoverageFormats {
+    pub(super) fn chosen(&self) -> CoverageFormat {
+        match (self.json, self.csv) {
+            (true, _) => CoverageFormat::Json,
+            (_, true) => CoverageFormat::Csv,
+            _ => CoverageFormat::Text,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]

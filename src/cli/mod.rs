@@ -4,6 +4,7 @@
 
 mod args;
 mod check;
+mod coverage;
 mod demo;
 mod explain;
 mod queue;
@@ -76,6 +77,11 @@ pub fn main() -> ExitCode {
                 address,
                 json,
             } => resolve::resolve(&config.file, &address, json).await,
+            Command::Coverage {
+                config,
+                format,
+                problems,
+            } => coverage::coverage(&config.file, format.chosen(), problems).await,
             Command::Queue { config, command } => queue::queue(&config.file, command).await,
             Command::Schema { which } => schema::schema(which),
             Command::Demo { dir, quiet } => demo::demo(dir, quiet).await,

@@ -133,17 +133,19 @@ impl<S: Source> Cached<S> {
     /// and containers whose journal attributes count for them.
     pub(super) async fn find(&self, asked: &Address) -> Lookup<Objects> {
         match self.find_owners(asked).await {
-            Lookup::Found(objects) if self.places != Places::default() => {
-                match self.with_places(&objects).await {
-                    Ok(all) => Lookup::Found(all),
-                    Err(outage) => Lookup::Unavailable(outage),
-                }
-            }
+            Lookup::Found(objects) => match self.with_inherited(objects).await {
+                Ok(all) => Lookup::Found(all),
+                Err(outage) => Lookup::Unavailable(outage),
+            },
             answer => answer,
         }
     }
 
-    async fn with_places(&self, objects: &Objects) -> Result<Objects, Outage> {
+    /// The objects of one person, and behind them those that they inherit from.
+    pub(super) async fn with_inherited(&self, objects: Objects) -> Result<Objects, Outage> {
+        if self.places == Places::default() {
+            return Ok(objects);
+        }
         let mut all: Vec<Arc<Entry>> = objects.to_vec();
         for object in objects.iter() {
             for place in self.places_of(object).await?.iter() {
@@ -260,20 +262,15 @@ impl<S: Source> Cached<S> {
     /// "yes" while the source is down: no copy hangs on it, and without it all mail would wait.
     pub(super) async fn names_in_journal(&self, asked: &Address) -> Lookup<()> {
         let ask = || async {
-            // Whose value it is, is not asked; any change may take it away.
-            let yes = || Ok((true, Some(Names::any())));
-            if self.source.names_in_journal(asked).await? {
-                return yes();
-            }
             // The message is about to need the same answer.
             let owners = self.owners(asked).await.answer?.what;
-            let mut names = vec![asked.key().to_owned()];
-            for object in owners.iter().flat_map(|all| all.iter()) {
-                if self.source.object_in_journal(object).await? {
-                    return yes();
-                }
-                names.extend(resolve::names_of(object));
+            let owners = owners.as_deref().unwrap_or_default();
+            if self.source.names_in_journal(asked, owners).await? {
+                // Whose value it is, is not asked; any change may take it away.
+                return Ok((true, Some(Names::any())));
             }
+            let mut names = vec![asked.key().to_owned()];
+            names.extend(owners.iter().flat_map(|object| resolve::names_of(object)));
             Ok((false, Some(Names::of(names))))
         };
         let got = self

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::entry::{Entry, Outage};
@@ -95,7 +96,7 @@ struct Stamp {
 #[derive(Debug)]
 struct Index {
     stamp: Stamp,
-    entries: usize,
+    all: Vec<Arc<Entry>>,
     owners: HashMap<String, Objects>,
     /// By DN, X.500 address and login name.
     names: HashMap<String, Vec<Arc<Entry>>>,
@@ -162,7 +163,7 @@ impl LdifFile {
         }
         match Index::read(&self.path, &self.attributes) {
             Ok(index) => {
-                tracing::info!(path = %self.path.display(), entries = index.entries, "directory file read again");
+                tracing::info!(path = %self.path.display(), entries = index.all.len(), "directory file read again");
                 self.keep(Arc::new(index), None);
                 (Some(stamp), None)
             }
@@ -201,12 +202,27 @@ impl LdifFile {
         Ok(Arc::clone(&look.index))
     }
 
+    /// Every object with an address.
+    pub(super) async fn everybody(
+        &self,
+        to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
+    ) -> Result<(), Outage> {
+        let index = self.index()?;
+        for entry in &index.all {
+            if self.attributes.has_addresses(entry) && to.send(Ok(Arc::clone(entry))).await.is_err()
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// What is known, for the operator.
     pub(super) fn describe(&self) -> Result<String, Outage> {
         let index = self.index()?;
         Ok(format!(
             "{} entries with {} addresses",
-            index.entries,
+            index.all.len(),
             index.owners.len()
         ))
     }
@@ -222,8 +238,17 @@ impl Source for LdifFile {
         Ok(self.index()?.owners.get(address.key()).cloned())
     }
 
-    async fn names_in_journal(&self, address: &Address) -> Result<bool, Outage> {
-        Ok(self.index()?.journal.contains(address.key()))
+    async fn names_in_journal(
+        &self,
+        address: &Address,
+        owners: &[Arc<Entry>],
+    ) -> Result<bool, Outage> {
+        let index = self.index()?;
+        let mut names = owners.iter().flat_map(|object| resolve::names_of(object));
+        Ok(
+            index.journal.contains(address.key())
+                || names.any(|name| index.journal.contains(&name)),
+        )
     }
 
     async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {
@@ -266,12 +291,6 @@ impl Source for LdifFile {
         let mut found: Vec<Arc<Entry>> = found.flatten().cloned().collect();
         found.retain(|container| self.attributes.is_journaled(container));
         Ok(found)
-    }
-
-    async fn object_in_journal(&self, object: &Entry) -> Result<bool, Outage> {
-        let index = self.index()?;
-        let mut names = resolve::names_of(object).into_iter();
-        Ok(names.any(|name| index.journal.contains(&name)))
     }
 }
 
@@ -319,30 +338,30 @@ impl Index {
     }
 
     fn new(stamp: Stamp, all: Vec<Entry>, attributes: &Attributes) -> Index {
-        let entries = all.len();
+        let all: Vec<Arc<Entry>> = all.into_iter().map(Arc::new).collect();
         let mut owners: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
         let mut names: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
         let mut groups: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
         let mut journal = HashSet::new();
-        for entry in all.into_iter().map(Arc::new) {
-            journal.extend(attributes.journal_keys_of(&entry));
-            for key in attributes.keys_of(&entry) {
-                owners.entry(key).or_default().push(Arc::clone(&entry));
+        for entry in &all {
+            journal.extend(attributes.journal_keys_of(entry));
+            for key in attributes.keys_of(entry) {
+                owners.entry(key).or_default().push(Arc::clone(entry));
             }
-            for member in members_of(&entry) {
-                groups.entry(member).or_default().push(Arc::clone(&entry));
+            for member in members_of(entry) {
+                groups.entry(member).or_default().push(Arc::clone(entry));
             }
-            let uids = uid_keys(&entry);
-            let called = resolve::names_of(&entry).into_iter();
+            let uids = uid_keys(entry);
+            let called = resolve::names_of(entry).into_iter();
             let called = called.filter(|name| name.starts_with("x500:"));
             for key in called.chain(uids).chain([dn_key(&entry.dn)]) {
-                names.entry(key).or_default().push(Arc::clone(&entry));
+                names.entry(key).or_default().push(Arc::clone(entry));
             }
         }
         let owners = owners.into_iter().map(|(key, all)| (key, all.into()));
         Index {
             stamp,
-            entries,
+            all,
             owners: owners.collect(),
             names,
             groups,
@@ -442,11 +461,17 @@ mod tests {
         assert_eq!(people.count("ana@b.test").await, Ok(2));
         assert_eq!(people.count("no@b.test").await, Ok(0));
         assert_eq!(
-            people.file.names_in_journal(&address("j@b.test")).await,
+            people
+                .file
+                .names_in_journal(&address("j@b.test"), &[])
+                .await,
             Ok(true)
         );
         assert_eq!(
-            people.file.names_in_journal(&address("ana@b.test")).await,
+            people
+                .file
+                .names_in_journal(&address("ana@b.test"), &[])
+                .await,
             Ok(false)
         );
     }

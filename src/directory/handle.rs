@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +24,9 @@ use crate::mail::Address;
 
 /// The longest that an answer from a file may take; it is in memory.
 const FILE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Objects read before somebody takes them.
+const EVERYBODY_WAITING: usize = 1024;
 
 /// The organization's directory. Cloning gives another handle on the same one; it stops when the last
 /// handle is dropped, or at [`Directory::close`].
@@ -148,6 +152,33 @@ impl Directory {
         join_all(answers).await.into_iter().collect()
     }
 
+    /// Every object with an address, as the source has it now. The last item is an outage where the list is not
+    /// whole.
+    pub fn everybody(&self) -> mpsc::Receiver<Result<Arc<Entry>, Outage>> {
+        let (tell, everybody) = mpsc::channel(EVERYBODY_WAITING);
+        let inner = Arc::clone(&self.inner);
+        self.inner.tasks.spawn(async move {
+            let listed = match inner.cached.source() {
+                Backend::Ldap(ldap) => ldap.everybody(&tell).await,
+                Backend::Ldif(file) => file.everybody(&tell).await,
+            };
+            if let Err(outage) = listed {
+                // Where nobody listens any more, nobody misses it.
+                let _ = tell.send(Err(outage)).await;
+            }
+        });
+        everybody
+    }
+
+    /// Each of these objects of people, and behind it what it inherits from.
+    pub async fn with_inherited(&self, people: Vec<Arc<Entry>>) -> Result<Vec<Objects>, Outage> {
+        let all = people.into_iter().map(|one| {
+            let own: Objects = [one].into();
+            async move { self.inner.cached.with_inherited(own).await }
+        });
+        try_join_all(all).await
+    }
+
     /// As [`Directory::find`] for one address, but past all memory: what the source says now.
     pub async fn find_fresh(&self, address: &Address) -> Lookup<Objects> {
         self.inner.cached.find_fresh(address).await
@@ -243,10 +274,14 @@ impl Source for Backend {
         }
     }
 
-    async fn names_in_journal(&self, address: &Address) -> Result<bool, Outage> {
+    async fn names_in_journal(
+        &self,
+        address: &Address,
+        owners: &[Arc<Entry>],
+    ) -> Result<bool, Outage> {
         match self {
-            Backend::Ldap(ldap) => ldap.names_in_journal(address).await,
-            Backend::Ldif(file) => file.names_in_journal(address).await,
+            Backend::Ldap(ldap) => ldap.names_in_journal(address, owners).await,
+            Backend::Ldif(file) => file.names_in_journal(address, owners).await,
         }
     }
 
@@ -268,13 +303,6 @@ impl Source for Backend {
         match self {
             Backend::Ldap(ldap) => ldap.containers_of(object).await,
             Backend::Ldif(file) => file.containers_of(object).await,
-        }
-    }
-
-    async fn object_in_journal(&self, object: &Entry) -> Result<bool, Outage> {
-        match self {
-            Backend::Ldap(ldap) => ldap.object_in_journal(object).await,
-            Backend::Ldif(file) => file.object_in_journal(object).await,
         }
     }
 }

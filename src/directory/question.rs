@@ -143,29 +143,27 @@ impl Attributes {
         any_of(terms.collect())
     }
 
-    /// The filter for everything that has this address in a journal attribute; `None` where there are
-    /// no journal attributes.
-    pub(super) fn journal_filter(&self, address: &Address) -> Option<String> {
-        let terms: Vec<String> = spellings(address)
-            .iter()
-            .flat_map(|value| {
-                self.journal.iter().flat_map(move |name| {
-                    ["", "smtp:", "mailto:"]
-                        .into_iter()
-                        .map(move |kind| equals(name, kind, value))
-                })
+    /// The filter for everything that names this address in a journal attribute, or one of the objects that own
+    /// it; `None` where there are no journal attributes.
+    pub(super) fn journal_filter(
+        &self,
+        address: &Address,
+        owners: &[Arc<Entry>],
+    ) -> Option<String> {
+        let addresses = spellings(address);
+        let addresses = addresses.iter().flat_map(|value| {
+            ["", "smtp:", "mailto:"]
+                .into_iter()
+                .map(move |kind| (kind, value.clone()))
+        });
+        let objects = owners.iter().flat_map(|object| resolve::names_of(object));
+        let named = addresses.chain(objects.map(|name| ("", name)));
+        let terms: Vec<String> = named
+            .flat_map(|(kind, value)| {
+                self.journal
+                    .iter()
+                    .map(move |name| equals(name, kind, &value))
             })
-            .collect();
-        (!terms.is_empty()).then(|| any_of(terms))
-    }
-
-    /// The filter for everything that names this object in a journal attribute; `None` where there are no
-    /// journal attributes.
-    pub(super) fn object_filter(&self, object: &Entry) -> Option<String> {
-        let names = resolve::names_of(object);
-        let terms: Vec<String> = names
-            .iter()
-            .flat_map(|value| self.journal.iter().map(move |name| equals(name, "", value)))
             .collect();
         (!terms.is_empty()).then(|| any_of(terms))
     }
@@ -387,15 +385,17 @@ mod tests {
     #[test]
     fn journal_addresses_are_asked_for_in_every_spelling_of_a_target() {
         assert_eq!(
-            attributes().journal_filter(&address("J@b.test")).as_deref(),
+            attributes()
+                .journal_filter(&address("J@b.test"), &[])
+                .as_deref(),
             Some(
-                "(|(extensionAttribute10=j@b.test)(extensionAttribute10=smtp:j@b.test)\
-                 (extensionAttribute10=mailto:j@b.test)\
-                 (MAIL=j@b.test)(MAIL=smtp:j@b.test)(MAIL=mailto:j@b.test))"
+                "(|(extensionAttribute10=j@b.test)(MAIL=j@b.test)\
+                 (extensionAttribute10=smtp:j@b.test)(MAIL=smtp:j@b.test)\
+                 (extensionAttribute10=mailto:j@b.test)(MAIL=mailto:j@b.test))"
             )
         );
         let none = Attributes::new(&["mail".into()], &[]).expect("valid names");
-        assert_eq!(none.journal_filter(&address("j@b.test")), None);
+        assert_eq!(none.journal_filter(&address("j@b.test"), &[]), None);
     }
 
     #[test]

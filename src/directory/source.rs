@@ -107,10 +107,11 @@ pub(super) trait Source: Send + Sync + 'static {
         address: &Address,
     ) -> impl Future<Output = Result<Option<Objects>, Outage>> + Send;
 
-    /// Whether any object names this address in a journal attribute.
+    /// Whether any journal attribute names this address, or one of the objects that own it, by DN or X.500 address.
     fn names_in_journal(
         &self,
         address: &Address,
+        owners: &[Arc<Entry>],
     ) -> impl Future<Output = Result<bool, Outage>> + Send;
 
     /// The objects that a name stands for, with all values of what targets need; none where it names nobody.
@@ -127,12 +128,6 @@ pub(super) trait Source: Send + Sync + 'static {
         &self,
         object: &Entry,
     ) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
-
-    /// Whether any journal attribute names this object, by its DN or an X.500 address.
-    fn object_in_journal(
-        &self,
-        object: &Entry,
-    ) -> impl Future<Output = Result<bool, Outage>> + Send;
 }
 
 #[cfg(test)]

@@ -318,6 +318,11 @@ fn concerned<'a>(
     sender.iter().chain(of_recipient.then_some(recipient))
 }
 
+/// Whether nothing is copied because of the person that these objects are of.
+pub fn is_exempt(objects: &Objects, rules: &Rules) -> bool {
+    exemption(Some(&Lookup::Found(Objects::clone(objects))), rules).is_some()
+}
+
 /// The object that exempts a person. Where several objects own the address, all of them must: in doubt mail is
 /// journaled.
 fn exemption<'a>(found: Option<&'a Lookup<Objects>>, rules: &Rules) -> Option<&'a Entry> {

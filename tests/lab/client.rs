@@ -120,6 +120,8 @@ fn connect(local: IpAddr, server: SocketAddr) -> TcpStream {
         stream.unwrap_or_else(|error| panic!("cannot connect to {server} from {local}: {error}"));
     (stream.set_nonblocking(false))
         .and_then(|()| stream.set_read_timeout(Some(PATIENCE)))
+        // A message is several small writes; none shall wait for the receipt of the one before.
+        .and_then(|()| stream.set_nodelay(true))
         .expect("the stream is connected");
     stream
 }

@@ -302,6 +302,7 @@ olcRootPW: {PASSWORD}
 olcDbDirectory: {data}
 olcDbMaxSize: 1073741824
 olcDbNoSync: TRUE
+olcLimits: dn.exact={AGENT} size.pr=1000 size.prtotal=unlimited
 olcDbIndex: objectClass eq
 olcDbIndex: mail,proxyAddresses,userPrincipalName eq
 olcDbIndex: extensionAttribute10 eq,pres

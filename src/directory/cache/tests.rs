@@ -65,7 +65,7 @@ impl Source for Obedient {
             .await
     }
 
-    async fn names_in_journal(&self, address: &Address) -> Result<bool, Outage> {
+    async fn names_in_journal(&self, address: &Address, _: &[Arc<Entry>]) -> Result<bool, Outage> {
         self.answer(|people| people.contains_key(address.key()))
             .await
     }
@@ -83,10 +83,6 @@ impl Source for Obedient {
 
     async fn containers_of(&self, _: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
         Ok(Vec::new())
-    }
-
-    async fn object_in_journal(&self, _: &Entry) -> Result<bool, Outage> {
-        Ok(false)
     }
 }
 

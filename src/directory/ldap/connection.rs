@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use ldap3::adapters::PagedResults;
 use ldap3::controls::{Control, ControlType, RawControl, SyncInfo, SyncState, parse_syncinfo};
 use ldap3::{
     Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchOptions,
@@ -26,7 +27,9 @@ use crate::directory::settings::Bind;
 
 /// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
 const IN_FLIGHT: usize = 64;
-/// Changes that are read before they are dealt with.
+/// Entries in one page of a long list; Active Directory gives no more.
+const PAGE: i32 = 1000;
+/// Changes and entries that are read before they are dealt with.
 const TOLD: usize = 256;
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -433,6 +436,68 @@ impl Connection {
                 Err(self.too_slow(begun))
             }
         }
+    }
+
+    /// The entries found, read in pages (RFC 2696), however many they are. The last item is a fault where they are
+    /// not all.
+    pub(super) fn list(self: &Arc<Self>, search: Search) -> mpsc::Receiver<Result<Entry, Fault>> {
+        let (tell, listed) = mpsc::channel(TOLD);
+        let connection = Arc::clone(self);
+        // A task of its own, since unreadable entries make the library panic.
+        let reading = tokio::spawn({
+            let tell = tell.clone();
+            async move { connection.read_pages(search, &tell).await }
+        });
+        let url = self.url.clone();
+        tokio::spawn(async move {
+            let fault = match reading.await {
+                Ok(None) => return,
+                Ok(Some(fault)) => fault,
+                Err(_) => Fault::Lost(format!("{url} sent an answer that cannot be read")),
+            };
+            let _ = tell.send(Err(fault)).await;
+        });
+        listed
+    }
+
+    async fn read_pages(
+        &self,
+        search: Search,
+        tell: &mpsc::Sender<Result<Entry, Fault>>,
+    ) -> Option<Fault> {
+        let mut ldap = self.ldap.clone();
+        // For each entry, not for all of them.
+        ldap.with_timeout(self.access.timeout);
+        let starting = ldap.streaming_search_with(
+            PagedResults::new(PAGE),
+            &search.base,
+            search.scope,
+            &search.filter,
+            search.attributes,
+        );
+        let mut stream = match starting.await {
+            Ok(stream) => stream,
+            Err(error) => return Some(self.broken(&error)),
+        };
+        loop {
+            match stream.next().await {
+                Ok(Some(item)) if item.is_ref() || item.is_intermediate() => {}
+                Ok(Some(item)) => {
+                    self.hear();
+                    if tell
+                        .send(Ok(entry(SearchEntry::construct(item))))
+                        .await
+                        .is_err()
+                    {
+                        return None;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => return Some(self.broken(&error)),
+            }
+        }
+        let result = stream.finish().await;
+        search_fault(&self.url, &search.base, &result)
     }
 
     /// Asks a question that stays: what comes is handed on until the server, the connection or the receiver ends

@@ -149,6 +149,41 @@ impl Ldap {
         self.client.servers.outage()
     }
 
+    /// Every object with an address.
+    pub(super) async fn everybody(
+        &self,
+        to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
+    ) -> Result<(), Outage> {
+        let client = &self.client;
+        let deadline = Instant::now() + client.access.timeout;
+        let connection = client.servers.connection(deadline).await?;
+        let search = Search {
+            base: client.access.base.clone(),
+            scope: Scope::Subtree,
+            filter: client.attributes.everybody_filter(),
+            attributes: client.attributes.wanted(),
+            limit: usize::MAX,
+            enough_at_limit: false,
+            may_be_missing: false,
+        };
+        let mut listed = connection.list(search);
+        while let Some(entry) = listed.recv().await {
+            let entry = entry.map_err(|fault| {
+                let hint = match fault {
+                    Fault::Question(_) => {
+                        " (OpenLDAP: the account needs olcLimits with size.prtotal=unlimited)"
+                    }
+                    Fault::Lost(_) | Fault::Server(_) => "",
+                };
+                Outage::new(format!("{fault}{hint}"))
+            })?;
+            if to.send(Ok(Arc::new(entry))).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Enters every server anew: its URL, and what was seen or what went wrong.
     pub(super) async fn probe(&self) -> Vec<(String, Result<String, String>)> {
         let access = &self.client.access;
@@ -178,11 +213,15 @@ impl Source for Ldap {
         self.batcher.find(address.clone(), patience).await
     }
 
-    async fn names_in_journal(&self, address: &Address) -> Result<bool, Outage> {
-        let Some(filter) = self.client.attributes.journal_filter(address) else {
-            return Ok(false);
-        };
-        self.client.exists(filter).await
+    async fn names_in_journal(
+        &self,
+        address: &Address,
+        owners: &[Arc<Entry>],
+    ) -> Result<bool, Outage> {
+        match self.client.attributes.journal_filter(address, owners) {
+            Some(filter) => self.client.exists(filter).await,
+            None => Ok(false),
+        }
     }
 
     async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {
@@ -201,13 +240,6 @@ impl Source for Ldap {
         let found = try_join_all(asked).await;
         let found = found.map_err(|fault| Outage::new(fault.to_string()))?;
         Ok(found.into_iter().flatten().collect())
-    }
-
-    async fn object_in_journal(&self, object: &Entry) -> Result<bool, Outage> {
-        match self.client.attributes.object_filter(object) {
-            Some(filter) => self.client.exists(filter).await,
-            None => Ok(false),
-        }
     }
 }
 
