@@ -126,6 +126,16 @@ impl fmt::Display for Listener {
     }
 }
 
+/// Acknowledges at once what was read. Postfix writes a message in several small pieces, and its system holds
+/// each back until the one before is acknowledged (RFC 896), which ours would do only after 40 ms. Linux forgets
+/// this setting whenever it likes, so it is made after each read.
+fn acknowledge(stream: &TcpStream) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket2::SockRef::from(stream).set_tcp_quickack(true);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = stream;
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -133,7 +143,13 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tcp(stream) => {
+                let read = Pin::new(&mut *stream).poll_read(cx, buf);
+                if read.is_ready() {
+                    acknowledge(stream);
+                }
+                read
+            }
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
