@@ -491,6 +491,18 @@ async fn a_probe_tells_of_every_server() {
         fine.contains("cn=agent") && fine.contains("dc=example"),
         "{fine}"
     );
+    let remarks: Vec<&String> = probes[1].remarks.iter().flatten().collect();
+    for wanted in [
+        "mail: readable",
+        "extensionAttribute10: readable",
+        "a lookup takes",
+        "changes",
+    ] {
+        assert!(
+            remarks.iter().any(|remark| remark.contains(wanted)),
+            "{wanted}: {remarks:?}"
+        );
+    }
 }
 
 #[tokio::test]

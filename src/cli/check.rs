@@ -85,17 +85,18 @@ async fn try_directory(settings: &Settings) -> Vec<Finding> {
     };
     let probes = directory.probe().await;
     directory.close().await;
-    let finding = |probe: crate::directory::Probe| {
-        let fine = probe.outcome.is_ok();
-        let said = probe.outcome.unwrap_or_else(|error| error);
-        Finding {
-            what: "directory",
-            which: probe.url,
-            fine,
-            said,
+    let mut findings = Vec::new();
+    for probe in probes {
+        for outcome in [probe.outcome].into_iter().chain(probe.remarks) {
+            findings.push(Finding {
+                what: "directory",
+                which: probe.url.clone(),
+                fine: outcome.is_ok(),
+                said: outcome.unwrap_or_else(|error| error),
+            });
         }
-    };
-    probes.into_iter().map(finding).collect()
+    }
+    findings
 }
 
 async fn try_relay(settings: &Settings) -> Finding {

@@ -17,7 +17,7 @@ use super::ldap::{self, Ldap, LdapError};
 use super::question::{AttributeError, Attributes};
 use super::resolve::{Reached, Resolution};
 use super::settings::{self, CacheSettings, Settings};
-use super::source::{Name, Objects, Source};
+use super::source::{Name, Objects, Probe, Source};
 use super::target::Target;
 use super::watch;
 use crate::mail::Address;
@@ -69,15 +69,6 @@ pub enum Health {
     Ok,
     /// It does not.
     Unavailable(Outage),
-}
-
-/// How one server (or the file) fared when it was tried.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probe {
-    /// The server's URL, or `ldif:` and the file's path.
-    pub url: String,
-    /// What was seen, or what went wrong; a sentence either way.
-    pub outcome: Result<String, String>,
 }
 
 impl Directory {
@@ -229,15 +220,11 @@ impl Directory {
     /// Tries every server anew, connection and bind included.
     pub async fn probe(&self) -> Vec<Probe> {
         match self.inner.cached.source() {
-            Backend::Ldap(ldap) => {
-                let probes = ldap.probe().await.into_iter();
-                probes
-                    .map(|(url, outcome)| Probe { url, outcome })
-                    .collect()
-            }
+            Backend::Ldap(ldap) => ldap.probe().await,
             Backend::Ldif(file) => vec![Probe {
                 url: format!("ldif:{}", file.path().display()),
                 outcome: file.describe().map_err(|outage| outage.reason.to_string()),
+                remarks: Vec::new(),
             }],
         }
     }

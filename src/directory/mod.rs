@@ -25,7 +25,7 @@ mod watch;
 
 pub use entry::{Entry, Lookup, Outage};
 pub use file::LdifFileError;
-pub use handle::{Directory, Health, OpenError, Probe};
+pub use handle::{Directory, Health, OpenError};
 pub use ldap::{LdapError, TlsError, UrlError};
 pub use ldif::{LdifError, LdifFault};
 pub use question::AttributeError;
@@ -34,5 +34,5 @@ pub use settings::{
     Bind, CacheSettings, ExpandGroups, LdapSettings, Places, Settings, Source, TargetSettings,
     Watch,
 };
-pub use source::Objects;
+pub use source::{Objects, Probe};
 pub use target::{Target, TargetError};

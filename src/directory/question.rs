@@ -130,14 +130,11 @@ impl Attributes {
     /// The filter for everything that has one of these addresses.
     pub(super) fn lookup_filter(&self, asked: &[Address]) -> String {
         let terms = asked.iter().flat_map(spellings).flat_map(|value| {
-            self.addresses.iter().map(move |name| {
-                // The values of Exchange's attribute carry their type; nobody else's do.
-                let kind = if name.eq_ignore_ascii_case("proxyAddresses") {
-                    "smtp:"
-                } else {
-                    ""
-                };
-                equals(name, kind, &value)
+            self.addresses.iter().flat_map(move |name| {
+                let value = value.clone();
+                kinds(name)
+                    .iter()
+                    .map(move |kind| equals(name, kind, &value))
             })
         });
         any_of(terms.collect())
@@ -298,6 +295,15 @@ fn spellings(address: &Address) -> Vec<String> {
     all
 }
 
+/// What stands before an address in an attribute. The values of Exchange's carry their type; nobody else's do.
+fn kinds(attribute: &str) -> &'static [&'static str] {
+    match attribute {
+        name if name.eq_ignore_ascii_case("proxyAddresses") => &["smtp:"],
+        name if name.eq_ignore_ascii_case("targetAddress") => &["smtp:", ""],
+        _ => &[""],
+    }
+}
+
 fn equals(attribute: &str, kind: &str, value: &str) -> String {
     format!("({attribute}={kind}{})", ldap_escape(value))
 }
@@ -360,6 +366,15 @@ mod tests {
             attributes().lookup_filter(&[address("Ana@b.test"), address("eve@b.test")]),
             "(|(mail=ana@b.test)(proxyAddresses=smtp:ana@b.test)\
              (mail=eve@b.test)(proxyAddresses=smtp:eve@b.test))"
+        );
+    }
+
+    #[test]
+    fn a_contact_s_target_address_is_asked_for_with_its_type() {
+        let attributes = Attributes::new(&["targetAddress".into()], &[]).expect("valid names");
+        assert_eq!(
+            attributes.lookup_filter(&[address("ana@b.test")]),
+            "(|(targetAddress=smtp:ana@b.test)(targetAddress=ana@b.test))"
         );
     }
 

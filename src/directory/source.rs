@@ -11,6 +11,17 @@ use crate::mail::Address;
 /// The objects that own an address. Several where the directory has several: a copy is owed for each.
 pub type Objects = Arc<[Arc<Entry>]>;
 
+/// How one server (or the file) fared when it was tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// The server's URL, or `ldif:` and the file's path.
+    pub url: String,
+    /// What was seen, or what went wrong; a sentence either way.
+    pub outcome: Result<String, String>,
+    /// What else was seen where it let us in, each as such an outcome.
+    pub remarks: Vec<Result<String, String>>,
+}
+
 /// What an object is called by where a target or a group names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Name {

@@ -37,7 +37,7 @@ use super::places;
 use super::question::{Attributes, range};
 use super::resolve;
 use super::settings::{LdapSettings, Watch};
-use super::source::{Change, Name, Objects, Place, Source};
+use super::source::{Change, Name, Objects, Place, Probe, Source};
 use super::watch::{self, Ended};
 use crate::mail::Address;
 
@@ -49,6 +49,9 @@ const MOST_MEMBERS: usize = 100_000;
 
 /// The most groups that one person may be a member of.
 const MOST_GROUPS: usize = 1000;
+
+/// A lookup that takes longer has no index to go by.
+const SLOW_LOOKUP: Duration = Duration::from_millis(100);
 
 /// Why LDAP servers could never be used with these settings.
 #[derive(Debug, thiserror::Error)]
@@ -184,26 +187,9 @@ impl Ldap {
         Ok(())
     }
 
-    /// Enters every server anew: its URL, and what was seen or what went wrong.
-    pub(super) async fn probe(&self) -> Vec<(String, Result<String, String>)> {
-        let access = &self.client.access;
-        let probes = self.client.urls.iter().map(|url| async move {
-            let begun = Instant::now();
-            let outcome = match Connection::enter(url, access, access.timeout).await {
-                Ok(connection) => {
-                    let took = begun.elapsed().as_millis();
-                    connection.leave().await;
-                    let who = match &access.bind {
-                        Some(bind) => format!("bound as {:?}", bind.dn),
-                        None => "entered anonymously".to_owned(),
-                    };
-                    Ok(format!("{who}, base {:?} readable, {took} ms", access.base))
-                }
-                Err(error) => Err(error.to_string()),
-            };
-            (url.to_string(), outcome)
-        });
-        join_all(probes).await
+    /// Enters every server anew.
+    pub(super) async fn probe(&self) -> Vec<Probe> {
+        join_all(self.client.urls.iter().map(|url| self.client.probe(url))).await
     }
 }
 
@@ -318,6 +304,105 @@ impl LookUp for Client {
 }
 
 impl Client {
+    async fn probe(&self, url: &ServerUrl) -> Probe {
+        let access = &self.access;
+        let begun = Instant::now();
+        let connection = match Connection::enter(url, access, access.timeout).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                return Probe {
+                    url: url.to_string(),
+                    outcome: Err(error.to_string()),
+                    remarks: Vec::new(),
+                };
+            }
+        };
+        let who = match &access.bind {
+            Some(bind) => format!("bound as {:?}", bind.dn),
+            None => "entered anonymously".to_owned(),
+        };
+        let took = begun.elapsed().as_millis();
+        let mut remarks = Vec::new();
+        for attribute in self.attributes.wanted() {
+            if !matches!(attribute.as_str(), "uid" | "legacyExchangeDN") {
+                remarks.push(self.probe_attribute(&connection, &attribute).await);
+            }
+        }
+        remarks.push(self.probe_index(&connection).await);
+        remarks.push(Ok(match (self.watch, connection.features()) {
+            (Watch::Off, _) => "changes are not followed: directory.watch is off".to_owned(),
+            (_, features) if features.sync => "changes: content synchronization".to_owned(),
+            (_, features) if features.notification => {
+                "changes: notification and update sequence numbers".to_owned()
+            }
+            (_, features) if features.ranges => "changes: update sequence numbers".to_owned(),
+            _ => "changes cannot be followed here: they count after directory.cache.ttl".to_owned(),
+        }));
+        connection.leave().await;
+        Probe {
+            url: url.to_string(),
+            outcome: Ok(format!("{who}, base {:?} readable, {took} ms", access.base)),
+            remarks,
+        }
+    }
+
+    /// Whether anybody has this attribute, as far as we may see.
+    async fn probe_attribute(
+        &self,
+        connection: &Arc<Connection>,
+        attribute: &str,
+    ) -> Result<String, String> {
+        let search = Search {
+            base: self.access.base.clone(),
+            scope: Scope::Subtree,
+            filter: format!("({attribute}=*)"),
+            attributes: vec![attribute.to_owned()],
+            limit: 1,
+            enough_at_limit: true,
+            may_be_missing: false,
+        };
+        let deadline = Instant::now() + self.access.timeout;
+        match connection.search(search, deadline).await {
+            Ok(found)
+                if found
+                    .iter()
+                    .any(|entry| !entry.values(attribute).is_empty()) =>
+            {
+                Ok(format!("{attribute}: readable"))
+            }
+            Ok(_) => Ok(format!(
+                "{attribute}: nobody has it, as far as this account may see (a mistake in its name, or missing rights?)"
+            )),
+            Err(fault) => Err(format!("{attribute}: {fault}")),
+        }
+    }
+
+    /// How long it takes to find nobody, which an index makes short.
+    async fn probe_index(&self, connection: &Arc<Connection>) -> Result<String, String> {
+        let nobody = Address::parse("copyist-looks-for-an-index@nobody.invalid")
+            .map_err(|error| error.to_string())?;
+        let search = Search {
+            base: self.access.base.clone(),
+            scope: Scope::Subtree,
+            filter: self.attributes.lookup_filter(&[nobody]),
+            attributes: vec!["1.1".into()],
+            limit: 1,
+            enough_at_limit: true,
+            may_be_missing: false,
+        };
+        let begun = Instant::now();
+        let found = connection.search(search, begun + self.access.timeout).await;
+        let took = begun.elapsed();
+        match found {
+            Ok(_) if took < SLOW_LOOKUP => Ok(format!("a lookup takes {} ms", took.as_millis())),
+            Ok(_) => Err(format!(
+                "a lookup takes {} ms: index the address attributes for equality",
+                took.as_millis()
+            )),
+            Err(fault) => Err(format!("a lookup fails: {fault}")),
+        }
+    }
+
     /// Whether anything matches.
     async fn exists(&self, filter: String) -> Result<bool, Outage> {
         let search = Search {
