@@ -51,7 +51,7 @@ fn pipeline(directory: &TempDir) -> Pipeline {
         rules: Arc::new(Rules {
             organization: Organization {
                 domains: vec!["corp.example".parse().expect("a domain")],
-                trusted_networks: Vec::new(),
+                ..Organization::default()
             },
             inbound,
             on_directory_failure: OnFailure::Defer,

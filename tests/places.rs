@@ -1,5 +1,5 @@
-//! Journal attributes that stand in groups and containers, and people who are exempt, on OpenLDAP and on Active
-//! Directory.
+//! Journal attributes that stand in groups and containers, people who are exempt, and domains that the directory
+//! names, on OpenLDAP and on Active Directory.
 
 #[macro_use]
 mod lab;
@@ -19,6 +19,7 @@ mod in_the_library {
 
 on_both_directories! {
     one_attribute_covers_a_department_but_for_the_exempt,
+    domains_that_the_directory_names_are_ours,
 }
 
 fn open(server: &impl DirectoryServer, groups: bool, containers: bool) -> Directory {
@@ -57,6 +58,7 @@ async fn groups_and_containers_count_where_they_are_asked_for<D: DirectoryServer
         &[middle],
         &[("extensionAttribute10", "outer@archive.test")],
     );
+    // A circle: who is a member of one is a member of all three.
     server.add_member(&inner, &outer);
     server.set_attribute(
         &server.people_dn(),
@@ -65,13 +67,13 @@ async fn groups_and_containers_count_where_they_are_asked_for<D: DirectoryServer
     );
     for (groups, containers, first, second, third) in [
         (false, false, "own", "", ""),
-        (true, false, "inner outer own", "outer", ""),
+        (true, false, "inner outer own", "inner outer", ""),
         (false, true, "own people", "people", "people"),
         (
             true,
             true,
             "inner outer own people",
-            "outer people",
+            "inner outer people",
             "people",
         ),
     ] {
@@ -106,7 +108,8 @@ async fn groups_and_containers_count_where_they_are_asked_for<D: DirectoryServer
         "all@archive.test",
     );
     let begun = std::time::Instant::now();
-    while journal(&directory, 3).await != ["all@archive.test", "outer@archive.test"] {
+    let all = ["all", "inner", "outer"].map(|name| format!("{name}@archive.test"));
+    while journal(&directory, 3).await != all {
         assert!(
             begun.elapsed() < lab::PATIENCE,
             "{:?}",
@@ -161,4 +164,42 @@ fn one_attribute_covers_a_department_but_for_the_exempt<D: DirectoryServer>() {
     let people = site.directory.people_dn().to_lowercase();
     assert!(text.contains(&format!("of {people}")), "{text}");
     assert!(text.contains(&format!("exempt: {} by", user(2))), "{text}");
+}
+
+fn domains_that_the_directory_names_are_ours<D: DirectoryServer>() {
+    let directory = D::start_with(5, |n| (n == 3).then(|| "j@archive.test".to_owned()));
+    directory.modify(&format!(
+        "dn: {}\nchangetype: modify\nadd: proxyAddresses\nproxyAddresses: smtp:three@second.test\n",
+        directory.user_dn(3)
+    ));
+    directory.add_contact("domain", &[("extensionAttribute11", "second.test")]);
+    let mut site = Site::start_with(directory, "5m");
+    let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
+    let (_, config) = config.split_once('\n').expect("state_dir stands first");
+    let from = "domains_from = { base = \"dc=example,dc=test\", filter = \"(extensionAttribute11=*)\", attribute = \"extensionAttribute11\" }";
+    site.copyist
+        .write_config(&config.replace("[organization]", &format!("[organization]\n{from}")));
+    site.copyist.restart();
+    site.copyist
+        .wait_for_log(0, "domains from the directory: second.test");
+    let direction = |site: &Site<D>| {
+        let explained = site.copyist.command(&[
+            "explain",
+            "--from",
+            &user(1),
+            "--to",
+            "three@second.test",
+            "--client",
+            "127.0.0.2",
+        ]);
+        String::from_utf8_lossy(&explained.stdout).into_owned()
+    };
+    let said = direction(&site);
+    assert!(said.contains("to three@second.test: internal"), "{said}");
+    // Without the directory the domains of the last run count.
+    site.directory.stop();
+    let at = site.copyist.log_length();
+    site.copyist.restart();
+    site.copyist
+        .wait_for_log(at, "the domains of the last run count");
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::args::CoverageFormat;
 use super::{Failure, load};
+use crate::daemon;
 use crate::directory::{Directory, Entry, Objects, Resolution, Target};
 use crate::mail::Address;
 use crate::policy::{self, Direction, Rules};
@@ -70,6 +71,8 @@ pub(super) async fn coverage(
     let rules = settings.rules;
     let addresses = settings.directory.address_attributes.clone();
     let directory = Directory::open(settings.directory).map_err(Failure::failed)?;
+    let known = daemon::read_domains(&directory, &rules.organization).await;
+    known.map_err(Failure::failed)?;
     let begun = std::time::Instant::now();
     let style = ProgressStyle::with_template("{spinner} {pos} objects read ({per_sec}, {elapsed})");
     let bar = ProgressBar::new_spinner().with_style(style.map_err(Failure::failed)?);

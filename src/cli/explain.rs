@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::args::Question;
 use super::{Failure, load, print_json, print_line};
+use crate::daemon;
 use crate::directory::{Directory, Lookup};
 use crate::mail::{Address, AddressError, Client, Envelope, Recipient};
 use crate::policy::{self, Admission, People, Plan, Rules};
@@ -82,6 +83,8 @@ pub(super) async fn explain(question: Question) -> Result<(), Failure> {
         ..Envelope::default()
     };
     let directory = Directory::open(settings.directory).map_err(Failure::failed)?;
+    let known = daemon::read_domains(&directory, &settings.rules.organization).await;
+    known.map_err(Failure::failed)?;
     let explanation = decide(&envelope, &directory, &settings.rules).await;
     directory.close().await;
     if question.json {

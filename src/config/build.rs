@@ -15,9 +15,10 @@ use super::keys::join;
 use super::mistake::{Findings, Noted, quoted};
 use super::parse;
 use super::raw::{self, Raw, Words};
+use crate::directory::ValuesOf;
 use crate::hook::Listen;
 use crate::mail::Address;
-use crate::policy::{Direction, DirectionRules, Organization, Rules};
+use crate::policy::{Direction, DirectionRules, FoundDomains, Organization, Rules};
 use crate::secret::Secret;
 use crate::{admin, hook, spool};
 
@@ -49,6 +50,9 @@ pub(super) fn settings(raw: &Raw, findings: &mut Findings) -> Result<Settings, N
     })
 }
 
+/// How a text becomes a text that can be used.
+type Parse = fn(&str) -> Result<String, &'static str>;
+
 struct Build<'a> {
     raw: &'a Raw,
     findings: &'a mut Findings,
@@ -77,10 +81,34 @@ impl Build<'_> {
             &raw.trusted_networks,
             parse::network,
         );
+        let domains_from = self.domains_from();
         Ok(Organization {
             domains: domains?,
             trusted_networks: networks?,
+            domains_from: domains_from?,
+            found: FoundDomains::default(),
         })
+    }
+
+    fn domains_from(&mut self) -> Result<Option<ValuesOf>, Noted> {
+        const KEY: &str = "organization.domains_from";
+        let raw = &self.raw.organization.domains_from;
+        if raw == &raw::DomainsFrom::default() {
+            return Ok(None);
+        }
+        let why = || "the domains stand in an attribute of the objects that a filter finds";
+        let mut needed = |name: &str, value: &Option<String>, parse| {
+            let key = join(KEY, name);
+            let found = self.optional(&key, value, parse)?;
+            found.ok_or_else(|| self.missing(&key, KEY, why()))
+        };
+        let attribute = needed("attribute", &raw.attribute, parse::attribute as Parse);
+        let filter = needed("filter", &raw.filter, parse::filter as Parse);
+        Ok(Some(ValuesOf {
+            base: raw.base.clone().unwrap_or_default().trim().to_owned(),
+            filter: filter?,
+            attribute: attribute?,
+        }))
     }
 
     /// All rules but the organization.

@@ -156,6 +156,13 @@ pub(super) fn attribute(text: &str) -> Result<String, &'static str> {
         .ok_or("is not the name of an attribute")
 }
 
+/// A search filter.
+pub(super) fn filter(text: &str) -> Result<String, &'static str> {
+    ldap3::parse_filter(text)
+        .map(|_| text.to_owned())
+        .map_err(|_| "is no LDAP filter (RFC 4515)")
+}
+
 /// A place where journal attributes may stand.
 pub(super) fn place(text: &str) -> Result<Places, &'static str> {
     let none = Places::default();

@@ -48,6 +48,8 @@ pub(super) struct Organization {
     /// The organization's mail domains; *.example.com means every domain below example.com. Required.
     #[schemars(example = ["example.com", "*.example.com"])]
     pub(super) domains: Words,
+    /// Where the directory names further domains. Default: nowhere.
+    pub(super) domains_from: DomainsFrom,
     /// Networks whose clients send as the organization even without logging in.
     #[schemars(example = ["10.0.0.0/8"])]
     pub(super) trusted_networks: Words,
@@ -56,6 +58,21 @@ pub(super) struct Organization {
     pub(super) hostname: Option<String>,
     /// Who may not write to journal and NDR addresses: senders outside, everyone but Copyist, or off.
     pub(super) journal_guard: JournalGuard,
+}
+
+/// Objects of the directory that name domains.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct DomainsFrom {
+    /// The base of the search.
+    #[schemars(example = "CN=Configuration,DC=example,DC=com")]
+    pub(super) base: Option<String>,
+    /// The filter that finds the objects.
+    #[schemars(example = "(objectClass=msExchAcceptedDomain)")]
+    pub(super) filter: Option<String>,
+    /// The attribute that holds the domain.
+    #[schemars(example = &"msExchAcceptedDomainName")]
+    pub(super) attribute: Option<String>,
 }
 
 /// Who the people of the organization are.
@@ -340,6 +357,7 @@ impl Default for Organization {
     fn default() -> Organization {
         Organization {
             domains: Words::default(),
+            domains_from: DomainsFrom::default(),
             trusted_networks: Words::from(["127.0.0.0/8", "::1/128"]),
             hostname: None,
             journal_guard: JournalGuard::default(),

@@ -16,7 +16,7 @@ use super::file::{LdifFile, LdifFileError};
 use super::ldap::{self, Ldap, LdapError};
 use super::question::{AttributeError, Attributes};
 use super::resolve::{Reached, Resolution};
-use super::settings::{self, CacheSettings, Settings};
+use super::settings::{self, CacheSettings, Settings, ValuesOf};
 use super::source::{Name, Objects, Probe, Source};
 use super::target::Target;
 use super::watch;
@@ -215,6 +215,17 @@ impl Directory {
             .into_iter()
             .map(|target| async { (target.clone(), self.inner.cached.resolve(target).await) });
         join_all(answers).await.into_iter().collect()
+    }
+
+    /// The values of an attribute of some objects, as the servers have them now.
+    pub async fn values(&self, of: &ValuesOf) -> Result<Vec<String>, Outage> {
+        match self.inner.cached.source() {
+            Backend::Ldap(ldap) => ldap.values(of).await,
+            Backend::Ldif(file) => Err(Outage::new(format!(
+                "{of}: {} is a file, and only a server can be searched",
+                file.path().display()
+            ))),
+        }
     }
 
     /// Tries every server anew, connection and bind included.

@@ -32,7 +32,7 @@ pub use question::AttributeError;
 pub use resolve::{Reached, Resolution};
 pub use settings::{
     Bind, CacheSettings, ExpandGroups, LdapSettings, Places, Settings, Source, TargetSettings,
-    Watch,
+    ValuesOf, Watch,
 };
 pub use source::{Objects, Probe};
 pub use target::{Target, TargetError};

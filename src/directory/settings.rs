@@ -159,3 +159,25 @@ impl Default for CacheSettings {
         }
     }
 }
+
+/// Values of an attribute of some objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValuesOf {
+    /// The base of the search; the objects are below it.
+    pub base: String,
+    /// The filter (RFC 4515) that finds them.
+    pub filter: String,
+    /// The attribute.
+    pub attribute: String,
+}
+
+impl fmt::Display for ValuesOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ValuesOf {
+            base,
+            filter,
+            attribute,
+        } = self;
+        write!(f, "{attribute} of {filter} below {base:?}")
+    }
+}

@@ -12,6 +12,6 @@ pub use plan::{
     plan, questions, sender_is_ours, targets,
 };
 pub use rules::{
-    AttributeOf, Direction, DirectionRules, DomainPattern, Format, Guard, OnFailure, Organization,
-    Rules,
+    AttributeOf, Direction, DirectionRules, DomainPattern, Format, FoundDomains, Guard, OnFailure,
+    Organization, Rules,
 };

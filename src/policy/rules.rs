@@ -3,10 +3,12 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
-use crate::directory::Target;
+use crate::directory::{Target, ValuesOf};
 use crate::mail::Address;
 
 /// The direction of one sender–recipient pair.
@@ -101,6 +103,26 @@ pub struct Organization {
     pub domains: Vec<DomainPattern>,
     /// Networks whose clients send as the organization.
     pub trusted_networks: Vec<IpNet>,
+    /// Where the directory names further domains.
+    pub domains_from: Option<ValuesOf>,
+    /// What it named.
+    pub found: FoundDomains,
+}
+
+/// Domains that the directory named, shared by all who hold the same settings.
+#[derive(Debug, Clone, Default)]
+pub struct FoundDomains(Arc<ArcSwap<Vec<DomainPattern>>>);
+
+impl FoundDomains {
+    /// The domains.
+    pub fn get(&self) -> Arc<Vec<DomainPattern>> {
+        self.0.load_full()
+    }
+
+    /// Replaces them; whether they are others than before.
+    pub fn set(&self, domains: Vec<DomainPattern>) -> bool {
+        *self.0.swap(Arc::new(domains.clone())) != domains
+    }
 }
 
 /// `example.com`, or `*.example.com` for every domain below it.
@@ -175,6 +197,7 @@ impl Organization {
     pub fn has(&self, address: &Address) -> bool {
         self.domains
             .iter()
+            .chain(self.found.0.load().iter())
             .any(|pattern| pattern.matches(address.domain()))
     }
 
@@ -207,6 +230,13 @@ impl DomainPattern {
         } else {
             domain == self.name
         }
+    }
+}
+
+impl fmt::Display for DomainPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let star = if self.below { "*." } else { "" };
+        write!(f, "{star}{}", self.name)
     }
 }
 

@@ -22,6 +22,7 @@ fn rules() -> Rules {
         organization: Organization {
             domains: vec!["corp.example".parse().expect("a domain")],
             trusted_networks: vec!["10.0.0.0/8".parse().expect("a network")],
+            ..Organization::default()
         },
         inbound: of("in"),
         outbound: of("out"),

@@ -36,7 +36,7 @@ use super::entry::{Entry, Outage};
 use super::places;
 use super::question::{Attributes, range};
 use super::resolve;
-use super::settings::{LdapSettings, Watch};
+use super::settings::{LdapSettings, ValuesOf, Watch};
 use super::source::{Change, Name, Objects, Place, Probe, Source};
 use super::watch::{self, Ended};
 use crate::mail::Address;
@@ -185,6 +185,28 @@ impl Ldap {
             }
         }
         Ok(())
+    }
+
+    /// The values of an attribute of some objects.
+    pub(super) async fn values(&self, of: &ValuesOf) -> Result<Vec<String>, Outage> {
+        let search = Search {
+            base: of.base.clone(),
+            scope: Scope::Subtree,
+            filter: of.filter.clone(),
+            attributes: vec![of.attribute.clone()],
+            limit: MOST_ENTRIES,
+            enough_at_limit: false,
+            // The base is a setting of its own: what is wrong with it is not wrong with the server.
+            may_be_missing: true,
+        };
+        let deadline = Instant::now() + self.client.access.timeout;
+        match self.client.search(search, deadline).await {
+            Ok((entries, _)) => {
+                let values = entries.iter().flat_map(|one| one.values(&of.attribute));
+                Ok(values.cloned().collect())
+            }
+            Err(fault) => Err(Outage::new(format!("{of}: {fault}"))),
+        }
     }
 
     /// Enters every server anew.

@@ -3,6 +3,8 @@
 //! Promises: mail is accepted only after the spool is open and recovered; a reload swaps settings between
 //! messages, never within one; on shutdown messages under way are finished and the rest is on disk.
 
+mod domains;
+
 use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
@@ -16,8 +18,11 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
+
+pub(crate) use domains::read as read_domains;
 
 use crate::admin;
 use crate::config::Settings;
@@ -51,6 +56,9 @@ pub enum DaemonError {
     /// The directory side cannot be built.
     #[error(transparent)]
     Directory(#[from] directory::OpenError),
+    /// The organization's domains are not known.
+    #[error("organization.domains_from: {0}")]
+    Domains(#[from] directory::Outage),
     /// The spool.
     #[error(transparent)]
     Spool(#[from] spool::OpenError),
@@ -144,6 +152,10 @@ impl Daemon {
         shutdown: CancellationToken,
     ) -> Result<(), DaemonError> {
         let spool = self.pipeline.load().spool.clone();
+        let domains = self.settings.state_dir.join("domains");
+        let first = self.pipeline.load_full();
+        domains::begin(&first.directory, &first.rules.organization, &domains).await?;
+        drop(first);
         // Sessions stop before deliveries, so that the last messages accepted are still handed on.
         let (sessions, others) = (TaskTracker::new(), TaskTracker::new());
         let stop_deliveries = CancellationToken::new();
@@ -171,6 +183,8 @@ impl Daemon {
                 stop_admin.clone(),
             ));
         }
+        let following = domains::follow(self.pipeline.clone(), domains.clone());
+        let following = AbortOnDropHandle::new(tokio::spawn(following));
         info!("copyist is ready");
         let outcome = loop {
             tokio::select! {
@@ -185,9 +199,10 @@ impl Daemon {
                     shutdown.cancel();
                     break Err(DaemonError::DeliveriesEnded);
                 }
-                Some(settings) = reloads.recv() => self.reload(settings),
+                Some(settings) = reloads.recv() => self.reload(settings, &domains).await,
             }
         };
+        drop(following);
         info!("stopping: finishing what is under way");
         sessions.close();
         others.close();
@@ -210,7 +225,7 @@ impl Daemon {
     }
 
     /// Takes over what can be changed while running.
-    fn reload(&mut self, settings: Settings) {
+    async fn reload(&mut self, settings: Settings, domains: &Path) {
         let old = self.pipeline.load_full();
         // The same directory keeps its cache, and with it the answers that an outage would need.
         let directory = if settings.directory == self.settings.directory {
@@ -224,6 +239,11 @@ impl Daemon {
                 }
             }
         };
+        let organization = &settings.rules.organization;
+        if let Err(outage) = domains::begin(&directory, organization, domains).await {
+            error!("the old settings stay: {outage}");
+            return;
+        }
         for (key, changed) in [
             ("state_dir", settings.state_dir != self.settings.state_dir),
             ("hook", settings.hook != self.settings.hook),

@@ -1,0 +1,110 @@
+//! The organization's domains, as far as the directory names them (`organization.domains_from`).
+//!
+//! Promises: nothing is decided before they are known; while the directory does not answer, the last that it named
+//! count.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::directory::{Directory, Outage};
+use crate::pipeline::Pipeline;
+use crate::policy::{DomainPattern, Organization};
+
+/// How often they are read again.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Reads the domains, where the settings say that the directory has any.
+pub(crate) async fn read(directory: &Directory, of: &Organization) -> Result<(), Outage> {
+    let Some(query) = &of.domains_from else {
+        return Ok(());
+    };
+    let found = directory.values(query).await?;
+    let mut domains: Vec<DomainPattern> = Vec::new();
+    for text in found {
+        match text.trim().parse() {
+            Ok(domain) if !domains.contains(&domain) => domains.push(domain),
+            Ok(_) => {}
+            Err(error) => warn!("{query} gives no domain: {error}"),
+        }
+    }
+    if domains.is_empty() {
+        // An organization that loses all its domains at once has lost its rights to read them.
+        return Err(Outage::new(format!("{query} gives no domains")));
+    }
+    if of.found.set(domains.clone()) {
+        let names: Vec<String> = domains.iter().map(ToString::to_string).collect();
+        info!("domains from the directory: {}", names.join(", "));
+    }
+    Ok(())
+}
+
+/// Reads the domains, or takes the last known from `file`.
+pub(super) async fn begin(
+    directory: &Directory,
+    of: &Organization,
+    file: &Path,
+) -> Result<(), Outage> {
+    if of.domains_from.is_none() {
+        return Ok(());
+    }
+    let outage = match read(directory, of).await {
+        Ok(()) => {
+            keep(of, file).await;
+            return Ok(());
+        }
+        Err(outage) => outage,
+    };
+    let known = tokio::fs::read_to_string(file).await.unwrap_or_default();
+    let known: Vec<DomainPattern> = known
+        .lines()
+        .filter_map(|line| line.trim().parse().ok())
+        .collect();
+    if known.is_empty() {
+        return Err(outage);
+    }
+    warn!("the domains of the last run count until the directory answers: {outage}");
+    of.found.set(known);
+    Ok(())
+}
+
+/// Reads the domains again and again, with the settings of the moment.
+pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, file: PathBuf) {
+    loop {
+        sleep(AGAIN).await;
+        let now = pipeline.load_full();
+        let of = &now.rules.organization;
+        if of.domains_from.is_none() {
+            continue;
+        }
+        match read(&now.directory, of).await {
+            Ok(()) => keep(of, &file).await,
+            Err(outage) => warn!("the known domains still count: {outage}"),
+        }
+    }
+}
+
+/// Keeps the domains for a start without the directory.
+async fn keep(of: &Organization, file: &Path) {
+    let text: String = (of.found.get().iter())
+        .map(|domain| format!("{domain}\n"))
+        .collect();
+    if tokio::fs::read_to_string(file)
+        .await
+        .is_ok_and(|old| old == text)
+    {
+        return;
+    }
+    let new = file.with_extension("new");
+    let written = async {
+        tokio::fs::write(&new, text).await?;
+        tokio::fs::rename(&new, file).await
+    };
+    if let Err(error) = written.await {
+        warn!("cannot write {}: {error}", file.display());
+    }
+}
