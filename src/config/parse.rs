@@ -124,6 +124,11 @@ pub(super) fn host_and_port(text: &str) -> Result<(String, Option<u16>), &'stati
 
 /// The URL of an LDAP server, without a slash at its end.
 pub(super) fn ldap_url(text: &str) -> Result<String, &'static str> {
+    if let Some(domain) = text.trim().strip_prefix("srv:") {
+        return host_name(domain)
+            .map(|domain| format!("srv:{domain}"))
+            .map_err(|_| "has no DNS domain after srv:");
+    }
     let (scheme, rest) = text
         .split_once("://")
         .ok_or("is neither an LDAP URL nor ldif:FILE")?;
@@ -141,7 +146,7 @@ pub(super) fn ldap_url(text: &str) -> Result<String, &'static str> {
             Ok(_) => Ok(format!("{scheme}://{server}")),
             Err(_) => Err("has no server HOST or HOST:PORT after ://"),
         },
-        _ => Err("begins with none of ldap://, ldaps://, ldapi:// and ldif:"),
+        _ => Err("begins with none of ldap://, ldaps://, ldapi://, srv: and ldif:"),
     }
 }
 

@@ -79,7 +79,8 @@ pub(super) struct DomainsFrom {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Directory {
-    /// The LDAP servers (ldap://, ldaps://, ldapi://), tried in this order; or one ldif:FILE. Required.
+    /// The LDAP servers (ldap://, ldaps://, ldapi://, or srv:DOMAIN for those that the DNS names), tried in this
+    /// order; or one ldif:FILE. Required.
     #[schemars(example = ["ldaps://dc1.example.com"])]
     pub(super) urls: Words,
     /// Whether ldap:// connections must switch to TLS before anything else is said.

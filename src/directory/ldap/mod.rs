@@ -5,6 +5,7 @@
 
 mod batch;
 mod connection;
+mod discovery;
 mod fault;
 mod feed;
 mod servers;
@@ -28,6 +29,7 @@ pub use self::url::UrlError;
 
 use self::batch::{Answer, Batcher, LookUp};
 use self::connection::{Access, Canary, Connection, Search};
+use self::discovery::Given;
 use self::fault::Fault;
 use self::feed::{Feed, FeedError};
 use self::servers::Servers;
@@ -79,7 +81,7 @@ pub(super) struct Ldap {
 
 #[derive(Debug)]
 struct Client {
-    urls: Vec<ServerUrl>,
+    given: Vec<Given>,
     access: Arc<Access>,
     attributes: Attributes,
     servers: Servers,
@@ -95,11 +97,11 @@ impl Ldap {
         stop: &CancellationToken,
     ) -> Result<Ldap, LdapError> {
         let urls = settings.urls.iter();
-        let urls: Result<Vec<ServerUrl>, UrlError> = urls
-            .map(|url| ServerUrl::parse(url, settings.starttls))
+        let given: Result<Vec<Given>, UrlError> = urls
+            .map(|url| Given::parse(url, settings.starttls))
             .collect();
-        let urls = urls?;
-        if urls.is_empty() {
+        let given = given?;
+        if given.is_empty() {
             return Err(LdapError::NoServers);
         }
         if let Some(bind) = &settings.bind
@@ -107,7 +109,7 @@ impl Ldap {
         {
             return Err(LdapError::EmptyPassword(bind.dn.clone()));
         }
-        let secured = urls.iter().any(|url| url.uses_tls(settings.starttls));
+        let secured = given.iter().any(|one| one.uses_tls(settings.starttls));
         let tls = match secured {
             true => Some(tls::client_config(settings.ca_file.as_deref())?),
             false => None,
@@ -123,9 +125,9 @@ impl Ldap {
                 filter: attributes.lookup_filter(std::slice::from_ref(address)),
             }),
         });
-        let servers = Servers::start(urls.clone(), Arc::clone(&access), tasks, stop.clone());
+        let servers = Servers::start(given.clone(), Arc::clone(&access), tasks, stop.clone());
         let client = Arc::new(Client {
-            urls,
+            given,
             access,
             attributes,
             servers,
@@ -211,7 +213,15 @@ impl Ldap {
 
     /// Enters every server anew.
     pub(super) async fn probe(&self) -> Vec<Probe> {
-        join_all(self.client.urls.iter().map(|url| self.client.probe(url))).await
+        let client = &self.client;
+        let (urls, troubles) = discovery::servers(&client.given, client.access.starttls).await;
+        let mut probes = join_all(urls.iter().map(|url| client.probe(url))).await;
+        probes.extend(troubles.into_iter().map(|trouble| Probe {
+            url: "srv".to_owned(),
+            outcome: Err(trouble),
+            remarks: Vec::new(),
+        }));
+        probes
     }
 }
 

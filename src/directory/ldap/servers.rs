@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Access, Connection, End, EnterError};
+use super::discovery::{self, Given};
 use super::url::ServerUrl;
 use crate::directory::entry::Outage;
 
@@ -28,6 +29,9 @@ const PAUSE_CREDENTIALS: (Duration, Duration) =
 /// How often a connection in use is tried, needed or not; shorter than servers' and firewalls' patience
 /// with idle connections.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
+
+/// How often the DNS is asked for the servers, where it is to name them and none is in use.
+const LOOK_EVERY: Duration = Duration::from_secs(5 * 60);
 
 /// A view on the choice.
 #[derive(Debug, Clone)]
@@ -48,14 +52,17 @@ enum State {
 impl Servers {
     /// Starts to connect; the task ends when `stop` is cancelled.
     pub(super) fn start(
-        urls: Vec<ServerUrl>,
+        given: Vec<Given>,
         access: Arc<Access>,
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Servers {
         let (publish, state) = watch::channel(State::Connecting { first: true });
         let chooser = Chooser {
-            servers: urls.into_iter().map(Server::new).collect(),
+            given,
+            looked: None,
+            unnamed: Vec::new(),
+            servers: Vec::new(),
             access,
             publish,
         };
@@ -96,6 +103,11 @@ impl Servers {
 }
 
 struct Chooser {
+    given: Vec<Given>,
+    /// When the DNS was asked last for all servers and answered.
+    looked: Option<Instant>,
+    /// Why some servers could not be named.
+    unnamed: Vec<String>,
     servers: Vec<Server>,
     access: Arc<Access>,
     publish: watch::Sender<State>,
@@ -115,6 +127,7 @@ impl Chooser {
     async fn choose(&mut self) {
         let mut logged = None;
         loop {
+            self.discover().await;
             match self.enter_one(self.servers.len()).await {
                 Ok((index, connection)) => {
                     tracing::info!(server = connection.url(), "directory connected");
@@ -130,9 +143,35 @@ impl Chooser {
                     }
                     self.publish(State::Down(outage));
                     let next = self.servers.iter().filter_map(Server::paused_until).min();
-                    sleep_until(next.unwrap_or_else(Instant::now)).await;
+                    sleep_until(next.unwrap_or_else(|| Instant::now() + PAUSE.1)).await;
                 }
             }
+        }
+    }
+
+    /// Learns which servers there are, from the DNS now and then. A server that is known keeps its history.
+    async fn discover(&mut self) {
+        let again = match self.given.iter().any(|one| matches!(one, Given::Domain(_))) {
+            true => LOOK_EVERY,
+            false => Duration::MAX,
+        };
+        if self.looked.is_some_and(|when| when.elapsed() < again) {
+            return;
+        }
+        let (urls, unnamed) = discovery::servers(&self.given, self.access.starttls).await;
+        if unnamed.is_empty() {
+            self.looked = Some(Instant::now());
+        } else if !self.servers.is_empty() {
+            tracing::warn!("the known servers stay: {}", unnamed.join("; "));
+            return;
+        }
+        self.unnamed = unnamed;
+        let mut known = std::mem::take(&mut self.servers);
+        for url in urls {
+            let old = known.iter().position(|server| server.url == url);
+            let server = old.map(|at| known.swap_remove(at));
+            self.servers
+                .push(server.unwrap_or_else(|| Server::new(url)));
         }
     }
 
@@ -190,7 +229,10 @@ impl Chooser {
                 }
             }
         }
-        let faults: Vec<&str> = self.servers.iter().filter_map(Server::fault).collect();
+        let faults = self.servers.iter().filter_map(Server::fault);
+        let faults: Vec<&str> = faults
+            .chain(self.unnamed.iter().map(String::as_str))
+            .collect();
         Err(Outage::new(faults.join("; ")))
     }
 }
