@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use copyist::directory::{Directory, Lookup, Target};
 use copyist::mail::Address;
-use lab::{DirectoryServer, OUTSIDE, Site, message, user};
+use lab::{DirectoryServer, OUTSIDE, Site, Slapd, message, user};
 
 /// Nobody's attribute is set at the start.
 const USER: usize = 4;
@@ -186,4 +186,27 @@ async fn every_answer_that_a_change_touches_is_asked_for_anew<D: DirectoryServer
         place.starts_with("sync\t") || place.starts_with("usn\t"),
         "{place}"
     );
+}
+
+#[tokio::test]
+async fn a_place_that_the_server_does_not_know_is_given_up() {
+    let slapd = Slapd::start_with(10, |_| None);
+    let state = tempfile::tempdir().expect("the system has a temporary directory");
+    let file = state.path().join("place");
+    // Of another server, which was ahead of this one.
+    let ahead = "rid=000,csn=20990101000000.000000Z#000000#000#000000";
+    std::fs::write(&file, format!("sync\t{ahead}\tdc=example,dc=test\n")).expect("it is ours");
+    let directory = Directory::open(slapd.access().directory()).expect("usable settings");
+    directory.follow_changes(&file);
+    let asked = Address::parse(&user(2)).expect("an address");
+    let journaled = async || {
+        let answers = directory.find(std::slice::from_ref(&asked)).await;
+        matches!(&answers[&asked], Lookup::Found(objects) if !objects[0].values("extensionAttribute10").is_empty())
+    };
+    assert!(!journaled().await);
+    slapd.set_journal(2, Some("j@archive.test"));
+    until("a value", true, journaled).await;
+    directory.close().await;
+    let place = std::fs::read_to_string(&file).expect("it was written");
+    assert!(!place.contains(ahead), "{place}");
 }

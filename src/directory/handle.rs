@@ -126,11 +126,9 @@ impl Directory {
         let Some(feed) = ldap.feed() else { return };
         let attributes = ldap.attributes().clone();
         let changes = self.inner.cached.changes();
-        let watching = watch::watch(feed, attributes, changes, file.to_owned());
-        let until = self.inner.stop.clone();
-        self.inner.tasks.spawn(async move {
-            until.run_until_cancelled(watching).await;
-        });
+        let (file, stop) = (file.to_owned(), self.inner.stop.clone());
+        let watching = watch::watch(feed, attributes, changes, file, stop);
+        self.inner.tasks.spawn(watching);
     }
 
     /// The objects that own each of these addresses. Every asked address has an answer, within

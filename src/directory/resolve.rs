@@ -166,7 +166,15 @@ impl Walk<'_> {
         if self.searched {
             return Names::any();
         }
-        Names::of(self.asked.iter().chain(&self.seen).cloned())
+        // The addresses, too: an object that gets another DN is told of by its new one.
+        let addresses = self.reached.keys().map(|address| address.key().to_owned());
+        Names::of(
+            self.asked
+                .iter()
+                .chain(&self.seen)
+                .cloned()
+                .chain(addresses),
+        )
     }
 
     fn end(self, target: &Target) -> Resolution {

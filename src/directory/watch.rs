@@ -11,6 +11,7 @@ use std::time::Duration;
 use metrics::{counter, gauge};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::changes::Changes;
 use super::question::Attributes;
@@ -45,12 +46,13 @@ pub(super) trait Feed: Send + Sync {
     ) -> impl Future<Output = Ended> + Send;
 }
 
-/// Notes what a feed tells, for ever. The place to go on from is kept in `file`.
+/// Notes what a feed tells until `stop`. The place to go on from is kept in `file`.
 pub(super) async fn watch(
     feed: impl Feed,
     attributes: Attributes,
     changes: Arc<Changes>,
     file: PathBuf,
+    stop: CancellationToken,
 ) {
     let mut watcher = Watcher {
         attributes,
@@ -72,9 +74,11 @@ pub(super) async fn watch(
                 watcher.note(change).await;
             }
         };
-        let (ended, ()) = tokio::join!(telling, noting);
+        let both = async { tokio::join!(telling, noting).0 };
+        let ended = stop.run_until_cancelled(both).await;
         watching(false);
         watcher.write().await;
+        let Some(ended) = ended else { return };
         if ended.forgotten {
             watcher.place = None;
         }
@@ -88,11 +92,13 @@ pub(super) async fn watch(
             }
             logged = Some(ended.clone());
         }
-        sleep(match ended.unsupported {
+        let pause = sleep(match ended.unsupported {
             true => PAUSE_UNSUPPORTED,
             false => PAUSE,
-        })
-        .await;
+        });
+        if stop.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
     }
 }
 

@@ -138,7 +138,7 @@ impl Feed<'_> {
                     }
                 }
                 Told::Info(info) => self.info(info, &mut refresh).await?,
-                Told::End(fault) => return Err(sync_error(fault)),
+                Told::End(fault) => return Err(sync_error(fault, goes_on && !refresh.done)),
             }
         }
         Err(self.unreadable())
@@ -378,11 +378,14 @@ struct Numbers {
     top: String,
 }
 
-fn sync_error(fault: Fault) -> FeedError {
+/// `going_on`: whether the server was asked to go on from a place that another of its kind, or it before a restart,
+/// had named. It may not know it any more (e-syncRefreshRequired, RFC 4533 section 3.9), or not yet.
+fn sync_error(fault: Fault, going_on: bool) -> FeedError {
     match fault {
         Fault::Lost(why) => FeedError::Lost(why),
-        // e-syncRefreshRequired (RFC 4533 section 3.9).
-        Fault::Question(why) if why.contains("(4096)") => FeedError::Forgotten(why),
+        Fault::Server(why) | Fault::Question(why) if going_on || why.contains("(4096)") => {
+            FeedError::Forgotten(why)
+        }
         Fault::Server(why) | Fault::Question(why) => FeedError::Unsupported(format!(
             "{why} (the account must be allowed to read contextCSN of the database, or more entries at once)"
         )),
