@@ -30,6 +30,7 @@ fn settings(urls: &[String]) -> Settings {
             dn: "cn=agent,dc=example,dc=test".into(),
             password: Secret::new("agentpw"),
         }),
+        gssapi: false,
         base: "dc=example,dc=test".into(),
         timeout: Duration::from_secs(5),
         watch: Watch::Off,

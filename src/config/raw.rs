@@ -94,6 +94,9 @@ pub(super) struct Directory {
     /// The file that holds the account's password and nothing else.
     #[schemars(example = "/etc/copyist/ldap.password")]
     pub(super) bind_password_file: Option<String>,
+    /// Bind by Kerberos instead, with the ticket cache or client keytab that the environment names (KRB5CCNAME,
+    /// KRB5_CLIENT_KTNAME). Takes a build with the feature gssapi.
+    pub(super) gssapi: bool,
     /// The base of all searches. Required with LDAP servers; may be empty.
     #[schemars(example = "DC=example,DC=com")]
     pub(super) base: Option<String>,
@@ -374,6 +377,7 @@ impl Default for Directory {
             ca_file: None,
             bind_dn: None,
             bind_password_file: None,
+            gssapi: false,
             base: None,
             address_attributes: Words::from([
                 "mail",

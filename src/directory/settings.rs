@@ -89,6 +89,8 @@ pub struct LdapSettings {
     pub ca_file: Option<PathBuf>,
     /// The account to bind with; anonymous where `None`.
     pub bind: Option<Bind>,
+    /// Whether to bind by Kerberos (SASL GSSAPI, RFC 4752), as whoever the process's credentials say.
+    pub gssapi: bool,
     /// The base of all searches.
     pub base: String,
     /// The longest that one question may take, connecting included.

@@ -142,6 +142,7 @@ impl Access {
                 starttls: false,
                 ca_file: self.ca_file,
                 bind,
+                gssapi: false,
                 base: "dc=example,dc=test".into(),
                 timeout: Duration::from_secs(5),
                 watch: Watch::Auto,

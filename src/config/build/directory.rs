@@ -96,6 +96,7 @@ impl Build<'_> {
             ("directory.bind_dn", &raw.bind_dn),
             ("directory.bind_password_file", &raw.bind_password_file),
         );
+        self.check_gssapi()?;
         let timeout = self.parsed("directory.timeout", &raw.timeout, parse::some_time);
         let base = raw.base.clone().ok_or_else(|| {
             let why = "searches have to begin somewhere";
@@ -108,11 +109,31 @@ impl Build<'_> {
             starttls: raw.starttls,
             ca_file: ca_file?,
             bind,
+            gssapi: raw.gssapi,
             base: base?.trim().to_owned(),
             timeout: timeout?,
             watch: raw.watch.into(),
             canary: canary?,
         })
+    }
+
+    fn check_gssapi(&mut self) -> Result<(), Noted> {
+        const KEY: &str = "directory.gssapi";
+        let raw = &self.raw.directory;
+        let (why, remedy) = match (raw.gssapi, cfg!(feature = "gssapi"), &raw.bind_dn) {
+            (false, ..) | (true, true, None) => return Ok(()),
+            (true, false, _) => (
+                "takes a program built with it",
+                "build with cargo build --release --features gssapi, or set bind_dn and bind_password_file",
+            ),
+            (true, true, Some(_)) => (
+                "contradicts directory.bind_dn: there is one bind",
+                "write gssapi = false, or leave bind_dn out",
+            ),
+        };
+        Err(self
+            .findings
+            .wrong_but(KEY, Some("true"), why, Some(remedy.into())))
     }
 
     fn ldap_urls(&mut self) -> Result<Vec<String>, Noted> {

@@ -40,6 +40,7 @@ pub(super) struct Access {
     pub(super) tls: Option<Arc<ClientConfig>>,
     pub(super) starttls: bool,
     pub(super) bind: Option<Bind>,
+    pub(super) gssapi: bool,
     pub(super) base: String,
     /// The longest that one question may take.
     pub(super) timeout: Duration,
@@ -281,6 +282,9 @@ impl Connection {
                 49 => return Err(EnterError::Credentials(refusal())),
                 _ => return Err(EnterError::Other(refusal())),
             }
+        }
+        if access.gssapi {
+            ldap = gssapi_bind(&url, ldap).await?;
         }
         Ok(Connection {
             url: url.as_str().to_owned(),
@@ -649,6 +653,41 @@ impl Connection {
     async fn abandon(&self, message: i32) {
         let _ = timeout(GOODBYE, self.ldap.clone().abandon(message)).await;
     }
+}
+
+/// Binds by Kerberos, with what the environment of the process names: a ticket cache, or a client keytab.
+#[cfg(feature = "gssapi")]
+async fn gssapi_bind(url: &ServerUrl, mut ldap: Ldap) -> Result<Ldap, EnterError> {
+    let host = url.host().to_owned();
+    let runtime = tokio::runtime::Handle::current();
+    // The Kerberos library asks its servers while everything else on the thread waits.
+    let bound = tokio::task::spawn_blocking(move || {
+        let result = runtime.block_on(ldap.sasl_gssapi_bind(&host));
+        (ldap, result)
+    });
+    match bound.await {
+        Ok((ldap, Ok(result))) if result.rc == 0 => Ok(ldap),
+        Ok((_, Ok(result))) => {
+            let refusal = bind_refusal(url.as_str(), "Kerberos principal", &result);
+            Err(match result.rc {
+                49 => EnterError::Credentials(refusal),
+                _ => EnterError::Other(refusal),
+            })
+        }
+        Ok((_, Err(error))) => Err(EnterError::Other(format!(
+            "no Kerberos bind at {url}: {error}"
+        ))),
+        Err(_) => Err(EnterError::Other(format!(
+            "{url} answered the Kerberos bind with something that cannot be read"
+        ))),
+    }
+}
+
+#[cfg(not(feature = "gssapi"))]
+async fn gssapi_bind(url: &ServerUrl, _: Ldap) -> Result<Ldap, EnterError> {
+    Err(EnterError::Other(format!(
+        "no Kerberos bind at {url}: this program was built without the feature gssapi"
+    )))
 }
 
 enum Read {

@@ -118,6 +118,7 @@ impl Ldap {
             tls,
             starttls: settings.starttls,
             bind: settings.bind.clone(),
+            gssapi: settings.gssapi,
             base: settings.base.clone(),
             timeout: settings.timeout,
             canary: settings.canary.as_ref().map(|address| Canary {
@@ -351,6 +352,7 @@ impl Client {
         };
         let who = match &access.bind {
             Some(bind) => format!("bound as {:?}", bind.dn),
+            None if access.gssapi => "bound by Kerberos".to_owned(),
             None => "entered anonymously".to_owned(),
         };
         let took = begun.elapsed().as_millis();

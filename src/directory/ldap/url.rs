@@ -92,6 +92,14 @@ impl ServerUrl {
         &self.text
     }
 
+    /// The server's name.
+    #[cfg(feature = "gssapi")]
+    pub(super) fn host(&self) -> &str {
+        let host = self.text.split_once("://").map_or("", |(_, host)| host);
+        let host = host.strip_suffix('/').unwrap_or(host);
+        host.rsplit_once(':').map_or(host, |(host, _)| host)
+    }
+
     /// Whether a connection ends up in TLS.
     pub(super) fn uses_tls(&self, starttls: bool) -> bool {
         match self.scheme {
