@@ -21,8 +21,8 @@
 //! | [`mail`] | the vocabulary: addresses, envelope, message bytes, replies. No I/O, no clock |
 //! | [`smtp`] | RFC 5321 as state machines over bytes, and a small sink built on them |
 //! | [`milter`] | the milter protocol, version 6. Knows nothing of journaling |
-//! | [`directory`] | entries, lookups, LDAP connections and failover, LDIF file, cache, journal-target resolution |
-//! | [`policy`] | rules and the plan; pure |
+//! | [`directory`] | entries, lookups, LDAP connections and failover, LDIF file, cache, change watching, journal-target resolution |
+//! | [`policy`] | rules and the plan; pure (the domains that the directory names are put into the rules from outside) |
 //! | [`journal`] | what is written: journal report, plain copy, NDR, the seal |
 //! | [`spool`] | what is owed: commit, due items, progress, recovery |
 //! | [`deliver`] | item → relay → outcome per recipient → progress, NDR or dead letter |

@@ -189,6 +189,29 @@ async fn every_answer_that_a_change_touches_is_asked_for_anew<D: DirectoryServer
 }
 
 #[tokio::test]
+async fn without_a_number_to_begin_with_the_whole_content_is_told_first() {
+    let slapd = Slapd::start_with(400, |_| None);
+    slapd.hide_change_numbers();
+    let state = tempfile::tempdir().expect("the system has a temporary directory");
+    let directory = Directory::open(slapd.access().directory()).expect("usable settings");
+    directory.follow_changes(&state.path().join("place"));
+    let asked = Address::parse(&user(2)).expect("an address");
+    let value = async || match directory
+        .find(std::slice::from_ref(&asked))
+        .await
+        .remove(&asked)
+    {
+        Some(Lookup::Found(objects)) => objects[0].values("extensionAttribute10").to_vec(),
+        other => panic!("{other:?}"),
+    };
+    for round in 0..3 {
+        let journal = format!("{round}@archive.test");
+        slapd.set_journal(2, Some(&journal));
+        until("a value", vec![journal], value).await;
+    }
+}
+
+#[tokio::test]
 async fn a_place_that_the_server_does_not_know_is_given_up() {
     let slapd = Slapd::start_with(10, |_| None);
     let state = tempfile::tempdir().expect("the system has a temporary directory");

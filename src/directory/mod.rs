@@ -5,7 +5,9 @@
 //!
 //! ```text
 //! Directory ─► cache ─┬─► ldap: batch ─► servers ─► connection
-//!                     └─► file ─► ldif
+//!     │          │    └─► file ─► ldif
+//!     │       changes ◄─┐
+//!     └───────────────► watch ◄─ ldap: feed
 //! ```
 
 mod cache;

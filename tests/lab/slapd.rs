@@ -73,6 +73,16 @@ impl Slapd {
         ));
     }
 
+    /// Lets the agent read all entries, but not how far the server's changes are.
+    pub fn hide_change_numbers(&self) {
+        self.configure(&format!(
+            "dn: olcDatabase={{1}}mdb,cn=config\nchangetype: modify\nreplace: olcAccess\n\
+             olcAccess: to attrs=userPassword by anonymous auth by * none\n\
+             olcAccess: to attrs=contextCSN by * none\n\
+             olcAccess: to * by dn.exact={AGENT} read by * none\n"
+        ));
+    }
+
     /// The certificate that it shows, for a restart with another one.
     pub fn certificates(&self) -> &Certificates {
         &self.certificates
