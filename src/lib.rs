@@ -48,3 +48,5 @@ pub mod policy;
 pub mod secret;
 pub mod smtp;
 pub mod spool;
+#[allow(dead_code)]
+pub mod text;

@@ -1,0 +1,309 @@
+//! Where a text goes in an HTML body, and HTML from and to plain text.
+//!
+//! lol_html is used to find places, never to write: every octet of the document stays as it is. Documents as
+//! they come are broken in every way, so whatever place was found is tried: a text that would stand inside an
+//! unfinished comment, script or tag gets the end of that in front.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use lol_html::{HtmlRewriter, Settings, element, end_tag};
+
+/// Put before every document that is read, so that end tags without a beginning are seen.
+const OPENING: &[u8] = b"<html><body>";
+
+/// An element that no document has.
+const PROBE: &[u8] = b"<copyist-probe>";
+
+/// What may be unfinished at the end of a document, and what ends it.
+const ENDINGS: [&str; 12] = [
+    "",
+    ">",
+    "-->",
+    "\">",
+    "'>",
+    "</script>",
+    "</style>",
+    "</title>",
+    "</textarea>",
+    "</xmp>",
+    "</iframe>",
+    "</noembed>",
+];
+
+/// Where a text goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Places {
+    /// The offset at which a text before the body is put in.
+    pub(super) prepend: usize,
+    /// The offset at which a text after it is put in.
+    pub(super) append: usize,
+    /// What has to stand before the text after it.
+    pub(super) ending: &'static str,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// After the start tags.
+    html: Option<usize>,
+    body: Option<usize>,
+    /// After the first end tag of the head.
+    head: Option<usize>,
+    /// Before the last end tags.
+    body_end: Option<usize>,
+    html_end: Option<usize>,
+}
+
+/// Finds them; `None` for what cannot be read as HTML.
+pub(super) fn places(document: &[u8]) -> Option<Places> {
+    let seen = read(document)?;
+    let start = after_doctype(document);
+    let prepend = seen
+        .body
+        .or(seen.head)
+        .or(seen.html)
+        .unwrap_or(start)
+        .max(start);
+    // After the last end of a body: several documents in one part are shown one after the other.
+    let append = seen
+        .body_end
+        .or(seen.html_end)
+        .unwrap_or(document.len())
+        .max(prepend);
+    let ending = ENDINGS
+        .into_iter()
+        .find(|ending| is_shown(&document[..append], ending.as_bytes()))?;
+    Some(Places {
+        prepend,
+        append,
+        ending,
+    })
+}
+
+fn read(document: &[u8]) -> Option<Seen> {
+    let seen = Rc::new(RefCell::new(Seen::default()));
+    let offset = |at: usize| at.checked_sub(OPENING.len());
+    let started = |into: fn(&mut Seen) -> &mut Option<usize>| {
+        let seen = seen.clone();
+        move |end: usize| {
+            if let Some(at) = offset(end).filter(|&at| at > 0) {
+                into(&mut seen.borrow_mut()).get_or_insert(at);
+            }
+        }
+    };
+    let (html, body, head) = (
+        started(|s| &mut s.html),
+        started(|s| &mut s.body),
+        started(|s| &mut s.head),
+    );
+    let (in_body, in_html) = (seen.clone(), seen.clone());
+    let settings = Settings::new()
+        .append_element_content_handler(element!("body", move |el| {
+            body(el.source_location().bytes().end);
+            let seen = in_body.clone();
+            el.on_end_tag(end_tag!(move |end| {
+                let at = end.source_location().bytes().start;
+                let last = &mut seen.borrow_mut().body_end;
+                *last = (*last).max(offset(at));
+                Ok(())
+            }))?;
+            Ok(())
+        }))
+        .append_element_content_handler(element!("html", move |el| {
+            html(el.source_location().bytes().end);
+            let seen = in_html.clone();
+            el.on_end_tag(end_tag!(move |end| {
+                let at = end.source_location().bytes().start;
+                let last = &mut seen.borrow_mut().html_end;
+                *last = (*last).max(offset(at));
+                Ok(())
+            }))?;
+            Ok(())
+        }))
+        .append_element_content_handler(element!("head", move |el| {
+            let head = head.clone();
+            el.on_end_tag(end_tag!(move |end| {
+                head(end.source_location().bytes().end);
+                Ok(())
+            }))?;
+            Ok(())
+        }))
+        .with_strict(false);
+    let mut rewriter = HtmlRewriter::new(settings, |_: &[u8]| {});
+    rewriter.write(OPENING).ok()?;
+    rewriter.write(document).ok()?;
+    rewriter.end().ok()?;
+    Some(seen.take())
+}
+
+/// Whether an element that stands behind these would be one.
+fn is_shown(before: &[u8], ending: &[u8]) -> bool {
+    let shown = Rc::new(Cell::new(false));
+    let found = shown.clone();
+    let settings = Settings::new()
+        .append_element_content_handler(element!("copyist-probe", move |_| {
+            found.set(true);
+            Ok(())
+        }))
+        .with_strict(false);
+    let mut rewriter = HtmlRewriter::new(settings, |_: &[u8]| {});
+    let written = [before, ending, PROBE]
+        .into_iter()
+        .try_for_each(|piece| rewriter.write(piece));
+    written.is_ok() && shown.get()
+}
+
+fn after_doctype(document: &[u8]) -> usize {
+    let start = if document.starts_with(b"\xef\xbb\xbf") {
+        3
+    } else {
+        0
+    };
+    let rest = document[start..].trim_ascii_start();
+    let skipped = document.len() - rest.len();
+    match rest.get(..9) {
+        Some(word) if word.eq_ignore_ascii_case(b"<!doctype") => {
+            memchr::memchr(b'>', rest).map_or(start, |end| skipped + end + 1)
+        }
+        _ => start,
+    }
+}
+
+/// What stands between the body's tags; the whole where there are none.
+pub(super) fn inner(html: &str) -> &str {
+    let Some(seen) = read(html.as_bytes()) else {
+        return html.trim();
+    };
+    let start = seen
+        .body
+        .or(seen.head)
+        .or(seen.html)
+        .unwrap_or(after_doctype(html.as_bytes()));
+    let end = seen.body_end.or(seen.html_end).unwrap_or(html.len());
+    html.get(start..end).unwrap_or(html).trim()
+}
+
+/// Plain text as HTML: the same lines.
+pub(super) fn from_plain(plain: &str) -> String {
+    let lines: Vec<String> = plain.lines().map(escape).collect();
+    format!("<div>{}</div>", lines.join("<br>\n"))
+}
+
+/// Text as it stands in HTML.
+pub(super) fn escape(text: &str) -> String {
+    let mut html = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => html.push_str("&lt;"),
+            '>' => html.push_str("&gt;"),
+            '&' => html.push_str("&amp;"),
+            '"' => html.push_str("&quot;"),
+            c => html.push(c),
+        }
+    }
+    html
+}
+
+/// HTML as plain text, as well as it can be told.
+pub(super) fn to_plain(html: &str) -> String {
+    let text = mail_parser::decoders::html::html_to_text(html);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.join("\n").trim_matches('\n').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The document with a text put in at both places.
+    fn with_text(document: &str) -> String {
+        let at = places(document.as_bytes()).expect("HTML");
+        format!(
+            "{}[P]{}{}[A]{}",
+            &document[..at.prepend],
+            &document[at.prepend..at.append],
+            at.ending,
+            &document[at.append..]
+        )
+    }
+
+    #[test]
+    fn text_goes_inside_the_body_whatever_the_tags_are_like() {
+        for (document, expected) in [
+            (
+                "<html><body>x</body></html>",
+                "<html><body>[P]x[A]</body></html>",
+            ),
+            (
+                "<HTML><BODY BGCOLOR=red >x</BODY ></HTML>\r\n",
+                "<HTML><BODY BGCOLOR=red >[P]x[A]</BODY ></HTML>\r\n",
+            ),
+            ("x", "[P]x[A]"),
+            ("", "[P][A]"),
+            ("<!DOCTYPE html>\r\n<p>x", "<!DOCTYPE html>[P]\r\n<p>x[A]"),
+            ("<html>x</html>", "<html>[P]x[A]</html>"),
+            (
+                "<html><head><title>t</title></head>x</html>",
+                "<html><head><title>t</title></head>[P]x[A]</html>",
+            ),
+            ("x</body></html>", "[P]x[A]</body></html>"),
+            ("x</html>\r\nfooter", "[P]x[A]</html>\r\nfooter"),
+            (
+                "<body>x<!-- </body> --></body>",
+                "<body>[P]x<!-- </body> -->[A]</body>",
+            ),
+            (
+                "<body>x<script>'</body>'</script></body>",
+                "<body>[P]x<script>'</body>'</script>[A]</body>",
+            ),
+            (
+                "<body>a</body><body>b</body>",
+                "<body>[P]a</body><body>b[A]</body>",
+            ),
+            (
+                "<body><svg><circle/></svg></body>",
+                "<body>[P]<svg><circle/></svg>[A]</body>",
+            ),
+            ("<body>x", "<body>[P]x[A]"),
+            ("\u{feff}x", "\u{feff}[P]x[A]"),
+        ] {
+            assert_eq!(with_text(document), expected);
+        }
+    }
+
+    #[test]
+    fn text_is_not_swallowed_by_what_is_unfinished() {
+        for (document, expected) in [
+            (
+                "<body>x<!-- y</body></html>",
+                "<body>[P]x<!-- y</body></html>-->[A]",
+            ),
+            (
+                "<body>x<a href=\"y</body>",
+                "<body>[P]x<a href=\"y</body>\">[A]",
+            ),
+            ("<body>x<a href='y", "<body>[P]x<a href='y'>[A]"),
+            ("<body>x<b", "<body>[P]x<b>[A]"),
+            (
+                "<body>x<textarea>y</body>",
+                "<body>[P]x<textarea>y</body></textarea>[A]",
+            ),
+            ("<body>x<script>y", "<body>[P]x<script>y</script>[A]"),
+            ("<style>y", "[P]<style>y</style>[A]"),
+            ("<title>y", "[P]<title>y</title>[A]"),
+        ] {
+            assert_eq!(with_text(document), expected);
+        }
+    }
+
+    #[test]
+    fn plain_and_html_are_made_of_each_other() {
+        assert_eq!(from_plain("a < b\n\nc"), "<div>a &lt; b<br>\n<br>\nc</div>");
+        assert_eq!(to_plain("<p>a &lt; b</p><p>c<br>d</p>"), "a < b\nc\nd");
+        assert_eq!(
+            inner("<html><head><title>t</title></head><body class=x><p>a</p></body></html>"),
+            "<p>a</p>"
+        );
+        assert_eq!(inner("<p>a</p>"), "<p>a</p>");
+    }
+}

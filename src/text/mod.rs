@@ -1,0 +1,10 @@
+//! Text before and after the body of a message.
+//!
+//! Promises: pure; every octet outside the edited part stays as it was; a message that cannot be edited with
+//! certainty is left as it is.
+
+mod charset;
+mod content_type;
+mod html;
+mod structure;
+mod transfer;

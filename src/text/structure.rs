@@ -1,0 +1,350 @@
+//! The parts of a message as byte ranges over it (RFC 2045, RFC 2046 section 5.1).
+//!
+//! Finds where parts begin and end and decodes nothing, so a large attachment costs one pass over its bytes.
+//! Attached messages are leaves: what is in them is nobody's to change. Promises: time linear in the length,
+//! at most [`DEEPEST`] levels and [`MOST_PARTS`] parts are told apart, no recursion. Never fails: what is no
+//! structure is a leaf.
+
+use std::ops::Range;
+
+use mail_parser::{MessageParser, MimeHeaders};
+
+use crate::mail::Fields;
+
+/// Multiparts within multiparts beyond this are leaves. No reader shows a body from that deep.
+pub(super) const DEEPEST: usize = 64;
+
+/// Parts beyond this are not told apart: the body that is shown first is not among them.
+pub(super) const MOST_PARTS: usize = 10_000;
+
+/// Header octets of one part that are read for its MIME fields.
+const HEADER_READ: usize = 256 * 1024;
+
+/// The parts, the whole message first; a parent stands before its children.
+#[derive(Debug)]
+pub(super) struct Tree {
+    pub(super) parts: Vec<Part>,
+    /// Two multiparts, one within the other, have the same boundary: readers differ about what is where.
+    pub(super) ambiguous: bool,
+}
+
+/// One part.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// Its header fields, without the empty line.
+    pub(super) header: Range<usize>,
+    /// Its content as transferred, without the line break that belongs to the next delimiter.
+    pub(super) body: Range<usize>,
+    /// What its header says about it.
+    pub(super) mime: Mime,
+    /// Its own parts.
+    pub(super) children: Vec<usize>,
+}
+
+/// The MIME fields of a part; names in lower case.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Mime {
+    /// `text`, `multipart`; empty where there is no Content-Type that can be read.
+    pub(super) kind: String,
+    /// `plain`, `mixed`.
+    pub(super) subtype: String,
+    pub(super) charset: Option<String>,
+    pub(super) boundary: Option<String>,
+    /// The root of a multipart/related (RFC 2387).
+    pub(super) start: Option<String>,
+    /// `format=flowed` (RFC 3676).
+    pub(super) flowed: bool,
+    /// Content-Transfer-Encoding.
+    pub(super) encoding: String,
+    /// Content-ID, with its angle brackets.
+    pub(super) id: String,
+    /// Content-Disposition is "attachment", or names a file.
+    pub(super) attachment: bool,
+    /// There are several Content-Type or Content-Transfer-Encoding fields that differ.
+    pub(super) contradictory: bool,
+}
+
+impl Mime {
+    /// Whether it is of this type, `kind/subtype` in lower case.
+    pub(super) fn is(&self, kind: &str, subtype: &str) -> bool {
+        self.kind == kind && self.subtype == subtype
+    }
+
+    /// Reads the MIME fields of a header block.
+    fn read(header: &[u8]) -> Mime {
+        let header = &header[..header.len().min(HEADER_READ)];
+        let mut mime = Mime::default();
+        let mut picked: Vec<u8> = Vec::new();
+        let mut seen: [Option<Vec<u8>>; 2] = [None, None];
+        let mut given = [false; 4];
+        for field in Fields::new(header) {
+            let names = [
+                "content-type",
+                "content-transfer-encoding",
+                "content-disposition",
+                "content-id",
+            ];
+            let Some(which) = names
+                .iter()
+                .position(|n| field.name.eq_ignore_ascii_case(n))
+            else {
+                continue;
+            };
+            let value = field.value.trim_ascii();
+            if let Some(seen) = seen.get_mut(which) {
+                match seen {
+                    Some(first) if !first.eq_ignore_ascii_case(value) => mime.contradictory = true,
+                    Some(_) => {}
+                    None => *seen = Some(value.to_vec()),
+                }
+            }
+            if std::mem::replace(&mut given[which], true) {
+                continue;
+            }
+            match which {
+                1 => {
+                    let token = value.split(|b| b";( \t\r\n".contains(b)).next();
+                    mime.encoding = lower(token.unwrap_or_default());
+                }
+                3 => mime.id = String::from_utf8_lossy(value).into_owned(),
+                _ => picked.extend_from_slice(&header[field.range]),
+            }
+        }
+        if picked.is_empty() {
+            return mime;
+        }
+        picked.extend_from_slice(b"\r\n\r\n");
+        let Some(read) = MessageParser::default().parse_headers(&picked) else {
+            return mime;
+        };
+        if let Some(found) = read.content_type()
+            && let Some(subtype) = found.subtype()
+        {
+            mime.kind = found.ctype().trim().to_ascii_lowercase();
+            mime.subtype = subtype.trim().to_ascii_lowercase();
+            let value = |name| found.attribute(name).map(|v| v.trim().to_owned());
+            mime.charset = value("charset").map(|v| v.to_ascii_lowercase());
+            mime.boundary = found.attribute("boundary").map(|v| v.trim_end().to_owned());
+            mime.start = value("start");
+            mime.flowed = value("format").is_some_and(|v| v.eq_ignore_ascii_case("flowed"));
+        }
+        if let Some(found) = read.content_disposition() {
+            mime.attachment =
+                found.ctype().eq_ignore_ascii_case("attachment") || found.has_attribute("filename");
+        }
+        mime
+    }
+}
+
+fn lower(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).to_ascii_lowercase()
+}
+
+/// A multipart whose close delimiter has not come yet.
+struct Open {
+    part: usize,
+    boundary: Vec<u8>,
+}
+
+impl Tree {
+    /// Finds the parts of a message.
+    pub(super) fn of(bytes: &[u8]) -> Tree {
+        let mut scan = Scan {
+            bytes,
+            tree: Tree {
+                parts: Vec::new(),
+                ambiguous: false,
+            },
+            open: Vec::new(),
+            unfinished: Vec::new(),
+        };
+        let mut at = scan.begin(0);
+        while let Some(line) = scan.next_dashes(at) {
+            at = line_end(bytes, line);
+            let Some((level, close)) = scan.delimiter(&bytes[line..at]) else {
+                continue;
+            };
+            scan.end_inside(level, line);
+            if close {
+                scan.open.truncate(level);
+            } else if scan.tree.parts.len() < MOST_PARTS {
+                let parent = scan.open[level].part;
+                let child = scan.tree.parts.len();
+                scan.tree.parts[parent].children.push(child);
+                at = scan.begin(at);
+            } else {
+                break;
+            }
+        }
+        scan.tree
+    }
+}
+
+struct Scan<'a> {
+    bytes: &'a [u8],
+    tree: Tree,
+    open: Vec<Open>,
+    /// Parts whose end was not seen yet, with how many multiparts were open around each.
+    unfinished: Vec<(usize, usize)>,
+}
+
+impl Scan<'_> {
+    /// A part begins here. Returns where its content begins.
+    fn begin(&mut self, start: usize) -> usize {
+        let mut at = start;
+        let (header_end, body) = loop {
+            let end = line_end(self.bytes, at);
+            let line = &self.bytes[at..end];
+            match line {
+                [] => break (at, at),
+                b"\n" | b"\r\n" => break (at, end),
+                _ if !is_header_line(line, at == start) || self.delimiter(line).is_some() => {
+                    break (at, at);
+                }
+                _ => at = end,
+            }
+        };
+        let mime = Mime::read(&self.bytes[start..header_end]);
+        let part = self.tree.parts.len();
+        self.unfinished.push((part, self.open.len()));
+        if mime.kind == "multipart"
+            && self.open.len() < DEEPEST
+            && let Some(boundary) = mime.boundary.as_ref().filter(|b| !b.is_empty())
+        {
+            let boundary = boundary.as_bytes().to_vec();
+            self.tree.ambiguous |= self.open.iter().any(|open| open.boundary == boundary);
+            self.open.push(Open { part, boundary });
+        }
+        self.tree.parts.push(Part {
+            header: start..header_end,
+            body: body..self.bytes.len(),
+            mime,
+            children: Vec::new(),
+        });
+        body
+    }
+
+    /// Everything within the open multipart `level` ends before this delimiter line.
+    fn end_inside(&mut self, level: usize, line: usize) {
+        while let Some(&(part, depth)) = self.unfinished.last()
+            && depth > level
+        {
+            self.unfinished.pop();
+            let body = &mut self.tree.parts[part].body;
+            let before = &self.bytes[body.start.min(line)..line];
+            let shorter = before.strip_suffix(b"\n").unwrap_or(before);
+            let shorter = shorter.strip_suffix(b"\r").unwrap_or(shorter);
+            body.end = body.start.min(line) + shorter.len();
+        }
+        self.open.truncate(level + 1);
+    }
+
+    /// The next line from `at`, a line's beginning, that begins with two dashes.
+    fn next_dashes(&self, at: usize) -> Option<usize> {
+        if self.open.is_empty() {
+            return None;
+        }
+        if self.bytes[at..].starts_with(b"--") {
+            return Some(at);
+        }
+        memchr::memmem::find(&self.bytes[at..], b"\n--").map(|found| at + found + 1)
+    }
+
+    /// Which open multipart the line delimits, and whether it is the last delimiter of it.
+    fn delimiter(&self, line: &[u8]) -> Option<(usize, bool)> {
+        let rest = line.strip_prefix(b"--")?.trim_ascii_end();
+        let whole = |open: &Open| rest == open.boundary;
+        let closing = |open: &Open| rest.strip_suffix(b"--") == Some(&open.boundary[..]);
+        let found = |level| (level, !whole(&self.open[level]));
+        let mut levels = (0..self.open.len()).rev();
+        levels
+            .find(|&level| whole(&self.open[level]) || closing(&self.open[level]))
+            .map(found)
+    }
+}
+
+fn line_end(bytes: &[u8], from: usize) -> usize {
+    memchr::memchr(b'\n', &bytes[from..]).map_or(bytes.len(), |lf| from + lf + 1)
+}
+
+/// Whether a line can stand in a header. What cannot is the first line of a body whose empty line is missing.
+fn is_header_line(line: &[u8], first: bool) -> bool {
+    if matches!(line, [b' ' | b'\t', ..]) {
+        return !first;
+    }
+    let name = memchr::memchr(b':', line).map(|colon| line[..colon].trim_ascii_end());
+    name.is_some_and(|name| !name.is_empty() && name.iter().all(u8::is_ascii_graphic))
+        || (first && line.starts_with(b"From "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str) -> Vec<(String, String)> {
+        let tree = Tree::of(text.as_bytes());
+        let part = |p: &Part| {
+            let kind = format!("{}/{}", p.mime.kind, p.mime.subtype);
+            (kind, text[p.body.clone()].to_owned())
+        };
+        tree.parts.iter().map(part).collect()
+    }
+
+    #[test]
+    fn parts_end_before_the_line_break_of_their_delimiter() {
+        let text = "Content-Type: multipart/mixed; boundary=\"o\"\r\n\r\npre\r\n--o\r\n\
+                    Content-Type: multipart/alternative; boundary=i\r\n\r\n--i\r\n\r\none\r\n\r\n--i  \r\n\
+                    Content-Type: text/html\r\n\r\n<p>two\r\n--i--\r\nepi\r\n--o\r\nContent-Type: message/rfc822\r\n\r\n\
+                    Content-Type: multipart/mixed; boundary=z\r\n\r\n--z\r\n\r\nno\r\n--z--\r\n--o--\r\nrest\r\n";
+        let found = shown(text);
+        let kinds: Vec<&str> = found.iter().map(|(kind, _)| kind.as_str()).collect();
+        assert_eq!(
+            kinds,
+            [
+                "multipart/mixed",
+                "multipart/alternative",
+                "/",
+                "text/html",
+                "message/rfc822"
+            ]
+        );
+        assert_eq!(found[2].1, "one\r\n");
+        assert_eq!(found[3].1, "<p>two");
+        assert!(found[1].1.ends_with("--i--\r\nepi"));
+        assert!(found[4].1.ends_with("--z--"));
+    }
+
+    #[test]
+    fn what_is_never_closed_ends_with_its_parent_or_the_message() {
+        let text = "Content-Type: multipart/mixed; boundary=o\n\n--o\nContent-Type: multipart/mixed; boundary=i\n\n\
+                    --i\n\na\n--o\n\nb\n";
+        let found = shown(text);
+        assert_eq!(found[2].1, "a");
+        assert_eq!(found[3].1, "b\n");
+    }
+
+    #[test]
+    fn a_header_without_its_empty_line_ends_where_no_field_stands() {
+        let text = "Content-Type: multipart/mixed; boundary=o\n\n--o\nHello there\n--o\nContent-Type: text/html\n--o--\n";
+        let found = shown(text);
+        assert_eq!(found[1].1, "Hello there");
+        assert_eq!(found[2], ("text/html".into(), String::new()));
+    }
+
+    #[test]
+    fn equal_boundaries_are_ambiguous_and_deep_ones_are_leaves() {
+        let nested = |n: usize, name: &dyn Fn(usize) -> String| -> String {
+            (0..n)
+                .map(|i| {
+                    let b = name(i);
+                    format!("Content-Type: multipart/mixed; boundary={b}\n\n--{b}\n")
+                })
+                .collect()
+        };
+        assert!(Tree::of(nested(2, &|_| "same".into()).as_bytes()).ambiguous);
+        let deep = nested(40_000, &|i| format!("b{i}"));
+        let tree = Tree::of(deep.as_bytes());
+        assert_eq!(tree.parts.len(), DEEPEST + 1);
+        assert!(!tree.ambiguous);
+    }
+}

@@ -1,0 +1,221 @@
+//! Content-Transfer-Encodings (RFC 2045 section 6), as far as an edit needs them.
+
+use base64::Engine;
+use base64::alphabet::STANDARD as ALPHABET;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+
+/// How a part's content is transferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transfer {
+    /// As it is: 7bit, 8bit, binary, or nothing said.
+    Identity,
+    QuotedPrintable,
+    Base64,
+    /// A name that RFC 2045 does not have.
+    Unknown,
+}
+
+/// Octets of a line of base64 or quoted-printable.
+const LINE: usize = 76;
+
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &ALPHABET,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+impl Transfer {
+    /// From a Content-Transfer-Encoding in lower case; empty where there is none.
+    pub(super) fn of(name: &str) -> Transfer {
+        match name {
+            "" | "7bit" | "8bit" | "binary" | "7-bit" | "8-bit" => Transfer::Identity,
+            "quoted-printable" => Transfer::QuotedPrintable,
+            "base64" => Transfer::Base64,
+            _ => Transfer::Unknown,
+        }
+    }
+
+    /// The content.
+    pub(super) fn decode(self, body: &[u8]) -> Vec<u8> {
+        match self {
+            Transfer::Identity | Transfer::Unknown => body.to_vec(),
+            Transfer::QuotedPrintable => decode_quoted(body, usize::MAX).0,
+            Transfer::Base64 => decode_base64(body),
+        }
+    }
+}
+
+/// Decodes quoted-printable until `most` octets are there. Also says where in `body` that was: what is put in
+/// there stands before the octet of that number.
+pub(super) fn decode_quoted(body: &[u8], most: usize) -> (Vec<u8>, usize) {
+    let mut content = Vec::with_capacity(body.len().min(most));
+    let mut at = 0;
+    while at < body.len() && content.len() < most {
+        let end = memchr::memchr(b'\n', &body[at..]).map_or(body.len(), |lf| at + lf + 1);
+        let line = &body[at..end];
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        let broken = &line[text.len()..];
+        // White space at the end of a line was added on the way (RFC 2045 section 6.7, rule 3).
+        let text = if broken.is_empty() {
+            text
+        } else {
+            trim_blank_end(text)
+        };
+        let (text, soft) = match text.strip_suffix(b"=") {
+            Some(text) => (text, true),
+            None => (text, false),
+        };
+        let mut i = 0;
+        while i < text.len() {
+            if content.len() == most {
+                return (content, at + i);
+            }
+            match (text[i], hex(text.get(i + 1)), hex(text.get(i + 2))) {
+                (b'=', Some(high), Some(low)) => {
+                    content.push(high << 4 | low);
+                    i += 3;
+                }
+                (octet, ..) => {
+                    content.push(octet);
+                    i += 1;
+                }
+            }
+        }
+        if !soft {
+            if content.len() == most {
+                return (content, at + text.len());
+            }
+            content.extend_from_slice(broken);
+        }
+        at = end;
+    }
+    (content, at)
+}
+
+fn trim_blank_end(mut text: &[u8]) -> &[u8] {
+    while let [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+fn hex(octet: Option<&u8>) -> Option<u8> {
+    char::from(*octet?).to_digit(16).map(|digit| digit as u8)
+}
+
+/// Encodes to quoted-printable. Line breaks equal to `eol` stay line breaks, all others are octets.
+pub(super) fn encode_quoted(content: &[u8], eol: &str) -> Vec<u8> {
+    let mut body = Vec::with_capacity(content.len() + content.len() / 8);
+    let mut column = 0;
+    let mut at = 0;
+    while at < content.len() {
+        if content[at..].starts_with(eol.as_bytes()) {
+            body.extend_from_slice(eol.as_bytes());
+            at += eol.len();
+            column = 0;
+            continue;
+        }
+        let octet = content[at];
+        at += 1;
+        let ends = content[at..].starts_with(eol.as_bytes()) || at == content.len();
+        let plain = match octet {
+            b'=' => false,
+            b' ' | b'\t' => !ends,
+            octet => octet.is_ascii_graphic(),
+        };
+        let width = if plain { 1 } else { 3 };
+        if column + width > LINE - 1 {
+            body.push(b'=');
+            body.extend_from_slice(eol.as_bytes());
+            column = 0;
+        }
+        column += width;
+        if plain {
+            body.push(octet);
+        } else {
+            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+            body.extend([
+                b'=',
+                DIGITS[usize::from(octet >> 4)],
+                DIGITS[usize::from(octet & 15)],
+            ]);
+        }
+    }
+    body
+}
+
+/// Decodes base64 as readers do: what is not of the alphabet is passed over, padding ends a piece, not the part.
+pub(super) fn decode_base64(body: &[u8]) -> Vec<u8> {
+    let mut content = Vec::with_capacity(body.len() / 4 * 3);
+    let mut piece = Vec::new();
+    for piece_of_body in body.split(|&b| b == b'=') {
+        piece.clear();
+        let letters = piece_of_body
+            .iter()
+            .filter(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'));
+        piece.extend(letters);
+        // One letter alone holds no octet.
+        if piece.len() % 4 == 1 {
+            piece.pop();
+        }
+        if let Ok(octets) = LENIENT.decode(&piece) {
+            content.extend_from_slice(&octets);
+        }
+    }
+    content
+}
+
+/// Encodes to base64, in lines; the last one ends without a break.
+pub(super) fn encode_base64(content: &[u8], eol: &str) -> Vec<u8> {
+    let letters = STANDARD.encode(content);
+    let mut body = Vec::with_capacity(letters.len() + letters.len() / 38 + 2);
+    for (i, line) in letters.as_bytes().chunks(LINE).enumerate() {
+        if i > 0 {
+            body.extend_from_slice(eol.as_bytes());
+        }
+        body.extend_from_slice(line);
+    }
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_printable_says_where_each_octet_stands() {
+        let body = b"a=C3=A9 b \t\r\nlong=\r\n er=3D=\r\n\r\n=zz";
+        let (content, _) = decode_quoted(body, usize::MAX);
+        assert_eq!(content, "aé b\r\nlong er=\r\n=zz".as_bytes());
+        for offset in 0..=content.len() {
+            let (before, at) = decode_quoted(body, offset);
+            assert_eq!(before, &content[..before.len()]);
+            let rest = decode_quoted(&body[at..], usize::MAX).0;
+            assert_eq!([before, rest].concat(), content, "{offset}");
+        }
+    }
+
+    #[test]
+    fn quoted_printable_comes_back() {
+        let long = "ü=".repeat(200);
+        for content in ["", "a \r\nb\t", "\n\r", &long, ".\r\n.", "x\r\n\r\n"] {
+            let body = encode_quoted(content.as_bytes(), "\r\n");
+            assert_eq!(decode_quoted(&body, usize::MAX).0, content.as_bytes());
+            assert!(
+                body.split(|&b| b == b'\n')
+                    .all(|line| line.len() <= LINE + 1)
+            );
+        }
+    }
+
+    #[test]
+    fn base64_is_read_as_readers_read_it() {
+        assert_eq!(decode_base64(b"aGVs\r\nbG8=\r\n"), b"hello");
+        assert_eq!(decode_base64(b"aGVsbG8"), b"hello");
+        assert_eq!(decode_base64(b"aGU=!bGxv==\n-- \n"), b"hello");
+        assert_eq!(decode_base64(&encode_base64(&[7; 1000], "\r\n")), [7; 1000]);
+    }
+}
