@@ -6,5 +6,8 @@
 mod charset;
 mod content_type;
 mod html;
+mod place;
 mod structure;
 mod transfer;
+
+pub use place::Left;

@@ -1,0 +1,203 @@
+//! Which parts of a message are its body: what a reader shows first, in each of its alternatives.
+
+use super::structure::{Part, Tree};
+
+/// Why a message is left as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Left {
+    /// multipart/signed, or S/MIME.
+    #[error("it is signed")]
+    Signed,
+    /// multipart/encrypted, or S/MIME.
+    #[error("it is encrypted")]
+    Encrypted,
+    /// A delivery report, a read report or another multipart/report.
+    #[error("it is a report")]
+    Report,
+    /// A fragment of a message, or a reference to one (RFC 2046 section 5.2).
+    #[error("it is a fragment of a message or a reference to one")]
+    Partial,
+    /// Its body is RTF or TNEF.
+    #[error("its body is neither plain text nor HTML")]
+    RichText,
+    /// Readers would disagree about its parts.
+    #[error("its structure is ambiguous")]
+    Ambiguous,
+    /// It has no body that text could be put into.
+    #[error("it has no text")]
+    NoText,
+}
+
+/// The parts that text goes into, in the order they stand.
+pub(super) fn bodies(tree: &Tree) -> Result<Vec<usize>, Left> {
+    if tree.ambiguous {
+        return Err(Left::Ambiguous);
+    }
+    let mut search = Search { tree, rich: false };
+    let found = search.within(0)?;
+    for &part in &found {
+        if tree.parts[part].mime.contradictory {
+            return Err(Left::Ambiguous);
+        }
+    }
+    match found.is_empty() {
+        false => Ok(found),
+        true if search.rich => Err(Left::RichText),
+        true => Err(Left::NoText),
+    }
+}
+
+struct Search<'a> {
+    tree: &'a Tree,
+    /// A body of a kind that is left was passed.
+    rich: bool,
+}
+
+impl Search<'_> {
+    /// The bodies in a part; none where it is an attachment or holds nothing but attachments. Recursion is
+    /// bounded by [`super::structure::DEEPEST`].
+    fn within(&mut self, index: usize) -> Result<Vec<usize>, Left> {
+        let part = &self.tree.parts[index];
+        let mime = &part.mime;
+        if mime.kind == "multipart" && mime.contradictory {
+            return Err(Left::Ambiguous);
+        }
+        match (mime.kind.as_str(), mime.subtype.as_str()) {
+            ("multipart", "signed") => Err(Left::Signed),
+            ("multipart", "encrypted") => Err(Left::Encrypted),
+            ("multipart", "report") => Err(Left::Report),
+            ("multipart", "alternative") => {
+                let mut found = Vec::new();
+                for &child in &part.children {
+                    found.extend(self.within(child)?);
+                }
+                Ok(found)
+            }
+            ("multipart", "related") => match self.root_of(part) {
+                Some(root) => self.within(root),
+                None => Ok(Vec::new()),
+            },
+            ("multipart", _) => {
+                for &child in &part.children {
+                    let found = self.within(child)?;
+                    if !found.is_empty() {
+                        return Ok(found);
+                    }
+                }
+                Ok(Vec::new())
+            }
+            ("message", "partial" | "external-body") if index == 0 => Err(Left::Partial),
+            ("message", "delivery-status" | "disposition-notification") if index == 0 => {
+                Err(Left::Report)
+            }
+            ("application", "pkcs7-mime" | "x-pkcs7-mime") if !mime.attachment || index == 0 => {
+                Err(Left::Encrypted)
+            }
+            _ if mime.attachment => Ok(Vec::new()),
+            ("text", "plain" | "html") | ("", _) => Ok(vec![index]),
+            ("text", "rtf" | "richtext" | "enriched")
+            | ("application", "rtf" | "ms-tnef" | "vnd.ms-tnef") => {
+                self.rich = true;
+                Ok(Vec::new())
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The part that a multipart/related is about: the one that `start` names, else the first (RFC 2387 section
+    /// 3.2).
+    fn root_of(&self, part: &Part) -> Option<usize> {
+        let bare = |id: &str| id.trim_matches(['<', '>', ' ']).to_owned();
+        let named = part.mime.start.as_deref().map(bare);
+        let is_named = |&&child: &&usize| {
+            named.is_some() && Some(bare(&self.tree.parts[child].mime.id)) == named
+        };
+        part.children
+            .iter()
+            .find(is_named)
+            .or(part.children.first())
+            .copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(kind: &str, body: &str) -> String {
+        format!("Content-Type: {kind}\r\n\r\n{body}")
+    }
+
+    fn multipart(subtype: &str, name: &str, parts: &[String]) -> String {
+        let inner: String = parts
+            .iter()
+            .map(|p| format!("--{name}\r\n{p}\r\n"))
+            .collect();
+        part(
+            &format!("multipart/{subtype}; boundary={name}"),
+            &format!("{inner}--{name}--\r\n"),
+        )
+    }
+
+    fn chosen(message: &str) -> Result<Vec<String>, Left> {
+        let tree = Tree::of(message.as_bytes());
+        let text = |index: usize| message[tree.parts[index].body.clone()].to_owned();
+        Ok(bodies(&tree)?.into_iter().map(text).collect())
+    }
+
+    #[test]
+    fn the_body_shown_first_is_chosen_in_each_alternative_and_no_attachment() {
+        let plain = part("text/plain", "plain");
+        let html = part("text/html", "html");
+        let attached =
+            "Content-Type: text/plain\r\nContent-Disposition: attachment\r\n\r\nfile".to_owned();
+        let picture = part("image/png", "png");
+        let message = part("message/rfc822", &part("text/plain", "inner"));
+        let related = multipart("related", "r", &[html.clone(), picture]);
+        let alternative = multipart("alternative", "a", &[plain.clone(), related]);
+        let mixed = multipart(
+            "mixed",
+            "m",
+            &[
+                message.clone(),
+                attached.clone(),
+                alternative,
+                plain.clone(),
+            ],
+        );
+        assert_eq!(chosen(&mixed).unwrap(), ["plain", "html"]);
+        assert_eq!(chosen(&plain).unwrap(), ["plain"]);
+        assert_eq!(chosen("\r\nbare").unwrap(), ["bare"]);
+        assert_eq!(
+            chosen(&multipart("mixed", "m", &[message, attached])),
+            Err(Left::NoText)
+        );
+    }
+
+    #[test]
+    fn what_must_not_be_changed_is_left() {
+        let plain = part("text/plain", "plain");
+        let of = |subtype: &str| multipart(subtype, "b", std::slice::from_ref(&plain));
+        assert_eq!(chosen(&of("signed")), Err(Left::Signed));
+        assert_eq!(
+            chosen(&multipart("mixed", "m", &[of("signed"), plain.clone()])),
+            Err(Left::Signed)
+        );
+        assert_eq!(chosen(&of("encrypted")), Err(Left::Encrypted));
+        assert_eq!(chosen(&of("report")), Err(Left::Report));
+        assert_eq!(
+            chosen(&part("application/pkcs7-mime", "x")),
+            Err(Left::Encrypted)
+        );
+        assert_eq!(
+            chosen(&part("message/partial; id=a", "x")),
+            Err(Left::Partial)
+        );
+        assert_eq!(
+            chosen(&part("application/ms-tnef", "x")),
+            Err(Left::RichText)
+        );
+        let twice = format!("Content-Type: text/html\r\n{plain}");
+        assert_eq!(chosen(&twice), Err(Left::Ambiguous));
+    }
+}
