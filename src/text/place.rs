@@ -165,9 +165,9 @@ mod tests {
                 plain.clone(),
             ],
         );
-        assert_eq!(chosen(&mixed).unwrap(), ["plain", "html"]);
-        assert_eq!(chosen(&plain).unwrap(), ["plain"]);
-        assert_eq!(chosen("\r\nbare").unwrap(), ["bare"]);
+        assert_eq!(chosen(&mixed).expect("bodies"), ["plain", "html"]);
+        assert_eq!(chosen(&plain).expect("a body"), ["plain"]);
+        assert_eq!(chosen("\r\nbare").expect("a body"), ["bare"]);
         assert_eq!(
             chosen(&multipart("mixed", "m", &[message, attached])),
             Err(Left::NoText)
