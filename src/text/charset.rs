@@ -81,6 +81,11 @@ impl Charset {
         }
     }
 
+    /// Whether each line begins and ends as ASCII (ISO-2022-JP, RFC 1468).
+    pub(super) fn is_ascii_at_lines(self) -> bool {
+        matches!(self, Charset::Known(encoding, _) if encoding == encoding_rs::ISO_2022_JP)
+    }
+
     /// The text in this charset, from and to its initial state; `None` where it cannot hold it.
     pub(super) fn encode(self, text: &str) -> Option<Vec<u8>> {
         match self {

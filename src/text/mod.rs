@@ -5,9 +5,11 @@
 
 mod charset;
 mod content_type;
+mod edit;
 mod html;
 mod place;
 mod structure;
 mod transfer;
 
+pub use edit::{Splice, Text, Texts, apply, edit};
 pub use place::Left;

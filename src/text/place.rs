@@ -26,6 +26,12 @@ pub enum Left {
     /// It has no body that text could be put into.
     #[error("it has no text")]
     NoText,
+    /// Its charset or transfer encoding is unknown, or its text is not what they say.
+    #[error("its charset or transfer encoding cannot be told")]
+    Charset,
+    /// Its HTML has no place where a text would be shown.
+    #[error("its HTML has no place for a text")]
+    Html,
 }
 
 /// The parts that text goes into, in the order they stand.
