@@ -298,12 +298,14 @@ impl Body<'_> {
     fn set_fields(&self, charset: Option<&str>, encoding: Option<&str>, splices: &mut Vec<Splice>) {
         let start = self.part.header.start;
         let header = &self.message[self.part.header.clone()];
-        let find =
-            |name: &str| Fields::new(header).find(|field| field.name.eq_ignore_ascii_case(name));
+        let named = |name: &'static str| {
+            Fields::new(header).filter(move |field| field.name.eq_ignore_ascii_case(name))
+        };
         let mut changed = Vec::new();
         let mut added = String::new();
-        let mut set = |name: &str, value: &dyn Fn(&str) -> String| match find(name) {
-            Some(field) => {
+        let mut set = |name: &'static str, value: &dyn Fn(&str) -> String| {
+            // Repetitions say the same so far, and have to go on doing so.
+            for field in named(name) {
                 let before = String::from_utf8_lossy(field.value).into_owned();
                 let from = start + field.range.start + after_name(&header[field.range]);
                 changed.push(Splice {
@@ -311,7 +313,9 @@ impl Body<'_> {
                     with: value(&before).into_bytes(),
                 });
             }
-            None => added.push_str(&format!("{name}:{}{}", value(""), self.eol)),
+            if named(name).next().is_none() {
+                added.push_str(&format!("{name}:{}{}", value(""), self.eol));
+            }
         };
         if let Some(charset) = charset {
             set("Content-Type", &|value| {
@@ -321,7 +325,7 @@ impl Body<'_> {
         if let Some(encoding) = encoding {
             set("Content-Transfer-Encoding", &|_| format!(" {encoding}"));
         }
-        if start == 0 && find("MIME-Version").is_none() {
+        if start == 0 && named("MIME-Version").next().is_none() {
             added.push_str(&format!("MIME-Version: 1.0{}", self.eol));
         }
         changed.sort_by_key(|splice| splice.range.start);
@@ -512,5 +516,66 @@ mod tests {
         assert_eq!(edit(b"A: b\r\n\r\nx", &Texts::default()), Ok(Vec::new()));
         let pgp = "A: b\r\n\r\n-----BEGIN PGP SIGNED MESSAGE-----\r\n";
         assert_eq!(edited(pgp, "t"), Err(Left::Signed));
+    }
+
+    /// Lines that mean something somewhere in a message, in any order.
+    const LINES: [&str; 24] = [
+        "\r\n",
+        "\n",
+        "--b\r\n",
+        "--b--\r\n",
+        "--c\n",
+        "--c--\r\n",
+        "--b",
+        "Content-Type: multipart/mixed; boundary=b\r\n",
+        "Content-Type: multipart/alternative;\r\n boundary=\"c\"\r\n",
+        "Content-Type: text/plain; charset=us-ascii\r\n",
+        "Content-Type: text/html; charset=utf-16; format=flowed\r\n",
+        "content-type: text/html\n",
+        "Content-Type: text/plain; charset*0=iso-; charset*1=2022-jp\r\n",
+        "Content-Type:",
+        "Content-Transfer-Encoding: base64\r\n",
+        "Content-Transfer-Encoding: quoted-printable\r\n",
+        "<html><body>",
+        "</body></html>\r\n",
+        "<!--",
+        "=\r\n",
+        "=C3=A9 \r\n",
+        "aGVsbG8=\r\n",
+        "é",
+        "\u{1b}$B",
+    ];
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_the_splices_are_in_order_and_the_rest_stays(
+            lines in proptest::collection::vec(proptest::sample::select(&LINES[..]), 0..24),
+            octets in proptest::collection::vec(proptest::num::u8::ANY, 0..40),
+            place in 0..24usize,
+        ) {
+            let mut message: Vec<u8> = Vec::new();
+            for (i, line) in lines.iter().enumerate() {
+                if i == place {
+                    message.extend_from_slice(&octets);
+                }
+                message.extend_from_slice(line.as_bytes());
+            }
+            for words in ["ascii", "ж and -- more"] {
+                let text = Some(Text { plain: words.into(), html: html::from_plain(words) });
+                let texts = Texts { prepend: text.clone(), append: text };
+                let Ok(splices) = edit(&message, &texts) else { continue };
+                let mut kept = Vec::new();
+                let mut at = 0;
+                for splice in &splices {
+                    proptest::prop_assert!(at <= splice.range.start && splice.range.end <= message.len());
+                    kept.extend_from_slice(&message[at..splice.range.start]);
+                    at = splice.range.end;
+                }
+                let edited = apply(&message, &splices);
+                proptest::prop_assert!(edited.len() > kept.len());
+                // What was written is a message that can be read again.
+                proptest::prop_assert!(edit(&edited, &texts).is_ok());
+            }
+        }
     }
 }

@@ -167,7 +167,7 @@ impl Tree {
             scan.end_inside(level, line);
             if close {
                 scan.open.truncate(level);
-            } else if scan.tree.parts.len() < MOST_PARTS {
+            } else if scan.tree.parts.len() < MOST_PARTS && bytes[line..at].ends_with(b"\n") {
                 let parent = scan.open[level].part;
                 let child = scan.tree.parts.len();
                 scan.tree.parts[parent].children.push(child);
