@@ -28,11 +28,11 @@ impl<'a> Fields<'a> {
     pub fn new(bytes: &'a [u8]) -> Fields<'a> {
         Fields { bytes, at: 0 }
     }
+}
 
-    /// Where the line that starts at `from` ends, its line break included.
-    fn line_end(&self, from: usize) -> usize {
-        memchr::memchr(b'\n', &self.bytes[from..]).map_or(self.bytes.len(), |lf| from + lf + 1)
-    }
+/// Where the line that starts at `from` ends, its line break included; the end where it has none.
+pub fn line_end(bytes: &[u8], from: usize) -> usize {
+    memchr::memchr(b'\n', &bytes[from..]).map_or(bytes.len(), |lf| from + lf + 1)
 }
 
 impl<'a> Iterator for Fields<'a> {
@@ -45,9 +45,9 @@ impl<'a> Iterator for Fields<'a> {
             if first.starts_with(b"\n") || first.starts_with(b"\r\n") {
                 return None;
             }
-            let mut end = self.line_end(start);
+            let mut end = line_end(self.bytes, start);
             while matches!(self.bytes.get(end), Some(b' ' | b'\t')) {
-                end = self.line_end(end);
+                end = line_end(self.bytes, end);
             }
             self.at = end;
             let field = &self.bytes[start..end];

@@ -13,6 +13,6 @@ mod reply;
 pub use address::{Address, AddressError};
 pub use date::{rfc3339, rfc5322};
 pub use envelope::{Client, Envelope, Recipient, Rewritten};
-pub use header::{Field, Fields};
+pub use header::{Field, Fields, line_end};
 pub use message::{BodyKind, Message, Summary};
 pub use reply::{Enhanced, Reply};

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use mail_parser::{MessageParser, MimeHeaders};
 
-use crate::mail::Fields;
+use crate::mail::{Fields, line_end};
 
 /// Multiparts within multiparts beyond this are leaves. No reader shows a body from that deep.
 pub(super) const DEEPEST: usize = 64;
@@ -212,7 +212,10 @@ impl Scan<'_> {
             && let Some(boundary) = mime.boundary.as_ref().filter(|b| !b.is_empty())
         {
             let boundary = boundary.as_bytes().to_vec();
-            self.tree.ambiguous |= self.open.iter().any(|open| open.boundary == boundary);
+            self.tree.ambiguous |= self
+                .open
+                .iter()
+                .any(|open| are_confused(&open.boundary, &boundary));
             self.open.push(Open { part, boundary });
         }
         self.tree.parts.push(Part {
@@ -263,8 +266,10 @@ impl Scan<'_> {
     }
 }
 
-fn line_end(bytes: &[u8], from: usize) -> usize {
-    memchr::memchr(b'\n', &bytes[from..]).map_or(bytes.len(), |lf| from + lf + 1)
+/// Whether a delimiter of one multipart could be one of the other: equal boundaries, or one that is the other's
+/// close delimiter.
+fn are_confused(one: &[u8], other: &[u8]) -> bool {
+    one == other || one.strip_suffix(b"--") == Some(other) || other.strip_suffix(b"--") == Some(one)
 }
 
 /// Whether a line can stand in a header. What cannot is the first line of a body whose empty line is missing.
@@ -342,6 +347,8 @@ mod tests {
                 .collect()
         };
         assert!(Tree::of(nested(2, &|_| "same".into()).as_bytes()).ambiguous);
+        let closing = |i: usize| ["b", "b--"][i].to_owned();
+        assert!(Tree::of(nested(2, &closing).as_bytes()).ambiguous);
         let deep = nested(40_000, &|i| format!("b{i}"));
         let tree = Tree::of(deep.as_bytes());
         assert_eq!(tree.parts.len(), DEEPEST + 1);
