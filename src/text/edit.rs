@@ -99,25 +99,20 @@ impl Body<'_> {
             return Err(Left::Charset);
         }
         let content = self.transfer.decode(&self.message[self.part.body.clone()]);
-        let by_lines = self.charset.is_ascii_at_lines() && !self.part.mime.is("text", "html");
+        let is_html = self.part.mime.is("text", "html");
+        let by_lines = self.charset.is_ascii_at_lines() && !is_html;
         if !self.charset.is_ascii_superset() && !by_lines {
             return self.edit_decoded(&content, texts, splices);
         }
-        if is_pgp(&content) {
-            return Err(Left::Signed);
-        }
-        let is_html = self.part.mime.is("text", "html");
-        let insertions = match is_html {
-            true => self.html_insertions(&content, texts)?,
-            false => self.plain_insertions(&content, texts),
-        };
-        let clean = self.transfer != Transfer::Identity || !content.is_ascii();
+        let insertions = self.insertions(&content, texts)?;
+        // Octets above 127 may be put where some are, or where the encoding hides them.
+        let any_octet = self.transfer != Transfer::Identity || !content.is_ascii();
         let encoded: Option<Vec<Vec<u8>>> = insertions
             .iter()
             .map(|insertion| self.charset.encode(&insertion.text))
             .collect();
         match encoded {
-            Some(encoded) if clean || encoded.iter().all(|bytes| bytes.is_ascii()) => {
+            Some(encoded) if any_octet || encoded.iter().all(|bytes| bytes.is_ascii()) => {
                 self.insert(&content, &insertions, &encoded, splices);
             }
             Some(encoded) => {
@@ -149,17 +144,21 @@ impl Body<'_> {
         splices: &mut Vec<Splice>,
     ) -> Result<(), Left> {
         let content = self.charset.decode(content).ok_or(Left::Charset)?;
-        if is_pgp(content.as_bytes()) {
-            return Err(Left::Signed);
-        }
-        let insertions = match self.part.mime.is("text", "html") {
-            true => self.html_insertions(content.as_bytes(), texts)?,
-            false => self.plain_insertions(content.as_bytes(), texts),
-        };
+        let insertions = self.insertions(content.as_bytes(), texts)?;
         let texts = insertions.iter().map(|insertion| insertion.text.as_bytes());
         let whole = joined(content.as_bytes(), &insertions, texts);
         self.rewrite(&whole, Some("utf-8"), splices);
         Ok(())
+    }
+
+    fn insertions(&self, content: &[u8], texts: &Texts) -> Result<Vec<Insertion>, Left> {
+        if is_pgp(content) {
+            return Err(Left::Signed);
+        }
+        match self.part.mime.is("text", "html") {
+            true => self.html_insertions(content, texts),
+            false => Ok(self.plain_insertions(content, texts)),
+        }
     }
 
     fn html_insertions(&self, content: &[u8], texts: &Texts) -> Result<Vec<Insertion>, Left> {

@@ -5,6 +5,7 @@
 //! unfinished comment, script or tag gets the end of that in front.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::rc::Rc;
 
 use lol_html::{HtmlRewriter, Settings, element, end_tag};
@@ -80,50 +81,42 @@ pub(super) fn places(document: &[u8]) -> Option<Places> {
     })
 }
 
+impl Seen {
+    /// A start tag ends at this offset behind [`OPENING`]; those of the opening itself do not count.
+    fn start(&mut self, tag: &str, end: usize) {
+        let Some(at) = end.checked_sub(OPENING.len()).filter(|&at| at > 0) else {
+            return;
+        };
+        match tag {
+            "html" => self.html.get_or_insert(at),
+            "body" => self.body.get_or_insert(at),
+            _ => return,
+        };
+    }
+
+    /// An end tag stands there.
+    fn end(&mut self, tag: &str, place: Range<usize>) {
+        let at = |offset: usize| offset.checked_sub(OPENING.len());
+        match tag {
+            "html" => self.html_end = self.html_end.max(at(place.start)),
+            "body" => self.body_end = self.body_end.max(at(place.start)),
+            _ => self.head = self.head.or(at(place.end)),
+        }
+    }
+}
+
 fn read(document: &[u8]) -> Option<Seen> {
     let seen = Rc::new(RefCell::new(Seen::default()));
-    let offset = |at: usize| at.checked_sub(OPENING.len());
-    let started = |into: fn(&mut Seen) -> &mut Option<usize>| {
-        let seen = seen.clone();
-        move |end: usize| {
-            if let Some(at) = offset(end).filter(|&at| at > 0) {
-                into(&mut seen.borrow_mut()).get_or_insert(at);
-            }
-        }
-    };
-    let (html, body, head) = (
-        started(|s| &mut s.html),
-        started(|s| &mut s.body),
-        started(|s| &mut s.head),
-    );
-    let (in_body, in_html) = (seen.clone(), seen.clone());
+    let noted = seen.clone();
     let settings = Settings::new()
-        .append_element_content_handler(element!("body", move |el| {
-            body(el.source_location().bytes().end);
-            let seen = in_body.clone();
+        .append_element_content_handler(element!("html, head, body", move |el| {
+            let tag = el.tag_name();
+            let noted = noted.clone();
+            noted
+                .borrow_mut()
+                .start(&tag, el.source_location().bytes().end);
             el.on_end_tag(end_tag!(move |end| {
-                let at = end.source_location().bytes().start;
-                let last = &mut seen.borrow_mut().body_end;
-                *last = (*last).max(offset(at));
-                Ok(())
-            }))?;
-            Ok(())
-        }))
-        .append_element_content_handler(element!("html", move |el| {
-            html(el.source_location().bytes().end);
-            let seen = in_html.clone();
-            el.on_end_tag(end_tag!(move |end| {
-                let at = end.source_location().bytes().start;
-                let last = &mut seen.borrow_mut().html_end;
-                *last = (*last).max(offset(at));
-                Ok(())
-            }))?;
-            Ok(())
-        }))
-        .append_element_content_handler(element!("head", move |el| {
-            let head = head.clone();
-            el.on_end_tag(end_tag!(move |end| {
-                head(end.source_location().bytes().end);
+                noted.borrow_mut().end(&tag, end.source_location().bytes());
                 Ok(())
             }))?;
             Ok(())
