@@ -7,7 +7,7 @@ use super::place::{Left, bodies};
 use super::structure::{Part, Tree};
 use super::transfer::{Transfer, decode_quoted, encode_base64, encode_quoted};
 use super::{content_type, html};
-use crate::mail::Fields;
+use crate::mail::{Field, Fields};
 
 /// Longest line that a text may have, in octets; RFC 5322 section 2.1.1 allows 998, and a line that it is put
 /// into may already have some.
@@ -117,7 +117,7 @@ impl Body<'_> {
             }
             Some(encoded) => {
                 let bytes = joined(&content, &insertions, encoded.iter().map(Vec::as_slice));
-                self.rewrite(&bytes, None, splices);
+                self.rewrite(&bytes, None, splices)?;
             }
             None if is_html => {
                 let encoded: Vec<Vec<u8>> = insertions
@@ -130,7 +130,7 @@ impl Body<'_> {
                 let pieces = self
                     .decoded_pieces(&content, &insertions)
                     .ok_or(Left::Charset)?;
-                self.rewrite(pieces.as_bytes(), Some("utf-8"), splices);
+                self.rewrite(pieces.as_bytes(), Some("utf-8"), splices)?;
             }
         }
         Ok(())
@@ -147,8 +147,7 @@ impl Body<'_> {
         let insertions = self.insertions(content.as_bytes(), texts)?;
         let texts = insertions.iter().map(|insertion| insertion.text.as_bytes());
         let whole = joined(content.as_bytes(), &insertions, texts);
-        self.rewrite(&whole, Some("utf-8"), splices);
-        Ok(())
+        self.rewrite(&whole, Some("utf-8"), splices)
     }
 
     fn insertions(&self, content: &[u8], texts: &Texts) -> Result<Vec<Insertion>, Left> {
@@ -248,7 +247,17 @@ impl Body<'_> {
     }
 
     /// Replaces the body, and what its header says about it.
-    fn rewrite(&self, content: &[u8], charset: Option<&str>, splices: &mut Vec<Splice>) {
+    fn rewrite(
+        &self,
+        content: &[u8],
+        charset: Option<&str>,
+        splices: &mut Vec<Splice>,
+    ) -> Result<(), Left> {
+        let header = &self.message[self.part.header.clone()];
+        // Written anew as text, octets that are none would not come back.
+        if Fields::new(header).any(|field| is_content_type(&field) && !is_utf8(field.value)) {
+            return Err(Left::Charset);
+        }
         let (encoding, with) = match self.transfer {
             Transfer::Base64 => (None, self.in_base64(content)),
             Transfer::QuotedPrintable => (None, encode_quoted(content, self.eol)),
@@ -258,6 +267,7 @@ impl Body<'_> {
         let body = self.part.body.clone();
         let with = [self.separator(body.start), with].concat();
         splices.push(Splice { range: body, with });
+        Ok(())
     }
 
     fn in_base64(&self, content: &[u8]) -> Vec<u8> {
@@ -355,6 +365,14 @@ impl Body<'_> {
         text.push_str(&self.charset.decode(&content[at..])?);
         Some(text)
     }
+}
+
+fn is_content_type(field: &Field<'_>) -> bool {
+    field.name.eq_ignore_ascii_case("Content-Type")
+}
+
+fn is_utf8(octets: &[u8]) -> bool {
+    std::str::from_utf8(octets).is_ok()
 }
 
 /// Where the value of a field begins, after its colon.
@@ -515,6 +533,24 @@ mod tests {
         assert_eq!(edit(b"A: b\r\n\r\nx", &Texts::default()), Ok(Vec::new()));
         let pgp = "A: b\r\n\r\n-----BEGIN PGP SIGNED MESSAGE-----\r\n";
         assert_eq!(edited(pgp, "t"), Err(Left::Signed));
+    }
+
+    #[test]
+    fn a_field_that_cannot_be_written_again_is_not() {
+        let message = b"Content-Type: text/plain; name=\xe9; charset=us-ascii\r\n\r\nx\r\n";
+        let texts = |plain: &str| Texts {
+            append: Some(Text {
+                plain: plain.into(),
+                html: String::new(),
+            }),
+            prepend: None,
+        };
+        assert_eq!(edit(message, &texts("\u{436}")), Err(Left::Charset));
+        let edited = apply(
+            message,
+            &edit(message, &texts("t")).expect("ASCII needs no new field"),
+        );
+        assert_eq!(edited, [&message[..], b"t\r\n"].concat());
     }
 
     /// Lines that mean something somewhere in a message, in any order.
