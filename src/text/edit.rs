@@ -2,28 +2,29 @@
 
 use std::ops::Range;
 
-use super::charset::{Charset, with_references};
-use super::place::{Left, bodies};
-use super::structure::{Part, Tree};
-use super::transfer::{Transfer, decode_quoted, encode_base64, encode_quoted};
-use super::{content_type, html};
-use crate::mail::{Field, Fields};
+use super::beside::Beside;
+use super::body::Body;
+use super::mark::Mark;
+use super::place::{Obstacle, Remedy, Signed, bodies};
+use super::structure::Tree;
 
 /// Longest line that a text may have, in octets; RFC 5322 section 2.1.1 allows 998, and a line that it is put
 /// into may already have some.
-const LONGEST_LINE: usize = 998;
+pub(super) const LONGEST_LINE: usize = 998;
 
 /// One text, for both kinds of bodies. Lines end in LF, the last one with or without.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Text {
     /// For text/plain.
     pub plain: String,
     /// For text/html: what stands inside a body element.
     pub html: String,
+    /// What the text is known by where it is to stand once in a conversation.
+    pub once: Option<Mark>,
 }
 
 /// What is put before and after the body.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Texts {
     /// Before it.
     pub prepend: Option<Text>,
@@ -40,29 +41,121 @@ pub struct Splice {
     pub with: Vec<u8>,
 }
 
-/// The changes that put the texts into the message, in order and apart from each other.
-pub fn edit(message: &[u8], texts: &Texts) -> Result<Vec<Splice>, Left> {
-    let mut splices = Vec::new();
+/// What changes a message, and what was done to which part.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Edited {
+    /// The changes, in order and apart from each other.
+    pub splices: Vec<Splice>,
+    /// The parts.
+    pub notes: Vec<Note>,
+}
+
+/// What was done to one part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Its number as IMAP counts (RFC 3501 section 6.4.5): `1`, `2.1`; empty for the message itself.
+    pub part: String,
+    /// Its Content-Type, in lower case; empty where it has none.
+    pub kind: String,
+    /// What was done.
+    pub how: How,
+}
+
+/// How a text came into a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Put in; no other octet changed.
+    InPlace,
+    /// Put in, with character references for what its charset cannot hold.
+    AsReferences,
+    /// The body was encoded as quoted-printable to hold it.
+    Encoded,
+    /// The body became UTF-8 to hold it.
+    AsUtf8,
+    /// The text is a part beside it, since it could not be put in.
+    Beside(Obstacle),
+}
+
+/// The changes that put the texts into the message; `Err` where it is to go as it is.
+pub fn edit(message: &[u8], texts: &Texts, signed: Signed) -> Result<Edited, Obstacle> {
     if texts == &Texts::default() {
-        return Ok(splices);
+        return Ok(Edited::default());
     }
     let tree = Tree::of(message);
     let eol = match memchr::memchr(b'\n', message) {
         Some(lf) if lf == 0 || message[lf - 1] != b'\r' => "\n",
         _ => "\r\n",
     };
-    for index in bodies(&tree)? {
-        let part = &tree.parts[index];
-        let body = Body {
-            message,
-            part,
-            transfer: Transfer::of(&part.mime.encoding),
-            charset: Charset::of(part.mime.charset.as_deref()),
-            eol,
-        };
-        body.edit(texts, &mut splices)?;
+    let mut beside = Beside::new(message, &tree, eol);
+    let obstacle = match into_bodies(message, &tree, texts, eol, signed, &mut beside) {
+        Ok(edited) => return Ok(edited),
+        Err(obstacle) => obstacle,
+    };
+    if obstacle.remedy(signed) == Remedy::Leave {
+        return Err(obstacle);
     }
-    Ok(splices)
+    Ok(Edited {
+        splices: beside.all(texts),
+        notes: vec![note(&tree, 0, How::Beside(obstacle))],
+    })
+}
+
+fn into_bodies(
+    message: &[u8],
+    tree: &Tree,
+    texts: &Texts,
+    eol: &'static str,
+    signed: Signed,
+    beside: &mut Beside<'_>,
+) -> Result<Edited, Obstacle> {
+    let bodies = bodies(tree)?;
+    let body = |index: usize| Body::new(message, &tree.parts[index], eol);
+    let texts = not_there_yet(texts, || bodies.iter().map(|&index| body(index).words()))?;
+    let mut edited = Edited::default();
+    for &index in &bodies {
+        let body = body(index);
+        let how = match body.edit(&texts, &mut edited.splices) {
+            Ok(how) => how,
+            Err(obstacle) if obstacle.remedy(signed) == Remedy::BesidePart => {
+                beside.part(index, &texts, body.is_html(), &mut edited.splices);
+                How::Beside(obstacle)
+            }
+            Err(obstacle) => return Err(obstacle),
+        };
+        edited.notes.push(note(tree, index, how));
+    }
+    Ok(edited)
+}
+
+/// The texts without those that are to stand once and are there.
+fn not_there_yet<I: Iterator<Item = String>>(
+    texts: &Texts,
+    bodies: impl Fn() -> I,
+) -> Result<Texts, Obstacle> {
+    let is_there = |text: &Text| {
+        text.once
+            .as_ref()
+            .is_some_and(|mark| bodies().any(|words| mark.is_in(&words)))
+    };
+    let left = |text: &Option<Text>| text.clone().filter(|text| !is_there(text));
+    let left = Texts {
+        prepend: left(&texts.prepend),
+        append: left(&texts.append),
+    };
+    if left == Texts::default() {
+        return Err(Obstacle::Repeated);
+    }
+    Ok(left)
+}
+
+fn note(tree: &Tree, index: usize, how: How) -> Note {
+    let mime = &tree.parts[index].mime;
+    let slash = if mime.kind.is_empty() { "" } else { "/" };
+    Note {
+        part: tree.number(index),
+        kind: format!("{}{slash}{}", mime.kind, mime.subtype),
+        how,
+    }
 }
 
 /// The message with the changes made.
@@ -79,397 +172,34 @@ pub fn apply(message: &[u8], splices: &[Splice]) -> Vec<u8> {
     edited
 }
 
-/// Something to put into a body's decoded content.
-struct Insertion {
-    at: usize,
-    text: String,
-}
-
-struct Body<'a> {
-    message: &'a [u8],
-    part: &'a Part,
-    transfer: Transfer,
-    charset: Charset,
-    eol: &'static str,
-}
-
-impl Body<'_> {
-    fn edit(&self, texts: &Texts, splices: &mut Vec<Splice>) -> Result<(), Left> {
-        if self.transfer == Transfer::Unknown {
-            return Err(Left::Charset);
-        }
-        let content = self.transfer.decode(&self.message[self.part.body.clone()]);
-        let is_html = self.part.mime.is("text", "html");
-        let by_lines = self.charset.is_ascii_at_lines() && !is_html;
-        if !self.charset.is_ascii_superset() && !by_lines {
-            return self.edit_decoded(&content, texts, splices);
-        }
-        let insertions = self.insertions(&content, texts)?;
-        // Octets above 127 may be put where some are, or where the encoding hides them.
-        let any_octet = self.transfer != Transfer::Identity || !content.is_ascii();
-        let encoded: Option<Vec<Vec<u8>>> = insertions
-            .iter()
-            .map(|insertion| self.charset.encode(&insertion.text))
-            .collect();
-        match encoded {
-            Some(encoded) if any_octet || encoded.iter().all(|bytes| bytes.is_ascii()) => {
-                self.insert(&content, &insertions, &encoded, splices);
-            }
-            Some(encoded) => {
-                let bytes = joined(&content, &insertions, encoded.iter().map(Vec::as_slice));
-                self.rewrite(&bytes, None, splices)?;
-            }
-            None if is_html => {
-                let encoded: Vec<Vec<u8>> = insertions
-                    .iter()
-                    .map(|insertion| with_references(&insertion.text).into_bytes())
-                    .collect();
-                self.insert(&content, &insertions, &encoded, splices);
-            }
-            None => {
-                let pieces = self
-                    .decoded_pieces(&content, &insertions)
-                    .ok_or(Left::Charset)?;
-                self.rewrite(pieces.as_bytes(), Some("utf-8"), splices)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// For charsets in which neither a tag nor a line can be found: the whole becomes UTF-8.
-    fn edit_decoded(
-        &self,
-        content: &[u8],
-        texts: &Texts,
-        splices: &mut Vec<Splice>,
-    ) -> Result<(), Left> {
-        let content = self.charset.decode(content).ok_or(Left::Charset)?;
-        let insertions = self.insertions(content.as_bytes(), texts)?;
-        let texts = insertions.iter().map(|insertion| insertion.text.as_bytes());
-        let whole = joined(content.as_bytes(), &insertions, texts);
-        self.rewrite(&whole, Some("utf-8"), splices)
-    }
-
-    fn insertions(&self, content: &[u8], texts: &Texts) -> Result<Vec<Insertion>, Left> {
-        if is_pgp(content) {
-            return Err(Left::Signed);
-        }
-        match self.part.mime.is("text", "html") {
-            true => self.html_insertions(content, texts),
-            false => Ok(self.plain_insertions(content, texts)),
-        }
-    }
-
-    fn html_insertions(&self, content: &[u8], texts: &Texts) -> Result<Vec<Insertion>, Left> {
-        let places = html::places(content).ok_or(Left::Html)?;
-        let eol = self.eol;
-        let lines = |text: &Text| fold(&text.html).join(eol);
-        let prepend = texts.prepend.as_ref().map(|text| Insertion {
-            at: places.prepend,
-            text: format!("{eol}{}{eol}", lines(text)),
-        });
-        let append = texts.append.as_ref().map(|text| Insertion {
-            at: places.append,
-            text: format!("{}{eol}{}{eol}", places.ending, lines(text)),
-        });
-        Ok(prepend.into_iter().chain(append).collect())
-    }
-
-    fn plain_insertions(&self, content: &[u8], texts: &Texts) -> Vec<Insertion> {
-        let eol = self.eol;
-        let lines = |text: &Text| {
-            let mut lines = fold(&text.plain);
-            if self.part.mime.flowed {
-                lines.iter_mut().for_each(|line| *line = fixed_line(line));
-            }
-            lines.join(eol)
-        };
-        let start = if content.starts_with(b"\xef\xbb\xbf") {
-            3
-        } else {
-            0
-        };
-        let prepend = texts.prepend.as_ref().map(|text| Insertion {
-            at: start,
-            text: format!("{}{eol}", lines(text)),
-        });
-        let append = texts.append.as_ref().map(|text| {
-            let ended = content.is_empty() || content.ends_with(b"\n");
-            // The last paragraph of flowed text would flow into ours (RFC 3676 section 4.2).
-            let flows = self.part.mime.flowed && content.trim_ascii_end_breaks().ends_with(b" ");
-            let before = if ended { "" } else { eol };
-            let between = if flows { eol } else { "" };
-            let after = if content.ends_with(b"\n") { eol } else { "" };
-            Insertion {
-                at: content.len(),
-                text: format!("{before}{between}{}{after}", lines(text)),
-            }
-        });
-        prepend.into_iter().chain(append).collect()
-    }
-
-    /// Puts something in and leaves the rest of the body as it is transferred.
-    fn insert(
-        &self,
-        content: &[u8],
-        insertions: &[Insertion],
-        encoded: &[Vec<u8>],
-        splices: &mut Vec<Splice>,
-    ) {
-        let body = self.part.body.clone();
-        if self.transfer == Transfer::Base64 {
-            let bytes = joined(content, insertions, encoded.iter().map(Vec::as_slice));
-            let with = self.in_base64(&bytes);
-            splices.push(Splice { range: body, with });
-            return;
-        }
-        for (i, (insertion, bytes)) in insertions.iter().zip(encoded).enumerate() {
-            let (at, with) = match self.transfer {
-                Transfer::QuotedPrintable => {
-                    let transferred = &self.message[body.clone()];
-                    let (_, at) = decode_quoted(transferred, insertion.at);
-                    (at, self.in_quoted(transferred, at, bytes))
-                }
-                _ => (insertion.at, bytes.clone()),
-            };
-            let at = body.start + at;
-            let first = if i == 0 {
-                self.separator(at)
-            } else {
-                Vec::new()
-            };
-            let with = [first, with].concat();
-            splices.push(Splice {
-                range: at..at,
-                with,
-            });
-        }
-    }
-
-    /// Replaces the body, and what its header says about it.
-    fn rewrite(
-        &self,
-        content: &[u8],
-        charset: Option<&str>,
-        splices: &mut Vec<Splice>,
-    ) -> Result<(), Left> {
-        let header = &self.message[self.part.header.clone()];
-        // Written anew as text, octets that are none would not come back.
-        if Fields::new(header).any(|field| is_content_type(&field) && !is_utf8(field.value)) {
-            return Err(Left::Charset);
-        }
-        let (encoding, with) = match self.transfer {
-            Transfer::Base64 => (None, self.in_base64(content)),
-            Transfer::QuotedPrintable => (None, encode_quoted(content, self.eol)),
-            _ => (Some("quoted-printable"), encode_quoted(content, self.eol)),
-        };
-        self.set_fields(charset, encoding, splices);
-        let body = self.part.body.clone();
-        let with = [self.separator(body.start), with].concat();
-        splices.push(Splice { range: body, with });
-        Ok(())
-    }
-
-    fn in_base64(&self, content: &[u8]) -> Vec<u8> {
-        let mut with = encode_base64(content, self.eol);
-        if self.message[self.part.body.clone()].ends_with(b"\n") {
-            with.extend_from_slice(self.eol.as_bytes());
-        }
-        with
-    }
-
-    /// The text for a place in a quoted-printable body: what stands on the same line is held to it by soft line
-    /// breaks, so that no line grows.
-    fn in_quoted(&self, transferred: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
-        let soft = format!("={}", self.eol);
-        let mut with = Vec::new();
-        if at > 0 && transferred[at - 1] != b'\n' && !bytes.starts_with(self.eol.as_bytes()) {
-            with.extend_from_slice(soft.as_bytes());
-        }
-        with.extend(encode_quoted(bytes, self.eol));
-        if at < transferred.len() && !bytes.ends_with(self.eol.as_bytes()) {
-            with.extend_from_slice(soft.as_bytes());
-        }
-        with
-    }
-
-    /// The empty line, where a header has none before a text at this place.
-    fn separator(&self, at: usize) -> Vec<u8> {
-        let header = &self.message[self.part.header.clone()];
-        if at != self.part.body.start || self.part.body.start > self.part.header.end {
-            return Vec::new();
-        }
-        let ended = header.is_empty() || header.ends_with(b"\n");
-        let line = if ended { "" } else { self.eol };
-        format!("{line}{}", self.eol).into_bytes()
-    }
-
-    fn set_fields(&self, charset: Option<&str>, encoding: Option<&str>, splices: &mut Vec<Splice>) {
-        let start = self.part.header.start;
-        let header = &self.message[self.part.header.clone()];
-        let named = |name: &'static str| {
-            Fields::new(header).filter(move |field| field.name.eq_ignore_ascii_case(name))
-        };
-        let mut changed = Vec::new();
-        let mut added = String::new();
-        let mut set = |name: &'static str, value: &dyn Fn(&str) -> String| {
-            // Repetitions say the same so far, and have to go on doing so.
-            for field in named(name) {
-                let before = String::from_utf8_lossy(field.value).into_owned();
-                let from = start + field.range.start + after_name(&header[field.range]);
-                changed.push(Splice {
-                    range: from..from + field.value.len(),
-                    with: value(&before).into_bytes(),
-                });
-            }
-            if named(name).next().is_none() {
-                added.push_str(&format!("{name}:{}{}", value(""), self.eol));
-            }
-        };
-        if let Some(charset) = charset {
-            set("Content-Type", &|value| {
-                content_type::with_charset(value, charset)
-            });
-        }
-        if let Some(encoding) = encoding {
-            set("Content-Transfer-Encoding", &|_| format!(" {encoding}"));
-        }
-        if start == 0 && named("MIME-Version").next().is_none() {
-            added.push_str(&format!("MIME-Version: 1.0{}", self.eol));
-        }
-        changed.sort_by_key(|splice| splice.range.start);
-        splices.extend(changed);
-        if !added.is_empty() {
-            let end = self.part.header.end;
-            let line = if header.is_empty() || header.ends_with(b"\n") {
-                ""
-            } else {
-                self.eol
-            };
-            splices.push(Splice {
-                range: end..end,
-                with: format!("{line}{added}").into_bytes(),
-            });
-        }
-    }
-
-    /// Content and texts as one text; `None` where the content is not certain.
-    fn decoded_pieces(&self, content: &[u8], insertions: &[Insertion]) -> Option<String> {
-        let mut text = String::with_capacity(content.len());
-        let mut at = 0;
-        for insertion in insertions {
-            text.push_str(&self.charset.decode(&content[at..insertion.at])?);
-            text.push_str(&insertion.text);
-            at = insertion.at;
-        }
-        text.push_str(&self.charset.decode(&content[at..])?);
-        Some(text)
-    }
-}
-
-fn is_content_type(field: &Field<'_>) -> bool {
-    field.name.eq_ignore_ascii_case("Content-Type")
-}
-
-fn is_utf8(octets: &[u8]) -> bool {
-    std::str::from_utf8(octets).is_ok()
-}
-
-/// Where the value of a field begins, after its colon.
-fn after_name(field: &[u8]) -> usize {
-    memchr::memchr(b':', field).map_or(0, |colon| colon + 1)
-}
-
-fn joined<'a>(
-    content: &[u8],
-    insertions: &[Insertion],
-    texts: impl Iterator<Item = &'a [u8]>,
-) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(content.len());
-    let mut at = 0;
-    for (insertion, text) in insertions.iter().zip(texts) {
-        bytes.extend_from_slice(&content[at..insertion.at]);
-        bytes.extend_from_slice(text);
-        at = insertion.at;
-    }
-    bytes.extend_from_slice(&content[at..]);
-    bytes
-}
-
-/// A message that PGP signed or encrypted without MIME (RFC 9580 section 6.2).
-fn is_pgp(content: &[u8]) -> bool {
-    [
-        "-----BEGIN PGP MESSAGE-----",
-        "-----BEGIN PGP SIGNED MESSAGE-----",
-    ]
-    .iter()
-    .flat_map(|line| memchr::memmem::find_iter(content, line.as_bytes()))
-    .any(|at| at == 0 || matches!(content[at - 1], b'\n' | b'>'))
-}
-
-/// A line as format=flowed writes one that does not flow (RFC 3676 section 4.4).
-fn fixed_line(line: &str) -> String {
-    let kept = if line == "-- " {
-        line
-    } else {
-        line.trim_end_matches(' ')
-    };
-    let stuffed = kept.starts_with([' ', '>']) || kept.starts_with("From ");
-    format!("{}{kept}", if stuffed { " " } else { "" })
-}
-
-/// The lines of a text, none longer than can be sent in any charset.
-fn fold(text: &str) -> Vec<String> {
-    let mut lines = Vec::new();
-    for mut line in text.lines() {
-        // A character may take ten octets, as a reference.
-        while line.len() > LONGEST_LINE / 10
-            && line
-                .chars()
-                .map(|c| if c.is_ascii() { 1 } else { 10 })
-                .sum::<usize>()
-                > LONGEST_LINE - 2
-        {
-            let most = line.floor_char_boundary(LONGEST_LINE / 10);
-            let cut = line[..most].rfind(' ').filter(|&at| at > 0);
-            let (head, tail) = line.split_at(cut.unwrap_or(most));
-            lines.push(head.to_owned());
-            line = tail.strip_prefix(' ').unwrap_or(tail);
-        }
-        lines.push(line.to_owned());
-    }
-    lines
-}
-
-trait Lines {
-    fn trim_ascii_end_breaks(&self) -> &[u8];
-}
-
-impl Lines for [u8] {
-    /// Without the last line break.
-    fn trim_ascii_end_breaks(&self) -> &[u8] {
-        let text = self.strip_suffix(b"\n").unwrap_or(self);
-        text.strip_suffix(b"\r").unwrap_or(text)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::html;
 
-    fn edited(message: &str, text: &str) -> Result<String, Left> {
-        let texts = Texts {
-            prepend: Some(Text {
-                plain: format!("[P {text}]"),
-                html: format!("<i>[P {text}]</i>"),
-            }),
-            append: Some(Text {
-                plain: format!("[A {text}]"),
-                html: format!("<i>[A {text}]</i>"),
-            }),
-        };
-        let splices = edit(message.as_bytes(), &texts)?;
-        Ok(String::from_utf8_lossy(&apply(message.as_bytes(), &splices)).into_owned())
+    fn text(plain: String, html: String) -> Option<Text> {
+        Some(Text {
+            plain,
+            html,
+            once: None,
+        })
+    }
+
+    fn texts(words: &str) -> Texts {
+        Texts {
+            prepend: text(format!("[P {words}]"), format!("<i>[P {words}]</i>")),
+            append: text(format!("[A {words}]"), format!("<i>[A {words}]</i>")),
+        }
+    }
+
+    fn edited_as(message: &str, words: &str, signed: Signed) -> Result<String, Obstacle> {
+        let edited = edit(message.as_bytes(), &texts(words), signed)?;
+        let bytes = apply(message.as_bytes(), &edited.splices);
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn edited(message: &str, words: &str) -> Result<String, Obstacle> {
+        edited_as(message, words, Signed::Skip)
     }
 
     #[test]
@@ -524,33 +254,126 @@ mod tests {
         let expected = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\
                         MIME-Version: 1.0\r\n\r\nW1AgdF0NCngNCltBIHRd\r\n";
         assert_eq!(base64.expect("edited"), expected);
-        let guess = "Content-Type: text/plain; charset=x-unknown\r\n\r\né\r\n";
-        assert_eq!(edited(guess, "ж"), Err(Left::Charset));
     }
 
     #[test]
     fn no_text_is_no_change_and_inline_pgp_is_left() {
-        assert_eq!(edit(b"A: b\r\n\r\nx", &Texts::default()), Ok(Vec::new()));
+        assert_eq!(
+            edit(b"A: b\r\n\r\nx", &Texts::default(), Signed::Skip),
+            Ok(Edited::default())
+        );
         let pgp = "A: b\r\n\r\n-----BEGIN PGP SIGNED MESSAGE-----\r\n";
-        assert_eq!(edited(pgp, "t"), Err(Left::Signed));
+        assert_eq!(edited(pgp, "t"), Err(Obstacle::Signed));
+    }
+
+    #[test]
+    fn what_a_text_cannot_be_put_into_gets_it_beside() {
+        let part = |kind: &str, words: &str| {
+            format!(
+                "--=_copyist_text_00000000\r\nContent-Type: text/{kind}; charset=us-ascii\r\n\
+                 Content-Transfer-Encoding: 7bit\r\nContent-Disposition: inline\r\n\r\n{words}\r\n"
+            )
+        };
+        let image = "Subject: s\r\nContent-Type: image/png\r\nMIME-Version: 1.0\r\ncontent-transfer-encoding: base64\r\n\r\nQUJD\r\n";
+        let expected = format!(
+            "Subject: s\r\nContent-Type: multipart/mixed;\r\n\tboundary=\"=_copyist_text_00000000\"\r\nMIME-Version: 1.0\r\n\r\n\
+             {}--=_copyist_text_00000000\r\nContent-Type: image/png\r\ncontent-transfer-encoding: base64\r\n\r\nQUJD\r\n\r\n\
+             {}--=_copyist_text_00000000--\r\n",
+            part("plain", "[P t]"),
+            part("plain", "[A t]")
+        );
+        assert_eq!(edited(image, "t"), Ok(expected));
+
+        let html = |inner: &str| {
+            format!(
+                "Content-Type: multipart/alternative; boundary=a\r\n\r\n--a\r\n\r\nx\r\n--a\r\n{inner}\r\n--a--\r\n"
+            )
+        };
+        let unknown = "Content-Type: text/html\r\nContent-Transfer-Encoding: x-unknown\r\n\r\n!";
+        let beside = format!(
+            "Content-Type: multipart/mixed;\r\n\tboundary=\"=_copyist_text_00000000\"\r\n\r\n{}\
+             --=_copyist_text_00000000\r\n{unknown}\r\n{}--=_copyist_text_00000000--",
+            part("html", "<i>[P t]</i>"),
+            part("html", "<i>[A t]</i>")
+        );
+        let expected = html(&beside).replacen("\r\nx\r\n", "\r\n[P t]\r\nx\r\n[A t]\r\n", 1);
+        assert_eq!(
+            edited(&html(unknown), "t"),
+            Ok(expected.replace("[A t]\r\n\r\n--a", "[A t]\r\n--a"))
+        );
+    }
+
+    #[test]
+    fn a_mixed_message_without_text_has_further_parts() {
+        let pdf = "--m\r\nContent-Type: application/pdf\r\n\r\nx\r\n";
+        let head = "Content-Type: multipart/mixed; boundary=m\r\n\r\npre\r\n";
+        for end in ["--m--\r\nepi\r\n", ""] {
+            let found = edited(&format!("{head}{pdf}{end}"), "t").expect("edited");
+            let place = |what: &str| found.find(what).expect(what);
+            assert!(place("pre") < place("[P t]") && place("[P t]") < place("application/pdf"));
+            assert!(place("application/pdf") < place("[A t]") && place("[A t]") < place("--m--"));
+            assert_eq!(Tree::of(found.as_bytes()).parts.len(), 4, "{found}");
+        }
+    }
+
+    #[test]
+    fn a_boundary_of_ours_in_the_message_is_not_used_again() {
+        let message =
+            "Content-Type: image/png\r\n\r\n=_copyist_text_00000000 =_copyist_text_00000001\r\n";
+        let found = edited(message, "t").expect("edited");
+        assert!(
+            found.contains("boundary=\"=_copyist_text_00000002\""),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn signed_messages_are_left_or_wrapped_untouched() {
+        let inner = "Content-Type: multipart/signed; boundary=s\r\n\r\n--s\r\n\r\nx\r\n--s\r\nContent-Type: \
+                     application/pkcs7-signature\r\n\r\ny\r\n--s--\r\n";
+        let message = format!("From: a@b\r\n{inner}");
+        assert_eq!(edited(&message, "t"), Err(Obstacle::Signed));
+        let wrapped = edited_as(&message, "t", Signed::Wrap).expect("wrapped");
+        assert!(
+            wrapped.contains(&format!("--=_copyist_text_00000000\r\n{inner}\r\n--")),
+            "{wrapped}"
+        );
+        let report = "Content-Type: multipart/report; boundary=s\r\n\r\n--s\r\n\r\nx\r\n--s--\r\n";
+        assert_eq!(edited_as(report, "t", Signed::Wrap), Err(Obstacle::Report));
+    }
+
+    #[test]
+    fn a_text_that_is_to_stand_once_does() {
+        let mut texts = texts("This mail is confidential");
+        for text in [&mut texts.prepend, &mut texts.append] {
+            let text = text.as_mut().expect("set");
+            text.once = Mark::of(&text.plain);
+        }
+        let once = |message: &[u8]| {
+            edit(message, &texts, Signed::Skip).map(|e| apply(message, &e.splices))
+        };
+        let first = once(b"A: b\r\n\r\nhello\r\n").expect("edited");
+        assert_eq!(once(&first), Err(Obstacle::Repeated));
+        let reply = String::from_utf8_lossy(&first).replace("[P This mail is ", "nothing\r\n");
+        let second = String::from_utf8(once(reply.as_bytes()).expect("edited")).expect("ASCII");
+        assert_eq!(second.matches("[P This").count(), 1);
+        assert_eq!(second.matches("[A This").count(), 1);
     }
 
     #[test]
     fn a_field_that_cannot_be_written_again_is_not() {
         let message = b"Content-Type: text/plain; name=\xe9; charset=us-ascii\r\n\r\nx\r\n";
         let texts = |plain: &str| Texts {
-            append: Some(Text {
-                plain: plain.into(),
-                html: String::new(),
-            }),
+            append: text(plain.into(), String::new()),
             prepend: None,
         };
-        assert_eq!(edit(message, &texts("\u{436}")), Err(Left::Charset));
-        let edited = apply(
-            message,
-            &edit(message, &texts("t")).expect("ASCII needs no new field"),
+        let edited = edit(message, &texts("\u{436}"), Signed::Skip).expect("beside");
+        assert_eq!(edited.notes[0].how, How::Beside(Obstacle::Charset));
+        let edited = edit(message, &texts("t"), Signed::Skip).expect("ASCII needs no new field");
+        assert_eq!(
+            apply(message, &edited.splices),
+            [&message[..], b"t\r\n"].concat()
         );
-        assert_eq!(edited, [&message[..], b"t\r\n"].concat());
     }
 
     /// Lines that mean something somewhere in a message, in any order.
@@ -596,9 +419,9 @@ mod tests {
                 message.extend_from_slice(line.as_bytes());
             }
             for words in ["ascii", "ж and -- more"] {
-                let text = Some(Text { plain: words.into(), html: html::from_plain(words) });
+                let text = text(words.into(), html::from_plain(words));
                 let texts = Texts { prepend: text.clone(), append: text };
-                let Ok(splices) = edit(&message, &texts) else { continue };
+                let Ok(Edited { splices, .. }) = edit(&message, &texts, Signed::Wrap) else { continue };
                 let mut kept = Vec::new();
                 let mut at = 0;
                 for splice in &splices {
@@ -609,7 +432,7 @@ mod tests {
                 let edited = apply(&message, &splices);
                 proptest::prop_assert!(edited.len() > kept.len());
                 // What was written is a message that can be read again.
-                proptest::prop_assert!(edit(&edited, &texts).is_ok());
+                proptest::prop_assert!(edit(&edited, &texts, Signed::Wrap).is_ok());
             }
         }
     }

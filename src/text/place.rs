@@ -2,13 +2,13 @@
 
 use super::structure::{Part, Tree};
 
-/// Why a message is left as it is.
+/// Why a text cannot be put into a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Left {
-    /// multipart/signed, or S/MIME.
+pub enum Obstacle {
+    /// multipart/signed, S/MIME, or signed by PGP in the body itself.
     #[error("it is signed")]
     Signed,
-    /// multipart/encrypted, or S/MIME.
+    /// multipart/encrypted, S/MIME, or encrypted by PGP in the body itself.
     #[error("it is encrypted")]
     Encrypted,
     /// A delivery report, a read report or another multipart/report.
@@ -20,36 +20,94 @@ pub enum Left {
     /// Its body is RTF or TNEF.
     #[error("its body is neither plain text nor HTML")]
     RichText,
+    /// All that would be put in is there already, and is to stand there once.
+    #[error("it has the text already")]
+    Repeated,
     /// Readers would disagree about its parts.
     #[error("its structure is ambiguous")]
     Ambiguous,
     /// It has no body that text could be put into.
     #[error("it has no text")]
     NoText,
-    /// Its charset or transfer encoding is unknown, or its text is not what they say.
+    /// The charset or transfer encoding is unknown, or the text is not what they say.
     #[error("its charset or transfer encoding cannot be told")]
     Charset,
-    /// Its HTML has no place where a text would be shown.
+    /// The HTML has no place where a text would be shown.
     #[error("its HTML has no place for a text")]
     Html,
 }
 
+/// What is done about an obstacle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// The message goes as it is.
+    Leave,
+    /// The whole message becomes a part, and the text is a part beside it.
+    BesideAll,
+    /// The text is a part beside the one that it cannot be put into.
+    BesidePart,
+}
+
+/// What becomes of messages that are signed or encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Signed {
+    /// They are left.
+    #[default]
+    Skip,
+    /// They become a part, untouched, and the text is a part beside it.
+    Wrap,
+}
+
+impl Obstacle {
+    /// The one place that decides what becomes of a message which text cannot be put into. A report, a
+    /// fragment or what only Outlook can read would be of no use to anybody with something beside it.
+    pub(super) fn remedy(self, signed: Signed) -> Remedy {
+        match self {
+            Obstacle::Signed | Obstacle::Encrypted => match signed {
+                Signed::Skip => Remedy::Leave,
+                Signed::Wrap => Remedy::BesideAll,
+            },
+            Obstacle::Report | Obstacle::Partial | Obstacle::RichText | Obstacle::Repeated => {
+                Remedy::Leave
+            }
+            Obstacle::Ambiguous | Obstacle::NoText => Remedy::BesideAll,
+            Obstacle::Charset | Obstacle::Html => Remedy::BesidePart,
+        }
+    }
+
+    /// The word for it in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Obstacle::Signed => "signed",
+            Obstacle::Encrypted => "encrypted",
+            Obstacle::Report => "report",
+            Obstacle::Partial => "partial",
+            Obstacle::RichText => "rich_text",
+            Obstacle::Repeated => "repeated",
+            Obstacle::Ambiguous => "ambiguous",
+            Obstacle::NoText => "no_text",
+            Obstacle::Charset => "charset",
+            Obstacle::Html => "html",
+        }
+    }
+}
+
 /// The parts that text goes into, in the order they stand.
-pub(super) fn bodies(tree: &Tree) -> Result<Vec<usize>, Left> {
+pub(super) fn bodies(tree: &Tree) -> Result<Vec<usize>, Obstacle> {
     if tree.ambiguous {
-        return Err(Left::Ambiguous);
+        return Err(Obstacle::Ambiguous);
     }
     let mut search = Search { tree, rich: false };
     let found = search.within(0)?;
     for &part in &found {
         if tree.parts[part].mime.contradictory {
-            return Err(Left::Ambiguous);
+            return Err(Obstacle::Ambiguous);
         }
     }
     match found.is_empty() {
         false => Ok(found),
-        true if search.rich => Err(Left::RichText),
-        true => Err(Left::NoText),
+        true if search.rich => Err(Obstacle::RichText),
+        true => Err(Obstacle::NoText),
     }
 }
 
@@ -62,16 +120,16 @@ struct Search<'a> {
 impl Search<'_> {
     /// The bodies in a part; none where it is an attachment or holds nothing but attachments. Recursion is
     /// bounded by [`super::structure::DEEPEST`].
-    fn within(&mut self, index: usize) -> Result<Vec<usize>, Left> {
+    fn within(&mut self, index: usize) -> Result<Vec<usize>, Obstacle> {
         let part = &self.tree.parts[index];
         let mime = &part.mime;
         if mime.kind == "multipart" && mime.contradictory {
-            return Err(Left::Ambiguous);
+            return Err(Obstacle::Ambiguous);
         }
         match (mime.kind.as_str(), mime.subtype.as_str()) {
-            ("multipart", "signed") => Err(Left::Signed),
-            ("multipart", "encrypted") => Err(Left::Encrypted),
-            ("multipart", "report") => Err(Left::Report),
+            ("multipart", "signed") => Err(Obstacle::Signed),
+            ("multipart", "encrypted") => Err(Obstacle::Encrypted),
+            ("multipart", "report") => Err(Obstacle::Report),
             ("multipart", "alternative") => {
                 let mut found = Vec::new();
                 for &child in &part.children {
@@ -92,12 +150,12 @@ impl Search<'_> {
                 }
                 Ok(Vec::new())
             }
-            ("message", "partial" | "external-body") if index == 0 => Err(Left::Partial),
+            ("message", "partial" | "external-body") if index == 0 => Err(Obstacle::Partial),
             ("message", "delivery-status" | "disposition-notification") if index == 0 => {
-                Err(Left::Report)
+                Err(Obstacle::Report)
             }
             ("application", "pkcs7-mime" | "x-pkcs7-mime") if !mime.attachment || index == 0 => {
-                Err(Left::Encrypted)
+                Err(Obstacle::Encrypted)
             }
             _ if mime.attachment => Ok(Vec::new()),
             ("text", "plain" | "html") | ("", _) => Ok(vec![index]),
@@ -145,7 +203,7 @@ mod tests {
         )
     }
 
-    fn chosen(message: &str) -> Result<Vec<String>, Left> {
+    fn chosen(message: &str) -> Result<Vec<String>, Obstacle> {
         let tree = Tree::of(message.as_bytes());
         let text = |index: usize| message[tree.parts[index].body.clone()].to_owned();
         Ok(bodies(&tree)?.into_iter().map(text).collect())
@@ -176,7 +234,7 @@ mod tests {
         assert_eq!(chosen("\r\nbare").expect("a body"), ["bare"]);
         assert_eq!(
             chosen(&multipart("mixed", "m", &[message, attached])),
-            Err(Left::NoText)
+            Err(Obstacle::NoText)
         );
     }
 
@@ -184,26 +242,26 @@ mod tests {
     fn what_must_not_be_changed_is_left() {
         let plain = part("text/plain", "plain");
         let of = |subtype: &str| multipart(subtype, "b", std::slice::from_ref(&plain));
-        assert_eq!(chosen(&of("signed")), Err(Left::Signed));
+        assert_eq!(chosen(&of("signed")), Err(Obstacle::Signed));
         assert_eq!(
             chosen(&multipart("mixed", "m", &[of("signed"), plain.clone()])),
-            Err(Left::Signed)
+            Err(Obstacle::Signed)
         );
-        assert_eq!(chosen(&of("encrypted")), Err(Left::Encrypted));
-        assert_eq!(chosen(&of("report")), Err(Left::Report));
+        assert_eq!(chosen(&of("encrypted")), Err(Obstacle::Encrypted));
+        assert_eq!(chosen(&of("report")), Err(Obstacle::Report));
         assert_eq!(
             chosen(&part("application/pkcs7-mime", "x")),
-            Err(Left::Encrypted)
+            Err(Obstacle::Encrypted)
         );
         assert_eq!(
             chosen(&part("message/partial; id=a", "x")),
-            Err(Left::Partial)
+            Err(Obstacle::Partial)
         );
         assert_eq!(
             chosen(&part("application/ms-tnef", "x")),
-            Err(Left::RichText)
+            Err(Obstacle::RichText)
         );
         let twice = format!("Content-Type: text/html\r\n{plain}");
-        assert_eq!(chosen(&twice), Err(Left::Ambiguous));
+        assert_eq!(chosen(&twice), Err(Obstacle::Ambiguous));
     }
 }

@@ -39,6 +39,10 @@ pub(super) struct Part {
     pub(super) mime: Mime,
     /// Its own parts.
     pub(super) children: Vec<usize>,
+    /// Where the first of its delimiter lines begins.
+    pub(super) first: Option<usize>,
+    /// Where its close delimiter line begins.
+    pub(super) close: Option<usize>,
 }
 
 /// The MIME fields of a part; names in lower case.
@@ -147,6 +151,21 @@ struct Open {
 }
 
 impl Tree {
+    /// The part's number as IMAP counts (RFC 3501 section 6.4.5); empty for the message itself.
+    pub(super) fn number(&self, index: usize) -> String {
+        let mut numbers = Vec::new();
+        let mut at = index;
+        // A parent stands before its children.
+        for parent in (0..index).rev() {
+            if let Some(place) = self.parts[parent].children.iter().position(|&c| c == at) {
+                numbers.push((place + 1).to_string());
+                at = parent;
+            }
+        }
+        numbers.reverse();
+        numbers.join(".")
+    }
+
     /// Finds the parts of a message.
     pub(super) fn of(bytes: &[u8]) -> Tree {
         let mut scan = Scan {
@@ -165,7 +184,10 @@ impl Tree {
                 continue;
             };
             scan.end_inside(level, line);
+            let delimited = &mut scan.tree.parts[scan.open[level].part];
+            delimited.first.get_or_insert(line);
             if close {
+                delimited.close = Some(line);
                 scan.open.truncate(level);
             } else if scan.tree.parts.len() < MOST_PARTS && bytes[line..at].ends_with(b"\n") {
                 let parent = scan.open[level].part;
@@ -223,6 +245,8 @@ impl Scan<'_> {
             body: body..self.bytes.len(),
             mime,
             children: Vec::new(),
+            first: None,
+            close: None,
         });
         body
     }

@@ -1,5 +1,7 @@
 //! Content-Transfer-Encodings (RFC 2045 section 6), as far as an edit needs them.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::alphabet::STANDARD as ALPHABET;
 use base64::engine::DecodePaddingMode;
@@ -38,11 +40,11 @@ impl Transfer {
     }
 
     /// The content.
-    pub(super) fn decode(self, body: &[u8]) -> Vec<u8> {
+    pub(super) fn decode(self, body: &[u8]) -> Cow<'_, [u8]> {
         match self {
-            Transfer::Identity | Transfer::Unknown => body.to_vec(),
-            Transfer::QuotedPrintable => decode_quoted(body, usize::MAX).0,
-            Transfer::Base64 => decode_base64(body),
+            Transfer::Identity | Transfer::Unknown => body.into(),
+            Transfer::QuotedPrintable => decode_quoted(body, usize::MAX).0.into(),
+            Transfer::Base64 => decode_base64(body).into(),
         }
     }
 }

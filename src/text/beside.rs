@@ -1,0 +1,238 @@
+//! Texts as parts of their own, beside what they cannot be put into.
+//!
+//! Nothing of the message changes: it, or one part of it, becomes a part of a multipart/mixed, octet for octet.
+
+use std::collections::HashSet;
+
+use super::body::{fold, separator};
+use super::edit::{Splice, Text, Texts};
+use super::structure::{Part, Tree};
+use super::transfer::encode_quoted;
+use crate::mail::Fields;
+
+/// What boundaries begin with; eight hexadecimal digits follow, so that none is the beginning of another.
+const BOUNDARY: &str = "=_copyist_text_";
+const DIGITS: usize = 8;
+
+/// Writes parts for one message.
+pub(super) struct Beside<'a> {
+    message: &'a [u8],
+    tree: &'a Tree,
+    eol: &'static str,
+    /// The digits behind [`BOUNDARY`] that are in use; read when the first boundary is needed.
+    taken: Option<HashSet<&'a [u8]>>,
+    next: u32,
+}
+
+impl<'a> Beside<'a> {
+    pub(super) fn new(message: &'a [u8], tree: &'a Tree, eol: &'static str) -> Beside<'a> {
+        Beside {
+            message,
+            tree,
+            eol,
+            taken: None,
+            next: 0,
+        }
+    }
+
+    /// The texts beside everything that the message holds.
+    pub(super) fn all(&mut self, texts: &Texts) -> Vec<Splice> {
+        let root = &self.tree.parts[0];
+        match (&root.mime.boundary, root.first) {
+            (Some(boundary), Some(first)) if !self.tree.ambiguous && is_mixed(root) => {
+                self.as_further_parts(boundary, first, root, texts)
+            }
+            _ => self.around_the_message(root, texts),
+        }
+    }
+
+    /// The texts beside one part.
+    pub(super) fn part(
+        &mut self,
+        index: usize,
+        texts: &Texts,
+        is_html: bool,
+        splices: &mut Vec<Splice>,
+    ) {
+        if index == 0 {
+            splices.extend(self.around_the_message(&self.tree.parts[0], texts));
+            return;
+        }
+        let part = &self.tree.parts[index];
+        let (boundary, eol) = (self.boundary(), self.eol);
+        let kind = self.multipart(&boundary, part);
+        let before = self.text(&texts.prepend, is_html, &boundary);
+        let start = part.header.start;
+        splices.push(put(start, format!("{kind}{eol}{before}--{boundary}{eol}")));
+        splices.push(put(
+            part.body.end,
+            self.end(texts, is_html, &boundary, part),
+        ));
+    }
+
+    /// The multipart/mixed that the message is has one or two parts more.
+    fn as_further_parts(
+        &self,
+        boundary: &str,
+        first: usize,
+        root: &Part,
+        texts: &Texts,
+    ) -> Vec<Splice> {
+        let before = self.text(&texts.prepend, false, boundary);
+        let after = self.text(&texts.append, false, boundary);
+        let line = match root.close {
+            Some(close) => put(close, after),
+            // It is not closed, and nothing says whether its last part ends with its line.
+            None => put(
+                root.body.end,
+                format!("{0}{after}--{boundary}--{0}", self.eol),
+            ),
+        };
+        let both = [put(first, before), line];
+        let both = both.into_iter().filter(|splice| !splice.with.is_empty());
+        both.collect()
+    }
+
+    /// The message's content becomes a part; the fields that describe it go with it.
+    fn around_the_message(&mut self, root: &Part, texts: &Texts) -> Vec<Splice> {
+        let (boundary, eol) = (self.boundary(), self.eol);
+        let header = &self.message[root.header.clone()];
+        let mut kind = Some(self.multipart(&boundary, root));
+        let mut inner = Vec::new();
+        let mut splices = Vec::new();
+        let mut has_version = false;
+        for field in Fields::new(header) {
+            has_version |= field.name.eq_ignore_ascii_case("MIME-Version");
+            let is_of_the_content = field
+                .name
+                .get(..8)
+                .is_some_and(|name| name.eq_ignore_ascii_case("content-"));
+            if !is_of_the_content {
+                continue;
+            }
+            inner.extend_from_slice(&header[field.range.clone()]);
+            let is_kind = field.name.eq_ignore_ascii_case("Content-Type");
+            let with = match kind.take_if(|_| is_kind) {
+                Some(kind) => kind.into_bytes(),
+                None => Vec::new(),
+            };
+            splices.push(Splice {
+                range: field.range,
+                with,
+            });
+        }
+        if !inner.is_empty() && !inner.ends_with(b"\n") {
+            inner.extend_from_slice(eol.as_bytes());
+        }
+        let mut added = String::new();
+        if !has_version {
+            added.push_str(&format!("MIME-Version: 1.0{eol}"));
+        }
+        added.push_str(&kind.unwrap_or_default());
+        let ended = header.is_empty() || header.ends_with(b"\n");
+        let moved_to_the_end = splices
+            .last()
+            .is_some_and(|splice| splice.range.end == root.header.end);
+        if !ended && !moved_to_the_end {
+            added.insert_str(0, eol);
+        }
+        let separator = match separator(self.message, root, eol) {
+            none if none.is_empty() => "",
+            _ => eol,
+        };
+        let before = self.text(&texts.prepend, false, &boundary);
+        let mut with = format!("{separator}{before}--{boundary}{eol}").into_bytes();
+        with.extend(inner);
+        with.extend_from_slice(eol.as_bytes());
+        splices.push(put(root.header.end, added));
+        splices.push(Splice {
+            range: root.body.start..root.body.start,
+            with,
+        });
+        splices.push(put(
+            root.body.end,
+            format!("{}{eol}", self.end(texts, false, &boundary, root)),
+        ));
+        splices.retain(|splice| !splice.with.is_empty() || !splice.range.is_empty());
+        splices
+    }
+
+    /// The field that makes a multipart of something, and what else has to stand with it.
+    fn multipart(&self, boundary: &str, inner: &Part) -> String {
+        let eol = self.eol;
+        let mut fields =
+            format!("Content-Type: multipart/mixed;{eol}\tboundary=\"{boundary}\"{eol}");
+        // A multipart has to say what its parts are at most (RFC 2045 section 6.4).
+        if matches!(inner.mime.encoding.as_str(), "8bit" | "binary") {
+            fields.push_str(&format!(
+                "Content-Transfer-Encoding: {}{eol}",
+                inner.mime.encoding
+            ));
+        }
+        fields
+    }
+
+    /// What closes a multipart around something.
+    fn end(&self, texts: &Texts, is_html: bool, boundary: &str, inner: &Part) -> String {
+        let eol = self.eol;
+        let after = self.text(&texts.append, is_html, boundary);
+        let separator = match inner.header.start > 0 && inner.body.is_empty() {
+            true => separator(self.message, inner, eol),
+            false => String::new(),
+        };
+        format!("{separator}{eol}{after}--{boundary}--")
+    }
+
+    /// A delimiter and the part behind it, the line break before the next delimiter included.
+    fn text(&self, text: &Option<Text>, is_html: bool, boundary: &str) -> String {
+        let Some(text) = text else {
+            return String::new();
+        };
+        let eol = self.eol;
+        let (kind, words) = match is_html {
+            true => ("html", &text.html),
+            false => ("plain", &text.plain),
+        };
+        let words = fold(words).join(eol);
+        let (charset, encoding, words) = match words.is_ascii() {
+            true => ("us-ascii", "7bit", words),
+            false => (
+                "utf-8",
+                "quoted-printable",
+                String::from_utf8_lossy(&encode_quoted(words.as_bytes(), eol)).into_owned(),
+            ),
+        };
+        format!(
+            "--{boundary}{eol}Content-Type: text/{kind}; charset={charset}{eol}\
+             Content-Transfer-Encoding: {encoding}{eol}Content-Disposition: inline{eol}{eol}{words}{eol}"
+        )
+    }
+
+    /// A boundary that stands nowhere in the message, nor in another one of these.
+    fn boundary(&mut self) -> String {
+        let message = self.message;
+        let taken = self.taken.get_or_insert_with(|| {
+            memchr::memmem::find_iter(message, BOUNDARY)
+                .filter_map(|at| message.get(at + BOUNDARY.len()..at + BOUNDARY.len() + DIGITS))
+                .collect()
+        });
+        loop {
+            let digits = format!("{:0DIGITS$x}", self.next);
+            self.next += 1;
+            if !taken.contains(digits.as_bytes()) {
+                return format!("{BOUNDARY}{digits}");
+            }
+        }
+    }
+}
+
+fn is_mixed(part: &Part) -> bool {
+    part.mime.is("multipart", "mixed") && !part.mime.contradictory
+}
+
+fn put(at: usize, with: String) -> Splice {
+    Splice {
+        range: at..at,
+        with: with.into_bytes(),
+    }
+}

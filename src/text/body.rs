@@ -1,0 +1,423 @@
+//! The edit of one body: where a text goes in its decoded content, and how it gets there with as few octets
+//! changed as the transfer encoding and the charset allow.
+
+use super::charset::{Charset, with_references};
+use super::edit::{How, LONGEST_LINE, Splice, Text, Texts};
+use super::place::Obstacle;
+use super::structure::Part;
+use super::transfer::{Transfer, decode_quoted, encode_base64, encode_quoted};
+use super::{content_type, html};
+use crate::mail::{Field, Fields};
+
+/// Something to put into a body's decoded content.
+struct Insertion {
+    at: usize,
+    text: String,
+}
+
+/// One body of a message.
+pub(super) struct Body<'a> {
+    message: &'a [u8],
+    part: &'a Part,
+    transfer: Transfer,
+    charset: Charset,
+    eol: &'static str,
+}
+
+impl<'a> Body<'a> {
+    /// The body that is this part. Lines that are written end in `eol`.
+    pub(super) fn new(message: &'a [u8], part: &'a Part, eol: &'static str) -> Body<'a> {
+        Body {
+            message,
+            part,
+            transfer: Transfer::of(&part.mime.encoding),
+            charset: Charset::of(part.mime.charset.as_deref()),
+            eol,
+        }
+    }
+
+    /// Whether it is HTML.
+    pub(super) fn is_html(&self) -> bool {
+        self.part.mime.is("text", "html")
+    }
+
+    /// What a reader reads in it, as well as it can be told.
+    pub(super) fn words(&self) -> String {
+        let content = self.transfer.decode(&self.message[self.part.body.clone()]);
+        let text = self.charset.decode_lossy(&content);
+        match self.is_html() {
+            true => html::to_plain(&text),
+            false => text,
+        }
+    }
+
+    /// Adds the splices that put the texts in; none where it cannot be done.
+    pub(super) fn edit(&self, texts: &Texts, splices: &mut Vec<Splice>) -> Result<How, Obstacle> {
+        if self.transfer == Transfer::Unknown {
+            return Err(Obstacle::Charset);
+        }
+        let content = self.transfer.decode(&self.message[self.part.body.clone()]);
+        let is_html = self.is_html();
+        let by_lines = self.charset.is_ascii_at_lines() && !is_html;
+        if !self.charset.is_ascii_superset() && !by_lines {
+            return self.edit_decoded(&content, texts, splices);
+        }
+        let insertions = self.insertions(&content, texts)?;
+        // Octets above 127 may be put where some are, or where the encoding hides them.
+        let any_octet = self.transfer != Transfer::Identity || !content.is_ascii();
+        let encoded: Option<Vec<Vec<u8>>> = insertions
+            .iter()
+            .map(|insertion| self.charset.encode(&insertion.text))
+            .collect();
+        match encoded {
+            Some(encoded) if any_octet || encoded.iter().all(|bytes| bytes.is_ascii()) => {
+                self.insert(&content, &insertions, &encoded, splices);
+                Ok(How::InPlace)
+            }
+            _ if is_html => {
+                let encoded: Vec<Vec<u8>> = insertions
+                    .iter()
+                    .map(|insertion| with_references(&insertion.text).into_bytes())
+                    .collect();
+                self.insert(&content, &insertions, &encoded, splices);
+                Ok(How::AsReferences)
+            }
+            Some(encoded) => {
+                let bytes = joined(&content, &insertions, encoded.iter().map(Vec::as_slice));
+                self.rewrite(&bytes, None, splices)
+            }
+            None => {
+                let pieces = self
+                    .decoded_pieces(&content, &insertions)
+                    .ok_or(Obstacle::Charset)?;
+                self.rewrite(pieces.as_bytes(), Some("utf-8"), splices)
+            }
+        }
+    }
+
+    /// For charsets in which neither a tag nor a line can be found: the whole becomes UTF-8.
+    fn edit_decoded(
+        &self,
+        content: &[u8],
+        texts: &Texts,
+        splices: &mut Vec<Splice>,
+    ) -> Result<How, Obstacle> {
+        let content = self.charset.decode(content).ok_or(Obstacle::Charset)?;
+        let insertions = self.insertions(content.as_bytes(), texts)?;
+        let texts = insertions.iter().map(|insertion| insertion.text.as_bytes());
+        let whole = joined(content.as_bytes(), &insertions, texts);
+        self.rewrite(&whole, Some("utf-8"), splices)
+    }
+
+    fn insertions(&self, content: &[u8], texts: &Texts) -> Result<Vec<Insertion>, Obstacle> {
+        if is_pgp(content) {
+            return Err(Obstacle::Signed);
+        }
+        match self.is_html() {
+            true => self.html_insertions(content, texts),
+            false => Ok(self.plain_insertions(content, texts)),
+        }
+    }
+
+    fn html_insertions(&self, content: &[u8], texts: &Texts) -> Result<Vec<Insertion>, Obstacle> {
+        let places = html::places(content).ok_or(Obstacle::Html)?;
+        let eol = self.eol;
+        let lines = |text: &Text| fold(&text.html).join(eol);
+        let prepend = texts.prepend.as_ref().map(|text| Insertion {
+            at: places.prepend,
+            text: format!("{eol}{}{eol}", lines(text)),
+        });
+        let append = texts.append.as_ref().map(|text| Insertion {
+            at: places.append,
+            text: format!("{}{eol}{}{eol}", places.ending, lines(text)),
+        });
+        Ok(prepend.into_iter().chain(append).collect())
+    }
+
+    fn plain_insertions(&self, content: &[u8], texts: &Texts) -> Vec<Insertion> {
+        let eol = self.eol;
+        let lines = |text: &Text| {
+            let mut lines = fold(&text.plain);
+            if self.part.mime.flowed {
+                lines.iter_mut().for_each(|line| *line = fixed_line(line));
+            }
+            lines.join(eol)
+        };
+        let start = if content.starts_with(b"\xef\xbb\xbf") {
+            3
+        } else {
+            0
+        };
+        let prepend = texts.prepend.as_ref().map(|text| Insertion {
+            at: start,
+            text: format!("{}{eol}", lines(text)),
+        });
+        let append = texts.append.as_ref().map(|text| {
+            let ended = content.is_empty() || content.ends_with(b"\n");
+            // The last paragraph of flowed text would flow into ours (RFC 3676 section 4.2).
+            let flows = self.part.mime.flowed && content.trim_ascii_end_breaks().ends_with(b" ");
+            let before = if ended { "" } else { eol };
+            let between = if flows { eol } else { "" };
+            let after = if content.ends_with(b"\n") { eol } else { "" };
+            Insertion {
+                at: content.len(),
+                text: format!("{before}{between}{}{after}", lines(text)),
+            }
+        });
+        prepend.into_iter().chain(append).collect()
+    }
+
+    /// Puts something in and leaves the rest of the body as it is transferred.
+    fn insert(
+        &self,
+        content: &[u8],
+        insertions: &[Insertion],
+        encoded: &[Vec<u8>],
+        splices: &mut Vec<Splice>,
+    ) {
+        let body = self.part.body.clone();
+        if self.transfer == Transfer::Base64 {
+            let bytes = joined(content, insertions, encoded.iter().map(Vec::as_slice));
+            let with = self.in_base64(&bytes);
+            splices.push(Splice { range: body, with });
+            return;
+        }
+        for (i, (insertion, bytes)) in insertions.iter().zip(encoded).enumerate() {
+            let (at, with) = match self.transfer {
+                Transfer::QuotedPrintable => {
+                    let transferred = &self.message[body.clone()];
+                    let (_, at) = decode_quoted(transferred, insertion.at);
+                    (at, self.in_quoted(transferred, at, bytes))
+                }
+                _ => (insertion.at, bytes.clone()),
+            };
+            let at = body.start + at;
+            let first = if i == 0 {
+                self.separator(at)
+            } else {
+                Vec::new()
+            };
+            let with = [first, with].concat();
+            splices.push(Splice {
+                range: at..at,
+                with,
+            });
+        }
+    }
+
+    /// Replaces the body, and what its header says about it.
+    fn rewrite(
+        &self,
+        content: &[u8],
+        charset: Option<&str>,
+        splices: &mut Vec<Splice>,
+    ) -> Result<How, Obstacle> {
+        let header = &self.message[self.part.header.clone()];
+        // Written anew as text, octets that are none would not come back.
+        if Fields::new(header).any(|field| is_content_type(&field) && !is_utf8(field.value)) {
+            return Err(Obstacle::Charset);
+        }
+        let (encoding, with) = match self.transfer {
+            Transfer::Base64 => (None, self.in_base64(content)),
+            Transfer::QuotedPrintable => (None, encode_quoted(content, self.eol)),
+            _ => (Some("quoted-printable"), encode_quoted(content, self.eol)),
+        };
+        self.set_fields(charset, encoding, splices);
+        let body = self.part.body.clone();
+        let with = [self.separator(body.start), with].concat();
+        splices.push(Splice { range: body, with });
+        Ok(match charset {
+            Some(_) => How::AsUtf8,
+            None => How::Encoded,
+        })
+    }
+
+    fn in_base64(&self, content: &[u8]) -> Vec<u8> {
+        let mut with = encode_base64(content, self.eol);
+        if self.message[self.part.body.clone()].ends_with(b"\n") {
+            with.extend_from_slice(self.eol.as_bytes());
+        }
+        with
+    }
+
+    /// The text for a place in a quoted-printable body: what stands on the same line is held to it by soft line
+    /// breaks, so that no line grows.
+    fn in_quoted(&self, transferred: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
+        let soft = format!("={}", self.eol);
+        let mut with = Vec::new();
+        if at > 0 && transferred[at - 1] != b'\n' && !bytes.starts_with(self.eol.as_bytes()) {
+            with.extend_from_slice(soft.as_bytes());
+        }
+        with.extend(encode_quoted(bytes, self.eol));
+        if at < transferred.len() && !bytes.ends_with(self.eol.as_bytes()) {
+            with.extend_from_slice(soft.as_bytes());
+        }
+        with
+    }
+
+    /// The empty line, where a header has none before a text at this place.
+    fn separator(&self, at: usize) -> Vec<u8> {
+        match at == self.part.body.start {
+            true => separator(self.message, self.part, self.eol).into_bytes(),
+            false => Vec::new(),
+        }
+    }
+
+    fn set_fields(&self, charset: Option<&str>, encoding: Option<&str>, splices: &mut Vec<Splice>) {
+        let start = self.part.header.start;
+        let header = &self.message[self.part.header.clone()];
+        let named = |name: &'static str| {
+            Fields::new(header).filter(move |field| field.name.eq_ignore_ascii_case(name))
+        };
+        let mut changed = Vec::new();
+        let mut added = String::new();
+        let mut set = |name: &'static str, value: &dyn Fn(&str) -> String| {
+            // Repetitions say the same so far, and have to go on doing so.
+            for field in named(name) {
+                let before = String::from_utf8_lossy(field.value).into_owned();
+                let from = start + field.range.start + after_name(&header[field.range]);
+                changed.push(Splice {
+                    range: from..from + field.value.len(),
+                    with: value(&before).into_bytes(),
+                });
+            }
+            if named(name).next().is_none() {
+                added.push_str(&format!("{name}:{}{}", value(""), self.eol));
+            }
+        };
+        if let Some(charset) = charset {
+            set("Content-Type", &|value| {
+                content_type::with_charset(value, charset)
+            });
+        }
+        if let Some(encoding) = encoding {
+            set("Content-Transfer-Encoding", &|_| format!(" {encoding}"));
+        }
+        if start == 0 && named("MIME-Version").next().is_none() {
+            added.push_str(&format!("MIME-Version: 1.0{}", self.eol));
+        }
+        changed.sort_by_key(|splice| splice.range.start);
+        splices.extend(changed);
+        if !added.is_empty() {
+            let end = self.part.header.end;
+            let line = if header.is_empty() || header.ends_with(b"\n") {
+                ""
+            } else {
+                self.eol
+            };
+            splices.push(Splice {
+                range: end..end,
+                with: format!("{line}{added}").into_bytes(),
+            });
+        }
+    }
+
+    /// Content and texts as one text; `None` where the content is not certain.
+    fn decoded_pieces(&self, content: &[u8], insertions: &[Insertion]) -> Option<String> {
+        let mut text = String::with_capacity(content.len());
+        let mut at = 0;
+        for insertion in insertions {
+            text.push_str(&self.charset.decode(&content[at..insertion.at])?);
+            text.push_str(&insertion.text);
+            at = insertion.at;
+        }
+        text.push_str(&self.charset.decode(&content[at..])?);
+        Some(text)
+    }
+}
+
+/// The empty line that the header of a part lacks; empty where it has one.
+pub(super) fn separator(message: &[u8], part: &Part, eol: &str) -> String {
+    let header = &message[part.header.clone()];
+    match (part.body.start > part.header.end, header) {
+        (true, _) => String::new(),
+        (false, [] | [.., b'\n']) => eol.to_owned(),
+        (false, _) => format!("{eol}{eol}"),
+    }
+}
+
+fn is_content_type(field: &Field<'_>) -> bool {
+    field.name.eq_ignore_ascii_case("Content-Type")
+}
+
+fn is_utf8(octets: &[u8]) -> bool {
+    std::str::from_utf8(octets).is_ok()
+}
+
+/// Where the value of a field begins, after its colon.
+fn after_name(field: &[u8]) -> usize {
+    memchr::memchr(b':', field).map_or(0, |colon| colon + 1)
+}
+
+fn joined<'a>(
+    content: &[u8],
+    insertions: &[Insertion],
+    texts: impl Iterator<Item = &'a [u8]>,
+) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(content.len());
+    let mut at = 0;
+    for (insertion, text) in insertions.iter().zip(texts) {
+        bytes.extend_from_slice(&content[at..insertion.at]);
+        bytes.extend_from_slice(text);
+        at = insertion.at;
+    }
+    bytes.extend_from_slice(&content[at..]);
+    bytes
+}
+
+/// A message that PGP signed or encrypted without MIME (RFC 9580 section 6.2).
+fn is_pgp(content: &[u8]) -> bool {
+    [
+        "-----BEGIN PGP MESSAGE-----",
+        "-----BEGIN PGP SIGNED MESSAGE-----",
+    ]
+    .iter()
+    .flat_map(|line| memchr::memmem::find_iter(content, line.as_bytes()))
+    .any(|at| at == 0 || matches!(content[at - 1], b'\n' | b'>'))
+}
+
+/// A line as format=flowed writes one that does not flow (RFC 3676 section 4.4).
+fn fixed_line(line: &str) -> String {
+    let kept = if line == "-- " {
+        line
+    } else {
+        line.trim_end_matches(' ')
+    };
+    let stuffed = kept.starts_with([' ', '>']) || kept.starts_with("From ");
+    format!("{}{kept}", if stuffed { " " } else { "" })
+}
+
+/// The lines of a text, none longer than can be sent in any charset.
+pub(super) fn fold(text: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for mut line in text.lines() {
+        // A character may take ten octets, as a reference.
+        while line.len() > LONGEST_LINE / 10
+            && line
+                .chars()
+                .map(|c| if c.is_ascii() { 1 } else { 10 })
+                .sum::<usize>()
+                > LONGEST_LINE - 2
+        {
+            let most = line.floor_char_boundary(LONGEST_LINE / 10);
+            let cut = line[..most].rfind(' ').filter(|&at| at > 0);
+            let (head, tail) = line.split_at(cut.unwrap_or(most));
+            lines.push(head.to_owned());
+            line = tail.strip_prefix(' ').unwrap_or(tail);
+        }
+        lines.push(line.to_owned());
+    }
+    lines
+}
+
+trait Lines {
+    fn trim_ascii_end_breaks(&self) -> &[u8];
+}
+
+impl Lines for [u8] {
+    /// Without the last line break.
+    fn trim_ascii_end_breaks(&self) -> &[u8] {
+        let text = self.strip_suffix(b"\n").unwrap_or(self);
+        text.strip_suffix(b"\r").unwrap_or(text)
+    }
+}
