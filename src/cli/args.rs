@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::mail::Address;
+use crate::policy::Direction;
 
 /// Journals mail: an SMTP hook that makes a durable copy of each message for the addresses that the directory
 /// names, before the message goes on.
@@ -63,6 +64,8 @@ pub(super) enum Command {
         #[arg(long)]
         problems: bool,
     },
+    /// Show messages as they would leave, with the texts put in. Nothing is sent.
+    Text(TextQuestion),
     /// Look at what is owed and act on it.
     Queue {
         #[command(flatten)]
@@ -97,6 +100,48 @@ pub(super) struct Config {
         global = true
     )]
     pub(super) file: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TextQuestion {
+    #[command(flatten)]
+    pub(super) config: Config,
+    /// Whose texts: inbound, outbound or internal.
+    #[arg(long, value_name = "DIRECTION")]
+    pub(super) direction: Direction,
+    /// The sender, whose attributes templates are filled with; the author of the message where not given.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) from: Option<Address>,
+    /// Print what would change instead of the message.
+    #[arg(long, conflicts_with_all = ["json", "out"])]
+    diff: bool,
+    /// Print which parts would change and how, or why not, as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Write each message into this directory, under its own name, instead of printing it.
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+    /// The messages; "-" is standard input.
+    #[arg(required = true, value_name = "MESSAGE.eml")]
+    pub(super) messages: Vec<PathBuf>,
+}
+
+/// How `copyist text` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TextFormat {
+    Message,
+    Diff,
+    Json,
+}
+
+impl TextQuestion {
+    pub(super) fn format(&self) -> TextFormat {
+        match (self.diff, self.json) {
+            (true, _) => TextFormat::Diff,
+            (_, true) => TextFormat::Json,
+            _ => TextFormat::Message,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]

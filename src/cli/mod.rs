@@ -11,6 +11,7 @@ mod queue;
 mod resolve;
 mod run;
 mod schema;
+mod text;
 
 use std::fmt;
 use std::path::Path;
@@ -82,6 +83,7 @@ pub fn main() -> ExitCode {
                 format,
                 problems,
             } => coverage::coverage(&config.file, format.chosen(), problems).await,
+            Command::Text(question) => text::text(question).await,
             Command::Queue { config, command } => queue::queue(&config.file, command).await,
             Command::Schema { which } => schema::schema(which),
             Command::Demo { dir, quiet } => demo::demo(dir, quiet).await,

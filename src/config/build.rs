@@ -4,6 +4,7 @@
 
 mod directory;
 mod sending;
+mod texts;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -28,7 +29,8 @@ pub(super) fn settings(raw: &Raw, findings: &mut Findings) -> Result<Settings, N
     let state_dir = build.state_dir();
     let organization = build.organization();
     let rules = build.rules();
-    let directory = build.directory(&rules);
+    let text = build.texts();
+    let directory = build.directory(&rules, &text);
     let journal = build.journal(&organization);
     let deliver = build.deliver(&journal);
     let listeners = build.listeners();
@@ -43,6 +45,7 @@ pub(super) fn settings(raw: &Raw, findings: &mut Findings) -> Result<Settings, N
             organization: organization?,
             ..rules?
         },
+        text: text?,
         journal: journal?,
         deliver: deliver?,
         hook,
@@ -170,6 +173,7 @@ impl Build<'_> {
             journal_attributes: attributes?,
             ndr,
             format: raw.format.into(),
+            journal_what: raw.journal_what.into(),
         })
     }
 

@@ -62,6 +62,16 @@ pub(super) fn password(path: &Path) -> Result<Secret, FileError> {
     }
 }
 
+/// What a file holds.
+pub(super) fn content(path: &Path) -> Result<Vec<u8>, FileError> {
+    read(path).map(|(bytes, _)| bytes)
+}
+
+/// What a file holds, as text.
+pub(super) fn text(path: &Path) -> Result<String, FileError> {
+    String::from_utf8(content(path)?).map_err(|_| FileError::NotUtf8)
+}
+
 /// Makes sure that a file has certificates in it.
 pub(super) fn check_certificates(path: &Path) -> Result<(), FileError> {
     let (bytes, _) = read(path)?;

@@ -25,7 +25,7 @@ mod raw;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::{admin, deliver, directory, hook, journal, policy, spool};
+use crate::{admin, deliver, directory, hook, journal, policy, spool, text};
 
 pub use keys::json_schema;
 pub use mistake::{ConfigError, Mistake, Place};
@@ -39,6 +39,8 @@ pub struct Settings {
     pub directory: directory::Settings,
     /// What is journaled to whom.
     pub rules: policy::Rules,
+    /// What is put into messages.
+    pub text: text::Settings,
     /// What is written.
     pub journal: journal::Settings,
     /// What is owed.

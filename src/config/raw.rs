@@ -12,7 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{deliver, directory, policy};
+use crate::{deliver, directory, policy, text};
 
 /// Settings of Copyist, a directory-driven mail journaling agent.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -31,6 +31,8 @@ pub(super) struct Raw {
     pub(super) outbound: Outbound,
     /// Mail inside the organization.
     pub(super) internal: Direction,
+    /// How texts are put into messages.
+    pub(super) text: Text,
     /// How MTAs hand mail over.
     pub(super) hook: Hook,
     /// Who takes journal copies and non-delivery reports.
@@ -169,6 +171,12 @@ pub(super) struct Direction {
     pub(super) journal_ndr: Option<String>,
     /// A Microsoft journal report with the message attached, or the message itself.
     pub(super) format: Format,
+    /// A journal report or copy holds the message as it was received, or as it is delivered, with the texts below.
+    pub(super) journal_what: JournalWhat,
+    /// Text before the body. Default: none.
+    pub(super) prepend: Wording,
+    /// Text after the body. Default: none.
+    pub(super) append: Wording,
 }
 
 /// As [`Direction`], with what only outbound mail has.
@@ -190,6 +198,53 @@ pub(super) struct Outbound {
     pub(super) journal_ndr: Option<String>,
     /// A Microsoft journal report with the message attached, or the message itself.
     pub(super) format: Format,
+    /// A journal report or copy holds the message as it was received, or as it is delivered, with the texts below.
+    pub(super) journal_what: JournalWhat,
+    /// Text before the body. Default: none.
+    pub(super) prepend: Wording,
+    /// Text after the body. Default: none.
+    pub(super) append: Wording,
+}
+
+/// A text: plain, HTML, or both, or RTF; each written here or in a file of its own.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Wording {
+    /// Plain text. Where html is not given, HTML is made of it.
+    #[schemars(example = &"Example Ltd, 1 Main Street, Exampleton")]
+    pub(super) text: Option<String>,
+    /// HTML: a document, or what stands in its body. Where text is not given, plain text is made of it.
+    #[schemars(example = &"<p>Example Ltd</p>")]
+    pub(super) html: Option<String>,
+    /// RTF, with or without its header, instead of the two above.
+    #[schemars(example = &"Example Ltd\\par 1 Main Street")]
+    pub(super) rtf: Option<String>,
+    /// A file that holds plain text.
+    #[schemars(example = &"/etc/copyist/disclaimer.txt")]
+    pub(super) text_file: Option<String>,
+    /// A file that holds HTML.
+    #[schemars(example = &"/etc/copyist/disclaimer.html")]
+    pub(super) html_file: Option<String>,
+    /// A file that holds RTF.
+    #[schemars(example = &"/etc/copyist/disclaimer.rtf")]
+    pub(super) rtf_file: Option<String>,
+    /// Whether it is left out where the conversation has it already.
+    pub(super) once: bool,
+}
+
+/// How texts are put into messages.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Text {
+    /// Signed and encrypted messages are left as they are, or become a part of a message with the text beside it.
+    pub(super) signed: Signed,
+    /// A message that should get a text and cannot: it goes on without it, or is deferred (451).
+    pub(super) on_failure: TextFailure,
+    /// Whether recipients of one message who are owed different texts get versions of their own.
+    pub(super) split_mixed: bool,
+    /// The attribute that exempts a person's mail from texts, with the value TRUE. Default: nobody is exempt.
+    #[schemars(example = &"extensionAttribute13")]
+    pub(super) exempt_attribute: Option<String>,
 }
 
 /// How MTAs hand mail over.
@@ -319,6 +374,33 @@ pub(super) enum Format {
     Copy,
 }
 
+/// See [`policy::JournalWhat`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum JournalWhat {
+    #[default]
+    Received,
+    Delivered,
+}
+
+/// See [`text::Signed`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Signed {
+    #[default]
+    Skip,
+    Wrap,
+}
+
+/// See [`text::OnFailure`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum TextFailure {
+    #[default]
+    Pass,
+    Defer,
+}
+
 /// See [`policy::AttributeOf`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -349,6 +431,7 @@ impl Default for Raw {
             inbound: Direction::default(),
             outbound: Outbound::default(),
             internal: Direction::default(),
+            text: Text::default(),
             hook: Hook::default(),
             relay: Relay::default(),
             delivery: Delivery::default(),
@@ -412,6 +495,17 @@ impl Default for Cache {
     }
 }
 
+impl Default for Text {
+    fn default() -> Text {
+        Text {
+            signed: Signed::default(),
+            on_failure: TextFailure::default(),
+            split_mixed: true,
+            exempt_attribute: None,
+        }
+    }
+}
+
 impl Default for Milter {
     fn default() -> Milter {
         Milter {
@@ -461,6 +555,9 @@ impl Outbound {
             journal_attribute: self.journal_attribute.clone(),
             journal_ndr: self.journal_ndr.clone(),
             format: self.format,
+            journal_what: self.journal_what,
+            prepend: self.prepend.clone(),
+            append: self.append.clone(),
         }
     }
 }
@@ -568,6 +665,33 @@ impl From<Format> for policy::Format {
         match raw {
             Format::Report => policy::Format::Report,
             Format::Copy => policy::Format::Copy,
+        }
+    }
+}
+
+impl From<JournalWhat> for policy::JournalWhat {
+    fn from(raw: JournalWhat) -> policy::JournalWhat {
+        match raw {
+            JournalWhat::Received => policy::JournalWhat::Received,
+            JournalWhat::Delivered => policy::JournalWhat::Delivered,
+        }
+    }
+}
+
+impl From<Signed> for text::Signed {
+    fn from(raw: Signed) -> text::Signed {
+        match raw {
+            Signed::Skip => text::Signed::Skip,
+            Signed::Wrap => text::Signed::Wrap,
+        }
+    }
+}
+
+impl From<TextFailure> for text::OnFailure {
+    fn from(raw: TextFailure) -> text::OnFailure {
+        match raw {
+            TextFailure::Pass => text::OnFailure::Pass,
+            TextFailure::Defer => text::OnFailure::Defer,
         }
     }
 }

@@ -8,10 +8,10 @@ mod tests;
 
 pub use guard::{Admission, admission, configured_objects, guarded};
 pub use plan::{
-    Copy, MOST_TARGETS, People, Plan, Reason, Resolved, Trouble, Undecided, direction, is_exempt,
-    plan, questions, sender_is_ours, targets,
+    Copy, MOST_TARGETS, People, Plan, Reason, Resolved, Trouble, Undecided, direction, exempting,
+    identities, is_exempt, plan, questions, sender_is_ours, targets,
 };
 pub use rules::{
-    AttributeOf, Direction, DirectionRules, DomainPattern, Format, FoundDomains, Guard, OnFailure,
-    Organization, Rules,
+    AttributeOf, Direction, DirectionRules, DomainPattern, Format, FoundDomains, Guard,
+    JournalWhat, OnFailure, Organization, Rules,
 };

@@ -9,7 +9,7 @@ use std::fmt;
 use crate::directory::{Entry, Lookup, Objects, Outage, Resolution, Target, TargetError};
 use crate::mail::{Address, Envelope};
 
-use super::{AttributeOf, Direction, Format, OnFailure, Rules};
+use super::{AttributeOf, Direction, Format, JournalWhat, OnFailure, Rules};
 
 /// The most targets of one copy: what every relay takes in one transaction (RFC 5321 section 4.5.3.1.8), and
 /// what fits into a header that no MTA cuts off.
@@ -28,7 +28,7 @@ pub struct Plan {
     pub sender_is_ours: bool,
     /// The direction of the message for each recipient, in the order of the envelope.
     pub directions: Vec<(Address, Direction)>,
-    /// The copies to be made: one for each (NDR address, format), with at most [`MOST_TARGETS`] each.
+    /// The copies to be made: one for each (NDR address, format, content), with at most [`MOST_TARGETS`] each.
     pub copies: Vec<Copy>,
     /// Attribute values that name nobody, to be reported to the NDR address with the copy attached.
     pub troubles: Vec<Trouble>,
@@ -45,6 +45,8 @@ pub struct Copy {
     pub direction: Direction,
     /// What it looks like.
     pub format: Format,
+    /// What is in it: for a copy of what is delivered, the version that recipients of its direction get.
+    pub what: JournalWhat,
     /// Its envelope sender, and where its NDR goes.
     pub ndr: Address,
     /// Who gets it, and why; never the same address twice.
@@ -265,7 +267,7 @@ fn not_asked() -> Outage {
 
 /// The addresses the sender is known by: the reverse path, and the login where the client authenticated.
 /// The login is what cannot be forged; the reverse path is what a shared mailbox is known by.
-fn identities(envelope: &Envelope, rules: &Rules) -> Vec<Address> {
+pub fn identities(envelope: &Envelope, rules: &Rules) -> Vec<Address> {
     let login = envelope
         .client
         .user
@@ -320,16 +322,21 @@ fn concerned<'a>(
 
 /// Whether nothing is copied because of the person that these objects are of.
 pub fn is_exempt(objects: &Objects, rules: &Rules) -> bool {
-    exemption(Some(&Lookup::Found(Objects::clone(objects))), rules).is_some()
+    exempting(objects, rules.exempt_attribute.as_deref()).is_some()
 }
 
 /// The object that exempts a person. Where several objects own the address, all of them must: in doubt mail is
 /// journaled.
 fn exemption<'a>(found: Option<&'a Lookup<Objects>>, rules: &Rules) -> Option<&'a Entry> {
-    let attribute = rules.exempt_attribute.as_ref()?;
     let Some(Lookup::Found(objects)) = found else {
         return None;
     };
+    exempting(objects, rules.exempt_attribute.as_deref())
+}
+
+/// The object that says TRUE in this attribute, where all of a person's own do.
+pub fn exempting<'a>(objects: &'a Objects, attribute: Option<&str>) -> Option<&'a Entry> {
+    let attribute = attribute?;
     let own = || objects.iter().filter(|object| !object.inherited);
     let exempts = |object: &Entry| {
         let mut values = object.values(attribute).iter();
@@ -497,7 +504,7 @@ impl Wanted {
         }
     }
 
-    /// Groups the targets: one copy for each NDR address and format, since both are the copy's own. An
+    /// Groups the targets: one copy for each NDR address, format and content, since all are the copy's own. An
     /// address wanted in several directions counts for the first, so that it gets one copy.
     fn into_copies(self, rules: &Rules) -> Vec<Copy> {
         let mut copies: Vec<Copy> = Vec::new();
@@ -513,7 +520,10 @@ impl Wanted {
             // all the same, the copy's own address is better than no copy.
             let ndr = of.ndr.clone().unwrap_or_else(|| address.clone());
             let room = |copy: &&mut Copy| {
-                copy.ndr == ndr && copy.format == of.format && copy.targets.len() < MOST_TARGETS
+                copy.ndr == ndr
+                    && copy.format == of.format
+                    && copy.what == of.journal_what
+                    && copy.targets.len() < MOST_TARGETS
             };
             match copies.iter_mut().find(room) {
                 Some(copy) => {
@@ -523,6 +533,7 @@ impl Wanted {
                 None => copies.push(Copy {
                     direction,
                     format: of.format,
+                    what: of.journal_what,
                     ndr,
                     targets: vec![(address, reasons)],
                 }),

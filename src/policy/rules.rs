@@ -73,6 +73,26 @@ impl Format {
     }
 }
 
+/// Which octets a journal copy holds, where texts are put into messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum JournalWhat {
+    /// The message as the hook received it.
+    #[default]
+    Received,
+    /// The message with the texts that its recipients get.
+    Delivered,
+}
+
+impl JournalWhat {
+    /// The word used in configuration and explanations.
+    pub fn name(self) -> &'static str {
+        match self {
+            JournalWhat::Received => "received",
+            JournalWhat::Delivered => "delivered",
+        }
+    }
+}
+
 /// Everything the plan is made by.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
@@ -143,6 +163,8 @@ pub struct DirectionRules {
     pub ndr: Option<Address>,
     /// What the copies look like.
     pub format: Format,
+    /// What is in them.
+    pub journal_what: JournalWhat,
 }
 
 /// Whose object's journal attribute counts for outbound mail.

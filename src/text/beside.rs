@@ -3,6 +3,7 @@
 //! Nothing of the message changes: it, or one part of it, becomes a part of a multipart/mixed, octet for octet.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::body::{fold, separator};
 use super::edit::{Splice, Text, Texts};
@@ -184,7 +185,7 @@ impl<'a> Beside<'a> {
     }
 
     /// A delimiter and the part behind it, the line break before the next delimiter included.
-    fn text(&self, text: &Option<Text>, is_html: bool, boundary: &str) -> String {
+    fn text(&self, text: &Option<Arc<Text>>, is_html: bool, boundary: &str) -> String {
         let Some(text) = text else {
             return String::new();
         };

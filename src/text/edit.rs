@@ -1,6 +1,7 @@
 //! The edit: a list of octet ranges of the untouched message, and what stands there instead.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::beside::Beside;
 use super::body::Body;
@@ -27,9 +28,9 @@ pub struct Text {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Texts {
     /// Before it.
-    pub prepend: Option<Text>,
+    pub prepend: Option<Arc<Text>>,
     /// After it.
-    pub append: Option<Text>,
+    pub append: Option<Arc<Text>>,
 }
 
 /// One change of a message.
@@ -137,7 +138,7 @@ fn not_there_yet<I: Iterator<Item = String>>(
             .as_ref()
             .is_some_and(|mark| bodies().any(|words| mark.is_in(&words)))
     };
-    let left = |text: &Option<Text>| text.clone().filter(|text| !is_there(text));
+    let left = |text: &Option<Arc<Text>>| text.clone().filter(|text| !is_there(text));
     let left = Texts {
         prepend: left(&texts.prepend),
         append: left(&texts.append),
@@ -177,12 +178,9 @@ mod tests {
     use super::*;
     use crate::text::html;
 
-    fn text(plain: String, html: String) -> Option<Text> {
-        Some(Text {
-            plain,
-            html,
-            once: None,
-        })
+    fn text(plain: String, html: String) -> Option<Arc<Text>> {
+        let once = None;
+        Some(Arc::new(Text { plain, html, once }))
     }
 
     fn texts(words: &str) -> Texts {
@@ -346,7 +344,7 @@ mod tests {
     fn a_text_that_is_to_stand_once_does() {
         let mut texts = texts("This mail is confidential");
         for text in [&mut texts.prepend, &mut texts.append] {
-            let text = text.as_mut().expect("set");
+            let text = Arc::make_mut(text.as_mut().expect("set"));
             text.once = Mark::of(&text.plain);
         }
         let once = |message: &[u8]| {

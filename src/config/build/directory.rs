@@ -8,9 +8,14 @@ use crate::directory::{
     Bind, CacheSettings, LdapSettings, Places, Settings, Source, TargetSettings,
 };
 use crate::policy::{Direction, Rules};
+use crate::text;
 
 impl Build<'_> {
-    pub(super) fn directory(&mut self, rules: &Result<Rules, Noted>) -> Result<Settings, Noted> {
+    pub(super) fn directory(
+        &mut self,
+        rules: &Result<Rules, Noted>,
+        text: &Result<text::Settings, Noted>,
+    ) -> Result<Settings, Noted> {
         let raw = &self.raw.directory;
         let source = self.source();
         let address_attributes = self.address_attributes();
@@ -27,12 +32,15 @@ impl Build<'_> {
         let cache = self.cache();
         let places = self.each("directory.inherit_from", &raw.inherit_from, parse::place);
         let rules = rules.as_ref().map_err(|noted| *noted)?;
+        let text = text.as_ref().map_err(|noted| *noted)?;
+        let mut further: Vec<String> = rules.exempt_attribute.iter().cloned().collect();
+        further.extend(text.attributes());
         Ok(Settings {
             source: source?,
             address_attributes: address_attributes?,
             journal_attributes: journal_attributes(rules),
             recipient_delimiter: recipient_delimiter?,
-            further_attributes: rules.exempt_attribute.iter().cloned().collect(),
+            further_attributes: further,
             places: places?
                 .into_iter()
                 .fold(Places::default(), |all, one| Places {

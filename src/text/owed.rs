@@ -1,0 +1,208 @@
+//! Which recipients of a message are owed which texts. Pure.
+
+use std::sync::Arc;
+
+use super::edit::{Text, Texts};
+use super::settings::{DirectionTexts, Settings};
+use super::template::TemplateError;
+use crate::directory::{Entry, Lookup, Outage};
+use crate::mail::{Address, Envelope};
+use crate::policy::{self, Direction, People, Rules};
+
+/// Recipients who are owed the same texts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Class {
+    /// The texts; the default for none.
+    pub texts: Texts,
+    /// The recipients, by their place in the envelope.
+    pub recipients: Vec<usize>,
+    /// The direction of the first of them.
+    pub direction: Direction,
+}
+
+/// Which texts are owed cannot be told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Untold {
+    /// A person whose object is needed was not looked up.
+    #[error("{person} cannot be looked up: {outage}")]
+    Person {
+        /// Who.
+        person: Address,
+        /// Why.
+        outage: Outage,
+    },
+    /// A text cannot be filled in.
+    #[error("the {end} text of {direction} mail {error}")]
+    Template {
+        /// `prepend` or `append`.
+        end: &'static str,
+        /// Whose text it is.
+        direction: Direction,
+        /// Why.
+        error: TemplateError,
+    },
+}
+
+/// The order in which classes are told: what goes outside first, since that is what stays with the MTA where a
+/// message is split, and other filters (a DKIM signer) see it.
+const ORDER: [Direction; 3] = [Direction::Outbound, Direction::Inbound, Direction::Internal];
+
+/// Who has to be looked up to tell which texts are owed, each address once.
+pub fn questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<Address> {
+    if settings.is_empty() {
+        return Vec::new();
+    }
+    let asks_all = settings.exempt_attribute.is_some();
+    let ours = policy::sender_is_ours(envelope, rules);
+    let mut asked = Vec::new();
+    for recipient in envelope.recipient_addresses() {
+        let texts = settings.of(policy::direction(ours, recipient, rules));
+        if !texts.is_set() {
+            continue;
+        }
+        if asks_all {
+            asked.push(recipient.clone());
+        }
+        if asks_all || texts.needs_sender() {
+            asked.extend(policy::identities(envelope, rules));
+        }
+    }
+    asked.sort_unstable();
+    asked.dedup();
+    asked
+}
+
+/// The classes of recipients, at least one where there is a recipient. `people` holds the answers to
+/// [`questions`].
+pub fn classes(
+    envelope: &Envelope,
+    people: &People,
+    rules: &Rules,
+    settings: &Settings,
+) -> Result<Vec<Class>, Untold> {
+    let ours = policy::sender_is_ours(envelope, rules);
+    let senders = policy::identities(envelope, rules);
+    let sender = Asked { people, settings };
+    let mut classes: Vec<Class> = Vec::new();
+    for (place, recipient) in envelope.recipient_addresses().enumerate() {
+        let direction = policy::direction(ours, recipient, rules);
+        let texts = settings.of(direction);
+        let texts = match texts.is_set() && !sender.any_exempt(senders.iter().chain([recipient]))? {
+            true => filled(texts, direction, &sender, &senders)?,
+            false => Texts::default(),
+        };
+        match classes.iter_mut().find(|class| class.texts == texts) {
+            Some(class) => {
+                class.recipients.push(place);
+                class.direction = earlier(class.direction, direction);
+            }
+            None => classes.push(Class {
+                texts,
+                recipients: vec![place],
+                direction,
+            }),
+        }
+    }
+    classes.sort_by_key(|class| ORDER.iter().position(|d| *d == class.direction));
+    if !settings.split_mixed && classes.len() > 1 {
+        let others: Vec<usize> = classes
+            .drain(1..)
+            .flat_map(|class| class.recipients)
+            .collect();
+        classes[0].recipients.extend(others);
+        classes[0].recipients.sort_unstable();
+    }
+    Ok(classes)
+}
+
+fn earlier(one: Direction, other: Direction) -> Direction {
+    let both = ORDER.into_iter().find(|d| *d == one || *d == other);
+    both.unwrap_or(one)
+}
+
+fn filled(
+    texts: &DirectionTexts,
+    direction: Direction,
+    asked: &Asked<'_>,
+    senders: &[Address],
+) -> Result<Texts, Untold> {
+    let sender = match texts.needs_sender() {
+        true => asked.first_object_of(senders)?,
+        false => Vec::new(),
+    };
+    let fill = |end: &'static str, wording: &Option<super::Wording>| {
+        let filled = wording.as_ref().map(|wording| wording.for_sender(&sender));
+        let filled = filled.transpose().map_err(|error| Untold::Template {
+            end,
+            direction,
+            error,
+        })?;
+        Ok(filled.flatten())
+    };
+    let prepend: Option<Arc<Text>> = fill("prepend", &texts.prepend)?;
+    Ok(Texts {
+        prepend,
+        append: fill("append", &texts.append)?,
+    })
+}
+
+/// The answers of the directory.
+struct Asked<'a> {
+    people: &'a People,
+    settings: &'a Settings,
+}
+
+impl Asked<'_> {
+    fn objects(&self, person: &Address) -> Result<&[Arc<Entry>], Untold> {
+        match self.people.get(person) {
+            Some(Lookup::Found(objects)) => Ok(objects),
+            Some(Lookup::Absent) => Ok(&[]),
+            Some(Lookup::Unavailable(outage)) => Err(Untold::Person {
+                person: person.clone(),
+                outage: outage.clone(),
+            }),
+            None => Err(Untold::Person {
+                person: person.clone(),
+                outage: Outage::new("it was not asked"),
+            }),
+        }
+    }
+
+    /// Whether the object of one of these exempts this mail from texts.
+    fn any_exempt<'p>(&self, people: impl Iterator<Item = &'p Address>) -> Result<bool, Untold> {
+        let Some(attribute) = &self.settings.exempt_attribute else {
+            return Ok(false);
+        };
+        for person in people {
+            self.objects(person)?;
+            if let Some(Lookup::Found(objects)) = self.people.get(person)
+                && policy::exempting(objects, Some(attribute)).is_some()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The objects of the first identity of the sender that has some.
+    fn first_object_of(&self, senders: &[Address]) -> Result<Vec<Arc<Entry>>, Untold> {
+        for sender in senders {
+            let own = self
+                .objects(sender)?
+                .iter()
+                .filter(|object| !object.inherited);
+            let own: Vec<Arc<Entry>> = own.cloned().collect();
+            if !own.is_empty() {
+                return Ok(own);
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+impl DirectionTexts {
+    /// Whether there is any text.
+    pub fn is_set(&self) -> bool {
+        self.prepend.is_some() || self.append.is_some()
+    }
+}
