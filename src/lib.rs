@@ -4,8 +4,8 @@
 //! get a copy, makes that copy durable, and only then lets the message go.
 //!
 //! ```text
-//!  MTA ──milter──► hook ─► envelope + message ─► directory ─► policy ─► journal ─► spool ─► verdict
-//!                             (mail)              resolve      plan     compose    commit      │
+//!  MTA ──milter──► hook ─► envelope + message ─► directory ─► policy ─► text ─► journal ─► spool ─► verdict
+//!                             (mail)              resolve      plan     edit    compose    commit      │
 //!                                                                                    │         ▼
 //!                              journal mailbox ◄─ relay ◄─ deliver ◄─────────────────┘   message goes on
 //!                              NDR mailbox     ◄─ ndr  ◄──┘
@@ -23,11 +23,11 @@
 //! | [`milter`] | the milter protocol, version 6. Knows nothing of journaling |
 //! | [`directory`] | entries, lookups, LDAP connections and failover, LDIF file, cache, change watching, journal-target resolution |
 //! | [`policy`] | rules and the plan; pure (the domains that the directory names are put into the rules from outside) |
-//! | [`text`] | text before and after bodies; so far the reading of MIME, charsets and HTML that edits need |
+//! | [`text`] | text before and after bodies: which text for whom, and the edit of MIME messages. Pure |
 //! | [`journal`] | what is written: journal report, plain copy, NDR, the seal |
 //! | [`spool`] | what is owed: commit, due items, progress, recovery |
 //! | [`deliver`] | item → relay → outcome per recipient → progress, NDR or dead letter |
-//! | [`pipeline`] | the journey of one message, as one short function |
+//! | [`pipeline`] | the journey of one message, as one short function, and what is made on it |
 //! | [`hook`] | the door: translates the MTA's protocol and nothing else |
 //! | [`admin`] | HTTP: health and metrics |
 //! | [`config`] | file and environment → complete settings of every module |
@@ -49,5 +49,4 @@ pub mod policy;
 pub mod secret;
 pub mod smtp;
 pub mod spool;
-#[allow(dead_code, reason = "the edits that use it are under way")]
 pub mod text;

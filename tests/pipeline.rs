@@ -10,7 +10,7 @@ use copyist::hook::{Listen, Listener, serve_milter};
 use copyist::journal::{Composer, Key, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Envelope, Message, Recipient};
 use copyist::milter::{Actions, Command, Frames, Offer, Response, Steps, Strings, VERSION};
-use copyist::pipeline::{Pipeline, Verdict};
+use copyist::pipeline::{Abilities, Changes, Pipeline, Verdict};
 use copyist::policy::{DirectionRules, Format, OnFailure, Organization, Rules};
 use copyist::spool::{Filter, Settings as SpoolSettings, Spool};
 use tempfile::TempDir;
@@ -57,6 +57,7 @@ fn pipeline(directory: &TempDir) -> Pipeline {
             on_directory_failure: OnFailure::Defer,
             ..Rules::default()
         }),
+        text: Arc::default(),
         composer: Composer::new(
             JournalSettings {
                 report_from: address("journal@corp.example"),
@@ -89,7 +90,13 @@ fn envelope(to: &[&str]) -> Envelope {
 async fn process(pipeline: &Pipeline, to: &[&str], content: &'static [u8]) -> Verdict {
     let message = Message::new(Bytes::from_static(content));
     pipeline
-        .process(&envelope(to), &message, &[], SystemTime::now())
+        .process(
+            &envelope(to),
+            &message,
+            &[],
+            Abilities::default(),
+            SystemTime::now(),
+        )
         .await
 }
 
@@ -111,12 +118,12 @@ async fn accept_means_durable() {
     let pipeline = pipeline(&directory);
     assert_eq!(
         process(&pipeline, &["bob@corp.example"], b"A: b\r\n\r\nx").await,
-        Verdict::Accept
+        Verdict::Accept(Changes::default())
     );
     assert_eq!(owed(&pipeline).await, 0);
     assert_eq!(
         process(&pipeline, &["dan@corp.example"], b"A: b\r\n\r\nx").await,
-        Verdict::Accept
+        Verdict::Accept(Changes::default())
     );
     assert_eq!(owed(&pipeline).await, 1);
 }
@@ -135,7 +142,7 @@ async fn what_cannot_be_parsed_is_journaled_like_anything_else() {
     for (n, content) in contents.into_iter().enumerate() {
         assert_eq!(
             process(&pipeline, &["dan@corp.example"], content).await,
-            Verdict::Accept,
+            Verdict::Accept(Changes::default()),
             "{content:?}"
         );
         assert_eq!(owed(&pipeline).await, n + 1, "{content:?}");

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use copyist::journal::{Item, ItemId, Kind};
 use copyist::mail::{Address, BodyKind};
 use copyist::policy::Direction;
-use copyist::spool::{CommitError, Outcome, Progress, Settings, Spool};
+use copyist::spool::{CommitError, Outcome, Parcel, Progress, Settings, Spool};
 
 /// Tells the child where and from which number on.
 const DIRECTORY: &str = "COPYIST_TEST_DIRECTORY";
@@ -63,12 +63,20 @@ fn item(n: usize) -> Item {
         suffix: Bytes::from_static(b"after"),
         body: BodyKind::SevenBit,
         smtputf8: false,
+        dsn: Default::default(),
     }
 }
 
 async fn commit(spool: &Spool, n: usize) -> Result<(), CommitError> {
     spool
-        .commit(original(n), "Q", UNIX_EPOCH, vec![item(n)])
+        .commit(
+            "Q",
+            UNIX_EPOCH,
+            vec![Parcel {
+                original: original(n),
+                items: vec![item(n)],
+            }],
+        )
         .await
 }
 

@@ -280,6 +280,7 @@ fn pipeline(settings: &Settings, key: &Key, directory: Directory, spool: Spool) 
     Pipeline {
         directory,
         rules: Arc::new(settings.rules.clone()),
+        text: Arc::new(settings.text.clone()),
         composer: Composer::new(settings.journal.clone(), key.clone()),
         spool,
     }

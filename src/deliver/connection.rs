@@ -303,19 +303,33 @@ impl Connection {
             command.push_str(" SMTPUTF8");
         }
         if offered.dsn {
-            command.push_str(&format!(" RET=HDRS ENVID={}", xtext(&item.envelope_id)));
+            match item.kind {
+                // What the sender asked for, as he wrote it.
+                Kind::Version => command.extend(item.dsn.sender.iter().map(|p| format!(" {p}"))),
+                _ => command.push_str(&format!(" RET=HDRS ENVID={}", xtext(&item.envelope_id))),
+            }
         }
         command + "\r\n"
     }
 
     fn rcpt_command(&self, item: &Item, address: &Address) -> String {
         // A bounce of a report must come back; one of an NDR has nowhere to go (RFC 3461 section 4.1).
-        let notify = match item.kind {
-            Kind::Report | Kind::Copy => " NOTIFY=FAILURE",
-            Kind::Ndr => " NOTIFY=NEVER",
+        let params = match item.kind {
+            Kind::Report | Kind::Copy => " NOTIFY=FAILURE".into(),
+            Kind::Ndr => " NOTIFY=NEVER".into(),
+            Kind::Version => item
+                .dsn
+                .of(address)
+                .iter()
+                .map(|p| format!(" {p}"))
+                .collect(),
         };
-        let notify = if self.capabilities.dsn { notify } else { "" };
-        format!("RCPT TO:<{address}>{notify}\r\n")
+        let params = if self.capabilities.dsn {
+            params
+        } else {
+            String::new()
+        };
+        format!("RCPT TO:<{address}>{params}\r\n")
     }
 
     /// DATA and the message.

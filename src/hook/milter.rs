@@ -14,17 +14,23 @@ use crate::mail::{
     Address, AddressError, Client, Enhanced, Envelope, Message, Recipient, Reply, Rewritten,
 };
 use crate::milter::{
-    self, Actions, Answer, Handler, Limits, Macros, Outcome, Path, Peer, RecipientAnswer, SoFar,
-    Transaction, Wants,
+    self, Actions, Agreement, Answer, Edit, Handler, Limits, Macros, Outcome, Path, Peer,
+    RecipientAnswer, SoFar, Transaction, Wants,
 };
-use crate::pipeline::{Pipeline, Verdict};
+use crate::pipeline::{Abilities, Pipeline, Verdict};
 use crate::policy::{Admission, Guard};
 
 use super::Listener;
+use super::edits::edits;
 
 /// How long nothing is accepted after the system refused a connection for want of something (file
 /// descriptors, memory): trying again at once would only burn time.
 const BREATH: Duration = Duration::from_millis(100);
+
+/// What putting texts into a message takes.
+const EDIT: Actions = Actions::from_bits(
+    Actions::CHANGE_BODY.bits() | Actions::CHANGE_HEADERS.bits() | Actions::ADD_HEADERS.bits(),
+);
 
 /// Accepts connections until `shutdown`; each is served by a task of `sessions`, which whoever shuts down
 /// waits for.
@@ -43,10 +49,7 @@ pub async fn serve(
         match accepted {
             Ok(stream) => {
                 let session = Door::new(pipelines.clone());
-                let wants = Wants {
-                    actions: Actions::NONE,
-                    answer_recipients: session.asked,
-                };
+                let wants = session.wants();
                 let served =
                     milter::serve(stream, wants, Limits::default(), session, shutdown.clone());
                 sessions.spawn(async move {
@@ -73,6 +76,8 @@ struct Door {
     pipeline: Arc<Pipeline>,
     /// Whether the MTA asks about recipients: agreed on when the connection began.
     asked: bool,
+    /// What the MTA lets us do to messages: agreed on likewise.
+    abilities: Abilities,
     /// Guarded recipients of the message under way, which the message itself decides about.
     provisional: Vec<Address>,
 }
@@ -85,7 +90,22 @@ impl Door {
             pipelines,
             pipeline,
             asked,
+            abilities: Abilities::default(),
             provisional: Vec::new(),
+        }
+    }
+
+    /// What is asked of the MTA: no more than the settings need.
+    fn wants(&self) -> Wants {
+        let text = &self.pipeline.text;
+        let actions = match (text.is_empty(), text.split_mixed) {
+            (true, _) => Actions::NONE,
+            (false, false) => EDIT,
+            (false, true) => EDIT | Actions::DELETE_RECIPIENTS,
+        };
+        Wants {
+            actions,
+            answer_recipients: self.asked,
         }
     }
 
@@ -177,7 +197,7 @@ impl Door {
         Ok(())
     }
 
-    async fn judge(&mut self, transaction: Transaction) -> Result<(), Reply> {
+    async fn judge(&mut self, transaction: Transaction) -> Result<Vec<Edit>, Reply> {
         let envelope = self.envelope(SoFar {
             connection: &transaction.connection,
             helo: &transaction.helo,
@@ -190,18 +210,25 @@ impl Door {
         self.provisional
             .retain(|address| envelope.recipient_addresses().any(|known| known == address));
         let now = SystemTime::now();
-        match self
+        let (provisional, abilities) = (&self.provisional, self.abilities);
+        let verdict = self
             .pipeline
-            .process(&envelope, &message, &self.provisional, now)
-            .await
-        {
-            Verdict::Accept => Ok(()),
+            .process(&envelope, &message, provisional, abilities, now);
+        match verdict.await {
+            Verdict::Accept(changes) => Ok(edits(&message, &changes, &transaction.recipients)),
             Verdict::Refuse(reply) => Err(reply),
         }
     }
 }
 
 impl Handler for Door {
+    fn negotiated(&mut self, agreement: &Agreement) {
+        self.abilities = Abilities {
+            edit: agreement.allows(EDIT),
+            split: agreement.allows(Actions::DELETE_RECIPIENTS),
+        };
+    }
+
     async fn recipient(&mut self, so_far: SoFar<'_>, recipient: &Path) -> RecipientAnswer {
         if so_far.recipients.is_empty() {
             self.begin();
@@ -218,7 +245,10 @@ impl Handler for Door {
             self.begin();
         }
         match self.judge(transaction).await {
-            Ok(()) => Answer::Accept.into(),
+            Ok(edits) => Outcome {
+                edits,
+                answer: Answer::Accept,
+            },
             Err(reply) => Answer::Reply(reply).into(),
         }
     }

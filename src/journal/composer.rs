@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::fields::{field, unstructured};
 use super::report::{self, Outer};
 use super::seal::{self, BodyDigest, Sealed};
-use super::{Item, ItemId, Key, Kind, Refusal, Settings, ndr, token};
-use crate::mail::{Address, BodyKind, Envelope, Message, Summary};
+use super::{Dsn, Item, ItemId, Key, Kind, Refusal, Settings, ndr, token};
+use crate::mail::{Address, BodyKind, Envelope, Message, Recipient, Summary};
 use crate::policy::{self, Direction, Format, Plan, Trouble};
 
 /// Writes reports, copies and NDRs, and knows its own again.
@@ -27,9 +27,6 @@ pub enum ComposeError {
     /// Without random numbers, names and boundaries could be foreseen.
     #[error("the system gives no random numbers")]
     Random,
-    /// The thread that was writing it ended early: the process is shutting down, or it panicked.
-    #[error("writing the report was interrupted")]
-    Interrupted,
 }
 
 /// A message that reports are written about.
@@ -114,6 +111,53 @@ impl Composer {
                     .map(|trouble| self.trouble(&subject, trouble)),
             )
             .collect()
+    }
+
+    /// A version of a message for some of its recipients, from its own sender, with nothing of ours but the seal that
+    /// lets it pass this filter again. In pieces that every relay takes.
+    pub fn version(
+        &self,
+        envelope: &Envelope,
+        message: &Message,
+        recipients: &[Recipient],
+        direction: Direction,
+    ) -> Result<Vec<Item>, ComposeError> {
+        // A sender who wants no news of failures gets none.
+        let (told, not_told): (Vec<&Recipient>, Vec<&Recipient>) = recipients
+            .iter()
+            .partition(|recipient| wants_failures(recipient));
+        let groups = [(told, envelope.sender.as_ref()), (not_told, None)];
+        let summary = message.summary();
+        let kind = BodyKind::of(message.bytes());
+        let mut items = Vec::new();
+        for (group, ndr) in groups {
+            for some in group.chunks(policy::MOST_TARGETS) {
+                let draft = Draft {
+                    id: token::new_id()?,
+                    kind: Kind::Version,
+                    direction,
+                    sender: envelope.sender.as_ref(),
+                    targets: some.iter().map(|r| r.address.clone()).collect(),
+                    ndr,
+                    subject: &summary.subject,
+                    reasons: vec![format!("the {direction} version of a message with several")],
+                };
+                let mut digest = BodyDigest::new();
+                digest.update(message.body());
+                let body = Body {
+                    before: String::new(),
+                    after: String::new(),
+                    digest,
+                    kind,
+                };
+                let mut item =
+                    self.finish(draft, String::new(), body, Some(summary.message_id.clone()));
+                item.dsn = dsn(envelope, some);
+                item.smtputf8 |= envelope.is_smtputf8();
+                items.push(item);
+            }
+        }
+        Ok(items)
     }
 
     /// The NDR for those recipients of `failed` that the relay refused for good. `original` is the message
@@ -287,7 +331,7 @@ impl Composer {
         let (mut before, after) = ndr::body(account, attached.kind, &boundary);
         let kind = attached.kind.max(BodyKind::of(account.text.as_bytes()));
         let mut header = String::new();
-        let subject = format!("Undeliverable journal report: {}", draft.subject);
+        let subject = format!("{}: {}", account.title, draft.subject);
         self.outer(&draft, &subject, now).write(&mut header, false);
         let multipart =
             format!("multipart/report; report-type=delivery-status;\r\n boundary=\"{boundary}\"");
@@ -338,13 +382,16 @@ impl Composer {
             kind,
         } = body;
         field(&mut header, "X-Copyist-Item", draft.id.as_str());
-        add_reasons(&mut header, &draft.reasons);
+        // A version is read by people who are not to know why it is one.
+        if draft.kind != Kind::Version {
+            add_reasons(&mut header, &draft.reasons);
+        }
         field(
             &mut header,
             seal::FIELD,
             &seal::seal(&self.key, &draft.id, &draft.targets, digest),
         );
-        if draft.kind != Kind::Copy {
+        if !matches!(draft.kind, Kind::Copy | Kind::Version) {
             header.push_str("\r\n");
         }
         header.push_str(&before);
@@ -363,6 +410,7 @@ impl Composer {
             message_id: message_id
                 .unwrap_or_else(|| format!("<{token}@{}>", self.settings.hostname)),
             envelope_id: token,
+            dsn: Dsn::default(),
             subject: draft.subject.to_owned(),
             reasons: draft.reasons,
             prefix: Bytes::from(header),
@@ -404,6 +452,39 @@ fn add_reasons(header: &mut String, reasons: &[String]) {
         }
         unstructured(header, "X-Copyist-Reason", reason);
     }
+}
+
+/// The DSN parameters of a transaction, as far as they concern these recipients.
+fn dsn(envelope: &Envelope, recipients: &[&Recipient]) -> Dsn {
+    let named = |params: &[String], names: &[&str]| -> Vec<String> {
+        let is_one = |param: &&String| {
+            let name = param.split('=').next().unwrap_or_default();
+            names.iter().any(|known| name.eq_ignore_ascii_case(known))
+        };
+        params.iter().filter(is_one).cloned().collect()
+    };
+    let of = |r: &&Recipient| (r.address.clone(), named(&r.params, &["NOTIFY", "ORCPT"]));
+    Dsn {
+        sender: named(&envelope.sender_params, &["RET", "ENVID"]),
+        recipients: recipients
+            .iter()
+            .map(of)
+            .filter(|(_, p)| !p.is_empty())
+            .collect(),
+    }
+}
+
+/// Whether the sender wants to hear of a failed delivery: unless NOTIFY says otherwise (RFC 3461 section 4.1).
+fn wants_failures(recipient: &Recipient) -> bool {
+    let notify = recipient.params.iter().find_map(|param| {
+        let (name, value) = param.split_once('=')?;
+        name.eq_ignore_ascii_case("NOTIFY").then_some(value)
+    });
+    notify.is_none_or(|value| {
+        value
+            .split(',')
+            .any(|word| word.eq_ignore_ascii_case("FAILURE"))
+    })
 }
 
 fn reasons(copy: &policy::Copy) -> Vec<String> {

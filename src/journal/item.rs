@@ -20,6 +20,8 @@ pub enum Kind {
     Copy,
     /// A non-delivery report about one of the others.
     Ndr,
+    /// The message itself for those of its recipients who get other texts than the rest.
+    Version,
 }
 
 /// An outgoing message: our `prefix`, the original as it was received, our `suffix`. The original is
@@ -42,6 +44,8 @@ pub struct Item {
     pub message_id: String,
     /// The ENVID parameter (RFC 3461), not yet xtext-encoded.
     pub envelope_id: String,
+    /// For a version: the DSN parameters that the sender gave, verbatim (RFC 3461).
+    pub dsn: Dsn,
     /// The subject of the original, for people who look at the queue.
     pub subject: String,
     /// Why each target gets it, one line per target and reason.
@@ -54,6 +58,15 @@ pub struct Item {
     pub body: BodyKind,
     /// Whether headers or addresses need SMTPUTF8.
     pub smtputf8: bool,
+}
+
+/// DSN parameters as the SMTP client gave them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dsn {
+    /// Of MAIL: `RET=HDRS`, `ENVID=QQ314159`.
+    pub sender: Vec<String>,
+    /// Of RCPT: `NOTIFY=FAILURE`, `ORCPT=rfc822;ana@example.com`.
+    pub recipients: Vec<(Address, Vec<String>)>,
 }
 
 /// A relay's final no for one recipient of an item.
@@ -87,13 +100,26 @@ impl fmt::Display for ItemId {
     }
 }
 
+impl Dsn {
+    /// Those of one recipient.
+    pub fn of(&self, recipient: &Address) -> &[String] {
+        let mut all = self.recipients.iter();
+        all.find(|(known, _)| known == recipient)
+            .map_or(&[], |(_, params)| params)
+    }
+}
+
 impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 4] = [Kind::Report, Kind::Copy, Kind::Ndr, Kind::Version];
+
     /// The word used in the queue and in logs.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Report => "report",
             Kind::Copy => "copy",
             Kind::Ndr => "ndr",
+            Kind::Version => "version",
         }
     }
 }

@@ -17,7 +17,7 @@ mod tests;
 mod token;
 
 pub use composer::{ComposeError, Composer};
-pub use item::{Item, ItemId, Kind, Refusal};
+pub use item::{Dsn, Item, ItemId, Kind, Refusal};
 pub use key::{Key, KeyError};
 pub use seal::Sealed;
 pub use settings::Settings;

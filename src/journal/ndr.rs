@@ -4,26 +4,44 @@ use std::fmt::Write;
 
 use super::fields::field;
 use super::report::shortened;
-use super::{Item, Refusal};
+use super::{Item, Kind, Refusal};
 use crate::mail::{BodyKind, Enhanced};
 use crate::policy::Trouble;
 
 /// What an NDR is about: the text for people, and the fields for programs.
 pub(super) struct Account {
+    /// What its subject begins with.
+    pub(super) title: &'static str,
     pub(super) text: String,
     pub(super) status: String,
 }
 
+const JOURNAL_REPORT: &str = "Undeliverable journal report";
+
 /// A relay said no.
 pub(super) fn refused(failed: &Item, refusals: &[Refusal], hostname: &str) -> Account {
-    let mut text = format!(
-        "This is Copyist at {hostname}.\r\n\r\n\
-         A journal {} could not be delivered, and will not be tried again for the\r\n\
-         addresses below. It is attached whole, with the original message in it.\r\n\r\n",
-        failed.kind.name()
-    );
+    let mut text = match failed.kind {
+        Kind::Version => format!(
+            "This is Copyist at {hostname}.\r\n\r\n\
+             Your message could not be delivered to the addresses below. It is attached.\r\n\r\n"
+        ),
+        kind => format!(
+            "This is Copyist at {hostname}.\r\n\r\n\
+             A journal {} could not be delivered, and will not be tried again for the\r\n\
+             addresses below. It is attached whole, with the original message in it.\r\n\r\n",
+            kind.name()
+        ),
+    };
     let mut status = per_message(hostname);
-    field(&mut status, "Original-Envelope-Id", &failed.envelope_id);
+    let of_the_sender = failed.dsn.sender.iter().find_map(|param| {
+        let (name, value) = param.split_once('=')?;
+        name.eq_ignore_ascii_case("ENVID").then_some(value)
+    });
+    match (failed.kind, of_the_sender) {
+        (Kind::Version, None) => {}
+        (_, Some(id)) => field(&mut status, "Original-Envelope-Id", &ascii(id)),
+        (_, None) => field(&mut status, "Original-Envelope-Id", &failed.envelope_id),
+    }
     for refusal in refusals {
         let _ = write!(
             text,
@@ -48,6 +66,14 @@ pub(super) fn refused(failed: &Item, refusals: &[Refusal], hostname: &str) -> Ac
             &format!("smtp; {}", ascii(&refusal.reply.to_string())),
         );
     }
+    if failed.kind == Kind::Version {
+        let title = "Undeliverable";
+        return Account {
+            title,
+            text,
+            status,
+        };
+    }
     text.push_str("\r\nIt was made because of:\r\n\r\n");
     for reason in &failed.reasons {
         let _ = write!(text, "  {}\r\n", printable(reason));
@@ -57,7 +83,11 @@ pub(super) fn refused(failed: &Item, refusals: &[Refusal], hostname: &str) -> Ac
         "\r\nWhat to do: see why the mailbox refuses mail (does it exist? is it full? is the\r\n\
          size limit too low?), then forward the attached report to it.\r\n"
     );
-    Account { text, status }
+    Account {
+        title: JOURNAL_REPORT,
+        text,
+        status,
+    }
 }
 
 /// An attribute names nobody.
@@ -85,7 +115,11 @@ pub(super) fn malformed(trouble: &Trouble, hostname: &str) -> Account {
     let mut status = per_message(hostname);
     // 5.1.3: bad destination mailbox address syntax.
     per_recipient(&mut status, &ascii(&trouble.value), Enhanced(5, 1, 3));
-    Account { text, status }
+    Account {
+        title: JOURNAL_REPORT,
+        text,
+        status,
+    }
 }
 
 fn per_message(hostname: &str) -> String {

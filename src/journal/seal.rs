@@ -1,6 +1,7 @@
-//! The seal: `X-Copyist-Seal: v=1; id=ITEM; to=A,B; h=MAC; b=MAC`.
+//! The seal: `X-Copyist-Seal: v=1; id=ITEM; to=MARK,MARK; h=MAC; b=MAC`.
 //!
-//! `h` is over item id and journal addresses, `b` over these and the body. The whole seal lets a report pass
+//! Each recipient is a mark that only we can make of an address: a version of a message is read by its recipients, who
+//! must not learn of each other here (Bcc). //! `h` is over item id and journal addresses, `b` over these and the body. The whole seal lets a report pass
 //! the journal guard and keeps it from being journaled again. `h` alone says that we wrote a report to these
 //! addresses and that somebody changed it on the way (an MTA that converts 8bit, a footer): from a
 //! sender that is ours such a message is not journaled again, since journaling it would make a longer report
@@ -85,7 +86,7 @@ impl BodyDigest {
 
 /// The value of the seal of an item with these recipients and this body.
 pub(super) fn seal(key: &Key, id: &ItemId, targets: &[Address], body: BodyDigest) -> String {
-    let list = list(targets);
+    let list = marks(key, id, targets);
     let (head, whole) = macs(key, id, &list, body);
     format!(
         "v=1; id={id};\r\n to={};\r\n h={head};\r\n b={whole}",
@@ -101,9 +102,11 @@ pub(super) fn judge(key: &Key, message: &Message, recipients: &[&Address]) -> Se
         let Some(claim) = Claim::parse(field.value) else {
             continue;
         };
-        let meant = recipients
-            .iter()
-            .all(|recipient| claim.to.iter().any(|known| known == &encoded(recipient)));
+        let is_named = |recipient: &&Address| {
+            let mark = mark(key, &claim.id, recipient);
+            claim.to.iter().any(|known| *known == mark)
+        };
+        let meant = recipients.iter().all(is_named);
         if recipients.is_empty() || !meant {
             continue;
         }
@@ -155,25 +158,20 @@ impl Claim {
     }
 }
 
-/// The addresses as they stand in a seal, sorted: characters that the field's own syntax uses, and all but
-/// printable ASCII, as `%XX`.
-fn list(targets: &[Address]) -> Vec<String> {
-    let mut list: Vec<String> = targets.iter().map(encoded).collect();
-    list.sort_unstable();
-    list.dedup();
-    list
+/// The recipients as they stand in a seal, in an order that says nothing.
+fn marks(key: &Key, id: &ItemId, targets: &[Address]) -> Vec<String> {
+    let mut marks: Vec<String> = targets.iter().map(|to| mark(key, id, to)).collect();
+    marks.sort_unstable();
+    marks.dedup();
+    marks
 }
 
-fn encoded(address: &Address) -> String {
-    let mut text = String::new();
-    for byte in address.key().bytes() {
-        if byte.is_ascii_graphic() && !b",;%".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    text
+/// Octets of a mark: nobody can try enough addresses to find another with the same.
+const MARK: usize = 12;
+
+fn mark(key: &Key, id: &ItemId, address: &Address) -> String {
+    let parts = [id.as_str().as_bytes(), address.key().as_bytes()];
+    STANDARD_NO_PAD.encode(&key.mac("seal to", &parts).as_ref()[..MARK])
 }
 
 fn macs(key: &Key, id: &ItemId, list: &[String], body: BodyDigest) -> (String, String) {

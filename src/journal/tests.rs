@@ -50,6 +50,7 @@ const OFFER: &str = "From: Sales <sales@corp.example>\r\nTo: buyer@customer.test
 
 fn plan(ours: bool, format: Format, targets: &[&str]) -> Plan {
     let copy = Copy {
+        what: Default::default(),
         direction: Direction::Inbound,
         format,
         ndr: address("ndr@corp.example"),

@@ -13,7 +13,7 @@ const HEADER_READ: usize = 256 * 1024;
 const ADDRESSES_READ: usize = 20_000;
 
 /// A message as the hook received it. Cloning shares the bytes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     bytes: Bytes,
     body: usize,

@@ -32,6 +32,11 @@ use super::transaction::{Path, SoFar, Transaction};
 
 /// Decides about recipients and messages of one connection.
 pub trait Handler: Send {
+    /// What was agreed on, before anything else is said.
+    fn negotiated(&mut self, agreement: &Agreement) {
+        let _ = agreement;
+    }
+
     /// Whether to accept a recipient; asked only where [`Wants::answer_recipients`] is set. The SMTP client
     /// waits, and no progress can be told.
     fn recipient(
@@ -220,6 +225,7 @@ where
                 Turn::Continue => Response::Continue.encode(&mut self.owed),
                 Turn::Negotiated(agreement) => {
                     frames.set_limit(agreement.packet_limit());
+                    self.handler.negotiated(&agreement);
                     Response::Negotiate(agreement.chosen(), &[]).encode(&mut self.owed);
                 }
                 Turn::Recipient(question) => self.recipient(question).await,

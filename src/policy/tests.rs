@@ -13,6 +13,7 @@ fn address(text: &str) -> Address {
 
 fn rules() -> Rules {
     let of = |name: &str| DirectionRules {
+        journal_what: Default::default(),
         journal: Vec::new(),
         journal_attributes: vec!["extensionAttribute10".into()],
         ndr: Some(address(&format!("{name}ndr@corp.example"))),

@@ -9,11 +9,11 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::error::OpenError;
 use super::{Outcome, Progress};
-use crate::journal::{Item, ItemId, Kind};
+use crate::journal::{Dsn, Item, ItemId, Kind};
 use crate::mail::{Address, BodyKind};
 
 /// The format of the tables (`PRAGMA user_version`).
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 /// Items are found by due time and by name, messages by number: all by index, so that a queue of a million
 /// costs no more to work on than a short one. `due` is null for what nobody tries: dead or set aside.
@@ -46,7 +46,8 @@ CREATE TABLE item (
     body TEXT NOT NULL,
     smtputf8 INTEGER NOT NULL,
     prefix BLOB NOT NULL,
-    suffix BLOB NOT NULL
+    suffix BLOB NOT NULL,
+    params TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX item_due ON item (due) WHERE due IS NOT NULL;
 CREATE INDEX item_message ON item (message);
@@ -55,10 +56,18 @@ CREATE TABLE target (
     address TEXT NOT NULL,
     state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'delivered', 'refused', 'dead')),
     reply TEXT,
+    params TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (item, address)
 ) WITHOUT ROWID;
 CREATE INDEX target_dead ON target (item) WHERE state = 'dead';
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
+";
+
+/// From format 1, which knew of no DSN parameters.
+const FROM_1: &str = "
+ALTER TABLE item ADD COLUMN params TEXT NOT NULL DEFAULT '';
+ALTER TABLE target ADD COLUMN params TEXT NOT NULL DEFAULT '';
+PRAGMA user_version = 2;
 ";
 
 /// An original on its way into the tables.
@@ -108,9 +117,10 @@ pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError
         .map_err(failed)?;
     match found {
         FORMAT => {}
-        0 if create => {
+        0 | 1 if create => {
+            let statements = if found == 0 { TABLES } else { FROM_1 };
             connection
-                .execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} COMMIT;"))
+                .execute_batch(&format!("BEGIN IMMEDIATE; {statements} COMMIT;"))
                 .map_err(failed)?;
         }
         _ => {
@@ -153,8 +163,8 @@ fn add_item(connection: &Connection, message: i64, item: &Item, due: i64) -> rus
     connection
         .prepare_cached(
             "INSERT INTO item (id, message, due, kind, direction, sender, ndr, message_id, envelope_id, subject, \
-             reasons, body, smtputf8, prefix, suffix) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+             reasons, body, smtputf8, prefix, suffix, params) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
         )?
         .execute(params![
             item.id.as_str(),
@@ -172,12 +182,14 @@ fn add_item(connection: &Connection, message: i64, item: &Item, due: i64) -> rus
             item.smtputf8,
             item.prefix.as_ref(),
             item.suffix.as_ref(),
+            item.dsn.sender.join(" "),
         ])?;
     let number = connection.last_insert_rowid();
-    let mut insert =
-        connection.prepare_cached("INSERT INTO target (item, address) VALUES (?1, ?2)")?;
+    let mut insert = connection
+        .prepare_cached("INSERT INTO target (item, address, params) VALUES (?1, ?2, ?3)")?;
     for target in &item.targets {
-        insert.execute(params![number, target.to_string()])?;
+        let params = item.dsn.of(target).join(" ");
+        insert.execute(params![number, target.to_string(), params])?;
     }
     Ok(())
 }
@@ -206,7 +218,7 @@ pub(super) fn next_due(connection: &Connection) -> rusqlite::Result<Option<Syste
 pub(super) fn load(connection: &Connection, id: &ItemId) -> rusqlite::Result<Option<Loaded>> {
     let mut select = connection.prepare_cached(
         "SELECT item.seq, kind, direction, sender, ndr, message_id, envelope_id, subject, reasons, body, smtputf8, \
-         prefix, suffix, attempts, content, file, digest \
+         prefix, suffix, attempts, content, file, digest, params \
          FROM item JOIN message ON message.id = item.message WHERE item.id = ?1",
     )?;
     let found = select
@@ -229,12 +241,16 @@ pub(super) fn load(connection: &Connection, id: &ItemId) -> rusqlite::Result<Opt
     };
     let mut waiting = Vec::new();
     let mut targets =
-        connection.prepare_cached("SELECT address, state FROM target WHERE item = ?1")?;
+        connection.prepare_cached("SELECT address, state, params FROM target WHERE item = ?1")?;
     let mut rows = targets.query([number])?;
     while let Some(row) = rows.next()? {
         let address = address(row, 0)?;
         if row.get_ref(1)?.as_str()? == "waiting" {
             waiting.push(address.clone());
+        }
+        let params = words(row.get_ref(2)?.as_str()?);
+        if !params.is_empty() {
+            item.dsn.recipients.push((address.clone(), params));
         }
         item.targets.push(address);
     }
@@ -251,9 +267,7 @@ fn item(row: &Row<'_>, id: &ItemId) -> rusqlite::Result<Item> {
     Ok(Item {
         id: id.clone(),
         kind: parsed(row, 1, |text| {
-            [Kind::Report, Kind::Copy, Kind::Ndr]
-                .into_iter()
-                .find(|k| k.name() == text)
+            Kind::ALL.into_iter().find(|kind| kind.name() == text)
         })?,
         direction: parsed(row, 2, |text| text.parse().ok())?,
         sender: optional_address(row, 3)?,
@@ -270,6 +284,10 @@ fn item(row: &Row<'_>, id: &ItemId) -> rusqlite::Result<Item> {
         smtputf8: row.get(10)?,
         prefix: Bytes::from(row.get::<_, Vec<u8>>(11)?),
         suffix: Bytes::from(row.get::<_, Vec<u8>>(12)?),
+        dsn: Dsn {
+            sender: words(row.get_ref(17)?.as_str()?),
+            recipients: Vec::new(),
+        },
     })
 }
 
@@ -399,6 +417,11 @@ pub(super) fn names_file(connection: &Connection, file: &str) -> rusqlite::Resul
     connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM message WHERE file = ?1)")?
         .query_row([file], |row| row.get(0))
+}
+
+/// ESMTP parameters, which hold no spaces.
+fn words(text: &str) -> Vec<String> {
+    text.split_ascii_whitespace().map(str::to_owned).collect()
 }
 
 pub(super) fn millis(at: SystemTime) -> i64 {

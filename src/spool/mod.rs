@@ -48,6 +48,15 @@ pub use queue::{Depth, Filter, Listed, ListedTarget, Shown};
 pub use settings::Settings;
 pub use store::Spool;
 
+/// A message, and what is owed with it.
+#[derive(Debug, Clone)]
+pub struct Parcel {
+    /// The message: as it was received, or a version of it that some recipients get.
+    pub original: Bytes,
+    /// What carries it.
+    pub items: Vec<Item>,
+}
+
 /// An item with everything a delivery needs.
 #[derive(Debug, Clone)]
 pub struct Owed {

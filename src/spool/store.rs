@@ -20,8 +20,8 @@ use super::database::{self, Loaded, NewMessage, Stored};
 use super::error::{CommitError, OpenError, SpoolError};
 use super::queue::{self, Depth, Filter, Listed, Shown};
 use super::writer::Writer;
-use super::{Owed, Progress, Settings};
-use crate::journal::{Item, ItemId};
+use super::{Owed, Parcel, Progress, Settings};
+use crate::journal::ItemId;
 
 /// The store of what is owed. Cloning gives another handle to the same one.
 #[derive(Clone)]
@@ -107,42 +107,54 @@ impl Spool {
         })
     }
 
-    /// Makes a message and everything owed for it durable. If the caller goes away before this returns, it may
-    /// be done all the same: a report too many, never one too few.
+    /// Makes everything owed for a message durable, all of it or nothing. If the caller goes away before this
+    /// returns, it may be done all the same: a report too many, never one too few.
     pub async fn commit(
         &self,
-        original: Bytes,
         queue_id: &str,
         received: SystemTime,
-        items: Vec<Item>,
+        parcels: Vec<Parcel>,
     ) -> Result<(), CommitError> {
         if self.is_failed() {
             return Err(CommitError::Failed("an earlier write failed".into()));
         }
-        let file = match original.len() > self.inline_limit {
-            true => Some(self.keep_body(original.clone()).await?),
-            false => None,
-        };
-        let digest = digest(&SHA256, &original).as_ref().to_vec();
-        let message = NewMessage {
-            queue_id: queue_id.to_owned(),
-            received,
-            original,
-            digest,
-            file: file.clone(),
-        };
+        let mut files = Vec::new();
+        let mut messages = Vec::with_capacity(parcels.len());
+        for Parcel { original, items } in parcels {
+            let file = match original.len() > self.inline_limit {
+                true => match self.keep_body(original.clone()).await {
+                    Ok(file) => Some(file),
+                    Err(error) => {
+                        self.remove_bodies(files).await;
+                        return Err(error);
+                    }
+                },
+                false => None,
+            };
+            files.extend(file.clone());
+            let digest = digest(&SHA256, &original).as_ref().to_vec();
+            let message = NewMessage {
+                queue_id: queue_id.to_owned(),
+                received,
+                original,
+                digest,
+                file,
+            };
+            messages.push((message, items));
+        }
         let committed = self
             .writer
-            .run(move |connection| database::add(connection, &message, &items))
+            .run(move |connection| {
+                let mut all = messages.iter();
+                all.try_for_each(|(message, items)| database::add(connection, message, items))
+            })
             .await;
-        match (&committed, file) {
-            (Ok(()), _) => self.changed.notify_one(),
+        match &committed {
+            Ok(()) => self.changed.notify_one(),
             // Only when the answer is known: a commit that failed may be found to stand after a restart,
             // and then the row needs its file. The start removes what no row names.
-            (Err(CommitError::Refused(_) | CommitError::Full), Some(file)) => {
-                self.bodies.remove(&file);
-            }
-            _ => {}
+            Err(CommitError::Refused(_) | CommitError::Full) => self.remove_bodies(files).await,
+            Err(_) => {}
         }
         committed
     }

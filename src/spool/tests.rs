@@ -57,6 +57,7 @@ fn item(n: usize, targets: &[&str]) -> Item {
         suffix: Bytes::from_static(b"\r\nafter"),
         body: BodyKind::EightBit,
         smtputf8: true,
+        dsn: crate::journal::Dsn::default(),
     }
 }
 
@@ -95,15 +96,24 @@ async fn what_is_committed_comes_back_exactly_also_after_a_restart() {
     let large = Bytes::from(vec![b'x'; LIMIT + 1]);
     spool
         .commit(
-            small.clone(),
             "Q1",
             at(0),
-            vec![item(1, &["a@c.test", "b@c.test"])],
+            vec![Parcel {
+                original: small.clone(),
+                items: vec![item(1, &["a@c.test", "b@c.test"])],
+            }],
         )
         .await
         .expect("committed");
     spool
-        .commit(large.clone(), "Q2", at(1), vec![item(2, &["a@c.test"])])
+        .commit(
+            "Q2",
+            at(1),
+            vec![Parcel {
+                original: large.clone(),
+                items: vec![item(2, &["a@c.test"])],
+            }],
+        )
         .await
         .expect("committed");
     assert_eq!(body_files(&dir), 1);
@@ -124,7 +134,14 @@ async fn what_is_committed_comes_back_exactly_also_after_a_restart() {
 async fn a_claimed_item_is_nobody_elses() {
     let (_dir, spool) = fresh();
     spool
-        .commit(Bytes::new(), "Q", at(0), vec![item(1, &["a@c.test"])])
+        .commit(
+            "Q",
+            at(0),
+            vec![Parcel {
+                original: Bytes::new(),
+                items: vec![item(1, &["a@c.test"])],
+            }],
+        )
         .await
         .expect("committed");
     assert!(
@@ -146,7 +163,14 @@ async fn an_item_goes_when_everyone_has_it_and_the_original_with_its_last_item()
     let (dir, spool) = fresh();
     let items = vec![item(1, &["a@c.test", "b@c.test"]), item(2, &["d@c.test"])];
     spool
-        .commit(Bytes::from(vec![0; LIMIT + 1]), "Q", at(0), items)
+        .commit(
+            "Q",
+            at(0),
+            vec![Parcel {
+                original: Bytes::from(vec![0; LIMIT + 1]),
+                items: items,
+            }],
+        )
         .await
         .expect("committed");
     let waiting = Outcome::Waiting("451 later".into());
@@ -183,7 +207,14 @@ async fn a_refusal_counts_only_together_with_its_ndr() {
     let refused = || Outcome::Refused("550 no".into());
     let original = Bytes::from_static(b"original");
     spool
-        .commit(original.clone(), "Q", at(0), vec![item(1, &["a@c.test"])])
+        .commit(
+            "Q",
+            at(0),
+            vec![Parcel {
+                original: original.clone(),
+                items: vec![item(1, &["a@c.test"])],
+            }],
+        )
         .await
         .expect("committed");
     // An NDR that cannot be stored (its name is taken) takes the marks with it.
@@ -212,7 +243,14 @@ async fn a_refusal_counts_only_together_with_its_ndr() {
 async fn a_dead_letter_is_kept_until_an_operator_decides() {
     let (dir, spool) = fresh();
     spool
-        .commit(Bytes::new(), "Q", at(0), vec![ndr(1), ndr(2)])
+        .commit(
+            "Q",
+            at(0),
+            vec![Parcel {
+                original: Bytes::new(),
+                items: vec![ndr(1), ndr(2)],
+            }],
+        )
         .await
         .expect("committed");
     for n in [1, 2] {
@@ -243,7 +281,14 @@ async fn a_damaged_original_is_set_aside_and_never_sent() {
     let large = Bytes::from(vec![b'x'; LIMIT + 1]);
     for n in [1, 2] {
         spool
-            .commit(large.clone(), "Q", at(0), vec![item(n, &["a@c.test"])])
+            .commit(
+                "Q",
+                at(0),
+                vec![Parcel {
+                    original: large.clone(),
+                    items: vec![item(n, &["a@c.test"])],
+                }],
+            )
             .await
             .expect("committed");
     }
@@ -276,10 +321,12 @@ async fn files_that_a_crash_left_without_a_row_are_removed_at_the_start() {
     let (dir, spool) = fresh();
     spool
         .commit(
-            vec![0; LIMIT + 1].into(),
             "Q",
             at(0),
-            vec![item(1, &["a@c.test"])],
+            vec![Parcel {
+                original: vec![0; LIMIT + 1].into(),
+                items: vec![item(1, &["a@c.test"])],
+            }],
         )
         .await
         .expect("committed");
@@ -311,7 +358,14 @@ async fn one_service_at_a_time() {
 async fn what_a_command_does_the_service_sees() {
     let (dir, spool) = fresh();
     spool
-        .commit(Bytes::new(), "Q", at(0), vec![item(1, &["a@c.test"])])
+        .commit(
+            "Q",
+            at(0),
+            vec![Parcel {
+                original: Bytes::new(),
+                items: vec![item(1, &["a@c.test"])],
+            }],
+        )
         .await
         .expect("committed");
     let later = progress(&[("a@c.test", Outcome::Waiting("no route".into()))], None);
@@ -334,10 +388,12 @@ async fn one_bad_commit_of_a_group_does_not_take_the_others() {
         async move {
             spool
                 .commit(
-                    Bytes::from_static(b"x"),
                     "Q",
                     at(0),
-                    vec![item(n, &["a@c.test"])],
+                    vec![Parcel {
+                        original: Bytes::from_static(b"x"),
+                        items: vec![item(n, &["a@c.test"])],
+                    }],
                 )
                 .await
         }

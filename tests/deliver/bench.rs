@@ -15,7 +15,7 @@ use copyist::deliver::{self, NdrComposer, RelaySettings, Retry, Settings, Tls};
 use copyist::journal::{self, Composer, Item, ItemId, Key, Kind};
 use copyist::mail::{Address, BodyKind};
 use copyist::policy::Direction;
-use copyist::spool::{self, Filter, Listed, Spool};
+use copyist::spool::{self, Filter, Listed, Parcel, Spool};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +88,14 @@ impl Bench {
     /// Owes one item.
     pub async fn owe(&self, item: Item, original: impl Into<Bytes>) {
         self.spool
-            .commit(original.into(), "Q1", SystemTime::now(), vec![item])
+            .commit(
+                "Q1",
+                SystemTime::now(),
+                vec![Parcel {
+                    original: original.into(),
+                    items: vec![item],
+                }],
+            )
             .await
             .expect("committed");
     }
@@ -204,5 +211,6 @@ pub fn item(n: usize, targets: &[&str]) -> Item {
         suffix: Bytes::new(),
         body: BodyKind::SevenBit,
         smtputf8: false,
+        dsn: Default::default(),
     }
 }

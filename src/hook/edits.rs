@@ -1,0 +1,150 @@
+//! A message as it was and as it is to be → what the milter protocol can say about it.
+//!
+//! The protocol has no "replace the message": fields are changed by name and number, and the body as a whole.
+
+use std::collections::HashMap;
+
+use crate::mail::Message;
+use crate::milter::{Edit, Path};
+use crate::pipeline::Changes;
+
+/// The edits that make these changes, in an order that every MTA takes.
+pub(super) fn edits(message: &Message, changes: &Changes, recipients: &[Path]) -> Vec<Edit> {
+    let mut edits = Vec::new();
+    if let Some(edited) = &changes.edited {
+        edits.extend(header(message, edited));
+        if edited.body() != message.body() {
+            let body = edited.bytes().slice(edited.header().len()..);
+            edits.push(Edit::ReplaceBody(body));
+        }
+    }
+    let moved = changes
+        .moved
+        .iter()
+        .filter_map(|&place| recipients.get(place));
+    edits.extend(moved.map(|path| Edit::DeleteRecipient(path.address.clone())));
+    edits
+}
+
+/// Fields that differ, name by name.
+fn header(before: &Message, after: &Message) -> Vec<Edit> {
+    let (was, is) = (values(before), values(after));
+    let mut names: Vec<&String> = was
+        .keys()
+        .chain(is.keys().filter(|name| !was.contains_key(*name)))
+        .collect();
+    names.sort_unstable();
+    let none = Named::default();
+    let mut edits = Vec::new();
+    for name in names {
+        let (was, is) = (
+            was.get(name).unwrap_or(&none),
+            is.get(name).unwrap_or(&none),
+        );
+        let most = was.values.len().max(is.values.len());
+        // From the last to the first: a field that goes moves those behind it.
+        for place in (0..most).rev() {
+            let spelled = if was.spelled.is_empty() {
+                &is.spelled
+            } else {
+                &was.spelled
+            };
+            let name = spelled.clone();
+            match (was.values.get(place), is.values.get(place)) {
+                (Some(old), Some(new)) if old == new => {}
+                (None, Some(new)) => edits.push(Edit::AddHeader {
+                    name,
+                    value: new.clone(),
+                }),
+                (Some(_), new) => edits.push(Edit::ChangeHeader {
+                    index: u32::try_from(place + 1).unwrap_or(u32::MAX),
+                    name,
+                    value: new.cloned().unwrap_or_default(),
+                }),
+                (None, None) => {}
+            }
+        }
+    }
+    edits
+}
+
+/// The values of the fields of one name, in order.
+#[derive(Default)]
+struct Named {
+    spelled: String,
+    values: Vec<String>,
+}
+
+/// By their name in lower case; without the space that stands behind the colon.
+fn values(message: &Message) -> HashMap<String, Named> {
+    let mut named: HashMap<String, Named> = HashMap::new();
+    for field in message.fields() {
+        let value = field.value.strip_prefix(b" ").unwrap_or(field.value);
+        let of = named.entry(field.name.to_ascii_lowercase()).or_default();
+        if of.spelled.is_empty() {
+            of.spelled = field.name.to_owned();
+        }
+        of.values.push(String::from_utf8_lossy(value).into_owned());
+    }
+    named
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn message(text: &'static str) -> Message {
+        Message::new(Bytes::from_static(text.as_bytes()))
+    }
+
+    fn said(before: &'static str, after: &'static str) -> Vec<Edit> {
+        let changes = Changes {
+            edited: Some(message(after)),
+            moved: Vec::new(),
+        };
+        edits(&message(before), &changes, &[])
+    }
+
+    #[test]
+    fn only_what_differs_is_said() {
+        let before = "Subject: s\r\ncontent-type: text/plain\r\nX: 1\r\nX: 2\r\nX: 3\r\n\r\nx\r\n";
+        let after = "Subject: s\r\ncontent-type: text/plain;\r\n charset=utf-8\r\nX: 1\r\nX: 3\r\nMIME-Version: 1.0\r\n\r\ny\r\n";
+        let change = |index, name: &str, value: &str| Edit::ChangeHeader {
+            index,
+            name: name.into(),
+            value: value.into(),
+        };
+        let expected = vec![
+            change(1, "content-type", "text/plain;\r\n charset=utf-8"),
+            Edit::AddHeader {
+                name: "MIME-Version".into(),
+                value: "1.0".into(),
+            },
+            change(3, "X", ""),
+            change(2, "X", "3"),
+            Edit::ReplaceBody(Bytes::from_static(b"y\r\n")),
+        ];
+        assert_eq!(said(before, after), expected);
+        assert_eq!(said(before, before), []);
+    }
+
+    #[test]
+    fn recipients_go_as_the_mta_knows_them() {
+        let changes = Changes {
+            edited: None,
+            moved: vec![1],
+        };
+        let path = |text: &str| Path {
+            address: text.into(),
+            ..Path::default()
+        };
+        let found = edits(
+            &message("A: b\r\n\r\n"),
+            &changes,
+            &[path("<a@b>"), path("<C@d>")],
+        );
+        assert_eq!(found, [Edit::DeleteRecipient("<C@d>".into())]);
+    }
+}

@@ -1,0 +1,180 @@
+//! Everything that is written for one message: its versions, reports and copies. Pure.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use crate::journal::{ComposeError, Composer};
+use crate::mail::{Envelope, Message};
+use crate::policy::{JournalWhat, Plan};
+use crate::spool::Parcel;
+use crate::text::{self, Class, Signed, Version};
+
+/// What a hook can do to a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Abilities {
+    /// Change its header and body.
+    pub edit: bool,
+    /// Take recipients away from it.
+    pub split: bool,
+}
+
+/// What is to be made.
+#[derive(Clone)]
+pub(super) struct Make {
+    /// Writes reports.
+    pub composer: Composer,
+    /// Who the message is from and for.
+    pub envelope: Envelope,
+    /// The message as it was received.
+    pub message: Message,
+    /// Who gets copies.
+    pub plan: Plan,
+    /// Who is owed which texts; empty where nobody is owed any.
+    pub classes: Vec<Class>,
+    /// What becomes of signed messages.
+    pub signed: Signed,
+    /// What the hook can do.
+    pub abilities: Abilities,
+    /// The time of the reports.
+    pub now: SystemTime,
+}
+
+/// What was made.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    /// What is owed, to be committed before anything goes on.
+    pub parcels: Vec<Parcel>,
+    /// The message for those recipients who stay with the MTA; `None` where it goes as it came.
+    pub edited: Option<Message>,
+    /// The recipients who do not, by their place in the envelope.
+    pub moved: Vec<usize>,
+    /// The versions of the message; the first is the one that stays. Empty where no texts are owed.
+    pub versions: Vec<Version>,
+}
+
+/// Why nothing was made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum MakeError {
+    /// A report cannot be written.
+    #[error(transparent)]
+    Compose(#[from] ComposeError),
+    /// The hook cannot do what the texts ask for.
+    #[error("the MTA does not let us {what}")]
+    NotAllowed {
+        /// What it takes.
+        what: &'static str,
+    },
+    /// The thread that made it ended early: the process is shutting down, or it panicked.
+    #[error("writing the report was interrupted")]
+    Interrupted,
+}
+
+impl Make {
+    /// Makes it.
+    pub(super) fn run(&self) -> Result<Made, MakeError> {
+        let classes = self.classes.clone();
+        let versions = match classes
+            .iter()
+            .all(|class| class.texts == text::Texts::default())
+        {
+            true => Vec::new(),
+            false => text::versions(self.message.bytes(), classes, self.signed),
+        };
+        self.check(&versions)?;
+        let mut made = Made {
+            parcels: self.received(&versions)?,
+            ..Made::default()
+        };
+        for (number, version) in versions.iter().enumerate() {
+            let own = self.delivered(number, &versions);
+            if version.splices.is_empty() && number == 0 && own.copies.is_empty() {
+                continue;
+            }
+            let message = self.edited(version);
+            let mut items = self
+                .composer
+                .compose(&self.envelope, &message, &own, self.now)?;
+            if number > 0 {
+                let recipients = version.recipients.iter();
+                let recipients: Vec<_> = recipients
+                    .filter_map(|&place| self.envelope.recipients.get(place).cloned())
+                    .collect();
+                let direction = version.direction;
+                items.extend(self.composer.version(
+                    &self.envelope,
+                    &message,
+                    &recipients,
+                    direction,
+                )?);
+                made.moved.extend(&version.recipients);
+            }
+            if !items.is_empty() {
+                let original = message.bytes().clone();
+                made.parcels.push(Parcel { original, items });
+            }
+            if number == 0 && !version.splices.is_empty() {
+                made.edited = Some(message);
+            }
+        }
+        made.versions = versions;
+        Ok(made)
+    }
+
+    fn check(&self, versions: &[Version]) -> Result<(), MakeError> {
+        let edits = versions
+            .first()
+            .is_some_and(|version| !version.splices.is_empty());
+        let what = match (self.abilities.edit, self.abilities.split) {
+            (false, _) if edits => "change the message",
+            (_, false) if versions.len() > 1 => "take recipients away",
+            _ => return Ok(()),
+        };
+        Err(MakeError::NotAllowed { what })
+    }
+
+    /// What holds the message as it was received: everything, where nobody gets anything else.
+    fn received(&self, versions: &[Version]) -> Result<Vec<Parcel>, MakeError> {
+        let mut plan = self.plan.clone();
+        if !versions.is_empty() {
+            plan.copies
+                .retain(|copy| copy.what == JournalWhat::Received);
+        }
+        let items = self
+            .composer
+            .compose(&self.envelope, &self.message, &plan, self.now)?;
+        let original = self.message.bytes().clone();
+        Ok(match items.is_empty() {
+            true => Vec::new(),
+            false => vec![Parcel { original, items }],
+        })
+    }
+
+    /// The part of the plan whose copies hold this version: those of what is delivered, each in the version that the
+    /// first recipient of its direction gets, and in one only.
+    fn delivered(&self, number: usize, versions: &[Version]) -> Plan {
+        let mut plan = self.plan.clone();
+        plan.troubles.clear();
+        plan.copies.retain(|copy| {
+            let directions = self.plan.directions.iter();
+            let place = directions
+                .clone()
+                .position(|(_, direction)| *direction == copy.direction);
+            let of = versions
+                .iter()
+                .position(|version| place.is_some_and(|place| version.recipients.contains(&place)));
+            copy.what == JournalWhat::Delivered && of.unwrap_or(0) == number
+        });
+        plan
+    }
+
+    fn edited(&self, version: &Version) -> Message {
+        match version.splices.is_empty() {
+            true => self.message.clone(),
+            false => Message::new(Bytes::from(text::apply(
+                self.message.bytes(),
+                &version.splices,
+            ))),
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! The journey of one message: directory, plan, texts, report, spool, verdict.
+//!
+//! Promises: [`Pipeline::process`] says "accept" only when everything owed for the message is durable, or
+//! when nothing is owed. Everything it cannot decide or keep is answered 4xx, so that the MTA keeps the
+//! message (RFC 5321 section 4.2.1). Refuses for good (5xx) only what is addressed to a guarded mailbox.
+
+mod make;
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use metrics::counter;
+use tracing::{info, warn};
+
+use crate::directory::{Directory, Lookup};
+use crate::journal::{Composer, Sealed};
+use crate::mail::{Address, Enhanced, Envelope, Message, Reply};
+use crate::policy::{self, Admission, People, Plan, Rules};
+use crate::spool::{Parcel, Spool};
+use crate::text::{self, Class, OnFailure};
+
+pub use make::Abilities;
+use make::{Made, Make, MakeError};
+
+/// Messages above this are edited and composed off the threads that serve other sessions: passes over the bytes
+/// (structure, transfer encoding, digest) take about a millisecond for each megabyte.
+const MADE_APART: usize = 1024 * 1024;
+
+/// Everything one message needs, of one generation of settings. A session keeps the one it started with.
+pub struct Pipeline {
+    /// Who people are.
+    pub directory: Directory,
+    /// What the administrator decided.
+    pub rules: Arc<Rules>,
+    /// What is put into bodies.
+    pub text: Arc<text::Settings>,
+    /// Writes reports.
+    pub composer: Composer,
+    /// Keeps them.
+    pub spool: Spool,
+}
+
+/// What the MTA is told about a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on, with these changes.
+    Accept(Changes),
+    /// It is refused or deferred with this reply.
+    Refuse(Reply),
+}
+
+/// What changes about a message that goes on. All of it or nothing: the rest is owed to the recipients that move.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// The message with its texts; `None` where it goes as it came.
+    pub edited: Option<Message>,
+    /// The recipients, by their place in the envelope, who get versions of their own from the spool, and must not
+    /// get this one.
+    pub moved: Vec<usize>,
+}
+
+impl Pipeline {
+    /// Whether a recipient is welcome, before the message is there: the journal guard.
+    pub async fn admit(&self, so_far: &Envelope, recipient: &Address) -> Result<Admission, Reply> {
+        let ours = policy::sender_is_ours(so_far, &self.rules);
+        let sender = so_far.sender.as_ref();
+        let mut admission = policy::admission(ours, sender, recipient, &self.rules);
+        if admission == Admission::AskDirectory {
+            let configured = policy::configured_objects(&self.rules);
+            let answer = self.directory.is_journal_address(recipient, &configured);
+            admission = match answer.await {
+                Lookup::Found(()) => policy::guarded(sender, recipient, &self.rules),
+                Lookup::Absent => Admission::Free,
+                Lookup::Unavailable(outage) => {
+                    warn!(queue_id = so_far.queue_id, %recipient, %outage, "recipient deferred");
+                    return Err(defer_for_directory());
+                }
+            };
+        }
+        if admission == Admission::Refused {
+            counter!("copyist_guard_refusals_total").increment(1);
+            info!(queue_id = so_far.queue_id, %recipient, client = ?so_far.client.ip, "refused: a guarded mailbox");
+            return Err(unknown_user(recipient));
+        }
+        Ok(admission)
+    }
+
+    /// Carries one message through. `provisional` are those recipients that [`Pipeline::admit`] left to be
+    /// decided by the message; `abilities` are what the hook can do to it.
+    pub async fn process(
+        &self,
+        envelope: &Envelope,
+        message: &Message,
+        provisional: &[Address],
+        abilities: Abilities,
+        now: SystemTime,
+    ) -> Verdict {
+        let started = Instant::now();
+        if self.is_own(envelope, message) {
+            return Verdict::Accept(Changes::default());
+        }
+        if let Some(guarded) = provisional.first()
+            && !self.is_bounce_of_ours(envelope, message)
+        {
+            counter!("copyist_guard_refusals_total").increment(1);
+            info!(queue_id = envelope.queue_id, recipient = %guarded, "refused: a guarded mailbox, and no report of ours");
+            return Verdict::Refuse(unknown_user(guarded));
+        }
+        let people = self.people(envelope).await;
+        let plan = match self.plan(envelope, &people).await {
+            Ok(plan) => plan,
+            Err(reply) => return Verdict::Refuse(reply),
+        };
+        let classes = match self.classes(envelope, &people) {
+            Ok(classes) => classes,
+            Err(reply) => return Verdict::Refuse(reply),
+        };
+        let made = match self
+            .make(envelope, message, plan, classes, abilities, now)
+            .await
+        {
+            Ok(made) => made,
+            Err(reply) => return Verdict::Refuse(reply),
+        };
+        match self
+            .commit(envelope, message, made.parcels, now, started)
+            .await
+        {
+            Ok(()) => Verdict::Accept(Changes {
+                edited: made.edited,
+                moved: made.moved,
+            }),
+            Err(reply) => Verdict::Refuse(reply),
+        }
+    }
+
+    /// Everybody whom the plan or the texts ask for, looked up together.
+    async fn people(&self, envelope: &Envelope) -> People {
+        let mut asked = policy::questions(envelope, &self.rules);
+        for person in text::questions(envelope, &self.rules, &self.text) {
+            if !asked.contains(&person) {
+                asked.push(person);
+            }
+        }
+        self.directory.find(&asked).await
+    }
+
+    async fn plan(&self, envelope: &Envelope, people: &People) -> Result<Plan, Reply> {
+        let targets = policy::targets(envelope, people, &self.rules);
+        let resolved = self.directory.resolve(&targets).await;
+        let plan = policy::plan(envelope, people, &resolved, &self.rules).map_err(|undecided| {
+            counter!("copyist_messages_deferred_total", "why" => "directory").increment(1);
+            warn!(queue_id = envelope.queue_id, "deferred: {undecided}");
+            defer_for_directory()
+        })?;
+        for subject in &plan.overlooked {
+            counter!("copyist_messages_overlooked_total").increment(1);
+            warn!(
+                queue_id = envelope.queue_id, %subject,
+                "not looked up: the directory is down and directory.on_directory_failure is \"accept\""
+            );
+        }
+        for (person, object) in &plan.exempt {
+            counter!("copyist_messages_exempt_total").increment(1);
+            info!(queue_id = envelope.queue_id, %person, dn = object, "exempt from journaling");
+        }
+        Ok(plan)
+    }
+
+    /// Who is owed which texts; nobody any, where that cannot be told and mail goes on all the same.
+    fn classes(&self, envelope: &Envelope, people: &People) -> Result<Vec<Class>, Reply> {
+        if self.text.is_empty() {
+            return Ok(Vec::new());
+        }
+        match text::classes(envelope, people, &self.rules, &self.text) {
+            Ok(classes) => Ok(classes),
+            Err(untold) => {
+                let why = match untold {
+                    text::Untold::Person { .. } => "directory",
+                    text::Untold::Template { .. } => "template",
+                };
+                self.text_failed(envelope, why, &untold.to_string())
+                    .map(|()| Vec::new())
+            }
+        }
+    }
+
+    /// Edits and writes everything; apart from the threads that serve other sessions where that takes long.
+    async fn make(
+        &self,
+        envelope: &Envelope,
+        message: &Message,
+        plan: Plan,
+        classes: Vec<Class>,
+        abilities: Abilities,
+        now: SystemTime,
+    ) -> Result<Made, Reply> {
+        let mut make = Arc::new(Make {
+            composer: self.composer.clone(),
+            envelope: envelope.clone(),
+            message: message.clone(),
+            plan,
+            classes,
+            signed: self.text.signed,
+            abilities,
+            now,
+        });
+        loop {
+            match run(&make).await {
+                Ok(made) => {
+                    self.count(&make, &made);
+                    return Ok(made);
+                }
+                Err(MakeError::NotAllowed { what }) => {
+                    let why = format!("the MTA does not let us {what}");
+                    self.text_failed(envelope, "mta", &why)?;
+                    let without = Make {
+                        classes: Vec::new(),
+                        ..Arc::unwrap_or_clone(make)
+                    };
+                    make = Arc::new(without);
+                }
+                Err(error) => {
+                    counter!("copyist_messages_deferred_total", "why" => "compose").increment(1);
+                    warn!(queue_id = envelope.queue_id, "deferred: {error}");
+                    return Err(defer("Journal report cannot be made, try again"));
+                }
+            }
+        }
+    }
+
+    /// A message should get a text and cannot. `Ok` where it goes on without.
+    fn text_failed(&self, envelope: &Envelope, why: &'static str, what: &str) -> Result<(), Reply> {
+        counter!("copyist_text_failures_total", "why" => why).increment(1);
+        match self.text.on_failure {
+            OnFailure::Pass => {
+                warn!(
+                    queue_id = envelope.queue_id,
+                    "goes on without its text: {what}"
+                );
+                Ok(())
+            }
+            OnFailure::Defer => {
+                counter!("copyist_messages_deferred_total", "why" => "text").increment(1);
+                warn!(queue_id = envelope.queue_id, "deferred: {what}");
+                Err(defer("Text cannot be added, try again"))
+            }
+        }
+    }
+
+    /// The one place where a message that must be journaled is let go: after the commit, never before.
+    async fn commit(
+        &self,
+        envelope: &Envelope,
+        message: &Message,
+        parcels: Vec<Parcel>,
+        now: SystemTime,
+        started: Instant,
+    ) -> Result<(), Reply> {
+        if parcels.is_empty() {
+            return Ok(());
+        }
+        let items = || parcels.iter().flat_map(|parcel| &parcel.items);
+        let ids: Vec<String> = items().map(|item| item.id.to_string()).collect();
+        let targets = items().flat_map(|item| item.targets.iter().map(ToString::to_string));
+        let targets: Vec<String> = targets.collect();
+        match self.spool.commit(&envelope.queue_id, now, parcels).await {
+            Ok(()) => {
+                info!(
+                    queue_id = envelope.queue_id,
+                    items = ids.join(","),
+                    to = targets.join(","),
+                    size = message.bytes().len(),
+                    ms = started.elapsed().as_millis() as u64,
+                    "journaled"
+                );
+                Ok(())
+            }
+            Err(error) => {
+                counter!("copyist_messages_deferred_total", "why" => "spool").increment(1);
+                warn!(queue_id = envelope.queue_id, "deferred: {error}");
+                Err(error.reply())
+            }
+        }
+    }
+
+    /// Whether the message is a report of ours on its way to the journal mailbox. Journaling it again would
+    /// never end.
+    fn is_own(&self, envelope: &Envelope, message: &Message) -> bool {
+        match self.composer.judge(message, envelope.recipient_addresses()) {
+            Sealed::Whole(item) => {
+                info!(queue_id = envelope.queue_id, %item, "our own report passes");
+                true
+            }
+            Sealed::Altered(item) if policy::sender_is_ours(envelope, &self.rules) => {
+                counter!("copyist_reports_altered_total").increment(1);
+                warn!(queue_id = envelope.queue_id, %item, "our own report passes, but an MTA changed its body");
+                true
+            }
+            Sealed::Altered(_) | Sealed::No => false,
+        }
+    }
+
+    fn is_bounce_of_ours(&self, envelope: &Envelope, message: &Message) -> bool {
+        let bounced = envelope
+            .sender
+            .is_none()
+            .then(|| self.composer.bounced_item(message))
+            .flatten();
+        if let Some(item) = &bounced {
+            counter!("copyist_bounces_total").increment(1);
+            warn!(queue_id = envelope.queue_id, %item, "a report of ours came back");
+        }
+        bounced.is_some()
+    }
+
+    fn count(&self, make: &Make, made: &Made) {
+        let queue_id = &make.envelope.queue_id;
+        let journaled = if make.plan.is_empty() { "no" } else { "yes" };
+        for direction in make.plan.distinct_directions() {
+            counter!("copyist_messages_total", "direction" => direction.name(), "journaled" => journaled).increment(1);
+        }
+        for version in &made.versions {
+            let result = match version.left {
+                Some(obstacle) => obstacle.name(),
+                None if version.splices.is_empty() => continue,
+                None => "edited",
+            };
+            counter!("copyist_texts_total", "direction" => version.direction.name(), "result" => result).increment(1);
+            if let Some(obstacle) = version.left {
+                info!(queue_id, direction = %version.direction, "goes without its text: {obstacle}");
+            }
+        }
+        if !made.moved.is_empty() {
+            counter!("copyist_messages_split_total").increment(1);
+            info!(
+                queue_id,
+                versions = made.versions.len(),
+                recipients = made.moved.len(),
+                "split"
+            );
+        }
+    }
+}
+
+async fn run(make: &Arc<Make>) -> Result<Made, MakeError> {
+    let nothing_to_do = make.plan.is_empty() && make.classes.is_empty();
+    if make.message.bytes().len() <= MADE_APART || nothing_to_do {
+        return make.run();
+    }
+    let make = make.clone();
+    let apart = tokio::task::spawn_blocking(move || make.run());
+    apart.await.unwrap_or(Err(MakeError::Interrupted))
+}
+
+/// Looks like an unknown user on purpose: nobody outside learns which mailboxes are guarded.
+fn unknown_user(recipient: &Address) -> Reply {
+    Reply::new(
+        550,
+        Enhanced(5, 1, 1),
+        format!("<{recipient}>: Recipient address rejected: User unknown"),
+    )
+}
+
+/// X.3.0 is "other or undefined mail system status" (RFC 3463 section 3.4).
+fn defer(text: &'static str) -> Reply {
+    Reply::new(451, Enhanced(4, 3, 0), text)
+}
+
+/// X.4.3 is "directory server failure" (RFC 3463 section 3.5).
+fn defer_for_directory() -> Reply {
+    Reply::new(451, Enhanced(4, 4, 3), "Directory unavailable, try again")
+}
