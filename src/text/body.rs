@@ -58,11 +58,10 @@ impl<'a> Body<'a> {
         }
         let content = self.transfer.decode(&self.message[self.part.body.clone()]);
         let is_html = self.is_html();
-        let by_lines = self.charset.is_ascii_at_lines() && !is_html;
-        if !self.charset.is_ascii_superset() && !by_lines {
+        let Some(readable) = self.charset.in_ascii(&content) else {
             return self.edit_decoded(&content, texts, splices);
-        }
-        let insertions = self.insertions(&content, texts)?;
+        };
+        let insertions = self.insertions(&readable, texts)?;
         // Octets above 127 may be put where some are, or where the encoding hides them.
         let any_octet = self.transfer != Transfer::Identity || !content.is_ascii();
         let encoded: Option<Vec<Vec<u8>>> = insertions
@@ -178,7 +177,7 @@ impl<'a> Body<'a> {
         let body = self.part.body.clone();
         if self.transfer == Transfer::Base64 {
             let bytes = joined(content, insertions, encoded.iter().map(Vec::as_slice));
-            let with = self.in_base64(&bytes);
+            let with = [&self.in_base64(&bytes), self.unglued()].concat();
             splices.push(Splice { range: body, with });
             return;
         }
@@ -197,11 +196,22 @@ impl<'a> Body<'a> {
             } else {
                 Vec::new()
             };
-            let with = [first, with].concat();
+            let mut with = [first, with].concat();
+            if i + 1 == insertions.len() {
+                with.extend_from_slice(self.unglued());
+            }
             splices.push(Splice {
                 range: at..at,
                 with,
             });
+        }
+    }
+
+    /// The line break that the delimiter behind an empty body lacks, once the body is not empty any more.
+    fn unglued(&self) -> &'static [u8] {
+        match self.part.glued {
+            true => self.eol.as_bytes(),
+            false => b"",
         }
     }
 
@@ -224,7 +234,7 @@ impl<'a> Body<'a> {
         };
         self.set_fields(charset, encoding, splices);
         let body = self.part.body.clone();
-        let with = [self.separator(body.start), with].concat();
+        let with = [&self.separator(body.start), &with, self.unglued()].concat();
         splices.push(Splice { range: body, with });
         Ok(match charset {
             Some(_) => How::AsUtf8,

@@ -3,7 +3,9 @@
 //! Labels are taken for what they name and nothing wider: readers that know ISO-8859-1 as windows-1252 read the
 //! same from what is written here as readers that do not.
 
-use encoding_rs::{Encoding, REPLACEMENT, UTF_8, X_USER_DEFINED};
+use std::borrow::Cow;
+
+use encoding_rs::{Encoding, ISO_2022_JP, REPLACEMENT, UTF_8, X_USER_DEFINED};
 use mail_parser::decoders::charsets::map::charset_decoder;
 
 /// A charset as a part's header names it.
@@ -37,6 +39,15 @@ impl Charset {
             return Charset::Ascii;
         };
         let label = label.to_ascii_lowercase();
+        let label = match label.as_str() {
+            // Microsoft's numbers for code pages.
+            "cp932" => "windows-31j",
+            "cp936" => "gbk",
+            "cp949" => "ks_c_5601-1987",
+            "cp950" => "big5-hkscs",
+            other => other,
+        }
+        .to_owned();
         match label.as_str() {
             "us-ascii" | "ascii" | "us" | "iso646-us" | "ansi_x3.4-1968" => return Charset::Ascii,
             "utf-8" | "utf8" => return Charset::Utf8,
@@ -72,18 +83,19 @@ impl Charset {
         }
     }
 
-    /// Whether an octet below 128 always is the ASCII character, so that tags can be found and ASCII put in.
-    pub(super) fn is_ascii_superset(self) -> bool {
+    /// The bytes with an `x` for each that is no ASCII character though it looks like one, so that tags and lines can
+    /// be found and ASCII put in; `None` where that cannot be told, or where the end is not in ASCII.
+    pub(super) fn in_ascii(self, bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
         match self {
-            Charset::Utf8 | Charset::Ascii | Charset::Unknown => true,
-            Charset::Known(encoding, _) => encoding.is_ascii_compatible(),
-            Charset::ReadOnly(_, ascii) => ascii,
+            Charset::Utf8 | Charset::Ascii | Charset::Unknown | Charset::ReadOnly(_, true) => {
+                Some(bytes.into())
+            }
+            Charset::Known(encoding, _) if encoding.is_ascii_compatible() => Some(bytes.into()),
+            Charset::Known(encoding, _) if encoding == ISO_2022_JP => {
+                without_shifted(bytes).map(Cow::from)
+            }
+            Charset::Known(..) | Charset::ReadOnly(..) => None,
         }
-    }
-
-    /// Whether each line begins and ends as ASCII (ISO-2022-JP, RFC 1468).
-    pub(super) fn is_ascii_at_lines(self) -> bool {
-        matches!(self, Charset::Known(encoding, _) if encoding == encoding_rs::ISO_2022_JP)
     }
 
     /// The text in this charset, from and to its initial state; `None` where it cannot hold it.
@@ -113,17 +125,20 @@ impl Charset {
             }
             Charset::Known(encoding, limits) => {
                 let undefined = encoding == encoding_rs::WINDOWS_1252
-                    && limits == Limits::None
                     && bytes
                         .iter()
                         .any(|b| matches!(b, 0x81 | 0x8d | 0x8f | 0x90 | 0x9d));
-                let c1 = limits == Limits::NoC1 && bytes.iter().any(|b| (0x80..0xa0).contains(b));
+                // No text has C1 controls. What has octets there under the label ISO-8859-1 is windows-1252, and every
+                // reader takes it for that (WHATWG Encoding, section 4.2).
+                let c1 = limits == Limits::NoC1
+                    && encoding != encoding_rs::WINDOWS_1252
+                    && bytes.iter().any(|b| (0x80..0xa0).contains(b));
                 if undefined || c1 {
                     return None;
                 }
                 encoding
                     .decode_without_bom_handling_and_without_replacement(bytes)
-                    .map(std::borrow::Cow::into_owned)
+                    .map(Cow::into_owned)
             }
             Charset::ReadOnly(decode, _) => {
                 Some(decode(bytes)).filter(|text| !text.contains('\u{fffd}'))
@@ -141,6 +156,26 @@ impl Charset {
             _ => UTF_8.decode_without_bom_handling(bytes).0.into_owned(),
         }
     }
+}
+
+/// ISO-2022-JP (RFC 1468): `ESC ( B` and `ESC ( J` lead back to ASCII, all other sequences away from it.
+fn without_shifted(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut plain = bytes.to_vec();
+    let mut shifted = false;
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at] == 0x1b {
+            let sequence = bytes.get(at + 1..at + 3)?;
+            shifted = !matches!(sequence, b"(B" | b"(J");
+            at += 3;
+        } else {
+            if shifted {
+                plain[at] = b'x';
+            }
+            at += 1;
+        }
+    }
+    (!shifted).then_some(plain)
 }
 
 impl Limits {
@@ -209,7 +244,10 @@ mod tests {
     fn what_is_not_certain_is_not_decoded() {
         let decode = |label: &str, bytes: &[u8]| Charset::of(Some(label)).decode(bytes);
         assert_eq!(decode("iso-8859-1", b"caf\xe9").as_deref(), Some("café"));
-        assert_eq!(decode("iso-8859-1", b"\x93quoted\x94"), None);
+        assert_eq!(decode("iso-8859-1", b"\x93q\x94").as_deref(), Some("“q”"));
+        assert_eq!(decode("iso-8859-1", b"\x81"), None);
+        assert_eq!(decode("iso-8859-2", b"\x93quoted\x94"), None);
+        assert_eq!(decode("cp932", b"\x93\xfa").as_deref(), Some("日"));
         assert_eq!(decode("windows-1252", b"\x93q").as_deref(), Some("“q"));
         assert_eq!(decode("us-ascii", b"caf\xe9"), None);
         assert_eq!(decode("shift_jis", b"\x93\xfa").as_deref(), Some("日"));

@@ -5,11 +5,11 @@ use std::ops::Range;
 /// The value with this charset: the parameter is replaced where it stands, or added. A value that is no type at
 /// all becomes text/plain, which is what it counted as (RFC 2045 section 5.2).
 pub(super) fn with_charset(value: &str, charset: &str) -> String {
-    let (found, end) = charset_parameters(value);
     let kind = value.split(';').next().unwrap_or_default();
     if !kind.contains('/') {
-        return format!(" text/plain; charset={charset}");
+        return with_charset(&format!(" text/plain{}", &value[kind.len()..]), charset);
     }
+    let (found, end) = charset_parameters(value);
     let Some(first) = found.first() else {
         let kept = value[..end].trim_end_matches(|c: char| c.is_ascii_whitespace() || c == ';');
         let rest = value[kept.len()..].trim_start_matches(';');
@@ -101,6 +101,10 @@ mod tests {
                 " text/plain; charset=utf-8; a=b",
             ),
             (" text", " text/plain; charset=utf-8"),
+            (
+                " BINARY;name=\"a\"",
+                " text/plain;name=\"a\"; charset=utf-8",
+            ),
             ("", " text/plain; charset=utf-8"),
             (
                 " text/plain (just text)",

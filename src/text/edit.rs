@@ -221,6 +221,10 @@ mod tests {
                 "Content-Type: text/plain; charset=iso-2022-jp\r\n\r\n[P t]\r\n\u{1b}$BF|\u{1b}(B\r\n[A t]\r\n",
             ),
             (
+                "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nA: b\r\n\r\n--b--\r\n",
+                "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nA: b\r\n\r\n[P t]\r\n[A t]\r\n--b--\r\n",
+            ),
+            (
                 "Content-Type: text/plain; format=flowed\r\n\r\nx \r\n",
                 "Content-Type: text/plain; format=flowed\r\n\r\n[P t]\r\nx \r\n\r\n[A t]\r\n",
             ),
@@ -252,6 +256,21 @@ mod tests {
         let expected = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\
                         MIME-Version: 1.0\r\n\r\nW1AgdF0NCngNCltBIHRd\r\n";
         assert_eq!(base64.expect("edited"), expected);
+    }
+
+    #[test]
+    fn tags_are_found_between_japanese_ones() {
+        let html = "Content-Type: text/html; charset=iso-2022-jp\r\n\r\n<body>\u{1b}$B</<>\u{1b}(B</body>\r\n";
+        let expected =
+            "<body>\r\n<i>[P &#233;]</i>\r\n\u{1b}$B</<>\u{1b}(B\r\n<i>[A &#233;]</i>\r\n</body>";
+        let found = edited(html, "é").expect("edited");
+        assert!(found.contains(expected), "{found}");
+        let unfinished = "Content-Type: text/plain; charset=iso-2022-jp\r\n\r\n\u{1b}$BF|";
+        let found = edited(unfinished, "t").expect("edited");
+        assert!(
+            found.contains("charset=utf-8") && found.contains("=E6=97=A5"),
+            "{found}"
+        );
     }
 
     #[test]

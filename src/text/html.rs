@@ -17,7 +17,7 @@ const OPENING: &[u8] = b"<html><body>";
 const PROBE: &[u8] = b"<copyist-probe>";
 
 /// What may be unfinished at the end of a document, and what ends it.
-const ENDINGS: [&str; 12] = [
+const ENDINGS: [&str; 14] = [
     "",
     ">",
     "-->",
@@ -30,7 +30,12 @@ const ENDINGS: [&str; 12] = [
     "</xmp>",
     "</iframe>",
     "</noembed>",
+    "</noframes>",
+    "</noscript>",
 ];
+
+/// Documents up to this length are tried with two endings, too: each try is a pass over all of it.
+const TRIED_TWICE: usize = 256 * 1024;
 
 /// Where a text goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +45,7 @@ pub(super) struct Places {
     /// The offset at which a text after it is put in.
     pub(super) append: usize,
     /// What has to stand before the text after it.
-    pub(super) ending: &'static str,
+    pub(super) ending: String,
 }
 
 #[derive(Debug, Default)]
@@ -71,14 +76,31 @@ pub(super) fn places(document: &[u8]) -> Option<Places> {
         .or(seen.html_end)
         .unwrap_or(document.len())
         .max(prepend);
-    let ending = ENDINGS
-        .into_iter()
-        .find(|ending| is_shown(&document[..append], ending.as_bytes()))?;
+    let ending = ending(&document[..append])?;
     Some(Places {
         prepend,
         append,
         ending,
     })
+}
+
+/// What has to stand behind these octets so that what follows is shown.
+fn ending(before: &[u8]) -> Option<String> {
+    let one = ENDINGS.into_iter().map(str::to_owned);
+    let most = if before.len() > TRIED_TWICE {
+        0
+    } else {
+        ENDINGS.len()
+    };
+    let first = ENDINGS.into_iter().take(most).skip(1);
+    let two = first.flat_map(|first| {
+        ENDINGS
+            .into_iter()
+            .skip(1)
+            .map(move |second| format!("{first}{second}"))
+    });
+    one.chain(two)
+        .find(|ending| is_shown(before, ending.as_bytes()))
 }
 
 impl Seen {
@@ -116,7 +138,10 @@ fn read(document: &[u8]) -> Option<Seen> {
                 .borrow_mut()
                 .start(&tag, el.source_location().bytes().end);
             el.on_end_tag(end_tag!(move |end| {
-                noted.borrow_mut().end(&tag, end.source_location().bytes());
+                // An element that another one's end tag closes has none.
+                if end.name() == tag {
+                    noted.borrow_mut().end(&tag, end.source_location().bytes());
+                }
                 Ok(())
             }))?;
             Ok(())

@@ -17,6 +17,9 @@ pub enum Obstacle {
     /// A fragment of a message, or a reference to one (RFC 2046 section 5.2).
     #[error("it is a fragment of a message or a reference to one")]
     Partial,
+    /// It is nothing but an invitation; programs look for those at the top of a message.
+    #[error("it is an invitation")]
+    Invitation,
     /// Its body is RTF or TNEF.
     #[error("its body is neither plain text nor HTML")]
     RichText,
@@ -67,9 +70,11 @@ impl Obstacle {
                 Signed::Skip => Remedy::Leave,
                 Signed::Wrap => Remedy::BesideAll,
             },
-            Obstacle::Report | Obstacle::Partial | Obstacle::RichText | Obstacle::Repeated => {
-                Remedy::Leave
-            }
+            Obstacle::Report
+            | Obstacle::Partial
+            | Obstacle::Invitation
+            | Obstacle::RichText
+            | Obstacle::Repeated => Remedy::Leave,
             Obstacle::Ambiguous | Obstacle::NoText => Remedy::BesideAll,
             Obstacle::Charset | Obstacle::Html => Remedy::BesidePart,
         }
@@ -82,6 +87,7 @@ impl Obstacle {
             Obstacle::Encrypted => "encrypted",
             Obstacle::Report => "report",
             Obstacle::Partial => "partial",
+            Obstacle::Invitation => "invitation",
             Obstacle::RichText => "rich_text",
             Obstacle::Repeated => "repeated",
             Obstacle::Ambiguous => "ambiguous",
@@ -98,7 +104,7 @@ pub(super) fn bodies(tree: &Tree) -> Result<Vec<usize>, Obstacle> {
         return Err(Obstacle::Ambiguous);
     }
     let mut search = Search { tree, rich: false };
-    let found = search.within(0)?;
+    let found = search.within(0, true)?;
     for &part in &found {
         if tree.parts[part].mime.contradictory {
             return Err(Obstacle::Ambiguous);
@@ -120,9 +126,12 @@ struct Search<'a> {
 impl Search<'_> {
     /// The bodies in a part; none where it is an attachment or holds nothing but attachments. Recursion is
     /// bounded by [`super::structure::DEEPEST`].
-    fn within(&mut self, index: usize) -> Result<Vec<usize>, Obstacle> {
+    /// `shown` says that nothing else could be shown in its place: the message itself, the root of a
+    /// multipart/related.
+    fn within(&mut self, index: usize, shown: bool) -> Result<Vec<usize>, Obstacle> {
         let part = &self.tree.parts[index];
         let mime = &part.mime;
+        let attached = mime.attachment || (mime.filed && !shown);
         if mime.kind == "multipart" && mime.contradictory {
             return Err(Obstacle::Ambiguous);
         }
@@ -133,17 +142,26 @@ impl Search<'_> {
             ("multipart", "alternative") => {
                 let mut found = Vec::new();
                 for &child in &part.children {
-                    found.extend(self.within(child)?);
+                    found.extend(self.within(child, false)?);
                 }
                 Ok(found)
             }
             ("multipart", "related") => match self.root_of(part) {
-                Some(root) => self.within(root),
+                Some(root) => self.within(root, true),
                 None => Ok(Vec::new()),
             },
             ("multipart", _) => {
+                // Exchange makes this of multipart/encrypted, and readers make that of it again.
+                let is_pgp = |&child: &usize| {
+                    self.tree.parts[child]
+                        .mime
+                        .is("application", "pgp-encrypted")
+                };
+                if part.children.iter().any(is_pgp) {
+                    return Err(Obstacle::Encrypted);
+                }
                 for &child in &part.children {
-                    let found = self.within(child)?;
+                    let found = self.within(child, false)?;
                     if !found.is_empty() {
                         return Ok(found);
                     }
@@ -154,10 +172,17 @@ impl Search<'_> {
             ("message", "delivery-status" | "disposition-notification") if index == 0 => {
                 Err(Obstacle::Report)
             }
-            ("application", "pkcs7-mime" | "x-pkcs7-mime") if !mime.attachment || index == 0 => {
+            ("application", "pkcs7-mime" | "x-pkcs7-mime")
+                if index == 0 || !(mime.attachment || mime.filed) =>
+            {
                 Err(Obstacle::Encrypted)
             }
-            _ if mime.attachment => Ok(Vec::new()),
+            // By its name, as readers do with what a gateway made of it (RFC 8551 section 3.2.1).
+            ("application", "octet-stream") if index == 0 && is_smime(&mime.name) => {
+                Err(Obstacle::Encrypted)
+            }
+            ("text", "calendar") if index == 0 => Err(Obstacle::Invitation),
+            _ if attached => Ok(Vec::new()),
             ("text", "plain" | "html") | ("", _) => Ok(vec![index]),
             ("text", "rtf" | "richtext" | "enriched")
             | ("application", "rtf" | "ms-tnef" | "vnd.ms-tnef") => {
@@ -182,6 +207,12 @@ impl Search<'_> {
             .or(part.children.first())
             .copied()
     }
+}
+
+fn is_smime(name: &str) -> bool {
+    [".p7m", ".p7s", ".p7c"]
+        .iter()
+        .any(|end| name.ends_with(end))
 }
 
 #[cfg(test)]
@@ -215,6 +246,13 @@ mod tests {
         let html = part("text/html", "html");
         let attached =
             "Content-Type: text/plain\r\nContent-Disposition: attachment\r\n\r\nfile".to_owned();
+        let filed =
+            "Content-Type: text/html\r\nContent-Disposition: inline; filename=a.html\r\n\r\nhtml";
+        assert_eq!(chosen(filed).expect("a body"), ["html"]);
+        assert_eq!(
+            chosen(&multipart("related", "r", &[filed.to_owned()])).expect("a body"),
+            ["html"]
+        );
         let picture = part("image/png", "png");
         let message = part("message/rfc822", &part("text/plain", "inner"));
         let related = multipart("related", "r", &[html.clone(), picture]);
@@ -260,6 +298,20 @@ mod tests {
         assert_eq!(
             chosen(&part("application/ms-tnef", "x")),
             Err(Obstacle::RichText)
+        );
+        let named = "application/octet-stream; name=smime.p7m";
+        assert_eq!(chosen(&part(named, "x")), Err(Obstacle::Encrypted));
+        let pgp = [
+            plain.clone(),
+            part("application/pgp-encrypted", "Version: 1"),
+        ];
+        assert_eq!(
+            chosen(&multipart("mixed", "m", &pgp)),
+            Err(Obstacle::Encrypted)
+        );
+        assert_eq!(
+            chosen(&part("text/calendar", "x")),
+            Err(Obstacle::Invitation)
         );
         let twice = format!("Content-Type: text/html\r\n{plain}");
         assert_eq!(chosen(&twice), Err(Obstacle::Ambiguous));

@@ -5,6 +5,7 @@
 //! at most [`DEEPEST`] levels and [`MOST_PARTS`] parts are told apart, no recursion. Never fails: what is no
 //! structure is a leaf.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use mail_parser::{MessageParser, MimeHeaders};
@@ -12,7 +13,7 @@ use mail_parser::{MessageParser, MimeHeaders};
 use crate::mail::{Fields, line_end};
 
 /// Multiparts within multiparts beyond this are leaves. No reader shows a body from that deep.
-pub(super) const DEEPEST: usize = 64;
+pub(super) const DEEPEST: usize = 200;
 
 /// Parts beyond this are not told apart: the body that is shown first is not among them.
 pub(super) const MOST_PARTS: usize = 10_000;
@@ -35,6 +36,8 @@ pub(super) struct Part {
     pub(super) header: Range<usize>,
     /// Its content as transferred, without the line break that belongs to the next delimiter.
     pub(super) body: Range<usize>,
+    /// A delimiter follows without a line break of its own: the body is empty, and the line before is the header's.
+    pub(super) glued: bool,
     /// What its header says about it.
     pub(super) mime: Mime,
     /// Its own parts.
@@ -62,8 +65,12 @@ pub(super) struct Mime {
     pub(super) encoding: String,
     /// Content-ID, with its angle brackets.
     pub(super) id: String,
-    /// Content-Disposition is "attachment", or names a file.
+    /// Content-Disposition is "attachment".
     pub(super) attachment: bool,
+    /// Content-Disposition names a file.
+    pub(super) filed: bool,
+    /// The name that Content-Type gives.
+    pub(super) name: String,
     /// There are several Content-Type or Content-Transfer-Encoding fields that differ.
     pub(super) contradictory: bool,
 }
@@ -130,11 +137,12 @@ impl Mime {
             mime.charset = value("charset").map(|v| v.to_ascii_lowercase());
             mime.boundary = found.attribute("boundary").map(|v| v.trim_end().to_owned());
             mime.start = value("start");
+            mime.name = value("name").unwrap_or_default().to_ascii_lowercase();
             mime.flowed = value("format").is_some_and(|v| v.eq_ignore_ascii_case("flowed"));
         }
         if let Some(found) = read.content_disposition() {
-            mime.attachment =
-                found.ctype().eq_ignore_ascii_case("attachment") || found.has_attribute("filename");
+            mime.attachment = found.ctype().eq_ignore_ascii_case("attachment");
+            mime.filed = found.has_attribute("filename");
         }
         mime
     }
@@ -142,12 +150,6 @@ impl Mime {
 
 fn lower(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).to_ascii_lowercase()
-}
-
-/// A multipart whose close delimiter has not come yet.
-struct Open {
-    part: usize,
-    boundary: Vec<u8>,
 }
 
 impl Tree {
@@ -175,6 +177,7 @@ impl Tree {
                 ambiguous: false,
             },
             open: Vec::new(),
+            levels: HashMap::new(),
             unfinished: Vec::new(),
         };
         let mut at = scan.begin(0);
@@ -184,13 +187,13 @@ impl Tree {
                 continue;
             };
             scan.end_inside(level, line);
-            let delimited = &mut scan.tree.parts[scan.open[level].part];
+            let delimited = &mut scan.tree.parts[scan.open[level]];
             delimited.first.get_or_insert(line);
             if close {
                 delimited.close = Some(line);
-                scan.open.truncate(level);
+                scan.close_to(level);
             } else if scan.tree.parts.len() < MOST_PARTS && bytes[line..at].ends_with(b"\n") {
-                let parent = scan.open[level].part;
+                let parent = scan.open[level];
                 let child = scan.tree.parts.len();
                 scan.tree.parts[parent].children.push(child);
                 at = scan.begin(at);
@@ -205,7 +208,10 @@ impl Tree {
 struct Scan<'a> {
     bytes: &'a [u8],
     tree: Tree,
-    open: Vec<Open>,
+    /// The multiparts whose close delimiter has not come yet, the outermost first.
+    open: Vec<usize>,
+    /// Their places in `open`, by their boundaries.
+    levels: HashMap<Vec<u8>, usize>,
     /// Parts whose end was not seen yet, with how many multiparts were open around each.
     unfinished: Vec<(usize, usize)>,
 }
@@ -220,29 +226,35 @@ impl Scan<'_> {
             match line {
                 [] => break (at, at),
                 b"\n" | b"\r\n" => break (at, end),
+                // A continuation of nothing: readers pass over it at the beginning of a message.
+                [b' ' | b'\t', ..] if at == 0 && is_header_line(self.line(end), false) => at = end,
                 _ if !is_header_line(line, at == start) || self.delimiter(line).is_some() => {
                     break (at, at);
                 }
                 _ => at = end,
             }
         };
-        let mime = Mime::read(&self.bytes[start..header_end]);
+        let mut mime = Mime::read(&self.bytes[start..header_end]);
+        // RFC 2046 section 5.1.5.
+        let in_digest = self.open.last().map(|&part| &self.tree.parts[part].mime);
+        if mime.kind.is_empty() && in_digest.is_some_and(|m| m.is("multipart", "digest")) {
+            (mime.kind, mime.subtype) = ("message".into(), "rfc822".into());
+        }
         let part = self.tree.parts.len();
         self.unfinished.push((part, self.open.len()));
         if mime.kind == "multipart"
             && self.open.len() < DEEPEST
             && let Some(boundary) = mime.boundary.as_ref().filter(|b| !b.is_empty())
         {
-            let boundary = boundary.as_bytes().to_vec();
-            self.tree.ambiguous |= self
-                .open
-                .iter()
-                .any(|open| are_confused(&open.boundary, &boundary));
-            self.open.push(Open { part, boundary });
+            let boundary = boundary.as_bytes();
+            self.tree.ambiguous |= self.is_confused(boundary);
+            self.levels.insert(boundary.to_vec(), self.open.len());
+            self.open.push(part);
         }
         self.tree.parts.push(Part {
             header: start..header_end,
             body: body..self.bytes.len(),
+            glued: false,
             mime,
             children: Vec::new(),
             first: None,
@@ -257,13 +269,36 @@ impl Scan<'_> {
             && depth > level
         {
             self.unfinished.pop();
-            let body = &mut self.tree.parts[part].body;
+            let part = &mut self.tree.parts[part];
+            let body = &mut part.body;
             let before = &self.bytes[body.start.min(line)..line];
             let shorter = before.strip_suffix(b"\n").unwrap_or(before);
             let shorter = shorter.strip_suffix(b"\r").unwrap_or(shorter);
             body.end = body.start.min(line) + shorter.len();
+            part.glued = body.end == line;
         }
-        self.open.truncate(level + 1);
+        self.close_to(level + 1);
+    }
+
+    /// Only so many multiparts stay open.
+    fn close_to(&mut self, open: usize) {
+        if self.open.len() > open {
+            self.open.truncate(open);
+            self.levels.retain(|_, level| *level < open);
+        }
+    }
+
+    /// Whether a delimiter with this boundary could be one of another open multipart: equal boundaries, or one that is
+    /// the other's close delimiter.
+    fn is_confused(&self, boundary: &[u8]) -> bool {
+        let known = |boundary: &[u8]| self.levels.contains_key(boundary);
+        known(boundary)
+            || boundary.strip_suffix(b"--").is_some_and(known)
+            || known(&[boundary, b"--"].concat())
+    }
+
+    fn line(&self, from: usize) -> &[u8] {
+        &self.bytes[from..line_end(self.bytes, from)]
     }
 
     /// The next line from `at`, a line's beginning, that begins with two dashes.
@@ -280,20 +315,12 @@ impl Scan<'_> {
     /// Which open multipart the line delimits, and whether it is the last delimiter of it.
     fn delimiter(&self, line: &[u8]) -> Option<(usize, bool)> {
         let rest = line.strip_prefix(b"--")?.trim_ascii_end();
-        let whole = |open: &Open| rest == open.boundary;
-        let closing = |open: &Open| rest.strip_suffix(b"--") == Some(&open.boundary[..]);
-        let found = |level| (level, !whole(&self.open[level]));
-        let mut levels = (0..self.open.len()).rev();
-        levels
-            .find(|&level| whole(&self.open[level]) || closing(&self.open[level]))
-            .map(found)
+        let level = |boundary: &[u8]| self.levels.get(boundary).copied();
+        let closing = || level(rest.strip_suffix(b"--")?);
+        level(rest)
+            .map(|level| (level, false))
+            .or_else(|| closing().map(|level| (level, true)))
     }
-}
-
-/// Whether a delimiter of one multipart could be one of the other: equal boundaries, or one that is the other's
-/// close delimiter.
-fn are_confused(one: &[u8], other: &[u8]) -> bool {
-    one == other || one.strip_suffix(b"--") == Some(other) || other.strip_suffix(b"--") == Some(one)
 }
 
 /// Whether a line can stand in a header. What cannot is the first line of a body whose empty line is missing.
@@ -302,7 +329,7 @@ fn is_header_line(line: &[u8], first: bool) -> bool {
         return !first;
     }
     let name = memchr::memchr(b':', line).map(|colon| line[..colon].trim_ascii_end());
-    name.is_some_and(|name| !name.is_empty() && name.iter().all(u8::is_ascii_graphic))
+    name.is_some_and(|name| name.iter().all(u8::is_ascii_graphic))
         || (first && line.starts_with(b"From "))
 }
 

@@ -70,9 +70,26 @@ class Part(email.message.Message):
     def get_content_maintype(self):
         return self.get_content_type().split("/")[0]
 
+    def get_boundary(self, failobj=None):
+        try:
+            boundary = super().get_boundary(None)
+        except (TypeError, ValueError, LookupError, AttributeError):
+            boundary = None
+        if boundary is None and self.media_type()[0] == "multipart":  # a semicolon is missing, say
+            found = re.search(r'boundary\s*=\s*("[^"]+"|[^\s;"]+)', first(self, "content-type") or "", re.I)
+            boundary = found and found[1].strip('"')
+        if boundary is None:
+            return failobj
+        boundary = unfolded(boundary).strip()
+        return boundary[1:] if boundary.startswith('"') and not boundary.endswith('"') else boundary
+
     def content(self):
         """The parts, or the octets as a text; get_payload() would decode the latter by their charset."""
         return self._payload
+
+
+def unfolded(value):
+    return re.sub(r"\r?\n(?=[ \t])", "", value)
 
 
 def parse(octets):
@@ -100,7 +117,8 @@ def parameters(part, header="content-type"):
     """The parameters of a field as a list of pairs, the media type left out."""
     try:
         found = part.get_params(failobj=[], header=header)[1:]
-        return [(k.lower(), email.utils.collapse_rfc2231_value(v).strip()) for k, v in found]
+        return [(k.lower(), unfolded(email.utils.collapse_rfc2231_value(v)).strip()) for k, v in found
+                if k]
     except (TypeError, ValueError, LookupError, AttributeError):
         return []
 
@@ -178,9 +196,9 @@ def codec(charset):
     """The name of Python's codec for a charset, or None."""
     if not charset or not charset.isascii():
         return None
-    name = charset.strip().strip("'\"").lower()
+    name = re.split(r"[\s,]", charset.strip().strip("'\""), maxsplit=1)[0].lower()  # some write more behind it
     try:
-        found = codecs.lookup(ALIASES.get(name, name))
+        found = codecs.lookup(ALIASES.get(name, re.sub(r"\Ax-mac-", "mac-", name)))
     except (LookupError, ValueError, UnicodeError):
         return None
     return found.name if found._is_text_encoding and found.name not in UNTEXTUAL else None
@@ -257,6 +275,8 @@ def old_readings(part, declared_now):
         broken = broken or any(0xDC00 <= ord(c) <= 0xDCFF for c in decode(octets, base))
         if name and broken:
             doubts = doubts + ["octets that are not of the charset"]
+        if broken and not charset:
+            doubts = doubts + ["octets without a charset"]
         if broken or not name:
             readings += [decode(octets, declared_now or "ascii"), decode(octets, "utf-8"), windows_1252(octets),
                          decode(octets, "utf-8", "replace"), decode(octets, base, "replace")]
@@ -266,7 +286,14 @@ def old_readings(part, declared_now):
                 readings.append(decode(octets, codec(meta[1].decode()), "replace"))
         elif base == "iso8859-1":
             readings.append(windows_1252(octets))
+            if readings[0] != readings[-1]:
+                doubts = doubts + ["octets that are not of the charset"]
     return list(dict.fromkeys(readings)), doubts
+
+
+# What one octet sequence of a Japanese charset is, says one table; and another.
+TWINS = str.maketrans("\u301c\u2016\u2212\u00a2\u00a3\u00ac\u2014\u00a5\u203e\u00a6",
+                      "\uff5e\u2225\uff0d\uffe0\uffe1\uffe2\u2015\\~\uffe4")
 
 
 def lines(text):
@@ -287,10 +314,16 @@ class Body:
         self.doubts, self.rich = [], False
         if defects(root):
             self.doubts.append("defects: " + ", ".join(sorted(defects(root))))
+        if any(part.media_type() == ("application", "pgp-encrypted") for part in all_parts(root)):
+            self.doubts.append("encrypted by PGP, and rearranged")  # where it is not, walk() finds the multipart
         self.leaves = self.walk(root, root)
         for leaf in self.leaves:
             if inline_pgp(leaf):
                 raise Untouchable("PGP in the body")
+            if b"-----BEGIN PGP " in contents(leaf)[0][0]:
+                self.doubts.append("PGP inside a line")
+            if leaf.media_type()[1] == "html" and Page(old_readings(leaf, None)[0][0]).hides_its_end():
+                self.doubts.append("HTML that may hide what stands at its end")
 
     def walk(self, part, root):
         main, sub = part.media_type()
@@ -344,6 +377,8 @@ class Body:
         value = first(part, "content-type")
         if value is not None and not re.match(TYPE.pattern + r"\s*(;|\Z)", value):
             self.doubts.append("bad Content-Type")
+        if (value or "").count('"') % 2 or part.media_type()[0] == "multipart" and not parameter(part, "boundary"):
+            self.doubts.append("bad parameters")
         given = collections.Counter(key for key, _ in parameters(part))
         if given["charset"] > 1 or given["boundary"] > 1:
             self.doubts.append("a parameter more than once")
@@ -418,34 +453,49 @@ def missing(text, before, after):
 class Page(html.parser.HTMLParser):
     """What a reader sees of HTML (`shown`), and its tags (`tags`).
 
-    In `shown`, START stands for each <!DOCTYPE>, <html> and <body>, END for each </body> and </html>.
+    In `shown`, a mark stands for each <!DOCTYPE> and <html>, for each <body>, </body> and </html>.
     """
 
-    START, END = "\x01", "\x02"
+    MARKS = {"html": "\x01", "body": "\x02", "/body": "\x03", "/html": "\x04"}
     IN_HEAD = {"title", "meta", "link", "style", "script", "base", "noscript", "template", "bgsound", "basefont",
                "html", "head", "body"}
     HIDDEN = {"title", "style", "script", "template"}
+    LITERAL = {"textarea", "title", "xmp", "iframe", "noembed", "noframes"}  # no tags inside, as in style
 
     def __init__(self, source):
         super().__init__(convert_charrefs=True)
         self.pieces, self.tags, self.head, self.hidden = [], [], False, None
         try:
             self.feed(source)
+            if self.cdata_elem:
+                self.handle_data(self.rawdata)
+                self.rawdata = ""
+            elif re.match(r"<[A-Za-z!/?]", self.rawdata):
+                self.rawdata = ""  # a tag or comment that never ends shows nothing
             self.close()
         except (AssertionError, ValueError, IndexError) as error:
-            self.pieces.append(f"\x03{type(error).__name__}")
+            self.pieces.append(f"\x05{type(error).__name__}")
         shown = re.sub(r"[\s\x00\xa0]+", " ", "".join(self.pieces))
-        self.shown = re.sub(r" ?([\x01\x02]) ?", r"\1", shown).strip(" ")
+        self.shown = joined(shown)
+
+    def hides_its_end(self):
+        """Whether an element is still open at the end in which readers may show nothing, or not as text."""
+        opened = collections.Counter(found[1].lower() for kind, tag in self.tags if kind == "<"
+                                     for found in [re.match(r"<([a-zA-Z]+)", tag or "")] if found)
+        opened.subtract(tag for kind, tag in self.tags if kind == "</")
+        return any(opened[tag] > 0 for tag in self.HIDDEN | self.LITERAL | {"frameset", "select", "svg", "noscript"})
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(("<", self.get_starttag_text()))
         self.pieces.append(" ")
         if tag in ("html", "body"):
-            self.pieces.append(self.START)
+            self.pieces.append(self.MARKS[tag])
         if tag == "head":
             self.head = True
         elif tag == "body" or tag not in self.IN_HEAD:
             self.head = False
+        if tag in self.LITERAL:
+            self.set_cdata_mode(tag)
         if tag in self.HIDDEN:
             self.hidden = tag
         elif tag == "body":
@@ -453,13 +503,14 @@ class Page(html.parser.HTMLParser):
 
     def handle_startendtag(self, tag, attrs):
         self.handle_starttag(tag, attrs)
-        self.hidden = None
+        if tag not in self.LITERAL:
+            self.hidden = None
 
     def handle_endtag(self, tag):
         self.tags.append(("</", tag))
         self.pieces.append(" ")
         if tag in ("html", "body"):
-            self.pieces.append(self.END)
+            self.pieces.append(self.MARKS["/" + tag])
             self.hidden = None
         elif tag == "head":
             self.head, self.hidden = False, None
@@ -467,12 +518,12 @@ class Page(html.parser.HTMLParser):
             self.hidden = None
 
     def handle_data(self, data):
-        if self.hidden or self.cdata_elem:
+        if self.hidden or self.cdata_elem not in (None, "textarea", "xmp"):
             self.tags.append(("hidden", data.strip()))
             return
         if data.strip():
             self.head = False
-        self.pieces.append(re.sub(r"[\x01-\x03]", "", data))
+        self.pieces.append(re.sub(r"[\x01-\x05]", "", data))
 
     def handle_comment(self, data):
         self.tags.append(("comment", data))
@@ -480,7 +531,7 @@ class Page(html.parser.HTMLParser):
     def handle_decl(self, decl):
         self.tags.append(("decl", decl))
         if decl.lower().startswith("doctype"):
-            self.pieces.append(self.START)
+            self.pieces.append(self.MARKS["html"])
 
     def unknown_decl(self, data):
         self.tags.append(("decl", data))
@@ -498,24 +549,26 @@ class Page(html.parser.HTMLParser):
 
 def joined(*pieces):
     text = re.sub(r" +", " ", " ".join(pieces))
-    return re.sub(r" ?([\x01\x02]) ?", r"\1", text).strip(" ")
+    return re.sub(r" ?([\x01-\x04]) ?", r"\1", text).strip(" ")
+
+
+def without_marks(shown):
+    return joined(re.sub(r"[\x01-\x04]", " ", shown))
 
 
 def append_places(shown):
-    """Where a text at the end may stand in what is shown: before </body>, or at the end without one."""
-    blank = re.search(r"[\x02 ]*\Z", shown).start()
-    places = {blank}
-    if "\x02" in shown[:blank]:  # something is shown after </body> already
-        places |= {found.start() for found in re.finditer("\x02", shown)} | {len(shown)}
-    return places
+    """Where a text at the end may stand in what is shown: before a </body>, or at the end without one."""
+    blank = re.search(r"[\x03\x04 ]*\Z", shown).start()
+    if re.search(r"[\x03\x04]", shown[:blank]):  # something is shown after </body> already
+        return {found.start() for found in re.finditer(r"[\x03\x04]", shown)} | {blank, len(shown)}
+    return {blank} | set(range(blank, shown.rfind("\x03") + 1))
 
 
 def prepend_places(shown):
-    blank = re.match(r"[\x01 ]*", shown).end()
-    places = {blank}
-    if "\x01" in shown[blank:]:
-        places |= {found.end() for found in re.finditer("\x01", shown)} | {0}
-    return places
+    blank = re.match(r"[\x01\x02 ]*", shown).end()
+    if re.search(r"[\x01\x02]", shown[blank:]):
+        return {found.end() for found in re.finditer(r"[\x01\x02]", shown)} | {blank, 0}
+    return {blank} | (set(range(shown.find("\x02") + 1, blank)) if "\x02" in shown else set())
 
 
 def wrong_html(before, after, texts):
@@ -529,21 +582,18 @@ def wrong_html(before, after, texts):
                                   append_places(old.shown) if append else {len(old.shown)}):
         if i <= j:
             wanted.add(joined(old.shown[:i], prepend, old.shown[i:j], append, old.shown[j:]))
-    bare = {re.sub(r"\A[\x01 ]+|[\x02 ]+\Z", "", text) for text in wanted}
-    added = (("\x01" not in old.shown) or ("\x02" not in old.shown)) and (
-        re.sub(r"\A[\x01 ]+|[\x02 ]+\Z", "", new.shown) in bare)
+    added = (re.search(r"\A[\x01\x02]+", old.shown) is None or re.search(r"[\x03\x04]\Z", old.shown) is None) and (
+        new.shown.strip("\x01\x02\x03\x04 ") in {text.strip("\x01\x02\x03\x04 ") for text in wanted})
     if new.shown not in wanted and not added:
         for text in filter(None, (prepend, append)):
-            if text and count(text, new.shown) - count(text, old.shown) != 1:
+            if count(text, new.shown) - count(text, old.shown) != 1:
                 return missing(text, old.shown, new.shown)
-        bare_old, bare_new = (re.sub(r"[\x01\x02 ]+", " ", page.shown) for page in (old, new))
-        flat = {re.sub(r"[\x01\x02 ]+", " ", text).strip() for text in wanted}
-        if bare_new.strip() in flat:
+        if without_marks(new.shown) in set(map(without_marks, wanted)):
             return "the text is outside the body of the HTML"
-        without = bare_new
+        rest = without_marks(new.shown)
         for text in filter(None, (prepend, append)):
-            without = re.sub(r" ?" + pattern(text, True) + r" ?", " ", without)
-        if without.strip() == bare_old.strip():
+            rest = re.sub(pattern(text, True), " ", rest)
+        if joined(rest) == without_marks(old.shown):
             return "the text is not at its end of the body"
         return "the visible text of the HTML changed"
     return gone and f"a tag is gone: {str(gone[1])[:40]!r}"
@@ -613,6 +663,9 @@ class Judgement:
 
     def wrong_edit(self, edits):
         reasons = self.wrong_top_fields() + list(self.wrong_part(self.old, self.new, edits, True))
+        if first(self.old, "mime-version") and (first(self.new, "mime-version") or "").strip() not in (
+                first(self.old, "mime-version").strip(), "1.0"):
+            reasons.append("MIME-Version is gone or changed")
         return reasons + self.wrong_octets(edits)
 
     def wrong_top_fields(self, dropped=lambda name: name in OWN_FIELDS):
@@ -642,7 +695,10 @@ class Judgement:
             yield "the tree of parts changed"
             return
         if not old.is_multipart():
-            if payload(old) != payload(new):
+            before, after = payload(old), payload(new)
+            if self.body.doubts:  # a part that was not closed ends a line earlier now
+                before, after = before.rstrip(b"\r\n"), after.rstrip(b"\r\n")
+            if before != after:
                 same = contents(old)[0][0] == contents(new)[0][0]
                 yield "another part was encoded anew" if same else "another part changed"
             return
@@ -677,13 +733,15 @@ class Judgement:
         is_html, answer = old.media_type()[1] == "html", None
         flowed = (parameter(new, "format") or "").lower() == "flowed"
         readings, _ = old_readings(old, codec(parameter(new, "charset")))
-        for after in map(lines, new_reading(new)):
-            for before in map(lines, readings):
-                wrong = (wrong_html(before, after, self.texts) if is_html else
-                         wrong_plain(before, after, self.texts, flowed))
-                if not wrong:
-                    return None
-                answer = answer or wrong
+        pairs = list(itertools.product(map(lines, new_reading(new)), map(lines, readings)))
+        if re.match(r"(iso2022_jp|euc_?j|shift_?j|cp932)", codec(parameter(old, "charset")) or ""):
+            pairs.append(tuple(text.translate(TWINS) for text in pairs[0]))
+        for after, before in pairs:
+            wrong = (wrong_html(before, after, self.texts) if is_html else
+                     wrong_plain(before, after, self.texts, flowed))
+            if not wrong:
+                return None
+            answer = answer or wrong
         return answer
 
     def wrong_octets(self, edits=()):
@@ -804,8 +862,8 @@ def is_text_part(part, texts):
     shown = lines(new_reading(part)[0])
     if sub == "plain":
         return shown.split() == texts["plain"].split()
-    return sub == "html" and re.sub(r"[\x01\x02 ]+", " ", Page(shown).shown).strip() == Page(
-        texts.get("html") or texts["plain"]).shown
+    return sub == "html" and without_marks(Page(shown).shown) == without_marks(
+        Page(texts.get("html") or texts["plain"]).shown)
 
 
 def strip_fields(part):

@@ -103,12 +103,13 @@ class Plain(Case):
         body = "Hello\n" + END
         self.wrong("gone or changed", self.before, message(body, top="From: a@example.com\nMIME-Version: 1.0\n"))
         self.wrong("added or moved", self.before, message(body, "X-Other: 1\n"))
+        self.wrong("MIME-Version is gone", self.before, message(body).replace(b"MIME-Version: 1.0\r\n", b""))
         folded = message(body).replace(b"\r\n  folded", b" folded")
         self.wrong("gone or changed", self.before, folded)
         self.right(message("Hello\n", top="From: a\n"), message(body, top="From: a\nMIME-Version: 1.0\n"))
 
     def test_lines(self):
-        self.wrong("line endings", self.before, message("Hello\n").replace(b"\r\n\r\n", b"\r\n\r\n") + b"Kind regards,\nthe firm\n")
+        self.wrong("line endings", self.before, self.before + b"Kind regards,\nthe firm\n")
         self.wrong("bare CR", self.before, message("Hello\n" + END) + b"\r")
         lf = self.before.replace(b"\r\n", b"\n")
         self.right(lf, lf + b"Kind regards,\nthe firm\n")
