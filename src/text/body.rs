@@ -58,15 +58,22 @@ impl<'a> Body<'a> {
         }
         let content = self.transfer.decode(&self.message[self.part.body.clone()]);
         let is_html = self.is_html();
-        let Some(readable) = self.charset.in_ascii(&content) else {
+        let Some((readable, back)) = self.charset.in_ascii(&content) else {
             return self.edit_decoded(&content, texts, splices);
         };
         let insertions = self.insertions(&readable, texts)?;
+        let at_the_end = |i: usize| insertions[i].at == content.len();
+        let in_state = |(i, bytes): (usize, Vec<u8>)| match at_the_end(i) {
+            true => [back, &bytes].concat(),
+            false => bytes,
+        };
         // Octets above 127 may be put where some are, or where the encoding hides them.
         let any_octet = self.transfer != Transfer::Identity || !content.is_ascii();
         let encoded: Option<Vec<Vec<u8>>> = insertions
             .iter()
             .map(|insertion| self.charset.encode(&insertion.text))
+            .enumerate()
+            .map(|(i, bytes)| bytes.map(|bytes| in_state((i, bytes))))
             .collect();
         match encoded {
             Some(encoded) if any_octet || encoded.iter().all(|bytes| bytes.is_ascii()) => {
@@ -77,6 +84,8 @@ impl<'a> Body<'a> {
                 let encoded: Vec<Vec<u8>> = insertions
                     .iter()
                     .map(|insertion| with_references(&insertion.text).into_bytes())
+                    .enumerate()
+                    .map(in_state)
                     .collect();
                 self.insert(&content, &insertions, &encoded, splices);
                 Ok(How::AsReferences)
@@ -126,9 +135,14 @@ impl<'a> Body<'a> {
             at: places.prepend,
             text: format!("{eol}{}{eol}", lines(text)),
         });
+        // On a line of its own: the one before may be as long as a line can be.
+        let ending = match places.ending.as_str() {
+            "" => String::new(),
+            ending => format!("{eol}{ending}"),
+        };
         let append = texts.append.as_ref().map(|text| Insertion {
             at: places.append,
-            text: format!("{}{eol}{}{eol}", places.ending, lines(text)),
+            text: format!("{ending}{eol}{}{eol}", lines(text)),
         });
         Ok(prepend.into_iter().chain(append).collect())
     }
@@ -255,8 +269,15 @@ impl<'a> Body<'a> {
     fn in_quoted(&self, transferred: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
         let soft = format!("={}", self.eol);
         let mut with = Vec::new();
-        if at > 0 && transferred[at - 1] != b'\n' && !bytes.starts_with(self.eol.as_bytes()) {
-            with.extend_from_slice(soft.as_bytes());
+        let broken = bytes.starts_with(self.eol.as_bytes());
+        match transferred[..at].last() {
+            None | Some(b'\n') => {}
+            // A soft line break whose line break belongs to the delimiter, as Apple Mail ends its parts.
+            Some(b'=') if at == transferred.len() && broken => {
+                with.extend_from_slice(self.eol.as_bytes())
+            }
+            _ if broken => {}
+            _ => with.extend_from_slice(soft.as_bytes()),
         }
         with.extend(encode_quoted(bytes, self.eol));
         if at < transferred.len() && !bytes.ends_with(self.eol.as_bytes()) {

@@ -5,8 +5,12 @@
 
 use std::borrow::Cow;
 
-use encoding_rs::{Encoding, ISO_2022_JP, REPLACEMENT, UTF_8, X_USER_DEFINED};
+use encoding_rs::{
+    EUC_KR, Encoding, GBK, ISO_2022_JP, REPLACEMENT, UTF_8, UTF_16BE, X_USER_DEFINED,
+};
 use mail_parser::decoders::charsets::map::charset_decoder;
+
+use super::transfer::decode_base64;
 
 /// A charset as a part's header names it.
 #[derive(Clone, Copy)]
@@ -16,10 +20,34 @@ pub(super) enum Charset {
     Ascii,
     /// One that can be written.
     Known(&'static Encoding, Limits),
-    /// One that can only be read.
-    ReadOnly(fn(&[u8]) -> String, bool),
+    /// One that can only be read, and is no superset of ASCII.
+    ReadOnly(fn(&[u8]) -> String),
+    /// One that can only be read, and is a superset of ASCII.
+    ReadOnlyAscii(fn(&[u8]) -> String),
+    /// One that leaves ASCII by the first of these and comes back by the second; in between stands the encoding, its
+    /// octets without their high bits: HZ (RFC 1843), ISO-2022-KR (RFC 1557). Only ASCII is added to it.
+    Shifted(&'static [u8], &'static [u8], &'static Encoding),
+    /// One that nobody here knows; ASCII is ASCII in it, as in nearly all that there are.
     Unknown,
+    /// One that nobody here can read, in which ASCII is something else.
+    Opaque,
 }
+
+/// What labels of charsets begin with in which ASCII is not ASCII, and those with shifts that are not known here.
+const OPAQUE: [&str; 12] = [
+    "utf-",
+    "utf1",
+    "utf3",
+    "ucs",
+    "iso-10646",
+    "iso-2022-",
+    "hz-gb",
+    "ebcdic",
+    "ibm037",
+    "cp037",
+    "ibm1047",
+    "ibm500",
+];
 
 /// Which bytes of an encoding belong to the label that was used.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,28 +101,39 @@ impl Charset {
             };
             return Charset::Known(encoding, limits);
         }
-        match charset_decoder(label.as_bytes()) {
-            Some(decoder) => {
-                let wide =
-                    label.starts_with("utf") || label.contains("utf-7") || label.contains("utf-16");
-                Charset::ReadOnly(decoder, !wide)
+        match label.as_str() {
+            "utf-7" | "utf7" | "unicode-1-1-utf-7" => Charset::ReadOnly(utf7),
+            "utf-16" | "utf16" | "utf-16le" | "utf-16be" | "unicode" | "ucs-2" => {
+                charset_decoder(label.as_bytes()).map_or(Charset::Opaque, Charset::ReadOnly)
             }
-            None => Charset::Unknown,
+            "hz-gb-2312" | "hz" => Charset::Shifted(b"~{", b"~}", GBK),
+            "iso-2022-kr" | "csiso2022kr" => Charset::Shifted(b"\x0e", b"\x0f", EUC_KR),
+            label if OPAQUE.iter().any(|start| label.starts_with(start)) => Charset::Opaque,
+            label => {
+                charset_decoder(label.as_bytes()).map_or(Charset::Unknown, Charset::ReadOnlyAscii)
+            }
         }
     }
 
     /// The bytes with an `x` for each that is no ASCII character though it looks like one, so that tags and lines can
-    /// be found and ASCII put in; `None` where that cannot be told, or where the end is not in ASCII.
-    pub(super) fn in_ascii(self, bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
+    /// be found and ASCII put in; and what leads back to ASCII at the end. `None` where that cannot be told.
+    pub(super) fn in_ascii(self, bytes: &[u8]) -> Option<(Cow<'_, [u8]>, &'static [u8])> {
         match self {
-            Charset::Utf8 | Charset::Ascii | Charset::Unknown | Charset::ReadOnly(_, true) => {
-                Some(bytes.into())
+            Charset::Utf8 | Charset::Ascii | Charset::Unknown | Charset::ReadOnlyAscii(_) => {
+                Some((bytes.into(), b""))
             }
-            Charset::Known(encoding, _) if encoding.is_ascii_compatible() => Some(bytes.into()),
+            Charset::Known(encoding, _) if encoding.is_ascii_compatible() => {
+                Some((bytes.into(), b""))
+            }
             Charset::Known(encoding, _) if encoding == ISO_2022_JP => {
-                without_shifted(bytes).map(Cow::from)
+                let (plain, shifted) = without_shifted(bytes)?;
+                Some((plain.into(), if shifted { b"\x1b(B" } else { b"" }))
             }
-            Charset::Known(..) | Charset::ReadOnly(..) => None,
+            Charset::Shifted(out, back, _) => {
+                let (plain, shifted) = between(bytes, out, back);
+                Some((plain.into(), if shifted { back } else { b"" }))
+            }
+            Charset::Known(..) | Charset::ReadOnly(_) | Charset::Opaque => None,
         }
     }
 
@@ -103,15 +142,25 @@ impl Charset {
         match self {
             Charset::Utf8 => Some(text.as_bytes().to_vec()),
             // ISO-2022-JP begins and ends each line in ASCII.
-            Charset::Known(..) | Charset::Ascii | Charset::Unknown if text.is_ascii() => {
+            Charset::Known(..) | Charset::Ascii | Charset::Unknown | Charset::ReadOnlyAscii(_)
+                if text.is_ascii() =>
+            {
                 (!text.contains(['\u{1b}', '\u{e}', '\u{f}'])).then(|| text.as_bytes().to_vec())
             }
-            Charset::ReadOnly(_, true) if text.is_ascii() => Some(text.as_bytes().to_vec()),
+            Charset::Shifted(out, ..) if text.is_ascii() => {
+                let shift = [out[0], 0x1b];
+                (!text.bytes().any(|b| shift.contains(&b))).then(|| text.as_bytes().to_vec())
+            }
             Charset::Known(encoding, limits) => {
                 let (bytes, _, unmappable) = encoding.encode(text);
                 (!unmappable && limits.allow(&bytes)).then(|| bytes.into_owned())
             }
-            Charset::Ascii | Charset::Unknown | Charset::ReadOnly(..) => None,
+            Charset::Ascii
+            | Charset::Unknown
+            | Charset::ReadOnly(_)
+            | Charset::ReadOnlyAscii(_)
+            | Charset::Opaque
+            | Charset::Shifted(..) => None,
         }
     }
 
@@ -122,6 +171,19 @@ impl Charset {
             Charset::Utf8 | Charset::Ascii | Charset::Unknown => {
                 let sure = bytes.is_ascii() || !matches!(self, Charset::Unknown);
                 String::from_utf8(bytes.to_vec()).ok().filter(|_| sure)
+            }
+            // Each line begins and ends in ASCII, also where nothing leads back to it.
+            Charset::Known(encoding, _) if encoding == ISO_2022_JP => {
+                let mut text = String::with_capacity(bytes.len());
+                for line in bytes.split_inclusive(|&b| b == b'\n') {
+                    let words = line.strip_suffix(b"\n").unwrap_or(line);
+                    let words = words.strip_suffix(b"\r").unwrap_or(words);
+                    text.push_str(
+                        &encoding.decode_without_bom_handling_and_without_replacement(words)?,
+                    );
+                    text.extend(line[words.len()..].iter().map(|&b| char::from(b)));
+                }
+                Some(text)
             }
             Charset::Known(encoding, limits) => {
                 let undefined = encoding == encoding_rs::WINDOWS_1252
@@ -140,9 +202,11 @@ impl Charset {
                     .decode_without_bom_handling_and_without_replacement(bytes)
                     .map(Cow::into_owned)
             }
-            Charset::ReadOnly(decode, _) => {
+            Charset::ReadOnly(decode) | Charset::ReadOnlyAscii(decode) => {
                 Some(decode(bytes)).filter(|text| !text.contains('\u{fffd}'))
             }
+            Charset::Shifted(out, back, encoding) => unshifted(bytes, out, back, encoding),
+            Charset::Opaque => None,
         }
     }
 
@@ -152,14 +216,45 @@ impl Charset {
             Charset::Known(encoding, _) => {
                 encoding.decode_without_bom_handling(bytes).0.into_owned()
             }
-            Charset::ReadOnly(decode, _) => decode(bytes),
+            Charset::ReadOnly(decode) | Charset::ReadOnlyAscii(decode) => decode(bytes),
             _ => UTF_8.decode_without_bom_handling(bytes).0.into_owned(),
         }
     }
 }
 
+/// UTF-7 (RFC 2152); U+FFFD for what is none.
+fn utf7(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        at += 1;
+        if byte != b'+' {
+            text.push(if byte.is_ascii() {
+                char::from(byte)
+            } else {
+                '\u{fffd}'
+            });
+            continue;
+        }
+        let rest = &bytes[at..];
+        let is_letter = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
+        let length = rest.iter().take_while(|b| is_letter(b)).count();
+        let ended = rest.get(length) == Some(&b'-');
+        at += length + usize::from(ended);
+        match (length, ended) {
+            (0, true) => text.push('+'),
+            (0, false) => text.push('\u{fffd}'),
+            _ => {
+                let octets = decode_base64(&rest[..length]);
+                text.push_str(&UTF_16BE.decode_without_bom_handling(&octets).0);
+            }
+        }
+    }
+    text
+}
+
 /// ISO-2022-JP (RFC 1468): `ESC ( B` and `ESC ( J` lead back to ASCII, all other sequences away from it.
-fn without_shifted(bytes: &[u8]) -> Option<Vec<u8>> {
+fn without_shifted(bytes: &[u8]) -> Option<(Vec<u8>, bool)> {
     let mut plain = bytes.to_vec();
     let mut shifted = false;
     let mut at = 0;
@@ -175,7 +270,49 @@ fn without_shifted(bytes: &[u8]) -> Option<Vec<u8>> {
             at += 1;
         }
     }
-    (!shifted).then_some(plain)
+    Some((plain, shifted))
+}
+
+/// What stands between the shifts and outside of them; `None` for what cannot be told.
+fn unshifted(bytes: &[u8], out: &[u8], back: &[u8], encoding: &'static Encoding) -> Option<String> {
+    let mut text = String::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some(found) = memchr::memmem::find(rest, out) {
+        text.push_str(
+            std::str::from_utf8(&rest[..found])
+                .ok()
+                .filter(|t| t.is_ascii())?,
+        );
+        let shifted = &rest[found + out.len()..];
+        let end = memchr::memmem::find(shifted, back)?;
+        let octets: Vec<u8> = shifted[..end].iter().map(|b| b | 0x80).collect();
+        text.push_str(&encoding.decode_without_bom_handling_and_without_replacement(&octets)?);
+        rest = &shifted[end + back.len()..];
+    }
+    text.push_str(std::str::from_utf8(rest).ok().filter(|t| t.is_ascii())?);
+    Some(match out {
+        b"~{" => text
+            .replace("~~", "~")
+            .replace("~\r\n", "")
+            .replace("~\n", ""),
+        _ => text.replace("\u{1b}$)C", ""),
+    })
+}
+
+/// An `x` for each byte between these, and whether the end is between them.
+fn between(bytes: &[u8], out: &[u8], back: &[u8]) -> (Vec<u8>, bool) {
+    let mut plain = bytes.to_vec();
+    let mut at = 0;
+    while let Some(found) = memchr::memmem::find(&bytes[at..], out) {
+        let start = at + found + out.len();
+        let end = memchr::memmem::find(&bytes[start..], back).map(|found| start + found);
+        plain[start..end.unwrap_or(bytes.len())].fill(b'x');
+        match end {
+            Some(end) => at = end + back.len(),
+            None => return (plain, true),
+        }
+    }
+    (plain, false)
 }
 
 impl Limits {
@@ -251,7 +388,25 @@ mod tests {
         assert_eq!(decode("windows-1252", b"\x93q").as_deref(), Some("“q"));
         assert_eq!(decode("us-ascii", b"caf\xe9"), None);
         assert_eq!(decode("shift_jis", b"\x93\xfa").as_deref(), Some("日"));
-        assert_eq!(decode("utf-7", b"+AOk-").as_deref(), Some("é"));
+        assert_eq!(
+            decode("utf-7", b"+AOk- 1 +- 1 +2D3eAA.").as_deref(),
+            Some("é 1 + 1 😀.")
+        );
+        assert_eq!(decode("utf-7", b"+ "), None);
+        assert_eq!(
+            decode("hz-gb-2312", b"a ~{VPND~} ~~").as_deref(),
+            Some("a 中文 ~")
+        );
+        assert_eq!(
+            decode("iso-2022-kr", b"\x1b$)C\x0e0!\x0f").as_deref(),
+            Some("가")
+        );
+        assert_eq!(
+            decode("iso-2022-jp", b"\x1b$BF|\r\na").as_deref(),
+            Some("日\r\na")
+        );
+        assert_eq!(decode("cp850", b"\x81").as_deref(), Some("ü"));
+        assert!(Charset::of(Some("utf-32")).in_ascii(b"a").is_none());
         assert_eq!(decode("utf-16be", b"\0a").as_deref(), Some("a"));
         assert_eq!(decode("x-unknown", b"\xe9"), None);
     }

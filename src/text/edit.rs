@@ -221,6 +221,10 @@ mod tests {
                 "Content-Type: text/plain; charset=iso-2022-jp\r\n\r\n[P t]\r\n\u{1b}$BF|\u{1b}(B\r\n[A t]\r\n",
             ),
             (
+                "Content-Transfer-Encoding: quoted-printable\r\n\r\nx=",
+                "Content-Transfer-Encoding: quoted-printable\r\n\r\n[P t]\r\nx=\r\n\r\n[A t]",
+            ),
+            (
                 "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nA: b\r\n\r\n--b--\r\n",
                 "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nA: b\r\n\r\n[P t]\r\n[A t]\r\n--b--\r\n",
             ),
@@ -264,13 +268,10 @@ mod tests {
         let expected =
             "<body>\r\n<i>[P &#233;]</i>\r\n\u{1b}$B</<>\u{1b}(B\r\n<i>[A &#233;]</i>\r\n</body>";
         let found = edited(html, "é").expect("edited");
-        assert!(found.contains(expected), "{found}");
+        assert!(found.contains(expected), "{found:?}");
         let unfinished = "Content-Type: text/plain; charset=iso-2022-jp\r\n\r\n\u{1b}$BF|";
         let found = edited(unfinished, "t").expect("edited");
-        assert!(
-            found.contains("charset=utf-8") && found.contains("=E6=97=A5"),
-            "{found}"
-        );
+        assert!(found.ends_with("\u{1b}$BF|\u{1b}(B\r\n[A t]"), "{found:?}");
     }
 
     #[test]

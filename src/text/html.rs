@@ -4,6 +4,7 @@
 //! they come are broken in every way, so whatever place was found is tried: a text that would stand inside an
 //! unfinished comment, script or tag gets the end of that in front.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
@@ -17,7 +18,7 @@ const OPENING: &[u8] = b"<html><body>";
 const PROBE: &[u8] = b"<copyist-probe>";
 
 /// What may be unfinished at the end of a document, and what ends it.
-const ENDINGS: [&str; 14] = [
+const ENDINGS: [&str; 13] = [
     "",
     ">",
     "-->",
@@ -31,7 +32,6 @@ const ENDINGS: [&str; 14] = [
     "</iframe>",
     "</noembed>",
     "</noframes>",
-    "</noscript>",
 ];
 
 /// Documents up to this length are tried with two endings, too: each try is a pass over all of it.
@@ -62,6 +62,7 @@ struct Seen {
 
 /// Finds them; `None` for what cannot be read as HTML.
 pub(super) fn places(document: &[u8]) -> Option<Places> {
+    let document = &*without_noscript(document);
     let seen = read(document)?;
     let start = after_doctype(document);
     let prepend = seen
@@ -82,6 +83,26 @@ pub(super) fn places(document: &[u8]) -> Option<Places> {
         append,
         ending,
     })
+}
+
+/// No reader of mail runs scripts, so what stands in a noscript is part of the document, and no text as it is to a
+/// browser and to lol_html. The same octets under a name that is nothing to either.
+fn without_noscript(document: &[u8]) -> Cow<'_, [u8]> {
+    const NAME: &[u8] = b"noscript";
+    let mut found = memchr::memchr2_iter(b'n', b'N', document)
+        .filter(|&at| at > 0 && matches!(document[at - 1], b'<' | b'/'))
+        .filter(|&at| {
+            document[at..]
+                .get(..NAME.len())
+                .is_some_and(|name| name.eq_ignore_ascii_case(NAME))
+        })
+        .peekable();
+    if found.peek().is_none() {
+        return document.into();
+    }
+    let mut copy = document.to_vec();
+    found.for_each(|at| copy[at] = b'x');
+    copy.into()
 }
 
 /// What has to stand behind these octets so that what follows is shown.
@@ -309,6 +330,12 @@ mod tests {
             ("<body>x<script>y", "<body>[P]x<script>y</script>[A]"),
             ("<style>y", "[P]<style>y</style>[A]"),
             ("<title>y", "[P]<title>y</title>[A]"),
+            (
+                "<noscript>x<style>y</noscript>",
+                "[P]<noscript>x<style>y</noscript></style>[A]",
+            ),
+            ("<a title='\"><style>", "[P]<a title='\"><style>'>[A]"),
+            ("<noframes>x<!--y", "[P]<noframes>x<!--y</noframes>[A]"),
         ] {
             assert_eq!(with_text(document), expected);
         }

@@ -192,6 +192,9 @@ impl Tree {
             if close {
                 delimited.close = Some(line);
                 scan.close_to(level);
+            } else if scan.delimiter(scan.line(at)).is_some() {
+                // Two delimiters with nothing between them, not even an empty line: readers do not agree whether
+                // that is a part, and nothing could be shown there.
             } else if scan.tree.parts.len() < MOST_PARTS && bytes[line..at].ends_with(b"\n") {
                 let parent = scan.open[level];
                 let child = scan.tree.parts.len();
@@ -377,6 +380,13 @@ mod tests {
         let found = shown(text);
         assert_eq!(found[2].1, "a");
         assert_eq!(found[3].1, "b\n");
+    }
+
+    #[test]
+    fn nothing_between_two_delimiters_is_no_part() {
+        let text = "Content-Type: multipart/mixed; boundary=o\n\n--o\n--o\n\na\n--o\n--o--\n";
+        let found = shown(text);
+        assert_eq!((found.len(), found[1].1.as_str()), (2, "a"));
     }
 
     #[test]

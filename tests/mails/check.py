@@ -316,7 +316,7 @@ class Body:
             self.doubts.append("defects: " + ", ".join(sorted(defects(root))))
         if any(part.media_type() == ("application", "pgp-encrypted") for part in all_parts(root)):
             self.doubts.append("encrypted by PGP, and rearranged")  # where it is not, walk() finds the multipart
-        self.leaves = self.walk(root, root)
+        self.leaves = self.walk(root, root, True)
         for leaf in self.leaves:
             if inline_pgp(leaf):
                 raise Untouchable("PGP in the body")
@@ -325,7 +325,8 @@ class Body:
             if leaf.media_type()[1] == "html" and Page(old_readings(leaf, None)[0][0]).hides_its_end():
                 self.doubts.append("HTML that may hide what stands at its end")
 
-    def walk(self, part, root):
+    def walk(self, part, root, shown=False):
+        """The leaves of the body in a part; `shown` says that nothing else could be shown in its place."""
         main, sub = part.media_type()
         self.doubt(part, root)
         if main == "multipart":
@@ -334,12 +335,14 @@ class Body:
             return self.walk_children(part, sub, root)
         if main == "application" and sub in ("pkcs7-mime", "x-pkcs7-mime"):
             raise Untouchable("S/MIME")
+        if part is root and main == "application" and (parameter(part, "name") or "").lower().endswith((".p7m", ".p7s")):
+            raise Untouchable("S/MIME by its name")
         if main == "message" and sub in ("delivery-status", "disposition-notification", "partial", "external-body",
                                          "feedback-report", "global-delivery-status", "tracking-status"):
             if part is root:
                 raise Untouchable(sub)
             self.doubts.append("a report beside the body")
-        if is_attachment(part):
+        if is_attachment(part) and (not shown or disposition(part) == "attachment"):
             if part is root and main == "text":
                 self.doubts.append("the message itself is an attachment")
             return []
@@ -363,7 +366,7 @@ class Body:
             heads = [c for c in children if start and (first(c, "content-id") or "").strip().strip("<> ") == start]
             if start and not heads:
                 self.doubts.append("the start of multipart/related is not there")
-            children = (heads or children)[:1]
+            return self.walk((heads or children)[0], root, True)
         for child in children:
             if found := self.walk(child, root):
                 return found
@@ -483,7 +486,7 @@ class Page(html.parser.HTMLParser):
         opened = collections.Counter(found[1].lower() for kind, tag in self.tags if kind == "<"
                                      for found in [re.match(r"<([a-zA-Z]+)", tag or "")] if found)
         opened.subtract(tag for kind, tag in self.tags if kind == "</")
-        return any(opened[tag] > 0 for tag in self.HIDDEN | self.LITERAL | {"frameset", "select", "svg", "noscript"})
+        return any(opened[tag] > 0 for tag in self.HIDDEN | self.LITERAL | {"frameset", "plaintext", "select", "svg", "noscript"})
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(("<", self.get_starttag_text()))

@@ -1,0 +1,61 @@
+//! Texts put into arbitrary octets.
+//!
+//! The first octet says which texts and what becomes of signed messages; the rest is the message. Must hold: no
+//! panic; the splices are in order and inside the message; no text means no change; what was written can be read
+//! and edited again; lines end as they did, and no longer ones are made.
+
+#![no_main]
+
+use std::sync::{Arc, LazyLock};
+
+use copyist::text::{Signed, Text, Texts, Wording, apply, edit};
+use libfuzzer_sys::fuzz_target;
+
+static WORDS: LazyLock<[Arc<Text>; 4]> = LazyLock::new(|| {
+    let words = [
+        ("This mail is confidential.", false),
+        ("Grüße — конфиденциально 😀\n\n-- \nFrom here", false),
+        ("日本語 and more of it, to be known by", true),
+        ("This mail is confidential and known by its words.", true),
+    ];
+    words.map(|(plain, once)| {
+        let wording = Wording::new(Some(plain), None, once).expect("sound");
+        wording.for_sender(&[]).expect("fixed").expect("words")
+    })
+});
+
+fn longest_line(octets: &[u8]) -> usize {
+    octets.split(|&b| b == b'\n').map(<[u8]>::len).max().unwrap_or(0)
+}
+
+fuzz_target!(|octets: &[u8]| {
+    let Some((first, message)) = octets.split_first() else {
+        return;
+    };
+    let words = |at: u8| Some(WORDS[usize::from(at & 3)].clone());
+    let texts = Texts {
+        prepend: words(first >> 2).filter(|_| first & 16 == 0),
+        append: words(*first).filter(|_| first & 32 == 0),
+    };
+    let signed = if first & 64 == 0 { Signed::Skip } else { Signed::Wrap };
+    let Ok(edited) = edit(message, &texts, signed) else {
+        return;
+    };
+    assert_eq!(edited.splices.is_empty(), texts == Texts::default());
+    let mut at = 0;
+    for splice in &edited.splices {
+        assert!(at <= splice.range.start && splice.range.start <= splice.range.end);
+        at = splice.range.end;
+    }
+    assert!(at <= message.len());
+    let written = apply(message, &edited.splices);
+    let longest = longest_line(message);
+    assert!(longest_line(&written) <= longest.max(999), "a long line was made");
+    let bare = |octets: &[u8]| octets.windows(2).filter(|w| w[1] == b'\n' && w[0] != b'\r').count();
+    if message.contains(&b'\n') && !message.starts_with(b"\n") && bare(message) == 0 {
+        assert_eq!(bare(&written), 0, "a bare LF was made");
+    }
+    if !edited.splices.is_empty() && texts.append.as_ref().is_none_or(|text| text.once.is_none()) {
+        let _ = edit(&written, &texts, signed);
+    }
+});

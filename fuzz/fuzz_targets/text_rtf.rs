@@ -1,0 +1,12 @@
+//! RTF as an administrator's file may hold it, and anything else. Must hold: no panic; an error or a text.
+
+#![no_main]
+
+use copyist::text::Wording;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|octets: &[u8]| {
+    if let Ok(wording) = Wording::from_rtf(octets, false) {
+        let _ = wording.for_sender(&[]);
+    }
+});
