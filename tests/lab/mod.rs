@@ -160,7 +160,7 @@ fn open_directory() -> tempfile::TempDir {
 }
 
 /// Sets the permissions of a file or directory of a peer.
-fn set_mode(path: &Path, mode: u32) {
+pub fn set_mode(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .unwrap_or_else(|error| panic!("cannot chmod {}: {error}", path.display()));

@@ -45,9 +45,20 @@ impl<D: DirectoryServer> Site<D> {
 
     /// A site whose MTA and agent meet here: `inet:…` or `unix:…`.
     pub fn start_on(milter: &str, directory: D, ttl: &str) -> Site<D> {
+        Site::start_all(milter, directory, ttl, "")
+    }
+
+    /// A site with these lines at the end of the agent's configuration: `[outbound.append]` and what else there is.
+    pub fn start_with_lines(directory: D, lines: &str) -> Site<D> {
+        let milter = format!("inet:127.0.0.1:{}", free_port());
+        Site::start_all(&milter, directory, "5m", lines)
+    }
+
+    fn start_all(milter: &str, directory: D, ttl: &str, lines: &str) -> Site<D> {
         let (mail, relay) = (SmtpSink::start_keeping(), SmtpSink::start_keeping());
         let admin = free_port();
-        let copyist = Copyist::start(&config(&directory.settings(), &relay, milter, admin, ttl));
+        let config = config(&directory.settings(), &relay, milter, admin, ttl) + lines;
+        let copyist = Copyist::start(&config);
         if let Some(socket) = milter.strip_prefix("unix:") {
             // An administrator would put the MTA into the agent's group instead.
             super::set_mode(socket.as_ref(), 0o666);
@@ -100,7 +111,7 @@ impl<D: DirectoryServer> Site<D> {
     }
 
     /// smtp-sink writes files and does not say when one is whole, so they are looked at again and again.
-    fn wait_until<T>(&self, what: &str, look: impl Fn() -> Option<T>) -> T {
+    pub fn wait_until<T>(&self, what: &str, look: impl Fn() -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(found) = look() {
