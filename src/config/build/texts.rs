@@ -99,9 +99,11 @@ impl Build<'_> {
             (None, None) => return Ok(None),
         };
         let (key, seen) = at;
-        made.map(Some).map_err(|error: WordingError| {
-            self.findings
-                .wrong_but(key, Some(&quoted(seen)), error, None)
+        made.map(Some).map_err(|error| match error {
+            WordingError::Empty => self.findings.wrong(key, seen, error),
+            error => self
+                .findings
+                .wrong_but(key, Some(&quoted(seen)), error, None),
         })
     }
 
