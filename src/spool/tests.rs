@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use tempfile::TempDir;
 
 use super::*;
-use crate::journal::Kind;
+use crate::journal::{Dsn, Kind};
 use crate::mail::BodyKind;
 use crate::policy::Direction;
 
@@ -57,7 +57,7 @@ fn item(n: usize, targets: &[&str]) -> Item {
         suffix: Bytes::from_static(b"\r\nafter"),
         body: BodyKind::EightBit,
         smtputf8: true,
-        dsn: crate::journal::Dsn::default(),
+        dsn: Dsn::default(),
     }
 }
 
@@ -128,6 +128,71 @@ async fn what_is_committed_comes_back_exactly_also_after_a_restart() {
         format!("{:?}", item(1, &["a@c.test", "b@c.test"]))
     );
     assert_eq!(spool.load(&id(2)).await.expect("loaded").original, large);
+}
+
+#[tokio::test]
+async fn a_message_and_its_versions_are_kept_together_with_what_their_sender_asked_for() {
+    let (dir, spool) = fresh();
+    let version = Item {
+        kind: Kind::Version,
+        dsn: Dsn {
+            sender: vec!["RET=HDRS".into(), "ENVID=q".into()],
+            recipients: vec![(address("b@c.test"), vec!["NOTIFY=NEVER".into()])],
+        },
+        ..item(2, &["a@c.test", "b@c.test"])
+    };
+    let large = Bytes::from(vec![b'x'; LIMIT + 1]);
+    let parcels = vec![
+        Parcel {
+            original: Bytes::from_static(b"received"),
+            items: vec![item(1, &["a@c.test"])],
+        },
+        Parcel {
+            original: large.clone(),
+            items: vec![version.clone()],
+        },
+    ];
+    spool
+        .commit("Q", at(0), parcels.clone())
+        .await
+        .expect("committed");
+    let owed = spool.load(&id(2)).await.expect("loaded");
+    assert_eq!(owed.original, large);
+    assert_eq!(format!("{:?}", owed.item), format!("{version:?}"));
+    assert_eq!(
+        spool.load(&id(1)).await.expect("loaded").original,
+        "received"
+    );
+    // The first of them is there already, so nothing of the rest is taken either, and no file of it stays.
+    let again = [&parcels[1..], &parcels[..1]].concat();
+    assert!(matches!(
+        spool.commit("Q", at(0), again).await,
+        Err(CommitError::Refused(_))
+    ));
+    assert_eq!(body_files(&dir), 1);
+}
+
+#[tokio::test]
+async fn a_spool_of_the_first_format_is_read_on() {
+    let (dir, spool) = fresh();
+    let original = Bytes::from_static(b"x");
+    let items = vec![item(1, &["a@c.test"])];
+    spool
+        .commit("Q", at(0), vec![Parcel { original, items }])
+        .await
+        .expect("committed");
+    drop(spool);
+    let path = dir.path().join("spool/spool.db");
+    let old = rusqlite::Connection::open(path).expect("opened");
+    old.execute_batch(
+        "ALTER TABLE item DROP COLUMN params; ALTER TABLE target DROP COLUMN params; PRAGMA user_version = 1;",
+    )
+    .expect("as it was");
+    drop(old);
+    let spool = Spool::open(&settings(dir.path())).expect("opened again");
+    let owed = spool.load(&id(1)).await.expect("loaded");
+    assert_eq!(owed.item.dsn, Dsn::default());
+    assert_eq!(owed.waiting, [address("a@c.test")]);
 }
 
 #[tokio::test]

@@ -2,7 +2,6 @@
 //!
 //! Nothing of the message changes: it, or one part of it, becomes a part of a multipart/mixed, octet for octet.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::body::{fold, separator};
@@ -20,9 +19,9 @@ pub(super) struct Beside<'a> {
     message: &'a [u8],
     tree: &'a Tree,
     eol: &'static str,
-    /// The digits behind [`BOUNDARY`] that are in use; read when the first boundary is needed.
-    taken: Option<HashSet<&'a [u8]>>,
-    next: u32,
+    /// Which numbers stand behind [`BOUNDARY`] in the message; read when the first boundary is needed.
+    taken: Option<Vec<bool>>,
+    next: usize,
 }
 
 impl<'a> Beside<'a> {
@@ -211,20 +210,31 @@ impl<'a> Beside<'a> {
 
     /// A boundary that stands nowhere in the message, nor in another one of these.
     fn boundary(&mut self) -> String {
-        let message = self.message;
-        let taken = self.taken.get_or_insert_with(|| {
-            memchr::memmem::find_iter(message, BOUNDARY)
-                .filter_map(|at| message.get(at + BOUNDARY.len()..at + BOUNDARY.len() + DIGITS))
-                .collect()
-        });
-        loop {
-            let digits = format!("{:0DIGITS$x}", self.next);
+        let taken = self.taken.get_or_insert_with(|| numbers(self.message));
+        while taken.get(self.next) == Some(&true) {
             self.next += 1;
-            if !taken.contains(digits.as_bytes()) {
-                return format!("{BOUNDARY}{digits}");
-            }
+        }
+        let boundary = format!("{BOUNDARY}{:0DIGITS$x}", self.next);
+        self.next += 1;
+        boundary
+    }
+}
+
+/// Which numbers a boundary cannot have. Where the message has so many boundaries of ours, one of as many numbers and
+/// one more is free, so no others are looked at.
+fn numbers(message: &[u8]) -> Vec<bool> {
+    let mut taken = vec![false; memchr::memmem::find_iter(message, BOUNDARY).count()];
+    for at in memchr::memmem::find_iter(message, BOUNDARY) {
+        let digits = message.get(at + BOUNDARY.len()..at + BOUNDARY.len() + DIGITS);
+        let number = digits.and_then(|digits| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            usize::from_str_radix(digits, 16).ok()
+        });
+        if let Some(taken) = number.and_then(|number| taken.get_mut(number)) {
+            *taken = true;
         }
     }
+    taken
 }
 
 fn is_mixed(part: &Part) -> bool {
