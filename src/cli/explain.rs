@@ -1,5 +1,7 @@
 //! `copyist explain`: the decision about a message that does not exist.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::args::Question;
@@ -8,6 +10,7 @@ use crate::daemon;
 use crate::directory::{Directory, Lookup};
 use crate::mail::{Address, AddressError, Client, Envelope, Recipient};
 use crate::policy::{self, Admission, People, Plan, Rules};
+use crate::text::{self, Class, Text};
 
 /// The answer, as scripts read it.
 #[derive(Serialize)]
@@ -24,6 +27,8 @@ struct Explanation {
     exempt: Vec<(Address, String)>,
     /// Why the message would be deferred; nothing is decided then.
     deferred: Option<String>,
+    /// Why nobody would get a text although some are owed one.
+    text_failure: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -32,6 +37,9 @@ struct ForRecipient {
     direction: &'static str,
     /// "free", "guarded" (refused with 550) or "provisional" (the message decides).
     guard: &'static str,
+    /// The plain text before and after the body of what this recipient gets; null for none.
+    prepend: Option<String>,
+    append: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -85,7 +93,7 @@ pub(super) async fn explain(question: Question) -> Result<(), Failure> {
     let directory = Directory::open(settings.directory).map_err(Failure::failed)?;
     let known = daemon::read_domains(&directory, &settings.rules.organization).await;
     known.map_err(Failure::failed)?;
-    let explanation = decide(&envelope, &directory, &settings.rules).await;
+    let explanation = decide(&envelope, &directory, &settings.rules, &settings.text).await;
     directory.close().await;
     if question.json {
         print_json(&explanation)
@@ -94,7 +102,12 @@ pub(super) async fn explain(question: Question) -> Result<(), Failure> {
     }
 }
 
-async fn decide(envelope: &Envelope, directory: &Directory, rules: &Rules) -> Explanation {
+async fn decide(
+    envelope: &Envelope,
+    directory: &Directory,
+    rules: &Rules,
+    text: &text::Settings,
+) -> Explanation {
     let ours = policy::sender_is_ours(envelope, rules);
     let mut recipients = Vec::new();
     for address in envelope.recipient_addresses() {
@@ -104,9 +117,20 @@ async fn decide(envelope: &Envelope, directory: &Directory, rules: &Rules) -> Ex
             address: address.clone(),
             direction,
             guard,
+            prepend: None,
+            append: None,
         });
     }
-    let people = directory.find(&policy::questions(envelope, rules)).await;
+    let people = directory
+        .find(&text::all_questions(envelope, rules, text))
+        .await;
+    let text_failure = match text::classes(envelope, &people, rules, text) {
+        Ok(classes) => {
+            tell_texts(&classes, &mut recipients);
+            None
+        }
+        Err(untold) => Some(untold.to_string()),
+    };
     let targets = policy::targets(envelope, &people, rules);
     let resolved = directory.resolve(&targets).await;
     let (plan, deferred) = match policy::plan(envelope, &people, &resolved, rules) {
@@ -121,6 +145,19 @@ async fn decide(envelope: &Envelope, directory: &Directory, rules: &Rules) -> Ex
         troubles: plan.troubles.iter().map(ToString::to_string).collect(),
         exempt: plan.exempt,
         deferred,
+        text_failure,
+    }
+}
+
+fn tell_texts(classes: &[Class], recipients: &mut [ForRecipient]) {
+    let plain = |text: &Option<Arc<Text>>| text.as_ref().map(|text| text.plain.clone());
+    for class in classes {
+        for &place in &class.recipients {
+            if let Some(recipient) = recipients.get_mut(place) {
+                recipient.prepend = plain(&class.texts.prepend);
+                recipient.append = plain(&class.texts.append);
+            }
+        }
     }
 }
 
@@ -205,6 +242,8 @@ impl Explanation {
             address,
             direction,
             guard,
+            prepend,
+            append,
         } in &self.recipients
         {
             let guard = match *guard {
@@ -214,6 +253,12 @@ impl Explanation {
                 _ => "",
             };
             lines.push(format!("to {address}: {direction}{guard}"));
+            for (end, text) in [("before", prepend), ("after", append)] {
+                if let Some(text) = text {
+                    let text = text.trim().replace('\n', "\n    ");
+                    lines.push(format!("  text {end} the body:\n    {text}"));
+                }
+            }
         }
         for Object {
             address,
@@ -231,6 +276,9 @@ impl Explanation {
         }
         for (person, dn) in &self.exempt {
             lines.push(format!("exempt: {person} by {dn}"));
+        }
+        if let Some(failure) = &self.text_failure {
+            lines.push(format!("no text is put in: {failure}"));
         }
         if let Some(deferred) = &self.deferred {
             lines.push(format!(

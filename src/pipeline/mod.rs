@@ -136,12 +136,7 @@ impl Pipeline {
 
     /// Everybody whom the plan or the texts ask for, looked up together.
     async fn people(&self, envelope: &Envelope) -> People {
-        let mut asked = policy::questions(envelope, &self.rules);
-        for person in text::questions(envelope, &self.rules, &self.text) {
-            if !asked.contains(&person) {
-                asked.push(person);
-            }
-        }
+        let asked = text::all_questions(envelope, &self.rules, &self.text);
         self.directory.find(&asked).await
     }
 

@@ -22,7 +22,7 @@ mod wording;
 
 pub use edit::{Edited, How, Note, Splice, Text, Texts, apply, edit};
 pub use mark::Mark;
-pub use owed::{Class, Untold, classes, questions};
+pub use owed::{Class, Untold, all_questions, classes};
 pub use place::{Obstacle, Signed};
 pub use rtf::RtfError;
 pub use settings::{DirectionTexts, OnFailure, Settings};

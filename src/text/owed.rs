@@ -47,8 +47,8 @@ pub enum Untold {
 /// message is split, and other filters (a DKIM signer) see it.
 const ORDER: [Direction; 3] = [Direction::Outbound, Direction::Inbound, Direction::Internal];
 
-/// Who has to be looked up to tell which texts are owed, each address once.
-pub fn questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<Address> {
+/// Who has to be looked up to tell which texts are owed.
+fn questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<Address> {
     if settings.is_empty() {
         return Vec::new();
     }
@@ -67,13 +67,20 @@ pub fn questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec
             asked.extend(policy::identities(envelope, rules));
         }
     }
+    asked
+}
+
+/// Everybody who has to be looked up to decide about copies and texts, each once.
+pub fn all_questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<Address> {
+    let mut asked = policy::questions(envelope, rules);
+    asked.extend(questions(envelope, rules, settings));
     asked.sort_unstable();
     asked.dedup();
     asked
 }
 
 /// The classes of recipients, at least one where there is a recipient. `people` holds the answers to
-/// [`questions`].
+/// [`all_questions`].
 pub fn classes(
     envelope: &Envelope,
     people: &People,

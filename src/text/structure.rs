@@ -226,6 +226,11 @@ impl Scan<'_> {
         let (header_end, body) = loop {
             let end = line_end(self.bytes, at);
             let line = &self.bytes[at..end];
+            // Files from Windows begin with a byte order mark, and readers pass over it.
+            let line = match line.strip_prefix("\u{feff}".as_bytes()) {
+                Some(rest) if at == 0 => rest,
+                _ => line,
+            };
             match line {
                 [] => break (at, at),
                 b"\n" | b"\r\n" => break (at, end),
@@ -380,6 +385,18 @@ mod tests {
         let found = shown(text);
         assert_eq!(found[2].1, "a");
         assert_eq!(found[3].1, "b\n");
+    }
+
+    #[test]
+    fn what_stands_before_the_first_field_is_passed_over() {
+        for start in ["\u{feff}", " junk\n", "From - now\n", ": nothing\n"] {
+            let text = format!("{start}A: b\nContent-Type: text/html\n\nx\n");
+            assert_eq!(
+                shown(&text),
+                [("text/html".into(), "x\n".into())],
+                "{start:?}"
+            );
+        }
     }
 
     #[test]
