@@ -450,3 +450,69 @@ fn the_demo_ends_well() {
         .count();
     assert_eq!(kept, 4);
 }
+
+#[test]
+fn text_shows_messages_as_they_would_leave() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name);
+    let people = "version: 1\n\ndn: uid=ana\nmail: ana@corp.example\ndisplayName: Ana Müller\n";
+    std::fs::write(at("people.ldif"), people).expect("written");
+    let config = "[organization]\ndomains = [\"corp.example\"]\n[directory]\nurls = [\"ldif:people.ldif\"]\n[relay]\n\
+                  host = \"127.0.0.1:9\"\n[outbound]\nappend = { text = \"{{ sender.displayName }}\\n{{ sender.title }}\" }\n";
+    std::fs::write(at("copyist.toml"), config).expect("written");
+    let mail = "From: Ana <ana@corp.example>\r\n\r\nhello\r\n";
+    let signed = "From: ana@corp.example\r\nContent-Type: multipart/signed; boundary=s\r\n\r\n--s\r\n\r\nx\r\n--s--\r\n";
+    std::fs::write(at("a.eml"), mail).expect("written");
+    std::fs::write(at("b.eml"), signed).expect("written");
+    let run = |arguments: &[&str]| {
+        let mut copyist = std::process::Command::new(env!("CARGO_BIN_EXE_copyist"));
+        copyist
+            .current_dir(directory.path())
+            .args(["text", "--config", "copyist.toml"]);
+        copyist.args(arguments).output().expect("copyist runs")
+    };
+    // The author's attributes fill the template; the empty one takes its line with it.
+    let edited = "From: Ana <ana@corp.example>\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                  Content-Transfer-Encoding: quoted-printable\r\nMIME-Version: 1.0\r\n\r\nhello\r\nAna M=C3=BCller\r\n";
+    let said = run(&["--direction", "outbound", "a.eml"]);
+    assert_eq!(text(&said), edited);
+    let said = run(&["--direction", "outbound", "--diff", "a.eml"]);
+    assert!(
+        text(&said).ends_with("@@ line 3 @@\n-hello\n+hello\n+Ana M=C3=BCller\n"),
+        "{}",
+        text(&said)
+    );
+    let said = run(&[
+        "--direction",
+        "outbound",
+        "--out",
+        "out",
+        "--json",
+        "a.eml",
+        "b.eml",
+    ]);
+    let told = json(&said);
+    assert_eq!(told[0]["parts"][0]["how"], "as UTF-8");
+    assert_eq!(
+        (&told[1]["left"], &told[1]["unchanged"]),
+        (&"it is signed".into(), &true.into())
+    );
+    let read = |name: &str| std::fs::read_to_string(at(name)).expect("written");
+    assert_eq!(
+        (read("out/a.eml"), read("out/b.eml")),
+        (edited.to_owned(), signed.to_owned())
+    );
+    // Nothing is written over what it was made of.
+    let said = run(&["--direction", "outbound", "--out", ".", "a.eml"]);
+    assert_eq!(said.status.code(), Some(2), "{}", text(&said));
+    assert_eq!(read("a.eml"), mail);
+    let said = run(&["--direction", "sideways", "a.eml"]);
+    assert_eq!(said.status.code(), Some(2));
+    assert!(
+        text(&said).contains("inbound, outbound, internal"),
+        "{}",
+        text(&said)
+    );
+    let said = run(&["--direction", "inbound", "a.eml"]);
+    assert!(said.stdout == mail.as_bytes() && text(&said).contains("no text for this direction"));
+}
