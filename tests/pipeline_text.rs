@@ -390,6 +390,30 @@ async fn a_version_keeps_what_its_sender_asked_for() {
 }
 
 #[tokio::test]
+async fn a_recipient_who_is_named_twice_gets_one_version() {
+    let texts = text::Settings {
+        outbound: append("Out"),
+        ..text::Settings::default()
+    };
+    let site = site(texts, JournalWhat::Received);
+    let to = [
+        "cy@corp.example",
+        "b@customer.test",
+        "CY@corp.example",
+        "cy@corp.example",
+    ];
+    let changes = changes(site.process(&from_ana(&to), MAIL, ALL).await);
+    assert_eq!(changes.moved, [0, 2, 3]);
+    let owed = site.owed().await;
+    let versions: Vec<&Owed> = owed
+        .iter()
+        .filter(|o| o.item.kind == Kind::Version)
+        .collect();
+    assert_eq!(versions.len(), 1);
+    assert_eq!(versions[0].item.targets, [address("cy@corp.example")]);
+}
+
+#[tokio::test]
 async fn a_template_waits_for_no_directory_where_mail_is_to_pass() {
     for on_failure in [OnFailure::Pass, OnFailure::Defer] {
         let texts = text::Settings {

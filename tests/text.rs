@@ -268,7 +268,7 @@ fn what_smime_signed_still_verifies() {
                 parts[1].trim_start().to_owned()
             }
         };
-        assert_eq!(inner.contains("Gr=C3=BC"), false, "{inner}");
+        assert!(!inner.contains("Gr=C3=BC"), "{inner}");
         fs::write(dir.path().join("came"), inner.replace('\n', "\r\n")).expect("written");
         let said = run(
             "openssl",

@@ -122,9 +122,16 @@ impl Composer {
         recipients: &[Recipient],
         direction: Direction,
     ) -> Result<Vec<Item>, ComposeError> {
+        // A client may name somebody twice; the first time counts, as with the MTA.
+        let mut once: Vec<&Recipient> = Vec::with_capacity(recipients.len());
+        for recipient in recipients {
+            if !once.iter().any(|known| known.address == recipient.address) {
+                once.push(recipient);
+            }
+        }
         // A sender who wants no news of failures gets none.
-        let (told, not_told): (Vec<&Recipient>, Vec<&Recipient>) = recipients
-            .iter()
+        let (told, not_told): (Vec<&Recipient>, Vec<&Recipient>) = once
+            .into_iter()
             .partition(|recipient| wants_failures(recipient));
         let groups = [(told, envelope.sender.as_ref()), (not_told, None)];
         let summary = message.summary();

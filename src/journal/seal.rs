@@ -102,10 +102,7 @@ pub(super) fn judge(key: &Key, message: &Message, recipients: &[&Address]) -> Se
         let Some(claim) = Claim::parse(field.value) else {
             continue;
         };
-        let is_named = |recipient: &&Address| {
-            let mark = mark(key, &claim.id, recipient);
-            claim.to.iter().any(|known| *known == mark)
-        };
+        let is_named = |recipient: &&Address| claim.to.contains(&mark(key, &claim.id, recipient));
         let meant = recipients.iter().all(is_named);
         if recipients.is_empty() || !meant {
             continue;

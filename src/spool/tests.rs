@@ -233,7 +233,7 @@ async fn an_item_goes_when_everyone_has_it_and_the_original_with_its_last_item()
             at(0),
             vec![Parcel {
                 original: Bytes::from(vec![0; LIMIT + 1]),
-                items: items,
+                items,
             }],
         )
         .await

@@ -274,7 +274,7 @@ impl<'a> Body<'a> {
             None | Some(b'\n') => {}
             // A soft line break whose line break belongs to the delimiter, as Apple Mail ends its parts.
             Some(b'=') if at == transferred.len() && broken => {
-                with.extend_from_slice(self.eol.as_bytes())
+                with.extend_from_slice(self.eol.as_bytes());
             }
             _ if broken => {}
             _ => with.extend_from_slice(soft.as_bytes()),

@@ -97,7 +97,7 @@ impl Template {
             }
             match variable.split_once('.') {
                 Some((SENDER, path)) => {
-                    attributes.extend(path.split('.').next().map(str::to_owned))
+                    attributes.extend(path.split('.').next().map(str::to_owned));
                 }
                 None if variable == SENDER => {}
                 _ => return Err(TemplateError::Unknown { name: variable }),
