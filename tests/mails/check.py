@@ -686,7 +686,7 @@ class Judgement:
     def wrong_part(self, old, new, edits, top=False):
         if id(old) in edits:
             reasons = self.wrong_leaf(old, new, top)
-            if reasons and self.body.doubts and self.beside_part(old, new, top):
+            if reasons and self.body and self.body.doubts and self.beside_part(old, new, top):
                 reasons = []
             yield from reasons
             return
@@ -699,7 +699,7 @@ class Judgement:
             return
         if not old.is_multipart():
             before, after = payload(old), payload(new)
-            if self.body.doubts:  # a part that was not closed ends a line earlier now
+            if self.body and self.body.doubts:  # a part that was not closed ends a line earlier now
                 before, after = before.rstrip(b"\r\n"), after.rstrip(b"\r\n")
             if before != after:
                 same = contents(old)[0][0] == contents(new)[0][0]
