@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::body::{fold, separator};
+use super::body::{is_short, joined_lines, separator};
 use super::edit::{Splice, Text, Texts};
 use super::structure::{Part, Tree};
 use super::transfer::encode_quoted;
@@ -193,11 +193,15 @@ impl<'a> Beside<'a> {
             true => ("html", &text.html),
             false => ("plain", &text.plain),
         };
-        let words = fold(words).join(eol);
-        let (charset, encoding, words) = match words.is_ascii() {
-            true => ("us-ascii", "7bit", words),
+        let words = joined_lines(words, eol);
+        let charset = if words.is_ascii() {
+            "us-ascii"
+        } else {
+            "utf-8"
+        };
+        let (encoding, words) = match words.is_ascii() && is_short(words.as_bytes()) {
+            true => ("7bit", words),
             false => (
-                "utf-8",
                 "quoted-printable",
                 String::from_utf8_lossy(&encode_quoted(words.as_bytes(), eol)).into_owned(),
             ),

@@ -75,8 +75,11 @@ impl<'a> Body<'a> {
             .enumerate()
             .map(|(i, bytes)| bytes.map(|bytes| in_state((i, bytes))))
             .collect();
+        let any_length = self.transfer != Transfer::Identity;
+        let fits = |encoded: &[Vec<u8>]| any_length || encoded.iter().all(|bytes| is_short(bytes));
+        let is_plain = |encoded: &[Vec<u8>]| encoded.iter().all(|bytes| bytes.is_ascii());
         match encoded {
-            Some(encoded) if any_octet || encoded.iter().all(|bytes| bytes.is_ascii()) => {
+            Some(encoded) if (any_octet || is_plain(&encoded)) && fits(&encoded) => {
                 self.insert(&content, &insertions, &encoded, splices);
                 Ok(How::InPlace)
             }
@@ -87,6 +90,10 @@ impl<'a> Body<'a> {
                     .enumerate()
                     .map(in_state)
                     .collect();
+                if !fits(&encoded) {
+                    let bytes = joined(&content, &insertions, encoded.iter().map(Vec::as_slice));
+                    return self.rewrite(&bytes, None, splices);
+                }
                 self.insert(&content, &insertions, &encoded, splices);
                 Ok(How::AsReferences)
             }
@@ -118,7 +125,7 @@ impl<'a> Body<'a> {
     }
 
     fn insertions(&self, content: &[u8], texts: &Texts) -> Result<Vec<Insertion>, Obstacle> {
-        if is_pgp(content) {
+        if is_pgp(content, self.is_html()) {
             return Err(Obstacle::Signed);
         }
         match self.is_html() {
@@ -130,7 +137,7 @@ impl<'a> Body<'a> {
     fn html_insertions(&self, content: &[u8], texts: &Texts) -> Result<Vec<Insertion>, Obstacle> {
         let places = html::places(content).ok_or(Obstacle::Html)?;
         let eol = self.eol;
-        let lines = |text: &Text| fold(&text.html).join(eol);
+        let lines = |text: &Text| joined_lines(&text.html, eol);
         let prepend = texts.prepend.as_ref().map(|text| Insertion {
             at: places.prepend,
             text: format!("{eol}{}{eol}", lines(text)),
@@ -150,7 +157,7 @@ impl<'a> Body<'a> {
     fn plain_insertions(&self, content: &[u8], texts: &Texts) -> Vec<Insertion> {
         let eol = self.eol;
         let lines = |text: &Text| {
-            let mut lines = fold(&text.plain);
+            let mut lines: Vec<String> = text.plain.lines().map(str::to_owned).collect();
             if self.part.mime.flowed {
                 lines.iter_mut().for_each(|line| *line = fixed_line(line));
             }
@@ -191,7 +198,12 @@ impl<'a> Body<'a> {
         let body = self.part.body.clone();
         if self.transfer == Transfer::Base64 {
             let bytes = joined(content, insertions, encoded.iter().map(Vec::as_slice));
-            let with = [&self.in_base64(&bytes), self.unglued()].concat();
+            let with = [
+                &self.separator(body.start),
+                &self.in_base64(&bytes),
+                self.unglued(),
+            ];
+            let with = with.concat();
             splices.push(Splice { range: body, with });
             return;
         }
@@ -246,7 +258,15 @@ impl<'a> Body<'a> {
             Transfer::QuotedPrintable => (None, encode_quoted(content, self.eol)),
             _ => (Some("quoted-printable"), encode_quoted(content, self.eol)),
         };
+        let before = splices.len();
         self.set_fields(charset, encoding, splices);
+        // A value stands behind the name of its field.
+        let name = "Content-Transfer-Encoding:".as_bytes();
+        let made_long = |splice: &Splice| !is_short(&[name, &splice.with].concat());
+        if splices[before..].iter().any(made_long) {
+            splices.truncate(before);
+            return Err(Obstacle::Charset);
+        }
         let body = self.part.body.clone();
         let with = [&self.separator(body.start), &with, self.unglued()].concat();
         splices.push(Splice { range: body, with });
@@ -396,15 +416,21 @@ fn joined<'a>(
     bytes
 }
 
-/// A message that PGP signed or encrypted without MIME (RFC 9580 section 6.2).
-fn is_pgp(content: &[u8]) -> bool {
-    [
+/// A message that PGP signed or encrypted without MIME (RFC 9580 section 6.2), from its beginning to its end; what
+/// only begins so would keep a text out of any message.
+fn is_pgp(content: &[u8], is_html: bool) -> bool {
+    let begin = [
         "-----BEGIN PGP MESSAGE-----",
         "-----BEGIN PGP SIGNED MESSAGE-----",
     ]
     .iter()
     .flat_map(|line| memchr::memmem::find_iter(content, line.as_bytes()))
-    .any(|at| at == 0 || matches!(content[at - 1], b'\n' | b'>'))
+    .find(|&at| match at.checked_sub(1).map(|at| content[at]) {
+        None | Some(b'\n') => true,
+        // Right behind a tag.
+        Some(octet) => is_html && octet == b'>',
+    });
+    begin.is_some_and(|at| memchr::memmem::find(&content[at..], b"-----END PGP ").is_some())
 }
 
 /// A line as format=flowed writes one that does not flow (RFC 3676 section 4.4).
@@ -418,27 +444,15 @@ fn fixed_line(line: &str) -> String {
     format!("{}{kept}", if stuffed { " " } else { "" })
 }
 
-/// The lines of a text, none longer than can be sent in any charset.
-pub(super) fn fold(text: &str) -> Vec<String> {
-    let mut lines = Vec::new();
-    for mut line in text.lines() {
-        // A character may take ten octets, as a reference.
-        while line.len() > LONGEST_LINE / 10
-            && line
-                .chars()
-                .map(|c| if c.is_ascii() { 1 } else { 10 })
-                .sum::<usize>()
-                > LONGEST_LINE - 2
-        {
-            let most = line.floor_char_boundary(LONGEST_LINE / 10);
-            let cut = line[..most].rfind(' ').filter(|&at| at > 0);
-            let (head, tail) = line.split_at(cut.unwrap_or(most));
-            lines.push(head.to_owned());
-            line = tail.strip_prefix(' ').unwrap_or(tail);
-        }
-        lines.push(line.to_owned());
-    }
-    lines
+/// The lines of a text, with other line breaks between them.
+pub(super) fn joined_lines(text: &str, eol: &str) -> String {
+    text.lines().collect::<Vec<_>>().join(eol)
+}
+
+/// Whether no line is longer than mail may carry as it is.
+pub(super) fn is_short(bytes: &[u8]) -> bool {
+    let mut lines = bytes.split(|&b| b == b'\n');
+    lines.all(|line| line.strip_suffix(b"\r").unwrap_or(line).len() <= LONGEST_LINE)
 }
 
 trait Lines {

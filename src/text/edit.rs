@@ -9,8 +9,7 @@ use super::mark::Mark;
 use super::place::{Obstacle, Remedy, Signed, bodies};
 use super::structure::Tree;
 
-/// Longest line that a text may have, in octets; RFC 5322 section 2.1.1 allows 998, and a line that it is put
-/// into may already have some.
+/// Longest line that is written without an encoding, in octets (RFC 5322 section 2.1.1).
 pub(super) const LONGEST_LINE: usize = 998;
 
 /// One text, for both kinds of bodies. Lines end in LF, the last one with or without.
@@ -280,8 +279,10 @@ mod tests {
             edit(b"A: b\r\n\r\nx", &Texts::default(), Signed::Skip),
             Ok(Edited::default())
         );
-        let pgp = "A: b\r\n\r\n-----BEGIN PGP SIGNED MESSAGE-----\r\n";
+        let pgp = "A: b\r\n\r\n-----BEGIN PGP SIGNED MESSAGE-----\r\nx\r\n-----END PGP SIGNATURE-----\r\n";
         assert_eq!(edited(pgp, "t"), Err(Obstacle::Signed));
+        assert!(edited(&pgp.replace("-----BEGIN", "> -----BEGIN"), "t").is_ok());
+        assert!(edited(&pgp.replace("-----END", "-----"), "t").is_ok());
     }
 
     #[test]
@@ -376,6 +377,57 @@ mod tests {
         let second = String::from_utf8(once(reply.as_bytes()).expect("edited")).expect("ASCII");
         assert_eq!(second.matches("[P This").count(), 1);
         assert_eq!(second.matches("[A This").count(), 1);
+    }
+
+    #[test]
+    fn a_long_line_of_a_text_is_not_cut() {
+        let long = "&nbsp;".repeat(400);
+        let texts = Texts {
+            append: text(String::from("x"), format!("<b title='{long}'>x</b>")),
+            prepend: None,
+        };
+        for transfer in ["7bit", "quoted-printable", "base64"] {
+            let message = format!(
+                "Content-Type: text/html\r\nContent-Transfer-Encoding: {transfer}\r\n\r\n<p>\r\n"
+            );
+            let edited = edit(message.as_bytes(), &texts, Signed::Skip).expect("edited");
+            let found = apply(message.as_bytes(), &edited.splices);
+            let tree = Tree::of(&found);
+            let part = &tree.parts[0];
+            let content = super::super::transfer::Transfer::of(&part.mime.encoding)
+                .decode(&found[part.body.clone()])
+                .into_owned();
+            assert!(
+                String::from_utf8_lossy(&content).contains(&long),
+                "{transfer}"
+            );
+            assert!(
+                found
+                    .split(|&b| b == b'\n')
+                    .all(|line| line.len() <= LONGEST_LINE + 1)
+            );
+        }
+    }
+
+    #[test]
+    fn base64_without_its_empty_line_gets_it() {
+        let message = "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\
+                       Content-Transfer-Encoding: base64\r\n--b--\r\n";
+        let found = edited(message, "t").expect("edited");
+        assert!(
+            found.contains("base64\r\n\r\nW1AgdF0NCltBIHRd\r\n--b--"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn a_field_that_would_get_too_long_is_not_written() {
+        let message = format!(
+            "Content-Type: text/plain;{}a=b\r\n\r\nx\r\n",
+            "\t".repeat(960)
+        );
+        let found = edited(&message, "ж").expect("edited");
+        assert!(found.contains("=_copyist_text_"), "{found}");
     }
 
     #[test]

@@ -6,10 +6,11 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
-use lol_html::{HtmlRewriter, Settings, element, end_tag};
+use lol_html::{HtmlRewriter, Settings, doc_comments, element, end_tag};
 
 /// Put before every document that is read, so that end tags without a beginning are seen.
 const OPENING: &[u8] = b"<html><body>";
@@ -18,10 +19,11 @@ const OPENING: &[u8] = b"<html><body>";
 const PROBE: &[u8] = b"<copyist-probe>";
 
 /// What may be unfinished at the end of a document, and what ends it.
-const ENDINGS: [&str; 13] = [
+const ENDINGS: [&str; 14] = [
     "",
     ">",
     "-->",
+    "]]>",
     "\">",
     "'>",
     "</script>",
@@ -34,8 +36,8 @@ const ENDINGS: [&str; 13] = [
     "</noframes>",
 ];
 
-/// Documents up to this length are tried with two endings, too: each try is a pass over all of it.
-const TRIED_TWICE: usize = 256 * 1024;
+/// Ends up to this length are tried with two endings, too: each try is a pass over all of it.
+const TRIED_TWICE: usize = 4 * 1024;
 
 /// Where a text goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +50,9 @@ pub(super) struct Places {
     pub(super) ending: String,
 }
 
+/// How many start tags and comments are remembered.
+const BEGUN: usize = 1024;
+
 #[derive(Debug, Default)]
 struct Seen {
     /// After the start tags.
@@ -58,6 +63,8 @@ struct Seen {
     /// Before the last end tags.
     body_end: Option<usize>,
     html_end: Option<usize>,
+    /// Where the last start tags and comments begin; enough of them to find one before any end tag.
+    begun: VecDeque<usize>,
 }
 
 /// Finds them; `None` for what cannot be read as HTML.
@@ -77,7 +84,7 @@ pub(super) fn places(document: &[u8]) -> Option<Places> {
         .or(seen.html_end)
         .unwrap_or(document.len())
         .max(prepend);
-    let ending = ending(&document[..append])?;
+    let ending = ending(&document[..append], seen.last_before(append))?;
     Some(Places {
         prepend,
         append,
@@ -105,23 +112,23 @@ fn without_noscript(document: &[u8]) -> Cow<'_, [u8]> {
     copy.into()
 }
 
-/// What has to stand behind these octets so that what follows is shown.
-fn ending(before: &[u8]) -> Option<String> {
+/// What has to stand behind these octets so that what follows is shown. What is open at their end began with the last
+/// start tag or comment, so nothing before that is read again.
+fn ending(before: &[u8], last: usize) -> Option<String> {
+    let tail = &before[last.min(before.len())..];
     let one = ENDINGS.into_iter().map(str::to_owned);
-    let most = if before.len() > TRIED_TWICE {
+    let most = if tail.len() > TRIED_TWICE {
         0
     } else {
         ENDINGS.len()
     };
     let first = ENDINGS.into_iter().take(most).skip(1);
     let two = first.flat_map(|first| {
-        ENDINGS
-            .into_iter()
-            .skip(1)
-            .map(move |second| format!("{first}{second}"))
+        let seconds = ENDINGS.into_iter().skip(1);
+        seconds.map(move |second| format!("{first}{second}"))
     });
     one.chain(two)
-        .find(|ending| is_shown(before, ending.as_bytes()))
+        .find(|ending| is_shown(tail, ending.as_bytes()))
 }
 
 impl Seen {
@@ -135,6 +142,22 @@ impl Seen {
             "body" => self.body.get_or_insert(at),
             _ => return,
         };
+    }
+
+    /// A start tag or a comment begins at this offset behind [`OPENING`].
+    fn begin(&mut self, start: usize) {
+        if let Some(at) = start.checked_sub(OPENING.len()) {
+            if self.begun.len() == BEGUN {
+                self.begun.pop_front();
+            }
+            self.begun.push_back(at);
+        }
+    }
+
+    /// Where the last start tag or comment before this offset begins; the very start where that is not known any more.
+    fn last_before(&self, offset: usize) -> usize {
+        let mut last = self.begun.iter().rev();
+        last.find(|&&at| at < offset).copied().unwrap_or(0)
     }
 
     /// An end tag stands there.
@@ -151,7 +174,17 @@ impl Seen {
 fn read(document: &[u8]) -> Option<Seen> {
     let seen = Rc::new(RefCell::new(Seen::default()));
     let noted = seen.clone();
+    let (tags, comments) = (seen.clone(), seen.clone());
     let settings = Settings::new()
+        .append_element_content_handler(element!("*", move |el| {
+            tags.borrow_mut().begin(el.source_location().bytes().start);
+            Ok(())
+        }))
+        .append_document_content_handler(doc_comments!(move |comment| {
+            let start = comment.source_location().bytes().start;
+            comments.borrow_mut().begin(start);
+            Ok(())
+        }))
         .append_element_content_handler(element!("html, head, body", move |el| {
             let tag = el.tag_name();
             let noted = noted.clone();

@@ -64,7 +64,7 @@ fn questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<Add
             asked.push(recipient.clone());
         }
         if asks_all || texts.needs_sender() {
-            asked.extend(policy::identities(envelope, rules));
+            asked.extend(senders(ours, envelope, rules));
         }
     }
     asked
@@ -88,7 +88,7 @@ pub fn classes(
     settings: &Settings,
 ) -> Result<Vec<Class>, Untold> {
     let ours = policy::sender_is_ours(envelope, rules);
-    let senders = policy::identities(envelope, rules);
+    let senders = senders(ours, envelope, rules);
     let sender = Asked { people, settings };
     let mut classes: Vec<Class> = Vec::new();
     for (place, recipient) in envelope.recipient_addresses().enumerate() {
@@ -112,6 +112,11 @@ pub fn classes(
     }
     classes.sort_by_key(|class| ORDER.iter().position(|d| *d == class.direction));
     if !settings.split_mixed && classes.len() > 1 {
+        // Somebody who is exempt keeps nobody else from getting a text.
+        let first = classes
+            .iter()
+            .position(|class| class.texts != Texts::default());
+        classes.swap(0, first.unwrap_or(0));
         let others: Vec<usize> = classes
             .drain(1..)
             .flat_map(|class| class.recipients)
@@ -120,6 +125,15 @@ pub fn classes(
         classes[0].recipients.sort_unstable();
     }
     Ok(classes)
+}
+
+/// Who the sender is. A stranger's reverse path says nothing: a forged one would bring somebody's attributes into
+/// a text, or keep the text out.
+fn senders(ours: bool, envelope: &Envelope, rules: &Rules) -> Vec<Address> {
+    match ours {
+        true => policy::identities(envelope, rules),
+        false => Vec::new(),
+    }
 }
 
 fn earlier(one: Direction, other: Direction) -> Direction {

@@ -98,6 +98,9 @@ impl Obstacle {
     }
 }
 
+/// Alternatives of a body that are told apart.
+const MOST_BODIES: usize = 16;
+
 /// The parts that text goes into, in the order they stand.
 pub(super) fn bodies(tree: &Tree) -> Result<Vec<usize>, Obstacle> {
     if tree.ambiguous {
@@ -105,6 +108,10 @@ pub(super) fn bodies(tree: &Tree) -> Result<Vec<usize>, Obstacle> {
     }
     let mut search = Search { tree, rich: false };
     let found = search.within(0, true)?;
+    // Nobody writes a message in so many ways; somebody wants it to be looked at for long.
+    if found.len() > MOST_BODIES {
+        return Err(Obstacle::Ambiguous);
+    }
     for &part in &found {
         if tree.parts[part].mime.contradictory {
             return Err(Obstacle::Ambiguous);
