@@ -10,7 +10,7 @@ use copyist::hook::{Listen, Listener, serve_milter};
 use copyist::journal::{Composer, Key, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Envelope, Message, Recipient};
 use copyist::milter::{Actions, Command, Frames, Offer, Response, Steps, Strings, VERSION};
-use copyist::pipeline::{Abilities, Changes, Pipeline, Verdict};
+use copyist::pipeline::{Changes, Hook, Pipeline, Verdict};
 use copyist::policy::{DirectionRules, Format, OnFailure, Organization, Rules};
 use copyist::spool::{Filter, Settings as SpoolSettings, Spool};
 use tempfile::TempDir;
@@ -69,6 +69,15 @@ fn pipeline(directory: &TempDir) -> Pipeline {
     }
 }
 
+/// A hook that can do everything.
+struct Anything;
+
+impl Hook for Anything {
+    fn can_make(&self, _: &Message, _: &Changes) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 fn envelope(to: &[&str]) -> Envelope {
     Envelope {
         sender: Some(address("a@elsewhere.test")),
@@ -90,13 +99,7 @@ fn envelope(to: &[&str]) -> Envelope {
 async fn process(pipeline: &Pipeline, to: &[&str], content: &'static [u8]) -> Verdict {
     let message = Message::new(Bytes::from_static(content));
     pipeline
-        .process(
-            &envelope(to),
-            &message,
-            &[],
-            Abilities::default(),
-            SystemTime::now(),
-        )
+        .process(&envelope(to), &message, &[], &Anything, SystemTime::now())
         .await
 }
 

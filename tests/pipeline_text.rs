@@ -10,7 +10,7 @@ use copyist::directory::{
 };
 use copyist::journal::{Composer, Key, Kind, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Envelope, Message, Recipient};
-use copyist::pipeline::{Abilities, Changes, Pipeline, Verdict};
+use copyist::pipeline::{Changes, Hook, Pipeline, Verdict};
 use copyist::policy::{DirectionRules, Format, JournalWhat, Organization, Rules};
 use copyist::spool::{Owed, Settings as SpoolSettings, Spool};
 use copyist::text::{self, DirectionTexts, OnFailure, Signed, Wording};
@@ -19,6 +19,25 @@ use tempfile::TempDir;
 const PEOPLE: &str = "version: 1\n\ndn: uid=ana\nmail: ana@corp.example\ndisplayName: Ana\nextensionAttribute10: archive@corp.example\n\n\
                       dn: uid=bo\nmail: bo@corp.example\nextensionAttribute13: TRUE\n\n\
                       dn: uid=contact\nmail: quiet@customer.test\nextensionAttribute13: true\n";
+
+/// What a hook can do.
+#[derive(Debug, Clone, Copy)]
+struct Abilities {
+    edit: bool,
+    split: bool,
+}
+
+impl Hook for Abilities {
+    fn can_make(&self, _: &Message, changes: &Changes) -> Result<(), String> {
+        match (
+            self.edit || changes.edited.is_none(),
+            self.split || changes.moved.is_empty(),
+        ) {
+            (true, true) => Ok(()),
+            _ => Err("it is not agreed".into()),
+        }
+    }
+}
 
 const ALL: Abilities = Abilities {
     edit: true,
@@ -123,7 +142,7 @@ impl Site {
         let message = Message::new(Bytes::from_static(content));
         let now = SystemTime::now();
         self.pipeline
-            .process(envelope, &message, &[], abilities, now)
+            .process(envelope, &message, &[], &abilities, now)
             .await
     }
 
@@ -305,7 +324,13 @@ async fn a_text_that_fails_costs_no_copy() {
     let endless = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}{{ sender.mail }}";
     let cases = [
         // The MTA lets nothing be changed; or takes no recipients away.
-        ("Out", Abilities::default()),
+        (
+            "Out",
+            Abilities {
+                edit: false,
+                split: false,
+            },
+        ),
         (
             "Out",
             Abilities {

@@ -123,24 +123,72 @@ fn recipients_of_two_directions_get_a_version_each() {
         !internal.contains("X-Copyist-Reason") && !internal.contains("customer.test"),
         "{internal}"
     );
+}
 
-    // The version passes the same MTA, and is neither split nor edited nor journaled again.
-    let (_, sent) = internal.split_once("\nX-Copyist-Item").expect("our field");
-    let sent = format!("X-Copyist-Item{sent}").replace('\n', "\r\n");
-    let reply = site
-        .client(INSIDE)
-        .send_message(&sender, &[&colleague], &sent);
+/// What the relay gets of the version that is owed, and the id of it.
+fn owed_version<D: DirectoryServer>(site: &Site<D>) -> String {
+    let list = site.copyist.command(&["queue", "list", "--json"]);
+    let list: serde_json::Value = serde_json::from_slice(&list.stdout).expect("JSON");
+    let items = list.as_array().expect("a list").iter();
+    let mut versions = items.filter(|item| item["kind"] == "version");
+    let id = versions.next().expect("a version")["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    let exported = site.copyist.command(&["queue", "export", &id]);
+    String::from_utf8(exported.stdout).expect("UTF-8")
+}
+
+#[test]
+fn a_version_passes_the_same_mta_while_it_is_on_its_way_and_never_again() {
+    let mut site = Site::start_with_lines(Slapd::start(10), TEXTS);
+    let (sender, colleague) = (user(OTHER), user(JOURNALED));
+    site.relay.stop();
+    let content = mail("Message-ID: <way@elsewhere.test>\r\n", "hello\r\n");
+    let to = [colleague.as_str(), "buyer@customer.test"];
+    let reply = site.client(INSIDE).send_message(&sender, &to, &content);
     assert_eq!(reply.code, 250, "{reply:?}");
-    let again = kept(&site, false, "<both@elsewhere.test>", &colleague);
-    assert!(again.ends_with("\n\nhello\n"), "{again}");
-    // Under its seal it goes to nobody else.
-    let reply = site
-        .client(INSIDE)
-        .send_message(&sender, &["other@customer.test"], &sent);
-    assert_eq!(reply.code, 250, "{reply:?}");
+    let version = owed_version(&site);
     assert!(
-        kept(&site, false, "<both@elsewhere.test>", "other@customer.test").contains("Gr=C3=BC")
+        version.starts_with("X-Copyist-Item: ") && version.ends_with("\r\n\r\nhello\r\n"),
+        "{version}"
     );
+    // On its way by the MTA that asks us: it passes, is not edited and not journaled again.
+    let reply = site
+        .client(INSIDE)
+        .send_message(&sender, &[&colleague], &version);
+    assert_eq!(reply.code, 250, "{reply:?}");
+    site.copyist.wait_for_log(0, "our own version passes");
+    // Under its seal nothing goes to anybody else, nor any other body.
+    for (to, body) in [
+        ("other@customer.test", version.clone()),
+        (&colleague, version.replace("hello", "secret")),
+    ] {
+        let reply = site.client(INSIDE).send_message(&sender, &[to], &body);
+        assert_eq!(reply.code, 250, "{reply:?}");
+    }
+    site.relay.restart();
+    // The first message, and the other body.
+    assert_eq!(site.wait_for_reports(2).len(), 2);
+    kept(&site, true, "<way@elsewhere.test>", &colleague);
+    site.wait_until("the version delivered", || {
+        let list = site.copyist.command(&["queue", "list", "--json"]);
+        String::from_utf8_lossy(&list.stdout)
+            .trim()
+            .eq("[]")
+            .then_some(())
+    });
+    // Whoever has it now and sends it again sends mail like any other.
+    let reply = site
+        .client(OUTSIDE)
+        .send_message("a@elsewhere.test", &[&colleague], &version);
+    assert_eq!(reply.code, 250, "{reply:?}");
+    assert_eq!(site.wait_for_reports(3).len(), 3);
+    let found = site.wait_until("it came", || {
+        let mut all = site.mail.messages().into_iter();
+        all.find(|text| text.contains("From outside: be careful.") && text.contains("hello"))
+    });
+    assert!(is_for(&found, &colleague));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! The protocol has no "replace the message": fields are changed by name and number, and the body as a whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::mail::Message;
 use crate::milter::{Edit, Path};
@@ -18,12 +18,33 @@ pub(super) fn edits(message: &Message, changes: &Changes, recipients: &[Path]) -
             edits.push(Edit::ReplaceBody(body));
         }
     }
-    let moved = changes
-        .moved
-        .iter()
-        .filter_map(|&place| recipients.get(place));
-    edits.extend(moved.map(|path| Edit::DeleteRecipient(path.address.clone())));
+    edits.extend(deletions(&changes.moved, recipients));
     edits
+}
+
+/// Takes the recipients away that are at these places.
+fn deletions(moved: &[usize], recipients: &[Path]) -> Vec<Edit> {
+    fn written(path: &Path) -> &str {
+        path.address.trim_matches(['<', '>'])
+    }
+    let going: HashSet<&usize> = moved.iter().collect();
+    let staying = recipients.iter().enumerate();
+    let staying = staying.filter(|(place, _)| !going.contains(place));
+    let staying: HashSet<&str> = staying
+        .flat_map(|(_, path)| [written(path), path.resolved.as_str()])
+        .collect();
+    let mut deletions = Vec::new();
+    for path in moved.iter().filter_map(|&place| recipients.get(place)) {
+        deletions.push(path.address.clone());
+        // Postfix without enable_original_recipient knows only what it made of the address; what it does not know it
+        // passes over.
+        let resolved = &path.resolved;
+        if !resolved.is_empty() && resolved != written(path) && !staying.contains(resolved.as_str())
+        {
+            deletions.push(resolved.clone());
+        }
+    }
+    deletions.into_iter().map(Edit::DeleteRecipient).collect()
 }
 
 /// Fields that differ, name by name.
@@ -132,19 +153,18 @@ mod tests {
 
     #[test]
     fn recipients_go_as_the_mta_knows_them() {
-        let changes = Changes {
-            edited: None,
-            moved: vec![1],
-        };
-        let path = |text: &str| Path {
-            address: text.into(),
+        let path = |address: &str, resolved: &str| Path {
+            address: address.into(),
+            resolved: resolved.into(),
             ..Path::default()
         };
-        let found = edits(
-            &message("A: b\r\n\r\n"),
-            &changes,
-            &[path("<a@b>"), path("<C@d>")],
-        );
-        assert_eq!(found, [Edit::DeleteRecipient("<C@d>".into())]);
+        let recipients = [
+            path("<a@b>", "a@b"),
+            path("<C@d>", "c@d.example"),
+            path("<e!f>", "a@b"),
+        ];
+        let gone = |address: &str| Edit::DeleteRecipient(address.into());
+        let expected = [gone("<C@d>"), gone("c@d.example"), gone("<e!f>")];
+        assert_eq!(deletions(&[1, 2], &recipients), expected);
     }
 }

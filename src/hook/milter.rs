@@ -17,7 +17,7 @@ use crate::milter::{
     self, Actions, Agreement, Answer, Edit, Handler, Limits, Macros, Outcome, Path, Peer,
     RecipientAnswer, SoFar, Transaction, Wants,
 };
-use crate::pipeline::{Abilities, Pipeline, Verdict};
+use crate::pipeline::{Changes, Hook, Pipeline, Verdict};
 use crate::policy::{Admission, Guard};
 
 use super::Listener;
@@ -77,7 +77,7 @@ struct Door {
     /// Whether the MTA asks about recipients: agreed on when the connection began.
     asked: bool,
     /// What the MTA lets us do to messages: agreed on likewise.
-    abilities: Abilities,
+    agreement: Option<Agreement>,
     /// Guarded recipients of the message under way, which the message itself decides about.
     provisional: Vec<Address>,
 }
@@ -90,7 +90,7 @@ impl Door {
             pipelines,
             pipeline,
             asked,
-            abilities: Abilities::default(),
+            agreement: None,
             provisional: Vec::new(),
         }
     }
@@ -210,10 +210,13 @@ impl Door {
         self.provisional
             .retain(|address| envelope.recipient_addresses().any(|known| known == address));
         let now = SystemTime::now();
-        let (provisional, abilities) = (&self.provisional, self.abilities);
+        let said = Said {
+            agreement: self.agreement,
+            recipients: &transaction.recipients,
+        };
         let verdict = self
             .pipeline
-            .process(&envelope, &message, provisional, abilities, now);
+            .process(&envelope, &message, &self.provisional, &said, now);
         match verdict.await {
             Verdict::Accept(changes) => Ok(edits(&message, &changes, &transaction.recipients)),
             Verdict::Refuse(reply) => Err(reply),
@@ -221,12 +224,26 @@ impl Door {
     }
 }
 
+/// What can be said about one message.
+struct Said<'a> {
+    agreement: Option<Agreement>,
+    recipients: &'a [Path],
+}
+
+impl Hook for Said<'_> {
+    fn can_make(&self, message: &Message, changes: &Changes) -> Result<(), String> {
+        let edits = edits(message, changes, self.recipients);
+        match &self.agreement {
+            _ if edits.is_empty() => Ok(()),
+            Some(agreement) => milter::can_say(&edits, agreement).map_err(|e| e.to_string()),
+            None => Err("nothing was agreed on with the MTA".into()),
+        }
+    }
+}
+
 impl Handler for Door {
     fn negotiated(&mut self, agreement: &Agreement) {
-        self.abilities = Abilities {
-            edit: agreement.allows(EDIT),
-            split: agreement.allows(Actions::DELETE_RECIPIENTS),
-        };
+        self.agreement = Some(*agreement);
     }
 
     async fn recipient(&mut self, so_far: SoFar<'_>, recipient: &Path) -> RecipientAnswer {

@@ -178,8 +178,13 @@ impl Composer {
         now: SystemTime,
     ) -> Result<Item, ComposeError> {
         let account = ndr::refused(failed, refusals, &self.settings.hostname);
+        // What stands before a version is our seal, which is nobody's but the relay's to see.
+        let prefix: &[u8] = match failed.kind {
+            Kind::Version => b"",
+            _ => &failed.prefix,
+        };
         let attached = Attached {
-            prefix: &failed.prefix,
+            prefix,
             original,
             suffix: &failed.suffix,
             kind: failed.body,
@@ -396,7 +401,7 @@ impl Composer {
         field(
             &mut header,
             seal::FIELD,
-            &seal::seal(&self.key, &draft.id, &draft.targets, digest),
+            &seal::seal(&self.key, &draft.id, draft.kind, &draft.targets, digest),
         );
         if !matches!(draft.kind, Kind::Copy | Kind::Version) {
             header.push_str("\r\n");

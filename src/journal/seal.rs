@@ -1,18 +1,21 @@
-//! The seal: `X-Copyist-Seal: v=1; id=ITEM; to=MARK,MARK; h=MAC; b=MAC`.
+//! The seal: `X-Copyist-Seal: v=2; k=KIND; id=ITEM; to=MARK,MARK; h=MAC; b=MAC`.
 //!
-//! Each recipient is a mark that only we can make of an address: a version of a message is read by its recipients, who
-//! must not learn of each other here (Bcc). //! `h` is over item id and journal addresses, `b` over these and the body. The whole seal lets a report pass
+//! `h` is over kind, item id and recipients, `b` over these and the body. The whole seal of a report lets it pass
 //! the journal guard and keeps it from being journaled again. `h` alone says that we wrote a report to these
 //! addresses and that somebody changed it on the way (an MTA that converts 8bit, a footer): from a
 //! sender that is ours such a message is not journaled again, since journaling it would make a longer report
 //! that is changed again, without end. It opens nothing to strangers.
+//!
+//! A version of a message (`k=v`) is read by people, who may send it anywhere. So its seal counts only whole, and its
+//! item must still wait for the recipients it comes for: the spool knows that. And the recipients are marks that only
+//! we can make of their addresses, with some of nobody among them: nobody learns here of whom else there is (Bcc).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use ring::digest;
 
-use super::ItemId;
 use super::key::Key;
+use super::{ItemId, Kind};
 use crate::mail::{Address, Message};
 
 pub(super) const FIELD: &str = "X-Copyist-Seal";
@@ -24,10 +27,38 @@ const LOOKED_AT: usize = 8;
 pub enum Sealed {
     /// We wrote it, for these recipients, and nobody changed it.
     Whole(ItemId),
-    /// We wrote something with this name for these recipients; the body is another now.
+    /// We wrote it, a version of a message, for these recipients, and nobody changed it. Whether it is on its way is for
+    /// the spool to say.
+    Version(ItemId),
+    /// We wrote a report with this name for these recipients; the body is another now.
     Altered(ItemId),
     /// It is anybody's message.
     No,
+}
+
+/// What a seal is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    /// A report, a copy or an NDR.
+    Report,
+    /// A version of a message.
+    Version,
+}
+
+impl Sort {
+    fn of(kind: Kind) -> Sort {
+        match kind {
+            Kind::Report | Kind::Copy | Kind::Ndr => Sort::Report,
+            Kind::Version => Sort::Version,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Sort::Report => "r",
+            Sort::Version => "v",
+        }
+    }
 }
 
 /// SHA-256 over body segments in a form that transfer does not change: every line break counts as CRLF,
@@ -84,12 +115,20 @@ impl BodyDigest {
     }
 }
 
-/// The value of the seal of an item with these recipients and this body.
-pub(super) fn seal(key: &Key, id: &ItemId, targets: &[Address], body: BodyDigest) -> String {
-    let list = marks(key, id, targets);
-    let (head, whole) = macs(key, id, &list, body);
+/// The value of the seal of an item of this kind with these recipients and this body.
+pub(super) fn seal(
+    key: &Key,
+    id: &ItemId,
+    kind: Kind,
+    targets: &[Address],
+    body: BodyDigest,
+) -> String {
+    let sort = Sort::of(kind);
+    let list = marks(key, id, sort, targets);
+    let (head, whole) = macs(key, id, sort, &list, body);
     format!(
-        "v=1; id={id};\r\n to={};\r\n h={head};\r\n b={whole}",
+        "v=2; k={}; id={id};\r\n to={};\r\n h={head};\r\n b={whole}",
+        sort.name(),
         list.join(",\r\n  ")
     )
 }
@@ -102,7 +141,8 @@ pub(super) fn judge(key: &Key, message: &Message, recipients: &[&Address]) -> Se
         let Some(claim) = Claim::parse(field.value) else {
             continue;
         };
-        let is_named = |recipient: &&Address| claim.to.contains(&mark(key, &claim.id, recipient));
+        let is_named =
+            |recipient: &&Address| claim.to.contains(&mark(key, &claim.id, recipient.key()));
         let meant = recipients.iter().all(is_named);
         if recipients.is_empty() || !meant {
             continue;
@@ -112,20 +152,23 @@ pub(super) fn judge(key: &Key, message: &Message, recipients: &[&Address]) -> Se
             digest.update(message.body());
             digest
         });
-        let (head, whole) = macs(key, &claim.id, &claim.to, body.clone());
+        let (head, whole) = macs(key, &claim.id, claim.sort, &claim.to, body.clone());
         if head != claim.head {
             continue;
         }
-        if whole == claim.whole {
-            return Sealed::Whole(claim.id);
+        match (claim.sort, whole == claim.whole) {
+            (Sort::Report, true) => return Sealed::Whole(claim.id),
+            (Sort::Version, true) => return Sealed::Version(claim.id),
+            (Sort::Report, false) => verdict = Sealed::Altered(claim.id),
+            (Sort::Version, false) => {}
         }
-        verdict = Sealed::Altered(claim.id);
     }
     verdict
 }
 
 /// A seal as a message claims it.
 struct Claim {
+    sort: Sort,
     id: ItemId,
     to: Vec<String>,
     head: String,
@@ -139,14 +182,20 @@ impl Claim {
             .split_ascii_whitespace()
             .collect();
         let mut parts = value.split(';');
-        if parts.next()? != "v=1" {
+        if parts.next()? != "v=2" {
             return None;
         }
         let mut next = |name: &str| parts.next()?.strip_prefix(name)?.strip_prefix('=');
+        let sort = match next("k")? {
+            "r" => Sort::Report,
+            "v" => Sort::Version,
+            _ => return None,
+        };
         let id = ItemId::parse(next("id")?)?;
         let to = next("to")?.split(',').map(str::to_owned).collect();
         let (head, whole) = (next("h")?.to_owned(), next("b")?.to_owned());
         parts.next().is_none().then_some(Claim {
+            sort,
             id,
             to,
             head,
@@ -156,8 +205,13 @@ impl Claim {
 }
 
 /// The recipients as they stand in a seal, in an order that says nothing.
-fn marks(key: &Key, id: &ItemId, targets: &[Address]) -> Vec<String> {
-    let mut marks: Vec<String> = targets.iter().map(|to| mark(key, id, to)).collect();
+fn marks(key: &Key, id: &ItemId, sort: Sort, targets: &[Address]) -> Vec<String> {
+    let mut marks: Vec<String> = targets.iter().map(|to| mark(key, id, to.key())).collect();
+    if sort == Sort::Version {
+        // No address is empty or a number.
+        let rest = targets.len().next_multiple_of(PADDED) - targets.len();
+        marks.extend((0..rest).map(|n| mark(key, id, &n.to_string())));
+    }
     marks.sort_unstable();
     marks.dedup();
     marks
@@ -166,19 +220,25 @@ fn marks(key: &Key, id: &ItemId, targets: &[Address]) -> Vec<String> {
 /// Octets of a mark: nobody can try enough addresses to find another with the same.
 const MARK: usize = 12;
 
-fn mark(key: &Key, id: &ItemId, address: &Address) -> String {
-    let parts = [id.as_str().as_bytes(), address.key().as_bytes()];
+/// The number of marks of a version is a multiple of this.
+const PADDED: usize = 10;
+
+fn mark(key: &Key, id: &ItemId, address: &str) -> String {
+    let parts = [id.as_str().as_bytes(), address.as_bytes()];
     STANDARD_NO_PAD.encode(&key.mac("seal to", &parts).as_ref()[..MARK])
 }
 
-fn macs(key: &Key, id: &ItemId, list: &[String], body: BodyDigest) -> (String, String) {
+fn macs(key: &Key, id: &ItemId, sort: Sort, list: &[String], body: BodyDigest) -> (String, String) {
     let to = list.join(",");
-    let head = key.mac("seal head", &[id.as_str().as_bytes(), to.as_bytes()]);
+    let what = [
+        sort.name().as_bytes(),
+        id.as_str().as_bytes(),
+        to.as_bytes(),
+    ];
+    let head = key.mac("seal head", &what);
     let body = body.finish();
-    let whole = key.mac(
-        "seal",
-        &[id.as_str().as_bytes(), to.as_bytes(), body.as_ref()],
-    );
+    let [sort, id, to] = what;
+    let whole = key.mac("seal", &[sort, id, to, body.as_ref()]);
     (STANDARD_NO_PAD.encode(head), STANDARD_NO_PAD.encode(whole))
 }
 

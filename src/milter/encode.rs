@@ -57,6 +57,20 @@ impl Outcome {
     }
 }
 
+/// Whether these edits could be said to an MTA that agreed to this; what [`Outcome::encode`] finds out when it is too late
+/// for whoever has made something of them durable.
+pub fn can_say(edits: &[Edit], agreement: &Agreement) -> Result<(), EditError> {
+    let mut scratch = BytesMut::new();
+    edits.iter().try_for_each(|edit| match edit {
+        // Any body can be said where one may be.
+        Edit::ReplaceBody(_) => {
+            let nothing = Edit::ReplaceBody(bytes::Bytes::new());
+            encode_edit(&nothing, agreement, &mut scratch)
+        }
+        other => encode_edit(other, agreement, &mut scratch),
+    })
+}
+
 fn encode_edits(
     edits: &[Edit],
     agreement: &Agreement,

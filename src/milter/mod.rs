@@ -47,6 +47,7 @@ mod transaction;
 pub use command::{Client, Command, Stage};
 pub use connection::{ConnectionError, Gone, Handler, Limits, serve};
 pub use edit::{Answer, Edit, EditError, Outcome, RecipientAnswer};
+pub use encode::can_say;
 pub use frame::{Frame, FrameError, Frames, PacketError};
 pub use macros::Macros;
 pub use negotiation::{Actions, Agreement, NegotiationError, Offer, Steps, VERSION, Wants};

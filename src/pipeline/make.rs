@@ -4,20 +4,12 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::Changes;
 use crate::journal::{ComposeError, Composer};
 use crate::mail::{Envelope, Message};
 use crate::policy::{JournalWhat, Plan};
 use crate::spool::Parcel;
 use crate::text::{self, Class, Signed, Version};
-
-/// What a hook can do to a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Abilities {
-    /// Change its header and body.
-    pub edit: bool,
-    /// Take recipients away from it.
-    pub split: bool,
-}
 
 /// What is to be made.
 #[derive(Clone)]
@@ -34,8 +26,6 @@ pub(super) struct Make {
     pub classes: Vec<Class>,
     /// What becomes of signed messages.
     pub signed: Signed,
-    /// What the hook can do.
-    pub abilities: Abilities,
     /// The time of the reports.
     pub now: SystemTime,
 }
@@ -45,10 +35,8 @@ pub(super) struct Make {
 pub(super) struct Made {
     /// What is owed, to be committed before anything goes on.
     pub parcels: Vec<Parcel>,
-    /// The message for those recipients who stay with the MTA; `None` where it goes as it came.
-    pub edited: Option<Message>,
-    /// The recipients who do not, by their place in the envelope.
-    pub moved: Vec<usize>,
+    /// What changes about the message that goes on.
+    pub changes: Changes,
     /// The versions of the message; the first is the one that stays. Empty where no texts are owed.
     pub versions: Vec<Version>,
 }
@@ -59,12 +47,6 @@ pub(super) enum MakeError {
     /// A report cannot be written.
     #[error(transparent)]
     Compose(#[from] ComposeError),
-    /// The hook cannot do what the texts ask for.
-    #[error("the MTA does not let us {what}")]
-    NotAllowed {
-        /// What it takes.
-        what: &'static str,
-    },
     /// The thread that made it ended early: the process is shutting down, or it panicked.
     #[error("writing the report was interrupted")]
     Interrupted,
@@ -81,7 +63,6 @@ impl Make {
             true => Vec::new(),
             false => text::versions(self.message.bytes(), classes, self.signed),
         };
-        self.check(&versions)?;
         let mut made = Made {
             parcels: self.received(&versions)?,
             ..Made::default()
@@ -107,30 +88,18 @@ impl Make {
                     &recipients,
                     direction,
                 )?);
-                made.moved.extend(&version.recipients);
+                made.changes.moved.extend(&version.recipients);
             }
             if !items.is_empty() {
                 let original = message.bytes().clone();
                 made.parcels.push(Parcel { original, items });
             }
             if number == 0 && !version.splices.is_empty() {
-                made.edited = Some(message);
+                made.changes.edited = Some(message);
             }
         }
         made.versions = versions;
         Ok(made)
-    }
-
-    fn check(&self, versions: &[Version]) -> Result<(), MakeError> {
-        let edits = versions
-            .first()
-            .is_some_and(|version| !version.splices.is_empty());
-        let what = match (self.abilities.edit, self.abilities.split) {
-            (false, _) if edits => "change the message",
-            (_, false) if versions.len() > 1 => "take recipients away",
-            _ => return Ok(()),
-        };
-        Err(MakeError::NotAllowed { what })
     }
 
     /// What holds the message as it was received: everything, where nobody gets anything else.

@@ -19,7 +19,6 @@ use crate::policy::{self, Admission, People, Plan, Rules};
 use crate::spool::{Parcel, Spool};
 use crate::text::{self, Class, OnFailure};
 
-pub use make::Abilities;
 use make::{Made, Make, MakeError};
 
 /// As [`MADE_APART`] where there are texts: reading HTML may take fifty times as long.
@@ -62,6 +61,12 @@ pub struct Changes {
     pub moved: Vec<usize>,
 }
 
+/// What carries a message between the MTA and us.
+pub trait Hook: Send + Sync {
+    /// Whether these changes can be told to the MTA; else what cannot. Asked once more without any where not.
+    fn can_make(&self, message: &Message, changes: &Changes) -> Result<(), String>;
+}
+
 impl Pipeline {
     /// Whether a recipient is welcome, before the message is there: the journal guard.
     pub async fn admit(&self, so_far: &Envelope, recipient: &Address) -> Result<Admission, Reply> {
@@ -89,17 +94,17 @@ impl Pipeline {
     }
 
     /// Carries one message through. `provisional` are those recipients that [`Pipeline::admit`] left to be
-    /// decided by the message; `abilities` are what the hook can do to it.
+    /// decided by the message; `hook` says what it can do to it.
     pub async fn process(
         &self,
         envelope: &Envelope,
         message: &Message,
         provisional: &[Address],
-        abilities: Abilities,
+        hook: &dyn Hook,
         now: SystemTime,
     ) -> Verdict {
         let started = Instant::now();
-        if self.is_own(envelope, message) {
+        if self.is_own(envelope, message).await {
             return Verdict::Accept(Changes::default());
         }
         if let Some(guarded) = provisional.first()
@@ -118,10 +123,7 @@ impl Pipeline {
             Ok(classes) => classes,
             Err(reply) => return Verdict::Refuse(reply),
         };
-        let made = match self
-            .make(envelope, message, plan, classes, abilities, now)
-            .await
-        {
+        let made = match self.make(envelope, message, plan, classes, hook, now).await {
             Ok(made) => made,
             Err(reply) => return Verdict::Refuse(reply),
         };
@@ -129,10 +131,7 @@ impl Pipeline {
             .commit(envelope, message, made.parcels, now, started)
             .await
         {
-            Ok(()) => Verdict::Accept(Changes {
-                edited: made.edited,
-                moved: made.moved,
-            }),
+            Ok(()) => Verdict::Accept(made.changes),
             Err(reply) => Verdict::Refuse(reply),
         }
     }
@@ -190,7 +189,7 @@ impl Pipeline {
         message: &Message,
         plan: Plan,
         classes: Vec<Class>,
-        abilities: Abilities,
+        hook: &dyn Hook,
         now: SystemTime,
     ) -> Result<Made, Reply> {
         let mut make = Arc::new(Make {
@@ -200,18 +199,18 @@ impl Pipeline {
             plan,
             classes,
             signed: self.text.signed,
-            abilities,
             now,
         });
         loop {
             match run(&make).await {
                 Ok(made) => {
-                    self.count(&make, &made);
-                    return Ok(made);
-                }
-                Err(MakeError::NotAllowed { what }) => {
-                    let why = format!("the MTA does not let us {what}");
-                    self.text_failed(envelope, "mta", &why)?;
+                    // Asked before anything is durable: what is owed to some must not go out again and again
+                    // because the rest cannot be said.
+                    let Err(what) = hook.can_make(message, &made.changes) else {
+                        self.count(&make, &made);
+                        return Ok(made);
+                    };
+                    self.text_failed(envelope, "mta", &what)?;
                     let without = Make {
                         classes: Vec::new(),
                         ..Arc::unwrap_or_clone(make)
@@ -284,7 +283,7 @@ impl Pipeline {
 
     /// Whether the message is a report of ours on its way to the journal mailbox. Journaling it again would
     /// never end.
-    fn is_own(&self, envelope: &Envelope, message: &Message) -> bool {
+    async fn is_own(&self, envelope: &Envelope, message: &Message) -> bool {
         match self.composer.judge(message, envelope.recipient_addresses()) {
             Sealed::Whole(item) => {
                 info!(queue_id = envelope.queue_id, %item, "our own report passes");
@@ -294,6 +293,15 @@ impl Pipeline {
                 counter!("copyist_reports_altered_total").increment(1);
                 warn!(queue_id = envelope.queue_id, %item, "our own report passes, but an MTA changed its body");
                 true
+            }
+            Sealed::Version(item) => {
+                let recipients: Vec<Address> = envelope.recipient_addresses().cloned().collect();
+                // Else somebody has it already, and sends it again: then it is mail like any other.
+                let passes = matches!(self.spool.awaits(&item, &recipients).await, Ok(true));
+                if passes {
+                    info!(queue_id = envelope.queue_id, %item, "our own version passes");
+                }
+                passes
             }
             Sealed::Altered(_) | Sealed::No => false,
         }
@@ -329,12 +337,12 @@ impl Pipeline {
                 info!(queue_id, direction = %version.direction, "goes without its text: {obstacle}");
             }
         }
-        if !made.moved.is_empty() {
+        if !made.changes.moved.is_empty() {
             counter!("copyist_messages_split_total").increment(1);
             info!(
                 queue_id,
                 versions = made.versions.len(),
-                recipients = made.moved.len(),
+                recipients = made.changes.moved.len(),
                 "split"
             );
         }

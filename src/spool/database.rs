@@ -262,6 +262,15 @@ pub(super) fn load(connection: &Connection, id: &ItemId) -> rusqlite::Result<Opt
     }))
 }
 
+/// The targets of an item that still wait; none where there is no such item.
+pub(super) fn waiting(connection: &Connection, id: &ItemId) -> rusqlite::Result<Vec<Address>> {
+    let mut select = connection.prepare_cached(
+        "SELECT address FROM target JOIN item ON item.seq = target.item WHERE item.id = ?1 AND state = 'waiting'",
+    )?;
+    let found = select.query_map([id.as_str()], |row| address(row, 0))?;
+    found.collect()
+}
+
 fn item(row: &Row<'_>, id: &ItemId) -> rusqlite::Result<Item> {
     let reasons: String = row.get(8)?;
     Ok(Item {

@@ -22,6 +22,7 @@ use super::queue::{self, Depth, Filter, Listed, Shown};
 use super::writer::Writer;
 use super::{Owed, Parcel, Progress, Settings};
 use crate::journal::ItemId;
+use crate::mail::Address;
 
 /// The store of what is owed. Cloning gives another handle to the same one.
 #[derive(Clone)]
@@ -266,6 +267,16 @@ impl Spool {
             self.changed.notify_one();
         }
         Ok(())
+    }
+
+    /// Whether an item still waits to be delivered to all of these.
+    pub async fn awaits(&self, id: &ItemId, recipients: &[Address]) -> Result<bool, SpoolError> {
+        let (id, recipients) = (id.clone(), recipients.to_vec());
+        self.read(move |connection| {
+            let waiting = database::waiting(connection, &id)?;
+            Ok(!recipients.is_empty() && recipients.iter().all(|to| waiting.contains(to)))
+        })
+        .await
     }
 
     /// When the next item is due.
