@@ -129,7 +129,7 @@ fn recipients_of_two_directions_get_a_version_each() {
 fn owed_version<D: DirectoryServer>(site: &Site<D>) -> String {
     let list = site.copyist.command(&["queue", "list", "--json"]);
     let list: serde_json::Value = serde_json::from_slice(&list.stdout).expect("JSON");
-    let items = list.as_array().expect("a list").iter();
+    let items = list["items"].as_array().expect("a list").iter();
     let mut versions = items.filter(|item| item["kind"] == "version");
     let id = versions.next().expect("a version")["id"]
         .as_str()
@@ -174,8 +174,7 @@ fn a_version_passes_the_same_mta_while_it_is_on_its_way_and_never_again() {
     site.wait_until("the version delivered", || {
         let list = site.copyist.command(&["queue", "list", "--json"]);
         String::from_utf8_lossy(&list.stdout)
-            .trim()
-            .eq("[]")
+            .contains("\"items\": []")
             .then_some(())
     });
     // Whoever has it now and sends it again sends mail like any other.
