@@ -164,6 +164,43 @@ async fn each_recipient_has_its_own_outcome() {
 }
 
 #[tokio::test]
+async fn a_version_is_given_back_to_its_sender_after_days_and_a_report_never() {
+    let sink = sink().await;
+    sink.refuse("b@c.test", no(451));
+    let bench = Bench::start(relay(sink.address()), ONCE);
+    let long_ago = SystemTime::now() - Duration::from_secs(6 * 24 * 3600);
+    let version = Item {
+        kind: Kind::Version,
+        ..item(1, &["b@c.test"])
+    };
+    bench.owe_since(long_ago, version.clone(), "x\r\n").await;
+    patiently("the NDR", sink.wait_for(1)).await;
+    let ndr = String::from_utf8_lossy(&sink.received()[0].data).into_owned();
+    assert!(
+        ndr.contains("Status: 4.4.7") && ndr.contains("Undeliverable: x"),
+        "{ndr}"
+    );
+    bench.until_nothing_is_owed().await;
+    // A younger one waits, and so does a report of any age.
+    let younger = Item {
+        id: id(2),
+        ..version
+    };
+    bench.owe(younger, "x\r\n").await;
+    bench
+        .owe_since(long_ago, item(3, &["b@c.test"]), "x\r\n")
+        .await;
+    let is_waiting = |listed: &copyist::spool::Listed| {
+        listed.attempts > 0 && listed.targets[0].state == "waiting"
+    };
+    bench
+        .until("both wait", |listed| {
+            listed.len() == 2 && listed.iter().all(is_waiting)
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn envelopes_say_where_bounces_go() {
     let sink = sink().await;
     let bench = Bench::start(relay(sink.address()), ONCE);

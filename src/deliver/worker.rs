@@ -19,13 +19,16 @@ use super::pool::Pool;
 use super::schedule::{Reach, next_attempt};
 use super::{Retry, Settings};
 use crate::journal::{ComposeError, Item, ItemId, Kind, Refusal};
-use crate::mail::Address;
+use crate::mail::{Address, Enhanced, Reply};
 use crate::spool::{Outcome, Owed, Progress, Spool, SpoolError};
 
 /// How often it is looked for what another process (`copyist queue retry`) made due.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long a slot rests after the spool could not be read or written.
 const REST: Duration = Duration::from_secs(1);
+
+/// How long a version of a message is tried: as long as MTAs try other mail.
+const VERSION_WAITS: Duration = Duration::from_secs(5 * 24 * 3600);
 
 /// Writes an NDR: about this item, to this address, around this original, for these refusals.
 pub type NdrComposer = Arc<
@@ -214,6 +217,16 @@ impl Attempt {
                     info!(item = %id, to = %address, kind = owed.item.kind.name(), "delivered");
                     Outcome::Delivered
                 }
+                Fate::Later(said) if is_too_late(owed, now) => {
+                    // 4.4.7: delivery time expired (RFC 3463 section 3.5).
+                    let reply = Reply::new(550, Enhanced(4, 4, 7), said.clone());
+                    refusals.push(Refusal {
+                        address: address.clone(),
+                        reply,
+                        relay: relay.clone(),
+                    });
+                    Outcome::Refused(said)
+                }
                 Fate::Later(said) => {
                     warn!(item = %id, to = %address, attempt = owed.attempts + 1, "not delivered yet: {said}");
                     Outcome::Waiting(said)
@@ -335,6 +348,13 @@ impl Attempt {
             tokio::time::sleep(REST).await;
         }
     }
+}
+
+/// Whether somebody's mail waits for longer than its sender may be left without news (RFC 5321 section 4.5.4.1). What
+/// is journaled waits for ever.
+fn is_too_late(owed: &Owed, now: SystemTime) -> bool {
+    let waited = now.duration_since(owed.received).unwrap_or_default();
+    owed.item.kind == Kind::Version && waited > VERSION_WAITS
 }
 
 fn word(outcome: &Outcome) -> &'static str {

@@ -85,6 +85,7 @@ pub(super) struct Loaded {
     pub(super) item: Item,
     pub(super) waiting: Vec<Address>,
     pub(super) attempts: u32,
+    pub(super) received: SystemTime,
     pub(super) stored: Stored,
 }
 
@@ -218,7 +219,7 @@ pub(super) fn next_due(connection: &Connection) -> rusqlite::Result<Option<Syste
 pub(super) fn load(connection: &Connection, id: &ItemId) -> rusqlite::Result<Option<Loaded>> {
     let mut select = connection.prepare_cached(
         "SELECT item.seq, kind, direction, sender, ndr, message_id, envelope_id, subject, reasons, body, smtputf8, \
-         prefix, suffix, attempts, content, file, digest, params \
+         prefix, suffix, attempts, content, file, digest, params, received \
          FROM item JOIN message ON message.id = item.message WHERE item.id = ?1",
     )?;
     let found = select
@@ -231,12 +232,12 @@ pub(super) fn load(connection: &Connection, id: &ItemId) -> rusqlite::Result<Opt
             Ok((
                 row.get::<_, i64>(0)?,
                 item(row, id)?,
-                row.get::<_, u32>(13)?,
+                (row.get::<_, u32>(13)?, time(row.get(18)?)),
                 stored,
             ))
         })
         .optional()?;
-    let Some((number, mut item, attempts, stored)) = found else {
+    let Some((number, mut item, (attempts, received), stored)) = found else {
         return Ok(None);
     };
     let mut waiting = Vec::new();
@@ -258,6 +259,7 @@ pub(super) fn load(connection: &Connection, id: &ItemId) -> rusqlite::Result<Opt
         item,
         waiting,
         attempts,
+        received,
         stored,
     }))
 }

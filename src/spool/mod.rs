@@ -68,6 +68,8 @@ pub struct Owed {
     pub waiting: Vec<Address>,
     /// How often it was tried.
     pub attempts: u32,
+    /// When the message came.
+    pub received: SystemTime,
 }
 
 /// What an attempt to deliver an item came to.

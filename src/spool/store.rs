@@ -216,6 +216,7 @@ impl Spool {
                     item,
                     waiting,
                     attempts,
+                    received,
                     stored,
                 }) = database::load(connection, &name)?
                 else {
@@ -227,6 +228,7 @@ impl Spool {
                     original,
                     waiting,
                     attempts,
+                    received,
                 })))
             })
             .await?;

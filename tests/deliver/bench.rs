@@ -87,10 +87,15 @@ impl Bench {
 
     /// Owes one item.
     pub async fn owe(&self, item: Item, original: impl Into<Bytes>) {
+        self.owe_since(SystemTime::now(), item, original).await;
+    }
+
+    /// Owes one item of a message that came then.
+    pub async fn owe_since(&self, received: SystemTime, item: Item, original: impl Into<Bytes>) {
         self.spool
             .commit(
                 "Q1",
-                SystemTime::now(),
+                received,
                 vec![Parcel {
                     original: original.into(),
                     items: vec![item],
