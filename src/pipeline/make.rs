@@ -1,5 +1,6 @@
 //! Everything that is written for one message: its versions, reports and copies. Pure.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -47,6 +48,9 @@ pub(super) enum MakeError {
     /// A report cannot be written.
     #[error(transparent)]
     Compose(#[from] ComposeError),
+    /// Putting a text in panicked: a fault of ours, told by the panic's own message.
+    #[error("putting the text in failed")]
+    Edit,
     /// The thread that made it ended early: the process is shutting down, or it panicked.
     #[error("writing the report was interrupted")]
     Interrupted,
@@ -61,7 +65,7 @@ impl Make {
             .all(|class| class.texts == text::Texts::default())
         {
             true => Vec::new(),
-            false => text::versions(self.message.bytes(), classes, self.signed),
+            false => self.versions(classes)?,
         };
         let mut made = Made {
             parcels: self.received(&versions)?,
@@ -100,6 +104,12 @@ impl Make {
         }
         made.versions = versions;
         Ok(made)
+    }
+
+    /// A message that makes the edit stumble must not make its journal copy stumble, nor stop the mail.
+    fn versions(&self, classes: Vec<Class>) -> Result<Vec<Version>, MakeError> {
+        let edit = || text::versions(self.message.bytes(), classes, self.signed);
+        catch_unwind(AssertUnwindSafe(edit)).map_err(|_| MakeError::Edit)
     }
 
     /// What holds the message as it was received: everything, where nobody gets anything else.

@@ -202,27 +202,29 @@ impl Pipeline {
             now,
         });
         loop {
-            match run(&make).await {
-                Ok(made) => {
-                    // Asked before anything is durable: what is owed to some must not go out again and again
-                    // because the rest cannot be said.
-                    let Err(what) = hook.can_make(message, &made.changes) else {
+            let (why, what) = match run(&make).await {
+                // Asked before anything is durable: what is owed to some must not go out again and again because
+                // the rest cannot be said.
+                Ok(made) => match hook.can_make(message, &made.changes) {
+                    Ok(()) => {
                         self.count(&make, &made);
                         return Ok(made);
-                    };
-                    self.text_failed(envelope, "mta", &what)?;
-                    let without = Make {
-                        classes: Vec::new(),
-                        ..Arc::unwrap_or_clone(make)
-                    };
-                    make = Arc::new(without);
-                }
+                    }
+                    Err(what) => ("mta", what),
+                },
+                Err(error @ MakeError::Edit) => ("edit", error.to_string()),
                 Err(error) => {
                     counter!("copyist_messages_deferred_total", "why" => "compose").increment(1);
                     warn!(queue_id = envelope.queue_id, "deferred: {error}");
                     return Err(defer("Journal report cannot be made, try again"));
                 }
-            }
+            };
+            self.text_failed(envelope, why, &what)?;
+            let without = Make {
+                classes: Vec::new(),
+                ..Arc::unwrap_or_clone(make)
+            };
+            make = Arc::new(without);
         }
     }
 

@@ -157,24 +157,7 @@ impl Search<'_> {
                 Some(root) => self.within(root, true),
                 None => Ok(Vec::new()),
             },
-            ("multipart", _) => {
-                // Exchange makes this of multipart/encrypted, and readers make that of it again.
-                let is_pgp = |&child: &usize| {
-                    self.tree.parts[child]
-                        .mime
-                        .is("application", "pgp-encrypted")
-                };
-                if part.children.iter().any(is_pgp) {
-                    return Err(Obstacle::Encrypted);
-                }
-                for &child in &part.children {
-                    let found = self.within(child, false)?;
-                    if !found.is_empty() {
-                        return Ok(found);
-                    }
-                }
-                Ok(Vec::new())
-            }
+            ("multipart", _) => self.first_of(part),
             ("message", "partial" | "external-body") if index == 0 => Err(Obstacle::Partial),
             ("message", "delivery-status" | "disposition-notification") if index == 0 => {
                 Err(Obstacle::Report)
@@ -198,6 +181,25 @@ impl Search<'_> {
             }
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// The bodies in the first part that has any.
+    fn first_of(&mut self, part: &Part) -> Result<Vec<usize>, Obstacle> {
+        // Exchange makes this of multipart/encrypted, and readers make that of it again.
+        let is_pgp = |&child: &usize| {
+            let mime = &self.tree.parts[child].mime;
+            mime.is("application", "pgp-encrypted")
+        };
+        if part.children.iter().any(is_pgp) {
+            return Err(Obstacle::Encrypted);
+        }
+        for &child in &part.children {
+            let found = self.within(child, false)?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        Ok(Vec::new())
     }
 
     /// The part that a multipart/related is about: the one that `start` names, else the first (RFC 2387 section

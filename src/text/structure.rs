@@ -121,30 +121,34 @@ impl Mime {
                 _ => picked.extend_from_slice(&header[field.range]),
             }
         }
-        if picked.is_empty() {
-            return mime;
+        if !picked.is_empty() {
+            picked.extend_from_slice(b"\r\n\r\n");
+            mime.read_parameters(&picked);
         }
-        picked.extend_from_slice(b"\r\n\r\n");
-        let Some(read) = MessageParser::default().parse_headers(&picked) else {
-            return mime;
+        mime
+    }
+
+    /// Reads Content-Type and Content-Disposition, which have parameters.
+    fn read_parameters(&mut self, fields: &[u8]) {
+        let Some(read) = MessageParser::default().parse_headers(fields) else {
+            return;
         };
         if let Some(found) = read.content_type()
             && let Some(subtype) = found.subtype()
         {
-            mime.kind = found.ctype().trim().to_ascii_lowercase();
-            mime.subtype = subtype.trim().to_ascii_lowercase();
+            self.kind = found.ctype().trim().to_ascii_lowercase();
+            self.subtype = subtype.trim().to_ascii_lowercase();
             let value = |name| found.attribute(name).map(|v| v.trim().to_owned());
-            mime.charset = value("charset").map(|v| v.to_ascii_lowercase());
-            mime.boundary = found.attribute("boundary").map(|v| v.trim_end().to_owned());
-            mime.start = value("start");
-            mime.name = value("name").unwrap_or_default().to_ascii_lowercase();
-            mime.flowed = value("format").is_some_and(|v| v.eq_ignore_ascii_case("flowed"));
+            self.charset = value("charset").map(|v| v.to_ascii_lowercase());
+            self.boundary = found.attribute("boundary").map(|v| v.trim_end().to_owned());
+            self.start = value("start");
+            self.name = value("name").unwrap_or_default().to_ascii_lowercase();
+            self.flowed = value("format").is_some_and(|v| v.eq_ignore_ascii_case("flowed"));
         }
         if let Some(found) = read.content_disposition() {
-            mime.attachment = found.ctype().eq_ignore_ascii_case("attachment");
-            mime.filed = found.has_attribute("filename");
+            self.attachment = found.ctype().eq_ignore_ascii_case("attachment");
+            self.filed = found.has_attribute("filename");
         }
-        mime
     }
 }
 
