@@ -57,8 +57,8 @@ impl Outcome {
     }
 }
 
-/// Whether these edits could be said to an MTA that agreed to this; what [`Outcome::encode`] finds out when it is too late
-/// for whoever has made something of them durable.
+/// Whether these edits could be said to an MTA that agreed to this. Saying them finds it out, too, but too late for
+/// whoever has made something durable that counts on them.
 pub fn can_say(edits: &[Edit], agreement: &Agreement) -> Result<(), EditError> {
     let mut scratch = BytesMut::new();
     edits.iter().try_for_each(|edit| match edit {
