@@ -14,6 +14,9 @@ use crate::mail::Fields;
 const BOUNDARY: &str = "=_copyist_text_";
 const DIGITS: usize = 8;
 
+/// RFC 2046 section 5.1.1. Delimiters with longer ones are read, and not written.
+const LONGEST_BOUNDARY: usize = 70;
+
 /// Writes parts for one message.
 pub(super) struct Beside<'a> {
     message: &'a [u8],
@@ -39,7 +42,9 @@ impl<'a> Beside<'a> {
     pub(super) fn all(&mut self, texts: &Texts) -> Vec<Splice> {
         let root = &self.tree.parts[0];
         match (&root.mime.boundary, root.first) {
-            (Some(boundary), Some(first)) if !self.tree.ambiguous && is_mixed(root) => {
+            (Some(boundary), Some(first))
+                if !self.tree.ambiguous && is_mixed(root) && boundary.len() <= LONGEST_BOUNDARY =>
+            {
                 self.as_further_parts(boundary, first, root, texts)
             }
             _ => self.around_the_message(root, texts),

@@ -260,9 +260,12 @@ impl<'a> Body<'a> {
         };
         let before = splices.len();
         self.set_fields(charset, encoding, splices);
-        // A value stands behind the name of its field.
-        let name = "Content-Transfer-Encoding:".as_bytes();
-        let made_long = |splice: &Splice| !is_short(&[name, &splice.with].concat());
+        // A value stands behind the name of its field, on a line of any length.
+        let made_long = |splice: &Splice| {
+            let before = &self.message[..splice.range.start];
+            let line = memchr::memrchr(b'\n', before).map_or(0, |lf| lf + 1);
+            !is_short(&[&before[line..], &splice.with].concat())
+        };
         if splices[before..].iter().any(made_long) {
             splices.truncate(before);
             return Err(Obstacle::Charset);

@@ -336,6 +336,21 @@ mod tests {
     }
 
     #[test]
+    fn a_boundary_that_is_too_long_is_not_written() {
+        let long = "b".repeat(996);
+        let half = "b".repeat(498);
+        let message = format!(
+            "Content-Type: multipart/mixed; boundary*0={half};\r\n boundary*1={half}\r\n\r\n--{long}\r\n\
+             Content-Type: image/png\r\n\r\nx\r\n"
+        );
+        let found = edited(&message, "t").expect("edited");
+        assert!(
+            found.contains("=_copyist_text_") && !found.contains(&format!("{long}--")),
+            "{found}"
+        );
+    }
+
+    #[test]
     fn a_boundary_of_ours_in_the_message_is_not_used_again() {
         let message =
             "Content-Type: image/png\r\n\r\n=_copyist_text_00000000 =_copyist_text_00000001\r\n";
@@ -427,6 +442,9 @@ mod tests {
             "\t".repeat(960)
         );
         let found = edited(&message, "ж").expect("edited");
+        assert!(found.contains("=_copyist_text_"), "{found}");
+        let name = format!("Content-Type{}:text/plain\r\n\r\nx\r\n", " ".repeat(970));
+        let found = edited(&name, "ж").expect("edited");
         assert!(found.contains("=_copyist_text_"), "{found}");
     }
 
