@@ -440,7 +440,7 @@ async fn a_silent_mta_is_left() {
     let error = served.expect_err("nobody spoke");
     assert_eq!(
         sentences(&error),
-        "the MTA did not say anything for 300 seconds"
+        "the MTA did not negotiate within 30 seconds"
     );
 }
 

@@ -14,7 +14,7 @@ use crate::mail::{
     Address, AddressError, Client, Enhanced, Envelope, Message, Recipient, Reply, Rewritten,
 };
 use crate::milter::{
-    self, Actions, Agreement, Answer, Edit, Handler, Limits, Macros, Outcome, Path, Peer,
+    self, Actions, Agreement, Answer, Edit, Excess, Handler, Limits, Macros, Outcome, Path, Peer,
     RecipientAnswer, SoFar, Transaction, Wants,
 };
 use crate::pipeline::{Changes, Hook, Pipeline, Verdict};
@@ -253,6 +253,15 @@ impl Handler for Door {
         match self.judge_recipient(so_far, recipient).await {
             Ok(()) => RecipientAnswer::Accept,
             Err(reply) => RecipientAnswer::Reply(reply),
+        }
+    }
+
+    fn refused(&mut self, queue_id: &str, excess: Excess) {
+        counter!("copyist_limit_refusals_total", "limit" => excess.name()).increment(1);
+        // A recipient can be one too many ten thousand times over; the SMTP client is told each time.
+        if excess != Excess::Recipients || self.agreement.is_none_or(|it| !it.answers_recipients())
+        {
+            warn!(queue_id, "refused: beyond limits.{}", excess.name());
         }
     }
 

@@ -7,7 +7,11 @@
 //!
 //! Progress is said only at the end of a message: Postfix would take it anywhere, Sendmail takes it for
 //! a broken filter anywhere else (`milter_send_command`). The message is held in memory until it is
-//! decided; how large it may be is the MTA's limit (`message_size_limit`, `MaxMessageSize`).
+//! decided; how large it may be is the smaller of the MTA's limit (`message_size_limit`, `MaxMessageSize`) and
+//! [`Limits::message_size`].
+//!
+//! Who is no MTA is not waited for: first octets that cannot begin a negotiation end the connection, and so does a
+//! negotiation that does not come.
 //!
 //! Fails by [`ConnectionError`], which the caller logs; the connection is then of no more use. Whoever
 //! drops the future of [`serve`] cancels the handler: end it by its shutdown token instead.
@@ -19,16 +23,21 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::clock::Clock;
 use super::command::Command;
 use super::edit::{EditError, Outcome, RecipientAnswer};
 use super::frame::{FrameError, Frames, PacketError};
+use super::limits::{Excess, Limits};
 use super::negotiation::{Agreement, Wants};
 use super::response::Response;
 use super::session::{Question, Session, SessionError, Turn};
 use super::transaction::{Path, SoFar, Transaction};
+
+/// Room in a packet beside the header that it holds at most: the name, and what the limit does not count.
+const ROOM: usize = 64 * 1024;
 
 /// Decides about recipients and messages of one connection.
 pub trait Handler: Send {
@@ -48,28 +57,13 @@ pub trait Handler: Send {
         ready(RecipientAnswer::Accept)
     }
 
+    /// A recipient or a message is refused, because it went beyond a limit.
+    fn refused(&mut self, queue_id: &str, excess: Excess) {
+        let _ = (queue_id, excess);
+    }
+
     /// What becomes of a message. Runs to its end whatever the MTA does.
     fn end_of_message(&mut self, transaction: Transaction) -> impl Future<Output = Outcome> + Send;
-}
-
-/// How long to wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Longest silence of the MTA, and longest wait for it to take an answer. An MTA keeps its filters
-    /// connected while the SMTP client is silent, so this is longer than SMTP's own limits.
-    pub idle: Duration,
-    /// How often the MTA is told that a message is still being decided.
-    pub progress_every: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            // libmilter's default.
-            idle: Duration::from_secs(7210),
-            progress_every: Duration::from_secs(10),
-        }
-    }
 }
 
 /// Why a connection ended otherwise than by the MTA's wish or ours.
@@ -106,6 +100,20 @@ pub enum ConnectionError {
         queue_id: String,
         /// What it did instead.
         gone: Gone,
+    },
+    /// Who connected is no MTA.
+    #[error("no MTA connected: the first octets are {looks_like}")]
+    Stranger {
+        /// What they are.
+        looks_like: &'static str,
+    },
+    /// Something came, but not to its end.
+    #[error("the MTA did not {doing} within {} seconds", within.as_secs())]
+    TooSlow {
+        /// What was to end.
+        doing: &'static str,
+        /// How long it might take.
+        within: Duration,
     },
     /// Nothing happened for too long.
     #[error("the MTA did not {doing} for {} seconds", after.as_secs())]
@@ -150,7 +158,9 @@ where
         handler,
         owed: BytesMut::new(),
     };
-    connection.run(Session::new(wants), shutdown).await
+    connection
+        .run(Session::within(wants, limits), shutdown)
+        .await
 }
 
 struct Connection<S, H> {
@@ -181,6 +191,7 @@ where
         // One future for the whole connection: a new one for each read would register with the token,
         // and so meet all other connections, each time.
         let mut shutdown = pin!(shutdown.cancelled());
+        let mut clock = Clock::start(self.limits);
         loop {
             let next = self.take_in(&mut session, &mut frames).await?;
             self.write().await?;
@@ -188,10 +199,14 @@ where
                 return Ok(());
             }
             let idle = session.is_between_messages();
+            let (end, ending) = clock.end_of_wait(&session);
+            if end <= Instant::now() {
+                return ending.outcome(self.limits);
+            }
             let read = tokio::select! {
                 biased;
                 () = &mut shutdown, if idle => return Ok(()),
-                read = timeout(self.limits.idle, self.stream.read_buf(frames.space())) => read,
+                read = timeout_at(end, self.stream.read_buf(frames.space())) => read,
             };
             match read {
                 Ok(Ok(0)) if idle && !frames.has_more() => return Ok(()),
@@ -208,7 +223,7 @@ where
                     let doing = "read from";
                     return Err(ConnectionError::Io { doing, cause });
                 }
-                Err(_) => return Err(self.too_slow("say anything")),
+                Err(_) => return ending.outcome(self.limits),
             }
         }
     }
@@ -219,16 +234,26 @@ where
         session: &mut Session,
         frames: &mut Frames,
     ) -> Result<Next, ConnectionError> {
+        if session.is_greeting()
+            && let Some(looks_like) = frames.stranger()
+        {
+            return Err(ConnectionError::Stranger { looks_like });
+        }
         while let Some(frame) = frames.next()? {
             match session.handle(Command::decode(frame)?)? {
                 Turn::Silent => {}
                 Turn::Continue => Response::Continue.encode(&mut self.owed),
                 Turn::Negotiated(agreement) => {
-                    frames.set_limit(agreement.packet_limit());
+                    // A field that is too long is to be answered, as far as that goes.
+                    let field = self.limits.header_size.saturating_add(ROOM);
+                    frames.set_limit(agreement.packet_limit().max(field));
                     self.handler.negotiated(&agreement);
                     Response::Negotiate(agreement.chosen(), &[]).encode(&mut self.owed);
                 }
                 Turn::Recipient(question) => self.recipient(question).await,
+                Turn::RefuseRecipient(excess, queue_id) | Turn::RefuseMessage(excess, queue_id) => {
+                    self.refuse(&queue_id, excess);
+                }
                 Turn::EndOfMessage(transaction, agreement) => {
                     let spoke = frames.has_more();
                     self.end_of_message(*transaction, agreement, spoke).await?;
@@ -250,6 +275,15 @@ where
         }
         if answer == RecipientAnswer::Accept {
             question.accept();
+        }
+    }
+
+    /// Refuses a recipient or a message for a limit.
+    fn refuse(&mut self, queue_id: &str, excess: Excess) {
+        let queue_id = named(queue_id);
+        self.handler.refused(queue_id, excess);
+        if let Err(error) = RecipientAnswer::Reply(excess.reply()).encode(&mut self.owed) {
+            report(queue_id, &error, "message");
         }
     }
 
@@ -326,13 +360,11 @@ where
                 doing: "write to",
                 cause,
             }),
-            Err(_) => Err(self.too_slow("take an answer")),
+            Err(_) => Err(ConnectionError::Idle {
+                doing: "take an answer",
+                after: self.limits.idle,
+            }),
         }
-    }
-
-    fn too_slow(&self, doing: &'static str) -> ConnectionError {
-        let after = self.limits.idle;
-        ConnectionError::Idle { doing, after }
     }
 }
 

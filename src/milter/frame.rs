@@ -136,10 +136,34 @@ impl Frames {
         self.buffer.len() > self.used
     }
 
+    /// What the first octets look like where they cannot be the beginning of a negotiation: nothing else is a
+    /// packet that an MTA begins with. To be asked before any packet was handed out.
+    pub(super) fn stranger(&self) -> Option<&'static str> {
+        let (length, rest) = self.buffer.split_first_chunk::<LENGTH>()?;
+        let too_long = u32::from_be_bytes(*length) as usize > LIMIT_AT_START;
+        // Whole packets are told apart by those who read them.
+        let is_whole = || rest.len() >= u32::from_be_bytes(*length) as usize;
+        let of_no_use = |kind: &u8| !matches!(kind, b'O' | b'Q') && !is_whole();
+        (too_long || rest.first().is_some_and(of_no_use)).then(|| looks_like(*length))
+    }
+
     /// Forgets the packet handed out last.
     fn release(&mut self) {
         self.buffer.advance(self.used);
         self.used = 0;
+    }
+}
+
+/// Who else connects to ports: browsers and scanners.
+fn looks_like(first: [u8; LENGTH]) -> &'static str {
+    match &first {
+        b"GET " | b"POST" | b"PUT " | b"HEAD" | b"OPTI" | b"DELE" | b"PATC" | b"CONN" | b"TRAC"
+        | b"PRI " => "an HTTP request",
+        [0x16, 3, ..] => "a TLS handshake",
+        b"EHLO" | b"HELO" | b"LHLO" | b"MAIL" | b"ehlo" | b"helo" | b"lhlo" | b"mail" | b"QUIT"
+        | b"quit" | b"220 " => "SMTP",
+        b"SSH-" => "SSH",
+        _ => "no milter negotiation",
     }
 }
 

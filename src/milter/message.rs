@@ -13,8 +13,8 @@ const ROOM: usize = 16 * 1024;
 /// Most room to begin with: the announcement is a stranger's claim.
 const MOST_ROOM: usize = 1024 * 1024;
 
-/// A message that is arriving.
-#[derive(Debug)]
+/// A message that is arriving. The default one is empty and holds no memory.
+#[derive(Debug, Default)]
 pub(super) struct Draft {
     text: BytesMut,
 }
@@ -27,6 +27,11 @@ impl Draft {
         Draft {
             text: BytesMut::with_capacity(room),
         }
+    }
+
+    /// Octets so far.
+    pub(super) fn len(&self) -> usize {
+        self.text.len()
     }
 
     /// Appends a header field. `value_is_whole` says that the MTA left the space after the colon in the

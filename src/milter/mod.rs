@@ -31,11 +31,13 @@
 //! The facts come from the public sources of Sendmail 8.18 (`mfdef.h`, `libmilter/engine.c`,
 //! `sendmail/milter.c`) and Postfix (`milter8.c`); there is no other specification.
 
+mod clock;
 mod command;
 mod connection;
 mod edit;
 mod encode;
 mod frame;
+mod limits;
 mod macros;
 mod message;
 mod negotiation;
@@ -45,10 +47,11 @@ mod strings;
 mod transaction;
 
 pub use command::{Client, Command, Stage};
-pub use connection::{ConnectionError, Gone, Handler, Limits, serve};
+pub use connection::{ConnectionError, Gone, Handler, serve};
 pub use edit::{Answer, Edit, EditError, Outcome, RecipientAnswer};
 pub use encode::can_say;
 pub use frame::{Frame, FrameError, Frames, PacketError};
+pub use limits::{Excess, Limits};
 pub use macros::Macros;
 pub use negotiation::{Actions, Agreement, NegotiationError, Offer, Steps, VERSION, Wants};
 pub use response::Response;

@@ -15,10 +15,13 @@
 //! - The header may have no field, its end may not be told, the body may be empty, and a message
 //!   may have no recipient (Postfix adds `always_bcc` recipients without telling filters).
 //!
+//! A message beyond one of the [`Limits`] is told to its end like any other, but not kept.
+//!
 //! Everything else out of order is a [`SessionError`]. Promises: no I/O and no clock; nothing said
 //! about one message is seen in the next.
 
 use super::command::Command;
+use super::limits::{Excess, Limits};
 use super::macros::Macros;
 use super::message::Draft;
 use super::negotiation::{Agreement, NegotiationError, Steps, Wants};
@@ -36,8 +39,12 @@ pub enum Turn<'a> {
     Negotiated(Agreement),
     /// Decide about a recipient, then answer.
     Recipient(Question<'a>),
+    /// Refuse a recipient of the message with this name (it may have none yet): there are too many.
+    RefuseRecipient(Excess, String),
     /// Decide about the message, then answer.
     EndOfMessage(Box<Transaction>, Agreement),
+    /// Refuse the message, which the MTA calls by this name.
+    RefuseMessage(Excess, String),
     /// Close.
     Quit,
 }
@@ -71,7 +78,7 @@ impl Question<'_> {
 
     /// The recipient is one of the message's.
     pub fn accept(self) {
-        self.envelope.recipients.push(self.recipient);
+        self.envelope.add(self.recipient);
     }
 }
 
@@ -97,7 +104,10 @@ const BEFORE_NEGOTIATION: &str = "before negotiation";
 #[derive(Debug)]
 pub struct Session {
     wants: Wants,
+    limits: Limits,
     state: State,
+    /// How many messages have begun.
+    begun: u64,
 }
 
 #[derive(Debug)]
@@ -111,6 +121,7 @@ enum State {
 #[derive(Debug)]
 struct Open {
     agreement: Agreement,
+    limits: Limits,
     connection: Peer,
     helo: String,
     macros: Macros,
@@ -135,15 +146,36 @@ enum Phase {
 struct Envelope {
     sender: Path,
     recipients: Vec<Path>,
+    /// Octets of the recipients.
+    octets: usize,
+    /// The limit that this message went beyond: nothing more of it is kept.
+    excess: Option<Excess>,
 }
 
 impl Session {
-    /// A connection on which nothing was said yet.
+    /// A connection on which nothing was said yet, with the usual limits.
     pub fn new(wants: Wants) -> Session {
+        Session::within(wants, Limits::DEFAULT)
+    }
+
+    /// A connection on which nothing was said yet, with these limits.
+    pub fn within(wants: Wants, limits: Limits) -> Session {
         Session {
             wants,
+            limits,
             state: State::Greeting,
+            begun: 0,
         }
+    }
+
+    /// Whether nothing was agreed on yet.
+    pub fn is_greeting(&self) -> bool {
+        matches!(self.state, State::Greeting)
+    }
+
+    /// The number of the message under way.
+    pub fn message_under_way(&self) -> Option<u64> {
+        (!self.is_between_messages()).then_some(self.begun)
     }
 
     /// Whether no message is under way, so that the connection may be closed without loss.
@@ -164,12 +196,15 @@ impl Session {
 
     /// Takes in a command. After an error the session is of no more use.
     pub fn handle(&mut self, command: Command<'_>) -> Result<Turn<'_>, SessionError> {
+        if let Command::Mail(_) = command {
+            self.begun += 1;
+        }
         match &mut self.state {
             State::Open(open) => open.handle(command),
             greeting => match command {
                 Command::Negotiate(offer) => {
                     let agreement = self.wants.agree(offer)?;
-                    *greeting = State::Open(Box::new(Open::new(agreement)));
+                    *greeting = State::Open(Box::new(Open::new(agreement, self.limits)));
                     Ok(Turn::Negotiated(agreement))
                 }
                 Command::Quit => Ok(Turn::Quit),
@@ -183,9 +218,10 @@ impl Session {
 }
 
 impl Open {
-    fn new(agreement: Agreement) -> Open {
+    fn new(agreement: Agreement, limits: Limits) -> Open {
         Open {
             agreement,
+            limits,
             connection: Peer::default(),
             helo: String::new(),
             macros: Macros::default(),
@@ -197,12 +233,13 @@ impl Open {
         match command {
             Command::Macros { stage, pairs } => self.macros.set(stage, pairs),
             Command::Header { name, value } => {
-                let whole = self.agreement.has(Steps::LEADING_SPACE);
-                self.header(&command)?.field(name, value, whole);
+                let (whole, limits) = (self.agreement.has(Steps::LEADING_SPACE), self.limits);
+                let (envelope, draft) = self.header(&command)?;
+                envelope.keep_field(draft, &limits, |draft| draft.field(name, value, whole));
                 return Ok(self.answer(Steps::SILENT_HEADER));
             }
             Command::Body(chunk) => {
-                self.body(&command)?.body(chunk);
+                self.chunk(&command, chunk)?;
                 return Ok(self.answer(Steps::SILENT_BODY));
             }
             Command::Rcpt(path) => return self.rcpt(&command, path),
@@ -212,8 +249,12 @@ impl Open {
                     resolved: self.macros.get("mail_addr").unwrap_or_default().to_owned(),
                     ..path.into()
                 };
-                let recipients = Vec::new();
-                self.phase = Phase::Envelope(Envelope { sender, recipients });
+                self.phase = Phase::Envelope(Envelope {
+                    sender,
+                    recipients: Vec::new(),
+                    octets: 0,
+                    excess: None,
+                });
                 return Ok(self.answer(Steps::SILENT_MAIL));
             }
             Command::Data => {
@@ -269,6 +310,16 @@ impl Open {
             Phase::Envelope(envelope) => envelope,
             phase => return Err(phase.out_of_order(command)),
         };
+        let (count, octets) = (envelope.recipients.len(), envelope.octets);
+        if (self.limits).exceeded_by_recipients(count + 1, octets + recipient.octets()) {
+            if self.agreement.answers_recipients() {
+                let queue_id = self.macros.get("i").unwrap_or_default().to_owned();
+                return Ok(Turn::RefuseRecipient(Excess::Recipients, queue_id));
+            }
+            // Nobody waits for an answer here; the end of the message gets it.
+            envelope.exceed(Excess::Recipients);
+            return Ok(silent);
+        }
         if self.agreement.answers_recipients() {
             return Ok(Turn::Recipient(Question {
                 connection: &self.connection,
@@ -278,7 +329,9 @@ impl Open {
                 recipient,
             }));
         }
-        envelope.recipients.push(recipient);
+        if envelope.excess.is_none() {
+            envelope.add(recipient);
+        }
         Ok(silent)
     }
 
@@ -287,8 +340,19 @@ impl Open {
         command: &Command<'_>,
         chunk: &[u8],
     ) -> Result<Turn<'_>, SessionError> {
-        self.body(command)?.body(chunk);
+        self.chunk(command, chunk)?;
         match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Body(
+                Envelope {
+                    excess: Some(excess),
+                    ..
+                },
+                _,
+            ) => {
+                let queue_id = self.macros.get("i").unwrap_or_default().to_owned();
+                self.macros.end_message();
+                Ok(Turn::RefuseMessage(excess, queue_id))
+            }
             Phase::Body(envelope, draft) => {
                 let transaction = Transaction {
                     connection: self.connection.clone(),
@@ -305,32 +369,55 @@ impl Open {
     }
 
     /// The message, which is now in its header.
-    fn header(&mut self, command: &Command<'_>) -> Result<&mut Draft, SessionError> {
+    fn header(
+        &mut self,
+        command: &Command<'_>,
+    ) -> Result<(&mut Envelope, &mut Draft), SessionError> {
         if let Phase::Envelope(_) = &self.phase
             && let Phase::Envelope(envelope) = std::mem::replace(&mut self.phase, Phase::Idle)
         {
-            let draft = Draft::new(envelope.sender.size());
+            let draft = match envelope.excess {
+                None => Draft::new(envelope.sender.size()),
+                Some(_) => Draft::default(),
+            };
             self.phase = Phase::Header(envelope, draft);
         }
         match &mut self.phase {
-            Phase::Header(_, draft) => Ok(draft),
+            Phase::Header(envelope, draft) => Ok((envelope, draft)),
             phase => Err(phase.out_of_order(command)),
         }
     }
 
     /// The message, which is now in its body.
-    fn body(&mut self, command: &Command<'_>) -> Result<&mut Draft, SessionError> {
+    fn body(&mut self, command: &Command<'_>) -> Result<(&mut Envelope, &mut Draft), SessionError> {
         if !matches!(self.phase, Phase::Body(..)) {
-            self.header(command)?.end_of_header();
+            let (envelope, draft) = self.header(command)?;
+            if envelope.excess.is_none() {
+                draft.end_of_header();
+            }
             if let Phase::Header(envelope, draft) = std::mem::replace(&mut self.phase, Phase::Idle)
             {
                 self.phase = Phase::Body(envelope, draft);
             }
         }
         match &mut self.phase {
-            Phase::Body(_, draft) => Ok(draft),
+            Phase::Body(envelope, draft) => Ok((envelope, draft)),
             phase => Err(phase.out_of_order(command)),
         }
+    }
+
+    /// Takes in a piece of the body.
+    fn chunk(&mut self, command: &Command<'_>, chunk: &[u8]) -> Result<(), SessionError> {
+        let most = self.limits.message_size;
+        let (envelope, draft) = self.body(command)?;
+        if envelope.excess.is_none() && draft.len() + chunk.len() > most {
+            envelope.exceed(Excess::Message);
+            *draft = Draft::default();
+        }
+        if envelope.excess.is_none() {
+            draft.body(chunk);
+        }
+        Ok(())
     }
 
     fn forget_message(&mut self) {
@@ -351,6 +438,35 @@ impl Open {
 
     fn out_of_order(&self, command: &Command<'_>) -> SessionError {
         self.phase.out_of_order(command)
+    }
+}
+
+impl Envelope {
+    fn add(&mut self, recipient: Path) {
+        self.octets += recipient.octets();
+        self.recipients.push(recipient);
+    }
+
+    /// The message is beyond a limit: what is held of it is of no use any more. Its sender stays, which is small.
+    fn exceed(&mut self, excess: Excess) {
+        self.excess.get_or_insert(excess);
+        self.recipients = Vec::new();
+    }
+
+    /// Has a header field written, unless the message is beyond a limit, and sees whether it is then. No field is
+    /// longer than a packet, so that looking afterwards is early enough.
+    fn keep_field(&mut self, draft: &mut Draft, limits: &Limits, write: impl FnOnce(&mut Draft)) {
+        if self.excess.is_some() {
+            return;
+        }
+        write(draft);
+        let excess = match draft.len() {
+            length if length > limits.header_size => Excess::Header,
+            length if length > limits.message_size => Excess::Message,
+            _ => return,
+        };
+        self.exceed(excess);
+        *draft = Draft::default();
     }
 }
 

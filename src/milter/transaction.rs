@@ -90,6 +90,15 @@ impl Peer {
 }
 
 impl Path {
+    /// How much memory its texts take.
+    pub(super) fn octets(&self) -> usize {
+        let params = self
+            .params
+            .iter()
+            .map(|param| param.len() + size_of::<String>());
+        self.address.len() + self.resolved.len() + params.sum::<usize>()
+    }
+
     /// What the sender announced with SIZE (RFC 1870).
     pub(super) fn size(&self) -> Option<usize> {
         self.params.iter().find_map(|param| {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes};
 use copyist::mail::{Enhanced, Reply};
 use copyist::milter::{
-    Actions, Answer, Edit, Frames, Handler, Limits, Outcome, Path, RecipientAnswer, SoFar,
+    Actions, Answer, Edit, Excess, Frames, Handler, Limits, Outcome, Path, RecipientAnswer, SoFar,
     Transaction, Wants, serve,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) const LIMITS: Limits = Limits {
     idle: Duration::from_secs(300),
-    progress_every: Duration::from_secs(10),
+    ..Limits::DEFAULT
 };
 
 /// A recipient asked about, and those accepted before it.
@@ -38,6 +38,7 @@ pub(crate) struct Scripted {
     pub(crate) takes: Duration,
     pub(crate) asked: Arc<Mutex<Vec<Asked>>>,
     pub(crate) seen: Arc<Mutex<Vec<Transaction>>>,
+    pub(crate) refused: Arc<Mutex<Vec<(String, Excess)>>>,
 }
 
 impl Handler for Scripted {
@@ -56,6 +57,11 @@ impl Handler for Scripted {
             Some("<never") => RecipientAnswer::Reject,
             _ => RecipientAnswer::Accept,
         }
+    }
+
+    fn refused(&mut self, queue_id: &str, excess: Excess) {
+        let refused = (queue_id.to_owned(), excess);
+        self.refused.lock().expect("no test panicked").push(refused);
     }
 
     async fn end_of_message(&mut self, transaction: Transaction) -> Outcome {
@@ -199,9 +205,19 @@ pub(crate) fn wants(bits: u32, answer_recipients: bool) -> Wants {
 
 /// Plays a conversation to its end; what the handler saw is returned.
 pub(crate) async fn play(file: &str, wants: Wants, handler: &Scripted) -> Vec<Transaction> {
+    play_within(LIMITS, file, wants, handler).await
+}
+
+/// As [`play`], with these limits.
+pub(crate) async fn play_within(
+    limits: Limits,
+    file: &str,
+    wants: Wants,
+    handler: &Scripted,
+) -> Vec<Transaction> {
     let (ours, theirs) = tokio::io::duplex(1024 * 1024);
     let shutdown = CancellationToken::new();
-    let serving = tokio::spawn(serve(ours, wants, LIMITS, handler.clone(), shutdown));
+    let serving = tokio::spawn(serve(ours, wants, limits, handler.clone(), shutdown));
     let mut mta = Mta {
         stream: theirs,
         frames: Frames::new(),
