@@ -164,10 +164,22 @@ async fn each_recipient_has_its_own_outcome() {
 }
 
 #[tokio::test]
+async fn what_came_while_the_clock_was_ten_years_ahead_is_delivered_now() {
+    let sink = sink().await;
+    let bench = Bench::start(relay(sink.address()), ONCE);
+    let ahead = SystemTime::now() + Duration::from_secs(10 * 365 * 86400);
+    bench
+        .owe_since(ahead, item(1, &["a@c.test"]), "x\r\n")
+        .await;
+    bench.until_nothing_is_owed().await;
+    assert_eq!(sink.received().len(), 1);
+}
+
+#[tokio::test]
 async fn a_version_is_given_back_to_its_sender_after_days_and_a_report_never() {
     let sink = sink().await;
     sink.refuse("b@c.test", no(451));
-    let bench = Bench::start(relay(sink.address()), ONCE);
+    let bench = Bench::start(relay(sink.address()), AT_ONCE);
     let long_ago = SystemTime::now() - Duration::from_secs(6 * 24 * 3600);
     let version = Item {
         kind: Kind::Version,

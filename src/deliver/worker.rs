@@ -10,13 +10,14 @@ use futures_util::FutureExt;
 use metrics::{counter, gauge};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::connection::{Fate, RelayError};
 use super::pool::Pool;
-use super::schedule::{Reach, next_attempt};
+use super::schedule::{Reach, latest, next_attempt};
 use super::{Retry, Settings};
 use crate::journal::{ComposeError, Item, ItemId, Kind, Refusal};
 use crate::mail::{Address, Enhanced, Reply};
@@ -29,6 +30,8 @@ const REST: Duration = Duration::from_secs(1);
 
 /// How long a version of a message is tried: as long as MTAs try other mail.
 const VERSION_WAITS: Duration = Duration::from_secs(5 * 24 * 3600);
+/// How often at least: a clock that jumps ahead by years must not send it back after one attempt.
+const VERSION_TRIES: u32 = 10;
 
 /// Writes an NDR: about this item, to this address, around this original, for these refusals.
 pub type NdrComposer = Arc<
@@ -95,16 +98,11 @@ impl Worker {
 
     /// Starts what is due, as far as there are slots. Gives how long to wait for more; `None`: for a slot.
     async fn start_due(&self, retry: Retry, under_way: &TaskTracker) -> Option<Duration> {
-        let now = SystemTime::now();
+        let now = Instant::now();
         let limit = match *self.reach.lock().unwrap_or_else(PoisonError::into_inner) {
             Reach::Up => self.slots.available_permits(),
             Reach::Down { again, .. } if again > now => {
-                return Some(
-                    again
-                        .duration_since(now)
-                        .unwrap_or_default()
-                        .min(LOOK_AGAIN),
-                );
+                return Some(again.duration_since(now).min(LOOK_AGAIN));
             }
             // One item finds out whether it is back.
             Reach::Down { .. } => {
@@ -114,7 +112,7 @@ impl Worker {
         if limit == 0 {
             return None;
         }
-        let due = match self.spool.due(now, limit).await {
+        let due = match self.due(retry, limit).await {
             Ok(due) => due,
             Err(cause) => {
                 error!("what is due cannot be read: {cause}");
@@ -154,6 +152,17 @@ impl Worker {
         } else {
             Some(self.until_next_due().await)
         }
+    }
+
+    /// What is due by the schedule, and what a clock that was wrong would have wait for ever.
+    async fn due(&self, retry: Retry, limit: usize) -> Result<Vec<ItemId>, SpoolError> {
+        let now = SystemTime::now();
+        let mut due = self.spool.due(now, limit).await?;
+        if due.len() < limit {
+            let (latest, limit) = (latest(retry, now), limit - due.len());
+            due.extend(self.spool.due_after(latest, limit).await?);
+        }
+        Ok(due)
     }
 
     async fn until_next_due(&self) -> Duration {
@@ -322,7 +331,7 @@ impl Attempt {
             gauge!("copyist_relay_up").set(0.0);
             warn!("{unreached}; what is owed waits, and the relay is tried again");
         }
-        *reach = reach.failed(now);
+        *reach = reach.failed(Instant::now());
         let outcome =
             |address: &Address| (address.clone(), Outcome::Waiting(unreached.to_string()));
         Progress {
@@ -354,7 +363,7 @@ impl Attempt {
 /// is journaled waits for ever.
 fn is_too_late(owed: &Owed, now: SystemTime) -> bool {
     let waited = now.duration_since(owed.received).unwrap_or_default();
-    owed.item.kind == Kind::Version && waited > VERSION_WAITS
+    owed.item.kind == Kind::Version && waited > VERSION_WAITS && owed.attempts >= VERSION_TRIES
 }
 
 fn word(outcome: &Outcome) -> &'static str {

@@ -207,6 +207,18 @@ pub(super) fn due(
     found.collect()
 }
 
+/// The names of items that are due later than this, the latest first.
+pub(super) fn due_after(
+    connection: &Connection,
+    latest: SystemTime,
+    limit: usize,
+) -> rusqlite::Result<Vec<ItemId>> {
+    let mut select = connection
+        .prepare_cached("SELECT id FROM item WHERE due > ?1 ORDER BY due DESC LIMIT ?2")?;
+    let found = select.query_map(params![millis(latest), limit as i64], |row| item_id(row, 0))?;
+    found.collect()
+}
+
 /// When the next item is due.
 pub(super) fn next_due(connection: &Connection) -> rusqlite::Result<Option<SystemTime>> {
     let mut select =

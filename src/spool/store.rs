@@ -186,14 +186,38 @@ impl Spool {
 
     /// Claims items that are due, oldest first: nobody else gets them until they are recorded or unclaimed.
     pub async fn due(&self, now: SystemTime, limit: usize) -> Result<Vec<ItemId>, SpoolError> {
+        self.claim(limit, move |connection, enough| {
+            database::due(connection, now, enough)
+        })
+        .await
+    }
+
+    /// Claims items that are due later than `latest`, which no schedule can have set if `latest` is far enough: the
+    /// clock was wrong when they were written, or has been set back since.
+    pub async fn due_after(
+        &self,
+        latest: SystemTime,
+        limit: usize,
+    ) -> Result<Vec<ItemId>, SpoolError> {
+        self.claim(limit, move |connection, enough| {
+            database::due_after(connection, latest, enough)
+        })
+        .await
+    }
+
+    async fn claim(
+        &self,
+        limit: usize,
+        select: impl FnOnce(&Connection, usize) -> rusqlite::Result<Vec<ItemId>> + Send + 'static,
+    ) -> Result<Vec<ItemId>, SpoolError> {
         let claimed = self.claimed.clone();
         self.read(move |connection| {
             let mut claimed = claimed.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut due = database::due(connection, now, limit + claimed.len())?;
-            due.retain(|id| !claimed.contains(id));
-            due.truncate(limit);
-            claimed.extend(due.iter().cloned());
-            Ok(due)
+            let mut found = select(connection, limit + claimed.len())?;
+            found.retain(|id| !claimed.contains(id));
+            found.truncate(limit);
+            claimed.extend(found.iter().cloned());
+            Ok(found)
         })
         .await
     }

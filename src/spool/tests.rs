@@ -90,6 +90,24 @@ fn body_files(dir: &TempDir) -> usize {
 }
 
 #[tokio::test]
+async fn what_a_wrong_clock_made_due_in_ten_years_is_found_today() {
+    let (_dir, spool) = fresh();
+    for (n, due) in [(1, 0), (2, 3600), (3, 10 * 365 * 86400)] {
+        let parcel = Parcel {
+            original: Bytes::from_static(b"x"),
+            items: vec![item(n, &["a@c.test"])],
+        };
+        let committed = spool.commit("Q", at(due), vec![parcel]).await;
+        committed.expect("committed");
+    }
+    let day = at(86400);
+    assert_eq!(spool.due_after(day, 10).await.expect("read"), [id(3)]);
+    assert!(spool.due_after(day, 10).await.expect("read").is_empty());
+    spool.unclaim(&id(3));
+    assert_eq!(spool.due_after(day, 10).await.expect("read"), [id(3)]);
+}
+
+#[tokio::test]
 async fn what_is_committed_comes_back_exactly_also_after_a_restart() {
     let (dir, spool) = fresh();
     let small = Bytes::from_static(b"small \0 \xff\r\n");
