@@ -2,8 +2,10 @@
 //!
 //! It shares no code with the library: a fault in ours must not hide behind the same fault here.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+
+use socket2::{Domain, Socket, Type};
 
 use super::PATIENCE;
 
@@ -21,50 +23,88 @@ pub struct Reply {
     pub text: String,
 }
 
+/// What came of a message that was sent to a server that may die over it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sent {
+    /// The server answered.
+    Answered(Reply),
+    /// The connection was lost before the end of the message: nobody can have it.
+    Lost,
+    /// The connection was lost after it: nobody knows.
+    Unknown,
+}
+
 impl Client {
     /// Connects from a local address and reads the greeting and the answer to EHLO.
     ///
     /// In the tests 127.0.0.1 is the outside and 127.0.0.2 the inside.
     pub fn connect_from(local: IpAddr, server: SocketAddr) -> Client {
+        Client::try_connect_from(local, server)
+            .unwrap_or_else(|error| panic!("cannot connect to {server} from {local}: {error}"))
+    }
+
+    /// The same with a server that may be away.
+    pub fn try_connect_from(local: IpAddr, server: SocketAddr) -> io::Result<Client> {
         let mut client = Client {
-            reader: BufReader::new(connect(local, server)),
+            reader: BufReader::new(connect(local, server)?),
         };
-        let greeting = client.reply();
-        assert_eq!(greeting.code, 220, "{greeting:?}");
-        let hello = client.say("EHLO client.test");
-        assert_eq!(hello.code, 250, "{hello:?}");
-        client
+        let greeting = client.try_reply()?;
+        let hello = client.try_say("EHLO client.test")?;
+        match (greeting.code, hello.code) {
+            (220, 250) => Ok(client),
+            _ => Err(io::Error::other(format!("{greeting:?} {hello:?}"))),
+        }
     }
 
     /// Sends one line and reads the reply to it.
     pub fn say(&mut self, line: &str) -> Reply {
-        self.send(format!("{line}\r\n").as_bytes());
-        self.reply()
+        self.try_say(line).expect("the server answers in time")
+    }
+
+    fn try_say(&mut self, line: &str) -> io::Result<Reply> {
+        self.send(format!("{line}\r\n").as_bytes())?;
+        self.try_reply()
     }
 
     /// Sends one message; gives the reply that decided its fate.
     ///
     /// `content` is given as lines that end in CRLF; dots are stuffed here.
     pub fn send_message(&mut self, from: &str, to: &[&str], content: &str) -> Reply {
+        match self.try_message(from, to, content) {
+            Sent::Answered(reply) => reply,
+            lost => panic!("{lost:?}"),
+        }
+    }
+
+    /// The same with a server that may die over it.
+    pub fn try_message(&mut self, from: &str, to: &[&str], content: &str) -> Sent {
         let commands = [format!("MAIL FROM:<{from}>")]
             .into_iter()
             .chain(to.iter().map(|to| format!("RCPT TO:<{to}>")))
             .chain(["DATA".to_owned()]);
         for command in commands {
-            let reply = self.say(&command);
+            let Ok(reply) = self.try_say(&command) else {
+                return Sent::Lost;
+            };
             if reply.code >= 400 {
                 // After 421 nobody listens any more.
                 if reply.code != 421 {
-                    self.say("RSET");
+                    let _ = self.try_say("RSET");
                 }
-                return reply;
+                return Sent::Answered(reply);
             }
         }
-        self.content(content)
+        self.try_content(content)
+            .map_or(Sent::Unknown, Sent::Answered)
     }
 
     /// Sends a message's content after a 354, and reads the reply to its end.
     pub fn content(&mut self, content: &str) -> Reply {
+        self.try_content(content)
+            .expect("the server answers in time")
+    }
+
+    fn try_content(&mut self, content: &str) -> io::Result<Reply> {
         let mut wire = String::with_capacity(content.len() + 8);
         for line in content.split_inclusive("\r\n") {
             if line.starts_with('.') {
@@ -76,8 +116,8 @@ impl Client {
             wire.push_str("\r\n");
         }
         wire.push_str(".\r\n");
-        self.send(wire.as_bytes());
-        self.reply()
+        self.send(wire.as_bytes())?;
+        self.try_reply()
     }
 
     /// Says goodbye.
@@ -85,43 +125,37 @@ impl Client {
         self.say("QUIT");
     }
 
-    fn send(&mut self, bytes: &[u8]) {
-        (self.reader.get_mut().write_all(bytes)).expect("the server takes what we send");
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.reader.get_mut().write_all(bytes)
     }
 
-    fn reply(&mut self) -> Reply {
+    fn try_reply(&mut self) -> io::Result<Reply> {
         let mut lines = Vec::new();
         loop {
             let mut line = String::new();
-            (self.reader.read_line(&mut line)).expect("the server replies in time, in UTF-8");
+            if self.reader.read_line(&mut line)? == 0 || !line.ends_with('\n') {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             let code = line.get(..3).and_then(|digits| digits.parse().ok());
             let code = code.unwrap_or_else(|| panic!("not an SMTP reply: {line:?}"));
             lines.push(line.get(4..).unwrap_or_default().trim_end().to_owned());
             if line.as_bytes().get(3) != Some(&b'-') {
                 let text = lines.join("\n");
-                return Reply { code, text };
+                return Ok(Reply { code, text });
             }
         }
     }
 }
 
-/// Connects from a given local address, which std cannot and tokio can.
-fn connect(local: IpAddr, server: SocketAddr) -> TcpStream {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .expect("a runtime of one thread needs little");
-    let stream = runtime.block_on(async {
-        let socket = tokio::net::TcpSocket::new_v4()?;
-        socket.bind(SocketAddr::new(local, 0))?;
-        socket.connect(server).await?.into_std()
-    });
-    let stream =
-        stream.unwrap_or_else(|error| panic!("cannot connect to {server} from {local}: {error}"));
-    (stream.set_nonblocking(false))
-        .and_then(|()| stream.set_read_timeout(Some(PATIENCE)))
-        // A message is several small writes; none shall wait for the receipt of the one before.
-        .and_then(|()| stream.set_nodelay(true))
-        .expect("the stream is connected");
-    stream
+/// Connects from a given local address, which std cannot.
+fn connect(local: IpAddr, server: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(local, 0).into())?;
+    socket.connect(&server.into())?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    // A message is several small writes; none shall wait for the receipt of the one before.
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }

@@ -33,6 +33,32 @@ impl Copyist {
         copyist
     }
 
+    /// A line of `/proc/PID/status`, in its unit: `VmRSS` and `RssAnon` in KiB, `Threads`.
+    pub fn status(&self, name: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.id());
+        let status = std::fs::read_to_string(path).expect("copyist runs");
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .and_then(|value| value.split_ascii_whitespace().next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no {name} in {status}"))
+    }
+
+    /// How many files and sockets it has open.
+    pub fn descriptors(&self) -> usize {
+        let directory = format!("/proc/{}/fd", self.id());
+        std::fs::read_dir(directory).expect("copyist runs").count()
+    }
+
+    /// How many items it owes.
+    pub fn owed(&self) -> usize {
+        let listed = self.command(&["queue", "list", "--json", "--limit", "1"]);
+        let listed: serde_json::Value = serde_json::from_slice(&listed.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {listed:?}"));
+        let total = listed["total"].as_u64().expect("a number");
+        usize::try_from(total).expect("it is small")
+    }
+
     /// Puts another configuration in place; it counts from the next start or [`Copyist::hup`].
     pub fn write_config(&self, config: &str) {
         let state = self.state_dir();
@@ -113,7 +139,10 @@ impl Copyist {
     }
 
     fn binary(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_copyist"));
+        // Long proofs are about the binary that is installed, which is built with optimizations.
+        let binary = std::env::var_os("COPYIST_PROOF_BINARY")
+            .unwrap_or_else(|| env!("CARGO_BIN_EXE_copyist").into());
+        let mut command = Command::new(binary);
         // Settings of whoever runs the tests must not leak in.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("COPYIST__") {

@@ -41,6 +41,7 @@ macro_rules! on_both_directories {
 mod certificates;
 mod client;
 mod copyist;
+mod fault_proxy;
 mod postfix;
 mod process;
 mod samba;
@@ -56,13 +57,14 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 pub use certificates::Certificates;
-pub use client::{Client, Reply};
+pub use client::{Client, Reply, Sent};
 pub use copyist::Copyist;
+pub use fault_proxy::{Fault, FaultProxy};
 pub use postfix::{Postfix, PostfixOptions};
-pub use process::{Program, Silence};
+pub use process::{Program, Silence, children, signal_process};
 pub use samba::Samba;
 pub use server::{Access, DirectoryServer, every_third};
-pub use site::{INSIDE, OUTSIDE, Report, Site, message, user};
+pub use site::{INSIDE, OUTSIDE, Report, Site, SiteOptions, message, user};
 pub use slapd::Slapd;
 pub use smtp::{Load, SmtpSink, smtp_source};
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
-use super::process::{Log, Program};
+use super::process::{Log, Program, children, signal_process};
 use super::{DOMAIN, PATIENCE, free_port, need, open_directory, set_mode, write};
 
 /// Where Debian keeps Postfix's daemons.
@@ -108,6 +108,35 @@ impl Postfix {
         if let Some(mut master) = self.running.take() {
             master.terminate();
         }
+    }
+
+    /// Ends it, all its processes, as a power cut would end it.
+    pub fn kill9(&mut self) {
+        if let Some(mut master) = self.running.take() {
+            // Those who are left would hold the port for as long as they have a client.
+            master.kill_group();
+        }
+    }
+
+    /// Ends one of its processes by its name (`smtpd`, `cleanup`, `qmgr`), the one that `choose` picks of so many, and
+    /// tells whether there was one. The master starts another when it is needed.
+    pub fn kill_one(&self, name: &str, choose: impl FnOnce(usize) -> usize) -> bool {
+        let master = self.running.as_ref().expect("Postfix runs").id();
+        let mut processes = children(master);
+        processes.retain(|(_, of)| of == name);
+        if processes.is_empty() {
+            return false;
+        }
+        let (process, _) = processes[choose(processes.len())];
+        signal_process(process, "KILL");
+        true
+    }
+
+    /// Starts it again where it was, on the same queue.
+    pub fn restart(&mut self) {
+        self.kill9();
+        let started = (0..20).any(|_| self.try_start());
+        assert!(started, "Postfix does not start again\n{}", self.log.text());
     }
 
     /// One of Postfix's commands, for this instance.

@@ -154,11 +154,7 @@ impl Program {
     pub fn signal(&mut self, signal: &str) {
         // The id is still the child's own: until it is waited for, the kernel gives it to no other.
         if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
-            // The shell's own kill: procps need not be installed.
-            let _ = Command::new("sh")
-                .arg("-c")
-                .arg(format!("kill -{signal} {}", self.id()))
-                .status();
+            signal_process(self.id(), signal);
         }
     }
 
@@ -189,6 +185,42 @@ impl Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+
+    /// Ends it and all that it has started, without asking.
+    pub fn kill_group(&mut self) {
+        // It leads a group of its own, which lives as long as one of its members.
+        let _ = Command::new("sh")
+            .arg("-c")
+            .arg(format!("kill -KILL -- -{}", self.id()))
+            .stderr(Stdio::null())
+            .status();
+        self.kill();
+    }
+}
+
+/// The processes that this one has started and that still run, with their names.
+pub fn children(parent: u32) -> Vec<(u32, String)> {
+    let processes = std::fs::read_dir("/proc").expect("every Linux machine has it");
+    let read = processes.filter_map(|entry| {
+        let id: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        // The name stands in parentheses, and may hold some itself.
+        let (head, tail) = stat.rsplit_once(')')?;
+        let of: u32 = tail.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        let name = head.split_once('(')?.1.to_owned();
+        (of == parent).then_some((id, name))
+    });
+    read.collect()
+}
+
+/// Sends a signal, by the name that `kill` knows it under, to one process, which the caller has started or found by [`children`].
+pub fn signal_process(process: u32, signal: &str) {
+    // The shell's own kill: procps need not be installed.
+    let _ = Command::new("sh")
+        .arg("-c")
+        .arg(format!("kill -{signal} {process}"))
+        .stderr(Stdio::null())
+        .status();
 }
 
 impl Drop for Program {

@@ -2,12 +2,12 @@
 //! reports.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::{
-    Client, Copyist, DOMAIN, DirectoryServer, PATIENCE, Postfix, PostfixOptions, Slapd, SmtpSink,
-    free_port,
+    Client, Copyist, DOMAIN, DirectoryServer, FaultProxy, PATIENCE, Postfix, PostfixOptions, Slapd,
+    SmtpSink, free_port,
 };
 
 /// Clients from here are outside.
@@ -29,6 +29,47 @@ pub struct Site<D: DirectoryServer = Slapd> {
     pub directory: D,
     /// Where the agent tells about itself.
     pub admin: u16,
+    /// The configuration that the agent was started with.
+    pub config: String,
+    /// What stands between the agent and its peers, where it was asked for.
+    pub between: Option<Between>,
+}
+
+/// The places where a site can be torn apart.
+pub struct Between {
+    /// Agent and directory.
+    pub directory: FaultProxy,
+    /// Agent and relay.
+    pub relay: FaultProxy,
+}
+
+/// How a site is to be.
+pub struct SiteOptions<'a> {
+    /// Where MTA and agent meet: `inet:…` or `unix:…`; on a free TCP port by default.
+    pub milter: Option<String>,
+    /// That of the directory cache.
+    pub ttl: &'a str,
+    /// Lines of the table `[relay]`.
+    pub relay: &'a str,
+    /// Lines at the end of the agent's configuration: `[outbound.append]` and what else there is.
+    pub lines: &'a str,
+    /// Lines of Postfix's `main.cf`.
+    pub postfix: Vec<String>,
+    /// Whether there are fault proxies between the agent and its peers.
+    pub is_breakable: bool,
+}
+
+impl Default for SiteOptions<'_> {
+    fn default() -> Self {
+        SiteOptions {
+            milter: None,
+            ttl: "5m",
+            relay: "",
+            lines: "",
+            postfix: Vec::new(),
+            is_breakable: false,
+        }
+    }
 }
 
 impl<D: DirectoryServer> Site<D> {
@@ -40,33 +81,65 @@ impl<D: DirectoryServer> Site<D> {
 
     /// A site with this directory.
     pub fn start_with(directory: D, ttl: &str) -> Site<D> {
-        Site::start_on(&format!("inet:127.0.0.1:{}", free_port()), directory, ttl)
+        Site::start_as(
+            directory,
+            SiteOptions {
+                ttl,
+                ..SiteOptions::default()
+            },
+        )
     }
 
     /// A site whose MTA and agent meet here: `inet:…` or `unix:…`.
     pub fn start_on(milter: &str, directory: D, ttl: &str) -> Site<D> {
-        Site::start_all(milter, directory, ttl, "")
+        Site::start_as(
+            directory,
+            SiteOptions {
+                milter: Some(milter.to_owned()),
+                ttl,
+                ..SiteOptions::default()
+            },
+        )
     }
 
     /// A site with these lines at the end of the agent's configuration: `[outbound.append]` and what else there is.
     pub fn start_with_lines(directory: D, lines: &str) -> Site<D> {
-        let milter = format!("inet:127.0.0.1:{}", free_port());
-        Site::start_all(&milter, directory, "5m", lines)
+        Site::start_as(
+            directory,
+            SiteOptions {
+                lines,
+                ..SiteOptions::default()
+            },
+        )
     }
 
-    fn start_all(milter: &str, directory: D, ttl: &str, lines: &str) -> Site<D> {
+    /// A site with all of these.
+    pub fn start_as(directory: D, options: SiteOptions<'_>) -> Site<D> {
+        let milter =
+            (options.milter.clone()).unwrap_or_else(|| format!("inet:127.0.0.1:{}", free_port()));
         let (mail, relay) = (SmtpSink::start_keeping(), SmtpSink::start_keeping());
+        let between = options.is_breakable.then(|| Between {
+            directory: FaultProxy::start(server_of(&directory.access().url)),
+            relay: FaultProxy::start(relay.address()),
+        });
+        let mut settings = directory.settings();
+        let mut relay_address = relay.address();
+        if let Some(between) = &between {
+            let real = server_of(&directory.access().url).to_string();
+            settings = settings.replace(&real, &between.directory.address().to_string());
+            relay_address = between.relay.address();
+        }
         let admin = free_port();
-        let config = config(&directory.settings(), &relay, milter, admin, ttl) + lines;
+        let config = config(&settings, relay_address, &milter, admin, &options) + options.lines;
         let copyist = Copyist::start(&config);
         if let Some(socket) = milter.strip_prefix("unix:") {
             // An administrator would put the MTA into the agent's group instead.
             super::set_mode(socket.as_ref(), 0o666);
         }
         let postfix = Postfix::start(&PostfixOptions {
-            milter: Some(milter.to_owned()),
+            milter: Some(milter),
             deliver_to: mail.address(),
-            extra: Vec::new(),
+            extra: options.postfix,
         });
         Site {
             postfix,
@@ -75,6 +148,8 @@ impl<D: DirectoryServer> Site<D> {
             relay,
             directory,
             admin,
+            config,
+            between,
         }
     }
 
@@ -132,8 +207,21 @@ pub fn user(number: usize) -> String {
     format!("u{number:05}@{DOMAIN}")
 }
 
-fn config(directory: &str, relay: &SmtpSink, milter: &str, admin: u16, ttl: &str) -> String {
-    let relay = relay.address();
+/// The server in a directory's URL.
+fn server_of(url: &str) -> SocketAddr {
+    let server = url.split_once("://").map_or(url, |(_, server)| server);
+    let known = server.replace("localhost", "127.0.0.1");
+    known.parse().expect("an address and a port")
+}
+
+fn config(
+    directory: &str,
+    relay: SocketAddr,
+    milter: &str,
+    admin: u16,
+    options: &SiteOptions<'_>,
+) -> String {
+    let (ttl, more) = (options.ttl, options.relay);
     format!(
         r#"
 [organization]
@@ -158,6 +246,7 @@ listen = ["{milter}"]
 [relay]
 host = "{relay}"
 tls = "none"
+{more}
 [delivery]
 retry = {{ first = "1s", max = "2s" }}
 [admin]

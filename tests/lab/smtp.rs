@@ -127,6 +127,23 @@ impl SmtpSink {
         );
     }
 
+    /// Hands over each message that it keeps and that is whole, and removes it; tells how many.
+    pub fn harvest(&self, is_whole: impl Fn(&str) -> bool, mut take: impl FnMut(&str)) -> usize {
+        let directory = (self.kept.as_ref()).expect("the sink was started to keep its messages");
+        let mut count = 0;
+        for file in std::fs::read_dir(directory).expect("the directory is ours") {
+            let path = file.expect("it can be listed").path();
+            let bytes = std::fs::read(&path).expect("it can be read");
+            let text = String::from_utf8_lossy(&bytes);
+            if is_whole(&text) {
+                take(&text);
+                std::fs::remove_file(&path).expect("the directory is ours");
+                count += 1;
+            }
+        }
+        count
+    }
+
     /// The messages it keeps, envelope lines (`X-Mail-Args:`, `X-Rcpt-Args:`) on top; in no order.
     pub fn messages(&self) -> Vec<String> {
         let directory = (self.kept.as_ref()).expect("the sink was started to keep its messages");
