@@ -293,3 +293,48 @@ async fn shutdown_finishes_what_is_under_way_and_begins_nothing_new() {
     assert!(spool.show(&id(2)).await.expect("read").is_some());
     assert_eq!(faulty.seen().messages.len(), 1);
 }
+
+/// More than one piece of a body file.
+fn large() -> Vec<u8> {
+    b"..\r\nline after line\r\n".repeat(40_000)
+}
+
+#[tokio::test]
+async fn a_message_that_is_in_a_file_arrives_octet_for_octet_without_being_in_memory() {
+    let faulty = Faulty::start(USUAL, |_, _| None).await;
+    let bench = Bench::start(relay(faulty.address()), ONCE);
+    bench.owe(item(1, &["a@c.test"]), large()).await;
+    bench.until_nothing_is_owed().await;
+    let seen = faulty.seen();
+    let stuffed = String::from_utf8(large())
+        .expect("ASCII")
+        .replace("..\r\n", "...\r\n");
+    assert_eq!(seen.messages.len(), 1);
+    assert!(seen.messages[0] == (prefix(1) + &stuffed).as_bytes());
+    assert!(bench.body_files().is_empty(), "it goes with its last item");
+}
+
+#[tokio::test]
+async fn a_file_that_breaks_off_while_it_is_sent_is_never_half_a_message_delivered() {
+    let go_on = Arc::new(Notify::new());
+    let faulty = Faulty::start(USUAL, first("DATA", Act::After(go_on.clone()))).await;
+    let bench = Bench::start(relay(faulty.address()), AT_ONCE);
+    bench.owe(item(1, &["a@c.test"]), large()).await;
+    faulty
+        .until("the data is asked for", |seen| seen.of(0).contains(&"DATA"))
+        .await;
+    let files = bench.body_files();
+    let file = std::fs::OpenOptions::new().write(true).open(&files[0]);
+    file.and_then(|file| file.set_len(500_000))
+        .expect("cut off");
+    go_on.notify_one();
+    // It is read again before the next attempt, and then it is known.
+    let aside = bench
+        .until("it is set aside", |listed| {
+            listed.iter().any(|item| item.set_aside.is_some())
+        })
+        .await;
+    assert_eq!(aside.len(), 1);
+    assert!(faulty.seen().messages.is_empty());
+    assert_eq!(bench.body_files(), files, "what is left of it is kept");
+}

@@ -172,7 +172,7 @@ fn changes(verdict: Verdict) -> Changes {
 
 fn text_of(changes: &Changes) -> String {
     let edited = changes.edited.as_ref().expect("edited");
-    String::from_utf8_lossy(edited.bytes()).into_owned()
+    String::from_utf8_lossy(edited.content().beginning()).into_owned()
 }
 
 #[tokio::test]
@@ -205,7 +205,10 @@ async fn each_class_of_recipients_gets_its_version_and_every_copy_is_made() {
             .filter(|owed| owed.item.kind == Kind::Version)
             .map(|owed| {
                 let to = owed.item.targets.iter().map(ToString::to_string).collect();
-                (to, String::from_utf8_lossy(&owed.original).into_owned())
+                (
+                    to,
+                    String::from_utf8_lossy(owed.original.beginning()).into_owned(),
+                )
             })
             .collect();
         let original = String::from_utf8_lossy(MAIL).into_owned();
@@ -229,7 +232,7 @@ async fn each_class_of_recipients_gets_its_version_and_every_copy_is_made() {
                 _ => format!("{original}Internal\r\n"),
             };
             assert_eq!(
-                String::from_utf8_lossy(&owed.original),
+                String::from_utf8_lossy(owed.original.beginning()),
                 expected,
                 "{what:?}"
             );
@@ -273,7 +276,7 @@ async fn copies_of_what_is_delivered_are_made_where_there_is_no_text() {
         let owed = site.owed().await;
         let targets: usize = owed.iter().map(|owed| owed.item.targets.len()).sum();
         assert_eq!(targets, 3);
-        assert!(owed.iter().all(|owed| owed.original == MAIL));
+        assert!(owed.iter().all(|owed| owed.original.beginning() == MAIL));
     }
 }
 

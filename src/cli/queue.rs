@@ -200,17 +200,18 @@ async fn retry_all(spool: &Spool) -> Result<(), Failure> {
 
 async fn export(spool: &Spool, id: &ItemId, output: Option<PathBuf>) -> Result<(), Failure> {
     let owed = spool.load(id).await.map_err(Failure::failed)?;
-    let parts = [owed.item.prefix, owed.original, owed.item.suffix];
+    let parts = || {
+        std::iter::once(Ok(owed.item.prefix.clone()))
+            .chain(owed.original.pieces(0))
+            .chain(std::iter::once(Ok(owed.item.suffix.clone())))
+    };
     let written = match &output {
         Some(path) => std::fs::File::create(path).and_then(|mut file| {
-            parts
-                .iter()
-                .try_for_each(|part| file.write_all(part))
+            parts()
+                .try_for_each(|part| file.write_all(&part?))
                 .and_then(|()| file.sync_all())
         }),
-        None => parts
-            .iter()
-            .try_for_each(|part| std::io::stdout().write_all(part)),
+        None => parts().try_for_each(|part| std::io::stdout().write_all(&part?)),
     };
     let place = output.map_or("standard output".into(), |path| path.display().to_string());
     written.map_err(|cause| Failure::failed(format!("{place}: {cause}")))

@@ -6,6 +6,7 @@
 //! cancelled, and stop at the first refused recipient.
 
 use std::future::Future;
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -18,18 +19,19 @@ use lettre::transport::smtp::client::{
 use lettre::transport::smtp::extension::ClientId;
 use lettre::transport::smtp::response::Response;
 
+use tokio::runtime::Handle;
+use tracing::error;
+
 use super::wire::canonical;
 use super::{RelaySettings, Tls};
 use crate::journal::{Item, Kind};
-use crate::mail::{Address, BodyKind, Enhanced, Reply};
+use crate::mail::{Address, BodyKind, Content, Enhanced, Reply};
 use crate::smtp::Capabilities;
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(30);
 /// RCPT commands in one batch, so that neither side's buffers fill while both write.
 const BATCH: usize = 50;
-/// Octets of the message in one write; lettre copies each piece to stuff dots.
-const PIECE: usize = 64 * 1024;
 
 /// An open connection, ready for MAIL.
 pub(super) struct Connection {
@@ -158,11 +160,11 @@ impl Connection {
     pub(super) async fn send(
         mut self,
         item: &Item,
-        original: &Bytes,
+        original: &Content,
         recipients: &[Address],
     ) -> Sent {
-        let content = canonical([item.prefix.clone(), original.clone(), item.suffix.clone()]);
-        let size = content.iter().map(Bytes::len).sum::<usize>() + 2;
+        // A bare line break more or less does not matter: SIZE is an estimate (RFC 1870 section 5).
+        let size = item.prefix.len() + original.len() + item.suffix.len();
         if let Some(fate) = self.unsendable(item, size) {
             return Sent {
                 fates: vec![fate; recipients.len()],
@@ -181,27 +183,30 @@ impl Connection {
             }
         };
         let accepted = fates.contains(&Fate::Delivered);
-        let ended = if accepted {
-            self.data(content).await
+        let (ended, connection) = if accepted {
+            self.data(item, original).await
         } else {
-            self.step("RSET\r\n").await
+            (self.step("RSET\r\n").await, Some(self))
         };
-        let lost = match ended {
-            Ok(()) => None,
+        let connection = match ended {
+            Ok(()) => connection,
             Err(Trouble::Reply(reply)) => {
                 settle(&mut fates, &fate_of(&reply));
                 // After a refused DATA the transaction still stands (RFC 5321 section 4.1.1.4 leaves it open).
-                self.step("RSET\r\n").await.err().map(|_| ())
+                match connection {
+                    Some(mut kept) => kept.step("RSET\r\n").await.is_ok().then_some(kept),
+                    None => None,
+                }
             }
             Err(Trouble::Lost(why)) => {
                 // It may have the message all the same. Sent again it has the same Message-ID.
                 settle(&mut fates, &Fate::Later(why));
-                Some(())
+                None
             }
         };
         Sent {
             fates,
-            connection: lost.is_none().then_some(self),
+            connection,
             nothing_said: false,
         }
     }
@@ -332,30 +337,62 @@ impl Connection {
         format!("RCPT TO:<{address}>{params}\r\n")
     }
 
-    /// DATA and the message.
-    async fn data(&mut self, content: Vec<Bytes>) -> Result<(), Trouble> {
-        let go_on = in_time(self.timeout, self.smtp.command("DATA\r\n")).await?;
-        if !go_on.has_code(354) {
-            return Err(Trouble::Lost(
-                "DATA was answered with something else than 354".into(),
-            ));
+    /// DATA and the message. Gives the connection back where that is still there.
+    async fn data(
+        mut self,
+        item: &Item,
+        original: &Content,
+    ) -> (Result<(), Trouble>, Option<Connection>) {
+        match in_time(self.timeout, self.smtp.command("DATA\r\n")).await {
+            Ok(go_on) if go_on.has_code(354) => {}
+            Ok(_) => {
+                let why = "DATA was answered with something else than 354";
+                return (Err(Trouble::Lost(why.into())), None);
+            }
+            Err(trouble) => return (Err(trouble), Some(self)),
         }
-        let pieces = content.into_iter().flat_map(|segment| {
-            (0..segment.len())
-                .step_by(PIECE)
-                .map(move |at| segment.slice(at..segment.len().min(at + PIECE)))
+        let pieces = std::iter::once(Ok(item.prefix.clone()))
+            .chain(original.pieces(0))
+            .chain(std::iter::once(Ok(item.suffix.clone())));
+        let sending = self.content(canonical(pieces));
+        if let Content::Memory(_) = original {
+            return sending.await;
+        }
+        // Reading a file may hold a thread up, and lettre reads while it writes; so that is not one of the threads that
+        // serve everybody.
+        let handle = Handle::current();
+        let apart = tokio::task::spawn_blocking(move || handle.block_on(sending));
+        apart.await.unwrap_or_else(|_| {
+            let why = "the message could not be read to its end";
+            (Err(Trouble::Lost(why.into())), None)
+        })
+    }
+
+    async fn content(
+        mut self,
+        pieces: impl Iterator<Item = io::Result<Bytes>>,
+    ) -> (Result<(), Trouble>, Option<Connection>) {
+        let pieces = pieces.map(|piece| match piece {
+            Ok(piece) => piece,
+            // Whatever ends this iterator in order has lettre say the final dot, after half a message. So it ends
+            // out of order, and the connection with it.
+            Err(cause) => {
+                error!("a message cannot be read while it is sent: {cause}");
+                std::panic::resume_unwind(Box::new(cause))
+            }
         });
         // The relay may store the message before it answers (RFC 5321 section 4.5.3.2.6 allows twice a command's time).
-        let answer = in_time(self.timeout * 2, self.smtp.message_iter(pieces)).await?;
-        // The one place where something counts as delivered. Any other positive answer belongs to another question.
-        if answer.has_code(250) {
-            Ok(())
-        } else {
-            Err(Trouble::Lost(format!(
+        let answer = in_time(self.timeout * 2, self.smtp.message_iter(pieces)).await;
+        let outcome = match answer {
+            // The one place where something counts as delivered. Any other positive answer belongs to another question.
+            Ok(answer) if answer.has_code(250) => Ok(()),
+            Ok(answer) => Err(Trouble::Lost(format!(
                 "the data was answered with {}, not 250",
                 answer.code()
-            )))
-        }
+            ))),
+            Err(trouble) => Err(trouble),
+        };
+        (outcome, Some(self))
     }
 
     /// Says something that is answered with 2yz where it is accepted.

@@ -3,12 +3,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::RelaySettings;
 use super::connection::{Connection, Fate, RelayError};
 use crate::journal::Item;
-use crate::mail::Address;
+use crate::mail::{Address, Content};
 
 /// How long a connection is kept without work: shorter than any relay's patience.
 const KEPT: Duration = Duration::from_secs(30);
@@ -32,7 +30,7 @@ impl Pool {
     pub(super) async fn send(
         &self,
         item: &Item,
-        original: &Bytes,
+        original: &Content,
         recipients: &[Address],
     ) -> Result<Vec<Fate>, RelayError> {
         if let Some(kept) = self.take() {

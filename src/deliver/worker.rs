@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use futures_util::FutureExt;
 use metrics::{counter, gauge};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -20,7 +19,7 @@ use super::pool::Pool;
 use super::schedule::{Reach, latest, next_attempt};
 use super::{Retry, Settings};
 use crate::journal::{ComposeError, Item, ItemId, Kind, Refusal};
-use crate::mail::{Address, Enhanced, Reply};
+use crate::mail::{Address, Content, Enhanced, Reply};
 use crate::spool::{Outcome, Owed, Progress, Spool, SpoolError};
 
 /// How often it is looked for what another process (`copyist queue retry`) made due.
@@ -35,7 +34,7 @@ const VERSION_TRIES: u32 = 10;
 
 /// Writes an NDR: about this item, to this address, around this original, for these refusals.
 pub type NdrComposer = Arc<
-    dyn Fn(&Item, &Address, &Bytes, &[Refusal], SystemTime) -> Result<Item, ComposeError>
+    dyn Fn(&Item, &Address, &Content, &[Refusal], SystemTime) -> Result<Item, ComposeError>
         + Send
         + Sync,
 >;

@@ -13,8 +13,10 @@ pub(super) fn edits(message: &Message, changes: &Changes, recipients: &[Path]) -
     let mut edits = Vec::new();
     if let Some(edited) = &changes.edited {
         edits.extend(header(message, edited));
-        if edited.body() != message.body() {
-            let body = edited.bytes().slice(edited.header().len()..);
+        let (was, is) = (message.content(), edited.content().beginning());
+        let body = is.slice(edited.header().len()..);
+        // What is edited is in memory; what was not, is not compared.
+        if was.beginning().len() < was.len() || was.beginning()[message.header().len()..] != body {
             edits.push(Edit::ReplaceBody(body));
         }
     }

@@ -1,5 +1,7 @@
 //! Writes items: what a plan or a refusal asks for, complete and sealed.
 
+use std::io;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -8,7 +10,7 @@ use super::fields::{field, unstructured};
 use super::report::{self, Outer};
 use super::seal::{self, BodyDigest, Sealed};
 use super::{Dsn, Item, ItemId, Key, Kind, Refusal, Settings, ndr, token};
-use crate::mail::{Address, BodyKind, Envelope, Message, Recipient, Summary};
+use crate::mail::{Address, BodyKind, Content, Envelope, Message, Nature, Recipient, Summary};
 use crate::policy::{self, Direction, Format, Plan, Trouble};
 
 /// Writes reports, copies and NDRs, and knows its own again.
@@ -27,6 +29,15 @@ pub enum ComposeError {
     /// Without random numbers, names and boundaries could be foreseen.
     #[error("the system gives no random numbers")]
     Random,
+    /// The message was stored, and cannot be read again.
+    #[error("the message cannot be read again: {0}")]
+    Unreadable(Arc<str>),
+}
+
+impl From<io::Error> for ComposeError {
+    fn from(cause: io::Error) -> ComposeError {
+        ComposeError::Unreadable(cause.to_string().into())
+    }
 }
 
 /// A message that reports are written about.
@@ -34,7 +45,7 @@ struct Subject<'a> {
     envelope: &'a Envelope,
     message: &'a Message,
     summary: Summary,
-    kind: BodyKind,
+    nature: Nature,
     sender_is_ours: bool,
     now: SystemTime,
 }
@@ -96,7 +107,7 @@ impl Composer {
             envelope,
             message,
             summary: message.summary(),
-            kind: BodyKind::of(message.bytes()),
+            nature: Nature::of(message.content())?,
             sender_is_ours: plan.sender_is_ours,
             now,
         };
@@ -135,7 +146,7 @@ impl Composer {
             .partition(|recipient| wants_failures(recipient));
         let groups = [(told, envelope.sender.as_ref()), (not_told, None)];
         let summary = message.summary();
-        let kind = BodyKind::of(message.bytes());
+        let Nature { kind, .. } = Nature::of(message.content())?;
         let mut items = Vec::new();
         for (group, ndr) in groups {
             for some in group.chunks(policy::MOST_TARGETS) {
@@ -150,7 +161,7 @@ impl Composer {
                     reasons: vec![format!("the {direction} version of a message with several")],
                 };
                 let mut digest = BodyDigest::new();
-                digest.update(message.body());
+                digest.read(message.body())?;
                 let body = Body {
                     before: String::new(),
                     after: String::new(),
@@ -173,7 +184,7 @@ impl Composer {
         &self,
         failed: &Item,
         ndr_address: &Address,
-        original: &Bytes,
+        original: &Content,
         refusals: &[Refusal],
         now: SystemTime,
     ) -> Result<Item, ComposeError> {
@@ -220,9 +231,10 @@ impl Composer {
         seal::judge(&self.key, message, &recipients)
     }
 
-    /// The item of ours that a bounce is about, by its ENVID or Message-ID anywhere in it.
+    /// The item of ours that a bounce is about, by its ENVID or Message-ID anywhere in it; of a large one, in its
+    /// beginning: what it says stands before what it returns.
     pub fn bounced_item(&self, message: &Message) -> Option<ItemId> {
-        token::find(&self.key, message.bytes())
+        token::find(&self.key, message.content().beginning())
     }
 
     fn report(&self, subject: &Subject<'_>, copy: &policy::Copy) -> Result<Item, ComposeError> {
@@ -234,16 +246,17 @@ impl Composer {
     fn around(&self, subject: &Subject<'_>, draft: Draft<'_>) -> Result<Item, ComposeError> {
         let envelope_part =
             report::envelope_part(subject.envelope, &subject.summary, subject.sender_is_ours);
-        let boundary = boundary(&[subject.message.bytes(), envelope_part.as_bytes()])?;
-        let (before, after) = report::body(&envelope_part, subject.kind, &boundary);
-        let kind = subject.kind.max(BodyKind::of(envelope_part.as_bytes()));
+        let boundary = boundary()?;
+        let original = subject.nature.kind;
+        let (before, after) = report::body(&envelope_part, original, &boundary);
+        let kind = original.max(BodyKind::of(envelope_part.as_bytes()));
         let mut header = String::new();
         self.outer(&draft, draft.subject, subject.now)
             .write(&mut header, true);
         if subject.envelope.sender.is_none() {
             field(&mut header, "X-Copyist-Sender", "<>");
         }
-        if report::has_bare_line_breaks(subject.message) {
+        if subject.nature.bare_line_breaks {
             field(
                 &mut header,
                 "X-Copyist-Note",
@@ -257,7 +270,7 @@ impl Composer {
         );
         let mut digest = BodyDigest::new();
         digest.update(before.as_bytes());
-        digest.update(subject.message.bytes());
+        digest.read(subject.message.content().pieces(0))?;
         digest.update(after.as_bytes());
         let body = Body {
             before,
@@ -281,13 +294,13 @@ impl Composer {
             field(&mut header, "Auto-Submitted", "auto-generated");
         }
         let mut digest = BodyDigest::new();
-        digest.update(subject.message.body());
+        digest.read(subject.message.body())?;
         let message_id = subject.summary.message_id.clone();
         let body = Body {
             before: String::new(),
             after: String::new(),
             digest,
-            kind: subject.kind,
+            kind: subject.nature.kind,
         };
         Ok(self.finish(draft, header, body, Some(message_id)))
     }
@@ -308,7 +321,7 @@ impl Composer {
         let account = ndr::malformed(trouble, &self.settings.hostname);
         let attached = Attached {
             prefix: &owed.prefix,
-            original: subject.message.bytes(),
+            original: subject.message.content(),
             suffix: &owed.suffix,
             kind: owed.body,
         };
@@ -333,13 +346,7 @@ impl Composer {
         attached: &Attached<'_>,
         now: SystemTime,
     ) -> Result<Item, ComposeError> {
-        let boundary = boundary(&[
-            attached.prefix,
-            attached.original,
-            attached.suffix,
-            account.text.as_bytes(),
-            account.status.as_bytes(),
-        ])?;
+        let boundary = boundary()?;
         let (mut before, after) = ndr::body(account, attached.kind, &boundary);
         let kind = attached.kind.max(BodyKind::of(account.text.as_bytes()));
         let mut header = String::new();
@@ -352,7 +359,7 @@ impl Composer {
         before.push_str(&String::from_utf8_lossy(attached.prefix));
         let mut digest = BodyDigest::new();
         digest.update(before.as_bytes());
-        digest.update(attached.original);
+        digest.read(attached.original.pieces(0))?;
         let after = format!("{}{after}", String::from_utf8_lossy(attached.suffix));
         digest.update(after.as_bytes());
         let body = Body {
@@ -447,7 +454,7 @@ struct Body {
 /// A message of ours inside an NDR.
 struct Attached<'a> {
     prefix: &'a [u8],
-    original: &'a [u8],
+    original: &'a Content,
     suffix: &'a [u8],
     kind: BodyKind,
 }
@@ -515,15 +522,7 @@ fn content_type(header: &mut String, value: &str, kind: BodyKind) {
     field(header, "Content-Transfer-Encoding", kind.encoding());
 }
 
-/// A boundary that occurs nowhere in these texts, not even inside a line.
-fn boundary(texts: &[&[u8]]) -> Result<String, ComposeError> {
-    loop {
-        let boundary = format!("=_copyist_{}", token::random_text()?);
-        if texts
-            .iter()
-            .all(|text| memchr::memmem::find(text, boundary.as_bytes()).is_none())
-        {
-            return Ok(boundary);
-        }
-    }
+/// A boundary that occurs nowhere in what it bounds: 80 random bits, drawn when that was all written already.
+fn boundary() -> Result<String, ComposeError> {
+    Ok(format!("=_copyist_{}", token::random_text()?))
 }

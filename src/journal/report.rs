@@ -7,7 +7,7 @@
 use std::time::SystemTime;
 
 use super::fields::{addresses, field, unstructured};
-use crate::mail::{self, Address, BodyKind, Envelope, Message, Summary};
+use crate::mail::{self, Address, BodyKind, Envelope, Summary};
 
 /// Longest subject in the envelope part, in octets; its lines are never folded and a line has at most 998.
 const SUBJECT: usize = 900;
@@ -110,13 +110,4 @@ pub(super) fn body(envelope_part: &str, original: BodyKind, boundary: &str) -> (
     // The CRLF in front of a delimiter belongs to the delimiter (RFC 2046 section 5.1.1), so the original
     // ends where it ended.
     (before, format!("\r\n--{boundary}--\r\n"))
-}
-
-/// Whether a message holds a CR or LF that is not part of a CRLF.
-pub(super) fn has_bare_line_breaks(message: &Message) -> bool {
-    let bytes = message.bytes();
-    memchr::memchr2_iter(b'\r', b'\n', bytes).any(|at| match bytes[at] {
-        b'\r' => bytes.get(at + 1) != Some(&b'\n'),
-        _ => at == 0 || bytes[at - 1] != b'\r',
-    })
 }

@@ -10,13 +10,15 @@
 //! item must still wait for the recipients it comes for: the spool knows that. And the recipients are marks that only
 //! we can make of their addresses, with some of nobody among them: nobody learns here of whom else there is (Bcc).
 
+use std::io;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use ring::digest;
 
 use super::key::Key;
 use super::{ItemId, Kind};
-use crate::mail::{Address, Message};
+use crate::mail::{Address, Message, Pieces};
 
 pub(super) const FIELD: &str = "X-Copyist-Seal";
 /// How many seal fields of one message are looked at; ours is one.
@@ -110,6 +112,14 @@ impl BodyDigest {
         }
     }
 
+    /// What these pieces hold.
+    pub(super) fn read(&mut self, pieces: Pieces) -> io::Result<()> {
+        for piece in pieces {
+            self.update(&piece?);
+        }
+        Ok(())
+    }
+
     pub(super) fn finish(self) -> digest::Digest {
         self.context.finish()
     }
@@ -149,9 +159,12 @@ pub(super) fn judge(key: &Key, message: &Message, recipients: &[&Address]) -> Se
         }
         let body = body.get_or_insert_with(|| {
             let mut digest = BodyDigest::new();
-            digest.update(message.body());
-            digest
+            digest.read(message.body()).map(|()| digest)
         });
+        // What cannot be read is nobody's.
+        let Ok(body) = body else {
+            return Sealed::No;
+        };
         let (head, whole) = macs(key, &claim.id, claim.sort, &claim.to, body.clone());
         if head != claim.head {
             continue;

@@ -67,7 +67,7 @@ fn plan(ours: bool, format: Format, targets: &[&str]) -> Plan {
 }
 
 fn whole(item: &Item, original: &Message) -> Vec<u8> {
-    [&item.prefix, original.bytes(), &item.suffix]
+    [&item.prefix, original.content().beginning(), &item.suffix]
         .map(AsRef::as_ref)
         .concat()
 }
@@ -175,7 +175,11 @@ fn the_original_is_attached_byte_for_byte() {
         let plan = plan(false, Format::Report, &["j@corp.example"]);
         let item = only(composer().compose(&envelope, &original, &plan, now()));
         let whole = whole(&item, &original);
-        assert_eq!(part(&whole, 2), original.bytes(), "{original:?}");
+        assert_eq!(
+            part(&whole, 2),
+            original.content().beginning(),
+            "{original:?}"
+        );
     }
 }
 
@@ -240,7 +244,7 @@ fn a_copy_is_the_original_with_our_fields_in_front() {
     let item = only(composer.compose(&envelope, &original, &plan, now()));
     assert!(item.suffix.is_empty());
     assert_eq!(item.message_id, "<abc@pc7.corp.example>");
-    let whole = Message::new(whole(&item, &original).into());
+    let whole = Message::new(whole(&item, &original));
     let names: Vec<_> = whole
         .fields()
         .map(|field| field.name.to_owned())
@@ -268,7 +272,7 @@ fn a_seal_holds_for_its_recipients_and_its_body_only() {
     let original = message(OFFER);
     let envelope = envelope(Some("ana@corp.example"), &["buyer@customer.test"]);
     let (item, whole, _) = report(&composer, &envelope, &original, true);
-    let sent = Message::new(whole.clone().into());
+    let sent = Message::new(whole.clone());
     let (j, k) = (address("J@corp.example"), address("k@archive.test"));
     assert_eq!(composer.judge(&sent, [&j]), Sealed::Whole(item.id.clone()));
     assert_eq!(
@@ -336,7 +340,7 @@ fn an_ndr_names_what_happened_and_holds_the_whole_report() {
         .ndr(
             &failed,
             &address("ndr@corp.example"),
-            original.bytes(),
+            original.content(),
             &[refusal],
             now(),
         )
@@ -359,7 +363,7 @@ fn an_ndr_names_what_happened_and_holds_the_whole_report() {
     );
     assert_eq!(status, expected);
     assert_eq!(part(&sent, 3), failed_whole);
-    let sent = Message::new(sent.into());
+    let sent = Message::new(sent);
     assert_eq!(
         composer.judge(&sent, [&address("ndr@corp.example")]),
         Sealed::Whole(ndr.id)
@@ -417,7 +421,7 @@ fn a_malformed_attribute_is_reported_with_the_copy_attached() {
     ] {
         assert!(text.contains(needle), "{needle} is missing in {text}");
     }
-    assert!(memchr::memmem::find(&sent, original.bytes()).is_some());
+    assert!(memchr::memmem::find(&sent, original.content().beginning()).is_some());
     assert!(!text.contains("\r\nX: y"));
 }
 
@@ -436,7 +440,7 @@ fn long_replies_and_values_make_no_line_that_has_to_be_folded() {
         .ndr(
             &failed,
             &address("ndr@corp.example"),
-            original.bytes(),
+            original.content(),
             &[refusal],
             now(),
         )

@@ -1,10 +1,9 @@
 //! A message's exact bytes, and what a report says about it.
 
-use bytes::Bytes;
 use mail_parser::{HeaderValue, MessageParser};
 
 use super::header::{Fields, body_start};
-use super::{Address, Field};
+use super::{Address, Content, Field, Pieces};
 
 /// Headers beyond this many octets are journaled but not read: nobody's subject stands there.
 const HEADER_READ: usize = 256 * 1024;
@@ -12,22 +11,11 @@ const HEADER_READ: usize = 256 * 1024;
 /// Most addresses read from one To or Cc field; more than any transaction has recipients.
 const ADDRESSES_READ: usize = 20_000;
 
-/// A message as the hook received it. Cloning shares the bytes.
+/// A message as the hook received it. Cloning shares the octets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    bytes: Bytes,
+    content: Content,
     body: usize,
-}
-
-/// What the transfer of some bytes asks of a relay (RFC 1652, RFC 3030).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum BodyKind {
-    /// ASCII, lines of at most 998 octets.
-    SevenBit,
-    /// Octets above 127; needs 8BITMIME.
-    EightBit,
-    /// A NUL, or a line longer than 998 octets.
-    Binary,
 }
 
 /// The header values that the envelope part of a journal report repeats.
@@ -46,25 +34,36 @@ pub struct Summary {
 }
 
 impl Message {
-    /// Takes the bytes of a message: header, empty line, body.
-    pub fn new(bytes: Bytes) -> Message {
-        let body = body_start(&bytes);
-        Message { bytes, body }
+    /// Takes the octets of a message: header, empty line, body.
+    pub fn new(content: impl Into<Content>) -> Message {
+        let content = content.into();
+        let body = body_start(content.beginning());
+        Message { content, body }
     }
 
     /// The whole message.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// How many octets it has.
+    pub fn len(&self) -> usize {
+        self.content.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.content.is_empty()
     }
 
     /// The header block, the empty line included.
     pub fn header(&self) -> &[u8] {
-        &self.bytes[..self.body]
+        &self.content.beginning()[..self.body]
     }
 
     /// What follows the empty line.
-    pub fn body(&self) -> &[u8] {
-        &self.bytes[self.body..]
+    pub fn body(&self) -> Pieces {
+        self.content.pieces(self.body)
     }
 
     /// The header fields in order.
@@ -137,45 +136,11 @@ fn one_line(text: &str) -> String {
         .collect()
 }
 
-impl BodyKind {
-    /// What `bytes` need, by looking at all of them.
-    pub fn of(bytes: &[u8]) -> BodyKind {
-        let mut kind = if bytes.is_ascii() {
-            BodyKind::SevenBit
-        } else {
-            BodyKind::EightBit
-        };
-        if memchr::memchr(0, bytes).is_some() {
-            return BodyKind::Binary;
-        }
-        let mut line = 0;
-        for lf in memchr::memchr_iter(b'\n', bytes) {
-            // 998 octets and the CR.
-            if lf - line > 999 {
-                kind = BodyKind::Binary;
-                break;
-            }
-            line = lf + 1;
-        }
-        if bytes.len() - line > 998 {
-            BodyKind::Binary
-        } else {
-            kind
-        }
-    }
-
-    /// The Content-Transfer-Encoding value that declares it (RFC 2045 section 6.2).
-    pub fn encoding(self) -> &'static str {
-        match self {
-            BodyKind::SevenBit => "7bit",
-            BodyKind::EightBit => "8bit",
-            BodyKind::Binary => "binary",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
+    use super::super::content::tests::shelved;
     use super::*;
 
     fn message(text: &str) -> Message {
@@ -185,9 +150,11 @@ mod tests {
     #[test]
     fn bytes_come_back_exactly() {
         let text = "A: 1\r\nB: 2\n\r\nbody\0\r";
-        let found = message(text);
-        assert_eq!(found.bytes(), text.as_bytes());
-        assert_eq!([found.header(), found.body()].concat(), text.as_bytes());
+        for found in [message(text), Message::new(shelved(text.as_bytes()))] {
+            assert_eq!(found.content().read().expect("readable"), text.as_bytes());
+            let body: Vec<Bytes> = found.body().collect::<Result<_, _>>().expect("readable");
+            assert_eq!([found.header(), &body.concat()].concat(), text.as_bytes());
+        }
     }
 
     #[test]
@@ -220,16 +187,5 @@ mod tests {
                 "{nonsense:?}"
             );
         }
-    }
-
-    #[test]
-    fn the_kind_of_body_is_what_the_bytes_need() {
-        assert_eq!(BodyKind::of(b"plain\r\n"), BodyKind::SevenBit);
-        assert_eq!(BodyKind::of("grün\r\n".as_bytes()), BodyKind::EightBit);
-        assert_eq!(BodyKind::of(b"a\0b"), BodyKind::Binary);
-        let line = |n: usize| format!("{}\r\n", "x".repeat(n));
-        assert_eq!(BodyKind::of(line(998).as_bytes()), BodyKind::SevenBit);
-        assert_eq!(BodyKind::of(line(999).as_bytes()), BodyKind::Binary);
-        assert_eq!(BodyKind::of("x".repeat(999).as_bytes()), BodyKind::Binary);
     }
 }

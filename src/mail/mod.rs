@@ -1,18 +1,23 @@
 //! The vocabulary of mail: addresses, envelopes, message bytes, replies.
 //!
-//! Promises: no I/O and no clock; bytes that came in can be had again exactly.
+//! Promises: no clock, and no I/O but by those who store large messages ([`Stored`]); octets that came in can be had
+//! again exactly.
 //! Fails only by [`AddressError`]: everything else accepts whatever a stranger sent.
 
 mod address;
+mod content;
 mod date;
 mod envelope;
 mod header;
 mod message;
+mod nature;
 mod reply;
 
 pub use address::{Address, AddressError};
+pub use content::{BEGINNING, Content, Pieces, Stored};
 pub use date::{rfc3339, rfc5322};
 pub use envelope::{Client, Envelope, Recipient, Rewritten};
 pub use header::{Field, Fields, line_end};
-pub use message::{BodyKind, Message, Summary};
+pub use message::{Message, Summary};
+pub use nature::{BodyKind, Nature};
 pub use reply::{Enhanced, Reply};

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::Changes;
-use crate::journal::{ComposeError, Composer};
-use crate::mail::{Envelope, Message};
+use crate::journal::{ComposeError, Composer, Item};
+use crate::mail::{Content, Envelope, Message};
 use crate::policy::{JournalWhat, Plan};
 use crate::spool::Parcel;
 use crate::text::{self, Class, Signed, Version};
@@ -48,6 +48,9 @@ pub(super) enum MakeError {
     /// A report cannot be written.
     #[error(transparent)]
     Compose(#[from] ComposeError),
+    /// The message was stored, and cannot be read again to put a text in.
+    #[error("the message cannot be read again: {0}")]
+    Unreadable(String),
     /// Putting a text in panicked: a fault of ours, told by the panic's own message.
     #[error("putting the text in failed")]
     Edit,
@@ -60,13 +63,17 @@ impl Make {
     /// Makes it.
     pub(super) fn run(&self) -> Result<Made, MakeError> {
         let classes = self.classes.clone();
-        let versions = match classes
-            .iter()
-            .all(|class| class.texts == text::Texts::default())
-        {
-            true => Vec::new(),
-            false => self.versions(classes)?,
-        };
+        let no_texts = text::Texts::default();
+        if classes.iter().all(|class| class.texts == no_texts) {
+            return Ok(Made {
+                parcels: self.received(&[])?,
+                ..Made::default()
+            });
+        }
+        // To put a text in takes all of the message at once.
+        let whole = self.message.content().read();
+        let whole = whole.map_err(|cause| MakeError::Unreadable(cause.to_string()))?;
+        let versions = self.versions(&whole, classes)?;
         let mut made = Made {
             parcels: self.received(&versions)?,
             ..Made::default()
@@ -76,7 +83,7 @@ impl Make {
             if version.splices.is_empty() && number == 0 && own.copies.is_empty() {
                 continue;
             }
-            let message = self.edited(version);
+            let message = self.edited(&whole, version);
             let mut items = self
                 .composer
                 .compose(&self.envelope, &message, &own, self.now)?;
@@ -94,10 +101,7 @@ impl Make {
                 )?);
                 made.changes.moved.extend(&version.recipients);
             }
-            if !items.is_empty() {
-                let original = message.bytes().clone();
-                made.parcels.push(Parcel { original, items });
-            }
+            made.owe(message.content(), items);
             if number == 0 && !version.splices.is_empty() {
                 made.changes.edited = Some(message);
             }
@@ -107,8 +111,8 @@ impl Make {
     }
 
     /// A message that makes the edit stumble must not make its journal copy stumble, nor stop the mail.
-    fn versions(&self, classes: Vec<Class>) -> Result<Vec<Version>, MakeError> {
-        let edit = || text::versions(self.message.bytes(), classes, self.signed);
+    fn versions(&self, whole: &[u8], classes: Vec<Class>) -> Result<Vec<Version>, MakeError> {
+        let edit = || text::versions(whole, classes, self.signed);
         catch_unwind(AssertUnwindSafe(edit)).map_err(|_| MakeError::Edit)
     }
 
@@ -122,7 +126,7 @@ impl Make {
         let items = self
             .composer
             .compose(&self.envelope, &self.message, &plan, self.now)?;
-        let original = self.message.bytes().clone();
+        let original = self.message.content().clone();
         Ok(match items.is_empty() {
             true => Vec::new(),
             false => vec![Parcel { original, items }],
@@ -147,13 +151,27 @@ impl Make {
         plan
     }
 
-    fn edited(&self, version: &Version) -> Message {
+    fn edited(&self, whole: &[u8], version: &Version) -> Message {
         match version.splices.is_empty() {
             true => self.message.clone(),
-            false => Message::new(Bytes::from(text::apply(
-                self.message.bytes(),
-                &version.splices,
-            ))),
+            false => Message::new(Bytes::from(text::apply(whole, &version.splices))),
+        }
+    }
+}
+
+impl Made {
+    /// Adds what is owed with this message; the same message is kept once.
+    fn owe(&mut self, original: &Content, items: Vec<Item>) {
+        if items.is_empty() {
+            return;
+        }
+        let mut known = self.parcels.iter_mut();
+        match known.find(|parcel| parcel.original.is_same(original)) {
+            Some(parcel) => parcel.items.extend(items),
+            None => self.parcels.push(Parcel {
+                original: original.clone(),
+                items,
+            }),
         }
     }
 }

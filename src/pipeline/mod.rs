@@ -269,7 +269,7 @@ impl Pipeline {
                     queue_id = envelope.queue_id,
                     items = ids.join(","),
                     to = targets.join(","),
-                    size = message.bytes().len(),
+                    size = message.len(),
                     ms = started.elapsed().as_millis() as u64,
                     "journaled"
                 );
@@ -357,7 +357,7 @@ async fn run(make: &Arc<Make>) -> Result<Made, MakeError> {
         false => EDITED_APART,
     };
     let nothing_to_do = make.plan.is_empty() && make.classes.is_empty();
-    if make.message.bytes().len() <= most || nothing_to_do {
+    if make.message.len() <= most || nothing_to_do {
         return make.run();
     }
     let make = make.clone();

@@ -1,17 +1,36 @@
 //! Originals that are files of their own.
 
+use std::any::Any;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use bytes::Bytes;
+use crate::mail::{Content, Stored};
 
 /// The directory of body files.
 #[derive(Debug, Clone)]
 pub(super) struct Bodies {
     dir: PathBuf,
 }
+
+/// A body file that is read.
+#[derive(Debug)]
+pub(super) struct BodyFile {
+    file: File,
+    length: u64,
+    name: String,
+    /// Where it stands as long as nothing names it; it goes with this value then.
+    unfinished: Option<PathBuf>,
+}
+
+/// A body file that is written: a message that is still arriving.
+///
+/// What is written here is not durable, and gone when this value is, until [`super::Spool::commit`] took it as the
+/// original of a parcel.
+#[derive(Debug)]
+pub struct Incoming(BodyFile);
 
 impl Bodies {
     /// Opens the directory, and makes it where there is none.
@@ -20,32 +39,70 @@ impl Bodies {
         Ok(Bodies { dir })
     }
 
-    /// Makes a file durable: when this returns, content and name survive a power cut. The order matters: content
+    /// A new file to write a message into while it arrives.
+    pub(super) fn incoming(&self, name: String) -> io::Result<Incoming> {
+        let new = self.dir.join(format!("{name}.new"));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)?;
+        Ok(Incoming(BodyFile {
+            file,
+            length: 0,
+            name,
+            unfinished: Some(new),
+        }))
+    }
+
+    /// The one place where a body file is made durable: when this returns, content and name survive a power cut. The order matters: content
     /// before name, so that a name never stands for half a file; the directory last, since a rename is
     /// durable only once its directory is.
-    pub(super) fn keep(&self, name: &str, content: &Bytes) -> io::Result<()> {
-        let (new, path) = (self.dir.join(format!("{name}.new")), self.path(name));
+    fn keep(&self, body: &BodyFile) -> io::Result<()> {
+        let Some(new) = &body.unfinished else {
+            return Err(io::Error::other("it is kept already"));
+        };
+        let path = self.path(&body.name);
         let kept = (|| {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&new)?;
-            file.write_all(content)?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
+            body.file.sync_all()?;
+            fs::rename(new, &path)?;
             sync_dir(&self.dir)
         })();
         if kept.is_err() {
             // Nothing names it; were it to stay, the next start would remove it.
-            let _ = fs::remove_file(&new);
             let _ = fs::remove_file(&path);
         }
         kept
     }
 
-    pub(super) fn read(&self, name: &str) -> io::Result<Bytes> {
-        fs::read(self.path(name)).map(Bytes::from)
+    /// Makes octets durable as a file, and gives its name. A message that was written while it arrived has its file
+    /// already; the others get one of this name.
+    pub(super) fn keep_content(&self, name: String, content: &Content) -> io::Result<String> {
+        if let Content::Stored { all, .. } = content
+            && let all = &**all as &dyn Any
+            && let Some(body) = all.downcast_ref::<BodyFile>()
+        {
+            self.keep(body)?;
+            return Ok(body.name.clone());
+        }
+        let mut incoming = self.incoming(name)?;
+        for piece in content.pieces(0) {
+            incoming.append(&piece?)?;
+        }
+        self.keep(&incoming.0)?;
+        Ok(incoming.0.name.clone())
+    }
+
+    /// Opens a file to read it.
+    pub(super) fn read(&self, name: &str) -> io::Result<BodyFile> {
+        let file = File::open(self.path(name))?;
+        Ok(BodyFile {
+            length: file.metadata()?.len(),
+            file,
+            name: name.to_owned(),
+            unfinished: None,
+        })
     }
 
     /// The one place where a body file is removed. Only for files that no row names: after the transaction that
@@ -74,6 +131,39 @@ impl Bodies {
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+}
+
+impl Incoming {
+    /// Appends a piece. After an error this file is of no use but to be read as far as it was written before.
+    pub fn append(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.0.file.write_all_at(piece, self.0.length)?;
+        self.0.length += piece.len() as u64;
+        Ok(())
+    }
+
+    /// What was written, to be read.
+    pub fn finish(self) -> Arc<dyn Stored> {
+        Arc::new(self.0)
+    }
+}
+
+impl Stored for BodyFile {
+    fn len(&self) -> u64 {
+        self.length
+    }
+
+    fn read_exact_at(&self, into: &mut [u8], place: u64) -> io::Result<()> {
+        self.file.read_exact_at(into, place)
+    }
+}
+
+impl Drop for BodyFile {
+    fn drop(&mut self) {
+        if let Some(new) = &self.unfinished {
+            // It has another name if it was kept. If it stays all the same, the next start removes it.
+            let _ = fs::remove_file(new);
+        }
     }
 }
 

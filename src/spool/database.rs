@@ -74,10 +74,8 @@ PRAGMA user_version = 2;
 pub(super) struct NewMessage {
     pub(super) queue_id: String,
     pub(super) received: SystemTime,
-    pub(super) original: Bytes,
-    pub(super) digest: Vec<u8>,
-    /// The body file that holds it already; `None`: it goes into the row.
-    pub(super) file: Option<String>,
+    pub(super) size: usize,
+    pub(super) kept: Stored,
 }
 
 /// An item as the tables hold it.
@@ -89,9 +87,9 @@ pub(super) struct Loaded {
     pub(super) stored: Stored,
 }
 
-/// Where the original of an item is.
+/// Where an original is: in its row or in a body file.
 pub(super) struct Stored {
-    pub(super) content: Option<Vec<u8>>,
+    pub(super) content: Option<Bytes>,
     pub(super) file: Option<String>,
     pub(super) digest: Vec<u8>,
 }
@@ -141,7 +139,7 @@ pub(super) fn add(
     message: &NewMessage,
     items: &[Item],
 ) -> rusqlite::Result<()> {
-    let content = message.file.is_none().then_some(message.original.as_ref());
+    let kept = &message.kept;
     connection
         .prepare_cached(
             "INSERT INTO message (queue_id, received, size, digest, content, file) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -149,10 +147,10 @@ pub(super) fn add(
         .execute(params![
             message.queue_id,
             millis(message.received),
-            message.original.len() as i64,
-            message.digest,
-            content,
-            message.file
+            message.size as i64,
+            kept.digest,
+            kept.content.as_deref(),
+            kept.file
         ])?;
     let number = connection.last_insert_rowid();
     items
@@ -237,7 +235,7 @@ pub(super) fn load(connection: &Connection, id: &ItemId) -> rusqlite::Result<Opt
     let found = select
         .query_row([id.as_str()], |row| {
             let stored = Stored {
-                content: row.get(14)?,
+                content: row.get::<_, Option<Vec<u8>>>(14)?.map(Bytes::from),
                 file: row.get(15)?,
                 digest: row.get(16)?,
             };

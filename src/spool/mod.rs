@@ -24,7 +24,7 @@
 //! `state_dir/spool/spool.db` is an SQLite database in WAL mode with `synchronous=FULL`: a commit is one write to the
 //! log and one sync. One thread writes, and commits everything that waits as one group, so that many sessions
 //! share a sync. Originals above [`Settings::inline_limit`] are files in `state_dir/spool/bodies`, durable before the row
-//! that names them.
+//! that names them; a large message is written to its file while it arrives ([`Spool::incoming`]).
 
 mod bodies;
 mod database;
@@ -38,11 +38,10 @@ mod writer;
 
 use std::time::SystemTime;
 
-use bytes::Bytes;
-
 use crate::journal::{Item, ItemId};
-use crate::mail::Address;
+use crate::mail::{Address, Content};
 
+pub use bodies::Incoming;
 pub use error::{CommitError, OpenError, SpoolError};
 pub use queue::{Depth, Filter, Listed, ListedTarget, Shown};
 pub use settings::Settings;
@@ -52,7 +51,7 @@ pub use store::Spool;
 #[derive(Debug, Clone)]
 pub struct Parcel {
     /// The message: as it was received, or a version of it that some recipients get.
-    pub original: Bytes,
+    pub original: Content,
     /// What carries it.
     pub items: Vec<Item>,
 }
@@ -63,7 +62,7 @@ pub struct Owed {
     /// The item.
     pub item: Item,
     /// The message it carries between prefix and suffix.
-    pub original: Bytes,
+    pub original: Content,
     /// Those of its targets that still wait.
     pub waiting: Vec<Address>,
     /// How often it was tried.

@@ -8,21 +8,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use bytes::Bytes;
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use rusqlite::Connection;
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
-use super::bodies::{Bodies, sync_dir};
+use super::bodies::{Bodies, Incoming, sync_dir};
 use super::database::{self, Loaded, NewMessage, Stored};
 use super::error::{CommitError, OpenError, SpoolError};
 use super::queue::{self, Depth, Filter, Listed, Shown};
 use super::writer::Writer;
 use super::{Owed, Parcel, Progress, Settings};
 use crate::journal::ItemId;
-use crate::mail::Address;
+use crate::mail::{Address, Content};
 
 /// The store of what is owed. Cloning gives another handle to the same one.
 #[derive(Clone)]
@@ -122,24 +121,19 @@ impl Spool {
         let mut files = Vec::new();
         let mut messages = Vec::with_capacity(parcels.len());
         for Parcel { original, items } in parcels {
-            let file = match original.len() > self.inline_limit {
-                true => match self.keep_body(original.clone()).await {
-                    Ok(file) => Some(file),
-                    Err(error) => {
-                        self.remove_bodies(files).await;
-                        return Err(error);
-                    }
-                },
-                false => None,
+            let kept = match self.keep(&original).await {
+                Ok(kept) => kept,
+                Err(error) => {
+                    self.remove_bodies(files).await;
+                    return Err(error);
+                }
             };
-            files.extend(file.clone());
-            let digest = digest(&SHA256, &original).as_ref().to_vec();
+            files.extend(kept.file.clone());
             let message = NewMessage {
                 queue_id: queue_id.to_owned(),
                 received,
-                original,
-                digest,
-                file,
+                size: original.len(),
+                kept,
             };
             messages.push((message, items));
         }
@@ -160,15 +154,30 @@ impl Spool {
         committed
     }
 
-    async fn keep_body(&self, original: Bytes) -> Result<String, CommitError> {
-        let mut random = [0; 12];
-        let named = SystemRandom::new().fill(&mut random);
-        named.map_err(|_| CommitError::Refused("the system gives no random numbers".into()))?;
-        let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let (bodies, file) = (self.bodies.clone(), name.clone());
-        let kept = blocking(move || bodies.keep(&file, &original)).await;
-        match kept {
-            Ok(()) => Ok(name),
+    /// Where an original is kept: in its row, or in a file that is durable when this returns.
+    async fn keep(&self, original: &Content) -> Result<Stored, CommitError> {
+        let unreadable =
+            |cause: io::Error| CommitError::Refused(format!("the message: {cause}").into());
+        if original.len() <= self.inline_limit {
+            let content = original.read().map_err(unreadable)?;
+            return Ok(Stored {
+                digest: digest(&SHA256, &content).as_ref().to_vec(),
+                content: Some(content),
+                file: None,
+            });
+        }
+        let name = new_name().map_err(|cause| CommitError::Refused(cause.to_string().into()))?;
+        let (bodies, original) = (self.bodies.clone(), original.clone());
+        let kept = blocking(move || {
+            let digest = sha256(&original)?;
+            Ok((bodies.keep_content(name, &original)?, digest))
+        });
+        match kept.await {
+            Ok((file, digest)) => Ok(Stored {
+                content: None,
+                file: Some(file),
+                digest,
+            }),
             Err(cause)
                 if matches!(
                     cause.kind(),
@@ -182,6 +191,12 @@ impl Spool {
                 Err(CommitError::Failed(cause.to_string().into()))
             }
         }
+    }
+
+    /// A file to write a large message into while it arrives. Nothing of it is durable before [`Spool::commit`].
+    pub async fn incoming(&self) -> io::Result<Incoming> {
+        let (bodies, name) = (self.bodies.clone(), new_name()?);
+        blocking(move || bodies.incoming(name)).await
     }
 
     /// Claims items that are due, oldest first: nobody else gets them until they are recorded or unclaimed.
@@ -233,32 +248,32 @@ impl Spool {
     /// An item with everything that is needed to send it. An original that cannot be read, or that is not
     /// what it was, sets the item aside.
     pub async fn load(&self, id: &ItemId) -> Result<Owed, SpoolError> {
-        let (name, bodies) = (id.clone(), self.bodies.clone());
-        let loaded = self
-            .read(move |connection| {
-                let Some(Loaded {
-                    item,
-                    waiting,
-                    attempts,
-                    received,
-                    stored,
-                }) = database::load(connection, &name)?
-                else {
-                    return Ok(None);
-                };
-                let original = read_original(stored, &bodies);
-                Ok(Some(original.map(|original| Owed {
-                    item,
-                    original,
-                    waiting,
-                    attempts,
-                    received,
-                })))
-            })
-            .await?;
-        match loaded {
-            Some(Ok(owed)) => Ok(owed),
-            Some(Err(why)) => {
+        let name = id.clone();
+        let loaded = self.read(move |connection| database::load(connection, &name));
+        let Some(Loaded {
+            item,
+            waiting,
+            attempts,
+            received,
+            stored,
+        }) = loaded.await?
+        else {
+            return Err(SpoolError::Unknown(id.clone()));
+        };
+        let bodies = self.bodies.clone();
+        let original = blocking(move || Ok(read_original(stored, &bodies)));
+        let original = original
+            .await
+            .map_err(|cause| SpoolError::Read(cause.to_string().into()))?;
+        match original {
+            Ok(original) => Ok(Owed {
+                item,
+                original,
+                waiting,
+                attempts,
+                received,
+            }),
+            Err(why) => {
                 error!(item = %id, "set aside: {why}");
                 let (name, reason) = (id.clone(), why.clone());
                 self.writer
@@ -269,7 +284,6 @@ impl Spool {
                     why: why.into(),
                 })
             }
-            None => Err(SpoolError::Unknown(id.clone())),
         }
     }
 
@@ -425,19 +439,36 @@ impl Spool {
     }
 }
 
-fn read_original(stored: Stored, bodies: &Bodies) -> Result<Bytes, String> {
+fn read_original(stored: Stored, bodies: &Bodies) -> Result<Content, String> {
     let original = match (stored.content, stored.file) {
-        (Some(content), _) => Bytes::from(content),
+        (Some(content), _) => Content::Memory(content),
         (None, Some(file)) => bodies
             .read(&file)
+            .and_then(|body| Content::stored(Arc::new(body)))
             .map_err(|cause| format!("its body file {file} cannot be read: {cause}"))?,
         (None, None) => return Err("its row has neither content nor file".into()),
     };
-    if digest(&SHA256, &original).as_ref() == stored.digest {
-        Ok(original)
-    } else {
-        Err("its original is not what was stored (SHA-256 differs)".into())
+    match sha256(&original) {
+        Ok(digest) if digest == stored.digest => Ok(original),
+        Ok(_) => Err("its original is not what was stored (SHA-256 differs)".into()),
+        Err(cause) => Err(format!("its original cannot be read to its end: {cause}")),
     }
+}
+
+fn sha256(content: &Content) -> io::Result<Vec<u8>> {
+    let mut digest = Context::new(&SHA256);
+    for piece in content.pieces(0) {
+        digest.update(&piece?);
+    }
+    Ok(digest.finish().as_ref().to_vec())
+}
+
+/// The name of a new body file: no other has it.
+fn new_name() -> io::Result<String> {
+    let mut random = [0; 12];
+    let named = SystemRandom::new().fill(&mut random);
+    named.map_err(|_| io::Error::other("the system gives no random numbers"))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 async fn blocking<T: Send + 'static>(

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
+use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
@@ -39,6 +40,11 @@ fn id(n: usize) -> ItemId {
         .map(|digit| char::from(b'a' + (n >> (digit * 4) & 15) as u8))
         .collect();
     ItemId::parse(&text).expect("an id")
+}
+
+/// All of an original.
+fn octets(owed: &Owed) -> Bytes {
+    owed.original.read().expect("readable")
 }
 
 fn item(n: usize, targets: &[&str]) -> Item {
@@ -83,10 +89,13 @@ fn progress(outcomes: &[(&str, Outcome)], ndr: Option<Item>) -> Progress {
     }
 }
 
-fn body_files(dir: &TempDir) -> usize {
-    std::fs::read_dir(dir.path().join("spool/bodies"))
-        .expect("a directory")
-        .count()
+/// What is in the directory of body files.
+fn body_files(dir: &TempDir) -> Vec<String> {
+    let listed = std::fs::read_dir(dir.path().join("spool/bodies")).expect("there");
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("an entry").file_name();
+    listed
+        .map(|entry| name(entry).to_string_lossy().into_owned())
+        .collect()
 }
 
 #[tokio::test]
@@ -94,7 +103,7 @@ async fn what_a_wrong_clock_made_due_in_ten_years_is_found_today() {
     let (_dir, spool) = fresh();
     for (n, due) in [(1, 0), (2, 3600), (3, 10 * 365 * 86400)] {
         let parcel = Parcel {
-            original: Bytes::from_static(b"x"),
+            original: Bytes::from_static(b"x").into(),
             items: vec![item(n, &["a@c.test"])],
         };
         let committed = spool.commit("Q", at(due), vec![parcel]).await;
@@ -117,7 +126,7 @@ async fn what_is_committed_comes_back_exactly_also_after_a_restart() {
             "Q1",
             at(0),
             vec![Parcel {
-                original: small.clone(),
+                original: small.clone().into(),
                 items: vec![item(1, &["a@c.test", "b@c.test"])],
             }],
         )
@@ -128,24 +137,24 @@ async fn what_is_committed_comes_back_exactly_also_after_a_restart() {
             "Q2",
             at(1),
             vec![Parcel {
-                original: large.clone(),
+                original: large.clone().into(),
                 items: vec![item(2, &["a@c.test"])],
             }],
         )
         .await
         .expect("committed");
-    assert_eq!(body_files(&dir), 1);
+    assert_eq!(body_files(&dir).len(), 1);
     drop(spool);
     let spool = Spool::open(&settings(dir.path())).expect("opened again");
     assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1), id(2)]);
     let owed = spool.load(&id(1)).await.expect("loaded");
-    assert_eq!(owed.original, small);
+    assert_eq!(octets(&owed), small);
     assert_eq!(owed.waiting, [address("a@c.test"), address("b@c.test")]);
     assert_eq!(
         format!("{:?}", owed.item),
         format!("{:?}", item(1, &["a@c.test", "b@c.test"]))
     );
-    assert_eq!(spool.load(&id(2)).await.expect("loaded").original, large);
+    assert_eq!(octets(&spool.load(&id(2)).await.expect("loaded")), large);
 }
 
 #[tokio::test]
@@ -162,11 +171,11 @@ async fn a_message_and_its_versions_are_kept_together_with_what_their_sender_ask
     let large = Bytes::from(vec![b'x'; LIMIT + 1]);
     let parcels = vec![
         Parcel {
-            original: Bytes::from_static(b"received"),
+            original: Bytes::from_static(b"received").into(),
             items: vec![item(1, &["a@c.test"])],
         },
         Parcel {
-            original: large.clone(),
+            original: large.clone().into(),
             items: vec![version.clone()],
         },
     ];
@@ -175,10 +184,10 @@ async fn a_message_and_its_versions_are_kept_together_with_what_their_sender_ask
         .await
         .expect("committed");
     let owed = spool.load(&id(2)).await.expect("loaded");
-    assert_eq!(owed.original, large);
+    assert_eq!(octets(&owed), large);
     assert_eq!(format!("{:?}", owed.item), format!("{version:?}"));
     assert_eq!(
-        spool.load(&id(1)).await.expect("loaded").original,
+        octets(&spool.load(&id(1)).await.expect("loaded")),
         "received"
     );
     // The first of them is there already, so nothing of the rest is taken either, and no file of it stays.
@@ -187,7 +196,7 @@ async fn a_message_and_its_versions_are_kept_together_with_what_their_sender_ask
         spool.commit("Q", at(0), again).await,
         Err(CommitError::Refused(_))
     ));
-    assert_eq!(body_files(&dir), 1);
+    assert_eq!(body_files(&dir).len(), 1);
 }
 
 #[tokio::test]
@@ -196,7 +205,14 @@ async fn a_spool_of_the_first_format_is_read_on() {
     let original = Bytes::from_static(b"x");
     let items = vec![item(1, &["a@c.test"])];
     spool
-        .commit("Q", at(0), vec![Parcel { original, items }])
+        .commit(
+            "Q",
+            at(0),
+            vec![Parcel {
+                original: original.into(),
+                items,
+            }],
+        )
         .await
         .expect("committed");
     drop(spool);
@@ -221,7 +237,7 @@ async fn a_claimed_item_is_nobody_elses() {
             "Q",
             at(0),
             vec![Parcel {
-                original: Bytes::new(),
+                original: Bytes::new().into(),
                 items: vec![item(1, &["a@c.test"])],
             }],
         )
@@ -250,7 +266,7 @@ async fn an_item_goes_when_everyone_has_it_and_the_original_with_its_last_item()
             "Q",
             at(0),
             vec![Parcel {
-                original: Bytes::from(vec![0; LIMIT + 1]),
+                original: Bytes::from(vec![0; LIMIT + 1]).into(),
                 items,
             }],
         )
@@ -273,10 +289,10 @@ async fn an_item_goes_when_everyone_has_it_and_the_original_with_its_last_item()
     );
     let rest = || progress(&[("b@c.test", Outcome::Delivered)], None);
     spool.record(&id(1), rest(), at(0)).await.expect("recorded");
-    assert_eq!(body_files(&dir), 1, "the other item needs it");
+    assert_eq!(body_files(&dir).len(), 1, "the other item needs it");
     let last = progress(&[("d@c.test", Outcome::Delivered)], None);
     spool.record(&id(2), last, at(0)).await.expect("recorded");
-    assert_eq!(body_files(&dir), 0);
+    assert_eq!(body_files(&dir).len(), 0);
     assert_eq!(spool.depth().await.expect("read"), Depth::default());
     spool
         .record(&id(1), rest(), at(0))
@@ -294,7 +310,7 @@ async fn a_refusal_counts_only_together_with_its_ndr() {
             "Q",
             at(0),
             vec![Parcel {
-                original: original.clone(),
+                original: original.clone().into(),
                 items: vec![item(1, &["a@c.test"])],
             }],
         )
@@ -317,7 +333,7 @@ async fn a_refusal_counts_only_together_with_its_ndr() {
         Err(SpoolError::Unknown(_))
     ));
     assert_eq!(
-        spool.load(&id(2)).await.expect("the NDR").original,
+        octets(&spool.load(&id(2)).await.expect("the NDR")),
         original
     );
 }
@@ -330,7 +346,7 @@ async fn a_dead_letter_is_kept_until_an_operator_decides() {
             "Q",
             at(0),
             vec![Parcel {
-                original: Bytes::new(),
+                original: Bytes::new().into(),
                 items: vec![ndr(1), ndr(2)],
             }],
         )
@@ -368,7 +384,7 @@ async fn a_damaged_original_is_set_aside_and_never_sent() {
                 "Q",
                 at(0),
                 vec![Parcel {
-                    original: large.clone(),
+                    original: large.clone().into(),
                     items: vec![item(n, &["a@c.test"])],
                 }],
             )
@@ -418,7 +434,7 @@ async fn files_that_a_crash_left_without_a_row_are_removed_at_the_start() {
     }
     drop(spool);
     let spool = Spool::open(&settings(dir.path())).expect("opened again");
-    assert_eq!(body_files(&dir), 1);
+    assert_eq!(body_files(&dir).len(), 1);
     spool.load(&id(1)).await.expect("what has a row stays");
 }
 
@@ -445,7 +461,7 @@ async fn what_a_command_does_the_service_sees() {
             "Q",
             at(0),
             vec![Parcel {
-                original: Bytes::new(),
+                original: Bytes::new().into(),
                 items: vec![item(1, &["a@c.test"])],
             }],
         )
@@ -474,7 +490,7 @@ async fn one_bad_commit_of_a_group_does_not_take_the_others() {
                     "Q",
                     at(0),
                     vec![Parcel {
-                        original: Bytes::from_static(b"x"),
+                        original: Bytes::from_static(b"x").into(),
                         items: vec![item(n, &["a@c.test"])],
                     }],
                 )
@@ -504,4 +520,68 @@ fn a_failure_is_never_the_senders_fault() {
     ] {
         assert!(error.reply().is_transient(), "{error}");
     }
+}
+
+/// A message that was written to a file while it arrived.
+async fn arrived(spool: &Spool, pieces: &[&[u8]]) -> Content {
+    let mut incoming = spool.incoming().await.expect("a file");
+    for piece in pieces {
+        incoming.append(piece).expect("written");
+    }
+    Content::stored(incoming.finish()).expect("readable")
+}
+
+#[tokio::test]
+async fn a_message_written_while_it_arrives_is_kept_in_that_very_file() {
+    let (dir, spool) = fresh();
+    let half = vec![b'x'; 300_000];
+    let original = arrived(&spool, &[&half, &half]).await;
+    let before = body_files(&dir);
+    assert!(
+        matches!(&before[..], [one] if one.ends_with(".new")),
+        "{before:?}"
+    );
+    let items = vec![item(1, &["a@c.test"])];
+    let parcel = Parcel {
+        original: original.clone(),
+        items,
+    };
+    spool
+        .commit("Q", at(0), vec![parcel])
+        .await
+        .expect("committed");
+    let after = body_files(&dir);
+    assert_eq!(after, [before[0].trim_end_matches(".new")]);
+    drop(original);
+    assert_eq!(body_files(&dir), after, "it stays without its writer");
+    drop(spool);
+    let spool = Spool::open(&settings(dir.path())).expect("opened");
+    let owed = spool.load(&id(1)).await.expect("loaded");
+    assert_eq!(octets(&owed), [half.clone(), half].concat());
+}
+
+#[tokio::test]
+async fn a_message_that_is_not_kept_leaves_no_file() {
+    let (dir, spool) = fresh();
+    let abandoned = spool.incoming().await.expect("a file");
+    let unwanted = arrived(&spool, &[b"x"]).await;
+    assert_eq!(body_files(&dir).len(), 2);
+    drop((abandoned, unwanted));
+    assert_eq!(body_files(&dir), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_short_message_goes_into_its_row_wherever_it_was_written() {
+    let (dir, spool) = fresh();
+    let original = arrived(&spool, &[b"short"]).await;
+    let parcel = Parcel {
+        original,
+        items: vec![item(1, &["a@c.test"])],
+    };
+    spool
+        .commit("Q", at(0), vec![parcel])
+        .await
+        .expect("committed");
+    assert_eq!(body_files(&dir), [""; 0]);
+    assert_eq!(octets(&spool.load(&id(1)).await.expect("loaded")), "short");
 }

@@ -6,6 +6,7 @@
 )]
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -40,7 +41,7 @@ pub struct Bench {
     pub settings: Arc<ArcSwap<Settings>>,
     pub stop: CancellationToken,
     running: JoinHandle<()>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// A relay as a test's settings name it: one connection, so that order is order.
@@ -75,8 +76,14 @@ impl Bench {
             settings,
             stop,
             running,
-            _dir: dir,
+            dir,
         }
+    }
+
+    /// The files that large originals are kept in.
+    pub fn body_files(&self) -> Vec<PathBuf> {
+        let listed = std::fs::read_dir(self.dir.path().join("spool/bodies")).expect("there");
+        listed.map(|file| file.expect("listed").path()).collect()
     }
 
     /// Another relay from now on.
@@ -97,7 +104,7 @@ impl Bench {
                 "Q1",
                 received,
                 vec![Parcel {
-                    original: original.into(),
+                    original: original.into().into(),
                     items: vec![item],
                 }],
             )
