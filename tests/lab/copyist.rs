@@ -1,5 +1,7 @@
 //! The real `copyist` binary, as an operator runs it.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output};
 
@@ -14,6 +16,7 @@ const READY: &str = "copyist is ready";
 /// A running `copyist run` with a state directory of its own, which outlives every restart.
 pub struct Copyist {
     directory: TempDir,
+    environment: Vec<(String, String)>,
     log: Log,
     running: Option<Program>,
 }
@@ -23,7 +26,13 @@ impl Copyist {
     ///
     /// The configuration lacks only `state_dir`, which is put on top of it.
     pub fn start(config: &str) -> Copyist {
+        Copyist::start_in(Vec::new(), config)
+    }
+
+    /// The same with these environment variables.
+    pub fn start_in(environment: Vec<(String, String)>, config: &str) -> Copyist {
         let mut copyist = Copyist {
+            environment,
             directory: tempfile::tempdir().expect("the system has a temporary directory"),
             log: Log::default(),
             running: None,
@@ -48,6 +57,21 @@ impl Copyist {
     pub fn descriptors(&self) -> usize {
         let directory = format!("/proc/{}/fd", self.id());
         std::fs::read_dir(directory).expect("copyist runs").count()
+    }
+
+    /// How many bytes its spool has on disk.
+    pub fn spool_bytes(&self) -> u64 {
+        let spool = self.state_dir().join("spool");
+        let of = |directory: PathBuf| -> u64 {
+            let files = std::fs::read_dir(directory).into_iter().flatten();
+            // Files come and go meanwhile.
+            files
+                .filter_map(|file| file.ok()?.metadata().ok())
+                .filter(Metadata::is_file)
+                .map(|file| file.blocks() * 512)
+                .sum()
+        };
+        of(spool.join("bodies")) + of(spool)
     }
 
     /// How many items it owes.
@@ -112,6 +136,7 @@ impl Copyist {
         let from = self.log.length();
         let mut run = self.binary();
         run.arg("run").arg("--config").arg(self.config_file());
+        run.envs(self.environment.iter().cloned());
         self.running = Some(Program::start("copyist", &mut run, &self.log));
         self.wait_for_log(from, READY);
     }

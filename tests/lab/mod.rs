@@ -38,7 +38,9 @@ macro_rules! on_both_directories {
     };
 }
 
+mod books;
 mod certificates;
+mod chance;
 mod client;
 mod copyist;
 mod fault_proxy;
@@ -49,6 +51,7 @@ mod server;
 mod site;
 mod slapd;
 mod smtp;
+mod traffic;
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -56,7 +59,9 @@ use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+pub use books::{Account, Books};
 pub use certificates::Certificates;
+pub use chance::Chance;
 pub use client::{Client, Reply, Sent};
 pub use copyist::Copyist;
 pub use fault_proxy::{Fault, FaultProxy};
@@ -64,9 +69,10 @@ pub use postfix::{Postfix, PostfixOptions};
 pub use process::{Program, Silence, children, signal_process};
 pub use samba::Samba;
 pub use server::{Access, DirectoryServer, every_third};
-pub use site::{INSIDE, OUTSIDE, Report, Site, SiteOptions, message, user};
+pub use site::{Between, INSIDE, OUTSIDE, Report, Site, SiteOptions, message, user};
 pub use slapd::Slapd;
 pub use smtp::{Load, SmtpSink, smtp_source};
+pub use traffic::{Outcome, Rate, Traffic, Try};
 
 /// How long the lab waits for anything before it calls the test failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -146,6 +152,23 @@ pub fn run(command: &mut Command) -> Output {
         String::from_utf8_lossy(&output.stderr),
     );
     output
+}
+
+/// Waits until something is so, which nobody tells: it is looked at again and again.
+pub fn wait(what: &str, patience: Duration, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not after {patience:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A setting of a long proof: what the environment says, or this.
+pub fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
+    match std::env::var(name) {
+        Ok(text) => (text.parse()).unwrap_or_else(|_| panic!("{name}={text} cannot be read")),
+        Err(_) => default,
+    }
 }
 
 /// Writes a file of a peer.

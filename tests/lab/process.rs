@@ -43,6 +43,11 @@ impl Log {
         self.state().lines.join("\n")
     }
 
+    /// The newest line.
+    pub fn last(&self) -> Option<String> {
+        self.state().lines.last().cloned()
+    }
+
     /// How many lines there are; a place to wait from.
     pub fn length(&self) -> usize {
         self.state().lines.len()

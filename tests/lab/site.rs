@@ -2,7 +2,8 @@
 //! reports.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::{
@@ -55,6 +56,8 @@ pub struct SiteOptions<'a> {
     pub lines: &'a str,
     /// Lines of Postfix's `main.cf`.
     pub postfix: Vec<String>,
+    /// Environment variables of the agent.
+    pub environment: Vec<(String, String)>,
     /// Whether there are fault proxies between the agent and its peers.
     pub is_breakable: bool,
 }
@@ -67,6 +70,7 @@ impl Default for SiteOptions<'_> {
             relay: "",
             lines: "",
             postfix: Vec::new(),
+            environment: Vec::new(),
             is_breakable: false,
         }
     }
@@ -131,7 +135,7 @@ impl<D: DirectoryServer> Site<D> {
         }
         let admin = free_port();
         let config = config(&settings, relay_address, &milter, admin, &options) + options.lines;
-        let copyist = Copyist::start(&config);
+        let copyist = Copyist::start_in(options.environment, &config);
         if let Some(socket) = milter.strip_prefix("unix:") {
             // An administrator would put the MTA into the agent's group instead.
             super::set_mode(socket.as_ref(), 0o666);
@@ -151,6 +155,20 @@ impl<D: DirectoryServer> Site<D> {
             config,
             between,
         }
+    }
+
+    /// A number among the agent's metrics.
+    pub fn metric(&self, name: &str) -> f64 {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).expect("it listens");
+        let mut text = String::new();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .and_then(|()| stream.read_to_string(&mut text))
+            .expect("it answers");
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} in {text}"))
     }
 
     /// A client of the MTA.

@@ -65,6 +65,12 @@ impl SmtpSink {
         self.program = None;
     }
 
+    /// Starts it again where it was, with other options.
+    pub fn restart_with(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|&option| option.to_owned()).collect();
+        self.restart();
+    }
+
     /// Starts it again where it was.
     pub fn restart(&mut self) {
         let program = SmtpSink::try_start(
@@ -110,8 +116,8 @@ impl SmtpSink {
 
     /// How many messages it has taken.
     pub fn count(&self) -> usize {
-        let text = (self.program.as_ref()).map_or(String::new(), |program| program.log().text());
-        self.before + text.lines().filter_map(taken).next_back().unwrap_or(0)
+        let last = (self.program.as_ref()).and_then(|program| program.log().last());
+        self.before + last.as_deref().and_then(taken).unwrap_or(0)
     }
 
     /// Waits until it has taken this many messages; panics where they do not come.

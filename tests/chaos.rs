@@ -1,0 +1,240 @@
+//! Chaos: agent, Postfix, directory and relay are killed at random under load and torn apart from each other, and every
+//! message that Postfix accepted has its report.
+//!
+//! `cargo test --test chaos -- --nocapture` is the short form. `tests/proof/chaos` runs the long one; it sets these:
+//! `KILLS` of the agent (and in proportion of the others), `RATE` in messages a second, `SEED` to see a run again (the
+//! same blows in the same order; what they hit is up to the machine).
+
+mod lab;
+
+use std::time::{Duration, Instant};
+
+use lab::{
+    Books, Chance, Client, DirectoryServer, Fault, FaultProxy, OUTSIDE, Rate, Sent, Site,
+    SiteOptions, Slapd, Traffic, message, setting, user,
+};
+
+/// In the long form: the duplicates that are allowed, in parts of the reports owed.
+const DUPLICATES: f64 = 0.01;
+/// From so many kills on a run is a long one, with time between the blows for what they held up.
+const LONG: usize = 200;
+/// The longest time until mail is accepted again after the directory is back.
+const ACCEPTED_AGAIN: Duration = Duration::from_secs(5);
+/// The longest time until reports are delivered again after the relay is back: its timeout (twice that for the data), and
+/// the pause before it is tried again.
+const DELIVERED_AGAIN: Duration = Duration::from_secs(10);
+/// The longest time until nothing is owed after everything is back and nothing more comes.
+const DRAINED: Duration = Duration::from_secs(30);
+
+/// What happens to the site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blow {
+    /// `kill -9`, and a start a moment later.
+    Agent,
+    /// Postfix's master and everything it has started.
+    Postfix,
+    /// One process of Postfix.
+    PostfixProcess(&'static str),
+    Directory,
+    Relay,
+    /// Between the agent and the directory.
+    DirectoryAway(Fault),
+    /// Between the agent and the relay.
+    RelayAway(Fault),
+}
+
+const FAULTS: [Fault; 7] = [
+    Fault::Blackhole,
+    Fault::Reset,
+    Fault::Refuse,
+    Fault::HalfClose,
+    Fault::Garbage,
+    Fault::Drip(Duration::from_millis(30)),
+    Fault::Delay(Duration::from_millis(400)),
+];
+
+/// All blows of a run, in random order.
+fn blows(chance: &mut Chance, kills: usize) -> Vec<Blow> {
+    let tenth = (kills / 10).max(5);
+    let mut blows = vec![Blow::Agent; kills];
+    blows.extend([Blow::Directory].repeat(tenth));
+    blows.extend([Blow::Relay].repeat(tenth));
+    let of_postfix = ["", "smtpd", "cleanup", "", "qmgr"];
+    blows.extend((0..tenth).map(|n| match of_postfix[n % of_postfix.len()] {
+        "" => Blow::Postfix,
+        name => Blow::PostfixProcess(name),
+    }));
+    for n in 0..tenth.max(FAULTS.len()) {
+        let fault = FAULTS[n % FAULTS.len()];
+        blows.extend([Blow::DirectoryAway(fault), Blow::RelayAway(fault)]);
+    }
+    chance.shuffle(&mut blows);
+    blows
+}
+
+/// The longest waits after something was back.
+#[derive(Default)]
+struct Waits {
+    accepted_again: Duration,
+    delivered_again: Duration,
+}
+
+#[test]
+fn whatever_is_killed_or_cut_off_every_accepted_message_has_its_report() {
+    let mut chance = Chance::from_environment();
+    let kills = setting("KILLS", 50);
+    let blows = blows(&mut chance, kills);
+    let pause = if kills < LONG { 50..400 } else { 400..1200 };
+    let mut site = Site::<Slapd>::start_as(
+        Slapd::start(1000),
+        SiteOptions {
+            // Short, so that the directory is asked all the time.
+            ttl: "1s",
+            relay: "timeout = \"2s\"",
+            is_breakable: true,
+            ..SiteOptions::default()
+        },
+    );
+    let rate = Rate {
+        per_second: setting("RATE", 50.0),
+        clients: 16,
+    };
+    let traffic = Traffic::start(site.postfix.smtp_addr(), rate);
+    let (mut books, mut waits) = (Books::default(), Waits::default());
+    let mut reported = Instant::now();
+    for (n, blow) in blows.iter().enumerate() {
+        std::thread::sleep(chance.millis(pause.clone()));
+        strike(&mut site, *blow, &mut chance, &mut waits);
+        if reported.elapsed() > Duration::from_secs(10) {
+            reported = Instant::now();
+            books.enter_reports(&site.relay);
+            books.enter_mail(&site.mail);
+            println!(
+                "{:?}: {n} of {} blows, {} messages accepted, {} with a report",
+                traffic.elapsed(),
+                blows.len(),
+                traffic.accepted(),
+                books.reported(),
+            );
+        }
+    }
+    let took = traffic.elapsed();
+    let tries = traffic.finish();
+    let over = Instant::now();
+    lab::wait("nothing is owed", DRAINED, || site.copyist.owed() == 0);
+    let drained = over.elapsed();
+    lab::wait("all mail is delivered", lab::PATIENCE, || {
+        site.postfix.flush();
+        site.postfix.queue_length() == 0
+    });
+    books.enter_reports(&site.relay);
+    books.enter_mail(&site.mail);
+    println!(
+        "{kills} kills of the agent among {} blows in {took:?}, {:.0} messages/s accepted",
+        blows.len(),
+        tries.len() as f64 / took.as_secs_f64(),
+    );
+    println!(
+        "longest wait for an acceptance after the directory was back {:?}, for a report after the relay was back {:?}; \
+         nothing owed {drained:?} after the last message",
+        waits.accepted_again, waits.delivered_again
+    );
+    let account = books.close(&tries);
+    account.print();
+    account.assert_complete();
+    assert!(
+        waits.accepted_again < ACCEPTED_AGAIN,
+        "{:?}",
+        waits.accepted_again
+    );
+    assert!(
+        waits.delivered_again < DELIVERED_AGAIN,
+        "{:?}",
+        waits.delivered_again
+    );
+    let allowed = account.owed as f64 * DUPLICATES;
+    assert!(
+        kills < LONG || account.duplicates as f64 <= allowed,
+        "more than {DUPLICATES} of the reports came twice"
+    );
+}
+
+/// Does one thing to the site, and mends it.
+fn strike(site: &mut Site<Slapd>, blow: Blow, chance: &mut Chance, waits: &mut Waits) {
+    let down = chance.millis(0..150);
+    match blow {
+        Blow::Agent => {
+            site.copyist.kill9();
+            std::thread::sleep(down);
+            site.copyist.restart();
+        }
+        Blow::Postfix => {
+            site.postfix.kill9();
+            std::thread::sleep(down);
+            site.postfix.restart();
+        }
+        Blow::PostfixProcess(name) => {
+            site.postfix.kill_one(name, |of| chance.below(of));
+        }
+        Blow::Directory => {
+            site.directory.kill9();
+            std::thread::sleep(down * 5);
+            site.directory.restart();
+        }
+        Blow::Relay => {
+            site.relay.stop();
+            std::thread::sleep(down * 5);
+            site.relay.restart();
+        }
+        Blow::DirectoryAway(fault) => {
+            part(site, |site| &between(site).directory, fault, chance);
+            let waited = until_accepted(site, chance);
+            waits.accepted_again = waits.accepted_again.max(waited);
+        }
+        Blow::RelayAway(fault) => {
+            part(site, |site| &between(site).relay, fault, chance);
+            let (back, before) = (Instant::now(), site.relay.count());
+            lab::wait("a report", lab::PATIENCE, || site.relay.count() > before);
+            waits.delivered_again = waits.delivered_again.max(back.elapsed());
+        }
+    }
+}
+
+fn between(site: &Site<Slapd>) -> &lab::Between {
+    site.between.as_ref().expect("it was asked for")
+}
+
+/// Breaks a connection for a while, and sometimes kills the agent meanwhile.
+fn part(
+    site: &mut Site<Slapd>,
+    place: impl Fn(&Site<Slapd>) -> &FaultProxy,
+    fault: Fault,
+    chance: &mut Chance,
+) {
+    place(site).set(fault);
+    std::thread::sleep(chance.millis(200..1500));
+    if chance.below(3) == 0 {
+        site.copyist.restart();
+        std::thread::sleep(chance.millis(0..300));
+    }
+    place(site).set(Fault::Pass);
+}
+
+/// How long it takes until mail is accepted for somebody whom no cache knows.
+fn until_accepted(site: &Site<Slapd>, chance: &mut Chance) -> Duration {
+    let back = Instant::now();
+    // The traffic leaves a third of the users alone.
+    let to = user(chance.below(333) * 3 + 2);
+    loop {
+        let client = Client::try_connect_from(OUTSIDE, site.postfix.smtp_addr());
+        let sent = client.map(|mut client| {
+            let content = message("<probe@elsewhere.test>", "probe");
+            client.try_message("a@elsewhere.test", &[&to], &content)
+        });
+        if matches!(sent, Ok(Sent::Answered(reply)) if reply.code == 250) {
+            return back.elapsed();
+        }
+        assert!(back.elapsed() < lab::PATIENCE, "nothing is accepted again");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
