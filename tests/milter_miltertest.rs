@@ -38,6 +38,12 @@ impl Handler for ByName {
         }
     }
 
+    async fn piece(&mut self, _piece: Bytes) {
+        panic!("no message here is large");
+    }
+
+    fn forget(&mut self) {}
+
     async fn end_of_message(&mut self, transaction: Transaction) -> Outcome {
         let outcome = match transaction.sender.address.split('@').next() {
             Some("<tempfail") => Answer::Tempfail.into(),

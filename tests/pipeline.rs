@@ -10,7 +10,7 @@ use copyist::hook::{Listen, Listener, serve_milter};
 use copyist::journal::{Composer, Key, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Envelope, Message, Recipient};
 use copyist::milter::{Actions, Command, Frames, Offer, Response, Steps, Strings, VERSION};
-use copyist::pipeline::{Changes, Hook, Pipeline, Verdict};
+use copyist::pipeline::{Changes, Hook, Memory, Pipeline, Verdict};
 use copyist::policy::{DirectionRules, Format, OnFailure, Organization, Rules};
 use copyist::spool::{Filter, Settings as SpoolSettings, Spool};
 use tempfile::TempDir;
@@ -66,6 +66,7 @@ fn pipeline(directory: &TempDir) -> Pipeline {
             Key::ephemeral().expect("a key"),
         ),
         spool: Spool::open(&SpoolSettings::new(directory.path())).expect("opened"),
+        memory: Memory::default(),
     }
 }
 

@@ -10,7 +10,7 @@ use copyist::directory::{
 };
 use copyist::journal::{Composer, Key, Kind, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Envelope, Message, Recipient};
-use copyist::pipeline::{Changes, Hook, Pipeline, Verdict};
+use copyist::pipeline::{Changes, Hook, Memory, Pipeline, Verdict};
 use copyist::policy::{DirectionRules, Format, JournalWhat, Organization, Rules};
 use copyist::spool::{Owed, Settings as SpoolSettings, Spool};
 use copyist::text::{self, DirectionTexts, OnFailure, Signed, Wording};
@@ -109,6 +109,7 @@ fn site(texts: text::Settings, what: JournalWhat) -> Site {
             Key::ephemeral().expect("a key"),
         ),
         spool: Spool::open(&SpoolSettings::new(directory.path())).expect("opened"),
+        memory: Memory::default(),
     };
     Site {
         pipeline,

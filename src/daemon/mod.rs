@@ -30,7 +30,7 @@ use crate::deliver;
 use crate::directory::{self, Directory};
 use crate::hook::{self, BindError, Listener};
 use crate::journal::{Composer, Key, KeyError};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Memory, Pipeline};
 use crate::spool::{self, Spool};
 
 /// How long sessions and deliveries may take to finish after a stop was asked for.
@@ -135,7 +135,7 @@ impl Daemon {
         let spool = Spool::open(&settings.spool)?;
         let key = Key::load_or_create(&settings.state_dir)?;
         let directory = open_directory(&settings)?;
-        let pipeline = pipeline(&settings, &key, directory, spool);
+        let pipeline = pipeline(&settings, &key, directory, spool, Memory::default());
         Ok(Daemon {
             key,
             pipeline: Arc::new(ArcSwap::from_pointee(pipeline)),
@@ -259,6 +259,7 @@ impl Daemon {
             &self.key,
             directory,
             old.spool.clone(),
+            old.memory.clone(),
         )));
         self.settings = settings;
         info!("the new settings are in force");
@@ -276,13 +277,20 @@ impl Daemon {
     }
 }
 
-fn pipeline(settings: &Settings, key: &Key, directory: Directory, spool: Spool) -> Pipeline {
+fn pipeline(
+    settings: &Settings,
+    key: &Key,
+    directory: Directory,
+    spool: Spool,
+    memory: Memory,
+) -> Pipeline {
     Pipeline {
         directory,
         rules: Arc::new(settings.rules.clone()),
         text: Arc::new(settings.text.clone()),
         composer: Composer::new(settings.journal.clone(), key.clone()),
         spool,
+        memory,
     }
 }
 

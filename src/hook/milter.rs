@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use metrics::{counter, gauge};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,6 +22,7 @@ use crate::pipeline::{Changes, Hook, Pipeline, Verdict};
 use crate::policy::{Admission, Guard};
 
 use super::Listener;
+use super::arriving::Arriving;
 use super::edits::edits;
 
 /// How long nothing is accepted after the system refused a connection for want of something (file
@@ -80,6 +82,8 @@ struct Door {
     agreement: Option<Agreement>,
     /// Guarded recipients of the message under way, which the message itself decides about.
     provisional: Vec<Address>,
+    /// What was handed over of the message under way.
+    arriving: Arriving,
 }
 
 impl Door {
@@ -92,6 +96,7 @@ impl Door {
             asked,
             agreement: None,
             provisional: Vec::new(),
+            arriving: Arriving::default(),
         }
     }
 
@@ -205,7 +210,11 @@ impl Door {
             recipients: &transaction.recipients,
             macros: &transaction.macros,
         })?;
-        let message = Message::new(transaction.message);
+        let (spool, memory) = (&self.pipeline.spool, &self.pipeline.memory);
+        let arrived = std::mem::take(&mut self.arriving);
+        // Held until the message is decided.
+        let (content, _room) = arrived.finish(transaction.message, spool, memory).await?;
+        let message = Message::new(content);
         // An abort may have left recipients of another message here.
         self.provisional
             .retain(|address| envelope.recipient_addresses().any(|known| known == address));
@@ -263,6 +272,21 @@ impl Handler for Door {
         {
             warn!(queue_id, "refused: beyond limits.{}", excess.name());
         }
+    }
+
+    async fn room(&mut self, octets: usize) -> bool {
+        self.arriving.reserve(&self.pipeline.memory, octets).await
+    }
+
+    async fn piece(&mut self, piece: Bytes) {
+        let pipeline = &self.pipeline;
+        self.arriving
+            .piece(piece, &pipeline.spool, &pipeline.memory)
+            .await;
+    }
+
+    fn forget(&mut self) {
+        self.arriving = Arriving::default();
     }
 
     async fn end_of_message(&mut self, transaction: Transaction) -> Outcome {

@@ -1,5 +1,6 @@
 //! The door: turns the MTA's protocol into an envelope and a message, and a verdict back into protocol.
 
+mod arriving;
 mod edits;
 mod listen;
 mod listener;

@@ -6,8 +6,8 @@
 //! durable. At shutdown a message under way is finished first, then the connection closes.
 //!
 //! Progress is said only at the end of a message: Postfix would take it anywhere, Sendmail takes it for
-//! a broken filter anywhere else (`milter_send_command`). The message is held in memory until it is
-//! decided; how large it may be is the smaller of the MTA's limit (`message_size_limit`, `MaxMessageSize`) and
+//! a broken filter anywhere else (`milter_send_command`). A message is held in memory until it is decided, but a
+//! large one: of that the handler gets pieces while it arrives. How large it may be is the smaller of the MTA's limit (`message_size_limit`, `MaxMessageSize`) and
 //! [`Limits::message_size`].
 //!
 //! Who is no MTA is not waited for: first octets that cannot begin a negotiation end the connection, and so does a
@@ -21,7 +21,7 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,7 @@ use super::command::Command;
 use super::edit::{EditError, Outcome, RecipientAnswer};
 use super::frame::{FrameError, Frames, PacketError};
 use super::limits::{Excess, Limits};
+use super::message::PIECE;
 use super::negotiation::{Agreement, Wants};
 use super::response::Response;
 use super::session::{Question, Session, SessionError, Turn};
@@ -38,6 +39,13 @@ use super::transaction::{Path, SoFar, Transaction};
 
 /// Room in a packet beside the header that it holds at most: the name, and what the limit does not count.
 const ROOM: usize = 64 * 1024;
+
+/// Octets of a message that every connection may hold without asking for room.
+const SMALL: usize = 32 * 1024;
+
+/// Octets that room is asked for then: what is held before it is handed over, and a packet more. Only a header of more
+/// than that takes more.
+const HELD: usize = PIECE + 128 * 1024;
 
 /// Decides about recipients and messages of one connection.
 pub trait Handler: Send {
@@ -61,6 +69,19 @@ pub trait Handler: Send {
     fn refused(&mut self, queue_id: &str, excess: Excess) {
         let _ = (queue_id, excess);
     }
+
+    /// A message that is not small needs room for so many octets more. `false`: there is none, and it is refused.
+    fn room(&mut self, octets: usize) -> impl Future<Output = bool> + Send {
+        let _ = octets;
+        ready(true)
+    }
+
+    /// A piece of a large message, the first with its whole header; what comes after the last one is in the
+    /// [`Transaction`]. Nothing more is read from the MTA meanwhile.
+    fn piece(&mut self, piece: Bytes) -> impl Future<Output = ()> + Send;
+
+    /// The message that room or pieces were for is over.
+    fn forget(&mut self);
 
     /// What becomes of a message. Runs to its end whatever the MTA does.
     fn end_of_message(&mut self, transaction: Transaction) -> impl Future<Output = Outcome> + Send;
@@ -157,6 +178,7 @@ where
         limits,
         handler,
         owed: BytesMut::new(),
+        room: SMALL,
     };
     connection
         .run(Session::within(wants, limits), shutdown)
@@ -169,6 +191,8 @@ struct Connection<S, H> {
     handler: H,
     /// Answers that are not written yet.
     owed: BytesMut,
+    /// Octets that there is room for of the message under way.
+    room: usize,
 }
 
 /// Whether the conversation goes on.
@@ -260,8 +284,27 @@ where
                 }
                 Turn::Quit => return Ok(Next::Close),
             }
+            self.hand_over(session).await;
         }
         Ok(Next::Read)
+    }
+
+    /// Asks for room for what is not small, lets the handler have what is large, and know when it is over.
+    async fn hand_over(&mut self, session: &mut Session) {
+        let (held, handed_over) = session.held();
+        if self.room > SMALL && held + handed_over == 0 {
+            self.room = SMALL;
+            self.handler.forget();
+        }
+        while held > self.room {
+            if !self.handler.room(HELD).await {
+                return session.exceed(Excess::Memory);
+            }
+            self.room += HELD;
+        }
+        if let Some(piece) = session.piece() {
+            self.handler.piece(piece).await;
+        }
     }
 
     async fn recipient(&mut self, question: Question<'_>) {

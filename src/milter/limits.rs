@@ -70,6 +70,8 @@ pub enum Excess {
     Header,
     /// [`Limits::message_size`].
     Message,
+    /// What all messages under way may hold together; that is for the [`super::Handler`] to know.
+    Memory,
 }
 
 impl Excess {
@@ -79,6 +81,7 @@ impl Excess {
             Excess::Recipients => "recipients",
             Excess::Header => "header_size",
             Excess::Message => "message_size",
+            Excess::Memory => "memory",
         }
     }
 
@@ -92,6 +95,8 @@ impl Excess {
                 Enhanced(5, 3, 4),
                 "Message header size exceeds fixed limit",
             ),
+            // X.3.2 would say that we take no messages; X.3.1 is the one for storage of any kind.
+            Excess::Memory => Reply::new(452, Enhanced(4, 3, 1), "Insufficient memory, try again"),
             Excess::Message => {
                 Reply::new(552, Enhanced(5, 3, 4), "Message size exceeds fixed limit")
             }

@@ -3,7 +3,8 @@
 //! The MTA takes a field apart into name and value and separates the lines of a folded value by a bare
 //! LF; the body comes as it is. Promises: octet for octet what the MTA received, as far as the MTA told
 //! it (Postfix leaves out spaces before the colon, and no MTA tells its own Received field); one copy
-//! from the receive buffer into one growing buffer, nothing allocated per field. Never fails.
+//! from the receive buffer into one growing buffer, nothing allocated per field. What is in a body beyond
+//! [`PIECE`] octets is given away while it arrives. Never fails.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -11,12 +12,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 const ROOM: usize = 16 * 1024;
 
 /// Most room to begin with: the announcement is a stranger's claim.
-const MOST_ROOM: usize = 1024 * 1024;
+const MOST_ROOM: usize = 256 * 1024;
+
+/// Octets that are held before they are given away; the first piece has the whole header, however long.
+pub(super) const PIECE: usize = 256 * 1024;
 
 /// A message that is arriving. The default one is empty and holds no memory.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     text: BytesMut,
+    /// Octets that were given away.
+    given: usize,
 }
 
 impl Draft {
@@ -26,12 +32,27 @@ impl Draft {
         let room = size.map_or(ROOM, |size| size.min(MOST_ROOM) + ROOM / 4);
         Draft {
             text: BytesMut::with_capacity(room),
+            given: 0,
         }
     }
 
     /// Octets so far.
     pub(super) fn len(&self) -> usize {
-        self.text.len()
+        self.given + self.text.len()
+    }
+
+    /// Octets that were given away.
+    pub(super) fn given(&self) -> usize {
+        self.given
+    }
+
+    /// What is given away, now that it is enough.
+    pub(super) fn piece(&mut self) -> Option<Bytes> {
+        (self.text.len() >= PIECE).then(|| {
+            let piece = self.text.split().freeze();
+            self.given += piece.len();
+            piece
+        })
     }
 
     /// Appends a header field. `value_is_whole` says that the MTA left the space after the colon in the
@@ -69,7 +90,7 @@ impl Draft {
         self.text.extend_from_slice(chunk);
     }
 
-    /// The message as it stands.
+    /// The message as it stands, but for what was given away.
     pub(super) fn finish(self) -> Bytes {
         self.text.freeze()
     }

@@ -20,6 +20,8 @@
 //! Everything else out of order is a [`SessionError`]. Promises: no I/O and no clock; nothing said
 //! about one message is seen in the next.
 
+use bytes::Bytes;
+
 use super::command::Command;
 use super::limits::{Excess, Limits};
 use super::macros::Macros;
@@ -176,6 +178,42 @@ impl Session {
     /// The number of the message under way.
     pub fn message_under_way(&self) -> Option<u64> {
         (!self.is_between_messages()).then_some(self.begun)
+    }
+
+    /// The next piece of a large message, to be handed over; to be asked after each command.
+    pub fn piece(&mut self) -> Option<Bytes> {
+        match self.under_way() {
+            // A piece begins with the whole header.
+            Some(Phase::Body(_, draft)) => draft.piece(),
+            _ => None,
+        }
+    }
+
+    /// Octets of the message under way that are held here, and that were handed over.
+    pub fn held(&mut self) -> (usize, usize) {
+        match self.under_way() {
+            Some(Phase::Header(_, draft) | Phase::Body(_, draft)) => {
+                (draft.len() - draft.given(), draft.given())
+            }
+            _ => (0, 0),
+        }
+    }
+
+    /// There is no room for the message under way: it is refused when it is told to its end.
+    pub fn exceed(&mut self, excess: Excess) {
+        if let Some(Phase::Header(envelope, draft) | Phase::Body(envelope, draft)) =
+            self.under_way()
+        {
+            envelope.exceed(excess);
+            *draft = Draft::default();
+        }
+    }
+
+    fn under_way(&mut self) -> Option<&mut Phase> {
+        match &mut self.state {
+            State::Open(open) => Some(&mut open.phase),
+            State::Greeting => None,
+        }
     }
 
     /// Whether no message is under way, so that the connection may be closed without loss.
@@ -360,6 +398,7 @@ impl Open {
                     sender: envelope.sender,
                     recipients: envelope.recipients,
                     macros: self.macros.take_for_message(),
+                    handed_over: draft.given(),
                     message: draft.finish(),
                 };
                 Ok(Turn::EndOfMessage(Box::new(transaction), self.agreement))

@@ -64,7 +64,9 @@ pub struct Transaction {
     pub recipients: Vec<Path>,
     /// The macros, innermost first.
     pub macros: Macros,
-    /// Header, empty line, body.
+    /// Octets of the message that were handed over before ([`super::Handler::piece`]).
+    pub handed_over: usize,
+    /// Header, empty line, body: what was not handed over before, and so all of it where it is not large.
     pub message: Bytes,
 }
 

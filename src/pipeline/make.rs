@@ -63,8 +63,7 @@ impl Make {
     /// Makes it.
     pub(super) fn run(&self) -> Result<Made, MakeError> {
         let classes = self.classes.clone();
-        let no_texts = text::Texts::default();
-        if classes.iter().all(|class| class.texts == no_texts) {
+        if classes.iter().all(|class| class.texts.is_empty()) {
             return Ok(Made {
                 parcels: self.received(&[])?,
                 ..Made::default()

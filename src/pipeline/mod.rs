@@ -5,6 +5,7 @@
 //! message (RFC 5321 section 4.2.1). Refuses for good (5xx) only what is addressed to a guarded mailbox.
 
 mod make;
+mod memory;
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -14,15 +15,19 @@ use tracing::{info, warn};
 
 use crate::directory::{Directory, Lookup};
 use crate::journal::{Composer, Sealed};
-use crate::mail::{Address, Enhanced, Envelope, Message, Reply};
+use crate::mail::{Address, Content, Enhanced, Envelope, Message, Reply};
 use crate::policy::{self, Admission, People, Plan, Rules};
 use crate::spool::{Parcel, Spool};
 use crate::text::{self, Class, OnFailure};
 
 use make::{Made, Make, MakeError};
+pub use memory::{Memory, Room};
 
 /// As [`MADE_APART`] where there are texts: reading HTML may take fifty times as long.
 const EDITED_APART: usize = 64 * 1024;
+
+/// How many times the octets of a message are in memory, at worst, while a text is put into it (`benches/text_hostile.rs`).
+const EDIT_TAKES: usize = 5;
 
 /// Messages above this are edited and composed off the threads that serve other sessions: passes over the bytes
 /// (structure, transfer encoding, digest) take about a millisecond for each megabyte.
@@ -40,6 +45,8 @@ pub struct Pipeline {
     pub composer: Composer,
     /// Keeps them.
     pub spool: Spool,
+    /// What the messages under way may hold in memory together.
+    pub memory: Memory,
 }
 
 /// What the MTA is told about a message.
@@ -123,6 +130,10 @@ impl Pipeline {
             Ok(classes) => classes,
             Err(reply) => return Verdict::Refuse(reply),
         };
+        let _room = match self.room_for_texts(message, &classes).await {
+            Ok(room) => room,
+            Err(reply) => return Verdict::Refuse(reply),
+        };
         let made = match self.make(envelope, message, plan, classes, hook, now).await {
             Ok(made) => made,
             Err(reply) => return Verdict::Refuse(reply),
@@ -178,6 +189,30 @@ impl Pipeline {
                 };
                 self.text_failed(envelope, why, &untold.to_string())
                     .map(|()| Vec::new())
+            }
+        }
+    }
+
+    /// Room in memory where a text is put into a large message: for all of it, for what it becomes, and for what is
+    /// on the way from one to the other.
+    async fn room_for_texts(
+        &self,
+        message: &Message,
+        classes: &[Class],
+    ) -> Result<Option<Room>, Reply> {
+        let is_large = matches!(message.content(), Content::Stored { .. });
+        if !is_large || classes.iter().all(|class| class.texts.is_empty()) {
+            return Ok(None);
+        }
+        match self
+            .memory
+            .room(message.len().saturating_mul(EDIT_TAKES))
+            .await
+        {
+            Some(room) => Ok(Some(room)),
+            None => {
+                counter!("copyist_messages_deferred_total", "why" => "memory").increment(1);
+                Err(defer("Insufficient memory for the text, try again"))
             }
         }
     }
@@ -286,7 +321,7 @@ impl Pipeline {
     /// Whether the message is a report of ours on its way to the journal mailbox. Journaling it again would
     /// never end.
     async fn is_own(&self, envelope: &Envelope, message: &Message) -> bool {
-        match self.composer.judge(message, envelope.recipient_addresses()) {
+        match self.judge(envelope, message).await {
             Sealed::Whole(item) => {
                 info!(queue_id = envelope.queue_id, %item, "our own report passes");
                 true
@@ -307,6 +342,17 @@ impl Pipeline {
             }
             Sealed::Altered(_) | Sealed::No => false,
         }
+    }
+
+    /// Whose the message is; apart from the threads that serve other sessions where a look at all of it takes long.
+    async fn judge(&self, envelope: &Envelope, message: &Message) -> Sealed {
+        if message.len() <= MADE_APART {
+            return self.composer.judge(message, envelope.recipient_addresses());
+        }
+        let (composer, message) = (self.composer.clone(), message.clone());
+        let recipients: Vec<Address> = envelope.recipient_addresses().cloned().collect();
+        let judging = tokio::task::spawn_blocking(move || composer.judge(&message, &recipients));
+        judging.await.unwrap_or(Sealed::No)
     }
 
     fn is_bounce_of_ours(&self, envelope: &Envelope, message: &Message) -> bool {

@@ -32,6 +32,13 @@ pub struct Texts {
     pub append: Option<Arc<Text>>,
 }
 
+impl Texts {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.prepend.is_none() && self.append.is_none()
+    }
+}
+
 /// One change of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Splice {
@@ -78,7 +85,7 @@ pub enum How {
 
 /// The changes that put the texts into the message; `Err` where it is to go as it is.
 pub fn edit(message: &[u8], texts: &Texts, signed: Signed) -> Result<Edited, Obstacle> {
-    if texts == &Texts::default() {
+    if texts.is_empty() {
         return Ok(Edited::default());
     }
     let tree = Tree::of(message);
@@ -142,7 +149,7 @@ fn not_there_yet<I: Iterator<Item = String>>(
         prepend: left(&texts.prepend),
         append: left(&texts.append),
     };
-    if left == Texts::default() {
+    if left.is_empty() {
         return Err(Obstacle::Repeated);
     }
     Ok(left)

@@ -113,9 +113,7 @@ pub fn classes(
     classes.sort_by_key(|class| ORDER.iter().position(|d| *d == class.direction));
     if !settings.split_mixed && classes.len() > 1 {
         // Somebody who is exempt keeps nobody else from getting a text.
-        let first = classes
-            .iter()
-            .position(|class| class.texts != Texts::default());
+        let first = classes.iter().position(|class| !class.texts.is_empty());
         classes.swap(0, first.unwrap_or(0));
         let others: Vec<usize> = classes
             .drain(1..)

@@ -39,6 +39,12 @@ pub(crate) struct Scripted {
     pub(crate) asked: Arc<Mutex<Vec<Asked>>>,
     pub(crate) seen: Arc<Mutex<Vec<Transaction>>>,
     pub(crate) refused: Arc<Mutex<Vec<(String, Excess)>>>,
+    /// Pieces of the message under way.
+    pub(crate) pieces: Arc<Mutex<Vec<Bytes>>>,
+    /// Octets that room was asked for, by messages that are not over.
+    pub(crate) room: Arc<AtomicUsize>,
+    /// Octets that there is room for; `None`: any.
+    pub(crate) room_there_is: Option<usize>,
 }
 
 impl Handler for Scripted {
@@ -64,7 +70,30 @@ impl Handler for Scripted {
         self.refused.lock().expect("no test panicked").push(refused);
     }
 
-    async fn end_of_message(&mut self, transaction: Transaction) -> Outcome {
+    async fn room(&mut self, octets: usize) -> bool {
+        let taken = self.room.load(Ordering::SeqCst) + octets;
+        let is_there = self.room_there_is.is_none_or(|room| taken <= room);
+        if is_there {
+            self.room.store(taken, Ordering::SeqCst);
+        }
+        is_there
+    }
+
+    async fn piece(&mut self, piece: Bytes) {
+        self.pieces.lock().expect("no test panicked").push(piece);
+    }
+
+    fn forget(&mut self) {
+        self.pieces.lock().expect("no test panicked").clear();
+        self.room.store(0, Ordering::SeqCst);
+    }
+
+    async fn end_of_message(&mut self, mut transaction: Transaction) -> Outcome {
+        let mut pieces = std::mem::take(&mut *self.pieces.lock().expect("no test panicked"));
+        let handed_over: usize = pieces.iter().map(Bytes::len).sum();
+        assert_eq!(handed_over, transaction.handed_over);
+        pieces.push(transaction.message);
+        transaction.message = pieces.concat().into();
         if !self.takes.is_zero() {
             sleep(self.takes).await;
         }
