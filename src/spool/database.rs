@@ -108,7 +108,7 @@ pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError
         .busy_timeout(Duration::from_secs(10))
         .map_err(failed)?;
     let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
-                    PRAGMA wal_autocheckpoint = 1000; PRAGMA journal_size_limit = 67108864;";
+                    PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;";
     connection.execute_batch(settings).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(64);
     let found: i64 = connection
@@ -131,6 +131,41 @@ pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError
         }
     }
     Ok(connection)
+}
+
+/// Copies into the database, and syncs there, what is in the log, so that the next commit begins the log anew. A
+/// process whose sync failed leaves a log that reads well from the system's memory while the disk lacks a part of it; what
+/// this process appended to it would be lost with that part in the next power cut.
+pub(super) fn begin_log_anew(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let busy: bool = connection
+        .query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0))
+        .map_err(|cause| OpenError::Database {
+            path: path.to_owned(),
+            cause,
+        })?;
+    if busy {
+        tracing::warn!("{} is being read; its log goes on as it is", path.display());
+    }
+    Ok(())
+}
+
+/// Pages in the log from which on they are copied into the database.
+const LOG_PAGES: i64 = 1000;
+
+/// Copies the log into the database once it is long. SQLite would do it by itself at the end of a commit, and keep
+/// to itself that a sync failed.
+pub(super) fn shorten_log(connection: &Connection) -> rusqlite::Result<()> {
+    let pages = |row: &Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+    let (logged, copied) = connection
+        .prepare_cached("PRAGMA wal_checkpoint(NOOP)")?
+        .query_row([], pages)?;
+    if logged < LOG_PAGES || copied == logged {
+        return Ok(());
+    }
+    // Whom a reader holds up is tried again after the next commit.
+    connection
+        .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?
+        .query_row([], |_| Ok(()))
 }
 
 /// Adds a message and what is owed for it.

@@ -65,10 +65,13 @@ impl Spool {
             cause,
         })?;
         let connection = database::connect(&path, true)?;
+        database::begin_log_anew(&connection, &path)?;
+        let spool = Spool::with(settings, connection, &path, Some(Arc::new(lock)))?;
+        // The names of all that was made here, and that of the state directory itself.
         sync_dir(&dir)
             .and_then(|()| sync_dir(&settings.state_dir))
+            .and_then(|()| sync_dir(&settings.state_dir.join("..")))
             .map_err(failed)?;
-        let spool = Spool::with(settings, connection, &path, Some(Arc::new(lock)))?;
         spool.remove_orphans().map_err(failed)?;
         Ok(spool)
     }

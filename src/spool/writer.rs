@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use metrics::{counter, histogram};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tracing::error;
+use tracing::{error, warn};
 
+use super::database;
 use super::error::CommitError;
 
 /// Jobs in one group: bounds how long the first of them waits for the others.
@@ -136,6 +137,15 @@ fn write_all(connection: Connection, mut waiting: mpsc::Receiver<Box<dyn Job>>, 
         }
         histogram!("copyist_spool_group_size").record(group.len() as f64);
         write_group(&connection, group, latch);
+        if !latch.is_set()
+            && let Err(cause) = database::shorten_log(&connection)
+        {
+            // What is in the log is durable there, so nobody's commit is in doubt. But a sync has failed.
+            match classify(&cause) {
+                CommitError::Failed(_) => latch.set(&cause.to_string()),
+                _ => warn!("the spool's log stays long: {cause}"),
+            }
+        }
     }
 }
 

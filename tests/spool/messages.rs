@@ -1,0 +1,191 @@
+//! Messages that follow from their number: sizes, items, and what becomes of them.
+
+use std::io;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use bytes::Bytes;
+use copyist::journal::{Item, ItemId, Kind};
+use copyist::mail::{Address, BodyKind, Content};
+use copyist::policy::Direction;
+use copyist::spool::{CommitError, Outcome, Parcel, Progress, Settings, Spool};
+
+/// The service's own settings: originals above 128 KiB are files.
+pub fn settings(directory: &Path) -> Settings {
+    Settings::new(directory)
+}
+
+/// What a message consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// One original in the row, one item.
+    Small,
+    /// One original that is a file, one item.
+    Large,
+    /// An original that is a file, and a version of it in the row with two items.
+    Both,
+}
+
+/// What becomes of a message afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Nothing: it waits.
+    Stay,
+    /// Both targets have it, so it goes.
+    Deliver,
+    /// One target has it.
+    Halve,
+    /// Both targets refuse it: it goes, and an NDR is owed.
+    Refuse,
+}
+
+/// The millions say what kind of messages a run makes: see [`Orders`](super::Orders).
+pub const LARGE_ONLY: usize = 500_000;
+
+pub fn shape(n: usize) -> Shape {
+    match n % 8 {
+        _ if n % 1_000_000 >= LARGE_ONLY => Shape::Large,
+        0 | 4 => Shape::Large,
+        6 => Shape::Both,
+        _ => Shape::Small,
+    }
+}
+
+pub fn act_on(n: usize) -> Act {
+    match n % 5 {
+        0 | 3 => Act::Deliver,
+        1 => Act::Halve,
+        2 => Act::Refuse,
+        _ => Act::Stay,
+    }
+}
+
+pub fn address(name: &str) -> Address {
+    Address::parse(&format!("{name}@archive.test")).expect("a valid address")
+}
+
+/// The name of item `k` of message `n`; 4 and up are those of its NDRs.
+pub fn id(n: usize, k: usize) -> ItemId {
+    let number = n * 8 + k;
+    let text: String = (0..16)
+        .rev()
+        .map(|digit| char::from(b'a' + (number >> (digit * 4) & 15) as u8))
+        .collect();
+    ItemId::parse(&text).expect("an id")
+}
+
+fn original(n: usize, part: usize, size: usize) -> Bytes {
+    let line = format!("message {n} part {part}\r\n").into_bytes();
+    let size = size + n % 7;
+    let mut bytes = line.repeat(size / line.len() + 1);
+    bytes.truncate(size);
+    Bytes::from(bytes)
+}
+
+/// Each item of a message with the original that it carries.
+pub fn items(n: usize) -> Vec<(Item, Bytes)> {
+    let large = || original(n, 0, 128 * 1024 + 1 + n % 16 * 1024);
+    let small = || original(n, 1, 2_000 + n % 4 * 3_000);
+    match shape(n) {
+        Shape::Small => vec![(item(n, 0), small())],
+        Shape::Large => vec![(item(n, 0), large())],
+        Shape::Both => vec![
+            (item(n, 0), large()),
+            (item(n, 1), small()),
+            (item(n, 2), small()),
+        ],
+    }
+}
+
+/// A message as it is committed. Every second body file is written while the message arrives.
+async fn parcels(spool: &Spool, n: usize) -> io::Result<Vec<Parcel>> {
+    let mut parcels: Vec<(Bytes, Parcel)> = Vec::new();
+    for (item, original) in items(n) {
+        match parcels.last_mut() {
+            Some((last, parcel)) if *last == original => parcel.items.push(item),
+            _ => {
+                let content = match original.len() > 128 * 1024 && n % 8 < 4 {
+                    true => arrive(spool, &original).await?,
+                    false => Content::from(original.clone()),
+                };
+                let items = vec![item];
+                parcels.push((
+                    original,
+                    Parcel {
+                        original: content,
+                        items,
+                    },
+                ));
+            }
+        }
+    }
+    Ok(parcels.into_iter().map(|(_, parcel)| parcel).collect())
+}
+
+async fn arrive(spool: &Spool, original: &Bytes) -> io::Result<Content> {
+    let mut incoming = spool.incoming().await?;
+    for piece in original.chunks(65_536) {
+        incoming.append(piece)?;
+    }
+    Content::stored(incoming.finish())
+}
+
+pub fn item(n: usize, k: usize) -> Item {
+    Item {
+        id: id(n, k),
+        kind: Kind::Report,
+        direction: Direction::Inbound,
+        sender: Some(address("sender")),
+        targets: vec![address("a"), address("b")],
+        ndr: Some(address("ndr")),
+        message_id: format!("<{n}.{k}@c.test>"),
+        envelope_id: format!("{n}.{k}"),
+        subject: format!("message {n}"),
+        reasons: vec!["a reason".into(), "another".into()],
+        prefix: Bytes::from(format!("before {n}.{k}\r\n")),
+        suffix: Bytes::from(format!("after {n}.{k}\r\n")),
+        body: BodyKind::SevenBit,
+        smtputf8: false,
+        dsn: Default::default(),
+    }
+}
+
+fn ndr(n: usize, k: usize) -> Item {
+    Item {
+        kind: Kind::Ndr,
+        sender: None,
+        targets: vec![address("ndr")],
+        ndr: None,
+        ..item(n, 4 + k)
+    }
+}
+
+pub async fn commit(spool: &Spool, n: usize) -> Result<(), CommitError> {
+    match parcels(spool, n).await {
+        Ok(parcels) => spool.commit(&n.to_string(), UNIX_EPOCH, parcels).await,
+        // The message cannot be taken in, let alone committed.
+        Err(cause) => Err(CommitError::Refused(cause.to_string().into())),
+    }
+}
+
+/// Writes down what became of a message, item by item.
+pub async fn act(spool: &Spool, n: usize) -> Result<(), CommitError> {
+    let both =
+        |outcome: &dyn Fn() -> Outcome| vec![(address("a"), outcome()), (address("b"), outcome())];
+    for k in 0..items(n).len() {
+        let (outcomes, ndr) = match act_on(n) {
+            Act::Stay => return Ok(()),
+            Act::Deliver => (both(&|| Outcome::Delivered), None),
+            Act::Halve => (vec![(address("a"), Outcome::Delivered)], None),
+            Act::Refuse => (both(&|| Outcome::Refused("550 no".into())), Some(ndr(n, k))),
+        };
+        let progress = Progress {
+            outcomes,
+            next_attempt: UNIX_EPOCH,
+            ndr,
+            reached: true,
+        };
+        spool.record(&id(n, k), progress, UNIX_EPOCH).await?;
+    }
+    Ok(())
+}
