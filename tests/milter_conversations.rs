@@ -438,10 +438,7 @@ async fn a_silent_mta_is_left() {
     let shutdown = CancellationToken::new();
     let served = serve(ours, wants(0, false), LIMITS, Scripted::default(), shutdown).await;
     let error = served.expect_err("nobody spoke");
-    assert_eq!(
-        sentences(&error),
-        "the MTA did not negotiate within 30 seconds"
-    );
+    assert_eq!(sentences(&error), "no negotiation came within 30 seconds");
 }
 
 #[tokio::test]

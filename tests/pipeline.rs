@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use copyist::directory::{CacheSettings, Directory, Places, Settings, Source, TargetSettings};
-use copyist::hook::{Listen, Listener, serve_milter};
+use copyist::hook::{Gate, Listen, Listener, Socket, serve_milter};
 use copyist::journal::{Composer, Key, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Envelope, Message, Recipient};
 use copyist::milter::{Actions, Command, Frames, Offer, Response, Steps, Strings, VERSION};
@@ -177,12 +177,15 @@ async fn an_unreadable_directory_defers() {
 /// What the milter door answers to RCPT with these octets; `None`: it goes on.
 async fn rcpt(pipeline: Pipeline, path: &[u8]) -> Option<String> {
     let listen: Listen = "inet:127.0.0.1:0".parse().expect("an address");
-    let listener = Listener::bind(&listen).await.expect("bound");
+    let listener = Listener::bind(&listen, Socket::default())
+        .await
+        .expect("bound");
     let door = listener.local_addr().expect("TCP");
     let (stop, sessions) = (CancellationToken::new(), TaskTracker::new());
     let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
     let serving = tokio::spawn(serve_milter(
         listener,
+        Arc::new(Gate::default()),
         pipeline,
         sessions.clone(),
         stop.clone(),

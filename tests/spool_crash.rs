@@ -17,8 +17,8 @@ const FIRST: &str = "COPYIST_TEST_FIRST";
 
 fn settings(directory: &Path) -> Settings {
     Settings {
-        state_dir: directory.to_owned(),
         inline_limit: 10_000,
+        ..Settings::new(directory)
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod settings;
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -9,13 +11,14 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use metrics::gauge;
+use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::directory::Health;
+use crate::hook::Clients;
 use crate::pipeline::Pipeline;
 
 pub use settings::Settings;
@@ -36,9 +39,35 @@ pub fn metrics() -> Option<PrometheusHandle> {
         .clone()
 }
 
-/// Serves until `shutdown`.
+/// Accepts those who may connect.
+struct Door {
+    listener: TcpListener,
+    clients: Clients,
+}
+
+impl axum::serve::Listener for Door {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            let (stream, from) = axum::serve::Listener::accept(&mut self.listener).await;
+            if self.clients.include(from.ip()) {
+                return (stream, from);
+            }
+            counter!("copyist_admin_connections_refused_total").increment(1);
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// Serves those who may connect until `shutdown`.
 pub async fn serve(
     listener: TcpListener,
+    clients: Clients,
     metrics: PrometheusHandle,
     pipeline: Arc<ArcSwap<Pipeline>>,
     shutdown: CancellationToken,
@@ -48,7 +77,8 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
         .with_state(Watched { pipeline, metrics });
-    let served = axum::serve(listener, routes).with_graceful_shutdown(shutdown.cancelled_owned());
+    let served = axum::serve(Door { listener, clients }, routes)
+        .with_graceful_shutdown(shutdown.cancelled_owned());
     if let Err(error) = served.await {
         error!("the admin listener ended: {error}");
     }
@@ -62,6 +92,14 @@ async fn ready(State(watched): State<Watched>) -> (StatusCode, String) {
         return (
             StatusCode::SERVICE_UNAVAILABLE,
             "the spool has failed: everything is deferred\n".into(),
+        );
+    }
+    if let Some(free) = pipeline.spool.free()
+        && free.is_low
+    {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the disk is nearly full: mail that must be journaled is deferred\n".into(),
         );
     }
     match pipeline.directory.health() {
@@ -78,6 +116,13 @@ async fn scrape(State(watched): State<Watched>) -> (StatusCode, String) {
             gauge!("copyist_spool_dead_letters").set(depth.dead as f64);
         }
         Err(error) => error!("the spool cannot be counted: {error}"),
+    }
+    if let Some(free) = pipeline.spool.free() {
+        gauge!("copyist_spool_free_bytes").set(free.octets as f64);
+        if let Some(inodes) = free.inodes {
+            gauge!("copyist_spool_free_inodes").set(inodes as f64);
+        }
+        gauge!("copyist_spool_low").set(f64::from(u8::from(free.is_low)));
     }
     (StatusCode::OK, watched.metrics.render())
 }

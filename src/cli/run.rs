@@ -3,10 +3,12 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::Uid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::{Failure, load};
@@ -14,8 +16,15 @@ use crate::config::{self, Settings};
 use crate::daemon::{Daemon, Listeners};
 
 pub(super) async fn run(config: &Path) -> Result<(), Failure> {
+    // Whatever is made from here on is ours alone; the milter's socket gets its mode when it is there.
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let settings = load(config)?;
     start_log();
+    if Uid::effective().is_root() {
+        warn!(
+            "running as root, which nothing here needs: give the service a user of its own (packaging/copyist.sysusers)"
+        );
+    }
     let shutdown = CancellationToken::new();
     let reloads = watch_signals(config.to_owned(), shutdown.clone()).map_err(Failure::failed)?;
     // The spool first: a second instance is told so, and not that a port is taken.

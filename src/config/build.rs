@@ -3,11 +3,11 @@
 //! Every part is built even where another one failed, so that all mistakes are told at once.
 
 mod directory;
+mod doors;
 mod sending;
 mod texts;
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::Settings;
@@ -17,11 +17,9 @@ use super::mistake::{Findings, Noted, quoted};
 use super::parse;
 use super::raw::{self, Raw, Words};
 use crate::directory::ValuesOf;
-use crate::hook::Listen;
 use crate::mail::Address;
 use crate::policy::{Direction, DirectionRules, FoundDomains, Organization, Rules};
 use crate::secret::Secret;
-use crate::{admin, hook, spool};
 
 /// Builds everything; `Err` where anything that is needed for it is wrong.
 pub(super) fn settings(raw: &Raw, findings: &mut Findings) -> Result<Settings, Noted> {
@@ -33,13 +31,16 @@ pub(super) fn settings(raw: &Raw, findings: &mut Findings) -> Result<Settings, N
     let directory = build.directory(&rules, &text);
     let journal = build.journal(&organization);
     let deliver = build.deliver(&journal);
-    let listeners = build.listeners();
+    let doors = build.doors();
 
-    let state_dir = state_dir?;
-    let (hook, admin) = listeners?;
+    let spool = state_dir.and_then(|dir| Ok((build.spool(&dir)?, dir)));
+
+    let (spool, state_dir) = spool?;
+    let (hook, admin) = doors?;
     Ok(Settings {
-        spool: spool::Settings::new(&state_dir),
+        spool,
         state_dir,
+        allow_remote_fs: raw.spool.allow_remote_fs,
         directory: directory?,
         rules: Rules {
             organization: organization?,
@@ -187,48 +188,6 @@ impl Build<'_> {
         }
         Ok(fallback)
     }
-
-    fn listeners(&mut self) -> Result<(hook::Settings, admin::Settings), Noted> {
-        const MILTER: &str = "hook.milter.listen";
-        const ADMIN: &str = "admin.listen";
-        let raw = self.raw;
-        let milter = if raw.hook.milter.listen.0.is_empty() {
-            Err(self.missing(MILTER, MILTER, "no MTA could hand mail over"))
-        } else {
-            self.each(MILTER, &raw.hook.milter.listen, str::parse::<Listen>)
-        };
-        let admin = match raw.admin.listen.trim() {
-            "" | "off" => Ok(None),
-            text => self
-                .parsed(ADMIN, text, |text| {
-                    text.parse::<SocketAddr>()
-                        .map_err(|_| "is neither ADDRESS:PORT with an IP address nor \"off\"")
-                })
-                .map(Some),
-        };
-        let (milter, admin) = (milter?, admin?);
-        let mut taken: Vec<(String, Listen)> = Vec::new();
-        let milters = milter.iter().enumerate();
-        let all = milters
-            .map(|(at, listen)| (format!("{MILTER}[{at}]"), listen.clone()))
-            .chain(admin.map(|address| (ADMIN.to_owned(), Listen::Inet(address))));
-        for (key, listen) in all {
-            if let Some((_, other)) = taken.iter().find(|(_, other)| collide(other, &listen)) {
-                let seen = match &listen {
-                    Listen::Inet(address) if key == ADMIN => address.to_string(),
-                    listen => listen.to_string(),
-                };
-                return Err(self.findings.wrong_but(
-                    &key,
-                    Some(&quoted(&seen)),
-                    format!("is already taken by \"{other}\" in {MILTER}"),
-                    Some("choose another port or path".into()),
-                ));
-            }
-            taken.push((key, listen));
-        }
-        Ok((hook::Settings { milter }, admin::Settings { listen: admin }))
-    }
 }
 
 /// What several sections need.
@@ -281,6 +240,29 @@ impl Build<'_> {
         }
     }
 
+    /// As [`Build::path`]; `credential:NAME` is a credential of the service, which systemd makes a file of.
+    fn secret_path(&mut self, key: &str, text: &str) -> Result<PathBuf, Noted> {
+        let Some(name) = text.strip_prefix("credential:") else {
+            return Ok(self.path(text));
+        };
+        let (problem, remedy) = match &self.findings.origins.credentials {
+            _ if name.is_empty() || name.starts_with('.') || name.contains('/') => (
+                "has no name of a credential after credential:",
+                "write for example \"credential:ldap.password\"".to_owned(),
+            ),
+            None => (
+                "is a credential, and there are none: CREDENTIALS_DIRECTORY is not set",
+                format!(
+                    "write LoadCredential={name}:/etc/copyist/{name} in the unit, and try it with: systemd-run --pty --property=LoadCredential={name}:/etc/copyist/{name} copyist check"
+                ),
+            ),
+            Some(directory) => return Ok(directory.join(name)),
+        };
+        Err(self
+            .findings
+            .wrong_but(key, Some(&quoted(text)), problem, Some(remedy)))
+    }
+
     fn ca_file(&mut self, key: &str, text: &Option<String>) -> Result<Option<PathBuf>, Noted> {
         let Some(text) = given(text) else {
             return Ok(None);
@@ -300,7 +282,7 @@ impl Build<'_> {
         match (given(name), given(file)) {
             (None, None) => Ok(None),
             (Some(name), Some(file)) => {
-                let path = self.path(file);
+                let path = self.secret_path(file_key, file)?;
                 match files::password(&path) {
                     Ok(password) => Ok(Some((name.to_owned(), password))),
                     Err(error) => Err(self.bad_file(file_key, file, &path, &error)),
@@ -331,45 +313,4 @@ fn given(text: &Option<String>) -> Option<&str> {
     text.as_deref()
         .map(str::trim)
         .filter(|text| !text.is_empty())
-}
-
-/// Whether two listeners cannot both have their address.
-fn collide(a: &Listen, b: &Listen) -> bool {
-    match (a, b) {
-        (Listen::Unix(a), Listen::Unix(b)) => a == b,
-        (Listen::Inet(a), Listen::Inet(b)) => {
-            // Port 0 is a free port, another one each time. [::] takes IPv4 as well, 0.0.0.0 only that.
-            let takes = |a: &SocketAddr, b: &SocketAddr| {
-                a.ip() == b.ip() || a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4())
-            };
-            a.port() == b.port() && a.port() != 0 && (takes(a, b) || takes(b, a))
-        }
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn listeners_collide_where_one_covers_the_other() {
-        let listen = |text: &str| text.parse::<Listen>().expect(text);
-        for (a, b, expected) in [
-            ("inet:127.0.0.1:25", "inet:127.0.0.1:25", true),
-            ("inet:127.0.0.1:25", "inet:127.0.0.2:25", false),
-            ("inet:127.0.0.1:25", "inet:127.0.0.1:26", false),
-            ("inet:0.0.0.0:25", "inet:127.0.0.1:25", true),
-            ("inet:0.0.0.0:25", "inet6:[::1]:25", false),
-            ("inet6:[::]:25", "inet:127.0.0.1:25", true),
-            ("inet6:[::]:25", "inet:0.0.0.0:25", true),
-            ("inet:127.0.0.1:0", "inet:127.0.0.1:0", false),
-            ("unix:/a", "unix:/a", true),
-            ("unix:/a", "inet:127.0.0.1:25", false),
-        ] {
-            let (a, b) = (listen(a), listen(b));
-            assert_eq!(collide(&a, &b), expected, "{a} {b}");
-            assert_eq!(collide(&b, &a), expected, "{b} {a}");
-        }
-    }
 }

@@ -19,14 +19,20 @@ use super::raw::Raw;
 /// Separates the tables in the names of environment variables.
 const SEPARATOR: &str = "__";
 
+/// Where systemd puts what LoadCredential= and SetCredential= name.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
 /// Reads both layers. What is wrong in them is noted and left out; no [`Raw`] comes of a file that
 /// could not be read at all.
 pub(super) fn read(
     path: &Path,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> (Result<Raw, Noted>, Findings) {
+    let variables: Vec<(OsString, OsString)> = variables.into_iter().collect();
+    let credentials = variables.iter().find(|(name, _)| name == CREDENTIALS);
     let mut findings = Findings::new(Origins {
         file: path.to_owned(),
+        credentials: credentials.map(|(_, directory)| directory.into()),
         lines: BTreeMap::new(),
         variables: BTreeMap::new(),
     });

@@ -107,6 +107,8 @@ pub(super) struct Origins {
     pub(super) lines: BTreeMap<String, usize>,
     /// The environment variable of each key that is set by one.
     pub(super) variables: BTreeMap<String, String>,
+    /// The directory of the service's credentials (systemd.exec(5)).
+    pub(super) credentials: Option<PathBuf>,
 }
 
 /// A mistake has been noted. Whoever holds one need not say anything more.

@@ -9,11 +9,12 @@
 //! | `keys` | that list as the JSON schema, and as a table to check against |
 //! | `layers` | the file, the environment over it |
 //! | `build` | what the texts mean, and what must fit together |
-//! | `parse`, `files` | one text, one file |
+//! | `parse`, `files`, `accounts` | one text, one file, one user |
 //! | `mistake` | how mistakes are collected and told |
 //!
 //! `config/copyist.toml` explains each key to the administrator; a test holds it to `raw`.
 
+mod accounts;
 mod build;
 mod files;
 mod keys;
@@ -35,6 +36,8 @@ pub use mistake::{ConfigError, Mistake, Place};
 pub struct Settings {
     /// The directory of what must outlive restarts.
     pub state_dir: PathBuf,
+    /// Whether that may be on a network file system.
+    pub allow_remote_fs: bool,
     /// Who the people of the organization are.
     pub directory: directory::Settings,
     /// What is journaled to whom.

@@ -76,6 +76,47 @@ pub(super) fn some_time(text: &str) -> Result<Duration, &'static str> {
     }
 }
 
+/// `100MiB`, `1GiB`, `500kB`, or octets.
+pub(super) fn size(text: &str) -> Result<u64, &'static str> {
+    const WRONG: &str = "is not a size";
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let unit: u64 = match unit.trim_start() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1000,
+        "MB" => 1000_u64.pow(2),
+        "GB" => 1000_u64.pow(3),
+        "TB" => 1000_u64.pow(4),
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(WRONG),
+    };
+    let number: u64 = number.parse().map_err(|_| WRONG)?;
+    // As far as any disk goes, and sums with it do not overflow.
+    let size = number.checked_mul(unit).filter(|size| *size < 1 << 60);
+    size.ok_or("is larger than any disk")
+}
+
+/// As [`size`], but not zero.
+pub(super) fn some_size(text: &str) -> Result<u64, &'static str> {
+    match size(text)? {
+        0 => Err("is nothing at all"),
+        size => Ok(size),
+    }
+}
+
+/// The permissions of a socket, in octal digits; its owner must be able to use it.
+pub(super) fn mode(text: &str) -> Result<u32, &'static str> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode & !0o777 == 0 && mode & 0o200 != 0 => Ok(mode),
+        _ => Err("is no mode of a socket"),
+    }
+}
+
 /// The name of a machine, as it can stand in a Message-ID and in EHLO.
 pub(super) fn host_name(text: &str) -> Result<String, &'static str> {
     // The domain of an address is a domain: one parser decides what that is.
@@ -283,6 +324,43 @@ mod tests {
             assert!(duration(text).is_err(), "{text}");
         }
         assert!(some_time("0s").is_err());
+    }
+
+    #[test]
+    fn sizes_have_units_or_are_octets() {
+        for (text, octets) in [
+            ("0", 0),
+            ("1000", 1000),
+            ("5 B", 5),
+            ("500kB", 500_000),
+            ("3MB", 3_000_000),
+            ("100MiB", 104_857_600),
+            ("1 GiB", 1_073_741_824),
+            ("2TiB", 2_199_023_255_552),
+        ] {
+            assert_eq!(size(text), Ok(octets), "{text}");
+        }
+        for text in [
+            "",
+            "MiB",
+            "-1",
+            "1.5GiB",
+            "10M",
+            "1 giga",
+            "99999999TiB",
+            "18446744073709551616",
+        ] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert!(some_size("0").is_err() && some_size("1").is_ok());
+    }
+
+    #[test]
+    fn a_socket_s_mode_is_octal() {
+        assert_eq!((mode("0660"), mode("600")), (Ok(0o660), Ok(0o600)));
+        for text in ["", "0680", "rw", "7777", "0460", "0o660"] {
+            assert!(mode(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! of the fields are what an administrator's editor shows. What a text means (an address, a network,
 //! a duration) is not decided here; see [`super::build`].
 
+mod doors;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::num::{NonZeroU16, NonZeroU64};
@@ -13,6 +15,8 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{deliver, directory, policy, text};
+
+pub(super) use doors::{Admin, Hook, Limits, Spool};
 
 /// Settings of Copyist, a directory-driven mail journaling agent.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -39,6 +43,10 @@ pub(super) struct Raw {
     pub(super) relay: Relay,
     /// How they are sent.
     pub(super) delivery: Delivery,
+    /// How much is taken in, and how long it may take.
+    pub(super) limits: Limits,
+    /// Where journal copies wait.
+    pub(super) spool: Spool,
     /// Health and metrics.
     pub(super) admin: Admin,
 }
@@ -247,22 +255,6 @@ pub(super) struct Text {
     pub(super) exempt_attribute: Option<String>,
 }
 
-/// How MTAs hand mail over.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Hook {
-    /// The milter, for Postfix and Sendmail.
-    pub(super) milter: Milter,
-}
-
-/// The milter, for Postfix and Sendmail.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Milter {
-    /// Where it listens: inet:ADDRESS:PORT, inet6:[ADDRESS]:PORT or unix:/PATH.
-    pub(super) listen: Words,
-}
-
 /// Who takes journal copies and non-delivery reports.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -309,14 +301,6 @@ pub(super) struct Retry {
     pub(super) first: String,
     /// The longest wait.
     pub(super) max: String,
-}
-
-/// Health and metrics.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Admin {
-    /// The IP address and port of /healthz, /readyz and /metrics; "off" for none.
-    pub(super) listen: String,
 }
 
 /// A list of texts, or one text alone. One empty text is the empty list, so that an environment
@@ -435,6 +419,8 @@ impl Default for Raw {
             hook: Hook::default(),
             relay: Relay::default(),
             delivery: Delivery::default(),
+            limits: Limits::default(),
+            spool: Spool::default(),
             admin: Admin::default(),
         }
     }
@@ -506,14 +492,6 @@ impl Default for Text {
     }
 }
 
-impl Default for Milter {
-    fn default() -> Milter {
-        Milter {
-            listen: Words::from(["inet:127.0.0.1:8891"]),
-        }
-    }
-}
-
 impl Default for Relay {
     fn default() -> Relay {
         Relay {
@@ -535,14 +513,6 @@ impl Default for Retry {
         Retry {
             first: "1m".into(),
             max: "4h".into(),
-        }
-    }
-}
-
-impl Default for Admin {
-    fn default() -> Admin {
-        Admin {
-            listen: "127.0.0.1:8025".into(),
         }
     }
 }

@@ -4,12 +4,11 @@
 //! messages, never within one; on shutdown messages under way are finished and the rest is on disk.
 
 mod domains;
+mod state_dir;
 
-use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,12 +22,13 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 pub(crate) use domains::read as read_domains;
+pub use state_dir::StateDirError;
 
 use crate::admin;
 use crate::config::Settings;
 use crate::deliver;
 use crate::directory::{self, Directory};
-use crate::hook::{self, BindError, Listener};
+use crate::hook::{self, BindError, Gate, Listener};
 use crate::journal::{Composer, Key, KeyError};
 use crate::pipeline::{Memory, Pipeline};
 use crate::spool::{self, Spool};
@@ -39,17 +39,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// The state directory cannot be made.
-    #[error(
-        "cannot make the state directory {dir}: {cause}; set state_dir, or make it with the right owner"
-    )]
-    StateDir {
-        /// The directory.
-        dir: PathBuf,
-        /// What the system said.
-        #[source]
-        cause: io::Error,
-    },
+    /// The state directory is not ours alone.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
     /// The seal key.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -97,7 +89,7 @@ impl Listeners {
     pub async fn bind(settings: &Settings) -> Result<Listeners, DaemonError> {
         let mut milter = Vec::new();
         for listen in &settings.hook.milter {
-            milter.push(Listener::bind(listen).await?);
+            milter.push(Listener::bind(listen, settings.hook.socket).await?);
         }
         let admin = match settings.admin.listen {
             Some(address) => {
@@ -124,6 +116,7 @@ pub struct Daemon {
     key: Key,
     pipeline: Arc<ArcSwap<Pipeline>>,
     deliver: Arc<ArcSwap<deliver::Settings>>,
+    gate: Arc<Gate>,
 }
 
 impl Daemon {
@@ -131,7 +124,7 @@ impl Daemon {
     pub fn open(settings: Settings) -> Result<Daemon, DaemonError> {
         // Before anything counts.
         admin::metrics();
-        make_state_dir(&settings.state_dir)?;
+        state_dir::prepare(&settings.state_dir, settings.allow_remote_fs)?;
         let spool = Spool::open(&settings.spool)?;
         let key = Key::load_or_create(&settings.state_dir)?;
         let directory = open_directory(&settings)?;
@@ -140,6 +133,7 @@ impl Daemon {
             key,
             pipeline: Arc::new(ArcSwap::from_pointee(pipeline)),
             deliver: Arc::new(ArcSwap::from_pointee(settings.deliver.clone())),
+            gate: Arc::new(Gate::new(&settings.hook)),
             settings,
         })
     }
@@ -164,6 +158,7 @@ impl Daemon {
             info!("listening on {listener}");
             sessions.spawn(hook::serve_milter(
                 listener,
+                self.gate.clone(),
                 self.pipeline.clone(),
                 sessions.clone(),
                 shutdown.clone(),
@@ -178,6 +173,7 @@ impl Daemon {
         if let (Some(listener), Some(metrics)) = (listeners.admin, admin::metrics()) {
             others.spawn(admin::serve(
                 listener,
+                self.settings.admin.clients.clone(),
                 metrics,
                 self.pipeline.clone(),
                 stop_admin.clone(),
@@ -244,15 +240,19 @@ impl Daemon {
             error!("the old settings stay: {outage}");
             return;
         }
+        let (hook, old_hook) = (&settings.hook, &self.settings.hook);
         for (key, changed) in [
             ("state_dir", settings.state_dir != self.settings.state_dir),
-            ("hook", settings.hook != self.settings.hook),
+            ("hook.milter.listen", hook.milter != old_hook.milter),
+            ("the milter's socket", hook.socket != old_hook.socket),
+            ("spool", settings.spool != self.settings.spool),
             ("admin", settings.admin != self.settings.admin),
         ] {
             if changed {
                 warn!("{key} has changed; that takes effect after a restart");
             }
         }
+        self.gate.change(&settings.hook);
         self.deliver.store(Arc::new(settings.deliver.clone()));
         self.pipeline.store(Arc::new(pipeline(
             &settings,
@@ -298,12 +298,4 @@ fn open_directory(settings: &Settings) -> Result<Directory, directory::OpenError
     let directory = Directory::open(settings.directory.clone())?;
     directory.follow_changes(&settings.state_dir.join("directory.place"));
     Ok(directory)
-}
-
-fn make_state_dir(dir: &Path) -> Result<(), DaemonError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|cause| DaemonError::StateDir {
-        dir: dir.to_owned(),
-        cause,
-    })
 }

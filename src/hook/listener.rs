@@ -12,9 +12,26 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::Listen;
+use super::clients::Caller;
 
-/// Mode of a Unix socket: the MTA must be in the socket's group.
-const SOCKET_MODE: u32 = 0o660;
+/// What a Unix socket is like. Who may write it may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Socket {
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its group, where not that of the service.
+    pub group: Option<u32>,
+}
+
+impl Default for Socket {
+    /// The MTA must be in the socket's group.
+    fn default() -> Socket {
+        Socket {
+            mode: 0o660,
+            group: None,
+        }
+    }
+}
 
 /// A bound listener. A Unix socket's file is removed when it is dropped.
 #[derive(Debug)]
@@ -49,10 +66,10 @@ pub struct BindError {
 
 impl Listener {
     /// Binds.
-    pub async fn bind(listen: &Listen) -> Result<Listener, BindError> {
+    pub async fn bind(listen: &Listen, socket: Socket) -> Result<Listener, BindError> {
         let bound = match listen {
             Listen::Inet(address) => TcpListener::bind(address).await.map(Listener::Tcp),
-            Listen::Unix(path) => bind_unix(path).await,
+            Listen::Unix(path) => bind_unix(path, socket).await,
         };
         bound.map_err(|cause| BindError {
             listen: listen.clone(),
@@ -68,23 +85,25 @@ impl Listener {
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<Stream> {
+    pub(super) async fn accept(&self) -> io::Result<(Stream, Caller)> {
         match self {
             Listener::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, from) = listener.accept().await?;
                 // Replies are small and waited for.
                 stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
+                Ok((Stream::Tcp(stream), Caller::Machine(from.ip())))
             }
-            Listener::Unix(listener, _) => listener
-                .accept()
-                .await
-                .map(|(stream, _)| Stream::Unix(stream)),
+            Listener::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                // What the kernel says of the process that connected (SO_PEERCRED); nobody can pretend.
+                let user = stream.peer_cred()?.uid();
+                Ok((Stream::Unix(stream), Caller::User(user)))
+            }
         }
     }
 }
 
-async fn bind_unix(path: &Path) -> io::Result<Listener> {
+async fn bind_unix(path: &Path, socket: Socket) -> io::Result<Listener> {
     // A socket file that nobody answers on is left over from a crash. Anything else is not ours to remove.
     let left_over = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     if left_over {
@@ -103,7 +122,16 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
     }
     let listener = UnixListener::bind(path)?;
     let file = SocketFile(path.to_owned());
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    if socket.group.is_some() {
+        // Before the mode: a group that it is not for must not be let in for a moment.
+        std::os::unix::fs::lchown(path, None, socket.group).map_err(|cause| {
+            let why = format!(
+                "{cause}; hook.milter.socket_group must be a group that the service's user is in"
+            );
+            io::Error::new(cause.kind(), why)
+        })?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(socket.mode))?;
     Ok(Listener::Unix(listener, file))
 }
 

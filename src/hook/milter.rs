@@ -15,15 +15,17 @@ use crate::mail::{
     Address, AddressError, Client, Enhanced, Envelope, Message, Recipient, Reply, Rewritten,
 };
 use crate::milter::{
-    self, Actions, Agreement, Answer, Edit, Excess, Handler, Limits, Macros, Outcome, Path, Peer,
-    RecipientAnswer, SoFar, Transaction, Wants,
+    self, Actions, Agreement, Answer, ConnectionError, Edit, Excess, Handler, Macros, Outcome,
+    Path, Peer, RecipientAnswer, SoFar, Transaction, Wants,
 };
 use crate::pipeline::{Changes, Hook, Pipeline, Verdict};
 use crate::policy::{Admission, Guard};
 
 use super::Listener;
 use super::arriving::Arriving;
+use super::clients::Caller;
 use super::edits::edits;
+use super::gate::{Gate, Refusal};
 
 /// How long nothing is accepted after the system refused a connection for want of something (file
 /// descriptors, memory): trying again at once would only burn time.
@@ -34,10 +36,11 @@ const EDIT: Actions = Actions::from_bits(
     Actions::CHANGE_BODY.bits() | Actions::CHANGE_HEADERS.bits() | Actions::ADD_HEADERS.bits(),
 );
 
-/// Accepts connections until `shutdown`; each is served by a task of `sessions`, which whoever shuts down
-/// waits for.
+/// Accepts connections until `shutdown`, those that the gate lets in; each is served by a task of `sessions`, which
+/// whoever shuts down waits for.
 pub async fn serve(
     listener: Listener,
+    gate: Arc<Gate>,
     pipelines: Arc<ArcSwap<Pipeline>>,
     sessions: TaskTracker,
     shutdown: CancellationToken,
@@ -49,26 +52,39 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok(stream) => {
-                let session = Door::new(pipelines.clone());
-                let wants = session.wants();
-                let served =
-                    milter::serve(stream, wants, Limits::default(), session, shutdown.clone());
-                sessions.spawn(async move {
-                    gauge!("copyist_milter_connections").increment(1);
-                    if let Err(reason) = served.await {
-                        counter!("copyist_milter_connections_broken_total").increment(1);
-                        warn!("a milter connection ended: {}", chain(&reason));
-                    }
-                    gauge!("copyist_milter_connections").decrement(1);
-                });
-            }
+            Ok((stream, who)) => match gate.enter(who) {
+                Ok((place, limits)) => {
+                    let session = Door::new(pipelines.clone());
+                    let wants = session.wants();
+                    let served = milter::serve(stream, wants, limits, session, shutdown.clone());
+                    let gate = gate.clone();
+                    sessions.spawn(async move {
+                        gauge!("copyist_milter_connections").increment(1);
+                        if let Err(reason) = served.await {
+                            ended(&gate, who, &reason);
+                        }
+                        gauge!("copyist_milter_connections").decrement(1);
+                        drop(place);
+                    });
+                }
+                Err(why) => gate.turned_away(who, why, why),
+            },
             Err(cause) => {
                 error!("cannot accept a milter connection: {cause}");
                 tokio::time::sleep(BREATH).await;
             }
         }
     }
+}
+
+/// Tells why a connection ended otherwise than by the MTA's wish or ours.
+fn ended(gate: &Gate, who: Caller, reason: &ConnectionError) {
+    if reason.is_stranger() {
+        gate.turned_away(who, Refusal::Stranger, reason);
+        return;
+    }
+    counter!("copyist_milter_connections_broken_total").increment(1);
+    warn!("a milter connection ended: {}", chain(reason));
 }
 
 /// One connection of an MTA.

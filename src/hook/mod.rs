@@ -1,13 +1,17 @@
 //! The door: turns the MTA's protocol into an envelope and a message, and a verdict back into protocol.
 
 mod arriving;
+mod clients;
 mod edits;
+mod gate;
 mod listen;
 mod listener;
 mod milter;
 mod settings;
 
+pub use clients::Clients;
+pub use gate::Gate;
 pub use listen::{Listen, ListenError};
-pub use listener::{BindError, Listener};
+pub use listener::{BindError, Listener, Socket};
 pub use milter::serve as serve_milter;
-pub use settings::Settings;
+pub use settings::{Access, Limits, Settings};

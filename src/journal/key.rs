@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use nix::fcntl::OFlag;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -77,7 +78,12 @@ impl Key {
             path: path.to_owned(),
             cause,
         };
-        let mut file = File::open(path).map_err(failed)?;
+        // A link would have somebody else's file for a key.
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
+            .open(path)
+            .map_err(failed)?;
         let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(KeyError::Exposed {
@@ -111,6 +117,7 @@ impl Key {
             .create(true)
             .truncate(true)
             .mode(0o600)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(&new)
             .map_err(failed)?;
         writeln!(file, "{text}")

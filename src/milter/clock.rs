@@ -58,18 +58,19 @@ impl Clock {
 impl Over {
     /// How a connection ends when this is over.
     pub(super) fn outcome(self, limits: Limits) -> Result<(), ConnectionError> {
-        let (doing, within) = match self {
+        match self {
             // Nothing is under way, and nothing is wrong: the MTA connects anew.
-            Over::Connection => return Ok(()),
-            Over::Silence => {
-                return Err(ConnectionError::Idle {
-                    doing: "say anything",
-                    after: limits.idle,
-                });
-            }
-            Over::Greeting => ("negotiate", limits.greeting),
-            Over::Message => ("come to the end of a message", limits.message_time),
-        };
-        Err(ConnectionError::TooSlow { doing, within })
+            Over::Connection => Ok(()),
+            Over::Silence => Err(ConnectionError::Idle {
+                doing: "say anything",
+                after: limits.idle,
+            }),
+            Over::Greeting => Err(ConnectionError::NoNegotiation {
+                within: limits.greeting,
+            }),
+            Over::Message => Err(ConnectionError::TooSlow {
+                within: limits.message_time,
+            }),
+        }
     }
 }

@@ -128,11 +128,15 @@ pub enum ConnectionError {
         /// What they are.
         looks_like: &'static str,
     },
-    /// Something came, but not to its end.
-    #[error("the MTA did not {doing} within {} seconds", within.as_secs())]
+    /// Who connected did not negotiate.
+    #[error("no negotiation came within {} seconds", within.as_secs())]
+    NoNegotiation {
+        /// How long it might take.
+        within: Duration,
+    },
+    /// A message came, but not to its end.
+    #[error("a message did not come to its end within {} seconds", within.as_secs())]
     TooSlow {
-        /// What was to end.
-        doing: &'static str,
         /// How long it might take.
         within: Duration,
     },
@@ -144,6 +148,16 @@ pub enum ConnectionError {
         /// How long.
         after: Duration,
     },
+}
+
+impl ConnectionError {
+    /// Whether who connected never showed to be an MTA.
+    pub fn is_stranger(&self) -> bool {
+        matches!(
+            self,
+            ConnectionError::Stranger { .. } | ConnectionError::NoNegotiation { .. }
+        )
+    }
 }
 
 /// What an MTA did while it was to wait.

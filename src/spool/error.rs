@@ -62,6 +62,14 @@ pub enum CommitError {
     /// The disk is full. Room may come back.
     #[error("the disk is full")]
     Full,
+    /// The disk has less room than the settings keep free, or would have with this message.
+    #[error("the disk is nearly full: {} MiB are free{}", free >> 20, inodes.map(|free| format!(", and {free} inodes")).unwrap_or_default())]
+    Low {
+        /// Octets that are free.
+        free: u64,
+        /// Inodes that are free, where those are too few.
+        inodes: Option<u64>,
+    },
     /// An I/O error now or earlier. A sync that failed once may have lost what it was asked to keep, and the next
     /// one succeeds all the same; so nothing is trusted any more until the files are opened anew.
     #[error("the spool has failed: {0}")]
@@ -76,7 +84,7 @@ impl CommitError {
     /// (RFC 5321 section 4.2.1).
     pub fn reply(&self) -> Reply {
         match self {
-            CommitError::Full => Reply::new(
+            CommitError::Full | CommitError::Low { .. } => Reply::new(
                 452,
                 Enhanced(4, 3, 1),
                 "Insufficient storage for the journal, try again",

@@ -30,6 +30,7 @@ mod bodies;
 mod database;
 mod error;
 mod queue;
+mod room;
 mod settings;
 mod store;
 #[cfg(test)]
@@ -44,6 +45,7 @@ use crate::mail::{Address, Content};
 pub use bodies::Incoming;
 pub use error::{CommitError, OpenError, SpoolError};
 pub use queue::{Depth, Filter, Listed, ListedTarget, Shown};
+pub use room::Free;
 pub use settings::Settings;
 pub use store::Spool;
 

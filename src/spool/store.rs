@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use nix::fcntl::OFlag;
 use ring::digest::{Context, SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use rusqlite::Connection;
@@ -18,6 +19,7 @@ use super::bodies::{Bodies, Incoming, sync_dir};
 use super::database::{self, Loaded, NewMessage, Stored};
 use super::error::{CommitError, OpenError, SpoolError};
 use super::queue::{self, Depth, Filter, Listed, Shown};
+use super::room::{Free, Room};
 use super::writer::Writer;
 use super::{Owed, Parcel, Progress, Settings};
 use crate::journal::ItemId;
@@ -31,6 +33,7 @@ pub struct Spool {
     reader: Arc<Mutex<Connection>>,
     bodies: Bodies,
     inline_limit: usize,
+    room: Room,
     /// Items that a delivery works on in this process; a crash forgets them, and then they are due again.
     claimed: Arc<Mutex<HashSet<ItemId>>>,
     changed: Arc<Notify>,
@@ -59,6 +62,7 @@ impl Spool {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(&path);
         made.map_err(|cause| OpenError::Io {
             path: path.clone(),
@@ -104,6 +108,7 @@ impl Spool {
             reader: Arc::new(Mutex::new(database::connect(path, false)?)),
             bodies: Bodies::open(bodies.clone()).map_err(failed(bodies))?,
             inline_limit: settings.inline_limit,
+            room: Room::new(settings),
             claimed: Arc::default(),
             changed: Arc::default(),
             _lock: lock,
@@ -121,6 +126,8 @@ impl Spool {
         if self.is_failed() {
             return Err(CommitError::Failed("an earlier write failed".into()));
         }
+        let octets = parcels.iter().map(|parcel| parcel.original.len() as u64);
+        self.room.take(octets.sum())?;
         let mut files = Vec::new();
         let mut messages = Vec::with_capacity(parcels.len());
         for Parcel { original, items } in parcels {
@@ -151,7 +158,9 @@ impl Spool {
             Ok(()) => self.changed.notify_one(),
             // Only when the answer is known: a commit that failed may be found to stand after a restart,
             // and then the row needs its file. The start removes what no row names.
-            Err(CommitError::Refused(_) | CommitError::Full) => self.remove_bodies(files).await,
+            Err(CommitError::Refused(_) | CommitError::Full | CommitError::Low { .. }) => {
+                self.remove_bodies(files).await;
+            }
             Err(_) => {}
         }
         committed
@@ -343,6 +352,11 @@ impl Spool {
         self.writer.latch().wait().await;
     }
 
+    /// How much room there is; `None` where the system does not say.
+    pub fn free(&self) -> Option<Free> {
+        self.room.free()
+    }
+
     /// How much is owed.
     pub async fn depth(&self) -> Result<Depth, SpoolError> {
         self.read(queue::depth).await
@@ -496,6 +510,7 @@ fn lock(state_dir: &Path) -> Result<File, OpenError> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
         .open(&path)
         .map_err(failed)?;
     match file.try_lock() {

@@ -15,8 +15,8 @@ const LIMIT: usize = 1000;
 
 fn settings(dir: &Path) -> Settings {
     Settings {
-        state_dir: dir.to_owned(),
         inline_limit: LIMIT,
+        ..Settings::new(dir)
     }
 }
 

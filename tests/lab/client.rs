@@ -148,7 +148,7 @@ impl Client {
 }
 
 /// Connects from a given local address, which std cannot.
-fn connect(local: IpAddr, server: SocketAddr) -> io::Result<TcpStream> {
+pub fn connect(local: IpAddr, server: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(local, 0).into())?;
     socket.connect(&server.into())?;

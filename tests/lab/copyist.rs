@@ -33,12 +33,21 @@ impl Copyist {
     pub fn start_in(environment: Vec<(String, String)>, config: &str) -> Copyist {
         let mut copyist = Copyist {
             environment,
+            ..Copyist::install(config)
+        };
+        copyist.restart();
+        copyist
+    }
+
+    /// Puts its configuration in place; [`Copyist::restart`] starts it.
+    pub fn install(config: &str) -> Copyist {
+        let copyist = Copyist {
+            environment: Vec::new(),
             directory: tempfile::tempdir().expect("the system has a temporary directory"),
             log: Log::default(),
             running: None,
         };
         copyist.write_config(config);
-        copyist.restart();
         copyist
     }
 

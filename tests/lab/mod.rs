@@ -43,6 +43,7 @@ mod certificates;
 mod chance;
 mod client;
 mod copyist;
+mod disk;
 mod fault_proxy;
 mod postfix;
 mod process;
@@ -62,8 +63,9 @@ use std::time::{Duration, Instant};
 pub use books::{Account, Books};
 pub use certificates::Certificates;
 pub use chance::Chance;
-pub use client::{Client, Reply, Sent};
+pub use client::{Client, Reply, Sent, connect};
 pub use copyist::Copyist;
+pub use disk::Disk;
 pub use fault_proxy::{Fault, FaultProxy};
 pub use postfix::{Postfix, PostfixOptions};
 pub use process::{Program, Silence, children, signal_process};
@@ -178,7 +180,7 @@ pub fn write(path: &Path, text: impl AsRef<[u8]>) {
 }
 
 /// A temporary directory that other users (Postfix's) may enter.
-fn open_directory() -> tempfile::TempDir {
+pub fn open_directory() -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("the system has a temporary directory");
     set_mode(directory.path(), 0o755);
     directory

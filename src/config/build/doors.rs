@@ -1,0 +1,229 @@
+//! The sections `[hook.milter]`, `[limits]`, `[spool]` and `[admin]`: where mail comes in, who may bring it, and how
+//! much of it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use super::Build;
+use crate::config::mistake::{Noted, quoted};
+use crate::config::raw::Words;
+use crate::config::{accounts, parse};
+use crate::hook::{Access, Clients, Limits, Listen, Socket};
+use crate::{admin, hook, milter, spool};
+
+const MILTER: &str = "hook.milter.listen";
+const ADMIN: &str = "admin.listen";
+
+impl Build<'_> {
+    pub(super) fn doors(&mut self) -> Result<(hook::Settings, admin::Settings), Noted> {
+        let addresses = self.addresses();
+        let raw = &self.raw.hook.milter;
+        let milter_clients = self.each(
+            "hook.milter.allow_clients",
+            &raw.allow_clients,
+            parse::network,
+        );
+        let admin_clients = &self.raw.admin.allow_clients;
+        let admin_clients = self.each("admin.allow_clients", admin_clients, parse::network);
+        let users = self.each("hook.milter.allow_users", &raw.allow_users, accounts::user);
+        let socket = self.socket(&raw.allow_users);
+        let limits = self.limits();
+        let (milter, listen) = addresses?;
+        let (clients, admin_clients) =
+            (Clients::new(milter_clients?), Clients::new(admin_clients?));
+        for (at, listen) in milter.iter().enumerate() {
+            if let Listen::Inet(address) = listen {
+                let key = format!("{MILTER}[{at}]");
+                self.answers_only_this_machine_or_somebody(&key, listen, *address, &clients)?;
+            }
+        }
+        if let Some(address) = listen {
+            self.answers_only_this_machine_or_somebody(ADMIN, address, address, &admin_clients)?;
+        }
+        let access = Access {
+            clients,
+            users: users?,
+        };
+        let hook = hook::Settings {
+            milter,
+            socket: socket?,
+            access,
+            limits: limits?,
+        };
+        let admin = admin::Settings {
+            listen,
+            clients: admin_clients,
+        };
+        Ok((hook, admin))
+    }
+
+    /// Where the milter and the admin side listen.
+    fn addresses(&mut self) -> Result<(Vec<Listen>, Option<SocketAddr>), Noted> {
+        let raw = self.raw;
+        let milter = if raw.hook.milter.listen.0.is_empty() {
+            Err(self.missing(MILTER, MILTER, "no MTA could hand mail over"))
+        } else {
+            self.each(MILTER, &raw.hook.milter.listen, str::parse::<Listen>)
+        };
+        let admin = match raw.admin.listen.trim() {
+            "" | "off" => Ok(None),
+            text => self
+                .parsed(ADMIN, text, |text| {
+                    text.parse::<SocketAddr>()
+                        .map_err(|_| "is neither ADDRESS:PORT with an IP address nor \"off\"")
+                })
+                .map(Some),
+        };
+        let (milter, admin) = (milter?, admin?);
+        let mut taken: Vec<(String, Listen)> = Vec::new();
+        let milters = milter.iter().enumerate();
+        let all = milters
+            .map(|(at, listen)| (format!("{MILTER}[{at}]"), listen.clone()))
+            .chain(admin.map(|address| (ADMIN.to_owned(), Listen::Inet(address))));
+        for (key, listen) in all {
+            if let Some((_, other)) = taken.iter().find(|(_, other)| collide(other, &listen)) {
+                let seen = match &listen {
+                    Listen::Inet(address) if key == ADMIN => address.to_string(),
+                    listen => listen.to_string(),
+                };
+                return Err(self.findings.wrong_but(
+                    &key,
+                    Some(&quoted(&seen)),
+                    format!("is already taken by \"{other}\" in {MILTER}"),
+                    Some("choose another port or path".into()),
+                ));
+            }
+            taken.push((key, listen));
+        }
+        Ok((milter, admin))
+    }
+
+    /// Neither protocol has a login: an address that others reach must say who they are.
+    fn answers_only_this_machine_or_somebody(
+        &mut self,
+        key: &str,
+        seen: impl std::fmt::Display,
+        address: SocketAddr,
+        clients: &Clients,
+    ) -> Result<(), Noted> {
+        if address.ip().to_canonical().is_loopback() || !clients.are_local() {
+            return Ok(());
+        }
+        let table = key.rsplit_once('.').map_or(key, |(table, _)| table);
+        let network = match address.ip() {
+            IpAddr::V4(_) => "192.0.2.0/24",
+            IpAddr::V6(_) => "2001:db8::/32",
+        };
+        Err(self.findings.wrong_but(
+            key,
+            Some(&quoted(&seen.to_string())),
+            format!("is an address that others can reach, and {table}.allow_clients names none of them"),
+            Some(format!(
+                "write for example allow_clients = [\"127.0.0.0/8\", \"{network}\"] in [{table}], or listen on this machine alone"
+            )),
+        ))
+    }
+
+    fn socket(&mut self, users: &Words) -> Result<Socket, Noted> {
+        const MODE: &str = "hook.milter.socket_mode";
+        let raw = &self.raw.hook.milter;
+        let group = self.optional(
+            "hook.milter.socket_group",
+            &raw.socket_group,
+            accounts::group,
+        );
+        let mode = self.parsed(MODE, &raw.socket_mode, parse::mode)?;
+        if mode & 0o002 != 0 && users.0.is_empty() {
+            let problem =
+                "lets every user of this machine hand mail over, and allow_users names none";
+            return Err(self.findings.wrong(MODE, &raw.socket_mode, problem));
+        }
+        Ok(Socket {
+            mode,
+            group: group?,
+        })
+    }
+
+    fn limits(&mut self) -> Result<Limits, Noted> {
+        let raw = self.raw;
+        let raw = &raw.limits;
+        let mut time =
+            |name: &str, text: &str| self.parsed(&format!("limits.{name}"), text, parse::some_time);
+        let times = [
+            time("negotiation_time", &raw.negotiation_time),
+            time("idle", &raw.idle),
+            time("message_time", &raw.message_time),
+            time("connection_time", &raw.connection_time),
+        ];
+        let mut size =
+            |name: &str, text: &str| self.parsed(&format!("limits.{name}"), text, parse::some_size);
+        let message_size = size("message_size", &raw.message_size);
+        let header_size = size("header_size", &raw.header_size);
+        let [greeting, idle, message_time, connection_time] = times;
+        let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        Ok(Limits {
+            connections: number(raw.connections.get()),
+            connection: milter::Limits {
+                greeting: greeting?,
+                idle: idle?,
+                message_time: message_time?,
+                connection_time: connection_time?,
+                message_size: usize::try_from(message_size?).unwrap_or(usize::MAX),
+                header_size: usize::try_from(header_size?).unwrap_or(usize::MAX),
+                recipients: number(raw.recipients.get()),
+                ..milter::Limits::DEFAULT
+            },
+        })
+    }
+
+    pub(super) fn spool(&mut self, state_dir: &Path) -> Result<spool::Settings, Noted> {
+        let raw = &self.raw.spool;
+        let min_free = self.parsed("spool.min_free", &raw.min_free, parse::size)?;
+        Ok(spool::Settings {
+            min_free,
+            min_free_inodes: raw.min_free_inodes,
+            ..spool::Settings::new(state_dir)
+        })
+    }
+}
+
+/// Whether two listeners cannot both have their address.
+fn collide(a: &Listen, b: &Listen) -> bool {
+    match (a, b) {
+        (Listen::Unix(a), Listen::Unix(b)) => a == b,
+        (Listen::Inet(a), Listen::Inet(b)) => {
+            // Port 0 is a free port, another one each time. [::] takes IPv4 as well, 0.0.0.0 only that.
+            let takes = |a: &SocketAddr, b: &SocketAddr| {
+                a.ip() == b.ip() || a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4())
+            };
+            a.port() == b.port() && a.port() != 0 && (takes(a, b) || takes(b, a))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_collide_where_one_covers_the_other() {
+        let listen = |text: &str| text.parse::<Listen>().expect(text);
+        for (a, b, expected) in [
+            ("inet:127.0.0.1:25", "inet:127.0.0.1:25", true),
+            ("inet:127.0.0.1:25", "inet:127.0.0.2:25", false),
+            ("inet:127.0.0.1:25", "inet:127.0.0.1:26", false),
+            ("inet:0.0.0.0:25", "inet:127.0.0.1:25", true),
+            ("inet:0.0.0.0:25", "inet6:[::1]:25", false),
+            ("inet6:[::]:25", "inet:127.0.0.1:25", true),
+            ("inet6:[::]:25", "inet:0.0.0.0:25", true),
+            ("inet:127.0.0.1:0", "inet:127.0.0.1:0", false),
+            ("unix:/a", "unix:/a", true),
+            ("unix:/a", "inet:127.0.0.1:25", false),
+        ] {
+            let (a, b) = (listen(a), listen(b));
+            assert_eq!(collide(&a, &b), expected, "{a} {b}");
+            assert_eq!(collide(&b, &a), expected, "{b} {a}");
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The state directory is ours alone: whoever could write it could have anything sent, and whoever could read it reads
+//! everybody's mail.
+//!
+//! Promises: a directory that is missing is made, closed to everybody else; one that is open to others, that somebody
+//! else owns, or that is not what its name says, is refused with the command that mends it. Nothing is changed about
+//! a directory that was there: that it was open is something that its owner must know.
+
+use std::fs::{self, DirBuilder, Metadata};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{FsType, statfs};
+use nix::unistd::{Uid, User};
+
+/// Why the state directory is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    /// It cannot be made or looked at.
+    #[error(
+        "cannot make or read the state directory {dir}: {cause}; set state_dir, or make it with the right owner"
+    )]
+    Io {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// It, or something in it, is a symbolic link: somebody else may decide where it leads.
+    #[error("{path} is a symbolic link{}; {remedy}", target.as_ref().map(|to| format!(" to {}", to.display())).unwrap_or_default())]
+    Symlink {
+        /// Where it stands.
+        path: PathBuf,
+        /// Where it leads.
+        target: Option<PathBuf>,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// It is something else.
+    #[error("{path} is not a {what}; set state_dir to a directory that Copyist has to itself")]
+    NotA {
+        /// Where it stands.
+        path: PathBuf,
+        /// What it should be.
+        what: &'static str,
+    },
+    /// Somebody else owns it.
+    #[error(
+        "{path} belongs to the user {owner}, and the service runs as {us}; run: chown -R {us} {path}"
+    )]
+    Owner {
+        /// Where it stands.
+        path: PathBuf,
+        /// Whose it is.
+        owner: String,
+        /// Who we are.
+        us: String,
+    },
+    /// Others may enter it.
+    #[error("{path} is open to other users (its mode is {mode:04o}); run: chmod 700 {path}")]
+    Open {
+        /// Where it stands.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Others could put something else in its place.
+    #[error(
+        "other users can write to {parent}, and so put something else in the place of {dir}; run: chmod o-w {parent}"
+    )]
+    Parent {
+        /// The state directory.
+        dir: PathBuf,
+        /// The directory above it.
+        parent: PathBuf,
+    },
+    /// It is on another machine.
+    #[error(
+        "{dir} is on a network file system ({kind}), where neither locks nor syncs can be relied on; put it on a disk of this machine, or set spool.allow_remote_fs = true"
+    )]
+    Remote {
+        /// The state directory.
+        dir: PathBuf,
+        /// The kind of file system.
+        kind: &'static str,
+    },
+}
+
+/// Directories in it that the service makes.
+const DIRECTORIES: [&str; 2] = ["spool", "spool/bodies"];
+
+/// Files in it that the service makes.
+const FILES: [&str; 8] = [
+    "lock",
+    "seal.key",
+    "domains",
+    "directory.place",
+    "spool/spool.db",
+    "spool/spool.db-wal",
+    "spool/spool.db-shm",
+    "spool/spool.db-journal",
+];
+
+/// Makes the directory where there is none, and makes sure that it is ours alone.
+pub(super) fn prepare(dir: &Path, allow_remote_fs: bool) -> Result<(), StateDirError> {
+    let us = Uid::effective();
+    let io = |cause| StateDirError::Io {
+        dir: dir.to_owned(),
+        cause,
+    };
+    if look(dir).map_err(io)?.is_none() {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(io)?;
+    }
+    let remedy = "set state_dir to the place itself";
+    closed_directory(dir, us, remedy).map_err(|error| error.or(io))?;
+    for name in DIRECTORIES {
+        let remedy = "move what it leads to into its place";
+        closed_directory(&dir.join(name), us, remedy).map_err(|error| error.or(io))?;
+    }
+    for name in FILES {
+        own_file(&dir.join(name), us).map_err(|error| error.or(io))?;
+    }
+    safe_parents(dir).map_err(|error| error.or(io))?;
+    if !allow_remote_fs && let Some(kind) = remote_kind(dir).map_err(io)? {
+        let dir = dir.to_owned();
+        return Err(StateDirError::Remote { dir, kind });
+    }
+    Ok(())
+}
+
+/// A fault, or that it could not be looked for.
+enum Fault {
+    Found(StateDirError),
+    Unseen(io::Error),
+}
+
+impl Fault {
+    fn or(self, io: impl FnOnce(io::Error) -> StateDirError) -> StateDirError {
+        match self {
+            Fault::Found(error) => error,
+            Fault::Unseen(cause) => io(cause),
+        }
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(cause: io::Error) -> Fault {
+        Fault::Unseen(cause)
+    }
+}
+
+/// What stands at a path, not what it leads to.
+fn look(path: &Path) -> io::Result<Option<Metadata>> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn closed_directory(path: &Path, us: Uid, remedy: &'static str) -> Result<(), Fault> {
+    let Some(found) = look(path)? else {
+        return Ok(());
+    };
+    ours(path, &found, us, remedy)?;
+    if !found.is_dir() {
+        return Err(not_a(path, "directory"));
+    }
+    let mode = found.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        let path = path.to_owned();
+        return Err(Fault::Found(StateDirError::Open { path, mode }));
+    }
+    Ok(())
+}
+
+fn own_file(path: &Path, us: Uid) -> Result<(), Fault> {
+    let Some(found) = look(path)? else {
+        return Ok(());
+    };
+    ours(path, &found, us, "move what it leads to into its place")?;
+    if !found.is_file() {
+        return Err(not_a(path, "file"));
+    }
+    Ok(())
+}
+
+fn not_a(path: &Path, what: &'static str) -> Fault {
+    let path = path.to_owned();
+    Fault::Found(StateDirError::NotA { path, what })
+}
+
+/// Whether something is in its own place, and belongs to us.
+fn ours(path: &Path, found: &Metadata, us: Uid, remedy: &'static str) -> Result<(), Fault> {
+    let path = path.to_owned();
+    if found.is_symlink() {
+        let target = fs::read_link(&path).ok();
+        return Err(Fault::Found(StateDirError::Symlink {
+            path,
+            target,
+            remedy,
+        }));
+    }
+    if found.uid() != us.as_raw() {
+        return Err(Fault::Found(StateDirError::Owner {
+            path,
+            owner: name_of(Uid::from_raw(found.uid())),
+            us: name_of(us),
+        }));
+    }
+    Ok(())
+}
+
+/// Whether nobody can rename the directory away. In one with the sticky bit, as /tmp, only its owner can.
+fn safe_parents(dir: &Path) -> Result<(), Fault> {
+    const STICKY: u32 = 0o1000;
+    let whole = fs::canonicalize(dir)?;
+    for parent in whole.ancestors().skip(1) {
+        let mode = fs::metadata(parent)?.mode();
+        if mode & 0o002 != 0 && mode & STICKY == 0 {
+            return Err(Fault::Found(StateDirError::Parent {
+                dir: dir.to_owned(),
+                parent: parent.to_owned(),
+            }));
+        }
+    }
+    Ok(())
+}
+
+fn name_of(id: Uid) -> String {
+    match User::from_uid(id) {
+        Ok(Some(user)) => user.name,
+        _ => id.to_string(),
+    }
+}
+
+/// The kind of file system, where the disk is not one of this machine.
+fn remote_kind(dir: &Path) -> io::Result<Option<&'static str>> {
+    let FsType(magic) = statfs(dir)?.filesystem_type();
+    // The type of the number is not the same on all machines; the magic numbers have 32 bits on all.
+    Ok(remote_name(magic as u32))
+}
+
+/// See statfs(2) and the kernel's `magic.h`.
+fn remote_name(magic: u32) -> Option<&'static str> {
+    Some(match magic {
+        0x6969 => "NFS",
+        0x517b => "SMB",
+        0xff53_4d42 => "CIFS",
+        0xfe53_4d42 => "SMB2",
+        0x00c3_6400 => "Ceph",
+        0x5346_414f | 0x6b41_4653 => "AFS",
+        0x0102_1997 => "9P",
+        0x7375_7245 => "Coda",
+        0x564c => "NCP",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("ours");
+    }
+
+    fn refusal(dir: &Path) -> String {
+        let error = prepare(dir, false).expect_err("it is of no use");
+        let above = dir.parent().expect("a temporary directory");
+        error.to_string().replace(&above.display().to_string(), "…")
+    }
+
+    #[test]
+    fn what_is_missing_is_made_for_us_alone_and_taken_again() {
+        let above = tempfile::tempdir().expect("a directory");
+        let dir = above.path().join("a/b");
+        prepare(&dir, false).expect("made");
+        assert_eq!(fs::metadata(&dir).expect("there").mode() & 0o7777, 0o700);
+        fs::create_dir(dir.join("spool")).expect("made");
+        mode(&dir.join("spool"), 0o700);
+        fs::write(dir.join("spool/spool.db"), "").expect("written");
+        prepare(&dir, false).expect("as it was left");
+    }
+
+    #[test]
+    fn a_directory_that_others_may_enter_is_refused_with_the_command() {
+        let above = tempfile::tempdir().expect("a directory");
+        let dir = above.path().join("s");
+        fs::create_dir(&dir).expect("made");
+        for open in [0o755, 0o770, 0o701] {
+            mode(&dir, open);
+            assert_eq!(
+                refusal(&dir),
+                format!("…/s is open to other users (its mode is {open:04o}); run: chmod 700 …/s")
+            );
+        }
+        mode(&dir, 0o700);
+        fs::create_dir_all(dir.join("spool/bodies")).expect("made");
+        mode(&dir.join("spool"), 0o700);
+        mode(&dir.join("spool/bodies"), 0o755);
+        assert!(refusal(&dir).ends_with("run: chmod 700 …/s/spool/bodies"));
+    }
+
+    #[test]
+    fn what_is_a_link_or_something_else_is_refused() {
+        let above = tempfile::tempdir().expect("a directory");
+        let (dir, real) = (above.path().join("s"), above.path().join("real"));
+        prepare(&real, false).expect("made");
+        symlink(&real, &dir).expect("linked");
+        assert_eq!(
+            refusal(&dir),
+            "…/s is a symbolic link to …/real; set state_dir to the place itself"
+        );
+        symlink("/etc/passwd", real.join("seal.key")).expect("linked");
+        assert!(refusal(&real).starts_with("…/real/seal.key is a symbolic link to /etc/passwd;"));
+        fs::remove_file(real.join("seal.key")).expect("removed");
+        fs::write(real.join("spool"), "").expect("written");
+        assert!(refusal(&real).starts_with("…/real/spool is not a directory;"));
+        fs::remove_file(real.join("spool")).expect("removed");
+        fs::create_dir(real.join("lock")).expect("made");
+        assert!(refusal(&real).starts_with("…/real/lock is not a file;"));
+    }
+
+    #[test]
+    fn a_place_that_others_can_change_is_refused() {
+        let above = tempfile::tempdir().expect("a directory");
+        let dir = above.path().join("s");
+        prepare(&dir, false).expect("made");
+        mode(above.path(), 0o777);
+        assert!(refusal(&dir).contains("other users can write to …, and so put"));
+        mode(above.path(), 0o1777);
+        prepare(&dir, false).expect("sticky");
+    }
+
+    #[test]
+    fn file_systems_of_other_machines_are_known() {
+        assert_eq!(remote_name(0x6969), Some("NFS"));
+        assert_eq!(remote_name(0xff53_4d42), Some("CIFS"));
+        // ext4, XFS, btrfs, tmpfs, overlayfs, ZFS, FUSE
+        for local in [
+            0xef53,
+            0x5846_5342,
+            0x9123_683e,
+            0x0102_1994,
+            0x794c_7630,
+            0x2fc1_2fc1,
+            0x6573_5546,
+        ] {
+            assert_eq!(remote_name(local), None, "{local:x}");
+        }
+    }
+}

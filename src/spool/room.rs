@@ -1,0 +1,183 @@
+//! Room on the disk: new mail stops before it is full, so that what is owed can still be written down.
+//!
+//! Promises: asked as often as anybody likes, the system is asked about once a second; what is taken in between is
+//! counted, so that many messages at a time do not all see the same room. Never says "full" because it could not look.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::statvfs::statvfs;
+use tracing::{info, warn};
+
+use super::error::CommitError;
+use super::settings::Settings;
+
+/// How long an answer of the system counts.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What a message takes beside its octets: its row, the report around it, and the log of the database, where all of
+/// that stands once more.
+const TIMES: u64 = 3;
+
+/// What is free on the file system of the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Free {
+    /// Octets that we may use.
+    pub octets: u64,
+    /// Inodes likewise; `None` where the file system makes them as it needs them.
+    pub inodes: Option<u64>,
+    /// Whether that is less than the settings keep free.
+    pub is_low: bool,
+}
+
+#[derive(Clone)]
+pub(super) struct Room {
+    dir: PathBuf,
+    min_free: u64,
+    min_free_inodes: u64,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// The last look.
+#[derive(Default)]
+struct Seen {
+    at: Option<Instant>,
+    octets: u64,
+    inodes: Option<u64>,
+    /// Whether mail was deferred for want of room when last asked.
+    is_low: bool,
+}
+
+impl Room {
+    pub(super) fn new(settings: &Settings) -> Room {
+        Room {
+            dir: settings.state_dir.clone(),
+            min_free: settings.min_free,
+            min_free_inodes: settings.min_free_inodes,
+            seen: Arc::default(),
+        }
+    }
+
+    /// Whether there is room for a message of so many octets; that much is then counted as taken.
+    pub(super) fn take(&self, octets: u64) -> Result<(), CommitError> {
+        if self.min_free == 0 && self.min_free_inodes == 0 {
+            return Ok(());
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.look(&mut seen) {
+            return Ok(());
+        }
+        let wanted = octets.saturating_mul(TIMES);
+        let few_octets = self.min_free > 0 && seen.octets < self.min_free.saturating_add(wanted);
+        let few_inodes = seen.inodes.is_some_and(|free| free < self.min_free_inodes);
+        if few_inodes || few_octets {
+            // A message that is too large for what is left says nothing about smaller ones.
+            let is_low = few_inodes || self.is_low(seen.octets);
+            self.tell(&mut seen, is_low);
+            return Err(CommitError::Low {
+                free: seen.octets,
+                inodes: seen.inodes.filter(|_| few_inodes),
+            });
+        }
+        self.tell(&mut seen, false);
+        seen.octets = seen.octets.saturating_sub(wanted);
+        Ok(())
+    }
+
+    /// What is free; `None` where the system does not say.
+    pub(super) fn free(&self) -> Option<Free> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        self.look(&mut seen).then(|| Free {
+            octets: seen.octets,
+            inodes: seen.inodes,
+            is_low: self.is_low(seen.octets)
+                || seen.inodes.is_some_and(|free| free < self.min_free_inodes),
+        })
+    }
+
+    fn is_low(&self, octets: u64) -> bool {
+        octets < self.min_free
+    }
+
+    /// Asks the system where its last answer is old. Tells whether there is one.
+    fn look(&self, seen: &mut Seen) -> bool {
+        if seen.at.is_some_and(|at| at.elapsed() < FRESH) {
+            return true;
+        }
+        match statvfs(&self.dir) {
+            Ok(found) => {
+                seen.at = Some(Instant::now());
+                seen.octets = found
+                    .blocks_available()
+                    .saturating_mul(found.fragment_size());
+                seen.inodes = (found.files() > 0).then(|| found.files_available());
+                true
+            }
+            Err(error) => {
+                // The write itself will tell what is wrong with the disk.
+                warn!(
+                    "cannot see how much room there is in {}: {error}",
+                    self.dir.display()
+                );
+                false
+            }
+        }
+    }
+
+    /// Tells once that room is short, and once that it is not any more.
+    fn tell(&self, seen: &mut Seen, is_low: bool) {
+        if is_low == seen.is_low {
+            return;
+        }
+        seen.is_low = is_low;
+        let (dir, mib) = (self.dir.display(), seen.octets >> 20);
+        match is_low {
+            true => warn!(
+                "only {mib} MiB and {} inodes are free in {dir}, less than spool.min_free or min_free_inodes: mail that must be journaled is deferred until there is room",
+                seen.inodes
+                    .map_or("any number of".into(), |free| free.to_string())
+            ),
+            false => info!("there is room again in {dir}: {mib} MiB"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(min_free: u64, min_free_inodes: u64) -> Room {
+        Room::new(&Settings {
+            min_free,
+            min_free_inodes,
+            ..Settings::new(std::env::temp_dir())
+        })
+    }
+
+    #[test]
+    fn what_was_taken_is_not_given_twice() {
+        let all = room(0, 0).free().expect("a file system").octets;
+        let room = room(1, 0);
+        let third = all / 3 / TIMES;
+        assert!(room.take(third).is_ok());
+        assert!(room.take(third).is_ok());
+        assert!(matches!(room.take(2 * third), Err(CommitError::Low { .. })));
+    }
+
+    #[test]
+    fn nothing_is_taken_below_the_mark_and_it_says_so() {
+        let room = room(u64::MAX / 2, 0);
+        assert!(matches!(room.take(0), Err(CommitError::Low { .. })));
+        assert!(room.free().expect("a file system").is_low);
+    }
+
+    #[test]
+    fn a_place_that_is_not_there_is_not_full() {
+        let room = Room::new(&Settings {
+            min_free: u64::MAX,
+            ..Settings::new("/nowhere/at/all")
+        });
+        assert!(room.take(1).is_ok() && room.free().is_none());
+    }
+}
