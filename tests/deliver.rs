@@ -10,12 +10,13 @@ use copyist::deliver::{RelaySettings, Tls};
 use copyist::journal::{Item, Kind};
 use copyist::mail::{BodyKind, Enhanced, Reply};
 use copyist::smtp::Sink;
+use copyist::spool::{Listed, Outcome, Progress};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use tokio::net::TcpListener;
 
-use bench::{AT_ONCE, Bench, ONCE, id, item, patiently, prefix, relay};
+use bench::{AT_ONCE, Bench, ONCE, address, fresh, id, item, owe_in, patiently, prefix, relay};
 use lab::SmtpSink;
 
 async fn sink() -> Sink {
@@ -202,9 +203,7 @@ async fn a_version_is_given_back_to_its_sender_after_days_and_a_report_never() {
     bench
         .owe_since(long_ago, item(3, &["b@c.test"]), "x\r\n")
         .await;
-    let is_waiting = |listed: &copyist::spool::Listed| {
-        listed.attempts > 0 && listed.targets[0].state == "waiting"
-    };
+    let is_waiting = |listed: &Listed| listed.attempts > 0 && listed.targets[0].state == "waiting";
     bench
         .until("both wait", |listed| {
             listed.len() == 2 && listed.iter().all(is_waiting)
@@ -315,6 +314,61 @@ async fn a_refused_ndr_is_a_dead_letter_until_somebody_retries_it() {
     patiently("the NDR", retried).await;
     bench.until_nothing_is_owed().await;
     assert_eq!(taking.received()[0].recipients[0].0, "ndr@c.test");
+}
+
+#[tokio::test]
+async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest() {
+    const REFUSED: usize = 300;
+    let sink = sink().await;
+    sink.refuse("a@c.test", no(550));
+    let settings = RelaySettings {
+        connections: 5,
+        ..relay(sink.address())
+    };
+    // These two were refused two hours ago, when there had been enough NDRs already.
+    let (dir, spool) = fresh();
+    let ago = SystemTime::now() - Duration::from_secs(7200);
+    for n in [5001, 5002] {
+        owe_in(&spool, ago, item(n, &["b@c.test"]), "x\r\n").await;
+        let progress = Progress {
+            outcomes: vec![(address("b@c.test"), Outcome::Refused("552 full".into()))],
+            next_attempt: ago,
+            ndr: Some(item(n + 1000, &["ndr@c.test"])),
+            most_ndrs: Some(0),
+            reached: true,
+        };
+        let recorded = spool.record(&id(n), progress, ago).await;
+        assert!(recorded.expect("written").collected);
+    }
+    let bench = Bench::start_on(dir, spool, settings, ONCE);
+    for n in 0..REFUSED {
+        bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+    }
+    let dead = REFUSED - 10 + 2;
+    let kept = |one: &Listed| {
+        let reply = one.targets[0].last_reply.as_deref().unwrap_or_default();
+        one.targets[0].state == "dead" && reply.contains("a digest tells of it")
+    };
+    bench
+        .until("only dead letters are left, and all are told", |listed| {
+            listed.len() == dead && listed.iter().all(kept) && sink.received().len() == 11
+        })
+        .await;
+    let received = sink.received();
+    let text = |data: &[u8]| String::from_utf8_lossy(data).into_owned();
+    let all: Vec<String> = received.iter().map(|one| text(&one.data)).collect();
+    let digests: Vec<&String> = all.iter().filter(|one| one.contains("collected")).collect();
+    let [digest] = digests[..] else {
+        panic!("{} digests", digests.len());
+    };
+    for n in [5001, 5002] {
+        assert!(digest.contains(&format!("{} b@c.test", id(n))), "{digest}");
+    }
+    assert!(digest.contains("552 full") && digest.contains("Action: failed"));
+    for one in &received {
+        assert_eq!(one.recipients[0].0, "ndr@c.test");
+        assert_eq!(one.sender, "", "a null reverse path");
+    }
 }
 
 #[tokio::test]

@@ -218,6 +218,7 @@ async fn a_full_disk_defers_and_room_is_all_that_is_needed_then() {
             outcomes: vec![(address(), Outcome::Delivered)],
             next_attempt: UNIX_EPOCH,
             ndr: None,
+            most_ndrs: None,
             reached: true,
         };
         spool

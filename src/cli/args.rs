@@ -208,10 +208,19 @@ pub(super) enum QueueCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show one item: targets, reasons, attempts, last replies.
+    /// Show one item: targets, reasons, attempts, last replies, bounces.
     Show {
         /// The item's id.
         id: String,
+        /// Print the result as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the bounces that came back for reports that a relay had taken, newest first.
+    Bounces {
+        /// At most this many.
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        limit: usize,
         /// Print the result as JSON.
         #[arg(long)]
         json: bool,

@@ -11,7 +11,7 @@ use super::args::QueueCommand;
 use super::{Failure, load, print_json, print_line};
 use crate::journal::ItemId;
 use crate::mail::rfc3339;
-use crate::spool::{Filter, Listed, Shown, Spool};
+use crate::spool::{Bounced, Filter, Listed, Shown, Spool};
 
 /// Items retried in one transaction: short enough to leave room for the service's commits.
 const BATCH: usize = 500;
@@ -22,6 +22,7 @@ pub(super) async fn queue(config: &Path, command: QueueCommand) -> Result<(), Fa
     match command {
         QueueCommand::List { dead, limit, json } => list(&spool, dead, limit, json).await,
         QueueCommand::Show { id, json } => show(&spool, &parse(&id)?, json).await,
+        QueueCommand::Bounces { limit, json } => list_bounces(&spool, limit, json).await,
         QueueCommand::Retry { all: true, .. } => retry_all(&spool).await,
         QueueCommand::Retry { ids, .. } => retry(&spool, &ids).await,
         QueueCommand::Export { id, output } => export(&spool, &parse(&id)?, output).await,
@@ -116,8 +117,13 @@ fn item_json(item: &Listed) -> serde_json::Value {
 }
 
 async fn show(spool: &Spool, id: &ItemId, as_json: bool) -> Result<(), Failure> {
+    let bounces = spool.bounces(Some(id), usize::MAX).await;
+    let bounces = bounces.map_err(Failure::failed)?;
     let Some(shown) = spool.show(id).await.map_err(Failure::failed)? else {
-        return Err(unknown(id));
+        if bounces.is_empty() {
+            return Err(unknown(id));
+        }
+        return show_gone(id, &bounces, as_json);
     };
     let Shown {
         listed,
@@ -132,6 +138,7 @@ async fn show(spool: &Spool, id: &ItemId, as_json: bool) -> Result<(), Failure> 
         value["ndr"] = json!(ndr);
         value["message_id"] = json!(message_id);
         value["reasons"] = json!(reasons);
+        value["bounces"] = bounces.iter().map(bounce_json).collect();
         return print_json(&value);
     }
     print_line(&line(&listed))?;
@@ -151,7 +158,56 @@ async fn show(spool: &Spool, id: &ItemId, as_json: bool) -> Result<(), Failure> 
     print_line("  because of")?;
     reasons
         .iter()
-        .try_for_each(|reason| print_line(&format!("    {reason}")))
+        .try_for_each(|reason| print_line(&format!("    {reason}")))?;
+    print_bounces(&bounces)
+}
+
+/// An item that the relay took, and that came back later.
+fn show_gone(id: &ItemId, bounces: &[Bounced], as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        let bounces: Vec<_> = bounces.iter().map(bounce_json).collect();
+        return print_json(&json!({ "id": id.as_str(), "delivered": true, "bounces": bounces }));
+    }
+    print_line(&format!("{id} was delivered to the relay, and is not kept"))?;
+    print_bounces(bounces)
+}
+
+async fn list_bounces(spool: &Spool, limit: usize, as_json: bool) -> Result<(), Failure> {
+    let bounces = spool.bounces(None, limit).await.map_err(Failure::failed)?;
+    if as_json {
+        let bounces: Vec<_> = bounces.iter().map(bounce_json).collect();
+        return print_json(&json!({ "bounces": bounces }));
+    }
+    print_bounces(&bounces)?;
+    print_line(&format!("{} bounces in the last 30 days", bounces.len()))
+}
+
+fn print_bounces(bounces: &[Bounced]) -> Result<(), Failure> {
+    bounces.iter().try_for_each(|Bounced { item, at, bounce }| {
+        let or = |text: &str, other: &str| match text {
+            "" => other.to_owned(),
+            text => text.to_owned(),
+        };
+        let action = or(&bounce.action, "came back");
+        let status = or(&bounce.status, "without a status");
+        let by = or(&bounce.reporter, "nobody known");
+        let at = rfc3339(*at);
+        print_line(&format!(
+            "{item} {action} {status} {at} by {by}: {}",
+            bounce.said
+        ))
+    })
+}
+
+fn bounce_json(Bounced { item, at, bounce }: &Bounced) -> serde_json::Value {
+    json!({
+        "item": item.as_str(),
+        "at": rfc3339(*at),
+        "reporter": bounce.reporter,
+        "action": bounce.action,
+        "status": bounce.status,
+        "said": bounce.said,
+    })
 }
 
 fn unknown(id: &ItemId) -> Failure {

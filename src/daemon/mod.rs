@@ -168,6 +168,7 @@ impl Daemon {
             spool.clone(),
             self.deliver.clone(),
             self.ndr_composer(),
+            self.digest_composer(),
             stop_deliveries.clone(),
         ));
         if let (Some(listener), Some(metrics)) = (listeners.admin, admin::metrics()) {
@@ -263,6 +264,14 @@ impl Daemon {
         )));
         self.settings = settings;
         info!("the new settings are in force");
+    }
+
+    fn digest_composer(&self) -> deliver::DigestComposer {
+        let pipeline = self.pipeline.clone();
+        Arc::new(move |digest, now| {
+            let composer = &pipeline.load().composer;
+            composer.digest(&digest.ndr, &digest.listed, digest.count, now)
+        })
     }
 
     /// Deliveries write their NDRs with the settings of the moment.

@@ -14,4 +14,4 @@ mod worker;
 pub use connection::RelayError;
 pub use probe::{ProbeReport, probe};
 pub use settings::{Login, RelaySettings, Retry, Settings, Tls};
-pub use worker::{NdrComposer, run};
+pub use worker::{DigestComposer, NdrComposer, run};

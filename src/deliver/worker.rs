@@ -20,12 +20,19 @@ use super::schedule::{Reach, latest, next_attempt};
 use super::{Retry, Settings};
 use crate::journal::{ComposeError, Item, ItemId, Kind, Refusal};
 use crate::mail::{Address, Content, Enhanced, Reply};
-use crate::spool::{Outcome, Owed, Progress, Spool, SpoolError};
+use crate::spool::{Digest, Outcome, Owed, Progress, Recorded, Spool, SpoolError};
 
 /// How often it is looked for what another process (`copyist queue retry`) made due.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long a slot rests after the spool could not be read or written.
 const REST: Duration = Duration::from_secs(1);
+
+/// How often it is looked for digests that are due.
+const DIGESTS: Duration = Duration::from_secs(10);
+
+/// NDRs about journal reports and copies that one address gets within an hour: enough to see what is wrong, few enough
+/// to be read. See [`Progress::most_ndrs`].
+const NDRS_WITHIN_AN_HOUR: u32 = 10;
 
 /// How long a version of a message is tried: as long as MTAs try other mail.
 const VERSION_WAITS: Duration = Duration::from_secs(5 * 24 * 3600);
@@ -39,16 +46,26 @@ pub type NdrComposer = Arc<
         + Sync,
 >;
 
+/// Writes the NDR that stands for a digest.
+pub type DigestComposer =
+    Arc<dyn Fn(&Digest, SystemTime) -> Result<Item, ComposeError> + Send + Sync>;
+
 /// Delivers until `shutdown`; what is under way then is finished.
 pub async fn run(
     spool: Spool,
     settings: Arc<ArcSwap<Settings>>,
     compose_ndr: NdrComposer,
+    compose_digest: DigestComposer,
     shutdown: CancellationToken,
 ) {
     let mut worker = Worker::new(spool, compose_ndr, &settings.load());
     let under_way = TaskTracker::new();
+    let mut looked = None;
     while !shutdown.is_cancelled() {
+        if looked.is_none_or(|at: Instant| at.elapsed() >= DIGESTS) {
+            looked = Some(Instant::now());
+            tell_digests(&worker.spool, &compose_digest).await;
+        }
         let now = settings.load();
         if now.relay != worker.pool.settings {
             // Another relay: nothing that is known of the old one counts.
@@ -69,6 +86,30 @@ pub async fn run(
     under_way.close();
     under_way.wait().await;
     worker.pool.close().await;
+}
+
+/// Owes the digests that are due. What cannot be told now is told later.
+async fn tell_digests(spool: &Spool, compose: &DigestComposer) {
+    let now = SystemTime::now();
+    let due = match spool.digests(now).await {
+        Ok(due) => due,
+        Err(cause) => return error!("what is to be told in a digest cannot be read: {cause}"),
+    };
+    for digest in due {
+        let (to, count) = (&digest.ndr, digest.count);
+        let item = match compose(&digest, now) {
+            Ok(item) => item,
+            Err(cause) => return error!(%to, "a digest cannot be written: {cause}"),
+        };
+        let id = item.id.clone();
+        match spool.tell(&digest, item, now).await {
+            Ok(()) => {
+                counter!("copyist_ndr_digests_total").increment(1);
+                warn!(item = %id, %to, refusals = count, "a digest tells of refusals");
+            }
+            Err(cause) => return error!(%to, "a digest cannot be kept: {cause}"),
+        }
+    }
 }
 
 /// What is known of one relay.
@@ -259,6 +300,7 @@ impl Attempt {
             outcomes,
             next_attempt: next_attempt(self.retry, owed.attempts + 1, now, jitter()),
             ndr,
+            most_ndrs: most_ndrs(owed.item.kind),
             reached: true,
         }
     }
@@ -294,7 +336,7 @@ impl Attempt {
         match (self.compose_ndr)(&owed.item, ndr_address, &owed.original, refusals, now) {
             Ok(ndr) => {
                 for Refusal { address, reply, .. } in refusals {
-                    warn!(item = %id, to = %address, ndr = %ndr.id, ndr_to = %ndr_address, "refused for good: {reply}");
+                    warn!(item = %id, to = %address, ndr_to = %ndr_address, "refused for good: {reply}");
                 }
                 Some(ndr)
             }
@@ -337,6 +379,7 @@ impl Attempt {
             outcomes: owed.waiting.iter().map(outcome).collect(),
             next_attempt: now,
             ndr: None,
+            most_ndrs: None,
             reached: false,
         }
     }
@@ -344,17 +387,48 @@ impl Attempt {
     /// Writes it down, again and again if need be: an item whose delivery is not written down would be sent
     /// again and again instead. A spool that has failed ends the process, and with it this.
     async fn record(&self, id: &ItemId, progress: Progress) {
-        while let Err(cause) = self
-            .spool
-            .record(id, progress.clone(), SystemTime::now())
-            .await
-        {
-            error!(item = %id, "what came of it cannot be written down: {cause}");
+        loop {
+            let recorded = self
+                .spool
+                .record(id, progress.clone(), SystemTime::now())
+                .await;
+            match recorded {
+                Ok(recorded) => return told(id, &progress, recorded),
+                Err(cause) => error!(item = %id, "what came of it cannot be written down: {cause}"),
+            }
             if self.spool.is_failed() {
                 return;
             }
             tokio::time::sleep(REST).await;
         }
+    }
+}
+
+/// How many NDRs about items of this kind one address gets within an hour, before the rest is told by a digest. The
+/// sender of a message hears of each recipient that it did not reach.
+fn most_ndrs(kind: Kind) -> Option<u32> {
+    match kind {
+        Kind::Report | Kind::Copy => Some(NDRS_WITHIN_AN_HOUR),
+        Kind::Version | Kind::Ndr => None,
+    }
+}
+
+/// Says how a refusal is told.
+fn told(id: &ItemId, progress: &Progress, recorded: Recorded) {
+    let Some(ndr) = &progress.ndr else { return };
+    let refused = progress.outcomes.iter();
+    let refused = refused.filter(|(_, outcome)| matches!(outcome, Outcome::Refused(_)));
+    let refused = refused.count() as u64;
+    if recorded.collected {
+        counter!("copyist_dead_letters_total").increment(refused);
+        counter!("copyist_refusals_collected_total").increment(refused);
+        error!(
+            item = %id, refused,
+            "no NDR, there were {NDRS_WITHIN_AN_HOUR} within the hour: kept as a dead letter, and a digest will tell"
+        );
+    } else if recorded.has_ndr {
+        counter!("copyist_ndrs_total").increment(1);
+        info!(item = %id, ndr = %ndr.id, "the NDR is owed");
     }
 }
 

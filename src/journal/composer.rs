@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::fields::{field, unstructured};
 use super::report::{self, Outer};
 use super::seal::{self, BodyDigest, Sealed};
-use super::{Dsn, Item, ItemId, Key, Kind, Refusal, Settings, ndr, token};
+use super::{Bounce, Collected, Dsn, Item, ItemId, Key, Kind, Refusal, Settings, ndr, token};
 use crate::mail::{Address, BodyKind, Content, Envelope, Message, Nature, Recipient, Summary};
 use crate::policy::{self, Direction, Format, Plan, Trouble};
 
@@ -221,6 +221,46 @@ impl Composer {
         self.wrap(draft, &account, &attached, now)
     }
 
+    /// The digest NDR about `count` refusals that had none of their own, the first of them `listed`.
+    pub fn digest(
+        &self,
+        ndr_address: &Address,
+        listed: &[Collected],
+        count: u64,
+        now: SystemTime,
+    ) -> Result<Item, ComposeError> {
+        let account = ndr::digest(listed, count, &self.settings.hostname);
+        let boundary = boundary()?;
+        let before = ndr::digest_body(&account, &boundary);
+        let kind = BodyKind::of(account.text.as_bytes());
+        let subject = format!("{count} journal reports and copies");
+        let draft = Draft {
+            id: token::new_id()?,
+            kind: Kind::Ndr,
+            direction: Direction::Inbound,
+            sender: None,
+            targets: vec![ndr_address.clone()],
+            ndr: None,
+            subject: &subject,
+            reasons: vec![format!(
+                "{ndr_address}: a digest of {count} refusals beyond those that had an NDR each"
+            )],
+        };
+        let mut header = String::new();
+        let title = format!("{}: {}", account.title, subject);
+        self.outer(&draft, &title, now).write(&mut header, false);
+        multipart_report(&mut header, &boundary, kind);
+        let mut digest = BodyDigest::new();
+        digest.update(before.as_bytes());
+        let body = Body {
+            before,
+            after: String::new(),
+            digest,
+            kind,
+        };
+        Ok(self.finish(draft, header, body, None))
+    }
+
     /// Whether a message is one of ours, for these recipients.
     pub fn judge<'a>(
         &self,
@@ -231,10 +271,13 @@ impl Composer {
         seal::judge(&self.key, message, &recipients)
     }
 
-    /// The item of ours that a bounce is about, by its ENVID or Message-ID anywhere in it; of a large one, in its
-    /// beginning: what it says stands before what it returns.
-    pub fn bounced_item(&self, message: &Message) -> Option<ItemId> {
-        token::find(&self.key, message.content().beginning())
+    /// The item of ours that a bounce is about, by its ENVID or Message-ID anywhere in it, and what the bounce says; of
+    /// a large one, in its beginning: what it says stands before what it returns.
+    pub fn bounce(&self, message: &Message) -> Option<(ItemId, Bounce)> {
+        let beginning = message.content().beginning();
+        let item = token::find(&self.key, beginning)?;
+        let body = beginning.get(message.header().len()..);
+        Some((item, Bounce::read(body.unwrap_or_default())))
     }
 
     fn report(&self, subject: &Subject<'_>, copy: &policy::Copy) -> Result<Item, ComposeError> {
@@ -352,9 +395,7 @@ impl Composer {
         let mut header = String::new();
         let subject = format!("{}: {}", account.title, draft.subject);
         self.outer(&draft, &subject, now).write(&mut header, false);
-        let multipart =
-            format!("multipart/report; report-type=delivery-status;\r\n boundary=\"{boundary}\"");
-        content_type(&mut header, &multipart, kind);
+        multipart_report(&mut header, &boundary, kind);
         // Prefixes are text that we wrote ourselves.
         before.push_str(&String::from_utf8_lossy(attached.prefix));
         let mut digest = BodyDigest::new();
@@ -520,6 +561,12 @@ fn reasons(copy: &policy::Copy) -> Vec<String> {
 fn content_type(header: &mut String, value: &str, kind: BodyKind) {
     field(header, "Content-Type", value);
     field(header, "Content-Transfer-Encoding", kind.encoding());
+}
+
+fn multipart_report(header: &mut String, boundary: &str, kind: BodyKind) {
+    let multipart =
+        format!("multipart/report; report-type=delivery-status;\r\n boundary=\"{boundary}\"");
+    content_type(header, &multipart, kind);
 }
 
 /// A boundary that occurs nowhere in what it bounds: 80 random bits, drawn when that was all written already.

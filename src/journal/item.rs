@@ -1,6 +1,7 @@
 //! One message that Copyist owes to somebody.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
@@ -78,6 +79,21 @@ pub struct Refusal {
     pub reply: Reply,
     /// The relay, as `host:port`.
     pub relay: String,
+}
+
+/// A refusal that its NDR address has not heard of yet, for a digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collected {
+    /// The item, which is kept.
+    pub item: ItemId,
+    /// Who was refused.
+    pub target: Address,
+    /// What the relay said.
+    pub said: String,
+    /// The subject of the original.
+    pub subject: String,
+    /// When it was refused.
+    pub at: SystemTime,
 }
 
 impl ItemId {

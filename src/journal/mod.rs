@@ -4,6 +4,7 @@
 //! line to the envelope part or a header to a report. No I/O but the key file and the system's
 //! random numbers.
 
+mod bounce;
 mod composer;
 mod fields;
 mod item;
@@ -16,8 +17,9 @@ mod settings;
 mod tests;
 mod token;
 
+pub use bounce::Bounce;
 pub use composer::{ComposeError, Composer};
-pub use item::{Dsn, Item, ItemId, Kind, Refusal};
+pub use item::{Collected, Dsn, Item, ItemId, Kind, Refusal};
 pub use key::{Key, KeyError};
 pub use seal::Sealed;
 pub use settings::Settings;

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::fields::field;
 use super::report::shortened;
-use super::{Item, Kind, Refusal};
-use crate::mail::{BodyKind, Enhanced};
+use super::{Collected, Item, Kind, Refusal};
+use crate::mail::{Address, BodyKind, Enhanced, rfc3339};
 use crate::policy::Trouble;
 
 /// What an NDR is about: the text for people, and the fields for programs.
@@ -122,6 +122,46 @@ pub(super) fn malformed(trouble: &Trouble, hostname: &str) -> Account {
     }
 }
 
+/// Refusals that had no NDR of their own, because there were too many.
+pub(super) fn digest(listed: &[Collected], count: u64, hostname: &str) -> Account {
+    let mut text = format!(
+        "This is Copyist at {hostname}.\r\n\r\n\
+         {count} journal reports or copies could not be delivered, and are not tried again by\r\n\
+         themselves. So many were refused within an hour that they have no non-delivery report\r\n\
+         of their own. None of them is lost: all are kept until somebody decides.\r\n\r\n\
+         What to do: see why they were refused, mend it, then have them sent again:\r\n\r\n\
+         \x20 copyist queue list --dead\r\n  copyist queue retry ID ... (or --all)\r\n\r\n"
+    );
+    let mut status = per_message(hostname);
+    for one in listed {
+        let _ = write!(
+            text,
+            "  {} {} {}\r\n    {}\r\n    {}\r\n",
+            rfc3339(one.at),
+            one.item,
+            one.target,
+            printable(&one.said),
+            printable(&one.subject)
+        );
+    }
+    let more = count.saturating_sub(listed.len() as u64);
+    if more > 0 {
+        let _ = write!(text, "  and {more} more\r\n");
+    }
+    let mut targets: Vec<&Address> = listed.iter().map(|one| &one.target).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    for target in targets {
+        // 5.0.0: undefined status (RFC 3463 section 3.1); each of them may have been refused in another way.
+        per_recipient(&mut status, &target.to_string(), Enhanced(5, 0, 0));
+    }
+    Account {
+        title: "Undeliverable, collected",
+        text,
+        status,
+    }
+}
+
 fn per_message(hostname: &str) -> String {
     let mut out = String::new();
     field(&mut out, "Reporting-MTA", &format!("dns; {hostname}"));
@@ -163,17 +203,29 @@ fn printable(text: &str) -> String {
 
 /// The body of an NDR around an attached message.
 pub(super) fn body(account: &Account, attached: BodyKind, boundary: &str) -> (String, String) {
+    let before = format!(
+        "{}Content-Type: message/rfc822\r\nContent-Transfer-Encoding: {}\r\n\r\n",
+        told(account, boundary),
+        attached.encoding()
+    );
+    (before, format!("\r\n--{boundary}--\r\n"))
+}
+
+/// The body of an NDR without a message; RFC 6522 section 3 asks for none.
+pub(super) fn digest_body(account: &Account, boundary: &str) -> String {
+    let told = told(account, boundary);
+    format!("{}--\r\n", told.trim_end())
+}
+
+/// The parts for people and for programs, and the boundary behind them.
+fn told(account: &Account, boundary: &str) -> String {
     let (charset, encoding) = match BodyKind::of(account.text.as_bytes()) {
         BodyKind::SevenBit => ("us-ascii", "7bit"),
         _ => ("utf-8", "8bit"),
     };
-    let before = format!(
+    format!(
         "--{boundary}\r\nContent-Type: text/plain; charset={charset}\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n\
-         {}\r\n--{boundary}\r\nContent-Type: message/delivery-status\r\n\r\n{}\r\n--{boundary}\r\n\
-         Content-Type: message/rfc822\r\nContent-Transfer-Encoding: {}\r\n\r\n",
-        account.text,
-        account.status,
-        attached.encoding()
-    );
-    (before, format!("\r\n--{boundary}--\r\n"))
+         {}\r\n--{boundary}\r\nContent-Type: message/delivery-status\r\n\r\n{}\r\n--{boundary}\r\n",
+        account.text, account.status,
+    )
 }

@@ -28,6 +28,11 @@ impl<'a> Fields<'a> {
     pub fn new(bytes: &'a [u8]) -> Fields<'a> {
         Fields { bytes, at: 0 }
     }
+
+    /// How many octets were read so far; at the end, where the empty line begins.
+    pub fn position(&self) -> usize {
+        self.at
+    }
 }
 
 /// Where the line that starts at `from` ends, its line break included; the end where it has none.

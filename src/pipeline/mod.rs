@@ -17,7 +17,7 @@ use crate::directory::{Directory, Lookup};
 use crate::journal::{Composer, Sealed};
 use crate::mail::{Address, Content, Enhanced, Envelope, Message, Reply};
 use crate::policy::{self, Admission, People, Plan, Rules};
-use crate::spool::{Parcel, Spool};
+use crate::spool::{Bounced, Parcel, Spool};
 use crate::text::{self, Class, OnFailure};
 
 use make::{Made, Make, MakeError};
@@ -114,8 +114,12 @@ impl Pipeline {
         if self.is_own(envelope, message).await {
             return Verdict::Accept(Changes::default());
         }
+        let bounced = match self.bounced(envelope, message, now).await {
+            Ok(bounced) => bounced,
+            Err(reply) => return Verdict::Refuse(reply),
+        };
         if let Some(guarded) = provisional.first()
-            && !self.is_bounce_of_ours(envelope, message)
+            && !bounced
         {
             counter!("copyist_guard_refusals_total").increment(1);
             info!(queue_id = envelope.queue_id, recipient = %guarded, "refused: a guarded mailbox, and no report of ours");
@@ -355,17 +359,45 @@ impl Pipeline {
         judging.await.unwrap_or(Sealed::No)
     }
 
-    fn is_bounce_of_ours(&self, envelope: &Envelope, message: &Message) -> bool {
-        let bounced = envelope
-            .sender
-            .is_none()
-            .then(|| self.composer.bounced_item(message))
-            .flatten();
-        if let Some(item) = &bounced {
-            counter!("copyist_bounces_total").increment(1);
-            warn!(queue_id = envelope.queue_id, %item, "a report of ours came back");
+    /// Whether the message is a bounce of something of ours, to the address that hears of failures. It is
+    /// remembered before it goes on: often it is all that is ever heard.
+    async fn bounced(
+        &self,
+        envelope: &Envelope,
+        message: &Message,
+        now: SystemTime,
+    ) -> Result<bool, Reply> {
+        let to_us = || {
+            envelope
+                .recipient_addresses()
+                .any(|to| policy::is_ndr(to, &self.rules))
+        };
+        if envelope.sender.is_some() || !to_us() {
+            return Ok(false);
         }
-        bounced.is_some()
+        let Some((item, mut bounce)) = self.composer.bounce(message) else {
+            return Ok(false);
+        };
+        if bounce.reporter.is_empty() {
+            bounce.reporter = envelope
+                .client
+                .ip
+                .map_or_else(String::new, |ip| ip.to_string());
+        }
+        counter!("copyist_bounces_total").increment(1);
+        warn!(
+            queue_id = envelope.queue_id, %item, status = bounce.status, by = bounce.reporter,
+            "a report of ours came back"
+        );
+        let (item, at) = (item, now);
+        match self.spool.bounced(Bounced { item, at, bounce }).await {
+            Ok(_) => Ok(true),
+            Err(error) => {
+                counter!("copyist_messages_deferred_total", "why" => "spool").increment(1);
+                warn!(queue_id = envelope.queue_id, "deferred: {error}");
+                Err(error.reply())
+            }
+        }
     }
 
     fn count(&self, make: &Make, made: &Made) {

@@ -59,22 +59,24 @@ pub fn configured_objects(rules: &Rules) -> Vec<Target> {
 
 /// What becomes of a recipient that is guarded.
 pub fn guarded(sender: Option<&Address>, recipient: &Address, rules: &Rules) -> Admission {
-    let is_ndr = |address: &Address| {
-        Direction::ALL
-            .iter()
-            .any(|direction| rules.of(*direction).ndr.as_ref() == Some(address))
-    };
     let provisional = match sender {
         // Our reports have an NDR address as their reverse path, and a seal that the end of the message shows.
-        Some(sender) => is_ndr(sender),
+        Some(sender) => is_ndr(sender, rules),
         // A bounce of one of our reports, or an NDR of ours.
-        None => is_ndr(recipient),
+        None => is_ndr(recipient, rules),
     };
     if provisional {
         Admission::Provisional
     } else {
         Admission::Refused
     }
+}
+
+/// Whether a setting names this address as one that hears of failures.
+pub fn is_ndr(address: &Address, rules: &Rules) -> bool {
+    Direction::ALL
+        .iter()
+        .any(|direction| rules.of(*direction).ndr.as_ref() == Some(address))
 }
 
 /// Whether a setting names this address as a journal or NDR address.

@@ -8,12 +8,12 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::error::OpenError;
-use super::{Outcome, Progress};
+use super::{Outcome, Progress, Recorded, news};
 use crate::journal::{Dsn, Item, ItemId, Kind};
 use crate::mail::{Address, BodyKind};
 
 /// The format of the tables (`PRAGMA user_version`).
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 
 /// Items are found by due time and by name, messages by number: all by index, so that a queue of a million
 /// costs no more to work on than a short one. `due` is null for what nobody tries: dead or set aside.
@@ -60,15 +60,27 @@ CREATE TABLE target (
     PRIMARY KEY (item, address)
 ) WITHOUT ROWID;
 CREATE INDEX target_dead ON target (item) WHERE state = 'dead';
-PRAGMA user_version = 2;
 ";
 
 /// From format 1, which knew of no DSN parameters.
 const FROM_1: &str = "
 ALTER TABLE item ADD COLUMN params TEXT NOT NULL DEFAULT '';
 ALTER TABLE target ADD COLUMN params TEXT NOT NULL DEFAULT '';
-PRAGMA user_version = 2;
 ";
+
+/// What brings tables of this format to [`FORMAT`]; 0 is an empty database. Format 2 knew of no [`news`].
+fn upgrade(from: i64) -> Option<String> {
+    let first = match from {
+        0 => TABLES,
+        1 => FROM_1,
+        2 => "",
+        _ => return None,
+    };
+    let news = news::TABLES;
+    Some(format!(
+        "BEGIN IMMEDIATE; {first} {news} PRAGMA user_version = {FORMAT}; COMMIT;"
+    ))
+}
 
 /// An original on its way into the tables.
 pub(super) struct NewMessage {
@@ -114,15 +126,11 @@ pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError
     let found: i64 = connection
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .map_err(failed)?;
-    match found {
-        FORMAT => {}
-        0 | 1 if create => {
-            let statements = if found == 0 { TABLES } else { FROM_1 };
-            connection
-                .execute_batch(&format!("BEGIN IMMEDIATE; {statements} COMMIT;"))
-                .map_err(failed)?;
-        }
-        _ => {
+    let upgrade = upgrade(found).filter(|_| create);
+    match upgrade {
+        _ if found == FORMAT => {}
+        Some(statements) => connection.execute_batch(&statements).map_err(failed)?,
+        None => {
             return Err(OpenError::Format {
                 path: path.to_owned(),
                 found,
@@ -354,10 +362,15 @@ pub(super) fn record(
     id: &ItemId,
     progress: &Progress,
     now: SystemTime,
-) -> rusqlite::Result<Vec<String>> {
+) -> rusqlite::Result<(Recorded, Vec<String>)> {
     let Some((number, message)) = numbers(connection, id)? else {
         // An operator dropped it meanwhile.
-        return Ok(Vec::new());
+        return Ok((Recorded::default(), Vec::new()));
+    };
+    let told_to = progress.ndr.as_ref().and_then(|ndr| ndr.targets.first());
+    let collects = match (told_to, progress.most_ndrs) {
+        (Some(to), Some(most)) => !news::may_tell(connection, to, most, now)?,
+        _ => false,
     };
     let mut update = connection.prepare_cached(
         "UPDATE target SET state = ?3, reply = ?4 WHERE item = ?1 AND address = ?2",
@@ -365,15 +378,20 @@ pub(super) fn record(
     for (address, outcome) in &progress.outcomes {
         let (state, reply) = match outcome {
             Outcome::Delivered => ("delivered", None),
-            Outcome::Waiting(reply) => ("waiting", Some(reply)),
-            Outcome::Refused(reply) => ("refused", Some(reply)),
-            Outcome::Dead(reply) => ("dead", Some(reply)),
+            Outcome::Waiting(reply) => ("waiting", Some(reply.clone())),
+            // Without an NDR to stand for it, it has to stay.
+            Outcome::Refused(reply) if collects => ("dead", Some(news::collected(reply))),
+            Outcome::Refused(reply) => ("refused", Some(reply.clone())),
+            Outcome::Dead(reply) => ("dead", Some(reply.clone())),
         };
         update.execute(params![number, address.to_string(), state, reply])?;
+        if let (Outcome::Refused(_), Some(to), true) = (outcome, told_to, collects) {
+            news::collect(connection, number, address, to, now)?;
+        }
     }
     // In the same transaction as the marks above: there is no moment at which a recipient is refused and
     // nobody is owed the news.
-    if let Some(ndr) = &progress.ndr {
+    if let Some(ndr) = progress.ndr.as_ref().filter(|_| !collects) {
         add_item(connection, message, ndr, millis(now))?;
     }
     connection
@@ -387,16 +405,21 @@ pub(super) fn record(
             "SELECT EXISTS (SELECT 1 FROM target WHERE item = ?1 AND state IN ('waiting', 'dead'))",
         )?
         .query_row([number], |row| row.get(0))?;
-    if open {
-        Ok(Vec::new())
-    } else {
-        remove(connection, number, message)
-    }
+    let files = match open {
+        true => Vec::new(),
+        false => remove(connection, number, message)?,
+    };
+    let recorded = Recorded {
+        has_ndr: progress.ndr.is_some() && !collects,
+        collected: collects,
+    };
+    Ok((recorded, files))
 }
 
 /// The one place where an item is removed: everyone has it, an NDR stands for it, or an operator said so. The
 /// original goes with its last item. Gives the body file to remove after the commit.
 fn remove(connection: &Connection, number: i64, message: i64) -> rusqlite::Result<Vec<String>> {
+    news::forget(connection, number)?;
     connection
         .prepare_cached("DELETE FROM target WHERE item = ?1")?
         .execute([number])?;
@@ -440,6 +463,7 @@ pub(super) fn retry(
     connection
         .prepare_cached("UPDATE target SET state = 'waiting' WHERE item = ?1 AND state = 'dead'")?
         .execute([number])?;
+    news::forget(connection, number)?;
     connection
         .prepare_cached("UPDATE item SET due = ?2, aside = NULL WHERE seq = ?1")?
         .execute(params![number, millis(now)])?;

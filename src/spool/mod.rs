@@ -11,7 +11,8 @@
 //! ```text
 //!            ┌──────────────► delivered     the relay said 250 after the data
 //!  waiting ──┼──────────────► refused       a final no; in the same transaction its NDR became an item
-//!            └──────────────► dead          a final no to an NDR: kept until an operator decides
+//!            └──────────────► dead          a final no to an NDR, or one too many for its NDR address, which
+//!                                           a digest tells of: kept until an operator decides
 //!  dead ────────retry───────► waiting
 //! ```
 //!
@@ -29,6 +30,7 @@
 mod bodies;
 mod database;
 mod error;
+mod news;
 mod queue;
 mod room;
 mod settings;
@@ -44,6 +46,7 @@ use crate::mail::{Address, Content};
 
 pub use bodies::Incoming;
 pub use error::{CommitError, OpenError, SpoolError};
+pub use news::{Bounced, Digest};
 pub use queue::{Depth, Filter, Listed, ListedTarget, Shown};
 pub use room::Free;
 pub use settings::Settings;
@@ -82,8 +85,20 @@ pub struct Progress {
     pub next_attempt: SystemTime,
     /// The NDR about the refused ones.
     pub ndr: Option<Item>,
+    /// How many such NDRs one address gets within an hour. What is refused beyond that stays as a dead letter, which a
+    /// digest tells of.
+    pub most_ndrs: Option<u32>,
     /// Whether the relay was reached; an attempt that was not is no item's.
     pub reached: bool,
+}
+
+/// What was made of a [`Progress`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// The NDR is owed now.
+    pub has_ndr: bool,
+    /// There is no NDR; what was refused waits for a digest, as dead letters.
+    pub collected: bool,
 }
 
 /// What became of one target.

@@ -18,11 +18,12 @@ use tracing::{error, warn};
 use super::bodies::{Bodies, Incoming, sync_dir};
 use super::database::{self, Loaded, NewMessage, Stored};
 use super::error::{CommitError, OpenError, SpoolError};
+use super::news::{self, Bounced, Digest};
 use super::queue::{self, Depth, Filter, Listed, Shown};
 use super::room::{Free, Room};
 use super::writer::Writer;
-use super::{Owed, Parcel, Progress, Settings};
-use crate::journal::ItemId;
+use super::{Owed, Parcel, Progress, Recorded, Settings};
+use crate::journal::{Item, ItemId};
 use crate::mail::{Address, Content};
 
 /// The store of what is owed. Cloning gives another handle to the same one.
@@ -306,19 +307,68 @@ impl Spool {
         id: &ItemId,
         progress: Progress,
         now: SystemTime,
-    ) -> Result<(), CommitError> {
-        let (name, ndr) = (id.clone(), progress.ndr.is_some());
+    ) -> Result<Recorded, CommitError> {
+        let name = id.clone();
         let recorded = self
             .writer
             .run(move |connection| database::record(connection, &name, &progress, now))
             .await;
-        let files = recorded?;
+        let (recorded, files) = recorded?;
         self.unclaim(id);
         self.remove_bodies(files).await;
-        if ndr {
+        if recorded.has_ndr {
             self.changed.notify_one();
         }
+        Ok(recorded)
+    }
+
+    /// The digests that are due.
+    pub async fn digests(&self, now: SystemTime) -> Result<Vec<Digest>, SpoolError> {
+        self.read(move |connection| news::digests(connection, now))
+            .await
+    }
+
+    /// Owes `item`, the NDR that stands for a digest; in the same transaction what it lists is told.
+    pub async fn tell(
+        &self,
+        digest: &Digest,
+        item: Item,
+        now: SystemTime,
+    ) -> Result<(), CommitError> {
+        // All that it carries is its own text.
+        let message = NewMessage {
+            queue_id: String::new(),
+            received: now,
+            size: 0,
+            kept: self.keep(&Content::Memory(Vec::new().into())).await?,
+        };
+        let told = digest.clone();
+        self.writer
+            .run(move |connection| {
+                news::told(connection, &told)?;
+                database::add(connection, &message, std::slice::from_ref(&item))
+            })
+            .await?;
+        self.changed.notify_one();
         Ok(())
+    }
+
+    /// Remembers that a bounce came back. Whether it is news: of one item not more than twenty are remembered.
+    pub async fn bounced(&self, bounced: Bounced) -> Result<bool, CommitError> {
+        self.writer
+            .run(move |connection| news::bounced(connection, &bounced))
+            .await
+    }
+
+    /// What came back, newest first: about one item, or about all.
+    pub async fn bounces(
+        &self,
+        item: Option<&ItemId>,
+        limit: usize,
+    ) -> Result<Vec<Bounced>, SpoolError> {
+        let item = item.cloned();
+        self.read(move |connection| news::bounces(connection, item.as_ref(), limit))
+            .await
     }
 
     /// Whether an item still waits to be delivered to all of these.

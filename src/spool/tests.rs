@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
-use crate::journal::{Dsn, Kind};
+use crate::journal::{Bounce, Dsn, Kind};
 use crate::mail::BodyKind;
 use crate::policy::Direction;
 
@@ -85,6 +85,7 @@ fn progress(outcomes: &[(&str, Outcome)], ndr: Option<Item>) -> Progress {
         outcomes,
         next_attempt: at(60),
         ndr,
+        most_ndrs: None,
         reached: true,
     }
 }
@@ -219,7 +220,8 @@ async fn a_spool_of_the_first_format_is_read_on() {
     let path = dir.path().join("spool/spool.db");
     let old = rusqlite::Connection::open(path).expect("opened");
     old.execute_batch(
-        "ALTER TABLE item DROP COLUMN params; ALTER TABLE target DROP COLUMN params; PRAGMA user_version = 1;",
+        "DROP TABLE told; DROP TABLE untold; DROP TABLE bounce; PRAGMA user_version = 2;
+         ALTER TABLE item DROP COLUMN params; ALTER TABLE target DROP COLUMN params; PRAGMA user_version = 1;",
     )
     .expect("as it was");
     drop(old);
@@ -227,6 +229,130 @@ async fn a_spool_of_the_first_format_is_read_on() {
     let owed = spool.load(&id(1)).await.expect("loaded");
     assert_eq!(owed.item.dsn, Dsn::default());
     assert_eq!(owed.waiting, [address("a@c.test")]);
+    assert_eq!(spool.bounces(None, 10).await.expect("read"), []);
+}
+
+#[tokio::test]
+async fn a_spool_of_the_second_format_is_read_on() {
+    let (dir, spool) = fresh();
+    owe(&spool, 1, &["a@c.test"]).await;
+    drop(spool);
+    let path = dir.path().join("spool/spool.db");
+    let old = rusqlite::Connection::open(path).expect("opened");
+    old.execute_batch(
+        "DROP TABLE told; DROP TABLE untold; DROP TABLE bounce; PRAGMA user_version = 2;",
+    )
+    .expect("as it was");
+    drop(old);
+    let spool = Spool::open(&settings(dir.path())).expect("opened again");
+    let owed = spool.load(&id(1)).await.expect("loaded");
+    assert_eq!(owed.waiting, [address("a@c.test")]);
+    assert!(spool.digests(at(0)).await.expect("read").is_empty());
+}
+
+async fn owe(spool: &Spool, n: usize, targets: &[&str]) {
+    let parcel = Parcel {
+        original: Bytes::from_static(b"x").into(),
+        items: vec![item(n, targets)],
+    };
+    let committed = spool.commit("Q", at(0), vec![parcel]).await;
+    committed.expect("committed");
+}
+
+/// A refusal whose NDR is one of at most three in an hour.
+async fn refuse(spool: &Spool, n: usize, now: SystemTime) -> Recorded {
+    let refused = Outcome::Refused(format!("550 {n}"));
+    let progress = Progress {
+        most_ndrs: Some(3),
+        ..progress(&[("a@c.test", refused)], Some(ndr(n + 5000)))
+    };
+    let recorded = spool.record(&id(n), progress, now).await;
+    recorded.expect("recorded")
+}
+
+#[tokio::test]
+async fn refusals_beyond_the_limit_stay_as_dead_letters_and_one_digest_tells_of_them() {
+    let (_dir, spool) = fresh();
+    for n in 1..=1500 {
+        owe(&spool, n, &["a@c.test"]).await;
+        let told = refuse(&spool, n, at(n as u64 / 100)).await;
+        assert_eq!((told.has_ndr, told.collected), (n <= 3, n > 3), "{n}");
+    }
+    let depth = spool.depth().await.expect("read");
+    assert_eq!((depth.items, depth.dead), (3 + 1497, 1497));
+    assert!(
+        spool.digests(at(3599)).await.expect("read").is_empty(),
+        "an hour is not over"
+    );
+    let [digest] = &spool.digests(at(3601)).await.expect("read")[..] else {
+        panic!("one address, one digest");
+    };
+    assert_eq!((digest.count, digest.listed.len()), (1497, 1000));
+    assert_eq!(digest.listed[0].item, id(4));
+    assert_eq!(digest.listed[0].said, "550 4");
+    // What an operator has decided on meanwhile is no news.
+    assert!(spool.retry(&id(4), at(3601)).await.expect("retried"));
+    assert!(spool.drop_item(&id(5)).await.expect("dropped"));
+    let again = spool.digests(at(3601)).await.expect("read");
+    assert_eq!(again[0].count, 1495);
+    spool
+        .tell(&again[0], ndr(9000), at(3601))
+        .await
+        .expect("told");
+    assert!(spool.digests(at(99_999)).await.expect("read").is_empty());
+    let owed = spool.load(&id(9000)).await.expect("the digest is owed");
+    assert_eq!(owed.original.len(), 0);
+    // What it told of is kept all the same.
+    assert_eq!(spool.depth().await.expect("read").dead, 1495);
+    // The hour is over: the next refusal has an NDR of its own.
+    let told = refuse(&spool, 4, at(3700)).await;
+    assert!(told.has_ndr && !told.collected);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_ends_no_news() {
+    let (_dir, spool) = fresh();
+    for n in 1..=5 {
+        owe(&spool, n, &["a@c.test"]).await;
+        refuse(&spool, n, at(1_000_000)).await;
+    }
+    assert_eq!(spool.digests(at(10)).await.expect("read")[0].count, 2);
+    owe(&spool, 6, &["a@c.test"]).await;
+    assert!(refuse(&spool, 6, at(10)).await.has_ndr);
+}
+
+#[tokio::test]
+async fn bounces_are_remembered_for_a_month_and_twenty_of_an_item() {
+    let (dir, spool) = fresh();
+    let bounced = |n: usize, seconds: u64| Bounced {
+        item: id(n),
+        at: at(seconds),
+        bounce: Bounce {
+            status: "5.1.1".into(),
+            ..Bounce::default()
+        },
+    };
+    for n in 0..25 {
+        let news = spool.bounced(bounced(1, n)).await.expect("remembered");
+        assert_eq!(news, n < 20, "{n}");
+    }
+    assert!(spool.bounced(bounced(2, 30)).await.expect("remembered"));
+    drop(spool);
+    let spool = Spool::open(&settings(dir.path())).expect("opened again");
+    let all = spool.bounces(None, 100).await.expect("read");
+    assert_eq!((all.len(), &all[0]), (21, &bounced(2, 30)));
+    assert_eq!(
+        spool.bounces(Some(&id(1)), 100).await.expect("read").len(),
+        20
+    );
+    let month = 30 * 24 * 3600;
+    assert!(
+        spool
+            .bounced(bounced(3, month + 25))
+            .await
+            .expect("remembered")
+    );
+    assert_eq!(spool.bounces(None, 100).await.expect("read").len(), 2);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use copyist::deliver::{self, NdrComposer, RelaySettings, Retry, Settings, Tls};
+use copyist::deliver::{self, DigestComposer, NdrComposer, RelaySettings, Retry, Settings, Tls};
 use copyist::journal::{self, Composer, Item, ItemId, Key, Kind};
 use copyist::mail::{Address, BodyKind};
 use copyist::policy::Direction;
@@ -61,14 +61,19 @@ pub fn relay(address: SocketAddr) -> RelaySettings {
 impl Bench {
     /// Delivers to this relay.
     pub fn start(relay: RelaySettings, retry: Retry) -> Bench {
-        let dir = tempfile::tempdir().expect("a directory");
-        let spool = Spool::open(&spool::Settings::new(dir.path())).expect("opened");
+        let (dir, spool) = fresh();
+        Bench::start_on(dir, spool, relay, retry)
+    }
+
+    /// Delivers what this spool owes.
+    pub fn start_on(dir: TempDir, spool: Spool, relay: RelaySettings, retry: Retry) -> Bench {
         let settings = Arc::new(ArcSwap::from_pointee(Settings { relay, retry }));
         let stop = CancellationToken::new();
         let running = tokio::spawn(deliver::run(
             spool.clone(),
             settings.clone(),
             ndr_composer(),
+            digest_composer(),
             stop.clone(),
         ));
         Bench {
@@ -99,17 +104,7 @@ impl Bench {
 
     /// Owes one item of a message that came then.
     pub async fn owe_since(&self, received: SystemTime, item: Item, original: impl Into<Bytes>) {
-        self.spool
-            .commit(
-                "Q1",
-                received,
-                vec![Parcel {
-                    original: original.into().into(),
-                    items: vec![item],
-                }],
-            )
-            .await
-            .expect("committed");
+        owe_in(&self.spool, received, item, original).await;
     }
 
     /// What is owed.
@@ -170,6 +165,23 @@ impl Bench {
     }
 }
 
+/// An empty spool.
+pub fn fresh() -> (TempDir, Spool) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let spool = Spool::open(&spool::Settings::new(dir.path())).expect("opened");
+    (dir, spool)
+}
+
+/// Owes one item in this spool, of a message that came then.
+pub async fn owe_in(spool: &Spool, received: SystemTime, item: Item, original: impl Into<Bytes>) {
+    let parcel = Parcel {
+        original: original.into().into(),
+        items: vec![item],
+    };
+    let committed = spool.commit("Q1", received, vec![parcel]).await;
+    committed.expect("committed");
+}
+
 /// Waits, but not for ever.
 pub async fn patiently<T>(what: &str, event: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, event)
@@ -178,14 +190,23 @@ pub async fn patiently<T>(what: &str, event: impl Future<Output = T>) -> T {
 }
 
 fn ndr_composer() -> NdrComposer {
+    let composer = composer();
+    Arc::new(move |failed, to, original, refusals, now| {
+        composer.ndr(failed, to, original, refusals, now)
+    })
+}
+
+fn digest_composer() -> DigestComposer {
+    let composer = composer();
+    Arc::new(move |digest, now| composer.digest(&digest.ndr, &digest.listed, digest.count, now))
+}
+
+fn composer() -> Composer {
     let settings = journal::Settings {
         report_from: address("journal@c.test"),
         hostname: "copyist.c.test".into(),
     };
-    let composer = Composer::new(settings, Key::ephemeral().expect("random numbers"));
-    Arc::new(move |failed, to, original, refusals, now| {
-        composer.ndr(failed, to, original, refusals, now)
-    })
+    Composer::new(settings, Key::ephemeral().expect("random numbers"))
 }
 
 pub fn address(text: &str) -> Address {

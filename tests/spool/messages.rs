@@ -183,6 +183,7 @@ pub async fn act(spool: &Spool, n: usize) -> Result<(), CommitError> {
             outcomes,
             next_attempt: UNIX_EPOCH,
             ndr,
+            most_ndrs: None,
             reached: true,
         };
         spool.record(&id(n, k), progress, UNIX_EPOCH).await?;

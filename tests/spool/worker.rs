@@ -212,6 +212,7 @@ async fn empty(spool: &Spool) {
                     .collect(),
                 next_attempt: SystemTime::now(),
                 ndr: None,
+                most_ndrs: None,
                 reached: true,
             };
             let recorded = spool.record(&id, progress, SystemTime::now()).await;
