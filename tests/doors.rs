@@ -360,6 +360,15 @@ fn with_little_room_journaled_mail_waits_other_mail_passes_and_room_is_all_that_
     let reply = verdict(&mut mta, "dan@corp.example", b"low");
     assert!(reply.starts_with("y452 4.3.1 "), "{reply}");
     assert_eq!(verdict(&mut mta, "nobody@corp.example", b"passes"), "a");
+    // A large one is written to the disk while it arrives, where there is room; else it is kept in memory.
+    let large = vec![b'x'; 900 * 1024];
+    assert_eq!(verdict(&mut mta, "nobody@corp.example", &large), "a");
+    let reply = verdict(&mut mta, "dan@corp.example", &large);
+    assert!(reply.starts_with("y452 4.3.1 "), "{reply}");
+    copyist.wait_for_log(
+        0,
+        "a large message is kept in memory: the disk is nearly full",
+    );
     copyist.wait_for_log(0, "less than spool.min_free");
     let metrics = page(admin, "/metrics");
     assert!(metrics.contains("copyist_spool_low 1"), "{metrics}");

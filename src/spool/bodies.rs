@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::room::Room;
 use crate::mail::{Content, Stored};
 
 /// The directory of body files.
@@ -30,7 +31,11 @@ pub(super) struct BodyFile {
 /// What is written here is not durable, and gone when this value is, until [`super::Spool::commit`] took it as the
 /// original of a parcel.
 #[derive(Debug)]
-pub struct Incoming(BodyFile);
+pub struct Incoming {
+    body: BodyFile,
+    /// Where the file may be nobody's in the end, it must leave the room free that new mail leaves free.
+    room: Option<Room>,
+}
 
 impl Bodies {
     /// Opens the directory, and makes it where there is none.
@@ -48,12 +53,13 @@ impl Bodies {
             .create_new(true)
             .mode(0o600)
             .open(&new)?;
-        Ok(Incoming(BodyFile {
+        let body = BodyFile {
             file,
             length: 0,
             name,
             unfinished: Some(new),
-        }))
+        };
+        Ok(Incoming { body, room: None })
     }
 
     /// The one place where a body file is made durable: when this returns, content and name survive a power cut. The order matters: content
@@ -90,8 +96,8 @@ impl Bodies {
         for piece in content.pieces(0) {
             incoming.append(&piece?)?;
         }
-        self.keep(&incoming.0)?;
-        Ok(incoming.0.name.clone())
+        self.keep(&incoming.body)?;
+        Ok(incoming.body.name.clone())
     }
 
     /// Opens a file to read it.
@@ -135,16 +141,27 @@ impl Bodies {
 }
 
 impl Incoming {
+    /// The same, as long as there is room.
+    pub(super) fn within(self, room: Room) -> Incoming {
+        Incoming {
+            room: Some(room),
+            ..self
+        }
+    }
+
     /// Appends a piece. After an error this file is of no use but to be read as far as it was written before.
     pub fn append(&mut self, piece: &[u8]) -> io::Result<()> {
-        self.0.file.write_all_at(piece, self.0.length)?;
-        self.0.length += piece.len() as u64;
+        if let Some(room) = &self.room {
+            room.use_up(piece.len() as u64)?;
+        }
+        self.body.file.write_all_at(piece, self.body.length)?;
+        self.body.length += piece.len() as u64;
         Ok(())
     }
 
     /// What was written, to be read.
     pub fn finish(self) -> Arc<dyn Stored> {
-        Arc::new(self.0)
+        Arc::new(self.body)
     }
 }
 

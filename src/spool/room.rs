@@ -3,6 +3,7 @@
 //! Promises: asked as often as anybody likes, the system is asked about once a second; what is taken in between is
 //! counted, so that many messages at a time do not all see the same room. Never says "full" because it could not look.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,10 +17,6 @@ use super::settings::Settings;
 /// How long an answer of the system counts.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What a message takes beside its octets: its row, the report around it, and the log of the database, where all of
-/// that stands once more.
-const TIMES: u64 = 3;
-
 /// What is free on the file system of the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Free {
@@ -31,7 +28,7 @@ pub struct Free {
     pub is_low: bool,
 }
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Room {
     dir: PathBuf,
     min_free: u64,
@@ -40,7 +37,7 @@ pub(super) struct Room {
 }
 
 /// The last look.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Seen {
     at: Option<Instant>,
     octets: u64,
@@ -59,7 +56,7 @@ impl Room {
         }
     }
 
-    /// Whether there is room for a message of so many octets; that much is then counted as taken.
+    /// Whether there is room for so many octets of a message; that much is then counted as taken.
     pub(super) fn take(&self, octets: u64) -> Result<(), CommitError> {
         if self.min_free == 0 && self.min_free_inodes == 0 {
             return Ok(());
@@ -68,8 +65,7 @@ impl Room {
         if !self.look(&mut seen) {
             return Ok(());
         }
-        let wanted = octets.saturating_mul(TIMES);
-        let few_octets = self.min_free > 0 && seen.octets < self.min_free.saturating_add(wanted);
+        let few_octets = self.min_free > 0 && seen.octets < self.min_free.saturating_add(octets);
         let few_inodes = seen.inodes.is_some_and(|free| free < self.min_free_inodes);
         if few_inodes || few_octets {
             // A message that is too large for what is left says nothing about smaller ones.
@@ -81,7 +77,26 @@ impl Room {
             });
         }
         self.tell(&mut seen, false);
-        seen.octets = seen.octets.saturating_sub(wanted);
+        seen.octets = seen.octets.saturating_sub(octets);
+        Ok(())
+    }
+
+    /// Takes room for octets that are written before anybody knows what becomes of them. Not logged: the message that
+    /// must be journaled will say so.
+    pub(super) fn use_up(&self, octets: u64) -> io::Result<()> {
+        if self.min_free == 0 {
+            return Ok(());
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.look(&mut seen) {
+            if seen.octets < self.min_free.saturating_add(octets) {
+                return Err(io::Error::new(
+                    io::ErrorKind::StorageFull,
+                    "the disk is nearly full (spool.min_free)",
+                ));
+            }
+            seen.octets -= octets;
+        }
         Ok(())
     }
 
@@ -159,7 +174,7 @@ mod tests {
     fn what_was_taken_is_not_given_twice() {
         let all = room(0, 0).free().expect("a file system").octets;
         let room = room(1, 0);
-        let third = all / 3 / TIMES;
+        let third = all / 3;
         assert!(room.take(third).is_ok());
         assert!(room.take(third).is_ok());
         assert!(matches!(room.take(2 * third), Err(CommitError::Low { .. })));
@@ -170,6 +185,17 @@ mod tests {
         let room = room(u64::MAX / 2, 0);
         assert!(matches!(room.take(0), Err(CommitError::Low { .. })));
         assert!(room.free().expect("a file system").is_low);
+    }
+
+    #[test]
+    fn what_is_written_while_it_arrives_leaves_room_as_well() {
+        assert!(
+            room(0, 0).use_up(u64::MAX).is_ok(),
+            "nothing is to stay free"
+        );
+        assert!(room(1, 0).use_up(1).is_ok());
+        let error = room(u64::MAX / 2, 0).use_up(1).expect_err("low");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 
     #[test]

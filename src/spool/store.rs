@@ -127,7 +127,7 @@ impl Spool {
         if self.is_failed() {
             return Err(CommitError::Failed("an earlier write failed".into()));
         }
-        let octets = parcels.iter().map(|parcel| parcel.original.len() as u64);
+        let octets = parcels.iter().map(|parcel| self.to_write(&parcel.original));
         self.room.take(octets.sum())?;
         let mut files = Vec::new();
         let mut messages = Vec::with_capacity(parcels.len());
@@ -206,10 +206,23 @@ impl Spool {
         }
     }
 
+    /// About how many octets on disk keeping a message takes, beside those that it has there already.
+    fn to_write(&self, original: &Content) -> u64 {
+        /// What is in the database stands in its log as well, and the report around it takes room, too.
+        const TIMES: u64 = 3;
+        let length = original.len() as u64;
+        match original {
+            Content::Stored { .. } => 0,
+            Content::Memory(_) if length > self.inline_limit as u64 => length,
+            Content::Memory(_) => TIMES * length,
+        }
+    }
+
     /// A file to write a large message into while it arrives. Nothing of it is durable before [`Spool::commit`].
     pub async fn incoming(&self) -> io::Result<Incoming> {
         let (bodies, name) = (self.bodies.clone(), new_name()?);
-        blocking(move || bodies.incoming(name)).await
+        let room = self.room.clone();
+        blocking(move || Ok(bodies.incoming(name)?.within(room))).await
     }
 
     /// Claims items that are due, oldest first: nobody else gets them until they are recorded or unclaimed.
