@@ -1,25 +1,16 @@
-//! The spool, stopped at every step: each system call that changes a file, in each thread.
+//! The spool at every step: each system call that changes a file, in each thread, is where the power is cut, and where
+//! the system says no.
 //!
-//! A thread is stopped by strace, which kills the process at the thread's N-th such call; then the power is cut. N
-//! goes up until the work is done before it is reached, and an independent count of all calls of all threads says
-//! that none was left out.
+//! strace stops or fails a thread's N-th call of a kind. N goes up until the work is done before it is reached, and an independent
+//! count of the calls of all threads says that none was left out.
 
 mod lab;
 mod spool;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use copyist::spool::Spool;
-use spool::{Book, FileSystem, Image, Orders, Started, Strace, settings};
-
-/// Every system call by which the spool changes something on disk.
-const CALLS: &str = "openat,write,pwrite64,writev,pwritev,fsync,fdatasync,sync_file_range,rename,renameat,renameat2,\
-                     unlink,unlinkat,link,linkat,ftruncate,fallocate,mkdir,mkdirat";
-
-/// A multiple of 40 and 4: a body file that is delivered, one that stays, three items of one message.
-const FIRST: usize = 20;
-const THREADS: [&str; 3] = ["child", "spool", "tokio-rt-worker"];
+use spool::{Book, Disk, FileSystem, Image, Run, Stage, count, settings};
 
 /// The process that is stopped.
 #[test]
@@ -34,134 +25,7 @@ fn messages() -> usize {
     set.map_or(3, |n| n.parse().expect("a number"))
 }
 
-/// When the process is watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum While {
-    /// It makes a new spool.
-    Making,
-    /// It opens one that was left in the midst of work.
-    Opening,
-    /// It commits, and writes down what became of it.
-    Working,
-}
-
-/// A run up to a point.
-struct Run {
-    worker: Started,
-    book: Book,
-    strace: Strace,
-}
-
-/// Starts a worker in `directory`, watched as the options say from the beginning of the work on, and runs it to
-/// its end or the point where it is killed.
-fn run(
-    directory: &Path,
-    book_file: &Path,
-    when: While,
-    thread: Option<&str>,
-    options: &[&str],
-    log: &Path,
-) -> (Run, Vec<String>) {
-    let mut book = Book::default();
-    let orders = Orders {
-        directory: directory.to_owned(),
-        book: book_file.to_owned(),
-        first: FIRST,
-        tasks: 1,
-        messages: messages(),
-        waits: true,
-        ..Orders::default()
-    };
-    if when == While::Opening {
-        let mut worker = spool::start(&orders, &[]);
-        worker.until("pid");
-        worker.go();
-        worker.until("ready");
-        worker.go();
-        worker
-            .until("done")
-            .iter()
-            .for_each(|line| _ = book.note(line));
-        worker.kill();
-    }
-    book.write(book_file);
-    let mut worker = spool::start(&orders, &[]);
-    worker.until("pid");
-    if when == While::Working {
-        worker.go();
-        worker.until("ready");
-    }
-    let id = match thread {
-        Some(name) => worker.thread(name),
-        None => worker.pid().expect("it said so"),
-    };
-    let strace = Strace::attach(id, options, log);
-    worker.go();
-    let said = match when {
-        While::Working => worker.until("done"),
-        While::Making | While::Opening => worker.until("opened"),
-    };
-    said.iter().for_each(|line| _ = book.note(line));
-    (
-        Run {
-            worker,
-            book,
-            strace,
-        },
-        said,
-    )
-}
-
-/// Runs it once to the end, and counts the calls of each thread on files of the spool: all of them must be points.
-fn count(directory: &Path, when: While, beside: &Path) -> BTreeMap<(&'static str, String), usize> {
-    let log = beside.join("all");
-    let options = ["-f", "-y", "-e", &format!("trace={CALLS}")];
-    let (run, said) = run(directory, &beside.join("book"), when, None, &options, &log);
-    assert!(ends_well(&said), "{said:?}");
-    let threads = if when == While::Working {
-        &THREADS[..]
-    } else {
-        &THREADS[..1]
-    };
-    let ids: Vec<_> = threads
-        .iter()
-        .map(|name| (run.worker.thread(name).to_string(), *name))
-        .collect();
-    run.worker.kill();
-    run.strace.wait();
-    let mut calls = BTreeMap::new();
-    for line in std::fs::read_to_string(log)
-        .expect("strace wrote it")
-        .lines()
-    {
-        // A call that another thread interrupted in the log has a second line.
-        let Some((before, arguments)) = line.split_once('(').filter(|_| !line.contains("resumed>"))
-        else {
-            continue;
-        };
-        if line.contains(&*directory.to_string_lossy()) {
-            let (id, call) = before.split_once(' ').expect("a thread and its call");
-            let known = ids.iter().find(|(known, _)| known == id);
-            let (_, thread) =
-                known.unwrap_or_else(|| panic!("a thread that nobody stops changes files: {line}"));
-            *calls.entry((*thread, call.trim().to_owned())).or_insert(0) += 1;
-        }
-        let last = match when {
-            While::Working => ", \"done ",
-            While::Making | While::Opening => ", \"opened ",
-        };
-        if arguments.contains(last) {
-            return calls;
-        }
-    }
-    panic!("it did not say the end");
-}
-
-fn ends_well(said: &[String]) -> bool {
-    said.last()
-        .is_some_and(|line| line == "done well" || line.starts_with("opened "))
-}
-
+/// What is not there as it was promised, and whether the spool takes more.
 async fn look(directory: &Path, book: &Book) -> Vec<(usize, String)> {
     match Spool::open(&settings(directory)) {
         Ok(spool) => {
@@ -174,12 +38,12 @@ async fn look(directory: &Path, book: &Book) -> Vec<(usize, String)> {
     }
 }
 
-/// Cuts the power at each point; gives how many there were.
-async fn every_point(kind: FileSystem, when: While) -> usize {
-    let mut image = Image::new(kind);
+/// Cuts the power before each call; gives how many there were.
+async fn cut_everywhere(stage: Stage) -> usize {
+    let mut image = Image::new(FileSystem::Ext4);
     let beside = image.beside("");
     image.mount();
-    let calls = count(&image.path().join("all"), when, &beside);
+    let calls = count(&image.path().join("all"), &beside, stage, messages());
     image.unmount();
     let mut points = 0;
     for ((thread, call), all) in &calls {
@@ -190,34 +54,27 @@ async fn every_point(kind: FileSystem, when: While) -> usize {
             let directory = image.path().join(format!("{thread}-{call}-{n}"));
             let inject = format!("inject={call}:signal=KILL:when={n}");
             let options = ["-y", "-e", &format!("trace={call}"), "-e", &inject];
-            let log = beside.join("point");
-            let (run, said) = run(
+            let run = Run::new(
                 &directory,
-                &beside.join("book"),
-                when,
+                &beside,
+                stage,
                 Some(thread),
+                messages(),
                 &options,
-                &log,
             );
-            let ended = ends_well(&said);
-            run.worker.kill();
-            run.strace.wait();
-            let log = std::fs::read_to_string(log).expect("strace wrote it");
-            let stopped_at = log
-                .lines()
-                .rfind(|line| line.contains('('))
-                .unwrap_or_default();
+            let (is_whole, book) = (run.is_whole(), run.book.clone());
+            let seen = run.end();
             image.cut();
             image.unmount();
             image.mount();
-            let broken = look(&directory, &run.book).await;
+            let broken = look(&directory, &book).await;
             assert!(
                 broken.is_empty(),
-                "{when:?}, {call} number {n} of thread {thread}: {broken:?}"
+                "{stage:?}, {call} number {n} of thread {thread}: {broken:?}"
             );
             std::fs::remove_dir_all(&directory).expect("removed");
             image.unmount();
-            if ended {
+            if is_whole {
                 assert_eq!(
                     on_files, *all,
                     "points of {call} in thread {thread}, and calls counted"
@@ -225,28 +82,130 @@ async fn every_point(kind: FileSystem, when: While) -> usize {
                 break;
             }
             points += 1;
-            on_files += usize::from(stopped_at.contains(&*directory.to_string_lossy()));
+            on_files += usize::from(seen.ends_on_a_file());
         }
     }
-    println!(
-        "{}, {when:?}: power cut before each of {points} calls, nothing lost",
-        kind.name()
-    );
+    println!("ext4, {stage:?}: power cut before each of {points} calls, nothing lost");
     points
 }
 
 #[tokio::test]
 async fn a_power_cut_at_any_step_of_the_work_loses_nothing() {
-    let points = every_point(FileSystem::Ext4, While::Working).await;
+    let points = cut_everywhere(Stage::Working).await;
     assert!(points > 50, "{points}");
 }
 
 #[tokio::test]
 async fn a_power_cut_at_any_step_of_making_a_spool_leaves_one_that_opens() {
-    every_point(FileSystem::Ext4, While::Making).await;
+    cut_everywhere(Stage::Making).await;
 }
 
 #[tokio::test]
 async fn a_power_cut_at_any_step_of_opening_one_again_loses_nothing() {
-    every_point(FileSystem::Ext4, While::Opening).await;
+    cut_everywhere(Stage::Opening).await;
+}
+
+/// Has each call fail with this error, one at a time; where `only` is not empty, only these calls.
+async fn fail_everywhere(stage: Stage, error: &str, only: &[&str]) {
+    let (disk, beside) = (Disk::new("64m"), tempfile::tempdir().expect("a directory"));
+    let calls = count(&disk.path().join("all"), beside.path(), stage, messages());
+    let (mut faults, mut latched) = (0, 0);
+    for ((thread, call), all) in calls
+        .iter()
+        .filter(|((_, call), _)| only.is_empty() || only.contains(&call.as_str()))
+    {
+        let mut on_files = 0;
+        for n in 1.. {
+            let directory = disk.path().join(format!("{thread}-{call}-{n}"));
+            let inject = format!("inject={call}:error={error}:when={n}");
+            let options = ["-y", "-e", &format!("trace={call}"), "-e", &inject];
+            let run = Run::new(
+                &directory,
+                beside.path(),
+                stage,
+                Some(thread),
+                messages(),
+                &options,
+            );
+            let (said, book) = (run.said.clone(), run.book.clone());
+            let (is_whole, seen) = (run.is_whole(), run.end());
+            let what = format!("{error} of {call} number {n} of thread {thread}: {said:?}");
+            let Some(line) = seen.injected() else {
+                assert!(is_whole, "{what}");
+                assert!(on_files >= *all, "{what}: {on_files} of {all} calls");
+                break;
+            };
+            // One on a pipe is the harness's own.
+            if seen.is_on_a_file(line) {
+                on_files += 1;
+                faults += 1;
+                latched += usize::from(said.last().is_some_and(|line| line == "done failed"));
+                judge(stage, call, error, &said, &format!("{what}\n{line}"));
+                let broken = look(&directory, &book).await;
+                assert!(broken.is_empty(), "{what}\n{line}: {broken:?}");
+            }
+            std::fs::remove_dir_all(&directory).expect("removed");
+        }
+    }
+    println!(
+        "{error}, {stage:?}: {faults} calls failed one at a time, {latched} of them for good; nothing lost, nothing acknowledged falsely"
+    );
+    assert!(faults > 0);
+}
+
+/// What the worker may say when a call of it failed.
+fn judge(stage: Stage, call: &str, error: &str, said: &[String], what: &str) {
+    let last = said.last().map(String::as_str).unwrap_or_default();
+    if stage != Stage::Working {
+        // A panic would say nothing at all.
+        let is_told = said
+            .iter()
+            .any(|line| line.starts_with("opened ") || line.starts_with("unopened "));
+        return assert!(is_told, "{what}");
+    }
+    assert!(last.starts_with("done "), "{what}");
+    assert!(!said.iter().any(|line| line.starts_with("false")), "{what}");
+    let mut refused = said.iter().filter_map(|line| line.strip_prefix("refused "));
+    assert!(refused.all(|reply| reply.starts_with('4')), "{what}");
+    // The next sync of the same file would succeed, and mean nothing. An interrupted one has lost nothing.
+    if call.ends_with("sync") && error != "EINTR" {
+        assert_eq!(last, "done failed", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_input_output_error_anywhere_is_never_taken_for_success() {
+    fail_everywhere(Stage::Working, "EIO", &[]).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_anywhere_is_never_taken_for_success() {
+    fail_everywhere(Stage::Working, "ENOSPC", &[]).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_is_read_only_is_never_taken_for_success() {
+    let calls = [
+        "openat",
+        "rename",
+        "unlink",
+        "pwrite64",
+        "ftruncate",
+        "fsync",
+    ];
+    fail_everywhere(Stage::Working, "EROFS", &calls).await;
+}
+
+#[tokio::test]
+async fn a_lack_of_descriptors_and_interruptions_are_never_taken_for_success() {
+    fail_everywhere(Stage::Working, "EMFILE", &["openat"]).await;
+    fail_everywhere(Stage::Working, "EINTR", &["openat", "pwrite64", "fsync"]).await;
+}
+
+#[tokio::test]
+async fn an_error_anywhere_at_the_start_is_told_and_loses_nothing() {
+    for error in ["EIO", "ENOSPC"] {
+        fail_everywhere(Stage::Making, error, &[]).await;
+        fail_everywhere(Stage::Opening, error, &[]).await;
+    }
 }

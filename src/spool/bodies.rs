@@ -71,9 +71,9 @@ impl Bodies {
         };
         let path = self.path(&body.name);
         let kept = (|| {
-            body.file.sync_all()?;
+            body.file.sync_all().map_err(untrusted)?;
             fs::rename(new, &path)?;
-            sync_dir(&self.dir)
+            sync_dir(&self.dir).map_err(untrusted)
         })();
         if kept.is_err() {
             // Nothing names it; were it to stay, the next start would remove it.
@@ -182,6 +182,12 @@ impl Drop for BodyFile {
             let _ = fs::remove_file(new);
         }
     }
+}
+
+/// A sync that failed is never a matter of room alone, whatever it says: what it was asked to keep may be lost, and the
+/// next one would not know.
+fn untrusted(cause: io::Error) -> io::Error {
+    io::Error::other(format!("a sync failed: {cause}"))
 }
 
 /// Makes the names in a directory durable.

@@ -1,5 +1,6 @@
 //! The tables, and every statement on them. Runs inside the writer's savepoints or on the reading connection.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
+use super::damage;
 use super::error::OpenError;
 use super::{Outcome, Progress, Recorded, news};
 use crate::journal::{Dsn, Item, ItemId, Kind};
@@ -108,10 +110,7 @@ pub(super) struct Stored {
 
 /// Opens a connection with the settings that the promise stands on.
 pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError> {
-    let failed = |cause| OpenError::Database {
-        path: path.to_owned(),
-        cause,
-    };
+    let failed = |cause| damage::open_error(path, cause);
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, create);
     let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
@@ -138,6 +137,7 @@ pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError
             });
         }
     }
+    connection.execute_batch(damage::TABLE).map_err(failed)?;
     Ok(connection)
 }
 
@@ -147,10 +147,7 @@ pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError
 pub(super) fn begin_log_anew(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let busy: bool = connection
         .query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0))
-        .map_err(|cause| OpenError::Database {
-            path: path.to_owned(),
-            cause,
-        })?;
+        .map_err(|cause| damage::open_error(path, cause))?;
     if busy {
         tracing::warn!("{} is being read; its log goes on as it is", path.display());
     }
@@ -233,7 +230,7 @@ fn add_item(connection: &Connection, message: i64, item: &Item, due: i64) -> rus
         let params = item.dsn.of(target).join(" ");
         insert.execute(params![number, target.to_string(), params])?;
     }
-    Ok(())
+    damage::seal(connection, number)
 }
 
 /// The names of items that are due, oldest first.
@@ -245,7 +242,7 @@ pub(super) fn due(
     let mut select =
         connection.prepare_cached("SELECT id FROM item WHERE due <= ?1 ORDER BY due LIMIT ?2")?;
     let found = select.query_map(params![millis(now), limit as i64], |row| item_id(row, 0))?;
-    found.collect()
+    readable(found)
 }
 
 /// The names of items that are due later than this, the latest first.
@@ -257,7 +254,7 @@ pub(super) fn due_after(
     let mut select = connection
         .prepare_cached("SELECT id FROM item WHERE due > ?1 ORDER BY due DESC LIMIT ?2")?;
     let found = select.query_map(params![millis(latest), limit as i64], |row| item_id(row, 0))?;
-    found.collect()
+    readable(found)
 }
 
 /// When the next item is due.
@@ -293,14 +290,27 @@ pub(super) fn load(connection: &Connection, id: &ItemId) -> rusqlite::Result<Opt
     let Some((number, mut item, (attempts, received), stored)) = found else {
         return Ok(None);
     };
+    if !damage::is_whole(connection, number)? {
+        return Err(damaged(
+            0,
+            "its row is not what was written (SHA-256 differs)",
+        ));
+    }
     let mut waiting = Vec::new();
     let mut targets =
         connection.prepare_cached("SELECT address, state, params FROM target WHERE item = ?1")?;
     let mut rows = targets.query([number])?;
     while let Some(row) = rows.next()? {
         let address = address(row, 0)?;
-        if row.get_ref(1)?.as_str()? == "waiting" {
-            waiting.push(address.clone());
+        match row.get_ref(1)?.as_str()? {
+            "waiting" => waiting.push(address.clone()),
+            "delivered" | "refused" | "dead" => {}
+            other => {
+                return Err(damaged(
+                    1,
+                    &format!("a target is in no state but {other:?}"),
+                ));
+            }
         }
         let params = words(row.get_ref(2)?.as_str()?);
         if !params.is_empty() {
@@ -420,6 +430,7 @@ pub(super) fn record(
 /// original goes with its last item. Gives the body file to remove after the commit.
 fn remove(connection: &Connection, number: i64, message: i64) -> rusqlite::Result<Vec<String>> {
     news::forget(connection, number)?;
+    damage::forget(connection, number)?;
     connection
         .prepare_cached("DELETE FROM target WHERE item = ?1")?
         .execute([number])?;
@@ -492,11 +503,39 @@ pub(super) fn set_aside(connection: &Connection, id: &ItemId, why: &str) -> rusq
         .map(|_| ())
 }
 
+/// Sets items aside whose very name is damaged, so that nobody could ask for them. Gives how many. Names are read from their
+/// index alone: with a long queue behind it, a start would take minutes otherwise.
+pub(super) fn set_nameless_aside(connection: &Connection) -> rusqlite::Result<usize> {
+    let mut select = connection.prepare("SELECT seq, id FROM item ORDER BY id")?;
+    let mut rows = select.query([])?;
+    let mut nameless = Vec::new();
+    while let Some(row) = rows.next()? {
+        if item_id(row, 1).is_err() {
+            nameless.push(row.get::<_, i64>(0)?);
+        }
+    }
+    for number in &nameless {
+        connection.execute(
+            "UPDATE item SET due = NULL, aside = 'its name is damaged' WHERE seq = ?1",
+            [number],
+        )?;
+    }
+    Ok(nameless.len())
+}
+
 /// Whether a row names this body file.
 pub(super) fn names_file(connection: &Connection, file: &str) -> rusqlite::Result<bool> {
     connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM message WHERE file = ?1)")?
         .query_row([file], |row| row.get(0))
+}
+
+/// All body files that rows name, asked of the table itself: a damaged index would not name some of them.
+pub(super) fn files(connection: &Connection) -> rusqlite::Result<HashSet<String>> {
+    let mut select =
+        connection.prepare("SELECT file FROM message NOT INDEXED WHERE content IS NULL")?;
+    let files = select.query_map([], |row| row.get(0))?;
+    files.collect()
 }
 
 /// ESMTP parameters, which hold no spaces.
@@ -519,13 +558,25 @@ fn parsed<T>(
     parse: impl Fn(&str) -> Option<T>,
 ) -> rusqlite::Result<T> {
     let text: String = row.get(column)?;
-    parse(&text).ok_or_else(|| {
-        rusqlite::Error::FromSqlConversionFailure(
-            column,
-            Type::Text,
-            format!("{text:?} has no meaning").into(),
-        )
+    parse(&text).ok_or_else(|| damaged(column, &format!("{text:?} has no meaning")))
+}
+
+fn damaged(column: usize, what: &str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, what.into())
+}
+
+/// Rows without those that are damaged: one of them must not stand in the way of the others.
+pub(super) fn readable<T>(
+    rows: impl Iterator<Item = rusqlite::Result<T>>,
+) -> rusqlite::Result<Vec<T>> {
+    rows.filter(|row| match row {
+        Err(cause) if damage::is_damage(cause) => {
+            tracing::error!("an item in the spool cannot be read: {cause}");
+            false
+        }
+        _ => true,
     })
+    .collect()
 }
 
 pub(super) fn item_id(row: &Row<'_>, column: usize) -> rusqlite::Result<ItemId> {

@@ -45,6 +45,17 @@ pub enum OpenError {
         /// Ours.
         known: i64,
     },
+    /// The database is damaged.
+    #[error(
+        "the spool {path} is damaged: {what}; copy its directory before anything else, then recover what can be read \
+         (sqlite3 spool.db .recover | sqlite3 recovered.db), see \"A damaged database\" in docs/operation.md"
+    )]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite found.
+        what: String,
+    },
     /// SQLite.
     #[error("cannot open the spool {path}: {cause}")]
     Database {

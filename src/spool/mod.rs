@@ -28,6 +28,7 @@
 //! that names them; a large message is written to its file while it arrives ([`Spool::incoming`]).
 
 mod bodies;
+mod damage;
 mod database;
 mod error;
 mod news;

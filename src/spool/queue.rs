@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::database::{address, item_id, optional_address, time};
+use super::database::{address, item_id, optional_address, readable, time};
 use crate::journal::ItemId;
 use crate::mail::Address;
 
@@ -97,7 +97,7 @@ pub(super) fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result
     ))?;
     let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
     let found = select.query_map([limit], |row| shown(connection, row))?;
-    found.map(|shown| shown.map(|shown| shown.listed)).collect()
+    readable(found.map(|shown| shown.map(|shown| shown.listed)))
 }
 
 pub(super) fn show(connection: &Connection, id: &ItemId) -> rusqlite::Result<Option<Shown>> {

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tracing::{error, warn};
 
 use super::bodies::{Bodies, Incoming, sync_dir};
+use super::damage;
 use super::database::{self, Loaded, NewMessage, Stored};
 use super::error::{CommitError, OpenError, SpoolError};
 use super::news::{self, Bounced, Digest};
@@ -70,7 +71,16 @@ impl Spool {
             cause,
         })?;
         let connection = database::connect(&path, true)?;
+        damage::check(&connection, &path)?;
         database::begin_log_anew(&connection, &path)?;
+        let nameless = database::set_nameless_aside(&connection);
+        match nameless.map_err(|cause| damage::open_error(&path, cause))? {
+            0 => {}
+            count => error!(
+                "{count} items have damaged names and are set aside: {}",
+                path.display()
+            ),
+        }
         let spool = Spool::with(settings, connection, &path, Some(Arc::new(lock)))?;
         // The names of all that was made here, and that of the state directory itself.
         sync_dir(&dir)
@@ -275,16 +285,20 @@ impl Spool {
     /// what it was, sets the item aside.
     pub async fn load(&self, id: &ItemId) -> Result<Owed, SpoolError> {
         let name = id.clone();
-        let loaded = self.read(move |connection| database::load(connection, &name));
-        let Some(Loaded {
+        let loaded = self.read(move |connection| match database::load(connection, &name) {
+            Err(cause) if damage::is_damage(&cause) => Ok(Err(cause.to_string())),
+            other => other.map(Ok),
+        });
+        let Loaded {
             item,
             waiting,
             attempts,
             received,
             stored,
-        }) = loaded.await?
-        else {
-            return Err(SpoolError::Unknown(id.clone()));
+        } = match loaded.await? {
+            Ok(Some(loaded)) => loaded,
+            Ok(None) => return Err(SpoolError::Unknown(id.clone())),
+            Err(why) => return Err(self.set_aside(id, why).await),
         };
         let bodies = self.bodies.clone();
         let original = blocking(move || Ok(read_original(stored, &bodies)));
@@ -299,17 +313,23 @@ impl Spool {
                 attempts,
                 received,
             }),
-            Err(why) => {
-                error!(item = %id, "set aside: {why}");
-                let (name, reason) = (id.clone(), why.clone());
-                self.writer
-                    .run(move |connection| database::set_aside(connection, &name, &reason))
-                    .await?;
-                Err(SpoolError::SetAside {
-                    id: id.clone(),
-                    why: why.into(),
-                })
-            }
+            Err(why) => Err(self.set_aside(id, why).await),
+        }
+    }
+
+    /// Keeps an item that cannot be delivered as it was meant, and has nobody try it.
+    async fn set_aside(&self, id: &ItemId, why: String) -> SpoolError {
+        error!(item = %id, "set aside: {why}");
+        let (name, reason) = (id.clone(), why.clone());
+        let done = self
+            .writer
+            .run(move |connection| database::set_aside(connection, &name, &reason));
+        match done.await {
+            Ok(()) => SpoolError::SetAside {
+                id: id.clone(),
+                why: why.into(),
+            },
+            Err(cause) => cause.into(),
         }
     }
 
@@ -494,11 +514,22 @@ impl Spool {
     /// Files that a crash left between their making and their row.
     fn remove_orphans(&self) -> io::Result<()> {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        for name in self.bodies.names()? {
-            // In doubt it stays.
-            if let Ok(false) = database::names_file(&reader, &name) {
-                self.bodies.remove(&name);
-            }
+        let mut names = self.bodies.names()?;
+        // In doubt it stays.
+        names.retain(|name| matches!(database::names_file(&reader, name), Ok(false)));
+        // No row ever named a file before it had its name. For the others the whole table is looked through, which
+        // takes seconds where the queue is long.
+        let (unfinished, kept): (Vec<_>, Vec<_>) =
+            names.into_iter().partition(|name| name.ends_with(".new"));
+        unfinished.iter().for_each(|name| self.bodies.remove(name));
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let Ok(named) = database::files(&reader) else {
+            return Ok(());
+        };
+        for name in kept.iter().filter(|name| !named.contains(*name)) {
+            self.bodies.remove(name);
         }
         Ok(())
     }

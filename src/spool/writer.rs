@@ -11,8 +11,8 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{error, warn};
 
-use super::database;
 use super::error::CommitError;
+use super::{damage, database};
 
 /// Jobs in one group: bounds how long the first of them waits for the others.
 const GROUP: usize = 256;
@@ -142,7 +142,7 @@ fn write_all(connection: Connection, mut waiting: mpsc::Receiver<Box<dyn Job>>, 
         {
             // What is in the log is durable there, so nobody's commit is in doubt. But a sync has failed.
             match classify(&cause) {
-                CommitError::Failed(_) => latch.set(&cause.to_string()),
+                CommitError::Failed(_) => latch.set(&why(&cause)),
                 _ => warn!("the spool's log stays long: {cause}"),
             }
         }
@@ -173,7 +173,7 @@ fn write_group(connection: &Connection, mut group: Vec<Box<dyn Job>>, latch: &La
                 CommitError::Full if clean => error,
                 CommitError::Refused(_) if clean => error,
                 other => {
-                    latch.set(&cause.to_string());
+                    latch.set(&why(&cause));
                     match other {
                         CommitError::Failed(_) => other,
                         _ => CommitError::Failed(cause.to_string().into()),
@@ -219,6 +219,16 @@ fn in_transaction(
 
 fn is_of_the_disk(cause: &rusqlite::Error) -> bool {
     !matches!(classify(cause), CommitError::Refused(_))
+}
+
+fn why(cause: &rusqlite::Error) -> String {
+    if damage::is_corrupt(cause) {
+        format!(
+            "{cause}; a restart does not mend that, see \"A damaged database\" in docs/operation.md"
+        )
+    } else {
+        cause.to_string()
+    }
 }
 
 /// Which fate an SQLite error is.

@@ -9,7 +9,7 @@ use super::messages::{Act, act_on, address, id, items};
 
 /// How far a message is known to have come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
+pub enum Reached {
     /// Its commit was acknowledged.
     Committed,
     /// What became of it was being written down: the old or the new state, item by item.
@@ -21,7 +21,7 @@ pub enum Stage {
 /// What was promised, by the message's number.
 #[derive(Debug, Clone, Default)]
 pub struct Book {
-    pub promised: BTreeMap<usize, Stage>,
+    pub promised: BTreeMap<usize, Reached>,
     /// The last promise of all: the one that a missing sync loses first.
     pub newest: Option<usize>,
 }
@@ -37,7 +37,7 @@ impl Book {
             return false;
         };
         self.promised.insert(n, stage);
-        let is_promise = stage != Stage::Acting;
+        let is_promise = stage != Reached::Acting;
         if is_promise {
             self.newest = Some(n);
         }
@@ -56,9 +56,9 @@ impl Book {
     pub fn write(&self, path: &Path) {
         let lines = self.promised.iter().map(|(n, stage)| {
             let word = match stage {
-                Stage::Committed => "committed",
-                Stage::Acting => "acting",
-                Stage::Acted => "acted",
+                Reached::Committed => "committed",
+                Reached::Acting => "acting",
+                Reached::Acted => "acted",
             };
             format!("{word} {n}\n")
         });
@@ -123,24 +123,24 @@ impl Book {
     }
 }
 
-fn stage(word: &str) -> Option<Stage> {
+fn stage(word: &str) -> Option<Reached> {
     match word {
-        "committed" => Some(Stage::Committed),
-        "acting" => Some(Stage::Acting),
-        "acted" => Some(Stage::Acted),
+        "committed" => Some(Reached::Committed),
+        "acting" => Some(Reached::Acting),
+        "acted" => Some(Reached::Acted),
         _ => None,
     }
 }
 
 /// Whether a message is in the spool as it was promised.
-async fn kept(spool: &Spool, n: usize, stage: Stage) -> Result<(), String> {
+async fn kept(spool: &Spool, n: usize, stage: Reached) -> Result<(), String> {
     for (k, _) in items(n).iter().enumerate() {
         let before = is_as_committed(spool, n, k).await;
         let after = is_as_acted(spool, n, k).await;
         match stage {
-            Stage::Committed => before?,
-            Stage::Acted => after?,
-            Stage::Acting => before.or(after)?,
+            Reached::Committed => before?,
+            Reached::Acted => after?,
+            Reached::Acting => before.or(after)?,
         }
     }
     Ok(())

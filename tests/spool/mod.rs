@@ -14,11 +14,13 @@ mod disk;
 mod messages;
 mod power;
 mod process;
+mod steps;
 mod worker;
 
-pub use book::{Book, Stage};
+pub use book::{Book, Reached};
 pub use disk::{Disk, FileSystem, Image};
 pub use messages::{Act, Shape, act, act_on, commit, id, items, settings, shape};
 pub use power::{Dice, Figures, Pace, Proof};
 pub use process::{Started, Strace, start};
+pub use steps::{Calls, Run, Seen, Stage, count};
 pub use worker::{Orders, child};

@@ -1,5 +1,6 @@
 //! Power cuts, one after another, on one file system and one spool.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,7 @@ pub struct Proof {
     spools: usize,
     cycle: usize,
     recovering: Duration,
+    lost: HashSet<usize>,
     pub figures: Figures,
     dice: Dice,
 }
@@ -56,6 +58,7 @@ impl Proof {
             spools: 0,
             cycle: 0,
             recovering: Duration::ZERO,
+            lost: HashSet::new(),
             figures: Figures::default(),
             dice: Dice(seed),
         }
@@ -202,10 +205,13 @@ impl Proof {
                 self.figures.newest_lost += usize::from(rest.starts_with("lost"));
             }
             "lost" => {
-                self.figures.lost.push(rest.to_owned());
+                // Told once: what was lost is missing in later cycles, too.
                 let n = rest.split(' ').next().and_then(|n| n.parse().ok());
-                // Told once.
-                n.and_then(|n: usize| self.book.promised.remove(&n));
+                let n: usize = n.expect("a number");
+                self.book.promised.remove(&n);
+                if self.lost.insert(n) {
+                    self.figures.lost.push(rest.to_owned());
+                }
             }
             "unopened" | "false" => self.figures.lost.push(line.to_owned()),
             "emptied" => self.book = Book::default(),

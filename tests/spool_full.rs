@@ -1,0 +1,94 @@
+//! A small disk that is filled and drained again and again, by one process.
+
+mod lab;
+mod spool;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use copyist::spool::{CommitError, Filter, Outcome, Progress, Spool};
+use spool::{Disk, id, items, settings, shape};
+
+/// Delivers everything, and looks at it. Gives how many items.
+async fn drain(spool: &Spool) -> usize {
+    let mut drained = 0;
+    loop {
+        let due = spool.due(SystemTime::now(), 100).await.expect("readable");
+        if due.is_empty() {
+            return drained;
+        }
+        for name in due {
+            let owed = spool.load(&name).await.expect("it is there");
+            let n: usize = owed
+                .item
+                .envelope_id
+                .split('.')
+                .next()
+                .and_then(|n| n.parse().ok())
+                .expect("n.k");
+            let k = (0..3).find(|k| id(n, *k) == name).expect("one of three");
+            assert_eq!(owed.original.read().expect("readable"), items(n)[k].1);
+            let progress = Progress {
+                outcomes: owed
+                    .waiting
+                    .into_iter()
+                    .map(|to| (to, Outcome::Delivered))
+                    .collect(),
+                next_attempt: UNIX_EPOCH,
+                ndr: None,
+                reached: true,
+                most_ndrs: None,
+            };
+            spool
+                .record(&name, progress, SystemTime::now())
+                .await
+                .expect("written down");
+            drained += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_filled_and_drained_again_and_again_loses_nothing_and_needs_no_restart() {
+    let set = std::env::var("COPYIST_PROOF_FILLS").ok();
+    let cycles: usize = set.map_or(10, |n| n.parse().expect("a number"));
+    let disk = Disk::new("16m");
+    let others = disk.path().join("somebody-elses-file");
+    let spool = Spool::open(&settings(disk.path())).expect("opened");
+    let (mut n, mut filled, mut deferred) = (0, 0, 0);
+    for cycle in 0..cycles {
+        std::fs::write(&others, vec![0; 2 << 20]).expect("there is room");
+        let mut committed = 0;
+        // Until small and large are both told to wait, many times over.
+        let mut refusals = 0;
+        while refusals < 20 {
+            match spool::commit(&spool, n).await {
+                Ok(()) => committed += items(n).len(),
+                Err(error) => {
+                    // What cannot even be taken in is refused before it is committed.
+                    let is_full = matches!(error, CommitError::Full)
+                        || error.to_string().contains("No space");
+                    assert!(is_full, "cycle {cycle}, {n}, {:?}: {error}", shape(n));
+                    assert!(error.reply().is_transient());
+                    refusals += 1;
+                }
+            }
+            n += 1;
+            assert!(committed < 100_000, "the disk is never full");
+        }
+        assert!(!spool.is_failed());
+        deferred += refusals;
+        let filter = Filter {
+            dead: false,
+            limit: 100_000,
+        };
+        assert_eq!(spool.list(filter).await.expect("readable").len(), committed);
+        std::fs::remove_file(&others).expect("removed");
+        assert_eq!(drain(&spool).await, committed, "cycle {cycle}");
+        filled += committed;
+        let bodies = std::fs::read_dir(disk.path().join("spool/bodies")).expect("a directory");
+        assert_eq!(bodies.count(), 0, "cycle {cycle}: body files stay");
+    }
+    println!(
+        "{cycles} times full: {filled} items committed and delivered, {deferred} messages deferred, none lost"
+    );
+}
