@@ -25,8 +25,11 @@ static WORDS: LazyLock<[Arc<Text>; 4]> = LazyLock::new(|| {
 });
 
 fn longest_line(octets: &[u8]) -> usize {
-    let lines = octets.split(|&b| b == b'\n');
-    let lengths = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line).len());
+    let lines = octets.split_inclusive(|&b| b == b'\n');
+    // A CR that no LF follows is an octet of its line.
+    let lengths = lines.map(|line| match line {
+        [line @ .., b'\r', b'\n'] | [line @ .., b'\n'] | line => line.len(),
+    });
     lengths.max().unwrap_or(0)
 }
 
