@@ -128,7 +128,8 @@ impl Daemon {
         let spool = Spool::open(&settings.spool)?;
         let key = Key::load_or_create(&settings.state_dir)?;
         let directory = open_directory(&settings)?;
-        let pipeline = pipeline(&settings, &key, directory, spool, Memory::default());
+        let memory = Memory::new(settings.hook.limits.memory);
+        let pipeline = pipeline(&settings, &key, directory, spool, memory);
         Ok(Daemon {
             key,
             pipeline: Arc::new(ArcSwap::from_pointee(pipeline)),

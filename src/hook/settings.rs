@@ -3,6 +3,7 @@
 use super::clients::Clients;
 use super::{Listen, Socket};
 use crate::milter;
+use crate::pipeline::Memory;
 
 /// Settings of the hooks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Access {
 pub struct Limits {
     /// Most connections at a time, of all listeners together.
     pub connections: usize,
+    /// Octets that the messages under way may hold in memory together ([`crate::pipeline::Memory`]).
+    pub memory: usize,
     /// Those of one connection.
     pub connection: milter::Limits,
 }
@@ -39,6 +42,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections: 1000,
+            memory: Memory::DEFAULT,
             connection: milter::Limits::DEFAULT,
         }
     }

@@ -159,10 +159,12 @@ impl Build<'_> {
             |name: &str, text: &str| self.parsed(&format!("limits.{name}"), text, parse::some_size);
         let message_size = size("message_size", &raw.message_size);
         let header_size = size("header_size", &raw.header_size);
+        let memory = size("memory", &raw.memory);
         let [greeting, idle, message_time, connection_time] = times;
         let number = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
         Ok(Limits {
             connections: number(raw.connections.get()),
+            memory: usize::try_from(memory?).unwrap_or(usize::MAX),
             connection: milter::Limits {
                 greeting: greeting?,
                 idle: idle?,

@@ -49,6 +49,9 @@ pub(in crate::config) struct Limits {
     pub(in crate::config) message_size: String,
     /// The largest header, all fields together. A message with a larger one is refused (552 5.3.4).
     pub(in crate::config) header_size: String,
+    /// What all messages under way may hold in memory together, beside 32 KiB each. A message that gets no room within 30
+    /// seconds is deferred (452 4.3.1).
+    pub(in crate::config) memory: String,
     /// Recipients of one message. One more is deferred (452 4.5.3).
     pub(in crate::config) recipients: NonZeroU32,
     /// How long a connection may take to begin as an MTA does.
@@ -103,6 +106,7 @@ impl Default for Limits {
             connections: const { NonZeroU32::new(1000).expect("not zero") },
             message_size: "1GiB".into(),
             header_size: "1MiB".into(),
+            memory: "256MiB".into(),
             recipients: const { NonZeroU32::new(10_000).expect("not zero") },
             negotiation_time: "30s".into(),
             // libmilter's.
