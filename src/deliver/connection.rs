@@ -18,15 +18,21 @@ use lettre::transport::smtp::client::{
 };
 use lettre::transport::smtp::extension::ClientId;
 use lettre::transport::smtp::response::Response;
-
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tracing::error;
 
+use super::line_wise::LineWise;
 use super::wire::canonical;
 use super::{RelaySettings, Tls};
+use crate::directory::certificate_fault;
 use crate::journal::{Item, Kind};
 use crate::mail::{Address, BodyKind, Content, Enhanced, Reply};
 use crate::smtp::Capabilities;
+
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -105,9 +111,18 @@ impl Connection {
         };
         let at_once = tls.clone().filter(|_| settings.tls == Tls::Implicit);
         let server = (settings.host.as_str(), settings.port);
-        let mut smtp = AsyncSmtpConnection::connect_tokio1(server, None, &hello, at_once, None)
-            .await
-            .map_err(|error| sentence(&error))?;
+        let connected = match at_once {
+            Some(tls) => {
+                AsyncSmtpConnection::connect_tokio1(server, None, &hello, Some(tls), None).await
+            }
+            None => {
+                let tcp = TcpStream::connect(server).await;
+                let tcp = tcp.map_err(|error| format!("cannot connect: {error}"))?;
+                let stream = Box::new(LineWise::new(tcp));
+                AsyncSmtpConnection::connect_with_transport(stream, &hello).await
+            }
+        };
+        let mut smtp = connected.map_err(|error| sentence(&error))?;
         if let Some(tls) = tls.filter(|_| settings.tls != Tls::Implicit) {
             if smtp.can_starttls() {
                 smtp.starttls(tls, &hello)
@@ -517,12 +532,13 @@ fn is_loopback(host: &str) -> bool {
 
 /// An error with its cause, on one line.
 fn sentence(error: &SmtpError) -> String {
-    match std::error::Error::source(error) {
+    let said = match std::error::Error::source(error) {
         Some(cause) if !error.to_string().contains(&cause.to_string()) => {
             format!("{error}: {cause}")
         }
         _ => error.to_string(),
-    }
+    };
+    certificate_fault(&said)
 }
 
 /// RFC 3461 section 4: everything but printable ASCII, and `+` and `=`, as `+XX`.

@@ -4,6 +4,7 @@
 //! letter; never given up by itself. What a relay took twice after a crash has the same Message-ID.
 
 mod connection;
+mod line_wise;
 mod pool;
 mod probe;
 mod schedule;
@@ -12,6 +13,9 @@ mod wire;
 mod worker;
 
 pub use connection::RelayError;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use connection::fuzzing;
 pub use probe::{ProbeReport, probe};
 pub use settings::{Login, RelaySettings, Retry, Settings, Tls};
 pub use worker::{DigestComposer, NdrComposer, run};

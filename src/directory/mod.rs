@@ -14,6 +14,9 @@ mod cache;
 mod changes;
 mod entry;
 mod file;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod ldap;
 mod ldif;
@@ -28,7 +31,7 @@ mod watch;
 pub use entry::{Entry, Lookup, Outage};
 pub use file::LdifFileError;
 pub use handle::{Directory, Health, OpenError};
-pub use ldap::{LdapError, TlsError, UrlError};
+pub use ldap::{LdapError, TlsError, UrlError, certificate_fault};
 pub use ldif::{LdifError, LdifFault};
 pub use question::AttributeError;
 pub use resolve::{Reached, Resolution};

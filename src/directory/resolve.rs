@@ -206,7 +206,7 @@ impl Walk<'_> {
 
 /// The one address that mail to an object goes to: the primary proxy address (`SMTP:` in capitals, as
 /// Exchange writes it), else `mail`, else a contact's `targetAddress`.
-fn own_address(entry: &Entry, settings: &TargetSettings) -> Option<Address> {
+pub(super) fn own_address(entry: &Entry, settings: &TargetSettings) -> Option<Address> {
     let proxies = entry.values("proxyAddresses").iter();
     let primary = proxies
         .filter(|value| value.starts_with("SMTP:"))

@@ -5,6 +5,43 @@ use std::process::Command;
 
 use super::{need, run, write};
 
+/// What may be wrong with a server's certificate.
+#[derive(Debug, Clone, Copy)]
+pub enum Flaw {
+    /// It is another server's.
+    OtherName,
+    /// Its time is over.
+    Expired,
+    /// Its time has not come.
+    NotYetValid,
+    /// Nobody signed it but itself.
+    SelfSigned,
+    /// An authority signed it that nobody here trusts.
+    OtherAuthority,
+}
+
+impl Flaw {
+    /// All of them.
+    pub const ALL: [Flaw; 5] = [
+        Flaw::OtherName,
+        Flaw::Expired,
+        Flaw::NotYetValid,
+        Flaw::SelfSigned,
+        Flaw::OtherAuthority,
+    ];
+
+    /// What whoever refuses it must say of it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Flaw::OtherName => "not valid for name",
+            Flaw::Expired => "expired",
+            Flaw::NotYetValid => "not valid yet",
+            Flaw::SelfSigned => "signed by itself",
+            Flaw::OtherAuthority => "no authority that is trusted here has issued it",
+        }
+    }
+}
+
 /// A certificate authority and a server certificate, as PEM files.
 pub struct Certificates {
     directory: PathBuf,
@@ -22,6 +59,7 @@ impl Certificates {
             directory: directory.to_owned(),
         };
         let authority_key = directory.join("ca.key");
+        let place = directory.display().to_string().replace('/', " ");
         let request = directory.join("leaf.request");
         let extensions = directory.join("leaf.extensions");
         // The leaf is X.509 v3 with a SAN: rustls refuses anything older.
@@ -36,7 +74,8 @@ impl Certificates {
         );
         run(openssl("req -x509 -days 2 -nodes -newkey ec")
             .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
-            .args(["-subj", "/CN=Copyist test authority"])
+            // Another name for each: who has the name and not the key is another fault.
+            .args(["-subj", &format!("/CN=Authority of {place}")])
             .args(["-addext", "keyUsage=critical,keyCertSign,cRLSign"])
             .args([Path::new("-keyout"), &authority_key])
             .args([Path::new("-out"), &made.ca()]));
@@ -56,6 +95,44 @@ impl Certificates {
 
     /// Puts a certificate in place whose time is over, for the same names.
     pub fn expire(&self) {
+        self.spoil(Flaw::Expired);
+    }
+
+    /// Puts a certificate in place that nobody must believe.
+    pub fn spoil(&self, flaw: Flaw) {
+        match flaw {
+            Flaw::Expired => self.issue("20200101000000Z", "20210101000000Z"),
+            Flaw::NotYetValid => self.issue("20900101000000Z", "20910101000000Z"),
+            Flaw::OtherName => {
+                let extensions = self.directory.join("leaf.extensions");
+                let text = std::fs::read_to_string(&extensions).expect("it was written");
+                let names = "subjectAltName=";
+                let before = text.split(names).next().expect("there is a beginning");
+                write(&extensions, format!("{before}{names}DNS:other.test\n"));
+                self.issue("20200101000000Z", "20900101000000Z");
+            }
+            Flaw::SelfSigned => {
+                run(openssl("req -x509 -days 2 -subj /CN=localhost")
+                    .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+                    .args([Path::new("-key"), &self.key()])
+                    .args([Path::new("-out"), &self.certificate()]));
+            }
+            Flaw::OtherAuthority => {
+                let other = self.directory.join("other");
+                std::fs::create_dir_all(&other).expect("the directory is there");
+                let other = Certificates::make(&other);
+                for (from, to) in [
+                    (other.certificate(), self.certificate()),
+                    (other.key(), self.key()),
+                ] {
+                    std::fs::copy(from, to).expect("both are there");
+                }
+            }
+        }
+    }
+
+    /// A certificate of the authority, valid between these times.
+    fn issue(&self, start: &str, end: &str) {
         let file = |name: &str| self.directory.join(name);
         write(&file("index.txt"), "");
         write(&file("serial"), "1000\n");
@@ -67,15 +144,14 @@ impl Certificates {
                  default_md=sha256\npolicy=p\nrand_serial=yes\n[p]\ncommonName=supplied\n"
             ),
         );
-        run(
-            openssl("ca -batch -startdate 20200101000000Z -enddate 20210101000000Z")
-                .args([Path::new("-config"), &file("authority.conf")])
-                .args([Path::new("-cert"), &self.ca()])
-                .args([Path::new("-keyfile"), &file("ca.key")])
-                .args([Path::new("-in"), &file("leaf.request")])
-                .args([Path::new("-extfile"), &file("leaf.extensions")])
-                .args([Path::new("-out"), &self.certificate()]),
-        );
+        run(openssl("ca -batch")
+            .args(["-startdate", start, "-enddate", end])
+            .args([Path::new("-config"), &file("authority.conf")])
+            .args([Path::new("-cert"), &self.ca()])
+            .args([Path::new("-keyfile"), &file("ca.key")])
+            .args([Path::new("-in"), &file("leaf.request")])
+            .args([Path::new("-extfile"), &file("leaf.extensions")])
+            .args([Path::new("-out"), &self.certificate()]));
     }
 
     /// What clients must trust.

@@ -61,7 +61,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 pub use books::{Account, Books};
-pub use certificates::Certificates;
+pub use certificates::{Certificates, Flaw};
 pub use chance::Chance;
 pub use client::{Client, Reply, Sent, connect};
 pub use copyist::Copyist;

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fault::{Fault, bind_refusal, search_fault};
+use super::tls::certificate_fault;
 use super::url::ServerUrl;
 use crate::directory::entry::Entry;
 use crate::directory::settings::Bind;
@@ -262,7 +263,10 @@ impl Connection {
         }
         let (connection, mut ldap) = LdapConnAsync::with_settings(settings, url.as_str())
             .await
-            .map_err(|error| EnterError::Other(format!("cannot connect to {url}: {error}")))?;
+            .map_err(|error| {
+                let why = certificate_fault(&error.to_string());
+                EnterError::Other(format!("cannot connect to {url}: {why}"))
+            })?;
         let lost = CancellationToken::new();
         let guard = lost.clone().drop_guard();
         // Ends with the connection, at the latest when its handle is dropped; the guard reports that on

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::tls::TlsError;
+pub use self::tls::{TlsError, certificate_fault};
 pub use self::url::UrlError;
 
 use self::batch::{Answer, Batcher, LookUp};

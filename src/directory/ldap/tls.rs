@@ -70,6 +70,22 @@ pub(super) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>,
     Ok(Arc::new(config))
 }
 
+/// What a TLS library says of a certificate, in words: for three faults it has only a name.
+pub fn certificate_fault(said: &str) -> String {
+    said.replace(
+        "Other(OtherError(CaUsedAsEndEntity))",
+        "the certificate is an authority's, or signed by itself, and no server's (CaUsedAsEndEntity)",
+    )
+    .replace(
+        "certificate: BadSignature",
+        "certificate: its issuer has the name of an authority that is trusted here, but not its key (BadSignature)",
+    )
+    .replace(
+        "certificate: UnknownIssuer",
+        "certificate: no authority that is trusted here has issued it (UnknownIssuer); set ca_file to the one that has",
+    )
+}
+
 fn own_roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let file = || path.to_owned();
     let text = std::fs::read(path).map_err(|cause| TlsError::Read {

@@ -1,0 +1,313 @@
+//! Encryption that is asked for: whoever cannot show that it is the server that we mean gets nothing, neither relay nor
+//! directory, and the reason names the server and what is wrong.
+
+#[path = "deliver/bench.rs"]
+mod bench;
+mod lab;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bench::{AT_ONCE, Bench, ONCE, item, relay};
+use copyist::deliver::{Login, RelaySettings, Tls};
+use copyist::directory::{Directory, Lookup, Source};
+use copyist::mail::Address;
+use copyist::secret::Secret;
+use lab::{Access, Certificates, DirectoryServer, Flaw, Postfix, PostfixOptions, Slapd, SmtpSink};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A Postfix that speaks TLS with a certificate of its own, and where it hands mail on to.
+struct Relay {
+    postfix: Postfix,
+    sink: SmtpSink,
+    certificates: Certificates,
+    _directory: TempDir,
+}
+
+impl Relay {
+    fn start(tls: Tls, flaw: Option<Flaw>) -> Relay {
+        let directory = tempfile::tempdir().expect("the system has a temporary directory");
+        let certificates = Certificates::make(directory.path());
+        if let Some(flaw) = flaw {
+            certificates.spoil(flaw);
+        }
+        let sink = SmtpSink::start_keeping();
+        let file = |name: &str, path: &Path| format!("{name} = {}", path.display());
+        let postfix = Postfix::start(&PostfixOptions {
+            milter: None,
+            deliver_to: sink.address(),
+            extra: vec![
+                file("smtpd_tls_cert_file", &certificates.certificate()),
+                file("smtpd_tls_key_file", &certificates.key()),
+                "smtpd_tls_security_level = may".to_owned(),
+                format!(
+                    "smtpd_tls_wrappermode = {}",
+                    if tls == Tls::Implicit { "yes" } else { "no" }
+                ),
+            ],
+        });
+        Relay {
+            postfix,
+            sink,
+            certificates,
+            _directory: directory,
+        }
+    }
+
+    /// Settings that lead to this address and believe this relay's authority.
+    fn settings(&self, tls: Tls, address: SocketAddr) -> RelaySettings {
+        RelaySettings {
+            tls,
+            ca_file: Some(self.certificates.ca()),
+            ..relay(address)
+        }
+    }
+
+    /// Whether a client got as far as naming a sender.
+    fn was_used(&self) -> bool {
+        self.postfix.log().contains("client=")
+    }
+}
+
+/// Somebody on the way to a server who may change what each side says.
+struct Between {
+    address: SocketAddr,
+    /// What clients said.
+    heard: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Between {
+    /// `change` is given what the server says, as it comes.
+    async fn start(server: SocketAddr, change: fn(Vec<u8>) -> Vec<u8>) -> Between {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = heard.clone();
+        // Ends with the test's runtime.
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(server).await.expect("it listens");
+                let hears = hears.clone();
+                tokio::spawn(async move {
+                    let (from_client, to_client) = client.into_split();
+                    let (from_server, to_server) = server.into_split();
+                    let hear = move |octets: Vec<u8>| {
+                        let mut heard = hears.lock().expect("nobody panics with it");
+                        heard.extend_from_slice(&octets);
+                        octets
+                    };
+                    tokio::join!(
+                        pass(from_client, to_server, hear),
+                        pass(from_server, to_client, change)
+                    );
+                });
+            }
+        });
+        Between { address, heard }
+    }
+
+    fn heard(&self) -> String {
+        let heard = self.heard.lock().expect("nobody panics with it");
+        String::from_utf8_lossy(&heard).into_owned()
+    }
+}
+
+async fn pass(
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
+    change: impl Fn(Vec<u8>) -> Vec<u8>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match from.read(&mut buffer).await {
+            Ok(read) if read > 0 => {
+                let changed = change(buffer[..read].to_vec());
+                if to.write_all(&changed).await.is_err() {
+                    return;
+                }
+            }
+            _ => {
+                let _ = to.shutdown().await;
+                return;
+            }
+        }
+    }
+}
+
+/// What is said about an item that this relay does not get.
+async fn said(settings: RelaySettings) -> String {
+    let bench = Bench::start(settings, ONCE);
+    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    let listed = bench
+        .until("it was tried", |listed| {
+            listed[0].targets[0].last_reply.is_some()
+        })
+        .await;
+    assert_eq!(listed[0].attempts, 0, "no attempt of the item's");
+    listed[0].targets[0].last_reply.clone().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_relay_with_a_wrong_certificate_gets_nothing_and_the_reason_names_both() {
+    for tls in [Tls::Required, Tls::Implicit] {
+        for flaw in Flaw::ALL {
+            let relay = Relay::start(tls, Some(flaw));
+            let address = relay.postfix.smtp_addr();
+            let said = said(relay.settings(tls, address)).await;
+            println!("{tls:?} {flaw:?}: {said}");
+            assert!(said.contains(&address.to_string()), "{flaw:?}: {said}");
+            assert!(said.contains("certificate"), "{flaw:?}: {said}");
+            assert!(said.contains(flaw.words()), "{flaw:?}: {said}");
+            assert!(!relay.was_used(), "{flaw:?}: {}", relay.postfix.log());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_relay_with_a_sound_certificate_gets_everything() {
+    for tls in [Tls::Required, Tls::Implicit, Tls::Opportunistic] {
+        let relay = Relay::start(tls, None);
+        let settings = relay.settings(tls, relay.postfix.smtp_addr());
+        let bench = Bench::start(settings, AT_ONCE);
+        bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+        bench.until_nothing_is_owed().await;
+        relay.sink.wait_for(1, Duration::from_secs(30));
+        assert!(relay.postfix.log().contains("client="));
+    }
+}
+
+#[tokio::test]
+async fn starttls_taken_out_on_the_way_is_no_reason_to_speak_in_the_clear() {
+    let relay = Relay::start(Tls::Required, None);
+    let between = Between::start(relay.postfix.smtp_addr(), |octets| {
+        let text = String::from_utf8_lossy(&octets).into_owned();
+        text.replace("250-STARTTLS\r\n", "250-AUTH PLAIN LOGIN\r\n")
+            .into()
+    })
+    .await;
+    let settings = RelaySettings {
+        login: Some(Login {
+            username: "u".into(),
+            password: Secret::new("canary-password"),
+        }),
+        ..relay.settings(Tls::Required, between.address)
+    };
+    let said = said(settings).await;
+    assert!(said.contains("does not offer STARTTLS"), "{said}");
+    assert!(said.contains(&between.address.to_string()), "{said}");
+    let heard = between.heard();
+    for line in heard.lines() {
+        assert!(line.starts_with("EHLO ") || line == "QUIT", "{heard}");
+    }
+    assert!(!relay.was_used());
+}
+
+/// As many yeses as a delivery asks for.
+const YES: &str = "250-relay\r\n250 8BITMIME\r\n250-relay\r\n250 8BITMIME\r\n250 2.1.0 ok\r\n250 2.1.5 ok\r\n\
+                   354 go on\r\n250 2.0.0 kept\r\n";
+
+#[tokio::test]
+async fn answers_put_around_the_one_to_starttls_are_not_believed() {
+    const READY: &str = "220 2.0.0 Ready to start TLS\r\n";
+    for change in [
+        // Behind it: what a client that reads ahead takes for answers over TLS.
+        (|octets: Vec<u8>| {
+            let text = String::from_utf8_lossy(&octets).into_owned();
+            match text == READY {
+                true => [&octets, YES.as_bytes()].concat(),
+                false => octets,
+            }
+        }) as fn(Vec<u8>) -> Vec<u8>,
+        // In front of it: what makes each answer one to another question.
+        |octets| {
+            let text = String::from_utf8_lossy(&octets).into_owned();
+            match text == READY {
+                true => [b"250 2.0.0 ok\r\n", &octets[..]].concat(),
+                false => octets,
+            }
+        },
+    ] {
+        let relay = Relay::start(Tls::Required, None);
+        let between = Between::start(relay.postfix.smtp_addr(), change).await;
+        let said = said(relay.settings(Tls::Required, between.address)).await;
+        assert!(said.contains(&between.address.to_string()), "{said}");
+        assert!(said.contains("STARTTLS"), "{said}");
+        assert!(between.heard().contains("STARTTLS"), "it was got so far");
+        assert_eq!(relay.sink.count(), 0);
+    }
+}
+
+fn access(slapd: &Slapd, url: String) -> Access {
+    Access {
+        url,
+        ca_file: Some(slapd.ca_file()),
+        ..slapd.access()
+    }
+}
+
+async fn find(access: Access, starttls: bool) -> Lookup<()> {
+    let mut settings = access.directory();
+    if let Source::Ldap(ldap) = &mut settings.source {
+        ldap.starttls = starttls;
+    }
+    let directory = Directory::open(settings).expect("settings that can be used");
+    let asked = Address::parse("u00003@example.test").expect("an address");
+    let mut answers = directory.find(std::slice::from_ref(&asked)).await;
+    match answers.remove(&asked).expect("an answer") {
+        Lookup::Found(_) => Lookup::Found(()),
+        Lookup::Absent => Lookup::Absent,
+        Lookup::Unavailable(outage) => Lookup::Unavailable(outage),
+    }
+}
+
+#[tokio::test]
+async fn a_directory_with_a_wrong_certificate_is_an_outage_that_names_both() {
+    for flaw in Flaw::ALL {
+        let mut slapd = Slapd::start(5);
+        let ca = slapd.ca_file();
+        slapd.certificates().spoil(flaw);
+        slapd.restart();
+        assert_eq!(slapd.ca_file(), ca);
+        for (url, starttls) in [(slapd.ldaps_url(), false), (slapd.url(), true)] {
+            let Lookup::Unavailable(outage) = find(access(&slapd, url.clone()), starttls).await
+            else {
+                panic!("{flaw:?}: an answer from {url}");
+            };
+            println!("{flaw:?}: {outage}");
+            assert!(outage.reason.contains(&url), "{flaw:?}: {outage}");
+            assert!(outage.reason.contains("certificate"), "{flaw:?}: {outage}");
+            assert!(outage.reason.contains(flaw.words()), "{flaw:?}: {outage}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_stands_in_the_clear_behind_the_answer_to_starttls_is_no_answer_of_the_directory() {
+    let slapd = Slapd::start(5);
+    let server = slapd.url().replace("ldap://", "");
+    // A successful bind, and a search that is done and found nobody, for the numbers that come next.
+    let between = Between::start(server.parse().expect("an address"), |octets| {
+        // Without TLS messages of LDAP begin with a SEQUENCE, records of TLS never do.
+        let mut octets = octets;
+        if octets.first() == Some(&0x30) {
+            for id in 1..20 {
+                for operation in [0x61, 0x65] {
+                    octets.extend([0x30, 12, 2, 1, id, operation, 7, 10, 1, 0, 4, 0, 4, 0]);
+                }
+            }
+        }
+        octets
+    })
+    .await;
+    let url = format!("ldap://{}", between.address);
+    match find(access(&slapd, url.clone()), true).await {
+        Lookup::Absent => panic!("a stranger's answer was believed"),
+        Lookup::Found(()) => {}
+        Lookup::Unavailable(outage) => assert!(outage.reason.contains(&url), "{outage}"),
+    }
+    assert!(!between.heard().contains("cn="), "nothing in the clear");
+}
