@@ -11,9 +11,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Longest address accepted, in octets: generous beside the 254 of RFC 5321 section 4.5.3.1,
-/// since encapsulated X.500 addresses are longer.
-const LONGEST: usize = 1024;
+/// Longest address accepted, in octets as SMTP writes it: generous beside the 254 of RFC 5321 section 4.5.3.1, since
+/// encapsulated X.500 addresses are longer; and with a field's name before it still no more than the 998 of a
+/// line (RFC 5322 section 2.1.1).
+const LONGEST: usize = 950;
 
 /// A mailbox `local@domain`. The local part keeps the spelling it came with (RFC 5321 section 2.4),
 /// the domain is lowercased and has no trailing dot; comparing ignores case in both, and whether an
@@ -43,8 +44,8 @@ pub enum AddressError {
     /// Anything else that RFC 5321 has no reading for.
     #[error("{0:?} is no mail address; one looks like user@example.com")]
     Malformed(String),
-    /// Longer than 1,024 octets.
-    #[error("the address is {0} octets long, more than 1024")]
+    /// Longer than 950 octets.
+    #[error("the address is {0} octets long, more than {LONGEST}")]
     TooLong(usize),
 }
 
@@ -62,7 +63,7 @@ impl Address {
         if text.len() > LONGEST {
             return Err(AddressError::TooLong(text.len()));
         }
-        if text.chars().any(char::is_control) {
+        if text.chars().any(ends_a_line) {
             return Err(AddressError::Control(text.to_owned()));
         }
         if text.starts_with('@') {
@@ -92,32 +93,31 @@ impl Address {
 
     fn from_parts(local: String, domain: &str) -> Option<Address> {
         let domain = domain.strip_suffix('.').unwrap_or(domain).to_lowercase();
-        let literal = domain.starts_with('[') && domain.ends_with(']');
-        let sound = !domain.is_empty()
-            && (literal
-                || domain.split('.').all(|label| {
-                    !label.is_empty()
-                        && label
-                            .chars()
-                            .all(|c| c.is_alphanumeric() || c == '-' || c == '_' || !c.is_ascii())
-                }));
-        if !sound || domain.contains(char::is_whitespace) {
+        let literal = domain.strip_prefix('[').and_then(|d| d.strip_suffix(']'));
+        let sound = match literal {
+            Some(literal) => is_literal(literal),
+            None => are_labels(&domain),
+        };
+        if !sound {
             return None;
         }
         let ascii = match domain.is_ascii() {
-            true => domain.clone(),
-            false => idna::domain_to_ascii(&domain).unwrap_or_else(|_| domain.clone()),
+            true => None,
+            false => in_ascii(&domain),
         };
         let mut key = local.to_lowercase();
         key.push('@');
         let at = key.len();
-        key.push_str(&ascii);
-        Some(Address {
+        key.push_str(ascii.as_ref().unwrap_or(&domain));
+        let address = Address {
             local,
             domain,
             at,
             key,
-        })
+        };
+        // Lowercase and quotes make some longer than they came, and what is written must be readable again.
+        let most = 2 * address.local.len() + address.domain.len() + 3;
+        (most <= LONGEST || address.to_string().len() <= LONGEST).then_some(address)
     }
 
     /// The part before the `@`, unquoted, in the spelling it came with.
@@ -199,8 +199,41 @@ fn split(text: &str) -> Result<(String, Option<&str>), AddressError> {
     Err(malformed(text))
 }
 
+/// What is between the brackets of an address literal (RFC 5321 section 4.1.3). No more than addresses are made of: a
+/// `>` or a comma would end one address and begin another.
+fn is_literal(text: &str) -> bool {
+    !text.is_empty() && (text.chars()).all(|c| c.is_ascii_alphanumeric() || ".:-_".contains(c))
+}
+
+fn are_labels(domain: &str) -> bool {
+    let is_sound = |c: char| match c.is_ascii() {
+        true => c.is_ascii_alphanumeric() || c == '-' || c == '_',
+        false => !c.is_whitespace(),
+    };
+    domain
+        .split('.')
+        .all(|label| !label.is_empty() && label.chars().all(is_sound))
+}
+
+/// A domain in letters as `xn--…` (RFC 5891); `None` where there is no such reading. Some letters stand for others:
+/// an ideographic full stop for a dot, which may be the last, and a fullwidth `＠` for an `@`, which is no domain's.
+fn in_ascii(domain: &str) -> Option<String> {
+    let ascii = idna::domain_to_ascii(domain).ok()?;
+    let ascii = ascii.strip_suffix('.').unwrap_or(&ascii);
+    are_labels(ascii).then(|| ascii.to_owned())
+}
+
+/// Whether somebody might take it for the end of a line: Unicode has two such that are no control characters.
+fn ends_a_line(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// Whether it can stand outside quotes: the same that [`split`] takes there.
 fn is_atom_char(c: char) -> bool {
-    c.is_alphanumeric() || !c.is_ascii() || "!#$%&'*+-/=?^_`{|}~.".contains(c)
+    match c.is_ascii() {
+        true => c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c),
+        false => !c.is_whitespace(),
+    }
 }
 
 /// `local@domain` as SMTP writes it, the local part quoted where it must be.
@@ -319,8 +352,52 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_is_read_as_the_same() {
+        for odd in [
+            "\"a\u{a0}b\"@c.test",
+            "\"a\u{3000}\"@c.test",
+            "a@[IPv6:2001:db8::1]",
+            "a@b\u{3002}test",
+        ] {
+            let written = address(odd).to_string();
+            assert_eq!(address(&written), address(odd), "{written}");
+            assert_eq!(address(&written).to_string(), written);
+        }
+        // A letter whose lowercase is longer.
+        let grows = format!("a@{}.test", "\u{130}".repeat(440));
+        assert!(grows.len() <= LONGEST && Address::parse(&grows).is_err());
+    }
+
+    #[test]
+    fn no_literal_and_no_letter_begins_another_address() {
+        for bad in [
+            "\"a\"@[x>,<y@b.test]",
+            "a@[x,y]",
+            "a@[x> SIZE=1]",
+            "a@[]",
+            "a@[x",
+        ] {
+            assert!(Address::parse(bad).is_err(), "{bad:?}");
+        }
+        let fullwidth = address("a@b\u{ff20}c.test");
+        assert!(!fullwidth.domain().contains('@'), "{fullwidth:?}");
+    }
+
+    #[test]
+    fn a_last_dot_is_none_of_the_domain_whichever_dot_it_is() {
+        let dotted = address("ana@corp.test\u{3002}");
+        assert_eq!(dotted.domain(), "corp.test");
+        assert_eq!(dotted, address("ana@corp.test"));
+    }
+
+    #[test]
     fn control_characters_are_refused() {
-        for bad in ["a\r\nb@c.test", "a@b.test\0", "\"a\tb\"@c.test"] {
+        for bad in [
+            "a\r\nb@c.test",
+            "a@b.test\0",
+            "\"a\tb\"@c.test",
+            "\"a\u{2028}b\"@c.test",
+        ] {
             assert!(
                 matches!(Address::parse(bad), Err(AddressError::Control(_))),
                 "{bad:?}"
