@@ -1,0 +1,65 @@
+//! What a directory may hold, on its way to the wire. The first octet says which attribute it is; values are
+//! separated by 0xff. Must hold: a value that is a target becomes one RCPT command with one address, and nothing
+//! of it a line of its own.
+
+#![no_main]
+
+use copyist::directory::fuzzing::own_address;
+use copyist::directory::{Entry, Target};
+use copyist::mail::Address;
+use copyist::smtp::{Dialogue, Event};
+use copyist_fuzz::is_one_mailbox;
+use libfuzzer_sys::fuzz_target;
+
+const ATTRIBUTES: [&str; 6] = [
+    "mail",
+    "proxyAddresses",
+    "targetAddress",
+    "legacyExchangeDN",
+    "member",
+    "objectClass",
+];
+
+fn check(address: &Address) {
+    let written = address.to_string();
+    assert!(is_one_mailbox(&written), "{written:?} is not one mailbox");
+    let mut dialogue = Dialogue::new();
+    dialogue.feed(format!("MAIL FROM:<{written}>\r\n").as_bytes());
+    let Some(Event::Mail(path, params)) = dialogue.next_event() else {
+        panic!("no MAIL command");
+    };
+    assert_eq!((path.as_str(), params.len()), (written.as_str(), 0));
+    dialogue.sender(path, params);
+    dialogue.feed(format!("RCPT TO:<{written}>\r\n").as_bytes());
+    assert_eq!(
+        dialogue.next_event(),
+        Some(Event::Rcpt(written, Vec::new()))
+    );
+    assert_eq!(dialogue.next_event(), None);
+}
+
+fuzz_target!(|octets: &[u8]| {
+    let Some((first, octets)) = octets.split_first() else {
+        return;
+    };
+    let values: Vec<String> = octets
+        .split(|octet| *octet == 0xff)
+        .map(|value| String::from_utf8_lossy(value).into_owned())
+        .collect();
+    for value in &values {
+        if let Ok(target) = Target::parse(value) {
+            if let Some(address) = target.smtp() {
+                check(address);
+            }
+            let again = Target::parse(&target.to_string());
+            assert!(again.is_ok(), "{target} cannot be read again");
+        }
+    }
+    let at = |n: usize| ATTRIBUTES[(usize::from(*first) + n) % ATTRIBUTES.len()].to_owned();
+    let attributes = values.into_iter().enumerate();
+    let entry = Entry::new("cn=x", attributes.map(|(n, value)| (at(n), vec![value])));
+    let domain = (first & 128 != 0).then_some("corp.example");
+    if let Some(address) = own_address(&entry, domain) {
+        check(&address);
+    }
+});

@@ -1,0 +1,121 @@
+//! What we write about arbitrary messages. The first octet says what; then come, ended by 0xff each, sender, journal
+//! address, and the text of a reason; the rest is the message. Must hold: the seal is whole; the outer header has our fields
+//! and no others, each line of sound length; a report has exactly two parts, of which the second is the original.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use copyist::directory::Target;
+use copyist::journal::{Composer, Item, Kind, Refusal, Sealed};
+use copyist::mail::{Address, Enhanced, Message, Reply};
+use copyist::policy::{Direction, Format, Reason, Trouble};
+use copyist_fuzz::{address, composer, envelope, has_only_crlf, now, plan, whole};
+use libfuzzer_sys::fuzz_target;
+use mail_parser::{MessageParser, MimeHeaders};
+
+static COMPOSER: LazyLock<Composer> = LazyLock::new(composer);
+
+const OURS: [&str; 14] = [
+    "From", "To", "X-MS-Journal-Report", "Subject", "Date", "Message-ID", "MIME-Version",
+    "Auto-Submitted", "X-Copyist-Sender", "X-Copyist-Note", "X-Copyist-Item",
+    "X-Copyist-Reason", "X-Copyist-Seal", "Content-Type",
+];
+
+/// What every item must be.
+fn check(item: &Item, original: &Bytes) {
+    let whole = whole(item, original);
+    let message = Message::new(Bytes::from(whole.clone()));
+    let verdict = COMPOSER.judge(&message, &item.targets);
+    let meant = match item.kind {
+        Kind::Version => Sealed::Version(item.id.clone()),
+        _ => Sealed::Whole(item.id.clone()),
+    };
+    assert_eq!(verdict, meant, "its own seal");
+    assert!(has_only_crlf(&item.prefix));
+    assert!(item.prefix.split(|octet| *octet == b'\n').all(|line| line.len() <= 999), "a long line");
+    // These keep the Message-ID of the original; bounces of them have only the ENVID of ours.
+    if matches!(item.kind, Kind::Copy | Kind::Version) {
+        return;
+    }
+    assert_eq!(COMPOSER.bounced_item(&message).as_ref(), Some(&item.id));
+    let parsed = MessageParser::default().parse(&whole).expect("a message");
+    for header in parsed.headers() {
+        let known = OURS.iter().any(|ours| ours.eq_ignore_ascii_case(header.name()))
+            || header.name() == "Content-Transfer-Encoding";
+        assert!(known, "{} is no field of ours", header.name());
+    }
+    for name in ["From", "To", "Subject", "Message-ID", "X-Copyist-Seal", "Content-Type"] {
+        let times = parsed.headers().iter().filter(|h| h.name().eq_ignore_ascii_case(name)).count();
+        assert_eq!(times, 1, "{name}");
+    }
+    if item.kind == Kind::Report {
+        let parts = parts(&whole, parsed.content_type().and_then(|t| t.attribute("boundary")).expect("one"));
+        assert_eq!(parts.len(), 2);
+        assert_eq!(parts[1], original.as_ref());
+    }
+}
+
+/// The contents of the parts of a multipart (RFC 2046 section 5.1.1).
+fn parts<'a>(whole: &'a [u8], boundary: &str) -> Vec<&'a [u8]> {
+    let delimiter = format!("\r\n--{boundary}");
+    let ends: Vec<usize> = memchr::memmem::find_iter(whole, &delimiter).collect();
+    let cut = |pair: &[usize]| {
+        let part = &whole[pair[0] + delimiter.len() + 2..pair[1]];
+        let header = memchr::memmem::find(part, b"\r\n\r\n").expect("a header");
+        &part[header + 4..]
+    };
+    ends.windows(2).map(cut).collect()
+}
+
+fuzz_target!(|octets: &[u8]| {
+    let Some((first, octets)) = octets.split_first() else {
+        return;
+    };
+    let mut fields = octets.splitn(4, |octet| *octet == 0xff);
+    let mut text = || String::from_utf8_lossy(fields.next().unwrap_or_default()).into_owned();
+    let (sender, journal, reason) = (text(), text(), text());
+    let original = Bytes::copy_from_slice(fields.next().unwrap_or_default());
+    let message = Message::new(original.clone());
+    let read = |text: &str| Address::parse(text).unwrap_or_else(|_| address("ana@corp.example"));
+    let (sender, journal) = ((first & 1 == 0).then(|| read(&sender)), read(&journal));
+    let recipients = vec![journal.clone(), address("bo@x.test")];
+    let envelope = envelope(sender, recipients);
+    let because = Reason::Attribute {
+        direction: Direction::Inbound,
+        attribute: "journal".into(),
+        dn: reason.clone(),
+        person: journal.clone(),
+    };
+    let format = if first & 2 == 0 { Format::Report } else { Format::Copy };
+    let mut plan = plan(format, vec![(journal.clone(), vec![because; usize::from(first >> 6) + 1])]);
+    plan.sender_is_ours = first & 4 == 0;
+    if let (true, Err(error)) = (first & 8 == 0, Target::parse(&reason)) {
+        plan.troubles.push(Trouble {
+            direction: Direction::Inbound,
+            ndr: address("ndr@corp.example"),
+            dn: (first & 16 == 0).then(|| reason.clone()),
+            attribute: "journal".into(),
+            value: reason.clone(),
+            error,
+        });
+    }
+    let mut items = COMPOSER.compose(&envelope, &message, &plan, now()).expect("composed");
+    if first & 32 != 0 {
+        let refusals = [Refusal {
+            address: journal,
+            reply: Reply::new(550, Enhanced(5, 1, 1), &reason),
+            relay: "relay.example:25".into(),
+        }];
+        let to = address("ndr@corp.example");
+        let ndr = COMPOSER.ndr(&items[0], &to, message.content(), &refusals, now());
+        items.push(ndr.expect("composed"));
+        let recipients = &envelope.recipients;
+        let versions = COMPOSER.version(&envelope, &message, recipients, Direction::Inbound);
+        items.extend(versions.expect("composed"));
+    }
+    for item in &items {
+        check(item, &original);
+    }
+});

@@ -1,0 +1,54 @@
+//! Messages that want to be taken for ours. Where the first octet is even, the rest is the message; where it is odd, the
+//! rest are changes to a genuine report: two octets for the place, one for the octet to put there. Must hold: a seal is whole
+//! only with the body that it was made for, but for what transfer may change.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use copyist::journal::{Composer, Sealed};
+use copyist::mail::{Address, Message};
+use copyist_fuzz::{address, as_compared, composer, report, whole};
+use libfuzzer_sys::fuzz_target;
+
+static COMPOSER: LazyLock<Composer> = LazyLock::new(composer);
+static TO: LazyLock<Address> = LazyLock::new(|| address("j@corp.example"));
+static GENUINE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let original = Bytes::from_static(b"Subject: x\r\n\r\nHello\r\n\r\n");
+    whole(&report(&COMPOSER, &Message::new(original.clone())), &original)
+});
+
+/// The body as it is compared: behind the empty line.
+fn body(octets: &[u8]) -> Vec<u8> {
+    let message = Message::new(Bytes::copy_from_slice(octets));
+    as_compared(&octets[message.header().len()..])
+}
+
+fuzz_target!(|octets: &[u8]| {
+    let Some((first, rest)) = octets.split_first() else {
+        return;
+    };
+    if first & 1 == 0 {
+        let message = Message::new(Bytes::copy_from_slice(rest));
+        let forged = COMPOSER.judge(&message, [&*TO]);
+        assert_eq!(forged, Sealed::No, "a seal without the key");
+        return;
+    }
+    let mut altered = GENUINE.clone();
+    for change in rest.chunks_exact(3) {
+        let at = usize::from(u16::from_be_bytes([change[0], change[1]])) % altered.len().max(1);
+        match (first >> 1) % 3 {
+            0 => altered[at] = change[2],
+            1 => altered.insert(at, change[2]),
+            _ if at + 1 < altered.len() => drop(altered.remove(at)),
+            _ => {}
+        }
+    }
+    let message = Message::new(Bytes::from(altered.clone()));
+    if let Sealed::Whole(_) = COMPOSER.judge(&message, [&*TO]) {
+        assert_eq!(body(&altered), body(&GENUINE), "a body that we did not write");
+    }
+    let other = address("k@corp.example");
+    assert_eq!(COMPOSER.judge(&message, [&*TO, &other]), Sealed::No, "for somebody else");
+});

@@ -1,0 +1,36 @@
+//! The receiving side of SMTP, fed with arbitrary octets. The first says how long the pieces are. Must hold: the pieces
+//! make no difference; a message has only lines that end in CRLF where the client sent such.
+
+#![no_main]
+
+use copyist::smtp::{Dialogue, Event};
+use libfuzzer_sys::fuzz_target;
+
+fn events<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Event> {
+    let (mut dialogue, mut events) = (Dialogue::new(), Vec::new());
+    for piece in pieces {
+        dialogue.feed(piece);
+        while let Some(event) = dialogue.next_event() {
+            match event.clone() {
+                Event::Mail(path, params) => dialogue.sender(path, params),
+                Event::Rcpt(path, params) => dialogue.recipient(path, params),
+                _ => {}
+            }
+            events.push(event);
+        }
+    }
+    events
+}
+
+fuzz_target!(|octets: &[u8]| {
+    let Some((first, octets)) = octets.split_first() else {
+        return;
+    };
+    let at_once = events(std::iter::once(octets));
+    assert_eq!(events(octets.chunks(usize::from(*first) + 1)), at_once);
+    for event in at_once {
+        if let Event::Message(message) = event {
+            assert!(message.data.is_empty() || message.data.ends_with(b"\r\n"));
+        }
+    }
+});

@@ -1,0 +1,57 @@
+//! Arbitrary octets as a message, cut in three by the first two octets, delivered to a relay that takes everything.
+//! Must hold: what went over the wire has no bare CR or LF, and who takes the dots away again has the octets that were
+//! given, every line break a CRLF.
+
+#![no_main]
+
+use bytes::Bytes;
+use copyist::deliver::fuzzing::{deliver, on_the_wire};
+use copyist::mail::{BodyKind, Message};
+use copyist::smtp::{Dialogue, Event};
+use copyist_fuzz::{Peer, address, composer, has_only_crlf, report, run, with_crlf};
+use libfuzzer_sys::fuzz_target;
+
+const ANSWERS: &[u8] = b"220 relay\r\n250-relay\r\n250 PIPELINING\r\n250-relay\r\n250-PIPELINING\r\n250 8BITMIME\r\n\
+    250 ok\r\n250 ok\r\n354 go on\r\n250 taken\r\n";
+
+fuzz_target!(|octets: &[u8]| {
+    let [one, two, octets @ ..] = octets else {
+        return;
+    };
+    let first = octets.len() * usize::from(*one) / 256;
+    let second = first + (octets.len() - first) * usize::from(*two) / 256;
+    let segments = [&octets[..first], &octets[first..second], &octets[second..]];
+    let segments = segments.map(Bytes::copy_from_slice);
+
+    let sent = on_the_wire(&segments);
+    assert!(has_only_crlf(&sent), "a bare CR or LF goes out");
+    let mut meant = with_crlf(octets);
+    if meant.ends_with(b"\r\n") {
+        meant.truncate(meant.len() - 2);
+    }
+    assert_eq!(sent, meant);
+
+    let mut item = report(&composer(), &Message::new(Bytes::new()));
+    let [prefix, original, suffix] = segments;
+    (item.prefix, item.suffix, item.body) = (prefix, suffix, BodyKind::EightBit);
+    let (peer, heard) = Peer::new(ANSWERS.to_vec());
+    let to = [address("j@corp.example")];
+    let delivered = run(deliver(Box::new(peer), &item, &original, &to));
+    assert_eq!(delivered, Ok(vec![true]));
+    let heard = heard.lock().expect("alone");
+    assert!(has_only_crlf(&heard), "a bare CR or LF went out");
+    let mut dialogue = Dialogue::new();
+    dialogue.feed(&heard);
+    let mut messages = Vec::new();
+    while let Some(event) = dialogue.next_event() {
+        match event {
+            Event::Mail(path, params) => dialogue.sender(path, params),
+            Event::Rcpt(path, params) => dialogue.recipient(path, params),
+            Event::Message(message) => messages.push(message.data),
+            Event::Hello(_) | Event::Data => {}
+            other => panic!("{other:?} was no part of the delivery"),
+        }
+    }
+    meant.extend_from_slice(b"\r\n");
+    assert_eq!(messages, [meant]);
+});
