@@ -268,6 +268,14 @@ fn a_bounce_of_a_report_reaches_the_ndr_address<D: DirectoryServer>() {
     );
     let reply = site.client(OUTSIDE).send_message("", &[&ndr], &bounce);
     assert_eq!(reply.code, 250, "{reply:?}");
+    // The item is long gone from the spool; what came back for it is remembered.
+    let item = report.message_id.split('.').nth(1).expect("its item");
+    for command in [&["queue", "bounces"][..], &["queue", "show", item]] {
+        let told = site.copyist.command(command);
+        assert!(told.status.success(), "{told:?}");
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(told.contains(item) && told.contains("127.0.0.1"), "{told}");
+    }
 }
 
 fn a_report_that_passes_the_same_mta_is_not_journaled_again<D: DirectoryServer>() {

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use copyist::directory::{CacheSettings, Directory, Places, Settings, Source, TargetSettings};
 use copyist::hook::{Gate, Listen, Listener, Socket, serve_milter};
 use copyist::journal::{Composer, Key, Settings as JournalSettings};
-use copyist::mail::{Address, Client, Envelope, Message, Recipient};
+use copyist::mail::{Address, Client, Enhanced, Envelope, Message, Recipient};
 use copyist::milter::{Actions, Command, Frames, Offer, Response, Steps, Strings, VERSION};
 use copyist::pipeline::{Changes, Hook, Memory, Pipeline, Verdict};
 use copyist::policy::{DirectionRules, Format, OnFailure, Organization, Rules};
@@ -251,5 +251,105 @@ async fn a_guarded_mailbox_looks_like_an_unknown_user() {
     assert_eq!(
         rcpt(pipeline(&directory), b"<dan@corp.example>").await,
         None
+    );
+}
+
+/// A message that says it came through this many servers, with these further fields.
+fn travelled(hops: usize, further: &str) -> Message {
+    let received = "Received: from a by b; Tue, 24 Nov 2026 03:32:21 +0000\r\n".repeat(hops);
+    Message::new(Bytes::from(format!(
+        "{received}{further}Subject: x\r\n\r\nx\r\n"
+    )))
+}
+
+#[tokio::test]
+async fn a_message_beyond_the_hop_limit_is_journaled_once_and_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut pipeline = pipeline(&directory);
+    let rules = Rules {
+        hop_limit: Some(50),
+        ..(*pipeline.rules).clone()
+    };
+    pipeline.rules = Arc::new(rules);
+    let to = envelope(&["dan@corp.example"]);
+    let now = SystemTime::now();
+    for (hops, code, kept) in [(50, None, 1), (51, Some(554), 2)] {
+        let message = travelled(hops, "");
+        let verdict = pipeline.process(&to, &message, &[], &Anything, now).await;
+        match (verdict, code) {
+            (Verdict::Accept(_), None) => {}
+            (Verdict::Refuse(reply), Some(code)) => {
+                assert_eq!((reply.code, reply.enhanced), (code, Enhanced(5, 4, 6)));
+            }
+            (verdict, _) => panic!("{hops} hops: {verdict:?}"),
+        }
+        assert_eq!(owed(&pipeline).await, kept, "{hops} hops");
+    }
+    // Nobody journaled: nothing is kept, and it is refused all the same.
+    let to = envelope(&["bob@corp.example"]);
+    let message = travelled(51, "");
+    let verdict = pipeline.process(&to, &message, &[], &Anything, now).await;
+    assert!(matches!(verdict, Verdict::Refuse(_)));
+    assert_eq!(owed(&pipeline).await, 2);
+}
+
+/// A hook of an MTA that lets nothing be changed.
+struct Nothing;
+
+impl Hook for Nothing {
+    fn can_make(&self, _: &Message, changes: &Changes) -> Result<(), String> {
+        match changes == &Changes::default() {
+            true => Ok(()),
+            false => Err("it does not let us".into()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn fields_that_only_we_may_write_go_from_outside_mail_and_stay_in_its_copy() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipeline = pipeline(&directory);
+    let now = SystemTime::now();
+    let forged = travelled(
+        1,
+        "x-copyist-item: aaaaaaaaaaaaaaaa\r\nX-Copyist-Seal: v=9\r\n",
+    );
+    let to = envelope(&["dan@corp.example"]);
+    let strips = |verdict: Verdict| match verdict {
+        Verdict::Accept(changes) => changes.strips,
+        Verdict::Refuse(reply) => panic!("{reply:?}"),
+    };
+    assert!(strips(
+        pipeline.process(&to, &forged, &[], &Anything, now).await
+    ));
+    // An MTA that does not let us is no reason to keep the mail.
+    assert!(!strips(
+        pipeline.process(&to, &forged, &[], &Nothing, now).await
+    ));
+    let inside = Envelope {
+        client: Client {
+            user: Some("dan".into()),
+            ..Client::default()
+        },
+        ..to.clone()
+    };
+    assert!(!strips(
+        pipeline
+            .process(&inside, &forged, &[], &Anything, now)
+            .await
+    ));
+    let clean = travelled(1, "X-MS-Journal-Report:\r\n");
+    assert!(!strips(
+        pipeline.process(&to, &clean, &[], &Anything, now).await
+    ));
+    let listed = pipeline.spool.list(Filter {
+        dead: false,
+        limit: 1,
+    });
+    let first = &listed.await.expect("read")[0];
+    let kept = pipeline.spool.load(&first.id).await.expect("read").original;
+    assert_eq!(
+        kept.read().expect("in memory"),
+        forged.content().read().expect("in memory")
     );
 }

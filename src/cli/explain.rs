@@ -170,7 +170,7 @@ async fn guard(
 ) -> &'static str {
     let mut admission = policy::admission(ours, sender, recipient, rules);
     if admission == Admission::AskDirectory {
-        let configured = policy::configured_objects(rules);
+        let configured = policy::configured_targets(rules);
         admission = match directory.is_journal_address(recipient, &configured).await {
             Lookup::Found(()) => policy::guarded(sender, recipient, rules),
             Lookup::Absent => Admission::Free,

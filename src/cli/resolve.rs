@@ -61,7 +61,7 @@ pub(super) async fn resolve(
     let settings = load(config)?;
     let target = Target::parse(text).map_err(Failure::wrong)?;
     let attributes = settings.directory.journal_attributes.clone();
-    let configured = policy::configured_objects(&settings.rules);
+    let configured = policy::configured_targets(&settings.rules);
     let directory = Directory::open(settings.directory).map_err(Failure::failed)?;
     let mut resolution = Resolution {
         target: target.to_string(),

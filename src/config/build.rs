@@ -124,13 +124,18 @@ impl Build<'_> {
             self.direction(Direction::Internal, &raw.internal),
         ];
         let fallback = self.fallback();
+        let journal_domains = self.each(
+            "directory.journal_domains",
+            &raw.directory.journal_domains,
+            |text| text.parse().map_err(|_: String| "is not a mail domain"),
+        );
         let exempt = self.optional(
             "directory.journal_exempt_attribute",
             &raw.directory.journal_exempt_attribute,
             parse::attribute,
         );
         let [inbound, outbound, internal] = directions;
-        Ok(Rules {
+        let rules = Rules {
             organization: Organization::default(),
             inbound: inbound?,
             outbound: outbound?,
@@ -139,8 +144,38 @@ impl Build<'_> {
             on_directory_failure: raw.directory.on_failure.into(),
             fallback_journal: fallback?,
             journal_guard: raw.organization.journal_guard.into(),
+            journal_domains: journal_domains?,
+            hop_limit: Some(usize::from(raw.limits.hops.get())),
             exempt_attribute: exempt?,
-        })
+        };
+        self.check_journal_domains(&rules)?;
+        Ok(rules)
+    }
+
+    /// What the settings themselves name must be inside; the addresses of NDRs are the administrator's own word.
+    fn check_journal_domains(&mut self, rules: &Rules) -> Result<(), Noted> {
+        let journals = Direction::ALL.iter().flat_map(|direction| {
+            let targets = rules.of(*direction).journal.iter().enumerate();
+            let named = targets.filter_map(|(at, target)| Some((at, target.smtp()?)));
+            named.map(|(at, address)| (join(direction.name(), &format!("journal[{at}]")), address))
+        });
+        let fallback = rules.fallback_journal.iter();
+        let fallback = fallback.map(|address| ("directory.fallback_journal".to_owned(), address));
+        let mut outside = journals
+            .chain(fallback)
+            .filter(|(_, address)| !rules.may_journal_to(address));
+        let Some((key, address)) = outside.next() else {
+            return Ok(());
+        };
+        Err(self.findings.wrong_but(
+            &key,
+            Some(&quoted(&address.to_string())),
+            "is in none of directory.journal_domains",
+            Some(format!(
+                "add \"{}\" to directory.journal_domains",
+                address.domain()
+            )),
+        ))
     }
 
     fn direction(

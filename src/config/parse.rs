@@ -31,7 +31,9 @@ pub(super) fn target(text: &str) -> Result<Target, &'static str> {
     Target::parse(text).map_err(|error| match error {
         TargetError::Address(error) => address_problem(&error),
         // Only looking in the directory tells these.
-        TargetError::Nowhere(_) | TargetError::NoAddress { .. } => "names no mailbox",
+        TargetError::Nowhere(_) | TargetError::NoAddress { .. } | TargetError::Elsewhere(_) => {
+            "names no mailbox"
+        }
     })
 }
 

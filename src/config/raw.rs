@@ -123,6 +123,10 @@ pub(super) struct Directory {
     /// Where copies go that no usable journal address can be found for.
     #[schemars(example = "journal-fallback@example.com")]
     pub(super) fallback_journal: Option<String>,
+    /// The domains that journal addresses must be of, whoever names them; *.example.com means every domain below
+    /// example.com. A copy for any other address goes to fallback_journal. Default: any.
+    #[schemars(example = ["example.com"])]
+    pub(super) journal_domains: Words,
     /// Where else than in people's own objects their journal attributes may stand: in the "groups" that they are
     /// members of, in the "containers" above their objects. Default: nowhere.
     #[schemars(example = ["groups", "containers"])]
@@ -458,6 +462,7 @@ impl Default for Directory {
             timeout: "5s".into(),
             on_failure: OnFailure::default(),
             fallback_journal: None,
+            journal_domains: Words::default(),
             inherit_from: Words::default(),
             journal_exempt_attribute: None,
             expand_groups: ExpandGroups::default(),

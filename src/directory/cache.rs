@@ -18,9 +18,10 @@ use tokio::time::{Instant, timeout};
 use super::changes::{Changes, Names, lower};
 use super::entry::{Entry, Lookup, Outage};
 use super::places;
+use super::question::address_key;
 use super::resolve::{self, Resolution};
 use super::settings::{CacheSettings, Places, TargetSettings};
-use super::source::{Objects, Source};
+use super::source::{Name, Objects, Source};
 use super::target::Target;
 use crate::mail::Address;
 
@@ -237,7 +238,7 @@ impl<S: Source> Cached<S> {
 
     /// As [`Cached::find`], but what the source says now, and nothing else.
     pub(super) async fn find_fresh(&self, asked: &Address) -> Lookup<Objects> {
-        let mut answer = patiently(self.patience, self.source.find(asked)).await;
+        let mut answer = patiently(self.patience, self.find_at_source(asked)).await;
         if let (Ok(None), Some(base)) = (&answer, asked.without_extension(&self.delimiters)) {
             answer = patiently(self.patience, self.source.find(&base)).await;
         }
@@ -271,6 +272,14 @@ impl<S: Source> Cached<S> {
             }
             let mut names = vec![asked.key().to_owned()];
             names.extend(owners.iter().flat_map(|object| resolve::names_of(object)));
+            // And by any of their addresses, which are among these.
+            let values = owners.iter().flat_map(|object| object.attributes());
+            let values = values.flat_map(|(_, values)| values);
+            names.extend(
+                values
+                    .filter(|text| text.contains('@'))
+                    .map(|text| address_key(text)),
+            );
             Ok((false, Some(Names::of(names))))
         };
         let got = self
@@ -329,8 +338,31 @@ impl<S: Source> Cached<S> {
         }
     }
 
+    /// The address without its extension, where it has one.
+    pub(super) fn without_extension(&self, address: &Address) -> Option<Address> {
+        address.without_extension(&self.delimiters)
+    }
+
+    /// What the source says; of an encapsulated X.500 address, which Exchange delivers to the object that has it, what
+    /// it says of that object's own address.
+    async fn find_at_source(&self, address: &Address) -> Result<Option<Objects>, Outage> {
+        let found = self.source.find(address).await?;
+        let Some(name) = resolve::encapsulated(address).filter(|_| found.is_none()) else {
+            return Ok(found);
+        };
+        let mut all: Vec<Arc<Entry>> = Vec::new();
+        for object in self.source.named(&Name::X500(name)).await? {
+            let own = resolve::own_address(&object, &self.targets);
+            if let Some(own) = own.filter(|own| own != address) {
+                let found = self.source.find(&own).await?;
+                all.extend(found.iter().flat_map(|objects| objects.iter().cloned()));
+            }
+        }
+        Ok((!all.is_empty()).then(|| all.into()))
+    }
+
     async fn owners(&self, address: &Address) -> Got<Option<Objects>> {
-        let ask = || async { Ok((self.source.find(address).await?, None)) };
+        let ask = || async { Ok((self.find_at_source(address).await?, None)) };
         self.remembered_or(&self.fresh, address.key(), ask, self.patience)
             .await
     }

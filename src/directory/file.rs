@@ -244,7 +244,11 @@ impl Source for LdifFile {
         owners: &[Arc<Entry>],
     ) -> Result<bool, Outage> {
         let index = self.index()?;
-        let mut names = owners.iter().flat_map(|object| resolve::names_of(object));
+        let mut names = owners.iter().flat_map(|object| {
+            let mut names = resolve::names_of(object);
+            names.extend(self.attributes.keys_of(object));
+            names
+        });
         Ok(
             index.journal.contains(address.key())
                 || names.any(|name| index.journal.contains(&name)),

@@ -38,6 +38,7 @@ pub struct Directory {
 #[derive(Debug)]
 struct Inner {
     cached: Cached<Backend>,
+    attributes: Attributes,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -78,6 +79,7 @@ impl Directory {
         let attributes =
             Attributes::new(&settings.address_attributes, &settings.journal_attributes)?
                 .with(&settings.further_attributes)?;
+        let known = attributes.clone();
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let mut memory = settings.cache;
@@ -111,6 +113,7 @@ impl Directory {
         Ok(Directory {
             inner: Arc::new(Inner {
                 cached,
+                attributes: known,
                 tasks,
                 stop,
             }),
@@ -173,10 +176,18 @@ impl Directory {
         self.inner.cached.find_fresh(address).await
     }
 
-    /// Whether this address stands in anybody's journal attribute, or its object does by DN or X.500
-    /// address, or one of the `configured` targets names that object.
+    /// The address without its extension, where it has one.
+    pub fn without_extension(&self, address: &Address) -> Option<Address> {
+        self.inner.cached.without_extension(address)
+    }
+
+    /// Whether this address stands in anybody's journal attribute, or its object does by another of its addresses, by
+    /// DN or X.500 address, or one of the `configured` targets names that object or one of its addresses.
     pub async fn is_journal_address(&self, address: &Address, configured: &[Target]) -> Lookup<()> {
-        let answer = self.inner.cached.names_in_journal(address).await;
+        let mut answer = self.inner.cached.names_in_journal(address).await;
+        if let (Lookup::Absent, Some(base)) = (&answer, self.without_extension(address)) {
+            answer = self.inner.cached.names_in_journal(&base).await;
+        }
         if configured.is_empty() || answer != Lookup::Absent {
             return answer;
         }
@@ -185,6 +196,17 @@ impl Directory {
             Lookup::Absent => Objects::default(),
             Lookup::Unavailable(outage) => return Lookup::Unavailable(outage),
         };
+        let objects = own.iter().filter(|object| !object.inherited);
+        let aliases: Vec<String> = objects
+            .flat_map(|object| self.inner.attributes.keys_of(object))
+            .collect();
+        let named = |target: &Target| {
+            let address = target.smtp().map(Address::key);
+            address.is_some_and(|key| aliases.iter().any(|alias| alias == key))
+        };
+        if configured.iter().any(named) {
+            return Lookup::Found(());
+        }
         for answer in self.resolve(configured).await.into_values() {
             let reached = match answer {
                 Ok(Ok(reached)) => reached,

@@ -154,7 +154,16 @@ impl Attributes {
                 .map(move |kind| (kind, value.clone()))
         });
         let objects = owners.iter().flat_map(|object| resolve::names_of(object));
-        let named = addresses.chain(objects.map(|name| ("", name)));
+        let aliases = owners.iter().flat_map(|object| self.keys_of(object));
+        let aliases = aliases.filter(|key| key.contains('@') && *key != address.key());
+        let aliases = aliases.flat_map(|key| {
+            ["", "smtp:", "mailto:"]
+                .into_iter()
+                .map(move |kind| (kind, key.clone()))
+        });
+        let named = addresses
+            .chain(objects.map(|name| ("", name)))
+            .chain(aliases);
         let terms: Vec<String> = named
             .flat_map(|(kind, value)| {
                 self.journal

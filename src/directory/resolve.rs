@@ -239,6 +239,30 @@ fn imceaex(legacy: &str, domain: &str) -> Option<Address> {
     Address::parse(&format!("IMCEAEX-{local}@{domain}")).ok()
 }
 
+/// The X.500 address in an encapsulated one.
+pub(super) fn encapsulated(address: &Address) -> Option<String> {
+    const START: &str = "IMCEAEX-";
+    let local = address.local();
+    let start = local.get(..START.len())?;
+    if !start.eq_ignore_ascii_case(START) {
+        return None;
+    }
+    let mut name = Vec::with_capacity(local.len());
+    let mut rest = local.as_bytes()[START.len()..].iter();
+    while let Some(&byte) = rest.next() {
+        name.push(match byte {
+            b'_' => b'/',
+            b'+' => {
+                let mut digit = || char::from(*rest.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            byte => byte,
+        });
+    }
+    let name = String::from_utf8(name).ok()?;
+    (name.starts_with('/') && !name.contains(char::is_control)).then_some(name)
+}
+
 pub(super) fn is_group(entry: &Entry) -> bool {
     let classes = entry.values("objectClass").iter();
     classes
@@ -282,6 +306,17 @@ mod tests {
             address.to_string(),
             "IMCEAEX-_o=ACME_ou=First+20Group_cn=x+5Fy@acme.test"
         );
+        let back = encapsulated(&address);
+        assert_eq!(back.as_deref(), Some("/o=ACME/ou=First Group/cn=x_y"));
+        for none in [
+            "ana@acme.test",
+            "IMCEAEX-x+2@a.test",
+            "IMCEAEX-_o=a+0A@a.test",
+            "\u{fc}IMCEAEX@a.test",
+        ] {
+            let none = Address::parse(none).expect("an address");
+            assert_eq!(encapsulated(&none), None, "{none}");
+        }
     }
 
     #[test]

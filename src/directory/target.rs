@@ -24,6 +24,9 @@ pub enum TargetError {
     /// It names an object that the directory does not have, or hides from us.
     #[error("the directory has no object {0:?}")]
     Nowhere(String),
+    /// It leads out of the domains that journal addresses must be of.
+    #[error("{0} is in none of directory.journal_domains")]
+    Elsewhere(Address),
     /// It names an object that no mail can be sent to.
     #[error("no SMTP address is to be found for {target:?} (without one: {})", objects.join("; "))]
     NoAddress {

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::journal::is_ours;
 use crate::mail::Message;
 use crate::milter::{Edit, Path};
 use crate::pipeline::Changes;
@@ -11,8 +12,11 @@ use crate::pipeline::Changes;
 /// The edits that make these changes, in an order that every MTA takes.
 pub(super) fn edits(message: &Message, changes: &Changes, recipients: &[Path]) -> Vec<Edit> {
     let mut edits = Vec::new();
+    if changes.edited.is_some() || changes.strips {
+        let after = changes.edited.as_ref().unwrap_or(message);
+        edits.extend(header(message, after, changes.strips));
+    }
     if let Some(edited) = &changes.edited {
-        edits.extend(header(message, edited));
         let (was, is) = (message.content(), edited.content().beginning());
         let body = is.slice(edited.header().len()..);
         // What is edited is in memory; what was not, is not compared.
@@ -49,9 +53,10 @@ fn deletions(moved: &[usize], recipients: &[Path]) -> Vec<Edit> {
     deletions.into_iter().map(Edit::DeleteRecipient).collect()
 }
 
-/// Fields that differ, name by name.
-fn header(before: &Message, after: &Message) -> Vec<Edit> {
-    let (was, is) = (values(before), values(after));
+/// Fields that differ, name by name; where it `strips`, those that only we may write are gone after it.
+fn header(before: &Message, after: &Message, strips: bool) -> Vec<Edit> {
+    let (was, mut is) = (values(before), values(after));
+    is.retain(|name, _| !strips || !is_ours(name));
     let mut names: Vec<&String> = was
         .keys()
         .chain(is.keys().filter(|name| !was.contains_key(*name)))
@@ -125,7 +130,7 @@ mod tests {
     fn said(before: &'static str, after: &'static str) -> Vec<Edit> {
         let changes = Changes {
             edited: Some(message(after)),
-            moved: Vec::new(),
+            ..Changes::default()
         };
         edits(&message(before), &changes, &[])
     }
@@ -151,6 +156,28 @@ mod tests {
         ];
         assert_eq!(said(before, after), expected);
         assert_eq!(said(before, before), []);
+    }
+
+    #[test]
+    fn fields_that_only_we_may_write_go_from_the_last_to_the_first() {
+        let before = message(
+            "X-Copyist-Seal: a\r\nSubject: s\r\nx-copyist-seal: b\r\nX-COPYIST-: c\r\nX-Copyistic: d\r\n\r\nx\r\n",
+        );
+        let gone = |index, name: &str| Edit::ChangeHeader {
+            index,
+            name: name.into(),
+            value: String::new(),
+        };
+        let changes = Changes {
+            strips: true,
+            ..Changes::default()
+        };
+        let expected = [
+            gone(1, "X-COPYIST-"),
+            gone(2, "X-Copyist-Seal"),
+            gone(1, "X-Copyist-Seal"),
+        ];
+        assert_eq!(edits(&before, &changes, &[]), expected);
     }
 
     #[test]

@@ -120,7 +120,8 @@ impl Door {
     fn wants(&self) -> Wants {
         let text = &self.pipeline.text;
         let actions = match (text.is_empty(), text.split_mixed) {
-            (true, _) => Actions::NONE,
+            // Fields that only we may write are taken out of what comes from outside.
+            (true, _) => Actions::CHANGE_HEADERS,
             (false, false) => EDIT,
             (false, true) => EDIT | Actions::DELETE_RECIPIENTS,
         };

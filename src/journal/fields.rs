@@ -8,6 +8,15 @@ use crate::mail::Address;
 /// Longest line of a header we write: well under the 998 of RFC 5322 section 2.1.1.
 const LONG_LINE: usize = 900;
 
+/// What the names of our own fields begin with.
+const OURS: &str = "X-Copyist-";
+
+/// Whether a field of this name says something about Copyist, so that strangers may not write it.
+pub fn is_ours(name: &str) -> bool {
+    name.get(..OURS.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(OURS))
+}
+
 /// Adds `name: value`. The value must be ASCII without control characters, except folding of our own.
 pub(super) fn field(out: &mut String, name: &str, value: &str) {
     out.push_str(name);

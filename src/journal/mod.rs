@@ -19,7 +19,8 @@ mod token;
 
 pub use bounce::Bounce;
 pub use composer::{ComposeError, Composer};
+pub use fields::is_ours;
 pub use item::{Collected, Dsn, Item, ItemId, Kind, Refusal};
 pub use key::{Key, KeyError};
-pub use seal::Sealed;
+pub use seal::{Flaw, Sealed};
 pub use settings::Settings;

@@ -34,8 +34,38 @@ pub enum Sealed {
     Version(ItemId),
     /// We wrote a report with this name for these recipients; the body is another now.
     Altered(ItemId),
-    /// It is anybody's message.
+    /// It has a seal that is none; why. It is anybody's message.
+    Refused(Flaw),
+    /// It has no seal. It is anybody's message.
     No,
+}
+
+/// Why a seal is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// It cannot be read: cut off, of another version, or made up.
+    Malformed,
+    /// We did not write it.
+    Forged,
+    /// We wrote it, for other recipients.
+    Recipients,
+    /// We wrote it, for another body.
+    Body,
+    /// It is of a version that its recipients have already.
+    Spent,
+}
+
+impl Flaw {
+    /// The word used in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Flaw::Malformed => "malformed",
+            Flaw::Forged => "forged",
+            Flaw::Recipients => "recipients",
+            Flaw::Body => "body",
+            Flaw::Spent => "spent",
+        }
+    }
 }
 
 /// What a seal is of.
@@ -135,7 +165,8 @@ pub(super) fn seal(
 ) -> String {
     let sort = Sort::of(kind);
     let list = marks(key, id, sort, targets);
-    let (head, whole) = macs(key, id, sort, &list, body);
+    let head = head_mac(key, id, sort, &list);
+    let whole = whole_mac(key, id, sort, &list, body);
     format!(
         "v=2; k={}; id={id};\r\n to={};\r\n h={head};\r\n b={whole}",
         sort.name(),
@@ -148,13 +179,25 @@ pub(super) fn judge(key: &Key, message: &Message, recipients: &[&Address]) -> Se
     let mut body = None;
     let mut verdict = Sealed::No;
     for field in message.fields_named(FIELD).take(LOOKED_AT) {
+        let mut refuse = |flaw| {
+            if verdict == Sealed::No {
+                verdict = Sealed::Refused(flaw);
+            }
+        };
         let Some(claim) = Claim::parse(field.value) else {
+            refuse(Flaw::Malformed);
             continue;
         };
+        // Before anything that costs: what we did not write is not worth a look at the body.
+        if head_mac(key, &claim.id, claim.sort, &claim.to) != claim.head {
+            refuse(Flaw::Forged);
+            continue;
+        }
         let is_named =
             |recipient: &&Address| claim.to.contains(&mark(key, &claim.id, recipient.key()));
         let meant = recipients.iter().all(is_named);
         if recipients.is_empty() || !meant {
+            refuse(Flaw::Recipients);
             continue;
         }
         let body = body.get_or_insert_with(|| {
@@ -165,15 +208,12 @@ pub(super) fn judge(key: &Key, message: &Message, recipients: &[&Address]) -> Se
         let Ok(body) = body else {
             return Sealed::No;
         };
-        let (head, whole) = macs(key, &claim.id, claim.sort, &claim.to, body.clone());
-        if head != claim.head {
-            continue;
-        }
+        let whole = whole_mac(key, &claim.id, claim.sort, &claim.to, body.clone());
         match (claim.sort, whole == claim.whole) {
             (Sort::Report, true) => return Sealed::Whole(claim.id),
             (Sort::Version, true) => return Sealed::Version(claim.id),
             (Sort::Report, false) => verdict = Sealed::Altered(claim.id),
-            (Sort::Version, false) => {}
+            (Sort::Version, false) => refuse(Flaw::Body),
         }
     }
     verdict
@@ -241,18 +281,25 @@ fn mark(key: &Key, id: &ItemId, address: &str) -> String {
     STANDARD_NO_PAD.encode(&key.mac("seal to", &parts).as_ref()[..MARK])
 }
 
-fn macs(key: &Key, id: &ItemId, sort: Sort, list: &[String], body: BodyDigest) -> (String, String) {
+fn head_mac(key: &Key, id: &ItemId, sort: Sort, list: &[String]) -> String {
     let to = list.join(",");
     let what = [
         sort.name().as_bytes(),
         id.as_str().as_bytes(),
         to.as_bytes(),
     ];
-    let head = key.mac("seal head", &what);
-    let body = body.finish();
-    let [sort, id, to] = what;
-    let whole = key.mac("seal", &[sort, id, to, body.as_ref()]);
-    (STANDARD_NO_PAD.encode(head), STANDARD_NO_PAD.encode(whole))
+    STANDARD_NO_PAD.encode(key.mac("seal head", &what))
+}
+
+fn whole_mac(key: &Key, id: &ItemId, sort: Sort, list: &[String], body: BodyDigest) -> String {
+    let (to, body) = (list.join(","), body.finish());
+    let what = [
+        sort.name().as_bytes(),
+        id.as_str().as_bytes(),
+        to.as_bytes(),
+        body.as_ref(),
+    ];
+    STANDARD_NO_PAD.encode(key.mac("seal", &what))
 }
 
 #[cfg(test)]

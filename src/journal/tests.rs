@@ -285,12 +285,12 @@ fn a_seal_holds_for_its_recipients_and_its_body_only() {
     );
     assert_eq!(
         composer.judge(&sent, [&j, &address("x@corp.example")]),
-        Sealed::No
+        Sealed::Refused(Flaw::Recipients)
     );
-    assert_eq!(composer.judge(&sent, []), Sealed::No);
+    assert_eq!(composer.judge(&sent, []), Sealed::Refused(Flaw::Recipients));
     assert_eq!(
         self::composer().judge(&sent, [&j]),
-        Sealed::No,
+        Sealed::Refused(Flaw::Forged),
         "another key"
     );
 
@@ -306,24 +306,48 @@ fn a_seal_holds_for_its_recipients_and_its_body_only() {
         composer.judge(&altered, [&j]),
         Sealed::Altered(item.id.clone())
     );
-    let readdressed = message(&text.replace("to=j@corp.example", "to=x@corp.example"));
     assert_eq!(
-        composer.judge(&readdressed, [&address("x@corp.example")]),
-        Sealed::No
+        composer.judge(&altered, [&address("x@corp.example")]),
+        Sealed::Refused(Flaw::Recipients)
+    );
+    let cut = text.find(";\r\n b=").expect("the seal's end");
+    let end = cut + text[cut..].find("\r\n\r\n").expect("the header's end");
+    let cut_off = message(&format!("{}{}", &text[..cut], &text[end..]));
+    assert_eq!(
+        composer.judge(&cut_off, [&j]),
+        Sealed::Refused(Flaw::Malformed)
+    );
+    // Some other seals in front of it, as many as are looked at and one more.
+    let with = |n: usize| message(&format!("{}{text}", "X-Copyist-Seal: v=2\r\n".repeat(n)));
+    assert_eq!(composer.judge(&with(7), [&j]), Sealed::Whole(item.id));
+    assert_eq!(
+        composer.judge(&with(8), [&j]),
+        Sealed::Refused(Flaw::Malformed)
     );
 }
 
 #[test]
 fn forged_seals_are_anybodys_mail() {
-    for forged in [
-        "X-Copyist-Seal: v=1\r\n\r\n",
-        "X-Copyist-Seal: v=1; id=aaaaaaaaaaaaaaaa; to=j@corp.example; h=; b=\r\n\r\n",
-        "X-Copyist-Seal: \u{0}\r\n\r\n",
-        "X-MS-Journal-Report:\r\nX-Copyist-Item: aaaaaaaaaaaaaaaa\r\n\r\n",
+    let malformed = Sealed::Refused(Flaw::Malformed);
+    for (forged, verdict) in [
+        ("X-Copyist-Seal: v=1\r\n\r\n", malformed.clone()),
+        (
+            "X-Copyist-Seal: v=1; id=aaaaaaaaaaaaaaaa; to=j@corp.example; h=; b=\r\n\r\n",
+            malformed.clone(),
+        ),
+        ("X-Copyist-Seal: \u{0}\r\n\r\n", malformed),
+        (
+            "X-Copyist-Seal: v=2; k=r; id=aaaaaaaaaaaaaaaa; to=; h=; b=\r\n\r\n",
+            Sealed::Refused(Flaw::Forged),
+        ),
+        (
+            "X-MS-Journal-Report:\r\nX-Copyist-Item: aaaaaaaaaaaaaaaa\r\n\r\n",
+            Sealed::No,
+        ),
     ] {
         assert_eq!(
             composer().judge(&message(forged), [&address("j@corp.example")]),
-            Sealed::No,
+            verdict,
             "{forged:?}"
         );
     }

@@ -3,10 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::SystemTime;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::Changes;
-use crate::journal::{ComposeError, Composer, Item};
+use crate::journal::{ComposeError, Composer, Item, is_ours};
 use crate::mail::{Content, Envelope, Message};
 use crate::policy::{JournalWhat, Plan};
 use crate::spool::Parcel;
@@ -25,6 +25,8 @@ pub(super) struct Make {
     pub plan: Plan,
     /// Who is owed which texts; empty where nobody is owed any.
     pub classes: Vec<Class>,
+    /// Whether what goes on loses the fields that only we may write.
+    pub strips: bool,
     /// What becomes of signed messages.
     pub signed: Signed,
     /// The time of the reports.
@@ -64,14 +66,20 @@ impl Make {
     pub(super) fn run(&self) -> Result<Made, MakeError> {
         let classes = self.classes.clone();
         if classes.iter().all(|class| class.texts.is_empty()) {
-            return Ok(Made {
+            let mut made = Made {
                 parcels: self.received(&[])?,
                 ..Made::default()
-            });
+            };
+            made.changes.strips = self.strips;
+            return Ok(made);
         }
         // To put a text in takes all of the message at once.
         let whole = self.message.content().read();
         let whole = whole.map_err(|cause| MakeError::Unreadable(cause.to_string()))?;
+        let whole = match self.strips {
+            true => stripped(&self.message, &whole),
+            false => whole,
+        };
         let versions = self.versions(&whole, classes)?;
         let mut made = Made {
             parcels: self.received(&versions)?,
@@ -106,6 +114,7 @@ impl Make {
             }
         }
         made.versions = versions;
+        made.changes.strips = self.strips;
         Ok(made)
     }
 
@@ -173,4 +182,16 @@ impl Made {
             }),
         }
     }
+}
+
+/// A message without the fields that only we may write.
+fn stripped(message: &Message, whole: &Bytes) -> Bytes {
+    let mut kept = BytesMut::with_capacity(whole.len());
+    let mut from = 0;
+    for field in message.fields().filter(|field| is_ours(field.name)) {
+        kept.extend_from_slice(&whole[from..field.range.start]);
+        from = field.range.end;
+    }
+    kept.extend_from_slice(&whole[from..]);
+    kept.freeze()
 }

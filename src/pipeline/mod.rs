@@ -7,14 +7,14 @@
 mod make;
 mod memory;
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{Instant, SystemTime};
 
 use metrics::counter;
 use tracing::{info, warn};
 
 use crate::directory::{Directory, Lookup};
-use crate::journal::{Composer, Sealed};
+use crate::journal::{Composer, Flaw, Sealed, is_ours};
 use crate::mail::{Address, Content, Enhanced, Envelope, Message, Reply};
 use crate::policy::{self, Admission, People, Plan, Rules};
 use crate::spool::{Bounced, Parcel, Spool};
@@ -66,6 +66,8 @@ pub struct Changes {
     /// The recipients, by their place in the envelope, who get versions of their own from the spool, and must not
     /// get this one.
     pub moved: Vec<usize>,
+    /// Whether it loses all fields that only we may write.
+    pub strips: bool,
 }
 
 /// What carries a message between the MTA and us.
@@ -80,12 +82,20 @@ impl Pipeline {
         let ours = policy::sender_is_ours(so_far, &self.rules);
         let sender = so_far.sender.as_ref();
         let mut admission = policy::admission(ours, sender, recipient, &self.rules);
+        // journal+x@ is the mailbox journal@.
+        let base = self.directory.without_extension(recipient);
+        if let (Admission::AskDirectory, Some(base)) = (admission, &base) {
+            admission = policy::admission(ours, sender, base, &self.rules);
+        }
         if admission == Admission::AskDirectory {
-            let configured = policy::configured_objects(&self.rules);
+            let configured = policy::configured_targets(&self.rules);
             let answer = self.directory.is_journal_address(recipient, &configured);
             admission = match answer.await {
                 Lookup::Found(()) => policy::guarded(sender, recipient, &self.rules),
                 Lookup::Absent => Admission::Free,
+                Lookup::Unavailable(_) if !policy::only_directory_knows(&self.rules) => {
+                    Admission::Free
+                }
                 Lookup::Unavailable(outage) => {
                     warn!(queue_id = so_far.queue_id, %recipient, %outage, "recipient deferred");
                     return Err(defer_for_directory());
@@ -111,8 +121,14 @@ impl Pipeline {
         now: SystemTime,
     ) -> Verdict {
         let started = Instant::now();
+        let hops = message.fields_named("Received").count();
+        let looping = self.rules.hop_limit.is_some_and(|most| hops > most);
         if self.is_own(envelope, message).await {
-            return Verdict::Accept(Changes::default());
+            // A report about what is journaled already: it is not journaled again for going round.
+            return match looping {
+                true => Verdict::Refuse(self.too_many_hops(envelope, hops)),
+                false => Verdict::Accept(Changes::default()),
+            };
         }
         let bounced = match self.bounced(envelope, message, now).await {
             Ok(bounced) => bounced,
@@ -130,7 +146,12 @@ impl Pipeline {
             Ok(plan) => plan,
             Err(reply) => return Verdict::Refuse(reply),
         };
-        let classes = match self.classes(envelope, &people) {
+        // What is refused in the end gets no text, and nobody a version of it.
+        let classes = match looping {
+            true => Ok(Vec::new()),
+            false => self.classes(envelope, &people),
+        };
+        let classes = match classes {
             Ok(classes) => classes,
             Err(reply) => return Verdict::Refuse(reply),
         };
@@ -138,7 +159,8 @@ impl Pipeline {
             Ok(room) => room,
             Err(reply) => return Verdict::Refuse(reply),
         };
-        let made = match self.make(envelope, message, plan, classes, hook, now).await {
+        let made = self.make(envelope, message, plan, classes, hook, now);
+        let made = match made.await {
             Ok(made) => made,
             Err(reply) => return Verdict::Refuse(reply),
         };
@@ -146,8 +168,53 @@ impl Pipeline {
             .commit(envelope, message, made.parcels, now, started)
             .await
         {
+            // Journaled once, then refused: who sends it does not send it again.
+            Ok(()) if looping => Verdict::Refuse(self.too_many_hops(envelope, hops)),
             Ok(()) => Verdict::Accept(made.changes),
             Err(reply) => Verdict::Refuse(reply),
+        }
+    }
+
+    fn too_many_hops(&self, envelope: &Envelope, hops: usize) -> Reply {
+        counter!("copyist_hop_limit_refusals_total").increment(1);
+        warn!(
+            queue_id = envelope.queue_id,
+            hops, "refused: it goes round in circles"
+        );
+        // 5.4.6: routing loop detected (RFC 3463 section 3.5).
+        Reply::new(
+            554,
+            Enhanced(5, 4, 6),
+            format!("Too many hops: {hops} Received fields"),
+        )
+    }
+
+    /// Whether the message loses the fields that look like ours: from outside they say nothing that is true. Our own
+    /// people may have them: a report that is passed on keeps its own.
+    fn strips(&self, envelope: &Envelope, message: &Message, hook: &dyn Hook) -> bool {
+        let foreign = !policy::sender_is_ours(envelope, &self.rules)
+            && message.fields().any(|field| is_ours(field.name));
+        if !foreign {
+            return false;
+        }
+        let stripped = Changes {
+            strips: true,
+            ..Changes::default()
+        };
+        match hook.can_make(message, &stripped) {
+            Ok(()) => {
+                counter!("copyist_messages_stripped_total").increment(1);
+                info!(
+                    queue_id = envelope.queue_id,
+                    "loses X-Copyist fields that came from outside"
+                );
+                true
+            }
+            Err(what) => {
+                static TOLD: Once = Once::new();
+                TOLD.call_once(|| warn!("X-Copyist fields from outside stay in messages: {what}"));
+                false
+            }
         }
     }
 
@@ -171,6 +238,10 @@ impl Pipeline {
                 queue_id = envelope.queue_id, %subject,
                 "not looked up: the directory is down and directory.on_directory_failure is \"accept\""
             );
+        }
+        for target in &plan.elsewhere {
+            counter!("copyist_journal_targets_elsewhere_total").increment(1);
+            warn!(queue_id = envelope.queue_id, "no copy goes there: {target}");
         }
         for (person, object) in &plan.exempt {
             counter!("copyist_messages_exempt_total").increment(1);
@@ -237,6 +308,7 @@ impl Pipeline {
             message: message.clone(),
             plan,
             classes,
+            strips: self.strips(envelope, message, hook),
             signed: self.text.signed,
             now,
         });
@@ -327,7 +399,16 @@ impl Pipeline {
     async fn is_own(&self, envelope: &Envelope, message: &Message) -> bool {
         match self.judge(envelope, message).await {
             Sealed::Whole(item) => {
-                info!(queue_id = envelope.queue_id, %item, "our own report passes");
+                let recipients: Vec<Address> = envelope.recipient_addresses().cloned().collect();
+                // The relay may hand it to another MTA that asks us, long after it took it; or somebody who has it
+                // sends it once more. That tells those who have it already what they know.
+                match self.spool.awaits(&item, &recipients).await {
+                    Ok(false) => {
+                        counter!("copyist_reports_again_total").increment(1);
+                        info!(queue_id = envelope.queue_id, %item, "our own report passes, after the relay took it");
+                    }
+                    _ => info!(queue_id = envelope.queue_id, %item, "our own report passes"),
+                }
                 true
             }
             Sealed::Altered(item) if policy::sender_is_ours(envelope, &self.rules) => {
@@ -341,10 +422,20 @@ impl Pipeline {
                 let passes = matches!(self.spool.awaits(&item, &recipients).await, Ok(true));
                 if passes {
                     info!(queue_id = envelope.queue_id, %item, "our own version passes");
+                } else {
+                    refuse_seal(envelope, Flaw::Spent);
                 }
                 passes
             }
-            Sealed::Altered(_) | Sealed::No => false,
+            Sealed::Altered(_) => {
+                refuse_seal(envelope, Flaw::Body);
+                false
+            }
+            Sealed::Refused(flaw) => {
+                refuse_seal(envelope, flaw);
+                false
+            }
+            Sealed::No => false,
         }
     }
 
@@ -427,6 +518,16 @@ impl Pipeline {
             );
         }
     }
+}
+
+/// The message is anybody's, whatever it says.
+fn refuse_seal(envelope: &Envelope, flaw: Flaw) {
+    counter!("copyist_seals_refused_total", "why" => flaw.name()).increment(1);
+    info!(
+        queue_id = envelope.queue_id,
+        why = flaw.name(),
+        "its seal counts for nothing"
+    );
 }
 
 async fn run(make: &Arc<Make>) -> Result<Made, MakeError> {

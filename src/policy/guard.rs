@@ -36,25 +36,42 @@ pub fn admission(
     if is_named(recipient, rules) {
         return guarded(sender, recipient, rules);
     }
-    let asks = Direction::ALL
-        .iter()
-        .any(|direction| !rules.of(*direction).journal_attributes.is_empty())
-        || !configured_objects(rules).is_empty();
-    if asks {
+    if names_attributes(rules) || !configured_targets(rules).is_empty() {
         Admission::AskDirectory
     } else {
         Admission::Free
     }
 }
 
-/// The targets of the settings that name objects of the directory: their own addresses are guarded, the
-/// addresses of a group's members are not, since these are people.
-pub fn configured_objects(rules: &Rules) -> Vec<Target> {
-    let all = Direction::ALL.iter();
-    let all = all.flat_map(|direction| &rules.of(*direction).journal);
-    all.filter(|target| target.smtp().is_none())
+/// What the settings name as journal and NDR addresses: the objects that have these addresses, or that are named
+/// themselves, are guarded under all their addresses. The members of a group are not, since these are people.
+pub fn configured_targets(rules: &Rules) -> Vec<Target> {
+    let directions = Direction::ALL.iter().map(|direction| rules.of(*direction));
+    let mut all: Vec<Target> = rules
+        .fallback_journal
+        .iter()
         .cloned()
-        .collect()
+        .map(Target::Smtp)
+        .collect();
+    for of in directions {
+        all.extend(of.journal.iter().cloned());
+        all.extend(of.ndr.iter().cloned().map(Target::Smtp));
+    }
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// Whether only the directory knows which addresses are guarded. Where the settings name all of them, it only knows
+/// of further addresses of theirs.
+pub fn only_directory_knows(rules: &Rules) -> bool {
+    let objects = configured_targets(rules);
+    names_attributes(rules) || objects.iter().any(|target| target.smtp().is_none())
+}
+
+fn names_attributes(rules: &Rules) -> bool {
+    let mut all = Direction::ALL.iter();
+    all.any(|direction| !rules.of(*direction).journal_attributes.is_empty())
 }
 
 /// What becomes of a recipient that is guarded.

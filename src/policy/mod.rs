@@ -6,7 +6,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use guard::{Admission, admission, configured_objects, guarded, is_ndr};
+pub use guard::{Admission, admission, configured_targets, guarded, is_ndr, only_directory_knows};
 pub use plan::{
     Copy, MOST_TARGETS, People, Plan, Reason, Resolved, Trouble, Undecided, direction, exempting,
     identities, is_exempt, plan, questions, sender_is_ours, targets,

@@ -36,6 +36,8 @@ pub struct Plan {
     pub exempt: Vec<(Address, String)>,
     /// People and targets that were not looked up because the directory was down and the rules say to go on.
     pub overlooked: Vec<String>,
+    /// Targets that no copy goes to, since they are in none of [`Rules::journal_domains`]: who names them, and the address.
+    pub elsewhere: Vec<String>,
 }
 
 /// One copy, for one or several journal addresses.
@@ -210,6 +212,7 @@ pub fn plan(
         troubles: Vec::new(),
         exempt: Vec::new(),
         overlooked: Vec::new(),
+        elsewhere: Vec::new(),
     };
     let mut directions = Vec::new();
     for recipient in envelope.recipients_in_all_readings() {
@@ -257,6 +260,7 @@ pub fn plan(
         troubles: gathered.troubles,
         exempt: gathered.exempt,
         overlooked: gathered.overlooked,
+        elsewhere: gathered.elsewhere,
     })
 }
 
@@ -356,6 +360,7 @@ struct Gathered<'a> {
     troubles: Vec<Trouble>,
     exempt: Vec<(Address, String)>,
     overlooked: Vec<String>,
+    elsewhere: Vec<String>,
 }
 
 /// Where a target is written.
@@ -407,7 +412,7 @@ impl Gathered<'_> {
     /// Notes everybody that a target leads to.
     fn add(&mut self, target: &Target, reason: Reason, place: &Place) -> Result<(), Undecided> {
         if let Some(address) = target.smtp() {
-            self.wanted.add(address, reason);
+            self.want(address, reason, place);
             return Ok(());
         }
         match self.resolved.get(target) {
@@ -418,7 +423,7 @@ impl Gathered<'_> {
                         target: target.to_string(),
                         objects: one.through.to_vec(),
                     };
-                    self.wanted.add(&one.address, through);
+                    self.want(&one.address, through, place);
                 }
                 Ok(())
             }
@@ -429,6 +434,19 @@ impl Gathered<'_> {
             Some(Err(outage)) => self.unanswered(target, place.direction, outage),
             None => self.unanswered(target, place.direction, &not_asked()),
         }
+    }
+
+    /// Whoever may write to his own object must not send everybody's mail where he likes.
+    fn want(&mut self, address: &Address, reason: Reason, place: &Place) {
+        if self.rules.may_journal_to(address) {
+            return self.wanted.add(address, reason);
+        }
+        let elsewhere = TargetError::Elsewhere(address.clone());
+        let told = format!("{reason}: {elsewhere}");
+        if !self.elsewhere.contains(&told) {
+            self.elsewhere.push(told);
+        }
+        self.unusable(&address.to_string(), elsewhere, place);
     }
 
     /// A typing mistake must not switch journaling off, nor bounce a stranger's mail.

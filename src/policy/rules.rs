@@ -112,6 +112,10 @@ pub struct Rules {
     pub fallback_journal: Option<Address>,
     /// Who may not write to journal and NDR addresses.
     pub journal_guard: Guard,
+    /// The domains that journal addresses must be of; any where there are none.
+    pub journal_domains: Vec<DomainPattern>,
+    /// The most `Received` fields of a message that goes on; any number where `None`.
+    pub hop_limit: Option<usize>,
     /// The attribute that exempts a person, with the value `TRUE`; nobody is exempt where `None`.
     pub exempt_attribute: Option<String>,
 }
@@ -204,6 +208,12 @@ pub enum Guard {
 }
 
 impl Rules {
+    /// Whether copies may go to this address.
+    pub fn may_journal_to(&self, address: &Address) -> bool {
+        let mut domains = self.journal_domains.iter();
+        self.journal_domains.is_empty() || domains.any(|domain| domain.matches(address.domain()))
+    }
+
     /// The rules of one direction.
     pub fn of(&self, direction: Direction) -> &DirectionRules {
         match direction {

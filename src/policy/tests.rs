@@ -490,3 +490,48 @@ fn in_doubt_nobody_is_exempt() {
     let decided = plan(&forged, &people, &Resolved::new(), &rules).expect("decided");
     assert_eq!(targets(&decided), ["all@else.test", "e@else.test"]);
 }
+
+#[test]
+fn a_journal_address_outside_the_journal_domains_gets_nothing_and_the_fallback_does() {
+    let mut rules = Rules {
+        journal_domains: vec!["*.archive.example".parse().expect("a domain")],
+        ..rules()
+    };
+    let to = envelope(OUTSIDE, "a@elsewhere.test", &["dan@corp.example"]);
+    let values = [
+        "j@x.archive.example",
+        "thief@elsewhere.test",
+        "j@archive.example",
+    ];
+    let people = people([("dan@corp.example", found(&values))]);
+    let decided = plan(&to, &people, &Resolved::new(), &rules).expect("decided");
+    assert_eq!(targets(&decided), ["j@x.archive.example"]);
+    let told: Vec<&str> = decided.troubles.iter().map(|t| t.value.as_str()).collect();
+    assert_eq!(told, values[1..]);
+    assert_eq!(decided.elsewhere.len(), 2, "{:?}", decided.elsewhere);
+    rules.fallback_journal = Some(address("all@x.archive.example"));
+    let decided = plan(&to, &people, &Resolved::new(), &rules).expect("decided");
+    assert_eq!(
+        targets(&decided),
+        ["all@x.archive.example", "j@x.archive.example"]
+    );
+    assert!(decided.troubles.is_empty() && decided.elsewhere.len() == 2);
+    // What a group or an object leads to, too.
+    let dn = "cn=group,dc=b";
+    let target = Target::parse(dn).expect("a target");
+    let reached = |text: &str| Reached {
+        address: address(text),
+        through: [dn.to_owned()].into(),
+    };
+    let both = [
+        reached("k@x.archive.example"),
+        reached("thief@elsewhere.test"),
+    ];
+    let resolved = Resolved::from([(target, Ok(Ok(both.into())))]);
+    let people = self::people([("dan@corp.example", found(&[dn]))]);
+    let decided = plan(&to, &people, &resolved, &rules).expect("decided");
+    assert_eq!(
+        targets(&decided),
+        ["all@x.archive.example", "k@x.archive.example"]
+    );
+}

@@ -1,6 +1,6 @@
 //! The sections about what comes in and how much of it: `[hook.milter]`, `[limits]`, `[spool]` and `[admin]`.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,8 @@ pub(in crate::config) struct Limits {
     pub(in crate::config) memory: String,
     /// Recipients of one message. One more is deferred (452 4.5.3).
     pub(in crate::config) recipients: NonZeroU32,
+    /// Received fields of one message. One with more is journaled, then refused (554 5.4.6).
+    pub(in crate::config) hops: NonZeroU16,
     /// How long a connection may take to begin as an MTA does.
     pub(in crate::config) negotiation_time: String,
     /// The longest silence of an MTA.
@@ -108,6 +110,7 @@ impl Default for Limits {
             header_size: "1MiB".into(),
             memory: "256MiB".into(),
             recipients: const { NonZeroU32::new(10_000).expect("not zero") },
+            hops: const { NonZeroU16::new(50).expect("not zero") },
             negotiation_time: "30s".into(),
             // libmilter's.
             idle: "7210s".into(),
