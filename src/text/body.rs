@@ -76,7 +76,13 @@ impl<'a> Body<'a> {
             .map(|(i, bytes)| bytes.map(|bytes| in_state((i, bytes))))
             .collect();
         let any_length = self.transfer != Transfer::Identity;
-        let fits = |encoded: &[Vec<u8>]| any_length || encoded.iter().all(|bytes| is_short(bytes));
+        // What leads back to ASCII belongs to the line that is left in another state.
+        let last_line = memchr::memrchr(b'\n', &content).map_or(0, |lf| lf + 1);
+        let is_led_back = !back.is_empty() && (0..insertions.len()).any(at_the_end);
+        let is_too_long = is_led_back && content.len() - last_line + back.len() > LONGEST_LINE;
+        let fits = |encoded: &[Vec<u8>]| {
+            any_length || !is_too_long && encoded.iter().all(|bytes| is_short(bytes))
+        };
         let is_plain = |encoded: &[Vec<u8>]| encoded.iter().all(|bytes| bytes.is_ascii());
         match encoded {
             Some(encoded) if (any_octet || is_plain(&encoded)) && fits(&encoded) => {

@@ -471,6 +471,20 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_line_in_another_state_is_led_back_to_ascii_as_far_as_it_has_room() {
+        let long = |length: usize| {
+            let line = format!("\u{1b}$B{}", "F|".repeat(600));
+            let charset = "Content-Type: text/plain; charset=iso-2022-jp";
+            format!("{charset}\r\n\r\n{}", &line[..length])
+        };
+        let room = edited(&long(995), "t").expect("edited");
+        assert!(room.ends_with("\u{1b}(B\r\n[A t]"), "{room}");
+        let none = edited(&long(997), "t").expect("edited");
+        assert!(none.contains("Content-Transfer-Encoding: "), "{none}");
+        assert!(none.lines().all(|line| line.len() <= LONGEST_LINE));
+    }
+
     /// Lines that mean something somewhere in a message, in any order.
     const LINES: [&str; 24] = [
         "\r\n",
