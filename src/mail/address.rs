@@ -136,7 +136,9 @@ impl Address {
             return None;
         }
         let (domain, sound) = idna::domain_to_unicode(self.domain());
-        sound.is_ok().then_some(domain)
+        // Some read as letters that would be written otherwise: those are another domain's.
+        let is_same = sound.is_ok() && in_ascii(&domain).as_deref() == Some(self.domain());
+        is_same.then_some(domain)
     }
 
     /// `local@domain`, lowercased and unquoted, the domain as [`Address::domain`] gives it: what two addresses
@@ -381,6 +383,12 @@ mod tests {
         }
         let fullwidth = address("a@b\u{ff20}c.test");
         assert!(!fullwidth.domain().contains('@'), "{fullwidth:?}");
+    }
+
+    #[test]
+    fn letters_that_are_another_domain_s_are_not_this_one_s() {
+        let odd = address("a@xn--xn--9--9ggggggxn--wgggg");
+        assert_eq!(odd.unicode_domain(), None);
     }
 
     #[test]
