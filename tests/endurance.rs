@@ -291,3 +291,18 @@ fn twenty_kills_under_load_lose_nothing() {
     );
     assert!(lost.is_empty(), "{lost:?}");
 }
+
+#[test]
+fn an_agent_whose_log_nobody_reads_still_delivers_each_report_once() {
+    let _alone = ALONE.lock();
+    let mut site = Site::<Slapd>::start("5m");
+    site.copyist.restart_unheard(site.admin);
+    let content = message("<unheard@elsewhere.test>", "unheard");
+    let mut client = site.client(OUTSIDE);
+    let reply = client.send_message("a@elsewhere.test", &[&user(0)], &content);
+    assert_eq!(reply.code, 250, "{reply:?}");
+    lab::wait("nothing is owed", lab::PATIENCE, || {
+        site.copyist.owed() == 0
+    });
+    assert_eq!(site.relay.count(), 1);
+}

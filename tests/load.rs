@@ -23,7 +23,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 const BURST_MEMORY: u64 = 128;
 /// The most anonymous memory of the agent while large messages pass: so much of the messages under way, and this many
 /// MiB.
-const LARGE_MEMORY: (f64, f64) = (1.1, 64.0);
+const LARGE_MEMORY: (f64, f64) = (0.0, 64.0);
 /// The most that the spool takes on disk: so much of the bodies in it, and this many MiB for the database and its log.
 const DISK: (f64, f64) = (1.05, 16.0);
 

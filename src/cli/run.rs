@@ -43,6 +43,9 @@ fn start_log() {
     let filter = EnvFilter::try_from_env("COPYIST_LOG")
         .unwrap_or_else(|_| EnvFilter::new("warn,copyist=info"));
     tracing_subscriber::fmt()
+        // Else a line that cannot be written is complained about on standard error, and where nobody reads that
+        // either, the complaint panics: in the middle of a delivery, which would be repeated for ever.
+        .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())

@@ -143,11 +143,24 @@ impl Copyist {
     pub fn restart(&mut self) {
         self.kill9();
         let from = self.log.length();
+        let mut run = self.run();
+        self.running = Some(Program::start("copyist", &mut run, &self.log));
+        self.wait_for_log(from, READY);
+    }
+
+    /// Starts it again with nobody to read its log; ready when it listens on this port.
+    pub fn restart_unheard(&mut self, port: u16) {
+        self.kill9();
+        let program = Program::start_unheard("copyist", &mut self.run());
+        self.running = Some(program);
+        super::wait_for_listener(port);
+    }
+
+    fn run(&self) -> Command {
         let mut run = self.binary();
         run.arg("run").arg("--config").arg(self.config_file());
         run.envs(self.environment.iter().cloned());
-        self.running = Some(Program::start("copyist", &mut run, &self.log));
-        self.wait_for_log(from, READY);
+        run
     }
 
     /// Has it read its configuration again (SIGHUP).

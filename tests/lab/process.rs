@@ -145,6 +145,24 @@ impl Program {
         }
     }
 
+    /// Starts a command whose output nobody reads: whatever it writes fails.
+    pub fn start_unheard(name: &str, command: &mut Command) -> Program {
+        let (reader, writer) = std::io::pipe().expect("the system has pipes");
+        drop(reader);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().expect("the system has descriptors"))
+            .stderr(writer)
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Program {
+            name: name.to_owned(),
+            child,
+            log: Log::default(),
+        }
+    }
+
     /// What it printed.
     pub fn log(&self) -> &Log {
         &self.log
