@@ -26,8 +26,14 @@ fuzz_target!(|octets: &[u8]| {
         octets.splice(at..at, ITEM.envelope_id.bytes());
     }
     let message = Message::new(Bytes::from(octets));
-    let found = COMPOSER.bounced_item(&message);
-    assert_eq!(found.as_ref(), genuine.then_some(&ITEM.id));
+    let found = COMPOSER.bounce(&message);
+    assert_eq!(found.as_ref().map(|(item, _)| item), genuine.then_some(&ITEM.id));
+    // What it says is shown on terminals.
+    for (_, bounce) in found {
+        for text in [bounce.reporter, bounce.action, bounce.status, bounce.said] {
+            assert!(!text.contains(char::is_control), "{text:?}");
+        }
+    }
     let summary = message.summary();
     assert!(!summary.subject.contains(['\r', '\n']));
     assert!(!summary.message_id.contains(['\r', '\n']));

@@ -372,3 +372,27 @@ async fn a_question_put_before_a_change_is_no_answer_to_one_put_after_it() {
     late.await.expect("no panic");
     assert_eq!(asked(&people), 2, "it was asked again");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_addresses_that_nobody_has_leaves_the_memory_bounded() {
+    let known = Obedient::with(&[("ana@b.test", "cn=ana")]);
+    let cached = cached(known, HOUR, HOUR);
+    for n in 0..20_000 {
+        let stranger = address(&format!("x{n:08}@b.test"));
+        assert_eq!(cached.find(&stranger).await, Lookup::Absent);
+        assert_eq!(cached.names_in_journal(&stranger).await, Lookup::Absent);
+    }
+    cached.fresh.run_pending_tasks().await;
+    assert!(cached.fresh.entry_count() <= 1000);
+    cached.fresh_journal.run_pending_tasks().await;
+    assert!(cached.fresh_journal.entry_count() <= 1000);
+    cached.stale_journal.run_pending_tasks().await;
+    assert!(cached.stale_journal.entry_count() <= 1000);
+    cached.stale.run_pending_tasks().await;
+    assert_eq!(
+        cached.stale.entry_count(),
+        0,
+        "absences are never kept for outages"
+    );
+    assert_eq!(ask(&cached, "ana@b.test").await, "cn=ana");
+}
