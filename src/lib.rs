@@ -18,7 +18,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`secret`] | values that must not be shown: passwords and keys |
-//! | [`mail`] | the vocabulary: addresses, envelope, message bytes, replies. No I/O, no clock |
+//! | [`mail`] | the vocabulary: addresses, envelope, message octets (in memory, or read piece by piece from where others stored them), replies. No clock |
 //! | [`smtp`] | RFC 5321 as state machines over bytes, and a small sink built on them |
 //! | [`milter`] | the milter protocol, version 6. Knows nothing of journaling |
 //! | [`directory`] | entries, lookups, LDAP connections and failover, LDIF file, cache, change watching, journal-target resolution |
