@@ -97,7 +97,7 @@ pub(super) fn malformed(trouble: &Trouble, hostname: &str) -> Account {
          A message had to be journaled, but the journal target is unusable.\r\n\
          The report is attached whole, with the original message in it; the message itself\r\n\
          went on to its recipients.\r\n\r\n\
-         \x20 object:    {}\r\n  attribute: {}\r\n  value:     {:?}\r\n  problem:   {}\r\n\r\n\
+         \x20 object:    {}\r\n  attribute: {}\r\n  value:     {}\r\n  problem:   {}\r\n\r\n\
          What to do: correct it, for example to journal@example.com. Until then\r\n\
          there is a report like this one for each message. (Set directory.fallback_journal\r\n\
          to have them journaled there instead.)\r\n",
@@ -109,7 +109,8 @@ pub(super) fn malformed(trouble: &Trouble, hostname: &str) -> Account {
             ),
             None => trouble.attribute.clone(),
         },
-        shortened(&trouble.value),
+        // Shortened as it is written: what is escaped becomes longer.
+        printable(&format!("{:?}", trouble.value)),
         printable(&trouble.error.to_string()),
     );
     let mut status = per_message(hostname);
@@ -228,4 +229,29 @@ fn told(account: &Account, boundary: &str) -> String {
          {}\r\n--{boundary}\r\nContent-Type: message/delivery-status\r\n\r\n{}\r\n--{boundary}\r\n",
         account.text, account.status,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::Target;
+    use crate::mail::Address;
+    use crate::policy::Direction;
+
+    #[test]
+    fn no_line_about_a_wrong_value_is_longer_than_mail_allows() {
+        let value = "\u{1}".repeat(5000);
+        let trouble = Trouble {
+            direction: Direction::Inbound,
+            ndr: Address::parse("ndr@corp.example").expect("a valid address"),
+            dn: Some(value.clone()),
+            attribute: "journal".into(),
+            error: Target::parse(&value).expect_err("no target"),
+            value,
+        };
+        let account = malformed(&trouble, "mx.corp.example");
+        for line in account.text.lines().chain(account.status.lines()) {
+            assert!(line.len() <= 998, "{} octets: {line}", line.len());
+        }
+    }
 }
