@@ -76,6 +76,7 @@ fn line(item: &Listed) -> String {
         (Some(why), _) => format!("set aside: {why}"),
         (None, Some(at)) if at <= SystemTime::now() => "due".into(),
         (None, Some(at)) => format!("next try {}", rfc3339(at)),
+        (None, None) if item.held => "held until its message is decided".into(),
         (None, None) => "not tried again by itself".into(),
     };
     format!(
@@ -112,6 +113,7 @@ fn item_json(item: &Listed) -> serde_json::Value {
         "attempts": item.attempts,
         "next_attempt": item.next_attempt.map(rfc3339),
         "set_aside": item.set_aside,
+        "held": item.held,
         "targets": targets,
     })
 }

@@ -10,12 +10,12 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::damage;
 use super::error::OpenError;
-use super::{Outcome, Progress, Recorded, news};
+use super::{Outcome, Progress, Recorded, held, news};
 use crate::journal::{Dsn, Item, ItemId, Kind};
 use crate::mail::{Address, BodyKind};
 
 /// The format of the tables (`PRAGMA user_version`).
-const FORMAT: i64 = 3;
+const FORMAT: i64 = 4;
 
 /// Items are found by due time and by name, messages by number: all by index, so that a queue of a million
 /// costs no more to work on than a short one. `due` is null for what nobody tries: dead or set aside.
@@ -70,17 +70,19 @@ ALTER TABLE item ADD COLUMN params TEXT NOT NULL DEFAULT '';
 ALTER TABLE target ADD COLUMN params TEXT NOT NULL DEFAULT '';
 ";
 
-/// What brings tables of this format to [`FORMAT`]; 0 is an empty database. Format 2 knew of no [`news`].
+/// What brings tables of this format to [`FORMAT`]; 0 is an empty database. Format 2 knew of no [`news`], format 3 of
+/// nothing [`held`].
 fn upgrade(from: i64) -> Option<String> {
-    let first = match from {
-        0 => TABLES,
-        1 => FROM_1,
-        2 => "",
+    let (first, news) = match from {
+        0 => (TABLES, news::TABLES),
+        1 => (FROM_1, news::TABLES),
+        2 => ("", news::TABLES),
+        3 => ("", ""),
         _ => return None,
     };
-    let news = news::TABLES;
+    let held = held::TABLE;
     Some(format!(
-        "BEGIN IMMEDIATE; {first} {news} PRAGMA user_version = {FORMAT}; COMMIT;"
+        "BEGIN IMMEDIATE; {first} {news} {held} PRAGMA user_version = {FORMAT}; COMMIT;"
     ))
 }
 
@@ -173,7 +175,7 @@ pub(super) fn shorten_log(connection: &Connection) -> rusqlite::Result<()> {
         .query_row([], |_| Ok(()))
 }
 
-/// Adds a message and what is owed for it.
+/// Adds a message and what is owed for it, due at once.
 pub(super) fn add(
     connection: &Connection,
     message: &NewMessage,
@@ -426,10 +428,15 @@ pub(super) fn record(
     Ok((recorded, files))
 }
 
-/// The one place where an item is removed: everyone has it, an NDR stands for it, or an operator said so. The
-/// original goes with its last item. Gives the body file to remove after the commit.
-fn remove(connection: &Connection, number: i64, message: i64) -> rusqlite::Result<Vec<String>> {
+/// The one place where an item is removed: everyone has it, an NDR stands for it, its message was refused, or an
+/// operator said so. The original goes with its last item. Gives the body file to remove after the commit.
+pub(super) fn remove(
+    connection: &Connection,
+    number: i64,
+    message: i64,
+) -> rusqlite::Result<Vec<String>> {
     news::forget(connection, number)?;
+    held::forget(connection, number)?;
     damage::forget(connection, number)?;
     connection
         .prepare_cached("DELETE FROM target WHERE item = ?1")?
@@ -455,7 +462,11 @@ pub(super) fn drop_item(
     }
 }
 
-fn numbers(connection: &Connection, id: &ItemId) -> rusqlite::Result<Option<(i64, i64)>> {
+/// The numbers of an item and of its message.
+pub(super) fn numbers(
+    connection: &Connection,
+    id: &ItemId,
+) -> rusqlite::Result<Option<(i64, i64)>> {
     connection
         .prepare_cached("SELECT seq, message FROM item WHERE id = ?1")?
         .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -475,6 +486,7 @@ pub(super) fn retry(
         .prepare_cached("UPDATE target SET state = 'waiting' WHERE item = ?1 AND state = 'dead'")?
         .execute([number])?;
     news::forget(connection, number)?;
+    held::forget(connection, number)?;
     connection
         .prepare_cached("UPDATE item SET due = ?2, aside = NULL WHERE seq = ?1")?
         .execute(params![number, millis(now)])?;

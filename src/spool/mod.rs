@@ -16,6 +16,8 @@
 //!  dead ────────retry───────► waiting
 //! ```
 //!
+//! An item may be *held* as a whole: nobody tries it before the fate of its message is known ([`Held`]).
+//!
 //! An item is removed in the transaction that leaves it without a waiting or dead target; the original of
 //! a message goes with its last item. An item whose original cannot be read any more is *set aside*: it
 //! stays, is shown, and is not tried again by itself.
@@ -31,6 +33,7 @@ mod bodies;
 mod damage;
 mod database;
 mod error;
+mod held;
 mod news;
 mod queue;
 mod room;
@@ -47,6 +50,7 @@ use crate::mail::{Address, Content};
 
 pub use bodies::Incoming;
 pub use error::{CommitError, OpenError, SpoolError};
+pub use held::Held;
 pub use news::{Bounced, Digest};
 pub use queue::{Depth, Filter, Listed, ListedTarget, Shown};
 pub use room::Free;

@@ -40,6 +40,8 @@ pub struct Listed {
     pub next_attempt: Option<SystemTime>,
     /// Why it was set aside.
     pub set_aside: Option<String>,
+    /// Whether it waits for the fate of its message ([`super::Held`]).
+    pub held: bool,
     /// Its targets.
     pub targets: Vec<ListedTarget>,
 }
@@ -82,7 +84,7 @@ pub struct Depth {
 }
 
 const COLUMNS: &str = "item.seq, item.id, kind, direction, queue_id, received, size, subject, attempts, due, aside, \
-                       sender, ndr, message_id, reasons FROM item JOIN message ON message.id = item.message";
+                       sender, ndr, message_id, reasons, EXISTS (SELECT 1 FROM held WHERE held.item = item.seq) FROM item JOIN message ON message.id = item.message";
 const IS_DEAD: &str =
     "(item.aside IS NOT NULL OR item.seq IN (SELECT item FROM target WHERE state = 'dead'))";
 
@@ -132,6 +134,7 @@ fn shown(connection: &Connection, row: &rusqlite::Row<'_>) -> rusqlite::Result<S
             attempts: row.get(8)?,
             next_attempt: row.get::<_, Option<i64>>(9)?.map(time),
             set_aside: row.get(10)?,
+            held: row.get(15)?,
             targets: targets.collect::<rusqlite::Result<_>>()?,
         },
         sender: optional_address(row, 11)?,

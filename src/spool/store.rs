@@ -19,6 +19,7 @@ use super::bodies::{Bodies, Incoming, sync_dir};
 use super::damage;
 use super::database::{self, Loaded, NewMessage, Stored};
 use super::error::{CommitError, OpenError, SpoolError};
+use super::held::{self, Held};
 use super::news::{self, Bounced, Digest};
 use super::queue::{self, Depth, Filter, Listed, Shown};
 use super::room::{Free, Room};
@@ -81,6 +82,13 @@ impl Spool {
                 path.display()
             ),
         }
+        let left = held::release_all(&connection);
+        match left.map_err(|cause| damage::open_error(&path, cause))? {
+            0 => {}
+            count => warn!(
+                "{count} items were held for messages whose fate is not known; they are released"
+            ),
+        }
         let spool = Spool::with(settings, connection, &path, Some(Arc::new(lock)))?;
         // The names of all that was made here, and that of the state directory itself.
         sync_dir(&dir)
@@ -134,6 +142,42 @@ impl Spool {
         received: SystemTime,
         parcels: Vec<Parcel>,
     ) -> Result<(), CommitError> {
+        self.add(queue_id, received, parcels, false).await?;
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// The same, and nothing of it is delivered before its message's fate is told to what this gives.
+    pub async fn hold(
+        &self,
+        queue_id: &str,
+        received: SystemTime,
+        parcels: Vec<Parcel>,
+    ) -> Result<Held, CommitError> {
+        let items = parcels.iter().flat_map(|parcel| &parcel.items);
+        let items = items.map(|item| item.id.clone()).collect();
+        self.add(queue_id, received, parcels, true).await?;
+        Ok(Held::new(self.clone(), items))
+    }
+
+    /// Decides about held items, by what gives the body files that are not needed any more.
+    pub(super) async fn settle<F>(&self, decide: F) -> Result<(), CommitError>
+    where
+        F: FnOnce(&Connection) -> rusqlite::Result<Vec<String>> + Send + 'static,
+    {
+        let files = self.writer.run(decide).await?;
+        self.remove_bodies(files).await;
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    async fn add(
+        &self,
+        queue_id: &str,
+        received: SystemTime,
+        parcels: Vec<Parcel>,
+        is_held: bool,
+    ) -> Result<(), CommitError> {
         if self.is_failed() {
             return Err(CommitError::Failed("an earlier write failed".into()));
         }
@@ -161,12 +205,17 @@ impl Spool {
         let committed = self
             .writer
             .run(move |connection| {
-                let mut all = messages.iter();
-                all.try_for_each(|(message, items)| database::add(connection, message, items))
+                for (message, items) in &messages {
+                    database::add(connection, message, items)?;
+                    for item in items.iter().filter(|_| is_held) {
+                        held::hold(connection, &item.id)?;
+                    }
+                }
+                Ok(())
             })
             .await;
         match &committed {
-            Ok(()) => self.changed.notify_one(),
+            Ok(()) => {}
             // Only when the answer is known: a commit that failed may be found to stand after a restart,
             // and then the row needs its file. The start removes what no row names.
             Err(CommitError::Refused(_) | CommitError::Full | CommitError::Low { .. }) => {

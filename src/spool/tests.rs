@@ -220,7 +220,7 @@ async fn a_spool_of_the_first_format_is_read_on() {
     let path = dir.path().join("spool/spool.db");
     let old = rusqlite::Connection::open(path).expect("opened");
     old.execute_batch(
-        "DROP TABLE told; DROP TABLE untold; DROP TABLE bounce; PRAGMA user_version = 2;
+        "DROP TABLE held; DROP TABLE told; DROP TABLE untold; DROP TABLE bounce; PRAGMA user_version = 2;
          ALTER TABLE item DROP COLUMN params; ALTER TABLE target DROP COLUMN params; PRAGMA user_version = 1;",
     )
     .expect("as it was");
@@ -240,7 +240,7 @@ async fn a_spool_of_the_second_format_is_read_on() {
     let path = dir.path().join("spool/spool.db");
     let old = rusqlite::Connection::open(path).expect("opened");
     old.execute_batch(
-        "DROP TABLE told; DROP TABLE untold; DROP TABLE bounce; PRAGMA user_version = 2;",
+        "DROP TABLE held; DROP TABLE told; DROP TABLE untold; DROP TABLE bounce; PRAGMA user_version = 2;",
     )
     .expect("as it was");
     drop(old);
@@ -257,6 +257,145 @@ async fn owe(spool: &Spool, n: usize, targets: &[&str]) {
     };
     let committed = spool.commit("Q", at(0), vec![parcel]).await;
     committed.expect("committed");
+}
+
+#[tokio::test]
+async fn a_spool_of_the_third_format_is_read_on() {
+    let (dir, spool) = fresh();
+    owe(&spool, 1, &["a@c.test"]).await;
+    drop(spool);
+    let path = dir.path().join("spool/spool.db");
+    let old = rusqlite::Connection::open(path).expect("opened");
+    old.execute_batch("DROP TABLE held; PRAGMA user_version = 3;")
+        .expect("as it was");
+    drop(old);
+    let spool = Spool::open(&settings(dir.path())).expect("opened again");
+    assert_eq!(spool.due(at(0), 10).await.expect("read"), [id(1)]);
+    hold(&spool, &[2])
+        .await
+        .withdraw()
+        .await
+        .expect("withdrawn");
+}
+
+/// Holds items with one original that is in a file.
+async fn hold(spool: &Spool, items: &[usize]) -> Held {
+    let parcel = Parcel {
+        original: Bytes::from(vec![b'x'; LIMIT + 1]).into(),
+        items: items.iter().map(|n| item(*n, &["a@c.test"])).collect(),
+    };
+    let held = spool.hold("Q", at(0), vec![parcel]).await;
+    held.expect("held")
+}
+
+async fn prefix(spool: &Spool, n: usize) -> Bytes {
+    spool.load(&id(n)).await.expect("loaded").item.prefix
+}
+
+#[tokio::test]
+async fn what_is_held_is_tried_by_nobody_until_its_message_is_taken() {
+    let (_dir, spool) = fresh();
+    let held = hold(&spool, &[1, 2]).await;
+    assert!(spool.due(at(1), 10).await.expect("read").is_empty());
+    assert_eq!(spool.next_due().await.expect("read"), None);
+    let depth = spool.depth().await.expect("read");
+    assert_eq!((depth.items, depth.dead), (2, 0));
+    held.release(vec![id(2)]).await.expect("released");
+    assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1)]);
+    assert_eq!(prefix(&spool, 1).await, "before\r\n", "nothing is noted");
+    assert!(spool.show(&id(2)).await.expect("read").is_none(), "done");
+}
+
+#[tokio::test]
+async fn nothing_is_owed_for_a_message_that_was_refused() {
+    let (dir, spool) = fresh();
+    let held = hold(&spool, &[1, 2]).await;
+    assert_eq!(body_files(&dir).len(), 1);
+    held.withdraw().await.expect("withdrawn");
+    assert_eq!(spool.depth().await.expect("read"), Depth::default());
+    assert!(body_files(&dir).is_empty());
+}
+
+#[tokio::test]
+async fn a_report_says_that_nobody_knows_what_became_of_its_message() {
+    let (_dir, spool) = fresh();
+    hold(&spool, &[1]).await.keep().await.expect("kept");
+    assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1)]);
+    let noted = prefix(&spool, 1).await;
+    assert!(noted.starts_with(b"X-Copyist-Fate: unknown;"), "{noted:?}");
+    assert!(noted.ends_with(b"\r\nbefore\r\n"), "{noted:?}");
+}
+
+#[tokio::test]
+async fn a_hook_that_forgets_to_decide_has_kept() {
+    let (_dir, spool) = fresh();
+    drop(hold(&spool, &[1]).await);
+    spool.changed().await;
+    assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1)]);
+    assert!(prefix(&spool, 1).await.starts_with(b"X-Copyist-Fate: "));
+}
+
+#[tokio::test]
+async fn what_a_dead_process_held_is_released_by_the_next_and_says_so() {
+    let (dir, spool) = fresh();
+    let held = hold(&spool, &[1]).await;
+    let version = Parcel {
+        original: Bytes::from_static(b"x").into(),
+        items: vec![Item {
+            kind: Kind::Version,
+            ..item(2, &["b@c.test"])
+        }],
+    };
+    let other = spool.hold("Q", at(0), vec![version]).await.expect("held");
+    // As a killed process leaves it.
+    std::mem::forget((held, other));
+    let left = dir.path().join("spool");
+    let copy = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir_all(copy.path().join("spool/bodies")).expect("made");
+    for file in ["spool.db", "spool.db-wal"] {
+        std::fs::copy(left.join(file), copy.path().join("spool").join(file)).expect("copied");
+    }
+    for name in body_files(&dir) {
+        let of = |dir: &TempDir| dir.path().join("spool/bodies").join(&name);
+        std::fs::copy(of(&dir), of(&copy)).expect("copied");
+    }
+    let spool = Spool::open(&settings(copy.path())).expect("opened");
+    assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1), id(2)]);
+    assert!(prefix(&spool, 1).await.starts_with(b"X-Copyist-Fate: "));
+    assert_eq!(
+        prefix(&spool, 2).await,
+        "before\r\n",
+        "it is mail, not a report"
+    );
+}
+
+#[tokio::test]
+async fn an_operator_may_release_what_is_held() {
+    let (_dir, spool) = fresh();
+    let held = hold(&spool, &[1]).await;
+    let listed = spool
+        .list(Filter {
+            dead: false,
+            limit: 9,
+        })
+        .await
+        .expect("read");
+    assert!(listed[0].held);
+    assert!(spool.retry(&id(1), at(5)).await.expect("written"));
+    assert_eq!(spool.due(at(5), 10).await.expect("read"), [id(1)]);
+    // The hook's own decision changes nothing then, but a withdrawal.
+    held.keep().await.expect("kept");
+    assert_eq!(
+        spool
+            .list(Filter {
+                dead: false,
+                limit: 9
+            })
+            .await
+            .expect("read")
+            .len(),
+        1
+    );
 }
 
 /// A refusal whose NDR is one of at most three in an hour.
