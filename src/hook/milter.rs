@@ -334,6 +334,7 @@ fn client(peer: &Peer, helo: &str, macros: &Macros) -> Client {
             .filter(|user| !user.is_empty())
             .map(str::to_owned),
         daemon: macros.get("daemon_name").unwrap_or_default().to_owned(),
+        side: None,
     }
 }
 

@@ -14,4 +14,4 @@ pub use gate::Gate;
 pub use listen::{Listen, ListenError};
 pub use listener::{BindError, Listener, Socket};
 pub use milter::serve as serve_milter;
-pub use settings::{Access, Limits, Settings};
+pub use settings::{Access, DoorTls, Limits, Mode, NextHop, Settings, SmtpDoor};

@@ -53,6 +53,17 @@ pub struct Client {
     pub user: Option<String>,
     /// The MTA's listener (`{daemon_name}`); empty where unknown.
     pub daemon: String,
+    /// Which side it is on, where the listener that it came in by is for one side alone.
+    pub side: Option<Side>,
+}
+
+/// Which side of the organization's border a sender is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// One of the organization.
+    Ours,
+    /// Anybody else, whatever address they are at.
+    Outside,
 }
 
 impl Envelope {

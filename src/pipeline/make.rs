@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use bytes::{Bytes, BytesMut};
 
 use super::Changes;
-use crate::journal::{ComposeError, Composer, Item, is_ours};
+use crate::journal::{ComposeError, Composer, Item, ItemId, is_ours};
 use crate::mail::{Content, Envelope, Message};
 use crate::policy::{JournalWhat, Plan};
 use crate::spool::Parcel;
@@ -42,6 +42,19 @@ pub(super) struct Made {
     pub changes: Changes,
     /// The versions of the message; the first is the one that stays. Empty where no texts are owed.
     pub versions: Vec<Version>,
+    /// Those that others get.
+    pub others: Vec<Other>,
+}
+
+/// A version that some recipients get, and not the message as it stays.
+#[derive(Debug, Clone)]
+pub struct Other {
+    /// They, by their place in the envelope.
+    pub recipients: Vec<usize>,
+    /// What they get.
+    pub message: Message,
+    /// The items that owe it to them.
+    pub items: Vec<ItemId>,
 }
 
 /// Why nothing was made.
@@ -100,13 +113,16 @@ impl Make {
                     .filter_map(|&place| self.envelope.recipients.get(place).cloned())
                     .collect();
                 let direction = version.direction;
-                items.extend(self.composer.version(
-                    &self.envelope,
-                    &message,
-                    &recipients,
-                    direction,
-                )?);
+                let owed =
+                    self.composer
+                        .version(&self.envelope, &message, &recipients, direction)?;
                 made.changes.moved.extend(&version.recipients);
+                made.others.push(Other {
+                    recipients: version.recipients.clone(),
+                    message: message.clone(),
+                    items: owed.iter().map(|item| item.id.clone()).collect(),
+                });
+                items.extend(owed);
             }
             made.owe(message.content(), items);
             if number == 0 && !version.splices.is_empty() {

@@ -3,6 +3,7 @@
 //! Promises: [`Pipeline::process`] says "accept" only when everything owed for the message is durable, or
 //! when nothing is owed. Everything it cannot decide or keep is answered 4xx, so that the MTA keeps the
 //! message (RFC 5321 section 4.2.1). Refuses for good (5xx) only what is addressed to a guarded mailbox.
+//! [`Pipeline::offer`] is the same for a hook that hands the message on by itself, and so learns what becomes of it.
 
 mod make;
 mod memory;
@@ -17,9 +18,10 @@ use crate::directory::{Directory, Lookup};
 use crate::journal::{Composer, Flaw, Sealed, is_ours};
 use crate::mail::{Address, Content, Enhanced, Envelope, Message, Reply};
 use crate::policy::{self, Admission, People, Plan, Rules};
-use crate::spool::{Bounced, Parcel, Spool};
+use crate::spool::{Bounced, CommitError, Held, Parcel, Spool};
 use crate::text::{self, Class, OnFailure};
 
+pub use make::Other;
 use make::{Made, Make, MakeError};
 pub use memory::{Memory, Room};
 
@@ -68,6 +70,35 @@ pub struct Changes {
     pub moved: Vec<usize>,
     /// Whether it loses all fields that only we may write.
     pub strips: bool,
+}
+
+/// What is to be handed to the next server.
+#[must_use = "what is held is owed"]
+pub struct Passage {
+    /// What changes about the message; those that move get one of the other versions.
+    pub changes: Changes,
+    /// The other versions.
+    pub others: Vec<Other>,
+    /// What is owed, until the next server has answered; `None` where nothing is.
+    pub held: Option<Held>,
+}
+
+/// What becomes of a message that is offered to the next server.
+pub enum Offer {
+    /// It is handed on.
+    Pass(Box<Passage>),
+    /// It is refused or deferred with this reply.
+    Refuse(Reply),
+}
+
+/// What is made of a message before anything is durable.
+enum Decision {
+    /// It goes on, with what was made.
+    Go(Box<Made>),
+    /// It goes round in circles: what is owed is committed, then it is refused.
+    Loops(Box<Made>, Reply),
+    /// It is refused or deferred.
+    Refuse(Reply),
 }
 
 /// What carries a message between the MTA and us.
@@ -121,58 +152,115 @@ impl Pipeline {
         now: SystemTime,
     ) -> Verdict {
         let started = Instant::now();
+        let decided = self.decide(envelope, message, provisional, hook, now);
+        let (made, refusal) = match decided.await {
+            Decision::Go(made) => (made, None),
+            Decision::Loops(made, reply) => (made, Some(reply)),
+            Decision::Refuse(reply) => return Verdict::Refuse(reply),
+        };
+        let Made {
+            parcels, changes, ..
+        } = *made;
+        let committed = self.commit(envelope, message, parcels, now, started);
+        match (committed.await, refusal) {
+            (Ok(()), None) => Verdict::Accept(changes),
+            // Journaled once, then refused: who sends it does not send it again.
+            (Ok(()), Some(reply)) | (Err(reply), _) => Verdict::Refuse(reply),
+        }
+    }
+
+    /// The same for a hook that hands the message on by itself: what is owed is durable when this returns, and held
+    /// until the hook tells what the next server said. Such a hook can make every change.
+    pub async fn offer(
+        &self,
+        envelope: &Envelope,
+        message: &Message,
+        provisional: &[Address],
+        now: SystemTime,
+    ) -> Offer {
+        let started = Instant::now();
+        let decided = self.decide(envelope, message, provisional, &Anything, now);
+        let made = match decided.await {
+            Decision::Go(made) => made,
+            Decision::Loops(made, refusal) => {
+                let committed = self.commit(envelope, message, made.parcels, now, started);
+                return Offer::Refuse(committed.await.err().unwrap_or(refusal));
+            }
+            Decision::Refuse(reply) => return Offer::Refuse(reply),
+        };
+        let Made {
+            parcels,
+            changes,
+            others,
+            ..
+        } = *made;
+        match self.hold(envelope, message, parcels, now, started).await {
+            Ok(held) => Offer::Pass(Box::new(Passage {
+                changes,
+                others,
+                held,
+            })),
+            Err(reply) => Offer::Refuse(reply),
+        }
+    }
+
+    /// Everything but to make it durable.
+    async fn decide(
+        &self,
+        envelope: &Envelope,
+        message: &Message,
+        provisional: &[Address],
+        hook: &dyn Hook,
+        now: SystemTime,
+    ) -> Decision {
         let hops = message.fields_named("Received").count();
         let looping = self.rules.hop_limit.is_some_and(|most| hops > most);
         if self.is_own(envelope, message).await {
             // A report about what is journaled already: it is not journaled again for going round.
             return match looping {
-                true => Verdict::Refuse(self.too_many_hops(envelope, hops)),
-                false => Verdict::Accept(Changes::default()),
+                true => Decision::Refuse(self.too_many_hops(envelope, hops)),
+                false => Decision::Go(Box::default()),
             };
         }
-        let bounced = match self.bounced(envelope, message, now).await {
-            Ok(bounced) => bounced,
-            Err(reply) => return Verdict::Refuse(reply),
-        };
+        match self
+            .made(envelope, message, provisional, looping, hook, now)
+            .await
+        {
+            Ok(made) if looping => {
+                Decision::Loops(Box::new(made), self.too_many_hops(envelope, hops))
+            }
+            Ok(made) => Decision::Go(Box::new(made)),
+            Err(reply) => Decision::Refuse(reply),
+        }
+    }
+
+    /// What is owed for a message, and what becomes of it.
+    async fn made(
+        &self,
+        envelope: &Envelope,
+        message: &Message,
+        provisional: &[Address],
+        looping: bool,
+        hook: &dyn Hook,
+        now: SystemTime,
+    ) -> Result<Made, Reply> {
+        let bounced = self.bounced(envelope, message, now).await?;
         if let Some(guarded) = provisional.first()
             && !bounced
         {
             counter!("copyist_guard_refusals_total").increment(1);
             info!(queue_id = envelope.queue_id, recipient = %guarded, "refused: a guarded mailbox, and no report of ours");
-            return Verdict::Refuse(unknown_user(guarded));
+            return Err(unknown_user(guarded));
         }
         let people = self.people(envelope).await;
-        let plan = match self.plan(envelope, &people).await {
-            Ok(plan) => plan,
-            Err(reply) => return Verdict::Refuse(reply),
-        };
+        let plan = self.plan(envelope, &people).await?;
         // What is refused in the end gets no text, and nobody a version of it.
         let classes = match looping {
-            true => Ok(Vec::new()),
-            false => self.classes(envelope, &people),
+            true => Vec::new(),
+            false => self.classes(envelope, &people)?,
         };
-        let classes = match classes {
-            Ok(classes) => classes,
-            Err(reply) => return Verdict::Refuse(reply),
-        };
-        let _room = match self.room_for_texts(message, &classes).await {
-            Ok(room) => room,
-            Err(reply) => return Verdict::Refuse(reply),
-        };
-        let made = self.make(envelope, message, plan, classes, hook, now);
-        let made = match made.await {
-            Ok(made) => made,
-            Err(reply) => return Verdict::Refuse(reply),
-        };
-        match self
-            .commit(envelope, message, made.parcels, now, started)
-            .await
-        {
-            // Journaled once, then refused: who sends it does not send it again.
-            Ok(()) if looping => Verdict::Refuse(self.too_many_hops(envelope, hops)),
-            Ok(()) => Verdict::Accept(made.changes),
-            Err(reply) => Verdict::Refuse(reply),
-        }
+        let _room = self.room_for_texts(message, &classes).await?;
+        self.make(envelope, message, plan, classes, hook, now).await
     }
 
     fn too_many_hops(&self, envelope: &Envelope, hops: usize) -> Reply {
@@ -370,28 +458,33 @@ impl Pipeline {
         if parcels.is_empty() {
             return Ok(());
         }
-        let items = || parcels.iter().flat_map(|parcel| &parcel.items);
-        let ids: Vec<String> = items().map(|item| item.id.to_string()).collect();
-        let targets = items().flat_map(|item| item.targets.iter().map(ToString::to_string));
-        let targets: Vec<String> = targets.collect();
-        match self.spool.commit(&envelope.queue_id, now, parcels).await {
-            Ok(()) => {
-                info!(
-                    queue_id = envelope.queue_id,
-                    items = ids.join(","),
-                    to = targets.join(","),
-                    size = message.len(),
-                    ms = started.elapsed().as_millis() as u64,
-                    "journaled"
-                );
-                Ok(())
-            }
-            Err(error) => {
-                counter!("copyist_messages_deferred_total", "why" => "spool").increment(1);
-                warn!(queue_id = envelope.queue_id, "deferred: {error}");
-                Err(error.reply())
-            }
+        let owed = Owed::of(&parcels);
+        let committed = self.spool.commit(&envelope.queue_id, now, parcels).await;
+        owed.tell(envelope, message, started, committed, "journaled")
+    }
+
+    /// The one place where a message that must be journaled is handed on by ourselves: after what it is owed is durable.
+    async fn hold(
+        &self,
+        envelope: &Envelope,
+        message: &Message,
+        parcels: Vec<Parcel>,
+        now: SystemTime,
+        started: Instant,
+    ) -> Result<Option<Held>, Reply> {
+        if parcels.is_empty() {
+            return Ok(None);
         }
+        let owed = Owed::of(&parcels);
+        let held = self.spool.hold(&envelope.queue_id, now, parcels).await;
+        owed.tell(
+            envelope,
+            message,
+            started,
+            held,
+            "held until it is delivered",
+        )
+        .map(Some)
     }
 
     /// Whether the message is a report of ours on its way to the journal mailbox. Journaling it again would
@@ -516,6 +609,59 @@ impl Pipeline {
                 recipients = made.changes.moved.len(),
                 "split"
             );
+        }
+    }
+}
+
+/// A hook that is asked nothing, since it writes the message itself.
+struct Anything;
+
+impl Hook for Anything {
+    fn can_make(&self, _: &Message, _: &Changes) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// What the log says of what is owed.
+struct Owed {
+    items: String,
+    to: String,
+}
+
+impl Owed {
+    fn of(parcels: &[Parcel]) -> Owed {
+        let items = || parcels.iter().flat_map(|parcel| &parcel.items);
+        let ids: Vec<String> = items().map(|item| item.id.to_string()).collect();
+        let targets = items().flat_map(|item| item.targets.iter().map(ToString::to_string));
+        let targets: Vec<String> = targets.collect();
+        Owed {
+            items: ids.join(","),
+            to: targets.join(","),
+        }
+    }
+
+    /// Tells the log whether it is durable, and else what the sending side is told.
+    fn tell<T>(
+        self,
+        envelope: &Envelope,
+        message: &Message,
+        started: Instant,
+        committed: Result<T, CommitError>,
+        what: &'static str,
+    ) -> Result<T, Reply> {
+        let Owed { items, to } = self;
+        let queue_id = &envelope.queue_id;
+        match committed {
+            Ok(committed) => {
+                let ms = started.elapsed().as_millis() as u64;
+                info!(queue_id, items, to, size = message.len(), ms, "{what}");
+                Ok(committed)
+            }
+            Err(error) => {
+                counter!("copyist_messages_deferred_total", "why" => "spool").increment(1);
+                warn!(queue_id, "deferred: {error}");
+                Err(error.reply())
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use crate::directory::{Entry, Lookup, Objects, Outage, Resolution, Target, TargetError};
-use crate::mail::{Address, Envelope};
+use crate::mail::{Address, Envelope, Side};
 
 use super::{AttributeOf, Direction, Format, JournalWhat, OnFailure, Rules};
 
@@ -130,11 +130,11 @@ pub struct Undecided {
 /// Whether the sender of this envelope sends as the organization: by authentication or by the network
 /// it connects from. MAIL FROM never decides it: a spoofed one would let mail escape journaling.
 pub fn sender_is_ours(envelope: &Envelope, rules: &Rules) -> bool {
-    envelope.client.user.is_some()
-        || envelope
-            .client
-            .ip
-            .is_some_and(|ip| rules.organization.trusts(ip))
+    let client = &envelope.client;
+    match client.side {
+        Some(side) => side == Side::Ours,
+        None => client.user.is_some() || client.ip.is_some_and(|ip| rules.organization.trusts(ip)),
+    }
 }
 
 /// The direction of the message for one recipient.

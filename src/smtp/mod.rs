@@ -4,9 +4,11 @@
 //! a door for smuggled mail); what was stuffed is unstuffed exactly.
 
 mod capabilities;
+mod data;
 mod receive;
 mod sink;
 
 pub use capabilities::Capabilities;
+pub use data::BareLineBreaks;
 pub use receive::{Dialogue, Event, Received};
 pub use sink::Sink;

@@ -49,6 +49,7 @@ impl Build<'_> {
             socket: socket?,
             access,
             limits: limits?,
+            smtp: Vec::new(),
         };
         let admin = admin::Settings {
             listen,
