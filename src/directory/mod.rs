@@ -31,7 +31,7 @@ mod watch;
 pub use entry::{Entry, Lookup, Outage};
 pub use file::LdifFileError;
 pub use handle::{Directory, Health, OpenError};
-pub use ldap::{LdapError, TlsError, UrlError, certificate_fault};
+pub use ldap::{LdapError, TlsError, UrlError, certificate_fault, tls_client_config};
 pub use ldif::{LdifError, LdifFault};
 pub use question::AttributeError;
 pub use resolve::{Reached, Resolution};

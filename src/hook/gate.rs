@@ -1,6 +1,6 @@
-//! Who comes in at the milter's listeners, and how many.
+//! Who comes in at the listeners, and how many.
 //!
-//! The protocol has no login: whoever connects can have mail journaled that never was. So a connection is looked at
+//! The milter protocol has no login: whoever connects can have mail journaled that never was. So a connection is looked at
 //! before a word is read from it: its user on a Unix socket, its network on TCP; and no more than a number are open at
 //! a time. One that is turned away is closed without a word; an MTA then does what it does without its filter.
 
@@ -20,12 +20,20 @@ use crate::milter;
 /// One line of the log for each reason in this time: a port scan must not fill the disk.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// The way in, for all listeners together.
-#[derive(Debug, Default)]
+/// The way in: for all listeners of the milter together, or for one of SMTP.
+#[derive(Debug)]
 pub struct Gate {
+    protocol: Protocol,
     terms: ArcSwap<(Access, Limits)>,
     open: AtomicUsize,
     told: [Mutex<Told>; REASONS],
+}
+
+/// What is spoken behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Milter,
+    Smtp,
 }
 
 /// A connection that came in; its place is free again when this is dropped.
@@ -55,17 +63,32 @@ struct Told {
 }
 
 impl Gate {
-    /// A way in on these terms.
+    /// The milter's way in on these terms.
     pub fn new(settings: &Settings) -> Gate {
-        let gate = Gate::default();
-        gate.change(settings);
-        gate
+        Gate::of(Protocol::Milter, settings.access.clone(), settings.limits)
+    }
+
+    /// The way in of an SMTP listener.
+    pub(super) fn of_smtp(access: Access, limits: Limits) -> Gate {
+        Gate::of(Protocol::Smtp, access, limits)
+    }
+
+    fn of(protocol: Protocol, access: Access, limits: Limits) -> Gate {
+        Gate {
+            protocol,
+            terms: ArcSwap::from_pointee((access, limits)),
+            open: AtomicUsize::new(0),
+            told: Default::default(),
+        }
     }
 
     /// New terms, for connections from now on.
     pub fn change(&self, settings: &Settings) {
-        let terms = (settings.access.clone(), settings.limits);
-        self.terms.store(Arc::new(terms));
+        self.set(settings.access.clone(), settings.limits);
+    }
+
+    pub(super) fn set(&self, access: Access, limits: Limits) {
+        self.terms.store(Arc::new((access, limits)));
     }
 
     /// Lets somebody in; the limits hold for that connection.
@@ -85,9 +108,31 @@ impl Gate {
         Ok((place, limits.connection))
     }
 
+    /// Counts and tells that somebody was not let in.
+    pub(super) fn refused(&self, who: Caller, why: Refusal) {
+        let hook = self.protocol.hook();
+        match why {
+            Refusal::Client => {
+                let what = format!("its address is not in {hook}.allow_clients");
+                self.turned_away(who, why, what);
+            }
+            Refusal::User => {
+                self.turned_away(who, why, format!("its user is not in {hook}.allow_users"));
+            }
+            Refusal::Connections => {
+                self.turned_away(who, why, "as many as limits.connections allows are open");
+            }
+            Refusal::Stranger => self.turned_away(who, why, "it is no MTA"),
+        }
+    }
+
     /// Counts and tells that somebody was turned away.
     pub(super) fn turned_away(&self, who: Caller, why: Refusal, what: impl fmt::Display) {
-        counter!("copyist_milter_connections_refused_total", "why" => why.name()).increment(1);
+        let (name, metric) = match self.protocol {
+            Protocol::Milter => ("a milter", "copyist_milter_connections_refused_total"),
+            Protocol::Smtp => ("an SMTP", "copyist_smtp_connections_refused_total"),
+        };
+        counter!(metric, "why" => why.name()).increment(1);
         let mut told = self.told[why as usize]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +143,7 @@ impl Gate {
         let others = std::mem::take(&mut told.left_out);
         told.last = Some(Instant::now());
         drop(told);
-        warn!(%who, others, "a milter connection was closed: {what}");
+        warn!(%who, others, "{name} connection was closed: {what}");
     }
 }
 
@@ -119,14 +164,13 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Refusal::Client => "its address is not in hook.milter.allow_clients",
-            Refusal::User => "its user is not in hook.milter.allow_users",
-            Refusal::Connections => "as many as limits.connections allows are open",
-            Refusal::Stranger => "it is no MTA",
-        })
+impl Protocol {
+    /// The table of its settings.
+    fn hook(self) -> &'static str {
+        match self {
+            Protocol::Milter => "hook.milter",
+            Protocol::Smtp => "hook.smtp",
+        }
     }
 }
 
@@ -154,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_user_is_let_in_by_name_and_nobody_is_asked_where_none_is_named() {
-        let anybody = Arc::new(Gate::default());
+        let anybody = Arc::new(Gate::new(&Settings::default()));
         assert!(anybody.enter(Caller::User(4711)).is_ok());
         let gate = Arc::new(Gate::new(&Settings {
             access: Access {

@@ -67,7 +67,7 @@ pub async fn serve(
                         drop(place);
                     });
                 }
-                Err(why) => gate.turned_away(who, why, why),
+                Err(why) => gate.refused(who, why),
             },
             Err(cause) => {
                 error!("cannot accept a milter connection: {cause}");

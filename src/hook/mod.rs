@@ -1,4 +1,4 @@
-//! The door: turns the MTA's protocol into an envelope and a message, and a verdict back into protocol.
+//! The doors: each turns its protocol into an envelope and a message, and a verdict back into protocol.
 
 mod arriving;
 mod clients;
@@ -7,6 +7,7 @@ mod gate;
 mod listen;
 mod listener;
 mod milter;
+mod proxy;
 mod settings;
 
 pub use clients::Clients;
@@ -14,4 +15,5 @@ pub use gate::Gate;
 pub use listen::{Listen, ListenError};
 pub use listener::{BindError, Listener, Socket};
 pub use milter::serve as serve_milter;
+pub use proxy::{Terms as SmtpTerms, TlsError as SmtpTlsError, serve as serve_smtp};
 pub use settings::{Access, DoorTls, Limits, Mode, NextHop, Settings, SmtpDoor};

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::tls::{TlsError, certificate_fault};
+pub use self::tls::{TlsError, certificate_fault, tls_client_config};
 pub use self::url::UrlError;
 
 use self::batch::{Answer, Batcher, LookUp};
@@ -111,7 +111,7 @@ impl Ldap {
         }
         let secured = given.iter().any(|one| one.uses_tls(settings.starttls));
         let tls = match secured {
-            true => Some(tls::client_config(settings.ca_file.as_deref())?),
+            true => Some(tls_client_config(settings.ca_file.as_deref())?),
             false => None,
         };
         let access = Arc::new(Access {

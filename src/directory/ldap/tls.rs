@@ -1,4 +1,4 @@
-//! Which certificates LDAP servers are believed by.
+//! Which certificates servers are believed by.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ pub enum TlsError {
 }
 
 /// Trust in `ca_file` and nothing else, or in the system's certificates where there is none. Blocks.
-pub(super) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn tls_client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = match ca_file {
         Some(path) => own_roots(path)?,
         None => system_roots()?,

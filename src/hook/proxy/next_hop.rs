@@ -1,0 +1,207 @@
+//! A connection to the next server: one command, one answer.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::client::Octets;
+use super::tls::{HANDSHAKE, HopTls};
+use crate::deliver::Tls;
+use crate::hook::NextHop;
+use crate::smtp::{Answer, AnswerFlaw, Answers};
+
+/// Longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(30);
+/// Longest wait for the answer after the message (RFC 5321 section 4.5.3.2.6).
+const FINAL: Duration = Duration::from_secs(600);
+/// Octets asked of the system at once. Answers are short.
+const READ: usize = 4096;
+
+/// An open connection. Once anything went otherwise than in order it is never used again: its next answer may belong to
+/// the last command.
+pub(super) struct Hop {
+    stream: Box<dyn Octets>,
+    answers: Answers,
+    /// What it greeted with, as it came.
+    pub(super) greeting: Bytes,
+    patience: Duration,
+    is_tls: bool,
+    /// Whether it holds nothing against whoever comes next: nobody logged in or spoke for others, and it never said no.
+    is_plain: bool,
+}
+
+/// Why the next server cannot be talked to any more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HopError {
+    #[error("cannot be reached: {0}")]
+    Unreachable(io::Error),
+    #[error("did not answer in time")]
+    Silent,
+    #[error("closed the connection")]
+    Closed,
+    #[error("{0}")]
+    Io(io::Error),
+    #[error("answered what is no SMTP: {0}")]
+    Garbage(AnswerFlaw),
+    #[error("refused the connection: {0}")]
+    Refused(String),
+    #[error("no TLS: {0}")]
+    Tls(String),
+}
+
+impl Hop {
+    /// Connects, and encrypts as the settings say.
+    pub(super) async fn open(to: &NextHop, tls: &HopTls) -> Result<Hop, HopError> {
+        let connecting = TcpStream::connect((to.host.as_str(), to.port));
+        let stream = match timeout(CONNECT.min(to.timeout), connecting).await {
+            Ok(connected) => connected.map_err(HopError::Unreachable)?,
+            Err(_) => return Err(HopError::Silent),
+        };
+        // Commands are small and their answers waited for.
+        stream.set_nodelay(true).map_err(HopError::Io)?;
+        let us = stream.local_addr().map_err(HopError::Io)?.ip();
+        let mut stream: Box<dyn Octets> = Box::new(stream);
+        if to.tls == Tls::Implicit {
+            stream = encrypted(stream, tls).await?;
+        }
+        let mut hop = Hop {
+            stream,
+            answers: Answers::new(),
+            greeting: Bytes::new(),
+            patience: to.timeout,
+            is_tls: to.tls == Tls::Implicit,
+            is_plain: true,
+        };
+        let greeting = hop.answer(to.timeout).await?;
+        if !greeting.is_positive() {
+            return Err(HopError::Refused(said(&greeting)));
+        }
+        hop.greeting = greeting.wire;
+        match to.tls {
+            Tls::None | Tls::Implicit => Ok(hop),
+            Tls::Opportunistic | Tls::Required => {
+                let hello = match us {
+                    std::net::IpAddr::V4(ip) => format!("EHLO [{ip}]"),
+                    std::net::IpAddr::V6(ip) => format!("EHLO [IPv6:{ip}]"),
+                };
+                let offers = hop.ask(hello.as_bytes()).await?;
+                let offered = offers
+                    .text_lines()
+                    .any(|line| line.trim().eq_ignore_ascii_case("STARTTLS"));
+                match (offered, to.tls) {
+                    (true, _) => hop.start_tls(tls).await,
+                    (false, Tls::Required) => Err(HopError::Tls("it does not offer STARTTLS".into())),
+                    (false, _) => Ok(hop),
+                }
+            }
+        }
+    }
+
+    async fn start_tls(mut self, tls: &HopTls) -> Result<Hop, HopError> {
+        let answer = self.ask(b"STARTTLS").await?;
+        if answer.code != 220 {
+            return Err(HopError::Tls(said(&answer)));
+        }
+        // Whatever came behind that answer came in the clear.
+        if self.answers.clear() > 0 {
+            return Err(HopError::Tls("it said more before the handshake".into()));
+        }
+        Ok(Hop {
+            stream: encrypted(self.stream, tls).await?,
+            is_tls: true,
+            ..self
+        })
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        self.is_tls
+    }
+
+    /// Whether somebody else may go on with it.
+    pub(super) fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
+    /// From now on it knows something of this client.
+    pub(super) fn set_marked(&mut self) {
+        self.is_plain = false;
+    }
+
+    /// Sends a command, which has no line break of its own, and gives the answer.
+    pub(super) async fn ask(&mut self, line: &[u8]) -> Result<Answer, HopError> {
+        let mut command = BytesMut::with_capacity(line.len() + 2);
+        command.extend_from_slice(line);
+        command.extend_from_slice(b"\r\n");
+        self.write(&command).await?;
+        self.answer(self.patience).await
+    }
+
+    /// Sends octets.
+    pub(super) async fn write(&mut self, octets: &[u8]) -> Result<(), HopError> {
+        let writing = async {
+            self.stream.write_all(octets).await?;
+            self.stream.flush().await
+        };
+        match timeout(self.patience, writing).await {
+            Ok(written) => written.map_err(HopError::Io),
+            Err(_) => Err(HopError::Silent),
+        }
+    }
+
+    /// The answer after the message.
+    pub(super) async fn final_answer(&mut self) -> Result<Answer, HopError> {
+        self.answer(FINAL.max(self.patience)).await
+    }
+
+    /// What it says by itself, where it has said anything already.
+    pub(super) async fn last_words(&mut self) -> Option<Answer> {
+        self.answer(Duration::from_secs(1)).await.ok()
+    }
+
+    async fn answer(&mut self, patience: Duration) -> Result<Answer, HopError> {
+        let reading = async {
+            let mut octets = [0; READ];
+            loop {
+                if let Some(answer) = self.answers.next_answer() {
+                    return answer.map_err(HopError::Garbage);
+                }
+                match self.stream.read(&mut octets).await {
+                    Ok(0) => return Err(HopError::Closed),
+                    Ok(read) => self.answers.feed(&octets[..read]),
+                    Err(cause) => return Err(HopError::Io(cause)),
+                }
+            }
+        };
+        let answer = timeout(patience, reading)
+            .await
+            .unwrap_or(Err(HopError::Silent))?;
+        self.is_plain &= answer.is_positive() || answer.is_intermediate();
+        Ok(answer)
+    }
+
+    /// Says goodbye, without waiting for an answer that nobody needs.
+    pub(super) async fn quit(mut self) {
+        let _ = timeout(Duration::from_secs(1), self.stream.write_all(b"QUIT\r\n")).await;
+        let _ = timeout(Duration::from_secs(1), self.stream.shutdown()).await;
+    }
+}
+
+async fn encrypted(stream: Box<dyn Octets>, tls: &HopTls) -> Result<Box<dyn Octets>, HopError> {
+    match timeout(HANDSHAKE, tls.connect(stream)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(cause)) => Err(HopError::Tls(crate::directory::certificate_fault(
+            &cause.to_string(),
+        ))),
+        Err(_) => Err(HopError::Silent),
+    }
+}
+
+/// An answer as one line for the log.
+pub(super) fn said(answer: &Answer) -> String {
+    let text: Vec<_> = answer.text_lines().collect();
+    format!("{} {}", answer.code, text.join(" "))
+}

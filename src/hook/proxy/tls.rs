@@ -1,0 +1,174 @@
+//! TLS on both sides.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::client::Octets;
+use crate::deliver::Tls;
+use crate::directory;
+use crate::hook::{DoorTls, NextHop};
+
+/// Longest time for a handshake.
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
+
+/// Why an SMTP listener has no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read as PEM.
+    #[error("cannot read {path} (hook.smtp): {cause}")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        cause: pem::Error,
+    },
+    /// Certificate and key do not go together, or are of no use.
+    #[error("{cert_file} and {key_file} (hook.smtp) cannot be used: {cause}")]
+    Unusable {
+        /// The certificate.
+        cert_file: PathBuf,
+        /// The key.
+        key_file: PathBuf,
+        /// What is wrong.
+        #[source]
+        cause: rustls::Error,
+    },
+    /// What the next server is checked against.
+    #[error("hook.smtp.next_hop_ca_file: {0}")]
+    Trust(#[from] directory::TlsError),
+}
+
+/// TLS with clients.
+pub(super) struct ServerTls {
+    acceptor: TlsAcceptor,
+    pub(super) implicit: bool,
+}
+
+impl ServerTls {
+    pub(super) fn load(of: &DoorTls) -> Result<ServerTls, TlsError> {
+        let unusable = |cause| TlsError::Unusable {
+            cert_file: of.cert_file.clone(),
+            key_file: of.key_file.clone(),
+            cause,
+        };
+        let chain = CertificateDer::pem_file_iter(&of.cert_file)
+            .and_then(Iterator::collect)
+            .map_err(|cause| in_file(&of.cert_file, cause))?;
+        let key = PrivateKeyDer::from_pem_file(&of.key_file)
+            .map_err(|cause| in_file(&of.key_file, cause))?;
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(unusable)?;
+        Ok(ServerTls {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            implicit: of.implicit,
+        })
+    }
+
+    pub(super) async fn accept(&self, stream: Box<dyn Octets>) -> io::Result<Box<dyn Octets>> {
+        Ok(Box::new(self.acceptor.accept(stream).await?))
+    }
+}
+
+/// TLS with the next server.
+pub(super) struct HopTls {
+    connector: Option<TlsConnector>,
+    name: Option<ServerName<'static>>,
+}
+
+impl HopTls {
+    pub(super) fn load(hop: &NextHop) -> Result<HopTls, TlsError> {
+        let config = match hop.tls {
+            Tls::None => None,
+            // Against listeners only: mail would go in the clear otherwise (RFC 7435).
+            Tls::Opportunistic => Some(unchecked().map_err(directory::TlsError::from)?),
+            Tls::Required | Tls::Implicit => {
+                Some(directory::tls_client_config(hop.ca_file.as_deref())?)
+            }
+        };
+        Ok(HopTls {
+            connector: config.map(TlsConnector::from),
+            name: ServerName::try_from(hop.host.clone()).ok(),
+        })
+    }
+
+    pub(super) async fn connect(&self, stream: Box<dyn Octets>) -> io::Result<Box<dyn Octets>> {
+        let (Some(connector), Some(name)) = (&self.connector, &self.name) else {
+            return Err(io::Error::other("its name cannot stand in a certificate"));
+        };
+        Ok(Box::new(connector.connect(name.clone(), stream).await?))
+    }
+}
+
+fn in_file(path: &Path, cause: pem::Error) -> TlsError {
+    TlsError::Pem {
+        path: path.to_owned(),
+        cause,
+    }
+}
+
+/// Named, since a second one in the build would make the default ambiguous, and ambiguous panics.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn unchecked() -> Result<Arc<ClientConfig>, rustls::Error> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody(provider())))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Takes any certificate; the handshake must be signed by its key all the same.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
