@@ -39,20 +39,26 @@ fn uncommented(marker: &str) -> String {
         .collect()
 }
 
-/// `key = …`, and no sentence.
+/// `key = …` or `[[section]]`, and no sentence.
 fn is_setting(line: &str) -> bool {
-    line.split_once(" = ").is_some_and(|(key, _)| {
+    let is_section = line.starts_with("[[") && line.ends_with("]]");
+    is_section || line.split_once(" = ").is_some_and(|(key, _)| {
         !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
     })
 }
 
-/// All values of a TOML document by their path.
+/// All values of a TOML document by their path; what stands in a list of tables by the list's.
 fn leaves(text: &str) -> BTreeMap<String, serde_json::Value> {
     fn walk(path: &str, value: serde_json::Value, found: &mut BTreeMap<String, serde_json::Value>) {
         match value {
             serde_json::Value::Object(table) => {
                 for (name, value) in table {
                     walk(&format!("{path}.{name}"), value, found);
+                }
+            }
+            serde_json::Value::Array(items) if items.iter().any(serde_json::Value::is_object) => {
+                for item in items {
+                    walk(path, item, found);
                 }
             }
             value => {
@@ -67,14 +73,16 @@ fn leaves(text: &str) -> BTreeMap<String, serde_json::Value> {
     found
 }
 
-/// All keys of the schema with their defaults, if they have one.
+/// All keys of the schema with their defaults, if they have one; those in a list of tables by the list's.
 fn schema_keys() -> BTreeMap<String, Option<serde_json::Value>> {
     fn walk(
         path: &str,
         schema: &serde_json::Value,
         found: &mut BTreeMap<String, Option<serde_json::Value>>,
     ) {
-        match schema.get("properties").and_then(|p| p.as_object()) {
+        let of_items = || schema.pointer("/items/properties");
+        let properties = schema.get("properties").or_else(of_items);
+        match properties.and_then(|properties| properties.as_object()) {
             Some(properties) => {
                 for (name, schema) in properties {
                     walk(&format!("{path}.{name}"), schema, found);
@@ -120,7 +128,10 @@ fn the_defaults_shown_in_the_sample_are_those_of_the_code() {
     };
     assert_eq!(shown(written_out), shown(left_out));
 
-    let sample = leaves(&uncommented("# "));
+    let mut sample = leaves(&uncommented("# "));
+    // A section that may be there several times is an example as a whole; the values in it are the defaults.
+    let examples = leaves(&uncommented("## ")).into_iter();
+    sample.extend(examples.filter(|(key, _)| key.starts_with("hook.smtp.")));
     let all = schema_keys().into_iter();
     for (key, default) in all.filter(|(key, _)| text_key(key).is_none()) {
         let empty = serde_json::json!([]);
