@@ -4,7 +4,7 @@ mod lab;
 
 use std::process::Output;
 
-use lab::{DOMAIN, DirectoryServer, INSIDE, OUTSIDE, Site, Slapd, message, user};
+use lab::{DOMAIN, DirectoryServer, INSIDE, OUTSIDE, Site, Slapd, SmtpSink, message, user};
 use serde_json::Value;
 
 fn json(output: &Output) -> Value {
@@ -21,7 +21,7 @@ fn check_online_tries_directory_and_relay() {
     let mut site = Site::<Slapd>::start("5m");
     let fine = site.copyist.command(&["check", "--online"]);
     assert!(fine.status.success(), "{}", text(&fine));
-    for what in ["configuration", "directory", "relay"] {
+    for what in ["configuration", "milter inet:", "directory", "relay"] {
         assert!(
             text(&fine).contains(&format!("ok     {what}")),
             "{}",
@@ -39,7 +39,52 @@ fn check_online_tries_directory_and_relay() {
         .iter()
         .map(|finding| finding["fine"] == true)
         .collect();
-    assert_eq!(fine, [true, false, false], "{findings}");
+    assert_eq!(fine, [true, true, false, false], "{findings}");
+}
+
+#[test]
+fn check_lists_smtp_listeners_and_tries_what_is_behind_them() {
+    let site = Site::<Slapd>::start("5m");
+    let mut behind = SmtpSink::start();
+    let next_hop = behind.address();
+    let listener = |listen: &str, more: &str| {
+        format!("[[hook.smtp]]\nlisten = \"{listen}\"\nnext_hop = \"{next_hop}\"\n{more}\n")
+    };
+    let inbound = listener("127.0.0.1:25", "direction = \"inbound\"");
+    let strict = listener(
+        "[::1]:26",
+        "mode = \"after-queue\"\nproxy_protocol = true\nnext_hop_tls = \"required\"",
+    );
+    let config = &site.config;
+    site.copyist
+        .write_config(&format!("{config}\n{inbound}{strict}"));
+    let said = text(&site.copyist.command(&["check"]));
+    for line in [
+        format!(
+            "ok     smtp 127.0.0.1:25: configured: before the queue, to {next_hop}, inbound; bare CR and LF are refused\n"
+        ),
+        format!(
+            "ok     smtp [::1]:26: configured: behind the queue, to {next_hop}, PROXY protocol; bare CR and LF are made CRLF\n"
+        ),
+    ] {
+        assert!(said.contains(&line), "{line:?} is missing in\n{said}");
+    }
+    assert!(!said.contains("next hop"), "nothing is tried:\n{said}");
+    let tried = site.copyist.command(&["check", "--online"]);
+    assert_eq!(tried.status.code(), Some(1), "{}", text(&tried));
+    let said = text(&tried);
+    for line in [
+        format!("ok     next hop {next_hop}: answers, not encrypted\n"),
+        format!("FAILED next hop {next_hop}: does not offer STARTTLS, and TLS is \"required\"\n"),
+    ] {
+        assert!(said.contains(&line), "{line:?} is missing in\n{said}");
+    }
+    site.copyist.write_config(&format!("{config}\n{inbound}"));
+    behind.stop();
+    let tried = site.copyist.command(&["check", "--online"]);
+    assert_eq!(tried.status.code(), Some(1));
+    let line = format!("FAILED next hop {next_hop}: cannot connect: ");
+    assert!(text(&tried).contains(&line), "{}", text(&tried));
 }
 
 #[test]

@@ -5,8 +5,13 @@ use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use copyist::config::{self, ConfigError, Settings};
+use copyist::deliver::Tls;
+use copyist::hook::{Clients, DoorTls, Mode, NextHop, SmtpDoor};
+use copyist::mail::Side;
+use copyist::smtp::BareLineBreaks;
 
 const SAMPLE: &str = include_str!("../config/copyist.toml");
 
@@ -39,20 +44,27 @@ fn uncommented(marker: &str) -> String {
         .collect()
 }
 
-/// `key = …`, and no sentence.
+/// `key = …` or `[[section]]`, and no sentence.
 fn is_setting(line: &str) -> bool {
-    line.split_once(" = ").is_some_and(|(key, _)| {
-        !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
-    })
+    let is_section = line.starts_with("[[") && line.ends_with("]]");
+    is_section
+        || line.split_once(" = ").is_some_and(|(key, _)| {
+            !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        })
 }
 
-/// All values of a TOML document by their path.
+/// All values of a TOML document by their path; what stands in a list of tables by the list's.
 fn leaves(text: &str) -> BTreeMap<String, serde_json::Value> {
     fn walk(path: &str, value: serde_json::Value, found: &mut BTreeMap<String, serde_json::Value>) {
         match value {
             serde_json::Value::Object(table) => {
                 for (name, value) in table {
                     walk(&format!("{path}.{name}"), value, found);
+                }
+            }
+            serde_json::Value::Array(items) if items.iter().any(serde_json::Value::is_object) => {
+                for item in items {
+                    walk(path, item, found);
                 }
             }
             value => {
@@ -67,14 +79,16 @@ fn leaves(text: &str) -> BTreeMap<String, serde_json::Value> {
     found
 }
 
-/// All keys of the schema with their defaults, if they have one.
+/// All keys of the schema with their defaults, if they have one; those in a list of tables by the list's.
 fn schema_keys() -> BTreeMap<String, Option<serde_json::Value>> {
     fn walk(
         path: &str,
         schema: &serde_json::Value,
         found: &mut BTreeMap<String, Option<serde_json::Value>>,
     ) {
-        match schema.get("properties").and_then(|p| p.as_object()) {
+        let of_items = || schema.pointer("/items/properties");
+        let properties = schema.get("properties").or_else(of_items);
+        match properties.and_then(|properties| properties.as_object()) {
             Some(properties) => {
                 for (name, schema) in properties {
                     walk(&format!("{path}.{name}"), schema, found);
@@ -120,7 +134,10 @@ fn the_defaults_shown_in_the_sample_are_those_of_the_code() {
     };
     assert_eq!(shown(written_out), shown(left_out));
 
-    let sample = leaves(&uncommented("# "));
+    let mut sample = leaves(&uncommented("# "));
+    // A section that may be there several times is an example as a whole; the values in it are the defaults.
+    let examples = leaves(&uncommented("## ")).into_iter();
+    sample.extend(examples.filter(|(key, _)| key.starts_with("hook.smtp.")));
     let all = schema_keys().into_iter();
     for (key, default) in all.filter(|(key, _)| text_key(key).is_none()) {
         let empty = serde_json::json!([]);
@@ -139,7 +156,7 @@ fn the_examples_in_the_sample_would_work() {
     for mistake in error.mistakes {
         let key = mistake.key.as_deref().unwrap_or_default();
         // The user postfix is not on every machine either.
-        let of_a_machine = ["_file", "allow_users[0]", "socket_group"];
+        let of_a_machine = ["_file", "allow_users", "socket_group"];
         assert!(
             of_a_machine.iter().any(|end| key.ends_with(end)),
             "{mistake}"
@@ -250,7 +267,7 @@ fn the_environment_overrides_the_file() {
     let relay = &settings.deliver.relay;
     assert_eq!((relay.host.as_str(), relay.port), ("2001:db8::1", 26));
     assert_eq!(relay.connections, 3);
-    assert_eq!(relay.tls, copyist::deliver::Tls::None);
+    assert_eq!(relay.tls, Tls::None);
     assert_eq!(settings.directory.cache.ttl.as_secs(), 7);
     assert_eq!(settings.directory.cache.capacity, 5000);
     assert_eq!(settings.deliver.retry.first.as_secs(), 2);
@@ -412,6 +429,141 @@ fn everything_that_can_be_set_arrives() {
     );
     let fallback = rules.fallback_journal.as_ref().expect("a fallback");
     assert_eq!(fallback.to_string(), "fallback@corp.example");
+}
+
+/// A directory with a configuration of these SMTP listeners, and a certificate with its key.
+fn with_listeners(tables: &str) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pair =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad-configs/smtp-key-world-readable");
+    for name in ["mx.pem", "mx.key"] {
+        fs::copy(pair.join(name), directory.path().join(name)).expect("copied");
+    }
+    let key = directory.path().join("mx.key");
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("set");
+    let path = directory.path().join("copyist.toml");
+    fs::write(&path, format!("{SAMPLE}\n{tables}")).expect("written");
+    (directory, path)
+}
+
+#[test]
+fn smtp_listeners_have_the_defaults_that_stand_in_the_sample() {
+    let tables = "[[hook.smtp]]\nlisten = '127.0.0.1:25'\nnext_hop = 'mx.example.com'\n\
+                  [[hook.smtp]]\nlisten = '[::1]:25'\nnext_hop = '[2001:db8::1]:26'\nmode = 'after-queue'";
+    let (_directory, path) = with_listeners(tables);
+    let hook = config::load_with(&path, []).expect("sound").hook;
+    assert_eq!(hook.milter.len(), 1, "the milter's default stays");
+    let [before, after] = hook.smtp.as_slice() else {
+        panic!("two listeners: {:?}", hook.smtp);
+    };
+    let expected = SmtpDoor {
+        listen: "127.0.0.1:25".parse().expect("an address"),
+        next_hop: NextHop {
+            host: "mx.example.com".into(),
+            port: 25,
+            tls: Tls::None,
+            ca_file: None,
+            timeout: Duration::from_secs(300),
+        },
+        mode: Mode::BeforeQueue,
+        side: None,
+        clients: Clients::default(),
+        speakers: Clients::default(),
+        proxy_protocol: false,
+        bare_line_breaks: BareLineBreaks::Reject,
+        tls: None,
+    };
+    assert_eq!(before, &expected);
+    let expected = SmtpDoor {
+        listen: "[::1]:25".parse().expect("an address"),
+        next_hop: NextHop {
+            host: "2001:db8::1".into(),
+            port: 26,
+            ..expected.next_hop
+        },
+        mode: Mode::AfterQueue,
+        bare_line_breaks: BareLineBreaks::Normalize,
+        ..expected
+    };
+    assert_eq!(after, &expected);
+}
+
+#[test]
+fn everything_that_can_be_set_of_an_smtp_listener_arrives() {
+    let tables = r#"
+        [[hook.smtp]]
+        listen = "0.0.0.0:25"
+        next_hop = "192.0.2.9"
+        mode = "after-queue"
+        direction = "inbound"
+        allow_clients = ["192.0.2.0/24", "10.0.0.1"]
+        allow_xclient = "10.0.0.1"
+        proxy_protocol = true
+        bare_newline = "reject"
+        tls = "starttls"
+        cert_file = "mx.pem"
+        key_file = "mx.key"
+        next_hop_tls = "implicit"
+        next_hop_ca_file = "mx.pem"
+        next_hop_timeout = "30s"
+        [[hook.smtp]]
+        listen = "127.0.0.1:465"
+        next_hop = "127.0.0.2:465"
+        direction = "outbound"
+        bare_newline = "normalize"
+        tls = "implicit"
+        cert_file = "mx.pem"
+        key_file = "credential:mx.key"
+    "#;
+    let (directory, path) = with_listeners(tables);
+    // One listener on all addresses, another on another port; and no milter.
+    let text = fs::read_to_string(&path).expect("written");
+    let no_milter = text.replace("# listen = [\"inet:127.0.0.1:8891\"]", "listen = []");
+    assert_ne!(text, no_milter);
+    fs::write(&path, no_milter).expect("written");
+    let credentials = environment(&[(
+        "CREDENTIALS_DIRECTORY",
+        directory.path().to_str().expect("UTF-8"),
+    )]);
+    let hook = config::load_with(&path, credentials).expect("sound").hook;
+    assert!(hook.milter.is_empty());
+    let at = |name: &str| directory.path().join(name);
+    let [inbound, outbound] = hook.smtp.as_slice() else {
+        panic!("two listeners: {:?}", hook.smtp);
+    };
+    let network = |text: &str| text.parse().expect(text);
+    let proxy = Clients::new([network("10.0.0.1/32")]);
+    let expected = SmtpDoor {
+        listen: "0.0.0.0:25".parse().expect("an address"),
+        next_hop: NextHop {
+            host: "192.0.2.9".into(),
+            port: 465,
+            tls: Tls::Implicit,
+            ca_file: Some(at("mx.pem")),
+            timeout: Duration::from_secs(30),
+        },
+        mode: Mode::AfterQueue,
+        side: Some(Side::Outside),
+        clients: Clients::new([network("192.0.2.0/24"), network("10.0.0.1/32")]),
+        speakers: proxy,
+        proxy_protocol: true,
+        bare_line_breaks: BareLineBreaks::Reject,
+        tls: Some(DoorTls {
+            implicit: false,
+            cert_file: at("mx.pem"),
+            key_file: at("mx.key"),
+        }),
+    };
+    assert_eq!(inbound, &expected);
+    assert_eq!(outbound.side, Some(Side::Ours));
+    assert_eq!(outbound.bare_line_breaks, BareLineBreaks::Normalize);
+    assert_eq!(
+        outbound.tls,
+        Some(DoorTls {
+            implicit: true,
+            ..expected.tls.expect("set above")
+        })
+    );
 }
 
 #[test]

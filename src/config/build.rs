@@ -5,6 +5,7 @@
 mod directory;
 mod doors;
 mod sending;
+mod smtp;
 mod texts;
 
 use std::fmt::Display;
@@ -303,8 +304,7 @@ impl Build<'_> {
             return Ok(None);
         };
         let path = self.path(text);
-        files::check_certificates(&path)
-            .map_err(|error| self.bad_file(key, text, &path, &error))?;
+        files::certificates(&path).map_err(|error| self.bad_file(key, text, &path, &error))?;
         Ok(Some(path))
     }
 
@@ -337,6 +337,7 @@ impl Build<'_> {
     fn bad_file(&mut self, key: &str, seen: &str, path: &Path, error: &FileError) -> Noted {
         let remedy = match error {
             FileError::TooOpen { .. } => Some(format!("run chmod 640 {}", path.display())),
+            FileError::NoKey => Some("write one with: openssl pkey -in KEY -out FILE".into()),
             _ => None,
         };
         self.findings

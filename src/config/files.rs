@@ -4,16 +4,18 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use rustls::{InconsistentKeys, ServerConfig};
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::secret::Secret;
 
 /// The largest file that is read; a certificate bundle of all the world is a quarter of that.
 const LARGEST: u64 = 1024 * 1024;
 
-/// Others may do nothing with a password file, and the group may not write it.
+/// Others may do nothing with a file that holds a secret, and the group may not write it.
 const TOO_OPEN: u32 = 0o027;
 
 /// Why a file that a setting names is of no use; continues a sentence that begins with its name.
@@ -28,7 +30,7 @@ pub(super) enum FileError {
     /// Longer than 1 MB.
     #[error("is longer than 1 MB")]
     TooLong,
-    /// Users who have no business with a password may read or change it.
+    /// Users who have no business with a secret may read or change it.
     #[error("can be read or changed by other users (its mode is {mode:03o})")]
     TooOpen {
         /// Its permission bits.
@@ -46,16 +48,26 @@ pub(super) enum FileError {
     /// A certificate that is broken off or not base64.
     #[error("holds a certificate that is broken off or not base64")]
     BadCertificate,
+    /// No private key in it, or one that takes a passphrase.
+    #[error("holds no PEM private key that is free of a passphrase")]
+    NoKey,
+    /// A private key that is broken off or not base64.
+    #[error("holds a private key that is broken off or not base64")]
+    BadKey,
+    /// The key is another certificate's.
+    #[error("is not the key of the certificate in {0}")]
+    OtherKey(String),
+    /// The TLS library cannot use the key.
+    #[error("holds a private key that cannot be used: {0}")]
+    UnusableKey(String),
+    /// The TLS library cannot use the certificate.
+    #[error("holds a certificate that cannot be used: {0}")]
+    UnusableCertificate(String),
 }
 
 /// The password in a file, without the newline at its end.
 pub(super) fn password(path: &Path) -> Result<Secret, FileError> {
-    let (bytes, metadata) = read(path)?;
-    let mode = metadata.mode() & 0o777;
-    if mode & TOO_OPEN != 0 {
-        return Err(FileError::TooOpen { mode });
-    }
-    let text = String::from_utf8(bytes).map_err(|_| FileError::NotUtf8)?;
+    let text = String::from_utf8(secret(path)?).map_err(|_| FileError::NotUtf8)?;
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(FileError::Empty),
         password => Ok(Secret::new(password)),
@@ -72,18 +84,60 @@ pub(super) fn text(path: &Path) -> Result<String, FileError> {
     String::from_utf8(content(path)?).map_err(|_| FileError::NotUtf8)
 }
 
-/// Makes sure that a file has certificates in it.
-pub(super) fn check_certificates(path: &Path) -> Result<(), FileError> {
-    let (bytes, _) = read(path)?;
-    let mut found = 0;
-    for certificate in CertificateDer::pem_slice_iter(&bytes) {
-        certificate.map_err(|_| FileError::BadCertificate)?;
-        found += 1;
+/// What a file holds that is nobody else's business.
+fn secret(path: &Path) -> Result<Vec<u8>, FileError> {
+    let (bytes, metadata) = read(path)?;
+    match metadata.mode() & 0o777 {
+        mode if mode & TOO_OPEN != 0 => Err(FileError::TooOpen { mode }),
+        _ => Ok(bytes),
     }
-    if found == 0 {
+}
+
+/// The certificates in a file; at least one.
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    let (bytes, _) = read(path)?;
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<_, _>>()
+        .map_err(|_| FileError::BadCertificate)?;
+    if found.is_empty() {
         return Err(FileError::NoCertificate);
     }
-    Ok(())
+    Ok(found)
+}
+
+/// The private key in a file.
+pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
+    PrivateKeyDer::from_pem_slice(&secret(path)?).map_err(|error| match error {
+        pem::Error::NoItemsFound => FileError::NoKey,
+        _ => FileError::BadKey,
+    })
+}
+
+/// Makes sure that a server can show these certificates, the first of them its own, with this key. `name` is what the
+/// file of the certificates is called.
+pub(super) fn check_pair(
+    certificates: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    name: &str,
+) -> Result<(), FileError> {
+    // The provider is named: a second one in the build would make the default ambiguous, and ambiguous panics.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let server = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| FileError::UnusableKey(error.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(certificates, key);
+    match server {
+        Ok(_) => Ok(()),
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Err(FileError::OtherKey(format!("{name:?}")))
+        }
+        Err(rustls::Error::InvalidCertificate(error)) => {
+            Err(FileError::UnusableCertificate(error.to_string()))
+        }
+        Err(rustls::Error::General(what)) => Err(FileError::UnusableKey(what)),
+        Err(error) => Err(FileError::UnusableKey(error.to_string())),
+    }
 }
 
 /// Makes sure that a file of any length can be read.

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::raw::Raw;
 
-/// Every key, tables included, by its path (`directory.cache.ttl`).
+/// Every key, tables included, by its path (`directory.cache.ttl`); those in a list of tables by the list's
+/// (`hook.smtp.listen`).
 pub(super) static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     let mut keys = BTreeMap::new();
     collect("", schema().as_value(), &mut keys);
@@ -35,6 +36,8 @@ pub(super) struct Key {
 pub(super) enum Kind {
     /// Further keys.
     Table,
+    /// Any number of tables of further keys (`[[hook.smtp]]`).
+    Tables,
     /// A text.
     Text,
     /// Texts.
@@ -80,6 +83,9 @@ impl Transform for WithoutNull {
         {
             object.remove("default");
         }
+        if let Some(Value::Array(words)) = object.get_mut("enum") {
+            words.retain(|word| !word.is_null());
+        }
         if let Some(Value::Array(types)) = object.get_mut("type") {
             types.retain(|name| name != "null");
             if let [only] = types.as_slice() {
@@ -91,7 +97,9 @@ impl Transform for WithoutNull {
 }
 
 fn collect(path: &str, schema: &Value, keys: &mut BTreeMap<String, Key>) {
-    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+    let of_items = || schema.pointer("/items/properties");
+    let properties = schema.get("properties").or_else(of_items);
+    let Some(properties) = properties.and_then(Value::as_object) else {
         return;
     };
     for (name, schema) in properties {
@@ -122,6 +130,7 @@ fn kind(schema: &Value) -> Kind {
     match &schema["type"] {
         Value::Array(_) => Kind::List,
         Value::String(name) if name == "object" => Kind::Table,
+        Value::String(name) if name == "array" => Kind::Tables,
         Value::String(name) if name == "boolean" => Kind::Flag,
         Value::String(name) if name == "integer" => Kind::Number {
             least: bound("minimum").unwrap_or(0).into(),
@@ -144,9 +153,21 @@ pub(super) fn join(table: &str, name: &str) -> String {
     format!("{table}.{name}")
 }
 
-/// `list` for `list[3]`.
+/// The list of an item: `tables[1].list` for `tables[1].list[3]`; anything else as it is.
 pub(super) fn without_index(path: &str) -> &str {
-    path.split('[').next().unwrap_or(path)
+    match path
+        .strip_suffix(']')
+        .and_then(|path| path.rsplit_once('['))
+    {
+        Some((list, _)) => list,
+        None => path,
+    }
+}
+
+/// The key itself, whichever table and item is meant: `tables.list` for `tables[1].list[3]`.
+fn without_indices(path: &str) -> String {
+    let names: Vec<_> = path.split('.').map(without_index).collect();
+    names.join(".")
 }
 
 /// The table that a key stands in; `None` for those at the top.
@@ -154,10 +175,28 @@ pub(super) fn table_of(path: &str) -> Option<&str> {
     Some(path.rsplit_once('.')?.0)
 }
 
+/// The line that begins a table: `[relay]`; for `hook.smtp` and `hook.smtp[1]`, `[[hook.smtp]]`.
+pub(super) fn header_of(table: &str) -> String {
+    let list = without_index(table);
+    match KEYS.list_of_tables(list) {
+        Some(known) if known == list => format!("[[{list}]]"),
+        _ => format!("[{table}]"),
+    }
+}
+
 impl Keys {
     /// The key at a path; for `list[3]`, the list's.
     pub(super) fn get(&self, path: &str) -> Option<&Key> {
-        self.0.get(without_index(path))
+        self.0.get(&without_indices(path))
+    }
+
+    /// The list of tables that a path without indices is or leads into: `hook.smtp` for `hook.smtp.anything`.
+    pub(super) fn list_of_tables(&self, path: &str) -> Option<&str> {
+        let lists = self.iter().filter(|(_, key)| key.kind == Kind::Tables);
+        lists.map(|(list, _)| list).find(|list| {
+            path.strip_prefix(list)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
     }
 
     /// All paths with their keys.
@@ -168,6 +207,7 @@ impl Keys {
     /// The key that somebody who wrote `path` probably meant: one with nearly that name, in the same
     /// table rather than elsewhere.
     pub(super) fn nearest(&self, path: &str) -> Option<&str> {
+        let path = &without_indices(path);
         let name = |path: &'_ str| path.rsplit('.').next().unwrap_or_default().to_lowercase();
         let written = name(path);
         let allowed = (written.chars().count() / 3).clamp(1, 3);
@@ -183,6 +223,7 @@ impl Keys {
 
     /// The names that stand directly in a table (`""`: at the top).
     pub(super) fn names_in(&self, table: &str) -> Vec<&str> {
+        let table = without_indices(table);
         self.iter()
             .filter(|(path, _)| table_of(path).unwrap_or_default() == table)
             .map(|(path, _)| path.rsplit('.').next().unwrap_or(path))
@@ -235,6 +276,34 @@ mod tests {
             Some(Kind::OneOf(vec!["report".into(), "copy".into()]))
         );
         assert_eq!(kind("relay.hots"), None);
+        assert_eq!(kind("hook.smtp"), Some(Kind::Tables));
+        assert_eq!(kind("hook.smtp[1].listen"), Some(Kind::Text));
+        assert_eq!(kind("hook.smtp[1].allow_clients[2]"), Some(Kind::List));
+        assert_eq!(
+            kind("hook.smtp[0].bare_newline"),
+            Some(Kind::OneOf(vec!["reject".into(), "normalize".into()]))
+        );
+    }
+
+    #[test]
+    fn tables_and_items_are_named_by_their_place() {
+        for (path, list, key) in [
+            ("a.b", "a.b", "a.b"),
+            ("a.b[3]", "a.b", "a.b"),
+            ("a.b[3].c", "a.b[3].c", "a.b.c"),
+            ("a.b[3].c[0]", "a.b[3].c", "a.b.c"),
+            ("a.\"b[3\"", "a.\"b[3\"", "a.\"b[3\""),
+        ] {
+            assert_eq!(without_index(path), list, "{path}");
+            assert_eq!(without_indices(path), key, "{path}");
+        }
+        assert_eq!(header_of("hook.smtp[1]"), "[[hook.smtp]]");
+        assert_eq!(header_of("hook.smtp"), "[[hook.smtp]]");
+        assert_eq!(header_of("hook.milter"), "[hook.milter]");
+        assert_eq!(KEYS.list_of_tables("hook.smtp.0.listen"), Some("hook.smtp"));
+        for path in ["hook.smtps", "hook", "hook.milter.listen"] {
+            assert_eq!(KEYS.list_of_tables(path), None, "{path}");
+        }
     }
 
     #[test]
@@ -245,6 +314,7 @@ mod tests {
             ("trusted_network", Some("organization.trusted_networks")),
             ("Directory", Some("directory")),
             ("relay.retry", Some("delivery.retry")),
+            ("hook.smtp[1].lisen", Some("hook.smtp.listen")),
             ("something.else", None),
         ] {
             assert_eq!(KEYS.nearest(written), meant, "{written}");

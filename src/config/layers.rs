@@ -12,7 +12,7 @@ use config::{Config, ConfigError as LayerError, Environment, Map, Source, Value,
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{KEYS, Kind, join, table_of};
+use super::keys::{KEYS, Kind, header_of, join, table_of};
 use super::mistake::{Findings, Mistake, Noted, Origins, PREFIX, Place, quoted, variable_of};
 use super::raw::Raw;
 
@@ -147,12 +147,16 @@ impl FileReader<'_> {
     ) -> Result<ValueKind, Noted> {
         match (value.get_ref(), kind) {
             (DeValue::Table(table), Kind::Table) => Ok(self.table(path, table).into()),
-            (DeValue::Array(items), Kind::List) => {
+            (DeValue::Array(items), Kind::List | Kind::Tables) => {
+                let kind = match kind {
+                    Kind::Tables => Kind::Table,
+                    _ => Kind::Text,
+                };
                 let items = items.iter().enumerate().map(|(at, item)| {
                     let path = format!("{path}[{at}]");
                     let line = self.line(item.span().start);
                     self.findings.origins.lines.insert(path.clone(), line);
-                    self.value(&path, item, &Kind::Text)
+                    self.value(&path, item, &kind)
                 });
                 // All of them first: each that is wrong must be noted.
                 let items: Vec<_> = items.collect();
@@ -193,6 +197,7 @@ impl FileReader<'_> {
 fn note_type(findings: &mut Findings, path: &str, seen: &str, kind: &Kind) -> Noted {
     let problem = match kind {
         Kind::Table => "stands where a table of further keys must be".into(),
+        Kind::Tables => "stands where a list of tables must be".into(),
         Kind::Text => "is not a text in quotes".into(),
         Kind::List => "is neither a text nor a list of texts".into(),
         Kind::Flag => "is neither true nor false".into(),
@@ -205,21 +210,35 @@ fn note_type(findings: &mut Findings, path: &str, seen: &str, kind: &Kind) -> No
             format!("is none of {}", words.join(", "))
         }
     };
-    let remedy = findings
-        .example(path)
-        .map(|example| format!("write for example {example}"));
+    let remedy = match kind {
+        Kind::Tables => Some(format!("begin each of them with {}", header_of(path))),
+        _ => findings
+            .example(path)
+            .map(|example| format!("write for example {example}")),
+    };
     findings.wrong_but(path, Some(seen), problem, remedy)
 }
 
 fn note_unknown(findings: &mut Findings, path: &str) -> Noted {
     let remedy = match KEYS.nearest(path) {
-        Some(meant) => format!("did you mean {meant}?"),
+        Some(meant) => format!("did you mean {}?", told(meant)),
         None => format!(
             "possible here: {}",
             KEYS.names_in(table_of(path).unwrap_or_default()).join(", ")
         ),
     };
     findings.wrong_but(path, None, "is no setting of Copyist", Some(remedy))
+}
+
+/// A key as it is called where no one of several tables is meant.
+fn told(key: &str) -> String {
+    match (KEYS.list_of_tables(key), key.rsplit_once('.')) {
+        (Some(list), Some((table, name))) if list != key => {
+            format!("{name} in {}", header_of(table))
+        }
+        (Some(list), _) => header_of(list),
+        (None, _) => key.to_owned(),
+    }
 }
 
 /// The settings of the environment that are sound.
@@ -238,6 +257,10 @@ fn environment_layer(
             continue;
         }
         let key = key.to_lowercase().replace(SEPARATOR, ".");
+        if let Some(list) = KEYS.list_of_tables(&key) {
+            note_one_of_several(findings, &name, list);
+            continue;
+        }
         let Some(kind) = KEYS.get(&key).map(|known| &known.kind) else {
             note_unknown_variable(findings, &name);
             continue;
@@ -271,6 +294,19 @@ fn environment_layer(
     [of_lists, environment.source(Some(others))]
 }
 
+fn note_one_of_several(findings: &mut Findings, name: &str, list: &str) -> Noted {
+    let header = header_of(list);
+    findings.note(Mistake {
+        place: Place::Variable(name.to_owned()),
+        key: None,
+        seen: None,
+        problem: format!(
+            "sets nothing: a variable cannot say which of the {header} tables it means"
+        ),
+        remedy: Some(format!("write it in the file, below its {header}")),
+    })
+}
+
 fn note_unknown_variable(findings: &mut Findings, name: &str) -> Noted {
     let key = name
         .strip_prefix(PREFIX)
@@ -280,7 +316,8 @@ fn note_unknown_variable(findings: &mut Findings, name: &str) -> Noted {
     let meant = KEYS
         .get(&key)
         .map(|_| key.as_str())
-        .or_else(|| KEYS.nearest(&key));
+        .or_else(|| KEYS.nearest(&key))
+        .filter(|key| KEYS.list_of_tables(key).is_none());
     findings.note(Mistake {
         place: Place::Variable(name.to_owned()),
         key: None,
@@ -293,7 +330,7 @@ fn note_unknown_variable(findings: &mut Findings, name: &str) -> Noted {
 /// Whether the text of a variable can be read as what its key holds.
 fn fits(text: &str, kind: &Kind) -> bool {
     match kind {
-        Kind::Table => false,
+        Kind::Table | Kind::Tables => false,
         Kind::Text => true,
         // What looks like a number or a flag would not be split into items.
         Kind::List => text.parse::<f64>().is_err() && text.to_lowercase().parse::<bool>().is_err(),

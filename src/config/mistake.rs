@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::keys::{KEYS, table_of, without_index};
+use super::keys::{KEYS, header_of, table_of, without_index};
 
 /// What the names of our environment variables begin with.
 pub(super) const PREFIX: &str = "COPYIST__";
@@ -23,7 +23,7 @@ pub struct ConfigError {
 pub struct Mistake {
     /// Where it is.
     pub place: Place,
-    /// The key, `table.key` or `table.list[0]`; `None` where the file as a whole is meant.
+    /// The key, `table.key` or `tables[0].key`; `None` where the file as a whole is meant.
     pub key: Option<String>,
     /// The value seen, as it was written; `None` where there is none or its content may be secret.
     pub seen: Option<String>,
@@ -216,7 +216,7 @@ impl Findings {
                 match (&place, table_of(key)) {
                     // Nothing near it stands in the file: say where it belongs.
                     (Place::File { line: None, .. }, Some(table)) => {
-                        format!("{setting} in [{table}]")
+                        format!("{setting} in {}", header_of(table))
                     }
                     _ => setting,
                 }
@@ -232,7 +232,7 @@ impl Findings {
     }
 
     /// Whether something has been said about a key or a table around it.
-    fn is_noted(&self, key: &str) -> bool {
+    pub(super) fn is_noted(&self, key: &str) -> bool {
         self.mistakes
             .iter()
             .filter_map(|mistake| mistake.key.as_deref())

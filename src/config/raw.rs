@@ -5,6 +5,7 @@
 //! a duration) is not decided here; see [`super::build`].
 
 mod doors;
+mod smtp;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::{deliver, directory, policy, text};
 
 pub(super) use doors::{Admin, Hook, Limits, Spool};
+pub(super) use smtp::{Smtp, SmtpDirection, SmtpTls};
 
 /// Settings of Copyist, a directory-driven mail journaling agent.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]

@@ -129,7 +129,7 @@ impl Connection {
                     .await
                     .map_err(|error| format!("STARTTLS: {}", sentence(&error)))?;
             } else if settings.tls == Tls::Required {
-                return Err("does not offer STARTTLS, and relay.tls is \"required\"".into());
+                return Err("does not offer STARTTLS, and TLS is \"required\"".into());
             }
         }
         // Asked again because lettre keeps only the capabilities that it uses itself.

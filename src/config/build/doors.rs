@@ -1,10 +1,12 @@
-//! The sections `[hook.milter]`, `[limits]`, `[spool]` and `[admin]`: where mail comes in, who may bring it, and how
+//! The sections `[hook]`, `[limits]`, `[spool]` and `[admin]`: where mail comes in, who may bring it, and how
 //! much of it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use super::Build;
+use super::smtp::{self, SMTP};
+use super::{Build, join};
+use crate::config::keys::{header_of, without_index};
 use crate::config::mistake::{Noted, quoted};
 use crate::config::raw::Words;
 use crate::config::{accounts, parse};
@@ -13,6 +15,13 @@ use crate::{admin, hook, milter, spool};
 
 const MILTER: &str = "hook.milter.listen";
 const ADMIN: &str = "admin.listen";
+
+/// Where everything listens.
+struct Addresses {
+    milter: Vec<Listen>,
+    smtp: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+}
 
 impl Build<'_> {
     pub(super) fn doors(&mut self) -> Result<(hook::Settings, admin::Settings), Noted> {
@@ -28,7 +37,16 @@ impl Build<'_> {
         let users = self.each("hook.milter.allow_users", &raw.allow_users, accounts::user);
         let socket = self.socket(&raw.allow_users);
         let limits = self.limits();
-        let (milter, listen) = addresses?;
+        let smtp = match &addresses {
+            Ok(addresses) => Ok(addresses.smtp.as_slice()),
+            Err(noted) => Err(*noted),
+        };
+        let smtp = self.smtp_doors(smtp);
+        let Addresses {
+            milter,
+            admin: listen,
+            ..
+        } = addresses?;
         let (clients, admin_clients) =
             (Clients::new(milter_clients?), Clients::new(admin_clients?));
         for (at, listen) in milter.iter().enumerate() {
@@ -49,7 +67,7 @@ impl Build<'_> {
             socket: socket?,
             access,
             limits: limits?,
-            smtp: Vec::new(),
+            smtp: smtp?,
         };
         let admin = admin::Settings {
             listen,
@@ -58,10 +76,11 @@ impl Build<'_> {
         Ok((hook, admin))
     }
 
-    /// Where the milter and the admin side listen.
-    fn addresses(&mut self) -> Result<(Vec<Listen>, Option<SocketAddr>), Noted> {
+    fn addresses(&mut self) -> Result<Addresses, Noted> {
         let raw = self.raw;
-        let milter = if raw.hook.milter.listen.0.is_empty() {
+        let smtp = self.smtp_addresses();
+        let no_smtp = raw.hook.smtp.is_empty() && !self.findings.is_noted(SMTP);
+        let milter = if raw.hook.milter.listen.0.is_empty() && no_smtp {
             Err(self.missing(MILTER, MILTER, "no MTA could hand mail over"))
         } else {
             self.each(MILTER, &raw.hook.milter.listen, str::parse::<Listen>)
@@ -75,32 +94,48 @@ impl Build<'_> {
                 })
                 .map(Some),
         };
-        let (milter, admin) = (milter?, admin?);
-        let mut taken: Vec<(String, Listen)> = Vec::new();
-        let milters = milter.iter().enumerate();
-        let all = milters
-            .map(|(at, listen)| (format!("{MILTER}[{at}]"), listen.clone()))
-            .chain(admin.map(|address| (ADMIN.to_owned(), Listen::Inet(address))));
-        for (key, listen) in all {
-            if let Some((_, other)) = taken.iter().find(|(_, other)| collide(other, &listen)) {
-                let seen = match &listen {
-                    Listen::Inet(address) if key == ADMIN => address.to_string(),
-                    listen => listen.to_string(),
-                };
+        let addresses = Addresses {
+            milter: milter?,
+            smtp: smtp?,
+            admin: admin?,
+        };
+        self.none_takes_the_place_of_another(&addresses)?;
+        Ok(addresses)
+    }
+
+    fn none_takes_the_place_of_another(&mut self, addresses: &Addresses) -> Result<(), Noted> {
+        let milters = addresses.milter.iter().enumerate();
+        let milters = milters.map(|(at, listen)| {
+            let written = listen.to_string();
+            (format!("{MILTER}[{at}]"), listen.clone(), written)
+        });
+        let smtp = addresses.smtp.iter().enumerate();
+        let others = smtp
+            .map(|(at, address)| (join(&smtp::table(at), "listen"), address))
+            .chain(
+                addresses
+                    .admin
+                    .iter()
+                    .map(|address| (ADMIN.into(), address)),
+            )
+            .map(|(key, address)| (key, Listen::Inet(*address), address.to_string()));
+        let mut taken: Vec<(String, Listen, String)> = Vec::new();
+        for (key, listen, written) in milters.chain(others) {
+            if let Some((by, _, other)) = taken.iter().find(|(_, by, _)| collide(by, &listen)) {
                 return Err(self.findings.wrong_but(
                     &key,
-                    Some(&quoted(&seen)),
-                    format!("is already taken by \"{other}\" in {MILTER}"),
+                    Some(&quoted(&written)),
+                    format!("is already taken by \"{other}\" in {}", without_index(by)),
                     Some("choose another port or path".into()),
                 ));
             }
-            taken.push((key, listen));
+            taken.push((key, listen, written));
         }
-        Ok((milter, admin))
+        Ok(())
     }
 
-    /// Neither protocol has a login: an address that others reach must say who they are.
-    fn answers_only_this_machine_or_somebody(
+    /// None of the protocols has a login for MTAs: an address that others reach must say who they are.
+    pub(super) fn answers_only_this_machine_or_somebody(
         &mut self,
         key: &str,
         seen: impl std::fmt::Display,
@@ -120,7 +155,8 @@ impl Build<'_> {
             Some(&quoted(&seen.to_string())),
             format!("is an address that others can reach, and {table}.allow_clients names none of them"),
             Some(format!(
-                "write for example allow_clients = [\"127.0.0.0/8\", \"{network}\"] in [{table}], or listen on this machine alone"
+                "write for example allow_clients = [\"127.0.0.0/8\", \"{network}\"] in {}, or listen on this machine alone",
+                header_of(table)
             )),
         ))
     }

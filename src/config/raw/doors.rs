@@ -6,9 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Words;
+use super::smtp::Smtp;
 
 /// This machine.
-const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
+pub(super) const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 
 /// How MTAs hand mail over.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -16,13 +17,16 @@ const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 pub(in crate::config) struct Hook {
     /// The milter, for Postfix and Sendmail.
     pub(in crate::config) milter: Milter,
+    /// SMTP listeners, for any MTA: each takes messages and hands them on to the next server. Default: none.
+    pub(in crate::config) smtp: Vec<Smtp>,
 }
 
 /// The milter, for Postfix and Sendmail.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Milter {
-    /// Where it listens: inet:ADDRESS:PORT, inet6:[ADDRESS]:PORT or unix:/PATH.
+    /// Where it listens: inet:ADDRESS:PORT, inet6:[ADDRESS]:PORT or unix:/PATH. May be empty where there is an SMTP
+    /// listener.
     pub(in crate::config) listen: Words,
     /// Networks whose MTAs may connect to the inet: and inet6: addresses. Needed where one of these is not of this
     /// machine alone.
