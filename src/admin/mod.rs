@@ -117,6 +117,7 @@ async fn scrape(State(watched): State<Watched>) -> (StatusCode, String) {
         }
         Err(error) => error!("the spool cannot be counted: {error}"),
     }
+    gauge!("copyist_memory_in_flight_bytes").set(pipeline.memory.in_flight() as f64);
     if let Some(free) = pipeline.spool.free() {
         gauge!("copyist_spool_free_bytes").set(free.octets as f64);
         if let Some(inodes) = free.inodes {
