@@ -331,7 +331,7 @@ async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest
     // These two were refused two hours ago, when there had been enough NDRs already.
     let (dir, spool) = fresh();
     let ago = SystemTime::now() - Duration::from_secs(7200);
-    for n in [5001, 5002] {
+    for n in [5_000_001, 5_000_002] {
         owe_in(&spool, ago, item(n, &["b@c.test"]), "x\r\n").await;
         let progress = Progress {
             outcomes: vec![(address("b@c.test"), Outcome::Refused("552 full".into()))],
@@ -371,7 +371,7 @@ async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest
     let [digest] = digests[..] else {
         panic!("{} digests", digests.len());
     };
-    for n in [5001, 5002] {
+    for n in [5_000_001, 5_000_002] {
         assert!(digest.contains(&format!("{} b@c.test", id(n))), "{digest}");
     }
     assert!(digest.contains("552 full") && digest.contains("Action: failed"));
