@@ -4,7 +4,7 @@
 mod bench;
 mod lab;
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use copyist::deliver::{RelaySettings, Tls};
 use copyist::journal::{Item, Kind};
@@ -16,7 +16,10 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use tokio::net::TcpListener;
 
-use bench::{AT_ONCE, Bench, ONCE, address, fresh, id, item, owe_in, patiently, prefix, relay};
+use bench::{
+    AT_ONCE, Bench, ONCE, PATIENCE, address, digest_composer, fresh, id, item, owe_in, patiently,
+    prefix, relay,
+};
 use lab::SmtpSink;
 
 async fn sink() -> Sink {
@@ -318,7 +321,7 @@ async fn a_refused_ndr_is_a_dead_letter_until_somebody_retries_it() {
 
 #[tokio::test]
 async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest() {
-    const REFUSED: usize = 300;
+    let refused: usize = lab::setting("COPYIST_PROOF_REFUSALS", 300);
     let sink = sink().await;
     sink.refuse("a@c.test", no(550));
     let settings = RelaySettings {
@@ -328,7 +331,7 @@ async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest
     // These two were refused two hours ago, when there had been enough NDRs already.
     let (dir, spool) = fresh();
     let ago = SystemTime::now() - Duration::from_secs(7200);
-    for n in [5001, 5002] {
+    for n in [5_000_001, 5_000_002] {
         owe_in(&spool, ago, item(n, &["b@c.test"]), "x\r\n").await;
         let progress = Progress {
             outcomes: vec![(address("b@c.test"), Outcome::Refused("552 full".into()))],
@@ -341,19 +344,26 @@ async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest
         assert!(recorded.expect("written").collected);
     }
     let bench = Bench::start_on(dir, spool, settings, ONCE);
-    for n in 0..REFUSED {
+    let begun = Instant::now();
+    for n in 0..refused {
         bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
     }
-    let dead = REFUSED - 10 + 2;
-    let kept = |one: &Listed| {
-        let reply = one.targets[0].last_reply.as_deref().unwrap_or_default();
-        one.targets[0].state == "dead" && reply.contains("a digest tells of it")
+    let dead = refused - 10 + 2;
+    let is_over = async || {
+        let depth = bench.spool.depth().await.expect("read");
+        depth.items == dead as u64 && depth.dead == dead as u64 && sink.received().len() == 11
     };
-    bench
-        .until("only dead letters are left, and all are told", |listed| {
-            listed.len() == dead && listed.iter().all(kept) && sink.received().len() == 11
-        })
-        .await;
+    let deadline = begun + PATIENCE.max(Duration::from_millis(20) * refused as u32);
+    while !is_over().await {
+        assert!(Instant::now() < deadline, "{:?}", bench.spool.depth().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let took = begun.elapsed();
+    for one in bench.listed().await {
+        let reply = one.targets[0].last_reply.as_deref().unwrap_or_default();
+        assert_eq!(one.targets[0].state, "dead");
+        assert!(reply.contains("a digest tells of it"), "{reply}");
+    }
     let received = sink.received();
     let text = |data: &[u8]| String::from_utf8_lossy(data).into_owned();
     let all: Vec<String> = received.iter().map(|one| text(&one.data)).collect();
@@ -361,7 +371,7 @@ async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest
     let [digest] = digests[..] else {
         panic!("{} digests", digests.len());
     };
-    for n in [5001, 5002] {
+    for n in [5_000_001, 5_000_002] {
         assert!(digest.contains(&format!("{} b@c.test", id(n))), "{digest}");
     }
     assert!(digest.contains("552 full") && digest.contains("Action: failed"));
@@ -369,6 +379,27 @@ async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest
         assert_eq!(one.recipients[0].0, "ndr@c.test");
         assert_eq!(one.sender, "", "a null reverse path");
     }
+    // An hour later one digest tells of the others.
+    let spool = bench.stopped().await;
+    let later = SystemTime::now() + Duration::from_secs(3601);
+    let begun = Instant::now();
+    let [digest] = &spool.digests(later).await.expect("read")[..] else {
+        panic!("one digest for one address");
+    };
+    assert_eq!(digest.count, refused as u64 - 10);
+    let digest_item = digest_composer()(digest, later).expect("composed");
+    spool
+        .tell(digest, digest_item.clone(), later)
+        .await
+        .expect("told");
+    let told = begun.elapsed();
+    assert!(spool.digests(later).await.expect("read").is_empty());
+    println!(
+        "{refused} refusals in {took:.1?} ({:.0} a second): 10 NDRs, the rest dead letters; one digest of {} kB, \
+         made and kept in {told:.1?}",
+        refused as f64 / took.as_secs_f64(),
+        (digest_item.prefix.len() + digest_item.suffix.len()) / 1000,
+    );
 }
 
 #[tokio::test]

@@ -2,18 +2,19 @@
 //! state directory.
 
 mod lab;
+#[path = "doors/place.rs"]
+mod place;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use lab::{
-    Copyist, DirectoryServer, Disk, OUTSIDE, PATIENCE, Site, SiteOptions, Slapd, free_port,
-    message, user,
+    Copyist, DirectoryServer, OUTSIDE, PATIENCE, Site, SiteOptions, Slapd, free_port, message, user,
 };
 
 /// An MTA's first packet, and the letter that ours begins with.
@@ -21,6 +22,11 @@ const NEGOTIATION: &[u8] = b"\0\0\0\x0dO\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff";
 
 /// A service with a directory of one person, who is journaled, and nobody to deliver to.
 fn config(lines: &str) -> String {
+    config_with_relay(free_port(), lines)
+}
+
+/// The same with a relay on this port.
+fn config_with_relay(relay: u16, lines: &str) -> String {
     format!(
         r#"
 [organization]
@@ -32,10 +38,11 @@ urls = ["ldif:people.ldif"]
 journal_attribute = "journal"
 journal_ndr = "ndr@corp.example"
 [relay]
-host = "127.0.0.1:{}"
+host = "127.0.0.1:{relay}"
+[delivery]
+retry = {{ first = "1s", max = "1s" }}
 {lines}
-"#,
-        free_port()
+"#
     )
 }
 
@@ -339,95 +346,6 @@ fn postfix_hears_of_each_limit_and_goes_on() {
 }
 
 #[test]
-fn with_little_room_journaled_mail_waits_other_mail_passes_and_room_is_all_that_is_needed() {
-    let (milter, admin) = (free_port(), free_port());
-    let lines = ports(milter, admin, "[spool]\nmin_free = \"20MiB\"");
-    let mut copyist = install(&lines);
-    let disk = Disk::mount(&copyist.state_dir(), "40m");
-    copyist.restart();
-    let mut mta = connect(milter);
-    assert!(is_served(&mut mta));
-    assert_eq!(verdict(&mut mta, "dan@corp.example", b"before"), "a");
-    assert!(page(admin, "/readyz").ends_with("ready\n"));
-
-    disk.fill("somebody-elses-file", 30);
-    // What was free is looked at once a second.
-    let low = || page(admin, "/readyz").contains("503");
-    let deadline = Instant::now() + PATIENCE;
-    while !low() {
-        assert!(Instant::now() < deadline, "nobody sees it");
-    }
-    let reply = verdict(&mut mta, "dan@corp.example", b"low");
-    assert!(reply.starts_with("y452 4.3.1 "), "{reply}");
-    assert_eq!(verdict(&mut mta, "nobody@corp.example", b"passes"), "a");
-    // A large one is written to the disk while it arrives, where there is room; else it is kept in memory.
-    let large = vec![b'x'; 900 * 1024];
-    assert_eq!(verdict(&mut mta, "nobody@corp.example", &large), "a");
-    let reply = verdict(&mut mta, "dan@corp.example", &large);
-    assert!(reply.starts_with("y452 4.3.1 "), "{reply}");
-    copyist.wait_for_log(
-        0,
-        "a large message is kept in memory: the disk is nearly full",
-    );
-    copyist.wait_for_log(0, "less than spool.min_free");
-    let metrics = page(admin, "/metrics");
-    assert!(metrics.contains("copyist_spool_low 1"), "{metrics}");
-    assert!(metrics.contains("copyist_spool_free_bytes "), "{metrics}");
-
-    disk.free("somebody-elses-file");
-    while low() {
-        assert!(Instant::now() < deadline, "nobody sees the room");
-    }
-    assert_eq!(verdict(&mut mta, "dan@corp.example", b"after"), "a");
-    copyist.wait_for_log(0, "there is room again");
-    // A message that would take what is to stay free is deferred while smaller ones are taken.
-    let large = vec![b'x'; 60 * 1024];
-    disk.fill("somebody-elses-file", 18);
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let reply = verdict(&mut mta, "dan@corp.example", &large);
-        if reply.starts_with("y452 4.3.1") {
-            break;
-        }
-        assert_eq!(reply, "a");
-        assert!(Instant::now() < deadline, "it fills the disk");
-    }
-    copyist.term_and_wait();
-}
-
-#[test]
-fn a_state_directory_that_others_may_enter_is_refused_with_the_command_that_closes_it() {
-    let copyist = install("[admin]\nlisten = \"off\"\n");
-    let state = copyist.state_dir();
-    std::fs::create_dir(&state).expect("made");
-    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o755)).expect("set");
-    let output = copyist.command(&["run"]);
-    assert!(!output.status.success());
-    let said = String::from_utf8_lossy(&output.stderr);
-    let expected = format!(
-        "{0} is open to other users (its mode is 0755); run: chmod 700 {0}",
-        state.display()
-    );
-    assert!(said.contains(&expected), "{said}");
-    std::fs::remove_dir(&state).expect("removed");
-    let mut copyist = copyist;
-    copyist.write_config(&config(&ports(free_port(), free_port(), "")));
-    copyist.restart();
-    for (name, mode) in [
-        ("", 0o700),
-        ("spool", 0o700),
-        ("spool/bodies", 0o700),
-        ("seal.key", 0o600),
-        ("lock", 0o600),
-        ("spool/spool.db", 0o600),
-        ("spool/spool.db-wal", 0o600),
-    ] {
-        let found = std::fs::metadata(state.join(name)).expect("made at the start");
-        assert_eq!(found.mode() & 0o777, mode, "{name}");
-    }
-}
-
-#[test]
 fn two_hundred_connections_take_little_memory_idle_and_within_a_message() {
     /// Of a debug build with its libraries; a connection adds its buffers.
     const MOST_KIB: u64 = 128 * 1024;
@@ -453,9 +371,14 @@ fn two_hundred_connections_take_little_memory_idle_and_within_a_message() {
         packet(b'B', &[b'x'; 50_000]),
     ]
     .concat();
+    let in_flight = || counted(admin, "copyist_memory_in_flight_bytes");
+    assert_eq!(in_flight(), 0);
     for stream in &mut all {
         stream.write_all(&part).expect("written");
     }
+    lab::wait("all is accounted for", PATIENCE, || {
+        in_flight() >= 200 * 50_000
+    });
     // Each has taken in what was sent when it has answered what follows that.
     let mut within = 0;
     for stream in &mut all {
@@ -463,6 +386,7 @@ fn two_hundred_connections_take_little_memory_idle_and_within_a_message() {
         assert_eq!(reply.get(4), Some(&b'a'));
         within = within.max(copyist.status("VmRSS"));
     }
+    assert_eq!(in_flight(), 0, "and given back");
     println!(
         "resident: {alone} KiB with one connection, {idle} KiB with 200 idle, at most {within} KiB with 200 within a message of 50 kB"
     );

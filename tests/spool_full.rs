@@ -3,10 +3,11 @@
 mod lab;
 mod spool;
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use copyist::spool::{CommitError, Filter, Outcome, Progress, Spool};
-use spool::{Disk, id, items, settings, shape};
+use spool::{Disk, Shape, id, items, settings, shape};
 
 /// Delivers everything, and looks at it. Gives how many items.
 async fn drain(spool: &Spool) -> usize {
@@ -90,5 +91,61 @@ async fn a_disk_that_is_filled_and_drained_again_and_again_loses_nothing_and_nee
     }
     println!(
         "{cycles} times full: {filled} items committed and delivered, {deferred} messages deferred, none lost"
+    );
+}
+
+/// Takes inodes until none is left; gives how many.
+fn take_inodes(crowd: &Path) -> usize {
+    std::fs::create_dir(crowd).expect("there is one for it");
+    let taken = (0..).take_while(|n| std::fs::write(crowd.join(n.to_string()), "").is_ok());
+    taken.count()
+}
+
+#[tokio::test]
+async fn a_disk_without_an_inode_left_loses_nothing_delivers_and_needs_no_restart() {
+    let disk = Disk::of_inodes(100);
+    let crowd = disk.path().join("somebody-else");
+    let spool = Spool::open(&settings(disk.path())).expect("opened");
+    let (mut n, mut all, mut deferred) = (0, 0, 0);
+    for cycle in 0..10 {
+        let mut committed = 0;
+        for _ in 0..40 {
+            spool::commit(&spool, n).await.expect("there are inodes");
+            committed += items(n).len();
+            n += 1;
+        }
+        assert!(take_inodes(&crowd) > 0, "cycle {cycle}");
+        let mut refusals = 0;
+        for _ in 0..40 {
+            match spool::commit(&spool, n).await {
+                Ok(()) => {
+                    assert_eq!(
+                        shape(n),
+                        Shape::Small,
+                        "cycle {cycle}, {n}: no file is made"
+                    );
+                    committed += items(n).len();
+                }
+                Err(error) => {
+                    let is_full = matches!(error, CommitError::Full)
+                        || error.to_string().contains("No space");
+                    assert!(is_full, "cycle {cycle}, {n}, {:?}: {error}", shape(n));
+                    assert!(error.reply().is_transient());
+                    refusals += 1;
+                }
+            }
+            n += 1;
+        }
+        assert!(refusals > 0 && !spool.is_failed(), "cycle {cycle}");
+        deferred += refusals;
+        // While there is still none: what is delivered is written down without one.
+        assert_eq!(drain(&spool).await, committed, "cycle {cycle}");
+        all += committed;
+        std::fs::remove_dir_all(&crowd).expect("removed");
+        let bodies = std::fs::read_dir(disk.path().join("spool/bodies")).expect("a directory");
+        assert_eq!(bodies.count(), 0, "cycle {cycle}: body files stay");
+    }
+    println!(
+        "10 times no inode: {all} items committed and delivered, {deferred} messages deferred, none lost"
     );
 }

@@ -5,6 +5,7 @@
 mod bench;
 mod lab;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -30,11 +31,16 @@ struct Relay {
 
 impl Relay {
     fn start(tls: Tls, flaw: Option<Flaw>) -> Relay {
+        Relay::start_with(tls, |certificates| {
+            flaw.into_iter().for_each(|flaw| certificates.spoil(flaw));
+        })
+    }
+
+    /// One whose certificate is changed before it starts.
+    fn start_with(tls: Tls, change: impl FnOnce(&Certificates)) -> Relay {
         let directory = tempfile::tempdir().expect("the system has a temporary directory");
         let certificates = Certificates::make(directory.path());
-        if let Some(flaw) = flaw {
-            certificates.spoil(flaw);
-        }
+        change(&certificates);
         let sink = SmtpSink::start_keeping();
         let file = |name: &str, path: &Path| format!("{name} = {}", path.display());
         let postfix = Postfix::start(&PostfixOptions {
@@ -281,6 +287,98 @@ async fn a_directory_with_a_wrong_certificate_is_an_outage_that_names_both() {
             assert!(outage.reason.contains(&url), "{flaw:?}: {outage}");
             assert!(outage.reason.contains("certificate"), "{flaw:?}: {outage}");
             assert!(outage.reason.contains(flaw.words()), "{flaw:?}: {outage}");
+        }
+    }
+}
+
+/// Hands everything that is logged from now on to whoever holds this.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl Logged {
+    fn start() -> Logged {
+        let logged = Logged::default();
+        let writer = logged.clone();
+        tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .init();
+        logged
+    }
+
+    /// How often a server was warned of.
+    fn warnings(&self, server: &str) -> usize {
+        let logged = self.0.lock().expect("nobody panics with it");
+        let lines = String::from_utf8_lossy(&logged).into_owned();
+        let of = |line: &&str| line.contains("certificate expires in") && line.contains(server);
+        lines.lines().filter(of).count()
+    }
+}
+
+impl Write for Logged {
+    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+        let mut logged = self.0.lock().expect("nobody panics with it");
+        logged.extend_from_slice(octets);
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The gauge of a server's certificate, in seconds since 1970.
+fn expires(metrics: &str, peer: &str, server: &str) -> f64 {
+    let line =
+        format!("copyist_certificate_expires_seconds{{peer=\"{peer}\",server=\"{server}\"}} ");
+    let value = metrics.lines().find_map(|it| it.strip_prefix(&line));
+    let value = value.unwrap_or_else(|| panic!("no {line} in {metrics}"));
+    value.parse().expect("a number")
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_soon_is_warned_of_once_and_told_as_a_figure() {
+    /// The beginning of 2090.
+    const LATE: f64 = 3_786_912_000.0;
+    let (logged, metrics) = (Logged::start(), copyist::admin::metrics().expect("ours"));
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
+    let now = now.expect("it is later than 1970").as_secs_f64();
+    for soon in [true, false] {
+        let prolong = |certificates: &Certificates| {
+            if !soon {
+                certificates.prolong();
+            }
+        };
+        let mut slapd = Slapd::start(5);
+        prolong(slapd.certificates());
+        slapd.restart();
+        for (url, starttls) in [(slapd.ldaps_url(), false), (slapd.url(), true)] {
+            for _ in 0..2 {
+                let found = find(access(&slapd, url.clone()), starttls).await;
+                assert_eq!(found, Lookup::Found(()));
+            }
+            let at = expires(&metrics.render(), "directory", &url);
+            assert_eq!(at == LATE, !soon, "{at}");
+            assert!(!soon || (at - now - 2.0 * 86_400.0).abs() < 3600.0, "{at}");
+            // Each time it was a directory of its own.
+            assert_eq!(logged.warnings(&url), if soon { 2 } else { 0 }, "{url}");
+        }
+        for tls in [Tls::Required, Tls::Implicit, Tls::Opportunistic] {
+            let relay = Relay::start_with(tls, prolong);
+            let address = relay.postfix.smtp_addr();
+            let settings = RelaySettings {
+                connections: 3,
+                ..relay.settings(tls, address)
+            };
+            let bench = Bench::start(settings, AT_ONCE);
+            for n in 0..20 {
+                bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+            }
+            bench.until_nothing_is_owed().await;
+            let server = address.to_string();
+            let at = expires(&metrics.render(), "relay", &server);
+            assert_eq!(at == LATE, !soon, "{tls:?}: {at}");
+            assert_eq!(logged.warnings(&server), usize::from(soon), "{tls:?}");
         }
     }
 }

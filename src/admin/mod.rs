@@ -5,6 +5,7 @@ mod settings;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -37,6 +38,18 @@ pub fn metrics() -> Option<PrometheusHandle> {
     HANDLE
         .get_or_init(|| PrometheusBuilder::new().install_recorder().ok())
         .clone()
+}
+
+/// How often what was measured is put into its place.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Puts what was measured into its place from time to time, until `shutdown`. The collector keeps each single value of a
+/// histogram until somebody asks for the metrics; where nobody ever does, they would fill the memory.
+pub async fn upkeep(metrics: PrometheusHandle, shutdown: CancellationToken) {
+    let mut tick = tokio::time::interval(UPKEEP);
+    while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
+        metrics.run_upkeep();
+    }
 }
 
 /// Accepts those who may connect.
@@ -117,6 +130,7 @@ async fn scrape(State(watched): State<Watched>) -> (StatusCode, String) {
         }
         Err(error) => error!("the spool cannot be counted: {error}"),
     }
+    gauge!("copyist_memory_in_flight_bytes").set(pipeline.memory.in_flight() as f64);
     if let Some(free) = pipeline.spool.free() {
         gauge!("copyist_spool_free_bytes").set(free.octets as f64);
         if let Some(inodes) = free.inodes {

@@ -483,7 +483,7 @@ impl Default for Cache {
             ttl: "5m".into(),
             negative_ttl: "1m".into(),
             max_stale: "24h".into(),
-            capacity: const { NonZeroU64::new(1_000_000).expect("not zero") },
+            capacity: const { NonZeroU64::new(100_000).expect("not zero") },
         }
     }
 }

@@ -172,6 +172,9 @@ impl Daemon {
             self.digest_composer(),
             stop_deliveries.clone(),
         ));
+        if let Some(metrics) = admin::metrics() {
+            others.spawn(admin::upkeep(metrics, stop_admin.clone()));
+        }
         if let (Some(listener), Some(metrics)) = (listeners.admin, admin::metrics()) {
             others.spawn(admin::serve(
                 listener,

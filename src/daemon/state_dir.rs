@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{FsType, statfs};
 use nix::unistd::{Uid, User};
 
@@ -75,15 +76,15 @@ pub enum StateDirError {
         /// The directory above it.
         parent: PathBuf,
     },
-    /// It is on another machine.
+    /// It is on another machine, or may be.
     #[error(
-        "{dir} is on a network file system ({kind}), where neither locks nor syncs can be relied on; put it on a disk of this machine, or set spool.allow_remote_fs = true"
+        "{dir} is on a file system that another machine or a program provides ({kind}), where neither locks nor syncs can be relied on; put it on a disk of this machine, or set spool.allow_remote_fs = true"
     )]
     Remote {
         /// The state directory.
         dir: PathBuf,
         /// The kind of file system.
-        kind: &'static str,
+        kind: String,
     },
 }
 
@@ -236,11 +237,37 @@ fn name_of(id: Uid) -> String {
     }
 }
 
-/// The kind of file system, where the disk is not one of this machine.
-fn remote_kind(dir: &Path) -> io::Result<Option<&'static str>> {
+/// The kind of file system, where the disk is not surely one of this machine.
+fn remote_kind(dir: &Path) -> io::Result<Option<String>> {
     let FsType(magic) = statfs(dir)?.filesystem_type();
     // The type of the number is not the same on all machines; the magic numbers have 32 bits on all.
-    Ok(remote_name(magic as u32))
+    match magic as u32 {
+        FUSE => {
+            let device = fs::metadata(dir)?.dev();
+            let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            Ok(fuse_kind(&mounts, device))
+        }
+        magic => Ok(remote_name(magic).map(str::to_owned)),
+    }
+}
+
+/// `FUSE_SUPER_MAGIC`: the file system is a program, or a hypervisor.
+const FUSE: u32 = 0x6573_5546;
+
+/// The type of a FUSE file system, `fuse.sshfs`, by the table of mounts (proc_pid_mountinfo(5)), where it is not on a
+/// disk of this machine. What the program behind it does with a sync nobody can see from here.
+fn fuse_kind(mounts: &str, device: u64) -> Option<String> {
+    let device = format!("{}:{}", major(device), minor(device));
+    let kind = mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let is_it = before.split(' ').nth(2) == Some(&device);
+        is_it.then(|| after.split(' ').next().unwrap_or_default())
+    });
+    match kind {
+        // Of a block device: NTFS and the like.
+        Some("fuseblk") => None,
+        kind => Some(kind.unwrap_or("fuse").to_owned()),
+    }
 }
 
 /// See statfs(2) and the kernel's `magic.h`.
@@ -255,6 +282,10 @@ fn remote_name(magic: u32) -> Option<&'static str> {
         0x0102_1997 => "9P",
         0x7375_7245 => "Coda",
         0x564c => "NCP",
+        0x0bd0_0bd0 => "Lustre",
+        0x4750_4653 => "GPFS",
+        0x786f_4256 => "vboxsf",
+        0xbacb_acbc => "vmhgfs",
         _ => return None,
     })
 }
@@ -341,7 +372,7 @@ mod tests {
     fn file_systems_of_other_machines_are_known() {
         assert_eq!(remote_name(0x6969), Some("NFS"));
         assert_eq!(remote_name(0xff53_4d42), Some("CIFS"));
-        // ext4, XFS, btrfs, tmpfs, overlayfs, ZFS, FUSE
+        // ext4, XFS, btrfs, tmpfs, overlayfs, ZFS
         for local in [
             0xef53,
             0x5846_5342,
@@ -349,9 +380,26 @@ mod tests {
             0x0102_1994,
             0x794c_7630,
             0x2fc1_2fc1,
-            0x6573_5546,
         ] {
             assert_eq!(remote_name(local), None, "{local:x}");
         }
+    }
+
+    #[test]
+    fn programs_that_are_file_systems_are_known_by_the_table_of_mounts() {
+        let mounts = "\
+            22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+            41 22 0:39 / /mnt/a rw,nosuid shared:2 master:1 - fuse.sshfs h:/x rw,user_id=0\n\
+            42 22 8:17 / /mnt/b rw - fuseblk /dev/sdb1 rw\n\
+            43 22 0:40 / /mnt/c rw - virtiofs host rw\n";
+        let kind = |major, minor| fuse_kind(mounts, nix::sys::stat::makedev(major, minor));
+        assert_eq!(kind(0, 39).as_deref(), Some("fuse.sshfs"));
+        assert_eq!(kind(8, 17), None, "a disk of this machine");
+        assert_eq!(kind(0, 40).as_deref(), Some("virtiofs"));
+        assert_eq!(
+            kind(0, 41).as_deref(),
+            Some("fuse"),
+            "what is not listed is refused as well"
+        );
     }
 }

@@ -8,7 +8,7 @@
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use lettre::transport::smtp::Error as SmtpError;
@@ -25,7 +25,7 @@ use tracing::error;
 use super::line_wise::LineWise;
 use super::wire::canonical;
 use super::{RelaySettings, Tls};
-use crate::directory::certificate_fault;
+use crate::directory::{certificate_fault, not_after};
 use crate::journal::{Item, Kind};
 use crate::mail::{Address, BodyKind, Content, Enhanced, Reply};
 use crate::smtp::Capabilities;
@@ -164,6 +164,11 @@ impl Connection {
     /// Whether the connection is encrypted.
     pub(super) fn is_encrypted(&self) -> bool {
         self.smtp.is_encrypted()
+    }
+
+    /// When the relay's certificate expires, where it showed one.
+    pub(super) fn expires(&self) -> Option<SystemTime> {
+        not_after(&self.smtp.peer_certificate().ok()?)
     }
 
     /// Says goodbye.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::RelaySettings;
 use super::connection::{Connection, Fate, RelayError};
+use crate::directory::Expiry;
 use crate::journal::Item;
 use crate::mail::{Address, Content};
 
@@ -16,6 +17,8 @@ const KEPT: Duration = Duration::from_secs(30);
 pub(super) struct Pool {
     pub(super) settings: RelaySettings,
     idle: Mutex<Vec<(Connection, Instant)>>,
+    /// What is known of the relay's certificate.
+    expiry: Expiry,
 }
 
 impl Pool {
@@ -23,6 +26,7 @@ impl Pool {
         Pool {
             settings,
             idle: Mutex::default(),
+            expiry: Expiry::of("relay"),
         }
     }
 
@@ -41,10 +45,11 @@ impl Pool {
             }
             // The relay closed it while it was idle. Nothing was handed over, so a fresh one is tried.
         }
-        let sent = Connection::open(&self.settings)
-            .await?
-            .send(item, original, recipients)
-            .await;
+        let new = Connection::open(&self.settings).await?;
+        if let Some(expires) = new.expires() {
+            self.expiry.tell(&self.settings.name(), expires);
+        }
+        let sent = new.send(item, original, recipients).await;
         self.keep(sent.connection);
         Ok(sent.fates)
     }

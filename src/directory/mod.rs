@@ -13,6 +13,7 @@
 mod cache;
 mod changes;
 mod entry;
+mod expiry;
 mod file;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -29,6 +30,7 @@ mod target;
 mod watch;
 
 pub use entry::{Entry, Lookup, Outage};
+pub use expiry::{Expiry, not_after};
 pub use file::LdifFileError;
 pub use handle::{Directory, Health, OpenError};
 pub use ldap::{LdapError, TlsError, UrlError, certificate_fault, tls_client_config};

@@ -157,7 +157,7 @@ impl Default for CacheSettings {
             ttl: Duration::from_secs(5 * 60),
             negative_ttl: Duration::from_secs(60),
             max_stale: Duration::from_secs(24 * 3600),
-            capacity: 1_000_000,
+            capacity: 100_000,
         }
     }
 }

@@ -47,9 +47,9 @@ impl Memory {
         timeout(WAIT, free).await.ok()?.ok().map(Room)
     }
 
-    /// Octets that are free.
-    pub fn free(&self) -> usize {
-        self.free.available_permits() * UNIT
+    /// Octets that are spoken for.
+    pub fn in_flight(&self) -> usize {
+        (self.most as usize).saturating_sub(self.free.available_permits()) * UNIT
     }
 }
 
@@ -81,9 +81,9 @@ mod tests {
         let second = second
             .expect("it came free")
             .with(memory.room(1).await.expect("free"));
-        assert_eq!(memory.free(), 3 * UNIT);
+        assert_eq!(memory.in_flight(), 7 * UNIT);
         drop(second);
-        assert_eq!(memory.free(), 10 * UNIT);
+        assert_eq!(memory.in_flight(), 0);
     }
 
     #[tokio::test]
@@ -91,6 +91,6 @@ mod tests {
         let memory = Memory::new(UNIT);
         let all = memory.room(usize::MAX).await;
         assert!(all.is_some());
-        assert_eq!(memory.free(), 0);
+        assert_eq!(memory.in_flight(), UNIT);
     }
 }

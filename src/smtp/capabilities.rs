@@ -17,10 +17,11 @@ pub struct Capabilities {
 
 impl Capabilities {
     /// Reads the lines after the first, without their codes. Keywords have no case.
-    pub fn from_lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> Capabilities {
+    pub fn from_lines<Line: AsRef<str>>(lines: impl IntoIterator<Item = Line>) -> Capabilities {
         let mut found = Capabilities::default();
         for line in lines {
-            let mut words = line.split_ascii_whitespace().map(str::to_ascii_uppercase);
+            let words = line.as_ref().split_ascii_whitespace();
+            let mut words = words.map(str::to_ascii_uppercase);
             match words.next().as_deref() {
                 Some("PIPELINING") => found.pipelining = true,
                 Some("SIZE") => {

@@ -1,11 +1,235 @@
-//! The end of DATA.
+//! The content of a message between DATA and its end (RFC 5321 sections 4.1.1.4 and 4.5.2), both ways.
+//!
+//! Promises: only CRLF.CRLF ends a message, the first CRLF possibly being that of the DATA command; a CR or LF alone
+//! is told of and never an end; the same octets give the same content whatever the pieces they come in; what was
+//! stuffed is unstuffed exactly.
 
-/// What becomes of bare CR and LF.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+use bytes::{Buf, BytesMut};
+
+/// What becomes of a CR or LF that is not part of a CRLF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BareLineBreaks {
-    /// The message is refused.
-    #[default]
+    /// They stay as they are, and the caller refuses the message ([`Unstuff::flaw`]).
     Reject,
-    /// Each becomes CRLF.
+    /// Each becomes a CRLF. A "." that then stands alone on a line is content.
     Normalize,
 }
+
+/// What a message must not hold (RFC 5321 section 2.3.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DataFlaw {
+    /// An LF without a CR before it.
+    #[error("the message has an LF without a CR")]
+    BareLineFeed,
+    /// A CR without an LF after it.
+    #[error("the message has a CR without an LF")]
+    BareCarriageReturn,
+}
+
+impl DataFlaw {
+    /// What this octet, a CR or LF, is where it is bare.
+    fn of(octet: u8) -> DataFlaw {
+        match octet {
+            b'\n' => DataFlaw::BareLineFeed,
+            _ => DataFlaw::BareCarriageReturn,
+        }
+    }
+}
+
+/// Decodes the content of one message: takes the dots away that a client puts before lines that begin with one, and
+/// finds the end.
+#[derive(Debug)]
+pub struct Unstuff {
+    bare: BareLineBreaks,
+    /// A CRLF, or the DATA command, is just before.
+    line_begins: bool,
+    flaw: Option<DataFlaw>,
+    has_nul: bool,
+    /// Octets of the line so far.
+    line: usize,
+    longest_line: usize,
+}
+
+impl Unstuff {
+    /// The beginning of a message.
+    pub fn new(bare: BareLineBreaks) -> Unstuff {
+        Unstuff {
+            bare,
+            line_begins: true,
+            flaw: None,
+            has_nul: false,
+            line: 0,
+            longest_line: 0,
+        }
+    }
+
+    /// Moves what can be decoded from `input` to the end of `out`. True when the message has ended: what follows its
+    /// end stays in `input`. Otherwise at most two octets stay there, whose meaning the next ones tell.
+    pub fn take(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
+        // What lies between these two is decoded and goes out as it is.
+        let (mut from, mut at) = (0, 0);
+        loop {
+            if self.line_begins {
+                match &input[at..] {
+                    [b'.', b'\r', b'\n', ..] => {
+                        out.extend_from_slice(&input[from..at]);
+                        input.advance(at + 3);
+                        return true;
+                    }
+                    [] | [b'.'] | [b'.', b'\r'] => break,
+                    [b'.', ..] => {
+                        out.extend_from_slice(&input[from..at]);
+                        at += 1;
+                        from = at;
+                    }
+                    _ => {}
+                }
+                self.line_begins = false;
+            }
+            let rest = &input[at..];
+            let found = memchr::memchr3(b'\r', b'\n', 0, rest);
+            let plain = found.unwrap_or(rest.len());
+            self.line += plain;
+            at += plain;
+            match &rest[plain..] {
+                [] | [b'\r'] => break,
+                [b'\r', b'\n', ..] => {
+                    at += 2;
+                    self.line_begins = true;
+                    self.line_ends();
+                }
+                [b'\0', ..] => {
+                    self.has_nul = true;
+                    self.line += 1;
+                    at += 1;
+                }
+                [octet, ..] => {
+                    self.flaw.get_or_insert(DataFlaw::of(*octet));
+                    match self.bare {
+                        BareLineBreaks::Reject => self.line += 1,
+                        BareLineBreaks::Normalize => {
+                            out.extend_from_slice(&input[from..at]);
+                            out.extend_from_slice(b"\r\n");
+                            from = at + 1;
+                            // No line begins here that a dot could end the message on: the client sent no CRLF.
+                            self.line_ends();
+                        }
+                    }
+                    at += 1;
+                }
+            }
+        }
+        out.extend_from_slice(&input[from..at]);
+        input.advance(at);
+        false
+    }
+
+    /// The first bare CR or LF that was seen.
+    pub fn flaw(&self) -> Option<DataFlaw> {
+        self.flaw
+    }
+
+    /// Whether a NUL was seen. It stays where it is: only BINARYMIME (RFC 3030) allows it, but a server that drops
+    /// NULs would find an end in `CRLF NUL . CRLF`.
+    pub fn has_nul(&self) -> bool {
+        self.has_nul
+    }
+
+    /// Octets of the longest line so far, its CRLF and the dot that was taken away not counted.
+    pub fn longest_line(&self) -> usize {
+        self.longest_line.max(self.line)
+    }
+
+    fn line_ends(&mut self) {
+        self.longest_line = self.longest_line();
+        self.line = 0;
+    }
+}
+
+/// Encodes the content of one message: puts a dot before each line that begins with one, and adds the end. Everything
+/// else goes out as it is, bare CR and LF, too: give it what [`Unstuff`] left none in.
+#[derive(Debug)]
+pub struct Stuff {
+    before: Before,
+}
+
+/// What stands just before the next octet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// A CRLF, or nothing.
+    LineEnd,
+    CarriageReturn,
+    Other,
+}
+
+impl Stuff {
+    /// The beginning of a message.
+    pub fn new() -> Stuff {
+        Stuff {
+            before: Before::LineEnd,
+        }
+    }
+
+    /// Adds a piece of the message to `out`.
+    pub fn put(&mut self, piece: &[u8], out: &mut BytesMut) {
+        out.reserve(piece.len());
+        let mut from = 0;
+        for at in memchr::memchr_iter(b'.', piece) {
+            if self.before(&piece[..at]) == Before::LineEnd {
+                out.extend_from_slice(&piece[from..at]);
+                out.extend_from_slice(b".");
+                from = at;
+            }
+        }
+        out.extend_from_slice(&piece[from..]);
+        self.before = self.before(piece);
+    }
+
+    /// Adds a CRLF where the message does not end in one, and the line that ends it.
+    pub fn end(self, out: &mut BytesMut) {
+        if self.before != Before::LineEnd {
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(b".\r\n");
+    }
+
+    /// What stands at the end of these octets, which follow those that were put.
+    fn before(&self, octets: &[u8]) -> Before {
+        match octets {
+            [] => self.before,
+            [b'\n'] if self.before == Before::CarriageReturn => Before::LineEnd,
+            [.., b'\r', b'\n'] => Before::LineEnd,
+            [.., b'\r'] => Before::CarriageReturn,
+            _ => Before::Other,
+        }
+    }
+}
+
+impl Default for Stuff {
+    fn default() -> Stuff {
+        Stuff::new()
+    }
+}
+
+/// The first CR or LF of a piece that is not part of a CRLF; for chunks (RFC 3030), which need no decoding. `after_cr`
+/// is false before the first piece, and is given back for the next: if it is true after the last, that CR is bare.
+pub fn find_bare(piece: &[u8], after_cr: &mut bool) -> Option<DataFlaw> {
+    let first = *piece.first()?;
+    let half = std::mem::replace(after_cr, piece.ends_with(b"\r"));
+    if half && first != b'\n' {
+        return Some(DataFlaw::BareCarriageReturn);
+    }
+    let mut at = usize::from(half);
+    while let Some(found) = memchr::memchr2(b'\r', b'\n', &piece[at..]) {
+        match &piece[at + found..] {
+            [b'\r', b'\n', ..] => at += found + 2,
+            [b'\r'] => return None,
+            [octet, ..] => return Some(DataFlaw::of(*octet)),
+            [] => break,
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

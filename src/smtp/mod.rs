@@ -1,14 +1,23 @@
 //! SMTP (RFC 5321) as state machines over bytes, and a small server built on the receiving one.
 //!
 //! Promises: lines end at CRLF and a message at CRLF.CRLF, nothing else (a server that takes less for an end is
-//! a door for smuggled mail); what was stuffed is unstuffed exactly.
+//! a door for smuggled mail); what was stuffed is unstuffed exactly; what two parties could read in two ways is
+//! refused; no line has a size without end.
 
+mod answer;
 mod capabilities;
+mod command;
 mod data;
+mod lines;
+mod login;
 mod receive;
 mod sink;
 
+pub use answer::{Answer, AnswerFlaw, Answers};
 pub use capabilities::Capabilities;
-pub use data::BareLineBreaks;
+pub use command::Command;
+pub use data::{BareLineBreaks, DataFlaw, Stuff, Unstuff, find_bare};
+pub use lines::{LineFlaw, Lines};
+pub use login::user_of;
 pub use receive::{Dialogue, Event, Received};
 pub use sink::Sink;

@@ -56,8 +56,8 @@ impl Room {
         }
     }
 
-    /// Whether there is room for so many octets of a message; that much is then counted as taken.
-    pub(super) fn take(&self, octets: u64) -> Result<(), CommitError> {
+    /// Whether there is room for so many octets of a message and so many new files; that much is then counted as taken.
+    pub(super) fn take(&self, octets: u64, files: u64) -> Result<(), CommitError> {
         if self.min_free == 0 && self.min_free_inodes == 0 {
             return Ok(());
         }
@@ -66,10 +66,10 @@ impl Room {
             return Ok(());
         }
         let few_octets = self.min_free > 0 && seen.octets < self.min_free.saturating_add(octets);
-        let few_inodes = seen.inodes.is_some_and(|free| free < self.min_free_inodes);
+        let few_inodes = self.few_inodes(&seen, files);
         if few_inodes || few_octets {
             // A message that is too large for what is left says nothing about smaller ones.
-            let is_low = few_inodes || self.is_low(seen.octets);
+            let is_low = self.few_inodes(&seen, 0) || self.is_low(seen.octets);
             self.tell(&mut seen, is_low);
             return Err(CommitError::Low {
                 free: seen.octets,
@@ -78,6 +78,25 @@ impl Room {
         }
         self.tell(&mut seen, false);
         seen.octets = seen.octets.saturating_sub(octets);
+        seen.inodes = seen.inodes.map(|free| free.saturating_sub(files));
+        Ok(())
+    }
+
+    /// Takes room for a file, as [`Room::use_up`] does for octets.
+    pub(super) fn use_up_file(&self) -> io::Result<()> {
+        if self.min_free_inodes == 0 {
+            return Ok(());
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.look(&mut seen) {
+            if self.few_inodes(&seen, 1) {
+                return Err(io::Error::new(
+                    io::ErrorKind::StorageFull,
+                    "few inodes are free (spool.min_free_inodes)",
+                ));
+            }
+            seen.inodes = seen.inodes.map(|free| free.saturating_sub(1));
+        }
         Ok(())
     }
 
@@ -106,13 +125,18 @@ impl Room {
         self.look(&mut seen).then(|| Free {
             octets: seen.octets,
             inodes: seen.inodes,
-            is_low: self.is_low(seen.octets)
-                || seen.inodes.is_some_and(|free| free < self.min_free_inodes),
+            is_low: self.is_low(seen.octets) || self.few_inodes(&seen, 0),
         })
     }
 
     fn is_low(&self, octets: u64) -> bool {
         octets < self.min_free
+    }
+
+    /// Whether there are too few inodes for so many new files.
+    fn few_inodes(&self, seen: &Seen, files: u64) -> bool {
+        self.min_free_inodes > 0
+            && (seen.inodes).is_some_and(|free| free < self.min_free_inodes.saturating_add(files))
     }
 
     /// Asks the system where its last answer is old. Tells whether there is one.
@@ -175,15 +199,18 @@ mod tests {
         let all = room(0, 0).free().expect("a file system").octets;
         let room = room(1, 0);
         let third = all / 3;
-        assert!(room.take(third).is_ok());
-        assert!(room.take(third).is_ok());
-        assert!(matches!(room.take(2 * third), Err(CommitError::Low { .. })));
+        assert!(room.take(third, 0).is_ok());
+        assert!(room.take(third, 0).is_ok());
+        assert!(matches!(
+            room.take(2 * third, 0),
+            Err(CommitError::Low { .. })
+        ));
     }
 
     #[test]
     fn nothing_is_taken_below_the_mark_and_it_says_so() {
         let room = room(u64::MAX / 2, 0);
-        assert!(matches!(room.take(0), Err(CommitError::Low { .. })));
+        assert!(matches!(room.take(0, 0), Err(CommitError::Low { .. })));
         assert!(room.free().expect("a file system").is_low);
     }
 
@@ -199,11 +226,35 @@ mod tests {
     }
 
     #[test]
+    fn files_are_not_made_of_inodes_that_are_to_stay_free() {
+        let room = room(0, 10);
+        *room.seen.lock().expect("not poisoned") = Seen {
+            // Fresh for as long as this test takes.
+            at: Some(Instant::now() + Duration::from_secs(3600)),
+            inodes: Some(13),
+            ..Seen::default()
+        };
+        assert!(room.use_up_file().is_ok() && room.take(0, 1).is_ok());
+        assert!(matches!(
+            room.take(0, 2),
+            Err(CommitError::Low {
+                inodes: Some(11),
+                ..
+            })
+        ));
+        assert!(!room.free().expect("known").is_low, "one file has room");
+        assert!(room.use_up_file().is_ok());
+        let error = room.use_up_file().expect_err("those are to stay free");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(room.take(0, 0).is_ok(), "what needs no file needs no inode");
+    }
+
+    #[test]
     fn a_place_that_is_not_there_is_not_full() {
         let room = Room::new(&Settings {
             min_free: u64::MAX,
             ..Settings::new("/nowhere/at/all")
         });
-        assert!(room.take(1).is_ok() && room.free().is_none());
+        assert!(room.take(1, 0).is_ok() && room.free().is_none());
     }
 }

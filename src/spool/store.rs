@@ -182,7 +182,8 @@ impl Spool {
             return Err(CommitError::Failed("an earlier write failed".into()));
         }
         let octets = parcels.iter().map(|parcel| self.to_write(&parcel.original));
-        self.room.take(octets.sum())?;
+        let files = parcels.iter().filter(|it| self.needs_file(&it.original));
+        self.room.take(octets.sum(), files.count() as u64)?;
         let mut files = Vec::new();
         let mut messages = Vec::with_capacity(parcels.len());
         for Parcel { original, items } in parcels {
@@ -272,16 +273,25 @@ impl Spool {
         let length = original.len() as u64;
         match original {
             Content::Stored { .. } => 0,
-            Content::Memory(_) if length > self.inline_limit as u64 => length,
+            Content::Memory(_) if self.needs_file(original) => length,
             Content::Memory(_) => TIMES * length,
         }
+    }
+
+    /// Whether a file is made for it when it is kept.
+    fn needs_file(&self, original: &Content) -> bool {
+        matches!(original, Content::Memory(_)) && original.len() > self.inline_limit
     }
 
     /// A file to write a large message into while it arrives. Nothing of it is durable before [`Spool::commit`].
     pub async fn incoming(&self) -> io::Result<Incoming> {
         let (bodies, name) = (self.bodies.clone(), new_name()?);
         let room = self.room.clone();
-        blocking(move || Ok(bodies.incoming(name)?.within(room))).await
+        blocking(move || {
+            room.use_up_file()?;
+            Ok(bodies.incoming(name)?.within(room))
+        })
+        .await
     }
 
     /// Claims items that are due, oldest first: nobody else gets them until they are recorded or unclaimed.

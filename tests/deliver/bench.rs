@@ -111,7 +111,7 @@ impl Bench {
     pub async fn listed(&self) -> Vec<Listed> {
         let all = Filter {
             dead: false,
-            limit: 10_000,
+            limit: 100_000,
         };
         self.spool.list(all).await.expect("read")
     }
@@ -196,7 +196,8 @@ fn ndr_composer() -> NdrComposer {
     })
 }
 
-fn digest_composer() -> DigestComposer {
+/// Writes the NDR that stands for a digest.
+pub fn digest_composer() -> DigestComposer {
     let composer = composer();
     Arc::new(move |digest, now| composer.digest(&digest.ndr, &digest.listed, digest.count, now))
 }

@@ -65,7 +65,7 @@ pub use certificates::{Certificates, Flaw};
 pub use chance::Chance;
 pub use client::{Client, Reply, Sent, connect};
 pub use copyist::Copyist;
-pub use disk::Disk;
+pub use disk::{Disk, Sshfs};
 pub use fault_proxy::{Fault, FaultProxy};
 pub use postfix::{Postfix, PostfixOptions};
 pub use process::{Program, Silence, children, signal_process};

@@ -12,9 +12,18 @@ pub struct Disk(tempfile::TempDir);
 
 impl Disk {
     pub fn new(size: &str) -> Disk {
+        Disk::with(&format!("size={size}"))
+    }
+
+    /// One with room for so many files and directories.
+    pub fn of_inodes(inodes: usize) -> Disk {
+        Disk::with(&format!("size=64m,nr_inodes={inodes}"))
+    }
+
+    fn with(options: &str) -> Disk {
         let directory = tempfile::tempdir().expect("a directory");
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]);
         needs_root(mount.arg(directory.path()));
         Disk(directory)
     }

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ldap3::adapters::PagedResults;
 use ldap3::controls::{Control, ControlType, RawControl, SyncInfo, SyncState, parse_syncinfo};
@@ -24,6 +24,7 @@ use super::fault::{Fault, bind_refusal, search_fault};
 use super::tls::certificate_fault;
 use super::url::ServerUrl;
 use crate::directory::entry::Entry;
+use crate::directory::expiry::{Expiry, not_after};
 use crate::directory::settings::Bind;
 
 /// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
@@ -39,6 +40,8 @@ const GOODBYE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub(super) struct Access {
     pub(super) tls: Option<Arc<ClientConfig>>,
+    /// What is known of the servers' certificates.
+    pub(super) expiry: Arc<Expiry>,
     pub(super) starttls: bool,
     pub(super) bind: Option<Bind>,
     pub(super) gssapi: bool,
@@ -141,6 +144,8 @@ pub(super) struct Connection {
     url: String,
     ldap: Ldap,
     access: Arc<Access>,
+    /// When the server's certificate does.
+    expires: Option<SystemTime>,
     in_flight: Arc<Semaphore>,
     lost: CancellationToken,
     condemned: OnceLock<String>,
@@ -228,6 +233,9 @@ impl Connection {
             may_be_missing: false,
         };
         self.search(base, deadline).await?;
+        if let Some(expires) = self.expires {
+            self.access.expiry.tell(&self.url, expires);
+        }
         self.check_canary(deadline).await
     }
 
@@ -290,10 +298,16 @@ impl Connection {
         if access.gssapi {
             ldap = gssapi_bind(&url, ldap).await?;
         }
+        // Of one that cannot be seen nothing is told: TLS has judged it already.
+        let certificate = match access.tls {
+            Some(_) => ldap.get_peer_certificate().await.ok().flatten(),
+            None => None,
+        };
         Ok(Connection {
             url: url.as_str().to_owned(),
             ldap,
             access,
+            expires: certificate.and_then(|der| not_after(&der)),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
             lost,
             condemned: OnceLock::new(),

@@ -35,6 +35,7 @@ use self::feed::{Feed, FeedError};
 use self::servers::Servers;
 use self::url::ServerUrl;
 use super::entry::{Entry, Outage};
+use super::expiry::Expiry;
 use super::places;
 use super::question::{Attributes, range};
 use super::resolve;
@@ -116,6 +117,7 @@ impl Ldap {
         };
         let access = Arc::new(Access {
             tls,
+            expiry: Arc::new(Expiry::of("directory")),
             starttls: settings.starttls,
             bind: settings.bind.clone(),
             gssapi: settings.gssapi,

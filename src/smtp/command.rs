@@ -1,0 +1,279 @@
+//! The commands of a client (RFC 5321 section 4.1.1 and its extensions).
+//!
+//! Promises: strict. Whatever two servers could read in two ways is [`Command::Malformed`]; what is read is as it was
+//! written, nothing of it normalized. The line itself stays with the caller, who sends that on, never what was read.
+
+use std::fmt;
+
+/// What a line of a client asks for.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Command {
+    /// EHLO with the client's name or address literal.
+    Ehlo(String),
+    /// HELO with the client's name.
+    Helo(String),
+    /// MAIL.
+    Mail {
+        /// The reverse path without its angle brackets; empty for the null one.
+        path: String,
+        /// ESMTP parameters, `KEYWORD` or `KEYWORD=value`.
+        params: Vec<String>,
+    },
+    /// RCPT.
+    Rcpt {
+        /// The forward path without its angle brackets, never empty. May have a source route (RFC 5321 appendix C).
+        path: String,
+        /// ESMTP parameters, `KEYWORD` or `KEYWORD=value`.
+        params: Vec<String>,
+    },
+    /// DATA.
+    Data,
+    /// A chunk (RFC 3030) follows the line, whatever the answer.
+    Bdat {
+        /// Its size.
+        octets: u64,
+        /// Whether it is the message's last.
+        last: bool,
+    },
+    /// RSET.
+    Rset,
+    /// NOOP, whatever follows.
+    Noop,
+    /// QUIT.
+    Quit,
+    /// VRFY, whatever follows.
+    Vrfy,
+    /// EXPN, whatever follows.
+    Expn,
+    /// HELP, whatever follows.
+    Help,
+    /// STARTTLS (RFC 3207).
+    StartTls,
+    /// AUTH (RFC 4954).
+    Auth {
+        /// The SASL mechanism.
+        mechanism: String,
+        /// The initial response, in base64; `=` is an empty one.
+        initial: Option<String>,
+    },
+    /// Postfix's XCLIENT: names in uppercase, values decoded, empty where they are not known.
+    Xclient(Vec<(String, String)>),
+    /// Postfix's XFORWARD: names in uppercase, values decoded, empty where they are not known.
+    Xforward(Vec<(String, String)>),
+    /// A command that is none of these.
+    Unknown,
+    /// One of these with a broken argument; or a line that is no text, or has a control character in it.
+    Malformed,
+}
+
+impl Command {
+    /// Reads a line, without its CRLF.
+    pub fn parse(line: &[u8]) -> Command {
+        match std::str::from_utf8(line) {
+            // Printable only (RFC 5321 section 4.1.2): first of all no CR, LF or NUL, whoever cut the lines.
+            Ok(line) if !line.contains(|c: char| c.is_ascii_control()) => {
+                parse(line).unwrap_or(Command::Malformed)
+            }
+            _ => Command::Malformed,
+        }
+    }
+}
+
+/// `None` for a broken argument.
+fn parse(line: &str) -> Option<Command> {
+    // White space at the end is nothing (RFC 5321 section 4.1.1).
+    let line = line.trim_end_matches(' ');
+    let (verb, argument) = match line.split_once(' ') {
+        Some((verb, argument)) => (verb, Some(argument)),
+        None => (line, None),
+    };
+    let alone = |command| argument.is_none().then_some(command);
+    match verb.to_ascii_uppercase().as_str() {
+        "EHLO" => Some(Command::Ehlo(word(argument?)?)),
+        "HELO" => Some(Command::Helo(word(argument?)?)),
+        "MAIL" => {
+            let (path, params) = path(argument?, "FROM:")?;
+            Some(Command::Mail { path, params })
+        }
+        "RCPT" => {
+            let (path, params) = path(argument?, "TO:")?;
+            (!path.is_empty()).then_some(Command::Rcpt { path, params })
+        }
+        "DATA" => alone(Command::Data),
+        "BDAT" => chunk(argument?),
+        "RSET" => alone(Command::Rset),
+        "NOOP" => Some(Command::Noop),
+        "QUIT" => alone(Command::Quit),
+        "VRFY" => Some(Command::Vrfy),
+        "EXPN" => Some(Command::Expn),
+        "HELP" => Some(Command::Help),
+        "STARTTLS" => alone(Command::StartTls),
+        "AUTH" => auth(argument?),
+        "XCLIENT" => Some(Command::Xclient(attributes(argument?)?)),
+        "XFORWARD" => Some(Command::Xforward(attributes(argument?)?)),
+        _ => Some(Command::Unknown),
+    }
+}
+
+/// One word and nothing else.
+fn word(argument: &str) -> Option<String> {
+    (!argument.is_empty() && !argument.contains(' ')).then(|| argument.to_owned())
+}
+
+/// `FROM:<path> PARAM…`. Spaces after the colon are many clients' habit.
+fn path(argument: &str, keyword: &str) -> Option<(String, Vec<String>)> {
+    let (head, rest) = argument.split_at_checked(keyword.len())?;
+    if !head.eq_ignore_ascii_case(keyword) {
+        return None;
+    }
+    let rest = rest.trim_start_matches(' ').strip_prefix('<')?;
+    let (path, rest) = rest.split_at(path_end(rest)?);
+    let params = match &rest[1..] {
+        "" => Vec::new(),
+        params => {
+            let words = params.strip_prefix(' ')?.split(' ');
+            words
+                .filter(|word| !word.is_empty())
+                .map(str::to_owned)
+                .collect()
+        }
+    };
+    Some((path.to_owned(), params))
+}
+
+/// Where the `>` stands that ends a path: the first that is not in a quoted string. `None` for all that a less strict
+/// server might see end elsewhere: spaces, `<` and backslashes outside of a quoted string, or one that is only a part
+/// of a word.
+fn path_end(path: &str) -> Option<usize> {
+    let (mut quoted, mut before) = (false, '<');
+    let mut octets = path.char_indices();
+    while let Some((at, c)) = octets.next() {
+        match c {
+            '\\' if quoted => drop(octets.next()?),
+            '"' if quoted => {
+                if !matches!(path[at + 1..].chars().next()?, '@' | '.' | '>') {
+                    return None;
+                }
+                quoted = false;
+            }
+            _ if quoted => {}
+            '"' if matches!(before, '<' | '.' | ':') => quoted = true,
+            '>' => return Some(at),
+            '"' | ' ' | '<' | '\\' => return None,
+            _ => {}
+        }
+        before = c;
+    }
+    None
+}
+
+/// `SIZE` or `SIZE LAST`.
+fn chunk(argument: &str) -> Option<Command> {
+    let (size, last) = match argument.split_once(' ') {
+        Some((size, last)) => (size, Some(last)),
+        None => (argument, None),
+    };
+    if last.is_some_and(|last| !last.eq_ignore_ascii_case("LAST")) {
+        return None;
+    }
+    // A sign would be read, too.
+    let digits = size.bytes().all(|octet| octet.is_ascii_digit());
+    Some(Command::Bdat {
+        octets: size.parse().ok().filter(|_| digits)?,
+        last: last.is_some(),
+    })
+}
+
+/// `MECHANISM` or `MECHANISM RESPONSE`.
+fn auth(argument: &str) -> Option<Command> {
+    let mut words = argument.split(' ');
+    let mechanism = words.next()?;
+    let initial = words.next().map(str::to_owned);
+    // RFC 4422 section 3.1; some clients write lowercase.
+    let sound = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
+    let sound = (1..=20).contains(&mechanism.len()) && mechanism.bytes().all(sound);
+    (sound && words.next().is_none() && initial.as_deref() != Some("")).then(|| Command::Auth {
+        mechanism: mechanism.to_owned(),
+        initial,
+    })
+}
+
+/// `NAME=value…`, the values in xtext.
+fn attributes(argument: &str) -> Option<Vec<(String, String)>> {
+    let words = argument.split(' ').filter(|word| !word.is_empty());
+    let attributes: Option<Vec<_>> = words
+        .map(|word| {
+            let (name, value) = word.split_once('=')?;
+            let unknown = ["[UNAVAILABLE]", "[TEMPUNAVAIL]"];
+            let value = match unknown
+                .iter()
+                .any(|unknown| value.eq_ignore_ascii_case(unknown))
+            {
+                true => String::new(),
+                false => from_xtext(value)?,
+            };
+            let letters = !name.is_empty() && name.bytes().all(|octet| octet.is_ascii_alphabetic());
+            letters.then(|| (name.to_ascii_uppercase(), value))
+        })
+        .collect();
+    attributes.filter(|attributes| !attributes.is_empty())
+}
+
+/// Decodes xtext (RFC 3461 section 4): `+` and two hexadecimal digits in uppercase are an octet. UTF-8 may stand for
+/// itself (RFC 6533 section 3). `None` also for what has a control character when it is decoded.
+fn from_xtext(text: &str) -> Option<String> {
+    let mut octets = Vec::with_capacity(text.len());
+    let mut parts = text.split('+');
+    octets.extend_from_slice(parts.next()?.as_bytes());
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        let is_digit = |octet: u8| matches!(octet, b'0'..=b'9' | b'A'..=b'F');
+        let octet = u8::from_str_radix(digits, 16).ok();
+        octets.push(octet.filter(|_| digits.bytes().all(is_digit))?);
+        octets.extend_from_slice(rest.as_bytes());
+    }
+    let decoded = String::from_utf8(octets).ok()?;
+    (!text.contains('=') && !decoded.contains(char::is_control)).then_some(decoded)
+}
+
+/// An initial response has a password in it and is not shown.
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let envelope = |f: &mut fmt::Formatter<'_>, verb, path: &String, params: &Vec<String>| {
+            f.debug_struct(verb)
+                .field("path", path)
+                .field("params", params)
+                .finish()
+        };
+        match self {
+            Command::Ehlo(name) => f.debug_tuple("Ehlo").field(name).finish(),
+            Command::Helo(name) => f.debug_tuple("Helo").field(name).finish(),
+            Command::Mail { path, params } => envelope(f, "Mail", path, params),
+            Command::Rcpt { path, params } => envelope(f, "Rcpt", path, params),
+            Command::Data => f.write_str("Data"),
+            Command::Bdat { octets, last } => f
+                .debug_struct("Bdat")
+                .field("octets", octets)
+                .field("last", last)
+                .finish(),
+            Command::Rset => f.write_str("Rset"),
+            Command::Noop => f.write_str("Noop"),
+            Command::Quit => f.write_str("Quit"),
+            Command::Vrfy => f.write_str("Vrfy"),
+            Command::Expn => f.write_str("Expn"),
+            Command::Help => f.write_str("Help"),
+            Command::StartTls => f.write_str("StartTls"),
+            Command::Auth { mechanism, .. } => f
+                .debug_struct("Auth")
+                .field("mechanism", mechanism)
+                .finish_non_exhaustive(),
+            Command::Xclient(attributes) => f.debug_tuple("Xclient").field(attributes).finish(),
+            Command::Xforward(attributes) => f.debug_tuple("Xforward").field(attributes).finish(),
+            Command::Unknown => f.write_str("Unknown"),
+            Command::Malformed => f.write_str("Malformed"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! What the service asks of the place where it keeps what is owed: whose it is, where it lies, and room.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::time::Instant;
+
+use super::lab::{Copyist, Disk, PATIENCE, SmtpSink, Sshfs, free_port, wait};
+use super::{config, config_with_relay, connect, install, is_served, page, ports, verdict};
+
+#[test]
+fn with_little_room_journaled_mail_waits_other_mail_passes_and_room_is_all_that_is_needed() {
+    let (milter, admin) = (free_port(), free_port());
+    let lines = ports(milter, admin, "[spool]\nmin_free = \"20MiB\"");
+    let mut copyist = install(&lines);
+    let disk = Disk::mount(&copyist.state_dir(), "40m");
+    copyist.restart();
+    let mut mta = connect(milter);
+    assert!(is_served(&mut mta));
+    assert_eq!(verdict(&mut mta, "dan@corp.example", b"before"), "a");
+    assert!(page(admin, "/readyz").ends_with("ready\n"));
+
+    disk.fill("somebody-elses-file", 30);
+    // What was free is looked at once a second.
+    let low = || page(admin, "/readyz").contains("503");
+    let deadline = Instant::now() + PATIENCE;
+    while !low() {
+        assert!(Instant::now() < deadline, "nobody sees it");
+    }
+    let reply = verdict(&mut mta, "dan@corp.example", b"low");
+    assert!(reply.starts_with("y452 4.3.1 "), "{reply}");
+    assert_eq!(verdict(&mut mta, "nobody@corp.example", b"passes"), "a");
+    // A large one is written to the disk while it arrives, where there is room; else it is kept in memory.
+    let large = vec![b'x'; 900 * 1024];
+    assert_eq!(verdict(&mut mta, "nobody@corp.example", &large), "a");
+    let reply = verdict(&mut mta, "dan@corp.example", &large);
+    assert!(reply.starts_with("y452 4.3.1 "), "{reply}");
+    copyist.wait_for_log(
+        0,
+        "a large message is kept in memory: the disk is nearly full",
+    );
+    copyist.wait_for_log(0, "less than spool.min_free");
+    let metrics = page(admin, "/metrics");
+    assert!(metrics.contains("copyist_spool_low 1"), "{metrics}");
+    assert!(metrics.contains("copyist_spool_free_bytes "), "{metrics}");
+
+    disk.free("somebody-elses-file");
+    while low() {
+        assert!(Instant::now() < deadline, "nobody sees the room");
+    }
+    assert_eq!(verdict(&mut mta, "dan@corp.example", b"after"), "a");
+    copyist.wait_for_log(0, "there is room again");
+    // A message that would take what is to stay free is deferred while smaller ones are taken.
+    let large = vec![b'x'; 60 * 1024];
+    disk.fill("somebody-elses-file", 18);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let reply = verdict(&mut mta, "dan@corp.example", &large);
+        if reply.starts_with("y452 4.3.1") {
+            break;
+        }
+        assert_eq!(reply, "a");
+        assert!(Instant::now() < deadline, "it fills the disk");
+    }
+    copyist.term_and_wait();
+}
+
+#[test]
+fn a_state_directory_that_others_may_enter_is_refused_with_the_command_that_closes_it() {
+    let copyist = install("[admin]\nlisten = \"off\"\n");
+    let state = copyist.state_dir();
+    std::fs::create_dir(&state).expect("made");
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o755)).expect("set");
+    let output = copyist.command(&["run"]);
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    let expected = format!(
+        "{0} is open to other users (its mode is 0755); run: chmod 700 {0}",
+        state.display()
+    );
+    assert!(said.contains(&expected), "{said}");
+    std::fs::remove_dir(&state).expect("removed");
+    let mut copyist = copyist;
+    copyist.write_config(&config(&ports(free_port(), free_port(), "")));
+    copyist.restart();
+    for (name, mode) in [
+        ("", 0o700),
+        ("spool", 0o700),
+        ("spool/bodies", 0o700),
+        ("seal.key", 0o600),
+        ("lock", 0o600),
+        ("spool/spool.db", 0o600),
+        ("spool/spool.db-wal", 0o600),
+    ] {
+        let found = std::fs::metadata(state.join(name)).expect("made at the start");
+        assert_eq!(found.mode() & 0o777, mode, "{name}");
+    }
+}
+
+/// What a service that does not start says of it.
+fn refusal(copyist: &Copyist) -> String {
+    let output = copyist.command(&["run"]);
+    assert!(!output.status.success(), "it starts");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Debian's user of nothing.
+const NOBODY: u32 = 65_534;
+
+#[test]
+fn what_somebody_else_owns_is_refused_with_the_command_that_takes_it() {
+    let mut copyist = install(&ports(free_port(), free_port(), ""));
+    copyist.restart();
+    copyist.term_and_wait();
+    let state = copyist.state_dir();
+    let give = |path: &Path, to: u32| {
+        std::os::unix::fs::chown(path, Some(to), None).expect("tests/run is root");
+    };
+    for path in [
+        state.clone(),
+        state.join("spool"),
+        state.join("spool/bodies"),
+        state.join("spool/spool.db"),
+        state.join("seal.key"),
+        state.join("lock"),
+    ] {
+        give(&path, NOBODY);
+        let said = refusal(&copyist);
+        let expected = format!(
+            "{0} belongs to the user nobody, and the service runs as root; run: chown -R root {0}",
+            path.display()
+        );
+        assert!(said.contains(&expected), "{said}");
+        give(&path, 0);
+    }
+    copyist.restart();
+}
+
+#[test]
+fn a_state_directory_of_another_machine_is_refused_unless_that_is_wanted() {
+    let lines = |more: &str| ports(free_port(), free_port(), more);
+    let mut copyist = install(&lines(""));
+    let state = copyist.state_dir();
+    let _mounted = Sshfs::mount(&copyist.config_file().with_file_name("real"), &state);
+    let said = refusal(&copyist);
+    let expected = format!(
+        "{} is on a file system that another machine or a program provides (fuse.sshfs)",
+        state.display()
+    );
+    assert!(said.contains(&expected), "{said}");
+    assert!(said.contains("spool.allow_remote_fs = true"), "{said}");
+    copyist.write_config(&config(&lines("[spool]\nallow_remote_fs = true")));
+    copyist.restart();
+}
+
+#[test]
+fn before_the_last_inode_journaled_mail_waits_and_deliveries_give_inodes_back() {
+    let large = vec![b'x'; 200 * 1024];
+    const LEFT: u64 = 40;
+    let (milter, admin) = (free_port(), free_port());
+    let mut relay = SmtpSink::start();
+    relay.stop();
+    let spool = format!("[spool]\nmin_free = \"0\"\nmin_free_inodes = {LEFT}");
+    let lines = ports(milter, admin, &spool);
+    let mut copyist = install(&lines);
+    copyist.write_config(&config_with_relay(relay.address().port(), &lines));
+    let disk = Disk::mount_of_inodes(&copyist.state_dir(), 100);
+    copyist.restart();
+    let mut mta = connect(milter);
+    assert!(is_served(&mut mta));
+
+    // Each is a file of its own, which nobody takes yet.
+    let mut taken = 0;
+    let refusal = loop {
+        match verdict(&mut mta, "dan@corp.example", &large) {
+            reply if reply == "a" => taken += 1,
+            reply => break reply,
+        }
+        assert!(taken < 100, "there are never too few inodes");
+    };
+    assert!(refusal.starts_with("y452 4.3.1 "), "{refusal}");
+    assert!(taken > 20, "{taken}");
+    assert!(disk.free_inodes() >= LEFT, "{}", disk.free_inodes());
+    // What arrives in several pieces would be a file from its beginning; it is kept in memory instead.
+    let larger = large.repeat(4);
+    assert_eq!(verdict(&mut mta, "nobody@corp.example", &larger), "a");
+    let reply = verdict(&mut mta, "dan@corp.example", &larger);
+    assert!(reply.starts_with("y452 4.3.1 "), "{reply}");
+    copyist.wait_for_log(0, "few inodes are free (spool.min_free_inodes)");
+
+    // Somebody else takes more of them: now small ones wait, too.
+    disk.crowd("somebody-else", 10);
+    wait("it is seen", PATIENCE, || {
+        page(admin, "/readyz").contains("503")
+    });
+    let reply = verdict(&mut mta, "dan@corp.example", b"low");
+    assert!(reply.starts_with("y452 4.3.1 "), "{reply}");
+    assert_eq!(verdict(&mut mta, "nobody@corp.example", b"passes"), "a");
+    copyist.wait_for_log(0, "inodes are free in");
+
+    // Deliveries need none, and what is delivered gives its own back.
+    relay.restart();
+    relay.wait_for(taken, PATIENCE);
+    wait("there is room again", PATIENCE, || {
+        page(admin, "/readyz").ends_with("ready\n")
+    });
+    assert_eq!(verdict(&mut mta, "dan@corp.example", &larger), "a");
+    relay.wait_for(taken + 1, PATIENCE);
+    disk.disperse("somebody-else");
+    wait("nothing is owed", PATIENCE, || copyist.owed() == 0);
+    assert_eq!(relay.count(), taken + 1, "each came once");
+}
