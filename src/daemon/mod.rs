@@ -28,7 +28,7 @@ use crate::admin;
 use crate::config::Settings;
 use crate::deliver;
 use crate::directory::{self, Directory};
-use crate::hook::{self, BindError, Gate, Listener};
+use crate::hook::{self, BindError, Gate, Listener, SmtpTerms, SmtpTlsError};
 use crate::journal::{Composer, Key, KeyError};
 use crate::pipeline::{Memory, Pipeline};
 use crate::spool::{self, Spool};
@@ -57,6 +57,18 @@ pub enum DaemonError {
     /// A listener of a hook.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// An SMTP listener.
+    #[error("cannot listen on {address} (hook.smtp): {cause}")]
+    BindSmtp {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// TLS of an SMTP listener.
+    #[error(transparent)]
+    SmtpTls(#[from] SmtpTlsError),
     /// The admin listener.
     #[error("cannot listen on {address} (admin.listen): {cause}")]
     Admin {
@@ -81,6 +93,7 @@ pub enum DaemonError {
 /// Bound sockets.
 pub struct Listeners {
     milter: Vec<Listener>,
+    smtp: Vec<TcpListener>,
     admin: Option<TcpListener>,
 }
 
@@ -91,6 +104,12 @@ impl Listeners {
         for listen in &settings.hook.milter {
             milter.push(Listener::bind(listen, settings.hook.socket).await?);
         }
+        let mut smtp = Vec::new();
+        for door in &settings.hook.smtp {
+            let address = door.listen;
+            let bound = TcpListener::bind(address).await;
+            smtp.push(bound.map_err(|cause| DaemonError::BindSmtp { address, cause })?);
+        }
         let admin = match settings.admin.listen {
             Some(address) => {
                 let bound = TcpListener::bind(address).await;
@@ -98,7 +117,11 @@ impl Listeners {
             }
             None => None,
         };
-        Ok(Listeners { milter, admin })
+        Ok(Listeners {
+            milter,
+            smtp,
+            admin,
+        })
     }
 
     /// The TCP addresses of the milter listeners.
@@ -117,6 +140,8 @@ pub struct Daemon {
     pipeline: Arc<ArcSwap<Pipeline>>,
     deliver: Arc<ArcSwap<deliver::Settings>>,
     gate: Arc<Gate>,
+    /// Of each SMTP listener, in their order.
+    smtp: Vec<Arc<ArcSwap<SmtpTerms>>>,
 }
 
 impl Daemon {
@@ -125,6 +150,12 @@ impl Daemon {
         // Before anything counts.
         admin::metrics();
         state_dir::prepare(&settings.state_dir, settings.allow_remote_fs)?;
+        let hook = &settings.hook;
+        let smtp = hook
+            .smtp
+            .iter()
+            .map(|door| SmtpTerms::load(door, hook.limits));
+        let smtp: Vec<SmtpTerms> = smtp.collect::<Result<_, _>>()?;
         let spool = Spool::open(&settings.spool)?;
         let key = Key::load_or_create(&settings.state_dir)?;
         let directory = open_directory(&settings)?;
@@ -135,6 +166,10 @@ impl Daemon {
             pipeline: Arc::new(ArcSwap::from_pointee(pipeline)),
             deliver: Arc::new(ArcSwap::from_pointee(settings.deliver.clone())),
             gate: Arc::new(Gate::new(&settings.hook)),
+            smtp: smtp
+                .into_iter()
+                .map(|terms| Arc::new(ArcSwap::from_pointee(terms)))
+                .collect(),
             settings,
         })
     }
@@ -160,6 +195,16 @@ impl Daemon {
             sessions.spawn(hook::serve_milter(
                 listener,
                 self.gate.clone(),
+                self.pipeline.clone(),
+                sessions.clone(),
+                shutdown.clone(),
+            ));
+        }
+        for (listener, terms) in listeners.smtp.into_iter().zip(&self.smtp) {
+            info!("listening on smtp:{}", terms.load().address());
+            sessions.spawn(hook::serve_smtp(
+                listener,
+                terms.clone(),
                 self.pipeline.clone(),
                 sessions.clone(),
                 shutdown.clone(),
@@ -246,10 +291,24 @@ impl Daemon {
             return;
         }
         let (hook, old_hook) = (&settings.hook, &self.settings.hook);
+        let smtp = match self.smtp_terms(hook) {
+            Ok(smtp) => smtp,
+            Err(error) => {
+                error!("the old settings stay: {error}");
+                return;
+            }
+        };
+        let addresses = |hook: &hook::Settings| -> Vec<SocketAddr> {
+            hook.smtp.iter().map(|door| door.listen).collect()
+        };
         for (key, changed) in [
             ("state_dir", settings.state_dir != self.settings.state_dir),
             ("hook.milter.listen", hook.milter != old_hook.milter),
             ("the milter's socket", hook.socket != old_hook.socket),
+            (
+                "listen of [[hook.smtp]]",
+                addresses(hook) != addresses(old_hook),
+            ),
             ("spool", settings.spool != self.settings.spool),
             ("admin", settings.admin != self.settings.admin),
         ] {
@@ -258,6 +317,11 @@ impl Daemon {
             }
         }
         self.gate.change(&settings.hook);
+        for (terms, new) in self.smtp.iter().zip(smtp) {
+            if let Some(new) = new {
+                terms.store(Arc::new(new));
+            }
+        }
         self.deliver.store(Arc::new(settings.deliver.clone()));
         self.pipeline.store(Arc::new(pipeline(
             &settings,
@@ -268,6 +332,19 @@ impl Daemon {
         )));
         self.settings = settings;
         info!("the new settings are in force");
+    }
+
+    /// What SMTP listeners work by from now on; `None` for those that the settings do not name any more.
+    fn smtp_terms(&self, hook: &hook::Settings) -> Result<Vec<Option<SmtpTerms>>, SmtpTlsError> {
+        let renewed = self.smtp.iter().map(|terms| {
+            let old = terms.load();
+            let mut doors = hook.smtp.iter();
+            doors
+                .find(|door| door.listen == old.address())
+                .map(|door| old.reload(door, hook.limits))
+                .transpose()
+        });
+        renewed.collect()
     }
 
     fn digest_composer(&self) -> deliver::DigestComposer {

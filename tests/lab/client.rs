@@ -104,7 +104,8 @@ impl Client {
             .expect("the server answers in time")
     }
 
-    fn try_content(&mut self, content: &str) -> io::Result<Reply> {
+    /// The same with a server that may die over it.
+    pub fn try_content(&mut self, content: &str) -> io::Result<Reply> {
         let mut wire = String::with_capacity(content.len() + 8);
         for line in content.split_inclusive("\r\n") {
             if line.starts_with('.') {

@@ -46,7 +46,9 @@ impl Incoming {
         } else if self.text.len() >= PIECE && self.header_ended {
             let piece = self.text.split().freeze();
             self.given += piece.len();
-            self.rest.piece(piece, &pipeline.spool, &pipeline.memory).await;
+            self.rest
+                .piece(piece, &pipeline.spool, &pipeline.memory)
+                .await;
         }
     }
 
@@ -69,8 +71,13 @@ impl Incoming {
     }
 
     /// The message, and what its octets in memory are accounted to.
-    pub(super) async fn finish(self, pipeline: &Pipeline) -> Result<(Content, Option<Room>), Reply> {
+    pub(super) async fn finish(
+        self,
+        pipeline: &Pipeline,
+    ) -> Result<(Content, Option<Room>), Reply> {
         let last = self.text.freeze();
-        self.rest.finish(last, &pipeline.spool, &pipeline.memory).await
+        self.rest
+            .finish(last, &pipeline.spool, &pipeline.memory)
+            .await
     }
 }

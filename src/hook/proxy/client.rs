@@ -21,8 +21,8 @@ const READ: usize = 64 * 1024;
 const WRITE: Duration = Duration::from_secs(300);
 
 /// Anything octets go through in both directions: TCP, or TLS on it.
-pub(super) trait Octets: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Octets for T {}
+pub(super) trait Octets: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Octets for T {}
 
 /// One client.
 pub(super) struct ClientSide {

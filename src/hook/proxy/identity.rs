@@ -126,7 +126,10 @@ mod tests {
         identity.speak_for(&said(&[("IDENT", "4ABC"), ("SOURCE", "REMOTE")]));
         let ip: IpAddr = [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into();
         assert_eq!(identity.client().ip, Some(ip));
-        assert_eq!((identity.client().name.as_str(), identity.queue_id()), ("mx", "4ABC"));
+        assert_eq!(
+            (identity.client().name.as_str(), identity.queue_id()),
+            ("mx", "4ABC")
+        );
         identity.end_transaction();
         assert_eq!(identity.client().ip, Some([127, 0, 0, 1].into()));
         assert_eq!(identity.queue_id(), "");
@@ -147,7 +150,10 @@ mod tests {
         identity.become_another(&said(&[("ADDR", "192.0.2.1"), ("LOGIN", "alice")]));
         let client = identity.client();
         assert_eq!(client.user.as_deref(), Some("alice"));
-        assert_eq!((client.ip, client.side), (Some([192, 0, 2, 1].into()), Some(Side::Ours)));
+        assert_eq!(
+            (client.ip, client.side),
+            (Some([192, 0, 2, 1].into()), Some(Side::Ours))
+        );
         identity.become_another(&said(&[("LOGIN", "")]));
         assert_eq!(identity.client().user, None);
     }

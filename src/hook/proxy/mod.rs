@@ -6,10 +6,12 @@
 //! it has not. Only what this door understands is passed on: an unknown command is nobody's.
 
 mod arriving;
+mod body;
 mod client;
 mod identity;
 mod next_hop;
 mod offers;
+mod passing;
 mod pool;
 mod proxied;
 mod session;
@@ -45,11 +47,11 @@ const SWEEP: Duration = Duration::from_secs(5);
 
 /// What an SMTP listener works by, of one generation of settings. A connection keeps the one it began with.
 pub struct Terms {
-    pub(super) door: SmtpDoor,
-    pub(super) server_tls: Option<ServerTls>,
-    pub(super) hop_tls: HopTls,
-    pub(super) gate: Arc<Gate>,
-    pub(super) pool: Arc<Pool>,
+    door: SmtpDoor,
+    server_tls: Option<ServerTls>,
+    hop_tls: HopTls,
+    gate: Arc<Gate>,
+    pool: Arc<Pool>,
 }
 
 impl Terms {

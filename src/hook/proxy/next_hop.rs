@@ -94,7 +94,9 @@ impl Hop {
                     .any(|line| line.trim().eq_ignore_ascii_case("STARTTLS"));
                 match (offered, to.tls) {
                     (true, _) => hop.start_tls(tls).await,
-                    (false, Tls::Required) => Err(HopError::Tls("it does not offer STARTTLS".into())),
+                    (false, Tls::Required) => {
+                        Err(HopError::Tls("it does not offer STARTTLS".into()))
+                    }
                     (false, _) => Ok(hop),
                 }
             }

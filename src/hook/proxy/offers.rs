@@ -211,7 +211,12 @@ mod tests {
 
     #[test]
     fn the_smaller_limit_on_size_counts() {
-        for (theirs, ours) in [("SIZE", 1000), ("SIZE 0", 1000), ("SIZE 999", 999), ("SIZE 1001", 1000)] {
+        for (theirs, ours) in [
+            ("SIZE", 1000),
+            ("SIZE 0", 1000),
+            ("SIZE 999", 999),
+            ("SIZE 1001", 1000),
+        ] {
             let (_, lines) = offered(&format!("250-mx\r\n250 {theirs}\r\n"), TERMS);
             assert_eq!(lines[2], format!("250 SIZE {ours}"), "{theirs}");
         }

@@ -69,27 +69,42 @@ mod tests {
 
     async fn told(octets: &[u8]) -> (Result<Option<IpAddr>, String>, Vec<u8>) {
         let mut rest = octets;
-        let source = source(&mut rest, PEER, true).await.map_err(|ended| ended.to_string());
+        let source = source(&mut rest, PEER, true)
+            .await
+            .map_err(|ended| ended.to_string());
         (source, rest.to_vec())
     }
 
     #[tokio::test]
     async fn the_source_is_told_and_what_follows_is_left() {
         let first = b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 25\r\nEHLO x\r\n";
-        assert_eq!(told(first).await, (Ok(Some([192, 0, 2, 1].into())), b"EHLO x\r\n".to_vec()));
+        assert_eq!(
+            told(first).await,
+            (Ok(Some([192, 0, 2, 1].into())), b"EHLO x\r\n".to_vec())
+        );
         let sixth = b"PROXY TCP6 2001:db8::1 2001:db8::2 4711 25\r\n";
-        assert_eq!(told(sixth).await.0, Ok(Some("2001:db8::1".parse().expect("an address"))));
+        assert_eq!(
+            told(sixth).await.0,
+            Ok(Some("2001:db8::1".parse().expect("an address")))
+        );
         assert_eq!(told(b"PROXY UNKNOWN\r\n").await.0, Ok(None));
         let mut second = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
         second.extend([192, 0, 2, 1, 192, 0, 2, 2, 0x12, 0x67, 0, 25, b'E']);
-        assert_eq!(told(&second).await, (Ok(Some([192, 0, 2, 1].into())), b"E".to_vec()));
+        assert_eq!(
+            told(&second).await,
+            (Ok(Some([192, 0, 2, 1].into())), b"E".to_vec())
+        );
         let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
         assert_eq!(told(local).await.0, Ok(Some(PEER)));
     }
 
     #[tokio::test]
     async fn what_is_no_header_ends_the_connection() {
-        for octets in [&b"EHLO client.example\r\n"[..], b"PROXY TCP4 nonsense\r\n", b"PROXY TCP4 192.0"] {
+        for octets in [
+            &b"EHLO client.example\r\n"[..],
+            b"PROXY TCP4 nonsense\r\n",
+            b"PROXY TCP4 192.0",
+        ] {
             assert!(told(octets).await.0.is_err(), "{octets:?}");
         }
         let mut anything: &[u8] = b"PROXY UNKNOWN\r\n";

@@ -2,33 +2,31 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use metrics::counter;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::Terms;
 use super::arriving::Incoming;
 use super::client::{ClientSide, Ended};
 use super::identity::Identity;
-use super::next_hop::{Hop, HopError, said};
+use super::next_hop::{Hop, HopError};
 use super::offers::{self, Offers, offers};
-use super::transmit::{Failure, Outgoing, Sent, answered, transmit};
 use crate::hook::Mode;
 use crate::hook::listener::Stream;
-use crate::mail::{Address, AddressError, Enhanced, Envelope, Message, Recipient, Reply, Rewritten};
+use crate::mail::{Address, AddressError, Enhanced, Envelope, Recipient, Reply, Rewritten};
 use crate::milter::{Excess, Limits};
-use crate::pipeline::{Offer, Other, Passage, Pipeline, Room};
+use crate::pipeline::Pipeline;
 use crate::policy::Admission;
-use crate::smtp::{Answer, BareLineBreaks, Command, DataFlaw, Unstuff, find_bare, user_of};
-use crate::spool::Held;
+use crate::smtp::{Answer, Command, user_of};
 
 /// Longest silence of a client (RFC 5321 section 4.5.3.2.7).
-const SILENCE: Duration = Duration::from_secs(300);
+pub(super) const SILENCE: Duration = Duration::from_secs(300);
 /// Commands that are none, until the connection is closed.
 const NONSENSE: usize = 20;
 /// Turns of one SASL exchange.
@@ -36,50 +34,50 @@ const TURNS: usize = 10;
 
 /// One connection of a client.
 pub(super) struct Session {
-    terms: Arc<Terms>,
-    pipelines: Arc<ArcSwap<Pipeline>>,
-    limits: Limits,
-    shutdown: CancellationToken,
-    peer: IpAddr,
-    began: Instant,
-    identity: Identity,
-    offers: Offers,
-    transaction: Option<Transaction>,
-    nonsense: usize,
+    pub(super) terms: Arc<Terms>,
+    pub(super) pipelines: Arc<ArcSwap<Pipeline>>,
+    pub(super) limits: Limits,
+    pub(super) shutdown: CancellationToken,
+    pub(super) peer: IpAddr,
+    pub(super) began: Instant,
+    pub(super) identity: Identity,
+    pub(super) offers: Offers,
+    pub(super) transaction: Option<Transaction>,
+    pub(super) nonsense: usize,
     /// Whether the client has logged in.
-    is_known: bool,
+    pub(super) is_known: bool,
 }
 
 /// A mail transaction, as far as the next server has agreed to it.
-struct Transaction {
+pub(super) struct Transaction {
     /// The settings that it is judged by, to its end.
-    pipeline: Arc<Pipeline>,
-    began: Instant,
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) began: Instant,
     /// MAIL and RCPT as the client wrote them.
-    mail: Bytes,
-    rcpts: Vec<Bytes>,
-    sender: Option<Address>,
-    sender_params: Vec<String>,
-    recipients: Vec<Recipient>,
+    pub(super) mail: Bytes,
+    pub(super) rcpts: Vec<Bytes>,
+    pub(super) sender: Option<Address>,
+    pub(super) sender_params: Vec<String>,
+    pub(super) recipients: Vec<Recipient>,
     /// Guarded recipients, which the message itself decides about.
-    provisional: Vec<Address>,
+    pub(super) provisional: Vec<Address>,
     /// What has come of the message by BDAT.
-    chunks: Option<Chunks>,
+    pub(super) chunks: Option<Chunks>,
 }
 
 /// A message in chunks.
 #[derive(Default)]
-struct Chunks {
-    incoming: Incoming,
-    after_cr: bool,
+pub(super) struct Chunks {
+    pub(super) incoming: Incoming,
+    pub(super) after_cr: bool,
 }
 
 /// Both sides while they are connected.
-struct Between {
-    client: ClientSide,
-    hop: Hop,
+pub(super) struct Between {
+    pub(super) client: ClientSide,
+    pub(super) hop: Hop,
     /// Whether the next server has heard nothing of this client yet, on a connection that was used before.
-    is_stale: bool,
+    pub(super) is_stale: bool,
 }
 
 impl Session {
@@ -111,8 +109,9 @@ impl Session {
         let terms = self.terms.clone();
         let mut stream = stream;
         if terms.door.proxy_protocol {
-            self.identity
-                .set_ip(super::proxied::source(&mut stream, self.peer, self.may_speak_for()).await?);
+            self.identity.set_ip(
+                super::proxied::source(&mut stream, self.peer, self.may_speak_for()).await?,
+            );
         }
         let mut client = ClientSide::new(Box::new(stream));
         if let Some(tls) = terms.server_tls.as_ref().filter(|tls| tls.implicit) {
@@ -122,7 +121,11 @@ impl Session {
             Ok(got) => got,
             Err(error) => {
                 self.unreachable(&error);
-                client.say(&Reply::new(421, Enhanced(4, 4, 1), "The next server is not available, try again"));
+                client.say(&Reply::new(
+                    421,
+                    Enhanced(4, 4, 1),
+                    "The next server is not available, try again",
+                ));
                 client.close().await;
                 return Err(Ended::NextHop(error));
             }
@@ -140,7 +143,11 @@ impl Session {
         match &ended {
             Ok(()) => {}
             Err(Ended::Stopping) => {
-                client.say(&Reply::new(421, Enhanced(4, 3, 2), "The service stops, try again"));
+                client.say(&Reply::new(
+                    421,
+                    Enhanced(4, 3, 2),
+                    "The service stops, try again",
+                ));
             }
             Err(Ended::Silent | Ended::Late) => {
                 client.say(&Reply::new(421, Enhanced(4, 4, 2), "Timeout exceeded"));
@@ -150,7 +157,11 @@ impl Session {
             }
             Err(Ended::NextHop(error)) => {
                 self.unreachable(error);
-                client.say(&Reply::new(421, Enhanced(4, 4, 2), "The next server is gone, try again"));
+                client.say(&Reply::new(
+                    421,
+                    Enhanced(4, 4, 2),
+                    "The next server is gone, try again",
+                ));
             }
             Err(_) => {}
         }
@@ -244,12 +255,18 @@ impl Session {
         if self.nonsense > NONSENSE {
             return Err(Ended::Nonsense);
         }
-        between.client.say(&Reply::new(500, Enhanced(5, 5, 2), what));
+        between
+            .client
+            .say(&Reply::new(500, Enhanced(5, 5, 2), what));
         Ok(())
     }
 
     /// Asks the next server. A connection that it had closed while nobody used it is replaced, once.
-    async fn ask(&mut self, between: &mut Between, line: &[u8]) -> Result<Answer, Ended> {
+    pub(super) async fn ask(
+        &mut self,
+        between: &mut Between,
+        line: &[u8],
+    ) -> Result<Answer, Ended> {
         let asked = between.hop.ask(line).await;
         let is_stale = std::mem::take(&mut between.is_stale);
         let answer = match asked {
@@ -325,12 +342,14 @@ impl Session {
         reply
     }
 
-    fn refuse(&self, between: &mut Between, reply: Reply) {
+    pub(super) fn refuse(&self, between: &mut Between, reply: Reply) {
         between.client.say(&self.own(reply));
     }
 
-    fn bad_sequence(&self, between: &mut Between, what: &str) {
-        between.client.say(&Reply::new(503, Enhanced(5, 5, 1), what));
+    pub(super) fn bad_sequence(&self, between: &mut Between, what: &str) {
+        between
+            .client
+            .say(&Reply::new(503, Enhanced(5, 5, 1), what));
     }
 
     async fn mail(
@@ -359,7 +378,10 @@ impl Session {
             self.refuse(between, Excess::Message.reply());
             return Ok(());
         }
-        if params.iter().any(|param| param.eq_ignore_ascii_case("BODY=BINARYMIME")) {
+        if params
+            .iter()
+            .any(|param| param.eq_ignore_ascii_case("BODY=BINARYMIME"))
+        {
             // It was not offered. RFC 5321 section 4.1.1.11: parameter not implemented.
             let reply = Reply::new(555, Enhanced(5, 5, 4), "BODY=BINARYMIME is not offered");
             between.client.say(&reply);
@@ -386,7 +408,8 @@ impl Session {
     fn told_once(&self) {
         static TOLD: std::sync::Once = std::sync::Once::new();
         let door = &self.terms.door;
-        let unknown = door.mode == Mode::AfterQueue && door.side.is_none() && !self.identity.is_told();
+        let unknown =
+            door.mode == Mode::AfterQueue && door.side.is_none() && !self.identity.is_told();
         if unknown && self.peer.to_canonical().is_loopback() {
             TOLD.call_once(|| {
                 warn!(
@@ -445,7 +468,7 @@ impl Session {
         Ok(())
     }
 
-    fn envelope(&self, transaction: &Transaction) -> Envelope {
+    pub(super) fn envelope(&self, transaction: &Transaction) -> Envelope {
         Envelope {
             sender: transaction.sender.clone(),
             sender_params: transaction.sender_params.clone(),
@@ -457,7 +480,7 @@ impl Session {
     }
 
     /// The transaction, where a message may come now.
-    fn ready(&mut self, between: &mut Between) -> Option<Transaction> {
+    pub(super) fn ready(&mut self, between: &mut Between) -> Option<Transaction> {
         let what = match &self.transaction {
             None => "Need MAIL command",
             Some(transaction) if transaction.recipients.is_empty() => {
@@ -472,94 +495,7 @@ impl Session {
         None
     }
 
-    async fn data(&mut self, between: &mut Between) -> Result<(), Ended> {
-        let Some(transaction) = self.ready(between) else {
-            return Ok(());
-        };
-        if transaction.chunks.is_some() {
-            self.transaction = Some(transaction);
-            self.bad_sequence(between, "The message comes in chunks");
-            return Ok(());
-        }
-        // Not to be given back, and not to be finished before the service stops, as long as this stands.
-        let (pipeline, until) = (transaction.pipeline.clone(), transaction.began + self.limits.message_time);
-        self.transaction = Some(transaction);
-        between.client.put(b"354 End data with <CR><LF>.<CR><LF>\r\n");
-        between.client.flush().await?;
-        let mut incoming = Incoming::default();
-        let mut unstuff = Unstuff::new(self.terms.door.bare_line_breaks);
-        loop {
-            let ended = unstuff.take(between.client.input(), &mut incoming.text);
-            incoming.grown(&pipeline, &self.limits).await;
-            if ended {
-                break;
-            }
-            let until = until.min(Instant::now() + SILENCE.min(self.limits.idle));
-            between.client.read(until, None).await?;
-        }
-        incoming.flaw = unstuff.flaw();
-        self.complete(between, incoming, false).await
-    }
-
-    async fn chunk(&mut self, between: &mut Between, octets: u64, last: bool) -> Result<(), Ended> {
-        let offered = self.offers.chunking;
-        let transaction = match offered {
-            true => self.ready(between),
-            false => {
-                self.bad_sequence(between, "CHUNKING is not offered");
-                None
-            }
-        };
-        let Some(mut transaction) = transaction else {
-            // The octets come whatever is answered (RFC 3030 section 4.1).
-            return self.skip(between, octets).await;
-        };
-        let mut chunks = transaction.chunks.take().unwrap_or_default();
-        let (pipeline, until) = (transaction.pipeline.clone(), transaction.began + self.limits.message_time);
-        self.transaction = Some(transaction);
-        let mut left = octets;
-        while left > 0 {
-            let input = between.client.input();
-            if input.is_empty() {
-                let until = until.min(Instant::now() + SILENCE.min(self.limits.idle));
-                between.client.read(until, None).await?;
-                continue;
-            }
-            let some = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
-            let piece = input.split_to(some);
-            left -= some as u64;
-            let flaw = find_bare(&piece, &mut chunks.after_cr);
-            chunks.incoming.flaw = chunks.incoming.flaw.take().or(flaw);
-            chunks.incoming.text.extend_from_slice(&piece);
-            chunks.incoming.grown(&pipeline, &self.limits).await;
-        }
-        if last {
-            return self.complete(between, chunks.incoming, true).await;
-        }
-        if let Some(transaction) = &mut self.transaction {
-            transaction.chunks = Some(chunks);
-        }
-        between.client.say(&Reply::new(250, Enhanced(2, 0, 0), format!("{octets} octets")));
-        Ok(())
-    }
-
-    async fn skip(&mut self, between: &mut Between, octets: u64) -> Result<(), Ended> {
-        let mut left = octets;
-        let until = Instant::now() + self.limits.message_time;
-        while left > 0 {
-            let input = between.client.input();
-            let some = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
-            let _ = input.split_to(some);
-            left -= some as u64;
-            if left > 0 {
-                let until = until.min(Instant::now() + SILENCE.min(self.limits.idle));
-                between.client.read(until, None).await?;
-            }
-        }
-        Ok(())
-    }
-
-    fn exceeded(&self, excess: Excess) {
+    pub(super) fn exceeded(&self, excess: Excess) {
         counter!("copyist_limit_refusals_total", "limit" => excess.name()).increment(1);
         warn!(
             queue_id = self.identity.queue_id(),
@@ -568,70 +504,7 @@ impl Session {
         );
     }
 
-    /// The whole message is there.
-    async fn complete(
-        &mut self,
-        between: &mut Between,
-        incoming: Incoming,
-        as_chunk: bool,
-    ) -> Result<(), Ended> {
-        let Some(transaction) = self.transaction.take() else {
-            return Ok(());
-        };
-        let decided = self.decide(&transaction, incoming, as_chunk).await;
-        let envelope = self.envelope(&transaction);
-        self.end_transaction();
-        match decided {
-            Ok((message, passage, _room)) => {
-                let mut passing = Passing {
-                    session: self,
-                    between,
-                    transaction: &transaction,
-                    envelope: &envelope,
-                    as_chunk,
-                };
-                passing.pass(&message, passage).await
-            }
-            Err(reply) => {
-                self.refuse(between, reply);
-                // The next server has an open transaction, which came to nothing.
-                self.ask(between, b"RSET").await.map(|_| ())
-            }
-        }
-    }
-
-    /// What becomes of it.
-    async fn decide(
-        &self,
-        transaction: &Transaction,
-        incoming: Incoming,
-        as_chunk: bool,
-    ) -> Result<(Message, Passage, Option<Room>), Reply> {
-        if let Some(excess) = incoming.excess() {
-            self.exceeded(excess);
-            return Err(excess.reply());
-        }
-        if let Some(flaw) = incoming.flaw {
-            counter!("copyist_bare_line_breaks_total").increment(1);
-            let normalizes = self.terms.door.bare_line_breaks == BareLineBreaks::Normalize;
-            info!(queue_id = self.identity.queue_id(), client = ?self.identity.client().ip, "{flaw}");
-            // In a chunk it would have to be copied; nobody who speaks BDAT sends it.
-            if !normalizes || as_chunk {
-                return Err(bare(flaw));
-            }
-        }
-        let pipeline = &transaction.pipeline;
-        let (content, room) = incoming.finish(pipeline).await?;
-        let message = Message::new(content);
-        let envelope = self.envelope(transaction);
-        let offered = pipeline.offer(&envelope, &message, &transaction.provisional, SystemTime::now());
-        match offered.await {
-            Offer::Pass(passage) => Ok((message, *passage, room)),
-            Offer::Refuse(reply) => Err(reply),
-        }
-    }
-
-    fn end_transaction(&mut self) {
+    pub(super) fn end_transaction(&mut self) {
         self.transaction = None;
         self.identity.end_transaction();
     }
@@ -641,7 +514,9 @@ impl Session {
         self.end_transaction();
         if between.hop.is_plain() && !has_transaction {
             // The next client goes on with this connection.
-            between.client.say(&Reply::new(221, Enhanced(2, 0, 0), "Bye"));
+            between
+                .client
+                .say(&Reply::new(221, Enhanced(2, 0, 0), "Bye"));
             return Ok(());
         }
         between.hop.set_marked();
@@ -650,7 +525,11 @@ impl Session {
 
     async fn start_tls(&mut self, between: &mut Between) -> Result<(), Ended> {
         let terms = self.terms.clone();
-        let Some(tls) = terms.server_tls.as_ref().filter(|_| !between.client.is_tls() && !self.is_known) else {
+        let Some(tls) = terms
+            .server_tls
+            .as_ref()
+            .filter(|_| !between.client.is_tls() && !self.is_known)
+        else {
             self.bad_sequence(between, "STARTTLS is not offered now");
             return Ok(());
         };
@@ -658,7 +537,9 @@ impl Session {
             self.end_transaction();
             self.ask(between, b"RSET").await?;
         }
-        between.client.say(&Reply::new(220, Enhanced(2, 0, 0), "Ready to start TLS"));
+        between
+            .client
+            .say(&Reply::new(220, Enhanced(2, 0, 0), "Ready to start TLS"));
         between.client.flush().await?;
         between.client.encrypt(tls).await?;
         // All that was said before counts for nothing (RFC 3207 section 4.2).
@@ -698,7 +579,8 @@ impl Session {
         if answer.code == 235 {
             self.is_known = true;
             let user = user_of(mechanism, &responses);
-            self.identity.set_user(Some(user.unwrap_or_else(|| mechanism.to_ascii_lowercase())));
+            self.identity
+                .set_user(Some(user.unwrap_or_else(|| mechanism.to_ascii_lowercase())));
         }
         Ok(())
     }
@@ -740,7 +622,9 @@ impl Session {
                 self.forward(between, line).await?.is_positive()
             }
             false => {
-                between.client.say(&Reply::new(250, Enhanced(2, 0, 0), "Ok"));
+                between
+                    .client
+                    .say(&Reply::new(250, Enhanced(2, 0, 0), "Ok"));
                 true
             }
         };
@@ -751,172 +635,13 @@ impl Session {
     }
 
     fn not_allowed(&self, between: &mut Between) -> Result<(), Ended> {
-        between.client.say(&Reply::new(550, Enhanced(5, 7, 1), "Not authorized, or not now"));
+        between.client.say(&Reply::new(
+            550,
+            Enhanced(5, 7, 1),
+            "Not authorized, or not now",
+        ));
         Ok(())
     }
-}
-
-/// A message on its way to the next server.
-struct Passing<'a> {
-    session: &'a mut Session,
-    between: &'a mut Between,
-    transaction: &'a Transaction,
-    envelope: &'a Envelope,
-    as_chunk: bool,
-}
-
-impl Passing<'_> {
-    /// Hands it on; the next server's answer is the client's, and decides about what is owed.
-    async fn pass(&mut self, message: &Message, passage: Passage) -> Result<(), Ended> {
-        let Passage {
-            changes,
-            others,
-            held,
-        } = passage;
-        let outgoing = match &changes.edited {
-            Some(edited) => Outgoing::new(edited, false),
-            None => Outgoing::new(message, changes.strips),
-        };
-        let sent = match changes.moved.is_empty() {
-            true => transmit(&mut self.between.hop, &outgoing, self.as_chunk).await,
-            false => {
-                let places = 0..self.transaction.rcpts.len();
-                let staying: Vec<usize> = places.filter(|place| !changes.moved.contains(place)).collect();
-                self.anew(&staying, &outgoing).await
-            }
-        };
-        match sent {
-            Sent::Answered(answer) if answer.is_positive() => {
-                self.count("delivered");
-                info!(queue_id = self.envelope.queue_id, reply = said(&answer), "the next server has it");
-                let (done, lost) = self.others(&others).await;
-                self.settled(released(held, done).await);
-                self.between.client.pass(&answer);
-                lost.map_or(Ok(()), |error| Err(Ended::NextHop(error)))
-            }
-            Sent::Answered(answer) => {
-                self.count(if answer.is_transient() { "deferred" } else { "refused" });
-                info!(queue_id = self.envelope.queue_id, reply = said(&answer), "the next server does not take it");
-                self.settled(withdrawn(held).await);
-                self.between.client.pass(&answer);
-                match answer.code {
-                    421 => Err(Ended::Dismissed),
-                    _ => Ok(()),
-                }
-            }
-            Sent::NotSent(failure) => {
-                self.count("failed");
-                warn!(queue_id = self.envelope.queue_id, "deferred: {failure}");
-                self.settled(withdrawn(held).await);
-                self.between.client.say(&lost_on_the_way());
-                Err(Ended::NextHop(HopError::Closed))
-            }
-            Sent::Unknown(error) => {
-                self.count("unknown");
-                warn!(
-                    queue_id = self.envelope.queue_id,
-                    "deferred, and what is owed is delivered: whether the next server has it is not known, it {error}"
-                );
-                self.settled(kept(held).await);
-                self.between.client.say(&lost_on_the_way());
-                Err(Ended::NextHop(error))
-            }
-        }
-    }
-
-    fn count(&self, result: &'static str) {
-        counter!("copyist_smtp_messages_total", "result" => result).increment(1);
-    }
-
-    /// What is held stays so where this fails; the spool has failed then, and the next start releases it.
-    fn settled(&self, settled: Result<(), crate::spool::CommitError>) {
-        if let Err(cause) = settled {
-            warn!(queue_id = self.envelope.queue_id, "what is held for it stays so until the next start: {cause}");
-        }
-    }
-
-    /// The versions that others get, each in a transaction of its own. Gives the items that are done with, and why the
-    /// next server cannot be asked any more. What it does not take at once, for all of them, is delivered by the relay.
-    async fn others(&mut self, others: &[Other]) -> (Vec<crate::journal::ItemId>, Option<HopError>) {
-        let mut done = Vec::new();
-        for other in others {
-            let outgoing = Outgoing::new(&other.message, false);
-            match self.anew(&other.recipients, &outgoing).await {
-                Sent::Answered(answer) if answer.is_positive() => {
-                    self.count("version_delivered");
-                    done.extend(other.items.iter().cloned());
-                }
-                Sent::Answered(answer) => {
-                    self.count("version_owed");
-                    warn!(
-                        queue_id = self.envelope.queue_id, reply = said(&answer),
-                        "the relay gets a version that the next server does not take"
-                    );
-                }
-                Sent::NotSent(failure) => {
-                    self.count("version_owed");
-                    warn!(queue_id = self.envelope.queue_id, "the relay gets what is left: {failure}");
-                    return (done, Some(HopError::Closed));
-                }
-                Sent::Unknown(error) => {
-                    self.count("version_owed");
-                    warn!(queue_id = self.envelope.queue_id, "the relay gets what is left: the next server {error}");
-                    return (done, Some(error));
-                }
-            }
-        }
-        (done, None)
-    }
-
-    /// A transaction of its own for some of the recipients. Where the next server does not take each of them again,
-    /// nothing is sent.
-    async fn anew(&mut self, places: &[usize], outgoing: &Outgoing) -> Sent {
-        let transaction = self.transaction;
-        let rcpts = places.iter().filter_map(|&place| transaction.rcpts.get(place));
-        let commands = [&Bytes::from_static(b"RSET"), &transaction.mail];
-        for line in commands.into_iter().chain(rcpts) {
-            match self.between.hop.ask(line).await {
-                Ok(answer) if answer.is_positive() => {}
-                Ok(answer) if answer.is_intermediate() => {
-                    return Sent::NotSent(Failure::Nonsense(answer.code));
-                }
-                Ok(answer) => return answered(&mut self.between.hop, answer).await,
-                Err(error) => return Sent::NotSent(error.into()),
-            }
-        }
-        transmit(&mut self.between.hop, outgoing, self.as_chunk).await
-    }
-}
-
-async fn released(held: Option<Held>, done: Vec<crate::journal::ItemId>) -> Result<(), crate::spool::CommitError> {
-    match held {
-        Some(held) => held.release(done).await,
-        None => Ok(()),
-    }
-}
-
-async fn withdrawn(held: Option<Held>) -> Result<(), crate::spool::CommitError> {
-    match held {
-        Some(held) => held.withdraw().await,
-        None => Ok(()),
-    }
-}
-
-async fn kept(held: Option<Held>) -> Result<(), crate::spool::CommitError> {
-    match held {
-        Some(held) => held.keep().await,
-        None => Ok(()),
-    }
-}
-
-fn lost_on_the_way() -> Reply {
-    // X.4.2: bad connection (RFC 3463 section 3.5).
-    Reply::new(451, Enhanced(4, 4, 2), "The next server was lost, try again")
-}
-
-/// X.6.0: other or undefined media error (RFC 3463 section 3.7).
-fn bare(flaw: DataFlaw) -> Reply {
-    Reply::new(550, Enhanced(5, 6, 0), format!("Message refused: {flaw}"))
 }
 
 fn read(pipeline: &Pipeline, path: &str) -> Result<Address, AddressError> {

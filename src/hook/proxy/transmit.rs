@@ -45,7 +45,9 @@ pub(super) struct Outgoing {
 impl Outgoing {
     /// This message; where it `strips`, without the fields that only we may write.
     pub(super) fn new(message: &Message, strips: bool) -> Outgoing {
-        let fields = message.fields().filter(|field| strips && is_ours(field.name));
+        let fields = message
+            .fields()
+            .filter(|field| strips && is_ours(field.name));
         Outgoing {
             left_out: fields.map(|field| field.range).collect(),
             message: message.clone(),
@@ -94,7 +96,8 @@ impl Iterator for Kept {
             let mut kept = from;
             for range in &self.left_out {
                 let start = range.start.clamp(from, self.place);
-                self.ready.push(piece.slice(kept.min(start) - from..start - from));
+                self.ready
+                    .push(piece.slice(kept.min(start) - from..start - from));
                 kept = kept.max(range.end.clamp(from, self.place));
             }
             self.ready.push(piece.slice(kept - from..));

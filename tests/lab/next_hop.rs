@@ -1,0 +1,200 @@
+//! An SMTP server that writes down every octet that it is sent, and that misbehaves as it is told to. No real server can be
+//! made to do most of this.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What it does otherwise than an SMTP server should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mood {
+    /// Takes everything.
+    Good,
+    /// Refuses recipients whose address begins with "no".
+    RefusesSome,
+    /// Answers the message with 550.
+    RefusesMessage,
+    /// Answers the message with 451.
+    DefersMessage,
+    /// Answers DATA with 451.
+    DefersData,
+    /// Closes after the first line of the message.
+    ClosesInData,
+    /// Answers the message with what is no SMTP.
+    Garbage,
+    /// Does not answer the message.
+    Hangs,
+    /// Takes the message, and closes without a word.
+    TakesSilently,
+    /// Takes the first message of a connection, and defers all others.
+    TakesOne,
+}
+
+/// One transaction that came to its data.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Taken {
+    /// MAIL and RCPT as they were sent, of those that it accepted.
+    pub envelope: Vec<String>,
+    /// The data as it was sent, stuffed, with the dot at its end; of BDAT the octets.
+    pub data: Vec<u8>,
+}
+
+/// The server.
+pub struct NextHop {
+    address: SocketAddr,
+    kept: Arc<Mutex<Kept>>,
+}
+
+#[derive(Default)]
+struct Kept {
+    mood: Option<Mood>,
+    taken: Vec<Taken>,
+    /// Every command line of every connection.
+    commands: Vec<String>,
+}
+
+impl NextHop {
+    /// Starts it in a good mood.
+    pub fn start() -> NextHop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let kept = Arc::new(Mutex::new(Kept::default()));
+        let keep = kept.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let keep = keep.clone();
+                std::thread::spawn(move || drop(serve(stream, &keep)));
+            }
+        });
+        NextHop { address, kept }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Changes its mood, for commands from now on.
+    pub fn be(&self, mood: Mood) {
+        lock(&self.kept).mood = Some(mood);
+    }
+
+    /// What it has taken for its own.
+    pub fn taken(&self) -> Vec<Taken> {
+        lock(&self.kept).taken.clone()
+    }
+
+    /// Every command line.
+    pub fn commands(&self) -> Vec<String> {
+        lock(&self.kept).commands.clone()
+    }
+
+    /// Forgets what it has.
+    pub fn forget(&self) {
+        let mut kept = lock(&self.kept);
+        kept.taken.clear();
+        kept.commands.clear();
+    }
+}
+
+fn lock(kept: &Mutex<Kept>) -> std::sync::MutexGuard<'_, Kept> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn serve(mut stream: TcpStream, keep: &Mutex<Kept>) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    stream.write_all(b"220 next.test ESMTP as written down\r\n")?;
+    let mut one = Taken::default();
+    let mut messages = 0;
+    loop {
+        let mut line = Vec::new();
+        if reader.read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&line)
+            .trim_end_matches("\r\n")
+            .to_owned();
+        lock(keep).commands.push(text.clone());
+        let mood = lock(keep).mood.unwrap_or(Mood::Good);
+        let verb = text
+            .split(' ')
+            .next()
+            .unwrap_or_default()
+            .to_ascii_uppercase();
+        let answer = match verb.as_str() {
+            "EHLO" => {
+                "250-next.test\r\n250-PIPELINING\r\n250-SIZE 50000000\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n\
+                       250-CHUNKING\r\n250-XFORWARD NAME ADDR PROTO HELO SOURCE PORT IDENT\r\n250 AUTH PLAIN LOGIN\r\n"
+            }
+            "MAIL" => {
+                one = Taken::default();
+                one.envelope.push(text);
+                "250 2.1.0 sender fine\r\n"
+            }
+            "RCPT" if mood == Mood::RefusesSome && text.contains("<no") => "550 5.1.1 not here\r\n",
+            "RCPT" => {
+                one.envelope.push(text);
+                "250 2.1.5 recipient fine\r\n"
+            }
+            "AUTH" => match text.strip_prefix("AUTH LOGIN") {
+                None => "235 2.7.0 welcome\r\n",
+                Some(_) => {
+                    for prompt in ["334 VXNlcm5hbWU6\r\n", "334 UGFzc3dvcmQ6\r\n"] {
+                        stream.write_all(prompt.as_bytes())?;
+                        reader.read_until(b'\n', &mut line)?;
+                    }
+                    "235 2.7.0 welcome\r\n"
+                }
+            },
+            "DATA" if mood == Mood::DefersData => "451 4.3.0 no data now\r\n",
+            "DATA" | "BDAT" => {
+                if verb == "DATA" {
+                    stream.write_all(b"354 go on\r\n")?;
+                    if mood == Mood::ClosesInData {
+                        reader.read_until(b'\n', &mut one.data)?;
+                        return Ok(());
+                    }
+                    while one.data != b".\r\n" && !one.data.ends_with(b"\r\n.\r\n") {
+                        if reader.read_until(b'\n', &mut one.data)? == 0 {
+                            return Ok(());
+                        }
+                    }
+                } else {
+                    let octets: u64 = text
+                        .split(' ')
+                        .nth(1)
+                        .and_then(|n| n.parse().ok())
+                        .unwrap_or(0);
+                    reader.by_ref().take(octets).read_to_end(&mut one.data)?;
+                }
+                messages += 1;
+                let takes = !matches!(mood, Mood::RefusesMessage | Mood::DefersMessage)
+                    && (mood != Mood::TakesOne || messages == 1);
+                if takes && !matches!(mood, Mood::Garbage | Mood::Hangs) {
+                    lock(keep).taken.push(std::mem::take(&mut one));
+                }
+                match mood {
+                    Mood::RefusesMessage => "550 5.7.1 refused at the end\r\n",
+                    Mood::DefersMessage => "451 4.3.0 deferred at the end\r\n",
+                    Mood::TakesOne if messages > 1 => "451 4.3.0 one is enough\r\n",
+                    Mood::Garbage => "well done\r\n",
+                    Mood::Hangs => {
+                        // Until the other side has had enough.
+                        reader.read_until(b'\n', &mut line)?;
+                        return Ok(());
+                    }
+                    Mood::TakesSilently => return Ok(()),
+                    _ => "250 2.0.0 queued as it came\r\n",
+                }
+            }
+            "QUIT" => {
+                stream.write_all(b"221 2.0.0 bye\r\n")?;
+                return Ok(());
+            }
+            "RSET" | "NOOP" | "HELO" | "XFORWARD" => "250 2.0.0 fine\r\n",
+            _ => "500 5.5.2 what\r\n",
+        };
+        stream.write_all(answer.as_bytes())?;
+    }
+}

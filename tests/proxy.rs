@@ -1,0 +1,517 @@
+//! The SMTP door: what passes, what the next server says, and what is owed then.
+
+mod lab;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use lab::{
+    Chance, Client, Copyist, Mood, NextHop, OUTSIDE, PATIENCE, Report, SmtpSink, Taken, free_port,
+    message, setting,
+};
+
+const PEOPLE: &str = "dn: cn=dan,dc=corp\ncn: dan\nmail: dan@corp.example\njournal: journal@archive.test\n\n\
+                      dn: cn=eve,dc=corp\ncn: eve\nmail: eve@corp.example\n";
+
+/// A next server, the service in front of it, and the relay of its reports.
+struct Proxied {
+    copyist: Copyist,
+    address: SocketAddr,
+    next: NextHop,
+    relay: SmtpSink,
+}
+
+impl Proxied {
+    /// `door` are lines of `[[hook.smtp]]`, `lines` of the rest.
+    fn start(door: &str, lines: &str) -> Proxied {
+        Proxied::before(NextHop::start(), door, lines)
+    }
+
+    fn before(next: NextHop, door: &str, lines: &str) -> Proxied {
+        let relay = SmtpSink::start_keeping();
+        let (address, next_hop) = (
+            SocketAddr::from(([127, 0, 0, 1], free_port())),
+            next.address(),
+        );
+        let config = format!(
+            r#"
+[organization]
+domains = ["corp.example"]
+trusted_networks = ["127.0.0.2/32"]
+[directory]
+urls = ["ldif:people.ldif"]
+[inbound]
+journal_attribute = "journal"
+journal_ndr = "ndr@corp.example"
+[outbound]
+journal_attribute = "journal"
+journal_ndr = "ndr@corp.example"
+[internal]
+journal_attribute = "journal"
+journal_ndr = "ndr@corp.example"
+[relay]
+host = "{}"
+tls = "none"
+[delivery]
+retry = {{ first = "1s", max = "1s" }}
+[admin]
+listen = "off"
+[hook.milter]
+listen = []
+[[hook.smtp]]
+listen = "{address}"
+next_hop = "{next_hop}"
+next_hop_timeout = "2s"
+{door}
+{lines}
+"#,
+            relay.address()
+        );
+        let mut copyist = Copyist::install(&config);
+        lab::write(&copyist.config_file().with_file_name("people.ldif"), PEOPLE);
+        copyist.restart();
+        Proxied {
+            copyist,
+            address,
+            next,
+            relay,
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client::connect_from(OUTSIDE, self.address)
+    }
+
+    /// Sends a message to Dan, who is journaled; gives the answer's code.
+    fn send(&self, id: &str) -> u16 {
+        let content = message(id, "text");
+        let sent = self
+            .client()
+            .send_message("a@elsewhere.test", &["dan@corp.example"], &content);
+        sent.code
+    }
+
+    /// The reports that have come once nothing is owed any more.
+    fn reports(&self) -> Vec<Report> {
+        lab::wait("nothing is owed", PATIENCE, || self.copyist.owed() == 0);
+        let mut reports = Vec::new();
+        self.relay.harvest(
+            |text| Report::read(text).is_whole,
+            |text| reports.push(Report::read(text)),
+        );
+        reports
+    }
+}
+
+/// Whether a report says that nobody knows what became of its message.
+fn is_unsure(report: &Report) -> bool {
+    report.text.contains("\nX-Copyist-Fate: unknown")
+}
+
+#[test]
+fn a_message_passes_as_it_was_said_and_its_report_follows() {
+    let site = Proxied::start("", "");
+    let mut client = site.client();
+    assert_eq!(
+        client
+            .say("mail from:<A.b+c@Elsewhere.test>  SIZE=99 BODY=8BITMIME")
+            .text,
+        "2.1.0 sender fine"
+    );
+    client.say("RCPT TO:<Dan@corp.example> NOTIFY=NEVER ORCPT=rfc822;Dan@corp.example");
+    client.say("Rcpt To:<eve@CORP.example>");
+    assert_eq!(client.say("DATA").code, 354);
+    let content = message(
+        "<verbatim@elsewhere.test>",
+        "..dots\r\n.\tand tabs \r\n\u{fc}",
+    );
+    let answer = client.content(&content);
+    assert_eq!(
+        (answer.code, answer.text.as_str()),
+        (250, "2.0.0 queued as it came")
+    );
+    client.quit();
+    let taken = site.next.taken();
+    assert_eq!(
+        taken[0].envelope,
+        [
+            "mail from:<A.b+c@Elsewhere.test>  SIZE=99 BODY=8BITMIME",
+            "RCPT TO:<Dan@corp.example> NOTIFY=NEVER ORCPT=rfc822;Dan@corp.example",
+            "Rcpt To:<eve@CORP.example>"
+        ]
+    );
+    let stuffed = content.replace("\r\n.", "\r\n..");
+    let end = if stuffed.ends_with("\r\n") {
+        ".\r\n"
+    } else {
+        "\r\n.\r\n"
+    };
+    assert_eq!(String::from_utf8_lossy(&taken[0].data), stuffed + end);
+    let reports = site.reports();
+    assert_eq!(reports.len(), 1);
+    assert_eq!(reports[0].about, "<verbatim@elsewhere.test>");
+    assert!(!is_unsure(&reports[0]));
+}
+
+/// What becomes of a message, and of its report, whatever the next server does.
+#[test]
+fn what_the_next_server_says_decides_about_the_report() {
+    for mode in ["before-queue", "after-queue"] {
+        let site = Proxied::start(&format!("mode = \"{mode}\""), "");
+        // The answer's code, whether the server has it, whether there is a report, and whether that is unsure.
+        for (mood, code, is_taken, has_report, unsure) in [
+            (Mood::Good, 250, true, true, false),
+            (Mood::RefusesMessage, 550, false, false, false),
+            (Mood::DefersMessage, 451, false, false, false),
+            (Mood::DefersData, 451, false, false, false),
+            // It may have read to the end.
+            (Mood::ClosesInData, 451, false, true, true),
+            (Mood::Garbage, 451, false, true, true),
+            (Mood::TakesSilently, 451, true, true, true),
+            (Mood::Good, 250, true, true, false),
+        ] {
+            site.next.forget();
+            site.next.be(mood);
+            let id = format!("<{mood:?}@elsewhere.test>");
+            assert_eq!(site.send(&id), code, "{mode} {mood:?}");
+            assert_eq!(
+                site.next.taken().len(),
+                usize::from(is_taken),
+                "{mode} {mood:?}"
+            );
+            let reports = site.reports();
+            let about: Vec<&str> = reports.iter().map(|report| report.about.as_str()).collect();
+            assert_eq!(
+                about,
+                [id.as_str()].repeat(usize::from(has_report)),
+                "{mode} {mood:?}"
+            );
+            for report in &reports {
+                assert_eq!(is_unsure(report), unsure, "{mode} {mood:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_message_whose_end_was_not_sent_has_no_report() {
+    let site = Proxied::start("", "");
+    site.next.be(Mood::ClosesInData);
+    // More than fits on the way between two sockets.
+    let large = format!(
+        "Message-ID: <large@elsewhere.test>\r\n\r\n{}",
+        "0123456789\r\n".repeat(2_000_000)
+    );
+    let answer = site
+        .client()
+        .send_message("a@elsewhere.test", &["dan@corp.example"], &large);
+    assert_eq!(answer.code, 451, "{answer:?}");
+    assert_eq!(site.copyist.owed(), 0);
+    assert_eq!(site.relay.count(), 0);
+}
+
+#[test]
+fn a_recipient_that_the_next_server_refuses_is_none() {
+    let site = Proxied::start("", "");
+    site.next.be(Mood::RefusesSome);
+    let mut client = site.client();
+    client.say("MAIL FROM:<a@elsewhere.test>");
+    assert_eq!(
+        client.say("RCPT TO:<nobody@corp.example>").text,
+        "5.1.1 not here"
+    );
+    assert_eq!(client.say("DATA").code, 554, "there is no recipient");
+    client.say("RCPT TO:<dan@corp.example>");
+    client.say("DATA");
+    assert_eq!(
+        client.content(&message("<some@elsewhere.test>", "x")).code,
+        250
+    );
+    let reports = site.reports();
+    assert!(!reports[0].text.contains("nobody@"), "{}", reports[0].text);
+}
+
+/// The service is killed while the next server has the message and has not answered.
+#[test]
+fn a_report_that_was_held_by_a_killed_service_is_delivered_and_says_so() {
+    let mut site = Proxied::start("", "");
+    site.next.be(Mood::Hangs);
+    let mut client = site.client();
+    client.say("MAIL FROM:<a@elsewhere.test>");
+    client.say("RCPT TO:<dan@corp.example>");
+    client.say("DATA");
+    let sending =
+        std::thread::spawn(move || client.try_content(&message("<held@elsewhere.test>", "x")));
+    lab::wait("it is held", PATIENCE, || site.copyist.owed() == 1);
+    assert_eq!(site.relay.count(), 0, "it waits");
+    site.copyist.kill9();
+    assert!(sending.join().expect("sent").is_err(), "nobody said yes");
+    site.copyist.restart();
+    let reports = site.reports();
+    assert_eq!(reports[0].about, "<held@elsewhere.test>");
+    assert!(is_unsure(&reports[0]), "{}", reports[0].text);
+}
+
+const TEXTS: &str =
+    "[outbound.append]\ntext = \"for outside\"\n[internal.append]\ntext = \"for inside\"\n";
+
+fn send_to_both(site: &Proxied) -> u16 {
+    let mut client = Client::connect_from(lab::INSIDE, site.address);
+    let to = ["dan@corp.example", "x@elsewhere.test", "eve@corp.example"];
+    client
+        .send_message(
+            "dan@corp.example",
+            &to,
+            &message("<split@corp.example>", "text"),
+        )
+        .code
+}
+
+#[test]
+fn each_class_of_recipients_gets_its_own_text_in_its_own_transaction() {
+    let site = Proxied::start("allow_clients = [\"127.0.0.0/8\"]", TEXTS);
+    assert_eq!(send_to_both(&site), 250);
+    let taken = site.next.taken();
+    assert_eq!(taken.len(), 2, "{taken:?}");
+    for one in &taken {
+        let text = String::from_utf8_lossy(&one.data).into_owned();
+        let inside = text.contains("for inside");
+        assert_ne!(inside, text.contains("for outside"), "{text}");
+        assert!(!text.contains("X-Copyist-"), "{text}");
+        let recipients = one.envelope[1..].join(" ");
+        assert_eq!(recipients.contains("elsewhere"), !inside, "{recipients}");
+        assert_eq!(one.envelope.len(), if inside { 3 } else { 2 });
+    }
+    // One for the outbound copy of the sender, one for the internal one; no version is owed.
+    let reports = site.reports();
+    assert!(
+        reports
+            .iter()
+            .all(|report| report.about == "<split@corp.example>" && !is_unsure(report))
+    );
+}
+
+#[test]
+fn what_the_next_server_takes_only_for_some_reaches_the_others_by_the_relay() {
+    let site = Proxied::start("allow_clients = [\"127.0.0.0/8\"]", TEXTS);
+    site.next.be(Mood::TakesOne);
+    assert_eq!(send_to_both(&site), 250);
+    assert_eq!(site.next.taken().len(), 1);
+    lab::wait("nothing is owed", PATIENCE, || site.copyist.owed() == 0);
+    let mut versions = Vec::new();
+    let is_report = |text: &str| text.contains("X-MS-Journal-Report");
+    site.relay.harvest(
+        |_| true,
+        |text| versions.extend((!is_report(text)).then(|| text.to_owned())),
+    );
+    let first = String::from_utf8_lossy(&site.next.taken()[0].data).into_owned();
+    let (rest, to) = match first.contains("for inside") {
+        true => ("for outside", "<x@elsewhere.test>"),
+        false => ("for inside", "<eve@corp.example>"),
+    };
+    assert_eq!(versions.len(), 1, "{versions:?}");
+    assert!(versions[0].contains(rest), "{versions:?}");
+    assert!(
+        versions[0].contains(&format!("X-Rcpt-Args: {to}")),
+        "{versions:?}"
+    );
+}
+
+#[test]
+fn behind_a_queue_there_is_no_final_no_of_ours() {
+    let lines = "[limits]\nmessage_size = \"20KiB\"\n";
+    for (mode, class) in [("before-queue", 5), ("after-queue", 4)] {
+        let site = Proxied::start(&format!("mode = \"{mode}\""), lines);
+        let mut client = site.client();
+        client.say("MAIL FROM:<a@elsewhere.test>");
+        assert_eq!(
+            client.say("RCPT TO:<ndr@corp.example>").code / 100,
+            class,
+            "{mode}: a guarded mailbox"
+        );
+        client.say("RSET");
+        let large = message("<large@elsewhere.test>", &"x".repeat(30_000));
+        let answer = client.send_message("a@elsewhere.test", &["dan@corp.example"], &large);
+        assert_eq!(answer.code / 100, class, "{mode}: {answer:?}");
+        assert_eq!(site.send("<after@elsewhere.test>"), 250);
+        assert_eq!(site.next.taken().len(), 1);
+        assert_eq!(site.reports().len(), 1);
+    }
+}
+
+/// Everything a client says at once, and all that comes back.
+fn played(server: SocketAddr, wire: &[u8]) -> String {
+    let mut stream = TcpStream::connect(server).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    stream.write_all(wire).expect("taken");
+    let mut said = String::new();
+    stream.read_to_string(&mut said).expect("answers");
+    said
+}
+
+#[test]
+fn bare_line_breaks_are_refused_or_made_line_breaks_and_never_end_a_message() {
+    let smuggled = "EHLO c\r\nMAIL FROM:<a@elsewhere.test>\r\nRCPT TO:<dan@corp.example>\r\nDATA\r\nMessage-ID: <bare@e>\r\n\r\n\
+                    one\n.\nMAIL FROM:<smuggled@corp.example>\r\n\n.\r\nRCPT TO:<x@y>\r.\r\r\n.\r\nQUIT\r\n";
+    for (door, codes, taken) in [
+        ("", "550", 0),
+        ("bare_newline = \"normalize\"", "250", 1),
+        ("mode = \"after-queue\"", "250", 1),
+        (
+            "mode = \"after-queue\"\nbare_newline = \"reject\"",
+            "450",
+            0,
+        ),
+    ] {
+        let site = Proxied::start(door, "");
+        let said = played(site.address, smuggled.as_bytes());
+        let last = said.lines().rev().nth(1).unwrap_or_default();
+        assert!(last.starts_with(codes), "{door}: {said}");
+        assert_eq!(site.next.taken().len(), taken, "{door}");
+        let commands = site.next.commands();
+        assert!(
+            !commands.iter().any(|line| line.contains("smuggled")),
+            "{commands:?}"
+        );
+        for one in site.next.taken() {
+            let text = String::from_utf8(one.data).expect("ASCII");
+            let lines: Vec<&str> = text.split("\r\n").collect();
+            assert!(
+                lines.iter().all(|line| !line.contains(['\r', '\n'])),
+                "{lines:?}"
+            );
+            assert_eq!(
+                lines.iter().filter(|line| **line == ".").count(),
+                1,
+                "{lines:?}"
+            );
+        }
+    }
+}
+
+/// A transaction as some client might say it.
+fn transaction(chance: &mut Chance, number: usize) -> Vec<u8> {
+    let pick = |chance: &mut Chance, of: &[&str]| of[chance.below(of.len())].to_owned();
+    let mut wire = Vec::new();
+    let verb = pick(chance, &["MAIL FROM:", "mail from:", "MAIL FROM: "]);
+    let sender = pick(
+        chance,
+        &[
+            "<>",
+            "<a@elsewhere.test>",
+            "<\"q. u\"@elsewhere.test>",
+            "<A+b=c@sub.elsewhere.test>",
+        ],
+    );
+    let params = pick(
+        chance,
+        &[
+            "",
+            " SIZE=100",
+            " BODY=8BITMIME",
+            " RET=HDRS ENVID=x+2By",
+            " SMTPUTF8",
+            "  AUTH=<>",
+        ],
+    );
+    wire.extend(format!("{verb}{sender}{params}\r\n").bytes());
+    for _ in 0..1 + chance.below(4) {
+        let to = pick(
+            chance,
+            &[
+                "dan@corp.example",
+                "eve@corp.example",
+                "no.such@corp.example",
+                "x@elsewhere.test",
+                "\"D.a\\\"n\"@corp.example",
+            ],
+        );
+        let params = pick(
+            chance,
+            &["", " NOTIFY=SUCCESS,FAILURE", " ORCPT=rfc822;a+2Bb@c"],
+        );
+        wire.extend(format!("RCPT TO:<{to}>{params}\r\n").bytes());
+    }
+    let mut content =
+        format!("Message-ID: <{number}@generated.test>\r\nSubject: {number}\r\n\r\n").into_bytes();
+    for _ in 0..chance.below(40) {
+        let line = pick(
+            chance,
+            &[
+                "",
+                ".",
+                "..",
+                ". ",
+                ".x",
+                "text",
+                "\u{fc}\u{1f600}",
+                "a\tb",
+                "\0",
+                "From a",
+            ],
+        );
+        content.extend(line.bytes());
+        if chance.below(20) == 0 {
+            content.extend((0..chance.below(3000)).map(|n| b"abc \xe4.="[n % 7]));
+        }
+        content.extend(b"\r\n");
+    }
+    if chance.below(4) == 0 {
+        let split = chance.below(content.len());
+        wire.extend(format!("BDAT {split}\r\n").bytes());
+        wire.extend(&content[..split]);
+        wire.extend(format!("BDAT {} LAST\r\n", content.len() - split).bytes());
+        wire.extend(&content[split..]);
+    } else {
+        wire.extend(b"DATA\r\n");
+        for line in content.split_inclusive(|octet| *octet == b'\n') {
+            if line.starts_with(b".") {
+                wire.push(b'.');
+            }
+            wire.extend(line);
+        }
+        wire.extend(b".\r\n");
+    }
+    wire
+}
+
+/// A message in chunks is one chunk behind us: what it says is the same.
+fn joined(taken: Vec<Taken>) -> Vec<Taken> {
+    let mut joined: Vec<Taken> = Vec::new();
+    for one in taken {
+        match joined.last_mut() {
+            Some(last) if one.envelope.is_empty() => last.data.extend(one.data),
+            _ => joined.push(one),
+        }
+    }
+    joined
+}
+
+/// `TRANSACTIONS=10000` is the long form.
+#[test]
+fn transactions_reach_the_next_server_as_if_nobody_stood_between() {
+    let mut chance = Chance::from_environment();
+    let count = setting("TRANSACTIONS", 300);
+    let wires: Vec<Vec<u8>> = (0..count)
+        .map(|number| transaction(&mut chance, number))
+        .collect();
+    let site = Proxied::start("", "");
+    let direct = NextHop::start();
+    // Some at a time on each connection: pipelined, as clients do.
+    for some in wires.chunks(10) {
+        let wire = [&b"EHLO client.test\r\n"[..], &some.concat(), b"QUIT\r\n"].concat();
+        played(direct.address(), &wire);
+        played(site.address, &wire);
+    }
+    let (straight, through) = (joined(direct.taken()), joined(site.next.taken()));
+    assert_eq!(straight.len(), count);
+    assert_eq!(through.len(), count);
+    for (number, (one, other)) in straight.iter().zip(&through).enumerate() {
+        assert_eq!(one.envelope, other.envelope, "{number}");
+        assert_eq!(
+            String::from_utf8_lossy(&one.data),
+            String::from_utf8_lossy(&other.data),
+            "{number}"
+        );
+    }
+}
