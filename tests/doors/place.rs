@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Instant;
 
-use super::lab::{Copyist, Disk, PATIENCE, SmtpSink, Sshfs, free_port, wait};
+use super::lab::{Disk, PATIENCE, SmtpSink, Sshfs, free_port, wait};
 use super::{config, config_with_relay, connect, install, is_served, page, ports, verdict};
 
 #[test]
@@ -70,9 +70,7 @@ fn a_state_directory_that_others_may_enter_is_refused_with_the_command_that_clos
     let state = copyist.state_dir();
     std::fs::create_dir(&state).expect("made");
     std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o755)).expect("set");
-    let output = copyist.command(&["run"]);
-    assert!(!output.status.success());
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = copyist.refusal();
     let expected = format!(
         "{0} is open to other users (its mode is 0755); run: chmod 700 {0}",
         state.display()
@@ -96,13 +94,6 @@ fn a_state_directory_that_others_may_enter_is_refused_with_the_command_that_clos
     }
 }
 
-/// What a service that does not start says of it.
-fn refusal(copyist: &Copyist) -> String {
-    let output = copyist.command(&["run"]);
-    assert!(!output.status.success(), "it starts");
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
 /// Debian's user of nothing.
 const NOBODY: u32 = 65_534;
 
@@ -124,7 +115,7 @@ fn what_somebody_else_owns_is_refused_with_the_command_that_takes_it() {
         state.join("lock"),
     ] {
         give(&path, NOBODY);
-        let said = refusal(&copyist);
+        let said = copyist.refusal();
         let expected = format!(
             "{0} belongs to the user nobody, and the service runs as root; run: chown -R root {0}",
             path.display()
@@ -141,7 +132,7 @@ fn a_state_directory_of_another_machine_is_refused_unless_that_is_wanted() {
     let mut copyist = install(&lines(""));
     let state = copyist.state_dir();
     let _mounted = Sshfs::mount(&copyist.config_file().with_file_name("real"), &state);
-    let said = refusal(&copyist);
+    let said = copyist.refusal();
     let expected = format!(
         "{} is on a file system that another machine or a program provides (fuse.sshfs)",
         state.display()

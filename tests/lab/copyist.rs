@@ -3,7 +3,8 @@
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Output};
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -146,6 +147,28 @@ impl Copyist {
         let mut run = self.run();
         self.running = Some(Program::start("copyist", &mut run, &self.log));
         self.wait_for_log(from, READY);
+    }
+
+    /// Starts it where it must not start, and gives what it says of that.
+    pub fn refusal(&self) -> String {
+        let mut run = self.run();
+        let run = run.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = run.spawn().expect("the binary was built for this test");
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            match child.try_wait().expect("it is ours") {
+                Some(status) => break status,
+                None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                None => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    panic!("copyist starts");
+                }
+            }
+        };
+        assert!(!status.success(), "{status}");
+        let said = child.wait_with_output().expect("it has ended").stderr;
+        String::from_utf8_lossy(&said).into_owned()
     }
 
     /// Starts it again with nobody to read its log; ready when it listens on this port.
