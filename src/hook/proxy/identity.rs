@@ -71,9 +71,10 @@ impl Identity {
         for (name, value) in attributes {
             match name.as_str() {
                 "IDENT" => self.queue_id = value.clone(),
-                // It began at the server before; its address says nothing then.
+                // Postfix calls all clients local whose headers it completes (local_header_rewrite_clients): that is
+                // about the way of writing, and their address counts. What has none began at that server itself.
                 "SOURCE" if value.eq_ignore_ascii_case("LOCAL") => {
-                    client.ip = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+                    client.ip.get_or_insert(IpAddr::V4(Ipv4Addr::LOCALHOST));
                 }
                 _ => apply(client, name, value),
             }
@@ -142,6 +143,13 @@ mod tests {
         assert_eq!(identity.client().ip, None);
         identity.speak_for(&said(&[("SOURCE", "LOCAL")]));
         assert_eq!(identity.client().ip, Some([127, 0, 0, 1].into()));
+    }
+
+    #[test]
+    fn a_local_client_with_an_address_is_judged_by_it() {
+        let mut identity = Identity::new([127, 0, 0, 1].into(), None);
+        identity.speak_for(&said(&[("ADDR", "192.0.2.1"), ("SOURCE", "LOCAL")]));
+        assert_eq!(identity.client().ip, Some([192, 0, 2, 1].into()));
     }
 
     #[test]
