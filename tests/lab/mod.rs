@@ -54,6 +54,7 @@ mod site;
 mod slapd;
 mod smtp;
 mod traffic;
+mod unpacked;
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -77,6 +78,7 @@ pub use site::{Between, INSIDE, OUTSIDE, Report, Site, SiteOptions, message, use
 pub use slapd::Slapd;
 pub use smtp::{Load, SmtpSink, smtp_source};
 pub use traffic::{Outcome, Rate, Traffic, Try};
+pub use unpacked::{Ports, Unpacked};
 
 /// How long the lab waits for anything before it calls the test failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -29,6 +29,7 @@ pub struct PostfixOptions {
 pub struct Postfix {
     directory: TempDir,
     address: SocketAddr,
+    services: String,
     log: Log,
     running: Option<Program>,
 }
@@ -36,6 +37,11 @@ pub struct Postfix {
 impl Postfix {
     /// Starts an instance; panics when not root, for Postfix cannot run otherwise.
     pub fn start(options: &PostfixOptions) -> Postfix {
+        Postfix::start_with(options, "")
+    }
+
+    /// The same with more services, lines of `master.cf`.
+    pub fn start_with(options: &PostfixOptions, services: &str) -> Postfix {
         need("postfix", "postfix");
         let directory = open_directory();
         Account::of_postfix().make_queue(directory.path());
@@ -47,6 +53,7 @@ impl Postfix {
         let mut postfix = Postfix {
             directory,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            services: services.to_owned(),
             log: Log::default(),
             running: None,
         };
@@ -148,7 +155,10 @@ impl Postfix {
 
     fn try_start(&mut self) -> bool {
         let etc = self.directory.path().join("etc");
-        write(&etc.join("master.cf"), master_cf(self.address));
+        write(
+            &etc.join("master.cf"),
+            master_cf(self.address, &self.services),
+        );
         let from = self.log.length();
         // `postfix start` is a chain of scripts that check, sleep and detach; its one lasting act is
         // to start this master.
@@ -294,7 +304,7 @@ fn main_cf(root: &Path, options: &PostfixOptions) -> String {
     lines.join("\n") + "\n"
 }
 
-fn master_cf(address: SocketAddr) -> String {
+fn master_cf(address: SocketAddr, services: &str) -> String {
     format!(
         "{address} inet n - n - - smtpd
 pickup unix n - n 60 1 pickup
@@ -316,6 +326,7 @@ retry unix - - n - - error
 anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
+{services}
 "
     )
 }
