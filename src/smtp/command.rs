@@ -138,7 +138,18 @@ fn path(argument: &str, keyword: &str) -> Option<(String, Vec<String>)> {
                 .collect()
         }
     };
-    Some((path.to_owned(), params))
+    let sound = params.iter().all(|param| is_param(param));
+    sound.then(|| (path.to_owned(), params))
+}
+
+/// `KEYWORD` or `KEYWORD=value` (RFC 5321 section 4.1.2). The value may be anything, also nothing: what it may be, its
+/// extension says.
+fn is_param(word: &str) -> bool {
+    let keyword = word.split_once('=').map_or(word, |(keyword, _)| keyword);
+    keyword.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && keyword
+            .bytes()
+            .all(|octet| octet.is_ascii_alphanumeric() || octet == b'-')
 }
 
 /// Where the `>` stands that ends a path: the first that is not in a quoted string. `None` for all that a less strict

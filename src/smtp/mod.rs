@@ -12,6 +12,8 @@ mod lines;
 mod login;
 mod receive;
 mod sink;
+#[cfg(test)]
+mod smuggling;
 
 pub use answer::{Answer, AnswerFlaw, Answers};
 pub use capabilities::Capabilities;

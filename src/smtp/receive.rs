@@ -1,6 +1,10 @@
 //! The receiving dialogue: bytes in, events out. Whoever drives it answers each event.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
+
+use super::command::Command;
+use super::data::{BareLineBreaks, Unstuff};
+use super::lines::Lines;
 
 /// Longest command line, CRLF included. RFC 5321 section 4.5.3.1.4 asks for 512, extensions for more.
 const LONGEST_LINE: usize = 4096;
@@ -46,34 +50,44 @@ pub enum Event {
 }
 
 /// One SMTP session, as its server sees it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Dialogue {
-    input: BytesMut,
-    /// How far the input was searched for the end of data.
-    searched: usize,
-    in_data: bool,
+    lines: Lines,
+    /// The message that is being received.
+    data: Option<(Unstuff, BytesMut)>,
     has_sender: bool,
     transaction: Received,
+}
+
+impl Default for Dialogue {
+    fn default() -> Dialogue {
+        Dialogue::new()
+    }
 }
 
 impl Dialogue {
     /// A session in which nothing was said.
     pub fn new() -> Dialogue {
-        Dialogue::default()
+        Dialogue {
+            lines: Lines::new(LONGEST_LINE),
+            data: None,
+            has_sender: false,
+            transaction: Received::default(),
+        }
     }
 
     /// Takes what the client sent.
     pub fn feed(&mut self, bytes: &[u8]) {
-        self.input.extend_from_slice(bytes);
+        self.lines.feed(bytes);
     }
 
     /// The next thing that happened; `None` while more input is needed. Answer each before asking for the next.
     pub fn next_event(&mut self) -> Option<Event> {
-        if self.in_data {
-            self.message()
-        } else {
-            self.line().map(|line| self.command(&line))
+        if self.data.is_some() {
+            return self.message();
         }
+        let line = self.lines.next_line()?;
+        Some(line.map_or(Event::Syntax, |line| self.command(&line)))
     }
 
     /// The sender was accepted.
@@ -88,81 +102,44 @@ impl Dialogue {
         self.transaction.recipients.push((path, params));
     }
 
-    fn line(&mut self) -> Option<Vec<u8>> {
-        let end = memchr::memmem::find(&self.input, b"\r\n");
-        match end {
-            Some(end) if end + 2 <= LONGEST_LINE => {
-                let line = self.input.split_to(end).to_vec();
-                self.input.advance(2);
-                Some(line)
-            }
-            // Whatever it was, it is no command; the empty line gets a syntax error.
-            Some(end) => {
-                self.input.advance(end + 2);
-                Some(Vec::new())
-            }
-            None if self.input.len() > LONGEST_LINE => {
-                // A CR at the end may be half of the line's end.
-                let keep = usize::from(self.input.ends_with(b"\r"));
-                self.input.advance(self.input.len() - keep);
-                Some(Vec::new())
-            }
-            None => None,
-        }
-    }
-
     fn command(&mut self, line: &[u8]) -> Event {
-        let Ok(line) = std::str::from_utf8(line) else {
-            return Event::Syntax;
-        };
-        let (verb, argument) = line.split_once(' ').unwrap_or((line, ""));
-        match verb.to_ascii_uppercase().as_str() {
-            hello @ ("EHLO" | "HELO") if !argument.trim().is_empty() => {
-                self.reset();
-                self.transaction.helo = argument.trim().to_owned();
-                Event::Hello(hello == "EHLO")
-            }
-            "MAIL" if self.has_sender => Event::BadSequence,
-            "MAIL" => path(argument, "FROM:")
-                .map_or(Event::Syntax, |(path, params)| Event::Mail(path, params)),
-            "RCPT" if !self.has_sender => Event::BadSequence,
-            "RCPT" => match path(argument, "TO:") {
-                Some((path, params)) if !path.is_empty() => Event::Rcpt(path, params),
-                _ => Event::Syntax,
-            },
-            "DATA" if self.transaction.recipients.is_empty() => Event::BadSequence,
-            "DATA" => {
-                self.in_data = true;
-                self.searched = 0;
+        match Command::parse(line) {
+            Command::Ehlo(name) => self.hello(name, true),
+            Command::Helo(name) => self.hello(name, false),
+            Command::Mail { .. } if self.has_sender => Event::BadSequence,
+            Command::Mail { path, params } => Event::Mail(path, params),
+            Command::Rcpt { .. } if !self.has_sender => Event::BadSequence,
+            Command::Rcpt { path, params } => Event::Rcpt(path, params),
+            Command::Data if self.transaction.recipients.is_empty() => Event::BadSequence,
+            Command::Data => {
+                // It keeps what it gets, as it is.
+                self.data = Some((Unstuff::new(BareLineBreaks::Reject), BytesMut::new()));
                 Event::Data
             }
-            "RSET" => {
+            Command::Rset => {
                 self.reset();
                 Event::Reset
             }
-            "NOOP" | "VRFY" | "HELP" => Event::Idle,
-            "QUIT" => Event::Quit,
+            Command::Noop | Command::Vrfy | Command::Help => Event::Idle,
+            Command::Quit => Event::Quit,
             _ => Event::Syntax,
         }
     }
 
-    /// Only CRLF.CRLF ends the data (RFC 5321 section 4.1.1.4); the CRLF in front of the dot may be that of DATA.
+    fn hello(&mut self, name: String, extended: bool) -> Event {
+        self.reset();
+        self.transaction.helo = name;
+        Event::Hello(extended)
+    }
+
     fn message(&mut self) -> Option<Event> {
-        let (content, whole) = if self.input.starts_with(b".\r\n") {
-            (0, 3)
-        } else {
-            let from = self.searched.saturating_sub(4);
-            let Some(found) = memchr::memmem::find(&self.input[from..], b"\r\n.\r\n") else {
-                self.searched = self.input.len();
-                return None;
-            };
-            (from + found + 2, from + found + 5)
-        };
-        let stuffed = self.input.split_to(whole).freeze();
-        self.in_data = false;
-        let data = unstuffed(stuffed.slice(..content));
+        let (unstuff, data) = self.data.as_mut()?;
+        if !unstuff.take(self.lines.buffer_mut(), data) {
+            return None;
+        }
+        let (_, data) = self.data.take()?;
         let message = Received {
-            data,
+            data: data.freeze(),
             ..self.transaction.clone()
         };
         self.reset();
@@ -177,47 +154,6 @@ impl Dialogue {
             ..Received::default()
         };
     }
-}
-
-/// Takes away the dot that a client puts in front of a line that begins with one (RFC 5321 section 4.5.2).
-fn unstuffed(data: Bytes) -> Bytes {
-    if !data.starts_with(b".") && memchr::memmem::find(&data, b"\r\n.").is_none() {
-        return data;
-    }
-    let mut out = BytesMut::with_capacity(data.len());
-    let mut rest = &data[data.starts_with(b".").into()..];
-    while let Some(at) = memchr::memmem::find(rest, b"\r\n.") {
-        out.extend_from_slice(&rest[..at + 2]);
-        rest = &rest[at + 3..];
-    }
-    out.extend_from_slice(rest);
-    out.freeze()
-}
-
-/// `FROM:<path> PARAM…`
-fn path(argument: &str, keyword: &str) -> Option<(String, Vec<String>)> {
-    let head = argument.get(..keyword.len())?;
-    let rest = argument[keyword.len()..].trim_start();
-    if !head.eq_ignore_ascii_case(keyword) {
-        return None;
-    }
-    let rest = rest.strip_prefix('<')?;
-    let mut quoted = false;
-    let mut escaped = false;
-    let end = rest.char_indices().find(|(_, c)| {
-        let ends = *c == '>' && !quoted;
-        if *c == '"' && !escaped {
-            quoted = !quoted;
-        }
-        escaped = *c == '\\' && !escaped;
-        ends
-    });
-    let (path, params) = rest.split_at(end?.0);
-    let params = params[1..]
-        .split_ascii_whitespace()
-        .map(str::to_owned)
-        .collect();
-    Some((path.to_owned(), params))
 }
 
 #[cfg(test)]
@@ -293,7 +229,7 @@ mod tests {
         for _ in 0..100 {
             dialogue.feed(&[b'x'; 1000]);
             while dialogue.next_event().is_some() {}
-            assert!(dialogue.input.len() <= LONGEST_LINE + 1000);
+            assert!(dialogue.lines.buffer_mut().len() <= LONGEST_LINE + 1000);
         }
     }
 }

@@ -1,0 +1,223 @@
+//! Claims about what looks like the end of a message, or like a second command, to some servers: a message smuggled in
+//! another one (CVE-2023-51764 and its kin), a command in a line.
+//!
+//! What a client sends is read as the proxy does, and what goes on is read again: strictly, and as servers do that
+//! take any line break for one.
+
+use bytes::BytesMut;
+
+use super::{BareLineBreaks, Command, DataFlaw, Lines, Stuff, Unstuff};
+
+/// What stands behind the seeming end. It is on the wire as a client would send it.
+const SMUGGLED: &[u8] =
+    b"MAIL FROM:<evil@x>\r\nRCPT TO:<victim@y>\r\nDATA\r\nSubject: smuggled\r\n\r\n";
+
+use DataFlaw::{BareCarriageReturn as Cr, BareLineFeed as Lf};
+
+/// What stands between the text of a message and the smuggled one; whether it ends the message; the first flaw; whether
+/// there is a NUL.
+const ENDS: [(&[u8], bool, Option<DataFlaw>, bool); 52] = [
+    // The one true end, and what is a part of the text before or after it.
+    (b"\r\n.\r\n", true, None, false),
+    (b"\r\n\r\n.\r\n", true, None, false),
+    (b"\n\r\n.\r\n", true, Some(Lf), false),
+    (b"\r\r\n.\r\n", true, Some(Cr), false),
+    (b" \r\n.\r\n", true, None, false),
+    (b"\0\r\n.\r\n", true, None, true),
+    // With an LF or a CR instead of one CRLF or both.
+    (b"\n.\n", false, Some(Lf), false),
+    (b"\n.\r\n", false, Some(Lf), false),
+    (b"\r\n.\n", false, Some(Lf), false),
+    (b"\r.\r", false, Some(Cr), false),
+    (b"\r.\r\n", false, Some(Cr), false),
+    (b"\r\n.\r", false, Some(Cr), false),
+    (b"\n.\r", false, Some(Lf), false),
+    (b"\r.\n", false, Some(Cr), false),
+    // Turned round, doubled.
+    (b"\n\r.\n\r", false, Some(Lf), false),
+    (b"\n\r.\r\n", false, Some(Lf), false),
+    (b"\r\n.\n\r", false, Some(Lf), false),
+    (b"\r\n.\n\r\n", false, Some(Lf), false),
+    (b"\r\n.\r\r\n", false, Some(Cr), false),
+    (b"\r\r.\r\r", false, Some(Cr), false),
+    (b"\n\n.\n\n", false, Some(Lf), false),
+    (b"\r\n\r.\r\n", false, Some(Cr), false),
+    (b"\r\n\n.\r\n", false, Some(Lf), false),
+    (b"\r\n\r.\r\n\n", false, Some(Cr), false),
+    (b"\r\n\n.\n\r\n", false, Some(Lf), false),
+    (b"\n.\n\r\n", false, Some(Lf), false),
+    // More or less than a dot.
+    (b"\r\n..\r\n", false, None, false),
+    (b"\r\n...\r\n", false, None, false),
+    (b"\r\n. \r\n", false, None, false),
+    (b"\r\n .\r\n", false, None, false),
+    (b"\r\n.\t\r\n", false, None, false),
+    (b"\r\n\t.\r\n", false, None, false),
+    (b"\r\n.", false, None, false),
+    (b"\r\n..\n", false, Some(Lf), false),
+    (b"\n..\r\n", false, Some(Lf), false),
+    (b"\n..\n", false, Some(Lf), false),
+    (b"\r..\r", false, Some(Cr), false),
+    // With a NUL, which some servers drop.
+    (b"\r\n\0.\r\n", false, None, true),
+    (b"\r\n.\0\r\n", false, None, true),
+    (b"\r\0\n.\r\n", false, Some(Cr), true),
+    (b"\r\n.\r\0\n", false, Some(Cr), true),
+    (b"\0\n.\n\0", false, Some(Lf), true),
+    (b"\n\0.\n", false, Some(Lf), true),
+    (b"\r\0.\0\r", false, Some(Cr), true),
+    // What is a line break only to Unicode, or only when the highest bit is cut off; other controls; escapes of text.
+    ("\u{2028}.\u{2028}".as_bytes(), false, None, false),
+    ("\u{85}.\u{85}".as_bytes(), false, None, false),
+    (b"\x8d\x8a.\x8d\x8a", false, None, false),
+    (b"\x0b.\x0b", false, None, false),
+    (b"\x0c.\x0c", false, None, false),
+    (b"\x1a", false, None, false),
+    (b"\r\n\x08.\r\n", false, None, false),
+    (b"=0D=0A.=0D=0A", false, None, false),
+];
+
+/// The wire after DATA: text, this, the smuggled message and, at last, a true end.
+fn wire(seeming: &[u8]) -> Vec<u8> {
+    [
+        b"Subject: x\r\n\r\ntext",
+        seeming,
+        SMUGGLED,
+        b"\r\n.\r\nQUIT\r\n",
+    ]
+    .concat()
+}
+
+fn decoded(bare: BareLineBreaks, wire: &[u8]) -> (Unstuff, BytesMut, BytesMut) {
+    let (mut unstuff, mut out) = (Unstuff::new(bare), BytesMut::new());
+    let mut input = BytesMut::from(wire);
+    assert!(unstuff.take(&mut input, &mut out), "no end");
+    (unstuff, out, input)
+}
+
+fn stuffed(content: &[u8]) -> BytesMut {
+    let (mut stuff, mut out) = (Stuff::new(), BytesMut::new());
+    stuff.put(content, &mut out);
+    stuff.end(&mut out);
+    out
+}
+
+fn has(octets: &[u8], what: &[u8]) -> bool {
+    memchr::memmem::find(octets, what).is_some()
+}
+
+#[test]
+fn only_crlf_dot_crlf_ends_a_message() {
+    for (seeming, ends, flaw, has_nul) in ENDS {
+        let shown = seeming.escape_ascii();
+        let wire = wire(seeming);
+        for bare in [BareLineBreaks::Reject, BareLineBreaks::Normalize] {
+            let (unstuff, content, rest) = decoded(bare, &wire);
+            assert_eq!(
+                (unstuff.flaw(), unstuff.has_nul()),
+                (flaw, has_nul),
+                "{shown}"
+            );
+            assert_eq!(has(&content, b"evil@x"), !ends, "{shown}");
+            let expected = match ends {
+                true => &wire[wire.len() - SMUGGLED.len() - 11..],
+                false => b"QUIT\r\n",
+            };
+            assert_eq!(rest, expected, "{shown}");
+        }
+    }
+}
+
+#[test]
+fn what_is_smuggled_goes_on_as_text_whatever_the_next_server_takes_for_a_line_break() {
+    for (seeming, ends, ..) in ENDS {
+        let shown = seeming.escape_ascii();
+        let (_, content, _) = decoded(BareLineBreaks::Normalize, &wire(seeming));
+        let sent = stuffed(&content);
+        for at in memchr::memchr2_iter(b'\r', b'\n', &sent) {
+            let whole = match sent[at] {
+                b'\r' => sent.get(at + 1) == Some(&b'\n'),
+                _ => at > 0 && sent[at - 1] == b'\r',
+            };
+            assert!(whole, "{shown}: a bare CR or LF is sent");
+        }
+        // No line but the last is a dot alone: for who takes LF, CR or CRLF for a line's end, too.
+        let mut at = 0;
+        let mut dots = Vec::new();
+        for line in sent[..].split(|octet| matches!(octet, b'\r' | b'\n')) {
+            if line == b"." {
+                dots.push(at);
+            }
+            at += line.len() + 1;
+        }
+        assert_eq!(dots, [sent.len() - 3], "{shown}");
+        assert_eq!(has(&sent, b"evil@x"), !ends, "{shown}");
+        // A strict reader of what was sent has what we had.
+        let (again, received, rest) = decoded(BareLineBreaks::Reject, &sent);
+        assert_eq!((again.flaw(), rest.len()), (None, 0), "{shown}");
+        assert_eq!(received, content, "{shown}");
+    }
+}
+
+#[test]
+fn a_line_that_some_servers_read_as_two_is_no_command() {
+    let first: [&[u8]; 8] = [
+        b"NOOP",
+        b"EHLO x",
+        b"MAIL FROM:<a@b>",
+        b"RCPT TO:<c@d>",
+        b"RCPT TO:<\"c",
+        b"VRFY x",
+        b"AUTH PLAIN AA==",
+        b"XCLIENT NAME=x",
+    ];
+    let breaks: [&[u8]; 12] = [
+        b"\n", b"\r", b"\n\r", b"\r\r", b"\n\n", b"\0", b"\r\0", b"\0\n", b"\n\0", b"\r\0\n",
+        b"\0\r", b"\r\t",
+    ];
+    for command in first {
+        for line_break in breaks {
+            let line = [command, line_break, b"RCPT TO:<victim@y>"].concat();
+            let shown = line.escape_ascii();
+            assert_eq!(Command::parse(&line), Command::Malformed, "{shown}");
+            let mut lines = Lines::new(512);
+            lines.feed(&[&line[..], b"\r\nQUIT\r\n"].concat());
+            assert!(
+                lines.next_line().is_some_and(|line| line.is_err()),
+                "{shown}"
+            );
+            let next = lines
+                .next_line()
+                .and_then(Result::ok)
+                .expect("the next line is read");
+            assert_eq!(Command::parse(&next), Command::Quit, "{shown}");
+            assert!(lines.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_path_that_some_servers_end_elsewhere_is_no_path() {
+    let lines = [
+        "RCPT TO:<c@d>,<victim@y>",
+        "RCPT TO:<c@d> <victim@y>",
+        "RCPT TO:<c@d><victim@y>",
+        "RCPT TO:<<c@d>victim@y>",
+        "RCPT TO:<c\\>victim@y>",
+        "RCPT TO:<c\"> <victim\"@y>",
+        "RCPT TO:<\"c\"> <victim\"@y>",
+        "RCPT TO:<\"c\\\"> <victim@y>",
+        "RCPT TO:<\"c\\\"> <victim\"@y>",
+        "RCPT TO:(<c@d>)<victim@y>",
+        "RCPT TO:c@d <victim@y>",
+    ];
+    for line in lines {
+        match Command::parse(line.as_bytes()) {
+            // All of it is one string in quotes, a local part, whoever reads it.
+            Command::Rcpt { path, .. } if path.starts_with('"') => {
+                assert_eq!(format!("RCPT TO:<{path}>"), line)
+            }
+            found => assert_eq!(found, Command::Malformed, "{line:?}"),
+        }
+    }
+}
