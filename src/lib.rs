@@ -4,12 +4,15 @@
 //! get a copy, makes that copy durable, and only then lets the message go.
 //!
 //! ```text
-//!  MTA ──milter──► hook ─► envelope + message ─► directory ─► policy ─► text ─► journal ─► spool ─► verdict
-//!                             (mail)              resolve      plan     edit    compose    commit      │
-//!                                                                                    │         ▼
-//!                              journal mailbox ◄─ relay ◄─ deliver ◄─────────────────┘   message goes on
-//!                              NDR mailbox     ◄─ ndr  ◄──┘
+//!    MTA ──milter──► hook ─► envelope + message ─► directory ─► policy ─► text ─► journal ─► spool ─► verdict
+//! client ──smtp────┘            (mail)              resolve      plan     edit    compose    commit      │
+//!                                                                                      │         ▼
+//!                                journal mailbox ◄─ relay ◄─ deliver ◄─────────────────┘   message goes on
+//!                                NDR mailbox     ◄─ ndr  ◄──┘
 //! ```
+//!
+//! Behind the milter the message goes on with the MTA. Behind the SMTP listener the hook hands it to the next server, and
+//! what is committed is held until that has answered.
 //!
 //! # The modules
 //!
@@ -19,7 +22,7 @@
 //! |---|---|
 //! | [`secret`] | values that must not be shown: passwords and keys |
 //! | [`mail`] | the vocabulary: addresses, envelope, message octets (in memory, or read piece by piece from where others stored them), replies. No clock |
-//! | [`smtp`] | RFC 5321 as state machines over bytes, and a small sink built on them |
+//! | [`smtp`] | RFC 5321 as state machines over bytes: lines, commands, data, answers, logins; and a small sink built on them |
 //! | [`milter`] | the milter protocol, version 6. Knows nothing of journaling |
 //! | [`directory`] | entries, lookups, LDAP connections and failover, LDIF file, cache, change watching, journal-target resolution |
 //! | [`policy`] | rules and the plan; pure (the domains that the directory names are put into the rules from outside) |
@@ -28,7 +31,7 @@
 //! | [`spool`] | what is owed: commit, due items, progress, recovery |
 //! | [`deliver`] | item → relay → outcome per recipient → progress, NDR or dead letter |
 //! | [`pipeline`] | the journey of one message, as one short function, and what is made on it |
-//! | [`hook`] | the door: translates the MTA's protocol and nothing else |
+//! | [`hook`] | the doors, milter and SMTP proxy: translate the MTA's protocol and nothing else |
 //! | [`admin`] | HTTP: health and metrics |
 //! | [`config`] | file and environment → complete settings of every module |
 //! | [`daemon`] | composition: build, listen, reload, drain, stop |

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use copyist::directory::{CacheSettings, Directory, Places, Settings, Source, TargetSettings};
-use copyist::hook::{Gate, Listen, Listener, Socket, serve_milter};
+use copyist::hook::{self, Gate, Listen, Listener, Socket, serve_milter};
 use copyist::journal::{Composer, Key, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Enhanced, Envelope, Message, Recipient};
 use copyist::milter::{Actions, Command, Frames, Offer, Response, Steps, Strings, VERSION};
@@ -185,7 +185,7 @@ async fn rcpt(pipeline: Pipeline, path: &[u8]) -> Option<String> {
     let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
     let serving = tokio::spawn(serve_milter(
         listener,
-        Arc::new(Gate::default()),
+        Arc::new(Gate::new(&hook::Settings::default())),
         pipeline,
         sessions.clone(),
         stop.clone(),

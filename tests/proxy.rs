@@ -515,3 +515,137 @@ fn transactions_reach_the_next_server_as_if_nobody_stood_between() {
         );
     }
 }
+
+/// What the log says of journaled messages.
+fn directions(site: &Proxied) -> Vec<String> {
+    let reports = site.reports();
+    let reasons = reports.iter().map(|report| {
+        let reason = report
+            .text
+            .lines()
+            .find(|line| line.starts_with("X-Copyist-Reason: "));
+        let reason = reason
+            .unwrap_or_default()
+            .split(": ")
+            .nth(2)
+            .unwrap_or_default();
+        reason.split('.').next().unwrap_or_default().to_owned()
+    });
+    reasons.collect()
+}
+
+fn to_dan(client: &mut Client, id: &str) -> u16 {
+    client
+        .send_message("dan@corp.example", &["dan@corp.example"], &message(id, "x"))
+        .code
+}
+
+#[test]
+fn who_logs_in_at_the_next_server_is_one_of_ours() {
+    let site = Proxied::start("", "");
+    let mut client = site.client();
+    assert_eq!(to_dan(&mut client, "<before@corp.example>"), 250);
+    assert_eq!(directions(&site), ["inbound"]);
+    assert_eq!(client.say("AUTH LOGIN").text, "VXNlcm5hbWU6");
+    client.say("ZGFu");
+    assert_eq!(client.say("c2VjcmV0").code, 235);
+    assert_eq!(to_dan(&mut client, "<after@corp.example>"), 250);
+    assert_eq!(directions(&site), ["internal"]);
+    assert_eq!(
+        client.say("AUTH PLAIN AGRhbgBzZWNyZXQ=").code,
+        503,
+        "once is enough"
+    );
+    assert!(
+        !site.copyist.log().contains("c2VjcmV0"),
+        "no password is logged"
+    );
+    client.quit();
+    // Nobody else goes on with a connection that somebody has logged in on.
+    let mut other = site.client();
+    assert_eq!(to_dan(&mut other, "<other@corp.example>"), 250);
+    assert_eq!(directions(&site), ["inbound"]);
+    let commands = site.next.commands();
+    assert_eq!(
+        commands.iter().filter(|line| *line == "QUIT").count(),
+        1,
+        "{commands:?}"
+    );
+}
+
+#[test]
+fn a_server_in_front_says_whose_mail_it_is_and_nobody_else_may() {
+    let site = Proxied::start("", "");
+    let mut client = site.client();
+    client.say("XFORWARD NAME=mx.elsewhere.test ADDR=192.0.2.1 SOURCE=REMOTE");
+    assert_eq!(client.say("XFORWARD IDENT=4QUEUE").code, 250);
+    assert_eq!(to_dan(&mut client, "<forwarded@elsewhere.test>"), 250);
+    assert_eq!(directions(&site), ["inbound"]);
+    site.copyist.wait_for_log(0, "4QUEUE");
+    client.say("XFORWARD ADDR=127.0.0.2");
+    assert_eq!(to_dan(&mut client, "<trusted@corp.example>"), 250);
+    assert_eq!(directions(&site), ["internal"], "a trusted network");
+    assert_eq!(to_dan(&mut client, "<again@corp.example>"), 250);
+    assert_eq!(directions(&site), ["inbound"], "it held for one message");
+
+    let site = Proxied::start("allow_xclient = []", "");
+    let mut client = site.client();
+    assert_eq!(client.say("XFORWARD ADDR=127.0.0.2").code, 550);
+    assert_eq!(client.say("XCLIENT LOGIN=dan").code, 550);
+    assert_eq!(to_dan(&mut client, "<liar@corp.example>"), 250);
+    assert_eq!(directions(&site), ["inbound"]);
+}
+
+#[test]
+fn a_listener_for_one_side_knows_no_other() {
+    for (direction, expected) in [("inbound", "inbound"), ("outbound", "internal")] {
+        let site = Proxied::start(&format!("direction = \"{direction}\""), "");
+        assert_eq!(to_dan(&mut site.client(), "<side@corp.example>"), 250);
+        assert_eq!(directions(&site), [expected]);
+    }
+}
+
+#[test]
+fn a_load_balancer_says_whose_connection_it_passes_on() {
+    let site = Proxied::start("proxy_protocol = true", "");
+    let wire = "PROXY TCP4 127.0.0.2 192.0.2.1 4711 25\r\nEHLO c\r\nMAIL FROM:<dan@corp.example>\r\nRCPT TO:<dan@corp.example>\r\n\
+                DATA\r\nMessage-ID: <proxied@corp.example>\r\n\r\nx\r\n.\r\nQUIT\r\n";
+    assert!(played(site.address, wire.as_bytes()).contains("queued as it came"));
+    assert_eq!(directions(&site), ["internal"]);
+    assert_eq!(
+        played(site.address, b"EHLO c\r\nQUIT\r\n"),
+        "",
+        "without a word"
+    );
+}
+
+#[test]
+fn a_connection_to_the_next_server_is_used_again_and_one_that_is_gone_replaced() {
+    let site = Proxied::start("", "");
+    for n in 0..3 {
+        let mut client = site.client();
+        assert_eq!(to_dan(&mut client, &format!("<{n}@corp.example>")), 250);
+        client.quit();
+    }
+    let commands = site.next.commands();
+    assert_eq!(
+        commands
+            .iter()
+            .filter(|line| line.starts_with("EHLO"))
+            .count(),
+        3
+    );
+    assert!(!commands.contains(&"QUIT".to_owned()), "{commands:?}");
+    assert_eq!(site.next.connections(), 1);
+    site.next.hang_up();
+    assert_eq!(to_dan(&mut site.client(), "<new@corp.example>"), 250);
+    assert_eq!(site.next.connections(), 2);
+}
+
+#[test]
+fn nothing_is_taken_while_the_next_server_is_away() {
+    let site = Proxied::before(NextHop::nowhere(), "", "");
+    let said = played(site.address, b"");
+    assert!(said.starts_with("421 4.4.1 "), "{said}");
+    site.copyist.wait_for_log(0, "cannot be reached");
+}

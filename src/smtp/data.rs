@@ -66,6 +66,13 @@ impl Unstuff {
     /// Moves what can be decoded from `input` to the end of `out`. True when the message has ended: what follows its
     /// end stays in `input`. Otherwise at most two octets stay there, whose meaning the next ones tell.
     pub fn take(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
+        let before = out.len();
+        let ended = self.decode(input, out);
+        self.has_nul |= memchr::memchr(0, &out[before..]).is_some();
+        ended
+    }
+
+    fn decode(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
         // What lies between these two is decoded and goes out as it is.
         let (mut from, mut at) = (0, 0);
         loop {
@@ -87,7 +94,7 @@ impl Unstuff {
                 self.line_begins = false;
             }
             let rest = &input[at..];
-            let found = memchr::memchr3(b'\r', b'\n', 0, rest);
+            let found = memchr::memchr2(b'\r', b'\n', rest);
             let plain = found.unwrap_or(rest.len());
             self.line += plain;
             at += plain;
@@ -97,11 +104,6 @@ impl Unstuff {
                     at += 2;
                     self.line_begins = true;
                     self.line_ends();
-                }
-                [b'\0', ..] => {
-                    self.has_nul = true;
-                    self.line += 1;
-                    at += 1;
                 }
                 [octet, ..] => {
                     self.flaw.get_or_insert(DataFlaw::of(*octet));

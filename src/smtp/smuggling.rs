@@ -215,7 +215,7 @@ fn a_path_that_some_servers_end_elsewhere_is_no_path() {
         match Command::parse(line.as_bytes()) {
             // All of it is one string in quotes, a local part, whoever reads it.
             Command::Rcpt { path, .. } if path.starts_with('"') => {
-                assert_eq!(format!("RCPT TO:<{path}>"), line)
+                assert_eq!(format!("RCPT TO:<{path}>"), line);
             }
             found => assert_eq!(found, Command::Malformed, "{line:?}"),
         }

@@ -2,7 +2,7 @@
 //! made to do most of this.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What it does otherwise than an SMTP server should.
@@ -51,6 +51,8 @@ struct Kept {
     taken: Vec<Taken>,
     /// Every command line of every connection.
     commands: Vec<String>,
+    /// Every connection there was.
+    connections: Vec<TcpStream>,
 }
 
 impl NextHop {
@@ -63,10 +65,36 @@ impl NextHop {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let keep = keep.clone();
-                std::thread::spawn(move || drop(serve(stream, &keep)));
+                std::thread::spawn(move || {
+                    // What is kept of it would hold it open.
+                    let closing = stream.try_clone();
+                    drop(serve(stream, &keep));
+                    let _ = closing.and_then(|stream| stream.shutdown(Shutdown::Both));
+                });
             }
         });
         NextHop { address, kept }
+    }
+
+    /// One that is not there.
+    pub fn nowhere() -> NextHop {
+        NextHop {
+            address: SocketAddr::from(([127, 0, 0, 1], super::free_port())),
+            kept: Arc::default(),
+        }
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        lock(&self.kept).connections.len()
+    }
+
+    /// Closes all connections, as a server does that has waited for long.
+    pub fn hang_up(&self) {
+        for stream in &lock(&self.kept).connections {
+            // One that is closed already is as good.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// Where it listens.
@@ -104,6 +132,7 @@ fn lock(kept: &Mutex<Kept>) -> std::sync::MutexGuard<'_, Kept> {
 fn serve(mut stream: TcpStream, keep: &Mutex<Kept>) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream.try_clone()?);
+    lock(keep).connections.push(stream.try_clone()?);
     stream.write_all(b"220 next.test ESMTP as written down\r\n")?;
     let mut one = Taken::default();
     let mut messages = 0;

@@ -134,14 +134,14 @@ mod tests {
     fn a_ca_file_that_cannot_be_used_is_named() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("ca.pem");
-        let missing = client_config(Some(&path)).expect_err("no file");
+        let missing = tls_client_config(Some(&path)).expect_err("no file");
         assert!(missing.to_string().contains("ca.pem"), "{missing}");
         std::fs::write(&path, "# nothing\n").expect("a file");
-        let empty = client_config(Some(&path));
+        let empty = tls_client_config(Some(&path));
         assert!(matches!(empty, Err(TlsError::Empty { .. })));
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         std::fs::write(&path, broken).expect("a file");
-        let bad = client_config(Some(&path));
+        let bad = tls_client_config(Some(&path));
         assert!(matches!(bad, Err(TlsError::Certificate { .. })));
     }
 }

@@ -1,5 +1,7 @@
 //! What the client is offered: of what the next server offers, that which travels through here.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, BytesMut};
 
 use crate::smtp::Answer;
@@ -64,7 +66,7 @@ pub(super) struct Offers {
 /// The answer to EHLO for the client, made of the next server's.
 pub(super) fn offers(answer: &Answer, terms: Terms) -> (Offers, BytesMut) {
     let mut found = Offers::default();
-    let mut given = answer.text_lines().map(|line| line.into_owned());
+    let mut given = answer.text_lines().map(Cow::into_owned);
     // Commands are taken one by one here, whatever the next server does.
     let mut lines = vec![given.next().unwrap_or_default(), "PIPELINING".to_owned()];
     let mut has_size = false;

@@ -74,7 +74,7 @@ impl Passing<'_> {
                     _ => Ok(()),
                 }
             }
-            Sent::NotSent(failure) => {
+            Sent::Withheld(failure) => {
                 self.count("failed");
                 warn!(queue_id = self.envelope.queue_id, "deferred: {failure}");
                 self.settled(withdrawn(held).await);
@@ -127,7 +127,7 @@ impl Passing<'_> {
                         "the relay gets a version that the next server does not take"
                     );
                 }
-                Sent::NotSent(failure) => {
+                Sent::Withheld(failure) => {
                     self.count("version_owed");
                     warn!(
                         queue_id = self.envelope.queue_id,
@@ -160,10 +160,10 @@ impl Passing<'_> {
             match self.between.hop.ask(line).await {
                 Ok(answer) if answer.is_positive() => {}
                 Ok(answer) if answer.is_intermediate() => {
-                    return Sent::NotSent(Failure::Nonsense(answer.code));
+                    return Sent::Withheld(Failure::Nonsense(answer.code));
                 }
                 Ok(answer) => return answered(&mut self.between.hop, answer).await,
-                Err(error) => return Sent::NotSent(error.into()),
+                Err(error) => return Sent::Withheld(error.into()),
             }
         }
         transmit(&mut self.between.hop, outgoing, self.as_chunk).await

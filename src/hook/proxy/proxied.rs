@@ -4,13 +4,15 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ppp::{HeaderResult, PartialResult, v1, v2};
+use ppp::{v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
 use super::client::Ended;
 
-/// Longest header: version 2 with what else it may tell.
+/// Longest header of version 1, in octets.
+const LINE: usize = 107;
+/// Octets that version 2 may tell beside its first sixteen.
 const LONGEST: usize = 4096;
 /// It comes at once.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,33 +34,57 @@ pub(super) async fn source<S: AsyncRead + Unpin>(
 }
 
 async fn read<S: AsyncRead + Unpin>(stream: &mut S, peer: IpAddr) -> Result<Option<IpAddr>, Ended> {
-    let mut header = Vec::with_capacity(256);
-    loop {
-        // Octet by octet: what follows belongs to SMTP or TLS. It happens once, and is in the system's buffer.
-        match stream.read_u8().await {
-            Ok(octet) => header.push(octet),
-            Err(_) => return Err(Ended::Proxy("the connection ended within it".into())),
-        }
-        let parsed = HeaderResult::parse(&header);
-        if parsed.is_incomplete() && header.len() < LONGEST {
-            continue;
-        }
-        return match parsed {
-            HeaderResult::V1(Ok(header)) => Ok(match header.addresses {
-                v1::Addresses::Tcp4(addresses) => Some(addresses.source_address.into()),
-                v1::Addresses::Tcp6(addresses) => Some(addresses.source_address.into()),
-                v1::Addresses::Unknown => None,
-            }),
-            HeaderResult::V2(Ok(header)) if header.command == v2::Command::Local => Ok(Some(peer)),
-            HeaderResult::V2(Ok(header)) => Ok(match header.addresses {
-                v2::Addresses::IPv4(addresses) => Some(addresses.source_address.into()),
-                v2::Addresses::IPv6(addresses) => Some(addresses.source_address.into()),
-                v2::Addresses::Unspecified | v2::Addresses::Unix(_) => None,
-            }),
-            HeaderResult::V1(Err(cause)) => Err(Ended::Proxy(cause.to_string())),
-            HeaderResult::V2(Err(cause)) => Err(Ended::Proxy(cause.to_string())),
-        };
+    // Either version has more octets than the second one's signature.
+    let mut header = vec![0; v2::PROTOCOL_PREFIX.len()];
+    fill(stream, &mut header, 0).await?;
+    if header == v2::PROTOCOL_PREFIX {
+        let from = header.len();
+        header.resize(from + 4, 0);
+        fill(stream, &mut header, from).await?;
+        let length = u16::from_be_bytes([header[from + 2], header[from + 3]]);
+        let from = header.len();
+        header.resize(from + usize::from(length).min(LONGEST), 0);
+        fill(stream, &mut header, from).await?;
+        return second(&header, peer);
     }
+    // Octet by octet: what follows belongs to SMTP or TLS. It happens once, and is in the system's buffer.
+    while header.starts_with(b"PROXY ") && !header.ends_with(b"\r\n") && header.len() < LINE {
+        let from = header.len();
+        header.push(0);
+        fill(stream, &mut header, from).await?;
+    }
+    first(&header)
+}
+
+async fn fill<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    header: &mut [u8],
+    from: usize,
+) -> Result<(), Ended> {
+    let read = stream.read_exact(&mut header[from..]).await;
+    read.map(|_| ())
+        .map_err(|_| Ended::Proxy("the connection ended within it".into()))
+}
+
+fn first(header: &[u8]) -> Result<Option<IpAddr>, Ended> {
+    let parsed = v1::Header::try_from(header).map_err(|cause| Ended::Proxy(cause.to_string()))?;
+    Ok(match parsed.addresses {
+        v1::Addresses::Tcp4(addresses) => Some(addresses.source_address.into()),
+        v1::Addresses::Tcp6(addresses) => Some(addresses.source_address.into()),
+        v1::Addresses::Unknown => None,
+    })
+}
+
+fn second(header: &[u8], peer: IpAddr) -> Result<Option<IpAddr>, Ended> {
+    let parsed = v2::Header::try_from(header).map_err(|cause| Ended::Proxy(cause.to_string()))?;
+    if parsed.command == v2::Command::Local {
+        return Ok(Some(peer));
+    }
+    Ok(match parsed.addresses {
+        v2::Addresses::IPv4(addresses) => Some(addresses.source_address.into()),
+        v2::Addresses::IPv6(addresses) => Some(addresses.source_address.into()),
+        v2::Addresses::Unspecified | v2::Addresses::Unix(_) => None,
+    })
 }
 
 #[cfg(test)]

@@ -165,14 +165,23 @@ impl Session {
             }
             Err(_) => {}
         }
-        client.close().await;
         let is_idle = self.transaction.is_none();
-        match &ended {
-            Err(Ended::NextHop(_) | Ended::Dismissed) => {}
-            _ if is_idle && hop.is_plain() => terms.pool.put(hop),
+        let hop = match &ended {
             // In the middle of a message it is just closed, so that nothing of it is taken for all of it.
-            _ if is_idle => hop.quit().await,
-            _ => {}
+            Err(Ended::NextHop(_) | Ended::Dismissed) => None,
+            _ => Some(hop).filter(|_| is_idle),
+        };
+        // Before the client hears the last word, so that the next client finds it.
+        let other = match hop {
+            Some(hop) if hop.is_plain() => {
+                terms.pool.put(hop);
+                None
+            }
+            other => other,
+        };
+        client.close().await;
+        if let Some(hop) = other {
+            hop.quit().await;
         }
         ended
     }

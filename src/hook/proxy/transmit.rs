@@ -19,7 +19,7 @@ pub(super) enum Sent {
     /// The next server's own word: it has the message, or not.
     Answered(Answer),
     /// It cannot have it: the end of the message was not sent.
-    NotSent(Failure),
+    Withheld(Failure),
     /// The end was sent, and no answer came that can be read.
     Unknown(HopError),
 }
@@ -122,8 +122,8 @@ async fn data(hop: &mut Hop, outgoing: &Outgoing) -> Sent {
         Ok(answer) if answer.is_transient() || answer.is_permanent() => {
             return answered(hop, answer).await;
         }
-        Ok(answer) => return Sent::NotSent(Failure::Nonsense(answer.code)),
-        Err(error) => return Sent::NotSent(error.into()),
+        Ok(answer) => return Sent::Withheld(Failure::Nonsense(answer.code)),
+        Err(error) => return Sent::Withheld(error.into()),
     }
     let (mut stuff, mut out) = (Stuff::new(), BytesMut::with_capacity(2 * PIECE));
     let mut pieces = Reader::new(outgoing);
@@ -141,7 +141,7 @@ async fn data(hop: &mut Hop, outgoing: &Outgoing) -> Sent {
                 }
             }
             Ok(None) => break,
-            Err(cause) => return Sent::NotSent(Failure::Unreadable(cause)),
+            Err(cause) => return Sent::Withheld(Failure::Unreadable(cause)),
         }
     }
     // The one place where the next server gets the end of a message. It may take it from here on, so nothing but its
@@ -179,9 +179,9 @@ async fn chunk(hop: &mut Hop, outgoing: &Outgoing) -> Sent {
             }
             Ok(None) => {
                 let cause = io::Error::from(io::ErrorKind::UnexpectedEof);
-                return Sent::NotSent(Failure::Unreadable(cause));
+                return Sent::Withheld(Failure::Unreadable(cause));
             }
-            Err(cause) => return Sent::NotSent(Failure::Unreadable(cause)),
+            Err(cause) => return Sent::Withheld(Failure::Unreadable(cause)),
         }
     }
     decided(hop).await
@@ -194,7 +194,7 @@ pub(super) async fn answered(hop: &mut Hop, answer: Answer) -> Sent {
     }
     match hop.ask(b"RSET").await {
         Ok(_) => Sent::Answered(answer),
-        Err(error) => Sent::NotSent(error.into()),
+        Err(error) => Sent::Withheld(error.into()),
     }
 }
 
@@ -212,7 +212,7 @@ async fn decided(hop: &mut Hop) -> Sent {
 async fn broken_off(hop: &mut Hop, error: HopError) -> Sent {
     match hop.last_words().await {
         Some(answer) if answer.is_transient() || answer.is_permanent() => Sent::Answered(answer),
-        _ => Sent::NotSent(error.into()),
+        _ => Sent::Withheld(error.into()),
     }
 }
 
