@@ -391,6 +391,41 @@ fn opensmtpd_has_the_service_behind_its_queue() {
     a_queue_that_does_not_say_whose_mail_it_is(Unpacked::opensmtpd);
 }
 
+#[test]
+fn while_the_service_is_down_postfix_lets_nothing_pass() {
+    for (mut site, class) in [(before_the_queue(), 4), (behind_the_queue(""), 2)] {
+        site.agent.copyist.kill9();
+        let id = "<down@elsewhere.test>";
+        let send = |site: &Postfixes| {
+            let mut client = site.client(OUTSIDE);
+            client.say("MAIL FROM:<a@elsewhere.test>");
+            let answer = client.say("RCPT TO:<dan@corp.example>");
+            if answer.code != 250 {
+                return answer;
+            }
+            let answer = client.say("DATA");
+            match answer.code {
+                354 => client.content(&message(id, "x")),
+                _ => answer,
+            }
+        };
+        let answer = send(&site);
+        assert_eq!(answer.code / 100, class, "{answer:?}");
+        if class == 2 {
+            site.postfix.wait_for_log("status=deferred");
+            assert_eq!(site.postfix.queue_length(), 1);
+        }
+        assert_eq!(site.sink.count(), 0);
+        site.agent.copyist.restart();
+        match class {
+            2 => site.postfix.flush(),
+            _ => assert_eq!(send(&site).code, 250),
+        }
+        site.delivered(1);
+        assert_eq!(site.agent.archives_of(id), ["in@archive.test"]);
+    }
+}
+
 /// swaks, which says what it is told to and logs in as it is told to.
 fn swaks(server: SocketAddr, id: &str, arguments: &[&str]) -> Output {
     Command::new(need("swaks", "swaks"))
