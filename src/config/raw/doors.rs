@@ -47,7 +47,7 @@ pub(in crate::config) struct Milter {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Limits {
-    /// Milter connections at a time. One more is closed at once.
+    /// Connections at a time: of the milter, and of each SMTP listener. One more is closed at once.
     pub(in crate::config) connections: NonZeroU32,
     /// The largest message. A larger one is refused (552 5.3.4).
     pub(in crate::config) message_size: String,
