@@ -389,6 +389,29 @@ fn bare_line_breaks_are_refused_or_made_line_breaks_and_never_end_a_message() {
     }
 }
 
+#[test]
+fn a_bare_line_break_in_a_chunk_is_refused_wherever_it_stands() {
+    let site = Proxied::start("", "");
+    for (chunks, code) in [
+        (["a\r\nb", "\r\n"], "250"),
+        (["a\r", "\nb\r\n"], "250"),
+        (["a\nb", "\r\n"], "550"),
+        (["a\r", "b\r\n"], "550"),
+        (["a\r\n", "b\r"], "550"),
+    ] {
+        let [first, last] = chunks;
+        let wire = format!(
+            "EHLO c\r\nMAIL FROM:<a@elsewhere.test>\r\nRCPT TO:<dan@corp.example>\r\nBDAT {}\r\n{first}BDAT {} LAST\r\n{last}QUIT\r\n",
+            first.len(),
+            last.len()
+        );
+        let said = played(site.address, wire.as_bytes());
+        let answer = said.lines().rev().nth(1).unwrap_or_default();
+        assert!(answer.starts_with(code), "{chunks:?}: {said}");
+    }
+    assert_eq!(site.next.taken().len(), 2);
+}
+
 /// A transaction as some client might say it.
 fn transaction(chance: &mut Chance, number: usize) -> Vec<u8> {
     let pick = |chance: &mut Chance, of: &[&str]| of[chance.below(of.len())].to_owned();

@@ -89,6 +89,11 @@ impl Session {
             chunks.incoming.text.extend_from_slice(&piece);
             chunks.incoming.grown(&pipeline, &self.limits).await;
         }
+        if last && chunks.after_cr {
+            // Nothing follows that could make a line break of it.
+            let flaw = chunks.incoming.flaw.take();
+            chunks.incoming.flaw = flaw.or(Some(DataFlaw::BareCarriageReturn));
+        }
         if last {
             return self.complete(between, chunks.incoming, true).await;
         }
