@@ -15,6 +15,7 @@ mod passing;
 mod pool;
 mod proxied;
 mod session;
+mod standing;
 mod tls;
 mod transmit;
 

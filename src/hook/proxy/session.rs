@@ -23,14 +23,12 @@ use crate::mail::{Address, AddressError, Enhanced, Envelope, Recipient, Reply, R
 use crate::milter::{Excess, Limits};
 use crate::pipeline::Pipeline;
 use crate::policy::Admission;
-use crate::smtp::{Answer, Command, user_of};
+use crate::smtp::{Answer, Command};
 
 /// Longest silence of a client (RFC 5321 section 4.5.3.2.7).
 pub(super) const SILENCE: Duration = Duration::from_secs(300);
 /// Commands that are none, until the connection is closed.
 const NONSENSE: usize = 20;
-/// Turns of one SASL exchange.
-const TURNS: usize = 10;
 
 /// One connection of a client.
 pub(super) struct Session {
@@ -195,12 +193,12 @@ impl Session {
         );
     }
 
-    fn may_speak_for(&self) -> bool {
+    pub(super) fn may_speak_for(&self) -> bool {
         self.terms.door.speakers.include(self.peer)
     }
 
     /// Until when the client may be silent.
-    fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Instant {
         let now = Instant::now();
         let most = match &self.transaction {
             Some(transaction) => transaction.began + self.limits.message_time,
@@ -259,7 +257,7 @@ impl Session {
         Ok(false)
     }
 
-    fn nonsense(&mut self, between: &mut Between, what: &str) -> Result<(), Ended> {
+    pub(super) fn nonsense(&mut self, between: &mut Between, what: &str) -> Result<(), Ended> {
         self.nonsense += 1;
         if self.nonsense > NONSENSE {
             return Err(Ended::Nonsense);
@@ -298,7 +296,11 @@ impl Session {
     }
 
     /// Passes a command on, and its answer back.
-    async fn forward(&mut self, between: &mut Between, line: &[u8]) -> Result<Answer, Ended> {
+    pub(super) async fn forward(
+        &mut self,
+        between: &mut Between,
+        line: &[u8],
+    ) -> Result<Answer, Ended> {
         let answer = self.ask(between, line).await?;
         between.client.pass(&answer);
         Ok(answer)
@@ -530,126 +532,6 @@ impl Session {
         }
         between.hop.set_marked();
         self.forward(between, line).await.map(|_| ())
-    }
-
-    async fn start_tls(&mut self, between: &mut Between) -> Result<(), Ended> {
-        let terms = self.terms.clone();
-        let Some(tls) = terms
-            .server_tls
-            .as_ref()
-            .filter(|_| !between.client.is_tls() && !self.is_known)
-        else {
-            self.bad_sequence(between, "STARTTLS is not offered now");
-            return Ok(());
-        };
-        if self.transaction.is_some() {
-            self.end_transaction();
-            self.ask(between, b"RSET").await?;
-        }
-        between
-            .client
-            .say(&Reply::new(220, Enhanced(2, 0, 0), "Ready to start TLS"));
-        between.client.flush().await?;
-        between.client.encrypt(tls).await?;
-        // All that was said before counts for nothing (RFC 3207 section 4.2).
-        self.offers = Offers::default();
-        Ok(())
-    }
-
-    /// Passes a login through. What is said is not kept, but for the name.
-    async fn auth(
-        &mut self,
-        between: &mut Between,
-        line: &[u8],
-        mechanism: &str,
-        initial: Option<String>,
-    ) -> Result<(), Ended> {
-        if !self.offers.auth || self.is_known || self.transaction.is_some() {
-            self.bad_sequence(between, "AUTH is not offered now");
-            return Ok(());
-        }
-        between.hop.set_marked();
-        let mut responses: Vec<Bytes> = initial.into_iter().map(Bytes::from).collect();
-        let mut answer = self.ask(between, line).await?;
-        let mut turns = 0;
-        while answer.code == 334 && turns < TURNS {
-            turns += 1;
-            between.client.pass(&answer);
-            let Ok(response) = between.client.line(self.deadline(), None).await? else {
-                self.nonsense(between, "Line too long, or with a bare line break")?;
-                // RFC 4954 section 4: the exchange is cancelled so.
-                self.ask(between, b"*").await?;
-                return Ok(());
-            };
-            answer = self.ask(between, &response).await?;
-            responses.push(response);
-        }
-        between.client.pass(&answer);
-        if answer.code == 235 {
-            self.is_known = true;
-            let user = user_of(mechanism, &responses);
-            self.identity
-                .set_user(Some(user.unwrap_or_else(|| mechanism.to_ascii_lowercase())));
-        }
-        Ok(())
-    }
-
-    async fn xclient(
-        &mut self,
-        between: &mut Between,
-        line: &[u8],
-        attributes: &[(String, String)],
-    ) -> Result<(), Ended> {
-        if !self.may_speak_for() || self.transaction.is_some() {
-            return self.not_allowed(between);
-        }
-        if !self.offers.xclient {
-            self.identity.become_another(attributes);
-            between.client.put(&between.hop.greeting);
-            return Ok(());
-        }
-        between.hop.set_marked();
-        if self.forward(between, line).await?.is_positive() {
-            self.identity.become_another(attributes);
-            self.offers = Offers::default();
-        }
-        Ok(())
-    }
-
-    async fn xforward(
-        &mut self,
-        between: &mut Between,
-        line: &[u8],
-        attributes: &[(String, String)],
-    ) -> Result<(), Ended> {
-        if !self.may_speak_for() || self.transaction.is_some() {
-            return self.not_allowed(between);
-        }
-        let is_taken = match self.offers.xforward {
-            true => {
-                between.hop.set_marked();
-                self.forward(between, line).await?.is_positive()
-            }
-            false => {
-                between
-                    .client
-                    .say(&Reply::new(250, Enhanced(2, 0, 0), "Ok"));
-                true
-            }
-        };
-        if is_taken {
-            self.identity.speak_for(attributes);
-        }
-        Ok(())
-    }
-
-    fn not_allowed(&self, between: &mut Between) -> Result<(), Ended> {
-        between.client.say(&Reply::new(
-            550,
-            Enhanced(5, 7, 1),
-            "Not authorized, or not now",
-        ));
-        Ok(())
     }
 }
 
