@@ -44,6 +44,8 @@ pub(super) struct Session {
     pub(super) nonsense: usize,
     /// Whether the client has logged in.
     pub(super) is_known: bool,
+    /// Whether the client has said who it is.
+    pub(super) has_greeted: bool,
 }
 
 /// A mail transaction, as far as the next server has agreed to it.
@@ -99,6 +101,7 @@ impl Session {
             transaction: None,
             nonsense: 0,
             is_known: false,
+            has_greeted: false,
         }
     }
 
@@ -319,6 +322,7 @@ impl Session {
             between.client.pass(&answer);
             return Ok(());
         }
+        self.has_greeted = true;
         self.identity.set_helo(name);
         if !extended {
             self.offers = Offers::default();
@@ -372,6 +376,11 @@ impl Session {
     ) -> Result<(), Ended> {
         if self.transaction.is_some() {
             self.bad_sequence(between, "Nested MAIL command");
+            return Ok(());
+        }
+        if !self.has_greeted {
+            // The next server may still know the last client of this connection by its name.
+            self.bad_sequence(between, "Say EHLO first");
             return Ok(());
         }
         let pipeline = self.pipelines.load_full();

@@ -33,6 +33,7 @@ impl Session {
         between.client.encrypt(tls).await?;
         // All that was said before counts for nothing (RFC 3207 section 4.2).
         self.offers = Offers::default();
+        self.has_greeted = false;
         Ok(())
     }
 
@@ -63,6 +64,10 @@ impl Session {
             };
             answer = self.ask(between, &response).await?;
             responses.push(response);
+        }
+        if answer.code == 334 {
+            // Else the next command would be taken for one more response.
+            answer = self.ask(between, b"*").await?;
         }
         between.client.pass(&answer);
         if answer.code == 235 {
