@@ -99,6 +99,12 @@ async fn nonsense_is_no_answer() {
 }
 
 #[tokio::test]
+async fn an_answer_to_ehlo_that_lettre_panics_on_is_nonsense_too() {
+    let act = Act::Say("250-relay\r\n250-  \r\n250 SIZE\r\n");
+    assert_eq!(survives("EHLO", act, LONG).await, 1);
+}
+
+#[tokio::test]
 async fn go_on_is_no_yes_to_a_sender_or_recipient() {
     for step in ["MAIL", "RCPT"] {
         assert_eq!(

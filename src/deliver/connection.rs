@@ -8,9 +8,11 @@
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use lettre::transport::smtp::Error as SmtpError;
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::{
@@ -93,7 +95,7 @@ impl Connection {
             relay: settings.name(),
             what,
         };
-        let connecting = Connection::connect(settings);
+        let connecting = no_panic(Connection::connect(settings));
         match tokio::time::timeout(CONNECT.min(settings.timeout), connecting).await {
             Ok(opened) => opened.map_err(fail),
             Err(_) => Err(fail("did not answer in time".into())),
@@ -118,6 +120,10 @@ impl Connection {
             None => {
                 let tcp = TcpStream::connect(server).await;
                 let tcp = tcp.map_err(|error| format!("cannot connect: {error}"))?;
+                // Or the end of the data waits until the relay's system has acknowledged what came before it, which
+                // takes tens of milliseconds in which a crash makes a duplicate.
+                tcp.set_nodelay(true)
+                    .map_err(|error| format!("cannot connect: {error}"))?;
                 let stream = Box::new(LineWise::new(tcp));
                 AsyncSmtpConnection::connect_with_transport(stream, &hello).await
             }
@@ -533,6 +539,15 @@ fn tls(settings: &RelaySettings, verified: bool) -> Result<TlsParameters, String
 
 fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
+/// What was connecting, with a panic of lettre's as an answer that cannot be read: it panics on a line of white space in
+/// the answer to EHLO (0.11.23), which is the relay's fault and not ours.
+async fn no_panic<T>(connecting: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    AssertUnwindSafe(connecting)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Err("gave an answer to EHLO that cannot be read".into()))
 }
 
 /// An error with its cause, on one line.

@@ -1,5 +1,6 @@
 //! Postfix's own load generator and sink: programs that nobody here wrote.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -133,13 +134,17 @@ impl SmtpSink {
         );
     }
 
-    /// Hands over each message that it keeps and that is whole, and removes it; tells how many.
+    /// Hands over each message that it keeps and that is whole, and removes it; tells how many. One that the sink
+    /// itself removes meanwhile, because its client went away in the middle of it, was never taken.
     pub fn harvest(&self, is_whole: impl Fn(&str) -> bool, mut take: impl FnMut(&str)) -> usize {
         let directory = (self.kept.as_ref()).expect("the sink was started to keep its messages");
         let mut count = 0;
         for file in std::fs::read_dir(directory).expect("the directory is ours") {
             let path = file.expect("it can be listed").path();
-            let bytes = std::fs::read(&path).expect("it can be read");
+            let bytes = match std::fs::read(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                read => read.expect("it can be read"),
+            };
             let text = String::from_utf8_lossy(&bytes);
             if is_whole(&text) {
                 take(&text);

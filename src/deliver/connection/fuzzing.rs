@@ -6,7 +6,7 @@ use bytes::Bytes;
 use lettre::transport::smtp::client::{AsyncSmtpConnection, AsyncTokioStream};
 use lettre::transport::smtp::extension::ClientId;
 
-use super::{Connection, Fate, sentence};
+use super::{Connection, Fate, no_panic, sentence};
 use crate::deliver::wire::canonical;
 use crate::journal::Item;
 use crate::mail::{Address, Content};
@@ -20,9 +20,8 @@ pub async fn deliver(
     recipients: &[Address],
 ) -> Result<Vec<bool>, String> {
     let hello = ClientId::Domain("fuzz.invalid".into());
-    let mut smtp = AsyncSmtpConnection::connect_with_transport(stream, &hello)
-        .await
-        .map_err(|error| sentence(&error))?;
+    let connecting = AsyncSmtpConnection::connect_with_transport(stream, &hello);
+    let mut smtp = no_panic(async { connecting.await.map_err(|error| sentence(&error)) }).await?;
     let hello = smtp.command("EHLO fuzz.invalid\r\n").await;
     let hello = hello.map_err(|error| sentence(&error))?;
     let connection = Connection {
