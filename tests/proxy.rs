@@ -153,20 +153,25 @@ fn a_message_passes_as_it_was_said_and_its_report_follows() {
     assert!(!is_unsure(&reports[0]));
 }
 
+/// Before the queue, and behind it.
+const MODES: [&str; 2] = ["mode = \"before-queue\"", "mode = \"after-queue\""];
+
 /// What becomes of a message, and of its report, whatever the next server does.
 #[test]
 fn what_the_next_server_says_decides_about_the_report() {
-    for mode in ["before-queue", "after-queue"] {
-        let site = Proxied::start(&format!("mode = \"{mode}\""), "");
+    for mode in MODES {
+        let site = Proxied::start(&format!("{mode}\nnext_hop_data_done_timeout = \"2s\""), "");
         // The answer's code, whether the server has it, whether there is a report, and whether that is unsure.
         for (mood, code, is_taken, has_report, unsure) in [
             (Mood::Good, 250, true, true, false),
             (Mood::RefusesMessage, 550, false, false, false),
             (Mood::DefersMessage, 451, false, false, false),
             (Mood::DefersData, 451, false, false, false),
+            (Mood::HangsAtData, 451, false, false, false),
             // It may have read to the end.
             (Mood::ClosesInData, 451, false, true, true),
             (Mood::Garbage, 451, false, true, true),
+            (Mood::Hangs, 451, false, true, true),
             (Mood::TakesSilently, 451, true, true, true),
             (Mood::Good, 250, true, true, false),
         ] {
@@ -195,40 +200,42 @@ fn what_the_next_server_says_decides_about_the_report() {
 
 #[test]
 fn a_message_whose_end_was_not_sent_has_no_report() {
-    let site = Proxied::start("", "");
-    site.next.be(Mood::ClosesInData);
     // More than fits on the way between two sockets.
     let large = format!(
         "Message-ID: <large@elsewhere.test>\r\n\r\n{}",
         "0123456789\r\n".repeat(2_000_000)
     );
-    let answer = site
-        .client()
-        .send_message("a@elsewhere.test", &["dan@corp.example"], &large);
-    assert_eq!(answer.code, 451, "{answer:?}");
-    assert_eq!(site.copyist.owed(), 0);
-    assert_eq!(site.relay.count(), 0);
+    for mode in MODES {
+        let site = Proxied::start(mode, "");
+        site.next.be(Mood::ClosesInData);
+        let answer = site
+            .client()
+            .send_message("a@elsewhere.test", &["dan@corp.example"], &large);
+        assert_eq!(answer.code, 451, "{mode}: {answer:?}");
+        assert_eq!(site.copyist.owed(), 0);
+        assert_eq!(site.relay.count(), 0);
+    }
 }
 
 #[test]
 fn a_recipient_that_the_next_server_refuses_is_none() {
-    let site = Proxied::start("", "");
-    site.next.be(Mood::RefusesSome);
-    let mut client = site.client();
-    client.say("MAIL FROM:<a@elsewhere.test>");
-    assert_eq!(
-        client.say("RCPT TO:<nobody@corp.example>").text,
-        "5.1.1 not here"
-    );
-    assert_eq!(client.say("DATA").code, 554, "there is no recipient");
-    client.say("RCPT TO:<dan@corp.example>");
-    client.say("DATA");
-    assert_eq!(
-        client.content(&message("<some@elsewhere.test>", "x")).code,
-        250
-    );
-    let reports = site.reports();
-    assert!(!reports[0].text.contains("nobody@"), "{}", reports[0].text);
+    for mode in MODES {
+        let site = Proxied::start(mode, "");
+        site.next.be(Mood::RefusesSome);
+        let mut client = site.client();
+        client.say("MAIL FROM:<a@elsewhere.test>");
+        assert_eq!(
+            client.say("RCPT TO:<nobody@corp.example>").text,
+            "5.1.1 not here"
+        );
+        assert_eq!(client.say("DATA").code, 554, "there is no recipient");
+        client.say("RCPT TO:<dan@corp.example>");
+        client.say("DATA");
+        let content = message("<some@elsewhere.test>", "x");
+        assert_eq!(client.content(&content).code, 250);
+        let reports = site.reports();
+        assert!(!reports[0].text.contains("nobody@"), "{}", reports[0].text);
+    }
 }
 
 /// The service is killed while the next server has the message and has not answered.

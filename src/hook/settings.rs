@@ -63,6 +63,8 @@ pub struct NextHop {
     pub ca_file: Option<PathBuf>,
     /// The longest wait for one reply.
     pub timeout: Duration,
+    /// The longest wait for the reply after a message.
+    pub data_done_timeout: Duration,
 }
 
 /// Where an SMTP listener stands.

@@ -24,6 +24,8 @@ pub enum Mood {
     Garbage,
     /// Does not answer the message.
     Hangs,
+    /// Does not answer DATA.
+    HangsAtData,
     /// Takes the message, and closes without a word.
     TakesSilently,
     /// Takes the first message of a connection, and defers all others.
@@ -176,6 +178,11 @@ fn serve(mut stream: TcpStream, keep: &Mutex<Kept>) -> std::io::Result<()> {
                     "235 2.7.0 welcome\r\n"
                 }
             },
+            "DATA" if mood == Mood::HangsAtData => {
+                // Until the other side has had enough.
+                reader.read_until(b'\n', &mut line)?;
+                return Ok(());
+            }
             "DATA" if mood == Mood::DefersData => "451 4.3.0 no data now\r\n",
             "DATA" | "BDAT" => {
                 if verb == "DATA" {

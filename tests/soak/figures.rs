@@ -161,23 +161,38 @@ pub(crate) fn percentile(sorted: &[Duration], part: f64) -> Duration {
     sorted.get(n.saturating_sub(1)).copied().unwrap_or_default()
 }
 
-/// The growth of a value by the hour: the slope of the line that fits best (least squares).
-pub(crate) fn slope(samples: &[&Sample], value: impl Fn(&Sample) -> f64) -> f64 {
+/// The growth of a value by the hour, and how far off it may be: the slope of the line that fits best (least squares)
+/// through the medians of five minutes each, and twice its standard error. One look is not far from the one before, so
+/// the looks themselves would make it appear better known than it is.
+pub(crate) fn slope(samples: &[&Sample], value: impl Fn(&Sample) -> f64) -> (f64, f64) {
     let points: Vec<(f64, f64)> = samples
-        .iter()
-        .map(|sample| (sample.at.as_secs_f64() / 3600.0, value(sample)))
+        .chunk_by(|one, next| one.at.as_secs() / STRETCH == next.at.as_secs() / STRETCH)
+        .map(|stretch| {
+            let mut values: Vec<f64> = stretch.iter().map(|sample| value(sample)).collect();
+            values.sort_by(f64::total_cmp);
+            let middle = stretch[stretch.len() / 2].at.as_secs_f64() / 3600.0;
+            (middle, values[values.len() / 2])
+        })
         .collect();
     let count = points.len().max(1) as f64;
     let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
     let (x, y) = (mean(|point| point.0), mean(|point| point.1));
-    let above: f64 = points
-        .iter()
+    let above: f64 = (points.iter())
         .map(|point| (point.0 - x) * (point.1 - y))
         .sum();
     let below: f64 = points.iter().map(|point| (point.0 - x).powi(2)).sum();
-    if below == 0.0 { 0.0 } else { above / below }
+    if points.len() < 3 {
+        return (0.0, f64::INFINITY);
+    }
+    let slope = above / below;
+    let left: f64 = (points.iter())
+        .map(|point| (point.1 - y - slope * (point.0 - x)).powi(2))
+        .sum();
+    (slope, 2.0 * (left / (count - 2.0) / below).sqrt())
 }
 
+/// Seconds of which the median is taken.
+const STRETCH: u64 = 300;
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 180.0;
 const LEFT: f64 = 70.0;

@@ -119,6 +119,11 @@ impl Build<'_> {
             &raw.next_hop_timeout,
             parse::some_time,
         );
+        let done = self.parsed(
+            &join(table, "next_hop_data_done_timeout"),
+            &raw.next_hop_data_done_timeout,
+            parse::some_time,
+        );
         let (host, port) = server?;
         let port = port.unwrap_or(match raw.next_hop_tls {
             raw::Tls::Implicit => 465,
@@ -144,6 +149,7 @@ impl Build<'_> {
             tls: raw.next_hop_tls.into(),
             ca_file: ca_file?,
             timeout: timeout?,
+            data_done_timeout: done?,
         })
     }
 

@@ -53,6 +53,9 @@ pub(in crate::config) struct Smtp {
     pub(in crate::config) next_hop_ca_file: Option<String>,
     /// The longest wait for one reply of the next server.
     pub(in crate::config) next_hop_timeout: String,
+    /// The longest wait for its reply after a message, with which it takes the message or does not. When it does not
+    /// come, nobody knows: the report is kept, and the client told to try again.
+    pub(in crate::config) next_hop_data_done_timeout: String,
 }
 
 /// See [`hook::Mode`].
@@ -111,6 +114,8 @@ impl Default for Smtp {
             next_hop_ca_file: None,
             // RFC 5321 section 4.5.3.2 asks for five minutes for most replies.
             next_hop_timeout: "5m".into(),
+            // RFC 5321 section 4.5.3.2.6.
+            next_hop_data_done_timeout: "10m".into(),
         }
     }
 }

@@ -16,8 +16,6 @@ use crate::smtp::{Answer, AnswerFlaw, Answers};
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(30);
-/// Longest wait for the answer after the message (RFC 5321 section 4.5.3.2.6).
-const FINAL: Duration = Duration::from_secs(600);
 /// Octets asked of the system at once. Answers are short.
 const READ: usize = 4096;
 
@@ -29,6 +27,7 @@ pub(super) struct Hop {
     /// What it greeted with, as it came.
     pub(super) greeting: Bytes,
     patience: Duration,
+    data_done_patience: Duration,
     is_tls: bool,
     /// Whether it holds nothing against whoever comes next: nobody logged in or spoke for others, and it never said no.
     is_plain: bool,
@@ -73,6 +72,7 @@ impl Hop {
             answers: Answers::new(),
             greeting: Bytes::new(),
             patience: to.timeout,
+            data_done_patience: to.data_done_timeout,
             is_tls: to.tls == Tls::Implicit,
             is_plain: true,
         };
@@ -156,7 +156,7 @@ impl Hop {
 
     /// The answer after the message.
     pub(super) async fn final_answer(&mut self) -> Result<Answer, HopError> {
-        self.answer(FINAL.max(self.patience)).await
+        self.answer(self.data_done_patience).await
     }
 
     /// What it says by itself, where it has said anything already.
