@@ -103,6 +103,17 @@ next_hop_timeout = "2s"
     }
 }
 
+/// A message that begins with no dot as it stands in DATA, with its end (RFC 5321 section 4.5.2).
+fn on_the_wire(content: &str) -> String {
+    let stuffed = content.replace("\r\n.", "\r\n..");
+    let end = if stuffed.ends_with("\r\n") {
+        ".\r\n"
+    } else {
+        "\r\n.\r\n"
+    };
+    stuffed + end
+}
+
 /// Whether a report says that nobody knows what became of its message.
 fn is_unsure(report: &Report) -> bool {
     report.text.contains("\nX-Copyist-Fate: unknown")
@@ -140,13 +151,10 @@ fn a_message_passes_as_it_was_said_and_its_report_follows() {
             "Rcpt To:<eve@CORP.example>"
         ]
     );
-    let stuffed = content.replace("\r\n.", "\r\n..");
-    let end = if stuffed.ends_with("\r\n") {
-        ".\r\n"
-    } else {
-        "\r\n.\r\n"
-    };
-    assert_eq!(String::from_utf8_lossy(&taken[0].data), stuffed + end);
+    assert_eq!(
+        String::from_utf8_lossy(&taken[0].data),
+        on_the_wire(&content)
+    );
     let reports = site.reports();
     assert_eq!(reports.len(), 1);
     assert_eq!(reports[0].about, "<verbatim@elsewhere.test>");
@@ -343,6 +351,80 @@ fn behind_a_queue_there_is_no_final_no_of_ours() {
         assert_eq!(site.send("<after@elsewhere.test>"), 250);
         assert_eq!(site.next.taken().len(), 1);
         assert_eq!(site.reports().len(), 1);
+    }
+}
+
+/// A report as SMTP sends it: the sink and the relay wrote something in front of it.
+fn as_sent(report: &Report) -> String {
+    let (_, sent) = report.text.split_once("\nFrom: ").expect("a header");
+    format!("From: {sent}").replace('\n', "\r\n")
+}
+
+#[test]
+fn a_forged_seal_keeps_nothing_out_of_the_journal_and_goes_no_further() {
+    let site = Proxied::start("", "");
+    let forged = "X-Copyist-Seal: v=2; k=r; id=aaaaaaaaaaaaaaaa; to=AAAAAAAAAAAAAAAA; h=AA; b=AA\r\n\
+         X-Copyist-Item: aaaaaaaaaaaaaaaa\r\n";
+    let content = format!("{forged}{}", message("<forged@elsewhere.test>", "x"));
+    // From the address that our own reports come from, too.
+    let answer = site
+        .client()
+        .send_message("ndr@corp.example", &["dan@corp.example"], &content);
+    assert_eq!(answer.code, 250, "{answer:?}");
+    let reports = site.reports();
+    assert_eq!(reports[0].original, content.replace("\r\n", "\n"));
+    let taken = site.next.taken();
+    let passed = String::from_utf8_lossy(&taken[0].data);
+    assert_eq!(
+        passed,
+        on_the_wire(&message("<forged@elsewhere.test>", "x"))
+    );
+}
+
+#[test]
+fn a_report_of_ours_passes_as_it_is_and_with_another_body_it_does_not() {
+    let mut site = Proxied::start("", "");
+    // The journal mailbox is journaled itself: what passes unjournaled passes as our own.
+    let people = PEOPLE.replace("journal: journal@archive.test", "journal: eve@corp.example");
+    let people = format!("{people}journal: journal@archive.test\n");
+    let file = site.copyist.config_file().with_file_name("people.ldif");
+    lab::write(&file, &people);
+    site.copyist.restart();
+    assert_eq!(site.send("<first@elsewhere.test>"), 250);
+    let reports = site.reports();
+    let (sender, sent) = (&reports[0].sender, as_sent(&reports[0]));
+    site.next.forget();
+    let send = |content: &str| {
+        let sender = sender.trim_matches(['<', '>']);
+        site.client()
+            .send_message(sender, &["eve@corp.example"], content)
+    };
+    assert_eq!(send(&sent).code, 250);
+    assert!(site.reports().is_empty(), "it was journaled");
+    let taken = site.next.taken();
+    let passed = String::from_utf8_lossy(&taken[0].data);
+    assert_eq!(passed, on_the_wire(&sent));
+    assert_eq!(send(&format!("{sent}and more\r\n")).code, 550);
+    assert_eq!(site.next.taken().len(), 1);
+}
+
+#[test]
+fn a_message_that_goes_round_is_journaled_and_refused() {
+    for (mode, class) in MODES.into_iter().zip([5, 4]) {
+        let site = Proxied::start(mode, "[limits]\nhops = 20\n");
+        let received = "Received: from a by b; Tue, 24 Nov 2026 03:32:21 +0000\r\n".repeat(21);
+        let content = format!("{received}{}", message("<round@elsewhere.test>", "x"));
+        let answer =
+            site.client()
+                .send_message("a@elsewhere.test", &["dan@corp.example"], &content);
+        assert_eq!(answer.code / 100, class, "{mode}: {answer:?}");
+        assert!(
+            answer.text.starts_with(&format!("{class}.4.6")),
+            "{answer:?}"
+        );
+        let reports = site.reports();
+        assert_eq!(reports[0].original, content.replace("\r\n", "\n"));
+        assert!(site.next.taken().is_empty(), "{mode}");
     }
 }
 
