@@ -2,13 +2,17 @@
 
 mod lab;
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use lab::{
     Certificates, Client, Copyist, INSIDE, NextHop, OUTSIDE, PATIENCE, Ports, Postfix,
     PostfixOptions, Report, SmtpSink, Unpacked, free_port, message, need,
 };
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 /// Each direction has an archive of its own, so that a report tells its direction by where it goes.
 const PEOPLE: &str = "dn: cn=dan,dc=corp\ncn: dan\nmail: dan@corp.example\nin: in@archive.test\n\
@@ -440,19 +444,78 @@ fn swaks(server: SocketAddr, id: &str, arguments: &[&str]) -> Output {
         .expect("swaks is a program")
 }
 
-#[test]
-fn who_logs_in_through_here_is_ours_and_the_password_is_written_nowhere() {
-    let directory = tempfile::tempdir().expect("the system has a temporary directory");
-    let certificates = Certificates::make(directory.path());
-    let next = NextHop::start();
-    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+/// A service that offers STARTTLS in front of this server.
+fn with_starttls(certificates: &Certificates, address: SocketAddr, next: &NextHop) -> Agent {
     let door = format!(
         "tls = \"starttls\"\ncert_file = \"{}\"\nkey_file = \"{}\"",
         certificates.certificate().display(),
         certificates.key().display()
     );
     lab::set_mode(&certificates.key(), 0o600);
-    let agent = Agent::start(address, next.address(), &door, "");
+    Agent::start(address, next.address(), &door, "")
+}
+
+#[test]
+fn what_is_put_behind_starttls_in_the_clear_is_not_heard() {
+    let directory = tempfile::tempdir().expect("the system has a temporary directory");
+    let certificates = Certificates::make(directory.path());
+    let next = NextHop::start();
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let _agent = with_starttls(&certificates, address, &next);
+    let mut tcp = TcpStream::connect(address).expect("it listens");
+    tcp.set_read_timeout(Some(PATIENCE)).expect("set");
+    for (said, last) in [
+        ("", "220 "),
+        ("EHLO c\r\n", "250 "),
+        ("STARTTLS\r\nMAIL FROM:<injected@x.test>\r\n", "220 "),
+    ] {
+        tcp.write_all(said.as_bytes()).expect("taken");
+        // Octet by octet: what comes behind the last line is the handshake's.
+        let mut line = Vec::new();
+        while !(line.starts_with(last.as_bytes()) && line.ends_with(b"\n")) {
+            if line.ends_with(b"\n") {
+                line.clear();
+            }
+            let mut octet = [0];
+            tcp.read_exact(&mut octet).expect("an answer");
+            line.push(octet[0]);
+        }
+    }
+    let mut roots = rustls::RootCertStore::empty();
+    for ca in CertificateDer::pem_file_iter(certificates.ca()).expect("a file") {
+        roots.add(ca.expect("a certificate")).expect("of a CA");
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "localhost".try_into().expect("a name");
+    let connection = rustls::ClientConnection::new(Arc::new(config), name).expect("a client");
+    let mut tls = rustls::StreamOwned::new(connection, tcp);
+    tls.write_all(b"EHLO c\r\nNOOP\r\nQUIT\r\n").expect("taken");
+    let mut said = String::new();
+    // Whether it ends in TLS or without: all answers have come by then.
+    let _ = tls.read_to_string(&mut said);
+    let ends: Vec<&str> = said
+        .lines()
+        .filter(|line| line.as_bytes().get(3) == Some(&b' '))
+        .map(|line| &line[..3])
+        .collect();
+    assert_eq!(ends, ["250", "250", "221"], "{said}");
+    assert!(!said.contains("STARTTLS"), "once is enough: {said}");
+    let commands = next.commands().join("\n");
+    assert!(!commands.contains("injected"), "{commands}");
+}
+
+#[test]
+fn who_logs_in_through_here_is_ours_and_the_password_is_written_nowhere() {
+    let directory = tempfile::tempdir().expect("the system has a temporary directory");
+    let certificates = Certificates::make(directory.path());
+    let next = NextHop::start();
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let agent = with_starttls(&certificates, address, &next);
     let login = [
         "--auth-user",
         "dan@corp.example",
