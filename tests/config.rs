@@ -464,6 +464,7 @@ fn smtp_listeners_have_the_defaults_that_stand_in_the_sample() {
             tls: Tls::None,
             ca_file: None,
             timeout: Duration::from_secs(300),
+            data_done_timeout: Duration::from_secs(600),
         },
         mode: Mode::BeforeQueue,
         side: None,
@@ -506,6 +507,7 @@ fn everything_that_can_be_set_of_an_smtp_listener_arrives() {
         next_hop_tls = "implicit"
         next_hop_ca_file = "mx.pem"
         next_hop_timeout = "30s"
+        next_hop_data_done_timeout = "90s"
         [[hook.smtp]]
         listen = "127.0.0.1:465"
         next_hop = "127.0.0.2:465"
@@ -541,6 +543,7 @@ fn everything_that_can_be_set_of_an_smtp_listener_arrives() {
             tls: Tls::Implicit,
             ca_file: Some(at("mx.pem")),
             timeout: Duration::from_secs(30),
+            data_done_timeout: Duration::from_secs(90),
         },
         mode: Mode::AfterQueue,
         side: Some(Side::Outside),

@@ -10,9 +10,7 @@ mod lab;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use lab::{
-    Copyist, FaultProxy, Postfix, PostfixOptions, SmtpSink, free_port, setting, smtp_source,
-};
+use lab::{Door, DoorOptions, FaultProxy, Postfix, PostfixOptions, SmtpSink, setting, smtp_source};
 
 const PEOPLE: &str = "dn: cn=dan,dc=corp\ncn: dan\nmail: dan@corp.example\njournal: journal@archive.test\n\n\
                       dn: cn=eve,dc=corp\ncn: eve\nmail: eve@corp.example\n";
@@ -27,50 +25,16 @@ const SIZE: &str = "10240";
 /// Until a round has come through.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// The service in front of a server, journaling Dan's mail to a relay of its own.
-struct Door {
-    copyist: Copyist,
-    address: SocketAddr,
-    relay: SmtpSink,
-}
-
-impl Door {
-    fn start(next_hop: SocketAddr) -> Door {
-        let relay = SmtpSink::start();
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let config = format!(
-            r#"
-[organization]
-domains = ["corp.example"]
-[directory]
-urls = ["ldif:people.ldif"]
-[inbound]
-journal_attribute = "journal"
-journal_ndr = "ndr@corp.example"
-[relay]
-host = "{}"
-tls = "none"
-[admin]
-listen = "off"
-[hook.milter]
-listen = []
-[[hook.smtp]]
-listen = "{address}"
-next_hop = "{next_hop}"
-mode = "after-queue"
-direction = "inbound"
-"#,
-            relay.address()
-        );
-        let mut copyist = Copyist::install(&config);
-        lab::write(&copyist.config_file().with_file_name("people.ldif"), PEOPLE);
-        copyist.restart();
-        Door {
-            copyist,
-            address,
-            relay,
-        }
-    }
+fn door(next_hop: SocketAddr) -> Door {
+    let options = DoorOptions {
+        listen: None,
+        next_hop,
+        attributes: ["journal"; 3],
+        people: PEOPLE,
+        door: "mode = \"after-queue\"\ndirection = \"inbound\"",
+        lines: "",
+    };
+    Door::start(SmtpSink::start(), &options)
 }
 
 /// A way to the sink at its end.
@@ -99,13 +63,13 @@ enum Between {
 impl Way {
     fn build(name: &'static str, between: Between, to: &'static str, is_by_postfix: bool) -> Way {
         let sink = SmtpSink::start();
-        let (mut door, mut forwarder) = (None, None);
+        let (mut copyist, mut forwarder) = (None, None);
         let mut enters = match between {
             Between::Nothing => sink.address(),
             Between::Forwarder => forwarder
                 .insert(FaultProxy::start(sink.address()))
                 .address(),
-            Between::Copyist => door.insert(Door::start(sink.address())).address,
+            Between::Copyist => copyist.insert(door(sink.address())).address,
         };
         let postfix = is_by_postfix.then(|| {
             let options = PostfixOptions {
@@ -124,7 +88,7 @@ impl Way {
             to,
             sink,
             rates: Vec::new(),
-            door,
+            door: copyist,
             _forwarder: forwarder,
             _postfix: postfix,
         }

@@ -6,19 +6,17 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use lab::{
-    Chance, Client, Copyist, Mood, NextHop, OUTSIDE, PATIENCE, Report, SmtpSink, Taken, free_port,
+    Chance, Client, Door, DoorOptions, Mood, NextHop, OUTSIDE, PATIENCE, Report, SmtpSink, Taken,
     message, setting,
 };
 
 const PEOPLE: &str = "dn: cn=dan,dc=corp\ncn: dan\nmail: dan@corp.example\njournal: journal@archive.test\n\n\
                       dn: cn=eve,dc=corp\ncn: eve\nmail: eve@corp.example\n";
 
-/// A next server, the service in front of it, and the relay of its reports.
+/// The service in front of a next server.
 struct Proxied {
-    copyist: Copyist,
-    address: SocketAddr,
+    door: Door,
     next: NextHop,
-    relay: SmtpSink,
 }
 
 impl Proxied {
@@ -28,58 +26,20 @@ impl Proxied {
     }
 
     fn before(next: NextHop, door: &str, lines: &str) -> Proxied {
-        let relay = SmtpSink::start_keeping();
-        let (address, next_hop) = (
-            SocketAddr::from(([127, 0, 0, 1], free_port())),
-            next.address(),
-        );
-        let config = format!(
-            r#"
-[organization]
-domains = ["corp.example"]
-trusted_networks = ["127.0.0.2/32"]
-[directory]
-urls = ["ldif:people.ldif"]
-[inbound]
-journal_attribute = "journal"
-journal_ndr = "ndr@corp.example"
-[outbound]
-journal_attribute = "journal"
-journal_ndr = "ndr@corp.example"
-[internal]
-journal_attribute = "journal"
-journal_ndr = "ndr@corp.example"
-[relay]
-host = "{}"
-tls = "none"
-[delivery]
-retry = {{ first = "1s", max = "1s" }}
-[admin]
-listen = "off"
-[hook.milter]
-listen = []
-[[hook.smtp]]
-listen = "{address}"
-next_hop = "{next_hop}"
-next_hop_timeout = "2s"
-{door}
-{lines}
-"#,
-            relay.address()
-        );
-        let mut copyist = Copyist::install(&config);
-        lab::write(&copyist.config_file().with_file_name("people.ldif"), PEOPLE);
-        copyist.restart();
-        Proxied {
-            copyist,
-            address,
-            next,
-            relay,
-        }
+        let options = DoorOptions {
+            listen: None,
+            next_hop: next.address(),
+            attributes: ["journal"; 3],
+            people: PEOPLE,
+            door: &format!("next_hop_timeout = \"2s\"\n{door}"),
+            lines: &format!("[delivery]\nretry = {{ first = \"1s\", max = \"1s\" }}\n{lines}"),
+        };
+        let door = Door::start(SmtpSink::start_keeping(), &options);
+        Proxied { door, next }
     }
 
     fn client(&self) -> Client {
-        Client::connect_from(OUTSIDE, self.address)
+        Client::connect_from(OUTSIDE, self.door.address)
     }
 
     /// Sends a message to Dan, who is journaled; gives the answer's code.
@@ -89,17 +49,6 @@ next_hop_timeout = "2s"
             .client()
             .send_message("a@elsewhere.test", &["dan@corp.example"], &content);
         sent.code
-    }
-
-    /// The reports that have come once nothing is owed any more.
-    fn reports(&self) -> Vec<Report> {
-        lab::wait("nothing is owed", PATIENCE, || self.copyist.owed() == 0);
-        let mut reports = Vec::new();
-        self.relay.harvest(
-            |text| Report::read(text).is_whole,
-            |text| reports.push(Report::read(text)),
-        );
-        reports
     }
 }
 
@@ -155,7 +104,7 @@ fn a_message_passes_as_it_was_said_and_its_report_follows() {
         String::from_utf8_lossy(&taken[0].data),
         on_the_wire(&content)
     );
-    let reports = site.reports();
+    let reports = site.door.reports();
     assert_eq!(reports.len(), 1);
     assert_eq!(reports[0].about, "<verbatim@elsewhere.test>");
     assert!(!is_unsure(&reports[0]));
@@ -192,7 +141,7 @@ fn what_the_next_server_says_decides_about_the_report() {
                 usize::from(is_taken),
                 "{mode} {mood:?}"
             );
-            let reports = site.reports();
+            let reports = site.door.reports();
             let about: Vec<&str> = reports.iter().map(|report| report.about.as_str()).collect();
             assert_eq!(
                 about,
@@ -220,8 +169,8 @@ fn a_message_whose_end_was_not_sent_has_no_report() {
             .client()
             .send_message("a@elsewhere.test", &["dan@corp.example"], &large);
         assert_eq!(answer.code, 451, "{mode}: {answer:?}");
-        assert_eq!(site.copyist.owed(), 0);
-        assert_eq!(site.relay.count(), 0);
+        assert_eq!(site.door.copyist.owed(), 0);
+        assert_eq!(site.door.relay.count(), 0);
     }
 }
 
@@ -241,7 +190,7 @@ fn a_recipient_that_the_next_server_refuses_is_none() {
         client.say("DATA");
         let content = message("<some@elsewhere.test>", "x");
         assert_eq!(client.content(&content).code, 250);
-        let reports = site.reports();
+        let reports = site.door.reports();
         assert!(!reports[0].text.contains("nobody@"), "{}", reports[0].text);
     }
 }
@@ -257,12 +206,12 @@ fn a_report_that_was_held_by_a_killed_service_is_delivered_and_says_so() {
     client.say("DATA");
     let sending =
         std::thread::spawn(move || client.try_content(&message("<held@elsewhere.test>", "x")));
-    lab::wait("it is held", PATIENCE, || site.copyist.owed() == 1);
-    assert_eq!(site.relay.count(), 0, "it waits");
-    site.copyist.kill9();
+    lab::wait("it is held", PATIENCE, || site.door.copyist.owed() == 1);
+    assert_eq!(site.door.relay.count(), 0, "it waits");
+    site.door.copyist.kill9();
     assert!(sending.join().expect("sent").is_err(), "nobody said yes");
-    site.copyist.restart();
-    let reports = site.reports();
+    site.door.copyist.restart();
+    let reports = site.door.reports();
     assert_eq!(reports[0].about, "<held@elsewhere.test>");
     assert!(is_unsure(&reports[0]), "{}", reports[0].text);
 }
@@ -271,7 +220,7 @@ const TEXTS: &str =
     "[outbound.append]\ntext = \"for outside\"\n[internal.append]\ntext = \"for inside\"\n";
 
 fn send_to_both(site: &Proxied) -> u16 {
-    let mut client = Client::connect_from(lab::INSIDE, site.address);
+    let mut client = Client::connect_from(lab::INSIDE, site.door.address);
     let to = ["dan@corp.example", "x@elsewhere.test", "eve@corp.example"];
     client
         .send_message(
@@ -298,7 +247,7 @@ fn each_class_of_recipients_gets_its_own_text_in_its_own_transaction() {
         assert_eq!(one.envelope.len(), if inside { 3 } else { 2 });
     }
     // One for the outbound copy of the sender, one for the internal one; no version is owed.
-    let reports = site.reports();
+    let reports = site.door.reports();
     assert!(
         reports
             .iter()
@@ -312,10 +261,12 @@ fn what_the_next_server_takes_only_for_some_reaches_the_others_by_the_relay() {
     site.next.be(Mood::TakesOne);
     assert_eq!(send_to_both(&site), 250);
     assert_eq!(site.next.taken().len(), 1);
-    lab::wait("nothing is owed", PATIENCE, || site.copyist.owed() == 0);
+    lab::wait("nothing is owed", PATIENCE, || {
+        site.door.copyist.owed() == 0
+    });
     let mut versions = Vec::new();
     let is_report = |text: &str| text.contains("X-MS-Journal-Report");
-    site.relay.harvest(
+    site.door.relay.harvest(
         |_| true,
         |text| versions.extend((!is_report(text)).then(|| text.to_owned())),
     );
@@ -350,7 +301,7 @@ fn behind_a_queue_there_is_no_final_no_of_ours() {
         assert_eq!(answer.code / 100, class, "{mode}: {answer:?}");
         assert_eq!(site.send("<after@elsewhere.test>"), 250);
         assert_eq!(site.next.taken().len(), 1);
-        assert_eq!(site.reports().len(), 1);
+        assert_eq!(site.door.reports().len(), 1);
     }
 }
 
@@ -371,7 +322,7 @@ fn a_forged_seal_keeps_nothing_out_of_the_journal_and_goes_no_further() {
         .client()
         .send_message("ndr@corp.example", &["dan@corp.example"], &content);
     assert_eq!(answer.code, 250, "{answer:?}");
-    let reports = site.reports();
+    let reports = site.door.reports();
     assert_eq!(reports[0].original, content.replace("\r\n", "\n"));
     let taken = site.next.taken();
     let passed = String::from_utf8_lossy(&taken[0].data);
@@ -387,11 +338,15 @@ fn a_report_of_ours_passes_as_it_is_and_with_another_body_it_does_not() {
     // The journal mailbox is journaled itself: what passes unjournaled passes as our own.
     let people = PEOPLE.replace("journal: journal@archive.test", "journal: eve@corp.example");
     let people = format!("{people}journal: journal@archive.test\n");
-    let file = site.copyist.config_file().with_file_name("people.ldif");
+    let file = site
+        .door
+        .copyist
+        .config_file()
+        .with_file_name("people.ldif");
     lab::write(&file, &people);
-    site.copyist.restart();
+    site.door.copyist.restart();
     assert_eq!(site.send("<first@elsewhere.test>"), 250);
-    let reports = site.reports();
+    let reports = site.door.reports();
     let (sender, sent) = (&reports[0].sender, as_sent(&reports[0]));
     site.next.forget();
     let send = |content: &str| {
@@ -400,7 +355,7 @@ fn a_report_of_ours_passes_as_it_is_and_with_another_body_it_does_not() {
             .send_message(sender, &["eve@corp.example"], content)
     };
     assert_eq!(send(&sent).code, 250);
-    assert!(site.reports().is_empty(), "it was journaled");
+    assert!(site.door.reports().is_empty(), "it was journaled");
     let taken = site.next.taken();
     let passed = String::from_utf8_lossy(&taken[0].data);
     assert_eq!(passed, on_the_wire(&sent));
@@ -422,7 +377,7 @@ fn a_message_that_goes_round_is_journaled_and_refused() {
             answer.text.starts_with(&format!("{class}.4.6")),
             "{answer:?}"
         );
-        let reports = site.reports();
+        let reports = site.door.reports();
         assert_eq!(reports[0].original, content.replace("\r\n", "\n"));
         assert!(site.next.taken().is_empty(), "{mode}");
     }
@@ -453,7 +408,7 @@ fn bare_line_breaks_are_refused_or_made_line_breaks_and_never_end_a_message() {
         ),
     ] {
         let site = Proxied::start(door, "");
-        let said = played(site.address, smuggled.as_bytes());
+        let said = played(site.door.address, smuggled.as_bytes());
         let last = said.lines().rev().nth(1).unwrap_or_default();
         assert!(last.starts_with(codes), "{door}: {said}");
         assert_eq!(site.next.taken().len(), taken, "{door}");
@@ -494,7 +449,7 @@ fn a_bare_line_break_in_a_chunk_is_refused_wherever_it_stands() {
             first.len(),
             last.len()
         );
-        let said = played(site.address, wire.as_bytes());
+        let said = played(site.door.address, wire.as_bytes());
         let answer = said.lines().rev().nth(1).unwrap_or_default();
         assert!(answer.starts_with(code), "{chunks:?}: {said}");
     }
@@ -613,7 +568,7 @@ fn transactions_reach_the_next_server_as_if_nobody_stood_between() {
     for some in wires.chunks(10) {
         let wire = [&b"EHLO client.test\r\n"[..], &some.concat(), b"QUIT\r\n"].concat();
         played(direct.address(), &wire);
-        played(site.address, &wire);
+        played(site.door.address, &wire);
     }
     let (straight, through) = (joined(direct.taken()), joined(site.next.taken()));
     assert_eq!(straight.len(), count);
@@ -630,7 +585,7 @@ fn transactions_reach_the_next_server_as_if_nobody_stood_between() {
 
 /// What the log says of journaled messages.
 fn directions(site: &Proxied) -> Vec<String> {
-    let reports = site.reports();
+    let reports = site.door.reports();
     let reasons = reports.iter().map(|report| {
         let reason = report
             .text
@@ -669,7 +624,7 @@ fn who_logs_in_at_the_next_server_is_one_of_ours() {
         "once is enough"
     );
     assert!(
-        !site.copyist.log().contains("c2VjcmV0"),
+        !site.door.copyist.log().contains("c2VjcmV0"),
         "no password is logged"
     );
     client.quit();
@@ -693,7 +648,7 @@ fn a_server_in_front_says_whose_mail_it_is_and_nobody_else_may() {
     assert_eq!(client.say("XFORWARD IDENT=4QUEUE").code, 250);
     assert_eq!(to_dan(&mut client, "<forwarded@elsewhere.test>"), 250);
     assert_eq!(directions(&site), ["inbound"]);
-    site.copyist.wait_for_log(0, "4QUEUE");
+    site.door.copyist.wait_for_log(0, "4QUEUE");
     client.say("XFORWARD ADDR=127.0.0.2");
     assert_eq!(to_dan(&mut client, "<trusted@corp.example>"), 250);
     assert_eq!(directions(&site), ["internal"], "a trusted network");
@@ -722,9 +677,9 @@ fn a_load_balancer_says_whose_connection_it_passes_on() {
     let site = Proxied::start("proxy_protocol = true", "");
     let wire = "PROXY TCP4 127.0.0.2 192.0.2.1 4711 25\r\nEHLO c\r\nMAIL FROM:<dan@corp.example>\r\nRCPT TO:<dan@corp.example>\r\n\
                 DATA\r\nMessage-ID: <proxied@corp.example>\r\n\r\nx\r\n.\r\nQUIT\r\n";
-    assert!(played(site.address, wire.as_bytes()).contains("queued as it came"));
+    assert!(played(site.door.address, wire.as_bytes()).contains("queued as it came"));
     assert_eq!(directions(&site), ["internal"]);
-    let mut stream = TcpStream::connect(site.address).expect("it listens");
+    let mut stream = TcpStream::connect(site.door.address).expect("it listens");
     stream.write_all(b"EHLO c\r\nQUIT\r\n").expect("taken");
     let mut said = String::new();
     // It is closed with what was sent unread, which TCP tells as an error.
@@ -751,7 +706,10 @@ fn a_connection_to_the_next_server_is_used_again_and_one_that_is_gone_replaced()
     assert!(!commands.contains(&"QUIT".to_owned()), "{commands:?}");
     assert_eq!(site.next.connections(), 1);
     // Nobody is taken for the client before.
-    let said = played(site.address, b"MAIL FROM:<a@elsewhere.test>\r\nQUIT\r\n");
+    let said = played(
+        site.door.address,
+        b"MAIL FROM:<a@elsewhere.test>\r\nQUIT\r\n",
+    );
     assert!(said.contains("503 5.5.1 Say EHLO first"), "{said}");
     site.next.hang_up();
     assert_eq!(to_dan(&mut site.client(), "<new@corp.example>"), 250);
@@ -761,7 +719,7 @@ fn a_connection_to_the_next_server_is_used_again_and_one_that_is_gone_replaced()
 #[test]
 fn nothing_is_taken_while_the_next_server_is_away() {
     let site = Proxied::before(NextHop::nowhere(), "", "");
-    let said = played(site.address, b"");
+    let said = played(site.door.address, b"");
     assert!(said.starts_with("421 4.4.1 "), "{said}");
-    site.copyist.wait_for_log(0, "cannot be reached");
+    site.door.copyist.wait_for_log(0, "cannot be reached");
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use lab::{
-    Certificates, Client, Copyist, INSIDE, NextHop, OUTSIDE, PATIENCE, Ports, Postfix,
+    Certificates, Client, Door, DoorOptions, INSIDE, NextHop, OUTSIDE, PATIENCE, Ports, Postfix,
     PostfixOptions, Report, SmtpSink, Unpacked, free_port, message, need,
 };
 use rustls_pki_types::CertificateDer;
@@ -22,63 +22,27 @@ const PEOPLE: &str = "dn: cn=dan,dc=corp\ncn: dan\nmail: dan@corp.example\nin: i
 const TEXTS: &str =
     "[outbound.append]\ntext = \"for outside\"\n[internal.append]\ntext = \"for inside\"\n";
 
-/// The service, with the relay of its reports.
-struct Agent {
-    copyist: Copyist,
-    relay: SmtpSink,
-}
+/// The service, with a report's direction told by its archive.
+struct Agent(Door);
 
 impl Agent {
     /// `door` are lines of `[[hook.smtp]]`, `lines` of the rest.
     fn start(listen: SocketAddr, next_hop: SocketAddr, door: &str, lines: &str) -> Agent {
-        let relay = SmtpSink::start_keeping();
-        let side = |name: &str, attribute: &str| {
-            format!(
-                "[{name}]\njournal_attribute = \"{attribute}\"\njournal_ndr = \"ndr@corp.example\"\n"
-            )
+        let options = DoorOptions {
+            listen: Some(listen),
+            next_hop,
+            attributes: ["in", "out", "intern"],
+            people: PEOPLE,
+            door,
+            lines,
         };
-        let config = format!(
-            r#"
-[organization]
-domains = ["corp.example"]
-trusted_networks = ["127.0.0.2/32"]
-[directory]
-urls = ["ldif:people.ldif"]
-{}{}{}
-[relay]
-host = "{}"
-tls = "none"
-[admin]
-listen = "off"
-[hook.milter]
-listen = []
-[[hook.smtp]]
-listen = "{listen}"
-next_hop = "{next_hop}"
-{door}
-{lines}
-"#,
-            side("inbound", "in"),
-            side("outbound", "out"),
-            side("internal", "intern"),
-            relay.address()
-        );
-        let mut copyist = Copyist::install(&config);
-        lab::write(&copyist.config_file().with_file_name("people.ldif"), PEOPLE);
-        copyist.restart();
-        Agent { copyist, relay }
+        Agent(Door::start(SmtpSink::start_keeping(), &options))
     }
 
     /// The reports that have come once nothing is owed any more, by the archive they went to.
     fn reports(&self) -> Vec<(String, Report)> {
-        lab::wait("nothing is owed", PATIENCE, || self.copyist.owed() == 0);
-        let mut reports = Vec::new();
-        self.relay.harvest(
-            |text| Report::read(text).is_whole,
-            |text| reports.push(Report::read(text)),
-        );
+        let reports = self.0.reports().into_iter();
         let mut reports: Vec<_> = reports
-            .into_iter()
             .map(|report| (report.recipients.join(" "), report))
             .collect();
         reports.sort_by(|one, other| one.0.cmp(&other.0));
@@ -400,7 +364,7 @@ fn opensmtpd_has_the_service_behind_its_queue() {
 #[test]
 fn while_the_service_is_down_postfix_lets_nothing_pass() {
     for (mut site, class) in [(before_the_queue(), 4), (behind_the_queue(""), 2)] {
-        site.agent.copyist.kill9();
+        site.agent.0.copyist.kill9();
         let id = "<down@elsewhere.test>";
         let send = |site: &Postfixes| {
             let mut client = site.client(OUTSIDE);
@@ -422,7 +386,7 @@ fn while_the_service_is_down_postfix_lets_nothing_pass() {
             assert_eq!(site.postfix.queue_length(), 1);
         }
         assert_eq!(site.sink.count(), 0);
-        site.agent.copyist.restart();
+        site.agent.0.copyist.restart();
         match class {
             2 => site.postfix.flush(),
             _ => assert_eq!(send(&site).code, 250),
@@ -569,6 +533,6 @@ fn who_logs_in_through_here_is_ours_and_the_password_is_written_nowhere() {
         assert_eq!(agent.archives_of(id), archives, "{id}\n{talk}");
     }
     for secret in ["pass-w0rd", "cGFzcy13MHJk"] {
-        assert!(!agent.copyist.log().contains(secret));
+        assert!(!agent.0.copyist.log().contains(secret));
     }
 }
