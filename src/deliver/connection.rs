@@ -573,17 +573,6 @@ fn xtext(text: &str) -> String {
     })
 }
 
-impl RelaySettings {
-    /// `host:port`.
-    pub fn name(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

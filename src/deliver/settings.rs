@@ -66,3 +66,14 @@ pub struct Retry {
     /// The longest wait.
     pub max: Duration,
 }
+
+impl RelaySettings {
+    /// `host:port`.
+    pub fn name(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
