@@ -310,7 +310,7 @@ olcSuffix: {BASE}
 olcRootDN: {ADMINISTRATOR}
 olcRootPW: {PASSWORD}
 olcDbDirectory: {data}
-olcDbMaxSize: 1073741824
+olcDbMaxSize: 17179869184
 olcDbNoSync: TRUE
 olcLimits: dn.exact={AGENT} size.pr=1000 size.prtotal=unlimited
 olcDbIndex: objectClass eq

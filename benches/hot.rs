@@ -1,0 +1,243 @@
+//! The steps that every message takes, one by one: milter packets, lookup, plan, report, text.
+//!
+//! ```text
+//! cargo bench --bench hot                 times
+//! benches/instructions                    instructions of each, which do not depend on what else the machine does
+//! ```
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::{Bytes, BytesMut};
+use copyist::directory::{Entry, Lookup, Objects};
+use copyist::journal::{self, Composer, Key};
+use copyist::mail::{Address, Client, Envelope, Message, Recipient};
+use copyist::milter::{
+    Actions, Client as MilterClient, Command, Frames, Offer, Session, Steps, Strings, Turn,
+    VERSION, Wants,
+};
+use copyist::policy::{self, DirectionRules, Format, Organization, Rules};
+use copyist::text::{self, Signed, Text, Texts, Wording};
+use divan::Bencher;
+use divan::counter::BytesCount;
+
+fn main() {
+    divan::main();
+}
+
+/// Octets of a message of the usual kind.
+const SIZE: usize = 10_240;
+
+fn address(text: &str) -> Address {
+    Address::parse(text).expect("it is one")
+}
+
+fn body(size: usize) -> Vec<u8> {
+    let line = b"The quick brown fox jumps over the lazy dog, and once more for a whole line.\r\n";
+    line.repeat(size / line.len() + 1)
+}
+
+const HEADER: &str = "Received: from client by mx; Tue, 24 Nov 2026 03:32:21 +0000\r\n\
+    From: Somebody <a@elsewhere.test>\r\nTo: Somebody else <u@example.test>\r\n\
+    Subject: A message of the usual kind\r\nDate: Tue, 24 Nov 2026 03:32:21 +0000\r\n\
+    Message-ID: <1@elsewhere.test>\r\nMIME-Version: 1.0\r\n";
+
+fn message(size: usize) -> Bytes {
+    let head = format!("{HEADER}Content-Type: text/plain; charset=us-ascii\r\n\r\n");
+    [head.into_bytes(), body(size)].concat().into()
+}
+
+/// What an MTA says of one message, from MAIL to the end.
+fn conversation() -> (BytesMut, BytesMut) {
+    let (mut greeting, mut all) = (BytesMut::new(), BytesMut::new());
+    Command::Negotiate(Offer {
+        version: VERSION,
+        actions: Actions::from_bits(0x1ff),
+        steps: Steps::from_bits(0x001f_ffff),
+    })
+    .encode(&mut greeting);
+    let (hostname, client) = (
+        b"client.test",
+        MilterClient::Inet([192, 0, 2, 1].into(), 40000),
+    );
+    Command::Connect { hostname, client }.encode(&mut greeting);
+    let packed = |words: &[&str]| Strings::pack(words);
+    let from = packed(&["<a@elsewhere.test>"]);
+    let to = packed(&["<u1@example.test>"]);
+    Command::Mail(Strings::new(&from).expect("packed")).encode(&mut all);
+    Command::Rcpt(Strings::new(&to).expect("packed")).encode(&mut all);
+    for line in HEADER.split_terminator("\r\n") {
+        let (name, value) = line.split_once(':').expect("a field");
+        let (name, value) = (name.as_bytes(), value.as_bytes());
+        Command::Header { name, value }.encode(&mut all);
+    }
+    Command::EndOfHeader.encode(&mut all);
+    Command::Body(&body(SIZE)).encode(&mut all);
+    Command::EndOfMessage(b"").encode(&mut all);
+    (greeting, all)
+}
+
+/// Reads packets until there is none; whether a message came to its end.
+fn tell(session: &mut Session, frames: &mut Frames, octets: &[u8]) -> bool {
+    frames.space().extend_from_slice(octets);
+    let mut ended = false;
+    while let Some(frame) = frames.next().expect("packets") {
+        let command = Command::decode(frame).expect("a command");
+        match session.handle(command).expect("in order") {
+            Turn::Negotiated(agreement) => frames.set_limit(agreement.packet_limit()),
+            Turn::EndOfMessage(transaction, _) => {
+                black_box(transaction);
+                ended = true;
+            }
+            _ => {}
+        }
+    }
+    ended
+}
+
+#[divan::bench]
+fn milter_message_of_10_kib(bencher: Bencher) {
+    let (greeting, all) = conversation();
+    let (mut session, mut frames) = (
+        Session::new(Wants {
+            actions: Actions::CHANGE_HEADERS,
+            answer_recipients: false,
+        }),
+        Frames::new(),
+    );
+    tell(&mut session, &mut frames, &greeting);
+    bencher
+        .counter(BytesCount::new(SIZE))
+        .bench_local(|| assert!(tell(&mut session, &mut frames, black_box(&all))));
+}
+
+fn rules() -> Rules {
+    Rules {
+        organization: Organization {
+            domains: vec!["example.test".parse().expect("a domain")],
+            ..Organization::default()
+        },
+        inbound: DirectionRules {
+            journal_attributes: vec!["journal".into()],
+            ndr: Some(address("ndr@example.test")),
+            format: Format::Report,
+            ..DirectionRules::default()
+        },
+        ..Rules::default()
+    }
+}
+
+fn envelope(recipients: usize) -> Envelope {
+    let to = (0..recipients).map(|n| Recipient {
+        address: address(&format!("u{n}@example.test")),
+        params: Vec::new(),
+    });
+    Envelope {
+        sender: Some(address("a@elsewhere.test")),
+        recipients: to.collect(),
+        client: Client {
+            ip: Some([192, 0, 2, 1].into()),
+            ..Client::default()
+        },
+        ..Envelope::default()
+    }
+}
+
+fn people(recipients: usize, journaled: bool) -> HashMap<Address, Lookup<Objects>> {
+    let one = |n| {
+        let journal = match journaled {
+            true => vec![format!("j{n}@archive.test")],
+            false => Vec::new(),
+        };
+        let entry = Entry::new(format!("cn=u{n},dc=t"), [("journal".to_owned(), journal)]);
+        let found: Objects = [Arc::new(entry)].into();
+        (address(&format!("u{n}@example.test")), Lookup::Found(found))
+    };
+    (0..recipients).map(one).collect()
+}
+
+#[divan::bench(args = [1, 10, 100, 1000])]
+fn plan_for_recipients(bencher: Bencher, recipients: usize) {
+    let (rules, envelope, people) = (rules(), envelope(recipients), people(recipients, true));
+    bencher.bench_local(|| {
+        black_box(policy::questions(&envelope, &rules));
+        black_box(policy::targets(&envelope, &people, &rules));
+        policy::plan(&envelope, &people, &HashMap::new(), &rules).expect("decided")
+    });
+}
+
+#[divan::bench]
+fn plan_that_concerns_nobody(bencher: Bencher) {
+    let (rules, envelope, people) = (rules(), envelope(1), people(1, false));
+    bencher.bench_local(|| {
+        policy::plan(&envelope, &people, &HashMap::new(), &rules).expect("decided")
+    });
+}
+
+#[divan::bench(args = [1_024, 10_240, 102_400, 1_048_576])]
+fn report_about_octets(bencher: Bencher, size: usize) {
+    let settings = journal::Settings {
+        report_from: address("journal@example.test"),
+        hostname: "mx.example.test".into(),
+    };
+    let composer = Composer::new(settings, Key::ephemeral().expect("a key"));
+    let (rules, envelope) = (rules(), envelope(1));
+    let plan = policy::plan(&envelope, &people(1, true), &HashMap::new(), &rules);
+    let plan = plan.expect("decided");
+    let octets = message(size);
+    bencher.counter(BytesCount::new(size)).bench_local(|| {
+        let message = Message::new(octets.clone());
+        composer
+            .compose(&envelope, &message, &plan, SystemTime::now())
+            .expect("composed")
+    });
+}
+
+fn texts() -> Texts {
+    let words = "This message is kept by Example Ltd. for ten years.";
+    let wording = Wording::new(Some(words), None, false).expect("sound");
+    let after: Option<Arc<Text>> = wording.for_sender(&[]).expect("no template");
+    Texts {
+        append: after,
+        ..Texts::default()
+    }
+}
+
+fn edit(bencher: Bencher, octets: &[u8]) {
+    let texts = texts();
+    bencher
+        .counter(BytesCount::new(octets.len()))
+        .bench_local(|| {
+            let edited = text::edit(octets, &texts, Signed::Skip).expect("editable");
+            text::apply(octets, &edited.splices)
+        });
+}
+
+#[divan::bench]
+fn text_after_plain_10_kib(bencher: Bencher) {
+    edit(bencher, &message(SIZE));
+}
+
+#[divan::bench]
+fn text_after_alternative_10_kib(bencher: Bencher) {
+    let half = String::from_utf8(body(SIZE / 2)).expect("ASCII");
+    let html = half.replace("\r\n", "<br>\r\n");
+    let message = format!(
+        "{HEADER}Content-Type: multipart/alternative; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\n{half}\r\n\
+         --b\r\nContent-Type: text/html\r\n\r\n<html><body>{html}</body></html>\r\n--b--\r\n"
+    );
+    edit(bencher, message.as_bytes());
+}
+
+#[divan::bench]
+fn text_beside_an_attachment_of_10_mb(bencher: Bencher) {
+    let line = "TWFuIGlzIGRpc3Rpbmd1aXNoZWQsIG5vdCBvbmx5IGJ5IGhpcyByZWFzb24sIGJ1dCBieSB0aGlz\r\n";
+    let attachment = line.repeat(10_000_000 / line.len());
+    let message = format!(
+        "{HEADER}Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\r\nHello\r\n\
+         --b\r\nContent-Type: application/pdf\r\nContent-Transfer-Encoding: base64\r\n\r\n{attachment}\r\n--b--\r\n"
+    );
+    edit(bencher, message.as_bytes());
+}

@@ -1,0 +1,139 @@
+"""The parts that benches/compare and benches/growth start, and the load that they play. Needs root: the parts run as nobody."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+PEOPLE = 1000
+CONFIG = """
+state_dir = "{directory}/state"
+[organization]
+domains = ["example.test"]
+[directory]
+urls = ["ldif:people.ldif"]
+[inbound]
+journal_attribute = "journal"
+journal_ndr = "ndr@example.test"
+[relay]
+host = "127.0.0.1:{relay}"
+tls = "none"
+[admin]
+listen = "off"
+[hook.milter]
+listen = "inet:127.0.0.1:{port}"
+[limits]
+connections = 2000
+"""
+
+
+def fail(why):
+    sys.exit(f"{Path(sys.argv[0]).name}: {why}")
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def wait_for(port):
+    for _ in range(1000):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            time.sleep(0.01)
+    fail(f"nothing listens on port {port} after ten seconds")
+
+
+def bench(name):
+    """Builds one of the benches, and says where it is."""
+    told = subprocess.run(
+        ["cargo", "bench", "--locked", "--bench", name, "--no-run", "--message-format=json", "--quiet"],
+        stdout=subprocess.PIPE, cwd=HERE, check=True)
+    made = [json.loads(line) for line in told.stdout.splitlines()]
+    return [one["executable"] for one in made if one.get("executable")][-1]
+
+
+def copyist(directory):
+    """Builds the service, and copies it to where nobody may run it."""
+    subprocess.run(["cargo", "build", "--locked", "--release", "--quiet"], cwd=HERE, check=True)
+    target = Path(os.environ.get("CARGO_TARGET_DIR", HERE / "target"))
+    shutil.copy(target / "release/copyist", directory / "copyist")
+
+
+class Site:
+    """Parts on ports of their own, until it is closed."""
+
+    def __init__(self, directory):
+        if os.geteuid():
+            fail("starting the parts as nobody takes root")
+        self.directory, self.started, self.spools = directory, [], []
+        directory.chmod(0o755)
+        self.relay = free_port()
+        self.start(["smtp-sink", "-u", "postfix", f"127.0.0.1:{self.relay}", "1000"], self.relay)
+
+    def copyist(self, name, journal):
+        """A service whose people have these journal addresses, by their number; gives its milter port."""
+        place = self.directory / name
+        (place / "state").mkdir(parents=True)
+        people = []
+        for n in range(PEOPLE):
+            lines = "".join(f"journal: {address}\n" for address in journal(n))
+            people.append(f"dn: cn=u{n},dc=t\ncn: u{n}\nmail: u{n}@example.test\n{lines}")
+        (place / "people.ldif").write_text("\n".join(people))
+        port = free_port()
+        config = place / "copyist.toml"
+        config.write_text(CONFIG.format(directory=place, relay=self.relay, port=port))
+        for one in [place, *place.rglob("*")]:
+            shutil.chown(one, "nobody", "nogroup")
+        (place / "state").chmod(0o700)
+        log = open(place / "log", "wb")
+        self.start(["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups",
+                    self.directory / "copyist", "run", "--config", config], port, log)
+        self.spools.append(config)
+        return port
+
+    def start(self, command, port, log=subprocess.DEVNULL):
+        try:
+            self.started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory))
+        except FileNotFoundError:
+            fail(f"{command[0]} is not here: apt-get install postfix util-linux")
+        wait_for(port)
+
+    def drain(self):
+        """Waits until nothing is owed: what is delivered now would disturb what is measured next."""
+        for config in self.spools:
+            for _ in range(6000):
+                told = subprocess.run(
+                    [self.directory / "copyist", "queue", "list", "--json", "--limit", "1", "--config", config],
+                    stdout=subprocess.PIPE, check=True).stdout
+                if json.loads(told)["total"] == 0:
+                    break
+                time.sleep(0.1)
+            else:
+                fail("the queue does not drain in ten minutes")
+
+    def close(self):
+        for one in self.started:
+            one.terminate()
+        for one in self.started:
+            one.wait()
+
+
+def play(load, port, *arguments):
+    """Plays a load; every message must be accepted."""
+    command = [load, "--connect", f"127.0.0.1:{port}", "--people", str(PEOPLE), "--json", *map(str, arguments)]
+    ran = subprocess.run(command, stdout=subprocess.PIPE)
+    if ran.returncode:
+        fail("the load was not answered as it should be, see above")
+    seen = json.loads(ran.stdout)
+    if seen["accepted"] != seen["messages"]:
+        fail(f"not every message was accepted: {seen}")
+    return seen
