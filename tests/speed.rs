@@ -57,12 +57,18 @@ impl Way {
         );
         lab::write(file, map);
         lab::set_mode(file, 0o644);
+        let sink = SmtpSink::start();
         let maps = format!("recipient_bcc_maps = ldap:{}", file.display());
+        // An archive is another server than the mailboxes. Named otherwise it is one, and gets a transaction of its own.
+        let transport = format!(
+            "transport_maps = inline:{{ archive.test=smtp:[localhost]:{} }}",
+            sink.address().port()
+        );
         let way = Way::build(
             "Postfix with LDAP BCC maps",
-            SmtpSink::start(),
+            sink,
             None,
-            vec![maps],
+            vec![maps, transport],
         );
         Way {
             copies: true,
@@ -152,7 +158,7 @@ fn load(server: SocketAddr, messages: usize, sessions: usize, to: &str) {
 
 fn config(directory: &str, milter: &str, relay: SocketAddr, admin: &str) -> String {
     format!(
-        "[organization]\ndomains = [\"example.test\"]\n{directory}\n\
+        "[organization]\ndomains = [\"example.test\"]\ntrusted_networks = []\n{directory}\n\
          [inbound]\njournal_attribute = \"extensionAttribute10\"\njournal_ndr = \"ndr@example.test\"\n\
          [hook.milter]\nlisten = [\"{milter}\"]\n[relay]\nhost = \"{relay}\"\ntls = \"none\"\n\
          [admin]\nlisten = \"{admin}\"\n"

@@ -192,6 +192,7 @@ async fn a_disk_that_is_read_only_is_never_taken_for_success() {
         "pwrite64",
         "ftruncate",
         "fsync",
+        "fdatasync",
     ];
     fail_everywhere(Stage::Working, "EROFS", &calls).await;
 }
@@ -199,7 +200,12 @@ async fn a_disk_that_is_read_only_is_never_taken_for_success() {
 #[tokio::test]
 async fn a_lack_of_descriptors_and_interruptions_are_never_taken_for_success() {
     fail_everywhere(Stage::Working, "EMFILE", &["openat"]).await;
-    fail_everywhere(Stage::Working, "EINTR", &["openat", "pwrite64", "fsync"]).await;
+    fail_everywhere(
+        Stage::Working,
+        "EINTR",
+        &["openat", "pwrite64", "fsync", "fdatasync"],
+    )
+    .await;
 }
 
 #[tokio::test]

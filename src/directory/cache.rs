@@ -142,6 +142,22 @@ impl<S: Source> Cached<S> {
         }
     }
 
+    /// What [`Cached::find`] gives, where it is in memory that this very address belongs to somebody and the source need not be
+    /// asked. Nearly any question is of that kind, and this is short: the way through the source makes large futures.
+    pub(super) async fn known(&self, asked: &Address) -> Option<Lookup<Objects>> {
+        if self.places != Places::default() {
+            return None;
+        }
+        let known = self.fresh.get(asked.key()).await?;
+        if self.is_outdated(asked.key(), &known) {
+            return None;
+        }
+        let objects = known.what?;
+        count("hit");
+        self.warn_of_several(asked, &objects).await;
+        Some(Lookup::Found(objects))
+    }
+
     /// The objects of one person, and behind them those that they inherit from.
     pub(super) async fn with_inherited(&self, objects: Objects) -> Result<Objects, Outage> {
         if self.places == Places::default() {
@@ -202,6 +218,8 @@ impl<S: Source> Cached<S> {
         let base_key = without.as_ref().map(Address::key);
         let base = OptionFuture::from(without.as_ref().map(|base| self.owners(base)));
         let (exact, base) = join(self.owners(asked), base).await;
+        // Under this very address it was kept when it came.
+        let is_kept = matches!(exact.answer, Ok(Known { what: Some(_), .. }));
         let got = exact.or_else_absent(base);
         match got.answer {
             Ok(Known {
@@ -211,7 +229,9 @@ impl<S: Source> Cached<S> {
             }) => {
                 count(if got.remembered { "hit" } else { "miss" });
                 self.warn_of_several(asked, &objects).await;
-                self.keep(asked, &objects, since).await;
+                if !is_kept {
+                    self.keep(asked, &objects, since).await;
+                }
                 Lookup::Found(objects)
             }
             Ok(Known { what: None, .. }) => {
@@ -363,8 +383,19 @@ impl<S: Source> Cached<S> {
 
     async fn owners(&self, address: &Address) -> Got<Option<Objects>> {
         let ask = || async { Ok((self.find_at_source(address).await?, None)) };
-        self.remembered_or(&self.fresh, address.key(), ask, self.patience)
-            .await
+        let got = self
+            .remembered_or(&self.fresh, address.key(), ask, self.patience)
+            .await;
+        if let Ok(Known {
+            what: Some(objects),
+            since,
+            ..
+        }) = &got.answer
+            && !got.remembered
+        {
+            self.keep(address, objects, *since).await;
+        }
+        got
     }
 
     /// What is remembered, or what `ask` gives; whoever comes meanwhile waits for the same answer.

@@ -137,11 +137,24 @@ impl Directory {
     /// The objects that own each of these addresses. Every asked address has an answer, within
     /// `LdapSettings::timeout` and a little.
     pub async fn find(&self, addresses: &[Address]) -> HashMap<Address, Lookup<Objects>> {
-        let distinct: HashSet<&Address> = addresses.iter().collect();
-        let answers = distinct
+        let mut answers = HashMap::with_capacity(addresses.len());
+        let mut unknown = Vec::new();
+        for address in addresses {
+            match self.inner.cached.known(address).await {
+                Some(answer) => {
+                    answers.insert(address.clone(), answer);
+                }
+                None => unknown.push(address),
+            }
+        }
+        unknown.sort_unstable();
+        unknown.dedup();
+        // Those who are not known are asked for together.
+        let asked = unknown
             .into_iter()
             .map(|address| async { (address.clone(), self.inner.cached.find(address).await) });
-        join_all(answers).await.into_iter().collect()
+        answers.extend(join_all(asked).await);
+        answers
     }
 
     /// Every object with an address, as the source has it now. The last item is an outage where the list is not

@@ -1,11 +1,14 @@
 //! Originals that are files of their own.
 
 use std::any::Any;
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use ring::digest::{Context, SHA256};
 
 use super::room::Room;
 use crate::mail::{Content, Stored};
@@ -22,6 +25,8 @@ pub(super) struct BodyFile {
     file: File,
     length: u64,
     name: String,
+    /// SHA-256 of what was written, where that was here.
+    digest: Option<Vec<u8>>,
     /// Where it stands as long as nothing names it; it goes with this value then.
     unfinished: Option<PathBuf>,
 }
@@ -30,9 +35,10 @@ pub(super) struct BodyFile {
 ///
 /// What is written here is not durable, and gone when this value is, until [`super::Spool::commit`] took it as the
 /// original of a parcel.
-#[derive(Debug)]
 pub struct Incoming {
     body: BodyFile,
+    /// Of what was written so far: to read it all again for that would take as long as to write it.
+    digest: Context,
     /// Where the file may be nobody's in the end, it must leave the room free that new mail leaves free.
     room: Option<Room>,
 }
@@ -57,9 +63,14 @@ impl Bodies {
             file,
             length: 0,
             name,
+            digest: None,
             unfinished: Some(new),
         };
-        Ok(Incoming { body, room: None })
+        Ok(Incoming {
+            body,
+            digest: Context::new(&SHA256),
+            room: None,
+        })
     }
 
     /// The one place where a body file is made durable: when this returns, content and name survive a power cut. The order matters: content
@@ -82,22 +93,28 @@ impl Bodies {
         kept
     }
 
-    /// Makes octets durable as a file, and gives its name. A message that was written while it arrived has its file
-    /// already; the others get one of this name.
-    pub(super) fn keep_content(&self, name: String, content: &Content) -> io::Result<String> {
+    /// Makes octets durable as a file, and gives its name and their SHA-256. A message that was written while it arrived
+    /// has its file already; the others get one of this name.
+    pub(super) fn keep_content(
+        &self,
+        name: String,
+        content: &Content,
+    ) -> io::Result<(String, Vec<u8>)> {
         if let Content::Stored { all, .. } = content
             && let all = &**all as &dyn Any
             && let Some(body) = all.downcast_ref::<BodyFile>()
+            && let Some(digest) = &body.digest
         {
             self.keep(body)?;
-            return Ok(body.name.clone());
+            return Ok((body.name.clone(), digest.clone()));
         }
         let mut incoming = self.incoming(name)?;
         for piece in content.pieces(0) {
             incoming.append(&piece?)?;
         }
-        self.keep(&incoming.body)?;
-        Ok(incoming.body.name.clone())
+        let (body, digest) = incoming.written();
+        self.keep(&body)?;
+        Ok((body.name.clone(), digest))
     }
 
     /// Opens a file to read it.
@@ -107,6 +124,7 @@ impl Bodies {
             length: file.metadata()?.len(),
             file,
             name: name.to_owned(),
+            digest: None,
             unfinished: None,
         })
     }
@@ -156,12 +174,26 @@ impl Incoming {
         }
         self.body.file.write_all_at(piece, self.body.length)?;
         self.body.length += piece.len() as u64;
+        self.digest.update(piece);
         Ok(())
     }
 
     /// What was written, to be read.
     pub fn finish(self) -> Arc<dyn Stored> {
-        Arc::new(self.body)
+        Arc::new(self.written().0)
+    }
+
+    fn written(self) -> (BodyFile, Vec<u8>) {
+        let digest = self.digest.finish().as_ref().to_vec();
+        let mut body = self.body;
+        body.digest = Some(digest.clone());
+        (body, digest)
+    }
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Incoming").field(&self.body).finish()
     }
 }
 

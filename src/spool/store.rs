@@ -163,7 +163,7 @@ impl Spool {
     /// Decides about held items, by what gives the body files that are not needed any more.
     pub(super) async fn settle<F>(&self, decide: F) -> Result<(), CommitError>
     where
-        F: FnOnce(&Connection) -> rusqlite::Result<Vec<String>> + Send + 'static,
+        F: FnMut(&Connection) -> rusqlite::Result<Vec<String>> + Send + 'static,
     {
         let files = self.writer.run(decide).await?;
         self.remove_bodies(files).await;
@@ -241,10 +241,7 @@ impl Spool {
         }
         let name = new_name().map_err(|cause| CommitError::Refused(cause.to_string().into()))?;
         let (bodies, original) = (self.bodies.clone(), original.clone());
-        let kept = blocking(move || {
-            let digest = sha256(&original)?;
-            Ok((bodies.keep_content(name, &original)?, digest))
-        });
+        let kept = blocking(move || bodies.keep_content(name, &original));
         match kept.await {
             Ok((file, digest)) => Ok(Stored {
                 content: None,

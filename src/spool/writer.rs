@@ -1,7 +1,9 @@
 //! The one thread that writes, and the group commit.
 //!
-//! Jobs come over a bounded channel. The thread takes one, then whatever else waits, gives each a savepoint, and
-//! commits them together: one sync for all. A job alone waits for nobody.
+//! Jobs come over a bounded channel. The thread takes one, then whatever else waits, and commits them together: one
+//! sync for all. A job alone waits for nobody. Where a job fails, the group is done again with a savepoint for each, so that
+//! the others stand; savepoints for all of them from the start would cost a tenth of all the time, for what hardly ever
+//! happens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,23 +37,22 @@ pub(super) struct Latch {
 
 /// Something to be done in a transaction.
 trait Job: Send {
-    /// Does it, inside a savepoint.
+    /// Does it; again from the start where the transaction was rolled back meanwhile.
     fn apply(&mut self, connection: &Connection) -> rusqlite::Result<()>;
     /// Tells the caller how the group ended.
     fn finish(self: Box<Self>, group: Result<(), CommitError>);
 }
 
 struct Task<T, F> {
-    work: Option<F>,
+    work: F,
     result: Option<T>,
     caller: oneshot::Sender<Result<T, CommitError>>,
 }
 
-impl<T: Send, F: FnOnce(&Connection) -> rusqlite::Result<T> + Send> Job for Task<T, F> {
+impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Job for Task<T, F> {
     fn apply(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        if let Some(work) = self.work.take() {
-            self.result = Some(work(connection)?);
-        }
+        self.result = None;
+        self.result = Some((self.work)(connection)?);
         Ok(())
     }
 
@@ -77,16 +78,16 @@ impl Writer {
         Ok(Writer { jobs, latch })
     }
 
-    /// Runs `work` in a transaction; returns when that is durable. If the caller goes away earlier, it may happen
-    /// all the same.
+    /// Runs `work` in a transaction; returns when that is durable. It may be run more than once; only the last time
+    /// counts. If the caller goes away earlier, it may happen all the same.
     pub(super) async fn run<T, F>(&self, work: F) -> Result<T, CommitError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         let (caller, answer) = oneshot::channel();
         let task = Box::new(Task {
-            work: Some(work),
+            work,
             result: None,
             caller,
         });
@@ -187,22 +188,40 @@ fn write_group(connection: &Connection, mut group: Vec<Box<dyn Job>>, latch: &La
     }
 }
 
-/// Applies every job in its own savepoint and commits them together. `Err` means that nothing of the group stands.
+/// Applies every job and commits them together. `Err` means that nothing of the group stands.
 fn in_transaction(
     connection: &Connection,
     group: &mut [Box<dyn Job>],
 ) -> rusqlite::Result<Vec<Result<(), CommitError>>> {
-    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let begin = || connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]);
+    begin()?;
+    let mut outcomes = Vec::new();
+    if let Err(cause) = group.iter_mut().try_for_each(|job| job.apply(connection)) {
+        if ends_the_group(connection, &cause) {
+            return Err(cause);
+        }
+        connection.prepare_cached("ROLLBACK")?.execute([])?;
+        begin()?;
+        outcomes = one_by_one(connection, group)?;
+    }
+    outcomes.resize(group.len(), Ok(()));
+    // The one place where something becomes durable: in WAL mode with synchronous=FULL this returns after
+    // the sync of the log. If it fails, nobody is told "yes".
+    connection.prepare_cached("COMMIT")?.execute([])?;
+    Ok(outcomes)
+}
+
+/// Applies every job in a savepoint of its own.
+fn one_by_one(
+    connection: &Connection,
+    group: &mut [Box<dyn Job>],
+) -> rusqlite::Result<Vec<Result<(), CommitError>>> {
     let mut outcomes = Vec::with_capacity(group.len());
     for job in group.iter_mut() {
         connection.prepare_cached("SAVEPOINT job")?.execute([])?;
         let outcome = match job.apply(connection) {
             Ok(()) => Ok(()),
-            // The transaction itself is gone, and with it the jobs before this one; or the disk is, and
-            // then nothing else in the group has a chance either.
-            Err(cause) if connection.is_autocommit() || is_of_the_disk(&cause) => {
-                return Err(cause);
-            }
+            Err(cause) if ends_the_group(connection, &cause) => return Err(cause),
             Err(cause) => {
                 connection.prepare_cached("ROLLBACK TO job")?.execute([])?;
                 Err(classify(&cause))
@@ -211,14 +230,13 @@ fn in_transaction(
         connection.prepare_cached("RELEASE job")?.execute([])?;
         outcomes.push(outcome);
     }
-    // The one place where something becomes durable: in WAL mode with synchronous=FULL this returns after
-    // the sync of the log. If it fails, nobody is told "yes".
-    connection.execute_batch("COMMIT")?;
     Ok(outcomes)
 }
 
-fn is_of_the_disk(cause: &rusqlite::Error) -> bool {
-    !matches!(classify(cause), CommitError::Refused(_))
+/// Whether the transaction itself is gone, and with it the jobs before this one; or the disk is, and then nothing else
+/// in the group has a chance either.
+fn ends_the_group(connection: &Connection, cause: &rusqlite::Error) -> bool {
+    connection.is_autocommit() || !matches!(classify(cause), CommitError::Refused(_))
 }
 
 fn why(cause: &rusqlite::Error) -> String {
