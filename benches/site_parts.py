@@ -11,14 +11,36 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
 PEOPLE = 1000
+# carLicense is an attribute of many values that every slapd knows.
+SLAPD = """
+include /etc/ldap/schema/core.schema
+include /etc/ldap/schema/cosine.schema
+include /etc/ldap/schema/inetorgperson.schema
+modulepath /usr/lib/ldap
+moduleload back_mdb
+database mdb
+suffix dc=t
+directory {directory}
+maxsize 1073741824
+dbnosync
+index objectClass eq
+index mail eq
+index carLicense eq,pres
+sizelimit unlimited
+"""
 CONFIG = """
 state_dir = "{directory}/state"
 [organization]
 domains = ["example.test"]
 [directory]
-urls = ["ldif:people.ldif"]
+urls = ["ldap://127.0.0.1:{ldap}"]
+base = "dc=t"
+address_attributes = ["mail"]
+[directory.cache]
+ttl = "1h"
+negative_ttl = "1h"
 [inbound]
-journal_attribute = "journal"
+journal_attribute = "carLicense"
 journal_ndr = "ndr@example.test"
 [relay]
 host = "127.0.0.1:{relay}"
@@ -58,7 +80,7 @@ def bench(name):
         ["cargo", "bench", "--locked", "--bench", name, "--no-run", "--message-format=json", "--quiet"],
         stdout=subprocess.PIPE, cwd=HERE, check=True)
     made = [json.loads(line) for line in told.stdout.splitlines()]
-    return [one["executable"] for one in made if one.get("executable")][-1]
+    return next(one["executable"] for one in made if one.get("executable") and one["target"]["name"] == name)
 
 
 def copyist(directory):
@@ -83,14 +105,9 @@ class Site:
         """A service whose people have these journal addresses, by their number; gives its milter port."""
         place = self.directory / name
         (place / "state").mkdir(parents=True)
-        people = []
-        for n in range(PEOPLE):
-            lines = "".join(f"journal: {address}\n" for address in journal(n))
-            people.append(f"dn: cn=u{n},dc=t\ncn: u{n}\nmail: u{n}@example.test\n{lines}")
-        (place / "people.ldif").write_text("\n".join(people))
-        port = free_port()
+        ldap, port = self.slapd(place, journal), free_port()
         config = place / "copyist.toml"
-        config.write_text(CONFIG.format(directory=place, relay=self.relay, port=port))
+        config.write_text(CONFIG.format(directory=place, relay=self.relay, port=port, ldap=ldap))
         for one in [place, *place.rglob("*")]:
             shutil.chown(one, "nobody", "nogroup")
         (place / "state").chmod(0o700)
@@ -100,11 +117,29 @@ class Site:
         self.spools.append(config)
         return port
 
+    def slapd(self, place, journal):
+        """A directory with these people; gives its port."""
+        (place / "people").mkdir()
+        people = ["dn: dc=t\nobjectClass: dcObject\nobjectClass: organization\ndc: t\no: t\n"]
+        for n in range(PEOPLE):
+            lines = "".join(f"carLicense: {address}\n" for address in journal(n))
+            people.append(f"dn: cn=u{n},dc=t\nobjectClass: inetOrgPerson\ncn: u{n}\nsn: u{n}\nmail: u{n}@example.test\n{lines}")
+        (place / "people.ldif").write_text("\n".join(people))
+        conf = place / "slapd.conf"
+        conf.write_text(SLAPD.format(directory=place / "people"))
+        loaded = subprocess.run(["slapadd", "-q", "-f", conf, "-l", place / "people.ldif"])
+        if loaded.returncode:
+            fail("slapadd fails, see above (apt-get install slapd)")
+        port = free_port()
+        # -d keeps it in the foreground.
+        self.start(["slapd", "-d", "none", "-f", conf, "-h", f"ldap://127.0.0.1:{port}"], port)
+        return port
+
     def start(self, command, port, log=subprocess.DEVNULL):
         try:
             self.started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory))
         except FileNotFoundError:
-            fail(f"{command[0]} is not here: apt-get install postfix util-linux")
+            fail(f"{command[0]} is not here: apt-get install postfix slapd util-linux")
         wait_for(port)
 
     def drain(self):

@@ -1,5 +1,6 @@
 //! Takes what is due, hands it to the relay, and writes down what came of it.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -8,7 +9,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use metrics::{counter, gauge};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,6 +25,8 @@ use crate::spool::{Digest, Outcome, Owed, Progress, Recorded, Spool, SpoolError}
 
 /// How often it is looked for what another process (`copyist queue retry`) made due.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Items that are claimed before there is a slot for them, so that a long queue is not asked for every item.
+const AHEAD: usize = 64;
 /// How long a slot rests after the spool could not be read or written.
 const REST: Duration = Duration::from_secs(1);
 
@@ -71,6 +74,7 @@ pub async fn run(
             // Another relay: nothing that is known of the old one counts.
             let new = Worker::new(worker.spool.clone(), worker.compose_ndr.clone(), &now);
             let old = std::mem::replace(&mut worker, new);
+            old.ready.iter().for_each(|id| old.spool.unclaim(id));
             old.pool.close().await;
         }
         let retry = now.retry;
@@ -121,6 +125,10 @@ struct Worker {
     /// Told when a slot becomes free or the relay comes back.
     freed: Arc<Notify>,
     reach: Arc<Mutex<Reach>>,
+    /// Claimed items, oldest first.
+    ready: VecDeque<ItemId>,
+    /// When it was last looked for items that a wrong clock made due too late.
+    mended: Option<Instant>,
 }
 
 impl Worker {
@@ -133,11 +141,13 @@ impl Worker {
             pool: Arc::new(Pool::new(settings.relay.clone())),
             freed: Arc::default(),
             reach: Arc::default(),
+            ready: VecDeque::new(),
+            mended: None,
         }
     }
 
     /// Starts what is due, as far as there are slots. Gives how long to wait for more; `None`: for a slot.
-    async fn start_due(&self, retry: Retry, under_way: &TaskTracker) -> Option<Duration> {
+    async fn start_due(&mut self, retry: Retry, under_way: &TaskTracker) -> Option<Duration> {
         let now = Instant::now();
         let limit = match *self.reach.lock().unwrap_or_else(PoisonError::into_inner) {
             Reach::Up => self.slots.available_permits(),
@@ -152,57 +162,66 @@ impl Worker {
         if limit == 0 {
             return None;
         }
-        let due = match self.due(retry, limit).await {
-            Ok(due) => due,
-            Err(cause) => {
-                error!("what is due cannot be read: {cause}");
-                return Some(REST);
-            }
-        };
-        let full = due.len() == limit;
-        for id in due {
-            let Ok(slot) = self.slots.clone().try_acquire_owned() else {
-                self.spool.unclaim(&id);
-                continue;
-            };
-            let attempt = Attempt {
-                spool: self.spool.clone(),
-                pool: self.pool.clone(),
-                compose_ndr: self.compose_ndr.clone(),
-                reach: self.reach.clone(),
-                retry,
-            };
-            let freed = self.freed.clone();
-            under_way.spawn(async move {
-                if AssertUnwindSafe(attempt.deliver(&id))
-                    .catch_unwind()
-                    .await
-                    .is_err()
-                {
-                    // A fault of ours, told by the panic's own message. The item must not stay claimed for it.
-                    tokio::time::sleep(REST).await;
-                    attempt.spool.unclaim(&id);
-                }
-                drop(slot);
-                freed.notify_one();
-            });
+        if self.ready.len() < limit
+            && let Err(cause) = self.claim(retry, limit.max(AHEAD)).await
+        {
+            error!("what is due cannot be read: {cause}");
+            return Some(REST);
         }
-        if full {
-            None
-        } else {
-            Some(self.until_next_due().await)
+        let mut started = 0;
+        while started < limit
+            && let Ok(slot) = self.slots.clone().try_acquire_owned()
+            && let Some(id) = self.ready.pop_front()
+        {
+            self.start(id, slot, retry, under_way);
+            started += 1;
+        }
+        match started {
+            0 => Some(self.until_next_due().await),
+            _ if started == limit => None,
+            // Each that ends has it looked for more.
+            _ => Some(LOOK_AGAIN),
         }
     }
 
-    /// What is due by the schedule, and what a clock that was wrong would have wait for ever.
-    async fn due(&self, retry: Retry, limit: usize) -> Result<Vec<ItemId>, SpoolError> {
+    /// Delivers one item, and says so when its slot is free again.
+    fn start(&self, id: ItemId, slot: OwnedSemaphorePermit, retry: Retry, under_way: &TaskTracker) {
+        let attempt = Attempt {
+            spool: self.spool.clone(),
+            pool: self.pool.clone(),
+            compose_ndr: self.compose_ndr.clone(),
+            reach: self.reach.clone(),
+            retry,
+        };
+        let freed = self.freed.clone();
+        under_way.spawn(async move {
+            if AssertUnwindSafe(attempt.deliver(&id))
+                .catch_unwind()
+                .await
+                .is_err()
+            {
+                // A fault of ours, told by the panic's own message. The item must not stay claimed for it.
+                tokio::time::sleep(REST).await;
+                attempt.spool.unclaim(&id);
+            }
+            drop(slot);
+            freed.notify_one();
+        });
+    }
+
+    /// Claims what is due by the schedule, and now and then what a clock that was wrong would have wait for ever.
+    async fn claim(&mut self, retry: Retry, most: usize) -> Result<(), SpoolError> {
         let now = SystemTime::now();
-        let mut due = self.spool.due(now, limit).await?;
-        if due.len() < limit {
-            let (latest, limit) = (latest(retry, now), limit - due.len());
-            due.extend(self.spool.due_after(latest, limit).await?);
+        let limit = most - self.ready.len();
+        let due = self.spool.due(now, limit).await?;
+        let is_all = due.len() < limit;
+        self.ready.extend(due);
+        if is_all && self.mended.is_none_or(|at| at.elapsed() >= LOOK_AGAIN) {
+            self.mended = Some(Instant::now());
+            let late = self.spool.due_after(latest(retry, now), AHEAD).await?;
+            self.ready.extend(late);
         }
-        Ok(due)
+        Ok(())
     }
 
     async fn until_next_due(&self) -> Duration {

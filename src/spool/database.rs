@@ -388,6 +388,10 @@ pub(super) fn record(
         // An operator dropped it meanwhile.
         return Ok((Recorded::default(), Vec::new()));
     };
+    if everybody_has_it(connection, number, progress)? {
+        // What would be written down goes with the item.
+        return Ok((Recorded::default(), remove(connection, number, message)?));
+    }
     let told_to = progress.ndr.as_ref().and_then(|ndr| ndr.targets.first());
     let collects = match (told_to, progress.most_ndrs) {
         (Some(to), Some(most)) => !news::may_tell(connection, to, most, now)?,
@@ -435,6 +439,29 @@ pub(super) fn record(
         collected: collects,
     };
     Ok((recorded, files))
+}
+
+/// Whether an attempt delivered an item to all who were left, as most do.
+fn everybody_has_it(
+    connection: &Connection,
+    number: i64,
+    progress: &Progress,
+) -> rusqlite::Result<bool> {
+    let is_delivered = |(_, outcome): &(Address, Outcome)| *outcome == Outcome::Delivered;
+    if progress.ndr.is_some() || !progress.outcomes.iter().all(is_delivered) {
+        return Ok(false);
+    }
+    let mut left = connection.prepare_cached(
+        "SELECT address FROM target WHERE item = ?1 AND state IN ('waiting', 'dead')",
+    )?;
+    let left = left.query_map([number], |row| address(row, 0))?;
+    for address in left {
+        let address = address?;
+        if !progress.outcomes.iter().any(|(to, _)| *to == address) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The one place where an item is removed: everyone has it, an NDR stands for it, its message was refused, or an

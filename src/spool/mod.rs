@@ -33,6 +33,7 @@ mod bodies;
 mod damage;
 mod database;
 mod error;
+mod fresh;
 mod held;
 mod news;
 mod queue;

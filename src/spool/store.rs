@@ -19,6 +19,7 @@ use super::bodies::{Bodies, Incoming, sync_dir};
 use super::damage;
 use super::database::{self, Loaded, NewMessage, Stored};
 use super::error::{CommitError, OpenError, SpoolError};
+use super::fresh::Fresh;
 use super::held::{self, Held};
 use super::news::{self, Bounced, Digest};
 use super::queue::{self, Depth, Filter, Listed, Shown};
@@ -37,6 +38,8 @@ pub struct Spool {
     bodies: Bodies,
     inline_limit: usize,
     room: Room,
+    /// What was committed lately, to be delivered without being read again.
+    fresh: Arc<Fresh>,
     /// Items that a delivery works on in this process; a crash forgets them, and then they are due again.
     claimed: Arc<Mutex<HashSet<ItemId>>>,
     changed: Arc<Notify>,
@@ -128,6 +131,7 @@ impl Spool {
             bodies: Bodies::open(bodies.clone()).map_err(failed(bodies))?,
             inline_limit: settings.inline_limit,
             room: Room::new(settings),
+            fresh: Arc::default(),
             claimed: Arc::default(),
             changed: Arc::default(),
             _lock: lock,
@@ -142,9 +146,15 @@ impl Spool {
         received: SystemTime,
         parcels: Vec<Parcel>,
     ) -> Result<(), CommitError> {
-        self.add(queue_id, received, parcels, false).await?;
-        self.changed.notify_one();
-        Ok(())
+        let items = parcels.iter().flat_map(|parcel| &parcel.items);
+        let ids: Vec<ItemId> = items.map(|item| item.id.clone()).collect();
+        self.fresh.put(received, &parcels, self.inline_limit);
+        let added = self.add(queue_id, received, parcels, false).await;
+        match added {
+            Ok(()) => self.changed.notify_one(),
+            Err(_) => ids.iter().for_each(|id| drop(self.fresh.take(id))),
+        }
+        added
     }
 
     /// The same, and nothing of it is delivered before its message's fate is told to what this gives.
@@ -340,6 +350,9 @@ impl Spool {
     /// An item with everything that is needed to send it. An original that cannot be read, or that is not
     /// what it was, sets the item aside.
     pub async fn load(&self, id: &ItemId) -> Result<Owed, SpoolError> {
+        if let Some(owed) = self.fresh.take(id) {
+            return Ok(owed);
+        }
         let name = id.clone();
         let loaded = self.read(move |connection| match database::load(connection, &name) {
             Err(cause) if damage::is_damage(&cause) => Ok(Err(cause.to_string())),
@@ -397,6 +410,8 @@ impl Spool {
         progress: Progress,
         now: SystemTime,
     ) -> Result<Recorded, CommitError> {
+        // Older than what is written now, if nobody took it.
+        self.fresh.take(id);
         let name = id.clone();
         let recorded = self
             .writer
@@ -543,6 +558,7 @@ impl Spool {
 
     /// Removes an item undelivered: an operator gives it up. Tells whether it was there.
     pub async fn drop_item(&self, id: &ItemId) -> Result<bool, CommitError> {
+        self.fresh.take(id);
         let id = id.clone();
         let dropped = self
             .writer

@@ -47,7 +47,7 @@ fn octets(owed: &Owed) -> Bytes {
     owed.original.read().expect("readable")
 }
 
-fn item(n: usize, targets: &[&str]) -> Item {
+pub(super) fn item(n: usize, targets: &[&str]) -> Item {
     Item {
         id: id(n),
         kind: Kind::Report,

@@ -1,0 +1,125 @@
+//! What was committed a moment ago, as it was given: a delivery that comes soon need not read it from the disk.
+//!
+//! Nothing is owed because of this, and nothing is lost with it: what is not here is read. An item is taken out by its first
+//! delivery, so that what came of that is never forgotten for what stood here.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use super::{Owed, Parcel};
+use crate::journal::ItemId;
+use crate::mail::Content;
+
+/// Octets that are remembered at most; the oldest go first.
+const OCTETS: usize = 8 << 20;
+
+/// Names of taken items that are left among the others.
+const SPARE: usize = 1000;
+
+/// Items by their names, within [`OCTETS`].
+#[derive(Debug, Default)]
+pub(super) struct Fresh {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    items: HashMap<ItemId, Owed>,
+    /// Names in the order they came; those that were taken are still among them.
+    order: VecDeque<ItemId>,
+    octets: usize,
+}
+
+impl Fresh {
+    /// Remembers what is about to be committed, but for large messages, which are files and stay there. Before it is: once it can be seen there, its first delivery may begin, and
+    /// what is put here after that would be older than what the delivery wrote.
+    pub(super) fn put(&self, received: SystemTime, parcels: &[Parcel], inline_limit: usize) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_small = |parcel: &&Parcel| match &parcel.original {
+            Content::Memory(bytes) => bytes.len() <= inline_limit,
+            Content::Stored { .. } => false,
+        };
+        for parcel in parcels.iter().filter(is_small) {
+            for item in &parcel.items {
+                let owed = Owed {
+                    item: item.clone(),
+                    original: parcel.original.clone(),
+                    waiting: item.targets.clone(),
+                    attempts: 0,
+                    received,
+                };
+                known.octets += owed.size();
+                known.order.push_back(item.id.clone());
+                known.items.insert(item.id.clone(), owed);
+            }
+        }
+        while known.octets > OCTETS
+            && let Some(oldest) = known.order.pop_front()
+        {
+            known.take(&oldest);
+        }
+        // The names of those that were taken would add up.
+        if known.order.len() > 2 * known.items.len() + SPARE {
+            let Known { items, order, .. } = &mut *known;
+            order.retain(|id| items.contains_key(id));
+        }
+    }
+
+    /// Takes an item out.
+    pub(super) fn take(&self, id: &ItemId) -> Option<Owed> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.take(id)
+    }
+}
+
+impl Known {
+    fn take(&mut self, id: &ItemId) -> Option<Owed> {
+        let owed = self.items.remove(id)?;
+        self.octets -= owed.size();
+        Some(owed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::tests::item;
+
+    fn parcel(n: usize, size: usize) -> Parcel {
+        Parcel {
+            original: Content::Memory(vec![b'x'; size].into()),
+            items: vec![item(n, &["a@c.test"])],
+        }
+    }
+
+    #[test]
+    fn an_item_is_taken_once_and_the_oldest_make_room() {
+        let fresh = Fresh::default();
+        let parcels: Vec<Parcel> = (0..4).map(|n| parcel(n, OCTETS / 3)).collect();
+        for parcel in &parcels {
+            fresh.put(SystemTime::now(), std::slice::from_ref(parcel), OCTETS);
+        }
+        let take = |n: usize| fresh.take(&parcels[n].items[0].id);
+        assert!(take(0).is_none(), "it made room");
+        let owed = take(3).expect("it is the newest");
+        assert_eq!(owed.waiting, owed.item.targets);
+        assert!(take(3).is_none(), "it was taken");
+        let known = fresh.known.lock().expect("nobody panicked");
+        let sizes: usize = known.items.values().map(Owed::size).sum();
+        assert_eq!(known.octets, sizes);
+    }
+
+    #[test]
+    fn names_of_what_was_taken_do_not_add_up() {
+        let fresh = Fresh::default();
+        fresh.put(SystemTime::now(), &[parcel(0, 1)], OCTETS);
+        for n in 1..10 * SPARE {
+            fresh.put(SystemTime::now(), &[parcel(n, 1)], OCTETS);
+            assert!(fresh.take(&item(n, &[]).id).is_some());
+        }
+        let known = fresh.known.lock().expect("nobody panicked");
+        assert!(known.order.len() <= SPARE + 2, "{}", known.order.len());
+        assert_eq!(known.items.len(), 1);
+    }
+}
