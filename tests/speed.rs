@@ -160,8 +160,9 @@ fn config(directory: &str, milter: &str, relay: SocketAddr, admin: &str) -> Stri
     format!(
         "[organization]\ndomains = [\"example.test\"]\ntrusted_networks = []\n{directory}\n\
          [inbound]\njournal_attribute = \"extensionAttribute10\"\njournal_ndr = \"ndr@example.test\"\n\
-         [hook.milter]\nlisten = [\"{milter}\"]\n[relay]\nhost = \"{relay}\"\ntls = \"none\"\n\
-         [admin]\nlisten = \"{admin}\"\n"
+         [hook.milter]\nlisten = [\"{milter}\"]\n[relay]\nhost = \"{relay}\"\ntls = \"none\"\nconnections = {}\n\
+         [admin]\nlisten = \"{admin}\"\n",
+        setting("CONNECTIONS", 8)
     )
 }
 

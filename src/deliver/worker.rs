@@ -27,6 +27,9 @@ use crate::spool::{Digest, Outcome, Owed, Progress, Recorded, Spool, SpoolError}
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Items that are claimed before there is a slot for them, so that a long queue is not asked for every item.
 const AHEAD: usize = 64;
+/// Deliveries at most whose outcome is not durable yet: so many come twice if the process is killed in that moment. More of
+/// them share a sync while a long queue drains; else there are hardly ever two.
+const UNWRITTEN: usize = 64;
 /// How long a slot rests after the spool could not be read or written.
 const REST: Duration = Duration::from_secs(1);
 
@@ -122,6 +125,8 @@ struct Worker {
     compose_ndr: NdrComposer,
     pool: Arc<Pool>,
     slots: Arc<Semaphore>,
+    /// See [`UNWRITTEN`].
+    unwritten: Arc<Semaphore>,
     /// Told when a slot becomes free or the relay comes back.
     freed: Arc<Notify>,
     reach: Arc<Mutex<Reach>>,
@@ -138,6 +143,7 @@ impl Worker {
             spool,
             compose_ndr,
             slots: Arc::new(Semaphore::new(settings.relay.connections)),
+            unwritten: Arc::new(Semaphore::new(UNWRITTEN)),
             pool: Arc::new(Pool::new(settings.relay.clone())),
             freed: Arc::default(),
             reach: Arc::default(),
@@ -149,9 +155,11 @@ impl Worker {
     /// Starts what is due, as far as there are slots. Gives how long to wait for more; `None`: for a slot.
     async fn start_due(&mut self, retry: Retry, under_way: &TaskTracker) -> Option<Duration> {
         let now = Instant::now();
-        let limit = match *self.reach.lock().unwrap_or_else(PoisonError::into_inner) {
+        let up_to = match *self.reach.lock().unwrap_or_else(PoisonError::into_inner) {
             Reach::Up => self.slots.available_permits(),
             Reach::Down { again, .. } if again > now => {
+                // An operator may drop some meanwhile.
+                self.ready.drain(..).for_each(|id| self.spool.unclaim(&id));
                 return Some(again.duration_since(now).min(LOOK_AGAIN));
             }
             // One item finds out whether it is back.
@@ -159,6 +167,7 @@ impl Worker {
                 usize::from(self.slots.available_permits() == self.pool.settings.connections)
             }
         };
+        let limit = up_to.min(self.unwritten.available_permits());
         if limit == 0 {
             return None;
         }
@@ -171,9 +180,10 @@ impl Worker {
         let mut started = 0;
         while started < limit
             && let Ok(slot) = self.slots.clone().try_acquire_owned()
+            && let Ok(unwritten) = self.unwritten.clone().try_acquire_owned()
             && let Some(id) = self.ready.pop_front()
         {
-            self.start(id, slot, retry, under_way);
+            self.start(id, (slot, unwritten), retry, under_way);
             started += 1;
         }
         match started {
@@ -184,8 +194,14 @@ impl Worker {
         }
     }
 
-    /// Delivers one item, and says so when its slot is free again.
-    fn start(&self, id: ItemId, slot: OwnedSemaphorePermit, retry: Retry, under_way: &TaskTracker) {
+    /// Delivers one item, and says so when its slot is free again, and when it is all done.
+    fn start(
+        &self,
+        id: ItemId,
+        (slot, unwritten): (OwnedSemaphorePermit, OwnedSemaphorePermit),
+        retry: Retry,
+        under_way: &TaskTracker,
+    ) {
         let attempt = Attempt {
             spool: self.spool.clone(),
             pool: self.pool.clone(),
@@ -195,16 +211,20 @@ impl Worker {
         };
         let freed = self.freed.clone();
         under_way.spawn(async move {
-            if AssertUnwindSafe(attempt.deliver(&id))
-                .catch_unwind()
-                .await
-                .is_err()
-            {
+            let work = async {
+                let came_to = attempt.deliver(&id).await;
+                drop(slot);
+                freed.notify_one();
+                if let Some(progress) = came_to {
+                    attempt.record(&id, progress).await;
+                }
+            };
+            if AssertUnwindSafe(work).catch_unwind().await.is_err() {
                 // A fault of ours, told by the panic's own message. The item must not stay claimed for it.
                 tokio::time::sleep(REST).await;
                 attempt.spool.unclaim(&id);
             }
-            drop(slot);
+            drop(unwritten);
             freed.notify_one();
         });
     }
@@ -215,6 +235,7 @@ impl Worker {
         let limit = most - self.ready.len();
         let due = self.spool.due(now, limit).await?;
         let is_all = due.len() < limit;
+        self.spool.prefetch(&due).await;
         self.ready.extend(due);
         if is_all && self.mended.is_none_or(|at| at.elapsed() >= LOOK_AGAIN) {
             self.mended = Some(Instant::now());
@@ -246,31 +267,33 @@ struct Attempt {
 }
 
 impl Attempt {
-    async fn deliver(&self, id: &ItemId) {
+    /// What there is to be written down of it.
+    async fn deliver(&self, id: &ItemId) -> Option<Progress> {
         let owed = match self.spool.load(id).await {
             Ok(owed) => owed,
             // Set aside by now, or dropped by an operator: it is not due any more.
             Err(SpoolError::SetAside { .. } | SpoolError::Unknown(_)) => {
-                return self.spool.unclaim(id);
+                self.spool.unclaim(id);
+                return None;
             }
             Err(cause) => {
                 error!(item = %id, "cannot be read: {cause}");
                 tokio::time::sleep(REST).await;
-                return self.spool.unclaim(id);
+                self.spool.unclaim(id);
+                return None;
             }
         };
-        let progress = match self
+        let sent = self
             .pool
             .send(&owed.item, &owed.original, &owed.waiting)
-            .await
-        {
+            .await;
+        Some(match sent {
             Ok(fates) => {
                 self.reached();
                 self.judge(&owed, fates)
             }
             Err(unreached) => self.put_off(&owed, &unreached),
-        };
-        self.record(id, progress).await;
+        })
     }
 
     /// What the relay said becomes what is written down.

@@ -38,7 +38,7 @@ pub(super) struct BodyFile {
 pub struct Incoming {
     body: BodyFile,
     /// Of what was written so far: to read it all again for that would take as long as to write it.
-    digest: Context,
+    digest: Box<Context>,
     /// Where the file may be nobody's in the end, it must leave the room free that new mail leaves free.
     room: Option<Room>,
 }
@@ -68,7 +68,7 @@ impl Bodies {
         };
         Ok(Incoming {
             body,
-            digest: Context::new(&SHA256),
+            digest: Box::new(Context::new(&SHA256)),
             room: None,
         })
     }

@@ -1,10 +1,10 @@
-//! What was committed a moment ago, as it was given: a delivery that comes soon need not read it from the disk.
+//! What was committed a moment ago, as it was given, and what was read ahead: a delivery need not read it one by one.
 //!
 //! Nothing is owed because of this, and nothing is lost with it: what is not here is read. An item is taken out by its first
 //! delivery, so that what came of that is never forgotten for what stood here.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::{Owed, Parcel};
@@ -32,48 +32,69 @@ struct Known {
 }
 
 impl Fresh {
-    /// Remembers what is about to be committed, but for large messages, which are files and stay there. Before it is: once it can be seen there, its first delivery may begin, and
-    /// what is put here after that would be older than what the delivery wrote.
+    /// Remembers what is about to be committed, but for large messages, which are files and stay there. Before it is
+    /// committed: once it can be seen there, its first delivery may begin, and what is put here after that would be
+    /// older than what the delivery wrote.
     pub(super) fn put(&self, received: SystemTime, parcels: &[Parcel], inline_limit: usize) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_small = |parcel: &&Parcel| match &parcel.original {
-            Content::Memory(bytes) => bytes.len() <= inline_limit,
-            Content::Stored { .. } => false,
-        };
-        for parcel in parcels.iter().filter(is_small) {
-            for item in &parcel.items {
-                let owed = Owed {
-                    item: item.clone(),
-                    original: parcel.original.clone(),
-                    waiting: item.targets.clone(),
-                    attempts: 0,
-                    received,
-                };
-                known.octets += owed.size();
-                known.order.push_back(item.id.clone());
-                known.items.insert(item.id.clone(), owed);
+        let mut known = self.lock();
+        for Parcel { original, items } in parcels {
+            for item in items {
+                known.put(
+                    Owed {
+                        item: item.clone(),
+                        original: original.clone(),
+                        waiting: item.targets.clone(),
+                        attempts: 0,
+                        received,
+                    },
+                    inline_limit,
+                );
             }
         }
-        while known.octets > OCTETS
-            && let Some(oldest) = known.order.pop_front()
-        {
-            known.take(&oldest);
-        }
-        // The names of those that were taken would add up.
-        if known.order.len() > 2 * known.items.len() + SPARE {
-            let Known { items, order, .. } = &mut *known;
-            order.retain(|id| items.contains_key(id));
-        }
+    }
+
+    /// Remembers what was read of an item that nobody else may deliver meanwhile.
+    pub(super) fn put_owed(&self, owed: Owed, inline_limit: usize) {
+        self.lock().put(owed, inline_limit);
+    }
+
+    pub(super) fn has(&self, id: &ItemId) -> bool {
+        self.lock().items.contains_key(id)
     }
 
     /// Takes an item out.
     pub(super) fn take(&self, id: &ItemId) -> Option<Owed> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.take(id)
+        self.lock().take(id)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Known {
+    fn put(&mut self, owed: Owed, inline_limit: usize) {
+        match &owed.original {
+            Content::Memory(bytes) if bytes.len() <= inline_limit => {}
+            _ => return,
+        }
+        self.octets += owed.size();
+        self.order.push_back(owed.id().clone());
+        if let Some(before) = self.items.insert(owed.id().clone(), owed) {
+            self.octets -= before.size();
+        }
+        while self.octets > OCTETS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.take(&oldest);
+        }
+        // The names of those that were taken would add up.
+        if self.order.len() > 2 * self.items.len() + SPARE {
+            let Known { items, order, .. } = self;
+            order.retain(|id| items.contains_key(id));
+        }
+    }
+
     fn take(&mut self, id: &ItemId) -> Option<Owed> {
         let owed = self.items.remove(id)?;
         self.octets -= owed.size();

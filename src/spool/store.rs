@@ -339,8 +339,9 @@ impl Spool {
         .await
     }
 
-    /// Gives a claimed item back untried.
+    /// Gives a claimed item back untried. What was read of it is read again: it may change before somebody claims it.
     pub fn unclaim(&self, id: &ItemId) {
+        self.fresh.take(id);
         self.claimed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -353,37 +354,36 @@ impl Spool {
         if let Some(owed) = self.fresh.take(id) {
             return Ok(owed);
         }
-        let name = id.clone();
-        let loaded = self.read(move |connection| match database::load(connection, &name) {
-            Err(cause) if damage::is_damage(&cause) => Ok(Err(cause.to_string())),
-            other => other.map(Ok),
-        });
-        let Loaded {
-            item,
-            waiting,
-            attempts,
-            received,
-            stored,
-        } = match loaded.await? {
-            Ok(Some(loaded)) => loaded,
-            Ok(None) => return Err(SpoolError::Unknown(id.clone())),
-            Err(why) => return Err(self.set_aside(id, why).await),
-        };
-        let bodies = self.bodies.clone();
-        let original = blocking(move || Ok(read_original(stored, &bodies)));
-        let original = original
-            .await
-            .map_err(|cause| SpoolError::Read(cause.to_string().into()))?;
-        match original {
-            Ok(original) => Ok(Owed {
-                item,
-                original,
-                waiting,
-                attempts,
-                received,
-            }),
-            Err(why) => Err(self.set_aside(id, why).await),
+        let (name, bodies) = (id.clone(), self.bodies.clone());
+        let loaded = self.read_apart(move |reader| load(reader, &bodies, &name));
+        match loaded.await? {
+            Some(Ok(owed)) => Ok(owed),
+            Some(Err(why)) => Err(self.set_aside(id, why).await),
+            None => Err(SpoolError::Unknown(id.clone())),
         }
+    }
+
+    /// Reads claimed items that are about to be loaded, all at once. What cannot be read is told when it is loaded.
+    pub async fn prefetch(&self, ids: &[ItemId]) {
+        let ids: Vec<ItemId> = (ids.iter())
+            .filter(|id| !self.fresh.has(id))
+            .cloned()
+            .collect();
+        if ids.is_empty() {
+            return;
+        }
+        let (fresh, bodies) = (self.fresh.clone(), self.bodies.clone());
+        let inline_limit = self.inline_limit;
+        let read = self.read_apart(move |reader| {
+            for id in &ids {
+                if let Some(Ok(owed)) = load(reader, &bodies, id)? {
+                    fresh.put_owed(owed, inline_limit);
+                }
+            }
+            Ok(())
+        });
+        // Each of them is read by itself then, and that tells.
+        let _ = read.await;
     }
 
     /// Keeps an item that cannot be delivered as it was meant, and has nobody try it.
@@ -611,15 +611,57 @@ impl Spool {
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
+        self.read_apart(move |reader| work(&reader.lock().unwrap_or_else(PoisonError::into_inner)))
+            .await
+    }
+
+    /// The same for what also does other things, without the connection.
+    async fn read_apart<T, F>(&self, work: F) -> Result<T, SpoolError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Mutex<Connection>) -> rusqlite::Result<T> + Send + 'static,
+    {
         let reader = self.reader.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            work(&reader.lock().unwrap_or_else(PoisonError::into_inner))
-        });
+        let read = tokio::task::spawn_blocking(move || work(&reader));
         match read.await {
             Ok(answer) => answer.map_err(|cause| SpoolError::Read(cause.to_string().into())),
             Err(cause) => Err(SpoolError::Read(cause.to_string().into())),
         }
     }
+}
+
+/// An item with its original, where it is there; else what is wrong with it.
+fn load(
+    reader: &Mutex<Connection>,
+    bodies: &Bodies,
+    id: &ItemId,
+) -> rusqlite::Result<Option<Result<Owed, String>>> {
+    let loaded = {
+        let connection = reader.lock().unwrap_or_else(PoisonError::into_inner);
+        database::load(&connection, id)
+    };
+    let loaded = match loaded {
+        Err(cause) if damage::is_damage(&cause) => return Ok(Some(Err(cause.to_string()))),
+        other => other?,
+    };
+    let Some(Loaded {
+        item,
+        waiting,
+        attempts,
+        received,
+        stored,
+    }) = loaded
+    else {
+        return Ok(None);
+    };
+    let owed = read_original(stored, bodies).map(|original| Owed {
+        item,
+        original,
+        waiting,
+        attempts,
+        received,
+    });
+    Ok(Some(owed))
 }
 
 fn read_original(stored: Stored, bodies: &Bodies) -> Result<Content, String> {
