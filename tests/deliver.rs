@@ -269,6 +269,43 @@ async fn encryption_that_is_required_and_not_offered_delivers_nothing() {
 }
 
 #[tokio::test]
+async fn what_an_operator_drops_while_the_relay_is_away_is_not_sent_when_it_comes_back() {
+    const ITEMS: usize = 200;
+    let mut real = SmtpSink::start_keeping();
+    let settings = RelaySettings {
+        connections: 4,
+        ..relay(real.address())
+    };
+    real.stop();
+    let bench = Bench::start(settings, AT_ONCE);
+    for n in 0..ITEMS {
+        bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+    }
+    bench
+        .until("the relay was found away", |listed| {
+            listed
+                .iter()
+                .any(|item| item.targets[0].last_reply.is_some())
+        })
+        .await;
+    let operator = bench.operator();
+    for n in (0..ITEMS).step_by(2) {
+        assert!(operator.drop_item(&id(n)).await.expect("dropped"), "{n}");
+    }
+    real.restart();
+    bench.until_nothing_is_owed().await;
+    let messages = real.messages();
+    assert_eq!(messages.len(), ITEMS / 2);
+    for n in (1..ITEMS).step_by(2) {
+        let line = format!("Message-ID: <{n}@c.test>");
+        assert!(
+            messages.iter().any(|text| text.contains(&line)),
+            "message {n}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn another_relay_takes_over_without_a_restart() {
     let (old, new) = (sink().await, sink().await);
     let bench = Bench::start(relay(old.address()), ONCE);

@@ -155,24 +155,26 @@ impl Worker {
     /// Starts what is due, as far as there are slots. Gives how long to wait for more; `None`: for a slot.
     async fn start_due(&mut self, retry: Retry, under_way: &TaskTracker) -> Option<Duration> {
         let now = Instant::now();
-        let up_to = match *self.reach.lock().unwrap_or_else(PoisonError::into_inner) {
-            Reach::Up => self.slots.available_permits(),
+        let (up_to, is_up) = match *self.reach.lock().unwrap_or_else(PoisonError::into_inner) {
+            Reach::Up => (self.slots.available_permits(), true),
             Reach::Down { again, .. } if again > now => {
-                // An operator may drop some meanwhile.
                 self.ready.drain(..).for_each(|id| self.spool.unclaim(&id));
                 return Some(again.duration_since(now).min(LOOK_AGAIN));
             }
             // One item finds out whether it is back.
             Reach::Down { .. } => {
-                usize::from(self.slots.available_permits() == self.pool.settings.connections)
+                let is_idle = self.slots.available_permits() == self.pool.settings.connections;
+                (usize::from(is_idle), false)
             }
         };
         let limit = up_to.min(self.unwritten.available_permits());
         if limit == 0 {
             return None;
         }
+        // Nothing is read ahead for a relay that is away: an operator may drop it meanwhile.
+        let most = if is_up { limit.max(AHEAD) } else { limit };
         if self.ready.len() < limit
-            && let Err(cause) = self.claim(retry, limit.max(AHEAD)).await
+            && let Err(cause) = self.claim(retry, most).await
         {
             error!("what is due cannot be read: {cause}");
             return Some(REST);

@@ -91,6 +91,11 @@ impl Bench {
         listed.map(|file| file.expect("listed").path()).collect()
     }
 
+    /// The spool as a command of an operator opens it, in another process.
+    pub fn operator(&self) -> Spool {
+        Spool::inspect(&copyist::spool::Settings::new(self.dir.path())).expect("opened")
+    }
+
     /// Another relay from now on.
     pub fn reload(&self, relay: RelaySettings) {
         let retry = self.settings.load().retry;
