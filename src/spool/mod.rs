@@ -28,6 +28,9 @@
 //! log and one sync. One thread writes, and commits everything that waits as one group, so that many sessions
 //! share a sync. Originals above [`Settings::inline_limit`] are files in `state_dir/spool/bodies`, durable before the row
 //! that names them; a large message is written to its file while it arrives ([`Spool::incoming`]).
+//!
+//! What was committed a moment ago is also remembered, within 8 MiB, and so delivered without being read again. Nothing is owed
+//! because of that: what is not remembered is read.
 
 mod bodies;
 mod damage;
