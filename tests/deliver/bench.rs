@@ -93,7 +93,7 @@ impl Bench {
 
     /// The spool as a command of an operator opens it, in another process.
     pub fn operator(&self) -> Spool {
-        Spool::inspect(&copyist::spool::Settings::new(self.dir.path())).expect("opened")
+        Spool::inspect(&spool::Settings::new(self.dir.path())).expect("opened")
     }
 
     /// Another relay from now on.
