@@ -268,9 +268,8 @@ async fn encryption_that_is_required_and_not_offered_delivers_nothing() {
     assert!(sink.received().is_empty());
 }
 
-#[tokio::test]
-async fn what_an_operator_drops_while_the_relay_is_away_is_not_sent_when_it_comes_back() {
-    const ITEMS: usize = 200;
+/// A relay that is away, and so many items owed, of which one at least was tried.
+async fn found_away(items: usize) -> (SmtpSink, Bench, Vec<Listed>) {
     let mut real = SmtpSink::start_keeping();
     let settings = RelaySettings {
         connections: 4,
@@ -278,16 +277,23 @@ async fn what_an_operator_drops_while_the_relay_is_away_is_not_sent_when_it_come
     };
     real.stop();
     let bench = Bench::start(settings, AT_ONCE);
-    for n in 0..ITEMS {
+    for n in 0..items {
         bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
     }
-    bench
+    let listed = bench
         .until("the relay was found away", |listed| {
             listed
                 .iter()
                 .any(|item| item.targets[0].last_reply.is_some())
         })
         .await;
+    (real, bench, listed)
+}
+
+#[tokio::test]
+async fn what_an_operator_drops_while_the_relay_is_away_is_not_sent_when_it_comes_back() {
+    const ITEMS: usize = 200;
+    let (mut real, bench, _) = found_away(ITEMS).await;
     let operator = bench.operator();
     for n in (0..ITEMS).step_by(2) {
         assert!(operator.drop_item(&id(n)).await.expect("dropped"), "{n}");
@@ -502,23 +508,7 @@ async fn smtp_sink_s_refusals_are_understood() {
 #[tokio::test]
 async fn a_relay_that_comes_back_gets_everything_and_no_item_has_paid_for_it() {
     const ITEMS: usize = 50;
-    let mut real = SmtpSink::start_keeping();
-    let settings = RelaySettings {
-        connections: 4,
-        ..relay(real.address())
-    };
-    real.stop();
-    let bench = Bench::start(settings, AT_ONCE);
-    for n in 0..ITEMS {
-        bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
-    }
-    let listed = bench
-        .until("the relay was found away", |listed| {
-            listed
-                .iter()
-                .any(|item| item.targets[0].last_reply.is_some())
-        })
-        .await;
+    let (mut real, bench, listed) = found_away(ITEMS).await;
     let attempts: u32 = listed.iter().map(|item| item.attempts).sum();
     assert_eq!(attempts, 0, "an attempt that reached no relay is no item's");
     real.restart();
