@@ -248,6 +248,12 @@ fn part(
     place(site).set(Fault::Pass);
 }
 
+/// The end of a log.
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
 /// How long it takes until mail is accepted for somebody whom no cache knows; tells what was said where it takes long.
 fn until_accepted(site: &Site<Slapd>, chance: &mut Chance) -> Duration {
     let (back, log) = (Instant::now(), site.copyist.log_length());
@@ -269,7 +275,9 @@ fn until_accepted(site: &Site<Slapd>, chance: &mut Chance) -> Duration {
         }
         assert!(
             back.elapsed() < lab::PATIENCE,
-            "nothing is accepted again: {sent:?}"
+            "nothing is accepted again: {sent:?}; {said:#?}\n{}\n{}",
+            tail(&site.copyist.log()),
+            tail(&site.postfix.log()),
         );
         said.push(format!("{asked:?} to {:?}: {sent:?}", back.elapsed()));
         if !matches!(sent, Ok(Sent::Answered(_))) {

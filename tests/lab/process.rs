@@ -211,12 +211,12 @@ impl Program {
 
     /// Ends it and all that it has started, without asking.
     pub fn kill_group(&mut self) {
-        // It leads a group of its own, which lives as long as one of its members.
-        let _ = Command::new("sh")
+        // It leads a group of its own, and is in it until it has been waited for. `-s`: dash takes `-KILL --` for a mistake.
+        let killed = Command::new("sh")
             .arg("-c")
-            .arg(format!("kill -KILL -- -{}", self.id()))
-            .stderr(Stdio::null())
+            .arg(format!("kill -s KILL -- -{}", self.id()))
             .status();
+        assert!(killed.is_ok_and(|status| status.success()), "{}", self.name);
         self.kill();
     }
 }
