@@ -286,6 +286,8 @@ pub(super) enum Schema {
     Ad,
     /// JSON schema of the configuration file, for editors.
     Config,
+    /// The settings of the configuration file as a page (Markdown).
+    Settings,
 }
 
 #[cfg(test)]

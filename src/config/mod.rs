@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `raw` | the keys, their defaults and examples: the one list |
 //! | `keys` | that list as the JSON schema, and as a table to check against |
+//! | `page` | that list for people |
 //! | `layers` | the file, the environment over it |
 //! | `build` | what the texts mean, and what must fit together |
 //! | `parse`, `files`, `accounts` | one text, one file, one user |
@@ -20,6 +21,7 @@ mod files;
 mod keys;
 mod layers;
 mod mistake;
+mod page;
 mod parse;
 mod raw;
 
@@ -30,6 +32,7 @@ use crate::{admin, deliver, directory, hook, journal, policy, spool, text};
 
 pub use keys::json_schema;
 pub use mistake::{ConfigError, Mistake, Place};
+pub use page::settings_page;
 
 /// The settings of every module.
 #[derive(Debug, Clone)]
