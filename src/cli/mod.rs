@@ -7,6 +7,7 @@ mod check;
 mod coverage;
 mod demo;
 mod explain;
+mod log;
 mod manual;
 mod queue;
 mod resolve;

@@ -33,6 +33,7 @@ use crate::{admin, deliver, directory, hook, journal, policy, spool, text};
 pub use keys::json_schema;
 pub use mistake::{ConfigError, Mistake, Place};
 pub use page::settings_page;
+pub use raw::LogFormat;
 
 /// The settings of every module.
 #[derive(Debug, Clone)]
@@ -57,6 +58,17 @@ pub struct Settings {
     pub hook: hook::Settings,
     /// Health and metrics.
     pub admin: admin::Settings,
+    /// How the service's log is written.
+    pub log: LogSettings,
+}
+
+/// How the service's log is written; read once, at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Its form.
+    pub format: LogFormat,
+    /// From which level on: a name that tracing knows.
+    pub level: &'static str,
 }
 
 /// Loads the settings from a file and from the environment variables of this process, which win.
