@@ -7,6 +7,9 @@ mod check;
 mod coverage;
 mod demo;
 mod explain;
+mod import;
+mod import_postfix;
+mod import_registry;
 mod queue;
 mod resolve;
 mod run;
@@ -85,6 +88,8 @@ pub fn main() -> ExitCode {
             } => coverage::coverage(&config.file, format.chosen(), problems).await,
             Command::Text(question) => text::text(question).await,
             Command::Queue { config, command } => queue::queue(&config.file, command).await,
+            Command::ImportRegistry(what) => import_registry::import_registry(&what),
+            Command::ImportPostfix(what) => import_postfix::import_postfix(&what),
             Command::Schema { which } => schema::schema(which),
             Command::Demo { dir, quiet } => demo::demo(dir, quiet).await,
         }
