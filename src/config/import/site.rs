@@ -70,9 +70,10 @@ impl Site {
         Ok(())
     }
 
-    /// The domain that addresses are made up in.
+    /// The domain that addresses and names of servers are made up in: a domain by name, never `[192.0.2.1]`.
     pub(super) fn main_domain(&self) -> &str {
-        let domain = self.domains.first().map_or("example.com", String::as_str);
+        let mut named = self.domains.iter().filter(|domain| is_name(domain));
+        let domain = named.next().map_or("example.com", String::as_str);
         domain.strip_prefix("*.").unwrap_or(domain)
     }
 
@@ -80,6 +81,11 @@ impl Site {
     pub(super) fn has_file(&self) -> bool {
         self.directory_urls.iter().any(|url| is_file(url))
     }
+}
+
+/// Whether a mail domain is a name, not the address of a machine.
+pub(super) fn is_name(domain: &str) -> bool {
+    !domain.starts_with('[')
 }
 
 /// `ldif:FILE`.

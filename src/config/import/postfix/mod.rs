@@ -22,6 +22,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use super::Site;
+use super::site::is_name;
 use crate::policy::DomainPattern;
 
 pub use ldap::{LdapTable, PARAMETERS as LDAP_PARAMETERS};
@@ -103,7 +104,11 @@ impl Postfix {
             let is_local = word == "localhost" || word.starts_with("localhost.");
             if word.contains([':', '/']) {
                 tables.push(format!("{word} in {name}"));
-            } else if !is_local && word.contains('.') && word.parse::<DomainPattern>().is_ok() {
+            } else if !is_local
+                && word.contains('.')
+                && is_name(word)
+                && word.parse::<DomainPattern>().is_ok()
+            {
                 domains.push(word.to_owned());
             }
         }

@@ -46,7 +46,7 @@ fn set(table: &toml::Table, section: &str, key: &str) -> String {
 const MAIN: [(&str, &str); 3] = [
     (
         "mydestination",
-        "$myhostname, a.test, localhost.a.test, localhost, hash:/etc/postfix/domains",
+        "$myhostname, [192.0.2.1], a.test, localhost.a.test, localhost, hash:/etc/postfix/domains",
     ),
     ("mynetworks", "127.0.0.0/8 [::1]/128 !10.0.0.1"),
     ("recipient_delimiter", "+"),

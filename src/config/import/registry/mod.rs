@@ -21,6 +21,7 @@ use std::path::Path;
 
 use super::draft::Draft;
 use super::sections::{DirectionDraft, Ndr, Sourced, local_part};
+use super::site::is_name;
 use super::{Proposal, Site};
 use crate::config::{ConfigError, Mistake, Place};
 use crate::directory::Target;
@@ -197,8 +198,9 @@ fn draft(path: &Path, key: &str, extension: &Extension, site: &Site) -> Proposal
 fn with_domain(site: &Site, extension: &Extension) -> Site {
     let mut site = site.clone();
     let ndrs = [&extension.inbound.ndr, &extension.outbound.ndr];
-    let mut addresses = ndrs.into_iter().flatten().filter_map(|ndr| ndr.is.smtp());
-    if let (true, Some(address)) = (site.domains.is_empty(), addresses.next()) {
+    let addresses = ndrs.into_iter().flatten().filter_map(|ndr| ndr.is.smtp());
+    let mut named = addresses.filter(|address| is_name(address.domain()));
+    if let (true, Some(address)) = (site.domains.is_empty(), named.next()) {
         site.domains.push(address.domain().to_owned());
     }
     site

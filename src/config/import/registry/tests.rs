@@ -92,6 +92,20 @@ fn an_address_for_reports_is_taken_and_its_domain_is_the_guess() {
 }
 
 #[test]
+fn an_address_at_a_machine_s_number_names_no_domain() {
+    let (config, _) = sound("\"InboundJournalNDR\"=\"ndr@[192.0.2.1]\"\n");
+    assert!(
+        config.contains("journal_ndr = \"ndr@[192.0.2.1]\"\n"),
+        "{config}"
+    );
+    assert!(config.contains("domains = [\"example.com\"]\n"), "{config}");
+    assert!(
+        config.contains("urls = [\"ldaps://dc1.example.com\"]\n"),
+        "{config}"
+    );
+}
+
+#[test]
 fn reports_need_an_smtp_address_so_one_is_made_up_and_said() {
     let (config, remarks) = sound(
         "\"OutboundRecipJournalProp\"=dword:8c610000\n\"OutboundJournalNDR\"=\"/O=ACME/CN=RECIPIENTS/CN=out journal ndr\"\n",
