@@ -73,6 +73,15 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: QueueCommand,
     },
+    /// Make a configuration of the Internet Mail Service Extension's registry key (imsext.dll of Exchange 5.5).
+    ///
+    /// What was guessed stands in it behind FILL IN, and is told on standard error, as is what has no equivalent.
+    ImportRegistry(ImportRegistry),
+    /// Propose a configuration in place of Postfix's always_bcc, sender_bcc_maps and recipient_bcc_maps.
+    ///
+    /// Reads main.cf by postconf, and the tables it names. What was guessed stands in the configuration behind FILL IN,
+    /// and is told on standard error, as is what has no equivalent. No password is read into it.
+    ImportPostfix(ImportPostfix),
     /// Print a schema: LDAP attributes for directories that have none to use, or the configuration's.
     Schema {
         /// Which one.
@@ -113,6 +122,48 @@ pub(super) struct Config {
         global = true
     )]
     pub(super) file: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ImportRegistry {
+    /// The exported key ...\MSExchangeIMC\Parameters\Extension, by Regedit or reg export.
+    #[arg(value_name = "FILE.reg")]
+    pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) import: Import,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ImportPostfix {
+    /// The directory of main.cf; Postfix's own default where not given.
+    #[arg(long, value_name = "DIR")]
+    pub(super) config_directory: Option<PathBuf>,
+    /// Write the people whom hash and other tables of text name into this file, as a directory in LDIF, and have the
+    /// configuration use it where no LDAP server is known.
+    #[arg(long, value_name = "FILE")]
+    pub(super) ldif: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) import: Import,
+}
+
+/// What both imports take.
+#[derive(Debug, clap::Args)]
+pub(super) struct Import {
+    /// The file to write, which must not exist yet; standard output where not given.
+    #[arg(long, short, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// A mail domain of the organization, the main one first. May be given again.
+    #[arg(long, value_name = "DOMAIN")]
+    pub(super) domain: Vec<String>,
+    /// An LDAP server, or ldif:FILE. May be given again.
+    #[arg(long, value_name = "URL")]
+    pub(super) directory_url: Vec<String>,
+    /// The base of all searches in the directory.
+    #[arg(long, value_name = "DN")]
+    pub(super) base: Option<String>,
+    /// The MTA that takes journal copies.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(super) relay: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]

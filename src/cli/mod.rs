@@ -7,6 +7,9 @@ mod check;
 mod coverage;
 mod demo;
 mod explain;
+mod import;
+mod import_postfix;
+mod import_registry;
 mod log;
 mod manual;
 mod queue;
@@ -87,6 +90,8 @@ pub fn main() -> ExitCode {
             } => coverage::coverage(&config.file, format.chosen(), problems).await,
             Command::Text(question) => text::text(question).await,
             Command::Queue { config, command } => queue::queue(&config.file, command).await,
+            Command::ImportRegistry(what) => import_registry::import_registry(&what),
+            Command::ImportPostfix(what) => import_postfix::import_postfix(&what),
             Command::Schema { which } => schema::schema(which),
             Command::Completions { shell } => manual::completions(shell),
             Command::Man { directory } => manual::pages(&directory),

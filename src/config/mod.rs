@@ -12,12 +12,14 @@
 //! | `build` | what the texts mean, and what must fit together |
 //! | `parse`, `files`, `accounts` | one text, one file, one user |
 //! | `mistake` | how mistakes are collected and told |
+//! | [`import`] | the settings of what did this work before → a configuration |
 //!
 //! `config/copyist.toml` explains each key to the administrator; a test holds it to `raw`.
 
 mod accounts;
 mod build;
 mod files;
+pub mod import;
 mod keys;
 mod layers;
 mod mistake;

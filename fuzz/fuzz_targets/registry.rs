@@ -1,0 +1,26 @@
+//! An exported registry key. Must hold: a configuration that can be loaded, or mistakes that can be told.
+
+#![no_main]
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use copyist::config::{self, import};
+use libfuzzer_sys::fuzz_target;
+
+static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
+    let directory = copyist_fuzz::scratch("registry");
+    directory.join("copyist.toml")
+});
+
+fuzz_target!(|octets: &[u8]| {
+    match import::registry("imsext.reg".as_ref(), octets, &import::Site::default()) {
+        Ok(proposal) => {
+            std::fs::write(&*FILE, &proposal.config).expect("written");
+            if let Err(error) = config::load_with(&FILE, []) {
+                panic!("{error}\n{}", proposal.config);
+            }
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+});

@@ -1,0 +1,226 @@
+//! What Postfix's BCC parameters ask for, in Copyist's words.
+
+use super::people::{People, RECIPIENT_ATTRIBUTE, SENDER_ATTRIBUTE, Who};
+use super::{Content, Postfix, Table, map};
+use crate::config::import::Site;
+use crate::config::import::sections::{DirectionDraft, Ndr, Sourced};
+use crate::mail::Address;
+use crate::policy::{Direction, DomainPattern, Format};
+
+/// What the parameters ask for.
+pub(super) struct Plan<'a> {
+    site: &'a Site,
+    /// Inbound, outbound, internal.
+    journal: [Vec<Sourced>; 3],
+    /// Attributes of LDAP tables.
+    recipient_attributes: Vec<Sourced>,
+    sender_attributes: Vec<Sourced>,
+    /// Whom tables of text name.
+    pub(super) people: People,
+    /// What has no equivalent.
+    pub(super) odd: Vec<String>,
+}
+
+const INBOUND: usize = 0;
+const OUTBOUND: usize = 1;
+const INTERNAL: usize = 2;
+
+impl<'a> Plan<'a> {
+    /// What this Postfix asks for.
+    pub(super) fn of(postfix: &Postfix, site: &'a Site) -> Plan<'a> {
+        let mut plan = Plan {
+            site,
+            journal: Default::default(),
+            recipient_attributes: Vec::new(),
+            sender_attributes: Vec::new(),
+            people: People::default(),
+            odd: Vec::new(),
+        };
+        if let Some(target) = postfix.given("always_bcc") {
+            plan.always("always_bcc", target);
+        }
+        let local = postfix.local_domains(site);
+        for (who, name, tables) in [
+            (Who::Recipient, "recipient_bcc_maps", &postfix.recipient_bcc),
+            (Who::Sender, "sender_bcc_maps", &postfix.sender_bcc),
+        ] {
+            for table in tables {
+                plan.table(who, name, table, &local);
+            }
+        }
+        plan.domains();
+        plan.odd.append(&mut plan.people.odd);
+        plan.other_directories(postfix);
+        for line in &postfix.overrides {
+            plan.odd.push(format!(
+                "{line} in master.cf: what single services are set to instead is not translated."
+            ));
+        }
+        plan
+    }
+
+    fn other_directories(&mut self, postfix: &Postfix) {
+        let Some(first) = postfix.ldap() else {
+            return;
+        };
+        for table in postfix.recipient_bcc.iter().chain(&postfix.sender_bcc) {
+            match &table.content {
+                Content::Ldap(ldap) if !ldap.is_same_directory(first) => {
+                    self.odd.push(format!(
+                        "{} asks another directory, or another part of it, than {}: Copyist has one. Choose a base that \
+                         holds both.",
+                        table.map, first.described_in
+                    ));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn always(&mut self, name: &str, target: &str) {
+        for written in map::words(target) {
+            match Address::parse(written) {
+                Ok(address) => {
+                    for journal in &mut self.journal {
+                        journal.push(sourced(address.to_string(), format!("From {name}.")));
+                    }
+                }
+                Err(error) => self.odd.push(format!(
+                    "{name} = {target}: {error}; a journal address has a domain."
+                )),
+            }
+        }
+    }
+
+    fn table(&mut self, who: Who, name: &str, table: &Table, local: &[String]) {
+        let from = format!("From {} in {name}.", table.map);
+        match &table.content {
+            Content::Always(target) => self.always(&format!("{} in {name}", table.map), target),
+            Content::Unknown(why) => self.odd.push(format!("{} in {name} {why}", table.map)),
+            Content::Ldap(ldap) => {
+                let attributes = match who {
+                    Who::Recipient => &mut self.recipient_attributes,
+                    Who::Sender => &mut self.sender_attributes,
+                };
+                attributes.extend(
+                    ldap.journal_attributes()
+                        .into_iter()
+                        .map(|name| sourced(name, from.clone())),
+                );
+            }
+            Content::Entries(entries) => {
+                let patterns: Vec<DomainPattern> = self
+                    .site
+                    .domains
+                    .iter()
+                    .filter_map(|domain| domain.parse().ok())
+                    .collect();
+                // Where no domain is known, each may be ours.
+                let is_ours = |domain: &str| {
+                    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(domain))
+                };
+                self.people.add(who, entries, local, is_ours);
+            }
+        }
+    }
+
+    fn domains(&mut self) {
+        for (who, domains, into) in [
+            ("recipients", &self.people.recipient_domains, INBOUND),
+            ("senders", &self.people.sender_domains, OUTBOUND),
+        ] {
+            // Where no domain is known, those of the tables are the best guess.
+            let of_tables: Vec<String> = domains.keys().cloned().collect();
+            let ours = match self.site.domains.is_empty() {
+                true => &of_tables,
+                false => &self.site.domains,
+            };
+            let (common, single) = People::of_all(domains, ours);
+            for target in common {
+                for direction in [into, INTERNAL] {
+                    let from = format!("From entries for all {who} of the domains.");
+                    self.journal[direction].push(sourced(target.clone(), from));
+                }
+            }
+            for entry in single {
+                self.odd.push(format!(
+                    "{entry} (for {who}): a journal is for all domains. Set the attribute on an OU or a group that holds the \
+                     people of that domain (directory.inherit_from)."
+                ));
+            }
+        }
+    }
+
+    /// Whether there are people whose mail somebody gets.
+    pub(super) fn reads_attributes(&self) -> bool {
+        let ldap = !self.recipient_attributes.is_empty() || !self.sender_attributes.is_empty();
+        ldap || !self.people.people.is_empty()
+    }
+
+    /// Whether people are journaled as senders and as recipients, and not by the same attribute.
+    pub(super) fn tells_sides_apart(&self) -> bool {
+        let ldap = !self.recipient_attributes.is_empty() && !self.sender_attributes.is_empty();
+        ldap || self.sides_of_people() == (true, true)
+    }
+
+    /// Whether the tables of text name recipients, and senders or contacts.
+    fn sides_of_people(&self) -> (bool, bool) {
+        let people = self.people.people.values();
+        people.fold((false, false), |(got, sent), person| {
+            (
+                got || !person.inbound.is_empty(),
+                sent || !person.outbound.is_empty(),
+            )
+        })
+    }
+
+    /// The sections of the directions.
+    pub(super) fn sections(&self) -> [(Direction, DirectionDraft); 3] {
+        let named =
+            |attribute| sourced(attribute, "Set on the people named in the tables of text.");
+        let (is_got, is_sent) = self.sides_of_people();
+        let got = is_got.then(|| named(RECIPIENT_ATTRIBUTE));
+        let sent = is_sent.then(|| named(SENDER_ATTRIBUTE));
+        let inbound: Vec<_> = self
+            .recipient_attributes
+            .iter()
+            .cloned()
+            .chain(got)
+            .collect();
+        let own: Vec<_> = self.sender_attributes.iter().cloned().chain(sent).collect();
+        let internal = inbound.iter().chain(&own).cloned().collect();
+        // recipient_bcc_maps were asked about outside recipients, too: their contacts, where there are any.
+        let (outbound, of) = match (own.is_empty(), self.people.has_contacts) {
+            (true, _) => (self.recipient_attributes.clone(), Some("recipient")),
+            (false, false) => (own, Some("sender")),
+            (false, true) => (own, None),
+        };
+        let [inbound_journal, outbound_journal, internal_journal] = self.journal.clone();
+        let draft = |journal, attributes, attribute_of: Option<&'static str>| {
+            let mut section = DirectionDraft {
+                journal,
+                attributes,
+                format: Format::Copy,
+                ..DirectionDraft::default()
+            };
+            if section.journals() {
+                let why = "The bounce of a BCC copy went to the sender. Copyist's go to:";
+                section.ndr = Some(Ndr::made_up(self.site, "journal-ndr", why));
+                section.attribute_of = attribute_of.filter(|_| !section.attributes.is_empty());
+            }
+            section
+        };
+        [
+            (Direction::Inbound, draft(inbound_journal, inbound, None)),
+            (Direction::Outbound, draft(outbound_journal, outbound, of)),
+            (Direction::Internal, draft(internal_journal, internal, None)),
+        ]
+    }
+}
+
+fn sourced(value: impl Into<String>, from: impl Into<String>) -> Sourced {
+    Sourced {
+        value: value.into(),
+        from: from.into(),
+    }
+}
