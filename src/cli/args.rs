@@ -41,6 +41,11 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look for mistakes around Copyist: routes of Postfix that pass it by, settings that do not fit, the disk, the
+    /// clock, files. Each is told with the command that mends it; nothing is changed.
+    ///
+    /// Exit status 1 where there is an error or a warning; hints alone leave it at 0.
+    Doctor(DoctorQuestion),
     /// Say what would be journaled to whom, and why. Nothing is sent.
     Explain(Question),
     /// Show what the directory says about an address or a journal target.
@@ -164,6 +169,21 @@ pub(super) struct Import {
     /// The MTA that takes journal copies.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub(super) relay: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct DoctorQuestion {
+    #[command(flatten)]
+    pub(super) config: Config,
+    /// Configuration directories of Postfix; where not given, the default one and the other instances it names.
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    pub(super) postfix: Vec<PathBuf>,
+    /// Also ask the directory and the relay.
+    #[arg(long)]
+    pub(super) online: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

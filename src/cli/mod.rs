@@ -6,6 +6,7 @@ mod args;
 mod check;
 mod coverage;
 mod demo;
+mod doctor;
 mod explain;
 mod import;
 mod import_postfix;
@@ -77,6 +78,7 @@ pub fn main() -> ExitCode {
                 online,
                 json,
             } => check::check(&config.file, online, json).await,
+            Command::Doctor(question) => doctor::doctor(question).await,
             Command::Explain(question) => explain::explain(question).await,
             Command::Resolve {
                 config,

@@ -23,6 +23,7 @@ use tracing::{error, info, warn};
 
 pub(crate) use domains::read as read_domains;
 pub use state_dir::StateDirError;
+pub(crate) use state_dir::examine as examine_state_dir;
 
 use crate::admin;
 use crate::config::Settings;

@@ -114,6 +114,28 @@ pub(super) fn prepare(dir: &Path, allow_remote_fs: bool) -> Result<(), StateDirE
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(io)?;
     }
+    look_through(dir, us, allow_remote_fs)
+}
+
+/// Whether the service of the user that owns the directory could use it; nothing is changed, and what is not there yet
+/// is right.
+pub(crate) fn examine(dir: &Path, allow_remote_fs: bool) -> Result<(), StateDirError> {
+    let found = look(dir).map_err(|cause| StateDirError::Io {
+        dir: dir.to_owned(),
+        cause,
+    })?;
+    match found {
+        Some(found) => look_through(dir, Uid::from_raw(found.uid()), allow_remote_fs),
+        None => Ok(()),
+    }
+}
+
+/// Makes sure that what is there is the user's alone.
+fn look_through(dir: &Path, us: Uid, allow_remote_fs: bool) -> Result<(), StateDirError> {
+    let io = |cause| StateDirError::Io {
+        dir: dir.to_owned(),
+        cause,
+    };
     let remedy = "set state_dir to the place itself";
     closed_directory(dir, us, remedy).map_err(|error| error.or(io))?;
     for name in DIRECTORIES {

@@ -177,6 +177,32 @@ impl Connection {
         not_after(&self.smtp.peer_certificate().ok()?)
     }
 
+    /// Whom of these it refuses mail from this sender to, and in which words; nothing is sent. `Err` says why it could
+    /// not be asked.
+    pub(super) async fn refusals(
+        &mut self,
+        sender: &Address,
+        recipients: &[Address],
+    ) -> Result<Vec<(Address, Reply)>, String> {
+        match self.step(&format!("MAIL FROM:<{sender}>\r\n")).await {
+            Ok(()) => {}
+            Err(Trouble::Reply(reply)) => return Ok(vec![(sender.clone(), reply)]),
+            Err(Trouble::Lost(why)) => return Err(why),
+        }
+        let mut refused = Vec::new();
+        for recipient in recipients {
+            match self.step(&format!("RCPT TO:<{recipient}>\r\n")).await {
+                Ok(()) => {}
+                Err(Trouble::Reply(reply)) => refused.push((recipient.clone(), reply)),
+                Err(Trouble::Lost(why)) => return Err(why),
+            }
+        }
+        match self.step("RSET\r\n").await {
+            Ok(()) | Err(Trouble::Reply(_)) => Ok(refused),
+            Err(Trouble::Lost(why)) => Err(why),
+        }
+    }
+
     /// Says goodbye.
     pub(super) async fn quit(mut self) {
         let _ = tokio::time::timeout(Duration::from_secs(5), self.smtp.quit()).await;

@@ -16,6 +16,6 @@ pub use connection::RelayError;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use connection::fuzzing;
-pub use probe::{ProbeReport, probe};
+pub use probe::{ProbeReport, probe, refusals};
 pub use settings::{Login, RelaySettings, Retry, Settings, Tls};
 pub use worker::{DigestComposer, NdrComposer, run};

@@ -1,9 +1,11 @@
-//! Whether the relay would take something: for `copyist check --online`.
+//! Whether the relay would take something: for `copyist check --online` and `copyist doctor --online`.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use super::RelaySettings;
 use super::connection::{Connection, RelayError};
+use crate::mail::{Address, Reply};
 use crate::smtp::Capabilities;
 
 /// What was seen of the relay.
@@ -15,6 +17,8 @@ pub struct ProbeReport {
     pub encrypted: bool,
     /// Whether we logged in.
     pub logged_in: bool,
+    /// When the certificate that it showed ends.
+    pub expires: Option<SystemTime>,
 }
 
 /// Connects as a delivery would, and says goodbye.
@@ -24,9 +28,26 @@ pub async fn probe(settings: &RelaySettings) -> Result<ProbeReport, RelayError> 
         capabilities: connection.capabilities().clone(),
         encrypted: connection.is_encrypted(),
         logged_in: settings.login.is_some(),
+        expires: connection.expires(),
     };
     connection.quit().await;
     Ok(report)
+}
+
+/// Whom of these the relay refuses mail from this sender to, and in which words; the sender itself where it is that
+/// which is refused. Nothing is sent.
+pub async fn refusals(
+    settings: &RelaySettings,
+    sender: &Address,
+    recipients: &[Address],
+) -> Result<Vec<(Address, Reply)>, RelayError> {
+    let mut connection = Connection::open(settings).await?;
+    let refused = connection.refusals(sender, recipients).await;
+    connection.quit().await;
+    refused.map_err(|what| RelayError {
+        relay: settings.name(),
+        what,
+    })
 }
 
 impl fmt::Display for ProbeReport {

@@ -269,6 +269,8 @@ impl Directory {
                 url: format!("ldif:{}", file.path().display()),
                 outcome: file.describe().map_err(|outage| outage.reason.to_string()),
                 remarks: Vec::new(),
+                expires: None,
+                unindexed: Vec::new(),
             }],
         }
     }

@@ -93,6 +93,12 @@ impl Attributes {
             .any(|name| !entry.values(name).is_empty())
     }
 
+    /// Whether objects are searched by its values.
+    pub(super) fn is_searched(&self, attribute: &str) -> bool {
+        let mut all = self.addresses.iter().chain(&self.journal);
+        all.any(|name| name.eq_ignore_ascii_case(attribute))
+    }
+
     /// What a lookup has to read.
     pub(super) fn wanted(&self) -> Vec<String> {
         let both: Vec<String> = self

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::entry::{Entry, Outage};
 use crate::mail::Address;
@@ -20,6 +21,10 @@ pub struct Probe {
     pub outcome: Result<String, String>,
     /// What else was seen where it let us in, each as such an outcome.
     pub remarks: Vec<Result<String, String>>,
+    /// When the certificate that it showed ends.
+    pub expires: Option<SystemTime>,
+    /// Address attributes in use that it has no equality index of, as far as it lets us see its configuration.
+    pub unindexed: Vec<String>,
 }
 
 /// What an object is called by where a target or a group names it.

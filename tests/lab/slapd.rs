@@ -83,6 +83,16 @@ impl Slapd {
         ));
     }
 
+    /// Lets the agent read the server's own configuration, and leaves indexes of these attributes alone.
+    pub fn show_that_nothing_is_indexed_but(&self, attributes: &str) {
+        self.configure(&format!(
+            "dn: olcDatabase={{0}}config,cn=config\nchangetype: modify\nreplace: olcAccess\n\
+             olcAccess: to * by dn.exact={AGENT} read by * none\n\n\
+             dn: olcDatabase={{1}}mdb,cn=config\nchangetype: modify\nreplace: olcDbIndex\n\
+             olcDbIndex: objectClass,{attributes} eq\n"
+        ));
+    }
+
     /// The certificate that it shows, for a restart with another one.
     pub fn certificates(&self) -> &Certificates {
         &self.certificates

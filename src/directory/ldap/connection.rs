@@ -215,6 +215,11 @@ impl Connection {
         }
     }
 
+    /// When the certificate that the server showed ends.
+    pub(super) fn expires(&self) -> Option<SystemTime> {
+        self.expires
+    }
+
     /// What the server can do beyond RFC 4511.
     pub(super) fn features(&self) -> Features {
         self.features.get().copied().unwrap_or_default()

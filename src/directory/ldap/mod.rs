@@ -8,6 +8,7 @@ mod connection;
 mod discovery;
 mod fault;
 mod feed;
+mod index;
 mod servers;
 mod tls;
 mod url;
@@ -223,6 +224,8 @@ impl Ldap {
             url: "srv".to_owned(),
             outcome: Err(trouble),
             remarks: Vec::new(),
+            expires: None,
+            unindexed: Vec::new(),
         }));
         probes
     }
@@ -349,6 +352,8 @@ impl Client {
                     url: url.to_string(),
                     outcome: Err(error.to_string()),
                     remarks: Vec::new(),
+                    expires: None,
+                    unindexed: Vec::new(),
                 };
             }
         };
@@ -359,11 +364,20 @@ impl Client {
         };
         let took = begun.elapsed().as_millis();
         let mut remarks = Vec::new();
+        let mut used = Vec::new();
         for attribute in self.attributes.wanted() {
-            if !matches!(attribute.as_str(), "uid" | "legacyExchangeDN") {
-                remarks.push(self.probe_attribute(&connection, &attribute).await);
+            if matches!(attribute.as_str(), "uid" | "legacyExchangeDN") {
+                continue;
+            }
+            let (is_used, remark) = self.probe_attribute(&connection, &attribute).await;
+            remarks.push(remark);
+            if is_used && self.attributes.is_searched(&attribute) {
+                used.push(attribute);
             }
         }
+        let deadline = Instant::now() + access.timeout;
+        let unindexed = index::missing(&connection, &access.base, &used, deadline).await;
+        let expires = connection.expires();
         remarks.push(self.probe_index(&connection).await);
         remarks.push(Ok(match (self.watch, connection.features()) {
             (Watch::Off, _) => "changes are not followed: directory.watch is off".to_owned(),
@@ -379,6 +393,8 @@ impl Client {
             url: url.to_string(),
             outcome: Ok(format!("{who}, base {:?} readable, {took} ms", access.base)),
             remarks,
+            expires,
+            unindexed,
         }
     }
 
@@ -387,7 +403,7 @@ impl Client {
         &self,
         connection: &Arc<Connection>,
         attribute: &str,
-    ) -> Result<String, String> {
+    ) -> (bool, Result<String, String>) {
         let search = Search {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
@@ -404,12 +420,15 @@ impl Client {
                     .iter()
                     .any(|entry| !entry.values(attribute).is_empty()) =>
             {
-                Ok(format!("{attribute}: readable"))
+                (true, Ok(format!("{attribute}: readable")))
             }
-            Ok(_) => Ok(format!(
-                "{attribute}: nobody has it, as far as this account may see (a mistake in its name, or missing rights?)"
-            )),
-            Err(fault) => Err(format!("{attribute}: {fault}")),
+            Ok(_) => (
+                false,
+                Ok(format!(
+                    "{attribute}: nobody has it, as far as this account may see (a mistake in its name, or missing rights?)"
+                )),
+            ),
+            Err(fault) => (false, Err(format!("{attribute}: {fault}"))),
         }
     }
 

@@ -1,0 +1,194 @@
+//! Looks at this machine for [`super::system`]. Nothing is changed; what cannot be seen is left out.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::SystemTime;
+
+use nix::sys::statfs::{FsType, statfs};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{User, getgrouplist};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use super::postfix::Postfix;
+use super::system::{Account, Socket, Step, System};
+use crate::config::Settings;
+use crate::daemon::{self, StateDirError};
+use crate::directory::{self, Source};
+use crate::hook::Listen;
+
+/// `TMPFS_MAGIC` and `RAMFS_MAGIC` (statfs(2)).
+const IN_MEMORY: [(u32, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
+
+/// The state of a listener in proc_net_tcp(5): `TCP_LISTEN`.
+const LISTENS: &str = "0A";
+
+pub(super) fn look(config: &Path, settings: &Settings, postfixes: &[Postfix]) -> System {
+    let dir = existing(&settings.state_dir);
+    let room = statvfs(dir).ok();
+    System {
+        now: SystemTime::now(),
+        state_dir: state_dir(settings),
+        volatile: volatile(dir),
+        free: (room.as_ref())
+            .map(|room| room.blocks_available().saturating_mul(room.fragment_size())),
+        free_inodes: (room.filter(|room| room.files() > 0)).map(|room| room.files_available()),
+        clock_is_right: clock(),
+        config: config.to_owned(),
+        config_mode: fs::metadata(config).ok().map(|found| found.mode() & 0o7777),
+        certificates: certificates(settings),
+        ports: ports(),
+        sockets: sockets(settings, postfixes),
+    }
+}
+
+/// The directory itself, or the nearest one above it that there is.
+fn existing(dir: &Path) -> &Path {
+    dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir)
+}
+
+fn state_dir(settings: &Settings) -> Option<StateDirError> {
+    match daemon::examine_state_dir(&settings.state_dir, settings.allow_remote_fs) {
+        // Closed to us, as it should be to everybody but the service and root.
+        Err(StateDirError::Io { cause, .. })
+            if cause.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            None
+        }
+        // It is made at the first start.
+        Err(StateDirError::Io { cause, .. }) if cause.kind() == std::io::ErrorKind::NotFound => {
+            None
+        }
+        found => found.err(),
+    }
+}
+
+fn volatile(dir: &Path) -> Option<&'static str> {
+    let FsType(magic) = statfs(dir).ok()?.filesystem_type();
+    let mut known = IN_MEMORY
+        .iter()
+        .filter(|(number, _)| *number == magic as u32);
+    known.next().map(|(_, name)| *name)
+}
+
+/// As systemd knows; without it nobody says.
+fn clock() -> Option<bool> {
+    let said = Command::new("timedatectl")
+        .args(["show", "--property=NTPSynchronized", "--value"])
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    match String::from_utf8_lossy(&said.stdout).trim() {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
+    }
+}
+
+/// When the certificates end that listeners show; and those that others are checked against, where all of a file are
+/// over.
+fn certificates(settings: &Settings) -> Vec<(PathBuf, SystemTime)> {
+    let doors = settings.hook.smtp.iter();
+    let shown = doors
+        .clone()
+        .filter_map(|door| door.tls.as_ref())
+        .filter_map(|tls| {
+            let first = dates(&tls.cert_file).first().copied()?;
+            Some((tls.cert_file.clone(), first))
+        });
+    let of_directory = match &settings.directory.source {
+        Source::Ldap(ldap) => ldap.ca_file.as_ref(),
+        Source::Ldif(_) => None,
+    };
+    let checked = [of_directory, settings.deliver.relay.ca_file.as_ref()]
+        .into_iter()
+        .flatten();
+    let checked = checked.chain(
+        doors
+            .clone()
+            .filter_map(|door| door.next_hop.ca_file.as_ref()),
+    );
+    let last = checked.filter_map(|file| Some((file.clone(), dates(file).into_iter().max()?)));
+    let mut all: Vec<_> = shown.chain(last).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn dates(file: &Path) -> Vec<SystemTime> {
+    let text = fs::read(file).unwrap_or_default();
+    let all = CertificateDer::pem_slice_iter(&text).filter_map(Result::ok);
+    all.filter_map(|der| directory::not_after(&der)).collect()
+}
+
+fn ports() -> Option<Vec<u16>> {
+    let four = fs::read_to_string("/proc/net/tcp").ok()?;
+    let six = fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
+    let listening = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let (local, state) = (fields.nth(1)?, fields.nth(1)?);
+        let port = local.rsplit_once(':')?.1;
+        (state == LISTENS).then(|| u16::from_str_radix(port, 16).ok())?
+    };
+    Some(
+        four.lines()
+            .chain(six.lines())
+            .filter_map(listening)
+            .collect(),
+    )
+}
+
+/// The Unix sockets, each as every Postfix has to reach it.
+fn sockets(settings: &Settings, postfixes: &[Postfix]) -> Vec<Socket> {
+    let paths = settings
+        .hook
+        .milter
+        .iter()
+        .filter_map(|listen| match listen {
+            Listen::Unix(path) => Some(path),
+            Listen::Inet(_) => None,
+        });
+    let mut owners: Vec<&str> = postfixes
+        .iter()
+        .map(|one| one.values.get("mail_owner"))
+        .collect();
+    owners.sort_unstable();
+    owners.dedup();
+    let users: Vec<Account> = owners.into_iter().filter_map(account).collect();
+    let each = paths.flat_map(|path| users.iter().map(move |user| (path, user)));
+    each.map(|(path, user)| Socket {
+        path: path.clone(),
+        way: way(path).unwrap_or_default(),
+        user: user.clone(),
+    })
+    .collect()
+}
+
+fn way(path: &Path) -> Option<Vec<Step>> {
+    let mut all: Vec<&Path> = path.ancestors().collect();
+    all.reverse();
+    let step = |path: &Path| {
+        let found = fs::metadata(path).ok()?;
+        Some(Step {
+            path: path.to_owned(),
+            mode: found.mode() & 0o7777,
+            uid: found.uid(),
+            gid: found.gid(),
+        })
+    };
+    all.into_iter().map(step).collect()
+}
+
+/// Postfix's daemons have all groups of their user (initgroups(3)).
+fn account(name: &str) -> Option<Account> {
+    let user = User::from_name(name).ok()??;
+    let groups = getgrouplist(&CString::new(name).ok()?, user.gid).ok()?;
+    Some(Account {
+        name: name.to_owned(),
+        uid: user.uid.as_raw(),
+        groups: groups.iter().map(|group| group.as_raw()).collect(),
+    })
+}

@@ -1,0 +1,148 @@
+//! `copyist doctor`: mistakes around Copyist, each with what mends it. Nothing is changed, nothing is sent.
+//!
+//! ```text
+//! postconf ─► postfix ─┐
+//! config ─► settings ──┼─► findings ─► lines or JSON, exit status
+//! host ─► system ──────┘   (pure)
+//! ```
+//!
+//! | file | owns |
+//! |---|---|
+//! | `postconf` | runs Postfix's own tool |
+//! | `postfix`, `milters` | what it printed, as services, values and addresses. Pure |
+//! | `routes`, `filters`, `behaviour` | whether mail comes by, and how Postfix behaves then. Pure |
+//! | `organization`, `copies` | who is ours; copies and sizes. Pure |
+//! | `host` | looks at this machine |
+//! | `system` | what of that is wrong. Pure |
+//! | `online` | asks the directory and the relay |
+
+mod behaviour;
+mod copies;
+mod filters;
+mod finding;
+mod host;
+mod milters;
+mod online;
+mod organization;
+mod postconf;
+mod postfix;
+mod routes;
+mod system;
+
+use serde::Serialize;
+
+use super::args::DoctorQuestion;
+use super::{Failure, load, print_json, print_line};
+use crate::config::Settings;
+
+use finding::{Finding, Severity};
+use postfix::Postfix;
+use system::System;
+
+/// What was found, as scripts read it.
+#[derive(Serialize)]
+struct Report {
+    /// The directories of the Postfix instances that were read; empty where there is none.
+    postfix: Vec<String>,
+    /// The worst first.
+    findings: Vec<Finding>,
+    errors: usize,
+    warnings: usize,
+    hints: usize,
+}
+
+pub(super) async fn doctor(question: DoctorQuestion) -> Result<(), Failure> {
+    let settings = load(&question.config.file)?;
+    let postfixes = postconf::read(&question.postfix).map_err(Failure::failed)?;
+    let postfixes = postfixes.unwrap_or_default();
+    let system = host::look(&question.config.file, &settings, &postfixes);
+    let mut found = findings(&postfixes, &settings, &system);
+    if question.online {
+        found.extend(online::findings(&postfixes, &settings).await);
+    }
+    let report = Report::new(&postfixes, found);
+    if question.json {
+        print_json(&report)?;
+    } else {
+        report.print()?;
+    }
+    match (report.errors, report.warnings) {
+        (0, 0) => Ok(()),
+        _ => Err(Failure::failed(report.sum())),
+    }
+}
+
+/// Everything that can be said without asking anybody.
+fn findings(postfixes: &[Postfix], settings: &Settings, system: &System) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for postfix in postfixes {
+        found.extend(routes::findings(postfix, settings));
+        found.extend(filters::findings(postfix, settings));
+        found.extend(behaviour::findings(postfix, settings));
+        found.extend(organization::findings(postfix, settings));
+        found.extend(copies::findings(postfix, settings));
+    }
+    found.extend(organization::trusts_everybody(settings));
+    found.extend(system::findings(system, settings));
+    // What stands in main.cf holds for many services, and is said once.
+    let mut told: Vec<Finding> = Vec::new();
+    for finding in found {
+        if !told.contains(&finding) {
+            told.push(finding);
+        }
+    }
+    told
+}
+
+impl Report {
+    fn new(postfixes: &[Postfix], mut findings: Vec<Finding>) -> Report {
+        // Those of one severity stay in the order of the subjects.
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        let count = |severity| {
+            let all = findings.iter();
+            all.filter(|finding| finding.severity == severity).count()
+        };
+        Report {
+            postfix: (postfixes.iter().map(|one| one.dir.display().to_string())).collect(),
+            errors: count(Severity::Error),
+            warnings: count(Severity::Warning),
+            hints: count(Severity::Hint),
+            findings,
+        }
+    }
+
+    fn print(&self) -> Result<(), Failure> {
+        for finding in &self.findings {
+            print_line(&finding.to_text())?;
+        }
+        let looked_at = match self.postfix.as_slice() {
+            [] => "Postfix is not installed here: only Copyist's own side was looked at".to_owned(),
+            all => format!(
+                "looked at Postfix ({}) and Copyist's own side",
+                all.join(", ")
+            ),
+        };
+        match self.findings.as_slice() {
+            [] => print_line(&format!("nothing is wrong; {looked_at}")),
+            _ => print_line(&looked_at),
+        }?;
+        // Errors and warnings are a failure, which is told as every other one.
+        match (self.errors + self.warnings, self.hints) {
+            (0, 1..) => print_line(&self.sum()),
+            _ => Ok(()),
+        }
+    }
+
+    fn sum(&self) -> String {
+        let number = |count: usize, word: &str| match count {
+            1 => format!("1 {word}"),
+            count => format!("{count} {word}s"),
+        };
+        format!(
+            "{}, {}, {}",
+            number(self.errors, "error"),
+            number(self.warnings, "warning"),
+            number(self.hints, "hint")
+        )
+    }
+}

@@ -1,0 +1,138 @@
+//! Runs postconf(1): what Postfix itself makes of its files. Postfix 3.0 or later.
+//!
+//! Nothing of main.cf or master.cf is read here: include mechanisms, defaults and `$name` expansion stay Postfix's own.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::postfix::{Postfix, Service, Values, services};
+
+/// Where it is where the search path of whoever asks lacks the administrator's programs.
+const PLACES: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
+
+/// Programs whose settings decide about journaling. For others no value is asked for.
+const PROGRAMS: [&str; 8] = [
+    "smtpd",
+    "postscreen",
+    "cleanup",
+    "pickup",
+    "qmqpd",
+    "smtp",
+    "lmtp",
+    "local",
+];
+
+/// The instances in these directories, or those of this machine where there are none: the default one, and the others
+/// that it names (`multi_instance_directories`, postmulti(1)) and that are enabled. `None` where Postfix is not
+/// installed.
+pub(super) fn read(dirs: &[PathBuf]) -> Result<Option<Vec<Postfix>>, String> {
+    let Some(program) = program() else {
+        return match dirs {
+            [] => Ok(None),
+            _ => Err("there is no postconf(1) here, which reads Postfix's files".into()),
+        };
+    };
+    let default = run(&program, &["-d", "-h", "config_directory"], None)?;
+    let default = Path::new(default.printed.trim());
+    let read_one = |dir: &Path| instance(&program, dir, dir == default);
+    if !dirs.is_empty() {
+        return dirs
+            .iter()
+            .map(|dir| read_one(dir))
+            .collect::<Result<_, _>>()
+            .map(Some);
+    }
+    let first = read_one(default)?;
+    let others: Vec<PathBuf> = (first.values.list("multi_instance_directories"))
+        .map(PathBuf::from)
+        .collect();
+    let mut all = vec![first];
+    for dir in others {
+        let other = read_one(&dir)?;
+        if other.values.is_yes("multi_instance_enable") {
+            all.push(other);
+        }
+    }
+    Ok(Some(all))
+}
+
+fn program() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(PLACES.map(PathBuf::from));
+    let mut programs = places.map(|place| place.join("postconf"));
+    programs.find(|program| program.is_file())
+}
+
+fn instance(program: &Path, dir: &Path, is_default: bool) -> Result<Postfix, String> {
+    let ask = |arguments: &[&str]| run(program, arguments, Some(dir));
+    let main = ask(&["-x"])?;
+    let values = Values::from_lines(&main.printed);
+    let mut services = services(&ask(&["-F"])?.printed, &ask(&["-P"])?.printed, &values);
+    services.retain(|service| !is_disabled(service, &values));
+    for service in &mut services {
+        if !PROGRAMS.contains(&service.program.as_str()) {
+            continue;
+        }
+        service.values = match service.overrides.is_empty() {
+            true => values.clone(),
+            false => {
+                // What main.cf makes of $names changes with them.
+                let mut arguments = vec!["-x".to_owned()];
+                for (name, value) in service.overrides.iter() {
+                    arguments.extend(["-o".to_owned(), format!("{name}={value}")]);
+                }
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                values
+                    .clone()
+                    .with(Values::from_lines(&ask(&arguments)?.printed))
+            }
+        };
+    }
+    Ok(Postfix {
+        dir: dir.to_owned(),
+        is_default,
+        values,
+        services,
+        unused: main.unused,
+    })
+}
+
+/// Whether `master_service_disable` has it: `inet`, or `name/type` (a dot in old files).
+fn is_disabled(service: &Service, main: &Values) -> bool {
+    let Service { name, kind, .. } = service;
+    let mut all = main.list("master_service_disable");
+    all.any(|one| one == kind || one == format!("{name}/{kind}") || one == format!("{name}.{kind}"))
+}
+
+/// What postconf said.
+struct Said {
+    printed: String,
+    unused: Vec<String>,
+}
+
+fn run(program: &Path, arguments: &[&str], dir: Option<&Path>) -> Result<Said, String> {
+    let mut command = Command::new(program);
+    if let Some(dir) = dir {
+        command.args([OsString::from("-c"), dir.into()]);
+    }
+    // An instance that our caller's environment names is another one than the one asked about.
+    command.args(arguments).env_remove("MAIL_CONFIG");
+    let output = command
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(complaints.trim().to_owned());
+    }
+    let unused = complaints.lines().filter_map(|line| {
+        let warning = line.split_once("warning: ")?.1;
+        warning
+            .contains(": unused parameter: ")
+            .then(|| warning.to_owned())
+    });
+    Ok(Said {
+        printed: String::from_utf8_lossy(&output.stdout).into_owned(),
+        unused: unused.collect(),
+    })
+}

@@ -1,0 +1,170 @@
+//! Whether a server finds by an attribute without reading everything: its own word, where it shows it.
+//!
+//! OpenLDAP says it in cn=config (slapd-mdb(5), olcDbIndex), to accounts that may read that; Active Directory in its
+//! schema (bit 0 of searchFlags, MS-ADTS section 2.2.9), which everybody may read.
+
+use std::sync::Arc;
+
+use ldap3::{Scope, ldap_escape};
+use tokio::time::Instant;
+
+use super::connection::{Connection, Search};
+use crate::directory::entry::Entry;
+
+/// `fATTINDEX`.
+const INDEXED: i64 = 1;
+
+/// Those of the attributes that the server has no equality index of; none where it does not say.
+pub(super) async fn missing(
+    connection: &Arc<Connection>,
+    base: &str,
+    attributes: &[String],
+    deadline: Instant,
+) -> Vec<String> {
+    match connection.features().ranges {
+        true => of_active_directory(connection, attributes, deadline).await,
+        false => of_openldap(connection, base, attributes, deadline).await,
+    }
+}
+
+async fn of_openldap(
+    connection: &Arc<Connection>,
+    base: &str,
+    attributes: &[String],
+    deadline: Instant,
+) -> Vec<String> {
+    let databases = Search {
+        base: "cn=config".into(),
+        scope: Scope::OneLevel,
+        filter: "(olcSuffix=*)".into(),
+        attributes: vec!["olcSuffix".into(), "olcDbIndex".into()],
+        limit: 100,
+        enough_at_limit: true,
+        may_be_missing: true,
+    };
+    let databases = connection.search(databases, deadline).await;
+    let holds_base = |entry: &&Entry| {
+        entry
+            .values("olcSuffix")
+            .iter()
+            .any(|suffix| is_below(base, suffix))
+    };
+    match databases.unwrap_or_default().iter().find(holds_base) {
+        Some(database) => unindexed(database.values("olcDbIndex"), attributes),
+        None => Vec::new(),
+    }
+}
+
+async fn of_active_directory(
+    connection: &Arc<Connection>,
+    attributes: &[String],
+    deadline: Instant,
+) -> Vec<String> {
+    let root = Search {
+        base: String::new(),
+        scope: Scope::Base,
+        filter: "(objectClass=*)".into(),
+        attributes: vec!["schemaNamingContext".into()],
+        limit: 1,
+        enough_at_limit: true,
+        may_be_missing: true,
+    };
+    let root = connection.search(root, deadline).await.unwrap_or_default();
+    let schema = root
+        .iter()
+        .flat_map(|entry| entry.values("schemaNamingContext"))
+        .next();
+    let Some(schema) = schema else {
+        return Vec::new();
+    };
+    let names: String = attributes
+        .iter()
+        .map(|name| format!("(lDAPDisplayName={})", ldap_escape(name.as_str())))
+        .collect();
+    let definitions = Search {
+        base: schema.clone(),
+        scope: Scope::OneLevel,
+        filter: format!("(|{names})"),
+        attributes: vec!["lDAPDisplayName".into(), "searchFlags".into()],
+        limit: attributes.len(),
+        enough_at_limit: true,
+        may_be_missing: true,
+    };
+    let definitions = connection.search(definitions, deadline).await;
+    let flags = |entry: &Entry| {
+        let mut values = entry.values("searchFlags").iter();
+        values
+            .find_map(|value| value.parse::<i64>().ok())
+            .unwrap_or(0)
+    };
+    let plain = definitions.unwrap_or_default();
+    let plain = plain.iter().filter(|entry| flags(entry) & INDEXED == 0);
+    plain
+        .flat_map(|entry| entry.values("lDAPDisplayName"))
+        .cloned()
+        .collect()
+}
+
+/// Whether a DN is, or is below, another; in the directory's own spelling.
+fn is_below(dn: &str, above: &str) -> bool {
+    let plain = |dn: &str| dn.to_lowercase().replace(", ", ",");
+    let (dn, above) = (plain(dn), plain(above));
+    dn == above || dn.ends_with(&format!(",{above}")) || above.is_empty()
+}
+
+/// Values of olcDbIndex are `mail,cn eq,pres`; without the second word the one for `default` counts.
+fn unindexed(indexes: &[String], attributes: &[String]) -> Vec<String> {
+    let has_eq = |kinds: &str| kinds.split(',').any(|kind| kind == "eq");
+    let words = |index: &str| {
+        let mut words = index.split_ascii_whitespace().map(str::to_lowercase);
+        (words.next().unwrap_or_default(), words.next())
+    };
+    let by_default = indexes.iter().map(|index| words(index));
+    let by_default = by_default.filter(|(names, _)| names == "default");
+    let by_default: String = by_default.filter_map(|(_, kinds)| kinds).collect();
+    let mut known: Vec<String> = Vec::new();
+    for (names, kinds) in indexes.iter().map(|index| words(index)) {
+        if has_eq(kinds.as_ref().unwrap_or(&by_default)) {
+            known.extend(names.split(',').map(str::to_owned));
+        }
+    }
+    // Every server finds by these without being told.
+    known.push("objectclass".into());
+    let missing = attributes
+        .iter()
+        .filter(|name| !known.contains(&name.to_lowercase()));
+    missing.cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(all: &[&str]) -> Vec<String> {
+        all.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn an_attribute_is_indexed_where_a_value_names_it_with_eq() {
+        let indexes = texts(&[
+            "objectClass eq",
+            "Mail,cn pres,eq",
+            "uid sub",
+            "sn",
+            "default eq",
+        ]);
+        let asked = texts(&["mail", "cn", "uid", "sn", "proxyAddresses"]);
+        assert_eq!(
+            unindexed(&indexes, &asked),
+            texts(&["uid", "proxyAddresses"])
+        );
+        assert_eq!(unindexed(&texts(&["sn"]), &texts(&["sn"])), texts(&["sn"]));
+    }
+
+    #[test]
+    fn a_database_holds_what_is_below_its_suffix() {
+        assert!(is_below("ou=people,DC=example,dc=com", "dc=example,dc=com"));
+        assert!(is_below("dc=example, dc=com", "dc=example,dc=com"));
+        assert!(!is_below("dc=badexample,dc=com", "dc=example,dc=com"));
+    }
+}

@@ -1,0 +1,1108 @@
+//! `copyist doctor` on real Postfix configurations: right ones, of which it says nothing, and mistakes planted one at a
+//! time, each of which it names, and nothing else; and the commands that it tells to run mend them.
+//!
+//! Postfix's own postconf(1) reads the files. Nothing of the machine's own mail system is looked at.
+
+mod lab;
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
+
+use lab::{
+    Certificates, DirectoryServer, Postfix, PostfixOptions, Slapd, SmtpSink, need, set_mode, write,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use Plant::{Config, Main, Master, Mode};
+
+/// What every Postfix here has.
+const MAIN: &str = "\
+compatibility_level = 3.6
+queue_directory = DIR/spool
+myhostname = mx.corp.example
+mydestination = $myhostname, localhost
+virtual_mailbox_domains = corp.example
+inet_interfaces = all
+mynetworks = 127.0.0.0/8 [::1]/128 10.0.0.0/8
+message_size_limit = 50000000
+mailbox_size_limit = 0
+recipient_delimiter = +
+mail_owner = USER
+";
+
+const MILTER_MAIN: &str = "\
+smtpd_milters = inet:127.0.0.1:HOOK
+non_smtpd_milters = $smtpd_milters
+milter_default_action = tempfail
+";
+
+const SERVICES: &str = "\
+pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+smtp unix - - n - - smtp
+virtual unix - n n - - virtual
+";
+
+const MILTER_MASTER: &str = "\
+smtp inet n - n - - smtpd
+submission inet n - n - - smtpd
+  -o smtpd_sasl_auth_enable=yes
+";
+
+const BEFORE_MASTER: &str = "\
+smtp inet n - n - 20 smtpd
+  -o smtpd_proxy_filter=127.0.0.1:HOOK
+127.0.0.1:10026 inet n - n - - smtpd
+  -o smtpd_proxy_filter=
+  -o smtpd_authorized_xforward_hosts=127.0.0.0/8
+";
+
+const AFTER_MAIN: &str = "\
+content_filter = copyist:[127.0.0.1]:HOOK
+";
+
+const AFTER_MASTER: &str = "\
+smtp inet n - n - - smtpd
+copyist unix - - n - 20 smtp
+  -o smtp_send_xforward_command=yes
+  -o disable_mime_output_conversion=yes
+127.0.0.1:10026 inet n - n - - smtpd
+  -o content_filter=
+  -o receive_override_options=no_unknown_recipient_checks,no_header_body_checks
+  -o smtpd_authorized_xforward_hosts=127.0.0.0/8
+";
+
+const COPYIST: &str = "\
+state_dir = \"DIR/state\"
+[organization]
+domains = [\"corp.example\"]
+trusted_networks = [\"127.0.0.0/8\", \"::1/128\", \"10.0.0.0/8\"]
+hostname = \"copyist.corp.example\"
+[directory]
+urls = \"ldif:people.ldif\"
+recipient_delimiter = \"+\"
+[inbound]
+journal_attribute = \"extensionAttribute10\"
+journal_ndr = \"ndr@corp.example\"
+[outbound]
+journal_attribute = \"extensionAttribute10\"
+journal_ndr = \"ndr@corp.example\"
+[relay]
+host = \"192.0.2.1:25\"
+[spool]
+min_free = \"1MiB\"
+min_free_inodes = 1
+[admin]
+listen = \"off\"
+";
+
+const MILTER: &str = "[hook.milter]\nlisten = [\"inet:127.0.0.1:HOOK\"]\n";
+
+const DOOR: &str = "[[hook.smtp]]\nlisten = \"127.0.0.1:HOOK\"\nnext_hop = \"127.0.0.1:10026\"\n";
+
+/// One change of a right configuration.
+#[derive(Clone, Copy)]
+enum Plant {
+    /// A line more in main.cf; what stands there already does not count any more.
+    Main(&'static str),
+    /// Other text in master.cf.
+    Master(&'static str, &'static str),
+    /// Other text in copyist.toml.
+    Config(&'static str, &'static str),
+    /// The mode of a file or directory.
+    Mode(&'static str, u32),
+}
+
+/// A configuration of Postfix and one of Copyist, in a directory of their own; somebody listens where Copyist would.
+struct House {
+    directory: TempDir,
+    main: String,
+    master: String,
+    config: String,
+    hook: TcpListener,
+    _socket: UnixListener,
+    /// Behind `hook`, where that is an SMTP listener.
+    _milter: Option<TcpListener>,
+}
+
+/// Somebody who listens, and the port.
+fn listener() -> (TcpListener, u16) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    (listener, port)
+}
+
+impl House {
+    fn new(main: &[&str], master: &[&str], config: &[&str]) -> House {
+        let (hook, port) = listener();
+        let port = port.to_string();
+        // Beside the binaries: a temporary directory may be in memory, which is a mistake of its own.
+        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        let path = directory.path().display().to_string();
+        let socket = UnixListener::bind(directory.path().join("milter.sock")).expect("a socket");
+        let user = Command::new("id").arg("-un").output().expect("coreutils");
+        let user = String::from_utf8_lossy(&user.stdout).trim().to_owned();
+        let filled = |texts: &[&str]| {
+            let text = texts.concat().replace("HOOK", &port);
+            text.replace("DIR", &path).replace("USER", &user)
+        };
+        let house = House {
+            main: filled(main),
+            master: filled(master),
+            config: filled(config),
+            directory,
+            hook,
+            _socket: socket,
+            _milter: None,
+        };
+        for directory in ["state", "spool"] {
+            std::fs::create_dir(house.path(directory)).expect("made");
+            set_mode(&house.path(directory), 0o700);
+        }
+        write(&house.path("people.ldif"), "");
+        house.save();
+        house
+    }
+
+    fn milter() -> House {
+        House::new(
+            &[MAIN, MILTER_MAIN],
+            &[MILTER_MASTER, SERVICES],
+            &[COPYIST, MILTER],
+        )
+    }
+
+    /// sendmail(1) does not come by a proxy: Copyist is a milter for it as well.
+    fn before_queue() -> House {
+        let (milter, port) = listener();
+        let main = format!("non_smtpd_milters = inet:127.0.0.1:{port}\n");
+        let config = format!("[hook.milter]\nlisten = [\"inet:127.0.0.1:{port}\"]\n");
+        let config = [COPYIST, &config, DOOR];
+        let mut house = House::new(&[MAIN, &main], &[BEFORE_MASTER, SERVICES], &config);
+        house._milter = Some(milter);
+        house
+    }
+
+    fn after_queue() -> House {
+        House::new(
+            &[MAIN, AFTER_MAIN],
+            &[AFTER_MASTER, SERVICES],
+            &[
+                COPYIST,
+                "[hook.milter]\nlisten = []\n",
+                DOOR,
+                "mode = \"after-queue\"\n",
+            ],
+        )
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn save(&self) {
+        write(&self.path("main.cf"), &self.main);
+        write(&self.path("master.cf"), &self.master);
+        write(&self.path("copyist.toml"), &self.config);
+        self.age();
+    }
+
+    /// Makes Postfix's files look as if they were older than two seconds: of younger ones its programs wait for the end
+    /// of the change.
+    fn age(&self) {
+        for name in ["main.cf", "master.cf"] {
+            let file = File::options().write(true).open(self.path(name));
+            let minute = SystemTime::now() - Duration::from_secs(60);
+            file.and_then(|file| file.set_modified(minute))
+                .expect("it was just written");
+        }
+    }
+
+    fn filled(&self, text: &str) -> String {
+        let hook = self.hook.local_addr().expect("it is bound").port();
+        let directory = self.directory.path().display().to_string();
+        text.replace("HOOK", &hook.to_string())
+            .replace("DIR", &directory)
+    }
+
+    fn plant(&mut self, plant: Plant) {
+        match plant {
+            Main(line) => self.main = format!("{}{}\n", self.main, self.filled(line)),
+            Master(from, to) => {
+                self.master = changed(&self.master, &self.filled(from), &self.filled(to));
+            }
+            Config(from, to) => {
+                self.config = changed(&self.config, &self.filled(from), &self.filled(to));
+            }
+            Mode(name, mode) => return set_mode(&self.path(name), mode),
+        }
+        self.save();
+    }
+
+    fn doctor(&self, more: &[&str]) -> Output {
+        need("postconf", "postfix");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_copyist"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("COPYIST__") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .arg("doctor")
+            .arg("--config")
+            .arg(self.path("copyist.toml"));
+        command
+            .arg("--postfix")
+            .arg(self.directory.path())
+            .args(more);
+        command
+            .output()
+            .expect("the binary was built for this test")
+    }
+
+    fn findings(&self) -> (Vec<Value>, Option<i32>) {
+        self.findings_of(&["--json"])
+    }
+
+    /// The names of what is found when directory and relay are asked as well.
+    fn online(&self) -> Vec<String> {
+        let (found, _) = self.findings_of(&["--json", "--online"]);
+        let name = |finding: &Value| finding["name"].as_str().expect("a text").to_owned();
+        found.iter().map(name).collect()
+    }
+
+    fn findings_of(&self, arguments: &[&str]) -> (Vec<Value>, Option<i32>) {
+        let output = self.doctor(arguments);
+        let said: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("no JSON ({error}): {output:?}"));
+        let mut findings = said["findings"].as_array().expect("a list").clone();
+        // The clock is this machine's own.
+        findings.retain(|finding| finding["name"] != "clock-unsynchronized");
+        (findings, output.status.code())
+    }
+}
+
+fn changed(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "{from:?} is not in\n{text}");
+    text.replacen(from, to, 1)
+}
+
+/// A mistake in each line of the table: what is found then, how bad that is, and what was planted.
+type Mistake = (&'static str, &'static str, &'static [Plant]);
+
+/// Plants each mistake alone in a right configuration: it is found, nothing else is, and where a command mends it, it is
+/// mended.
+fn each_is_found_and_nothing_else(right: fn() -> House, mistakes: &[Mistake]) {
+    let mut faults = Vec::new();
+    for (name, severity, plants) in mistakes {
+        let mut house = right();
+        plants.iter().for_each(|plant| house.plant(*plant));
+        let (found, status) = house.findings();
+        let fine = match found.as_slice() {
+            [one] => one["name"] == *name && one["severity"] == *severity,
+            _ => false,
+        };
+        let expected = if *severity == "hint" { 0 } else { 1 };
+        if !fine || status != Some(expected) {
+            faults.push(format!(
+                "{name} ({severity}), status {status:?}: {found:#?}"
+            ));
+            continue;
+        }
+        let fix = found[0]["fix"].as_str().expect("a text");
+        if fix.starts_with("postconf ") || fix.starts_with("chmod ") {
+            let directory = house.directory.path();
+            assert!(
+                fix.contains(&directory.display().to_string()),
+                "of another: {fix}"
+            );
+            let mut shell = Command::new("sh");
+            // A command that names no instance must not touch the machine's.
+            shell.args(["-c", fix]).env("MAIL_CONFIG", directory);
+            let ran = shell.output().expect("a shell");
+            house.age();
+            let (left, status) = house.findings();
+            if !ran.status.success() || !left.is_empty() || status != Some(0) {
+                faults.push(format!("{name}: {fix}: {ran:?} leaves {left:#?}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn nothing_is_said_of_right_configurations() {
+    for (kind, right) in [
+        ("milter", House::milter as fn() -> House),
+        ("before the queue", House::before_queue),
+        ("behind the queue", House::after_queue),
+    ] {
+        let house = right();
+        let (found, status) = house.findings();
+        assert!(found.is_empty(), "{kind}: {found:#?}");
+        assert_eq!(status, Some(0), "{kind}");
+        let output = house.doctor(&[]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            said.contains("nothing is wrong") || said.contains("clock-unsynchronized"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_said_of_what_looks_like_a_mistake_and_is_none() {
+    let cases: &[(&str, &[Plant])] = &[
+        (
+            "the listener that reports go to, with room for them",
+            &[
+                Config("192.0.2.1:25", "127.0.0.1:10027"),
+                Main("message_size_limit = 51000000"),
+                Master(
+                    "submission inet n - n - - smtpd\n",
+                    "127.0.0.1:10027 inet n - n - - smtpd\n  -o smtpd_milters=\nsubmission inet n - n - - smtpd\n  -o message_size_limit=50000000\n",
+                ),
+                Master(
+                    "smtp inet n - n - - smtpd\n",
+                    "smtp inet n - n - - smtpd\n  -o message_size_limit=50000000\n",
+                ),
+            ],
+        ),
+        (
+            "the port that another filter comes back to",
+            &[
+                Main("content_filter = amavis:[127.0.0.1]:10024"),
+                Master(
+                    "submission inet",
+                    "amavis unix - - n - 2 lmtp\n127.0.0.1:10025 inet n - n - - smtpd\n  -o content_filter=\n  -o receive_override_options=no_milters\nsubmission inet",
+                ),
+            ],
+        ),
+        (
+            "postscreen in front of smtpd",
+            &[Master(
+                "smtp inet n - n - - smtpd\n",
+                "smtp inet n - n - 1 postscreen\nsmtpd pass - - n - - smtpd\n",
+            )],
+        ),
+        (
+            "a service that is not there",
+            &[
+                Main("master_service_disable = 2525/inet"),
+                Master(
+                    "submission inet",
+                    "2525 inet n - n - - smtpd\n  -o smtpd_milters=\nsubmission inet",
+                ),
+            ],
+        ),
+        (
+            "nobody who may use sendmail(1)",
+            &[
+                Main("non_smtpd_milters ="),
+                Main("authorized_submit_users ="),
+            ],
+        ),
+        (
+            "another milter beside Copyist, and settings of its own",
+            &[Main(
+                "smtpd_milters = { inet:127.0.0.1:HOOK, command_timeout = 40s }, unix:opendkim/opendkim.sock",
+            )],
+        ),
+        (
+            "another spelling of the same",
+            &[Main("smtpd_milters = inet:localhost:HOOK")],
+        ),
+        (
+            "a wider limit of Copyist's",
+            &[Main("message_size_limit = 1073741824")],
+        ),
+    ];
+    let mut faults = Vec::new();
+    for (what, plants) in cases {
+        let mut house = House::milter();
+        plants.iter().for_each(|plant| house.plant(*plant));
+        let (found, status) = house.findings();
+        if !found.is_empty() || status != Some(0) {
+            faults.push(format!("{what}: {found:#?}"));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn each_route_round_the_milter_is_found() {
+    each_is_found_and_nothing_else(
+        House::milter,
+        &[
+            (
+                "smtpd-milters-missing",
+                "error",
+                &[
+                    Main("smtpd_milters ="),
+                    Main("non_smtpd_milters = inet:127.0.0.1:HOOK"),
+                ],
+            ),
+            (
+                "smtpd-milters-missing",
+                "error",
+                &[
+                    Main("smtpd_milters = unix:opendkim/opendkim.sock"),
+                    Main("non_smtpd_milters = inet:127.0.0.1:HOOK"),
+                ],
+            ),
+            (
+                "milter-elsewhere",
+                "error",
+                &[
+                    Main("smtpd_milters = inet:127.0.0.1:1"),
+                    Main("non_smtpd_milters = inet:127.0.0.1:HOOK"),
+                ],
+            ),
+            (
+                "milter-elsewhere",
+                "error",
+                &[Main("non_smtpd_milters = unix:/run/copyist/other.sock")],
+            ),
+            (
+                "non-smtpd-milters-missing",
+                "error",
+                &[Main("non_smtpd_milters =")],
+            ),
+            (
+                "listener-unhooked",
+                "error",
+                &[Master(
+                    "  -o smtpd_sasl_auth_enable=yes\n",
+                    "  -o smtpd_sasl_auth_enable=yes\n  -o smtpd_milters=\n",
+                )],
+            ),
+            // The list is emptied by way of a parameter that it is made of.
+            (
+                "listener-unhooked",
+                "error",
+                &[
+                    Main("ours = inet:127.0.0.1:HOOK"),
+                    Main("smtpd_milters = $ours"),
+                    Master("  -o smtpd_sasl_auth_enable=yes\n", "  -o ours=\n"),
+                ],
+            ),
+            (
+                "listener-unhooked",
+                "error",
+                &[Master(
+                    "submission inet",
+                    "2525 inet n - n - - smtpd\n  -o smtpd_milters=inet:127.0.0.1:1\nsubmission inet",
+                )],
+            ),
+            // Programs of this machine speak SMTP as well.
+            (
+                "listener-unhooked",
+                "error",
+                &[Master(
+                    "submission inet",
+                    "127.0.0.1:2525 inet n - n - - smtpd\n  -o smtpd_milters=\nsubmission inet",
+                )],
+            ),
+            (
+                "listener-unhooked",
+                "error",
+                &[Master(
+                    "smtp inet n - n - - smtpd\n",
+                    "smtp inet n - n - 1 postscreen\nsmtpd pass - - n - - smtpd\n  -o smtpd_milters=\n",
+                )],
+            ),
+            (
+                "no-milters",
+                "error",
+                &[Master(
+                    "  -o smtpd_sasl_auth_enable=yes\n",
+                    "  -o receive_override_options=no_unknown_recipient_checks,no_milters\n",
+                )],
+            ),
+            (
+                "no-milters",
+                "error",
+                &[Master(
+                    "pickup unix n - n 60 1 pickup\n",
+                    "pickup unix n - n 60 1 pickup\n  -o receive_override_options=no_milters\n",
+                )],
+            ),
+            (
+                "cleanup-unhooked",
+                "error",
+                &[Master(
+                    "cleanup unix n - n - 0 cleanup\n",
+                    "cleanup unix n - n - 0 cleanup\n  -o non_smtpd_milters=\n",
+                )],
+            ),
+            (
+                "cleanup-unhooked",
+                "error",
+                &[Master(
+                    "pickup unix n - n 60 1 pickup\n",
+                    "pickup unix n - n 60 1 pickup\n  -o cleanup_service_name=plain\nplain unix n - n - 0 cleanup\n  -o non_smtpd_milters=\n",
+                )],
+            ),
+            (
+                "cleanup-unhooked",
+                "error",
+                &[Master(
+                    "submission inet",
+                    "628 inet n - n - - qmqpd\n  -o cleanup_service_name=plain\nplain unix n - n - 0 cleanup\n  -o non_smtpd_milters=\nsubmission inet",
+                )],
+            ),
+            (
+                "proxy-hides-message",
+                "error",
+                &[Master(
+                    "smtp inet n - n - - smtpd\n",
+                    "smtp inet n - n - - smtpd\n  -o smtpd_proxy_filter=127.0.0.1:10024\n",
+                )],
+            ),
+            (
+                "milter-maps",
+                "warning",
+                &[Main("smtpd_milter_maps = inline:{192.0.2.7=DISABLE}")],
+            ),
+            (
+                "hooked-twice",
+                "warning",
+                &[
+                    Main("content_filter = amavis:[127.0.0.1]:10024"),
+                    Master(
+                        "submission inet",
+                        "amavis unix - - n - 2 lmtp\n127.0.0.1:10025 inet n - n - - smtpd\n  -o content_filter=\nsubmission inet",
+                    ),
+                ],
+            ),
+            (
+                "unused-parameter",
+                "warning",
+                &[Main("smtpd_milter = inet:127.0.0.1:HOOK")],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn each_wrong_setting_of_the_milter_is_found() {
+    each_is_found_and_nothing_else(
+        House::milter,
+        &[
+            (
+                "milter-default-action",
+                "error",
+                &[Main("milter_default_action = accept")],
+            ),
+            (
+                "milter-default-action",
+                "error",
+                &[Main("milter_default_action = quarantine")],
+            ),
+            (
+                "milter-default-action",
+                "error",
+                &[
+                    Main("smtpd_milters = { inet:127.0.0.1:HOOK, default_action = accept }"),
+                    Main("non_smtpd_milters = inet:127.0.0.1:HOOK"),
+                ],
+            ),
+            (
+                "milter-default-action",
+                "error",
+                &[Master(
+                    "  -o smtpd_sasl_auth_enable=yes\n",
+                    "  -o milter_default_action=accept\n",
+                )],
+            ),
+            (
+                "milter-reject",
+                "warning",
+                &[Main("milter_default_action = reject")],
+            ),
+            ("milter-protocol", "warning", &[Main("milter_protocol = 2")]),
+            (
+                "milter-timeout",
+                "warning",
+                &[Main("milter_content_timeout = 10s")],
+            ),
+            (
+                "milter-timeout",
+                "warning",
+                &[Main("milter_connect_timeout = 1s")],
+            ),
+            (
+                "milter-timeout",
+                "warning",
+                &[
+                    Main("milter_command_timeout = 3s"),
+                    Config(
+                        "urls = \"ldif:people.ldif\"",
+                        "urls = \"ldap://192.0.2.1\"\nbase = \"dc=corp,dc=example\"",
+                    ),
+                ],
+            ),
+            (
+                "milter-macros",
+                "error",
+                &[Main(
+                    "milter_mail_macros = i {mail_addr} {mail_host} {mail_mailer}",
+                )],
+            ),
+            (
+                "milter-macros",
+                "error",
+                &[Main("milter_rcpt_macros = i {rcpt_host} {rcpt_mailer}")],
+            ),
+            (
+                "milter-after-signer",
+                "warning",
+                &[
+                    Main(
+                        "smtpd_milters = inet:127.0.0.1:8892, unix:opendkim/opendkim.sock, inet:127.0.0.1:HOOK",
+                    ),
+                    Main("non_smtpd_milters = inet:127.0.0.1:HOOK"),
+                    Config("[relay]", "append = { text = \"Corp\" }\n[relay]"),
+                ],
+            ),
+            (
+                "socket-outside-chroot",
+                "warning",
+                &[
+                    Config("inet:127.0.0.1:HOOK", "unix:DIR/milter.sock"),
+                    Main("smtpd_milters = unix:DIR/milter.sock"),
+                    Master("smtp inet n - n", "smtp inet n - y"),
+                ],
+            ),
+            (
+                "socket-unreachable",
+                "warning",
+                &[
+                    Config("inet:127.0.0.1:HOOK", "unix:DIR/milter.sock"),
+                    Main("smtpd_milters = unix:DIR/milter.sock"),
+                    Mode("milter.sock", 0o400),
+                ],
+            ),
+            (
+                "milter-connections",
+                "warning",
+                &[Main("default_process_limit = 600")],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn each_difference_about_who_is_ours_and_each_further_copy_is_found() {
+    each_is_found_and_nothing_else(
+        House::milter,
+        &[
+            (
+                "mynetworks-untrusted",
+                "error",
+                &[Main(
+                    "mynetworks = 127.0.0.0/8 [::1]/128 10.0.0.0/8 192.168.0.0/16",
+                )],
+            ),
+            (
+                "domain-unknown",
+                "error",
+                &[Main("relay_domains = branch.example")],
+            ),
+            (
+                "domain-unknown",
+                "error",
+                &[Main("virtual_alias_domains = old.example")],
+            ),
+            (
+                "recipient-delimiter",
+                "error",
+                &[Config("recipient_delimiter = \"+\"\n", "")],
+            ),
+            (
+                "trusts-everybody",
+                "error",
+                &[Config("\"10.0.0.0/8\"", "\"0.0.0.0/0\"")],
+            ),
+            (
+                "always-bcc",
+                "warning",
+                &[Main("always_bcc = archive@corp.example")],
+            ),
+            (
+                "always-bcc",
+                "warning",
+                &[Master(
+                    "cleanup unix n - n - 0 cleanup\n",
+                    "cleanup unix n - n - 0 cleanup\n  -o always_bcc=archive@corp.example\n",
+                )],
+            ),
+            (
+                "bcc-maps",
+                "hint",
+                &[Main("recipient_bcc_maps = hash:/etc/postfix/bcc")],
+            ),
+            (
+                "bcc-maps",
+                "hint",
+                &[Main("sender_bcc_maps = hash:/etc/postfix/bcc")],
+            ),
+            (
+                "message-size-limit",
+                "warning",
+                &[Main("message_size_limit = 0")],
+            ),
+            (
+                "message-size-limit",
+                "warning",
+                &[Config(
+                    "[admin]",
+                    "[limits]\nmessage_size = \"10MiB\"\n[admin]",
+                )],
+            ),
+            // Reports go to the port that mail comes in by.
+            (
+                "report-size-limit",
+                "warning",
+                &[Config("192.0.2.1:25", "127.0.0.1:25")],
+            ),
+            (
+                "report-size-limit",
+                "warning",
+                &[
+                    Config("192.0.2.1:25", "127.0.0.1:10027"),
+                    Master(
+                        "submission inet",
+                        "127.0.0.1:10027 inet n - n - - smtpd\nsubmission inet",
+                    ),
+                ],
+            ),
+            (
+                "journal-mailbox-limit",
+                "warning",
+                &[
+                    Main("mailbox_size_limit = 60000000"),
+                    Main("mydestination = $myhostname, localhost, corp.example"),
+                    Main("virtual_mailbox_domains ="),
+                    Config(
+                        "[outbound]",
+                        "journal = \"archive@corp.example\"\n[outbound]",
+                    ),
+                ],
+            ),
+            (
+                "bounces-unhooked",
+                "hint",
+                &[Config(
+                    "[relay]",
+                    "journal = \"archive@corp.example\"\n[relay]",
+                )],
+            ),
+            (
+                "notices-hooked",
+                "hint",
+                &[Main("internal_mail_filter_classes = bounce, notify")],
+            ),
+            ("soft-bounce", "hint", &[Main("soft_bounce = yes")]),
+        ],
+    );
+}
+
+#[test]
+fn each_mistake_around_a_listener_before_the_queue_is_found() {
+    each_is_found_and_nothing_else(
+        House::before_queue,
+        &[
+            (
+                "listener-unhooked",
+                "error",
+                &[Master(
+                    "  -o smtpd_proxy_filter=127.0.0.1:HOOK\n",
+                    "  -o syslog_name=postfix/in\n",
+                )],
+            ),
+            (
+                "listener-unhooked",
+                "error",
+                &[Master("127.0.0.1:10026 inet", "10026 inet")],
+            ),
+            (
+                "filter-elsewhere",
+                "error",
+                &[Master(
+                    "smtpd_proxy_filter=127.0.0.1:HOOK",
+                    "smtpd_proxy_filter=127.0.0.1:1",
+                )],
+            ),
+            (
+                "filter-mode",
+                "warning",
+                &[Config(
+                    "next_hop = \"127.0.0.1:10026\"\n",
+                    "next_hop = \"127.0.0.1:10026\"\nmode = \"after-queue\"\n",
+                )],
+            ),
+            (
+                "filter-loop",
+                "warning",
+                &[Master(
+                    "  -o smtpd_proxy_filter=\n",
+                    "  -o smtpd_proxy_filter=127.0.0.1:HOOK\n",
+                )],
+            ),
+            (
+                "login-unseen",
+                "error",
+                &[Master(
+                    "  -o smtpd_proxy_filter=127.0.0.1:HOOK\n",
+                    "  -o smtpd_proxy_filter=127.0.0.1:HOOK\n  -o smtpd_sasl_auth_enable=yes\n",
+                )],
+            ),
+            (
+                "non-smtpd-milters-missing",
+                "error",
+                &[Main("non_smtpd_milters =")],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn each_mistake_around_a_listener_behind_the_queue_is_found() {
+    each_is_found_and_nothing_else(
+        House::after_queue,
+        &[
+            (
+                "listener-unhooked",
+                "error",
+                &[Master(
+                    "127.0.0.1:10026 inet",
+                    "submission inet n - n - - smtpd\n  -o content_filter=\n127.0.0.1:10026 inet",
+                )],
+            ),
+            (
+                "xforward-missing",
+                "error",
+                &[Master("  -o smtp_send_xforward_command=yes\n", "")],
+            ),
+            (
+                "mime-conversion",
+                "warning",
+                &[Master("  -o disable_mime_output_conversion=yes\n", "")],
+            ),
+            (
+                "filter-transport-missing",
+                "warning",
+                &[Master("copyist unix", "journal unix")],
+            ),
+            (
+                "filter-mode",
+                "warning",
+                &[Config("mode = \"after-queue\"\n", "")],
+            ),
+            (
+                "filter-loop",
+                "warning",
+                &[Master("  -o content_filter=\n", "")],
+            ),
+            (
+                "hooked-twice",
+                "warning",
+                &[
+                    Main("smtpd_milters = unix:DIR/milter.sock"),
+                    Config("listen = []", "listen = [\"unix:DIR/milter.sock\"]"),
+                    Master(
+                        "  -o content_filter=\n",
+                        "  -o content_filter=\n  -o smtpd_milters=\n",
+                    ),
+                ],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn each_mistake_on_this_machine_is_found() {
+    each_is_found_and_nothing_else(
+        House::milter,
+        &[
+            ("state-dir", "error", &[Mode("state", 0o755)]),
+            ("config-writable", "error", &[Mode("copyist.toml", 0o666)]),
+            (
+                "disk-space",
+                "warning",
+                &[Config("min_free = \"1MiB\"", "min_free = \"1000000GiB\"")],
+            ),
+            (
+                "disk-inodes",
+                "warning",
+                &[Config(
+                    "min_free_inodes = 1",
+                    "min_free_inodes = 1000000000000",
+                )],
+            ),
+            (
+                "not-running",
+                "warning",
+                &[Config(
+                    "listen = [\"inet:127.0.0.1:HOOK\"]",
+                    "listen = [\"inet:127.0.0.1:HOOK\", \"inet:127.0.0.1:1\"]",
+                )],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_certificate_of_a_listener_is_told_of_before_its_end_and_after_it() {
+    let mut house = House::before_queue();
+    let certificates = Certificates::make(house.directory.path());
+    set_mode(&certificates.key(), 0o600);
+    let next_hop = "next_hop = \"127.0.0.1:10026\"\n";
+    house.plant(Config(
+        next_hop,
+        "next_hop = \"127.0.0.1:10026\"\ntls = \"starttls\"\ncert_file = \"leaf.pem\"\nkey_file = \"leaf.key\"\n",
+    ));
+    let names = || -> Vec<String> {
+        let (found, _) = house.findings();
+        found.iter().map(|one| one["name"].to_string()).collect()
+    };
+    assert_eq!(names(), ["\"certificate-expires\""], "it lasts two days");
+    certificates.expire();
+    assert_eq!(names(), ["\"certificate-expired\""]);
+    certificates.prolong();
+    assert!(names().is_empty());
+}
+
+/// A right configuration with a real directory and a relay.
+fn with_peers(slapd: &Slapd, relay: SocketAddr) -> House {
+    let mut house = House::milter();
+    let urls = slapd.settings();
+    house.config = changed(&house.config, "urls = \"ldif:people.ldif\"\n", &urls);
+    house.config = changed(&house.config, "192.0.2.1:25", &relay.to_string());
+    house.save();
+    house
+}
+
+#[test]
+fn the_directory_is_asked_online_and_only_then() {
+    let mut slapd = Slapd::start(5);
+    let relay = SmtpSink::start();
+    let mut house = with_peers(&slapd, relay.address());
+    assert!(house.online().is_empty(), "{:?}", house.online());
+    slapd.show_that_nothing_is_indexed_but("userPrincipalName,extensionAttribute10,mail");
+    assert_eq!(house.online(), ["directory-index"]);
+    let (found, _) = house.findings_of(&["--json", "--online"]);
+    let seen = &found[0]["seen"];
+    assert_eq!(seen, "has no equality index of proxyAddresses");
+    slapd.show_that_nothing_is_indexed_but(
+        "userPrincipalName,extensionAttribute10,mail,proxyAddresses",
+    );
+    assert!(house.online().is_empty());
+    house.plant(Config(
+        "[outbound]",
+        "journal = \"cn=nobody,dc=example,dc=test\"\n[outbound]",
+    ));
+    assert_eq!(house.online(), ["journal-target"]);
+    slapd.stop();
+    assert_eq!(house.online(), ["directory-unreachable"]);
+    assert!(house.findings().0.is_empty(), "nobody is asked");
+}
+
+#[test]
+fn the_relay_is_asked_online_and_what_it_lacks_is_named() {
+    let slapd = Slapd::start(5);
+    let mut relay = SmtpSink::start();
+    let house = with_peers(&slapd, relay.address());
+    for (options, expected) in [
+        (&[][..], &[][..]),
+        (&["-8"], &["relay-lacks-8bitmime"]),
+        (&["-N"], &["relay-lacks-dsn"]),
+        // The NDR address of inbound mail, and the same of outbound mail.
+        (&["-f", "RCPT"], &["relay-refuses", "relay-refuses"]),
+    ] {
+        relay.stop();
+        relay.restart_with(options);
+        assert_eq!(house.online(), expected, "{options:?}");
+    }
+    relay.stop();
+    assert_eq!(house.online(), ["relay-unreachable"]);
+}
+
+#[test]
+fn a_relay_that_takes_no_more_than_what_comes_in_is_too_small_for_the_reports() {
+    let slapd = Slapd::start(5);
+    let sink = SmtpSink::start();
+    let relay = Postfix::start(&PostfixOptions {
+        milter: None,
+        deliver_to: sink.address(),
+        extra: vec!["message_size_limit = 50000000".into()],
+    });
+    let mut house = with_peers(&slapd, relay.smtp_addr());
+    assert_eq!(house.online(), ["relay-size-limit"]);
+    house.plant(Main("message_size_limit = 40000000"));
+    assert!(house.online().is_empty(), "{:?}", house.online());
+}
+
+#[test]
+fn every_finding_is_a_line_with_its_fix_below_it_and_the_sum_comes_last() {
+    let mut house = House::milter();
+    house.plant(Main("non_smtpd_milters ="));
+    house.plant(Main("soft_bounce = yes"));
+    let output = house.doctor(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        lines[0].starts_with("error   non-smtpd-milters-missing: ")
+            && lines[0].contains("main.cf non_smtpd_milters: is empty: "),
+        "{said}"
+    );
+    assert!(lines[1].starts_with("        fix: postconf -c "), "{said}");
+    assert!(said.contains("\nhint    soft-bounce: "), "{said}");
+    let sum = String::from_utf8_lossy(&output.stderr);
+    assert!(sum.starts_with("copyist: 1 error, "), "{sum}");
+}
+
+#[test]
+fn what_cannot_be_read_is_a_failure_and_a_wrong_configuration_is_another() {
+    let mut house = House::milter();
+    let nowhere = house.path("nowhere").display().to_string();
+    let output = house.doctor(&["--postfix", &nowhere]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("nowhere/main.cf"), "{said}");
+    house.plant(Config("[relay]", "[relais]"));
+    assert_eq!(house.doctor(&[]).status.code(), Some(2));
+}
+
+#[test]
+fn a_port_for_reports_that_everybody_reaches_must_lead_by_copyist() {
+    let mut house = House::milter();
+    for plant in [
+        Config("192.0.2.1:25", "127.0.0.1:10027"),
+        Main("message_size_limit = 51000000"),
+        Master(
+            "submission inet n - n - - smtpd\n",
+            "10027 inet n - n - - smtpd\n  -o smtpd_milters=\nsubmission inet n - n - - smtpd\n  -o message_size_limit=50000000\n",
+        ),
+        Master(
+            "smtp inet n - n - - smtpd\n",
+            "smtp inet n - n - - smtpd\n  -o message_size_limit=50000000\n",
+        ),
+    ] {
+        house.plant(plant);
+    }
+    let (found, status) = house.findings();
+    let names: Vec<&Value> = found.iter().map(|finding| &finding["name"]).collect();
+    assert_eq!(names, ["listener-unhooked"], "{found:#?}");
+    assert_eq!(status, Some(1));
+}
