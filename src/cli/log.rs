@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn the_queue_id_stands_first() {
         let line = logged(false, || {
-            tracing::info!(queue_id = "4XyZ", to = "a@b.test", ms = 3, "journaled")
+            tracing::info!(queue_id = "4XyZ", to = "a@b.test", ms = 3, "journaled");
         });
         let (time, rest) = line.split_once(' ').expect("a time");
         assert!(time.ends_with('Z'), "{line}");
