@@ -221,9 +221,28 @@ fn the_queue_can_be_listed_shown_exported_retried_and_dropped() {
         Some(2)
     );
 
+    let held = site.copyist.command(&["queue", "hold", &id(1)]);
+    assert!(held.status.success(), "{}", text(&held));
+    let shown = site.copyist.command(&["queue", "show", &id(1)]);
+    assert!(text(&shown).contains("on hold until it is released"));
     site.relay.restart();
     let retried = site.copyist.command(&["queue", "retry", "--all"]);
-    assert!(retried.status.success(), "{}", text(&retried));
+    assert!(
+        text(&retried).contains("1 items are due now"),
+        "{}",
+        text(&retried)
+    );
+    site.wait_for_reports(1);
+    let listed = site.copyist.command(&["queue", "list"]);
+    assert!(
+        text(&listed).contains("1 items are owed; 0 dead letters, 1 on hold"),
+        "{}",
+        text(&listed)
+    );
+    let released = site.copyist.command(&["queue", "release", &id(1)]);
+    assert!(released.status.success(), "{}", text(&released));
+    let again = site.copyist.command(&["queue", "release", &id(1)]);
+    assert_eq!(again.status.code(), Some(1), "it was not on hold any more");
     let about: Vec<String> = site
         .wait_for_reports(2)
         .into_iter()

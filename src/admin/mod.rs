@@ -127,6 +127,7 @@ async fn scrape(State(watched): State<Watched>) -> (StatusCode, String) {
         Ok(depth) => {
             gauge!("copyist_spool_items").set(depth.items as f64);
             gauge!("copyist_spool_dead_letters").set(depth.dead as f64);
+            gauge!("copyist_spool_on_hold").set(depth.paused as f64);
         }
         Err(error) => error!("the spool cannot be counted: {error}"),
     }

@@ -230,9 +230,21 @@ pub(super) enum QueueCommand {
         /// The items' ids.
         #[arg(required_unless_present = "all")]
         ids: Vec<String>,
-        /// All items.
+        /// All items but those on hold.
         #[arg(long, conflicts_with = "ids")]
         all: bool,
+    },
+    /// Keep items back: nobody tries them until they are released. One that is being delivered may still go.
+    Hold {
+        /// The items' ids.
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+    /// Let items go that were kept back with "hold".
+    Release {
+        /// The items' ids.
+        #[arg(required = true)]
+        ids: Vec<String>,
     },
     /// Write an item as the relay would get it.
     Export {

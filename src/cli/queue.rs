@@ -25,6 +25,8 @@ pub(super) async fn queue(config: &Path, command: QueueCommand) -> Result<(), Fa
         QueueCommand::Bounces { limit, json } => list_bounces(&spool, limit, json).await,
         QueueCommand::Retry { all: true, .. } => retry_all(&spool).await,
         QueueCommand::Retry { ids, .. } => retry(&spool, &ids).await,
+        QueueCommand::Hold { ids } => hold(&spool, &ids).await,
+        QueueCommand::Release { ids } => release(&spool, &ids).await,
         QueueCommand::Export { id, output } => export(&spool, &parse(&id)?, output).await,
         QueueCommand::Drop { ids, yes } => drop_items(&spool, &ids, yes).await,
     }
@@ -66,14 +68,15 @@ async fn list(spool: &Spool, dead: bool, limit: usize, as_json: bool) -> Result<
         String::new()
     };
     print_line(&format!(
-        "{} items are owed{more}; {} dead letters",
-        depth.items, depth.dead
+        "{} items are owed{more}; {} dead letters, {} on hold",
+        depth.items, depth.dead, depth.paused
     ))
 }
 
 fn line(item: &Listed) -> String {
     let next = match (&item.set_aside, item.next_attempt) {
         (Some(why), _) => format!("set aside: {why}"),
+        (None, None) if item.paused => "on hold until it is released".into(),
         (None, Some(at)) if at <= SystemTime::now() => "due".into(),
         (None, Some(at)) => format!("next try {}", rfc3339(at)),
         (None, None) if item.held => "held until its message is decided".into(),
@@ -114,6 +117,7 @@ fn item_json(item: &Listed) -> serde_json::Value {
         "next_attempt": item.next_attempt.map(rfc3339),
         "set_aside": item.set_aside,
         "held": item.held,
+        "on_hold": item.paused,
         "targets": targets,
     })
 }
@@ -229,6 +233,29 @@ async fn retry(spool: &Spool, ids: &[String]) -> Result<(), Failure> {
             return Err(unknown(&id));
         }
         print_line(&format!("{id} is due now"))?;
+    }
+    Ok(())
+}
+
+async fn hold(spool: &Spool, ids: &[String]) -> Result<(), Failure> {
+    for id in ids {
+        let id = parse(id)?;
+        if !spool.pause(&id).await.map_err(Failure::failed)? {
+            return Err(unknown(&id));
+        }
+        print_line(&format!("{id} is on hold"))?;
+    }
+    Ok(())
+}
+
+async fn release(spool: &Spool, ids: &[String]) -> Result<(), Failure> {
+    for id in ids {
+        let id = parse(id)?;
+        let now = SystemTime::now();
+        if !spool.resume(&id, now).await.map_err(Failure::failed)? {
+            return Err(Failure::failed(format!("{id} is not on hold")));
+        }
+        print_line(&format!("{id} is released"))?;
     }
     Ok(())
 }

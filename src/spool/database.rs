@@ -11,12 +11,12 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::damage;
 use super::error::OpenError;
-use super::{Outcome, Progress, Recorded, held, news};
+use super::{Outcome, Progress, Recorded, held, news, paused};
 use crate::journal::{Dsn, Item, ItemId, Kind};
 use crate::mail::{Address, BodyKind};
 
 /// The format of the tables (`PRAGMA user_version`).
-const FORMAT: i64 = 4;
+const FORMAT: i64 = 5;
 
 /// Items are found by due time and by name, messages by number: all by index, so that a queue of a million
 /// costs no more to work on than a short one. `due` is null for what nobody tries: dead or set aside.
@@ -72,18 +72,19 @@ ALTER TABLE target ADD COLUMN params TEXT NOT NULL DEFAULT '';
 ";
 
 /// What brings tables of this format to [`FORMAT`]; 0 is an empty database. Format 2 knew of no [`news`], format 3 of
-/// nothing [`held`].
+/// nothing [`held`], format 4 of nothing [`paused`].
 fn upgrade(from: i64) -> Option<String> {
-    let (first, news) = match from {
-        0 => (TABLES, news::TABLES),
-        1 => (FROM_1, news::TABLES),
-        2 => ("", news::TABLES),
-        3 => ("", ""),
+    let (first, news, held) = match from {
+        0 => (TABLES, news::TABLES, held::TABLE),
+        1 => (FROM_1, news::TABLES, held::TABLE),
+        2 => ("", news::TABLES, held::TABLE),
+        3 => ("", "", held::TABLE),
+        4 => ("", "", ""),
         _ => return None,
     };
-    let held = held::TABLE;
+    let paused = paused::TABLE;
     Some(format!(
-        "BEGIN IMMEDIATE; {first} {news} {held} PRAGMA user_version = {FORMAT}; COMMIT;"
+        "BEGIN IMMEDIATE; {first} {news} {held} {paused} PRAGMA user_version = {FORMAT}; COMMIT;"
     ))
 }
 
@@ -422,9 +423,14 @@ pub(super) fn record(
     connection
         .prepare_cached(
             "UPDATE item SET attempts = attempts + ?3, due = CASE WHEN EXISTS \
-             (SELECT 1 FROM target WHERE item = ?1 AND state = 'waiting') THEN ?2 END WHERE seq = ?1",
+             (SELECT 1 FROM target WHERE item = ?1 AND state = 'waiting') \
+             AND NOT EXISTS (SELECT 1 FROM paused WHERE item = ?1) THEN ?2 END WHERE seq = ?1",
         )?
-        .execute(params![number, millis(progress.next_attempt), progress.reached])?;
+        .execute(params![
+            number,
+            millis(progress.next_attempt),
+            progress.reached
+        ])?;
     let open: bool = connection
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM target WHERE item = ?1 AND state IN ('waiting', 'dead'))",
@@ -473,6 +479,7 @@ pub(super) fn remove(
 ) -> rusqlite::Result<Vec<String>> {
     news::forget(connection, number)?;
     held::forget(connection, number)?;
+    paused::forget(connection, number)?;
     damage::forget(connection, number)?;
     connection
         .prepare_cached("DELETE FROM target WHERE item = ?1")?
@@ -509,7 +516,7 @@ pub(super) fn numbers(
         .optional()
 }
 
-/// Makes an item due, dead letters and what was set aside included. Tells whether it is there.
+/// Makes an item due, dead letters, what was set aside and what is on hold included. Tells whether it is there.
 pub(super) fn retry(
     connection: &Connection,
     id: &ItemId,
@@ -523,20 +530,23 @@ pub(super) fn retry(
         .execute([number])?;
     news::forget(connection, number)?;
     held::forget(connection, number)?;
+    paused::forget(connection, number)?;
     connection
         .prepare_cached("UPDATE item SET due = ?2, aside = NULL WHERE seq = ?1")?
         .execute(params![number, millis(now)])?;
     Ok(true)
 }
 
-/// Items to retry after the one with this number, with their names.
+/// Items to retry after the one with this number, with their names. What is on hold stays so: it was meant one by one.
 pub(super) fn after(
     connection: &Connection,
     seq: i64,
     limit: usize,
 ) -> rusqlite::Result<Vec<(i64, ItemId)>> {
     let mut select = connection
-        .prepare_cached("SELECT seq, id FROM item WHERE seq > ?1 ORDER BY seq LIMIT ?2")?;
+        .prepare_cached(
+            "SELECT seq, id FROM item WHERE seq > ?1 AND seq NOT IN (SELECT item FROM paused) ORDER BY seq LIMIT ?2",
+        )?;
     let found = select.query_map(params![seq, limit as i64], |row| {
         Ok((row.get(0)?, item_id(row, 1)?))
     })?;

@@ -139,7 +139,8 @@ fn release(connection: &Connection, number: i64) -> rusqlite::Result<()> {
     forget(connection, number)?;
     connection
         .prepare_cached(
-            "UPDATE item SET due = (SELECT received FROM message WHERE id = item.message) WHERE seq = ?1 AND due IS NULL",
+            "UPDATE item SET due = (SELECT received FROM message WHERE id = item.message) WHERE seq = ?1 AND due IS NULL \
+             AND NOT EXISTS (SELECT 1 FROM paused WHERE item = ?1)",
         )?
         .execute([number])
         .map(|_| ())

@@ -16,7 +16,8 @@
 //!  dead ────────retry───────► waiting
 //! ```
 //!
-//! An item may be *held* as a whole: nobody tries it before the fate of its message is known ([`Held`]).
+//! An item may be *held* as a whole: nobody tries it before the fate of its message is known ([`Held`]). An operator may put
+//! it on hold as well ([`Spool::pause`]); nobody tries it before he releases it.
 //!
 //! An item is removed in the transaction that leaves it without a waiting or dead target; the original of
 //! a message goes with its last item. An item whose original cannot be read any more is *set aside*: it
@@ -40,6 +41,7 @@ mod error;
 mod fresh;
 mod held;
 mod news;
+mod paused;
 mod queue;
 mod room;
 mod settings;

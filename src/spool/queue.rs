@@ -42,6 +42,8 @@ pub struct Listed {
     pub set_aside: Option<String>,
     /// Whether it waits for the fate of its message ([`super::Held`]).
     pub held: bool,
+    /// Whether an operator holds it ([`super::Spool::pause`]).
+    pub paused: bool,
     /// Its targets.
     pub targets: Vec<ListedTarget>,
 }
@@ -79,12 +81,15 @@ pub struct Depth {
     pub items: u64,
     /// Items with a dead target, or set aside.
     pub dead: u64,
+    /// Items that an operator holds.
+    pub paused: u64,
     /// When the oldest message with an item came.
     pub oldest: Option<SystemTime>,
 }
 
 const COLUMNS: &str = "item.seq, item.id, kind, direction, queue_id, received, size, subject, attempts, due, aside, \
-                       sender, ndr, message_id, reasons, EXISTS (SELECT 1 FROM held WHERE held.item = item.seq) FROM item JOIN message ON message.id = item.message";
+                       sender, ndr, message_id, reasons, EXISTS (SELECT 1 FROM held WHERE held.item = item.seq), \
+                       EXISTS (SELECT 1 FROM paused WHERE paused.item = item.seq) FROM item JOIN message ON message.id = item.message";
 const IS_DEAD: &str =
     "(item.aside IS NOT NULL OR item.seq IN (SELECT item FROM target WHERE state = 'dead'))";
 
@@ -142,6 +147,7 @@ fn shown(connection: &Connection, row: &rusqlite::Row<'_>) -> rusqlite::Result<S
             next_attempt: row.get::<_, Option<i64>>(9)?.map(time),
             set_aside: row.get(10)?,
             held: row.get(15)?,
+            paused: row.get(16)?,
             targets: targets.collect::<rusqlite::Result<_>>()?,
         },
         sender: optional_address(row, 11)?,
@@ -165,6 +171,9 @@ pub(super) fn depth(connection: &Connection) -> rusqlite::Result<Depth> {
             "SELECT count(*) FROM item WHERE due IS NULL AND {IS_DEAD}"
         ))?
         .query_row([], |row| unsigned(row, 0))?;
+    let paused = connection
+        .prepare_cached("SELECT count(*) FROM paused")?
+        .query_row([], |row| unsigned(row, 0))?;
     let oldest: Option<i64> = connection
         .prepare_cached(
             "SELECT received FROM message WHERE id = (SELECT message FROM item ORDER BY seq LIMIT 1)",
@@ -174,6 +183,7 @@ pub(super) fn depth(connection: &Connection) -> rusqlite::Result<Depth> {
     Ok(Depth {
         items,
         dead,
+        paused,
         oldest: oldest.map(time),
     })
 }

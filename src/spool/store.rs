@@ -23,6 +23,7 @@ use super::error::{CommitError, OpenError, SpoolError};
 use super::fresh::Fresh;
 use super::held::{self, Held};
 use super::news::{self, Bounced, Digest};
+use super::paused;
 use super::queue::{self, Depth, Filter, Listed, Shown};
 use super::room::{Free, Room};
 use super::writer::Writer;
@@ -587,6 +588,29 @@ impl Spool {
                 Ok((items.len(), items.last().map_or(seq, |(seq, _)| *seq)))
             })
             .await
+    }
+
+    /// Puts an item on hold: nobody tries it until it is released or retried. One that is under way, or about to be, may still
+    /// be delivered. Tells whether it is there.
+    pub async fn pause(&self, id: &ItemId) -> Result<bool, CommitError> {
+        let name = id.clone();
+        let paused = self
+            .writer
+            .run(move |connection| paused::pause(connection, &name))
+            .await?;
+        self.fresh.take(id);
+        Ok(paused)
+    }
+
+    /// Releases an item that is on hold: it is due now. Tells whether it was on hold.
+    pub async fn resume(&self, id: &ItemId, now: SystemTime) -> Result<bool, CommitError> {
+        let id = id.clone();
+        let resumed = self
+            .writer
+            .run(move |connection| paused::resume(connection, &id, now))
+            .await?;
+        self.changed.notify_one();
+        Ok(resumed)
     }
 
     /// Removes an item undelivered: an operator gives it up. Tells whether it was there.

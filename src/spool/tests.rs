@@ -220,7 +220,7 @@ async fn a_spool_of_the_first_format_is_read_on() {
     let path = dir.path().join("spool/spool.db");
     let old = rusqlite::Connection::open(path).expect("opened");
     old.execute_batch(
-        "DROP TABLE held; DROP TABLE told; DROP TABLE untold; DROP TABLE bounce; PRAGMA user_version = 2;
+        "DROP TABLE paused; DROP TABLE held; DROP TABLE told; DROP TABLE untold; DROP TABLE bounce; PRAGMA user_version = 2;
          ALTER TABLE item DROP COLUMN params; ALTER TABLE target DROP COLUMN params; PRAGMA user_version = 1;",
     )
     .expect("as it was");
@@ -240,7 +240,7 @@ async fn a_spool_of_the_second_format_is_read_on() {
     let path = dir.path().join("spool/spool.db");
     let old = rusqlite::Connection::open(path).expect("opened");
     old.execute_batch(
-        "DROP TABLE held; DROP TABLE told; DROP TABLE untold; DROP TABLE bounce; PRAGMA user_version = 2;",
+        "DROP TABLE paused; DROP TABLE held; DROP TABLE told; DROP TABLE untold; DROP TABLE bounce; PRAGMA user_version = 2;",
     )
     .expect("as it was");
     drop(old);
@@ -266,7 +266,7 @@ async fn a_spool_of_the_third_format_is_read_on() {
     drop(spool);
     let path = dir.path().join("spool/spool.db");
     let old = rusqlite::Connection::open(path).expect("opened");
-    old.execute_batch("DROP TABLE held; PRAGMA user_version = 3;")
+    old.execute_batch("DROP TABLE paused; DROP TABLE held; PRAGMA user_version = 3;")
         .expect("as it was");
     drop(old);
     let spool = Spool::open(&settings(dir.path())).expect("opened again");
@@ -276,6 +276,103 @@ async fn a_spool_of_the_third_format_is_read_on() {
         .withdraw()
         .await
         .expect("withdrawn");
+}
+
+#[tokio::test]
+async fn a_spool_of_the_fourth_format_is_read_on() {
+    let (dir, spool) = fresh();
+    owe(&spool, 1, &["a@c.test"]).await;
+    drop(spool);
+    let path = dir.path().join("spool/spool.db");
+    let old = rusqlite::Connection::open(path).expect("opened");
+    old.execute_batch("DROP TABLE paused; PRAGMA user_version = 4;")
+        .expect("as it was");
+    drop(old);
+    let spool = Spool::open(&settings(dir.path())).expect("opened again");
+    assert!(spool.pause(&id(1)).await.expect("written"));
+}
+
+#[tokio::test]
+async fn what_is_on_hold_is_tried_by_nobody_until_it_is_released() {
+    let (dir, spool) = fresh();
+    owe(&spool, 1, &["a@c.test"]).await;
+    owe(&spool, 2, &["a@c.test"]).await;
+    assert!(spool.pause(&id(1)).await.expect("written"));
+    assert!(spool.pause(&id(1)).await.expect("written"), "twice is fine");
+    assert!(
+        !spool.pause(&id(3)).await.expect("written"),
+        "there is no such item"
+    );
+    let due = |spool: Spool| async move {
+        let due = spool.due(at(9), 10).await.expect("read");
+        due.iter().for_each(|id| spool.unclaim(id));
+        due
+    };
+    assert_eq!(due(spool.clone()).await, [id(2)]);
+    // Whoever retries everything does not mean it.
+    let (retried, _) = spool.retry_after(0, 10, at(1)).await.expect("written");
+    assert_eq!(retried, 1);
+    drop(spool);
+    let spool = Spool::open(&settings(dir.path())).expect("opened again");
+    assert_eq!(due(spool.clone()).await, [id(2)], "it lasts");
+    let depth = spool.depth().await.expect("read");
+    assert_eq!((depth.items, depth.paused, depth.dead), (2, 1, 0));
+    let shown = spool
+        .show(&id(1))
+        .await
+        .expect("read")
+        .expect("it is there");
+    assert!(shown.listed.paused && shown.listed.next_attempt.is_none());
+
+    assert!(spool.resume(&id(1), at(2)).await.expect("written"));
+    assert!(
+        !spool.resume(&id(1), at(2)).await.expect("written"),
+        "it is not on hold"
+    );
+    assert_eq!(due(spool.clone()).await, [id(2), id(1)]);
+    // Who retries this one means it.
+    assert!(spool.pause(&id(1)).await.expect("written"));
+    assert!(spool.retry(&id(1), at(2)).await.expect("written"));
+    assert_eq!(spool.depth().await.expect("read").paused, 0);
+}
+
+#[tokio::test]
+async fn what_is_put_on_hold_under_way_stays_so_for_whom_it_did_not_reach() {
+    let (_dir, spool) = fresh();
+    owe(&spool, 1, &["a@c.test", "b@c.test"]).await;
+    assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1)]);
+    assert!(spool.pause(&id(1)).await.expect("written"));
+    let outcomes = [
+        ("a@c.test", Outcome::Delivered),
+        ("b@c.test", Outcome::Waiting("451 later".into())),
+    ];
+    let progress = progress(&outcomes, None);
+    spool
+        .record(&id(1), progress, at(1))
+        .await
+        .expect("recorded");
+    assert!(spool.due(at(1_000_000), 10).await.expect("read").is_empty());
+    assert!(spool.resume(&id(1), at(2)).await.expect("written"));
+    assert_eq!(spool.due(at(2), 10).await.expect("read"), [id(1)]);
+    assert_eq!(
+        spool.load(&id(1)).await.expect("loaded").waiting,
+        [address("b@c.test")]
+    );
+}
+
+#[tokio::test]
+async fn a_message_that_is_taken_does_not_release_what_an_operator_holds() {
+    let (_dir, spool) = fresh();
+    let held = hold(&spool, &[1]).await;
+    assert!(spool.pause(&id(1)).await.expect("written"));
+    // Nor does the operator release what waits for its message.
+    assert!(spool.resume(&id(1), at(1)).await.expect("written"));
+    assert!(spool.due(at(9), 10).await.expect("read").is_empty());
+    assert!(spool.pause(&id(1)).await.expect("written"));
+    held.release(Vec::new()).await.expect("released");
+    assert!(spool.due(at(9), 10).await.expect("read").is_empty());
+    assert!(spool.resume(&id(1), at(9)).await.expect("written"));
+    assert_eq!(spool.due(at(9), 10).await.expect("read"), [id(1)]);
 }
 
 /// Holds items with one original that is in a file.
