@@ -9,6 +9,7 @@
 //! | `keys` | that list as the JSON schema, and as a table to check against |
 //! | `layers` | the file, the environment over it |
 //! | `build` | what the texts mean, and what must fit together |
+//! | `effective` | what is in force, for people to read |
 //! | `parse`, `files`, `accounts` | one text, one file, one user |
 //! | `mistake` | how mistakes are collected and told |
 //!
@@ -16,6 +17,7 @@
 
 mod accounts;
 mod build;
+mod effective;
 mod files;
 mod keys;
 mod layers;
@@ -25,6 +27,7 @@ mod raw;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::{admin, deliver, directory, hook, journal, policy, spool, text};
 
@@ -52,8 +55,10 @@ pub struct Settings {
     pub deliver: deliver::Settings,
     /// Where mail comes from.
     pub hook: hook::Settings,
-    /// Health and metrics.
+    /// Health, metrics and pages.
     pub admin: admin::Settings,
+    /// Every key as it is in force, for people to read.
+    pub effective: Arc<admin::Effective>,
 }
 
 /// Loads the settings from a file and from the environment variables of this process, which win.
@@ -69,6 +74,11 @@ pub fn load_with(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Settings, ConfigError> {
     let (raw, mut findings) = layers::read(path, variables);
-    let settings = raw.and_then(|raw| build::settings(&raw, &mut findings));
+    let settings = raw.and_then(|raw| {
+        let mut settings = build::settings(&raw, &mut findings)?;
+        let effective = effective::read(&raw, &findings.origins, &settings);
+        settings.effective = Arc::new(effective);
+        Ok(settings)
+    });
     findings.finish(settings)
 }

@@ -49,7 +49,7 @@ pub(super) struct Raw {
     pub(super) limits: Limits,
     /// Where journal copies wait.
     pub(super) spool: Spool,
-    /// Health and metrics.
+    /// Health, metrics and pages.
     pub(super) admin: Admin,
 }
 

@@ -11,6 +11,7 @@ use crate::policy::{self, Admission, People, Plan, Rules};
 use crate::text::{self, Class, Text};
 
 /// The answer, as scripts read it.
+#[derive(Debug, Serialize)]
 pub struct Explanation {
     /// Whether the sender sends as the organization.
     pub sender_is_ours: bool,
