@@ -333,36 +333,40 @@ fn item(n: usize) -> Item {
     }
 }
 
-/// Items of messages that came one after the other, the last a minute ago; each was tried a few times but item 0. Every tenth
-/// is a dead letter.
+/// Items of messages that came one after the other, the last a minute ago; each was tried up to six times. Every tenth is a
+/// dead letter.
 async fn fill(spool: &Spool, items: usize) {
-    const BATCH: usize = 500;
+    /// Up to so many, `join_all` begins with the first: the items keep their order.
+    const BATCH: usize = 30;
     let now = SystemTime::now();
     let filler = "This stands for a message of the usual length.\r\n".repeat(60);
     for first in (0..items).step_by(BATCH) {
-        let owed = (first..items.min(first + BATCH)).map(|n| {
+        let batch = first..items.min(first + BATCH);
+        let owed = batch.clone().map(|n| {
             let ago = Duration::from_secs(60 + (items - n) as u64);
-            let (spool, original) = (spool.clone(), format!("Subject: {n}\r\n\r\n{filler}"));
+            let original = Bytes::from(format!("Subject: {n}\r\n\r\n{filler}"));
             async move {
                 let parcel = Parcel {
-                    original: Bytes::from(original).into(),
+                    original: original.into(),
                     items: vec![item(n)],
                 };
                 let queue_id = format!("4Qx{n:08}");
                 let committed = spool.commit(&queue_id, now - ago, vec![parcel]);
                 committed.await.expect("committed");
-                for attempt in 0..n % 7 {
-                    spool
-                        .record(&id(n), outcome(n, attempt, now), now)
-                        .await
-                        .expect("recorded");
-                }
-                if is_dead(n) {
-                    spool.record(&id(n), dead(n), now).await.expect("recorded");
-                }
             }
         });
         futures_util::future::join_all(owed).await;
+        let tried = batch.map(|n| async move {
+            for attempt in 0..n % 7 {
+                let progress = outcome(n, attempt, now);
+                spool.record(&id(n), progress, now).await.expect("recorded");
+            }
+            if is_dead(n) {
+                let progress = dead(n);
+                spool.record(&id(n), progress, now).await.expect("recorded");
+            }
+        });
+        futures_util::future::join_all(tried).await;
     }
 }
 
