@@ -202,7 +202,7 @@ def main(program, port, token_file, dead, out):
     token = open(token_file).read().strip()
     os.makedirs(out, exist_ok=True)
     browser = Browser(program)
-    text = lambda: browser.js("document.body.innerText")
+    text = lambda: browser.js("document.body?.innerText ?? ''")
     try:
         # Nobody sees anything before the token.
         browser.dress(1280, "light")
