@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use lab::{Client, INSIDE, NextHop, OUTSIDE};
 use office::{Office, Wanted, id};
 
 /// The longest that a page may take, with the binary that is installed.
@@ -21,11 +22,14 @@ const TIMES: usize = 9;
 #[tokio::test]
 async fn every_page_works_in_a_browser() {
     let chromium = lab::need("chromium", "chromium");
+    let next_hop = NextHop::start();
     let office = Office::open(Wanted {
         items: lab::setting("PAGES_ITEMS", 300),
+        next_hop: Some(next_hop.address()),
         ..Wanted::default()
     })
     .await;
+    some_mail(&office);
     let kept = tempfile::tempdir().expect("a directory");
     let out: PathBuf = lab::setting("PAGES_OUT", kept.path().to_owned());
     let token = office.copyist.config_file().with_file_name("token");
@@ -33,7 +37,25 @@ async fn every_page_works_in_a_browser() {
     let mut driven = Command::new(lab::need("python3", "python3"));
     driven.arg(drive).arg(chromium).arg(office.port.to_string());
     let driven = driven.arg(token).arg(id(3).as_str()).arg(out);
+    if std::env::var_os("PAGES_OUT").is_some() {
+        driven.arg("keep");
+    }
     print!("{}", String::from_utf8_lossy(&lab::run(driven).stdout));
+}
+
+/// Mail in each direction, so that there is something to see.
+fn some_mail(office: &Office) {
+    let mail = "Subject: hello\r\n\r\nhello\r\n";
+    let mut outside = Client::connect_from(OUTSIDE, office.smtp);
+    let mut inside = Client::connect_from(INSIDE, office.smtp);
+    for n in 0..30 {
+        let sent = match n % 5 {
+            0 => inside.send_message("dan@example.com", &["x@elsewhere.example"], mail),
+            1 => inside.send_message("dan@example.com", &["pat@example.com"], mail),
+            _ => outside.send_message("x@elsewhere.example", &["dan@example.com"], mail),
+        };
+        assert_eq!(sent.code, 250, "{sent:?}");
+    }
 }
 
 #[tokio::test]

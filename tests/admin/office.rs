@@ -6,7 +6,7 @@
 )]
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -17,7 +17,7 @@ use copyist::mail::{Address, BodyKind};
 use copyist::policy::Direction;
 use copyist::spool::{self, Outcome, Parcel, Progress, Spool};
 
-use super::lab::{Copyist, SmtpSink, free_port, set_mode, write};
+use super::lab::{Copyist, free_port, set_mode, write};
 
 /// The token of those offices that have one.
 pub const TOKEN: &str = "t0ken-of-the-0perator";
@@ -54,8 +54,8 @@ pub struct Wanted {
     pub token: bool,
     /// Items owed, see [`fill`].
     pub items: usize,
-    /// Lines at the end of the configuration.
-    pub lines: String,
+    /// Where messages are handed on to, by an SMTP listener.
+    pub next_hop: Option<SocketAddr>,
 }
 
 impl Default for Wanted {
@@ -64,7 +64,7 @@ impl Default for Wanted {
             listen: "127.0.0.1",
             token: true,
             items: 12,
-            lines: String::new(),
+            next_hop: None,
         }
     }
 }
@@ -73,16 +73,17 @@ impl Default for Wanted {
 pub struct Office {
     pub copyist: Copyist,
     pub port: u16,
-    /// The relay, once it is there.
-    pub relay: Option<SmtpSink>,
-    pub relay_port: u16,
+    /// Where its SMTP listener is, if it has one.
+    pub smtp: SocketAddr,
 }
 
 impl Office {
     pub async fn open(wanted: Wanted) -> Office {
-        let (port, relay_port) = (free_port(), free_port());
+        // Nobody listens at the relay's.
+        let (port, relay) = (free_port(), free_port());
+        let smtp = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let copyist = Copyist::install("");
-        let config = config(&copyist, &wanted, port, relay_port);
+        let config = config(&copyist, &wanted, port, relay, smtp);
         copyist.write_config(&config);
         let mut copyist = copyist;
         let beside = copyist.config_file();
@@ -108,8 +109,7 @@ impl Office {
         Office {
             copyist,
             port,
-            relay: None,
-            relay_port,
+            smtp,
         }
     }
 
@@ -234,8 +234,12 @@ fn unchunked(mut body: &[u8]) -> Vec<u8> {
     whole
 }
 
-fn config(copyist: &Copyist, wanted: &Wanted, port: u16, relay_port: u16) -> String {
-    let Wanted { listen, lines, .. } = wanted;
+fn config(copyist: &Copyist, wanted: &Wanted, port: u16, relay: u16, smtp: SocketAddr) -> String {
+    let listen = wanted.listen;
+    let lines = wanted
+        .next_hop
+        .map(|next_hop| format!("[[hook.smtp]]\nlisten = \"{smtp}\"\nnext_hop = \"{next_hop}\"\n"));
+    let lines = lines.unwrap_or_default();
     let clients = if listen.starts_with("127.") {
         ""
     } else {
@@ -251,6 +255,7 @@ fn config(copyist: &Copyist, wanted: &Wanted, port: u16, relay_port: u16) -> Str
         r#"
 [organization]
 domains = ["example.com"]
+trusted_networks = ["127.0.0.2/32"]
 hostname = "copyist.example.com"
 [directory]
 urls = ["ldif:{people}"]
@@ -264,7 +269,7 @@ journal_ndr = "out-ndr@example.com"
 [hook.milter]
 listen = ["inet:127.0.0.1:{milter}"]
 [relay]
-host = "127.0.0.1:{relay_port}"
+host = "127.0.0.1:{relay}"
 tls = "none"
 username = "copyist"
 password_file = "password"

@@ -1,12 +1,13 @@
 """Drives a browser without a screen over the pages of the admin side, as an operator would, and judges what it shows.
 
-    drive.py CHROMIUM PORT TOKEN_FILE DEAD_ITEM OUT
+    drive.py CHROMIUM PORT TOKEN_FILE DEAD_ITEM OUT [keep]
 
-OUT gets the screenshots, and times.txt. Exit status 0: all claims held. The protocol is Chromium's own (DevTools), spoken
+OUT gets the screenshots, made small where they are to be kept. Exit status 0: all claims held. The protocol is Chromium's own (DevTools), spoken
 over a web socket with nothing but Python.
 """
 
 import base64
+import collections
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import zlib
 
 PATIENCE = 60
 
@@ -24,7 +26,8 @@ PATIENCE = 60
 class Browser:
     """One page of a headless Chromium."""
 
-    def __init__(self, program):
+    def __init__(self, program, pack):
+        self.pack = pack
         self.home = tempfile.TemporaryDirectory(prefix="copyist-pages-")
         self.process = subprocess.Popen(
             [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
@@ -112,7 +115,52 @@ class Browser:
         clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], height), "scale": 1}
         shot = self.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True, optimizeForSpeed=False)
         with open(file, "wb") as out:
-            out.write(base64.b64decode(shot["data"]))
+            out.write(self.pack(base64.b64decode(shot["data"])))
+
+
+def small(png):
+    """The same picture with a palette of its 256 most common colours: a third of the size."""
+    width, height, depth, kind = struct.unpack("!IIBB", png[16:26])
+    assert depth == 8 and kind in (2, 6), "8 bits a channel"
+    size = 3 if kind == 2 else 4
+    data, at = b"", 8
+    while at < len(png):
+        length, name = struct.unpack("!I4s", png[at:at + 8])
+        data += png[at + 8:at + 8 + length] if name == b"IDAT" else b""
+        at += length + 12
+    data, above, rows = zlib.decompress(data), bytes(width * size), []
+    for at in range(0, len(data), width * size + 1):
+        above = unfiltered(data[at], bytearray(data[at + 1:at + 1 + width * size]), above, size)
+        rows.append([bytes(above[x:x + 3]) for x in range(0, len(above), size)])
+    counted = collections.Counter(pixel for row in rows for pixel in row)
+    colours = [pixel for pixel, _ in counted.most_common(256)]
+    place = {pixel: at for at, pixel in enumerate(colours)}
+    far = lambda one, other: sum((a - b) ** 2 for a, b in zip(one, other))
+    for pixel in counted:
+        if pixel not in place:
+            place[pixel] = place[min(colours, key=lambda colour: far(colour, pixel))]
+    packed = b"".join(b"\0" + bytes(place[pixel] for pixel in row) for row in rows)
+    chunk = lambda name, body: struct.pack("!I", len(body)) + name + body + struct.pack("!I", zlib.crc32(name + body))
+    return (png[:8] + chunk(b"IHDR", struct.pack("!IIBBBBB", width, height, 8, 3, 0, 0, 0)) + chunk(b"PLTE", b"".join(colours))
+            + chunk(b"IDAT", zlib.compress(packed, 9)) + chunk(b"IEND", b""))
+
+
+def unfiltered(kind, row, above, size):
+    """A row as PNG (third edition, 9.2) filters it."""
+    if kind == 2:
+        return bytearray((a + b) & 255 for a, b in zip(row, above))
+    for x in range(len(row) if kind else 0):
+        left = row[x - size] if x >= size else 0
+        corner = above[x - size] if x >= size else 0
+        if kind == 1:
+            guess = left
+        elif kind == 3:
+            guess = (left + above[x]) // 2
+        else:
+            near = left + above[x] - corner
+            guess = min((left, above[x], corner), key=lambda c: abs(near - c))
+        row[x] = (row[x] + guess) & 255
+    return row
 
 
 def pages(port):
@@ -197,11 +245,11 @@ LACKS = """(() => {
 })()"""
 
 
-def main(program, port, token_file, dead, out):
+def main(program, port, token_file, dead, out, keep=""):
     base = f"http://127.0.0.1:{port}"
     token = open(token_file).read().strip()
     os.makedirs(out, exist_ok=True)
-    browser = Browser(program)
+    browser = Browser(program, small if keep else bytes)
     text = lambda: browser.js("document.body?.innerText ?? ''")
     try:
         # Nobody sees anything before the token.
@@ -281,7 +329,7 @@ def main(program, port, token_file, dead, out):
                     else:
                         browser.go(base + path)
                     judge(browser, f"{name} at {width}, {scheme}")
-                    browser.shoot(os.path.join(out, f"{name}-{width}-{scheme}.png"), 1100 if width > 600 else 1400)
+                    browser.shoot(os.path.join(out, f"{name}-{width}-{scheme}.png"), 1500 if name == "overview" else 1000)
         assert not browser.faults, browser.faults
     finally:
         browser.close()

@@ -38,8 +38,8 @@ const ORDERS: [(&str, &str, Order); 5] = [
 
 /// What to look for a text in; the last only for those who may see subjects.
 const PLACES: [(&str, &str); 3] = [
-    ("", "item id or target address, its beginning"),
-    ("message", "the MTA's queue id, its beginning"),
+    ("", "start of item id, address"),
+    ("message", "start of MTA's queue id"),
     ("subject", "subject"),
 ];
 
@@ -167,7 +167,7 @@ fn filters(asked: &Asked, visitor: &Visitor) -> Markup {
                 input id="text" name="text" type="search" value=(asked.text) maxlength="500" autocomplete="off" spellcheck="false";
             }
             div {
-                label for="in" { "in" }
+                label for="in" { "Look in" }
                 select id="in" name="in" {
                     @for (word, name) in places { option value=(word) selected[asked.place == *word] { (name) } }
                 }
@@ -213,7 +213,7 @@ fn table(items: &[Listed], visitor: &Visitor, now: SystemTime) -> Markup {
                         td data-label="State" { (state(item, now)) }
                         td data-label="Targets" { div { (targets(item)) } }
                         td.number data-label="Attempts" { (item.attempts) }
-                        td data-label="Message came" { (moment(item.received, now)) " " span.about { (size(item.size)) } }
+                        td data-label="Message came" { (moment(item.received, now)) div.about { (size(item.size)) } }
                     }
                 }
             }

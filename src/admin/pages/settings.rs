@@ -22,11 +22,10 @@ pub(in crate::admin) async fn show(
     let content = html! {
         h1 { "Settings" }
         p {
-            "In force since " (moment(in_force.since, now)) " (" (date(in_force.since)) "), read from "
-            code { (Foreign(&file.display().to_string())) } " and the environment. "
+            "In force since " (date(in_force.since)) ", " (moment(in_force.since, now)) "; read from "
+            code { (Foreign(&file.display().to_string())) } " and the environment. Secrets stand in files of their own and are not shown. "
             "What the service logged as taking effect after a restart is shown as it will be."
         }
-        p { "Secrets stand in files of their own and are not shown." }
         @for (table, of_table) in tables(settings) {
             section aria-label=(table) {
                 h2 { @if table.is_empty() { "At the top" } @else { code { "[" (table) "]" } } }
