@@ -230,6 +230,21 @@ fn a_password_may_be_a_credential_of_the_service() {
 }
 
 #[test]
+fn the_page_of_settings_is_the_code_s_and_has_every_key() {
+    let page = config::settings_page();
+    let committed = include_str!("../docs/settings.md");
+    assert!(
+        page.trim_end() == committed.trim_end(),
+        "docs/settings.md is old: copyist schema settings > docs/settings.md"
+    );
+    for key in schema_keys().keys() {
+        let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
+        let heading = table.is_empty() || page.contains(&format!("[{table}]"));
+        assert!(heading && page.contains(&format!("| `{name}` |")), "{key}");
+    }
+}
+
+#[test]
 fn the_committed_schema_is_the_code_s() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/copyist.schema.json");
     let committed = fs::read_to_string(&path).unwrap_or_default();

@@ -39,6 +39,8 @@ pub(super) async fn scrape(State(watched): State<Watched>) -> (StatusCode, Strin
             gauge!("copyist_spool_items").set(depth.items as f64);
             gauge!("copyist_spool_dead_letters").set(depth.dead as f64);
             gauge!("copyist_spool_on_hold").set(depth.paused as f64);
+            let oldest = depth.oldest.and_then(|at| at.elapsed().ok());
+            gauge!("copyist_spool_oldest_seconds").set(oldest.unwrap_or_default().as_secs_f64());
         }
         Err(error) => error!("the spool cannot be counted: {error}"),
     }

@@ -78,6 +78,19 @@ pub(super) enum Command {
         /// Which one.
         which: Schema,
     },
+    /// Print completions for a shell, to be read by it at its start.
+    ///
+    /// For bash: copyist completions bash > /etc/bash_completion.d/copyist
+    Completions {
+        /// Which one.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, one for each command.
+    Man {
+        /// Where to write them; made where it is missing.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// Show the whole journey on this machine: a directory, an MTA's part, a relay; nothing else needed.
     Demo {
         /// Where to leave the files to look at; a new temporary directory where not given.
@@ -273,6 +286,8 @@ pub(super) enum Schema {
     Ad,
     /// JSON schema of the configuration file, for editors.
     Config,
+    /// The settings of the configuration file as a page (Markdown).
+    Settings,
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ mod check;
 mod coverage;
 mod demo;
 mod explain;
+mod log;
+mod manual;
 mod queue;
 mod resolve;
 mod run;
@@ -86,6 +88,8 @@ pub fn main() -> ExitCode {
             Command::Text(question) => text::text(question).await,
             Command::Queue { config, command } => queue::queue(&config.file, command).await,
             Command::Schema { which } => schema::schema(which),
+            Command::Completions { shell } => manual::completions(shell),
+            Command::Man { directory } => manual::pages(&directory),
             Command::Demo { dir, quiet } => demo::demo(dir, quiet).await,
         }
     });

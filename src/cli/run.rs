@@ -1,6 +1,5 @@
 //! `copyist run`: the service, its signals and its log.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, umask};
@@ -9,9 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
 
-use super::{Failure, load};
+use super::{Failure, load, log};
 use crate::config::{self, Settings};
 use crate::daemon::{Daemon, Listeners};
 
@@ -19,7 +17,7 @@ pub(super) async fn run(config: &Path) -> Result<(), Failure> {
     // Whatever is made from here on is ours alone; the milter's socket gets its mode when it is there.
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let settings = load(config)?;
-    start_log();
+    log::start(settings.log);
     if Uid::effective().is_root() {
         warn!(
             "running as root, which nothing here needs: give the service a user of its own (packaging/copyist.sysusers)"
@@ -34,23 +32,6 @@ pub(super) async fn run(config: &Path) -> Result<(), Failure> {
         .run(listeners, reloads, shutdown)
         .await
         .map_err(Failure::failed)
-}
-
-/// Log lines go to standard error, where systemd and containers look for them. `COPYIST_LOG` takes the usual
-/// filters.
-fn start_log() {
-    // lettre's own lines would show what is sent; rustls and hyper talk about every handshake.
-    let filter = EnvFilter::try_from_env("COPYIST_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("warn,copyist=info"));
-    tracing_subscriber::fmt()
-        // Else a line that cannot be written is complained about on standard error, and where nobody reads that
-        // either, the complaint panics: in the middle of a delivery, which would be repeated for ever.
-        .log_internal_errors(false)
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }
 
 /// SIGTERM and SIGINT stop, SIGHUP reads the configuration again. The task ends with the process.

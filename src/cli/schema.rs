@@ -10,6 +10,7 @@ pub(super) fn schema(which: Schema) -> Result<(), Failure> {
             print_line(include_str!("../../schemas/openldap/copyist.ldif").trim_end())
         }
         Schema::Ad => print_line(include_str!("../../schemas/ad/copyist.ldf").trim_end()),
+        Schema::Settings => print_line(config::settings_page().trim_end()),
         Schema::Config => print_line(config::json_schema().trim_end()),
     }
 }

@@ -12,12 +12,12 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Settings;
 use super::files::{self, FileError};
 use super::keys::join;
 use super::mistake::{Findings, Noted, quoted};
 use super::parse;
 use super::raw::{self, Raw, Words};
+use super::{LogSettings, Settings};
 use crate::directory::ValuesOf;
 use crate::mail::Address;
 use crate::policy::{Direction, DirectionRules, FoundDomains, Organization, Rules};
@@ -54,6 +54,10 @@ pub(super) fn settings(raw: &Raw, findings: &mut Findings) -> Result<Settings, N
         hook,
         admin,
         effective: Arc::default(),
+        log: LogSettings {
+            format: raw.log.format,
+            level: raw.log.level.name(),
+        },
     })
 }
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `raw` | the keys, their defaults and examples: the one list |
 //! | `keys` | that list as the JSON schema, and as a table to check against |
+//! | `page` | that list for people |
 //! | `layers` | the file, the environment over it |
 //! | `build` | what the texts mean, and what must fit together |
 //! | `effective` | what is in force, for people to read |
@@ -22,6 +23,7 @@ mod files;
 mod keys;
 mod layers;
 mod mistake;
+mod page;
 mod parse;
 mod raw;
 
@@ -33,6 +35,8 @@ use crate::{admin, deliver, directory, hook, journal, policy, spool, text};
 
 pub use keys::json_schema;
 pub use mistake::{ConfigError, Mistake, Place};
+pub use page::settings_page;
+pub use raw::LogFormat;
 
 /// The settings of every module.
 #[derive(Debug, Clone)]
@@ -59,6 +63,17 @@ pub struct Settings {
     pub admin: admin::Settings,
     /// Every key as it is in force, for people to read.
     pub effective: Arc<admin::Effective>,
+    /// How the service's log is written.
+    pub log: LogSettings,
+}
+
+/// How the service's log is written; read once, at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Its form.
+    pub format: LogFormat,
+    /// From which level on: a name that tracing knows.
+    pub level: &'static str,
 }
 
 /// Loads the settings from a file and from the environment variables of this process, which win.

@@ -5,6 +5,7 @@
 //! a duration) is not decided here; see [`super::build`].
 
 mod doors;
+mod log;
 mod smtp;
 
 use std::borrow::Cow;
@@ -18,6 +19,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::{deliver, directory, policy, text};
 
 pub(super) use doors::{Admin, Hook, Limits, Spool};
+pub(super) use log::Log;
+pub use log::LogFormat;
 pub(super) use smtp::{Smtp, SmtpDirection, SmtpTls};
 
 /// Settings of Copyist, a directory-driven mail journaling agent.
@@ -51,6 +54,8 @@ pub(super) struct Raw {
     pub(super) spool: Spool,
     /// Health, metrics and pages.
     pub(super) admin: Admin,
+    /// What the service says of its work, on standard error. Read once, at its start.
+    pub(super) log: Log,
 }
 
 /// Who is inside.
@@ -428,6 +433,7 @@ impl Default for Raw {
             limits: Limits::default(),
             spool: Spool::default(),
             admin: Admin::default(),
+            log: Log::default(),
         }
     }
 }

@@ -491,7 +491,11 @@ impl Pipeline {
     fn count(&self, make: &Make, made: &Made) {
         let queue_id = &make.envelope.queue_id;
         let journaled = if make.plan.is_empty() { "no" } else { "yes" };
+        let is_idle = make.plan.is_empty() && made.parcels.is_empty();
         for direction in make.plan.distinct_directions() {
+            if is_idle {
+                info!(queue_id, %direction, size = make.message.len(), "passes: nobody concerned is journaled");
+            }
             counter!("copyist_messages_total", "direction" => direction.name(), "journaled" => journaled).increment(1);
         }
         for version in &made.versions {
@@ -530,6 +534,8 @@ impl Hook for Anything {
 struct Owed {
     items: String,
     to: String,
+    directions: String,
+    because: String,
 }
 
 impl Owed {
@@ -538,9 +544,18 @@ impl Owed {
         let ids: Vec<String> = items().map(|item| item.id.to_string()).collect();
         let targets = items().flat_map(|item| item.targets.iter().map(ToString::to_string));
         let targets: Vec<String> = targets.collect();
+        let mut directions: Vec<&str> = items().map(|item| item.direction.name()).collect();
+        directions.dedup();
+        let mut reasons = items().flat_map(|item| &item.reasons);
+        let first = reasons.next().cloned().unwrap_or_default();
         Owed {
             items: ids.join(","),
             to: targets.join(","),
+            directions: directions.join(","),
+            because: match reasons.count() {
+                0 => first,
+                more => format!("{first} (and {more} more)"),
+            },
         }
     }
 
@@ -553,12 +568,26 @@ impl Owed {
         committed: Result<T, CommitError>,
         what: &'static str,
     ) -> Result<T, Reply> {
-        let Owed { items, to } = self;
+        let Owed {
+            items,
+            to,
+            directions,
+            because,
+        } = self;
         let queue_id = &envelope.queue_id;
         match committed {
             Ok(committed) => {
                 let ms = started.elapsed().as_millis() as u64;
-                info!(queue_id, items, to, size = message.len(), ms, "{what}");
+                info!(
+                    queue_id,
+                    items,
+                    to,
+                    directions,
+                    because,
+                    size = message.len(),
+                    ms,
+                    "{what}"
+                );
                 Ok(committed)
             }
             Err(error) => {

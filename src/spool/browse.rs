@@ -339,7 +339,7 @@ fn of_part(
             .replace(":seq", &seq.to_string()),
         None => "1".to_owned(),
     };
-    let mut select = connection.prepare_cached(&format!(
+    let mut select = connection.prepare(&format!(
         "SELECT {key}, item.seq FROM item WHERE {only} AND {filter} AND {behind} ORDER BY {order} LIMIT {limit}"
     ))?;
     let texts = texts.iter().cloned().map(Value::Text);
@@ -363,4 +363,101 @@ fn like(text: &str) -> String {
         escaped.push(c);
     }
     escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use bytes::Bytes;
+
+    use super::super::tests::item;
+    use super::super::{Outcome, Parcel, Progress, Settings, Spool};
+    use super::*;
+
+    async fn in_state(spool: &Spool, state: State) -> Vec<String> {
+        let wanted = Browse {
+            state,
+            limit: 100,
+            ..Browse::default()
+        };
+        let browsed = spool.browse(wanted).await.expect("read");
+        let items = browsed.items.into_iter();
+        items.map(|item| item.id.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn each_item_is_in_the_states_that_its_row_says() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = Spool::open(&Settings::new(dir.path())).expect("opened");
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let parcel = |n| Parcel {
+            original: Bytes::from_static(b"x").into(),
+            items: vec![item(n, &["a@c.test", "b@c.test"])],
+        };
+        for n in 0..6 {
+            let committed = spool.commit("Q", now, vec![parcel(n)]).await;
+            committed.expect("committed");
+        }
+        let held = spool.hold("Q", now, vec![parcel(6)]).await.expect("held");
+        let name = |n: usize| item(n, &[]).id;
+        let outcome = |first: Outcome, second: Outcome| Progress {
+            outcomes: vec![
+                (item(0, &["a@c.test"]).targets[0].clone(), first),
+                (item(0, &["b@c.test"]).targets[0].clone(), second),
+            ],
+            next_attempt: now,
+            ndr: None,
+            most_ndrs: None,
+            reached: true,
+        };
+        let (dead, waiting) = (Outcome::Dead("no".into()), Outcome::Waiting("later".into()));
+        // 1 is dead, 2 is dead for one and waits for the other, 3 is dead and on hold, 4 is on hold, 5 is set aside.
+        for (n, first, second) in [(1, &dead, &dead), (2, &dead, &waiting), (3, &dead, &dead)] {
+            let progress = outcome(first.clone(), second.clone());
+            spool
+                .record(&name(n), progress, now)
+                .await
+                .expect("recorded");
+        }
+        for n in [3, 4] {
+            assert!(spool.pause(&name(n)).await.expect("written"));
+        }
+        let file = rusqlite::Connection::open(dir.path().join("spool/spool.db")).expect("opened");
+        file.execute(
+            "UPDATE item SET due = NULL, aside = 'damaged' WHERE id = ?1",
+            [name(5).as_str()],
+        )
+        .expect("as a damaged original leaves it");
+        let names =
+            |all: &[usize]| -> Vec<String> { all.iter().map(|n| name(*n).to_string()).collect() };
+        assert_eq!(in_state(&spool, State::Dead).await, names(&[1, 2, 3, 5]));
+        assert_eq!(in_state(&spool, State::Waiting).await, names(&[2, 0]));
+        assert_eq!(in_state(&spool, State::Held).await, names(&[3, 4, 6]));
+        assert_eq!(
+            in_state(&spool, State::Any).await,
+            names(&[1, 2, 3, 5, 0, 4, 6])
+        );
+        let census = spool.browse(Browse::default()).await.expect("read").census;
+        assert_eq!(
+            (census.items, census.dead, census.waiting, census.held),
+            (7, 4, 2, 3)
+        );
+        assert_eq!(census.oldest, Some(now));
+        held.withdraw().await.expect("written");
+        assert_eq!(in_state(&spool, State::Held).await, names(&[3, 4]));
+    }
+
+    #[test]
+    fn a_cursor_is_read_back_and_nothing_else_is_one() {
+        let cursor = Cursor {
+            part: 1,
+            key: -7,
+            seq: i64::MAX,
+        };
+        assert_eq!(Cursor::parse(&cursor.to_string()), Some(cursor));
+        for text in ["", "1.2", "1.2.3.4", "-1.2.3", "1.2.x", "1.2.3 OR 1"] {
+            assert_eq!(Cursor::parse(text), None, "{text}");
+        }
+    }
 }

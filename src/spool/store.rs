@@ -38,7 +38,7 @@ pub struct Spool {
     /// Reads do not wait for commits: in WAL mode a second connection sees the last committed state.
     reader: Arc<Mutex<Connection>>,
     /// The connection of those who look at the queue, opened when the first does.
-    browser: Arc<Mutex<Option<Connection>>>,
+    browser: Arc<tokio::sync::Mutex<Option<Connection>>>,
     path: PathBuf,
     bodies: Bodies,
     inline_limit: usize,
@@ -531,9 +531,10 @@ impl Spool {
 
     /// A page of what is owed. Nobody who delivers waits for it.
     pub async fn browse(&self, wanted: Browse) -> Result<Browsed, SpoolError> {
-        let (browser, path) = (self.browser.clone(), self.path.clone());
+        // Waited for here: those who wait hold no thread that a delivery would read with.
+        let mut browser = self.browser.clone().lock_owned().await;
+        let path = self.path.clone();
         let browsed = tokio::task::spawn_blocking(move || {
-            let mut browser = browser.lock().unwrap_or_else(PoisonError::into_inner);
             let connection = match browser.take() {
                 Some(connection) => connection,
                 None => {
