@@ -31,6 +31,7 @@
 //! | [`spool`] | what is owed: commit, due items, progress, recovery |
 //! | [`deliver`] | item → relay → outcome per recipient → progress, NDR or dead letter |
 //! | [`pipeline`] | the journey of one message, as one short function, and what is made on it |
+//! | [`survey`] | answers about no message: what would be journaled to whom, and who is journaled where |
 //! | [`hook`] | the doors, milter and SMTP proxy: translate the MTA's protocol and nothing else |
 //! | [`admin`] | HTTP: health and metrics |
 //! | [`config`] | file and environment → complete settings of every module |
@@ -52,4 +53,5 @@ pub mod policy;
 pub mod secret;
 pub mod smtp;
 pub mod spool;
+pub mod survey;
 pub mod text;

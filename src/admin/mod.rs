@@ -1,33 +1,61 @@
-//! HTTP for those who watch: `/healthz`, `/readyz`, `/metrics`. Shows no message content.
+//! HTTP for those who watch and for the operator: `/healthz`, `/readyz`, `/metrics`, and pages.
+//!
+//! Promises: no page shows what a message says. What a message is about (its subject) and the message itself
+//! (`/queue/{id}/export`) are given only to whoever shows the token of `admin.token_file`: every user of this machine can
+//! connect to a loopback address, and not each of them may read the spool. What [`guard`] refuses never reaches a page.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `guard` | who may see and do what; what browsers are told |
+//! | `health` | `/healthz`, `/readyz`, `/metrics` |
+//! | `history`, `reading` | the last 24 hours of the metrics |
+//! | `coverage` | the last reading of the whole directory |
+//! | `pages` | the pages |
 
+mod coverage;
+mod guard;
+mod health;
+mod history;
+mod pages;
+mod reading;
 mod settings;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::get;
-use metrics::{counter, gauge};
+use axum::middleware;
+use axum::routing::{MethodRouter, get, post};
+use metrics::counter;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use crate::directory::Health;
+use self::coverage::Coverage;
+use self::guard::Guard;
+use self::history::{History, Sample};
+use self::reading::Reading;
 use crate::hook::Clients;
 use crate::pipeline::Pipeline;
+use crate::spool::{Browse, Census};
 
-pub use settings::Settings;
+pub use settings::{Effective, InForce, Origin, Setting, Settings};
 
+/// What every answer is made from.
 #[derive(Clone)]
 struct Watched {
     pipeline: Arc<ArcSwap<Pipeline>>,
     metrics: PrometheusHandle,
+    in_force: Arc<ArcSwap<InForce>>,
+    guard: Arc<Guard>,
+    history: Arc<History>,
+    coverage: Arc<Coverage>,
+    started: SystemTime,
+    shutdown: CancellationToken,
 }
 
 /// The process's one collector of metrics, installed at the first call.
@@ -53,9 +81,16 @@ pub async fn upkeep(metrics: PrometheusHandle, shutdown: CancellationToken) {
 }
 
 /// Accepts those who may connect.
-struct Door {
+pub struct Door {
     listener: TcpListener,
     clients: Clients,
+}
+
+impl Door {
+    /// A bound listener, and whom it lets in.
+    pub fn new(listener: TcpListener, clients: Clients) -> Door {
+        Door { listener, clients }
+    }
 }
 
 impl axum::serve::Listener for Door {
@@ -77,69 +112,129 @@ impl axum::serve::Listener for Door {
     }
 }
 
+/// Every path there is, by its method, and what answers. Whatever is not named in [`guard`] as open asks for the token.
+fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Watched>)> {
+    vec![
+        ("GET", "/healthz", get(async || "alive\n")),
+        ("GET", "/readyz", get(health::ready)),
+        ("GET", "/metrics", get(health::scrape)),
+        ("GET", "/", get(pages::overview::show)),
+        ("GET", "/queue", get(pages::queue::show)),
+        ("GET", "/queue/{id}", get(pages::item::show)),
+        ("GET", "/queue/{id}/export", get(pages::item::export)),
+        ("POST", "/queue/{id}/retry", post(pages::item::retry)),
+        ("POST", "/queue/{id}/hold", post(pages::item::hold)),
+        ("POST", "/queue/{id}/release", post(pages::item::release)),
+        ("GET", "/explain", get(pages::explain::show)),
+        ("GET", "/coverage", get(pages::coverage::show)),
+        ("POST", "/coverage", post(pages::coverage::read)),
+        ("GET", "/settings", get(pages::settings::show)),
+        ("GET", "/login", get(pages::login::show)),
+        ("POST", "/login", post(pages::login::enter)),
+        ("POST", "/logout", post(pages::login::leave)),
+        ("GET", "/style.css", get(pages::layout::style)),
+        ("GET", "/script.js", get(pages::layout::script)),
+    ]
+}
+
+/// The method and path of everything that is served; a part in braces stands for any text.
+pub fn paths() -> Vec<(&'static str, &'static str)> {
+    let routes = routes().into_iter();
+    routes.map(|(method, path, _)| (method, path)).collect()
+}
+
 /// Serves those who may connect until `shutdown`.
 pub async fn serve(
-    listener: TcpListener,
-    clients: Clients,
+    door: Door,
     metrics: PrometheusHandle,
     pipeline: Arc<ArcSwap<Pipeline>>,
+    in_force: Arc<ArcSwap<InForce>>,
     shutdown: CancellationToken,
 ) {
-    let routes = Router::new()
-        .route("/healthz", get(async || "alive\n"))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(scrape))
-        .with_state(Watched { pipeline, metrics });
-    let served = axum::serve(Door { listener, clients }, routes)
-        .with_graceful_shutdown(shutdown.cancelled_owned());
-    if let Err(error) = served.await {
+    let guard = axum::serve::Listener::local_addr(&door)
+        .ok()
+        .and_then(Guard::new);
+    let Some(guard) = guard else {
+        error!(
+            "the admin listener has no address, or the system no random numbers: it is not served"
+        );
+        return;
+    };
+    let watched = Watched {
+        pipeline,
+        metrics,
+        in_force,
+        guard: Arc::new(guard),
+        history: Arc::default(),
+        coverage: Arc::default(),
+        started: SystemTime::now(),
+        shutdown: shutdown.clone(),
+    };
+    let router = routes()
+        .into_iter()
+        .fold(Router::new(), |router, (_, path, answer)| {
+            router.route(path, answer)
+        });
+    let router = router
+        .fallback(pages::layout::nothing_here)
+        .layer(middleware::from_fn_with_state(
+            watched.clone(),
+            guard::guard,
+        ))
+        .layer(middleware::map_response(guard::headers))
+        .with_state(watched.clone());
+    let served =
+        axum::serve(door, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let sampled = shutdown.run_until_cancelled(watched.sample());
+    let (served, _) = tokio::join!(served.into_future(), sampled);
+    if let Err(error) = served {
         error!("the admin listener ended: {error}");
     }
 }
 
-/// Whether the promise can be kept now. A directory that is down is told, but is no reason to take mail away
-/// from us: people in the cache are journaled, the others' mail is deferred.
-async fn ready(State(watched): State<Watched>) -> (StatusCode, String) {
-    let pipeline = watched.pipeline.load_full();
-    if pipeline.spool.is_failed() {
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the spool has failed: everything is deferred\n".into(),
-        );
+impl Watched {
+    /// Takes a sample a minute, for ever.
+    async fn sample(&self) {
+        let mut tick = tokio::time::interval(history::EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let (_, sample) = self.now().await;
+            self.history.add(sample);
+        }
     }
-    if let Some(free) = pipeline.spool.free()
-        && free.is_low
-    {
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the disk is nearly full: mail that must be journaled is deferred\n".into(),
-        );
+
+    /// What is so now.
+    async fn now(&self) -> (Reading, Sample) {
+        let census = self.census().await;
+        let reading = Reading::parse(&self.metrics.render());
+        let sample = Sample::of(&reading, census, SystemTime::now());
+        (reading, sample)
     }
-    match pipeline.directory.health() {
-        Health::Ok => (StatusCode::OK, "ready\n".into()),
-        Health::Unavailable(outage) => (StatusCode::OK, format!("degraded: {outage}\n")),
+
+    async fn census(&self) -> Option<Census> {
+        let spool = self.pipeline.load().spool.clone();
+        match spool.browse(Browse::default()).await {
+            Ok(browsed) => Some(browsed.census),
+            Err(cause) => {
+                error!("the spool cannot be counted: {cause}");
+                None
+            }
+        }
     }
 }
 
-async fn scrape(State(watched): State<Watched>) -> (StatusCode, String) {
-    let pipeline = watched.pipeline.load_full();
-    match pipeline.spool.depth().await {
-        Ok(depth) => {
-            gauge!("copyist_spool_items").set(depth.items as f64);
-            gauge!("copyist_spool_dead_letters").set(depth.dead as f64);
-            gauge!("copyist_spool_on_hold").set(depth.paused as f64);
-            let oldest = depth.oldest.and_then(|at| at.elapsed().ok());
-            gauge!("copyist_spool_oldest_seconds").set(oldest.unwrap_or_default().as_secs_f64());
-        }
-        Err(error) => error!("the spool cannot be counted: {error}"),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_can_be_routed() {
+        let _: Router<Watched> = routes()
+            .into_iter()
+            .fold(Router::new(), |router, (_, path, answer)| {
+                router.route(path, answer)
+            });
+        assert_eq!(paths().len(), routes().len());
     }
-    gauge!("copyist_memory_in_flight_bytes").set(pipeline.memory.in_flight() as f64);
-    if let Some(free) = pipeline.spool.free() {
-        gauge!("copyist_spool_free_bytes").set(free.octets as f64);
-        if let Some(inodes) = free.inodes {
-            gauge!("copyist_spool_free_inodes").set(inodes as f64);
-        }
-        gauge!("copyist_spool_low").set(f64::from(u8::from(free.is_low)));
-    }
-    (StatusCode::OK, watched.metrics.render())
 }

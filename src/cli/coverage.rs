@@ -1,66 +1,17 @@
 //! `copyist coverage`: who is journaled where, and whose values lead nowhere.
 
-use std::collections::HashMap;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 
 use super::args::CoverageFormat;
 use super::{Failure, load};
 use crate::daemon;
-use crate::directory::{Directory, Entry, Objects, Resolution, Target};
+use crate::directory::Directory;
 use crate::mail::Address;
-use crate::policy::{self, Direction, Rules};
-
-/// People whose targets are resolved at once.
-const AT_ONCE: usize = 256;
-
-/// One object with an address.
-#[derive(Debug, Serialize)]
-struct Person {
-    dn: String,
-    /// Its own addresses, as they stand in the directory.
-    addresses: Vec<String>,
-    /// Whether nothing is copied because of it.
-    exempt: bool,
-    journal: Vec<Value>,
-}
-
-/// One value of a journal attribute that counts for a person.
-#[derive(Debug, Serialize)]
-struct Value {
-    directions: Vec<&'static str>,
-    attribute: String,
-    /// The object it stands in: the person's, or a group's or container's.
-    object: String,
-    value: String,
-    /// Where it leads.
-    targets: Vec<Address>,
-    /// Those of them outside `organization.domains`.
-    outside: Vec<Address>,
-    /// Why it leads nowhere.
-    problem: Option<String>,
-}
-
-/// What was seen in all.
-#[derive(Debug, Default, Serialize)]
-struct Summary {
-    /// Objects with an address.
-    objects: u64,
-    journaled: u64,
-    not_journaled: u64,
-    exempt: u64,
-    values: u64,
-    values_without_target: u64,
-    values_leading_outside: u64,
-    journal_addresses: usize,
-    /// What all mail of a direction is journaled to, whoever is concerned.
-    all_mail: HashMap<&'static str, Vec<String>>,
-    seconds: f64,
-}
+use crate::survey::{Coverage, Person, Summary};
 
 pub(super) async fn coverage(
     config: &Path,
@@ -73,7 +24,6 @@ pub(super) async fn coverage(
     let directory = Directory::open(settings.directory).map_err(Failure::failed)?;
     let known = daemon::read_domains(&directory, &rules.organization).await;
     known.map_err(Failure::failed)?;
-    let begun = std::time::Instant::now();
     let style = ProgressStyle::with_template("{spinner} {pos} objects read ({per_sec}, {elapsed})");
     let bar = ProgressBar::new_spinner().with_style(style.map_err(Failure::failed)?);
     bar.enable_steady_tick(Duration::from_millis(200));
@@ -82,41 +32,20 @@ pub(super) async fn coverage(
         format,
         problems,
     };
-    let mut summary = Summary::default();
-    for direction in Direction::ALL {
-        let all = rules.of(direction).journal.iter();
-        let all: Vec<String> = all.map(ToString::to_string).collect();
-        if !all.is_empty() {
-            summary.all_mail.insert(direction.name(), all);
-        }
-    }
-    let mut targets = HashMap::new();
-    let mut everybody = directory.everybody();
-    let mut some = Vec::new();
+    let mut reading = Coverage::begin(&directory, &addresses, &rules);
     out.begin()?;
     loop {
-        let count = everybody.recv_many(&mut some, AT_ONCE).await;
-        if count == 0 {
+        let people = reading.next().await.map_err(Failure::failed)?;
+        if people.is_empty() {
             break;
         }
-        let entries: Result<Vec<_>, _> = some.drain(..).collect();
-        let entries = entries.map_err(Failure::failed)?;
-        let found = directory.with_inherited(entries).await;
-        let found = found.map_err(Failure::failed)?;
-        learn(&directory, &found, &rules, &mut targets).await?;
-        for objects in &found {
-            let person = describe(objects, &addresses, &rules, &targets);
-            summary.count(&person);
-            out.person(&person)?;
+        for person in &people {
+            out.person(person)?;
         }
-        bar.inc(count as u64);
+        bar.inc(people.len() as u64);
     }
     bar.finish_and_clear();
-    let mut all: Vec<&Address> = targets.values().flatten().flat_map(reached).collect();
-    all.sort_unstable();
-    all.dedup();
-    summary.journal_addresses = all.len();
-    summary.seconds = begun.elapsed().as_secs_f64();
+    let summary = reading.end();
     out.end(&summary)?;
     directory.close().await;
     match summary.values_without_target {
@@ -124,121 +53,6 @@ pub(super) async fn coverage(
         n => Err(Failure::failed(format!(
             "{n} values of journal attributes lead nowhere; \"copyist coverage --problems\" lists them"
         ))),
-    }
-}
-
-/// What a text comes to; `None` where it is no target.
-type Known = HashMap<String, Result<Resolution, String>>;
-
-fn reached(resolution: &Resolution) -> impl Iterator<Item = &Address> {
-    let reached = resolution.as_ref().map_or(&[][..], |all| all);
-    reached.iter().map(|one| &one.address)
-}
-
-/// Resolves all values that these people have and that are not known yet.
-async fn learn(
-    directory: &Directory,
-    people: &[Objects],
-    rules: &Rules,
-    known: &mut Known,
-) -> Result<(), Failure> {
-    let mut asked: Vec<(String, Target)> = Vec::new();
-    for object in people.iter().flat_map(|objects| objects.iter()) {
-        for (_, value) in values(object, rules) {
-            if known.contains_key(value) {
-                continue;
-            }
-            match Target::parse(value) {
-                Ok(target) => asked.push((value.to_owned(), target)),
-                Err(error) => {
-                    known.insert(value.to_owned(), Err(error.to_string()));
-                }
-            }
-        }
-    }
-    let targets: Vec<Target> = asked.iter().map(|(_, target)| target.clone()).collect();
-    let answers = directory.resolve(&targets).await;
-    for (value, target) in asked {
-        let Some(answer) = answers.get(&target) else {
-            continue;
-        };
-        let resolution = answer.clone().map_err(Failure::failed)?;
-        known.insert(value, Ok(resolution));
-    }
-    Ok(())
-}
-
-/// The journal attributes of an object and their values, each pair once.
-fn values<'a>(object: &'a Entry, rules: &'a Rules) -> Vec<(&'a str, &'a str)> {
-    let mut all: Vec<(&str, &str)> = Vec::new();
-    for direction in Direction::ALL {
-        for attribute in &rules.of(direction).journal_attributes {
-            for value in object.values(attribute) {
-                let pair = (attribute.as_str(), value.as_str());
-                if !value.trim().is_empty() && !all.contains(&pair) {
-                    all.push(pair);
-                }
-            }
-        }
-    }
-    all
-}
-
-fn describe(objects: &Objects, addresses: &[String], rules: &Rules, known: &Known) -> Person {
-    let own = objects.iter().find(|object| !object.inherited);
-    let mut person = Person {
-        dn: own.map(|object| object.dn.clone()).unwrap_or_default(),
-        addresses: own
-            .iter()
-            .flat_map(|object| addresses.iter().flat_map(|name| object.values(name)))
-            .cloned()
-            .collect(),
-        exempt: policy::is_exempt(objects, rules),
-        journal: Vec::new(),
-    };
-    for object in objects.iter() {
-        for (attribute, value) in values(object, rules) {
-            let counts = |direction: &Direction| {
-                let of = &rules.of(*direction).journal_attributes;
-                of.iter().any(|name| name == attribute)
-            };
-            let directions = Direction::ALL.into_iter().filter(counts);
-            let (targets, problem): (Vec<Address>, _) = match known.get(value) {
-                Some(Ok(Ok(all))) => (all.iter().map(|one| one.address.clone()).collect(), None),
-                Some(Ok(Err(error))) => (Vec::new(), Some(error.to_string())),
-                Some(Err(problem)) => (Vec::new(), Some(problem.clone())),
-                None => (Vec::new(), Some("it was not looked up".to_owned())),
-            };
-            let outside = targets.iter();
-            let outside = outside.filter(|address| !rules.organization.has(address));
-            person.journal.push(Value {
-                directions: directions.map(Direction::name).collect(),
-                attribute: attribute.to_owned(),
-                object: object.dn.clone(),
-                value: value.to_owned(),
-                outside: outside.cloned().collect(),
-                targets,
-                problem,
-            });
-        }
-    }
-    person
-}
-
-impl Summary {
-    fn count(&mut self, person: &Person) {
-        self.objects += 1;
-        let is_journaled = person.journal.iter().any(|value| !value.targets.is_empty());
-        match (person.exempt, is_journaled) {
-            (true, _) => self.exempt += 1,
-            (false, true) => self.journaled += 1,
-            (false, false) => self.not_journaled += 1,
-        }
-        for value in &person.journal {
-            self.values += 1;
-            self.values_without_target += u64::from(value.problem.is_some());
-            self.values_leading_outside += u64::from(!value.outside.is_empty());
-        }
     }
 }
 

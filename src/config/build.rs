@@ -10,6 +10,7 @@ mod texts;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::files::{self, FileError};
 use super::keys::join;
@@ -52,6 +53,7 @@ pub(super) fn settings(raw: &Raw, findings: &mut Findings) -> Result<Settings, N
         deliver: deliver?,
         hook,
         admin,
+        effective: Arc::default(),
         log: LogSettings {
             format: raw.log.format,
             level: raw.log.level.name(),
@@ -341,6 +343,10 @@ impl Build<'_> {
     fn bad_file(&mut self, key: &str, seen: &str, path: &Path, error: &FileError) -> Noted {
         let remedy = match error {
             FileError::TooOpen { .. } => Some(format!("run chmod 640 {}", path.display())),
+            FileError::NoToken => Some(format!(
+                "write one with: openssl rand -hex 32 > {}",
+                path.display()
+            )),
             FileError::NoKey => Some("write one with: openssl pkey -in KEY -out FILE".into()),
             _ => None,
         };

@@ -18,6 +18,9 @@ const LARGEST: u64 = 1024 * 1024;
 /// Others may do nothing with a file that holds a secret, and the group may not write it.
 const TOO_OPEN: u32 = 0o027;
 
+/// Whoever guesses a token may act for the operator; nobody types it from memory.
+const SHORTEST_TOKEN: usize = 16;
+
 /// Why a file that a setting names is of no use; continues a sentence that begins with its name.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
@@ -39,6 +42,11 @@ pub(super) enum FileError {
     /// No password in it.
     #[error("is empty")]
     Empty,
+    /// Nothing that could be told from a guess, or be sent in a field of HTTP.
+    #[error(
+        "holds no token: that is at least {SHORTEST_TOKEN} letters, digits and signs of ASCII, and no space"
+    )]
+    NoToken,
     /// A password that is not UTF-8 could be sent in no protocol.
     #[error("is not UTF-8")]
     NotUtf8,
@@ -72,6 +80,16 @@ pub(super) fn password(path: &Path) -> Result<Secret, FileError> {
         "" => Err(FileError::Empty),
         password => Ok(Secret::new(password)),
     }
+}
+
+/// The token in a file, without the newline at its end.
+pub(super) fn token(path: &Path) -> Result<Secret, FileError> {
+    let token = password(path)?;
+    let text = token.reveal();
+    if text.len() < SHORTEST_TOKEN || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(FileError::NoToken);
+    }
+    Ok(token)
 }
 
 /// What a file holds.

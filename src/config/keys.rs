@@ -29,6 +29,8 @@ pub(super) struct Key {
     pub(super) kind: Kind,
     /// A value that would work, and what is used where the key is left out.
     pub(super) example: Option<Value>,
+    /// What it is for.
+    pub(super) about: String,
 }
 
 /// What a key may hold.
@@ -111,6 +113,10 @@ fn collect(path: &str, schema: &Value, keys: &mut BTreeMap<String, Key>) {
         let key = Key {
             kind: kind(schema),
             example: example.cloned(),
+            about: schema["description"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
         };
         keys.insert(path, key);
     }

@@ -258,7 +258,7 @@ impl Findings {
 }
 
 /// A value as the file holds it: as in JSON, but for the spaces.
-fn in_toml(value: &Value) -> String {
+pub(super) fn in_toml(value: &Value) -> String {
     match value {
         Value::Array(items) => {
             let items: Vec<_> = items.iter().map(in_toml).collect();

@@ -10,6 +10,7 @@
 //! | `page` | that list for people |
 //! | `layers` | the file, the environment over it |
 //! | `build` | what the texts mean, and what must fit together |
+//! | `effective` | what is in force, for people to read |
 //! | `parse`, `files`, `accounts` | one text, one file, one user |
 //! | `mistake` | how mistakes are collected and told |
 //! | [`import`] | the settings of what did this work before → a configuration |
@@ -18,6 +19,7 @@
 
 mod accounts;
 mod build;
+mod effective;
 mod files;
 pub mod import;
 mod keys;
@@ -29,6 +31,7 @@ mod raw;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::{admin, deliver, directory, hook, journal, policy, spool, text};
 
@@ -58,8 +61,10 @@ pub struct Settings {
     pub deliver: deliver::Settings,
     /// Where mail comes from.
     pub hook: hook::Settings,
-    /// Health and metrics.
+    /// Health, metrics and pages.
     pub admin: admin::Settings,
+    /// Every key as it is in force, for people to read.
+    pub effective: Arc<admin::Effective>,
     /// How the service's log is written.
     pub log: LogSettings,
 }
@@ -86,6 +91,11 @@ pub fn load_with(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Settings, ConfigError> {
     let (raw, mut findings) = layers::read(path, variables);
-    let settings = raw.and_then(|raw| build::settings(&raw, &mut findings));
+    let settings = raw.and_then(|raw| {
+        let mut settings = build::settings(&raw, &mut findings)?;
+        let effective = effective::read(&raw, &findings.origins, &settings);
+        settings.effective = Arc::new(effective);
+        Ok(settings)
+    });
     findings.finish(settings)
 }

@@ -52,7 +52,7 @@ pub(super) struct Raw {
     pub(super) limits: Limits,
     /// Where journal copies wait.
     pub(super) spool: Spool,
-    /// Health and metrics.
+    /// Health, metrics and pages.
     pub(super) admin: Admin,
     /// What the service says of its work, on standard error. Read once, at its start.
     pub(super) log: Log,

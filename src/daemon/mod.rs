@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
@@ -141,6 +141,7 @@ pub struct Daemon {
     pipeline: Arc<ArcSwap<Pipeline>>,
     deliver: Arc<ArcSwap<deliver::Settings>>,
     gate: Arc<Gate>,
+    in_force: Arc<ArcSwap<admin::InForce>>,
     /// Of each SMTP listener, in their order.
     smtp: Vec<Arc<ArcSwap<SmtpTerms>>>,
 }
@@ -167,6 +168,7 @@ impl Daemon {
             pipeline: Arc::new(ArcSwap::from_pointee(pipeline)),
             deliver: Arc::new(ArcSwap::from_pointee(settings.deliver.clone())),
             gate: Arc::new(Gate::new(&settings.hook)),
+            in_force: Arc::new(ArcSwap::from_pointee(in_force(&settings))),
             smtp: smtp
                 .into_iter()
                 .map(|terms| Arc::new(ArcSwap::from_pointee(terms)))
@@ -222,11 +224,12 @@ impl Daemon {
             others.spawn(admin::upkeep(metrics, stop_admin.clone()));
         }
         if let (Some(listener), Some(metrics)) = (listeners.admin, admin::metrics()) {
+            let door = admin::Door::new(listener, self.settings.admin.clients.clone());
             others.spawn(admin::serve(
-                listener,
-                self.settings.admin.clients.clone(),
+                door,
                 metrics,
                 self.pipeline.clone(),
+                self.in_force.clone(),
                 stop_admin.clone(),
             ));
         }
@@ -311,7 +314,14 @@ impl Daemon {
                 addresses(hook) != addresses(old_hook),
             ),
             ("spool", settings.spool != self.settings.spool),
-            ("admin", settings.admin != self.settings.admin),
+            (
+                "admin.listen",
+                settings.admin.listen != self.settings.admin.listen,
+            ),
+            (
+                "admin.allow_clients",
+                settings.admin.clients != self.settings.admin.clients,
+            ),
         ] {
             if changed {
                 warn!("{key} has changed; that takes effect after a restart");
@@ -323,6 +333,7 @@ impl Daemon {
                 terms.store(Arc::new(new));
             }
         }
+        self.in_force.store(Arc::new(in_force(&settings)));
         self.deliver.store(Arc::new(settings.deliver.clone()));
         self.pipeline.store(Arc::new(pipeline(
             &settings,
@@ -382,6 +393,15 @@ fn pipeline(
         composer: Composer::new(settings.journal.clone(), key.clone()),
         spool,
         memory,
+    }
+}
+
+fn in_force(settings: &Settings) -> admin::InForce {
+    admin::InForce {
+        token: settings.admin.token.clone(),
+        address_attributes: settings.directory.address_attributes.clone(),
+        effective: settings.effective.clone(),
+        since: SystemTime::now(),
     }
 }
 

@@ -610,6 +610,10 @@ pub(super) fn time(millis: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
+pub(super) fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<SystemTime>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(time))
+}
+
 fn parsed<T>(
     row: &Row<'_>,
     column: usize,

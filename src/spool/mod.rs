@@ -34,6 +34,7 @@
 //! because of that: what is not remembered is read.
 
 mod bodies;
+mod browse;
 mod damage;
 mod database;
 mod error;
@@ -55,6 +56,7 @@ use crate::journal::{Item, ItemId};
 use crate::mail::{Address, Content};
 
 pub use bodies::Incoming;
+pub use browse::{Browse, Browsed, Census, Cursor, Order, State, With};
 pub use error::{CommitError, OpenError, SpoolError};
 pub use held::Held;
 pub use news::{Bounced, Digest};

@@ -107,6 +107,13 @@ pub(super) fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result
     readable(found.map(|shown| shown.map(|shown| shown.listed)))
 }
 
+/// The item of this number; `None` where it has been delivered meanwhile.
+pub(super) fn by_number(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Listed>> {
+    let mut select = connection.prepare_cached(&format!("SELECT {COLUMNS} WHERE item.seq = ?1"))?;
+    let found = select.query_row([seq], |row| shown(connection, row));
+    Ok(found.optional()?.map(|shown| shown.listed))
+}
+
 pub(super) fn show(connection: &Connection, id: &ItemId) -> rusqlite::Result<Option<Shown>> {
     let mut select = connection.prepare_cached(&format!("SELECT {COLUMNS} WHERE item.id = ?1"))?;
     select

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tracing::{error, warn};
 
 use super::bodies::{Bodies, Incoming, sync_dir};
+use super::browse::{self, Browse, Browsed};
 use super::damage;
 use super::database::{self, Loaded, NewMessage, Stored};
 use super::error::{CommitError, OpenError, SpoolError};
@@ -36,6 +37,9 @@ pub struct Spool {
     writer: Writer,
     /// Reads do not wait for commits: in WAL mode a second connection sees the last committed state.
     reader: Arc<Mutex<Connection>>,
+    /// The connection of those who look at the queue, opened when the first does.
+    browser: Arc<tokio::sync::Mutex<Option<Connection>>>,
+    path: PathBuf,
     bodies: Bodies,
     inline_limit: usize,
     room: Room,
@@ -129,6 +133,8 @@ impl Spool {
         Ok(Spool {
             writer: Writer::start(connection).map_err(failed(path.to_owned()))?,
             reader: Arc::new(Mutex::new(database::connect(path, false)?)),
+            browser: Arc::default(),
+            path: path.to_owned(),
             bodies: Bodies::open(bodies.clone()).map_err(failed(bodies))?,
             inline_limit: settings.inline_limit,
             room: Room::new(settings),
@@ -521,6 +527,34 @@ impl Spool {
     pub async fn list(&self, filter: Filter) -> Result<Vec<Listed>, SpoolError> {
         self.read(move |connection| queue::list(connection, &filter))
             .await
+    }
+
+    /// A page of what is owed. Nobody who delivers waits for it.
+    pub async fn browse(&self, wanted: Browse) -> Result<Browsed, SpoolError> {
+        // Waited for here: those who wait hold no thread that a delivery would read with.
+        let mut browser = self.browser.clone().lock_owned().await;
+        let path = self.path.clone();
+        let browsed = tokio::task::spawn_blocking(move || {
+            let connection = match browser.take() {
+                Some(connection) => connection,
+                None => {
+                    let opened = database::connect(&path, false);
+                    let connection = opened.map_err(|cause| cause.to_string())?;
+                    browse::prepare(&connection).map_err(|cause| cause.to_string())?;
+                    connection
+                }
+            };
+            let browsed = browse::browse(&connection, &wanted);
+            // One that failed is not used again.
+            if browsed.is_ok() {
+                *browser = Some(connection);
+            }
+            browsed.map_err(|cause| cause.to_string())
+        });
+        let browsed = browsed.await.map_err(|cause| cause.to_string());
+        browsed
+            .and_then(|browsed| browsed)
+            .map_err(|why| SpoolError::Read(why.into()))
     }
 
     /// Everything about one item.

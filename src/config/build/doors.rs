@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::smtp::{self, SMTP};
-use super::{Build, join};
+use super::{Build, given, join};
 use crate::config::keys::{header_of, without_index};
 use crate::config::mistake::{Noted, quoted};
 use crate::config::raw::Words;
-use crate::config::{accounts, parse};
+use crate::config::{accounts, files, parse};
 use crate::hook::{Access, Clients, Limits, Listen, Socket};
+use crate::secret::Secret;
 use crate::{admin, hook, milter, spool};
 
 const MILTER: &str = "hook.milter.listen";
@@ -34,6 +35,7 @@ impl Build<'_> {
         );
         let admin_clients = &self.raw.admin.allow_clients;
         let admin_clients = self.each("admin.allow_clients", admin_clients, parse::network);
+        let token = self.token();
         let users = self.each("hook.milter.allow_users", &raw.allow_users, accounts::user);
         let socket = self.socket(&raw.allow_users);
         let limits = self.limits();
@@ -72,8 +74,21 @@ impl Build<'_> {
         let admin = admin::Settings {
             listen,
             clients: admin_clients,
+            token: token?,
         };
         Ok((hook, admin))
+    }
+
+    /// What the pages of the admin side ask for.
+    fn token(&mut self) -> Result<Option<Secret>, Noted> {
+        const KEY: &str = "admin.token_file";
+        let Some(text) = given(&self.raw.admin.token_file) else {
+            return Ok(None);
+        };
+        let path = self.secret_path(KEY, text)?;
+        files::token(&path)
+            .map(Some)
+            .map_err(|error| self.bad_file(KEY, text, &path, &error))
     }
 
     fn addresses(&mut self) -> Result<Addresses, Noted> {

@@ -83,15 +83,19 @@ pub(in crate::config) struct Spool {
     pub(in crate::config) allow_remote_fs: bool,
 }
 
-/// Health and metrics.
+/// Health, metrics and pages.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Admin {
-    /// The IP address and port of /healthz, /readyz and /metrics; "off" for none.
+    /// The IP address and port of the pages, and of /healthz, /readyz and /metrics; "off" for none.
     pub(in crate::config) listen: String,
     /// Networks whose machines may connect. Needed where the address is not of this machine alone.
     #[schemars(example = ["127.0.0.0/8", "192.0.2.0/24"])]
     pub(in crate::config) allow_clients: Words,
+    /// The file that holds the token that the pages ask for, and nothing else. Default: no token; then there are pages only
+    /// where the address is of this machine alone, and they give no subject and no message.
+    #[schemars(example = "/etc/copyist/admin.token")]
+    pub(in crate::config) token_file: Option<String>,
 }
 
 impl Default for Milter {
@@ -139,6 +143,7 @@ impl Default for Admin {
         Admin {
             listen: "127.0.0.1:8025".into(),
             allow_clients: Words::from(LOOPBACK),
+            token_file: None,
         }
     }
 }

@@ -1,0 +1,56 @@
+//! For machines: whether the process lives, whether it can keep its promise, and the metrics.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use metrics::gauge;
+use tracing::error;
+
+use super::Watched;
+use crate::directory::Health;
+
+/// Whether the promise can be kept now. A directory that is down is told, but is no reason to take mail away
+/// from us: people in the cache are journaled, the others' mail is deferred.
+pub(super) async fn ready(State(watched): State<Watched>) -> (StatusCode, String) {
+    let pipeline = watched.pipeline.load_full();
+    if pipeline.spool.is_failed() {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the spool has failed: everything is deferred\n".into(),
+        );
+    }
+    if let Some(free) = pipeline.spool.free()
+        && free.is_low
+    {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the disk is nearly full: mail that must be journaled is deferred\n".into(),
+        );
+    }
+    match pipeline.directory.health() {
+        Health::Ok => (StatusCode::OK, "ready\n".into()),
+        Health::Unavailable(outage) => (StatusCode::OK, format!("degraded: {outage}\n")),
+    }
+}
+
+pub(super) async fn scrape(State(watched): State<Watched>) -> (StatusCode, String) {
+    let pipeline = watched.pipeline.load_full();
+    match pipeline.spool.depth().await {
+        Ok(depth) => {
+            gauge!("copyist_spool_items").set(depth.items as f64);
+            gauge!("copyist_spool_dead_letters").set(depth.dead as f64);
+            gauge!("copyist_spool_on_hold").set(depth.paused as f64);
+            let oldest = depth.oldest.and_then(|at| at.elapsed().ok());
+            gauge!("copyist_spool_oldest_seconds").set(oldest.unwrap_or_default().as_secs_f64());
+        }
+        Err(error) => error!("the spool cannot be counted: {error}"),
+    }
+    gauge!("copyist_memory_in_flight_bytes").set(pipeline.memory.in_flight() as f64);
+    if let Some(free) = pipeline.spool.free() {
+        gauge!("copyist_spool_free_bytes").set(free.octets as f64);
+        if let Some(inodes) = free.inodes {
+            gauge!("copyist_spool_free_inodes").set(inodes as f64);
+        }
+        gauge!("copyist_spool_low").set(f64::from(u8::from(free.is_low)));
+    }
+    (StatusCode::OK, watched.metrics.render())
+}

@@ -1,0 +1,165 @@
+//! How a page says things: strangers' texts, times, numbers.
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime};
+
+use maud::{Markup, Render, html};
+
+use crate::mail::rfc3339;
+
+/// A text that somebody else wrote: an address, a reply, a subject. It is shown as it is, but cannot pass for anything
+/// else: what steers a terminal, hides, or turns the direction of writing around is named instead, and the direction of the
+/// text does not reach beyond it.
+pub(super) struct Foreign<'a>(pub(super) &'a str);
+
+impl Render for Foreign<'_> {
+    fn render(&self) -> Markup {
+        html! { bdi { (harmless(self.0)) } }
+    }
+}
+
+/// A text whose every letter can be seen.
+pub(super) fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_unseen(c) {
+            // Writing to a String does not fail.
+            let _ = write!(shown, "⟨U+{:04X}⟩", u32::from(c));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// Controls; and those letters that have no width or change the direction of others.
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{34f}'
+                | '\u{61c}'
+                | '\u{115f}'..='\u{1160}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{3164}'
+                | '\u{feff}'
+                | '\u{ffa0}'
+                | '\u{fff0}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
+}
+
+/// A moment: how long ago or ahead, and in full for whoever points at it.
+pub(super) fn moment(at: SystemTime, now: SystemTime) -> Markup {
+    let words = match (now.duration_since(at), at.duration_since(now)) {
+        (Ok(ago), _) if ago < Duration::from_secs(1) => "now".to_owned(),
+        (Ok(ago), _) => format!("{} ago", span(ago)),
+        (_, Ok(ahead)) => format!("in {}", span(ahead)),
+        _ => "now".to_owned(),
+    };
+    let full = rfc3339(at);
+    html! { time datetime=(full) title=(full) { (words) } }
+}
+
+/// A moment in full, in UTC.
+pub(super) fn date(at: SystemTime) -> Markup {
+    let full = rfc3339(at);
+    let words = full.replace('T', " ").replace('Z', " UTC");
+    html! { time datetime=(full) { (words) } }
+}
+
+/// About how long: its two largest units, or one.
+pub(super) fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, 0) => format!("{hours} h"),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, 0, _) => format!("{days} d"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
+/// A number with its thousands apart.
+pub(super) fn number(number: u64) -> String {
+    let digits = number.to_string();
+    let mut shown = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            shown.push(',');
+        }
+        shown.push(digit);
+    }
+    shown
+}
+
+/// Octets, about.
+pub(super) fn size(octets: u64) -> String {
+    match octets {
+        0..1024 => format!("{octets} octets"),
+        1024..1_048_576 => format!("{} KiB", octets >> 10),
+        1_048_576..1_073_741_824 => format!("{} MiB", octets >> 20),
+        _ => format!("{} GiB", octets >> 30),
+    }
+}
+
+/// "1 item", "2 items".
+pub(super) fn count(many: u64, one: &str) -> String {
+    match many {
+        1 => format!("1 {one}"),
+        many => format!("{} {one}s", number(many)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_seen_is_named_and_markup_is_text() {
+        let shown = Foreign("<b>&\u{202e}gpj.exe\0\r\n\u{200b}ä")
+            .render()
+            .into_string();
+        assert_eq!(
+            shown,
+            "<bdi>&lt;b&gt;&amp;⟨U+202E⟩gpj.exe⟨U+0000⟩⟨U+000D⟩⟨U+000A⟩⟨U+200B⟩ä</bdi>"
+        );
+    }
+
+    #[test]
+    fn spans_numbers_and_sizes_are_short() {
+        for (seconds, expected) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (3600, "1 h"),
+            (3661, "1 h 1 min"),
+            (86_400, "1 d"),
+            (90_000, "1 d 1 h"),
+        ] {
+            assert_eq!(span(Duration::from_secs(seconds)), expected);
+        }
+        for (many, expected) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(number(many), expected);
+        }
+        assert_eq!(
+            (size(512), size(5 << 20)),
+            ("512 octets".into(), "5 MiB".into())
+        );
+        assert_eq!(
+            (count(1, "item"), count(0, "item")),
+            ("1 item".into(), "0 items".into())
+        );
+    }
+}

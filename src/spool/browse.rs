@@ -1,0 +1,463 @@
+//! The queue a page at a time, for operators: filtered, sorted, and found again behind the last item shown.
+//!
+//! Reads by a connection of its own, so that no delivery waits for a page. A page is found by the place of the last one's
+//! end and not by a number of items to skip: what is delivered meanwhile shifts nothing, and the last page costs what the
+//! first does. The one whole pass over the items' rows is that for the most attempts or a subject; what rests is told
+//! from two indexes alone.
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, params_from_iter};
+
+use super::database::{optional_time, readable};
+use super::queue::{Listed, by_number};
+use crate::policy::Direction;
+
+/// Which items, and in which order.
+#[derive(Debug, Clone, Default)]
+pub struct Browse {
+    /// In which state.
+    pub state: State,
+    /// Of which direction; `None` for all.
+    pub direction: Option<Direction>,
+    /// With what; `None` for all.
+    pub with: Option<With>,
+    /// In which order.
+    pub order: Order,
+    /// Behind this place; `None` for the first page.
+    pub after: Option<Cursor>,
+    /// At most this many.
+    pub limit: usize,
+}
+
+/// The state of an item as a whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum State {
+    /// Any.
+    #[default]
+    Any,
+    /// A dead target, or set aside.
+    Dead,
+    /// Tried by itself, now or later.
+    Waiting,
+    /// Not tried before something is decided: about its message, or by an operator.
+    Held,
+}
+
+/// What an item is looked for by. Letters of ASCII count in either case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum With {
+    /// Its id, or the address of one of its targets, begins with this.
+    IdOrAddress(String),
+    /// The MTA's name of its message begins with this.
+    QueueId(String),
+    /// Its subject has this in it.
+    Subject(String),
+}
+
+/// The order of a list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Dead letters, then the others, the oldest first.
+    #[default]
+    DeadFirst,
+    /// By age.
+    Oldest,
+    /// By age, the other way.
+    Newest,
+    /// By the next attempt; last those without one.
+    NextAttempt,
+    /// By attempts, the most first.
+    MostAttempts,
+}
+
+/// The end of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// Which of the order's parts it is in.
+    part: usize,
+    /// What the part is sorted by.
+    key: i64,
+    /// The item's number.
+    seq: i64,
+}
+
+/// A page of the queue.
+#[derive(Debug, Clone, Default)]
+pub struct Browsed {
+    /// Its items.
+    pub items: Vec<Listed>,
+    /// Where the next page begins; `None` where this is the last.
+    pub next: Option<Cursor>,
+    /// How many items there are in each state.
+    pub census: Census,
+}
+
+/// How many items there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Census {
+    /// In all.
+    pub items: u64,
+    /// With a dead target, or set aside.
+    pub dead: u64,
+    /// That are tried by themselves.
+    pub waiting: u64,
+    /// That are not tried before something is decided.
+    pub held: u64,
+    /// When the oldest message with an item came.
+    pub oldest: Option<std::time::SystemTime>,
+}
+
+impl Cursor {
+    /// The place that a text names; see its `Display`.
+    pub fn parse(text: &str) -> Option<Cursor> {
+        let mut numbers = text.splitn(3, '.');
+        Some(Cursor {
+            part: numbers.next()?.parse().ok()?,
+            key: numbers.next()?.parse().ok()?,
+            seq: numbers.next()?.parse().ok()?,
+        })
+    }
+}
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.part, self.key, self.seq)
+    }
+}
+
+/// One part of an order: items of one kind, sorted by one thing.
+struct Part {
+    only: &'static str,
+    key: &'static str,
+    order: &'static str,
+    /// What comes behind `:key` and `:seq`.
+    behind: &'static str,
+}
+
+const BY_AGE: Part = Part {
+    only: "1",
+    key: "item.seq",
+    order: "item.seq",
+    behind: "item.seq > :seq",
+};
+
+impl Order {
+    fn parts(self) -> Vec<Part> {
+        match self {
+            Order::DeadFirst => vec![
+                Part {
+                    only: "item.seq IN temp.dead",
+                    ..BY_AGE
+                },
+                Part {
+                    only: "item.seq NOT IN temp.dead",
+                    ..BY_AGE
+                },
+            ],
+            Order::Oldest => vec![BY_AGE],
+            Order::Newest => vec![Part {
+                order: "item.seq DESC",
+                behind: "item.seq < :seq",
+                ..BY_AGE
+            }],
+            Order::NextAttempt => vec![
+                Part {
+                    only: "item.due IS NOT NULL",
+                    key: "item.due",
+                    order: "item.due, item.seq",
+                    behind: "(item.due, item.seq) > (:key, :seq)",
+                },
+                Part {
+                    only: "item.seq IN temp.resting",
+                    ..BY_AGE
+                },
+            ],
+            Order::MostAttempts => vec![Part {
+                only: "1",
+                key: "item.attempts",
+                order: "item.attempts DESC, item.seq",
+                behind: "(-item.attempts, item.seq) > (-:key, :seq)",
+            }],
+        }
+    }
+}
+
+/// Tables that live as long as the connection and hold what is told from indexes: items that nobody tries by
+/// themselves, those of them that are dead or set aside (and the others with a dead target), and those that are held.
+const TEMPORARY: &str = "PRAGMA temp_store = MEMORY; \
+     CREATE TEMP TABLE resting (seq INTEGER PRIMARY KEY); \
+     CREATE TEMP TABLE dead (seq INTEGER PRIMARY KEY); \
+     CREATE TEMP TABLE halted (seq INTEGER PRIMARY KEY);";
+
+/// Prepares a connection for [`browse`].
+pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(TEMPORARY)
+}
+
+/// A page, of one moment.
+pub(super) fn browse(connection: &Connection, wanted: &Browse) -> rusqlite::Result<Browsed> {
+    let moment = connection.unchecked_transaction()?;
+    let census = take_census(&moment)?;
+    let (items, next) = match wanted.limit {
+        0 => Default::default(),
+        _ => find(&moment, wanted)?,
+    };
+    // Nothing but the temporary tables was written.
+    moment.commit()?;
+    Ok(Browsed {
+        items,
+        next,
+        census,
+    })
+}
+
+fn take_census(connection: &Connection) -> rusqlite::Result<Census> {
+    connection.execute_batch(
+        "DELETE FROM temp.resting; DELETE FROM temp.dead; DELETE FROM temp.halted;",
+    )?;
+    // Both answered by an index alone. The rows themselves are kilobytes each.
+    let all = numbers(connection, "SELECT seq FROM item INDEXED BY item_message")?;
+    let waiting = numbers(
+        connection,
+        "SELECT seq FROM item INDEXED BY item_due WHERE due IS NOT NULL",
+    )?;
+    let mut insert = connection.prepare_cached("INSERT INTO temp.resting VALUES (?1)")?;
+    for seq in all.iter().filter(|seq| waiting.binary_search(seq).is_err()) {
+        insert.execute([seq])?;
+    }
+    connection.execute_batch(
+        "INSERT INTO temp.halted SELECT item FROM held UNION SELECT item FROM paused; \
+         INSERT INTO temp.dead SELECT DISTINCT item FROM target WHERE state = 'dead'; \
+         INSERT OR IGNORE INTO temp.dead SELECT seq FROM temp.resting WHERE seq NOT IN temp.halted; \
+         INSERT OR IGNORE INTO temp.dead SELECT item FROM paused JOIN item ON seq = paused.item WHERE aside IS NOT NULL;",
+    )?;
+    let count = |table: &str| -> rusqlite::Result<u64> {
+        let mut select =
+            connection.prepare_cached(&format!("SELECT count(*) FROM temp.{table}"))?;
+        select.query_row([], |row| row.get::<_, i64>(0).map(i64::unsigned_abs))
+    };
+    let oldest = match all.first() {
+        Some(seq) => connection
+            .prepare_cached(
+                "SELECT received FROM message JOIN item ON item.message = message.id WHERE seq = ?1",
+            )?
+            .query_row([seq], |row| optional_time(row, 0))?,
+        None => None,
+    };
+    Ok(Census {
+        items: all.len() as u64,
+        dead: count("dead")?,
+        waiting: waiting.len() as u64,
+        held: count("halted")?,
+        oldest,
+    })
+}
+
+/// Sorted.
+fn numbers(connection: &Connection, select: &str) -> rusqlite::Result<Vec<i64>> {
+    let mut select = connection.prepare_cached(select)?;
+    let found = select.query_map([], |row| row.get(0))?;
+    let mut found: Vec<i64> = found.collect::<rusqlite::Result<_>>()?;
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn find(
+    connection: &Connection,
+    wanted: &Browse,
+) -> rusqlite::Result<(Vec<Listed>, Option<Cursor>)> {
+    let mut filter = String::from(match wanted.state {
+        State::Any => "1",
+        State::Dead => "item.seq IN temp.dead",
+        State::Waiting => "item.due IS NOT NULL",
+        State::Held => "item.seq IN temp.halted",
+    });
+    let mut texts = Vec::new();
+    if let Some(direction) = wanted.direction {
+        filter += " AND item.direction = ?";
+        texts.push(direction.name().to_owned());
+    }
+    match &wanted.with {
+        Some(With::IdOrAddress(text)) => {
+            filter += " AND (item.id IN (SELECT id FROM item WHERE id >= ? AND id < ?) \
+                       OR item.seq IN (SELECT item FROM target WHERE address LIKE ? ESCAPE '\\'))";
+            // Ids are letters of ASCII and digits, in lower case.
+            let id = text.to_ascii_lowercase();
+            texts.extend([id.clone(), id + "~", like(text) + "%"]);
+        }
+        Some(With::QueueId(text)) => {
+            filter +=
+                " AND item.message IN (SELECT id FROM message WHERE queue_id LIKE ? ESCAPE '\\')";
+            texts.push(like(text) + "%");
+        }
+        Some(With::Subject(text)) => {
+            filter += " AND item.subject LIKE ? ESCAPE '\\'";
+            texts.push(format!("%{}%", like(text)));
+        }
+        None => {}
+    }
+    // One more than is shown, to see whether there is another page.
+    let enough = wanted.limit + 1;
+    let mut found: Vec<Cursor> = Vec::new();
+    let begin = wanted.after.map_or(0, |cursor| cursor.part);
+    for (at, part) in wanted.order.parts().iter().enumerate().skip(begin) {
+        let after = wanted.after.filter(|cursor| cursor.part == at);
+        found.extend(of_part(
+            connection,
+            (at, part),
+            after,
+            (&filter, &texts),
+            enough - found.len(),
+        )?);
+        if found.len() == enough {
+            break;
+        }
+    }
+    let more = found.len() > wanted.limit;
+    found.truncate(wanted.limit);
+    let next = found.last().copied().filter(|_| more);
+    let rows = found.iter().map(|cursor| by_number(connection, cursor.seq));
+    Ok((readable(rows.filter_map(Result::transpose))?, next))
+}
+
+fn of_part(
+    connection: &Connection,
+    (at, part): (usize, &Part),
+    after: Option<Cursor>,
+    (filter, texts): (&str, &[String]),
+    limit: usize,
+) -> rusqlite::Result<Vec<Cursor>> {
+    let Part {
+        only,
+        key,
+        order,
+        behind,
+    } = part;
+    let behind = match after {
+        Some(Cursor { key, seq, .. }) => behind
+            .replace(":key", &key.to_string())
+            .replace(":seq", &seq.to_string()),
+        None => "1".to_owned(),
+    };
+    let mut select = connection.prepare(&format!(
+        "SELECT {key}, item.seq FROM item WHERE {only} AND {filter} AND {behind} ORDER BY {order} LIMIT {limit}"
+    ))?;
+    let texts = texts.iter().cloned().map(Value::Text);
+    let found = select.query_map(params_from_iter(texts), |row| {
+        Ok(Cursor {
+            part: at,
+            key: row.get(0)?,
+            seq: row.get(1)?,
+        })
+    })?;
+    found.collect()
+}
+
+/// A text as LIKE takes it for itself.
+fn like(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '%' | '_' | '\\') {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use bytes::Bytes;
+
+    use super::super::tests::item;
+    use super::super::{Outcome, Parcel, Progress, Settings, Spool};
+    use super::*;
+
+    async fn in_state(spool: &Spool, state: State) -> Vec<String> {
+        let wanted = Browse {
+            state,
+            limit: 100,
+            ..Browse::default()
+        };
+        let browsed = spool.browse(wanted).await.expect("read");
+        let items = browsed.items.into_iter();
+        items.map(|item| item.id.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn each_item_is_in_the_states_that_its_row_says() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = Spool::open(&Settings::new(dir.path())).expect("opened");
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let parcel = |n| Parcel {
+            original: Bytes::from_static(b"x").into(),
+            items: vec![item(n, &["a@c.test", "b@c.test"])],
+        };
+        for n in 0..6 {
+            let committed = spool.commit("Q", now, vec![parcel(n)]).await;
+            committed.expect("committed");
+        }
+        let held = spool.hold("Q", now, vec![parcel(6)]).await.expect("held");
+        let name = |n: usize| item(n, &[]).id;
+        let outcome = |first: Outcome, second: Outcome| Progress {
+            outcomes: vec![
+                (item(0, &["a@c.test"]).targets[0].clone(), first),
+                (item(0, &["b@c.test"]).targets[0].clone(), second),
+            ],
+            next_attempt: now,
+            ndr: None,
+            most_ndrs: None,
+            reached: true,
+        };
+        let (dead, waiting) = (Outcome::Dead("no".into()), Outcome::Waiting("later".into()));
+        // 1 is dead, 2 is dead for one and waits for the other, 3 is dead and on hold, 4 is on hold, 5 is set aside.
+        for (n, first, second) in [(1, &dead, &dead), (2, &dead, &waiting), (3, &dead, &dead)] {
+            let progress = outcome(first.clone(), second.clone());
+            spool
+                .record(&name(n), progress, now)
+                .await
+                .expect("recorded");
+        }
+        for n in [3, 4] {
+            assert!(spool.pause(&name(n)).await.expect("written"));
+        }
+        let file = Connection::open(dir.path().join("spool/spool.db")).expect("opened");
+        file.execute(
+            "UPDATE item SET due = NULL, aside = 'damaged' WHERE id = ?1",
+            [name(5).as_str()],
+        )
+        .expect("as a damaged original leaves it");
+        let names =
+            |all: &[usize]| -> Vec<String> { all.iter().map(|n| name(*n).to_string()).collect() };
+        assert_eq!(in_state(&spool, State::Dead).await, names(&[1, 2, 3, 5]));
+        assert_eq!(in_state(&spool, State::Waiting).await, names(&[2, 0]));
+        assert_eq!(in_state(&spool, State::Held).await, names(&[3, 4, 6]));
+        assert_eq!(
+            in_state(&spool, State::Any).await,
+            names(&[1, 2, 3, 5, 0, 4, 6])
+        );
+        let census = spool.browse(Browse::default()).await.expect("read").census;
+        assert_eq!(
+            (census.items, census.dead, census.waiting, census.held),
+            (7, 4, 2, 3)
+        );
+        assert_eq!(census.oldest, Some(now));
+        held.withdraw().await.expect("written");
+        assert_eq!(in_state(&spool, State::Held).await, names(&[3, 4]));
+    }
+
+    #[test]
+    fn a_cursor_is_read_back_and_nothing_else_is_one() {
+        let cursor = Cursor {
+            part: 1,
+            key: -7,
+            seq: i64::MAX,
+        };
+        assert_eq!(Cursor::parse(&cursor.to_string()), Some(cursor));
+        for text in ["", "1.2", "1.2.3.4", "-1.2.3", "1.2.x", "1.2.3 OR 1"] {
+            assert_eq!(Cursor::parse(text), None, "{text}");
+        }
+    }
+}

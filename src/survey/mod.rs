@@ -1,0 +1,8 @@
+//! Answers to questions about no message: what would be journaled to whom, and who is. Asks the directory, and nothing is
+//! sent or kept.
+
+mod coverage;
+mod explain;
+
+pub use coverage::{Coverage, Person, Summary, Value};
+pub use explain::{Copy, Explanation, ForRecipient, Object, Target, envelope, explain};
