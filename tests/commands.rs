@@ -408,7 +408,7 @@ fn health_and_metrics_are_told() {
             std::net::TcpStream::connect(("127.0.0.1", site.admin)).expect("it listens");
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         )
         .expect("written");
         let mut answer = String::new();
