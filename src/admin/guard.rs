@@ -183,8 +183,9 @@ async fn admit(watched: &Watched, mut request: Request) -> Result<Request, Respo
     let path = request.uri().path().to_owned();
     let is_open = OPEN.contains(&path.as_str());
     if token.is_none() && guard.is_local() && !PROBES.contains(&path.as_str()) {
+        // Every browser says a host; who says none is a script.
         let host = host(request.headers());
-        if !host.is_some_and(|host| guard.is_this_machine(host)) {
+        if !host.is_none_or(|host| guard.is_this_machine(host)) {
             let text = "The name that this page was asked for by is not this machine's own: use localhost or 127.0.0.1.\n";
             return Err(refused("host", StatusCode::MISDIRECTED_REQUEST, text));
         }
@@ -259,8 +260,10 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
                 .and_then(|host| host.to_str().ok())
 }
 
+/// What the client calls this machine; what is no text names nobody.
 fn host(headers: &HeaderMap) -> Option<&str> {
-    headers.get(header::HOST)?.to_str().ok()
+    let host = headers.get(header::HOST)?;
+    Some(host.to_str().unwrap_or_default())
 }
 
 impl Guard {
