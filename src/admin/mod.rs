@@ -2,7 +2,7 @@
 //!
 //! Promises: no page shows what a message says. What a message is about (its subject) and the message itself
 //! (`/queue/{id}/export`) are given only to whoever shows the token of `admin.token_file`: every user of this machine can
-//! connect to a loopback address, and not each of them may read the spool. What [`guard`] refuses never reaches a page.
+//! connect to a loopback address, and not each of them may read the spool. What `guard` refuses never reaches a page.
 //!
 //! | file | owns |
 //! |---|---|
