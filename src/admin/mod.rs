@@ -112,7 +112,7 @@ impl axum::serve::Listener for Door {
     }
 }
 
-/// Every path there is, by its method, and what answers. Whatever is not named in [`guard`] as open asks for the token.
+/// Every path there is, by its method, and what answers. Whatever is not named in `guard` as open asks for the token.
 fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Watched>)> {
     vec![
         ("GET", "/healthz", get(async || "alive\n")),
