@@ -52,8 +52,16 @@ impl Book {
         let said = line.split(' ').nth(2).and_then(|stamp| stamp.parse().ok());
         match said {
             Some(at) if cut <= at => false,
+            // What is about to become of a message of which no commit counts.
+            None if !self.knows(line) => false,
             _ => self.note(line),
         }
+    }
+
+    /// Whether a line is about a message that was promised.
+    fn knows(&self, line: &str) -> bool {
+        let n = line.split(' ').nth(1).and_then(|n| n.parse().ok());
+        n.is_some_and(|n: usize| self.promised.contains_key(&n))
     }
 
     pub fn write(&self, path: &Path) {
