@@ -9,14 +9,14 @@ mod office;
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lab::{Client, INSIDE, NextHop, OUTSIDE};
 use office::{Office, Wanted, id};
 
 /// The longest that a page may take, with the binary that is installed.
 const LONGEST: Duration = Duration::from_millis(200);
-/// How often each is asked for; the middle one counts, since other work may run beside.
+/// How often each is asked for; the shortest counts, since other work on the machine only adds to it.
 const TIMES: usize = 9;
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn no_page_is_slow_while_much_is_owed() {
     })
     .await;
     assert_eq!(office.press("/coverage").status, 303);
-    let middle = items / 2;
+    let (spool, middle) = (office.spool(), items / 2);
     println!("milliseconds of each page with {items} items (least, middle, most of {TIMES})");
     let mut slow = Vec::new();
     for path in [
@@ -91,13 +91,16 @@ async fn no_page_is_slow_while_much_is_owed() {
         "/coverage".to_owned(),
         "/settings".to_owned(),
     ] {
-        let mut times: Vec<Duration> = (0..TIMES)
-            .map(|_| {
-                let begun = Instant::now();
-                assert_eq!(office.page(&path).status, 200, "{path}");
-                begun.elapsed()
-            })
-            .collect();
+        let mut times = Vec::new();
+        for _ in 0..TIMES {
+            // Something changes in between, as it does where mail flows: nothing is known from the last time.
+            assert!(spool.pause(&id(0)).await.expect("written"));
+            let now = SystemTime::now();
+            assert!(spool.resume(&id(0), now).await.expect("written"));
+            let begun = Instant::now();
+            assert_eq!(office.page(&path).status, 200, "{path}");
+            times.push(begun.elapsed());
+        }
         times.sort_unstable();
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let (least, middle, most) = (times[0], times[TIMES / 2], times[TIMES - 1]);
@@ -107,7 +110,7 @@ async fn no_page_is_slow_while_much_is_owed() {
             ms(middle),
             ms(most)
         );
-        if middle > LONGEST {
+        if least > LONGEST {
             slow.push(path);
         }
     }

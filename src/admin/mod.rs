@@ -170,6 +170,9 @@ pub async fn serve(
         started: SystemTime::now(),
         shutdown: shutdown.clone(),
     };
+    // The counters begin with the process: mail that comes before the first sample is mail of the day.
+    let nothing = Sample::of(&Reading::default(), None, watched.started);
+    watched.history.add(nothing);
     let router = routes()
         .into_iter()
         .fold(Router::new(), |router, (_, path, answer)| {

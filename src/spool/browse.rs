@@ -2,11 +2,10 @@
 //!
 //! Reads by a connection of its own, so that no delivery waits for a page. A page is found by the place of the last one's
 //! end and not by a number of items to skip: what is delivered meanwhile shifts nothing, and the last page costs what the
-//! first does. The one whole pass over the items' rows is that for the most attempts or a subject; what rests is told
-//! from two indexes alone.
+//! first does. The one whole pass over the items' rows is that for the most attempts or a subject.
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::database::{optional_time, readable};
 use super::queue::{Listed, by_number};
@@ -184,73 +183,129 @@ impl Order {
 
 /// Tables that live as long as the connection and hold what is told from indexes: items that nobody tries by
 /// themselves, those of them that are dead or set aside (and the others with a dead target), and those that are held.
+/// And the MTA's names of messages: these stand between the messages themselves, whose table is half a gigabyte where 100,000
+/// wait, and never change. So each is read once.
 const TEMPORARY: &str = "PRAGMA temp_store = MEMORY; \
      CREATE TEMP TABLE resting (seq INTEGER PRIMARY KEY); \
      CREATE TEMP TABLE dead (seq INTEGER PRIMARY KEY); \
-     CREATE TEMP TABLE halted (seq INTEGER PRIMARY KEY);";
+     CREATE TEMP TABLE halted (seq INTEGER PRIMARY KEY); \
+     CREATE TEMP TABLE name (message INTEGER PRIMARY KEY, queue_id TEXT NOT NULL);";
 
-/// Prepares a connection for [`browse`].
-pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch(TEMPORARY)
+/// A connection for those who look.
+pub(super) struct Browser {
+    connection: Connection,
+    /// What its temporary tables hold, and of which version of the database.
+    seen: Option<(i64, Census)>,
 }
 
-/// A page, of one moment.
-pub(super) fn browse(connection: &Connection, wanted: &Browse) -> rusqlite::Result<Browsed> {
-    let moment = connection.unchecked_transaction()?;
-    let census = take_census(&moment)?;
-    let (items, next) = match wanted.limit {
-        0 => Default::default(),
-        _ => find(&moment, wanted)?,
-    };
-    // Nothing but the temporary tables was written.
-    moment.commit()?;
-    Ok(Browsed {
-        items,
-        next,
-        census,
-    })
+impl Browser {
+    /// With a connection of its own.
+    pub(super) fn new(connection: Connection) -> rusqlite::Result<Browser> {
+        connection.execute_batch(TEMPORARY)?;
+        Ok(Browser {
+            connection,
+            seen: None,
+        })
+    }
+
+    /// A page, of one moment. One that failed must not be asked again.
+    pub(super) fn browse(&mut self, wanted: &Browse) -> rusqlite::Result<Browsed> {
+        let moment = self.connection.unchecked_transaction()?;
+        // Another one after each commit of another connection; this one commits nothing but temporary tables.
+        let version = moment.query_row("PRAGMA data_version", [], |row| row.get(0))?;
+        let census = match self.seen {
+            Some((seen, census)) if seen == version => census,
+            _ => {
+                let census = take_census(&moment)?;
+                learn_names(&moment, &census)?;
+                census
+            }
+        };
+        let (items, next) = match wanted.limit {
+            0 => Default::default(),
+            _ => find(&moment, wanted)?,
+        };
+        moment.commit()?;
+        self.seen = Some((version, census));
+        Ok(Browsed {
+            items,
+            next,
+            census,
+        })
+    }
 }
 
 fn take_census(connection: &Connection) -> rusqlite::Result<Census> {
+    // CROSS JOIN: SQLite keeps the order then, and does not look through all items for the few that are on hold.
     connection.execute_batch(
-        "DELETE FROM temp.resting; DELETE FROM temp.dead; DELETE FROM temp.halted;",
+        "DELETE FROM temp.resting; DELETE FROM temp.dead; DELETE FROM temp.halted; \
+         INSERT INTO temp.halted SELECT item FROM held UNION SELECT item FROM paused; \
+         INSERT INTO temp.dead SELECT DISTINCT item FROM target WHERE state = 'dead'; \
+         INSERT OR IGNORE INTO temp.dead SELECT item FROM paused CROSS JOIN item ON seq = paused.item WHERE aside IS NOT NULL; \
+         INSERT INTO temp.resting SELECT seq FROM item WHERE due IS NULL \
+         AND seq IN (SELECT seq FROM temp.dead UNION SELECT seq FROM temp.halted);",
     )?;
-    // Both answered by an index alone. The rows themselves are kilobytes each.
+    let count = |select: &str| -> rusqlite::Result<u64> {
+        let mut select = connection.prepare_cached(select)?;
+        select.query_row([], |row| row.get::<_, i64>(0).map(i64::unsigned_abs))
+    };
+    let items = count("SELECT count(*) FROM item")?;
+    let waiting = count("SELECT count(*) FROM item INDEXED BY item_due WHERE due IS NOT NULL")?;
+    // No index knows what was set aside. It is rare, and looked for only where the sum says that there is some.
+    if waiting + count("SELECT count(*) FROM temp.resting")? < items {
+        find_set_aside(connection)?;
+    }
+    let oldest = connection
+        .prepare_cached(
+            "SELECT received FROM message WHERE id = (SELECT message FROM item ORDER BY seq LIMIT 1)",
+        )?
+        .query_row([], |row| optional_time(row, 0))
+        .optional()?;
+    Ok(Census {
+        items,
+        dead: count("SELECT count(*) FROM temp.dead")?,
+        waiting,
+        held: count("SELECT count(*) FROM temp.halted")?,
+        oldest: oldest.flatten(),
+    })
+}
+
+/// Told by what is in one index and not in the other: the rows themselves are kilobytes each.
+fn find_set_aside(connection: &Connection) -> rusqlite::Result<()> {
     let all = numbers(connection, "SELECT seq FROM item INDEXED BY item_message")?;
     let waiting = numbers(
         connection,
         "SELECT seq FROM item INDEXED BY item_due WHERE due IS NOT NULL",
     )?;
-    let mut insert = connection.prepare_cached("INSERT INTO temp.resting VALUES (?1)")?;
+    let mut insert = connection.prepare_cached("INSERT OR IGNORE INTO temp.resting VALUES (?1)")?;
     for seq in all.iter().filter(|seq| waiting.binary_search(seq).is_err()) {
         insert.execute([seq])?;
     }
     connection.execute_batch(
-        "INSERT INTO temp.halted SELECT item FROM held UNION SELECT item FROM paused; \
-         INSERT INTO temp.dead SELECT DISTINCT item FROM target WHERE state = 'dead'; \
-         INSERT OR IGNORE INTO temp.dead SELECT seq FROM temp.resting WHERE seq NOT IN temp.halted; \
-         INSERT OR IGNORE INTO temp.dead SELECT item FROM paused JOIN item ON seq = paused.item WHERE aside IS NOT NULL;",
-    )?;
-    let count = |table: &str| -> rusqlite::Result<u64> {
-        let mut select =
-            connection.prepare_cached(&format!("SELECT count(*) FROM temp.{table}"))?;
-        select.query_row([], |row| row.get::<_, i64>(0).map(i64::unsigned_abs))
-    };
-    let oldest = match all.first() {
-        Some(seq) => connection
+        "INSERT OR IGNORE INTO temp.dead SELECT seq FROM temp.resting WHERE seq NOT IN temp.halted;",
+    )
+}
+
+/// Reads the names of messages that came since the last time; numbers of messages are not used again.
+fn learn_names(connection: &Connection, census: &Census) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO temp.name SELECT id, queue_id FROM message \
+             WHERE id > (SELECT ifnull(max(message), 0) FROM temp.name)",
+        )?
+        .execute([])?;
+    let known: i64 = connection
+        .prepare_cached("SELECT count(*) FROM temp.name")?
+        .query_row([], |row| row.get(0))?;
+    // Those of messages that are gone are in nobody's way, unless they become many.
+    if known.unsigned_abs() > 2 * census.items + 1000 {
+        connection
             .prepare_cached(
-                "SELECT received FROM message JOIN item ON item.message = message.id WHERE seq = ?1",
+                "DELETE FROM temp.name WHERE message NOT IN (SELECT message FROM item)",
             )?
-            .query_row([seq], |row| optional_time(row, 0))?,
-        None => None,
-    };
-    Ok(Census {
-        items: all.len() as u64,
-        dead: count("dead")?,
-        waiting: waiting.len() as u64,
-        held: count("halted")?,
-        oldest,
-    })
+            .execute([])?;
+    }
+    Ok(())
 }
 
 /// Sorted.
@@ -286,8 +341,7 @@ fn find(
             texts.extend([id.clone(), id + "~", like(text) + "%"]);
         }
         Some(With::QueueId(text)) => {
-            filter +=
-                " AND item.message IN (SELECT id FROM message WHERE queue_id LIKE ? ESCAPE '\\')";
+            filter += " AND item.message IN (SELECT message FROM temp.name WHERE queue_id LIKE ? ESCAPE '\\')";
             texts.push(like(text) + "%");
         }
         Some(With::Subject(text)) => {

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tracing::{error, warn};
 
 use super::bodies::{Bodies, Incoming, sync_dir};
-use super::browse::{self, Browse, Browsed};
+use super::browse::{Browse, Browsed, Browser};
 use super::damage;
 use super::database::{self, Loaded, NewMessage, Stored};
 use super::error::{CommitError, OpenError, SpoolError};
@@ -38,7 +38,7 @@ pub struct Spool {
     /// Reads do not wait for commits: in WAL mode a second connection sees the last committed state.
     reader: Arc<Mutex<Connection>>,
     /// The connection of those who look at the queue, opened when the first does.
-    browser: Arc<tokio::sync::Mutex<Option<Connection>>>,
+    browser: Arc<tokio::sync::Mutex<Option<Browser>>>,
     path: PathBuf,
     bodies: Bodies,
     inline_limit: usize,
@@ -535,19 +535,18 @@ impl Spool {
         let mut browser = self.browser.clone().lock_owned().await;
         let path = self.path.clone();
         let browsed = tokio::task::spawn_blocking(move || {
-            let connection = match browser.take() {
-                Some(connection) => connection,
+            let mut opened = match browser.take() {
+                Some(opened) => opened,
                 None => {
-                    let opened = database::connect(&path, false);
-                    let connection = opened.map_err(|cause| cause.to_string())?;
-                    browse::prepare(&connection).map_err(|cause| cause.to_string())?;
-                    connection
+                    let connection = database::connect(&path, false);
+                    let connection = connection.map_err(|cause| cause.to_string())?;
+                    Browser::new(connection).map_err(|cause| cause.to_string())?
                 }
             };
-            let browsed = browse::browse(&connection, &wanted);
+            let browsed = opened.browse(&wanted);
             // One that failed is not used again.
             if browsed.is_ok() {
-                *browser = Some(connection);
+                *browser = Some(opened);
             }
             browsed.map_err(|cause| cause.to_string())
         });

@@ -11,6 +11,8 @@ import collections
 import json
 import os
 import re
+import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -28,13 +30,13 @@ class Browser:
 
     def __init__(self, program, pack):
         self.pack = pack
-        self.home = tempfile.TemporaryDirectory(prefix="copyist-pages-")
+        self.home = tempfile.mkdtemp(prefix="copyist-pages-")
         self.process = subprocess.Popen(
             [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
              "--no-first-run", "--disable-extensions", "--disable-background-networking", "--force-color-profile=srgb",
-             "--lang=en-US", "--remote-debugging-port=0", f"--user-data-dir={self.home.name}", "about:blank"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        file = os.path.join(self.home.name, "DevToolsActivePort")
+             "--lang=en-US", "--remote-debugging-port=0", f"--user-data-dir={self.home}", "about:blank"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        file = os.path.join(self.home, "DevToolsActivePort")
         port = until("Chromium tells its port", lambda: os.path.exists(file) and open(file).read().split("\n")[0])
         listed = until("Chromium has a page", lambda: pages(port))
         host, path = re.match(r"ws://([^/]+)(/.*)", listed[0]["webSocketDebuggerUrl"]).groups()
@@ -45,9 +47,10 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def close(self):
-        self.process.terminate()
+        # All of its processes: those that are left would write on, into a directory that goes.
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self.home.cleanup()
+        until("the browser's files are gone", lambda: shutil.rmtree(self.home, ignore_errors=True) or not os.path.exists(self.home))
 
     def call(self, method, **params):
         self.number += 1
@@ -312,6 +315,11 @@ def main(program, port, token_file, dead, out, keep=""):
         browser.click("button")
         assert "It is on hold" not in text(), text()
         assert "another site" in text() or "Log in" in text(), text()
+
+        # What came before anybody looked is counted as well.
+        browser.go(base)
+        day = browser.js("[...document.querySelectorAll('td[data-label=\"Last 24 h\"]')].map((e) => e.innerText).join()")
+        assert day.startswith("18,6,6,"), day
 
         # Every page, at both widths, in both schemes.
         shown = {
