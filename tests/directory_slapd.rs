@@ -138,7 +138,7 @@ async fn the_object_brings_its_journal_addresses() {
         panic!("Ana is not found");
     };
     let journal = objects[0].values("EXTENSIONATTRIBUTE10");
-    assert_eq!(journal, ["smtp:Ana-Journal@archive.test"]);
+    assert_eq!(journal.to_vec(), ["smtp:Ana-Journal@archive.test"]);
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ async fn journal(directory: &Directory, number: usize) -> Vec<String> {
             let values = objects
                 .iter()
                 .flat_map(|one| one.values("extensionAttribute10"));
-            let mut values: Vec<String> = values.cloned().collect();
+            let mut values: Vec<String> = values.map(str::to_owned).collect();
             values.sort();
             values
         }

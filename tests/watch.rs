@@ -129,7 +129,7 @@ async fn every_answer_that_a_change_touches_is_asked_for_anew<D: DirectoryServer
                 let values = objects
                     .iter()
                     .flat_map(|o| o.values("extensionAttribute10"));
-                Some(values.cloned().collect::<Vec<_>>())
+                Some(values.map(str::to_owned).collect::<Vec<_>>())
             }
             Some(Lookup::Absent) => None,
             other => panic!("{text}: {other:?}"),

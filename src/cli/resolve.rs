@@ -135,7 +135,7 @@ async fn describe(entry: &Entry, journal: &[String], directory: &Directory) -> O
             Err(error) => LeadsTo::nowhere(&error),
         };
         values.push(Journal {
-            value: value.clone(),
+            value: value.to_owned(),
             leads_to,
         });
     }

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use futures_util::future::{OptionFuture, join};
 use metrics::counter;
-use moka::Expiry;
 use moka::future::Cache;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::changes::{Changes, Names, lower};
 use super::entry::{Entry, Lookup, Outage};
+use super::memory::{Got, Known, Life, Memory, patiently};
 use super::places;
 use super::question::address_key;
 use super::resolve::{self, Resolution};
@@ -25,13 +25,8 @@ use super::source::{Name, Objects, Source};
 use super::target::Target;
 use crate::mail::Address;
 
-/// The cache library refuses more than a thousand years.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Addresses remembered as owned by several objects, so as not to log each mail.
 const WARNED: u64 = 10_000;
-
-/// How often a question is put whose answer changes meanwhile.
-const TRIES: usize = 4;
 
 /// Targets remembered; there are as many as mailboxes that journal copies go to.
 const TARGETS: u64 = 100_000;
@@ -44,33 +39,17 @@ pub(super) struct Cached<S> {
     source: S,
     delimiters: String,
     patience: Duration,
-    max_stale: Duration,
-    fresh: Cache<String, Known<Option<Objects>>>,
-    stale: Cache<String, Known<Objects>>,
+    life: Life,
+    owners: Memory<Option<Objects>>,
+    /// For outages: who had an address that was known by its extension's base only.
+    by_extension: Cache<String, Known<Objects>>,
     places: Places,
-    fresh_places: Cache<String, Known<Objects>>,
-    stale_places: Cache<String, Known<Objects>>,
+    inherited: Memory<Objects>,
     targets: TargetSettings,
-    fresh_targets: Cache<String, Known<Resolution>>,
-    stale_targets: Cache<String, Known<Resolution>>,
-    fresh_journal: Cache<String, Known<bool>>,
-    stale_journal: Cache<String, Known<bool>>,
+    resolved: Memory<Resolution>,
+    journal: Memory<bool>,
     warned: Cache<String, ()>,
     changes: Arc<Changes>,
-}
-
-/// What the source said, when it was asked, and what that depends on beside the key and what the answer shows.
-#[derive(Debug, Clone)]
-struct Known<T> {
-    what: T,
-    since: Instant,
-    names: Option<Arc<Names>>,
-}
-
-/// An answer and whether it came from memory alone.
-struct Got<T> {
-    answer: Result<Known<T>, Outage>,
-    remembered: bool,
 }
 
 impl<S: Source> Cached<S> {
@@ -83,40 +62,22 @@ impl<S: Source> Cached<S> {
         targets: TargetSettings,
         patience: Duration,
     ) -> Cached<S> {
-        let life = Life {
-            yes: settings.ttl.min(LONGEST),
-            no: settings.negative_ttl.min(LONGEST),
-        };
-        let max_stale = settings.max_stale.min(LONGEST);
+        let life = Life::of(settings);
+        let changes = Arc::new(Changes::new(life.longest()));
         Cached {
             source,
             delimiters: delimiters.to_owned(),
             patience,
-            max_stale,
-            fresh: Cache::builder()
-                .max_capacity(settings.capacity)
-                .expire_after(life)
-                .build(),
-            stale: kept(settings.capacity, max_stale),
+            life,
+            owners: Memory::new(settings.capacity, life, &changes),
+            by_extension: kept(settings.capacity, life.longest()),
             places,
-            fresh_places: Cache::builder()
-                .max_capacity(settings.capacity)
-                .expire_after(life)
-                .build(),
-            stale_places: kept(settings.capacity, max_stale),
+            inherited: Memory::new(settings.capacity, life, &changes),
             targets,
-            fresh_targets: Cache::builder()
-                .max_capacity(TARGETS)
-                .expire_after(life)
-                .build(),
-            stale_targets: kept(TARGETS, max_stale),
-            fresh_journal: Cache::builder()
-                .max_capacity(settings.capacity)
-                .expire_after(life)
-                .build(),
-            stale_journal: kept(settings.capacity, max_stale),
+            resolved: Memory::new(TARGETS, life, &changes),
+            journal: Memory::new(settings.capacity, life, &changes),
             warned: kept(WARNED, Duration::from_secs(24 * 3600)),
-            changes: Arc::new(Changes::new(life.yes.max(life.no).max(max_stale))),
+            changes,
         }
     }
 
@@ -148,11 +109,7 @@ impl<S: Source> Cached<S> {
         if self.places != Places::default() {
             return None;
         }
-        let known = self.fresh.get(asked.key()).await?;
-        if self.is_outdated(asked.key(), &known) {
-            return None;
-        }
-        let objects = known.what?;
+        let objects = self.owners.believed(asked.key()).await?.what?;
         count("hit");
         self.warn_of_several(asked, &objects).await;
         Some(Lookup::Found(objects))
@@ -182,20 +139,11 @@ impl<S: Source> Cached<S> {
             let names = Names::of(found.iter().map(|one| one.dn.clone()).chain(here));
             Ok((Objects::from(found), Some(names)))
         };
-        let got = self
-            .remembered_or(&self.fresh_places, &key, ask, self.patience)
-            .await;
+        let got = self.inherited.believed_or(&key, ask, self.patience).await;
         match got.answer {
-            Ok(known) => {
-                if !got.remembered && !self.max_stale.is_zero() {
-                    self.stale_places.insert(key, known.clone()).await;
-                }
-                Ok(known.what)
-            }
-            Err(outage) => match self.stale_places.get(&key).await {
-                Some(known) if self.is_recent(known.since) && !self.is_outdated(&key, &known) => {
-                    Ok(known.what)
-                }
+            Ok(known) => Ok(known.what),
+            Err(outage) => match self.inherited.stale(&key).await {
+                Some(known) if !known.is_outdated(&key, &self.changes) => Ok(known.what),
                 _ => Err(outage),
             },
         }
@@ -215,11 +163,10 @@ impl<S: Source> Cached<S> {
 
     async fn find_owners(&self, asked: &Address) -> Lookup<Objects> {
         let without = asked.without_extension(&self.delimiters);
-        let base_key = without.as_ref().map(Address::key);
         let base = OptionFuture::from(without.as_ref().map(|base| self.owners(base)));
         let (exact, base) = join(self.owners(asked), base).await;
-        // Under this very address it was kept when it came.
-        let is_kept = matches!(exact.answer, Ok(Known { what: Some(_), .. }));
+        // Under this very address it is in memory already.
+        let is_by_extension = matches!(exact.answer, Ok(Known { what: None, .. }));
         let got = exact.or_else_absent(base);
         match got.answer {
             Ok(Known {
@@ -229,31 +176,45 @@ impl<S: Source> Cached<S> {
             }) => {
                 count(if got.remembered { "hit" } else { "miss" });
                 self.warn_of_several(asked, &objects).await;
-                if !is_kept {
-                    self.keep(asked, &objects, since).await;
+                match is_by_extension {
+                    true => self.keep_by_extension(asked, &objects, since).await,
+                    false if !got.remembered => self.by_extension.invalidate(asked.key()).await,
+                    false => {}
                 }
                 Lookup::Found(objects)
             }
             Ok(Known { what: None, .. }) => {
                 count(if got.remembered { "hit" } else { "miss" });
-                self.stale.invalidate(asked.key()).await;
+                self.by_extension.invalidate(asked.key()).await;
                 Lookup::Absent
             }
-            Err(outage) => match self.stale.get(asked.key()).await {
-                Some(known)
-                    if self.is_recent(known.since)
-                        && !self.is_outdated(asked.key(), &known)
-                        && !base_key.is_some_and(|key| self.is_outdated(key, &known)) =>
-                {
+            Err(outage) => match self.owned_lately(asked, without.as_ref()).await {
+                Some(objects) => {
                     count("stale");
-                    Lookup::Found(known.what)
+                    Lookup::Found(objects)
                 }
-                _ => {
+                None => {
                     count("outage");
                     Lookup::Unavailable(outage)
                 }
             },
         }
+    }
+
+    /// Who had an address when the source was last heard of, and is not known to have changed.
+    async fn owned_lately(&self, asked: &Address, without: Option<&Address>) -> Option<Objects> {
+        let key = asked.key();
+        if let Some(known) = self.owners.stale(key).await {
+            return known
+                .what
+                .clone()
+                .filter(|_| !known.is_outdated(key, &self.changes));
+        }
+        let base = without?.key();
+        let known = self.by_extension.get(key).await?;
+        let is_outdated = |key| known.is_outdated(key, &self.changes);
+        let is_good = self.life.is_recent(known.since) && !is_outdated(key) && !is_outdated(base);
+        is_good.then_some(known.what)
     }
 
     /// As [`Cached::find`], but what the source says now, and nothing else.
@@ -279,8 +240,7 @@ impl<S: Source> Cached<S> {
         }
     }
 
-    /// Whether anybody's journal attribute names this address. Here an old "no" is as good as an old
-    /// "yes" while the source is down: no copy hangs on it, and without it all mail would wait.
+    /// Whether anybody's journal attribute names this address.
     pub(super) async fn names_in_journal(&self, asked: &Address) -> Lookup<()> {
         let ask = || async {
             // The message is about to need the same answer.
@@ -295,28 +255,19 @@ impl<S: Source> Cached<S> {
             // And by any of their addresses, which are among these.
             let values = owners.iter().flat_map(|object| object.attributes());
             let values = values.flat_map(|(_, values)| values);
-            names.extend(
-                values
-                    .filter(|text| text.contains('@'))
-                    .map(|text| address_key(text)),
-            );
+            names.extend(values.filter(|text| text.contains('@')).map(address_key));
             Ok((false, Some(Names::of(names))))
         };
         let got = self
-            .remembered_or(&self.fresh_journal, asked.key(), ask, self.patience)
+            .journal
+            .believed_or(asked.key(), ask, self.patience)
             .await;
         let known = match got.answer {
-            Ok(known) => {
-                if !got.remembered && !self.max_stale.is_zero() {
-                    let key = asked.key().to_owned();
-                    self.stale_journal.insert(key, known.clone()).await;
-                }
-                known
-            }
+            Ok(known) => known,
             // Nor is what changed since of any matter: the guard may err for the time of an outage.
-            Err(outage) => match self.stale_journal.get(asked.key()).await {
-                Some(known) if self.is_recent(known.since) => known,
-                _ => return Lookup::Unavailable(outage),
+            Err(outage) => match self.journal.stale(asked.key()).await {
+                Some(known) => known,
+                None => return Lookup::Unavailable(outage),
             },
         };
         match known.what {
@@ -336,23 +287,11 @@ impl<S: Source> Cached<S> {
             let (resolution, names) = resolve::resolve(&self.source, target, &self.targets).await?;
             Ok((resolution, Some(names)))
         };
-        let got = self
-            .remembered_or(&self.fresh_targets, &key, ask, GROUP_PATIENCE)
-            .await;
+        let got = self.resolved.believed_or(&key, ask, GROUP_PATIENCE).await;
         match got.answer {
-            Ok(known) => {
-                if !got.remembered && !self.max_stale.is_zero() {
-                    match known.what {
-                        Ok(_) => self.stale_targets.insert(key, known.clone()).await,
-                        Err(_) => self.stale_targets.invalidate(&key).await,
-                    }
-                }
-                Ok(known.what)
-            }
-            Err(outage) => match self.stale_targets.get(&key).await {
-                Some(known) if self.is_recent(known.since) && !self.is_outdated(&key, &known) => {
-                    Ok(known.what)
-                }
+            Ok(known) => Ok(known.what),
+            Err(outage) => match self.resolved.stale(&key).await {
+                Some(known) if !known.is_outdated(&key, &self.changes) => Ok(known.what),
                 _ => Err(outage),
             },
         }
@@ -383,94 +322,13 @@ impl<S: Source> Cached<S> {
 
     async fn owners(&self, address: &Address) -> Got<Option<Objects>> {
         let ask = || async { Ok((self.find_at_source(address).await?, None)) };
-        let got = self
-            .remembered_or(&self.fresh, address.key(), ask, self.patience)
-            .await;
-        if let Ok(Known {
-            what: Some(objects),
-            since,
-            ..
-        }) = &got.answer
-            && !got.remembered
-        {
-            self.keep(address, objects, *since).await;
-        }
-        got
+        self.owners
+            .believed_or(address.key(), ask, self.patience)
+            .await
     }
 
-    /// What is remembered, or what `ask` gives; whoever comes meanwhile waits for the same answer.
-    async fn remembered_or<T, F>(
-        &self,
-        memory: &Cache<String, Known<T>>,
-        key: &str,
-        ask: impl Fn() -> F,
-        patience: Duration,
-    ) -> Got<T>
-    where
-        T: Answer + Clone + Send + Sync + 'static,
-        F: Future<Output = Result<(T, Option<Names>), Outage>> + Send,
-    {
-        for _ in 0..TRIES {
-            if let Some(known) = memory.get(key).await {
-                if !self.is_outdated(key, &known) {
-                    return Got {
-                        answer: Ok(known),
-                        remembered: true,
-                    };
-                }
-                memory.invalidate(key).await;
-            }
-            let begun = Instant::now();
-            // Boxed, for the cache library keeps several copies of it on the stack: a question within a question
-            // once took more than the two megabytes that a thread has.
-            let ask = Box::pin(async {
-                let since = Instant::now();
-                let (what, names) = ask().await?;
-                Ok::<_, Outage>(Known {
-                    what,
-                    since,
-                    names: names.map(Arc::new),
-                })
-            });
-            let shared = memory.try_get_with_by_ref(key, ask);
-            let shared = async { shared.await.map_err(|outage| Outage::clone(&outage)) };
-            let answer = patiently(patience, shared).await;
-            // The question may have been another's, put before we came and before a change.
-            let old = |known: &Known<T>| known.since < begun && self.is_outdated(key, known);
-            if !answer.as_ref().is_ok_and(old) {
-                return Got {
-                    answer,
-                    remembered: false,
-                };
-            }
-        }
-        let why = format!("what {key} stands for changed {TRIES} times while it was asked for");
-        Got {
-            answer: Err(Outage::new(why)),
-            remembered: false,
-        }
-    }
-
-    /// Whether what an answer says was changed after it was asked for.
-    fn is_outdated<T: Answer>(&self, key: &str, known: &Known<T>) -> bool {
-        if self.changes.quiet_since(known.since) {
-            return false;
-        }
-        match &known.names {
-            Some(names) => self.changes.outdated(known.since, names),
-            None => {
-                let named = known.what.names();
-                let names = named.iter().map(String::as_str).chain([key]);
-                self.changes.touched(known.since, names)
-            }
-        }
-    }
-
-    async fn keep(&self, asked: &Address, objects: &Objects, since: Instant) {
-        if self.max_stale.is_zero() {
-            return;
-        }
-        let known = self.stale.get(asked.key()).await;
+    async fn keep_by_extension(&self, asked: &Address, objects: &Objects, since: Instant) {
+        let known = self.by_extension.get(asked.key()).await;
         if known.is_some_and(|known| Arc::ptr_eq(&known.what, objects) && known.since == since) {
             return;
         }
@@ -479,11 +337,9 @@ impl<S: Source> Cached<S> {
             since,
             names: None,
         };
-        self.stale.insert(asked.key().to_owned(), known).await;
-    }
-
-    fn is_recent(&self, since: Instant) -> bool {
-        since.elapsed() <= self.max_stale
+        self.by_extension
+            .insert(asked.key().to_owned(), known)
+            .await;
     }
 
     async fn warn_of_several(&self, asked: &Address, objects: &Objects) {
@@ -502,16 +358,6 @@ impl<S: Source> Cached<S> {
     }
 }
 
-async fn patiently<T>(
-    patience: Duration,
-    answer: impl Future<Output = Result<T, Outage>>,
-) -> Result<T, Outage> {
-    timeout(patience, answer).await.unwrap_or_else(|_| {
-        let reason = format!("no answer within {patience:?}");
-        Err(Outage::new(reason))
-    })
-}
-
 impl Got<Option<Objects>> {
     /// The exact address wins; only where it surely has no owner does the one without extension count.
     fn or_else_absent(self, base: Option<Got<Option<Objects>>>) -> Got<Option<Objects>> {
@@ -522,82 +368,6 @@ impl Got<Option<Objects>> {
             },
             _ => self,
         }
-    }
-}
-
-/// A cache whose entries live as long as the kind of answer is to be believed.
-#[derive(Debug, Clone, Copy)]
-struct Life {
-    yes: Duration,
-    no: Duration,
-}
-
-impl Life {
-    fn of(self, yes: bool) -> Option<Duration> {
-        Some(if yes { self.yes } else { self.no })
-    }
-}
-
-/// What the source says, yes or no.
-trait Answer {
-    fn is_yes(&self) -> bool;
-
-    /// The objects that it shows, by their DNs in lower case.
-    fn names(&self) -> Vec<String> {
-        Vec::new()
-    }
-}
-
-impl Answer for Objects {
-    fn is_yes(&self) -> bool {
-        true
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.iter().map(|object| lower(object.dn.clone())).collect()
-    }
-}
-
-impl Answer for Option<Objects> {
-    fn is_yes(&self) -> bool {
-        self.is_some()
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.as_ref().map(Answer::names).unwrap_or_default()
-    }
-}
-
-impl Answer for Resolution {
-    fn is_yes(&self) -> bool {
-        self.is_ok()
-    }
-}
-
-impl Answer for bool {
-    fn is_yes(&self) -> bool {
-        *self
-    }
-}
-
-impl<T: Answer> Expiry<String, Known<T>> for Life {
-    fn expire_after_create(
-        &self,
-        _: &String,
-        known: &Known<T>,
-        _: std::time::Instant,
-    ) -> Option<Duration> {
-        self.of(known.what.is_yes())
-    }
-
-    fn expire_after_update(
-        &self,
-        _: &String,
-        known: &Known<T>,
-        _: std::time::Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        self.of(known.what.is_yes())
     }
 }
 

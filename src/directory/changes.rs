@@ -2,10 +2,13 @@
 //!
 //! Answers stay where they are; each is compared with this when it is wanted again. So an answer that was
 //! under way while its object changed counts as old, too, and a change costs no more for many answers than for one.
+//! Names are kept as hashes, for there are a few of them for each answer: should two ever meet, something is asked
+//! once too often.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{LazyLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -29,13 +32,13 @@ pub(super) struct Changes {
 struct Known {
     /// What was asked for before this moment is void.
     everything: Option<Instant>,
-    names: HashMap<String, Instant>,
+    names: HashMap<u64, Instant>,
 }
 
 /// What an answer depends on, where that is more than it shows by itself.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    names: HashSet<String>,
+    names: Box<[u64]>,
     /// Any change at all may matter.
     any: bool,
     /// Up to when the names were compared and none had changed; as [`Changes::latest`].
@@ -45,8 +48,12 @@ pub(super) struct Names {
 impl Names {
     /// These names.
     pub(super) fn of(names: impl IntoIterator<Item = String>) -> Names {
+        let names = names.into_iter().map(|name| hash(&lower(name)));
+        let mut names: Vec<u64> = names.collect();
+        names.sort_unstable();
+        names.dedup();
         Names {
-            names: names.into_iter().map(lower).collect(),
+            names: names.into(),
             ..Names::default()
         }
     }
@@ -76,7 +83,7 @@ impl Changes {
         let now = Instant::now();
         let mut known = self.write();
         for name in names {
-            known.names.insert(lower(name), now);
+            known.names.insert(hash(&lower(name)), now);
         }
         if known.names.len() > MOST {
             known.names.retain(|_, when| when.elapsed() <= self.memory);
@@ -97,7 +104,7 @@ impl Changes {
         self.note(now);
     }
 
-    /// Whether one of these names changed after `since`. They must be in lower case.
+    /// Whether one of these names changed after `since`. They must be in lower case, see [`lower`].
     pub(super) fn touched<'a>(
         &self,
         since: Instant,
@@ -110,7 +117,7 @@ impl Changes {
         is_after(known.everything, since)
             || names
                 .into_iter()
-                .any(|name| is_after(known.names.get(name).copied(), since))
+                .any(|name| is_after(known.names.get(&hash(name)).copied(), since))
     }
 
     /// Whether something that an answer depends on changed after `since`.
@@ -131,7 +138,9 @@ impl Changes {
             || match few {
                 true => {
                     let mut all = known.names.iter();
-                    all.any(|(name, when)| *when >= since && depends.names.contains(name))
+                    all.any(|(name, when)| {
+                        *when >= since && depends.names.binary_search(name).is_ok()
+                    })
                 }
                 false => {
                     let mut all = depends.names.iter();
@@ -176,6 +185,11 @@ impl Changes {
 /// At the same moment counts as after: then nobody can tell.
 fn is_after(when: Option<Instant>, since: Instant) -> bool {
     when.is_some_and(|when| when >= since)
+}
+
+fn hash(name: &str) -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEY.hash_one(name)
 }
 
 /// A name as it is compared.

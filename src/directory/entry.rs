@@ -31,13 +31,35 @@ impl Outage {
 }
 
 /// An object of the directory: its name and those attributes that were asked for.
+///
+/// There may be a million of them in memory: what was read stands in one piece of text, without room to grow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The distinguished name as the server spells it.
     pub dn: String,
     /// Whether it is no person but a group or container whose journal attributes count for one.
     pub inherited: bool,
-    attributes: Vec<(String, Vec<String>)>,
+    /// Each attribute's name, followed by its values.
+    text: Box<str>,
+    parts: Box<[Part]>,
+}
+
+/// A piece of an entry's text: where it ends, in octets, and whether it is the name of an attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part(usize);
+
+impl Part {
+    fn new(end: usize, is_name: bool) -> Part {
+        Part(end << 1 | usize::from(is_name))
+    }
+
+    fn end(self) -> usize {
+        self.0 >> 1
+    }
+
+    fn is_name(self) -> bool {
+        self.0 & 1 == 1
+    }
 }
 
 impl Entry {
@@ -56,10 +78,22 @@ impl Entry {
                 None => joined.push((name, values)),
             }
         }
+        let (mut text, mut parts) = (String::new(), Vec::new());
+        for (name, values) in joined {
+            text.push_str(&name);
+            parts.push(Part::new(text.len(), true));
+            for value in values {
+                text.push_str(&value);
+                parts.push(Part::new(text.len(), false));
+            }
+        }
+        let mut dn = dn.into();
+        dn.shrink_to_fit();
         Entry {
-            dn: dn.into(),
+            dn,
             inherited: false,
-            attributes: joined,
+            text: text.into(),
+            parts: parts.into(),
         }
     }
 
@@ -72,18 +106,71 @@ impl Entry {
     }
 
     /// The values of an attribute, its name compared without case (RFC 4512 section 1.4).
-    pub fn values(&self, attribute: &str) -> &[String] {
-        self.attributes
-            .iter()
+    pub fn values(&self, attribute: &str) -> Values<'_> {
+        self.attributes()
             .find(|(name, _)| name.eq_ignore_ascii_case(attribute))
-            .map_or(&[], |(_, values)| values)
+            .map(|(_, values)| values)
+            .unwrap_or_default()
     }
 
     /// All attributes that were read, in the order they came.
-    pub fn attributes(&self) -> impl Iterator<Item = (&str, &[String])> {
-        self.attributes
-            .iter()
-            .map(|(name, values)| (name.as_str(), values.as_slice()))
+    pub fn attributes(&self) -> impl Iterator<Item = (&str, Values<'_>)> {
+        let (mut rest, mut from) = (&*self.parts, 0);
+        std::iter::from_fn(move || {
+            let (name, behind) = rest.split_first()?;
+            let count = behind.iter().position(|part| part.is_name());
+            let (values, others) = behind.split_at(count.unwrap_or(behind.len()));
+            let found = Values {
+                text: &self.text,
+                from: name.end(),
+                parts: values,
+            };
+            let name = &self.text[from..name.end()];
+            from = values.last().map_or(found.from, |last| last.end());
+            rest = others;
+            Some((name, found))
+        })
+    }
+}
+
+/// The values of an attribute, in the order they came.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Values<'a> {
+    text: &'a str,
+    /// Where the next one begins.
+    from: usize,
+    parts: &'a [Part],
+}
+
+impl<'a> Values<'a> {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// The first of them.
+    pub fn first(mut self) -> Option<&'a str> {
+        self.next()
+    }
+
+    /// All of them, each as a text of its own.
+    pub fn to_vec(self) -> Vec<String> {
+        self.map(str::to_owned).collect()
+    }
+}
+
+impl<'a> Iterator for Values<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let (part, others) = self.parts.split_first()?;
+        let value = &self.text[self.from..part.end()];
+        (self.from, self.parts) = (part.end(), others);
+        Some(value)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.parts.len(), Some(self.parts.len()))
     }
 }
 
@@ -100,7 +187,30 @@ mod tests {
                 ("mail".into(), vec!["c@d".into()]),
             ],
         );
-        assert_eq!(entry.values("MAIL"), ["a@b", "c@d"]);
+        assert_eq!(entry.values("MAIL").to_vec(), ["a@b", "c@d"]);
         assert!(entry.values("uid").is_empty());
+    }
+
+    #[test]
+    fn what_was_read_comes_back_as_it_was() {
+        let attributes = [
+            ("none".to_owned(), vec![]),
+            (
+                "mail".into(),
+                vec!["a@b".into(), String::new(), "\u{e9}@b".into()],
+            ),
+            ("x;range=0-1".into(), vec!["\0mail".into()]),
+            ("last".into(), vec![]),
+        ];
+        let entry = Entry::new("cn=a", attributes.clone());
+        let seen: Vec<(String, Vec<String>)> = entry
+            .attributes()
+            .map(|(name, values)| (name.to_owned(), values.to_vec()))
+            .collect();
+        assert_eq!(seen, attributes);
+        assert!(entry.values("none").is_empty() && entry.values("last").is_empty());
+        assert_eq!(entry.values("mail").first(), Some("a@b"));
+        assert_eq!(entry.values("x;range=0-1").to_vec(), ["\0mail"]);
+        assert_eq!(Entry::new("cn=b", []).attributes().count(), 0);
     }
 }

@@ -375,7 +375,7 @@ impl Index {
 }
 
 fn uid_keys(entry: &Entry) -> Vec<String> {
-    let uids = entry.values("uid").iter();
+    let uids = entry.values("uid");
     uids.map(|uid| format!("uid:{}", uid.to_lowercase()))
         .collect()
 }
@@ -383,10 +383,8 @@ fn uid_keys(entry: &Entry) -> Vec<String> {
 /// The members of a group, as they are looked up here.
 fn members_of(entry: &Entry) -> impl Iterator<Item = String> {
     let named = ["member", "uniqueMember"].into_iter();
-    let named = named
-        .flat_map(|name| entry.values(name))
-        .map(|dn| dn_key(dn));
-    let uids = entry.values("memberUid").iter();
+    let named = named.flat_map(|name| entry.values(name)).map(dn_key);
+    let uids = entry.values("memberUid");
     named.chain(uids.map(|uid| format!("uid:{}", uid.to_lowercase())))
 }
 

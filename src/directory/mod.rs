@@ -21,6 +21,7 @@ pub mod fuzzing;
 mod handle;
 mod ldap;
 mod ldif;
+mod memory;
 mod places;
 mod question;
 mod resolve;

@@ -198,7 +198,7 @@ impl Attributes {
         names.push(entry.dn.clone());
         names.extend(self.keys_of(entry));
         names.extend(self.journal_keys_of(entry));
-        names.extend(entry.values("uid").iter().map(|uid| format!("uid={uid}")));
+        names.extend(entry.values("uid").map(|uid| format!("uid={uid}")));
         if places::may_be_inherited_from(entry, self.has_addresses(entry)) {
             names.push(places::ANYWHERE.to_owned());
         }
@@ -282,7 +282,7 @@ pub(super) fn address_key(value: &str) -> String {
 
 fn keys(entry: &Entry, attributes: &[String]) -> Vec<String> {
     let values = attributes.iter().flat_map(|name| entry.values(name));
-    let mut keys: Vec<String> = values.map(|value| address_key(value)).collect();
+    let mut keys: Vec<String> = values.map(address_key).collect();
     keys.sort_unstable();
     keys.dedup();
     keys

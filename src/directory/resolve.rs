@@ -69,7 +69,7 @@ pub(super) async fn resolve<S: Source>(
             };
             return Ok((Ok(Arc::new([reached])), Names::default()));
         }
-        Target::Dn(dn) => Name::Dn(dn.clone()),
+        Target::Dn(dn) => Name::Dn(dn.to_owned()),
         Target::X500(text) => Name::X500(text.clone()),
     };
     let mut walk = Walk {
@@ -207,7 +207,7 @@ impl Walk<'_> {
 /// The one address that mail to an object goes to: the primary proxy address (`SMTP:` in capitals, as
 /// Exchange writes it), else `mail`, else a contact's `targetAddress`.
 pub(super) fn own_address(entry: &Entry, settings: &TargetSettings) -> Option<Address> {
-    let proxies = entry.values("proxyAddresses").iter();
+    let proxies = entry.values("proxyAddresses");
     let primary = proxies
         .filter(|value| value.starts_with("SMTP:"))
         .chain(entry.values("mail"))
@@ -264,7 +264,7 @@ pub(super) fn encapsulated(address: &Address) -> Option<String> {
 }
 
 pub(super) fn is_group(entry: &Entry) -> bool {
-    let classes = entry.values("objectClass").iter();
+    let classes = entry.values("objectClass");
     classes
         .into_iter()
         .any(|class| GROUPS.iter().any(|group| class.eq_ignore_ascii_case(group)))
@@ -275,18 +275,26 @@ fn members(entry: &Entry) -> impl Iterator<Item = Name> {
     let named = ["member", "uniqueMember"];
     let named = named.into_iter().flat_map(|name| entry.values(name));
     named
-        .map(|dn| Name::Dn(dn.clone()))
-        .chain(entry.values("memberUid").iter().cloned().map(Name::Uid))
-        .chain(entry.values("memberURL").iter().cloned().map(Name::Url))
+        .map(|dn| Name::Dn(dn.to_owned()))
+        .chain(
+            entry
+                .values("memberUid")
+                .map(|uid| Name::Uid(uid.to_owned())),
+        )
+        .chain(
+            entry
+                .values("memberURL")
+                .map(|url| Name::Url(url.to_owned())),
+        )
 }
 
 /// What an object is called by in journal attributes: its DN and its X.500 addresses.
 pub(super) fn names_of(entry: &Entry) -> Vec<String> {
-    let x500 = entry.values("proxyAddresses").iter().filter_map(|value| {
+    let x500 = entry.values("proxyAddresses").filter_map(|value| {
         let head = value.get(..5)?;
         head.eq_ignore_ascii_case("x500:").then(|| &value[5..])
     });
-    let x500 = x500.chain(entry.values("legacyExchangeDN").iter().map(String::as_str));
+    let x500 = x500.chain(entry.values("legacyExchangeDN"));
     let x500 = x500.flat_map(|text| [text.to_owned(), format!("x500:{text}")]);
     let mut names: Vec<String> = x500.chain([entry.dn.clone()]).collect();
     names.iter_mut().for_each(|name| *name = address_key(name));

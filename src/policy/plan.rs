@@ -343,7 +343,7 @@ pub fn exempting<'a>(objects: &'a Objects, attribute: Option<&str>) -> Option<&'
     let attribute = attribute?;
     let own = || objects.iter().filter(|object| !object.inherited);
     let exempts = |object: &Entry| {
-        let mut values = object.values(attribute).iter();
+        let mut values = object.values(attribute);
         values.any(|value| value.trim().eq_ignore_ascii_case("TRUE"))
     };
     own()
@@ -390,7 +390,7 @@ impl Gathered<'_> {
                 attribute,
                 dn: Some(&object.dn),
             };
-            let values = object.values(attribute).iter();
+            let values = object.values(attribute);
             for value in values.filter(|value| !value.trim().is_empty()) {
                 match Target::parse(value) {
                     Ok(target) => {

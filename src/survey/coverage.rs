@@ -182,7 +182,7 @@ fn values<'a>(object: &'a Entry, rules: &'a Rules) -> Vec<(&'a str, &'a str)> {
     for direction in Direction::ALL {
         for attribute in &rules.of(direction).journal_attributes {
             for value in object.values(attribute) {
-                let pair = (attribute.as_str(), value.as_str());
+                let pair = (attribute.as_str(), value);
                 if !value.trim().is_empty() && !all.contains(&pair) {
                     all.push(pair);
                 }
@@ -199,7 +199,7 @@ fn describe(objects: &Objects, addresses: &[String], rules: &Rules, known: &Know
         addresses: own
             .iter()
             .flat_map(|object| addresses.iter().flat_map(|name| object.values(name)))
-            .cloned()
+            .map(str::to_owned)
             .collect(),
         exempt: policy::is_exempt(objects, rules),
         journal: Vec::new(),

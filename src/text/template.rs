@@ -150,9 +150,7 @@ impl Object for Person {
             .0
             .iter()
             .flat_map(|entry| entry.values(key.as_str().unwrap_or_default()));
-        let mut given = values
-            .map(|value| value.trim())
-            .filter(|value| !value.is_empty());
+        let mut given = values.map(str::trim).filter(|value| !value.is_empty());
         given.next().map(Value::from)
     }
 }

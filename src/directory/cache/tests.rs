@@ -309,6 +309,44 @@ async fn journal_addresses_are_known_through_an_outage_both_ways() {
     assert!(matches!(unknown, Lookup::Unavailable(_)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_believed_for_its_time_and_serves_an_outage_for_longer() {
+    let people = cached(
+        Obedient::with(&[("ana@b.test", "cn=ana")]),
+        Duration::from_secs(60),
+        HOUR,
+    );
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
+    assert_eq!(ask(&people, "eve@b.test").await, "absent");
+    people.source().put("ana@b.test", "cn=new");
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
+    assert_eq!(ask(&people, "eve@b.test").await, "absent");
+    assert_eq!(asked(&people), 2);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    people.source().set_down(true);
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
+    assert_eq!(ask(&people, "eve@b.test").await, "unavailable");
+    people.source().set_down(false);
+    assert_eq!(ask(&people, "ana@b.test").await, "cn=new");
+}
+
+#[tokio::test]
+async fn an_address_that_somebody_got_is_no_longer_served_by_its_extension() {
+    let people = cached(
+        Obedient::with(&[("ana@b.test", "cn=ana")]),
+        Duration::ZERO,
+        HOUR,
+    );
+    assert_eq!(ask(&people, "ana+y@b.test").await, "cn=ana");
+    people.source().put("ana+y@b.test", "cn=list");
+    assert_eq!(ask(&people, "ana+y@b.test").await, "cn=list");
+    people.source().set_down(true);
+    assert_eq!(ask(&people, "ana+y@b.test").await, "cn=list");
+    people.changes().changed(["cn=list".to_owned()]);
+    assert_eq!(ask(&people, "ana+y@b.test").await, "unavailable");
+}
+
 #[tokio::test]
 async fn what_has_changed_is_asked_for_anew_and_nothing_else() {
     let people = cached(
@@ -414,18 +452,9 @@ async fn a_flood_of_addresses_that_nobody_has_leaves_the_memory_bounded() {
     }
     most = most.max(resident());
     let took = begun.elapsed();
-    cached.fresh.run_pending_tasks().await;
-    assert!(cached.fresh.entry_count() <= capacity);
-    cached.fresh_journal.run_pending_tasks().await;
-    assert!(cached.fresh_journal.entry_count() <= capacity);
-    cached.stale_journal.run_pending_tasks().await;
-    assert!(cached.stale_journal.entry_count() <= capacity);
-    cached.stale.run_pending_tasks().await;
-    assert_eq!(
-        cached.stale.entry_count(),
-        0,
-        "absences are never kept for outages"
-    );
+    assert!(cached.owners.len().await <= capacity);
+    assert!(cached.journal.len().await <= capacity);
+    assert_eq!(cached.by_extension.entry_count(), 0);
     assert_eq!(ask(&cached, "ana@b.test").await, "cn=ana");
     println!(
         "{flood} addresses with a capacity of {capacity} in {took:.1?}: {} KiB more resident at most",

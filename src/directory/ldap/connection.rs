@@ -79,7 +79,7 @@ impl Features {
     pub(super) const NOTIFICATION: &str = "1.2.840.113556.1.4.528";
 
     fn of(root: &Entry) -> Features {
-        let has = |name: &str, oid: &str| root.values(name).iter().any(|value| value == oid);
+        let has = |name: &str, oid: &str| root.values(name).any(|value| value == oid);
         Features {
             ranges: has("supportedCapabilities", Features::ACTIVE_DIRECTORY),
             sync: has("supportedControl", Features::SYNC),
@@ -742,7 +742,7 @@ mod tests {
             bin_attrs: [("journal".to_owned(), vec![b"j\xff@b.test".to_vec()])].into(),
         };
         let entry = entry(found);
-        assert_eq!(entry.values("mail"), ["a@b.test"]);
-        assert_eq!(entry.values("journal"), ["j\u{fffd}@b.test"]);
+        assert_eq!(entry.values("mail").to_vec(), ["a@b.test"]);
+        assert_eq!(entry.values("journal").to_vec(), ["j\u{fffd}@b.test"]);
     }
 }

@@ -193,7 +193,7 @@ impl Feed<'_> {
         let root = self.one("", &["namingContexts"]).await?;
         let base = self.base.to_lowercase();
         let suffixes = root.iter().flat_map(|root| root.values("namingContexts"));
-        let mut suffixes: Vec<&String> = suffixes
+        let mut suffixes: Vec<&str> = suffixes
             .filter(|suffix| base.ends_with(&suffix.to_lowercase()))
             .collect();
         suffixes.sort_by_key(|suffix| suffix.len());
@@ -201,11 +201,11 @@ impl Feed<'_> {
             return Ok(None);
         };
         let top = self.one(suffix, &["contextCSN"]).await?;
-        let numbers = top.as_ref().map_or(&[][..], |top| top.values("contextCSN"));
-        Ok(match numbers {
-            [] => None,
-            numbers => Some(format!("rid=000,csn={}", numbers.join(";"))),
-        })
+        let numbers: Vec<&str> = top
+            .iter()
+            .flat_map(|top| top.values("contextCSN"))
+            .collect();
+        Ok((!numbers.is_empty()).then(|| format!("rid=000,csn={}", numbers.join(";"))))
     }
 
     // ----- Active Directory
@@ -305,7 +305,7 @@ impl Feed<'_> {
             "defaultNamingContext",
         ];
         let root = self.one("", &wanted).await?;
-        let value = |name: &str| Some(root.as_ref()?.values(name).first()?.clone());
+        let value = |name: &str| Some(root.as_ref()?.values(name).first()?.to_owned());
         let number = value("highestCommittedUSN").and_then(|text| text.parse().ok());
         match (number, value("dsServiceName")) {
             (Some(number), Some(server)) => Ok(Numbers {

@@ -46,11 +46,10 @@ async fn of_openldap(
     let holds_base = |entry: &&Entry| {
         entry
             .values("olcSuffix")
-            .iter()
             .any(|suffix| is_below(base, suffix))
     };
     match databases.unwrap_or_default().iter().find(holds_base) {
-        Some(database) => unindexed(database.values("olcDbIndex"), attributes),
+        Some(database) => unindexed(&database.values("olcDbIndex").to_vec(), attributes),
         None => Vec::new(),
     }
 }
@@ -82,7 +81,7 @@ async fn of_active_directory(
         .map(|name| format!("(lDAPDisplayName={})", ldap_escape(name.as_str())))
         .collect();
     let definitions = Search {
-        base: schema.clone(),
+        base: schema.to_owned(),
         scope: Scope::OneLevel,
         filter: format!("(|{names})"),
         attributes: vec!["lDAPDisplayName".into(), "searchFlags".into()],
@@ -92,7 +91,7 @@ async fn of_active_directory(
     };
     let definitions = connection.search(definitions, deadline).await;
     let flags = |entry: &Entry| {
-        let mut values = entry.values("searchFlags").iter();
+        let mut values = entry.values("searchFlags");
         values
             .find_map(|value| value.parse::<i64>().ok())
             .unwrap_or(0)
@@ -101,7 +100,7 @@ async fn of_active_directory(
     let plain = plain.iter().filter(|entry| flags(entry) & INDEXED == 0);
     plain
         .flat_map(|entry| entry.values("lDAPDisplayName"))
-        .cloned()
+        .map(str::to_owned)
         .collect()
 }
 

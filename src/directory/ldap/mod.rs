@@ -209,7 +209,7 @@ impl Ldap {
         match self.client.search(search, deadline).await {
             Ok((entries, _)) => {
                 let values = entries.iter().flat_map(|one| one.values(&of.attribute));
-                Ok(values.cloned().collect())
+                Ok(values.map(str::to_owned).collect())
             }
             Err(fault) => Err(Outage::new(format!("{of}: {fault}"))),
         }
@@ -486,7 +486,7 @@ impl Client {
                 let filter = format!("(|(legacyExchangeDN={value})(proxyAddresses=X500:{value}))");
                 (below_base(), filter)
             }
-            Name::Uid(uid) => (below_base(), format!("(uid={})", ldap_escape(uid.as_str()))),
+            Name::Uid(uid) => (below_base(), format!("(uid={})", ldap_escape(uid))),
             Name::Url(url) => {
                 let (base, scope, filter) = url::search_of(url).ok_or_else(|| {
                     Fault::Question(format!(
@@ -546,9 +546,9 @@ impl Client {
         }
         let mut seen: HashSet<String> = HashSet::new();
         let mut groups = Vec::new();
-        let uids = object.values("uid").iter();
+        let uids = object.values("uid");
         let mut terms: Vec<String> = uids
-            .map(|uid| format!("(memberUid={})", ldap_escape(uid.as_str())))
+            .map(|uid| format!("(memberUid={})", ldap_escape(uid)))
             .chain(member_terms(&object.dn))
             .collect();
         while !terms.is_empty() {
