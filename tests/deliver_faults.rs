@@ -36,10 +36,12 @@ async fn survives(step: &'static str, act: Act, timeout: Duration) -> usize {
     bench.until_nothing_is_owed().await;
     let seen = faulty.seen();
     let last = *seen.of(0).last().expect("it was connected to");
-    // RCPT is said together with MAIL.
-    let together = step == "MAIL" && last.starts_with("RCPT");
+    // These are said together.
+    let together = ["MAIL", "RCPT", "DATA"];
+    let begun = together.iter().position(|verb| *verb == step);
+    let behind = &together[begun.unwrap_or(together.len())..];
     assert!(
-        together || last.starts_with(step),
+        last.starts_with(step) || behind.iter().any(|verb| last.starts_with(verb)),
         "after {step} came {last}: {:?}",
         seen.steps
     );
@@ -163,7 +165,44 @@ async fn a_relay_with_pipelining_gets_the_envelope_at_once() {
     let bench = Bench::start(relay(faulty.address()), ONCE);
     bench.owe(item(1, &["a@c.test", "b@c.test"]), "x\r\n").await;
     bench.until_nothing_is_owed().await;
-    assert_eq!(faulty.seen().longest_batch, 3);
+    assert_eq!(faulty.seen().longest_batch, 4);
+}
+
+#[tokio::test]
+async fn many_recipients_are_said_in_batches_and_the_data_behind_the_last() {
+    let faulty = Faulty::start(USUAL, |_, said| {
+        said.contains("no@").then_some(Act::Say("550 5.1.1 no\r\n"))
+    })
+    .await;
+    let bench = Bench::start(relay(faulty.address()), ONCE);
+    let many: Vec<String> = (0..120).map(|n| format!("r{n}@c.test")).collect();
+    let mut many: Vec<&str> = many.iter().map(String::as_str).collect();
+    many.push("no@c.test");
+    bench.owe(item(1, &many), "x\r\n").await;
+    bench.until_nothing_is_owed().await;
+    let seen = faulty.seen();
+    // The message, and the NDR about the one who was refused.
+    assert_eq!(seen.messages.len(), 2);
+    assert!(seen.longest_batch <= 51, "{}", seen.longest_batch);
+    let accepted = |step: &&(usize, String)| step.1.starts_with("RCPT TO:<r");
+    assert_eq!(seen.steps.iter().filter(accepted).count(), 120);
+}
+
+#[tokio::test]
+async fn a_relay_that_takes_data_for_nobody_gets_no_empty_message() {
+    let script = |number, said: &str| match said {
+        _ if number > 0 => None,
+        "DATA" => Some(Act::Say("354 go on\r\n")),
+        _ => said.contains("no@").then_some(Act::Say("550 5.1.1 no\r\n")),
+    };
+    let faulty = Faulty::start(USUAL, script).await;
+    let bench = Bench::start(relay(faulty.address()), ONCE);
+    bench.owe(item(1, &["no@c.test"]), "x\r\n").await;
+    bench.until_nothing_is_owed().await;
+    let seen = faulty.seen();
+    assert_eq!(seen.of(0).last(), Some(&"DATA"), "{:?}", seen.steps);
+    assert_eq!(seen.messages.len(), 1, "the NDR");
+    assert!(seen.of(1).contains(&"."), "{:?}", seen.steps);
 }
 
 #[tokio::test]

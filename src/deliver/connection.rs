@@ -224,8 +224,8 @@ impl Connection {
                 nothing_said: false,
             };
         }
-        let mut fates = match self.envelope(item, size, recipients).await {
-            Ok(fates) => fates,
+        let (mut fates, go_on) = match self.envelope(item, size, recipients).await {
+            Ok(said) => said,
             Err((why, nothing_said)) => {
                 return Sent {
                     fates: vec![Fate::Later(why); recipients.len()],
@@ -235,10 +235,15 @@ impl Connection {
             }
         };
         let accepted = fates.contains(&Fate::Delivered);
-        let (ended, connection) = if accepted {
-            self.data(item, original).await
-        } else {
-            (self.step("RSET\r\n").await, Some(self))
+        let (ended, connection) = match go_on {
+            _ if accepted => self.data(item, original, go_on).await,
+            // It waits for a message to nobody, and would get an empty one.
+            Some(Ok(())) => {
+                let why = "the relay took DATA without a recipient";
+                (Err(Trouble::Lost(why.into())), None)
+            }
+            Some(Err(Trouble::Lost(why))) => (Err(Trouble::Lost(why)), None),
+            Some(Err(Trouble::Reply(_))) | None => (self.step("RSET\r\n").await, Some(self)),
         };
         let connection = match ended {
             Ok(()) => connection,
@@ -283,13 +288,14 @@ impl Connection {
         None
     }
 
-    /// MAIL and RCPT. `Delivered` stands for an accepted recipient until the data is through.
+    /// MAIL and RCPT. `Delivered` stands for an accepted recipient until the data is through. Where the relay takes
+    /// several commands at once, DATA goes with them (RFC 2920 section 3.1), and the answer to that comes, too.
     async fn envelope(
         &mut self,
         item: &Item,
         size: usize,
         recipients: &[Address],
-    ) -> Result<Vec<Fate>, (String, bool)> {
+    ) -> Result<(Vec<Fate>, Option<Result<(), Trouble>>), (String, bool)> {
         let mail = self.mail_command(item, size);
         let rcpts: Vec<String> = recipients
             .iter()
@@ -299,7 +305,7 @@ impl Connection {
             match self.step(&mail).await {
                 Ok(()) => {}
                 Err(Trouble::Reply(reply)) => {
-                    return Ok(vec![fate_of_sender(&reply); recipients.len()]);
+                    return Ok((vec![fate_of_sender(&reply); recipients.len()], None));
                 }
                 Err(Trouble::Lost(why)) => return Err((why, true)),
             }
@@ -308,16 +314,19 @@ impl Connection {
                 let said = self.step(rcpt).await;
                 fates.push(recipient_fate(said).map_err(|why| (why, false))?);
             }
-            return Ok(fates);
+            return Ok((fates, None));
         }
         let mut fates: Vec<Fate> = Vec::new();
         let mut refused_sender = None;
+        let with_data = rcpts.len() <= BATCH;
         for (n, batch) in rcpts.chunks(BATCH).enumerate() {
-            let commands = if n == 0 {
-                mail.clone() + &batch.concat()
-            } else {
-                batch.concat()
-            };
+            let mut commands = batch.concat();
+            if n == 0 {
+                commands.insert_str(0, &mail);
+            }
+            if with_data {
+                commands.push_str("DATA\r\n");
+            }
             let mut said = self.step(&commands).await;
             if n == 0 {
                 match said {
@@ -335,11 +344,17 @@ impl Connection {
                 said = self.next_reply().await;
             }
         }
-        match refused_sender {
-            // What was said about recipients then is about the missing sender.
-            Some(reply) => Ok(vec![fate_of_sender(&reply); recipients.len()]),
-            None => Ok(fates),
+        let go_on = match with_data {
+            true => Some(go_on(
+                in_time(self.timeout, self.smtp.read_response()).await,
+            )),
+            false => None,
+        };
+        // What was said about recipients of a refused sender is about the missing sender.
+        if let Some(reply) = refused_sender {
+            fates.fill(fate_of_sender(&reply));
         }
+        Ok((fates, go_on))
     }
 
     fn mail_command(&self, item: &Item, size: usize) -> String {
@@ -389,19 +404,19 @@ impl Connection {
         format!("RCPT TO:<{address}>{params}\r\n")
     }
 
-    /// DATA and the message. Gives the connection back where that is still there.
+    /// DATA, unless it was said and answered, and the message. Gives the connection back where that is still there.
     async fn data(
         mut self,
         item: &Item,
         original: &Content,
+        said: Option<Result<(), Trouble>>,
     ) -> (Result<(), Trouble>, Option<Connection>) {
-        match in_time(self.timeout, self.smtp.command("DATA\r\n")).await {
-            Ok(go_on) if go_on.has_code(354) => {}
-            Ok(_) => {
-                let why = "DATA was answered with something else than 354";
-                return (Err(Trouble::Lost(why.into())), None);
-            }
-            Err(trouble) => return (Err(trouble), Some(self)),
+        let said = match said {
+            Some(said) => said,
+            None => go_on(in_time(self.timeout, self.smtp.command("DATA\r\n")).await),
+        };
+        if let Err(trouble) = said {
+            return (Err(trouble), Some(self));
         }
         let pieces = std::iter::once(Ok(item.prefix.clone()))
             .chain(original.pieces(0))
@@ -459,6 +474,18 @@ impl Connection {
         in_time(self.timeout, self.smtp.read_response())
             .await
             .and_then(completed)
+    }
+}
+
+/// DATA is answered with 354.
+fn go_on(answer: Result<Response, Trouble>) -> Result<(), Trouble> {
+    match answer {
+        Ok(answer) if answer.has_code(354) => Ok(()),
+        Ok(_) => {
+            let why = "DATA was answered with something else than 354";
+            Err(Trouble::Lost(why.into()))
+        }
+        Err(trouble) => Err(trouble),
     }
 }
 

@@ -70,6 +70,7 @@ impl Faulty {
                         offers,
                         script,
                         tell,
+                        accepted: 0,
                     };
                     // A client that has gone is not this server's trouble.
                     let _ = session.serve().await;
@@ -119,6 +120,8 @@ struct Session {
     offers: &'static [&'static str],
     script: Script,
     tell: watch::Sender<Seen>,
+    /// Recipients of the transaction.
+    accepted: usize,
 }
 
 /// The connection is over.
@@ -188,11 +191,16 @@ impl Session {
         hello.push_str("250 HELP\r\n");
         let in_order = match verb.as_str() {
             "EHLO" => &hello,
+            "DATA" if self.accepted == 0 => "554 5.5.1 no valid recipients\r\n",
             "DATA" => "354 go on\r\n",
             "QUIT" => "221 bye\r\n",
             _ => "250 2.0.0 ok\r\n",
         };
         let said = self.answer(line, in_order).await?;
+        match verb.as_str() {
+            "RCPT" => self.accepted += usize::from(said.starts_with("250")),
+            _ => self.accepted = 0,
+        }
         Ok(verb == "DATA" && said.starts_with("354"))
     }
 
