@@ -4,6 +4,8 @@
 //! messages, never within one; on shutdown messages under way are finished and the rest is on disk.
 
 mod domains;
+mod handed;
+mod notify;
 mod state_dir;
 
 use std::io;
@@ -22,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 pub(crate) use domains::read as read_domains;
+pub use handed::HandedError;
 pub use state_dir::StateDirError;
 pub(crate) use state_dir::examine as examine_state_dir;
 
@@ -33,6 +36,7 @@ use crate::hook::{self, BindError, Gate, Listener, SmtpTerms, SmtpTlsError};
 use crate::journal::{Composer, Key, KeyError};
 use crate::pipeline::{Memory, Pipeline};
 use crate::spool::{self, Spool};
+use handed::Handed;
 
 /// How long sessions and deliveries may take to finish after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -55,6 +59,9 @@ pub enum DaemonError {
     /// The spool.
     #[error(transparent)]
     Spool(#[from] spool::OpenError),
+    /// A socket that systemd hands over.
+    #[error(transparent)]
+    Handed(#[from] HandedError),
     /// A listener of a hook.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -99,25 +106,34 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds everything the settings name.
+    /// Binds everything the settings name, but for what the process was handed over open.
     pub async fn bind(settings: &Settings) -> Result<Listeners, DaemonError> {
+        let mut handed = Handed::take()?;
         let mut milter = Vec::new();
         for listen in &settings.hook.milter {
-            milter.push(Listener::bind(listen, settings.hook.socket).await?);
+            let given = handed.milter(listen).map_err(|cause| BindError {
+                listen: listen.clone(),
+                cause,
+            })?;
+            milter.push(match given {
+                Some(open) => open,
+                None => Listener::bind(listen, settings.hook.socket).await?,
+            });
         }
         let mut smtp = Vec::new();
         for door in &settings.hook.smtp {
             let address = door.listen;
-            let bound = TcpListener::bind(address).await;
+            let bound = open(handed.tcp(address), address).await;
             smtp.push(bound.map_err(|cause| DaemonError::BindSmtp { address, cause })?);
         }
         let admin = match settings.admin.listen {
             Some(address) => {
-                let bound = TcpListener::bind(address).await;
+                let bound = open(handed.tcp(address), address).await;
                 Some(bound.map_err(|cause| DaemonError::Admin { address, cause })?)
             }
             None => None,
         };
+        handed.finish()?;
         Ok(Listeners {
             milter,
             smtp,
@@ -131,6 +147,20 @@ impl Listeners {
             .iter()
             .filter_map(Listener::local_addr)
             .collect()
+    }
+}
+
+/// The socket that was handed over, or else one of our own.
+async fn open(
+    handed: Option<std::net::TcpListener>,
+    address: SocketAddr,
+) -> io::Result<TcpListener> {
+    match handed {
+        Some(open) => {
+            open.set_nonblocking(true)?;
+            TcpListener::from_std(open)
+        }
+        None => TcpListener::bind(address).await,
     }
 }
 
@@ -236,6 +266,7 @@ impl Daemon {
         let following = domains::follow(self.pipeline.clone(), domains.clone());
         let following = AbortOnDropHandle::new(tokio::spawn(following));
         info!("copyist is ready");
+        notify::tell(notify::State::Ready);
         let outcome = loop {
             tokio::select! {
                 () = shutdown.cancelled() => break Ok(()),
@@ -254,6 +285,7 @@ impl Daemon {
         };
         drop(following);
         info!("stopping: finishing what is under way");
+        notify::tell(notify::State::Stopping);
         sessions.close();
         others.close();
         if timeout(DRAIN, sessions.wait()).await.is_err() {

@@ -33,16 +33,16 @@ impl Default for Socket {
     }
 }
 
-/// A bound listener. A Unix socket's file is removed when it is dropped.
+/// A bound listener. A Unix socket's file is removed when it is dropped, if it is ours.
 #[derive(Debug)]
 pub enum Listener {
     /// On a TCP port.
     Tcp(TcpListener),
     /// On a socket file.
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener, Option<SocketFile>),
 }
 
-/// The file of a Unix socket.
+/// The file of a Unix socket that we made.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
 
@@ -75,6 +75,19 @@ impl Listener {
             listen: listen.clone(),
             cause,
         })
+    }
+
+    /// One that was open before this process was.
+    pub fn handed_tcp(open: std::net::TcpListener) -> io::Result<Listener> {
+        open.set_nonblocking(true)?;
+        TcpListener::from_std(open).map(Listener::Tcp)
+    }
+
+    /// Likewise. Its file, mode and group are the affair of whoever made it.
+    pub fn handed_unix(open: std::os::unix::net::UnixListener) -> io::Result<Listener> {
+        open.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(open)?;
+        Ok(Listener::Unix(listener, None))
     }
 
     /// The TCP address it really listens on (port 0 asks the system for one).
@@ -132,7 +145,7 @@ async fn bind_unix(path: &Path, socket: Socket) -> io::Result<Listener> {
         })?;
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(socket.mode))?;
-    Ok(Listener::Unix(listener, file))
+    Ok(Listener::Unix(listener, Some(file)))
 }
 
 impl Drop for SocketFile {
@@ -149,7 +162,14 @@ impl fmt::Display for Listener {
                 Ok(address) => write!(f, "inet:{address}"),
                 Err(_) => f.write_str("inet:?"),
             },
-            Listener::Unix(_, file) => write!(f, "unix:{}", file.0.display()),
+            Listener::Unix(listener, _) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                match path {
+                    Some(path) => write!(f, "unix:{}", path.display()),
+                    None => f.write_str("unix:?"),
+                }
+            }
         }
     }
 }

@@ -40,6 +40,24 @@ impl Copyist {
         copyist
     }
 
+    /// Has systemd's tool listen on these addresses; the first who connects has it started and handed the sockets.
+    pub fn start_on_demand(listen: &[String], config: &str) -> Copyist {
+        super::need("systemd-socket-activate", "systemd");
+        let mut copyist = Copyist::install(config);
+        let mut tool = Command::new("systemd-socket-activate");
+        for address in listen {
+            tool.arg("--listen").arg(address);
+        }
+        let run = copyist.run();
+        tool.arg(run.get_program()).args(run.get_args());
+        tool.current_dir(copyist.directory.path());
+        copyist.running = Some(Program::start("copyist", &mut tool, &copyist.log));
+        for address in listen {
+            copyist.wait_for_log(0, &format!("Listening on {address}"));
+        }
+        copyist
+    }
+
     /// Puts its configuration in place; [`Copyist::restart`] starts it.
     pub fn install(config: &str) -> Copyist {
         let copyist = Copyist {
