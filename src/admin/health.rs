@@ -7,6 +7,7 @@ use tracing::error;
 
 use super::Watched;
 use crate::directory::Health;
+use crate::spool::{Browse, Browsed};
 
 /// Whether the promise can be kept now. A directory that is down is told, but is no reason to take mail away
 /// from us: people in the cache are journaled, the others' mail is deferred.
@@ -34,12 +35,13 @@ pub(super) async fn ready(State(watched): State<Watched>) -> (StatusCode, String
 
 pub(super) async fn scrape(State(watched): State<Watched>) -> (StatusCode, String) {
     let pipeline = watched.pipeline.load_full();
-    match pipeline.spool.depth().await {
-        Ok(depth) => {
-            gauge!("copyist_spool_items").set(depth.items as f64);
-            gauge!("copyist_spool_dead_letters").set(depth.dead as f64);
-            gauge!("copyist_spool_on_hold").set(depth.paused as f64);
-            let oldest = depth.oldest.and_then(|at| at.elapsed().ok());
+    // Told from indexes, by a connection of its own: no delivery waits for whoever counts a long queue.
+    match pipeline.spool.browse(Browse::default()).await {
+        Ok(Browsed { census, .. }) => {
+            gauge!("copyist_spool_items").set(census.items as f64);
+            gauge!("copyist_spool_dead_letters").set(census.dead as f64);
+            gauge!("copyist_spool_on_hold").set(census.paused as f64);
+            let oldest = census.oldest.and_then(|at| at.elapsed().ok());
             gauge!("copyist_spool_oldest_seconds").set(oldest.unwrap_or_default().as_secs_f64());
         }
         Err(error) => error!("the spool cannot be counted: {error}"),

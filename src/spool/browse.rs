@@ -102,6 +102,8 @@ pub struct Census {
     pub waiting: u64,
     /// That are not tried before something is decided.
     pub held: u64,
+    /// Of these, what an operator holds.
+    pub paused: u64,
     /// When the oldest message with an item came.
     pub oldest: Option<std::time::SystemTime>,
 }
@@ -266,6 +268,7 @@ fn take_census(connection: &Connection) -> rusqlite::Result<Census> {
         dead: count("SELECT count(*) FROM temp.dead")?,
         waiting,
         held: count("SELECT count(*) FROM temp.halted")?,
+        paused: count("SELECT count(*) FROM paused")?,
         oldest: oldest.flatten(),
     })
 }
@@ -497,6 +500,7 @@ mod tests {
             (census.items, census.dead, census.waiting, census.held),
             (7, 4, 2, 3)
         );
+        assert_eq!(census.paused, 2);
         assert_eq!(census.oldest, Some(now));
         held.withdraw().await.expect("written");
         assert_eq!(in_state(&spool, State::Held).await, names(&[3, 4]));
