@@ -71,7 +71,11 @@ fn canonical(network: IpNet) -> IpNet {
 /// Clients that may relay without a login are the organization's.
 fn untrusted(postfix: &Postfix, organization: &Organization) -> Option<Finding> {
     let trusted = IpNet::aggregate(&organization.trusted_networks);
-    let missing: Vec<String> = networks(postfix.values.list("mynetworks"))
+    let mut listed = networks(postfix.values.list("mynetworks"));
+    // Each once: IPv4 networks are often listed in their IPv6 form, too.
+    listed.sort_unstable();
+    listed.dedup();
+    let missing: Vec<String> = listed
         .iter()
         .filter(|network| !trusted.iter().any(|known| known.contains(*network)))
         .map(|network| format!("\"{network}\""))
