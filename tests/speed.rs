@@ -3,11 +3,12 @@
 //!
 //! Everything must come through; the figures are printed and not judged: `cargo test --test speed -- --nocapture`.
 //! `tests/proof/speed` runs the long form with the optimized binary. It sets these: `MESSAGES` in a round, `ROUNDS`,
-//! `WAITING` (items of the queue to drain), `IDLE` (seconds to look at).
+//! `WAITING` (items of the queue to drain), `IDLE` (seconds to look at), `MIMEDEFANG` (with that beside it, and texts).
 
 mod lab;
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -16,8 +17,8 @@ use copyist::mail::{Address, BodyKind, Content};
 use copyist::policy::Direction;
 use copyist::spool::{Parcel, Settings, Spool};
 use lab::{
-    Copyist, DirectoryServer, Postfix, PostfixOptions, Slapd, SmtpSink, free_port, setting,
-    smtp_source, user,
+    Copyist, DirectoryServer, Log, Postfix, PostfixOptions, Program, Slapd, SmtpSink, every_third,
+    free_port, setting, smtp_source, user,
 };
 
 /// Connections of the load at a time.
@@ -36,7 +37,12 @@ struct Way {
     copies: bool,
     rates: Vec<f64>,
     copyist: Option<Copyist>,
+    /// What else runs for it.
+    _others: Vec<Program>,
 }
+
+/// What MIMEDefang and Copyist put under a message where they are compared.
+const TEXT: &str = "This message is kept by Example Ltd. for ten years.";
 
 impl Way {
     /// Nobody makes copies.
@@ -59,34 +65,95 @@ impl Way {
         lab::set_mode(file, 0o644);
         let sink = SmtpSink::start();
         let maps = format!("recipient_bcc_maps = ldap:{}", file.display());
-        // An archive is another server than the mailboxes. Named otherwise it is one, and gets a transaction of its own.
-        let transport = format!(
-            "transport_maps = inline:{{ archive.test=smtp:[localhost]:{} }}",
-            sink.address().port()
-        );
-        let way = Way::build(
-            "Postfix with LDAP BCC maps",
-            sink,
-            None,
-            vec![maps, transport],
-        );
+        let extra = vec![maps, apart(&sink)];
+        let way = Way::build("Postfix with LDAP BCC maps", sink, None, extra);
         Way {
             copies: true,
             ..way
         }
     }
 
-    /// A Postfix that hands everything to Copyist.
-    fn copyist(directory: &Slapd) -> Way {
+    /// A filter in Perl that adds recipients and a text. It has all journal addresses in a table, and asks nobody.
+    fn mimedefang(files: &std::path::Path) -> Way {
+        let (rules, filter, spool) = (
+            files.join("rules"),
+            files.join("filter"),
+            files.join("spool"),
+        );
+        let journaled = (0..1000).filter_map(|number| Some((number, every_third(number)?)));
+        let table: String = journaled
+            .map(|(number, to)| format!("'{}' => '{to}',\n", user(number)))
+            .collect();
+        let text = format!(
+            "my %journal = (\n{table});\nsub filter_end {{\n    my ($entity) = @_;\n    append_text_boilerplate($entity, '{TEXT}', 0);\n    \
+             foreach my $to (@Recipients) {{\n        (my $key = lc $to) =~ s/^<|>$//g;\n        \
+             add_recipient($journal{{$key}}) if $journal{{$key}};\n    }}\n}}\n1;\n"
+        );
+        lab::write(&rules, text);
+        lab::set_mode(&rules, 0o644);
+        let program = format!(
+            "#!/bin/sh\nexec mimedefang.pl -f {} \"$@\"\n",
+            rules.display()
+        );
+        lab::write(&filter, program);
+        lab::set_mode(&filter, 0o755);
+        std::fs::create_dir(&spool).expect("it is new");
+        let mut owner = Command::new("chown");
+        lab::run(owner.arg("defang:defang").arg(&spool));
+        let tool = |name: &str| {
+            let mut command = Command::new(lab::need(name, "mimedefang"));
+            command.args(["-D", "-U", "defang", "-z"]).arg(&spool);
+            command
+        };
+        let (port, socket) = (free_port(), spool.join("workers"));
+        let mut workers = tool("mimedefang-multiplexor");
+        workers.args(["-m", "20", "-x", "20", "-w", "0", "-q", "50", "-f"]);
+        workers.arg(&filter).arg("-s").arg(&socket);
+        let mut milter = tool("mimedefang");
+        milter.args(["-q", "-X", "-p", &format!("inet:{port}@127.0.0.1"), "-m"]);
+        milter.arg(&socket);
+        let workers = Program::start("mimedefang-multiplexor", &mut workers, &Log::default());
+        lab::wait("its socket is there", PATIENCE, || socket.exists());
+        let milter = Program::start("mimedefang", &mut milter, &Log::default());
+        lab::wait_for_listener(port);
+        let sink = SmtpSink::start();
+        let extra = vec![apart(&sink)];
+        let milter_at = Some(format!("inet:127.0.0.1:{port}"));
+        let way = Way::build(
+            "Postfix with MIMEDefang, copies and text",
+            sink,
+            milter_at,
+            extra,
+        );
+        Way {
+            copies: true,
+            _others: vec![milter, workers],
+            ..way
+        }
+    }
+
+    /// A Postfix that hands everything to Copyist, which puts a text under each message or none.
+    fn copyist(directory: &Slapd, text: Option<&str>) -> Way {
         let sink = SmtpSink::start();
         let milter = format!("inet:127.0.0.1:{}", free_port());
-        let copyist = Copyist::start(&config(
+        let config = config(
             &format!("[directory]\n{}", directory.settings()),
             &milter,
             sink.address(),
             "off",
-        ));
-        let way = Way::build("Postfix with Copyist", sink, Some(milter), Vec::new());
+        );
+        let (name, config) = match text {
+            None => ("Postfix with Copyist, reports", config),
+            Some(text) => (
+                "Postfix with Copyist, reports and text",
+                config.replace(
+                    "[inbound]\n",
+                    &format!("[inbound]\nappend = {{ text = \"{text}\" }}\n"),
+                ),
+            ),
+        };
+        let copyist = Copyist::start(&config);
+        let way = Way::build(name, sink, Some(milter), Vec::new());
         Way {
             copies: true,
             copyist: Some(copyist),
@@ -112,6 +179,7 @@ impl Way {
             copies: false,
             rates: Vec::new(),
             copyist: None,
+            _others: Vec::new(),
         }
     }
 
@@ -135,6 +203,14 @@ impl Way {
                 && self.copyist.as_ref().is_none_or(|it| it.owed() == 0)
         });
     }
+}
+
+/// An archive is another server than the mailboxes. Named otherwise it is one, and gets a transaction of its own.
+fn apart(sink: &SmtpSink) -> String {
+    format!(
+        "transport_maps = inline:{{ archive.test=smtp:[localhost]:{} }}",
+        sink.address().port()
+    )
 }
 
 fn load(server: SocketAddr, messages: usize, sessions: usize, to: &str) {
@@ -177,11 +253,15 @@ fn mail_and_its_copies_come_through_postfix_alone_with_bcc_maps_and_with_copyist
     let (messages, rounds) = (setting("MESSAGES", 150), setting("ROUNDS", 1));
     let directory = Slapd::start(1000);
     let files = lab::open_directory();
-    let mut ways = [
+    let mut ways = vec![
         Way::plain(),
         Way::bcc_maps(&directory, &files.path().join("bcc.cf")),
-        Way::copyist(&directory),
+        Way::copyist(&directory, None),
     ];
+    if setting("MIMEDEFANG", 0) != 0 {
+        ways.push(Way::mimedefang(files.path()));
+        ways.push(Way::copyist(&directory, Some(TEXT)));
+    }
     for round in 0..rounds {
         for way in &mut ways {
             way.play(messages);
@@ -192,7 +272,7 @@ fn mail_and_its_copies_come_through_postfix_alone_with_bcc_maps_and_with_copyist
     for way in &ways {
         let rate = median(&way.rates);
         println!(
-            "{:<28} {rate:6.0} messages/s  {:.2}",
+            "{:<40} {rate:6.0} messages/s  {:.2}",
             way.name,
             rate / beside
         );

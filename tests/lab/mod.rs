@@ -73,7 +73,7 @@ pub use door::{Door, DoorOptions};
 pub use fault_proxy::{Fault, FaultProxy};
 pub use next_hop::{Mood, NextHop, Taken};
 pub use postfix::{Postfix, PostfixOptions};
-pub use process::{Program, Silence, children, signal_process};
+pub use process::{Log, Program, Silence, children, signal_process};
 pub use samba::Samba;
 pub use server::{Access, DirectoryServer, every_third};
 pub use site::{Between, INSIDE, OUTSIDE, Report, Site, SiteOptions, message, user};
