@@ -465,6 +465,39 @@ async fn shutdown_closes_between_messages() {
     assert!(serving.await.expect("no panic").is_ok());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_message_that_begins_within_a_moment_of_the_shutdown_is_taken() {
+    let (ours, theirs) = tokio::io::duplex(4096);
+    let shutdown = CancellationToken::new();
+    let handler = Scripted::default();
+    let seen = Arc::clone(&handler.seen);
+    let serving = tokio::spawn(serve(
+        ours,
+        wants(0, false),
+        LIMITS,
+        handler,
+        shutdown.clone(),
+    ));
+    let mut mta = Mta {
+        stream: theirs,
+        frames: Frames::new(),
+    };
+    mta.say(&packet_octets(r"O \0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff"))
+        .await;
+    assert!(mta.hear().await.is_some());
+    let begun = tokio::time::Instant::now();
+    shutdown.cancel();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for packet in [r"M <>\0", r"R <a@b.example>\0", "N", "E"] {
+        mta.say(&packet_octets(packet)).await;
+    }
+    assert_eq!(mta.hear().await.as_deref(), Some("a"));
+    assert_eq!(mta.hear().await, None, "and no other message");
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(serving.await.expect("no panic").is_ok());
+    assert_eq!(seen.lock().expect("no test panicked").len(), 1);
+}
+
 #[tokio::test]
 async fn shutdown_lets_a_message_under_way_finish() {
     let (ours, theirs) = tokio::io::duplex(4096);

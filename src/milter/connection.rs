@@ -3,7 +3,7 @@
 //! Promises: what arrived together is answered with one write; while a message is being decided the MTA
 //! is told "still working" every [`Limits::progress_every`], which resets its timer; a handler that has
 //! begun is never cancelled, even if the MTA goes away meanwhile, because its work may already be
-//! durable. At shutdown a message under way is finished first, then the connection closes.
+//! durable. At shutdown a message under way is finished first, then, after a moment, the connection closes.
 //!
 //! Progress is said only at the end of a message: Postfix would take it anywhere, Sendmail takes it for
 //! a broken filter anywhere else (`milter_send_command`). A message is held in memory until it is decided, but a
@@ -36,6 +36,10 @@ use super::negotiation::{Agreement, Wants};
 use super::response::Response;
 use super::session::{Question, Session, SessionError, Turn};
 use super::transaction::{Path, SoFar, Transaction};
+
+/// How long, at shutdown, a connection on which nothing is under way may still begin a message: the MTA that has just
+/// opened it is about to, and would have to defer it.
+const PARTING: Duration = Duration::from_millis(200);
 
 /// Room in a packet beside the header that it holds at most: the name, and what the limit does not count.
 const ROOM: usize = 64 * 1024;
@@ -230,6 +234,7 @@ where
         // and so meet all other connections, each time.
         let mut shutdown = pin!(shutdown.cancelled());
         let mut clock = Clock::start(self.limits);
+        let mut parting: Option<Instant> = None;
         loop {
             let next = self.take_in(&mut session, &mut frames).await?;
             self.write().await?;
@@ -241,9 +246,19 @@ where
             if end <= Instant::now() {
                 return ending.outcome(self.limits);
             }
+            if idle && parting.is_some_and(|end| end <= Instant::now()) {
+                return Ok(());
+            }
+            let end = match parting {
+                Some(parting) if idle => end.min(parting),
+                _ => end,
+            };
             let read = tokio::select! {
                 biased;
-                () = &mut shutdown, if idle => return Ok(()),
+                () = &mut shutdown, if idle && parting.is_none() => {
+                    parting = Some(Instant::now() + PARTING);
+                    continue;
+                }
                 read = timeout_at(end, self.stream.read_buf(frames.space())) => read,
             };
             match read {
@@ -261,6 +276,7 @@ where
                     let doing = "read from";
                     return Err(ConnectionError::Io { doing, cause });
                 }
+                Err(_) if idle && parting.is_some() => return Ok(()),
                 Err(_) => return ending.outcome(self.limits),
             }
         }
