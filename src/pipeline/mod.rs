@@ -325,7 +325,7 @@ impl Pipeline {
             counter!("copyist_messages_overlooked_total").increment(1);
             warn!(
                 queue_id = envelope.queue_id, %subject,
-                "not looked up: the directory is down and directory.on_directory_failure is \"accept\""
+                "not looked up: the directory is down and directory.on_failure is \"accept\""
             );
         }
         for target in &plan.elsewhere {
