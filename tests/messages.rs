@@ -91,7 +91,8 @@ fn raw_literal(text: &[char], at: usize) -> (String, usize) {
     let marks = text[at..].iter().take_while(|&&c| c == '#').count();
     let begin = at + marks + 1;
     let mut end = begin;
-    let ends = |end: usize| text[end] == '"' && (1..=marks).all(|n| text.get(end + n) == Some(&'#'));
+    let ends =
+        |end: usize| text[end] == '"' && (1..=marks).all(|n| text.get(end + n) == Some(&'#'));
     while !ends(end) {
         end += 1;
     }
@@ -298,7 +299,10 @@ fn what_ends_the_program_is_said_in_the_source() {
     let ends = told().into_iter().filter(|(level, _)| level == ENDS);
     let ends: Vec<String> = ends.map(|(_, text)| text).collect();
     assert!(ends.len() > 15, "{ends:#?}");
-    let unknown: Vec<_> = ends.iter().filter(|&text| !literals.contains(text)).collect();
+    let unknown: Vec<_> = ends
+        .iter()
+        .filter(|&text| !literals.contains(text))
+        .collect();
     assert!(unknown.is_empty(), "not in src: {unknown:#?}");
 }
 
