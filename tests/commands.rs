@@ -194,6 +194,8 @@ fn the_queue_can_be_listed_shown_exported_retried_and_dropped() {
         file.to_str().expect("UTF-8"),
     ]);
     assert!(exported.status.success(), "{}", text(&exported));
+    let mode = std::os::unix::fs::MetadataExt::mode(&file.metadata().expect("written"));
+    assert_eq!(mode & 0o777, 0o600, "it holds a whole message");
     let exported = std::fs::read_to_string(file).expect("written");
     assert!(
         exported.contains("X-MS-Journal-Report:\r\n") && exported.contains("Subject: number 1\r\n")
@@ -338,6 +340,38 @@ fn coverage_lists_who_is_journaled_where_and_what_leads_nowhere() {
     ] {
         assert!(shown.contains(part), "{part:?} is missing in\n{shown}");
     }
+}
+
+#[test]
+fn a_directory_that_does_not_let_us_in_does_not_take_the_place_of_one_that_does() {
+    let mut site = Site::<Slapd>::start("5m");
+    let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
+    let (_, config) = config.split_once('\n').expect("state_dir stands first");
+    let wrong = site.copyist.state_dir().with_file_name("wrong.password");
+    lab::write(&wrong, "another\n");
+    lab::set_mode(&wrong, 0o600);
+    let lines = config
+        .lines()
+        .map(|line| match line.starts_with("bind_password_file") {
+            true => format!("bind_password_file = \"{}\"\n", wrong.display()),
+            false => format!("{line}\n"),
+        });
+    let changed: String = lines.collect();
+    assert!(changed.contains("wrong.password"), "{changed}");
+    let at = site.copyist.log_length();
+    site.copyist.write_config(&changed);
+    site.copyist.hup();
+    let said = site.copyist.wait_for_log(at, "the old settings stay");
+    assert!(
+        said.contains("invalidCredentials") || said.contains("49"),
+        "{said}"
+    );
+    let content = message("<still@elsewhere.test>", "x");
+    let mut client = site.client(OUTSIDE);
+    // Somebody whom nobody has asked for yet.
+    let sent = client.send_message("a@elsewhere.test", &[&user(6)], &content);
+    assert_eq!(sent.code, 250);
+    site.wait_for_report("<still@elsewhere.test>");
 }
 
 #[test]

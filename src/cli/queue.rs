@@ -1,6 +1,7 @@
 //! `copyist queue`: what is owed, beside the running service or without one.
 
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -283,6 +284,16 @@ async fn retry_all(spool: &Spool) -> Result<(), Failure> {
     print_line(&format!("{done} items are due now"))
 }
 
+/// A file for a whole message: nobody else reads it.
+fn private_file(path: &Path) -> std::io::Result<std::fs::File> {
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+}
+
 async fn export(spool: &Spool, id: &ItemId, output: Option<PathBuf>) -> Result<(), Failure> {
     let owed = spool.load(id).await.map_err(Failure::failed)?;
     let parts = || {
@@ -291,7 +302,7 @@ async fn export(spool: &Spool, id: &ItemId, output: Option<PathBuf>) -> Result<(
             .chain(std::iter::once(Ok(owed.item.suffix.clone())))
     };
     let written = match &output {
-        Some(path) => std::fs::File::create(path).and_then(|mut file| {
+        Some(path) => private_file(path).and_then(|mut file| {
             parts()
                 .try_for_each(|part| file.write_all(&part?))
                 .and_then(|()| file.sync_all())

@@ -322,7 +322,15 @@ impl Daemon {
             }
         };
         let organization = &settings.rules.organization;
-        if let Err(outage) = domains::begin(&directory, organization, domains).await {
+        let usable = match settings.directory == self.settings.directory {
+            true => Ok(()),
+            false => worth_changing_to(&directory, &old.directory).await,
+        };
+        let usable = match usable {
+            Ok(()) => domains::begin(&directory, organization, domains).await,
+            no => no,
+        };
+        if let Err(outage) = usable {
             error!("the old settings stay: {outage}");
             return;
         }
@@ -346,6 +354,11 @@ impl Daemon {
                 addresses(hook) != addresses(old_hook),
             ),
             ("spool", settings.spool != self.settings.spool),
+            ("[log]", settings.log != self.settings.log),
+            (
+                "limits.memory",
+                hook.limits.memory != old_hook.limits.memory,
+            ),
             (
                 "admin.listen",
                 settings.admin.listen != self.settings.admin.listen,
@@ -408,6 +421,23 @@ impl Daemon {
                 .composer
                 .ndr(failed, address, original, refusals, now)
         })
+    }
+}
+
+/// A directory that answers, with what is remembered of it, is not given up for one that does not: nobody whom the new one
+/// was not asked for would get mail. Where the old one does not answer either, the new one is taken.
+async fn worth_changing_to(new: &Directory, old: &Directory) -> Result<(), directory::Outage> {
+    if old.health() != directory::Health::Ok {
+        return Ok(());
+    }
+    let probes = new.probe().await;
+    let faults: Vec<String> = probes
+        .iter()
+        .filter_map(|probe| Some(format!("{}: {}", probe.url, probe.outcome.as_ref().err()?)))
+        .collect();
+    match faults.len() < probes.len() {
+        true => Ok(()),
+        false => Err(directory::Outage::new(faults.join("; "))),
     }
 }
 

@@ -537,7 +537,8 @@ pub(super) fn retry(
     Ok(true)
 }
 
-/// Items to retry after the one with this number, with their names. What is on hold stays so: it was meant one by one.
+/// Items to retry after the one with this number, with their names. What is on hold stays so, for it was meant one by one, and
+/// what waits for the fate of its message, which may yet be refused.
 pub(super) fn after(
     connection: &Connection,
     seq: i64,
@@ -545,12 +546,13 @@ pub(super) fn after(
 ) -> rusqlite::Result<Vec<(i64, ItemId)>> {
     let mut select = connection
         .prepare_cached(
-            "SELECT seq, id FROM item WHERE seq > ?1 AND seq NOT IN (SELECT item FROM paused) ORDER BY seq LIMIT ?2",
+            "SELECT seq, id FROM item WHERE seq > ?1 AND seq NOT IN (SELECT item FROM paused UNION SELECT item FROM held) \
+             ORDER BY seq LIMIT ?2",
         )?;
     let found = select.query_map(params![seq, limit as i64], |row| {
         Ok((row.get(0)?, item_id(row, 1)?))
     })?;
-    found.collect()
+    readable(found)
 }
 
 /// Sets an item aside: it stays and is not tried again by itself.

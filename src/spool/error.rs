@@ -33,10 +33,8 @@ pub enum OpenError {
         /// The state directory.
         state_dir: PathBuf,
     },
-    /// A later version made it.
-    #[error(
-        "{path} has format {found}, and this version knows format {known}; use the version that made it"
-    )]
+    /// A later version made it; or an earlier one, and only the service makes it over.
+    #[error("{path} has format {found}, and this version knows format {known}; {}", remedy(*found, *known))]
     Format {
         /// The database.
         path: PathBuf,
@@ -129,4 +127,11 @@ pub enum SpoolError {
     /// SQLite could not read.
     #[error("the spool cannot be read: {0}")]
     Read(Arc<str>),
+}
+
+fn remedy(found: i64, known: i64) -> &'static str {
+    match found < known {
+        true => "start the service of this version once, which makes it over",
+        false => "use the version that made it",
+    }
 }
