@@ -18,6 +18,7 @@ on_both_directories! {
     each_direction_reads_the_objects_it_concerns,
     a_changed_attribute_counts_within_the_ttl,
     without_the_directory_known_people_are_journaled_and_unknown_ones_deferred,
+    without_the_directory_mail_goes_on_where_that_is_wished,
     forged_headers_do_not_keep_a_message_out_of_the_journal,
     outsiders_cannot_write_to_journal_and_ndr_mailboxes,
     a_bounce_of_a_report_reaches_the_ndr_address,
@@ -180,6 +181,37 @@ fn without_the_directory_known_people_are_journaled_and_unknown_ones_deferred<
             .iter()
             .all(|report| report.about != "<unknown@elsewhere.test>")
     );
+}
+
+fn without_the_directory_mail_goes_on_where_that_is_wished<D: DirectoryServer>() {
+    let mut site = Site::<D>::start("1s");
+    let mut client = site.client(OUTSIDE);
+    let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
+    let (_, config) = config.split_once('\n').expect("state_dir stands first");
+    site.directory.stop();
+    for (number, what) in ["accept", "fallback"].into_iter().enumerate() {
+        let wish = format!(
+            "[directory]\non_failure = \"{what}\"\nfallback_journal = \"fallback@archive.test\"\n"
+        );
+        let at = site.copyist.log_length();
+        site.copyist
+            .write_config(&config.replace("[directory]\n", &wish));
+        site.copyist.hup();
+        site.copyist
+            .wait_for_log(at, "the new settings are in force");
+        // Nobody has asked for this one, and the journal guard cannot either.
+        let content = message(&format!("<{what}@elsewhere.test>"), "x");
+        let to = user(JOURNALED + 3 * number);
+        let reply = client.send_message("a@elsewhere.test", &[&to], &content);
+        assert_eq!(reply.code, 250, "{what}: {reply:?}\n{}", site.copyist.log());
+        // What the settings name stays guarded.
+        let ndr = format!("in-ndr@{DOMAIN}");
+        let reply = client.send_message("a@elsewhere.test", &[&ndr], &content);
+        assert_eq!(reply.code, 550, "{what}: {reply:?}");
+    }
+    let report = site.wait_for_report("<fallback@elsewhere.test>");
+    assert_eq!(report.recipients, ["fallback@archive.test"]);
+    assert_eq!(site.reports().len(), 1);
 }
 
 fn forged_headers_do_not_keep_a_message_out_of_the_journal<D: DirectoryServer>() {

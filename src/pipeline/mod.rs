@@ -125,7 +125,7 @@ impl Pipeline {
             admission = match answer.await {
                 Lookup::Found(()) => policy::guarded(sender, recipient, &self.rules),
                 Lookup::Absent => Admission::Free,
-                Lookup::Unavailable(_) if !policy::only_directory_knows(&self.rules) => {
+                Lookup::Unavailable(_) if !policy::waits_for_the_directory(&self.rules) => {
                     Admission::Free
                 }
                 Lookup::Unavailable(outage) => {

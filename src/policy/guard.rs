@@ -3,7 +3,7 @@
 use crate::directory::Target;
 use crate::mail::Address;
 
-use super::{Direction, Guard, Rules};
+use super::{Direction, Guard, OnFailure, Rules};
 
 /// What the guard says about one recipient, before the message is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +62,13 @@ pub fn configured_targets(rules: &Rules) -> Vec<Target> {
     all
 }
 
-/// Whether only the directory knows which addresses are guarded. Where the settings name all of them, it only knows
-/// of further addresses of theirs.
-pub fn only_directory_knows(rules: &Rules) -> bool {
+/// Whether a recipient waits for a directory that is down. Not where mail shall go on meanwhile: the guard then knows what the
+/// settings name, and lets the rest pass. Nor where the settings name all that is guarded, and the directory only knows of
+/// further addresses of theirs.
+pub fn waits_for_the_directory(rules: &Rules) -> bool {
+    if rules.on_directory_failure != OnFailure::Defer {
+        return false;
+    }
     let objects = configured_targets(rules);
     names_attributes(rules) || objects.iter().any(|target| target.smtp().is_none())
 }

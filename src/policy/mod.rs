@@ -6,7 +6,9 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use guard::{Admission, admission, configured_targets, guarded, is_ndr, only_directory_knows};
+pub use guard::{
+    Admission, admission, configured_targets, guarded, is_ndr, waits_for_the_directory,
+};
 pub use plan::{
     Copy, MOST_TARGETS, People, Plan, Reason, Resolved, Trouble, Undecided, direction, exempting,
     identities, is_exempt, plan, questions, sender_is_ours, targets,
