@@ -33,7 +33,7 @@
 //! | [`pipeline`] | the journey of one message, as one short function, and what is made on it |
 //! | [`survey`] | answers about no message: what would be journaled to whom, and who is journaled where |
 //! | [`hook`] | the doors, milter and SMTP proxy: translate the MTA's protocol and nothing else |
-//! | [`admin`] | HTTP: health and metrics |
+//! | [`admin`] | HTTP: health, metrics, and the pages for the operator |
 //! | [`config`] | file and environment → complete settings of every module |
 //! | [`daemon`] | composition: build, listen, reload, drain, stop |
 //! | [`cli`] | the commands |
