@@ -41,6 +41,9 @@ use handed::Handed;
 /// How long sessions and deliveries may take to finish after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// How long servers of new settings may take to let us in.
+const PROBE: Duration = Duration::from_secs(15);
+
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -430,7 +433,10 @@ async fn worth_changing_to(new: &Directory, old: &Directory) -> Result<(), direc
     if old.health() != directory::Health::Ok {
         return Ok(());
     }
-    let probes = new.probe().await;
+    // Nothing else is looked after meanwhile.
+    let probes = timeout(PROBE, new.probe()).await.map_err(|_| {
+        directory::Outage::new(format!("the new servers did not answer within {PROBE:?}"))
+    })?;
     let faults: Vec<String> = probes
         .iter()
         .filter_map(|probe| Some(format!("{}: {}", probe.url, probe.outcome.as_ref().err()?)))

@@ -176,10 +176,8 @@ impl<S: Source> Cached<S> {
             }) => {
                 count(if got.remembered { "hit" } else { "miss" });
                 self.warn_of_several(asked, &objects).await;
-                match is_by_extension {
-                    true => self.keep_by_extension(asked, &objects, since).await,
-                    false if !got.remembered => self.by_extension.invalidate(asked.key()).await,
-                    false => {}
+                if is_by_extension {
+                    self.keep_by_extension(asked, &objects, since).await;
                 }
                 Lookup::Found(objects)
             }
@@ -321,7 +319,14 @@ impl<S: Source> Cached<S> {
     }
 
     async fn owners(&self, address: &Address) -> Got<Option<Objects>> {
-        let ask = || async { Ok((self.find_at_source(address).await?, None)) };
+        let ask = || async {
+            let found = self.find_at_source(address).await?;
+            if found.is_some() {
+                // It has an owner of its own now.
+                self.by_extension.invalidate(address.key()).await;
+            }
+            Ok((found, None))
+        };
         self.owners
             .believed_or(address.key(), ask, self.patience)
             .await

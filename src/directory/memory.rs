@@ -66,6 +66,8 @@ pub(super) struct Got<T> {
 pub(super) struct Memory<T: Answer> {
     life: Life,
     answers: Cache<String, Known<T>>,
+    /// Those that serve no outage. Apart, so that addresses which nobody has, however many, push nobody out who is known.
+    passing: Cache<String, Known<T>>,
     /// Whoever comes while a question is under way waits for its answer. Nothing stays here.
     asking: Cache<String, Known<T>>,
     changes: Arc<Changes>,
@@ -153,6 +155,10 @@ impl<T: Answer> Memory<T> {
                 .max_capacity(capacity)
                 .expire_after(life)
                 .build(),
+            passing: Cache::builder()
+                .max_capacity(capacity)
+                .expire_after(life)
+                .build(),
             asking: Cache::builder()
                 .max_capacity(capacity)
                 .time_to_live(Duration::ZERO)
@@ -163,7 +169,10 @@ impl<T: Answer> Memory<T> {
 
     /// What is remembered and still believed.
     pub(super) async fn believed(&self, key: &str) -> Option<Known<T>> {
-        let known = self.answers.get(key).await?;
+        let known = match self.answers.get(key).await {
+            Some(known) => known,
+            None => self.passing.get(key).await?,
+        };
         let is_believed = known.since.elapsed() < self.life.believed(&known.what);
         (is_believed && !known.is_outdated(key, &self.changes)).then_some(known)
     }
@@ -171,8 +180,7 @@ impl<T: Answer> Memory<T> {
     /// What may be given while the source is down, but for what has changed since.
     pub(super) async fn stale(&self, key: &str) -> Option<Known<T>> {
         let known = self.answers.get(key).await?;
-        let may_serve = known.what.serves_an_outage() && self.life.is_recent(known.since);
-        may_serve.then_some(known)
+        self.life.is_recent(known.since).then_some(known)
     }
 
     /// What is remembered, or what `ask` gives.
@@ -197,7 +205,8 @@ impl<T: Answer> Memory<T> {
             // once took more than the two megabytes that a thread has.
             let ask = Box::pin(async {
                 let since = Instant::now();
-                let (what, names) = ask().await?;
+                // In time in here, too: whoever waits hears of it, and none puts the same slow question again.
+                let (what, names) = patiently(patience, ask()).await?;
                 let known = Known {
                     what,
                     since,
@@ -228,9 +237,14 @@ impl<T: Answer> Memory<T> {
 
     /// The last word counts, whatever was known before.
     async fn keep(&self, key: &str, known: &Known<T>) {
+        let (mine, other) = match known.what.serves_an_outage() {
+            true => (&self.answers, &self.passing),
+            false => (&self.passing, &self.answers),
+        };
+        other.invalidate(key).await;
         match self.life.kept(&known.what).is_zero() {
-            true => self.answers.invalidate(key).await,
-            false => self.answers.insert(key.to_owned(), known.clone()).await,
+            true => mine.invalidate(key).await,
+            false => mine.insert(key.to_owned(), known.clone()).await,
         }
     }
 
@@ -240,7 +254,8 @@ impl<T: Answer> Memory<T> {
         self.asking.run_pending_tasks().await;
         assert_eq!(self.asking.entry_count(), 0, "nothing stays there");
         self.answers.run_pending_tasks().await;
-        self.answers.entry_count()
+        self.passing.run_pending_tasks().await;
+        self.answers.entry_count().max(self.passing.entry_count())
     }
 }
 

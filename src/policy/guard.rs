@@ -63,7 +63,7 @@ pub fn configured_targets(rules: &Rules) -> Vec<Target> {
 }
 
 /// Whether a recipient waits for a directory that is down. Not where mail shall go on meanwhile: the guard then knows what the
-/// settings name, and lets the rest pass. Nor where the settings name all that is guarded, and the directory only knows of
+/// settings name by an SMTP address, and lets the rest pass. Nor where the settings name all that is guarded, and the directory only knows of
 /// further addresses of theirs.
 pub fn waits_for_the_directory(rules: &Rules) -> bool {
     if rules.on_directory_failure != OnFailure::Defer {
