@@ -3,12 +3,12 @@
 #[path = "milter_conversations/play.rs"]
 mod play;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use copyist::milter::{Edit, Frames, serve};
+use copyist::milter::{ConnectionError, Edit, Frames, Transaction, serve};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
@@ -441,91 +441,77 @@ async fn a_silent_mta_is_left() {
     assert_eq!(sentences(&error), "no negotiation came within 30 seconds");
 }
 
+/// A connection that is served, after the negotiation.
+struct Served {
+    mta: Mta,
+    shutdown: CancellationToken,
+    seen: Arc<Mutex<Vec<Transaction>>>,
+    serving: tokio::task::JoinHandle<Result<(), ConnectionError>>,
+}
+
+impl Served {
+    async fn greeted(answer_recipients: bool) -> Served {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let shutdown = CancellationToken::new();
+        let handler = Scripted::default();
+        let seen = Arc::clone(&handler.seen);
+        let wants = wants(0, answer_recipients);
+        let serving = tokio::spawn(serve(ours, wants, LIMITS, handler, shutdown.clone()));
+        let mut mta = Mta {
+            stream: theirs,
+            frames: Frames::new(),
+        };
+        mta.say(&packet_octets(r"O \0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff"))
+            .await;
+        assert!(mta.hear().await.is_some());
+        Served {
+            mta,
+            shutdown,
+            seen,
+            serving,
+        }
+    }
+
+    /// It ended in order, after so many messages.
+    async fn ended_after(self, messages: usize) {
+        assert!(self.serving.await.expect("no panic").is_ok());
+        assert_eq!(self.seen.lock().expect("no test panicked").len(), messages);
+    }
+}
+
 #[tokio::test]
 async fn shutdown_closes_between_messages() {
-    let (ours, theirs) = tokio::io::duplex(4096);
-    let shutdown = CancellationToken::new();
-    let handler = Scripted::default();
-    let serving = tokio::spawn(serve(
-        ours,
-        wants(0, false),
-        LIMITS,
-        handler,
-        shutdown.clone(),
-    ));
-    let mut mta = Mta {
-        stream: theirs,
-        frames: Frames::new(),
-    };
-    mta.say(&packet_octets(r"O \0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff"))
-        .await;
-    assert!(mta.hear().await.is_some());
-    shutdown.cancel();
-    assert_eq!(mta.hear().await, None);
-    assert!(serving.await.expect("no panic").is_ok());
+    let mut served = Served::greeted(false).await;
+    served.shutdown.cancel();
+    assert_eq!(served.mta.hear().await, None);
+    served.ended_after(0).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_message_that_begins_within_a_moment_of_the_shutdown_is_taken() {
-    let (ours, theirs) = tokio::io::duplex(4096);
-    let shutdown = CancellationToken::new();
-    let handler = Scripted::default();
-    let seen = Arc::clone(&handler.seen);
-    let serving = tokio::spawn(serve(
-        ours,
-        wants(0, false),
-        LIMITS,
-        handler,
-        shutdown.clone(),
-    ));
-    let mut mta = Mta {
-        stream: theirs,
-        frames: Frames::new(),
-    };
-    mta.say(&packet_octets(r"O \0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff"))
-        .await;
-    assert!(mta.hear().await.is_some());
+    let mut served = Served::greeted(false).await;
     let begun = tokio::time::Instant::now();
-    shutdown.cancel();
+    served.shutdown.cancel();
     tokio::time::sleep(Duration::from_millis(100)).await;
     for packet in [r"M <>\0", r"R <a@b.example>\0", "N", "E"] {
-        mta.say(&packet_octets(packet)).await;
+        served.mta.say(&packet_octets(packet)).await;
     }
-    assert_eq!(mta.hear().await.as_deref(), Some("a"));
-    assert_eq!(mta.hear().await, None, "and no other message");
+    assert_eq!(served.mta.hear().await.as_deref(), Some("a"));
+    assert_eq!(served.mta.hear().await, None, "and no other message");
     assert!(begun.elapsed() < Duration::from_secs(1));
-    assert!(serving.await.expect("no panic").is_ok());
-    assert_eq!(seen.lock().expect("no test panicked").len(), 1);
+    served.ended_after(1).await;
 }
 
 #[tokio::test]
 async fn shutdown_lets_a_message_under_way_finish() {
-    let (ours, theirs) = tokio::io::duplex(4096);
-    let shutdown = CancellationToken::new();
-    let handler = Scripted::default();
-    let seen = Arc::clone(&handler.seen);
-    let serving = tokio::spawn(serve(
-        ours,
-        wants(0, true),
-        LIMITS,
-        handler,
-        shutdown.clone(),
-    ));
-    let mut mta = Mta {
-        stream: theirs,
-        frames: Frames::new(),
-    };
-    mta.say(&packet_octets(r"O \0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff"))
-        .await;
-    assert!(mta.hear().await.is_some());
-    mta.say(&packet_octets(r"M <>\0")).await;
-    mta.say(&packet_octets(r"R <a@b.example>\0")).await;
-    assert_eq!(mta.hear().await.as_deref(), Some("c"));
-    shutdown.cancel();
-    mta.say(&packet_octets("N")).await;
-    mta.say(&packet_octets("E")).await;
-    assert_eq!(mta.hear().await.as_deref(), Some("a"));
-    assert_eq!(mta.hear().await, None);
-    assert!(serving.await.expect("no panic").is_ok());
-    assert_eq!(seen.lock().expect("no test panicked").len(), 1);
+    let mut served = Served::greeted(true).await;
+    served.mta.say(&packet_octets(r"M <>\0")).await;
+    served.mta.say(&packet_octets(r"R <a@b.example>\0")).await;
+    assert_eq!(served.mta.hear().await.as_deref(), Some("c"));
+    served.shutdown.cancel();
+    served.mta.say(&packet_octets("N")).await;
+    served.mta.say(&packet_octets("E")).await;
+    assert_eq!(served.mta.hear().await.as_deref(), Some("a"));
+    assert_eq!(served.mta.hear().await, None);
+    served.ended_after(1).await;
 }
