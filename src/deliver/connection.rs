@@ -318,7 +318,7 @@ impl Connection {
         }
         let mut fates: Vec<Fate> = Vec::new();
         let mut refused_sender = None;
-        let with_data = rcpts.len() <= BATCH;
+        let with_data = (1..=BATCH).contains(&rcpts.len());
         for (n, batch) in rcpts.chunks(BATCH).enumerate() {
             let mut commands = batch.concat();
             if n == 0 {
