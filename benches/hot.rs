@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use copyist::directory::{Entry, Lookup, Objects};
+use copyist::identity::{Names, Owners, People, Person, Question};
 use copyist::journal::{self, Composer, Key};
 use copyist::mail::{Address, Client, Envelope, Message, Recipient};
 use copyist::milter::{
@@ -116,7 +117,10 @@ fn milter_message_of_10_kib(bencher: Bencher) {
 fn rules() -> Rules {
     Rules {
         organization: Organization {
-            domains: vec!["example.test".parse().expect("a domain")],
+            names: Arc::new(Names {
+                domains: vec!["example.test".parse().expect("a domain")],
+                ..Names::default()
+            }),
             ..Organization::default()
         },
         inbound: DirectionRules {
@@ -130,10 +134,7 @@ fn rules() -> Rules {
 }
 
 fn envelope(recipients: usize) -> Envelope {
-    let to = (0..recipients).map(|n| Recipient {
-        address: address(&format!("u{n}@example.test")),
-        params: Vec::new(),
-    });
+    let to = (0..recipients).map(|n| Recipient::new(address(&format!("u{n}@example.test"))));
     Envelope {
         sender: Some(address("a@elsewhere.test")),
         recipients: to.collect(),
@@ -145,15 +146,26 @@ fn envelope(recipients: usize) -> Envelope {
     }
 }
 
-fn people(recipients: usize, journaled: bool) -> HashMap<Address, Lookup<Objects>> {
+fn people(recipients: usize, journaled: bool) -> People {
     let one = |n| {
         let journal = match journaled {
             true => vec![format!("j{n}@archive.test")],
             false => Vec::new(),
         };
         let entry = Entry::new(format!("cn=u{n},dc=t"), [("journal".to_owned(), journal)]);
-        let found: Objects = [Arc::new(entry)].into();
-        (address(&format!("u{n}@example.test")), Lookup::Found(found))
+        let objects: Objects = [Arc::new(entry)].into();
+        let address = address(&format!("u{n}@example.test"));
+        let person = Person {
+            address: address.clone(),
+            objects,
+            group: None,
+        };
+        let owners = Owners {
+            people: vec![person],
+            ..Owners::default()
+        };
+        let question = Question::Recipient { address, mta: None };
+        (question, Lookup::Found(Arc::new(owners)))
     };
     (0..recipients).map(one).collect()
 }

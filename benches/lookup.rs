@@ -11,9 +11,11 @@
 mod lab;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use copyist::directory::{Directory, Lookup};
+use copyist::identity::{Identities, Question};
 use copyist::mail::Address;
 use lab::{DirectoryServer, Slapd, user};
 use ldap3::{LdapConnAsync, Scope};
@@ -45,15 +47,16 @@ async fn main() -> ExitCode {
     settings.cache.capacity = people as u64 * 5 / 4 + 1000;
     settings.cache.ttl = Duration::from_secs(24 * 3600);
     let directory = Directory::open(settings).expect("the settings are sound");
+    let identities = Identities::new(directory.clone(), Arc::default());
     let addresses: Vec<Address> = (0..people)
         .map(|number| Address::parse(&user(number)).expect("it is one"))
         .collect();
 
-    find(&directory, &addresses[..TOGETHER.min(people)]).await;
+    find(&identities, &addresses[..TOGETHER.min(people)]).await;
     let (before, begun) = (resident(), Instant::now());
     let mut told = Instant::now();
     for (number, some) in addresses.chunks(TOGETHER).enumerate() {
-        find(&directory, some).await;
+        find(&identities, some).await;
         if told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
             eprintln!("{} of {people} people known", number * TOGETHER);
@@ -77,7 +80,7 @@ async fn main() -> ExitCode {
         let begun = Instant::now();
         for number in 0..HITS {
             let one = number * 7919 % people;
-            find(&directory, &addresses[one..=one]).await;
+            find(&identities, &addresses[one..=one]).await;
         }
         hits.push(begun.elapsed().as_secs_f64() / HITS as f64);
         let begun = Instant::now();
@@ -119,11 +122,16 @@ async fn main() -> ExitCode {
 }
 
 /// As a message asks.
-async fn find(directory: &Directory, addresses: &[Address]) {
-    for (address, answer) in directory.find(addresses).await {
+async fn find(identities: &Identities, addresses: &[Address]) {
+    let asked = addresses.iter().map(|address| Question::Recipient {
+        address: address.clone(),
+        mta: None,
+    });
+    let asked: Vec<Question> = asked.collect();
+    for (question, answer) in identities.find(&asked).await.iter() {
         assert!(
             matches!(answer, Lookup::Found(_)),
-            "{address} is in the directory: {answer:?}"
+            "{question} is in the directory: {answer:?}"
         );
     }
 }

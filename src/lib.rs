@@ -25,6 +25,7 @@
 //! | [`smtp`] | RFC 5321 as state machines over bytes: lines, commands, data, answers, logins; and a small sink built on them |
 //! | [`milter`] | the milter protocol, version 6. Knows nothing of journaling |
 //! | [`directory`] | entries, lookups, LDAP connections and failover, LDIF file, cache, change watching, journal-target resolution |
+//! | [`identity`] | whose mailbox an address is: readings of it, people and groups behind it, the set of guarded mailboxes |
 //! | [`policy`] | rules and the plan; pure (the domains that the directory names are put into the rules from outside) |
 //! | [`text`] | text before and after bodies: which text for whom, and the edit of MIME messages. Pure |
 //! | [`journal`] | what is written: journal report, plain copy, NDR, the seal |
@@ -45,6 +46,7 @@ pub mod daemon;
 pub mod deliver;
 pub mod directory;
 pub mod hook;
+pub mod identity;
 pub mod journal;
 pub mod mail;
 pub mod milter;

@@ -294,7 +294,7 @@ fn the_environment_overrides_the_file() {
     assert_eq!(ldap.urls, ["ldap://a.test", "ldap://b.test"]);
     assert!(ldap.starttls);
     let organization = &settings.rules.organization;
-    assert_eq!(organization.domains.len(), 2);
+    assert_eq!(organization.names.domains.len(), 2);
     assert!(organization.trusted_networks.is_empty());
     assert_eq!(settings.rules.inbound.journal.len(), 1);
     assert_eq!(settings.admin.listen, None);

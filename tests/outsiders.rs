@@ -80,12 +80,29 @@ fn a_seal_that_is_none_keeps_nothing_out_of_the_journal_and_is_counted() {
     }
 }
 
+/// A site in which this user's mailbox is a journal mailbox, with more lines of the table `[directory]`.
+fn with_journal_mailbox(slapd: Slapd, mailbox: &str, directory: &str) -> Site<Slapd> {
+    let mut site = Site::<Slapd>::start_with(slapd, "5m");
+    let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
+    let (_, config) = config.split_once('\n').expect("state_dir stands first");
+    let organization = format!(
+        "domains = [\"example.test\", \"m\u{fc}ller.test\"]\njournal_mailboxes = [\"{mailbox}\"]"
+    );
+    site.copyist.write_config(
+        &config
+            .replace("domains = [\"example.test\"]", &organization)
+            .replace("[directory]", &format!("[directory]\n{directory}")),
+    );
+    site.copyist.restart();
+    site
+}
+
 #[test]
 fn a_replayed_report_passes_as_it_is_and_with_another_body_or_recipient_it_does_not() {
     let slapd = Slapd::start(10);
     // The journal mailbox is journaled itself: what passes unjournaled passes as our own.
     slapd.set_journal(JOURNALED, Some(&user(6)));
-    let site = Site::<Slapd>::start_with(slapd, "5m");
+    let site = with_journal_mailbox(slapd, &user(6), "");
     let (report, sent) = genuine(&site, "<first@elsewhere.test>");
     let (journal, other) = (user(6), user(9));
     // The relay has it, and the spool knows: what comes now is a replay.
@@ -259,18 +276,8 @@ fn however_a_journal_mailbox_is_written_an_outsider_is_refused() {
         slapd.user_dn(MAILBOX)
     ));
     slapd.set_journal(JOURNALED, Some(&user(MAILBOX)));
-    let mut site = Site::<Slapd>::start_with(slapd, "5m");
+    let site = with_journal_mailbox(slapd, &user(MAILBOX), "recipient_delimiter = \"+\"");
     let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
-    let (_, config) = config.split_once('\n').expect("state_dir stands first");
-    site.copyist.write_config(
-        &config
-            .replace(
-                "domains = [\"example.test\"]",
-                "domains = [\"example.test\", \"m\u{fc}ller.test\"]",
-            )
-            .replace("[directory]", "[directory]\nrecipient_delimiter = \"+\""),
-    );
-    site.copyist.restart();
     let sink = site.mail.address();
     let listen = config
         .split_once("[hook.milter]\nlisten = [\"")

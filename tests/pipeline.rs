@@ -7,11 +7,12 @@ use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use copyist::directory::{CacheSettings, Directory, Places, Settings, Source, TargetSettings};
 use copyist::hook::{self, Gate, Listen, Listener, Socket, serve_milter};
+use copyist::identity::{Guarded, Identities, Names};
 use copyist::journal::{Composer, Key, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Enhanced, Envelope, Message, Recipient};
 use copyist::milter::{Actions, Command, Frames, Offer, Response, Steps, Strings, VERSION};
-use copyist::pipeline::{Changes, Hook, Memory, Pipeline, Verdict};
-use copyist::policy::{DirectionRules, Format, OnFailure, Organization, Rules};
+use copyist::pipeline::{Changes, Hook, Memory, Pipeline, Unidentified, Verdict};
+use copyist::policy::{self, DirectionRules, Format, OnFailure, Organization, Rules};
 use copyist::spool::{Filter, Settings as SpoolSettings, Spool};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,6 +22,18 @@ use tokio_util::task::TaskTracker;
 
 const PEOPLE: &str = "version: 1\n\ndn: uid=dan\nmail: dan@corp.example\nextensionAttribute10: boss@corp.example\n\n\
                       dn: uid=bob\nmail: bob@corp.example\n";
+
+fn names() -> Arc<Names> {
+    Arc::new(Names {
+        domains: vec!["corp.example".parse().expect("a domain")],
+        ..Names::default()
+    })
+}
+
+fn identities(settings: Settings) -> Identities {
+    let directory = Directory::open(settings).expect("the file is fine");
+    Identities::new(directory, names())
+}
 
 fn address(text: &str) -> Address {
     Address::parse(text).expect("a valid address")
@@ -37,20 +50,22 @@ fn pipeline(directory: &TempDir) -> Pipeline {
         ..DirectionRules::default()
     };
     Pipeline {
-        directory: Directory::open(Settings {
+        identities: identities(Settings {
             source: Source::Ldif(people),
             address_attributes: vec!["mail".into()],
             journal_attributes: attribute(),
-            recipient_delimiter: String::new(),
+            login_attributes: Vec::new(),
             further_attributes: Vec::new(),
+            exempt_attribute: None,
             places: Places::default(),
             targets: TargetSettings::default(),
             cache: CacheSettings::default(),
-        })
-        .expect("the file is fine"),
+        }),
+        guarded: Guarded::default(),
+        unidentified: Unidentified::default(),
         rules: Arc::new(Rules {
             organization: Organization {
-                domains: vec!["corp.example".parse().expect("a domain")],
+                names: names(),
                 ..Organization::default()
             },
             inbound,
@@ -84,10 +99,7 @@ fn envelope(to: &[&str]) -> Envelope {
         sender: Some(address("a@elsewhere.test")),
         recipients: to
             .iter()
-            .map(|text| Recipient {
-                address: address(text),
-                params: Vec::new(),
-            })
+            .map(|text| Recipient::new(address(text)))
             .collect(),
         client: Client {
             ip: "192.0.2.1".parse().ok(),
@@ -185,6 +197,7 @@ async fn rcpt(pipeline: Pipeline, path: &[u8]) -> Option<String> {
     let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
     let serving = tokio::spawn(serve_milter(
         listener,
+        None,
         Arc::new(Gate::new(&hook::Settings::default())),
         pipeline,
         sessions.clone(),
@@ -240,16 +253,28 @@ async fn an_address_with_a_control_character_is_refused() {
     );
 }
 
+/// A pipeline that knows the guarded mailboxes.
+async fn guarding(directory: &TempDir) -> Pipeline {
+    let pipeline = pipeline(directory);
+    let identities = &pipeline.identities;
+    let values = identities.directory().journal_values().await;
+    let values = values.expect("a file answers");
+    let settings = policy::guard_settings(&pipeline.rules);
+    let guarded = identities.guarded_mailboxes(&settings, &values);
+    pipeline.guarded.set(guarded.await.expect("a file answers"));
+    pipeline
+}
+
 #[tokio::test]
 async fn a_guarded_mailbox_looks_like_an_unknown_user() {
     let directory = tempfile::tempdir().expect("a directory");
-    let said = rcpt(pipeline(&directory), b"<Boss@Corp.Example>")
+    let said = rcpt(guarding(&directory).await, b"<Boss@Corp.Example>")
         .await
         .expect("a reply");
     assert!(said.starts_with("550 5.1.1 "), "{said:?}");
     let directory = tempfile::tempdir().expect("a directory");
     assert_eq!(
-        rcpt(pipeline(&directory), b"<dan@corp.example>").await,
+        rcpt(guarding(&directory).await, b"<dan@corp.example>").await,
         None
     );
 }

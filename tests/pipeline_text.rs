@@ -8,9 +8,10 @@ use bytes::Bytes;
 use copyist::directory::{
     CacheSettings, Directory, Places, Settings, Source, Target, TargetSettings,
 };
+use copyist::identity::{Guarded, Identities, Names};
 use copyist::journal::{Composer, Key, Kind, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Envelope, Message, Recipient};
-use copyist::pipeline::{Changes, Hook, Memory, Pipeline, Verdict};
+use copyist::pipeline::{Changes, Hook, Memory, Pipeline, Unidentified, Verdict};
 use copyist::policy::{DirectionRules, Format, JournalWhat, Organization, Rules};
 use copyist::spool::{Owed, Settings as SpoolSettings, Spool};
 use copyist::text::{self, DirectionTexts, OnFailure, Signed, Wording};
@@ -46,6 +47,18 @@ const ALL: Abilities = Abilities {
 
 const MAIL: &[u8] = b"From: ana@corp.example\r\nMessage-ID: <1@x>\r\n\r\nhello\r\n";
 
+fn names() -> Arc<Names> {
+    Arc::new(Names {
+        domains: vec!["corp.example".parse().expect("a domain")],
+        ..Names::default()
+    })
+}
+
+fn identities(settings: Settings) -> Identities {
+    let directory = Directory::open(settings).expect("the file is fine");
+    Identities::new(directory, names())
+}
+
 fn address(text: &str) -> Address {
     Address::parse(text).expect("a valid address")
 }
@@ -78,20 +91,22 @@ fn site(texts: text::Settings, what: JournalWhat) -> Site {
         journal_what: what,
     };
     let pipeline = Pipeline {
-        directory: Directory::open(Settings {
+        identities: identities(Settings {
             source: Source::Ldif(people),
             address_attributes: vec!["mail".into()],
             journal_attributes: vec!["extensionAttribute10".into()],
-            recipient_delimiter: String::new(),
+            login_attributes: Vec::new(),
             further_attributes: texts.attributes(),
+            exempt_attribute: None,
             places: Places::default(),
             targets: TargetSettings::default(),
             cache: CacheSettings::default(),
-        })
-        .expect("the file is fine"),
+        }),
+        guarded: Guarded::default(),
+        unidentified: Unidentified::default(),
         rules: Arc::new(Rules {
             organization: Organization {
-                domains: vec!["corp.example".parse().expect("a domain")],
+                names: names(),
                 trusted_networks: vec!["10.0.0.0/8".parse().expect("a network")],
                 ..Organization::default()
             },
@@ -118,10 +133,7 @@ fn site(texts: text::Settings, what: JournalWhat) -> Site {
 }
 
 fn from_ana(to: &[&str]) -> Envelope {
-    let recipient = |text: &&str| Recipient {
-        address: address(text),
-        params: Vec::new(),
-    };
+    let recipient = |text: &&str| Recipient::new(address(text));
     Envelope {
         sender: Some(address("ana@corp.example")),
         recipients: to.iter().map(recipient).collect(),

@@ -149,7 +149,7 @@ async fn every_answer_that_a_change_touches_is_asked_for_anew<D: DirectoryServer
     };
     let guarded = async || {
         let asked = address("u00006@example.test");
-        directory.is_journal_address(&asked, &[]).await == Lookup::Found(())
+        lab::is_guarded(&directory, &[], &asked).await
     };
     // All of it is known, and would stay so for minutes.
     assert_eq!(journal_of("u00002@example.test").await, Some(vec![]));

@@ -73,7 +73,7 @@ impl Coverage {
     pub(super) async fn read(&self, pipeline: &Pipeline, in_force: &InForce) -> Read {
         let at = SystemTime::now();
         let mut reading = survey::Coverage::begin(
-            &pipeline.directory,
+            pipeline.identities.directory(),
             &in_force.address_attributes,
             &pipeline.rules,
         );

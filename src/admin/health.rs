@@ -27,7 +27,7 @@ pub(super) async fn ready(State(watched): State<Watched>) -> (StatusCode, String
             "the disk is nearly full: mail that must be journaled is deferred\n".into(),
         );
     }
-    match pipeline.directory.health() {
+    match pipeline.identities.directory().health() {
         Health::Ok => (StatusCode::OK, "ready\n".into()),
         Health::Unavailable(outage) => (StatusCode::OK, format!("degraded: {outage}\n")),
     }

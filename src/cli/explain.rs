@@ -3,9 +3,9 @@
 use super::args::Question;
 use super::{Failure, load, print_json, print_line};
 use crate::daemon;
-use crate::directory::Directory;
+use crate::identity::Guarded;
 use crate::mail::{Address, AddressError};
-use crate::survey::{self, Explanation, ForRecipient, Object, Target};
+use crate::survey::{self, Explanation, ForRecipient, Object, Step, Target};
 
 pub(super) async fn explain(question: Question) -> Result<(), Failure> {
     let settings = load(&question.config.file)?;
@@ -15,11 +15,17 @@ pub(super) async fn explain(question: Question) -> Result<(), Failure> {
         Err(error) => return Err(Failure::wrong(format!("--from: {error}"))),
     };
     let envelope = survey::envelope(sender, question.to, question.client, question.auth);
-    let directory = Directory::open(settings.directory).map_err(Failure::failed)?;
-    let known = daemon::read_domains(&directory, &settings.rules.organization).await;
+    let identities = daemon::open_identities(&settings).map_err(Failure::failed)?;
+    let known = daemon::read_domains(identities.directory(), &settings.rules.organization).await;
     known.map_err(Failure::failed)?;
-    let explanation = survey::explain(&envelope, &directory, &settings.rules, &settings.text).await;
-    directory.close().await;
+    let guarded = Guarded::default();
+    // Where that cannot be read the guard of the service would not know either.
+    if let Ok(mailboxes) = daemon::guarded_mailboxes(&identities, &settings.rules).await {
+        guarded.set(mailboxes);
+    }
+    let (rules, text) = (&settings.rules, &settings.text);
+    let explanation = survey::explain(&envelope, &identities, &guarded, rules, text).await;
+    identities.directory().close().await;
     if question.json {
         print_json(&explanation)
     } else {
@@ -29,16 +35,21 @@ pub(super) async fn explain(question: Question) -> Result<(), Failure> {
 
 fn to_text(explanation: &Explanation) -> String {
     let mut lines = Vec::new();
-    let whose = if explanation.sender_is_ours {
-        "is ours (authenticated, or from a trusted network)"
-    } else {
-        "is outside"
+    let side = match explanation.sender_is_ours {
+        true => "inside",
+        false => "outside",
     };
-    lines.push(format!("the sender {whose}"));
+    lines.push(format!("the sender is {side}: {}", explanation.because));
+    if explanation.is_unidentified {
+        lines.push(
+            "nobody in the directory is the sender: no copy is made because of the sender".into(),
+        );
+    }
     for ForRecipient {
         address,
         direction,
         guard,
+        guarded_as,
         prepend,
         append,
     } in &explanation.recipients
@@ -49,7 +60,9 @@ fn to_text(explanation: &Explanation) -> String {
             "unavailable" => "; deferred with 451: the guard cannot ask the directory",
             _ => "",
         };
-        lines.push(format!("to {address}: {direction}{guard}"));
+        let mailbox = guarded_as.iter().map(|name| format!(" ({name})"));
+        let mailbox: String = mailbox.collect();
+        lines.push(format!("to {address}: {direction}{guard}{mailbox}"));
         for (end, text) in [("before", prepend), ("after", append)] {
             if let Some(text) = text {
                 let text = text.trim().replace('\n', "\n    ");
@@ -61,12 +74,20 @@ fn to_text(explanation: &Explanation) -> String {
         address,
         answer,
         dns,
+        steps,
+        reached,
         outage,
     } in &explanation.objects
     {
         let detail = outage.clone().unwrap_or_else(|| dns.join(" and "));
         let gap = if detail.is_empty() { "" } else { ": " };
         lines.push(format!("directory: {address} {answer}{gap}{detail}"));
+        for Step { name, outcome } in steps {
+            lines.push(format!("  {name}: {outcome}"));
+        }
+        for further in reached {
+            lines.push(format!("  goes on to {further}"));
+        }
     }
     for trouble in &explanation.troubles {
         lines.push(format!("not usable: {trouble}"));

@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use super::{Failure, load, print_json, print_line};
+use crate::daemon;
 use crate::directory::{Directory, Entry, Lookup, Outage, Target};
+use crate::identity::GuardStatus;
 use crate::mail::Address;
-use crate::policy;
 
 #[derive(Serialize)]
 struct Resolution {
@@ -61,8 +62,8 @@ pub(super) async fn resolve(
     let settings = load(config)?;
     let target = Target::parse(text).map_err(Failure::wrong)?;
     let attributes = settings.directory.journal_attributes.clone();
-    let configured = policy::configured_targets(&settings.rules);
-    let directory = Directory::open(settings.directory).map_err(Failure::failed)?;
+    let identities = daemon::open_identities(&settings).map_err(Failure::failed)?;
+    let directory = identities.directory();
     let mut resolution = Resolution {
         target: target.to_string(),
         kind: match target {
@@ -79,16 +80,21 @@ pub(super) async fn resolve(
     match target.smtp() {
         Some(address) => {
             resolution.is_journal_address =
-                match directory.is_journal_address(address, &configured).await {
-                    Lookup::Found(()) => Some(true),
-                    Lookup::Absent => Some(false),
-                    Lookup::Unavailable(_) => None,
+                match daemon::guarded_mailboxes(&identities, &settings.rules).await {
+                    Ok(guarded) => match identities.guard_status(address, None, &guarded).await {
+                        GuardStatus::Guarded(_) => Some(true),
+                        GuardStatus::Free => Some(false),
+                        GuardStatus::Unknown(_) => None,
+                    },
+                    Err(_) => None,
                 };
-            match directory.find_fresh(address).await {
-                Lookup::Found(entries) => {
+            let readings = identities.names().readings(address, None).addresses;
+            let readings: Vec<Address> = readings.into_iter().map(|one| one.address).collect();
+            match directory.find_fresh(&readings).await {
+                Lookup::Found((_, entries)) => {
                     resolution.answer = "found";
                     for entry in entries.iter() {
-                        let object = describe(entry, &attributes, &directory).await;
+                        let object = describe(entry, &attributes, directory).await;
                         resolution.objects.push(object);
                     }
                 }
@@ -99,7 +105,7 @@ pub(super) async fn resolve(
                 Lookup::Absent => {}
             }
         }
-        None => match leads_to(&target, &directory).await {
+        None => match leads_to(&target, directory).await {
             Ok(reached) => {
                 resolution.answer = match reached.problem {
                     None => "found",

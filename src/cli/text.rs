@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use super::args::{TextFormat, TextQuestion};
 use super::{Failure, load, print_json};
-use crate::directory::{Directory, Entry, Lookup};
+use crate::daemon;
+use crate::directory::{Entry, Lookup};
+use crate::identity::{Identities, Question as Whose};
 use crate::mail::{Address, Message};
 use crate::text::{self, DirectionTexts, Edited, How, Obstacle, Settings, Splice, Texts};
 
@@ -41,7 +43,7 @@ pub(super) async fn text(question: TextQuestion) -> Result<(), Failure> {
     let settings = load(&question.config.file)?;
     let texts = settings.text.of(question.direction);
     let people = match texts.needs_sender() {
-        true => Some(Directory::open(settings.directory).map_err(Failure::failed)?),
+        true => Some(daemon::open_identities(&settings).map_err(Failure::failed)?),
         false => None,
     };
     if let Some(dir) = &question.out {
@@ -52,7 +54,7 @@ pub(super) async fn text(question: TextQuestion) -> Result<(), Failure> {
     for path in &question.messages {
         let bytes = read(path)?;
         let sender = match &people {
-            Some(directory) => sender(&bytes, question.from.as_ref(), directory).await?,
+            Some(identities) => sender(&bytes, question.from.as_ref(), identities).await?,
             None => Vec::new(),
         };
         let edited = edit(&bytes, texts, &sender, &settings.text)?;
@@ -65,8 +67,8 @@ pub(super) async fn text(question: TextQuestion) -> Result<(), Failure> {
         }
         reports.push(report(path, edited));
     }
-    if let Some(directory) = people {
-        directory.close().await;
+    if let Some(identities) = people {
+        identities.directory().close().await;
     }
     match format {
         TextFormat::Json => print_json(&reports),
@@ -101,7 +103,7 @@ fn edit(
 async fn sender(
     message: &[u8],
     given: Option<&Address>,
-    directory: &Directory,
+    identities: &Identities,
 ) -> Result<Vec<Arc<Entry>>, Failure> {
     let author = || {
         let message = Message::new(Bytes::copy_from_slice(message));
@@ -110,18 +112,22 @@ async fn sender(
     let Some(sender) = given.cloned().or_else(author) else {
         return Ok(Vec::new());
     };
-    match directory
-        .find(std::slice::from_ref(&sender))
+    let question = Whose::Sender {
+        address: sender.clone(),
+        mta: None,
+    };
+    match identities
+        .find(std::slice::from_ref(&question))
         .await
-        .remove(&sender)
+        .get(&question)
     {
-        Some(Lookup::Found(objects)) => Ok(objects
-            .iter()
-            .filter(|object| !object.inherited)
-            .cloned()
-            .collect()),
-        Some(Lookup::Unavailable(outage)) => Err(Failure::failed(format!("{sender}: {outage}"))),
-        Some(Lookup::Absent) | None => Ok(Vec::new()),
+        Lookup::Found(owners) => Ok(owners
+            .people
+            .first()
+            .map(|person| person.own().cloned().collect())
+            .unwrap_or_default()),
+        Lookup::Unavailable(outage) => Err(Failure::failed(format!("{sender}: {outage}"))),
+        Lookup::Absent => Ok(Vec::new()),
     }
 }
 

@@ -19,8 +19,9 @@ use super::parse;
 use super::raw::{self, Raw, Words};
 use super::{LogSettings, Settings};
 use crate::directory::ValuesOf;
+use crate::identity::{FoundDomains, Membership, Names};
 use crate::mail::Address;
-use crate::policy::{Direction, DirectionRules, FoundDomains, Organization, Rules};
+use crate::policy::{Direction, DirectionRules, Organization, Rules};
 use crate::secret::Secret;
 
 /// Builds everything; `Err` where anything that is needed for it is wrong.
@@ -92,13 +93,70 @@ impl Build<'_> {
             &raw.trusted_networks,
             parse::network,
         );
+        let gateways = self.each("organization.gateways", &raw.gateways, parse::network);
+        let certificates = self.each(
+            "organization.trusted_certificates",
+            &raw.trusted_certificates,
+            parse::certificate,
+        );
+        let mailboxes = self.each(
+            "organization.journal_mailboxes",
+            &raw.journal_mailboxes,
+            Membership::parse,
+        );
+        let local = self.each(
+            "organization.local_domains",
+            &raw.local_domains,
+            parse::local_domain,
+        );
+        let default_domain = self.optional(
+            "organization.default_domain",
+            &raw.default_domain,
+            parse::domain,
+        );
+        let delimiter = self.parsed(
+            "directory.recipient_delimiter",
+            &self.raw.directory.recipient_delimiter,
+            parse::delimiters,
+        );
+        let same_domains = self.same_domains();
         let domains_from = self.domains_from();
-        Ok(Organization {
+        let mut names = Names {
             domains: domains?,
-            trusted_networks: networks?,
-            domains_from: domains_from?,
             found: FoundDomains::default(),
+            local_domains: local?,
+            same_domains: same_domains?,
+            default_domain: default_domain?,
+            recipient_delimiter: delimiter?,
+        };
+        let own = sending::own_names(given(&raw.hostname));
+        names.local_domains.extend(own);
+        names.local_domains.sort_unstable();
+        names.local_domains.dedup();
+        Ok(Organization {
+            names: Arc::new(names),
+            trusted_networks: networks?,
+            gateways: gateways?,
+            trusted_certificates: certificates?,
+            journal_mailboxes: mailboxes?,
+            guards_persons: raw.journal_guard_persons,
+            domains_from: domains_from?,
         })
+    }
+
+    fn same_domains(&mut self) -> Result<Vec<Vec<String>>, Noted> {
+        const KEY: &str = "organization.same_domains";
+        let groups = self.raw.organization.same_domains.lists();
+        let mut all = Vec::new();
+        for (at, group) in groups.into_iter().enumerate() {
+            let key = format!("{KEY}[{at}]");
+            let domains = group
+                .iter()
+                .map(|text| self.parsed(&key, text, parse::domain));
+            let domains: Vec<_> = domains.collect();
+            all.push(domains.into_iter().collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(all)
     }
 
     fn domains_from(&mut self) -> Result<Option<ValuesOf>, Noted> {

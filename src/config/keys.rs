@@ -44,6 +44,8 @@ pub(super) enum Kind {
     Text,
     /// Texts.
     List,
+    /// Lists of texts; one list alone, or texts of several words, stand for it.
+    Groups,
     /// `true` or `false`.
     Flag,
     /// A whole number within these bounds.
@@ -134,6 +136,7 @@ fn kind(schema: &Value) -> Kind {
         );
     }
     match &schema["type"] {
+        Value::Array(_) if schema.pointer("/items/items").is_some() => Kind::Groups,
         Value::Array(_) => Kind::List,
         Value::String(name) if name == "object" => Kind::Table,
         Value::String(name) if name == "array" => Kind::Tables,

@@ -147,7 +147,14 @@ impl FileReader<'_> {
     ) -> Result<ValueKind, Noted> {
         match (value.get_ref(), kind) {
             (DeValue::Table(table), Kind::Table) => Ok(self.table(path, table).into()),
-            (DeValue::Array(items), Kind::List | Kind::Tables) => {
+            (DeValue::Array(items), Kind::Groups) if items.iter().any(is_list) => {
+                let items = items.iter().enumerate();
+                let items: Vec<_> = items
+                    .map(|(at, item)| self.group(&format!("{path}[{at}]"), item))
+                    .collect();
+                Ok(items.into_iter().collect::<Result<Vec<_>, _>>()?.into())
+            }
+            (DeValue::Array(items), Kind::List | Kind::Groups | Kind::Tables) => {
                 let kind = match kind {
                     Kind::Tables => Kind::Table,
                     _ => Kind::Text,
@@ -162,7 +169,9 @@ impl FileReader<'_> {
                 let items: Vec<_> = items.collect();
                 Ok(items.into_iter().collect::<Result<Vec<_>, _>>()?.into())
             }
-            (DeValue::String(text), Kind::Text | Kind::List) => Ok(text.as_ref().into()),
+            (DeValue::String(text), Kind::Text | Kind::List | Kind::Groups) => {
+                Ok(text.as_ref().into())
+            }
             (DeValue::Boolean(flag), Kind::Flag) => Ok((*flag).into()),
             (DeValue::String(text), Kind::OneOf(words))
                 if words.iter().any(|word| word == text) =>
@@ -176,6 +185,21 @@ impl FileReader<'_> {
                 }
             }
             _ => Err(self.wrong_type(path, value, kind)),
+        }
+    }
+
+    /// A list in a list, as one text of several words.
+    fn group(&mut self, path: &str, item: &Spanned<DeValue<'_>>) -> Result<ValueKind, Noted> {
+        let line = self.line(item.span().start);
+        self.findings.origins.lines.insert(path.to_owned(), line);
+        let words: Option<Vec<&str>> = match item.get_ref() {
+            DeValue::String(text) => return Ok(text.as_ref().into()),
+            DeValue::Array(words) => words.iter().map(|word| word.get_ref().as_str()).collect(),
+            _ => None,
+        };
+        match words {
+            Some(words) => Ok(words.join(" ").into()),
+            None => Err(self.wrong_type(path, item, &Kind::Groups)),
         }
     }
 
@@ -194,12 +218,17 @@ impl FileReader<'_> {
     }
 }
 
+fn is_list(item: &Spanned<DeValue<'_>>) -> bool {
+    matches!(item.get_ref(), DeValue::Array(_))
+}
+
 fn note_type(findings: &mut Findings, path: &str, seen: &str, kind: &Kind) -> Noted {
     let problem = match kind {
         Kind::Table => "stands where a table of further keys must be".into(),
         Kind::Tables => "stands where a list of tables must be".into(),
         Kind::Text => "is not a text in quotes".into(),
         Kind::List => "is neither a text nor a list of texts".into(),
+        Kind::Groups => "is not a list of lists of texts".into(),
         Kind::Flag => "is neither true nor false".into(),
         Kind::Number { least, most } if *most == i64::MAX.into() => {
             format!("is not a whole number of at least {least}")
@@ -268,7 +297,7 @@ fn environment_layer(
         findings.origins.variables.insert(key.clone(), name.clone());
         match value.to_str() {
             Some(value) if fits(value, kind) => {
-                let layer = if *kind == Kind::List {
+                let layer = if matches!(kind, Kind::List | Kind::Groups) {
                     &mut lists
                 } else {
                     &mut others
@@ -333,7 +362,9 @@ fn fits(text: &str, kind: &Kind) -> bool {
         Kind::Table | Kind::Tables => false,
         Kind::Text => true,
         // What looks like a number or a flag would not be split into items.
-        Kind::List => text.parse::<f64>().is_err() && text.to_lowercase().parse::<bool>().is_err(),
+        Kind::List | Kind::Groups => {
+            text.parse::<f64>().is_err() && text.to_lowercase().parse::<bool>().is_err()
+        }
         Kind::Flag => matches!(text, "true" | "false"),
         Kind::Number { least, most } => text
             .parse()

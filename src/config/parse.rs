@@ -6,7 +6,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::directory::{Places, Target, TargetError};
-use crate::mail::{Address, AddressError};
+use crate::identity;
+use crate::mail::{Address, AddressError, Certificate};
 
 /// No duration that is set here makes sense beyond a year; and sums with it must not overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -35,6 +36,23 @@ pub(super) fn target(text: &str) -> Result<Target, &'static str> {
             "names no mailbox"
         }
     })
+}
+
+/// A name of the MTA: a host name, or an address in brackets.
+pub(super) fn local_domain(text: &str) -> Result<String, &'static str> {
+    identity::local_domain(text).ok_or("is neither a host name nor an address literal")
+}
+
+/// The subject of a certificate, and its issuer behind a semicolon.
+pub(super) fn certificate(text: &str) -> Result<Certificate, &'static str> {
+    let (subject, issuer) = text.split_once(';').unwrap_or((text, ""));
+    match subject.trim() {
+        "" => Err("has no common name of a subject"),
+        subject => Ok(Certificate {
+            subject: subject.to_owned(),
+            issuer: issuer.trim().to_owned(),
+        }),
+    }
 }
 
 /// The domain of mail addresses.

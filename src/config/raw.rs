@@ -67,14 +67,38 @@ pub(super) struct Organization {
     pub(super) domains: Words,
     /// Where the directory names further domains. Default: nowhere.
     pub(super) domains_from: DomainsFrom,
-    /// Networks whose clients send as the organization even without logging in.
-    #[schemars(example = ["10.0.0.0/8"])]
+    /// Names of the MTA itself, whose local parts are mailboxes of the organization: host names, address literals, what
+    /// Postfix has in mydestination. In addition to this machine's own names and addresses.
+    #[schemars(example = ["mx1.example.com", "[192.0.2.1]"])]
+    pub(super) local_domains: Words,
+    /// Groups of domains that share their local parts: dan@ one of them is dan@ all others of its group. Default: none.
+    #[schemars(example = [["example.com", "example.net"]])]
+    pub(super) same_domains: Groups,
+    /// The domain of addresses without one: the MTA's myorigin. Default: the first of domains.
+    #[schemars(example = "example.com")]
+    pub(super) default_domain: Option<String>,
+    /// Networks whose clients send as the organization even without logging in, if they send for one of its addresses.
+    #[schemars(example = ["192.0.2.0/24"])]
     pub(super) trusted_networks: Words,
+    /// Networks, or single addresses, whose clients bring mail from outside: gateways, backup MXs, list servers. What they
+    /// bring is inbound, and the journal guard holds. Default: none.
+    #[schemars(example = ["192.0.2.25"])]
+    pub(super) gateways: Words,
+    /// TLS client certificates whose holders send as the organization, by the common name of the subject, with ;ISSUER
+    /// behind it where the issuer's must be right as well. Default: none.
+    #[schemars(example = ["notebook.example.com"])]
+    pub(super) trusted_certificates: Words,
     /// This machine's name in Message-IDs and non-delivery reports. Default: the system's host name.
     #[schemars(example = "copyist.example.com")]
     pub(super) hostname: Option<String>,
     /// Who may not write to journal and NDR addresses: senders outside, everyone but Copyist, or off.
     pub(super) journal_guard: JournalGuard,
+    /// Journal mailboxes that are named by attributes only, and look like a person's: addresses, domains, or DNs for
+    /// everything at or below them. Default: none.
+    #[schemars(example = ["journal@example.com", "OU=Journals,DC=example,DC=com"])]
+    pub(super) journal_mailboxes: Words,
+    /// Whether the mailbox of a person that somebody's journal attribute names is guarded, too.
+    pub(super) journal_guard_persons: bool,
 }
 
 /// Objects of the directory that name domains.
@@ -119,6 +143,8 @@ pub(super) struct Directory {
     pub(super) base: Option<String>,
     /// Attributes that hold a person's own addresses.
     pub(super) address_attributes: Words,
+    /// Attributes that hold login names: of authenticated clients, and of mailboxes at the MTA's own names.
+    pub(super) login_attributes: Words,
     /// Characters that start an address extension (user+list@example.com). Default: none.
     #[schemars(example = "+")]
     pub(super) recipient_delimiter: String,
@@ -319,6 +345,44 @@ pub(super) struct Retry {
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct Words(pub(super) Vec<String>);
 
+/// Lists of texts. A list of single texts is one group; a text may hold several words.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub(super) struct Groups(Words);
+
+impl Groups {
+    /// The groups, each as a list.
+    pub(super) fn lists(&self) -> Vec<Vec<&str>> {
+        let words = |text: &'_ String| -> bool { text.split_whitespace().nth(1).is_some() };
+        let Words(texts) = &self.0;
+        match texts.iter().any(words) {
+            true => texts
+                .iter()
+                .map(|text| text.split_whitespace().collect())
+                .collect(),
+            false if texts.is_empty() => Vec::new(),
+            false => vec![texts.iter().map(String::as_str).collect()],
+        }
+    }
+}
+
+impl JsonSchema for Groups {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Groups".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["array", "string"],
+            "items": { "type": ["array", "string"], "items": { "type": "string" } },
+        })
+    }
+}
+
 /// See [`policy::Guard`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -443,9 +507,16 @@ impl Default for Organization {
         Organization {
             domains: Words::default(),
             domains_from: DomainsFrom::default(),
+            local_domains: Words::default(),
+            same_domains: Groups::default(),
+            default_domain: None,
             trusted_networks: Words::from(["127.0.0.0/8", "::1/128"]),
+            gateways: Words::default(),
+            trusted_certificates: Words::default(),
             hostname: None,
             journal_guard: JournalGuard::default(),
+            journal_mailboxes: Words::default(),
+            journal_guard_persons: false,
         }
     }
 }
@@ -466,6 +537,7 @@ impl Default for Directory {
                 "mailLocalAddress",
                 "userPrincipalName",
             ]),
+            login_attributes: Words::from(["sAMAccountName", "uid", "userPrincipalName"]),
             recipient_delimiter: String::new(),
             timeout: "5s".into(),
             on_failure: OnFailure::default(),

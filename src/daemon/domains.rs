@@ -12,8 +12,9 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::directory::{Directory, Outage};
+use crate::identity::DomainPattern;
 use crate::pipeline::Pipeline;
-use crate::policy::{DomainPattern, Organization};
+use crate::policy::Organization;
 
 /// How often they are read again.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -36,7 +37,7 @@ pub(crate) async fn read(directory: &Directory, of: &Organization) -> Result<(),
         // An organization that loses all its domains at once has lost its rights to read them.
         return Err(Outage::new(format!("{query} gives no domains")));
     }
-    if of.found.set(domains.clone()) {
+    if of.names.found.set(domains.clone()) {
         let names: Vec<String> = domains.iter().map(ToString::to_string).collect();
         info!("domains from the directory: {}", names.join(", "));
     }
@@ -68,7 +69,7 @@ pub(super) async fn begin(
         return Err(outage);
     }
     warn!("the domains of the last run count until the directory answers: {outage}");
-    of.found.set(known);
+    of.names.found.set(known);
     Ok(())
 }
 
@@ -81,7 +82,7 @@ pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, file: PathBuf) {
         if of.domains_from.is_none() {
             continue;
         }
-        match read(&now.directory, of).await {
+        match read(now.identities.directory(), of).await {
             Ok(()) => keep(of, &file).await,
             Err(outage) => warn!("the known domains still count: {outage}"),
         }
@@ -90,7 +91,7 @@ pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, file: PathBuf) {
 
 /// Keeps the domains for a start without the directory.
 async fn keep(of: &Organization, file: &Path) {
-    let text: String = (of.found.get().iter())
+    let text: String = (of.names.found.get().iter())
         .map(|domain| format!("{domain}\n"))
         .collect();
     if tokio::fs::read_to_string(file)

@@ -4,6 +4,7 @@
 //! messages, never within one; on shutdown messages under way are finished and the rest is on disk.
 
 mod domains;
+mod guard;
 mod handed;
 mod notify;
 mod state_dir;
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 pub(crate) use domains::read as read_domains;
+pub(crate) use guard::build as guarded_mailboxes;
 pub use handed::HandedError;
 pub use state_dir::StateDirError;
 pub(crate) use state_dir::examine as examine_state_dir;
@@ -33,8 +35,9 @@ use crate::config::Settings;
 use crate::deliver;
 use crate::directory::{self, Directory};
 use crate::hook::{self, BindError, Gate, Listener, SmtpTerms, SmtpTlsError};
+use crate::identity::{Guarded, Identities};
 use crate::journal::{Composer, Key, KeyError};
-use crate::pipeline::{Memory, Pipeline};
+use crate::pipeline::{Memory, Pipeline, Unidentified};
 use crate::spool::{self, Spool};
 use handed::Handed;
 
@@ -194,8 +197,13 @@ impl Daemon {
         let spool = Spool::open(&settings.spool)?;
         let key = Key::load_or_create(&settings.state_dir)?;
         let directory = open_directory(&settings)?;
-        let memory = Memory::new(settings.hook.limits.memory);
-        let pipeline = pipeline(&settings, &key, directory, spool, memory);
+        let lasting = Lasting {
+            spool,
+            memory: Memory::new(settings.hook.limits.memory),
+            guarded: Guarded::default(),
+            unidentified: Unidentified::default(),
+        };
+        let pipeline = pipeline(&settings, &key, directory, lasting);
         Ok(Daemon {
             key,
             pipeline: Arc::new(ArcSwap::from_pointee(pipeline)),
@@ -220,16 +228,24 @@ impl Daemon {
         let spool = self.pipeline.load().spool.clone();
         let domains = self.settings.state_dir.join("domains");
         let first = self.pipeline.load_full();
-        domains::begin(&first.directory, &first.rules.organization, &domains).await?;
+        domains::begin(
+            first.identities.directory(),
+            &first.rules.organization,
+            &domains,
+        )
+        .await?;
         drop(first);
+        let guarded = self.settings.state_dir.join("guarded-mailboxes.json");
+        guard::restore(&self.pipeline.load().guarded, &guarded);
         // Sessions stop before deliveries, so that the last messages accepted are still handed on.
         let (sessions, others) = (TaskTracker::new(), TaskTracker::new());
         let stop_deliveries = CancellationToken::new();
         let stop_admin = CancellationToken::new();
-        for listener in listeners.milter {
+        for (listener, listen) in listeners.milter.into_iter().zip(&self.settings.hook.milter) {
             info!("listening on {listener}");
             sessions.spawn(hook::serve_milter(
                 listener,
+                self.settings.hook.side_of(listen),
                 self.gate.clone(),
                 self.pipeline.clone(),
                 sessions.clone(),
@@ -268,6 +284,8 @@ impl Daemon {
         }
         let following = domains::follow(self.pipeline.clone(), domains.clone());
         let following = AbortOnDropHandle::new(tokio::spawn(following));
+        let guarding = guard::follow(self.pipeline.clone(), guarded);
+        let guarding = AbortOnDropHandle::new(tokio::spawn(guarding));
         info!("copyist is ready");
         notify::tell(notify::State::Ready);
         let outcome = loop {
@@ -287,6 +305,7 @@ impl Daemon {
             }
         };
         drop(following);
+        drop(guarding);
         info!("stopping: finishing what is under way");
         notify::tell(notify::State::Stopping);
         sessions.close();
@@ -304,7 +323,7 @@ impl Daemon {
         }
         // It serves nothing that anybody would miss.
         let _ = timeout(DRAIN, others.wait()).await;
-        self.pipeline.load().directory.close().await;
+        self.pipeline.load().identities.directory().close().await;
         info!("stopped");
         outcome
     }
@@ -314,7 +333,7 @@ impl Daemon {
         let old = self.pipeline.load_full();
         // The same directory keeps its cache, and with it the answers that an outage would need.
         let directory = if settings.directory == self.settings.directory {
-            old.directory.clone()
+            old.identities.directory().clone()
         } else {
             match open_directory(&settings) {
                 Ok(directory) => directory,
@@ -327,7 +346,7 @@ impl Daemon {
         let organization = &settings.rules.organization;
         let usable = match settings.directory == self.settings.directory {
             true => Ok(()),
-            false => worth_changing_to(&directory, &old.directory).await,
+            false => worth_changing_to(&directory, old.identities.directory()).await,
         };
         let usable = match usable {
             Ok(()) => domains::begin(&directory, organization, domains).await,
@@ -387,8 +406,12 @@ impl Daemon {
             &settings,
             &self.key,
             directory,
-            old.spool.clone(),
-            old.memory.clone(),
+            Lasting {
+                spool: old.spool.clone(),
+                memory: old.memory.clone(),
+                guarded: old.guarded.clone(),
+                unidentified: old.unidentified.clone(),
+            },
         )));
         self.settings = settings;
         info!("the new settings are in force");
@@ -447,21 +470,35 @@ async fn worth_changing_to(new: &Directory, old: &Directory) -> Result<(), direc
     }
 }
 
-fn pipeline(
-    settings: &Settings,
-    key: &Key,
-    directory: Directory,
+/// What outlives a reload.
+struct Lasting {
     spool: Spool,
     memory: Memory,
-) -> Pipeline {
+    guarded: Guarded,
+    unidentified: Unidentified,
+}
+
+fn pipeline(settings: &Settings, key: &Key, directory: Directory, lasting: Lasting) -> Pipeline {
+    let names = settings.rules.organization.names.clone();
     Pipeline {
-        directory,
+        identities: Identities::new(directory, names),
+        guarded: lasting.guarded,
         rules: Arc::new(settings.rules.clone()),
         text: Arc::new(settings.text.clone()),
         composer: Composer::new(settings.journal.clone(), key.clone()),
-        spool,
-        memory,
+        spool: lasting.spool,
+        memory: lasting.memory,
+        unidentified: lasting.unidentified,
     }
+}
+
+/// For commands: asks the directory of these settings whose addresses are.
+pub(crate) fn open_identities(settings: &Settings) -> Result<Identities, directory::OpenError> {
+    let directory = Directory::open(settings.directory.clone())?;
+    Ok(Identities::new(
+        directory,
+        settings.rules.organization.names.clone(),
+    ))
 }
 
 fn in_force(settings: &Settings) -> admin::InForce {

@@ -9,16 +9,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{OptionFuture, join};
+use futures_util::future::join_all;
 use metrics::counter;
 use moka::future::Cache;
 use tokio::time::Instant;
 
 use super::changes::{Changes, Names, lower};
 use super::entry::{Entry, Lookup, Outage};
+use super::members::{self, Members};
 use super::memory::{Got, Known, Life, Memory, patiently};
 use super::places;
-use super::question::address_key;
+use super::question::{Attributes, address_key};
 use super::resolve::{self, Resolution};
 use super::settings::{CacheSettings, Places, TargetSettings};
 use super::source::{Name, Objects, Source};
@@ -33,21 +34,32 @@ const TARGETS: u64 = 100_000;
 /// The longest that the resolution of one target may take: a group may have thousands of members.
 const GROUP_PATIENCE: Duration = Duration::from_secs(30);
 
+/// The longest that reading the members of a recipient group may take. No message waits that long, see
+/// [`super::Directory::members`].
+const MEMBERS_PATIENCE: Duration = Duration::from_secs(5 * 60);
+
+/// Groups whose members are remembered.
+const GROUPS: u64 = 10_000;
+
 /// A source with a memory.
 #[derive(Debug)]
 pub(super) struct Cached<S> {
     source: S,
-    delimiters: String,
+    attributes: Attributes,
     patience: Duration,
     life: Life,
     owners: Memory<Option<Objects>>,
-    /// For outages: who had an address that was known by its extension's base only.
-    by_extension: Cache<String, Known<Objects>>,
+    /// Owners of login names.
+    logins: Memory<Option<Objects>>,
+    /// For outages: who had an address that was known by another reading only.
+    by_reading: Cache<String, Known<Objects>>,
+    members: Memory<Arc<Members>>,
+    /// The attribute that exempts a person.
+    exempt: Option<String>,
     places: Places,
     inherited: Memory<Objects>,
     targets: TargetSettings,
     resolved: Memory<Resolution>,
-    journal: Memory<bool>,
     warned: Cache<String, ()>,
     changes: Arc<Changes>,
 }
@@ -56,7 +68,7 @@ impl<S: Source> Cached<S> {
     /// Puts a memory in front of a source that may take up to `patience` for an answer.
     pub(super) fn new(
         source: S,
-        delimiters: &str,
+        attributes: Attributes,
         settings: &CacheSettings,
         places: Places,
         targets: TargetSettings,
@@ -66,16 +78,18 @@ impl<S: Source> Cached<S> {
         let changes = Arc::new(Changes::new(life.longest()));
         Cached {
             source,
-            delimiters: delimiters.to_owned(),
+            attributes,
             patience,
             life,
             owners: Memory::new(settings.capacity, life, &changes),
-            by_extension: kept(settings.capacity, life.longest()),
+            logins: Memory::new(settings.capacity, life, &changes),
+            by_reading: kept(settings.capacity, life.longest()),
+            members: Memory::new(GROUPS, life, &changes),
+            exempt: None,
             places,
             inherited: Memory::new(settings.capacity, life, &changes),
             targets,
             resolved: Memory::new(TARGETS, life, &changes),
-            journal: Memory::new(settings.capacity, life, &changes),
             warned: kept(WARNED, Duration::from_secs(24 * 3600)),
             changes,
         }
@@ -91,28 +105,113 @@ impl<S: Source> Cached<S> {
         &self.source
     }
 
-    /// The objects that own an address, exactly as it is or else without its extension, and behind them the groups
-    /// and containers whose journal attributes count for them.
-    pub(super) async fn find(&self, asked: &Address) -> Lookup<Objects> {
-        match self.find_owners(asked).await {
-            Lookup::Found(objects) => match self.with_inherited(objects).await {
-                Ok(all) => Lookup::Found(all),
+    /// The same, where an attribute exempts people.
+    pub(super) fn with_exemption(mut self, attribute: Option<String>) -> Cached<S> {
+        self.exempt = attribute;
+        self
+    }
+
+    /// The objects that own the first of these readings of an address that anybody owns, and its position; behind
+    /// them the groups and containers whose journal attributes count for them. The first reading is the address as it
+    /// was written.
+    pub(super) async fn find(&self, readings: &[Address]) -> Lookup<(usize, Objects)> {
+        match self.find_owners(readings).await {
+            Lookup::Found((at, objects)) => match self.with_inherited(objects).await {
+                Ok(all) => Lookup::Found((at, all)),
                 Err(outage) => Lookup::Unavailable(outage),
             },
             answer => answer,
         }
     }
 
+    /// The objects that have a login name, and behind them those that they inherit from.
+    pub(super) async fn find_login(&self, login: &str) -> Lookup<Objects> {
+        let key = format!("login={}", login.to_lowercase());
+        let ask = || async { Ok((self.source.find_login(login).await?, None)) };
+        let got = self.logins.believed_or(&key, ask, self.patience).await;
+        let found = match got.answer {
+            Ok(known) => known.what,
+            Err(outage) => match self.logins.stale(&key).await {
+                Some(known) if !known.is_outdated(&key, &self.changes) => known.what,
+                _ => return Lookup::Unavailable(outage),
+            },
+        };
+        match found {
+            None => Lookup::Absent,
+            Some(objects) => match self.with_inherited(objects).await {
+                Ok(all) => Lookup::Found(all),
+                Err(outage) => Lookup::Unavailable(outage),
+            },
+        }
+    }
+
+    /// The members of a group, as far as they matter for mail to it.
+    pub(super) async fn members(&self, group: &Entry) -> Result<Arc<Members>, Outage> {
+        let key = address_key(&group.dn);
+        let ask = || async {
+            let found = members::members(&self.source, group, self.targets.group_limit).await?;
+            let is_whole = found.is_whole;
+            let (members, names) = self.sift(found).await?;
+            let exempt = self.exempt.as_deref().filter(|_| is_whole);
+            let all_exempt = exempt.is_some_and(|_| members.all_exempt);
+            Ok((
+                Arc::new(Members {
+                    all_exempt,
+                    ..members
+                }),
+                Some(names),
+            ))
+        };
+        let got = self.members.believed_or(&key, ask, MEMBERS_PATIENCE).await;
+        match got.answer {
+            Ok(known) => Ok(known.what),
+            Err(outage) => match self.members.stale(&key).await {
+                Some(known) if !known.is_outdated(&key, &self.changes) => Ok(known.what),
+                _ => Err(outage),
+            },
+        }
+    }
+
+    /// Keeps of a group's members what matters.
+    async fn sift(&self, found: members::Found) -> Result<(Members, Names), Outage> {
+        let mut members = Members {
+            all_exempt: !found.members.is_empty() && found.addresses.is_empty(),
+            addresses: found.addresses,
+            ..Members::default()
+        };
+        for member in &found.members {
+            let exempts = |name: &str| {
+                let mut values = member.values(name);
+                values.any(|value| value.trim().eq_ignore_ascii_case("TRUE"))
+            };
+            members.all_exempt &= self.exempt.as_deref().is_some_and(exempts);
+            if let Some(address) = resolve::own_address(member, &self.targets) {
+                let domain = address.domain();
+                if !members.domains.iter().any(|known| known.domain() == domain) {
+                    members.domains.push(address);
+                }
+            }
+            let objects = self.with_inherited([Arc::clone(member)].into()).await?;
+            if objects
+                .iter()
+                .any(|object| self.attributes.is_journaled(object))
+            {
+                members.journaled.push(objects);
+            }
+        }
+        Ok((members, found.names))
+    }
+
     /// What [`Cached::find`] gives, where it is in memory that this very address belongs to somebody and the source need not be
     /// asked. Nearly any question is of that kind, and this is short: the way through the source makes large futures.
-    pub(super) async fn known(&self, asked: &Address) -> Option<Lookup<Objects>> {
+    pub(super) async fn known(&self, asked: &Address) -> Option<Objects> {
         if self.places != Places::default() {
             return None;
         }
         let objects = self.owners.believed(asked.key()).await?.what?;
         count("hit");
         self.warn_of_several(asked, &objects).await;
-        Some(Lookup::Found(objects))
+        Some(objects)
     }
 
     /// The objects of one person, and behind them those that they inherit from.
@@ -161,117 +260,86 @@ impl<S: Source> Cached<S> {
         Ok(found.collect())
     }
 
-    async fn find_owners(&self, asked: &Address) -> Lookup<Objects> {
-        let without = asked.without_extension(&self.delimiters);
-        let base = OptionFuture::from(without.as_ref().map(|base| self.owners(base)));
-        let (exact, base) = join(self.owners(asked), base).await;
-        // Under this very address it is in memory already.
-        let is_by_extension = matches!(exact.answer, Ok(Known { what: None, .. }));
-        let got = exact.or_else_absent(base);
-        match got.answer {
-            Ok(Known {
-                what: Some(objects),
-                since,
-                ..
-            }) => {
-                count(if got.remembered { "hit" } else { "miss" });
-                self.warn_of_several(asked, &objects).await;
-                if is_by_extension {
-                    self.keep_by_extension(asked, &objects, since).await;
+    async fn find_owners(&self, readings: &[Address]) -> Lookup<(usize, Objects)> {
+        let Some(asked) = readings.first() else {
+            return Lookup::Absent;
+        };
+        let all = join_all(readings.iter().map(|reading| self.owners(reading))).await;
+        let remembered = all.iter().all(|got| got.remembered);
+        for (at, (reading, got)) in readings.iter().zip(all).enumerate() {
+            match got.answer {
+                Ok(Known { what: None, .. }) => {}
+                Ok(Known {
+                    what: Some(objects),
+                    since,
+                    ..
+                }) => {
+                    count(if remembered { "hit" } else { "miss" });
+                    self.warn_of_several(reading, &objects).await;
+                    if at > 0 {
+                        self.keep_by_reading(asked, &objects, since).await;
+                    }
+                    return Lookup::Found((at, objects));
                 }
-                Lookup::Found(objects)
+                Err(outage) => {
+                    return match self.owned_lately(reading, asked, &readings[at..]).await {
+                        Some(found) => {
+                            count("stale");
+                            Lookup::Found((at, found))
+                        }
+                        None => {
+                            count("outage");
+                            Lookup::Unavailable(outage)
+                        }
+                    };
+                }
             }
-            Ok(Known { what: None, .. }) => {
-                count(if got.remembered { "hit" } else { "miss" });
-                self.by_extension.invalidate(asked.key()).await;
-                Lookup::Absent
-            }
-            Err(outage) => match self.owned_lately(asked, without.as_ref()).await {
-                Some(objects) => {
-                    count("stale");
-                    Lookup::Found(objects)
-                }
-                None => {
-                    count("outage");
-                    Lookup::Unavailable(outage)
-                }
-            },
         }
+        count(if remembered { "hit" } else { "miss" });
+        self.by_reading.invalidate(asked.key()).await;
+        Lookup::Absent
     }
 
     /// Who had an address when the source was last heard of, and is not known to have changed.
-    async fn owned_lately(&self, asked: &Address, without: Option<&Address>) -> Option<Objects> {
-        let key = asked.key();
+    async fn owned_lately(
+        &self,
+        reading: &Address,
+        asked: &Address,
+        others: &[Address],
+    ) -> Option<Objects> {
+        let key = reading.key();
         if let Some(known) = self.owners.stale(key).await {
             return known
                 .what
                 .clone()
                 .filter(|_| !known.is_outdated(key, &self.changes));
         }
-        let base = without?.key();
-        let known = self.by_extension.get(key).await?;
-        let is_outdated = |key| known.is_outdated(key, &self.changes);
-        let is_good = self.life.is_recent(known.since) && !is_outdated(key) && !is_outdated(base);
-        is_good.then_some(known.what)
+        let known = self.by_reading.get(asked.key()).await?;
+        let mut keys = others.iter().map(Address::key).chain([asked.key()]);
+        let is_outdated = keys.any(|key| known.is_outdated(key, &self.changes));
+        (self.life.is_recent(known.since) && !is_outdated).then_some(known.what)
     }
 
     /// As [`Cached::find`], but what the source says now, and nothing else.
-    pub(super) async fn find_fresh(&self, asked: &Address) -> Lookup<Objects> {
-        let mut answer = patiently(self.patience, self.find_at_source(asked)).await;
-        if let (Ok(None), Some(base)) = (&answer, asked.without_extension(&self.delimiters)) {
-            answer = patiently(self.patience, self.source.find(&base)).await;
-        }
-        match answer {
-            Ok(Some(objects)) if self.places != Places::default() => {
-                let mut all = objects.to_vec();
-                for object in objects.iter() {
+    pub(super) async fn find_fresh(&self, readings: &[Address]) -> Lookup<(usize, Objects)> {
+        for (at, reading) in readings.iter().enumerate() {
+            let found = match patiently(self.patience, self.find_at_source(reading)).await {
+                Ok(None) => continue,
+                Ok(Some(objects)) => objects,
+                Err(outage) => return Lookup::Unavailable(outage),
+            };
+            let mut all = found.to_vec();
+            if self.places != Places::default() {
+                for object in found.iter() {
                     match self.ask_places(object).await {
-                        Ok(found) => all.extend(found),
+                        Ok(places) => all.extend(places),
                         Err(outage) => return Lookup::Unavailable(outage),
                     }
                 }
-                Lookup::Found(all.into())
             }
-            Ok(Some(objects)) => Lookup::Found(objects),
-            Ok(None) => Lookup::Absent,
-            Err(outage) => Lookup::Unavailable(outage),
+            return Lookup::Found((at, all.into()));
         }
-    }
-
-    /// Whether anybody's journal attribute names this address.
-    pub(super) async fn names_in_journal(&self, asked: &Address) -> Lookup<()> {
-        let ask = || async {
-            // The message is about to need the same answer.
-            let owners = self.owners(asked).await.answer?.what;
-            let owners = owners.as_deref().unwrap_or_default();
-            if self.source.names_in_journal(asked, owners).await? {
-                // Whose value it is, is not asked; any change may take it away.
-                return Ok((true, Some(Names::any())));
-            }
-            let mut names = vec![asked.key().to_owned()];
-            names.extend(owners.iter().flat_map(|object| resolve::names_of(object)));
-            // And by any of their addresses, which are among these.
-            let values = owners.iter().flat_map(|object| object.attributes());
-            let values = values.flat_map(|(_, values)| values);
-            names.extend(values.filter(|text| text.contains('@')).map(address_key));
-            Ok((false, Some(Names::of(names))))
-        };
-        let got = self
-            .journal
-            .believed_or(asked.key(), ask, self.patience)
-            .await;
-        let known = match got.answer {
-            Ok(known) => known,
-            // Nor is what changed since of any matter: the guard may err for the time of an outage.
-            Err(outage) => match self.journal.stale(asked.key()).await {
-                Some(known) => known,
-                None => return Lookup::Unavailable(outage),
-            },
-        };
-        match known.what {
-            true => Lookup::Found(()),
-            false => Lookup::Absent,
-        }
+        Lookup::Absent
     }
 
     /// What a target comes to. While the source is down, what it came to lately.
@@ -293,11 +361,6 @@ impl<S: Source> Cached<S> {
                 _ => Err(outage),
             },
         }
-    }
-
-    /// The address without its extension, where it has one.
-    pub(super) fn without_extension(&self, address: &Address) -> Option<Address> {
-        address.without_extension(&self.delimiters)
     }
 
     /// What the source says; of an encapsulated X.500 address, which Exchange delivers to the object that has it, what
@@ -323,7 +386,7 @@ impl<S: Source> Cached<S> {
             let found = self.find_at_source(address).await?;
             if found.is_some() {
                 // It has an owner of its own now.
-                self.by_extension.invalidate(address.key()).await;
+                self.by_reading.invalidate(address.key()).await;
             }
             Ok((found, None))
         };
@@ -332,8 +395,8 @@ impl<S: Source> Cached<S> {
             .await
     }
 
-    async fn keep_by_extension(&self, asked: &Address, objects: &Objects, since: Instant) {
-        let known = self.by_extension.get(asked.key()).await;
+    async fn keep_by_reading(&self, asked: &Address, objects: &Objects, since: Instant) {
+        let known = self.by_reading.get(asked.key()).await;
         if known.is_some_and(|known| Arc::ptr_eq(&known.what, objects) && known.since == since) {
             return;
         }
@@ -342,9 +405,7 @@ impl<S: Source> Cached<S> {
             since,
             names: None,
         };
-        self.by_extension
-            .insert(asked.key().to_owned(), known)
-            .await;
+        self.by_reading.insert(asked.key().to_owned(), known).await;
     }
 
     async fn warn_of_several(&self, asked: &Address, objects: &Objects) {
@@ -360,19 +421,6 @@ impl<S: Source> Cached<S> {
             "several objects own one address, all of them count: {}",
             owners.join("; ")
         );
-    }
-}
-
-impl Got<Option<Objects>> {
-    /// The exact address wins; only where it surely has no owner does the one without extension count.
-    fn or_else_absent(self, base: Option<Got<Option<Objects>>>) -> Got<Option<Objects>> {
-        match (&self.answer, base) {
-            (Ok(Known { what: None, .. }), Some(base)) => Got {
-                remembered: self.remembered && base.remembered,
-                answer: base.answer,
-            },
-            _ => self,
-        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Names remembered; a directory where more changes has everything asked anew.
@@ -24,6 +25,8 @@ pub(super) struct Changes {
     /// When anything changed last, in microseconds since `base`; 0: never.
     latest: AtomicU64,
     known: RwLock<Known>,
+    /// Who waits for the next change.
+    waiting: Notify,
     /// The longest that an answer is kept.
     memory: Duration,
 }
@@ -74,6 +77,7 @@ impl Changes {
             base: Instant::now(),
             latest: AtomicU64::new(0),
             known: RwLock::default(),
+            waiting: Notify::new(),
             memory,
         }
     }
@@ -156,6 +160,14 @@ impl Changes {
     /// Called while the write lock is held, so that whoever sees it finds the names.
     fn note(&self, now: Instant) {
         self.latest.store(self.stamp(now), Ordering::Release);
+        self.waiting.notify_waiters();
+        // Whoever begins to wait between two changes must not miss one.
+        self.waiting.notify_one();
+    }
+
+    /// Waits for a change that nobody was told of yet.
+    pub(super) async fn next(&self) {
+        self.waiting.notified().await;
     }
 
     /// Whether nothing at all changed after `since`.

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use super::question::FORWARDING;
+use super::resolve::GROUPS;
+
 /// The answer to a question put to the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup<T> {
@@ -39,6 +42,8 @@ pub struct Entry {
     pub dn: String,
     /// Whether it is no person but a group or container whose journal attributes count for one.
     pub inherited: bool,
+    /// Whether mail to it goes to others: it is a group, or forwards. Told once, for every message asks.
+    leads_on: bool,
     /// Each attribute's name, followed by its values.
     text: Box<str>,
     parts: Box<[Part]>,
@@ -89,12 +94,64 @@ impl Entry {
         }
         let mut dn = dn.into();
         dn.shrink_to_fit();
-        Entry {
+        let mut entry = Entry {
             dn,
             inherited: false,
+            leads_on: false,
             text: text.into(),
             parts: parts.into(),
+        };
+        entry.leads_on = entry.is_group() || entry.forwarding().next().is_some();
+        entry
+    }
+
+    /// Whether mail to it goes to others as well: to its members, or to where it forwards.
+    pub fn leads_on(&self) -> bool {
+        self.leads_on
+    }
+
+    /// Whether it is a group by its object class.
+    pub fn is_group(&self) -> bool {
+        let mut classes = self.values("objectClass");
+        classes.any(|class| GROUPS.iter().any(|group| class.eq_ignore_ascii_case(group)))
+    }
+
+    /// Why somebody can log in with it, if that can be seen: an enabled account of Active Directory
+    /// (`userAccountControl`, [MS-ADTS] section 2.2.16), a Unix account with a shell (RFC 2307), or a person with a login
+    /// name.
+    pub fn login_mark(&self) -> Option<String> {
+        const ACCOUNT_DISABLED: i64 = 2;
+        if let Some(control) = self.values("userAccountControl").first() {
+            let bits: i64 = control.trim().parse().unwrap_or(0);
+            return (bits & ACCOUNT_DISABLED == 0).then(|| "an enabled account".to_owned());
         }
+        let has = |class: &str| {
+            self.values("objectClass")
+                .any(|one| one.eq_ignore_ascii_case(class))
+        };
+        let is_closed = |shell: &str| shell.ends_with("/nologin") || shell.ends_with("/false");
+        if self.values("loginShell").any(is_closed)
+            || !self.values("pwdAccountLockedTime").is_empty()
+        {
+            return None;
+        }
+        let classes = [
+            "posixAccount",
+            "shadowAccount",
+            "account",
+            "person",
+            "organizationalPerson",
+            "inetOrgPerson",
+        ];
+        let login = self.values("uid").first();
+        login
+            .filter(|_| classes.into_iter().any(has))
+            .map(|login| format!("a login name, {login}"))
+    }
+
+    /// Where its mail is forwarded to: addresses, or names of objects.
+    pub fn forwarding(&self) -> impl Iterator<Item = &str> {
+        FORWARDING.into_iter().flat_map(|name| self.values(name))
     }
 
     /// The same as a group or container that others inherit from.

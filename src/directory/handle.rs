@@ -14,8 +14,9 @@ use super::cache::Cached;
 use super::entry::{Entry, Lookup, Outage};
 use super::file::{LdifFile, LdifFileError};
 use super::ldap::{self, Ldap, LdapError};
+use super::members::Members;
 use super::question::{AttributeError, Attributes};
-use super::resolve::{Reached, Resolution};
+use super::resolve::Resolution;
 use super::settings::{self, CacheSettings, Settings, ValuesOf};
 use super::source::{Name, Objects, Probe, Source};
 use super::target::Target;
@@ -24,6 +25,10 @@ use crate::mail::Address;
 
 /// The longest that an answer from a file may take; it is in memory.
 const FILE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a message waits for the members of a group that nobody asked for before. Reading them goes on meanwhile,
+/// so that the next attempt finds them; an MTA waits thirty seconds for a milter's answer.
+const MEMBERS_WAIT: Duration = Duration::from_secs(10);
 
 /// Objects read before somebody takes them.
 const EVERYBODY_WAITING: usize = 1024;
@@ -78,7 +83,8 @@ impl Directory {
     pub fn open(settings: Settings) -> Result<Directory, OpenError> {
         let attributes =
             Attributes::new(&settings.address_attributes, &settings.journal_attributes)?
-                .with(&settings.further_attributes)?;
+                .with(&settings.further_attributes)?
+                .with_logins(&settings.login_attributes)?;
         let known = attributes.clone();
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
@@ -104,12 +110,13 @@ impl Directory {
         };
         let cached = Cached::new(
             backend,
-            &settings.recipient_delimiter,
+            known.clone(),
             &memory,
             settings.places,
             settings.targets,
             patience,
-        );
+        )
+        .with_exemption(settings.exempt_attribute);
         Ok(Directory {
             inner: Arc::new(Inner {
                 cached,
@@ -134,27 +141,62 @@ impl Directory {
         self.inner.tasks.spawn(watching);
     }
 
-    /// The objects that own each of these addresses. Every asked address has an answer, within
-    /// `LdapSettings::timeout` and a little.
+    /// What [`Directory::find_first`] gives for an address as it was written, if that is in memory; short, for nearly every
+    /// question is of that kind.
+    pub async fn known(&self, address: &Address) -> Option<Objects> {
+        self.inner.cached.known(address).await
+    }
+
+    /// The objects that own the first of these readings of an address that anybody owns, and its position. Answers
+    /// within `LdapSettings::timeout` and a little.
+    pub async fn find_first(&self, readings: &[Address]) -> Lookup<(usize, Objects)> {
+        self.inner.cached.find(readings).await
+    }
+
+    /// The objects that own each of these addresses exactly. Every address has an answer.
     pub async fn find(&self, addresses: &[Address]) -> HashMap<Address, Lookup<Objects>> {
-        let mut answers = HashMap::with_capacity(addresses.len());
-        let mut unknown = Vec::new();
-        for address in addresses {
-            match self.inner.cached.known(address).await {
-                Some(answer) => {
-                    answers.insert(address.clone(), answer);
-                }
-                None => unknown.push(address),
-            }
+        let asked: HashSet<&Address> = addresses.iter().collect();
+        let asked = asked.into_iter().map(|address| async {
+            let answer = match self.inner.cached.find(std::slice::from_ref(address)).await {
+                Lookup::Found((_, objects)) => Lookup::Found(objects),
+                Lookup::Absent => Lookup::Absent,
+                Lookup::Unavailable(outage) => Lookup::Unavailable(outage),
+            };
+            (address.clone(), answer)
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    /// As [`Directory::find_first`], but past all memory: what the source says now.
+    pub async fn find_fresh(&self, readings: &[Address]) -> Lookup<(usize, Objects)> {
+        self.inner.cached.find_fresh(readings).await
+    }
+
+    /// The objects that have a login name, in one of `Settings::login_attributes`.
+    pub async fn find_login(&self, login: &str) -> Lookup<Objects> {
+        self.inner.cached.find_login(login).await
+    }
+
+    /// The members of a group, as far as they matter for mail to it. An outage if they cannot be read in ten seconds:
+    /// the reading goes on, so that the next attempt has them.
+    pub async fn members(&self, group: &Arc<Entry>) -> Result<Arc<Members>, Outage> {
+        let (inner, group) = (Arc::clone(&self.inner), Arc::clone(group));
+        let dn = group.dn.clone();
+        // A task of its own, so that it outlives a question whose time is up.
+        let reading = self.inner.tasks.spawn(async move {
+            let until = inner.stop.clone();
+            until
+                .run_until_cancelled(inner.cached.members(&group))
+                .await
+        });
+        match tokio::time::timeout(MEMBERS_WAIT, reading).await {
+            Ok(Ok(Some(members))) => members,
+            Ok(_) => Err(Outage::new("the directory was closed")),
+            Err(_) => Err(Outage::new(format!(
+                "the members of {dn:?} are still being read after {} s",
+                MEMBERS_WAIT.as_secs()
+            ))),
         }
-        unknown.sort_unstable();
-        unknown.dedup();
-        // Those who are not known are asked for together.
-        let asked = unknown
-            .into_iter()
-            .map(|address| async { (address.clone(), self.inner.cached.find(address).await) });
-        answers.extend(join_all(asked).await);
-        answers
     }
 
     /// Every object with an address, as the source has it now. The last item is an outage where the list is not
@@ -184,62 +226,6 @@ impl Directory {
         try_join_all(all).await
     }
 
-    /// As [`Directory::find`] for one address, but past all memory: what the source says now.
-    pub async fn find_fresh(&self, address: &Address) -> Lookup<Objects> {
-        self.inner.cached.find_fresh(address).await
-    }
-
-    /// The address without its extension, where it has one.
-    pub fn without_extension(&self, address: &Address) -> Option<Address> {
-        self.inner.cached.without_extension(address)
-    }
-
-    /// Whether this address stands in anybody's journal attribute, or its object does by another of its addresses, by
-    /// DN or X.500 address, or one of the `configured` targets names that object or one of its addresses.
-    pub async fn is_journal_address(&self, address: &Address, configured: &[Target]) -> Lookup<()> {
-        let mut answer = self.inner.cached.names_in_journal(address).await;
-        if let (Lookup::Absent, Some(base)) = (&answer, self.without_extension(address)) {
-            answer = self.inner.cached.names_in_journal(&base).await;
-        }
-        if configured.is_empty() || answer != Lookup::Absent {
-            return answer;
-        }
-        let own = match self.inner.cached.find(address).await {
-            Lookup::Found(objects) => objects,
-            Lookup::Absent => Objects::default(),
-            Lookup::Unavailable(outage) => return Lookup::Unavailable(outage),
-        };
-        let objects = own.iter().filter(|object| !object.inherited);
-        let aliases: Vec<String> = objects
-            .flat_map(|object| self.inner.attributes.keys_of(object))
-            .collect();
-        let named = |target: &Target| {
-            let address = target.smtp().map(Address::key);
-            address.is_some_and(|key| aliases.iter().any(|alias| alias == key))
-        };
-        if configured.iter().any(named) {
-            return Lookup::Found(());
-        }
-        for answer in self.resolve(configured).await.into_values() {
-            let reached = match answer {
-                Ok(Ok(reached)) => reached,
-                Ok(Err(_)) => continue,
-                Err(outage) => return Lookup::Unavailable(outage),
-            };
-            let named = |one: &Reached| {
-                let first = one.through.first().map_or("", String::as_str);
-                let is_own = own
-                    .iter()
-                    .any(|object| object.dn.eq_ignore_ascii_case(first));
-                is_own || (one.through.len() == 1 && one.address == *address)
-            };
-            if reached.iter().any(named) {
-                return Lookup::Found(());
-            }
-        }
-        Lookup::Absent
-    }
-
     /// What each of these targets comes to. Every asked target has an answer; a group of thousands may
     /// take up to thirty seconds the first time.
     pub async fn resolve(&self, targets: &[Target]) -> HashMap<Target, Result<Resolution, Outage>> {
@@ -248,6 +234,55 @@ impl Directory {
             .into_iter()
             .map(|target| async { (target.clone(), self.inner.cached.resolve(target).await) });
         join_all(answers).await.into_iter().collect()
+    }
+
+    /// The objects that a target names, as the source has them now, with what accounts are told by; none for an address.
+    pub async fn objects(&self, target: &Target) -> Result<Vec<Arc<Entry>>, Outage> {
+        let name = match target {
+            Target::Smtp(_) => return Ok(Vec::new()),
+            Target::Dn(dn) => Name::Dn(dn.clone()),
+            Target::X500(text) => Name::X500(text.clone()),
+        };
+        self.inner.cached.source().named(&name).await
+    }
+
+    /// Everything that mail to an object may name it by, as it is compared: addresses and X.500 addresses; and its login
+    /// names.
+    pub fn names_of(&self, object: &Entry) -> (Vec<String>, Vec<String>) {
+        let attributes = &self.inner.attributes;
+        let mut names = attributes.keys_of(object);
+        names.extend(super::resolve::names_of(object));
+        (names, attributes.login_keys_of(object))
+    }
+
+    /// The values of all journal attributes, each with the DN of an object that has it.
+    pub async fn journal_values(&self) -> Result<Vec<(String, String)>, Outage> {
+        let attributes = &self.inner.attributes;
+        let mut values: HashMap<String, String> = HashMap::new();
+        for object in self.inner.cached.source().journaled().await? {
+            let of_object = attributes
+                .journal()
+                .iter()
+                .flat_map(|name| object.values(name));
+            for value in of_object {
+                if !values.contains_key(value) {
+                    values.insert(value.to_owned(), object.dn.clone());
+                }
+            }
+        }
+        Ok(values.into_iter().collect())
+    }
+
+    /// Waits for a change of the directory, where changes are followed.
+    pub async fn changed(&self) {
+        self.inner.cached.changes().next().await;
+    }
+
+    /// The first journal attribute that an object has values of.
+    pub fn journal_attribute_of(&self, object: &Entry) -> Option<&str> {
+        let mut all = self.inner.attributes.journal().iter();
+        all.find(|name| !object.values(name).is_empty())
+            .map(String::as_str)
     }
 
     /// The values of an attribute of some objects, as the servers have them now.
@@ -307,14 +342,24 @@ impl Source for Backend {
         }
     }
 
-    async fn names_in_journal(
-        &self,
-        address: &Address,
-        owners: &[Arc<Entry>],
-    ) -> Result<bool, Outage> {
+    async fn find_login(&self, login: &str) -> Result<Option<Objects>, Outage> {
         match self {
-            Backend::Ldap(ldap) => ldap.names_in_journal(address, owners).await,
-            Backend::Ldif(file) => file.names_in_journal(address, owners).await,
+            Backend::Ldap(ldap) => ldap.find_login(login).await,
+            Backend::Ldif(file) => file.find_login(login).await,
+        }
+    }
+
+    async fn groups(&self) -> Result<Vec<String>, Outage> {
+        match self {
+            Backend::Ldap(ldap) => ldap.groups().await,
+            Backend::Ldif(file) => file.groups().await,
+        }
+    }
+
+    async fn journaled(&self) -> Result<Vec<Arc<Entry>>, Outage> {
+        match self {
+            Backend::Ldap(ldap) => ldap.journaled().await,
+            Backend::Ldif(file) => file.journaled().await,
         }
     }
 

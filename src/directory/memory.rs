@@ -297,15 +297,3 @@ impl Answer for Resolution {
         self.is_ok()
     }
 }
-
-/// Whether somebody's journal attribute names an address. Here an old "no" is as good as an old "yes" while the source
-/// is down: no copy hangs on it, and without it all mail would wait.
-impl Answer for bool {
-    fn is_yes(&self) -> bool {
-        *self
-    }
-
-    fn serves_an_outage(&self) -> bool {
-        true
-    }
-}

@@ -21,6 +21,7 @@ pub mod fuzzing;
 mod handle;
 mod ldap;
 mod ldif;
+mod members;
 mod memory;
 mod places;
 mod question;
@@ -32,12 +33,13 @@ mod watch;
 
 pub use entry::{Entry, Lookup, Outage};
 pub use expiry::{Expiry, not_after};
-pub use file::LdifFileError;
+pub use file::{LdifFileError, dn_key};
 pub use handle::{Directory, Health, OpenError};
 pub use ldap::{LdapError, TlsError, UrlError, certificate_fault, tls_client_config};
 pub use ldif::{LdifError, LdifFault};
+pub use members::Members;
 pub use question::AttributeError;
-pub use resolve::{Reached, Resolution};
+pub use resolve::{Reached, Resolution, encapsulated};
 pub use settings::{
     Bind, CacheSettings, ExpandGroups, LdapSettings, Places, Settings, Source, TargetSettings,
     ValuesOf, Watch,

@@ -14,12 +14,24 @@ use super::resolve;
 use super::source::Objects;
 use crate::mail::Address;
 
+/// Attributes that name where an object's mail is forwarded to: an address, or for `altRecipient` an object.
+pub(super) const FORWARDING: [&str; 4] = [
+    "targetAddress",
+    "mailForwardingAddress",
+    "msExchGenericForwardingAddress",
+    "altRecipient",
+];
+
+/// Attributes by which an account is told from a mailbox that nobody logs in to, see [`Entry::login_mark`].
+const ACCOUNT: [&str; 3] = ["userAccountControl", "loginShell", "pwdAccountLockedTime"];
+
 /// Which attributes hold what.
 #[derive(Debug, Clone)]
 pub(super) struct Attributes {
     addresses: Vec<String>,
     journal: Vec<String>,
     further: Vec<String>,
+    logins: Vec<String>,
 }
 
 /// Why the configured attributes cannot be used.
@@ -48,6 +60,7 @@ impl Attributes {
                 addresses: distinct(addresses),
                 journal: distinct(journal),
                 further: Vec::new(),
+                logins: Vec::new(),
             }),
         }
     }
@@ -61,6 +74,41 @@ impl Attributes {
                 ..self
             }),
         }
+    }
+
+    /// The same with attributes that hold login names.
+    pub(super) fn with_logins(self, logins: &[String]) -> Result<Attributes, AttributeError> {
+        match logins.iter().find(|name| !is_name(name)) {
+            Some(bad) => Err(AttributeError::Malformed(bad.clone())),
+            None => Ok(Attributes {
+                logins: distinct(logins),
+                ..self
+            }),
+        }
+    }
+
+    /// The filter for everything with this login name; `None` where no attribute holds login names.
+    pub(super) fn login_filter(&self, login: &str) -> Option<String> {
+        let terms: Vec<String> = (self.logins.iter())
+            .map(|name| equals(name, "", login))
+            .collect();
+        (!terms.is_empty()).then(|| any_of(terms))
+    }
+
+    /// What an entry can be found by as a login name.
+    pub(super) fn login_keys_of(&self, entry: &Entry) -> Vec<String> {
+        let logins = self.logins.iter().flat_map(|name| entry.values(name));
+        logins.map(|login| login.trim().to_lowercase()).collect()
+    }
+
+    /// The filter for everything that may matter as a member of a group, see [`super::source::Source::journaled`].
+    pub(super) fn journaled_or_contact_filter(&self) -> String {
+        let journaled = self.journal.iter().map(|name| format!("({name}=*)"));
+        let contacts = [
+            "(objectClass=contact)".to_owned(),
+            "(targetAddress=*)".to_owned(),
+        ];
+        any_of(journaled.chain(contacts).collect())
     }
 
     /// The attributes that hold journal addresses.
@@ -106,11 +154,31 @@ impl Attributes {
             .iter()
             .chain(&self.journal)
             .chain(&self.further)
+            .chain(&self.logins)
             .cloned()
-            // By these an object may be named as a journal target and be a member of groups.
-            .chain(["legacyExchangeDN".to_owned(), "uid".to_owned()])
+            // By these an object may be named as a journal target, be a group, and be a member of groups.
+            .chain(["objectClass", "legacyExchangeDN", "uid"].map(str::to_owned))
+            .chain(FORWARDING.map(str::to_owned))
             .collect();
         distinct(&both)
+    }
+
+    /// What is read of an object that is named as a target, or is a member of a group.
+    pub(super) fn of_named(&self) -> Vec<String> {
+        let both = self.wanted().into_iter();
+        let both = both.chain(resolve::ATTRIBUTES.map(str::to_owned));
+        let both: Vec<String> = both.chain(ACCOUNT.map(str::to_owned)).collect();
+        distinct(&both)
+    }
+
+    /// The attributes that the settings name.
+    pub(super) fn configured(&self) -> Vec<String> {
+        let all: Vec<String> = (self.addresses.iter())
+            .chain(&self.journal)
+            .chain(&self.further)
+            .cloned()
+            .collect();
+        distinct(&all)
     }
 
     /// Whether a lookup, or the resolution of a target, reads this attribute.
@@ -119,7 +187,11 @@ impl Attributes {
             .iter()
             .chain(&self.journal)
             .chain(&self.further)
+            .chain(&self.logins)
             .map(String::as_str)
+            .chain(FORWARDING)
+            .chain(ACCOUNT)
+            .chain(["primaryGroupID"])
             .chain(resolve::ATTRIBUTES)
             .any(|wanted| wanted.eq_ignore_ascii_case(name))
     }
@@ -146,40 +218,6 @@ impl Attributes {
         any_of(terms.collect())
     }
 
-    /// The filter for everything that names this address in a journal attribute, or one of the objects that own
-    /// it; `None` where there are no journal attributes.
-    pub(super) fn journal_filter(
-        &self,
-        address: &Address,
-        owners: &[Arc<Entry>],
-    ) -> Option<String> {
-        let addresses = spellings(address);
-        let addresses = addresses.iter().flat_map(|value| {
-            ["", "smtp:", "mailto:"]
-                .into_iter()
-                .map(move |kind| (kind, value.clone()))
-        });
-        let objects = owners.iter().flat_map(|object| resolve::names_of(object));
-        let aliases = owners.iter().flat_map(|object| self.keys_of(object));
-        let aliases = aliases.filter(|key| key.contains('@') && *key != address.key());
-        let aliases = aliases.flat_map(|key| {
-            ["", "smtp:", "mailto:"]
-                .into_iter()
-                .map(move |kind| (kind, key.clone()))
-        });
-        let named = addresses
-            .chain(objects.map(|name| ("", name)))
-            .chain(aliases);
-        let terms: Vec<String> = named
-            .flat_map(|(kind, value)| {
-                self.journal
-                    .iter()
-                    .map(move |name| equals(name, kind, &value))
-            })
-            .collect();
-        (!terms.is_empty()).then(|| any_of(terms))
-    }
-
     /// What an entry can be looked up by, see [`address_key`].
     pub(super) fn keys_of(&self, entry: &Entry) -> Vec<String> {
         keys(entry, &self.addresses)
@@ -187,9 +225,7 @@ impl Attributes {
 
     /// What has to be read of an object that changed, to know which answers it touches.
     pub(super) fn telling(&self) -> Vec<String> {
-        let mut all = self.wanted();
-        all.push("objectClass".to_owned());
-        distinct(&all)
+        self.wanted()
     }
 
     /// All names by which answers may depend on an object, see [`super::changes::Changes`].
@@ -199,6 +235,11 @@ impl Attributes {
         names.extend(self.keys_of(entry));
         names.extend(self.journal_keys_of(entry));
         names.extend(entry.values("uid").map(|uid| format!("uid={uid}")));
+        names.extend(
+            self.login_keys_of(entry)
+                .into_iter()
+                .map(|login| format!("login={login}")),
+        );
         if places::may_be_inherited_from(entry, self.has_addresses(entry)) {
             names.push(places::ANYWHERE.to_owned());
         }
@@ -413,22 +454,6 @@ mod tests {
     }
 
     #[test]
-    fn journal_addresses_are_asked_for_in_every_spelling_of_a_target() {
-        assert_eq!(
-            attributes()
-                .journal_filter(&address("J@b.test"), &[])
-                .as_deref(),
-            Some(
-                "(|(extensionAttribute10=j@b.test)(MAIL=j@b.test)\
-                 (extensionAttribute10=smtp:j@b.test)(MAIL=smtp:j@b.test)\
-                 (extensionAttribute10=mailto:j@b.test)(MAIL=mailto:j@b.test))"
-            )
-        );
-        let none = Attributes::new(&["mail".into()], &[]).expect("valid names");
-        assert_eq!(none.journal_filter(&address("j@b.test"), &[]), None);
-    }
-
-    #[test]
     fn an_attribute_is_read_once_however_it_is_spelled() {
         assert_eq!(
             attributes().wanted(),
@@ -436,8 +461,13 @@ mod tests {
                 "mail",
                 "proxyAddresses",
                 "extensionAttribute10",
+                "objectClass",
                 "legacyExchangeDN",
-                "uid"
+                "uid",
+                "targetAddress",
+                "mailForwardingAddress",
+                "msExchGenericForwardingAddress",
+                "altRecipient"
             ]
         );
     }

@@ -17,7 +17,7 @@ use super::target::{Target, TargetError};
 use crate::mail::Address;
 
 /// What is read of an object that is named as a target, or is a member of one.
-pub(super) const ATTRIBUTES: [&str; 10] = [
+pub(super) const ATTRIBUTES: [&str; 12] = [
     "objectClass",
     "mail",
     "proxyAddresses",
@@ -27,20 +27,23 @@ pub(super) const ATTRIBUTES: [&str; 10] = [
     "uniqueMember",
     "memberUid",
     "memberURL",
+    "rfc822MailMember",
+    "primaryGroupToken",
     "uid",
 ];
 
 /// Members asked for at once.
-const AT_ONCE: usize = 32;
+pub(super) const AT_ONCE: usize = 32;
 
 /// The kinds of object that stand for others.
-const GROUPS: [&str; 6] = [
+pub(super) const GROUPS: [&str; 7] = [
     "group",
     "groupOfNames",
     "groupOfUniqueNames",
     "groupOfMembers",
     "groupOfURLs",
     "posixGroup",
+    "nisMailAlias",
 ];
 
 /// An address that a target leads to.
@@ -240,7 +243,7 @@ fn imceaex(legacy: &str, domain: &str) -> Option<Address> {
 }
 
 /// The X.500 address in an encapsulated one.
-pub(super) fn encapsulated(address: &Address) -> Option<String> {
+pub fn encapsulated(address: &Address) -> Option<String> {
     const START: &str = "IMCEAEX-";
     let local = address.local();
     let start = local.get(..START.len())?;
@@ -264,14 +267,10 @@ pub(super) fn encapsulated(address: &Address) -> Option<String> {
 }
 
 pub(super) fn is_group(entry: &Entry) -> bool {
-    let classes = entry.values("objectClass");
-    classes
-        .into_iter()
-        .any(|class| GROUPS.iter().any(|group| class.eq_ignore_ascii_case(group)))
-        || members(entry).next().is_some()
+    entry.is_group() || members(entry).next().is_some()
 }
 
-fn members(entry: &Entry) -> impl Iterator<Item = Name> {
+pub(super) fn members(entry: &Entry) -> impl Iterator<Item = Name> {
     let named = ["member", "uniqueMember"];
     let named = named.into_iter().flat_map(|name| entry.values(name));
     named

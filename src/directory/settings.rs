@@ -16,10 +16,12 @@ pub struct Settings {
     pub address_attributes: Vec<String>,
     /// Attributes that hold journal addresses, of all directions.
     pub journal_attributes: Vec<String>,
-    /// Characters that start an address extension (`user+list@…`); empty: none.
-    pub recipient_delimiter: String,
+    /// Attributes that hold login names (`sAMAccountName`, `uid`, …).
+    pub login_attributes: Vec<String>,
     /// Further attributes to read of a person's object.
     pub further_attributes: Vec<String>,
+    /// The attribute that exempts a person from journaling, with the value TRUE; one of `further_attributes`.
+    pub exempt_attribute: Option<String>,
     /// Where else than in their own objects people's journal attributes may stand.
     pub places: Places,
     /// How journal targets that name objects are resolved.
@@ -43,7 +45,8 @@ pub struct Places {
 pub struct TargetSettings {
     /// When a group stands for its members.
     pub expand_groups: ExpandGroups,
-    /// The most objects that one target may lead to; a larger group defers mail.
+    /// The most objects that one target may lead to; a larger group defers mail. As a recipient, a larger group is
+    /// compared with those who are journaled instead of being read member by member.
     pub group_limit: usize,
     /// The domain of IMCEAEX addresses for objects without an SMTP address; none are made where `None`.
     pub imceaex_domain: Option<String>,

@@ -38,6 +38,8 @@ pub(super) enum Name {
     Uid(String),
     /// A search, `ldap:///BASE?ATTRIBUTES?SCOPE?FILTER`, as `memberURL` holds it (RFC 4516).
     Url(String),
+    /// Everybody whose primary group has this number ([MS-ADA3] sections 2.120 and 2.122).
+    PrimaryGroup(String),
 }
 
 impl fmt::Display for Name {
@@ -46,6 +48,7 @@ impl fmt::Display for Name {
             Name::Dn(text) | Name::Url(text) => f.write_str(text),
             Name::X500(text) => write!(f, "X500:{text}"),
             Name::Uid(text) => write!(f, "uid={text}"),
+            Name::PrimaryGroup(token) => write!(f, "primaryGroupID={token}"),
         }
     }
 }
@@ -123,12 +126,11 @@ pub(super) trait Source: Send + Sync + 'static {
         address: &Address,
     ) -> impl Future<Output = Result<Option<Objects>, Outage>> + Send;
 
-    /// Whether any journal attribute names this address, or one of the objects that own it, by DN or X.500 address.
-    fn names_in_journal(
+    /// The objects that have this login name; `None` where there are none.
+    fn find_login(
         &self,
-        address: &Address,
-        owners: &[Arc<Entry>],
-    ) -> impl Future<Output = Result<bool, Outage>> + Send;
+        login: &str,
+    ) -> impl Future<Output = Result<Option<Objects>, Outage>> + Send;
 
     /// The objects that a name stands for, with all values of what targets need; none where it names nobody.
     fn named(&self, name: &Name) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
@@ -138,6 +140,12 @@ pub(super) trait Source: Send + Sync + 'static {
         &self,
         object: &Entry,
     ) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
+
+    /// The DNs of all groups.
+    fn groups(&self) -> impl Future<Output = Result<Vec<String>, Outage>> + Send;
+
+    /// Everything that may matter as a member of a group: objects with a journal attribute, and contacts.
+    fn journaled(&self) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
 
     /// Of the objects above this one those with a journal attribute.
     fn containers_of(

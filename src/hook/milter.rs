@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
+use crate::identity::parse_path;
 use crate::mail::{
-    Address, AddressError, Client, Enhanced, Envelope, Message, Recipient, Reply, Rewritten,
+    Address, AddressError, Certificate, Client, Enhanced, Envelope, Message, Recipient, Reply, Side,
 };
 use crate::milter::{
     self, Actions, Agreement, Answer, ConnectionError, Edit, Excess, Handler, Macros, Outcome,
@@ -36,10 +37,11 @@ const EDIT: Actions = Actions::from_bits(
     Actions::CHANGE_BODY.bits() | Actions::CHANGE_HEADERS.bits() | Actions::ADD_HEADERS.bits(),
 );
 
-/// Accepts connections until `shutdown`, those that the gate lets in; each is served by a task of `sessions`, which
+/// Accepts connections until `shutdown`, those that the gate lets in, from senders on this side if all are on one; each is served by a task of `sessions`, which
 /// whoever shuts down waits for.
 pub async fn serve(
     listener: Listener,
+    side: Option<Side>,
     gate: Arc<Gate>,
     pipelines: Arc<ArcSwap<Pipeline>>,
     sessions: TaskTracker,
@@ -54,7 +56,7 @@ pub async fn serve(
         match accepted {
             Ok((stream, who)) => match gate.enter(who) {
                 Ok((place, limits)) => {
-                    let session = Door::new(pipelines.clone());
+                    let session = Door::new(pipelines.clone(), side);
                     let wants = session.wants();
                     let served = milter::serve(stream, wants, limits, session, shutdown.clone());
                     let gate = gate.clone();
@@ -92,6 +94,8 @@ struct Door {
     pipelines: Arc<ArcSwap<Pipeline>>,
     /// The settings that the message under way is judged by.
     pipeline: Arc<Pipeline>,
+    /// The side that senders are on, where the listener is for one alone.
+    side: Option<Side>,
     /// Whether the MTA asks about recipients: agreed on when the connection began.
     asked: bool,
     /// What the MTA lets us do to messages: agreed on likewise.
@@ -103,12 +107,13 @@ struct Door {
 }
 
 impl Door {
-    fn new(pipelines: Arc<ArcSwap<Pipeline>>) -> Door {
+    fn new(pipelines: Arc<ArcSwap<Pipeline>>, side: Option<Side>) -> Door {
         let pipeline = pipelines.load_full();
         let asked = pipeline.rules.journal_guard != Guard::Off;
         Door {
             pipelines,
             pipeline,
+            side,
             asked,
             agreement: None,
             provisional: Vec::new(),
@@ -137,31 +142,28 @@ impl Door {
         self.provisional.clear();
     }
 
-    /// The address as it was written; where only the MTA can read that, as it reads it.
-    fn read(&self, path: &Path) -> Result<Address, AddressError> {
-        let default = self
-            .pipeline
-            .rules
-            .organization
-            .default_domain()
-            .unwrap_or("localhost");
-        Address::parse_in(&path.address, default).or_else(|error| match error {
-            AddressError::Malformed(_) => self.rewritten(path).ok_or(error),
-            other => Err(other),
-        })
-    }
-
-    /// What the MTA makes of an address. What it tells without a domain is a mailbox of its own machine, which
-    /// only it can name.
-    fn rewritten(&self, path: &Path) -> Option<Address> {
-        Address::parse(&path.resolved).ok()
+    /// Reads an address as it was written, and as the MTA reads it where that differs. An address without a domain is at
+    /// the MTA's own, which only it can name for sure.
+    fn read(&self, path: &Path) -> Result<(Address, Option<Address>), AddressError> {
+        let mta = Address::parse(&path.resolved).ok();
+        let written = match (Address::parse(&path.address), &mta) {
+            (Err(AddressError::Unqualified(_)), Some(mta)) => Ok(mta.clone()),
+            (Err(AddressError::Unqualified(_) | AddressError::Malformed(_)), _) => {
+                let default = self.pipeline.rules.organization.names.default_domain();
+                let read = parse_path(&path.address, default.unwrap_or("localhost"));
+                read.or_else(|error| mta.clone().ok_or(error))
+            }
+            (read, _) => read,
+        }?;
+        let mta = mta.filter(|mta| *mta != written);
+        Ok((written, mta))
     }
 
     /// The envelope as far as it is known.
     fn envelope(&self, so_far: SoFar<'_>) -> Result<Envelope, Reply> {
-        let sender = match self.read(so_far.sender) {
-            Ok(address) => Some(address),
-            Err(AddressError::Empty) => None,
+        let (sender, sender_reading) = match self.read(so_far.sender) {
+            Ok((address, reading)) => (Some(address), reading),
+            Err(AddressError::Empty) => (None, None),
             // 5.1.7: bad sender's mailbox address syntax.
             Err(error) => {
                 return Err(Reply::new(
@@ -172,30 +174,23 @@ impl Door {
             }
         };
         let recipients = so_far.recipients.iter().map(|path| {
-            let address = self.read(path).map_err(|error| bad_recipient(&error))?;
+            let (address, reading) = self.read(path).map_err(|error| bad_recipient(&error))?;
             Ok(Recipient {
-                address,
+                reading,
                 params: path.params.clone(),
+                ..Recipient::new(address)
             })
         });
-        let sender_read = self.rewritten(so_far.sender);
-        let mut rewritten = Rewritten {
-            sender: sender_read.filter(|read| sender.as_ref() != Some(read)),
-            recipients: Vec::new(),
-        };
-        let recipients: Vec<Recipient> = recipients.collect::<Result<_, _>>()?;
-        for (path, recipient) in so_far.recipients.iter().zip(&recipients) {
-            let read = self
-                .rewritten(path)
-                .filter(|read| *read != recipient.address);
-            rewritten.recipients.extend(read);
-        }
         Ok(Envelope {
-            rewritten,
+            recipients: recipients.collect::<Result<_, Reply>>()?,
             sender,
+            sender_reading,
+            claimed: Vec::new(),
             sender_params: so_far.sender.params.clone(),
-            recipients,
-            client: client(so_far.connection, so_far.helo, so_far.macros),
+            client: Client {
+                side: self.side,
+                ..client(so_far.connection, so_far.helo, so_far.macros)
+            },
             // Postfix names it after the first recipient, Sendmail before.
             queue_id: so_far.macros.get("i").unwrap_or_default().to_owned(),
         })
@@ -208,16 +203,13 @@ impl Door {
             recipients: &[],
             ..so_far
         })?;
-        let written = self
+        let (written, mta) = self
             .read(recipient)
             .map_err(|error| bad_recipient(&error))?;
-        let read = self.rewritten(recipient).filter(|read| *read != written);
-        let mut admission = self.pipeline.admit(&envelope, &written).await?;
-        if let Some(read) = read
-            && self.pipeline.admit(&envelope, &read).await? == Admission::Provisional
-        {
-            admission = Admission::Provisional;
-        }
+        let admission = self
+            .pipeline
+            .admit(&envelope, &written, mta.as_ref())
+            .await?;
         if admission == Admission::Provisional {
             self.provisional.push(written);
         }
@@ -338,6 +330,14 @@ fn client(peer: &Peer, helo: &str, macros: &Macros) -> Client {
             .get("auth_authen")
             .filter(|user| !user.is_empty())
             .map(str::to_owned),
+        // Postfix tells the names of certificates that it verified, and of no others.
+        certificate: macros
+            .get("cert_subject")
+            .filter(|subject| !subject.is_empty())
+            .map(|subject| Certificate {
+                subject: subject.to_owned(),
+                issuer: macros.get("cert_issuer").unwrap_or_default().to_owned(),
+            }),
         daemon: macros.get("daemon_name").unwrap_or_default().to_owned(),
         side: None,
     }

@@ -17,6 +17,8 @@ use crate::smtp::BareLineBreaks;
 pub struct Settings {
     /// Where the milter listens.
     pub milter: Vec<Listen>,
+    /// The side that senders are on at some of these listeners; elsewhere it is told for each message.
+    pub milter_sides: Vec<(Listen, Side)>,
     /// What its Unix sockets are like.
     pub socket: Socket,
     /// Who may connect to it.
@@ -115,6 +117,14 @@ impl Default for Limits {
             memory: Memory::DEFAULT,
             connection: milter::Limits::DEFAULT,
         }
+    }
+}
+
+impl Settings {
+    /// The side that senders are on at a milter listener, if all are on one.
+    pub fn side_of(&self, listen: &Listen) -> Option<Side> {
+        let mut all = self.milter_sides.iter();
+        all.find(|(of, _)| of == listen).map(|(_, side)| *side)
     }
 }
 

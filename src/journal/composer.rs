@@ -282,13 +282,18 @@ impl Composer {
 
     fn report(&self, subject: &Subject<'_>, copy: &policy::Copy) -> Result<Item, ComposeError> {
         let draft = Draft::about(Kind::Report, subject, copy)?;
-        self.around(subject, draft)
+        self.around(subject, draft, &copy.expanded())
     }
 
     /// A report: outer header, envelope part, the original.
-    fn around(&self, subject: &Subject<'_>, draft: Draft<'_>) -> Result<Item, ComposeError> {
-        let envelope_part =
-            report::envelope_part(subject.envelope, &subject.summary, subject.sender_is_ours);
+    fn around(
+        &self,
+        subject: &Subject<'_>,
+        draft: Draft<'_>,
+        expanded: &[(&Address, &Address)],
+    ) -> Result<Item, ComposeError> {
+        let (envelope, from_us) = (subject.envelope, subject.sender_is_ours);
+        let envelope_part = report::envelope_part(envelope, &subject.summary, from_us, expanded);
         let boundary = boundary()?;
         let original = subject.nature.kind;
         let (before, after) = report::body(&envelope_part, original, &boundary);
@@ -360,7 +365,7 @@ impl Composer {
             subject: &subject.summary.subject,
             reasons: vec![trouble.to_string()],
         };
-        let owed = self.around(subject, owed)?;
+        let owed = self.around(subject, owed, &[])?;
         let account = ndr::malformed(trouble, &self.settings.hostname);
         let attached = Attached {
             prefix: &owed.prefix,

@@ -38,11 +38,13 @@ impl Outer<'_> {
     }
 }
 
-/// The lines of the envelope part, CRLF each.
+/// The lines of the envelope part, CRLF each. `expanded` are members of groups and the groups that they were reached by;
+/// no other members are named, for memberships may be hidden.
 pub(super) fn envelope_part(
     envelope: &Envelope,
     summary: &Summary,
     sender_is_ours: bool,
+    expanded: &[(&Address, &Address)],
 ) -> String {
     let mut out = String::new();
     // Readers refuse an empty sender, so a null reverse path shows the header's author; the outer header
@@ -78,6 +80,10 @@ pub(super) fn envelope_part(
     for kind in ["To", "Cc", "Bcc", "Recipient"] {
         for (_, recipient) in listed.iter().filter(|(listed, _)| *listed == kind) {
             line(&mut out, kind, &recipient.to_string());
+            let members = expanded.iter().filter(|(_, group)| group == recipient);
+            for (member, group) in members {
+                line(&mut out, kind, &format!("{member}, Expanded: {group}"));
+            }
         }
     }
     out

@@ -31,10 +31,7 @@ fn envelope(sender: Option<&str>, recipients: &[&str]) -> Envelope {
         sender: sender.map(address),
         recipients: recipients
             .iter()
-            .map(|text| Recipient {
-                address: address(text),
-                params: Vec::new(),
-            })
+            .map(|text| Recipient::new(address(text)))
             .collect(),
         client: Client::default(),
         ..Envelope::default()

@@ -164,6 +164,22 @@ impl Address {
         Address::from_parts(self.0.local[..at].to_owned(), &self.0.domain)
     }
 
+    /// The mailbox of this name, unquoted, at a domain; `None` if there cannot be one.
+    pub fn quoted(local: &str, domain: &str) -> Option<Address> {
+        let is_sound = !local.is_empty() && !local.chars().any(ends_a_line);
+        is_sound.then(|| Address::from_parts(local.to_owned(), domain))?
+    }
+
+    /// The mailbox of the same name at another domain.
+    pub fn at_domain(&self, domain: &str) -> Option<Address> {
+        Address::quoted(self.local(), domain)
+    }
+
+    /// The mailbox of another name, unquoted, at the same domain.
+    pub fn with_local(&self, local: &str) -> Option<Address> {
+        Address::quoted(local, &self.0.domain)
+    }
+
     /// Whether it can only be sent with SMTPUTF8 (RFC 6531).
     pub fn needs_smtputf8(&self) -> bool {
         !self.0.local.is_ascii() || !self.0.domain.is_ascii()

@@ -8,6 +8,9 @@ use super::{Address, Content, Field, Pieces};
 /// Headers beyond this many octets are journaled but not read: nobody's subject stands there.
 const HEADER_READ: usize = 256 * 1024;
 
+/// Most authors of one message.
+const MAX_AUTHORS: usize = 10;
+
 /// Most addresses read from one To or Cc field; more than any transaction has recipients.
 const ADDRESSES_READ: usize = 20_000;
 
@@ -75,6 +78,20 @@ impl Message {
     pub fn fields_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Field<'a>> {
         self.fields()
             .filter(move |field| field.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The addresses in From and Sender, each once and [`MAX_AUTHORS`] at most: whoever hands the message over wrote them.
+    pub fn authors(&self) -> Vec<Address> {
+        let header = &self.header()[..self.body.min(HEADER_READ)];
+        let Some(parsed) = MessageParser::default().parse_headers(header) else {
+            return Vec::new();
+        };
+        let mut authors = addresses(parsed.from());
+        authors.extend(addresses(parsed.sender()));
+        authors.sort_unstable();
+        authors.dedup();
+        authors.truncate(MAX_AUTHORS);
+        authors
     }
 
     /// Reads the values a report repeats. Whatever cannot be read is left empty: a strange header

@@ -16,7 +16,7 @@ mod reply;
 pub use address::{Address, AddressError};
 pub use content::{BEGINNING, Content, Pieces, Stored};
 pub use date::{rfc3339, rfc5322};
-pub use envelope::{Client, Envelope, Recipient, Rewritten, Side};
+pub use envelope::{Certificate, Client, Envelope, Recipient, Side, original_recipient};
 pub use header::{Field, Fields, line_end};
 pub use message::{Message, Summary};
 pub use nature::{BodyKind, Nature};

@@ -8,26 +8,33 @@
 mod make;
 mod memory;
 mod own;
+mod unidentified;
 
+use std::borrow::Cow;
 use std::sync::{Arc, Once};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use metrics::counter;
 use tracing::{info, warn};
 
-use crate::directory::{Directory, Lookup};
+use crate::directory::Outage;
+use crate::identity::{GuardStatus, Guarded, GuardedMailboxes, Identities, People, Question};
 use crate::journal::{Composer, is_ours};
 use crate::mail::{Address, Content, Enhanced, Envelope, Message, Reply};
-use crate::policy::{self, Admission, People, Plan, Rules};
+use crate::policy::{self, Admission, Plan, Rules};
 use crate::spool::{CommitError, Held, Parcel, Spool};
 use crate::text::{self, Class, OnFailure};
 
 pub use make::Other;
 use make::{Made, Make, MakeError};
 pub use memory::{Memory, Room};
+pub use unidentified::Unidentified;
 
 /// As [`MADE_APART`] where there are texts: reading HTML may take fifty times as long.
 const EDITED_APART: usize = 64 * 1024;
+
+/// How long a recipient waits for the first set of guarded mailboxes after a start without the one of the last run.
+const GUARD_WAIT: Duration = Duration::from_secs(10);
 
 /// How many times the octets of a message are in memory, at worst, while a text is put into it (`benches/text_hostile.rs`).
 const EDIT_TAKES: usize = 5;
@@ -38,8 +45,10 @@ const MADE_APART: usize = 1024 * 1024;
 
 /// Everything one message needs, of one generation of settings. A session keeps the one it started with.
 pub struct Pipeline {
-    /// Who people are.
-    pub directory: Directory,
+    /// Whose mailboxes addresses are.
+    pub identities: Identities,
+    /// The mailboxes that nobody outside may write to.
+    pub guarded: Guarded,
     /// What the administrator decided.
     pub rules: Arc<Rules>,
     /// What is put into bodies.
@@ -50,6 +59,8 @@ pub struct Pipeline {
     pub spool: Spool,
     /// What the messages under way may hold in memory together.
     pub memory: Memory,
+    /// Clients whose senders nobody knows.
+    pub unidentified: Unidentified,
 }
 
 /// What the MTA is told about a message.
@@ -109,34 +120,32 @@ pub trait Hook: Send + Sync {
 }
 
 impl Pipeline {
-    /// Whether a recipient is welcome, before the message is there: the journal guard.
-    pub async fn admit(&self, so_far: &Envelope, recipient: &Address) -> Result<Admission, Reply> {
-        let ours = policy::sender_is_ours(so_far, &self.rules);
+    /// Applies the journal guard to one recipient, before the message is there. `mta` is how the MTA reads it, where that
+    /// differs.
+    pub async fn admit(
+        &self,
+        so_far: &Envelope,
+        recipient: &Address,
+        mta: Option<&Address>,
+    ) -> Result<Admission, Reply> {
+        let standing = policy::standing(so_far, &self.rules);
         let sender = so_far.sender.as_ref();
-        let mut admission = policy::admission(ours, sender, recipient, &self.rules);
-        // journal+x@ is the mailbox journal@.
-        let base = self.directory.without_extension(recipient);
-        if let (Admission::AskDirectory, Some(base)) = (admission, &base) {
-            admission = policy::admission(ours, sender, base, &self.rules);
+        if !policy::is_guarding(standing, sender, &self.rules) {
+            return Ok(Admission::Free);
         }
-        if admission == Admission::AskDirectory {
-            let configured = policy::configured_targets(&self.rules);
-            let answer = self.directory.is_journal_address(recipient, &configured);
-            admission = match answer.await {
-                Lookup::Found(()) => policy::guarded(sender, recipient, &self.rules),
-                Lookup::Absent => Admission::Free,
-                Lookup::Unavailable(_) if !policy::waits_for_the_directory(&self.rules) => {
-                    Admission::Free
-                }
-                Lookup::Unavailable(outage) => {
-                    warn!(queue_id = so_far.queue_id, %recipient, %outage, "recipient deferred");
-                    return Err(defer_for_directory());
-                }
-            };
-        }
+        let status = guard_status(&self.identities, &self.guarded, &self.rules, recipient, mta);
+        let name = match status.await {
+            GuardStatus::Free => return Ok(Admission::Free),
+            GuardStatus::Guarded(name) => name,
+            GuardStatus::Unknown(outage) => {
+                warn!(queue_id = so_far.queue_id, %recipient, %outage, "recipient deferred");
+                return Err(defer_for_directory());
+            }
+        };
+        let admission = policy::admission(standing, sender, recipient, &self.rules);
         if admission == Admission::Refused {
             counter!("copyist_guard_refusals_total").increment(1);
-            info!(queue_id = so_far.queue_id, %recipient, client = ?so_far.client.ip, "refused: a guarded mailbox");
+            info!(queue_id = so_far.queue_id, %recipient, mailbox = name, client = %so_far.client, "rejected: guarded mailbox");
             return Err(unknown_user(recipient));
         }
         Ok(admission)
@@ -253,7 +262,8 @@ impl Pipeline {
             info!(queue_id = envelope.queue_id, recipient = %guarded, "refused: a guarded mailbox, and no report of ours");
             return Err(unknown_user(guarded));
         }
-        let people = self.people(envelope).await;
+        let (envelope, people) = self.people(envelope, message).await;
+        let envelope = &*envelope;
         let plan = self.plan(envelope, &people).await?;
         // What is refused in the end gets no text, and nobody a version of it.
         let classes = match looping {
@@ -307,15 +317,28 @@ impl Pipeline {
         }
     }
 
-    /// Everybody whom the plan or the texts ask for, looked up together.
-    async fn people(&self, envelope: &Envelope) -> People {
+    /// Looks up everybody whom the plan or the texts ask for, together; and the authors that the header names, if a
+    /// trusted client sends by a reverse path that is nobody's of ours.
+    async fn people<'e>(
+        &self,
+        envelope: &'e Envelope,
+        message: &Message,
+    ) -> (Cow<'e, Envelope>, People) {
         let asked = text::all_questions(envelope, &self.rules, &self.text);
-        self.directory.find(&asked).await
+        let people = self.identities.find(&asked).await;
+        if !policy::asks_for_authors(envelope, &people, &self.rules) {
+            return (Cow::Borrowed(envelope), people);
+        }
+        let mut envelope = envelope.clone();
+        envelope.claimed = message.authors();
+        let asked: Vec<Question> = text::all_questions(&envelope, &self.rules, &self.text);
+        let people = self.identities.find(&asked).await;
+        (Cow::Owned(envelope), people)
     }
 
     async fn plan(&self, envelope: &Envelope, people: &People) -> Result<Plan, Reply> {
         let targets = policy::targets(envelope, people, &self.rules);
-        let resolved = self.directory.resolve(&targets).await;
+        let resolved = self.identities.directory().resolve(&targets).await;
         let plan = policy::plan(envelope, people, &resolved, &self.rules).map_err(|undecided| {
             counter!("copyist_messages_deferred_total", "why" => "directory").increment(1);
             warn!(queue_id = envelope.queue_id, "deferred: {undecided}");
@@ -331,6 +354,16 @@ impl Pipeline {
         for target in &plan.elsewhere {
             counter!("copyist_journal_targets_elsewhere_total").increment(1);
             warn!(queue_id = envelope.queue_id, "no copy goes there: {target}");
+        }
+        if plan.is_unidentified {
+            counter!("copyist_messages_unidentified_total").increment(1);
+            self.unidentified.warn_once(&envelope.client, || {
+                warn!(
+                    queue_id = envelope.queue_id, sender = envelope.sender.as_ref().map(tracing::field::display),
+                    client = %envelope.client,
+                    "nobody in the directory is the sender: neither reverse path nor login nor author; no copy is made because of the sender"
+                );
+            });
         }
         for (person, object) in &plan.exempt {
             counter!("copyist_messages_exempt_total").increment(1);
@@ -518,6 +551,31 @@ impl Pipeline {
                 "split"
             );
         }
+    }
+}
+
+/// What the guard knows of a recipient. Before the first set of guarded mailboxes is known, what the settings name by
+/// address is guarded, and of others nobody can tell if attributes may name them.
+pub async fn guard_status(
+    identities: &Identities,
+    guarded: &Guarded,
+    rules: &Rules,
+    recipient: &Address,
+    mta: Option<&Address>,
+) -> GuardStatus {
+    let known = match guarded.get() {
+        None if policy::guard_waits(rules) => guarded.wait(GUARD_WAIT).await,
+        known => known,
+    };
+    if let Some(guarded) = known {
+        return identities.guard_status(recipient, mta, &guarded).await;
+    }
+    let named = GuardedMailboxes::of_settings(&policy::guard_settings(rules));
+    match identities.guard_status(recipient, mta, &named).await {
+        GuardStatus::Free if policy::guard_waits(rules) => {
+            GuardStatus::Unknown(Outage::new("the guarded mailboxes are not known yet"))
+        }
+        status => status,
     }
 }
 

@@ -1,58 +1,59 @@
 //! The journal guard: nobody outside writes to journal and NDR mailboxes.
 
 use crate::directory::Target;
+use crate::identity::GuardSettings;
 use crate::mail::Address;
 
-use super::{Direction, Guard, OnFailure, Rules};
+use super::{Direction, Guard, OnFailure, Rules, Standing};
 
 /// What the guard says about one recipient, before the message is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// None of the guard's business.
+    /// The guard does not object.
     Free,
-    /// No setting names it; it is guarded if the directory names it as anybody's journal address.
-    AskDirectory,
     /// Guarded: refused like an unknown user.
     Refused,
     /// Guarded, but what the sender gives looks like our own report or a bounce: the message decides.
     Provisional,
 }
 
-/// Judges a recipient. `sender` is the reverse path, `None` the null one.
+/// Whether the guard looks at the recipients of this client at all. `sender` is the reverse path, `None` the null one. A
+/// null reverse path says nothing of where a message comes from: a relay that is trusted passes bounces from outside on.
+pub fn is_guarding(standing: Standing, sender: Option<&Address>, rules: &Rules) -> bool {
+    match rules.journal_guard {
+        Guard::Off => false,
+        Guard::Outside => {
+            let may_be_outside = sender.is_none() && !standing.is_authenticated;
+            !standing.from_us || may_be_outside
+        }
+        Guard::Everyone => true,
+    }
+}
+
+/// Judges a recipient that is a guarded mailbox.
 pub fn admission(
-    sender_is_ours: bool,
+    standing: Standing,
     sender: Option<&Address>,
     recipient: &Address,
     rules: &Rules,
 ) -> Admission {
-    let guarding = match rules.journal_guard {
-        Guard::Off => false,
-        Guard::Outside => !sender_is_ours,
-        Guard::Everyone => true,
-    };
-    if !guarding {
-        return Admission::Free;
-    }
-    if is_named(recipient, rules) {
-        return guarded(sender, recipient, rules);
-    }
-    if names_attributes(rules) || !configured_targets(rules).is_empty() {
-        Admission::AskDirectory
-    } else {
-        Admission::Free
+    let is_from_relay = standing.from_us && rules.journal_guard != Guard::Everyone;
+    match sender {
+        // Our reports have an NDR address as their reverse path, and a seal that the end of the message shows.
+        Some(sender) if is_ndr(sender, rules) => Admission::Provisional,
+        // Our own relay's bounces must arrive.
+        None if is_ndr(recipient, rules) && is_from_relay => Admission::Free,
+        // A bounce of one of our reports, or an NDR of ours.
+        None if is_ndr(recipient, rules) => Admission::Provisional,
+        _ => Admission::Refused,
     }
 }
 
-/// What the settings name as journal and NDR addresses: the objects that have these addresses, or that are named
-/// themselves, are guarded under all their addresses. The members of a group are not, since these are people.
+/// What the settings name as journal and NDR addresses: guarded under all their names.
 pub fn configured_targets(rules: &Rules) -> Vec<Target> {
     let directions = Direction::ALL.iter().map(|direction| rules.of(*direction));
-    let mut all: Vec<Target> = rules
-        .fallback_journal
-        .iter()
-        .cloned()
-        .map(Target::Smtp)
-        .collect();
+    let fallback = rules.fallback_journal.iter().cloned();
+    let mut all: Vec<Target> = fallback.map(Target::Smtp).collect();
     for of in directions {
         all.extend(of.journal.iter().cloned());
         all.extend(of.ndr.iter().cloned().map(Target::Smtp));
@@ -62,35 +63,29 @@ pub fn configured_targets(rules: &Rules) -> Vec<Target> {
     all
 }
 
-/// Whether a recipient waits for a directory that is down. Not where mail shall go on meanwhile: the guard then knows what the
-/// settings name by an SMTP address, and lets the rest pass. Nor where the settings name all that is guarded, and the directory only knows of
-/// further addresses of theirs.
-pub fn waits_for_the_directory(rules: &Rules) -> bool {
-    if rules.on_directory_failure != OnFailure::Defer {
-        return false;
+/// What the guarded mailboxes are built from, beside the values of journal attributes.
+pub fn guard_settings(rules: &Rules) -> GuardSettings {
+    GuardSettings {
+        configured: configured_targets(rules),
+        journal_domains: rules.journal_domains.clone(),
+        mailboxes: rules.organization.journal_mailboxes.clone(),
+        guards_persons: rules.organization.guards_persons,
+        exempt_attribute: rules.exempt_attribute.clone(),
     }
-    let objects = configured_targets(rules);
-    names_attributes(rules) || objects.iter().any(|target| target.smtp().is_none())
 }
 
-fn names_attributes(rules: &Rules) -> bool {
+/// Whether a recipient waits while the guarded mailboxes are not known. Not where mail shall go on without a directory,
+/// nor where the settings name all that is guarded by address, and the directory only knows further names of it.
+pub fn guard_waits(rules: &Rules) -> bool {
+    let by_name = |target: &Target| target.smtp().is_none();
+    rules.on_directory_failure == OnFailure::Defer
+        && (guards_attributes(rules) || configured_targets(rules).iter().any(by_name))
+}
+
+/// Whether values of attributes name guarded mailboxes.
+pub fn guards_attributes(rules: &Rules) -> bool {
     let mut all = Direction::ALL.iter();
     all.any(|direction| !rules.of(*direction).journal_attributes.is_empty())
-}
-
-/// What becomes of a recipient that is guarded.
-pub fn guarded(sender: Option<&Address>, recipient: &Address, rules: &Rules) -> Admission {
-    let provisional = match sender {
-        // Our reports have an NDR address as their reverse path, and a seal that the end of the message shows.
-        Some(sender) => is_ndr(sender, rules),
-        // A bounce of one of our reports, or an NDR of ours.
-        None => is_ndr(recipient, rules),
-    };
-    if provisional {
-        Admission::Provisional
-    } else {
-        Admission::Refused
-    }
 }
 
 /// Whether a setting names this address as one that hears of failures.
@@ -98,17 +93,4 @@ pub fn is_ndr(address: &Address, rules: &Rules) -> bool {
     Direction::ALL
         .iter()
         .any(|direction| rules.of(*direction).ndr.as_ref() == Some(address))
-}
-
-/// Whether a setting names this address as a journal or NDR address.
-fn is_named(address: &Address, rules: &Rules) -> bool {
-    rules.fallback_journal.as_ref() == Some(address)
-        || Direction::ALL.iter().any(|direction| {
-            let of = rules.of(*direction);
-            of.ndr.as_ref() == Some(address)
-                || of
-                    .journal
-                    .iter()
-                    .any(|target| target.smtp() == Some(address))
-        })
 }

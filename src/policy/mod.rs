@@ -7,13 +7,14 @@ mod rules;
 mod tests;
 
 pub use guard::{
-    Admission, admission, configured_targets, guarded, is_ndr, waits_for_the_directory,
+    Admission, admission, configured_targets, guard_settings, guard_waits, guards_attributes,
+    is_guarding, is_ndr,
 };
 pub use plan::{
-    Copy, MOST_TARGETS, People, Plan, Reason, Resolved, Trouble, Undecided, direction, exempting,
-    identities, is_exempt, plan, questions, sender_is_ours, targets,
+    Copy, MOST_TARGETS, Plan, Reason, Resolved, Standing, Trouble, Undecided, asks_for_authors,
+    direction, identities, plan, questions, recipient_question, sender_is_ours, standing, targets,
 };
 pub use rules::{
-    AttributeOf, Direction, DirectionRules, DomainPattern, Format, FoundDomains, Guard,
-    JournalWhat, OnFailure, Organization, Rules,
+    AttributeOf, Direction, DirectionRules, Format, Guard, JournalWhat, OnFailure, Organization,
+    Rules,
 };

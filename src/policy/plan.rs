@@ -5,18 +5,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
-use crate::directory::{Entry, Lookup, Objects, Outage, Resolution, Target, TargetError};
-use crate::mail::{Address, Envelope, Side};
+use crate::directory::{Entry, Lookup, Outage, Resolution, Target, TargetError};
+use crate::identity::{Owners, People, Person, Question};
+use crate::mail::{Address, Envelope, Recipient, Side};
 
 use super::{AttributeOf, Direction, Format, JournalWhat, OnFailure, Rules};
 
 /// The most targets of one copy: what every relay takes in one transaction (RFC 5321 section 4.5.3.1.8), and
 /// what fits into a header that no MTA cuts off.
 pub const MOST_TARGETS: usize = 100;
-
-/// The answers to [`questions`].
-pub type People = HashMap<Address, Lookup<Objects>>;
 
 /// The answers to [`targets`].
 pub type Resolved = HashMap<Target, Result<Resolution, Outage>>;
@@ -30,6 +29,8 @@ pub struct Plan {
     pub directions: Vec<(Address, Direction)>,
     /// The copies to be made: one for each (NDR address, format, content), with at most [`MOST_TARGETS`] each.
     pub copies: Vec<Copy>,
+    /// Whether the sender could not be told, although an attribute of his could have mattered.
+    pub is_unidentified: bool,
     /// Attribute values that name nobody, to be reported to the NDR address with the copy attached.
     pub troubles: Vec<Trouble>,
     /// People whose objects exempt them, and those objects: what would have been copied because of them was not.
@@ -53,6 +54,21 @@ pub struct Copy {
     pub ndr: Address,
     /// Who gets it, and why; never the same address twice.
     pub targets: Vec<(Address, Vec<Reason>)>,
+}
+
+impl Copy {
+    /// Members of groups because of whom it is made, each with the group that was the recipient.
+    pub fn expanded(&self) -> Vec<(&Address, &Address)> {
+        let mut all: Vec<(&Address, &Address)> = Vec::new();
+        for reason in self.targets.iter().flat_map(|(_, reasons)| reasons) {
+            if let Some(member) = reason.member()
+                && !all.contains(&member)
+            {
+                all.push(member);
+            }
+        }
+        all
+    }
 }
 
 /// A value, of an attribute or a setting, that is no usable journal target.
@@ -87,6 +103,8 @@ pub enum Reason {
         dn: String,
         /// The address that the object was found by.
         person: Address,
+        /// The group that was the recipient, if the object is of a member.
+        group: Option<Address>,
     },
     /// As in `of`, whose target names an object that leads to the address.
     Through {
@@ -108,6 +126,13 @@ pub enum Reason {
         /// The value.
         value: String,
     },
+    /// It is the fallback journal, and nobody knows whose the login is.
+    Unidentified {
+        /// The direction of the pair.
+        direction: Direction,
+        /// The name that the client authenticated with.
+        login: String,
+    },
     /// It is the fallback journal, and the directory did not answer for this person or target.
     DirectoryDown {
         /// The direction of the pair.
@@ -127,63 +152,185 @@ pub struct Undecided {
     pub outage: Outage,
 }
 
-/// Whether the sender of this envelope sends as the organization: by authentication or by the network
-/// it connects from. MAIL FROM never decides it: a spoofed one would let mail escape journaling.
-pub fn sender_is_ours(envelope: &Envelope, rules: &Rules) -> bool {
-    let client = &envelope.client;
+/// What is known of the client that a message came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it sends as the organization. MAIL FROM alone never decides that: a forged one would let mail escape
+    /// journaling.
+    pub from_us: bool,
+    /// Whether mail to outside addresses counts as outbound: "may relay" is more than "is us".
+    pub may_relay: bool,
+    /// Whether its word about authors may add copies: it is trusted by its network or listener.
+    pub is_trusted: bool,
+    /// Whether it authenticated, by login or certificate.
+    pub is_authenticated: bool,
+}
+
+/// Tells by login, certificate, listener and network, in this order, where a message comes from. A gateway brings mail
+/// from outside. So does a trusted client without a login that sends for a foreign address: a re-injecting filter, a
+/// list server or a backup MX does, and what it brings to our people is inbound.
+pub fn standing(envelope: &Envelope, rules: &Rules) -> Standing {
+    let (client, organization) = (&envelope.client, &rules.organization);
+    let outside = Standing {
+        from_us: false,
+        may_relay: false,
+        is_trusted: false,
+        is_authenticated: false,
+    };
+    let is_gateway = client.ip.is_some_and(|ip| organization.is_gateway(ip));
+    let is_trusted = client.side == Some(Side::Ours)
+        || client.side.is_none() && client.ip.is_some_and(|ip| organization.trusts(ip));
+    let certified = client.certificate.as_ref();
+    let is_authenticated =
+        client.user.is_some() || certified.is_some_and(|one| organization.accepts(one));
     match client.side {
-        Some(side) => side == Side::Ours,
-        None => client.user.is_some() || client.ip.is_some_and(|ip| rules.organization.trusts(ip)),
+        Some(Side::Outside) => outside,
+        _ if is_gateway => outside,
+        Some(Side::Ours) => Standing {
+            from_us: true,
+            may_relay: true,
+            is_trusted,
+            is_authenticated,
+        },
+        None if is_authenticated => Standing {
+            from_us: true,
+            may_relay: true,
+            is_trusted,
+            is_authenticated,
+        },
+        None if is_trusted => Standing {
+            from_us: !has_foreign_sender(envelope, rules),
+            may_relay: true,
+            is_trusted,
+            is_authenticated,
+        },
+        None => outside,
     }
+}
+
+fn has_foreign_sender(envelope: &Envelope, rules: &Rules) -> bool {
+    let mut readings = envelope
+        .sender
+        .iter()
+        .chain(&envelope.sender_reading)
+        .peekable();
+    readings.peek().is_some() && !readings.any(|sender| rules.organization.has(sender))
+}
+
+/// Whether the sender of this envelope sends as the organization, see [`standing`].
+pub fn sender_is_ours(envelope: &Envelope, rules: &Rules) -> bool {
+    standing(envelope, rules).from_us
 }
 
 /// The direction of the message for one recipient.
-pub fn direction(sender_is_ours: bool, recipient: &Address, rules: &Rules) -> Direction {
-    match (sender_is_ours, rules.organization.has(recipient)) {
-        (true, true) => Direction::Internal,
-        (true, false) => Direction::Outbound,
+pub fn direction(standing: Standing, recipient: &Address, rules: &Rules) -> Direction {
+    match (standing, rules.organization.has(recipient)) {
+        (Standing { from_us: true, .. }, true) => Direction::Internal,
+        (
+            Standing {
+                may_relay: true, ..
+            },
+            false,
+        ) => Direction::Outbound,
         // Outside to outside is mail that the MTA relays for somebody. In doubt it is journaled.
-        (false, _) => Direction::Inbound,
+        _ => Direction::Inbound,
     }
 }
 
-/// Who has to be looked up to decide about this envelope, each address once. Empty where the settings
-/// alone decide.
-pub fn questions(envelope: &Envelope, rules: &Rules) -> Vec<Address> {
-    let ours = sender_is_ours(envelope, rules);
-    let identities = identities(envelope, rules);
+/// The question about a recipient.
+pub fn recipient_question(recipient: &Recipient) -> Question {
+    Question::Recipient {
+        address: recipient.address.clone(),
+        mta: recipient.reading.clone(),
+    }
+}
+
+/// Everything that is asked about a recipient: himself, and whom the message was for before it was expanded.
+fn recipient_questions(recipient: &Recipient) -> impl Iterator<Item = Question> {
+    let original = recipient
+        .original
+        .iter()
+        .filter(|original| **original != recipient.address);
+    let original = original.map(|original| Question::Recipient {
+        address: original.clone(),
+        mta: None,
+    });
+    std::iter::once(recipient_question(recipient)).chain(original)
+}
+
+/// Who has to be looked up to decide about this envelope, each once. Empty where the settings alone decide.
+pub fn questions(envelope: &Envelope, rules: &Rules) -> Vec<Question> {
+    let standing = standing(envelope, rules);
+    let mut asks_senders = standing.is_trusted && !standing.from_us && authors_matter(rules);
     let mut asked = Vec::new();
-    for recipient in envelope.recipients_in_all_readings() {
-        asked.extend(
-            people(
-                direction(ours, recipient, rules),
-                recipient,
-                &identities,
-                rules,
-            )
-            .cloned(),
-        );
+    for recipient in &envelope.recipients {
+        let direction = direction(standing, &recipient.address, rules);
+        if asks_recipient(direction, rules) {
+            asked.extend(recipient_questions(recipient));
+        }
+        asks_senders |= counts_sender(direction, standing, rules);
+    }
+    if asks_senders {
+        asked.extend(identities(envelope, rules));
     }
     asked.sort_unstable();
     asked.dedup();
     asked
 }
 
+/// Whether objects of people count in a direction. Where anybody may be exempt, everybody is asked for.
+fn counts_people(direction: Direction, rules: &Rules) -> bool {
+    !rules.of(direction).journal_attributes.is_empty() || rules.exempt_attribute.is_some()
+}
+
+/// Whether the people behind a recipient count.
+fn counts_recipient(direction: Direction, rules: &Rules) -> bool {
+    counts_people(direction, rules)
+        && match direction {
+            Direction::Inbound | Direction::Internal => true,
+            Direction::Outbound => rules.outbound_attribute_of != AttributeOf::Sender,
+        }
+}
+
+/// Whether a recipient has to be looked up: also where a group with contacts in it would make internal mail outbound.
+fn asks_recipient(direction: Direction, rules: &Rules) -> bool {
+    let internal = &rules.internal.journal;
+    let leaves = || {
+        counts_people(Direction::Outbound, rules)
+            || rules
+                .outbound
+                .journal
+                .iter()
+                .any(|target| !internal.contains(target))
+    };
+    counts_recipient(direction, rules) || direction == Direction::Internal && leaves()
+}
+
+/// Whether the people behind a sender count.
+fn counts_sender(direction: Direction, standing: Standing, rules: &Rules) -> bool {
+    counts_people(direction, rules)
+        && match direction {
+            Direction::Inbound => false,
+            Direction::Internal => standing.from_us,
+            Direction::Outbound => rules.outbound_attribute_of != AttributeOf::Recipient,
+        }
+}
+
+/// Whether the author of a message could matter, if a trusted client sends it by a foreign reverse path.
+fn authors_matter(rules: &Rules) -> bool {
+    let mut ours = [Direction::Internal, Direction::Outbound].into_iter();
+    ours.any(|direction| !rules.of(direction).journal_attributes.is_empty())
+}
+
 /// Which targets have to be resolved in the directory to decide about this envelope, each once. `found`
 /// holds the answers to [`questions`].
 pub fn targets(envelope: &Envelope, found: &People, rules: &Rules) -> Vec<Target> {
-    let ours = sender_is_ours(envelope, rules);
-    let identities = identities(envelope, rules);
     let mut named = Vec::new();
-    for recipient in envelope.recipients_in_all_readings() {
-        let direction = direction(ours, recipient, rules);
-        let of = rules.of(direction);
+    for pair in pairs(envelope, found, rules) {
+        let of = rules.of(pair.direction);
         named.extend(of.journal.iter().cloned());
-        for person in people(direction, recipient, &identities, rules) {
-            let Some(Lookup::Found(objects)) = found.get(person) else {
-                continue;
-            };
-            for object in objects.iter() {
+        for person in &pair.people {
+            for object in person.objects.iter() {
                 let values = of.journal_attributes.iter().flat_map(|a| object.values(a));
                 named.extend(values.filter_map(|value| Target::parse(value).ok()));
             }
@@ -195,6 +342,134 @@ pub fn targets(envelope: &Envelope, found: &People, rules: &Rules) -> Vec<Target
     named
 }
 
+/// One direction that the message takes for one recipient.
+struct Pair {
+    direction: Direction,
+    /// Those whose attributes count in it.
+    people: Vec<Person>,
+    /// Those who could not be looked up.
+    unanswered: Vec<(Question, Outage)>,
+    /// The organization's side of it: if all of them are exempt, `journal` does not count.
+    concerned: Vec<Question>,
+}
+
+impl Pair {
+    fn take(
+        &mut self,
+        question: &Question,
+        answer: &Lookup<Arc<Owners>>,
+        counts: impl Fn(&Person) -> bool,
+    ) {
+        match answer {
+            Lookup::Found(owners) => {
+                let people = owners.people.iter().filter(|person| counts(person));
+                self.people.extend(people.cloned());
+            }
+            Lookup::Absent => {}
+            Lookup::Unavailable(outage) => {
+                self.unanswered.push((question.clone(), outage.clone()));
+            }
+        }
+    }
+}
+
+/// The pairs of an envelope. Beside the direction of the address as it was written, a recipient that is read otherwise, a
+/// group, a map or a forwarding may make the message take others.
+fn pairs(envelope: &Envelope, found: &People, rules: &Rules) -> Vec<Pair> {
+    let standing = standing(envelope, rules);
+    let identities = identities(envelope, rules);
+    let of = |address: &Address| direction(standing, address, rules);
+    let mut pairs = Vec::new();
+    for recipient in &envelope.recipients {
+        let answers: Vec<_> = match asks_recipient(of(&recipient.address), rules) {
+            true => recipient_questions(recipient)
+                .map(|one| (found.get(&one), one))
+                .collect(),
+            false => Vec::new(),
+        };
+        let mut directions = vec![of(&recipient.address)];
+        for (answer, _) in &answers {
+            match answer {
+                Lookup::Found(owners) => {
+                    let people = owners.people.iter().map(|person| &person.address);
+                    directions.extend(people.chain(&owners.reached).map(of));
+                }
+                Lookup::Absent => {}
+                // It may be a group with contacts in it.
+                Lookup::Unavailable(_) if standing.from_us => directions.push(Direction::Outbound),
+                Lookup::Unavailable(_) => {}
+            }
+        }
+        directions.sort_unstable();
+        directions.dedup();
+        for direction in directions {
+            let myself = recipient_question(recipient);
+            let mut pair = Pair {
+                direction,
+                people: Vec::new(),
+                unanswered: Vec::new(),
+                concerned: match direction {
+                    Direction::Inbound => vec![myself],
+                    Direction::Internal => identities.iter().cloned().chain([myself]).collect(),
+                    Direction::Outbound => identities.clone(),
+                },
+            };
+            if counts_sender(direction, standing, rules) {
+                for one in &identities {
+                    pair.take(one, &found.get(one), |_| true);
+                }
+            }
+            if counts_recipient(direction, rules) {
+                for (answer, question) in &answers {
+                    pair.take(question, answer, |person| of(&person.address) == direction);
+                }
+            }
+            pairs.push(pair);
+        }
+    }
+    pairs.extend(authored(envelope, found, rules));
+    pairs
+}
+
+/// What somebody of ours wrote, as far as a trusted client says, but sent by a foreign reverse path: it counts as inbound,
+/// and as what it would be from the author as well.
+fn authored(envelope: &Envelope, found: &People, rules: &Rules) -> Vec<Pair> {
+    let standing = standing(envelope, rules);
+    if standing.from_us || !standing.is_trusted {
+        return Vec::new();
+    }
+    let mut authors = identities(envelope, rules);
+    authors.retain(|one| is_person(found, one));
+    let as_ours = Standing {
+        from_us: true,
+        ..standing
+    };
+    let recipients = envelope.recipient_addresses();
+    let mut directions: Vec<Direction> = recipients
+        .map(|recipient| direction(as_ours, recipient, rules))
+        .filter(|direction| !authors.is_empty() && counts_sender(*direction, as_ours, rules))
+        .collect();
+    directions.sort_unstable();
+    directions.dedup();
+    let pairs = directions.into_iter().map(|direction| {
+        let mut pair = Pair {
+            direction,
+            people: Vec::new(),
+            unanswered: Vec::new(),
+            concerned: authors.clone(),
+        };
+        for author in &authors {
+            pair.take(author, &found.get(author), |_| true);
+        }
+        pair
+    });
+    pairs.collect()
+}
+
+fn is_person(found: &People, question: &Question) -> bool {
+    matches!(found.get(question), Lookup::Found(owners) if !owners.people.is_empty())
+}
+
 /// Decides. `people_found` and `resolved` hold the answers to [`questions`] and [`targets`] about the same
 /// envelope and rules.
 pub fn plan(
@@ -203,8 +478,7 @@ pub fn plan(
     resolved: &Resolved,
     rules: &Rules,
 ) -> Result<Plan, Undecided> {
-    let ours = sender_is_ours(envelope, rules);
-    let identities = identities(envelope, rules);
+    let standing = standing(envelope, rules);
     let mut gathered = Gathered {
         rules,
         resolved,
@@ -214,14 +488,11 @@ pub fn plan(
         overlooked: Vec::new(),
         elsewhere: Vec::new(),
     };
-    let mut directions = Vec::new();
-    for recipient in envelope.recipients_in_all_readings() {
-        let direction = direction(ours, recipient, rules);
-        directions.push((recipient.clone(), direction));
-        let concerned = concerned(direction, recipient, &identities);
-        let mut concerned = concerned.peekable();
-        let all_exempt = concerned.peek().is_some()
-            && concerned.all(|person| exemption(people_found.get(person), rules).is_some());
+    let unidentified = unidentified(envelope, people_found, rules);
+    for pair in pairs(envelope, people_found, rules) {
+        let direction = pair.direction;
+        let all_exempt = !pair.concerned.is_empty()
+            && (pair.concerned.iter()).all(|one| is_exempt(people_found, one, rules));
         let journal = match all_exempt {
             true => &[][..],
             false => &rules.of(direction).journal,
@@ -234,29 +505,38 @@ pub fn plan(
             };
             gathered.add(target, Reason::Setting(direction), &place)?;
         }
-        for person in people(direction, recipient, &identities, rules) {
-            match people_found.get(person) {
-                found @ Some(Lookup::Found(objects)) => {
-                    if let Some(object) = exemption(found, rules) {
-                        gathered.exempt(person, object);
-                        continue;
-                    }
-                    for object in objects.iter() {
-                        gathered.read_attributes(object, person, direction)?;
-                    }
-                }
-                Some(Lookup::Absent) => {}
-                Some(Lookup::Unavailable(outage)) => {
-                    gathered.unanswered(person, direction, outage)?;
-                }
-                None => gathered.unanswered(person, direction, &not_asked())?,
+        for (question, outage) in &pair.unanswered {
+            gathered.unanswered(question, direction, outage)?;
+        }
+        for person in &pair.people {
+            let exempting = rules.exempt_attribute.as_deref();
+            if let Some(object) = exempting.and_then(|name| person.exempting(name)) {
+                gathered.exempt(&person.address, object);
+                continue;
+            }
+            for object in person.objects.iter() {
+                gathered.read_attributes(object, person, direction)?;
             }
         }
+        if unidentified.contains(&direction)
+            && standing.is_authenticated
+            && let Some(fallback) = &rules.fallback_journal
+        {
+            let login = envelope.client.user.clone().unwrap_or_default();
+            gathered
+                .wanted
+                .add(fallback, Reason::Unidentified { direction, login });
+        }
     }
+    let directions = envelope.recipients.iter().map(|recipient| {
+        let direction = direction(standing, &recipient.address, rules);
+        (recipient.address.clone(), direction)
+    });
     Ok(Plan {
-        sender_is_ours: ours,
-        directions,
+        sender_is_ours: standing.from_us,
+        directions: directions.collect(),
         copies: gathered.wanted.into_copies(rules),
+        is_unidentified: !unidentified.is_empty(),
         troubles: gathered.troubles,
         exempt: gathered.exempt,
         overlooked: gathered.overlooked,
@@ -264,92 +544,85 @@ pub fn plan(
     })
 }
 
+/// The directions in which an attribute of the sender could have mattered, if nobody knows who the sender is: the client
+/// may send as the organization, and neither reverse path nor login nor author is a person of ours.
+fn unidentified(envelope: &Envelope, found: &People, rules: &Rules) -> Vec<Direction> {
+    let standing = standing(envelope, rules);
+    let is_ours = envelope
+        .sender
+        .as_ref()
+        .is_some_and(|sender| super::is_ndr(sender, rules));
+    let mut answers = identities(envelope, rules)
+        .into_iter()
+        .map(|one| found.get(&one));
+    if !standing.may_relay || is_ours || !answers.all(|answer| answer == Lookup::Absent) {
+        return Vec::new();
+    }
+    let recipients = envelope.recipient_addresses();
+    let mut all: Vec<Direction> = recipients
+        .map(|recipient| direction(standing, recipient, rules))
+        .filter(|direction| {
+            counts_sender(*direction, standing, rules)
+                && !rules.of(*direction).journal_attributes.is_empty()
+        })
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// Whether the authors in the header of this message have to be looked up as well: a trusted client without a login sends
+/// it, and the reverse path names nobody of ours.
+pub fn asks_for_authors(envelope: &Envelope, found: &People, rules: &Rules) -> bool {
+    let standing = standing(envelope, rules);
+    standing.is_trusted
+        && !standing.is_authenticated
+        && authors_matter(rules)
+        && !identities(envelope, rules)
+            .iter()
+            .any(|one| is_person(found, one))
+}
+
+/// Everybody that the sender may be: the reverse path, the login, the holder of a certificate, and the authors that a
+/// trusted client's message names. The login is what cannot be forged; the reverse path is what a shared mailbox is
+/// known by.
+pub fn identities(envelope: &Envelope, rules: &Rules) -> Vec<Question> {
+    let client = &envelope.client;
+    let sender = envelope.sender.iter().map(|address| Question::Sender {
+        address: address.clone(),
+        mta: envelope.sender_reading.clone(),
+    });
+    let login = client.user.iter().map(|user| Question::Login(user.clone()));
+    let certificate = client.certificate.iter();
+    let certificate = certificate
+        .filter(|one| rules.organization.accepts(one))
+        .map(|one| Question::Login(one.subject.clone()));
+    let claimed = envelope.claimed.iter().map(|address| Question::Sender {
+        address: address.clone(),
+        mta: None,
+    });
+    let mut all: Vec<Question> = sender
+        .chain(login)
+        .chain(certificate)
+        .chain(claimed)
+        .collect();
+    all.dedup();
+    all
+}
+
 /// Not asked is not answered.
 fn not_asked() -> Outage {
     Outage::new("it was not asked")
 }
 
-/// The addresses the sender is known by: the reverse path, and the login where the client authenticated.
-/// The login is what cannot be forged; the reverse path is what a shared mailbox is known by.
-pub fn identities(envelope: &Envelope, rules: &Rules) -> Vec<Address> {
-    let login = envelope
-        .client
-        .user
-        .as_deref()
-        .and_then(|user| Address::parse_in(user, rules.organization.default_domain()?).ok());
-    let sender = envelope.sender.iter().chain(&envelope.rewritten.sender);
-    let mut identities: Vec<Address> = sender.cloned().chain(login).collect();
-    identities.dedup();
-    identities
-}
-
-/// Whose attributes count for one pair.
-fn people<'a>(
-    direction: Direction,
-    recipient: &'a Address,
-    identities: &'a [Address],
-    rules: &Rules,
-) -> impl Iterator<Item = &'a Address> {
-    let (sender, of_recipient) = match direction {
-        // Where anybody may be exempt, everybody is asked for.
-        _ if rules.of(direction).journal_attributes.is_empty()
-            && rules.exempt_attribute.is_none() =>
-        {
-            (false, false)
-        }
-        Direction::Inbound => (false, true),
-        Direction::Internal => (true, true),
-        Direction::Outbound => match rules.outbound_attribute_of {
-            AttributeOf::Both => (true, true),
-            AttributeOf::Sender => (true, false),
-            AttributeOf::Recipient => (false, true),
-        },
-    };
-    let sender = if sender { identities } else { &[] };
-    sender.iter().chain(of_recipient.then_some(recipient))
-}
-
-/// The organization's people in one pair. Who is told by a forged reverse path is not alone: the login is another.
-fn concerned<'a>(
-    direction: Direction,
-    recipient: &'a Address,
-    identities: &'a [Address],
-) -> impl Iterator<Item = &'a Address> {
-    let (sender, of_recipient) = match direction {
-        Direction::Inbound => (false, true),
-        Direction::Internal => (true, true),
-        Direction::Outbound => (true, false),
-    };
-    let sender = if sender { identities } else { &[] };
-    sender.iter().chain(of_recipient.then_some(recipient))
-}
-
-/// Whether nothing is copied because of the person that these objects are of.
-pub fn is_exempt(objects: &Objects, rules: &Rules) -> bool {
-    exempting(objects, rules.exempt_attribute.as_deref()).is_some()
-}
-
-/// The object that exempts a person. Where several objects own the address, all of them must: in doubt mail is
-/// journaled.
-fn exemption<'a>(found: Option<&'a Lookup<Objects>>, rules: &Rules) -> Option<&'a Entry> {
-    let Some(Lookup::Found(objects)) = found else {
-        return None;
-    };
-    exempting(objects, rules.exempt_attribute.as_deref())
-}
-
-/// The object that says TRUE in this attribute, where all of a person's own do.
-pub fn exempting<'a>(objects: &'a Objects, attribute: Option<&str>) -> Option<&'a Entry> {
-    let attribute = attribute?;
-    let own = || objects.iter().filter(|object| !object.inherited);
-    let exempts = |object: &Entry| {
-        let mut values = object.values(attribute);
-        values.any(|value| value.trim().eq_ignore_ascii_case("TRUE"))
-    };
-    own()
-        .all(|object| exempts(object))
-        .then(|| own().next())?
-        .map(AsRef::as_ref)
+/// Whether nothing is copied because of those whom an address concerns.
+fn is_exempt(found: &People, question: &Question, rules: &Rules) -> bool {
+    match found.get(question) {
+        Lookup::Found(owners) => owners
+            .exempting(rules.exempt_attribute.as_deref())
+            .is_some(),
+        Lookup::Absent | Lookup::Unavailable(_) => false,
+    }
 }
 
 /// What the pairs of one message asked for so far.
@@ -380,7 +653,7 @@ impl Gathered<'_> {
     fn read_attributes(
         &mut self,
         object: &Entry,
-        person: &Address,
+        person: &Person,
         direction: Direction,
     ) -> Result<(), Undecided> {
         let rules = self.rules;
@@ -398,7 +671,8 @@ impl Gathered<'_> {
                             direction,
                             attribute: attribute.clone(),
                             dn: object.dn.clone(),
-                            person: person.clone(),
+                            person: person.address.clone(),
+                            group: person.group.clone(),
                         };
                         self.add(&target, reason, &place)?;
                     }
@@ -587,8 +861,22 @@ impl Reason {
             Reason::Setting(direction)
             | Reason::Attribute { direction, .. }
             | Reason::Malformed { direction, .. }
+            | Reason::Unidentified { direction, .. }
             | Reason::DirectoryDown { direction, .. } => *direction,
             Reason::Through { of, .. } => of.direction(),
+        }
+    }
+
+    /// The member of a group who is why, and the group.
+    fn member(&self) -> Option<(&Address, &Address)> {
+        match self {
+            Reason::Attribute {
+                person,
+                group: Some(group),
+                ..
+            } => Some((person, group)),
+            Reason::Through { of, .. } => of.member(),
+            _ => None,
         }
     }
 }
@@ -602,10 +890,13 @@ impl fmt::Display for Reason {
                 attribute,
                 dn,
                 person,
+                group,
             } => {
+                let of_group = group.iter().map(|group| format!(", member of {group}"));
+                let of_group: String = of_group.collect();
                 write!(
                     f,
-                    "{direction}.journal_attribute {attribute} of {dn} ({person})"
+                    "{direction}.journal_attribute {attribute} of {dn} ({person}{of_group})"
                 )
             }
             Reason::Through {
@@ -627,6 +918,10 @@ impl fmt::Display for Reason {
             } => write!(
                 f,
                 "directory.fallback_journal: {direction}.journal_attribute {attribute} of {dn} is {value:?}"
+            ),
+            Reason::Unidentified { direction, login } => write!(
+                f,
+                "directory.fallback_journal: nobody in the directory is the sender ({direction}, login {login})"
             ),
             Reason::DirectoryDown { direction, subject } => {
                 write!(

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use crate::directory::{Target, ValuesOf};
-use crate::mail::Address;
+use crate::identity::{DomainPattern, Membership, Names};
+use crate::mail::{Address, Certificate};
 
 /// The direction of one sender–recipient pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,37 +123,20 @@ pub struct Rules {
 /// Who is inside.
 #[derive(Debug, Clone, Default)]
 pub struct Organization {
-    /// The domains whose addresses are ours.
-    pub domains: Vec<DomainPattern>,
+    /// How the organization's mailboxes are named, its domains first of all.
+    pub names: Arc<Names>,
     /// Networks whose clients send as the organization.
     pub trusted_networks: Vec<IpNet>,
+    /// Networks whose clients bring mail from outside, whatever else they are.
+    pub gateways: Vec<IpNet>,
+    /// TLS client certificates whose holders send as the organization.
+    pub trusted_certificates: Vec<Certificate>,
+    /// Mailboxes that are guarded if attributes name them, whatever else they look like.
+    pub journal_mailboxes: Vec<Membership>,
+    /// Whether mailboxes of people that attributes name are guarded, too.
+    pub guards_persons: bool,
     /// Where the directory names further domains.
     pub domains_from: Option<ValuesOf>,
-    /// What it named.
-    pub found: FoundDomains,
-}
-
-/// Domains that the directory named, shared by all who hold the same settings.
-#[derive(Debug, Clone, Default)]
-pub struct FoundDomains(Arc<ArcSwap<Vec<DomainPattern>>>);
-
-impl FoundDomains {
-    /// The domains.
-    pub fn get(&self) -> Arc<Vec<DomainPattern>> {
-        self.0.load_full()
-    }
-
-    /// Replaces them; whether they are others than before.
-    pub fn set(&self, domains: Vec<DomainPattern>) -> bool {
-        *self.0.swap(Arc::new(domains.clone())) != domains
-    }
-}
-
-/// `example.com`, or `*.example.com` for every domain below it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DomainPattern {
-    name: String,
-    below: bool,
 }
 
 /// What one direction's mail is journaled to. Both ways add up.
@@ -227,89 +210,35 @@ impl Rules {
 impl Organization {
     /// Whether mail to this address stays inside.
     pub fn has(&self, address: &Address) -> bool {
-        self.domains
-            .iter()
-            .chain(self.found.0.load().iter())
-            .any(|pattern| pattern.matches(address.domain()))
+        self.names.has(address)
     }
 
-    /// Whether a client at this address sends as the organization.
+    /// Whether a client at this address may send as the organization.
     pub fn trusts(&self, ip: IpAddr) -> bool {
-        // An IPv4 client of a dual-stack listener shows up as ::ffff:a.b.c.d.
-        let ip = ip.to_canonical();
-        self.trusted_networks
-            .iter()
-            .any(|network| network.contains(&ip))
+        includes(&self.trusted_networks, ip)
     }
 
-    /// The domain that an address without one belongs to.
-    pub fn default_domain(&self) -> Option<&str> {
-        self.domains
-            .iter()
-            .find(|pattern| !pattern.below)
-            .or(self.domains.first())
-            .map(|pattern| pattern.name.as_str())
+    /// Whether a client at this address brings mail from outside.
+    pub fn is_gateway(&self, ip: IpAddr) -> bool {
+        includes(&self.gateways, ip)
+    }
+
+    /// Whether the holder of a client certificate sends as the organization.
+    pub fn accepts(&self, certificate: &Certificate) -> bool {
+        let mut all = self.trusted_certificates.iter();
+        all.any(|accepted| accepted.covers(certificate))
     }
 }
 
-impl DomainPattern {
-    /// Whether a lowercased domain is meant.
-    pub fn matches(&self, domain: &str) -> bool {
-        if self.below {
-            domain
-                .strip_suffix(&self.name)
-                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-        } else {
-            domain == self.name
-        }
-    }
-}
-
-impl fmt::Display for DomainPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let star = if self.below { "*." } else { "" };
-        write!(f, "{star}{}", self.name)
-    }
-}
-
-impl FromStr for DomainPattern {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<DomainPattern, String> {
-        let (below, name) = match text.strip_prefix("*.") {
-            Some(name) => (true, name),
-            None => (false, text),
-        };
-        // The domain of an address is the domain of an address: one parser decides what that is.
-        match Address::parse(&format!("x@{name}")) {
-            Ok(address) if !name.contains('@') => Ok(DomainPattern {
-                name: address.domain().to_owned(),
-                below,
-            }),
-            _ => Err(format!(
-                "{text:?} is no domain; write example.com or *.example.com"
-            )),
-        }
-    }
+fn includes(networks: &[IpNet], ip: IpAddr) -> bool {
+    // An IPv4 client of a dual-stack listener shows up as ::ffff:a.b.c.d.
+    let ip = ip.to_canonical();
+    networks.iter().any(|network| network.contains(&ip))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_star_covers_everything_below_and_not_the_domain_itself() {
-        let star: DomainPattern = "*.Example.com".parse().expect("a pattern");
-        assert!(star.matches("a.example.com") && star.matches("a.b.example.com"));
-        assert!(
-            !star.matches("example.com")
-                && !star.matches("badexample.com")
-                && !star.matches(".example.com")
-        );
-        let plain: DomainPattern = "example.com".parse().expect("a pattern");
-        assert!(plain.matches("example.com") && !plain.matches("a.example.com"));
-        assert!("a b".parse::<DomainPattern>().is_err() && "a@b".parse::<DomainPattern>().is_err());
-    }
 
     #[test]
     fn mapped_ipv4_clients_are_trusted_like_plain_ones() {

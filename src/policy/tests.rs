@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::directory::{Entry, Lookup, Objects, Outage, Reached, Target, TargetError};
-use crate::mail::{Address, Client, Envelope, Recipient};
+use crate::identity::{Names, Owners, People, Person, Question};
+use crate::mail::{Address, Certificate, Client, Envelope, Recipient};
 
 use super::*;
 
@@ -21,7 +22,10 @@ fn rules() -> Rules {
     };
     Rules {
         organization: Organization {
-            domains: vec!["corp.example".parse().expect("a domain")],
+            names: Arc::new(Names {
+                domains: vec!["corp.example".parse().expect("a domain")],
+                ..Names::default()
+            }),
             trusted_networks: vec!["10.0.0.0/8".parse().expect("a network")],
             ..Organization::default()
         },
@@ -37,10 +41,7 @@ fn envelope(client: &str, sender: &str, recipients: &[&str]) -> Envelope {
         sender: Some(address(sender)),
         recipients: recipients
             .iter()
-            .map(|text| Recipient {
-                address: address(text),
-                params: Vec::new(),
-            })
+            .map(|text| Recipient::new(address(text)))
             .collect(),
         client: Client {
             ip: Some(client.parse().expect("an IP address")),
@@ -63,11 +64,38 @@ fn down() -> Lookup<Objects> {
     Lookup::Unavailable(Outage::new("down"))
 }
 
+/// The answers about these addresses, as sender and as recipient.
 fn people<const N: usize>(answers: [(&str, Lookup<Objects>); N]) -> People {
-    answers
-        .into_iter()
-        .map(|(text, answer)| (address(text), answer))
-        .collect()
+    let answers = answers.into_iter().flat_map(|(text, answer)| {
+        let answer = match answer {
+            Lookup::Found(objects) => Lookup::Found(Arc::new(Owners {
+                people: vec![Person {
+                    address: address(text),
+                    objects,
+                    group: None,
+                }],
+                ..Owners::default()
+            })),
+            Lookup::Absent => Lookup::Absent,
+            Lookup::Unavailable(outage) => Lookup::Unavailable(outage),
+        };
+        [(recipient(text), answer.clone()), (sender(text), answer)]
+    });
+    answers.collect()
+}
+
+fn recipient(text: &str) -> Question {
+    Question::Recipient {
+        address: address(text),
+        mta: None,
+    }
+}
+
+fn sender(text: &str) -> Question {
+    Question::Sender {
+        address: address(text),
+        mta: None,
+    }
 }
 
 fn targets(plan: &Plan) -> Vec<String> {
@@ -100,7 +128,11 @@ fn one_message_can_have_two_directions() {
     );
     assert_eq!(
         questions(&envelope, &rules()),
-        ["ana@corp.example", "dan@corp.example", "x@else.test"].map(address)
+        [
+            recipient("dan@corp.example"),
+            recipient("x@else.test"),
+            sender("ana@corp.example")
+        ]
     );
     let found = people([
         ("ana@corp.example", Lookup::Absent),
@@ -120,13 +152,13 @@ fn an_authenticated_user_is_ours_from_anywhere_and_is_looked_up_by_login() {
     let mut roaming = envelope(OUTSIDE, "sales@corp.example", &["x@else.test"]);
     roaming.client.user = Some("ana".into());
     assert!(sender_is_ours(&roaming, &rules()));
-    assert!(questions(&roaming, &rules()).contains(&address("ana@corp.example")));
+    assert!(questions(&roaming, &rules()).contains(&Question::Login("ana".into())));
 }
 
 #[test]
 fn a_relayed_stranger_is_journaled_as_inbound() {
     let relayed = envelope(OUTSIDE, "a@else.test", &["b@other.test"]);
-    assert_eq!(questions(&relayed, &rules()), [address("b@other.test")]);
+    assert_eq!(questions(&relayed, &rules()), [recipient("b@other.test")]);
 }
 
 #[test]
@@ -139,7 +171,7 @@ fn nothing_is_asked_where_settings_alone_decide() {
         .push(Target::Smtp(address("all@corp.example")));
     let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
     assert!(questions(&envelope, &rules).is_empty());
-    let decided = plan(&envelope, &People::new(), &Resolved::new(), &rules).expect("decided");
+    let decided = plan(&envelope, &People::default(), &Resolved::new(), &rules).expect("decided");
     assert_eq!(targets(&decided), ["all@corp.example"]);
 }
 
@@ -218,9 +250,9 @@ fn outbound_reads_whose_object_the_settings_say() {
     let asked = |rules: &Rules| questions(&envelope, rules);
     assert_eq!(asked(&rules).len(), 2);
     rules.outbound_attribute_of = AttributeOf::Sender;
-    assert_eq!(asked(&rules), [address("ana@corp.example")]);
+    assert_eq!(asked(&rules), [sender("ana@corp.example")]);
     rules.outbound_attribute_of = AttributeOf::Recipient;
-    assert_eq!(asked(&rules), [address("x@else.test")]);
+    assert_eq!(asked(&rules), [recipient("x@else.test")]);
 }
 
 #[test]
@@ -229,7 +261,7 @@ fn an_outage_is_not_an_absence() {
     let mut rules = rules();
     let silent = people([("dan@corp.example", down())]);
     assert!(plan(&envelope, &silent, &Resolved::new(), &rules).is_err());
-    assert!(plan(&envelope, &People::new(), &Resolved::new(), &rules).is_err());
+    assert!(plan(&envelope, &People::default(), &Resolved::new(), &rules).is_err());
 
     rules.on_directory_failure = OnFailure::Fallback;
     assert!(
@@ -352,8 +384,18 @@ fn the_guard_refuses_strangers_and_waits_for_proof_from_ourselves() {
         .push(Target::Smtp(address("j@corp.example")));
     let stranger = address("a@else.test");
     let ndr = address("inndr@corp.example");
-    let judge = |ours, sender: Option<&Address>, recipient: &str, rules: &Rules| {
-        admission(ours, sender, &address(recipient), rules)
+    // Of recipients that are guarded mailboxes.
+    let judge = |from_us, sender: Option<&Address>, recipient: &str, rules: &Rules| {
+        let standing = Standing {
+            from_us,
+            may_relay: from_us,
+            is_trusted: from_us,
+            is_authenticated: false,
+        };
+        match is_guarding(standing, sender, rules) {
+            true => admission(standing, sender, &address(recipient), rules),
+            false => Admission::Free,
+        }
     };
     assert_eq!(
         judge(false, Some(&stranger), "J@Corp.example", &rules),
@@ -363,9 +405,14 @@ fn the_guard_refuses_strangers_and_waits_for_proof_from_ourselves() {
         judge(false, Some(&stranger), "inndr@corp.example", &rules),
         Admission::Refused
     );
+    // A null reverse path says nothing of where mail comes from; our own relay's bounces must arrive.
     assert_eq!(
-        judge(false, Some(&stranger), "dan@corp.example", &rules),
-        Admission::AskDirectory
+        judge(true, None, "j@corp.example", &rules),
+        Admission::Refused
+    );
+    assert_eq!(
+        judge(true, None, "inndr@corp.example", &rules),
+        Admission::Free
     );
     assert_eq!(
         judge(false, Some(&ndr), "j@corp.example", &rules),
@@ -485,6 +532,12 @@ fn in_doubt_nobody_is_exempt() {
         ("eve@corp.example", found(&["e@else.test"])),
         ("x@else.test", Lookup::Absent),
     ]);
+    let login = Question::Login("eve@corp.example".into());
+    let eve = people.get(&sender("eve@corp.example"));
+    let people: People = (people.iter())
+        .map(|(question, answer)| (question.clone(), answer.clone()))
+        .chain([(login, eve)])
+        .collect();
     let mut rules = rules;
     rules.outbound.journal = vec![Target::parse("all@else.test").expect("a target")];
     let decided = plan(&forged, &people, &Resolved::new(), &rules).expect("decided");
@@ -533,5 +586,122 @@ fn a_journal_address_outside_the_journal_domains_gets_nothing_and_the_fallback_d
     assert_eq!(
         targets(&decided),
         ["all@x.archive.example", "k@x.archive.example"]
+    );
+}
+
+#[test]
+fn who_may_relay_is_not_yet_one_of_us() {
+    let mut rules = rules();
+    rules.organization.gateways = vec!["10.9.0.0/16".parse().expect("a network")];
+    rules.organization.trusted_certificates = vec![Certificate {
+        subject: "notebook".into(),
+        issuer: String::new(),
+    }];
+    let to = ["dan@corp.example", "x@else.test"];
+    let of = |client: &str, sender: &str| {
+        let envelope = envelope(client, sender, &to);
+        let standing = standing(&envelope, &rules);
+        let of = |at: usize| direction(standing, &envelope.recipients[at].address, &rules);
+        (of(0), of(1))
+    };
+    use Direction::{Inbound, Internal, Outbound};
+    assert_eq!(of(INSIDE, "ana@corp.example"), (Internal, Outbound));
+    assert_eq!(of(INSIDE, "a@else.test"), (Inbound, Outbound));
+    assert_eq!(of("10.9.1.1", "ana@corp.example"), (Inbound, Inbound));
+    assert_eq!(of(OUTSIDE, "ana@corp.example"), (Inbound, Inbound));
+    let mut holder = envelope(OUTSIDE, "a@else.test", &to);
+    holder.client.certificate = Some(Certificate {
+        subject: "NoteBook".into(),
+        issuer: "Corp CA".into(),
+    });
+    assert!(standing(&holder, &rules).from_us);
+    assert!(identities(&holder, &rules).contains(&Question::Login("NoteBook".into())));
+}
+
+#[test]
+fn an_author_whom_a_trusted_client_names_adds_copies_and_takes_none_away() {
+    let mut message = envelope(
+        INSIDE,
+        "ana@private.test",
+        &["dan@corp.example", "x@else.test"],
+    );
+    let unknown = [
+        ("dan@corp.example", Lookup::Absent),
+        ("x@else.test", Lookup::Absent),
+        ("ana@private.test", Lookup::Absent),
+    ];
+    let nobody = people(unknown.clone());
+    assert!(asks_for_authors(&message, &nobody, &rules()));
+    let decided = plan(&message, &nobody, &Resolved::new(), &rules()).expect("decided");
+    assert!(decided.is_unidentified && decided.is_empty());
+    message.claimed = vec![address("ana@corp.example")];
+    let [dan, x, private] = unknown;
+    let found = people([
+        dan,
+        x,
+        private,
+        ("ana@corp.example", found(&["j@corp.example"])),
+    ]);
+    let decided = plan(&message, &found, &Resolved::new(), &rules()).expect("decided");
+    assert_eq!(targets(&decided), ["j@corp.example"]);
+    assert!(!decided.is_unidentified);
+    assert_eq!(
+        decided.distinct_directions(),
+        [Direction::Inbound, Direction::Outbound]
+    );
+    let outsider = envelope(OUTSIDE, "ana@private.test", &["dan@corp.example"]);
+    assert!(!asks_for_authors(&outsider, &found, &rules()));
+}
+
+#[test]
+fn a_login_that_nobody_knows_goes_to_the_fallback() {
+    let mut message = envelope(OUTSIDE, "printer@corp.example", &["x@else.test"]);
+    message.client.user = Some("printer".into());
+    let answers = [
+        recipient("x@else.test"),
+        sender("printer@corp.example"),
+        Question::Login("printer".into()),
+    ];
+    let nobody: People = answers
+        .into_iter()
+        .map(|one| (one, Lookup::Absent))
+        .collect();
+    let mut rules = rules();
+    let decided = plan(&message, &nobody, &Resolved::new(), &rules).expect("decided");
+    assert!(decided.is_unidentified && decided.is_empty());
+    rules.fallback_journal = Some(address("fallback@corp.example"));
+    let decided = plan(&message, &nobody, &Resolved::new(), &rules).expect("decided");
+    assert_eq!(targets(&decided), ["fallback@corp.example"]);
+}
+
+#[test]
+fn a_group_names_those_of_its_members_because_of_whom_a_copy_is_made() {
+    let message = envelope(OUTSIDE, "a@else.test", &["sales@corp.example"]);
+    let member = |name: &str, values: &[&str]| {
+        let Lookup::Found(objects) = found(values) else {
+            unreachable!("it is found");
+        };
+        Person {
+            address: address(name),
+            objects,
+            group: Some(address("sales@corp.example")),
+        }
+    };
+    let owners = Owners {
+        people: vec![
+            member("dan@corp.example", &["j@corp.example"]),
+            member("eve@corp.example", &[]),
+        ],
+        ..Owners::default()
+    };
+    let answer = Lookup::Found(Arc::new(owners));
+    let people: People = [(recipient("sales@corp.example"), answer)]
+        .into_iter()
+        .collect();
+    let decided = plan(&message, &people, &Resolved::new(), &rules()).expect("decided");
+    let expanded = decided.copies[0].expanded();
+    assert_eq!(
+        expanded,
+        [(&address("dan@corp.example"), &address("sales@corp.example"))]
     );
 }

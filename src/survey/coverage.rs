@@ -8,8 +8,9 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::directory::{Directory, Entry, Objects, Outage, Resolution, Target};
+use crate::identity::exempting;
 use crate::mail::Address;
-use crate::policy::{self, Direction, Rules};
+use crate::policy::{Direction, Rules};
 
 /// People whose targets are resolved at once.
 const AT_ONCE: usize = 256;
@@ -201,7 +202,8 @@ fn describe(objects: &Objects, addresses: &[String], rules: &Rules, known: &Know
             .flat_map(|object| addresses.iter().flat_map(|name| object.values(name)))
             .map(str::to_owned)
             .collect(),
-        exempt: policy::is_exempt(objects, rules),
+        exempt: (rules.exempt_attribute.as_deref())
+            .is_some_and(|attribute| exempting(objects, attribute).is_some()),
         journal: Vec::new(),
     };
     for object in objects.iter() {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::directory::{Directory, Lookup};
+use crate::directory::Lookup;
+use crate::identity::{GuardStatus, Guarded, Identities, People};
 use crate::mail::{Address, Client, Envelope, Recipient};
-use crate::policy::{self, Admission, People, Plan, Rules};
+use crate::pipeline::guard_status;
+use crate::policy::{self, Admission, Plan, Rules, Standing};
 use crate::text::{self, Class, Text};
 
 /// The answer, as scripts read it.
@@ -15,6 +17,10 @@ use crate::text::{self, Class, Text};
 pub struct Explanation {
     /// Whether the sender sends as the organization.
     pub sender_is_ours: bool,
+    /// Why it does, or does not.
+    pub because: &'static str,
+    /// Whether nobody in the directory is the sender, although an attribute of the sender could matter.
+    pub is_unidentified: bool,
     /// In the order of the envelope.
     pub recipients: Vec<ForRecipient>,
     /// Objects that were looked up.
@@ -41,6 +47,8 @@ pub struct ForRecipient {
     /// "free", "guarded" (refused with 550), "provisional" (the message decides) or "unavailable" (deferred: the guard
     /// cannot ask).
     pub guard: &'static str,
+    /// The guarded mailbox that the recipient is, and how that is told.
+    pub guarded_as: Option<String>,
     /// The plain text before the body of what this recipient gets; null for none.
     pub prepend: Option<String>,
     /// Likewise after it.
@@ -50,14 +58,27 @@ pub struct ForRecipient {
 /// What the directory says about one address.
 #[derive(Debug, Serialize)]
 pub struct Object {
-    /// Which.
-    pub address: Address,
+    /// Who was asked about: an address, or `login NAME`.
+    pub address: String,
     /// "found", "absent" or "unavailable".
     pub answer: &'static str,
     /// The objects that own it, and those that they inherit from.
     pub dns: Vec<String>,
+    /// Each name that was considered, and what came of it.
+    pub steps: Vec<Step>,
+    /// Further addresses that the mail goes to.
+    pub reached: Vec<Address>,
     /// Why there was no answer.
     pub outage: Option<String>,
+}
+
+/// One step of an identification.
+#[derive(Debug, Serialize)]
+pub struct Step {
+    /// An address, a login name, a group.
+    pub name: String,
+    /// Why it was considered, and what came of it.
+    pub outcome: String,
 }
 
 /// One report or copy.
@@ -89,13 +110,9 @@ pub fn envelope(
     client: Option<IpAddr>,
     user: Option<String>,
 ) -> Envelope {
-    let recipients = recipients.into_iter().map(|address| Recipient {
-        address,
-        params: Vec::new(),
-    });
     Envelope {
         sender,
-        recipients: recipients.collect(),
+        recipients: recipients.into_iter().map(Recipient::new).collect(),
         client: Client {
             ip: client,
             user,
@@ -108,26 +125,34 @@ pub fn envelope(
 /// Decides as the service would, with what the directory says now.
 pub async fn explain(
     envelope: &Envelope,
-    directory: &Directory,
+    identities: &Identities,
+    guarded: &Guarded,
     rules: &Rules,
     text: &text::Settings,
 ) -> Explanation {
-    let ours = policy::sender_is_ours(envelope, rules);
+    let standing = policy::standing(envelope, rules);
     let mut recipients = Vec::new();
     for address in envelope.recipient_addresses() {
-        let guard = guard(ours, envelope.sender.as_ref(), address, directory, rules).await;
-        let direction = policy::direction(ours, address, rules).name();
+        let (guard, guarded_as) = guard(
+            standing,
+            envelope.sender.as_ref(),
+            address,
+            identities,
+            guarded,
+            rules,
+        )
+        .await;
         recipients.push(ForRecipient {
             address: address.clone(),
-            direction,
+            direction: policy::direction(standing, address, rules).name(),
             guard,
+            guarded_as,
             prepend: None,
             append: None,
         });
     }
-    let people = directory
-        .find(&text::all_questions(envelope, rules, text))
-        .await;
+    let asked = text::all_questions(envelope, rules, text);
+    let people = identities.find(&asked).await;
     let text_failure = match text::classes(envelope, &people, rules, text) {
         Ok(classes) => {
             tell_texts(&classes, &mut recipients);
@@ -136,20 +161,41 @@ pub async fn explain(
         Err(untold) => Some(untold.to_string()),
     };
     let targets = policy::targets(envelope, &people, rules);
-    let resolved = directory.resolve(&targets).await;
+    let resolved = identities.directory().resolve(&targets).await;
     let (plan, deferred) = match policy::plan(envelope, &people, &resolved, rules) {
         Ok(plan) => (plan, None),
         Err(undecided) => (Plan::default(), Some(undecided.to_string())),
     };
     Explanation {
-        sender_is_ours: ours,
+        sender_is_ours: standing.from_us,
+        because: because(envelope, standing, rules),
+        is_unidentified: plan.is_unidentified,
         recipients,
-        objects: objects(&people),
+        objects: objects(&people, identities).await,
         copies: plan.copies.into_iter().map(Copy::from).collect(),
         troubles: plan.troubles.iter().map(ToString::to_string).collect(),
         exempt: plan.exempt,
         deferred,
         text_failure,
+    }
+}
+
+/// Why a client is inside or outside.
+fn because(envelope: &Envelope, standing: Standing, rules: &Rules) -> &'static str {
+    let ip = envelope.client.ip;
+    let organization = &rules.organization;
+    if ip.is_some_and(|ip| organization.is_gateway(ip)) {
+        "the client is a gateway (organization.gateways)"
+    } else if standing.is_authenticated {
+        "the client authenticated"
+    } else if standing.is_trusted && !standing.from_us {
+        "the client is in organization.trusted_networks, but did not authenticate and sends for a foreign address"
+    } else if standing.is_trusted {
+        "the client is in organization.trusted_networks"
+    } else if ip.is_none() {
+        "no client address was given"
+    } else {
+        "the client neither authenticated nor is in organization.trusted_networks"
     }
 }
 
@@ -166,51 +212,66 @@ fn tell_texts(classes: &[Class], recipients: &mut [ForRecipient]) {
 }
 
 async fn guard(
-    ours: bool,
+    standing: Standing,
     sender: Option<&Address>,
     recipient: &Address,
-    directory: &Directory,
+    identities: &Identities,
+    guarded: &Guarded,
     rules: &Rules,
-) -> &'static str {
-    let mut admission = policy::admission(ours, sender, recipient, rules);
-    if admission == Admission::AskDirectory {
-        let configured = policy::configured_targets(rules);
-        admission = match directory.is_journal_address(recipient, &configured).await {
-            Lookup::Found(()) => policy::guarded(sender, recipient, rules),
-            Lookup::Absent => Admission::Free,
-            Lookup::Unavailable(_) => return "unavailable",
-        };
+) -> (&'static str, Option<String>) {
+    if !policy::is_guarding(standing, sender, rules) {
+        return ("free", None);
     }
-    match admission {
-        Admission::Refused => "guarded",
-        Admission::Provisional => "provisional",
-        Admission::Free | Admission::AskDirectory => "free",
+    match guard_status(identities, guarded, rules, recipient, None).await {
+        GuardStatus::Free => ("free", None),
+        GuardStatus::Unknown(_) => ("unavailable", None),
+        GuardStatus::Guarded(name) => {
+            let word = match policy::admission(standing, sender, recipient, rules) {
+                Admission::Refused => "guarded",
+                Admission::Provisional => "provisional",
+                Admission::Free => "free",
+            };
+            (word, Some(name))
+        }
     }
 }
 
-fn objects(people: &People) -> Vec<Object> {
-    let mut objects: Vec<Object> = people
-        .iter()
-        .map(|(address, answer)| {
-            let (word, dns, outage) = match answer {
-                Lookup::Found(found) => (
-                    "found",
-                    found.iter().map(|entry| entry.dn.clone()).collect(),
-                    None,
-                ),
-                Lookup::Absent => ("absent", Vec::new(), None),
-                Lookup::Unavailable(outage) => {
-                    ("unavailable", Vec::new(), Some(outage.reason.to_string()))
-                }
-            };
-            Object {
-                address: address.clone(),
-                answer: word,
-                dns,
-                outage,
-            }
-        })
-        .collect();
+/// What the directory says about everybody who was asked about, each step of it.
+async fn objects(people: &People, identities: &Identities) -> Vec<Object> {
+    let mut objects = Vec::new();
+    for (question, answer) in people.iter() {
+        let mut object = Object {
+            address: question.to_string(),
+            answer: match answer {
+                Lookup::Found(_) => "found",
+                Lookup::Absent => "absent",
+                Lookup::Unavailable(_) => "unavailable",
+            },
+            dns: Vec::new(),
+            steps: Vec::new(),
+            reached: Vec::new(),
+            outage: None,
+        };
+        if let Lookup::Unavailable(outage) = answer {
+            object.outage = Some(outage.reason.to_string());
+        }
+        // Once more, since answers from memory have no steps.
+        if let Ok(owners) = identities.owners(question).await {
+            let people = owners
+                .people
+                .iter()
+                .flat_map(|person| person.objects.iter());
+            object.dns = people.map(|entry| entry.dn.clone()).collect();
+            object.reached = owners.reached;
+            object.steps = (owners.trace.into_iter())
+                .map(|step| Step {
+                    name: step.name,
+                    outcome: step.outcome,
+                })
+                .collect();
+        }
+        objects.push(object);
+    }
     objects.sort_by(|a, b| a.address.cmp(&b.address));
     objects
 }

@@ -6,8 +6,9 @@ use super::edit::{Text, Texts};
 use super::settings::{DirectionTexts, Settings};
 use super::template::TemplateError;
 use crate::directory::{Entry, Lookup, Outage};
-use crate::mail::{Address, Envelope};
-use crate::policy::{self, Direction, People, Rules};
+use crate::identity::{People, Question};
+use crate::mail::Envelope;
+use crate::policy::{self, Direction, Rules};
 
 /// Recipients who are owed the same texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub enum Untold {
     #[error("{person} cannot be looked up: {outage}")]
     Person {
         /// Who.
-        person: Address,
+        person: Question,
         /// Why.
         outage: Outage,
     },
@@ -48,30 +49,30 @@ pub enum Untold {
 const ORDER: [Direction; 3] = [Direction::Outbound, Direction::Inbound, Direction::Internal];
 
 /// Who has to be looked up to tell which texts are owed.
-fn questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<Address> {
+fn questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<Question> {
     if settings.is_empty() {
         return Vec::new();
     }
     let asks_all = settings.exempt_attribute.is_some();
-    let ours = policy::sender_is_ours(envelope, rules);
+    let standing = policy::standing(envelope, rules);
     let mut asked = Vec::new();
-    for recipient in envelope.recipient_addresses() {
-        let texts = settings.of(policy::direction(ours, recipient, rules));
+    for recipient in &envelope.recipients {
+        let texts = settings.of(policy::direction(standing, &recipient.address, rules));
         if !texts.is_set() {
             continue;
         }
         if asks_all {
-            asked.push(recipient.clone());
+            asked.push(policy::recipient_question(recipient));
         }
         if asks_all || texts.needs_sender() {
-            asked.extend(senders(ours, envelope, rules));
+            asked.extend(senders(standing, envelope, rules));
         }
     }
     asked
 }
 
 /// Everybody who has to be looked up to decide about copies and texts, each once.
-pub fn all_questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<Address> {
+pub fn all_questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<Question> {
     let mut asked = policy::questions(envelope, rules);
     asked.extend(questions(envelope, rules, settings));
     asked.sort_unstable();
@@ -87,17 +88,19 @@ pub fn classes(
     rules: &Rules,
     settings: &Settings,
 ) -> Result<Vec<Class>, Untold> {
-    let ours = policy::sender_is_ours(envelope, rules);
-    let senders = senders(ours, envelope, rules);
+    let standing = policy::standing(envelope, rules);
+    let senders = senders(standing, envelope, rules);
     let sender = Asked { people, settings };
     let mut classes: Vec<Class> = Vec::new();
-    for (place, recipient) in envelope.recipient_addresses().enumerate() {
-        let direction = policy::direction(ours, recipient, rules);
+    for (place, recipient) in envelope.recipients.iter().enumerate() {
+        let direction = policy::direction(standing, &recipient.address, rules);
+        let recipient = policy::recipient_question(recipient);
         let texts = settings.of(direction);
-        let texts = match texts.is_set() && !sender.any_exempt(senders.iter().chain([recipient]))? {
-            true => filled(texts, direction, &sender, &senders)?,
-            false => Texts::default(),
-        };
+        let texts =
+            match texts.is_set() && !sender.any_exempt(senders.iter().chain([&recipient]))? {
+                true => filled(texts, direction, &sender, &senders)?,
+                false => Texts::default(),
+            };
         match classes.iter_mut().find(|class| class.texts == texts) {
             Some(class) => {
                 class.recipients.push(place);
@@ -127,8 +130,8 @@ pub fn classes(
 
 /// Who the sender is. A stranger's reverse path says nothing: a forged one would bring somebody's attributes into
 /// a text, or keep the text out.
-fn senders(ours: bool, envelope: &Envelope, rules: &Rules) -> Vec<Address> {
-    match ours {
+fn senders(standing: policy::Standing, envelope: &Envelope, rules: &Rules) -> Vec<Question> {
+    match standing.from_us {
         true => policy::identities(envelope, rules),
         false => Vec::new(),
     }
@@ -143,7 +146,7 @@ fn filled(
     texts: &DirectionTexts,
     direction: Direction,
     asked: &Asked<'_>,
-    senders: &[Address],
+    senders: &[Question],
 ) -> Result<Texts, Untold> {
     let sender = match texts.needs_sender() {
         true => asked.first_object_of(senders)?,
@@ -172,47 +175,41 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn objects(&self, person: &Address) -> Result<&[Arc<Entry>], Untold> {
-        match self.people.get(person) {
-            Some(Lookup::Found(objects)) => Ok(objects),
-            Some(Lookup::Absent) => Ok(&[]),
-            Some(Lookup::Unavailable(outage)) => Err(Untold::Person {
-                person: person.clone(),
-                outage: outage.clone(),
-            }),
-            None => Err(Untold::Person {
-                person: person.clone(),
-                outage: Outage::new("it was not asked"),
-            }),
+    fn untold(person: &Question, outage: Outage) -> Untold {
+        Untold::Person {
+            person: person.clone(),
+            outage,
         }
     }
 
-    /// Whether the object of one of these exempts this mail from texts.
-    fn any_exempt<'p>(&self, people: impl Iterator<Item = &'p Address>) -> Result<bool, Untold> {
+    /// Whether those whom one of these concerns exempt this mail from texts.
+    fn any_exempt<'p>(&self, people: impl Iterator<Item = &'p Question>) -> Result<bool, Untold> {
         let Some(attribute) = &self.settings.exempt_attribute else {
             return Ok(false);
         };
         for person in people {
-            self.objects(person)?;
-            if let Some(Lookup::Found(objects)) = self.people.get(person)
-                && policy::exempting(objects, Some(attribute)).is_some()
-            {
-                return Ok(true);
+            match self.people.get(person) {
+                Lookup::Found(owners) if owners.exempting(Some(attribute)).is_some() => {
+                    return Ok(true);
+                }
+                Lookup::Found(_) | Lookup::Absent => {}
+                Lookup::Unavailable(outage) => return Err(Asked::untold(person, outage)),
             }
         }
         Ok(false)
     }
 
     /// The objects of the first identity of the sender that has some.
-    fn first_object_of(&self, senders: &[Address]) -> Result<Vec<Arc<Entry>>, Untold> {
+    fn first_object_of(&self, senders: &[Question]) -> Result<Vec<Arc<Entry>>, Untold> {
         for sender in senders {
-            let own = self
-                .objects(sender)?
-                .iter()
-                .filter(|object| !object.inherited);
-            let own: Vec<Arc<Entry>> = own.cloned().collect();
-            if !own.is_empty() {
-                return Ok(own);
+            match self.people.get(sender) {
+                Lookup::Found(owners) => {
+                    if let Some(person) = owners.people.first() {
+                        return Ok(person.own().cloned().collect());
+                    }
+                }
+                Lookup::Absent => {}
+                Lookup::Unavailable(outage) => return Err(Asked::untold(sender, outage)),
             }
         }
         Ok(Vec::new())

@@ -77,7 +77,8 @@ pub(in crate::admin) async fn show(
             let pipeline = watched.pipeline.load_full();
             let explained = survey::explain(
                 &envelope,
-                &pipeline.directory,
+                &pipeline.identities,
+                &pipeline.guarded,
                 &pipeline.rules,
                 &pipeline.text,
             );
@@ -120,9 +121,10 @@ fn answer(said: &Explanation) -> Markup {
         section id="answer" aria-labelledby="what" {
             h2 id="what" { "Answer" }
             p {
-                "The sender "
-                @if said.sender_is_ours { "is ours: logged in, or from a trusted network." } @else { "is outside." }
+                "The sender is "
+                @if said.sender_is_ours { "inside" } @else { "outside" } ": " (said.because) "."
             }
+            @if said.is_unidentified { (notice(Kind::Look, &html! { "Nobody in the directory is the sender: no copy is made because of the sender." })) }
             @if let Some(why) = &said.deferred { (notice(Kind::Fault, &html! { "The message would be deferred with 451: " (Foreign(why)) })) }
             @if let Some(why) = &said.text_failure { (notice(Kind::Look, &html! { "No text is put in: " (Foreign(why)) })) }
             @for trouble in &said.troubles { (notice(Kind::Look, &html! { "Not usable: " (Foreign(trouble)) })) }
@@ -174,6 +176,7 @@ fn recipients(said: &Explanation) -> Markup {
                                 "unavailable" => "deferred with 451: the guard cannot ask the directory",
                                 _ => "lets it in",
                             }
+                            @if let Some(name) = &recipient.guarded_as { " (" (Foreign(name)) ")" }
                         }
                         td data-label="Texts" {
                             div {
@@ -201,12 +204,14 @@ fn objects(said: &Explanation) -> Markup {
             tbody {
                 @for object in &said.objects {
                     tr {
-                        th scope="row" { (Foreign(&object.address.to_string())) }
+                        th scope="row" { (Foreign(&object.address)) }
                         td data-label="Answer" { (object.answer) }
                         td data-label="Objects" {
                             div {
                                 @if let Some(outage) = &object.outage { div { (Foreign(outage)) } }
                                 @for dn in &object.dns { div { (Foreign(dn)) } }
+                                @for step in &object.steps { div.about { (Foreign(&step.name)) ": " (Foreign(&step.outcome)) } }
+                                @for further in &object.reached { div.about { "goes on to " (Foreign(&further.to_string())) } }
                             }
                         }
                     }

@@ -138,7 +138,7 @@ fn spool(pipeline: &Pipeline, sample: &Sample) -> (Kind, Markup) {
 }
 
 fn directory(pipeline: &Pipeline) -> (Kind, Markup) {
-    match pipeline.directory.health() {
+    match pipeline.identities.directory().health() {
         Health::Ok => (Kind::Fine, html! { "The directory answers." }),
         Health::Unavailable(outage) => (
             Kind::Fault,

@@ -15,7 +15,7 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     let mut found = Vec::new();
     found.extend(untrusted(postfix, organization));
     found.extend(unknown_domains(postfix, organization));
-    found.extend(delimiter(postfix, &settings.directory.recipient_delimiter));
+    found.extend(delimiter(postfix, &organization.names.recipient_delimiter));
     found
 }
 

@@ -19,10 +19,10 @@ impl Build<'_> {
         let raw = &self.raw.directory;
         let source = self.source();
         let address_attributes = self.address_attributes();
-        let recipient_delimiter = self.parsed(
-            "directory.recipient_delimiter",
-            &raw.recipient_delimiter,
-            parse::delimiters,
+        let login_attributes = self.each(
+            "directory.login_attributes",
+            &raw.login_attributes,
+            parse::attribute,
         );
         let imceaex_domain = self.optional(
             "directory.imceaex_domain",
@@ -39,8 +39,9 @@ impl Build<'_> {
             source: source?,
             address_attributes: address_attributes?,
             journal_attributes: journal_attributes(rules),
-            recipient_delimiter: recipient_delimiter?,
+            login_attributes: login_attributes?,
             further_attributes: further,
+            exempt_attribute: rules.exempt_attribute.clone(),
             places: places?
                 .into_iter()
                 .fold(Places::default(), |all, one| Places {

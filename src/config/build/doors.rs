@@ -11,6 +11,7 @@ use crate::config::mistake::{Noted, quoted};
 use crate::config::raw::Words;
 use crate::config::{accounts, files, parse};
 use crate::hook::{Access, Clients, Limits, Listen, Socket};
+use crate::mail::Side;
 use crate::secret::Secret;
 use crate::{admin, hook, milter, spool};
 
@@ -20,6 +21,8 @@ const ADMIN: &str = "admin.listen";
 /// Where everything listens.
 struct Addresses {
     milter: Vec<Listen>,
+    /// Those of them that are for one side alone.
+    sides: Vec<(Listen, Side)>,
     smtp: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
 }
@@ -46,6 +49,7 @@ impl Build<'_> {
         let smtp = self.smtp_doors(smtp);
         let Addresses {
             milter,
+            sides,
             admin: listen,
             ..
         } = addresses?;
@@ -66,6 +70,7 @@ impl Build<'_> {
         };
         let hook = hook::Settings {
             milter,
+            milter_sides: sides,
             socket: socket?,
             access,
             limits: limits?,
@@ -77,6 +82,16 @@ impl Build<'_> {
             token: token?,
         };
         Ok((hook, admin))
+    }
+
+    /// The listeners of the milter that are for one side alone.
+    fn milter_sides(&mut self) -> Result<Vec<(Listen, Side)>, Noted> {
+        let raw = &self.raw.hook.milter;
+        let inbound = self.each("hook.milter.inbound", &raw.inbound, str::parse::<Listen>);
+        let outbound = self.each("hook.milter.outbound", &raw.outbound, str::parse::<Listen>);
+        let inbound = inbound?.into_iter().map(|listen| (listen, Side::Outside));
+        let outbound = outbound?.into_iter().map(|listen| (listen, Side::Ours));
+        Ok(inbound.chain(outbound).collect())
     }
 
     /// What the pages of the admin side ask for.
@@ -95,7 +110,9 @@ impl Build<'_> {
         let raw = self.raw;
         let smtp = self.smtp_addresses();
         let no_smtp = raw.hook.smtp.is_empty() && !self.findings.is_noted(SMTP);
-        let milter = if raw.hook.milter.listen.0.is_empty() && no_smtp {
+        let sides = self.milter_sides();
+        let one_sided = raw.hook.milter.inbound.0.len() + raw.hook.milter.outbound.0.len();
+        let milter = if raw.hook.milter.listen.0.is_empty() && one_sided == 0 && no_smtp {
             Err(self.missing(MILTER, MILTER, "no MTA could hand mail over"))
         } else {
             self.each(MILTER, &raw.hook.milter.listen, str::parse::<Listen>)
@@ -109,8 +126,11 @@ impl Build<'_> {
                 })
                 .map(Some),
         };
+        let (mut milter, sides) = (milter?, sides?);
+        milter.extend(sides.iter().map(|(listen, _)| listen.clone()));
         let addresses = Addresses {
-            milter: milter?,
+            milter,
+            sides,
             smtp: smtp?,
             admin: admin?,
         };

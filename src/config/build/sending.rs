@@ -3,6 +3,7 @@
 use super::Build;
 use crate::config::mistake::Noted;
 use crate::config::{parse, raw};
+use crate::identity::local_domain;
 use crate::policy::Organization;
 use crate::{deliver, journal};
 
@@ -26,7 +27,7 @@ impl Build<'_> {
             parse::address,
         );
         let organization = organization.as_ref().map_err(|noted| *noted)?;
-        let domain = organization.default_domain().unwrap_or("localhost");
+        let domain = organization.names.default_domain().unwrap_or("localhost");
         let report_from = match report_from? {
             Some(address) => address,
             None => self.parsed(
@@ -103,6 +104,27 @@ impl Build<'_> {
         }
         Ok(deliver::Retry { first, max })
     }
+}
+
+/// What an MTA on this machine takes for itself whatever its settings are: its host name, localhost, and address literals
+/// of its interfaces.
+pub(super) fn own_names(hostname: Option<&str>) -> Vec<String> {
+    let system = HOST_NAME_FILES
+        .iter()
+        .filter_map(|file| std::fs::read_to_string(file).ok());
+    let names = system
+        .chain(hostname.map(str::to_owned))
+        .chain(["localhost".to_owned()]);
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let addresses = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| v4.ip().to_string());
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().to_string()))
+    });
+    let all = names
+        .chain(addresses)
+        .filter_map(|name| local_domain(name.trim()));
+    all.collect()
 }
 
 /// This machine's name, with a domain.

@@ -1,7 +1,7 @@
 //! What the settings of other programs do not know, and Copyist must.
 
 use crate::config::parse;
-use crate::policy::DomainPattern;
+use crate::identity::DomainPattern;
 
 /// What the person who imports may say about the site; what is not said is guessed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

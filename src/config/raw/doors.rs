@@ -28,6 +28,12 @@ pub(in crate::config) struct Milter {
     /// Where it listens: inet:ADDRESS:PORT, inet6:[ADDRESS]:PORT or unix:/PATH. May be empty where there is an SMTP
     /// listener.
     pub(in crate::config) listen: Words,
+    /// Where it listens as well, for mail from outside alone, whatever network its clients are in. Default: nowhere.
+    #[schemars(example = ["inet:127.0.0.1:8892"])]
+    pub(in crate::config) inbound: Words,
+    /// Where it listens as well, for mail of the organization alone (of a submission service). Default: nowhere.
+    #[schemars(example = ["inet:127.0.0.1:8893"])]
+    pub(in crate::config) outbound: Words,
     /// Networks whose MTAs may connect to the inet: and inet6: addresses. Needed where one of these is not of this
     /// machine alone.
     #[schemars(example = ["127.0.0.0/8", "192.0.2.0/24"])]
@@ -102,6 +108,8 @@ impl Default for Milter {
     fn default() -> Milter {
         Milter {
             listen: Words::from(["inet:127.0.0.1:8891"]),
+            inbound: Words::default(),
+            outbound: Words::default(),
             allow_clients: Words::from(LOOPBACK),
             allow_users: Words::default(),
             socket_mode: "0660".into(),

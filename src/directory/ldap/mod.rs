@@ -163,29 +163,11 @@ impl Ldap {
         &self,
         to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
     ) -> Result<(), Outage> {
-        let client = &self.client;
-        let deadline = Instant::now() + client.access.timeout;
-        let connection = client.servers.connection(deadline).await?;
-        let search = Search {
-            base: client.access.base.clone(),
-            scope: Scope::Subtree,
-            filter: client.attributes.everybody_filter(),
-            attributes: client.attributes.wanted(),
-            limit: usize::MAX,
-            enough_at_limit: false,
-            may_be_missing: false,
-        };
-        let mut listed = connection.list(search);
+        let attributes = &self.client.attributes;
+        let filter = attributes.everybody_filter();
+        let mut listed = self.client.begin_list(filter, attributes.wanted()).await?;
         while let Some(entry) = listed.recv().await {
-            let entry = entry.map_err(|fault| {
-                let hint = match fault {
-                    Fault::Question(_) => {
-                        " (OpenLDAP: the account needs olcLimits with size.prtotal=unlimited)"
-                    }
-                    Fault::Lost(_) | Fault::Server(_) => "",
-                };
-                Outage::new(format!("{fault}{hint}"))
-            })?;
+            let entry = entry.map_err(list_outage)?;
             if to.send(Ok(Arc::new(entry))).await.is_err() {
                 break;
             }
@@ -237,15 +219,27 @@ impl Source for Ldap {
         self.batcher.find(address.clone(), patience).await
     }
 
-    async fn names_in_journal(
-        &self,
-        address: &Address,
-        owners: &[Arc<Entry>],
-    ) -> Result<bool, Outage> {
-        match self.client.attributes.journal_filter(address, owners) {
-            Some(filter) => self.client.exists(filter).await,
-            None => Ok(false),
-        }
+    async fn find_login(&self, login: &str) -> Result<Option<Objects>, Outage> {
+        let Some(filter) = self.client.attributes.login_filter(login) else {
+            return Ok(None);
+        };
+        let found = self.client.find_alone(filter).await;
+        let found = found.map_err(|fault| Outage::new(fault.to_string()))?;
+        Ok((!found.is_empty()).then(|| found.into_iter().map(Arc::new).collect()))
+    }
+
+    async fn groups(&self) -> Result<Vec<String>, Outage> {
+        let classes = resolve::GROUPS.map(|class| format!("(objectClass={class})"));
+        let filter = format!("(|{})", classes.concat());
+        let all = self.client.list(filter, vec!["1.1".to_owned()]).await?;
+        Ok(all.into_iter().map(|entry| entry.dn).collect())
+    }
+
+    async fn journaled(&self) -> Result<Vec<Arc<Entry>>, Outage> {
+        let attributes = &self.client.attributes;
+        let filter = attributes.journaled_or_contact_filter();
+        let all = self.client.list(filter, attributes.wanted()).await?;
+        Ok(all.into_iter().map(Arc::new).collect())
     }
 
     async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {
@@ -341,7 +335,66 @@ impl LookUp for Client {
     }
 }
 
+/// Why a long list is not whole.
+fn list_outage(fault: Fault) -> Outage {
+    let hint = match fault {
+        Fault::Question(_) => {
+            " (OpenLDAP: the account needs olcLimits with size.prtotal=unlimited)"
+        }
+        Fault::Lost(_) | Fault::Server(_) => "",
+    };
+    Outage::new(format!("{fault}{hint}"))
+}
+
 impl Client {
+    /// Begins to read everything that matches, in pages.
+    async fn begin_list(
+        &self,
+        filter: String,
+        attributes: Vec<String>,
+    ) -> Result<mpsc::Receiver<Result<Entry, Fault>>, Outage> {
+        let deadline = Instant::now() + self.access.timeout;
+        let connection = self.servers.connection(deadline).await?;
+        Ok(connection.list(Search {
+            base: self.access.base.clone(),
+            scope: Scope::Subtree,
+            filter,
+            attributes,
+            limit: usize::MAX,
+            enough_at_limit: false,
+            may_be_missing: false,
+        }))
+    }
+
+    /// Everything that matches, however much it is.
+    async fn list(&self, filter: String, attributes: Vec<String>) -> Result<Vec<Entry>, Outage> {
+        let mut listed = self.begin_list(filter, attributes).await?;
+        let mut all = Vec::new();
+        while let Some(entry) = listed.recv().await {
+            all.push(entry.map_err(list_outage)?);
+        }
+        Ok(all)
+    }
+
+    /// The people that a filter of its own finds; that there are none is believed only if the canary is seen.
+    async fn find_alone(&self, filter: String) -> Result<Vec<Entry>, Fault> {
+        let search = Search {
+            base: self.access.base.clone(),
+            scope: Scope::Subtree,
+            filter,
+            attributes: self.attributes.wanted(),
+            limit: MOST_ENTRIES,
+            enough_at_limit: false,
+            may_be_missing: false,
+        };
+        let deadline = Instant::now() + self.access.timeout;
+        let (found, connection) = self.search(search, deadline).await?;
+        if found.is_empty() {
+            connection.check_canary(deadline).await?;
+        }
+        Ok(found)
+    }
+
     async fn probe(&self, url: &ServerUrl) -> Probe {
         let access = &self.access;
         let begun = Instant::now();
@@ -365,10 +418,7 @@ impl Client {
         let took = begun.elapsed().as_millis();
         let mut remarks = Vec::new();
         let mut used = Vec::new();
-        for attribute in self.attributes.wanted() {
-            if matches!(attribute.as_str(), "uid" | "legacyExchangeDN") {
-                continue;
-            }
+        for attribute in self.attributes.configured() {
             let (is_used, remark) = self.probe_attribute(&connection, &attribute).await;
             remarks.push(remark);
             if is_used && self.attributes.is_searched(&attribute) {
@@ -458,24 +508,6 @@ impl Client {
         }
     }
 
-    /// Whether anything matches.
-    async fn exists(&self, filter: String) -> Result<bool, Outage> {
-        let search = Search {
-            base: self.access.base.clone(),
-            scope: Scope::Subtree,
-            filter,
-            attributes: vec!["1.1".into()],
-            limit: 1,
-            enough_at_limit: true,
-            may_be_missing: false,
-        };
-        let deadline = Instant::now() + self.access.timeout;
-        match self.search(search, deadline).await {
-            Ok((entries, _)) => Ok(!entries.is_empty()),
-            Err(fault) => Err(Outage::new(fault.to_string())),
-        }
-    }
-
     /// The objects that a name stands for, with all their members.
     async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Fault> {
         let below_base = || (self.access.base.clone(), Scope::Subtree);
@@ -487,6 +519,10 @@ impl Client {
                 (below_base(), filter)
             }
             Name::Uid(uid) => (below_base(), format!("(uid={})", ldap_escape(uid))),
+            Name::PrimaryGroup(token) => {
+                let filter = format!("(primaryGroupID={})", ldap_escape(token));
+                (below_base(), filter)
+            }
             Name::Url(url) => {
                 let (base, scope, filter) = url::search_of(url).ok_or_else(|| {
                     Fault::Question(format!(
@@ -496,8 +532,8 @@ impl Client {
                 ((base, scope), filter)
             }
         };
-        let mut attributes: Vec<String> = resolve::ATTRIBUTES.map(str::to_owned).into();
-        if let Name::Url(_) = name {
+        let mut attributes = self.attributes.of_named();
+        if let Name::Url(_) | Name::PrimaryGroup(_) = name {
             // What a dynamic group finds are its members; that they have members too is no matter.
             attributes.retain(|name| !name.starts_with("member"));
         }

@@ -19,7 +19,10 @@ use super::next_hop::{Hop, HopError};
 use super::offers::{self, Offers, offers};
 use crate::hook::Mode;
 use crate::hook::listener::Stream;
-use crate::mail::{Address, AddressError, Enhanced, Envelope, Recipient, Reply, Rewritten};
+use crate::identity::parse_path;
+use crate::mail::{
+    Address, AddressError, Enhanced, Envelope, Recipient, Reply, original_recipient,
+};
 use crate::milter::{Excess, Limits};
 use crate::pipeline::Pipeline;
 use crate::policy::Admission;
@@ -470,20 +473,30 @@ impl Session {
                 return Ok(());
             }
         };
-        let admission = match pipeline.admit(&self.envelope(transaction), &address).await {
+        let admission = match pipeline
+            .admit(&self.envelope(transaction), &address, None)
+            .await
+        {
             Ok(admission) => admission,
             Err(reply) => {
                 self.refuse(between, reply);
                 return Ok(());
             }
         };
+        // A queue that expanded the recipient says what of (RFC 3461 section 4.2); any client could.
+        let is_behind = self.terms.door.mode == Mode::AfterQueue && self.may_speak_for();
+        let original = is_behind.then(|| original_recipient(&params)).flatten();
         let answer = self.forward(between, &line).await?;
         if let Some(transaction) = self.transaction.as_mut().filter(|_| answer.is_positive()) {
             if admission == Admission::Provisional {
                 transaction.provisional.push(address.clone());
             }
             transaction.rcpts.push(line);
-            transaction.recipients.push(Recipient { address, params });
+            transaction.recipients.push(Recipient {
+                original,
+                params,
+                ..Recipient::new(address)
+            });
         }
         Ok(())
     }
@@ -493,7 +506,8 @@ impl Session {
             sender: transaction.sender.clone(),
             sender_params: transaction.sender_params.clone(),
             recipients: transaction.recipients.clone(),
-            rewritten: Rewritten::default(),
+            sender_reading: None,
+            claimed: Vec::new(),
             client: self.identity.client().clone(),
             queue_id: self.identity.queue_id().to_owned(),
         }
@@ -545,8 +559,8 @@ impl Session {
 }
 
 fn read(pipeline: &Pipeline, path: &str) -> Result<Address, AddressError> {
-    let default = pipeline.rules.organization.default_domain();
-    Address::parse_in(path, default.unwrap_or("localhost"))
+    let default = pipeline.rules.organization.names.default_domain();
+    parse_path(path, default.unwrap_or("localhost"))
 }
 
 /// What the client says of the size (RFC 1870 section 6).

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 
 use super::Site;
 use super::site::is_name;
-use crate::policy::DomainPattern;
+use crate::identity::DomainPattern;
 
 pub use ldap::{LdapTable, PARAMETERS as LDAP_PARAMETERS};
 pub use map::{Map, Origin, entries, maps, parameters};

@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::map::words;
+use crate::identity::DomainPattern;
 use crate::mail::{Address, AddressError};
-use crate::policy::DomainPattern;
 
 /// The attribute of `schemas/` for mail that a person gets.
 pub(super) const RECIPIENT_ATTRIBUTE: &str = "copyistInboundJournal";

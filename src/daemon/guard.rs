@@ -1,0 +1,109 @@
+//! The set of guarded mailboxes, built from settings and directory, and built again as these change.
+//!
+//! Promises: while the directory does not answer, the last set that was known counts, also after a restart.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::directory::Outage;
+use crate::identity::{Guarded, GuardedMailboxes, Identities, Unguarded};
+use crate::pipeline::Pipeline;
+use crate::policy::{self, Rules};
+
+/// How long after a change of the directory the set is built again: several changes often come together.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// How often it is built again without any change, and after a failure.
+const AGAIN: Duration = Duration::from_secs(60);
+const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// Builds the set that the directory gives now.
+pub(crate) async fn build(
+    identities: &Identities,
+    rules: &Rules,
+) -> Result<GuardedMailboxes, Outage> {
+    let values = match policy::guards_attributes(rules) {
+        true => identities.directory().journal_values().await?,
+        false => Vec::new(),
+    };
+    identities
+        .guarded_mailboxes(&policy::guard_settings(rules), &values)
+        .await
+}
+
+/// Takes over the set of the last run, until the directory gives a newer one.
+pub(super) fn restore(guarded: &Guarded, file: &Path) {
+    match GuardedMailboxes::read(file) {
+        Ok(mailboxes) => {
+            guarded.set(mailboxes);
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => warn!(
+            "cannot read {}: {error}; the guarded mailboxes are read from the directory",
+            file.display()
+        ),
+    }
+}
+
+/// Builds the set again and again, with the settings of the moment.
+pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, file: PathBuf) {
+    let mut known: Vec<Unguarded> = Vec::new();
+    let mut failed: Option<String> = None;
+    loop {
+        let now = pipeline.load_full();
+        let pause = match build(&now.identities, &now.rules).await {
+            Ok(mailboxes) => {
+                failed = None;
+                report(&mailboxes, &mut known);
+                if now.guarded.set(mailboxes.clone()) {
+                    info!(names = mailboxes.len(), "guarded mailboxes are known");
+                    keep(mailboxes, file.clone()).await;
+                }
+                AGAIN
+            }
+            Err(outage) => {
+                let outage = outage.to_string();
+                if failed.as_ref() != Some(&outage) {
+                    warn!("the guarded mailboxes cannot be read, those of before count: {outage}");
+                    failed = Some(outage);
+                }
+                AGAIN_AFTER_FAILURE
+            }
+        };
+        let directory = now.identities.directory().clone();
+        drop(now);
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = directory.changed() => sleep(SETTLE).await,
+        }
+    }
+}
+
+/// Says once of each person whose mailbox others' journal attributes name that it is not guarded.
+fn report(mailboxes: &GuardedMailboxes, known: &mut Vec<Unguarded>) {
+    for person in mailboxes
+        .persons
+        .iter()
+        .filter(|person| !known.contains(person))
+    {
+        warn!(
+            address = %person.address, dn = person.dn, named_by = person.named_by,
+            "journal copies go to a person's mailbox, which is not guarded ({}): list it in organization.journal_mailboxes if it is a journal mailbox",
+            person.mark
+        );
+    }
+    known.clone_from(&mailboxes.persons);
+}
+
+async fn keep(mailboxes: GuardedMailboxes, file: PathBuf) {
+    let path = file.clone();
+    let written = tokio::task::spawn_blocking(move || mailboxes.write(&file)).await;
+    if let Ok(Err(error)) = written {
+        warn!("cannot write {}: {error}", path.display());
+    }
+}

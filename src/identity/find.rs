@@ -1,0 +1,481 @@
+//! Asks maps and directory which people an address concerns.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::names::Names;
+use crate::directory::{Directory, Entry, Lookup, Objects, Outage, Target};
+use crate::mail::Address;
+
+/// The most addresses that one recipient may lead to by maps, forwarding and alias objects.
+const MAX_LED_TO: usize = 1000;
+
+/// Whom an envelope names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Question {
+    /// A recipient: mail to a group concerns its members.
+    Recipient {
+        /// As it was written.
+        address: Address,
+        /// As the MTA reported it, if that differs.
+        mta: Option<Address>,
+    },
+    /// A sender.
+    Sender {
+        /// As it was written.
+        address: Address,
+        /// As the MTA reported it, if that differs.
+        mta: Option<Address>,
+    },
+    /// The name that a client authenticated with.
+    Login(String),
+}
+
+/// Everyone whom mail to or from one address concerns.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Owners {
+    /// People, groups and contacts of the directory.
+    pub people: Vec<Person>,
+    /// Further addresses that the mail goes to: contacts in groups, forwarding, routes. Directions follow from them.
+    pub reached: Vec<Address>,
+    /// Whether some of those concerned are not listed in `people`, since nothing is journaled because of them.
+    pub has_others: bool,
+    /// How these were found.
+    pub trace: Vec<Trace>,
+}
+
+/// One owner of an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    /// The address that was looked up: the direction of the mail follows from it.
+    pub address: Address,
+    /// The objects that own it, and behind them those whose journal attributes count for them as well.
+    pub objects: Objects,
+    /// The group that the person is a member of, if that is why.
+    pub group: Option<Address>,
+}
+
+/// One step of an identification, for explanations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    /// What was considered: an address, a login name, a group's DN.
+    pub name: String,
+    /// Why, and what came of it.
+    pub outcome: String,
+}
+
+/// The answers to questions about one message.
+#[derive(Debug, Clone, Default)]
+pub struct People(HashMap<Question, Lookup<Arc<Owners>>>);
+
+/// Knows whose an address is.
+#[derive(Debug, Clone)]
+pub struct Identities {
+    directory: Directory,
+    names: Arc<Names>,
+}
+
+impl Question {
+    /// The address that is asked about; `None` for a login.
+    pub fn address(&self) -> Option<&Address> {
+        match self {
+            Question::Recipient { address, .. } | Question::Sender { address, .. } => Some(address),
+            Question::Login(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Question::Recipient { address, .. } | Question::Sender { address, .. } => {
+                address.fmt(f)
+            }
+            Question::Login(login) => write!(f, "login {login}"),
+        }
+    }
+}
+
+impl People {
+    /// The answer to one question; an outage if it was not asked.
+    pub fn get(&self, question: &Question) -> Lookup<Arc<Owners>> {
+        let answer = self.0.get(question).cloned();
+        answer.unwrap_or_else(|| Lookup::Unavailable(Outage::new("it was not asked")))
+    }
+
+    /// All answers, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Question, &Lookup<Arc<Owners>>)> {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<(Question, Lookup<Arc<Owners>>)> for People {
+    fn from_iter<I: IntoIterator<Item = (Question, Lookup<Arc<Owners>>)>>(answers: I) -> People {
+        People(answers.into_iter().collect())
+    }
+}
+
+impl Person {
+    /// The objects that own the address, without those that they inherit from.
+    pub fn own(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.objects.iter().filter(|object| !object.inherited)
+    }
+
+    /// The object that exempts the person, see [`exempting`].
+    pub fn exempting(&self, attribute: &str) -> Option<&Entry> {
+        exempting(&self.objects, attribute)
+    }
+}
+
+/// The object that exempts a person by the value TRUE in this attribute. If several objects own an address, all of them
+/// must: in doubt mail is journaled.
+pub fn exempting<'a>(objects: &'a Objects, attribute: &str) -> Option<&'a Entry> {
+    let own = || objects.iter().filter(|object| !object.inherited);
+    let exempts = |object: &Entry| {
+        let mut values = object.values(attribute);
+        values.any(|value| value.trim().eq_ignore_ascii_case("TRUE"))
+    };
+    let all = own().all(|object| exempts(object));
+    own().next().filter(|_| all).map(AsRef::as_ref)
+}
+
+impl Owners {
+    /// The object of the first person that exempts mail from journaling or texts, if all people do.
+    pub fn exempting(&self, attribute: Option<&str>) -> Option<&Entry> {
+        let attribute = attribute?;
+        let all = self
+            .people
+            .iter()
+            .all(|person| person.exempting(attribute).is_some());
+        if self.has_others || !all {
+            return None;
+        }
+        self.people.first()?.exempting(attribute)
+    }
+}
+
+impl Identities {
+    /// Asks this directory about mailboxes that are named so.
+    pub fn new(directory: Directory, names: Arc<Names>) -> Identities {
+        Identities { directory, names }
+    }
+
+    /// The directory that is asked.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// How mailboxes are named.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Answers every question. They are asked together.
+    pub async fn find(&self, questions: &[Question]) -> People {
+        let mut answers = HashMap::with_capacity(questions.len());
+        let mut unknown = Vec::new();
+        for question in questions {
+            match self.known(question).await {
+                Some(answer) => {
+                    answers.insert(question.clone(), answer);
+                }
+                None => unknown.push(question),
+            }
+        }
+        unknown.sort_unstable();
+        unknown.dedup();
+        let asked = unknown
+            .into_iter()
+            .map(|question| async { (question.clone(), self.ask(question).await) });
+        answers.extend(join_all(asked).await);
+        People(answers)
+    }
+
+    /// The answer to a plain question from memory: an address that an object holds exactly, and that leads nowhere else.
+    async fn known(&self, question: &Question) -> Option<Lookup<Arc<Owners>>> {
+        let address = question.address()?;
+        let objects = self.directory.known(address).await?;
+        let is_recipient = matches!(question, Question::Recipient { .. });
+        if is_recipient && objects.iter().any(|object| object.leads_on()) {
+            return None;
+        }
+        let person = Person {
+            address: address.clone(),
+            objects,
+            group: None,
+        };
+        Some(Lookup::Found(Arc::new(Owners {
+            people: vec![person],
+            ..Owners::default()
+        })))
+    }
+
+    async fn ask(&self, question: &Question) -> Lookup<Arc<Owners>> {
+        match self.owners(question).await {
+            Ok(owners) if owners.people.is_empty() && owners.reached.is_empty() => Lookup::Absent,
+            Ok(owners) => Lookup::Found(Arc::new(owners)),
+            Err(outage) => Lookup::Unavailable(outage),
+        }
+    }
+
+    /// Identifies, with every step in the trace; nobody where nobody is found.
+    pub async fn owners(&self, question: &Question) -> Result<Owners, Outage> {
+        let mut search = Search {
+            identities: self,
+            owners: Owners::default(),
+            seen: HashSet::new(),
+            follows: true,
+        };
+        match question {
+            Question::Recipient { address, mta } => search.follow(address, mta.as_ref()).await?,
+            Question::Sender { address, mta } => {
+                search.follows = false;
+                search.follow(address, mta.as_ref()).await?;
+            }
+            Question::Login(login) => search.login(login).await?,
+        }
+        Ok(search.owners)
+    }
+}
+
+/// One identification under way.
+struct Search<'a> {
+    identities: &'a Identities,
+    owners: Owners,
+    seen: HashSet<Address>,
+    /// Whether groups and forwarding lead on: for recipients.
+    follows: bool,
+}
+
+impl Search<'_> {
+    fn note(&mut self, name: impl ToString, outcome: impl Into<String>) {
+        self.owners.trace.push(Trace {
+            name: name.to_string(),
+            outcome: outcome.into(),
+        });
+    }
+
+    /// Follows an address, and all that it leads to.
+    async fn follow(&mut self, address: &Address, mta: Option<&Address>) -> Result<(), Outage> {
+        let mut waiting = vec![address.clone()];
+        self.seen.insert(address.clone());
+        let mut mta = mta;
+        while let Some(address) = waiting.pop() {
+            let is_first = self.seen.len() == 1;
+            for next in self.address(&address, mta.take(), is_first).await? {
+                if self.seen.len() >= MAX_LED_TO {
+                    return Err(Outage::new(format!(
+                        "mail to one address leads to more than {MAX_LED_TO} others"
+                    )));
+                }
+                if self.seen.insert(next.clone()) {
+                    waiting.push(next);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Identifies one address; gives the addresses that it leads to.
+    async fn address(
+        &mut self,
+        address: &Address,
+        mta: Option<&Address>,
+        is_first: bool,
+    ) -> Result<Vec<Address>, Outage> {
+        let names = &self.identities.names;
+        let readings = names.readings(address, mta);
+        let candidates: Vec<Address> = readings
+            .addresses
+            .iter()
+            .map(|one| one.address.clone())
+            .collect();
+        match self.identities.directory.find_first(&candidates).await {
+            Lookup::Found((at, objects)) => {
+                let reading = &readings.addresses[at];
+                let dns: Vec<&str> = objects.iter().map(|object| object.dn.as_str()).collect();
+                self.note(
+                    &reading.address,
+                    format!("{}: {}", reading.step.name(), dns.join("; ")),
+                );
+                return self.found(reading.address.clone(), objects).await;
+            }
+            Lookup::Absent => {
+                for reading in &readings.addresses {
+                    self.note(
+                        &reading.address,
+                        format!("{}: no object", reading.step.name()),
+                    );
+                }
+            }
+            Lookup::Unavailable(outage) => return Err(outage),
+        }
+        for login in &readings.logins {
+            if self.ask_login(login, address).await? {
+                return Ok(Vec::new());
+            }
+        }
+        if let Some(outside) = readings.outside {
+            self.note(&outside, "the local part routes outside");
+            self.reach(outside);
+        } else if !is_first && !names.has(address) {
+            self.reach(address.clone());
+        }
+        Ok(Vec::new())
+    }
+
+    fn reach(&mut self, address: Address) {
+        if !self.owners.reached.contains(&address) {
+            self.owners.reached.push(address);
+        }
+    }
+
+    async fn login(&mut self, login: &str) -> Result<(), Outage> {
+        let bare = login.trim();
+        if let Ok(address) = Address::parse(bare) {
+            self.seen.insert(address.clone());
+            self.address(&address, None, true).await?;
+            if !self.owners.people.is_empty() {
+                return Ok(());
+            }
+        }
+        // `CORP\imeier`, `imeier@REALM`: the realm is the MTA's matter, which let the client in.
+        let name = bare.rsplit_once(['\\', '/']).map_or(bare, |(_, name)| name);
+        let user = name.split_once('@').map_or(name, |(user, _)| user);
+        let default = self
+            .identities
+            .names
+            .default_domain()
+            .unwrap_or("localhost");
+        let shown = Address::quoted(user, default);
+        let Some(shown) = shown else {
+            return Ok(());
+        };
+        for login in [bare, name, user] {
+            if self.ask_login(login, &shown).await? {
+                return Ok(());
+            }
+        }
+        // Last the name at the default domain: `imeier` as `imeier@corp.test`.
+        if self.seen.insert(shown.clone()) {
+            self.address(&shown, None, true).await?;
+        }
+        self.owners.reached.clear();
+        Ok(())
+    }
+
+    async fn ask_login(&mut self, login: &str, shown: &Address) -> Result<bool, Outage> {
+        if login.is_empty() {
+            return Ok(false);
+        }
+        match self.identities.directory.find_login(login).await {
+            Lookup::Found(objects) => {
+                let dns: Vec<&str> = objects.iter().map(|object| object.dn.as_str()).collect();
+                self.note(login, format!("login name: {}", dns.join("; ")));
+                self.found(shown.clone(), objects).await?;
+                Ok(true)
+            }
+            Lookup::Absent => {
+                self.note(login, "login name: no object");
+                Ok(false)
+            }
+            Lookup::Unavailable(outage) => Err(outage),
+        }
+    }
+
+    /// Takes an address's objects, and what they stand for.
+    async fn found(&mut self, address: Address, objects: Objects) -> Result<Vec<Address>, Outage> {
+        let mut next = Vec::new();
+        if self.follows {
+            let own = objects
+                .iter()
+                .filter(|object| !object.inherited && object.leads_on());
+            for object in own.cloned().collect::<Vec<_>>() {
+                self.lead_on(&address, &object, &mut next).await?;
+            }
+        }
+        self.add(Person {
+            address,
+            objects,
+            group: None,
+        });
+        Ok(next)
+    }
+
+    fn add(&mut self, person: Person) {
+        let is_same = |known: &Person| {
+            let dns = |person: &Person| {
+                person
+                    .own()
+                    .map(|object| object.dn.clone())
+                    .collect::<Vec<_>>()
+            };
+            known.group.is_some() == person.group.is_some() && dns(known) == dns(&person)
+        };
+        if !self.owners.people.iter().any(is_same) {
+            self.owners.people.push(person);
+        }
+    }
+
+    async fn lead_on(
+        &mut self,
+        address: &Address,
+        object: &Arc<Entry>,
+        next: &mut Vec<Address>,
+    ) -> Result<(), Outage> {
+        if object.is_group() {
+            let members = self.identities.directory.members(object).await?;
+            self.note(
+                &object.dn,
+                format!("group: {} journaled members", members.journaled.len()),
+            );
+            self.owners.has_others |= !members.all_exempt;
+            for objects in &members.journaled {
+                let own = objects.first().and_then(|member| own_address(member));
+                self.owners.people.push(Person {
+                    address: own.unwrap_or_else(|| address.clone()),
+                    objects: Arc::clone(objects),
+                    group: Some(address.clone()),
+                });
+            }
+            let outside = members
+                .domains
+                .iter()
+                .filter(|one| !self.identities.names.has(one));
+            for contact in outside.cloned().collect::<Vec<_>>() {
+                self.reach(contact);
+            }
+            next.extend(members.addresses.iter().cloned());
+        }
+        let mut objects = Vec::new();
+        for value in object.forwarding() {
+            match Target::parse(value) {
+                Ok(Target::Smtp(to)) => {
+                    self.note(&to, format!("forwarding of {}", object.dn));
+                    next.push(to);
+                }
+                Ok(target) => objects.push(target),
+                Err(error) => self.note(value, format!("forwarding of {}: {error}", object.dn)),
+            }
+        }
+        for (target, answer) in self.identities.directory.resolve(&objects).await {
+            if let Ok(reached) = answer? {
+                self.note(&target, format!("forwarding of {}", object.dn));
+                next.extend(reached.iter().map(|one| one.address.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first address of a member, to tell its direction by.
+fn own_address(object: &Entry) -> Option<Address> {
+    let values = ["mail", "proxyAddresses", "targetAddress"].into_iter();
+    let mut values = values.flat_map(|name| object.values(name));
+    values.find_map(|value| match Target::parse(value) {
+        Ok(Target::Smtp(address)) => Some(address),
+        _ => None,
+    })
+}

@@ -1,0 +1,402 @@
+//! The guarded mailboxes: those that journal copies and their NDRs go to.
+//!
+//! The set is built from settings and from the values of journal attributes, each resolved in the directory, and holds
+//! every name of each mailbox. So a recipient is compared with it without a question to the directory, and the last known
+//! set serves while the directory is away.
+
+use std::collections::{BTreeSet, HashSet};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::domains::DomainPattern;
+use super::find::Identities;
+use super::names::Step;
+use crate::directory::{self, Entry, Lookup, Outage, Target, dn_key};
+use crate::mail::Address;
+
+/// Values resolved at once.
+const AT_ONCE: usize = 64;
+
+/// What is guarded beside what the directory's values name.
+#[derive(Debug, Clone, Default)]
+pub struct GuardSettings {
+    /// Journal targets, fallback journal and NDR addresses of the settings: guarded under all their names.
+    pub configured: Vec<Target>,
+    /// Domains that values of attributes must be of to guard anything; any if empty.
+    pub journal_domains: Vec<DomainPattern>,
+    /// What is a journal mailbox, whatever else it looks like.
+    pub mailboxes: Vec<Membership>,
+    /// Whether mailboxes of people that attributes name are guarded, too.
+    pub guards_persons: bool,
+    /// The attribute that exempts people: who has it is a person.
+    pub exempt_attribute: Option<String>,
+}
+
+/// A line of `organization.journal_mailboxes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Membership {
+    /// One mailbox.
+    Address(Address),
+    /// Every mailbox of a domain.
+    Domain(DomainPattern),
+    /// Every object at or below a DN, in the form that DNs are compared by.
+    Subtree(String),
+}
+
+impl Membership {
+    /// Reads an address, a domain or a DN.
+    pub fn parse(text: &str) -> Result<Membership, &'static str> {
+        const WRONG: &str = "is not an address, a domain or a DN";
+        match Target::parse(text) {
+            Ok(Target::Smtp(address)) => Ok(Membership::Address(address)),
+            Ok(Target::Dn(dn)) => Ok(Membership::Subtree(dn_key(&dn))),
+            Ok(Target::X500(_)) => Err(WRONG),
+            Err(_) => text
+                .trim()
+                .parse()
+                .map(Membership::Domain)
+                .map_err(|_| WRONG),
+        }
+    }
+
+    fn covers(&self, address: &Address, dn: Option<&str>) -> bool {
+        match self {
+            Membership::Address(known) => known == address,
+            Membership::Domain(domain) => domain.matches(address.domain()),
+            Membership::Subtree(base) => dn.is_some_and(|dn| {
+                let dn = dn_key(dn);
+                let above = dn.strip_suffix(base.as_str());
+                above.is_some_and(|rest| rest.is_empty() || rest.ends_with(','))
+            }),
+        }
+    }
+}
+
+/// All names of all guarded mailboxes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardedMailboxes {
+    /// Addresses and X.500 addresses, as they are compared.
+    names: HashSet<String>,
+    /// Login names, for the MTA's own domains.
+    logins: HashSet<String>,
+    /// Mailboxes of people that attribute values name: not guarded.
+    #[serde(default)]
+    pub persons: Vec<Unguarded>,
+}
+
+/// A person's mailbox that journal copies go to and that is not guarded.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Unguarded {
+    /// The address that copies go to.
+    pub address: Address,
+    /// The person's object.
+    pub dn: String,
+    /// An object whose attribute names it.
+    pub named_by: String,
+    /// The mark of a person that was seen.
+    pub mark: String,
+}
+
+/// The current set, shared by all who ask. There is none until the first was built or read.
+#[derive(Debug, Clone)]
+pub struct Guarded(Arc<watch::Sender<Option<Arc<GuardedMailboxes>>>>);
+
+impl Default for Guarded {
+    fn default() -> Guarded {
+        Guarded(Arc::new(watch::Sender::new(None)))
+    }
+}
+
+/// What the guard knows of one recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuardStatus {
+    /// It is a guarded mailbox, under this name.
+    Guarded(String),
+    /// It is none.
+    Free,
+    /// Nobody can tell now.
+    Unknown(Outage),
+}
+
+impl Guarded {
+    /// The set, if it is known.
+    pub fn get(&self) -> Option<Arc<GuardedMailboxes>> {
+        self.0.borrow().clone()
+    }
+
+    /// The set, if it is known within this time.
+    pub async fn wait(&self, patience: Duration) -> Option<Arc<GuardedMailboxes>> {
+        let mut changes = self.0.subscribe();
+        let known = timeout(patience, changes.wait_for(Option::is_some)).await;
+        known.ok()?.ok()?.clone()
+    }
+
+    /// Replaces the set; whether it is another one than before.
+    pub fn set(&self, mailboxes: GuardedMailboxes) -> bool {
+        let new = Some(Arc::new(mailboxes));
+        self.0.send_if_modified(|known| {
+            let is_new = *known != new;
+            known.clone_from(&new);
+            is_new
+        })
+    }
+}
+
+impl GuardedMailboxes {
+    /// Reads the set that [`GuardedMailboxes::write`] kept.
+    pub fn read(file: &Path) -> io::Result<GuardedMailboxes> {
+        let text = std::fs::read_to_string(file)?;
+        serde_json::from_str(&text).map_err(io::Error::from)
+    }
+
+    /// Keeps the set for the next start without a directory.
+    pub fn write(&self, file: &Path) -> io::Result<()> {
+        let text = serde_json::to_string(self)?;
+        let new = file.with_extension("new");
+        std::fs::write(&new, text)?;
+        std::fs::rename(&new, file)
+    }
+
+    /// The set that the settings name by SMTP addresses: known without a directory.
+    pub fn of_settings(settings: &GuardSettings) -> GuardedMailboxes {
+        let addresses = settings.configured.iter().filter_map(Target::smtp);
+        GuardedMailboxes {
+            names: addresses.map(|address| address.key().to_owned()).collect(),
+            ..GuardedMailboxes::default()
+        }
+    }
+
+    /// How many names there are.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether nothing is guarded.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Whether a mailbox has this name.
+    fn has(&self, address: &Address) -> bool {
+        let x500 = || directory::encapsulated(address).map(|name| name.to_lowercase());
+        self.names.contains(address.key()) || x500().is_some_and(|name| self.names.contains(&name))
+    }
+
+    fn add(&mut self, address: &Address, objects: &[Arc<Entry>], directory: &directory::Directory) {
+        self.names.insert(address.key().to_owned());
+        for object in objects.iter().filter(|object| !object.inherited) {
+            let (names, logins) = directory.names_of(object);
+            self.names.extend(names);
+            self.logins.extend(logins);
+        }
+    }
+}
+
+impl Identities {
+    /// Compares a recipient with the guarded mailboxes, under every name that it may have. postmaster and abuse are never
+    /// guarded (RFC 5321 section 4.5.1).
+    pub async fn guard_status(
+        &self,
+        recipient: &Address,
+        mta: Option<&Address>,
+        guarded: &GuardedMailboxes,
+    ) -> GuardStatus {
+        let readings = self.names().readings(recipient, mta);
+        let is_open = |address: &Address| {
+            let mut open = ["postmaster", "abuse"].iter();
+            open.any(|name| address.local().eq_ignore_ascii_case(name)) && self.names().has(address)
+        };
+        if readings.addresses.iter().any(|one| is_open(&one.address)) {
+            return GuardStatus::Free;
+        }
+        let candidates: Vec<Address> = readings
+            .addresses
+            .iter()
+            .map(|one| one.address.clone())
+            .collect();
+        let at = candidates.iter().position(|one| guarded.has(one));
+        let login = readings
+            .logins
+            .iter()
+            .find(|login| guarded.logins.contains(*login));
+        let (earlier, name) = match (at, login) {
+            (Some(at), _) => {
+                let reading = &readings.addresses[at];
+                let how = match reading.step {
+                    Step::Written => String::new(),
+                    step => format!(" ({})", step.name()),
+                };
+                (&candidates[..at], format!("{}{how}", reading.address))
+            }
+            (None, Some(login)) => (&candidates[..], format!("{login} (login name)")),
+            (None, None) => return GuardStatus::Free,
+        };
+        // An address that an object holds exactly is that object's and nobody else's. In doubt the guard holds.
+        match self.directory().find_first(earlier).await {
+            Lookup::Found(_) => GuardStatus::Free,
+            Lookup::Absent | Lookup::Unavailable(_) => GuardStatus::Guarded(name),
+        }
+    }
+
+    /// Builds the set of guarded mailboxes. `values` are those of the journal attributes, each with an object that has it.
+    pub async fn guarded_mailboxes(
+        &self,
+        settings: &GuardSettings,
+        values: &[(String, String)],
+    ) -> Result<GuardedMailboxes, Outage> {
+        let mut all = GuardedMailboxes::of_settings(settings);
+        for target in &settings.configured {
+            for (address, objects) in self.mailboxes_of(target).await? {
+                all.add(&address, &objects, self.directory());
+            }
+        }
+        let mut known = HashSet::new();
+        let targets: Vec<(Target, String)> = values
+            .iter()
+            .filter_map(|(value, holder)| Some((Target::parse(value).ok()?, holder.clone())))
+            .filter(|(target, _)| known.insert(target.clone()))
+            .collect();
+        let mut persons = BTreeSet::new();
+        let mut resolved = stream::iter(targets)
+            .map(|(target, holder)| async move {
+                let found = self.mailbox_of(&target).await?;
+                Ok::<_, Outage>((found, holder))
+            })
+            .buffer_unordered(AT_ONCE);
+        while let Some((found, holder)) = resolved.try_next().await? {
+            for (address, objects) in found {
+                let mut domains = settings.journal_domains.iter();
+                let is_elsewhere = !settings.journal_domains.is_empty()
+                    && !domains.any(|domain| domain.matches(address.domain()));
+                if is_elsewhere {
+                    continue;
+                }
+                match self.person(settings, &address, &objects).await? {
+                    Some((dn, mark)) => {
+                        persons.insert(Unguarded {
+                            address,
+                            dn,
+                            named_by: holder.clone(),
+                            mark,
+                        });
+                    }
+                    None => all.add(&address, &objects, self.directory()),
+                }
+            }
+        }
+        all.persons = persons.into_iter().collect();
+        Ok(all)
+    }
+
+    /// The mailboxes that a target of the settings leads to, members of groups included.
+    async fn mailboxes_of(
+        &self,
+        target: &Target,
+    ) -> Result<Vec<(Address, Vec<Arc<Entry>>)>, Outage> {
+        let mut all = self.mailbox_of(target).await?;
+        for reached in self.resolved(target).await? {
+            let objects = self.owners_of(&reached).await?;
+            all.push((reached, objects));
+        }
+        Ok(all)
+    }
+
+    /// The mailbox that a target names: the object itself, not its members.
+    async fn mailbox_of(&self, target: &Target) -> Result<Vec<(Address, Vec<Arc<Entry>>)>, Outage> {
+        if let Some(address) = target.smtp() {
+            let objects = self.owners_of(address).await?;
+            return Ok(vec![(address.clone(), objects)]);
+        }
+        let objects = self.directory().objects(target).await?;
+        let addresses = self.resolved(target).await?;
+        let own = objects.iter().any(|object| object.is_group());
+        let mut all = Vec::new();
+        for address in addresses {
+            match own {
+                // A group that stands for its members: the members of groups that attributes name are people.
+                true => {
+                    let held = objects.iter().filter(|object| {
+                        self.directory()
+                            .names_of(object)
+                            .0
+                            .iter()
+                            .any(|name| name == address.key())
+                    });
+                    let held: Vec<Arc<Entry>> = held.cloned().collect();
+                    if !held.is_empty() {
+                        all.push((address, held));
+                    }
+                }
+                false => all.push((address, objects.clone())),
+            }
+        }
+        Ok(all)
+    }
+
+    async fn resolved(&self, target: &Target) -> Result<Vec<Address>, Outage> {
+        let answers = self.directory().resolve(std::slice::from_ref(target)).await;
+        let mut all = Vec::new();
+        for answer in answers.into_values() {
+            // What names nobody guards nobody.
+            if let Ok(reached) = answer? {
+                all.extend(reached.iter().map(|one| one.address.clone()));
+            }
+        }
+        Ok(all)
+    }
+
+    async fn owners_of(&self, address: &Address) -> Result<Vec<Arc<Entry>>, Outage> {
+        match self
+            .directory()
+            .find_first(std::slice::from_ref(address))
+            .await
+        {
+            Lookup::Found((_, objects)) => Ok(objects.to_vec()),
+            Lookup::Absent => Ok(Vec::new()),
+            Lookup::Unavailable(outage) => Err(outage),
+        }
+    }
+
+    /// The object and the mark by which a mailbox is a person's, so that the values of others do not close it.
+    async fn person(
+        &self,
+        settings: &GuardSettings,
+        address: &Address,
+        objects: &[Arc<Entry>],
+    ) -> Result<Option<(String, String)>, Outage> {
+        let named = |dn| settings.mailboxes.iter().any(|one| one.covers(address, dn));
+        let dns = objects.iter().map(|object| Some(object.dn.as_str()));
+        if settings.guards_persons || dns.chain([None]).any(named) {
+            return Ok(None);
+        }
+        let own = objects.iter().find(|object| !object.inherited);
+        if let (Some(own), Some(place)) = (own, objects.iter().find(|object| object.inherited)) {
+            return Ok(Some((own.dn.clone(), format!("a member of {}", place.dn))));
+        }
+        for object in objects {
+            for whole in self
+                .directory()
+                .objects(&Target::Dn(object.dn.clone()))
+                .await?
+            {
+                let exempt = settings.exempt_attribute.as_deref();
+                let exempt = exempt.filter(|name| !whole.values(name).is_empty());
+                let mark = match (self.directory().journal_attribute_of(&whole), exempt) {
+                    (Some(name), _) | (None, Some(name)) => Some(format!("has {name}")),
+                    (None, None) => whole.login_mark(),
+                };
+                if let Some(mark) = mark {
+                    return Ok(Some((whole.dn.clone(), mark)));
+                }
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,452 @@
+//! The names that one mailbox may have, and the order in which they are tried. Pure.
+//!
+//! An address that an object holds exactly is that object's and nobody else's. Only if no object holds it are other
+//! readings tried, see [`Names::readings`].
+
+use std::net::IpAddr;
+
+use super::domains::{DomainPattern, FoundDomains};
+use crate::mail::Address;
+
+/// The most readings of one address; what is written to have more is not a mailbox of ours.
+const MAX_READINGS: usize = 24;
+
+/// The most nested routes (`a%b%c@d`) that are followed.
+const MAX_ROUTES: usize = 4;
+
+/// How mailboxes of the organization are named.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    /// The domains whose addresses are the organization's.
+    pub domains: Vec<DomainPattern>,
+    /// Further such domains, named by the directory.
+    pub found: FoundDomains,
+    /// Names of the MTA itself: host names and address literals, canonical (see [`local_domain`]).
+    pub local_domains: Vec<String>,
+    /// Groups of domains that share their local parts, canonical.
+    pub same_domains: Vec<Vec<String>>,
+    /// The domain of an address without one (the MTA's `myorigin`).
+    pub default_domain: Option<String>,
+    /// Characters that start an address extension (`user+list@example.com`); empty: none.
+    pub recipient_delimiter: String,
+}
+
+/// Another way to read an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// The address that was read.
+    pub address: Address,
+    /// The last step that led to it.
+    pub step: Step,
+}
+
+/// Why an address is read as another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It was written so.
+    Written,
+    /// Without the tag that bounce address schemes add (BATV, VERP, SRS).
+    Tag,
+    /// Without its extension.
+    Extension,
+    /// At a domain that shares its local parts.
+    SharedDomain,
+    /// As the next server reads `%`, `!` or a quoted `@` in a local part.
+    Route,
+    /// As the MTA reported it.
+    Mta,
+}
+
+impl Step {
+    /// The words used in explanations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Step::Written => "as written",
+            Step::Tag => "tag removed",
+            Step::Extension => "extension removed",
+            Step::SharedDomain => "shared domain",
+            Step::Route => "local part read as a route",
+            Step::Mta => "as the MTA reads it",
+        }
+    }
+}
+
+/// All readings of one address, in the order in which they count.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readings {
+    /// Addresses; the first is the one that was written.
+    pub addresses: Vec<Reading>,
+    /// Login names that the local part may be, tried last.
+    pub logins: Vec<String>,
+    /// The outside address that the local part routes to, if no object of ours holds any of the above.
+    pub outside: Option<Address>,
+}
+
+/// The canonical form of a name of the MTA: a lowercased host name, or an address in brackets. `None` if it is neither.
+pub fn local_domain(text: &str) -> Option<String> {
+    let text = text.trim();
+    if let Some(ip) = literal(text).or_else(|| text.parse().ok()) {
+        return Some(format!("[{}]", ip.to_canonical()));
+    }
+    let address = Address::parse(&format!("x@{text}")).ok()?;
+    (!text.contains('@')).then(|| address.domain().to_owned())
+}
+
+/// The address in an address literal (RFC 5321 section 4.1.3).
+fn literal(domain: &str) -> Option<IpAddr> {
+    let inner = domain.strip_prefix('[')?.strip_suffix(']')?;
+    let tagged = inner.get(..5);
+    let bare = match tagged.is_some_and(|tag| tag.eq_ignore_ascii_case("ipv6:")) {
+        true => &inner[5..],
+        false => inner,
+    };
+    bare.parse().ok()
+}
+
+impl Names {
+    /// Whether mail to this address stays inside.
+    pub fn has(&self, address: &Address) -> bool {
+        self.has_domain(address.domain()) || self.is_local(address.domain())
+    }
+
+    fn has_domain(&self, domain: &str) -> bool {
+        let found = self.found.get();
+        let mut all = self.domains.iter().chain(found.iter());
+        all.any(|pattern| pattern.matches(domain))
+    }
+
+    /// Whether a domain is one of the MTA's own names.
+    pub fn is_local(&self, domain: &str) -> bool {
+        match literal(domain) {
+            Some(ip) => {
+                let ip = format!("[{}]", ip.to_canonical());
+                self.local_domains.contains(&ip)
+            }
+            None => self.local_domains.iter().any(|local| local == domain),
+        }
+    }
+
+    /// The domain that an address without one belongs to.
+    pub fn default_domain(&self) -> Option<&str> {
+        let first = || {
+            let plain = self.domains.iter().find(|pattern| !pattern.is_below());
+            plain.or(self.domains.first()).map(DomainPattern::name)
+        };
+        self.default_domain.as_deref().or_else(first)
+    }
+
+    /// Returns every reading of an address, in the order in which they count: as written, tag removed, extension
+    /// removed, shared domain, routes, the MTA's reading, login name. `mta` is what the MTA reported for it.
+    pub fn readings(&self, address: &Address, mta: Option<&Address>) -> Readings {
+        let mut list = List::default();
+        list.add(address.clone(), Step::Written);
+        if let Some(wrapped) = srs(address.local()).filter(|_| self.has(address)) {
+            match self.has(&wrapped) {
+                true => list.add(wrapped, Step::Tag),
+                // Mail that somebody forwarded: the person behind it is an outsider.
+                false => {
+                    list.outside = Some(wrapped);
+                    return list.finish();
+                }
+            }
+        }
+        self.vary(&mut list, 0);
+        if self.has(address) {
+            self.follow_routes(&mut list);
+        }
+        if let Some(mta) = mta {
+            let from = list.found.len();
+            list.add(mta.clone(), Step::Mta);
+            self.vary(&mut list, from);
+        }
+        let local = |reading: &&Reading| self.is_local(reading.address.domain());
+        for reading in list.found.iter().filter(local) {
+            let login = reading.address.local().to_lowercase();
+            if !login.is_empty() && !list.logins.contains(&login) {
+                list.logins.push(login);
+            }
+        }
+        list.finish()
+    }
+
+    /// Adds the readings without tag, without extension and at shared domains, of all from this position on.
+    fn vary(&self, list: &mut List, from: usize) {
+        for at in from..list.found.len() {
+            let address = list.found[at].address.clone();
+            if self.has(&address) {
+                for local in untagged(address.local()) {
+                    list.add_local(&address, &local, Step::Tag);
+                }
+            }
+        }
+        for at in from..list.found.len() {
+            let address = list.found[at].address.clone();
+            if let Some(base) = address.without_extension(&self.recipient_delimiter) {
+                list.add(base, Step::Extension);
+            }
+        }
+        for at in from..list.found.len() {
+            let address = list.found[at].address.clone();
+            for domain in self.domains_like(address.domain()) {
+                if let Some(same) = address.at_domain(&domain) {
+                    list.add(same, Step::SharedDomain);
+                }
+            }
+        }
+    }
+
+    /// The other domains in which a local part is the same mailbox.
+    fn domains_like(&self, domain: &str) -> Vec<String> {
+        let mut domains = vec![domain.to_owned()];
+        if self.is_local(domain) {
+            // What the MTA itself appends to bare names, and what else it takes for itself.
+            let named = self
+                .local_domains
+                .iter()
+                .filter(|name| !name.starts_with('['));
+            domains.extend(self.default_domain().map(str::to_owned));
+            domains.extend(named.cloned());
+        }
+        let mut at = 0;
+        while let Some(of) = domains.get(at).cloned() {
+            let groups = self.same_domains.iter().filter(|group| group.contains(&of));
+            for other in groups.flatten() {
+                if !domains.contains(other) {
+                    domains.push(other.clone());
+                }
+            }
+            at += 1;
+        }
+        domains.retain(|other| other != domain);
+        domains
+    }
+
+    /// Adds what the next server may make of `%`, `!` and `@` in local parts under our domains.
+    fn follow_routes(&self, list: &mut List) {
+        let mut from = 0;
+        for _ in 0..MAX_ROUTES {
+            let until = list.found.len();
+            let mut outside = None;
+            for at in from..until {
+                let address = list.found[at].address.clone();
+                if !self.has(&address) {
+                    continue;
+                }
+                for routed in routes(address.local()) {
+                    match self.has(&routed) {
+                        true => list.add(routed, Step::Route),
+                        false => outside = outside.or(Some(routed)),
+                    }
+                }
+            }
+            list.outside = list.outside.take().or(outside);
+            if list.found.len() == until {
+                return;
+            }
+            from = until;
+            self.vary(list, from);
+        }
+    }
+}
+
+/// Readings gathered so far, each address once.
+#[derive(Default)]
+struct List {
+    found: Vec<Reading>,
+    logins: Vec<String>,
+    outside: Option<Address>,
+}
+
+impl List {
+    fn add(&mut self, address: Address, step: Step) {
+        let is_known = self.found.iter().any(|known| known.address == address);
+        if !is_known && self.found.len() < MAX_READINGS {
+            self.found.push(Reading { address, step });
+        }
+    }
+
+    fn add_local(&mut self, of: &Address, local: &str, step: Step) {
+        if let Some(address) = of.with_local(local) {
+            self.add(address, step);
+        }
+    }
+
+    fn finish(self) -> Readings {
+        Readings {
+            addresses: self.found,
+            logins: self.logins,
+            outside: self.outside,
+        }
+    }
+}
+
+/// The local parts below tags that bounce address schemes add.
+///
+/// BATV is `prvs=TAG=user` (draft-levine-smtp-batv section 3), in its first draft `prvs=user/TAG`; Barracuda writes
+/// `btv1==TAG==user`, SparkPost `msprvs1=TAG=user`. VERP is `user-friend=outside.test` or `user+friend=outside.test`.
+fn untagged(local: &str) -> Vec<String> {
+    const SCHEMES: [&str; 3] = ["prvs=", "btv1==", "msprvs1="];
+    for scheme in SCHEMES {
+        let head = local.get(..scheme.len());
+        if !head.is_some_and(|head| head.eq_ignore_ascii_case(scheme)) {
+            continue;
+        }
+        let rest = &local[scheme.len()..];
+        let separator = if scheme == "btv1==" { "==" } else { "=" };
+        let user = match (rest.split_once(separator), rest.rsplit_once('/')) {
+            (Some((_, user)), _) | (None, Some((user, _))) => user,
+            (None, None) => rest,
+        };
+        return match user.is_empty() {
+            true => Vec::new(),
+            false => vec![user.to_owned()],
+        };
+    }
+    let Some(equals) = local.rfind('=').filter(|at| *at + 1 < local.len()) else {
+        return Vec::new();
+    };
+    let starts = local[..equals].char_indices().skip(1);
+    let starts = starts.filter(|(_, c)| matches!(c, '+' | '-'));
+    let mut all: Vec<String> = starts.map(|(at, _)| local[..at].to_owned()).collect();
+    // The friend's own name may have dashes, too: ours ends at the first, or at any later one.
+    all.truncate(MAX_ROUTES);
+    all
+}
+
+/// The address in one that was rewritten by the Sender Rewriting Scheme: `SRS0=HASH=TT=domain=user`,
+/// `SRS1=HASH=forwarder==HASH=TT=domain=user`.
+fn srs(local: &str) -> Option<Address> {
+    let head = local.get(..4)?;
+    let rest = &local[4..];
+    let first = head.eq_ignore_ascii_case("SRS0");
+    if !rest.starts_with(['=', '+', '-']) || !(first || head.eq_ignore_ascii_case("SRS1")) {
+        return None;
+    }
+    let rest = &rest[1..];
+    let inner = match first {
+        true => rest,
+        // What stands behind the forwarder is its SRS0 without the name and first separator.
+        false => rest
+            .split_once('=')?
+            .1
+            .split_once('=')?
+            .1
+            .strip_prefix(['=', '+', '-'])?,
+    };
+    let mut parts = inner.splitn(4, '=');
+    let (_hash, _time, domain, user) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    Address::quoted(user, domain)
+}
+
+/// What a server may make of a local part by itself: `user%domain`, `domain!user`, `user@domain`.
+fn routes(local: &str) -> Vec<Address> {
+    let mut all = Vec::new();
+    let at_sign = local.rsplit_once('@');
+    all.extend(at_sign.and_then(|(user, domain)| Address::quoted(user, domain)));
+    let bang = local.split_once('!');
+    all.extend(bang.and_then(|(domain, user)| Address::quoted(user, domain)));
+    let percent = local.rsplit_once('%');
+    all.extend(percent.and_then(|(user, domain)| Address::quoted(user, domain)));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Names {
+        let local = ["mx1.corp.test", "localhost", "192.0.2.1", "[::1]"];
+        Names {
+            domains: ["corp.test", "old.test"]
+                .map(|d| d.parse().expect("a domain"))
+                .into(),
+            local_domains: local
+                .iter()
+                .map(|l| local_domain(l).expect("a name"))
+                .collect(),
+            same_domains: vec![vec!["corp.test".into(), "old.test".into()]],
+            recipient_delimiter: "+".into(),
+            ..Names::default()
+        }
+    }
+
+    fn read(text: &str) -> Vec<String> {
+        let address = Address::parse(text).expect("an address");
+        let readings = names().readings(&address, None);
+        let logins = readings.logins.iter().map(|login| format!("login {login}"));
+        let outside = readings.outside.iter().map(|to| format!("outside {to}"));
+        (readings.addresses.iter().map(|one| one.address.to_string()))
+            .chain(logins)
+            .chain(outside)
+            .collect()
+    }
+
+    #[test]
+    fn readings_come_in_the_order_in_which_they_count() {
+        for (written, wanted) in [
+            ("dan@corp.test", "dan@corp.test dan@old.test"),
+            (
+                "dan+x@corp.test",
+                "dan+x@corp.test dan@corp.test dan+x@old.test dan@old.test",
+            ),
+            ("dan@else.test", "dan@else.test"),
+            (
+                "prvs=0123456789=dan@old.test",
+                "prvs=0123456789=dan@old.test dan@old.test prvs=0123456789=dan@corp.test dan@corp.test",
+            ),
+            (
+                "btv1==0a1b==dan@old.test",
+                "btv1==0a1b==dan@old.test dan@old.test btv1==0a1b==dan@corp.test dan@corp.test",
+            ),
+        ] {
+            assert_eq!(read(written).join(" "), wanted, "{written}");
+        }
+    }
+
+    #[test]
+    fn local_names_and_routes_lead_to_the_person() {
+        for written in [
+            "dan@localhost",
+            "dan@mx1.corp.test",
+            "dan@[192.0.2.1]",
+            "dan@[IPv6:0:0:0:0:0:0:0:1]",
+            "dan%corp.test@corp.test",
+            "corp.test!dan@old.test",
+            "\"dan@corp.test\"@corp.test",
+            "\"dan%corp.test\"@localhost",
+            "dan%old.test%corp.test@localhost",
+            "dan-friend=else.test@corp.test",
+            "SRS0=HHHH=TT=corp.test=dan@corp.test",
+        ] {
+            let all = read(written);
+            assert!(
+                all.contains(&"dan@corp.test".to_owned()),
+                "{written}: {all:?}"
+            );
+        }
+        assert!(read("dan@localhost").contains(&"login dan".to_owned()));
+        assert!(!read("dan@corp.test").contains(&"login dan".to_owned()));
+    }
+
+    #[test]
+    fn what_unwraps_to_an_outsider_is_nobody_of_ours() {
+        let all = read("SRS0=HHHH=TT=else.test=dan@corp.test");
+        assert_eq!(
+            all,
+            [
+                "SRS0=HHHH=TT=else.test=dan@corp.test",
+                "outside dan@else.test"
+            ]
+        );
+        let all = read("dan%else.test@corp.test");
+        assert_eq!(
+            all.last().map(String::as_str),
+            Some("outside dan@else.test")
+        );
+        let all = read("SRS1=GGGG=fwd.test==HHHH=TT=else.test=dan@corp.test");
+        assert_eq!(
+            all.last().map(String::as_str),
+            Some("outside dan@else.test")
+        );
+    }
+}
