@@ -14,11 +14,12 @@ use metrics::counter;
 use moka::future::Cache;
 use tokio::time::Instant;
 
-use super::changes::{Changes, Names, lower};
+use super::changes::{Changes, Names};
+use super::dn;
 use super::entry::{Entry, Lookup, Outage};
 use super::memory::{Got, Known, Life, Memory, patiently};
 use super::places;
-use super::question::address_key;
+use super::question::value_key;
 use super::resolve::{self, Resolution};
 use super::settings::{CacheSettings, Places, TargetSettings};
 use super::source::{Name, Objects, Source};
@@ -132,11 +133,11 @@ impl<S: Source> Cached<S> {
     }
 
     async fn places_of(&self, object: &Entry) -> Result<Objects, Outage> {
-        let key = lower(object.dn.clone());
+        let key = dn::key(&object.dn);
         let ask = || async {
             let found = self.ask_places(object).await?;
-            let here = [places::ANYWHERE.to_owned(), object.dn.clone()];
-            let names = Names::of(found.iter().map(|one| one.dn.clone()).chain(here));
+            let here = [places::ANYWHERE.to_owned(), key.clone()];
+            let names = Names::of(found.iter().map(|one| dn::key(&one.dn)).chain(here));
             Ok((Objects::from(found), Some(names)))
         };
         let got = self.inherited.believed_or(&key, ask, self.patience).await;
@@ -253,7 +254,7 @@ impl<S: Source> Cached<S> {
             // And by any of their addresses, which are among these.
             let values = owners.iter().flat_map(|object| object.attributes());
             let values = values.flat_map(|(_, values)| values);
-            names.extend(values.filter(|text| text.contains('@')).map(address_key));
+            names.extend(values.filter(|text| text.contains('@')).map(value_key));
             Ok((false, Some(Names::of(names))))
         };
         let got = self
@@ -280,7 +281,7 @@ impl<S: Source> Cached<S> {
             let (resolution, _) = resolve::resolve(&self.source, target, &self.targets).await?;
             return Ok(resolution);
         }
-        let key = target.to_string().to_lowercase();
+        let key = target.key();
         let ask = || async {
             let (resolution, names) = resolve::resolve(&self.source, target, &self.targets).await?;
             Ok((resolution, Some(names)))

@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as watch_channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::cache::Cached;
+use super::dn;
 use super::entry::{Entry, Lookup, Outage};
 use super::file::{LdifFile, LdifFileError};
 use super::ldap::{self, Ldap, LdapError};
 use super::question::{AttributeError, Attributes};
 use super::resolve::{Reached, Resolution};
+use super::scan::JournalValues;
 use super::settings::{self, CacheSettings, Settings, ValuesOf};
 use super::source::{Name, Objects, Probe, Source};
 use super::target::Target;
@@ -102,6 +104,7 @@ impl Directory {
                 (Backend::Ldif(file), FILE_PATIENCE)
             }
         };
+        let ttl = memory.ttl;
         let cached = Cached::new(
             backend,
             &settings.recipient_delimiter,
@@ -110,6 +113,11 @@ impl Directory {
             settings.targets,
             patience,
         );
+        if let Backend::Ldap(ldap) = cached.source() {
+            let scan = ldap.scan(cached.changes(), ttl);
+            let until = stop.clone();
+            tasks.spawn(async move { until.run_until_cancelled(scan).await });
+        }
         Ok(Directory {
             inner: Arc::new(Inner {
                 cached,
@@ -175,6 +183,20 @@ impl Directory {
         everybody
     }
 
+    /// Follows the values of the journal attributes, everybody's. `None` until they were read once since the start.
+    pub fn journal_values(&self) -> watch_channel::Receiver<Option<Arc<JournalValues>>> {
+        match self.inner.cached.source() {
+            Backend::Ldap(ldap) => ldap.journal_values(),
+            Backend::Ldif(file) => file.journal_values(),
+        }
+    }
+
+    /// Returns an object's own addresses as mail to them is looked up, each once. Values that are no mail address are
+    /// left out.
+    pub fn addresses_of(&self, object: &Entry) -> Vec<Address> {
+        self.inner.attributes.addresses_of(object)
+    }
+
     /// Each of these objects of people, and behind it what it inherits from.
     pub async fn with_inherited(&self, people: Vec<Arc<Entry>>) -> Result<Vec<Objects>, Outage> {
         let all = people.into_iter().map(|one| {
@@ -227,10 +249,11 @@ impl Directory {
                 Err(outage) => return Lookup::Unavailable(outage),
             };
             let named = |one: &Reached| {
-                let first = one.through.first().map_or("", String::as_str);
-                let is_own = own
-                    .iter()
-                    .any(|object| object.dn.eq_ignore_ascii_case(first));
+                let first = one
+                    .through
+                    .first()
+                    .map_or(String::new(), |text| dn::key(text));
+                let is_own = own.iter().any(|object| dn::key(&object.dn) == first);
                 is_own || (one.through.len() == 1 && one.address == *address)
             };
             if reached.iter().any(named) {

@@ -11,7 +11,8 @@ use moka::Expiry;
 use moka::future::Cache;
 use tokio::time::{Instant, timeout};
 
-use super::changes::{Changes, Names, lower};
+use super::changes::{Changes, Names};
+use super::dn;
 use super::entry::Outage;
 use super::resolve::Resolution;
 use super::settings::CacheSettings;
@@ -276,7 +277,7 @@ impl Answer for Objects {
     }
 
     fn names(&self) -> Vec<String> {
-        self.iter().map(|object| lower(object.dn.clone())).collect()
+        self.iter().map(|object| dn::key(&object.dn)).collect()
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod cache;
 mod changes;
+pub mod dn;
 mod entry;
 mod expiry;
 mod file;
@@ -25,6 +26,7 @@ mod memory;
 mod places;
 mod question;
 mod resolve;
+mod scan;
 mod settings;
 mod source;
 mod target;
@@ -38,6 +40,7 @@ pub use ldap::{LdapError, TlsError, UrlError, certificate_fault, tls_client_conf
 pub use ldif::{LdifError, LdifFault};
 pub use question::AttributeError;
 pub use resolve::{Reached, Resolution};
+pub use scan::{JournalValue, JournalValues};
 pub use settings::{
     Bind, CacheSettings, ExpandGroups, LdapSettings, Places, Settings, Source, TargetSettings,
     ValuesOf, Watch,

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::dn;
 use super::entry::{Entry, Outage};
+use super::target::x500_key;
 use crate::mail::Address;
 
 /// The objects that own an address. Several where the directory has several: a copy is owed for each.
@@ -38,6 +40,18 @@ pub(super) enum Name {
     Uid(String),
     /// A search, `ldap:///BASE?ATTRIBUTES?SCOPE?FILTER`, as `memberURL` holds it (RFC 4516).
     Url(String),
+}
+
+impl Name {
+    /// The text that all spellings of this name have in common, as [`super::changes::Changes`] knows it.
+    pub(super) fn key(&self) -> String {
+        match self {
+            Name::Dn(text) => dn::key(text),
+            Name::X500(text) => x500_key(text),
+            Name::Uid(text) => format!("uid:{}", dn::prepared(text)),
+            Name::Url(text) => text.clone(),
+        }
+    }
 }
 
 impl fmt::Display for Name {
