@@ -89,21 +89,18 @@ impl Attributes {
     }
 
     /// The filter for addresses in the forms that people use most, for servers that do not let the whole
-    /// directory be read. Not every server can answer all of it, and some forms cannot be asked for.
+    /// directory be read. Not every server can answer all of it, and some forms cannot be asked for: OpenLDAP takes a
+    /// blank at the end of a pattern's part for none.
     pub(super) fn unusual_filter(&self) -> String {
-        const FORMS: [&str; 10] = [
-            "*<*", "*\"*", "*'@*", "@*", "*.", "* @*", "*@ *", "mailto*", "*%40*", "*)",
-        ];
-        const INVISIBLE: [&str; 4] = ["\u{200b}", "\u{feff}", "\u{a0}", "\u{ad}"];
+        const FORMS: [&str; 8] = ["*<*", "*\"*", "*'", "@*", "*.", "mailto*", "*%40*", "*)"];
+        const INVISIBLE: [&str; 3] = ["\u{200b}", "\u{feff}", "\u{ad}"];
         let mut terms = Vec::new();
         for name in &self.addresses {
             terms.extend(FORMS.map(|form| format!("({name}={})", escaped_but_stars(form))));
             terms.extend(INVISIBLE.map(|c| format!("({name}=*{}*)", ldap_escape(c))));
-            for kind in kinds(name) {
-                terms.extend([" *", "<*", "@*"].map(|form| format!("({name}={kind}{form})")));
-            }
-            if kinds(name) == [""] {
-                terms.push(format!("({name}=smtp:*)"));
+            match kinds(name) {
+                [""] => terms.push(format!("({name}=smtp*)")),
+                kinds => terms.extend(kinds.iter().map(|kind| format!("({name}={kind}@*)"))),
             }
         }
         any_of(terms)
@@ -549,6 +546,32 @@ mod tests {
         );
         assert_eq!(filter.matches("cn=").count(), 4, "{filter}");
         assert!(!filter.contains("(cn="), "{filter}");
+    }
+
+    #[test]
+    fn the_patterns_for_unusual_forms_are_a_filter() {
+        for filter in [attributes().unusual_filter(), attributes().scan_filter()] {
+            assert!(ldap3::parse_filter(&filter).is_ok(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_a_scan_found_is_one_more_term() {
+        let scan = scan::Scan::new(attributes());
+        scan.begin();
+        scan.take(&entry("cn=x", "mail", &["Ana (x) <ana@b.test>"]));
+        scan.finish(None, None);
+        let plain = attributes().lookup_filter(&[address("ana@b.test")], &[]);
+        assert_eq!(
+            plain,
+            "(|(mail=ana@b.test)(proxyAddresses=smtp:ana@b.test))"
+        );
+        let unusual = scan.values_of(["ana@b.test"]);
+        assert_eq!(
+            attributes().lookup_filter(&[address("ana@b.test")], &unusual),
+            "(|(mail=ana@b.test)(proxyAddresses=smtp:ana@b.test)(mail=Ana \\28x\\29 <ana@b.test>))"
+        );
+        assert_eq!(scan.values_of(["eve@b.test"]), []);
     }
 
     #[test]

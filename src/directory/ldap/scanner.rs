@@ -126,7 +126,7 @@ impl Client {
 /// What it means that not everything could be read, and what to do.
 pub(super) fn explained(why: &str) -> String {
     format!(
-        "{why}; addresses in rare forms (fullwidth letters, proxyAddresses without smtp:) are not found (OpenLDAP: the \
+        "{why}; addresses in rare forms (a blank beside the @, fullwidth letters, proxyAddresses without smtp:) are not found (OpenLDAP: the \
          account needs olcLimits with size.prtotal=unlimited)"
     )
 }
