@@ -281,9 +281,11 @@ pub(super) fn prepared(value: &str) -> String {
     if value.bytes().all(is_plain) {
         return value.to_ascii_lowercase();
     }
-    let shown: String = value.chars().filter(|c| !is_invisible(*c)).collect();
-    let mut prepared = String::with_capacity(shown.len());
-    for word in fold(&shown).split(is_blank).filter(|word| !word.is_empty()) {
+    let shown = value.chars().filter(|c| !is_invisible(*c));
+    let shown: String = shown.map(|c| if is_blank(c) { ' ' } else { c }).collect();
+    let folded = fold(&shown);
+    let mut prepared = String::with_capacity(folded.len());
+    for word in folded.split(' ').filter(|word| !word.is_empty()) {
         if !prepared.is_empty() {
             prepared.push(' ');
         }
@@ -423,5 +425,21 @@ mod tests {
         assert!(!is_within("ou=aa,dc=b", "ou=a,dc=b"));
         assert!(!is_within("cn=x\\,ou\\=a\\,dc\\=b,dc=c", "dc=b"));
         assert!(!is_within("cn=x\\,dc=b", "dc=b"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_key_is_its_own_key(text in "[a-c=,;+\"\\\\ #0-9\u{e9}\u{df}\u{ff41}\u{a0}]{0,24}") {
+            let once = key(&text);
+            proptest::prop_assert_eq!(key(&once), once);
+        }
+
+        #[test]
+        fn a_plain_dn_names_the_same_object(text in "(cn|OU|2\\.5\\.4\\.3)=[a-c,+\"#\u{e9} ]{1,12}") {
+            let plain = plain(&text);
+            if normalized(&text).is_some() {
+                proptest::prop_assert_eq!(key(&plain), key(&text));
+            }
+        }
     }
 }

@@ -355,7 +355,7 @@ impl Index {
         let mut journal = HashSet::new();
         let mut findings = Findings::default();
         for entry in &all {
-            findings.take(entry, attributes, &[]);
+            findings.take(entry, attributes, &[], &[]);
             journal.extend(attributes.journal_keys_of(entry));
             for key in attributes.keys_of(entry) {
                 owners.entry(key).or_default().push(Arc::clone(entry));

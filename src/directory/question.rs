@@ -30,6 +30,17 @@ pub(super) struct Attributes {
     further: Vec<String>,
 }
 
+/// How a value is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As the questions for its key ask for it.
+    Usual,
+    /// Otherwise; this is its key.
+    Unusual(String),
+    /// It names nothing.
+    Other,
+}
+
 /// Why the configured attributes cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AttributeError {
@@ -112,15 +123,25 @@ impl Attributes {
         distinct(&all.chain([LEGACY_DN.to_owned()]).collect::<Vec<_>>())
     }
 
-    /// The key of a value of one of the scanned attributes, if no question for that key asks for it as it is written.
-    pub(super) fn unusual_key(&self, attribute: &str, value: &str) -> Option<String> {
+    /// Whether an attribute holds an object's own addresses.
+    pub(super) fn is_of_addresses(&self, attribute: &str) -> bool {
+        holds(&self.addresses, attribute)
+    }
+
+    /// How a value of one of the scanned attributes is written. `exact` if the server compares the attribute with case.
+    pub(super) fn form_of(&self, attribute: &str, value: &str, exact: bool) -> Form {
         let is = |names: &[String]| holds(names, attribute);
-        let target = Target::parse(value).ok()?;
+        let Ok(target) = Target::parse(value) else {
+            return Form::Other;
+        };
+        let same = |one: &str, other: &str| match exact {
+            true => one == other,
+            false => one.eq_ignore_ascii_case(other),
+        };
         let is_asked = |kinds: &[&str], bare: &str| {
             kinds.iter().any(|kind| {
                 let head = value.get(..kind.len());
-                head.is_some_and(|head| head.eq_ignore_ascii_case(kind))
-                    && value[kind.len()..].eq_ignore_ascii_case(bare)
+                head.is_some_and(|head| same(head, kind)) && same(&value[kind.len()..], bare)
             })
         };
         let is_usual = match &target {
@@ -140,7 +161,10 @@ impl Attributes {
             Target::Dn(_) => !is(&self.journal) || is_asked(&[""], &target.key()),
             Target::X500(_) => is_asked(&["x500:", ""], target.key().trim_start_matches("x500:")),
         };
-        (!is_usual).then(|| target.key().into_owned())
+        match is_usual {
+            true => Form::Usual,
+            false => Form::Unusual(target.key().into_owned()),
+        }
     }
 
     /// The filter for everything with an address.

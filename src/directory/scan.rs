@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::entry::Entry;
-use super::question::Attributes;
+use super::question::{Attributes, Form};
 
 /// Most values in unusual forms kept, in all and for one key.
 const MOST_UNUSUAL: usize = 100_000;
@@ -106,6 +106,16 @@ struct Found {
     current: Findings,
     /// That of the scan under way.
     next: Option<Findings>,
+    /// Attributes that the server compares with case.
+    exact: Vec<Arc<str>>,
+}
+
+/// A value in a usual form, and the object that has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sample {
+    pub(super) attribute: Arc<str>,
+    pub(super) value: String,
+    pub(super) dn: String,
 }
 
 /// The values that one scan found.
@@ -115,6 +125,8 @@ pub(super) struct Findings {
     count: usize,
     journal: HashMap<Box<str>, Holders>,
     overflow: Option<String>,
+    /// For each attribute with addresses a value in lower case and one with capitals.
+    samples: Vec<Sample>,
 }
 
 #[derive(Debug)]
@@ -130,15 +142,21 @@ impl Findings {
         entry: &Entry,
         attributes: &Attributes,
         names: &[Arc<str>],
+        exact: &[Arc<str>],
     ) -> Vec<JournalValue> {
         let mut new = Vec::new();
         for (name, values) in entry.attributes() {
             let Some(name) = names.iter().find(|known| known.eq_ignore_ascii_case(name)) else {
                 continue;
             };
+            let is_exact = exact.contains(name);
             for value in values {
-                if let Some(key) = attributes.unusual_key(name, value) {
-                    self.keep(key, name, value);
+                match attributes.form_of(name, value, is_exact) {
+                    Form::Usual if attributes.is_of_addresses(name) => {
+                        self.sample(name, value, &entry.dn);
+                    }
+                    Form::Unusual(key) => self.keep(key, name, value),
+                    Form::Usual | Form::Other => {}
                 }
             }
         }
@@ -153,6 +171,19 @@ impl Findings {
             }
         }
         new
+    }
+
+    fn sample(&mut self, name: &Arc<str>, value: &str, dn: &str) {
+        let is_lower = |text: &str| !text.bytes().any(|byte| byte.is_ascii_uppercase());
+        let is_like =
+            |one: &Sample| one.attribute == *name && is_lower(&one.value) == is_lower(value);
+        if value.is_ascii() && value.contains('@') && !self.samples.iter().any(is_like) {
+            self.samples.push(Sample {
+                attribute: Arc::clone(name),
+                value: value.to_owned(),
+                dn: dn.to_owned(),
+            });
+        }
     }
 
     fn keep(&mut self, key: String, name: &Arc<str>, value: &str) {
@@ -233,17 +264,44 @@ impl Scan {
 
     /// Notes an object that the scan read.
     pub(super) fn take(&self, entry: &Entry) {
-        if let Some(next) = &mut self.found().next {
-            next.take(entry, &self.attributes, &self.names);
+        let Found { next, exact, .. } = &mut *self.found();
+        if let Some(next) = next {
+            next.take(entry, &self.attributes, &self.names, exact);
         }
+    }
+
+    /// Values in usual forms that were read: of each attribute one in lower case and one with capitals.
+    pub(super) fn samples(&self) -> Vec<Sample> {
+        let found = self.found();
+        found
+            .next
+            .as_ref()
+            .map(|next| next.samples.clone())
+            .unwrap_or_default()
+    }
+
+    /// Notes that the server compares an attribute with case, or that it does not; returns whether that is news.
+    pub(super) fn set_exact(&self, attribute: &Arc<str>, is_exact: bool) -> bool {
+        let exact = &mut self.found().exact;
+        let known = exact.iter().position(|known| known == attribute);
+        match (known, is_exact) {
+            (None, true) => exact.push(Arc::clone(attribute)),
+            (Some(at), false) => drop(exact.remove(at)),
+            (Some(_), true) | (None, false) => return false,
+        }
+        true
     }
 
     /// Notes an object that the change feed named.
     pub(super) fn learn(&self, entry: &Entry) {
-        let mut found = self.found();
-        let new = found.current.take(entry, &self.attributes, &self.names);
-        if let Some(next) = &mut found.next {
-            next.take(entry, &self.attributes, &self.names);
+        let Found {
+            current,
+            next,
+            exact,
+        } = &mut *self.found();
+        let new = current.take(entry, &self.attributes, &self.names, exact);
+        if let Some(next) = next {
+            next.take(entry, &self.attributes, &self.names, exact);
         }
         if !new.is_empty() {
             self.journal.send_if_modified(|known| match known {
@@ -257,7 +315,9 @@ impl Scan {
     }
 
     /// Ends a scan, and returns the keys of values that were not known before. `limited` says why not everything was
-    /// read; `journal_limited` the same of the journal values.
+    /// read or can be found; `journal_limited` the same of the journal values.
+    ///
+    /// If nobody has a journal value any more, those of the last scan stay: rights that were taken away look the same.
     pub(super) fn finish(
         &self,
         limited: Option<String>,
@@ -267,7 +327,15 @@ impl Scan {
         let Some(next) = found.next.take() else {
             return Vec::new();
         };
-        let old = std::mem::replace(&mut found.current, next);
+        let mut old = std::mem::replace(&mut found.current, next);
+        let mut journal_limited = journal_limited;
+        if found.current.journal.is_empty() && !old.journal.is_empty() {
+            found.current.journal = std::mem::take(&mut old.journal);
+            journal_limited = Some(
+                "nobody has a journal attribute any more, as far as this account may see"
+                    .to_owned(),
+            );
+        }
         let current = &found.current;
         let new = current
             .unusual
@@ -450,7 +518,23 @@ mod tests {
         assert_eq!(all().expect("read").len(), 3, "what was found stays");
         scan.begin();
         scan.finish(None, None);
-        assert_eq!(all().expect("read").len(), 0);
+        assert_eq!(
+            all().expect("read").len(),
+            3,
+            "rights may have been taken away"
+        );
+        assert!(
+            values
+                .borrow()
+                .as_ref()
+                .expect("read")
+                .incomplete()
+                .is_some()
+        );
+        scan.begin();
+        scan.take(&entry("cn=a", &[("journal", "k@corp.test")]));
+        scan.finish(None, None);
+        assert_eq!(all().expect("read").len(), 1);
     }
 
     #[test]

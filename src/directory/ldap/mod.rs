@@ -420,7 +420,7 @@ impl Client {
                 count => format!("{count} addresses and journal values are written in unusual forms"),
             }),
             Stage::Done(Some(why)) | Stage::Failed(why) => {
-                Err(format!("cannot read the whole directory: {}", scanner::explained(&why)))
+                Err(why)
             }
             Stage::Pending => {
                 Ok("reading the whole directory for addresses in unusual forms takes longer than directory.timeout".to_owned())

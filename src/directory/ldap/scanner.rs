@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ldap3::Scope;
+use ldap3::{Scope, ldap_escape};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Client;
@@ -11,6 +11,7 @@ use super::connection::{Connection, Search};
 use super::fault::Fault;
 use crate::directory::changes::Changes;
 use crate::directory::question::range;
+use crate::directory::scan::Sample;
 
 /// Pauses after a scan, in multiples of its own time: at most 2 % of the time is spent on scans by the clock, and 10 %
 /// where the server changed or a change feed began anew.
@@ -21,6 +22,8 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const SHORTEST_AFTER_A_FAILURE: Duration = Duration::from_secs(10);
 /// Scans in a row that end with their connection before lookups no longer wait for one.
 const TRIES: u32 = 3;
+/// The longest that a scan may take.
+const LONGEST: Duration = Duration::from_secs(30 * 60);
 
 impl Client {
     /// Scans for ever, every `ttl` at most; who runs it must stop it.
@@ -34,7 +37,11 @@ impl Client {
                 continue;
             };
             let begun = Instant::now();
-            let outcome = self.scan_once(&connection).await;
+            let outcome = timeout(LONGEST, self.scan_once(&connection)).await;
+            let outcome = outcome.unwrap_or_else(|_| {
+                let why = format!("{} was not read within {LONGEST:?}", connection.url());
+                Err(Fault::Question(why))
+            });
             let took = begun.elapsed();
             let mut pause = ttl.max(took.saturating_mul(PAUSE)).max(SHORTEST);
             let limited = match outcome {
@@ -52,14 +59,13 @@ impl Client {
                     failures += 1;
                     pause = took.saturating_mul(PAUSE).max(SHORTEST_AFTER_A_FAILURE);
                     let is_final = failures >= TRIES || !matches!(fault, Fault::Lost(_));
-                    let why = is_final.then(|| fault.to_string());
+                    let why = is_final.then(|| cannot_read(&fault));
                     self.scan.give_up(why.clone());
                     why
                 }
             };
-            if limited.is_some() && limited != warned {
-                let why = limited.as_deref().unwrap_or_default();
-                tracing::warn!("cannot read the whole directory: {}", explained(why));
+            if let Some(why) = limited.as_ref().filter(|why| warned.as_ref() != Some(*why)) {
+                tracing::warn!("{why}");
             }
             warned = limited;
             let asked = async {
@@ -74,8 +80,8 @@ impl Client {
         }
     }
 
-    /// Reads everything, or if that is refused what can be asked for. Returns why not everything was read, and the keys
-    /// of values not known before.
+    /// Reads everything, or if that is refused what can be asked for. Returns why not everything was read or can be
+    /// found, and the keys of values not known before.
     async fn scan_once(
         &self,
         connection: &Arc<Connection>,
@@ -83,9 +89,22 @@ impl Client {
         let scan = &self.scan;
         scan.begin();
         let refused = match self.read(connection, self.attributes.scan_filter()).await {
-            Ok(()) => return Ok((None, scan.finish(None, None))),
+            Ok(()) => {
+                let (is_news, problem) = match self.examine(connection).await {
+                    Err(fault @ Fault::Lost(_)) => return Err(fault),
+                    // What was read counts all the same.
+                    Err(_) => (false, None),
+                    Ok(examined) => examined,
+                };
+                if is_news {
+                    scan.begin();
+                    self.read(connection, self.attributes.scan_filter()).await?;
+                }
+                self.see_canary(connection).await?;
+                return Ok((problem.clone(), scan.finish(problem, None)));
+            }
             Err(fault @ Fault::Lost(_)) => return Err(fault),
-            Err(fault) => fault.to_string(),
+            Err(fault) => fault,
         };
         scan.begin();
         self.read(connection, self.attributes.unusual_filter())
@@ -94,11 +113,10 @@ impl Client {
             Some(filter) => self.read(connection, filter).await.err(),
             None => None,
         };
-        let new = scan.finish(
-            Some(refused.clone()),
-            journal.map(|fault| fault.to_string()),
-        );
-        Ok((Some(refused), new))
+        self.see_canary(connection).await?;
+        let limited = Some(cannot_read(&refused));
+        let new = scan.finish(limited.clone(), journal.map(|fault| fault.to_string()));
+        Ok((limited, new))
     }
 
     async fn read(&self, connection: &Arc<Connection>, filter: String) -> Result<(), Fault> {
@@ -121,12 +139,102 @@ impl Client {
         }
         Ok(())
     }
+
+    /// An account whose rights were taken away is not refused, it reads nothing.
+    async fn see_canary(&self, connection: &Arc<Connection>) -> Result<(), Fault> {
+        let deadline = Instant::now() + self.access.timeout;
+        connection.check_canary(deadline).await
+    }
+
+    /// Sees by values that were read how the server compares each address attribute. Returns whether that is
+    /// other than was known, and which attributes cannot be searched at all.
+    async fn examine(&self, connection: &Arc<Connection>) -> Result<(bool, Option<String>), Fault> {
+        let mut is_news = false;
+        let mut closed: Vec<Arc<str>> = Vec::new();
+        for sample in self.scan.samples() {
+            let Sample {
+                attribute,
+                value,
+                dn,
+            } = &sample;
+            let subtree = (self.access.base.as_str(), Scope::Subtree);
+            let object = (dn.as_str(), Scope::Base);
+            let asked = value.to_ascii_lowercase();
+            let is_found = self.has(connection, subtree, attribute, &asked).await?;
+            let is_exact = !is_found && asked != *value && {
+                self.has(connection, subtree, attribute, value).await?
+            };
+            if is_found || is_exact {
+                if asked != *value {
+                    is_news |= self.scan.set_exact(attribute, is_exact);
+                }
+            } else if self.still_has(connection, object, attribute, value).await?
+                && !closed.contains(attribute)
+            {
+                closed.push(Arc::clone(attribute));
+            }
+        }
+        let problem = (!closed.is_empty()).then(|| {
+            format!(
+                "{} finds nobody by {}, though people have it: the attribute needs an equality rule (and an index) there, \
+                 or must not stand in directory.address_attributes",
+                connection.url(),
+                closed.join(", ")
+            )
+        });
+        Ok((is_news, problem))
+    }
+
+    /// Whether anything is found by this value.
+    async fn has(
+        &self,
+        connection: &Arc<Connection>,
+        (base, scope): (&str, Scope),
+        attribute: &str,
+        value: &str,
+    ) -> Result<bool, Fault> {
+        let search = Search {
+            base: base.to_owned(),
+            scope,
+            filter: format!("({attribute}={})", ldap_escape(value)),
+            attributes: vec!["1.1".into()],
+            limit: 1,
+            enough_at_limit: true,
+            may_be_missing: true,
+        };
+        let deadline = Instant::now() + self.access.timeout;
+        Ok(!connection.search(search, deadline).await?.is_empty())
+    }
+
+    /// Whether an object has this value now.
+    async fn still_has(
+        &self,
+        connection: &Arc<Connection>,
+        (base, scope): (&str, Scope),
+        attribute: &str,
+        value: &str,
+    ) -> Result<bool, Fault> {
+        let search = Search {
+            base: base.to_owned(),
+            scope,
+            filter: "(objectClass=*)".to_owned(),
+            attributes: vec![attribute.to_owned()],
+            limit: 1,
+            enough_at_limit: true,
+            may_be_missing: true,
+        };
+        let deadline = Instant::now() + self.access.timeout;
+        let found = connection.search(search, deadline).await?;
+        Ok(found
+            .iter()
+            .any(|entry| entry.values(attribute).any(|one| one == value)))
+    }
 }
 
 /// What it means that not everything could be read, and what to do.
-pub(super) fn explained(why: &str) -> String {
+fn cannot_read(fault: &Fault) -> String {
     format!(
-        "{why}; addresses in rare forms (a blank beside the @, fullwidth letters, proxyAddresses without smtp:) are not found (OpenLDAP: the \
-         account needs olcLimits with size.prtotal=unlimited)"
+        "cannot read the whole directory: {fault}; addresses in rare forms (a blank beside the @, fullwidth letters, \
+         proxyAddresses without smtp:) are not found (OpenLDAP: the account needs olcLimits with size.prtotal=unlimited)"
     )
 }

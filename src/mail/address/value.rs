@@ -173,7 +173,8 @@ fn behind_a_display_name(text: &str) -> Option<&str> {
     }
     let opened = opened?;
     let name: String = unquoted(&inner[..opened]).map(|(_, c)| c).collect();
-    let is_name = !name.contains(':') && !(name.contains('@') && name.contains([',', ';']));
+    let is_list = name.contains('@') && name.contains([',', ';']);
+    let is_name = !is_list && !name.contains(':');
     is_name.then_some(&inner[opened + 1..])
 }
 
@@ -444,6 +445,19 @@ mod tests {
             let written = address.to_string();
             assert_eq!(Address::parse(&written), Ok(address.clone()), "{text:?}");
             assert_eq!(parse(&written), Ok(address), "{text:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_value_is_one_mailbox_that_can_be_written(
+            text in "[a-c@.:<>\"'(), %4\u{200b}\u{200d}\u{a0}\u{e9}\u{301}\u{ff20}\u{3002}\u{130}-]{0,24}"
+        ) {
+            if let Ok(address) = parse(&text) {
+                let written = address.to_string();
+                proptest::prop_assert_eq!(&Address::parse(&written), &Ok(address.clone()));
+                proptest::prop_assert_eq!(parse(&written), Ok(address));
+            }
         }
     }
 }
