@@ -353,9 +353,7 @@ async fn every_form_of_a_journal_value_counts_as_in_a_file<D: Values>() {
             both.add(&format!("y{n}"), "extensionAttribute10", &value),
             "{value}"
         );
-        if !form.starts_with("IMCEAEX") {
-            asked.push((address(&format!("{name}@corp.test")), true, value));
-        }
+        asked.push((address(&format!("{name}@corp.test")), true, value));
     }
     let ((server, file), _place) = both.open();
     let mut wrong = Vec::new();
@@ -411,7 +409,11 @@ async fn every_form_of_a_journal_value_counts_as_in_a_file<D: Values>() {
         assert_eq!(one, other);
     }
     assert_eq!(sets[0].len(), sets[1].len());
-    for (address, is_meant, form) in &asked {
+    // Mail to an encapsulated address is Exchange's to deliver.
+    let asked = asked
+        .iter()
+        .filter(|(_, _, form)| !form.starts_with("IMCEAEX"));
+    for (address, is_meant, form) in asked {
         let leads = |(_, _, leads): &(String, String, Result<Vec<String>, String>)| {
             leads
                 .as_ref()

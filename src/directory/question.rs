@@ -144,6 +144,10 @@ impl Attributes {
                 head.is_some_and(|head| same(head, kind)) && same(&value[kind.len()..], bare)
             })
         };
+        // As an address it is asked for by its own key; as this object's name it is not.
+        if let (Target::Smtp(_), true, Some(x500)) = (&target, is(&self.journal), target.x500()) {
+            return Form::Unusual(x500_key(&x500));
+        }
         let is_usual = match &target {
             Target::Smtp(address) => {
                 let as_address = !is(&self.addresses) || {
@@ -365,7 +369,12 @@ impl Attributes {
 
     /// What an entry's journal attributes name.
     pub(super) fn journal_keys_of(&self, entry: &Entry) -> Vec<String> {
-        keys(entry, &self.journal)
+        let mut all = keys(entry, &self.journal);
+        let values = self.journal.iter().flat_map(|name| entry.values(name));
+        // An encapsulated X.500 address names an object, too.
+        let x500 = values.filter_map(|value| Target::parse(value).ok()?.x500());
+        all.extend(x500.map(|text| x500_key(&text)));
+        all
     }
 
     /// Whether the address may share a search with others: only where we surely compare like the

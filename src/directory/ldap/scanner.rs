@@ -65,7 +65,7 @@ impl Client {
                 }
             };
             if let Some(why) = limited.as_ref().filter(|why| warned.as_ref() != Some(*why)) {
-                tracing::warn!("{why}");
+                tracing::warn!("not every address can be found: {why}");
             }
             warned = limited;
             let asked = async {
