@@ -557,3 +557,33 @@ async fn remarks(directory: &Directory) -> Vec<Result<String, String>> {
     let probes = directory.probe().await.into_iter();
     probes.flat_map(|one| one.remarks).collect()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn coverage_and_the_reading_do_not_disturb_each_other() {
+    let server = Slapd::start(5000);
+    let directory = Directory::open(server.access().directory()).expect("valid settings");
+    let mut values = directory.journal_values();
+    let counts = [directory.everybody(), directory.everybody()].map(|mut everybody| {
+        tokio::spawn(async move {
+            let mut count = 0;
+            while let Some(one) = everybody.recv().await {
+                one.expect("no outage");
+                count += 1;
+            }
+            count
+        })
+    });
+    for count in counts {
+        assert_eq!(count.await.expect("no panic"), 5000);
+    }
+    let read = tokio::time::timeout(PATIENCE, values.wait_for(Option::is_some));
+    let read = read.await.expect("in time").expect("open").clone();
+    assert_eq!(
+        read.expect("read")
+            .iter()
+            .map(|one| one.holders)
+            .sum::<u64>(),
+        1667
+    );
+    assert!(remarks(&directory).await.iter().all(Result::is_ok));
+}

@@ -186,7 +186,12 @@ impl Ldap {
     ) -> Result<(), Outage> {
         let client = &self.client;
         let deadline = Instant::now() + client.access.timeout;
-        let connection = client.servers.connection(deadline).await?;
+        let used = client.servers.connection(deadline).await?;
+        // A connection of its own: whoever takes the objects may be slow, and ask for addresses meanwhile.
+        let url = ServerUrl::parse(used.url(), client.access.starttls);
+        let url = url.map_err(|error| Outage::new(error.to_string()))?;
+        let connection = Connection::enter(&url, &client.access, client.access.timeout).await;
+        let connection = connection.map_err(|error| Outage::new(error.to_string()))?;
         let search = Search {
             base: client.access.base.clone(),
             scope: Scope::Subtree,
@@ -211,6 +216,7 @@ impl Ldap {
                 break;
             }
         }
+        connection.leave().await;
         Ok(())
     }
 
