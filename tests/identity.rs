@@ -38,7 +38,7 @@ enum Place {
 
 /// A directory, Copyist and Postfix. Dropped from the top: who asks before who answers.
 struct Site<D> {
-    _postfix: Postfix,
+    postfix: Postfix,
     copyist: Copyist,
     mail: SmtpSink,
     relay: SmtpSink,
@@ -127,7 +127,7 @@ impl<D: DirectoryServer> Site<D> {
             relay.address(),
         ));
         Site {
-            _postfix: postfix,
+            postfix,
             copyist,
             mail,
             relay,
@@ -172,7 +172,10 @@ impl<D: DirectoryServer> Site<D> {
 
     /// The addresses that each message was delivered to, by its Message-ID.
     fn deliveries(&self, count: usize) -> BTreeMap<String, Vec<String>> {
-        self.mail.wait_for(count, PATIENCE);
+        // Behind a queue a rejection waits in the queue for another attempt.
+        wait("the end of all deliveries", PATIENCE, || {
+            self.mail.count() + self.postfix.queue_length() == count
+        });
         let all = self.mail.messages().into_iter().map(|text| {
             let id = text
                 .lines()

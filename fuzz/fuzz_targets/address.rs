@@ -1,5 +1,5 @@
 //! Addresses in every spelling. Must hold: what was read is one mailbox; written and read again it is the same; no
-//! reading of it becomes two.
+//! reading of it becomes two. So for values that people write.
 
 #![no_main]
 
@@ -35,5 +35,10 @@ fuzz_target!(|octets: &[u8]| {
     }
     if let Ok(address) = Address::parse_in(&text, "corp.example") {
         check(&address);
+    }
+    if let Ok(address) = Address::parse_value(&text) {
+        check(&address);
+        let written = Address::parse_value(&address.to_string()).expect("a value, too");
+        assert_eq!(written.key(), address.key());
     }
 });

@@ -5,7 +5,7 @@
 #![no_main]
 
 use copyist::directory::fuzzing::own_address;
-use copyist::directory::{Entry, Target};
+use copyist::directory::{Entry, Target, dn};
 use copyist::mail::Address;
 use copyist::smtp::{Dialogue, Event};
 use copyist_fuzz::is_one_mailbox;
@@ -52,8 +52,11 @@ fuzz_target!(|octets: &[u8]| {
                 check(address);
             }
             let again = Target::parse(&target.to_string());
-            assert!(again.is_ok(), "{target} cannot be read again");
+            let again = again.expect("what was written can be read again");
+            assert_eq!(again.key(), target.key(), "{target}");
         }
+        let key = dn::key(value);
+        assert_eq!(dn::key(&key), key, "the key of {value:?} is its own");
     }
     let at = |n: usize| ATTRIBUTES[(usize::from(*first) + n) % ATTRIBUTES.len()].to_owned();
     let attributes = values.into_iter().enumerate();

@@ -14,7 +14,7 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// A mail address.
 pub(super) fn address(text: &str) -> Result<Address, &'static str> {
-    Address::parse(text).map_err(|error| address_problem(&error))
+    Address::parse_value(text).map_err(|error| address_problem(&error))
 }
 
 fn address_problem(error: &AddressError) -> &'static str {

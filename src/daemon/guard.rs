@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::directory::Outage;
+use crate::directory::{JournalValues, Outage};
 use crate::identity::{Guarded, GuardedMailboxes, Identities, Unguarded};
 use crate::pipeline::Pipeline;
 use crate::policy::{self, Rules};
 
 /// How long after a change of the directory the set is built again: several changes often come together.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// How long the first reading of the directory is waited for; it goes on meanwhile.
+const FIRST_READING: Duration = Duration::from_secs(10);
 
 /// How often it is built again without any change, and after a failure.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -28,12 +31,22 @@ pub(crate) async fn build(
     rules: &Rules,
 ) -> Result<GuardedMailboxes, Outage> {
     let values = match policy::guards_attributes(rules) {
-        true => identities.directory().journal_values().await?,
-        false => Vec::new(),
+        true => Some(known_values(identities).await?),
+        false => None,
     };
-    identities
-        .guarded_mailboxes(&policy::guard_settings(rules), &values)
-        .await
+    let settings = policy::guard_settings(rules);
+    let mailboxes = identities.guarded_mailboxes(&settings, values.as_deref());
+    mailboxes.await
+}
+
+/// The values of all journal attributes, once they are known.
+async fn known_values(identities: &Identities) -> Result<Arc<JournalValues>, Outage> {
+    let mut values = identities.directory().journal_values();
+    let known = timeout(FIRST_READING, values.wait_for(Option::is_some)).await;
+    let known = known.ok().and_then(Result::ok);
+    known
+        .and_then(|values| values.clone())
+        .ok_or_else(|| Outage::new("the values of the journal attributes were not read so far"))
 }
 
 /// Takes over the set of the last run, until the directory gives a newer one.
@@ -77,7 +90,10 @@ pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, file: PathBuf) {
         };
         let directory = now.identities.directory().clone();
         drop(now);
+        let mut values = directory.journal_values();
+        values.mark_unchanged();
         tokio::select! {
+            Ok(()) = values.changed() => {}
             () = sleep(pause) => {}
             () = directory.changed() => sleep(SETTLE).await,
         }

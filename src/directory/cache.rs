@@ -14,12 +14,13 @@ use metrics::counter;
 use moka::future::Cache;
 use tokio::time::Instant;
 
-use super::changes::{Changes, Names, lower};
+use super::changes::{Changes, Names};
+use super::dn;
 use super::entry::{Entry, Lookup, Outage};
 use super::members::{self, Members};
 use super::memory::{Got, Known, Life, Memory, patiently};
 use super::places;
-use super::question::{Attributes, address_key};
+use super::question::{Attributes, value_key};
 use super::resolve::{self, Resolution};
 use super::settings::{CacheSettings, Places, TargetSettings};
 use super::source::{Name, Objects, Source};
@@ -60,6 +61,7 @@ pub(super) struct Cached<S> {
     inherited: Memory<Objects>,
     targets: TargetSettings,
     resolved: Memory<Resolution>,
+    journal: Memory<bool>,
     warned: Cache<String, ()>,
     changes: Arc<Changes>,
 }
@@ -90,6 +92,7 @@ impl<S: Source> Cached<S> {
             inherited: Memory::new(settings.capacity, life, &changes),
             targets,
             resolved: Memory::new(TARGETS, life, &changes),
+            journal: Memory::new(settings.capacity, life, &changes),
             warned: kept(WARNED, Duration::from_secs(24 * 3600)),
             changes,
         }
@@ -147,7 +150,7 @@ impl<S: Source> Cached<S> {
 
     /// The members of a group, as far as they matter for mail to it.
     pub(super) async fn members(&self, group: &Entry) -> Result<Arc<Members>, Outage> {
-        let key = address_key(&group.dn);
+        let key = dn::key(&group.dn);
         let ask = || async {
             let found = members::members(&self.source, group, self.targets.group_limit).await?;
             let is_whole = found.is_whole;
@@ -231,11 +234,11 @@ impl<S: Source> Cached<S> {
     }
 
     async fn places_of(&self, object: &Entry) -> Result<Objects, Outage> {
-        let key = lower(object.dn.clone());
+        let key = dn::key(&object.dn);
         let ask = || async {
             let found = self.ask_places(object).await?;
-            let here = [places::ANYWHERE.to_owned(), object.dn.clone()];
-            let names = Names::of(found.iter().map(|one| one.dn.clone()).chain(here));
+            let here = [places::ANYWHERE.to_owned(), key.clone()];
+            let names = Names::of(found.iter().map(|one| dn::key(&one.dn)).chain(here));
             Ok((Objects::from(found), Some(names)))
         };
         let got = self.inherited.believed_or(&key, ask, self.patience).await;
@@ -342,13 +345,49 @@ impl<S: Source> Cached<S> {
         Lookup::Absent
     }
 
+    /// Whether anybody's journal attribute names this address: asked only where the values could not all be listed.
+    pub(super) async fn names_in_journal(&self, asked: &Address) -> Lookup<()> {
+        let ask = || async {
+            // The message is about to need the same answer.
+            let owners = self.owners(asked).await.answer?.what;
+            let owners = owners.as_deref().unwrap_or_default();
+            if self.source.names_in_journal(asked, owners).await? {
+                // Whose value it is, is not asked; any change may take it away.
+                return Ok((true, Some(Names::any())));
+            }
+            let mut names = vec![asked.key().to_owned()];
+            names.extend(owners.iter().flat_map(|object| resolve::names_of(object)));
+            // And by any of their addresses, which are among these.
+            let values = owners.iter().flat_map(|object| object.attributes());
+            let values = values.flat_map(|(_, values)| values);
+            names.extend(values.filter(|text| text.contains('@')).map(value_key));
+            Ok((false, Some(Names::of(names))))
+        };
+        let got = self
+            .journal
+            .believed_or(asked.key(), ask, self.patience)
+            .await;
+        let known = match got.answer {
+            Ok(known) => known,
+            // Nor is what changed since of any matter: the guard may err for the time of an outage.
+            Err(outage) => match self.journal.stale(asked.key()).await {
+                Some(known) => known,
+                None => return Lookup::Unavailable(outage),
+            },
+        };
+        match known.what {
+            true => Lookup::Found(()),
+            false => Lookup::Absent,
+        }
+    }
+
     /// What a target comes to. While the source is down, what it came to lately.
     pub(super) async fn resolve(&self, target: &Target) -> Result<Resolution, Outage> {
         if target.smtp().is_some() {
             let (resolution, _) = resolve::resolve(&self.source, target, &self.targets).await?;
             return Ok(resolution);
         }
-        let key = target.to_string().to_lowercase();
+        let key = target.key();
         let ask = || async {
             let (resolution, names) = resolve::resolve(&self.source, target, &self.targets).await?;
             Ok((resolution, Some(names)))

@@ -4,7 +4,7 @@
 //! unreadable LDIF changes nothing but the log; a file that is gone or cannot be checked is an outage,
 //! never an empty directory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -13,14 +13,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::dn;
 use super::entry::{Entry, Outage};
 use super::ldif::{self, LdifError};
 use super::places;
 use super::question::Attributes;
 use super::resolve;
+use super::scan::{Findings, JournalValues};
 use super::source::{Name, Objects, Source};
 use crate::mail::Address;
 
@@ -75,6 +77,7 @@ pub(super) struct LdifFile {
     path: PathBuf,
     attributes: Attributes,
     now: ArcSwap<Look>,
+    journal: watch::Sender<Option<Arc<JournalValues>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -104,6 +107,8 @@ struct Index {
     names: HashMap<String, Vec<Arc<Entry>>>,
     /// Groups, by the DN or login name of a member.
     groups: HashMap<String, Vec<Arc<Entry>>>,
+    journal: HashSet<String>,
+    journal_values: Arc<JournalValues>,
 }
 
 impl LdifFile {
@@ -113,6 +118,7 @@ impl LdifFile {
         Ok(LdifFile {
             path: path.to_owned(),
             attributes,
+            journal: watch::Sender::new(Some(Arc::clone(&index.journal_values))),
             now: ArcSwap::from_pointee(Look {
                 index: Arc::new(index),
                 at: Instant::now(),
@@ -182,11 +188,19 @@ impl LdifFile {
         if let Some(outage) = gone.as_ref().filter(|_| self.now.load().gone.is_none()) {
             tracing::error!("{outage}");
         }
+        let new = Arc::clone(&index.journal_values);
         self.now.store(Arc::new(Look {
             index,
             at: Instant::now(),
             gone,
         }));
+        self.journal.send_if_modified(|known| {
+            let is_new = !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &new));
+            if is_new {
+                *known = Some(new);
+            }
+            is_new
+        });
     }
 
     /// The content, if it may be trusted.
@@ -201,6 +215,11 @@ impl LdifFile {
             return Err(Outage::new(reason));
         }
         Ok(Arc::clone(&look.index))
+    }
+
+    /// Follows the journal values.
+    pub(super) fn journal_values(&self) -> watch::Receiver<Option<Arc<JournalValues>>> {
+        self.journal.subscribe()
     }
 
     /// Every object with an address.
@@ -239,6 +258,16 @@ impl Source for LdifFile {
         Ok(self.index()?.owners.get(address.key()).cloned())
     }
 
+    async fn names_in_journal(
+        &self,
+        address: &Address,
+        owners: &[Arc<Entry>],
+    ) -> Result<bool, Outage> {
+        let index = self.index()?;
+        let names = self.attributes.journal_keys(address, owners);
+        Ok(names.iter().any(|name| index.journal.contains(name)))
+    }
+
     async fn find_login(&self, login: &str) -> Result<Option<Objects>, Outage> {
         Ok(self.index()?.logins.get(&login.to_lowercase()).cloned())
     }
@@ -263,30 +292,24 @@ impl Source for LdifFile {
 
     async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {
         let index = self.index()?;
-        let key = match name {
-            Name::Dn(dn) => dn_key(dn),
-            Name::X500(text) => format!("x500:{}", text.to_lowercase()),
-            Name::Uid(uid) => format!("uid:{}", uid.to_lowercase()),
-            Name::PrimaryGroup(token) => format!("primary:{token}"),
-            Name::Url(url) => {
-                let path = self.path.display();
-                return Err(Outage::new(format!(
-                    "the dynamic group {url:?} takes an LDAP server; {path} cannot be searched that way"
-                )));
-            }
-        };
-        Ok(index.names.get(&key).cloned().unwrap_or_default())
+        if let Name::Url(url) = name {
+            let path = self.path.display();
+            return Err(Outage::new(format!(
+                "the dynamic group {url:?} takes an LDAP server; {path} cannot be searched that way"
+            )));
+        }
+        Ok(index.names.get(&name.key()).cloned().unwrap_or_default())
     }
 
     async fn groups_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
         let index = self.index()?;
-        let mut names: Vec<String> = vec![dn_key(&object.dn)];
+        let mut names: Vec<String> = vec![dn::key(&object.dn)];
         names.extend(uid_keys(object));
         let mut groups: Vec<Arc<Entry>> = Vec::new();
         while let Some(name) = names.pop() {
             for group in index.groups.get(&name).into_iter().flatten() {
                 if !groups.iter().any(|known| known.dn == group.dn) {
-                    names.push(dn_key(&group.dn));
+                    names.push(dn::key(&group.dn));
                     groups.push(Arc::clone(group));
                 }
             }
@@ -298,7 +321,7 @@ impl Source for LdifFile {
     async fn containers_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
         let index = self.index()?;
         let above = places::above(&object.dn, "");
-        let found = above.iter().filter_map(|dn| index.names.get(&dn_key(dn)));
+        let found = above.iter().filter_map(|dn| index.names.get(&dn::key(dn)));
         let mut found: Vec<Arc<Entry>> = found.flatten().cloned().collect();
         found.retain(|container| self.attributes.is_journaled(container));
         Ok(found)
@@ -354,7 +377,11 @@ impl Index {
         let mut names: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
         let mut groups: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
         let mut logins: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
+        let mut journal = HashSet::new();
+        let mut findings = Findings::default();
         for entry in &all {
+            findings.take(entry, attributes, &[], &[]);
+            journal.extend(attributes.journal_keys_of(entry));
             for login in attributes.login_keys_of(entry) {
                 let known = logins.entry(login).or_default();
                 if !known.iter().any(|other| Arc::ptr_eq(other, entry)) {
@@ -368,11 +395,9 @@ impl Index {
                 groups.entry(member).or_default().push(Arc::clone(entry));
             }
             let primary = entry.values("primaryGroupID");
-            let uids = uid_keys(entry).into_iter();
-            let uids = uids.chain(primary.map(|token| format!("primary:{token}")));
-            let called = resolve::names_of(entry).into_iter();
-            let called = called.filter(|name| name.starts_with("x500:"));
-            for key in called.chain(uids).chain([dn_key(&entry.dn)]) {
+            let primary = primary.map(|token| Name::PrimaryGroup(token.to_owned()).key());
+            let uids = uid_keys(entry).into_iter().chain(primary);
+            for key in resolve::names_of(entry).into_iter().chain(uids) {
                 names.entry(key).or_default().push(Arc::clone(entry));
             }
         }
@@ -383,6 +408,8 @@ impl Index {
             owners: owners.collect(),
             names,
             groups,
+            journal,
+            journal_values: Arc::new(findings.journal_values(None)),
             logins: logins
                 .into_iter()
                 .map(|(key, all)| (key, all.into()))
@@ -393,25 +420,15 @@ impl Index {
 
 fn uid_keys(entry: &Entry) -> Vec<String> {
     let uids = entry.values("uid");
-    uids.map(|uid| format!("uid:{}", uid.to_lowercase()))
-        .collect()
+    uids.map(|uid| Name::Uid(uid.to_owned()).key()).collect()
 }
 
 /// The members of a group, as they are looked up here.
 fn members_of(entry: &Entry) -> impl Iterator<Item = String> {
     let named = ["member", "uniqueMember"].into_iter();
-    let named = named.flat_map(|name| entry.values(name)).map(dn_key);
+    let named = named.flat_map(|name| entry.values(name)).map(dn::key);
     let uids = entry.values("memberUid");
-    named.chain(uids.map(|uid| format!("uid:{}", uid.to_lowercase())))
-}
-
-/// How DNs are compared here: without case, and without spaces beside commas and equal signs.
-pub fn dn_key(dn: &str) -> String {
-    let parts = dn.split(',').map(|part| match part.split_once('=') {
-        Some((name, value)) => format!("{}={}", name.trim(), value.trim()),
-        None => part.to_owned(),
-    });
-    parts.collect::<Vec<_>>().join(",").to_lowercase()
+    named.chain(uids.map(|uid| Name::Uid(uid.to_owned()).key()))
 }
 
 #[cfg(test)]

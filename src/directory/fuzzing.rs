@@ -20,12 +20,12 @@ impl Questions {
 
     /// The filter that finds the owners of these addresses.
     pub fn lookup_filter(&self, asked: &[Address]) -> String {
-        self.0.lookup_filter(asked)
+        self.0.lookup_filter(asked, &[])
     }
 
     /// The filter that finds who is journaled to this address, or to one of these objects.
     pub fn journal_filter(&self, address: &Address, owners: &[Arc<Entry>]) -> Option<String> {
-        self.0.journal_filter(address, owners)
+        self.0.journal_filter(address, owners, &[])
     }
 
     /// The addresses that an object is found by.

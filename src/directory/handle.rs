@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as watch_channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,6 +17,7 @@ use super::ldap::{self, Ldap, LdapError};
 use super::members::Members;
 use super::question::{AttributeError, Attributes};
 use super::resolve::Resolution;
+use super::scan::JournalValues;
 use super::settings::{self, CacheSettings, Settings, ValuesOf};
 use super::source::{Name, Objects, Probe, Source};
 use super::target::Target;
@@ -108,6 +109,7 @@ impl Directory {
                 (Backend::Ldif(file), FILE_PATIENCE)
             }
         };
+        let ttl = memory.ttl;
         let cached = Cached::new(
             backend,
             known.clone(),
@@ -117,6 +119,11 @@ impl Directory {
             patience,
         )
         .with_exemption(settings.exempt_attribute);
+        if let Backend::Ldap(ldap) = cached.source() {
+            let scan = ldap.scan(cached.changes(), ttl);
+            let until = stop.clone();
+            tasks.spawn(async move { until.run_until_cancelled(scan).await });
+        }
         Ok(Directory {
             inner: Arc::new(Inner {
                 cached,
@@ -217,6 +224,26 @@ impl Directory {
         everybody
     }
 
+    /// Follows the values of the journal attributes, everybody's. `None` until they were read once since the start.
+    pub fn journal_values(&self) -> watch_channel::Receiver<Option<Arc<JournalValues>>> {
+        match self.inner.cached.source() {
+            Backend::Ldap(ldap) => ldap.journal_values(),
+            Backend::Ldif(file) => file.journal_values(),
+        }
+    }
+
+    /// Whether anybody's journal attribute names this address, or an object that owns it: for where not all values can be
+    /// listed ([`JournalValues::incomplete`]).
+    pub async fn names_in_journal(&self, address: &Address) -> Lookup<()> {
+        self.inner.cached.names_in_journal(address).await
+    }
+
+    /// Returns an object's own addresses as mail to them is looked up, each once. Values that are no mail address are
+    /// left out.
+    pub fn addresses_of(&self, object: &Entry) -> Vec<Address> {
+        self.inner.attributes.addresses_of(object)
+    }
+
     /// Each of these objects of people, and behind it what it inherits from.
     pub async fn with_inherited(&self, people: Vec<Arc<Entry>>) -> Result<Vec<Objects>, Outage> {
         let all = people.into_iter().map(|one| {
@@ -253,24 +280,6 @@ impl Directory {
         let mut names = attributes.keys_of(object);
         names.extend(super::resolve::names_of(object));
         (names, attributes.login_keys_of(object))
-    }
-
-    /// The values of all journal attributes, each with the DN of an object that has it.
-    pub async fn journal_values(&self) -> Result<Vec<(String, String)>, Outage> {
-        let attributes = &self.inner.attributes;
-        let mut values: HashMap<String, String> = HashMap::new();
-        for object in self.inner.cached.source().journaled().await? {
-            let of_object = attributes
-                .journal()
-                .iter()
-                .flat_map(|name| object.values(name));
-            for value in of_object {
-                if !values.contains_key(value) {
-                    values.insert(value.to_owned(), object.dn.clone());
-                }
-            }
-        }
-        Ok(values.into_iter().collect())
     }
 
     /// Waits for a change of the directory, where changes are followed.
@@ -339,6 +348,17 @@ impl Source for Backend {
         match self {
             Backend::Ldap(ldap) => ldap.find(address).await,
             Backend::Ldif(file) => file.find(address).await,
+        }
+    }
+
+    async fn names_in_journal(
+        &self,
+        address: &Address,
+        owners: &[Arc<Entry>],
+    ) -> Result<bool, Outage> {
+        match self {
+            Backend::Ldap(ldap) => ldap.names_in_journal(address, owners).await,
+            Backend::Ldif(file) => file.names_in_journal(address, owners).await,
         }
     }
 

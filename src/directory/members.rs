@@ -10,9 +10,9 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::changes::Names;
+use super::dn;
 use super::entry::{Entry, Outage};
 use super::memory::Answer;
-use super::question::address_key;
 use super::resolve::{self, AT_ONCE, is_group};
 use super::source::{Name, Objects, Source};
 use super::target::Target;
@@ -58,7 +58,7 @@ pub(super) async fn members<S: Source>(
     let mut walk = Walk::default();
     let mut level = vec![Name::Dn(group.dn.clone())];
     while !level.is_empty() {
-        level.retain(|name| walk.asked.insert(key_of(name)));
+        level.retain(|name| walk.asked.insert(name.key()));
         if walk.asked.len() > limit {
             return compare(source, group).await;
         }
@@ -88,14 +88,6 @@ async fn read<S: Source>(source: &S, names: Vec<Name>) -> Result<Vec<Vec<Arc<Ent
         .await
 }
 
-/// As a member is compared.
-fn key_of(name: &Name) -> String {
-    match name {
-        Name::Dn(dn) => address_key(dn),
-        other => other.to_string().to_lowercase(),
-    }
-}
-
 #[derive(Default)]
 struct Walk {
     asked: HashSet<String>,
@@ -110,7 +102,7 @@ impl Walk {
     /// Notes an object; gives the members that it stands for.
     fn visit(&mut self, entry: &Arc<Entry>) -> Vec<Name> {
         let is_first = self.seen.is_empty();
-        if !self.seen.insert(address_key(&entry.dn)) {
+        if !self.seen.insert(dn::key(&entry.dn)) {
             return Vec::new();
         }
         if !is_first {
@@ -148,7 +140,7 @@ async fn compare<S: Source>(source: &S, group: &Entry) -> Result<Found, Outage> 
         .groups()
         .await?
         .iter()
-        .map(|dn| address_key(dn))
+        .map(|dn| dn::key(dn))
         .collect();
     let mut walk = Walk::default();
     let mut names: HashSet<String> = HashSet::new();
@@ -158,7 +150,7 @@ async fn compare<S: Source>(source: &S, group: &Entry) -> Result<Found, Outage> 
         level = Vec::new();
         for entry in entries.into_iter().flatten() {
             for name in walk.visit(&entry) {
-                let key = key_of(&name);
+                let key = name.key();
                 let is_group = match name {
                     Name::Dn(_) => groups.contains(&key),
                     Name::Uid(_) | Name::X500(_) => false,
@@ -174,10 +166,10 @@ async fn compare<S: Source>(source: &S, group: &Entry) -> Result<Found, Outage> 
     for entry in source.journaled().await? {
         let uids = entry
             .values("uid")
-            .map(|uid| key_of(&Name::Uid(uid.to_owned())));
-        let mut keys = std::iter::once(address_key(&entry.dn)).chain(uids);
+            .map(|uid| Name::Uid(uid.to_owned()).key());
+        let mut keys = std::iter::once(dn::key(&entry.dn)).chain(uids);
         let is_known = |key: &String| walk.seen.contains(key);
-        if keys.any(|key| names.contains(&key)) && !is_known(&address_key(&entry.dn)) {
+        if keys.any(|key| names.contains(&key)) && !is_known(&dn::key(&entry.dn)) {
             members.push(entry);
         }
     }

@@ -11,7 +11,8 @@ use moka::Expiry;
 use moka::future::Cache;
 use tokio::time::{Instant, timeout};
 
-use super::changes::{Changes, Names, lower};
+use super::changes::{Changes, Names};
+use super::dn;
 use super::entry::Outage;
 use super::resolve::Resolution;
 use super::settings::CacheSettings;
@@ -276,7 +277,7 @@ impl Answer for Objects {
     }
 
     fn names(&self) -> Vec<String> {
-        self.iter().map(|object| lower(object.dn.clone())).collect()
+        self.iter().map(|object| dn::key(&object.dn)).collect()
     }
 }
 
@@ -295,5 +296,17 @@ impl Answer for Option<Objects> {
 impl Answer for Resolution {
     fn is_yes(&self) -> bool {
         self.is_ok()
+    }
+}
+
+/// Whether somebody's journal attribute names an address. Here an old "no" is as good as an old "yes" while the source
+/// is down: no copy hangs on it, and without it all mail would wait.
+impl Answer for bool {
+    fn is_yes(&self) -> bool {
+        *self
+    }
+
+    fn serves_an_outage(&self) -> bool {
+        true
     }
 }

@@ -12,6 +12,7 @@
 
 mod cache;
 mod changes;
+pub mod dn;
 mod entry;
 mod expiry;
 mod file;
@@ -26,23 +27,26 @@ mod memory;
 mod places;
 mod question;
 mod resolve;
+mod scan;
 mod settings;
 mod source;
 mod target;
 mod watch;
 
+pub use dn::{is_within, key as dn_key};
 pub use entry::{Entry, Lookup, Outage};
 pub use expiry::{Expiry, not_after};
-pub use file::{LdifFileError, dn_key};
+pub use file::LdifFileError;
 pub use handle::{Directory, Health, OpenError};
 pub use ldap::{LdapError, TlsError, UrlError, certificate_fault, tls_client_config};
 pub use ldif::{LdifError, LdifFault};
 pub use members::Members;
 pub use question::AttributeError;
-pub use resolve::{Reached, Resolution, encapsulated};
+pub use resolve::{Reached, Resolution};
+pub use scan::{JournalValue, JournalValues};
 pub use settings::{
     Bind, CacheSettings, ExpandGroups, LdapSettings, Places, Settings, Source, TargetSettings,
     ValuesOf, Watch,
 };
 pub use source::{Objects, Probe};
-pub use target::{Target, TargetError};
+pub use target::{Target, TargetError, encapsulated_key};

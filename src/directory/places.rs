@@ -1,5 +1,6 @@
 //! Where else than in a person's own object a journal attribute may stand: in groups and in containers.
 
+use super::dn::pieces;
 use super::entry::Entry;
 
 /// What [`super::changes::Changes`] calls every group and container at once: that somebody became a member of one is told
@@ -19,29 +20,6 @@ pub(super) fn above(dn: &str, base: &str) -> Vec<String> {
         above.push(dn[start..].trim_start().to_owned());
     }
     above
-}
-
-/// The places of the relative names in a DN (RFC 4514): where each begins and ends. A comma after a backslash
-/// separates nothing.
-fn pieces(dn: &str) -> Vec<(usize, usize)> {
-    if dn.trim().is_empty() {
-        return Vec::new();
-    }
-    let mut pieces = Vec::new();
-    let (mut start, mut escaped) = (0, false);
-    for (at, octet) in dn.bytes().enumerate() {
-        match octet {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b',' => {
-                pieces.push((start, at));
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    pieces.push((start, dn.len()));
-    pieces
 }
 
 /// Whether a change of this object may change what others inherit: it is a group, or no person.

@@ -2,6 +2,9 @@
 //!
 //! Promises: no text that a stranger puts into an address changes the meaning of a filter; an entry
 //! that the directory returned is never dropped because we compare differently than the server does.
+//!
+//! A filter asks for the usual spellings of an address. Values spelled otherwise are known from a scan of the
+//! directory (see [`super::scan`]), and asked for as they stand there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +14,9 @@ use ldap3::ldap_escape;
 use super::entry::Entry;
 use super::places;
 use super::resolve;
-use super::source::Objects;
+use super::source::{Name, Objects};
+use super::target::{Target, x500_key};
+use super::{dn, scan};
 use crate::mail::Address;
 
 /// Attributes that name where an object's mail is forwarded to: an address, or for `altRecipient` an object.
@@ -24,6 +29,8 @@ pub(super) const FORWARDING: [&str; 4] = [
 
 /// Attributes by which an account is told from a mailbox that nobody logs in to, see [`Entry::login_mark`].
 const ACCOUNT: [&str; 3] = ["userAccountControl", "loginShell", "pwdAccountLockedTime"];
+/// The attribute of Exchange that names an object by its X.500 address.
+const LEGACY_DN: &str = "legacyExchangeDN";
 
 /// Which attributes hold what.
 #[derive(Debug, Clone)]
@@ -32,6 +39,17 @@ pub(super) struct Attributes {
     journal: Vec<String>,
     further: Vec<String>,
     logins: Vec<String>,
+}
+
+/// How a value is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As the questions for its key ask for it.
+    Usual,
+    /// Otherwise; this is its key.
+    Unusual(String),
+    /// It names nothing.
+    Other,
 }
 
 /// Why the configured attributes cannot be used.
@@ -122,6 +140,84 @@ impl Attributes {
         (!terms.is_empty()).then(|| any_of(terms))
     }
 
+    /// The filter for everything that a scan reads.
+    pub(super) fn scan_filter(&self) -> String {
+        let all = self.scanned().into_iter();
+        any_of(all.map(|name| format!("({name}=*)")).collect())
+    }
+
+    /// The filter for addresses in the forms that people use most, for servers that do not let the whole
+    /// directory be read. Not every server can answer all of it, and some forms cannot be asked for: OpenLDAP takes a
+    /// blank at the end of a pattern's part for none.
+    pub(super) fn unusual_filter(&self) -> String {
+        const FORMS: [&str; 8] = ["*<*", "*\"*", "*'", "@*", "*.", "mailto*", "*%40*", "*)"];
+        const INVISIBLE: [&str; 3] = ["\u{200b}", "\u{feff}", "\u{ad}"];
+        let mut terms = Vec::new();
+        for name in &self.addresses {
+            terms.extend(FORMS.map(|form| format!("({name}={})", escaped_but_stars(form))));
+            terms.extend(INVISIBLE.map(|c| format!("({name}=*{}*)", ldap_escape(c))));
+            match kinds(name) {
+                [""] => terms.push(format!("({name}=smtp*)")),
+                kinds => terms.extend(kinds.iter().map(|kind| format!("({name}={kind}@*)"))),
+            }
+        }
+        any_of(terms)
+    }
+
+    /// The attributes that a scan reads: those with addresses, those of journals, and X.500 addresses.
+    pub(super) fn scanned(&self) -> Vec<String> {
+        let all = self.addresses.iter().chain(&self.journal).cloned();
+        distinct(&all.chain([LEGACY_DN.to_owned()]).collect::<Vec<_>>())
+    }
+
+    /// Whether an attribute holds an object's own addresses.
+    pub(super) fn is_of_addresses(&self, attribute: &str) -> bool {
+        holds(&self.addresses, attribute)
+    }
+
+    /// How a value of one of the scanned attributes is written. `exact` if the server compares the attribute with case.
+    pub(super) fn form_of(&self, attribute: &str, value: &str, exact: bool) -> Form {
+        let is = |names: &[String]| holds(names, attribute);
+        let Ok(target) = Target::parse(value) else {
+            return Form::Other;
+        };
+        let same = |one: &str, other: &str| match exact {
+            true => one == other,
+            false => one.eq_ignore_ascii_case(other),
+        };
+        let is_asked = |kinds: &[&str], bare: &str| {
+            kinds.iter().any(|kind| {
+                let head = value.get(..kind.len());
+                head.is_some_and(|head| same(head, kind)) && same(&value[kind.len()..], bare)
+            })
+        };
+        // As an address it is asked for by its own key; as this object's name it is not.
+        if let (Target::Smtp(_), true, Some(x500)) = (&target, is(&self.journal), target.x500()) {
+            return Form::Unusual(x500_key(&x500));
+        }
+        let is_usual = match &target {
+            Target::Smtp(address) => {
+                let as_address = !is(&self.addresses) || {
+                    let kinds = kinds(attribute);
+                    is_asked(kinds, address.key())
+                        || spellings(address).iter().any(|one| is_asked(kinds, one))
+                };
+                as_address
+                    && (!is(&self.journal)
+                        || is_asked(JOURNAL_KINDS, address.key())
+                        || spellings(address)
+                            .iter()
+                            .any(|one| is_asked(JOURNAL_KINDS, one)))
+            }
+            Target::Dn(_) => !is(&self.journal) || is_asked(&[""], &target.key()),
+            Target::X500(_) => is_asked(&["x500:", ""], target.key().trim_start_matches("x500:")),
+        };
+        match is_usual {
+            true => Form::Usual,
+            false => Form::Unusual(target.key().into_owned()),
+        }
+    }
+
     /// The filter for everything with an address.
     pub(super) fn everybody_filter(&self) -> String {
         any_of(self.addresses.iter().map(|a| format!("({a}=*)")).collect())
@@ -157,7 +253,7 @@ impl Attributes {
             .chain(&self.logins)
             .cloned()
             // By these an object may be named as a journal target, be a group, and be a member of groups.
-            .chain(["objectClass", "legacyExchangeDN", "uid"].map(str::to_owned))
+            .chain(["objectClass", LEGACY_DN, "uid"].map(str::to_owned))
             .chain(FORWARDING.map(str::to_owned))
             .collect();
         distinct(&both)
@@ -205,8 +301,8 @@ impl Attributes {
         })
     }
 
-    /// The filter for everything that has one of these addresses.
-    pub(super) fn lookup_filter(&self, asked: &[Address]) -> String {
+    /// The filter for everything that has one of these addresses, or one of the values that a scan found for them.
+    pub(super) fn lookup_filter(&self, asked: &[Address], unusual: &[scan::Value]) -> String {
         let terms = asked.iter().flat_map(spellings).flat_map(|value| {
             self.addresses.iter().flat_map(move |name| {
                 let value = value.clone();
@@ -215,10 +311,106 @@ impl Attributes {
                     .map(move |kind| equals(name, kind, &value))
             })
         });
-        any_of(terms.collect())
+        let unusual = unusual
+            .iter()
+            .filter(|one| holds(&self.addresses, &one.attribute));
+        any_of(terms.chain(unusual.map(scan::Value::term)).collect())
     }
 
-    /// What an entry can be looked up by, see [`address_key`].
+    /// The keys of all that a journal value may be to be about this address: itself, the objects that own it by
+    /// their names, and their other addresses.
+    pub(super) fn journal_keys(&self, address: &Address, owners: &[Arc<Entry>]) -> Vec<String> {
+        let objects = owners.iter().flat_map(|object| resolve::names_of(object));
+        let aliases = owners.iter().flat_map(|object| self.keys_of(object));
+        let all = [address.key().to_owned()].into_iter();
+        let mut all: Vec<String> = all.chain(objects).chain(aliases).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The filter for the objects with one of these X.500 addresses, or one of the values that a scan found for them.
+    pub(super) fn x500_filter(text: &str, unusual: &[scan::Value]) -> String {
+        let mut terms = Vec::new();
+        let key = x500_key(text);
+        let bare = key.trim_start_matches("x500:");
+        for text in distinct(&[text.to_owned(), bare.to_owned()]) {
+            terms.push(equals(LEGACY_DN, "", &text));
+            terms.push(equals("proxyAddresses", "X500:", &text));
+        }
+        let unusual = unusual.iter().filter(|one| {
+            holds(
+                &[LEGACY_DN.to_owned(), "proxyAddresses".to_owned()],
+                &one.attribute,
+            )
+        });
+        any_of(
+            terms
+                .into_iter()
+                .chain(unusual.map(scan::Value::term))
+                .collect(),
+        )
+    }
+
+    /// The filter for everything that names this address in a journal attribute, or one of the objects that own
+    /// it; `None` where there are no journal attributes.
+    pub(super) fn journal_filter(
+        &self,
+        address: &Address,
+        owners: &[Arc<Entry>],
+        unusual: &[scan::Value],
+    ) -> Option<String> {
+        let addresses = spellings(address);
+        let addresses = addresses
+            .iter()
+            .flat_map(|value| JOURNAL_KINDS.iter().map(move |kind| (*kind, value.clone())));
+        let objects = owners.iter().flat_map(|object| {
+            let x500 = resolve::x500_of(object).flat_map(|text| {
+                let key = x500_key(text);
+                let text = text.trim().to_lowercase();
+                [
+                    key.trim_start_matches("x500:").to_owned(),
+                    key,
+                    format!("x500:{text}"),
+                    text,
+                ]
+            });
+            let dn = [dn::key(&object.dn), object.dn.trim().to_lowercase()];
+            distinct(&x500.chain(dn).collect::<Vec<_>>())
+        });
+        let aliases = owners.iter().flat_map(|object| self.keys_of(object));
+        let aliases = aliases.filter(|key| key.contains('@') && *key != address.key());
+        let aliases =
+            aliases.flat_map(|key| JOURNAL_KINDS.iter().map(move |kind| (*kind, key.clone())));
+        let named = addresses
+            .chain(objects.map(|name| ("", name)))
+            .chain(aliases);
+        let unusual = unusual
+            .iter()
+            .filter(|one| holds(&self.journal, &one.attribute));
+        let terms: Vec<String> = named
+            .flat_map(|(kind, value)| {
+                self.journal
+                    .iter()
+                    .map(move |name| equals(name, kind, &value))
+            })
+            .chain(unusual.map(scan::Value::term))
+            .collect();
+        (!terms.is_empty()).then(|| any_of(terms))
+    }
+
+    /// An entry's own addresses.
+    pub(super) fn addresses_of(&self, entry: &Entry) -> Vec<Address> {
+        let values = self.addresses.iter().flat_map(|name| entry.values(name));
+        let mut all: Vec<Address> = values
+            .filter_map(|text| Address::parse_value(text).ok())
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// What an entry can be looked up by, see [`value_key`].
     pub(super) fn keys_of(&self, entry: &Entry) -> Vec<String> {
         keys(entry, &self.addresses)
     }
@@ -231,10 +423,13 @@ impl Attributes {
     /// All names by which answers may depend on an object, see [`super::changes::Changes`].
     pub(super) fn names_of(&self, entry: &Entry) -> Vec<String> {
         let mut names = resolve::names_of(entry);
-        names.push(entry.dn.clone());
         names.extend(self.keys_of(entry));
         names.extend(self.journal_keys_of(entry));
-        names.extend(entry.values("uid").map(|uid| format!("uid={uid}")));
+        names.extend(
+            entry
+                .values("uid")
+                .map(|uid| Name::Uid(uid.to_owned()).key()),
+        );
         names.extend(
             self.login_keys_of(entry)
                 .into_iter()
@@ -248,7 +443,12 @@ impl Attributes {
 
     /// What an entry's journal attributes name.
     pub(super) fn journal_keys_of(&self, entry: &Entry) -> Vec<String> {
-        keys(entry, &self.journal)
+        let mut all = keys(entry, &self.journal);
+        let values = self.journal.iter().flat_map(|name| entry.values(name));
+        // An encapsulated X.500 address names an object, too.
+        let x500 = values.filter_map(|value| Target::parse(value).ok()?.x500());
+        all.extend(x500.map(|text| x500_key(&text)));
+        all
     }
 
     /// Whether the address may share a search with others: only where we surely compare like the
@@ -303,31 +503,25 @@ pub(super) fn range(name: &str) -> Option<(&str, Option<usize>)> {
     Some((base, end.parse().ok()))
 }
 
-/// What a value of an address or journal attribute is compared by: no `smtp:` or `mailto:`, no
-/// brackets, no case. A value that is no address keeps its text.
-pub(super) fn address_key(value: &str) -> String {
-    let value = value.trim();
-    let bare = ["smtp:", "mailto:"]
-        .into_iter()
-        .find(|kind| {
-            value
-                .get(..kind.len())
-                .is_some_and(|head| head.eq_ignore_ascii_case(kind))
-        })
-        .map_or(value, |kind| &value[kind.len()..]);
-    match Address::parse(bare) {
-        Ok(address) => address.key().to_owned(),
-        Err(_) => bare.to_lowercase(),
+/// The key that a value of an address or journal attribute is compared by: see [`Target::key`]. A value that is no
+/// target is compared by its text.
+pub(super) fn value_key(value: &str) -> String {
+    match Target::parse(value) {
+        Ok(target) => target.key().into_owned(),
+        Err(_) => value.trim().to_lowercase(),
     }
 }
 
 fn keys(entry: &Entry, attributes: &[String]) -> Vec<String> {
     let values = attributes.iter().flat_map(|name| entry.values(name));
-    let mut keys: Vec<String> = values.map(address_key).collect();
+    let mut keys: Vec<String> = values.map(value_key).collect();
     keys.sort_unstable();
     keys.dedup();
     keys
 }
+
+/// What may stand before an address in a journal attribute.
+const JOURNAL_KINDS: &[&str] = &["", "smtp:", "mailto:"];
 
 /// As compared, and, where the local part needs quotes, as SMTP writes it too; the same with an
 /// internationalized domain in letters. Directories hold any of them.
@@ -362,6 +556,21 @@ fn kinds(attribute: &str) -> &'static [&'static str] {
 
 fn equals(attribute: &str, kind: &str, value: &str) -> String {
     format!("({attribute}={kind}{})", ldap_escape(value))
+}
+
+/// A pattern with the characters escaped that have a meaning in a filter, but for the asterisk.
+fn escaped_but_stars(pattern: &str) -> String {
+    let parts: Vec<String> = pattern
+        .split('*')
+        .map(|part| ldap_escape(part).into_owned())
+        .collect();
+    parts.join("*")
+}
+
+fn holds(names: &[String], attribute: &str) -> bool {
+    names
+        .iter()
+        .any(|name| name.eq_ignore_ascii_case(attribute))
 }
 
 fn any_of(terms: Vec<String>) -> String {
@@ -419,7 +628,7 @@ mod tests {
     #[test]
     fn one_filter_asks_every_attribute_for_every_address() {
         assert_eq!(
-            attributes().lookup_filter(&[address("Ana@b.test"), address("eve@b.test")]),
+            attributes().lookup_filter(&[address("Ana@b.test"), address("eve@b.test")], &[]),
             "(|(mail=ana@b.test)(proxyAddresses=smtp:ana@b.test)\
              (mail=eve@b.test)(proxyAddresses=smtp:eve@b.test))"
         );
@@ -429,7 +638,7 @@ mod tests {
     fn a_contact_s_target_address_is_asked_for_with_its_type() {
         let attributes = Attributes::new(&["targetAddress".into()], &[]).expect("valid names");
         assert_eq!(
-            attributes.lookup_filter(&[address("ana@b.test")]),
+            attributes.lookup_filter(&[address("ana@b.test")], &[]),
             "(|(targetAddress=smtp:ana@b.test)(targetAddress=ana@b.test))"
         );
     }
@@ -437,7 +646,7 @@ mod tests {
     #[test]
     fn nothing_in_an_address_is_filter_syntax() {
         let sly = address("\"a)(cn=*\\\\\"@b.test");
-        let filter = attributes().lookup_filter(&[sly]);
+        let filter = attributes().lookup_filter(&[sly], &[]);
         assert!(
             filter.contains(r"(mail=a\29\28cn=\2a\5c@b.test)"),
             "{filter}"
@@ -447,10 +656,52 @@ mod tests {
     }
 
     #[test]
+    fn the_patterns_for_unusual_forms_are_a_filter() {
+        for filter in [attributes().unusual_filter(), attributes().scan_filter()] {
+            assert!(ldap3::parse_filter(&filter).is_ok(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_a_scan_found_is_one_more_term() {
+        let scan = scan::Scan::new(attributes());
+        scan.begin();
+        scan.take(&entry("cn=x", "mail", &["Ana (x) <ana@b.test>"]));
+        scan.finish(None, None);
+        let plain = attributes().lookup_filter(&[address("ana@b.test")], &[]);
+        assert_eq!(
+            plain,
+            "(|(mail=ana@b.test)(proxyAddresses=smtp:ana@b.test))"
+        );
+        let unusual = scan.values_of(["ana@b.test"]);
+        assert_eq!(
+            attributes().lookup_filter(&[address("ana@b.test")], &unusual),
+            "(|(mail=ana@b.test)(proxyAddresses=smtp:ana@b.test)(mail=Ana \\28x\\29 <ana@b.test>))"
+        );
+        assert_eq!(scan.values_of(["eve@b.test"]), []);
+    }
+
+    #[test]
     fn a_quoted_local_part_is_asked_for_in_both_spellings() {
-        let filter = attributes().lookup_filter(&[address("\"ana maria\"@b.test")]);
+        let filter = attributes().lookup_filter(&[address("\"ana maria\"@b.test")], &[]);
         assert!(filter.contains("(mail=ana maria@b.test)"), "{filter}");
         assert!(filter.contains("(mail=\"ana maria\"@b.test)"), "{filter}");
+    }
+
+    #[test]
+    fn journal_addresses_are_asked_for_in_every_spelling_of_a_target() {
+        assert_eq!(
+            attributes()
+                .journal_filter(&address("J@b.test"), &[], &[])
+                .as_deref(),
+            Some(
+                "(|(extensionAttribute10=j@b.test)(MAIL=j@b.test)\
+                 (extensionAttribute10=smtp:j@b.test)(MAIL=smtp:j@b.test)\
+                 (extensionAttribute10=mailto:j@b.test)(MAIL=mailto:j@b.test))"
+            )
+        );
+        let none = Attributes::new(&["mail".into()], &[]).expect("valid names");
+        assert_eq!(none.journal_filter(&address("j@b.test"), &[], &[]), None);
     }
 
     #[test]

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::changes::Names;
+use super::dn;
 use super::entry::{Entry, Outage};
-use super::question::address_key;
 use super::settings::{ExpandGroups, TargetSettings};
 use super::source::{Name, Source};
-use super::target::{Target, TargetError};
-use crate::mail::Address;
+use super::target::{Target, TargetError, x500_key};
+use crate::mail::{Address, without_scheme};
 
 /// What is read of an object that is named as a target, or is a member of one.
 pub(super) const ATTRIBUTES: [&str; 12] = [
@@ -91,7 +91,7 @@ pub(super) async fn resolve<S: Source>(
         ))
     };
     while !level.is_empty() {
-        level.retain(|(name, _)| walk.asked.insert(name.to_string().to_lowercase()));
+        level.retain(|(name, _)| walk.asked.insert(name.key()));
         // Before they are asked for: a group may be larger than we would want to read.
         if walk.asked.len() > settings.group_limit {
             return Err(too_many());
@@ -144,7 +144,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Takes an object's address, or gives the members that it stands for.
     fn visit(&mut self, entry: &Entry, way: &Way) -> Vec<(Name, Way)> {
-        if !self.seen.insert(entry.dn.to_lowercase()) {
+        if !self.seen.insert(dn::key(&entry.dn)) {
             return Vec::new();
         }
         let mut way = way.clone();
@@ -243,7 +243,7 @@ fn imceaex(legacy: &str, domain: &str) -> Option<Address> {
 }
 
 /// The X.500 address in an encapsulated one.
-pub fn encapsulated(address: &Address) -> Option<String> {
+pub(super) fn encapsulated(address: &Address) -> Option<String> {
     const START: &str = "IMCEAEX-";
     let local = address.local();
     let start = local.get(..START.len())?;
@@ -287,19 +287,20 @@ pub(super) fn members(entry: &Entry) -> impl Iterator<Item = Name> {
         )
 }
 
-/// What an object is called by in journal attributes: its DN and its X.500 addresses.
+/// The keys of an object's names in journal attributes: its DN and its X.500 addresses; see [`Target::key`].
 pub(super) fn names_of(entry: &Entry) -> Vec<String> {
-    let x500 = entry.values("proxyAddresses").filter_map(|value| {
-        let head = value.get(..5)?;
-        head.eq_ignore_ascii_case("x500:").then(|| &value[5..])
-    });
-    let x500 = x500.chain(entry.values("legacyExchangeDN"));
-    let x500 = x500.flat_map(|text| [text.to_owned(), format!("x500:{text}")]);
-    let mut names: Vec<String> = x500.chain([entry.dn.clone()]).collect();
-    names.iter_mut().for_each(|name| *name = address_key(name));
+    let mut names: Vec<String> = x500_of(entry).map(x500_key).collect();
+    names.push(dn::key(&entry.dn));
     names.sort_unstable();
     names.dedup();
     names
+}
+
+/// An object's X.500 addresses, without `X500:`.
+pub(super) fn x500_of(entry: &Entry) -> impl Iterator<Item = &str> {
+    let proxies = entry.values("proxyAddresses");
+    let proxies = proxies.filter_map(|value| without_scheme(value.trim(), "x500"));
+    proxies.chain(entry.values("legacyExchangeDN"))
 }
 
 #[cfg(test)]

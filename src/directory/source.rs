@@ -6,7 +6,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::dn;
 use super::entry::{Entry, Outage};
+use super::target::x500_key;
 use crate::mail::Address;
 
 /// The objects that own an address. Several where the directory has several: a copy is owed for each.
@@ -40,6 +42,19 @@ pub(super) enum Name {
     Url(String),
     /// Everybody whose primary group has this number ([MS-ADA3] sections 2.120 and 2.122).
     PrimaryGroup(String),
+}
+
+impl Name {
+    /// The text that all spellings of this name have in common, as [`super::changes::Changes`] knows it.
+    pub(super) fn key(&self) -> String {
+        match self {
+            Name::Dn(text) => dn::key(text),
+            Name::X500(text) => x500_key(text),
+            Name::Uid(text) => format!("uid:{}", dn::prepared(text)),
+            Name::Url(text) => text.clone(),
+            Name::PrimaryGroup(token) => format!("primary:{token}"),
+        }
+    }
 }
 
 impl fmt::Display for Name {
@@ -125,6 +140,13 @@ pub(super) trait Source: Send + Sync + 'static {
         &self,
         address: &Address,
     ) -> impl Future<Output = Result<Option<Objects>, Outage>> + Send;
+
+    /// Whether any journal attribute names this address, or one of the objects that own it, by DN or X.500 address.
+    fn names_in_journal(
+        &self,
+        address: &Address,
+        owners: &[Arc<Entry>],
+    ) -> impl Future<Output = Result<bool, Outage>> + Send;
 
     /// The objects that have this login name; `None` where there are none.
     fn find_login(

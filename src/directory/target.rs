@@ -1,17 +1,22 @@
 //! A journal target as the administrator wrote it.
 
+use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
-use crate::mail::{Address, AddressError};
+use super::{dn, resolve};
+use crate::mail::{Address, AddressError, is_invisible, without_scheme};
 
-/// Where a copy must go: in the configuration or as the value of a journal attribute.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Where a copy must go: in the configuration or as the value of a journal attribute. Two that name the same mailbox or
+/// object are equal, however they are spelled; see [`Target::key`].
+#[derive(Debug, Clone)]
 pub enum Target {
-    /// `a@b`, `smtp:a@b` or `mailto:a@b`.
+    /// A mail address, in any form that [`Address::parse_value`] reads.
     Smtp(Address),
     /// A distinguished name.
     Dn(String),
-    /// An X.500 address, `/O=ACME/OU=EAST/CN=RECIPIENTS/CN=archive`, with or without `X500:`.
+    /// An X.500 address, `/O=ACME/OU=EAST/CN=RECIPIENTS/CN=archive`, with or without `X500:` or `EX:`.
     X500(String),
 }
 
@@ -40,23 +45,40 @@ pub enum TargetError {
 impl Target {
     /// Reads a target; what is neither X.500 address nor DN must be an SMTP address.
     pub fn parse(text: &str) -> Result<Target, TargetError> {
-        let text = text.trim();
-        let x500 = strip_prefix_ignore_case(text, "x500:").map(str::trim);
+        let text = text.trim_matches(|c: char| c.is_whitespace() || is_invisible(c));
+        let x500 = without_scheme(text, "x500").or_else(|| {
+            // Exchange's own type for its legacyExchangeDN.
+            without_scheme(text, "ex").filter(|rest| rest.starts_with('/'))
+        });
         if let Some(rest) = x500.filter(|rest| !rest.is_empty()) {
             return Ok(Target::X500(rest.to_owned()));
-        }
-        for prefix in ["smtp:", "mailto:"] {
-            if let Some(rest) = strip_prefix_ignore_case(text, prefix) {
-                return Ok(Target::Smtp(Address::parse(rest)?));
-            }
         }
         if text.starts_with('/') && text.contains('=') {
             return Ok(Target::X500(text.to_owned()));
         }
-        match Address::parse(text) {
+        match Address::parse_value(text) {
             Ok(address) => Ok(Target::Smtp(address)),
             Err(_) if looks_like_dn(text) => Ok(Target::Dn(text.to_owned())),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns the text that all spellings of this target have in common.
+    pub fn key(&self) -> Cow<'_, str> {
+        match self {
+            Target::Smtp(address) => address.key().into(),
+            Target::Dn(text) => dn::key(text).into(),
+            Target::X500(text) => x500_key(text).into(),
+        }
+    }
+
+    /// The X.500 address that a target names, also if it is encapsulated in an SMTP address
+    /// (`IMCEAEX-_O=ACME_CN=archive@acme.test`).
+    pub fn x500(&self) -> Option<String> {
+        match self {
+            Target::X500(text) => Some(text.clone()),
+            Target::Smtp(address) => resolve::encapsulated(address),
+            Target::Dn(_) => None,
         }
     }
 
@@ -90,10 +112,63 @@ fn looks_like_dn(text: &str) -> bool {
     })
 }
 
-fn strip_prefix_ignore_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
-    let head = text.get(..prefix.len())?;
-    head.eq_ignore_ascii_case(prefix)
-        .then(|| &text[prefix.len()..])
+/// The key of the X.500 address that is encapsulated in an SMTP address, as [`super::Directory::names_of`] gives it.
+pub fn encapsulated_key(address: &Address) -> Option<String> {
+    resolve::encapsulated(address).map(|text| x500_key(&text))
+}
+
+/// An X.500 address as it is compared: like the values of a DN, and without blanks beside slashes and equals signs.
+pub(super) fn x500_key(text: &str) -> String {
+    let parts = text.split('/').map(|part| match part.split_once('=') {
+        Some((name, value)) => format!("{}={}", dn::prepared(name), dn::prepared(value)),
+        None => dn::prepared(part),
+    });
+    let parts: Vec<String> = parts.collect();
+    format!("x500:{}", parts.join("/"))
+}
+
+impl PartialEq for Target {
+    fn eq(&self, other: &Target) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Target {}
+
+impl PartialOrd for Target {
+    fn partial_cmp(&self, other: &Target) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Mail addresses first, then DNs.
+impl Ord for Target {
+    fn cmp(&self, other: &Target) -> Ordering {
+        match (self, other) {
+            (Target::Smtp(one), Target::Smtp(other)) => one.cmp(other),
+            (Target::Dn(one), Target::Dn(other)) if one == other => Ordering::Equal,
+            (Target::Dn(one), Target::Dn(other)) => dn::key(one).cmp(&dn::key(other)),
+            (Target::X500(one), Target::X500(other)) => x500_key(one).cmp(&x500_key(other)),
+            (one, other) => one.rank().cmp(&other.rank()),
+        }
+    }
+}
+
+impl Hash for Target {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.rank().hash(state);
+        self.key().hash(state);
+    }
+}
+
+impl Target {
+    fn rank(&self) -> u8 {
+        match self {
+            Target::Smtp(_) => 0,
+            Target::Dn(_) => 1,
+            Target::X500(_) => 2,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -107,6 +182,8 @@ mod tests {
             "SMTP:j@b.test",
             "mailto:j@b.test",
             " <j@b.test> ",
+            "Journal <j@b.test>",
+            "mailto:j%40b.test?subject=x",
         ] {
             assert_eq!(
                 Target::parse(text).expect("a target").to_string(),
@@ -124,6 +201,19 @@ mod tests {
             Target::parse("CN=all,DC=b,DC=test"),
             Ok(Target::Dn("CN=all,DC=b,DC=test".into()))
         );
+        assert_eq!(
+            Target::parse("\u{200b}OID.2.5.4.3=all, dc=b,dc=test "),
+            Target::parse("CN=all,DC=b,DC=test")
+        );
+        for same in [
+            "EX:/o=acme/ou=east/cn=recipients/cn=all",
+            "x500 : /O = ACME /OU=EAST/CN=RECIPIENTS/CN=ALL",
+            "/o=acme/ou=East/cn=Recipients/cn=all\u{a0}",
+        ] {
+            assert_eq!(Target::parse(same), Target::parse(x500), "{same}");
+        }
+        let encapsulated = Target::parse("IMCEAEX-_O=ACME_CN=all@b.test").expect("a target");
+        assert_eq!(encapsulated.x500().as_deref(), Some("/O=ACME/CN=all"));
         for bad in ["", "nobody", "two words", "a@b@c", "=x", "x500: "] {
             assert!(Target::parse(bad).is_err(), "{bad:?}");
         }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::changes::Changes;
+use super::dn;
 use super::question::Attributes;
 use super::source::{Change, Place};
 
@@ -121,7 +122,7 @@ impl Watcher {
             Change::Gone(dn) => {
                 counter!("copyist_directory_changes_total").increment(1);
                 tracing::debug!(dn, "gone from the directory");
-                self.changes.changed([dn]);
+                self.changes.changed([dn::key(&dn)]);
             }
             Change::Everything => {
                 counter!("copyist_directory_watch_resets_total").increment(1);

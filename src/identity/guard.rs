@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::domains::DomainPattern;
 use super::find::Identities;
 use super::names::Step;
-use crate::directory::{self, Entry, Lookup, Outage, Target, dn_key};
+use crate::directory::{self, Entry, JournalValues, Lookup, Outage, Target, is_within};
 use crate::mail::Address;
 
 /// Values resolved at once.
@@ -46,7 +46,7 @@ pub enum Membership {
     Address(Address),
     /// Every mailbox of a domain.
     Domain(DomainPattern),
-    /// Every object at or below a DN, in the form that DNs are compared by.
+    /// Every object at or below a DN.
     Subtree(String),
 }
 
@@ -56,7 +56,7 @@ impl Membership {
         const WRONG: &str = "is not an address, a domain or a DN";
         match Target::parse(text) {
             Ok(Target::Smtp(address)) => Ok(Membership::Address(address)),
-            Ok(Target::Dn(dn)) => Ok(Membership::Subtree(dn_key(&dn))),
+            Ok(Target::Dn(dn)) => Ok(Membership::Subtree(dn)),
             Ok(Target::X500(_)) => Err(WRONG),
             Err(_) => text
                 .trim()
@@ -70,11 +70,7 @@ impl Membership {
         match self {
             Membership::Address(known) => known == address,
             Membership::Domain(domain) => domain.matches(address.domain()),
-            Membership::Subtree(base) => dn.is_some_and(|dn| {
-                let dn = dn_key(dn);
-                let above = dn.strip_suffix(base.as_str());
-                above.is_some_and(|rest| rest.is_empty() || rest.ends_with(','))
-            }),
+            Membership::Subtree(base) => dn.is_some_and(|dn| is_within(dn, base)),
         }
     }
 }
@@ -86,6 +82,9 @@ pub struct GuardedMailboxes {
     names: HashSet<String>,
     /// Login names, for the MTA's own domains.
     logins: HashSet<String>,
+    /// Why values of journal attributes may be missing: then the directory is asked about each recipient.
+    #[serde(default)]
+    pub incomplete: Option<String>,
     /// Mailboxes of people that attribute values name: not guarded.
     #[serde(default)]
     pub persons: Vec<Unguarded>,
@@ -185,7 +184,7 @@ impl GuardedMailboxes {
 
     /// Whether a mailbox has this name.
     fn has(&self, address: &Address) -> bool {
-        let x500 = || directory::encapsulated(address).map(|name| name.to_lowercase());
+        let x500 = || directory::encapsulated_key(address);
         self.names.contains(address.key()) || x500().is_some_and(|name| self.names.contains(&name))
     }
 
@@ -236,6 +235,9 @@ impl Identities {
                 (&candidates[..at], format!("{}{how}", reading.address))
             }
             (None, Some(login)) => (&candidates[..], format!("{login} (login name)")),
+            (None, None) if guarded.incomplete.is_some() => {
+                return self.ask_guard(&candidates).await;
+            }
             (None, None) => return GuardStatus::Free,
         };
         // An address that an object holds exactly is that object's and nobody else's. In doubt the guard holds.
@@ -245,13 +247,27 @@ impl Identities {
         }
     }
 
-    /// Builds the set of guarded mailboxes. `values` are those of the journal attributes, each with an object that has it.
+    /// Asks whether a journal attribute names a recipient, where not all values could be listed.
+    async fn ask_guard(&self, candidates: &[Address]) -> GuardStatus {
+        for candidate in candidates {
+            match self.directory().names_in_journal(candidate).await {
+                Lookup::Found(()) => return GuardStatus::Guarded(candidate.to_string()),
+                Lookup::Absent => {}
+                Lookup::Unavailable(outage) => return GuardStatus::Unknown(outage),
+            }
+        }
+        GuardStatus::Free
+    }
+
+    /// Builds the set of guarded mailboxes. `values` are those of the journal attributes; `None` if attributes name no
+    /// mailboxes.
     pub async fn guarded_mailboxes(
         &self,
         settings: &GuardSettings,
-        values: &[(String, String)],
+        values: Option<&JournalValues>,
     ) -> Result<GuardedMailboxes, Outage> {
         let mut all = GuardedMailboxes::of_settings(settings);
+        all.incomplete = values.and_then(|values| values.incomplete().map(str::to_owned));
         for target in &settings.configured {
             for (address, objects) in self.mailboxes_of(target).await? {
                 all.add(&address, &objects, self.directory());
@@ -259,8 +275,9 @@ impl Identities {
         }
         let mut known = HashSet::new();
         let targets: Vec<(Target, String)> = values
-            .iter()
-            .filter_map(|(value, holder)| Some((Target::parse(value).ok()?, holder.clone())))
+            .into_iter()
+            .flat_map(JournalValues::iter)
+            .filter_map(|one| Some((Target::parse(&one.value).ok()?, one.holder.clone())))
             .filter(|(target, _)| known.insert(target.clone()))
             .collect();
         let mut persons = BTreeSet::new();

@@ -3,14 +3,23 @@
 //! Promises: an [`Address`] that exists holds no control character, has a domain, and compares as
 //! the same mailbox whatever the case of its letters. Postmasters expect `Ana@Corp.Example` and
 //! `ana@corp.example` to be one person, and every directory compares so.
+//!
+//! Envelopes are read by [`Address::parse`], what people wrote by [`Address::parse_value`]. Both give the same
+//! [`Address::key`] for the same mailbox.
 
+mod value;
+
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use icu_normalizer::{ComposingNormalizer, ComposingNormalizerBorrowed};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub(crate) use value::{is_blank, is_invisible, without_scheme};
 
 /// Longest address accepted, in octets as SMTP writes it: generous beside the 254 of RFC 5321 section 4.5.3.1, since
 /// encapsulated X.500 addresses are longer; and with a field's name before it still no more than the 998 of a
@@ -18,8 +27,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 const LONGEST: usize = 950;
 
 /// A mailbox `local@domain`. The local part keeps the spelling it came with (RFC 5321 section 2.4),
-/// the domain is lowercased and has no trailing dot; comparing ignores case in both, and whether an
-/// internationalized domain is written in letters or as `xn--…` (RFC 5890 section 2.3.2.1).
+/// the domain is lowercased and has no trailing dot; comparing ignores case in both, how an accented or fullwidth letter
+/// is encoded, and whether an internationalized domain is written in letters or as `xn--…` (RFC 5890 section 2.3.2.1).
 ///
 /// Cloning copies no text.
 #[derive(Clone)]
@@ -96,6 +105,16 @@ impl Address {
         }
     }
 
+    /// Reads an address as people write it into directories and settings: with or without `smtp:` or `mailto:`
+    /// (percent-encoded, with `?subject=…`), angle brackets, a display name, comments, quotes, blanks at the ends
+    /// and beside the `@`, a source route and a last dot. Characters that show nothing, such as a zero width
+    /// space, do not count.
+    ///
+    /// Not for envelopes: there an MTA takes `dan` and `dan` with a zero width space for two mailboxes.
+    pub fn parse_value(text: &str) -> Result<Address, AddressError> {
+        value::parse(text)
+    }
+
     fn from_parts(local: String, domain: &str) -> Option<Address> {
         let domain = domain.strip_suffix('.').unwrap_or(domain).to_lowercase();
         let literal = domain.strip_prefix('[').and_then(|d| d.strip_suffix(']'));
@@ -110,7 +129,7 @@ impl Address {
             true => None,
             false => in_ascii(&domain),
         };
-        let mut key = local.to_lowercase();
+        let mut key = fold(&local);
         key.push('@');
         let at = key.len();
         key.push_str(ascii.as_ref().unwrap_or(&domain));
@@ -146,7 +165,7 @@ impl Address {
         is_same.then_some(domain)
     }
 
-    /// `local@domain`, lowercased and unquoted, the domain as [`Address::domain`] gives it: what two addresses
+    /// `local@domain`, case folded and unquoted, the domain as [`Address::domain`] gives it: what two addresses
     /// are compared by.
     pub fn key(&self) -> &str {
         &self.0.key
@@ -183,6 +202,39 @@ impl Address {
     /// Whether it can only be sent with SMTPUTF8 (RFC 6531).
     pub fn needs_smtputf8(&self) -> bool {
         !self.0.local.is_ascii() || !self.0.domain.is_ascii()
+    }
+}
+
+/// Folds the case of a text, and what Unicode writes in several ways, as directories do (RFC 4518 section 2.3).
+pub(crate) fn fold(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
+    // Some letters have a compatible form in capitals only.
+    let once = lower(&compatible(&lower(text)));
+    lower(&compatible(&once))
+}
+
+/// One letter at a time: the sigma at the end of a word is the same as any other.
+fn lower(text: &str) -> String {
+    let all = text.chars().flat_map(char::to_lowercase);
+    all.map(|c| if c == '\u{3c2}' { '\u{3c3}' } else { c })
+        .collect()
+}
+
+/// The text in its compatible composed form (NFKC), unless that has marks of address syntax which the text has not.
+fn compatible(text: &str) -> Cow<'_, str> {
+    const NFC: ComposingNormalizerBorrowed<'static> = ComposingNormalizer::new_nfc();
+    const NFKC: ComposingNormalizerBorrowed<'static> = ComposingNormalizer::new_nfkc();
+    let marks = |text: &str| {
+        text.chars()
+            .filter(|c| c.is_ascii() && !c.is_ascii_alphanumeric())
+            .count()
+    };
+    let whole = NFKC.normalize(text);
+    match marks(&whole) == marks(text) {
+        true => whole,
+        false => NFC.normalize(text),
     }
 }
 
@@ -353,6 +405,18 @@ mod tests {
         assert_eq!(letters.to_string(), "ana@m\u{fc}ller.test");
         assert_eq!(ascii.unicode_domain().as_deref(), Some("m\u{fc}ller.test"));
         assert!(letters.needs_smtputf8() && !ascii.needs_smtputf8());
+    }
+
+    #[test]
+    fn a_letter_is_the_same_however_it_is_encoded() {
+        let composed = address("jos\u{e9}@corp.test");
+        assert_eq!(address("JOSE\u{301}@corp.test"), composed);
+        let spelled = address("jose\u{301}@corp.test");
+        assert_eq!(spelled.local(), "jose\u{301}", "sent on as it came");
+        // What would be syntax is none.
+        assert_ne!(address("a\u{ff20}b@corp.test").key(), "a@b@corp.test");
+        // To an MTA these are two mailboxes.
+        assert_ne!(address("da\u{200b}n@corp.test"), address("dan@corp.test"));
     }
 
     #[test]

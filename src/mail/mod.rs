@@ -14,6 +14,7 @@ mod nature;
 mod reply;
 
 pub use address::{Address, AddressError};
+pub(crate) use address::{fold, is_blank, is_invisible, without_scheme};
 pub use content::{BEGINNING, Content, Pieces, Stored};
 pub use date::{rfc3339, rfc5322};
 pub use envelope::{Certificate, Client, Envelope, Recipient, Side, original_recipient};

@@ -15,8 +15,15 @@ pub async fn is_guarded(directory: &Directory, configured: &[Target], address: &
         ..GuardSettings::default()
     };
     let identities = Identities::new(directory.clone(), Arc::new(Names::default()));
-    let values = directory.journal_values().await.expect("an answer");
-    let guarded = identities.guarded_mailboxes(&settings, &values).await;
+    let mut values = directory.journal_values();
+    let values = values
+        .wait_for(Option::is_some)
+        .await
+        .expect("an answer")
+        .clone();
+    let guarded = identities
+        .guarded_mailboxes(&settings, values.as_deref())
+        .await;
     let guarded = guarded.expect("an answer");
     match identities.guard_status(address, None, &guarded).await {
         GuardStatus::Guarded(_) => true,

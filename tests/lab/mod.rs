@@ -149,6 +149,12 @@ pub fn need(program: &str, package: &str) -> PathBuf {
         })
 }
 
+/// Runs a command that may fail, and gives whether it did not.
+fn succeeds(command: &mut Command) -> bool {
+    let output = command.output();
+    output.is_ok_and(|output| output.status.success())
+}
+
 /// Runs a command that must succeed; panics with all that it said otherwise.
 pub fn run(command: &mut Command) -> Output {
     let output = command

@@ -11,7 +11,9 @@ use tempfile::TempDir;
 
 use super::process::{Log, Program};
 use super::server::{Access, lines};
-use super::{Certificates, DOMAIN, DirectoryServer, PATIENCE, need, run, set_mode, write};
+use super::{
+    Certificates, DOMAIN, DirectoryServer, PATIENCE, need, run, set_mode, succeeds, write,
+};
 
 const BASE: &str = "DC=example,DC=test";
 const AGENT: &str = "copyist@example.test";
@@ -183,6 +185,13 @@ impl DirectoryServer for Samba {
             .client("ldapmodify", ADMINISTRATOR)
             .arg("-f")
             .arg(&file));
+    }
+
+    fn try_modify(&self, ldif: &str) -> bool {
+        let file = self.directory.path().join("change.ldif");
+        write(&file, ldif);
+        let mut modify = self.client("ldapmodify", ADMINISTRATOR);
+        succeeds(modify.arg("-f").arg(&file))
     }
 
     fn add_group(&self, name: &str, members: &[String], attributes: &[(&str, &str)]) -> String {

@@ -69,6 +69,9 @@ pub trait DirectoryServer: Sized {
     /// Changes the directory as an administrator does, by `ldapmodify`.
     fn modify(&self, ldif: &str);
 
+    /// The same where the server may refuse; gives whether it did not.
+    fn try_modify(&self, ldif: &str) -> bool;
+
     /// Adds a group below the base, with these members and these other attributes, and gives its DN.
     fn add_group(&self, name: &str, members: &[String], attributes: &[(&str, &str)]) -> String;
 

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::process::{Log, Program};
 use super::server::{Access, lines};
 use super::{
-    Certificates, DOMAIN, DirectoryServer, PATIENCE, free_port, need, run, set_mode,
+    Certificates, DOMAIN, DirectoryServer, PATIENCE, free_port, need, run, set_mode, succeeds,
     wait_for_listener, write,
 };
 
@@ -96,6 +96,14 @@ impl Slapd {
     /// The certificate that it shows, for a restart with another one.
     pub fn certificates(&self) -> &Certificates {
         &self.certificates
+    }
+
+    /// Lets the agent read no more than so many entries by one search, pages or not, as OpenLDAP does by default.
+    pub fn limit_long_answers(&self, entries: usize) {
+        self.configure(&format!(
+            "dn: olcDatabase={{1}}mdb,cn=config\nchangetype: modify\nreplace: olcLimits\n\
+             olcLimits: dn.exact={AGENT} size={entries}\n"
+        ));
     }
 
     /// Changes its configuration while it runs.
@@ -236,6 +244,13 @@ impl DirectoryServer for Slapd {
             .arg(&file));
     }
 
+    fn try_modify(&self, ldif: &str) -> bool {
+        let file = self.directory.path().join("change.ldif");
+        write(&file, ldif);
+        let mut modify = self.client("ldapmodify", ADMINISTRATOR);
+        succeeds(modify.arg("-f").arg(&file))
+    }
+
     fn add_group(&self, name: &str, members: &[String], attributes: &[(&str, &str)]) -> String {
         let dn = format!("cn={name},{BASE}");
         let members: Vec<(&str, &str)> = members.iter().map(|m| ("member", m.as_str())).collect();
@@ -324,7 +339,7 @@ olcDbMaxSize: 17179869184
 olcDbNoSync: TRUE
 olcLimits: dn.exact={AGENT} size.pr=1000 size.prtotal=unlimited
 olcDbIndex: objectClass eq
-olcDbIndex: mail,proxyAddresses,userPrincipalName eq
+olcDbIndex: mail,proxyAddresses,userPrincipalName,targetAddress,mailLocalAddress eq
 olcDbIndex: extensionAttribute10 eq,pres
 olcDbIndex: legacyExchangeDN eq
 olcAccess: to attrs=userPassword by anonymous auth by * none

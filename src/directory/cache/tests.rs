@@ -65,6 +65,11 @@ impl Source for Obedient {
             .await
     }
 
+    async fn names_in_journal(&self, address: &Address, _: &[Arc<Entry>]) -> Result<bool, Outage> {
+        self.answer(|people| people.contains_key(address.key()))
+            .await
+    }
+
     async fn find_login(&self, login: &str) -> Result<Option<Objects>, Outage> {
         self.answer(|people| people.get(login).cloned()).await
     }
@@ -304,6 +309,24 @@ async fn a_fresh_question_sees_past_the_memory_and_leaves_it_alone() {
         matches!(down, Lookup::Unavailable(_)),
         "nothing stale either"
     );
+}
+
+#[tokio::test]
+async fn journal_addresses_are_known_through_an_outage_both_ways() {
+    let people = cached(
+        Obedient::with(&[("j@b.test", "cn=ana")]),
+        Duration::ZERO,
+        HOUR,
+    );
+    let yes = address("j@b.test");
+    let no = address("ana@b.test");
+    assert_eq!(people.names_in_journal(&yes).await, Lookup::Found(()));
+    assert_eq!(people.names_in_journal(&no).await, Lookup::Absent);
+    people.source().set_down(true);
+    assert_eq!(people.names_in_journal(&yes).await, Lookup::Found(()));
+    assert_eq!(people.names_in_journal(&no).await, Lookup::Absent);
+    let unknown = people.names_in_journal(&address("k@b.test")).await;
+    assert!(matches!(unknown, Lookup::Unavailable(_)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use ldap3::{
 };
 use metrics::counter;
 use rustls::ClientConfig;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -147,6 +147,8 @@ pub(super) struct Connection {
     /// When the server's certificate does.
     expires: Option<SystemTime>,
     in_flight: Arc<Semaphore>,
+    /// OpenLDAP reads one list in pages at a time on a connection.
+    listing: Mutex<()>,
     lost: CancellationToken,
     condemned: OnceLock<String>,
     features: OnceLock<Features>,
@@ -314,6 +316,7 @@ impl Connection {
             access,
             expires: certificate.and_then(|der| not_after(&der)),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            listing: Mutex::new(()),
             lost,
             condemned: OnceLock::new(),
             features: OnceLock::new(),
@@ -492,6 +495,7 @@ impl Connection {
         search: Search,
         tell: &mpsc::Sender<Result<Entry, Fault>>,
     ) -> Option<Fault> {
+        let _alone = self.listing.lock().await;
         let mut ldap = self.ldap.clone();
         // For each entry, not for all of them.
         ldap.with_timeout(self.access.timeout);

@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::connection::{Connection, Features, Search, Told};
 use super::fault::Fault;
 use crate::directory::entry::Entry;
+use crate::directory::scan::Scan;
 use crate::directory::settings::Watch;
 use crate::directory::source::{Change, Place};
 
@@ -48,6 +49,8 @@ pub(super) struct Feed<'a> {
     pub(super) timeout: Duration,
     /// What to read of an object that changed.
     pub(super) attributes: Vec<String>,
+    /// Learns of objects before whoever is told can ask for them.
+    pub(super) scan: &'a Scan,
     pub(super) tell: &'a mpsc::Sender<Change>,
 }
 
@@ -80,6 +83,11 @@ impl Feed<'_> {
     }
 
     async fn tell(&self, change: Change) -> Result<(), FeedError> {
+        match &change {
+            Change::Object(entry) => self.scan.learn(entry),
+            Change::Everything => self.scan.ask_again(),
+            Change::Gone(_) | Change::UpToDate | Change::Place(_) => {}
+        }
         let told = self.tell.send(change).await;
         told.map_err(|_| FeedError::Lost("nobody listens any more".into()))
     }

@@ -9,6 +9,7 @@ mod discovery;
 mod fault;
 mod feed;
 mod index;
+mod scanner;
 mod servers;
 mod tls;
 mod url;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use ldap3::{Scope, ldap_escape};
 use metrics::histogram;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as followed};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,11 +36,14 @@ use self::fault::Fault;
 use self::feed::{Feed, FeedError};
 use self::servers::Servers;
 use self::url::ServerUrl;
+use super::changes::Changes;
+use super::dn;
 use super::entry::{Entry, Outage};
 use super::expiry::Expiry;
 use super::places;
 use super::question::{Attributes, range};
 use super::resolve;
+use super::scan::{JournalValues, Scan, Stage};
 use super::settings::{LdapSettings, ValuesOf, Watch};
 use super::source::{Change, Name, Objects, Place, Probe, Source};
 use super::watch::{self, Ended};
@@ -88,6 +92,7 @@ struct Client {
     attributes: Attributes,
     servers: Servers,
     watch: Watch,
+    scan: Arc<Scan>,
 }
 
 impl Ldap {
@@ -126,13 +131,14 @@ impl Ldap {
             timeout: settings.timeout,
             canary: settings.canary.as_ref().map(|address| Canary {
                 address: address.to_string(),
-                filter: attributes.lookup_filter(std::slice::from_ref(address)),
+                filter: attributes.lookup_filter(std::slice::from_ref(address), &[]),
             }),
         });
         let servers = Servers::start(given.clone(), Arc::clone(&access), tasks, stop.clone());
         let client = Arc::new(Client {
             given,
             access,
+            scan: Arc::new(Scan::new(attributes.clone())),
             attributes,
             servers,
             watch: settings.watch,
@@ -151,6 +157,21 @@ impl Ldap {
     /// Who tells of changes; `None` where nobody shall.
     pub(super) fn feed(&self) -> Option<Changing> {
         (self.client.watch != Watch::Off).then(|| Changing(Arc::clone(&self.client)))
+    }
+
+    /// Reads the whole directory now and every `ttl`, for values in unusual forms and journal values; who runs it must
+    /// stop it.
+    pub(super) fn scan(
+        &self,
+        changes: Arc<Changes>,
+        ttl: Duration,
+    ) -> impl Future<Output = ()> + use<> {
+        Arc::clone(&self.client).scan(changes, ttl)
+    }
+
+    /// Follows the journal values; `None` until they were read once.
+    pub(super) fn journal_values(&self) -> followed::Receiver<Option<Arc<JournalValues>>> {
+        self.client.scan.journal_values()
     }
 
     /// Why nothing can be asked now.
@@ -202,6 +223,9 @@ impl Ldap {
         let client = &self.client;
         let (urls, troubles) = discovery::servers(&client.given, client.access.starttls).await;
         let mut probes = join_all(urls.iter().map(|url| client.probe(url))).await;
+        if let Some(first) = probes.iter_mut().find(|probe| probe.outcome.is_ok()) {
+            first.remarks.push(client.probe_scan().await);
+        }
         probes.extend(troubles.into_iter().map(|trouble| Probe {
             url: "srv".to_owned(),
             outcome: Err(trouble),
@@ -217,6 +241,30 @@ impl Source for Ldap {
     async fn find(&self, address: &Address) -> Result<Option<Objects>, Outage> {
         let patience = self.client.access.timeout;
         self.batcher.find(address.clone(), patience).await
+    }
+
+    async fn names_in_journal(
+        &self,
+        address: &Address,
+        owners: &[Arc<Entry>],
+    ) -> Result<bool, Outage> {
+        let client = &self.client;
+        let keys = client.attributes.journal_keys(address, owners);
+        loop {
+            let is_final = !client.scan.is_pending();
+            let unusual = client.scan.values_of(keys.iter().map(String::as_str));
+            let Some(filter) = client.attributes.journal_filter(address, owners, &unusual) else {
+                return Ok(false);
+            };
+            if client.exists(filter).await? {
+                return Ok(true);
+            }
+            if is_final {
+                return Ok(false);
+            }
+            let deadline = Instant::now() + client.access.timeout;
+            client.end_of_first_scan(deadline).await?;
+        }
     }
 
     async fn find_login(&self, login: &str) -> Result<Option<Objects>, Outage> {
@@ -284,6 +332,7 @@ impl watch::Feed for Changing {
             base: &client.access.base,
             timeout: client.access.timeout,
             attributes: client.attributes.telling(),
+            scan: &client.scan,
             tell: &to,
         };
         let error = feed.run(client.watch, from).await;
@@ -306,6 +355,23 @@ impl LookUp for Client {
         let mut answers = HashMap::new();
         while let Some(mut some) = pending.pop() {
             match self.owners(&some, deadline).await {
+                Ok(Some(owners)) if some.iter().any(|one| self.is_uncertain(one, &owners)) => {
+                    // Asked before the first scan had ended: what it found is asked for now.
+                    let (absent, found): (Vec<_>, Vec<_>) =
+                        some.into_iter().partition(|one| !owners.contains_key(one));
+                    let found = found.into_iter().map(|one| {
+                        let objects = owners.get(&one).cloned();
+                        (one, Ok(objects))
+                    });
+                    answers.extend(found);
+                    match self.end_of_first_scan(deadline).await {
+                        Ok(()) => pending.push(absent),
+                        Err(outage) => {
+                            answers
+                                .extend(absent.into_iter().map(|one| (one, Err(outage.clone()))));
+                        }
+                    }
+                }
                 Ok(Some(mut owners)) => {
                     let found = some.into_iter().map(|one| {
                         let objects = owners.remove(&one);
@@ -347,14 +413,19 @@ fn list_outage(fault: Fault) -> Outage {
 }
 
 impl Client {
-    /// Begins to read everything that matches, in pages.
+    /// Begins to read everything that matches, in pages, on a connection of its own: whoever takes the objects may be slow,
+    /// and ask for addresses meanwhile.
     async fn begin_list(
         &self,
         filter: String,
         attributes: Vec<String>,
     ) -> Result<mpsc::Receiver<Result<Entry, Fault>>, Outage> {
         let deadline = Instant::now() + self.access.timeout;
-        let connection = self.servers.connection(deadline).await?;
+        let used = self.servers.connection(deadline).await?;
+        let url = ServerUrl::parse(used.url(), self.access.starttls);
+        let url = url.map_err(|error| Outage::new(error.to_string()))?;
+        let connection = Connection::enter(&url, &self.access, self.access.timeout).await;
+        let connection = connection.map_err(|error| Outage::new(error.to_string()))?;
         Ok(connection.list(Search {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
@@ -393,6 +464,37 @@ impl Client {
             connection.check_canary(deadline).await?;
         }
         Ok(found)
+    }
+
+    /// Whether somebody may have this address in a form that only a scan finds.
+    fn is_uncertain(&self, address: &Address, owners: &HashMap<Address, Objects>) -> bool {
+        self.scan.is_pending() && !owners.contains_key(address)
+    }
+
+    /// Waits until the first scan has ended, well or not.
+    async fn end_of_first_scan(&self, deadline: Instant) -> Result<(), Outage> {
+        match self.scan.stage(deadline).await {
+            Stage::Pending => Err(Outage::new(
+                "the directory has not been read once since the start, and may have this address in an unusual form",
+            )),
+            Stage::Done(_) | Stage::Failed(_) => Ok(()),
+        }
+    }
+
+    /// How the scan for values in unusual forms went.
+    async fn probe_scan(&self) -> Result<String, String> {
+        match self.scan.stage(Instant::now() + self.access.timeout).await {
+            Stage::Done(None) => Ok(match self.scan.count() {
+                0 => "all addresses are written in the usual forms".to_owned(),
+                count => format!("{count} addresses and journal values are written in unusual forms"),
+            }),
+            Stage::Done(Some(why)) | Stage::Failed(why) => {
+                Err(why)
+            }
+            Stage::Pending => {
+                Ok("reading the whole directory for addresses in unusual forms takes longer than directory.timeout".to_owned())
+            }
+        }
     }
 
     async fn probe(&self, url: &ServerUrl) -> Probe {
@@ -489,7 +591,7 @@ impl Client {
         let search = Search {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
-            filter: self.attributes.lookup_filter(&[nobody]),
+            filter: self.attributes.lookup_filter(&[nobody], &[]),
             attributes: vec!["1.1".into()],
             limit: 1,
             enough_at_limit: true,
@@ -508,15 +610,32 @@ impl Client {
         }
     }
 
+    /// Whether anything matches.
+    async fn exists(&self, filter: String) -> Result<bool, Outage> {
+        let search = Search {
+            base: self.access.base.clone(),
+            scope: Scope::Subtree,
+            filter,
+            attributes: vec!["1.1".into()],
+            limit: 1,
+            enough_at_limit: true,
+            may_be_missing: false,
+        };
+        let deadline = Instant::now() + self.access.timeout;
+        match self.search(search, deadline).await {
+            Ok((entries, _)) => Ok(!entries.is_empty()),
+            Err(fault) => Err(Outage::new(fault.to_string())),
+        }
+    }
+
     /// The objects that a name stands for, with all their members.
     async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Fault> {
         let below_base = || (self.access.base.clone(), Scope::Subtree);
         let ((base, scope), filter) = match name {
-            Name::Dn(dn) => ((dn.clone(), Scope::Base), "(objectClass=*)".to_owned()),
+            Name::Dn(dn) => ((dn::plain(dn), Scope::Base), "(objectClass=*)".to_owned()),
             Name::X500(text) => {
-                let value = ldap_escape(text.as_str());
-                let filter = format!("(|(legacyExchangeDN={value})(proxyAddresses=X500:{value}))");
-                (below_base(), filter)
+                let unusual = self.scan.values_of([name.key().as_str()]);
+                (below_base(), Attributes::x500_filter(text, &unusual))
             }
             Name::Uid(uid) => (below_base(), format!("(uid={})", ldap_escape(uid))),
             Name::PrimaryGroup(token) => {
@@ -681,10 +800,11 @@ impl Client {
         asked: &[Address],
         deadline: Instant,
     ) -> Result<Option<HashMap<Address, Objects>>, Fault> {
+        let unusual = self.scan.values_of(asked.iter().map(Address::key));
         let search = Search {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
-            filter: self.attributes.lookup_filter(asked),
+            filter: self.attributes.lookup_filter(asked, &unusual),
             attributes: self.attributes.wanted(),
             limit: MOST_ENTRIES,
             enough_at_limit: false,

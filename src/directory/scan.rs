@@ -1,0 +1,558 @@
+//! The values that a reading of the whole directory found: addresses written so that no usual question finds them, and
+//! all journal values.
+//!
+//! Promises: bounded memory; while a scan runs, what the last one found stays in use; what the change feed names
+//! while a scan runs is in its result.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ldap3::ldap_escape;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::entry::Entry;
+use super::question::{Attributes, Form};
+
+/// Most values in unusual forms kept, in all and for one key.
+const MOST_UNUSUAL: usize = 100_000;
+const MOST_PER_KEY: usize = 50;
+/// Most different journal values kept.
+const MOST_JOURNAL: usize = 200_000;
+/// Values that came from the change feed before they are put into one list with the others.
+const MOST_ADDED: usize = 1000;
+
+/// One value of the journal attributes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalValue {
+    /// The value as it stands in the directory.
+    pub value: String,
+    /// The DN of one of the objects that have it.
+    pub holder: String,
+    /// The number of objects that had it when the directory was read.
+    pub holders: u64,
+}
+
+/// Every different value of the journal attributes. A value that nobody has any more disappears when the directory
+/// is read again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JournalValues {
+    read: Arc<[JournalValue]>,
+    /// Named by the change feed since.
+    added: Vec<JournalValue>,
+    incomplete: Option<String>,
+}
+
+impl JournalValues {
+    /// Returns the values, each once.
+    pub fn iter(&self) -> impl Iterator<Item = &JournalValue> {
+        self.read.iter().chain(&self.added)
+    }
+
+    /// Returns why values may be missing; `None` if none are.
+    pub fn incomplete(&self) -> Option<&str> {
+        self.incomplete.as_deref()
+    }
+
+    fn with(&self, new: Vec<JournalValue>) -> JournalValues {
+        let mut all = self.clone();
+        all.added.extend(new);
+        if all.added.len() > MOST_ADDED {
+            all.read = all.iter().cloned().collect();
+            all.added.clear();
+        }
+        all
+    }
+}
+
+/// A value in an unusual form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Value {
+    pub(super) attribute: Arc<str>,
+    text: Arc<str>,
+}
+
+impl Value {
+    /// The filter that finds the objects with this value.
+    pub(super) fn term(&self) -> String {
+        format!("({}={})", self.attribute, ldap_escape(&*self.text))
+    }
+}
+
+/// How far the first scan is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Not finished: the directory may have an address in an unusual form.
+    Pending,
+    /// Finished. If not everything could be read, why.
+    Done(Option<String>),
+    /// It is not possible, and why.
+    Failed(String),
+}
+
+/// The result of the last scan, kept up to date by the change feed.
+#[derive(Debug)]
+pub(super) struct Scan {
+    attributes: Attributes,
+    names: Vec<Arc<str>>,
+    found: Mutex<Found>,
+    stage: watch::Sender<Stage>,
+    journal: watch::Sender<Option<Arc<JournalValues>>>,
+    again: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    current: Findings,
+    /// That of the scan under way.
+    next: Option<Findings>,
+    /// Attributes that the server compares with case.
+    exact: Vec<Arc<str>>,
+}
+
+/// A value in a usual form, and the object that has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sample {
+    pub(super) attribute: Arc<str>,
+    pub(super) value: String,
+    pub(super) dn: String,
+}
+
+/// The values that one scan found.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    unusual: HashMap<Box<str>, Vec<Value>>,
+    count: usize,
+    journal: HashMap<Box<str>, Holders>,
+    overflow: Option<String>,
+    /// For each attribute with addresses a value in lower case and one with capitals.
+    samples: Vec<Sample>,
+}
+
+#[derive(Debug)]
+struct Holders {
+    first: Box<str>,
+    count: u64,
+}
+
+impl Findings {
+    /// Notes the values of an object, and returns the journal values that nobody had before.
+    pub(super) fn take(
+        &mut self,
+        entry: &Entry,
+        attributes: &Attributes,
+        names: &[Arc<str>],
+        exact: &[Arc<str>],
+    ) -> Vec<JournalValue> {
+        let mut new = Vec::new();
+        for (name, values) in entry.attributes() {
+            let Some(name) = names.iter().find(|known| known.eq_ignore_ascii_case(name)) else {
+                continue;
+            };
+            let is_exact = exact.contains(name);
+            for value in values {
+                match attributes.form_of(name, value, is_exact) {
+                    Form::Usual if attributes.is_of_addresses(name) => {
+                        self.sample(name, value, &entry.dn);
+                    }
+                    Form::Unusual(key) => self.keep(key, name, value),
+                    Form::Usual | Form::Other => {}
+                }
+            }
+        }
+        let mut own: Vec<&str> = Vec::new();
+        for name in attributes.journal() {
+            for value in entry.values(name) {
+                if value.trim().is_empty() || own.contains(&value) {
+                    continue;
+                }
+                own.push(value);
+                new.extend(self.hold(value, &entry.dn));
+            }
+        }
+        new
+    }
+
+    fn sample(&mut self, name: &Arc<str>, value: &str, dn: &str) {
+        let is_lower = |text: &str| !text.bytes().any(|byte| byte.is_ascii_uppercase());
+        let is_like =
+            |one: &Sample| one.attribute == *name && is_lower(&one.value) == is_lower(value);
+        if value.is_ascii() && value.contains('@') && !self.samples.iter().any(is_like) {
+            self.samples.push(Sample {
+                attribute: Arc::clone(name),
+                value: value.to_owned(),
+                dn: dn.to_owned(),
+            });
+        }
+    }
+
+    fn keep(&mut self, key: String, name: &Arc<str>, value: &str) {
+        if self.count >= MOST_UNUSUAL {
+            self.overflow.get_or_insert_with(|| {
+                format!("more than {MOST_UNUSUAL} addresses are written in unusual forms")
+            });
+            return;
+        }
+        let known = self.unusual.entry(key.into()).or_default();
+        let is_known = |one: &Value| one.attribute == *name && *one.text == *value;
+        if known.len() < MOST_PER_KEY && !known.iter().any(is_known) {
+            known.push(Value {
+                attribute: Arc::clone(name),
+                text: value.into(),
+            });
+            self.count += 1;
+        }
+    }
+
+    fn hold(&mut self, value: &str, dn: &str) -> Option<JournalValue> {
+        if let Some(holders) = self.journal.get_mut(value) {
+            holders.count += 1;
+            return None;
+        }
+        if self.journal.len() >= MOST_JOURNAL {
+            self.overflow.get_or_insert_with(|| {
+                format!("there are more than {MOST_JOURNAL} different journal values")
+            });
+            return None;
+        }
+        let holders = Holders {
+            first: dn.into(),
+            count: 1,
+        };
+        self.journal.insert(value.into(), holders);
+        Some(JournalValue {
+            value: value.to_owned(),
+            holder: dn.to_owned(),
+            holders: 1,
+        })
+    }
+
+    /// The journal values, sorted; `incomplete` says why some may be missing.
+    pub(super) fn journal_values(&self, incomplete: Option<String>) -> JournalValues {
+        let all = self.journal.iter().map(|(value, holders)| JournalValue {
+            value: value.to_string(),
+            holder: holders.first.to_string(),
+            holders: holders.count,
+        });
+        let mut all: Vec<JournalValue> = all.collect();
+        all.sort_unstable_by(|one, other| one.value.cmp(&other.value));
+        JournalValues {
+            read: all.into(),
+            added: Vec::new(),
+            incomplete: incomplete.or_else(|| self.overflow.clone()),
+        }
+    }
+}
+
+impl Scan {
+    /// Nothing is known yet.
+    pub(super) fn new(attributes: Attributes) -> Scan {
+        Scan {
+            names: names(&attributes),
+            attributes,
+            found: Mutex::default(),
+            stage: watch::Sender::new(Stage::Pending),
+            journal: watch::Sender::new(None),
+            again: Notify::new(),
+        }
+    }
+
+    /// Begins a scan.
+    pub(super) fn begin(&self) {
+        self.found().next = Some(Findings::default());
+    }
+
+    /// Notes an object that the scan read.
+    pub(super) fn take(&self, entry: &Entry) {
+        let Found { next, exact, .. } = &mut *self.found();
+        if let Some(next) = next {
+            next.take(entry, &self.attributes, &self.names, exact);
+        }
+    }
+
+    /// Values in usual forms that were read: of each attribute one in lower case and one with capitals.
+    pub(super) fn samples(&self) -> Vec<Sample> {
+        let found = self.found();
+        found
+            .next
+            .as_ref()
+            .map(|next| next.samples.clone())
+            .unwrap_or_default()
+    }
+
+    /// Notes that the server compares an attribute with case, or that it does not; returns whether that is news.
+    pub(super) fn set_exact(&self, attribute: &Arc<str>, is_exact: bool) -> bool {
+        let exact = &mut self.found().exact;
+        let known = exact.iter().position(|known| known == attribute);
+        match (known, is_exact) {
+            (None, true) => exact.push(Arc::clone(attribute)),
+            (Some(at), false) => drop(exact.remove(at)),
+            (Some(_), true) | (None, false) => return false,
+        }
+        true
+    }
+
+    /// Notes an object that the change feed named.
+    pub(super) fn learn(&self, entry: &Entry) {
+        let Found {
+            current,
+            next,
+            exact,
+        } = &mut *self.found();
+        let new = current.take(entry, &self.attributes, &self.names, exact);
+        if let Some(next) = next {
+            next.take(entry, &self.attributes, &self.names, exact);
+        }
+        if !new.is_empty() {
+            self.journal.send_if_modified(|known| match known {
+                Some(values) => {
+                    *values = Arc::new(values.with(new));
+                    true
+                }
+                None => false,
+            });
+        }
+    }
+
+    /// Ends a scan, and returns the keys of values that were not known before. `limited` says why not everything was
+    /// read or can be found; `journal_limited` the same of the journal values.
+    ///
+    /// If nobody has a journal value any more, those of the last scan stay: rights that were taken away look the same.
+    pub(super) fn finish(
+        &self,
+        limited: Option<String>,
+        journal_limited: Option<String>,
+    ) -> Vec<String> {
+        let mut found = self.found();
+        let Some(next) = found.next.take() else {
+            return Vec::new();
+        };
+        let mut old = std::mem::replace(&mut found.current, next);
+        let mut journal_limited = journal_limited;
+        if found.current.journal.is_empty() && !old.journal.is_empty() {
+            found.current.journal = std::mem::take(&mut old.journal);
+            journal_limited = Some(
+                "nobody has a journal attribute any more, as far as this account may see"
+                    .to_owned(),
+            );
+        }
+        let current = &found.current;
+        let new = current
+            .unusual
+            .iter()
+            .filter(|(key, values)| old.unusual.get(*key) != Some(*values));
+        let new: Vec<String> = new.map(|(key, _)| key.to_string()).collect();
+        let journal = current.journal_values(journal_limited);
+        let limited = limited.or_else(|| current.overflow.clone());
+        self.journal.send_replace(Some(Arc::new(journal)));
+        self.stage.send_replace(Stage::Done(limited));
+        new
+    }
+
+    /// Gives a scan up. `why` if it is not worth waiting for another.
+    pub(super) fn give_up(&self, why: Option<String>) {
+        self.found().next = None;
+        if let Some(why) = why {
+            self.stage.send_if_modified(|stage| {
+                let is_first = !matches!(stage, Stage::Done(_));
+                if is_first {
+                    *stage = Stage::Failed(why);
+                }
+                is_first
+            });
+        }
+    }
+
+    /// The values in unusual forms with one of these keys.
+    pub(super) fn values_of<'a>(&self, keys: impl IntoIterator<Item = &'a str>) -> Vec<Value> {
+        let found = self.found();
+        let unusual = &found.current.unusual;
+        if unusual.is_empty() {
+            return Vec::new();
+        }
+        let all = keys.into_iter().filter_map(|key| unusual.get(key));
+        all.flatten().cloned().collect()
+    }
+
+    /// The number of values in unusual forms.
+    pub(super) fn count(&self) -> usize {
+        self.found().current.count
+    }
+
+    /// Whether the first scan has not finished, and may still.
+    pub(super) fn is_pending(&self) -> bool {
+        *self.stage.borrow() == Stage::Pending
+    }
+
+    /// Waits for the end of the first scan; what is known at the deadline otherwise.
+    pub(super) async fn stage(&self, deadline: Instant) -> Stage {
+        let mut stage = self.stage.subscribe();
+        let ended = stage.wait_for(|stage| *stage != Stage::Pending);
+        // The sender lives as long as we do.
+        let _ = timeout_at(deadline, ended).await;
+        self.stage.borrow().clone()
+    }
+
+    /// Asks for a scan because anything may have changed.
+    pub(super) fn ask_again(&self) {
+        self.again.notify_one();
+    }
+
+    /// Waits until a scan is asked for.
+    pub(super) async fn asked_again(&self) {
+        self.again.notified().await;
+    }
+
+    /// Follows the journal values; `None` until they were read once.
+    pub(super) fn journal_values(&self) -> watch::Receiver<Option<Arc<JournalValues>>> {
+        self.journal.subscribe()
+    }
+
+    // A panic while it is held leaves findings that are still right.
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The names of the attributes that are scanned.
+pub(super) fn names(attributes: &Attributes) -> Vec<Arc<str>> {
+    attributes.scanned().into_iter().map(Arc::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan() -> Scan {
+        let names = |all: &[&str]| {
+            all.iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let attributes = Attributes::new(&names(&["mail", "proxyAddresses"]), &names(&["journal"]));
+        Scan::new(attributes.expect("valid names"))
+    }
+
+    fn entry(dn: &str, values: &[(&str, &str)]) -> Entry {
+        let values = values
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), vec![(*value).to_owned()]));
+        Entry::new(dn, values.collect::<Vec<_>>())
+    }
+
+    fn terms(scan: &Scan, key: &str) -> Vec<String> {
+        scan.values_of([key]).iter().map(Value::term).collect()
+    }
+
+    #[test]
+    fn only_values_that_no_question_finds_are_kept() {
+        let scan = scan();
+        scan.begin();
+        scan.take(&entry(
+            "cn=dan",
+            &[
+                ("mail", "Dan@corp.test"),
+                ("mail", "Dan <dan@corp.test>"),
+                ("proxyAddresses", "SMTP:dan@corp.test"),
+                ("proxyAddresses", "dan@corp.test"),
+                ("proxyAddresses", "smtp:dan@corp.test."),
+                ("proxyAddresses", "X500:/o=Corp/cn=Dan"),
+                ("proxyAddresses", "x500: /o=Corp/cn=Dan"),
+                ("proxyAddresses", "SIP:dan@corp.test"),
+                ("journal", "mailto:j@corp.test"),
+                ("journal", "<j@corp.test>"),
+            ],
+        ));
+        assert!(scan.is_pending() && terms(&scan, "dan@corp.test").is_empty());
+        let mut new = scan.finish(None, None);
+        new.sort();
+        assert_eq!(new, ["dan@corp.test", "j@corp.test", "x500:/o=corp/cn=dan"]);
+        assert_eq!(
+            terms(&scan, "dan@corp.test"),
+            [
+                "(mail=Dan <dan@corp.test>)",
+                "(proxyAddresses=dan@corp.test)",
+                "(proxyAddresses=smtp:dan@corp.test.)",
+            ]
+        );
+        assert_eq!(
+            terms(&scan, "x500:/o=corp/cn=dan"),
+            ["(proxyAddresses=x500: /o=Corp/cn=Dan)"]
+        );
+        assert_eq!(terms(&scan, "j@corp.test"), ["(journal=<j@corp.test>)"]);
+        assert_eq!(scan.count(), 5);
+    }
+
+    #[test]
+    fn the_change_feed_adds_to_a_scan_under_way_and_to_the_last_one() {
+        let scan = scan();
+        let values = scan.journal_values();
+        let all = || {
+            let values = values.borrow().clone();
+            values.map(|all| {
+                all.iter()
+                    .map(|one| (one.value.clone(), one.holders))
+                    .collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(all(), None);
+        scan.begin();
+        scan.take(&entry("cn=a", &[("journal", "j@corp.test")]));
+        scan.take(&entry("cn=b", &[("journal", "j@corp.test")]));
+        scan.learn(&entry(
+            "cn=c",
+            &[("journal", "k@corp.test"), ("mail", "<c@corp.test>")],
+        ));
+        assert_eq!(all(), None);
+        scan.finish(None, None);
+        let both = Some(vec![
+            ("j@corp.test".to_owned(), 2),
+            ("k@corp.test".to_owned(), 1),
+        ]);
+        assert_eq!(all(), both);
+        assert_eq!(terms(&scan, "c@corp.test").len(), 1);
+        scan.learn(&entry("cn=d", &[("journal", "l@corp.test")]));
+        assert_eq!(all().expect("read").len(), 3);
+        scan.begin();
+        scan.give_up(Some("no".to_owned()));
+        assert_eq!(all().expect("read").len(), 3, "what was found stays");
+        scan.begin();
+        scan.finish(None, None);
+        assert_eq!(
+            all().expect("read").len(),
+            3,
+            "rights may have been taken away"
+        );
+        assert!(
+            values
+                .borrow()
+                .as_ref()
+                .expect("read")
+                .incomplete()
+                .is_some()
+        );
+        scan.begin();
+        scan.take(&entry("cn=a", &[("journal", "k@corp.test")]));
+        scan.finish(None, None);
+        assert_eq!(all().expect("read").len(), 1);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_says_so() {
+        let scan = scan();
+        scan.begin();
+        for n in 0..=MOST_JOURNAL {
+            scan.take(&entry("cn=a", &[("journal", &format!("j{n}@corp.test"))]));
+        }
+        for n in 0..=MOST_PER_KEY {
+            let blanks = " ".repeat(n + 1);
+            scan.take(&entry("cn=a", &[("mail", &format!("a@{blanks}corp.test"))]));
+        }
+        scan.finish(None, None);
+        let values = scan.journal_values();
+        let values = values.borrow().clone().expect("read");
+        assert_eq!(values.iter().count(), MOST_JOURNAL);
+        assert!(values.incomplete().is_some());
+        assert_eq!(terms(&scan, "a@corp.test").len(), MOST_PER_KEY);
+    }
+}
