@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::stamp::Stamp;
+
 /// The answer to a question put to the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup<T> {
@@ -39,6 +41,8 @@ pub struct Entry {
     pub dn: String,
     /// Whether it is no person but a group or container whose journal attributes count for one.
     pub inherited: bool,
+    /// When it was changed last, as far as that was read.
+    pub(super) stamp: Stamp,
     /// Each attribute's name, followed by its values.
     text: Box<str>,
     parts: Box<[Part]>,
@@ -92,9 +96,15 @@ impl Entry {
         Entry {
             dn,
             inherited: false,
+            stamp: Stamp::default(),
             text: text.into(),
             parts: parts.into(),
         }
+    }
+
+    /// The same with this stamp.
+    pub(super) fn with_stamp(self, stamp: Stamp) -> Entry {
+        Entry { stamp, ..self }
     }
 
     /// The same as a group or container that others inherit from.

@@ -22,11 +22,15 @@ mod handle;
 mod ldap;
 mod ldif;
 mod memory;
+mod people;
 mod places;
+mod presence;
 mod question;
 mod resolve;
+mod schema;
 mod settings;
 mod source;
+mod stamp;
 mod target;
 mod watch;
 
@@ -36,6 +40,8 @@ pub use file::LdifFileError;
 pub use handle::{Directory, Health, OpenError};
 pub use ldap::{LdapError, TlsError, UrlError, certificate_fault, tls_client_config};
 pub use ldif::{LdifError, LdifFault};
+pub use people::NoLongerJournaled;
+pub use presence::{Accepted, accept_empty};
 pub use question::AttributeError;
 pub use resolve::{Reached, Resolution};
 pub use settings::{

@@ -63,6 +63,11 @@ impl Attributes {
         }
     }
 
+    /// The attributes that hold people's own addresses.
+    pub(super) fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
     /// The attributes that hold journal addresses.
     pub(super) fn journal(&self) -> &[String] {
         &self.journal
@@ -113,15 +118,11 @@ impl Attributes {
         distinct(&both)
     }
 
-    /// Whether a lookup, or the resolution of a target, reads this attribute.
-    pub(super) fn wants(&self, name: &str) -> bool {
-        self.addresses
-            .iter()
-            .chain(&self.journal)
-            .chain(&self.further)
-            .map(String::as_str)
-            .chain(resolve::ATTRIBUTES)
-            .any(|wanted| wanted.eq_ignore_ascii_case(name))
+    /// What a lookup, or the resolution of a target, reads.
+    pub(super) fn read_of_files(&self) -> Vec<String> {
+        let mut all = self.wanted();
+        all.extend(resolve::ATTRIBUTES.map(str::to_owned));
+        distinct(&all)
     }
 
     /// A journal attribute of which the server sent only a part, `extensionAttribute10;range=0-1499`

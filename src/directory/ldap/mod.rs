@@ -38,10 +38,12 @@ use self::url::ServerUrl;
 use super::entry::{Entry, Outage};
 use super::expiry::Expiry;
 use super::places;
+use super::presence::Presence;
 use super::question::{Attributes, range};
 use super::resolve;
 use super::settings::{LdapSettings, ValuesOf, Watch};
 use super::source::{Change, Name, Objects, Place, Probe, Source};
+use super::stamp::stamped;
 use super::watch::{self, Ended};
 use crate::mail::Address;
 
@@ -95,6 +97,7 @@ impl Ldap {
     pub(super) fn open(
         settings: &LdapSettings,
         attributes: Attributes,
+        presence: Arc<Presence>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<Ldap, LdapError> {
@@ -128,6 +131,7 @@ impl Ldap {
                 address: address.to_string(),
                 filter: attributes.lookup_filter(std::slice::from_ref(address)),
             }),
+            presence,
         });
         let servers = Servers::start(given.clone(), Arc::clone(&access), tasks, stop.clone());
         let client = Arc::new(Client {
@@ -170,7 +174,7 @@ impl Ldap {
             base: client.access.base.clone(),
             scope: Scope::Subtree,
             filter: client.attributes.everybody_filter(),
-            attributes: client.attributes.wanted(),
+            attributes: stamped(client.attributes.wanted()),
             limit: usize::MAX,
             enough_at_limit: false,
             may_be_missing: false,
@@ -186,6 +190,8 @@ impl Ldap {
                 };
                 Outage::new(format!("{fault}{hint}"))
             })?;
+            // A value that is hidden is logged; the list goes on.
+            client.access.presence.people().notice(&entry);
             if to.send(Ok(Arc::new(entry))).await.is_err() {
                 break;
             }
@@ -289,7 +295,7 @@ impl watch::Feed for Changing {
             connection: &connection,
             base: &client.access.base,
             timeout: client.access.timeout,
-            attributes: client.attributes.telling(),
+            attributes: stamped(client.attributes.telling()),
             tell: &to,
         };
         let error = feed.run(client.watch, from).await;
@@ -314,8 +320,8 @@ impl LookUp for Client {
             match self.owners(&some, deadline).await {
                 Ok(Some(mut owners)) => {
                     let found = some.into_iter().map(|one| {
-                        let objects = owners.remove(&one);
-                        (one, Ok(objects))
+                        let objects = owners.remove(&one).map(|objects| self.believed(objects));
+                        (one, objects.transpose())
                     });
                     answers.extend(found);
                 }
@@ -422,12 +428,23 @@ impl Client {
             {
                 (true, Ok(format!("{attribute}: readable")))
             }
-            Ok(_) => (
-                false,
-                Ok(format!(
-                    "{attribute}: nobody has it, as far as this account may see (a mistake in its name, or missing rights?)"
-                )),
-            ),
+            Ok(_) => {
+                let why = match connection.knows(attribute) {
+                    Some(false) => {
+                        "the server's schema has no such attribute: a mistake in its name?"
+                    }
+                    _ => {
+                        "as far as this account may see: missing rights, or a mistake in its name?"
+                    }
+                };
+                let is_journal = (self.attributes.journal().iter())
+                    .any(|name| name.eq_ignore_ascii_case(attribute));
+                let remark = match is_journal {
+                    true => Err(format!("nobody has {attribute}: {why}")),
+                    false => Ok(format!("{attribute}: nobody has it; {why}")),
+                };
+                (false, remark)
+            }
             Err(fault) => (false, Err(format!("{attribute}: {fault}"))),
         }
     }
@@ -639,6 +656,20 @@ impl Client {
         Ok(Entry::new(entry.dn.clone(), all))
     }
 
+    /// Objects of people, unless a journal attribute of one is hidden.
+    fn believed(&self, objects: Objects) -> Result<Objects, Outage> {
+        let people = self.access.presence.people();
+        // All of them are compared, whatever is wrong with the first.
+        let outages: Vec<Outage> = objects
+            .iter()
+            .filter_map(|one| people.notice(one))
+            .collect();
+        match outages.into_iter().next() {
+            Some(outage) => Err(outage),
+            None => Ok(objects),
+        }
+    }
+
     /// Who owns which of the addresses; `None` where that can only be told one by one.
     async fn owners(
         &self,
@@ -649,26 +680,38 @@ impl Client {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
             filter: self.attributes.lookup_filter(asked),
-            attributes: self.attributes.wanted(),
+            attributes: stamped(self.attributes.wanted()),
             limit: MOST_ENTRIES,
             enough_at_limit: false,
             may_be_missing: false,
         };
-        let (entries, connection) = self.search(search, deadline).await?;
-        for entry in &entries {
-            if let Some(name) = self.attributes.cut_short(entry) {
-                return Err(Fault::Question(format!(
-                    "{:?} has more values of {name} than the server sends at once",
-                    entry.dn
-                )));
+        let mut is_first = true;
+        loop {
+            let (entries, connection) = self.search(search.clone(), deadline).await?;
+            for entry in &entries {
+                if let Some(name) = self.attributes.cut_short(entry) {
+                    return Err(Fault::Question(format!(
+                        "{:?} has more values of {name} than the server sends at once",
+                        entry.dn
+                    )));
+                }
+                self.access.presence.note(connection.url(), entry);
+            }
+            let is_lacking = entries
+                .iter()
+                .any(|entry| self.access.presence.lacks(entry));
+            let owners = self.attributes.assign(asked, entries);
+            let absent = |owners: &HashMap<_, _>| asked.iter().any(|one| !owners.contains_key(one));
+            if !is_lacking && !owners.as_ref().is_some_and(absent) {
+                return Ok(owners);
+            }
+            // What is not there is believed only while what is there is seen.
+            match connection.verify(deadline).await {
+                Ok(()) => return Ok(owners),
+                Err(Fault::Lost(_) | Fault::Server(_)) if is_first => is_first = false,
+                Err(fault) => return Err(fault),
             }
         }
-        let owners = self.attributes.assign(asked, entries);
-        let absent = |owners: &HashMap<_, _>| asked.iter().any(|one| !owners.contains_key(one));
-        if owners.as_ref().is_some_and(absent) {
-            connection.check_canary(deadline).await?;
-        }
-        Ok(owners)
     }
 
     /// Searches, and once more where the connection was lost or the server could not.
