@@ -8,10 +8,11 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use metrics::counter;
+use tokio::sync::Notify;
 
 use super::entry::{Entry, Outage};
 use super::stamp::{Moved, Stamp, fingerprint};
@@ -40,6 +41,7 @@ pub(super) struct People {
     /// The journal attributes; a record names them by their numbers.
     attributes: Vec<String>,
     known: Mutex<Known>,
+    news: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -61,11 +63,12 @@ struct Record {
 }
 
 impl People {
-    /// Nobody is known so far.
-    pub(super) fn new(attributes: &[String]) -> People {
+    /// Nobody is known so far. `news` hears of what is to be written.
+    pub(super) fn new(attributes: &[String], news: Arc<Notify>) -> People {
         People {
             attributes: attributes.to_vec(),
             known: Mutex::default(),
+            news,
         }
     }
 
@@ -133,7 +136,7 @@ impl People {
         let mut known = self.known();
         let Some(before) = known.records.get(&key).copied() else {
             if now.had != 0 {
-                known.learn(key, now);
+                self.learn(&mut known, key, now);
             }
             return None;
         };
@@ -141,18 +144,24 @@ impl People {
         if lost == 0 {
             known.hidden.remove(&key);
             if before != now {
-                known.learn(key, now);
+                self.learn(&mut known, key, now);
             }
             return None;
         }
         let lost = self.names(lost);
         if now.stamp.moved_since(before.stamp) == Moved::No {
+            self.news.notify_one();
             return Some(known.note_hidden(key, &entry.dn, &lost));
         }
         known.hidden.remove(&key);
-        known.learn(key, now);
+        self.learn(&mut known, key, now);
         known.note_removed(&entry.dn, lost);
         None
+    }
+
+    fn learn(&self, known: &mut Known, key: u64, record: Record) {
+        known.learn(key, record);
+        self.news.notify_one();
     }
 
     fn bits(&self, entry: &Entry) -> u64 {
@@ -318,7 +327,7 @@ mod tests {
     }
 
     fn people() -> People {
-        People::new(&["other".into(), "Journal".into()])
+        People::new(&["other".into(), "Journal".into()], Arc::default())
     }
 
     #[test]
@@ -361,13 +370,13 @@ mod tests {
         let mut text = std::fs::read_to_string(&file).expect("written");
         text.push_str("ffff 1 0");
         std::fs::write(&file, text).expect("it is ours");
-        let second = People::new(&["journal".into()]);
+        let second = People::new(&["journal".into()], Arc::default());
         second.keep_in(&file).expect("it is ours");
         assert!(second.notice(&entry("cn=dan", "", "1")).is_some());
         assert_eq!(second.notice(&entry("cn=eve", "", "2")), None);
         second.forget().expect("it is ours");
         assert_eq!(second.notice(&entry("cn=bob", "", "1")), None);
-        let third = People::new(&["journal".into()]);
+        let third = People::new(&["journal".into()], Arc::default());
         third.keep_in(&file).expect("it is ours");
         assert_eq!(third.notice(&entry("cn=dan", "", "1")), None);
         assert!(third.no_longer_journaled().is_empty());

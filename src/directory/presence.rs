@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::entry::{Entry, Outage};
 use super::people::{NoLongerJournaled, People, replace};
@@ -29,8 +29,10 @@ const ACCEPTED: &str = "directory.accepted";
 /// Objects remembered by name that have an attribute.
 const HOLDERS: usize = 5;
 
-/// How often is looked whether an operator accepted something, and what was learned is written.
+/// How often is looked whether an operator accepted something.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The pause between two times that something new is written.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What was seen of the directory.
 #[derive(Debug)]
@@ -40,6 +42,10 @@ pub(super) struct Presence {
     canary: Option<String>,
     people: People,
     state: Mutex<State>,
+    /// Held while it is written.
+    writing: Mutex<()>,
+    /// There is something to write.
+    news: Arc<Notify>,
     /// Counts the acceptances.
     accepted: watch::Sender<u64>,
     /// Where it is kept.
@@ -106,6 +112,7 @@ impl Presence {
         let addresses = attributes.addresses().iter().filter(|name| !known(name));
         let addresses: Vec<Tracked> = addresses.map(tracked(false)).collect();
         let journaled = journal.iter().map(tracked(true));
+        let news: Arc<Notify> = Arc::default();
         let seen = Seen {
             base: base.to_lowercase(),
             canary: canary.clone(),
@@ -115,7 +122,9 @@ impl Presence {
             attributes: journaled.chain(addresses).collect(),
             base: base.to_lowercase(),
             canary,
-            people: People::new(journal),
+            people: People::new(journal, Arc::clone(&news)),
+            news,
+            writing: Mutex::default(),
             state: Mutex::new(State {
                 seen,
                 ..State::default()
@@ -163,7 +172,10 @@ impl Presence {
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.news.notified() => {}
+            }
             let presence = Arc::clone(&self);
             let look = move || {
                 presence.take_accepted();
@@ -171,6 +183,7 @@ impl Presence {
             };
             // A panic in there leaves what is known.
             let _ = tokio::task::spawn_blocking(look).await;
+            sleep(PAUSE).await;
         }
     }
 
@@ -272,6 +285,7 @@ impl Presence {
         shown.holders.truncate(HOLDERS);
         state.warned.retain(|name| *name != attribute.name);
         state.is_written = false;
+        self.news.notify_one();
     }
 
     /// Notes that a server shows no value of an attribute, and says why it is not to be believed, where it is not.
@@ -299,6 +313,7 @@ impl Presence {
         if let Some(shown) = known.filter(|shown| shown.missing.is_none()) {
             shown.missing = Some(now());
             state.is_written = false;
+            self.news.notify_one();
         }
         let before = match by == server {
             true => format!("any more; it did since {since}"),
@@ -362,6 +377,7 @@ impl Presence {
         let Some(directory) = &self.directory else {
             return;
         };
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let hidden = self.people.hidden();
         let mut state = self.state();
         if state.seen.hidden != hidden {

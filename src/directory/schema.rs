@@ -54,6 +54,8 @@ pub(super) struct Schema {
     types: HashMap<String, usize>,
     /// Of each type the one that it is a subtype of.
     above: Vec<Option<usize>>,
+    /// What the server itself calls each type.
+    names: Vec<String>,
 }
 
 impl Schema {
@@ -69,6 +71,7 @@ impl Schema {
             for name in described.names {
                 schema.types.entry(name).or_insert(number);
             }
+            schema.names.push(described.name);
             superiors.push(described.superior);
         }
         let above = superiors.into_iter();
@@ -93,6 +96,12 @@ impl Schema {
         self.type_of(split(description).0).is_some()
     }
 
+    /// What the server itself calls the type of an attribute description.
+    pub(super) fn name_of(&self, description: &str) -> Option<&str> {
+        let kind = self.type_of(split(description).0)?;
+        self.names.get(kind).map(String::as_str)
+    }
+
     fn type_of(&self, name: &str) -> Option<usize> {
         self.types.get(&*lower(name)).copied()
     }
@@ -111,10 +120,13 @@ impl Schema {
     }
 }
 
-/// One value of `attributeTypes`, as far as it matters here; all in lower case.
+/// One value of `attributeTypes`, as far as it matters here.
 struct Description {
-    /// The identifier among them.
+    /// The first name, or the identifier where there is none.
+    name: String,
+    /// All names and the identifier, in lower case.
     names: Vec<String>,
+    /// In lower case.
     superior: Option<String>,
 }
 
@@ -123,17 +135,16 @@ impl Description {
         let inside = text.trim().strip_prefix('(')?;
         let spaced = inside.replace('(', " ( ").replace(')', " ) ");
         let mut words = spaced.split_ascii_whitespace();
-        let mut names = vec![unquoted(words.next()?)];
+        let identifier = words.next()?;
+        let mut named: Vec<&str> = Vec::new();
         let mut superior = None;
         while let Some(word) = words.next() {
             match word {
                 "NAME" => match words.next()? {
-                    "(" => {
-                        names.extend(words.by_ref().take_while(|word| *word != ")").map(unquoted))
-                    }
-                    name => names.push(unquoted(name)),
+                    "(" => named.extend(words.by_ref().take_while(|word| *word != ")")),
+                    name => named.push(name),
                 },
-                "SUP" => superior = Some(unquoted(words.next()?)),
+                "SUP" => superior = Some(unquoted(words.next()?).to_ascii_lowercase()),
                 // Its text may hold anything, these words among them.
                 "DESC" => {
                     let mut text = words.next()?;
@@ -146,12 +157,17 @@ impl Description {
                 _ => {}
             }
         }
-        Some(Description { names, superior })
+        let all = named.iter().copied().chain([identifier]).map(unquoted);
+        Some(Description {
+            name: all.clone().next()?.to_owned(),
+            names: all.map(str::to_ascii_lowercase).collect(),
+            superior,
+        })
     }
 }
 
-fn unquoted(word: &str) -> String {
-    word.trim_matches('\'').to_ascii_lowercase()
+fn unquoted(word: &str) -> &str {
+    word.trim_matches('\'')
 }
 
 /// The type's name, and the options.
@@ -373,6 +389,7 @@ mod tests {
         ] {
             assert!(schema.knows(known), "{known}");
         }
+        assert_eq!(schema.name_of("2.5.4.42"), Some("givenName"));
         assert!(!schema.knows("extensionAttribute11"));
         assert!(Schema::standard().knows("rfc822Mailbox"));
         assert!(Schema::of(["", "(", "( 1.2 NAME", "nonsense"]).is_empty());

@@ -3,6 +3,7 @@
 //! Promises: every step has a deadline; an answer that cannot be read takes down this connection and
 //! nothing else. Never reconnects; see [`super::servers`].
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -171,6 +172,9 @@ pub(super) struct Connection {
     features: OnceLock<Features>,
     /// The names of attributes; the standard ones where the server hides its schema.
     schema: OnceLock<Schema>,
+    /// Watched attributes that the settings name by identifiers, and what the server calls them: Samba finds nothing by
+    /// identifiers.
+    identifiers: OnceLock<Vec<(String, String)>>,
     /// What the server calls itself; by default its URL.
     server: OnceLock<String>,
     /// When the last proof began that we can see what is there.
@@ -263,6 +267,14 @@ impl Connection {
         {
             let schema = Schema::of(found.values("attributeTypes"));
             if !schema.is_empty() {
+                let watched = self.access.presence.attributes().iter();
+                let identified =
+                    watched.filter(|one| one.name.starts_with(|c: char| c.is_ascii_digit()));
+                let named = identified.filter_map(|one| {
+                    let known = schema.name_of(&one.name)?;
+                    Some((one.name.clone(), known.to_owned()))
+                });
+                let _ = self.identifiers.set(named.collect());
                 let _ = self.schema.set(schema);
             }
         }
@@ -576,6 +588,7 @@ impl Connection {
             is_empty: AtomicBool::new(false),
             features: OnceLock::new(),
             schema: OnceLock::new(),
+            identifiers: OnceLock::new(),
             server: OnceLock::new(),
             verified: Mutex::default(),
             looked: std::sync::Mutex::default(),
@@ -683,10 +696,11 @@ impl Connection {
         ldap.with_search_options(options);
         let asked = search.attributes.clone();
         let reading = Reading::of(self, &asked);
+        let filter = self.in_names(&search.filter);
         let starting = ldap.streaming_search(
             &search.base,
             search.scope,
-            &search.filter,
+            &filter,
             self.in_ranges(search.attributes),
         );
         let mut stream = match timeout_at(deadline, starting).await {
@@ -762,11 +776,12 @@ impl Connection {
         ldap.with_timeout(self.access.timeout);
         let asked = search.attributes.clone();
         let reading = Reading::of(self, &asked);
+        let filter = self.in_names(&search.filter);
         let starting = ldap.streaming_search_with(
             PagedResults::new(PAGE),
             &search.base,
             search.scope,
-            &search.filter,
+            &filter,
             search.attributes,
         );
         let mut stream = match starting.await {
@@ -868,6 +883,15 @@ impl Connection {
         let result = stream.finish().await;
         search_fault(&self.url, &search.base, &result)
             .unwrap_or_else(|| Fault::Lost(format!("{} ended the feed of changes", self.url)))
+    }
+
+    /// A filter with the server's names in the place of identifiers. No value holds a bracket that is not escaped.
+    fn in_names<'f>(&self, filter: &'f str) -> Cow<'f, str> {
+        let mut named = Cow::Borrowed(filter);
+        for (identifier, name) in self.identifiers.get().into_iter().flatten() {
+            named = Cow::Owned(named.replace(&format!("({identifier}="), &format!("({name}=")));
+        }
+        named
     }
 
     /// Asks for long lists part by part where the server knows how; the parts tell that there is more.
