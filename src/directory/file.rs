@@ -266,6 +266,15 @@ impl LdifFile {
         Ok(())
     }
 
+    /// Journal attributes that nobody has.
+    pub(super) fn nobody_has(&self) -> Vec<String> {
+        let look = self.now.load();
+        let attributes = self.presence.attributes().iter().zip(&*look.holders);
+        let empty =
+            attributes.filter(|(attribute, holder)| attribute.is_journal && holder.is_none());
+        empty.map(|(attribute, _)| attribute.name.clone()).collect()
+    }
+
     /// What is known, for the operator.
     pub(super) fn describe(&self) -> Result<String, Outage> {
         let index = self.index()?;

@@ -308,13 +308,19 @@ impl Directory {
     pub async fn probe(&self) -> Vec<Probe> {
         match self.inner.cached.source() {
             Backend::Ldap(ldap) => ldap.probe().await,
-            Backend::Ldif(file) => vec![Probe {
-                url: format!("ldif:{}", file.path().display()),
-                outcome: file.describe().map_err(|outage| outage.reason.to_string()),
-                remarks: Vec::new(),
-                expires: None,
-                unindexed: Vec::new(),
-            }],
+            Backend::Ldif(file) => {
+                let nobody_has = file.nobody_has();
+                let remarks = nobody_has.iter();
+                let remarks = remarks.map(|name| Err(format!("nobody has {name} in this file")));
+                vec![Probe {
+                    url: format!("ldif:{}", file.path().display()),
+                    outcome: file.describe().map_err(|outage| outage.reason.to_string()),
+                    remarks: remarks.collect(),
+                    nobody_has,
+                    expires: None,
+                    unindexed: Vec::new(),
+                }]
+            }
         }
     }
 

@@ -38,7 +38,7 @@ use self::url::ServerUrl;
 use super::entry::{Entry, Outage};
 use super::expiry::Expiry;
 use super::places;
-use super::presence::Presence;
+use super::presence::{Presence, has};
 use super::question::{Attributes, range};
 use super::resolve;
 use super::settings::{LdapSettings, ValuesOf, Watch};
@@ -55,6 +55,9 @@ const MOST_MEMBERS: usize = 100_000;
 
 /// The most groups that one person may be a member of.
 const MOST_GROUPS: usize = 1000;
+
+/// Objects read to see whether an attribute can be read.
+const PROBED: usize = 20;
 
 /// A lookup that takes longer has no index to go by.
 const SLOW_LOOKUP: Duration = Duration::from_millis(100);
@@ -230,6 +233,7 @@ impl Ldap {
             url: "srv".to_owned(),
             outcome: Err(trouble),
             remarks: Vec::new(),
+            nobody_has: Vec::new(),
             expires: None,
             unindexed: Vec::new(),
         }));
@@ -358,6 +362,7 @@ impl Client {
                     url: url.to_string(),
                     outcome: Err(error.to_string()),
                     remarks: Vec::new(),
+                    nobody_has: Vec::new(),
                     expires: None,
                     unindexed: Vec::new(),
                 };
@@ -371,15 +376,42 @@ impl Client {
         let took = begun.elapsed().as_millis();
         let mut remarks = Vec::new();
         let mut used = Vec::new();
+        let mut nobody_has = Vec::new();
+        let mut stamped_object: Option<Entry> = None;
         for attribute in self.attributes.wanted() {
             if matches!(attribute.as_str(), "uid" | "legacyExchangeDN") {
                 continue;
             }
-            let (is_used, remark) = self.probe_attribute(&connection, &attribute).await;
-            remarks.push(remark);
-            if is_used && self.attributes.is_searched(&attribute) {
-                used.push(attribute);
+            let holder = self.probe_attribute(&connection, &attribute).await;
+            let is_journal = (self.attributes.journal().iter())
+                .any(|name| name.eq_ignore_ascii_case(&attribute));
+            remarks.push(match &holder {
+                Ok(Some(_)) => Ok(format!("{attribute}: readable")),
+                Ok(None) => {
+                    let why = why_nobody(&connection, &attribute);
+                    match is_journal {
+                        true => Err(format!("nobody has {attribute}: {why}")),
+                        false => Ok(format!("{attribute}: nobody has it; {why}")),
+                    }
+                }
+                Err(fault) => Err(format!("{attribute}: {fault}")),
+            });
+            match holder {
+                Ok(Some(entry)) => {
+                    stamped_object = stamped_object.or(Some(entry));
+                    if self.attributes.is_searched(&attribute) {
+                        used.push(attribute);
+                    }
+                }
+                Ok(None) if is_journal => nobody_has.push(attribute),
+                Ok(None) | Err(_) => {}
             }
+        }
+        if let Some(entry) = stamped_object {
+            remarks.push(Ok(match entry.stamp.is_known() {
+                true => "change stamps: readable".to_owned(),
+                false => "change stamps: not readable, so a value that is hidden of one person looks like one that was removed (OpenLDAP: let the account read entryCSN and modifyTimestamp)".to_owned(),
+            }));
         }
         let deadline = Instant::now() + access.timeout;
         let unindexed = index::missing(&connection, &access.base, &used, deadline).await;
@@ -399,54 +431,30 @@ impl Client {
             url: url.to_string(),
             outcome: Ok(format!("{who}, base {:?} readable, {took} ms", access.base)),
             remarks,
+            nobody_has,
             expires,
             unindexed,
         }
     }
 
-    /// Whether anybody has this attribute, as far as we may see.
+    /// Somebody who has this attribute, as far as we may see.
     async fn probe_attribute(
         &self,
         connection: &Arc<Connection>,
         attribute: &str,
-    ) -> (bool, Result<String, String>) {
+    ) -> Result<Option<Entry>, Fault> {
         let search = Search {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
             filter: format!("({attribute}=*)"),
-            attributes: vec![attribute.to_owned()],
-            limit: 1,
+            attributes: stamped(vec![attribute.to_owned()]),
+            limit: PROBED,
             enough_at_limit: true,
             may_be_missing: false,
         };
         let deadline = Instant::now() + self.access.timeout;
-        match connection.search(search, deadline).await {
-            Ok(found)
-                if found
-                    .iter()
-                    .any(|entry| !entry.values(attribute).is_empty()) =>
-            {
-                (true, Ok(format!("{attribute}: readable")))
-            }
-            Ok(_) => {
-                let why = match connection.knows(attribute) {
-                    Some(false) => {
-                        "the server's schema has no such attribute: a mistake in its name?"
-                    }
-                    _ => {
-                        "as far as this account may see: missing rights, or a mistake in its name?"
-                    }
-                };
-                let is_journal = (self.attributes.journal().iter())
-                    .any(|name| name.eq_ignore_ascii_case(attribute));
-                let remark = match is_journal {
-                    true => Err(format!("nobody has {attribute}: {why}")),
-                    false => Ok(format!("{attribute}: nobody has it; {why}")),
-                };
-                (false, remark)
-            }
-            Err(fault) => (false, Err(format!("{attribute}: {fault}"))),
-        }
+        let found = connection.search(search, deadline).await?;
+        Ok(found.into_iter().find(|entry| has(entry, attribute)))
     }
 
     /// How long it takes to find nobody, which an index makes short.
@@ -743,6 +751,14 @@ impl Client {
         };
         histogram!("copyist_directory_search_seconds").record(begun.elapsed());
         found
+    }
+}
+
+/// Why nobody may have an attribute.
+fn why_nobody(connection: &Connection, attribute: &str) -> &'static str {
+    match connection.knows(attribute) {
+        Some(false) => "the server's schema has no such attribute: a mistake in its name?",
+        _ => "as far as this account may see: missing rights, or a mistake in its name?",
     }
 }
 
