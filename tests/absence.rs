@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use copyist::directory::{Directory, Health, Lookup, Settings, Source, Watch, accept_empty};
 use copyist::mail::Address;
-use lab::{DirectoryServer, OUTSIDE, Site, Slapd, message, user};
+use lab::{DirectoryServer, OUTSIDE, Samba, Site, Slapd, message, user};
 use tempfile::TempDir;
 
 const JOURNAL: &str = "extensionAttribute10";
@@ -204,6 +204,41 @@ async fn a_value_hidden_of_one_person_is_an_outage_for_that_person_alone() {
         assert_eq!(journal(&directory, 3).await, value(3));
         directory.close().await;
     }
+}
+
+#[tokio::test]
+async fn rights_denied_in_active_directory_are_an_outage() {
+    let (samba, state) = (Samba::start(10), state());
+    let mut settings = fresh(&samba);
+    settings.cache.max_stale = Duration::ZERO;
+    let directory = open(settings.clone(), state.path());
+    for number in [3, 6] {
+        assert_eq!(journal(&directory, number).await, value(number));
+    }
+    // Somebody else goes on to be seen.
+    samba.add_contact(
+        "seen",
+        &[(JOURNAL, "j@archive.test"), ("mail", "seen@example.test")],
+    );
+    let seen = Address::parse("seen@example.test").expect("an address");
+    let answer = directory.find_fresh(&seen).await;
+    assert!(matches!(answer, Lookup::Found(_)), "{answer:?}");
+    samba.hide_attribute(&samba.people_dn(), JOURNAL, true);
+    for number in [3, 6] {
+        let why = outage(&directory, number).await;
+        assert!(
+            why.to_lowercase()
+                .contains(&samba.user_dn(number).to_lowercase()),
+            "{why}"
+        );
+    }
+    assert_eq!(directory.health(), Health::Ok);
+    samba.hide_attribute("CN=seen,DC=example,DC=test", JOURNAL, false);
+    let why = outage(&directory, 9).await;
+    assert!(why.contains("accept-empty"), "{why}");
+    directory.close().await;
+    let directory = open(settings, state.path());
+    assert!(outage(&directory, 3).await.contains("accept-empty"));
 }
 
 #[tokio::test]
@@ -454,7 +489,7 @@ fn a_message_waits_while_an_attribute_is_hidden_and_goes_on_when_it_is_accepted(
     let accepted = site.copyist.command(&["directory", "accept-empty"]);
     let said = String::from_utf8_lossy(&accepted.stdout).into_owned();
     assert!(
-        accepted.status.success() && said.contains("nobody has extensionattribute10"),
+        accepted.status.success() && said.contains("nobody has extensionAttribute10"),
         "{said}"
     );
     site.wait_until("mail", || (sent(&site, 4) == 250).then_some(()));

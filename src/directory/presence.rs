@@ -89,6 +89,8 @@ struct Seen {
 /// What a server showed of an attribute.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Shown {
+    /// The attribute as the settings spell it.
+    name: String,
     /// Objects that had a value when they were read last.
     holders: Vec<String>,
     /// When a value was seen first (RFC 3339).
@@ -273,6 +275,7 @@ impl Presence {
         }
         let shown = servers.entry(server.to_owned()).or_default();
         let shown = shown.entry(attribute.key()).or_insert_with(|| Shown {
+            name: attribute.name.clone(),
             since: now(),
             ..Shown::default()
         });
@@ -483,12 +486,13 @@ pub fn accept_empty(state_dir: &Path, user: &str) -> io::Result<Accepted> {
         hidden: seen.hidden,
     };
     for (server, attributes) in &seen.servers {
-        for (attribute, shown) in attributes {
+        for shown in attributes.values() {
+            let name = &shown.name;
             match &shown.missing {
                 Some(since) => accepted
                     .missing
-                    .push(format!("{attribute} at {server}, since {since}")),
-                None => accepted.present.push(format!("{attribute} at {server}")),
+                    .push(format!("{name} at {server}, since {since}")),
+                None => accepted.present.push(format!("{name} at {server}")),
             }
         }
     }

@@ -361,9 +361,20 @@ impl Connection {
     /// Sees that we can see people, and each attribute that somebody had; gives the connection up where not. Whoever
     /// comes meanwhile waits for the next proof, which is for all of them.
     pub(super) async fn verify(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
-        let asked = Instant::now();
+        self.verify_since(Instant::now(), deadline).await
+    }
+
+    /// The same, where a proof that began at this moment or later will do.
+    pub(super) async fn verify_since(
+        self: &Arc<Self>,
+        asked: Instant,
+        deadline: Instant,
+    ) -> Result<(), Fault> {
         let Ok(mut last) = timeout_at(deadline, self.verified.lock()).await else {
-            return Err(self.too_slow(asked));
+            return Err(Fault::Question(format!(
+                "{} did not prove in time that it shows what is there",
+                self.url
+            )));
         };
         if last.is_some_and(|began| began >= asked) {
             return Ok(());

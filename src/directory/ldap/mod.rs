@@ -56,6 +56,9 @@ const MOST_MEMBERS: usize = 100_000;
 /// The most groups that one person may be a member of.
 const MOST_GROUPS: usize = 1000;
 
+/// A proof of this age that we see what is there is good enough for the journal guard.
+const LATELY: Duration = Duration::from_secs(1);
+
 /// Objects read to see whether an attribute can be read.
 const PROBED: usize = 20;
 
@@ -199,7 +202,11 @@ impl Ldap {
                 break;
             }
         }
-        Ok(())
+        // Who has no journal address is believed only while journal addresses are seen.
+        let proof = connection
+            .verify(Instant::now() + client.access.timeout)
+            .await;
+        proof.map_err(|fault| Outage::new(fault.to_string()))
     }
 
     /// The values of an attribute of some objects.
@@ -495,10 +502,19 @@ impl Client {
             may_be_missing: false,
         };
         let deadline = Instant::now() + self.access.timeout;
-        match self.search(search, deadline).await {
-            Ok((entries, _)) => Ok(!entries.is_empty()),
-            Err(fault) => Err(Outage::new(fault.to_string())),
-        }
+        let found = async {
+            let (entries, connection) = self.search(search, deadline).await?;
+            if entries.is_empty() {
+                // Whoever owns the address was asked for just before.
+                let lately = Instant::now().checked_sub(LATELY);
+                let lately = lately.unwrap_or_else(Instant::now);
+                connection.verify_since(lately, deadline).await?;
+            }
+            Ok(!entries.is_empty())
+        };
+        found
+            .await
+            .map_err(|fault: Fault| Outage::new(fault.to_string()))
     }
 
     /// The objects that a name stands for, with all their members.
@@ -557,7 +573,7 @@ impl Client {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
             filter,
-            attributes: self.attributes.journal().to_vec(),
+            attributes: stamped(self.attributes.journal().to_vec()),
             limit: MOST_GROUPS,
             enough_at_limit: false,
             may_be_missing: false,
@@ -567,6 +583,7 @@ impl Client {
             let dn = ldap_escape(object.dn.as_str());
             let filter = format!("(&{journaled}(member:1.2.840.113556.1.4.1941:={dn}))");
             let (found, _) = self.search(search(filter), deadline).await?;
+            found.iter().try_for_each(|group| self.unhidden(group))?;
             return Ok(found.into_iter().map(Arc::new).collect());
         }
         let mut seen: HashSet<String> = HashSet::new();
@@ -581,6 +598,7 @@ impl Client {
             let (found, _) = self.search(search(filter), deadline).await?;
             terms.clear();
             for group in found {
+                self.unhidden(&group)?;
                 if seen.insert(group.dn.to_lowercase()) {
                     terms.extend(member_terms(&group.dn));
                     groups.push(Arc::new(group));
@@ -603,15 +621,26 @@ impl Client {
             base: dn.to_owned(),
             scope: Scope::Base,
             filter: "(objectClass=*)".to_owned(),
-            attributes: self.attributes.journal().to_vec(),
+            attributes: stamped(self.attributes.journal().to_vec()),
             limit: 1,
             enough_at_limit: false,
             may_be_missing: true,
         };
         let deadline = Instant::now() + self.access.timeout;
         let (found, _) = self.search(search, deadline).await?;
+        found
+            .iter()
+            .try_for_each(|container| self.unhidden(container))?;
         let journaled = |entry: &Entry| self.attributes.is_journaled(entry);
         Ok(found.into_iter().find(journaled).map(Arc::new))
+    }
+
+    /// Sees that no journal attribute of a group or container is hidden.
+    fn unhidden(&self, entry: &Entry) -> Result<(), Fault> {
+        match self.access.presence.people().notice(entry) {
+            Some(outage) => Err(Fault::Question(outage.reason.to_string())),
+            None => Ok(()),
+        }
     }
 
     /// An entry with all values of those attributes of which the server sent the first only
