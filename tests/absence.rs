@@ -7,7 +7,9 @@ mod lab;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use copyist::directory::{Directory, Health, Lookup, Settings, Source, Watch, accept_empty};
+use copyist::directory::{
+    Directory, Health, Lookup, Places, Settings, Source, Watch, accept_empty,
+};
 use copyist::mail::Address;
 use lab::{DirectoryServer, OUTSIDE, Samba, Site, Slapd, message, user};
 use tempfile::TempDir;
@@ -204,6 +206,60 @@ async fn a_value_hidden_of_one_person_is_an_outage_for_that_person_alone() {
         assert_eq!(journal(&directory, 3).await, value(3));
         directory.close().await;
     }
+}
+
+#[tokio::test]
+async fn settings_under_which_nothing_is_seen_leave_what_is_known() {
+    let (slapd, state) = (Slapd::start(10), state());
+    let settings = fresh(&slapd);
+    let directory = open(settings.clone(), state.path());
+    assert_eq!(journal(&directory, 3).await, value(3));
+    directory.close().await;
+    let mut others = settings.clone();
+    if let Source::Ldap(ldap) = &mut others.source {
+        ldap.canary = Some(Address::parse("nobody@example.test").expect("an address"));
+    }
+    let directory = open(others, state.path());
+    assert!(outage(&directory, 3).await.contains("canary"));
+    directory.close().await;
+    slapd.hide_attribute(JOURNAL);
+    let directory = open(settings, state.path());
+    assert!(outage(&directory, 6).await.contains("accept-empty"));
+}
+
+#[tokio::test]
+async fn a_value_hidden_of_a_group_is_an_outage_for_its_members() {
+    let (slapd, state) = (Slapd::start(10), state());
+    let members = [slapd.user_dn(1)];
+    let group = slapd.add_group("all", &members, &[(JOURNAL, "group@archive.test")]);
+    slapd.set_attribute(&slapd.people_dn(), JOURNAL, "people@archive.test");
+    let mut settings = fresh(&slapd);
+    settings.cache.max_stale = Duration::ZERO;
+    settings.places = Places {
+        groups: true,
+        containers: true,
+    };
+    let directory = open(settings, state.path());
+    let both = ["group@archive.test", "people@archive.test"].map(str::to_owned);
+    assert_eq!(journal(&directory, 1).await, Ok(both.to_vec()));
+    for hidden in [&group, &slapd.people_dn()] {
+        slapd.hide_attribute_of(hidden, JOURNAL);
+        let why = outage(&directory, 1).await;
+        assert!(why.contains(hidden.as_str()), "{why}");
+    }
+    slapd.show_everything();
+    assert_eq!(journal(&directory, 1).await, Ok(both.to_vec()));
+}
+
+#[tokio::test]
+async fn the_journal_guard_believes_no_absence_that_was_made() {
+    let (slapd, state) = (Slapd::start(10), state());
+    let directory = open(watched(fresh(&slapd), Watch::Off), state.path());
+    assert_eq!(journal(&directory, 3).await, value(3));
+    slapd.hide_attribute(JOURNAL);
+    let asked = Address::parse("journal-6@archive.test").expect("an address");
+    let answer = directory.is_journal_address(&asked, &[]).await;
+    assert!(matches!(answer, Lookup::Unavailable(_)), "{answer:?}");
 }
 
 #[tokio::test]
@@ -448,6 +504,10 @@ async fn a_file_that_loses_an_attribute_is_an_outage_until_it_is_accepted() {
         journal(&directory, 0).await,
         Ok(vec!["j@archive.test".to_owned()])
     );
+    let other = "dn: cn=c\nmail: c@example.test\nextensionAttribute10: j@archive.test\n";
+    write(&format!("\n{other}"));
+    until(Ok(vec![]), || journal(&directory, 0)).await;
+    assert_eq!(directory.no_longer_journaled()[0].dn, "cn=a");
     write("");
     until(true, async || journal(&directory, 1).await.is_err()).await;
     directory.close().await;
@@ -507,6 +567,30 @@ fn a_message_waits_while_an_attribute_is_hidden_and_goes_on_when_it_is_accepted(
             .any(|report| report.about == "<absence-6@elsewhere.test>")
             .then_some(())
     });
+}
+
+#[test]
+fn another_canary_says_that_it_is_meant() {
+    let mut site = Site::start_with(Slapd::start(10), "0s");
+    assert_eq!(sent(&site, 3), 250);
+    for user in [0, 3, 6, 9] {
+        site.directory.set_journal(user, None);
+    }
+    assert_eq!(sent(&site, 4), 451);
+    site.copyist.hup();
+    site.copyist
+        .wait_for_log(0, "the new settings are in force");
+    assert_eq!(sent(&site, 4), 451);
+    let canary = format!("[directory]\ncanary = \"{}\"\n", user(1));
+    let config = site.config.replace("[directory]\n", &canary);
+    site.copyist.write_config(&config);
+    let at = site.copyist.log_length();
+    site.copyist.hup();
+    site.copyist
+        .wait_for_log(at, "the new settings are in force");
+    assert_eq!(sent(&site, 4), 250);
+    site.copyist.restart();
+    assert_eq!(sent(&site, 4), 250);
 }
 
 #[test]

@@ -53,6 +53,8 @@ struct Known {
     file: Option<PathBuf>,
     /// Lines that the file lacks.
     unwritten: String,
+    /// Whether what the file has is of no use.
+    is_void: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +87,13 @@ impl People {
         self.rewrite(&mut known)
     }
 
+    /// Keeps what is learned from now on in a file, in the place of what it has.
+    pub(super) fn begin_in(&self, file: &Path) {
+        let mut known = self.known();
+        known.file = Some(file.to_owned());
+        known.is_void = true;
+    }
+
     /// Forgets everybody: what is missing from now on is meant to be.
     pub(super) fn forget(&self) -> io::Result<()> {
         let mut known = self.known();
@@ -98,6 +107,9 @@ impl People {
         let mut known = self.known();
         if known.unwritten.is_empty() {
             return Ok(());
+        }
+        if known.is_void {
+            return self.rewrite(&mut known);
         }
         let lines = std::mem::take(&mut known.unwritten);
         let Some(path) = &known.file else {
@@ -230,6 +242,7 @@ impl People {
 
     fn rewrite(&self, known: &mut Known) -> io::Result<()> {
         known.unwritten.clear();
+        known.is_void = false;
         let Some(path) = &known.file else {
             return Ok(());
         };

@@ -151,18 +151,22 @@ impl Presence {
         });
         let is_same = seen.base == self.base && seen.canary == self.canary;
         let accepted = seen.accepted.clone();
-        self.state().seen = match is_same {
-            true => seen,
-            false => self.fresh(accepted),
-        };
-        if let Err(error) = self.people.keep_in(&directory.join(PEOPLE)) {
-            tracing::warn!("cannot write {}: {error}", directory.join(PEOPLE).display());
-        }
-        if !is_same {
+        let people = directory.join(PEOPLE);
+        if is_same {
+            self.state().seen = seen;
+            if let Err(error) = self.people.keep_in(&people) {
+                tracing::warn!("cannot write {}: {error}", people.display());
+            }
+        } else {
             tracing::info!(
                 "another base or canary: what the directory showed before does not count any more"
             );
-            self.forget_people();
+            let mut state = self.state();
+            state.seen = self.fresh(accepted);
+            // Settings under which no server lets us in leave what is kept.
+            state.is_written = true;
+            drop(state);
+            self.people.begin_in(&people);
         }
         self.take_accepted();
         self.write();

@@ -261,10 +261,10 @@ impl Connection {
         let Some(subschema) = of_base.or(of_root) else {
             return Ok(());
         };
-        if let Some(found) = self
-            .ask_one(&subschema, &["attributeTypes"], deadline)
-            .await?
-        {
+        // It is long. A server that is silent for longer would be given up.
+        let soon = deadline.min(Instant::now() + self.access.timeout / 3);
+        let found = self.ask_one(&subschema, &["attributeTypes"], soon).await?;
+        if let Some(found) = found {
             let schema = Schema::of(found.values("attributeTypes"));
             if !schema.is_empty() {
                 let watched = self.access.presence.attributes().iter();
