@@ -21,6 +21,9 @@ use super::stamp::{Moved, Stamp, fingerprint};
 const MOST: usize = 1_000_000;
 /// Removed values, and hidden ones, that are remembered by name.
 const MOST_NAMED: usize = 1000;
+/// Lines in the file for each person, beside so many others, before it is written anew.
+const LINES: usize = 4;
+const LINES_BESIDE: usize = 10_000;
 /// The first line of the file, before the attributes' names.
 const HEAD: &str = "copyist people 1";
 
@@ -53,6 +56,8 @@ struct Known {
     file: Option<PathBuf>,
     /// Lines that the file lacks.
     unwritten: String,
+    /// Lines that the file has.
+    lines: usize,
     /// Whether what the file has is of no use.
     is_void: bool,
 }
@@ -108,7 +113,8 @@ impl People {
         if known.unwritten.is_empty() {
             return Ok(());
         }
-        if known.is_void {
+        known.lines += known.unwritten.lines().count();
+        if known.is_void || known.lines > LINES * known.records.len() + LINES_BESIDE {
             return self.rewrite(&mut known);
         }
         let lines = std::mem::take(&mut known.unwritten);
@@ -243,6 +249,7 @@ impl People {
     fn rewrite(&self, known: &mut Known) -> io::Result<()> {
         known.unwritten.clear();
         known.is_void = false;
+        known.lines = known.records.len();
         let Some(path) = &known.file else {
             return Ok(());
         };
@@ -367,6 +374,23 @@ mod tests {
             (&*removed[0].dn, &*removed[0].attribute),
             ("cn=dan", "Journal")
         );
+    }
+
+    #[test]
+    fn the_file_does_not_grow_for_ever() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("people");
+        let people = people();
+        people.keep_in(&file).expect("it is ours");
+        for round in 0..2 * LINES_BESIDE {
+            people.notice(&entry("cn=dan", "j@b", &round.to_string()));
+            if round % 1000 == 0 {
+                people.write().expect("it is ours");
+            }
+        }
+        people.write().expect("it is ours");
+        let text = std::fs::read_to_string(&file).expect("written");
+        assert!(text.lines().count() < LINES_BESIDE + 2000);
     }
 
     #[test]
