@@ -623,3 +623,73 @@ fn a_message_for_one_whose_value_is_hidden_waits_and_one_that_was_removed_is_sai
     assert!(line.contains(&site.directory.user_dn(3)), "{line}");
     assert!((site.metric("copyist_directory_no_longer_journaled_total") - 1.0).abs() < 0.1);
 }
+
+/// The directory of a Postfix that doctor may look at.
+fn postfix<D: DirectoryServer>(site: &Site<D>) -> String {
+    let file = site.copyist.config_file();
+    lab::write(
+        &file.with_file_name("main.cf"),
+        "compatibility_level = 3.6\n",
+    );
+    lab::write(
+        &file.with_file_name("master.cf"),
+        "smtp inet n - n - - smtpd\n",
+    );
+    file.parent().expect("it is in one").display().to_string()
+}
+
+/// What a command of the binary says on both its channels, and whether it succeeded.
+fn said<D: DirectoryServer>(site: &Site<D>, arguments: &[&str]) -> (bool, String) {
+    let output = site.copyist.command(arguments);
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
+#[test]
+fn an_attribute_that_nobody_has_is_an_error_of_every_command_that_looks() {
+    let site = Site::start_with(Slapd::start_with(3, |_| None), "0s");
+    assert_eq!(sent(&site, 1), 250);
+    let postfix = postfix(&site);
+    for (command, wanted) in [
+        (
+            &["check", "--online"][..],
+            "nobody has extensionAttribute10",
+        ),
+        (
+            &["doctor", "--online", "--postfix", &postfix][..],
+            "journal-attribute-empty",
+        ),
+        (&["coverage"][..], "nobody has extensionAttribute10"),
+    ] {
+        let (succeeded, text) = said(&site, command);
+        assert!(!succeeded && text.contains(wanted), "{command:?}: {text}");
+    }
+    site.copyist
+        .wait_for_log(0, "nobody has extensionAttribute10");
+}
+
+#[test]
+fn settings_by_which_nothing_is_journaled_are_an_error_but_for_texts() {
+    let site = Site::start_with(Slapd::start(3), "0s");
+    let lines = site.config.lines();
+    let lines = lines.filter(|line| !line.starts_with("journal_attribute"));
+    let nothing = lines.collect::<Vec<_>>().join("\n");
+    let wanted = "nothing is journaled in any direction";
+    site.copyist.write_config(&nothing);
+    let postfix = postfix(&site);
+    for command in [&["check"][..], &["doctor", "--postfix", &postfix]] {
+        let (succeeded, text) = said(&site, command);
+        assert!(!succeeded && text.contains(wanted), "{command:?}: {text}");
+    }
+    site.copyist.write_config(&format!(
+        "{nothing}\n[outbound.append]\ntext = \"Our office is closed.\"\n"
+    ));
+    let (succeeded, text) = said(&site, &["check"]);
+    assert!(
+        succeeded && text.contains(wanted) && text.contains("warning"),
+        "{text}"
+    );
+}
