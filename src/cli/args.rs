@@ -78,6 +78,13 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: QueueCommand,
     },
+    /// Act on what is known of the directory.
+    Directory {
+        #[command(flatten)]
+        config: Config,
+        #[command(subcommand)]
+        command: DirectoryCommand,
+    },
     /// Make a configuration of the Internet Mail Service Extension's registry key (imsext.dll of Exchange 5.5).
     ///
     /// What was guessed stands in it behind FILL IN, and is told on standard error, as is what has no equivalent.
@@ -347,6 +354,15 @@ pub(super) enum QueueCommand {
         #[arg(long)]
         yes: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DirectoryCommand {
+    /// Say that it is meant that nobody has an attribute any more, or that the values of some people are hidden.
+    ///
+    /// Where an attribute loses its last value, Copyist takes that for missing rights and defers mail. This ends it within
+    /// seconds, without a restart. What is accepted is printed, and recorded in the state directory with time and user.
+    AcceptEmpty,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

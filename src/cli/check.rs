@@ -15,7 +15,7 @@ use crate::smtp::BareLineBreaks;
 /// One thing that was tried.
 #[derive(Serialize)]
 struct Finding {
-    /// "configuration", "milter", "smtp", "directory", "relay" or "next hop".
+    /// "configuration", "journaling", "milter", "smtp", "directory", "relay" or "next hop".
     what: &'static str,
     /// Which one: a file, an address, a URL, a host.
     which: String,
@@ -45,6 +45,7 @@ pub(super) async fn check(config: &Path, online: bool, json: bool) -> Result<(),
         fine: true,
         said: "fine".into(),
     }];
+    findings.extend(nothing_journaled(&settings));
     findings.extend(listeners(&settings));
     if online {
         findings.extend(try_directory(&settings).await);
@@ -76,6 +77,20 @@ pub(super) async fn check(config: &Path, online: bool, json: bool) -> Result<(),
             findings.len()
         ))),
     }
+}
+
+/// That no mail at all is journaled is wrong, unless texts are what the service is there for.
+fn nothing_journaled(settings: &Settings) -> Option<Finding> {
+    let fine = settings.text.has_texts();
+    let word = if fine { "warning: " } else { "" };
+    settings.rules.journal_nothing().then(|| Finding {
+        what: "journaling",
+        which: "inbound, outbound, internal".into(),
+        fine,
+        said: format!(
+            "{word}nothing is journaled in any direction: set journal_attribute or journal in [inbound], [outbound] or [internal]"
+        ),
+    })
 }
 
 /// Where mail will come in. Nothing is bound: the service may be running.

@@ -49,6 +49,10 @@ pub(super) async fn coverage(
     out.end(&summary)?;
     directory.close().await;
     match summary.values_without_target {
+        0 if !summary.nobody_has.is_empty() => Err(Failure::failed(format!(
+            "nobody has {}: a mistake in its name, or missing rights? \"copyist check --online\" says more",
+            summary.nobody_has.join(", ")
+        ))),
         0 => Ok(()),
         n => Err(Failure::failed(format!(
             "{n} values of journal attributes lead nowhere; \"copyist coverage --problems\" lists them"

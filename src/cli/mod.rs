@@ -6,6 +6,7 @@ mod args;
 mod check;
 mod coverage;
 mod demo;
+mod directory;
 mod doctor;
 mod explain;
 mod import;
@@ -92,6 +93,7 @@ pub fn main() -> ExitCode {
             } => coverage::coverage(&config.file, format.chosen(), problems).await,
             Command::Text(question) => text::text(question).await,
             Command::Queue { config, command } => queue::queue(&config.file, command).await,
+            Command::Directory { config, command } => directory::directory(&config.file, command),
             Command::ImportRegistry(what) => import_registry::import_registry(&what),
             Command::ImportPostfix(what) => import_postfix::import_postfix(&what),
             Command::Schema { which } => schema::schema(which),

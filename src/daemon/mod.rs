@@ -511,7 +511,7 @@ fn in_force(settings: &Settings) -> admin::InForce {
 }
 
 fn open_directory(settings: &Settings) -> Result<Directory, directory::OpenError> {
-    let directory = Directory::open(settings.directory.clone())?;
+    let directory = Directory::open_remembering(settings.directory.clone(), &settings.state_dir)?;
     directory.follow_changes(&settings.state_dir.join("directory.place"));
     Ok(directory)
 }

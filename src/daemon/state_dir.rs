@@ -92,11 +92,14 @@ pub enum StateDirError {
 const DIRECTORIES: [&str; 2] = ["spool", "spool/bodies"];
 
 /// Files in it that the service makes.
-const FILES: [&str; 8] = [
+const FILES: [&str; 11] = [
     "lock",
     "seal.key",
     "domains",
     "directory.place",
+    "directory.seen",
+    "directory.people",
+    "directory.accepted",
     "spool/spool.db",
     "spool/spool.db-wal",
     "spool/spool.db-shm",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::question::FORWARDING;
 use super::resolve::GROUPS;
+use super::stamp::Stamp;
 
 /// The answer to a question put to the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct Entry {
     pub inherited: bool,
     /// Whether mail to it goes to others: it is a group, or forwards. Told once, for every message asks.
     leads_on: bool,
+    /// When it was changed last, as far as that was read.
+    pub(super) stamp: Stamp,
     /// Each attribute's name, followed by its values.
     text: Box<str>,
     parts: Box<[Part]>,
@@ -98,6 +101,7 @@ impl Entry {
             dn,
             inherited: false,
             leads_on: false,
+            stamp: Stamp::default(),
             text: text.into(),
             parts: parts.into(),
         };
@@ -152,6 +156,11 @@ impl Entry {
     /// Where its mail is forwarded to: addresses, or names of objects.
     pub fn forwarding(&self) -> impl Iterator<Item = &str> {
         FORWARDING.into_iter().flat_map(|name| self.values(name))
+    }
+
+    /// The same with this stamp.
+    pub(super) fn with_stamp(self, stamp: Stamp) -> Entry {
+        Entry { stamp, ..self }
     }
 
     /// The same as a group or container that others inherit from.

@@ -20,9 +20,11 @@ use super::dn;
 use super::entry::{Entry, Outage};
 use super::ldif::{self, LdifError};
 use super::places;
+use super::presence::{Presence, has};
 use super::question::Attributes;
 use super::resolve;
 use super::scan::{Findings, JournalValues};
+use super::schema::{Naming, Schema};
 use super::source::{Name, Objects, Source};
 use crate::mail::Address;
 
@@ -76,6 +78,7 @@ pub enum LdifFileError {
 pub(super) struct LdifFile {
     path: PathBuf,
     attributes: Attributes,
+    presence: Arc<Presence>,
     now: ArcSwap<Look>,
     journal: watch::Sender<Option<Arc<JournalValues>>>,
 }
@@ -85,6 +88,10 @@ struct Look {
     index: Arc<Index>,
     at: Instant,
     gone: Option<Outage>,
+    /// An object with each of the watched attributes.
+    holders: Arc<[Option<String>]>,
+    /// Attributes that somebody had, and nobody has any more.
+    empty: Option<Outage>,
 }
 
 /// What tells one content from another.
@@ -113,18 +120,46 @@ struct Index {
 
 impl LdifFile {
     /// Reads the file; blocks.
-    pub(super) fn open(path: &Path, attributes: Attributes) -> Result<LdifFile, LdifFileError> {
-        let index = Index::read(path, &attributes)?;
-        Ok(LdifFile {
+    #[cfg(test)]
+    fn open(path: &Path, attributes: Attributes) -> Result<LdifFile, LdifFileError> {
+        let presence = Arc::new(Presence::new(&attributes, "", None));
+        LdifFile::open_watched(path, attributes, presence)
+    }
+
+    /// The same, and compares what it has with what was seen before.
+    pub(super) fn open_watched(
+        path: &Path,
+        attributes: Attributes,
+        presence: Arc<Presence>,
+    ) -> Result<LdifFile, LdifFileError> {
+        let index = Arc::new(Index::read(path, &attributes)?);
+        let look = Look {
+            holders: index.holders(&presence),
+            index: Arc::clone(&index),
+            at: Instant::now(),
+            gone: None,
+            empty: None,
+        };
+        let file = LdifFile {
             path: path.to_owned(),
             attributes,
+            presence,
             journal: watch::Sender::new(Some(Arc::clone(&index.journal_values))),
-            now: ArcSwap::from_pointee(Look {
-                index: Arc::new(index),
-                at: Instant::now(),
-                gone: None,
-            }),
-        })
+            now: ArcSwap::from_pointee(look),
+        };
+        file.keep(Arc::clone(&index), None);
+        file.compare(&index);
+        Ok(file)
+    }
+
+    /// Compares everybody with what was known of them.
+    fn compare(&self, index: &Index) {
+        if self.now.load().empty.is_none() {
+            for entry in &index.all {
+                // Who asks for one whose value is hidden hears of it.
+                self.presence.people().notice(entry);
+            }
+        }
     }
 
     /// Follows the file for ever; who spawns it must stop it.
@@ -171,7 +206,9 @@ impl LdifFile {
         match Index::read(&self.path, &self.attributes) {
             Ok(index) => {
                 tracing::info!(path = %self.path.display(), entries = index.all.len(), "directory file read again");
-                self.keep(Arc::new(index), None);
+                let index = Arc::new(index);
+                self.keep(Arc::clone(&index), None);
+                self.compare(&index);
                 (Some(stamp), None)
             }
             Err(error) => {
@@ -189,10 +226,22 @@ impl LdifFile {
             tracing::error!("{outage}");
         }
         let new = Arc::clone(&index.journal_values);
+        let before = self.now.load();
+        let holders = match Arc::ptr_eq(&index, &before.index) {
+            true => Arc::clone(&before.holders),
+            false => index.holders(&self.presence),
+        };
+        let file = format!("ldif:{}", self.path.display());
+        let empty = self.presence.outage_of_file(&file, &holders);
+        if let Some(outage) = empty.as_ref().filter(|_| before.empty.is_none()) {
+            tracing::error!("{outage}");
+        }
         self.now.store(Arc::new(Look {
             index,
             at: Instant::now(),
             gone,
+            holders,
+            empty,
         }));
         self.journal.send_if_modified(|known| {
             let is_new = !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &new));
@@ -206,7 +255,7 @@ impl LdifFile {
     /// The content, if it may be trusted.
     fn index(&self) -> Result<Arc<Index>, Outage> {
         let look = self.now.load();
-        if let Some(outage) = &look.gone {
+        if let Some(outage) = look.gone.as_ref().or(look.empty.as_ref()) {
             return Err(outage.clone());
         }
         if look.at.elapsed() > LOOK_LATEST {
@@ -237,6 +286,15 @@ impl LdifFile {
         Ok(())
     }
 
+    /// Journal attributes that nobody has.
+    pub(super) fn nobody_has(&self) -> Vec<String> {
+        let look = self.now.load();
+        let attributes = self.presence.attributes().iter().zip(&*look.holders);
+        let empty =
+            attributes.filter(|(attribute, holder)| attribute.is_journal && holder.is_none());
+        empty.map(|(attribute, _)| attribute.name.clone()).collect()
+    }
+
     /// What is known, for the operator.
     pub(super) fn describe(&self) -> Result<String, Outage> {
         let index = self.index()?;
@@ -255,7 +313,12 @@ impl LdifFile {
 
 impl Source for LdifFile {
     async fn find(&self, address: &Address) -> Result<Option<Objects>, Outage> {
-        Ok(self.index()?.owners.get(address.key()).cloned())
+        let found = self.index()?.owners.get(address.key()).cloned();
+        let mut objects = found.iter().flat_map(|objects| objects.iter());
+        match objects.find_map(|object| self.presence.people().notice(object)) {
+            Some(outage) => Err(outage),
+            None => Ok(found),
+        }
     }
 
     async fn names_in_journal(
@@ -359,16 +422,32 @@ impl Index {
             .take(LARGEST)
             .read_to_end(&mut text)
             .map_err(read)?;
-        let entries = ldif::parse(&text, |name| attributes.wants(name)).map_err(|cause| {
+        let schema = Schema::standard();
+        let asked = attributes.read_of_files();
+        let naming = Naming::of(&schema, asked.iter().map(String::as_str));
+        let entries = ldif::parse(&text, |name| naming.wants(name)).map_err(|cause| {
             LdifFileError::Content {
                 path: path(),
                 cause,
             }
         })?;
+        let entries: Vec<Entry> = (entries.into_iter())
+            .map(|entry| naming.renamed(entry, &asked))
+            .collect();
         if entries.is_empty() {
             return Err(LdifFileError::Empty { path: path() });
         }
         Ok(Index::new(stamp, entries, attributes))
+    }
+
+    /// An object with each of the watched attributes, in their order.
+    fn holders(&self, presence: &Presence) -> Arc<[Option<String>]> {
+        let holders = presence.attributes().iter().map(|attribute| {
+            let mut all = self.all.iter();
+            let holder = all.find(|entry| has(entry, &attribute.name));
+            holder.map(|entry| entry.dn.clone())
+        });
+        holders.collect()
     }
 
     fn new(stamp: Stamp, all: Vec<Entry>, attributes: &Attributes) -> Index {
@@ -438,6 +517,8 @@ mod tests {
     const PEOPLE: &str = "dn: cn=ana\nmail: Ana@b.test\nproxyAddresses: smtp:ann@b.test\n\
                           extensionAttribute10: SMTP:J@b.test\n\ndn: cn=eve\nmail: eve@b.test\nmail: ana@B.test\n";
 
+    const NEW: &str = "dn: cn=new\nmail: new@b.test\nextensionAttribute10: j@b.test\n";
+
     fn attributes() -> Attributes {
         Attributes::new(
             &["mail".into(), "proxyAddresses".into()],
@@ -501,7 +582,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_change_counts_within_a_second() {
         let people = Followed::new(PEOPLE);
-        people.write("dn: cn=new\nmail: new@b.test\n").await;
+        people.write(NEW).await;
         assert_eq!(people.count("new@b.test").await, Ok(1));
         assert_eq!(people.count("ana@b.test").await, Ok(0));
     }
@@ -513,7 +594,7 @@ mod tests {
             people.write(bad).await;
             assert_eq!(people.count("eve@b.test").await, Ok(1), "{bad:?}");
         }
-        people.write("dn: cn=new\nmail: new@b.test\n").await;
+        people.write(NEW).await;
         assert_eq!(people.count("eve@b.test").await, Ok(0), "good again");
     }
 
@@ -527,6 +608,27 @@ mod tests {
         assert!(people.file.describe().is_err());
         people.write(PEOPLE).await;
         assert_eq!(people.count("eve@b.test").await, Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_in_which_nobody_is_journaled_any_more_is_an_outage() {
+        let people = Followed::new(PEOPLE);
+        people.write("dn: cn=eve\nmail: eve@b.test\n").await;
+        let outage = people.count("eve@b.test").await.expect_err("an outage");
+        assert!(outage.reason.contains("extensionAttribute10"), "{outage}");
+        people.write(NEW).await;
+        assert_eq!(people.count("new@b.test").await, Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn options_and_aliases_of_attributes_are_read() {
+        let people = Followed::new(
+            "dn: cn=ana\nrfc822Mailbox: ana@b.test\nextensionAttribute10;lang-en: j@b.test\n",
+        );
+        assert_eq!(people.count("ana@b.test").await, Ok(1));
+        let journal = address("j@b.test");
+        let guarded = people.file.names_in_journal(&journal, &[]).await;
+        assert_eq!(guarded, Ok(true));
     }
 
     #[tokio::test(start_paused = true)]

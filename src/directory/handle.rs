@@ -15,6 +15,8 @@ use super::entry::{Entry, Lookup, Outage};
 use super::file::{LdifFile, LdifFileError};
 use super::ldap::{self, Ldap, LdapError};
 use super::members::Members;
+use super::people::NoLongerJournaled;
+use super::presence::Presence;
 use super::question::{AttributeError, Attributes};
 use super::resolve::Resolution;
 use super::scan::JournalValues;
@@ -45,6 +47,7 @@ pub struct Directory {
 struct Inner {
     cached: Cached<Backend>,
     attributes: Attributes,
+    presence: Arc<Presence>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -82,6 +85,16 @@ impl Directory {
     /// Checks the settings, reads LDIF file and certificates (which blocks), and starts to connect. No
     /// server needs to be up. Must be called within a tokio runtime.
     pub fn open(settings: Settings) -> Result<Directory, OpenError> {
+        Directory::open_as(settings, None)
+    }
+
+    /// The same, and keeps in `state_dir` what was seen of the directory: an attribute of which nobody has a value any
+    /// more is an outage after a restart, too.
+    pub fn open_remembering(settings: Settings, state_dir: &Path) -> Result<Directory, OpenError> {
+        Directory::open_as(settings, Some(state_dir))
+    }
+
+    fn open_as(settings: Settings, state_dir: Option<&Path>) -> Result<Directory, OpenError> {
         let attributes =
             Attributes::new(&settings.address_attributes, &settings.journal_attributes)?
                 .with(&settings.further_attributes)?
@@ -90,13 +103,36 @@ impl Directory {
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let mut memory = settings.cache;
+        let (base, canary) = match &settings.source {
+            settings::Source::Ldap(servers) => {
+                let canary = servers
+                    .canary
+                    .as_ref()
+                    .map(|address| address.key().to_owned());
+                (servers.base.clone(), canary)
+            }
+            settings::Source::Ldif(_) => (String::new(), None),
+        };
+        let presence = Presence::new(&attributes, &base, canary);
+        let presence = Arc::new(match state_dir {
+            Some(state_dir) => presence.kept_in(state_dir),
+            None => presence,
+        });
+        if state_dir.is_some() {
+            let (follow, until) = (Arc::clone(&presence).follow(), stop.clone());
+            tasks.spawn(async move { until.run_until_cancelled(follow).await });
+        }
         let (backend, patience) = match &settings.source {
             settings::Source::Ldap(servers) => {
-                let ldap = Ldap::open(servers, attributes, &tasks, &stop)?;
+                let ldap = Ldap::open(servers, attributes, Arc::clone(&presence), &tasks, &stop)?;
                 (Backend::Ldap(ldap), servers.timeout + ldap::SLACK)
             }
             settings::Source::Ldif(path) => {
-                let file = Arc::new(LdifFile::open(path, attributes)?);
+                let file = Arc::new(LdifFile::open_watched(
+                    path,
+                    attributes,
+                    Arc::clone(&presence),
+                )?);
                 let follow = Arc::clone(&file).follow();
                 let until = stop.clone();
                 tasks.spawn(async move { until.run_until_cancelled(follow).await });
@@ -128,6 +164,7 @@ impl Directory {
             inner: Arc::new(Inner {
                 cached,
                 attributes: known,
+                presence,
                 tasks,
                 stop,
             }),
@@ -144,7 +181,8 @@ impl Directory {
         let attributes = ldap.attributes().clone();
         let changes = self.inner.cached.changes();
         let (file, stop) = (file.to_owned(), self.inner.stop.clone());
-        let watching = watch::watch(feed, attributes, changes, file, stop);
+        let presence = Arc::clone(&self.inner.presence);
+        let watching = watch::watch(feed, attributes, changes, presence, file, stop);
         self.inner.tasks.spawn(watching);
     }
 
@@ -305,17 +343,28 @@ impl Directory {
         }
     }
 
+    /// Those whose journal attributes lost their values since the start, at most 1,000 of them, the last one first.
+    pub fn no_longer_journaled(&self) -> Vec<NoLongerJournaled> {
+        self.inner.presence.no_longer_journaled()
+    }
+
     /// Tries every server anew, connection and bind included.
     pub async fn probe(&self) -> Vec<Probe> {
         match self.inner.cached.source() {
             Backend::Ldap(ldap) => ldap.probe().await,
-            Backend::Ldif(file) => vec![Probe {
-                url: format!("ldif:{}", file.path().display()),
-                outcome: file.describe().map_err(|outage| outage.reason.to_string()),
-                remarks: Vec::new(),
-                expires: None,
-                unindexed: Vec::new(),
-            }],
+            Backend::Ldif(file) => {
+                let nobody_has = file.nobody_has();
+                let remarks = nobody_has.iter();
+                let remarks = remarks.map(|name| Err(format!("nobody has {name} in this file")));
+                vec![Probe {
+                    url: format!("ldif:{}", file.path().display()),
+                    outcome: file.describe().map_err(|outage| outage.reason.to_string()),
+                    remarks: remarks.collect(),
+                    nobody_has,
+                    expires: None,
+                    unindexed: Vec::new(),
+                }]
+            }
         }
     }
 
@@ -334,6 +383,7 @@ impl Directory {
         self.inner.stop.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+        self.inner.presence.write();
     }
 }
 

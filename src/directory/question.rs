@@ -129,6 +129,11 @@ impl Attributes {
         any_of(journaled.chain(contacts).collect())
     }
 
+    /// The attributes that hold people's own addresses.
+    pub(super) fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
     /// The attributes that hold journal addresses.
     pub(super) fn journal(&self) -> &[String] {
         &self.journal
@@ -277,19 +282,11 @@ impl Attributes {
         distinct(&all)
     }
 
-    /// Whether a lookup, or the resolution of a target, reads this attribute.
-    pub(super) fn wants(&self, name: &str) -> bool {
-        self.addresses
-            .iter()
-            .chain(&self.journal)
-            .chain(&self.further)
-            .chain(&self.logins)
-            .map(String::as_str)
-            .chain(FORWARDING)
-            .chain(ACCOUNT)
-            .chain(["primaryGroupID"])
-            .chain(resolve::ATTRIBUTES)
-            .any(|wanted| wanted.eq_ignore_ascii_case(name))
+    /// What a lookup, or the resolution of a target, reads.
+    pub(super) fn read_of_files(&self) -> Vec<String> {
+        let mut all = self.of_named();
+        all.push("primaryGroupID".to_owned());
+        all
     }
 
     /// A journal attribute of which the server sent only a part, `extensionAttribute10;range=0-1499`

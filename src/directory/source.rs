@@ -23,6 +23,8 @@ pub struct Probe {
     pub outcome: Result<String, String>,
     /// What else was seen where it let us in, each as such an outcome.
     pub remarks: Vec<Result<String, String>>,
+    /// Journal attributes that nobody has, as far as it shows; each stands among the remarks, too.
+    pub nobody_has: Vec<String>,
     /// When the certificate that it showed ends.
     pub expires: Option<SystemTime>,
     /// Address attributes in use that it has no equality index of, as far as it lets us see its configuration.

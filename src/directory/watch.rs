@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::changes::Changes;
 use super::dn;
+use super::presence::Presence;
 use super::question::Attributes;
 use super::source::{Change, Place};
 
@@ -52,12 +53,14 @@ pub(super) async fn watch(
     feed: impl Feed,
     attributes: Attributes,
     changes: Arc<Changes>,
+    presence: Arc<Presence>,
     file: PathBuf,
     stop: CancellationToken,
 ) {
     let mut watcher = Watcher {
         attributes,
         changes,
+        presence,
         place: read(&file).await,
         written: None,
         file,
@@ -106,6 +109,7 @@ pub(super) async fn watch(
 struct Watcher {
     attributes: Attributes,
     changes: Arc<Changes>,
+    presence: Arc<Presence>,
     place: Option<Place>,
     file: PathBuf,
     written: Option<(Place, Instant)>,
@@ -118,6 +122,8 @@ impl Watcher {
                 counter!("copyist_directory_changes_total").increment(1);
                 tracing::debug!(dn = entry.dn, "changed in the directory");
                 self.changes.changed(self.attributes.names_of(&entry));
+                // Where a value is hidden, whoever asks for the person hears of it.
+                self.presence.people().notice(&entry);
             }
             Change::Gone(dn) => {
                 counter!("copyist_directory_changes_total").increment(1);

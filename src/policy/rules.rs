@@ -191,6 +191,14 @@ pub enum Guard {
 }
 
 impl Rules {
+    /// Whether no mail of any direction is journaled, whatever the directory says.
+    pub fn journal_nothing(&self) -> bool {
+        Direction::ALL.into_iter().all(|direction| {
+            let rules = self.of(direction);
+            rules.journal.is_empty() && rules.journal_attributes.is_empty()
+        })
+    }
+
     /// Whether copies may go to this address.
     pub fn may_journal_to(&self, address: &Address) -> bool {
         let mut domains = self.journal_domains.iter();

@@ -66,6 +66,8 @@ pub struct Summary {
     pub values_leading_outside: u64,
     /// Different addresses that they lead to.
     pub journal_addresses: usize,
+    /// Journal attributes that nobody has, as far as can be seen.
+    pub nobody_has: Vec<String>,
     /// What all mail of a direction is journaled to, whoever is concerned.
     pub all_mail: HashMap<&'static str, Vec<String>>,
     /// How long it took.
@@ -93,6 +95,11 @@ impl<'a> Coverage<'a> {
     ) -> Coverage<'a> {
         let mut summary = Summary::default();
         for direction in Direction::ALL {
+            for name in &rules.of(direction).journal_attributes {
+                if !summary.nobody_has.contains(name) {
+                    summary.nobody_has.push(name.clone());
+                }
+            }
             let all = rules.of(direction).journal.iter();
             let all: Vec<String> = all.map(ToString::to_string).collect();
             if !all.is_empty() {
@@ -245,6 +252,7 @@ impl Summary {
             (false, false) => self.not_journaled += 1,
         }
         for value in &person.journal {
+            self.nobody_has.retain(|name| *name != value.attribute);
             self.values += 1;
             self.values_without_target += u64::from(value.problem.is_some());
             self.values_leading_outside += u64::from(!value.outside.is_empty());

@@ -23,6 +23,15 @@ pub struct Settings {
     pub exempt_attribute: Option<String>,
 }
 
+impl Settings {
+    /// Whether a text is put into mail of any direction.
+    pub fn has_texts(&self) -> bool {
+        let all = [&self.inbound, &self.outbound, &self.internal];
+        all.iter()
+            .any(|texts| texts.prepend.is_some() || texts.append.is_some())
+    }
+}
+
 /// The texts of one direction.
 #[derive(Debug, Clone, Default)]
 pub struct DirectionTexts {

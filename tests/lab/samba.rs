@@ -69,6 +69,44 @@ impl Samba {
         format!("{name}@{DOMAIN}")
     }
 
+    /// Hides an attribute from everybody: of this object, or of all objects below it.
+    pub fn hide_attribute(&self, dn: &str, attribute: &str, is_inherited: bool) {
+        let flags = if is_inherited { "CIIO" } else { "" };
+        let rule = format!("(OD;{flags};RP;{};;AU)", self.identifier(attribute));
+        let database = self.directory.path().join("private/sam.ldb");
+        run(Command::new(need("samba-tool", "samba"))
+            .args(["dsacl", "set", "--action=deny"])
+            .arg(format!("--configfile={}", self.config().display()))
+            .arg(format!("--URL={}", database.display()))
+            .arg(format!("--objectdn={dn}"))
+            .arg(format!("--sddl={rule}")));
+    }
+
+    /// The identifier by which rights name an attribute.
+    fn identifier(&self, attribute: &str) -> String {
+        use base64::Engine as _;
+        let output = run(self
+            .client("ldapsearch", ADMINISTRATOR)
+            .args(["-LLL", "-o", "ldif-wrap=no", "-b"])
+            .arg(format!("CN=Schema,CN=Configuration,{BASE}"))
+            .args([&format!("(lDAPDisplayName={attribute})"), "schemaIDGUID"]));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix("schemaIDGUID:: "));
+        let octets = base64::engine::general_purpose::STANDARD.decode(value.expect("it has one"));
+        let octets: [u8; 16] = octets
+            .ok()
+            .and_then(|all| all.try_into().ok())
+            .expect("16 octets");
+        let [a, b, c, d, e, f, g, h, rest @ ..] = octets;
+        let rest: String = rest.iter().map(|octet| format!("{octet:02x}")).collect();
+        let (fourth, last) = rest.split_at(4);
+        let first = u32::from_le_bytes([a, b, c, d]);
+        let (second, third) = (u16::from_le_bytes([e, f]), u16::from_le_bytes([g, h]));
+        format!("{first:08x}-{second:04x}-{third:04x}-{fourth}-{last}")
+    }
+
     fn try_start(&mut self) -> bool {
         let run = self.directory.path().join("run");
         let program = Program::start(

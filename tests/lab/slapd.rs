@@ -73,6 +73,34 @@ impl Slapd {
         ));
     }
 
+    /// Lets the agent read everything, but not this attribute.
+    pub fn hide_attribute(&self, attribute: &str) {
+        self.set_access(&[format!("to attrs={attribute} by * none")]);
+    }
+
+    /// Lets the agent read everything, but not this attribute of this object.
+    pub fn hide_attribute_of(&self, dn: &str, attribute: &str) {
+        self.set_access(&[format!("to dn.exact=\"{dn}\" attrs={attribute} by * none")]);
+    }
+
+    /// Lets the agent read everything.
+    pub fn show_everything(&self) {
+        self.set_access(&[]);
+    }
+
+    /// Has these rules stand before one that lets the agent read everything.
+    fn set_access(&self, rules: &[String]) {
+        let rules: String = rules
+            .iter()
+            .map(|rule| format!("olcAccess: {rule}\n"))
+            .collect();
+        self.configure(&format!(
+            "dn: olcDatabase={{1}}mdb,cn=config\nchangetype: modify\nreplace: olcAccess\n\
+             olcAccess: to attrs=userPassword by anonymous auth by * none\n{rules}\
+             olcAccess: to * by dn.exact={AGENT} read by * none\n"
+        ));
+    }
+
     /// Lets the agent read all entries, but not how far the server's changes are.
     pub fn hide_change_numbers(&self) {
         self.configure(&format!(
@@ -343,7 +371,7 @@ olcDbIndex: mail,proxyAddresses,userPrincipalName,targetAddress,mailLocalAddress
 olcDbIndex: extensionAttribute10 eq,pres
 olcDbIndex: legacyExchangeDN eq
 olcAccess: to attrs=userPassword by anonymous auth by * none
-olcAccess: to attrs=entry,children,objectClass,mail,@exchangeRecipient,@copyistJournaledObject,member,uniqueMember,memberUid,memberURL,uid,contextCSN
+olcAccess: to attrs=entry,children,objectClass,mail,@exchangeRecipient,@copyistJournaledObject,member,uniqueMember,memberUid,memberURL,uid,contextCSN,entryCSN,modifyTimestamp
   by dn.exact={AGENT} read by * none
 olcAccess: to * by * none
 

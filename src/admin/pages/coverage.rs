@@ -14,6 +14,7 @@ use super::words::{Foreign, count, date, moment, number};
 use crate::admin::Watched;
 use crate::admin::coverage::{KEPT, Read};
 use crate::admin::guard::Visitor;
+use crate::directory::NoLongerJournaled;
 use crate::mail::Address;
 use crate::survey::{Person, Summary, Value};
 
@@ -62,9 +63,27 @@ pub(in crate::admin) async fn show(
                 (notice(Kind::Look, &html! { "The directory is being read: " (count(seen, "object")) " so far. " a href="/coverage" { "Look again" } "." }))
             }
         }
+        (removed(&watched.pipeline.load().identities.directory().no_longer_journaled()))
         @if let Some(read) = &last { (result(read, &asked)) }
     };
     page(&visitor, "/coverage", "Coverage", &content)
+}
+
+/// Those whose journal attributes lost their values since the start.
+fn removed(all: &[NoLongerJournaled]) -> Markup {
+    let now = SystemTime::now();
+    html! {
+        @if !all.is_empty() {
+            details id="no-longer-journaled" {
+                summary { "No longer journaled: " (count(all.len() as u64, "object")) " since the start" }
+                ul {
+                    @for one in all {
+                        li { (Foreign(&one.dn)) " (" (Foreign(&one.attribute)) "), noticed " (moment(one.when, now)) }
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn result(read: &Read, asked: &Asked) -> Markup {
@@ -94,6 +113,9 @@ fn summary(seen: &Summary) -> Markup {
     html! {
         ul.cards {
             @for (many, name) in cards { li { span.value { (number(many)) } span { (name) } } }
+        }
+        @if !seen.nobody_has.is_empty() {
+            (notice(Kind::Fault, &html! { "Nobody has " (Foreign(&seen.nobody_has.join(", "))) ": a mistake in its name, or missing rights? " code { "copyist check --online" } " says more." }))
         }
         @for (direction, targets) in all_mail {
             p { "All " (direction) " mail is journaled to " (Foreign(&targets.join(", "))) ", whoever is concerned." }

@@ -83,6 +83,7 @@ fn findings(postfixes: &[Postfix], settings: &Settings, system: &System) -> Vec<
         found.extend(copies::findings(postfix, settings));
     }
     found.extend(organization::trusts_everybody(settings));
+    found.extend(organization::journals_nothing(settings));
     found.extend(system::findings(system, settings));
     // What stands in main.cf holds for many services, and is said once.
     let mut told: Vec<Finding> = Vec::new();

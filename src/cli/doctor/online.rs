@@ -48,10 +48,18 @@ fn of_server(probe: &Probe, settings: &Settings) -> Vec<Finding> {
     if !probe.unindexed.is_empty() {
         found.push(index(&place, &probe.unindexed, settings));
     }
-    let remarks = probe
-        .remarks
-        .iter()
-        .filter_map(|remark| remark.as_ref().err());
+    let remarks = (probe.remarks.iter()).filter_map(|remark| remark.as_ref().err());
+    let (empty, remarks): (Vec<_>, Vec<_>) =
+        remarks.partition(|why| probe.nobody_has.iter().any(|name| is_about(why, name)));
+    found.extend(empty.into_iter().map(|why| Finding {
+        name: "journal-attribute-empty",
+        severity: Severity::Error,
+        place: place.clone(),
+        seen: why.clone(),
+        why: "mail of the people who should have it passes without a copy".into(),
+        fix: "mend the name (journal_attribute), or let the account read the attribute; copyist check --online tries it".into(),
+    }));
+    let remarks = remarks.into_iter();
     found.extend(remarks.map(|why| Finding {
         name: "directory-question",
         severity: Severity::Warning,
@@ -61,6 +69,13 @@ fn of_server(probe: &Probe, settings: &Settings) -> Vec<Finding> {
         fix: "see docs/directory.md: rights, indexes, names of attributes".into(),
     }));
     found
+}
+
+/// Whether a remark says that nobody has this attribute.
+fn is_about(remark: &str, attribute: &str) -> bool {
+    let about = remark.strip_prefix("nobody has ");
+    let rest = about.and_then(|rest| rest.strip_prefix(attribute));
+    rest.is_some_and(|rest| rest.starts_with([':', ' ']))
 }
 
 /// slapd-config(5): olcDbIndex; Active Directory: bit 0 of searchFlags, in the schema.

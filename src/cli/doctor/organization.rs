@@ -35,6 +35,22 @@ pub(super) fn trusts_everybody(settings: &Settings) -> Vec<Finding> {
         .collect()
 }
 
+/// That no mail at all is journaled.
+pub(super) fn journals_nothing(settings: &Settings) -> Option<Finding> {
+    let severity = match settings.text.has_texts() {
+        true => Severity::Warning,
+        false => Severity::Error,
+    };
+    settings.rules.journal_nothing().then(|| Finding {
+        name: "nothing-journaled",
+        severity,
+        place: "[inbound], [outbound], [internal]".into(),
+        seen: "have neither journal_attribute nor journal".into(),
+        why: "nothing is journaled in any direction".into(),
+        fix: "set journal_attribute or journal in the table of a direction".into(),
+    })
+}
+
 /// Networks in a list as postconf(5) has it under mynetworks. Files and tables are left out, and so is all of it where
 /// something is excluded: what the list means then is for Postfix to say.
 fn networks<'a>(list: impl Iterator<Item = &'a str>) -> Vec<IpNet> {

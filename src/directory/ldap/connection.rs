@@ -3,8 +3,9 @@
 //! Promises: every step has a deadline; an answer that cannot be read takes down this connection and
 //! nothing else. Never reconnects; see [`super::servers`].
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ldap3::adapters::PagedResults;
@@ -25,7 +26,10 @@ use super::tls::certificate_fault;
 use super::url::ServerUrl;
 use crate::directory::entry::Entry;
 use crate::directory::expiry::{Expiry, not_after};
+use crate::directory::presence::{Presence, Tracked, has};
+use crate::directory::schema::{Naming, Schema};
 use crate::directory::settings::Bind;
+use crate::directory::stamp::{Stamp, stamped, unstamped};
 
 /// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
 const IN_FLIGHT: usize = 64;
@@ -33,6 +37,10 @@ const IN_FLIGHT: usize = 64;
 const PAGE: i32 = 1000;
 /// Changes and entries that are read before they are dealt with.
 const TOLD: usize = 256;
+/// Objects read at once to find one with an attribute.
+const HOLDERS: usize = 20;
+/// How often attributes are looked for that nobody was found to have.
+const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -50,6 +58,8 @@ pub(super) struct Access {
     pub(super) timeout: Duration,
     /// Somebody who is always there.
     pub(super) canary: Option<Canary>,
+    /// What the servers showed.
+    pub(super) presence: Arc<Presence>,
 }
 
 /// Somebody who is always there. If he is not, nobody's absence is to be believed: an account whose rights were
@@ -92,6 +102,9 @@ impl Features {
 /// sends at most. The LDAP library has no limit of its own for the size of an answer.
 const MEMBERS: usize = 1500;
 
+/// Names the entry that holds the names of attributes.
+const SUBSCHEMA: &str = "subschemaSubentry";
+
 /// What is asked.
 #[derive(Debug, Clone)]
 pub(super) struct Search {
@@ -124,6 +137,9 @@ pub(super) enum EnterError {
     /// The account was refused (LDAP result 49): trying again soon could lock it.
     #[error("{0}")]
     Credentials(String),
+    /// The server shows no value of an attribute that somebody had: asking whether anybody has it is costly.
+    #[error("{0}")]
+    Empty(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -136,6 +152,8 @@ pub(super) enum End {
     Closed,
     /// The server misbehaved: it should be left alone for a while.
     Condemned(String),
+    /// The server shows no value of an attribute that somebody had.
+    Empty(String),
 }
 
 /// An open, bound connection.
@@ -151,7 +169,20 @@ pub(super) struct Connection {
     listing: Mutex<()>,
     lost: CancellationToken,
     condemned: OnceLock<String>,
+    /// Whether it was given up because an attribute is missing.
+    is_empty: AtomicBool,
     features: OnceLock<Features>,
+    /// The names of attributes; the standard ones where the server hides its schema.
+    schema: OnceLock<Schema>,
+    /// Watched attributes that the settings name by identifiers, and what the server calls them: Samba finds nothing by
+    /// identifiers.
+    identifiers: OnceLock<Vec<(String, String)>>,
+    /// What the server calls itself; by default its URL.
+    server: OnceLock<String>,
+    /// When the last proof began that we can see what is there.
+    verified: Mutex<Option<Instant>>,
+    /// When it was looked last for attributes that nobody was found to have.
+    looked: std::sync::Mutex<Option<Instant>>,
     drive: AbortOnDropHandle<()>,
     opened: Instant,
     /// When the server was last heard, in milliseconds since `opened`.
@@ -186,35 +217,108 @@ impl Connection {
         };
         let connection = Arc::new(opened);
         let entered = async {
-            connection.check(deadline).await?;
-            connection.ask_features(deadline).await
+            connection.check_base(deadline).await?;
+            let subschema = connection.ask_features(deadline).await?;
+            connection.ask_schema(subschema, deadline).await?;
+            connection.verify(deadline).await
         };
         match entered.await {
             Ok(()) => Ok(connection),
+            Err(fault) if connection.is_empty.load(Ordering::Relaxed) => {
+                Err(EnterError::Empty(fault.to_string()))
+            }
             Err(fault) => Err(EnterError::Other(fault.to_string())),
         }
     }
 
-    /// Reads the root entry. A server that hides it is taken for one that can nothing more than LDAP.
-    async fn ask_features(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
-        let root = Search {
-            base: String::new(),
+    /// Reads the root entry, and gives where the schema is. A server that hides it is taken for one that can nothing
+    /// more than LDAP.
+    async fn ask_features(self: &Arc<Self>, deadline: Instant) -> Result<Option<String>, Fault> {
+        let wanted = [
+            "supportedControl",
+            "supportedCapabilities",
+            "dsServiceName",
+            SUBSCHEMA,
+        ];
+        let Some(root) = self.ask_one("", &wanted, deadline).await? else {
+            return Ok(None);
+        };
+        let _ = self.features.set(Features::of(&root));
+        if let Some(name) = root.values("dsServiceName").first() {
+            let _ = self.server.set(name.to_owned());
+        }
+        Ok(root.values(SUBSCHEMA).first().map(str::to_owned))
+    }
+
+    /// Reads the names of attributes (RFC 4512 section 4.2). Those of a server that hides them are the standard ones.
+    async fn ask_schema(
+        self: &Arc<Self>,
+        of_root: Option<String>,
+        deadline: Instant,
+    ) -> Result<(), Fault> {
+        let base = self
+            .ask_one(&self.access.base, &[SUBSCHEMA], deadline)
+            .await?;
+        let of_base = base.and_then(|base| base.values(SUBSCHEMA).first().map(str::to_owned));
+        let Some(subschema) = of_base.or(of_root) else {
+            return Ok(());
+        };
+        // It is long. A server that is silent for longer would be given up.
+        let soon = deadline.min(Instant::now() + self.access.timeout / 3);
+        let found = self.ask_one(&subschema, &["attributeTypes"], soon).await?;
+        if let Some(found) = found {
+            let schema = Schema::of(found.values("attributeTypes"));
+            if !schema.is_empty() {
+                let watched = self.access.presence.attributes().iter();
+                let identified =
+                    watched.filter(|one| one.name.starts_with(|c: char| c.is_ascii_digit()));
+                let named = identified.filter_map(|one| {
+                    let known = schema.name_of(&one.name)?;
+                    Some((one.name.clone(), known.to_owned()))
+                });
+                let _ = self.identifiers.set(named.collect());
+                let _ = self.schema.set(schema);
+            }
+        }
+        Ok(())
+    }
+
+    /// An entry, where the server shows it.
+    async fn ask_one(
+        self: &Arc<Self>,
+        dn: &str,
+        attributes: &[&str],
+        deadline: Instant,
+    ) -> Result<Option<Entry>, Fault> {
+        let search = Search {
+            base: dn.to_owned(),
             scope: Scope::Base,
             filter: "(objectClass=*)".into(),
-            attributes: vec!["supportedControl".into(), "supportedCapabilities".into()],
+            attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
             limit: 1,
             enough_at_limit: true,
             may_be_missing: true,
         };
-        match self.search(root, deadline).await {
-            Ok(entries) => {
-                let features = entries.first().map(Features::of).unwrap_or_default();
-                let _ = self.features.set(features);
-                Ok(())
-            }
-            Err(Fault::Question(_)) => Ok(()),
+        match self.search(search, deadline).await {
+            Ok(entries) => Ok(entries.into_iter().next()),
+            Err(Fault::Question(_)) => Ok(None),
             Err(fault) => Err(fault),
         }
+    }
+
+    /// Whether the server's schema has an attribute; `None` where it hides its schema.
+    pub(super) fn knows(&self, attribute: &str) -> Option<bool> {
+        Some(self.schema.get()?.knows(attribute))
+    }
+
+    fn schema(&self) -> &Schema {
+        static STANDARD: LazyLock<Schema> = LazyLock::new(Schema::standard);
+        self.schema.get().unwrap_or(&STANDARD)
+    }
+
+    /// What the server calls itself.
+    fn server(&self) -> &str {
+        self.server.get().unwrap_or(&self.url)
     }
 
     /// When the certificate that the server showed ends.
@@ -227,9 +331,19 @@ impl Connection {
         self.features.get().copied().unwrap_or_default()
     }
 
+    /// Sees that the base can be searched, and that we can still see what is there.
+    pub(super) async fn check(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
+        self.check_base(deadline).await?;
+        self.verify(deadline).await?;
+        match self.is_look_due() {
+            true => self.look_for_others(deadline).await,
+            false => Ok(()),
+        }
+    }
+
     /// Sees that the base can be searched. A base that is gone or hidden would look like a directory
     /// without people.
-    pub(super) async fn check(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
+    async fn check_base(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
         let base = Search {
             base: self.access.base.clone(),
             scope: Scope::Base,
@@ -243,32 +357,198 @@ impl Connection {
         if let Some(expires) = self.expires {
             self.access.expiry.tell(&self.url, expires);
         }
-        self.check_canary(deadline).await
+        Ok(())
     }
 
-    /// Sees that we can still see people; gives the connection up where not.
-    pub(super) async fn check_canary(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
-        let Some(canary) = &self.access.canary else {
+    /// Sees that we can see people, and each attribute that somebody had; gives the connection up where not. Whoever
+    /// comes meanwhile waits for the next proof, which is for all of them.
+    pub(super) async fn verify(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
+        self.verify_since(Instant::now(), deadline).await
+    }
+
+    /// The same, where a proof that began at this moment or later will do.
+    pub(super) async fn verify_since(
+        self: &Arc<Self>,
+        asked: Instant,
+        deadline: Instant,
+    ) -> Result<(), Fault> {
+        let Ok(mut last) = timeout_at(deadline, self.verified.lock()).await else {
+            return Err(Fault::Question(format!(
+                "{} did not prove in time that it shows what is there",
+                self.url
+            )));
+        };
+        if last.is_some_and(|began| began >= asked) {
             return Ok(());
+        }
+        let begun = Instant::now();
+        let canary = self.find_canary(deadline).await?;
+        self.check_attributes(&canary, deadline).await?;
+        for entry in &canary {
+            if let Some(outage) = self.access.presence.people().notice(entry) {
+                let why = format!("{}: the canary {}", self.url, outage.reason);
+                return Err(self.give_up(why));
+            }
+        }
+        *last = Some(begun);
+        Ok(())
+    }
+
+    /// The canary's objects; gives the connection up where there are none.
+    async fn find_canary(self: &Arc<Self>, deadline: Instant) -> Result<Vec<Entry>, Fault> {
+        let Some(canary) = &self.access.canary else {
+            return Ok(Vec::new());
         };
         let search = Search {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
             filter: canary.filter.clone(),
-            attributes: vec!["1.1".into()],
-            limit: 1,
+            attributes: self.tracked(),
+            limit: HOLDERS,
             enough_at_limit: true,
             may_be_missing: false,
         };
-        if !self.search(search, deadline).await?.is_empty() {
-            return Ok(());
+        let found = self.search(search, deadline).await?;
+        if found.is_empty() {
+            let why = format!(
+                "{} does not find the canary {}: either its entry is gone, or we may no longer read addresses",
+                self.url, canary.address
+            );
+            self.condemn(&why);
+            return Err(Fault::Server(why));
         }
-        let why = format!(
-            "{} does not find the canary {}: either its entry is gone, or we may no longer read addresses",
-            self.url, canary.address
-        );
+        Ok(found)
+    }
+
+    /// Sees that each attribute that somebody had can be seen; gives the connection up where not. `known` are objects
+    /// that were read just now.
+    async fn check_attributes(
+        self: &Arc<Self>,
+        known: &[Entry],
+        deadline: Instant,
+    ) -> Result<(), Fault> {
+        let presence = Arc::clone(&self.access.presence);
+        let mut open: Vec<&Tracked> = presence.attributes().iter().collect();
+        known.iter().for_each(|entry| self.strike(entry, &mut open));
+        open.retain(|attribute| presence.was_shown(attribute));
+        let mut missing = Vec::new();
+        while let Some(attribute) = open.first().copied() {
+            let mut holders = presence.holders(&self.url, attribute).into_iter();
+            while open.contains(&attribute)
+                && let Some(dn) = holders.next()
+            {
+                let names: Vec<&str> = open.iter().map(|one| one.name.as_str()).collect();
+                if let Some(entry) = self.ask_one(&dn, &names, deadline).await? {
+                    self.strike(&entry, &mut open);
+                }
+            }
+            if !open.contains(&attribute) {
+                continue;
+            }
+            let why = match self.find_holder(attribute, deadline).await {
+                Ok(Some(entry)) => {
+                    self.strike(&entry, &mut open);
+                    continue;
+                }
+                Ok(None) => self.why_missing(attribute).to_owned(),
+                Err(fault @ Fault::Question(_)) => format!(" ({fault})"),
+                Err(fault) => return Err(fault),
+            };
+            open.remove(0);
+            missing.extend(presence.miss(&self.url, attribute, &why));
+        }
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(self.give_up(missing.join("; "))),
+        }
+    }
+
+    /// Notes what an entry has, and leaves what it has not.
+    fn strike(&self, entry: &Entry, open: &mut Vec<&Tracked>) {
+        open.retain(|attribute| {
+            let is_there = has(entry, &attribute.name);
+            if is_there {
+                let presence = &self.access.presence;
+                presence.show(&self.url, attribute, &entry.dn, true);
+            }
+            !is_there
+        });
+    }
+
+    /// Looks for journal attributes of which no server has shown a value so far. It may take long to find none, and
+    /// nothing hangs on it.
+    pub(super) async fn look_for_others(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
+        let presence = Arc::clone(&self.access.presence);
+        self.note_looked();
+        for attribute in presence.attributes() {
+            if !attribute.is_journal || presence.was_shown(attribute) {
+                continue;
+            }
+            // A server that is silent for longer would be given up.
+            let soon = deadline.min(Instant::now() + self.access.timeout / 3);
+            match self.find_holder(attribute, soon).await {
+                Ok(Some(entry)) => presence.show(&self.url, attribute, &entry.dn, true),
+                Ok(None) => {
+                    let missing = presence.miss(&self.url, attribute, self.why_missing(attribute));
+                    if let Some(why) = missing {
+                        return Err(self.give_up(why));
+                    }
+                }
+                Err(fault @ Fault::Lost(_)) => return Err(fault),
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// An object with a value of an attribute.
+    async fn find_holder(
+        self: &Arc<Self>,
+        attribute: &Tracked,
+        deadline: Instant,
+    ) -> Result<Option<Entry>, Fault> {
+        let search = Search {
+            base: self.access.base.clone(),
+            scope: Scope::Subtree,
+            filter: format!("({}=*)", attribute.name),
+            attributes: vec![attribute.name.clone()],
+            limit: HOLDERS,
+            enough_at_limit: true,
+            may_be_missing: false,
+        };
+        let found = self.search(search, deadline).await?;
+        Ok(found.into_iter().find(|entry| has(entry, &attribute.name)))
+    }
+
+    fn why_missing(&self, attribute: &Tracked) -> &'static str {
+        match self.knows(&attribute.name) {
+            Some(false) => " (its schema has no such attribute)",
+            _ => "",
+        }
+    }
+
+    /// The watched attributes and the stamp.
+    fn tracked(&self) -> Vec<String> {
+        let all = self.access.presence.attributes().iter();
+        stamped(all.map(|attribute| attribute.name.clone()).collect())
+    }
+
+    /// Whether attributes that nobody was found to have should be looked for.
+    pub(super) fn is_look_due(&self) -> bool {
+        let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        looked.is_none_or(|when| when.elapsed() >= LOOK_AGAIN)
+    }
+
+    fn note_looked(&self) {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        *looked = Some(Instant::now());
+    }
+
+    /// Gives the connection up because something is missing here.
+    fn give_up(&self, why: String) -> Fault {
+        self.is_empty.store(true, Ordering::Relaxed);
         self.condemn(&why);
-        Err(Fault::Server(why))
+        Fault::Server(why)
     }
 
     async fn open(url: ServerUrl, access: Arc<Access>) -> Result<Connection, EnterError> {
@@ -319,7 +599,13 @@ impl Connection {
             listing: Mutex::new(()),
             lost,
             condemned: OnceLock::new(),
+            is_empty: AtomicBool::new(false),
             features: OnceLock::new(),
+            schema: OnceLock::new(),
+            identifiers: OnceLock::new(),
+            server: OnceLock::new(),
+            verified: Mutex::default(),
+            looked: std::sync::Mutex::default(),
             drive,
             opened: Instant::now(),
             heard: AtomicU64::new(0),
@@ -341,6 +627,7 @@ impl Connection {
     pub(super) async fn end(&self) -> End {
         self.lost.cancelled().await;
         match self.condemned.get() {
+            Some(why) if self.is_empty.load(Ordering::Relaxed) => End::Empty(why.clone()),
             Some(why) => End::Condemned(why.clone()),
             None => End::Closed,
         }
@@ -421,10 +708,13 @@ impl Connection {
             .timelimit(i32::try_from(seconds).unwrap_or(i32::MAX));
         let mut ldap = self.ldap.clone();
         ldap.with_search_options(options);
+        let asked = search.attributes.clone();
+        let reading = Reading::of(self, &asked);
+        let filter = self.in_names(&search.filter);
         let starting = ldap.streaming_search(
             &search.base,
             search.scope,
-            &search.filter,
+            &filter,
             self.in_ranges(search.attributes),
         );
         let mut stream = match timeout_at(deadline, starting).await {
@@ -432,7 +722,7 @@ impl Connection {
             Ok(Err(error)) => return Err(self.broken(&error)),
             Err(_) => return Err(self.too_slow(begun)),
         };
-        let read = timeout_at(deadline, self.read(&mut stream, search.limit)).await;
+        let read = timeout_at(deadline, self.read(&mut stream, search.limit, &reading)).await;
         let message = stream.ldap_handle().last_id();
         // Frees the message id, which would otherwise stay taken for the life of the connection.
         let result = stream.finish().await;
@@ -499,11 +789,14 @@ impl Connection {
         let mut ldap = self.ldap.clone();
         // For each entry, not for all of them.
         ldap.with_timeout(self.access.timeout);
+        let asked = search.attributes.clone();
+        let reading = Reading::of(self, &asked);
+        let filter = self.in_names(&search.filter);
         let starting = ldap.streaming_search_with(
             PagedResults::new(PAGE),
             &search.base,
             search.scope,
-            &search.filter,
+            &filter,
             search.attributes,
         );
         let mut stream = match starting.await {
@@ -516,7 +809,7 @@ impl Connection {
                 Ok(Some(item)) => {
                     self.hear();
                     if tell
-                        .send(Ok(entry(SearchEntry::construct(item))))
+                        .send(Ok(reading.entry(SearchEntry::construct(item))))
                         .await
                         .is_err()
                     {
@@ -565,6 +858,8 @@ impl Connection {
         tell: &mpsc::Sender<Told>,
     ) -> Fault {
         ldap.with_controls(control);
+        let asked = search.attributes.clone();
+        let reading = Reading::of(self, &asked);
         let starting = ldap.streaming_search(
             &search.base,
             search.scope,
@@ -594,7 +889,7 @@ impl Connection {
                 let state = item.1.iter().find_map(|Control(kind, raw)| {
                     matches!(kind, Some(ControlType::SyncState)).then(|| raw.parse::<SyncState>())
                 });
-                Told::Entry(entry(SearchEntry::construct(item)), state)
+                Told::Entry(reading.entry(SearchEntry::construct(item)), state)
             };
             if tell.send(told).await.is_err() {
                 return Fault::Question("nobody listens any more".into());
@@ -603,6 +898,15 @@ impl Connection {
         let result = stream.finish().await;
         search_fault(&self.url, &search.base, &result)
             .unwrap_or_else(|| Fault::Lost(format!("{} ended the feed of changes", self.url)))
+    }
+
+    /// A filter with the server's names in the place of identifiers. No value holds a bracket that is not escaped.
+    fn in_names<'f>(&self, filter: &'f str) -> Cow<'f, str> {
+        let mut named = Cow::Borrowed(filter);
+        for (identifier, name) in self.identifiers.get().into_iter().flatten() {
+            named = Cow::Owned(named.replace(&format!("({identifier}="), &format!("({name}=")));
+        }
+        named
     }
 
     /// Asks for long lists part by part where the server knows how; the parts tell that there is more.
@@ -623,6 +927,7 @@ impl Connection {
         &self,
         stream: &mut SearchStream<'_, String, Vec<String>>,
         limit: usize,
+        reading: &Reading<'_>,
     ) -> Result<Read, LdapError> {
         let mut entries = Vec::new();
         while let Some(item) = stream.next().await? {
@@ -639,7 +944,7 @@ impl Connection {
             if entries.len() == limit {
                 return Ok(Read::TooMuch(entries));
             }
-            entries.push(entry(SearchEntry::construct(item)));
+            entries.push(reading.entry(SearchEntry::construct(item)));
         }
         self.hear();
         Ok(Read::ToTheEnd(entries))
@@ -722,16 +1027,42 @@ enum Read {
     TooMuch(Vec<Entry>),
 }
 
-/// Values that are no UTF-8 are kept with replacement characters: a journal attribute with such a value
-/// must be seen to be wrong.
-fn entry(found: SearchEntry) -> Entry {
-    let text = found.attrs.into_iter();
-    let binary = found.bin_attrs.into_iter().map(|(name, values)| {
-        let values = values.iter();
-        let lossy = values.map(|value| String::from_utf8_lossy(value).into_owned());
-        (name, lossy.collect())
-    });
-    Entry::new(found.dn, text.chain(binary))
+/// How the entries of a search are read.
+struct Reading<'a> {
+    naming: Naming<'a>,
+    /// What was asked for, where the stamp was asked for as well.
+    unstamped: Option<&'a [String]>,
+    server: &'a str,
+}
+
+impl<'a> Reading<'a> {
+    fn of(connection: &'a Connection, asked: &'a [String]) -> Reading<'a> {
+        let unstamped = unstamped(asked);
+        let names = unstamped.unwrap_or(asked).iter().map(String::as_str);
+        Reading {
+            naming: Naming::of(connection.schema(), names),
+            unstamped,
+            server: connection.server(),
+        }
+    }
+
+    /// Attributes get the names that they were asked for by. Values that are no UTF-8 are kept with replacement
+    /// characters: a journal attribute with such a value must be seen to be wrong.
+    fn entry(&self, found: SearchEntry) -> Entry {
+        let text = found.attrs.into_iter();
+        let binary = found.bin_attrs.into_iter().map(|(name, values)| {
+            let values = values.iter();
+            let lossy = values.map(|value| String::from_utf8_lossy(value).into_owned());
+            (name, lossy.collect())
+        });
+        let mut attributes: Vec<(String, Vec<String>)> = text.chain(binary).collect();
+        let stamp = match self.unstamped {
+            Some(asked) => Stamp::take(&mut attributes, asked, self.server),
+            None => Stamp::default(),
+        };
+        self.naming.rename(&mut attributes);
+        Entry::new(found.dn, attributes).with_stamp(stamp)
+    }
 }
 
 #[cfg(test)]
@@ -745,7 +1076,14 @@ mod tests {
             attrs: [("mail".to_owned(), vec!["a@b.test".to_owned()])].into(),
             bin_attrs: [("journal".to_owned(), vec![b"j\xff@b.test".to_vec()])].into(),
         };
-        let entry = entry(found);
+        let schema = Schema::standard();
+        let asked = ["mail".to_owned(), "journal".to_owned()];
+        let reading = Reading {
+            naming: Naming::of(&schema, asked.iter().map(String::as_str)),
+            unstamped: None,
+            server: "x",
+        };
+        let entry = reading.entry(found);
         assert_eq!(entry.values("mail").to_vec(), ["a@b.test"]);
         assert_eq!(entry.values("journal").to_vec(), ["j\u{fffd}@b.test"]);
     }

@@ -41,11 +41,13 @@ use super::dn;
 use super::entry::{Entry, Outage};
 use super::expiry::Expiry;
 use super::places;
+use super::presence::{Presence, has};
 use super::question::{Attributes, range};
 use super::resolve;
 use super::scan::{JournalValues, Scan, Stage};
 use super::settings::{LdapSettings, ValuesOf, Watch};
 use super::source::{Change, Name, Objects, Place, Probe, Source};
+use super::stamp::stamped;
 use super::watch::{self, Ended};
 use crate::mail::Address;
 
@@ -57,6 +59,12 @@ const MOST_MEMBERS: usize = 100_000;
 
 /// The most groups that one person may be a member of.
 const MOST_GROUPS: usize = 1000;
+
+/// A proof of this age that we see what is there is good enough for the journal guard.
+const LATELY: Duration = Duration::from_secs(1);
+
+/// Objects read to see whether an attribute can be read.
+const PROBED: usize = 20;
 
 /// A lookup that takes longer has no index to go by.
 const SLOW_LOOKUP: Duration = Duration::from_millis(100);
@@ -100,6 +108,7 @@ impl Ldap {
     pub(super) fn open(
         settings: &LdapSettings,
         attributes: Attributes,
+        presence: Arc<Presence>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<Ldap, LdapError> {
@@ -133,6 +142,7 @@ impl Ldap {
                 address: address.to_string(),
                 filter: attributes.lookup_filter(std::slice::from_ref(address), &[]),
             }),
+            presence,
         });
         let servers = Servers::start(given.clone(), Arc::clone(&access), tasks, stop.clone());
         let client = Arc::new(Client {
@@ -186,14 +196,21 @@ impl Ldap {
     ) -> Result<(), Outage> {
         let attributes = &self.client.attributes;
         let filter = attributes.everybody_filter();
-        let mut listed = self.client.begin_list(filter, attributes.wanted()).await?;
+        let wanted = stamped(attributes.wanted());
+        let mut listed = self.client.begin_list(filter, wanted).await?;
         while let Some(entry) = listed.recv().await {
             let entry = entry.map_err(list_outage)?;
+            // A value that is hidden is logged; the list goes on.
+            self.client.access.presence.people().notice(&entry);
             if to.send(Ok(Arc::new(entry))).await.is_err() {
                 break;
             }
         }
-        Ok(())
+        // Who has no journal address is believed only while journal addresses are seen.
+        let deadline = Instant::now() + self.client.access.timeout;
+        let connection = self.client.servers.connection(deadline).await?;
+        let proof = connection.verify(deadline).await;
+        proof.map_err(|fault| Outage::new(fault.to_string()))
     }
 
     /// The values of an attribute of some objects.
@@ -230,6 +247,7 @@ impl Ldap {
             url: "srv".to_owned(),
             outcome: Err(trouble),
             remarks: Vec::new(),
+            nobody_has: Vec::new(),
             expires: None,
             unindexed: Vec::new(),
         }));
@@ -273,7 +291,13 @@ impl Source for Ldap {
         };
         let found = self.client.find_alone(filter).await;
         let found = found.map_err(|fault| Outage::new(fault.to_string()))?;
-        Ok((!found.is_empty()).then(|| found.into_iter().map(Arc::new).collect()))
+        match found.is_empty() {
+            true => Ok(None),
+            false => {
+                let objects = found.into_iter().map(Arc::new).collect();
+                self.client.believed(objects).map(Some)
+            }
+        }
     }
 
     async fn groups(&self) -> Result<Vec<String>, Outage> {
@@ -331,7 +355,7 @@ impl watch::Feed for Changing {
             connection: &connection,
             base: &client.access.base,
             timeout: client.access.timeout,
-            attributes: client.attributes.telling(),
+            attributes: stamped(client.attributes.telling()),
             scan: &client.scan,
             tell: &to,
         };
@@ -374,8 +398,8 @@ impl LookUp for Client {
                 }
                 Ok(Some(mut owners)) => {
                     let found = some.into_iter().map(|one| {
-                        let objects = owners.remove(&one);
-                        (one, Ok(objects))
+                        let objects = owners.remove(&one).map(|objects| self.believed(objects));
+                        (one, objects.transpose())
                     });
                     answers.extend(found);
                 }
@@ -453,7 +477,7 @@ impl Client {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
             filter,
-            attributes: self.attributes.wanted(),
+            attributes: stamped(self.attributes.wanted()),
             limit: MOST_ENTRIES,
             enough_at_limit: false,
             may_be_missing: false,
@@ -461,7 +485,7 @@ impl Client {
         let deadline = Instant::now() + self.access.timeout;
         let (found, connection) = self.search(search, deadline).await?;
         if found.is_empty() {
-            connection.check_canary(deadline).await?;
+            connection.verify(deadline).await?;
         }
         Ok(found)
     }
@@ -507,6 +531,7 @@ impl Client {
                     url: url.to_string(),
                     outcome: Err(error.to_string()),
                     remarks: Vec::new(),
+                    nobody_has: Vec::new(),
                     expires: None,
                     unindexed: Vec::new(),
                 };
@@ -520,12 +545,39 @@ impl Client {
         let took = begun.elapsed().as_millis();
         let mut remarks = Vec::new();
         let mut used = Vec::new();
+        let mut nobody_has = Vec::new();
+        let mut stamped_object: Option<Entry> = None;
         for attribute in self.attributes.configured() {
-            let (is_used, remark) = self.probe_attribute(&connection, &attribute).await;
-            remarks.push(remark);
-            if is_used && self.attributes.is_searched(&attribute) {
-                used.push(attribute);
+            let holder = self.probe_attribute(&connection, &attribute).await;
+            let is_journal = (self.attributes.journal().iter())
+                .any(|name| name.eq_ignore_ascii_case(&attribute));
+            remarks.push(match &holder {
+                Ok(Some(_)) => Ok(format!("{attribute}: readable")),
+                Ok(None) => {
+                    let why = why_nobody(&connection, &attribute);
+                    match is_journal {
+                        true => Err(format!("nobody has {attribute}: {why}")),
+                        false => Ok(format!("{attribute}: nobody has it; {why}")),
+                    }
+                }
+                Err(fault) => Err(format!("{attribute}: {fault}")),
+            });
+            match holder {
+                Ok(Some(entry)) => {
+                    stamped_object = stamped_object.or(Some(entry));
+                    if self.attributes.is_searched(&attribute) {
+                        used.push(attribute);
+                    }
+                }
+                Ok(None) if is_journal => nobody_has.push(attribute),
+                Ok(None) | Err(_) => {}
             }
+        }
+        if let Some(entry) = stamped_object {
+            remarks.push(Ok(match entry.stamp.is_known() {
+                true => "change stamps: readable".to_owned(),
+                false => "change stamps: not readable, so a value that is hidden of one person looks like one that was removed (OpenLDAP: let the account read entryCSN and modifyTimestamp)".to_owned(),
+            }));
         }
         let deadline = Instant::now() + access.timeout;
         let unindexed = index::missing(&connection, &access.base, &used, deadline).await;
@@ -545,43 +597,30 @@ impl Client {
             url: url.to_string(),
             outcome: Ok(format!("{who}, base {:?} readable, {took} ms", access.base)),
             remarks,
+            nobody_has,
             expires,
             unindexed,
         }
     }
 
-    /// Whether anybody has this attribute, as far as we may see.
+    /// Somebody who has this attribute, as far as we may see.
     async fn probe_attribute(
         &self,
         connection: &Arc<Connection>,
         attribute: &str,
-    ) -> (bool, Result<String, String>) {
+    ) -> Result<Option<Entry>, Fault> {
         let search = Search {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
             filter: format!("({attribute}=*)"),
-            attributes: vec![attribute.to_owned()],
-            limit: 1,
+            attributes: stamped(vec![attribute.to_owned()]),
+            limit: PROBED,
             enough_at_limit: true,
             may_be_missing: false,
         };
         let deadline = Instant::now() + self.access.timeout;
-        match connection.search(search, deadline).await {
-            Ok(found)
-                if found
-                    .iter()
-                    .any(|entry| !entry.values(attribute).is_empty()) =>
-            {
-                (true, Ok(format!("{attribute}: readable")))
-            }
-            Ok(_) => (
-                false,
-                Ok(format!(
-                    "{attribute}: nobody has it, as far as this account may see (a mistake in its name, or missing rights?)"
-                )),
-            ),
-            Err(fault) => (false, Err(format!("{attribute}: {fault}"))),
-        }
+        let found = connection.search(search, deadline).await?;
+        Ok(found.into_iter().find(|entry| has(entry, attribute)))
     }
 
     /// How long it takes to find nobody, which an index makes short.
@@ -622,10 +661,19 @@ impl Client {
             may_be_missing: false,
         };
         let deadline = Instant::now() + self.access.timeout;
-        match self.search(search, deadline).await {
-            Ok((entries, _)) => Ok(!entries.is_empty()),
-            Err(fault) => Err(Outage::new(fault.to_string())),
-        }
+        let found = async {
+            let (entries, connection) = self.search(search, deadline).await?;
+            if entries.is_empty() {
+                // Whoever owns the address was asked for just before.
+                let lately = Instant::now().checked_sub(LATELY);
+                let lately = lately.unwrap_or_else(Instant::now);
+                connection.verify_since(lately, deadline).await?;
+            }
+            Ok(!entries.is_empty())
+        };
+        found
+            .await
+            .map_err(|fault: Fault| Outage::new(fault.to_string()))
     }
 
     /// The objects that a name stands for, with all their members.
@@ -687,7 +735,7 @@ impl Client {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
             filter,
-            attributes: self.attributes.journal().to_vec(),
+            attributes: stamped(self.attributes.journal().to_vec()),
             limit: MOST_GROUPS,
             enough_at_limit: false,
             may_be_missing: false,
@@ -697,6 +745,7 @@ impl Client {
             let dn = ldap_escape(object.dn.as_str());
             let filter = format!("(&{journaled}(member:1.2.840.113556.1.4.1941:={dn}))");
             let (found, _) = self.search(search(filter), deadline).await?;
+            found.iter().try_for_each(|group| self.unhidden(group))?;
             return Ok(found.into_iter().map(Arc::new).collect());
         }
         let mut seen: HashSet<String> = HashSet::new();
@@ -711,6 +760,7 @@ impl Client {
             let (found, _) = self.search(search(filter), deadline).await?;
             terms.clear();
             for group in found {
+                self.unhidden(&group)?;
                 if seen.insert(group.dn.to_lowercase()) {
                     terms.extend(member_terms(&group.dn));
                     groups.push(Arc::new(group));
@@ -733,15 +783,26 @@ impl Client {
             base: dn.to_owned(),
             scope: Scope::Base,
             filter: "(objectClass=*)".to_owned(),
-            attributes: self.attributes.journal().to_vec(),
+            attributes: stamped(self.attributes.journal().to_vec()),
             limit: 1,
             enough_at_limit: false,
             may_be_missing: true,
         };
         let deadline = Instant::now() + self.access.timeout;
         let (found, _) = self.search(search, deadline).await?;
+        found
+            .iter()
+            .try_for_each(|container| self.unhidden(container))?;
         let journaled = |entry: &Entry| self.attributes.is_journaled(entry);
         Ok(found.into_iter().find(journaled).map(Arc::new))
+    }
+
+    /// Sees that no journal attribute of a group or container is hidden.
+    fn unhidden(&self, entry: &Entry) -> Result<(), Fault> {
+        match self.access.presence.people().notice(entry) {
+            Some(outage) => Err(Fault::Question(outage.reason.to_string())),
+            None => Ok(()),
+        }
     }
 
     /// An entry with all values of those attributes of which the server sent the first only
@@ -794,6 +855,20 @@ impl Client {
         Ok(Entry::new(entry.dn.clone(), all))
     }
 
+    /// Objects of people, unless a journal attribute of one is hidden.
+    fn believed(&self, objects: Objects) -> Result<Objects, Outage> {
+        let people = self.access.presence.people();
+        // All of them are compared, whatever is wrong with the first.
+        let outages: Vec<Outage> = objects
+            .iter()
+            .filter_map(|one| people.notice(one))
+            .collect();
+        match outages.into_iter().next() {
+            Some(outage) => Err(outage),
+            None => Ok(objects),
+        }
+    }
+
     /// Who owns which of the addresses; `None` where that can only be told one by one.
     async fn owners(
         &self,
@@ -805,26 +880,38 @@ impl Client {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
             filter: self.attributes.lookup_filter(asked, &unusual),
-            attributes: self.attributes.wanted(),
+            attributes: stamped(self.attributes.wanted()),
             limit: MOST_ENTRIES,
             enough_at_limit: false,
             may_be_missing: false,
         };
-        let (entries, connection) = self.search(search, deadline).await?;
-        for entry in &entries {
-            if let Some(name) = self.attributes.cut_short(entry) {
-                return Err(Fault::Question(format!(
-                    "{:?} has more values of {name} than the server sends at once",
-                    entry.dn
-                )));
+        let mut is_first = true;
+        loop {
+            let (entries, connection) = self.search(search.clone(), deadline).await?;
+            for entry in &entries {
+                if let Some(name) = self.attributes.cut_short(entry) {
+                    return Err(Fault::Question(format!(
+                        "{:?} has more values of {name} than the server sends at once",
+                        entry.dn
+                    )));
+                }
+                self.access.presence.note(connection.url(), entry);
+            }
+            let is_lacking = entries
+                .iter()
+                .any(|entry| self.access.presence.lacks(entry));
+            let owners = self.attributes.assign(asked, entries);
+            let absent = |owners: &HashMap<_, _>| asked.iter().any(|one| !owners.contains_key(one));
+            if !is_lacking && !owners.as_ref().is_some_and(absent) {
+                return Ok(owners);
+            }
+            // What is not there is believed only while what is there is seen.
+            match connection.verify(deadline).await {
+                Ok(()) => return Ok(owners),
+                Err(Fault::Lost(_) | Fault::Server(_)) if is_first => is_first = false,
+                Err(fault) => return Err(fault),
             }
         }
-        let owners = self.attributes.assign(asked, entries);
-        let absent = |owners: &HashMap<_, _>| asked.iter().any(|one| !owners.contains_key(one));
-        if owners.as_ref().is_some_and(absent) {
-            connection.check_canary(deadline).await?;
-        }
-        Ok(owners)
     }
 
     /// Searches, and once more where the connection was lost or the server could not.
@@ -856,6 +943,14 @@ impl Client {
         };
         histogram!("copyist_directory_search_seconds").record(begun.elapsed());
         found
+    }
+}
+
+/// Why nobody may have an attribute.
+fn why_nobody(connection: &Connection, attribute: &str) -> &'static str {
+    match connection.knows(attribute) {
+        Some(false) => "the server's schema has no such attribute: a mistake in its name?",
+        _ => "as far as this account may see: missing rights, or a mistake in its name?",
     }
 }
 

@@ -143,7 +143,7 @@ impl Client {
     /// An account whose rights were taken away is not refused, it reads nothing.
     async fn see_canary(&self, connection: &Arc<Connection>) -> Result<(), Fault> {
         let deadline = Instant::now() + self.access.timeout;
-        connection.check_canary(deadline).await
+        connection.verify(deadline).await
     }
 
     /// Sees by values that were read how the server compares each address attribute. Returns whether that is

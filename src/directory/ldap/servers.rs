@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,9 +26,15 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 const PAUSE_CREDENTIALS: (Duration, Duration) =
     (Duration::from_secs(30), Duration::from_secs(5 * 60));
 
+/// The same where an attribute is missing: to look for it may cost the server much.
+const PAUSE_EMPTY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+
 /// How often a connection in use is tried, needed or not; shorter than servers' and firewalls' patience
 /// with idle connections.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
+
+/// How soon a server in use is asked for attributes that nobody was found to have: whoever asks for people comes first.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// How often the DNS is asked for the servers, where it is to name them and none is in use.
 const LOOK_EVERY: Duration = Duration::from_secs(5 * 60);
@@ -126,9 +132,10 @@ impl Chooser {
 
     async fn choose(&mut self) {
         let mut logged = None;
+        let mut acceptances = self.access.presence.acceptances();
         loop {
             self.discover().await;
-            match self.enter_one(self.servers.len()).await {
+            match self.enter_best().await {
                 Ok((index, connection)) => {
                     tracing::info!(server = connection.url(), "directory connected");
                     logged = None;
@@ -143,8 +150,57 @@ impl Chooser {
                     }
                     self.publish(State::Down(outage));
                     let next = self.servers.iter().filter_map(Server::paused_until).min();
-                    sleep_until(next.unwrap_or_else(|| Instant::now() + PAUSE.1)).await;
+                    let next = next.unwrap_or_else(|| Instant::now() + PAUSE.1);
+                    // What is missing may be accepted meanwhile.
+                    if timeout_at(next, acceptances.changed()).await.is_ok() {
+                        self.servers.iter_mut().for_each(Server::forgive_empty);
+                    }
                 }
+            }
+        }
+    }
+
+    /// Enters the first server that can be used. Where nobody was found to have some attribute there, the others are
+    /// looked at before that is believed.
+    async fn enter_best(&mut self) -> Result<(usize, Arc<Connection>), Outage> {
+        let (index, connection) = self.enter_one(self.servers.len()).await?;
+        let deadline = Instant::now() + self.access.timeout;
+        if self.servers.len() == 1 || !self.access.presence.is_unsure() {
+            return Ok((index, connection));
+        }
+        if connection.look_for_others(deadline).await.is_ok() {
+            self.look_at_others(index).await;
+        }
+        if connection.verify(deadline).await.is_ok() {
+            return Ok((index, connection));
+        }
+        let End::Empty(why) = connection.end().await else {
+            return self.enter_one(self.servers.len()).await;
+        };
+        self.servers[index].failed(EnterError::Empty(why));
+        self.enter_one(self.servers.len()).await
+    }
+
+    /// Sees what the other servers show of attributes that nobody was found to have.
+    async fn look_at_others(&mut self, index: usize) {
+        let share = self.share();
+        if !self.access.presence.is_unsure() {
+            return;
+        }
+        for (other, server) in self.servers.iter_mut().enumerate() {
+            if other == index || server.paused_until().is_some() {
+                continue;
+            }
+            match Connection::enter(&server.url, &self.access, share).await {
+                Ok(connection) => {
+                    // What comes of it is noted.
+                    let _ = connection.look_for_others(Instant::now() + share).await;
+                    connection.leave().await;
+                }
+                Err(error) => server.failed(error),
+            }
+            if !self.access.presence.is_unsure() {
+                return;
             }
         }
     }
@@ -178,9 +234,31 @@ impl Chooser {
     /// Uses a connection until its end, and goes back to a server that stands before it as soon as that one is there
     /// again.
     async fn serve(&mut self, mut index: usize, mut connection: Arc<Connection>) {
+        let mut acceptances = self.access.presence.acceptances();
+        let (mut looked, mut is_first) = (Instant::now(), true);
         loop {
-            match timeout(CHECK_EVERY, connection.end()).await {
-                Ok(end) => return self.servers[index].ended(&end, connection.is_proven()),
+            let next = async {
+                tokio::select! {
+                    end = connection.end() => Some(end),
+                    Ok(()) = acceptances.changed() => None,
+                }
+            };
+            let is_look_due = self.access.presence.is_unsure() && connection.is_look_due();
+            let patience = match is_first && is_look_due {
+                true => LOOK_AFTER,
+                false => CHECK_EVERY,
+            };
+            is_first = false;
+            match timeout(patience, next).await {
+                Ok(Some(end)) => return self.servers[index].ended(&end, connection.is_proven()),
+                Ok(None) => {
+                    // What is still there is noted again, so that it is missed again.
+                    let deadline = Instant::now() + self.access.timeout;
+                    if connection.look_for_others(deadline).await.is_ok() {
+                        connection.prove();
+                    }
+                    continue;
+                }
                 Err(_) => {
                     // Sees whether the end has come unnoticed: a server that hangs, or a firewall that forgot us,
                     // says nothing. A fault that matters ends the connection by itself.
@@ -189,6 +267,10 @@ impl Chooser {
                         connection.prove();
                     }
                 }
+            }
+            if self.access.presence.is_unsure() && looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                self.look_at_others(index).await;
             }
             if connection.is_lost() {
                 continue;
@@ -212,11 +294,15 @@ impl Chooser {
         self.publish.send_replace(state);
     }
 
+    fn share(&self) -> Duration {
+        self.access.timeout / u32::try_from(self.servers.len()).unwrap_or(1).max(1)
+    }
+
     /// Tries the first `count` servers that are not being left alone, in order.
     async fn enter_one(&mut self, count: usize) -> Result<(usize, Arc<Connection>), Outage> {
         // Each gets its share: a first server that swallows packets must leave time for the second
         // while the one who asked still waits.
-        let share = self.access.timeout / u32::try_from(self.servers.len()).unwrap_or(1).max(1);
+        let share = self.share();
         for (index, server) in self.servers.iter_mut().enumerate().take(count) {
             if server.paused_until().is_some() {
                 continue;
@@ -267,6 +353,7 @@ impl Server {
     fn failed(&mut self, fault: EnterError) {
         let (first, longest) = match fault {
             EnterError::Credentials(_) => PAUSE_CREDENTIALS,
+            EnterError::Empty(_) => PAUSE_EMPTY,
             EnterError::Other(_) => PAUSE,
         };
         let before = self.trouble.as_ref().map(|trouble| trouble.pause * 2);
@@ -278,6 +365,13 @@ impl Server {
         });
     }
 
+    /// What was missing there is meant to be.
+    fn forgive_empty(&mut self) {
+        if matches!(&self.trouble, Some(trouble) if matches!(trouble.fault, EnterError::Empty(_))) {
+            self.trouble = None;
+        }
+    }
+
     /// Its connection ended. One that served us well and was merely closed is opened again at once.
     fn ended(&mut self, end: &End, proven: bool) {
         if proven {
@@ -287,6 +381,10 @@ impl Server {
             End::Condemned(why) => {
                 tracing::warn!("directory connection given up: {why}");
                 self.failed(EnterError::Other(why.clone()));
+            }
+            End::Empty(why) => {
+                tracing::error!("directory server not used any more: {why}");
+                self.failed(EnterError::Empty(why.clone()));
             }
             End::Closed => {
                 let url = &self.url;
@@ -312,7 +410,9 @@ impl Server {
 
     fn fault(&self) -> Option<&str> {
         match &self.trouble.as_ref()?.fault {
-            EnterError::Credentials(why) | EnterError::Other(why) => Some(why),
+            EnterError::Credentials(why) | EnterError::Empty(why) | EnterError::Other(why) => {
+                Some(why)
+            }
         }
     }
 }

@@ -1,0 +1,595 @@
+//! What the servers showed, kept over restarts: an attribute of which somebody had a value, and now nobody has, is
+//! more likely hidden from us than empty.
+//!
+//! Promises: a server that shows no value of an attribute is not believed while any server has shown one, until an
+//! operator says that it is meant ([`accept_empty`]) or names another canary. What is known survives a restart.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::entry::{Entry, Outage};
+use super::people::{NoLongerJournaled, People, replace};
+use super::question::Attributes;
+
+/// What the servers showed.
+const SEEN: &str = "directory.seen";
+/// Whose journal attributes had values.
+const PEOPLE: &str = "directory.people";
+/// What operators accepted, a line each time.
+const ACCEPTED: &str = "directory.accepted";
+
+/// Objects remembered by name that have an attribute.
+const HOLDERS: usize = 5;
+
+/// How often is looked whether an operator accepted something.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The pause between two times that something new is written.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What was seen of the directory.
+#[derive(Debug)]
+pub(super) struct Presence {
+    attributes: Vec<Tracked>,
+    base: String,
+    canary: Option<String>,
+    people: People,
+    state: Mutex<State>,
+    /// Held while it is written.
+    writing: Mutex<()>,
+    /// There is something to write.
+    news: Arc<Notify>,
+    /// Counts the acceptances.
+    accepted: watch::Sender<u64>,
+    /// Where it is kept.
+    directory: Option<PathBuf>,
+}
+
+/// An attribute that is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Tracked {
+    pub(super) name: String,
+    /// Whether it holds journal addresses.
+    pub(super) is_journal: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    seen: Seen,
+    is_written: bool,
+    /// Journal attributes that nobody was found to have, each warned of once.
+    warned: Vec<String>,
+    failed: bool,
+}
+
+/// What was seen, as it is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    /// Below which base.
+    base: String,
+    /// The canary of that time.
+    canary: Option<String>,
+    /// The last line of [`ACCEPTED`] that was taken over.
+    accepted: Option<String>,
+    /// By server, then by attribute in lower case.
+    #[serde(default)]
+    servers: BTreeMap<String, BTreeMap<String, Shown>>,
+    /// People whose journal attribute is hidden.
+    #[serde(default)]
+    hidden: Vec<String>,
+}
+
+/// What a server showed of an attribute.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Shown {
+    /// The attribute as the settings spell it.
+    name: String,
+    /// Objects that had a value when they were read last.
+    holders: Vec<String>,
+    /// When a value was seen first (RFC 3339).
+    since: String,
+    /// Since when none is seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    missing: Option<String>,
+}
+
+impl Presence {
+    /// Nothing was seen so far, and nothing is kept.
+    pub(super) fn new(attributes: &Attributes, base: &str, canary: Option<String>) -> Presence {
+        let journal = attributes.journal();
+        let tracked = |is_journal| {
+            move |name: &String| Tracked {
+                name: name.clone(),
+                is_journal,
+            }
+        };
+        let known = |name: &&String| journal.iter().any(|one| one.eq_ignore_ascii_case(name));
+        let addresses = attributes.addresses().iter().filter(|name| !known(name));
+        let addresses: Vec<Tracked> = addresses.map(tracked(false)).collect();
+        let journaled = journal.iter().map(tracked(true));
+        let news: Arc<Notify> = Arc::default();
+        let seen = Seen {
+            base: base.to_lowercase(),
+            canary: canary.clone(),
+            ..Seen::default()
+        };
+        Presence {
+            attributes: journaled.chain(addresses).collect(),
+            base: base.to_lowercase(),
+            canary,
+            people: People::new(journal, Arc::clone(&news)),
+            news,
+            writing: Mutex::default(),
+            state: Mutex::new(State {
+                seen,
+                ..State::default()
+            }),
+            accepted: watch::Sender::new(0),
+            directory: None,
+        }
+    }
+
+    /// The same with what is kept in this directory. Blocks.
+    pub(super) fn kept_in(mut self, directory: &Path) -> Presence {
+        self.directory = Some(directory.to_owned());
+        let file = directory.join(SEEN);
+        let seen = match std::fs::read_to_string(&file) {
+            Ok(text) => serde_json::from_str::<Seen>(&text).map_err(io::Error::from),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.fresh(None)),
+            Err(error) => Err(error),
+        };
+        let seen = seen.unwrap_or_else(|error| {
+            tracing::warn!("cannot read {}: {error}", file.display());
+            self.fresh(None)
+        });
+        let is_same = seen.base == self.base && seen.canary == self.canary;
+        let accepted = seen.accepted.clone();
+        let people = directory.join(PEOPLE);
+        if is_same {
+            self.state().seen = seen;
+            if let Err(error) = self.people.keep_in(&people) {
+                tracing::warn!("cannot write {}: {error}", people.display());
+            }
+        } else {
+            tracing::info!(
+                "another base or canary: what the directory showed before does not count any more"
+            );
+            let mut state = self.state();
+            state.seen = self.fresh(accepted);
+            // Settings under which no server lets us in leave what is kept.
+            state.is_written = true;
+            drop(state);
+            self.people.begin_in(&people);
+        }
+        self.take_accepted();
+        self.write();
+        self
+    }
+
+    /// Follows what operators accept, and keeps what is learned, for ever.
+    pub(super) async fn follow(self: Arc<Presence>) {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.news.notified() => {}
+            }
+            let presence = Arc::clone(&self);
+            let look = move || {
+                presence.take_accepted();
+                presence.write();
+            };
+            // A panic in there leaves what is known.
+            let _ = tokio::task::spawn_blocking(look).await;
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Tells when an operator accepts that something is missing.
+    pub(super) fn acceptances(&self) -> watch::Receiver<u64> {
+        self.accepted.subscribe()
+    }
+
+    /// The attributes that are watched, journal attributes first.
+    pub(super) fn attributes(&self) -> &[Tracked] {
+        &self.attributes
+    }
+
+    /// What is known of people's journal attributes.
+    pub(super) fn people(&self) -> &People {
+        &self.people
+    }
+
+    /// Those whose journal attributes lost their values lately, the last one first.
+    pub(super) fn no_longer_journaled(&self) -> Vec<NoLongerJournaled> {
+        self.people.no_longer_journaled()
+    }
+
+    /// Whether any server has shown a value of this attribute.
+    pub(super) fn was_shown(&self, attribute: &Tracked) -> bool {
+        self.state().seen.first_shown(&attribute.key()).is_some()
+    }
+
+    /// Whether there are journal attributes of which no server has shown a value.
+    pub(super) fn is_unsure(&self) -> bool {
+        let mut journal = self.attributes.iter().filter(|one| one.is_journal);
+        journal.any(|one| !self.was_shown(one))
+    }
+
+    /// Whether an entry lacks a journal attribute that others have, so that its absence needs proof.
+    pub(super) fn lacks(&self, entry: &Entry) -> bool {
+        let journal = self.attributes.iter().filter(|one| one.is_journal);
+        let mut lacking = journal.filter(|one| !has(entry, &one.name)).peekable();
+        lacking.peek().is_some() && lacking.any(|one| self.was_shown(one))
+    }
+
+    /// Objects that had this attribute when they were read last, at this server those first.
+    pub(super) fn holders(&self, server: &str, attribute: &Tracked) -> Vec<String> {
+        let key = attribute.key();
+        let state = self.state();
+        let own = state.seen.servers.get(server).and_then(|all| all.get(&key));
+        let others = state.seen.servers.values().filter_map(|all| all.get(&key));
+        let mut holders: Vec<String> = Vec::new();
+        for holder in own
+            .into_iter()
+            .chain(others)
+            .flat_map(|shown| &shown.holders)
+        {
+            if holders.len() < 2 * HOLDERS && !holders.contains(holder) {
+                holders.push(holder.clone());
+            }
+        }
+        holders
+    }
+
+    /// Notes which attributes an entry of this server shows. Cheap where it is no news.
+    pub(super) fn note(&self, server: &str, entry: &Entry) {
+        for attribute in &self.attributes {
+            if has(entry, &attribute.name) {
+                self.show(server, attribute, &entry.dn, false);
+            }
+        }
+    }
+
+    /// Notes that an object of this server has a value of an attribute; `is_first` where it is the one to ask first.
+    pub(super) fn show(&self, server: &str, attribute: &Tracked, dn: &str, is_first: bool) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let servers = &mut state.seen.servers;
+        let known = servers
+            .get(server)
+            .and_then(|all| all.get(&attribute.key()));
+        let is_news = known.is_none_or(|shown| {
+            let is_there = shown.holders.iter().any(|holder| holder == dn);
+            let is_room = shown.holders.len() < HOLDERS;
+            shown.missing.is_some()
+                || (!is_there && (is_room || is_first))
+                || (is_first && shown.holders.first().is_none_or(|first| first != dn))
+        });
+        if !is_news {
+            return;
+        }
+        let shown = servers.entry(server.to_owned()).or_default();
+        let shown = shown.entry(attribute.key()).or_insert_with(|| Shown {
+            name: attribute.name.clone(),
+            since: now(),
+            ..Shown::default()
+        });
+        shown.missing = None;
+        shown.holders.retain(|holder| holder != dn);
+        match is_first {
+            true => shown.holders.insert(0, dn.to_owned()),
+            false => shown.holders.push(dn.to_owned()),
+        }
+        shown.holders.truncate(HOLDERS);
+        state.warned.retain(|name| *name != attribute.name);
+        state.is_written = false;
+        self.news.notify_one();
+    }
+
+    /// Notes that a server shows no value of an attribute, and says why it is not to be believed, where it is not.
+    /// `why` is what else is known of the reason.
+    pub(super) fn miss(&self, server: &str, attribute: &Tracked, why: &str) -> Option<String> {
+        let key = attribute.key();
+        let name = &attribute.name;
+        let mut state = self.state();
+        let state = &mut *state;
+        let Some((by, since)) = state.seen.first_shown(&key) else {
+            if attribute.is_journal && !state.warned.contains(name) {
+                state.warned.push(name.clone());
+                tracing::warn!(
+                    server,
+                    "nobody has {name}: a mistake in its name, or missing rights?{why}"
+                );
+            }
+            return None;
+        };
+        let known = state
+            .seen
+            .servers
+            .get_mut(server)
+            .and_then(|all| all.get_mut(&key));
+        if let Some(shown) = known.filter(|shown| shown.missing.is_none()) {
+            shown.missing = Some(now());
+            state.is_written = false;
+            self.news.notify_one();
+        }
+        let before = match by == server {
+            true => format!("any more; it did since {since}"),
+            false => format!("which {by} has shown since {since}"),
+        };
+        Some(format!(
+            "{server} shows no value of {name} {before}: were rights taken away, or does its schema lack it?{why} See to it with \"copyist check --online\"; if nobody is to have {name} any more, run \"copyist directory accept-empty\""
+        ))
+    }
+
+    /// What stands in the way of believing a file of which these objects have the attributes, in their order. Only
+    /// journal attributes count: people of whom a file gives no address are not in it.
+    pub(super) fn outage_of_file(&self, file: &str, holders: &[Option<String>]) -> Option<Outage> {
+        let mut missing = Vec::new();
+        for (attribute, holder) in self.attributes.iter().zip(holders) {
+            match holder {
+                _ if !attribute.is_journal => {}
+                Some(dn) => self.show(file, attribute, dn, false),
+                None => missing.extend(self.miss(file, attribute, "")),
+            }
+        }
+        (!missing.is_empty()).then(|| Outage::new(missing.join("; ")))
+    }
+
+    /// Takes over what an operator accepted since the last time. Blocks.
+    fn take_accepted(&self) {
+        let Some(directory) = &self.directory else {
+            return;
+        };
+        let text = std::fs::read_to_string(directory.join(ACCEPTED)).unwrap_or_default();
+        let last = text
+            .split_inclusive('\n')
+            .filter_map(|line| line.strip_suffix('\n'))
+            .next_back();
+        let Some(last) = last.filter(|line| !line.is_empty()) else {
+            return;
+        };
+        let mut state = self.state();
+        if state.seen.accepted.as_deref() == Some(last) {
+            return;
+        }
+        state.seen = self.fresh(Some(last.to_owned()));
+        state.is_written = false;
+        drop(state);
+        tracing::warn!(
+            "accepted that attributes of the directory are empty: {}",
+            last.replace('\t', " ")
+        );
+        self.forget_people();
+        self.accepted.send_modify(|count| *count += 1);
+    }
+
+    fn forget_people(&self) {
+        if let (Err(error), Some(directory)) = (self.people.forget(), &self.directory) {
+            tracing::warn!("cannot write {}: {error}", directory.join(PEOPLE).display());
+        }
+    }
+
+    /// Keeps what is new. Blocks.
+    pub(super) fn write(&self) {
+        let Some(directory) = &self.directory else {
+            return;
+        };
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let hidden = self.people.hidden();
+        let mut state = self.state();
+        if state.seen.hidden != hidden {
+            state.seen.hidden = hidden;
+            state.is_written = false;
+        }
+        let seen = (!state.is_written).then(|| state.seen.clone());
+        state.is_written = true;
+        let failed = state.failed;
+        drop(state);
+        let people = self.people.write();
+        let written = match seen {
+            Some(seen) => serde_json::to_string_pretty(&seen)
+                .map_err(io::Error::from)
+                .and_then(|text| replace(&directory.join(SEEN), &(text + "\n"))),
+            None => Ok(()),
+        };
+        match people.and(written) {
+            Ok(()) => {}
+            Err(error) => {
+                if !failed {
+                    tracing::warn!("cannot write {}: {error}", directory.join(SEEN).display());
+                }
+                let mut state = self.state();
+                (state.failed, state.is_written) = (true, false);
+                return;
+            }
+        }
+        if failed {
+            self.state().failed = false;
+        }
+    }
+
+    fn fresh(&self, accepted: Option<String>) -> Seen {
+        Seen {
+            base: self.base.clone(),
+            canary: self.canary.clone(),
+            accepted,
+            ..Seen::default()
+        }
+    }
+
+    // A panic while the lock is held leaves what is still right.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tracked {
+    fn key(&self) -> String {
+        self.name.to_ascii_lowercase()
+    }
+}
+
+impl Seen {
+    /// The server that has shown an attribute first, and since when.
+    fn first_shown(&self, key: &str) -> Option<(String, String)> {
+        let shown = self.servers.iter();
+        let shown = shown.filter_map(|(server, all)| Some((server, all.get(key)?)));
+        let first = shown.min_by(|(_, one), (_, other)| one.since.cmp(&other.since))?;
+        Some((first.0.clone(), first.1.since.clone()))
+    }
+}
+
+/// Whether an entry has a value of an attribute.
+pub(super) fn has(entry: &Entry, attribute: &str) -> bool {
+    entry
+        .values(attribute)
+        .any(|value| !value.trim().is_empty())
+}
+
+fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+/// What an operator accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// When (RFC 3339).
+    pub when: String,
+    /// Attributes of which a server shows no value any more, each with the server, and since when.
+    pub missing: Vec<String>,
+    /// Attributes that have values as far as the service knows; if they lose them within the next seconds, that is
+    /// accepted, too.
+    pub present: Vec<String>,
+    /// People whose journal attribute is hidden though their objects did not change.
+    pub hidden: Vec<String>,
+}
+
+/// Says to the service with this state directory that attributes of which nobody has a value any more are meant to be
+/// empty. The service notices within seconds; a stopped one when it starts. Blocks.
+pub fn accept_empty(state_dir: &Path, user: &str) -> io::Result<Accepted> {
+    let seen = match std::fs::read_to_string(state_dir.join(SEEN)) {
+        Ok(text) => serde_json::from_str::<Seen>(&text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Seen::default(),
+        Err(error) => return Err(error),
+    };
+    let when = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    let mut accepted = Accepted {
+        when: when.clone(),
+        missing: Vec::new(),
+        present: Vec::new(),
+        hidden: seen.hidden,
+    };
+    for (server, attributes) in &seen.servers {
+        for shown in attributes.values() {
+            let name = &shown.name;
+            match &shown.missing {
+                Some(since) => accepted
+                    .missing
+                    .push(format!("{name} at {server}, since {since}")),
+                None => accepted.present.push(format!("{name} at {server}")),
+            }
+        }
+    }
+    let user: String = user.chars().filter(|c| !c.is_control()).collect();
+    let line = format!("{when}\tby {user}\t{}\n", accepted.missing.join(", "));
+    let path = state_dir.join(ACCEPTED);
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&path)?;
+    file.write_all(line.as_bytes())?;
+    file.sync_all()?;
+    // The service refuses files in there that are somebody else's, and could not read them.
+    let owner = std::fs::metadata(state_dir)?;
+    if file.metadata()?.uid() != owner.uid() {
+        std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(accepted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVERS: [&str; 2] = ["ldap://a", "ldap://b"];
+
+    fn presence(canary: &str, directory: &Path) -> Presence {
+        let attributes = Attributes::new(&["mail".into()], &["journal".into()]);
+        let attributes = attributes.expect("valid names");
+        Presence::new(&attributes, "dc=b", Some(canary.into())).kept_in(directory)
+    }
+
+    fn journal(presence: &Presence) -> Tracked {
+        presence.attributes()[0].clone()
+    }
+
+    fn entry(dn: &str) -> Entry {
+        Entry::new(dn, [("Journal".to_owned(), vec!["j@b".to_owned()])])
+    }
+
+    #[test]
+    fn what_one_server_has_shown_the_others_must_show() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let presence = presence("c@b", directory.path());
+        let journal = journal(&presence);
+        assert_eq!(presence.miss(SERVERS[0], &journal, ""), None);
+        presence.note(SERVERS[0], &entry("cn=dan"));
+        for server in SERVERS {
+            let why = presence.miss(server, &journal, "").expect("not believed");
+            for part in [server, "journal", "accept-empty"] {
+                assert!(why.contains(part), "{why}");
+            }
+        }
+        assert_eq!(presence.holders(SERVERS[1], &journal), ["cn=dan"]);
+        presence.write();
+        let again = self::presence("c@b", directory.path());
+        assert!(again.miss(SERVERS[1], &journal, "").is_some());
+        let other = self::presence("d@b", directory.path());
+        assert_eq!(other.miss(SERVERS[0], &journal, ""), None);
+    }
+
+    #[test]
+    fn what_an_operator_accepts_counts_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let presence = presence("c@b", directory.path());
+        let journal = journal(&presence);
+        presence.note(SERVERS[0], &entry("cn=dan"));
+        presence.miss(SERVERS[0], &journal, "");
+        presence.write();
+        let accepted = accept_empty(directory.path(), "root").expect("it is ours");
+        assert_eq!(accepted.missing.len(), 1, "{accepted:?}");
+        presence.take_accepted();
+        assert_eq!(presence.miss(SERVERS[0], &journal, ""), None);
+        presence.note(SERVERS[0], &entry("cn=dan"));
+        presence.take_accepted();
+        assert!(presence.miss(SERVERS[0], &journal, "").is_some());
+        presence.write();
+        let again = self::presence("c@b", directory.path());
+        assert!(again.miss(SERVERS[0], &journal, "").is_some());
+    }
+
+    #[test]
+    fn a_file_in_which_nobody_has_an_attribute_any_more_is_an_outage() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let presence = presence("c@b", directory.path());
+        let all = [Some("cn=dan".to_owned()), Some("cn=dan".to_owned())];
+        assert_eq!(presence.outage_of_file("ldif:/x", &all), None);
+        let some = [None, Some("cn=dan".to_owned())];
+        let outage = presence
+            .outage_of_file("ldif:/x", &some)
+            .expect("an outage");
+        assert!(outage.reason.contains("ldif:/x"), "{outage}");
+        assert_eq!(presence.outage_of_file("ldif:/x", &all), None);
+    }
+}

@@ -1,0 +1,149 @@
+//! When an object was changed last, as its server stamps it. Pure.
+//!
+//! A value that is gone though the stamp stands still was not removed: it is hidden from us.
+
+/// The operational attributes that stamps are made of, each asked for by name (RFC 4512 section 3.4).
+pub(super) const ATTRIBUTES: [&str; 4] =
+    ["entryCSN", "modifyTimestamp", "uSNChanged", "whenChanged"];
+
+/// What to ask for to read these attributes and the stamp.
+pub(super) fn stamped(mut attributes: Vec<String>) -> Vec<String> {
+    attributes.extend(ATTRIBUTES.map(str::to_owned));
+    attributes
+}
+
+/// Of what was asked for the part before the stamp; `None` where no stamp was asked for.
+pub(super) fn unstamped(asked: &[String]) -> Option<&[String]> {
+    let (before, last) = asked.split_at(asked.len().checked_sub(ATTRIBUTES.len())?);
+    last.iter().eq(ATTRIBUTES.iter()).then_some(before)
+}
+
+/// A stamp. Kept as hashes, for there is one for each object in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Stamp {
+    /// The server whose numbers `exact` is of; 0 where all servers have the same.
+    pub(super) origin: u64,
+    /// `entryCSN` or `uSNChanged`; 0 where neither was read.
+    pub(super) exact: u64,
+    /// `modifyTimestamp` or `whenChanged`; 0 where neither was read.
+    pub(super) time: u64,
+}
+
+/// How an object's stamp compares with an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// The object was changed.
+    Yes,
+    /// The object is as it was.
+    No,
+    /// There is nothing to compare.
+    Unknown,
+}
+
+impl Stamp {
+    /// Takes the stamp out of the attributes of an object that this server sent, but for those that were asked for.
+    pub(super) fn take(
+        attributes: &mut Vec<(String, Vec<String>)>,
+        asked: &[String],
+        server: &str,
+    ) -> Stamp {
+        let mut stamp = Stamp::default();
+        attributes.retain(|(name, values)| {
+            let number = ATTRIBUTES
+                .iter()
+                .position(|known| known.eq_ignore_ascii_case(name));
+            let value = values.first().map_or(0, |value| fingerprint(value));
+            match number {
+                Some(0) => (stamp.origin, stamp.exact) = (0, value),
+                Some(1) => stamp.time = value,
+                Some(2) if stamp.exact == 0 => {
+                    (stamp.origin, stamp.exact) = (fingerprint(server), value);
+                }
+                Some(3) if stamp.time == 0 => stamp.time = value,
+                Some(_) => {}
+                None => return true,
+            }
+            asked.iter().any(|asked| asked.eq_ignore_ascii_case(name))
+        });
+        stamp
+    }
+
+    /// Whether there is any.
+    pub(super) fn is_known(self) -> bool {
+        self.exact != 0 || self.time != 0
+    }
+
+    /// Whether the object was changed since it had an earlier stamp. A stamp that can no longer be read is no sign
+    /// of a change.
+    pub(super) fn moved_since(self, earlier: Stamp) -> Moved {
+        if self.exact != 0 && earlier.exact != 0 && self.origin == earlier.origin {
+            return Moved::of(self.exact, earlier.exact);
+        }
+        if self.time != 0 && earlier.time != 0 {
+            return Moved::of(self.time, earlier.time);
+        }
+        match earlier.is_known() && !self.is_known() {
+            true => Moved::No,
+            false => Moved::Unknown,
+        }
+    }
+}
+
+impl Moved {
+    fn of(now: u64, earlier: u64) -> Moved {
+        match now == earlier {
+            true => Moved::No,
+            false => Moved::Yes,
+        }
+    }
+}
+
+/// FNV-1a, which is the same in every version of this program; never 0.
+pub(super) fn fingerprint(text: &str) -> u64 {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hash.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(server: &str, attributes: &[(&str, &str)]) -> Stamp {
+        let attributes = attributes.iter();
+        let mut attributes = attributes
+            .map(|(name, value)| ((*name).to_owned(), vec![(*value).to_owned()]))
+            .collect();
+        Stamp::take(&mut attributes, &[], server)
+    }
+
+    #[test]
+    fn a_stamp_is_no_attribute_of_the_object() {
+        let mut attributes = vec![
+            ("mail".to_owned(), vec!["a@b.test".to_owned()]),
+            ("entrycsn".to_owned(), vec!["1".to_owned()]),
+        ];
+        assert!(Stamp::take(&mut attributes, &[], "x").is_known());
+        assert_eq!(attributes.len(), 1);
+    }
+
+    #[test]
+    fn the_best_stamp_that_both_have_decides() {
+        let csn = |csn, time| stamp("a", &[("modifyTimestamp", time), ("entryCSN", csn)]);
+        let usn = |server, usn, time| stamp(server, &[("uSNChanged", usn), ("whenChanged", time)]);
+        for (earlier, now, moved) in [
+            (csn("1", "t"), csn("1", "t"), Moved::No),
+            (csn("1", "t"), csn("2", "t"), Moved::Yes),
+            (usn("a", "1", "t"), usn("a", "1", "t"), Moved::No),
+            (usn("a", "1", "t"), usn("a", "2", "t"), Moved::Yes),
+            (usn("a", "1", "t"), usn("b", "7", "t"), Moved::No),
+            (usn("a", "1", "t"), usn("b", "1", "u"), Moved::Yes),
+            (csn("1", "t"), stamp("a", &[]), Moved::No),
+            (stamp("a", &[]), csn("1", "t"), Moved::Unknown),
+            (stamp("a", &[]), stamp("a", &[]), Moved::Unknown),
+        ] {
+            assert_eq!(now.moved_since(earlier), moved, "{earlier:?} {now:?}");
+        }
+    }
+}
