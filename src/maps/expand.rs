@@ -686,10 +686,8 @@ impl Rules {
         run: &mut Run,
     ) -> Result<(), MapError> {
         let name = self.canonicalize(name, &self.recipient_canonical).await?;
-        let mut names = self.expand_virtual(name).await?;
-        names.reverse();
-        // The last of the work is done first.
-        for name in names {
+        let mut deliveries = Vec::new();
+        for name in self.expand_virtual(name).await? {
             if !self.is_delivered_here(name.domain()) {
                 run.add(&name);
                 continue;
@@ -700,7 +698,7 @@ impl Rules {
                 forwarded: HashSet::new(),
                 included: HashSet::new(),
             });
-            run.work.push(Work::Delivery(Delivery {
+            deliveries.push(Work::Delivery(Delivery {
                 name,
                 level: 0,
                 expanded_from: None,
@@ -710,6 +708,8 @@ impl Rules {
                 message: run.messages.len() - 1,
             }));
         }
+        // The last of the work is done first.
+        run.work.extend(deliveries.into_iter().rev());
         Ok(())
     }
 

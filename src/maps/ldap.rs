@@ -435,6 +435,7 @@ impl LdapTable {
             let special = parameters.special.iter();
             let references: Vec<String> =
                 special.flat_map(|name| values_of(&entry, name)).collect();
+            let mut referenced = Vec::new();
             for reference in references {
                 if depth >= parameters.recursion_limit {
                     return Err(format!(
@@ -447,13 +448,15 @@ impl LdapTable {
                 };
                 match self.search(&search, deadline).await {
                     Ok(entries) => {
-                        pending.extend(entries.into_iter().map(|entry| (entry, depth + 1)))
+                        referenced.extend(entries.into_iter().map(|entry| (entry, depth + 1)))
                     }
                     // As for Postfix, a member that does not exist has no address.
                     Err(Failure::NoSuchObject) => {}
                     Err(failure) => return Err(failure.to_string()),
                 }
             }
+            // The last of them is read first.
+            pending.extend(referenced.into_iter().rev());
         }
         Ok((!values.is_empty()).then(|| values.join(",")))
     }

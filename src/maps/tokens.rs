@@ -311,10 +311,7 @@ mod tests {
             ("dan%x.test", vec!["dan@x.test"]),
             ("dan%a.test%x.test", vec!["dan%a.test@x.test"]),
             ("dan%a.test@x.test", vec!["dan%a.test@x.test"]),
-            (
-                "@a.test,@b.test:dan@x.test",
-                vec!["@a.test@o.test", "dan@x.test"],
-            ),
+            ("@a.test,@b.test:dan@x.test", vec!["@a.test", "dan@x.test"]),
             ("<@a.test:dan@x.test>", vec!["dan@x.test"]),
             ("dan@x.test.", vec!["dan@x.test"]),
             ("dan@[192.0.2.1]", vec!["dan@[192.0.2.1]"]),
