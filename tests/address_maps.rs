@@ -691,7 +691,9 @@ const OTHER_DOMAINS: [&str; 3] = ["shop.test", "old.test", "far.test"];
 impl Office {
     fn new(chance: Chance) -> Office {
         Office {
-            names: (0..600).map(|n| format!("u{n}")).collect(),
+            names: (0..lab::setting("NAMES", 600))
+                .map(|n| format!("u{n}"))
+                .collect(),
             chance,
         }
     }
@@ -752,6 +754,11 @@ impl Office {
                 _ => value,
             };
             let _ = writeln!(text, "{key} {value}");
+            if domains && self.chance.below(30) == 0 {
+                // A circle, which Postfix defers.
+                let (there, back) = (self.address(), self.address());
+                let _ = writeln!(text, "{there} {back}\n{back} {there}, {key}");
+            }
         }
         text
     }

@@ -28,6 +28,9 @@ const LOCAL_NESTING: u32 = 100;
 /// include each other.
 const MOST_DELIVERIES: usize = 200_000;
 
+/// The deliveries followed before other tasks have their turn.
+const DELIVERIES_AT_ONCE: usize = 128;
+
 /// Why the addresses that an address leads to are not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MapError {
@@ -362,10 +365,10 @@ impl MapList {
         if let Some(found) = self.get(&query.full()).await? {
             return Ok(Some(hit(found, false)));
         }
-        if let Some(key) = query.bare() {
-            if let Some(found) = self.get(&key).await? {
-                return Ok(Some(hit(found, true)));
-            }
+        if let Some(key) = query.bare()
+            && let Some(found) = self.get(&key).await?
+        {
+            return Ok(Some(hit(found, true)));
         }
         let domain = query.domain();
         if domain.is_empty() {
@@ -375,10 +378,10 @@ impl MapList {
             if let Some(found) = self.get(&query.local()).await? {
                 return Ok(Some(hit(found, false)));
             }
-            if let Some(key) = query.bare_local() {
-                if let Some(found) = self.get(&key).await? {
-                    return Ok(Some(hit(found, true)));
-                }
+            if let Some(key) = query.bare_local()
+                && let Some(found) = self.get(&key).await?
+            {
+                return Ok(Some(hit(found, true)));
             }
         }
         let found = self.get(query.at_domain()).await?;
@@ -524,9 +527,13 @@ impl Rules {
                     limit: "the aliases lead to more than 200000 deliveries",
                 });
             }
+            // Long lists shall not keep a thread from other mail.
+            if run.deliveries.is_multiple_of(DELIVERIES_AT_ONCE) {
+                tokio::task::yield_now().await;
+            }
             match work {
                 Work::Submission { name, delivered } => {
-                    self.submit(name, delivered, &mut run).await?
+                    self.submit(name, delivered, &mut run).await?;
                 }
                 Work::Delivery(delivery) => self.deliver(delivery, &mut run).await?,
             }

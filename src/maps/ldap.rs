@@ -448,7 +448,7 @@ impl LdapTable {
                 };
                 match self.search(&search, deadline).await {
                     Ok(entries) => {
-                        referenced.extend(entries.into_iter().map(|entry| (entry, depth + 1)))
+                        referenced.extend(entries.into_iter().map(|entry| (entry, depth + 1)));
                     }
                     // As for Postfix, a member that does not exist has no address.
                     Err(Failure::NoSuchObject) => {}
@@ -479,7 +479,7 @@ impl LdapTable {
         let malformed = || format!("malformed URL {reference:?}");
         let url = url::Url::parse(reference.trim()).map_err(|_| malformed())?;
         let asked = ldap3::get_url_params(&url).map_err(|_| malformed())?;
-        let wants_all = asked.attrs.is_empty() || asked.attrs.iter().any(|name| *name == "*");
+        let wants_all = asked.attrs.is_empty() || asked.attrs.contains(&"*");
         let attributes: Vec<String> = attributes
             .into_iter()
             .filter(|name| {

@@ -199,10 +199,10 @@ pub(super) fn rewrite(mut tokens: Vec<Token>, origin: &str) -> String {
     let colon = tokens
         .iter()
         .position(|token| *token == Token::Operator(':'));
-    if let (Some(&AT), Some(colon)) = (tokens.first(), colon) {
-        if colon + 1 < tokens.len() {
-            tokens.drain(..=colon);
-        }
+    if let (Some(&AT), Some(colon)) = (tokens.first(), colon)
+        && colon + 1 < tokens.len()
+    {
+        tokens.drain(..=colon);
     }
     if !tokens.contains(&AT) {
         if let Some(bang) = tokens
@@ -223,10 +223,10 @@ pub(super) fn rewrite(mut tokens: Vec<Token>, origin: &str) -> String {
             tokens.extend(scan(origin));
         }
     }
-    if let [.., before, Token::Operator('.')] = tokens.as_slice() {
-        if !matches!(before, Token::Operator('.' | '@')) {
-            tokens.pop();
-        }
+    if let [.., before, Token::Operator('.')] = tokens.as_slice()
+        && !matches!(before, Token::Operator('.' | '@'))
+    {
+        tokens.pop();
     }
     internal(&tokens)
 }

@@ -171,11 +171,13 @@ impl<T: Send + Sync + 'static> Watched<T> {
         let is_late = memory
             .stale_since
             .is_some_and(|since| since.elapsed() > GRACE);
-        if let Some((failed, at)) = memory.failed {
-            if failed == stamp && is_late && at.elapsed() < RETRY_EVERY {
-                let problem = self.now.load().problem.clone();
-                return self.keep(known, problem);
-            }
+        if let Some((failed, at)) = memory.failed
+            && failed == stamp
+            && is_late
+            && at.elapsed() < RETRY_EVERY
+        {
+            let problem = self.now.load().problem.clone();
+            return self.keep(known, problem);
         }
         match (self.load)() {
             Err(reason) => {
