@@ -25,6 +25,7 @@
 //! | [`smtp`] | RFC 5321 as state machines over bytes: lines, commands, data, answers, logins; and a small sink built on them |
 //! | [`milter`] | the milter protocol, version 6. Knows nothing of journaling |
 //! | [`directory`] | entries, lookups, LDAP connections and failover, LDIF file, cache, change watching, journal-target resolution |
+//! | [`maps`] | the address maps of the MTA: which addresses it makes of a recipient or a sender |
 //! | [`identity`] | whose mailbox an address is: readings of it, people and groups behind it, the set of guarded mailboxes |
 //! | [`policy`] | rules and the plan; pure (the domains that the directory names are put into the rules from outside) |
 //! | [`text`] | text before and after bodies: which text for whom, and the edit of MIME messages. Pure |
@@ -49,6 +50,7 @@ pub mod hook;
 pub mod identity;
 pub mod journal;
 pub mod mail;
+pub mod maps;
 pub mod milter;
 pub mod pipeline;
 pub mod policy;

@@ -21,7 +21,8 @@ use super::{LogSettings, Settings};
 use crate::directory::ValuesOf;
 use crate::identity::{FoundDomains, Membership, Names};
 use crate::mail::Address;
-use crate::policy::{Direction, DirectionRules, Organization, Rules};
+use crate::maps::MapName;
+use crate::policy::{Direction, DirectionRules, MapNames, Organization, Rules};
 use crate::secret::Secret;
 
 /// Builds everything; `Err` where anything that is needed for it is wrong.
@@ -120,6 +121,7 @@ impl Build<'_> {
             parse::delimiters,
         );
         let same_domains = self.same_domains();
+        let address_maps = self.address_maps();
         let domains_from = self.domains_from();
         let mut names = Names {
             domains: domains?,
@@ -138,9 +140,30 @@ impl Build<'_> {
             trusted_networks: networks?,
             gateways: gateways?,
             trusted_certificates: certificates?,
+            address_maps: address_maps?,
             journal_mailboxes: mailboxes?,
             guards_persons: raw.journal_guard_persons,
             domains_from: domains_from?,
+        })
+    }
+
+    fn address_maps(&mut self) -> Result<MapNames, Noted> {
+        let raw = &self.raw.organization.address_maps;
+        let mut maps = |name: &str, words| {
+            let key = join("organization.address_maps", name);
+            self.each(&key, words, str::parse::<MapName>)
+        };
+        let alias = maps("alias_maps", &raw.alias_maps);
+        let virtual_alias = maps("virtual_alias_maps", &raw.virtual_alias_maps);
+        let canonical = maps("canonical_maps", &raw.canonical_maps);
+        let senders = maps("sender_canonical_maps", &raw.sender_canonical_maps);
+        let recipients = maps("recipient_canonical_maps", &raw.recipient_canonical_maps);
+        Ok(MapNames {
+            alias_maps: alias?,
+            virtual_alias_maps: virtual_alias?,
+            canonical_maps: canonical?,
+            sender_canonical_maps: senders?,
+            recipient_canonical_maps: recipients?,
         })
     }
 

@@ -77,6 +77,8 @@ pub(super) struct Organization {
     /// The domain of addresses without one: the MTA's myorigin. Default: the first of domains.
     #[schemars(example = "example.com")]
     pub(super) default_domain: Option<String>,
+    /// The MTA's address maps, as postconf prints them: whom they lead to is journaled.
+    pub(super) address_maps: AddressMaps,
     /// Networks whose clients send as the organization even without logging in, if they send for one of its addresses.
     #[schemars(example = ["192.0.2.0/24"])]
     pub(super) trusted_networks: Words,
@@ -99,6 +101,27 @@ pub(super) struct Organization {
     pub(super) journal_mailboxes: Words,
     /// Whether the mailbox of a person that somebody's journal attribute names is guarded, too.
     pub(super) journal_guard_persons: bool,
+}
+
+/// The MTA's address maps, as postconf prints them: whom they lead to is journaled.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct AddressMaps {
+    /// Aliases of local(8). Default: none.
+    #[schemars(example = ["hash:/etc/aliases"])]
+    pub(super) alias_maps: Words,
+    /// Aliases of whole addresses and domains. Default: none.
+    #[schemars(example = ["hash:/etc/postfix/virtual"])]
+    pub(super) virtual_alias_maps: Words,
+    /// Other spellings of senders and recipients. Default: none.
+    #[schemars(example = ["hash:/etc/postfix/canonical"])]
+    pub(super) canonical_maps: Words,
+    /// Other spellings of senders. Default: none.
+    #[schemars(example = ["hash:/etc/postfix/sender_canonical"])]
+    pub(super) sender_canonical_maps: Words,
+    /// Other spellings of recipients. Default: none.
+    #[schemars(example = ["hash:/etc/postfix/recipient_canonical"])]
+    pub(super) recipient_canonical_maps: Words,
 }
 
 /// Objects of the directory that name domains.
@@ -510,6 +533,7 @@ impl Default for Organization {
             local_domains: Words::default(),
             same_domains: Groups::default(),
             default_domain: None,
+            address_maps: AddressMaps::default(),
             trusted_networks: Words::from(["127.0.0.0/8", "::1/128"]),
             gateways: Words::default(),
             trusted_certificates: Words::default(),

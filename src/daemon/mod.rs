@@ -37,6 +37,7 @@ use crate::directory::{self, Directory};
 use crate::hook::{self, BindError, Gate, Listener, SmtpTerms, SmtpTlsError};
 use crate::identity::{Guarded, Identities};
 use crate::journal::{Composer, Key, KeyError};
+use crate::maps;
 use crate::pipeline::{Memory, Pipeline, Unidentified};
 use crate::spool::{self, Spool};
 use handed::Handed;
@@ -59,6 +60,9 @@ pub enum DaemonError {
     /// The directory side cannot be built.
     #[error(transparent)]
     Directory(#[from] directory::OpenError),
+    /// The address maps of the MTA.
+    #[error("organization.address_maps: {0}")]
+    Maps(#[from] maps::OpenError),
     /// The organization's domains are not known.
     #[error("organization.domains_from: {0}")]
     Domains(#[from] directory::Outage),
@@ -203,7 +207,8 @@ impl Daemon {
             guarded: Guarded::default(),
             unidentified: Unidentified::default(),
         };
-        let pipeline = pipeline(&settings, &key, directory, lasting);
+        let identities = identities_of(&settings, directory)?;
+        let pipeline = pipeline(&settings, &key, identities, lasting);
         Ok(Daemon {
             key,
             pipeline: Arc::new(ArcSwap::from_pointee(pipeline)),
@@ -356,6 +361,15 @@ impl Daemon {
             error!("the old settings stay: {outage}");
             return;
         }
+        // Indexed maps are dumped, which takes a moment.
+        let identities = tokio::task::block_in_place(|| identities_of(&settings, directory));
+        let identities = match identities {
+            Ok(identities) => identities,
+            Err(error) => {
+                error!("the old settings stay: {error}");
+                return;
+            }
+        };
         let (hook, old_hook) = (&settings.hook, &self.settings.hook);
         let smtp = match self.smtp_terms(hook) {
             Ok(smtp) => smtp,
@@ -405,7 +419,7 @@ impl Daemon {
         self.pipeline.store(Arc::new(pipeline(
             &settings,
             &self.key,
-            directory,
+            identities,
             Lasting {
                 spool: old.spool.clone(),
                 memory: old.memory.clone(),
@@ -478,10 +492,9 @@ struct Lasting {
     unidentified: Unidentified,
 }
 
-fn pipeline(settings: &Settings, key: &Key, directory: Directory, lasting: Lasting) -> Pipeline {
-    let names = settings.rules.organization.names.clone();
+fn pipeline(settings: &Settings, key: &Key, identities: Identities, lasting: Lasting) -> Pipeline {
     Pipeline {
-        identities: Identities::new(directory, names),
+        identities,
         guarded: lasting.guarded,
         rules: Arc::new(settings.rules.clone()),
         text: Arc::new(settings.text.clone()),
@@ -492,13 +505,17 @@ fn pipeline(settings: &Settings, key: &Key, directory: Directory, lasting: Lasti
     }
 }
 
-/// For commands: asks the directory of these settings whose addresses are.
-pub(crate) fn open_identities(settings: &Settings) -> Result<Identities, directory::OpenError> {
+/// Knows whose addresses are, by this directory and the address maps of these settings.
+fn identities_of(settings: &Settings, directory: Directory) -> Result<Identities, maps::OpenError> {
+    let organization = &settings.rules.organization;
+    let maps = organization.map_settings(settings.directory.timeout());
+    Identities::new(directory, organization.names.clone()).with_maps(maps)
+}
+
+/// The same for commands.
+pub(crate) fn open_identities(settings: &Settings) -> Result<Identities, DaemonError> {
     let directory = Directory::open(settings.directory.clone())?;
-    Ok(Identities::new(
-        directory,
-        settings.rules.organization.names.clone(),
-    ))
+    Ok(identities_of(settings, directory)?)
 }
 
 fn in_force(settings: &Settings) -> admin::InForce {

@@ -30,6 +30,16 @@ pub struct Settings {
     pub cache: CacheSettings,
 }
 
+impl Settings {
+    /// The longest that one question may take; a file answers from memory.
+    pub fn timeout(&self) -> Duration {
+        match &self.source {
+            Source::Ldap(ldap) => ldap.timeout,
+            Source::Ldif(_) => Duration::from_secs(5),
+        }
+    }
+}
+
 /// Where else than in a person's own object journal attributes may stand. What stands there counts as if it stood
 /// in the object as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

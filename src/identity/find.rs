@@ -4,10 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 use super::names::Names;
 use crate::directory::{Directory, Entry, Lookup, Objects, Outage, Target};
 use crate::mail::Address;
+use crate::maps::{self, AddressMaps, Expansion};
 
 /// The most addresses that one recipient may lead to by maps, forwarding and alias objects.
 const MAX_LED_TO: usize = 1000;
@@ -75,6 +78,9 @@ pub struct People(HashMap<Question, Lookup<Arc<Owners>>>);
 pub struct Identities {
     directory: Directory,
     names: Arc<Names>,
+    maps: AddressMaps,
+    /// Ends what follows the maps, with the last handle.
+    _maps_stop: Option<Arc<DropGuard>>,
 }
 
 impl Question {
@@ -159,7 +165,28 @@ impl Owners {
 impl Identities {
     /// Asks this directory about mailboxes that are named so.
     pub fn new(directory: Directory, names: Arc<Names>) -> Identities {
-        Identities { directory, names }
+        Identities {
+            directory,
+            names,
+            maps: AddressMaps::none(),
+            _maps_stop: None,
+        }
+    }
+
+    /// The same with address maps of the MTA, which are read now; blocks meanwhile. Must be called inside a runtime.
+    pub fn with_maps(self, settings: maps::Settings) -> Result<Identities, maps::OpenError> {
+        let stop = CancellationToken::new();
+        let maps = AddressMaps::open(settings, &TaskTracker::new(), &stop)?;
+        Ok(Identities {
+            maps,
+            _maps_stop: Some(Arc::new(stop.drop_guard())),
+            ..self
+        })
+    }
+
+    /// The address maps of the MTA.
+    pub fn maps(&self) -> &AddressMaps {
+        &self.maps
     }
 
     /// The directory that is asked.
@@ -195,7 +222,7 @@ impl Identities {
 
     /// The answer to a plain question from memory: an address that an object holds exactly, and that leads nowhere else.
     async fn known(&self, question: &Question) -> Option<Lookup<Arc<Owners>>> {
-        let address = question.address()?;
+        let address = question.address().filter(|_| self.maps.is_empty())?;
         let objects = self.directory.known(address).await?;
         let is_recipient = matches!(question, Question::Recipient { .. });
         if is_recipient && objects.iter().any(|object| object.leads_on()) {
@@ -292,22 +319,25 @@ impl Search<'_> {
             .iter()
             .map(|one| one.address.clone())
             .collect();
+        let (mapped, next) = self.map(&candidates).await?;
         match self.identities.directory.find_first(&candidates).await {
-            Lookup::Found((at, objects)) => {
+            // The first reading that leads to anybody counts, by a map of the MTA or in the directory.
+            Lookup::Found((at, objects)) if mapped.is_none_or(|mapped| at <= mapped) => {
                 let reading = &readings.addresses[at];
                 let dns: Vec<&str> = objects.iter().map(|object| object.dn.as_str()).collect();
-                self.note(
-                    &reading.address,
-                    format!("{}: {}", reading.step.name(), dns.join("; ")),
-                );
-                return self.found(reading.address.clone(), objects).await;
+                let outcome = format!("{}: {}", reading.step.name(), dns.join("; "));
+                self.note(&reading.address, outcome);
+                let mut further = self.found(reading.address.clone(), objects).await?;
+                if mapped == Some(at) {
+                    further.extend(next);
+                }
+                return Ok(further);
             }
-            Lookup::Absent => {
+            Lookup::Found(_) | Lookup::Absent if mapped.is_some() => return Ok(next),
+            Lookup::Found(_) | Lookup::Absent => {
                 for reading in &readings.addresses {
-                    self.note(
-                        &reading.address,
-                        format!("{}: no object", reading.step.name()),
-                    );
+                    let outcome = format!("{}: no object", reading.step.name());
+                    self.note(&reading.address, outcome);
                 }
             }
             Lookup::Unavailable(outage) => return Err(outage),
@@ -324,6 +354,33 @@ impl Search<'_> {
             self.reach(address.clone());
         }
         Ok(Vec::new())
+    }
+
+    /// The first of these readings that a map of the MTA has an entry for, and the addresses that it goes to.
+    async fn map(&mut self, readings: &[Address]) -> Result<(Option<usize>, Vec<Address>), Outage> {
+        let maps = &self.identities.maps;
+        if maps.is_empty() {
+            return Ok((None, Vec::new()));
+        }
+        for (at, reading) in readings.iter().enumerate() {
+            let expansion = match self.follows {
+                true => maps.recipients(reading).await,
+                false => maps.senders(reading).await,
+            };
+            let expansion = expansion.map_err(|error| Outage::new(error.to_string()))?;
+            let Expansion::Changed { addresses, others } = expansion else {
+                continue;
+            };
+            for step in addresses.iter().flat_map(|mapped| &mapped.steps) {
+                self.note(reading, step.to_string());
+            }
+            for other in others {
+                self.note(reading, format!("no mailbox: {}", other.target));
+            }
+            let next = addresses.into_iter().map(|mapped| mapped.address);
+            return Ok((Some(at), next.collect()));
+        }
+        Ok((None, Vec::new()))
     }
 
     fn reach(&mut self, address: Address) {

@@ -20,6 +20,7 @@ use super::find::Identities;
 use super::names::Step;
 use crate::directory::{self, Entry, JournalValues, Lookup, Outage, Target, is_within};
 use crate::mail::Address;
+use crate::maps::Expansion;
 
 /// Values resolved at once.
 const AT_ONCE: usize = 64;
@@ -235,16 +236,53 @@ impl Identities {
                 (&candidates[..at], format!("{}{how}", reading.address))
             }
             (None, Some(login)) => (&candidates[..], format!("{login} (login name)")),
-            (None, None) if guarded.incomplete.is_some() => {
-                return self.ask_guard(&candidates).await;
+            (None, None) => {
+                let mapped = self.mapped_status(&candidates, guarded).await;
+                if mapped == GuardStatus::Free && guarded.incomplete.is_some() {
+                    return self.ask_guard(&candidates).await;
+                }
+                return mapped;
             }
-            (None, None) => return GuardStatus::Free,
         };
         // An address that an object holds exactly is that object's and nobody else's. In doubt the guard holds.
         match self.directory().find_first(earlier).await {
             Lookup::Found(_) => GuardStatus::Free,
             Lookup::Absent | Lookup::Unavailable(_) => GuardStatus::Guarded(name),
         }
+    }
+
+    /// Compares what the MTA's address maps make of a recipient. One that leads to others as well is not guarded: these
+    /// must get their mail.
+    async fn mapped_status(
+        &self,
+        candidates: &[Address],
+        guarded: &GuardedMailboxes,
+    ) -> GuardStatus {
+        if self.maps().is_empty() {
+            return GuardStatus::Free;
+        }
+        for candidate in candidates {
+            let addresses = match self.maps().recipients(candidate).await {
+                Ok(Expansion::Changed { addresses, .. }) => addresses,
+                Ok(Expansion::Unchanged) => continue,
+                Err(error) => return GuardStatus::Unknown(Outage::new(error.to_string())),
+            };
+            let is_guarded = |address: &Address| {
+                let readings = self.names().readings(address, None);
+                readings
+                    .addresses
+                    .iter()
+                    .any(|one| guarded.has(&one.address))
+            };
+            let mut all = addresses.iter().map(|mapped| &mapped.address);
+            return match addresses.first() {
+                Some(first) if all.all(is_guarded) => {
+                    GuardStatus::Guarded(format!("{} (address maps)", first.address))
+                }
+                _ => GuardStatus::Free,
+            };
+        }
+        GuardStatus::Free
     }
 
     /// Asks whether a journal attribute names a recipient, where not all values could be listed.

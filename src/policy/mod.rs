@@ -15,6 +15,6 @@ pub use plan::{
     direction, identities, plan, questions, recipient_question, sender_is_ours, standing, targets,
 };
 pub use rules::{
-    AttributeOf, Direction, DirectionRules, Format, Guard, JournalWhat, OnFailure, Organization,
-    Rules,
+    AttributeOf, Direction, DirectionRules, Format, Guard, JournalWhat, MapNames, OnFailure,
+    Organization, Rules,
 };

@@ -4,12 +4,14 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::directory::{Target, ValuesOf};
 use crate::identity::{DomainPattern, Membership, Names};
 use crate::mail::{Address, Certificate};
+use crate::maps::{self, MapName};
 
 /// The direction of one sender–recipient pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,12 +133,49 @@ pub struct Organization {
     pub gateways: Vec<IpNet>,
     /// TLS client certificates whose holders send as the organization.
     pub trusted_certificates: Vec<Certificate>,
+    /// The address maps of the MTA.
+    pub address_maps: MapNames,
     /// Mailboxes that are guarded if attributes name them, whatever else they look like.
     pub journal_mailboxes: Vec<Membership>,
     /// Whether mailboxes of people that attributes name are guarded, too.
     pub guards_persons: bool,
     /// Where the directory names further domains.
     pub domains_from: Option<ValuesOf>,
+}
+
+/// Address maps of the MTA, by their parameters in postconf(5).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MapNames {
+    /// Aliases of local(8).
+    pub alias_maps: Vec<MapName>,
+    /// Aliases of whole addresses and domains.
+    pub virtual_alias_maps: Vec<MapName>,
+    /// Other spellings of senders and recipients.
+    pub canonical_maps: Vec<MapName>,
+    /// Other spellings of senders.
+    pub sender_canonical_maps: Vec<MapName>,
+    /// Other spellings of recipients.
+    pub recipient_canonical_maps: Vec<MapName>,
+}
+
+impl Organization {
+    /// How the address maps are read, given the longest that a directory's answer may take.
+    pub fn map_settings(&self, timeout: Duration) -> maps::Settings {
+        let (of, names) = (self.address_maps.clone(), Arc::clone(&self.names));
+        let local = Arc::clone(&names);
+        maps::Settings {
+            alias_maps: of.alias_maps,
+            virtual_alias_maps: of.virtual_alias_maps,
+            canonical_maps: of.canonical_maps,
+            sender_canonical_maps: of.sender_canonical_maps,
+            recipient_canonical_maps: of.recipient_canonical_maps,
+            recipient_delimiter: names.recipient_delimiter.clone(),
+            origin: names.default_domain().unwrap_or("localhost").to_owned(),
+            is_local: Arc::new(move |domain| local.is_local(domain)),
+            timeout,
+            ..maps::Settings::default()
+        }
+    }
 }
 
 /// What one direction's mail is journaled to. Both ways add up.

@@ -300,6 +300,11 @@ fn main_cf(root: &Path, options: &PostfixOptions) -> String {
                 .to_owned(),
         ]);
     }
+    // A setting that stands there twice is a warning of every program, and more than a few at once are lost,
+    // and with them the line that says that all is up.
+    let name = |line: &str| line.split('=').next().unwrap_or(line).trim().to_owned();
+    let extra: Vec<String> = options.extra.iter().map(|line| name(line)).collect();
+    lines.retain(|line| !extra.contains(&name(line)));
     lines.extend(options.extra.iter().cloned());
     lines.join("\n") + "\n"
 }

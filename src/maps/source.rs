@@ -1,0 +1,268 @@
+//! A map that can be asked, whatever it is made of.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::include::Includes;
+use super::ldap::LdapTable;
+use super::name::{MapKind, MapName};
+use super::table::{Table, dump, find_program};
+use super::text::{alias_entries, map_entries};
+use super::watched::{Watched, read_text};
+
+/// What maps are opened with.
+pub(super) struct Opener<'a> {
+    pub(super) postmap: &'a std::path::Path,
+    pub(super) config_directory: Option<&'a std::path::Path>,
+    /// The longest that an LDAP question may take.
+    pub(super) timeout: Duration,
+    pub(super) tasks: &'a TaskTracker,
+    pub(super) stop: &'a CancellationToken,
+    /// The files that the map's values may include, if the map is one of aliases.
+    pub(super) includes: Option<Arc<Includes>>,
+}
+
+/// A map.
+pub(super) struct Map {
+    /// The name, as the settings have it.
+    pub(super) name: Arc<str>,
+    source: Source,
+}
+
+enum Source {
+    Table(Arc<Watched<Table>>),
+    /// Entries that never change.
+    Fixed(Table),
+    Static(Arc<str>),
+    Ldap {
+        table: Arc<Watched<Arc<LdapTable>>>,
+        /// Why the last question had no answer.
+        problem: ArcSwapOption<String>,
+    },
+    Union(Vec<Map>),
+    Pipe(Vec<Map>),
+}
+
+/// What is known of one map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapStatus {
+    /// The setting that names the map, such as `virtual_alias_maps`.
+    pub setting: &'static str,
+    /// The map, such as `hash:/etc/postfix/virtual`, or a file that an alias includes.
+    pub map: String,
+    /// The number of entries; `None` where only the server knows, or the map was never read.
+    pub entries: Option<usize>,
+    /// When the map was last read.
+    pub read: Option<SystemTime>,
+    /// Why the map cannot be used; mail is deferred as long as this is so.
+    pub problem: Option<String>,
+}
+
+impl Map {
+    /// Opens and reads a map; blocks. Must be called inside a runtime. A map that cannot be read makes every question an error
+    /// until it can.
+    pub(super) fn open(name: &MapName, opener: &Opener<'_>) -> Map {
+        let source = match &name.kind {
+            MapKind::Text(path) => {
+                let path = path.clone();
+                let load = {
+                    let path = path.clone();
+                    move || Ok(Table::new(map_entries(&read_text(&path)?)))
+                };
+                Source::Table(open_table(name, path, load, opener))
+            }
+            MapKind::Indexed {
+                map_type,
+                source,
+                index,
+            } => Source::Table(open_indexed(name, map_type, source, index, opener)),
+            MapKind::Inline(entries) => {
+                let table = Table::new(entries.iter().cloned());
+                if let Some(includes) = &opener.includes {
+                    includes.read_all(table.values());
+                }
+                Source::Fixed(table)
+            }
+            MapKind::Static(value) => {
+                if let Some(includes) = &opener.includes {
+                    includes.read_all(std::iter::once(value.as_str()));
+                }
+                Source::Static(Arc::from(value.as_str()))
+            }
+            MapKind::Ldap(path) => {
+                let (file, timeout) = (path.clone(), opener.timeout);
+                let load = move || LdapTable::read(&file, timeout).map(Arc::new);
+                let table = Watched::open(name.to_string(), path.clone(), load);
+                follow(&table, opener);
+                Source::Ldap {
+                    table,
+                    problem: ArcSwapOption::empty(),
+                }
+            }
+            MapKind::Union(all) => {
+                Source::Union(all.iter().map(|n| Map::open(n, opener)).collect())
+            }
+            MapKind::Pipe(all) => Source::Pipe(all.iter().map(|n| Map::open(n, opener)).collect()),
+        };
+        Map {
+            name: Arc::from(name.to_string()),
+            source,
+        }
+    }
+
+    /// Returns the value of a key, which must be folded.
+    pub(super) async fn get(&self, key: &str) -> Result<Option<Arc<str>>, String> {
+        match &self.source {
+            Source::Table(table) => table.with(|content| content.value.get(key)),
+            Source::Fixed(table) => Ok(table.get(key)),
+            Source::Static(value) => Ok(Some(Arc::clone(value))),
+            Source::Ldap { table, problem } => {
+                let table = Arc::clone(&table.content()?.value);
+                let answer = table.look_up(key).await;
+                note(problem, answer.as_ref().err());
+                Ok(answer?.map(Arc::from))
+            }
+            Source::Union(all) => {
+                let mut joined: Option<String> = None;
+                for map in all {
+                    if let Some(value) = ask(map, key).await? {
+                        match joined.as_mut() {
+                            Some(joined) => {
+                                joined.push(',');
+                                joined.push_str(&value);
+                            }
+                            None => joined = Some(value.to_string()),
+                        }
+                    }
+                }
+                Ok(joined.map(Arc::from))
+            }
+            Source::Pipe(all) => {
+                let mut value: Arc<str> = Arc::from(key);
+                for map in all {
+                    let key = super::tokens::fold(&value).into_owned();
+                    match ask(map, &key).await? {
+                        Some(next) => value = next,
+                        None => return Ok(None),
+                    }
+                }
+                Ok(Some(value))
+            }
+        }
+    }
+
+    /// Whether a question goes over the network.
+    pub(super) fn is_remote(&self) -> bool {
+        match &self.source {
+            Source::Table(_) | Source::Fixed(_) | Source::Static(_) => false,
+            Source::Ldap { .. } => true,
+            Source::Union(all) | Source::Pipe(all) => all.iter().any(Map::is_remote),
+        }
+    }
+
+    /// Adds what is known of this map.
+    pub(super) fn describe(&self, setting: &'static str, into: &mut Vec<MapStatus>) {
+        let status = |entries, read, problem| MapStatus {
+            setting,
+            map: self.name.to_string(),
+            entries,
+            read,
+            problem,
+        };
+        into.push(match &self.source {
+            Source::Table(table) => match table.content() {
+                Ok(content) => status(Some(content.value.len()), Some(content.read), None),
+                Err(reason) => status(None, None, Some(reason)),
+            },
+            Source::Fixed(table) => status(Some(table.len()), None, None),
+            Source::Static(_) => status(Some(1), None, None),
+            Source::Ldap { table, problem } => match table.content() {
+                Ok(content) => {
+                    let problem = problem.load_full().map(|reason| reason.to_string());
+                    status(None, Some(content.read), problem)
+                }
+                Err(reason) => status(None, None, Some(reason)),
+            },
+            Source::Union(all) | Source::Pipe(all) => {
+                return all.iter().for_each(|map| map.describe(setting, into));
+            }
+        });
+    }
+}
+
+fn note(problem: &ArcSwapOption<String>, reason: Option<&String>) {
+    let before = problem.load();
+    if before.as_deref() != reason {
+        problem.store(reason.cloned().map(Arc::new));
+    }
+}
+
+type Answer<'a> = Pin<Box<dyn Future<Output = Result<Option<Arc<str>>, String>> + Send + 'a>>;
+
+fn ask<'a>(map: &'a Map, key: &'a str) -> Answer<'a> {
+    Box::pin(map.get(key))
+}
+
+fn follow<T: Send + Sync + 'static>(watched: &Arc<Watched<T>>, opener: &Opener<'_>) {
+    let follow = Arc::clone(watched).follow(opener.stop.clone());
+    opener.tasks.spawn_on(follow, &Handle::current());
+}
+
+fn open_table(
+    name: &MapName,
+    path: PathBuf,
+    load: impl Fn() -> Result<Table, String> + Send + Sync + 'static,
+    opener: &Opener<'_>,
+) -> Arc<Watched<Table>> {
+    let includes = opener.includes.clone();
+    let load = move || {
+        let table = load()?;
+        if let Some(includes) = &includes {
+            includes.read_all(table.values());
+        }
+        Ok(table)
+    };
+    let table = Watched::open(name.to_string(), path, load);
+    follow(&table, opener);
+    table
+}
+
+/// The MTA uses the indexed file, and so it is dumped. Without postmap(1) there is only the text file.
+fn open_indexed(
+    name: &MapName,
+    map_type: &str,
+    source: &std::path::Path,
+    index: &std::path::Path,
+    opener: &Opener<'_>,
+) -> Arc<Watched<Table>> {
+    let source = source.to_owned();
+    let Some(postmap) = find_program(opener.postmap) else {
+        tracing::warn!(
+            map = %name,
+            "{} not found: reading {} instead of the indexed file that the MTA uses",
+            opener.postmap.display(),
+            source.display()
+        );
+        let is_aliases = opener.includes.is_some();
+        let path = source.clone();
+        let load = move || {
+            let text = read_text(&source)?;
+            Ok(Table::new(match is_aliases {
+                true => alias_entries(&text),
+                false => map_entries(&text),
+            }))
+        };
+        return open_table(name, path, load, opener);
+    };
+    let directory = opener.config_directory.map(PathBuf::from);
+    let map_type = map_type.to_owned();
+    let load = move || dump(&postmap, directory.as_deref(), &map_type, &source);
+    open_table(name, index.to_owned(), load, opener)
+}

@@ -1,0 +1,352 @@
+//! A file whose content is kept in memory and read again when it changes.
+//!
+//! Promises: a change counts within a second, and is read only when the file has looked the same twice. Content that can
+//! no longer be read stays in use for [`GRACE`], since a program that rebuilds a map locks or replaces it for a moment; then the
+//! content is an error, never an empty map.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+/// The interval between two looks at a file.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long content stays in use that cannot be read again.
+const GRACE: Duration = Duration::from_secs(2);
+/// The interval between two attempts to read a file that cannot be read and does not change.
+const RETRY_EVERY: Duration = Duration::from_secs(5);
+/// Content that nothing has looked at for so long is not trusted: a network file system hangs.
+const LOOK_LATEST: Duration = Duration::from_secs(30);
+/// A file that was written in this time before the start may be half of a file.
+const YOUNG: Duration = Duration::from_millis(500);
+/// The pause between the two looks at a young file at the start.
+const SETTLE: Duration = Duration::from_millis(50);
+/// The largest text file that is read.
+const LARGEST: u64 = 512 << 20;
+
+type Loader<T> = Box<dyn Fn() -> Result<T, String> + Send + Sync>;
+
+/// Content made of a file.
+pub(super) struct Watched<T> {
+    /// The name in messages.
+    name: String,
+    path: PathBuf,
+    load: Loader<T>,
+    now: ArcSwap<State<T>>,
+}
+
+struct State<T> {
+    content: Option<Arc<Content<T>>>,
+    /// Why the content cannot be used.
+    problem: Option<String>,
+    looked: Instant,
+}
+
+/// What was read, and of which version of the file.
+pub(super) struct Content<T> {
+    pub(super) value: T,
+    pub(super) read: SystemTime,
+    stamp: Stamp,
+}
+
+/// A version of a file. The change time tells of changed permissions as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Opens the file as well: one that may not be opened any more cannot be read.
+    fn of(path: &Path) -> Result<Stamp, String> {
+        let file = File::open(path).and_then(|file| file.metadata());
+        let file = file.map_err(|cause| cannot_read(path, &cause))?;
+        if !file.is_file() {
+            return Err(format!("{} is not a regular file", path.display()));
+        }
+        Ok(Stamp {
+            device: file.dev(),
+            inode: file.ino(),
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
+
+    fn is_young(&self) -> bool {
+        let seconds = u64::try_from(self.changed.0).unwrap_or(0);
+        let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        // A time in the future counts as young.
+        (SystemTime::now().duration_since(changed))
+            .map_or(true, |age| age < YOUNG + Duration::from_secs(1))
+    }
+}
+
+/// What the looks at a file remember.
+#[derive(Default)]
+struct Memory {
+    /// The version that must be seen once more.
+    settling: Option<Stamp>,
+    /// The version that could not be read, and when.
+    failed: Option<(Stamp, Instant)>,
+    /// Since when the content in memory is not that of the file.
+    stale_since: Option<Instant>,
+}
+
+impl<T: Send + Sync + 'static> Watched<T> {
+    /// Reads the file for the first time; blocks. A file that cannot be read makes every use an error until it can.
+    pub(super) fn open(
+        name: String,
+        path: PathBuf,
+        load: impl Fn() -> Result<T, String> + Send + Sync + 'static,
+    ) -> Arc<Watched<T>> {
+        let watched = Watched {
+            name,
+            path,
+            load: Box::new(load),
+            now: ArcSwap::from_pointee(State {
+                content: None,
+                problem: Some("not read yet".to_owned()),
+                looked: Instant::now(),
+            }),
+        };
+        let mut memory = Memory {
+            settling: Stamp::of(&watched.path).ok(),
+            ..Memory::default()
+        };
+        if memory.settling.as_ref().is_some_and(Stamp::is_young) {
+            std::thread::sleep(SETTLE);
+        }
+        watched.look(&mut memory);
+        Arc::new(watched)
+    }
+
+    /// Follows the file until `stop`.
+    pub(super) async fn follow(self: Arc<Watched<T>>, stop: CancellationToken) {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut memory = Memory::default();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let watched = Arc::clone(&self);
+            let look = tokio::task::spawn_blocking(move || {
+                watched.look(&mut memory);
+                memory
+            });
+            // A panic in a look leaves the last content, until it is too old to be trusted.
+            memory = look.await.unwrap_or_default();
+        }
+    }
+
+    fn look(&self, memory: &mut Memory) {
+        let known = self.now.load().content.clone();
+        let stamp = match Stamp::of(&self.path) {
+            Ok(stamp) => stamp,
+            Err(reason) => {
+                memory.settling = None;
+                return self.fail(memory, reason);
+            }
+        };
+        if known.as_ref().is_some_and(|known| known.stamp == stamp) {
+            (memory.stale_since, memory.failed) = (None, None);
+            return self.keep(known, None);
+        }
+        if memory.settling != Some(stamp) {
+            memory.settling = Some(stamp);
+            let reason = format!("{} is being written", self.path.display());
+            return self.fail(memory, reason);
+        }
+        let is_late = memory
+            .stale_since
+            .is_some_and(|since| since.elapsed() > GRACE);
+        if let Some((failed, at)) = memory.failed
+            && failed == stamp
+            && is_late
+            && at.elapsed() < RETRY_EVERY
+        {
+            let problem = self.now.load().problem.clone();
+            return self.keep(known, problem);
+        }
+        match (self.load)() {
+            Err(reason) => {
+                memory.failed = Some((stamp, Instant::now()));
+                self.fail(memory, reason);
+            }
+            Ok(value) if Stamp::of(&self.path).as_ref() == Ok(&stamp) => {
+                tracing::info!(map = %self.name, "address map read");
+                (memory.stale_since, memory.failed) = (None, None);
+                let read = SystemTime::now();
+                let content = Content { value, read, stamp };
+                self.keep(Some(Arc::new(content)), None);
+            }
+            Ok(_) => {
+                memory.settling = None;
+                let reason = format!("{} changed while it was read", self.path.display());
+                self.fail(memory, reason);
+            }
+        }
+    }
+
+    /// Notes that the content is not that of the file.
+    fn fail(&self, memory: &mut Memory, reason: String) {
+        let since = *memory.stale_since.get_or_insert_with(Instant::now);
+        let known = self.now.load().content.clone();
+        let stays = known.is_some() && since.elapsed() < GRACE;
+        self.keep(known, (!stays).then_some(reason));
+    }
+
+    fn keep(&self, content: Option<Arc<Content<T>>>, problem: Option<String>) {
+        let before = self.now.load();
+        if let Some(reason) = problem.as_ref().filter(|_| before.problem != problem) {
+            tracing::error!(map = %self.name, "address map cannot be read: {reason}");
+        }
+        if before.problem.is_some() && problem.is_none() && before.content.is_some() {
+            tracing::info!(map = %self.name, "address map can be read again");
+        }
+        self.now.store(Arc::new(State {
+            content,
+            problem,
+            looked: Instant::now(),
+        }));
+    }
+
+    /// Returns the content, or why it cannot be used.
+    pub(super) fn content(&self) -> Result<Arc<Content<T>>, String> {
+        self.with(Arc::clone)
+    }
+
+    /// Asks the content something, without keeping hold of it.
+    pub(super) fn with<R>(&self, ask: impl FnOnce(&Arc<Content<T>>) -> R) -> Result<R, String> {
+        let state = self.now.load();
+        if let Some(reason) = &state.problem {
+            return Err(reason.clone());
+        }
+        if state.looked.elapsed() > LOOK_LATEST {
+            return Err(format!(
+                "{} could not be checked for changes for {LOOK_LATEST:?}",
+                self.path.display()
+            ));
+        }
+        match &state.content {
+            Some(content) => Ok(ask(content)),
+            None => Err("not read yet".to_owned()),
+        }
+    }
+}
+
+/// Reads a text file that is not too large.
+pub(super) fn read_text(path: &Path) -> Result<Vec<u8>, String> {
+    let cannot = |cause| cannot_read(path, &cause);
+    let file = File::open(path).map_err(cannot)?;
+    let size = file.metadata().map_err(cannot)?.len();
+    if size > LARGEST {
+        return Err(format!("{} is larger than 512 MiB", path.display()));
+    }
+    let mut text = Vec::new();
+    (file.take(LARGEST).read_to_end(&mut text)).map_err(cannot)?;
+    Ok(text)
+}
+
+pub(super) fn cannot_read(path: &Path, cause: &std::io::Error) -> String {
+    format!("cannot read {}: {cause}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Followed {
+        _directory: tempfile::TempDir,
+        path: PathBuf,
+        watched: Arc<Watched<String>>,
+        stop: CancellationToken,
+    }
+
+    impl Followed {
+        fn new() -> Followed {
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = directory.path().join("map");
+            std::fs::write(&path, "old").expect("a file");
+            let of = path.clone();
+            let load = move || {
+                let text = read_text(&of)?;
+                String::from_utf8(text).map_err(|_| "not text".to_owned())
+            };
+            let watched = Watched::open("map".into(), path.clone(), load);
+            let stop = CancellationToken::new();
+            tokio::spawn(Arc::clone(&watched).follow(stop.clone()));
+            Followed {
+                _directory: directory,
+                path,
+                watched,
+                stop,
+            }
+        }
+
+        fn content(&self) -> Result<String, String> {
+            self.watched.content().map(|content| content.value.clone())
+        }
+    }
+
+    impl Drop for Followed {
+        fn drop(&mut self) {
+            self.stop.cancel();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_counts_within_a_second() {
+        let map = Followed::new();
+        assert_eq!(map.content().as_deref(), Ok("old"));
+        std::fs::write(&map.path, "new one").expect("a file");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(map.content().as_deref(), Ok("new one"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vanished_file_is_an_error_after_a_moment() {
+        let map = Followed::new();
+        std::fs::remove_file(&map.path).expect("removed");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(map.content().as_deref(), Ok("old"));
+        tokio::time::sleep(GRACE).await;
+        assert!(
+            map.content()
+                .is_err_and(|reason| reason.contains("cannot read"))
+        );
+        std::fs::write(&map.path, "back").expect("a file");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(map.content().as_deref(), Ok("back"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn content_that_cannot_be_read_is_an_error_until_it_can() {
+        let map = Followed::new();
+        std::fs::write(&map.path, b"\xff\xff").expect("a file");
+        tokio::time::sleep(GRACE + Duration::from_secs(1)).await;
+        assert_eq!(map.content().as_deref(), Err(&"not text".to_owned()));
+        std::fs::write(&map.path, "good").expect("a file");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(map.content().as_deref(), Ok("good"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_nothing_looks_at_is_not_trusted() {
+        let map = Followed::new();
+        map.stop.cancel();
+        tokio::time::sleep(LOOK_LATEST + Duration::from_secs(1)).await;
+        assert!(map.content().is_err());
+    }
+}
