@@ -72,6 +72,7 @@ impl<D: DirectoryServer> Site<D> {
             ),
             "smtputf8_enable = yes".to_owned(),
             "smtpd_authorized_xclient_hosts = 127.0.0.0/8".to_owned(),
+            "mynetworks = 127.0.0.0/8 198.51.100.7".to_owned(),
             "smtpd_recipient_limit = 100".to_owned(),
         ];
         let mut services = String::new();
@@ -411,7 +412,11 @@ fn read_alike<D: DirectoryServer>(place: Place) {
         for from in spelled {
             let id = next();
             let client = if login.is_some() { OUTSIDE } else { INSIDE };
-            let (code, _) = site.send(client, login, &from, "buyer@customer.test", &id);
+            let (code, text) = site.send(client, login, &from, "buyer@customer.test", &id);
+            assert!(
+                login.is_none() || code == 250,
+                "{login:?} as {from}: {code} {text}"
+            );
             if code == 250 {
                 // Who a reverse path is, Postfix tells by what it makes of it.
                 let sender = login.map(|_| DAN);
