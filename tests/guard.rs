@@ -108,7 +108,9 @@ fn what_settings_name_is_guarded_under_all_its_names<D: DirectoryServer>() {
     );
     site.copyist.write_config(&config);
     site.copyist.hup();
-    wait("the new settings", PATIENCE, || rcpt(&site, &user(7)) == 550);
+    wait("the new settings", PATIENCE, || {
+        rcpt(&site, &user(7)) == 550
+    });
     for guarded in [7, 8, 9, 10] {
         for to in [
             user(guarded),

@@ -4,9 +4,11 @@ mod lab;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use std::process::Command;
+
 use lab::{
-    Client, Copyist, DOMAIN, DirectoryServer, OUTSIDE, PATIENCE, Postfix, PostfixOptions, Report,
-    Slapd, SmtpSink, free_port, message, user, wait,
+    Certificates, Client, Copyist, DOMAIN, DirectoryServer, OUTSIDE, PATIENCE, Postfix,
+    PostfixOptions, Report, Slapd, SmtpSink, free_port, message, need, user, wait,
 };
 
 /// In `trusted_networks`.
@@ -298,6 +300,68 @@ fn a_listener_for_one_side_alone_needs_no_network() {
         (code, site.archives(id)),
         (250, vec!["journal-3@archive.test".to_owned()])
     );
+}
+
+#[test]
+fn the_holder_of_an_accepted_certificate_is_inside() {
+    let directory = lab::open_directory();
+    let certificates = Certificates::make(directory.path());
+    for file in [
+        certificates.key(),
+        certificates.certificate(),
+        certificates.ca(),
+    ] {
+        lab::set_mode(&file, 0o644);
+    }
+    let slapd = Slapd::start(12);
+    let (mail, relay) = (SmtpSink::start_keeping(), SmtpSink::start_keeping());
+    let milter = free_port();
+    let postfix = Postfix::start(&PostfixOptions {
+        milter: Some(format!("inet:127.0.0.1:{milter}")),
+        deliver_to: mail.address(),
+        extra: vec![
+            "smtpd_tls_security_level = may".to_owned(),
+            "smtpd_tls_ask_ccert = yes".to_owned(),
+            format!("smtpd_tls_CAfile = {}", certificates.ca().display()),
+            format!(
+                "smtpd_tls_cert_file = {}",
+                certificates.certificate().display()
+            ),
+            format!("smtpd_tls_key_file = {}", certificates.key().display()),
+        ],
+    });
+    for (accepted, direction) in [
+        ("localhost", "out-ndr"),
+        ("localhost;somebody else", ""),
+        ("other", ""),
+    ] {
+        let copyist = Copyist::start(&format!(
+            "[organization]\ndomains = [\"{DOMAIN}\"]\ntrusted_networks = []\ntrusted_certificates = [\"{accepted}\"]\n\
+             [directory]\n{}[outbound]\njournal_attribute = \"extensionAttribute10\"\njournal_ndr = \"out-ndr@{DOMAIN}\"\n\
+             [hook.milter]\nlisten = [\"inet:127.0.0.1:{milter}\"]\n[relay]\nhost = \"{}\"\ntls = \"none\"\n[admin]\nlisten = \"off\"\n",
+            slapd.settings(),
+            relay.address(),
+        ));
+        let before = relay.count();
+        let sent = Command::new(need("swaks", "swaks"))
+            .args(["--server", &postfix.smtp_addr().to_string(), "--tls"])
+            .args(["--from", &user(DAN), "--to", "buyer@customer.test"])
+            .arg("--tls-cert")
+            .arg(certificates.certificate())
+            .arg("--tls-key")
+            .arg(certificates.key())
+            .output()
+            .expect("swaks is a program");
+        assert!(sent.status.success(), "{sent:?}");
+        wait("an empty queue", PATIENCE, || copyist.owed() == 0);
+        let reports = relay.count() - before;
+        assert_eq!(
+            reports,
+            usize::from(!direction.is_empty()),
+            "{accepted}\n{}",
+            copyist.log()
+        );
+    }
 }
 
 #[test]
