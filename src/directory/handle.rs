@@ -212,11 +212,6 @@ impl Directory {
         join_all(asked).await.into_iter().collect()
     }
 
-    /// As [`Directory::find_first`], but past all memory: what the source says now.
-    pub async fn find_fresh(&self, readings: &[Address]) -> Lookup<(usize, Objects)> {
-        self.inner.cached.find_fresh(readings).await
-    }
-
     /// The objects that have a login name, in one of `Settings::login_attributes`.
     pub async fn find_login(&self, login: &str) -> Lookup<Objects> {
         self.inner.cached.find_login(login).await
