@@ -597,10 +597,8 @@ impl Maker {
                     0 => self.outsider(),
                     1 => group(self.chance.below(GROUPS)),
                     2 if n > 0 => format!("loc{}@{LOCAL}", self.chance.below(n)),
-                    3 => {
-                        let person = self.person();
-                        format!("{}@{LOCAL}", login(person))
-                    }
+                    // Postfix delivers there at once, past what the directory says of forwarding.
+                    3 => format!("{}@{LOCAL}", login(self.plain_person())),
                     _ => {
                         let person = self.person();
                         self.address_of(person)
@@ -666,11 +664,15 @@ impl Maker {
             }
         };
         let (local, domain) = plain.split_once('@').expect("an address");
+        // The judge knows a group that is exempt by its own address only.
+        let is_exempt = (local.strip_prefix(['g', 'G']))
+            .and_then(|number| number.parse::<usize>().ok())
+            .is_some_and(|number| number >= GROUPS);
         let is_canonical = local.starts_with("typo") || local.starts_with("both");
         let written = match self.chance.below(16) {
             0 => format!("{local}+list@{domain}"),
             1 if domain == MAIN && !is_canonical => format!("{local}@sister.test"),
-            2 if domain == MAIN => format!("{local}@old.test"),
+            2 if domain == MAIN && !is_exempt => format!("{local}@old.test"),
             3 if domain == MAIN => local.to_owned(),
             4 if domain == MAIN && local.starts_with('p') => format!("{local}@{LOCAL}"),
             5 if domain == MAIN && local.starts_with('p') => {
