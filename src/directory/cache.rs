@@ -12,12 +12,13 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use metrics::counter;
 use moka::future::Cache;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::changes::{Changes, Names};
 use super::dn;
 use super::entry::{Entry, Lookup, Outage};
-use super::members::{self, Members};
+use super::members::{self, Members, Rewriting};
 use super::memory::{Got, Known, Life, Memory};
 use super::places;
 use super::question::{Attributes, value_key};
@@ -38,6 +39,9 @@ const GROUP_PATIENCE: Duration = Duration::from_secs(30);
 /// The longest that reading the members of a recipient group may take. No message waits that long, see
 /// [`super::Directory::members`].
 const MEMBERS_PATIENCE: Duration = Duration::from_secs(5 * 60);
+
+/// Objects of a large group's directory read before somebody compares them.
+const EVERYBODY_WAITING: usize = 256;
 
 /// Groups whose members are remembered.
 const GROUPS: u64 = 10_000;
@@ -149,21 +153,17 @@ impl<S: Source> Cached<S> {
     }
 
     /// The members of a group, as far as they matter for mail to it.
-    pub(super) async fn members(&self, group: &Entry) -> Result<Arc<Members>, Outage> {
-        let key = dn::key(&group.dn);
+    pub(super) async fn members(
+        &self,
+        group: &Entry,
+        rewriting: &dyn Rewriting,
+    ) -> Result<Arc<Members>, Outage> {
+        let own = dn::key(&group.dn);
+        // What the MTA makes of the members' addresses is part of the answer.
+        let key = format!("{} {own}", rewriting.version());
         let ask = || async {
-            let found = members::members(&self.source, group, self.targets.group_limit).await?;
-            let is_whole = found.is_whole;
-            let (members, names) = self.sift(found).await?;
-            let exempt = self.exempt.as_deref().filter(|_| is_whole);
-            let all_exempt = exempt.is_some_and(|_| members.all_exempt);
-            Ok((
-                Arc::new(Members {
-                    all_exempt,
-                    ..members
-                }),
-                Some(names),
-            ))
+            let (members, names) = self.read_members(group, rewriting).await?;
+            Ok((Arc::new(members), Some(names)))
         };
         let got = self.members.believed_or(&key, ask, MEMBERS_PATIENCE).await;
         match got.answer {
@@ -175,34 +175,86 @@ impl<S: Source> Cached<S> {
         }
     }
 
-    /// Keeps of a group's members what matters.
-    async fn sift(&self, found: members::Found) -> Result<(Members, Names), Outage> {
+    async fn read_members(
+        &self,
+        group: &Entry,
+        rewriting: &dyn Rewriting,
+    ) -> Result<(Members, Names), Outage> {
+        let found = members::members(&self.source, group, self.targets.group_limit).await?;
         let mut members = Members {
-            all_exempt: !found.members.is_empty() && found.addresses.is_empty(),
+            all_exempt: found.addresses.is_empty(),
             addresses: found.addresses,
             ..Members::default()
         };
-        for member in &found.members {
-            let exempts = |name: &str| {
-                let mut values = member.values(name);
-                values.any(|value| value.trim().eq_ignore_ascii_case("TRUE"))
-            };
-            members.all_exempt &= self.exempt.as_deref().is_some_and(exempts);
-            if let Some(address) = resolve::own_address(member, &self.targets) {
-                let domain = address.domain();
-                if !members.domains.iter().any(|known| known.domain() == domain) {
-                    members.domains.push(address);
+        let mut count = found.members.len();
+        for member in found.members {
+            self.sift(member, true, rewriting, &mut members).await?;
+        }
+        if let Some(unread) = found.unread {
+            let covered = members::covered(&self.source, self.places).await?;
+            let (tell, mut everybody) = mpsc::channel(EVERYBODY_WAITING);
+            let listing = async move { self.source.concerned(&tell).await };
+            let (mut matched, sifted) = (0_usize, &mut members);
+            let sifting = async {
+                while let Some(entry) = everybody.recv().await {
+                    let entry = entry?;
+                    if unread.has(&entry) {
+                        matched += 1;
+                        let may_inherit = covered.has(&entry);
+                        self.sift(entry, may_inherit, rewriting, sifted).await?;
+                    }
                 }
+                Ok(())
+            };
+            tokio::try_join!(listing, sifting)?;
+            count += matched;
+            // Somebody without an address, or of another directory, is not known to be exempt.
+            members.all_exempt &= matched >= unread.count();
+        }
+        members.all_exempt &= count > 0;
+        Ok((members, found.names))
+    }
+
+    /// Takes of a member what matters for mail to its group.
+    async fn sift(
+        &self,
+        member: Arc<Entry>,
+        may_inherit: bool,
+        rewriting: &dyn Rewriting,
+        members: &mut Members,
+    ) -> Result<(), Outage> {
+        let exempts = |name: &str| {
+            let mut values = member.values(name);
+            values.any(|value| value.trim().eq_ignore_ascii_case("TRUE"))
+        };
+        members.all_exempt &= self.exempt.as_deref().is_some_and(exempts);
+        let own = resolve::own_address(&member, &self.targets);
+        if let Some(address) = &own {
+            let domain = address.domain();
+            if !members.domains.iter().any(|known| known.domain() == domain) {
+                members.domains.push(address.clone());
             }
-            let objects = self.with_inherited([Arc::clone(member)].into()).await?;
-            if objects
-                .iter()
-                .any(|object| self.attributes.is_journaled(object))
-            {
-                members.journaled.push(objects);
+            let is_rewritten = rewriting.rewrites(address).await?;
+            // What a group leads to, its members tell.
+            let forwards = !resolve::is_group(&member) && member.leads_on();
+            if is_rewritten || forwards {
+                members.addresses.push(address.clone());
+            }
+            // Whether the member is among those whom the address leads to, whoever follows it finds out.
+            if is_rewritten && !resolve::is_group(&member) {
+                return Ok(());
             }
         }
-        Ok((members, found.names))
+        let objects: Objects = [member].into();
+        let objects = match may_inherit {
+            true => self.with_inherited(objects).await?,
+            false => objects,
+        };
+        let is_journaled = |object: &Arc<Entry>| self.attributes.is_journaled(object);
+        if objects.iter().any(is_journaled) {
+            members.journaled.push(objects);
+        }
+        Ok(())
     }
 
     /// What [`Cached::find`] gives, where it is in memory that this very address belongs to somebody and the source need not be

@@ -343,14 +343,19 @@ impl Source for LdifFile {
 
     async fn journaled(&self) -> Result<Vec<Arc<Entry>>, Outage> {
         let index = self.index()?;
-        let is_contact = |entry: &Entry| {
-            let mut classes = entry.values("objectClass");
-            classes.any(|class| class.eq_ignore_ascii_case("contact"))
-                || !entry.values("targetAddress").is_empty()
-        };
         let all = index.all.iter();
-        let all = all.filter(|entry| self.attributes.is_journaled(entry) || is_contact(entry));
+        let all = all.filter(|entry| self.attributes.is_journaled(entry));
         Ok(all.cloned().collect())
+    }
+
+    async fn concerned(&self, to: &mpsc::Sender<Result<Arc<Entry>, Outage>>) -> Result<(), Outage> {
+        let index = self.index()?;
+        for entry in &index.all {
+            if to.send(Ok(Arc::clone(entry))).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {

@@ -14,7 +14,7 @@ use super::cache::Cached;
 use super::entry::{Entry, Lookup, Outage};
 use super::file::{LdifFile, LdifFileError};
 use super::ldap::{self, Ldap, LdapError};
-use super::members::Members;
+use super::members::{Members, Rewriting};
 use super::people::NoLongerJournaled;
 use super::presence::Presence;
 use super::question::{AttributeError, Attributes};
@@ -219,14 +219,18 @@ impl Directory {
 
     /// The members of a group, as far as they matter for mail to it. An outage if they cannot be read in ten seconds:
     /// the reading goes on, so that the next attempt has them.
-    pub async fn members(&self, group: &Arc<Entry>) -> Result<Arc<Members>, Outage> {
+    pub async fn members(
+        &self,
+        group: &Arc<Entry>,
+        rewriting: Arc<dyn Rewriting>,
+    ) -> Result<Arc<Members>, Outage> {
         let (inner, group) = (Arc::clone(&self.inner), Arc::clone(group));
         let dn = group.dn.clone();
         // A task of its own, so that it outlives a question whose time is up.
         let reading = self.inner.tasks.spawn(async move {
             let until = inner.stop.clone();
             until
-                .run_until_cancelled(inner.cached.members(&group))
+                .run_until_cancelled(inner.cached.members(&group, &*rewriting))
                 .await
         });
         match tokio::time::timeout(MEMBERS_WAIT, reading).await {
@@ -425,6 +429,13 @@ impl Source for Backend {
         match self {
             Backend::Ldap(ldap) => ldap.journaled().await,
             Backend::Ldif(file) => file.journaled().await,
+        }
+    }
+
+    async fn concerned(&self, to: &mpsc::Sender<Result<Arc<Entry>, Outage>>) -> Result<(), Outage> {
+        match self {
+            Backend::Ldap(ldap) => ldap.concerned(to).await,
+            Backend::Ldif(file) => file.concerned(to).await,
         }
     }
 

@@ -2,18 +2,21 @@
 //!
 //! Promises: mail to a group concerns each member that has a journal attribute, at any depth; cycles end. The size of a
 //! group bounds the memory taken, not what is found: beyond `TargetSettings::group_limit` the members are not read one by
-//! one, but those who are journaled are compared with them.
+//! one, but everybody in the directory is compared with their names, and only those who matter are kept.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::changes::Names;
 use super::dn;
 use super::entry::{Entry, Outage};
 use super::memory::Answer;
+use super::places;
 use super::resolve::{self, AT_ONCE, is_group};
+use super::settings::Places;
 use super::source::{Name, Objects, Source};
 use super::target::Target;
 use crate::mail::Address;
@@ -25,7 +28,8 @@ pub struct Members {
     pub journaled: Vec<Objects>,
     /// One address for each domain that members have addresses of: the directions of mail to the group follow from them.
     pub domains: Vec<Address>,
-    /// Members that are named by address, as alias objects do (`rfc822MailMember`).
+    /// Addresses that mail to the group leads on to: of members that are named by address (`rfc822MailMember`), that forward
+    /// their mail, or whose address the MTA rewrites.
     pub addresses: Vec<Address>,
     /// Whether there are members, and the exemption attribute of each says TRUE.
     pub all_exempt: bool,
@@ -37,16 +41,104 @@ impl Answer for Arc<Members> {
     }
 }
 
-/// A member as it was read, or why it must not be read.
+/// Tells whether the MTA makes other addresses of a member's.
+pub trait Rewriting: Send + Sync + 'static {
+    /// Another number whenever answers may be others.
+    fn version(&self) -> u64;
+
+    /// Whether mail to this address goes elsewhere, or elsewhere as well.
+    fn rewrites<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Result<bool, Outage>>;
+}
+
+/// The members of a group as they were read.
 pub(super) struct Found {
     /// Everything but the group itself that was read.
     pub(super) members: Vec<Arc<Entry>>,
     /// Members that are named by address.
     pub(super) addresses: Vec<Address>,
-    /// Whether `members` are all of them, and not those alone that may matter.
-    pub(super) is_whole: bool,
+    /// The names of all members, if they are too many to be read one by one: `members` are the groups among them then.
+    pub(super) unread: Option<Unread>,
     /// What the answer depends on.
     pub(super) names: Names,
+}
+
+/// The names of members that were not read.
+pub(super) struct Unread {
+    names: HashSet<String>,
+    seen: HashSet<String>,
+}
+
+impl Unread {
+    /// Whether an object is one of these members.
+    pub(super) fn has(&self, entry: &Entry) -> bool {
+        let key = dn::key(&entry.dn);
+        if self.seen.contains(&key) {
+            return false;
+        }
+        let uids = entry.values("uid");
+        let mut uids = uids.map(|uid| Name::Uid(uid.to_owned()).key());
+        self.names.contains(&key) || uids.any(|key| self.names.contains(&key))
+    }
+
+    /// How many of these members are not groups.
+    pub(super) fn count(&self) -> usize {
+        let groups = self.names.iter().filter(|name| self.seen.contains(*name));
+        self.names.len() - groups.count()
+    }
+}
+
+/// Which objects journal attributes of groups and containers cover.
+#[derive(Default)]
+pub(super) struct Covered {
+    containers: HashSet<String>,
+    members: HashSet<String>,
+    seen: HashSet<String>,
+}
+
+impl Covered {
+    /// Whether an object may inherit from a group or container.
+    pub(super) fn has(&self, entry: &Entry) -> bool {
+        let is_within = || {
+            let above = places::above(&entry.dn, "");
+            above
+                .iter()
+                .any(|dn| self.containers.contains(&dn::key(dn)))
+        };
+        let is_member = || {
+            let key = dn::key(&entry.dn);
+            let uids = entry.values("uid");
+            let mut uids = uids.map(|uid| Name::Uid(uid.to_owned()).key());
+            self.members.contains(&key)
+                || self.seen.contains(&key)
+                || uids.any(|key| self.members.contains(&key))
+        };
+        !self.containers.is_empty() && is_within() || is_member()
+    }
+}
+
+/// Reads which objects journal attributes of groups and containers cover.
+pub(super) async fn covered<S: Source>(source: &S, places: Places) -> Result<Covered, Outage> {
+    let mut covered = Covered::default();
+    if places == Places::default() {
+        return Ok(covered);
+    }
+    let groups = group_keys(source).await?;
+    for entry in source.journaled().await? {
+        if places.containers {
+            covered.containers.insert(dn::key(&entry.dn));
+        }
+        if places.groups && groups.contains(&dn::key(&entry.dn)) {
+            let (walk, names) = walk_groups(source, &entry.dn, &groups).await?;
+            covered.members.extend(names);
+            covered.seen.extend(walk.seen);
+        }
+    }
+    Ok(covered)
+}
+
+async fn group_keys<S: Source>(source: &S) -> Result<HashSet<String>, Outage> {
+    let groups = source.groups().await?;
+    Ok(groups.iter().map(|dn| dn::key(dn)).collect())
 }
 
 /// Reads the members of a group, through groups in it.
@@ -72,11 +164,11 @@ pub(super) async fn members<S: Source>(
         names: Names::of(
             walk.asked
                 .into_iter()
-                .chain(walk.searched.then(|| super::places::ANYWHERE.to_owned())),
+                .chain(walk.searched.then(|| places::ANYWHERE.to_owned())),
         ),
         members: walk.members,
         addresses: walk.addresses,
-        is_whole: true,
+        unread: None,
     })
 }
 
@@ -134,17 +226,30 @@ fn named_by_address(group: &Entry) -> impl Iterator<Item = Address> {
     })
 }
 
-/// The members of a large group that may matter: of all objects that may, those whose names are among the members'.
+/// The names of a large group's members, and those who were read on the way.
 async fn compare<S: Source>(source: &S, group: &Entry) -> Result<Found, Outage> {
-    let groups: HashSet<String> = source
-        .groups()
-        .await?
-        .iter()
-        .map(|dn| dn::key(dn))
-        .collect();
+    let groups = group_keys(source).await?;
+    let (walk, names) = walk_groups(source, &group.dn, &groups).await?;
+    Ok(Found {
+        members: walk.members,
+        addresses: walk.addresses,
+        unread: Some(Unread {
+            names,
+            seen: walk.seen,
+        }),
+        names: Names::any(),
+    })
+}
+
+/// Reads a group and the groups in it, and gives the names of all members.
+async fn walk_groups<S: Source>(
+    source: &S,
+    group: &str,
+    groups: &HashSet<String>,
+) -> Result<(Walk, HashSet<String>), Outage> {
     let mut walk = Walk::default();
     let mut names: HashSet<String> = HashSet::new();
-    let mut level = vec![Name::Dn(group.dn.clone())];
+    let mut level = vec![Name::Dn(group.to_owned())];
     while !level.is_empty() {
         let entries = read(source, level).await?;
         level = Vec::new();
@@ -156,27 +261,19 @@ async fn compare<S: Source>(source: &S, group: &Entry) -> Result<Found, Outage> 
                     Name::Uid(_) | Name::X500(_) => false,
                     Name::Url(_) | Name::PrimaryGroup(_) => true,
                 };
-                if names.insert(key) && is_group {
-                    level.push(name);
+                if is_group {
+                    // A search has no object of its own.
+                    let is_search = !matches!(name, Name::Dn(_));
+                    let is_new = match is_search {
+                        true => walk.asked.insert(key),
+                        false => names.insert(key),
+                    };
+                    level.extend(is_new.then_some(name));
+                } else {
+                    names.insert(key);
                 }
             }
         }
     }
-    let mut members = std::mem::take(&mut walk.members);
-    for entry in source.journaled().await? {
-        let uids = entry
-            .values("uid")
-            .map(|uid| Name::Uid(uid.to_owned()).key());
-        let mut keys = std::iter::once(dn::key(&entry.dn)).chain(uids);
-        let is_known = |key: &String| walk.seen.contains(key);
-        if keys.any(|key| names.contains(&key)) && !is_known(&dn::key(&entry.dn)) {
-            members.push(entry);
-        }
-    }
-    Ok(Found {
-        members,
-        addresses: walk.addresses,
-        is_whole: false,
-        names: Names::any(),
-    })
+    Ok((walk, names))
 }

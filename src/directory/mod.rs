@@ -44,7 +44,7 @@ pub use file::LdifFileError;
 pub use handle::{Directory, Health, OpenError};
 pub use ldap::{LdapError, TlsError, UrlError, certificate_fault, tls_client_config};
 pub use ldif::{LdifError, LdifFault};
-pub use members::Members;
+pub use members::{Members, Rewriting};
 pub use people::NoLongerJournaled;
 pub use presence::{Accepted, accept_empty};
 pub use question::AttributeError;

@@ -119,14 +119,13 @@ impl Attributes {
         logins.map(|login| login.trim().to_lowercase()).collect()
     }
 
-    /// The filter for everything that may matter as a member of a group, see [`super::source::Source::journaled`].
-    pub(super) fn journaled_or_contact_filter(&self) -> String {
-        let journaled = self.journal.iter().map(|name| format!("({name}=*)"));
-        let contacts = [
-            "(objectClass=contact)".to_owned(),
-            "(targetAddress=*)".to_owned(),
-        ];
-        any_of(journaled.chain(contacts).collect())
+    /// The filter for everything that mail may concern: objects with an address, forwarding or a journal attribute.
+    pub(super) fn concerned_filter(&self) -> String {
+        let journaled = self.journal.iter().map(String::as_str);
+        let all = self.addresses.iter().map(String::as_str);
+        let all = all.chain(journaled).chain(FORWARDING);
+        let all: Vec<String> = distinct(&all.map(str::to_owned).collect::<Vec<_>>());
+        any_of(all.iter().map(|name| format!("({name}=*)")).collect())
     }
 
     /// The attributes that hold people's own addresses.

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::mpsc;
+
 use super::dn;
 use super::entry::{Entry, Outage};
 use super::target::x500_key;
@@ -168,8 +170,15 @@ pub(super) trait Source: Send + Sync + 'static {
     /// The DNs of all groups.
     fn groups(&self) -> impl Future<Output = Result<Vec<String>, Outage>> + Send;
 
-    /// Everything that may matter as a member of a group: objects with a journal attribute, and contacts.
+    /// All objects with a journal attribute.
     fn journaled(&self) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
+
+    /// Tells every object that mail may concern: with an address, forwarding or a journal attribute. An outage if the list
+    /// is not whole.
+    fn concerned(
+        &self,
+        to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
+    ) -> impl Future<Output = Result<(), Outage>> + Send;
 
     /// Of the objects above this one those with a journal attribute.
     fn containers_of(

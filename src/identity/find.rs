@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::names::Names;
-use crate::directory::{Directory, Entry, Lookup, Objects, Outage, Target};
+use super::names::{Names, Readings, Step};
+use crate::directory::{Directory, Entry, Lookup, Objects, Outage, Rewriting, Target};
 use crate::mail::Address;
 use crate::maps::{self, AddressMaps, Expansion};
 
@@ -253,6 +253,7 @@ impl Identities {
             identities: self,
             owners: Owners::default(),
             seen: HashSet::new(),
+            limit: MAX_LED_TO,
             follows: true,
         };
         match question {
@@ -261,9 +262,25 @@ impl Identities {
                 search.follows = false;
                 search.follow(address, mta.as_ref()).await?;
             }
-            Question::Login(login) => search.login(login).await?,
+            Question::Login(login) => {
+                search.follows = false;
+                search.login(login).await?;
+            }
         }
         Ok(search.owners)
+    }
+}
+
+impl Rewriting for AddressMaps {
+    fn version(&self) -> u64 {
+        AddressMaps::version(self)
+    }
+
+    fn rewrites<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Result<bool, Outage>> {
+        Box::pin(async move {
+            let answer = AddressMaps::rewrites(self, address).await;
+            answer.map_err(|error| Outage::new(error.to_string()))
+        })
     }
 }
 
@@ -271,9 +288,22 @@ impl Identities {
 struct Search<'a> {
     identities: &'a Identities,
     owners: Owners,
-    seen: HashSet<Address>,
+    /// The addresses followed, as they are and as what the maps of the MTA lead to.
+    seen: HashSet<(Address, bool)>,
+    /// The most addresses that may be followed.
+    limit: usize,
     /// Whether groups and forwarding lead on: for recipients.
     follows: bool,
+}
+
+/// An address that mail goes on to.
+#[derive(Clone)]
+struct Next {
+    address: Address,
+    /// The group by which it was reached.
+    group: Option<Address>,
+    /// Whether it is what the maps of the MTA lead to in the end.
+    is_mapped: bool,
 }
 
 impl Search<'_> {
@@ -286,21 +316,27 @@ impl Search<'_> {
 
     /// Follows an address, and all that it leads to.
     async fn follow(&mut self, address: &Address, mta: Option<&Address>) -> Result<(), Outage> {
-        let mut waiting = vec![address.clone()];
-        self.seen.insert(address.clone());
+        let mut waiting = vec![Next {
+            address: address.clone(),
+            group: None,
+            is_mapped: false,
+        }];
+        self.seen.insert((address.clone(), false));
         let mut mta = mta;
-        while let Some(address) = waiting.pop() {
-            let is_first = self.seen.len() == 1;
-            for next in self.address(&address, mta.take(), is_first).await? {
-                if self.seen.len() >= MAX_LED_TO {
+        let mut is_first = true;
+        while let Some(one) = waiting.pop() {
+            for next in self.address(&one, mta.take(), is_first).await? {
+                if self.seen.len() >= self.limit {
                     return Err(Outage::new(format!(
-                        "mail to one address leads to more than {MAX_LED_TO} others"
+                        "mail to one address leads to more than {} others",
+                        self.limit
                     )));
                 }
-                if self.seen.insert(next.clone()) {
+                if self.seen.insert((next.address.clone(), next.is_mapped)) {
                     waiting.push(next);
                 }
             }
+            is_first = false;
         }
         Ok(())
     }
@@ -308,61 +344,104 @@ impl Search<'_> {
     /// Identifies one address; gives the addresses that it leads to.
     async fn address(
         &mut self,
-        address: &Address,
+        one: &Next,
         mta: Option<&Address>,
         is_first: bool,
-    ) -> Result<Vec<Address>, Outage> {
+    ) -> Result<Vec<Next>, Outage> {
         let names = &self.identities.names;
-        let readings = names.readings(address, mta);
+        let readings = names.readings(&one.address, mta);
         let candidates: Vec<Address> = readings
             .addresses
             .iter()
-            .map(|one| one.address.clone())
+            .map(|reading| reading.address.clone())
             .collect();
-        let (mapped, next) = self.map(&candidates).await?;
-        match self.identities.directory.find_first(&candidates).await {
-            // The first reading that leads to anybody counts, by a map of the MTA or in the directory.
-            Lookup::Found((at, objects)) if mapped.is_none_or(|mapped| at <= mapped) => {
+        let mut mapped = match one.is_mapped {
+            true => None,
+            false => self.map(&readings).await?,
+        };
+        let found = match self.identities.directory.find_first(&candidates).await {
+            Lookup::Found(found) => Some(found),
+            Lookup::Absent => None,
+            Lookup::Unavailable(outage) => return Err(outage),
+        };
+        // The first reading that leads to anybody counts, by a map of the MTA or in the directory.
+        if let (Some((at, _)), Some((mapped_at, _))) = (&found, &mapped)
+            && at < mapped_at
+        {
+            mapped = None;
+        }
+        let is_mapped = mapped.is_some();
+        let mut next: Vec<Next> = mapped
+            .into_iter()
+            .flat_map(|(_, addresses)| addresses)
+            .map(|address| Next {
+                address,
+                group: one.group.clone(),
+                is_mapped: true,
+            })
+            .collect();
+        if let Some((at, mut objects)) = found {
+            if is_mapped && self.follows {
+                // Whether mail arrives there as well, the map says; by it the MTA knows the members of a group.
+                let groups = objects.iter().filter(|object| object.is_group());
+                objects = groups.cloned().collect();
+            }
+            if !objects.is_empty() {
                 let reading = &readings.addresses[at];
                 let dns: Vec<&str> = objects.iter().map(|object| object.dn.as_str()).collect();
                 let outcome = format!("{}: {}", reading.step.name(), dns.join("; "));
                 self.note(&reading.address, outcome);
-                let mut further = self.found(reading.address.clone(), objects).await?;
-                if mapped == Some(at) {
-                    further.extend(next);
-                }
-                return Ok(further);
+                let found = Next {
+                    address: reading.address.clone(),
+                    ..one.clone()
+                };
+                next.extend(self.found(found, objects).await?);
             }
-            Lookup::Found(_) | Lookup::Absent if mapped.is_some() => return Ok(next),
-            Lookup::Found(_) | Lookup::Absent => {
-                for reading in &readings.addresses {
-                    let outcome = format!("{}: no object", reading.step.name());
-                    self.note(&reading.address, outcome);
-                }
-            }
-            Lookup::Unavailable(outage) => return Err(outage),
+            return Ok(next);
+        }
+        if is_mapped {
+            return Ok(next);
+        }
+        for reading in &readings.addresses {
+            let outcome = format!("{}: no object", reading.step.name());
+            self.note(&reading.address, outcome);
         }
         for login in &readings.logins {
-            if self.ask_login(login, address).await? {
-                return Ok(Vec::new());
+            if let Some(next) = self.ask_login(login, one).await? {
+                return Ok(next);
             }
+        }
+        if !self.follows {
+            next.extend(self.alias(&readings).await?);
+            return Ok(next);
         }
         if let Some(outside) = readings.outside {
             self.note(&outside, "the local part routes outside");
             self.reach(outside);
-        } else if !is_first && !names.has(address) {
-            self.reach(address.clone());
+        } else if names.has(&one.address) {
+            // Whoever it is, it is somebody of the organization.
+            self.owners.has_others = true;
+        } else if !is_first {
+            self.reach(one.address.clone());
         }
-        Ok(Vec::new())
+        Ok(next)
     }
 
     /// The first of these readings that a map of the MTA has an entry for, and the addresses that it goes to.
-    async fn map(&mut self, readings: &[Address]) -> Result<(Option<usize>, Vec<Address>), Outage> {
+    async fn map(&mut self, readings: &Readings) -> Result<Option<(usize, Vec<Address>)>, Outage> {
         let maps = &self.identities.maps;
         if maps.is_empty() {
-            return Ok((None, Vec::new()));
+            return Ok(None);
         }
-        for (at, reading) in readings.iter().enumerate() {
+        let is_local = |address: &Address| self.identities.names.is_local(address.domain());
+        let is_written_local =
+            (readings.addresses.first()).is_some_and(|one| is_local(&one.address));
+        for (at, reading) in readings.addresses.iter().enumerate() {
+            // The MTA itself knows what its own names are.
+            if is_written_local && reading.step == Step::SharedDomain {
+                continue;
+            }
+            let reading = &reading.address;
             let expansion = match self.follows {
                 true => maps.recipients(reading).await,
                 false => maps.senders(reading).await,
@@ -378,9 +457,35 @@ impl Search<'_> {
                 self.note(reading, format!("no mailbox: {}", other.target));
             }
             let next = addresses.into_iter().map(|mapped| mapped.address);
-            return Ok((Some(at), next.collect()));
+            return Ok(Some((at, next.collect())));
         }
-        Ok((None, Vec::new()))
+        Ok(None)
+    }
+
+    /// Whose name an alias is that somebody sends by: it is that of a mailbox if it leads to this one and to nothing else.
+    async fn alias(&mut self, readings: &Readings) -> Result<Option<Next>, Outage> {
+        let maps = &self.identities.maps;
+        for reading in &readings.addresses {
+            let expansion = maps.recipients(&reading.address).await;
+            let expansion = expansion.map_err(|error| Outage::new(error.to_string()))?;
+            let Expansion::Changed { addresses, others } = expansion else {
+                continue;
+            };
+            let [only] = addresses.as_slice() else {
+                let outcome = format!("alias of {} mailboxes", addresses.len());
+                self.note(&reading.address, outcome);
+                return Ok(None);
+            };
+            for step in &only.steps {
+                self.note(&reading.address, step.to_string());
+            }
+            return Ok(others.is_empty().then(|| Next {
+                address: only.address.clone(),
+                group: None,
+                is_mapped: true,
+            }));
+        }
+        Ok(None)
     }
 
     fn reach(&mut self, address: Address) {
@@ -392,8 +497,7 @@ impl Search<'_> {
     async fn login(&mut self, login: &str) -> Result<(), Outage> {
         let bare = login.trim();
         if let Ok(address) = Address::parse(bare) {
-            self.seen.insert(address.clone());
-            self.address(&address, None, true).await?;
+            self.follow(&address, None).await?;
             if !self.owners.people.is_empty() {
                 return Ok(());
             }
@@ -406,9 +510,13 @@ impl Search<'_> {
             .names
             .default_domain()
             .unwrap_or("localhost");
-        let shown = Address::quoted(user, default);
-        let Some(shown) = shown else {
+        let Some(address) = Address::quoted(user, default) else {
             return Ok(());
+        };
+        let shown = Next {
+            address,
+            group: None,
+            is_mapped: false,
         };
         let mut asked: Vec<&str> = Vec::new();
         for login in [bare, name, user] {
@@ -416,52 +524,51 @@ impl Search<'_> {
                 continue;
             }
             asked.push(login);
-            if self.ask_login(login, &shown).await? {
+            if self.ask_login(login, &shown).await?.is_some() {
                 return Ok(());
             }
         }
         // Last the name at the default domain: `imeier` as `imeier@corp.test`.
-        if self.seen.insert(shown.clone()) {
-            self.address(&shown, None, true).await?;
+        if !self.seen.contains(&(shown.address.clone(), false)) {
+            self.follow(&shown.address, None).await?;
         }
-        self.owners.reached.clear();
         Ok(())
     }
 
-    async fn ask_login(&mut self, login: &str, shown: &Address) -> Result<bool, Outage> {
+    /// Takes the objects that have a login name, and gives what they lead to; `None` if there are none.
+    async fn ask_login(&mut self, login: &str, shown: &Next) -> Result<Option<Vec<Next>>, Outage> {
         if login.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
         match self.identities.directory.find_login(login).await {
             Lookup::Found(objects) => {
                 let dns: Vec<&str> = objects.iter().map(|object| object.dn.as_str()).collect();
                 self.note(login, format!("login name: {}", dns.join("; ")));
-                self.found(shown.clone(), objects).await?;
-                Ok(true)
+                self.found(shown.clone(), objects).await.map(Some)
             }
             Lookup::Absent => {
                 self.note(login, "login name: no object");
-                Ok(false)
+                Ok(None)
             }
             Lookup::Unavailable(outage) => Err(outage),
         }
     }
 
     /// Takes an address's objects, and what they stand for.
-    async fn found(&mut self, address: Address, objects: Objects) -> Result<Vec<Address>, Outage> {
+    async fn found(&mut self, one: Next, objects: Objects) -> Result<Vec<Next>, Outage> {
         let mut next = Vec::new();
         if self.follows {
             let own = objects
                 .iter()
                 .filter(|object| !object.inherited && object.leads_on());
             for object in own.cloned().collect::<Vec<_>>() {
-                self.lead_on(&address, &object, &mut next).await?;
+                self.lead_on(&one, &object, &mut next).await?;
             }
         }
         self.add(Person {
-            address,
+            address: one.address,
             objects,
-            group: None,
+            group: one.group,
         });
         Ok(next)
     }
@@ -483,23 +590,26 @@ impl Search<'_> {
 
     async fn lead_on(
         &mut self,
-        address: &Address,
+        one: &Next,
         object: &Arc<Entry>,
-        next: &mut Vec<Address>,
+        next: &mut Vec<Next>,
     ) -> Result<(), Outage> {
         if object.is_group() {
-            let members = self.identities.directory.members(object).await?;
+            let identities = self.identities;
+            let maps: Arc<dyn Rewriting> = Arc::new(identities.maps.clone());
+            let members = identities.directory.members(object, maps).await?;
             self.note(
                 &object.dn,
                 format!("group: {} journaled members", members.journaled.len()),
             );
             self.owners.has_others |= !members.all_exempt;
+            let group = one.group.as_ref().unwrap_or(&one.address);
             for objects in &members.journaled {
                 let own = objects.first().and_then(|member| own_address(member));
                 self.owners.people.push(Person {
-                    address: own.unwrap_or_else(|| address.clone()),
+                    address: own.unwrap_or_else(|| one.address.clone()),
                     objects: Arc::clone(objects),
-                    group: Some(address.clone()),
+                    group: Some(group.clone()),
                 });
             }
             let outside = members
@@ -509,14 +619,25 @@ impl Search<'_> {
             for contact in outside.cloned().collect::<Vec<_>>() {
                 self.reach(contact);
             }
-            next.extend(members.addresses.iter().cloned());
+            // The size of a group is no reason to defer mail.
+            self.limit += members.addresses.len();
+            next.extend(members.addresses.iter().map(|address| Next {
+                address: address.clone(),
+                group: Some(group.clone()),
+                is_mapped: false,
+            }));
         }
+        let to = |address| Next {
+            address,
+            group: one.group.clone(),
+            is_mapped: false,
+        };
         let mut objects = Vec::new();
         for value in object.forwarding() {
             match Target::parse(value) {
-                Ok(Target::Smtp(to)) => {
-                    self.note(&to, format!("forwarding of {}", object.dn));
-                    next.push(to);
+                Ok(Target::Smtp(address)) => {
+                    self.note(&address, format!("forwarding of {}", object.dn));
+                    next.push(to(address));
                 }
                 Ok(target) => objects.push(target),
                 Err(error) => self.note(value, format!("forwarding of {}: {error}", object.dn)),
@@ -525,7 +646,7 @@ impl Search<'_> {
         for (target, answer) in self.identities.directory.resolve(&objects).await {
             if let Ok(reached) = answer? {
                 self.note(&target, format!("forwarding of {}", object.dn));
-                next.extend(reached.iter().map(|one| one.address.clone()));
+                next.extend(reached.iter().map(|one| to(one.address.clone())));
             }
         }
         Ok(())

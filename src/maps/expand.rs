@@ -501,12 +501,17 @@ impl Run {
 
 impl Rules {
     fn is_ours(&self, domain: &str) -> bool {
-        domain.eq_ignore_ascii_case(&self.origin) || (self.is_local)(domain)
+        domain.eq_ignore_ascii_case(&self.origin) || self.is_local(domain)
     }
 
     /// Whether the MTA's local(8) delivers for a domain.
     fn is_delivered_here(&self, domain: &str) -> bool {
-        !self.alias.is_empty() && (self.is_local)(domain)
+        !self.alias.is_empty() && self.is_local(domain)
+    }
+
+    /// The domain comes from addresses and from maps, in any case.
+    fn is_local(&self, domain: &str) -> bool {
+        (self.is_local)(&fold(domain))
     }
 
     /// Returns what becomes of a recipient.
@@ -582,7 +587,7 @@ impl Rules {
     }
 
     /// Whether any map has an entry for a recipient. Copies nothing for a plain address.
-    async fn knows(&self, address: &Address) -> Result<bool, MapError> {
+    pub(super) async fn knows(&self, address: &Address) -> Result<bool, MapError> {
         let is_plain = !address.needs_smtputf8() && is_dot_string(address.local());
         let text = match is_plain {
             true => Cow::Borrowed(address.key()),
@@ -907,7 +912,7 @@ impl Rules {
                     delivered_to: state.delivered_to.clone(),
                     message: state.message,
                 };
-                match (self.is_local)(delivery.name.domain()) {
+                match self.is_local(delivery.name.domain()) {
                     true => work.push(Work::Delivery(delivery)),
                     false => {
                         // Elsewhere: by way of cleanup(8), with its maps.

@@ -19,6 +19,7 @@ mod tokens;
 mod watched;
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -196,6 +197,25 @@ impl AddressMaps {
             Some(rules) => rules.senders(address).await,
             None => Ok(Expansion::Unchanged),
         }
+    }
+
+    /// Whether any map has an entry for a recipient: without one, [`AddressMaps::recipients`] is [`Expansion::Unchanged`].
+    pub async fn rewrites(&self, address: &Address) -> Result<bool, MapError> {
+        match &self.0 {
+            Some(rules) => rules.knows(address).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Returns another number whenever a file of a map was read again.
+    pub fn version(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for list in self.0.iter().flat_map(|rules| rules.lists()) {
+            list.maps
+                .iter()
+                .for_each(|map| map.add_version(&mut hasher));
+        }
+        hasher.finish()
     }
 
     /// Returns what is known of each map and of each file that aliases include.

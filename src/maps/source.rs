@@ -1,5 +1,6 @@
 //! A map that can be asked, whatever it is made of.
 
+use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -164,6 +165,18 @@ impl Map {
             Source::Table(_) | Source::Fixed(_) | Source::Static(_) => false,
             Source::Ldap { .. } => true,
             Source::Union(all) | Source::Pipe(all) => all.iter().any(Map::is_remote),
+        }
+    }
+
+    /// Adds when each file of this map was read.
+    pub(super) fn add_version(&self, to: &mut impl Hasher) {
+        match &self.source {
+            Source::Table(table) => table.read_at().hash(to),
+            Source::Fixed(_) | Source::Static(_) => {}
+            Source::Ldap { table, .. } => table.read_at().hash(to),
+            Source::Union(all) | Source::Pipe(all) => {
+                all.iter().for_each(|map| map.add_version(to));
+            }
         }
     }
 

@@ -227,6 +227,12 @@ impl<T: Send + Sync + 'static> Watched<T> {
         self.with(Arc::clone)
     }
 
+    /// Returns when the content in memory was read; `None` if there is none.
+    pub(super) fn read_at(&self) -> Option<SystemTime> {
+        let state = self.now.load();
+        state.content.as_ref().map(|content| content.read)
+    }
+
     /// Asks the content something, without keeping hold of it.
     pub(super) fn with<R>(&self, ask: impl FnOnce(&Arc<Content<T>>) -> R) -> Result<R, String> {
         let state = self.now.load();

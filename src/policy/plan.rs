@@ -444,24 +444,28 @@ fn authored(envelope: &Envelope, found: &People, rules: &Rules) -> Vec<Pair> {
         from_us: true,
         ..standing
     };
-    let recipients = envelope.recipient_addresses();
-    let mut directions: Vec<Direction> = recipients
-        .map(|recipient| direction(as_ours, recipient, rules))
-        .filter(|direction| !authors.is_empty() && counts_sender(*direction, as_ours, rules))
-        .collect();
-    directions.sort_unstable();
-    directions.dedup();
-    let pairs = directions.into_iter().map(|direction| {
+    if authors.is_empty() {
+        return Vec::new();
+    }
+    let pairs = envelope.recipients.iter().filter_map(|recipient| {
+        let direction = direction(as_ours, &recipient.address, rules);
+        if !counts_sender(direction, as_ours, rules) {
+            return None;
+        }
+        let mut concerned = authors.clone();
+        if direction == Direction::Internal {
+            concerned.push(recipient_question(recipient));
+        }
         let mut pair = Pair {
             direction,
             people: Vec::new(),
             unanswered: Vec::new(),
-            concerned: authors.clone(),
+            concerned,
         };
         for author in &authors {
             pair.take(author, &found.get(author), |_| true);
         }
-        pair
+        Some(pair)
     });
     pairs.collect()
 }

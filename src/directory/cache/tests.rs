@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use super::*;
 use crate::directory::entry::Entry;
@@ -80,6 +80,10 @@ impl Source for Obedient {
 
     async fn journaled(&self) -> Result<Vec<Arc<Entry>>, Outage> {
         Ok(Vec::new())
+    }
+
+    async fn concerned(&self, _: &mpsc::Sender<Result<Arc<Entry>, Outage>>) -> Result<(), Outage> {
+        Ok(())
     }
 
     async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {

@@ -194,9 +194,17 @@ impl Ldap {
         &self,
         to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
     ) -> Result<(), Outage> {
-        let attributes = &self.client.attributes;
-        let filter = attributes.everybody_filter();
-        let wanted = stamped(attributes.wanted());
+        self.all_of(self.client.attributes.everybody_filter(), to)
+            .await
+    }
+
+    /// Every object that matches.
+    async fn all_of(
+        &self,
+        filter: String,
+        to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
+    ) -> Result<(), Outage> {
+        let wanted = stamped(self.client.attributes.wanted());
         let mut listed = self.client.begin_list(filter, wanted).await?;
         while let Some(entry) = listed.recv().await {
             let entry = entry.map_err(list_outage)?;
@@ -309,9 +317,16 @@ impl Source for Ldap {
 
     async fn journaled(&self) -> Result<Vec<Arc<Entry>>, Outage> {
         let attributes = &self.client.attributes;
-        let filter = attributes.journaled_or_contact_filter();
+        let Some(filter) = attributes.journaled_filter() else {
+            return Ok(Vec::new());
+        };
         let all = self.client.list(filter, attributes.wanted()).await?;
         Ok(all.into_iter().map(Arc::new).collect())
+    }
+
+    async fn concerned(&self, to: &mpsc::Sender<Result<Arc<Entry>, Outage>>) -> Result<(), Outage> {
+        self.all_of(self.client.attributes.concerned_filter(), to)
+            .await
     }
 
     async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {
