@@ -177,7 +177,7 @@ impl House {
         write(&house.path("aliases"), "sales: dan\n");
         write(&house.path("mailname"), "corp.example\n");
         write(&house.path("mine"), "mine.example x\n");
-        let aliases = "alias.example x\nsales@alias.example dan@corp.example\nemma.fox dan\n";
+        let aliases = "alias.example x\nsales@alias.example dan@corp.example\narchive@alias.example journal@corp.example\nemma.fox dan\n";
         write(&house.path("virtual"), aliases);
         house.save();
         house
@@ -260,20 +260,21 @@ impl House {
 
     fn doctor(&self, more: &[&str]) -> Output {
         need("postconf", "postfix");
+        let directory = self.directory.path().display().to_string();
+        self.run("doctor", &[&["--postfix", &directory], more].concat())
+    }
+
+    /// Runs a command of the binary with this configuration.
+    fn run(&self, command: &str, more: &[&str]) -> Output {
+        let name = command;
         let mut command = Command::new(env!("CARGO_BIN_EXE_copyist"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("COPYIST__") {
                 command.env_remove(name);
             }
         }
-        command
-            .arg("doctor")
-            .arg("--config")
-            .arg(self.path("copyist.toml"));
-        command
-            .arg("--postfix")
-            .arg(self.directory.path())
-            .args(more);
+        command.arg(name).arg("--config");
+        let command = command.arg(self.path("copyist.toml")).args(more);
         command
             .output()
             .expect("the binary was built for this test")
@@ -1388,24 +1389,53 @@ fn each_name_map_and_client_that_identity_does_not_cover_is_found() {
             (
                 "certificates-untrusted",
                 "warning",
-                &[Main(
-                    "smtpd_relay_restrictions = permit_mynetworks permit_tls_clientcerts defer_unauth_destination",
-                )],
+                &[
+                    Main("smtpd_tls_CAfile = DIR/ca.pem"),
+                    Main(
+                        "smtpd_relay_restrictions = permit_mynetworks permit_tls_clientcerts defer_unauth_destination",
+                    ),
+                ],
             ),
             (
                 "certificates-untrusted",
                 "warning",
-                &[Master(
-                    "  -o smtpd_sasl_auth_enable=yes\n",
-                    "  -o smtpd_client_restrictions=permit_tls_all_clientcerts,reject\n",
-                )],
+                &[
+                    Main("smtpd_tls_CAfile = DIR/ca.pem"),
+                    Master(
+                        "  -o smtpd_sasl_auth_enable=yes\n",
+                        "  -o smtpd_client_restrictions=permit_tls_all_clientcerts,reject\n",
+                    ),
+                ],
             ),
             (
                 "certificates-untrusted",
                 "warning",
-                &[Main(
-                    "smtpd_client_restrictions = check_ccert_access hash:/etc/postfix/ccert",
-                )],
+                &[
+                    Main("smtpd_tls_CAfile = DIR/ca.pem"),
+                    Main("smtpd_client_restrictions = check_ccert_access hash:/etc/postfix/ccert"),
+                ],
+            ),
+            (
+                "certificates-unverified",
+                "warning",
+                &[
+                    Main("smtpd_client_restrictions = permit_tls_clientcerts"),
+                    Config(
+                        "[directory]",
+                        "trusted_certificates = [\"notebook\"]\n[directory]",
+                    ),
+                ],
+            ),
+            (
+                "milter-macros",
+                "error",
+                &[
+                    Main("milter_helo_macros ="),
+                    Config(
+                        "[directory]",
+                        "trusted_certificates = [\"notebook\"]\n[directory]",
+                    ),
+                ],
             ),
             (
                 "logins-unknown",
@@ -1558,6 +1588,7 @@ virtual_mailbox_domains = corp.example, texthash:DIR/mine
 sender_canonical_maps = inline:{dan@corp.example=dan.fox@corp.example}
 proxy_interfaces = 192.0.2.8
 smtpd_sasl_auth_enable = yes
+smtpd_tls_CAfile = DIR/ca.pem
 ";
 
 #[test]
@@ -1569,7 +1600,8 @@ fn a_site_as_debian_makes_it_is_covered_after_doing_what_is_said() {
         .replace(", \"10.0.0.0/8\"", "")
         .replace("recipient_delimiter = \"+\"\n", "login_attributes = []\n")
         .replace("domains = [", "domains = [\"head.example\", ")
-        .replace("ndr@", "postmaster@");
+        .replace("ndr@", "postmaster@")
+        .replace("[inbound]", "[inbound]\njournal = \"journal@corp.example\"");
     let mut house = House::new(
         &[DEBIAN, MILTER_MAIN],
         &[MILTER_MASTER, SERVICES],
@@ -1614,4 +1646,111 @@ fn a_site_as_debian_makes_it_is_covered_after_doing_what_is_said() {
         let line = house.filled(line);
         assert!(house.config.contains(&line), "{line}:\n{}", house.config);
     }
+    let dan = "dn: uid=dan,dc=corp\nuid: dan\nmail: dan@corp.example\nextensionAttribute10: journal@corp.example\n";
+    write(&house.path("people.ldif"), dan);
+    // The guard is closed to those outside, also by way of the gateway and with a forged sender.
+    for client in ["203.0.113.9", "192.168.0.25"] {
+        for sender in ["x@elsewhere.example", "dan@corp.example", "<>"] {
+            for recipient in [
+                "journal",
+                "journal@mx1",
+                "journal@[192.0.2.8]",
+                "journal+x@corp.example",
+                "archive@alias.example",
+            ] {
+                let asked = [
+                    "--json", "--client", client, "--from", sender, "--to", recipient,
+                ];
+                let said = house.run("explain", &asked);
+                let said: Value = serde_json::from_slice(&said.stdout)
+                    .unwrap_or_else(|error| panic!("no JSON ({error}): {said:?}"));
+                let guard = &said["recipients"][0]["guard"];
+                assert_eq!(guard, "guarded", "{asked:?}: {said:#}");
+            }
+        }
+    }
+}
+
+/// Answers every request for metrics with these.
+fn metrics(said: &'static str) -> SocketAddr {
+    use std::io::{Read, Write};
+    let (listener, port) = listener();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut request = [0; 1000];
+            let read = stream.read(&mut request).expect("a request");
+            assert!(request[..read].starts_with(b"GET /metrics "));
+            write!(stream, "HTTP/1.0 200 OK\r\n\r\n{said}").expect("it reads");
+        }
+    });
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+#[test]
+fn senders_that_the_service_does_not_know_are_a_finding() {
+    let slapd = Slapd::start(5);
+    let relay = SmtpSink::start();
+    let mut house = with_peers(&slapd, relay.address());
+    let admin = metrics("x 3\ncopyist_messages_unidentified_total 0\n").to_string();
+    house.config = changed(
+        &house.config,
+        "listen = \"off\"",
+        &format!("listen = \"{admin}\""),
+    );
+    house.save();
+    assert!(house.online().is_empty(), "{:?}", house.online());
+    let other = metrics("x 3\ncopyist_messages_unidentified_total 2\n").to_string();
+    house.config = changed(&house.config, &admin, &other);
+    house.save();
+    assert_eq!(house.online(), ["senders-unidentified"]);
+    // Nobody answers there any more.
+    house.config = changed(&house.config, &other, "127.0.0.1:1");
+    house.save();
+    assert!(house.online().is_empty(), "{:?}", house.online());
+}
+
+#[test]
+fn what_the_guard_leaves_open_or_does_not_know_is_found_online() {
+    let slapd = Slapd::start_with(5, |user| {
+        Some(match user {
+            1 => lab::user(3),
+            _ => "journal@archive.test".into(),
+        })
+    });
+    let relay = SmtpSink::start();
+    let mut house = with_peers(&slapd, relay.address());
+    let (found, status) = house.findings_of(&["--json", "--online"]);
+    assert_eq!(names(&found), ["journal-mailbox-unguarded"], "{found:#?}");
+    assert_eq!(status, Some(0));
+    let seen = found[0]["seen"].as_str().expect("a text");
+    assert!(
+        seen.contains(&slapd.user_dn(3)) && seen.contains("extensionAttribute10"),
+        "{seen}"
+    );
+    assert!(house.follow(found[0]["fix"].as_str().expect("a text")));
+    assert!(house.online().is_empty(), "{:?}", house.online());
+    slapd.limit_long_answers(2);
+    let (found, _) = house.findings_of(&["--json", "--online"]);
+    let incomplete = found.iter().find(|one| one["name"] == "guard-incomplete");
+    let fix = incomplete.unwrap_or_else(|| panic!("{found:#?}"))["fix"].as_str();
+    let wanted = "olcLimits: dn.exact=\"cn=agent,dc=example,dc=test\" size.prtotal=unlimited";
+    assert!(fix.expect("a text").contains(wanted), "{fix:?}");
+}
+
+#[test]
+fn a_map_that_is_no_map_is_found_online() {
+    let slapd = Slapd::start(5);
+    let relay = SmtpSink::start();
+    let mut house = with_peers(&slapd, relay.address());
+    write(&house.path("aliases.db"), "no database");
+    house.plant(Main("alias_maps = hash:DIR/aliases"));
+    house.plant(Config(
+        "[directory]",
+        "[organization.address_maps]\nalias_maps = [\"hash:DIR/aliases\"]\n[directory]",
+    ));
+    assert!(house.findings().0.is_empty());
+    assert_eq!(house.online(), ["address-map-unreadable"]);
+    std::fs::remove_file(house.path("aliases.db")).expect("it is there");
+    assert_eq!(house.online(), ["address-map-unreadable"]);
 }

@@ -225,11 +225,11 @@ fn certificates(postfix: &Postfix, listener: &Service, settings: &Settings) -> O
         "permit_tls_all_clientcerts",
         "check_ccert_access",
     ];
-    if !settings.rules.organization.trusted_certificates.is_empty() {
-        return None;
-    }
     let mut lists = WORDS.into_iter();
     let (word, parameter) = lists.find_map(|word| Some((word, listener.restriction(word)?)))?;
+    if !settings.rules.organization.trusted_certificates.is_empty() {
+        return unverified(postfix, listener, word);
+    }
     let table = match word {
         "permit_tls_clientcerts" => shown(listener.values.get("relay_clientcerts")),
         _ => String::new(),
@@ -248,6 +248,22 @@ fn certificates(postfix: &Postfix, listener: &Service, settings: &Settings) -> O
             "{}, with the common names of each certificate's subject and issuer",
             line::list("organization.trusted_certificates", &["SUBJECT;ISSUER".into()])
         ),
+    })
+}
+
+/// Postfix tells the names in a certificate only if it verified who signed it; it may let holders in by fingerprint alone.
+fn unverified(postfix: &Postfix, listener: &Service, word: &str) -> Option<Finding> {
+    let parameters = ["smtpd_tls_CAfile", "smtpd_tls_CApath"];
+    let are_empty = parameters
+        .iter()
+        .all(|name| listener.values.get(name).is_empty());
+    are_empty.then(|| Finding {
+        name: "certificates-unverified",
+        severity: Severity::Warning,
+        place: postfix.place(listener, parameters[0]),
+        seen: format!("is empty, as is {}, and {word} lets clients in", parameters[1]),
+        why: "Postfix verifies no certificate and tells Copyist no name in one: whoever is let in by it counts as an outsider, and what he sends out has no outbound copy".into(),
+        fix: "name the certificates (PEM) of whoever signs your clients' in smtpd_tls_CAfile".into(),
     })
 }
 

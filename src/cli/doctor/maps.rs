@@ -14,6 +14,9 @@ use crate::policy::MapNames;
 /// The maps that Postfix has by default and that no system has that was set up after 2000.
 const NIS: &str = "nis:mail.aliases";
 
+/// The finding about a map that cannot be read.
+pub(super) const UNREADABLE: &str = "address-map-unreadable";
+
 /// The parameters, and the program that uses each.
 const PARAMETERS: [(&str, &str); 5] = [
     ("alias_maps", "local"),
@@ -244,7 +247,7 @@ fn make(map: &str, path: &std::path::Path) -> String {
 
 fn unreadable_file(file: &MapFile, seen: String, fix: String) -> Finding {
     Finding {
-        name: "address-map-unreadable",
+        name: UNREADABLE,
         severity: Severity::Error,
         place: format!("{} {}", file.map, file.path.display()),
         seen,

@@ -63,7 +63,16 @@ pub(super) async fn doctor(question: DoctorQuestion) -> Result<(), Failure> {
     let system = host::look(&question.config.file, &settings, &postfixes);
     let mut found = findings(&postfixes, &settings, &system);
     if question.online {
-        found.extend(online::findings(&postfixes, &settings).await);
+        let online = online::findings(&postfixes, &settings).await;
+        // A map that cannot be read is said once, with its file where that is why.
+        let is_said = |one: &Finding| {
+            let map = one.place.split(' ').next();
+            let mut said = found.iter();
+            said.any(|known| known.name == one.name && known.place.split(' ').next() == map)
+        };
+        let new = |one: &Finding| one.name != maps::UNREADABLE || !is_said(one);
+        let online: Vec<Finding> = online.into_iter().filter(new).collect();
+        found.extend(online);
     }
     let report = Report::new(&postfixes, found);
     if question.json {
