@@ -124,7 +124,7 @@ async fn people_are_found_by_every_address_whatever_its_case() {
     );
     assert_eq!(
         names(
-            match directory.find_fresh(&[address("ann@example.test")]).await {
+            match directory.find_first(&[address("ann@example.test")]).await {
                 Lookup::Found((_, objects)) => Lookup::Found(objects),
                 other => panic!("{other:?}"),
             }

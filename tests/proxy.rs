@@ -344,6 +344,13 @@ fn a_report_of_ours_passes_as_it_is_and_with_another_body_it_does_not() {
         .config_file()
         .with_file_name("people.ldif");
     lab::write(&file, &people);
+    let config = std::fs::read_to_string(site.door.copyist.config_file()).expect("written");
+    let (_, config) = config.split_once('\n').expect("state_dir stands first");
+    let domains = "domains = [\"corp.example\"]";
+    let with_mailbox = format!("{domains}\njournal_mailboxes = [\"eve@corp.example\"]");
+    site.door
+        .copyist
+        .write_config(&config.replace(domains, &with_mailbox));
     site.door.copyist.restart();
     assert_eq!(site.send("<first@elsewhere.test>"), 250);
     let reports = site.door.reports();

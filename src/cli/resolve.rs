@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::{Failure, load, print_json, print_line};
 use crate::daemon;
-use crate::directory::{Directory, Entry, Lookup, Outage, Target};
-use crate::identity::GuardStatus;
+use crate::directory::{Directory, Entry, Outage, Target};
+use crate::identity::{GuardStatus, Question};
 use crate::mail::Address;
 
 #[derive(Serialize)]
@@ -19,6 +19,8 @@ struct Resolution {
     /// "found", "absent" or "unavailable".
     answer: &'static str,
     outage: Option<String>,
+    /// Each name that was considered, and what came of it.
+    steps: Vec<String>,
     objects: Vec<Object>,
     /// Where copies for a DN or X.500 target go; `null` for an address.
     leads_to: Option<LeadsTo>,
@@ -74,6 +76,7 @@ pub(super) async fn resolve(
         is_journal_address: None,
         answer: "absent",
         outage: None,
+        steps: Vec::new(),
         objects: Vec::new(),
         leads_to: None,
     };
@@ -88,21 +91,31 @@ pub(super) async fn resolve(
                     },
                     Err(_) => None,
                 };
-            let readings = identities.names().readings(address, None).addresses;
-            let readings: Vec<Address> = readings.into_iter().map(|one| one.address).collect();
-            match directory.find_fresh(&readings).await {
-                Lookup::Found((_, entries)) => {
-                    resolution.answer = "found";
-                    for entry in entries.iter() {
+            let question = Question::Recipient {
+                address: address.clone(),
+                mta: None,
+            };
+            match identities.owners(&question).await {
+                Ok(owners) => {
+                    let objects = owners
+                        .people
+                        .iter()
+                        .flat_map(|person| person.objects.iter());
+                    for entry in objects {
                         let object = describe(entry, &attributes, directory).await;
                         resolution.objects.push(object);
                     }
+                    if !resolution.objects.is_empty() {
+                        resolution.answer = "found";
+                    }
+                    resolution.steps = (owners.trace.into_iter())
+                        .map(|step| format!("{}: {}", step.name, step.outcome))
+                        .collect();
                 }
-                Lookup::Unavailable(outage) => {
+                Err(outage) => {
                     resolution.answer = "unavailable";
                     resolution.outage = Some(outage.reason.to_string());
                 }
-                Lookup::Absent => {}
             }
         }
         None => match leads_to(&target, directory).await {
@@ -201,6 +214,7 @@ impl Reached {
 impl Resolution {
     fn to_text(&self) -> String {
         let mut lines = vec![format!("{}: {}", self.target, self.answer)];
+        lines.extend(self.steps.iter().map(|step| format!("  {step}")));
         for object in &self.objects {
             lines.push(format!("  {}", object.dn));
             for (name, values) in &object.attributes {

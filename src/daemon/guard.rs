@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -49,12 +50,14 @@ async fn known_values(identities: &Identities) -> Result<Arc<JournalValues>, Out
         .ok_or_else(|| Outage::new("the values of the journal attributes were not read so far"))
 }
 
-/// Takes over the set of the last run, until the directory gives a newer one.
-pub(super) fn restore(guarded: &Guarded, file: &Path) {
+/// Takes over the set of the last run, until the directory gives a newer one. What other settings made of the directory
+/// is of no use.
+pub(super) fn restore(guarded: &Guarded, rules: &Rules, file: &Path) {
     match GuardedMailboxes::read(file) {
-        Ok(mailboxes) => {
+        Ok(mailboxes) if mailboxes.is_of(&policy::guard_settings(rules)) => {
             guarded.set(mailboxes);
         }
+        Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => warn!(
             "cannot read {}: {error}; the guarded mailboxes are read from the directory",
@@ -64,7 +67,7 @@ pub(super) fn restore(guarded: &Guarded, file: &Path) {
 }
 
 /// Builds the set again and again, with the settings of the moment.
-pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, file: PathBuf) {
+pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, reloaded: Arc<Notify>, file: PathBuf) {
     let mut known: Vec<Unguarded> = Vec::new();
     let mut failed: Option<String> = None;
     loop {
@@ -95,6 +98,7 @@ pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, file: PathBuf) {
         tokio::select! {
             Ok(()) = values.changed() => {}
             () = sleep(pause) => {}
+            () = reloaded.notified() => {}
             () = directory.changed() => sleep(SETTLE).await,
         }
     }

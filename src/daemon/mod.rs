@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -184,6 +184,8 @@ pub struct Daemon {
     in_force: Arc<ArcSwap<admin::InForce>>,
     /// Of each SMTP listener, in their order.
     smtp: Vec<Arc<ArcSwap<SmtpTerms>>>,
+    /// Tells the guard of new settings.
+    reloaded: Arc<Notify>,
 }
 
 impl Daemon {
@@ -219,6 +221,7 @@ impl Daemon {
                 .into_iter()
                 .map(|terms| Arc::new(ArcSwap::from_pointee(terms)))
                 .collect(),
+            reloaded: Arc::default(),
             settings,
         })
     }
@@ -239,9 +242,9 @@ impl Daemon {
             &domains,
         )
         .await?;
-        drop(first);
         let guarded = self.settings.state_dir.join("guarded-mailboxes.json");
-        guard::restore(&self.pipeline.load().guarded, &guarded);
+        guard::restore(&first.guarded, &first.rules, &guarded);
+        drop(first);
         // Sessions stop before deliveries, so that the last messages accepted are still handed on.
         let (sessions, others) = (TaskTracker::new(), TaskTracker::new());
         let stop_deliveries = CancellationToken::new();
@@ -289,7 +292,7 @@ impl Daemon {
         }
         let following = domains::follow(self.pipeline.clone(), domains.clone());
         let following = AbortOnDropHandle::new(tokio::spawn(following));
-        let guarding = guard::follow(self.pipeline.clone(), guarded);
+        let guarding = guard::follow(self.pipeline.clone(), self.reloaded.clone(), guarded);
         let guarding = AbortOnDropHandle::new(tokio::spawn(guarding));
         info!("copyist is ready");
         notify::tell(notify::State::Ready);
@@ -427,6 +430,7 @@ impl Daemon {
                 unidentified: old.unidentified.clone(),
             },
         )));
+        self.reloaded.notify_one();
         self.settings = settings;
         info!("the new settings are in force");
     }

@@ -18,7 +18,7 @@ use super::changes::{Changes, Names};
 use super::dn;
 use super::entry::{Entry, Lookup, Outage};
 use super::members::{self, Members};
-use super::memory::{Got, Known, Life, Memory, patiently};
+use super::memory::{Got, Known, Life, Memory};
 use super::places;
 use super::question::{Attributes, value_key};
 use super::resolve::{self, Resolution};
@@ -321,28 +321,6 @@ impl<S: Source> Cached<S> {
         let mut keys = others.iter().map(Address::key).chain([asked.key()]);
         let is_outdated = keys.any(|key| known.is_outdated(key, &self.changes));
         (self.life.is_recent(known.since) && !is_outdated).then_some(known.what)
-    }
-
-    /// As [`Cached::find`], but what the source says now, and nothing else.
-    pub(super) async fn find_fresh(&self, readings: &[Address]) -> Lookup<(usize, Objects)> {
-        for (at, reading) in readings.iter().enumerate() {
-            let found = match patiently(self.patience, self.find_at_source(reading)).await {
-                Ok(None) => continue,
-                Ok(Some(objects)) => objects,
-                Err(outage) => return Lookup::Unavailable(outage),
-            };
-            let mut all = found.to_vec();
-            if self.places != Places::default() {
-                for object in found.iter() {
-                    match self.ask_places(object).await {
-                        Ok(places) => all.extend(places),
-                        Err(outage) => return Lookup::Unavailable(outage),
-                    }
-                }
-            }
-            return Lookup::Found((at, all.into()));
-        }
-        Lookup::Absent
     }
 
     /// Whether anybody's journal attribute names this address: asked only where the values could not all be listed.

@@ -212,11 +212,6 @@ impl Directory {
         join_all(asked).await.into_iter().collect()
     }
 
-    /// As [`Directory::find_first`], but past all memory: what the source says now.
-    pub async fn find_fresh(&self, readings: &[Address]) -> Lookup<(usize, Objects)> {
-        self.inner.cached.find_fresh(readings).await
-    }
-
     /// The objects that own each of these addresses exactly, as the source has them now, past all memory and without what
     /// they inherit.
     pub async fn owners_now(

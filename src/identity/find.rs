@@ -410,7 +410,12 @@ impl Search<'_> {
         let Some(shown) = shown else {
             return Ok(());
         };
+        let mut asked: Vec<&str> = Vec::new();
         for login in [bare, name, user] {
+            if asked.contains(&login) {
+                continue;
+            }
+            asked.push(login);
             if self.ask_login(login, &shown).await? {
                 return Ok(());
             }

@@ -86,6 +86,9 @@ pub struct GuardedMailboxes {
     /// Why values of journal attributes may be missing: then the directory is asked about each recipient.
     #[serde(default)]
     pub incomplete: Option<String>,
+    /// The settings that it was built by, as text: it is of no use to others.
+    #[serde(default)]
+    settings: String,
     /// Mailboxes of people that attribute values name: not guarded.
     #[serde(default)]
     pub persons: Vec<Unguarded>,
@@ -183,9 +186,15 @@ impl GuardedMailboxes {
     pub fn of_settings(settings: &GuardSettings) -> GuardedMailboxes {
         let addresses = settings.configured.iter().filter_map(Target::smtp);
         GuardedMailboxes {
+            settings: format!("{settings:?}"),
             names: addresses.map(|address| address.key().to_owned()).collect(),
             ..GuardedMailboxes::default()
         }
+    }
+
+    /// Whether it was built by these settings.
+    pub fn is_of(&self, settings: &GuardSettings) -> bool {
+        self.settings == format!("{settings:?}")
     }
 
     /// How many names there are.

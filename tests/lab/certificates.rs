@@ -68,7 +68,7 @@ impl Certificates {
             format!(
                 "basicConstraints=critical,CA:FALSE\n\
                  keyUsage=critical,digitalSignature\n\
-                 extendedKeyUsage=serverAuth\n\
+                 extendedKeyUsage=serverAuth,clientAuth\n\
                  subjectAltName={names}\n"
             ),
         );

@@ -2,12 +2,22 @@
 
 use std::sync::Arc;
 
-use copyist::directory::{Directory, Target};
+use copyist::directory::{Directory, Outage, Target};
 use copyist::identity::{GuardSettings, GuardStatus, Identities, Names};
 use copyist::mail::Address;
 
 /// Whether the guard refuses outsiders at this address, by what attributes and these targets of the settings name.
 pub async fn is_guarded(directory: &Directory, configured: &[Target], address: &Address) -> bool {
+    let answer = try_is_guarded(directory, configured, address).await;
+    answer.unwrap_or_else(|outage| panic!("{outage}"))
+}
+
+/// The same with a directory that may be away.
+pub async fn try_is_guarded(
+    directory: &Directory,
+    configured: &[Target],
+    address: &Address,
+) -> Result<bool, Outage> {
     let settings = GuardSettings {
         configured: configured.to_vec(),
         // The users of the lab are people, and stand for journal mailboxes here.
@@ -24,10 +34,9 @@ pub async fn is_guarded(directory: &Directory, configured: &[Target], address: &
     let guarded = identities
         .guarded_mailboxes(&settings, values.as_deref())
         .await;
-    let guarded = guarded.expect("an answer");
-    match identities.guard_status(address, None, &guarded).await {
-        GuardStatus::Guarded(_) => true,
-        GuardStatus::Free => false,
-        GuardStatus::Unknown(outage) => panic!("{outage}"),
+    match identities.guard_status(address, None, &guarded?).await {
+        GuardStatus::Guarded(_) => Ok(true),
+        GuardStatus::Free => Ok(false),
+        GuardStatus::Unknown(outage) => Err(outage),
     }
 }

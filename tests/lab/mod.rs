@@ -72,7 +72,7 @@ pub use copyist::Copyist;
 pub use disk::{Disk, Sshfs};
 pub use door::{Door, DoorOptions};
 pub use fault_proxy::{Fault, FaultProxy};
-pub use guard::is_guarded;
+pub use guard::{is_guarded, try_is_guarded};
 pub use next_hop::{Mood, NextHop, Taken};
 pub use postfix::{Postfix, PostfixOptions};
 pub use process::{Log, Program, Silence, children, signal_process};

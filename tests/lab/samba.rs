@@ -232,6 +232,11 @@ impl DirectoryServer for Samba {
         succeeds(modify.arg("-f").arg(&file))
     }
 
+    fn enable(&self, user: usize) {
+        // NORMAL_ACCOUNT and PASSWD_NOTREQD.
+        self.set_attribute(&self.user_dn(user), "userAccountControl", "544");
+    }
+
     fn add_group(&self, name: &str, members: &[String], attributes: &[(&str, &str)]) -> String {
         let dn = format!("CN={name},{BASE}");
         let members: Vec<(&str, &str)> = members.iter().map(|m| ("member", m.as_str())).collect();

@@ -271,8 +271,6 @@ async fn the_exact_address_wins_over_the_one_without_extension() {
     assert_eq!(ask(&people, "ana+x@b.test").await, "cn=list");
     assert_eq!(ask(&people, "ana+y@b.test").await, "cn=ana");
     assert_eq!(ask(&people, "eve+y@b.test").await, "absent");
-    let fresh = people.find_fresh(&readings("ana+y@b.test")).await;
-    assert!(matches!(fresh, Lookup::Found((1, objects)) if objects[0].dn == "cn=ana"));
 }
 
 #[tokio::test]
@@ -290,24 +288,6 @@ async fn an_extension_that_cannot_be_ruled_out_is_an_outage() {
         ask(&people, "ana+z@b.test").await,
         "unavailable",
         "never asked"
-    );
-}
-
-#[tokio::test]
-async fn a_fresh_question_sees_past_the_memory_and_leaves_it_alone() {
-    let people = cached(Obedient::with(&[("ana@b.test", "cn=ana")]), HOUR, HOUR);
-    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
-    people.source().remove("ana@b.test");
-    assert_eq!(
-        people.find_fresh(&readings("ana@b.test")).await,
-        Lookup::Absent
-    );
-    assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
-    people.source().set_down(true);
-    let down = people.find_fresh(&readings("ana@b.test")).await;
-    assert!(
-        matches!(down, Lookup::Unavailable(_)),
-        "nothing stale either"
     );
 }
 
