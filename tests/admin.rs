@@ -540,15 +540,21 @@ async fn explain_and_coverage_say_what_the_commands_say() {
     ] {
         assert!(page.contains(part), "{part} is missing in {page}");
     }
-    let wrong = office.page("/explain?from=a%20b&to=dan@example.com").text();
-    assert!(wrong.contains("a b: "), "{wrong}");
+    let wrong = office
+        .page("/explain?from=a@b,c@d&to=dan@example.com")
+        .text();
+    assert!(wrong.contains("a@b,c@d: "), "{wrong}");
+    let named = office.page("/explain?from=&to=dan%20%22a%20b%22@x.example&client=192.0.2.1");
+    let named = named.text();
+    assert!(named.contains("dan-journal@archive.example"), "{named}");
+    assert!(named.contains("a b&quot;@x.example"), "{named}");
     assert!(!office.page("/coverage").text().contains("dan-journal"));
     assert_eq!(office.press("/coverage").status, 303);
     lab::wait("the directory is read", lab::PATIENCE, || {
         office
             .page("/coverage")
             .text()
-            .contains("values that lead nowhere first")
+            .contains("those with a problem first")
     });
     let page = office.page("/coverage").text();
     for part in [
@@ -556,6 +562,8 @@ async fn explain_and_coverage_say_what_the_commands_say() {
         "&lt;b&gt;nobody&lt;/b&gt;",
         "not by attribute",
         "All inbound mail is journaled to",
+        "persons' mailboxes, not guarded",
+        "addresses that mail does not find",
     ] {
         assert!(page.contains(part), "{part} is missing in {page}");
     }

@@ -121,10 +121,61 @@ fn explain_says_who_gets_a_copy_and_why_and_sends_nothing() {
     assert_eq!(said["recipients"][0]["direction"], "internal");
     assert_eq!(said["copies"][0]["targets"][0]["address"], journal);
     assert_eq!(site.relay.count(), 0);
+    let wrong = site.copyist.command(&[
+        "explain",
+        "--from",
+        "a@b.test, c@d.test",
+        "--to",
+        &journaled,
+    ]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong));
     let wrong = site
         .copyist
-        .command(&["explain", "--from", "a b", "--to", &journaled]);
+        .command(&["explain", "--from", "<>", "--to", &journaled, "\"a"]);
+    assert!(text(&wrong).contains("--to: "), "{}", text(&wrong));
     assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong));
+}
+
+#[test]
+fn explain_takes_what_mail_and_rcpt_take_and_shows_each_step() {
+    let site = Site::<Slapd>::start("5m");
+    let journaled = user(3);
+    let (local, domain) = journaled.split_once('@').expect("an address");
+    let route = format!("{local}%{domain}@{domain}");
+    let quoted = format!("\"{journaled}\"@{domain}");
+    for (to, step) in [
+        (local, "as written"),
+        (&*route, "local part read as a route"),
+        (&*quoted, "local part read as a route"),
+    ] {
+        let asked = [
+            "explain",
+            "--from",
+            "a@elsewhere.test",
+            "--to",
+            to,
+            "--client",
+            "192.0.2.1",
+        ];
+        let said = text(&site.copyist.command(&asked));
+        for part in [
+            step,
+            "to journal-3@archive.test",
+            "neither authenticated nor",
+        ] {
+            assert!(said.contains(part), "{to}: {part:?} is missing in\n{said}");
+        }
+    }
+    let asked = [
+        "explain",
+        "--from",
+        "<>",
+        "--to",
+        "\"a b\"@x.test",
+        "--json",
+    ];
+    let said = json(&site.copyist.command(&asked));
+    assert_eq!(said["recipients"][0]["address"], "\"a b\"@x.test");
 }
 
 #[test]
@@ -340,6 +391,92 @@ fn coverage_lists_who_is_journaled_where_and_what_leads_nowhere() {
     ] {
         assert!(shown.contains(part), "{part:?} is missing in\n{shown}");
     }
+}
+
+#[test]
+fn journal_mailboxes_that_are_persons_are_named_by_check_and_coverage() {
+    let slapd = Slapd::start_with(8, |number| (number == 4).then(|| user(5)));
+    let dn = slapd.user_dn(5);
+    let site = Site::start_with(slapd, "5m");
+    let check = site.copyist.command(&["check", "--online"]);
+    assert!(check.status.success(), "{}", text(&check));
+    let address = user(5);
+    let line = format!(
+        "{address}: warning: not guarded, since {dn} looks like a person's (a login name, u00005)"
+    );
+    assert!(text(&check).contains(&line), "{}", text(&check));
+    let coverage = site.copyist.command(&["coverage"]);
+    assert!(coverage.status.success(), "{}", text(&coverage));
+    let shown = text(&coverage);
+    for part in [
+        &*format!("{address}: not guarded, since"),
+        &*format!("add \"{address}\" to organization.journal_mailboxes"),
+        "1 journal addresses are persons' mailboxes, not guarded",
+    ] {
+        assert!(shown.contains(part), "{part:?} is missing in\n{shown}");
+    }
+    let last = site.copyist.command(&["coverage", "--json"]);
+    let last = String::from_utf8_lossy(&last.stdout).into_owned();
+    let last: Value = serde_json::from_str(last.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(
+        last["summary"]["persons_not_guarded"][0]["address"],
+        address.as_str()
+    );
+    let guard = format!("[organization]\njournal_mailboxes = [{address:?}]");
+    site.copyist
+        .write_config(&site.config.replace("[organization]", &guard));
+    let check = text(&site.copyist.command(&["check", "--online"]));
+    assert!(!check.contains("not guarded"), "{check}");
+}
+
+#[test]
+fn coverage_looks_addresses_up_as_mail_does() {
+    let slapd = Slapd::start(6);
+    slapd.set_attribute(&slapd.user_dn(1), "mail", "user.3@example.test");
+    let site = Site::start_with(slapd, "5m");
+    let problems = |json: &Output| -> Vec<Value> {
+        let lines = String::from_utf8_lossy(&json.stdout).into_owned();
+        let lines = lines
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"));
+        lines.collect()
+    };
+    let shared = site.copyist.command(&["coverage", "--json", "--problems"]);
+    assert!(shared.status.success(), "{}", text(&shared));
+    let lines = problems(&shared);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let found = &lines[0]["address_problems"][0];
+    assert_eq!(found["address"], "user.3@example.test");
+    let problem = found["problem"].as_str().expect("a text");
+    assert!(problem.contains(&site.directory.user_dn(1)), "{problem}");
+    assert_eq!(lines[1]["summary"]["addresses_shared"], 1);
+
+    site.directory.let_read_and_not_search("proxyAddresses");
+    let lost = site.copyist.command(&["coverage", "--json", "--problems"]);
+    assert_eq!(lost.status.code(), Some(1), "{}", text(&lost));
+    let lines = problems(&lost);
+    let summary = &lines.last().expect("the summary")["summary"];
+    assert_eq!(summary["addresses_not_found"], 2, "{summary}");
+    let shown = text(&site.copyist.command(&["coverage"]));
+    for part in [
+        &*format!(
+            "user.0@example.test: mail finds nobody by it ({})",
+            site.directory.user_dn(0)
+        ),
+        &*format!(
+            "user.3@example.test: mail finds only {} by it",
+            site.directory.user_dn(1)
+        ),
+        "mail does not find 2 addresses",
+    ] {
+        assert!(shown.contains(part), "{part:?} is missing in\n{shown}");
+    }
+    let csv = site.copyist.command(&["coverage", "--csv", "--problems"]);
+    let csv = String::from_utf8_lossy(&csv.stdout).into_owned();
+    assert!(
+        csv.contains(",user.0@example.test,false,,,,,,,mail finds nobody by it"),
+        "{csv}"
+    );
 }
 
 #[test]

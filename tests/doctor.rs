@@ -32,6 +32,7 @@ mynetworks = 127.0.0.0/8 [::1]/128 10.0.0.0/8
 message_size_limit = 50000000
 mailbox_size_limit = 0
 recipient_delimiter = +
+alias_maps =
 mail_owner = USER
 ";
 
@@ -84,7 +85,10 @@ const COPYIST: &str = "\
 state_dir = \"DIR/state\"
 [organization]
 domains = [\"corp.example\"]
+local_domains = [\"mx.corp.example\"]
+default_domain = \"mx.corp.example\"
 trusted_networks = [\"127.0.0.0/8\", \"::1/128\", \"10.0.0.0/8\"]
+gateways = [\"10.0.0.25\"]
 hostname = \"copyist.corp.example\"
 [directory]
 urls = \"ldif:people.ldif\"
@@ -168,6 +172,13 @@ impl House {
             set_mode(&house.path(directory), 0o700);
         }
         write(&house.path("people.ldif"), "");
+        std::fs::create_dir(house.path("plain")).expect("made");
+        write(&house.path("plain/main.cf"), "compatibility_level = 3.6\n");
+        write(&house.path("aliases"), "sales: dan\n");
+        write(&house.path("mailname"), "corp.example\n");
+        write(&house.path("mine"), "mine.example x\n");
+        let aliases = "alias.example x\nsales@alias.example dan@corp.example\narchive@alias.example journal@corp.example\nemma.fox dan\n";
+        write(&house.path("virtual"), aliases);
         house.save();
         house
     }
@@ -249,23 +260,66 @@ impl House {
 
     fn doctor(&self, more: &[&str]) -> Output {
         need("postconf", "postfix");
+        let directory = self.directory.path().display().to_string();
+        self.run("doctor", &[&["--postfix", &directory], more].concat())
+    }
+
+    /// Runs a command of the binary with this configuration.
+    fn run(&self, command: &str, more: &[&str]) -> Output {
+        let name = command;
         let mut command = Command::new(env!("CARGO_BIN_EXE_copyist"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("COPYIST__") {
                 command.env_remove(name);
             }
         }
-        command
-            .arg("doctor")
-            .arg("--config")
-            .arg(self.path("copyist.toml"));
-        command
-            .arg("--postfix")
-            .arg(self.directory.path())
-            .args(more);
+        command.arg(name).arg("--config");
+        let command = command.arg(self.path("copyist.toml")).args(more);
         command
             .output()
             .expect("the binary was built for this test")
+    }
+
+    /// Does what a finding says, to the letter; whether it says anything that can be done so.
+    fn follow(&mut self, fix: &str) -> bool {
+        const COMMANDS: [&str; 4] = ["postconf ", "chmod ", "postalias ", "postmap "];
+        if COMMANDS.iter().any(|command| fix.starts_with(command)) {
+            let directory = self.directory.path();
+            assert!(
+                fix.contains(&directory.display().to_string()),
+                "of another: {fix}"
+            );
+            let mut shell = Command::new("sh");
+            // A command that names no instance must not touch the machine's. Some take no owner that is the superuser.
+            let instance = match fix.starts_with("postconf ") {
+                true => directory.to_owned(),
+                false => self.path("plain"),
+            };
+            shell.args(["-c", fix]).env("MAIL_CONFIG", instance);
+            let ran = shell.output().expect("a shell");
+            assert!(ran.status.success(), "{fix}: {ran:?}");
+            self.age();
+            return true;
+        }
+        let Some((line, rest)) = fix.split_once(" in [") else {
+            return false;
+        };
+        let Some((table, rest)) = rest.split_once(']').filter(|_| !rest.starts_with('[')) else {
+            return false;
+        };
+        if table == "hook.milter" {
+            // The service has to be started again for it.
+            return false;
+        }
+        // What only the administrator knows.
+        let line = line.strip_prefix("if so: ").unwrap_or(line);
+        let line = &line.replace("ADDRESS", "192.168.0.25");
+        self.config = with_line(&self.config, line, table);
+        self.save();
+        match rest.split_once("and: ") {
+            Some((_, command)) => self.follow(command),
+            None => true,
+        }
     }
 
     fn findings(&self) -> (Vec<Value>, Option<i32>) {
@@ -295,6 +349,31 @@ fn changed(text: &str, from: &str, to: &str) -> String {
     text.replacen(from, to, 1)
 }
 
+/// A configuration with this line in this table, in the place of another with the same key.
+fn with_line(config: &str, line: &str, table: &str) -> String {
+    let key = line.split(" = ").next().expect("a key");
+    let header = format!("[{table}]");
+    let mut lines: Vec<&str> = Vec::new();
+    let (mut is_here, mut is_done) = (false, false);
+    for old in config.lines() {
+        if old.starts_with('[') {
+            is_here = old == header;
+        }
+        if is_here && old.starts_with(&format!("{key} =")) {
+            continue;
+        }
+        lines.push(old);
+        if is_here && old == header {
+            lines.push(line);
+            is_done = true;
+        }
+    }
+    if !is_done {
+        lines.extend([header.as_str(), line]);
+    }
+    lines.join("\n") + "\n"
+}
+
 /// A mistake in each line of the table: what is found then, how bad that is, and what was planted.
 type Mistake = (&'static str, &'static str, &'static [Plant]);
 
@@ -318,20 +397,10 @@ fn each_is_found_and_nothing_else(right: fn() -> House, mistakes: &[Mistake]) {
             continue;
         }
         let fix = found[0]["fix"].as_str().expect("a text");
-        if fix.starts_with("postconf ") || fix.starts_with("chmod ") {
-            let directory = house.directory.path();
-            assert!(
-                fix.contains(&directory.display().to_string()),
-                "of another: {fix}"
-            );
-            let mut shell = Command::new("sh");
-            // A command that names no instance must not touch the machine's.
-            shell.args(["-c", fix]).env("MAIL_CONFIG", directory);
-            let ran = shell.output().expect("a shell");
-            house.age();
+        if house.follow(fix) {
             let (left, status) = house.findings();
-            if !ran.status.success() || !left.is_empty() || status != Some(0) {
-                faults.push(format!("{name}: {fix}: {ran:?} leaves {left:#?}"));
+            if !left.is_empty() || status != Some(0) {
+                faults.push(format!("{name}: {fix}: leaves {left:#?}"));
             }
         }
     }
@@ -730,7 +799,10 @@ fn each_difference_about_who_is_ours_and_each_further_copy_is_found() {
             (
                 "trusts-everybody",
                 "error",
-                &[Config("\"10.0.0.0/8\"", "\"0.0.0.0/0\"")],
+                &[
+                    Config("\"10.0.0.0/8\"", "\"0.0.0.0/0\""),
+                    Main("mynetworks = 127.0.0.0/8 [::1]/128"),
+                ],
             ),
             (
                 "always-bcc",
@@ -792,6 +864,10 @@ fn each_difference_about_who_is_ours_and_each_further_copy_is_found() {
                     Main("mailbox_size_limit = 60000000"),
                     Main("mydestination = $myhostname, localhost, corp.example"),
                     Main("virtual_mailbox_domains ="),
+                    Config(
+                        "[\"mx.corp.example\"]",
+                        "[\"mx.corp.example\", \"corp.example\"]",
+                    ),
                     Config(
                         "[outbound]",
                         "journal = \"archive@corp.example\"\n[outbound]",
@@ -1105,4 +1181,576 @@ fn a_port_for_reports_that_everybody_reaches_must_lead_by_copyist() {
     let names: Vec<&Value> = found.iter().map(|finding| &finding["name"]).collect();
     assert_eq!(names, ["listener-unhooked"], "{found:#?}");
     assert_eq!(status, Some(1));
+}
+
+/// Names of what is found.
+fn names(found: &[Value]) -> Vec<&str> {
+    let all = found.iter();
+    all.map(|one| one["name"].as_str().expect("a text"))
+        .collect()
+}
+
+#[test]
+fn each_name_map_and_client_that_identity_does_not_cover_is_found() {
+    each_is_found_and_nothing_else(
+        House::milter,
+        &[
+            (
+                "local-domains",
+                "error",
+                &[Main("mydestination = $myhostname, localhost, old.example")],
+            ),
+            // Login names and local aliases are mailboxes at a domain of the organization, too.
+            (
+                "local-domains",
+                "error",
+                &[
+                    Main("mydestination = $myhostname, localhost, corp.example"),
+                    Main("virtual_mailbox_domains ="),
+                ],
+            ),
+            (
+                "local-domains",
+                "error",
+                &[Main("mydestination = texthash:DIR/mine, localhost")],
+            ),
+            (
+                "local-domains",
+                "error",
+                &[Main("inet_interfaces = 127.0.0.1, 192.0.2.7, [fd00::7]")],
+            ),
+            (
+                "local-domains",
+                "error",
+                &[Main("proxy_interfaces = 192.0.2.8")],
+            ),
+            (
+                "default-domain",
+                "error",
+                &[Main("myorigin = corp.example")],
+            ),
+            (
+                "default-domain",
+                "error",
+                &[Main("myorigin = DIR/mailname")],
+            ),
+            (
+                "domain-unknown",
+                "error",
+                &[Main("relay_domains = texthash:DIR/mine")],
+            ),
+            (
+                "domain-unknown",
+                "error",
+                &[
+                    Main("virtual_alias_maps = texthash:DIR/virtual"),
+                    Config(
+                        "[directory]",
+                        "[organization.address_maps]\nvirtual_alias_maps = [\"texthash:DIR/virtual\"]\n[directory]",
+                    ),
+                ],
+            ),
+            (
+                "address-maps",
+                "error",
+                &[Main("alias_maps = inline:{sales=dan}")],
+            ),
+            (
+                "address-maps",
+                "error",
+                &[Main(
+                    "virtual_alias_maps = proxy:inline:{sales@corp.example=dan@corp.example}, inline:{{a@corp.example = b@corp.example, c@corp.example}}",
+                )],
+            ),
+            (
+                "address-maps",
+                "error",
+                &[Main(
+                    "canonical_maps = inline:{dan@corp.example=dan.fox@corp.example}",
+                )],
+            ),
+            (
+                "address-maps",
+                "error",
+                &[Main(
+                    "sender_canonical_maps = inline:{dan@corp.example=dan.fox@corp.example}",
+                )],
+            ),
+            (
+                "address-maps",
+                "error",
+                &[Main(
+                    "recipient_canonical_maps = inline:{dan@corp.example=dan.fox@corp.example}",
+                )],
+            ),
+            (
+                "address-maps",
+                "error",
+                &[Master(
+                    "cleanup unix n - n - 0 cleanup\n",
+                    "cleanup unix n - n - 0 cleanup\n  -o virtual_alias_maps=texthash:DIR/mine\n",
+                )],
+            ),
+            (
+                "address-maps-unused",
+                "hint",
+                &[Config(
+                    "[directory]",
+                    "[organization.address_maps]\nalias_maps = [\"inline:{a=b}\"]\n[directory]",
+                )],
+            ),
+            (
+                "address-maps-not-covered",
+                "error",
+                &[
+                    Main("virtual_alias_maps = pcre:/etc/postfix/virtual"),
+                    Main("virtual_alias_domains ="),
+                ],
+            ),
+            (
+                "domains-in-table",
+                "hint",
+                &[Main("relay_domains = proxy:mysql:/etc/postfix/domains.cf")],
+            ),
+            (
+                "address-maps-not-covered",
+                "error",
+                &[Main(
+                    "canonical_maps = proxy:mysql:/etc/postfix/canonical.cf",
+                )],
+            ),
+            (
+                "address-maps-not-covered",
+                "error",
+                &[Main("alias_maps = ldap:people")],
+            ),
+            (
+                "address-maps-not-covered",
+                "error",
+                &[Main("masquerade_domains = corp.example")],
+            ),
+            (
+                "address-map-unreadable",
+                "error",
+                &[
+                    Main("alias_maps = hash:DIR/aliases"),
+                    Config(
+                        "[directory]",
+                        "[organization.address_maps]\nalias_maps = [\"hash:DIR/aliases\"]\n[directory]",
+                    ),
+                ],
+            ),
+            (
+                "mynetworks-untrusted",
+                "error",
+                &[Master(
+                    "  -o smtpd_sasl_auth_enable=yes\n",
+                    "  -o mynetworks=192.168.0.0/16\n",
+                )],
+            ),
+            (
+                "mynetworks-unread",
+                "hint",
+                &[Main("mynetworks = 127.0.0.0/8 cidr:/etc/postfix/networks")],
+            ),
+            (
+                "mynetworks-unread",
+                "hint",
+                &[Main("mynetworks = 127.0.0.0/8 !10.0.0.1 10.0.0.0/8")],
+            ),
+            (
+                "gateways-asked",
+                "hint",
+                &[
+                    Config("\"10.0.0.0/8\"", "\"192.168.0.0/24\""),
+                    Config("gateways = [\"10.0.0.25\"]\n", ""),
+                    Main("mynetworks = 127.0.0.0/8 192.168.0.0/24"),
+                ],
+            ),
+            // Wide, and the gateway that is known is elsewhere.
+            (
+                "gateways-asked",
+                "hint",
+                &[
+                    Config("\"10.0.0.0/8\"", "\"192.0.0.0/8\""),
+                    Main("mynetworks = 127.0.0.0/8"),
+                ],
+            ),
+            (
+                "gateway-loopback",
+                "error",
+                &[Config("[\"10.0.0.25\"]", "[\"10.0.0.25\", \"127.0.0.1\"]")],
+            ),
+            (
+                "gateway-loopback",
+                "error",
+                &[Config("[\"10.0.0.25\"]", "[\"10.0.0.25\", \"::/0\"]")],
+            ),
+            (
+                "certificates-untrusted",
+                "warning",
+                &[
+                    Main("smtpd_tls_CAfile = DIR/ca.pem"),
+                    Main(
+                        "smtpd_relay_restrictions = permit_mynetworks permit_tls_clientcerts defer_unauth_destination",
+                    ),
+                ],
+            ),
+            (
+                "certificates-untrusted",
+                "warning",
+                &[
+                    Main("smtpd_tls_CAfile = DIR/ca.pem"),
+                    Master(
+                        "  -o smtpd_sasl_auth_enable=yes\n",
+                        "  -o smtpd_client_restrictions=permit_tls_all_clientcerts,reject\n",
+                    ),
+                ],
+            ),
+            (
+                "certificates-untrusted",
+                "warning",
+                &[
+                    Main("smtpd_tls_CAfile = DIR/ca.pem"),
+                    Main("smtpd_client_restrictions = check_ccert_access hash:/etc/postfix/ccert"),
+                ],
+            ),
+            (
+                "certificates-unverified",
+                "warning",
+                &[
+                    Main("smtpd_client_restrictions = permit_tls_clientcerts"),
+                    Config(
+                        "[directory]",
+                        "trusted_certificates = [\"notebook\"]\n[directory]",
+                    ),
+                ],
+            ),
+            (
+                "milter-macros",
+                "error",
+                &[
+                    Main("milter_helo_macros ="),
+                    Config(
+                        "[directory]",
+                        "trusted_certificates = [\"notebook\"]\n[directory]",
+                    ),
+                ],
+            ),
+            (
+                "logins-unknown",
+                "warning",
+                &[Config("[directory]", "[directory]\nlogin_attributes = []")],
+            ),
+            (
+                "mailbox-unguarded",
+                "warning",
+                &[Config("ndr@corp.example", "postmaster@corp.example")],
+            ),
+            (
+                "mailbox-unguarded",
+                "warning",
+                &[Config(
+                    "[outbound]",
+                    "journal = [\"abuse@mx.corp.example\"]\n[outbound]",
+                )],
+            ),
+            (
+                "outbound-listener-open",
+                "error",
+                &[
+                    Config("listen = [", "outbound = ["),
+                    Config("[hook.milter]", "[hook.milter]\nlisten = []"),
+                    Master("smtp inet n - n - - smtpd\n", ""),
+                ],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn what_identity_covers_is_no_finding() {
+    let cases: &[(&str, &[Plant])] = &[
+        (
+            "a network of gateways alone",
+            &[
+                Main("mynetworks = 127.0.0.0/8 192.0.2.0/28"),
+                Config("\"10.0.0.25\"", "\"192.0.2.0/28\""),
+                Config(", \"10.0.0.0/8\"", ""),
+            ],
+        ),
+        (
+            "networks that nobody may relay from",
+            &[
+                Main("mynetworks = 127.0.0.0/8 203.0.113.0/24"),
+                Main(
+                    "smtpd_relay_restrictions = permit_sasl_authenticated, reject_unauth_destination",
+                ),
+            ],
+        ),
+        (
+            "aliases where nothing is delivered to local users",
+            &[
+                Main("mydestination ="),
+                Main("alias_maps = hash:/etc/aliases"),
+            ],
+        ),
+        (
+            "Postfix's own default of alias_maps",
+            &[
+                Main("alias_maps = texthash:DIR/mine, nis:mail.aliases"),
+                Config(
+                    "[directory]",
+                    "[organization.address_maps]\nalias_maps = [\"texthash:DIR/mine\"]\n[directory]",
+                ),
+            ],
+        ),
+        (
+            "a map with and without proxymap",
+            &[
+                Main("virtual_alias_maps = proxy:texthash:DIR/mine"),
+                Config(
+                    "[directory]",
+                    "[organization.address_maps]\nvirtual_alias_maps = [\"texthash:DIR/mine\"]\n[directory]",
+                ),
+                Config(
+                    "domains = [\"corp.example\"]",
+                    "domains = [\"corp.example\", \"mine.example\"]",
+                ),
+            ],
+        ),
+        (
+            "an outbound listener where everybody has to log in",
+            &[
+                Config("listen = [", "outbound = ["),
+                Config("[hook.milter]", "[hook.milter]\nlisten = []"),
+                Master("smtp inet n - n - - smtpd\n", ""),
+                Master(
+                    "  -o smtpd_sasl_auth_enable=yes\n",
+                    "  -o smtpd_sasl_auth_enable=yes\n  -o smtpd_client_restrictions=permit_sasl_authenticated,reject\n",
+                ),
+            ],
+        ),
+    ];
+    let mut faults = Vec::new();
+    for (what, plants) in cases {
+        let mut house = House::milter();
+        plants.iter().for_each(|plant| house.plant(*plant));
+        let (found, status) = house.findings();
+        if !found.is_empty() || status != Some(0) {
+            faults.push(format!("{what}: {found:#?}"));
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn a_hook_behind_the_rewriting_needs_no_maps_but_those_of_local_delivery() {
+    let mut house = House::after_queue();
+    house.plant(Main("virtual_alias_domains ="));
+    house.plant(Main("virtual_alias_maps = pcre:/etc/postfix/virtual"));
+    house.plant(Main("masquerade_domains = corp.example"));
+    let (found, _) = house.findings();
+    assert!(found.is_empty(), "{found:#?}");
+    house.plant(Main("alias_maps = inline:{sales=dan}"));
+    assert_eq!(names(&house.findings().0), ["address-maps"]);
+    house.plant(Main("alias_maps ="));
+    house.plant(Main("receive_override_options = no_address_mappings"));
+    let (found, _) = house.findings();
+    assert_eq!(
+        names(&found),
+        ["address-maps-not-covered", "address-maps-not-covered"]
+    );
+}
+
+/// As Debian's package writes it for an Internet site, with what administrators add.
+const DEBIAN: &str = "\
+smtpd_banner = $myhostname ESMTP $mail_name (Debian/GNU)
+biff = no
+append_dot_mydomain = no
+compatibility_level = 3.6
+queue_directory = DIR/spool
+mail_owner = USER
+smtpd_relay_restrictions = permit_mynetworks permit_sasl_authenticated permit_tls_clientcerts defer_unauth_destination
+myhostname = mx1.corp.example
+alias_maps = hash:DIR/aliases
+alias_database = hash:DIR/aliases
+myorigin = DIR/mailname
+mydestination = $myhostname, old.example, mx1, localhost.corp.example, , localhost
+relayhost =
+mynetworks = 127.0.0.0/8 [::ffff:127.0.0.0]/104 [::1]/128 192.168.0.0/16
+mailbox_size_limit = 0
+recipient_delimiter = +
+inet_interfaces = all
+message_size_limit = 50000000
+virtual_alias_maps = texthash:DIR/virtual, proxy:inline:{a@corp.example=b@corp.example}
+virtual_mailbox_domains = corp.example, texthash:DIR/mine
+sender_canonical_maps = inline:{dan@corp.example=dan.fox@corp.example}
+proxy_interfaces = 192.0.2.8
+smtpd_sasl_auth_enable = yes
+smtpd_tls_CAfile = DIR/ca.pem
+";
+
+#[test]
+fn a_site_as_debian_makes_it_is_covered_after_doing_what_is_said() {
+    let config = COPYIST
+        .replace("local_domains = [\"mx.corp.example\"]\n", "")
+        .replace("default_domain = \"mx.corp.example\"\n", "")
+        .replace("gateways = [\"10.0.0.25\"]\n", "")
+        .replace(", \"10.0.0.0/8\"", "")
+        .replace("recipient_delimiter = \"+\"\n", "login_attributes = []\n")
+        .replace("domains = [", "domains = [\"head.example\", ")
+        .replace("ndr@", "postmaster@")
+        .replace("[inbound]", "[inbound]\njournal = \"journal@corp.example\"");
+    let mut house = House::new(
+        &[DEBIAN, MILTER_MAIN],
+        &[MILTER_MASTER, SERVICES],
+        &[&config, MILTER],
+    );
+    let (first, status) = house.findings();
+    assert_eq!(status, Some(1));
+    for name in [
+        "local-domains",
+        "default-domain",
+        "domain-unknown",
+        "recipient-delimiter",
+        "address-maps",
+        "mynetworks-untrusted",
+        "certificates-untrusted",
+        "logins-unknown",
+        "mailbox-unguarded",
+    ] {
+        assert!(names(&first).contains(&name), "{name}: {first:#?}");
+    }
+    // One thing at a time, as an administrator does.
+    for round in 0.. {
+        let (found, status) = house.findings();
+        let Some(first) = found.first() else {
+            assert_eq!(status, Some(0));
+            break;
+        };
+        assert!(round < 40, "there is no end: {found:#?}");
+        let fix = first["fix"].as_str().expect("a text");
+        assert!(house.follow(fix), "nothing to do: {first:#?}");
+    }
+    let wanted = [
+        "local_domains = [\"mx1.corp.example\", \"old.example\", \"mx1\", \"localhost.corp.example\", \"[192.0.2.8]\"]",
+        "default_domain = \"corp.example\"",
+        "domains = [\"head.example\", \"corp.example\", \"alias.example\", \"mine.example\"]",
+        "alias_maps = [\"hash:DIR/aliases\"]",
+        "virtual_alias_maps = [\"texthash:DIR/virtual\", \"inline:{a@corp.example=b@corp.example}\"]",
+        "trusted_networks = [\"127.0.0.0/8\", \"::1/128\", \"192.168.0.0/16\"]",
+        "gateways = [\"192.168.0.25\"]",
+    ];
+    for line in wanted {
+        let line = house.filled(line);
+        assert!(house.config.contains(&line), "{line}:\n{}", house.config);
+    }
+    let dan = "dn: uid=dan,dc=corp\nuid: dan\nmail: dan@corp.example\nextensionAttribute10: journal@corp.example\n";
+    write(&house.path("people.ldif"), dan);
+    // The guard is closed to those outside, also by way of the gateway and with a forged sender.
+    for client in ["203.0.113.9", "192.168.0.25"] {
+        for sender in ["x@elsewhere.example", "dan@corp.example", "<>"] {
+            let mut asked = vec!["--json", "--client", client, "--from", sender, "--to"];
+            let recipients = [
+                "journal",
+                "journal@mx1",
+                "journal@[192.0.2.8]",
+                "journal+x@corp.example",
+                "archive@alias.example",
+            ];
+            asked.extend(recipients);
+            let said = house.run("explain", &asked);
+            let said: Value = serde_json::from_slice(&said.stdout)
+                .unwrap_or_else(|error| panic!("no JSON ({error}): {said:?}"));
+            let all = said["recipients"].as_array().expect("a list");
+            assert_eq!(all.len(), recipients.len());
+            let is_guarded = |one: &Value| one["guard"] == "guarded";
+            assert!(all.iter().all(is_guarded), "{asked:?}: {said:#}");
+        }
+    }
+}
+
+/// Answers every request for metrics with these.
+fn metrics(said: &'static str) -> SocketAddr {
+    use std::io::{Read, Write};
+    let (listener, port) = listener();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut request = [0; 1000];
+            let read = stream.read(&mut request).expect("a request");
+            assert!(request[..read].starts_with(b"GET /metrics "));
+            write!(stream, "HTTP/1.0 200 OK\r\n\r\n{said}").expect("it reads");
+        }
+    });
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+#[test]
+fn senders_that_the_service_does_not_know_are_a_finding() {
+    let slapd = Slapd::start(5);
+    let relay = SmtpSink::start();
+    let mut house = with_peers(&slapd, relay.address());
+    let admin = metrics("x 3\ncopyist_messages_unidentified_total 0\n").to_string();
+    house.config = changed(
+        &house.config,
+        "listen = \"off\"",
+        &format!("listen = \"{admin}\""),
+    );
+    house.save();
+    assert!(house.online().is_empty(), "{:?}", house.online());
+    let other = metrics("x 3\ncopyist_messages_unidentified_total 2\n").to_string();
+    house.config = changed(&house.config, &admin, &other);
+    house.save();
+    assert_eq!(house.online(), ["senders-unidentified"]);
+    // Nobody answers there any more.
+    house.config = changed(&house.config, &other, "127.0.0.1:1");
+    house.save();
+    assert!(house.online().is_empty(), "{:?}", house.online());
+}
+
+#[test]
+fn what_the_guard_leaves_open_or_does_not_know_is_found_online() {
+    let slapd = Slapd::start_with(5, |user| {
+        Some(match user {
+            1 => lab::user(3),
+            _ => "journal@archive.test".into(),
+        })
+    });
+    let relay = SmtpSink::start();
+    let mut house = with_peers(&slapd, relay.address());
+    let (found, status) = house.findings_of(&["--json", "--online"]);
+    assert_eq!(names(&found), ["journal-mailbox-unguarded"], "{found:#?}");
+    assert_eq!(status, Some(0));
+    let seen = found[0]["seen"].as_str().expect("a text");
+    assert!(
+        seen.contains(&slapd.user_dn(3)) && seen.contains("extensionAttribute10"),
+        "{seen}"
+    );
+    assert!(house.follow(found[0]["fix"].as_str().expect("a text")));
+    assert!(house.online().is_empty(), "{:?}", house.online());
+    slapd.limit_long_answers(2);
+    let (found, _) = house.findings_of(&["--json", "--online"]);
+    let incomplete = found.iter().find(|one| one["name"] == "guard-incomplete");
+    let fix = incomplete.unwrap_or_else(|| panic!("{found:#?}"))["fix"].as_str();
+    let wanted = "olcLimits: dn.exact=\"cn=agent,dc=example,dc=test\" size.prtotal=unlimited";
+    assert!(fix.expect("a text").contains(wanted), "{fix:?}");
+}
+
+#[test]
+fn a_map_that_is_no_map_is_found_online() {
+    let slapd = Slapd::start(5);
+    let relay = SmtpSink::start();
+    let mut house = with_peers(&slapd, relay.address());
+    write(&house.path("aliases.db"), "no database");
+    house.plant(Main("alias_maps = hash:DIR/aliases"));
+    house.plant(Config(
+        "[directory]",
+        "[organization.address_maps]\nalias_maps = [\"hash:DIR/aliases\"]\n[directory]",
+    ));
+    assert!(house.findings().0.is_empty());
+    assert_eq!(house.online(), ["address-map-unreadable"]);
+    std::fs::remove_file(house.path("aliases.db")).expect("it is there");
+    assert_eq!(house.online(), ["address-map-unreadable"]);
 }

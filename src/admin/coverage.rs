@@ -11,7 +11,7 @@ use crate::directory::Outage;
 use crate::pipeline::Pipeline;
 use crate::survey::{self, Person, Summary};
 
-/// People whose values lead nowhere that are kept, and as many others; the rest is only counted. `copyist coverage` lists
+/// People with a problem that are kept, and as many others; the rest is only counted. `copyist coverage` lists
 /// everybody.
 pub(super) const KEPT: usize = 5000;
 
@@ -22,7 +22,7 @@ pub(super) struct Read {
     pub(super) at: SystemTime,
     /// What was seen in all; or why it broke off.
     pub(super) summary: Result<Summary, Outage>,
-    /// People with a value that leads nowhere.
+    /// People with a value that leads nowhere, or an address that is not theirs alone.
     pub(super) problems: Vec<Person>,
     /// The others.
     pub(super) others: Vec<Person>,
@@ -88,11 +88,9 @@ impl Coverage {
                 *seen += people.len() as u64;
             }
             for person in people {
-                let leads_nowhere = person.journal.iter().any(|value| value.problem.is_some());
-                let list = if leads_nowhere {
-                    &mut problems
-                } else {
-                    &mut others
+                let list = match person.has_problem() {
+                    true => &mut problems,
+                    false => &mut others,
                 };
                 if list.len() < KEPT {
                     list.push(person);
@@ -102,7 +100,7 @@ impl Coverage {
         Read {
             at,
             summary: match outage {
-                None => Ok(reading.end()),
+                None => Ok(reading.end(pipeline.guarded.get().as_deref())),
                 Some(outage) => Err(outage),
             },
             problems,

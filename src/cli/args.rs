@@ -268,12 +268,12 @@ impl CoverageFormats {
 pub(super) struct Question {
     #[command(flatten)]
     pub(super) config: Config,
-    /// The envelope sender; "<>" for the null reverse path.
+    /// The envelope sender, as it stands in MAIL FROM; "<>" for the null reverse path.
     #[arg(long, value_name = "A")]
     pub(super) from: String,
-    /// The envelope recipients.
+    /// The envelope recipients, as they stand in RCPT TO: dan@example.com, dan, dan%example.net@example.com.
     #[arg(long, value_name = "B", required = true, num_args = 1..)]
-    pub(super) to: Vec<Address>,
+    pub(super) to: Vec<String>,
     /// The address of the client that hands the message in.
     #[arg(long, value_name = "IP")]
     pub(super) client: Option<IpAddr>,

@@ -6,16 +6,21 @@ use serde::Serialize;
 
 use super::{Failure, load, print_json, print_line};
 use crate::config::Settings;
+use crate::daemon;
 use crate::deliver::{self, ProbeReport, RelayError, RelaySettings};
-use crate::directory::Directory;
 use crate::hook::{Mode, NextHop, SmtpDoor};
+use crate::identity::Identities;
 use crate::mail::Side;
+use crate::policy::Guard;
 use crate::smtp::BareLineBreaks;
+
+/// Mailboxes that are not guarded that are named one by one.
+const MOST_NAMED: usize = 20;
 
 /// One thing that was tried.
 #[derive(Serialize)]
 struct Finding {
-    /// "configuration", "journaling", "milter", "smtp", "directory", "relay" or "next hop".
+    /// "configuration", "journaling", "milter", "smtp", "address map", "guard", "directory", "relay" or "next hop".
     what: &'static str,
     /// Which one: a file, an address, a URL, a host.
     which: String,
@@ -145,8 +150,8 @@ fn name(host: &str, port: u16) -> String {
 }
 
 async fn try_directory(settings: &Settings) -> Vec<Finding> {
-    let directory = match Directory::open(settings.directory.clone()) {
-        Ok(directory) => directory,
+    let identities = match daemon::open_identities(settings) {
+        Ok(identities) => identities,
         Err(error) => {
             return vec![Finding {
                 what: "directory",
@@ -156,9 +161,13 @@ async fn try_directory(settings: &Settings) -> Vec<Finding> {
             }];
         }
     };
+    let directory = identities.directory();
     let probes = directory.probe().await;
+    let mut findings = maps(&identities);
+    if probes.iter().any(|probe| probe.outcome.is_ok()) {
+        findings.extend(try_guard(settings, &identities).await);
+    }
     directory.close().await;
-    let mut findings = Vec::new();
     for probe in probes {
         for outcome in [probe.outcome].into_iter().chain(probe.remarks) {
             findings.push(Finding {
@@ -168,6 +177,66 @@ async fn try_directory(settings: &Settings) -> Vec<Finding> {
                 said: outcome.unwrap_or_else(|error| error),
             });
         }
+    }
+    findings
+}
+
+/// The address maps of the MTA, as they were just read.
+fn maps(identities: &Identities) -> Vec<Finding> {
+    let all = identities.maps().status().into_iter();
+    all.map(|map| Finding {
+        what: "address map",
+        which: format!("{} {}", map.setting, map.map),
+        fine: map.problem.is_none(),
+        said: match (map.problem, map.entries) {
+            (Some(problem), _) => problem,
+            (None, Some(entries)) => format!("{entries} entries"),
+            (None, None) => "is asked for each address".into(),
+        },
+    })
+    .collect()
+}
+
+/// What the journal guard protects, and which mailboxes it leaves to people.
+async fn try_guard(settings: &Settings, identities: &Identities) -> Vec<Finding> {
+    let rules = &settings.rules;
+    if rules.journal_guard == Guard::Off {
+        return Vec::new();
+    }
+    let finding = |which: String, fine, said| Finding {
+        what: "guard",
+        which,
+        fine,
+        said,
+    };
+    let all = || "journal mailboxes".to_owned();
+    let guarded = match daemon::guarded_mailboxes(identities, rules).await {
+        Ok(guarded) => guarded,
+        Err(outage) => return vec![finding(all(), false, outage.to_string())],
+    };
+    let names = format!("{} names are guarded", guarded.len());
+    let mut findings = vec![finding(all(), true, names)];
+    if let Some(why) = guarded.incomplete {
+        let said = format!(
+            "warning: not all are known, the directory is asked about each recipient: {why}"
+        );
+        findings.push(finding(all(), true, said));
+    }
+    let many = guarded.persons.len();
+    let some = guarded.persons.into_iter().take(MOST_NAMED);
+    findings.extend(some.map(|one| {
+        finding(
+            one.address.to_string(),
+            true,
+            format!("warning: {}", one.remark()),
+        )
+    }));
+    if many > MOST_NAMED {
+        let said = format!(
+            "warning: {} more persons' mailboxes are not guarded; \"copyist coverage --json\" lists them",
+            many - MOST_NAMED
+        );
+        findings.push(finding(all(), true, said));
     }
     findings
 }

@@ -9,7 +9,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::args::CoverageFormat;
 use super::{Failure, load};
 use crate::daemon;
-use crate::directory::Directory;
 use crate::mail::Address;
 use crate::survey::{Coverage, Person, Summary};
 
@@ -19,10 +18,11 @@ pub(super) async fn coverage(
     problems: bool,
 ) -> Result<(), Failure> {
     let settings = load(config)?;
-    let rules = settings.rules;
-    let addresses = settings.directory.address_attributes.clone();
-    let directory = Directory::open(settings.directory).map_err(Failure::failed)?;
-    let known = daemon::read_domains(&directory, &rules.organization).await;
+    let rules = &settings.rules;
+    let addresses = &settings.directory.address_attributes;
+    let identities = daemon::open_identities(&settings).map_err(Failure::failed)?;
+    let directory = identities.directory();
+    let known = daemon::read_domains(directory, &rules.organization).await;
     known.map_err(Failure::failed)?;
     let style = ProgressStyle::with_template("{spinner} {pos} objects read ({per_sec}, {elapsed})");
     let bar = ProgressBar::new_spinner().with_style(style.map_err(Failure::failed)?);
@@ -32,7 +32,7 @@ pub(super) async fn coverage(
         format,
         problems,
     };
-    let mut reading = Coverage::begin(&directory, &addresses, &rules);
+    let mut reading = Coverage::begin(directory, addresses, rules);
     out.begin()?;
     loop {
         let people = reading.next().await.map_err(Failure::failed)?;
@@ -45,10 +45,16 @@ pub(super) async fn coverage(
         bar.inc(people.len() as u64);
     }
     bar.finish_and_clear();
-    let summary = reading.end();
+    // An outage of the directory ended the reading already.
+    let guarded = daemon::guarded_mailboxes(&identities, rules).await.ok();
+    let summary = reading.end(guarded.as_ref());
     out.end(&summary)?;
     directory.close().await;
     match summary.values_without_target {
+        0 if summary.addresses_not_found > 0 => Err(Failure::failed(format!(
+            "mail does not find {} addresses of journaled people; \"copyist coverage --problems\" lists them",
+            summary.addresses_not_found
+        ))),
         0 if !summary.nobody_has.is_empty() => Err(Failure::failed(format!(
             "nobody has {}: a mistake in its name, or missing rights? \"copyist check --online\" says more",
             summary.nobody_has.join(", ")
@@ -59,6 +65,9 @@ pub(super) async fn coverage(
         ))),
     }
 }
+
+/// Mailboxes that are not guarded that are named one by one.
+const MOST_NAMED: usize = 20;
 
 /// Where the list goes.
 struct Output<W: Write> {
@@ -78,7 +87,7 @@ impl<W: Write> Output<W> {
     }
 
     fn person(&mut self, person: &Person) -> Result<(), Failure> {
-        if self.problems && person.journal.iter().all(|value| value.problem.is_none()) {
+        if self.problems && !person.has_problem() {
             return Ok(());
         }
         match self.format {
@@ -114,6 +123,12 @@ impl<W: Write> Output<W> {
             ];
             self.line(&csv_row(&row))?;
         }
+        for one in &person.address_problems {
+            let address = one.address.to_string();
+            let nothing = [""; 6];
+            let row = [person.dn.as_str(), &address, &exempt];
+            self.line(&csv_row(&[&row[..], &nothing, &[&one.problem]].concat()))?;
+        }
         Ok(())
     }
 
@@ -136,6 +151,9 @@ impl<W: Write> Output<W> {
             let line = format!("{address}{exempt}: {directions} to {leads} ({attribute}{of})");
             self.line(&line)?;
         }
+        for one in &person.address_problems {
+            self.line(&format!("{}: {} ({})", one.address, one.problem, person.dn))?;
+        }
         Ok(())
     }
 
@@ -156,15 +174,29 @@ impl<W: Write> Output<W> {
                     values_without_target,
                     values_leading_outside,
                     journal_addresses,
+                    addresses_not_found,
+                    addresses_shared,
+                    persons_not_guarded,
                     ..
                 } = summary;
+                for one in persons_not_guarded.iter().take(MOST_NAMED) {
+                    self.line(&format!("{}: {}", one.address, one.remark()))?;
+                }
+                if let Some(why) = &summary.guard_incomplete {
+                    self.line(&format!(
+                        "the journal guard does not know all journal mailboxes: {why}"
+                    ))?;
+                }
                 for (direction, all) in &summary.all_mail {
                     self.line(&format!("all {direction} mail: to {}", all.join(", ")))?;
                 }
                 self.line(&format!(
                     "{objects} objects with addresses in {:.1} s: {journaled} journaled by attribute, {not_journaled} not, {exempt} exempt; \
-                     {values} values lead to {journal_addresses} addresses, {values_leading_outside} of them outside, {values_without_target} nowhere",
-                    summary.seconds
+                     {values} values lead to {journal_addresses} addresses, {values_leading_outside} of them outside, {values_without_target} nowhere; \
+                     mail does not find {addresses_not_found} addresses of journaled people, {addresses_shared} are of several objects; \
+                     {} journal addresses are persons' mailboxes, not guarded",
+                    summary.seconds,
+                    persons_not_guarded.len()
                 ))?;
             }
         }

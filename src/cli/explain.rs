@@ -3,18 +3,23 @@
 use super::args::Question;
 use super::{Failure, load, print_json, print_line};
 use crate::daemon;
-use crate::identity::Guarded;
-use crate::mail::{Address, AddressError};
+use crate::identity::{Guarded, parse_path};
+use crate::mail::AddressError;
 use crate::survey::{self, Explanation, ForRecipient, Object, Step, Target};
 
 pub(super) async fn explain(question: Question) -> Result<(), Failure> {
     let settings = load(&question.config.file)?;
-    let sender = match Address::parse(&question.from) {
+    let names = &settings.rules.organization.names;
+    let path = |text: &str| parse_path(text, names.default_domain().unwrap_or("localhost"));
+    let sender = match path(&question.from) {
         Ok(address) => Some(address),
         Err(AddressError::Empty) => None,
         Err(error) => return Err(Failure::wrong(format!("--from: {error}"))),
     };
-    let envelope = survey::envelope(sender, question.to, question.client, question.auth);
+    let to = question.to.iter().map(|text| path(text));
+    let to = to.collect::<Result<Vec<_>, _>>();
+    let to = to.map_err(|error| Failure::wrong(format!("--to: {error}")))?;
+    let envelope = survey::envelope(sender, to, question.client, question.auth);
     let identities = daemon::open_identities(&settings).map_err(Failure::failed)?;
     let known = daemon::read_domains(identities.directory(), &settings.rules.organization).await;
     known.map_err(Failure::failed)?;
@@ -42,7 +47,7 @@ fn to_text(explanation: &Explanation) -> String {
     lines.push(format!("the sender is {side}: {}", explanation.because));
     if explanation.is_unidentified {
         lines.push(
-            "nobody in the directory is the sender: no copy is made because of the sender".into(),
+            "the sender is not identified: no object of the directory is found by reverse path or login; no copy is made because of the sender".into(),
         );
     }
     for ForRecipient {
@@ -50,6 +55,7 @@ fn to_text(explanation: &Explanation) -> String {
         direction,
         guard,
         guarded_as,
+        guard_outage,
         prepend,
         append,
     } in &explanation.recipients
@@ -57,10 +63,11 @@ fn to_text(explanation: &Explanation) -> String {
         let guard = match *guard {
             "guarded" => "; refused with 550: a guarded mailbox",
             "provisional" => "; guarded: passes only as a report of ours or a bounce of one",
-            "unavailable" => "; deferred with 451: the guard cannot ask the directory",
+            "unavailable" => "; deferred with 451: the guarded mailboxes are not known",
             _ => "",
         };
-        let mailbox = guarded_as.iter().map(|name| format!(" ({name})"));
+        let mailbox = guarded_as.iter().chain(guard_outage);
+        let mailbox = mailbox.map(|name| format!(" ({name})"));
         let mailbox: String = mailbox.collect();
         lines.push(format!("to {address}: {direction}{guard}{mailbox}"));
         for (end, text) in [("before", prepend), ("after", append)] {

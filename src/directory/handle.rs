@@ -212,6 +212,22 @@ impl Directory {
         join_all(asked).await.into_iter().collect()
     }
 
+    /// The objects that own each of these addresses exactly, as the source has them now, past all memory and without what
+    /// they inherit.
+    pub async fn owners_now(
+        &self,
+        addresses: &[Address],
+    ) -> Result<HashMap<Address, Objects>, Outage> {
+        let asked: HashSet<&Address> = addresses.iter().collect();
+        let asked = asked.into_iter().map(|address| async {
+            let found = self.inner.cached.source().find(address).await?;
+            Ok((address.clone(), found.unwrap_or_else(|| [].into())))
+        });
+        try_join_all(asked)
+            .await
+            .map(|all| all.into_iter().collect())
+    }
+
     /// The objects that have a login name, in one of `Settings::login_attributes`.
     pub async fn find_login(&self, login: &str) -> Lookup<Objects> {
         self.inner.cached.find_login(login).await

@@ -107,6 +107,21 @@ pub struct Unguarded {
     pub mark: String,
 }
 
+impl Unguarded {
+    /// Why it is not guarded, and the setting that changes it: continues a sentence that begins with the address.
+    pub fn remark(&self) -> String {
+        let Unguarded {
+            address,
+            dn,
+            named_by,
+            mark,
+        } = self;
+        format!(
+            "not guarded, since {dn} looks like a person's ({mark}); named by {named_by}: add \"{address}\" to organization.journal_mailboxes if it is a journal mailbox"
+        )
+    }
+}
+
 /// The current set, shared by all who ask. There is none until the first was built or read.
 #[derive(Debug, Clone)]
 pub struct Guarded(Arc<watch::Sender<Option<Arc<GuardedMailboxes>>>>);

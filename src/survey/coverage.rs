@@ -2,18 +2,22 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::directory::{Directory, Entry, Objects, Outage, Resolution, Target};
-use crate::identity::exempting;
+use crate::identity::{GuardedMailboxes, Unguarded, exempting};
 use crate::mail::Address;
 use crate::policy::{Direction, Rules};
 
 /// People whose targets are resolved at once.
 const AT_ONCE: usize = 256;
+
+/// How long the first reading of the whole directory may take that tells "nobody" from "not known yet".
+const FIRST_READING: Duration = Duration::from_secs(60);
 
 /// One object with an address.
 #[derive(Debug, Clone, Serialize)]
@@ -26,6 +30,31 @@ pub struct Person {
     pub exempt: bool,
     /// What its journal attributes hold.
     pub journal: Vec<Value>,
+    /// Those of its addresses by which mail finds somebody else, or nobody; looked up if it is journaled.
+    pub address_problems: Vec<AddressProblem>,
+}
+
+/// An address of a journaled object by which mail does not find this object alone.
+#[derive(Debug, Clone, Serialize)]
+pub struct AddressProblem {
+    /// The address.
+    pub address: Address,
+    /// Whether mail does not find the object by it.
+    pub is_lost: bool,
+    /// What mail finds by it.
+    pub problem: String,
+}
+
+impl Person {
+    /// Whether a value leads nowhere, or an address is not this object's alone.
+    pub fn has_problem(&self) -> bool {
+        !self.address_problems.is_empty()
+            || self.journal.iter().any(|value| value.problem.is_some())
+    }
+
+    fn is_journaled(&self) -> bool {
+        self.journal.iter().any(|value| !value.targets.is_empty())
+    }
 }
 
 /// One value of a journal attribute that counts for a person.
@@ -66,6 +95,14 @@ pub struct Summary {
     pub values_leading_outside: u64,
     /// Different addresses that they lead to.
     pub journal_addresses: usize,
+    /// Addresses of journaled objects by which mail does not find them.
+    pub addresses_not_found: u64,
+    /// Addresses of journaled objects that other objects have as well.
+    pub addresses_shared: u64,
+    /// Mailboxes that journal attributes name and that are not guarded, since they look like a person's.
+    pub persons_not_guarded: Vec<Unguarded>,
+    /// Why not all values of journal attributes are known to the journal guard.
+    pub guard_incomplete: Option<String>,
     /// Journal attributes that nobody has, as far as can be seen.
     pub nobody_has: Vec<String>,
     /// What all mail of a direction is journaled to, whoever is concerned.
@@ -124,16 +161,27 @@ impl<'a> Coverage<'a> {
         let entries: Vec<_> = some.into_iter().collect::<Result<_, _>>()?;
         let found = self.directory.with_inherited(entries).await?;
         learn(self.directory, &found, self.rules, &mut self.targets).await?;
-        let people = found.iter().map(|objects| {
-            let person = describe(objects, self.addresses, self.rules, &self.targets);
-            self.summary.count(&person);
-            person
-        });
-        Ok(people.collect())
+        let people = found
+            .iter()
+            .map(|objects| describe(objects, self.addresses, self.rules, &self.targets));
+        let mut people: Vec<Person> = people.collect();
+        look_up(self.directory, &found, &mut people).await?;
+        for person in &people {
+            self.summary.count(person);
+        }
+        Ok(people)
     }
 
-    /// What was seen in all.
-    pub fn end(mut self) -> Summary {
+    /// What was seen in all. `guarded` is what the journal guard knows, if it knows anything.
+    pub fn end(mut self, guarded: Option<&GuardedMailboxes>) -> Summary {
+        if let Some(guarded) = guarded {
+            self.summary
+                .persons_not_guarded
+                .clone_from(&guarded.persons);
+            self.summary
+                .guard_incomplete
+                .clone_from(&guarded.incomplete);
+        }
         let mut all: Vec<&Address> = self.targets.values().flatten().flat_map(reached).collect();
         all.sort_unstable();
         all.dedup();
@@ -141,6 +189,66 @@ impl<'a> Coverage<'a> {
         self.summary.seconds = self.begun.elapsed().as_secs_f64();
         self.summary
     }
+}
+
+/// The objects that own each of these addresses. Until the directory was read once, that nobody does is an outage.
+async fn owners_of(
+    directory: &Directory,
+    addresses: &[Address],
+) -> Result<HashMap<Address, Objects>, Outage> {
+    if let Ok(owners) = directory.owners_now(addresses).await {
+        return Ok(owners);
+    }
+    let mut values = directory.journal_values();
+    // Whether it was read in time tells the next question.
+    let _ = timeout(FIRST_READING, values.wait_for(Option::is_some)).await;
+    directory.owners_now(addresses).await
+}
+
+/// Looks the addresses of journaled people up as mail does.
+async fn look_up(
+    directory: &Directory,
+    found: &[Objects],
+    people: &mut [Person],
+) -> Result<(), Outage> {
+    let own = |objects: &Objects| objects.iter().find(|object| !object.inherited).cloned();
+    let each = found.iter().zip(people.iter_mut());
+    let journaled = each.filter(|(_, person)| person.is_journaled() && !person.exempt);
+    let mut asked: Vec<(&mut Person, Vec<Address>)> = Vec::new();
+    for (objects, person) in journaled {
+        let addresses = own(objects).map(|object| directory.addresses_of(&object));
+        asked.push((person, addresses.unwrap_or_default()));
+    }
+    let mut owners = HashMap::new();
+    let most = asked.iter().map(|(_, all)| all.len()).max().unwrap_or(0);
+    for at in 0..most {
+        // One of each person's at a time: questions that go out together are answered together, and a person who is found
+        // by one of them would be by all.
+        let some = asked.iter().filter_map(|(_, all)| all.get(at));
+        let some: Vec<Address> = some.cloned().collect();
+        owners.extend(owners_of(directory, &some).await?);
+    }
+    for (person, addresses) in asked {
+        for address in addresses {
+            let found = owners.get(&address).map_or(&[][..], |all| all);
+            let is_own = |object: &&Arc<Entry>| object.dn.eq_ignore_ascii_case(&person.dn);
+            let is_found = found.iter().any(|object| is_own(&object));
+            let others = found.iter().filter(|object| !is_own(object));
+            let others: Vec<&str> = others.map(|object| object.dn.as_str()).collect();
+            let problem = match (is_found, others.as_slice()) {
+                (true, []) => continue,
+                (true, others) => format!("mail finds {} by it as well", others.join(" and ")),
+                (false, []) => "mail finds nobody by it".to_owned(),
+                (false, others) => format!("mail finds only {} by it", others.join(" and ")),
+            };
+            person.address_problems.push(AddressProblem {
+                address,
+                is_lost: !is_found,
+                problem,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// What a text comes to; `None` where it is no target.
@@ -212,6 +320,7 @@ fn describe(objects: &Objects, addresses: &[String], rules: &Rules, known: &Know
         exempt: (rules.exempt_attribute.as_deref())
             .is_some_and(|attribute| exempting(objects, attribute).is_some()),
         journal: Vec::new(),
+        address_problems: Vec::new(),
     };
     for object in objects.iter() {
         for (attribute, value) in values(object, rules) {
@@ -245,12 +354,15 @@ fn describe(objects: &Objects, addresses: &[String], rules: &Rules, known: &Know
 impl Summary {
     fn count(&mut self, person: &Person) {
         self.objects += 1;
-        let is_journaled = person.journal.iter().any(|value| !value.targets.is_empty());
-        match (person.exempt, is_journaled) {
+        match (person.exempt, person.is_journaled()) {
             (true, _) => self.exempt += 1,
             (false, true) => self.journaled += 1,
             (false, false) => self.not_journaled += 1,
         }
+        let lost = person.address_problems.iter().filter(|one| one.is_lost);
+        let lost = lost.count() as u64;
+        self.addresses_not_found += lost;
+        self.addresses_shared += person.address_problems.len() as u64 - lost;
         for value in &person.journal {
             self.nobody_has.retain(|name| *name != value.attribute);
             self.values += 1;

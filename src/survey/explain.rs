@@ -44,11 +44,13 @@ pub struct ForRecipient {
     pub address: Address,
     /// "inbound", "outbound" or "internal".
     pub direction: &'static str,
-    /// "free", "guarded" (refused with 550), "provisional" (the message decides) or "unavailable" (deferred: the guard
-    /// cannot ask).
+    /// "free", "guarded" (refused with 550), "provisional" (the message decides) or "unavailable" (deferred: the guarded
+    /// mailboxes are not known).
     pub guard: &'static str,
     /// The guarded mailbox that the recipient is, and how that is told.
     pub guarded_as: Option<String>,
+    /// Why the guarded mailboxes are not known.
+    pub guard_outage: Option<String>,
     /// The plain text before the body of what this recipient gets; null for none.
     pub prepend: Option<String>,
     /// Likewise after it.
@@ -133,23 +135,34 @@ pub async fn explain(
     let standing = policy::standing(envelope, rules);
     let mut recipients = Vec::new();
     for address in envelope.recipient_addresses() {
-        let (guard, guarded_as) = guard(
-            standing,
-            envelope.sender.as_ref(),
-            address,
-            identities,
-            guarded,
-            rules,
-        )
-        .await;
-        recipients.push(ForRecipient {
+        let mut recipient = ForRecipient {
             address: address.clone(),
             direction: policy::direction(standing, address, rules).name(),
-            guard,
-            guarded_as,
+            guard: "free",
+            guarded_as: None,
+            guard_outage: None,
             prepend: None,
             append: None,
-        });
+        };
+        let sender = envelope.sender.as_ref();
+        if policy::is_guarding(standing, sender, rules) {
+            match guard_status(identities, guarded, rules, address, None).await {
+                GuardStatus::Free => {}
+                GuardStatus::Unknown(outage) => {
+                    recipient.guard = "unavailable";
+                    recipient.guard_outage = Some(outage.reason.to_string());
+                }
+                GuardStatus::Guarded(name) => {
+                    recipient.guarded_as = Some(name);
+                    recipient.guard = match policy::admission(standing, sender, address, rules) {
+                        Admission::Refused => "guarded",
+                        Admission::Provisional => "provisional",
+                        Admission::Free => "free",
+                    };
+                }
+            }
+        }
+        recipients.push(recipient);
     }
     let asked = text::all_questions(envelope, rules, text);
     let people = identities.find(&asked).await;
@@ -207,31 +220,6 @@ fn tell_texts(classes: &[Class], recipients: &mut [ForRecipient]) {
                 recipient.prepend = plain(&class.texts.prepend);
                 recipient.append = plain(&class.texts.append);
             }
-        }
-    }
-}
-
-async fn guard(
-    standing: Standing,
-    sender: Option<&Address>,
-    recipient: &Address,
-    identities: &Identities,
-    guarded: &Guarded,
-    rules: &Rules,
-) -> (&'static str, Option<String>) {
-    if !policy::is_guarding(standing, sender, rules) {
-        return ("free", None);
-    }
-    match guard_status(identities, guarded, rules, recipient, None).await {
-        GuardStatus::Free => ("free", None),
-        GuardStatus::Unknown(_) => ("unavailable", None),
-        GuardStatus::Guarded(name) => {
-            let word = match policy::admission(standing, sender, recipient, rules) {
-                Admission::Refused => "guarded",
-                Admission::Provisional => "provisional",
-                Admission::Free => "free",
-            };
-            (word, Some(name))
         }
     }
 }

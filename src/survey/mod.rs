@@ -4,5 +4,5 @@
 mod coverage;
 mod explain;
 
-pub use coverage::{Coverage, Person, Summary, Value};
+pub use coverage::{AddressProblem, Coverage, Person, Summary, Value};
 pub use explain::{Copy, Explanation, ForRecipient, Object, Step, Target, envelope, explain};

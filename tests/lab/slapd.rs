@@ -83,6 +83,13 @@ impl Slapd {
         self.set_access(&[format!("to dn.exact=\"{dn}\" attrs={attribute} by * none")]);
     }
 
+    /// Lets the agent read everything, but find nothing by this attribute.
+    pub fn let_read_and_not_search(&self, attribute: &str) {
+        self.set_access(&[format!(
+            "to attrs={attribute} by dn.exact={AGENT} =rd by * none"
+        )]);
+    }
+
     /// Lets the agent read everything.
     pub fn show_everything(&self) {
         self.set_access(&[]);

@@ -300,7 +300,7 @@ def main(program, port, token_file, dead, out, keep=""):
         # The whole directory, and one decision.
         browser.go(f"{base}/coverage")
         browser.click("form[action='/coverage'] button")
-        until("the directory is read", lambda: "values that lead nowhere first" in text())
+        until("the directory is read", lambda: "those with a problem first" in text())
         browser.go(f"{base}/explain")
         browser.type("#from", "somebody@elsewhere.example")
         browser.type("#to", "dan@example.com")

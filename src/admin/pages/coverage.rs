@@ -107,6 +107,15 @@ fn summary(seen: &Summary) -> Markup {
         (seen.journal_addresses as u64, "journal addresses"),
         (seen.values_leading_outside, "values that lead outside"),
         (seen.values_without_target, "values that lead nowhere"),
+        (
+            seen.addresses_not_found,
+            "addresses that mail does not find",
+        ),
+        (seen.addresses_shared, "addresses of several objects"),
+        (
+            seen.persons_not_guarded.len() as u64,
+            "persons' mailboxes, not guarded",
+        ),
     ];
     let mut all_mail: Vec<_> = seen.all_mail.iter().collect();
     all_mail.sort();
@@ -116,6 +125,19 @@ fn summary(seen: &Summary) -> Markup {
         }
         @if !seen.nobody_has.is_empty() {
             (notice(Kind::Fault, &html! { "Nobody has " (Foreign(&seen.nobody_has.join(", "))) ": a mistake in its name, or missing rights? " code { "copyist check --online" } " says more." }))
+        }
+        @if let Some(why) = &seen.guard_incomplete {
+            (notice(Kind::Look, &html! { "The journal guard does not know all journal mailboxes: " (Foreign(why)) }))
+        }
+        @if !seen.persons_not_guarded.is_empty() {
+            details id="not-guarded" {
+                summary { "Journal copies go to " (count(seen.persons_not_guarded.len() as u64, "person's mailbox")) " that anybody may write to" }
+                ul {
+                    @for one in seen.persons_not_guarded.iter().take(ON_A_PAGE) {
+                        li { (Foreign(&one.address.to_string())) ": " (Foreign(&one.remark())) }
+                    }
+                }
+            }
         }
         @for (direction, targets) in all_mail {
             p { "All " (direction) " mail is journaled to " (Foreign(&targets.join(", "))) ", whoever is concerned." }
@@ -155,13 +177,13 @@ fn people(read: &Read, asked: &Asked) -> Markup {
             button { "Show" }
         }
         @if is_cut {
-            p.since { "Of those with and without a value that leads nowhere, the first " (number(KEPT as u64)) " each are listed here; " code { "copyist coverage" } " lists everybody." }
+            p.since { "Of those with and without a problem, the first " (number(KEPT as u64)) " each are listed here; " code { "copyist coverage" } " lists everybody." }
         }
         @if shown.is_empty() {
             p { "Nobody is like that." }
         } @else {
             table.cards {
-                caption { (number(asked.from as u64 + 1)) " to " (number(end as u64)) " of " (number(found.len() as u64)) ", values that lead nowhere first" }
+                caption { (number(asked.from as u64 + 1)) " to " (number(end as u64)) " of " (number(found.len() as u64)) ", those with a problem first" }
                 thead { tr { th scope="col" { "Person" } th scope="col" { "Journaled to" } } }
                 tbody { @for person in shown { (row(person)) } }
             }
@@ -186,6 +208,9 @@ fn row(person: &Person) -> Markup {
                 div {
                     @if person.journal.is_empty() { "not by attribute" }
                     @for value in &person.journal { (leads(person, value)) }
+                    @for one in &person.address_problems {
+                        div.target { span.state.dead { (if one.is_lost { "not found" } else { "shared" }) } " " (Foreign(&one.address.to_string())) ": " (Foreign(&one.problem)) }
+                    }
                 }
             }
         }

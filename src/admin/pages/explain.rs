@@ -10,7 +10,8 @@ use super::layout::{Kind, notice, page};
 use super::words::Foreign;
 use crate::admin::Watched;
 use crate::admin::guard::Visitor;
-use crate::mail::{Address, Envelope};
+use crate::identity::parse_path;
+use crate::mail::Envelope;
 use crate::survey::{self, Explanation};
 
 /// Recipients of one question: each may be several questions to the directory.
@@ -28,12 +29,8 @@ pub(in crate::admin) struct Question {
 
 impl Question {
     /// The envelope that is asked about; `None` where nothing is.
-    fn envelope(&self) -> Result<Option<Envelope>, String> {
-        let to: Vec<&str> = self
-            .to
-            .split([',', ' ', '\t', '\r', '\n'])
-            .filter(|word| !word.is_empty())
-            .collect();
+    fn envelope(&self, default_domain: &str) -> Result<Option<Envelope>, String> {
+        let to = paths(&self.to);
         if to.is_empty() {
             return Ok(None);
         }
@@ -42,7 +39,9 @@ impl Question {
                 "These are more than {MOST} recipients; copyist explain takes any number."
             ));
         }
-        let address = |text: &str| Address::parse(text).map_err(|error| format!("{text}: {error}"));
+        let address = |text: &str| {
+            parse_path(text, default_domain).map_err(|error| format!("{text}: {error}"))
+        };
         let sender = match self.from.trim() {
             "" | "<>" => None,
             text => Some(address(text)?),
@@ -65,16 +64,27 @@ impl Question {
     }
 }
 
+/// Recipients with commas, blanks or line breaks between them; those in quotes are part of an address.
+fn paths(text: &str) -> Vec<&str> {
+    let mut is_quoted = false;
+    let parts = text.split(|c: char| {
+        is_quoted ^= c == '"';
+        !is_quoted && (c == ',' || c.is_ascii_whitespace())
+    });
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
 pub(in crate::admin) async fn show(
     State(watched): State<Watched>,
     Extension(visitor): Extension<Visitor>,
     Query(question): Query<Question>,
 ) -> Response {
-    let answer = match question.envelope() {
+    let pipeline = watched.pipeline.load_full();
+    let default_domain = pipeline.identities.names().default_domain();
+    let answer = match question.envelope(default_domain.unwrap_or("localhost")) {
         Err(mistake) => notice(Kind::Look, &html! { (Foreign(&mistake)) }),
         Ok(None) => html! {},
         Ok(Some(envelope)) => {
-            let pipeline = watched.pipeline.load_full();
             let explained = survey::explain(
                 &envelope,
                 &pipeline.identities,
@@ -97,7 +107,7 @@ pub(in crate::admin) async fn show(
             div {
                 label for="to" { "To" }
                 textarea id="to" name="to" rows="2" required autocomplete="off" spellcheck="false" aria-describedby="to-hint" { (question.to) }
-                p id="to-hint" { "The envelope recipients, apart by spaces or lines." }
+                p id="to-hint" { "The envelope recipients as in RCPT TO, with spaces, commas or line breaks between them." }
             }
             div {
                 label for="client" { "Client" }
@@ -105,9 +115,9 @@ pub(in crate::admin) async fn show(
                 p id="client-hint" { "The IP address that the message comes from." }
             }
             div {
-                label for="user" { "Logged in as" }
+                label for="user" { "Authenticated as" }
                 input id="user" name="user" value=(question.user) autocomplete="off" spellcheck="false" aria-describedby="user-hint";
-                p id="user-hint" { "Empty where the client did not log in." }
+                p id="user-hint" { "The login; empty if the client did not authenticate." }
             }
             button { "Explain" }
         }
@@ -124,7 +134,7 @@ fn answer(said: &Explanation) -> Markup {
                 "The sender is "
                 @if said.sender_is_ours { "inside" } @else { "outside" } ": " (said.because) "."
             }
-            @if said.is_unidentified { (notice(Kind::Look, &html! { "Nobody in the directory is the sender: no copy is made because of the sender." })) }
+            @if said.is_unidentified { (notice(Kind::Look, &html! { "The sender is not identified: no object of the directory is found by reverse path or login. No copy is made because of the sender." })) }
             @if let Some(why) = &said.deferred { (notice(Kind::Fault, &html! { "The message would be deferred with 451: " (Foreign(why)) })) }
             @if let Some(why) = &said.text_failure { (notice(Kind::Look, &html! { "No text is put in: " (Foreign(why)) })) }
             @for trouble in &said.troubles { (notice(Kind::Look, &html! { "Not usable: " (Foreign(trouble)) })) }
@@ -173,9 +183,10 @@ fn recipients(said: &Explanation) -> Markup {
                             @match recipient.guard {
                                 "guarded" => "refused with 550: a guarded mailbox",
                                 "provisional" => "guarded: passes only as a report of ours or a bounce of one",
-                                "unavailable" => "deferred with 451: the guard cannot ask the directory",
+                                "unavailable" => "deferred with 451: the guarded mailboxes are not known",
                                 _ => "lets it in",
                             }
+                            @if let Some(outage) = &recipient.guard_outage { " (" (Foreign(outage)) ")" }
                             @if let Some(name) = &recipient.guarded_as { " (" (Foreign(name)) ")" }
                         }
                         td data-label="Texts" {

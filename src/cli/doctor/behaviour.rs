@@ -63,7 +63,7 @@ impl Asking<'_> {
         found.extend(self.default_action(copyist));
         found.extend(self.protocol(copyist));
         found.extend(self.timeouts(copyist, settings));
-        found.extend(self.macros());
+        found.extend(self.macros(settings));
         if !settings.text.is_empty() {
             found.extend(self.order(at));
         }
@@ -178,7 +178,7 @@ impl Asking<'_> {
     }
 
     /// The macros that Copyist looks at: see docs/hooks.md.
-    fn macros(&self) -> Vec<Finding> {
+    fn macros(&self, settings: &Settings) -> Vec<Finding> {
         let values = &self.service.values;
         let needed = [
             (
@@ -205,6 +205,19 @@ impl Asking<'_> {
             if !lists_macro(values, parameter, name) {
                 found.push(self.lacking(parameter, name, severity, why));
             }
+        }
+        let early = [
+            "milter_connect_macros",
+            "milter_helo_macros",
+            "milter_mail_macros",
+        ];
+        let are_told = |name| early.iter().any(|bundle| lists_macro(values, bundle, name));
+        let is_smtp = self.parameter == "smtpd_milters";
+        let trusts = !settings.rules.organization.trusted_certificates.is_empty();
+        if trusts && is_smtp && !(are_told("cert_subject") && are_told("cert_issuer")) {
+            let why = "who is let in by a certificate counts as an outsider, and what he sends out has no copy";
+            let names = "{cert_subject} {cert_issuer}";
+            found.push(self.lacking("milter_helo_macros", names, Severity::Error, why));
         }
         let bundles = [
             "milter_rcpt_macros",

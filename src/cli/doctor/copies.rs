@@ -26,6 +26,22 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     found
 }
 
+/// That no mail at all is journaled.
+pub(super) fn journals_nothing(settings: &Settings) -> Option<Finding> {
+    let severity = match settings.text.has_texts() {
+        true => Severity::Warning,
+        false => Severity::Error,
+    };
+    settings.rules.journal_nothing().then(|| Finding {
+        name: "nothing-journaled",
+        severity,
+        place: "[inbound], [outbound], [internal]".into(),
+        seen: "have neither journal_attribute nor journal".into(),
+        why: "nothing is journaled in any direction".into(),
+        fix: "set journal_attribute or journal in the table of a direction".into(),
+    })
+}
+
 /// The addresses that the settings themselves journal to.
 fn configured(settings: &Settings) -> impl Iterator<Item = &Address> {
     let directions = Direction::ALL.into_iter();

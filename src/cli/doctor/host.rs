@@ -9,10 +9,11 @@ use std::time::SystemTime;
 
 use nix::sys::statfs::{FsType, statfs};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{User, getgrouplist};
+use nix::unistd::{Uid, User, getgrouplist};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use super::maps::MapFile;
 use super::postfix::Postfix;
 use super::system::{Account, Socket, Step, System};
 use crate::config::Settings;
@@ -42,6 +43,41 @@ pub(super) fn look(config: &Path, settings: &Settings, postfixes: &[Postfix]) ->
         certificates: certificates(settings),
         ports: ports(),
         sockets: sockets(settings, postfixes),
+        maps: maps(settings),
+        user: user(settings),
+    }
+}
+
+/// The files of the address maps.
+fn maps(settings: &Settings) -> Vec<MapFile> {
+    let maps = &settings.rules.organization.address_maps;
+    let all = [
+        &maps.alias_maps,
+        &maps.virtual_alias_maps,
+        &maps.canonical_maps,
+        &maps.sender_canonical_maps,
+        &maps.recipient_canonical_maps,
+    ];
+    let each = all.into_iter().flatten().flat_map(|map| {
+        let files = map.files().into_iter();
+        files.map(move |path| MapFile {
+            map: map.to_string(),
+            path: path.to_owned(),
+            way: way(path).unwrap_or_default(),
+        })
+    });
+    each.collect()
+}
+
+/// The user of the service: whose the state directory is, or by its usual name.
+fn user(settings: &Settings) -> Option<Account> {
+    let owner = fs::metadata(&settings.state_dir)
+        .ok()
+        .map(|found| found.uid());
+    let by_owner = owner.and_then(|uid| User::from_uid(Uid::from_raw(uid)).ok()?);
+    match by_owner {
+        Some(user) => account(&user.name),
+        None => account("copyist"),
     }
 }
 

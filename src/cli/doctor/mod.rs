@@ -11,19 +11,24 @@
 //! | `postconf` | runs Postfix's own tool |
 //! | `postfix`, `milters` | what it printed, as services, values and addresses. Pure |
 //! | `routes`, `filters`, `behaviour` | whether mail comes by, and how Postfix behaves then. Pure |
-//! | `organization`, `copies` | who is ours; copies and sizes. Pure |
+//! | `names`, `maps`, `clients` | names of mailboxes, address maps, clients: what identity does not cover. Pure |
+//! | `copies` | copies and sizes. Pure |
+//! | `line` | lines of our own file that findings propose. Pure |
 //! | `host` | looks at this machine |
 //! | `system` | what of that is wrong. Pure |
 //! | `online` | asks the directory and the relay |
 
 mod behaviour;
+mod clients;
 mod copies;
 mod filters;
 mod finding;
 mod host;
+mod line;
+mod maps;
 mod milters;
+mod names;
 mod online;
-mod organization;
 mod postconf;
 mod postfix;
 mod routes;
@@ -58,7 +63,16 @@ pub(super) async fn doctor(question: DoctorQuestion) -> Result<(), Failure> {
     let system = host::look(&question.config.file, &settings, &postfixes);
     let mut found = findings(&postfixes, &settings, &system);
     if question.online {
-        found.extend(online::findings(&postfixes, &settings).await);
+        let online = online::findings(&postfixes, &settings).await;
+        // A map that cannot be read is said once, with its file where that is why.
+        let is_said = |one: &Finding| {
+            let map = one.place.split(' ').next();
+            let mut said = found.iter();
+            said.any(|known| known.name == one.name && known.place.split(' ').next() == map)
+        };
+        let new = |one: &Finding| one.name != maps::UNREADABLE || !is_said(one);
+        let online: Vec<Finding> = online.into_iter().filter(new).collect();
+        found.extend(online);
     }
     let report = Report::new(&postfixes, found);
     if question.json {
@@ -79,11 +93,15 @@ fn findings(postfixes: &[Postfix], settings: &Settings, system: &System) -> Vec<
         found.extend(routes::findings(postfix, settings));
         found.extend(filters::findings(postfix, settings));
         found.extend(behaviour::findings(postfix, settings));
-        found.extend(organization::findings(postfix, settings));
+        found.extend(clients::findings(postfix, settings));
+        found.extend(names::findings(postfix, settings));
+        found.extend(maps::findings(postfix, settings));
         found.extend(copies::findings(postfix, settings));
     }
-    found.extend(organization::trusts_everybody(settings));
-    found.extend(organization::journals_nothing(settings));
+    found.extend(clients::of_settings(settings));
+    found.extend(names::open_mailboxes(settings));
+    found.extend(maps::unreadable(&system.maps, system.user.as_ref()));
+    found.extend(copies::journals_nothing(settings));
     found.extend(system::findings(system, settings));
     // What stands in main.cf holds for many services, and is said once.
     let mut told: Vec<Finding> = Vec::new();

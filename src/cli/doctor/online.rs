@@ -1,35 +1,179 @@
 //! What the directory and the relay say, with `--online`.
 
-use std::time::SystemTime;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::copies;
 use super::finding::{Finding, Severity};
+use super::line;
+use super::maps;
 use super::postfix::Postfix;
 use super::system;
 use crate::config::Settings;
+use crate::daemon;
 use crate::deliver::{self, ProbeReport};
 use crate::directory::{Directory, Probe, Source, Target};
+use crate::identity::{Identities, Unguarded};
 use crate::mail::Address;
-use crate::policy::Direction;
+use crate::policy::{Direction, Guard};
+
+/// Mailboxes that are not guarded that are named one by one.
+const MOST_NAMED: usize = 20;
+
+/// How long the service may take to give its metrics, and the most that is read of them.
+const PATIENCE: Duration = Duration::from_secs(5);
+const MOST_METRICS: u64 = 4 * 1024 * 1024;
 
 pub(super) async fn findings(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
     let mut found = directory(settings).await;
+    found.extend(unidentified(settings).await);
     found.extend(relay(postfixes, settings).await);
     found
 }
 
 async fn directory(settings: &Settings) -> Vec<Finding> {
-    let directory = match Directory::open(settings.directory.clone()) {
-        Ok(directory) => directory,
+    let identities = match daemon::open_identities(settings) {
+        Ok(identities) => identities,
         Err(error) => return vec![unreachable("directory", error.to_string())],
     };
-    let mut found = Vec::new();
-    for probe in directory.probe().await {
-        found.extend(of_server(&probe, settings));
+    let directory = identities.directory();
+    let mut found = unreadable_maps(&identities);
+    let probes = directory.probe().await;
+    for probe in &probes {
+        found.extend(of_server(probe, settings));
     }
-    found.extend(targets(&directory, settings).await);
+    if probes.iter().any(|probe| probe.outcome.is_ok()) {
+        found.extend(guard(&identities, settings).await);
+    }
+    found.extend(targets(directory, settings).await);
     directory.close().await;
     found
+}
+
+/// Address maps that cannot be read, for another reason than their permissions.
+fn unreadable_maps(identities: &Identities) -> Vec<Finding> {
+    let all = identities.maps().status().into_iter();
+    all.filter_map(|map| {
+        Some(Finding {
+            name: maps::UNREADABLE,
+            severity: Severity::Error,
+            place: format!("{} {}", map.map, map.setting),
+            seen: map.problem?,
+            why: "Copyist cannot read this address map: all mail that it could concern is deferred"
+                .into(),
+            fix: format!("postmap -s {}, once the map is right", map.map),
+        })
+    })
+    .collect()
+}
+
+/// Journal mailboxes that the guard does not know, and those that it takes for people's.
+async fn guard(identities: &Identities, settings: &Settings) -> Vec<Finding> {
+    let rules = &settings.rules;
+    if rules.journal_guard == Guard::Off {
+        return Vec::new();
+    }
+    // That the directory is unreachable is another finding.
+    let Ok(guarded) = daemon::guarded_mailboxes(identities, rules).await else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    if let Some(why) = &guarded.incomplete {
+        found.push(incomplete(why, settings));
+    }
+    let many = guarded.persons.len();
+    let some = guarded.persons.iter().take(MOST_NAMED);
+    found.extend(some.map(|one| person(one, settings)));
+    if many > MOST_NAMED {
+        found.push(Finding {
+            name: "journal-mailbox-unguarded",
+            severity: Severity::Hint,
+            place: "organization.journal_mailboxes".into(),
+            seen: format!("has none of {} further mailboxes that journal attributes name", many - MOST_NAMED),
+            why: "they look like people's: mail from outside must reach them".into(),
+            fix: "copyist coverage --json lists them (persons_not_guarded); a DN or a domain in organization.journal_mailboxes covers many".into(),
+        });
+    }
+    found
+}
+
+fn person(one: &Unguarded, settings: &Settings) -> Finding {
+    let Unguarded {
+        address,
+        dn,
+        named_by,
+        mark,
+    } = one;
+    Finding {
+        name: "journal-mailbox-unguarded",
+        severity: Severity::Hint,
+        place: format!("{named_by} {address}"),
+        seen: format!("names the mailbox of {dn}, which looks like a person's ({mark})"),
+        why: "is it a journal mailbox? It is not guarded: people outside can write to it, forged reports as well".into(),
+        fix: format!(
+            "if so: {}",
+            line::added(settings, "organization.journal_mailboxes", &[address.to_string()])
+        ),
+    }
+}
+
+/// slapd.conf(5), limits: a search of the whole directory in pages needs leave of its own.
+fn incomplete(why: &str, settings: &Settings) -> Finding {
+    let account = match &settings.directory.source {
+        Source::Ldap(ldap) => ldap.bind.as_ref().map(|bind| bind.dn.as_str()),
+        Source::Ldif(_) => None,
+    };
+    let who = account.map_or("users".to_owned(), |dn| format!("dn.exact=\"{dn}\""));
+    Finding {
+        name: "guard-incomplete",
+        severity: Severity::Warning,
+        place: "directory".into(),
+        seen: why.to_owned(),
+        why: "not all journal mailboxes are known in advance: the directory is asked about each recipient from outside, and none is known while it is away".into(),
+        fix: format!("on OpenLDAP, for the database: olcLimits: {who} size.prtotal=unlimited"),
+    }
+}
+
+/// Messages since the start of the service whose sender it does not know, if it runs.
+async fn unidentified(settings: &Settings) -> Option<Finding> {
+    let listen = settings.admin.listen?;
+    let metrics = timeout(PATIENCE, metrics(listen)).await.ok()?.ok()?;
+    let mut lines = metrics.lines();
+    let count: f64 = lines
+        .find_map(|line| line.strip_prefix("copyist_messages_unidentified_total "))
+        .and_then(|number| number.trim().parse().ok())?;
+    (count > 0.0).then(|| Finding {
+        name: "senders-unidentified",
+        severity: Severity::Warning,
+        place: format!("service {listen}"),
+        seen: format!("has taken {count} messages from clients of the organization whose sender it does not know"),
+        why: "what they send has no copy because of its sender: a login or an address of theirs is not in the directory".into(),
+        fix: "journalctl -u copyist -g 'nobody in the directory is the sender' names each client; add its address or login to its object, or the client to organization.gateways if it brings mail from outside".into(),
+    })
+}
+
+async fn metrics(listen: SocketAddr) -> std::io::Result<String> {
+    let mut address = listen;
+    if listen.ip().is_unspecified() {
+        let loopback: IpAddr = match listen.is_ipv4() {
+            true => Ipv4Addr::LOCALHOST.into(),
+            false => Ipv6Addr::LOCALHOST.into(),
+        };
+        address.set_ip(loopback);
+    }
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream
+        .take(MOST_METRICS)
+        .read_to_string(&mut answer)
+        .await?;
+    Ok(answer)
 }
 
 fn of_server(probe: &Probe, settings: &Settings) -> Vec<Finding> {

@@ -2,11 +2,14 @@
 //!
 //! Nothing of main.cf or master.cf is read here: include mechanisms, defaults and `$name` expansion stay Postfix's own.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::postfix::{Postfix, Service, Values, services};
+use super::postfix::{DOMAINS, Postfix, Service, Values, is_table, services};
+use crate::config::import::postfix::{Origin, entries, maps, words};
 
 /// Where it is where the search path of whoever asks lacks the administrator's programs.
 const PLACES: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
@@ -67,7 +70,13 @@ fn program() -> Option<PathBuf> {
 fn instance(program: &Path, dir: &Path, is_default: bool) -> Result<Postfix, String> {
     let ask = |arguments: &[&str]| run(program, arguments, Some(dir));
     let main = ask(&["-x"])?;
-    let values = Values::from_lines(&main.printed);
+    let mut values = Values::from_lines(&main.printed);
+    // Debian's default: the name stands in a file.
+    let origin = values.get("myorigin");
+    if origin.starts_with('/') {
+        let text = fs::read_to_string(origin).unwrap_or_default();
+        values.replace("myorigin", text.trim().to_owned());
+    }
     let mut services = services(&ask(&["-F"])?.printed, &ask(&["-P"])?.printed, &values);
     services.retain(|service| !is_disabled(service, &values));
     for service in &mut services {
@@ -89,13 +98,77 @@ fn instance(program: &Path, dir: &Path, is_default: bool) -> Result<Postfix, Str
             }
         };
     }
-    Ok(Postfix {
+    let mut postfix = Postfix {
         dir: dir.to_owned(),
         is_default,
         values,
         services,
         unused: main.unused,
-    })
+        ..Postfix::default()
+    };
+    list_domains(program, &mut postfix);
+    Ok(postfix)
+}
+
+/// Lists the tables and files in lists of domains.
+fn list_domains(postconf: &Path, postfix: &mut Postfix) {
+    for parameter in DOMAINS {
+        let all = words(postfix.values.get(parameter)).into_iter();
+        for word in all
+            .filter(|word| is_table(word))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+        {
+            match domains_in(postconf, &postfix.dir, &word) {
+                Some(domains) => postfix.listed.entry(parameter).or_default().extend(domains),
+                None => postfix.unlisted.push((parameter, word)),
+            }
+        }
+    }
+}
+
+/// The entries of `inline:{key=value, {key = value}}`, a line for each.
+fn inline(name: &str) -> Option<String> {
+    let inner = name.strip_prefix('{')?.strip_suffix('}')?;
+    let entries = words(inner).into_iter().filter_map(|entry| {
+        let entry = entry.trim_start_matches('{').trim_end_matches('}');
+        let (key, value) = entry.split_once('=')?;
+        Some(format!("{} {}\n", key.trim(), value.trim()))
+    });
+    Some(entries.collect())
+}
+
+/// The domains in a table or file; `None` if it cannot be listed.
+fn domains_in(postconf: &Path, dir: &Path, word: &str) -> Option<Vec<String>> {
+    if word.starts_with('/') {
+        let text = fs::read_to_string(word).ok()?;
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let names = lines.flat_map(|line| line.split([' ', '\t', ',']));
+        let names = names.filter(|name| !name.is_empty() && !is_table(name));
+        return Some(names.map(str::to_owned).collect());
+    }
+    let map = maps(word).into_iter().next()?;
+    let text = match map.origin() {
+        _ if map.kind == "inline" => inline(&map.name)?,
+        Origin::File(path) if map.kind == "texthash" => fs::read_to_string(path).ok()?,
+        Origin::File(_) | Origin::Postmap => {
+            let postmap = postconf.with_file_name("postmap");
+            run(&postmap, &["-s", &map.to_string()], Some(dir))
+                .ok()?
+                .printed
+        }
+        _ => return None,
+    };
+    let keys: Vec<String> = entries(&text).into_iter().map(|(key, _)| key).collect();
+    // A table of aliases: its domains are those of the addresses in it that it has as well. Other keys are local parts.
+    let in_addresses: BTreeSet<&str> = keys
+        .iter()
+        .filter_map(|key| Some(key.rsplit_once('@')?.1))
+        .collect();
+    let is_domain = |key: &&String| {
+        !key.contains('@') && (in_addresses.is_empty() || in_addresses.contains(key.as_str()))
+    };
+    Some(keys.iter().filter(is_domain).cloned().collect())
 }
 
 /// Whether `master_service_disable` has it: `inet`, or `name/type` (a dot in old files).

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::config::import::postfix::words;
+
 /// Parameters and their values, all `$names` expanded.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Values(BTreeMap<String, String>);
@@ -42,6 +44,32 @@ pub(super) struct Postfix {
     pub(super) services: Vec<Service>,
     /// What postconf warned of, each `FILE: unused parameter: NAME=VALUE`.
     pub(super) unused: Vec<String>,
+    /// The domains in tables and files that a list of domains names, by its parameter.
+    pub(super) listed: BTreeMap<&'static str, Vec<String>>,
+    /// Tables in lists of domains that cannot be listed, each with its parameter.
+    pub(super) unlisted: Vec<(&'static str, String)>,
+}
+
+/// The parameters that list domains.
+pub(super) const DOMAINS: [&str; 4] = [
+    "mydestination",
+    "virtual_alias_domains",
+    "virtual_mailbox_domains",
+    "relay_domains",
+];
+
+/// The parameters that list what a client may do.
+const RESTRICTIONS: [&str; 5] = [
+    "smtpd_client_restrictions",
+    "smtpd_helo_restrictions",
+    "smtpd_sender_restrictions",
+    "smtpd_relay_restrictions",
+    "smtpd_recipient_restrictions",
+];
+
+/// Whether a word of a list names a table or a file.
+pub(super) fn is_table(word: &str) -> bool {
+    !word.starts_with('[') && word.contains([':', '/'])
 }
 
 impl Values {
@@ -90,6 +118,11 @@ impl Values {
 
     pub(super) fn number(&self, name: &str) -> Option<u64> {
         self.get(name).parse().ok()
+    }
+
+    /// Puts another value in the place of one.
+    pub(super) fn replace(&mut self, name: &str, value: String) {
+        self.0.insert(name.to_owned(), value);
     }
 
     /// A size, where 0 is no limit: `None`.
@@ -176,6 +209,12 @@ impl Service {
         }
     }
 
+    /// The first of its lists of restrictions that has a word.
+    pub(super) fn restriction(&self, word: &str) -> Option<&'static str> {
+        let mut lists = RESTRICTIONS.into_iter();
+        lists.find(|parameter| self.values.lists(parameter, word))
+    }
+
     /// Whether it takes SMTP from clients.
     pub(super) fn is_smtp(&self) -> bool {
         self.program == "smtpd"
@@ -193,6 +232,14 @@ impl Postfix {
         let screened = self.services.iter().any(|one| one.program == "postscreen");
         let heard = move |one: &&Service| one.is_smtp() && (one.kind != "pass" || screened);
         self.services.iter().filter(heard)
+    }
+
+    /// The domains in a list, those in its tables included.
+    pub(super) fn domains(&self, parameter: &str) -> Vec<&str> {
+        let words = words(self.values.get(parameter)).into_iter();
+        let plain = words.filter(|word| !is_table(word) && !word.starts_with('!'));
+        let listed = self.listed.get(parameter).into_iter().flatten();
+        plain.chain(listed.map(String::as_str)).collect()
     }
 
     pub(super) fn service(&self, name: &str, kind: &str) -> Option<&Service> {

@@ -24,7 +24,7 @@ pub(super) struct Ways<'a> {
 }
 
 impl Ways<'_> {
-    fn lead_here(&self) -> bool {
+    pub(super) fn lead_here(&self) -> bool {
         self.milter || self.proxy.is_some() || self.filter.is_some()
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::finding::{Finding, Severity};
+use super::maps::MapFile;
 use crate::config::Settings;
 use crate::daemon::StateDirError;
 use crate::hook::Listen;
@@ -38,6 +39,10 @@ pub(super) struct System {
     pub(super) ports: Option<Vec<u16>>,
     /// What stands on the way to each Unix socket, and what Postfix is let do.
     pub(super) sockets: Vec<Socket>,
+    /// The files of the address maps that the settings name.
+    pub(super) maps: Vec<MapFile>,
+    /// The user that the service runs as, if that can be told.
+    pub(super) user: Option<Account>,
 }
 
 /// A Unix socket of ours.
@@ -68,8 +73,8 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Whether the permission bits let it do this (path_resolution(7)): 1 enter, 2 write.
-    fn may(&self, step: &Step, what: u32) -> bool {
+    /// Whether the permission bits let it do this (path_resolution(7)): 1 enter, 2 write, 4 read.
+    pub(super) fn may(&self, step: &Step, what: u32) -> bool {
         let bits = match step {
             Step { uid, mode, .. } if *uid == self.uid => mode >> 6,
             Step { gid, mode, .. } if self.groups.contains(gid) => mode >> 3,

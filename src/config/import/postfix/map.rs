@@ -81,7 +81,7 @@ impl fmt::Display for Map {
 }
 
 /// The words of a list: separated by commas or white space, except inside braces.
-pub(super) fn words(value: &str) -> Vec<&str> {
+pub fn words(value: &str) -> Vec<&str> {
     let mut words = Vec::new();
     let (mut start, mut depth) = (0, 0_usize);
     for (at, c) in value.char_indices() {

@@ -26,7 +26,7 @@ use super::site::is_name;
 use crate::identity::DomainPattern;
 
 pub use ldap::{LdapTable, PARAMETERS as LDAP_PARAMETERS};
-pub use map::{Map, Origin, entries, maps, parameters};
+pub use map::{Map, Origin, entries, maps, parameters, words};
 pub use people::{People, Person};
 pub use propose::{Proposed, propose};
 
@@ -100,7 +100,7 @@ impl Postfix {
     /// The domains of a parameter, as far as they stand in `main.cf` itself, and the tables that name others.
     fn domains_of(&self, name: &str) -> (Vec<String>, Vec<String>) {
         let (mut domains, mut tables) = (Vec::new(), Vec::new());
-        for word in map::words(self.given(name).unwrap_or_default()) {
+        for word in words(self.given(name).unwrap_or_default()) {
             let is_local = word == "localhost" || word.starts_with("localhost.");
             if word.contains([':', '/']) {
                 tables.push(format!("{word} in {name}"));

@@ -1,0 +1,388 @@
+//! Whether Copyist tells apart, as Postfix does, which clients send as the organization; and who among them may bring mail
+//! from outside, which only the administrator knows.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::finding::{Finding, Severity};
+use super::line;
+use super::milters;
+use super::postfix::{Postfix, Service, unbracketed};
+use super::routes::{self, shown};
+use crate::config::Settings;
+use crate::identity::Names;
+use crate::mail::Side;
+
+/// Networks with more addresses than this are wider than any that only clients of one's own are in.
+const WIDE: (u8, u8) = (16, 48);
+
+pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for listener in postfix.listeners() {
+        found.extend(untrusted(postfix, listener, settings));
+        found.extend(unread_networks(postfix, listener, settings));
+        found.extend(certificates(postfix, listener, settings));
+        found.extend(logins(postfix, listener, settings));
+        found.extend(one_sided(postfix, listener, settings));
+    }
+    found
+}
+
+/// What needs no Postfix to be wrong.
+pub(super) fn of_settings(settings: &Settings) -> Vec<Finding> {
+    let mut found = trusts_everybody(settings);
+    found.extend(loopback_gateways(settings));
+    found.extend(gateways_asked(settings));
+    found
+}
+
+fn trusts_everybody(settings: &Settings) -> Vec<Finding> {
+    let all = settings.rules.organization.trusted_networks.iter();
+    let everybody = all.filter(|network| network.prefix_len() == 0);
+    everybody
+        .map(|network| Finding {
+            name: "trusts-everybody",
+            severity: Severity::Error,
+            place: "organization.trusted_networks".into(),
+            seen: format!("has {network}"),
+            why: "everybody who sends for an address of the organization counts as one of it: nothing of that is inbound, and the journal guard lets it in".into(),
+            fix: without("organization.trusted_networks", &settings.rules.organization.trusted_networks, network),
+        })
+        .collect()
+}
+
+/// The line with all networks but one.
+fn without(key: &str, all: &[IpNet], one: &IpNet) -> String {
+    let kept = all.iter().filter(|network| *network != one);
+    let kept: Vec<String> = kept.map(ToString::to_string).collect();
+    line::list(key, &kept)
+}
+
+/// Mail of this machine's own programs, and all that comes by a filter on it.
+fn loopback_gateways(settings: &Settings) -> Vec<Finding> {
+    let organization = &settings.rules.organization;
+    let has_loopback = |network: &&IpNet| {
+        let v4: IpNet = Ipv4Net::new([127, 0, 0, 0].into(), 8)
+            .unwrap_or_default()
+            .into();
+        let v6 = IpNet::from(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16]));
+        [v4, v6]
+            .iter()
+            .any(|loopback| loopback.contains(*network) || network.contains(loopback))
+    };
+    let all = organization.gateways.iter().filter(has_loopback);
+    all.map(|network| Finding {
+        name: "gateway-loopback",
+        severity: Severity::Error,
+        place: "organization.gateways".into(),
+        seen: format!("has {network}, and with it this machine"),
+        why: "all that programs of this machine send counts as an outsider's, and has no outbound copy".into(),
+        fix: without("organization.gateways", &organization.gateways, network),
+    })
+    .collect()
+}
+
+/// Which of the trusted clients bring mail from outside nobody can tell from here.
+fn gateways_asked(settings: &Settings) -> Option<Finding> {
+    let organization = &settings.rules.organization;
+    let is_wide = |network: &IpNet| match network {
+        IpNet::V4(v4) => v4.prefix_len() < WIDE.0,
+        IpNet::V6(v6) => v6.prefix_len() < WIDE.1,
+    };
+    let has_gateway = |network: &IpNet| {
+        let mut all = organization.gateways.iter();
+        all.any(|gateway| network.contains(gateway) || gateway.contains(network))
+    };
+    let asked = organization.trusted_networks.iter().filter(|network| {
+        network.prefix_len() > 0
+            && !is_own(network, &organization.names)
+            && (organization.gateways.is_empty() || is_wide(network))
+            && !has_gateway(network)
+    });
+    let asked: Vec<&IpNet> = asked.collect();
+    let wide = asked.iter().any(|network| is_wide(network));
+    let names: Vec<String> = asked.iter().map(ToString::to_string).collect();
+    let narrower = match wide {
+        true => {
+            "; and list only machines that send your users' mail without a login, here and in mynetworks"
+        }
+        false => "",
+    };
+    (!names.is_empty()).then(|| Finding {
+        name: "gateways-asked",
+        severity: Severity::Hint,
+        place: "organization.trusted_networks".into(),
+        seen: format!("has {}, and organization.gateways nothing of it", names.join(", ")),
+        why: "does any machine in it bring mail from outside (gateway, backup MX, list server, content filter)? Such mail counts as the organization's where its sender is forged to be of it: it is not journaled as inbound, and passes the journal guard".into(),
+        fix: format!(
+            "if so: {}{narrower}",
+            line::added(settings, "organization.gateways", &["ADDRESS".into()])
+        ),
+    })
+}
+
+/// This machine: its loopback networks, and the addresses of its interfaces.
+fn is_own(network: &IpNet, names: &Names) -> bool {
+    let is_single = network.prefix_len() == network.max_prefix_len();
+    let address = network.addr();
+    address.is_loopback() || is_single && names.is_local(&format!("[{address}]"))
+}
+
+/// Networks in a list as postconf(5) has it under mynetworks. Files and tables are left out, and so is all of it where
+/// something is excluded: what the list means then is for Postfix to say.
+fn networks<'a>(list: impl Iterator<Item = &'a str>) -> Vec<IpNet> {
+    let mut found = Vec::new();
+    for item in list {
+        if item.starts_with('!') {
+            return Vec::new();
+        }
+        if is_unread(item) {
+            continue;
+        }
+        let (address, bits) = item.split_once('/').unwrap_or((item, ""));
+        let address = unbracketed(address);
+        let network = match bits {
+            "" => address.parse::<IpAddr>().ok().map(IpNet::from),
+            bits => format!("{address}/{bits}").parse().ok(),
+        };
+        found.extend(network.map(canonical));
+    }
+    found
+}
+
+/// A file or table of networks.
+fn is_unread(item: &str) -> bool {
+    item.starts_with('/') || item.contains(':') && !item.starts_with('[')
+}
+
+/// `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
+fn canonical(network: IpNet) -> IpNet {
+    match network {
+        IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.addr().to_ipv4_mapped() {
+            Some(v4) => Ipv4Net::new(v4, v6.prefix_len() - 96).map_or(network, IpNet::V4),
+            None => network,
+        },
+        network => network,
+    }
+}
+
+/// Clients that may relay without a login: the organization's, or gateways that bring mail from outside.
+fn untrusted(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
+    listener.restriction("permit_mynetworks")?;
+    let organization = &settings.rules.organization;
+    let known: Vec<IpNet> = organization
+        .trusted_networks
+        .iter()
+        .chain(&organization.gateways)
+        .copied()
+        .collect();
+    let known = IpNet::aggregate(&known);
+    let mut listed = networks(listener.values.list("mynetworks"));
+    // Each once: IPv4 networks are often listed in their IPv6 form, too.
+    listed.sort_unstable();
+    listed.dedup();
+    let missing = listed
+        .iter()
+        .filter(|network| !known.iter().any(|one| one.contains(*network)));
+    let missing: Vec<String> = missing.map(ToString::to_string).collect();
+    (!missing.is_empty()).then(|| Finding {
+        name: "mynetworks-untrusted",
+        severity: Severity::Error,
+        place: postfix.place(listener, "mynetworks"),
+        seen: format!(
+            "has {}, which neither organization.trusted_networks nor organization.gateways has",
+            missing.join(", ")
+        ),
+        why: "what these clients send out counts as an outsider's, and has no outbound copy. Does any machine in it bring mail from outside (gateway, backup MX, list server, content filter)?".into(),
+        fix: format!(
+            "{} for machines that send mail of the organization alone; each that brings mail from outside: {} as well, before that",
+            line::added(settings, "organization.trusted_networks", &missing),
+            line::added(settings, "organization.gateways", &["ADDRESS".into()]),
+        ),
+    })
+}
+
+/// Networks in files and tables, and lists with exceptions.
+fn unread_networks(postfix: &Postfix, listener: &Service, _: &Settings) -> Option<Finding> {
+    listener.restriction("permit_mynetworks")?;
+    let mut unread = listener.values.list("mynetworks");
+    let item = unread.find(|item| item.starts_with('!') || is_unread(item))?;
+    Some(Finding {
+        name: "mynetworks-unread",
+        severity: Severity::Hint,
+        place: postfix.place(listener, "mynetworks"),
+        seen: format!("has {item}, which is not read here"),
+        why: "what clients send out that Postfix trusts and Copyist does not has no outbound copy".into(),
+        fix: "see that organization.trusted_networks has each network whose machines send mail of the organization alone, and organization.gateways each machine that brings mail from outside".into(),
+    })
+}
+
+/// Holders of TLS client certificates may relay.
+fn certificates(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
+    const WORDS: [&str; 3] = [
+        "permit_tls_clientcerts",
+        "permit_tls_all_clientcerts",
+        "check_ccert_access",
+    ];
+    let mut lists = WORDS.into_iter();
+    let (word, parameter) = lists.find_map(|word| Some((word, listener.restriction(word)?)))?;
+    if !settings.rules.organization.trusted_certificates.is_empty() {
+        return unverified(postfix, listener, word);
+    }
+    let table = match word {
+        "permit_tls_clientcerts" => shown(listener.values.get("relay_clientcerts")),
+        _ => String::new(),
+    };
+    let table = match table.is_empty() {
+        true => String::new(),
+        false => format!(" (relay_clientcerts {table})"),
+    };
+    Some(Finding {
+        name: "certificates-untrusted",
+        severity: Severity::Warning,
+        place: postfix.place(listener, parameter),
+        seen: format!("has {word}{table}, and organization.trusted_certificates is empty"),
+        why: "whoever is let in by a certificate counts as an outsider, and what he sends out has no outbound copy".into(),
+        fix: format!(
+            "{}, with the common names of each certificate's subject and issuer",
+            line::list("organization.trusted_certificates", &["SUBJECT;ISSUER".into()])
+        ),
+    })
+}
+
+/// Postfix tells the names in a certificate only if it verified who signed it; it may let holders in by fingerprint alone.
+fn unverified(postfix: &Postfix, listener: &Service, word: &str) -> Option<Finding> {
+    let parameters = ["smtpd_tls_CAfile", "smtpd_tls_CApath"];
+    let are_empty = parameters
+        .iter()
+        .all(|name| listener.values.get(name).is_empty());
+    are_empty.then(|| Finding {
+        name: "certificates-unverified",
+        severity: Severity::Warning,
+        place: postfix.place(listener, parameters[0]),
+        seen: format!("is empty, as is {}, and {word} lets clients in", parameters[1]),
+        why: "Postfix verifies no certificate and tells Copyist no name in one: whoever is let in by it counts as an outsider, and what he sends out has no outbound copy".into(),
+        fix: "name the certificates (PEM) of whoever signs your clients' in smtpd_tls_CAfile".into(),
+    })
+}
+
+/// Users log in by names that are no addresses.
+fn logins(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
+    let logs_in = listener.values.is_yes("smtpd_sasl_auth_enable");
+    (logs_in && settings.directory.login_attributes.is_empty()).then(|| Finding {
+        name: "logins-unknown",
+        severity: Severity::Warning,
+        place: postfix.place(listener, "smtpd_sasl_auth_enable"),
+        seen: "is \"yes\", and directory.login_attributes is empty".into(),
+        why: "who logs in by a name that is not an address is not found by it, and mail without an address of his as its sender has no copy because of him".into(),
+        fix: line::list(
+            "directory.login_attributes",
+            &["sAMAccountName", "uid", "userPrincipalName"].map(str::to_owned),
+        ),
+    })
+}
+
+/// A listener of Copyist for one side of the border, where Postfix's takes mail of the other.
+fn one_sided(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
+    let (parameter, side) = side_of(postfix, listener, settings)?;
+    let logs_in = listener.values.is_yes("smtpd_sasl_auth_enable");
+    let place = postfix.place(listener, parameter);
+    match side {
+        Side::Ours if !postfix.is_local(listener) && !takes_only_known(listener) => Some(Finding {
+            name: "outbound-listener-open",
+            severity: Severity::Error,
+            place,
+            seen: format!("leads {} to a listener of Copyist that takes everybody for the organization", listener.name),
+            why: "mail from outside that comes in here counts as the organization's: it is not journaled as inbound, and passes the journal guard".into(),
+            fix: postfix.set_service(listener, "smtpd_client_restrictions", "permit_sasl_authenticated,reject"),
+        }),
+        Side::Outside if logs_in => Some(Finding {
+            name: "inbound-listener-login",
+            severity: Severity::Error,
+            place,
+            seen: format!("leads {}, where users log in, to a listener of Copyist that takes everybody for an outsider", listener.name),
+            why: "what users send out here has no outbound copy".into(),
+            fix: postfix.set_service(listener, "smtpd_sasl_auth_enable", "no"),
+        }),
+        _ => None,
+    }
+}
+
+/// The side that the listener of Copyist is for that Postfix's leads to.
+fn side_of(
+    postfix: &Postfix,
+    listener: &Service,
+    settings: &Settings,
+) -> Option<(&'static str, Side)> {
+    let ways = routes::by_smtp(postfix, listener, settings);
+    if let Some(door) = ways.proxy {
+        return Some(("smtpd_proxy_filter", door.side?));
+    }
+    if let Some(door) = ways.filter {
+        return Some(("content_filter", door.side?));
+    }
+    let list = milters::parse(listener.values.get("smtpd_milters"));
+    let sides = settings.hook.milter_sides.iter();
+    let mut asked = sides.filter(|(listen, _)| {
+        let listen = std::slice::from_ref(listen);
+        list.iter()
+            .any(|one| one.is_copyist(postfix, listener, listen))
+    });
+    Some(("smtpd_milters", asked.next()?.1))
+}
+
+/// Whether some list of restrictions refuses everybody whom Postfix does not know.
+fn takes_only_known(listener: &Service) -> bool {
+    const KNOWN: [&str; 4] = [
+        "permit_mynetworks",
+        "permit_sasl_authenticated",
+        "permit_tls_clientcerts",
+        "permit_tls_all_clientcerts",
+    ];
+    let lists = [
+        "smtpd_client_restrictions",
+        "smtpd_helo_restrictions",
+        "smtpd_sender_restrictions",
+        "smtpd_relay_restrictions",
+        "smtpd_recipient_restrictions",
+    ];
+    lists.into_iter().any(|parameter| {
+        let words: Vec<&str> = listener.values.list(parameter).collect();
+        let end = words.iter().position(|word| *word == "reject");
+        end.is_some_and(|end| {
+            words[..end]
+                .iter()
+                .all(|word| KNOWN.contains(word) || word.starts_with("reject"))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(list: &str) -> Vec<String> {
+        let found = networks(list.split_ascii_whitespace());
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn networks_are_read_as_postfix_writes_them() {
+        let list = "127.0.0.0/8 [::1]/128 192.0.2.7 [fd00::2] [::ffff:10.0.0.0]/104 /etc/more hash:/etc/x cidr:/y";
+        assert_eq!(
+            read(list),
+            [
+                "127.0.0.0/8",
+                "::1/128",
+                "192.0.2.7/32",
+                "fd00::2/128",
+                "10.0.0.0/8"
+            ]
+        );
+        assert!(
+            read("10.0.0.0/8 !10.1.0.0/16").is_empty(),
+            "not for us to say"
+        );
+    }
+}

@@ -1,0 +1,32 @@
+//! Lines of the configuration file, as findings propose them: `key = value in [table]`.
+
+use crate::config::Settings;
+
+/// A line in a table.
+pub(super) fn line(key: &str, value: &str) -> String {
+    let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
+    format!("{name} = {value} in [{table}]")
+}
+
+/// A line with a list of texts.
+pub(super) fn list(key: &str, items: &[String]) -> String {
+    line(key, &format!("[{}]", quoted(items)))
+}
+
+/// The line that adds these to a list, behind what it has already.
+pub(super) fn added(settings: &Settings, key: &str, items: &[String]) -> String {
+    let mut known = settings.effective.settings.iter();
+    let known = known.find(|setting| setting.key == key);
+    let known = known.and_then(|setting| setting.value.as_deref());
+    let inner = known.and_then(|text| text.strip_prefix('[')?.strip_suffix(']'));
+    match inner.map(str::trim) {
+        None | Some("") => list(key, items),
+        Some(inner) => line(key, &format!("[{inner}, {}]", quoted(items))),
+    }
+}
+
+/// Texts in quotes, with commas between them.
+pub(super) fn quoted(items: &[String]) -> String {
+    let all: Vec<String> = items.iter().map(|item| format!("\"{item}\"")).collect();
+    all.join(", ")
+}
