@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::names::{Names, Readings, Step};
 use crate::directory::{Directory, Entry, Lookup, Objects, Outage, Rewriting, Target};
 use crate::mail::Address;
-use crate::maps::{self, AddressMaps, Expansion};
+use crate::maps::{self, AddressMaps, Expansion, NonAddressKind};
 
 /// The most addresses that one recipient may lead to by maps, forwarding and alias objects.
 const MAX_LED_TO: usize = 1000;
@@ -306,6 +306,15 @@ struct Next {
     is_mapped: bool,
 }
 
+/// What the maps of the MTA make of an address.
+struct ByMap {
+    /// Which of the readings has the entry.
+    at: usize,
+    addresses: Vec<Address>,
+    /// Whether a command or a file takes the mail: it may be how its own mailbox gets it, as with a command that sorts.
+    is_kept: bool,
+}
+
 impl Search<'_> {
     fn note(&mut self, name: impl ToString, outcome: impl Into<String>) {
         self.owners.trace.push(Trace {
@@ -365,15 +374,16 @@ impl Search<'_> {
             Lookup::Unavailable(outage) => return Err(outage),
         };
         // The first reading that leads to anybody counts, by a map of the MTA or in the directory.
-        if let (Some((at, _)), Some((mapped_at, _))) = (&found, &mapped)
-            && at < mapped_at
+        if let (Some((at, _)), Some(by_map)) = (&found, &mapped)
+            && *at < by_map.at
         {
             mapped = None;
         }
         let is_mapped = mapped.is_some();
+        let leads_away = self.follows && mapped.as_ref().is_some_and(|by_map| !by_map.is_kept);
         let mut next: Vec<Next> = mapped
             .into_iter()
-            .flat_map(|(_, addresses)| addresses)
+            .flat_map(|by_map| by_map.addresses)
             .map(|address| Next {
                 address,
                 group: one.group.clone(),
@@ -381,7 +391,7 @@ impl Search<'_> {
             })
             .collect();
         if let Some((at, mut objects)) = found {
-            if is_mapped && self.follows {
+            if leads_away {
                 // Whether mail arrives there as well, the map says; by it the MTA knows the members of a group.
                 let groups = objects.iter().filter(|object| object.is_group());
                 objects = groups.cloned().collect();
@@ -428,7 +438,7 @@ impl Search<'_> {
     }
 
     /// The first of these readings that a map of the MTA has an entry for, and the addresses that it goes to.
-    async fn map(&mut self, readings: &Readings) -> Result<Option<(usize, Vec<Address>)>, Outage> {
+    async fn map(&mut self, readings: &Readings) -> Result<Option<ByMap>, Outage> {
         let maps = &self.identities.maps;
         if maps.is_empty() {
             return Ok(None);
@@ -453,11 +463,20 @@ impl Search<'_> {
             for step in addresses.iter().flat_map(|mapped| &mapped.steps) {
                 self.note(reading, step.to_string());
             }
-            for other in others {
+            for other in &others {
                 self.note(reading, format!("no mailbox: {}", other.target));
             }
-            let next = addresses.into_iter().map(|mapped| mapped.address);
-            return Ok(Some((at, next.collect())));
+            let is_kept = others.iter().any(|other| match other.kind {
+                NonAddressKind::Command | NonAddressKind::File => true,
+                NonAddressKind::Loop | NonAddressKind::BadInclude | NonAddressKind::Invalid => {
+                    false
+                }
+            });
+            return Ok(Some(ByMap {
+                at,
+                addresses: addresses.into_iter().map(|mapped| mapped.address).collect(),
+                is_kept,
+            }));
         }
         Ok(None)
     }

@@ -378,16 +378,20 @@ impl Pair {
 fn pairs(envelope: &Envelope, found: &People, rules: &Rules) -> Vec<Pair> {
     let standing = standing(envelope, rules);
     let identities = identities(envelope, rules);
-    let of = |address: &Address| direction(standing, address, rules);
     let mut pairs = Vec::new();
     for recipient in &envelope.recipients {
-        let answers: Vec<_> = match asks_recipient(of(&recipient.address), rules) {
+        let written = direction(standing, &recipient.address, rules);
+        let of = |address: &Address| match *address == recipient.address {
+            true => written,
+            false => direction(standing, address, rules),
+        };
+        let answers: Vec<_> = match asks_recipient(written, rules) {
             true => recipient_questions(recipient)
                 .map(|one| (found.get(&one), one))
                 .collect(),
             false => Vec::new(),
         };
-        let mut directions = vec![of(&recipient.address)];
+        let mut directions = vec![written];
         for (answer, _) in &answers {
             match answer {
                 Lookup::Found(owners) => {
@@ -495,12 +499,14 @@ pub fn plan(
     let unidentified = unidentified(envelope, people_found, rules);
     for pair in pairs(envelope, people_found, rules) {
         let direction = pair.direction;
-        let all_exempt = !pair.concerned.is_empty()
-            && (pair.concerned.iter()).all(|one| is_exempt(people_found, one, rules));
-        let journal = match all_exempt {
-            true => &[][..],
-            false => &rules.of(direction).journal,
-        };
+        let mut journal = rules.of(direction).journal.as_slice();
+        if !journal.is_empty()
+            && rules.exempt_attribute.is_some()
+            && !pair.concerned.is_empty()
+            && (pair.concerned.iter()).all(|one| is_exempt(people_found, one, rules))
+        {
+            journal = &[];
+        }
         for target in journal {
             let place = Place {
                 direction,
@@ -552,14 +558,12 @@ pub fn plan(
 /// may send as the organization, and neither reverse path nor login nor author is a person of ours.
 fn unidentified(envelope: &Envelope, found: &People, rules: &Rules) -> Vec<Direction> {
     let standing = standing(envelope, rules);
-    let is_ours = envelope
-        .sender
-        .as_ref()
-        .is_some_and(|sender| super::is_ndr(sender, rules));
-    let mut answers = identities(envelope, rules)
-        .into_iter()
-        .map(|one| found.get(&one));
-    if !standing.may_relay || is_ours || !answers.all(|answer| answer == Lookup::Absent) {
+    let is_ndr = |sender: &Address| super::is_ndr(sender, rules);
+    if !standing.may_relay || envelope.sender.as_ref().is_some_and(is_ndr) {
+        return Vec::new();
+    }
+    let mut senders = identities(envelope, rules).into_iter();
+    if !senders.all(|one| found.get(&one) == Lookup::Absent) {
         return Vec::new();
     }
     let recipients = envelope.recipient_addresses();
