@@ -186,6 +186,8 @@ impl Site {
         // The first mail to a large group waits until the group is read.
         for _ in 0..20 {
             let mut client = Client::connect_from(from, self.postfix.smtp_addr());
+            // Postfix writes tens of thousands of recipients into its queue before it answers.
+            client.set_patience(PATIENCE * 5);
             if let From::Login(login) = &mail.from {
                 let reply = client.say(&format!("XCLIENT ADDR=127.0.0.1 LOGIN={login}"));
                 assert!(reply.code < 400, "{reply:?}");
