@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use lab::{
     Chance, Client, Copyist, DirectoryServer, INSIDE, OUTSIDE, PATIENCE, Postfix, PostfixOptions,
-    Report, Slapd, SmtpSink, free_port, need, wait,
+    Report, Sent, Slapd, SmtpSink, free_port, need, wait,
 };
 use made::{Company, DOMAINS, From, LOCAL, MAIN, Mail, Size};
 
@@ -186,6 +186,8 @@ impl Site {
         // The first mail to a large group waits until the group is read.
         for _ in 0..20 {
             let mut client = Client::connect_from(from, self.postfix.smtp_addr());
+            // Postfix writes tens of thousands of recipients into its queue before it answers.
+            client.set_patience(PATIENCE * 5);
             if let From::Login(login) = &mail.from {
                 let reply = client.say(&format!("XCLIENT ADDR=127.0.0.1 LOGIN={login}"));
                 assert!(reply.code < 400, "{reply:?}");
@@ -196,7 +198,10 @@ impl Site {
                 "From: <{}>\r\nTo: undisclosed-recipients:;\r\nSubject: {id}\r\nMessage-ID: {id}\r\n\r\nx\r\n",
                 mail.author
             );
-            let reply = client.send_message(&mail.sender, &recipients, &content);
+            let reply = match client.try_message(&mail.sender, &recipients, &content) {
+                Sent::Answered(reply) => reply,
+                lost => panic!("{id} {mail:?}: {lost:?}\n{}", tail(&self.postfix.log())),
+            };
             if reply.code == 250 {
                 let (_, queue_id) = reply.text.rsplit_once(' ').expect("a queue ID");
                 return queue_id.to_owned();
@@ -237,6 +242,12 @@ impl Site {
         sent.sort_unstable();
         sent.into_iter().map(|(_, queue_id)| queue_id).collect()
     }
+}
+
+/// The last lines of a log.
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
 fn id(n: usize) -> String {
@@ -328,7 +339,10 @@ fn those_have_a_copy_whose_mail_it_is_and_nobody_else() {
     let messages = lab::setting("COPYIST_PROOF_COMPANY", 600);
     let size = Size {
         messages,
-        everybody: if messages < 5000 { 5000 } else { 50_000 },
+        everybody: lab::setting(
+            "COPYIST_PROOF_EVERYBODY",
+            if messages < 5000 { 5000 } else { 50_000 },
+        ),
     };
     let chance = Chance::from_environment();
     let begun = Instant::now();

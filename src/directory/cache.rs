@@ -180,7 +180,8 @@ impl<S: Source> Cached<S> {
         group: &Entry,
         rewriting: &dyn Rewriting,
     ) -> Result<(Members, Names), Outage> {
-        let found = members::members(&self.source, group, self.targets.group_limit).await?;
+        let limit = self.targets.group_limit;
+        let found = members::members(&self.source, group, limit, self.places).await?;
         let mut members = Members {
             all_exempt: found.addresses.is_empty(),
             addresses: found.addresses,

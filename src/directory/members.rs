@@ -146,13 +146,14 @@ pub(super) async fn members<S: Source>(
     source: &S,
     group: &Entry,
     limit: usize,
+    places: Places,
 ) -> Result<Found, Outage> {
     let mut walk = Walk::default();
     let mut level = vec![Name::Dn(group.dn.clone())];
     while !level.is_empty() {
         level.retain(|name| walk.asked.insert(name.key()));
         if walk.asked.len() > limit {
-            return compare(source, group).await;
+            return compare(source, group, places).await;
         }
         let entries: Vec<Vec<Arc<Entry>>> = read(source, level).await?;
         level = Vec::new();
@@ -161,11 +162,11 @@ pub(super) async fn members<S: Source>(
         }
     }
     Ok(Found {
-        names: Names::of(
-            walk.asked
-                .into_iter()
-                .chain(walk.searched.then(|| places::ANYWHERE.to_owned())),
-        ),
+        names: match walk.searched {
+            // Whoever begins to match a search becomes a member; no name tells of that.
+            true => Names::any(),
+            false => Names::of(walk.asked.into_iter().chain(inherited(places))),
+        },
         members: walk.members,
         addresses: walk.addresses,
         unread: None,
@@ -227,18 +228,29 @@ fn named_by_address(group: &Entry) -> impl Iterator<Item = Address> {
 }
 
 /// The names of a large group's members, and those who were read on the way.
-async fn compare<S: Source>(source: &S, group: &Entry) -> Result<Found, Outage> {
+async fn compare<S: Source>(source: &S, group: &Entry, places: Places) -> Result<Found, Outage> {
     let groups = group_keys(source).await?;
     let (walk, names) = walk_groups(source, &group.dn, &groups).await?;
     Ok(Found {
+        // Not any change at all: in a large directory something changes while a large group is read. Who begins to match a
+        // search counts when the answer is too old.
+        names: Names::of(
+            (names.iter().chain(&walk.seen).cloned())
+                .chain([dn::key(&group.dn)])
+                .chain(inherited(places)),
+        ),
         members: walk.members,
         addresses: walk.addresses,
         unread: Some(Unread {
             names,
             seen: walk.seen,
         }),
-        names: Names::any(),
     })
+}
+
+/// A name for what members may inherit from, if they do.
+fn inherited(places: Places) -> Option<String> {
+    (places != Places::default()).then(|| places::ANYWHERE.to_owned())
 }
 
 /// Reads a group and the groups in it, and gives the names of all members.

@@ -86,6 +86,13 @@ pub(super) fn envelope_part(
             }
         }
     }
+    // Those of groups that the recipients lead to: by an alias, by an extension.
+    let kind = if sender_is_ours { "Bcc" } else { "Recipient" };
+    for (member, group) in expanded {
+        if !listed.iter().any(|(_, known)| known == group) {
+            line(&mut out, kind, &format!("{member}, Expanded: {group}"));
+        }
+    }
     out
 }
 

@@ -520,8 +520,15 @@ impl Maker {
         all.extend((PEOPLE..members).map(|number| format!("s{number}@{SUBSCRIBERS}")));
         all.extend(contacts.map(contact));
         all.extend(self.flattened(0));
+        // Postfix takes minutes for one value of a megabyte.
         let all: Vec<String> = all.into_iter().collect();
-        self.write_group(&[format!("everybody@{MAIN}")], &all);
+        let mut parts = Vec::new();
+        for (n, some) in all.chunks(500).enumerate() {
+            let part = format!("everybody-{n}@{SUBSCRIBERS}");
+            self.write_group(std::slice::from_ref(&part), some);
+            parts.push(part);
+        }
+        self.write_group(&[format!("everybody@{MAIN}")], &parts);
     }
 
     /// What an alias leads to, `below` being the number of those that it may name.

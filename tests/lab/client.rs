@@ -4,6 +4,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
@@ -54,6 +55,13 @@ impl Client {
             (220, 250) => Ok(client),
             _ => Err(io::Error::other(format!("{greeting:?} {hello:?}"))),
         }
+    }
+
+    /// Waits so long for each reply from now on.
+    pub fn set_patience(&mut self, patience: Duration) {
+        let stream = self.reader.get_mut();
+        let set = stream.set_read_timeout(Some(patience));
+        set.expect("a duration of more than nothing");
     }
 
     /// Sends one line and reads the reply to it.
