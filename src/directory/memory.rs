@@ -205,6 +205,10 @@ impl<T: Answer> Memory<T> {
             // Boxed, for the cache library keeps several copies of it on the stack: a question within a question
             // once took more than the two megabytes that a thread has.
             let ask = Box::pin(async {
+                // Whoever was asking a moment ago may have had the answer since.
+                if let Some(known) = self.believed(key).await {
+                    return Ok(known);
+                }
                 let since = Instant::now();
                 // In time in here, too: whoever waits hears of it, and none puts the same slow question again.
                 let (what, names) = patiently(patience, ask()).await?;
