@@ -46,7 +46,7 @@ impl<'a> Body<'a> {
         let content = self.transfer.decode(&self.message[self.part.body.clone()]);
         let text = self.charset.decode_lossy(&content);
         match self.is_html() {
-            true => html::to_plain(&text),
+            true => html::words(&text),
             false => text,
         }
     }
@@ -141,23 +141,33 @@ impl<'a> Body<'a> {
     }
 
     fn html_insertions(&self, content: &[u8], texts: &Texts) -> Result<Vec<Insertion>, Obstacle> {
-        let places = html::places(content).ok_or(Obstacle::Html)?;
         let eol = self.eol;
-        let lines = |text: &Text| joined_lines(&text.html, eol);
-        let prepend = texts.prepend.as_ref().map(|text| Insertion {
-            at: places.prepend,
-            text: format!("{eol}{}{eol}", lines(text)),
-        });
-        // On a line of its own: the one before may be as long as a line can be.
-        let ending = match places.ending.as_str() {
-            "" => String::new(),
-            ending => format!("{eol}{ending}"),
-        };
-        let append = texts.append.as_ref().map(|text| Insertion {
-            at: places.append,
-            text: format!("{ending}{eol}{}{eol}", lines(text)),
-        });
-        Ok(prepend.into_iter().chain(append).collect())
+        let mut insertions = Vec::new();
+        if let Some(text) = &texts.prepend {
+            let at = html::prepend_place(content).ok_or(Obstacle::Html)?;
+            let lines = joined_lines(&html::shielded(&text.html), eol);
+            insertions.push(Insertion {
+                at,
+                text: format!("{eol}{lines}{eol}"),
+            });
+        }
+        if let Some(text) = &texts.append {
+            let mut place = html::append_place(content).ok_or(Obstacle::Html)?;
+            // A body that ends in front of its beginning.
+            if insertions.first().is_some_and(|before| before.at > place.at) {
+                place = html::end_place(content).ok_or(Obstacle::Html)?;
+            }
+            // On a line of its own: the one before may be as long as a line can be.
+            let ending = match place.ending.as_str() {
+                "" => String::new(),
+                ending => format!("{eol}{ending}"),
+            };
+            insertions.push(Insertion {
+                at: place.at,
+                text: format!("{ending}{eol}{}{eol}", joined_lines(&text.html, eol)),
+            });
+        }
+        Ok(insertions)
     }
 
     fn plain_insertions(&self, content: &[u8], texts: &Texts) -> Vec<Insertion> {

@@ -324,6 +324,8 @@ class Body:
                 self.doubts.append("PGP inside a line")
             if leaf.media_type()[1] == "html" and Page(old_readings(leaf, None)[0][0]).hides_its_end():
                 self.doubts.append("HTML that may hide what stands at its end")
+            if leaf.media_type()[1] == "html" and b"<frameset" in contents(leaf)[0][0].lower():
+                self.doubts.append("HTML that may be nothing but frames")
 
     def walk(self, part, root, shown=False):
         """The leaves of the body in a part; `shown` says that nothing else could be shown in its place."""
