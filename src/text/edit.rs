@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::beside::Beside;
 use super::body::Body;
 use super::mark::Mark;
-use super::place::{Obstacle, Remedy, Signed, bodies};
+use super::place::{Obstacle, Place, Remedy, Signed, bodies};
 use super::structure::Tree;
+use crate::mail::Fields;
 
 /// Longest line that is written without an encoding, in octets (RFC 5322 section 2.1.1).
 pub(super) const LONGEST_LINE: usize = 998;
@@ -36,6 +37,14 @@ impl Texts {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.prepend.is_none() && self.append.is_none()
+    }
+
+    /// The texts that go into one of the places of a body.
+    fn at(&self, place: &Place) -> Texts {
+        Texts {
+            prepend: self.prepend.clone().filter(|_| place.first),
+            append: self.append.clone().filter(|_| place.last),
+        }
     }
 }
 
@@ -89,10 +98,7 @@ pub fn edit(message: &[u8], texts: &Texts, signed: Signed) -> Result<Edited, Obs
         return Ok(Edited::default());
     }
     let tree = Tree::of(message);
-    let eol = match memchr::memchr(b'\n', message) {
-        Some(lf) if lf == 0 || message[lf - 1] != b'\r' => "\n",
-        _ => "\r\n",
-    };
+    let eol = line_break(message).unwrap_or("\r\n");
     let mut beside = Beside::new(message, &tree, eol);
     let obstacle = match into_bodies(message, &tree, texts, eol, signed, &mut beside) {
         Ok(edited) => return Ok(edited),
@@ -116,11 +122,21 @@ fn into_bodies(
     beside: &mut Beside<'_>,
 ) -> Result<Edited, Obstacle> {
     let bodies = bodies(tree)?;
-    let body = |index: usize| Body::new(message, &tree.parts[index], eol);
-    let texts = not_there_yet(texts, || bodies.iter().map(|&index| body(index).words()))?;
+    let body = |index: usize| {
+        let part = &tree.parts[index];
+        let eol = line_break(&message[part.body.clone()]).unwrap_or(eol);
+        Body::new(message, part, eol)
+    };
+    let shown = || shown(tree).map(|index| body(index).words());
+    let texts = not_there_yet(texts, shown)?;
     let mut edited = Edited::default();
-    for &index in &bodies {
-        let body = body(index);
+    let mut changed = Vec::new();
+    for place in &bodies {
+        let (index, body) = (place.part, body(place.part));
+        let texts = texts.at(place);
+        if texts.is_empty() {
+            continue;
+        }
         let how = match body.edit(&texts, &mut edited.splices) {
             Ok(how) => how,
             Err(obstacle) if obstacle.remedy(signed) == Remedy::BesidePart => {
@@ -129,9 +145,71 @@ fn into_bodies(
             }
             Err(obstacle) => return Err(obstacle),
         };
+        if !matches!(how, How::Beside(_)) {
+            changed.push(index);
+        }
         edited.notes.push(note(tree, index, how));
     }
+    let digests = stale_digests(message, tree, &changed);
+    if !digests.is_empty() {
+        edited.splices.extend(digests);
+        edited.splices.sort_by_key(|splice| splice.range.start);
+    }
     Ok(edited)
+}
+
+/// Takes the digests of contents away that are others now (RFC 1864).
+fn stale_digests(message: &[u8], tree: &Tree, changed: &[usize]) -> Vec<Splice> {
+    let parts = changed.iter().flat_map(|&index| tree.around(index));
+    let mut headers: Vec<Range<usize>> = parts
+        .filter(|part| part.mime.digest)
+        .map(|part| part.header.clone())
+        .collect();
+    headers.sort_unstable_by_key(|header| header.start);
+    headers.dedup();
+    let mut splices = Vec::new();
+    for header in headers {
+        let bytes = &message[header.clone()];
+        let fields = Fields::new(bytes).filter(|field| {
+            field.name.eq_ignore_ascii_case("Content-MD5")
+                && bytes[field.range.clone()].ends_with(b"\n")
+        });
+        splices.extend(fields.map(|field| Splice {
+            range: header.start + field.range.start..header.start + field.range.end,
+            with: Vec::new(),
+        }));
+    }
+    splices
+}
+
+/// Bytes of a text that are read for its line breaks.
+const LINE_BREAKS_READ: usize = 64 * 1024;
+
+/// The line break that most of the lines end in; `None` without one.
+fn line_break(text: &[u8]) -> Option<&'static str> {
+    let text = &text[..text.len().min(LINE_BREAKS_READ)];
+    let (mut all, mut crlf) = (0usize, 0usize);
+    for lf in memchr::memchr_iter(b'\n', text) {
+        all += 1;
+        crlf += usize::from(lf > 0 && text[lf - 1] == b'\r');
+    }
+    match (all, crlf) {
+        (0, _) => None,
+        (all, crlf) if crlf * 2 >= all => Some("\r\n"),
+        _ => Some("\n"),
+    }
+}
+
+/// The parts in which a text may stand that is to stand once: all that a reader shows, those beside the body included.
+fn shown(tree: &Tree) -> impl Iterator<Item = usize> {
+    let parts = tree.parts.iter().enumerate();
+    let parts = parts.filter(|(index, part)| {
+        let mime = &part.mime;
+        let is_text = matches!(mime.subtype.as_str(), "plain" | "html") && mime.kind == "text";
+        let is_body = *index == 0 || !(mime.attachment || mime.filed);
+        (is_text || mime.kind.is_empty()) && is_body
+    });
+    parts.map(|(index, _)| index)
 }
 
 /// The texts without those that are to stand once and are there.
@@ -291,8 +369,7 @@ mod tests {
     #[test]
     fn tags_are_found_between_japanese_ones() {
         let html = "Content-Type: text/html; charset=iso-2022-jp\r\n\r\n<body>\u{1b}$B</<>\u{1b}(B</body>\r\n";
-        let expected =
-            "<body>\r\n<shield>\r\n\u{1b}$B</<>\u{1b}(B\r\n<i>[A &#233;]</i>\r\n</body>";
+        let expected = "<body>\r\n<shield>\r\n\u{1b}$B</<>\u{1b}(B\r\n<i>[A &#233;]</i>\r\n</body>";
         let found = edited(html, "é").expect("edited");
         let found = found.replace(&shield("<i>[P &#233;]</i>", false), SHIELD);
         assert!(found.contains(expected), "{found:?}");
@@ -400,7 +477,8 @@ mod tests {
             wrapped.contains(&format!("--=_copyist_text_00000000\r\n{inner}\r\n--")),
             "{wrapped}"
         );
-        let report = "Content-Type: multipart/report; boundary=s\r\n\r\n--s\r\n\r\nx\r\n--s--\r\n";
+        let report = "Content-Type: multipart/report; boundary=s\r\n\r\n--s\r\n\r\nx\r\n--s\r\n\
+                      Content-Type: message/delivery-status\r\n\r\ny\r\n--s--\r\n";
         assert_eq!(edited_as(report, "t", Signed::Wrap), Err(Obstacle::Report));
     }
 
@@ -430,8 +508,9 @@ mod tests {
             prepend: None,
         };
         for transfer in ["7bit", "quoted-printable", "base64"] {
+            let body = if transfer == "base64" { "PHA+" } else { "<p>" };
             let message = format!(
-                "Content-Type: text/html\r\nContent-Transfer-Encoding: {transfer}\r\n\r\n<p>\r\n"
+                "Content-Type: text/html\r\nContent-Transfer-Encoding: {transfer}\r\n\r\n{body}\r\n"
             );
             let edited = edit(message.as_bytes(), &texts, Signed::Skip).expect("edited");
             let found = apply(message.as_bytes(), &edited.splices);

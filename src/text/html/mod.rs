@@ -141,15 +141,33 @@ mod tests {
             ("x<html><body>y", "[P]x"),
             ("<!-- <body> --> <title><body></title><body>x", "<body>[P]x"),
             ("<head><script>'<body>'</script>x<body>", "</script>[P]x"),
-            ("<head><style>a{}</style>\r\n<p>x</head><body>", "</style>[P]\r\n<p>"),
+            (
+                "<head><style>a{}</style>\r\n<p>x</head><body>",
+                "</style>[P]\r\n<p>",
+            ),
             ("<head><p>x</p></head><body>y", "<head>[P]<p>"),
             ("<link><meta><base>x<body>", "<base>[P]x"),
-            ("<head></head><title>t</title> <body class=a>x", "<body class=a>[P]x"),
+            (
+                "<head></head><title>t</title> <body class=a>x",
+                "<body class=a>[P]x",
+            ),
             ("<template><p>x<body>y", "[P]<template>"),
-            ("<template><template></template></template><body>x", "<body>[P]x"),
-            ("<head><noscript><meta></noscript></head><body>x", "<body>[P]x"),
-            ("<head><noscript><p>x</noscript></head><body>y", "<head>[P]<noscript>"),
-            ("<head></head><noscript>x</noscript><body>y", "</head>[P]<noscript>"),
+            (
+                "<template><template></template></template><body>x",
+                "<body>[P]x",
+            ),
+            (
+                "<head><noscript><meta></noscript></head><body>x",
+                "<body>[P]x",
+            ),
+            (
+                "<head><noscript><p>x</noscript></head><body>y",
+                "<head>[P]<noscript>",
+            ),
+            (
+                "<head></head><noscript>x</noscript><body>y",
+                "</head>[P]<noscript>",
+            ),
             ("<plaintext>x<body>", "[P]<plaintext>"),
             ("<svg><title>x</title></svg><body>y", "[P]<svg>"),
             ("<p><body><frameset>", "[P]<p>"),
@@ -213,7 +231,10 @@ mod tests {
             ("<noscript>x</noscript>", "x"),
             ("<template>x</template>y", "y"),
             ("<textarea>a &amp; b</textarea>", "a & b"),
-            ("&#228;&#xE4;&auml;&auml &#150;&nbspx &nosuch; &", "ääää –\u{a0}x &nosuch; &"),
+            (
+                "&#228;&#xE4;&auml;&auml &#150;&nbspx &nosuch; &",
+                "ääää –\u{a0}x &nosuch; &",
+            ),
             ("<td>a</td><td>b</td>", "a b"),
             ("<div>a</div>b<ul><li>c<li>d</ul>", "a\nb\nc\nd"),
             ("a\r\n  b<b>c</b> <i> d</i>", "a bc d"),
@@ -225,7 +246,9 @@ mod tests {
 
     #[test]
     fn a_shielded_text_keeps_its_own_style() {
-        let found = shielded("<p style=\"color:red; background:url('a;b')!important\">x<br><td bgcolor=blue width=9></td></p>");
+        let found = shielded(
+            "<p style=\"color:red; background:url('a;b')!important\">x<br><td bgcolor=blue width=9></td></p>",
+        );
         for expected in [
             "<p style=\"all:revert!important;color:red;color:red!important;",
             ";background:url('a;b');background:url('a;b')!important\">x<br>",
@@ -239,7 +262,10 @@ mod tests {
 
     #[test]
     fn plain_and_html_are_made_of_each_other() {
-        assert_eq!(from_plain("a < b\n\nc"), "<div dir=\"auto\">a &lt; b<br>\n<br>\nc</div>");
+        assert_eq!(
+            from_plain("a < b\n\nc"),
+            "<div dir=\"auto\">a &lt; b<br>\n<br>\nc</div>"
+        );
         assert_eq!(to_plain("<p>a &lt; b</p><p>c<br>d</p>"), "a < b\nc\nd");
         assert_eq!(
             inner("<html><head><title>t</title></head><body class=x><p>a</p></body></html>"),

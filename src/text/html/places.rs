@@ -14,9 +14,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use lol_html::html_content::{Element, TextType};
-use lol_html::{
-    HtmlRewriter, Settings, doc_comments, doc_text, doctype, element, end_tag,
-};
+use lol_html::{HtmlRewriter, Settings, doc_comments, doc_text, doctype, element, end_tag};
 
 /// Put before every document that is read for its end, so that end tags without a start tag are seen.
 const BODY_OPENING: &[u8] = b"<html><body>";
@@ -119,7 +117,8 @@ fn beginning(document: &[u8]) -> Option<usize> {
                 let head = tags.clone();
                 el.on_end_tag(end_tag!(move |end| {
                     if end.name() == name {
-                        head.borrow_mut().end(&name, end.source_location().bytes().end);
+                        head.borrow_mut()
+                            .end(&name, end.source_location().bytes().end);
                     }
                     Ok(())
                 }))?;
@@ -203,7 +202,8 @@ impl Head {
 
     /// Characters that are no markup.
     fn text(&mut self, text: &str) {
-        let is_space = |c: char| matches!(c, ' ' | '\t' | '\n' | '\r' | '\u{c}' | '\u{feff}' | '\0');
+        let is_space =
+            |c: char| matches!(c, ' ' | '\t' | '\n' | '\r' | '\u{c}' | '\u{feff}' | '\0');
         if !text.chars().all(is_space) {
             self.content("");
         }
@@ -250,7 +250,9 @@ impl Head {
             }
             (_, Mode::Body) => {
                 let is_hidden = name == "input"
-                    && element.get_attribute("type").is_some_and(|kind| kind.eq_ignore_ascii_case("hidden"));
+                    && element
+                        .get_attribute("type")
+                        .is_some_and(|kind| kind.eq_ignore_ascii_case("hidden"));
                 if !is_hidden {
                     self.content(name);
                 }
@@ -309,14 +311,38 @@ impl Head {
 
 /// The start tags behind which a frameset is ignored (the "frameset-ok flag").
 const ENDS_FRAMESET: [&str; 26] = [
-    "applet", "area", "body", "br", "button", "dd", "dt", "embed", "hr", "iframe", "image", "img",
-    "input", "keygen", "li", "listing", "marquee", "object", "plaintext", "pre", "select", "table",
-    "template", "textarea", "wbr", "xmp",
+    "applet",
+    "area",
+    "body",
+    "br",
+    "button",
+    "dd",
+    "dt",
+    "embed",
+    "hr",
+    "iframe",
+    "image",
+    "img",
+    "input",
+    "keygen",
+    "li",
+    "listing",
+    "marquee",
+    "object",
+    "plaintext",
+    "pre",
+    "select",
+    "table",
+    "template",
+    "textarea",
+    "wbr",
+    "xmp",
 ];
 
 /// Elements that hold a text behind their start tag until their own end tag comes, whatever comes before: it would be part of
 /// a link, stand above a table, or not be shown.
-const HOLDING: &str = "a, audio, button, canvas, details, dialog, math, object, select, svg, table, template, video";
+const HOLDING: &str =
+    "a, audio, button, canvas, details, dialog, math, object, select, svg, table, template, video";
 
 /// Elements that may hide a text behind their start tag.
 const HIDING: &str = "[hidden], [style*=none i], [style*=hidden i]";

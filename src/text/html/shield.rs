@@ -43,7 +43,9 @@ pub(in crate::text) fn shielded(html: &str) -> String {
 
 /// The lines of a text that was made from plain text: no element in it can be hidden but the line breaks.
 fn plain_lines(html: &str) -> Option<&str> {
-    let lines = html.strip_prefix("<div dir=\"auto\">")?.strip_suffix("</div>")?;
+    let lines = html
+        .strip_prefix("<div dir=\"auto\">")?
+        .strip_suffix("</div>")?;
     let is_break = |tag: &str| tag.starts_with("br>");
     lines.split('<').skip(1).all(is_break).then_some(lines)
 }

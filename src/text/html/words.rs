@@ -38,7 +38,9 @@ pub(in crate::text) fn words(html: &str) -> String {
                 TextType::RawText | TextType::ScriptData => false,
             };
             if is_text {
-                texts.borrow_mut().add(chunk.as_str(), chunk.last_in_text_node());
+                texts
+                    .borrow_mut()
+                    .add(chunk.as_str(), chunk.last_in_text_node());
             }
             Ok(())
         }))
@@ -203,7 +205,10 @@ fn character(number: &str) -> Option<char> {
     };
     match u8::try_from(code) {
         Ok(byte @ 0x80..=0x9f) => {
-            let text = WINDOWS_1252.decode_without_bom_handling(&[byte]).0.into_owned();
+            let text = WINDOWS_1252
+                .decode_without_bom_handling(&[byte])
+                .0
+                .into_owned();
             text.chars().next()
         }
         _ => char::from_u32(code),
