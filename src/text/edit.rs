@@ -100,7 +100,18 @@ pub fn edit(message: &[u8], texts: &Texts, signed: Signed) -> Result<Edited, Obs
     let tree = Tree::of(message);
     let eol = line_break(message).unwrap_or("\r\n");
     let mut beside = Beside::new(message, &tree, eol);
-    let obstacle = match into_bodies(message, &tree, texts, eol, signed, &mut beside) {
+    let bodies = bodies(&tree);
+    if let Err(obstacle) = bodies
+        && obstacle.remedy(signed) == Remedy::Leave
+    {
+        return Err(obstacle);
+    }
+    let words = |index: usize| Body::new(message, &tree.parts[index], eol).words();
+    let places = bodies.as_deref().unwrap_or_default();
+    let texts = &not_there_yet(texts, || shown(&tree, places).map(words))?;
+    let edited = bodies
+        .and_then(|places| into_bodies(message, &tree, &places, texts, eol, signed, &mut beside));
+    let obstacle = match edited {
         Ok(edited) => return Ok(edited),
         Err(obstacle) => obstacle,
     };
@@ -116,22 +127,20 @@ pub fn edit(message: &[u8], texts: &Texts, signed: Signed) -> Result<Edited, Obs
 fn into_bodies(
     message: &[u8],
     tree: &Tree,
+    places: &[Place],
     texts: &Texts,
     eol: &'static str,
     signed: Signed,
     beside: &mut Beside<'_>,
 ) -> Result<Edited, Obstacle> {
-    let bodies = bodies(tree)?;
     let body = |index: usize| {
         let part = &tree.parts[index];
         let eol = line_break(&message[part.body.clone()]).unwrap_or(eol);
         Body::new(message, part, eol)
     };
-    let shown = || shown(tree).map(|index| body(index).words());
-    let texts = not_there_yet(texts, shown)?;
     let mut edited = Edited::default();
     let mut changed = Vec::new();
-    for place in &bodies {
+    for place in places {
         let (index, body) = (place.part, body(place.part));
         let texts = texts.at(place);
         if texts.is_empty() {
@@ -201,13 +210,13 @@ fn line_break(text: &[u8]) -> Option<&'static str> {
 }
 
 /// The parts in which a text may stand that is to stand once: all that a reader shows, those beside the body included.
-fn shown(tree: &Tree) -> impl Iterator<Item = usize> {
+fn shown<'t>(tree: &'t Tree, bodies: &'t [Place]) -> impl Iterator<Item = usize> + 't {
     let parts = tree.parts.iter().enumerate();
     let parts = parts.filter(|(index, part)| {
         let mime = &part.mime;
-        let is_text = matches!(mime.subtype.as_str(), "plain" | "html") && mime.kind == "text";
-        let is_body = *index == 0 || !(mime.attachment || mime.filed);
-        (is_text || mime.kind.is_empty()) && is_body
+        let is_text = mime.is("text", "plain") || mime.is("text", "html") || mime.kind.is_empty();
+        let is_body = || bodies.iter().any(|place| place.part == *index);
+        is_text && (!(mime.attachment || mime.filed) || is_body())
     });
     parts.map(|(index, _)| index)
 }
