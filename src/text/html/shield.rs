@@ -4,7 +4,11 @@
 //! a sender's rules cannot hide an element that carries such declarations of its own. Mail clients that do not know a
 //! declaration pass over it.
 
-use lol_html::{RewriteStrSettings, element, rewrite_str};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use lol_html::html_content::ContentType;
+use lol_html::{RewriteStrSettings, element, end_tag, rewrite_str};
 
 /// The box around a text. Lines, since lines of mail are short. `all` stands first: what it resets is set again behind it.
 const BOX: &str = "all:initial!important;display:block!important;visibility:visible!important;opacity:1!important;\n\
@@ -52,8 +56,30 @@ fn plain_lines(html: &str) -> Option<&str> {
 
 /// Has each element keep its own style, and take none of the document's.
 fn elements(html: &str) -> String {
+    // Of each table that is open: whether its rows stand in a group. Browsers make one, which has no style of its own.
+    let grouped: Rc<RefCell<Vec<bool>>> = Rc::default();
     let handler = element!("*", |el| {
         let name = el.tag_name();
+        match name.as_str() {
+            "table" => {
+                grouped.borrow_mut().push(false);
+                let grouped = grouped.clone();
+                el.on_end_tag(end_tag!(move |_| {
+                    grouped.borrow_mut().pop();
+                    Ok(())
+                }))?;
+            }
+            "tbody" | "thead" | "tfoot" | "tr" => {
+                if let Some(grouped) = grouped.borrow_mut().last_mut()
+                    && !std::mem::replace(grouped, true)
+                    && name == "tr"
+                {
+                    let group = "<tbody style=\"all:revert!important\">";
+                    el.before(group, ContentType::Html);
+                }
+            }
+            _ => {}
+        }
         if WITHOUT_STYLE.contains(&name.as_str()) {
             return Ok(());
         }
