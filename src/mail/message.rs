@@ -2,6 +2,7 @@
 
 use mail_parser::{HeaderValue, MessageParser};
 
+use super::encoded::unstructured;
 use super::header::{Fields, body_start};
 use super::{Address, Content, Field, Pieces};
 
@@ -106,12 +107,15 @@ impl Message {
         if let Some(field) = self.fields_named("Message-ID").next() {
             summary.message_id = one_line(&String::from_utf8_lossy(field.value));
         }
+        // Readers show the first of several.
+        if let Some(field) = self.fields_named("Subject").next() {
+            summary.subject = one_line(&unstructured(field.value));
+        }
         // Only the header block is given to the parser: the body's structure is nobody's business here,
         // and deep nesting in it must not reach the parser (it recurses while dropping).
         let Some(parsed) = MessageParser::default().parse_headers(header) else {
             return summary;
         };
-        summary.subject = one_line(parsed.subject().unwrap_or_default());
         summary.from = addresses(parsed.from());
         // Several To fields are against RFC 5322 and common all the same.
         for header in parsed.headers() {
