@@ -20,6 +20,8 @@ const ADDRESSES_READ: usize = 20_000;
 pub struct Message {
     content: Content,
     body: usize,
+    /// Whoever handed the message over said where its header ends.
+    is_header_known: bool,
 }
 
 /// The header values that the envelope part of a journal report repeats.
@@ -42,7 +44,28 @@ impl Message {
     pub fn new(content: impl Into<Content>) -> Message {
         let content = content.into();
         let body = body_start(content.beginning());
-        Message { content, body }
+        Message {
+            content,
+            body,
+            is_header_known: false,
+        }
+    }
+
+    /// Takes the octets of a message whose header has so many, the empty line included: an MTA that tells field by field has
+    /// counted them, and a name with a blank or a value with an empty line in it ends no header.
+    pub fn with_header(content: impl Into<Content>, header: usize) -> Message {
+        let content = content.into();
+        let body = header.min(content.beginning().len());
+        Message {
+            content,
+            body,
+            is_header_known: true,
+        }
+    }
+
+    /// How many octets the header has, the empty line included, where whoever handed the message over said so.
+    pub fn known_header(&self) -> Option<usize> {
+        self.is_header_known.then_some(self.body)
     }
 
     /// The whole message.

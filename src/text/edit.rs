@@ -94,10 +94,20 @@ pub enum How {
 
 /// The changes that put the texts into the message; `Err` where it is to go as it is.
 pub fn edit(message: &[u8], texts: &Texts, signed: Signed) -> Result<Edited, Obstacle> {
+    edit_behind(message, None, texts, signed)
+}
+
+/// The same for a message whose header has so many bytes, the empty line included.
+pub(super) fn edit_behind(
+    message: &[u8],
+    header: Option<usize>,
+    texts: &Texts,
+    signed: Signed,
+) -> Result<Edited, Obstacle> {
     if texts.is_empty() {
         return Ok(Edited::default());
     }
-    let tree = Tree::of(message);
+    let tree = Tree::behind(message, header);
     let eol = line_break(message).unwrap_or("\r\n");
     let mut beside = Beside::new(message, &tree, eol);
     let bodies = bodies(&tree);
@@ -252,6 +262,16 @@ fn note(tree: &Tree, index: usize, how: How) -> Note {
     }
 }
 
+/// How many bytes a header has, the empty line included, once the changes are made.
+pub fn header_after(header: usize, splices: &[Splice]) -> usize {
+    let is_in_header = |splice: &&Splice| splice.range.end < header;
+    let inside = splices.iter().filter(is_in_header);
+    let (more, less) = inside.fold((0, 0), |(more, less), splice| {
+        (more + splice.with.len(), less + splice.range.len())
+    });
+    header + more - less
+}
+
 /// The message with the changes made.
 pub fn apply(message: &[u8], splices: &[Splice]) -> Vec<u8> {
     let more: usize = splices.iter().map(|splice| splice.with.len()).sum();
@@ -270,6 +290,7 @@ pub fn apply(message: &[u8], splices: &[Splice]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::text::html;
+    use crate::text::transfer::decode_base64;
 
     fn text(plain: String, html: String) -> Option<Arc<Text>> {
         let once = None;
@@ -537,6 +558,30 @@ mod tests {
                     .split(|&b| b == b'\n')
                     .all(|line| line.len() <= LONGEST_LINE + 1)
             );
+        }
+    }
+
+    #[test]
+    fn a_header_ends_where_the_mta_says_that_it_does() {
+        let texts = texts("t");
+        for (field, body) in [
+            ("Bad Name: x\r\n", "eA==\r\n"),
+            ("no colon\r\n", "eA==\r\n"),
+            ("X:\r\n\r\n\tfolded\r\n", "eA==\r\n"),
+        ] {
+            let header = format!(
+                "Content-Transfer-Encoding: base64\r\nContent-MD5: x\r\n{field}Subject: s\r\n\r\n"
+            );
+            let message = format!("{header}{body}");
+            let edited = edit_behind(message.as_bytes(), Some(header.len()), &texts, Signed::Skip);
+            let splices = edited.expect("edited").splices;
+            let found = apply(message.as_bytes(), &splices);
+            let (before, after) = found.split_at(header_after(header.len(), &splices));
+            assert_eq!(
+                String::from_utf8_lossy(before),
+                header.replace("Content-MD5: x\r\n", "")
+            );
+            assert_eq!(decode_base64(after), b"[P t]\r\nx\r\n[A t]");
         }
     }
 

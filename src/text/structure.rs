@@ -244,7 +244,13 @@ impl Tree {
     }
 
     /// Finds the parts of a message.
+    #[cfg(test)]
     pub(super) fn of(bytes: &[u8]) -> Tree {
+        Tree::behind(bytes, None)
+    }
+
+    /// Finds the parts of a message; `header` is how many bytes its header has with the empty line, if that is known.
+    pub(super) fn behind(bytes: &[u8], header: Option<usize>) -> Tree {
         let mut scan = Scan {
             bytes,
             tree: Tree {
@@ -254,6 +260,11 @@ impl Tree {
             open: Vec::new(),
             levels: HashMap::new(),
             unfinished: Vec::new(),
+            header: header.and_then(|body| {
+                let before = bytes.get(..body)?;
+                let line = before.strip_suffix(b"\n")?;
+                Some((line.strip_suffix(b"\r").unwrap_or(line).len(), body))
+            }),
         };
         let mut at = scan.begin(0);
         while let Some(line) = scan.next_dashes(at) {
@@ -290,6 +301,8 @@ struct Scan<'a> {
     open: Vec<usize>,
     /// Their places in `open`, by their boundaries.
     levels: HashMap<Vec<u8>, usize>,
+    /// Where the header of the message ends and its body begins, if that is known.
+    header: Option<(usize, usize)>,
     /// Parts whose end was not seen yet, with how many multiparts were open around each.
     unfinished: Vec<(usize, usize)>,
 }
@@ -298,7 +311,11 @@ impl Scan<'_> {
     /// A part begins here. Returns where its content begins.
     fn begin(&mut self, start: usize) -> usize {
         let mut at = start;
+        let known = self.header.filter(|_| start == 0);
         let (header_end, body) = loop {
+            if let Some(known) = known {
+                break known;
+            }
             let end = line_end(self.bytes, at);
             let line = &self.bytes[at..end];
             // Files from Windows begin with a byte order mark, and readers pass over it.
