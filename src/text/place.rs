@@ -434,7 +434,7 @@ mod tests {
                 if subtype == "report" && others.len() > 1 {
                     continue;
                 }
-                let parts = [&[html.clone()], others].concat();
+                let parts = [std::slice::from_ref(&html), others].concat();
                 let found = chosen(&multipart(subtype, "b", &parts));
                 assert_eq!(found.as_deref(), Ok(&["html".to_owned()][..]), "{subtype}");
             }
