@@ -696,7 +696,7 @@ fn text_shows_messages_as_they_would_leave() {
                   host = \"127.0.0.1:9\"\n[outbound]\nappend = { text = \"{{ sender.displayName }}\\n{{ sender.title }}\" }\n";
     std::fs::write(at("copyist.toml"), config).expect("written");
     let mail = "From: Ana <ana@corp.example>\r\n\r\nhello\r\n";
-    let signed = "From: ana@corp.example\r\nContent-Type: multipart/signed; boundary=s\r\n\r\n--s\r\n\r\nx\r\n--s--\r\n";
+    let signed = "From: ana@corp.example\r\nContent-Type: multipart/signed; boundary=s\r\n\r\n--s\r\n\r\nx\r\n--s\r\nContent-Type: application/pgp-signature\r\n\r\ny\r\n--s--\r\n";
     std::fs::write(at("a.eml"), mail).expect("written");
     std::fs::write(at("b.eml"), signed).expect("written");
     let run = |arguments: &[&str]| {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use copyist::text::{Signed, Text, Texts, Wording, apply, edit};
+use copyist::text::{Obstacle, Signed, Text, Texts, Wording, apply, edit};
 
 const KINDS: [(&str, &str, &str); 2] = [
     (
@@ -89,6 +89,50 @@ fn every_message_becomes_what_it_has_to() {
         wrong.len(),
         &wrong[..wrong.len().min(5)]
     );
+}
+
+/// A text that is to stand once, in plain text or as HTML alone, is known again in whatever it was put into.
+#[test]
+fn no_message_has_a_text_twice_that_is_to_stand_once() {
+    let html = "<table><tr><td><b>CONFIDENTIAL</b> Stra&szlig;e&nbsp;1, for the addressee<br>only.</td></tr></table>";
+    let once = |plain: Option<&str>, html: Option<&str>| -> Option<Arc<Text>> {
+        let wording = Wording::new(plain, html, true).expect("sound");
+        wording.for_sender(&[]).expect("fixed")
+    };
+    let mut doubled = Vec::new();
+    let mut edited = 0;
+    for path in messages() {
+        let message = fs::read(&path).expect("a message");
+        for (before, after) in KINDS.map(|(_, before, after)| (before, after)) {
+            for texts in [
+                Texts {
+                    prepend: once(Some(before), None),
+                    append: once(Some(after), None),
+                },
+                Texts {
+                    prepend: None,
+                    append: once(None, Some(html)),
+                },
+            ] {
+                for signed in [Signed::Skip, Signed::Wrap] {
+                    let Ok(first) = edit(&message, &texts, signed) else {
+                        continue;
+                    };
+                    edited += 1;
+                    let first = apply(&message, &first.splices);
+                    if !matches!(edit(&first, &texts, signed), Err(Obstacle::Repeated)) {
+                        doubled.push((path.clone(), signed));
+                    }
+                }
+            }
+        }
+    }
+    assert!(
+        doubled.is_empty(),
+        "{} of {edited} doubled: {doubled:?}",
+        doubled.len()
+    );
+    println!("{edited} edited, none doubled");
 }
 
 /// `copyist text` over all messages, judged by Python's email package.

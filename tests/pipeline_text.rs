@@ -300,7 +300,7 @@ async fn signed_mail_is_one_version_for_all() {
         ..text::Settings::default()
     };
     let site = site(texts, JournalWhat::Delivered);
-    let signed = b"Content-Type: multipart/signed; boundary=s\r\n\r\n--s\r\n\r\nx\r\n--s--\r\n";
+    let signed = b"Content-Type: multipart/signed; boundary=s\r\n\r\n--s\r\n\r\nx\r\n--s\r\nContent-Type: application/pgp-signature\r\n\r\ny\r\n--s--\r\n";
     let changes = changes(
         site.process(
             &from_ana(&["b@customer.test", "cy@corp.example"]),

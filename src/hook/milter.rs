@@ -228,7 +228,7 @@ impl Door {
         let arrived = std::mem::take(&mut self.arriving);
         // Held until the message is decided.
         let (content, _room) = arrived.finish(transaction.message, spool, memory).await?;
-        let message = Message::new(content);
+        let message = Message::with_header(content, transaction.header);
         // An abort may have left recipients of another message here.
         self.provisional
             .retain(|address| envelope.recipient_addresses().any(|known| known == address));

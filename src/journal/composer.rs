@@ -395,8 +395,12 @@ impl Composer {
         now: SystemTime,
     ) -> Result<Item, ComposeError> {
         let boundary = boundary()?;
-        let (mut before, after) = ndr::body(account, attached.kind, &boundary);
-        let kind = attached.kind.max(BodyKind::of(account.text.as_bytes()));
+        // Addresses of its header may need UTF-8.
+        let is_global = !attached.has_ascii_header();
+        let of_prefix = BodyKind::of(attached.prefix);
+        let attached_kind = attached.kind.max(of_prefix);
+        let (mut before, after) = ndr::body(account, attached_kind, is_global, &boundary);
+        let kind = attached_kind.max(BodyKind::of(account.text.as_bytes()));
         let mut header = String::new();
         let subject = format!("{}: {}", account.title, draft.subject);
         self.outer(&draft, &subject, now).write(&mut header, false);
@@ -503,6 +507,21 @@ struct Attached<'a> {
     original: &'a Content,
     suffix: &'a [u8],
     kind: BodyKind,
+}
+
+impl Attached<'_> {
+    /// Whether its header is ASCII: ours, and that of the original where it goes on in it.
+    fn has_ascii_header(&self) -> bool {
+        let end = |text: &[u8]| memchr::memmem::find(text, b"\r\n\r\n");
+        match end(self.prefix) {
+            Some(end) => self.prefix[..end].is_ascii(),
+            None => {
+                let original = self.original.beginning();
+                let end = end(original).unwrap_or(original.len());
+                self.prefix.is_ascii() && original[..end].is_ascii()
+            }
+        }
+    }
 }
 
 /// Why there is a report, as far as it fits: DNs are long, and Postfix takes what is beyond

@@ -1,6 +1,7 @@
 //! Non-delivery reports (RFC 3464) about reports of ours, with the whole report attached.
 
 use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
 
 use super::fields::field;
 use super::report::shortened;
@@ -52,13 +53,13 @@ pub(super) fn refused(failed: &Item, refusals: &[Refusal], hostname: &str) -> Ac
         );
         per_recipient(
             &mut status,
-            &refusal.address.to_string(),
+            &recipient(&refusal.address),
             refusal.reply.enhanced,
         );
         field(
             &mut status,
             "Remote-MTA",
-            &format!("dns; {}", refusal.relay),
+            &format!("dns; {}", mta_name(&refusal.relay)),
         );
         field(
             &mut status,
@@ -115,7 +116,8 @@ pub(super) fn malformed(trouble: &Trouble, hostname: &str) -> Account {
     );
     let mut status = per_message(hostname);
     // 5.1.3: bad destination mailbox address syntax.
-    per_recipient(&mut status, &ascii(&trouble.value), Enhanced(5, 1, 3));
+    let value = format!("x-unknown; {}", ascii(&trouble.value));
+    per_recipient(&mut status, &value, Enhanced(5, 1, 3));
     Account {
         title: JOURNAL_REPORT,
         text,
@@ -154,7 +156,7 @@ pub(super) fn digest(listed: &[Collected], count: u64, hostname: &str) -> Accoun
     targets.dedup();
     for target in targets {
         // 5.0.0: undefined status (RFC 3463 section 3.1); each of them may have been refused in another way.
-        per_recipient(&mut status, &target.to_string(), Enhanced(5, 0, 0));
+        per_recipient(&mut status, &recipient(target), Enhanced(5, 0, 0));
     }
     Account {
         title: "Undeliverable, collected",
@@ -169,15 +171,57 @@ fn per_message(hostname: &str) -> String {
     out
 }
 
+/// A group of fields; `recipient` is the address with its type.
 fn per_recipient(out: &mut String, recipient: &str, status: Enhanced) {
     out.push_str("\r\n");
-    field(
-        out,
-        "Final-Recipient",
-        &format!("rfc822; {}", ascii(recipient)),
-    );
+    field(out, "Final-Recipient", recipient);
     field(out, "Action", "failed");
     field(out, "Status", &status.to_string());
+}
+
+/// An address with its type. One that ASCII cannot hold is `utf-8`, in the form for 7-bit fields (RFC 6533 section 3).
+fn recipient(address: &Address) -> String {
+    let address = address.to_string();
+    if address.is_ascii() {
+        return format!("rfc822; {}", ascii(&address));
+    }
+    let mut encoded = String::from("utf-8; ");
+    for c in address.chars() {
+        match c {
+            '+' | '=' | '\\' => {
+                let _ = write!(encoded, "\\x{{{:X}}}", u32::from(c));
+            }
+            c if c.is_ascii_graphic() => encoded.push(c),
+            c => {
+                let _ = write!(encoded, "\\x{{{:X}}}", u32::from(c));
+            }
+        }
+    }
+    encoded
+}
+
+/// The name of a next hop as `Remote-MTA` has it: a domain, or an address literal (RFC 5321 section 4.1.3), never a port.
+fn mta_name(relay: &str) -> String {
+    let host = match (relay.parse::<SocketAddr>(), relay.rsplit_once(':')) {
+        (Ok(address), _) => return literal(address.ip()),
+        (_, Some((host, port)))
+            if !host.contains(':') && port.bytes().all(|b| b.is_ascii_digit()) =>
+        {
+            host
+        }
+        _ => relay,
+    };
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(ip) => literal(ip),
+        Err(_) => ascii(host),
+    }
+}
+
+fn literal(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => format!("[{ip}]"),
+        IpAddr::V6(ip) => format!("[IPv6:{ip}]"),
+    }
 }
 
 /// Printable ASCII only: these fields have no encoding for anything else (RFC 3464 section 2.1).
@@ -202,10 +246,16 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
-/// The body of an NDR around an attached message.
-pub(super) fn body(account: &Account, attached: BodyKind, boundary: &str) -> (String, String) {
+/// The body of an NDR around an attached message. One whose header is not ASCII is a `message/global` (RFC 6532 section 3.7).
+pub(super) fn body(
+    account: &Account,
+    attached: BodyKind,
+    is_global: bool,
+    boundary: &str,
+) -> (String, String) {
+    let subtype = if is_global { "global" } else { "rfc822" };
     let before = format!(
-        "{}Content-Type: message/rfc822\r\nContent-Transfer-Encoding: {}\r\n\r\n",
+        "{}Content-Type: message/{subtype}\r\nContent-Transfer-Encoding: {}\r\n\r\n",
         told(account, boundary),
         attached.encoding()
     );
@@ -237,6 +287,37 @@ mod tests {
     use crate::directory::Target;
     use crate::mail::Address;
     use crate::policy::Direction;
+
+    #[test]
+    fn a_remote_mta_has_no_port() {
+        for (relay, expected) in [
+            ("mx.archive.test:25", "mx.archive.test"),
+            ("mx.archive.test", "mx.archive.test"),
+            ("192.0.2.1:2525", "[192.0.2.1]"),
+            ("192.0.2.1", "[192.0.2.1]"),
+            ("[192.0.2.1]:25", "[192.0.2.1]"),
+            ("[2001:db8::1]:25", "[IPv6:2001:db8::1]"),
+            ("2001:db8::1", "[IPv6:2001:db8::1]"),
+            ("[2001:db8::1]", "[IPv6:2001:db8::1]"),
+        ] {
+            assert_eq!(mta_name(relay), expected, "{relay}");
+        }
+    }
+
+    #[test]
+    fn a_recipient_that_is_not_ascii_is_utf8() {
+        for (address, expected) in [
+            ("ana+x@corp.test", "rfc822; ana+x@corp.test"),
+            (
+                "j\u{fc}rg+a=b@corp.test",
+                "utf-8; j\\x{FC}rg\\x{2B}a\\x{3D}b@corp.test",
+            ),
+            ("\u{1f4e8}@corp.test", "utf-8; \\x{1F4E8}@corp.test"),
+        ] {
+            let address = Address::parse(address).expect("a valid address");
+            assert_eq!(recipient(&address), expected);
+        }
+    }
 
     #[test]
     fn no_line_about_a_wrong_value_is_longer_than_mail_allows() {

@@ -382,7 +382,7 @@ fn an_ndr_names_what_happened_and_holds_the_whole_report() {
     let status = String::from_utf8_lossy(parsed.parts[2].contents()).into_owned();
     let expected = format!(
         "Reporting-MTA: dns; mx.corp.example\r\nOriginal-Envelope-Id: {}\r\n\r\nFinal-Recipient: rfc822; \
-         j@corp.example\r\nAction: failed\r\nStatus: 5.1.1\r\nRemote-MTA: dns; 127.0.0.1:10027\r\n\
+         j@corp.example\r\nAction: failed\r\nStatus: 5.1.1\r\nRemote-MTA: dns; [127.0.0.1]\r\n\
          Diagnostic-Code: smtp; 550 5.1.1 No such user\r\n",
         failed.envelope_id
     );
@@ -397,6 +397,33 @@ fn an_ndr_names_what_happened_and_holds_the_whole_report() {
         bounced(&composer, &sent),
         None.or(bounced(&composer, &sent))
     );
+}
+
+#[test]
+fn an_attached_report_whose_header_is_not_ascii_is_global() {
+    let composer = composer();
+    let original = message(OFFER);
+    let plan = Plan {
+        troubles: vec![Trouble {
+            direction: Direction::Inbound,
+            ndr: address("j\u{fc}rg@corp.example"),
+            dn: None,
+            attribute: "inbound.always".into(),
+            value: "nobody at all".into(),
+            error: Target::parse("nobody at all").expect_err("no address"),
+        }],
+        ..Plan::default()
+    };
+    let envelope = envelope(Some("a@else.test"), &["dan@corp.example"]);
+    let item = only(composer.compose(&envelope, &original, &plan, now()));
+    let sent = String::from_utf8_lossy(&whole(&item, &original)).into_owned();
+    for needle in [
+        "Content-Type: message/global\r\nContent-Transfer-Encoding: 8bit\r\n\r\nFrom: ",
+        "\r\nFinal-Recipient: x-unknown; nobody at all\r\n",
+    ] {
+        assert!(sent.contains(needle), "{needle} is missing in {sent}");
+    }
+    assert_eq!(item.body, BodyKind::EightBit);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use mail_parser::{HeaderValue, MessageParser};
 
+use super::encoded::unstructured;
 use super::header::{Fields, body_start};
 use super::{Address, Content, Field, Pieces};
 
@@ -19,6 +20,8 @@ const ADDRESSES_READ: usize = 20_000;
 pub struct Message {
     content: Content,
     body: usize,
+    /// Whoever handed the message over said where its header ends.
+    is_header_known: bool,
 }
 
 /// The header values that the envelope part of a journal report repeats.
@@ -41,7 +44,28 @@ impl Message {
     pub fn new(content: impl Into<Content>) -> Message {
         let content = content.into();
         let body = body_start(content.beginning());
-        Message { content, body }
+        Message {
+            content,
+            body,
+            is_header_known: false,
+        }
+    }
+
+    /// Takes the octets of a message whose header has so many, the empty line included: an MTA that tells field by field has
+    /// counted them, and a name with a blank or a value with an empty line in it ends no header.
+    pub fn with_header(content: impl Into<Content>, header: usize) -> Message {
+        let content = content.into();
+        let body = header.min(content.beginning().len());
+        Message {
+            content,
+            body,
+            is_header_known: true,
+        }
+    }
+
+    /// How many octets the header has, the empty line included, where whoever handed the message over said so.
+    pub fn known_header(&self) -> Option<usize> {
+        self.is_header_known.then_some(self.body)
     }
 
     /// The whole message.
@@ -106,12 +130,15 @@ impl Message {
         if let Some(field) = self.fields_named("Message-ID").next() {
             summary.message_id = one_line(&String::from_utf8_lossy(field.value));
         }
+        // Readers show the first of several.
+        if let Some(field) = self.fields_named("Subject").next() {
+            summary.subject = one_line(&unstructured(field.value));
+        }
         // Only the header block is given to the parser: the body's structure is nobody's business here,
         // and deep nesting in it must not reach the parser (it recurses while dropping).
         let Some(parsed) = MessageParser::default().parse_headers(header) else {
             return summary;
         };
-        summary.subject = one_line(parsed.subject().unwrap_or_default());
         summary.from = addresses(parsed.from());
         // Several To fields are against RFC 5322 and common all the same.
         for header in parsed.headers() {

@@ -7,6 +7,7 @@
 mod address;
 mod content;
 mod date;
+mod encoded;
 mod envelope;
 mod header;
 mod message;

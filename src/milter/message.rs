@@ -23,6 +23,8 @@ pub(super) struct Draft {
     text: BytesMut,
     /// Octets that were given away.
     given: usize,
+    /// Octets of the header, the empty line included, once it is complete.
+    header: usize,
 }
 
 impl Draft {
@@ -33,6 +35,7 @@ impl Draft {
         Draft {
             text: BytesMut::with_capacity(room),
             given: 0,
+            header: 0,
         }
     }
 
@@ -83,6 +86,12 @@ impl Draft {
     /// Appends the empty line.
     pub(super) fn end_of_header(&mut self) {
         self.text.extend_from_slice(b"\r\n");
+        self.header = self.len();
+    }
+
+    /// Octets of the header, the empty line included. The fields end there, whatever their names and values are.
+    pub(super) fn header(&self) -> usize {
+        self.header
     }
 
     /// Appends a piece of the body.

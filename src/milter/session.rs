@@ -399,6 +399,7 @@ impl Open {
                     recipients: envelope.recipients,
                     macros: self.macros.take_for_message(),
                     handed_over: draft.given(),
+                    header: draft.header(),
                     message: draft.finish(),
                 };
                 Ok(Turn::EndOfMessage(Box::new(transaction), self.agreement))

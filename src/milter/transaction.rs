@@ -66,6 +66,8 @@ pub struct Transaction {
     pub macros: Macros,
     /// Octets of the message that were handed over before ([`super::Handler::piece`]).
     pub handed_over: usize,
+    /// Octets of the header, the empty line included.
+    pub header: usize,
     /// Header, empty line, body: what was not handed over before, and so all of it where it is not large.
     pub message: Bytes,
 }

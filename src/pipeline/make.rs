@@ -93,7 +93,9 @@ impl Make {
             true => stripped(&self.message, &whole),
             false => whole,
         };
-        let versions = self.versions(&whole, classes)?;
+        let header = self.message.known_header();
+        let header = header.map(|header| header + whole.len() - self.message.len());
+        let versions = self.versions(&whole, header, classes)?;
         let mut made = Made {
             parcels: self.received(&versions)?,
             ..Made::default()
@@ -103,7 +105,7 @@ impl Make {
             if version.splices.is_empty() && number == 0 && own.copies.is_empty() {
                 continue;
             }
-            let message = self.edited(&whole, version);
+            let message = self.edited(&whole, header, version);
             let mut items = self
                 .composer
                 .compose(&self.envelope, &message, &own, self.now)?;
@@ -135,8 +137,13 @@ impl Make {
     }
 
     /// A message that makes the edit stumble must not make its journal copy stumble, nor stop the mail.
-    fn versions(&self, whole: &[u8], classes: Vec<Class>) -> Result<Vec<Version>, MakeError> {
-        let edit = || text::versions(whole, classes, self.signed);
+    fn versions(
+        &self,
+        whole: &[u8],
+        header: Option<usize>,
+        classes: Vec<Class>,
+    ) -> Result<Vec<Version>, MakeError> {
+        let edit = || text::versions(whole, header, classes, self.signed);
         catch_unwind(AssertUnwindSafe(edit)).map_err(|_| MakeError::Edit)
     }
 
@@ -175,10 +182,16 @@ impl Make {
         plan
     }
 
-    fn edited(&self, whole: &[u8], version: &Version) -> Message {
-        match version.splices.is_empty() {
-            true => self.message.clone(),
-            false => Message::new(Bytes::from(text::apply(whole, &version.splices))),
+    fn edited(&self, whole: &[u8], header: Option<usize>, version: &Version) -> Message {
+        if version.splices.is_empty() {
+            return self.message.clone();
+        }
+        let edited = Bytes::from(text::apply(whole, &version.splices));
+        match header {
+            Some(header) => {
+                Message::with_header(edited, text::header_after(header, &version.splices))
+            }
+            None => Message::new(edited),
         }
     }
 }

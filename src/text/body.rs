@@ -5,7 +5,7 @@ use super::charset::{Charset, with_references};
 use super::edit::{How, LONGEST_LINE, Splice, Text, Texts};
 use super::place::Obstacle;
 use super::structure::Part;
-use super::transfer::{Transfer, decode_quoted, encode_base64, encode_quoted};
+use super::transfer::{Purity, Transfer, decode_quoted, encode_base64, encode_quoted};
 use super::{content_type, html};
 use crate::mail::{Field, Fields};
 
@@ -46,17 +46,21 @@ impl<'a> Body<'a> {
         let content = self.transfer.decode(&self.message[self.part.body.clone()]);
         let text = self.charset.decode_lossy(&content);
         match self.is_html() {
-            true => html::to_plain(&text),
+            true => html::words(&text),
             false => text,
         }
     }
 
     /// Adds the splices that put the texts in; none where it cannot be done.
     pub(super) fn edit(&self, texts: &Texts, splices: &mut Vec<Splice>) -> Result<How, Obstacle> {
+        let transferred = &self.message[self.part.body.clone()];
         if self.transfer == Transfer::Unknown {
             return Err(Obstacle::Charset);
         }
-        let content = self.transfer.decode(&self.message[self.part.body.clone()]);
+        let content = self.transfer.decode(transferred);
+        if self.transfer == Transfer::Base64 && self.has_clear_text(transferred, &content) {
+            return Err(Obstacle::Charset);
+        }
         let is_html = self.is_html();
         let Some((readable, back)) = self.charset.in_ascii(&content) else {
             return self.edit_decoded(&content, texts, splices);
@@ -67,8 +71,11 @@ impl<'a> Body<'a> {
             true => [back, &bytes].concat(),
             false => bytes,
         };
-        // Octets above 127 may be put where some are, or where the encoding hides them.
-        let any_octet = self.transfer != Transfer::Identity || !content.is_ascii();
+        // Bytes above 127 may be put where some are and may be, or where the encoding hides them.
+        let any_octet = match self.transfer {
+            Transfer::Identity => self.part.mime.is_8bit() && !content.is_ascii(),
+            _ => true,
+        };
         let encoded: Option<Vec<Vec<u8>>> = insertions
             .iter()
             .map(|insertion| self.charset.encode(&insertion.text))
@@ -130,6 +137,18 @@ impl<'a> Body<'a> {
         self.rewrite(&whole, Some("utf-8"), splices)
     }
 
+    /// Whether base64 has clear text beside it, which was decoded to garbage and would be written back as such.
+    fn has_clear_text(&self, transferred: &[u8], content: &[u8]) -> bool {
+        let is_control = |b: &u8| b.is_ascii_control() && !b.is_ascii_whitespace();
+        match Purity::of(transferred) {
+            Purity::Pure => false,
+            Purity::TextBehind => true,
+            Purity::Junk => {
+                self.charset.decode(content).is_none() || content.iter().any(is_control)
+            }
+        }
+    }
+
     fn insertions(&self, content: &[u8], texts: &Texts) -> Result<Vec<Insertion>, Obstacle> {
         if is_pgp(content, self.is_html()) {
             return Err(Obstacle::Signed);
@@ -141,23 +160,36 @@ impl<'a> Body<'a> {
     }
 
     fn html_insertions(&self, content: &[u8], texts: &Texts) -> Result<Vec<Insertion>, Obstacle> {
-        let places = html::places(content).ok_or(Obstacle::Html)?;
         let eol = self.eol;
-        let lines = |text: &Text| joined_lines(&text.html, eol);
-        let prepend = texts.prepend.as_ref().map(|text| Insertion {
-            at: places.prepend,
-            text: format!("{eol}{}{eol}", lines(text)),
-        });
-        // On a line of its own: the one before may be as long as a line can be.
-        let ending = match places.ending.as_str() {
-            "" => String::new(),
-            ending => format!("{eol}{ending}"),
-        };
-        let append = texts.append.as_ref().map(|text| Insertion {
-            at: places.append,
-            text: format!("{ending}{eol}{}{eol}", lines(text)),
-        });
-        Ok(prepend.into_iter().chain(append).collect())
+        let mut insertions = Vec::new();
+        if let Some(text) = &texts.prepend {
+            let at = html::prepend_place(content).ok_or(Obstacle::Html)?;
+            let lines = joined_lines(&html::shielded(&text.html), eol);
+            insertions.push(Insertion {
+                at,
+                text: format!("{eol}{lines}{eol}"),
+            });
+        }
+        if let Some(text) = &texts.append {
+            let mut place = html::append_place(content).ok_or(Obstacle::Html)?;
+            // A body that ends in front of its beginning.
+            if insertions
+                .first()
+                .is_some_and(|before| before.at > place.at)
+            {
+                place = html::end_place(content).ok_or(Obstacle::Html)?;
+            }
+            // On a line of its own: the one before may be as long as a line can be.
+            let ending = match place.ending.as_str() {
+                "" => String::new(),
+                ending => format!("{eol}{ending}"),
+            };
+            insertions.push(Insertion {
+                at: place.at,
+                text: format!("{ending}{eol}{}{eol}", joined_lines(&text.html, eol)),
+            });
+        }
+        Ok(insertions)
     }
 
     fn plain_insertions(&self, content: &[u8], texts: &Texts) -> Vec<Insertion> {
@@ -305,6 +337,8 @@ impl<'a> Body<'a> {
             Some(b'=') if at == transferred.len() && broken => {
                 with.extend_from_slice(self.eol.as_bytes());
             }
+            // A blank at the end of a line would be lost (RFC 2045 section 6.7, rule 3).
+            Some(b' ' | b'\t') if broken => with.extend_from_slice(soft.as_bytes()),
             _ if broken => {}
             _ => with.extend_from_slice(soft.as_bytes()),
         }

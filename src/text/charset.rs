@@ -22,6 +22,8 @@ pub(super) enum Charset {
     Known(&'static Encoding, Limits),
     /// One that can only be read, and is no superset of ASCII.
     ReadOnly(fn(&[u8]) -> String),
+    /// One of two bytes for each code unit, which can only be read.
+    Utf16(fn(&[u8]) -> String),
     /// One that can only be read, and is a superset of ASCII.
     ReadOnlyAscii(fn(&[u8]) -> String),
     /// One that leaves ASCII by the first of these and comes back by the second; in between stands the encoding, its
@@ -104,7 +106,7 @@ impl Charset {
         match label.as_str() {
             "utf-7" | "utf7" | "unicode-1-1-utf-7" => Charset::ReadOnly(utf7),
             "utf-16" | "utf16" | "utf-16le" | "utf-16be" | "unicode" | "ucs-2" => {
-                charset_decoder(label.as_bytes()).map_or(Charset::Opaque, Charset::ReadOnly)
+                charset_decoder(label.as_bytes()).map_or(Charset::Opaque, Charset::Utf16)
             }
             "hz-gb-2312" | "hz" => Charset::Shifted(b"~{", b"~}", GBK),
             "iso-2022-kr" | "csiso2022kr" => Charset::Shifted(b"\x0e", b"\x0f", EUC_KR),
@@ -119,6 +121,11 @@ impl Charset {
     /// be found and ASCII put in; and what leads back to ASCII at the end. `None` where that cannot be told.
     pub(super) fn in_ascii(self, bytes: &[u8]) -> Option<(Cow<'_, [u8]>, &'static [u8])> {
         match self {
+            // Without a label, readers take escape sequences for ISO-2022-JP.
+            Charset::Ascii if has_shifts(bytes) => {
+                let (plain, shifted) = without_shifted(bytes)?;
+                (!shifted).then_some((plain.into(), b""))
+            }
             Charset::Utf8 | Charset::Ascii | Charset::Unknown | Charset::ReadOnlyAscii(_) => {
                 Some((bytes.into(), b""))
             }
@@ -133,7 +140,7 @@ impl Charset {
                 let (plain, shifted) = between(bytes, out, back);
                 Some((plain.into(), if shifted { back } else { b"" }))
             }
-            Charset::Known(..) | Charset::ReadOnly(_) | Charset::Opaque => None,
+            Charset::Known(..) | Charset::ReadOnly(_) | Charset::Utf16(_) | Charset::Opaque => None,
         }
     }
 
@@ -158,6 +165,7 @@ impl Charset {
             Charset::Ascii
             | Charset::Unknown
             | Charset::ReadOnly(_)
+            | Charset::Utf16(_)
             | Charset::ReadOnlyAscii(_)
             | Charset::Opaque
             | Charset::Shifted(..) => None,
@@ -169,7 +177,11 @@ impl Charset {
         match self {
             // Octets above 127 under no label are anybody's guess; those that happen to be UTF-8 are that.
             Charset::Utf8 | Charset::Ascii | Charset::Unknown => {
-                let sure = bytes.is_ascii() || !matches!(self, Charset::Unknown);
+                let sure = match self {
+                    Charset::Utf8 => true,
+                    Charset::Ascii => !has_shifts(bytes),
+                    _ => bytes.is_ascii() && !has_shifts(bytes),
+                };
                 String::from_utf8(bytes.to_vec()).ok().filter(|_| sure)
             }
             // Each line begins and ends in ASCII, also where nothing leads back to it.
@@ -186,16 +198,12 @@ impl Charset {
                 Some(text)
             }
             Charset::Known(encoding, limits) => {
-                let undefined = encoding == encoding_rs::WINDOWS_1252
-                    && bytes
-                        .iter()
-                        .any(|b| matches!(b, 0x81 | 0x8d | 0x8f | 0x90 | 0x9d));
                 // No text has C1 controls. What has octets there under the label ISO-8859-1 is windows-1252, and every
                 // reader takes it for that (WHATWG Encoding, section 4.2).
                 let c1 = limits == Limits::NoC1
                     && encoding != encoding_rs::WINDOWS_1252
                     && bytes.iter().any(|b| (0x80..0xa0).contains(b));
-                if undefined || c1 {
+                if c1 {
                     return None;
                 }
                 encoding
@@ -205,6 +213,9 @@ impl Charset {
             Charset::ReadOnly(decode) | Charset::ReadOnlyAscii(decode) => {
                 Some(decode(bytes)).filter(|text| !text.contains('\u{fffd}'))
             }
+            // Half a code unit at the end would be lost.
+            Charset::Utf16(_) if bytes.len() % 2 == 1 => None,
+            Charset::Utf16(decode) => Some(decode(bytes)).filter(|text| !text.contains('\u{fffd}')),
             Charset::Shifted(out, back, encoding) => unshifted(bytes, out, back, encoding),
             Charset::Opaque => None,
         }
@@ -216,11 +227,36 @@ impl Charset {
             Charset::Known(encoding, _) => {
                 encoding.decode_without_bom_handling(bytes).0.into_owned()
             }
-            Charset::ReadOnly(decode) | Charset::ReadOnlyAscii(decode) => decode(bytes),
+            Charset::ReadOnly(decode) | Charset::Utf16(decode) | Charset::ReadOnlyAscii(decode) => {
+                decode(bytes)
+            }
+            Charset::Shifted(out, back, encoding) => {
+                unshifted(bytes, out, back, encoding).unwrap_or_default()
+            }
+            Charset::Ascii if has_shifts(bytes) => {
+                let found = ISO_2022_JP.decode_without_bom_handling(bytes);
+                found.0.into_owned()
+            }
             _ => UTF_8.decode_without_bom_handling(bytes).0.into_owned(),
         }
     }
 }
+
+/// Whether there are control characters that lead out of ASCII (ECMA-35): SO, SI, and ESC before what designates another
+/// set. The colours of a terminal do not.
+fn has_shifts(bytes: &[u8]) -> bool {
+    memchr::memchr3_iter(0x1b, 0x0e, 0x0f, bytes).any(|at| {
+        bytes[at] != 0x1b
+            || match &bytes[at + 1..] {
+                [b'(', b'B' | b'J', ..] => false,
+                [first, ..] => DESIGNATES.contains(first),
+                [] => false,
+            }
+    })
+}
+
+/// What stands behind ESC where a set of characters is designated.
+const DESIGNATES: &[u8] = b"$()*+-./&";
 
 /// UTF-7 (RFC 2152); U+FFFD for what is none.
 fn utf7(bytes: &[u8]) -> String {
@@ -261,7 +297,10 @@ fn without_shifted(bytes: &[u8]) -> Option<(Vec<u8>, bool)> {
     while at < bytes.len() {
         if bytes[at] == 0x1b {
             let sequence = bytes.get(at + 1..at + 3)?;
-            shifted = !matches!(sequence, b"(B" | b"(J");
+            shifted = match sequence {
+                b"(B" | b"(J" => false,
+                _ => shifted || DESIGNATES.contains(&sequence[0]),
+            };
             at += 3;
         } else {
             if shifted {
@@ -382,7 +421,21 @@ mod tests {
         let decode = |label: &str, bytes: &[u8]| Charset::of(Some(label)).decode(bytes);
         assert_eq!(decode("iso-8859-1", b"caf\xe9").as_deref(), Some("café"));
         assert_eq!(decode("iso-8859-1", b"\x93q\x94").as_deref(), Some("“q”"));
-        assert_eq!(decode("iso-8859-1", b"\x81"), None);
+        // Readers take undefined bytes of windows-1252 for C1 controls (WHATWG Encoding, section 4.2).
+        assert_eq!(decode("iso-8859-1", b"\x81").as_deref(), Some("\u{81}"));
+        let undefined = b"\x81\x8d\x8f\x90\x9d";
+        assert_eq!(
+            decode("windows-1252", undefined).as_deref(),
+            Some("\u{81}\u{8d}\u{8f}\u{90}\u{9d}")
+        );
+        assert_eq!(decode("utf-16", b"\xff\xfeH\0i\0\n"), None);
+        assert_eq!(decode("utf-16be", b"\0a\0"), None);
+        for label in ["", "us-ascii", "x-unknown"] {
+            assert_eq!(decode(label, b"\x1b$B$3$l\x1b(B test"), None, "{label}");
+            assert_eq!(decode(label, b"\x0e0!\x0f"), None, "{label}");
+        }
+        let colours = "\u{1b}[31mred\u{1b}(B\u{1b}[m";
+        assert_eq!(decode("", colours.as_bytes()).as_deref(), Some(colours));
         assert_eq!(decode("iso-8859-2", b"\x93quoted\x94"), None);
         assert_eq!(decode("cp932", b"\x93\xfa").as_deref(), Some("日"));
         assert_eq!(decode("windows-1252", b"\x93q").as_deref(), Some("“q"));

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::beside::Beside;
 use super::body::Body;
 use super::mark::Mark;
-use super::place::{Obstacle, Remedy, Signed, bodies};
+use super::place::{Obstacle, Place, Remedy, Signed, bodies};
 use super::structure::Tree;
+use crate::mail::Fields;
 
 /// Longest line that is written without an encoding, in octets (RFC 5322 section 2.1.1).
 pub(super) const LONGEST_LINE: usize = 998;
@@ -36,6 +37,14 @@ impl Texts {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.prepend.is_none() && self.append.is_none()
+    }
+
+    /// The texts that go into one of the places of a body.
+    fn at(&self, place: &Place) -> Texts {
+        Texts {
+            prepend: self.prepend.clone().filter(|_| place.first),
+            append: self.append.clone().filter(|_| place.last),
+        }
     }
 }
 
@@ -85,16 +94,34 @@ pub enum How {
 
 /// The changes that put the texts into the message; `Err` where it is to go as it is.
 pub fn edit(message: &[u8], texts: &Texts, signed: Signed) -> Result<Edited, Obstacle> {
+    edit_behind(message, None, texts, signed)
+}
+
+/// The same for a message whose header has so many bytes, the empty line included.
+pub(super) fn edit_behind(
+    message: &[u8],
+    header: Option<usize>,
+    texts: &Texts,
+    signed: Signed,
+) -> Result<Edited, Obstacle> {
     if texts.is_empty() {
         return Ok(Edited::default());
     }
-    let tree = Tree::of(message);
-    let eol = match memchr::memchr(b'\n', message) {
-        Some(lf) if lf == 0 || message[lf - 1] != b'\r' => "\n",
-        _ => "\r\n",
-    };
+    let tree = Tree::behind(message, header);
+    let eol = line_break(message).unwrap_or("\r\n");
     let mut beside = Beside::new(message, &tree, eol);
-    let obstacle = match into_bodies(message, &tree, texts, eol, signed, &mut beside) {
+    let bodies = bodies(&tree);
+    if let Err(obstacle) = bodies
+        && obstacle.remedy(signed) == Remedy::Leave
+    {
+        return Err(obstacle);
+    }
+    let words = |index: usize| Body::new(message, &tree.parts[index], eol).words();
+    let places = bodies.as_deref().unwrap_or_default();
+    let texts = &not_there_yet(texts, || shown(&tree, places).map(words))?;
+    let edited = bodies
+        .and_then(|places| into_bodies(message, &tree, &places, texts, eol, signed, &mut beside));
+    let obstacle = match edited {
         Ok(edited) => return Ok(edited),
         Err(obstacle) => obstacle,
     };
@@ -110,17 +137,25 @@ pub fn edit(message: &[u8], texts: &Texts, signed: Signed) -> Result<Edited, Obs
 fn into_bodies(
     message: &[u8],
     tree: &Tree,
+    places: &[Place],
     texts: &Texts,
     eol: &'static str,
     signed: Signed,
     beside: &mut Beside<'_>,
 ) -> Result<Edited, Obstacle> {
-    let bodies = bodies(tree)?;
-    let body = |index: usize| Body::new(message, &tree.parts[index], eol);
-    let texts = not_there_yet(texts, || bodies.iter().map(|&index| body(index).words()))?;
+    let body = |index: usize| {
+        let part = &tree.parts[index];
+        let eol = line_break(&message[part.body.clone()]).unwrap_or(eol);
+        Body::new(message, part, eol)
+    };
     let mut edited = Edited::default();
-    for &index in &bodies {
-        let body = body(index);
+    let mut changed = Vec::new();
+    for place in places {
+        let (index, body) = (place.part, body(place.part));
+        let texts = texts.at(place);
+        if texts.is_empty() {
+            continue;
+        }
         let how = match body.edit(&texts, &mut edited.splices) {
             Ok(how) => how,
             Err(obstacle) if obstacle.remedy(signed) == Remedy::BesidePart => {
@@ -129,9 +164,71 @@ fn into_bodies(
             }
             Err(obstacle) => return Err(obstacle),
         };
+        if !matches!(how, How::Beside(_)) {
+            changed.push(index);
+        }
         edited.notes.push(note(tree, index, how));
     }
+    let digests = stale_digests(message, tree, &changed);
+    if !digests.is_empty() {
+        edited.splices.extend(digests);
+        edited.splices.sort_by_key(|splice| splice.range.start);
+    }
     Ok(edited)
+}
+
+/// Takes the digests of contents away that are others now (RFC 1864).
+fn stale_digests(message: &[u8], tree: &Tree, changed: &[usize]) -> Vec<Splice> {
+    let parts = changed.iter().flat_map(|&index| tree.around(index));
+    let mut headers: Vec<Range<usize>> = parts
+        .filter(|part| part.mime.digest)
+        .map(|part| part.header.clone())
+        .collect();
+    headers.sort_unstable_by_key(|header| header.start);
+    headers.dedup();
+    let mut splices = Vec::new();
+    for header in headers {
+        let bytes = &message[header.clone()];
+        let fields = Fields::new(bytes).filter(|field| {
+            field.name.eq_ignore_ascii_case("Content-MD5")
+                && bytes[field.range.clone()].ends_with(b"\n")
+        });
+        splices.extend(fields.map(|field| Splice {
+            range: header.start + field.range.start..header.start + field.range.end,
+            with: Vec::new(),
+        }));
+    }
+    splices
+}
+
+/// Bytes of a text that are read for its line breaks.
+const LINE_BREAKS_READ: usize = 64 * 1024;
+
+/// The line break that most of the lines end in; `None` without one.
+fn line_break(text: &[u8]) -> Option<&'static str> {
+    let text = &text[..text.len().min(LINE_BREAKS_READ)];
+    let (mut all, mut crlf) = (0usize, 0usize);
+    for lf in memchr::memchr_iter(b'\n', text) {
+        all += 1;
+        crlf += usize::from(lf > 0 && text[lf - 1] == b'\r');
+    }
+    match (all, crlf) {
+        (0, _) => None,
+        (all, crlf) if crlf * 2 >= all => Some("\r\n"),
+        _ => Some("\n"),
+    }
+}
+
+/// The parts in which a text may stand that is to stand once: all that a reader shows, those beside the body included.
+fn shown<'t>(tree: &'t Tree, bodies: &'t [Place]) -> impl Iterator<Item = usize> + 't {
+    let parts = tree.parts.iter().enumerate();
+    let parts = parts.filter(|(index, part)| {
+        let mime = &part.mime;
+        let is_text = mime.is("text", "plain") || mime.is("text", "html") || mime.kind.is_empty();
+        let is_body = || bodies.iter().any(|place| place.part == *index);
+        is_text && (!(mime.attachment || mime.filed) || is_body())
+    });
+    parts.map(|(index, _)| index)
 }
 
 /// The texts without those that are to stand once and are there.
@@ -165,6 +262,16 @@ fn note(tree: &Tree, index: usize, how: How) -> Note {
     }
 }
 
+/// How many bytes a header has, the empty line included, once the changes are made.
+pub fn header_after(header: usize, splices: &[Splice]) -> usize {
+    let is_in_header = |splice: &&Splice| splice.range.end < header;
+    let inside = splices.iter().filter(is_in_header);
+    let (more, less) = inside.fold((0, 0), |(more, less), splice| {
+        (more + splice.with.len(), less + splice.range.len())
+    });
+    header + more - less
+}
+
 /// The message with the changes made.
 pub fn apply(message: &[u8], splices: &[Splice]) -> Vec<u8> {
     let more: usize = splices.iter().map(|splice| splice.with.len()).sum();
@@ -183,6 +290,7 @@ pub fn apply(message: &[u8], splices: &[Splice]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::text::html;
+    use crate::text::transfer::decode_base64;
 
     fn text(plain: String, html: String) -> Option<Arc<Text>> {
         let once = None;
@@ -204,6 +312,22 @@ mod tests {
 
     fn edited(message: &str, words: &str) -> Result<String, Obstacle> {
         edited_as(message, words, Signed::Skip)
+    }
+
+    /// Stands for a text in its box.
+    const SHIELD: &str = "<shield>";
+
+    /// The box around a text, as it is transferred.
+    fn shield(html: &str, is_quoted: bool) -> String {
+        let lines = html::shielded(html).replace('\n', "\r\n");
+        match is_quoted {
+            true => String::from_utf8_lossy(&crate::text::transfer::encode_quoted(
+                lines.as_bytes(),
+                "\r\n",
+            ))
+            .into_owned(),
+            false => lines,
+        }
     }
 
     #[test]
@@ -239,7 +363,11 @@ mod tests {
                 "Content-Type: text/plain; format=flowed\r\n\r\n[P t]\r\nx \r\n\r\n[A t]\r\n",
             ),
         ] {
-            assert_eq!(edited(message, "t").expect("edited"), expected, "{message}");
+            let expected = expected.replace("<i>[P t]</i>", SHIELD);
+            let found = edited(message, "t").expect("edited");
+            let found = found.replace(&shield("<i>[P t]</i>", false), SHIELD);
+            let found = found.replace(&shield("<i>[P t]</i>", true), SHIELD);
+            assert_eq!(found, expected, "{message}");
         }
     }
 
@@ -271,9 +399,9 @@ mod tests {
     #[test]
     fn tags_are_found_between_japanese_ones() {
         let html = "Content-Type: text/html; charset=iso-2022-jp\r\n\r\n<body>\u{1b}$B</<>\u{1b}(B</body>\r\n";
-        let expected =
-            "<body>\r\n<i>[P &#233;]</i>\r\n\u{1b}$B</<>\u{1b}(B\r\n<i>[A &#233;]</i>\r\n</body>";
+        let expected = "<body>\r\n<shield>\r\n\u{1b}$B</<>\u{1b}(B\r\n<i>[A &#233;]</i>\r\n</body>";
         let found = edited(html, "é").expect("edited");
+        let found = found.replace(&shield("<i>[P &#233;]</i>", false), SHIELD);
         assert!(found.contains(expected), "{found:?}");
         let unfinished = "Content-Type: text/plain; charset=iso-2022-jp\r\n\r\n\u{1b}$BF|";
         let found = edited(unfinished, "t").expect("edited");
@@ -379,7 +507,8 @@ mod tests {
             wrapped.contains(&format!("--=_copyist_text_00000000\r\n{inner}\r\n--")),
             "{wrapped}"
         );
-        let report = "Content-Type: multipart/report; boundary=s\r\n\r\n--s\r\n\r\nx\r\n--s--\r\n";
+        let report = "Content-Type: multipart/report; boundary=s\r\n\r\n--s\r\n\r\nx\r\n--s\r\n\
+                      Content-Type: message/delivery-status\r\n\r\ny\r\n--s--\r\n";
         assert_eq!(edited_as(report, "t", Signed::Wrap), Err(Obstacle::Report));
     }
 
@@ -409,8 +538,9 @@ mod tests {
             prepend: None,
         };
         for transfer in ["7bit", "quoted-printable", "base64"] {
+            let body = if transfer == "base64" { "PHA+" } else { "<p>" };
             let message = format!(
-                "Content-Type: text/html\r\nContent-Transfer-Encoding: {transfer}\r\n\r\n<p>\r\n"
+                "Content-Type: text/html\r\nContent-Transfer-Encoding: {transfer}\r\n\r\n{body}\r\n"
             );
             let edited = edit(message.as_bytes(), &texts, Signed::Skip).expect("edited");
             let found = apply(message.as_bytes(), &edited.splices);
@@ -428,6 +558,30 @@ mod tests {
                     .split(|&b| b == b'\n')
                     .all(|line| line.len() <= LONGEST_LINE + 1)
             );
+        }
+    }
+
+    #[test]
+    fn a_header_ends_where_the_mta_says_that_it_does() {
+        let texts = texts("t");
+        for (field, body) in [
+            ("Bad Name: x\r\n", "eA==\r\n"),
+            ("no colon\r\n", "eA==\r\n"),
+            ("X:\r\n\r\n\tfolded\r\n", "eA==\r\n"),
+        ] {
+            let header = format!(
+                "Content-Transfer-Encoding: base64\r\nContent-MD5: x\r\n{field}Subject: s\r\n\r\n"
+            );
+            let message = format!("{header}{body}");
+            let edited = edit_behind(message.as_bytes(), Some(header.len()), &texts, Signed::Skip);
+            let splices = edited.expect("edited").splices;
+            let found = apply(message.as_bytes(), &splices);
+            let (before, after) = found.split_at(header_after(header.len(), &splices));
+            assert_eq!(
+                String::from_utf8_lossy(before),
+                header.replace("Content-MD5: x\r\n", "")
+            );
+            assert_eq!(decode_base64(after), b"[P t]\r\nx\r\n[A t]");
         }
     }
 

@@ -20,7 +20,7 @@ mod transfer;
 mod version;
 mod wording;
 
-pub use edit::{Edited, How, Note, Splice, Text, Texts, apply, edit};
+pub use edit::{Edited, How, Note, Splice, Text, Texts, apply, edit, header_after};
 pub use mark::Mark;
 pub use owed::{Class, Untold, all_questions, classes};
 pub use place::{Obstacle, Signed};

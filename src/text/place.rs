@@ -1,6 +1,6 @@
 //! Which parts of a message are its body: what a reader shows first, in each of its alternatives.
 
-use super::structure::{Part, Tree};
+use super::structure::{Mime, Part, Tree};
 
 /// Why a text cannot be put into a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -101,8 +101,19 @@ impl Obstacle {
 /// Alternatives of a body that are told apart.
 const MOST_BODIES: usize = 16;
 
+/// A part that text goes into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The part, by its place in the tree.
+    pub(super) part: usize,
+    /// Whether a reader shows it first: the text before the body goes here.
+    pub(super) first: bool,
+    /// Whether a reader shows it last: the text after the body goes here.
+    pub(super) last: bool,
+}
+
 /// The parts that text goes into, in the order they stand.
-pub(super) fn bodies(tree: &Tree) -> Result<Vec<usize>, Obstacle> {
+pub(super) fn bodies(tree: &Tree) -> Result<Vec<Place>, Obstacle> {
     if tree.ambiguous {
         return Err(Obstacle::Ambiguous);
     }
@@ -112,8 +123,8 @@ pub(super) fn bodies(tree: &Tree) -> Result<Vec<usize>, Obstacle> {
     if found.len() > MOST_BODIES {
         return Err(Obstacle::Ambiguous);
     }
-    for &part in &found {
-        if tree.parts[part].mime.contradictory {
+    for place in &found {
+        if tree.parts[place.part].mime.contradictory {
             return Err(Obstacle::Ambiguous);
         }
     }
@@ -135,7 +146,7 @@ impl Search<'_> {
     /// bounded by [`super::structure::DEEPEST`].
     /// `shown` says that nothing else could be shown in its place: the message itself, the root of a
     /// multipart/related.
-    fn within(&mut self, index: usize, shown: bool) -> Result<Vec<usize>, Obstacle> {
+    fn within(&mut self, index: usize, shown: bool) -> Result<Vec<Place>, Obstacle> {
         let part = &self.tree.parts[index];
         let mime = &part.mime;
         let attached = mime.attachment || (mime.filed && !shown);
@@ -143,9 +154,10 @@ impl Search<'_> {
             return Err(Obstacle::Ambiguous);
         }
         match (mime.kind.as_str(), mime.subtype.as_str()) {
-            ("multipart", "signed") => Err(Obstacle::Signed),
-            ("multipart", "encrypted") => Err(Obstacle::Encrypted),
-            ("multipart", "report") => Err(Obstacle::Report),
+            // What only calls itself so is ordinary: its readers show it, and see nothing of a signature or report.
+            ("multipart", "signed") if self.has_signature(part) => Err(Obstacle::Signed),
+            ("multipart", "encrypted") if self.has_ciphertext(part) => Err(Obstacle::Encrypted),
+            ("multipart", "report") if self.has_report(part) => Err(Obstacle::Report),
             ("multipart", "alternative") => {
                 let mut found = Vec::new();
                 for &child in &part.children {
@@ -173,7 +185,13 @@ impl Search<'_> {
             }
             ("text", "calendar") if index == 0 => Err(Obstacle::Invitation),
             _ if attached => Ok(Vec::new()),
-            ("text", "plain" | "html") | ("", _) => Ok(vec![index]),
+            // A file, whatever it is (RFC 2045 section 5.2 takes what cannot be read for plain text).
+            ("", _) if mime.unreadable && (mime.filed || !mime.name.is_empty()) => Ok(Vec::new()),
+            ("text", "plain" | "html") | ("", _) => Ok(vec![Place {
+                part: index,
+                first: true,
+                last: true,
+            }]),
             ("text", "rtf" | "richtext" | "enriched")
             | ("application", "rtf" | "ms-tnef" | "vnd.ms-tnef") => {
                 self.rich = true;
@@ -184,7 +202,7 @@ impl Search<'_> {
     }
 
     /// The bodies in the first part that has any.
-    fn first_of(&mut self, part: &Part) -> Result<Vec<usize>, Obstacle> {
+    fn first_of(&mut self, part: &Part) -> Result<Vec<Place>, Obstacle> {
         // Exchange makes this of multipart/encrypted, and readers make that of it again.
         let is_pgp = |&child: &usize| {
             let mime = &self.tree.parts[child].mime;
@@ -193,13 +211,76 @@ impl Search<'_> {
         if part.children.iter().any(is_pgp) {
             return Err(Obstacle::Encrypted);
         }
-        for &child in &part.children {
-            let found = self.within(child, false)?;
-            if !found.is_empty() {
-                return Ok(found);
+        for (number, &child) in part.children.iter().enumerate() {
+            let mut found = self.within(child, false)?;
+            if found.is_empty() {
+                continue;
             }
+            if let [only] = &mut found[..]
+                && only.part == child
+                && let Some(last) = self.last_of(child, &part.children[number + 1..])
+            {
+                only.last = false;
+                found.push(Place {
+                    part: last,
+                    first: false,
+                    last: true,
+                });
+            }
+            return Ok(found);
         }
         Ok(Vec::new())
+    }
+
+    /// The last piece of a body that Apple Mail has cut where a file stands in the text: the parts are of one type, without
+    /// names, and what stands between them is shown in its place.
+    fn last_of(&self, first: usize, rest: &[usize]) -> Option<usize> {
+        let mime = |index: usize| &self.tree.parts[index].mime;
+        let is_piece = |index: usize| {
+            let piece = mime(index);
+            piece.kind == "text"
+                && piece.is(&mime(first).kind, &mime(first).subtype)
+                && !(piece.attachment || piece.filed || piece.contradictory)
+        };
+        let file = rest
+            .iter()
+            .position(|&index| mime(index).inline && mime(index).kind != "text")?;
+        let last = rest[file..].iter().rposition(|&index| is_piece(index))?;
+        Some(rest[file + last])
+    }
+
+    fn children<'b>(&'b self, part: &'b Part) -> impl Iterator<Item = &'b Part> {
+        part.children.iter().map(|&child| &self.tree.parts[child])
+    }
+
+    /// Whether a multipart/signed has a signature (RFC 1847 section 2.1).
+    fn has_signature(&self, part: &Part) -> bool {
+        self.children(part).skip(1).any(|child| {
+            let mime = &child.mime;
+            let named = format!("{}/{}", mime.kind, mime.subtype);
+            let is_one = mime.subtype.contains("signature") || named == part.mime.protocol;
+            mime.kind == "application" && is_one && !child.body.is_empty()
+        })
+    }
+
+    /// Whether a multipart/encrypted has something that is no text (RFC 1847 section 2.2).
+    fn has_ciphertext(&self, part: &Part) -> bool {
+        let mut children = self.children(part);
+        children.any(|child| child.mime.kind == "application" && !child.body.is_empty())
+    }
+
+    /// Whether a multipart/report has a part for programs (RFC 6522 section 3).
+    fn has_report(&self, part: &Part) -> bool {
+        let report_type = part.mime.report_type.as_str();
+        self.children(part).any(|child| {
+            let Mime { kind, subtype, .. } = &child.mime;
+            let is_attached = matches!(
+                subtype.as_str(),
+                "rfc822" | "global" | "partial" | "external-body"
+            );
+            let is_named = !report_type.is_empty() && subtype.starts_with(report_type);
+            kind == "message" && !is_attached || kind == "application" && is_named
+        })
     }
 
     /// The part that a multipart/related is about: the one that `start` names, else the first (RFC 2387 section
@@ -246,7 +327,8 @@ mod tests {
     fn chosen(message: &str) -> Result<Vec<String>, Obstacle> {
         let tree = Tree::of(message.as_bytes());
         let text = |index: usize| message[tree.parts[index].body.clone()].to_owned();
-        Ok(bodies(&tree)?.into_iter().map(text).collect())
+        let found = bodies(&tree)?;
+        Ok(found.into_iter().map(|place| text(place.part)).collect())
     }
 
     #[test]
@@ -288,7 +370,14 @@ mod tests {
     #[test]
     fn what_must_not_be_changed_is_left() {
         let plain = part("text/plain", "plain");
-        let of = |subtype: &str| multipart(subtype, "b", std::slice::from_ref(&plain));
+        let of = |subtype: &str| {
+            let second = match subtype {
+                "signed" => "application/pgp-signature",
+                "encrypted" => "application/octet-stream",
+                _ => "message/delivery-status",
+            };
+            multipart(subtype, "b", &[plain.clone(), part(second, "x")])
+        };
         assert_eq!(chosen(&of("signed")), Err(Obstacle::Signed));
         assert_eq!(
             chosen(&multipart("mixed", "m", &[of("signed"), plain.clone()])),
@@ -324,5 +413,75 @@ mod tests {
         );
         let twice = format!("Content-Type: text/html\r\n{plain}");
         assert_eq!(chosen(&twice), Err(Obstacle::Ambiguous));
+        let tls = [plain, part("application/tlsrpt+gzip", "x")];
+        let tls = multipart("report; report-type=tlsrpt", "b", &tls);
+        assert_eq!(
+            chosen(&tls.replace("b--b", "b\r\n--b")),
+            Err(Obstacle::Report)
+        );
+    }
+
+    #[test]
+    fn what_only_calls_itself_signed_or_a_report_is_ordinary() {
+        let html = part("text/html", "html");
+        for subtype in ["signed", "encrypted", "report"] {
+            for others in [
+                &[][..],
+                &[part("text/plain", "other")],
+                &[part("message/rfc822", &html)],
+                &[part("application/pgp-signature", "")],
+            ] {
+                if subtype == "report" && others.len() > 1 {
+                    continue;
+                }
+                let parts = [std::slice::from_ref(&html), others].concat();
+                let found = chosen(&multipart(subtype, "b", &parts));
+                assert_eq!(found.as_deref(), Ok(&["html".to_owned()][..]), "{subtype}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_and_has_a_name_is_a_file() {
+        let plain = part("text/plain", "plain");
+        for kind in [
+            "pdf; name=\"invoice.pdf\"",
+            "pdf;\r\n name=invoice.pdf",
+            "pdf\r\nContent-Disposition: inline; filename=a.pdf",
+        ] {
+            let found = chosen(&multipart(
+                "mixed",
+                "m",
+                &[part(kind, "file"), plain.clone()],
+            ));
+            assert_eq!(found.as_deref(), Ok(&["plain".to_owned()][..]), "{kind}");
+            assert_eq!(chosen(&part(kind, "file")), Err(Obstacle::NoText), "{kind}");
+        }
+        assert!(chosen(&part("plain", "text")).is_ok());
+    }
+
+    #[test]
+    fn a_body_that_is_cut_by_files_begins_and_ends_in_two_parts() {
+        let html = |text: &str| part("text/html", text);
+        let pdf = part(
+            "application/pdf\r\nContent-Disposition: inline; filename=a.pdf",
+            "pdf",
+        );
+        let attached = part("application/pdf\r\nContent-Disposition: attachment", "pdf");
+        let footer = part("text/plain", "footer");
+        for (parts, expected) in [
+            (vec![html("a"), pdf.clone(), html("b")], vec!["a", "b"]),
+            (
+                vec![html("a"), pdf.clone(), html("b"), pdf.clone(), html("c")],
+                vec!["a", "c"],
+            ),
+            (vec![html("a"), pdf.clone(), footer.clone()], vec!["a"]),
+            (vec![html("a"), attached, html("b")], vec!["a"]),
+            (vec![html("a"), html("b")], vec!["a"]),
+            (vec![pdf.clone(), html("a")], vec!["a"]),
+        ] {
+            let found = chosen(&multipart("mixed", "m", &parts)).expect("bodies");
+            assert_eq!(found, expected);
+        }
     }
 }

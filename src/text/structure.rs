@@ -71,6 +71,16 @@ pub(super) struct Mime {
     pub(super) filed: bool,
     /// The name that Content-Type gives.
     pub(super) name: String,
+    /// There is a Content-Type that cannot be read.
+    pub(super) unreadable: bool,
+    /// The protocol of a multipart/signed or multipart/encrypted (RFC 1847).
+    pub(super) protocol: String,
+    /// The report-type of a multipart/report (RFC 6522).
+    pub(super) report_type: String,
+    /// There is a Content-MD5 (RFC 1864), which is wrong once the content changes.
+    pub(super) digest: bool,
+    /// Content-Disposition is "inline".
+    pub(super) inline: bool,
     /// There are several Content-Type or Content-Transfer-Encoding fields that differ.
     pub(super) contradictory: bool,
 }
@@ -81,19 +91,25 @@ impl Mime {
         self.kind == kind && self.subtype == subtype
     }
 
+    /// Whether the content may have bytes above 127.
+    pub(super) fn is_8bit(&self) -> bool {
+        matches!(self.encoding.as_str(), "8bit" | "8-bit" | "binary")
+    }
+
     /// Reads the MIME fields of a header block.
     fn read(header: &[u8]) -> Mime {
         let header = &header[..header.len().min(HEADER_READ)];
         let mut mime = Mime::default();
         let mut picked: Vec<u8> = Vec::new();
         let mut seen: [Option<Vec<u8>>; 2] = [None, None];
-        let mut given = [false; 4];
+        let mut given = [false; 5];
         for field in Fields::new(header) {
             let names = [
                 "content-type",
                 "content-transfer-encoding",
                 "content-disposition",
                 "content-id",
+                "content-md5",
             ];
             let Some(which) = names
                 .iter()
@@ -117,12 +133,19 @@ impl Mime {
                     let token = value.split(|b| b";( \t\r\n".contains(b)).next();
                     mime.encoding = lower(token.unwrap_or_default());
                 }
+                4 => mime.digest = true,
                 3 => mime.id = String::from_utf8_lossy(value).into_owned(),
-                _ => picked.extend_from_slice(&header[field.range]),
+                _ => {
+                    mime.unreadable |= which == 0 && !value.is_empty();
+                    picked.extend_from_slice(field.name.as_bytes());
+                    picked.extend_from_slice(b": ");
+                    picked.extend(unfolded(field.value));
+                    picked.extend_from_slice(b"\r\n");
+                }
             }
         }
         if !picked.is_empty() {
-            picked.extend_from_slice(b"\r\n\r\n");
+            picked.extend_from_slice(b"\r\n");
             mime.read_parameters(&picked);
         }
         mime
@@ -133,23 +156,56 @@ impl Mime {
         let Some(read) = MessageParser::default().parse_headers(fields) else {
             return;
         };
+        if let Some(found) = read.content_type() {
+            let name = found.attribute("name").unwrap_or_default();
+            self.name = name.trim().to_ascii_lowercase();
+        }
         if let Some(found) = read.content_type()
             && let Some(subtype) = found.subtype()
         {
+            self.unreadable = false;
             self.kind = found.ctype().trim().to_ascii_lowercase();
             self.subtype = subtype.trim().to_ascii_lowercase();
             let value = |name| found.attribute(name).map(|v| v.trim().to_owned());
             self.charset = value("charset").map(|v| v.to_ascii_lowercase());
             self.boundary = found.attribute("boundary").map(|v| v.trim_end().to_owned());
             self.start = value("start");
-            self.name = value("name").unwrap_or_default().to_ascii_lowercase();
+            let lower = |name| value(name).unwrap_or_default().to_ascii_lowercase();
+            self.protocol = lower("protocol");
+            self.report_type = lower("report-type");
             self.flowed = value("format").is_some_and(|v| v.eq_ignore_ascii_case("flowed"));
         }
         if let Some(found) = read.content_disposition() {
             self.attachment = found.ctype().eq_ignore_ascii_case("attachment");
+            self.inline = found.ctype().eq_ignore_ascii_case("inline");
             self.filed = found.has_attribute("filename");
         }
     }
+}
+
+/// A value with parameters, without its line breaks, and without the white space around `=` that RFC 2045's grammar allows:
+/// some break the line there.
+fn unfolded(value: &[u8]) -> Vec<u8> {
+    let mut found: Vec<u8> = Vec::with_capacity(value.len());
+    let (mut quoted, mut depth, mut escaped, mut after_equals) = (false, 0usize, false, false);
+    for &byte in value {
+        let is_blank = matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+        match byte {
+            b'\r' | b'\n' => continue,
+            _ if escaped => escaped = false,
+            b'\\' if quoted || depth > 0 => escaped = true,
+            b'"' if depth == 0 => quoted = !quoted,
+            b'(' if !quoted => depth += 1,
+            b')' if !quoted => depth = depth.saturating_sub(1),
+            _ if quoted || depth > 0 => {}
+            _ if is_blank && after_equals => continue,
+            b'=' => found.truncate(found.trim_ascii_end().len()),
+            _ => {}
+        }
+        after_equals = byte == b'=' && !quoted && depth == 0;
+        found.push(byte);
+    }
+    found
 }
 
 fn lower(bytes: &[u8]) -> String {
@@ -172,8 +228,29 @@ impl Tree {
         numbers.join(".")
     }
 
+    /// The part and those around it, the innermost first.
+    pub(super) fn around(&self, index: usize) -> impl Iterator<Item = &Part> {
+        let mut at = index;
+        let parents = (0..index).rev().filter(move |&parent| {
+            let is_parent = self.parts[parent].children.contains(&at);
+            if is_parent {
+                at = parent;
+            }
+            is_parent
+        });
+        std::iter::once(index)
+            .chain(parents)
+            .map(|index| &self.parts[index])
+    }
+
     /// Finds the parts of a message.
+    #[cfg(test)]
     pub(super) fn of(bytes: &[u8]) -> Tree {
+        Tree::behind(bytes, None)
+    }
+
+    /// Finds the parts of a message; `header` is how many bytes its header has with the empty line, if that is known.
+    pub(super) fn behind(bytes: &[u8], header: Option<usize>) -> Tree {
         let mut scan = Scan {
             bytes,
             tree: Tree {
@@ -183,6 +260,11 @@ impl Tree {
             open: Vec::new(),
             levels: HashMap::new(),
             unfinished: Vec::new(),
+            header: header.and_then(|body| {
+                let before = bytes.get(..body)?;
+                let line = before.strip_suffix(b"\n")?;
+                Some((line.strip_suffix(b"\r").unwrap_or(line).len(), body))
+            }),
         };
         let mut at = scan.begin(0);
         while let Some(line) = scan.next_dashes(at) {
@@ -219,6 +301,8 @@ struct Scan<'a> {
     open: Vec<usize>,
     /// Their places in `open`, by their boundaries.
     levels: HashMap<Vec<u8>, usize>,
+    /// Where the header of the message ends and its body begins, if that is known.
+    header: Option<(usize, usize)>,
     /// Parts whose end was not seen yet, with how many multiparts were open around each.
     unfinished: Vec<(usize, usize)>,
 }
@@ -227,7 +311,11 @@ impl Scan<'_> {
     /// A part begins here. Returns where its content begins.
     fn begin(&mut self, start: usize) -> usize {
         let mut at = start;
+        let known = self.header.filter(|_| start == 0);
         let (header_end, body) = loop {
+            if let Some(known) = known {
+                break known;
+            }
             let end = line_end(self.bytes, at);
             let line = &self.bytes[at..end];
             // Files from Windows begin with a byte order mark, and readers pass over it.

@@ -170,6 +170,36 @@ pub(super) fn decode_base64(body: &[u8]) -> Vec<u8> {
     content
 }
 
+/// What a body has beside its base64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purity {
+    /// Nothing.
+    Pure,
+    /// Characters that readers pass over, or text that they do not know from base64.
+    Junk,
+    /// Text behind the padding: a mailing list's footer as a rule.
+    TextBehind,
+}
+
+impl Purity {
+    pub(super) fn of(body: &[u8]) -> Purity {
+        let is_letter = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
+        if let Some(padding) = memchr::memchr(b'=', body) {
+            let rest = body[padding..].iter().filter(|b| !b.is_ascii_whitespace());
+            let rest: Vec<u8> = rest.copied().skip_while(|&b| b == b'=').collect();
+            // What follows padding has to be complete of itself.
+            if !(rest.iter().all(is_letter) && rest.len().is_multiple_of(4)) {
+                return Purity::TextBehind;
+            }
+        }
+        let mut lines = body.split(|&b| b == b'\n').map(<[u8]>::trim_ascii);
+        match lines.all(|line| line.iter().all(is_letter)) {
+            true => Purity::Pure,
+            false => Purity::Junk,
+        }
+    }
+}
+
 /// Encodes to base64, in lines; the last one ends without a break.
 pub(super) fn encode_base64(content: &[u8], eol: &str) -> Vec<u8> {
     let letters = STANDARD.encode(content);
@@ -210,6 +240,24 @@ mod tests {
                 body.split(|&b| b == b'\n')
                     .all(|line| line.len() <= LINE + 1)
             );
+        }
+    }
+
+    #[test]
+    fn clear_text_beside_base64_is_seen() {
+        for (body, expected) in [
+            ("aGVs\r\nbG8=\r\n", Purity::Pure),
+            ("aGVsbG8", Purity::Pure),
+            ("aGU=\naGU=\n", Purity::Pure),
+            ("  aGVs \n\n", Purity::Pure),
+            ("", Purity::Pure),
+            ("aGU=\n-- \nlist\n", Purity::TextBehind),
+            ("aGU=\nRegards\n", Purity::TextBehind),
+            ("aGVs\nhttp://list.example\n", Purity::Junk),
+            ("aGVs\nmailing list\n", Purity::Junk),
+            ("[footer]\naGVs\n", Purity::Junk),
+        ] {
+            assert_eq!(Purity::of(body.as_bytes()), expected, "{body}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! The versions of one message: what each class of its recipients gets. Pure.
 
-use super::edit::{Note, Splice, edit};
+use super::edit::{Note, Splice, edit_behind};
 use super::owed::Class;
 use super::place::{Obstacle, Signed};
 use crate::policy::Direction;
@@ -20,11 +20,16 @@ pub struct Version {
     pub left: Option<Obstacle>,
 }
 
-/// The versions of a message, in the order of the classes; classes that get the same octets share one.
-pub fn versions(message: &[u8], classes: Vec<Class>, signed: Signed) -> Vec<Version> {
+/// The versions of a message, whose header has so many bytes, the empty line included, if that is known; in the order of the classes; classes that get the same octets share one.
+pub fn versions(
+    message: &[u8],
+    header: Option<usize>,
+    classes: Vec<Class>,
+    signed: Signed,
+) -> Vec<Version> {
     let mut versions: Vec<Version> = Vec::new();
     for class in classes {
-        let (edited, left) = match edit(message, &class.texts, signed) {
+        let (edited, left) = match edit_behind(message, header, &class.texts, signed) {
             Ok(edited) => (edited, None),
             Err(obstacle) => (Default::default(), Some(obstacle)),
         };

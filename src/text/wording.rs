@@ -192,7 +192,7 @@ mod tests {
         let text = plain.for_sender(&[]).expect("fixed").expect("words");
         assert_eq!(
             (&*text.plain, &*text.html),
-            ("a < b\nc", "<div>a &lt; b<br>\nc</div>")
+            ("a < b\nc", "<div dir=\"auto\">a &lt; b<br>\nc</div>")
         );
         let html = Wording::new(
             None,

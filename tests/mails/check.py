@@ -50,7 +50,7 @@ TYPE = re.compile(r'\s*([^\s/;()"<>,=]+)\s*/\s*([^\s/;()"<>,=]+)')
 UNTEXTUAL = {  # text codecs of Python that are no charsets
     "idna", "mbcs", "oem", "palmos", "punycode", "raw_unicode_escape", "undefined", "unicode_escape",
 }
-OWN_FIELDS = {"content-type", "content-transfer-encoding", "mime-version"}
+OWN_FIELDS = {"content-type", "content-transfer-encoding", "mime-version", "content-md5"}
 
 
 class Part(email.message.Message):
@@ -277,6 +277,8 @@ def old_readings(part, declared_now):
             doubts = doubts + ["octets that are not of the charset"]
         if broken and not charset:
             doubts = doubts + ["octets without a charset"]
+        if base == "ascii" and b"\x1b" in octets:
+            doubts = doubts + ["escape sequences without a charset"]
         if broken or not name:
             readings += [decode(octets, declared_now or "ascii"), decode(octets, "utf-8"), windows_1252(octets),
                          decode(octets, "utf-8", "replace"), decode(octets, base, "replace")]
@@ -312,6 +314,7 @@ class Body:
 
     def __init__(self, root):
         self.doubts, self.rich = [], False
+        self.sides = {}  # of leaves that hold only the beginning or the end of a body
         if defects(root):
             self.doubts.append("defects: " + ", ".join(sorted(defects(root))))
         if any(part.media_type() == ("application", "pgp-encrypted") for part in all_parts(root)):
@@ -324,6 +327,8 @@ class Body:
                 self.doubts.append("PGP inside a line")
             if leaf.media_type()[1] == "html" and Page(old_readings(leaf, None)[0][0]).hides_its_end():
                 self.doubts.append("HTML that may hide what stands at its end")
+            if leaf.media_type()[1] == "html" and b"<frameset" in contents(leaf)[0][0].lower():
+                self.doubts.append("HTML that may be nothing but frames")
 
     def walk(self, part, root, shown=False):
         """The leaves of the body in a part; `shown` says that nothing else could be shown in its place."""
@@ -331,7 +336,9 @@ class Body:
         self.doubt(part, root)
         if main == "multipart":
             if sub in ("signed", "encrypted", "report"):
-                raise Untouchable(sub)
+                if is_protected(part, sub):
+                    raise Untouchable(sub)
+                self.doubts.append(f"{sub} without what makes it that")
             return self.walk_children(part, sub, root)
         if main == "application" and sub in ("pkcs7-mime", "x-pkcs7-mime"):
             raise Untouchable("S/MIME")
@@ -342,6 +349,9 @@ class Body:
             if part is root:
                 raise Untouchable(sub)
             self.doubts.append("a report beside the body")
+        if first(part, "content-type") and not TYPE.match(first(part, "content-type")) and (
+                parameter(part, "name") or is_attachment(part)):
+            return []  # a file of whatever kind
         if is_attachment(part) and (not shown or disposition(part) == "attachment"):
             if part is root and main == "text":
                 self.doubts.append("the message itself is an attachment")
@@ -367,10 +377,20 @@ class Body:
             if start and not heads:
                 self.doubts.append("the start of multipart/related is not there")
             return self.walk((heads or children)[0], root, True)
-        for child in children:
+        for number, child in enumerate(children):
             if found := self.walk(child, root):
+                if found == [child] and (last := self.last_piece(child, children[number + 1:])):
+                    self.sides[id(child)], self.sides[id(last)] = ["prepend"], ["append"]
+                    found.append(last)
                 return found
         return []
+
+    def last_piece(self, leaf, rest):
+        """The end of a body that Apple Mail has cut where files stand in the text, or None."""
+        shown = [part for part in rest if disposition(part) == "inline" and part.media_type()[0] != "text"]
+        behind = rest[rest.index(shown[0]):] if shown else []
+        pieces = [part for part in behind if part.media_type() == leaf.media_type() and not is_attachment(part)]
+        return pieces[-1] if pieces else None
 
     def doubt(self, part, root):
         names = collections.Counter(name for name, _ in fields(part))
@@ -395,6 +415,21 @@ class Body:
                 self.doubts.append("multipart with a transfer encoding")
         elif part.media_type()[0] == "text":
             self.doubts.extend(old_readings(part, None)[1])
+
+
+def is_protected(part, sub):
+    """Whether a multipart/signed has a signature, and so on; phishers call their mail so, and readers show it as any other."""
+    children = part.content() if part.is_multipart() else []
+    types = ["/".join(child.media_type()) for child in children]
+    if sub == "signed":
+        protocol = (parameter(part, "protocol") or "").lower()
+        return any(name.startswith("application/") and ("signature" in name or name == protocol) for name in types[1:])
+    if sub == "encrypted":
+        return any(name.startswith("application/") for name in types)
+    kind = (parameter(part, "report-type") or "").lower()
+    attached = ("message/rfc822", "message/global", "message/partial", "message/external-body")
+    return any(name.startswith("message/") and name not in attached or kind and name.startswith(f"application/{kind}")
+               for name in types)
 
 
 def inline_pgp(leaf):
@@ -739,9 +774,11 @@ class Judgement:
         pairs = list(itertools.product(map(lines, new_reading(new)), map(lines, readings)))
         if re.match(r"(iso2022_jp|euc_?j|shift_?j|cp932)", codec(parameter(old, "charset")) or ""):
             pairs.append(tuple(text.translate(TWINS) for text in pairs[0]))
+        sides = self.body.sides.get(id(old), ["prepend", "append"]) if self.body else ["prepend", "append"]
+        texts = {side: self.texts.get(side) for side in sides}
         for after, before in pairs:
-            wrong = (wrong_html(before, after, self.texts) if is_html else
-                     wrong_plain(before, after, self.texts, flowed))
+            wrong = (wrong_html(before, after, texts) if is_html else
+                     wrong_plain(before, after, texts, flowed))
             if not wrong:
                 return None
             answer = answer or wrong

@@ -53,6 +53,9 @@ PDF = part("JVBERi0xLjQK", 'Content-Type: application/pdf; name="a.pdf"\nContent
                            'Content-Disposition: attachment; filename="a.pdf"\n')
 
 
+SIGNATURE = part("s", "Content-Type: application/pgp-signature\n")
+
+
 class Case(unittest.TestCase):
     def reasons(self, before, after, texts=APPEND, strict=True):
         return check.Judgement(before, after, texts, strict).reasons
@@ -284,13 +287,17 @@ class Untouched(Case):
 
     def test_closed(self):
         self.untouched(whole("signed", part("Hi\n"), part("s", "Content-Type: application/pgp-signature\n")))
-        self.untouched(whole("mixed", nested("signed", part("Hi\n"), part("s"), boundary="s"), part("Footer\n")))
-        self.untouched(whole("encrypted", part("Version: 1\n"), part("Hi\n")))
+        self.untouched(whole("mixed", nested("signed", part("Hi\n"), SIGNATURE, boundary="s"), part("Footer\n")))
+        self.untouched(whole("encrypted", part("Version: 1\n"), part("Hi\n", "Content-Type: application/octet-stream\n")))
         self.untouched(whole("report", part("Hi\n"), part("x", "Content-Type: message/delivery-status\n")))
         self.untouched(message("Hi\n", "Content-Type: application/pkcs7-mime\n"))
         self.untouched(message("Hi\n", "Content-Type: message/partial; id=a\n"))
         self.untouched(message("Hi\n-----BEGIN PGP MESSAGE-----\n"))
         self.untouched(message("-----BEGIN PGP SIGNED MESSAGE-----\nHi\n"))
+
+    def test_what_only_calls_itself_so_is_ordinary(self):
+        for sub in ("signed", "encrypted", "report"):
+            self.right(whole(sub, part("Hi\n")), whole(sub, part("Hi\n" + END)))
 
     def test_signed_messages_beside_the_body_do_not_close_it(self):
         signed = nested("signed", part("Ho\n"), part("s"), boundary="s")
@@ -298,7 +305,7 @@ class Untouched(Case):
         self.right(message("> -----BEGIN PGP MESSAGE-----\n"), message("> -----BEGIN PGP MESSAGE-----\n" + END))
 
     def test_wrapped(self):
-        fields, body = multipart("signed", part("Hi\n"), part("s"), boundary="s")
+        fields, body = multipart("signed", part("Hi\n"), SIGNATURE, boundary="s")
         wrap = {**APPEND, "signed": "wrap"}
         wrapped = whole("mixed", fields + "\n" + body, part(END))
         self.right(message(body, fields), wrapped, wrap)

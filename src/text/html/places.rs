@@ -1,0 +1,574 @@
+//! Where a text goes in an HTML document.
+//!
+//! Before the body: at the place where a browser's body begins, by the insertion modes of the WHATWG tree
+//! construction (section 13.2.6.4): a `<body>`, `<head>` or `<html>` tag behind visible content begins nothing.
+//! After the body: before the last end tag of the body, with what has to be ended in front: documents as they come
+//! are broken in every way, and a text inside an unfinished comment, script, link or table would be swallowed, clicked
+//! or moved.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::ops::Range;
+use std::rc::Rc;
+
+use lol_html::html_content::{Element, TextType};
+use lol_html::{HtmlRewriter, Settings, doc_comments, doc_text, doctype, element, end_tag};
+
+/// Put before every document that is read for its end, so that end tags without a start tag are seen.
+const BODY_OPENING: &[u8] = b"<html><body>";
+
+/// Put before every document that is read for its beginning, for the same reason.
+const HEAD_OPENING: &[u8] = b"<html><head>";
+
+/// An element that no document has.
+const PROBE: &[u8] = b"<copyist-probe>";
+
+/// What may be unfinished at the end of a document, and what ends it.
+const ENDINGS: [&str; 14] = [
+    "",
+    ">",
+    "-->",
+    "]]>",
+    "\">",
+    "'>",
+    "</script>",
+    "</style>",
+    "</title>",
+    "</textarea>",
+    "</xmp>",
+    "</iframe>",
+    "</noembed>",
+    "</noframes>",
+];
+
+/// Ends up to this length are tried with two endings, too: each try is a pass over all of it.
+const TRIED_TWICE: usize = 4 * 1024;
+
+/// How many start tags and comments are remembered.
+const BEGUN: usize = 1024;
+
+/// Bytes of the beginning that are read at a time: reading stops where the body begins.
+const PIECE: usize = 1024;
+
+/// The name that [`without_noscript`] gives to a noscript element.
+const NOSCRIPT: &str = "xoscript";
+
+/// The place of a text after the body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::text) struct Append {
+    /// Its offset.
+    pub(in crate::text) at: usize,
+    /// What has to stand before the text.
+    pub(in crate::text) ending: String,
+}
+
+/// Finds the place of a text before the body; `None` if the document is a frameset, or cannot be read as HTML.
+pub(in crate::text) fn prepend_place(document: &[u8]) -> Option<usize> {
+    beginning(&without_noscript(document))
+}
+
+/// Finds the place of a text after the body; `None` if nothing can be shown there.
+pub(in crate::text) fn append_place(document: &[u8]) -> Option<Append> {
+    append(document, false)
+}
+
+/// Finds the place of a text after everything, wherever a body ends; `None` if nothing can be shown there.
+pub(in crate::text) fn end_place(document: &[u8]) -> Option<Append> {
+    append(document, true)
+}
+
+fn append(document: &[u8], at_the_end: bool) -> Option<Append> {
+    let document = &*without_noscript(document);
+    let seen = read(document)?;
+    if seen.has_frameset && beginning(document).is_none() {
+        return None;
+    }
+    let first = seen.first;
+    // After the last end of a body: several documents in one part are shown one after the other. An end tag in front of
+    // all start tags ends nothing.
+    let [body, html] = seen.ends;
+    let end = body.or(html);
+    let end = end.filter(|end| !at_the_end && first.is_none_or(|first| end.at >= first));
+    let End { at, open } = end.unwrap_or(End {
+        at: document.len(),
+        open: seen.open,
+    });
+    let mut ending = ending(&document[..at], seen.begun.last_before(at))?;
+    for name in open.iter().rev() {
+        let _ = write!(ending, "</{name}>");
+    }
+    Some(Append { at, ending })
+}
+
+/// Reads a document until its body begins. No mail client runs scripts, so what stands in a noscript is part of the
+/// document, while a browser with scripts takes it for text: it begins nothing, and what is in it neither.
+fn beginning(document: &[u8]) -> Option<usize> {
+    let head = Rc::new(RefCell::new(Head::new(document)));
+    let (tags, texts, types) = (head.clone(), head.clone(), head.clone());
+    let settings = Settings::new()
+        .append_element_content_handler(element!("*", move |el| {
+            let name = el.tag_name();
+            let place = el.source_location().bytes();
+            let mut head = tags.borrow_mut();
+            if head.start(&name, place, el) {
+                drop(head);
+                let head = tags.clone();
+                el.on_end_tag(end_tag!(move |end| {
+                    if end.name() == name {
+                        head.borrow_mut()
+                            .end(&name, end.source_location().bytes().end);
+                    }
+                    Ok(())
+                }))?;
+            }
+            Ok(())
+        }))
+        .append_document_content_handler(doc_text!(move |text| {
+            if text.text_type() == TextType::Data || text.text_type() == TextType::PlainText {
+                texts.borrow_mut().text(text.as_str());
+            }
+            Ok(())
+        }))
+        .append_document_content_handler(doctype!(move |found| {
+            let end = found.source_location().bytes().end;
+            types.borrow_mut().pass(end);
+            Ok(())
+        }))
+        .with_strict(false);
+    let mut rewriter = HtmlRewriter::new(settings, |_: &[u8]| {});
+    rewriter.write(HEAD_OPENING).ok()?;
+    for piece in document.chunks(PIECE) {
+        if head.borrow().is_decided() {
+            break;
+        }
+        rewriter.write(piece).ok()?;
+    }
+    if !head.borrow().is_decided() {
+        rewriter.end().ok()?;
+    }
+    let head = head.borrow();
+    (!head.is_frameset).then_some(head.place)
+}
+
+/// How far the tree construction has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// "before html" to "in head".
+    Head,
+    /// "after head".
+    AfterHead,
+    /// "in body", and a frameset could still replace it.
+    Body,
+    /// Nothing more can change.
+    Decided,
+}
+
+/// The tree construction until the body begins.
+struct Head {
+    mode: Mode,
+    /// The end of the last thing before the body.
+    place: usize,
+    is_frameset: bool,
+    /// The element that everything is inside of, by its name: a template, or a noscript of the head.
+    inside: Option<(String, usize)>,
+}
+
+impl Head {
+    fn new(document: &[u8]) -> Head {
+        let mark = document.starts_with("\u{feff}".as_bytes());
+        Head {
+            mode: Mode::Head,
+            place: if mark { 3 } else { 0 },
+            is_frameset: false,
+            inside: None,
+        }
+    }
+
+    fn is_decided(&self) -> bool {
+        self.mode == Mode::Decided
+    }
+
+    /// Something that is not shown ends at this offset behind [`HEAD_OPENING`].
+    fn pass(&mut self, end: usize) {
+        let is_in_head = matches!(self.mode, Mode::Head | Mode::AfterHead);
+        if let Some(end) = end.checked_sub(HEAD_OPENING.len()).filter(|_| is_in_head)
+            && self.inside.is_none()
+        {
+            self.place = self.place.max(end);
+        }
+    }
+
+    /// Characters that are no markup.
+    fn text(&mut self, text: &str) {
+        let is_space =
+            |c: char| matches!(c, ' ' | '\t' | '\n' | '\r' | '\u{c}' | '\u{feff}' | '\0');
+        if !text.chars().all(is_space) {
+            self.content("");
+        }
+    }
+
+    /// Something that is shown, or that a browser takes for it. `name` is the element's, empty for characters.
+    fn content(&mut self, name: &str) {
+        match &self.inside {
+            Some((outer, _)) if outer == "template" => return,
+            // What is in the noscript is shown, and the noscript stands behind the text.
+            _ => self.inside = None,
+        }
+        self.mode = match self.mode {
+            Mode::Decided => Mode::Decided,
+            _ if name.is_empty() || ENDS_FRAMESET.contains(&name) => Mode::Decided,
+            _ => Mode::Body,
+        };
+    }
+
+    /// A start tag. Whether its end tag has to be known.
+    fn start(&mut self, name: &str, place: Range<usize>, element: &Element<'_, '_>) -> bool {
+        if place.start < HEAD_OPENING.len() {
+            return name == "head";
+        }
+        if self.is_decided() {
+            return false;
+        }
+        let in_template = matches!(&self.inside, Some((outer, _)) if outer == "template");
+        let in_noscript = self.inside.is_some() && !in_template;
+        match (name, self.mode) {
+            ("template", _) if self.mode != Mode::Body => {
+                match &mut self.inside {
+                    Some((outer, depth)) if outer == "template" => *depth += 1,
+                    _ if in_noscript => self.content(name),
+                    _ => self.inside = Some((name.to_owned(), 1)),
+                }
+                true
+            }
+            _ if in_template => false,
+            ("frameset", _) => {
+                self.is_frameset = true;
+                self.mode = Mode::Decided;
+                false
+            }
+            (_, Mode::Body) => {
+                let is_hidden = name == "input"
+                    && element
+                        .get_attribute("type")
+                        .is_some_and(|kind| kind.eq_ignore_ascii_case("hidden"));
+                if !is_hidden {
+                    self.content(name);
+                }
+                false
+            }
+            ("html", _) => {
+                self.pass(place.end);
+                false
+            }
+            ("head", Mode::Head) if !in_noscript => {
+                self.pass(place.end);
+                true
+            }
+            ("head", _) => true,
+            ("body", _) => {
+                self.inside = None;
+                self.pass(place.end);
+                self.mode = Mode::Decided;
+                false
+            }
+            ("base" | "basefont" | "bgsound" | "link" | "meta", _) => {
+                self.pass(place.end);
+                false
+            }
+            ("noframes" | "style", _) => true,
+            ("title" | "script", _) if !in_noscript => true,
+            (NOSCRIPT, Mode::Head) if !in_noscript => {
+                self.inside = Some((name.to_owned(), 1));
+                true
+            }
+            _ => {
+                self.content(name);
+                false
+            }
+        }
+    }
+
+    /// An end tag that belongs to a start tag which asked for it.
+    fn end(&mut self, name: &str, end: usize) {
+        match &mut self.inside {
+            Some((outer, depth)) if outer == name => {
+                *depth -= 1;
+                if *depth == 0 {
+                    self.inside = None;
+                }
+            }
+            Some(_) => return,
+            None => {}
+        }
+        if name == "head" && self.mode == Mode::Head {
+            self.mode = Mode::AfterHead;
+        }
+        self.pass(end);
+    }
+}
+
+/// The start tags behind which a frameset is ignored (the "frameset-ok flag").
+const ENDS_FRAMESET: [&str; 26] = [
+    "applet",
+    "area",
+    "body",
+    "br",
+    "button",
+    "dd",
+    "dt",
+    "embed",
+    "hr",
+    "iframe",
+    "image",
+    "img",
+    "input",
+    "keygen",
+    "li",
+    "listing",
+    "marquee",
+    "object",
+    "plaintext",
+    "pre",
+    "select",
+    "table",
+    "template",
+    "textarea",
+    "wbr",
+    "xmp",
+];
+
+/// Elements that hold a text behind their start tag until their own end tag comes, whatever comes before: it would be part of
+/// a link, stand above a table, or not be shown.
+const HOLDING: &str =
+    "a, audio, button, canvas, details, dialog, math, object, select, svg, table, template, video";
+
+/// Elements that may hide a text behind their start tag.
+const HIDING: &str = "[hidden], [style*=none i], [style*=hidden i]";
+
+/// Open elements beyond this are no document that anybody wrote.
+const MOST_OPEN: usize = 256;
+
+/// The last end tag of a body.
+#[derive(Debug, Clone)]
+struct End {
+    /// Where it begins.
+    at: usize,
+    /// What is open in front of it.
+    open: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// The last end tags of a body, and of html.
+    ends: [Option<End>; 2],
+    /// Where the first start tag begins.
+    first: Option<usize>,
+    has_frameset: bool,
+    begun: Begun,
+    /// Elements that a text must not stand in.
+    open: Vec<String>,
+    /// Too many of them.
+    is_too_deep: bool,
+}
+
+/// Where the last start tags and comments begin; enough of them to find one before any end tag.
+#[derive(Debug, Default)]
+struct Begun(VecDeque<usize>);
+
+impl Begun {
+    /// A start tag or a comment begins at this offset behind [`BODY_OPENING`].
+    fn add(&mut self, start: usize) -> Option<usize> {
+        let at = start.checked_sub(BODY_OPENING.len())?;
+        if self.0.len() == BEGUN {
+            self.0.pop_front();
+        }
+        self.0.push_back(at);
+        Some(at)
+    }
+
+    /// The last of them before this offset; the very start if that is not known any more.
+    fn last_before(&self, offset: usize) -> usize {
+        let mut last = self.0.iter().rev();
+        last.find(|&&at| at < offset).copied().unwrap_or(0)
+    }
+}
+
+impl Seen {
+    /// A start tag begins there.
+    fn start(&mut self, start: usize) {
+        let at = self.begun.add(start);
+        self.first = self.first.or(at);
+    }
+
+    /// An element begins in which a text must not stand.
+    fn open(&mut self, name: &str) {
+        // A link ends where the next one begins.
+        if name == "a" {
+            self.open.retain(|open| open != "a");
+        }
+        self.is_too_deep |= self.open.len() == MOST_OPEN;
+        if !self.is_too_deep {
+            self.open.push(name.to_owned());
+        }
+    }
+
+    fn close(&mut self, name: &str) {
+        if let Some(last) = self.open.iter().rposition(|open| open == name) {
+            self.open.remove(last);
+        }
+    }
+
+    /// An end tag of body or html stands there.
+    fn end(&mut self, name: &str, start: usize) {
+        if let Some(at) = start.checked_sub(BODY_OPENING.len()) {
+            let which = usize::from(name == "html");
+            let open = self.open.clone();
+            self.ends[which] = Some(End { at, open });
+        }
+    }
+}
+
+fn read(document: &[u8]) -> Option<Seen> {
+    let seen = Rc::new(RefCell::new(Seen::default()));
+    let (tags, comments, noted) = (seen.clone(), seen.clone(), seen.clone());
+    let (holding, hiding, framesets) = (seen.clone(), seen.clone(), seen.clone());
+    let settings = Settings::new()
+        .append_element_content_handler(element!("*", move |el| {
+            tags.borrow_mut().start(el.source_location().bytes().start);
+            Ok(())
+        }))
+        .append_document_content_handler(doc_comments!(move |comment| {
+            let start = comment.source_location().bytes().start;
+            comments.borrow_mut().begun.add(start);
+            Ok(())
+        }))
+        .append_element_content_handler(element!("html, body", move |el| {
+            let tag = el.tag_name();
+            let noted = noted.clone();
+            el.on_end_tag(end_tag!(move |end| {
+                // An element that another one's end tag closes has none.
+                if end.name() == tag {
+                    let place = end.source_location().bytes();
+                    noted.borrow_mut().end(&tag, place.start);
+                }
+                Ok(())
+            }))?;
+            Ok(())
+        }))
+        .append_element_content_handler(element!(HOLDING, move |el| {
+            if !el.can_have_content() {
+                return Ok(());
+            }
+            let name = el.tag_name();
+            let holding = holding.clone();
+            holding.borrow_mut().open(&name);
+            el.on_end_tag(end_tag!(move |end| {
+                if end.name() == name {
+                    holding.borrow_mut().close(&name);
+                }
+                Ok(())
+            }))?;
+            Ok(())
+        }))
+        .append_element_content_handler(element!(HIDING, move |el| {
+            if !el.can_have_content() || !is_hidden(el) {
+                return Ok(());
+            }
+            let name = el.tag_name();
+            let hiding = hiding.clone();
+            hiding.borrow_mut().open(&name);
+            el.on_end_tag(end_tag!(move |end| {
+                if !matches!(end.name().as_str(), "body" | "html") {
+                    hiding.borrow_mut().close(&name);
+                }
+                Ok(())
+            }))?;
+            Ok(())
+        }))
+        .append_element_content_handler(element!("frameset", move |_| {
+            framesets.borrow_mut().has_frameset = true;
+            Ok(())
+        }))
+        .with_strict(false);
+    let mut rewriter = HtmlRewriter::new(settings, |_: &[u8]| {});
+    rewriter.write(BODY_OPENING).ok()?;
+    rewriter.write(document).ok()?;
+    rewriter.end().ok()?;
+    let seen = seen.take();
+    (!seen.is_too_deep).then_some(seen)
+}
+
+/// Whether an element says itself that nothing of it is shown. A body or a paragraph that does is no matter: the one
+/// hides everything, the other ends with the next block.
+fn is_hidden(element: &Element<'_, '_>) -> bool {
+    if matches!(element.tag_name().as_str(), "body" | "html" | "p") {
+        return false;
+    }
+    let style = element.get_attribute("style").unwrap_or_default();
+    let style: String = style
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .map(|c| c.to_ascii_lowercase())
+        .collect();
+    element.has_attribute("hidden")
+        || style.contains("display:none")
+        || style.contains("visibility:hidden")
+}
+
+/// What has to stand behind these bytes so that what follows is shown. What is open at their end began with the last
+/// start tag or comment, so nothing before that is read again.
+fn ending(before: &[u8], last: usize) -> Option<String> {
+    let tail = &before[last.min(before.len())..];
+    let one = ENDINGS.into_iter().map(str::to_owned);
+    let most = if tail.len() > TRIED_TWICE {
+        0
+    } else {
+        ENDINGS.len()
+    };
+    let first = ENDINGS.into_iter().take(most).skip(1);
+    let two = first.flat_map(|first| {
+        let seconds = ENDINGS.into_iter().skip(1);
+        seconds.map(move |second| format!("{first}{second}"))
+    });
+    one.chain(two)
+        .find(|ending| is_shown(tail, ending.as_bytes()))
+}
+
+/// Whether an element that stands behind these would be one.
+fn is_shown(before: &[u8], ending: &[u8]) -> bool {
+    let shown = Rc::new(Cell::new(false));
+    let found = shown.clone();
+    let settings = Settings::new()
+        .append_element_content_handler(element!("copyist-probe", move |_| {
+            found.set(true);
+            Ok(())
+        }))
+        .with_strict(false);
+    let mut rewriter = HtmlRewriter::new(settings, |_: &[u8]| {});
+    let written = [before, ending, PROBE]
+        .into_iter()
+        .try_for_each(|piece| rewriter.write(piece));
+    written.is_ok() && shown.get()
+}
+
+/// No mail client runs scripts, so what stands in a noscript is part of the document, and no text as it is to a
+/// browser and to lol_html. The same bytes under a name that is nothing to either.
+pub(super) fn without_noscript(document: &[u8]) -> Cow<'_, [u8]> {
+    const NAME: &[u8] = b"noscript";
+    let mut found = memchr::memchr2_iter(b'n', b'N', document)
+        .filter(|&at| at > 0 && matches!(document[at - 1], b'<' | b'/'))
+        .filter(|&at| {
+            document[at..]
+                .get(..NAME.len())
+                .is_some_and(|name| name.eq_ignore_ascii_case(NAME))
+        })
+        .peekable();
+    if found.peek().is_none() {
+        return document.into();
+    }
+    let mut copy = document.to_vec();
+    found.for_each(|at| copy[at] = b'x');
+    copy.into()
+}
