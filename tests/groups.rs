@@ -368,6 +368,10 @@ async fn a_group_is_read_once_however_many_ask() {
     add(&server, "team", &[inner, server.user_dn(6)], &[]);
     let counter = Counter::start(server_of(&server), "cn=team,");
     let asked = Arc::new(Asked::with(settings_by(&server, counter.address)));
+    // The reading of all values at the start asks about objects, too.
+    let mut read = asked.identities.directory().journal_values();
+    let read = tokio::time::timeout(lab::PATIENCE, read.wait_for(Option::is_some));
+    read.await.expect("in time").expect("it is read");
     let before = counter.count();
     let all = (0..50).map(|_| {
         let asked = Arc::clone(&asked);
