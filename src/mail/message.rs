@@ -104,7 +104,7 @@ impl Message {
             .filter(move |field| field.name.eq_ignore_ascii_case(name))
     }
 
-    /// The addresses in From and Sender, each once and [`MAX_AUTHORS`] at most: whoever hands the message over wrote them.
+    /// The addresses in From and Sender, each once and 10 at most: whoever hands the message over wrote them.
     pub fn authors(&self) -> Vec<Address> {
         let header = &self.header()[..self.body.min(HEADER_READ)];
         let Some(parsed) = MessageParser::default().parse_headers(header) else {
