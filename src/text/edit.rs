@@ -201,14 +201,13 @@ fn stale_digests(message: &[u8], tree: &Tree, changed: &[usize]) -> Vec<Splice> 
     splices
 }
 
-/// Bytes of a text that are read for its line breaks.
-const LINE_BREAKS_READ: usize = 64 * 1024;
+/// Lines of a text that are read for their line breaks.
+const LINES_READ: usize = 32;
 
-/// The line break that most of the lines end in; `None` without one.
+/// The line break that most of the first lines end in; `None` without one.
 fn line_break(text: &[u8]) -> Option<&'static str> {
-    let text = &text[..text.len().min(LINE_BREAKS_READ)];
     let (mut all, mut crlf) = (0usize, 0usize);
-    for lf in memchr::memchr_iter(b'\n', text) {
+    for lf in memchr::memchr_iter(b'\n', text).take(LINES_READ) {
         all += 1;
         crlf += usize::from(lf > 0 && text[lf - 1] == b'\r');
     }

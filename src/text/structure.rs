@@ -139,7 +139,10 @@ impl Mime {
                     mime.unreadable |= which == 0 && !value.is_empty();
                     picked.extend_from_slice(field.name.as_bytes());
                     picked.extend_from_slice(b": ");
-                    picked.extend(unfolded(field.value));
+                    match has_blank_equals(field.value) {
+                        true => picked.extend(unfolded(field.value)),
+                        false => picked.extend_from_slice(field.value),
+                    }
                     picked.extend_from_slice(b"\r\n");
                 }
             }
@@ -181,6 +184,15 @@ impl Mime {
             self.filed = found.has_attribute("filename");
         }
     }
+}
+
+/// Whether white space stands around an `=`.
+fn has_blank_equals(value: &[u8]) -> bool {
+    let is_blank = |at: Option<usize>| {
+        at.and_then(|at| value.get(at))
+            .is_some_and(u8::is_ascii_whitespace)
+    };
+    memchr::memchr_iter(b'=', value).any(|at| is_blank(at.checked_sub(1)) || is_blank(Some(at + 1)))
 }
 
 /// A value with parameters, without its line breaks, and without the white space around `=` that RFC 2045's grammar allows:

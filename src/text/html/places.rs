@@ -12,9 +12,11 @@ use std::collections::VecDeque;
 use std::fmt::Write;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::LazyLock;
 
 use lol_html::html_content::{Element, TextType};
 use lol_html::{HtmlRewriter, Settings, doc_comments, doc_text, doctype, element, end_tag};
+use memchr::memmem::Finder;
 
 /// Put before every document that is read for its end, so that end tags without a start tag are seen.
 const BODY_OPENING: &[u8] = b"<html><body>";
@@ -339,13 +341,25 @@ const ENDS_FRAMESET: [&str; 26] = [
     "xmp",
 ];
 
-/// Elements that hold a text behind their start tag until their own end tag comes, whatever comes before: it would be part of
-/// a link, stand above a table, or not be shown.
-const HOLDING: &str =
-    "a, audio, button, canvas, details, dialog, math, object, select, svg, table, template, video";
-
-/// Elements that may hide a text behind their start tag.
-const HIDING: &str = "[hidden], [style*=none i], [style*=hidden i]";
+/// Whether an element holds a text behind its start tag until its own end tag comes, whatever comes before: it would be
+/// part of a link, stand above a table, or not be shown.
+fn is_holding(name: &str) -> bool {
+    matches!(
+        name,
+        "a" | "audio"
+            | "button"
+            | "canvas"
+            | "details"
+            | "dialog"
+            | "math"
+            | "object"
+            | "select"
+            | "svg"
+            | "table"
+            | "template"
+            | "video"
+    )
+}
 
 /// Open elements beyond this are no document that anybody wrote.
 const MOST_OPEN: usize = 256;
@@ -432,63 +446,45 @@ impl Seen {
 
 fn read(document: &[u8]) -> Option<Seen> {
     let seen = Rc::new(RefCell::new(Seen::default()));
-    let (tags, comments, noted) = (seen.clone(), seen.clone(), seen.clone());
-    let (holding, hiding, framesets) = (seen.clone(), seen.clone(), seen.clone());
-    let settings = Settings::new()
-        .append_element_content_handler(element!("*", move |el| {
-            tags.borrow_mut().start(el.source_location().bytes().start);
+    let (tags, comments) = (seen.clone(), seen.clone());
+    let may_hide = may_hide(document);
+    // One handler for all: each selector more costs as much as a short document.
+    let handler = element!("*", move |el| {
+        let name = el.tag_name();
+        let mut seen = tags.borrow_mut();
+        seen.start(el.source_location().bytes().start);
+        seen.has_frameset |= name == "frameset";
+        let is_body = matches!(name.as_str(), "html" | "body");
+        let holds = is_holding(&name);
+        let hides = !holds && !is_body && may_hide && is_hidden(&name, el);
+        if !(is_body || holds || hides) || !el.can_have_content() {
+            return Ok(());
+        }
+        if !is_body {
+            seen.open(&name);
+        }
+        drop(seen);
+        let tags = tags.clone();
+        el.on_end_tag(end_tag!(move |end| {
+            // An element that another one's end tag closes has none.
+            let is_own = end.name() == name;
+            let mut seen = tags.borrow_mut();
+            if is_body && is_own {
+                seen.end(&name, end.source_location().bytes().start);
+            } else if holds && is_own {
+                seen.close(&name);
+            } else if hides && !matches!(end.name().as_str(), "body" | "html") {
+                seen.close(&name);
+            }
             Ok(())
-        }))
+        }))?;
+        Ok(())
+    });
+    let settings = Settings::new()
+        .append_element_content_handler(handler)
         .append_document_content_handler(doc_comments!(move |comment| {
             let start = comment.source_location().bytes().start;
             comments.borrow_mut().begun.add(start);
-            Ok(())
-        }))
-        .append_element_content_handler(element!("html, body", move |el| {
-            let tag = el.tag_name();
-            let noted = noted.clone();
-            el.on_end_tag(end_tag!(move |end| {
-                // An element that another one's end tag closes has none.
-                if end.name() == tag {
-                    let place = end.source_location().bytes();
-                    noted.borrow_mut().end(&tag, place.start);
-                }
-                Ok(())
-            }))?;
-            Ok(())
-        }))
-        .append_element_content_handler(element!(HOLDING, move |el| {
-            if !el.can_have_content() {
-                return Ok(());
-            }
-            let name = el.tag_name();
-            let holding = holding.clone();
-            holding.borrow_mut().open(&name);
-            el.on_end_tag(end_tag!(move |end| {
-                if end.name() == name {
-                    holding.borrow_mut().close(&name);
-                }
-                Ok(())
-            }))?;
-            Ok(())
-        }))
-        .append_element_content_handler(element!(HIDING, move |el| {
-            if !el.can_have_content() || !is_hidden(el) {
-                return Ok(());
-            }
-            let name = el.tag_name();
-            let hiding = hiding.clone();
-            hiding.borrow_mut().open(&name);
-            el.on_end_tag(end_tag!(move |end| {
-                if !matches!(end.name().as_str(), "body" | "html") {
-                    hiding.borrow_mut().close(&name);
-                }
-                Ok(())
-            }))?;
-            Ok(())
-        }))
-        .append_element_content_handler(element!("frameset", move |_| {
-            framesets.borrow_mut().has_frameset = true;
             Ok(())
         }))
         .with_strict(false);
@@ -500,10 +496,17 @@ fn read(document: &[u8]) -> Option<Seen> {
     (!seen.is_too_deep).then_some(seen)
 }
 
-/// Whether an element says itself that nothing of it is shown. A body or a paragraph that does is no matter: the one
-/// hides everything, the other ends with the next block.
-fn is_hidden(element: &Element<'_, '_>) -> bool {
-    if matches!(element.tag_name().as_str(), "body" | "html" | "p") {
+/// Whether any element may say itself that nothing of it is shown: attributes are looked at only then.
+fn may_hide(document: &[u8]) -> bool {
+    static WORDS: LazyLock<[Finder<'static>; 6]> =
+        LazyLock::new(|| ["none", "hidden", "NONE", "HIDDEN", "None", "Hidden"].map(Finder::new));
+    WORDS.iter().any(|word| word.find(document).is_some())
+}
+
+/// Whether an element says itself that nothing of it is shown. A paragraph that does is no matter: it ends with the
+/// next block.
+fn is_hidden(name: &str, element: &Element<'_, '_>) -> bool {
+    if name == "p" {
         return false;
     }
     let style = element.get_attribute("style").unwrap_or_default();
