@@ -108,7 +108,7 @@ pub(super) fn edit_behind(
         return Ok(Edited::default());
     }
     let tree = Tree::behind(message, header);
-    let eol = line_break(message).unwrap_or("\r\n");
+    let eol = line_break(message, 8).unwrap_or("\r\n");
     let mut beside = Beside::new(message, &tree, eol);
     let bodies = bodies(&tree);
     if let Err(obstacle) = bodies
@@ -145,7 +145,7 @@ fn into_bodies(
 ) -> Result<Edited, Obstacle> {
     let body = |index: usize| {
         let part = &tree.parts[index];
-        let eol = line_break(&message[part.body.clone()]).unwrap_or(eol);
+        let eol = line_break(&message[part.body.clone()], 16).unwrap_or(eol);
         Body::new(message, part, eol)
     };
     let mut edited = Edited::default();
@@ -201,13 +201,10 @@ fn stale_digests(message: &[u8], tree: &Tree, changed: &[usize]) -> Vec<Splice> 
     splices
 }
 
-/// Lines of a text that are read for their line breaks.
-const LINES_READ: usize = 32;
-
-/// The line break that most of the first lines end in; `None` without one.
-fn line_break(text: &[u8]) -> Option<&'static str> {
+/// The line break that most of the first `lines` end in; `None` without one.
+fn line_break(text: &[u8], lines: usize) -> Option<&'static str> {
     let (mut all, mut crlf) = (0usize, 0usize);
-    for lf in memchr::memchr_iter(b'\n', text).take(LINES_READ) {
+    for lf in memchr::memchr_iter(b'\n', text).take(lines) {
         all += 1;
         crlf += usize::from(lf > 0 && text[lf - 1] == b'\r');
     }

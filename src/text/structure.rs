@@ -159,8 +159,9 @@ impl Mime {
         let Some(read) = MessageParser::default().parse_headers(fields) else {
             return;
         };
-        if let Some(found) = read.content_type() {
-            let name = found.attribute("name").unwrap_or_default();
+        if let Some(found) = read.content_type()
+            && let Some(name) = found.attribute("name")
+        {
             self.name = name.trim().to_ascii_lowercase();
         }
         if let Some(found) = read.content_type()
@@ -174,8 +175,10 @@ impl Mime {
             self.boundary = found.attribute("boundary").map(|v| v.trim_end().to_owned());
             self.start = value("start");
             let lower = |name| value(name).unwrap_or_default().to_ascii_lowercase();
-            self.protocol = lower("protocol");
-            self.report_type = lower("report-type");
+            if self.kind == "multipart" {
+                self.protocol = lower("protocol");
+                self.report_type = lower("report-type");
+            }
             self.flowed = value("format").is_some_and(|v| v.eq_ignore_ascii_case("flowed"));
         }
         if let Some(found) = read.content_disposition() {

@@ -450,9 +450,16 @@ fn read(document: &[u8]) -> Option<Seen> {
     let may_hide = may_hide(document);
     // One handler for all: each selector more costs as much as a short document.
     let handler = element!("*", move |el| {
-        let name = el.tag_name();
         let mut seen = tags.borrow_mut();
-        seen.start(el.source_location().bytes().start);
+        let start = el.source_location().bytes().start;
+        seen.start(start);
+        // Most elements are none of these; their names are not worth a string.
+        let source = start.checked_sub(BODY_OPENING.len());
+        let source = source.and_then(|at| document.get(at + 1..));
+        if !may_hide && source.is_some_and(|source| !may_enclose(source)) {
+            return Ok(());
+        }
+        let name = el.tag_name();
         seen.has_frameset |= name == "frameset";
         let is_body = matches!(name.as_str(), "html" | "body");
         let holds = is_holding(&name);
@@ -496,11 +503,29 @@ fn read(document: &[u8]) -> Option<Seen> {
     (!seen.is_too_deep).then_some(seen)
 }
 
+/// Whether a start tag, given from its name on, may be one that [`read`] has to know.
+fn may_enclose(source: &[u8]) -> bool {
+    let length = source
+        .iter()
+        .take_while(|b| b.is_ascii_alphanumeric())
+        .count();
+    let Some(name) = source.get(..length).filter(|name| name.len() <= 8) else {
+        return false;
+    };
+    let mut lower = [0; 8];
+    lower[..length].copy_from_slice(name);
+    lower.make_ascii_lowercase();
+    let name = std::str::from_utf8(&lower[..length]).unwrap_or_default();
+    matches!(name, "html" | "body" | "frameset") || is_holding(name)
+}
+
 /// Whether any element may say itself that nothing of it is shown: attributes are looked at only then.
 fn may_hide(document: &[u8]) -> bool {
     static WORDS: LazyLock<[Finder<'static>; 6]> =
         LazyLock::new(|| ["none", "hidden", "NONE", "HIDDEN", "None", "Hidden"].map(Finder::new));
-    WORDS.iter().any(|word| word.find(document).is_some())
+    let has_attributes = memchr::memchr(b'=', document).is_some()
+        || memchr::memmem::find(document, b"hidden").is_some();
+    has_attributes && WORDS.iter().any(|word| word.find(document).is_some())
 }
 
 /// Whether an element says itself that nothing of it is shown. A paragraph that does is no matter: it ends with the
