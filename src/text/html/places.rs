@@ -478,9 +478,7 @@ fn read(document: &[u8]) -> Option<Seen> {
             let mut seen = tags.borrow_mut();
             if is_body && is_own {
                 seen.end(&name, end.source_location().bytes().start);
-            } else if holds && is_own {
-                seen.close(&name);
-            } else if hides && !matches!(end.name().as_str(), "body" | "html") {
+            } else if holds && is_own || hides && !matches!(end.name().as_str(), "body" | "html") {
                 seen.close(&name);
             }
             Ok(())
