@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Client;
 use super::connection::{Connection, Search};
 use super::fault::Fault;
+use crate::directory::Entry;
 use crate::directory::changes::Changes;
 use crate::directory::question::range;
 use crate::directory::scan::Sample;
@@ -157,18 +158,15 @@ impl Client {
                 value,
                 dn,
             } = &sample;
-            let subtree = (self.access.base.as_str(), Scope::Subtree);
-            let object = (dn.as_str(), Scope::Base);
             let asked = value.to_ascii_lowercase();
-            let is_found = self.has(connection, subtree, attribute, &asked).await?;
-            let is_exact = !is_found && asked != *value && {
-                self.has(connection, subtree, attribute, value).await?
-            };
+            let is_found = self.has(connection, attribute, &asked).await?;
+            let is_exact =
+                !is_found && asked != *value && { self.has(connection, attribute, value).await? };
             if is_found || is_exact {
                 if asked != *value {
                     is_news |= self.scan.set_exact(attribute, is_exact);
                 }
-            } else if self.still_has(connection, object, attribute, value).await?
+            } else if self.still_has(connection, dn, attribute, value).await?
                 && !closed.contains(attribute)
             {
                 closed.push(Arc::clone(attribute));
@@ -185,39 +183,45 @@ impl Client {
         Ok((is_news, problem))
     }
 
-    /// Whether anything is found by this value.
+    /// Returns whether anything is found by this value.
     async fn has(
         &self,
         connection: &Arc<Connection>,
-        (base, scope): (&str, Scope),
         attribute: &str,
         value: &str,
     ) -> Result<bool, Fault> {
-        let search = Search {
-            base: base.to_owned(),
-            scope,
-            filter: format!("({attribute}={})", ldap_escape(value)),
-            attributes: vec!["1.1".into()],
-            limit: 1,
-            enough_at_limit: true,
-            may_be_missing: true,
-        };
-        let deadline = Instant::now() + self.access.timeout;
-        Ok(!connection.search(search, deadline).await?.is_empty())
+        let subtree = (self.access.base.as_str(), Scope::Subtree);
+        let filter = format!("({attribute}={})", ldap_escape(value));
+        let found = self.first(connection, subtree, filter, "1.1").await?;
+        Ok(found.is_some())
     }
 
-    /// Whether an object has this value now.
+    /// Returns whether an object has this value now.
     async fn still_has(
         &self,
         connection: &Arc<Connection>,
-        (base, scope): (&str, Scope),
+        dn: &str,
         attribute: &str,
         value: &str,
     ) -> Result<bool, Fault> {
+        let filter = "(objectClass=*)".to_owned();
+        let object = (dn, Scope::Base);
+        let found = self.first(connection, object, filter, attribute).await?;
+        Ok(found.is_some_and(|entry| entry.values(attribute).any(|one| one == value)))
+    }
+
+    /// Returns one of the entries that match, with one attribute.
+    async fn first(
+        &self,
+        connection: &Arc<Connection>,
+        (base, scope): (&str, Scope),
+        filter: String,
+        attribute: &str,
+    ) -> Result<Option<Entry>, Fault> {
         let search = Search {
             base: base.to_owned(),
             scope,
-            filter: "(objectClass=*)".to_owned(),
+            filter,
             attributes: vec![attribute.to_owned()],
             limit: 1,
             enough_at_limit: true,
@@ -225,9 +229,7 @@ impl Client {
         };
         let deadline = Instant::now() + self.access.timeout;
         let found = connection.search(search, deadline).await?;
-        Ok(found
-            .iter()
-            .any(|entry| entry.values(attribute).any(|one| one == value)))
+        Ok(found.into_iter().next())
     }
 }
 
