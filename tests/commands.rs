@@ -179,6 +179,38 @@ fn explain_takes_what_mail_and_rcpt_take_and_shows_each_step() {
 }
 
 #[test]
+fn an_alias_to_a_command_keeps_its_mailbox_journaled() {
+    let site = Site::<Slapd>::start("5m");
+    let directory = tempfile::tempdir().expect("a directory");
+    let map = directory.path().join("aliases");
+    lab::write(
+        &map,
+        "u00003 \"|/usr/bin/procmail -a u00003\"\nu00006 u00009\n",
+    );
+    let config = site.config.replace(
+        "[organization]\n",
+        &format!("[organization]\nlocal_domains = [\"{DOMAIN}\"]\n"),
+    );
+    let maps = format!(
+        "[organization.address_maps]\nalias_maps = [\"texthash:{}\"]\n",
+        map.display()
+    );
+    site.copyist.write_config(&format!("{config}\n{maps}"));
+    for (to, journals) in [
+        (user(3), ["journal-3@archive.test"]),
+        (user(6), ["journal-9@archive.test"]),
+    ] {
+        let asked = ["explain", "--from", "a@elsewhere.test", "--to", &to];
+        let asked = [&asked[..], &["--client", "192.0.2.1", "--json"]].concat();
+        let said = json(&site.copyist.command(&asked));
+        let targets = said["copies"].as_array().into_iter().flatten();
+        let targets = targets.flat_map(|copy| copy["targets"].as_array().expect("a list"));
+        let addresses: Vec<_> = targets.map(|target| &target["address"]).collect();
+        assert_eq!(addresses, journals, "{to}: {said}");
+    }
+}
+
+#[test]
 fn resolve_shows_the_object_and_where_it_is_journaled() {
     let site = Site::<Slapd>::start("5m");
     let said = json(
