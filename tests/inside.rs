@@ -266,7 +266,7 @@ fn a_login_that_nobody_knows_is_counted_or_goes_to_the_fallback() {
         assert!(
             site.copyist
                 .log()
-                .contains("nobody in the directory is the sender")
+                .contains("sender not found in the directory")
         );
         // A trusted client that did not log in has no fallback.
         let id = "<scanner@elsewhere.test>";

@@ -77,7 +77,7 @@ pub(super) struct Organization {
     /// The domain of addresses without one: the MTA's myorigin. Default: the first of domains.
     #[schemars(example = "example.com")]
     pub(super) default_domain: Option<String>,
-    /// The MTA's address maps, as postconf prints them: whom they lead to is journaled.
+    /// The MTA's address maps, as postconf prints them. Mail to an alias is journaled for its targets.
     pub(super) address_maps: AddressMaps,
     /// Networks whose clients send as the organization even without logging in, if they send for one of its addresses.
     #[schemars(example = ["192.0.2.0/24"])]
@@ -103,7 +103,7 @@ pub(super) struct Organization {
     pub(super) journal_guard_persons: bool,
 }
 
-/// The MTA's address maps, as postconf prints them: whom they lead to is journaled.
+/// The MTA's address maps, as postconf prints them. Mail to an alias is journaled for its targets.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct AddressMaps {

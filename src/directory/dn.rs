@@ -187,7 +187,7 @@ fn write_value(text: &str, form: Form<'_>, whole: &mut String) -> Option<()> {
     Some(())
 }
 
-/// The value without its backslashes (RFC 4514 section 3); `None` if it is no text.
+/// The value without its backslashes (RFC 4514 section 3); `None` if an escape is cut off or the value is not UTF-8.
 fn unescaped(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let mut value = Vec::with_capacity(bytes.len());

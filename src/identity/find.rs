@@ -36,7 +36,7 @@ pub enum Question {
     Login(String),
 }
 
-/// Everyone whom mail to or from one address concerns.
+/// Everybody that mail to or from one address concerns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owners {
     /// People, groups and contacts of the directory.

@@ -47,7 +47,7 @@ pub(super) fn unstructured(value: &[u8]) -> String {
             break;
         };
         let between = &rest[..at];
-        // White space between two encoded words is no text (RFC 2047 section 6.2).
+        // White space between two encoded words is not shown (RFC 2047 section 6.2).
         let is_adjacent = run.is_some() && between.trim_ascii().is_empty();
         if !is_adjacent {
             end(&mut run, &mut text);

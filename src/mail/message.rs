@@ -63,7 +63,7 @@ impl Message {
         }
     }
 
-    /// How many octets the header has, the empty line included, where whoever handed the message over said so.
+    /// The size of the header in bytes, with the empty line; `None` if the listener did not say.
     pub fn known_header(&self) -> Option<usize> {
         self.is_header_known.then_some(self.body)
     }

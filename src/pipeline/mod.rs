@@ -361,7 +361,7 @@ impl Pipeline {
                 warn!(
                     queue_id = envelope.queue_id, sender = envelope.sender.as_ref().map(tracing::field::display),
                     client = %envelope.client,
-                    "nobody in the directory is the sender: neither reverse path nor login nor author; no copy is made because of the sender"
+                    "sender not found in the directory by reverse path, login or author; no copy is made for the sender"
                 );
             });
         }

@@ -929,7 +929,7 @@ impl fmt::Display for Reason {
             ),
             Reason::Unidentified { direction, login } => write!(
                 f,
-                "directory.fallback_journal: nobody in the directory is the sender ({direction}, login {login})"
+                "directory.fallback_journal: sender not found in the directory ({direction}, login {login})"
             ),
             Reason::DirectoryDown { direction, subject } => {
                 write!(

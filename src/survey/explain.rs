@@ -19,7 +19,7 @@ pub struct Explanation {
     pub sender_is_ours: bool,
     /// Why it does, or does not.
     pub because: &'static str,
-    /// Whether nobody in the directory is the sender, although an attribute of the sender could matter.
+    /// Whether the sender was not found in the directory, although an attribute of the sender could matter.
     pub is_unidentified: bool,
     /// In the order of the envelope.
     pub recipients: Vec<ForRecipient>,

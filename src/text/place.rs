@@ -263,7 +263,7 @@ impl Search<'_> {
         })
     }
 
-    /// Whether a multipart/encrypted has something that is no text (RFC 1847 section 2.2).
+    /// Whether a multipart/encrypted has a part that is not text (RFC 1847 section 2.2).
     fn has_ciphertext(&self, part: &Part) -> bool {
         let mut children = self.children(part);
         children.any(|child| child.mime.kind == "application" && !child.body.is_empty())

@@ -152,7 +152,7 @@ async fn unidentified(settings: &Settings) -> Option<Finding> {
         place: format!("service {listen}"),
         seen: format!("has taken {count} messages from clients of the organization whose sender it does not know"),
         why: "what they send has no copy because of its sender: a login or an address of theirs is not in the directory".into(),
-        fix: "journalctl -u copyist -g 'nobody in the directory is the sender' names each client; add its address or login to its object, or the client to organization.gateways if it brings mail from outside".into(),
+        fix: "journalctl -u copyist -g 'sender not found in the directory' names each client; add its address or login to its object, or the client to organization.gateways if it brings mail from outside".into(),
     })
 }
 

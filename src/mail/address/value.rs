@@ -111,7 +111,7 @@ pub(crate) fn without_scheme<'a>(text: &'a str, scheme: &str) -> Option<&'a str>
     Some(rest.strip_prefix(':')?.trim_start())
 }
 
-/// A URL's text decoded (RFC 3986 section 2.1); as it is if that is no text.
+/// A URL's text decoded (RFC 3986 section 2.1); as it is if that is not UTF-8.
 fn percent_decoded(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
         return text.into();
