@@ -454,6 +454,9 @@ impl<S: Source> Cached<S> {
     async fn owners(&self, address: &Address) -> Got<Option<Objects>> {
         let ask = || async {
             let found = self.find_at_source(address).await?;
+            // There may be a million of them.
+            let brief = |all: Objects| all.iter().cloned().map(Entry::in_brief).collect();
+            let found: Option<Objects> = found.map(brief);
             if found.is_some() {
                 // It has an owner of its own now.
                 self.by_reading.invalidate(address.key()).await;

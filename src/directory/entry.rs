@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use super::changes;
+use super::dn;
 use super::question::FORWARDING;
 use super::resolve::GROUPS;
 use super::stamp::Stamp;
+
+const OBJECT_CLASS: &str = "objectClass";
 
 /// The answer to a question put to the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub struct Entry {
     pub inherited: bool,
     /// Whether mail to it goes to others: it is a group, or forwards. Told once, for every message asks.
     leads_on: bool,
+    /// What changes of it are told by: of its DN as it is compared, see [`changes::hash`].
+    pub(super) name: u64,
     /// When it was changed last, as far as that was read.
     pub(super) stamp: Stamp,
     /// Each attribute's name, followed by its values.
@@ -98,6 +104,7 @@ impl Entry {
         let mut dn = dn.into();
         dn.shrink_to_fit();
         let mut entry = Entry {
+            name: changes::hash(&dn::key(&dn)),
             dn,
             inherited: false,
             leads_on: false,
@@ -116,7 +123,7 @@ impl Entry {
 
     /// Whether it is a group by its object class.
     pub fn is_group(&self) -> bool {
-        let mut classes = self.values("objectClass");
+        let mut classes = self.values(OBJECT_CLASS);
         classes.any(|class| GROUPS.iter().any(|group| class.eq_ignore_ascii_case(group)))
     }
 
@@ -130,7 +137,7 @@ impl Entry {
             return (bits & ACCOUNT_DISABLED == 0).then(|| "an enabled account".to_owned());
         }
         let has = |class: &str| {
-            self.values("objectClass")
+            self.values(OBJECT_CLASS)
                 .any(|one| one.eq_ignore_ascii_case(class))
         };
         let is_closed = |shell: &str| shell.ends_with("/nologin") || shell.ends_with("/false");
@@ -156,6 +163,20 @@ impl Entry {
     /// Where its mail is forwarded to: addresses, or names of objects.
     pub fn forwarding(&self) -> impl Iterator<Item = &str> {
         FORWARDING.into_iter().flat_map(|name| self.values(name))
+    }
+
+    /// The same without object classes, if they tell nothing that is not known: it leads on to nobody.
+    pub(super) fn in_brief(self: Arc<Entry>) -> Arc<Entry> {
+        if self.leads_on || self.values(OBJECT_CLASS).is_empty() {
+            return self;
+        }
+        let others = self.attributes();
+        let others = others.filter(|(name, _)| !name.eq_ignore_ascii_case(OBJECT_CLASS));
+        let others = others.map(|(name, values)| (name.to_owned(), values.to_vec()));
+        Arc::new(Entry {
+            inherited: self.inherited,
+            ..Entry::new(&*self.dn, others).with_stamp(self.stamp)
+        })
     }
 
     /// The same with this stamp.

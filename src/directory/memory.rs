@@ -11,8 +11,7 @@ use moka::Expiry;
 use moka::future::Cache;
 use tokio::time::{Instant, timeout};
 
-use super::changes::{Changes, Names};
-use super::dn;
+use super::changes::{self, Changes, Names};
 use super::entry::Outage;
 use super::resolve::Resolution;
 use super::settings::CacheSettings;
@@ -42,9 +41,9 @@ pub(super) trait Answer: fmt::Debug + Clone + Send + Sync + 'static {
         self.is_yes()
     }
 
-    /// The objects that it shows, by their DNs in lower case.
-    fn names(&self) -> Vec<String> {
-        Vec::new()
+    /// The names of the objects that it shows, see [`changes::hash`].
+    fn names(&self) -> impl Iterator<Item = u64> {
+        std::iter::empty()
     }
 }
 
@@ -139,8 +138,7 @@ impl<T: Answer> Known<T> {
         match &self.names {
             Some(names) => changes.outdated(self.since, names),
             None => {
-                let named = self.what.names();
-                let names = named.iter().map(String::as_str).chain([key]);
+                let names = self.what.names().chain([changes::hash(key)]);
                 changes.touched(self.since, names)
             }
         }
@@ -280,8 +278,8 @@ impl Answer for Objects {
         true
     }
 
-    fn names(&self) -> Vec<String> {
-        self.iter().map(|object| dn::key(&object.dn)).collect()
+    fn names(&self) -> impl Iterator<Item = u64> {
+        self.iter().map(|object| object.name)
     }
 }
 
@@ -292,8 +290,8 @@ impl Answer for Option<Objects> {
         self.is_some()
     }
 
-    fn names(&self) -> Vec<String> {
-        self.as_ref().map(Answer::names).unwrap_or_default()
+    fn names(&self) -> impl Iterator<Item = u64> {
+        self.iter().flat_map(Answer::names)
     }
 }
 
