@@ -175,8 +175,9 @@ fn plan_for_recipients(bencher: Bencher, recipients: usize) {
     let (rules, envelope, people) = (rules(), envelope(recipients), people(recipients, true));
     bencher.bench_local(|| {
         black_box(policy::questions(&envelope, &rules));
-        black_box(policy::targets(&envelope, &people, &rules));
-        policy::plan(&envelope, &people, &HashMap::new(), &rules).expect("decided")
+        let pairs = policy::pairs(&envelope, &people, &rules);
+        black_box(pairs.targets());
+        pairs.plan(&HashMap::new()).expect("decided")
     });
 }
 
@@ -184,7 +185,8 @@ fn plan_for_recipients(bencher: Bencher, recipients: usize) {
 fn plan_that_concerns_nobody(bencher: Bencher) {
     let (rules, envelope, people) = (rules(), envelope(1), people(1, false));
     bencher.bench_local(|| {
-        policy::plan(&envelope, &people, &HashMap::new(), &rules).expect("decided")
+        let pairs = policy::pairs(&envelope, &people, &rules);
+        pairs.plan(&HashMap::new()).expect("decided")
     });
 }
 
@@ -196,7 +198,8 @@ fn report_about_octets(bencher: Bencher, size: usize) {
     };
     let composer = Composer::new(settings, Key::ephemeral().expect("a key"));
     let (rules, envelope) = (rules(), envelope(1));
-    let plan = policy::plan(&envelope, &people(1, true), &HashMap::new(), &rules);
+    let people = people(1, true);
+    let plan = policy::pairs(&envelope, &people, &rules).plan(&HashMap::new());
     let plan = plan.expect("decided");
     let octets = message(size);
     bencher.counter(BytesCount::new(size)).bench_local(|| {

@@ -74,7 +74,7 @@ impl Asked {
         let question = question(address);
         let people = self.identities.find(std::slice::from_ref(&question)).await;
         match people.get(&question) {
-            Lookup::Found(owners) => Ok(owners),
+            Lookup::Found(owners) => Ok(Arc::clone(owners)),
             Lookup::Absent => Ok(Arc::default()),
             Lookup::Unavailable(outage) => Err(outage.to_string()),
         }

@@ -63,6 +63,14 @@ impl Target {
         }
     }
 
+    /// Reads a target that has to be resolved in the directory; `None` if the text is an address, or nothing. Most are
+    /// addresses, and those without `=` and `:` are told without reading them.
+    pub fn of_object(text: &str) -> Option<Target> {
+        let may_be = text.contains(['=', ':']);
+        let target = may_be.then(|| Target::parse(text).ok()).flatten();
+        target.filter(|target| target.smtp().is_none())
+    }
+
     /// Returns the text that all spellings of this target have in common.
     pub fn key(&self) -> Cow<'_, str> {
         match self {

@@ -337,9 +337,9 @@ impl Pipeline {
     }
 
     async fn plan(&self, envelope: &Envelope, people: &People) -> Result<Plan, Reply> {
-        let targets = policy::targets(envelope, people, &self.rules);
-        let resolved = self.identities.directory().resolve(&targets).await;
-        let plan = policy::plan(envelope, people, &resolved, &self.rules).map_err(|undecided| {
+        let pairs = policy::pairs(envelope, people, &self.rules);
+        let resolved = self.identities.directory().resolve(&pairs.targets()).await;
+        let plan = pairs.plan(&resolved).map_err(|undecided| {
             counter!("copyist_messages_deferred_total", "why" => "directory").increment(1);
             warn!(queue_id = envelope.queue_id, "deferred: {undecided}");
             defer_for_directory()

@@ -11,8 +11,9 @@ pub use guard::{
     is_guarding, is_ndr,
 };
 pub use plan::{
-    Copy, MOST_TARGETS, Plan, Reason, Resolved, Standing, Trouble, Undecided, asks_for_authors,
-    direction, identities, plan, questions, recipient_question, sender_is_ours, standing, targets,
+    Copy, MOST_TARGETS, Pairs, Plan, Reason, Resolved, Standing, Trouble, Undecided,
+    asks_for_authors, direction, identities, pairs, questions, recipient_question, sender_is_ours,
+    standing,
 };
 pub use rules::{
     AttributeOf, Direction, DirectionRules, Format, Guard, JournalWhat, MapNames, OnFailure,

@@ -1,7 +1,8 @@
 //! The decision for one message.
 //!
-//! Two steps, both pure: [`questions`] says which people must be looked up, [`plan`] decides with the
-//! answers. Between them stands the directory, and nothing else.
+//! Steps that are pure: [`questions`] says which people must be looked up, [`pairs`] which of them count for whom,
+//! [`Pairs::targets`] which of their journal targets must be resolved, and [`Pairs::plan`] decides. Between them stands the
+//! directory, and nothing else.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -17,7 +18,7 @@ use super::{AttributeOf, Direction, Format, JournalWhat, OnFailure, Rules};
 /// what fits into a header that no MTA cuts off.
 pub const MOST_TARGETS: usize = 100;
 
-/// The answers to [`targets`].
+/// The answers to [`Pairs::targets`].
 pub type Resolved = HashMap<Target, Result<Resolution, Outage>>;
 
 /// What is to be done about one message.
@@ -322,261 +323,266 @@ fn authors_matter(rules: &Rules) -> bool {
     ours.any(|direction| !rules.of(direction).journal_attributes.is_empty())
 }
 
-/// Which targets have to be resolved in the directory to decide about this envelope, each once. `found`
-/// holds the answers to [`questions`].
-pub fn targets(envelope: &Envelope, found: &People, rules: &Rules) -> Vec<Target> {
-    let mut named = Vec::new();
-    for pair in pairs(envelope, found, rules) {
-        let of = rules.of(pair.direction);
-        named.extend(of.journal.iter().cloned());
-        for person in &pair.people {
-            for object in person.objects.iter() {
-                let values = of.journal_attributes.iter().flat_map(|a| object.values(a));
-                named.extend(values.filter_map(|value| Target::parse(value).ok()));
-            }
-        }
-    }
-    named.retain(|target| target.smtp().is_none());
-    named.sort_unstable();
-    named.dedup();
-    named
+/// What a message is for each of its recipients, and whom it concerns: the first half of the decision.
+pub struct Pairs<'a> {
+    envelope: &'a Envelope,
+    found: &'a People,
+    rules: &'a Rules,
+    standing: Standing,
+    identities: Vec<Question>,
+    pairs: Vec<Pair<'a>>,
 }
 
 /// One direction that the message takes for one recipient.
-struct Pair {
+struct Pair<'a> {
     direction: Direction,
+    recipient: &'a Recipient,
     /// Those whose attributes count in it.
-    people: Vec<Person>,
+    people: Vec<&'a Person>,
     /// Those who could not be looked up.
-    unanswered: Vec<(Question, Outage)>,
-    /// The organization's side of it: if all of them are exempt, `journal` does not count.
-    concerned: Vec<Question>,
+    unanswered: Vec<(Question, &'a Outage)>,
+    /// Whether it counts because of an author who is no sender.
+    is_authored: bool,
 }
 
-impl Pair {
+impl<'a> Pair<'a> {
+    fn new(direction: Direction, recipient: &'a Recipient) -> Pair<'a> {
+        Pair {
+            direction,
+            recipient,
+            people: Vec::new(),
+            unanswered: Vec::new(),
+            is_authored: false,
+        }
+    }
+
     fn take(
         &mut self,
         question: &Question,
-        answer: &Lookup<Arc<Owners>>,
+        answer: &'a Lookup<Arc<Owners>>,
         counts: impl Fn(&Person) -> bool,
     ) {
         match answer {
             Lookup::Found(owners) => {
-                let people = owners.people.iter().filter(|person| counts(person));
-                self.people.extend(people.cloned());
+                let people = owners.people.iter();
+                self.people.extend(people.filter(|person| counts(person)));
             }
             Lookup::Absent => {}
-            Lookup::Unavailable(outage) => {
-                self.unanswered.push((question.clone(), outage.clone()));
-            }
+            Lookup::Unavailable(outage) => self.unanswered.push((question.clone(), outage)),
         }
     }
 }
 
-/// The pairs of an envelope. Beside the direction of the address as it was written, a recipient that is read otherwise, a
-/// group, a map or a forwarding may make the message take others.
-fn pairs(envelope: &Envelope, found: &People, rules: &Rules) -> Vec<Pair> {
-    let standing = standing(envelope, rules);
-    let identities = identities(envelope, rules);
-    let mut pairs = Vec::new();
+/// The pairs of an envelope. `found` holds the answers to [`questions`]. Beside the direction of the address as it was
+/// written, a recipient that is read otherwise, a group, a map or a forwarding may make the message take others.
+pub fn pairs<'a>(envelope: &'a Envelope, found: &'a People, rules: &'a Rules) -> Pairs<'a> {
+    let mut all = Pairs {
+        envelope,
+        found,
+        rules,
+        standing: standing(envelope, rules),
+        identities: identities(envelope, rules),
+        pairs: Vec::with_capacity(envelope.recipients.len()),
+    };
     for recipient in &envelope.recipients {
+        all.add(recipient);
+    }
+    all.add_authored();
+    all
+}
+
+impl<'a> Pairs<'a> {
+    fn add(&mut self, recipient: &'a Recipient) {
+        let (standing, rules) = (self.standing, self.rules);
         let written = direction(standing, &recipient.address, rules);
         let of = |address: &Address| match *address == recipient.address {
             true => written,
             false => direction(standing, address, rules),
         };
-        let answers: Vec<_> = match asks_recipient(written, rules) {
-            true => recipient_questions(recipient)
-                .map(|one| (found.get(&one), one))
-                .collect(),
-            false => Vec::new(),
-        };
-        let mut directions = vec![written];
-        for (answer, _) in &answers {
-            match answer {
-                Lookup::Found(owners) => {
-                    let people = owners.people.iter().map(|person| &person.address);
-                    directions.extend(people.chain(&owners.reached).map(of));
-                }
-                Lookup::Absent => {}
-                // It may be a group with contacts in it.
-                Lookup::Unavailable(_) if standing.from_us => directions.push(Direction::Outbound),
-                Lookup::Unavailable(_) => {}
-            }
+        let mut answers: Vec<(Question, &'a Lookup<Arc<Owners>>)> = Vec::new();
+        if asks_recipient(written, rules) {
+            let found = self.found;
+            answers.extend(recipient_questions(recipient).map(|one| {
+                let answer = found.get(&one);
+                (one, answer)
+            }));
         }
-        directions.sort_unstable();
-        directions.dedup();
-        for direction in directions {
-            let myself = recipient_question(recipient);
-            let mut pair = Pair {
-                direction,
-                people: Vec::new(),
-                unanswered: Vec::new(),
-                concerned: match direction {
-                    Direction::Inbound => vec![myself],
-                    Direction::Internal => identities.iter().cloned().chain([myself]).collect(),
-                    Direction::Outbound => identities.clone(),
-                },
-            };
+        let takes = |wanted: Direction| {
+            wanted == written
+                || answers.iter().any(|(_, answer)| match answer {
+                    Lookup::Found(owners) => {
+                        let people = owners.people.iter().map(|person| &person.address);
+                        people.chain(&owners.reached).any(|one| of(one) == wanted)
+                    }
+                    Lookup::Absent => false,
+                    // It may be a group with contacts in it.
+                    Lookup::Unavailable(_) => standing.from_us && wanted == Direction::Outbound,
+                })
+        };
+        for direction in Direction::ALL.into_iter().filter(|one| takes(*one)) {
+            let mut pair = Pair::new(direction, recipient);
             if counts_sender(direction, standing, rules) {
-                for one in &identities {
-                    pair.take(one, &found.get(one), |_| true);
+                for one in &self.identities {
+                    pair.take(one, self.found.get(one), |_| true);
                 }
             }
             if counts_recipient(direction, rules) {
-                for (answer, question) in &answers {
+                for (question, answer) in &answers {
                     pair.take(question, answer, |person| of(&person.address) == direction);
                 }
             }
-            pairs.push(pair);
+            self.pairs.push(pair);
         }
     }
-    pairs.extend(authored(envelope, found, rules));
-    pairs
-}
 
-/// What somebody of ours wrote, as far as a trusted client says, but sent by a foreign reverse path: it counts as inbound,
-/// and as what it would be from the author as well.
-fn authored(envelope: &Envelope, found: &People, rules: &Rules) -> Vec<Pair> {
-    let standing = standing(envelope, rules);
-    if standing.from_us || !standing.is_trusted {
-        return Vec::new();
-    }
-    let mut authors = identities(envelope, rules);
-    authors.retain(|one| is_person(found, one));
-    let as_ours = Standing {
-        from_us: true,
-        ..standing
-    };
-    if authors.is_empty() {
-        return Vec::new();
-    }
-    let pairs = envelope.recipients.iter().filter_map(|recipient| {
-        let direction = direction(as_ours, &recipient.address, rules);
-        if !counts_sender(direction, as_ours, rules) {
-            return None;
+    /// Adds what somebody of ours wrote, as far as a trusted client says, but sent by a foreign reverse path: it counts as
+    /// inbound, and as what it would be from the author as well.
+    fn add_authored(&mut self) {
+        let (standing, rules) = (self.standing, self.rules);
+        if standing.from_us || !standing.is_trusted || self.authors().next().is_none() {
+            return;
         }
-        let mut concerned = authors.clone();
-        if direction == Direction::Internal {
-            concerned.push(recipient_question(recipient));
-        }
-        let mut pair = Pair {
-            direction,
-            people: Vec::new(),
-            unanswered: Vec::new(),
-            concerned,
+        let as_ours = Standing {
+            from_us: true,
+            ..standing
         };
-        for author in &authors {
-            pair.take(author, &found.get(author), |_| true);
+        for recipient in &self.envelope.recipients {
+            let direction = direction(as_ours, &recipient.address, rules);
+            if !counts_sender(direction, as_ours, rules) {
+                continue;
+            }
+            let mut pair = Pair::new(direction, recipient);
+            pair.is_authored = true;
+            for author in self.authors() {
+                pair.take(author, self.found.get(author), |_| true);
+            }
+            self.pairs.push(pair);
         }
-        Some(pair)
-    });
-    pairs.collect()
+    }
+
+    /// Those of whom the sender may be one and who are people of ours.
+    fn authors(&self) -> impl Iterator<Item = &Question> {
+        let all = self.identities.iter();
+        all.filter(|one| is_person(self.found, one))
+    }
+
+    /// Whether everybody on the organization's side of a pair is exempt, so that `journal` does not count.
+    fn is_exempt(&self, pair: &Pair) -> bool {
+        let Some(attribute) = &self.rules.exempt_attribute else {
+            return false;
+        };
+        let exempts = |one: &Question| match self.found.get(one) {
+            Lookup::Found(owners) => owners.exempting(Some(attribute)).is_some(),
+            Lookup::Absent | Lookup::Unavailable(_) => false,
+        };
+        let sender = || match pair.is_authored {
+            true => self.authors().all(exempts),
+            false => self.identities.iter().all(exempts),
+        };
+        let recipient = || exempts(&recipient_question(pair.recipient));
+        match pair.direction {
+            Direction::Inbound => recipient(),
+            Direction::Internal => recipient() && sender(),
+            Direction::Outbound => !self.identities.is_empty() && sender(),
+        }
+    }
+
+    /// Which targets have to be resolved in the directory to decide about this envelope, each once.
+    pub fn targets(&self) -> Vec<Target> {
+        let mut named = Vec::new();
+        for pair in &self.pairs {
+            let of = self.rules.of(pair.direction);
+            let configured = of.journal.iter().filter(|target| target.smtp().is_none());
+            named.extend(configured.cloned());
+            for object in pair.people.iter().flat_map(|person| person.objects.iter()) {
+                let values = of.journal_attributes.iter().flat_map(|a| object.values(a));
+                named.extend(values.filter_map(Target::of_object));
+            }
+        }
+        named.sort_unstable();
+        named.dedup();
+        named
+    }
+
+    /// Decides. `resolved` holds the answers to [`Pairs::targets`].
+    pub fn plan(&self, resolved: &Resolved) -> Result<Plan, Undecided> {
+        let (standing, rules) = (self.standing, self.rules);
+        let mut gathered = Gathered {
+            rules,
+            resolved,
+            wanted: Wanted::default(),
+            troubles: Vec::new(),
+            exempt: Vec::new(),
+            overlooked: Vec::new(),
+            elsewhere: Vec::new(),
+        };
+        let unidentified = self.unidentified();
+        for pair in &self.pairs {
+            let direction = pair.direction;
+            let journal = rules.of(direction).journal.as_slice();
+            if !journal.is_empty() && !self.is_exempt(pair) {
+                gathered.add_configured(journal, direction)?;
+            }
+            for (question, outage) in &pair.unanswered {
+                gathered.unanswered(question, direction, outage)?;
+            }
+            for person in &pair.people {
+                gathered.add_of(person, direction)?;
+            }
+            if unidentified.contains(&direction)
+                && standing.is_authenticated
+                && let Some(fallback) = &rules.fallback_journal
+            {
+                let login = self.envelope.client.user.clone().unwrap_or_default();
+                gathered
+                    .wanted
+                    .add(fallback, Reason::Unidentified { direction, login });
+            }
+        }
+        let directions = self.envelope.recipients.iter().map(|recipient| {
+            let direction = direction(standing, &recipient.address, rules);
+            (recipient.address.clone(), direction)
+        });
+        Ok(Plan {
+            sender_is_ours: standing.from_us,
+            directions: directions.collect(),
+            copies: gathered.wanted.into_copies(rules),
+            is_unidentified: !unidentified.is_empty(),
+            troubles: gathered.troubles,
+            exempt: gathered.exempt,
+            overlooked: gathered.overlooked,
+            elsewhere: gathered.elsewhere,
+        })
+    }
+
+    /// The directions in which an attribute of the sender could have mattered, if nobody knows who the sender is: the
+    /// client may send as the organization, and neither reverse path nor login nor author is a person of ours.
+    fn unidentified(&self) -> Vec<Direction> {
+        let (standing, rules) = (self.standing, self.rules);
+        let is_ndr = |sender: &Address| super::is_ndr(sender, rules);
+        if !standing.may_relay || self.envelope.sender.as_ref().is_some_and(is_ndr) {
+            return Vec::new();
+        }
+        let mut senders = self.identities.iter();
+        if !senders.all(|one| *self.found.get(one) == Lookup::Absent) {
+            return Vec::new();
+        }
+        let recipients = self.envelope.recipient_addresses();
+        let mut all: Vec<Direction> = recipients
+            .map(|recipient| direction(standing, recipient, rules))
+            .filter(|direction| {
+                counts_sender(*direction, standing, rules)
+                    && !rules.of(*direction).journal_attributes.is_empty()
+            })
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
 }
 
 fn is_person(found: &People, question: &Question) -> bool {
     matches!(found.get(question), Lookup::Found(owners) if !owners.people.is_empty())
-}
-
-/// Decides. `people_found` and `resolved` hold the answers to [`questions`] and [`targets`] about the same
-/// envelope and rules.
-pub fn plan(
-    envelope: &Envelope,
-    people_found: &People,
-    resolved: &Resolved,
-    rules: &Rules,
-) -> Result<Plan, Undecided> {
-    let standing = standing(envelope, rules);
-    let mut gathered = Gathered {
-        rules,
-        resolved,
-        wanted: Wanted::default(),
-        troubles: Vec::new(),
-        exempt: Vec::new(),
-        overlooked: Vec::new(),
-        elsewhere: Vec::new(),
-    };
-    let unidentified = unidentified(envelope, people_found, rules);
-    for pair in pairs(envelope, people_found, rules) {
-        let direction = pair.direction;
-        let mut journal = rules.of(direction).journal.as_slice();
-        if !journal.is_empty()
-            && rules.exempt_attribute.is_some()
-            && !pair.concerned.is_empty()
-            && (pair.concerned.iter()).all(|one| is_exempt(people_found, one, rules))
-        {
-            journal = &[];
-        }
-        for target in journal {
-            let place = Place {
-                direction,
-                attribute: &format!("{direction}.journal"),
-                dn: None,
-            };
-            gathered.add(target, Reason::Setting(direction), &place)?;
-        }
-        for (question, outage) in &pair.unanswered {
-            gathered.unanswered(question, direction, outage)?;
-        }
-        for person in &pair.people {
-            let exempting = rules.exempt_attribute.as_deref();
-            if let Some(object) = exempting.and_then(|name| person.exempting(name)) {
-                gathered.exempt(&person.address, object);
-                continue;
-            }
-            for object in person.objects.iter() {
-                gathered.read_attributes(object, person, direction)?;
-            }
-        }
-        if unidentified.contains(&direction)
-            && standing.is_authenticated
-            && let Some(fallback) = &rules.fallback_journal
-        {
-            let login = envelope.client.user.clone().unwrap_or_default();
-            gathered
-                .wanted
-                .add(fallback, Reason::Unidentified { direction, login });
-        }
-    }
-    let directions = envelope.recipients.iter().map(|recipient| {
-        let direction = direction(standing, &recipient.address, rules);
-        (recipient.address.clone(), direction)
-    });
-    Ok(Plan {
-        sender_is_ours: standing.from_us,
-        directions: directions.collect(),
-        copies: gathered.wanted.into_copies(rules),
-        is_unidentified: !unidentified.is_empty(),
-        troubles: gathered.troubles,
-        exempt: gathered.exempt,
-        overlooked: gathered.overlooked,
-        elsewhere: gathered.elsewhere,
-    })
-}
-
-/// The directions in which an attribute of the sender could have mattered, if nobody knows who the sender is: the client
-/// may send as the organization, and neither reverse path nor login nor author is a person of ours.
-fn unidentified(envelope: &Envelope, found: &People, rules: &Rules) -> Vec<Direction> {
-    let standing = standing(envelope, rules);
-    let is_ndr = |sender: &Address| super::is_ndr(sender, rules);
-    if !standing.may_relay || envelope.sender.as_ref().is_some_and(is_ndr) {
-        return Vec::new();
-    }
-    let mut senders = identities(envelope, rules).into_iter();
-    if !senders.all(|one| found.get(&one) == Lookup::Absent) {
-        return Vec::new();
-    }
-    let recipients = envelope.recipient_addresses();
-    let mut all: Vec<Direction> = recipients
-        .map(|recipient| direction(standing, recipient, rules))
-        .filter(|direction| {
-            counts_sender(*direction, standing, rules)
-                && !rules.of(*direction).journal_attributes.is_empty()
-        })
-        .collect();
-    all.sort_unstable();
-    all.dedup();
-    all
 }
 
 /// Whether the authors in the header of this message have to be looked up as well: a trusted client without a login sends
@@ -623,16 +629,6 @@ fn not_asked() -> Outage {
     Outage::new("it was not asked")
 }
 
-/// Whether nothing is copied because of those whom an address concerns.
-fn is_exempt(found: &People, question: &Question, rules: &Rules) -> bool {
-    match found.get(question) {
-        Lookup::Found(owners) => owners
-            .exempting(rules.exempt_attribute.as_deref())
-            .is_some(),
-        Lookup::Absent | Lookup::Unavailable(_) => false,
-    }
-}
-
 /// What the pairs of one message asked for so far.
 struct Gathered<'a> {
     rules: &'a Rules,
@@ -652,6 +648,36 @@ struct Place<'a> {
 }
 
 impl Gathered<'_> {
+    fn add_configured(
+        &mut self,
+        journal: &[Target],
+        direction: Direction,
+    ) -> Result<(), Undecided> {
+        let attribute = format!("{direction}.journal");
+        let place = Place {
+            direction,
+            attribute: &attribute,
+            dn: None,
+        };
+        for target in journal {
+            self.add(target, Reason::Setting(direction), &place)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what the attributes of a person say.
+    fn add_of(&mut self, person: &Person, direction: Direction) -> Result<(), Undecided> {
+        let attribute = self.rules.exempt_attribute.as_deref();
+        if let Some(object) = attribute.and_then(|name| person.exempting(name)) {
+            self.exempt(&person.address, object);
+            return Ok(());
+        }
+        for object in person.objects.iter() {
+            self.read_attributes(object, person, direction)?;
+        }
+        Ok(())
+    }
+
     fn exempt(&mut self, person: &Address, object: &Entry) {
         if !self.exempt.iter().any(|(known, _)| known == person) {
             self.exempt.push((person.clone(), object.dn.clone()));

@@ -98,6 +98,15 @@ fn sender(text: &str) -> Question {
     }
 }
 
+fn plan(
+    envelope: &Envelope,
+    people: &People,
+    resolved: &Resolved,
+    rules: &Rules,
+) -> Result<Plan, Undecided> {
+    pairs(envelope, people, rules).plan(resolved)
+}
+
 fn targets(plan: &Plan) -> Vec<String> {
     plan.copies
         .iter()
@@ -290,7 +299,7 @@ fn a_malformed_value_goes_to_the_fallback_or_is_reported() {
     )]);
     let named = Target::parse("CN=all,DC=x").expect("a target");
     assert_eq!(
-        super::targets(&envelope, &found, &rules),
+        pairs(&envelope, &found, &rules).targets(),
         std::slice::from_ref(&named),
         "addresses need no directory"
     );
@@ -536,7 +545,7 @@ fn in_doubt_nobody_is_exempt() {
     let eve = people.get(&sender("eve@corp.example"));
     let people: People = (people.iter())
         .map(|(question, answer)| (question.clone(), answer.clone()))
-        .chain([(login, eve)])
+        .chain([(login, eve.clone())])
         .collect();
     let mut rules = rules;
     rules.outbound.journal = vec![Target::parse("all@else.test").expect("a target")];

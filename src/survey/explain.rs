@@ -173,9 +173,9 @@ pub async fn explain(
         }
         Err(untold) => Some(untold.to_string()),
     };
-    let targets = policy::targets(envelope, &people, rules);
-    let resolved = identities.directory().resolve(&targets).await;
-    let (plan, deferred) = match policy::plan(envelope, &people, &resolved, rules) {
+    let pairs = policy::pairs(envelope, &people, rules);
+    let resolved = identities.directory().resolve(&pairs.targets()).await;
+    let (plan, deferred) = match pairs.plan(&resolved) {
         Ok(plan) => (plan, None),
         Err(undecided) => (Plan::default(), Some(undecided.to_string())),
     };

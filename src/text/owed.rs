@@ -175,10 +175,10 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn untold(person: &Question, outage: Outage) -> Untold {
+    fn untold(person: &Question, outage: &Outage) -> Untold {
         Untold::Person {
             person: person.clone(),
-            outage,
+            outage: outage.clone(),
         }
     }
 
