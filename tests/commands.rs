@@ -16,6 +16,20 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// What the admin address answers, with its head.
+fn get(admin: u16, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", admin)).expect("it listens");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    .expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("read");
+    answer
+}
+
 #[test]
 fn check_online_tries_directory_and_relay() {
     let mut site = Site::<Slapd>::start("5m");
@@ -556,6 +570,17 @@ fn a_bad_file_leaves_the_old_settings_running_and_a_good_one_counts() {
     assert!(said.contains("copyist.toml:"), "file and line: {said}");
     site.copyist
         .wait_for_log(at, "the old settings stay in force");
+    let admin = site.admin;
+    let ready = site.wait_until("the note of the refused file", || {
+        let ready = get(admin, "/readyz");
+        ready.contains("note: ").then_some(ready)
+    });
+    assert!(
+        ready.starts_with("HTTP/1.1 200") && ready.contains("journal_ndrr"),
+        "{ready}"
+    );
+    assert!(get(admin, "/metrics").contains("copyist_configuration_refused 1"));
+    assert!(get(admin, "/").contains("journal_ndrr"));
     let content = message("<old@elsewhere.test>", "x");
     let mut client = site.client(OUTSIDE);
     assert_eq!(
@@ -575,6 +600,8 @@ fn a_bad_file_leaves_the_old_settings_running_and_a_good_one_counts() {
     site.copyist.hup();
     site.copyist
         .wait_for_log(at, "the new settings are in force");
+    assert!(!get(admin, "/readyz").contains("note: "));
+    assert!(get(admin, "/metrics").contains("copyist_configuration_refused 0"));
     let content = message("<new@elsewhere.test>", "x");
     assert_eq!(
         client
@@ -605,21 +632,13 @@ fn a_second_instance_is_refused_and_a_stop_is_orderly() {
 #[test]
 fn health_and_metrics_are_told() {
     let mut site = Site::<Slapd>::start("5m");
-    let get = |path: &str| {
-        use std::io::{Read, Write};
-        let mut stream =
-            std::net::TcpStream::connect(("127.0.0.1", site.admin)).expect("it listens");
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        )
-        .expect("written");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("read");
-        answer
-    };
+    let admin = site.admin;
+    let get = |path: &str| get(admin, path);
     assert!(get("/healthz").starts_with("HTTP/1.1 200"));
-    assert!(get("/readyz").ends_with("ready\n"));
+    // The directory's servers are being tried.
+    site.wait_until("it is ready", || {
+        get("/readyz").ends_with("ready\n").then_some(())
+    });
     let content = message("<m@elsewhere.test>", "x");
     assert_eq!(
         site.client(OUTSIDE)

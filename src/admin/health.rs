@@ -1,5 +1,7 @@
 //! For machines: whether the process lives, whether it can keep its promise, and the metrics.
 
+use std::fmt::Write as _;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use metrics::gauge;
@@ -27,10 +29,18 @@ pub(super) async fn ready(State(watched): State<Watched>) -> (StatusCode, String
             "the disk is nearly full: mail that must be journaled is deferred\n".into(),
         );
     }
-    match pipeline.identities.directory().health() {
-        Health::Ok => (StatusCode::OK, "ready\n".into()),
-        Health::Unavailable(outage) => (StatusCode::OK, format!("degraded: {outage}\n")),
+    let mut told = match pipeline.identities.directory().health() {
+        Health::Ok => "ready\n".to_owned(),
+        Health::Unavailable(outage) => format!("degraded: {outage}\n"),
+    };
+    if let Some(refused) = &watched.in_force.load().refused {
+        let why = refused.why.lines().collect::<Vec<_>>().join("; ");
+        let _ = writeln!(
+            told,
+            "note: the configuration that was read last is not in force: {why}"
+        );
     }
+    (StatusCode::OK, told)
 }
 
 pub(super) async fn scrape(State(watched): State<Watched>) -> (StatusCode, String) {
@@ -46,6 +56,8 @@ pub(super) async fn scrape(State(watched): State<Watched>) -> (StatusCode, Strin
         }
         Err(error) => error!("the spool cannot be counted: {error}"),
     }
+    let is_refused = watched.in_force.load().refused.is_some();
+    gauge!("copyist_configuration_refused").set(f64::from(u8::from(is_refused)));
     gauge!("copyist_memory_in_flight_bytes").set(pipeline.memory.in_flight() as f64);
     if let Some(free) = pipeline.spool.free() {
         gauge!("copyist_spool_free_bytes").set(free.octets as f64);

@@ -43,7 +43,7 @@ use crate::hook::Clients;
 use crate::pipeline::Pipeline;
 use crate::spool::{Browse, Census};
 
-pub use settings::{Effective, InForce, Origin, Setting, Settings};
+pub use settings::{Effective, InForce, Origin, Refused, Setting, Settings};
 
 /// What every answer is made from.
 #[derive(Clone)]

@@ -31,6 +31,17 @@ pub struct InForce {
     pub effective: Arc<Effective>,
     /// Since when.
     pub since: SystemTime,
+    /// Why the configuration that was read last is not in force.
+    pub refused: Option<Refused>,
+}
+
+/// A configuration that was read while the service ran, and that could not be taken over.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// Its mistakes, or what it names that cannot be used.
+    pub why: String,
+    /// When it was read.
+    pub at: SystemTime,
 }
 
 /// Every key as it is in force, for people to read. Holds no secret.

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{Failure, load, log};
-use crate::config::{self, Settings};
-use crate::daemon::{Daemon, Listeners};
+use crate::config;
+use crate::daemon::{Daemon, Listeners, Reread};
 
 pub(super) async fn run(config: &Path) -> Result<(), Failure> {
     // Whatever is made from here on is ours alone; the milter's socket gets its mode when it is there.
@@ -38,7 +38,7 @@ pub(super) async fn run(config: &Path) -> Result<(), Failure> {
 fn watch_signals(
     config: PathBuf,
     shutdown: CancellationToken,
-) -> std::io::Result<mpsc::Receiver<Settings>> {
+) -> std::io::Result<mpsc::Receiver<Reread>> {
     let (sender, receiver) = mpsc::channel(1);
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -51,19 +51,14 @@ fn watch_signals(
                 _ = hangup.recv() => {}
             }
             info!("reading {} again", config.display());
-            match config::load(&config) {
-                Ok(settings) => {
-                    if sender.send(settings).await.is_err() {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    error
-                        .mistakes
-                        .iter()
-                        .for_each(|mistake| error!("{mistake}"));
-                    error!("the old settings stay in force");
-                }
+            let reread = config::load(&config).map_err(|error| {
+                let mistakes = error.mistakes.iter();
+                mistakes.for_each(|mistake| error!("{mistake}"));
+                error!("the old settings stay in force");
+                error.to_string()
+            });
+            if sender.send(reread).await.is_err() {
+                break;
             }
         }
         shutdown.cancel();

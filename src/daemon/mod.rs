@@ -42,6 +42,9 @@ use crate::pipeline::{Memory, Pipeline, Unidentified};
 use crate::spool::{self, Spool};
 use handed::Handed;
 
+/// A configuration that was read while the service runs; its mistakes if it has some.
+pub type Reread = Result<Settings, String>;
+
 /// How long sessions and deliveries may take to finish after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -230,7 +233,7 @@ impl Daemon {
     pub async fn run(
         mut self,
         listeners: Listeners,
-        mut reloads: mpsc::Receiver<Settings>,
+        mut reloads: mpsc::Receiver<Reread>,
         shutdown: CancellationToken,
     ) -> Result<(), DaemonError> {
         let spool = self.pipeline.load().spool.clone();
@@ -309,7 +312,7 @@ impl Daemon {
                     shutdown.cancel();
                     break Err(DaemonError::DeliveriesEnded);
                 }
-                Some(settings) = reloads.recv() => self.reload(settings, &domains).await,
+                Some(reread) = reloads.recv() => self.take_over(reread, &domains).await,
             }
         };
         drop(following);
@@ -336,51 +339,45 @@ impl Daemon {
         outcome
     }
 
+    /// Takes over what was read, or notes why the old settings stay.
+    async fn take_over(&mut self, reread: Reread, domains: &Path) {
+        let taken = match reread {
+            Ok(settings) => self.reload(settings, domains).await.inspect_err(|why| {
+                error!("the old settings stay: {why}");
+            }),
+            Err(mistakes) => Err(mistakes),
+        };
+        if let Err(why) = taken {
+            let mut noted = admin::InForce::clone(&self.in_force.load());
+            noted.refused = Some(admin::Refused {
+                why,
+                at: SystemTime::now(),
+            });
+            self.in_force.store(Arc::new(noted));
+        }
+    }
+
     /// Takes over what can be changed while running.
-    async fn reload(&mut self, settings: Settings, domains: &Path) {
+    async fn reload(&mut self, settings: Settings, domains: &Path) -> Result<(), String> {
         let old = self.pipeline.load_full();
         // The same directory keeps its cache, and with it the answers that an outage would need.
-        let directory = if settings.directory == self.settings.directory {
-            old.identities.directory().clone()
-        } else {
-            match open_directory(&settings) {
-                Ok(directory) => directory,
-                Err(error) => {
-                    error!("the old settings stay: {error}");
-                    return;
-                }
-            }
+        let is_same = settings.directory == self.settings.directory;
+        let directory = match is_same {
+            true => old.identities.directory().clone(),
+            false => open_directory(&settings).map_err(|error| error.to_string())?,
         };
-        let organization = &settings.rules.organization;
-        let usable = match settings.directory == self.settings.directory {
-            true => Ok(()),
-            false => worth_changing_to(&directory, old.identities.directory()).await,
-        };
-        let usable = match usable {
-            Ok(()) => domains::begin(&directory, organization, domains).await,
-            no => no,
-        };
-        if let Err(outage) = usable {
-            error!("the old settings stay: {outage}");
-            return;
+        if !is_same {
+            let usable = worth_changing_to(&directory, old.identities.directory()).await;
+            usable.map_err(|outage| outage.to_string())?;
         }
+        let organization = &settings.rules.organization;
+        let begun = domains::begin(&directory, organization, domains).await;
+        begun.map_err(|outage| outage.to_string())?;
         // Indexed maps are dumped, which takes a moment.
         let identities = tokio::task::block_in_place(|| identities_of(&settings, directory));
-        let identities = match identities {
-            Ok(identities) => identities,
-            Err(error) => {
-                error!("the old settings stay: {error}");
-                return;
-            }
-        };
+        let identities = identities.map_err(|error| error.to_string())?;
         let (hook, old_hook) = (&settings.hook, &self.settings.hook);
-        let smtp = match self.smtp_terms(hook) {
-            Ok(smtp) => smtp,
-            Err(error) => {
-                error!("the old settings stay: {error}");
-                return;
-            }
-        };
+        let smtp = self.smtp_terms(hook).map_err(|error| error.to_string())?;
         let addresses = |hook: &hook::Settings| -> Vec<SocketAddr> {
             hook.smtp.iter().map(|door| door.listen).collect()
         };
@@ -433,6 +430,7 @@ impl Daemon {
         self.reloaded.notify_one();
         self.settings = settings;
         info!("the new settings are in force");
+        Ok(())
     }
 
     /// What SMTP listeners work by from now on; `None` for those that the settings do not name any more.
@@ -528,6 +526,7 @@ fn in_force(settings: &Settings) -> admin::InForce {
         address_attributes: settings.directory.address_attributes.clone(),
         effective: settings.effective.clone(),
         since: SystemTime::now(),
+        refused: None,
     }
 }
 

@@ -87,11 +87,11 @@ pub(super) fn notice(kind: Kind, text: &Markup) -> Markup {
 }
 
 /// How something is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    Fine,
-    Look,
     Fault,
+    Look,
+    Fine,
 }
 
 impl Kind {

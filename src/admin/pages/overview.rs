@@ -11,10 +11,10 @@ use maud::{Markup, html};
 use super::layout::{Kind, notice, page};
 use super::plot::plot;
 use super::words::{count, date, harmless, moment, number, size, span};
-use crate::admin::Watched;
 use crate::admin::guard::Visitor;
 use crate::admin::history::{Sample, growth, peaks};
 use crate::admin::reading::Reading;
+use crate::admin::{InForce, Watched};
 use crate::directory::Health;
 use crate::pipeline::Pipeline;
 use crate::policy::Direction;
@@ -33,7 +33,10 @@ pub(in crate::admin) async fn show(
     let mut day = watched.history.last_day(now);
     day.push(sample.clone());
     let pipeline = watched.pipeline.load_full();
-    let health = health(&pipeline, &reading, &sample);
+    let mut health = health(&pipeline, &reading, &sample);
+    health.extend(refused(&watched.in_force.load()));
+    // The worst stands first.
+    health.sort_by_key(|(kind, _)| *kind);
     let content = html! {
         h1 { "Overview" }
         div id="live" {
@@ -105,6 +108,17 @@ fn health(pipeline: &Pipeline, reading: &Reading, sample: &Sample) -> Vec<(Kind,
         }
     }
     lines
+}
+
+fn refused(in_force: &InForce) -> Option<(Kind, Markup)> {
+    let refused = in_force.refused.as_ref()?;
+    Some((
+        Kind::Fault,
+        html! {
+            "The configuration that was read at " (date(refused.at)) " is not in force, the one before it is: " (harmless(&refused.why))
+            " Mend it, see that " code { "copyist check" } " takes it, and reload."
+        },
+    ))
 }
 
 fn spool(pipeline: &Pipeline, sample: &Sample) -> (Kind, Markup) {
