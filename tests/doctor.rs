@@ -171,6 +171,9 @@ impl House {
             std::fs::create_dir(house.path(directory)).expect("made");
             set_mode(&house.path(directory), 0o700);
         }
+        // This process listens in the service's place.
+        let service = std::process::id().to_string();
+        write(&house.path("state/lock"), service);
         write(&house.path("people.ldif"), "");
         std::fs::create_dir(house.path("plain")).expect("made");
         write(&house.path("plain/main.cf"), "compatibility_level = 3.6\n");
@@ -1003,6 +1006,23 @@ fn each_mistake_around_a_listener_behind_the_queue_is_found() {
             ),
         ],
     );
+}
+
+#[test]
+fn another_program_in_copyist_s_place_is_named() {
+    let (milter, before, other) = (House::milter(), House::before_queue(), SmtpSink::start());
+    for mut house in [milter, before] {
+        let port = house.hook.local_addr().expect("it is bound").port();
+        let (old, new) = (format!(":{port}"), format!(":{}", other.address().port()));
+        for text in [&mut house.main, &mut house.master, &mut house.config] {
+            *text = text.replace(&old, &new);
+        }
+        house.save();
+        let (found, status) = house.findings();
+        assert_eq!((names(&found), status), (vec!["port-taken"], Some(1)));
+        let seen = found[0]["seen"].as_str().expect("a text");
+        assert!(seen.starts_with("smtp-sink (process "), "{seen}");
+    }
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub use news::{Bounced, Digest};
 pub use queue::{Depth, Filter, Listed, ListedTarget, Shown};
 pub use room::Free;
 pub use settings::Settings;
-pub use store::Spool;
+pub use store::{Spool, holder};
 
 /// A message, and what is owed with it.
 #[derive(Debug, Clone)]

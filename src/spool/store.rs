@@ -761,10 +761,19 @@ async fn blocking<T: Send + 'static>(
         .map_err(io::Error::other)?
 }
 
+/// The file that a service has locked.
+const LOCK: &str = "lock";
+
+/// The process of the service that has worked on a state directory last, if it left its number.
+pub fn holder(state_dir: &Path) -> Option<u32> {
+    let noted = std::fs::read_to_string(state_dir.join(LOCK)).ok()?;
+    noted.trim().parse().ok()
+}
+
 /// Takes the lock that one service at a time holds on a state directory. The system gives it back whatever way
 /// the process ends.
 fn lock(state_dir: &Path) -> Result<File, OpenError> {
-    let path = state_dir.join("lock");
+    let path = state_dir.join(LOCK);
     let failed = |cause| OpenError::Io {
         path: path.clone(),
         cause,

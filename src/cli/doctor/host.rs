@@ -13,6 +13,7 @@ use nix::unistd::{Uid, User, getgrouplist};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use super::holders;
 use super::maps::MapFile;
 use super::postfix::Postfix;
 use super::system::{Account, Socket, Step, System};
@@ -23,9 +24,6 @@ use crate::hook::Listen;
 
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` (statfs(2)).
 const IN_MEMORY: [(u32, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
-
-/// The state of a listener in proc_net_tcp(5): `TCP_LISTEN`.
-const LISTENS: &str = "0A";
 
 pub(super) fn look(config: &Path, settings: &Settings, postfixes: &[Postfix]) -> System {
     let dir = existing(&settings.state_dir);
@@ -41,7 +39,8 @@ pub(super) fn look(config: &Path, settings: &Settings, postfixes: &[Postfix]) ->
         config: config.to_owned(),
         config_mode: fs::metadata(config).ok().map(|found| found.mode() & 0o7777),
         certificates: certificates(settings),
-        ports: ports(),
+        ports: holders::ports(),
+        strangers: holders::strangers(settings),
         sockets: sockets(settings, postfixes),
         maps: maps(settings),
         user: user(settings),
@@ -158,23 +157,6 @@ fn dates(file: &Path) -> Vec<SystemTime> {
     let text = fs::read(file).unwrap_or_default();
     let all = CertificateDer::pem_slice_iter(&text).filter_map(Result::ok);
     all.filter_map(|der| directory::not_after(&der)).collect()
-}
-
-fn ports() -> Option<Vec<u16>> {
-    let four = fs::read_to_string("/proc/net/tcp").ok()?;
-    let six = fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
-    let listening = |line: &str| {
-        let mut fields = line.split_ascii_whitespace();
-        let (local, state) = (fields.nth(1)?, fields.nth(1)?);
-        let port = local.rsplit_once(':')?.1;
-        (state == LISTENS).then(|| u16::from_str_radix(port, 16).ok())?
-    };
-    Some(
-        four.lines()
-            .chain(six.lines())
-            .filter_map(listening)
-            .collect(),
-    )
 }
 
 /// The Unix sockets, each as every Postfix has to reach it.

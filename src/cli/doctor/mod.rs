@@ -14,7 +14,7 @@
 //! | `names`, `maps`, `clients` | names of mailboxes, address maps, clients: what identity does not cover. Pure |
 //! | `copies` | copies and sizes. Pure |
 //! | `line` | lines of our own file that findings propose. Pure |
-//! | `host` | looks at this machine |
+//! | `host`, `holders` | look at this machine |
 //! | `system` | what of that is wrong. Pure |
 //! | `online` | asks the directory and the relay |
 
@@ -23,6 +23,7 @@ mod clients;
 mod copies;
 mod filters;
 mod finding;
+mod holders;
 mod host;
 mod line;
 mod maps;

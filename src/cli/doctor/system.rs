@@ -37,12 +37,24 @@ pub(super) struct System {
     pub(super) certificates: Vec<(PathBuf, SystemTime)>,
     /// Ports that somebody listens on; `None` where the system does not say.
     pub(super) ports: Option<Vec<u16>>,
+    /// Other programs that listen where Copyist should.
+    pub(super) strangers: Vec<Stranger>,
     /// What stands on the way to each Unix socket, and what Postfix is let do.
     pub(super) sockets: Vec<Socket>,
     /// The files of the address maps that the settings name.
     pub(super) maps: Vec<MapFile>,
     /// The user that the service runs as, if that can be told.
     pub(super) user: Option<Account>,
+}
+
+/// Another program in the place of a listener of ours.
+#[derive(Debug)]
+pub(super) struct Stranger {
+    /// The listener, as the settings name it.
+    pub(super) listen: String,
+    /// The program's name.
+    pub(super) name: String,
+    pub(super) pid: u32,
 }
 
 /// A Unix socket of ours.
@@ -103,6 +115,12 @@ pub(super) fn findings(system: &System, settings: &Settings) -> Vec<Finding> {
         }),
     );
     found.extend(not_running(system, settings));
+    found.extend(
+        system
+            .strangers
+            .iter()
+            .map(|stranger| taken(stranger, settings)),
+    );
     found.extend(system.sockets.iter().filter_map(unreachable_socket));
     found
 }
@@ -261,6 +279,27 @@ fn not_running(system: &System, settings: &Settings) -> Option<Finding> {
         why: "mail is deferred until Copyist runs".into(),
         fix: "systemctl restart copyist".into(),
     })
+}
+
+/// Another program answers where the MTA asks for Copyist.
+fn taken(stranger: &Stranger, settings: &Settings) -> Finding {
+    let Stranger { listen, name, pid } = stranger;
+    let is_milter = (settings.hook.milter.iter()).any(|one| one.to_string() == *listen);
+    let key = if is_milter {
+        "hook.milter.listen"
+    } else {
+        "listen of [[hook.smtp]]"
+    };
+    Finding {
+        name: "port-taken",
+        severity: Severity::Error,
+        place: listen.clone(),
+        seen: format!("{name} (process {pid}) listens there, and not this Copyist"),
+        why: "mail passes without a copy, and the MTA says that all is well".into(),
+        fix: format!(
+            "give Copyist an address of its own in {key} and in the MTA's configuration, or stop {name}; then systemctl restart copyist"
+        ),
+    }
 }
 
 fn unreachable_socket(socket: &Socket) -> Option<Finding> {
