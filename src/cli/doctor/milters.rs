@@ -101,6 +101,12 @@ impl Milter {
         customary || text.contains("dkim") || text.contains("rspamd")
     }
 
+    /// Whether it adds signatures and refuses nothing of its own accord.
+    pub(super) fn only_signs(&self) -> bool {
+        let is_rspamd = self.text.contains("rspamd") || self.text.ends_with(":11332");
+        self.signs() && !is_rspamd
+    }
+
     /// Whether it is surely something else: one of the well-known filters, by its name or customary port.
     pub(super) fn is_known_other(&self) -> bool {
         let text = self.text.to_ascii_lowercase();
@@ -180,6 +186,14 @@ mod tests {
         };
         let hook: Listen = hook.parse().expect(hook);
         parse(text)[0].is_copyist(&postfix, &by, &[hook])
+    }
+
+    #[test]
+    fn signers_are_known_from_filters_that_refuse() {
+        let list = "inet:127.0.0.1:11332, unix:spamass/spamass.sock unix:/run/opendkim/opendkim.sock, inet:localhost:12301";
+        let all = parse(list);
+        let signing: Vec<bool> = all.iter().map(Milter::only_signs).collect();
+        assert_eq!(signing, [false, false, true, true]);
     }
 
     #[test]

@@ -431,12 +431,13 @@ impl House<'_> {
         }
     }
 
-    /// The list with Copyist before all others.
+    /// The list with Copyist in it: behind filters that refuse, and before those that only sign what is sent at last.
     fn with_copyist(&self, of: &Service, parameter: &str) -> String {
-        match of.values.get(parameter) {
-            "" => self.hook(),
-            others => format!("{}, {others}", self.hook()),
-        }
+        let others = milters::parse(of.values.get(parameter));
+        let at = others.iter().position(Milter::only_signs);
+        let mut all: Vec<String> = others.iter().map(|one| one.written.clone()).collect();
+        all.insert(at.unwrap_or(all.len()), self.hook());
+        all.join(", ")
     }
 
     /// Copyist's milter as Postfix writes it.
