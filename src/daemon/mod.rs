@@ -205,6 +205,9 @@ impl Daemon {
         let smtp: Vec<SmtpTerms> = smtp.collect::<Result<_, _>>()?;
         let spool = Spool::open(&settings.spool)?;
         let key = Key::load_or_create(&settings.state_dir)?;
+        let path = Key::path(&settings.state_dir);
+        let watched = spool.watch(path.clone());
+        watched.map_err(|cause| KeyError::Io { path, cause })?;
         let directory = open_directory(&settings)?;
         let lasting = Lasting {
             spool,

@@ -58,7 +58,7 @@ pub enum KeyError {
 impl Key {
     /// The key of this state directory; makes one where there is none.
     pub fn load_or_create(state_dir: &Path) -> Result<Key, KeyError> {
-        let path = state_dir.join(FILE);
+        let path = Key::path(state_dir);
         match Key::load(&path) {
             Err(KeyError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
                 Key::create(state_dir, &path)?;
@@ -66,6 +66,11 @@ impl Key {
             }
             other => other,
         }
+    }
+
+    /// Where the key of this state directory is.
+    pub fn path(state_dir: &Path) -> PathBuf {
+        state_dir.join(FILE)
     }
 
     /// A key that lives as long as the process, for reading commands and tests.

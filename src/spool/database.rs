@@ -172,17 +172,32 @@ const LOG_PAGES: i64 = 512;
 /// Copies the log into the database once it is long. SQLite would do it by itself at the end of a commit, and keep
 /// to itself that a sync failed.
 pub(super) fn shorten_log(connection: &Connection) -> rusqlite::Result<()> {
-    let pages = |row: &Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
-    let (logged, copied) = connection
-        .prepare_cached("PRAGMA wal_checkpoint(NOOP)")?
-        .query_row([], pages)?;
-    if logged < LOG_PAGES || copied == logged {
+    let log = log_progress(connection)?;
+    if log.pages < LOG_PAGES || log.copied == log.pages {
         return Ok(());
     }
     // Whom a reader holds up is tried again after the next commit.
     connection
         .prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?
         .query_row([], |_| Ok(()))
+}
+
+/// How far the log has been copied into the database.
+pub(super) struct LogProgress {
+    pages: i64,
+    pub(super) copied: i64,
+}
+
+/// Looks, and copies nothing.
+pub(super) fn log_progress(connection: &Connection) -> rusqlite::Result<LogProgress> {
+    connection
+        .prepare_cached("PRAGMA wal_checkpoint(NOOP)")?
+        .query_row([], |row| {
+            Ok(LogProgress {
+                pages: row.get(1)?,
+                copied: row.get(2)?,
+            })
+        })
 }
 
 /// Adds a message and what is owed for it, due at once.

@@ -48,6 +48,7 @@ mod settings;
 mod store;
 #[cfg(test)]
 mod tests;
+mod watched;
 mod writer;
 
 use std::time::SystemTime;

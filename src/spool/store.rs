@@ -26,6 +26,7 @@ use super::news::{self, Bounced, Digest};
 use super::paused;
 use super::queue::{self, Depth, Filter, Listed, Shown};
 use super::room::{Free, Room};
+use super::watched::WatchedFiles;
 use super::writer::Writer;
 use super::{Owed, Parcel, Progress, Recorded, Settings};
 use crate::journal::{Item, ItemId};
@@ -128,14 +129,22 @@ impl Spool {
         path: &Path,
         lock: Option<Arc<File>>,
     ) -> Result<Spool, OpenError> {
-        let bodies = settings.state_dir.join("spool").join("bodies");
+        let dir = settings.state_dir.join("spool").join("bodies");
         let failed = |path: PathBuf| move |cause| OpenError::Io { path, cause };
+        let bodies = Bodies::open(dir.clone()).map_err(failed(dir.clone()))?;
+        let reader = database::connect(path, false)?;
+        let files = WatchedFiles::default();
+        // SQLite keeps its log and the log's index as long as anybody has the database open.
+        let log = ["spool.db-wal", "spool.db-shm"].map(|name| path.with_file_name(name));
+        for file in [path.to_owned(), dir].into_iter().chain(log) {
+            files.add(file.clone()).map_err(failed(file))?;
+        }
         Ok(Spool {
-            writer: Writer::start(connection).map_err(failed(path.to_owned()))?,
-            reader: Arc::new(Mutex::new(database::connect(path, false)?)),
+            writer: Writer::start(connection, path, files).map_err(failed(path.to_owned()))?,
+            reader: Arc::new(Mutex::new(reader)),
             browser: Arc::default(),
             path: path.to_owned(),
-            bodies: Bodies::open(bodies.clone()).map_err(failed(bodies))?,
+            bodies,
             inline_limit: settings.inline_limit,
             room: Room::new(settings),
             fresh: Arc::default(),
@@ -505,7 +514,12 @@ impl Spool {
 
     /// Whether nothing more can be made durable by this process.
     pub fn is_failed(&self) -> bool {
-        self.writer.latch().is_set()
+        self.writer.is_failed()
+    }
+
+    /// Commits nothing more once this file is another: restored or replaced with the rest of the state directory.
+    pub fn watch(&self, path: PathBuf) -> io::Result<()> {
+        self.writer.files().add_unchanging(path)
     }
 
     /// Resolves when the spool fails.

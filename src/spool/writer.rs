@@ -5,6 +5,7 @@
 //! the others stand; savepoints for all of them from the start would cost a tenth of all the time, for what hardly ever
 //! happens.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,6 +15,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{error, warn};
 
 use super::error::CommitError;
+use super::watched::{DatabaseFile, WatchedFiles};
 use super::{damage, database};
 
 /// Jobs in one group: bounds how long the first of them waits for the others.
@@ -26,6 +28,15 @@ const WAITING: usize = 1024;
 pub(super) struct Writer {
     jobs: mpsc::Sender<Box<dyn Job>>,
     latch: Arc<Latch>,
+    files: Arc<WatchedFiles>,
+}
+
+/// What the thread works with.
+struct Desk {
+    connection: Connection,
+    latch: Arc<Latch>,
+    files: Arc<WatchedFiles>,
+    database: DatabaseFile,
 }
 
 /// Set once, never unset: this process's files cannot be trusted any more.
@@ -67,15 +78,25 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Job for Task<
 }
 
 impl Writer {
-    /// Starts the thread with a connection that nobody else writes with.
-    pub(super) fn start(connection: Connection) -> std::io::Result<Writer> {
+    /// Starts the thread with a connection that nobody else writes with. Nothing is committed once the database at
+    /// `path`, or one of the `files`, is another than was opened.
+    pub(super) fn start(
+        connection: Connection,
+        path: &Path,
+        files: WatchedFiles,
+    ) -> std::io::Result<Writer> {
         let (jobs, waiting) = mpsc::channel(WAITING);
-        let latch = Arc::new(Latch::default());
-        let thread_latch = latch.clone();
+        let (latch, files) = (Arc::new(Latch::default()), Arc::new(files));
+        let desk = Desk {
+            database: DatabaseFile::new(path, &connection).map_err(std::io::Error::other)?,
+            connection,
+            latch: latch.clone(),
+            files: files.clone(),
+        };
         std::thread::Builder::new()
             .name("spool".into())
-            .spawn(move || write_all(connection, waiting, &thread_latch))?;
-        Ok(Writer { jobs, latch })
+            .spawn(move || write_all(desk, waiting))?;
+        Ok(Writer { jobs, latch, files })
     }
 
     /// Runs `work` in a transaction; returns when that is durable. It may be run more than once; only the last time
@@ -103,6 +124,20 @@ impl Writer {
     pub(super) fn latch(&self) -> &Latch {
         &self.latch
     }
+
+    /// Whether nothing more can be made durable: something failed, or the files are not those that were opened.
+    pub(super) fn is_failed(&self) -> bool {
+        if !self.latch.is_set()
+            && let Err(why) = self.files.check()
+        {
+            self.latch.set(&why);
+        }
+        self.latch.is_set()
+    }
+
+    pub(super) fn files(&self) -> &WatchedFiles {
+        &self.files
+    }
 }
 
 impl Latch {
@@ -128,7 +163,7 @@ impl Latch {
     }
 }
 
-fn write_all(connection: Connection, mut waiting: mpsc::Receiver<Box<dyn Job>>, latch: &Latch) {
+fn write_all(mut desk: Desk, mut waiting: mpsc::Receiver<Box<dyn Job>>) {
     while let Some(first) = waiting.blocking_recv() {
         let mut group = vec![first];
         while group.len() < GROUP
@@ -137,55 +172,82 @@ fn write_all(connection: Connection, mut waiting: mpsc::Receiver<Box<dyn Job>>, 
             group.push(job);
         }
         histogram!("copyist_spool_group_size").record(group.len() as f64);
-        write_group(&connection, group, latch);
-        if !latch.is_set()
-            && let Err(cause) = database::shorten_log(&connection)
-        {
+        desk.write_group(group);
+        if !desk.latch.is_set() {
+            desk.shorten_log();
+        }
+    }
+}
+
+impl Desk {
+    /// Whether what is committed is found again at its place; nothing more is trusted where it is not.
+    fn is_in_place(&mut self) -> bool {
+        let checked = (self.files.check()).and_then(|()| self.database.check(&self.connection));
+        if let Err(why) = &checked {
+            self.latch.set(why);
+        }
+        checked.is_ok()
+    }
+
+    fn shorten_log(&mut self) {
+        if let Err(cause) = database::shorten_log(&self.connection) {
             // What is in the log is durable there, so nobody's commit is in doubt. But a sync has failed.
             match classify(&cause) {
-                CommitError::Failed(_) => latch.set(&why(&cause)),
+                CommitError::Failed(_) => self.latch.set(&why(&cause)),
                 _ => warn!("the spool's log stays long: {cause}"),
+            }
+        }
+        if let Err(why) = self.database.note(&self.connection) {
+            self.latch.set(&why);
+        }
+    }
+
+    fn write_group(&mut self, mut group: Vec<Box<dyn Job>>) {
+        if self.latch.is_set() || !self.is_in_place() {
+            return fail(
+                group,
+                &CommitError::Failed("an earlier write failed".into()),
+            );
+        }
+        match in_transaction(&self.connection, &mut group) {
+            // It is durable, but perhaps in files that nobody will find.
+            Ok(_) if !self.is_in_place() => {
+                let why = "the files of the spool were removed or replaced";
+                fail(group, &CommitError::Failed(why.into()));
+            }
+            Ok(outcomes) => {
+                counter!("copyist_spool_commits_total").increment(1);
+                for (job, outcome) in group.into_iter().zip(outcomes) {
+                    job.finish(outcome);
+                }
+            }
+            Err(cause) => fail(group, &self.rolled_back(&cause)),
+        }
+    }
+
+    /// What a group is told that was not committed.
+    fn rolled_back(&self, cause: &rusqlite::Error) -> CommitError {
+        // SQLite rolls back by itself for some errors. What remains of the transaction must not be there
+        // when the next group begins.
+        let connection = &self.connection;
+        let clean = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
+        match classify(cause) {
+            error @ (CommitError::Full | CommitError::Refused(_)) if clean => error,
+            error => {
+                self.latch.set(&why(cause));
+                match error {
+                    CommitError::Failed(_) => error,
+                    _ => CommitError::Failed(cause.to_string().into()),
+                }
             }
         }
     }
 }
 
-fn write_group(connection: &Connection, mut group: Vec<Box<dyn Job>>, latch: &Latch) {
-    if latch.is_set() {
-        let failed = CommitError::Failed("an earlier write failed".into());
-        group
-            .into_iter()
-            .for_each(|job| job.finish(Err(failed.clone())));
-        return;
-    }
-    match in_transaction(connection, &mut group) {
-        Ok(outcomes) => {
-            counter!("copyist_spool_commits_total").increment(1);
-            for (job, outcome) in group.into_iter().zip(outcomes) {
-                job.finish(outcome);
-            }
-        }
-        Err(cause) => {
-            // SQLite rolls back by itself for some errors. What remains of the transaction must not be there
-            // when the next group begins.
-            let clean = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
-            let error = classify(&cause);
-            let error = match error {
-                CommitError::Full if clean => error,
-                CommitError::Refused(_) if clean => error,
-                other => {
-                    latch.set(&why(&cause));
-                    match other {
-                        CommitError::Failed(_) => other,
-                        _ => CommitError::Failed(cause.to_string().into()),
-                    }
-                }
-            };
-            group
-                .into_iter()
-                .for_each(|job| job.finish(Err(error.clone())));
-        }
-    }
+fn fail(group: Vec<Box<dyn Job>>, error: &CommitError) {
+    group
+        .into_iter()
+        .for_each(|job| job.finish(Err(error.clone())));
 }
 
 /// Applies every job and commits them together. `Err` means that nothing of the group stands.

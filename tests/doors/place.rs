@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Instant;
 
-use super::lab::{Disk, PATIENCE, SmtpSink, Sshfs, free_port, wait};
+use super::lab::{Copyist, Disk, PATIENCE, SmtpSink, Sshfs, free_port, wait};
 use super::{config, config_with_relay, connect, install, is_served, page, ports, verdict};
 
 #[test]
@@ -199,4 +199,49 @@ fn before_the_last_inode_journaled_mail_waits_and_deliveries_give_inodes_back() 
     disk.disperse("somebody-else");
     wait("nothing is owed", PATIENCE, || copyist.owed() == 0);
     assert_eq!(relay.count(), taken + 1, "each came once");
+}
+
+/// Has a service take a message, does something to its state directory, and offers it a second one: that must not be taken, and
+/// the service must end, and say why.
+fn is_taken_no_more<T>(why: &str, change: impl FnOnce(&Path) -> T) -> Copyist {
+    let milter = free_port();
+    let mut copyist = install(&ports(milter, free_port(), ""));
+    copyist.restart();
+    let mut mta = connect(milter);
+    assert!(is_served(&mut mta));
+    assert_eq!(verdict(&mut mta, "dan@corp.example", b"before"), "a");
+    let _changed = change(&copyist.state_dir());
+    let reply = verdict(&mut mta, "dan@corp.example", b"after");
+    assert!(reply.starts_with("y451 4.3.0 "), "{reply}");
+    copyist.wait_for_log(0, why);
+    assert_eq!(copyist.wait_for_end().code(), Some(1));
+    copyist
+}
+
+#[test]
+fn a_database_that_is_restored_under_the_service_ends_it_before_the_next_message() {
+    // As a recovery by the book ends, but without the stop that it begins with.
+    let mut copyist = is_taken_no_more("spool.db was replaced while it was in use", |state| {
+        let spool = state.join("spool");
+        std::fs::copy(spool.join("spool.db"), spool.join("recovered.db")).expect("copied");
+        std::fs::rename(spool.join("recovered.db"), spool.join("spool.db")).expect("moved");
+        std::fs::remove_file(spool.join("spool.db-wal")).expect("removed");
+        std::fs::remove_file(spool.join("spool.db-shm")).expect("removed");
+    });
+    // What is in its place now is what the next process works with.
+    copyist.restart();
+}
+
+#[test]
+fn a_state_directory_that_is_unmounted_or_removed_under_the_service_ends_it() {
+    is_taken_no_more("spool.db was removed while it was in use", |state| {
+        std::fs::rename(state, state.with_file_name("elsewhere")).expect("moved");
+    });
+    is_taken_no_more("spool.db was removed while it was in use", |state| {
+        Disk::mount(state, "16m")
+    });
+    is_taken_no_more("seal.key was replaced while it was in use", |state| {
+        std::fs::copy(state.join("seal.key"), state.join("copy")).expect("copied");
+        std::fs::rename(state.join("copy"), state.join("seal.key")).expect("moved");
+    });
 }

@@ -215,6 +215,13 @@ impl Copyist {
         program.terminate()
     }
 
+    /// Waits until it has ended by itself.
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        let mut program = self.running.take().expect("copyist runs");
+        let ended = program.wait(PATIENCE);
+        ended.unwrap_or_else(|| panic!("copyist goes on\n{}", self.log()))
+    }
+
     /// Runs another command of the binary on the same configuration, for example
     /// `["queue", "list", "--json"]`.
     pub fn command(&self, arguments: &[&str]) -> Output {
