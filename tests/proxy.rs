@@ -1,5 +1,7 @@
 //! The SMTP door: what passes, what the next server says, and what is owed then.
 
+#[path = "proxy/answers.rs"]
+mod answers;
 mod lab;
 
 use std::io::{Read, Write};

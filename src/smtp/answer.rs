@@ -137,6 +137,11 @@ impl Answers {
         }
     }
 
+    /// Whether something was fed that no answer taken so far has in it.
+    pub fn has_more(&self) -> bool {
+        !self.input.is_empty() || self.flaw.is_some()
+    }
+
     /// Throws away what was fed and not yet taken, and says how many octets that was: what stood behind the answer to
     /// STARTTLS came before the encryption (RFC 3207 section 4.2). A flaw stays.
     pub fn clear(&mut self) -> usize {

@@ -30,6 +30,10 @@ pub enum Mood {
     TakesSilently,
     /// Takes the first message of a connection, and defers all others.
     TakesOne,
+    /// Refuses the message, and says yes to it before it has come.
+    SaysYesEarly,
+    /// Takes everything, and says so twice.
+    SaysYesTwice,
 }
 
 /// One transaction that came to its data.
@@ -96,6 +100,14 @@ impl NextHop {
         for stream in &lock(&self.kept).connections {
             // One that is closed already is as good.
             let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Says something that nobody asked for, on every connection.
+    pub fn say(&self, text: &str) {
+        for stream in &lock(&self.kept).connections {
+            // One that is closed hears nothing.
+            let _ = (&*stream).write_all(text.as_bytes());
         }
     }
 
@@ -186,7 +198,10 @@ fn serve(mut stream: TcpStream, keep: &Mutex<Kept>) -> std::io::Result<()> {
             "DATA" if mood == Mood::DefersData => "451 4.3.0 no data now\r\n",
             "DATA" | "BDAT" => {
                 if verb == "DATA" {
-                    stream.write_all(b"354 go on\r\n")?;
+                    stream.write_all(match mood {
+                        Mood::SaysYesEarly => b"354 go on\r\n250 2.0.0 queued before it came\r\n",
+                        _ => b"354 go on\r\n",
+                    })?;
                     if mood == Mood::ClosesInData {
                         reader.read_until(b'\n', &mut one.data)?;
                         return Ok(());
@@ -205,13 +220,20 @@ fn serve(mut stream: TcpStream, keep: &Mutex<Kept>) -> std::io::Result<()> {
                     reader.by_ref().take(octets).read_to_end(&mut one.data)?;
                 }
                 messages += 1;
-                let takes = !matches!(mood, Mood::RefusesMessage | Mood::DefersMessage)
-                    && (mood != Mood::TakesOne || messages == 1);
+                let refuses = [
+                    Mood::RefusesMessage,
+                    Mood::DefersMessage,
+                    Mood::SaysYesEarly,
+                ];
+                let takes = !refuses.contains(&mood) && (mood != Mood::TakesOne || messages == 1);
                 if takes && !matches!(mood, Mood::Garbage | Mood::Hangs) {
                     lock(keep).taken.push(std::mem::take(&mut one));
                 }
                 match mood {
-                    Mood::RefusesMessage => "550 5.7.1 refused at the end\r\n",
+                    Mood::SaysYesTwice => {
+                        "250 2.0.0 queued as it came\r\n250 2.0.0 queued as it came\r\n"
+                    }
+                    Mood::RefusesMessage | Mood::SaysYesEarly => "550 5.7.1 refused at the end\r\n",
                     Mood::DefersMessage => "451 4.3.0 deferred at the end\r\n",
                     Mood::TakesOne if messages > 1 => "451 4.3.0 one is enough\r\n",
                     Mood::Garbage => "well done\r\n",

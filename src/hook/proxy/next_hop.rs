@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::poll_immediate;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -29,6 +30,8 @@ pub(super) struct Hop {
     patience: Duration,
     data_done_patience: Duration,
     is_tls: bool,
+    /// Whether it may not be asked anything more.
+    is_over: bool,
     /// Whether it holds nothing against whoever comes next: nobody logged in or spoke for others, and it never said no.
     is_plain: bool,
 }
@@ -46,6 +49,8 @@ pub(super) enum HopError {
     Io(io::Error),
     #[error("answered what is no SMTP: {0}")]
     Garbage(AnswerFlaw),
+    #[error("said something that nobody asked for, so that its answers cannot be told apart")]
+    Unasked,
     #[error("refused the connection: {0}")]
     Refused(String),
     #[error("no TLS: {0}")]
@@ -74,6 +79,7 @@ impl Hop {
             patience: to.timeout,
             data_done_patience: to.data_done_timeout,
             is_tls: to.tls == Tls::Implicit,
+            is_over: false,
             is_plain: true,
         };
         let greeting = hop.answer(to.timeout).await?;
@@ -133,8 +139,35 @@ impl Hop {
         self.is_plain = false;
     }
 
-    /// Sends a command, which has no line break of its own, and gives the answer.
+    /// Fails where the server has closed, or has said something that nobody asked for: an answer too many would be taken for
+    /// that to the next command, and so on to the next client's message. Sees what has arrived, and waits for nothing.
+    pub(super) async fn check_silence(&mut self) -> Result<(), HopError> {
+        if self.is_over {
+            return Err(HopError::Closed);
+        }
+        if self.answers.has_more() {
+            return Err(HopError::Unasked);
+        }
+        let mut octet = [0];
+        match poll_immediate(self.stream.read(&mut octet)).await {
+            None => Ok(()),
+            Some(Ok(0)) => Err(HopError::Closed),
+            Some(Ok(read)) => {
+                // It stays out of step whatever comes.
+                self.answers.feed(&octet[..read]);
+                Err(HopError::Unasked)
+            }
+            Some(Err(cause)) => Err(HopError::Io(cause)),
+        }
+    }
+
+    /// Sends a command, which has no line break of its own, and gives the answer. A 421 may come unasked (RFC 5321 section
+    /// 3.8), and is that answer then.
     pub(super) async fn ask(&mut self, line: &[u8]) -> Result<Answer, HopError> {
+        if let Err(error) = self.check_silence().await {
+            let farewell = self.last_words().await;
+            return farewell.filter(|answer| answer.code == 421).ok_or(error);
+        }
         let mut command = BytesMut::with_capacity(line.len() + 2);
         command.extend_from_slice(line);
         command.extend_from_slice(b"\r\n");
@@ -159,8 +192,9 @@ impl Hop {
         self.answer(self.data_done_patience).await
     }
 
-    /// What it says by itself, where it has said anything already.
+    /// What it says by itself, where it has said anything already. Nothing more is asked of it.
     pub(super) async fn last_words(&mut self) -> Option<Answer> {
+        self.is_over = true;
         self.answer(Duration::from_secs(1)).await.ok()
     }
 

@@ -19,11 +19,12 @@ pub(super) struct Pool(Mutex<Vec<(Hop, Instant)>>);
 impl Pool {
     /// A connection, and whether it was used before.
     pub(super) async fn get(&self, to: &NextHop, tls: &HopTls) -> Result<(Hop, bool), HopError> {
-        let waiting = self.take(Instant::now());
-        match waiting {
-            Some(hop) => Ok((hop, true)),
-            None => Ok((Hop::open(to, tls).await?, false)),
+        while let Some(mut hop) = self.take(Instant::now()) {
+            if hop.check_silence().await.is_ok() {
+                return Ok((hop, true));
+            }
         }
+        Ok((Hop::open(to, tls).await?, false))
     }
 
     fn take(&self, now: Instant) -> Option<Hop> {

@@ -144,6 +144,10 @@ async fn data(hop: &mut Hop, outgoing: &Outgoing) -> Sent {
             Err(cause) => return Sent::Withheld(Failure::Unreadable(cause)),
         }
     }
+    // What it has said by now is not its word on the whole message.
+    if let Err(error) = hop.check_silence().await {
+        return broken_off(hop, error).await;
+    }
     // The one place where the next server gets the end of a message. It may take it from here on, so nothing but its
     // answer tells what became of it.
     stuff.end(&mut out);
@@ -156,6 +160,9 @@ async fn data(hop: &mut Hop, outgoing: &Outgoing) -> Sent {
 /// All of it as one chunk, the last (RFC 3030 section 2).
 async fn chunk(hop: &mut Hop, outgoing: &Outgoing) -> Sent {
     let length = outgoing.len();
+    if let Err(error) = hop.check_silence().await {
+        return Sent::Withheld(error.into());
+    }
     let command = format!("BDAT {length} LAST\r\n");
     // With nothing behind it, the command is the end of the message itself.
     if let Err(error) = hop.write(command.as_bytes()).await {
