@@ -66,8 +66,9 @@ async fn a_disk_that_is_filled_and_drained_again_and_again_loses_nothing_and_nee
                 Ok(()) => committed += items(n).len(),
                 Err(error) => {
                     // What cannot even be taken in is refused before it is committed.
-                    let is_full = matches!(error, CommitError::Full)
-                        || error.to_string().contains("No space");
+                    let is_full = matches!(error, CommitError::Full | CommitError::Low { .. })
+                        || error.to_string().contains("No space")
+                        || error.to_string().contains("nearly full");
                     assert!(is_full, "cycle {cycle}, {n}, {:?}: {error}", shape(n));
                     assert!(error.reply().is_transient());
                     refusals += 1;
@@ -148,4 +149,31 @@ async fn a_disk_without_an_inode_left_loses_nothing_delivers_and_needs_no_restar
     println!(
         "10 times no inode: {all} items committed and delivered, {deferred} messages deferred, none lost"
     );
+}
+
+#[tokio::test]
+async fn a_spool_opens_and_drains_without_a_free_block_or_inode() {
+    let disk = Disk::of_inodes(100);
+    let spool = Spool::open(&settings(disk.path())).expect("opened");
+    let mut committed = 0;
+    for n in 0..20 {
+        spool::commit(&spool, n).await.expect("there is room");
+        committed += items(n).len();
+    }
+    drop(spool);
+    let log = disk.path().join("spool/spool.db-wal");
+    lab::wait("its end", lab::PATIENCE, || !log.exists());
+    take_room(&disk.path().join("somebody-elses-file"));
+    take_inodes(&disk.path().join("somebody-else"));
+    let spool = Spool::open(&settings(disk.path())).expect("opened");
+    let error = spool::commit(&spool, 20).await.expect_err("no room");
+    assert!(matches!(error, CommitError::Low { .. }), "{error}");
+    assert_eq!(drain(&spool).await, committed);
+    assert!(!spool.is_failed());
+}
+
+/// Takes the room that is left to the last block.
+fn take_room(path: &Path) {
+    let mut file = std::fs::File::create(path).expect("there is an inode for it");
+    while std::io::Write::write(&mut file, &[1; 4096]).is_ok_and(|written| written > 0) {}
 }

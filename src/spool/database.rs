@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use rusqlite::config::DbConfig;
 use rusqlite::types::Type;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
 use super::damage;
 use super::error::OpenError;
@@ -156,13 +156,23 @@ pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError
 /// process whose sync failed leaves a log that reads well from the system's memory while the disk lacks a part of it; what
 /// this process appended to it would be lost with that part in the next power cut.
 pub(super) fn begin_log_anew(connection: &Connection, path: &Path) -> Result<(), OpenError> {
-    let busy: bool = connection
-        .query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0))
-        .map_err(|cause| damage::open_error(path, cause))?;
-    if busy {
-        tracing::warn!("{} is being read; its log goes on as it is", path.display());
+    let copied = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0));
+    match copied {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            tracing::warn!("{} is being read; its log goes on as it is", path.display());
+            Ok(())
+        }
+        // What waits in it must be delivered to make room.
+        Err(cause) if cause.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+            tracing::warn!(
+                "the disk is full; the log of {} goes on as it is",
+                path.display()
+            );
+            Ok(())
+        }
+        Err(cause) => Err(damage::open_error(path, cause)),
     }
-    Ok(())
 }
 
 /// Pages in the log from which on they are copied into the database: 4 MiB. What was delivered and removed by then is

@@ -43,6 +43,7 @@ mod held;
 mod news;
 mod paused;
 mod queue;
+mod reserve;
 mod room;
 mod settings;
 mod store;

@@ -12,6 +12,7 @@ use nix::sys::statvfs::statvfs;
 use tracing::{info, warn};
 
 use super::error::CommitError;
+use super::reserve::Reserve;
 use super::settings::Settings;
 
 /// How long an answer of the system counts.
@@ -33,6 +34,7 @@ pub(super) struct Room {
     dir: PathBuf,
     min_free: u64,
     min_free_inodes: u64,
+    reserve: Arc<Reserve>,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -47,8 +49,9 @@ struct Seen {
 }
 
 impl Room {
-    pub(super) fn new(settings: &Settings) -> Room {
+    pub(super) fn new(settings: &Settings, reserve: Arc<Reserve>) -> Room {
         Room {
+            reserve,
             dir: settings.state_dir.clone(),
             min_free: settings.min_free,
             min_free_inodes: settings.min_free_inodes,
@@ -58,14 +61,11 @@ impl Room {
 
     /// Whether there is room for so many octets of a message and so many new files; that much is then counted as taken.
     pub(super) fn take(&self, octets: u64, files: u64) -> Result<(), CommitError> {
-        if self.min_free == 0 && self.min_free_inodes == 0 {
-            return Ok(());
-        }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.look(&mut seen) {
             return Ok(());
         }
-        let few_octets = self.min_free > 0 && seen.octets < self.min_free.saturating_add(octets);
+        let few_octets = self.few_octets(&seen, octets);
         let few_inodes = self.few_inodes(&seen, files);
         if few_inodes || few_octets {
             // A message that is too large for what is left says nothing about smaller ones.
@@ -103,18 +103,15 @@ impl Room {
     /// Takes room for octets that are written before anybody knows what becomes of them. Not logged: the message that
     /// must be journaled will say so.
     pub(super) fn use_up(&self, octets: u64) -> io::Result<()> {
-        if self.min_free == 0 {
-            return Ok(());
-        }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if self.look(&mut seen) {
-            if seen.octets < self.min_free.saturating_add(octets) {
+            if self.few_octets(&seen, octets) {
                 return Err(io::Error::new(
                     io::ErrorKind::StorageFull,
-                    "the disk is nearly full (spool.min_free)",
+                    "the disk is nearly full (spool.min_free and the reserve)",
                 ));
             }
-            seen.octets -= octets;
+            seen.octets = seen.octets.saturating_sub(octets);
         }
         Ok(())
     }
@@ -130,7 +127,13 @@ impl Room {
     }
 
     fn is_low(&self, octets: u64) -> bool {
-        octets < self.min_free
+        octets < self.min_free || !self.reserve.is_kept()
+    }
+
+    /// Whether there is too little room for so many new octets.
+    fn few_octets(&self, seen: &Seen, octets: u64) -> bool {
+        let is_short = self.min_free > 0 && seen.octets < self.min_free.saturating_add(octets);
+        is_short || !self.reserve.is_kept()
     }
 
     /// Whether there are too few inodes for so many new files.
@@ -139,11 +142,20 @@ impl Room {
             && (seen.inodes).is_some_and(|free| free < self.min_free_inodes.saturating_add(files))
     }
 
-    /// Asks the system where its last answer is old. Tells whether there is one.
+    /// Asks the system where its last answer is old; then makes the reserve again, as far as there is room for it. Tells
+    /// whether there is an answer.
     fn look(&self, seen: &mut Seen) -> bool {
         if seen.at.is_some_and(|at| at.elapsed() < FRESH) {
             return true;
         }
+        let mut is_known = self.ask(seen);
+        if is_known && !self.reserve.is_kept() && self.reserve.keep() {
+            is_known = self.ask(seen);
+        }
+        is_known
+    }
+
+    fn ask(&self, seen: &mut Seen) -> bool {
         match statvfs(&self.dir) {
             Ok(found) => {
                 seen.at = Some(Instant::now());
@@ -173,9 +185,10 @@ impl Room {
         let (dir, mib) = (self.dir.display(), seen.octets >> 20);
         match is_low {
             true => warn!(
-                "only {mib} MiB and {} inodes are free in {dir}, less than spool.min_free or min_free_inodes: mail that must be journaled is deferred until there is room",
+                "only {mib} MiB and {} inodes are free in {dir}, less than spool.min_free, min_free_inodes or the reserve of {} MiB: mail that must be journaled is deferred until there is room",
                 seen.inodes
-                    .map_or("any number of".into(), |free| free.to_string())
+                    .map_or("any number of".into(), |free| free.to_string()),
+                Reserve::LENGTH >> 20
             ),
             false => info!("there is room again in {dir}: {mib} MiB"),
         }
@@ -187,11 +200,14 @@ mod tests {
     use super::*;
 
     fn room(min_free: u64, min_free_inodes: u64) -> Room {
-        Room::new(&Settings {
-            min_free,
-            min_free_inodes,
-            ..Settings::new(std::env::temp_dir())
-        })
+        Room::new(
+            &Settings {
+                min_free,
+                min_free_inodes,
+                ..Settings::new(std::env::temp_dir())
+            },
+            Arc::new(Reserve::none()),
+        )
     }
 
     #[test]
@@ -251,10 +267,13 @@ mod tests {
 
     #[test]
     fn a_place_that_is_not_there_is_not_full() {
-        let room = Room::new(&Settings {
-            min_free: u64::MAX,
-            ..Settings::new("/nowhere/at/all")
-        });
+        let room = Room::new(
+            &Settings {
+                min_free: u64::MAX,
+                ..Settings::new("/nowhere/at/all")
+            },
+            Arc::new(Reserve::none()),
+        );
         assert!(room.take(1, 0).is_ok() && room.free().is_none());
     }
 }

@@ -25,6 +25,7 @@ use super::held::{self, Held};
 use super::news::{self, Bounced, Digest};
 use super::paused;
 use super::queue::{self, Depth, Filter, Listed, Shown};
+use super::reserve::Reserve;
 use super::room::{Free, Room};
 use super::watched::WatchedFiles;
 use super::writer::Writer;
@@ -67,6 +68,7 @@ impl Spool {
             .create(&dir)
             .map_err(failed)?;
         let lock = lock(&settings.state_dir)?;
+        let reserve = Reserve::given_up(&dir).map_err(failed)?;
         let path = dir.join("spool.db");
         // SQLite would make it readable for everyone that the directory lets in.
         let made = OpenOptions::new()
@@ -98,13 +100,15 @@ impl Spool {
                 "{count} items were held for messages whose fate is not known; they are released"
             ),
         }
-        let spool = Spool::with(settings, connection, &path, Some(Arc::new(lock)))?;
+        let spool = Spool::with(settings, connection, &path, reserve, Some(Arc::new(lock)))?;
         // The names of all that was made here, and that of the state directory itself.
         sync_dir(&dir)
             .and_then(|()| sync_dir(&settings.state_dir))
             .and_then(|()| sync_dir(&settings.state_dir.join("..")))
             .map_err(failed)?;
         spool.remove_orphans().map_err(failed)?;
+        // Makes the reserve again, where there is room.
+        spool.free();
         Ok(spool)
     }
 
@@ -120,15 +124,18 @@ impl Spool {
             }
             Err(cause) => return Err(OpenError::Io { path, cause }),
         }
-        Spool::with(settings, database::connect(&path, false)?, &path, None)
+        let connection = database::connect(&path, false)?;
+        Spool::with(settings, connection, &path, Reserve::none(), None)
     }
 
     fn with(
         settings: &Settings,
         connection: Connection,
         path: &Path,
+        reserve: Reserve,
         lock: Option<Arc<File>>,
     ) -> Result<Spool, OpenError> {
+        let reserve = Arc::new(reserve);
         let dir = settings.state_dir.join("spool").join("bodies");
         let failed = |path: PathBuf| move |cause| OpenError::Io { path, cause };
         let bodies = Bodies::open(dir.clone()).map_err(failed(dir.clone()))?;
@@ -140,13 +147,14 @@ impl Spool {
             files.add(file.clone()).map_err(failed(file))?;
         }
         Ok(Spool {
-            writer: Writer::start(connection, path, files).map_err(failed(path.to_owned()))?,
+            writer: Writer::start(connection, path, files, reserve.clone())
+                .map_err(failed(path.to_owned()))?,
             reader: Arc::new(Mutex::new(reader)),
             browser: Arc::default(),
             path: path.to_owned(),
             bodies,
             inline_limit: settings.inline_limit,
-            room: Room::new(settings),
+            room: Room::new(settings, reserve),
             fresh: Arc::default(),
             claimed: Arc::default(),
             changed: Arc::default(),
@@ -813,11 +821,10 @@ fn lock(state_dir: &Path) -> Result<File, OpenError> {
         }
         Err(TryLockError::Error(cause)) => return Err(failed(cause)),
     }
-    // For whoever is refused; nothing depends on it.
-    let noted = file
+    // For whoever is refused. Nothing depends on it, and a full disk has no room for it.
+    let _ = file
         .set_len(0)
         .and_then(|()| file.rewind())
         .and_then(|()| writeln!(file, "{}", std::process::id()));
-    noted.map_err(failed)?;
     Ok(file)
 }

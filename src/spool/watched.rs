@@ -95,9 +95,7 @@ impl WatchedFile {
                 self.inode,
                 self.device
             )),
-            Err(cause) => Err(format!(
-                "{path} was removed while it was in use ({cause}); {REMEDY}"
-            )),
+            Err(cause) => Err(removed(&self.path, &cause)),
         }
     }
 }
@@ -137,6 +135,11 @@ impl DatabaseFile {
     }
 }
 
+fn removed(path: &Path, cause: &io::Error) -> String {
+    let path = path.display();
+    format!("{path} was removed while it was in use ({cause}); {REMEDY}")
+}
+
 fn overwritten(path: &Path) -> String {
     let path = path.display();
     format!("{path} was written by another program while it was in use; {REMEDY}")
@@ -150,7 +153,7 @@ fn written_at(path: &Path) -> Result<Written, String> {
     let found = fs::metadata(path);
     found
         .map(|found| written(&found))
-        .map_err(|cause| format!("{}: {cause}", path.display()))
+        .map_err(|cause| removed(path, &cause))
 }
 
 /// How many pages of the log are in the database.

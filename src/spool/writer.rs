@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{error, warn};
 
 use super::error::CommitError;
+use super::reserve::Reserve;
 use super::watched::{DatabaseFile, WatchedFiles};
 use super::{damage, database};
 
@@ -37,6 +38,7 @@ struct Desk {
     latch: Arc<Latch>,
     files: Arc<WatchedFiles>,
     database: DatabaseFile,
+    reserve: Arc<Reserve>,
 }
 
 /// Set once, never unset: this process's files cannot be trusted any more.
@@ -79,11 +81,12 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Job for Task<
 
 impl Writer {
     /// Starts the thread with a connection that nobody else writes with. Nothing is committed once the database at
-    /// `path`, or one of the `files`, is another than was opened.
+    /// `path`, or one of the `files`, is another than was opened. On a full disk the reserve is given up.
     pub(super) fn start(
         connection: Connection,
         path: &Path,
         files: WatchedFiles,
+        reserve: Arc<Reserve>,
     ) -> std::io::Result<Writer> {
         let (jobs, waiting) = mpsc::channel(WAITING);
         let (latch, files) = (Arc::new(Latch::default()), Arc::new(files));
@@ -92,6 +95,7 @@ impl Writer {
             connection,
             latch: latch.clone(),
             files: files.clone(),
+            reserve,
         };
         std::thread::Builder::new()
             .name("spool".into())
@@ -209,7 +213,7 @@ impl Desk {
                 &CommitError::Failed("an earlier write failed".into()),
             );
         }
-        match in_transaction(&self.connection, &mut group) {
+        match self.in_transaction(&mut group) {
             // It is durable, but perhaps in files that nobody will find.
             Ok(_) if !self.is_in_place() => {
                 let why = "the files of the spool were removed or replaced";
@@ -221,12 +225,28 @@ impl Desk {
                     job.finish(outcome);
                 }
             }
-            Err(cause) => fail(group, &self.rolled_back(&cause)),
+            Err(error) => fail(group, &error),
         }
     }
 
-    /// What a group is told that was not committed.
-    fn rolled_back(&self, cause: &rusqlite::Error) -> CommitError {
+    /// Commits a group. What was delivered must be written down on a full disk as well: that makes room.
+    fn in_transaction(
+        &self,
+        group: &mut [Box<dyn Job>],
+    ) -> Result<Vec<Result<(), CommitError>>, CommitError> {
+        let mut attempt =
+            || in_transaction(&self.connection, group).map_err(|cause| self.roll_back(&cause));
+        match attempt() {
+            Err(CommitError::Full) if self.reserve.give_up() => {
+                warn!("the disk is full; the reserve of the spool is given up");
+                attempt()
+            }
+            other => other,
+        }
+    }
+
+    /// Undoes what is left of a transaction; gives what its group is told.
+    fn roll_back(&self, cause: &rusqlite::Error) -> CommitError {
         // SQLite rolls back by itself for some errors. What remains of the transaction must not be there
         // when the next group begins.
         let connection = &self.connection;

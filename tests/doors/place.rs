@@ -51,7 +51,7 @@ fn with_little_room_journaled_mail_waits_other_mail_passes_and_room_is_all_that_
     copyist.wait_for_log(0, "there is room again");
     // A message that would take what is to stay free is deferred while smaller ones are taken.
     let large = vec![b'x'; 60 * 1024];
-    disk.fill("somebody-elses-file", 18);
+    disk.fill("somebody-elses-file", 10);
     let deadline = Instant::now() + PATIENCE;
     loop {
         let reply = verdict(&mut mta, "dan@corp.example", &large);
@@ -244,4 +244,54 @@ fn a_state_directory_that_is_unmounted_or_removed_under_the_service_ends_it() {
         std::fs::copy(state.join("seal.key"), state.join("copy")).expect("copied");
         std::fs::rename(state.join("copy"), state.join("seal.key")).expect("moved");
     });
+}
+
+#[test]
+fn on_a_full_disk_the_service_starts_delivers_and_takes_mail_once_there_is_room() {
+    let (milter, admin) = (free_port(), free_port());
+    let mut relay = SmtpSink::start();
+    relay.stop();
+    let lines = ports(milter, admin, "[spool]\nmin_free = \"0\"");
+    let mut copyist = install(&lines);
+    copyist.write_config(&config_with_relay(relay.address().port(), &lines));
+    let disk = Disk::mount(&copyist.state_dir(), "40m");
+    copyist.restart();
+    let large = vec![b'x'; 200 * 1024];
+    let mut mta = connect(milter);
+    assert!(is_served(&mut mta));
+    for body in [&large[..], b"small"].repeat(10) {
+        assert_eq!(verdict(&mut mta, "dan@corp.example", body), "a");
+    }
+    disk.fill_up("of-somebody-else");
+    for is_killed in [true, false] {
+        // What an orderly end gives back is taken as well.
+        match is_killed {
+            true => copyist.kill9(),
+            false => assert!(copyist.term_and_wait().success()),
+        }
+        disk.fill_up(&format!("more-{is_killed}"));
+        copyist.restart();
+        // What the reserve gave is not for new mail.
+        assert!(page(admin, "/readyz").contains("503"));
+        let mut mta = connect(milter);
+        assert!(is_served(&mut mta));
+        let reply = verdict(&mut mta, "dan@corp.example", b"full");
+        assert!(reply.starts_with("y452 4.3.1 "), "{reply}");
+        assert_eq!(verdict(&mut mta, "nobody@corp.example", b"passes"), "a");
+    }
+    relay.restart();
+    relay.wait_for(20, PATIENCE);
+    wait("nothing is owed", PATIENCE, || copyist.owed() == 0);
+    for name in ["of-somebody-else", "more-true", "more-false"] {
+        disk.free(name);
+    }
+    wait("there is room", PATIENCE, || {
+        page(admin, "/readyz").ends_with("ready\n")
+    });
+    let mut mta = connect(milter);
+    assert!(is_served(&mut mta));
+    assert_eq!(verdict(&mut mta, "dan@corp.example", b"after"), "a");
+    relay.wait_for(21, PATIENCE);
+    assert_eq!(relay.count(), 21, "each came once");
+    assert!(copyist.state_dir().join("spool/reserve.0").exists());
 }

@@ -57,6 +57,12 @@ impl Disk {
         std::fs::write(self.0.join(name), block).expect("there is room for it");
     }
 
+    /// Takes all the room that is left: a file that grows until there is none.
+    pub fn fill_up(&self, name: &str) {
+        let mut file = std::fs::File::create(self.0.join(name)).expect("there is an inode for it");
+        while std::io::Write::write(&mut file, &[1; 4096]).is_ok_and(|written| written > 0) {}
+    }
+
     /// Gives it back.
     pub fn free(&self, name: &str) {
         std::fs::remove_file(self.0.join(name)).expect("it was filled");
