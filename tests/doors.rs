@@ -393,3 +393,64 @@ fn two_hundred_connections_take_little_memory_idle_and_within_a_message() {
     );
     assert!(within < MOST_KIB, "{within} KiB");
 }
+
+#[test]
+fn half_requests_on_the_admin_port_take_nothing_from_mail_and_end_in_time() {
+    let (milter, admin) = (free_port(), free_port());
+    let copyist = start(&ports(milter, admin, ""));
+    let before = copyist.descriptors();
+    let mut half: Vec<TcpStream> = (0..200)
+        .map(|_| {
+            let mut stream = connect(admin);
+            // Closed already, where there are too many.
+            let _ = stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: local");
+            stream
+        })
+        .collect();
+    let mut mta = connect(milter);
+    assert!(is_served(&mut mta));
+    assert_eq!(verdict(&mut mta, "dan@corp.example", b"meanwhile"), "a");
+    assert!(copyist.descriptors() < before + 64 + 20);
+    copyist.wait_for_log(0, "a connection to the admin side was closed");
+    for stream in &mut half {
+        // Its end, or a reset where something was not read.
+        let _ = std::io::copy(stream, &mut std::io::sink());
+    }
+    assert!(page(admin, "/readyz").ends_with("ready\n"));
+}
+
+#[test]
+fn wrong_tokens_wait_for_each_other_and_the_right_one_does_not() {
+    let admin = free_port();
+    let mut copyist = install("");
+    let token = copyist.config_file().with_file_name("token");
+    std::fs::write(&token, "the-right-token-of-this-test\n").expect("written");
+    std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .expect("ours");
+    copyist.write_config(&config(&format!(
+        "[admin]\nlisten = \"127.0.0.1:{admin}\"\ntoken_file = \"{}\"\n[hook.milter]\nlisten = [\"inet:127.0.0.1:{}\"]\n",
+        token.display(),
+        free_port()
+    )));
+    copyist.restart();
+    let ask = |token: &str| {
+        let mut stream = connect(admin);
+        let request = format!(
+            "GET /settings HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).expect("connected");
+        stream
+    };
+    let status = |mut stream: TcpStream| {
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).expect("answered");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let begun = Instant::now();
+    let wrong: Vec<TcpStream> = (0..3).map(|n| ask(&format!("wrong-{n}"))).collect();
+    assert_eq!(status(ask("the-right-token-of-this-test")), "HTTP/1.1 200");
+    for stream in wrong {
+        assert_eq!(status(stream), "HTTP/1.1 401");
+    }
+    assert!(begun.elapsed().as_secs() >= 3, "{:?}", begun.elapsed());
+}

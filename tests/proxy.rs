@@ -2,6 +2,8 @@
 
 #[path = "proxy/answers.rs"]
 mod answers;
+#[path = "proxy/crowds.rs"]
+mod crowds;
 mod lab;
 
 use std::io::{Read, Write};

@@ -10,6 +10,7 @@
 //! - *a frame, an injected script* fail on the content security policy: nothing inline, nothing from elsewhere.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
@@ -22,6 +23,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use metrics::counter;
 use ring::hmac;
 use ring::rand::SystemRandom;
+use tokio::time::timeout;
 use tracing::warn;
 use url::form_urlencoded;
 
@@ -50,6 +52,10 @@ pub(super) const FORM_FIELD: &str = "form";
 
 /// The longest form.
 const LONGEST_FORM: usize = 16 * 1024;
+/// How long it may take to come.
+const SLOWEST_FORM: Duration = Duration::from_secs(10);
+/// How long a wrong token waits for its answer.
+const WRONG_WAITS: Duration = Duration::from_secs(1);
 
 const HEADERS: [(HeaderName, &str); 8] = [
     (
@@ -80,6 +86,8 @@ const HEADERS: [(HeaderName, &str); 8] = [
 pub(super) struct Guard {
     key: hmac::Key,
     listen: SocketAddr,
+    /// Held by the wrong token that waits for its answer.
+    wrong: tokio::sync::Mutex<()>,
 }
 
 /// Who asks, as far as a page must know.
@@ -97,7 +105,17 @@ impl Guard {
     /// For what listens here; `None` where the system has no random numbers.
     pub(super) fn new(listen: SocketAddr) -> Option<Guard> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok()?;
-        Some(Guard { key, listen })
+        Some(Guard {
+            key,
+            listen,
+            wrong: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Has whoever gave a wrong token wait, one after the other: many connections guess no faster than one.
+    pub(super) async fn slow_down(&self) {
+        let _turn = self.wrong.lock().await;
+        tokio::time::sleep(WRONG_WAITS).await;
     }
 
     fn is_local(&self) -> bool {
@@ -196,6 +214,9 @@ async fn admit(watched: &Watched, mut request: Request) -> Result<Request, Respo
         return Err(refused("no token", StatusCode::FORBIDDEN, text));
     }
     if !is_open && token.is_some() && !visitor.has_token {
+        if bearer(request.headers()).is_some() {
+            guard.slow_down().await;
+        }
         counter!("copyist_admin_requests_refused_total", "why" => "token").increment(1);
         let wanted = request
             .uri()
@@ -217,8 +238,9 @@ async fn own_form(guard: &Guard, visitor: &Visitor, request: Request) -> Result<
         return Err(refused("origin", StatusCode::FORBIDDEN, text));
     }
     let (parts, body) = request.into_parts();
-    let body: Bytes = to_bytes(body, LONGEST_FORM).await.map_err(|_| {
-        let text = "The form is too long.\n";
+    let body = timeout(SLOWEST_FORM, to_bytes(body, LONGEST_FORM)).await;
+    let body: Bytes = body.ok().and_then(Result::ok).ok_or_else(|| {
+        let text = "The form is too long, or came too slowly.\n";
         refused("form", StatusCode::PAYLOAD_TOO_LARGE, text)
     })?;
     let sent = form_urlencoded::parse(&body).find(|(name, _)| name == FORM_FIELD);

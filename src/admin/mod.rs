@@ -7,6 +7,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `guard` | who may see and do what; what browsers are told |
+//! | `listener` | who is served, how many at a time, and for how long |
 //! | `health` | `/healthz`, `/readyz`, `/metrics` |
 //! | `history`, `reading` | the last 24 hours of the metrics |
 //! | `coverage` | the last reading of the whole directory |
@@ -16,12 +17,11 @@ mod coverage;
 mod guard;
 mod health;
 mod history;
+mod listener;
 mod pages;
 mod reading;
 mod settings;
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -29,9 +29,7 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::middleware;
 use axum::routing::{MethodRouter, get, post};
-use metrics::counter;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -39,10 +37,10 @@ use self::coverage::Coverage;
 use self::guard::Guard;
 use self::history::{History, Sample};
 use self::reading::Reading;
-use crate::hook::Clients;
 use crate::pipeline::Pipeline;
 use crate::spool::{Browse, Census};
 
+pub use listener::Door;
 pub use settings::{Effective, InForce, Origin, Refused, Setting, Settings};
 
 /// What every answer is made from.
@@ -77,38 +75,6 @@ pub async fn upkeep(metrics: PrometheusHandle, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(UPKEEP);
     while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
         metrics.run_upkeep();
-    }
-}
-
-/// Accepts those who may connect.
-pub struct Door {
-    listener: TcpListener,
-    clients: Clients,
-}
-
-impl Door {
-    /// A bound listener, and whom it lets in.
-    pub fn new(listener: TcpListener, clients: Clients) -> Door {
-        Door { listener, clients }
-    }
-}
-
-impl axum::serve::Listener for Door {
-    type Io = TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
-        loop {
-            let (stream, from) = axum::serve::Listener::accept(&mut self.listener).await;
-            if self.clients.include(from.ip()) {
-                return (stream, from);
-            }
-            counter!("copyist_admin_connections_refused_total").increment(1);
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
     }
 }
 
@@ -151,9 +117,7 @@ pub async fn serve(
     in_force: Arc<ArcSwap<InForce>>,
     shutdown: CancellationToken,
 ) {
-    let guard = axum::serve::Listener::local_addr(&door)
-        .ok()
-        .and_then(Guard::new);
+    let guard = door.local_addr().ok().and_then(Guard::new);
     let Some(guard) = guard else {
         error!(
             "the admin listener has no address, or the system no random numbers: it is not served"
@@ -186,13 +150,8 @@ pub async fn serve(
         ))
         .layer(middleware::map_response(guard::headers))
         .with_state(watched.clone());
-    let served =
-        axum::serve(door, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let sampled = shutdown.run_until_cancelled(watched.sample());
-    let (served, _) = tokio::join!(served.into_future(), sampled);
-    if let Err(error) = served {
-        error!("the admin listener ended: {error}");
-    }
+    tokio::join!(door.serve(router, &shutdown), sampled);
 }
 
 impl Watched {

@@ -5,15 +5,17 @@
 //! a time. One that is turned away is closed without a word; an MTA then does what it does without its filter.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use metrics::counter;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 
 use super::clients::Caller;
+use super::crowd::{Crowd, Crowded, Seat};
 use super::settings::{Access, Limits, Settings};
 use crate::milter;
 
@@ -25,7 +27,7 @@ const QUIET: Duration = Duration::from_secs(10);
 pub struct Gate {
     protocol: Protocol,
     terms: ArcSwap<(Access, Limits)>,
-    open: AtomicUsize,
+    open: Arc<Crowd>,
     told: [Mutex<Told>; REASONS],
 }
 
@@ -38,7 +40,12 @@ enum Protocol {
 
 /// A connection that came in; its place is free again when this is dropped.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Gate>);
+pub(super) struct Place {
+    gate: Arc<Gate>,
+    seat: Seat,
+    /// How many one client may have.
+    share: usize,
+}
 
 /// Why a connection is not served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +56,34 @@ pub(super) enum Refusal {
     User,
     /// There are too many.
     Connections,
+    /// There are too many of its client.
+    Share,
     /// It is no MTA.
     Stranger,
 }
 
-const REASONS: usize = 4;
+const REASONS: usize = 5;
+
+/// One client may hold this part of `limits.connections`.
+const SHARE: usize = 4;
+
+/// Descriptors that this process may have open, once it has asked for as many as it may have.
+static DESCRIPTORS: LazyLock<u64> = LazyLock::new(|| {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return u64::MAX;
+    };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    }
+});
+
+/// Connections at a time. An SMTP connection takes two descriptors, its own and that to the next server, and one of a milter
+/// a second for a large message; half of all stay for the spool, the directory and the relay.
+fn most(limits: &Limits) -> usize {
+    let share = usize::try_from(*DESCRIPTORS / 4).unwrap_or(usize::MAX);
+    limits.connections.min(share)
+}
 
 /// When a reason was last told, and how often it was not since.
 #[derive(Debug, Default)]
@@ -74,10 +104,18 @@ impl Gate {
     }
 
     fn of(protocol: Protocol, access: Access, limits: Limits) -> Gate {
+        let most = most(&limits);
+        if most < limits.connections {
+            warn!(
+                "limits.connections is {}, and the system gives {} descriptors: at most {most} connections are served; raise \
+                 LimitNOFILE= of the unit",
+                limits.connections, *DESCRIPTORS
+            );
+        }
         Gate {
             protocol,
             terms: ArcSwap::from_pointee((access, limits)),
-            open: AtomicUsize::new(0),
+            open: Arc::default(),
             told: Default::default(),
         }
     }
@@ -100,12 +138,22 @@ impl Gate {
             Caller::User(id) if !access.includes_user(id) => return Err(Refusal::User),
             Caller::Machine(_) | Caller::User(_) => {}
         }
-        // Counted first, so that two at a time do not both see the last place.
-        let place = Place(self.clone());
-        if self.open.fetch_add(1, Ordering::AcqRel) >= limits.connections {
-            return Err(Refusal::Connections);
+        let most = most(limits);
+        let share = most / SHARE;
+        let client = self.counted(who, access);
+        let seat = self.open.enter(client, most, share)?;
+        let gate = self.clone();
+        Ok((Place { gate, seat, share }, limits.connection))
+    }
+
+    /// The client that a connection is counted for. An MTA brings all mail, and a milter knows nobody else.
+    fn counted(&self, who: Caller, access: &Access) -> Option<IpAddr> {
+        match who {
+            Caller::Machine(ip) if self.protocol == Protocol::Smtp => {
+                Some(ip).filter(|ip| !access.speakers.include(*ip))
+            }
+            Caller::Machine(_) | Caller::User(_) => None,
         }
-        Ok((place, limits.connection))
     }
 
     /// Counts and tells that somebody was not let in.
@@ -122,6 +170,11 @@ impl Gate {
             Refusal::Connections => {
                 self.turned_away(who, why, "as many as limits.connections allows are open");
             }
+            Refusal::Share => self.turned_away(
+                who,
+                why,
+                "its client has a quarter of limits.connections open",
+            ),
             Refusal::Stranger => self.turned_away(who, why, "it is no MTA"),
         }
     }
@@ -147,9 +200,23 @@ impl Gate {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
+impl Place {
+    /// Counts the connection for the client that it was opened for.
+    pub(super) fn count_for(&mut self, client: IpAddr) -> Result<(), Refusal> {
+        let counted = self.seat.count_for(client, self.share);
+        if counted.is_err() {
+            self.gate.refused(Caller::Machine(client), Refusal::Share);
+        }
+        Ok(counted?)
+    }
+}
+
+impl From<Crowded> for Refusal {
+    fn from(why: Crowded) -> Refusal {
+        match why {
+            Crowded::Full => Refusal::Connections,
+            Crowded::Share => Refusal::Share,
+        }
     }
 }
 
@@ -159,6 +226,7 @@ impl Refusal {
             Refusal::Client => "client",
             Refusal::User => "user",
             Refusal::Connections => "connections",
+            Refusal::Share => "share",
             Refusal::Stranger => "stranger",
         }
     }
@@ -177,6 +245,7 @@ impl Protocol {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hook::Clients;
 
     #[test]
     fn a_place_is_free_again_when_its_connection_ends() {
@@ -194,6 +263,29 @@ mod tests {
         assert!(matches!(gate.enter(here), Err(Refusal::Connections)));
         drop(first);
         assert!(gate.enter(here).is_ok());
+    }
+
+    #[test]
+    fn one_client_leaves_room_for_others_unless_it_brings_their_mail() {
+        let access = Access {
+            clients: Clients::new(["0.0.0.0/0".parse().expect("a network")]),
+            speakers: Clients::new(["192.0.2.7/32".parse().expect("a network")]),
+            ..Access::default()
+        };
+        let limits = Limits {
+            connections: 8,
+            ..Limits::default()
+        };
+        let gate = Arc::new(Gate::of_smtp(access, limits));
+        let enter = |last: u8| gate.enter(Caller::Machine([192, 0, 2, last].into()));
+        let _one = [enter(1).expect("room"), enter(1).expect("room")];
+        assert!(matches!(enter(1), Err(Refusal::Share)));
+        let speakers: Vec<_> = (0..6).map(|_| enter(7).expect("room")).collect();
+        assert!(matches!(enter(7), Err(Refusal::Connections)));
+        for (number, (mut place, _)) in speakers.into_iter().enumerate() {
+            let announced = place.count_for([198, 51, 100, 1].into());
+            assert!(announced.is_ok() || number > 0);
+        }
     }
 
     #[test]

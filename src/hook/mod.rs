@@ -2,6 +2,7 @@
 
 mod arriving;
 mod clients;
+mod crowd;
 mod edits;
 mod gate;
 mod listen;
@@ -11,6 +12,7 @@ mod proxy;
 mod settings;
 
 pub use clients::Clients;
+pub use crowd::{Crowd, Seat};
 pub use gate::Gate;
 pub use listen::{Listen, ListenError};
 pub use listener::{BindError, Listener, Socket};

@@ -95,6 +95,9 @@ pub struct DoorTls {
 pub struct Access {
     /// By TCP.
     pub clients: Clients,
+    /// Those that may bring as many connections as there are, being the way of everybody's mail; of the others each has a
+    /// share.
+    pub speakers: Clients,
     /// By Unix sockets: the ids of users; everybody whom the socket's mode lets in where there are none.
     pub users: Vec<u32>,
 }

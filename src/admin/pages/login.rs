@@ -1,7 +1,5 @@
 //! The token, asked for once for each browser.
 
-use std::time::Duration;
-
 use axum::Extension;
 use axum::extract::{Form, Query, State};
 use axum::http::StatusCode;
@@ -15,9 +13,6 @@ use tracing::warn;
 use super::layout::{Kind, form_field, lone_page, notice};
 use crate::admin::Watched;
 use crate::admin::guard::{Guard, Visitor};
-
-/// How long a wrong token waits for its answer.
-const WRONG_WAITS: Duration = Duration::from_millis(500);
 
 /// What a login asks for.
 #[derive(Debug, Deserialize)]
@@ -71,7 +66,7 @@ pub(in crate::admin) async fn enter(
     if !watched.guard.is_token(token, login.token.trim()) {
         counter!("copyist_admin_requests_refused_total", "why" => "token").increment(1);
         warn!("a login with a wrong token is refused");
-        tokio::time::sleep(WRONG_WAITS).await;
+        watched.guard.slow_down().await;
         return ask(&visitor, &login.next, true);
     }
     let cookie = [(SET_COOKIE, watched.guard.cookie(token))];

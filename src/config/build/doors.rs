@@ -65,6 +65,7 @@ impl Build<'_> {
             self.answers_only_this_machine_or_somebody(ADMIN, address, address, &admin_clients)?;
         }
         let access = Access {
+            speakers: Clients::new([]),
             clients,
             users: users?,
         };

@@ -54,6 +54,8 @@ pub(super) enum Ended {
     Proxy(String),
     #[error("too many commands that are none")]
     Nonsense,
+    #[error("its client has too many connections")]
+    Crowded,
 }
 
 impl Ended {
@@ -69,6 +71,7 @@ impl Ended {
             Ended::Dismissed => "dismissed",
             Ended::Proxy(_) => "proxy",
             Ended::Nonsense => "nonsense",
+            Ended::Crowded => "crowded",
         }
     }
 }

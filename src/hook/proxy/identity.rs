@@ -38,6 +38,11 @@ impl Identity {
         &self.queue_id
     }
 
+    /// The address of whoever is connected, as far as it is known.
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        self.base.ip
+    }
+
     pub(super) fn set_ip(&mut self, ip: Option<IpAddr>) {
         self.base.ip = ip.map(|ip| ip.to_canonical());
     }

@@ -89,6 +89,7 @@ impl Terms {
 fn access(door: &SmtpDoor) -> Access {
     Access {
         clients: door.clients.clone(),
+        speakers: door.speakers.clone(),
         ..Access::default()
     }
 }
@@ -150,9 +151,15 @@ fn admit(
             return;
         }
     };
-    let session = Session::new(terms, pipelines.clone(), limits, shutdown.clone(), from);
+    let session = Session::new(
+        terms,
+        pipelines.clone(),
+        place,
+        limits,
+        shutdown.clone(),
+        from,
+    );
     sessions.spawn(async move {
-        let _place = place;
         gauge!("copyist_smtp_connections").increment(1);
         if let Err(ended) = session.serve(stream).await {
             counter!("copyist_smtp_connections_broken_total", "why" => ended.name()).increment(1);

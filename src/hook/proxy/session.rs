@@ -18,6 +18,7 @@ use super::identity::Identity;
 use super::next_hop::{Hop, HopError};
 use super::offers::{self, Offers, offers};
 use crate::hook::Mode;
+use crate::hook::gate::Place;
 use crate::hook::listener::Stream;
 use crate::identity::parse_path;
 use crate::mail::{
@@ -30,6 +31,8 @@ use crate::smtp::{Answer, Command};
 
 /// Longest silence of a client (RFC 5321 section 4.5.3.2.7).
 pub(super) const SILENCE: Duration = Duration::from_secs(300);
+/// How long a connection to the next server waits for a client that has not said anything yet.
+const FIRST_WORD: Duration = Duration::from_secs(1);
 /// Commands that are none, until the connection is closed.
 const NONSENSE: usize = 20;
 
@@ -37,6 +40,7 @@ const NONSENSE: usize = 20;
 pub(super) struct Session {
     pub(super) terms: Arc<Terms>,
     pub(super) pipelines: Arc<ArcSwap<Pipeline>>,
+    pub(super) place: Place,
     pub(super) limits: Limits,
     pub(super) shutdown: CancellationToken,
     pub(super) peer: IpAddr,
@@ -47,6 +51,8 @@ pub(super) struct Session {
     pub(super) nonsense: usize,
     /// Whether the client has logged in.
     pub(super) is_known: bool,
+    /// Since when the client is to say who it is.
+    pub(super) greeting_from: Instant,
     /// Whether the client has said who it is.
     pub(super) has_greeted: bool,
 }
@@ -87,6 +93,7 @@ impl Session {
     pub(super) fn new(
         terms: Arc<Terms>,
         pipelines: Arc<ArcSwap<Pipeline>>,
+        place: Place,
         limits: Limits,
         shutdown: CancellationToken,
         peer: IpAddr,
@@ -95,6 +102,7 @@ impl Session {
         Session {
             terms,
             pipelines,
+            place,
             limits,
             shutdown,
             peer,
@@ -104,6 +112,7 @@ impl Session {
             transaction: None,
             nonsense: 0,
             is_known: false,
+            greeting_from: Instant::now(),
             has_greeted: false,
         }
     }
@@ -113,9 +122,9 @@ impl Session {
         let terms = self.terms.clone();
         let mut stream = stream;
         if terms.door.proxy_protocol {
-            self.identity.set_ip(
-                super::proxied::source(&mut stream, self.peer, self.may_speak_for()).await?,
-            );
+            let source = super::proxied::source(&mut stream, self.peer, self.may_speak_for());
+            self.identity.set_ip(source.await?);
+            self.count_client()?;
         }
         let mut client = ClientSide::new(Box::new(stream));
         if let Some(tls) = terms.server_tls.as_ref().filter(|tls| tls.implicit) {
@@ -135,15 +144,19 @@ impl Session {
             }
         };
         client.put(&hop.greeting);
-        let mut between = Between {
-            client,
-            hop,
-            is_stale: used,
+        let (ended, hop) = match self.first_word(&mut client, (hop, used)).await {
+            Ok((hop, is_stale)) => {
+                let mut between = Between {
+                    client,
+                    hop,
+                    is_stale,
+                };
+                let ended = self.converse(&mut between).await;
+                client = between.client;
+                (ended, Some(between.hop))
+            }
+            Err(ended) => (Err(ended), None),
         };
-        let ended = self.converse(&mut between).await;
-        let Between {
-            mut client, hop, ..
-        } = between;
         match &ended {
             Ok(()) => {}
             Err(Ended::Stopping) => {
@@ -155,6 +168,9 @@ impl Session {
             }
             Err(Ended::Silent | Ended::Late) => {
                 client.say(&Reply::new(421, Enhanced(4, 4, 2), "Timeout exceeded"));
+            }
+            Err(Ended::Crowded) => {
+                client.say(&Reply::new(421, Enhanced(4, 7, 0), "Too many connections"));
             }
             Err(Ended::Nonsense) => {
                 client.say(&Reply::new(421, Enhanced(4, 7, 0), "Too many errors"));
@@ -173,7 +189,7 @@ impl Session {
         let hop = match &ended {
             // In the middle of a message it is just closed, so that nothing of it is taken for all of it.
             Err(Ended::NextHop(_) | Ended::Dismissed) => None,
-            _ => Some(hop).filter(|_| is_idle),
+            _ => hop.filter(|_| is_idle),
         };
         // Before the client hears the last word, so that the next client finds it.
         let other = match hop {
@@ -188,6 +204,37 @@ impl Session {
             hop.quit().await;
         }
         ended
+    }
+
+    /// Waits until the client says something. The next server has connections for those who do: one that nobody has spoken
+    /// on goes back meanwhile.
+    async fn first_word(
+        &self,
+        client: &mut ClientSide,
+        got: (Hop, bool),
+    ) -> Result<(Hop, bool), Ended> {
+        let (pool, stop) = (&self.terms.pool, Some(&self.shutdown));
+        let soon = client.read(Instant::now() + FIRST_WORD, stop).await;
+        match soon {
+            Ok(()) => return Ok(got),
+            Err(ended) => {
+                pool.put(got.0);
+                let Ended::Silent = ended else {
+                    return Err(ended);
+                };
+            }
+        }
+        client.read(self.deadline(), stop).await?;
+        let again = pool.get(&self.terms.door.next_hop, &self.terms.hop_tls);
+        again.await.map_err(Ended::NextHop)
+    }
+
+    /// Counts this connection for the client that it was opened for.
+    pub(super) fn count_client(&mut self) -> Result<(), Ended> {
+        match self.identity.ip() {
+            Some(ip) => self.place.count_for(ip).map_err(|_| Ended::Crowded),
+            None => Ok(()),
+        }
     }
 
     fn unreachable(&self, error: &HopError) {
@@ -208,6 +255,7 @@ impl Session {
         let now = Instant::now();
         let most = match &self.transaction {
             Some(transaction) => transaction.began + self.limits.message_time,
+            None if !self.has_greeted => self.greeting_from + self.limits.greeting,
             None => self.began + self.limits.connection_time,
         };
         most.min(now + SILENCE.min(self.limits.idle))

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use tokio::time::Instant;
+
 use super::client::Ended;
 use super::offers::Offers;
 use super::session::{Between, Session};
@@ -34,6 +36,7 @@ impl Session {
         // All that was said before counts for nothing (RFC 3207 section 4.2).
         self.offers = Offers::default();
         self.has_greeted = false;
+        self.greeting_from = Instant::now();
         Ok(())
     }
 
@@ -90,12 +93,14 @@ impl Session {
         }
         if !self.offers.xclient {
             self.identity.become_another(attributes);
+            self.count_client()?;
             between.client.put(&between.hop.greeting);
             return Ok(());
         }
         between.hop.set_marked();
         if self.forward(between, line).await?.is_positive() {
             self.identity.become_another(attributes);
+            self.count_client()?;
             self.offers = Offers::default();
         }
         Ok(())
