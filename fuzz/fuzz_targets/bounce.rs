@@ -1,5 +1,5 @@
-//! Bounces. Where the first octet is odd, a genuine token stands in the message, at the place that the second says. Must
-//! hold: a genuine token is found, and nothing else is taken for one; the summary of any message can be made.
+//! Notices about reports. Where the first octet is odd, a genuine token stands in the message: at the place that the second says, or, where that is 0,
+//! in In-Reply-To. Must hold: there it is found, and without a genuine token nothing is; the summary of any message can be made.
 
 #![no_main]
 
@@ -22,12 +22,19 @@ fuzz_target!(|octets: &[u8]| {
     let mut octets = rest.to_vec();
     let genuine = first & 1 == 1;
     if genuine {
-        let at = octets.len() * usize::from(*second) / 256;
-        octets.splice(at..at, ITEM.envelope_id.bytes());
+        let answers = format!("In-Reply-To: {}\r\n", ITEM.message_id);
+        let (at, token) = match second {
+            0 => (0, &answers),
+            second => (octets.len() * usize::from(*second) / 256, &ITEM.envelope_id),
+        };
+        octets.splice(at..at, token.bytes());
     }
     let message = Message::new(Bytes::from(octets));
-    let found = COMPOSER.bounce(&message);
-    assert_eq!(found.as_ref().map(|(item, _)| item), genuine.then_some(&ITEM.id));
+    let found = COMPOSER.notice(&message, true);
+    let is_found = found.as_ref().is_some_and(|(item, _)| *item == ITEM.id);
+    assert!(is_found || found.is_none(), "an item that is none");
+    assert!(!is_found || genuine, "a token that is none");
+    assert!(is_found || !genuine || *second != 0, "a token that is not found");
     // What it says is shown on terminals.
     if let Some((_, bounce)) = found {
         for text in [bounce.reporter, bounce.action, bounce.status, bounce.said] {

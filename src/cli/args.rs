@@ -307,7 +307,7 @@ pub(super) enum QueueCommand {
         #[arg(long)]
         json: bool,
     },
-    /// List the bounces that came back for reports that a relay had taken, newest first.
+    /// List the bounces and other notices that came back for reports that a relay had taken, newest first.
     Bounces {
         /// At most this many.
         #[arg(long, value_name = "N", default_value_t = 1000)]

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use super::fields::{field, unstructured};
 use super::report::{self, Outer};
 use super::seal::{self, BodyDigest, Sealed};
-use super::{Bounce, Collected, Dsn, Item, ItemId, Key, Kind, Refusal, Settings, ndr, token};
+use super::token::Audience;
+use super::{
+    Bounce, Collected, Dsn, Item, ItemId, Key, Kind, Refusal, Settings, ndr, notice, token,
+};
 use crate::mail::{Address, BodyKind, Content, Envelope, Message, Nature, Recipient, Summary};
 use crate::policy::{self, Direction, Format, Plan, Trouble};
 
@@ -60,6 +63,7 @@ struct Draft<'a> {
     ndr: Option<&'a Address>,
     subject: &'a str,
     reasons: Vec<String>,
+    audience: Audience,
 }
 
 impl<'a> Draft<'a> {
@@ -82,6 +86,7 @@ impl<'a> Draft<'a> {
             ndr: Some(&copy.ndr),
             subject: &subject.summary.subject,
             reasons: reasons(copy),
+            audience: Audience::Journal,
         })
     }
 }
@@ -159,6 +164,7 @@ impl Composer {
                     ndr,
                     subject: &summary.subject,
                     reasons: vec![format!("the {direction} version of a message with several")],
+                    audience: Audience::People,
                 };
                 let mut digest = BodyDigest::new();
                 digest.read(message.body())?;
@@ -217,6 +223,11 @@ impl Composer {
                     )
                 })
                 .collect(),
+            audience: match failed.kind {
+                // The sender of a message hears of it.
+                Kind::Version => Audience::People,
+                Kind::Report | Kind::Copy | Kind::Ndr => Audience::Journal,
+            },
         };
         self.wrap(draft, &account, &attached, now)
     }
@@ -245,6 +256,7 @@ impl Composer {
             reasons: vec![format!(
                 "{ndr_address}: a digest of {count} refusals beyond those that had an NDR each"
             )],
+            audience: Audience::Journal,
         };
         let mut header = String::new();
         let title = format!("{}: {}", account.title, subject);
@@ -271,13 +283,12 @@ impl Composer {
         seal::judge(&self.key, message, &recipients)
     }
 
-    /// The item of ours that a bounce is about, by its ENVID or Message-ID anywhere in it, and what the bounce says; of
-    /// a large one, in its beginning: what it says stands before what it returns.
-    pub fn bounce(&self, message: &Message) -> Option<(ItemId, Bounce)> {
-        let beginning = message.content().beginning();
-        let item = token::find(&self.key, beginning)?;
-        let body = beginning.get(message.header().len()..);
-        Some((item, Bounce::read(body.unwrap_or_default())))
+    /// The item of ours that a message is a notice about, and what it says of it. `from_program`: it has no reverse path.
+    pub fn notice(&self, message: &Message, from_program: bool) -> Option<(ItemId, Bounce)> {
+        let is_automatic = from_program || notice::is_automatic(message);
+        is_automatic
+            .then(|| notice::read(&self.key, message))
+            .flatten()
     }
 
     fn report(&self, subject: &Subject<'_>, copy: &policy::Copy) -> Result<Item, ComposeError> {
@@ -364,6 +375,7 @@ impl Composer {
             ndr: None,
             subject: &subject.summary.subject,
             reasons: vec![trouble.to_string()],
+            audience: Audience::Journal,
         };
         let owed = self.around(subject, owed, &[])?;
         let account = ndr::malformed(trouble, &self.settings.hostname);
@@ -382,6 +394,7 @@ impl Composer {
             ndr: None,
             subject: &subject.summary.subject,
             reasons: vec![format!("{}: {trouble}", trouble.ndr)],
+            audience: Audience::Journal,
         };
         self.wrap(draft, &account, &attached, subject.now)
     }
@@ -424,7 +437,7 @@ impl Composer {
     fn outer<'a>(&'a self, draft: &'a Draft<'_>, subject: &'a str, date: SystemTime) -> Outer<'a> {
         let message_id = format!(
             "<{}@{}>",
-            token::token(&self.key, &draft.id),
+            token::token(&self.key, &draft.id, draft.audience),
             self.settings.hostname
         );
         Outer {
@@ -464,7 +477,7 @@ impl Composer {
             header.push_str("\r\n");
         }
         header.push_str(&before);
-        let token = token::token(&self.key, &draft.id);
+        let token = token::token(&self.key, &draft.id, draft.audience);
         let smtputf8 = draft
             .targets
             .iter()

@@ -4,12 +4,13 @@
 //! line to the envelope part or a header to a report. No I/O but the key file and the system's
 //! random numbers.
 
-mod bounce;
 mod composer;
 mod fields;
 mod item;
 mod key;
 mod ndr;
+mod notice;
+mod parts;
 mod report;
 mod seal;
 mod settings;
@@ -17,10 +18,10 @@ mod settings;
 mod tests;
 mod token;
 
-pub use bounce::Bounce;
 pub use composer::{ComposeError, Composer};
 pub use fields::is_ours;
 pub use item::{Collected, Dsn, Item, ItemId, Kind, Refusal};
 pub use key::{Key, KeyError};
+pub use notice::Bounce;
 pub use seal::{Flaw, Sealed};
 pub use settings::Settings;

@@ -219,6 +219,14 @@ pub(super) fn judge(key: &Key, message: &Message, recipients: &[&Address]) -> Se
     verdict
 }
 
+/// The item of a report whose seal this is, whatever it seals now: for a header that somebody returns.
+pub(super) fn item(key: &Key, value: &[u8]) -> Option<ItemId> {
+    let claim = Claim::parse(value)?;
+    let is_ours =
+        claim.sort == Sort::Report && head_mac(key, &claim.id, claim.sort, &claim.to) == claim.head;
+    is_ours.then_some(claim.id)
+}
+
 /// A seal as a message claims it.
 struct Claim {
     sort: Sort,

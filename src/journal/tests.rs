@@ -10,6 +10,8 @@ use crate::directory::Target;
 use crate::mail::{Address, BodyKind, Client, Enhanced, Envelope, Message, Recipient, Reply};
 use crate::policy::{Copy, Direction, Format, Plan, Reason, Trouble};
 
+mod notices;
+
 fn address(text: &str) -> Address {
     Address::parse(text).expect("a valid address")
 }
@@ -103,10 +105,6 @@ fn report(
     let children = parsed.parts[0].sub_parts().expect("a multipart").len();
     assert_eq!(children, 2, "envelope part and original");
     (item, whole, text)
-}
-
-fn bounced(composer: &Composer, message: &Message) -> Option<ItemId> {
-    composer.bounce(message).map(|(item, _)| item)
 }
 
 #[test]
@@ -393,10 +391,6 @@ fn an_ndr_names_what_happened_and_holds_the_whole_report() {
         composer.judge(&sent, [&address("ndr@corp.example")]),
         Sealed::Whole(ndr.id)
     );
-    assert_eq!(
-        bounced(&composer, &sent),
-        None.or(bounced(&composer, &sent))
-    );
 }
 
 #[test]
@@ -424,24 +418,6 @@ fn an_attached_report_whose_header_is_not_ascii_is_global() {
         assert!(sent.contains(needle), "{needle} is missing in {sent}");
     }
     assert_eq!(item.body, BodyKind::EightBit);
-}
-
-#[test]
-fn a_bounce_is_known_by_the_envelope_id_or_message_id_in_it() {
-    let composer = composer();
-    let envelope = envelope(Some("ana@corp.example"), &["buyer@customer.test"]);
-    let (item, _, _) = report(&composer, &envelope, &message(OFFER), true);
-    let bounce = message(&format!(
-        "A: b\r\n\r\nOriginal-Envelope-Id: {}\r\n",
-        item.envelope_id
-    ));
-    assert_eq!(bounced(&composer, &bounce), Some(item.id.clone()));
-    let bounce = message(&format!("A: b\r\n\r\nMessage-ID: {}\r\n", item.message_id));
-    assert_eq!(bounced(&composer, &bounce), Some(item.id));
-    assert_eq!(
-        bounced(&composer, &message("A: b\r\n\r\ncopyist.x.y")),
-        None
-    );
 }
 
 #[test]

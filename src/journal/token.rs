@@ -46,13 +46,28 @@ pub(super) fn new_id() -> Result<ItemId, ComposeError> {
     ItemId::parse(&random_text()?).ok_or(ComposeError::Random)
 }
 
-/// The token of an item.
-pub(super) fn token(key: &Key, id: &ItemId) -> String {
-    format!("{START}{id}.{}", mac(key, id.as_str()))
+/// Who gets to see a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Journal and NDR mailboxes, and the relays on the way there. Notices about it come back to an NDR address.
+    Journal,
+    /// Anybody: it is mail. Its token names the item and proves nothing, or whoever got such a mail could write to NDR addresses.
+    People,
 }
 
-fn mac(key: &Key, id: &str) -> String {
-    base32(&key.mac("token", &[id.as_bytes()]).as_ref()[..MAC])
+/// The token of an item.
+pub(super) fn token(key: &Key, id: &ItemId, audience: Audience) -> String {
+    let purpose = match audience {
+        Audience::Journal => PURPOSE,
+        Audience::People => "token for people",
+    };
+    format!("{START}{id}.{}", mac(key, purpose, id.as_str()))
+}
+
+const PURPOSE: &str = "token";
+
+fn mac(key: &Key, purpose: &str, id: &str) -> String {
+    base32(&key.mac(purpose, &[id.as_bytes()]).as_ref()[..MAC])
 }
 
 /// The item that the first genuine token in `text` names.
@@ -64,7 +79,7 @@ pub(super) fn find(key: &Key, text: &[u8]) -> Option<ItemId> {
         let id = ItemId::parse(id)?;
         // Not compared in constant time: what an attacker could learn by timing guesses over SMTP is how to
         // send one bounce to the NDR mailbox.
-        (mac(key, id.as_str()) == given).then_some(id)
+        (mac(key, PURPOSE, id.as_str()) == given).then_some(id)
     })
 }
 
@@ -82,7 +97,9 @@ mod tests {
     fn only_genuine_tokens_are_found() {
         let key = Key::ephemeral().expect("a key");
         let id = new_id().expect("an id");
-        let token = token(&key, &id);
+        let for_people = token(&key, &id, Audience::People);
+        assert_eq!(find(&key, for_people.as_bytes()), None);
+        let token = token(&key, &id, Audience::Journal);
         let text = format!("Original-Envelope-Id: copyist.no {token}\r\n");
         assert_eq!(find(&key, text.as_bytes()), Some(id.clone()));
         assert_eq!(

@@ -28,6 +28,7 @@ use crate::text::{self, Class, OnFailure};
 pub use make::Other;
 use make::{Made, Make, MakeError};
 pub use memory::{Memory, Room};
+use own::Notice;
 pub use unidentified::Unidentified;
 
 /// As [`MADE_APART`] where there are texts: reading HTML may take fifty times as long.
@@ -254,13 +255,25 @@ impl Pipeline {
         hook: &dyn Hook,
         now: SystemTime,
     ) -> Result<Made, Reply> {
-        let bounced = self.bounced(envelope, message, now).await?;
+        let notice = self.notice(envelope, message, now).await?;
+        let is_bounce = notice != Notice::None && envelope.sender.is_none();
         if let Some(guarded) = provisional.first()
-            && !bounced
+            && !is_bounce
         {
             counter!("copyist_guard_refusals_total").increment(1);
             info!(queue_id = envelope.queue_id, recipient = %guarded, "refused: a guarded mailbox, and no report of ours");
             return Err(unknown_user(guarded));
+        }
+        if notice == Notice::ToUs {
+            let strips = self.strips(envelope, message, hook);
+            let changes = Changes {
+                strips,
+                ..Changes::default()
+            };
+            return Ok(Made {
+                changes,
+                ..Made::default()
+            });
         }
         let (envelope, people) = self.people(envelope, message).await;
         let envelope = &*envelope;

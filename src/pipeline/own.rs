@@ -1,4 +1,4 @@
-//! What of ours comes back: reports and versions on their way through the MTA, and bounces of them.
+//! What of ours comes back: reports and versions on their way through the MTA, and notices about them.
 
 use std::time::SystemTime;
 
@@ -6,8 +6,9 @@ use metrics::counter;
 use tracing::{info, warn};
 
 use super::{MADE_APART, Pipeline};
-use crate::journal::{Flaw, Sealed};
-use crate::mail::{Address, Envelope, Message, Reply};
+use crate::identity::GuardStatus;
+use crate::journal::{Bounce, Flaw, ItemId, Sealed};
+use crate::mail::{Address, Envelope, Message, Recipient, Reply};
 use crate::policy;
 use crate::spool::Bounced;
 
@@ -68,45 +69,83 @@ impl Pipeline {
         judging.await.unwrap_or(Sealed::No)
     }
 
-    /// Whether the message is a bounce of something of ours, to the address that hears of failures. It is
-    /// remembered before it goes on: often it is all that is ever heard.
-    pub(super) async fn bounced(
+    /// Whether the message is a notice about something of ours (a bounce, a delay, a receipt, a vacation message) for a mailbox
+    /// that notices are for. It is recorded before it goes on: often it is all that is ever heard.
+    pub(super) async fn notice(
         &self,
         envelope: &Envelope,
         message: &Message,
         now: SystemTime,
-    ) -> Result<bool, Reply> {
-        let to_us = || {
-            envelope
-                .recipient_addresses()
-                .any(|to| policy::is_ndr(to, &self.rules))
+    ) -> Result<Notice, Reply> {
+        let has_no_sender = envelope.sender.is_none();
+        let Some((item, mut bounce)) = self.composer.notice(message, has_no_sender) else {
+            return Ok(Notice::None);
         };
-        if envelope.sender.is_some() || !to_us() {
-            return Ok(false);
+        let (mut to_us, mut to_others) = (false, false);
+        for recipient in &envelope.recipients {
+            match self.is_guarded(recipient).await {
+                true => to_us = true,
+                false => to_others = true,
+            }
         }
-        let Some((item, mut bounce)) = self.composer.bounce(message) else {
-            return Ok(false);
-        };
+        if !to_us {
+            return Ok(Notice::None);
+        }
         if bounce.reporter.is_empty() {
             bounce.reporter = envelope
                 .client
                 .ip
                 .map_or_else(String::new, |ip| ip.to_string());
         }
-        counter!("copyist_bounces_total").increment(1);
-        warn!(
-            queue_id = envelope.queue_id, %item, status = bounce.status, by = bounce.reporter,
-            "a report of ours came back"
-        );
+        tell(envelope, &item, &bounce);
         let (item, at) = (item, now);
         match self.spool.bounced(Bounced { item, at, bounce }).await {
-            Ok(_) => Ok(true),
+            Ok(_) if to_others => Ok(Notice::AlsoToOthers),
+            Ok(_) => Ok(Notice::ToUs),
             Err(error) => {
                 counter!("copyist_messages_deferred_total", "why" => "spool").increment(1);
                 warn!(queue_id = envelope.queue_id, "deferred: {error}");
                 Err(error.reply())
             }
         }
+    }
+
+    /// Whether a recipient is an NDR address or a guarded journal mailbox. In doubt it is somebody else, whose mail is journaled.
+    async fn is_guarded(&self, recipient: &Recipient) -> bool {
+        if policy::is_ndr(&recipient.address, &self.rules) {
+            return true;
+        }
+        let Some(guarded) = self.guarded.get() else {
+            return false;
+        };
+        let (address, mta) = (&recipient.address, recipient.reading.as_ref());
+        let status = self.identities.guard_status(address, mta, &guarded).await;
+        matches!(status, GuardStatus::Guarded(_))
+    }
+}
+
+/// Whether a message is a notice about something of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// It is not, or for nobody whom notices are for.
+    None,
+    /// It is, and for NDR addresses and guarded mailboxes alone: to journal it would make a report that may come back again,
+    /// without end.
+    ToUs,
+    /// It is, and for others as well, whose mail is journaled.
+    AlsoToOthers,
+}
+
+/// Tells the log of a notice. A delay, a receipt and a vacation message are no failure.
+fn tell(envelope: &Envelope, item: &ItemId, bounce: &Bounce) {
+    let queue_id = &envelope.queue_id;
+    let (status, by) = (&bounce.status, &bounce.reporter);
+    if bounce.is_failure() {
+        counter!("copyist_bounces_total").increment(1);
+        warn!(queue_id, %item, status, by, "a report of ours came back");
+    } else {
+        counter!("copyist_notices_total", "kind" => bounce.action.clone()).increment(1);
+        info!(queue_id, %item, status, by, kind = bounce.action, "a notice about a report of ours");
     }
 }
 
