@@ -203,6 +203,49 @@ fn bounces_are_known_from_a_trusted_archive_and_where_only_the_header_returns() 
     );
 }
 
+#[test]
+fn a_loop_without_tokens_ends_within_a_limit_and_nothing_is_lost() {
+    let rules = lab::open_directory();
+    let ignored = rules.path().join("ignored");
+    // What returns says nothing of what it is about.
+    write(&ignored, "/copyist\\./ IGNORE\n/X-Copyist-/ IGNORE\n");
+    let ignored = format!("regexp:{}", ignored.display());
+    let circle = Circle::start(&[
+        "smtp_bind_address = 127.0.0.2",
+        "internal_mail_filter_classes = bounce",
+        &format!("nested_header_checks = {ignored}"),
+        &format!("body_checks = {ignored}"),
+    ]);
+    let mut client = lab::Client::connect_from(OUTSIDE, circle.site.smtp_addr());
+    let dan = format!("dan@{DOMAIN}");
+    for messages in 1..=3 {
+        let content = message(&format!("<{messages}@elsewhere.test>"), "x");
+        let reply = client.send_message("a@elsewhere.test", &[&dan], &content);
+        assert_eq!(reply.code, 250);
+        let expected = LIMIT + messages;
+        wait("the loop ends", PATIENCE, || circle.sent_back() >= expected);
+        circle.settle();
+        let dead = circle.metric("copyist_spool_dead_letters");
+        println!(
+            "{messages} messages: {} reports sent back, {dead} kept",
+            circle.sent_back()
+        );
+        assert_eq!((circle.sent_back(), dead), (expected, messages as f64));
+        assert_eq!(circle.mail.count(), messages + expected, "all mail passes");
+    }
+    assert_eq!(circle.metric("copyist_reports_collected_total"), 3.0);
+    assert_eq!(circle.metric("copyist_bounces_total"), 0.0);
+    assert!(
+        circle
+            .copyist
+            .log()
+            .contains("as in a mail loop; a digest will tell")
+    );
+}
+
+/// Reports within an hour about mail to journal and NDR mailboxes.
+const LIMIT: usize = 20;
+
 /// A vacation message about what has this Message-ID.
 fn vacation(id: &str, about: &str) -> String {
     format!(

@@ -254,7 +254,7 @@ impl Composer {
             ndr: None,
             subject: &subject,
             reasons: vec![format!(
-                "{ndr_address}: a digest of {count} refusals beyond those that had an NDR each"
+                "{ndr_address}: a digest of {count} reports and copies beyond those that were sent or had an NDR each"
             )],
             audience: Audience::Journal,
         };
@@ -289,6 +289,18 @@ impl Composer {
         is_automatic
             .then(|| notice::read(&self.key, message))
             .flatten()
+    }
+
+    /// Whether a message may come from something of ours: it has a token or a seal of ours somewhere, whatever it is, or is
+    /// written to the author of reports.
+    pub fn may_come_from_ours<'a>(
+        &self,
+        message: &Message,
+        mut recipients: impl Iterator<Item = &'a Address>,
+    ) -> bool {
+        token::find(&self.key, message.content().beginning()).is_some()
+            || seal::is_in(&self.key, message)
+            || recipients.any(|to| *to == self.settings.report_from)
     }
 
     fn report(&self, subject: &Subject<'_>, copy: &policy::Copy) -> Result<Item, ComposeError> {

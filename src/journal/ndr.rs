@@ -125,14 +125,15 @@ pub(super) fn malformed(trouble: &Trouble, hostname: &str) -> Account {
     }
 }
 
-/// Refusals that had no NDR of their own, because there were too many.
+/// Refusals that had no NDR of their own and reports that were not sent, because there were too many.
 pub(super) fn digest(listed: &[Collected], count: u64, hostname: &str) -> Account {
     let mut text = format!(
         "This is Copyist at {hostname}.\r\n\r\n\
-         {count} journal reports or copies could not be delivered, and are not tried again by\r\n\
-         themselves. So many were refused within an hour that they have no non-delivery report\r\n\
-         of their own. None of them is lost: all are kept until somebody decides.\r\n\r\n\
-         What to do: see why they were refused, mend it, then have them sent again:\r\n\r\n\
+         {count} journal reports or copies are not delivered, and are not tried again by\r\n\
+         themselves: they were refused, or not sent because they look like a mail loop. There\r\n\
+         were so many within an hour that they have no non-delivery report of their own. None\r\n\
+         of them is lost: all are kept until somebody decides.\r\n\r\n\
+         What to do: see the reason below each, mend it, then have them sent again:\r\n\r\n\
          \x20 copyist queue list --dead\r\n  copyist queue retry ID ... (or --all)\r\n\r\n"
     );
     let mut status = per_message(hostname);

@@ -227,6 +227,12 @@ pub(super) fn item(key: &Key, value: &[u8]) -> Option<ItemId> {
     is_ours.then_some(claim.id)
 }
 
+/// Whether a message has a seal of a report, for whomever.
+pub(super) fn is_in(key: &Key, message: &Message) -> bool {
+    let mut fields = message.fields_named(FIELD).take(LOOKED_AT);
+    fields.any(|field| item(key, field.value).is_some())
+}
+
 /// A seal as a message claims it.
 struct Claim {
     sort: Sort,

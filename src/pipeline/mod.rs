@@ -506,7 +506,8 @@ impl Pipeline {
             return Ok(());
         }
         let owed = Owed::of(&parcels);
-        let committed = self.spool.commit(&envelope.queue_id, now, parcels).await;
+        let spool = self.spool_for(envelope, message).await;
+        let committed = spool.commit(&envelope.queue_id, now, parcels).await;
         owed.tell(envelope, message, started, committed, "journaled")
     }
 
@@ -523,7 +524,8 @@ impl Pipeline {
             return Ok(None);
         }
         let owed = Owed::of(&parcels);
-        let held = self.spool.hold(&envelope.queue_id, now, parcels).await;
+        let spool = self.spool_for(envelope, message).await;
+        let held = spool.hold(&envelope.queue_id, now, parcels).await;
         owed.tell(
             envelope,
             message,

@@ -10,7 +10,11 @@ use crate::identity::GuardStatus;
 use crate::journal::{Bounce, Flaw, ItemId, Sealed};
 use crate::mail::{Address, Envelope, Message, Recipient, Reply};
 use crate::policy;
-use crate::spool::Bounced;
+use crate::spool::{Bounced, Spool};
+
+/// Reports from one NDR address to one journal address within an hour about messages that may come from a report of ours: enough
+/// for what people write to these mailboxes, few enough to end a mail loop. The others wait for an operator.
+const LOOPING_REPORTS: u32 = 20;
 
 impl Pipeline {
     /// Whether the message is a report of ours on its way to the journal mailbox. Journaling it again would
@@ -107,6 +111,20 @@ impl Pipeline {
                 warn!(queue_id = envelope.queue_id, "deferred: {error}");
                 Err(error.reply())
             }
+        }
+    }
+
+    /// The spool for what is owed for this message; within a limit where the message may come from a report of ours: it has one
+    /// in it, or is for a mailbox that reports and notices about them go to. A mail loop ends there.
+    pub(super) async fn spool_for(&self, envelope: &Envelope, message: &Message) -> Spool {
+        let (composer, recipients) = (&self.composer, envelope.recipient_addresses());
+        let mut may_loop = composer.may_come_from_ours(message, recipients);
+        for recipient in &envelope.recipients {
+            may_loop = may_loop || self.is_guarded(recipient).await;
+        }
+        match may_loop {
+            true => self.spool.limited(LOOPING_REPORTS),
+            false => self.spool.clone(),
         }
     }
 

@@ -140,7 +140,8 @@ fn release(connection: &Connection, number: i64) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "UPDATE item SET due = (SELECT received FROM message WHERE id = item.message) WHERE seq = ?1 AND due IS NULL \
-             AND NOT EXISTS (SELECT 1 FROM paused WHERE item = ?1)",
+             AND NOT EXISTS (SELECT 1 FROM paused WHERE item = ?1) \
+             AND EXISTS (SELECT 1 FROM target WHERE item = ?1 AND state = 'waiting')",
         )?
         .execute([number])
         .map(|_| ())

@@ -1,12 +1,12 @@
-//! What is told about failures, and what was heard of them: NDRs of the last hour, refusals that wait for a digest, and
-//! bounces that came back for what was delivered.
+//! What is told about failures, and what was heard of them: NDRs of the last hour and reports of what may be a mail loop, both
+//! within a limit; what waits for a digest beyond it; and notices that came back for what was delivered.
 
 use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, params};
 
-use super::database::{address, item_id, millis, time};
-use crate::journal::{Bounce, Collected, ItemId};
+use super::database::{address, item_id, millis, numbers, time};
+use crate::journal::{Bounce, Collected, Item, ItemId, Kind};
 use crate::mail::Address;
 
 /// NDRs are counted over this long, and a refusal that waits for a digest waits this long.
@@ -81,6 +81,16 @@ pub(super) fn may_tell(
     most: u32,
     now: SystemTime,
 ) -> rusqlite::Result<bool> {
+    may_send(connection, ndr.key(), most, now)
+}
+
+/// The same for anything that is counted under a name.
+fn may_send(
+    connection: &Connection,
+    name: &str,
+    most: u32,
+    now: SystemTime,
+) -> rusqlite::Result<bool> {
     let (from, now) = (millis(now - HOUR), millis(now));
     // What lies ahead was noted before the clock was set back.
     connection
@@ -88,14 +98,59 @@ pub(super) fn may_tell(
         .execute([from, now])?;
     let told: u32 = connection
         .prepare_cached("SELECT count(*) FROM told WHERE ndr = ?1")?
-        .query_row([ndr.key()], |row| row.get(0))?;
+        .query_row([name], |row| row.get(0))?;
     if told >= most {
         return Ok(false);
     }
     connection
         .prepare_cached("INSERT INTO told (ndr, at) VALUES (?1, ?2)")?
-        .execute(params![ndr.key(), now])?;
+        .execute(params![name, now])?;
     Ok(true)
+}
+
+/// What is shown beside a target that a report is kept from.
+const KEPT: &str = "not sent: too many reports to this address within an hour about mail to journal and NDR mailboxes, as in a mail loop";
+
+/// Counts a report that was just added, by its NDR address and each of its targets; for a target that gets too many within the
+/// hour it is a dead letter, which a digest tells of. Gives how many these are.
+pub(super) fn limit(
+    connection: &Connection,
+    item: &Item,
+    most: u32,
+    now: SystemTime,
+) -> rusqlite::Result<u64> {
+    let is_report = matches!(item.kind, Kind::Report | Kind::Copy);
+    let (Some(ndr), Some((number, _))) = (
+        item.ndr.as_ref().filter(|_| is_report),
+        numbers(connection, &item.id)?,
+    ) else {
+        return Ok(0);
+    };
+    let mut kept = 0;
+    for target in &item.targets {
+        if may_send(
+            connection,
+            &format!("{} {}", ndr.key(), target.key()),
+            most,
+            now,
+        )? {
+            continue;
+        }
+        kept += 1;
+        connection
+            .prepare_cached(
+                "UPDATE target SET state = 'dead', reply = ?3 WHERE item = ?1 AND address = ?2",
+            )?
+            .execute(params![number, target.to_string(), collected(KEPT)])?;
+        collect(connection, number, target, ndr, now)?;
+    }
+    connection
+        .prepare_cached(
+            "UPDATE item SET due = NULL WHERE seq = ?1 \
+             AND NOT EXISTS (SELECT 1 FROM target WHERE item = ?1 AND state = 'waiting')",
+        )?
+        .execute([number])?;
+    Ok(kept)
 }
 
 /// What is shown beside the reply to a target that a digest tells of.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use metrics::counter;
 use nix::fcntl::OFlag;
 use ring::digest::{Context, SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -50,6 +51,8 @@ pub struct Spool {
     /// Items that a delivery works on in this process; a crash forgets them, and then they are due again.
     claimed: Arc<Mutex<HashSet<ItemId>>>,
     changed: Arc<Notify>,
+    /// See [`Spool::limited`].
+    most: Option<u32>,
     /// Held as long as any handle is there; `None` for the queue commands.
     _lock: Option<Arc<File>>,
 }
@@ -158,8 +161,18 @@ impl Spool {
             fresh: Arc::default(),
             claimed: Arc::default(),
             changed: Arc::default(),
+            most: None,
             _lock: lock,
         })
+    }
+
+    /// A handle for messages that may come from a report of ours, as in a mail loop: of their reports, so many go from one NDR
+    /// address to one target within an hour. The others are durable as well, as dead letters that a digest tells of.
+    pub fn limited(&self, most: u32) -> Spool {
+        Spool {
+            most: Some(most),
+            ..self.clone()
+        }
     }
 
     /// Makes everything owed for a message durable, all of it or nothing. If the caller goes away before this
@@ -172,7 +185,10 @@ impl Spool {
     ) -> Result<(), CommitError> {
         let items = parcels.iter().flat_map(|parcel| &parcel.items);
         let ids: Vec<ItemId> = items.map(|item| item.id.clone()).collect();
-        self.fresh.put(received, &parcels, self.inline_limit);
+        // What may be kept as a dead letter is read before it is delivered.
+        if self.most.is_none() {
+            self.fresh.put(received, &parcels, self.inline_limit);
+        }
         let added = self.add(queue_id, received, parcels, false).await;
         match added {
             Ok(()) => self.changed.notify_one(),
@@ -237,20 +253,36 @@ impl Spool {
             };
             messages.push((message, items));
         }
+        let most = self.most;
         let committed = self
             .writer
             .run(move |connection| {
+                let mut kept = 0;
                 for (message, items) in &messages {
                     database::add(connection, message, items)?;
-                    for item in items.iter().filter(|_| is_held) {
-                        held::hold(connection, &item.id)?;
+                    for item in items {
+                        if let Some(most) = most {
+                            kept += news::limit(connection, item, most, received)?;
+                        }
+                        if is_held {
+                            held::hold(connection, &item.id)?;
+                        }
                     }
                 }
-                Ok(())
+                Ok(kept)
             })
             .await;
         match &committed {
-            Ok(()) => {}
+            Ok(0) => {}
+            Ok(kept) => {
+                counter!("copyist_reports_collected_total").increment(*kept);
+                counter!("copyist_dead_letters_total").increment(*kept);
+                warn!(
+                    queue_id,
+                    targets = kept,
+                    "kept as dead letters: too many reports within an hour about mail to journal and NDR mailboxes, as in a mail loop; a digest will tell"
+                );
+            }
             // Only when the answer is known: a commit that failed may be found to stand after a restart,
             // and then the row needs its file. The start removes what no row names.
             Err(CommitError::Refused(_) | CommitError::Full | CommitError::Low { .. }) => {
@@ -258,7 +290,7 @@ impl Spool {
             }
             Err(_) => {}
         }
-        committed
+        committed.map(|_| ())
     }
 
     /// Where an original is kept: in its row, or in a file that is durable when this returns.

@@ -11,6 +11,8 @@ use crate::journal::{Bounce, Dsn, Kind};
 use crate::mail::BodyKind;
 use crate::policy::Direction;
 
+mod limited;
+
 const LIMIT: usize = 1000;
 
 fn settings(dir: &Path) -> Settings {
