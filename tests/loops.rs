@@ -246,6 +246,50 @@ fn a_loop_without_tokens_ends_within_a_limit_and_nothing_is_lost() {
 /// Reports within an hour about mail to journal and NDR mailboxes.
 const LIMIT: usize = 20;
 
+#[test]
+fn a_report_that_an_mta_encodes_anew_is_known_as_it_was() {
+    let mail = SmtpSink::start_keeping();
+    let milter = format!("inet:127.0.0.1:{}", free_port());
+    let site = Postfix::start(&PostfixOptions {
+        milter: Some(milter.clone()),
+        deliver_to: mail.address(),
+        extra: Vec::new(),
+    });
+    // A relay that hears of no 8BITMIME, and so makes 7 bits of 8.
+    let relay = Postfix::start(&PostfixOptions {
+        milter: None,
+        deliver_to: site.smtp_addr(),
+        extra: vec![
+            "smtp_never_send_ehlo = yes".to_owned(),
+            "always_add_missing_headers = yes".to_owned(),
+        ],
+    });
+    let mut copyist = Copyist::install(&config(&milter, relay.smtp_addr(), free_port()));
+    write(&copyist.config_file().with_file_name("people.ldif"), PEOPLE);
+    copyist.restart();
+    let mut client = lab::Client::connect_from(OUTSIDE, site.smtp_addr());
+    let content = message("<eight@elsewhere.test>", "gr\u{fc}n und blau = bunt");
+    let reply = client.send_message("a@elsewhere.test", &[&format!("dan@{DOMAIN}")], &content);
+    assert_eq!(reply.code, 250, "{reply:?}");
+    mail.wait_for(2, PATIENCE);
+    let is_report = |text: &String| text.contains("X-MS-Journal-Report:");
+    wait("the report is whole", PATIENCE, || {
+        mail.messages().iter().any(is_report)
+    });
+    let report = mail
+        .messages()
+        .into_iter()
+        .find(is_report)
+        .expect("it is there");
+    assert!(report.contains("gr=C3=BCn und blau =3D bunt"), "{report}");
+    let log = copyist.log();
+    assert_eq!(log.matches("our own report passes").count(), 1, "{log}");
+    assert!(
+        !log.contains("changed") && !log.contains("its seal counts for nothing"),
+        "{log}"
+    );
+}
+
 /// A vacation message about what has this Message-ID.
 fn vacation(id: &str, about: &str) -> String {
     format!(

@@ -1,5 +1,8 @@
 //! The journey without an MTA: what no MTA lets a test say, said to the pipeline and to the milter door.
 
+#[path = "pipeline/own.rs"]
+mod own;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -7,12 +10,12 @@ use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use copyist::directory::{CacheSettings, Directory, Places, Settings, Source, TargetSettings};
 use copyist::hook::{self, Gate, Listen, Listener, Socket, serve_milter};
-use copyist::identity::{Guarded, Identities, Names};
-use copyist::journal::{Composer, Key, Settings as JournalSettings};
+use copyist::identity::{Guarded, GuardedMailboxes, Identities, Names};
+use copyist::journal::{Composer, ItemId, Key, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Enhanced, Envelope, Message, Recipient};
 use copyist::milter::{Actions, Command, Frames, Offer, Response, Steps, Strings, VERSION};
 use copyist::pipeline::{Changes, Hook, Memory, Pipeline, Unidentified, Verdict};
-use copyist::policy::{self, DirectionRules, Format, OnFailure, Organization, Rules};
+use copyist::policy::{self, Admission, DirectionRules, Format, OnFailure, Organization, Rules};
 use copyist::spool::{Filter, Settings as SpoolSettings, Spool};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use copyist::directory::Target;
-use copyist::journal::{Composer, Item, Kind, Refusal, Sealed};
+use copyist::journal::{Composer, Item, Kind, Refusal, Sealed, Sort, State};
 use copyist::mail::{Address, Enhanced, Message, Reply};
 use copyist::policy::{Direction, Format, Reason, Trouble};
 use copyist_fuzz::{address, composer, envelope, has_only_crlf, now, plan, whole};
@@ -27,19 +27,22 @@ const OURS: [&str; 14] = [
 fn check(item: &Item, original: &Bytes) {
     let whole = whole(item, original);
     let message = Message::new(Bytes::from(whole.clone()));
-    let verdict = COMPOSER.judge(&message, &item.targets);
-    let meant = match item.kind {
-        Kind::Version => Sealed::Version(item.id.clone()),
-        _ => Sealed::Whole(item.id.clone()),
+    let sort = match item.kind {
+        Kind::Version => Sort::Version,
+        _ => Sort::Report,
     };
-    assert_eq!(verdict, meant, "its own seal");
+    match COMPOSER.judge(&message, &item.targets) {
+        Sealed::Ours(seal) => assert_eq!((seal.id, seal.sort, seal.state), (item.id.clone(), sort, State::Whole)),
+        other => panic!("its own seal: {other:?}"),
+    }
     assert!(has_only_crlf(&item.prefix));
     assert!(item.prefix.split(|octet| *octet == b'\n').all(|line| line.len() <= 999), "a long line");
-    // These keep the Message-ID of the original; bounces of them have only the ENVID of ours.
+    // These keep the Message-ID of the original.
     if matches!(item.kind, Kind::Copy | Kind::Version) {
         return;
     }
-    let bounced = COMPOSER.bounce(&message).map(|(item, _)| item);
+    let answer = Message::new(Bytes::from(format!("In-Reply-To: {}\r\n\r\n", item.message_id)));
+    let bounced = COMPOSER.notice(&answer, true).map(|(item, _)| item);
     assert_eq!(bounced.as_ref(), Some(&item.id));
     let parsed = MessageParser::default().parse(&whole).expect("a message");
     for header in parsed.headers() {
@@ -113,7 +116,7 @@ fuzz_target!(|octets: &[u8]| {
         let ndr = COMPOSER.ndr(&items[0], &to, message.content(), &refusals, now());
         items.push(ndr.expect("composed"));
         let recipients = &envelope.recipients;
-        let versions = COMPOSER.version(&envelope, &message, recipients, Direction::Inbound);
+        let versions = COMPOSER.version(&envelope, &message, recipients, Direction::Inbound, now());
         items.extend(versions.expect("composed"));
     }
     // A copy or a version begins with our fields, which a first line of blanks would continue. What an MTA hands over

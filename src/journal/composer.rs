@@ -6,14 +6,18 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::digest::{self, BodyDigest};
 use super::fields::{field, unstructured};
+use super::parts::Mime;
 use super::report::{self, Outer};
-use super::seal::{self, BodyDigest, Sealed};
+use super::seal::{self, Sealed};
 use super::token::Audience;
 use super::{
     Bounce, Collected, Dsn, Item, ItemId, Key, Kind, Refusal, Settings, ndr, notice, token,
 };
-use crate::mail::{Address, BodyKind, Content, Envelope, Message, Nature, Recipient, Summary};
+use crate::mail::{
+    Address, BodyKind, Content, Envelope, Fields, Message, Nature, Recipient, Summary,
+};
 use crate::policy::{self, Direction, Format, Plan, Trouble};
 
 /// Writes reports, copies and NDRs, and knows its own again.
@@ -137,6 +141,7 @@ impl Composer {
         message: &Message,
         recipients: &[Recipient],
         direction: Direction,
+        now: SystemTime,
     ) -> Result<Vec<Item>, ComposeError> {
         // A client may name somebody twice; the first time counts, as with the MTA.
         let mut once: Vec<&Recipient> = Vec::with_capacity(recipients.len());
@@ -166,16 +171,17 @@ impl Composer {
                     reasons: vec![format!("the {direction} version of a message with several")],
                     audience: Audience::People,
                 };
-                let mut digest = BodyDigest::new();
+                let mut digest = BodyDigest::of(&Mime::of(message));
                 digest.read(message.body())?;
                 let body = Body {
                     before: String::new(),
                     after: String::new(),
                     digest,
+                    header: message.header(),
                     kind,
                 };
-                let mut item =
-                    self.finish(draft, String::new(), body, Some(summary.message_id.clone()));
+                let message_id = Some(summary.message_id.clone());
+                let mut item = self.finish(draft, String::new(), body, message_id, now);
                 item.dsn = dsn(envelope, some);
                 item.smtputf8 |= envelope.is_smtputf8();
                 items.push(item);
@@ -261,16 +267,16 @@ impl Composer {
         let mut header = String::new();
         let title = format!("{}: {}", account.title, subject);
         self.outer(&draft, &title, now).write(&mut header, false);
-        multipart_report(&mut header, &boundary, kind);
-        let mut digest = BodyDigest::new();
+        let mut digest = BodyDigest::of(&multipart_report(&mut header, &boundary, kind));
         digest.update(before.as_bytes());
         let body = Body {
             before,
             after: String::new(),
             digest,
+            header: b"",
             kind,
         };
-        Ok(self.finish(draft, header, body, None))
+        Ok(self.finish(draft, header, body, None, now))
     }
 
     /// Whether a message is one of ours, for these recipients.
@@ -334,12 +340,8 @@ impl Composer {
                 "bare CR or LF of the original is CRLF in this transfer",
             );
         }
-        content_type(
-            &mut header,
-            &format!("multipart/mixed; boundary=\"{boundary}\""),
-            kind,
-        );
-        let mut digest = BodyDigest::new();
+        let multipart = format!("multipart/mixed; boundary=\"{boundary}\"");
+        let mut digest = BodyDigest::of(&content_type(&mut header, &multipart, kind));
         digest.update(before.as_bytes());
         digest.read(subject.message.content().pieces(0))?;
         digest.update(after.as_bytes());
@@ -347,9 +349,10 @@ impl Composer {
             before,
             after,
             digest,
+            header: b"",
             kind,
         };
-        Ok(self.finish(draft, header, body, None))
+        Ok(self.finish(draft, header, body, None, subject.now))
     }
 
     /// A plain copy: our fields in front of the original and nothing else.
@@ -364,16 +367,17 @@ impl Composer {
         {
             field(&mut header, "Auto-Submitted", "auto-generated");
         }
-        let mut digest = BodyDigest::new();
+        let mut digest = BodyDigest::of(&Mime::of(subject.message));
         digest.read(subject.message.body())?;
         let message_id = subject.summary.message_id.clone();
         let body = Body {
             before: String::new(),
             after: String::new(),
             digest,
+            header: subject.message.header(),
             kind: subject.nature.kind,
         };
-        Ok(self.finish(draft, header, body, Some(message_id)))
+        Ok(self.finish(draft, header, body, Some(message_id), subject.now))
     }
 
     /// An NDR for an attribute value that names nobody, with the report attached that it stands for.
@@ -429,10 +433,9 @@ impl Composer {
         let mut header = String::new();
         let subject = format!("{}: {}", account.title, draft.subject);
         self.outer(&draft, &subject, now).write(&mut header, false);
-        multipart_report(&mut header, &boundary, kind);
+        let mut digest = BodyDigest::of(&multipart_report(&mut header, &boundary, kind));
         // Prefixes are text that we wrote ourselves.
         before.push_str(&String::from_utf8_lossy(attached.prefix));
-        let mut digest = BodyDigest::new();
         digest.update(before.as_bytes());
         digest.read(attached.original.pieces(0))?;
         let after = format!("{}{after}", String::from_utf8_lossy(attached.suffix));
@@ -441,9 +444,10 @@ impl Composer {
             before,
             after,
             digest,
+            header: b"",
             kind,
         };
-        Ok(self.finish(draft, header, body, None))
+        Ok(self.finish(draft, header, body, None, now))
     }
 
     fn outer<'a>(&'a self, draft: &'a Draft<'_>, subject: &'a str, date: SystemTime) -> Outer<'a> {
@@ -466,13 +470,15 @@ impl Composer {
         &self,
         draft: Draft<'_>,
         mut header: String,
-        body: Body,
+        body: Body<'_>,
         message_id: Option<String>,
+        now: SystemTime,
     ) -> Item {
         let Body {
             before,
             after,
             digest,
+            header: rest,
             kind,
         } = body;
         field(&mut header, "X-Copyist-Item", draft.id.as_str());
@@ -480,11 +486,11 @@ impl Composer {
         if draft.kind != Kind::Version {
             add_reasons(&mut header, &draft.reasons);
         }
-        field(
-            &mut header,
-            seal::FIELD,
-            &seal::seal(&self.key, &draft.id, draft.kind, &draft.targets, digest),
-        );
+        let fields = Fields::new(header.as_bytes()).chain(Fields::new(rest));
+        let fields = digest::of_fields(fields);
+        let of = (&draft.id, draft.kind, now);
+        let seal = seal::seal(&self.key, of, &draft.targets, digest, fields);
+        field(&mut header, seal::FIELD, &seal);
         if !matches!(draft.kind, Kind::Copy | Kind::Version) {
             header.push_str("\r\n");
         }
@@ -518,11 +524,13 @@ impl Composer {
 }
 
 /// What an item's body is, but for the original in the middle of it.
-struct Body {
+struct Body<'a> {
     before: String,
     after: String,
     /// Over the whole body, the original included.
     digest: BodyDigest,
+    /// The header that ours goes on in, if it does.
+    header: &'a [u8],
     kind: BodyKind,
 }
 
@@ -607,15 +615,17 @@ fn reasons(copy: &policy::Copy) -> Vec<String> {
         .collect()
 }
 
-fn content_type(header: &mut String, value: &str, kind: BodyKind) {
+/// Adds the fields that say how the body is read; gives what they say.
+fn content_type(header: &mut String, value: &str, kind: BodyKind) -> Mime {
     field(header, "Content-Type", value);
     field(header, "Content-Transfer-Encoding", kind.encoding());
+    Mime::of_type(value)
 }
 
-fn multipart_report(header: &mut String, boundary: &str, kind: BodyKind) {
+fn multipart_report(header: &mut String, boundary: &str, kind: BodyKind) -> Mime {
     let multipart =
         format!("multipart/report; report-type=delivery-status;\r\n boundary=\"{boundary}\"");
-    content_type(header, &multipart, kind);
+    content_type(header, &multipart, kind)
 }
 
 /// A boundary that occurs nowhere in what it bounds: 80 random bits, drawn when that was all written already.

@@ -5,6 +5,7 @@
 //! random numbers.
 
 mod composer;
+mod digest;
 mod fields;
 mod item;
 mod key;
@@ -23,5 +24,5 @@ pub use fields::is_ours;
 pub use item::{Collected, Dsn, Item, ItemId, Kind, Refusal};
 pub use key::{Key, KeyError};
 pub use notice::Bounce;
-pub use seal::{Flaw, Sealed};
+pub use seal::{Flaw, Seal, Sealed, Sort, State};
 pub use settings::Settings;

@@ -79,8 +79,7 @@ impl Mime {
     }
 
     /// What a Content-Type says.
-    #[cfg(test)]
-    fn of_type(value: &str) -> Mime {
+    pub(super) fn of_type(value: &str) -> Mime {
         let mut mime = Mime::default();
         mime.read_type(value.as_bytes());
         mime

@@ -65,6 +65,18 @@ fn plan(ours: bool, format: Format, targets: &[&str]) -> Plan {
     }
 }
 
+/// What the seal of a report for these recipients says, if it is one.
+fn state(
+    composer: &Composer,
+    message: &Message,
+    to: &[&Address],
+) -> Result<(ItemId, State), Sealed> {
+    match composer.judge(message, to.iter().copied()) {
+        Sealed::Ours(seal) => Ok((seal.id, seal.state)),
+        other => Err(other),
+    }
+}
+
 fn whole(item: &Item, original: &Message) -> Vec<u8> {
     [&item.prefix, original.content().beginning(), &item.suffix]
         .map(AsRef::as_ref)
@@ -260,8 +272,8 @@ fn a_copy_is_the_original_with_our_fields_in_front() {
         ]
     );
     assert_eq!(
-        composer.judge(&whole, &[address("j@corp.example")]),
-        Sealed::Whole(item.id)
+        state(&composer, &whole, &[&address("j@corp.example")]),
+        Ok((item.id, State::Whole))
     );
 }
 
@@ -273,11 +285,13 @@ fn a_seal_holds_for_its_recipients_and_its_body_only() {
     let (item, whole, _) = report(&composer, &envelope, &original, true);
     let sent = Message::new(whole.clone());
     let (j, k) = (address("J@corp.example"), address("k@archive.test"));
-    assert_eq!(composer.judge(&sent, [&j]), Sealed::Whole(item.id.clone()));
-    assert_eq!(
-        composer.judge(&sent, [&j, &k]),
-        Sealed::Whole(item.id.clone())
-    );
+    let is = |state| Ok((item.id.clone(), state));
+    assert_eq!(state(&composer, &sent, &[&j]), is(State::Whole));
+    assert_eq!(state(&composer, &sent, &[&j, &k]), is(State::Whole));
+    let Sealed::Ours(seal) = composer.judge(&sent, [&j]) else {
+        panic!("it is ours");
+    };
+    assert_eq!((seal.sort, seal.at), (Sort::Report, Some(now())));
     assert_eq!(
         composer.judge(&sent, [&j, &address("x@corp.example")]),
         Sealed::Refused(Flaw::Recipients)
@@ -292,15 +306,13 @@ fn a_seal_holds_for_its_recipients_and_its_body_only() {
     // What a transfer does: fields in front, line breaks at the end.
     let text = String::from_utf8(whole).expect("ASCII");
     let travelled = message(&format!("Received: from x\r\n{text}\r\n\r\n"));
-    assert_eq!(
-        composer.judge(&travelled, [&j]),
-        Sealed::Whole(item.id.clone())
-    );
+    assert_eq!(state(&composer, &travelled, &[&j]), is(State::Whole));
+    let renamed = message(&text.replacen("Subject: Offer", "Subject: [x] Offer", 1));
+    assert_eq!(state(&composer, &renamed, &[&j]), is(State::Fields));
     let altered = message(&text.replace("Dear buyer", "Dear Buyer"));
-    assert_eq!(
-        composer.judge(&altered, [&j]),
-        Sealed::Altered(item.id.clone())
-    );
+    assert_eq!(state(&composer, &altered, &[&j]), is(State::Body));
+    let later = message(&text.replacen("; t=1", "; t=2", 1));
+    assert_eq!(composer.judge(&later, [&j]), Sealed::Refused(Flaw::Forged));
     assert_eq!(
         composer.judge(&altered, [&address("x@corp.example")]),
         Sealed::Refused(Flaw::Recipients)
@@ -314,7 +326,7 @@ fn a_seal_holds_for_its_recipients_and_its_body_only() {
     );
     // Some other seals in front of it, as many as are looked at and one more.
     let with = |n: usize| message(&format!("{}{text}", "X-Copyist-Seal: v=2\r\n".repeat(n)));
-    assert_eq!(composer.judge(&with(7), [&j]), Sealed::Whole(item.id));
+    assert_eq!(state(&composer, &with(7), &[&j]), is(State::Whole));
     assert_eq!(
         composer.judge(&with(8), [&j]),
         Sealed::Refused(Flaw::Malformed)
@@ -388,8 +400,8 @@ fn an_ndr_names_what_happened_and_holds_the_whole_report() {
     assert_eq!(part(&sent, 3), failed_whole);
     let sent = Message::new(sent);
     assert_eq!(
-        composer.judge(&sent, [&address("ndr@corp.example")]),
-        Sealed::Whole(ndr.id)
+        state(&composer, &sent, &[&address("ndr@corp.example")]),
+        Ok((ndr.id, State::Whole))
     );
 }
 

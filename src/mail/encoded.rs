@@ -35,7 +35,7 @@ struct Run<'a> {
 }
 
 /// Returns the text of an unstructured field's value. Bytes above 127 are UTF-8, or U+FFFD.
-pub(super) fn unstructured(value: &[u8]) -> String {
+pub fn unstructured(value: &[u8]) -> String {
     let value = unfolded(value);
     let mut text = String::with_capacity(value.len());
     let mut run: Option<Run<'_>> = None;

@@ -18,6 +18,7 @@ pub use address::{Address, AddressError};
 pub(crate) use address::{fold, is_blank, is_invisible, without_scheme};
 pub use content::{BEGINNING, Content, Pieces, Stored};
 pub use date::{rfc3339, rfc5322};
+pub use encoded::unstructured;
 pub use envelope::{Certificate, Client, Envelope, Recipient, Side, original_recipient};
 pub use header::{Field, Fields, line_end};
 pub use message::{Message, Summary};

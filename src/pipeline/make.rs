@@ -115,9 +115,13 @@ impl Make {
                     .filter_map(|&place| self.envelope.recipients.get(place).cloned())
                     .collect();
                 let direction = version.direction;
-                let owed =
-                    self.composer
-                        .version(&self.envelope, &message, &recipients, direction)?;
+                let owed = self.composer.version(
+                    &self.envelope,
+                    &message,
+                    &recipients,
+                    direction,
+                    self.now,
+                )?;
                 made.changes.moved.extend(&version.recipients);
                 made.others.push(Other {
                     recipients: version.recipients.clone(),

@@ -28,7 +28,7 @@ use crate::text::{self, Class, OnFailure};
 pub use make::Other;
 use make::{Made, Make, MakeError};
 pub use memory::{Memory, Room};
-use own::Notice;
+use own::{Notice, Own};
 pub use unidentified::Unidentified;
 
 /// As [`MADE_APART`] where there are texts: reading HTML may take fifty times as long.
@@ -226,12 +226,14 @@ impl Pipeline {
     ) -> Decision {
         let hops = message.fields_named("Received").count();
         let looping = self.rules.hop_limit.is_some_and(|most| hops > most);
-        if self.is_own(envelope, message).await {
+        match self.own(envelope, message, now).await {
             // A report about what is journaled already: it is not journaled again for going round.
-            return match looping {
-                true => Decision::Refuse(self.too_many_hops(envelope, hops)),
-                false => Decision::Go(Box::default()),
-            };
+            Own::Passes if looping => {
+                return Decision::Refuse(self.too_many_hops(envelope, hops));
+            }
+            Own::Passes => return Decision::Go(Box::default()),
+            Own::Refused(reply) => return Decision::Refuse(reply),
+            Own::No => {}
         }
         match self
             .made(envelope, message, provisional, looping, hook, now)

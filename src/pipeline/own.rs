@@ -5,9 +5,9 @@ use std::time::SystemTime;
 use metrics::counter;
 use tracing::{info, warn};
 
-use super::{MADE_APART, Pipeline};
+use super::{MADE_APART, Pipeline, defer, unknown_user};
 use crate::identity::GuardStatus;
-use crate::journal::{Bounce, Flaw, ItemId, Sealed};
+use crate::journal::{Bounce, Flaw, ItemId, Seal, Sealed, Sort, State};
 use crate::mail::{Address, Envelope, Message, Recipient, Reply};
 use crate::policy;
 use crate::spool::{Bounced, Spool};
@@ -17,48 +17,104 @@ use crate::spool::{Bounced, Spool};
 const LOOPING_REPORTS: u32 = 20;
 
 impl Pipeline {
-    /// Whether the message is a report of ours on its way to the journal mailbox. Journaling it again would
-    /// never end.
-    pub(super) async fn is_own(&self, envelope: &Envelope, message: &Message) -> bool {
-        match self.judge(envelope, message).await {
-            Sealed::Whole(item) => {
-                let recipients: Vec<Address> = envelope.recipient_addresses().cloned().collect();
-                // The relay may hand it to another MTA that asks us, long after it took it; or somebody who has it
-                // sends it once more. That tells those who have it already what they know.
-                match self.spool.awaits(&item, &recipients).await {
-                    Ok(false) => {
-                        counter!("copyist_reports_again_total").increment(1);
-                        info!(queue_id = envelope.queue_id, %item, "our own report passes, after the relay took it");
-                    }
-                    _ => info!(queue_id = envelope.queue_id, %item, "our own report passes"),
-                }
-                true
-            }
-            Sealed::Altered(item) if policy::sender_is_ours(envelope, &self.rules) => {
-                counter!("copyist_reports_altered_total").increment(1);
-                warn!(queue_id = envelope.queue_id, %item, "our own report passes, but an MTA changed its body");
-                true
-            }
-            Sealed::Version(item) => {
-                let recipients: Vec<Address> = envelope.recipient_addresses().cloned().collect();
-                // Else somebody has it already, and sends it again: then it is mail like any other.
-                let passes = matches!(self.spool.awaits(&item, &recipients).await, Ok(true));
-                if passes {
-                    info!(queue_id = envelope.queue_id, %item, "our own version passes");
-                } else {
-                    refuse_seal(envelope, Flaw::Spent);
-                }
-                passes
-            }
-            Sealed::Altered(_) => {
-                refuse_seal(envelope, Flaw::Body);
-                false
-            }
+    /// Whether the message is one of ours on its way. Journaling it again would never end.
+    pub(super) async fn own(&self, envelope: &Envelope, message: &Message, now: SystemTime) -> Own {
+        let seal = match self.judge(envelope, message).await {
+            Sealed::Ours(seal) => seal,
             Sealed::Refused(flaw) => {
                 refuse_seal(envelope, flaw);
-                false
+                return Own::No;
             }
-            Sealed::No => false,
+            Sealed::No => return Own::No,
+        };
+        if seal.sort == Sort::Version {
+            return self.version(envelope, &seal).await;
+        }
+        let is_from_us = policy::sender_is_ours(envelope, &self.rules);
+        if seal.state == State::Body && !is_from_us {
+            return self.altered_outside(envelope).await;
+        }
+        // Our own relay may bring a report at any time; a seal of an older version, which covers less, only for a while.
+        if !is_from_us || seal.at.is_none() {
+            match self.spool.is_under_way(&seal.id, seal.at, now).await {
+                Ok(true) => {}
+                Ok(false) => return self.expired(envelope, is_from_us),
+                Err(error) => {
+                    counter!("copyist_messages_deferred_total", "why" => "spool").increment(1);
+                    warn!(queue_id = envelope.queue_id, "deferred: {error}");
+                    return Own::Refused(defer("Spool unavailable, try again"));
+                }
+            }
+        }
+        self.passes(envelope, &seal).await;
+        Own::Passes
+    }
+
+    /// Counts and tells a report of ours that passes.
+    async fn passes(&self, envelope: &Envelope, seal: &Seal) {
+        let (queue_id, item) = (&envelope.queue_id, &seal.id);
+        match seal.state {
+            State::Whole => {}
+            State::Fields => {
+                counter!("copyist_reports_altered_total", "what" => "header").increment(1);
+                info!(queue_id, %item, "our own report passes, but its header was changed on the way");
+            }
+            State::Body => {
+                counter!("copyist_reports_altered_total", "what" => "body").increment(1);
+                return warn!(queue_id, %item, "our own report passes, but an MTA changed its body");
+            }
+        }
+        let recipients: Vec<Address> = envelope.recipient_addresses().cloned().collect();
+        // The relay may hand it to another MTA that asks us, long after it took it; or somebody who has it
+        // sends it once more. That tells those who have it already what they know.
+        match self.spool.awaits(item, &recipients).await {
+            Ok(false) => {
+                counter!("copyist_reports_again_total").increment(1);
+                info!(queue_id, %item, "our own report passes, after the relay took it");
+            }
+            _ => info!(queue_id, %item, "our own report passes"),
+        }
+    }
+
+    /// A version passes while its recipients wait for it; else somebody has it already, and sends it again: then it is mail
+    /// like any other.
+    async fn version(&self, envelope: &Envelope, seal: &Seal) -> Own {
+        let (queue_id, item) = (&envelope.queue_id, &seal.id);
+        let recipients: Vec<Address> = envelope.recipient_addresses().cloned().collect();
+        if !matches!(self.spool.awaits(item, &recipients).await, Ok(true)) {
+            refuse_seal(envelope, Flaw::Spent);
+            return Own::No;
+        }
+        if seal.state == State::Fields {
+            counter!("copyist_reports_altered_total", "what" => "header").increment(1);
+        }
+        info!(queue_id, %item, "our own version passes");
+        Own::Passes
+    }
+
+    /// A report with another body, from outside: nobody's of ours. Where only guarded mailboxes get it, the guard answers, and
+    /// it is not journaled: whoever has a report could fill the journal with it otherwise.
+    async fn altered_outside(&self, envelope: &Envelope) -> Own {
+        refuse_seal(envelope, Flaw::Body);
+        for recipient in &envelope.recipients {
+            if !self.is_guarded(recipient).await {
+                return Own::No;
+            }
+        }
+        let standing = policy::standing(envelope, &self.rules);
+        match policy::is_guarding(standing, envelope.sender.as_ref(), &self.rules) {
+            true => rejected(envelope),
+            false => Own::Passes,
+        }
+    }
+
+    /// A report that was delivered more than five days ago is a replay. A seal of an older version that comes from our own
+    /// side then is none.
+    fn expired(&self, envelope: &Envelope, is_from_us: bool) -> Own {
+        refuse_seal(envelope, Flaw::Expired);
+        match is_from_us {
+            true => Own::No,
+            false => rejected(envelope),
         }
     }
 
@@ -139,6 +195,29 @@ impl Pipeline {
         let (address, mta) = (&recipient.address, recipient.reading.as_ref());
         let status = self.identities.guard_status(address, mta, &guarded).await;
         matches!(status, GuardStatus::Guarded(_))
+    }
+}
+
+/// What becomes of a message that says it is one of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Own {
+    /// It is, and passes as it is.
+    Passes,
+    /// It is refused or deferred with this reply.
+    Refused(Reply),
+    /// It is anybody's.
+    No,
+}
+
+/// As the guard answers.
+fn rejected(envelope: &Envelope) -> Own {
+    match envelope.recipient_addresses().next() {
+        Some(first) => {
+            counter!("copyist_guard_refusals_total").increment(1);
+            info!(queue_id = envelope.queue_id, recipient = %first, "rejected: guarded mailbox, and no report of ours that is on its way");
+            Own::Refused(unknown_user(first))
+        }
+        None => Own::No,
     }
 }
 

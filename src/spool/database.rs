@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params}
 
 use super::damage;
 use super::error::OpenError;
-use super::{Outcome, Progress, Recorded, held, news, paused};
+use super::{Outcome, Progress, Recorded, held, late, news, paused};
 use crate::journal::{Dsn, Item, ItemId, Kind};
 use crate::mail::{Address, BodyKind};
 
@@ -149,6 +149,7 @@ pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError
         }
     }
     connection.execute_batch(damage::TABLE).map_err(failed)?;
+    connection.execute_batch(late::TABLES).map_err(failed)?;
     Ok(connection)
 }
 
@@ -415,6 +416,7 @@ pub(super) fn record(
         return Ok((Recorded::default(), Vec::new()));
     };
     if everybody_has_it(connection, number, progress)? {
+        late::done(connection, id, message, now)?;
         // What would be written down goes with the item.
         return Ok((Recorded::default(), remove(connection, number, message)?));
     }
@@ -463,7 +465,10 @@ pub(super) fn record(
         .query_row([number], |row| row.get(0))?;
     let files = match open {
         true => Vec::new(),
-        false => remove(connection, number, message)?,
+        false => {
+            late::done(connection, id, message, now)?;
+            remove(connection, number, message)?
+        }
     };
     let recorded = Recorded {
         has_ndr: progress.ndr.is_some() && !collects,

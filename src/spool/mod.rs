@@ -40,6 +40,7 @@ mod database;
 mod error;
 mod fresh;
 mod held;
+mod late;
 mod news;
 mod paused;
 mod queue;

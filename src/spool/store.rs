@@ -23,6 +23,7 @@ use super::database::{self, Loaded, NewMessage, Stored};
 use super::error::{CommitError, OpenError, SpoolError};
 use super::fresh::Fresh;
 use super::held::{self, Held};
+use super::late;
 use super::news::{self, Bounced, Digest};
 use super::paused;
 use super::queue::{self, Depth, Filter, Listed, Shown};
@@ -96,6 +97,8 @@ impl Spool {
                 path.display()
             ),
         }
+        let begun = late::begin(&connection, SystemTime::now());
+        begun.map_err(|cause| damage::open_error(&path, cause))?;
         let left = held::release_all(&connection);
         match left.map_err(|cause| damage::open_error(&path, cause))? {
             0 => {}
@@ -539,6 +542,19 @@ impl Spool {
             Ok(!recipients.is_empty() && recipients.iter().all(|to| waiting.contains(to)))
         })
         .await
+    }
+
+    /// Whether a report may still be on its way at this time: it is queued, or was delivered within five days. `made` is when
+    /// its seal was given; `None` for one of an older version, which does not say.
+    pub async fn is_under_way(
+        &self,
+        id: &ItemId,
+        made: Option<SystemTime>,
+        now: SystemTime,
+    ) -> Result<bool, SpoolError> {
+        let id = id.clone();
+        self.read(move |connection| late::is_under_way(connection, &id, made, now))
+            .await
     }
 
     /// When the next item is due.
