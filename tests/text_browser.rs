@@ -1,4 +1,4 @@
-//! A text before hostile documents, in a browser: it is visible, and above all other text.
+//! A text before and after hostile documents, in a browser: it is visible, and above or below all other text.
 //!
 //! The pictures stay under `target/text_browser`. `docs/text.md` says what a sender can still do.
 
@@ -192,26 +192,144 @@ const DOCUMENTS: [(&str, &str); 44] = [
     ),
 ];
 
-fn texts(wording: &Wording) -> Texts {
-    let prepend: Option<Arc<Text>> = wording.for_sender(&[]).expect("fixed");
-    Texts {
-        prepend,
-        append: None,
-    }
+/// Documents at whose end a text would be part of something, or of nothing, each with its name.
+const ENDS: [(&str, &str); 51] = [
+    ("open-link", "<p>Hello <a href=\"u\">pay here"),
+    (
+        "link-around-a-table",
+        "<a name=x><table><tr><td><a href=u>Pay here</a></td></tr></table>",
+    ),
+    (
+        "link-in-a-cell",
+        "<a href=u><table><tr><td>Hello <a href=v>pay here</table>",
+    ),
+    (
+        "cut-in-a-link",
+        "<p>Hello <a href=\"https://elsewhere.test/",
+    ),
+    ("cut-in-a-tag", "<p>Hello <b style='color"),
+    ("cut-before-a-name", "<p>Hello <"),
+    ("open-table", "<table><tr><td>Hello"),
+    (
+        "open-table-in-a-table",
+        "<table><tr><td>Hello<table><tr><td>x</table>",
+    ),
+    ("open-row", "<table><tr><td>Hello</td></tr><tr>"),
+    ("text-in-a-table", "<table>Hello<tr><td>x<div>y"),
+    ("open-comment", "<p>Hello <!-- x"),
+    ("comment-cut-at-its-start", "<p>Hello <!--"),
+    (
+        "comment-for-outlook",
+        "<p>Hello <!--[if mso]><table><tr><td>",
+    ),
+    ("comment-that-ends-at-once", "<p>Hello <!--><a href=u>x"),
+    ("open-script", "<p>Hello <script>'</body>'"),
+    ("open-style", "<p>Hello <style>p { color: red"),
+    ("open-title", "<p>Hello <title>x"),
+    ("open-field", "<p>Hello <textarea>x"),
+    ("open-list", "<p>Hello <select><option>x<option>y"),
+    ("open-choice", "<p>Hello <option hidden>x"),
+    ("open-button", "<p>Hello <button>x<h1>y</h1>"),
+    ("hidden-block", "<p>Hello <div style=\"display:none\">x"),
+    (
+        "hidden-span-with-a-block",
+        "<p>Hello</p><span style=\"DISPLAY: none\"><div>x",
+    ),
+    ("hidden-attribute", "<p>Hello</p><section hidden><div>x"),
+    (
+        "hidden-paragraph",
+        "<div>Hello</div><p style='visibility:hidden'>x",
+    ),
+    ("open-svg", "<p>Hello <svg width=9 height=9><text>x"),
+    (
+        "svg-with-html",
+        "<p>Hello <svg width=9 height=9><foreignObject><h2>x",
+    ),
+    (
+        "svg-with-a-title",
+        "<p>Hello <svg width=9 height=9><title><b>x",
+    ),
+    ("open-math", "<p>Hello <math><mtext>x"),
+    ("open-template", "<p>Hello <template><div>x"),
+    (
+        "template-in-a-template",
+        "<p>Hello <template><template>x</template>",
+    ),
+    (
+        "open-details",
+        "<p>Hello <details><summary>x</summary><div>y",
+    ),
+    ("open-dialog", "<p>Hello <dialog><div>x"),
+    ("open-video", "<p>Hello <video><ul><li><p>x<li>y"),
+    ("open-audio", "<p>Hello <audio><section>x"),
+    ("open-canvas", "<p>Hello <canvas><div>x"),
+    (
+        "open-object",
+        "<p>Hello <object data=\"data:text/plain,x\"><div>y",
+    ),
+    ("open-marquee", "<p>Hello <marquee><div>x"),
+    ("open-progress", "<p>Hello <progress><div>x"),
+    ("open-choices", "<p>Hello <datalist><option>x"),
+    ("open-frame", "<p>Hello <iframe>x"),
+    ("open-noscript", "<p>Hello <noscript><div>x"),
+    ("noscript-with-a-comment", "<p>Hello <noscript><!-- x"),
+    ("open-ruby", "<p>Hello <ruby>x<rp>y"),
+    ("open-xmp", "<p>Hello <xmp>x"),
+    ("body-end-first", "</body></html><p>Hello"),
+    (
+        "two-documents",
+        "<html><body>Hello</body></html><html><body><p>x</body></html>",
+    ),
+    (
+        "body-end-in-a-comment",
+        "<body>Hello<!-- </body> --><p>x</body>",
+    ),
+    (
+        "body-end-in-an-attribute",
+        "<body>Hello<p title=\"</body>\">x</body>",
+    ),
+    (
+        "body-end-in-a-field",
+        "<body>Hello<textarea></body></textarea><p>x",
+    ),
+    (
+        "frameset-behind-text",
+        "<p>Hello</p><frameset><frame></frameset>",
+    ),
+];
+
+/// Where a text is put.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Before,
+    After,
 }
 
-/// Puts the text before each document, and has a browser show what that is.
-fn show(kind: &str, wording: &Wording, left_out: &[&str]) {
+fn texts(wording: &Wording, side: Side) -> Texts {
+    let text: Option<Arc<Text>> = wording.for_sender(&[]).expect("fixed");
+    let (prepend, append) = match side {
+        Side::Before => (text, None),
+        Side::After => (None, text),
+    };
+    Texts { prepend, append }
+}
+
+/// Puts the text before or after each document, and has a browser show what that is.
+fn show(kind: &str, side: Side, wording: &Wording, left_out: &[&str]) {
+    let documents: &[(&str, &str)] = match side {
+        Side::Before => &DOCUMENTS,
+        Side::After => &ENDS,
+    };
     let place = target().join(kind);
     let _ = fs::remove_dir_all(&place);
     fs::create_dir_all(&place).expect("a directory");
-    for (name, document) in DOCUMENTS {
-        if left_out.contains(&name) {
+    for (name, document) in documents {
+        if left_out.contains(name) {
             continue;
         }
         let header = "MIME-Version: 1.0\r\nContent-Type: text/html; charset=utf-8\r\n\r\n";
         let message = format!("{header}{document}");
-        let edited = edit(message.as_bytes(), &texts(wording), Signed::Skip).expect(name);
+        let edited = edit(message.as_bytes(), &texts(wording, side), Signed::Skip).expect(name);
         let edited = apply(message.as_bytes(), &edited.splices);
         fs::write(place.join(format!("{name}.html")), &edited[header.len()..]).expect("written");
     }
@@ -220,7 +338,12 @@ fn show(kind: &str, wording: &Wording, left_out: &[&str]) {
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text_browser/drive.py"))
         .arg(lab::need("chromium", "chromium"))
         .arg(&place)
-        .arg(WORDS);
+        .arg(WORDS)
+        .arg(if side == Side::Before {
+            "above"
+        } else {
+            "below"
+        });
     let output = driven.output().expect("python3 runs");
     let said = String::from_utf8_lossy(&output.stdout);
     let unseen: Vec<&str> = said
@@ -246,12 +369,24 @@ fn target() -> PathBuf {
 #[test]
 fn a_plain_text_is_seen_above_hostile_documents() {
     let wording = Wording::new(Some(WORDS), None, false).expect("sound");
-    show("plain", &wording, &[]);
+    show("plain", Side::Before, &wording, &[]);
 }
 
 #[test]
 fn an_html_text_is_seen_above_hostile_documents() {
     let wording = Wording::new(Some(WORDS), Some(HTML), false).expect("sound");
     // The first lines of its own blocks are the document's to style.
-    show("html", &wording, &["first-letters"]);
+    show("html", Side::Before, &wording, &["first-letters"]);
+}
+
+#[test]
+fn a_text_is_seen_below_documents_that_are_not_finished() {
+    let wording = Wording::new(Some(WORDS), None, false).expect("sound");
+    show("plain-after", Side::After, &wording, &[]);
+}
+
+#[test]
+fn an_html_text_is_seen_below_documents_that_are_not_finished() {
+    let wording = Wording::new(Some(WORDS), Some(HTML), false).expect("sound");
+    show("html-after", Side::After, &wording, &[]);
 }

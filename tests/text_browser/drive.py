@@ -1,8 +1,9 @@
 """Shows documents in a browser without a screen and judges whether a text in them can be seen.
 
-    drive.py CHROMIUM DIR WORDS
+    drive.py CHROMIUM DIR WORDS above|below
 
-Each DIR/*.html is loaded twice, without and with scripts. The words have to stand in it, visible, and above all other text. DIR gets a picture of each.
+Each DIR/*.html is loaded twice, without and with scripts. The words have to stand in it, visible, in no link or the like, and above or below all other
+text. DIR gets a picture of each.
 Prints a line for each document; exit status 0: all of them show the text.
 """
 
@@ -13,7 +14,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "pages"))
 from drive import Browser  # noqa: E402
 
-JUDGE = """((words) => {
+JUDGE = """((words, side) => {
     const all = [];
     for (const root of [document.documentElement])
         for (let walk = document.createTreeWalker(root, NodeFilter.SHOW_TEXT), node; (node = walk.nextNode());)
@@ -40,8 +41,11 @@ JUDGE = """((words) => {
     const letters = (text) => text.replace(/\\s+/g, "");
     const ours = all.filter(node => letters(words).includes(letters(node.data)) && node.data.trim().length > 3);
     if (letters(ours.map(node => node.data).join("")).indexOf(letters(words)) < 0) return "the text is not there";
+    if (side === "below") ours[0].parentElement.scrollIntoView({block: "center", behavior: "instant"});
     let top = Infinity, bottom = -Infinity;
     for (const node of ours) {
+        const holder = node.parentElement.closest("a, button, details, dialog, marquee, noscript, object, option, select, svg");
+        if (holder) return `the text is part of <${holder.localName}>`;
         const at = rects(node);
         if (!at.length) return "the text has no size";
         if (!isShown(node)) return "the text is hidden";
@@ -58,14 +62,14 @@ JUDGE = """((words) => {
     }
     for (const node of all.filter(node => !ours.includes(node)))
         for (const r of rects(node))
-            if (isShown(node) && r.bottom > 0 && r.y < top && isOnTop(node, r))
-                return `${JSON.stringify(node.data.trim().slice(0, 30))} stands above the text`;
+            if (isShown(node) && r.bottom > 0 && (side === "above" ? r.y < top : r.bottom > bottom) && isOnTop(node, r))
+                return `${JSON.stringify(node.data.trim().slice(0, 30))} does not stand ${side === "above" ? "below" : "above"} the text`;
     return "";
 })"""
 
 
 def main():
-    chromium, place, words = sys.argv[1:]
+    chromium, place, words, side = sys.argv[1:]
     wrong = 0
     browser = Browser(chromium, lambda png: png)
     try:
@@ -74,7 +78,7 @@ def main():
             for scripts in (False, True):
                 browser.call("Emulation.setScriptExecutionDisabled", value=not scripts)
                 browser.go(file.resolve().as_uri())
-                answer = browser.js(f"{JUDGE}({json.dumps(words)})")
+                answer = browser.js(f"{JUDGE}({json.dumps(words)}, {json.dumps(side)})")
                 browser.shoot(file.with_suffix(".png"), 600)
                 wrong += bool(answer)
                 print(f"{file.stem}{' (scripts)' if scripts else ''}: {answer or 'seen'}", flush=True)

@@ -2,6 +2,7 @@
 //!
 //! lol_html is used to find places, never to write into a document: every byte of it stays as it is.
 
+mod open;
 mod places;
 mod shield;
 mod words;
@@ -111,10 +112,11 @@ mod tests {
             ),
             (
                 "<body>x<a href=\"y</body>",
-                "<body>[P]x<a href=\"y</body>\">[A]",
+                "<body>[P]x<a href=\"y</body>\"></a>[A]",
             ),
-            ("<body>x<a href='y", "<body>[P]x<a href='y'>[A]"),
+            ("<body>x<a href='y", "<body>[P]x<a href='y'></a>[A]"),
             ("<body>x<b", "<body>[P]x<b>[A]"),
+            ("<body>x<!--", "<body>[P]x<!---->[A]"),
             (
                 "<body>x<textarea>y</body>",
                 "<body>[P]x<textarea>y</body></textarea>[A]",
@@ -124,9 +126,9 @@ mod tests {
             ("<title>y", "[P]<title>y</title>[A]"),
             (
                 "<noscript>x<style>y</noscript>",
-                "[P]<noscript>x<style>y</noscript></style>[A]",
+                "[P]<noscript>x<style>y</noscript></style></noscript>[A]",
             ),
-            ("<a title='\"><style>", "[P]<a title='\"><style>'>[A]"),
+            ("<a title='\"><style>", "[P]<a title='\"><style>'></a>[A]"),
             ("<noframes>x<!--y", "[P]<noframes>x<!--y</noframes>[A]"),
         ] {
             assert_eq!(with_text(document), expected);
@@ -200,14 +202,18 @@ mod tests {
             ("<a href=u>x", "</a>"),
             ("<div><a href=u>x</div>", "</a>"),
             ("<a>x<a>y</a>", ""),
-            ("<table><tr><a href=u>x</body>", "</a></table>"),
-            ("<table><tr><td><table><td>x</table>", "</table>"),
+            ("<a name=u><table><td><a href=u>x</a></table>", "</a>"),
+            ("<a name=u><table><td><a href=u>x</table>", "</a></a>"),
+            ("<table><tr><a href=u>x</body>", "</a></tr></table>"),
+            ("<table><tr><td><table><td>x</table>", "</td></table>"),
             ("<div><table><td>x</div>", "</table>"),
             ("<table><td>x</table>", ""),
-            ("<select><option>x", "</select>"),
-            ("<svg><text>x", "</svg>"),
+            ("<select><option>x<option>y", "</option></select>"),
+            ("<svg><text>x", "</text></svg>"),
             ("<template>x", "</template>"),
-            ("<details><summary>x", "</details>"),
+            ("<noscript>x", "</noscript>"),
+            ("<details><summary>x", "</summary></details>"),
+            ("<video><ul><li><p>x<li>y", "</li></ul></video>"),
             ("<div><span style='Display : NONE'>x</div>", ""),
             ("<div style='display: none'>x</body>", "</div>"),
             ("<div hidden><b>x", "</div>"),

@@ -9,7 +9,6 @@
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::fmt::Write;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::LazyLock;
@@ -18,8 +17,10 @@ use lol_html::html_content::{Element, TextType};
 use lol_html::{HtmlRewriter, Settings, doc_comments, doc_text, doctype, element, end_tag};
 use memchr::memmem::Finder;
 
+use super::open::{end_tags, is_closed, is_hidden, is_holding};
+
 /// Put before every document that is read for its end, so that end tags without a start tag are seen.
-const BODY_OPENING: &[u8] = b"<html><body>";
+pub(super) const BODY_OPENING: &[u8] = b"<html><body>";
 
 /// Put before every document that is read for its beginning, for the same reason.
 const HEAD_OPENING: &[u8] = b"<html><head>";
@@ -55,7 +56,7 @@ const BEGUN: usize = 1024;
 const PIECE: usize = 1024;
 
 /// The name that [`without_noscript`] gives to a noscript element.
-const NOSCRIPT: &str = "xoscript";
+pub(super) const NOSCRIPT: &str = "xoscript";
 
 /// The place of a text after the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,9 +98,12 @@ fn append(document: &[u8], at_the_end: bool) -> Option<Append> {
         at: document.len(),
         open: seen.open,
     });
-    let mut ending = ending(&document[..at], seen.begun.last_before(at))?;
-    for name in open.iter().rev() {
-        let _ = write!(ending, "</{name}>");
+    let before = &document[..at];
+    let mut ending = ending(before, seen.begun.last_before(at))?;
+    // What is ended may be a start tag.
+    if open > 0 || !ending.is_empty() {
+        let end_tags = end_tags(&[before, b"\n", ending.as_bytes()].concat())?;
+        ending.push_str(&end_tags);
     }
     Some(Append { at, ending })
 }
@@ -341,36 +345,13 @@ const ENDS_FRAMESET: [&str; 26] = [
     "xmp",
 ];
 
-/// Whether an element holds a text behind its start tag until its own end tag comes, whatever comes before: it would be
-/// part of a link, stand above a table, or not be shown.
-fn is_holding(name: &str) -> bool {
-    matches!(
-        name,
-        "a" | "audio"
-            | "button"
-            | "canvas"
-            | "details"
-            | "dialog"
-            | "math"
-            | "object"
-            | "select"
-            | "svg"
-            | "table"
-            | "template"
-            | "video"
-    )
-}
-
-/// Open elements beyond this are no document that anybody wrote.
-const MOST_OPEN: usize = 256;
-
 /// The last end tag of a body.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 struct End {
     /// Where it begins.
     at: usize,
-    /// What is open in front of it.
-    open: Vec<String>,
+    /// How many elements may be open in front of it that a text must not stand in.
+    open: usize,
 }
 
 #[derive(Debug, Default)]
@@ -381,10 +362,8 @@ struct Seen {
     first: Option<usize>,
     has_frameset: bool,
     begun: Begun,
-    /// Elements that a text must not stand in.
-    open: Vec<String>,
-    /// Too many of them.
-    is_too_deep: bool,
+    /// How many elements may be open that a text must not stand in.
+    open: usize,
 }
 
 /// Where the last start tags and comments begin; enough of them to find one before any end tag.
@@ -416,29 +395,11 @@ impl Seen {
         self.first = self.first.or(at);
     }
 
-    /// An element begins in which a text must not stand.
-    fn open(&mut self, name: &str) {
-        // A link ends where the next one begins.
-        if name == "a" {
-            self.open.retain(|open| open != "a");
-        }
-        self.is_too_deep |= self.open.len() == MOST_OPEN;
-        if !self.is_too_deep {
-            self.open.push(name.to_owned());
-        }
-    }
-
-    fn close(&mut self, name: &str) {
-        if let Some(last) = self.open.iter().rposition(|open| open == name) {
-            self.open.remove(last);
-        }
-    }
-
     /// An end tag of body or html stands there.
     fn end(&mut self, name: &str, start: usize) {
         if let Some(at) = start.checked_sub(BODY_OPENING.len()) {
             let which = usize::from(name == "html");
-            let open = self.open.clone();
+            let open = self.open;
             self.ends[which] = Some(End { at, open });
         }
     }
@@ -463,23 +424,19 @@ fn read(document: &[u8]) -> Option<Seen> {
         seen.has_frameset |= name == "frameset";
         let is_body = matches!(name.as_str(), "html" | "body");
         let holds = is_holding(&name);
-        let hides = !holds && !is_body && may_hide && is_hidden(&name, el);
+        let hides = !holds && !is_body && may_hide && is_hidden(el);
         if !(is_body || holds || hides) || !el.can_have_content() {
             return Ok(());
         }
-        if !is_body {
-            seen.open(&name);
-        }
+        seen.open += usize::from(!is_body);
         drop(seen);
         let tags = tags.clone();
         el.on_end_tag(end_tag!(move |end| {
-            // An element that another one's end tag closes has none.
-            let is_own = end.name() == name;
             let mut seen = tags.borrow_mut();
-            if is_body && is_own {
+            if !is_body {
+                seen.open -= usize::from(is_closed(&name, &end.name()));
+            } else if end.name() == name {
                 seen.end(&name, end.source_location().bytes().start);
-            } else if holds && is_own || hides && !matches!(end.name().as_str(), "body" | "html") {
-                seen.close(&name);
             }
             Ok(())
         }))?;
@@ -497,8 +454,7 @@ fn read(document: &[u8]) -> Option<Seen> {
     rewriter.write(BODY_OPENING).ok()?;
     rewriter.write(document).ok()?;
     rewriter.end().ok()?;
-    let seen = seen.take();
-    (!seen.is_too_deep).then_some(seen)
+    Some(seen.take())
 }
 
 /// Whether a start tag, given from its name on, may be one that [`read`] has to know.
@@ -526,23 +482,6 @@ fn may_hide(document: &[u8]) -> bool {
     has_attributes && WORDS.iter().any(|word| word.find(document).is_some())
 }
 
-/// Whether an element says itself that nothing of it is shown. A paragraph that does is no matter: it ends with the
-/// next block.
-fn is_hidden(name: &str, element: &Element<'_, '_>) -> bool {
-    if name == "p" {
-        return false;
-    }
-    let style = element.get_attribute("style").unwrap_or_default();
-    let style: String = style
-        .chars()
-        .filter(|c| !c.is_whitespace())
-        .map(|c| c.to_ascii_lowercase())
-        .collect();
-    element.has_attribute("hidden")
-        || style.contains("display:none")
-        || style.contains("visibility:hidden")
-}
-
 /// What has to stand behind these bytes so that what follows is shown. What is open at their end began with the last
 /// start tag or comment, so nothing before that is read again.
 fn ending(before: &[u8], last: usize) -> Option<String> {
@@ -562,7 +501,7 @@ fn ending(before: &[u8], last: usize) -> Option<String> {
         .find(|ending| is_shown(tail, ending.as_bytes()))
 }
 
-/// Whether an element that stands behind these would be one.
+/// Whether an element that stands behind these, on the next line, would be one.
 fn is_shown(before: &[u8], ending: &[u8]) -> bool {
     let shown = Rc::new(Cell::new(false));
     let found = shown.clone();
@@ -573,7 +512,7 @@ fn is_shown(before: &[u8], ending: &[u8]) -> bool {
         }))
         .with_strict(false);
     let mut rewriter = HtmlRewriter::new(settings, |_: &[u8]| {});
-    let written = [before, ending, PROBE]
+    let written = [before, b"\n", ending, PROBE]
         .into_iter()
         .try_for_each(|piece| rewriter.write(piece));
     written.is_ok() && shown.get()
