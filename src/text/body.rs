@@ -118,6 +118,16 @@ impl<'a> Body<'a> {
                 let pieces = self
                     .decoded_pieces(&content, &insertions)
                     .ok_or(Obstacle::Charset)?;
+                let texts = insertions.iter().map(|insertion| insertion.text.as_bytes());
+                let is_same = pieces.as_bytes() == joined(&content, &insertions, texts);
+                if is_same && self.transfer == Transfer::QuotedPrintable {
+                    // Lines stay as they are transferred: not all are what readers agree about.
+                    self.declare(Some("utf-8"), None, splices)?;
+                    let texts = insertions.iter().map(|insertion| insertion.text.clone());
+                    let texts: Vec<Vec<u8>> = texts.map(String::into_bytes).collect();
+                    self.insert(&content, &insertions, &texts, splices);
+                    return Ok(How::AsUtf8);
+                }
                 self.rewrite(pieces.as_bytes(), Some("utf-8"), splices)
             }
         }
@@ -286,16 +296,33 @@ impl<'a> Body<'a> {
         charset: Option<&str>,
         splices: &mut Vec<Splice>,
     ) -> Result<How, Obstacle> {
-        let header = &self.message[self.part.header.clone()];
-        // Written anew as text, octets that are none would not come back.
-        if Fields::new(header).any(|field| is_content_type(&field) && !is_utf8(field.value)) {
-            return Err(Obstacle::Charset);
-        }
         let (encoding, with) = match self.transfer {
             Transfer::Base64 => (None, self.in_base64(content)),
             Transfer::QuotedPrintable => (None, encode_quoted(content, self.eol)),
             _ => (Some("quoted-printable"), encode_quoted(content, self.eol)),
         };
+        self.declare(charset, encoding, splices)?;
+        let body = self.part.body.clone();
+        let with = [&self.separator(body.start), &with, self.unglued()].concat();
+        splices.push(Splice { range: body, with });
+        Ok(match charset {
+            Some(_) => How::AsUtf8,
+            None => How::Encoded,
+        })
+    }
+
+    /// Changes what the header says about the body.
+    fn declare(
+        &self,
+        charset: Option<&str>,
+        encoding: Option<&str>,
+        splices: &mut Vec<Splice>,
+    ) -> Result<(), Obstacle> {
+        let header = &self.message[self.part.header.clone()];
+        // Written anew as text, octets that are none would not come back.
+        if Fields::new(header).any(|field| is_content_type(&field) && !is_utf8(field.value)) {
+            return Err(Obstacle::Charset);
+        }
         let before = splices.len();
         self.set_fields(charset, encoding, splices);
         // A value stands behind the name of its field, on a line of any length.
@@ -308,13 +335,7 @@ impl<'a> Body<'a> {
             splices.truncate(before);
             return Err(Obstacle::Charset);
         }
-        let body = self.part.body.clone();
-        let with = [&self.separator(body.start), &with, self.unglued()].concat();
-        splices.push(Splice { range: body, with });
-        Ok(match charset {
-            Some(_) => How::AsUtf8,
-            None => How::Encoded,
-        })
+        Ok(())
     }
 
     fn in_base64(&self, content: &[u8]) -> Vec<u8> {

@@ -393,6 +393,34 @@ mod tests {
     }
 
     #[test]
+    fn quoted_lines_stay_where_utf8_says_the_same() {
+        let message = "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=iso-8859-1\r\n\
+             Content-Transfer-Encoding: quoted-printable\r\n\r\na \r\n=====\r\n\r\nlong=\r\n er\r\n";
+        let found = edited(message, "ж").expect("edited");
+        let expected = message.replace("iso-8859-1", "utf-8");
+        let expected =
+            expected.replace("\r\n\r\na \r", "\r\n\r\n[P =D0=B6]\r\na \r") + "[A =D0=B6]\r\n";
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_delimiter_with_a_colon_is_no_field() {
+        let part = "----9=:1\r\nContent-Type: text/plain\r\n";
+        let message = format!(
+            "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=\"--9=:1\"\r\n{part}\r\nx\r\n----9=:1--\r\n"
+        );
+        let found = edited(&message, "t").expect("edited");
+        let expected = format!("{part}\r\n[P t]\r\nx\r\n[A t]\r\n");
+        assert!(found.contains(&expected), "{found}");
+        // To an MTA it is one.
+        let header = message.find("\r\n\r\nx").expect("there") + 4;
+        let edited = edit_behind(message.as_bytes(), Some(header), &texts("t"), Signed::Skip);
+        let found = apply(message.as_bytes(), &edited.expect("edited").splices);
+        let found = String::from_utf8_lossy(&found);
+        assert!(found.find(part) > found.find("[P t]"), "{found}");
+    }
+
+    #[test]
     fn tags_are_found_between_japanese_ones() {
         let html = "Content-Type: text/html; charset=iso-2022-jp\r\n\r\n<body>\u{1b}$B</<>\u{1b}(B</body>\r\n";
         let expected = "<body>\r\n<shield>\r\n\u{1b}$B</<>\u{1b}(B\r\n<i>[A &#233;]</i>\r\n</body>";

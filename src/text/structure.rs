@@ -443,7 +443,9 @@ fn is_header_line(line: &[u8], first: bool) -> bool {
     if matches!(line, [b' ' | b'\t', ..]) {
         return !first;
     }
-    let name = memchr::memchr(b':', line).map(|colon| line[..colon].trim_ascii_end());
+    // A delimiter may have a colon in it.
+    let name = memchr::memchr(b':', line).filter(|_| !line.starts_with(b"--"));
+    let name = name.map(|colon| line[..colon].trim_ascii_end());
     name.is_some_and(|name| name.iter().all(u8::is_ascii_graphic))
         || (first && line.starts_with(b"From "))
 }

@@ -216,7 +216,7 @@ mod tests {
             ("<video><ul><li><p>x<li>y", "</li></ul></video>"),
             ("<div><span style='Display : NONE'>x</div>", ""),
             ("<div style='display: none'>x</body>", "</div>"),
-            ("<div hidden><b>x", "</div>"),
+            ("<div hidden><b>x", "</b></div>"),
             ("<img style=display:none><br hidden>x", ""),
             ("</body><p>x", ""),
         ] {
