@@ -4,9 +4,15 @@
 #[macro_use]
 mod lab;
 
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lab::{DOMAIN, DirectoryServer, INSIDE, OUTSIDE, Site, message, user};
+use lab::{
+    DOMAIN, DirectoryServer, INSIDE, OUTSIDE, Postfix, PostfixOptions, Site, Slapd, message, user,
+};
 
 /// A journaled user, and another; see `lab::every_third`.
 const JOURNALED: usize = 3;
@@ -186,7 +192,7 @@ fn without_the_directory_known_people_are_journaled_and_unknown_ones_deferred<
 fn without_the_directory_mail_goes_on_where_that_is_wished<D: DirectoryServer>() {
     let mut site = Site::<D>::start("1s");
     let mut client = site.client(OUTSIDE);
-    let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
+    let config = fs::read_to_string(site.copyist.config_file()).expect("written");
     let (_, config) = config.split_once('\n').expect("state_dir stands first");
     site.directory.stop();
     for (number, what) in ["accept", "fallback"].into_iter().enumerate() {
@@ -346,11 +352,11 @@ fn a_report_that_passes_the_same_mta_is_not_journaled_again<D: DirectoryServer>(
 fn the_mta_and_copyist_can_meet_on_a_unix_socket() {
     let directory = tempfile::tempdir().expect("the system has a temporary directory");
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(directory.path(), open).expect("it is ours");
+    fs::set_permissions(directory.path(), open).expect("it is ours");
     let socket = directory.path().join("milter.sock");
     let mut site = Site::start_on(
         &format!("unix:{}", socket.display()),
-        lab::Slapd::start(10),
+        Slapd::start(10),
         "5m",
     );
     let send = |site: &Site, id: &str| {
@@ -367,7 +373,7 @@ fn the_mta_and_copyist_can_meet_on_a_unix_socket() {
     // A socket file that a kill left over is no obstacle, and an orderly stop leaves none.
     site.copyist.restart();
     let world = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    std::fs::set_permissions(&socket, world).expect("it is there again");
+    fs::set_permissions(&socket, world).expect("it is there again");
     send(&site, "<again@elsewhere.test>");
     assert!(site.copyist.term_and_wait().success());
     assert!(!socket.exists());
@@ -383,7 +389,7 @@ fn mail_that_a_local_program_submits_is_journaled_too<D: DirectoryServer>() {
 
 fn a_copy_is_the_message_with_our_fields_in_front<D: DirectoryServer>() {
     let mut site = Site::<D>::start("5m");
-    let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
+    let config = fs::read_to_string(site.copyist.config_file()).expect("written");
     let (_, config) = config.split_once('\n').expect("state_dir stands first");
     let at = site.copyist.log_length();
     site.copyist
@@ -435,11 +441,100 @@ fn a_large_message_is_journaled_byte_for_byte_and_leaves_nothing_behind<D: Direc
     );
     let bodies = site.copyist.state_dir().join("spool/bodies");
     let deadline = Instant::now() + lab::PATIENCE;
-    while std::fs::read_dir(&bodies)
-        .expect("it is there")
-        .next()
-        .is_some()
-    {
+    while fs::read_dir(&bodies).expect("it is there").next().is_some() {
         assert!(Instant::now() < deadline, "the body file stays");
+    }
+}
+
+/// What Python's email package reads in an NDR.
+fn read_ndr(ndr: &str) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ndr/read.py");
+    let mut reader = Command::new(lab::need("python3", "python3"))
+        .arg(script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 runs");
+    let mut stdin = reader.stdin.take().expect("it is a pipe");
+    stdin.write_all(ndr.as_bytes()).expect("it reads");
+    drop(stdin);
+    let output = reader.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{ndr}");
+    String::from_utf8(output.stdout).expect("it prints UTF-8")
+}
+
+/// A Postfix refuses the reports; their NDRs are read by a parser that nobody here wrote.
+#[test]
+fn programs_read_in_an_ndr_what_rfc_3464_and_rfc_6533_say() {
+    let mut site = Site::<Slapd>::start_with(Slapd::start(10), "1s");
+    let relay = Postfix::start(&PostfixOptions {
+        milter: None,
+        deliver_to: site.relay.address(),
+        extra: vec![
+            "smtpd_recipient_restrictions = check_recipient_access inline:{ {archive.test = REJECT mailbox full} }, permit".to_owned(),
+        ],
+    });
+    let old = fs::read_to_string(site.copyist.config_file()).expect("it is there");
+    let sink = site.relay.address().to_string();
+    let new = old.replace(&sink, &relay.smtp_addr().to_string());
+    fs::write(site.copyist.config_file(), &new).expect("written");
+    site.copyist.hup();
+    site.copyist
+        .wait_for_log(0, "the new settings are in force");
+    let refused = "Remote-MTA: dns; [127.0.0.1]\nDiagnostic-Code: smtp; 554 5.7.1 ";
+    for (number, journal, subject, recipient, attached) in [
+        (
+            1,
+            "full@archive.test",
+            "offer",
+            "rfc822; full@archive.test",
+            "message/rfc822 7bit ASCII",
+        ),
+        (
+            2,
+            "j\u{fc}rg+x@archive.test",
+            "offer",
+            "utf-8; j\\x{FC}rg\\x{2B}x@archive.test",
+            "message/global 8bit 8 bits",
+        ),
+        (
+            4,
+            "full@archive.test",
+            "Gr\u{fc}\u{df}e",
+            "rfc822; full@archive.test",
+            "message/rfc822 8bit 8 bits",
+        ),
+        (
+            5,
+            "no address, gr\u{fc}n",
+            "offer",
+            "x-unknown; no address, gr?n",
+            "message/rfc822 7bit ASCII",
+        ),
+    ] {
+        site.directory.set_journal(number, Some(journal));
+        let id = format!("<ndr-{number}@elsewhere.test>");
+        let content = message(&id, "hello").replace("Subject: ", &format!("Subject: {subject} "));
+        let reply =
+            site.client(OUTSIDE)
+                .send_message("a@elsewhere.test", &[&user(number)], &content);
+        assert_eq!(reply.code, 250, "{reply:?}");
+        let ndr = site.wait_until("the NDR", || {
+            let is_it = |text: &String| {
+                text.contains("multipart/report")
+                    && text.contains(&id)
+                    && text.trim_end().ends_with("--")
+            };
+            site.relay.messages().into_iter().find(is_it)
+        });
+        let read = read_ndr(&ndr);
+        let line = |line: &str| read.contains(&format!("{line}\n"));
+        assert!(line(&format!("Final-Recipient: {recipient}")), "{read}");
+        assert!(line(&format!("attached: {attached}")), "{read}");
+        assert!(
+            read.contains(&format!("about: {subject} ")) && line("Action: failed"),
+            "{read}"
+        );
+        assert_eq!(read.contains(refused), number != 5, "{read}");
     }
 }
