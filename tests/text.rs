@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use lab::{DOMAIN, DirectoryServer, INSIDE, OUTSIDE, Site, Slapd, user};
+use lab::{DOMAIN, DirectoryServer, INSIDE, OUTSIDE, Site, SiteOptions, Slapd, user};
 
 const JOURNALED: usize = 3;
 const OTHER: usize = 4;
@@ -385,4 +385,40 @@ fn what_pgp_signed_still_verifies() {
         &["--batch", "--verify", "part.asc", "came"],
         dir.path(),
     );
+}
+
+/// Postfix passes no such fields, so miltertest plays the MTA.
+#[test]
+fn no_header_is_repeated_in_a_body_whatever_its_fields_are_called() {
+    let port = lab::free_port();
+    let site = Site::start_as(
+        Slapd::start(10),
+        SiteOptions {
+            milter: Some(format!("inet:127.0.0.1:{port}")),
+            lines: "[inbound.append]\ntext = \"Out.\"\n",
+            ..SiteOptions::default()
+        },
+    );
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/miltertest");
+    let mut mta = Command::new(lab::need("miltertest", "miltertest"));
+    for (name, value) in [
+        ("port", port.to_string()),
+        ("recipient", user(JOURNALED)),
+        ("expected", "aGVsbG8NCk91dC4=".to_owned()),
+        (
+            "script",
+            folder.join("odd_fields.lua").display().to_string(),
+        ),
+    ] {
+        mta.arg("-D").arg(format!("{name}={value}"));
+    }
+    lab::run(mta.arg("-s").arg(folder.join("run.lua")));
+    // What is delivered of it has the field once, and it begins the report's original.
+    let report = site.wait_until("the report", || {
+        site.relay
+            .messages()
+            .into_iter()
+            .find(|text| text.contains("X-MS-Journal-Report") && text.trim_end().ends_with("--"))
+    });
+    assert_eq!(report.matches("Bad Name: x").count(), 1, "{report}");
 }
