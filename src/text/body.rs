@@ -320,7 +320,11 @@ impl<'a> Body<'a> {
     ) -> Result<(), Obstacle> {
         let header = &self.message[self.part.header.clone()];
         // Written anew as text, octets that are none would not come back.
-        if Fields::new(header).any(|field| is_content_type(&field) && !is_utf8(field.value)) {
+        let holds = |field: Field<'_>| match (std::str::from_utf8(field.value), charset) {
+            (Ok(value), Some(charset)) => content_type::can_have_charset(value, charset),
+            (value, _) => value.is_ok(),
+        };
+        if !Fields::new(header).filter(is_content_type).all(holds) {
             return Err(Obstacle::Charset);
         }
         let before = splices.len();
@@ -453,10 +457,6 @@ pub(super) fn separator(message: &[u8], part: &Part, eol: &str) -> String {
 
 fn is_content_type(field: &Field<'_>) -> bool {
     field.name.eq_ignore_ascii_case("Content-Type")
-}
-
-fn is_utf8(octets: &[u8]) -> bool {
-    std::str::from_utf8(octets).is_ok()
 }
 
 /// Where the value of a field begins, after its colon.

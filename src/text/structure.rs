@@ -97,7 +97,7 @@ impl Mime {
     }
 
     /// Reads the MIME fields of a header block.
-    fn read(header: &[u8]) -> Mime {
+    pub(super) fn read(header: &[u8]) -> Mime {
         let header = &header[..header.len().min(HEADER_READ)];
         let mut mime = Mime::default();
         let mut picked: Vec<u8> = Vec::new();
@@ -443,9 +443,7 @@ fn is_header_line(line: &[u8], first: bool) -> bool {
     if matches!(line, [b' ' | b'\t', ..]) {
         return !first;
     }
-    // A delimiter may have a colon in it.
-    let name = memchr::memchr(b':', line).filter(|_| !line.starts_with(b"--"));
-    let name = name.map(|colon| line[..colon].trim_ascii_end());
+    let name = memchr::memchr(b':', line).map(|colon| line[..colon].trim_ascii_end());
     name.is_some_and(|name| name.iter().all(u8::is_ascii_graphic))
         || (first && line.starts_with(b"From "))
 }
