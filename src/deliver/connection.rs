@@ -27,9 +27,9 @@ use tracing::error;
 use super::line_wise::LineWise;
 use super::wire::canonical;
 use super::{RelaySettings, Tls};
-use crate::directory::{certificate_fault, not_after};
 use crate::journal::{Item, Kind};
 use crate::mail::{Address, BodyKind, Content, Enhanced, Reply};
+use crate::net::{certificate_fault, not_after};
 use crate::smtp::Capabilities;
 
 #[cfg(fuzzing)]

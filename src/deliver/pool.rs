@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::RelaySettings;
 use super::connection::{Connection, Fate, RelayError};
-use crate::directory::Expiry;
 use crate::journal::Item;
 use crate::mail::{Address, Content};
+use crate::net::Expiry;
 
 /// How long a connection is kept without work: shorter than any relay's patience.
 const KEPT: Duration = Duration::from_secs(30);

@@ -14,7 +14,6 @@ mod cache;
 mod changes;
 pub mod dn;
 mod entry;
-mod expiry;
 mod file;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -39,10 +38,9 @@ mod watch;
 
 pub use dn::{is_within, key as dn_key};
 pub use entry::{Entry, Lookup, Outage};
-pub use expiry::{Expiry, not_after};
 pub use file::LdifFileError;
 pub use handle::{Directory, Health, OpenError};
-pub use ldap::{LdapError, TlsError, UrlError, certificate_fault, tls_client_config};
+pub use ldap::{LdapError, UrlError};
 pub use ldif::{LdifError, LdifFault};
 pub use members::{Members, Rewriting};
 pub use people::NoLongerJournaled;

@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::text::parameters;
 use super::watched::read_text;
-use crate::directory::{certificate_fault, tls_client_config};
+use crate::net::{certificate_fault, tls_client_config};
 use crate::secret::Secret;
 
 /// The most addresses of one answer where the map sets no limit: no MTA takes more.

@@ -22,14 +22,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fault::{Fault, bind_refusal, search_fault};
-use super::tls::certificate_fault;
 use super::url::ServerUrl;
 use crate::directory::entry::Entry;
-use crate::directory::expiry::{Expiry, not_after};
 use crate::directory::presence::{Presence, Tracked, has};
 use crate::directory::schema::{Naming, Schema};
 use crate::directory::settings::Bind;
 use crate::directory::stamp::{Stamp, stamped, unstamped};
+use crate::net::{Expiry, certificate_fault, not_after};
 
 /// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
 const IN_FLIGHT: usize = 64;

@@ -11,7 +11,6 @@ mod feed;
 mod index;
 mod scanner;
 mod servers;
-mod tls;
 mod url;
 
 use std::collections::{HashMap, HashSet};
@@ -26,7 +25,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::tls::{TlsError, certificate_fault, tls_client_config};
 pub use self::url::UrlError;
 
 use self::batch::{Answer, Batcher, LookUp};
@@ -39,7 +37,6 @@ use self::url::ServerUrl;
 use super::changes::Changes;
 use super::dn;
 use super::entry::{Entry, Outage};
-use super::expiry::Expiry;
 use super::places;
 use super::presence::{Presence, has};
 use super::question::{Attributes, range};
@@ -50,6 +47,7 @@ use super::source::{Change, Name, Objects, Place, Probe, Source};
 use super::stamp::stamped;
 use super::watch::{self, Ended};
 use crate::mail::Address;
+use crate::net::{Expiry, TlsError, tls_client_config};
 
 /// The most entries read for one search; Active Directory gives no more either.
 const MOST_ENTRIES: usize = 1000;

@@ -229,7 +229,7 @@ impl Hop {
 async fn encrypted(stream: Box<dyn Octets>, tls: &HopTls) -> Result<Box<dyn Octets>, HopError> {
     match timeout(HANDSHAKE, tls.connect(stream)).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(cause)) => Err(HopError::Tls(crate::directory::certificate_fault(
+        Ok(Err(cause)) => Err(HopError::Tls(crate::net::certificate_fault(
             &cause.to_string(),
         ))),
         Err(_) => Err(HopError::Silent),

@@ -5,17 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::client::Octets;
 use crate::deliver::Tls;
-use crate::directory;
 use crate::hook::{DoorTls, NextHop};
+use crate::net;
 
 /// Longest time for a handshake.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
@@ -45,7 +44,7 @@ pub enum TlsError {
     },
     /// What the next server is checked against.
     #[error("hook.smtp.next_hop_ca_file: {0}")]
-    Trust(#[from] directory::TlsError),
+    Trust(#[from] net::TlsError),
 }
 
 /// TLS with clients.
@@ -94,10 +93,8 @@ impl HopTls {
         let config = match hop.tls {
             Tls::None => None,
             // Against listeners only: mail would go in the clear otherwise (RFC 7435).
-            Tls::Opportunistic => Some(unchecked().map_err(directory::TlsError::from)?),
-            Tls::Required | Tls::Implicit => {
-                Some(directory::tls_client_config(hop.ca_file.as_deref())?)
-            }
+            Tls::Opportunistic => Some(net::unchecked_tls_client_config()?),
+            Tls::Required | Tls::Implicit => Some(net::tls_client_config(hop.ca_file.as_deref())?),
         };
         Ok(HopTls {
             connector: config.map(TlsConnector::from),
@@ -123,62 +120,4 @@ fn in_file(path: &Path, cause: pem::Error) -> TlsError {
 /// Named, since a second one in the build would make the default ambiguous, and ambiguous panics.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
-}
-
-fn unchecked() -> Result<Arc<ClientConfig>, rustls::Error> {
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider())))
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
-/// Takes any certificate; the handshake must be signed by its key all the same.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            signed,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            signed,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

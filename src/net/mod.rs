@@ -1,0 +1,7 @@
+//! Reaching a server: TLS, and what its certificates are worth.
+
+mod expiry;
+mod tls;
+
+pub use expiry::{Expiry, not_after};
+pub use tls::{TlsError, certificate_fault, tls_client_config, unchecked_tls_client_config};
