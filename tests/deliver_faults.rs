@@ -101,9 +101,17 @@ async fn nonsense_is_no_answer() {
 }
 
 #[tokio::test]
-async fn an_answer_to_ehlo_that_lettre_panics_on_is_nonsense_too() {
+async fn an_ehlo_answer_that_lettre_panics_on_is_read() {
     let act = Act::Say("250-relay\r\n250-  \r\n250 SIZE\r\n");
-    assert_eq!(survives("EHLO", act, LONG).await, 1);
+    let faulty = Faulty::start(USUAL, first("EHLO", act)).await;
+    let bench = Bench::start(relay(faulty.address()), ONCE);
+    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.until_nothing_is_owed().await;
+    let seen = faulty.seen();
+    assert!(
+        seen.of(0).iter().any(|step| step.contains("SIZE=")),
+        "{seen:?}"
+    );
 }
 
 #[tokio::test]
@@ -388,4 +396,86 @@ async fn a_file_that_breaks_off_while_it_is_sent_is_never_half_a_message_deliver
     assert_eq!(aside.len(), 1);
     assert!(faulty.seen().messages.is_empty());
     assert_eq!(bench.body_files(), files, "what is left of it is kept");
+}
+
+#[tokio::test]
+async fn starttls_in_lower_case_is_used() {
+    let script = |_, said: &str| {
+        said.starts_with("STARTTLS")
+            .then_some(Act::SayAndClose("454 4.7.0 not now\r\n"))
+    };
+    let faulty = Faulty::start(&["starttls"], script).await;
+    let settings = RelaySettings {
+        tls: Tls::Opportunistic,
+        ..relay(faulty.address())
+    };
+    let bench = Bench::start(settings, ONCE);
+    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    let seen = faulty
+        .until("it is asked to encrypt", |seen| {
+            seen.of(0).contains(&"STARTTLS")
+        })
+        .await;
+    assert!(seen.messages.is_empty(), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_reply_too_many_ends_a_kept_connection() {
+    let script = |number, said: &str| match (number, said) {
+        (0, ".") => Some(Act::Say("250 2.0.0 kept\r\n250 2.0.0 again\r\n")),
+        _ => said.contains("no@").then_some(Act::Say("554 5.7.1 no\r\n")),
+    };
+    let faulty = Faulty::start(USUAL, script).await;
+    let bench = Bench::start(relay(faulty.address()), ONCE);
+    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.until_nothing_is_owed().await;
+    bench.owe(item(2, &["no@c.test"]), "x\r\n").await;
+    bench.until_nothing_is_owed().await;
+    let seen = faulty.seen();
+    let begun_again = seen.of(0).last() == Some(&".");
+    assert!(begun_again, "{:?}", seen.steps);
+    assert_eq!(seen.messages.len(), 2, "the report and the NDR");
+}
+
+/// The reply too many comes whenever it likes, and whoever believes it takes each reply for the answer to the command
+/// after the one it belongs to.
+#[tokio::test]
+async fn a_late_reply_too_many_is_no_refusal_and_no_delivery() {
+    for offers in [&[] as &[&str], USUAL] {
+        let go_on = Arc::new(Notify::new());
+        let again = go_on.clone();
+        let script = move |number, said: &str| match (number, said) {
+            (0, ".") => Some(Act::SayMore("250 2.0.0 again\r\n", again.clone())),
+            _ => said.contains("no@").then_some(Act::Say("554 5.7.1 no\r\n")),
+        };
+        let faulty = Faulty::start(offers, script).await;
+        let bench = Bench::start(relay(faulty.address()), AT_ONCE);
+        bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+        bench.until_nothing_is_owed().await;
+        go_on.notify_one();
+        bench
+            .owe(item(2, &["no@c.test", "a@c.test"]), "x\r\n")
+            .await;
+        bench.until_nothing_is_owed().await;
+        let messages = faulty.seen().messages;
+        let texts = messages.iter().map(|text| String::from_utf8_lossy(text));
+        let texts: Vec<_> = texts.map(std::borrow::Cow::into_owned).collect();
+        let ndrs: Vec<_> = texts
+            .iter()
+            .filter(|text| text.contains("Status:"))
+            .collect();
+        assert!(texts.iter().any(|text| text.starts_with(&prefix(2))));
+        assert_eq!(ndrs.len(), 1, "{texts:#?}");
+        assert!(!ndrs[0].contains("rfc822; a@c.test"), "{}", ndrs[0]);
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_takes_a_message_before_its_end_has_not_taken_it() {
+    let early = Act::Say("354 go on\r\n250 2.0.0 kept\r\n");
+    let faulty = Faulty::start(USUAL, first("DATA", early)).await;
+    let bench = Bench::start(relay(faulty.address()), AT_ONCE);
+    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.until_nothing_is_owed().await;
+    assert!(faulty.seen().of(1).contains(&"."));
 }

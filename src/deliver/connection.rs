@@ -2,60 +2,40 @@
 //!
 //! Promises: every step ends within its deadline; only a 250 after the data counts as delivered; a connection on
 //! which anything went otherwise than in order is never used again, because its next reply may belong to the
-//! last command. Does not use lettre's transport or pool: these lose track of replies when a send is
-//! cancelled, and stop at the first refused recipient.
+//! last command. lettre sends; what the relay replies is read by [`Channel`]. Does not use lettre's transport or pool:
+//! these lose track of replies when a send is cancelled, and stop at the first refused recipient.
 
-use std::future::Future;
 use std::io;
-use std::net::IpAddr;
-use std::panic::AssertUnwindSafe;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use lettre::transport::smtp::Error as SmtpError;
-use lettre::transport::smtp::authentication::{Credentials, Mechanism};
-use lettre::transport::smtp::client::{
-    AsyncSmtpConnection, Certificate, CertificateStore, TlsParameters,
-};
-use lettre::transport::smtp::extension::ClientId;
-use lettre::transport::smtp::response::Response;
-use tokio::net::TcpStream;
+use lettre::transport::smtp::client::AsyncSmtpConnection;
 use tokio::runtime::Handle;
 use tracing::error;
 
-use super::line_wise::LineWise;
+use super::channel::Channel;
 use super::wire::canonical;
-use super::{RelaySettings, Tls};
 use crate::journal::{Item, Kind};
 use crate::mail::{Address, BodyKind, Content, Enhanced, Reply};
-use crate::net::{certificate_fault, not_after};
-use crate::smtp::Capabilities;
+use crate::net::not_after;
+use crate::smtp::{Answer, Capabilities};
 
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
 
-/// Longest wait for a connection.
-const CONNECT: Duration = Duration::from_secs(30);
 /// RCPT commands in one batch, so that neither side's buffers fill while both write.
 const BATCH: usize = 50;
 
 /// An open connection, ready for MAIL.
 pub(super) struct Connection {
-    smtp: AsyncSmtpConnection,
-    capabilities: Capabilities,
-    timeout: Duration,
-}
-
-/// Why the relay was not reached. Nothing about an item.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("relay {relay}: {what}")]
-pub struct RelayError {
-    /// `host:port`.
-    pub relay: String,
-    /// One sentence.
-    pub what: String,
+    pub(super) smtp: AsyncSmtpConnection,
+    pub(super) channel: Channel,
+    pub(super) capabilities: Capabilities,
+    pub(super) timeout: Duration,
+    /// The relay's certificate, in DER, where the connection is encrypted.
+    pub(super) certificate: Option<Vec<u8>>,
+    pub(super) is_encrypted: bool,
 }
 
 /// What the relay said about one recipient.
@@ -81,87 +61,20 @@ pub(super) struct Sent {
 }
 
 /// A step that did not go well.
-enum Trouble {
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
     /// The relay said no; the connection is in order.
+    #[error("{0}")]
     Reply(Reply),
     /// The connection is of no use any more.
+    #[error("{0}")]
     Lost(String),
+    /// A reply answers another question: so may all replies before it, and none of them is believed.
+    #[error("the relay's replies are out of step: {0}")]
+    OutOfStep(String),
 }
 
 impl Connection {
-    /// Connects, greets, encrypts and logs in, as the settings say.
-    pub(super) async fn open(settings: &RelaySettings) -> Result<Connection, RelayError> {
-        let fail = |what: String| RelayError {
-            relay: settings.name(),
-            what,
-        };
-        let connecting = no_panic(Connection::connect(settings));
-        match tokio::time::timeout(CONNECT.min(settings.timeout), connecting).await {
-            Ok(opened) => opened.map_err(fail),
-            Err(_) => Err(fail("did not answer in time".into())),
-        }
-    }
-
-    async fn connect(settings: &RelaySettings) -> Result<Connection, String> {
-        let hello = ClientId::Domain(settings.helo_name.clone());
-        let tls = match settings.tls {
-            Tls::None => None,
-            // Encryption against listeners only: whoever offers no certificate that can be checked is not
-            // refused, or mail would go in the clear instead (RFC 7435).
-            Tls::Opportunistic => Some(tls(settings, false)?),
-            Tls::Required | Tls::Implicit => Some(tls(settings, true)?),
-        };
-        let at_once = tls.clone().filter(|_| settings.tls == Tls::Implicit);
-        let server = (settings.host.as_str(), settings.port);
-        let connected = match at_once {
-            Some(tls) => {
-                AsyncSmtpConnection::connect_tokio1(server, None, &hello, Some(tls), None).await
-            }
-            None => {
-                let tcp = TcpStream::connect(server).await;
-                let tcp = tcp.map_err(|error| format!("cannot connect: {error}"))?;
-                // Or the end of the data waits until the relay's system has acknowledged what came before it, which
-                // takes tens of milliseconds in which a crash makes a duplicate.
-                tcp.set_nodelay(true)
-                    .map_err(|error| format!("cannot connect: {error}"))?;
-                let stream = Box::new(LineWise::new(tcp));
-                AsyncSmtpConnection::connect_with_transport(stream, &hello).await
-            }
-        };
-        let mut smtp = connected.map_err(|error| sentence(&error))?;
-        if let Some(tls) = tls.filter(|_| settings.tls != Tls::Implicit) {
-            if smtp.can_starttls() {
-                smtp.starttls(tls, &hello)
-                    .await
-                    .map_err(|error| format!("STARTTLS: {}", sentence(&error)))?;
-            } else if settings.tls == Tls::Required {
-                return Err("does not offer STARTTLS, and TLS is \"required\"".into());
-            }
-        }
-        // Asked again because lettre keeps only the capabilities that it uses itself.
-        let hello = smtp
-            .command(format!("EHLO {}\r\n", settings.helo_name))
-            .await;
-        let hello = hello.map_err(|error| format!("EHLO: {}", sentence(&error)))?;
-        let capabilities = Capabilities::from_lines(hello.message().skip(1));
-        if let Some(login) = &settings.login {
-            if !smtp.is_encrypted() && !is_loopback(&settings.host) {
-                return Err("is not encrypted, so the password is not sent; set relay.tls".into());
-            }
-            let credentials =
-                Credentials::new(login.username.clone(), login.password.reveal().to_owned());
-            let mechanisms = [Mechanism::Plain, Mechanism::Login];
-            let logged_in = smtp.auth(&mechanisms, &credentials).await;
-            logged_in
-                .map_err(|error| format!("login as {}: {}", login.username, sentence(&error)))?;
-        }
-        Ok(Connection {
-            smtp,
-            capabilities,
-            timeout: settings.timeout,
-        })
-    }
-
     /// What the relay offers.
     pub(super) fn capabilities(&self) -> &Capabilities {
         &self.capabilities
@@ -169,12 +82,12 @@ impl Connection {
 
     /// Whether the connection is encrypted.
     pub(super) fn is_encrypted(&self) -> bool {
-        self.smtp.is_encrypted()
+        self.is_encrypted
     }
 
     /// When the relay's certificate expires, where it showed one.
     pub(super) fn expires(&self) -> Option<SystemTime> {
-        not_after(&self.smtp.peer_certificate().ok()?)
+        not_after(self.certificate.as_ref()?)
     }
 
     /// Whom of these it refuses mail from this sender to, and in which words; nothing is sent. `Err` says why it could
@@ -187,25 +100,31 @@ impl Connection {
         match self.step(&format!("MAIL FROM:<{sender}>\r\n")).await {
             Ok(()) => {}
             Err(Trouble::Reply(reply)) => return Ok(vec![(sender.clone(), reply)]),
-            Err(Trouble::Lost(why)) => return Err(why),
+            Err(trouble) => return Err(trouble.to_string()),
         }
         let mut refused = Vec::new();
         for recipient in recipients {
             match self.step(&format!("RCPT TO:<{recipient}>\r\n")).await {
                 Ok(()) => {}
                 Err(Trouble::Reply(reply)) => refused.push((recipient.clone(), reply)),
-                Err(Trouble::Lost(why)) => return Err(why),
+                Err(trouble) => return Err(trouble.to_string()),
             }
         }
-        match self.step("RSET\r\n").await {
-            Ok(()) | Err(Trouble::Reply(_)) => Ok(refused),
-            Err(Trouble::Lost(why)) => Err(why),
-        }
+        let reset = self.reset().await;
+        reset
+            .map(|()| refused)
+            .map_err(|trouble| trouble.to_string())
+    }
+
+    /// Whether the relay has said nothing since its last reply, and is still there.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.channel.is_quiet()
     }
 
     /// Says goodbye.
     pub(super) async fn quit(mut self) {
-        let _ = tokio::time::timeout(Duration::from_secs(5), self.smtp.quit()).await;
+        self.channel.set_patience(Duration::from_secs(5));
+        let _ = self.smtp.quit().await;
     }
 
     /// Hands one item to the relay for these recipients.
@@ -235,35 +154,36 @@ impl Connection {
             }
         };
         let accepted = fates.contains(&Fate::Delivered);
-        let (ended, connection) = match go_on {
+        let (said, mut connection) = match go_on {
             _ if accepted => self.data(item, original, go_on).await,
             // It waits for a message to nobody, and would get an empty one.
             Some(Ok(())) => {
                 let why = "the relay took DATA without a recipient";
                 (Err(Trouble::Lost(why.into())), None)
             }
-            Some(Err(Trouble::Lost(why))) => (Err(Trouble::Lost(why)), None),
-            Some(Err(Trouble::Reply(_))) | None => (self.step("RSET\r\n").await, Some(self)),
+            Some(Err(Trouble::Reply(_))) | None => (Ok(()), Some(self)),
+            Some(Err(trouble)) => (Err(trouble), None),
         };
-        let connection = match ended {
-            Ok(()) => connection,
-            Err(Trouble::Reply(reply)) => {
-                settle(&mut fates, &fate_of(&reply));
-                // After a refused DATA the transaction still stands (RFC 5321 section 4.1.1.4 leaves it open).
-                match connection {
-                    Some(mut kept) => kept.step("RSET\r\n").await.is_ok().then_some(kept),
-                    None => None,
-                }
-            }
+        let is_refused = !accepted || matches!(said, Err(Trouble::Reply(_)));
+        if let Err(Trouble::Reply(reply)) = &said {
+            settle(&mut fates, &fate_of(reply));
+        }
+        let ended = match (said, &mut connection) {
+            // A refusal leaves the transaction open (RFC 5321 section 4.1.1.4).
+            (Ok(()) | Err(Trouble::Reply(_)), Some(kept)) if is_refused => kept.reset().await,
+            (said, _) => said,
+        };
+        match &ended {
+            Ok(()) | Err(Trouble::Reply(_)) => {}
+            Err(trouble @ Trouble::OutOfStep(_)) => fates.fill(Fate::Later(trouble.to_string())),
             Err(Trouble::Lost(why)) => {
                 // It may have the message all the same. Sent again it has the same Message-ID.
-                settle(&mut fates, &Fate::Later(why));
-                None
+                settle(&mut fates, &Fate::Later(why.clone()));
             }
-        };
+        }
         Sent {
             fates,
-            connection,
+            connection: connection.filter(|_| ended.is_ok()),
             nothing_said: false,
         }
     }
@@ -305,9 +225,9 @@ impl Connection {
             match self.step(&mail).await {
                 Ok(()) => {}
                 Err(Trouble::Reply(reply)) => {
-                    return Ok((vec![fate_of_sender(&reply); recipients.len()], None));
+                    return Ok((vec![fate_of(&reply); recipients.len()], None));
                 }
-                Err(Trouble::Lost(why)) => return Err((why, true)),
+                Err(trouble) => return Err((trouble.to_string(), true)),
             }
             let mut fates = Vec::new();
             for rcpt in &rcpts {
@@ -332,7 +252,7 @@ impl Connection {
                 match said {
                     Ok(()) => {}
                     Err(Trouble::Reply(reply)) => refused_sender = Some(reply),
-                    Err(Trouble::Lost(why)) => return Err((why, true)),
+                    Err(trouble) => return Err((trouble.to_string(), true)),
                 }
                 said = self.next_reply().await;
             }
@@ -345,14 +265,12 @@ impl Connection {
             }
         }
         let go_on = match with_data {
-            true => Some(go_on(
-                in_time(self.timeout, self.smtp.read_response()).await,
-            )),
+            true => Some(go_on(self.read().await)),
             false => None,
         };
         // What was said about recipients of a refused sender is about the missing sender.
         if let Some(reply) = refused_sender {
-            fates.fill(fate_of_sender(&reply));
+            fates.fill(fate_of(&reply));
         }
         Ok((fates, go_on))
     }
@@ -413,7 +331,7 @@ impl Connection {
     ) -> (Result<(), Trouble>, Option<Connection>) {
         let said = match said {
             Some(said) => said,
-            None => go_on(in_time(self.timeout, self.smtp.command("DATA\r\n")).await),
+            None => go_on(self.ask("DATA\r\n").await),
         };
         if let Err(trouble) = said {
             return (Err(trouble), Some(self));
@@ -449,113 +367,102 @@ impl Connection {
             }
         });
         // The relay may store the message before it answers (RFC 5321 section 4.5.3.2.6 allows twice a command's time).
-        let answer = in_time(self.timeout * 2, self.smtp.message_iter(pieces)).await;
-        let outcome = match answer {
-            // The one place where something counts as delivered. Any other positive answer belongs to another question.
-            Ok(answer) if answer.has_code(250) => Ok(()),
-            Ok(answer) => Err(Trouble::Lost(format!(
-                "the data was answered with {}, not 250",
-                answer.code()
-            ))),
-            Err(trouble) => Err(trouble),
+        self.channel.set_patience(self.timeout * 2);
+        self.channel.begin_message();
+        let sent = self.smtp.message_iter(pieces).await;
+        self.channel.set_patience(self.timeout);
+        let Err(_) = sent else {
+            let outcome = match self.told() {
+                // The one place where something counts as delivered. Any other positive answer belongs to another
+                // question.
+                Ok(answer) if answer.code == 250 => Ok(()),
+                Ok(answer) if answer.is_transient() || answer.is_permanent() => completed(&answer),
+                Ok(answer) => Err(Trouble::OutOfStep(format!(
+                    "the data was answered with {}, not 250",
+                    answer.code
+                ))),
+                Err(trouble) => Err(trouble),
+            };
+            return (outcome, Some(self));
         };
-        (outcome, Some(self))
+        let refused = self.channel.reply().map(|answer| completed(&answer));
+        let lost = || Err(Trouble::Lost(self.channel.failure()));
+        (refused.unwrap_or_else(lost), None)
+    }
+
+    /// Sends a command and gives the answer.
+    pub(super) async fn ask(&mut self, command: &str) -> Result<Answer, Trouble> {
+        // lettre's own errors are the channel's: all else that it is told is "250 ok".
+        let _ = self.smtp.command(command).await;
+        self.told()
+    }
+
+    /// The answer to a command that was said together with others.
+    async fn read(&mut self) -> Result<Answer, Trouble> {
+        let _ = self.smtp.read_response().await;
+        self.told()
+    }
+
+    fn told(&self) -> Result<Answer, Trouble> {
+        let lost = || Trouble::Lost(self.channel.failure());
+        self.channel.reply().ok_or_else(lost)
     }
 
     /// Says something that is answered with 2yz where it is accepted.
     async fn step(&mut self, command: &str) -> Result<(), Trouble> {
-        in_time(self.timeout, self.smtp.command(command))
-            .await
-            .and_then(completed)
+        completed(&self.ask(command).await?)
+    }
+
+    /// Ends the transaction. RSET cannot be refused: another answer than yes belongs to another command, and so may all
+    /// that were taken for answers to the commands before it.
+    async fn reset(&mut self) -> Result<(), Trouble> {
+        match self.step("RSET\r\n").await {
+            Err(Trouble::Reply(reply)) => Err(Trouble::OutOfStep(format!(
+                "RSET was answered with {reply}"
+            ))),
+            ended => ended,
+        }
     }
 
     /// The answer to a command that was said together with others.
     async fn next_reply(&mut self) -> Result<(), Trouble> {
-        in_time(self.timeout, self.smtp.read_response())
-            .await
-            .and_then(completed)
+        completed(&self.read().await?)
     }
 }
 
 /// DATA is answered with 354.
-fn go_on(answer: Result<Response, Trouble>) -> Result<(), Trouble> {
-    match answer {
-        Ok(answer) if answer.has_code(354) => Ok(()),
-        Ok(_) => {
-            let why = "DATA was answered with something else than 354";
-            Err(Trouble::Lost(why.into()))
-        }
-        Err(trouble) => Err(trouble),
+fn go_on(answer: Result<Answer, Trouble>) -> Result<(), Trouble> {
+    let answer = answer?;
+    match answer.code {
+        354 => Ok(()),
+        400.. => completed(&answer),
+        code => Err(Trouble::OutOfStep(format!(
+            "DATA was answered with {code}, not 354"
+        ))),
     }
 }
 
 /// A 3yz is positive too, but it answers another question: the connection is out of step.
-fn completed(answer: Response) -> Result<(), Trouble> {
-    match u16::from(answer.code()) {
+pub(super) fn completed(answer: &Answer) -> Result<(), Trouble> {
+    match answer.code {
         200..300 => Ok(()),
-        code => Err(Trouble::Lost(format!(
+        // The relay closes the connection (RFC 5321 section 3.8).
+        421 => Err(Trouble::Lost(answer.to_reply().to_string())),
+        400.. => Err(Trouble::Reply(answer.to_reply())),
+        code => Err(Trouble::OutOfStep(format!(
             "a command was answered with {code}, not 2yz"
         ))),
     }
 }
 
-async fn in_time(
-    limit: Duration,
-    step: impl Future<Output = Result<Response, SmtpError>>,
-) -> Result<Response, Trouble> {
-    match tokio::time::timeout(limit, step).await {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(error)) => Err(trouble(&error)),
-        Err(_) => Err(Trouble::Lost(format!(
-            "the relay did not answer within {} s",
-            limit.as_secs_f32()
-        ))),
-    }
-}
-
-fn trouble(error: &SmtpError) -> Trouble {
-    match reply(error) {
-        // 421: the relay closes the connection (RFC 5321 section 3.8).
-        Some(reply) if reply.code == 421 => Trouble::Lost(reply.to_string()),
-        Some(reply) => Trouble::Reply(reply),
-        None => Trouble::Lost(sentence(error)),
-    }
-}
-
-/// The reply that lettre made an error of.
-fn reply(error: &SmtpError) -> Option<Reply> {
-    let code = error.status()?;
-    let code = u16::from(code);
-    let text = std::error::Error::source(error)
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    let class = u8::try_from(code / 100).unwrap_or(4);
-    Some(match Enhanced::from_text(&text) {
-        Some(enhanced) if enhanced.0 == class => {
-            let rest = text
-                .trim_start()
-                .split_once(' ')
-                .map_or("", |(_, rest)| rest);
-            Reply::new(code, enhanced, rest)
-        }
-        _ => Reply::new(code, Enhanced(class, 0, 0), text),
-    })
-}
-
+/// What a reply means for the item or the recipient it is about. Codes that say something about us are no refusal: log in
+/// first (530), with another account (535), by another mechanism (534, 538; RFC 4954 section 6).
 fn fate_of(reply: &Reply) -> Fate {
-    if reply.is_permanent() {
+    let is_about_us = matches!(reply.code, 530 | 534 | 535 | 538);
+    if reply.is_permanent() && !is_about_us {
         Fate::Refused(reply.clone())
     } else {
         Fate::Later(reply.to_string())
-    }
-}
-
-/// A no to MAIL is final for the item, but for those codes that say something about us: log in first (530), with
-/// another account (535), by another mechanism (538).
-fn fate_of_sender(reply: &Reply) -> Fate {
-    match reply.code {
-        530 | 535 | 538 => Fate::Later(reply.to_string()),
-        _ => fate_of(reply),
     }
 }
 
@@ -563,7 +470,7 @@ fn recipient_fate(said: Result<(), Trouble>) -> Result<Fate, String> {
     match said {
         Ok(()) => Ok(Fate::Delivered),
         Err(Trouble::Reply(reply)) => Ok(fate_of(&reply)),
-        Err(Trouble::Lost(why)) => Err(why),
+        Err(trouble) => Err(trouble.to_string()),
     }
 }
 
@@ -572,46 +479,6 @@ fn settle(fates: &mut [Fate], outcome: &Fate) {
     for fate in fates.iter_mut().filter(|fate| **fate == Fate::Delivered) {
         *fate = outcome.clone();
     }
-}
-
-fn tls(settings: &RelaySettings, verified: bool) -> Result<TlsParameters, String> {
-    let mut builder = TlsParameters::builder(settings.host.clone())
-        .dangerous_accept_invalid_certs(!verified)
-        .dangerous_accept_invalid_hostnames(!verified);
-    if let Some(path) = &settings.ca_file {
-        let failed =
-            |error: &dyn std::fmt::Display| format!("relay.ca_file {}: {error}", path.display());
-        let pem = std::fs::read(path).map_err(|error| failed(&error))?;
-        let certificates = Certificate::from_pem(&pem).map_err(|error| failed(&error))?;
-        builder = builder
-            .certificate_store(CertificateStore::None)
-            .add_root_certificate(certificates);
-    }
-    builder.build().map_err(|error| sentence(&error))
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-}
-
-/// What was connecting, with a panic of lettre's as an answer that cannot be read: it panics on a line of white space in
-/// the answer to EHLO (0.11.23), which is the relay's fault and not ours.
-async fn no_panic<T>(connecting: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    AssertUnwindSafe(connecting)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|_| Err("gave an answer to EHLO that cannot be read".into()))
-}
-
-/// An error with its cause, on one line.
-fn sentence(error: &SmtpError) -> String {
-    let said = match std::error::Error::source(error) {
-        Some(cause) if !error.to_string().contains(&cause.to_string()) => {
-            format!("{error}: {cause}")
-        }
-        _ => error.to_string(),
-    };
-    certificate_fault(&said)
 }
 
 /// RFC 3461 section 4: everything but printable ASCII, and `+` and `=`, as `+XX`.
@@ -637,13 +504,13 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_sender_is_final_unless_it_is_about_us() {
-        let reply = |code| Reply::new(code, Enhanced(5, 7, 0), "x");
-        assert!(matches!(fate_of_sender(&reply(550)), Fate::Refused(_)));
-        assert!(matches!(fate_of_sender(&reply(530)), Fate::Later(_)));
-        assert!(matches!(
-            fate_of(&Reply::new(451, Enhanced(4, 7, 0), "x")),
-            Fate::Later(_)
-        ));
+    fn a_refusal_is_final_unless_it_is_about_us() {
+        let reply = |code| Reply::new(code, Enhanced((code / 100) as u8, 7, 0), "x");
+        for code in [550, 552, 554, 571] {
+            assert!(matches!(fate_of(&reply(code)), Fate::Refused(_)), "{code}");
+        }
+        for code in [530, 534, 535, 538, 450, 451, 454] {
+            assert!(matches!(fate_of(&reply(code)), Fate::Later(_)), "{code}");
+        }
     }
 }

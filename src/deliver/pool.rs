@@ -4,7 +4,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::RelaySettings;
-use super::connection::{Connection, Fate, RelayError};
+use super::connection::{Connection, Fate};
+use super::open::RelayError;
 use crate::journal::Item;
 use crate::mail::{Address, Content};
 use crate::net::Expiry;
@@ -56,7 +57,8 @@ impl Pool {
 
     fn take(&self) -> Option<Connection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(_, since)| since.elapsed() < KEPT);
+        // One that spoke meanwhile is out of step, or says that it closes.
+        idle.retain(|(connection, since)| since.elapsed() < KEPT && connection.is_quiet());
         idle.pop().map(|(connection, _)| connection)
     }
 

@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::SystemTime;
 
 use super::RelaySettings;
-use super::connection::{Connection, RelayError};
+use super::connection::Connection;
+use super::open::RelayError;
 use crate::mail::{Address, Reply};
 use crate::smtp::Capabilities;
 

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use super::connection::{Fate, RelayError};
+use super::connection::Fate;
+use super::open::RelayError;
 use super::pool::Pool;
 use super::schedule::{Reach, latest, next_attempt};
 use super::{Retry, Settings};

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::mail::Enhanced;
+use crate::mail::{Enhanced, Reply};
 
 /// Longest line in octets, CRLF included; RFC 5321 section 4.5.3.1.5 asks for 512.
 const LONGEST_LINE: usize = 2048;
@@ -53,6 +53,24 @@ impl Answer {
     /// 5yz: never.
     pub fn is_permanent(&self) -> bool {
         self.code / 100 == 5
+    }
+
+    /// The answer as a reply of one line: an enhanced status that each line repeats (RFC 2034) stands there once.
+    pub fn to_reply(&self) -> Reply {
+        let class = u8::try_from(self.code / 100).unwrap_or(4);
+        let status = self.enhanced();
+        let known = status.map(|status| status.to_string()).unwrap_or_default();
+        let lines = self.text_lines().map(|line| {
+            let rest = line.strip_prefix(known.as_str());
+            let rest = rest.filter(|rest| rest.is_empty() || rest.starts_with(' '));
+            rest.unwrap_or(&line).trim().to_owned()
+        });
+        let text: Vec<String> = lines.collect();
+        Reply::new(
+            self.code,
+            status.unwrap_or(Enhanced(class, 0, 0)),
+            text.join(" "),
+        )
     }
 
     /// The enhanced status at the start of the text (RFC 2034), if it is of the code's class.
@@ -108,6 +126,11 @@ impl Answers {
         if self.flaw.is_none() {
             self.input.extend_from_slice(piece);
         }
+    }
+
+    /// Whether nothing was fed that was not taken.
+    pub fn is_empty(&self) -> bool {
+        self.input.is_empty() && self.flaw.is_none()
     }
 
     /// The next answer; `None` while its end has not come. After a flaw, the flaw again and again.

@@ -13,10 +13,31 @@ pub struct Capabilities {
     pub smtputf8: bool,
     /// RFC 3461.
     pub dsn: bool,
+    /// RFC 3207.
+    pub starttls: bool,
+    /// RFC 4954: the mechanisms that we know.
+    pub auth: Mechanisms,
+}
+
+/// The SASL mechanisms that a server offers, as far as we can use them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mechanisms {
+    /// RFC 4616.
+    pub plain: bool,
+    /// Of old Microsoft clients, without an RFC.
+    pub login: bool,
+}
+
+impl Mechanisms {
+    fn add(&mut self, name: &str) {
+        self.plain |= name == "PLAIN";
+        self.login |= name == "LOGIN";
+    }
 }
 
 impl Capabilities {
-    /// Reads the lines after the first, without their codes. Keywords have no case.
+    /// Reads the lines after the first, without their codes. Keywords have no case. `AUTH=` is what servers said before
+    /// there was an RFC.
     pub fn from_lines<Line: AsRef<str>>(lines: impl IntoIterator<Item = Line>) -> Capabilities {
         let mut found = Capabilities::default();
         for line in lines {
@@ -30,6 +51,11 @@ impl Capabilities {
                 Some("8BITMIME") => found.eight_bit_mime = true,
                 Some("SMTPUTF8") => found.smtputf8 = true,
                 Some("DSN") => found.dsn = true,
+                Some("STARTTLS") => found.starttls = true,
+                Some(word) if word == "AUTH" || word.starts_with("AUTH=") => {
+                    found.auth.add(word.trim_start_matches("AUTH="));
+                    words.for_each(|name| found.auth.add(&name));
+                }
                 _ => {}
             }
         }
@@ -49,13 +75,28 @@ mod tests {
 
     #[test]
     fn keywords_are_read_whatever_their_case() {
-        let found = Capabilities::from_lines(["pipelining", "Size 1000", "AUTH plain", "x"]);
+        let lines = [
+            "pipelining",
+            "Size 1000",
+            "AUTH plain",
+            "  ",
+            "starttls",
+            "x",
+        ];
+        let found = Capabilities::from_lines(lines);
         let expected = Capabilities {
             pipelining: true,
             size: Some(1000),
+            starttls: true,
+            auth: Mechanisms {
+                plain: true,
+                login: false,
+            },
             ..Capabilities::default()
         };
         assert_eq!(found, expected);
+        let old = Capabilities::from_lines(["auth=login PLAIN"]).auth;
+        assert!(old.login && old.plain, "{old:?}");
         assert_eq!(found.refuses_size(1001), Some(1000));
         assert_eq!(
             Capabilities::from_lines(["SIZE 0"]).refuses_size(1_000_000),

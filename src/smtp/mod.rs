@@ -16,7 +16,7 @@ mod sink;
 mod smuggling;
 
 pub use answer::{Answer, AnswerFlaw, Answers};
-pub use capabilities::Capabilities;
+pub use capabilities::{Capabilities, Mechanisms};
 pub use command::Command;
 pub use data::{BareLineBreaks, DataFlaw, Stuff, Unstuff, find_bare};
 pub use lines::{LineFlaw, Lines};

@@ -2,6 +2,8 @@
 //!
 //! It shares no code with the library: a fault in ours must not hide behind the same fault here.
 
+#![allow(dead_code, reason = "every test program uses a part of it")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -25,6 +27,8 @@ pub(crate) enum Act {
     Hang,
     /// Everything in order, but not before this.
     After(Arc<Notify>),
+    /// What is in order, and then, once it is told to, this.
+    SayMore(&'static str, Arc<Notify>),
 }
 
 /// Asked for each step with the connection's number (from 0) and what the client said: a command line, `CONNECT` or
@@ -217,6 +221,12 @@ impl Session {
             Some(Act::After(notify)) => {
                 notify.notified().await;
                 (in_order, false)
+            }
+            Some(Act::SayMore(more, notify)) => {
+                self.stream.write_all(in_order.as_bytes()).await?;
+                notify.notified().await;
+                self.stream.write_all(more.as_bytes()).await?;
+                return Ok(in_order.to_owned());
             }
         };
         self.stream.write_all(said.as_bytes()).await?;

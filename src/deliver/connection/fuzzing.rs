@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use lettre::transport::smtp::client::{AsyncSmtpConnection, AsyncTokioStream};
-use lettre::transport::smtp::extension::ClientId;
+use lettre::transport::smtp::client::AsyncTokioStream;
 
-use super::{Connection, Fate, no_panic, sentence};
+use super::{Connection, Fate};
 use crate::deliver::wire::canonical;
+use crate::deliver::{RelaySettings, Tls};
 use crate::journal::Item;
 use crate::mail::{Address, Content};
-use crate::smtp::Capabilities;
 
 /// A delivery over a stream that is open: for each recipient, whether it counts as delivered.
 pub async fn deliver(
@@ -19,16 +18,17 @@ pub async fn deliver(
     original: &Bytes,
     recipients: &[Address],
 ) -> Result<Vec<bool>, String> {
-    let hello = ClientId::Domain("fuzz.invalid".into());
-    let connecting = AsyncSmtpConnection::connect_with_transport(stream, &hello);
-    let mut smtp = no_panic(async { connecting.await.map_err(|error| sentence(&error)) }).await?;
-    let hello = smtp.command("EHLO fuzz.invalid\r\n").await;
-    let hello = hello.map_err(|error| sentence(&error))?;
-    let connection = Connection {
-        capabilities: Capabilities::from_lines(hello.message().skip(1)),
-        smtp,
+    let settings = RelaySettings {
+        host: "fuzz.invalid".into(),
+        port: 25,
+        tls: Tls::None,
+        ca_file: None,
+        login: None,
+        connections: 1,
+        helo_name: "fuzz.invalid".into(),
         timeout: Duration::from_secs(5),
     };
+    let connection = Connection::greet(Box::new(stream), &settings).await?;
     let original = Content::from(original.clone());
     let sent = connection.send(item, &original, recipients).await;
     let delivered = sent.fates.iter().map(|fate| *fate == Fate::Delivered);
