@@ -73,6 +73,31 @@ fn is_unsure(report: &Report) -> bool {
 }
 
 #[test]
+fn a_path_without_brackets_is_passed_on_with_them() {
+    let site = Proxied::start("", "");
+    let mut client = site.client();
+    for line in [
+        "MAIL FROM:a@elsewhere.test SIZE=99",
+        "rcpt to: eve@corp.example",
+        "RCPT TO:dan@corp.example",
+    ] {
+        assert_eq!(client.say(line).code, 250, "{line}");
+    }
+    assert_eq!(client.say("RCPT TO:a@b,dan@corp.example").code, 500);
+    assert_eq!(client.say("DATA").code, 354);
+    assert_eq!(client.say(&(message("<1@x>", "text") + ".")).code, 250);
+    assert_eq!(
+        site.next.taken()[0].envelope,
+        [
+            "MAIL FROM:<a@elsewhere.test> SIZE=99",
+            "rcpt to:<eve@corp.example>",
+            "RCPT TO:<dan@corp.example>"
+        ]
+    );
+    assert_eq!(site.door.reports().len(), 1);
+}
+
+#[test]
 fn a_message_passes_as_it_was_said_and_its_report_follows() {
     let site = Proxied::start("", "");
     let mut client = site.client();

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use copyist::smtp::{
     Answer, AnswerFlaw, Answers, BareLineBreaks, Capabilities, Command, DataFlaw, LineFlaw, Lines, Stuff, Unstuff,
-    find_bare, user_of,
+    find_bare, user_of, with_brackets,
 };
 use copyist_fuzz::{has_only_crlf, with_crlf};
 use libfuzzer_sys::fuzz_target;
@@ -64,9 +64,10 @@ fn command(line: &[u8]) {
         _ => return,
     };
     let written = std::iter::once(format!("<{path}>")).chain(params).collect::<Vec<_>>();
-    let argument = std::str::from_utf8(&line[verb.len()..]).expect("checked");
     assert!(line[..verb.len()].eq_ignore_ascii_case(verb.as_bytes()));
     let bare = |text: &str| text.replace(' ', "");
+    let with_brackets = with_brackets(&Bytes::copy_from_slice(line));
+    let argument = std::str::from_utf8(&with_brackets[verb.len()..]).expect("checked");
     assert_eq!(bare(&written.concat()), bare(argument));
     let again = format!("{verb}{}", written.join(" "));
     let again = match Command::parse(again.as_bytes()) {

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use bytes::Bytes;
+
 /// What a line of a client asks for.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Command {
@@ -120,15 +122,24 @@ fn word(argument: &str) -> Option<String> {
     (!argument.is_empty() && !argument.contains(' ')).then(|| argument.to_owned())
 }
 
-/// `FROM:<path> PARAM…`. Spaces after the colon are many clients' habit.
+/// `FROM:<path> PARAM…`. Spaces after the colon are many clients' habit, and so is a path without brackets.
 fn path(argument: &str, keyword: &str) -> Option<(String, Vec<String>)> {
     let (head, rest) = argument.split_at_checked(keyword.len())?;
     if !head.eq_ignore_ascii_case(keyword) {
         return None;
     }
-    let rest = rest.trim_start_matches(' ').strip_prefix('<')?;
-    let (path, rest) = rest.split_at(path_end(rest)?);
-    let params = match &rest[1..] {
+    let rest = rest.trim_start_matches(' ');
+    let (path, rest) = match rest.strip_prefix('<') {
+        Some(rest) => {
+            let (path, rest) = rest.split_at(path_end(rest)?);
+            (path, &rest[1..])
+        }
+        None => {
+            let (path, rest) = rest.split_at(rest.find(' ').unwrap_or(rest.len()));
+            is_plain_path(path).then_some((path, rest))?
+        }
+    };
+    let params = match rest {
         "" => Vec::new(),
         params => {
             let words = params.strip_prefix(' ')?.split(' ');
@@ -140,6 +151,42 @@ fn path(argument: &str, keyword: &str) -> Option<(String, Vec<String>)> {
     };
     let sound = params.iter().all(|param| is_param(param));
     sound.then(|| (path.to_owned(), params))
+}
+
+/// Whether a path is one however it is read: atoms, and perhaps a domain or an address literal.
+fn is_plain_path(path: &str) -> bool {
+    let is_atom = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c);
+    let is_literal = |domain: &str| {
+        let inside = domain.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+        inside.is_some_and(|it| {
+            it.chars()
+                .all(|c| c.is_ascii_alphanumeric() || ".:".contains(c))
+        })
+    };
+    let (local, domain) = match path.split_once('@') {
+        Some((local, domain)) => (local, Some(domain)),
+        None => (path, None),
+    };
+    let is_domain = |domain: &str| !domain.is_empty() && domain.chars().all(is_atom);
+    !local.is_empty()
+        && local.chars().all(is_atom)
+        && domain.is_none_or(|domain| is_domain(domain) || is_literal(domain))
+}
+
+/// A line of MAIL or RCPT that was read as such, with angle brackets around its path: whoever passes it on says only what
+/// the RFC has.
+pub fn with_brackets(line: &Bytes) -> Bytes {
+    let Some(colon) = memchr::memchr(b':', line) else {
+        return line.clone();
+    };
+    let (head, rest) = line.split_at(colon + 1);
+    let rest = rest.trim_ascii_start();
+    if rest.starts_with(b"<") {
+        return line.clone();
+    }
+    let end = memchr::memchr(b' ', rest).unwrap_or(rest.len());
+    let (path, params) = rest.split_at(end);
+    Bytes::from([head, b"<", path, b">", params].concat())
 }
 
 /// `KEYWORD` or `KEYWORD=value` (RFC 5321 section 4.1.2). The value may be anything, also nothing: what it may be, its

@@ -17,7 +17,7 @@ mod smuggling;
 
 pub use answer::{Answer, AnswerFlaw, Answers};
 pub use capabilities::{Capabilities, Mechanisms};
-pub use command::Command;
+pub use command::{Command, with_brackets};
 pub use data::{BareLineBreaks, DataFlaw, Stuff, Unstuff, find_bare};
 pub use lines::{LineFlaw, Lines};
 pub use login::user_of;

@@ -27,7 +27,7 @@ use crate::mail::{
 use crate::milter::{Excess, Limits};
 use crate::pipeline::Pipeline;
 use crate::policy::Admission;
-use crate::smtp::{Answer, Command};
+use crate::smtp::{Answer, Command, with_brackets};
 
 /// Longest silence of a client (RFC 5321 section 4.5.3.2.7).
 pub(super) const SILENCE: Duration = Duration::from_secs(300);
@@ -284,8 +284,14 @@ impl Session {
         match Command::parse(&line) {
             Command::Ehlo(name) => self.hello(between, &line, &name, true).await?,
             Command::Helo(name) => self.hello(between, &line, &name, false).await?,
-            Command::Mail { path, params } => self.mail(between, line, &path, params).await?,
-            Command::Rcpt { path, params } => self.rcpt(between, line, &path, params).await?,
+            Command::Mail { path, params } => {
+                self.mail(between, with_brackets(&line), &path, params)
+                    .await?;
+            }
+            Command::Rcpt { path, params } => {
+                self.rcpt(between, with_brackets(&line), &path, params)
+                    .await?;
+            }
             Command::Data => self.data(between).await?,
             Command::Bdat { octets, last } => self.chunk(between, octets, last).await?,
             Command::Rset => {

@@ -108,6 +108,11 @@ fn paths_are_as_they_were_written() {
             mail("a@b", &["SIZE=3", "body=8BITMIME"]),
         ),
         ("MAIL FROM: <a@b>", mail("a@b", &[])),
+        ("MAIL FROM:a@b", mail("a@b", &[])),
+        ("mail from:  a.b+c@b SIZE=3", mail("a.b+c@b", &["SIZE=3"])),
+        ("MAIL FROM:root", mail("root", &[])),
+        ("RCPT TO:c@d", rcpt("c@d", &[])),
+        ("MAIL FROM:a@[127.0.0.1]", mail("a@[127.0.0.1]", &[])),
         ("MAIL FROM:   <a@b>  SIZE=3  ", mail("a@b", &["SIZE=3"])),
         (
             "MAIL FROM:<a@b> AUTH=<> XOORG= RET=HDRS",
@@ -163,8 +168,17 @@ fn broken_arguments_are_malformed() {
         "MAIL FROM :<a@b>",
         "MAIL TO:<a@b>",
         "MAIL <a@b>",
-        "MAIL FROM:a@b",
         "MAIL FROM:a@b>",
+        "MAIL FROM:a@b<c@d>",
+        "MAIL FROM:a@b,c@d",
+        "MAIL FROM:a@b@c",
+        "MAIL FROM:\"a\"@b",
+        "MAIL FROM:a\\@b",
+        "MAIL FROM:a(b)@c",
+        "MAIL FROM:a@[b",
+        "MAIL FROM:@b",
+        "MAIL FROM:SIZE=3 a@b",
+        "MAIL FROM:ä@b",
         "MAIL FROM:<a@b",
         "MAIL FROM:<a@b SIZE=3",
         "MAIL FROM:Ana <a@b>",
@@ -203,7 +217,6 @@ fn broken_arguments_are_malformed() {
         "RCPT TO:<>",
         "RCPT TO:<> NOTIFY=NEVER",
         "RCPT FROM:<a@b>",
-        "RCPT TO:c@d",
         "RCPT TO <c@d>",
         "DATA x",
         "RSET x",
@@ -366,4 +379,27 @@ fn attributes_are_decoded() {
 fn an_initial_response_is_not_shown() {
     let shown = format!("{:?}", parse("AUTH PLAIN AGFuYQBzZWNyZXQ="));
     assert_eq!(shown, "Auth { mechanism: \"PLAIN\", .. }");
+}
+
+#[test]
+fn a_path_without_brackets_is_passed_on_with_them() {
+    for (line, passed) in [
+        ("MAIL FROM:a@b", "MAIL FROM:<a@b>"),
+        (
+            "mail From:  a@b SIZE=3  RET=HDRS",
+            "mail From:<a@b> SIZE=3  RET=HDRS",
+        ),
+        ("MAIL FROM:<a@b> X=<c>", "MAIL FROM:<a@b> X=<c>"),
+        ("RCPT TO:  <\"a b\"@c>", "RCPT TO:  <\"a b\"@c>"),
+        (
+            "RCPT TO:a@[IPv6:::1] NOTIFY=NEVER",
+            "RCPT TO:<a@[IPv6:::1]> NOTIFY=NEVER",
+        ),
+    ] {
+        let read = Command::parse(line.as_bytes());
+        let passed_on = with_brackets(&Bytes::copy_from_slice(line.as_bytes()));
+        assert_eq!(passed_on, passed);
+        assert_eq!(Command::parse(&passed_on), read, "{line}");
+        assert_ne!(read, Command::Malformed, "{line}");
+    }
 }
