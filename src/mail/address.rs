@@ -110,9 +110,18 @@ impl Address {
     /// and beside the `@`, a source route and a last dot. Characters that show nothing, such as a zero width
     /// space, do not count.
     ///
+    /// Gives the domain in ASCII where it can be: what is sent to a journal mailbox needs no SMTPUTF8 because of it.
+    ///
     /// Not for envelopes: there an MTA takes `dan` and `dan` with a zero width space for two mailboxes.
     pub fn parse_value(text: &str) -> Result<Address, AddressError> {
-        value::parse(text)
+        value::parse(text).map(Address::with_ascii_domain)
+    }
+
+    fn with_ascii_domain(self) -> Address {
+        match self.0.domain.is_ascii() {
+            true => self,
+            false => Address::from_parts(self.0.local.clone(), self.domain()).unwrap_or(self),
+        }
     }
 
     fn from_parts(local: String, domain: &str) -> Option<Address> {

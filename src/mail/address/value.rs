@@ -373,6 +373,8 @@ mod tests {
             "mailto:dan@m%C3%BCller.test",
         ] {
             assert_eq!(key(text), "dan@xn--mller-kva.test", "{text:?}");
+            let address = Address::parse_value(text).expect("an address");
+            assert!(!address.needs_smtputf8(), "{address}");
         }
         let composed = key("jos\u{e9}@corp.test");
         for text in [
