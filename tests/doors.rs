@@ -110,6 +110,11 @@ fn refused(admin: u16, why: &str) -> u64 {
     counted(admin, &line)
 }
 
+/// A connection is closed a moment before it is counted.
+fn wait_for_refused(admin: u16, why: &str, count: u64) {
+    lab::wait(why, PATIENCE, || refused(admin, why) == count);
+}
+
 /// One packet.
 fn packet(kind: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len() + 1).expect("short");
@@ -154,7 +159,7 @@ fn only_clients_that_are_allowed_are_served_over_tcp() {
     let mut known =
         lab::connect(from, SocketAddr::from(([127, 0, 0, 1], milter))).expect("connected");
     assert!(is_served(&mut known));
-    assert_eq!(refused(admin, "client"), 1);
+    wait_for_refused(admin, "client", 1);
 }
 
 #[test]
@@ -264,7 +269,7 @@ fn who_is_no_mta_is_closed_at_once_and_mtas_are_served_meanwhile() {
     for octets in [&b""[..], &NEGOTIATION[..7]] {
         assert_eq!(answer(&mut connect(milter), octets), b"");
     }
-    assert_eq!(refused(admin, "stranger"), 7);
+    wait_for_refused(admin, "stranger", 7);
     assert_eq!(verdict(&mut mta, "nobody@corp.example", b"x"), "a");
 }
 
@@ -277,7 +282,7 @@ fn one_connection_too_many_is_closed_and_its_place_is_free_again_later() {
     assert!(!is_served(&mut connect(milter)));
     assert!(!is_served(&mut connect(milter)));
     copyist.wait_for_log(0, "limits.connections");
-    assert_eq!(refused(admin, "connections"), 2);
+    wait_for_refused(admin, "connections", 2);
     assert_eq!(verdict(&mut second, "nobody@corp.example", b"x"), "a");
     drop(first);
     let deadline = Instant::now() + PATIENCE;

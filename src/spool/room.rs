@@ -59,6 +59,12 @@ impl Room {
         }
     }
 
+    /// Makes the reserve, as far as there is room for it. How much room is left is asked when that is wanted: whoever opens the
+    /// spool is about to make files beside it.
+    pub(super) fn make_reserve(&self) {
+        self.reserve.keep();
+    }
+
     /// Whether there is room for so many octets of a message and so many new files; that much is then counted as taken.
     pub(super) fn take(&self, octets: u64, files: u64) -> Result<(), CommitError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -113,8 +113,7 @@ impl Spool {
             .and_then(|()| sync_dir(&settings.state_dir.join("..")))
             .map_err(failed)?;
         spool.remove_orphans().map_err(failed)?;
-        // Makes the reserve again, where there is room.
-        spool.free();
+        spool.room.make_reserve();
         Ok(spool)
     }
 
