@@ -254,7 +254,7 @@ impl<D: DirectoryServer> Site<D> {
     fn deliveries(&self, count: usize) -> BTreeMap<String, Vec<String>> {
         // Behind a queue a rejection waits in the queue for another attempt.
         wait("the end of all deliveries", PATIENCE, || {
-            self.mail.count() + self.postfix.queue_length() == count
+            self.mail.count() + self.postfix.deferred() == count
         });
         let all = self.mail.messages().into_iter().map(|text| {
             let id = text

@@ -223,12 +223,18 @@ fn a_key_in_ansi_with_every_type_of_value_is_read() {
     let config = std::fs::read_to_string(&output).expect("it was written");
     let settings = settings(&config);
     let inbound = &settings["inbound"];
-    assert_eq!(inbound["journal"][0].as_str(), Some("archiv@müller.test"));
+    assert_eq!(
+        inbound["journal"][0].as_str(),
+        Some("archiv@xn--mller-kva.test")
+    );
     assert_eq!(
         inbound["journal_attribute"][0].as_str(),
         Some("extensionAttribute13")
     );
-    assert_eq!(inbound["journal_ndr"].as_str(), Some("ndr@müller.test"));
+    assert_eq!(
+        inbound["journal_ndr"].as_str(),
+        Some("ndr@xn--mller-kva.test")
+    );
     assert_eq!(
         inbound["append"]["rtf"].as_str(),
         Some("{\\rtf1\\ansi Müller \\b \"GmbH\"\\b0\\par}")

@@ -99,10 +99,20 @@ impl Postfix {
         assert!(status.success(), "sendmail: {status}");
     }
 
-    /// How many messages wait in its queue.
+    /// How many messages are in its queue.
     pub fn queue_length(&self) -> usize {
+        self.queue(|_| true)
+    }
+
+    /// How many messages wait there for another attempt.
+    pub fn deferred(&self) -> usize {
+        self.queue(|line| line.contains(r#""queue_name": "deferred""#))
+    }
+
+    fn queue(&self, counts: impl Fn(&str) -> bool) -> usize {
         let list = super::run(self.tool("postqueue").arg("-j"));
-        String::from_utf8_lossy(&list.stdout).lines().count()
+        let list = String::from_utf8_lossy(&list.stdout);
+        list.lines().filter(|line| counts(line)).count()
     }
 
     /// Has it try all waiting messages at once.
