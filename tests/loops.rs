@@ -148,26 +148,21 @@ fn an_archive_that_bounces_everything_makes_no_loop() {
         clients: 4,
     };
     let traffic = Traffic::start(circle.site.smtp_addr(), rate);
-    let mut samples = Vec::new();
     for sample in 1..=10 {
         let until = started + Duration::from_millis(seconds * 100 * sample);
         std::thread::sleep(until.saturating_duration_since(Instant::now()));
-        let rss = circle.copyist.status("RssAnon") / 1024;
-        let items = circle.metric("copyist_spool_items");
-        samples.push((
+        println!(
+            "{:6.1} s: {} reports sent back, {} items in the spool, {} MiB of memory",
             started.elapsed().as_secs_f64(),
             circle.sent_back(),
-            items,
-            rss,
-        ));
+            circle.metric("copyist_spool_items"),
+            circle.copyist.status("RssAnon") / 1024
+        );
     }
     let tries = traffic.finish();
     circle.settle();
     let (back, messages) = (circle.sent_back(), tries.len());
     println!("{messages} messages in {seconds} s, {back} reports sent back");
-    for (at, back, items, rss) in &samples {
-        println!("  {at:6.1} s: {back} sent back, {items} in the spool, {rss} MiB of memory");
-    }
     assert_eq!(
         back, messages,
         "a report for each message, and none for a bounce"
@@ -245,6 +240,33 @@ fn a_loop_without_tokens_ends_within_a_limit_and_nothing_is_lost() {
 
 /// Reports within an hour about mail to journal and NDR mailboxes.
 const LIMIT: usize = 20;
+
+/// The archive sends each report on to somebody who is journaled: not to whom its seal is for, so it is mail.
+#[test]
+fn a_journal_mailbox_that_forwards_to_a_journaled_person_makes_no_endless_loop() {
+    let circle = Circle::start(&[&format!(
+        "virtual_alias_maps = inline:{{ {{archive@archive.test = dan@{DOMAIN}}} }}"
+    )]);
+    let mut client = lab::Client::connect_from(OUTSIDE, circle.site.smtp_addr());
+    let content = message("<one@elsewhere.test>", "x");
+    let reply = client.send_message("a@elsewhere.test", &[&format!("dan@{DOMAIN}")], &content);
+    assert_eq!(reply.code, 250);
+    // The message, and each report as it is forwarded; that of the last is kept.
+    circle.mail.wait_for(1 + 1 + LIMIT, PATIENCE);
+    circle.settle();
+    assert_eq!(circle.mail.count(), 1 + 1 + LIMIT);
+    assert_eq!(circle.metric("copyist_spool_dead_letters"), 1.0);
+    assert_eq!(circle.metric("copyist_reports_collected_total"), 1.0);
+    // Mail that has nothing to do with it is journaled as ever.
+    let other = format!("bob@{DOMAIN}");
+    let reply = client.send_message(
+        "a@elsewhere.test",
+        &[&other],
+        &message("<two@elsewhere.test>", "y"),
+    );
+    assert_eq!(reply.code, 250);
+    circle.mail.wait_for(1 + 1 + LIMIT + 2, PATIENCE);
+}
 
 #[test]
 fn a_report_that_an_mta_encodes_anew_is_known_as_it_was() {

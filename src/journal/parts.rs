@@ -402,28 +402,35 @@ struct Base64 {
     is_over: bool,
 }
 
+/// Letters that are decoded at once.
+const LETTERS: usize = 4096;
+
 impl Base64 {
     fn line(&mut self, line: &[u8], mut found: impl FnMut(&[u8])) {
         let line = line.trim_ascii();
         let letters = line.trim_ascii_end_matches(b'=');
         let is_letter = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
-        let is_padded = letters.len() < line.len();
         if line.is_empty() {
             return;
         }
         if self.is_over || line.len() - letters.len() > 2 || !letters.iter().all(is_letter) {
+            self.decode(self.kept.len() / 4 * 4, &mut found);
             found(b"\r\n");
             return found(line);
         }
         self.kept.extend_from_slice(letters);
-        if is_padded {
-            self.is_over = true;
-            return self.decode(self.kept.len(), found);
+        self.is_over = letters.len() < line.len();
+        if self.is_over {
+            self.decode(self.kept.len(), &mut found);
+        } else if self.kept.len() >= LETTERS {
+            self.decode(self.kept.len() / 4 * 4, &mut found);
         }
-        self.decode(self.kept.len() / 4 * 4, found);
     }
 
-    fn decode(&mut self, letters: usize, mut found: impl FnMut(&[u8])) {
+    fn decode(&mut self, letters: usize, found: &mut impl FnMut(&[u8])) {
+        if letters == 0 {
+            return;
+        }
         match LENIENT.decode(&self.kept[..letters]) {
             Ok(bytes) => found(&bytes),
             // One letter too many.
@@ -432,10 +439,8 @@ impl Base64 {
         self.kept.drain(..letters);
     }
 
-    fn end(&mut self, found: impl FnMut(&[u8])) {
-        if !self.kept.is_empty() {
-            self.decode(self.kept.len(), found);
-        }
+    fn end(&mut self, mut found: impl FnMut(&[u8])) {
+        self.decode(self.kept.len(), &mut found);
         self.is_over = false;
     }
 }
@@ -573,6 +578,8 @@ mod tests {
         assert_eq!(coded("aGVs\r\nbG8=\r\n"), "> hello");
         assert_eq!(coded("aGVs\r\nbG8=\r\nmore"), "> hello|more");
         assert_eq!(coded("aGVs\r\n-- list\r\nbG8="), "> hel|-- listlo");
+        let long = format!("{}bG8=", "aGVsbG8h\r\n".repeat(LETTERS));
+        assert_eq!(coded(&long), format!("> {}lo", "hello!".repeat(LETTERS)));
     }
 
     #[test]
