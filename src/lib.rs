@@ -24,7 +24,7 @@
 //! | [`mail`] | the vocabulary: addresses, envelope, message octets (in memory, or read piece by piece from where others stored them), replies. No clock |
 //! | [`smtp`] | RFC 5321 as state machines over bytes: lines, commands, data, answers, logins; and a small sink built on them |
 //! | [`milter`] | the milter protocol, version 6. Knows nothing of journaling |
-//! | [`net`] | reaching a server: TCP, TLS and its certificates |
+//! | [`net`] | reaching a server: its addresses, TCP, TLS and certificates |
 //! | [`directory`] | entries, lookups, LDAP connections and failover, LDIF file, cache, change watching, journal-target resolution |
 //! | [`maps`] | the address maps of the MTA: which addresses it makes of a recipient or a sender |
 //! | [`identity`] | whose mailbox an address is: readings of it, people and groups behind it, the set of guarded mailboxes |

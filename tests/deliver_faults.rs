@@ -405,8 +405,13 @@ async fn starttls_in_lower_case_is_used() {
             .then_some(Act::SayAndClose("454 4.7.0 not now\r\n"))
     };
     let faulty = Faulty::start(&["starttls"], script).await;
+    // With a password there is no other way.
     let settings = RelaySettings {
         tls: Tls::Opportunistic,
+        login: Some(Login {
+            username: "u".into(),
+            password: Secret::new("p"),
+        }),
         ..relay(faulty.address())
     };
     let bench = Bench::start(settings, ONCE);

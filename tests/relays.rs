@@ -6,13 +6,24 @@ mod bench;
 mod faulty;
 mod lab;
 
-use bench::{Bench, ONCE, id, item, relay};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bench::{AT_ONCE, Bench, ONCE, id, item, relay};
+use copyist::deliver::Retry;
 use copyist::deliver::{Login, RelaySettings};
+use copyist::directory::{Directory, Lookup};
 use copyist::journal::Item;
-use copyist::mail::BodyKind;
+use copyist::mail::{Address, BodyKind};
 use copyist::secret::Secret;
 use faulty::{Act, Faulty};
-use lab::{Client, NextHop, OUTSIDE, Postfix, PostfixOptions};
+use lab::{
+    Client, Copyist, DirectoryServer, NextHop, OUTSIDE, Ports, Postfix, PostfixOptions, Slapd,
+    SmtpSink, Unpacked, free_port, need,
+};
 
 const USUAL: &[&str] = &["PIPELINING", "8BITMIME", "DSN", "ENHANCEDSTATUSCODES"];
 
@@ -53,6 +64,11 @@ const CASES: &[Case] = &[
     case("a line of white space in EHLO", "sent", |_, said| at("EHLO", said, "250-x\r\n250-  \r\n250 DSN\r\n")),
     case("EHLO answered with nothing but the code", "sent", |_, said| at("EHLO", said, "250\r\n")),
     case("a greeting of many lines", "sent", |_, said| at("CONNECT", said, "220-one\r\n220-two\r\n220 three\r\n")),
+    case("lines that end with LF alone", "sent", |_, said| match said {
+        "CONNECT" => Some(Act::Say("220 x\n")),
+        "." => Some(Act::Say("250-2.0.0 kept\n250 2.0.0 for good\n")),
+        _ => None,
+    }),
     case("a greeting without words", "sent", |_, said| at("CONNECT", said, "220\r\n")),
     case("only HELO is known", "sent", |_, said| at("EHLO", said, "500 5.5.1 what\r\n")),
     case("EHLO is not implemented", "sent", |_, said| at("EHLO", said, "502 no\r\n")),
@@ -127,10 +143,7 @@ fn postfix(relays: &[u16], extra: &[&str]) -> Postfix {
     let routes: Vec<String> = routes
         .map(|(n, port)| format!("{{c{n}.test = smtp:[127.0.0.1]:{port}}}"))
         .collect();
-    let mut lines = vec![
-        format!("transport_maps = inline:{{{}}}", routes.join(", ")),
-        "minimal_backoff_time = 1h".to_owned(),
-    ];
+    let mut lines = vec![format!("transport_maps = inline:{{{}}}", routes.join(", "))];
     lines.extend(extra.iter().map(|&line| line.to_owned()));
     Postfix::start(&PostfixOptions {
         milter: None,
@@ -160,7 +173,7 @@ async fn each_relay_is_understood_as_postfix_understands_it() {
         .iter()
         .map(|(_, for_postfix)| for_postfix.address().port())
         .collect();
-    let postfix = postfix(&ports, &[]);
+    let postfix = postfix(&ports, &["minimal_backoff_time = 1h"]);
     let mut client = Client::connect_from(OUTSIDE, postfix.smtp_addr());
     for n in 0..CASES.len() {
         let to = format!("a@c{n}.test");
@@ -207,4 +220,385 @@ async fn offers_count_in_any_case() {
     for said in ["AUTH PLAIN AHUAcA==", "SIZE=", "BODY=8BITMIME", "RET=HDRS"] {
         assert!(steps.contains(said), "no {said}: {steps}");
     }
+}
+
+#[tokio::test]
+async fn each_step_has_a_time_of_its_own() {
+    const STEP: Duration = Duration::from_secs(1);
+    let faulty = Faulty::start(&[], |_, _| Some(Act::Slow(STEP))).await;
+    let settings = RelaySettings {
+        // Connecting alone takes two steps, and the whole seven.
+        timeout: STEP * 3 / 2,
+        ..relay(faulty.address())
+    };
+    let bench = Bench::start(settings, ONCE);
+    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.until_nothing_is_owed().await;
+    assert_eq!(faulty.seen().messages.len(), 1);
+}
+
+/// Whether this is the inside of a namespace in which `two.test` has two addresses, 127.0.0.11 and 127.0.0.12, and
+/// `dir.test` 127.0.0.11 and 127.0.0.1. Else it runs the test there, which is this one again.
+fn in_a_place_with_two_addresses(test: &str) -> bool {
+    const INSIDE: &str = "COPYIST_TWO_ADDRESSES";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let hosts = directory.path().join("hosts");
+    lab::write(
+        &hosts,
+        "127.0.0.1 localhost\n127.0.0.11 two.test dir.test\n127.0.0.12 two.test\n127.0.0.1 dir.test\n",
+    );
+    let itself = std::env::current_exe().expect("this program");
+    let script = "mount --bind \"$0\" /etc/hosts && exec \"$1\" --exact \"$2\" --nocapture";
+    lab::run(
+        Command::new(need("unshare", "util-linux"))
+            .args(["--mount", "sh", "-c", script])
+            .args([hosts.as_path(), itself.as_path()])
+            .arg(test)
+            .env(INSIDE, "1"),
+    );
+    false
+}
+
+const FIRST: [u8; 4] = [127, 0, 0, 11];
+const SECOND: [u8; 4] = [127, 0, 0, 12];
+
+#[tokio::test]
+async fn a_relay_is_reached_at_any_of_its_addresses() {
+    if !in_a_place_with_two_addresses("a_relay_is_reached_at_any_of_its_addresses") {
+        return;
+    }
+    // The first address: refuses connections, sends everybody away, hangs up, says nothing.
+    for first in [
+        None,
+        Some(Act::SayAndClose("554 5.3.2 not here\r\n")),
+        Some(Act::SayAndClose("421 4.3.2 not now\r\n")),
+        Some(Act::Close),
+        Some(Act::Hang),
+    ] {
+        let second = SocketAddr::from((SECOND, free_port()));
+        let sound = Faulty::start_at(second, USUAL, |_, _| None).await;
+        let _first = match first.clone() {
+            None => None,
+            Some(act) => {
+                let script = move |_, _: &str| Some(act.clone());
+                let at = SocketAddr::from((FIRST, second.port()));
+                Some(Faulty::start_at(at, USUAL, script).await)
+            }
+        };
+        let settings = RelaySettings {
+            host: "two.test".into(),
+            timeout: Duration::from_secs(2),
+            ..relay(second)
+        };
+        let bench = Bench::start(settings, AT_ONCE);
+        for n in 1..=3 {
+            bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+        }
+        bench.until_nothing_is_owed().await;
+        assert_eq!(sound.seen().messages.len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_directory_is_reached_at_any_of_its_addresses() {
+    if !in_a_place_with_two_addresses("a_directory_is_reached_at_any_of_its_addresses") {
+        return;
+    }
+    let slapd = Slapd::start(5);
+    let url = slapd.url();
+    let (_, port) = url.rsplit_once(':').expect("a port");
+    let first = (IpAddr::from(FIRST), port.parse::<u16>().expect("a port"));
+    // Nobody is there, or somebody who says nothing.
+    for is_silent in [false, true] {
+        let _silent = is_silent.then(|| TcpListener::bind(first).expect("bound"));
+        let access = lab::Access {
+            url: format!("ldap://dir.test:{port}"),
+            ..slapd.access()
+        };
+        let directory = Directory::open(access.directory()).expect("settings that can be used");
+        let asked = Address::parse("u00003@example.test").expect("an address");
+        let found = async {
+            loop {
+                let mut answers = directory.find(std::slice::from_ref(&asked)).await;
+                if let Some(Lookup::Found(_)) = answers.remove(&asked) {
+                    return;
+                }
+            }
+        };
+        bench::patiently("somebody is found", found).await;
+        directory.close().await;
+    }
+}
+
+#[test]
+fn a_next_hop_is_reached_at_any_of_its_addresses() {
+    if !in_a_place_with_two_addresses("a_next_hop_is_reached_at_any_of_its_addresses") {
+        return;
+    }
+    let next = NextHop::start_at(SocketAddr::from((SECOND, 0)));
+    let port = next.address().port();
+    for is_silent in [false, true] {
+        let at = (IpAddr::from(FIRST), port);
+        let _silent = is_silent.then(|| TcpListener::bind(at).expect("bound"));
+        let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut copyist = Copyist::install(&format!(
+            r#"
+[organization]
+domains = ["corp.example"]
+[directory]
+urls = ["ldif:people.ldif"]
+[inbound]
+journal = ["journal@archive.test"]
+journal_ndr = "ndr@corp.example"
+[relay]
+host = "127.0.0.1:{port}"
+tls = "none"
+[admin]
+listen = "off"
+[hook.milter]
+listen = []
+[[hook.smtp]]
+listen = "{listen}"
+next_hop = "two.test:{port}"
+next_hop_timeout = "1s"
+"#
+        ));
+        let people = copyist.config_file().with_file_name("people.ldif");
+        lab::write(
+            &people,
+            "dn: cn=eve,dc=corp\ncn: eve\nmail: eve@corp.example\n",
+        );
+        copyist.restart();
+        let mut client = Client::connect_from(OUTSIDE, listen);
+        let sent = client.send_message("a@elsewhere.test", &["eve@corp.example"], "x\r\n");
+        assert_eq!(sent.code, 250, "{sent:?}");
+    }
+}
+
+/// A relay that has enough of a session after two messages, and says so at this step.
+async fn weary(step: &'static str) -> Faulty {
+    let taken: Arc<Mutex<HashMap<usize, u32>>> = Arc::default();
+    Faulty::start(USUAL, move |session, said| {
+        let mut taken = taken.lock().expect("nobody panics with it");
+        let taken = taken.entry(session).or_default();
+        if *taken >= 2 && said.starts_with(step) {
+            return Some(Act::Say("451 4.7.0 enough for now\r\n"));
+        }
+        *taken += u32::from(said == ".");
+        None
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_relay_that_has_enough_of_a_session_gets_the_rest_in_others() {
+    // Where nothing was said about the message, another session is tried at once.
+    for (step, retry) in [
+        ("MAIL", ONCE),
+        ("RCPT", AT_ONCE),
+        ("DATA", AT_ONCE),
+        (".", AT_ONCE),
+    ] {
+        let faulty = weary(step).await;
+        let bench = Bench::start(relay(faulty.address()), retry);
+        for n in 0..9 {
+            bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+        }
+        bench.until_nothing_is_owed().await;
+        let seen = faulty.seen();
+        let sessions = seen.steps.iter().map(|(session, _)| session).max();
+        for session in 0..=*sessions.expect("some") {
+            let steps = seen.of(session);
+            let mails = steps.iter().filter(|said| said.starts_with("MAIL"));
+            assert!(mails.count() <= 3, "{step}: {steps:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_has_an_end() {
+    let faulty = Faulty::start(USUAL, |_, _| None).await;
+    let bench = Bench::start(relay(faulty.address()), ONCE);
+    for n in 0..201 {
+        bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+    }
+    bench.until_nothing_is_owed().await;
+    let seen = faulty
+        .until("the first two end", |seen| {
+            (0..2).all(|session| seen.of(session).contains(&"QUIT"))
+        })
+        .await;
+    for (session, messages) in [(0, 100), (1, 100), (2, 1)] {
+        let steps = seen.of(session);
+        let ends = steps.iter().filter(|said| **said == ".").count();
+        assert_eq!(ends, messages, "session {session}");
+    }
+}
+
+const PATIENTLY: Retry = Retry {
+    first: Duration::from_millis(500),
+    max: Duration::from_secs(1),
+};
+
+/// Waits until nothing is owed, for as long as real servers under load may take.
+async fn until_all_is_delivered(bench: &Bench) {
+    let deadline = Instant::now() + Duration::from_secs(300);
+    while !bench.listed().await.is_empty() {
+        assert!(Instant::now() < deadline, "{:#?}", bench.listed().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A Postfix as a relay for us.
+fn postfix_relay(sink: &SmtpSink, extra: &[&str], services: &str) -> Postfix {
+    let options = PostfixOptions {
+        milter: None,
+        deliver_to: sink.address(),
+        extra: extra.iter().map(|&line| line.to_owned()).collect(),
+    };
+    Postfix::start_with(&options, services)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_of_few_connections_is_not_hammered() {
+    const ITEMS: usize = 100;
+    let sink = SmtpSink::start();
+    let limit = [
+        "smtpd_client_connection_count_limit = 2",
+        "smtpd_client_event_limit_exceptions =",
+    ];
+    let postfix = postfix_relay(&sink, &limit, "");
+    let settings = RelaySettings {
+        connections: 20,
+        ..relay(postfix.smtp_addr())
+    };
+    let bench = Bench::start(settings, PATIENTLY);
+    for n in 0..ITEMS {
+        bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+    }
+    until_all_is_delivered(&bench).await;
+    let log = postfix.log();
+    let refused = log.matches("Connection concurrency limit exceeded").count();
+    let connections = log.matches(": connect from").count();
+    println!("{ITEMS} reports: {connections} connections, {refused} of them refused");
+    assert!(
+        refused < 6 && connections < 20,
+        "{refused} of {connections}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_refuses_everything_is_no_reason_for_ndrs() {
+    let sink = SmtpSink::start();
+    let denies = [
+        "mynetworks = 127.0.0.9/32",
+        "smtpd_error_sleep_time = 0",
+        "smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination",
+    ];
+    let postfix = postfix_relay(&sink, &denies, "");
+    let bench = Bench::start(relay(postfix.smtp_addr()), PATIENTLY);
+    for n in 0..60 {
+        let to = ["a@c.test", "b@c.test"][n % 2];
+        bench.owe(item(n, &[to]), "x\r\n").await;
+    }
+    let waits = |reply: &Option<String>| {
+        let reply = reply.as_deref().unwrap_or_default();
+        reply.contains("refuses everything: 554 5.7.1")
+    };
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let listed = bench.listed().await;
+        let waiting = listed
+            .iter()
+            .filter(|item| waits(&item.targets[0].last_reply));
+        if waiting.count() >= 40 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{listed:#?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let refused: Vec<_> = (bench.listed().await.into_iter())
+        .filter(|item| item.targets[0].state == "dead")
+        .collect();
+    assert!(refused.len() <= 20, "{}", refused.len());
+    // Once it relays for us, everything goes that waited.
+    bench.reload(relay(sink.address()));
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let is_waiting = |item: &copyist::spool::Listed| item.targets[0].state == "waiting";
+    while bench.listed().await.iter().any(is_waiting) {
+        assert!(Instant::now() < deadline, "{:#?}", bench.listed().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn real_relays_get_everything_from_us_and_from_postfix() {
+    const EACH: usize = 6;
+    let sinks: Vec<SmtpSink> = (0..4).map(|_| SmtpSink::start()).collect();
+    let ports = |sink: &SmtpSink| Ports {
+        front: free_port(),
+        inbound: sink.address().port(),
+        outbound: sink.address().port(),
+        back: free_port(),
+        out: sink.address().port(),
+    };
+    let exim = Unpacked::exim(ports(&sinks[0]));
+    let opensmtpd = Unpacked::opensmtpd(ports(&sinks[1]));
+    // Known clients alone may hand it mail, and at first none is known.
+    let screen = free_port();
+    let screened = postfix_relay(
+        &sinks[2],
+        &[
+            "postscreen_access_list =",
+            "postscreen_greet_wait = 2s",
+            "postscreen_bare_newline_enable = yes",
+        ],
+        &format!(
+            "127.0.0.1:{screen} inet n - n - 1 postscreen\nsmtpd pass - - n - - smtpd\n\
+             dnsblog unix - - n - 0 dnsblog\ntlsproxy unix - - n - 0 tlsproxy\n"
+        ),
+    );
+    let limited = postfix_relay(
+        &sinks[3],
+        &[
+            "smtpd_client_message_rate_limit = 4",
+            "smtpd_client_event_limit_exceptions =",
+            "anvil_rate_time_unit = 3s",
+        ],
+        "",
+    );
+    let relays = [
+        exim.smtp_addr(),
+        opensmtpd.smtp_addr(),
+        SocketAddr::from(([127, 0, 0, 1], screen)),
+        limited.smtp_addr(),
+    ];
+    let ports: Vec<u16> = relays.iter().map(SocketAddr::port).collect();
+    let postfix = postfix(&ports, &[]);
+    let mut client = Client::connect_from(OUTSIDE, postfix.smtp_addr());
+    for n in (0..relays.len()).flat_map(|n| std::iter::repeat_n(n, EACH)) {
+        let sent = client.send_message("s@c.test", &[&format!("a@c{n}.test")], "x\r\n");
+        assert_eq!(sent.code, 250);
+    }
+    for (address, sink) in relays.iter().zip(&sinks) {
+        let settings = RelaySettings {
+            connections: 5,
+            ..relay(*address)
+        };
+        let bench = Bench::start(settings, PATIENTLY);
+        for n in 0..EACH {
+            bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+        }
+        until_all_is_delivered(&bench).await;
+        sink.wait_for(2 * EACH, Duration::from_secs(240));
+    }
+    assert!(screened.log().contains("PASS NEW"), "{}", screened.log());
+    assert!(
+        limited
+            .log()
+            .contains("Message delivery request rate limit exceeded")
+    );
 }

@@ -8,6 +8,7 @@ mod lab;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +17,10 @@ use copyist::deliver::{Login, RelaySettings, Tls};
 use copyist::directory::{Directory, Lookup, Source};
 use copyist::mail::Address;
 use copyist::secret::Secret;
-use lab::{Access, Certificates, DirectoryServer, Flaw, Postfix, PostfixOptions, Slapd, SmtpSink};
+use lab::{
+    Access, Certificates, Client, DirectoryServer, Door, DoorOptions, Flaw, OUTSIDE, Postfix,
+    PostfixOptions, Slapd, SmtpSink, need, run,
+};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -38,6 +42,11 @@ impl Relay {
 
     /// One whose certificate is changed before it starts.
     fn start_with(tls: Tls, change: impl FnOnce(&Certificates)) -> Relay {
+        Relay::start_as(tls, change, &[])
+    }
+
+    /// The same with more lines for `main.cf`.
+    fn start_as(tls: Tls, change: impl FnOnce(&Certificates), lines: &[&str]) -> Relay {
         let directory = tempfile::tempdir().expect("the system has a temporary directory");
         let certificates = Certificates::make(directory.path());
         change(&certificates);
@@ -46,15 +55,17 @@ impl Relay {
         let postfix = Postfix::start(&PostfixOptions {
             milter: None,
             deliver_to: sink.address(),
-            extra: vec![
-                file("smtpd_tls_cert_file", &certificates.certificate()),
-                file("smtpd_tls_key_file", &certificates.key()),
-                "smtpd_tls_security_level = may".to_owned(),
-                format!(
-                    "smtpd_tls_wrappermode = {}",
-                    if tls == Tls::Implicit { "yes" } else { "no" }
-                ),
-            ],
+            extra: (lines.iter().map(|&line| line.to_owned()))
+                .chain([
+                    file("smtpd_tls_cert_file", &certificates.certificate()),
+                    file("smtpd_tls_key_file", &certificates.key()),
+                    "smtpd_tls_security_level = may".to_owned(),
+                    format!(
+                        "smtpd_tls_wrappermode = {}",
+                        if tls == Tls::Implicit { "yes" } else { "no" }
+                    ),
+                ])
+                .collect(),
         });
         Relay {
             postfix,
@@ -183,6 +194,97 @@ async fn a_relay_with_a_sound_certificate_gets_everything() {
         bench.until_nothing_is_owed().await;
         relay.sink.wait_for(1, Duration::from_secs(30));
         assert!(relay.postfix.log().contains("client="));
+    }
+}
+
+/// Puts a certificate in place that a server of another time might have.
+fn make_old(certificates: &Certificates, key: &str, is_version_1: bool) {
+    let mut request = Command::new(need("openssl", "openssl"));
+    let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
+    request.args(["req", "-nodes", "-newkey", key, "-subj", "/CN=localhost"]);
+    request.arg("-keyout").arg(certificates.key());
+    let file = certificates.certificate().with_extension("request");
+    match is_version_1 {
+        false => request.args(["-x509", "-days", "2", "-addext", names, "-out"]),
+        true => request.args(["-out"]),
+    };
+    match is_version_1 {
+        false => request.arg(certificates.certificate()),
+        true => request.arg(&file),
+    };
+    run(&mut request);
+    if is_version_1 {
+        let mut sign = Command::new(need("openssl", "openssl"));
+        sign.args(["x509", "-req", "-days", "2", "-in"]).arg(&file);
+        sign.arg("-signkey").arg(certificates.key());
+        sign.arg("-out").arg(certificates.certificate());
+        run(&mut sign);
+    }
+}
+
+#[tokio::test]
+async fn a_relay_whose_tls_is_of_another_time_gets_mail_in_the_clear_or_none() {
+    const ALL: &[&str] = &[
+        "tls_high_cipherlist = ALL:@SECLEVEL=0",
+        "tls_medium_cipherlist = ALL:@SECLEVEL=0",
+    ];
+    const TLS_11: &[&str] = &["smtpd_tls_protocols = TLSv1.1", ALL[0], ALL[1]];
+    const RSA_KEYS: &[&str] = &[
+        "smtpd_tls_protocols = TLSv1.2",
+        "tls_high_cipherlist = kRSA:@SECLEVEL=0",
+        "tls_medium_cipherlist = kRSA:@SECLEVEL=0",
+    ];
+    for (name, key, is_version_1, lines) in [
+        ("a certificate of version 1", "rsa:2048", true, ALL),
+        ("RSA of 1024 bits", "rsa:1024", false, ALL),
+        ("TLS 1.1", "rsa:2048", false, TLS_11),
+        ("no forward secrecy", "rsa:2048", false, RSA_KEYS),
+    ] {
+        let change = |certificates: &Certificates| make_old(certificates, key, is_version_1);
+        let relay = Relay::start_as(Tls::Opportunistic, change, lines);
+        let address = relay.postfix.smtp_addr();
+        // Whoever wants certificates checked, or has a password, gets no mail there in the clear.
+        let checked = relay.settings(Tls::Opportunistic, address);
+        let with_password = RelaySettings {
+            ca_file: None,
+            login: Some(Login {
+                username: "u".into(),
+                password: Secret::new("canary-password"),
+            }),
+            ..checked.clone()
+        };
+        let anyhow = RelaySettings {
+            ca_file: None,
+            ..checked.clone()
+        };
+        for settings in [checked, with_password] {
+            let said = said(settings).await;
+            println!("{name}: {said}");
+            assert!(said.contains("TLS handshake failed"), "{name}: {said}");
+        }
+        assert!(!relay.was_used());
+        let report = copyist::deliver::probe(&anyhow).await.expect("reached");
+        assert!(report.tls_fault.is_some(), "{name}: {report}");
+        let bench = Bench::start(anyhow, ONCE);
+        bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+        bench.until_nothing_is_owed().await;
+        let log = relay.postfix.log();
+        assert!(log.contains("SSL_accept error"), "{name}: {log}");
+        // The same in front of a server, which is asked in the same way.
+        let door = Door::start(
+            SmtpSink::start_keeping(),
+            &DoorOptions {
+                listen: None,
+                next_hop: address,
+                attributes: ["journal"; 3],
+                people: "dn: cn=eve,dc=corp\ncn: eve\nmail: eve@corp.example\n",
+                door: "next_hop_tls = \"opportunistic\"",
+                lines: "",
+            },
+        );
+        let mut client = Client::connect_from(OUTSIDE, door.address);
+        let sent = client.send_message("a@elsewhere.test", &["eve@corp.example"], "x\r\n");
+        assert_eq!(sent.code, 250, "{name}: {sent:?}");
     }
 }
 

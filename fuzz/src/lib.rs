@@ -15,11 +15,15 @@ use copyist::policy::{Copy, Direction, Format, Plan, Reason};
 use lettre::transport::smtp::client::AsyncTokioStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A peer that has said everything already, and hears everything.
+/// A peer whose replies are written already, and who hears everything. It says one for each command line, and one after
+/// a message: what comes unasked ends a connection.
 #[derive(Debug)]
 pub struct Peer {
     says: Vec<u8>,
     at: usize,
+    /// Replies that it was asked for.
+    asked: usize,
+    in_message: bool,
     heard: Arc<Mutex<Vec<u8>>>,
 }
 
@@ -30,6 +34,8 @@ impl Peer {
         let peer = Peer {
             says,
             at: 0,
+            asked: 1,
+            in_message: false,
             heard: heard.clone(),
         };
         (peer, heard)
@@ -43,20 +49,37 @@ impl AsyncRead for Peer {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let rest = &self.says[self.at..];
-        let taken = rest.len().min(buffer.remaining());
-        buffer.put_slice(&rest[..taken]);
+        if self.asked == 0 && !rest.is_empty() {
+            // Nobody waits for it: that is only asked whether there is anything.
+            return Poll::Pending;
+        }
+        let line = rest.split_inclusive(|octet| *octet == b'\n').next().unwrap_or_default();
+        let taken = line.len().min(buffer.remaining());
+        buffer.put_slice(&line[..taken]);
+        let (is_last, goes_on) = (line.get(3) != Some(&b'-'), line.starts_with(b"354"));
         self.at += taken;
+        self.asked -= usize::from(is_last && self.asked > 0);
+        self.in_message |= goes_on;
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Peer {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
         octets: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.heard.lock().expect("alone").extend_from_slice(octets);
+        let has_ended = {
+            let mut heard = self.heard.lock().expect("alone");
+            heard.extend_from_slice(octets);
+            heard.ends_with(b"\r\n.\r\n")
+        };
+        self.asked += match self.in_message {
+            true => usize::from(has_ended),
+            false => octets.iter().filter(|octet| **octet == b'\n').count(),
+        };
+        self.in_message &= !has_ended;
         Poll::Ready(Ok(octets.len()))
     }
 

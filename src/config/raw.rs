@@ -322,7 +322,8 @@ pub(super) struct Relay {
     /// The relay, with or without a port (default 25, or 465 where tls is implicit). Required.
     #[schemars(example = "127.0.0.1:10027")]
     pub(super) host: Option<String>,
-    /// none, opportunistic (STARTTLS where offered), required (STARTTLS), implicit (TLS from the start).
+    /// none, opportunistic (STARTTLS where offered; in the clear where the handshake fails and neither username nor ca_file
+    /// is set), required (STARTTLS), implicit (TLS from the start).
     pub(super) tls: Tls,
     /// Certificates (PEM) that the relay is checked against. Default: the system's.
     #[schemars(example = "/etc/copyist/ca.pem")]

@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 use tokio_rustls::TlsConnector;
 
-use crate::net::certificate_fault;
+use crate::net::{certificate_fault, is_tls_fault};
 use crate::smtp::{Answer, Answers};
 
 /// Bytes asked of the system at once. Replies are short.
@@ -41,6 +41,8 @@ struct State {
     answers: Answers,
     /// The reply that lettre was told of last.
     reply: Option<Answer>,
+    /// Whether what came last ends in a CR.
+    ends_in_cr: bool,
     /// Whether the relay has greeted us.
     is_greeted: bool,
     /// Commands that were sent and not answered yet; the greeting is awaited without one.
@@ -70,6 +72,7 @@ impl Channel {
             stream,
             answers: Answers::new(),
             reply: None,
+            ends_in_cr: false,
             is_greeted: false,
             outstanding: 1,
             in_message: false,
@@ -145,18 +148,12 @@ pub(super) async fn encrypted(
             let certificate = certificate.map(|der| der.to_vec());
             Ok((Box::new(encrypted), certificate))
         }
-        Ok(Err(error)) if is_of_tls(&error) => Err(EncryptError::Handshake(certificate_fault(
+        Ok(Err(error)) if is_tls_fault(&error) => Err(EncryptError::Handshake(certificate_fault(
             &error.to_string(),
         ))),
         Ok(Err(error)) => Err(EncryptError::Lost(error.to_string())),
         Err(_) => Err(EncryptError::Lost(late(patience))),
     }
-}
-
-/// Whether the two sides disagreed, and nothing was lost on the way.
-fn is_of_tls(error: &io::Error) -> bool {
-    let cause = error.get_ref();
-    cause.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
 fn late(patience: Duration) -> String {
@@ -185,17 +182,30 @@ impl State {
         let mut bytes = [0; READ];
         let mut read = ReadBuf::new(&mut bytes);
         ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
-        self.answers.feed(read.filled());
+        self.feed(read.filled());
         Poll::Ready(Ok(read.filled().len()))
+    }
+
+    /// Some relays end lines with LF alone. In a reply that is a line's end to everybody, and hides nothing.
+    fn feed(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let line = piece.strip_suffix(b"\n").unwrap_or(piece);
+            let has_cr = line.last().map_or(self.ends_in_cr, |last| *last == b'\r');
+            self.answers.feed(line);
+            if line.len() < piece.len() {
+                self.answers.feed(if has_cr { b"\n" } else { b"\r\n" });
+            }
+            self.ends_in_cr = has_cr && line.len() == piece.len();
+        }
     }
 
     /// What the relay says though nothing was asked, as a reason to give the connection up. A reply to a message that is
     /// not through is kept where it says no: a relay may have had enough.
     fn unasked(&mut self) -> Option<String> {
         let mut context = Context::from_waker(Waker::noop());
-        let read = match self.answers.is_empty() {
-            true => self.fill(&mut context),
-            false => Poll::Ready(Ok(1)),
+        let read = match self.answers.has_more() {
+            false => self.fill(&mut context),
+            true => Poll::Ready(Ok(1)),
         };
         match read {
             Poll::Pending => None,

@@ -6,7 +6,8 @@
 //! these lose track of replies when a send is cancelled, and stop at the first refused recipient.
 
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use lettre::transport::smtp::client::AsyncSmtpConnection;
@@ -27,6 +28,11 @@ pub mod fuzzing;
 /// RCPT commands in one batch, so that neither side's buffers fill while both write.
 const BATCH: usize = 50;
 
+/// Messages on one connection at most: fewer than relays commonly allow.
+const MOST_MESSAGES: u32 = 100;
+/// How long a connection is used at most.
+const LONGEST_LIFE: Duration = Duration::from_secs(300);
+
 /// An open connection, ready for MAIL.
 pub(super) struct Connection {
     pub(super) smtp: AsyncSmtpConnection,
@@ -36,6 +42,16 @@ pub(super) struct Connection {
     /// The relay's certificate, in DER, where the connection is encrypted.
     pub(super) certificate: Option<Vec<u8>>,
     pub(super) is_encrypted: bool,
+    /// When it was opened.
+    pub(super) opened: Instant,
+    /// Messages that were begun on it.
+    pub(super) messages: u32,
+    /// Whether the relay said "not now" to something that the next item would meet as well.
+    pub(super) is_deferred: bool,
+    /// Why the connection is not encrypted though the relay offered that.
+    pub(super) tls_fault: Option<String>,
+    /// One of as many as there are connections.
+    pub(super) counted: Option<Arc<()>>,
 }
 
 /// What the relay said about one recipient.
@@ -55,9 +71,19 @@ pub(super) struct Sent {
     pub(super) fates: Vec<Fate>,
     /// The connection, where it can be used again.
     pub(super) connection: Option<Connection>,
-    /// Whether the connection was lost before the relay had answered anything: the mark of a connection that the
-    /// relay had closed while it was idle.
-    pub(super) nothing_said: bool,
+    /// Whether a fresh connection may do better than one that was used before: it was lost before the relay had answered
+    /// anything, as when the relay had closed it while it was idle, or the relay had enough of it and took no MAIL.
+    pub(super) is_worth_another: bool,
+}
+
+/// What the relay said to MAIL and RCPT.
+struct Envelope {
+    /// `Delivered` stands for an accepted recipient until the data is through.
+    fates: Vec<Fate>,
+    /// The answer to DATA, where it was said with them.
+    go_on: Option<Result<(), Trouble>>,
+    /// Whether MAIL was answered with "not now".
+    is_deferred: bool,
 }
 
 /// A step that did not go well.
@@ -121,6 +147,12 @@ impl Connection {
         self.channel.is_quiet()
     }
 
+    /// Whether it has served its time: relays limit what comes in one session, and a relay of several machines is used
+    /// evenly only by those who come again (smtp_connection_reuse_time_limit of Postfix).
+    pub(super) fn is_spent(&self) -> bool {
+        self.is_deferred || self.messages >= MOST_MESSAGES || self.opened.elapsed() >= LONGEST_LIFE
+    }
+
     /// Says goodbye.
     pub(super) async fn quit(mut self) {
         self.channel.set_patience(Duration::from_secs(5));
@@ -140,19 +172,25 @@ impl Connection {
             return Sent {
                 fates: vec![fate; recipients.len()],
                 connection: Some(self),
-                nothing_said: false,
+                is_worth_another: false,
             };
         }
-        let (mut fates, go_on) = match self.envelope(item, size, recipients).await {
+        self.messages += 1;
+        let envelope = match self.envelope(item, size, recipients).await {
             Ok(said) => said,
-            Err((why, nothing_said)) => {
+            Err((why, is_worth_another)) => {
                 return Sent {
                     fates: vec![Fate::Later(why); recipients.len()],
                     connection: None,
-                    nothing_said,
+                    is_worth_another,
                 };
             }
         };
+        let Envelope {
+            mut fates,
+            go_on,
+            is_deferred,
+        } = envelope;
         let accepted = fates.contains(&Fate::Delivered);
         let (said, mut connection) = match go_on {
             _ if accepted => self.data(item, original, go_on).await,
@@ -167,6 +205,10 @@ impl Connection {
         let is_refused = !accepted || matches!(said, Err(Trouble::Reply(_)));
         if let Err(Trouble::Reply(reply)) = &said {
             settle(&mut fates, &fate_of(reply));
+        }
+        if let Some(kept) = &mut connection {
+            let is_later = |fate: &Fate| matches!(fate, Fate::Later(_));
+            kept.is_deferred = is_refused && fates.iter().any(is_later);
         }
         let ended = match (said, &mut connection) {
             // A refusal leaves the transaction open (RFC 5321 section 4.1.1.4).
@@ -184,7 +226,7 @@ impl Connection {
         Sent {
             fates,
             connection: connection.filter(|_| ended.is_ok()),
-            nothing_said: false,
+            is_worth_another: is_deferred,
         }
     }
 
@@ -208,14 +250,14 @@ impl Connection {
         None
     }
 
-    /// MAIL and RCPT. `Delivered` stands for an accepted recipient until the data is through. Where the relay takes
-    /// several commands at once, DATA goes with them (RFC 2920 section 3.1), and the answer to that comes, too.
+    /// MAIL and RCPT. Where the relay takes several commands at once, DATA goes with them (RFC 2920 section 3.1). `Err`:
+    /// the connection is lost, why, and whether that was before the relay had answered anything.
     async fn envelope(
         &mut self,
         item: &Item,
         size: usize,
         recipients: &[Address],
-    ) -> Result<(Vec<Fate>, Option<Result<(), Trouble>>), (String, bool)> {
+    ) -> Result<Envelope, (String, bool)> {
         let mail = self.mail_command(item, size);
         let rcpts: Vec<String> = recipients
             .iter()
@@ -225,7 +267,11 @@ impl Connection {
             match self.step(&mail).await {
                 Ok(()) => {}
                 Err(Trouble::Reply(reply)) => {
-                    return Ok((vec![fate_of(&reply); recipients.len()], None));
+                    return Ok(Envelope {
+                        fates: vec![fate_of(&reply); recipients.len()],
+                        go_on: None,
+                        is_deferred: reply.is_transient(),
+                    });
                 }
                 Err(trouble) => return Err((trouble.to_string(), true)),
             }
@@ -234,7 +280,11 @@ impl Connection {
                 let said = self.step(rcpt).await;
                 fates.push(recipient_fate(said).map_err(|why| (why, false))?);
             }
-            return Ok((fates, None));
+            return Ok(Envelope {
+                fates,
+                go_on: None,
+                is_deferred: false,
+            });
         }
         let mut fates: Vec<Fate> = Vec::new();
         let mut refused_sender = None;
@@ -269,10 +319,14 @@ impl Connection {
             false => None,
         };
         // What was said about recipients of a refused sender is about the missing sender.
-        if let Some(reply) = refused_sender {
-            fates.fill(fate_of(&reply));
+        if let Some(reply) = &refused_sender {
+            fates.fill(fate_of(reply));
         }
-        Ok((fates, go_on))
+        Ok(Envelope {
+            fates,
+            go_on,
+            is_deferred: refused_sender.is_some_and(|reply| reply.is_transient()),
+        })
     }
 
     fn mail_command(&self, item: &Item, size: usize) -> String {

@@ -8,6 +8,7 @@ mod connection;
 mod open;
 mod pool;
 mod probe;
+mod refusals;
 mod schedule;
 mod settings;
 mod wire;

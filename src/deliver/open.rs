@@ -1,8 +1,9 @@
 //! How a connection to the relay is made: TCP, greeting, EHLO, TLS, login.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,12 +11,13 @@ use lettre::transport::smtp::client::AsyncSmtpConnection;
 use lettre::transport::smtp::extension::ClientId;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::channel::{Channel, EncryptError, Transport, encrypted};
 use super::connection::Connection;
 use super::{Login, RelaySettings, Tls};
-use crate::net::{PromptTcp, tls_client_config, unchecked_tls_client_config};
+use crate::net::{PromptTcp, Server, tls_client_config, unchecked_tls_client_config};
 use crate::smtp::{Answer, Capabilities};
 
 /// Longest wait for a connection.
@@ -31,45 +33,109 @@ pub struct RelayError {
     pub what: String,
 }
 
+/// Why a session was not begun.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    /// Asked again at another address, it would only come closer to a locked account.
+    #[error("login {0}")]
+    Login(String),
+    /// The two sides found no encryption that both believe in, or the relay would not begin it.
+    #[error("{0}")]
+    Tls(String),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<EncryptError> for OpenError {
+    fn from(error: EncryptError) -> OpenError {
+        match error {
+            EncryptError::Handshake(why) => OpenError::Tls(format!("TLS handshake failed: {why}")),
+            EncryptError::Lost(why) => OpenError::Other(format!("TLS: {why}")),
+        }
+    }
+}
+
+impl From<String> for OpenError {
+    fn from(why: String) -> OpenError {
+        OpenError::Other(why)
+    }
+}
+
 impl Connection {
     /// Connects, greets, encrypts and logs in, as the settings say. Each step has a time of its own (RFC 5321 section
     /// 4.5.3.2).
-    pub(super) async fn open(settings: &RelaySettings) -> Result<Connection, RelayError> {
-        let opened = Connection::set_up(settings).await;
-        opened.map_err(|what| RelayError {
+    pub(super) async fn open(
+        server: &Server,
+        settings: &RelaySettings,
+    ) -> Result<Connection, RelayError> {
+        let patience = CONNECT.min(settings.timeout);
+        let is_final = |error: &OpenError| matches!(error, OpenError::Login(_));
+        let begin = |tcp| Connection::set_up(tcp, settings);
+        let opened = server.reach(patience, is_final, begin).await;
+        opened.map_err(|error| RelayError {
             relay: settings.name(),
-            what,
+            what: error.to_string(),
         })
     }
 
-    async fn set_up(settings: &RelaySettings) -> Result<Connection, String> {
-        let tcp = TcpStream::connect((settings.host.as_str(), settings.port));
-        let tcp = tokio::time::timeout(CONNECT.min(settings.timeout), tcp).await;
-        let tcp = tcp.map_err(|_| "cannot connect: it does not answer".to_owned())?;
-        let tcp = tcp.map_err(|error| format!("cannot connect: {error}"))?;
+    async fn set_up(tcp: TcpStream, settings: &RelaySettings) -> Result<Connection, OpenError> {
+        let mut connection = match may_go_unencrypted(settings) {
+            true => Connection::begin_anyhow(tcp, settings).await?,
+            false => Connection::begin(tcp, settings, settings.tls).await?,
+        };
+        if let Some(login) = &settings.login {
+            if !connection.is_encrypted && !is_loopback(&settings.host) {
+                let why = "is not encrypted, so the password is not sent; set relay.tls";
+                return Err(OpenError::Other(why.into()));
+            }
+            let logged_in = connection.log_in(login).await;
+            logged_in.map_err(|why| OpenError::Login(format!("as {}: {why}", login.username)))?;
+        }
+        Ok(connection)
+    }
+
+    /// The session, encrypted where that can be, as with Postfix's `smtp_tls_security_level = may`. What fails otherwise
+    /// than by a disagreement about encryption is no reason to do without.
+    async fn begin_anyhow(
+        tcp: TcpStream,
+        settings: &RelaySettings,
+    ) -> Result<Connection, OpenError> {
+        let address = tcp.peer_addr().map_err(no_connection)?;
+        match Connection::begin(tcp, settings, settings.tls).await {
+            Err(OpenError::Tls(why)) => {
+                let connecting = TcpStream::connect(address);
+                let tcp = timeout(CONNECT.min(settings.timeout), connecting).await;
+                let tcp = tcp.map_err(|late| late.to_string())?;
+                let tcp = tcp.map_err(no_connection)?;
+                let mut connection = Connection::begin(tcp, settings, Tls::None).await?;
+                connection.tls_fault = Some(why);
+                Ok(connection)
+            }
+            begun => begun,
+        }
+    }
+
+    /// The session up to the point where one logs in.
+    async fn begin(
+        tcp: TcpStream,
+        settings: &RelaySettings,
+        how: Tls,
+    ) -> Result<Connection, OpenError> {
         // Or the end of the data waits until the relay's system has acknowledged what came before it, which takes tens
         // of milliseconds in which a crash makes a duplicate.
-        tcp.set_nodelay(true)
-            .map_err(|error| format!("cannot connect: {error}"))?;
+        tcp.set_nodelay(true).map_err(no_connection)?;
         let mut stream: Box<dyn Transport> = Box::new(PromptTcp::new(tcp));
         let mut certificate = None;
-        if settings.tls == Tls::Implicit {
+        if how == Tls::Implicit {
             let (connector, name) = tls(settings)?;
             let encrypted = encrypted(stream, &connector, name, settings.timeout).await;
-            (stream, certificate) = encrypted.map_err(|error| no_tls(&error))?;
+            (stream, certificate) = encrypted?;
         }
         let mut connection = Connection::greet(stream, settings).await?;
         connection.certificate = certificate;
-        connection.is_encrypted = settings.tls == Tls::Implicit;
-        if matches!(settings.tls, Tls::Opportunistic | Tls::Required) {
+        connection.is_encrypted = how == Tls::Implicit;
+        if matches!(how, Tls::Opportunistic | Tls::Required) {
             connection.start_tls(settings).await?;
-        }
-        if let Some(login) = &settings.login {
-            if !connection.is_encrypted && !is_loopback(&settings.host) {
-                return Err("is not encrypted, so the password is not sent; set relay.tls".into());
-            }
-            let logged_in = connection.log_in(login).await;
-            logged_in.map_err(|why| format!("login as {}: {why}", login.username))?;
         }
         Ok(connection)
     }
@@ -92,6 +158,11 @@ impl Connection {
             timeout: settings.timeout,
             certificate: None,
             is_encrypted: false,
+            opened: Instant::now(),
+            messages: 0,
+            is_deferred: false,
+            tls_fault: None,
+            counted: None,
         };
         let offers = connection.channel.reply();
         let offers = offers.ok_or_else(|| connection.channel.failure())?;
@@ -119,10 +190,11 @@ impl Connection {
     }
 
     /// STARTTLS, where it is offered, and EHLO again.
-    async fn start_tls(&mut self, settings: &RelaySettings) -> Result<(), String> {
+    async fn start_tls(&mut self, settings: &RelaySettings) -> Result<(), OpenError> {
         if !self.capabilities.starttls {
+            let why = "does not offer STARTTLS, and TLS is \"required\"";
             return match settings.tls {
-                Tls::Required => Err("does not offer STARTTLS, and TLS is \"required\"".into()),
+                Tls::Required => Err(OpenError::Tls(why.into())),
                 _ => Ok(()),
             };
         }
@@ -130,15 +202,19 @@ impl Connection {
         let answer = self.ask("STARTTLS\r\n").await;
         let answer = answer.map_err(|trouble| format!("STARTTLS: {trouble}"))?;
         if answer.code != 220 {
-            return Err(format!("STARTTLS: {}", answer.to_reply()));
+            let why = format!("STARTTLS: {}", answer.to_reply());
+            return Err(OpenError::Tls(why));
         }
         let encrypted = self.channel.encrypt(&connector, name).await;
-        self.certificate = encrypted.map_err(|error| format!("STARTTLS: {}", no_tls(&error)))?;
+        self.certificate = encrypted.map_err(|error| match error {
+            EncryptError::Lost(why) => OpenError::Other(format!("STARTTLS: {why}")),
+            error => error.into(),
+        })?;
         self.is_encrypted = true;
         // What was offered in the clear counts no more (RFC 3207 section 4.2).
         let offers = self.ask(&format!("EHLO {}\r\n", settings.helo_name)).await;
         let offers = offers.map_err(|trouble| format!("EHLO: {trouble}"))?;
-        self.hear_offers(&offers, settings).await
+        Ok(self.hear_offers(&offers, settings).await?)
     }
 
     async fn log_in(&mut self, login: &Login) -> Result<(), String> {
@@ -189,11 +265,14 @@ fn tls(settings: &RelaySettings) -> Result<(TlsConnector, ServerName<'static>), 
     Ok((TlsConnector::from(Arc::clone(&config)), name))
 }
 
-fn no_tls(error: &EncryptError) -> String {
-    match error {
-        EncryptError::Handshake(why) => format!("TLS handshake failed: {why}"),
-        EncryptError::Lost(why) => why.clone(),
-    }
+/// Whether mail that was to be encrypted against listeners alone may go in the clear: not with a password, and not where
+/// somebody wants certificates checked.
+fn may_go_unencrypted(settings: &RelaySettings) -> bool {
+    settings.tls == Tls::Opportunistic && settings.login.is_none() && settings.ca_file.is_none()
+}
+
+fn no_connection(error: io::Error) -> String {
+    format!("cannot connect: {error}")
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -1,6 +1,6 @@
 //! Connections kept for the next item.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::RelaySettings;
@@ -8,7 +8,7 @@ use super::connection::{Connection, Fate};
 use super::open::RelayError;
 use crate::journal::Item;
 use crate::mail::{Address, Content};
-use crate::net::Expiry;
+use crate::net::{Expiry, Server, Unencrypted};
 
 /// How long a connection is kept without work: shorter than any relay's patience.
 const KEPT: Duration = Duration::from_secs(30);
@@ -17,17 +17,25 @@ const KEPT: Duration = Duration::from_secs(30);
 /// remembers what is idle.
 pub(super) struct Pool {
     pub(super) settings: RelaySettings,
+    server: Server,
     idle: Mutex<Vec<(Connection, Instant)>>,
+    /// Every connection has one of these.
+    counted: Arc<()>,
     /// What is known of the relay's certificate.
     expiry: Expiry,
+    /// Messages that were to be encrypted.
+    unencrypted: Unencrypted,
 }
 
 impl Pool {
     pub(super) fn new(settings: RelaySettings) -> Pool {
         Pool {
+            server: Server::new(&settings.host, settings.port),
             settings,
             idle: Mutex::default(),
+            counted: Arc::default(),
             expiry: Expiry::of("relay"),
+            unencrypted: Unencrypted::of("relay"),
         }
     }
 
@@ -40,19 +48,28 @@ impl Pool {
     ) -> Result<Vec<Fate>, RelayError> {
         if let Some(kept) = self.take() {
             let sent = kept.send(item, original, recipients).await;
-            if !sent.nothing_said {
-                self.keep(sent.connection);
+            self.keep(sent.connection);
+            if !sent.is_worth_another {
                 return Ok(sent.fates);
             }
-            // The relay closed it while it was idle. Nothing was handed over, so a fresh one is tried.
+            // Nothing was handed over.
         }
-        let new = Connection::open(&self.settings).await?;
+        let mut new = Connection::open(&self.server, &self.settings).await?;
+        new.counted = Some(self.counted.clone());
         if let Some(expires) = new.expires() {
             self.expiry.tell(&self.settings.name(), expires);
+        }
+        if let Some(why) = &new.tls_fault {
+            self.unencrypted.tell(&self.settings.name(), why);
         }
         let sent = new.send(item, original, recipients).await;
         self.keep(sent.connection);
         Ok(sent.fates)
+    }
+
+    /// How many connections are open, idle or not.
+    pub(super) fn open_connections(&self) -> usize {
+        Arc::strong_count(&self.counted) - 1
     }
 
     fn take(&self) -> Option<Connection> {
@@ -64,6 +81,10 @@ impl Pool {
 
     fn keep(&self, connection: Option<Connection>) {
         if let Some(connection) = connection {
+            if connection.is_spent() {
+                tokio::spawn(connection.quit());
+                return;
+            }
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             idle.push((connection, Instant::now()));
         }

@@ -7,6 +7,7 @@ use super::RelaySettings;
 use super::connection::Connection;
 use super::open::RelayError;
 use crate::mail::{Address, Reply};
+use crate::net::Server;
 use crate::smtp::Capabilities;
 
 /// What was seen of the relay.
@@ -16,18 +17,26 @@ pub struct ProbeReport {
     pub capabilities: Capabilities,
     /// Whether the connection was encrypted.
     pub encrypted: bool,
+    /// Why not, where the relay offers to encrypt.
+    pub tls_fault: Option<String>,
     /// Whether we logged in.
     pub logged_in: bool,
     /// When the certificate that it showed ends.
     pub expires: Option<SystemTime>,
 }
 
+async fn open(settings: &RelaySettings) -> Result<Connection, RelayError> {
+    let server = Server::new(&settings.host, settings.port);
+    Connection::open(&server, settings).await
+}
+
 /// Connects as a delivery would, and says goodbye.
 pub async fn probe(settings: &RelaySettings) -> Result<ProbeReport, RelayError> {
-    let connection = Connection::open(settings).await?;
+    let connection = open(settings).await?;
     let report = ProbeReport {
         capabilities: connection.capabilities().clone(),
         encrypted: connection.is_encrypted(),
+        tls_fault: connection.tls_fault.clone(),
         logged_in: settings.login.is_some(),
         expires: connection.expires(),
     };
@@ -42,7 +51,7 @@ pub async fn refusals(
     sender: &Address,
     recipients: &[Address],
 ) -> Result<Vec<(Address, Reply)>, RelayError> {
-    let mut connection = Connection::open(settings).await?;
+    let mut connection = open(settings).await?;
     let refused = connection.refusals(sender, recipients).await;
     connection.quit().await;
     refused.map_err(|what| RelayError {
@@ -58,6 +67,9 @@ impl fmt::Display for ProbeReport {
         } else {
             "answers, not encrypted"
         })?;
+        if let Some(why) = &self.tls_fault {
+            write!(f, " ({why})")?;
+        }
         if self.logged_in {
             f.write_str(", logged in")?;
         }

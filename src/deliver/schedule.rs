@@ -64,6 +64,67 @@ impl Reach {
     }
 }
 
+/// How long nothing is added to the connections that a relay takes, after it refused one more.
+const CONTENT: Duration = Duration::from_secs(60);
+
+/// How much is sent to the relay at a time. It begins with one connection, and each item that reaches the relay adds one
+/// (as does Postfix's positive feedback), until the relay refuses one while it keeps others: that many it takes, and one
+/// more is tried a minute later.
+#[derive(Debug)]
+pub(super) struct Pace {
+    pub(super) reach: Reach,
+    /// Connections at a time, now.
+    window: usize,
+    /// Connections at a time, ever.
+    most: usize,
+    /// Until when the window does not grow.
+    content: Option<Instant>,
+}
+
+impl Pace {
+    pub(super) fn new(most: usize) -> Pace {
+        Pace {
+            reach: Reach::Up,
+            window: 1,
+            most,
+            content: None,
+        }
+    }
+
+    /// Connections at a time.
+    pub(super) fn window(&self) -> usize {
+        self.window
+    }
+
+    /// An item reached the relay, and so many connections are open. Gives how often it had not been reached before, where
+    /// it had not. Nothing is added before the relay took what was added last.
+    pub(super) fn reached(&mut self, now: Instant, open: usize) -> Option<u32> {
+        let may_grow = self.content.is_none_or(|until| until <= now) && open >= self.window;
+        if may_grow && self.window < self.most {
+            self.window += 1;
+            // One more after each pause.
+            self.content = self.content.map(|_| now + CONTENT);
+        }
+        match std::mem::take(&mut self.reach) {
+            Reach::Up => None,
+            Reach::Down { failures, .. } => Some(failures),
+        }
+    }
+
+    /// A connection was not made, while so many others are open. Gives whether the relay is away now and was not before.
+    pub(super) fn failed(&mut self, now: Instant, open: usize) -> bool {
+        if open > 0 && self.reach == Reach::Up {
+            self.window = self.window.min(open);
+            self.content = Some(now + CONTENT);
+            return false;
+        }
+        let was_up = self.reach == Reach::Up;
+        self.reach = self.reach.failed(now);
+        (self.window, self.content) = (1, None);
+        was_up
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
@@ -101,6 +162,42 @@ mod tests {
             let next = next_attempt(RETRY, attempts, UNIX_EPOCH, 1.0);
             assert!(next < latest(RETRY, UNIX_EPOCH), "{attempts}");
         }
+    }
+
+    #[test]
+    fn a_relay_that_takes_few_connections_is_asked_for_one_more_a_minute() {
+        let now = Instant::now();
+        let mut pace = Pace::new(20);
+        let mut windows = vec![pace.window()];
+        for open in [1, 1, 2, 3, 3] {
+            assert_eq!(pace.reached(now, open), None);
+            windows.push(pace.window());
+        }
+        assert_eq!(windows, [1, 2, 2, 3, 4, 4]);
+        // It keeps two and refuses two, which is no reason to call it away.
+        assert!(!pace.failed(now, 2) && !pace.failed(now, 2));
+        for second in 0..180 {
+            pace.reached(now + Duration::from_secs(second), 4);
+        }
+        assert_eq!((pace.window(), pace.reach), (4, Reach::Up));
+    }
+
+    #[test]
+    fn a_relay_that_is_back_gets_more_with_each_item() {
+        let now = Instant::now();
+        let mut pace = Pace::new(3);
+        pace.failed(now, 1);
+        assert!(pace.failed(now, 0), "it is away");
+        assert!(!pace.failed(now, 0), "that is known");
+        assert_eq!(pace.window(), 1);
+        assert_eq!(pace.reached(now, 1), Some(1));
+        let more: Vec<_> = (2..5)
+            .map(|open| {
+                pace.reached(now, open);
+                pace.window()
+            })
+            .collect();
+        assert_eq!(more, [3, 3, 3]);
     }
 
     #[test]

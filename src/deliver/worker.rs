@@ -18,7 +18,8 @@ use tracing::{error, info, warn};
 use super::connection::Fate;
 use super::open::RelayError;
 use super::pool::Pool;
-use super::schedule::{Reach, latest, next_attempt};
+use super::refusals::Refusals;
+use super::schedule::{Pace, Reach, latest, next_attempt};
 use super::{Retry, Settings};
 use crate::journal::{ComposeError, Item, ItemId, Kind, Refusal};
 use crate::mail::{Address, Content, Enhanced, Reply};
@@ -130,7 +131,8 @@ struct Worker {
     unwritten: Arc<Semaphore>,
     /// Told when a slot becomes free or the relay comes back.
     freed: Arc<Notify>,
-    reach: Arc<Mutex<Reach>>,
+    pace: Arc<Mutex<Pace>>,
+    refusals: Arc<Mutex<Refusals>>,
     /// Claimed items, oldest first.
     ready: VecDeque<ItemId>,
     /// When it was last looked for items that a wrong clock made due too late.
@@ -147,7 +149,8 @@ impl Worker {
             unwritten: Arc::new(Semaphore::new(UNWRITTEN)),
             pool: Arc::new(Pool::new(settings.relay.clone())),
             freed: Arc::default(),
-            reach: Arc::default(),
+            pace: Arc::new(Mutex::new(Pace::new(settings.relay.connections))),
+            refusals: Arc::default(),
             ready: VecDeque::new(),
             mended: None,
         }
@@ -156,17 +159,19 @@ impl Worker {
     /// Starts what is due, as far as there are slots. Gives how long to wait for more; `None`: for a slot.
     async fn start_due(&mut self, retry: Retry, under_way: &TaskTracker) -> Option<Duration> {
         let now = Instant::now();
-        let (up_to, is_up) = match *self.reach.lock().unwrap_or_else(PoisonError::into_inner) {
-            Reach::Up => (self.slots.available_permits(), true),
+        let (reach, window) = {
+            let pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            (pace.reach, pace.window())
+        };
+        let busy = self.pool.settings.connections - self.slots.available_permits();
+        let (up_to, is_up) = match reach {
+            Reach::Up => (window.saturating_sub(busy), true),
             Reach::Down { again, .. } if again > now => {
                 self.ready.drain(..).for_each(|id| self.spool.unclaim(&id));
                 return Some(again.duration_since(now).min(LOOK_AGAIN));
             }
             // One item finds out whether it is back.
-            Reach::Down { .. } => {
-                let is_idle = self.slots.available_permits() == self.pool.settings.connections;
-                (usize::from(is_idle), false)
-            }
+            Reach::Down { .. } => (usize::from(busy == 0), false),
         };
         let limit = up_to.min(self.unwritten.available_permits());
         if limit == 0 {
@@ -209,7 +214,8 @@ impl Worker {
             spool: self.spool.clone(),
             pool: self.pool.clone(),
             compose_ndr: self.compose_ndr.clone(),
-            reach: self.reach.clone(),
+            pace: self.pace.clone(),
+            refusals: self.refusals.clone(),
             retry,
         };
         let freed = self.freed.clone();
@@ -265,7 +271,8 @@ struct Attempt {
     spool: Spool,
     pool: Arc<Pool>,
     compose_ndr: NdrComposer,
-    reach: Arc<Mutex<Reach>>,
+    pace: Arc<Mutex<Pace>>,
+    refusals: Arc<Mutex<Refusals>>,
     retry: Retry,
 }
 
@@ -303,6 +310,7 @@ impl Attempt {
     fn judge(&self, owed: &Owed, fates: Vec<Fate>) -> Progress {
         let (id, relay) = (owed.id(), self.pool.settings.name());
         let now = SystemTime::now();
+        let fates = self.believed(owed, fates);
         let mut refusals = Vec::new();
         let mut outcomes = Vec::new();
         for (address, fate) in owed.waiting.iter().zip(fates) {
@@ -397,9 +405,23 @@ impl Attempt {
         }
     }
 
+    /// What the relay said, but for refusals that are no word about any recipient: those wait.
+    fn believed(&self, owed: &Owed, fates: Vec<Fate>) -> Vec<Fate> {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let answers = owed.waiting.iter().zip(&fates);
+        if !refusals.note(answers, Instant::now(), &self.pool.settings.name()) {
+            return fates;
+        }
+        let wait = |fate| match fate {
+            Fate::Refused(reply) => Fate::Later(format!("the relay refuses everything: {reply}")),
+            fate => fate,
+        };
+        fates.into_iter().map(wait).collect()
+    }
+
     fn reached(&self) {
-        let mut reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Reach::Down { failures, .. } = std::mem::take(&mut *reach) {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(failures) = pace.reached(Instant::now(), self.pool.open_connections()) {
             gauge!("copyist_relay_up").set(1.0);
             info!(
                 "relay {} answers again after {failures} failures",
@@ -412,12 +434,11 @@ impl Attempt {
     /// relay is tried again.
     fn put_off(&self, owed: &Owed, unreached: &RelayError) -> Progress {
         let now = SystemTime::now();
-        let mut reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
-        if *reach == Reach::Up {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        if pace.failed(Instant::now(), self.pool.open_connections()) {
             gauge!("copyist_relay_up").set(0.0);
             warn!("{unreached}; what is owed waits, and the relay is tried again");
         }
-        *reach = reach.failed(Instant::now());
         let outcome =
             |address: &Address| (address.clone(), Outcome::Waiting(unreached.to_string()));
         Progress {

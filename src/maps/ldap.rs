@@ -11,16 +11,17 @@ use std::time::Duration;
 
 use ldap3::{
     DerefAliases, Ldap, LdapConnAsync, LdapConnSettings, ResultEntry, Scope, SearchEntry,
-    SearchOptions,
+    SearchOptions, StdStream,
 };
 use rustls::ClientConfig;
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::text::parameters;
 use super::watched::read_text;
-use crate::net::{certificate_fault, tls_client_config};
+use crate::net::{Server, certificate_fault, tls_client_config};
 use crate::secret::Secret;
 
 /// The most addresses of one answer where the map sets no limit: no MTA takes more.
@@ -613,11 +614,16 @@ impl LdapTable {
         if let Some(tls) = &self.tls {
             settings = settings.set_config(Arc::clone(tls));
         }
+        let failed = |reason: String| format!("cannot connect to {url}: {reason}");
+        if let Some(server) = Server::of_ldap(url) {
+            let tcp = server.connect(share).await;
+            let tcp = tcp.and_then(TcpStream::into_std);
+            let tcp = tcp.map_err(|error| failed(error.to_string()))?;
+            settings = settings.set_std_stream(StdStream::Tcp(tcp));
+        }
         let opened = LdapConnAsync::with_settings(settings, url).await;
-        let (driver, mut ldap) = opened.map_err(|error| {
-            let reason = certificate_fault(&error.to_string());
-            format!("cannot connect to {url}: {reason}")
-        })?;
+        let (driver, mut ldap) =
+            opened.map_err(|error| failed(certificate_fault(&error.to_string())))?;
         let drive = AbortOnDropHandle::new(tokio::spawn(async move {
             let _ = driver.drive().await;
         }));

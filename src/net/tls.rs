@@ -134,6 +134,12 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
+/// Whether a handshake failed because the two sides disagreed, and nothing was lost on the way.
+pub fn is_tls_fault(error: &io::Error) -> bool {
+    let cause = error.get_ref();
+    cause.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+}
+
 /// What a TLS library says of a certificate, in words: for three faults it has only a name.
 pub fn certificate_fault(said: &str) -> String {
     said.replace(

@@ -128,11 +128,6 @@ impl Answers {
         }
     }
 
-    /// Whether nothing was fed that was not taken.
-    pub fn is_empty(&self) -> bool {
-        self.input.is_empty() && self.flaw.is_none()
-    }
-
     /// The next answer; `None` while its end has not come. After a flaw, the flaw again and again.
     pub fn next_answer(&mut self) -> Option<Result<Answer, AnswerFlaw>> {
         if let Some(flaw) = self.flaw {

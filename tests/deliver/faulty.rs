@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,6 +28,8 @@ pub(crate) enum Act {
     Hang,
     /// Everything in order, but not before this.
     After(Arc<Notify>),
+    /// Everything in order, but no sooner.
+    Slow(Duration),
     /// What is in order, and then, once it is told to, this.
     SayMore(&'static str, Arc<Notify>),
 }
@@ -58,7 +61,17 @@ impl Faulty {
         offers: &'static [&'static str],
         script: impl Fn(usize, &str) -> Option<Act> + Send + Sync + 'static,
     ) -> Faulty {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("bound");
+        let at = SocketAddr::from(([127, 0, 0, 1], 0));
+        Faulty::start_at(at, offers, script).await
+    }
+
+    /// The same at this address.
+    pub(crate) async fn start_at(
+        at: SocketAddr,
+        offers: &'static [&'static str],
+        script: impl Fn(usize, &str) -> Option<Act> + Send + Sync + 'static,
+    ) -> Faulty {
+        let listener = TcpListener::bind(at).await.expect("bound");
         let address = listener.local_addr().expect("bound");
         let (tell, seen) = watch::channel(Seen::default());
         let script: Script = Arc::new(script);
@@ -218,6 +231,10 @@ impl Session {
             Some(Act::SayAndClose(said)) => (said, true),
             Some(Act::Close) => return Err(Over),
             Some(Act::Hang) => std::future::pending().await,
+            Some(Act::Slow(wait)) => {
+                tokio::time::sleep(wait).await;
+                (in_order, false)
+            }
             Some(Act::After(notify)) => {
                 notify.notified().await;
                 (in_order, false)

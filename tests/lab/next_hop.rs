@@ -64,7 +64,12 @@ struct Kept {
 impl NextHop {
     /// Starts it in a good mood.
     pub fn start() -> NextHop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        NextHop::start_at(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// The same at this address.
+    pub fn start_at(at: SocketAddr) -> NextHop {
+        let listener = TcpListener::bind(at).expect("a port");
         let address = listener.local_addr().expect("bound");
         let kept = Arc::new(Mutex::new(Kept::default()));
         let keep = kept.clone();

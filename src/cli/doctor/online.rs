@@ -295,6 +295,7 @@ async fn relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
     let ProbeReport {
         capabilities,
         expires,
+        tls_fault,
         ..
     } = match deliver::probe(relay).await {
         Ok(report) => report,
@@ -313,6 +314,15 @@ async fn relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(until) = expires {
         found.extend(system::certificate(&place, until, SystemTime::now()));
+    }
+    if let Some(why) = tls_fault {
+        found.push(finding(
+            "relay-not-encrypted",
+            Severity::Warning,
+            format!("offers STARTTLS, and there is no TLS with it: {why}"),
+            "reports go to it in the clear",
+            "give it a certificate of this century, with TLS 1.2 or later, then set relay.tls = \"required\"",
+        ));
     }
     if !capabilities.eight_bit_mime {
         found.push(finding(

@@ -45,8 +45,8 @@ pub(in crate::config) struct Smtp {
     /// The certificate's private key (PEM). Required unless tls is none.
     #[schemars(example = "/etc/copyist/smtp.key")]
     pub(in crate::config) key_file: Option<String>,
-    /// TLS with the next server: none, opportunistic (STARTTLS where offered), required (STARTTLS), implicit (TLS from
-    /// the start).
+    /// TLS with the next server: none, opportunistic (STARTTLS where offered; in the clear where the handshake fails and
+    /// next_hop_ca_file is not set), required (STARTTLS), implicit (TLS from the start).
     pub(in crate::config) next_hop_tls: Tls,
     /// Certificates (PEM) that the next server is checked against. Default: the system's.
     #[schemars(example = "/etc/copyist/ca.pem")]

@@ -12,10 +12,11 @@ use ldap3::adapters::PagedResults;
 use ldap3::controls::{Control, ControlType, RawControl, SyncInfo, SyncState, parse_syncinfo};
 use ldap3::{
     Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchOptions,
-    SearchStream,
+    SearchStream, StdStream,
 };
 use metrics::counter;
 use rustls::ClientConfig;
+use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +29,7 @@ use crate::directory::presence::{Presence, Tracked, has};
 use crate::directory::schema::{Naming, Schema};
 use crate::directory::settings::Bind;
 use crate::directory::stamp::{Stamp, stamped, unstamped};
-use crate::net::{Expiry, certificate_fault, not_after};
+use crate::net::{Expiry, ReachError, Server, certificate_fault, not_after};
 
 /// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
 const IN_FLIGHT: usize = 64;
@@ -191,35 +192,42 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects, switches to TLS, binds and sees that the base can be searched; all `within` this time.
+    /// Connects, switches to TLS, binds and sees that the base can be searched. Each step has this time of its own: a
+    /// slow server is one all the same.
     pub(super) async fn enter(
         url: &ServerUrl,
         access: &Arc<Access>,
-        within: Duration,
+        patience: Duration,
     ) -> Result<Arc<Connection>, EnterError> {
-        let deadline = Instant::now() + within;
         // A task of its own: the library panics on answers that it cannot make sense of.
-        let opening = tokio::spawn(Connection::open(url.clone(), Arc::clone(access)));
-        let opening = AbortOnDropHandle::new(opening);
-        let opened = match timeout_at(deadline, opening).await {
-            Ok(Ok(opened)) => opened?,
-            Ok(Err(_)) => {
-                return Err(EnterError::Other(format!(
+        let begin = |tcp| async move {
+            let opening = Connection::open(url.clone(), Arc::clone(access), tcp, patience);
+            let opening = AbortOnDropHandle::new(tokio::spawn(opening));
+            opening.await.unwrap_or_else(|_| {
+                Err(EnterError::Other(format!(
                     "{url} answered with something that is not LDAP"
-                )));
-            }
-            Err(_) => {
-                return Err(EnterError::Other(format!(
-                    "{url} did not let us in within {within:?}"
-                )));
-            }
+                )))
+            })
         };
-        let connection = Arc::new(opened);
+        let opened = match Server::of_ldap(url.as_str()) {
+            // Each refused bind counts towards locking the account.
+            Some(server) => {
+                let is_final = |error: &EnterError| matches!(error, EnterError::Credentials(_));
+                let reached = server.reach(patience, is_final, |tcp| begin(Some(tcp)));
+                reached.await.map_err(|error| match error {
+                    ReachError::Session(error) => error,
+                    error => EnterError::Other(format!("{url}: {error}")),
+                })
+            }
+            None => begin(None).await,
+        };
+        let connection = Arc::new(opened?);
+        let soon = || Instant::now() + patience;
         let entered = async {
-            connection.check_base(deadline).await?;
-            let subschema = connection.ask_features(deadline).await?;
-            connection.ask_schema(subschema, deadline).await?;
-            connection.verify(deadline).await
+            connection.check_base(soon()).await?;
+            let subschema = connection.ask_features(soon()).await?;
+            connection.ask_schema(subschema, soon()).await?;
+            connection.verify(soon()).await
         };
         match entered.await {
             Ok(()) => Ok(connection),
@@ -550,17 +558,30 @@ impl Connection {
         Fault::Server(why)
     }
 
-    async fn open(url: ServerUrl, access: Arc<Access>) -> Result<Connection, EnterError> {
+    async fn open(
+        url: ServerUrl,
+        access: Arc<Access>,
+        tcp: Option<TcpStream>,
+        patience: Duration,
+    ) -> Result<Connection, EnterError> {
+        let late = |_| {
+            EnterError::Other(format!(
+                "{url} did not let us in, {patience:?} for each step"
+            ))
+        };
+        let failed = |why: String| EnterError::Other(format!("cannot connect to {url}: {why}"));
         let mut settings = LdapConnSettings::new().set_starttls(access.starttls);
+        if let Some(tcp) = tcp {
+            let tcp = tcp.into_std().map_err(|error| failed(error.to_string()))?;
+            settings = settings.set_std_stream(StdStream::Tcp(tcp));
+        }
         if let Some(tls) = &access.tls {
             settings = settings.set_config(Arc::clone(tls));
         }
-        let (connection, mut ldap) = LdapConnAsync::with_settings(settings, url.as_str())
-            .await
-            .map_err(|error| {
-                let why = certificate_fault(&error.to_string());
-                EnterError::Other(format!("cannot connect to {url}: {why}"))
-            })?;
+        let connecting = LdapConnAsync::with_settings(settings, url.as_str());
+        let connected = timeout(patience, connecting).await.map_err(late)?;
+        let (connection, mut ldap) =
+            connected.map_err(|error| failed(certificate_fault(&error.to_string())))?;
         let lost = CancellationToken::new();
         let guard = lost.clone().drop_guard();
         // Ends with the connection, at the latest when its handle is dropped; the guard reports that on
@@ -570,9 +591,9 @@ impl Connection {
             let _ = connection.drive().await;
         }));
         if let Some(bind) = &access.bind {
-            let result = ldap
-                .simple_bind(&bind.dn, bind.password.reveal())
-                .await
+            let binding = ldap.simple_bind(&bind.dn, bind.password.reveal());
+            let bound = timeout(patience, binding).await.map_err(late)?;
+            let result = bound
                 .map_err(|error| EnterError::Other(format!("{url} broke off the bind: {error}")))?;
             let refusal = || bind_refusal(url.as_str(), &bind.dn, &result);
             match result.rc {
@@ -582,7 +603,8 @@ impl Connection {
             }
         }
         if access.gssapi {
-            ldap = gssapi_bind(&url, ldap).await?;
+            let binding = gssapi_bind(&url, ldap);
+            ldap = timeout(patience, binding).await.map_err(late)??;
         }
         // Of one that cannot be seen nothing is told: TLS has judged it already.
         let certificate = match access.tls {

@@ -307,7 +307,12 @@ impl Chooser {
             if server.paused_until().is_some() {
                 continue;
             }
-            match Connection::enter(&server.url, &self.access, share).await {
+            // One that was not entered so is given all the time that a question has: it may be slow, and nobody waits now.
+            let patience = match server.trouble {
+                None => share,
+                Some(_) => self.access.timeout,
+            };
+            match Connection::enter(&server.url, &self.access, patience).await {
                 Ok(connection) => return Ok((index, connection)),
                 Err(error) => {
                     counter!("copyist_directory_connect_failures_total").increment(1);

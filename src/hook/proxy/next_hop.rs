@@ -13,6 +13,7 @@ use super::client::Octets;
 use super::tls::{HANDSHAKE, HopTls};
 use crate::deliver::Tls;
 use crate::hook::NextHop;
+use crate::net::{PromptTcp, ReachError, certificate_fault, is_tls_fault};
 use crate::smtp::{Answer, AnswerFlaw, Answers};
 
 /// Longest wait for a connection.
@@ -55,21 +56,53 @@ pub(super) enum HopError {
     Refused(String),
     #[error("no TLS: {0}")]
     Tls(String),
+    #[error("no TLS: {0}")]
+    Handshake(String),
 }
 
 impl Hop {
-    /// Connects, and encrypts as the settings say.
+    /// Connects, at any of its addresses, and encrypts as the settings say.
     pub(super) async fn open(to: &NextHop, tls: &HopTls) -> Result<Hop, HopError> {
-        let connecting = TcpStream::connect((to.host.as_str(), to.port));
-        let stream = match timeout(CONNECT.min(to.timeout), connecting).await {
-            Ok(connected) => connected.map_err(HopError::Unreachable)?,
-            Err(_) => return Err(HopError::Silent),
+        let patience = CONNECT.min(to.timeout);
+        let may_go_unencrypted = to.tls == Tls::Opportunistic && to.ca_file.is_none();
+        let begin = |tcp| async move {
+            match may_go_unencrypted {
+                true => Hop::begin_anyhow(tcp, to, tls).await,
+                false => Hop::begin(tcp, to, tls, to.tls).await,
+            }
         };
+        let opened = tls.server.reach(patience, |_| false, begin).await;
+        opened.map_err(|error| match error {
+            ReachError::Connect(cause) => HopError::Unreachable(cause),
+            ReachError::Session(error) => error,
+        })
+    }
+
+    /// The session, encrypted where that can be: a disagreement about encryption, and nothing else, is a reason to do
+    /// without.
+    async fn begin_anyhow(tcp: TcpStream, to: &NextHop, tls: &HopTls) -> Result<Hop, HopError> {
+        let address = tcp.peer_addr().map_err(HopError::Unreachable)?;
+        match Hop::begin(tcp, to, tls, to.tls).await {
+            Err(HopError::Handshake(why)) => {
+                let patience = CONNECT.min(to.timeout);
+                let tcp = timeout(patience, TcpStream::connect(address)).await;
+                let tcp = tcp.map_err(|_| HopError::Silent)?;
+                let tcp = tcp.map_err(HopError::Unreachable)?;
+                let hop = Hop::begin(tcp, to, tls, Tls::None).await?;
+                tls.unencrypted
+                    .tell(&format!("{}:{}", to.host, to.port), &why);
+                Ok(hop)
+            }
+            begun => begun,
+        }
+    }
+
+    async fn begin(tcp: TcpStream, to: &NextHop, tls: &HopTls, how: Tls) -> Result<Hop, HopError> {
         // Commands are small and their answers waited for.
-        stream.set_nodelay(true).map_err(HopError::Io)?;
-        let us = stream.local_addr().map_err(HopError::Io)?.ip();
-        let mut stream: Box<dyn Octets> = Box::new(stream);
-        if to.tls == Tls::Implicit {
+        tcp.set_nodelay(true).map_err(HopError::Io)?;
+        let us = tcp.local_addr().map_err(HopError::Io)?.ip();
+        let mut stream: Box<dyn Octets> = Box::new(PromptTcp::new(tcp));
+        if how == Tls::Implicit {
             stream = encrypted(stream, tls).await?;
         }
         let mut hop = Hop {
@@ -78,7 +111,7 @@ impl Hop {
             greeting: Bytes::new(),
             patience: to.timeout,
             data_done_patience: to.data_done_timeout,
-            is_tls: to.tls == Tls::Implicit,
+            is_tls: how == Tls::Implicit,
             is_over: false,
             is_plain: true,
         };
@@ -87,7 +120,7 @@ impl Hop {
             return Err(HopError::Refused(said(&greeting)));
         }
         hop.greeting = greeting.wire;
-        match to.tls {
+        match how {
             Tls::None | Tls::Implicit => Ok(hop),
             Tls::Opportunistic | Tls::Required => {
                 let hello = match us {
@@ -98,7 +131,7 @@ impl Hop {
                 let offered = offers
                     .text_lines()
                     .any(|line| line.trim().eq_ignore_ascii_case("STARTTLS"));
-                match (offered, to.tls) {
+                match (offered, how) {
                     (true, _) => hop.start_tls(tls).await,
                     (false, Tls::Required) => {
                         Err(HopError::Tls("it does not offer STARTTLS".into()))
@@ -112,7 +145,7 @@ impl Hop {
     async fn start_tls(mut self, tls: &HopTls) -> Result<Hop, HopError> {
         let answer = self.ask(b"STARTTLS").await?;
         if answer.code != 220 {
-            return Err(HopError::Tls(said(&answer)));
+            return Err(HopError::Handshake(said(&answer)));
         }
         // Whatever came behind that answer came in the clear.
         if self.answers.clear() > 0 {
@@ -229,9 +262,13 @@ impl Hop {
 async fn encrypted(stream: Box<dyn Octets>, tls: &HopTls) -> Result<Box<dyn Octets>, HopError> {
     match timeout(HANDSHAKE, tls.connect(stream)).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(cause)) => Err(HopError::Tls(crate::net::certificate_fault(
-            &cause.to_string(),
-        ))),
+        Ok(Err(cause)) => {
+            let why = certificate_fault(&cause.to_string());
+            Err(match is_tls_fault(&cause) {
+                true => HopError::Handshake(why),
+                false => HopError::Tls(why),
+            })
+        }
         Err(_) => Err(HopError::Silent),
     }
 }

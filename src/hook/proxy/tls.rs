@@ -82,8 +82,10 @@ impl ServerTls {
     }
 }
 
-/// TLS with the next server.
+/// The next server: where it is, and TLS with it.
 pub(super) struct HopTls {
+    pub(super) server: net::Server,
+    pub(super) unencrypted: net::Unencrypted,
     connector: Option<TlsConnector>,
     name: Option<ServerName<'static>>,
 }
@@ -97,6 +99,8 @@ impl HopTls {
             Tls::Required | Tls::Implicit => Some(net::tls_client_config(hop.ca_file.as_deref())?),
         };
         Ok(HopTls {
+            server: net::Server::new(&hop.host, hop.port),
+            unencrypted: net::Unencrypted::of("next_hop"),
             connector: config.map(TlsConnector::from),
             name: ServerName::try_from(hop.host.clone()).ok(),
         })

@@ -1,0 +1,108 @@
+//! A relay that refuses whatever it is sent, which says nothing about any recipient.
+
+use std::time::Duration;
+
+use metrics::gauge;
+use tokio::time::Instant;
+use tracing::{error, info};
+
+use super::connection::Fate;
+use crate::mail::{Address, Enhanced};
+
+/// Items in a row that the relay must have refused.
+const ITEMS: u32 = 20;
+/// How often it is said.
+const SAID_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// The items that the relay refused since it took one: by 5.7.1 (RFC 3463 section 3.8: delivery not authorized), which
+/// is what a relay says to a client that it does not know.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    items: u32,
+    /// Two of the addresses that were refused.
+    addresses: Vec<Address>,
+    said: Option<Instant>,
+}
+
+impl Refusals {
+    /// Notes what the relay said of one item. Gives whether refusals by it are a fault of the relay's settings: it refused
+    /// the last 20 items, to at least two addresses, and took none since.
+    pub(super) fn note<'a>(
+        &mut self,
+        answers: impl Iterator<Item = (&'a Address, &'a Fate)>,
+        now: Instant,
+        relay: &str,
+    ) -> bool {
+        let (mut is_accepted, mut refused) = (false, None);
+        for (address, fate) in answers {
+            match fate {
+                Fate::Delivered => is_accepted = true,
+                Fate::Refused(reply) if reply.enhanced == Enhanced(5, 7, 1) => {
+                    refused = Some(reply);
+                    if self.addresses.len() < 2 && !self.addresses.contains(address) {
+                        self.addresses.push(address.clone());
+                    }
+                }
+                _ => {}
+            }
+        }
+        if is_accepted {
+            self.forget(relay);
+            return false;
+        }
+        let Some(reply) = refused else { return false };
+        self.items = self.items.saturating_add(1);
+        let is_fault = self.items > ITEMS && self.addresses.len() > 1;
+        if is_fault && self.said.is_none_or(|at| at + SAID_EVERY <= now) {
+            self.said = Some(now);
+            gauge!("copyist_relay_refuses_all").set(1.0);
+            error!(
+                "relay {relay} refused the last {} items, to several addresses, and took none: {reply}; reports \
+                 wait until it takes one. Let it relay for this machine, or set relay.username",
+                self.items
+            );
+        }
+        is_fault
+    }
+
+    fn forget(&mut self, relay: &str) {
+        if std::mem::take(self).said.is_some() {
+            gauge!("copyist_relay_refuses_all").set(0.0);
+            info!("relay {relay} takes items again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Reply;
+
+    fn refused(refusals: &mut Refusals, to: &str, status: Enhanced, times: u32) -> u32 {
+        let address = Address::parse(to).expect("an address");
+        let fate = Fate::Refused(Reply::new(554, status, "no"));
+        let note = |_: &u32| refusals.note([(&address, &fate)].into_iter(), Instant::now(), "r");
+        (0..times).filter(note).count() as u32
+    }
+
+    #[test]
+    fn a_relay_that_refuses_twenty_items_to_two_addresses_is_misconfigured() {
+        let denied = Enhanced(5, 7, 1);
+        let mut refusals = Refusals::default();
+        assert_eq!(refused(&mut refusals, "a@c.test", denied, 100), 0);
+        assert_eq!(refused(&mut refusals, "b@c.test", denied, 5), 5);
+        let address = Address::parse("b@c.test").expect("an address");
+        let accepted = [(&address, &Fate::Delivered)].into_iter();
+        assert!(!refusals.note(accepted, Instant::now(), "r"));
+        assert_eq!(refused(&mut refusals, "a@c.test", denied, 10), 0);
+        assert_eq!(refused(&mut refusals, "b@c.test", denied, 15), 5);
+    }
+
+    #[test]
+    fn other_refusals_are_about_their_recipients() {
+        let mut refusals = Refusals::default();
+        for to in ["a@c.test", "b@c.test"] {
+            assert_eq!(refused(&mut refusals, to, Enhanced(5, 1, 1), 30), 0);
+        }
+    }
+}
