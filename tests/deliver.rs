@@ -423,7 +423,7 @@ async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest
         assert_eq!(one.sender, "", "a null reverse path");
     }
     // An hour later one digest tells of the others.
-    let spool = bench.stopped().await;
+    let (spool, _dir) = bench.stopped().await;
     let later = SystemTime::now() + Duration::from_secs(3601);
     let begun = Instant::now();
     let [digest] = &spool.digests(later).await.expect("read")[..] else {

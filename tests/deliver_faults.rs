@@ -341,7 +341,7 @@ async fn shutdown_finishes_what_is_under_way_and_begins_nothing_new() {
     bench.owe(item(2, &["a@c.test"]), "x\r\n").await;
     bench.stop.cancel();
     go_on.notify_one();
-    let spool = patiently("it stops", bench.stopped()).await;
+    let (spool, _dir) = patiently("it stops", bench.stopped()).await;
     assert!(spool.show(&id(1)).await.expect("read").is_none());
     assert!(spool.show(&id(2)).await.expect("read").is_some());
     assert_eq!(faulty.seen().messages.len(), 1);

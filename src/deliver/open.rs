@@ -240,8 +240,12 @@ impl Connection {
                 .ask(step)
                 .await
                 .map_err(|trouble| trouble.to_string())?;
-            let expected = if n == last { 235 } else { 334 };
-            if answer.code != expected {
+            // As Postfix: some say 250 where RFC 4954 section 4 has 235.
+            let is_fine = match n == last {
+                true => (200..300).contains(&answer.code),
+                false => answer.code == 334,
+            };
+            if !is_fine {
                 return Err(answer.to_reply().to_string());
             }
         }

@@ -91,7 +91,7 @@ pub struct DoorTls {
 }
 
 /// Who may connect.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     /// By TCP.
     pub clients: Clients,
@@ -100,6 +100,16 @@ pub struct Access {
     pub speakers: Clients,
     /// By Unix sockets: the ids of users; everybody whom the socket's mode lets in where there are none.
     pub users: Vec<u32>,
+}
+
+impl Default for Access {
+    fn default() -> Access {
+        Access {
+            clients: Clients::default(),
+            speakers: Clients::new([]),
+            users: Vec::new(),
+        }
+    }
 }
 
 /// How much is taken in.

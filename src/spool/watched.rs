@@ -4,9 +4,9 @@
 //! with the process. So before a group of commits begins, and again before anybody hears of it, each name must still
 //! lead to what was opened, and nobody else may have written over the database.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -40,7 +40,16 @@ struct WatchedFile {
 pub(super) struct DatabaseFile {
     path: PathBuf,
     written: Written,
+    log_file: File,
+    log: Log,
+}
+
+/// How much of the log is in the database, and which log: what SQLite puts at its head anew each time it begins again
+/// ("The WAL File Format", octets 12 to 23). A new one has copied as little as one that was never copied.
+#[derive(Debug, PartialEq, Eq)]
+struct Log {
     copied: i64,
+    head: [u8; 12],
 }
 
 /// Length and time of the last write.
@@ -102,10 +111,15 @@ impl WatchedFile {
 
 impl DatabaseFile {
     pub(super) fn new(path: &Path, connection: &Connection) -> Result<DatabaseFile, String> {
+        let mut log_path = path.as_os_str().to_owned();
+        log_path.push("-wal");
+        let log_file = File::open(&log_path);
+        let log_file = log_file.map_err(|cause| removed(Path::new(&log_path), &cause))?;
         Ok(DatabaseFile {
             path: path.to_owned(),
             written: written_at(path)?,
-            copied: copied(connection)?,
+            log: Log::of(&log_file, connection)?,
+            log_file,
         })
     }
 
@@ -115,7 +129,7 @@ impl DatabaseFile {
         const STEP: Duration = Duration::from_millis(50);
         let mut waited = Duration::ZERO;
         while written_at(&self.path)? != self.written {
-            if copied(connection)? != self.copied {
+            if Log::of(&self.log_file, connection)? != self.log {
                 return self.note(connection);
             }
             if waited >= COPYING {
@@ -130,7 +144,7 @@ impl DatabaseFile {
     /// Takes the file as it is now for what it should be.
     pub(super) fn note(&mut self, connection: &Connection) -> Result<(), String> {
         self.written = written_at(&self.path)?;
-        self.copied = copied(connection)?;
+        self.log = Log::of(&self.log_file, connection)?;
         Ok(())
     }
 }
@@ -156,10 +170,17 @@ fn written_at(path: &Path) -> Result<Written, String> {
         .map_err(|cause| removed(path, &cause))
 }
 
-/// How many pages of the log are in the database.
-fn copied(connection: &Connection) -> Result<i64, String> {
-    let progress = database::log_progress(connection).map_err(|cause| cause.to_string())?;
-    Ok(progress.copied)
+impl Log {
+    /// That in this file; nothing at its head where nothing was written yet.
+    fn of(file: &File, connection: &Connection) -> Result<Log, String> {
+        let progress = database::log_progress(connection).map_err(|cause| cause.to_string())?;
+        let mut head = [0; 12];
+        let _ = file.read_exact_at(&mut head, 12);
+        Ok(Log {
+            copied: progress.copied,
+            head,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -247,6 +268,24 @@ mod tests {
             let error = commit(&spool, 3).await.expect_err(name);
             assert!(matches!(error, CommitError::Failed(_)), "{name}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_log_that_another_process_copies_and_begins_anew_is_no_alarm() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = open(dir.path());
+        for n in 1..4 {
+            commit(&spool, n).await.expect("durable");
+            let other = Connection::open(dir.path().join("spool/spool.db")).expect("opened");
+            other
+                .query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))
+                .expect("copied");
+            // As the queue commands do; the first write begins the log anew.
+            other
+                .execute_batch("CREATE TABLE IF NOT EXISTS x (y); INSERT INTO x VALUES (1);")
+                .expect("written");
+        }
+        commit(&spool, 4).await.expect("durable");
     }
 
     #[tokio::test]

@@ -160,13 +160,13 @@ impl Bench {
         (item, said)
     }
 
-    /// Stops it, and waits until it has stopped.
-    pub async fn stopped(self) -> Spool {
+    /// Stops it, and waits until it has stopped. The directory goes with what is given beside the spool.
+    pub async fn stopped(self) -> (Spool, TempDir) {
         self.stop.cancel();
         patiently("delivery stops", self.running)
             .await
             .expect("no panic");
-        self.spool
+        (self.spool, self.dir)
     }
 }
 

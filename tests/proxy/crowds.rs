@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::time::Duration;
 
-use super::lab::{Client, PATIENCE, message};
+use super::lab::{Client, PATIENCE, message, wait};
 use super::{Proxied, to_dan};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
@@ -35,6 +35,7 @@ fn one_client_with_idle_connections_stops_nobody_else() {
         .copyist
         .wait_for_log(0, "its client has a quarter of limits.connections open");
     drop(idle);
+    wait("a place is free", PATIENCE, || crowd(&site, 1).len() == 1);
     let mut client = Client::connect_from(HERE, site.door.address);
     assert_eq!(to_dan(&mut client, "<after@corp.example>"), 250);
 }
