@@ -408,15 +408,17 @@ impl Seen {
 fn read(document: &[u8]) -> Option<Seen> {
     let seen = Rc::new(RefCell::new(Seen::default()));
     let (tags, comments) = (seen.clone(), seen.clone());
-    let may_hide = may_hide(document);
+    let hiding = hiding_words(document);
     // One handler for all: each selector more costs as much as a short document.
     let handler = element!("*", move |el| {
         let mut seen = tags.borrow_mut();
-        let start = el.source_location().bytes().start;
-        seen.start(start);
+        let place = el.source_location().bytes();
+        seen.start(place.start);
         // Most elements are none of these; their names are not worth a string.
-        let source = start.checked_sub(BODY_OPENING.len());
-        let source = source.and_then(|at| document.get(at + 1..));
+        let [start, end] = [place.start, place.end].map(|at| at.checked_sub(BODY_OPENING.len()));
+        let source = start.and_then(|at| document.get(at + 1..));
+        let word = hiding.get(hiding.partition_point(|&word| Some(word) < start));
+        let may_hide = word.is_some_and(|&word| Some(word) < end);
         if !may_hide && source.is_some_and(|source| !may_enclose(source)) {
             return Ok(());
         }
@@ -473,13 +475,14 @@ fn may_enclose(source: &[u8]) -> bool {
     matches!(name, "html" | "body" | "frameset") || is_holding(name)
 }
 
-/// Whether any element may say itself that nothing of it is shown: attributes are looked at only then.
-fn may_hide(document: &[u8]) -> bool {
+/// Where words stand with which an element says that nothing of it is shown: only its attributes are looked at.
+fn hiding_words(document: &[u8]) -> Vec<usize> {
     static WORDS: LazyLock<[Finder<'static>; 6]> =
         LazyLock::new(|| ["none", "hidden", "NONE", "HIDDEN", "None", "Hidden"].map(Finder::new));
-    let has_attributes = memchr::memchr(b'=', document).is_some()
-        || memchr::memmem::find(document, b"hidden").is_some();
-    has_attributes && WORDS.iter().any(|word| word.find(document).is_some())
+    let found = WORDS.iter().flat_map(|word| word.find_iter(document));
+    let mut places: Vec<usize> = found.collect();
+    places.sort_unstable();
+    places
 }
 
 /// What has to stand behind these bytes so that what follows is shown. What is open at their end began with the last
