@@ -14,7 +14,7 @@ use encoding_rs::Encoding;
 const SUBJECTS: usize = 5000;
 
 /// Every encoding of encoding_rs that mail can be in, with letters of its own.
-const CHARSETS: [(&str, &str); 36] = [
+const CHARSETS: [(&str, &str); 40] = [
     ("utf-8", "Grüße жизнь 日本語 😀 €"),
     ("big5", "中文郵件測試"),
     ("euc-jp", "日本語メールかな"),
@@ -51,6 +51,10 @@ const CHARSETS: [(&str, &str); 36] = [
     ("windows-1255", "שלום"),
     ("windows-1256", "مرحبا"),
     ("windows-1257", "Āčęė"),
+    ("windows-1258", "đơn ư ₫"),
+    ("x-mac-cyrillic", "Привет ж"),
+    ("utf-16be", "Grüße жизнь 日本語 😀"),
+    ("utf-16le", "Grüße жизнь 日本語 😀"),
 ];
 
 /// Numbers that look random and are the same each time (xorshift).
@@ -105,7 +109,13 @@ fn subject(dice: &mut Dice) -> Vec<u8> {
             _ => {
                 let (charset, letters) = *dice.one(&CHARSETS);
                 let encoding = Encoding::for_label(charset.as_bytes()).expect("a charset");
-                let (bytes, _, _) = encoding.encode(letters);
+                // What encoding_rs reads and does not write.
+                let utf16 = letters.encode_utf16();
+                let bytes = match charset {
+                    "utf-16be" => utf16.flat_map(u16::to_be_bytes).collect(),
+                    "utf-16le" => utf16.flat_map(u16::to_le_bytes).collect(),
+                    _ => encoding.encode(letters).0.into_owned(),
+                };
                 // Words end anywhere: within characters, and within what a shift leads to.
                 let mut rest = &bytes[..];
                 while !rest.is_empty() {
