@@ -108,12 +108,10 @@ impl<'a> Beside<'a> {
         let mut has_version = false;
         for field in Fields::new(header) {
             has_version |= field.name.eq_ignore_ascii_case("MIME-Version");
-            // A delimiter with a colon in it is read as a field where no empty line stands before it.
-            let is_of_the_content = field.name.starts_with("--")
-                || field
-                    .name
-                    .get(..8)
-                    .is_some_and(|name| name.eq_ignore_ascii_case("content-"));
+            let is_of_the_content = field
+                .name
+                .get(..8)
+                .is_some_and(|name| name.eq_ignore_ascii_case("content-"));
             if !is_of_the_content {
                 continue;
             }

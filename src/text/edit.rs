@@ -417,15 +417,6 @@ mod tests {
     }
 
     #[test]
-    fn a_delimiter_that_is_read_as_a_field_goes_with_the_content() {
-        let content = "Content-Type: multipart/mixed; boundary=\"--9=:1\"\r\n \r\n----9=:1\r\nContent-Type: text/plain\r\n\r\n\
-                       x\r\n----9=:1--\r\n";
-        let found = edited(&format!("MIME-Version: 1.0\r\n{content}"), "t").expect("edited");
-        assert!(found.contains(content), "{found}");
-        assert!(found.find(content) > found.find("[P t]"), "{found}");
-    }
-
-    #[test]
     fn tags_are_found_between_japanese_ones() {
         let html = "Content-Type: text/html; charset=iso-2022-jp\r\n\r\n<body>\u{1b}$B</<>\u{1b}(B</body>\r\n";
         let expected = "<body>\r\n<shield>\r\n\u{1b}$B</<>\u{1b}(B\r\n<i>[A &#233;]</i>\r\n</body>";
