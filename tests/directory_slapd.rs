@@ -6,6 +6,8 @@ mod lab;
 mod relay;
 #[path = "directory/slapd.rs"]
 mod slapd;
+#[path = "directory/slow.rs"]
+mod slow;
 
 use std::io::Write;
 use std::net::TcpListener;

@@ -131,9 +131,53 @@ impl<S: Source> Cached<S> {
         }
     }
 
+    /// What [`Cached::find`] gave lately, where that may be given while the source takes its time: see [`Memory::overdue`].
+    pub(super) async fn find_overdue(&self, readings: &[Address]) -> Option<(usize, Objects)> {
+        if self.places != Places::default() {
+            return None;
+        }
+        for (at, reading) in readings.iter().enumerate() {
+            let known = match self.owners.believed(reading.key()).await {
+                Some(known) => known,
+                None => self.owners.overdue(reading.key()).await?,
+            };
+            if let Some(objects) = known.what {
+                return Some((at, objects));
+            }
+        }
+        None
+    }
+
+    /// What [`Cached::find_login`] gave lately, likewise.
+    pub(super) async fn find_login_overdue(&self, login: &str) -> Option<Objects> {
+        if self.places != Places::default() {
+            return None;
+        }
+        self.logins.overdue(&login_key(login)).await?.what
+    }
+
+    /// What [`Cached::resolve`] gave lately, likewise.
+    pub(super) async fn resolve_overdue(&self, target: &Target) -> Option<Resolution> {
+        let known = self.resolved.overdue(&target.key()).await?;
+        Some(known.what)
+    }
+
+    /// Whether somebody is known so long that the source should be asked again.
+    pub(super) async fn is_aging(&self, address: &Address) -> bool {
+        let known = self.owners.believed(address.key()).await;
+        known.is_some_and(|known| self.owners.is_aging(&known))
+    }
+
+    /// Asks the source for the owners of an address, believed or not.
+    pub(super) async fn refresh(&self, address: &Address) {
+        // What comes of it is remembered; an outage changes nothing.
+        let ask = || self.ask_owners(address);
+        self.owners.ask(address.key(), ask, self.patience).await;
+    }
+
     /// The objects that have a login name, and behind them those that they inherit from.
     pub(super) async fn find_login(&self, login: &str) -> Lookup<Objects> {
-        let key = format!("login={}", login.to_lowercase());
+        let key = login_key(login);
         let ask = || async { Ok((self.source.find_login(login).await?, None)) };
         let got = self.logins.believed_or(&key, ask, self.patience).await;
         let found = match got.answer {
@@ -452,20 +496,25 @@ impl<S: Source> Cached<S> {
     }
 
     async fn owners(&self, address: &Address) -> Got<Option<Objects>> {
-        let ask = || async {
-            let found = self.find_at_source(address).await?;
-            // There may be a million of them.
-            let brief = |all: Objects| all.iter().cloned().map(Entry::in_brief).collect();
-            let found: Option<Objects> = found.map(brief);
-            if found.is_some() {
-                // It has an owner of its own now.
-                self.by_reading.invalidate(address.key()).await;
-            }
-            Ok((found, None))
-        };
+        let ask = || self.ask_owners(address);
         self.owners
             .believed_or(address.key(), ask, self.patience)
             .await
+    }
+
+    async fn ask_owners(
+        &self,
+        address: &Address,
+    ) -> Result<(Option<Objects>, Option<Names>), Outage> {
+        let found = self.find_at_source(address).await?;
+        // There may be a million of them.
+        let brief = |all: Objects| all.iter().cloned().map(Entry::in_brief).collect();
+        let found: Option<Objects> = found.map(brief);
+        if found.is_some() {
+            // It has an owner of its own now.
+            self.by_reading.invalidate(address.key()).await;
+        }
+        Ok((found, None))
     }
 
     async fn keep_by_reading(&self, asked: &Address, objects: &Objects, since: Instant) {
@@ -495,6 +544,10 @@ impl<S: Source> Cached<S> {
             owners.join("; ")
         );
     }
+}
+
+fn login_key(login: &str) -> String {
+    format!("login={}", login.to_lowercase())
 }
 
 fn kept<V: Clone + Send + Sync + 'static>(capacity: u64, life: Duration) -> Cache<String, V> {

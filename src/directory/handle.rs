@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
@@ -33,6 +33,13 @@ const FILE_PATIENCE: Duration = Duration::from_secs(5);
 /// so that the next attempt finds them; an MTA waits thirty seconds for a milter's answer.
 const MEMBERS_WAIT: Duration = Duration::from_secs(10);
 
+/// How long whoever asks waits for a new answer where there is an old one that may be given: so long, a quick directory
+/// answers.
+const OVERDUE_WAIT: Duration = Duration::from_millis(200);
+
+/// Answers asked for again at once before they are not believed any more.
+const REFRESHING: usize = 1000;
+
 /// Objects read before somebody takes them.
 const EVERYBODY_WAITING: usize = 1024;
 
@@ -48,8 +55,18 @@ struct Inner {
     cached: Cached<Backend>,
     attributes: Attributes,
     presence: Arc<Presence>,
+    /// Whose answers are being asked for again.
+    refreshing: Mutex<HashSet<Address>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+impl Inner {
+    fn refreshing(&self) -> MutexGuard<'_, HashSet<Address>> {
+        self.refreshing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug)]
@@ -165,6 +182,7 @@ impl Directory {
                 cached,
                 attributes: known,
                 presence,
+                refreshing: Mutex::default(),
                 tasks,
                 stop,
             }),
@@ -189,20 +207,70 @@ impl Directory {
     /// What [`Directory::find_first`] gives for an address as it was written, if that is in memory; short, for nearly every
     /// question is of that kind.
     pub async fn known(&self, address: &Address) -> Option<Objects> {
-        self.inner.cached.known(address).await
+        let objects = self.inner.cached.known(address).await?;
+        if self.inner.cached.is_aging(address).await {
+            self.refresh(address);
+        }
+        Some(objects)
+    }
+
+    /// Asks for somebody again whose answer ages, while it is still believed: nobody waits for a slow directory then.
+    fn refresh(&self, address: &Address) {
+        let mut refreshing = self.inner.refreshing();
+        if refreshing.len() >= REFRESHING || !refreshing.insert(address.clone()) {
+            return;
+        }
+        drop(refreshing);
+        let (inner, address) = (Arc::clone(&self.inner), address.clone());
+        self.inner.tasks.spawn(async move {
+            let until = inner.stop.clone();
+            let refreshed = inner.cached.refresh(&address);
+            until.run_until_cancelled(refreshed).await;
+            inner.refreshing().remove(&address);
+        });
+    }
+
+    /// What `asking` gives, which goes on whatever becomes of this question; or else the `overdue` answer, if there is one and the
+    /// new one takes long.
+    async fn soon_or_overdue<T: Send + 'static>(
+        &self,
+        asking: impl Future<Output = T> + Send + 'static,
+        overdue: Option<T>,
+    ) -> Result<T, Outage> {
+        let until = self.inner.stop.clone();
+        let asking = async move { until.run_until_cancelled(asking).await };
+        let asked = self.inner.tasks.spawn(asking);
+        let patience = overdue.as_ref().map_or(Duration::MAX, |_| OVERDUE_WAIT);
+        match (tokio::time::timeout(patience, asked).await, overdue) {
+            (Ok(Ok(Some(answer))), _) => Ok(answer),
+            (Err(_), Some(overdue)) => Ok(overdue),
+            _ => Err(Outage::new("the directory was closed")),
+        }
     }
 
     /// The objects that own the first of these readings of an address that anybody owns, and its position. Answers
     /// within `LdapSettings::timeout` and a little.
     pub async fn find_first(&self, readings: &[Address]) -> Lookup<(usize, Objects)> {
-        self.inner.cached.find(readings).await
+        if let Backend::Ldif(_) = self.inner.cached.source() {
+            return self.inner.cached.find(readings).await;
+        }
+        if let Some(asked) = readings.first()
+            && let Some(objects) = self.known(asked).await
+        {
+            return Lookup::Found((0, objects));
+        }
+        let overdue = self.inner.cached.find_overdue(readings).await;
+        let (inner, readings) = (Arc::clone(&self.inner), readings.to_vec());
+        let asking = async move { inner.cached.find(&readings).await };
+        let answer = self.soon_or_overdue(asking, overdue.map(Lookup::Found));
+        answer.await.unwrap_or_else(Lookup::Unavailable)
     }
 
     /// The objects that own each of these addresses exactly. Every address has an answer.
     pub async fn find(&self, addresses: &[Address]) -> HashMap<Address, Lookup<Objects>> {
         let asked: HashSet<&Address> = addresses.iter().collect();
         let asked = asked.into_iter().map(|address| async {
-            let answer = match self.inner.cached.find(std::slice::from_ref(address)).await {
+            let answer = match self.find_first(std::slice::from_ref(address)).await {
                 Lookup::Found((_, objects)) => Lookup::Found(objects),
                 Lookup::Absent => Lookup::Absent,
                 Lookup::Unavailable(outage) => Lookup::Unavailable(outage),
@@ -230,7 +298,11 @@ impl Directory {
 
     /// The objects that have a login name, in one of `Settings::login_attributes`.
     pub async fn find_login(&self, login: &str) -> Lookup<Objects> {
-        self.inner.cached.find_login(login).await
+        let overdue = self.inner.cached.find_login_overdue(login).await;
+        let (inner, login) = (Arc::clone(&self.inner), login.to_owned());
+        let asking = async move { inner.cached.find_login(&login).await };
+        let answer = self.soon_or_overdue(asking, overdue.map(Lookup::Found));
+        answer.await.unwrap_or_else(Lookup::Unavailable)
     }
 
     /// The members of a group, as far as they matter for mail to it. An outage if they cannot be read in ten seconds:
@@ -312,8 +384,18 @@ impl Directory {
         let distinct: HashSet<&Target> = targets.iter().collect();
         let answers = distinct
             .into_iter()
-            .map(|target| async { (target.clone(), self.inner.cached.resolve(target).await) });
+            .map(|target| async { (target.clone(), self.resolve_one(target).await) });
         join_all(answers).await.into_iter().collect()
+    }
+
+    async fn resolve_one(&self, target: &Target) -> Result<Resolution, Outage> {
+        if target.smtp().is_some() {
+            return self.inner.cached.resolve(target).await;
+        }
+        let overdue = self.inner.cached.resolve_overdue(target).await;
+        let (inner, target) = (Arc::clone(&self.inner), target.clone());
+        let asking = async move { inner.cached.resolve(&target).await };
+        self.soon_or_overdue(asking, overdue.map(Ok)).await?
     }
 
     /// The objects that a target names, as the source has them now, with what accounts are told by; none for an address.

@@ -76,15 +76,15 @@ pub(super) struct Memory<T: Answer> {
 impl Life {
     pub(super) fn of(settings: &CacheSettings) -> Life {
         Life {
-            yes: settings.ttl.min(LONGEST),
-            no: settings.negative_ttl.min(LONGEST),
+            yes: settings.ttl.min(LONGEST / 2),
+            no: settings.negative_ttl.min(LONGEST / 2),
             max_stale: settings.max_stale.min(LONGEST),
         }
     }
 
     /// The longest that any answer counts.
     pub(super) fn longest(self) -> Duration {
-        self.yes.max(self.no).max(self.max_stale)
+        (2 * self.yes).max(self.no).max(self.max_stale)
     }
 
     /// Whether an answer of that time may be given while the source is down.
@@ -102,7 +102,7 @@ impl Life {
     fn kept<T: Answer>(self, what: &T) -> Duration {
         let believed = self.believed(what);
         match what.serves_an_outage() {
-            true => believed.max(self.max_stale),
+            true => (2 * believed).max(self.max_stale),
             false => believed,
         }
     }
@@ -176,10 +176,29 @@ impl<T: Answer> Memory<T> {
         (is_believed && !known.is_outdated(key, &self.changes)).then_some(known)
     }
 
+    /// A yes that may be given while the source takes its time over a new one: up to twice the time that it is believed, and
+    /// not what has changed since.
+    pub(super) async fn overdue(&self, key: &str) -> Option<Known<T>> {
+        let known = self.answers.get(key).await?;
+        let most = 2 * self.life.believed(&known.what);
+        let may_serve = known.what.is_yes() && known.since.elapsed() < most;
+        (may_serve && !known.is_outdated(key, &self.changes)).then_some(known)
+    }
+
+    /// Whether a yes is so old that the next should be asked for, before it is not believed any more.
+    pub(super) fn is_aging(&self, known: &Known<T>) -> bool {
+        known.since.elapsed() >= self.life.believed(&known.what) * 4 / 5
+    }
+
     /// What may be given while the source is down, but for what has changed since.
     pub(super) async fn stale(&self, key: &str) -> Option<Known<T>> {
         let known = self.answers.get(key).await?;
         self.life.is_recent(known.since).then_some(known)
+    }
+
+    async fn fresh(&self, key: &str) -> Option<Known<T>> {
+        let known = self.believed(key).await?;
+        (!self.is_aging(&known)).then_some(known)
     }
 
     /// What is remembered, or what `ask` gives.
@@ -192,8 +211,22 @@ impl<T: Answer> Memory<T> {
     where
         F: Future<Output = Result<(T, Option<Names>), Outage>> + Send,
     {
+        if let Some(known) = self.believed(key).await {
+            return Got {
+                answer: Ok(known),
+                remembered: true,
+            };
+        }
+        self.ask(key, ask, patience).await
+    }
+
+    /// What is remembered and not aging, or what `ask` gives. Whoever asks for the same meanwhile waits for the same answer.
+    pub(super) async fn ask<F>(&self, key: &str, ask: impl Fn() -> F, patience: Duration) -> Got<T>
+    where
+        F: Future<Output = Result<(T, Option<Names>), Outage>> + Send,
+    {
         for _ in 0..TRIES {
-            if let Some(known) = self.believed(key).await {
+            if let Some(known) = self.fresh(key).await {
                 return Got {
                     answer: Ok(known),
                     remembered: true,
@@ -204,7 +237,7 @@ impl<T: Answer> Memory<T> {
             // once took more than the two megabytes that a thread has.
             let ask = Box::pin(async {
                 // Whoever was asking a moment ago may have had the answer since.
-                if let Some(known) = self.believed(key).await {
+                if let Some(known) = self.fresh(key).await {
                     return Ok(known);
                 }
                 let since = Instant::now();
