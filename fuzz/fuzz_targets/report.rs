@@ -87,6 +87,7 @@ fuzz_target!(|octets: &[u8]| {
     let recipients = vec![journal.clone(), address("bo@x.test")];
     let envelope = envelope(sender, recipients);
     let because = Reason::Attribute {
+        group: None,
         direction: Direction::Inbound,
         attribute: "journal".into(),
         dn: reason.clone(),

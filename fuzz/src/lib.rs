@@ -130,10 +130,7 @@ pub fn now() -> SystemTime {
 
 /// An envelope.
 pub fn envelope(sender: Option<Address>, recipients: Vec<Address>) -> Envelope {
-    let recipients = recipients.into_iter().map(|address| Recipient {
-        address,
-        params: Vec::new(),
-    });
+    let recipients = recipients.into_iter().map(Recipient::new);
     Envelope {
         sender,
         recipients: recipients.collect(),
