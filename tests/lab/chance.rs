@@ -15,7 +15,12 @@ impl Chance {
     /// The numbers of the seed in the environment (`SEED`), or of the moment; the seed is printed.
     pub fn from_environment() -> Chance {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let seed = super::setting("SEED", now.map_or(1, |since| since.as_secs()));
+        Chance::from_environment_or(now.map_or(1, |since| since.as_secs()))
+    }
+
+    /// The numbers of the seed in the environment, or of this one; the seed is printed.
+    pub fn from_environment_or(seed: u64) -> Chance {
+        let seed = super::setting("SEED", seed);
         println!("SEED={seed}");
         Chance::new(seed)
     }
