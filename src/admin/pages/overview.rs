@@ -116,7 +116,7 @@ fn refused(in_force: &InForce) -> Option<(Kind, Markup)> {
         Kind::Fault,
         html! {
             "The configuration that was read at " (date(refused.at)) " is not in force, the one before it is: " (harmless(&refused.why))
-            " Mend it, see that " code { "copyist check" } " takes it, and reload."
+            " Correct it, check it with " code { "copyist check" } ", and reload."
         },
     ))
 }
