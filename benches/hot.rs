@@ -6,7 +6,9 @@
 //! ```
 
 use std::collections::HashMap;
+use std::fs;
 use std::hint::black_box;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -210,24 +212,80 @@ fn report_about_octets(bencher: Bencher, size: usize) {
     });
 }
 
-fn texts() -> Texts {
+/// The folders of `tests/mails`.
+const KINDS: [&str; 11] = [
+    "alternative",
+    "charset",
+    "flowed",
+    "html",
+    "left",
+    "mixed",
+    "notext",
+    "plain",
+    "related",
+    "structure",
+    "transfer",
+];
+
+/// The messages of one folder of `tests/mails`.
+fn mails(kind: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/mails")
+        .join(kind);
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|it| it == "eml"))
+        .collect();
+    files.sort();
+    let read = |path: &PathBuf| fs::read(path).expect("a message");
+    files.iter().map(read).collect()
+}
+
+fn disclaimer() -> Option<Arc<Text>> {
     let words = "This message is kept by Example Ltd. for ten years.";
     let wording = Wording::new(Some(words), None, false).expect("sound");
-    let after: Option<Arc<Text>> = wording.for_sender(&[]).expect("no template");
+    wording.for_sender(&[]).expect("no template")
+}
+
+fn after() -> Texts {
     Texts {
-        append: after,
+        append: disclaimer(),
         ..Texts::default()
     }
 }
 
-fn edit(bencher: Bencher, octets: &[u8]) {
-    let texts = texts();
-    bencher
-        .counter(BytesCount::new(octets.len()))
-        .bench_local(|| {
-            let edited = text::edit(octets, &texts, Signed::Skip).expect("editable");
-            text::apply(octets, &edited.splices)
-        });
+fn before() -> Texts {
+    Texts {
+        prepend: disclaimer(),
+        ..Texts::default()
+    }
+}
+
+fn edit_all(bencher: Bencher, messages: &[Vec<u8>], texts: &Texts) {
+    let bytes: usize = messages.iter().map(Vec::len).sum();
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| {
+        for message in messages {
+            // Some are to be left as they are; that has to be found out, too.
+            if let Ok(edited) = text::edit(message, texts, Signed::Skip) {
+                black_box(text::apply(message, &edited.splices));
+            }
+        }
+    });
+}
+
+fn edit(bencher: Bencher, message: &[u8]) {
+    edit_all(bencher, &[message.to_vec()], &after());
+}
+
+#[divan::bench(args = KINDS)]
+fn text_after_mails(bencher: Bencher, kind: &str) {
+    edit_all(bencher, &mails(kind), &after());
+}
+
+#[divan::bench(args = KINDS)]
+fn text_before_mails(bencher: Bencher, kind: &str) {
+    edit_all(bencher, &mails(kind), &before());
 }
 
 #[divan::bench]

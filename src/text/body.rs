@@ -174,7 +174,7 @@ impl<'a> Body<'a> {
         let mut insertions = Vec::new();
         if let Some(text) = &texts.prepend {
             let at = html::prepend_place(content).ok_or(Obstacle::Html)?;
-            let lines = joined_lines(&html::shielded(&text.html), eol);
+            let lines = joined_lines(text.shielded(), eol);
             insertions.push(Insertion {
                 at,
                 text: format!("{eol}{lines}{eol}"),

@@ -1,10 +1,12 @@
 //! The edit: a list of octet ranges of the untouched message, and what stands there instead.
 
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::beside::Beside;
 use super::body::Body;
+use super::html;
 use super::mark::Mark;
 use super::place::{Obstacle, Place, Remedy, Signed, bodies};
 use super::structure::Tree;
@@ -22,6 +24,41 @@ pub struct Text {
     pub html: String,
     /// What the text is known by where it is to stand once in a conversation.
     pub once: Option<Mark>,
+    shielded: Shielded,
+}
+
+impl Text {
+    /// Creates a text from both of its forms, see the fields.
+    pub fn new(plain: String, html: String, once: Option<Mark>) -> Text {
+        let shielded = Shielded::default();
+        Text {
+            plain,
+            html,
+            once,
+            shielded,
+        }
+    }
+
+    /// Returns the HTML in a box that a document's styles cannot hide, made for the first message that needs it.
+    pub(super) fn shielded(&self) -> &str {
+        self.shielded.0.get_or_init(|| html::shielded(&self.html))
+    }
+}
+
+/// The box around the HTML of a text. It follows from the HTML, so texts are compared without it.
+#[derive(Debug, Clone, Default)]
+struct Shielded(OnceLock<String>);
+
+impl PartialEq for Shielded {
+    fn eq(&self, _: &Shielded) -> bool {
+        true
+    }
+}
+
+impl Eq for Shielded {}
+
+impl Hash for Shielded {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 /// What is put before and after the body.
@@ -285,12 +322,11 @@ pub fn apply(message: &[u8], splices: &[Splice]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::html;
     use crate::text::transfer::decode_base64;
 
     fn text(plain: String, html: String) -> Option<Arc<Text>> {
         let once = None;
-        Some(Arc::new(Text { plain, html, once }))
+        Some(Arc::new(Text::new(plain, html, once)))
     }
 
     fn texts(words: &str) -> Texts {

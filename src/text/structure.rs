@@ -104,17 +104,7 @@ impl Mime {
         let mut seen: [Option<Vec<u8>>; 2] = [None, None];
         let mut given = [false; 5];
         for field in Fields::new(header) {
-            let names = [
-                "content-type",
-                "content-transfer-encoding",
-                "content-disposition",
-                "content-id",
-                "content-md5",
-            ];
-            let Some(which) = names
-                .iter()
-                .position(|n| field.name.eq_ignore_ascii_case(n))
-            else {
+            let Some(which) = mime_field(field.name) else {
                 continue;
             };
             let value = field.value.trim_ascii();
@@ -137,6 +127,7 @@ impl Mime {
                 3 => mime.id = String::from_utf8_lossy(value).into_owned(),
                 _ => {
                     mime.unreadable |= which == 0 && !value.is_empty();
+                    picked.reserve(256);
                     picked.extend_from_slice(field.name.as_bytes());
                     picked.extend_from_slice(b": ");
                     match has_blank_equals(field.value) {
@@ -187,6 +178,18 @@ impl Mime {
             self.filed = found.has_attribute("filename");
         }
     }
+}
+
+/// Returns the number of a field that [`Mime::read`] reads: Content-Type, -Transfer-Encoding, -Disposition, -ID, -MD5.
+fn mime_field(name: &str) -> Option<usize> {
+    const NAMES: [&str; 5] = ["type", "transfer-encoding", "disposition", "id", "md5"];
+    let (prefix, rest) = name.split_at_checked("content-".len())?;
+    if !prefix.eq_ignore_ascii_case("content-") {
+        return None;
+    }
+    NAMES
+        .iter()
+        .position(|known| rest.eq_ignore_ascii_case(known))
 }
 
 /// Whether white space stands around an `=`.

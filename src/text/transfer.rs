@@ -111,42 +111,57 @@ fn hex(octet: Option<&u8>) -> Option<u8> {
 /// Encodes to quoted-printable. Line breaks equal to `eol` stay line breaks, all others are octets.
 pub(super) fn encode_quoted(content: &[u8], eol: &str) -> Vec<u8> {
     let mut body = Vec::with_capacity(content.len() + content.len() / 8);
-    let mut column = 0;
-    let mut at = 0;
-    while at < content.len() {
-        if content[at..].starts_with(eol.as_bytes()) {
-            body.extend_from_slice(eol.as_bytes());
-            at += eol.len();
-            column = 0;
-            continue;
-        }
-        let octet = content[at];
-        at += 1;
-        let ends = content[at..].starts_with(eol.as_bytes()) || at == content.len();
-        let plain = match octet {
-            b'=' => false,
-            b' ' | b'\t' => !ends,
-            octet => octet.is_ascii_graphic(),
+    let mut rest = content;
+    while !rest.is_empty() {
+        let end = memchr::memmem::find(rest, eol.as_bytes());
+        encode_line(&rest[..end.unwrap_or(rest.len())], eol, &mut body);
+        rest = match end {
+            Some(end) => {
+                body.extend_from_slice(eol.as_bytes());
+                &rest[end + eol.len()..]
+            }
+            None => &[],
         };
-        let width = if plain { 1 } else { 3 };
-        if column + width > LINE - 1 {
+    }
+    body
+}
+
+/// Adds one line in quoted-printable, without its line break.
+fn encode_line(line: &[u8], eol: &str, body: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let is_plain = |octet: u8| octet != b'=' && matches!(octet, b' ' | b'\t' | b'!'..=b'~');
+    let mut room = LINE - 1;
+    let mut rest = line;
+    while let [octet, behind @ ..] = rest {
+        // A blank at the end of a line would be lost (RFC 2045 section 6.7, rule 3).
+        let plain = is_plain(*octet) && !(behind.is_empty() && octet.is_ascii_whitespace());
+        if room < if plain { 1 } else { 3 } {
             body.push(b'=');
             body.extend_from_slice(eol.as_bytes());
-            column = 0;
+            room = LINE - 1;
         }
-        column += width;
         if plain {
-            body.push(octet);
+            let most = &rest[..room.min(rest.len())];
+            let mut run = most
+                .iter()
+                .position(|&b| !is_plain(b))
+                .unwrap_or(most.len());
+            if run == rest.len() && rest[run - 1].is_ascii_whitespace() {
+                run -= 1;
+            }
+            body.extend_from_slice(&rest[..run]);
+            room -= run;
+            rest = &rest[run..];
         } else {
-            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
             body.extend([
                 b'=',
                 DIGITS[usize::from(octet >> 4)],
                 DIGITS[usize::from(octet & 15)],
             ]);
+            room -= 3;
+            rest = behind;
         }
     }
-    body
 }
 
 /// Decodes base64 as readers do: what is not of the alphabet is passed over, padding ends a piece, not the part.

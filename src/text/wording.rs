@@ -134,11 +134,7 @@ fn both(plain: Option<String>, html: Option<String>) -> Text {
             (html::to_plain(&html), html)
         }
     };
-    Text {
-        plain,
-        html,
-        once: None,
-    }
+    Text::new(plain, html, None)
 }
 
 /// With LF at the ends of lines, and nothing in it that mail cannot carry.
