@@ -419,7 +419,17 @@ async fn a_dead_letter_that_is_retried_is_due() {
     assert!(item.next_attempt.expect("a time") <= SystemTime::now());
     let page = office.page(pressed.header("location")).text();
     assert!(page.contains("It is due now"), "{page}");
-    office.copyist.wait_for_log(0, "retry, by the admin side");
+    let record = format!("operator: retry {} (message ", id(3));
+    let log = office.copyist.wait_for_log(0, &record);
+    assert!(
+        log.contains(" by admin page with token, from 127.0.0.1"),
+        "{log}"
+    );
+    let page = office.page(&path).text();
+    assert!(
+        page.contains("admin page with token, from 127.0.0.1"),
+        "{page}"
+    );
 }
 
 #[tokio::test]

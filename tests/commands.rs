@@ -310,7 +310,14 @@ fn the_queue_can_be_listed_shown_exported_retried_and_dropped() {
             .status
             .success()
     );
-    let unknown = site.copyist.command(&["queue", "show", &id(2)]);
+    let dropped = site.copyist.command(&["queue", "show", &id(2)]);
+    let record = format!("drop {} ", id(2));
+    assert!(
+        text(&dropped).contains("was dropped by an operator") && text(&dropped).contains(&record),
+        "{}",
+        text(&dropped)
+    );
+    let unknown = site.copyist.command(&["queue", "show", "aaaaaaaaaaaaaaaa"]);
     assert_eq!(unknown.status.code(), Some(1), "{}", text(&unknown));
     assert_eq!(
         site.copyist
@@ -351,6 +358,62 @@ fn the_queue_can_be_listed_shown_exported_retried_and_dropped() {
         !about.contains(&"<q2@elsewhere.test>".to_owned()),
         "{about:?}"
     );
+
+    let audit = json(&site.copyist.command(&["queue", "audit", "--json"]));
+    let records = audit["records"].as_array().expect("a list");
+    let done: Vec<(&str, &str)> = records
+        .iter()
+        .map(|record| {
+            let item = record["item"].as_str().unwrap_or("several");
+            (record["action"].as_str().expect("a text"), item)
+        })
+        .collect();
+    assert_eq!(
+        done,
+        [
+            ("release", id(1).as_str()),
+            ("retry", "several"),
+            ("hold", &id(1)),
+            ("drop", &id(2)),
+            ("export", &id(1)),
+        ],
+        "newest first, and nothing that was refused"
+    );
+    let uid = nix::unistd::Uid::current().as_raw();
+    assert!(records.iter().all(|record| record["uid"] == uid), "{audit}");
+    site.copyist
+        .wait_for_log(0, &format!("operator: release {} (message ", id(1)));
+    let log = site.copyist.log();
+    for action in ["export", "drop", "hold", "retry 1 items"] {
+        let line = log
+            .lines()
+            .find(|line| line.contains(&format!("operator: {action} ")));
+        let line = line.unwrap_or_else(|| panic!("no {action} in {log}"));
+        assert!(line.contains(&format!(" (uid {uid})")), "{line}");
+    }
+}
+
+#[test]
+fn an_action_without_the_service_is_logged_at_its_start() {
+    let mut site = Site::<Slapd>::start("5m");
+    site.relay.stop();
+    let content = message("<q0@elsewhere.test>", "number 0");
+    let mut client = site.client(OUTSIDE);
+    let accepted = client.send_message("a@elsewhere.test", &[&user(3)], &content);
+    assert_eq!(accepted.code, 250);
+    drop(client);
+    assert!(site.copyist.term_and_wait().success());
+    let listed = json(&site.copyist.command(&["queue", "list", "--json"]));
+    let id = listed["items"][0]["id"]
+        .as_str()
+        .expect("a text")
+        .to_owned();
+    let held = site.copyist.command(&["queue", "hold", &id]);
+    assert!(held.status.success(), "{}", text(&held));
+    let before = site.copyist.log_length();
+    site.copyist.restart();
+    site.copyist
+        .wait_for_log(before, &format!("operator: hold {id} "));
 }
 
 #[test]

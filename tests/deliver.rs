@@ -10,7 +10,7 @@ use copyist::deliver::{RelaySettings, Tls};
 use copyist::journal::{Item, Kind};
 use copyist::mail::{BodyKind, Enhanced, Reply};
 use copyist::smtp::Sink;
-use copyist::spool::{Listed, Outcome, Progress};
+use copyist::spool::{Action, Listed, Outcome, Progress};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -20,7 +20,7 @@ use bench::{
     AT_ONCE, Bench, ONCE, PATIENCE, address, digest_composer, fresh, id, item, owe_in, patiently,
     prefix, relay,
 };
-use lab::SmtpSink;
+use lab::{SmtpSink, postmaster};
 
 async fn sink() -> Sink {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("bound");
@@ -296,7 +296,9 @@ async fn what_an_operator_drops_while_the_relay_is_away_is_not_sent_when_it_come
     let (mut real, bench, _) = found_away(ITEMS).await;
     let operator = bench.operator();
     for n in (0..ITEMS).step_by(2) {
-        assert!(operator.drop_item(&id(n)).await.expect("dropped"), "{n}");
+        let (item, now) = (id(n), SystemTime::now());
+        let dropped = operator.act(&postmaster(), Action::Drop, &item, now).await;
+        assert!(dropped.expect("dropped"), "{n}");
     }
     real.restart();
     bench.until_nothing_is_owed().await;
@@ -347,7 +349,15 @@ async fn a_refused_ndr_is_a_dead_letter_until_somebody_retries_it() {
     let retried = async {
         let second = Duration::from_secs(1);
         loop {
-            let retried = bench.spool.retry(&listed[0].id, SystemTime::now()).await;
+            let retried = bench
+                .spool
+                .act(
+                    &postmaster(),
+                    Action::Retry,
+                    &listed[0].id,
+                    SystemTime::now(),
+                )
+                .await;
             retried.expect("written");
             if tokio::time::timeout(second, taking.wait_for(1))
                 .await

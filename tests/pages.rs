@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use lab::{Client, INSIDE, NextHop, OUTSIDE};
+use copyist::spool::Action;
+use lab::{Client, INSIDE, NextHop, OUTSIDE, postmaster};
 use office::{Office, Wanted, id};
 
 /// The longest that a page may take, with the binary that is installed.
@@ -94,9 +95,19 @@ async fn no_page_is_slow_while_much_is_owed() {
         let mut times = Vec::new();
         for _ in 0..TIMES {
             // Something changes in between, as it does where mail flows: nothing is known from the last time.
-            assert!(spool.pause(&id(0)).await.expect("written"));
+            assert!(
+                spool
+                    .act(&postmaster(), Action::Hold, &id(0), SystemTime::now())
+                    .await
+                    .expect("written")
+            );
             let now = SystemTime::now();
-            assert!(spool.resume(&id(0), now).await.expect("written"));
+            assert!(
+                spool
+                    .act(&postmaster(), Action::Release, &id(0), now)
+                    .await
+                    .expect("written")
+            );
             let begun = Instant::now();
             assert_eq!(office.page(&path).status, 200, "{path}");
             times.push(begun.elapsed());

@@ -7,7 +7,8 @@ mod spool;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use copyist::spool::{OpenError, Spool, SpoolError};
+use copyist::spool::{Action, OpenError, Spool, SpoolError};
+use lab::postmaster;
 use spool::{Dice, Orders, id, items, settings};
 
 /// The process that leaves a log behind.
@@ -95,7 +96,7 @@ async fn a_body_file_that_is_not_what_was_written_is_set_aside_and_works_again_o
         std::fs::write(&file, &whole).expect("mended");
         assert!(
             spool
-                .retry(&id(0, 0), SystemTime::now())
+                .act(&postmaster(), Action::Retry, &id(0, 0), SystemTime::now())
                 .await
                 .expect("it takes changes")
         );

@@ -30,6 +30,7 @@ use url::form_urlencoded;
 use super::Watched;
 use super::pages::login;
 use crate::secret::Secret;
+use crate::spool::Operator;
 
 /// Paths that ask for nothing: those for machines, which `admin.allow_clients` is for, and what the login itself needs.
 const OPEN: [&str; 6] = [
@@ -99,7 +100,28 @@ pub(super) struct Visitor {
     pub(super) has_token: bool,
     /// Whether it came by cookie, so that it can be taken back.
     pub(super) has_cookie: bool,
+    /// Where the visitor comes from.
+    address: Option<IpAddr>,
 }
+
+impl Visitor {
+    /// Returns the visitor as the record of an action names it.
+    pub(super) fn operator(&self) -> Operator {
+        let user = match self.has_token {
+            true => "admin page with token",
+            false => "admin page without token",
+        };
+        Operator {
+            user: user.to_owned(),
+            uid: None,
+            address: self.address,
+        }
+    }
+}
+
+/// The other end of a connection, as a request carries it.
+#[derive(Clone, Copy)]
+pub(super) struct Peer(pub(super) IpAddr);
 
 impl Guard {
     /// For what listens here; `None` where the system has no random numbers.
@@ -153,7 +175,8 @@ impl Guard {
         format!("{COOKIE}=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0")
     }
 
-    fn visitor(&self, token: Option<&Secret>, headers: &HeaderMap) -> Visitor {
+    fn visitor(&self, token: Option<&Secret>, request: &Request) -> Visitor {
+        let headers = request.headers();
         let by_cookie = cookie(headers).filter(|value| {
             token.is_some_and(|token| self.is_signed("session", token.reveal(), value))
         });
@@ -163,6 +186,7 @@ impl Guard {
             form: self.sign("form", by_cookie.unwrap_or_default()),
             has_token: by_cookie.is_some() || by_header,
             has_cookie: by_cookie.is_some(),
+            address: request.extensions().get().map(|Peer(address)| *address),
         }
     }
 }
@@ -208,7 +232,7 @@ async fn admit(watched: &Watched, mut request: Request) -> Result<Request, Respo
             return Err(refused("host", StatusCode::MISDIRECTED_REQUEST, text));
         }
     }
-    let visitor = guard.visitor(token, request.headers());
+    let visitor = guard.visitor(token, &request);
     if !is_open && token.is_none() && !guard.is_local() {
         let text = "There are no pages here: others can reach this address, and admin.token_file is not set.\n";
         return Err(refused("no token", StatusCode::FORBIDDEN, text));

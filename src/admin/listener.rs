@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
+use super::guard::Peer;
 use crate::hook::{Clients, Crowd, Seat};
 
 /// Connections at a time.
@@ -58,8 +59,9 @@ impl Door {
     /// Serves until `shutdown`, and then what is under way.
     pub(super) async fn serve(self, router: Router, shutdown: &CancellationToken) {
         let connections = TaskTracker::new();
-        while let Some((stream, seat)) = shutdown.run_until_cancelled(self.accept()).await {
-            let served = serve(stream, router.clone(), shutdown.clone());
+        while let Some((stream, peer, seat)) = shutdown.run_until_cancelled(self.accept()).await {
+            let router = router.clone().layer(Extension(peer));
+            let served = serve(stream, router, shutdown.clone());
             connections.spawn(async move {
                 let _seat = seat;
                 // Whoever is cut off asks again.
@@ -70,7 +72,7 @@ impl Door {
         connections.wait().await;
     }
 
-    async fn accept(&self) -> (TcpStream, Seat) {
+    async fn accept(&self) -> (TcpStream, Peer, Seat) {
         let mut is_told = false;
         loop {
             let (stream, from) = match self.listener.accept().await {
@@ -83,7 +85,7 @@ impl Door {
             };
             let is_allowed = self.clients.include(from.ip());
             match self.open.enter(Some(from.ip()), MOST, SHARE) {
-                Ok(seat) if is_allowed => return (stream, seat),
+                Ok(seat) if is_allowed => return (stream, Peer(from.ip()), seat),
                 Err(_) if is_allowed && !is_told => {
                     is_told = true;
                     warn!(client = %from.ip(), "a connection to the admin side was closed: {SHARE} of one client, or {MOST} in all, are open");

@@ -316,6 +316,17 @@ pub(super) enum QueueCommand {
         #[arg(long)]
         json: bool,
     },
+    /// List what operators did to items (retry, hold, release, drop, export), newest first.
+    Audit {
+        /// Only what was done to this item.
+        id: Option<String>,
+        /// At most this many.
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        limit: usize,
+        /// Print the result as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Try items again now, dead letters too.
     Retry {
         /// The items' ids.

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::unistd::{Uid, User};
 use serde_json::json;
 
 use super::args::QueueCommand;
 use super::{Failure, load, print_json, print_line};
 use crate::journal::ItemId;
 use crate::mail::rfc3339;
-use crate::spool::{Bounced, Filter, Listed, Shown, Spool};
+use crate::spool::{Action, Bounced, Filter, Listed, Operator, OperatorRecord, Shown, Spool};
 
 /// Items retried in one transaction: short enough to leave room for the service's commits.
 const BATCH: usize = 500;
@@ -24,12 +25,16 @@ pub(super) async fn queue(config: &Path, command: QueueCommand) -> Result<(), Fa
         QueueCommand::List { dead, limit, json } => list(&spool, dead, limit, json).await,
         QueueCommand::Show { id, json } => show(&spool, &parse(&id)?, json).await,
         QueueCommand::Bounces { limit, json } => list_bounces(&spool, limit, json).await,
+        QueueCommand::Audit { id, limit, json } => audit(&spool, id, limit, json).await,
         QueueCommand::Retry { all: true, .. } => retry_all(&spool).await,
-        QueueCommand::Retry { ids, .. } => retry(&spool, &ids).await,
-        QueueCommand::Hold { ids } => hold(&spool, &ids).await,
-        QueueCommand::Release { ids } => release(&spool, &ids).await,
+        QueueCommand::Retry { ids, .. } => act_on(&spool, Action::Retry, &ids).await,
+        QueueCommand::Hold { ids } => act_on(&spool, Action::Hold, &ids).await,
+        QueueCommand::Release { ids } => act_on(&spool, Action::Release, &ids).await,
         QueueCommand::Export { id, output } => export(&spool, &parse(&id)?, output).await,
-        QueueCommand::Drop { ids, yes } => drop_items(&spool, &ids, yes).await,
+        QueueCommand::Drop { yes: false, .. } => Err(Failure::wrong(
+            "this gives items up for ever; export them first, then say --yes",
+        )),
+        QueueCommand::Drop { ids, .. } => act_on(&spool, Action::Drop, &ids).await,
     }
 }
 
@@ -126,11 +131,13 @@ fn item_json(item: &Listed) -> serde_json::Value {
 async fn show(spool: &Spool, id: &ItemId, as_json: bool) -> Result<(), Failure> {
     let bounces = spool.bounces(Some(id), usize::MAX).await;
     let bounces = bounces.map_err(Failure::failed)?;
+    let records = spool.operator_records(Some(id), usize::MAX).await;
+    let records = records.map_err(Failure::failed)?;
     let Some(shown) = spool.show(id).await.map_err(Failure::failed)? else {
-        if bounces.is_empty() {
+        if bounces.is_empty() && records.is_empty() {
             return Err(unknown(id));
         }
-        return show_gone(id, &bounces, as_json);
+        return show_gone(id, &bounces, &records, as_json);
     };
     let Shown {
         listed,
@@ -146,6 +153,7 @@ async fn show(spool: &Spool, id: &ItemId, as_json: bool) -> Result<(), Failure> 
         value["message_id"] = json!(message_id);
         value["reasons"] = json!(reasons);
         value["bounces"] = bounces.iter().map(bounce_json).collect();
+        value["operators"] = records.iter().map(record_json).collect();
         return print_json(&value);
     }
     print_line(&line(&listed))?;
@@ -166,16 +174,30 @@ async fn show(spool: &Spool, id: &ItemId, as_json: bool) -> Result<(), Failure> 
     reasons
         .iter()
         .try_for_each(|reason| print_line(&format!("    {reason}")))?;
+    print_records(&records)?;
     print_bounces(&bounces)
 }
 
-/// An item that the relay took, and that came back later.
-fn show_gone(id: &ItemId, bounces: &[Bounced], as_json: bool) -> Result<(), Failure> {
+/// An item that the relay took or an operator dropped, and what is known of it.
+fn show_gone(
+    id: &ItemId,
+    bounces: &[Bounced],
+    records: &[OperatorRecord],
+    as_json: bool,
+) -> Result<(), Failure> {
+    let is_dropped = records.iter().any(|record| record.action == Action::Drop);
     if as_json {
         let bounces: Vec<_> = bounces.iter().map(bounce_json).collect();
-        return print_json(&json!({ "id": id.as_str(), "delivered": true, "bounces": bounces }));
+        let records: Vec<_> = records.iter().map(record_json).collect();
+        return print_json(&json!({
+            "id": id.as_str(), "delivered": !is_dropped, "bounces": bounces, "operators": records
+        }));
     }
-    print_line(&format!("{id} was delivered to the relay, and is not kept"))?;
+    print_line(&match is_dropped {
+        true => format!("{id} was dropped by an operator"),
+        false => format!("{id} was delivered to the relay, and is not kept"),
+    })?;
+    print_records(records)?;
     print_bounces(bounces)
 }
 
@@ -223,42 +245,85 @@ fn unknown(id: &ItemId) -> Failure {
     ))
 }
 
-async fn retry(spool: &Spool, ids: &[String]) -> Result<(), Failure> {
+/// The user who runs this command. Where somebody else logged in and became that user (su, sudo), both are named.
+fn operator() -> Operator {
+    let name = |uid: Uid| match User::from_uid(uid) {
+        Ok(Some(user)) => user.name,
+        _ => uid.to_string(),
+    };
+    let user = name(Uid::current());
+    // See pam_loginuid(8); -1 if nobody logged in.
+    let login = std::fs::read_to_string("/proc/self/loginuid").unwrap_or_default();
+    let login = login.trim().parse().ok().filter(|&uid| uid != u32::MAX);
+    let user = match login.map(Uid::from_raw) {
+        Some(login) if login != Uid::current() => format!("{} as {user}", name(login)),
+        _ => user,
+    };
+    Operator {
+        user,
+        uid: Some(Uid::current().as_raw()),
+        address: None,
+    }
+}
+
+/// Does the same to each item, and stops at the first it cannot be done to.
+async fn act_on(spool: &Spool, action: Action, ids: &[String]) -> Result<(), Failure> {
+    let operator = operator();
     for id in ids {
         let id = parse(id)?;
-        if !spool
-            .retry(&id, SystemTime::now())
-            .await
-            .map_err(Failure::failed)?
-        {
-            return Err(unknown(&id));
-        }
-        print_line(&format!("{id} is due now"))?;
+        let done = spool.act(&operator, action, &id, SystemTime::now()).await;
+        let is_done = done.map_err(Failure::failed)?;
+        let state = match action {
+            _ if !is_done && action == Action::Release => {
+                return Err(Failure::failed(format!("{id} is not on hold")));
+            }
+            _ if !is_done => return Err(unknown(&id)),
+            Action::Retry => "is due now",
+            Action::Hold => "is on hold",
+            Action::Release => "is released",
+            Action::Drop => "is dropped",
+            Action::Export => "is exported",
+        };
+        print_line(&format!("{id} {state}"))?;
     }
     Ok(())
 }
 
-async fn hold(spool: &Spool, ids: &[String]) -> Result<(), Failure> {
-    for id in ids {
-        let id = parse(id)?;
-        if !spool.pause(&id).await.map_err(Failure::failed)? {
-            return Err(unknown(&id));
-        }
-        print_line(&format!("{id} is on hold"))?;
+/// Prints what operators did.
+async fn audit(
+    spool: &Spool,
+    id: Option<String>,
+    limit: usize,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let id = id.map(|id| parse(&id)).transpose()?;
+    let records = spool.operator_records(id.as_ref(), limit).await;
+    let records = records.map_err(Failure::failed)?;
+    if as_json {
+        let records: Vec<_> = records.iter().map(record_json).collect();
+        return print_json(&json!({ "records": records }));
     }
-    Ok(())
+    print_records(&records)
 }
 
-async fn release(spool: &Spool, ids: &[String]) -> Result<(), Failure> {
-    for id in ids {
-        let id = parse(id)?;
-        let now = SystemTime::now();
-        if !spool.resume(&id, now).await.map_err(Failure::failed)? {
-            return Err(Failure::failed(format!("{id} is not on hold")));
-        }
-        print_line(&format!("{id} is released"))?;
-    }
-    Ok(())
+fn print_records(records: &[OperatorRecord]) -> Result<(), Failure> {
+    records.iter().try_for_each(|record| {
+        let at = rfc3339(record.at);
+        print_line(&format!("{at} {} by {}", record.what(), record.who()))
+    })
+}
+
+fn record_json(record: &OperatorRecord) -> serde_json::Value {
+    json!({
+        "at": rfc3339(record.at),
+        "user": record.operator.user,
+        "uid": record.operator.uid,
+        "address": record.operator.address,
+        "action": record.action.name(),
+        "item": record.item.as_ref().map(ItemId::as_str),
+        "items": record.items,
+        "queue_id": record.queue_id,
+    })
 }
 
 /// In batches, so that the service's own commits get between them, and with progress: a queue can be long.
@@ -267,10 +332,11 @@ async fn retry_all(spool: &Spool) -> Result<(), Failure> {
     let style =
         ProgressStyle::with_template("{bar:40} {pos}/{len} items are due ({per_sec}, {eta} left)");
     let bar = ProgressBar::new(depth.items).with_style(style.map_err(Failure::failed)?);
+    let operator = operator();
     let (mut done, mut after) = (0, 0);
     loop {
         let (batch, last) = spool
-            .retry_after(after, BATCH, SystemTime::now())
+            .retry_after(&operator, after, BATCH, SystemTime::now())
             .await
             .map_err(Failure::failed)?;
         if batch == 0 {
@@ -296,6 +362,11 @@ fn private_file(path: &Path) -> std::io::Result<std::fs::File> {
 
 async fn export(spool: &Spool, id: &ItemId, output: Option<PathBuf>) -> Result<(), Failure> {
     let owed = spool.load(id).await.map_err(Failure::failed)?;
+    let now = SystemTime::now();
+    if let Err(cause) = spool.act(&operator(), Action::Export, id, now).await {
+        // A spool that cannot be written is a reason to export.
+        eprintln!("copyist: the export of {id} cannot be recorded: {cause}");
+    }
     let parts = || {
         std::iter::once(Ok(owed.item.prefix.clone()))
             .chain(owed.original.pieces(0))
@@ -311,20 +382,4 @@ async fn export(spool: &Spool, id: &ItemId, output: Option<PathBuf>) -> Result<(
     };
     let place = output.map_or("standard output".into(), |path| path.display().to_string());
     written.map_err(|cause| Failure::failed(format!("{place}: {cause}")))
-}
-
-async fn drop_items(spool: &Spool, ids: &[String], yes: bool) -> Result<(), Failure> {
-    if !yes {
-        return Err(Failure::wrong(
-            "this gives items up for ever; export them first, then say --yes",
-        ));
-    }
-    for id in ids {
-        let id = parse(id)?;
-        if !spool.drop_item(&id).await.map_err(Failure::failed)? {
-            return Err(unknown(&id));
-        }
-        print_line(&format!("{id} is dropped"))?;
-    }
-    Ok(())
 }

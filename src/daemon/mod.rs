@@ -50,6 +50,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 /// How long servers of new settings may take to let us in.
 const PROBE: Duration = Duration::from_secs(15);
+/// How often new actions of operators are looked for, to be logged.
+const LOG_OPERATORS: Duration = Duration::from_secs(2);
 
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -283,6 +285,7 @@ impl Daemon {
             self.digest_composer(),
             stop_deliveries.clone(),
         ));
+        others.spawn(log_operators(spool.clone(), stop_admin.clone()));
         if let Some(metrics) = admin::metrics() {
             others.spawn(admin::upkeep(metrics, stop_admin.clone()));
         }
@@ -537,4 +540,17 @@ fn open_directory(settings: &Settings) -> Result<Directory, directory::OpenError
     let directory = Directory::open_remembering(settings.directory.clone(), &settings.state_dir)?;
     directory.follow_changes(&settings.state_dir.join("directory.place"));
     Ok(directory)
+}
+
+/// Logs what operators do to the queue, until `shutdown`.
+async fn log_operators(spool: Spool, shutdown: CancellationToken) {
+    loop {
+        if let Err(cause) = spool.log_operators().await {
+            warn!("cannot log what operators did: {cause}; it is tried again");
+        }
+        let pause = tokio::time::sleep(LOG_OPERATORS);
+        if shutdown.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+    }
 }

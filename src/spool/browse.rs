@@ -428,8 +428,8 @@ mod tests {
 
     use bytes::Bytes;
 
-    use super::super::tests::item;
-    use super::super::{Outcome, Parcel, Progress, Settings, Spool};
+    use super::super::tests::{item, operator};
+    use super::super::{Action, Outcome, Parcel, Progress, Settings, Spool};
     use super::*;
 
     async fn in_state(spool: &Spool, state: State) -> Vec<String> {
@@ -478,7 +478,12 @@ mod tests {
                 .expect("recorded");
         }
         for n in [3, 4] {
-            assert!(spool.pause(&name(n)).await.expect("written"));
+            assert!(
+                spool
+                    .act(&operator(), Action::Hold, &name(n), now)
+                    .await
+                    .expect("written")
+            );
         }
         let file = Connection::open(dir.path().join("spool/spool.db")).expect("opened");
         file.execute(

@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params}
 
 use super::damage;
 use super::error::OpenError;
-use super::{Outcome, Progress, Recorded, held, late, news, paused};
+use super::{Outcome, Progress, Recorded, held, late, news, operator, paused};
 use crate::journal::{Dsn, Item, ItemId, Kind};
 use crate::mail::{Address, BodyKind};
 
@@ -150,6 +150,7 @@ pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError
     }
     connection.execute_batch(damage::TABLE).map_err(failed)?;
     connection.execute_batch(late::TABLES).map_err(failed)?;
+    connection.execute_batch(operator::TABLE).map_err(failed)?;
     Ok(connection)
 }
 
@@ -646,7 +647,7 @@ pub(super) fn optional_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Op
     Ok(row.get::<_, Option<i64>>(column)?.map(time))
 }
 
-fn parsed<T>(
+pub(super) fn parsed<T>(
     row: &Row<'_>,
     column: usize,
     parse: impl Fn(&str) -> Option<T>,

@@ -42,7 +42,7 @@ pub struct Listed {
     pub set_aside: Option<String>,
     /// Whether it waits for the fate of its message ([`super::Held`]).
     pub held: bool,
-    /// Whether an operator holds it ([`super::Spool::pause`]).
+    /// Whether an operator holds it ([`super::Action::Hold`]).
     pub paused: bool,
     /// Its targets.
     pub targets: Vec<ListedTarget>,

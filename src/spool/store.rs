@@ -14,7 +14,7 @@ use ring::digest::{Context, SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use rusqlite::Connection;
 use tokio::sync::Notify;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::bodies::{Bodies, Incoming, sync_dir};
 use super::browse::{Browse, Browsed, Browser};
@@ -25,7 +25,7 @@ use super::fresh::Fresh;
 use super::held::{self, Held};
 use super::late;
 use super::news::{self, Bounced, Digest};
-use super::paused;
+use super::operator::{self, Action, Operator, OperatorRecord};
 use super::queue::{self, Depth, Filter, Listed, Shown};
 use super::reserve::Reserve;
 use super::room::{Free, Room};
@@ -33,7 +33,7 @@ use super::watched::WatchedFiles;
 use super::writer::Writer;
 use super::{Owed, Parcel, Progress, Recorded, Settings};
 use crate::journal::{Item, ItemId};
-use crate::mail::{Address, Content};
+use crate::mail::{Address, Content, rfc3339};
 
 /// The store of what is owed. Cloning gives another handle to the same one.
 #[derive(Clone)]
@@ -632,67 +632,75 @@ impl Spool {
             .await
     }
 
-    /// Makes an item due now, a dead letter too. Tells whether it is there.
-    pub async fn retry(&self, id: &ItemId, now: SystemTime) -> Result<bool, CommitError> {
-        let id = id.clone();
-        self.writer
-            .run(move |connection| database::retry(connection, &id, now))
-            .await
+    /// Does something to an item for an operator, and records it, in one transaction. Tells whether the item was there; for
+    /// [`Action::Release`], whether it was on hold.
+    pub async fn act(
+        &self,
+        operator: &Operator,
+        action: Action,
+        id: &ItemId,
+        now: SystemTime,
+    ) -> Result<bool, CommitError> {
+        if action == Action::Drop {
+            self.fresh.take(id);
+        }
+        let (operator, name) = (operator.clone(), id.clone());
+        let (is_done, files) = self
+            .writer
+            .run(move |connection| operator::act(connection, &operator, action, &name, now))
+            .await?;
+        match action {
+            Action::Hold => {
+                self.fresh.take(id);
+            }
+            Action::Release => self.changed.notify_one(),
+            Action::Retry | Action::Drop | Action::Export => {}
+        }
+        self.remove_bodies(files).await;
+        Ok(is_done)
     }
 
-    /// Makes up to `limit` items due that come after the one numbered `seq`; gives how many, and the last one's
-    /// number. Begin with 0, end at 0 items.
+    /// Makes up to `limit` items due that come after the one numbered `seq`, and records that; gives how many, and the
+    /// last one's number. Begin with 0, end at 0 items.
     pub async fn retry_after(
         &self,
+        operator: &Operator,
         seq: i64,
         limit: usize,
         now: SystemTime,
     ) -> Result<(usize, i64), CommitError> {
+        let operator = operator.clone();
         self.writer
-            .run(move |connection| {
-                let items = database::after(connection, seq, limit)?;
-                for (_, id) in &items {
-                    database::retry(connection, id, now)?;
-                }
-                Ok((items.len(), items.last().map_or(seq, |(seq, _)| *seq)))
-            })
+            .run(move |connection| operator::retry_after(connection, &operator, seq, limit, now))
             .await
     }
 
-    /// Puts an item on hold: nobody tries it until it is released or retried. One that is under way, or about to be, may still
-    /// be delivered. Tells whether it is there.
-    pub async fn pause(&self, id: &ItemId) -> Result<bool, CommitError> {
-        let name = id.clone();
-        let paused = self
-            .writer
-            .run(move |connection| paused::pause(connection, &name))
-            .await?;
-        self.fresh.take(id);
-        Ok(paused)
+    /// Returns what operators did, newest first: to one item, or to all; at most `limit` records.
+    pub async fn operator_records(
+        &self,
+        item: Option<&ItemId>,
+        limit: usize,
+    ) -> Result<Vec<OperatorRecord>, SpoolError> {
+        let item = item.cloned();
+        self.read(move |connection| operator::records(connection, item.as_ref(), limit))
+            .await
     }
 
-    /// Releases an item that is on hold: it is due now. Tells whether it was on hold.
-    pub async fn resume(&self, id: &ItemId, now: SystemTime) -> Result<bool, CommitError> {
-        let id = id.clone();
-        let resumed = self
-            .writer
-            .run(move |connection| paused::resume(connection, &id, now))
-            .await?;
-        self.changed.notify_one();
-        Ok(resumed)
+    /// Logs what operators did since the last call, also beside the service and while it was not running.
+    pub async fn log_operators(&self) -> Result<(), CommitError> {
+        for record in self.take_unlogged().await? {
+            let at = rfc3339(record.at);
+            info!(%at, "operator: {} by {}", record.what(), record.who());
+        }
+        Ok(())
     }
 
-    /// Removes an item undelivered: an operator gives it up. Tells whether it was there.
-    pub async fn drop_item(&self, id: &ItemId) -> Result<bool, CommitError> {
-        self.fresh.take(id);
-        let id = id.clone();
-        let dropped = self
-            .writer
-            .run(move |connection| database::drop_item(connection, &id))
-            .await?;
-        let there = dropped.is_some();
-        self.remove_bodies(dropped.unwrap_or_default()).await;
-        Ok(there)
+    pub(super) async fn take_unlogged(&self) -> Result<Vec<OperatorRecord>, CommitError> {
+        match self.read(operator::has_unlogged).await {
+            Ok(true) => self.writer.run(operator::take_unlogged).await,
+            // If it cannot be read, whatever reads next says so.
+            Ok(false) | Err(_) => Ok(Vec::new()),
+        }
     }
 
     async fn remove_bodies(&self, files: Vec<String>) {

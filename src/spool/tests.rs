@@ -32,6 +32,14 @@ fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
 }
 
+pub(super) fn operator() -> Operator {
+    Operator {
+        user: "postmaster".into(),
+        uid: Some(1000),
+        address: None,
+    }
+}
+
 fn address(text: &str) -> Address {
     Address::parse(text).expect("a valid address")
 }
@@ -291,7 +299,12 @@ async fn a_spool_of_the_fourth_format_is_read_on() {
         .expect("as it was");
     drop(old);
     let spool = Spool::open(&settings(dir.path())).expect("opened again");
-    assert!(spool.pause(&id(1)).await.expect("written"));
+    assert!(
+        spool
+            .act(&operator(), Action::Hold, &id(1), at(0))
+            .await
+            .expect("written")
+    );
 }
 
 #[tokio::test]
@@ -299,10 +312,24 @@ async fn what_is_on_hold_is_tried_by_nobody_until_it_is_released() {
     let (dir, spool) = fresh();
     owe(&spool, 1, &["a@c.test"]).await;
     owe(&spool, 2, &["a@c.test"]).await;
-    assert!(spool.pause(&id(1)).await.expect("written"));
-    assert!(spool.pause(&id(1)).await.expect("written"), "twice is fine");
     assert!(
-        !spool.pause(&id(3)).await.expect("written"),
+        spool
+            .act(&operator(), Action::Hold, &id(1), at(0))
+            .await
+            .expect("written")
+    );
+    assert!(
+        spool
+            .act(&operator(), Action::Hold, &id(1), at(0))
+            .await
+            .expect("written"),
+        "twice is fine"
+    );
+    assert!(
+        !spool
+            .act(&operator(), Action::Hold, &id(3), at(0))
+            .await
+            .expect("written"),
         "there is no such item"
     );
     let due = |spool: Spool| async move {
@@ -312,7 +339,10 @@ async fn what_is_on_hold_is_tried_by_nobody_until_it_is_released() {
     };
     assert_eq!(due(spool.clone()).await, [id(2)]);
     // Whoever retries everything does not mean it.
-    let (retried, _) = spool.retry_after(0, 10, at(1)).await.expect("written");
+    let (retried, _) = spool
+        .retry_after(&operator(), 0, 10, at(1))
+        .await
+        .expect("written");
     assert_eq!(retried, 1);
     drop(spool);
     let spool = Spool::open(&settings(dir.path())).expect("opened again");
@@ -326,15 +356,33 @@ async fn what_is_on_hold_is_tried_by_nobody_until_it_is_released() {
         .expect("it is there");
     assert!(shown.listed.paused && shown.listed.next_attempt.is_none());
 
-    assert!(spool.resume(&id(1), at(2)).await.expect("written"));
     assert!(
-        !spool.resume(&id(1), at(2)).await.expect("written"),
+        spool
+            .act(&operator(), Action::Release, &id(1), at(2))
+            .await
+            .expect("written")
+    );
+    assert!(
+        !spool
+            .act(&operator(), Action::Release, &id(1), at(2))
+            .await
+            .expect("written"),
         "it is not on hold"
     );
     assert_eq!(due(spool.clone()).await, [id(2), id(1)]);
     // Who retries this one means it.
-    assert!(spool.pause(&id(1)).await.expect("written"));
-    assert!(spool.retry(&id(1), at(2)).await.expect("written"));
+    assert!(
+        spool
+            .act(&operator(), Action::Hold, &id(1), at(0))
+            .await
+            .expect("written")
+    );
+    assert!(
+        spool
+            .act(&operator(), Action::Retry, &id(1), at(2))
+            .await
+            .expect("written")
+    );
     assert_eq!(spool.depth().await.expect("read").paused, 0);
 }
 
@@ -343,7 +391,12 @@ async fn what_is_put_on_hold_under_way_stays_so_for_whom_it_did_not_reach() {
     let (_dir, spool) = fresh();
     owe(&spool, 1, &["a@c.test", "b@c.test"]).await;
     assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1)]);
-    assert!(spool.pause(&id(1)).await.expect("written"));
+    assert!(
+        spool
+            .act(&operator(), Action::Hold, &id(1), at(0))
+            .await
+            .expect("written")
+    );
     let outcomes = [
         ("a@c.test", Outcome::Delivered),
         ("b@c.test", Outcome::Waiting("451 later".into())),
@@ -354,7 +407,12 @@ async fn what_is_put_on_hold_under_way_stays_so_for_whom_it_did_not_reach() {
         .await
         .expect("recorded");
     assert!(spool.due(at(1_000_000), 10).await.expect("read").is_empty());
-    assert!(spool.resume(&id(1), at(2)).await.expect("written"));
+    assert!(
+        spool
+            .act(&operator(), Action::Release, &id(1), at(2))
+            .await
+            .expect("written")
+    );
     assert_eq!(spool.due(at(2), 10).await.expect("read"), [id(1)]);
     assert_eq!(
         spool.load(&id(1)).await.expect("loaded").waiting,
@@ -366,14 +424,34 @@ async fn what_is_put_on_hold_under_way_stays_so_for_whom_it_did_not_reach() {
 async fn a_message_that_is_taken_does_not_release_what_an_operator_holds() {
     let (_dir, spool) = fresh();
     let held = hold(&spool, &[1]).await;
-    assert!(spool.pause(&id(1)).await.expect("written"));
+    assert!(
+        spool
+            .act(&operator(), Action::Hold, &id(1), at(0))
+            .await
+            .expect("written")
+    );
     // Nor does the operator release what waits for its message.
-    assert!(spool.resume(&id(1), at(1)).await.expect("written"));
+    assert!(
+        spool
+            .act(&operator(), Action::Release, &id(1), at(1))
+            .await
+            .expect("written")
+    );
     assert!(spool.due(at(9), 10).await.expect("read").is_empty());
-    assert!(spool.pause(&id(1)).await.expect("written"));
+    assert!(
+        spool
+            .act(&operator(), Action::Hold, &id(1), at(0))
+            .await
+            .expect("written")
+    );
     held.release(Vec::new()).await.expect("released");
     assert!(spool.due(at(9), 10).await.expect("read").is_empty());
-    assert!(spool.resume(&id(1), at(9)).await.expect("written"));
+    assert!(
+        spool
+            .act(&operator(), Action::Release, &id(1), at(9))
+            .await
+            .expect("written")
+    );
     assert_eq!(spool.due(at(9), 10).await.expect("read"), [id(1)]);
 }
 
@@ -480,7 +558,12 @@ async fn an_operator_may_release_what_is_held() {
         .await
         .expect("read");
     assert!(listed[0].held);
-    assert!(spool.retry(&id(1), at(5)).await.expect("written"));
+    assert!(
+        spool
+            .act(&operator(), Action::Retry, &id(1), at(5))
+            .await
+            .expect("written")
+    );
     assert_eq!(spool.due(at(5), 10).await.expect("read"), [id(1)]);
     // The hook's own decision changes nothing then, but a withdrawal.
     held.keep().await.expect("kept");
@@ -529,8 +612,18 @@ async fn refusals_beyond_the_limit_stay_as_dead_letters_and_one_digest_tells_of_
     assert_eq!(digest.listed[0].item, id(4));
     assert_eq!(digest.listed[0].said, "550 4");
     // What an operator has decided on meanwhile is no news.
-    assert!(spool.retry(&id(4), at(3601)).await.expect("retried"));
-    assert!(spool.drop_item(&id(5)).await.expect("dropped"));
+    assert!(
+        spool
+            .act(&operator(), Action::Retry, &id(4), at(3601))
+            .await
+            .expect("retried")
+    );
+    assert!(
+        spool
+            .act(&operator(), Action::Drop, &id(5), at(0))
+            .await
+            .expect("dropped")
+    );
     let again = spool.digests(at(3601)).await.expect("read");
     assert_eq!(again[0].count, 1495);
     spool
@@ -732,9 +825,19 @@ async fn a_dead_letter_is_kept_until_an_operator_decides() {
         .expect("read");
     assert_eq!(dead.len(), 2);
     assert_eq!(dead[0].targets[0].last_reply.as_deref(), Some("550 no"));
-    assert!(spool.retry(&id(1), at(5)).await.expect("changed"));
+    assert!(
+        spool
+            .act(&operator(), Action::Retry, &id(1), at(5))
+            .await
+            .expect("changed")
+    );
     assert_eq!(spool.due(at(5), 10).await.expect("read"), [id(1)]);
-    assert!(spool.drop_item(&id(2)).await.expect("changed"));
+    assert!(
+        spool
+            .act(&operator(), Action::Drop, &id(2), at(0))
+            .await
+            .expect("changed")
+    );
     assert_eq!(spool.depth().await.expect("read").items, 1);
 }
 
@@ -835,7 +938,11 @@ async fn what_a_command_does_the_service_sees() {
     spool.record(&id(1), later, at(0)).await.expect("recorded");
     let command = Spool::inspect(&settings(dir.path())).expect("opened");
     assert_eq!(
-        command.retry_after(0, 10, at(1)).await.expect("changed").0,
+        command
+            .retry_after(&operator(), 0, 10, at(1))
+            .await
+            .expect("changed")
+            .0,
         1
     );
     assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1)]);
@@ -948,4 +1055,50 @@ async fn a_short_message_goes_into_its_row_wherever_it_was_written() {
         .expect("committed");
     assert_eq!(body_files(&dir), [""; 0]);
     assert_eq!(octets(&spool.load(&id(1)).await.expect("loaded")), "short");
+}
+
+#[tokio::test]
+async fn operator_records_are_kept_and_taken_for_the_log_once() {
+    let (_dir, spool) = fresh();
+    for n in 1..4 {
+        owe(&spool, n, &["a@b.test"]).await;
+    }
+    let page = Operator {
+        user: "admin page without token".into(),
+        uid: None,
+        address: Some("192.0.2.1".parse().expect("an address")),
+    };
+    for (operator, action, n, expected) in [
+        (&operator(), Action::Hold, 1, true),
+        (&operator(), Action::Release, 2, false),
+        (&page, Action::Export, 2, true),
+        (&page, Action::Drop, 9, false),
+    ] {
+        let done = spool.act(operator, action, &id(n), at(n as u64)).await;
+        assert_eq!(done.expect("written"), expected, "{action:?} {n}");
+    }
+    let retried = spool.retry_after(&page, 0, 10, at(5)).await;
+    assert_eq!(retried.expect("written").0, 2, "all that are not on hold");
+    let all = spool.operator_records(None, 10).await.expect("read");
+    let texts: Vec<String> = all
+        .iter()
+        .map(|record| format!("{} by {}", record.what(), record.who()))
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "retry 2 items by admin page without token, from 192.0.2.1".to_owned(),
+            format!(
+                "export {} (message Q) by admin page without token, from 192.0.2.1",
+                id(2)
+            ),
+            format!("hold {} (message Q) by postmaster (uid 1000)", id(1)),
+        ],
+        "what could not be done is not recorded"
+    );
+    let of_one = spool.operator_records(Some(&id(2)), 10).await;
+    assert_eq!(of_one.expect("read"), all[1..2]);
+    for left in [3, 0] {
+        assert_eq!(spool.take_unlogged().await.expect("taken").len(), left);
+    }
 }

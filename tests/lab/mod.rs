@@ -212,3 +212,12 @@ fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
+
+/// Somebody who acts on the queue.
+pub fn postmaster() -> ::copyist::spool::Operator {
+    ::copyist::spool::Operator {
+        user: "postmaster".into(),
+        uid: Some(1000),
+        address: None,
+    }
+}

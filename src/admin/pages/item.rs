@@ -14,7 +14,7 @@ use futures_util::stream;
 use maud::{Markup, html};
 use serde::Deserialize;
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::layout::{Kind, form_field, notice, page, trouble};
 use super::queue::state;
@@ -22,7 +22,7 @@ use super::words::{Foreign, date, moment, size};
 use crate::admin::Watched;
 use crate::admin::guard::Visitor;
 use crate::journal::ItemId;
-use crate::spool::{Bounced, CommitError, Shown, Spool, SpoolError};
+use crate::spool::{Action, Bounced, OperatorRecord, Shown, Spool, SpoolError};
 
 /// What was done before this page was asked for.
 #[derive(Debug, Default, Deserialize)]
@@ -40,14 +40,14 @@ pub(in crate::admin) async fn show(
     let spool = watched.pipeline.load().spool.clone();
     let found = match ItemId::parse(&id) {
         Some(id) => read(&spool, &id).await,
-        None => Ok((None, Vec::new())),
+        None => Ok((None, Past::default())),
     };
-    let (shown, bounces) = match found {
+    let (shown, past) = match found {
         Ok(found) => found,
         Err(cause) => return trouble(&visitor, "/queue", "Item", &cause.to_string()),
     };
     let Some(shown) = shown else {
-        return gone(&visitor, &id, &bounces);
+        return gone(&visitor, &id, &past);
     };
     let now = SystemTime::now();
     let content = html! {
@@ -66,22 +66,56 @@ pub(in crate::admin) async fn show(
             h2 id="because" { "Because of" }
             ul { @for reason in &shown.reasons { li { (Foreign(reason)) } } }
         }
-        (came_back(&bounces))
+        (past_events(&past))
     };
     page(&visitor, "/queue", "Item", &content)
 }
 
-async fn read(spool: &Spool, id: &ItemId) -> Result<(Option<Shown>, Vec<Bounced>), SpoolError> {
-    let shown = spool.show(id).await?;
-    Ok((shown, spool.bounces(Some(id), usize::MAX).await?))
+/// What is known of an item beside the item itself, and after it is gone.
+#[derive(Default)]
+struct Past {
+    bounces: Vec<Bounced>,
+    records: Vec<OperatorRecord>,
 }
 
-fn gone(visitor: &Visitor, id: &str, bounces: &[Bounced]) -> Response {
+async fn read(spool: &Spool, id: &ItemId) -> Result<(Option<Shown>, Past), SpoolError> {
+    let shown = spool.show(id).await?;
+    let past = Past {
+        bounces: spool.bounces(Some(id), usize::MAX).await?,
+        records: spool.operator_records(Some(id), usize::MAX).await?,
+    };
+    Ok((shown, past))
+}
+
+fn past_events(past: &Past) -> Markup {
+    html! {
+        (came_back(&past.bounces))
+        @if !past.records.is_empty() {
+            section aria-labelledby="operators" {
+                h2 id="operators" { "Operators" }
+                table {
+                    thead { tr { th scope="col" { "When" } th scope="col" { "Action" } th scope="col" { "By" } } }
+                    tbody {
+                        @for record in &past.records {
+                            tr {
+                                th scope="row" { (date(record.at)) }
+                                td data-label="Action" { (record.action.name()) }
+                                td data-label="By" { (Foreign(&record.who())) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn gone(visitor: &Visitor, id: &str, past: &Past) -> Response {
     let content = html! {
         p.back { a href="/queue" { "Queue" } }
         h1 { "No such item" }
         p { "There is no item " code { (Foreign(id)) } ". It may have been delivered meanwhile." }
-        (came_back(bounces))
+        (past_events(past))
     };
     (
         StatusCode::NOT_FOUND,
@@ -187,11 +221,7 @@ pub(in crate::admin) async fn retry(
     Extension(visitor): Extension<Visitor>,
     Path(id): Path<String>,
 ) -> Response {
-    let spool = watched.pipeline.load().spool.clone();
-    act(&visitor, &id, "retry", async move |id| {
-        spool.retry(&id, SystemTime::now()).await
-    })
-    .await
+    act(&watched, &visitor, &id, Action::Retry).await
 }
 
 pub(in crate::admin) async fn hold(
@@ -199,11 +229,7 @@ pub(in crate::admin) async fn hold(
     Extension(visitor): Extension<Visitor>,
     Path(id): Path<String>,
 ) -> Response {
-    let spool = watched.pipeline.load().spool.clone();
-    act(&visitor, &id, "hold", async move |id| {
-        spool.pause(&id).await
-    })
-    .await
+    act(&watched, &visitor, &id, Action::Hold).await
 }
 
 pub(in crate::admin) async fn release(
@@ -211,28 +237,19 @@ pub(in crate::admin) async fn release(
     Extension(visitor): Extension<Visitor>,
     Path(id): Path<String>,
 ) -> Response {
-    let spool = watched.pipeline.load().spool.clone();
-    act(&visitor, &id, "release", async move |id| {
-        spool.resume(&id, SystemTime::now()).await
-    })
-    .await
+    act(&watched, &visitor, &id, Action::Release).await
 }
 
 /// Does something to an item, and goes back to its page: loading that again does nothing twice.
-async fn act(
-    visitor: &Visitor,
-    id: &str,
-    what: &str,
-    act: impl AsyncFnOnce(ItemId) -> Result<bool, CommitError>,
-) -> Response {
+async fn act(watched: &Watched, visitor: &Visitor, id: &str, action: Action) -> Response {
     let Some(id) = ItemId::parse(id) else {
-        return gone(visitor, id, &[]);
+        return gone(visitor, id, &Past::default());
     };
-    match act(id.clone()).await {
-        Ok(true) => {
-            info!(item = %id, "{what}, by the admin side");
-            Redirect::to(&format!("/queue/{id}?done={what}")).into_response()
-        }
+    let spool = watched.pipeline.load().spool.clone();
+    let what = action.name();
+    let now = SystemTime::now();
+    match spool.act(&visitor.operator(), action, &id, now).await {
+        Ok(true) => Redirect::to(&format!("/queue/{id}?done={what}")).into_response(),
         // It is gone, or was not on hold: its page tells.
         Ok(false) => Redirect::to(&format!("/queue/{id}")).into_response(),
         Err(cause) => {
@@ -255,15 +272,19 @@ pub(in crate::admin) async fn export(
         return (StatusCode::FORBIDDEN, page).into_response();
     }
     let Some(parsed) = ItemId::parse(&id) else {
-        return gone(&visitor, &id, &[]);
+        return gone(&visitor, &id, &Past::default());
     };
     let spool = watched.pipeline.load().spool.clone();
     let owed = match spool.load(&parsed).await {
         Ok(owed) => owed,
-        Err(SpoolError::Unknown(_)) => return gone(&visitor, &id, &[]),
+        Err(SpoolError::Unknown(_)) => return gone(&visitor, &id, &Past::default()),
         Err(cause) => return trouble(&visitor, "/queue", "Export", &cause.to_string()),
     };
-    info!(item = %parsed, "exported, by the admin side");
+    let (operator, now) = (visitor.operator(), SystemTime::now());
+    if let Err(cause) = spool.act(&operator, Action::Export, &parsed, now).await {
+        // A spool that cannot be written is a reason to export.
+        warn!(item = %parsed, "cannot record an export by {}: {cause}", operator.user);
+    }
     // Read from the disk as the browser takes it: it may be a gigabyte.
     let (tell, pieces) = mpsc::channel(2);
     tokio::task::spawn_blocking(move || {

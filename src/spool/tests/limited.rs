@@ -37,7 +37,12 @@ async fn reports_beyond_the_limit_are_dead_letters_and_one_digest_tells_of_them(
     assert_eq!((digest.count, digest.listed[0].item.clone()), (8, id(4)));
     assert!(digest.listed[0].said.contains("mail loop"));
     // An operator has one sent, and an hour later they go by themselves again.
-    assert!(spool.retry(&id(4), at(99)).await.expect("retried"));
+    assert!(
+        spool
+            .act(&operator(), Action::Retry, &id(4), at(99))
+            .await
+            .expect("retried")
+    );
     assert_eq!(
         spool.load(&id(4)).await.expect("loaded").waiting,
         [address("a@c.test")]
