@@ -1009,6 +1009,42 @@ fn each_mistake_around_a_listener_behind_the_queue_is_found() {
 }
 
 #[test]
+fn a_milter_port_by_default_is_to_be_written() {
+    let mut house = House::milter();
+    let port = house.hook.local_addr().expect("it is bound").port();
+    house.main = house.main.replace(&format!(":{port}"), ":8891");
+    house.plant(Config("listen = [\"inet:127.0.0.1:HOOK\"]\n", ""));
+    let (found, _) = house.findings();
+    let rest: Vec<Value> = found
+        .iter()
+        .filter(|one| one["name"] != "milter-port-default")
+        .cloned()
+        .collect();
+    let [finding] = found
+        .iter()
+        .filter(|one| !rest.contains(one))
+        .collect::<Vec<_>>()[..]
+    else {
+        panic!("{found:?}");
+    };
+    assert_eq!(finding["severity"], "warning");
+    let check = house.run("check", &[]);
+    let check = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(
+        check.contains(
+            "warning: hook.milter.listen is not set: write listen = [\"inet:127.0.0.1:8891\"]"
+        ),
+        "{check}"
+    );
+
+    let fix = finding["fix"].as_str().expect("a text");
+    let line = fix.strip_suffix(" in [hook.milter]").expect(fix);
+    house.config = with_line(&house.config, line, "hook.milter");
+    house.save();
+    assert_eq!(house.findings().0, rest, "it means what it meant before");
+}
+
+#[test]
 fn another_program_in_copyist_s_place_is_named() {
     let (milter, before, other) = (House::milter(), House::before_queue(), SmtpSink::start());
     for mut house in [milter, before] {

@@ -107,7 +107,15 @@ fn listeners(settings: &Settings) -> Vec<Finding> {
         said,
     };
     let milter = settings.hook.milter.iter();
-    let milter = milter.map(|listen| listener("milter", listen.to_string(), "configured".into()));
+    let milter = milter.map(|listen| {
+        let said = match settings.milter_by_default() {
+            Some(default) if default == listen => {
+                format!("warning: hook.milter.listen is not set: write listen = [\"{listen}\"] in [hook.milter]")
+            }
+            _ => "configured".into(),
+        };
+        listener("milter", listen.to_string(), said)
+    });
     let smtp = settings.hook.smtp.iter();
     let smtp = smtp.map(|door| listener("smtp", door.listen.to_string(), described(door)));
     milter.chain(smtp).collect()

@@ -23,6 +23,11 @@ pub(super) async fn run(config: &Path) -> Result<(), Failure> {
             "running as root, which nothing here needs: give the service a user of its own (packaging/copyist.sysusers)"
         );
     }
+    if let Some(listen) = settings.milter_by_default() {
+        warn!(
+            "hook.milter.listen is not set, so the milter listens on {listen}, which is OpenDKIM's port as well; a later version will use another: write listen = [\"{listen}\"] in [hook.milter]"
+        );
+    }
     let shutdown = CancellationToken::new();
     let reloads = watch_signals(config.to_owned(), shutdown.clone()).map_err(Failure::failed)?;
     // The spool first: a second instance is told so, and not that a port is taken.

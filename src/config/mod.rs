@@ -33,6 +33,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::admin::Origin;
+use crate::hook::Listen;
 use crate::{admin, deliver, directory, hook, journal, policy, spool, text};
 
 pub use keys::json_schema;
@@ -67,6 +69,17 @@ pub struct Settings {
     pub effective: Arc<admin::Effective>,
     /// How the service's log is written.
     pub log: LogSettings,
+}
+
+impl Settings {
+    /// Returns the listener that the milter has only by default, `None` if `hook.milter.listen` is set. A later version has
+    /// another default: the one of today is OpenDKIM's port as well.
+    pub fn milter_by_default(&self) -> Option<&Listen> {
+        let mut all = self.effective.settings.iter();
+        let is_default =
+            all.any(|one| one.key == "hook.milter.listen" && matches!(one.origin, Origin::Default));
+        self.hook.milter.first().filter(|_| is_default)
+    }
 }
 
 /// How the service's log is written; read once, at its start.

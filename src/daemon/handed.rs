@@ -25,7 +25,7 @@ pub enum HandedError {
     /// Neither a TCP nor a Unix socket that somebody can connect to.
     #[error(
         "descriptor {number} that systemd hands over is no socket to listen on ({cause}); copyist.socket takes lines like \
-         ListenStream=127.0.0.1:8891, with Accept=no"
+         ListenStream=127.0.0.1:8725, with Accept=no"
     )]
     Kind {
         /// Its number, from 3 on.

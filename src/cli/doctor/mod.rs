@@ -100,6 +100,7 @@ fn findings(postfixes: &[Postfix], settings: &Settings, system: &System) -> Vec<
         found.extend(copies::findings(postfix, settings));
     }
     found.extend(clients::of_settings(settings));
+    found.extend(routes::port_by_default(settings));
     found.extend(names::open_mailboxes(settings));
     found.extend(maps::unreadable(&system.maps, system.user.as_ref()));
     found.extend(copies::journals_nothing(settings));

@@ -4,6 +4,7 @@
 //! `content_filter`; and by pickup(8) and qmqpd(8), asked about in cleanup(8) by `non_smtpd_milters`, or sent round.
 
 use super::finding::{Finding, Severity};
+use super::line;
 use super::milters::{self, Milter};
 use super::postfix::{Postfix, Service, is_loopback};
 use crate::config::Settings;
@@ -113,6 +114,19 @@ pub(super) fn sources(postfix: &Postfix) -> impl Iterator<Item = &Service> {
         _ => false,
     };
     postfix.services.iter().filter(takes)
+}
+
+/// The milter listens where it does only because nothing else is set.
+pub(super) fn port_by_default(settings: &Settings) -> Option<Finding> {
+    let listen = settings.milter_by_default()?.to_string();
+    Some(Finding {
+        name: "milter-port-default",
+        severity: Severity::Warning,
+        place: "hook.milter.listen".into(),
+        seen: format!("it is not set, so the milter listens on {listen}"),
+        why: "OpenDKIM listens there as well by default, and a later version of Copyist will listen elsewhere".into(),
+        fix: line::list("hook.milter.listen", &[listen]),
+    })
 }
 
 pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {

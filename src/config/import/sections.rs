@@ -214,7 +214,7 @@ impl Draft {
         self.comment(
             "Where the MTA asks. An MTA without a milter (Exchange) is put before or behind a [[hook.smtp]] instead.",
         );
-        self.set("listen", vec!["inet:127.0.0.1:8891"]);
+        self.set("listen", vec!["inet:127.0.0.1:8725"]);
         self.section("relay");
         if site.relay.is_none() {
             self.fill_in(

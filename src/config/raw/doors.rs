@@ -26,7 +26,7 @@ pub(in crate::config) struct Hook {
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Milter {
     /// Where it listens: inet:ADDRESS:PORT, inet6:[ADDRESS]:PORT or unix:/PATH. May be empty where there is an SMTP
-    /// listener.
+    /// listener. Set it: the default is OpenDKIM's port as well, and a later version will have another.
     pub(in crate::config) listen: Words,
     /// Where it listens as well, for mail from outside alone, whatever network its clients are in. Default: nowhere.
     #[schemars(example = ["inet:127.0.0.1:8892"])]

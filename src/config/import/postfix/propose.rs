@@ -60,8 +60,8 @@ fn head(draft: &mut Draft, postfix: &Postfix, plan: &Plan<'_>) {
     draft.head("Copyist's settings, proposed by copyist import-postfix in place of Postfix's BCC parameters.");
     draft.comment("\nWhen that is as it should be, start Copyist, let Postfix ask it, and end the BCC copies:");
     let milter = |name: &str| match postfix.given(name) {
-        Some(others) => format!("'{name} = {others}, inet:127.0.0.1:8891'"),
-        None => format!("'{name} = inet:127.0.0.1:8891'"),
+        Some(others) => format!("'{name} = {others}, inet:127.0.0.1:8725'"),
+        None => format!("'{name} = inet:127.0.0.1:8725'"),
     };
     draft.example(&format!(
         "postconf -e {} {} milter_default_action=tempfail",
