@@ -3,9 +3,11 @@
 //! Promises: every step has a deadline; an answer that cannot be read takes down this connection and
 //! nothing else. Never reconnects; see [`super::servers`].
 
+mod proof;
+
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use ldap3::adapters::PagedResults;
@@ -25,10 +27,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::fault::{Fault, bind_refusal, search_fault};
 use super::url::ServerUrl;
 use crate::directory::entry::Entry;
-use crate::directory::presence::{Presence, Tracked, has};
+use crate::directory::presence::Presence;
 use crate::directory::schema::{Naming, Schema};
 use crate::directory::settings::Bind;
-use crate::directory::stamp::{Stamp, stamped, unstamped};
+use crate::directory::stamp::{Stamp, unstamped};
 use crate::net::{Expiry, ReachError, Server, certificate_fault, not_after};
 
 /// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
@@ -37,10 +39,6 @@ const IN_FLIGHT: usize = 64;
 const PAGE: i32 = 1000;
 /// Changes and entries that are read before they are dealt with.
 const TOLD: usize = 256;
-/// Objects read at once to find one with an attribute.
-const HOLDERS: usize = 20;
-/// How often attributes are looked for that nobody was found to have.
-const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -338,16 +336,6 @@ impl Connection {
         self.features.get().copied().unwrap_or_default()
     }
 
-    /// Sees that the base can be searched, and that we can still see what is there.
-    pub(super) async fn check(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
-        self.check_base(deadline).await?;
-        self.verify(deadline).await?;
-        match self.is_look_due() {
-            true => self.look_for_others(deadline).await,
-            false => Ok(()),
-        }
-    }
-
     /// Sees that the base can be searched. A base that is gone or hidden would look like a directory
     /// without people.
     async fn check_base(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
@@ -365,197 +353,6 @@ impl Connection {
             self.access.expiry.tell(&self.url, expires);
         }
         Ok(())
-    }
-
-    /// Sees that we can see people, and each attribute that somebody had; gives the connection up where not. Whoever
-    /// comes meanwhile waits for the next proof, which is for all of them.
-    pub(super) async fn verify(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
-        self.verify_since(Instant::now(), deadline).await
-    }
-
-    /// The same, where a proof that began at this moment or later will do.
-    pub(super) async fn verify_since(
-        self: &Arc<Self>,
-        asked: Instant,
-        deadline: Instant,
-    ) -> Result<(), Fault> {
-        let Ok(mut last) = timeout_at(deadline, self.verified.lock()).await else {
-            return Err(Fault::Question(format!(
-                "{} did not prove in time that it shows what is there",
-                self.url
-            )));
-        };
-        if last.is_some_and(|began| began >= asked) {
-            return Ok(());
-        }
-        let begun = Instant::now();
-        let canary = self.find_canary(deadline).await?;
-        self.check_attributes(&canary, deadline).await?;
-        for entry in &canary {
-            if let Some(outage) = self.access.presence.people().notice(entry) {
-                let why = format!("{}: the canary {}", self.url, outage.reason);
-                return Err(self.give_up(why));
-            }
-        }
-        *last = Some(begun);
-        Ok(())
-    }
-
-    /// The canary's objects; gives the connection up where there are none.
-    async fn find_canary(self: &Arc<Self>, deadline: Instant) -> Result<Vec<Entry>, Fault> {
-        let Some(canary) = &self.access.canary else {
-            return Ok(Vec::new());
-        };
-        let search = Search {
-            base: self.access.base.clone(),
-            scope: Scope::Subtree,
-            filter: canary.filter.clone(),
-            attributes: self.tracked(),
-            limit: HOLDERS,
-            enough_at_limit: true,
-            may_be_missing: false,
-        };
-        let found = self.search(search, deadline).await?;
-        if found.is_empty() {
-            let why = format!(
-                "{} does not find the canary {}: either its entry is gone, or we may no longer read addresses",
-                self.url, canary.address
-            );
-            self.condemn(&why);
-            return Err(Fault::Server(why));
-        }
-        Ok(found)
-    }
-
-    /// Sees that each attribute that somebody had can be seen; gives the connection up where not. `known` are objects
-    /// that were read just now.
-    async fn check_attributes(
-        self: &Arc<Self>,
-        known: &[Entry],
-        deadline: Instant,
-    ) -> Result<(), Fault> {
-        let presence = Arc::clone(&self.access.presence);
-        let mut open: Vec<&Tracked> = presence.attributes().iter().collect();
-        known.iter().for_each(|entry| self.strike(entry, &mut open));
-        open.retain(|attribute| presence.was_shown(attribute));
-        let mut missing = Vec::new();
-        while let Some(attribute) = open.first().copied() {
-            let mut holders = presence.holders(&self.url, attribute).into_iter();
-            while open.contains(&attribute)
-                && let Some(dn) = holders.next()
-            {
-                let names: Vec<&str> = open.iter().map(|one| one.name.as_str()).collect();
-                if let Some(entry) = self.ask_one(&dn, &names, deadline).await? {
-                    self.strike(&entry, &mut open);
-                }
-            }
-            if !open.contains(&attribute) {
-                continue;
-            }
-            let why = match self.find_holder(attribute, deadline).await {
-                Ok(Some(entry)) => {
-                    self.strike(&entry, &mut open);
-                    continue;
-                }
-                Ok(None) => self.why_missing(attribute).to_owned(),
-                Err(fault @ Fault::Question(_)) => format!(" ({fault})"),
-                Err(fault) => return Err(fault),
-            };
-            open.remove(0);
-            missing.extend(presence.miss(&self.url, attribute, &why));
-        }
-        match missing.is_empty() {
-            true => Ok(()),
-            false => Err(self.give_up(missing.join("; "))),
-        }
-    }
-
-    /// Notes what an entry has, and leaves what it has not.
-    fn strike(&self, entry: &Entry, open: &mut Vec<&Tracked>) {
-        open.retain(|attribute| {
-            let is_there = has(entry, &attribute.name);
-            if is_there {
-                let presence = &self.access.presence;
-                presence.show(&self.url, attribute, &entry.dn, true);
-            }
-            !is_there
-        });
-    }
-
-    /// Looks for journal attributes of which no server has shown a value so far. It may take long to find none, and
-    /// nothing hangs on it.
-    pub(super) async fn look_for_others(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
-        let presence = Arc::clone(&self.access.presence);
-        self.note_looked();
-        for attribute in presence.attributes() {
-            if !attribute.is_journal || presence.was_shown(attribute) {
-                continue;
-            }
-            // A server that is silent for longer would be given up.
-            let soon = deadline.min(Instant::now() + self.access.timeout / 3);
-            match self.find_holder(attribute, soon).await {
-                Ok(Some(entry)) => presence.show(&self.url, attribute, &entry.dn, true),
-                Ok(None) => {
-                    let missing = presence.miss(&self.url, attribute, self.why_missing(attribute));
-                    if let Some(why) = missing {
-                        return Err(self.give_up(why));
-                    }
-                }
-                Err(fault @ Fault::Lost(_)) => return Err(fault),
-                Err(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// An object with a value of an attribute.
-    async fn find_holder(
-        self: &Arc<Self>,
-        attribute: &Tracked,
-        deadline: Instant,
-    ) -> Result<Option<Entry>, Fault> {
-        let search = Search {
-            base: self.access.base.clone(),
-            scope: Scope::Subtree,
-            filter: format!("({}=*)", attribute.name),
-            attributes: vec![attribute.name.clone()],
-            limit: HOLDERS,
-            enough_at_limit: true,
-            may_be_missing: false,
-        };
-        let found = self.search(search, deadline).await?;
-        Ok(found.into_iter().find(|entry| has(entry, &attribute.name)))
-    }
-
-    fn why_missing(&self, attribute: &Tracked) -> &'static str {
-        match self.knows(&attribute.name) {
-            Some(false) => " (its schema has no such attribute)",
-            _ => "",
-        }
-    }
-
-    /// The watched attributes and the stamp.
-    fn tracked(&self) -> Vec<String> {
-        let all = self.access.presence.attributes().iter();
-        stamped(all.map(|attribute| attribute.name.clone()).collect())
-    }
-
-    /// Whether attributes that nobody was found to have should be looked for.
-    pub(super) fn is_look_due(&self) -> bool {
-        let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        looked.is_none_or(|when| when.elapsed() >= LOOK_AGAIN)
-    }
-
-    fn note_looked(&self) {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        *looked = Some(Instant::now());
-    }
-
-    /// Gives the connection up because something is missing here.
-    fn give_up(&self, why: String) -> Fault {
-        self.is_empty.store(true, Ordering::Relaxed);
-        self.condemn(&why);
-        Fault::Server(why)
     }
 
     async fn open(
