@@ -5,6 +5,10 @@
 //! `BURST` (messages), `LARGE_MIB` (size of a large message), `RELOADS`.
 
 mod lab;
+#[path = "load/slow_directory.rs"]
+mod slow_directory;
+#[path = "load/unknown_recipients.rs"]
+mod unknown_recipients;
 
 use std::fmt::Write as _;
 use std::sync::Mutex;

@@ -142,7 +142,8 @@ impl Directory {
         let (backend, patience) = match &settings.source {
             settings::Source::Ldap(servers) => {
                 let ldap = Ldap::open(servers, attributes, Arc::clone(&presence), &tasks, &stop)?;
-                (Backend::Ldap(ldap), servers.timeout + ldap::SLACK)
+                let patience = ldap.patience() + ldap::SLACK;
+                (Backend::Ldap(ldap), patience)
             }
             settings::Source::Ldif(path) => {
                 let file = Arc::new(LdifFile::open_watched(

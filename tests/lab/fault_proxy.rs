@@ -1,5 +1,6 @@
 //! A TCP proxy between two peers that breaks what passes through it, as it is told to while it runs.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +22,8 @@ pub enum Fault {
     Pass,
     /// Each piece waits so long before it passes; what waits passes at once when the fault ends.
     Delay(Duration),
+    /// Answers arrive so much later, however many are on their way: a server that is slow and not busy.
+    Latency(Duration),
     /// What is sent is swallowed without a word, and so is all that a connection brings afterwards that lost
     /// anything: for its peers it is half open for ever.
     Blackhole,
@@ -194,7 +197,31 @@ async fn pass(
 ) -> Result<(), Lost> {
     let mut buffer = vec![0; 16 * 1024];
     let (mut is_lost, mut is_closed) = (false, false);
+    // Answers on their way, and when they came from the server.
+    let mut late: VecDeque<(tokio::time::Instant, Vec<u8>)> = VecDeque::new();
     loop {
+        // What is late arrives in its order, and at once when the fault ends.
+        let latency = match *faults.borrow_and_update() {
+            Fault::Latency(latency) if answers => Some(latency),
+            _ => None,
+        };
+        while let Some((came, bytes)) = late.front()
+            && latency.is_none_or(|latency| came.elapsed() >= latency)
+        {
+            if to.write_all(bytes).await.is_err() {
+                return Ok(());
+            }
+            late.pop_front();
+        }
+        let due = late
+            .front()
+            .map(|(came, _)| *came + latency.unwrap_or_default());
+        let arrival = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
         if answers && !is_closed && *faults.borrow_and_update() == Fault::HalfClose {
             is_closed = true;
             let _ = to.shutdown().await;
@@ -205,10 +232,15 @@ async fn pass(
                 Ok(()) => continue,
                 Err(_) => return Ok(()),
             },
+            () = arrival => continue,
         };
         let Ok(count @ 1..) = read else { break };
         is_lost |= *faults.borrow() == Fault::Blackhole;
         let bytes = &buffer[..count];
+        if latency.is_some() && !is_lost {
+            late.push_back((tokio::time::Instant::now(), bytes.to_vec()));
+            continue;
+        }
         if !is_lost && !is_closed && hand_on(bytes, &mut to, &mut faults, answers).await.is_err() {
             break;
         }

@@ -35,6 +35,10 @@ use crate::net::{Expiry, ReachError, Server, certificate_fault, not_after};
 
 /// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
 const IN_FLIGHT: usize = 64;
+/// Answers that one question may wait for: its own, and one that proves it, of servers that are changed on the way.
+const ANSWERS: u32 = 4;
+/// Proofs at once: by one after another, a slow server would keep those waiting who came just after one began.
+const PROOFS: usize = 4;
 /// Entries in one page of a long list; Active Directory gives no more.
 const PAGE: i32 = 1000;
 /// Changes and entries that are read before they are dealt with.
@@ -52,12 +56,24 @@ pub(super) struct Access {
     pub(super) bind: Option<Bind>,
     pub(super) gssapi: bool,
     pub(super) base: String,
-    /// The longest that one question may take.
+    /// The longest that the server may take for one answer.
     pub(super) timeout: Duration,
     /// Somebody who is always there.
     pub(super) canary: Option<Canary>,
     /// What the servers showed.
     pub(super) presence: Arc<Presence>,
+}
+
+impl Access {
+    /// The longest that a question may take which begins now: it may need several answers, one after the other.
+    pub(super) fn patience(&self) -> Duration {
+        self.timeout * ANSWERS
+    }
+
+    /// When a question ends at the latest that begins now.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.patience()
+    }
 }
 
 /// Somebody who is always there. If he is not, nobody's absence is to be believed: an account whose rights were
@@ -178,7 +194,8 @@ pub(super) struct Connection {
     /// What the server calls itself; by default its URL.
     server: OnceLock<String>,
     /// When the last proof began that we can see what is there.
-    verified: Mutex<Option<Instant>>,
+    verified: std::sync::Mutex<Option<Instant>>,
+    proofs: Semaphore,
     /// When it was looked last for attributes that nobody was found to have.
     looked: std::sync::Mutex<Option<Instant>>,
     drive: AbortOnDropHandle<()>,
@@ -221,11 +238,19 @@ impl Connection {
         };
         let connection = Arc::new(opened?);
         let soon = || Instant::now() + patience;
+        let base = connection.access.base.as_str();
         let entered = async {
-            connection.check_base(soon()).await?;
-            let subschema = connection.ask_features(soon()).await?;
-            connection.ask_schema(subschema, soon()).await?;
-            connection.verify(soon()).await
+            // What does not follow from another answer is asked at once.
+            let ((), of_root, of_base) = tokio::try_join!(
+                connection.check_base(soon()),
+                connection.ask_features(soon()),
+                connection.ask_one(base, &[SUBSCHEMA], soon()),
+            )?;
+            let of_base = of_base.and_then(|base| base.values(SUBSCHEMA).first().map(str::to_owned));
+            if let Some(subschema) = of_base.or(of_root) {
+                connection.ask_schema(&subschema, soon()).await?;
+            }
+            connection.verify(soon() + patience).await
         };
         match entered.await {
             Ok(()) => Ok(connection),
@@ -255,22 +280,19 @@ impl Connection {
         Ok(root.values(SUBSCHEMA).first().map(str::to_owned))
     }
 
-    /// Reads the names of attributes (RFC 4512 section 4.2). Those of a server that hides them are the standard ones.
+    /// Reads the names of attributes (RFC 4512 section 4.2). Those of a server that hides them, or takes too long for them,
+    /// are the standard ones.
     async fn ask_schema(
         self: &Arc<Self>,
-        of_root: Option<String>,
+        subschema: &str,
         deadline: Instant,
     ) -> Result<(), Fault> {
-        let base = self
-            .ask_one(&self.access.base, &[SUBSCHEMA], deadline)
-            .await?;
-        let of_base = base.and_then(|base| base.values(SUBSCHEMA).first().map(str::to_owned));
-        let Some(subschema) = of_base.or(of_root) else {
-            return Ok(());
+        // It is long.
+        let soon = deadline.min(Instant::now() + self.unhurried());
+        let found = match self.ask_one(subschema, &["attributeTypes"], soon).await {
+            Err(Fault::Slow(_)) => None,
+            found => found?,
         };
-        // It is long. A server that is silent for longer would be given up.
-        let soon = deadline.min(Instant::now() + self.access.timeout / 3);
-        let found = self.ask_one(&subschema, &["attributeTypes"], soon).await?;
         if let Some(found) = found {
             let schema = Schema::of(found.values("attributeTypes"));
             if !schema.is_empty() {
@@ -286,6 +308,11 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// The time for an answer that may be long: a server that says nothing for [`Access::timeout`] is given up.
+    fn unhurried(&self) -> Duration {
+        self.access.timeout * 9 / 10
     }
 
     /// An entry, where the server shows it.
@@ -422,7 +449,8 @@ impl Connection {
             schema: OnceLock::new(),
             identifiers: OnceLock::new(),
             server: OnceLock::new(),
-            verified: Mutex::default(),
+            verified: std::sync::Mutex::default(),
+            proofs: Semaphore::new(PROOFS),
             looked: std::sync::Mutex::default(),
             drive,
             opened: Instant::now(),
@@ -482,7 +510,7 @@ impl Connection {
         self.drive.abort();
     }
 
-    /// The entries found, all of them.
+    /// The entries found, all of them. The server is given [`Access::timeout`] for them, and never more than until `deadline`.
     pub(super) async fn search(
         self: &Arc<Self>,
         search: Search,
@@ -490,12 +518,13 @@ impl Connection {
     ) -> Result<Vec<Entry>, Fault> {
         let permit = Arc::clone(&self.in_flight).acquire_owned();
         let Ok(Ok(permit)) = timeout_at(deadline, permit).await else {
-            return Err(Fault::Question(format!(
+            return Err(Fault::Slow(format!(
                 "{} is too busy: {IN_FLIGHT} searches were still under way when our time was up",
                 self.url
             )));
         };
         let connection = Arc::clone(self);
+        let deadline = deadline.min(Instant::now() + self.access.timeout);
         // A task of its own, since unreadable entries make the library panic. It ends by the deadline,
         // whether or not somebody still waits.
         let task = tokio::spawn(async move {
@@ -779,21 +808,25 @@ impl Connection {
             LdapError::FilterParsing => {
                 Fault::Question(format!("{} was asked with a broken filter", self.url))
             }
-            _ => Fault::Lost(format!("{} broke off the search: {error}", self.url)),
+            // The library knows only that no more comes.
+            _ => Fault::Lost(match self.condemned.get() {
+                Some(why) => why.clone(),
+                None => format!("{} broke off the search: {error}", self.url),
+            }),
         }
     }
 
-    /// Nothing at all from the server while we waited for long means that it is gone; otherwise only
-    /// this search was slow.
+    /// Nothing at all from the server for [`Access::timeout`] means that it is gone; otherwise only this search was slow.
     fn too_slow(&self, begun: Instant) -> Fault {
         let waited = begun.elapsed();
         let heard = self.opened + Duration::from_millis(self.heard.load(Ordering::Relaxed));
-        if heard < begun && waited >= self.access.timeout / 2 {
+        // The clock may be late and never early; whoever had less time learns nothing of the server.
+        if heard < begun && waited >= self.access.timeout * 19 / 20 {
             let why = format!("{} did not answer for {waited:.1?}", self.url);
             self.condemn(&why);
             return Fault::Lost(why);
         }
-        Fault::Question(format!(
+        Fault::Slow(format!(
             "{} did not finish a search within {waited:.1?}",
             self.url
         ))

@@ -14,6 +14,9 @@ pub(super) enum Fault {
     /// This question has no answer; others may.
     #[error("{0}")]
     Question(String),
+    /// The answer did not come in time, and the server is there: it says nothing about what was asked.
+    #[error("{0}")]
+    Slow(String),
 }
 
 /// The fault in a search result, `None` where it was a success.
@@ -22,7 +25,8 @@ pub(super) fn search_fault(url: &str, base: &str, result: &LdapResult) -> Option
     Some(match result.rc {
         0 => return None,
         // Cut short: what came may be half of the truth, and half is a lost copy.
-        3 | 4 | 11 => Fault::Question(format!("{url} gave only a part of the answer: {says}")),
+        3 => Fault::Slow(format!("{url} gave only a part of the answer: {says}")),
+        4 | 11 => Fault::Question(format!("{url} gave only a part of the answer: {says}")),
         10 => Fault::Server(format!(
             "{url} refers to other servers for base {base:?}: {says}; ask the server that holds it (for Active Directory the Global Catalog, port 3269)"
         )),
@@ -118,7 +122,9 @@ mod tests {
     fn a_partial_answer_is_no_answer_and_no_reason_to_leave_the_server() {
         for rc in [3, 4, 11] {
             let fault = search_fault("ldap://x", "dc=b", &result(rc, ""));
-            assert!(matches!(fault, Some(Fault::Question(_))), "{rc}");
+            let is_slow = matches!(fault, Some(Fault::Slow(_)));
+            assert_eq!(is_slow, rc == 3, "{rc}");
+            assert!(is_slow || matches!(fault, Some(Fault::Question(_))), "{rc}");
         }
         assert_eq!(search_fault("ldap://x", "dc=b", &result(0, "")), None);
     }

@@ -292,7 +292,7 @@ impl Feed<'_> {
                         self.tell(Change::Object(entry)).await?;
                     }
                 }
-                Err(Fault::Question(_)) => self.tell(Change::Everything).await?,
+                Err(Fault::Question(_) | Fault::Slow(_)) => self.tell(Change::Everything).await?,
                 Err(fault) => return Err(FeedError::Lost(fault.to_string())),
             }
         }
@@ -390,7 +390,7 @@ struct Numbers {
 /// had named. It may not know it any more (e-syncRefreshRequired, RFC 4533 section 3.9), or not yet.
 fn sync_error(fault: Fault, going_on: bool) -> FeedError {
     match fault {
-        Fault::Lost(why) => FeedError::Lost(why),
+        Fault::Lost(why) | Fault::Slow(why) => FeedError::Lost(why),
         Fault::Server(why) | Fault::Question(why) if going_on || why.contains("(4096)") => {
             FeedError::Forgotten(why)
         }

@@ -1,7 +1,8 @@
 //! LDAP servers as the directory.
 //!
-//! Promises: an answer or an outage within `LdapSettings::timeout`; never mistakes an outage, a missing
-//! base or half an answer for "no such person". Does not cache; see [`super::cache`].
+//! Promises: each answer of a server is waited for until `LdapSettings::timeout`, and no question takes more than
+//! [`Ldap::patience`]; a slow server is never taken for one that is down or hides something, and neither an outage, a missing
+//! base nor half an answer for "no such person". Does not cache; see [`super::cache`].
 
 mod batch;
 mod connection;
@@ -157,6 +158,11 @@ impl Ldap {
         })
     }
 
+    /// The longest that a question may take.
+    pub(super) fn patience(&self) -> Duration {
+        self.client.access.patience()
+    }
+
     /// Which attributes hold what.
     pub(super) fn attributes(&self) -> &Attributes {
         &self.client.attributes
@@ -213,7 +219,7 @@ impl Ldap {
             }
         }
         // Who has no journal address is believed only while journal addresses are seen.
-        let deadline = Instant::now() + self.client.access.timeout;
+        let deadline = self.client.access.deadline();
         let connection = self.client.servers.connection(deadline).await?;
         let proof = connection.verify(deadline).await;
         proof.map_err(|fault| Outage::new(fault.to_string()))
@@ -263,8 +269,7 @@ impl Ldap {
 
 impl Source for Ldap {
     async fn find(&self, address: &Address) -> Result<Option<Objects>, Outage> {
-        let patience = self.client.access.timeout;
-        self.batcher.find(address.clone(), patience).await
+        self.batcher.find(address.clone(), self.patience()).await
     }
 
     async fn names_in_journal(
@@ -286,8 +291,7 @@ impl Source for Ldap {
             if is_final {
                 return Ok(false);
             }
-            let deadline = Instant::now() + client.access.timeout;
-            client.end_of_first_scan(deadline).await?;
+            client.end_of_first_scan(client.access.deadline()).await?;
         }
     }
 
@@ -444,7 +448,7 @@ fn list_outage(fault: Fault) -> Outage {
         Fault::Question(_) => {
             " (OpenLDAP: the account needs olcLimits with size.prtotal=unlimited)"
         }
-        Fault::Lost(_) | Fault::Server(_) => "",
+        Fault::Lost(_) | Fault::Server(_) | Fault::Slow(_) => "",
     };
     Outage::new(format!("{fault}{hint}"))
 }
@@ -457,7 +461,7 @@ impl Client {
         filter: String,
         attributes: Vec<String>,
     ) -> Result<mpsc::Receiver<Result<Entry, Fault>>, Outage> {
-        let deadline = Instant::now() + self.access.timeout;
+        let deadline = self.access.deadline();
         let used = self.servers.connection(deadline).await?;
         let url = ServerUrl::parse(used.url(), self.access.starttls);
         let url = url.map_err(|error| Outage::new(error.to_string()))?;
@@ -495,7 +499,7 @@ impl Client {
             enough_at_limit: false,
             may_be_missing: false,
         };
-        let deadline = Instant::now() + self.access.timeout;
+        let deadline = self.access.deadline();
         let (found, connection) = self.search(search, deadline).await?;
         if found.is_empty() {
             connection.verify(deadline).await?;
@@ -631,7 +635,7 @@ impl Client {
             enough_at_limit: true,
             may_be_missing: false,
         };
-        let deadline = Instant::now() + self.access.timeout;
+        let deadline = self.access.deadline();
         let found = connection.search(search, deadline).await?;
         Ok(found.into_iter().find(|entry| has(entry, attribute)))
     }
@@ -673,7 +677,7 @@ impl Client {
             enough_at_limit: true,
             may_be_missing: false,
         };
-        let deadline = Instant::now() + self.access.timeout;
+        let deadline = self.access.deadline();
         let found = async {
             let (entries, connection) = self.search(search, deadline).await?;
             if entries.is_empty() {
@@ -726,7 +730,7 @@ impl Client {
             enough_at_limit: false,
             may_be_missing: true,
         };
-        let deadline = Instant::now() + self.access.timeout;
+        let deadline = self.access.deadline();
         let mut whole = Vec::new();
         for entry in self.search(search, deadline).await?.0 {
             whole.push(Arc::new(self.completed(entry).await?));
@@ -739,7 +743,7 @@ impl Client {
         let Some(journaled) = self.attributes.journaled_filter() else {
             return Ok(Vec::new());
         };
-        let deadline = Instant::now() + self.access.timeout;
+        let deadline = self.access.deadline();
         let features = match self.servers.connection(deadline).await {
             Ok(connection) => connection.features(),
             Err(outage) => return Err(Fault::Server(outage.reason.to_string())),
@@ -801,7 +805,7 @@ impl Client {
             enough_at_limit: false,
             may_be_missing: true,
         };
-        let deadline = Instant::now() + self.access.timeout;
+        let deadline = self.access.deadline();
         let (found, _) = self.search(search, deadline).await?;
         found
             .iter()
@@ -841,7 +845,7 @@ impl Client {
                     enough_at_limit: false,
                     may_be_missing: false,
                 };
-                let deadline = Instant::now() + self.access.timeout;
+                let deadline = self.access.deadline();
                 let (rest, _) = self.search(search, deadline).await?;
                 let part = rest
                     .iter()
@@ -927,24 +931,26 @@ impl Client {
         }
     }
 
-    /// Searches, and once more where the connection was lost or the server could not.
+    /// Searches, and once more where the connection was lost or the server could not. A server that said nothing in the time of
+    /// an answer leaves no time for another.
     async fn search(
         &self,
         search: Search,
         deadline: Instant,
     ) -> Result<(Vec<Entry>, Arc<Connection>), Fault> {
         let begun = Instant::now();
-        let mut before = None;
+        let (mut before, mut reached_by) = (None, deadline);
         let found = loop {
-            let connection = match self.servers.connection(deadline).await {
+            let connection = match self.servers.connection(reached_by).await {
                 Ok(connection) => connection,
                 Err(outage) => {
                     break Err(before.unwrap_or_else(|| Fault::Server(outage.reason.to_string())));
                 }
             };
+            let step = Instant::now() + self.access.timeout;
             match connection.search(search.clone(), deadline).await {
                 Err(fault @ (Fault::Lost(_) | Fault::Server(_))) if before.is_none() => {
-                    before = Some(fault);
+                    (before, reached_by) = (Some(fault), step.min(deadline));
                 }
                 outcome => {
                     if outcome.is_ok() {

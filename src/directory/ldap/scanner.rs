@@ -59,7 +59,8 @@ impl Client {
                 Err(fault) => {
                     failures += 1;
                     pause = took.saturating_mul(PAUSE).max(SHORTEST_AFTER_A_FAILURE);
-                    let is_final = failures >= TRIES || !matches!(fault, Fault::Lost(_));
+                    let is_final = failures >= TRIES
+                        || !matches!(fault, Fault::Lost(_) | Fault::Slow(_));
                     let why = is_final.then(|| cannot_read(&fault));
                     self.scan.give_up(why.clone());
                     why
@@ -143,8 +144,7 @@ impl Client {
 
     /// An account whose rights were taken away is not refused, it reads nothing.
     async fn see_canary(&self, connection: &Arc<Connection>) -> Result<(), Fault> {
-        let deadline = Instant::now() + self.access.timeout;
-        connection.verify(deadline).await
+        connection.verify(self.access.deadline()).await
     }
 
     /// Sees by values that were read how the server compares each address attribute. Returns whether that is

@@ -164,7 +164,7 @@ impl Chooser {
     /// looked at before that is believed.
     async fn enter_best(&mut self) -> Result<(usize, Arc<Connection>), Outage> {
         let (index, connection) = self.enter_one(self.servers.len()).await?;
-        let deadline = Instant::now() + self.access.timeout;
+        let deadline = self.access.deadline();
         if self.servers.len() == 1 || !self.access.presence.is_unsure() {
             return Ok((index, connection));
         }
@@ -253,7 +253,7 @@ impl Chooser {
                 Ok(Some(end)) => return self.servers[index].ended(&end, connection.is_proven()),
                 Ok(None) => {
                     // What is still there is noted again, so that it is missed again.
-                    let deadline = Instant::now() + self.access.timeout;
+                    let deadline = self.access.deadline();
                     if connection.look_for_others(deadline).await.is_ok() {
                         connection.prove();
                     }
@@ -262,7 +262,7 @@ impl Chooser {
                 Err(_) => {
                     // Sees whether the end has come unnoticed: a server that hangs, or a firewall that forgot us,
                     // says nothing. A fault that matters ends the connection by itself.
-                    let deadline = Instant::now() + self.access.timeout;
+                    let deadline = self.access.deadline();
                     if connection.check(deadline).await.is_ok() {
                         connection.prove();
                     }

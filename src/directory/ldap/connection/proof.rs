@@ -1,10 +1,12 @@
 //! The proof that a server still shows what is there, so that its "nobody" can be believed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use ldap3::Scope;
 use tokio::time::{Instant, timeout_at};
 
@@ -34,7 +36,7 @@ impl Connection {
     }
 
     /// Sees that we can see people, and each attribute that somebody had; gives the connection up where not. Whoever
-    /// comes meanwhile waits for the next proof, which is for all of them.
+    /// comes while [`PROOFS`] are under way waits for one that began later, which is for all of them.
     pub(in crate::directory::ldap) async fn verify(
         self: &Arc<Self>,
         deadline: Instant,
@@ -48,26 +50,47 @@ impl Connection {
         asked: Instant,
         deadline: Instant,
     ) -> Result<(), Fault> {
-        let Ok(mut last) = timeout_at(deadline, self.verified.lock()).await else {
-            return Err(Fault::Question(format!(
+        let Ok(Ok(_permit)) = timeout_at(deadline, self.proofs.acquire()).await else {
+            return Err(Fault::Slow(format!(
                 "{} did not prove in time that it shows what is there",
                 self.url
             )));
         };
-        if last.is_some_and(|began| began >= asked) {
+        let last = || self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if last().is_some_and(|began| began >= asked) {
             return Ok(());
         }
         let begun = Instant::now();
-        let canary = self.find_canary(deadline).await?;
-        self.check_attributes(&canary, deadline).await?;
+        // At once: a slow server takes its time for each.
+        let (canary, holders) =
+            tokio::try_join!(self.find_canary(deadline), self.ask_holders(deadline))?;
+        self.check_attributes(canary.iter().chain(&holders), deadline)
+            .await?;
         for entry in &canary {
             if let Some(outage) = self.access.presence.people().notice(entry) {
                 let why = format!("{}: the canary {}", self.url, outage.reason);
                 return Err(self.give_up(why));
             }
         }
-        *last = Some(begun);
+        let mut last = last();
+        *last = (*last).max(Some(begun));
         Ok(())
+    }
+
+    /// Reads the objects that showed an attribute last, one for each attribute that somebody had.
+    async fn ask_holders(self: &Arc<Self>, deadline: Instant) -> Result<Vec<Entry>, Fault> {
+        let presence = Arc::clone(&self.access.presence);
+        let shown: Vec<&Tracked> = (presence.attributes().iter())
+            .filter(|attribute| presence.was_shown(attribute))
+            .collect();
+        let names: Vec<&str> = shown.iter().map(|one| one.name.as_str()).collect();
+        let firsts = shown.iter().filter_map(|attribute| {
+            let holders = presence.holders(&self.url, attribute);
+            holders.into_iter().next()
+        });
+        let firsts: BTreeSet<String> = firsts.collect();
+        let asked = firsts.iter().map(|dn| self.ask_one(dn, &names, deadline));
+        Ok(try_join_all(asked).await?.into_iter().flatten().collect())
     }
 
     /// The canary's objects; gives the connection up where there are none.
@@ -97,15 +120,15 @@ impl Connection {
     }
 
     /// Sees that each attribute that somebody had can be seen; gives the connection up where not. `known` are objects
-    /// that were read just now.
-    async fn check_attributes(
+    /// that were read just now. An answer that does not come in time says nothing about the attribute.
+    async fn check_attributes<'e>(
         self: &Arc<Self>,
-        known: &[Entry],
+        known: impl Iterator<Item = &'e Entry>,
         deadline: Instant,
     ) -> Result<(), Fault> {
         let presence = Arc::clone(&self.access.presence);
         let mut open: Vec<&Tracked> = presence.attributes().iter().collect();
-        known.iter().for_each(|entry| self.strike(entry, &mut open));
+        known.for_each(|entry| self.strike(entry, &mut open));
         open.retain(|attribute| presence.was_shown(attribute));
         let mut missing = Vec::new();
         while let Some(attribute) = open.first().copied() {
@@ -163,8 +186,7 @@ impl Connection {
             if !attribute.is_journal || presence.was_shown(attribute) {
                 continue;
             }
-            // A server that is silent for longer would be given up.
-            let soon = deadline.min(Instant::now() + self.access.timeout / 3);
+            let soon = deadline.min(Instant::now() + self.unhurried());
             match self.find_holder(attribute, soon).await {
                 Ok(Some(entry)) => presence.show(&self.url, attribute, &entry.dn, true),
                 Ok(None) => {
