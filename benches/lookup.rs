@@ -128,7 +128,8 @@ async fn find(identities: &Identities, addresses: &[Address]) {
         mta: None,
     });
     let asked: Vec<Question> = asked.collect();
-    for (question, answer) in identities.find(&asked).await.iter() {
+    let deadline = tokio::time::Instant::now() + identities.directory().patience();
+    for (question, answer) in identities.find(&asked, deadline).await.iter() {
         assert!(
             matches!(answer, Lookup::Found(_)),
             "{question} is in the directory: {answer:?}"

@@ -72,7 +72,9 @@ impl Asked {
 
     async fn owners(&self, address: &str) -> Result<Arc<Owners>, String> {
         let question = question(address);
-        let people = self.identities.find(std::slice::from_ref(&question)).await;
+        let soon = tokio::time::Instant::now() + self.identities.directory().patience();
+        let people = self.identities.find(std::slice::from_ref(&question), soon);
+        let people = people.await;
         match people.get(&question) {
             Lookup::Found(owners) => Ok(Arc::clone(owners)),
             Lookup::Absent => Ok(Arc::default()),

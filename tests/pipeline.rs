@@ -115,7 +115,13 @@ fn envelope(to: &[&str]) -> Envelope {
 async fn process(pipeline: &Pipeline, to: &[&str], content: &'static [u8]) -> Verdict {
     let message = Message::new(Bytes::from_static(content));
     pipeline
-        .process(&envelope(to), &message, &[], &Anything, SystemTime::now())
+        .process(
+            &envelope(to),
+            &message,
+            &pipeline.begin(),
+            &Anything,
+            SystemTime::now(),
+        )
         .await
 }
 
@@ -302,7 +308,9 @@ async fn a_message_beyond_the_hop_limit_is_journaled_once_and_refused() {
     let now = SystemTime::now();
     for (hops, code, kept) in [(50, None, 1), (51, Some(554), 2)] {
         let message = travelled(hops, "");
-        let verdict = pipeline.process(&to, &message, &[], &Anything, now).await;
+        let verdict = pipeline
+            .process(&to, &message, &pipeline.begin(), &Anything, now)
+            .await;
         match (verdict, code) {
             (Verdict::Accept(_), None) => {}
             (Verdict::Refuse(reply), Some(code)) => {
@@ -315,7 +323,9 @@ async fn a_message_beyond_the_hop_limit_is_journaled_once_and_refused() {
     // Nobody journaled: nothing is kept, and it is refused all the same.
     let to = envelope(&["bob@corp.example"]);
     let message = travelled(51, "");
-    let verdict = pipeline.process(&to, &message, &[], &Anything, now).await;
+    let verdict = pipeline
+        .process(&to, &message, &pipeline.begin(), &Anything, now)
+        .await;
     assert!(matches!(verdict, Verdict::Refuse(_)));
     assert_eq!(owed(&pipeline).await, 2);
 }
@@ -347,11 +357,15 @@ async fn fields_that_only_we_may_write_go_from_outside_mail_and_stay_in_its_copy
         Verdict::Refuse(reply) => panic!("{reply:?}"),
     };
     assert!(strips(
-        pipeline.process(&to, &forged, &[], &Anything, now).await
+        pipeline
+            .process(&to, &forged, &pipeline.begin(), &Anything, now)
+            .await
     ));
     // An MTA that does not let us is no reason to keep the mail.
     assert!(!strips(
-        pipeline.process(&to, &forged, &[], &Nothing, now).await
+        pipeline
+            .process(&to, &forged, &pipeline.begin(), &Nothing, now)
+            .await
     ));
     let inside = Envelope {
         client: Client {
@@ -362,12 +376,14 @@ async fn fields_that_only_we_may_write_go_from_outside_mail_and_stay_in_its_copy
     };
     assert!(!strips(
         pipeline
-            .process(&inside, &forged, &[], &Anything, now)
+            .process(&inside, &forged, &pipeline.begin(), &Anything, now)
             .await
     ));
     let clean = travelled(1, "X-MS-Journal-Report:\r\n");
     assert!(!strips(
-        pipeline.process(&to, &clean, &[], &Anything, now).await
+        pipeline
+            .process(&to, &clean, &pipeline.begin(), &Anything, now)
+            .await
     ));
     let listed = pipeline.spool.list(Filter {
         dead: false,

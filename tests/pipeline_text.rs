@@ -155,7 +155,7 @@ impl Site {
         let message = Message::new(Bytes::from_static(content));
         let now = SystemTime::now();
         self.pipeline
-            .process(envelope, &message, &[], &abilities, now)
+            .process(envelope, &message, &self.pipeline.begin(), &abilities, now)
             .await
     }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::args::{TextFormat, TextQuestion};
 use super::{Failure, load, print_json};
 use crate::daemon;
-use crate::directory::{Entry, Lookup};
+use crate::directory::Entry;
 use crate::identity::{Identities, Question as Whose};
 use crate::mail::{Address, Message};
 use crate::text::{self, DirectionTexts, Edited, How, Obstacle, Settings, Splice, Texts};
@@ -116,18 +116,13 @@ async fn sender(
         address: sender.clone(),
         mta: None,
     };
-    match identities
-        .find(std::slice::from_ref(&question))
-        .await
-        .get(&question)
-    {
-        Lookup::Found(owners) => Ok(owners
+    match identities.owners(&question).await {
+        Ok(owners) => Ok(owners
             .people
             .first()
             .map(|person| person.own().cloned().collect())
             .unwrap_or_default()),
-        Lookup::Unavailable(outage) => Err(Failure::failed(format!("{sender}: {outage}"))),
-        Lookup::Absent => Ok(Vec::new()),
+        Err(outage) => Err(Failure::failed(format!("{sender}: {outage}"))),
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
-use tokio::sync::{mpsc, watch as watch_channel};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch as watch_channel};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,6 +41,9 @@ const OVERDUE_WAIT: Duration = Duration::from_millis(200);
 /// Answers asked for again at once before they are not believed any more.
 const REFRESHING: usize = 1000;
 
+/// Questions under way at once of messages that put very many: what they take of memory, and of the servers.
+const TURNS: usize = 2048;
+
 /// Objects read before somebody takes them.
 const EVERYBODY_WAITING: usize = 1024;
 
@@ -55,6 +59,8 @@ struct Inner {
     cached: Cached<Backend>,
     attributes: Attributes,
     presence: Arc<Presence>,
+    /// For the questions of messages that have very many.
+    turns: Semaphore,
     /// Whose answers are being asked for again.
     refreshing: Mutex<HashSet<Address>>,
     tasks: TaskTracker,
@@ -183,11 +189,36 @@ impl Directory {
                 cached,
                 attributes: known,
                 presence,
+                turns: Semaphore::new(TURNS),
                 refreshing: Mutex::default(),
                 tasks,
                 stop,
             }),
         })
+    }
+
+    /// The longest that all questions of one message may take together: as long as one question that needs several answers of
+    /// a slow server, or a large group.
+    pub fn patience(&self) -> Duration {
+        let one = match self.inner.cached.source() {
+            Backend::Ldap(ldap) => ldap.patience(),
+            Backend::Ldif(_) => FILE_PATIENCE,
+        };
+        one.max(MEMBERS_WAIT)
+    }
+
+    /// Why there is no answer when [`Directory::patience`] is over.
+    pub fn too_late(&self) -> Outage {
+        let most = self.patience().as_secs_f64();
+        Outage::new(format!(
+            "no answer within {most} s, the longest that a message waits for the directory"
+        ))
+    }
+
+    /// Waits until one more of the questions may be put that messages with very many of them put at once.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.inner.turns.acquire().await.ok()
     }
 
     /// Follows the changes of the directory from now on, where that is wanted and the directory offers it, so that
@@ -361,7 +392,10 @@ impl Directory {
     /// Whether anybody's journal attribute names this address, or an object that owns it: for where not all values can be
     /// listed ([`JournalValues::incomplete`]).
     pub async fn names_in_journal(&self, address: &Address) -> Lookup<()> {
-        self.inner.cached.names_in_journal(address).await
+        let (inner, address) = (Arc::clone(&self.inner), address.clone());
+        let asking = async move { inner.cached.names_in_journal(&address).await };
+        let answer = self.soon_or_overdue(asking, None);
+        answer.await.unwrap_or_else(Lookup::Unavailable)
     }
 
     /// Returns an object's own addresses as mail to them is looked up, each once. Values that are no mail address are
@@ -382,10 +416,22 @@ impl Directory {
     /// What each of these targets comes to. Every asked target has an answer; a group of thousands may
     /// take up to thirty seconds the first time.
     pub async fn resolve(&self, targets: &[Target]) -> HashMap<Target, Result<Resolution, Outage>> {
-        let distinct: HashSet<&Target> = targets.iter().collect();
-        let answers = distinct
-            .into_iter()
+        let answers = distinct(targets)
             .map(|target| async { (target.clone(), self.resolve_one(target).await) });
+        join_all(answers).await.into_iter().collect()
+    }
+
+    /// The same; what is not there by the deadline is an outage, and its answer is there for whoever asks next.
+    pub async fn resolve_by(
+        &self,
+        targets: &[Target],
+        deadline: Instant,
+    ) -> HashMap<Target, Result<Resolution, Outage>> {
+        let answers = distinct(targets).map(|target| async {
+            let resolved = timeout_at(deadline, self.resolve_one(target)).await;
+            let resolved = resolved.unwrap_or_else(|_| Err(self.too_late()));
+            (target.clone(), resolved)
+        });
         join_all(answers).await.into_iter().collect()
     }
 
@@ -483,6 +529,10 @@ impl Directory {
         self.inner.tasks.wait().await;
         self.inner.presence.write();
     }
+}
+
+fn distinct(targets: &[Target]) -> impl Iterator<Item = &Target> {
+    targets.iter().collect::<HashSet<_>>().into_iter()
 }
 
 impl Drop for Inner {

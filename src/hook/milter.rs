@@ -19,7 +19,7 @@ use crate::milter::{
     self, Actions, Agreement, Answer, ConnectionError, Edit, Excess, Handler, Macros, Outcome,
     Path, Peer, RecipientAnswer, SoFar, Transaction, Wants,
 };
-use crate::pipeline::{Changes, Hook, Pipeline, Verdict};
+use crate::pipeline::{Admitted, Changes, Hook, Pipeline, Verdict};
 use crate::policy::{Admission, Guard};
 
 use super::Listener;
@@ -100,8 +100,8 @@ struct Door {
     asked: bool,
     /// What the MTA lets us do to messages: agreed on likewise.
     agreement: Option<Agreement>,
-    /// Guarded recipients of the message under way, which the message itself decides about.
-    provisional: Vec<Address>,
+    /// What is known of the recipients of the message under way.
+    admitted: Admitted,
     /// What was handed over of the message under way.
     arriving: Arriving,
 }
@@ -110,13 +110,14 @@ impl Door {
     fn new(pipelines: Arc<ArcSwap<Pipeline>>, side: Option<Side>) -> Door {
         let pipeline = pipelines.load_full();
         let asked = pipeline.rules.journal_guard != Guard::Off;
+        let admitted = pipeline.begin();
         Door {
             pipelines,
             pipeline,
             side,
             asked,
             agreement: None,
-            provisional: Vec::new(),
+            admitted,
             arriving: Arriving::default(),
         }
     }
@@ -139,7 +140,7 @@ impl Door {
     /// A message begins: it is judged by the settings of now, to its end.
     fn begin(&mut self) {
         self.pipeline = self.pipelines.load_full();
-        self.provisional.clear();
+        self.admitted = self.pipeline.begin();
     }
 
     /// Reads an address as it was written, and as the MTA reads it where that differs. An address without a domain is at
@@ -208,10 +209,10 @@ impl Door {
             .map_err(|error| bad_recipient(&error))?;
         let admission = self
             .pipeline
-            .admit(&envelope, &written, mta.as_ref())
+            .admit(&envelope, &written, mta.as_ref(), &mut self.admitted)
             .await?;
         if admission == Admission::Provisional {
-            self.provisional.push(written);
+            self.admitted.provisional.push(written);
         }
         Ok(())
     }
@@ -230,7 +231,8 @@ impl Door {
         let (content, _room) = arrived.finish(transaction.message, spool, memory).await?;
         let message = Message::with_header(content, transaction.header);
         // An abort may have left recipients of another message here.
-        self.provisional
+        self.admitted
+            .provisional
             .retain(|address| envelope.recipient_addresses().any(|known| known == address));
         let now = SystemTime::now();
         let said = Said {
@@ -239,7 +241,7 @@ impl Door {
         };
         let verdict = self
             .pipeline
-            .process(&envelope, &message, &self.provisional, &said, now);
+            .process(&envelope, &message, &self.admitted, &said, now);
         match verdict.await {
             Verdict::Accept(changes) => Ok(edits(&message, &changes, &transaction.recipients)),
             Verdict::Refuse(reply) => Err(reply),

@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
 
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -15,6 +17,12 @@ use crate::maps::{self, AddressMaps, Expansion, NonAddressKind};
 
 /// The most addresses that one recipient may lead to by maps, forwarding and alias objects.
 const MAX_LED_TO: usize = 1000;
+
+/// Questions of one message that are under way at once.
+const AT_ONCE: usize = 512;
+
+/// Questions of one message that wait for no other message's.
+const UNCOUNTED: usize = 32;
 
 /// Whom an envelope names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -213,8 +221,9 @@ impl Identities {
         &self.names
     }
 
-    /// Answers every question. They are asked together.
-    pub async fn find(&self, questions: &[Question]) -> People {
+    /// Answers every question. They are asked together; what is not answered by the deadline is an outage, and its answer is
+    /// there for whoever asks next.
+    pub async fn find(&self, questions: &[Question], deadline: Instant) -> People {
         let mut answers = HashMap::with_capacity(questions.len());
         let mut unknown = Vec::new();
         for question in questions {
@@ -227,11 +236,34 @@ impl Identities {
         }
         unknown.sort_unstable();
         unknown.dedup();
-        let asked = unknown
-            .into_iter()
-            .map(|question| async { (question.clone(), self.ask(question).await) });
-        answers.extend(join_all(asked).await);
-        People(answers)
+        let mut waiting = unknown.into_iter().enumerate();
+        let mut asked = FuturesUnordered::new();
+        loop {
+            // Only what is asked takes memory: a question under way takes far more of it than an answer.
+            while asked.len() < AT_ONCE
+                && let Some((at, question)) = waiting.next()
+            {
+                asked.push(async move {
+                    let answer = timeout_at(deadline, self.ask_in_turn(at, question)).await;
+                    let late = |_| Lookup::Unavailable(self.directory.too_late());
+                    (question.clone(), answer.unwrap_or_else(late))
+                });
+            }
+            match asked.next().await {
+                Some((question, answer)) => answers.insert(question, answer),
+                None => return People(answers),
+            };
+        }
+    }
+
+    /// Asks one question of a message, the first of them at once: only messages with very many unknown addresses wait for each
+    /// other.
+    async fn ask_in_turn(&self, at: usize, question: &Question) -> Lookup<Arc<Owners>> {
+        let _turn = match at < UNCOUNTED {
+            true => None,
+            false => Some(self.directory.turn().await),
+        };
+        self.ask(question).await
     }
 
     /// The answer to a plain question from memory: an address that an object holds exactly, and that leads nowhere else.

@@ -8,6 +8,7 @@
 mod make;
 mod memory;
 mod own;
+mod patience;
 mod unidentified;
 
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Once};
 use std::time::{Duration, Instant, SystemTime};
 
 use metrics::counter;
+use tokio::time::Instant as Deadline;
 use tracing::{info, warn};
 
 use crate::directory::Outage;
@@ -29,6 +31,7 @@ pub use make::Other;
 use make::{Made, Make, MakeError};
 pub use memory::{Memory, Room};
 use own::{Notice, Own};
+pub use patience::Admitted;
 pub use unidentified::Unidentified;
 
 /// As [`MADE_APART`] where there are texts: reading HTML may take fifty times as long.
@@ -121,6 +124,11 @@ pub trait Hook: Send + Sync {
 }
 
 impl Pipeline {
+    /// Returns what is known of a message whose recipients are still to come.
+    pub fn begin(&self) -> Admitted {
+        Admitted::none(self.identities.directory())
+    }
+
     /// Applies the journal guard to one recipient, before the message is there. `mta` is how the MTA reads it, where that
     /// differs.
     pub async fn admit(
@@ -128,6 +136,7 @@ impl Pipeline {
         so_far: &Envelope,
         recipient: &Address,
         mta: Option<&Address>,
+        admitted: &mut Admitted,
     ) -> Result<Admission, Reply> {
         let standing = policy::standing(so_far, &self.rules);
         let sender = so_far.sender.as_ref();
@@ -135,7 +144,9 @@ impl Pipeline {
             return Ok(Admission::Free);
         }
         let status = guard_status(&self.identities, &self.guarded, &self.rules, recipient, mta);
-        let name = match status.await {
+        let status = admitted.wait(status).await;
+        let late = || GuardStatus::Unknown(self.identities.directory().too_late());
+        let name = match status.unwrap_or_else(late) {
             GuardStatus::Free => return Ok(Admission::Free),
             GuardStatus::Guarded(name) => name,
             GuardStatus::Unknown(outage) => {
@@ -152,18 +163,18 @@ impl Pipeline {
         Ok(admission)
     }
 
-    /// Carries one message through. `provisional` are those recipients that [`Pipeline::admit`] left to be
-    /// decided by the message; `hook` says what it can do to it.
+    /// Carries one message through. `admitted` is what [`Pipeline::admit`] left to be decided by the message; `hook` says
+    /// what it can do to it.
     pub async fn process(
         &self,
         envelope: &Envelope,
         message: &Message,
-        provisional: &[Address],
+        admitted: &Admitted,
         hook: &dyn Hook,
         now: SystemTime,
     ) -> Verdict {
         let started = Instant::now();
-        let decided = self.decide(envelope, message, provisional, hook, now);
+        let decided = self.decide(envelope, message, admitted, hook, now);
         let (made, refusal) = match decided.await {
             Decision::Go(made) => (made, None),
             Decision::Loops(made, reply) => (made, Some(reply)),
@@ -186,11 +197,11 @@ impl Pipeline {
         &self,
         envelope: &Envelope,
         message: &Message,
-        provisional: &[Address],
+        admitted: &Admitted,
         now: SystemTime,
     ) -> Offer {
         let started = Instant::now();
-        let decided = self.decide(envelope, message, provisional, &Anything, now);
+        let decided = self.decide(envelope, message, admitted, &Anything, now);
         let made = match decided.await {
             Decision::Go(made) => made,
             Decision::Loops(made, refusal) => {
@@ -220,7 +231,7 @@ impl Pipeline {
         &self,
         envelope: &Envelope,
         message: &Message,
-        provisional: &[Address],
+        admitted: &Admitted,
         hook: &dyn Hook,
         now: SystemTime,
     ) -> Decision {
@@ -236,7 +247,7 @@ impl Pipeline {
             Own::No => {}
         }
         match self
-            .made(envelope, message, provisional, looping, hook, now)
+            .made(envelope, message, admitted, looping, hook, now)
             .await
         {
             Ok(made) if looping => {
@@ -252,14 +263,14 @@ impl Pipeline {
         &self,
         envelope: &Envelope,
         message: &Message,
-        provisional: &[Address],
+        admitted: &Admitted,
         looping: bool,
         hook: &dyn Hook,
         now: SystemTime,
     ) -> Result<Made, Reply> {
         let notice = self.notice(envelope, message, now).await?;
         let is_bounce = notice != Notice::None && envelope.sender.is_none();
-        if let Some(guarded) = provisional.first()
+        if let Some(guarded) = admitted.provisional.first()
             && !is_bounce
         {
             counter!("copyist_guard_refusals_total").increment(1);
@@ -277,9 +288,10 @@ impl Pipeline {
                 ..Made::default()
             });
         }
-        let (envelope, people) = self.people(envelope, message).await;
+        let deadline = admitted.deadline();
+        let (envelope, people) = self.people(envelope, message, deadline).await;
         let envelope = &*envelope;
-        let plan = self.plan(envelope, &people).await?;
+        let plan = self.plan(envelope, &people, deadline).await?;
         // What is refused in the end gets no text, and nobody a version of it.
         let classes = match looping {
             true => Vec::new(),
@@ -338,22 +350,30 @@ impl Pipeline {
         &self,
         envelope: &'e Envelope,
         message: &Message,
+        deadline: Deadline,
     ) -> (Cow<'e, Envelope>, People) {
         let asked = text::all_questions(envelope, &self.rules, &self.text);
-        let people = self.identities.find(&asked).await;
+        let people = self.identities.find(&asked, deadline).await;
         if !policy::asks_for_authors(envelope, &people, &self.rules) {
             return (Cow::Borrowed(envelope), people);
         }
         let mut envelope = envelope.clone();
         envelope.claimed = message.authors();
         let asked: Vec<Question> = text::all_questions(&envelope, &self.rules, &self.text);
-        let people = self.identities.find(&asked).await;
+        let people = self.identities.find(&asked, deadline).await;
         (Cow::Owned(envelope), people)
     }
 
-    async fn plan(&self, envelope: &Envelope, people: &People) -> Result<Plan, Reply> {
+    async fn plan(
+        &self,
+        envelope: &Envelope,
+        people: &People,
+        deadline: Deadline,
+    ) -> Result<Plan, Reply> {
         let pairs = policy::pairs(envelope, people, &self.rules);
-        let resolved = self.identities.directory().resolve(&pairs.targets()).await;
+        let targets = pairs.targets();
+        let directory = self.identities.directory();
+        let resolved = directory.resolve_by(&targets, deadline).await;
         let plan = pairs.plan(&resolved).map_err(|undecided| {
             counter!("copyist_messages_deferred_total", "why" => "directory").increment(1);
             warn!(queue_id = envelope.queue_id, "deferred: {undecided}");

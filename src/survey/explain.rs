@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::directory::Lookup;
 use crate::identity::{GuardStatus, Guarded, Identities, People};
@@ -165,7 +166,8 @@ pub async fn explain(
         recipients.push(recipient);
     }
     let asked = text::all_questions(envelope, rules, text);
-    let people = identities.find(&asked).await;
+    let deadline = Instant::now() + identities.directory().patience();
+    let people = identities.find(&asked, deadline).await;
     let text_failure = match text::classes(envelope, &people, rules, text) {
         Ok(classes) => {
             tell_texts(&classes, &mut recipients);
@@ -174,7 +176,8 @@ pub async fn explain(
         Err(untold) => Some(untold.to_string()),
     };
     let pairs = policy::pairs(envelope, &people, rules);
-    let resolved = identities.directory().resolve(&pairs.targets()).await;
+    let directory = identities.directory();
+    let resolved = directory.resolve_by(&pairs.targets(), deadline).await;
     let (plan, deferred) = match pairs.plan(&resolved) {
         Ok(plan) => (plan, None),
         Err(undecided) => (Plan::default(), Some(undecided.to_string())),

@@ -11,7 +11,7 @@ use super::lab::{
 use super::watched;
 
 /// The most anonymous memory of the agent while these pass, in MiB.
-const MEMORY: u64 = 128;
+const MEMORY: u64 = 192;
 
 /// Sends a message to so many addresses that nobody has; gives the time from the end of the message to its reply.
 fn send_to_nobody(server: SocketAddr, name: &str, recipients: usize) -> Duration {
@@ -51,7 +51,7 @@ fn send_beside(server: SocketAddr, first: usize, is_over: &AtomicBool) -> (usize
 fn many_unknown_recipients_take_little_and_hold_up_nobody() {
     let _alone = super::ALONE.lock();
     let messages: usize = setting("UNKNOWN_MESSAGES", 4);
-    let recipients: usize = setting("UNKNOWN_RECIPIENTS", 1000);
+    let recipients: usize = setting("UNKNOWN_RECIPIENTS", 5000);
     let port = free_port();
     let mail = super::lab::SmtpSink::start();
     let site = Site::<Slapd>::start_as(

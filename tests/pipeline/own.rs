@@ -39,7 +39,9 @@ async fn journaling(directory: &TempDir) -> Pipeline {
 async fn report(pipeline: &Pipeline, made: SystemTime) -> (ItemId, String) {
     let message = Message::new(Bytes::from_static(OFFER));
     let to = envelope(&["dan@corp.example"]);
-    let verdict = pipeline.process(&to, &message, &[], &Anything, made).await;
+    let verdict = pipeline
+        .process(&to, &message, &pipeline.begin(), &Anything, made)
+        .await;
     assert!(matches!(verdict, Verdict::Accept(_)), "{verdict:?}");
     let due = pipeline.spool.due(made, 1).await.expect("read");
     let owed = pipeline.spool.load(&due[0]).await.expect("loaded");
@@ -86,22 +88,22 @@ async fn comes(
     if from == From::Inside {
         envelope.client.user = Some("relay".into());
     }
-    let mut provisional = Vec::new();
+    let mut admitted = pipeline.begin();
     for recipient in to.iter().map(|to| address(to)) {
         match pipeline
-            .admit(&envelope, &recipient, None)
+            .admit(&envelope, &recipient, None, &mut admitted)
             .await
             .expect("admitted")
         {
             Admission::Free => {}
-            Admission::Provisional => provisional.push(recipient),
+            Admission::Provisional => admitted.provisional.push(recipient),
             Admission::Refused => panic!("{recipient} is refused"),
         }
     }
     let before = owed(pipeline).await;
     let message = Message::new(Bytes::copy_from_slice(text.as_bytes()));
     let verdict = pipeline
-        .process(&envelope, &message, &provisional, &Anything, at)
+        .process(&envelope, &message, &admitted, &Anything, at)
         .await;
     let code = match verdict {
         Verdict::Accept(_) => 250,

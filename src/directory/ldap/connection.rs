@@ -246,7 +246,8 @@ impl Connection {
                 connection.ask_features(soon()),
                 connection.ask_one(base, &[SUBSCHEMA], soon()),
             )?;
-            let of_base = of_base.and_then(|base| base.values(SUBSCHEMA).first().map(str::to_owned));
+            let of_base =
+                of_base.and_then(|base| base.values(SUBSCHEMA).first().map(str::to_owned));
             if let Some(subschema) = of_base.or(of_root) {
                 connection.ask_schema(&subschema, soon()).await?;
             }
@@ -282,11 +283,7 @@ impl Connection {
 
     /// Reads the names of attributes (RFC 4512 section 4.2). Those of a server that hides them, or takes too long for them,
     /// are the standard ones.
-    async fn ask_schema(
-        self: &Arc<Self>,
-        subschema: &str,
-        deadline: Instant,
-    ) -> Result<(), Fault> {
+    async fn ask_schema(self: &Arc<Self>, subschema: &str, deadline: Instant) -> Result<(), Fault> {
         // It is long.
         let soon = deadline.min(Instant::now() + self.unhurried());
         let found = match self.ask_one(subschema, &["attributeTypes"], soon).await {

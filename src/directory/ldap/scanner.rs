@@ -59,8 +59,8 @@ impl Client {
                 Err(fault) => {
                     failures += 1;
                     pause = took.saturating_mul(PAUSE).max(SHORTEST_AFTER_A_FAILURE);
-                    let is_final = failures >= TRIES
-                        || !matches!(fault, Fault::Lost(_) | Fault::Slow(_));
+                    let is_final =
+                        failures >= TRIES || !matches!(fault, Fault::Lost(_) | Fault::Slow(_));
                     let why = is_final.then(|| cannot_read(&fault));
                     self.scan.give_up(why.clone());
                     why

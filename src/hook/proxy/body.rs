@@ -182,7 +182,7 @@ impl Session {
         let offered = pipeline.offer(
             &envelope,
             &message,
-            &transaction.provisional,
+            &transaction.admitted,
             SystemTime::now(),
         );
         match offered.await {

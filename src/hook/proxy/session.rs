@@ -25,7 +25,7 @@ use crate::mail::{
     Address, AddressError, Enhanced, Envelope, Recipient, Reply, original_recipient,
 };
 use crate::milter::{Excess, Limits};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Admitted, Pipeline};
 use crate::policy::Admission;
 use crate::smtp::{Answer, Command, with_brackets};
 
@@ -69,7 +69,7 @@ pub(super) struct Transaction {
     pub(super) sender_params: Vec<String>,
     pub(super) recipients: Vec<Recipient>,
     /// Guarded recipients, which the message itself decides about.
-    pub(super) provisional: Vec<Address>,
+    pub(super) admitted: Admitted,
     /// What has come of the message by BDAT.
     pub(super) chunks: Option<Chunks>,
 }
@@ -466,6 +466,7 @@ impl Session {
         }
         if self.forward(between, &line).await?.is_positive() {
             self.told_once();
+            let admitted = pipeline.begin();
             self.transaction = Some(Transaction {
                 pipeline,
                 began: Instant::now(),
@@ -474,7 +475,7 @@ impl Session {
                 sender,
                 sender_params: params,
                 recipients: Vec::new(),
-                provisional: Vec::new(),
+                admitted,
                 chunks: None,
             });
         }
@@ -527,10 +528,13 @@ impl Session {
                 return Ok(());
             }
         };
-        let admission = match pipeline
-            .admit(&self.envelope(transaction), &address, None)
-            .await
-        {
+        // Without those before it: nothing depends on them, and to copy them for each would take the square of their number.
+        let envelope = self.envelope_to(transaction, Vec::new());
+        let Some(transaction) = &mut self.transaction else {
+            return Ok(());
+        };
+        let admitted = &mut transaction.admitted;
+        let admission = match pipeline.admit(&envelope, &address, None, admitted).await {
             Ok(admission) => admission,
             Err(reply) => {
                 self.refuse(between, reply);
@@ -543,7 +547,7 @@ impl Session {
         let answer = self.forward(between, &line).await?;
         if let Some(transaction) = self.transaction.as_mut().filter(|_| answer.is_positive()) {
             if admission == Admission::Provisional {
-                transaction.provisional.push(address.clone());
+                transaction.admitted.provisional.push(address.clone());
             }
             transaction.rcpts.push(line);
             transaction.recipients.push(Recipient {
@@ -556,10 +560,14 @@ impl Session {
     }
 
     pub(super) fn envelope(&self, transaction: &Transaction) -> Envelope {
+        self.envelope_to(transaction, transaction.recipients.clone())
+    }
+
+    fn envelope_to(&self, transaction: &Transaction, recipients: Vec<Recipient>) -> Envelope {
         Envelope {
             sender: transaction.sender.clone(),
             sender_params: transaction.sender_params.clone(),
-            recipients: transaction.recipients.clone(),
+            recipients,
             sender_reading: None,
             claimed: Vec::new(),
             client: self.identity.client().clone(),
