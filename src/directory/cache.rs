@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use metrics::counter;
 use moka::future::Cache;
 use tokio::sync::mpsc;
@@ -320,8 +320,9 @@ impl<S: Source> Cached<S> {
             return Ok(objects);
         }
         let mut all: Vec<Arc<Entry>> = objects.to_vec();
-        for object in objects.iter() {
-            for place in self.places_of(object).await?.iter() {
+        let places = try_join_all(objects.iter().map(|object| self.places_of(object))).await?;
+        for places in places {
+            for place in places.iter() {
                 if !all.iter().any(|known| known.dn == place.dn) {
                     all.push(Arc::clone(place));
                 }
@@ -349,15 +350,21 @@ impl<S: Source> Cached<S> {
     }
 
     async fn ask_places(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
-        let mut found: Vec<Arc<Entry>> = Vec::new();
-        if self.places.groups {
-            found.extend(self.source.groups_of(object).await?);
-        }
-        if self.places.containers {
-            found.extend(self.source.containers_of(object).await?);
-        }
-        let found = found.iter().map(|entry| Arc::new(entry.as_inherited()));
-        Ok(found.collect())
+        let groups = async {
+            match self.places.groups {
+                true => self.source.groups_of(object).await,
+                false => Ok(Vec::new()),
+            }
+        };
+        let containers = async {
+            match self.places.containers {
+                true => self.source.containers_of(object).await,
+                false => Ok(Vec::new()),
+            }
+        };
+        let (groups, containers) = tokio::try_join!(groups, containers)?;
+        let found = groups.iter().chain(&containers);
+        Ok(found.map(|entry| Arc::new(entry.as_inherited())).collect())
     }
 
     async fn find_owners(&self, readings: &[Address]) -> Lookup<(usize, Objects)> {
