@@ -171,7 +171,8 @@ pub(super) struct Directory {
     /// Characters that start an address extension (user+list@example.com). Default: none.
     #[schemars(example = "+")]
     pub(super) recipient_delimiter: String,
-    /// The longest that one question may take, connecting included.
+    /// The longest wait for one answer of a server. A message waits four times that for all its questions together, and at
+    /// least ten seconds.
     pub(super) timeout: String,
     /// What happens to a message whose people cannot be looked up: defer it (451), send its copy to
     /// fallback_journal, or accept it without that copy.

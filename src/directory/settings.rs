@@ -31,7 +31,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The longest that one question may take; a file answers from memory.
+    /// The longest wait for one answer; a file answers from memory.
     pub fn timeout(&self) -> Duration {
         match &self.source {
             Source::Ldap(ldap) => ldap.timeout,
@@ -106,7 +106,7 @@ pub struct LdapSettings {
     pub gssapi: bool,
     /// The base of all searches.
     pub base: String,
-    /// The longest that one question may take, connecting included.
+    /// The longest wait for one answer of a server.
     pub timeout: Duration,
     /// How changes are followed.
     pub watch: Watch,

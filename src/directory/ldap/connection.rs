@@ -24,7 +24,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::MOST_ENTRIES;
 use super::fault::{Fault, bind_refusal, search_fault};
+use super::latency::Latency;
 use super::url::ServerUrl;
 use crate::directory::entry::Entry;
 use crate::directory::presence::Presence;
@@ -60,6 +62,8 @@ pub(super) struct Access {
     pub(super) timeout: Duration,
     /// Somebody who is always there.
     pub(super) canary: Option<Canary>,
+    /// The filter for an address that nobody has.
+    pub(super) nobody: String,
     /// What the servers showed.
     pub(super) presence: Arc<Presence>,
 }
@@ -202,6 +206,7 @@ pub(super) struct Connection {
     opened: Instant,
     /// When the server was last heard, in milliseconds since `opened`.
     heard: AtomicU64,
+    latency: Latency,
     /// Whether a question was answered: an open connection alone proves little.
     proven: AtomicBool,
 }
@@ -452,6 +457,7 @@ impl Connection {
             drive,
             opened: Instant::now(),
             heard: AtomicU64::new(0),
+            latency: Latency::default(),
             proven: AtomicBool::new(false),
         })
     }
@@ -464,6 +470,27 @@ impl Connection {
     /// Whether nothing more can be asked here.
     pub(super) fn is_lost(&self) -> bool {
         self.lost.is_cancelled()
+    }
+
+    /// How long answers take here.
+    pub(super) fn latency(&self) -> &Latency {
+        &self.latency
+    }
+
+    /// Returns how long a lookup takes that finds nobody, which an index makes short.
+    pub(super) async fn measure(self: &Arc<Self>) -> Result<Duration, Fault> {
+        let search = Search {
+            base: self.access.base.clone(),
+            scope: Scope::Subtree,
+            filter: self.access.nobody.clone(),
+            attributes: vec!["1.1".into()],
+            limit: 1,
+            enough_at_limit: true,
+            may_be_missing: false,
+        };
+        let begun = Instant::now();
+        self.search(search, self.access.deadline()).await?;
+        Ok(begun.elapsed())
     }
 
     /// Waits for the end.
@@ -521,14 +548,21 @@ impl Connection {
             )));
         };
         let connection = Arc::clone(self);
-        let deadline = deadline.min(Instant::now() + self.access.timeout);
+        let begun = Instant::now();
+        let deadline = deadline.min(begun + self.access.timeout);
+        // Many entries take long on any server.
+        let is_long = search.limit > MOST_ENTRIES;
         // A task of its own, since unreadable entries make the library panic. It ends by the deadline,
         // whether or not somebody still waits.
         let task = tokio::spawn(async move {
             let _permit = permit;
             connection.run(search, deadline).await
         });
-        match task.await {
+        let found = task.await;
+        if !is_long && matches!(found, Ok(Ok(_) | Err(Fault::Slow(_)))) {
+            self.latency.note(begun.elapsed());
+        }
+        match found {
             Ok(Err(fault)) => {
                 if let Fault::Server(why) = &fault {
                     self.condemn(why);

@@ -10,6 +10,7 @@ mod discovery;
 mod fault;
 mod feed;
 mod index;
+mod latency;
 mod scanner;
 mod servers;
 mod url;
@@ -129,6 +130,8 @@ impl Ldap {
             true => Some(tls_client_config(settings.ca_file.as_deref())?),
             false => None,
         };
+        let nobody = Address::quoted("copyist-looks-for-an-index", "nobody.invalid");
+        let nobody: Vec<Address> = nobody.into_iter().collect();
         let access = Arc::new(Access {
             tls,
             expiry: Arc::new(Expiry::of("directory")),
@@ -141,6 +144,7 @@ impl Ldap {
                 address: address.to_string(),
                 filter: attributes.lookup_filter(std::slice::from_ref(address), &[]),
             }),
+            nobody: attributes.lookup_filter(&nobody, &[]),
             presence,
         });
         let servers = Servers::start(given.clone(), Arc::clone(&access), tasks, stop.clone());
@@ -642,23 +646,9 @@ impl Client {
 
     /// How long it takes to find nobody, which an index makes short.
     async fn probe_index(&self, connection: &Arc<Connection>) -> Result<String, String> {
-        let nobody = Address::parse("copyist-looks-for-an-index@nobody.invalid")
-            .map_err(|error| error.to_string())?;
-        let search = Search {
-            base: self.access.base.clone(),
-            scope: Scope::Subtree,
-            filter: self.attributes.lookup_filter(&[nobody], &[]),
-            attributes: vec!["1.1".into()],
-            limit: 1,
-            enough_at_limit: true,
-            may_be_missing: false,
-        };
-        let begun = Instant::now();
-        let found = connection.search(search, begun + self.access.timeout).await;
-        let took = begun.elapsed();
-        match found {
-            Ok(_) if took < SLOW_LOOKUP => Ok(format!("a lookup takes {} ms", took.as_millis())),
-            Ok(_) => Err(format!(
+        match connection.measure().await {
+            Ok(took) if took < SLOW_LOOKUP => Ok(format!("a lookup takes {} ms", took.as_millis())),
+            Ok(took) => Err(format!(
                 "a lookup takes {} ms: index the address attributes for equality",
                 took.as_millis()
             )),

@@ -1,7 +1,8 @@
 //! Which of the LDAP servers is used.
 //!
 //! One task owns the choice: it tries the servers in their order, keeps the first that lets us in for as
-//! long as it works and none before it does, and goes on trying while none does. Everybody else watches.
+//! long as it works and none before it does, and goes on trying while none does. A slow one is left for one that answers
+//! in half the time, until it is quick again; without such a one it stays in use. Everybody else watches.
 //!
 //! Promises: while no server can be used, whoever asks hears so at once; a server that is back is used
 //! within about two seconds, without anybody asking.
@@ -11,12 +12,13 @@ use std::time::Duration;
 
 use metrics::{counter, gauge};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Access, Connection, End, EnterError};
 use super::discovery::{self, Given};
+use super::latency::{SLOW, is_faster};
 use super::url::ServerUrl;
 use crate::directory::entry::Outage;
 
@@ -35,6 +37,12 @@ const CHECK_EVERY: Duration = Duration::from_secs(30);
 
 /// How soon a server in use is asked for attributes that nobody was found to have: whoever asks for people comes first.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// How often is looked for a faster server than a slow one.
+const MEASURE_EVERY: Duration = Duration::from_secs(60);
+
+/// How often is warned that there is none.
+const WARN_EVERY: Duration = Duration::from_secs(10 * 60);
 
 /// How often the DNS is asked for the servers, where it is to name them and none is in use.
 const LOOK_EVERY: Duration = Duration::from_secs(5 * 60);
@@ -69,6 +77,7 @@ impl Servers {
             looked: None,
             unnamed: Vec::new(),
             servers: Vec::new(),
+            warned: None,
             access,
             publish,
         };
@@ -115,6 +124,8 @@ struct Chooser {
     /// Why some servers could not be named.
     unnamed: Vec<String>,
     servers: Vec<Server>,
+    /// When it was warned last that the server in use is slow and no other is faster.
+    warned: Option<Instant>,
     access: Arc<Access>,
     publish: watch::Sender<State>,
 }
@@ -163,7 +174,7 @@ impl Chooser {
     /// Enters the first server that can be used. Where nobody was found to have some attribute there, the others are
     /// looked at before that is believed.
     async fn enter_best(&mut self) -> Result<(usize, Arc<Connection>), Outage> {
-        let (index, connection) = self.enter_one(self.servers.len()).await?;
+        let (index, connection) = self.enter_one().await?;
         let deadline = self.access.deadline();
         if self.servers.len() == 1 || !self.access.presence.is_unsure() {
             return Ok((index, connection));
@@ -175,10 +186,10 @@ impl Chooser {
             return Ok((index, connection));
         }
         let End::Empty(why) = connection.end().await else {
-            return self.enter_one(self.servers.len()).await;
+            return self.enter_one().await;
         };
         self.servers[index].failed(EnterError::Empty(why));
-        self.enter_one(self.servers.len()).await
+        self.enter_one().await
     }
 
     /// Sees what the other servers show of attributes that nobody was found to have.
@@ -235,12 +246,13 @@ impl Chooser {
     /// again.
     async fn serve(&mut self, mut index: usize, mut connection: Arc<Connection>) {
         let mut acceptances = self.access.presence.acceptances();
-        let (mut looked, mut is_first) = (Instant::now(), true);
+        let (mut looked, mut is_first, mut measured) = (Instant::now(), true, None);
         loop {
             let next = async {
                 tokio::select! {
-                    end = connection.end() => Some(end),
-                    Ok(()) = acceptances.changed() => None,
+                    end = connection.end() => News::End(end),
+                    Ok(()) = acceptances.changed() => News::Accepted,
+                    () = becomes_slow(&connection, measured) => News::Slow,
                 }
             };
             let is_look_due = self.access.presence.is_unsure() && connection.is_look_due();
@@ -248,10 +260,24 @@ impl Chooser {
                 true => LOOK_AFTER,
                 false => CHECK_EVERY,
             };
-            is_first = false;
+            let was_first = std::mem::replace(&mut is_first, false);
             match timeout(patience, next).await {
-                Ok(Some(end)) => return self.servers[index].ended(&end, connection.is_proven()),
-                Ok(None) => {
+                Ok(News::End(end)) => {
+                    return self.servers[index].ended(&end, connection.is_proven());
+                }
+                Ok(News::Slow) => {
+                    (measured, is_first) = (Some(Instant::now()), was_first);
+                    let faster = tokio::select! {
+                        faster = self.enter_faster(index, &connection) => faster,
+                        // Whoever asks waits for another one meanwhile.
+                        _ = connection.end() => None,
+                    };
+                    if let Some(faster) = faster {
+                        self.change(&mut index, &mut connection, faster);
+                    }
+                    continue;
+                }
+                Ok(News::Accepted) => {
                     // What is still there is noted again, so that it is missed again.
                     let deadline = self.access.deadline();
                     if connection.look_for_others(deadline).await.is_ok() {
@@ -275,15 +301,114 @@ impl Chooser {
             if connection.is_lost() {
                 continue;
             }
-            if let Ok((before, better)) = self.enter_one(index).await {
-                tracing::info!(
-                    server = better.url(),
-                    "back to a preferred directory server"
+            let preferred = tokio::select! {
+                preferred = self.enter_preferred(index, &connection) => preferred,
+                _ = connection.end() => None,
+            };
+            if let Some(preferred) = preferred {
+                let server = preferred.1.url();
+                tracing::info!(server, "back to a preferred directory server");
+                self.change(&mut index, &mut connection, preferred);
+            }
+        }
+    }
+
+    /// Goes on with another connection; what is under way on the old one comes to its end.
+    fn change(
+        &self,
+        index: &mut usize,
+        connection: &mut Arc<Connection>,
+        other: (usize, Arc<Connection>),
+    ) {
+        self.publish(State::Up(Arc::clone(&other.1)));
+        let old = std::mem::replace(connection, other.1);
+        tokio::spawn(async move { old.retire().await });
+        *index = other.0;
+    }
+
+    /// Enters a server that stands before the one in use, unless it is slow and the one in use is faster.
+    async fn enter_preferred(
+        &mut self,
+        index: usize,
+        connection: &Arc<Connection>,
+    ) -> Option<(usize, Arc<Connection>)> {
+        for before in 0..index {
+            let Some(preferred) = self.enter(before).await else {
+                continue;
+            };
+            let is_good = match preferred.measure().await {
+                Ok(took) if took < SLOW => true,
+                Ok(took) => match connection.measure().await {
+                    Ok(own) => !is_faster(own, took),
+                    Err(_) => true,
+                },
+                Err(_) => false,
+            };
+            if is_good {
+                return Some((before, preferred));
+            }
+            preferred.leave().await;
+        }
+        None
+    }
+
+    /// Enters a server that answers in half the time of the one in use, which is slow.
+    async fn enter_faster(
+        &mut self,
+        index: usize,
+        connection: &Arc<Connection>,
+    ) -> Option<(usize, Arc<Connection>)> {
+        // Not in time: it takes as long as one may.
+        let own = connection.measure().await;
+        let own = own.unwrap_or(self.access.timeout);
+        if own < SLOW {
+            return None;
+        }
+        let slow = connection.url();
+        for other in (0..self.servers.len()).filter(|other| *other != index) {
+            let Some(faster) = self.enter(other).await else {
+                continue;
+            };
+            if let Ok(took) = faster.measure().await
+                && is_faster(took, own)
+            {
+                let server = faster.url();
+                tracing::warn!(
+                    server,
+                    "slow directory server left for a faster one: {slow} takes {own:.1?} for an answer, {server} {took:.1?}"
                 );
-                self.publish(State::Up(Arc::clone(&better)));
-                let old = std::mem::replace(&mut connection, better);
-                tokio::spawn(async move { old.retire().await });
-                index = before;
+                return Some((other, faster));
+            }
+            faster.leave().await;
+        }
+        if self.warned.is_none_or(|when| when.elapsed() >= WARN_EVERY) {
+            self.warned = Some(Instant::now());
+            tracing::warn!(
+                server = slow,
+                "slow directory server: {own:.1?} for an answer; mail to people who are not in the cache waits for it"
+            );
+        }
+        None
+    }
+
+    /// Enters one server, unless it is being left alone.
+    async fn enter(&mut self, index: usize) -> Option<Arc<Connection>> {
+        let share = self.share();
+        let server = self.servers.get_mut(index)?;
+        if server.paused_until().is_some() {
+            return None;
+        }
+        // One that was not entered in its share is given all the time that an answer has: it may be slow, and nobody waits now.
+        let patience = match server.trouble {
+            None => share,
+            Some(_) => self.access.timeout,
+        };
+        match Connection::enter(&server.url, &self.access, patience).await {
+            Ok(connection) => Some(connection),
+            Err(error) => {
+                counter!("copyist_directory_connect_failures_total").increment(1);
+                server.failed(error);
+                None
             }
         }
     }
@@ -298,26 +423,12 @@ impl Chooser {
         self.access.timeout / u32::try_from(self.servers.len()).unwrap_or(1).max(1)
     }
 
-    /// Tries the first `count` servers that are not being left alone, in order.
-    async fn enter_one(&mut self, count: usize) -> Result<(usize, Arc<Connection>), Outage> {
-        // Each gets its share: a first server that swallows packets must leave time for the second
-        // while the one who asked still waits.
-        let share = self.share();
-        for (index, server) in self.servers.iter_mut().enumerate().take(count) {
-            if server.paused_until().is_some() {
-                continue;
-            }
-            // One that was not entered so is given all the time that a question has: it may be slow, and nobody waits now.
-            let patience = match server.trouble {
-                None => share,
-                Some(_) => self.access.timeout,
-            };
-            match Connection::enter(&server.url, &self.access, patience).await {
-                Ok(connection) => return Ok((index, connection)),
-                Err(error) => {
-                    counter!("copyist_directory_connect_failures_total").increment(1);
-                    server.failed(error);
-                }
+    /// Tries the servers that are not being left alone, in order. Each has its share of the time: a first server that swallows
+    /// packets must leave time for the second while the one who asked still waits.
+    async fn enter_one(&mut self) -> Result<(usize, Arc<Connection>), Outage> {
+        for index in 0..self.servers.len() {
+            if let Some(connection) = self.enter(index).await {
+                return Ok((index, connection));
             }
         }
         let faults = self.servers.iter().filter_map(Server::fault);
@@ -326,6 +437,22 @@ impl Chooser {
             .collect();
         Err(Outage::new(faults.join("; ")))
     }
+}
+
+/// What ends the wait on a connection in use.
+enum News {
+    End(End),
+    /// An operator accepted that something is missing.
+    Accepted,
+    Slow,
+}
+
+/// Waits until the server in use is slow, some time after that was looked into last.
+async fn becomes_slow(connection: &Connection, measured: Option<Instant>) {
+    if let Some(measured) = measured {
+        sleep_until(measured + MEASURE_EVERY).await;
+    }
+    connection.latency().becomes_slow().await;
 }
 
 /// A server and how it fared lately.
