@@ -2,7 +2,8 @@
 //! within bounds.
 //!
 //! Figures are printed: `cargo test --test load -- --nocapture`. `tests/proof/load` runs the long forms; it sets these:
-//! `BURST` (messages), `LARGE_MIB` (size of a large message), `RELOADS`.
+//! `BURST` (messages), `LARGE_MIB` (size of a large message), `RELOADS`; and `tests/proof/slow-directory` those with a slow directory
+//! and with very many unknown recipients.
 
 mod lab;
 #[path = "load/slow_directory.rs"]

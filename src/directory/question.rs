@@ -105,10 +105,10 @@ impl Attributes {
         }
     }
 
-    /// The filter for everything with this login name; `None` where no attribute holds login names.
-    pub(super) fn login_filter(&self, login: &str) -> Option<String> {
-        let terms: Vec<String> = (self.logins.iter())
-            .map(|name| equals(name, "", login))
+    /// The filter for everything with one of these login names; `None` where no attribute holds login names.
+    pub(super) fn login_filter<'l>(&self, logins: impl Iterator<Item = &'l str>) -> Option<String> {
+        let terms: Vec<String> = logins
+            .flat_map(|login| self.logins.iter().map(move |name| equals(name, "", login)))
             .collect();
         (!terms.is_empty()).then(|| any_of(terms))
     }

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -299,6 +299,7 @@ impl Identities {
             identities: self,
             owners: Owners::default(),
             seen: HashSet::new(),
+            ahead: HashMap::new(),
             limit: MAX_LED_TO,
             follows: true,
         };
@@ -336,6 +337,8 @@ struct Search<'a> {
     owners: Owners,
     /// The addresses followed, as they are and as what the maps of the MTA lead to.
     seen: HashSet<(Address, bool)>,
+    /// Answers for addresses that are still to be followed.
+    ahead: HashMap<Address, Lookup<(usize, Objects)>>,
     /// The most addresses that may be followed.
     limit: usize,
     /// Whether groups and forwarding lead on: for recipients.
@@ -380,7 +383,9 @@ impl Search<'_> {
         let mut mta = mta;
         let mut is_first = true;
         while let Some(one) = waiting.pop() {
-            for next in self.address(&one, mta.take(), is_first).await? {
+            let next = self.address(&one, mta.take(), is_first).await?;
+            self.look_ahead(&next).await;
+            for next in next {
                 if self.seen.len() >= self.limit {
                     return Err(Outage::new(format!(
                         "mail to one address leads to more than {} others",
@@ -394,6 +399,32 @@ impl Search<'_> {
             is_first = false;
         }
         Ok(())
+    }
+
+    /// Asks the directory for several addresses at once, before they are followed one by one.
+    async fn look_ahead(&mut self, next: &[Next]) {
+        let names = &self.identities.names;
+        let new = next
+            .iter()
+            .filter(|one| !self.seen.contains(&(one.address.clone(), one.is_mapped)));
+        let new: HashSet<&Address> = new.map(|one| &one.address).collect();
+        if new.len() < 2 {
+            return;
+        }
+        let asked = new.into_iter().map(|address| {
+            let readings = names.readings(address, None);
+            let candidates = readings.addresses.into_iter();
+            let candidates: Vec<Address> = candidates.map(|one| one.address).collect();
+            (address.clone(), candidates)
+        });
+        let asked: Vec<(Address, Vec<Address>)> = asked.take(self.limit).collect();
+        let directory = &self.identities.directory;
+        let found = stream::iter(asked)
+            .map(|(address, candidates)| async move {
+                (address, directory.find_first(&candidates).await)
+            })
+            .buffer_unordered(AT_ONCE);
+        self.ahead.extend(found.collect::<Vec<_>>().await);
     }
 
     /// Identifies one address; gives the addresses that it leads to.
@@ -414,7 +445,15 @@ impl Search<'_> {
             true => None,
             false => self.map(&readings).await?,
         };
-        let found = match self.identities.directory.find_first(&candidates).await {
+        let found = match mta {
+            None => self.ahead.remove(&one.address),
+            Some(_) => None,
+        };
+        let found = match found {
+            Some(found) => found,
+            None => self.find_first(&candidates, &readings.logins).await,
+        };
+        let found = match found {
             Lookup::Found(found) => Some(found),
             Lookup::Absent => None,
             Lookup::Unavailable(outage) => return Err(outage),
@@ -481,6 +520,31 @@ impl Search<'_> {
             self.reach(one.address.clone());
         }
         Ok(next)
+    }
+
+    /// The objects that own the first of these addresses that anybody owns. The login names, which count where nobody does,
+    /// are asked for at the same time, so that a slow directory is not waited for twice.
+    async fn find_first(
+        &self,
+        candidates: &[Address],
+        logins: &[String],
+    ) -> Lookup<(usize, Objects)> {
+        let directory = &self.identities.directory;
+        if let (Some(first), false) = (candidates.first(), logins.is_empty())
+            && let Some(objects) = directory.known(first).await
+        {
+            return Lookup::Found((0, objects));
+        }
+        let logins = async {
+            let logins = logins.iter().map(|login| directory.find_login(login));
+            // Whoever needs an answer asks for it, and finds it in the cache or on its way.
+            join_all(logins).await;
+            std::future::pending::<Lookup<(usize, Objects)>>().await
+        };
+        tokio::select! {
+            found = directory.find_first(candidates) => found,
+            never = logins => never,
+        }
     }
 
     /// The first of these readings that a map of the MTA has an entry for, and the addresses that it goes to.

@@ -10,16 +10,19 @@ use super::lab::{
 };
 use super::watched;
 
+/// A name of the MTA itself.
+const LOCAL: &str = "mta.example.test";
+
 /// The most anonymous memory of the agent while these pass, in MiB.
 const MEMORY: u64 = 192;
 
 /// Sends a message to so many addresses that nobody has; gives the time from the end of the message to its reply.
-fn send_to_nobody(server: SocketAddr, name: &str, recipients: usize) -> Duration {
+fn send_to_nobody(server: SocketAddr, name: &str, domain: &str, recipients: usize) -> Duration {
     let mut client = Client::connect_from(OUTSIDE, server);
     client.set_patience(Duration::from_secs(120));
     assert_eq!(client.say("MAIL FROM:<a@elsewhere.test>").code, 250);
     for n in 0..recipients {
-        let reply = client.say(&format!("RCPT TO:<{name}-{n}@{DOMAIN}>"));
+        let reply = client.say(&format!("RCPT TO:<{name}-{n}@{domain}>"));
         assert_eq!(reply.code, 250, "{reply:?}");
     }
     assert_eq!(client.say("DATA").code, 354);
@@ -54,8 +57,8 @@ fn many_unknown_recipients_take_little_and_hold_up_nobody() {
     let recipients: usize = setting("UNKNOWN_RECIPIENTS", 5000);
     let port = free_port();
     let mail = super::lab::SmtpSink::start();
-    let site = Site::<Slapd>::start_as(
-        Slapd::start(4000),
+    let mut site = Site::<Slapd>::start_as(
+        Slapd::start(6000),
         SiteOptions {
             postfix: vec![
                 format!("smtpd_recipient_limit = {}", recipients + 1),
@@ -69,11 +72,29 @@ fn many_unknown_recipients_take_little_and_hold_up_nobody() {
             ..SiteOptions::default()
         },
     );
+    let config = site
+        .config
+        .replacen(
+            "[organization]\n",
+            &format!("[organization]\nlocal_domains = [\"{LOCAL}\"]\n"),
+            1,
+        )
+        // One that the lab's directory has an index for.
+        .replacen(
+            "[directory]\n",
+            "[directory]\nlogin_attributes = [\"userPrincipalName\"]\n",
+            1,
+        );
+    site.copyist.write_config(&config);
+    site.copyist.restart();
+    let listener = SocketAddr::from(([127, 0, 0, 1], port));
     let ways = [
-        ("milter", site.postfix.smtp_addr()),
-        ("listener", SocketAddr::from(([127, 0, 0, 1], port))),
+        ("milter", site.postfix.smtp_addr(), DOMAIN, recipients),
+        ("listener", listener, DOMAIN, recipients),
+        // Each may be several other addresses, and a login name.
+        ("local domain", listener, LOCAL, recipients / 10),
     ];
-    for (at, (way, server)) in ways.into_iter().enumerate() {
+    for (at, (way, server, domain, recipients)) in ways.into_iter().enumerate() {
         let is_over = AtomicBool::new(false);
         let begun = Instant::now();
         let ((longest, (beside, waited)), memory, _) = watched(&site.copyist, || {
@@ -81,11 +102,14 @@ fn many_unknown_recipients_take_little_and_hold_up_nobody() {
                 let beside = scope.spawn(|| send_beside(server, 2000 * at, &is_over));
                 let sending: Vec<_> = (0..messages)
                     .map(|n| {
-                        let name = format!("{way}-{n}");
-                        scope.spawn(move || send_to_nobody(server, &name, recipients))
+                        let name = format!("{at}-{n}");
+                        scope.spawn(move || send_to_nobody(server, &name, domain, recipients))
                     })
                     .collect();
-                let took: Vec<_> = sending.into_iter().map(|one| one.join()).collect();
+                let took: Vec<_> = sending
+                    .into_iter()
+                    .map(std::thread::ScopedJoinHandle::join)
+                    .collect();
                 is_over.store(true, Ordering::Relaxed);
                 let longest = took.into_iter().map(|one| one.expect("sent")).max();
                 (

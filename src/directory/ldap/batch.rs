@@ -1,11 +1,13 @@
 //! Puts questions that wait at the same time into one search.
 //!
 //! Promises: a question alone goes out at once; each has its answer or its outage by its deadline. At
-//! most [`IN_FLIGHT`] searches run; behind them at most [`WAITING`] questions queue, and who comes
+//! most so many searches run as the batcher was started with; behind them at most [`WAITING`] questions queue, and who comes
 //! after waits within its own deadline.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::future::Future;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,59 +25,80 @@ const MOST_ADDRESSES: usize = 100;
 /// Their octets in one search: OpenLDAP takes no request over 256 kB from strangers, and each address
 /// stands in the filter once per attribute.
 const MOST_OCTETS: usize = 8 * 1024;
-/// Searches at once.
-const IN_FLIGHT: usize = 64;
 /// Questions in the queue.
 const WAITING: usize = 1024;
 
-/// What one address gets.
+/// What one question gets.
 pub(super) type Answer = Result<Option<Objects>, Outage>;
 
-/// Something that looks up several addresses at once.
-pub(super) trait LookUp: Send + Sync + 'static {
+/// What is looked up by.
+pub(super) trait Key: fmt::Debug + Clone + Eq + Hash + Send + Sync + 'static {
+    /// Its octets in a filter.
+    fn octets(&self) -> usize;
+}
+
+impl Key for Address {
+    fn octets(&self) -> usize {
+        self.key().len()
+    }
+}
+
+/// A login name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Login(pub(super) String);
+
+impl Key for Login {
+    fn octets(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Something that looks up several addresses or names at once.
+pub(super) trait LookUp<K>: Send + Sync + 'static {
     /// An answer for each of them, by the deadline.
     fn look_up(
         &self,
-        asked: Vec<Address>,
+        asked: Vec<K>,
         deadline: Instant,
-    ) -> impl Future<Output = HashMap<Address, Answer>> + Send;
+    ) -> impl Future<Output = HashMap<K, Answer>> + Send;
 }
 
 /// The entrance of the queue.
 #[derive(Debug, Clone)]
-pub(super) struct Batcher {
-    queue: mpsc::Sender<Question>,
+pub(super) struct Batcher<K> {
+    queue: mpsc::Sender<Question<K>>,
 }
 
 #[derive(Debug)]
-struct Question {
-    address: Address,
+struct Question<K> {
+    key: K,
     deadline: Instant,
     answer: oneshot::Sender<Answer>,
 }
 
-impl Batcher {
-    /// Starts the task that fills searches; it ends when `stop` is cancelled.
-    pub(super) fn start<L: LookUp>(
+impl<K: Key> Batcher<K> {
+    /// Starts the task that fills searches, so many at once; it ends when `stop` is cancelled.
+    pub(super) fn start<L: LookUp<K>>(
         look_up: Arc<L>,
+        in_flight: usize,
         tasks: &TaskTracker,
         stop: CancellationToken,
-    ) -> Batcher {
+    ) -> Batcher<K> {
         let (queue, waiting) = mpsc::channel(WAITING);
         let searches = tasks.clone();
         tasks.spawn(async move {
-            stop.run_until_cancelled(fill(look_up, waiting, searches))
+            stop.run_until_cancelled(fill(look_up, in_flight, waiting, searches))
                 .await;
         });
         Batcher { queue }
     }
 
-    /// The objects that own this address.
-    pub(super) async fn find(&self, address: Address, patience: Duration) -> Answer {
+    /// The objects that have this address or name.
+    pub(super) async fn find(&self, key: K, patience: Duration) -> Answer {
         let deadline = Instant::now() + patience;
         let (answer, answered) = oneshot::channel();
         let question = Question {
-            address,
+            key,
             deadline,
             answer,
         };
@@ -96,12 +119,13 @@ impl Batcher {
 /// What a search may be late: its own sentence about the deadline is the better one.
 const SLACK: Duration = Duration::from_millis(100);
 
-async fn fill<L: LookUp>(
+async fn fill<K: Key, L: LookUp<K>>(
     look_up: Arc<L>,
-    mut waiting: mpsc::Receiver<Question>,
+    in_flight: usize,
+    mut waiting: mpsc::Receiver<Question<K>>,
     searches: TaskTracker,
 ) {
-    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
+    let in_flight = Arc::new(Semaphore::new(in_flight));
     loop {
         // First the permit, then the questions: while all searches are under way, the next one grows.
         let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else {
@@ -123,13 +147,13 @@ async fn fill<L: LookUp>(
 }
 
 /// The questions of one search.
-struct Batch {
-    askers: HashMap<Address, Vec<oneshot::Sender<Answer>>>,
+struct Batch<K> {
+    askers: HashMap<K, Vec<oneshot::Sender<Answer>>>,
     deadline: Instant,
 }
 
-impl Batch {
-    fn new(first: Question, waiting: &mut mpsc::Receiver<Question>) -> Batch {
+impl<K: Key> Batch<K> {
+    fn new(first: Question<K>, waiting: &mut mpsc::Receiver<Question<K>>) -> Batch<K> {
         let mut batch = Batch {
             askers: HashMap::new(),
             deadline: first.deadline,
@@ -137,11 +161,11 @@ impl Batch {
         let mut octets = 0;
         let mut next = Some(first);
         while let Some(question) = next {
-            octets += question.address.key().len();
+            octets += question.key.octets();
             batch.deadline = batch.deadline.max(question.deadline);
             batch
                 .askers
-                .entry(question.address)
+                .entry(question.key)
                 .or_default()
                 .push(question.answer);
             let full = batch.askers.len() >= MOST_ADDRESSES || octets >= MOST_OCTETS;
@@ -150,7 +174,7 @@ impl Batch {
         batch
     }
 
-    async fn search<L: LookUp>(mut self, look_up: &L) {
+    async fn search<L: LookUp<K>>(mut self, look_up: &L) {
         // Whoever asked may have gone away meanwhile.
         self.askers
             .retain(|_, askers| askers.iter().any(|asker| !asker.is_closed()));
@@ -159,10 +183,10 @@ impl Batch {
         }
         let asked = self.askers.keys().cloned().collect();
         let mut answers = look_up.look_up(asked, self.deadline).await;
-        for (address, askers) in self.askers {
+        for (key, askers) in self.askers {
             let answer = answers
-                .remove(&address)
-                .unwrap_or_else(|| Err(Outage::new("the search left this address out")));
+                .remove(&key)
+                .unwrap_or_else(|| Err(Outage::new("the search left this one out")));
             for asker in askers {
                 // An asker that is gone needs no answer.
                 let _ = asker.send(answer.clone());
@@ -183,7 +207,7 @@ mod tests {
         let_go: Semaphore,
     }
 
-    impl LookUp for Slow {
+    impl LookUp<Address> for Slow {
         async fn look_up(&self, asked: Vec<Address>, _: Instant) -> HashMap<Address, Answer> {
             self.sizes.lock().expect("not poisoned").push(asked.len());
             let _permit = self.let_go.acquire().await.expect("open");
@@ -196,7 +220,7 @@ mod tests {
 
     struct Fixture {
         slow: Arc<Slow>,
-        batcher: Batcher,
+        batcher: Batcher<Address>,
         stop: CancellationToken,
     }
 
@@ -207,7 +231,7 @@ mod tests {
                 let_go: Semaphore::new(permits),
             });
             let stop = CancellationToken::new();
-            let batcher = Batcher::start(Arc::clone(&slow), &TaskTracker::new(), stop.clone());
+            let batcher = Batcher::start(Arc::clone(&slow), 64, &TaskTracker::new(), stop.clone());
             Fixture {
                 slow,
                 batcher,

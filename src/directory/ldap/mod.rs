@@ -11,6 +11,7 @@ mod fault;
 mod feed;
 mod index;
 mod latency;
+mod logins;
 mod scanner;
 mod servers;
 mod url;
@@ -29,7 +30,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::url::UrlError;
 
-use self::batch::{Answer, Batcher, LookUp};
+use self::batch::{Answer, Batcher, Login, LookUp};
 use self::connection::{Access, Canary, Connection, Search};
 use self::discovery::Given;
 use self::fault::Fault;
@@ -59,6 +60,11 @@ const MOST_MEMBERS: usize = 100_000;
 
 /// The most groups that one person may be a member of.
 const MOST_GROUPS: usize = 1000;
+
+/// Searches for addresses at once.
+const LOOKUPS: usize = 64;
+/// Searches for login names at once: few, since they are asked for last, and often no index helps.
+const LOGIN_LOOKUPS: usize = 8;
 
 /// A proof of this age that we see what is there is good enough for the journal guard.
 const LATELY: Duration = Duration::from_secs(1);
@@ -90,7 +96,8 @@ pub enum LdapError {
 #[derive(Debug)]
 pub(super) struct Ldap {
     client: Arc<Client>,
-    batcher: Batcher,
+    addresses: Batcher<Address>,
+    logins: Batcher<Login>,
 }
 
 #[derive(Debug)]
@@ -157,7 +164,8 @@ impl Ldap {
             watch: settings.watch,
         });
         Ok(Ldap {
-            batcher: Batcher::start(Arc::clone(&client), tasks, stop.clone()),
+            addresses: Batcher::start(Arc::clone(&client), LOOKUPS, tasks, stop.clone()),
+            logins: Batcher::start(Arc::clone(&client), LOGIN_LOOKUPS, tasks, stop.clone()),
             client,
         })
     }
@@ -273,7 +281,7 @@ impl Ldap {
 
 impl Source for Ldap {
     async fn find(&self, address: &Address) -> Result<Option<Objects>, Outage> {
-        self.batcher.find(address.clone(), self.patience()).await
+        self.addresses.find(address.clone(), self.patience()).await
     }
 
     async fn names_in_journal(
@@ -300,18 +308,8 @@ impl Source for Ldap {
     }
 
     async fn find_login(&self, login: &str) -> Result<Option<Objects>, Outage> {
-        let Some(filter) = self.client.attributes.login_filter(login) else {
-            return Ok(None);
-        };
-        let found = self.client.find_alone(filter).await;
-        let found = found.map_err(|fault| Outage::new(fault.to_string()))?;
-        match found.is_empty() {
-            true => Ok(None),
-            false => {
-                let objects = found.into_iter().map(Arc::new).collect();
-                self.client.believed(objects).map(Some)
-            }
-        }
+        let login = Login(login.to_owned());
+        self.logins.find(login, self.patience()).await
     }
 
     async fn groups(&self) -> Result<Vec<String>, Outage> {
@@ -389,7 +387,7 @@ impl watch::Feed for Changing {
     }
 }
 
-impl LookUp for Client {
+impl LookUp<Address> for Client {
     async fn look_up(&self, asked: Vec<Address>, deadline: Instant) -> HashMap<Address, Answer> {
         let (together, alone): (Vec<_>, Vec<_>) =
             asked.into_iter().partition(Attributes::can_share);
@@ -490,25 +488,6 @@ impl Client {
             all.push(entry.map_err(list_outage)?);
         }
         Ok(all)
-    }
-
-    /// The people that a filter of its own finds; that there are none is believed only if the canary is seen.
-    async fn find_alone(&self, filter: String) -> Result<Vec<Entry>, Fault> {
-        let search = Search {
-            base: self.access.base.clone(),
-            scope: Scope::Subtree,
-            filter,
-            attributes: stamped(self.attributes.wanted()),
-            limit: MOST_ENTRIES,
-            enough_at_limit: false,
-            may_be_missing: false,
-        };
-        let deadline = self.access.deadline();
-        let (found, connection) = self.search(search, deadline).await?;
-        if found.is_empty() {
-            connection.verify(deadline).await?;
-        }
-        Ok(found)
     }
 
     /// Whether somebody may have this address in a form that only a scan finds.
