@@ -3,15 +3,15 @@
 //! Promises: every step has a deadline; an answer that cannot be read takes down this connection and
 //! nothing else. Never reconnects; see [`super::servers`].
 
+mod listing;
 mod proof;
+mod reading;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use ldap3::adapters::PagedResults;
-use ldap3::controls::{Control, ControlType, RawControl, SyncInfo, SyncState, parse_syncinfo};
 use ldap3::{
     Ldap, LdapConnAsync, LdapConnSettings, LdapError, Scope, SearchEntry, SearchOptions,
     SearchStream, StdStream,
@@ -19,20 +19,21 @@ use ldap3::{
 use metrics::counter;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+pub(super) use self::listing::Told;
+use self::reading::Reading;
 use super::MOST_ENTRIES;
 use super::fault::{Fault, bind_refusal, search_fault};
 use super::latency::Latency;
 use super::url::ServerUrl;
 use crate::directory::entry::Entry;
 use crate::directory::presence::Presence;
-use crate::directory::schema::{Naming, Schema};
+use crate::directory::schema::Schema;
 use crate::directory::settings::Bind;
-use crate::directory::stamp::{Stamp, unstamped};
 use crate::net::{Expiry, ReachError, Server, certificate_fault, not_after};
 
 /// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
@@ -41,10 +42,6 @@ const IN_FLIGHT: usize = 64;
 const ANSWERS: u32 = 4;
 /// Proofs at once: by one after another, a slow server would keep those waiting who came just after one began.
 const PROOFS: usize = 4;
-/// Entries in one page of a long list; Active Directory gives no more.
-const PAGE: i32 = 1000;
-/// Changes and entries that are read before they are dealt with.
-const TOLD: usize = 256;
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -136,17 +133,6 @@ pub(super) struct Search {
     pub(super) enough_at_limit: bool,
     /// Whether a base that is not there is an answer, as where an administrator's value names it.
     pub(super) may_be_missing: bool,
-}
-
-/// What comes of a question that stays.
-#[derive(Debug)]
-pub(super) enum Told {
-    /// An object, and with content synchronization what became of it.
-    Entry(Entry, Option<SyncState>),
-    /// Where content synchronization stands.
-    Info(SyncInfo),
-    /// No more will come, and why.
-    End(Fault),
 }
 
 /// Why a server could not be entered.
@@ -636,148 +622,6 @@ impl Connection {
         }
     }
 
-    /// The entries found, read in pages (RFC 2696), however many they are. The last item is a fault where they are
-    /// not all.
-    pub(super) fn list(self: &Arc<Self>, search: Search) -> mpsc::Receiver<Result<Entry, Fault>> {
-        let (tell, listed) = mpsc::channel(TOLD);
-        let connection = Arc::clone(self);
-        // A task of its own, since unreadable entries make the library panic.
-        let reading = tokio::spawn({
-            let tell = tell.clone();
-            async move { connection.read_pages(search, &tell).await }
-        });
-        let url = self.url.clone();
-        tokio::spawn(async move {
-            let fault = match reading.await {
-                Ok(None) => return,
-                Ok(Some(fault)) => fault,
-                Err(_) => Fault::Lost(format!("{url} sent an answer that cannot be read")),
-            };
-            let _ = tell.send(Err(fault)).await;
-        });
-        listed
-    }
-
-    async fn read_pages(
-        &self,
-        search: Search,
-        tell: &mpsc::Sender<Result<Entry, Fault>>,
-    ) -> Option<Fault> {
-        let _alone = self.listing.lock().await;
-        let mut ldap = self.ldap.clone();
-        // For each entry, not for all of them.
-        ldap.with_timeout(self.access.timeout);
-        let asked = search.attributes.clone();
-        let reading = Reading::of(self, &asked);
-        let filter = self.in_names(&search.filter);
-        let starting = ldap.streaming_search_with(
-            PagedResults::new(PAGE),
-            &search.base,
-            search.scope,
-            &filter,
-            search.attributes,
-        );
-        let mut stream = match starting.await {
-            Ok(stream) => stream,
-            Err(error) => return Some(self.broken(&error)),
-        };
-        loop {
-            match stream.next().await {
-                Ok(Some(item)) if item.is_ref() || item.is_intermediate() => {}
-                Ok(Some(item)) => {
-                    self.hear();
-                    if tell
-                        .send(Ok(reading.entry(SearchEntry::construct(item))))
-                        .await
-                        .is_err()
-                    {
-                        return None;
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => return Some(self.broken(&error)),
-            }
-        }
-        let result = stream.finish().await;
-        search_fault(&self.url, &search.base, &result)
-    }
-
-    /// Asks a question that stays: what comes is handed on until the server, the connection or the receiver ends
-    /// it. The last item is [`Told::End`], unless the receiver ended it.
-    pub(super) fn follow(
-        self: &Arc<Self>,
-        search: Search,
-        control: RawControl,
-    ) -> mpsc::Receiver<Told> {
-        let (tell, told) = mpsc::channel(TOLD);
-        let connection = Arc::clone(self);
-        let reading = tokio::spawn(async move {
-            let mut ldap = connection.ldap.clone();
-            let end = connection.read_on(&mut ldap, search, control, &tell).await;
-            if tell.is_closed() && !connection.is_lost() {
-                connection.abandon(ldap.last_id()).await;
-            }
-            (tell, end)
-        });
-        // A task of its own, since the library panics on answers that it cannot make sense of.
-        tokio::spawn(async move {
-            if let Ok((tell, end)) = reading.await {
-                let _ = tell.send(Told::End(end)).await;
-            }
-        });
-        told
-    }
-
-    async fn read_on(
-        &self,
-        ldap: &mut Ldap,
-        search: Search,
-        control: RawControl,
-        tell: &mpsc::Sender<Told>,
-    ) -> Fault {
-        ldap.with_controls(control);
-        let asked = search.attributes.clone();
-        let reading = Reading::of(self, &asked);
-        let starting = ldap.streaming_search(
-            &search.base,
-            search.scope,
-            &search.filter,
-            search.attributes,
-        );
-        let mut stream = match starting.await {
-            Ok(stream) => stream,
-            Err(error) => return self.broken(&error),
-        };
-        loop {
-            let next = tokio::select! {
-                next = stream.next() => next,
-                () = tell.closed() => return Fault::Question("nobody listens any more".into()),
-            };
-            let item = match next {
-                Ok(Some(item)) => item,
-                Ok(None) => break,
-                Err(error) => return self.broken(&error),
-            };
-            self.hear();
-            let told = if item.is_ref() {
-                continue;
-            } else if item.is_intermediate() {
-                Told::Info(parse_syncinfo(item))
-            } else {
-                let state = item.1.iter().find_map(|Control(kind, raw)| {
-                    matches!(kind, Some(ControlType::SyncState)).then(|| raw.parse::<SyncState>())
-                });
-                Told::Entry(reading.entry(SearchEntry::construct(item)), state)
-            };
-            if tell.send(told).await.is_err() {
-                return Fault::Question("nobody listens any more".into());
-            }
-        }
-        let result = stream.finish().await;
-        search_fault(&self.url, &search.base, &result)
-            .unwrap_or_else(|| Fault::Lost(format!("{} ended the feed of changes", self.url)))
-    }
-
     /// A filter with the server's names in the place of identifiers. No value holds a bracket that is not escaped.
     fn in_names<'f>(&self, filter: &'f str) -> Cow<'f, str> {
         let mut named = Cow::Borrowed(filter);
@@ -907,66 +751,4 @@ async fn gssapi_bind(url: &ServerUrl, _: Ldap) -> Result<Ldap, EnterError> {
 enum Read {
     ToTheEnd(Vec<Entry>),
     TooMuch(Vec<Entry>),
-}
-
-/// How the entries of a search are read.
-struct Reading<'a> {
-    naming: Naming<'a>,
-    /// What was asked for, where the stamp was asked for as well.
-    unstamped: Option<&'a [String]>,
-    server: &'a str,
-}
-
-impl<'a> Reading<'a> {
-    fn of(connection: &'a Connection, asked: &'a [String]) -> Reading<'a> {
-        let unstamped = unstamped(asked);
-        let names = unstamped.unwrap_or(asked).iter().map(String::as_str);
-        Reading {
-            naming: Naming::of(connection.schema(), names),
-            unstamped,
-            server: connection.server(),
-        }
-    }
-
-    /// Attributes get the names that they were asked for by. Values that are no UTF-8 are kept with replacement
-    /// characters: a journal attribute with such a value must be seen to be wrong.
-    fn entry(&self, found: SearchEntry) -> Entry {
-        let text = found.attrs.into_iter();
-        let binary = found.bin_attrs.into_iter().map(|(name, values)| {
-            let values = values.iter();
-            let lossy = values.map(|value| String::from_utf8_lossy(value).into_owned());
-            (name, lossy.collect())
-        });
-        let mut attributes: Vec<(String, Vec<String>)> = text.chain(binary).collect();
-        let stamp = match self.unstamped {
-            Some(asked) => Stamp::take(&mut attributes, asked, self.server),
-            None => Stamp::default(),
-        };
-        self.naming.rename(&mut attributes);
-        Entry::new(found.dn, attributes).with_stamp(stamp)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_value_that_is_no_utf8_stays_visible() {
-        let found = SearchEntry {
-            dn: "cn=x".into(),
-            attrs: [("mail".to_owned(), vec!["a@b.test".to_owned()])].into(),
-            bin_attrs: [("journal".to_owned(), vec![b"j\xff@b.test".to_vec()])].into(),
-        };
-        let schema = Schema::standard();
-        let asked = ["mail".to_owned(), "journal".to_owned()];
-        let reading = Reading {
-            naming: Naming::of(&schema, asked.iter().map(String::as_str)),
-            unstamped: None,
-            server: "x",
-        };
-        let entry = reading.entry(found);
-        assert_eq!(entry.values("mail").to_vec(), ["a@b.test"]);
-        assert_eq!(entry.values("journal").to_vec(), ["j\u{fffd}@b.test"]);
-    }
 }

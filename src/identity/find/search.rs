@@ -1,0 +1,499 @@
+//! Follows one address or login through maps, directory, groups and forwarding.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
+
+use super::{AT_ONCE, Identities, Owners, Person, Question, Trace};
+use crate::directory::{Entry, Lookup, Objects, Outage, Rewriting, Target};
+use crate::identity::names::{Readings, Step};
+use crate::mail::Address;
+use crate::maps::{Expansion, NonAddressKind};
+
+/// The most addresses that one recipient may lead to by maps, forwarding and alias objects.
+const MAX_LED_TO: usize = 1000;
+
+/// One identification under way.
+pub(super) struct Search<'a> {
+    identities: &'a Identities,
+    owners: Owners,
+    /// The addresses followed, as they are and as what the maps of the MTA lead to.
+    seen: HashSet<(Address, bool)>,
+    /// Answers for addresses that are still to be followed.
+    ahead: HashMap<Address, Lookup<(usize, Objects)>>,
+    /// The most addresses that may be followed.
+    limit: usize,
+    /// Whether groups and forwarding lead on: for recipients.
+    follows: bool,
+}
+
+/// An address that mail goes on to.
+#[derive(Clone)]
+struct Next {
+    address: Address,
+    /// The group by which it was reached.
+    group: Option<Address>,
+    /// Whether it is what the maps of the MTA lead to in the end.
+    is_mapped: bool,
+}
+
+/// What the maps of the MTA make of an address.
+struct ByMap {
+    /// Which of the readings has the entry.
+    at: usize,
+    addresses: Vec<Address>,
+    /// Whether a command or a file takes the mail: it may be how its own mailbox gets it, as with a command that sorts.
+    is_kept: bool,
+}
+
+impl Search<'_> {
+    /// Identifies, with every step in the trace; nobody where nobody is found.
+    pub(super) async fn owners(
+        identities: &Identities,
+        question: &Question,
+    ) -> Result<Owners, Outage> {
+        let mut search = Search {
+            identities,
+            owners: Owners::default(),
+            seen: HashSet::new(),
+            ahead: HashMap::new(),
+            limit: MAX_LED_TO,
+            follows: matches!(question, Question::Recipient { .. }),
+        };
+        match question {
+            Question::Recipient { address, mta } | Question::Sender { address, mta } => {
+                search.follow(address, mta.as_ref()).await?;
+            }
+            Question::Login(login) => search.login(login).await?,
+        }
+        Ok(search.owners)
+    }
+
+    fn note(&mut self, name: impl ToString, outcome: impl Into<String>) {
+        self.owners.trace.push(Trace {
+            name: name.to_string(),
+            outcome: outcome.into(),
+        });
+    }
+
+    /// Follows an address, and all that it leads to.
+    async fn follow(&mut self, address: &Address, mta: Option<&Address>) -> Result<(), Outage> {
+        let mut waiting = vec![Next {
+            address: address.clone(),
+            group: None,
+            is_mapped: false,
+        }];
+        self.seen.insert((address.clone(), false));
+        let mut mta = mta;
+        let mut is_first = true;
+        while let Some(one) = waiting.pop() {
+            let next = self.address(&one, mta.take(), is_first).await?;
+            self.look_ahead(&next).await;
+            for next in next {
+                if self.seen.len() >= self.limit {
+                    return Err(Outage::new(format!(
+                        "mail to one address leads to more than {} others",
+                        self.limit
+                    )));
+                }
+                if self.seen.insert((next.address.clone(), next.is_mapped)) {
+                    waiting.push(next);
+                }
+            }
+            is_first = false;
+        }
+        Ok(())
+    }
+
+    /// Asks the directory for several addresses at once, before they are followed one by one.
+    async fn look_ahead(&mut self, next: &[Next]) {
+        let names = &self.identities.names;
+        let new = next
+            .iter()
+            .filter(|one| !self.seen.contains(&(one.address.clone(), one.is_mapped)));
+        let new: HashSet<&Address> = new.map(|one| &one.address).collect();
+        if new.len() < 2 {
+            return;
+        }
+        let asked = new.into_iter().map(|address| {
+            let readings = names.readings(address, None);
+            let candidates = readings.addresses.into_iter();
+            let candidates: Vec<Address> = candidates.map(|one| one.address).collect();
+            (address.clone(), candidates)
+        });
+        let asked: Vec<(Address, Vec<Address>)> = asked.take(self.limit).collect();
+        let directory = &self.identities.directory;
+        let found = stream::iter(asked)
+            .map(|(address, candidates)| async move {
+                (address, directory.find_first(&candidates).await)
+            })
+            .buffer_unordered(AT_ONCE);
+        self.ahead.extend(found.collect::<Vec<_>>().await);
+    }
+
+    /// Identifies one address; gives the addresses that it leads to.
+    async fn address(
+        &mut self,
+        one: &Next,
+        mta: Option<&Address>,
+        is_first: bool,
+    ) -> Result<Vec<Next>, Outage> {
+        let names = &self.identities.names;
+        let readings = names.readings(&one.address, mta);
+        let candidates: Vec<Address> = readings
+            .addresses
+            .iter()
+            .map(|reading| reading.address.clone())
+            .collect();
+        let mut mapped = match one.is_mapped {
+            true => None,
+            false => self.map(&readings).await?,
+        };
+        let found = match mta {
+            None => self.ahead.remove(&one.address),
+            Some(_) => None,
+        };
+        let found = match found {
+            Some(found) => found,
+            None => self.find_first(&candidates, &readings.logins).await,
+        };
+        let found = match found {
+            Lookup::Found(found) => Some(found),
+            Lookup::Absent => None,
+            Lookup::Unavailable(outage) => return Err(outage),
+        };
+        // The first reading that leads to anybody counts, by a map of the MTA or in the directory.
+        if let (Some((at, _)), Some(by_map)) = (&found, &mapped)
+            && *at < by_map.at
+        {
+            mapped = None;
+        }
+        let is_mapped = mapped.is_some();
+        let leads_away = self.follows && mapped.as_ref().is_some_and(|by_map| !by_map.is_kept);
+        let mut next: Vec<Next> = mapped
+            .into_iter()
+            .flat_map(|by_map| by_map.addresses)
+            .map(|address| Next {
+                address,
+                group: one.group.clone(),
+                is_mapped: true,
+            })
+            .collect();
+        if let Some((at, mut objects)) = found {
+            if leads_away {
+                // Whether mail arrives there as well, the map says; by it the MTA knows the members of a group.
+                let groups = objects.iter().filter(|object| object.is_group());
+                objects = groups.cloned().collect();
+            }
+            if !objects.is_empty() {
+                let reading = &readings.addresses[at];
+                let dns: Vec<&str> = objects.iter().map(|object| object.dn.as_str()).collect();
+                let outcome = format!("{}: {}", reading.step.name(), dns.join("; "));
+                self.note(&reading.address, outcome);
+                let found = Next {
+                    address: reading.address.clone(),
+                    ..one.clone()
+                };
+                next.extend(self.found(found, objects).await?);
+            }
+            return Ok(next);
+        }
+        if is_mapped {
+            return Ok(next);
+        }
+        for reading in &readings.addresses {
+            let outcome = format!("{}: no object", reading.step.name());
+            self.note(&reading.address, outcome);
+        }
+        for login in &readings.logins {
+            if let Some(next) = self.ask_login(login, one).await? {
+                return Ok(next);
+            }
+        }
+        if !self.follows {
+            next.extend(self.alias(&readings).await?);
+            return Ok(next);
+        }
+        if let Some(outside) = readings.outside {
+            self.note(&outside, "the local part routes outside");
+            self.reach(outside);
+        } else if names.has(&one.address) {
+            // Whoever it is, it is somebody of the organization.
+            self.owners.has_others = true;
+        } else if !is_first {
+            self.reach(one.address.clone());
+        }
+        Ok(next)
+    }
+
+    /// The objects that own the first of these addresses that anybody owns. The login names, which count where nobody does,
+    /// are asked for at the same time, so that a slow directory is not waited for twice.
+    async fn find_first(
+        &self,
+        candidates: &[Address],
+        logins: &[String],
+    ) -> Lookup<(usize, Objects)> {
+        let directory = &self.identities.directory;
+        if let (Some(first), false) = (candidates.first(), logins.is_empty())
+            && let Some(objects) = directory.known(first).await
+        {
+            return Lookup::Found((0, objects));
+        }
+        let logins = async {
+            let logins = logins.iter().map(|login| directory.find_login(login));
+            // Whoever needs an answer asks for it, and finds it in the cache or on its way.
+            join_all(logins).await;
+            std::future::pending::<Lookup<(usize, Objects)>>().await
+        };
+        tokio::select! {
+            found = directory.find_first(candidates) => found,
+            never = logins => never,
+        }
+    }
+
+    /// The first of these readings that a map of the MTA has an entry for, and the addresses that it goes to.
+    async fn map(&mut self, readings: &Readings) -> Result<Option<ByMap>, Outage> {
+        let maps = &self.identities.maps;
+        if maps.is_empty() {
+            return Ok(None);
+        }
+        let is_local = |address: &Address| self.identities.names.is_local(address.domain());
+        let is_written_local =
+            (readings.addresses.first()).is_some_and(|one| is_local(&one.address));
+        for (at, reading) in readings.addresses.iter().enumerate() {
+            // The MTA itself knows what its own names are.
+            if is_written_local && reading.step == Step::SharedDomain {
+                continue;
+            }
+            let reading = &reading.address;
+            let expansion = match self.follows {
+                true => maps.recipients(reading).await,
+                false => maps.senders(reading).await,
+            };
+            let expansion = expansion.map_err(|error| Outage::new(error.to_string()))?;
+            let Expansion::Changed { addresses, others } = expansion else {
+                continue;
+            };
+            for step in addresses.iter().flat_map(|mapped| &mapped.steps) {
+                self.note(reading, step.to_string());
+            }
+            for other in &others {
+                self.note(reading, format!("no mailbox: {}", other.target));
+            }
+            let is_kept = others.iter().any(|other| match other.kind {
+                NonAddressKind::Command | NonAddressKind::File => true,
+                NonAddressKind::Loop | NonAddressKind::BadInclude | NonAddressKind::Invalid => {
+                    false
+                }
+            });
+            return Ok(Some(ByMap {
+                at,
+                addresses: addresses.into_iter().map(|mapped| mapped.address).collect(),
+                is_kept,
+            }));
+        }
+        Ok(None)
+    }
+
+    /// Whose name an alias is that somebody sends by: it is that of a mailbox if it leads to this one and to nothing else.
+    async fn alias(&mut self, readings: &Readings) -> Result<Option<Next>, Outage> {
+        let maps = &self.identities.maps;
+        for reading in &readings.addresses {
+            let expansion = maps.recipients(&reading.address).await;
+            let expansion = expansion.map_err(|error| Outage::new(error.to_string()))?;
+            let Expansion::Changed { addresses, others } = expansion else {
+                continue;
+            };
+            let [only] = addresses.as_slice() else {
+                let outcome = format!("alias of {} mailboxes", addresses.len());
+                self.note(&reading.address, outcome);
+                return Ok(None);
+            };
+            for step in &only.steps {
+                self.note(&reading.address, step.to_string());
+            }
+            return Ok(others.is_empty().then(|| Next {
+                address: only.address.clone(),
+                group: None,
+                is_mapped: true,
+            }));
+        }
+        Ok(None)
+    }
+
+    fn reach(&mut self, address: Address) {
+        if !self.owners.reached.contains(&address) {
+            self.owners.reached.push(address);
+        }
+    }
+
+    async fn login(&mut self, login: &str) -> Result<(), Outage> {
+        let bare = login.trim();
+        if let Ok(address) = Address::parse(bare) {
+            self.follow(&address, None).await?;
+            if !self.owners.people.is_empty() {
+                return Ok(());
+            }
+        }
+        // `CORP\imeier`, `imeier@REALM`: the realm is the MTA's matter, which let the client in.
+        let name = bare.rsplit_once(['\\', '/']).map_or(bare, |(_, name)| name);
+        let user = name.split_once('@').map_or(name, |(user, _)| user);
+        let default = self
+            .identities
+            .names
+            .default_domain()
+            .unwrap_or("localhost");
+        let Some(address) = Address::quoted(user, default) else {
+            return Ok(());
+        };
+        let shown = Next {
+            address,
+            group: None,
+            is_mapped: false,
+        };
+        let mut asked: Vec<&str> = Vec::new();
+        for login in [bare, name, user] {
+            if asked.contains(&login) {
+                continue;
+            }
+            asked.push(login);
+            if self.ask_login(login, &shown).await?.is_some() {
+                return Ok(());
+            }
+        }
+        // Last the name at the default domain: `imeier` as `imeier@corp.test`.
+        if !self.seen.contains(&(shown.address.clone(), false)) {
+            self.follow(&shown.address, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the objects that have a login name, and gives what they lead to; `None` if there are none.
+    async fn ask_login(&mut self, login: &str, shown: &Next) -> Result<Option<Vec<Next>>, Outage> {
+        if login.is_empty() {
+            return Ok(None);
+        }
+        match self.identities.directory.find_login(login).await {
+            Lookup::Found(objects) => {
+                let dns: Vec<&str> = objects.iter().map(|object| object.dn.as_str()).collect();
+                self.note(login, format!("login name: {}", dns.join("; ")));
+                self.found(shown.clone(), objects).await.map(Some)
+            }
+            Lookup::Absent => {
+                self.note(login, "login name: no object");
+                Ok(None)
+            }
+            Lookup::Unavailable(outage) => Err(outage),
+        }
+    }
+
+    /// Takes an address's objects, and what they stand for.
+    async fn found(&mut self, one: Next, objects: Objects) -> Result<Vec<Next>, Outage> {
+        let mut next = Vec::new();
+        if self.follows {
+            let own = objects
+                .iter()
+                .filter(|object| !object.inherited && object.leads_on());
+            for object in own.cloned().collect::<Vec<_>>() {
+                self.lead_on(&one, &object, &mut next).await?;
+            }
+        }
+        self.add(Person {
+            address: one.address,
+            objects,
+            group: one.group,
+        });
+        Ok(next)
+    }
+
+    fn add(&mut self, person: Person) {
+        let is_same = |known: &Person| {
+            let dns = |person: &Person| {
+                person
+                    .own()
+                    .map(|object| object.dn.clone())
+                    .collect::<Vec<_>>()
+            };
+            known.group.is_some() == person.group.is_some() && dns(known) == dns(&person)
+        };
+        if !self.owners.people.iter().any(is_same) {
+            self.owners.people.push(person);
+        }
+    }
+
+    async fn lead_on(
+        &mut self,
+        one: &Next,
+        object: &Arc<Entry>,
+        next: &mut Vec<Next>,
+    ) -> Result<(), Outage> {
+        if object.is_group() {
+            let identities = self.identities;
+            let maps: Arc<dyn Rewriting> = Arc::new(identities.maps.clone());
+            let members = identities.directory.members(object, maps).await?;
+            self.note(
+                &object.dn,
+                format!("group: {} journaled members", members.journaled.len()),
+            );
+            self.owners.has_others |= !members.all_exempt;
+            let group = one.group.as_ref().unwrap_or(&one.address);
+            for objects in &members.journaled {
+                let own = objects.first().and_then(|member| own_address(member));
+                self.owners.people.push(Person {
+                    address: own.unwrap_or_else(|| one.address.clone()),
+                    objects: Arc::clone(objects),
+                    group: Some(group.clone()),
+                });
+            }
+            let outside = members
+                .domains
+                .iter()
+                .filter(|one| !self.identities.names.has(one));
+            for contact in outside.cloned().collect::<Vec<_>>() {
+                self.reach(contact);
+            }
+            // The size of a group is no reason to defer mail.
+            self.limit += members.addresses.len();
+            next.extend(members.addresses.iter().map(|address| Next {
+                address: address.clone(),
+                group: Some(group.clone()),
+                is_mapped: false,
+            }));
+        }
+        let to = |address| Next {
+            address,
+            group: one.group.clone(),
+            is_mapped: false,
+        };
+        let mut objects = Vec::new();
+        for value in object.forwarding() {
+            match Target::parse(value) {
+                Ok(Target::Smtp(address)) => {
+                    self.note(&address, format!("forwarding of {}", object.dn));
+                    next.push(to(address));
+                }
+                Ok(target) => objects.push(target),
+                Err(error) => self.note(value, format!("forwarding of {}: {error}", object.dn)),
+            }
+        }
+        for (target, answer) in self.identities.directory.resolve(&objects).await {
+            if let Ok(reached) = answer? {
+                self.note(&target, format!("forwarding of {}", object.dn));
+                next.extend(reached.iter().map(|one| to(one.address.clone())));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first address of a member, to tell its direction by.
+fn own_address(object: &Entry) -> Option<Address> {
+    let values = ["mail", "proxyAddresses", "targetAddress"].into_iter();
+    let mut values = values.flat_map(|name| object.values(name));
+    values.find_map(|value| match Target::parse(value) {
+        Ok(Target::Smtp(address)) => Some(address),
+        _ => None,
+    })
+}
