@@ -322,7 +322,12 @@ impl Composer {
         expanded: &[(&Address, &Address)],
     ) -> Result<Item, ComposeError> {
         let (envelope, from_us) = (subject.envelope, subject.sender_is_ours);
-        let envelope_part = report::envelope_part(envelope, &subject.summary, from_us, expanded);
+        let envelope_part = report::envelope_part(
+            envelope,
+            (subject.message, &subject.summary),
+            from_us,
+            expanded,
+        );
         let boundary = boundary()?;
         let original = subject.nature.kind;
         let (before, after) = report::body(&envelope_part, original, &boundary);
@@ -425,7 +430,7 @@ impl Composer {
     ) -> Result<Item, ComposeError> {
         let boundary = boundary()?;
         // Addresses of its header may need UTF-8.
-        let is_global = !attached.has_ascii_header();
+        let is_global = !attached.has_ascii_header()?;
         let of_prefix = BodyKind::of(attached.prefix);
         let attached_kind = attached.kind.max(of_prefix);
         let (mut before, after) = ndr::body(account, attached_kind, is_global, &boundary);
@@ -544,14 +549,21 @@ struct Attached<'a> {
 
 impl Attached<'_> {
     /// Whether its header is ASCII: ours, and that of the original where it goes on in it.
-    fn has_ascii_header(&self) -> bool {
+    fn has_ascii_header(&self) -> io::Result<bool> {
         let end = |text: &[u8]| memchr::memmem::find(text, b"\r\n\r\n");
-        match end(self.prefix) {
-            Some(end) => self.prefix[..end].is_ascii(),
-            None => {
-                let original = self.original.beginning();
-                let end = end(original).unwrap_or(original.len());
-                self.prefix.is_ascii() && original[..end].is_ascii()
+        let mut seen = self.prefix.to_vec();
+        let mut pieces = self.original.pieces(0);
+        loop {
+            if let Some(end) = end(&seen) {
+                return Ok(seen[..end].is_ascii());
+            }
+            match pieces.next() {
+                Some(piece) if seen.is_ascii() => {
+                    // The empty line may begin in one piece and end in the next.
+                    seen.drain(..seen.len().saturating_sub(3));
+                    seen.extend_from_slice(&piece?);
+                }
+                _ => return Ok(seen.is_ascii()),
             }
         }
     }

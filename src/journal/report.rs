@@ -4,10 +4,11 @@
 //! documentation), as archives read it: exactly two parts, values bare and one on each line, field names as
 //! spelled here, the empty `X-MS-Journal-Report` after To.
 
+use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
 use super::fields::{addresses, field, unstructured};
-use crate::mail::{self, Address, BodyKind, Envelope, Summary};
+use crate::mail::{self, Address, BodyKind, Envelope, Message, Summary};
 
 /// Longest subject in the envelope part, in octets; its lines are never folded and a line has at most 998.
 const SUBJECT: usize = 900;
@@ -42,7 +43,7 @@ impl Outer<'_> {
 /// no other members are named, for memberships may be hidden.
 pub(super) fn envelope_part(
     envelope: &Envelope,
-    summary: &Summary,
+    (message, summary): (&Message, &Summary),
     sender_is_ours: bool,
     expanded: &[(&Address, &Address)],
 ) -> String {
@@ -64,32 +65,39 @@ pub(super) fn envelope_part(
     }
     line(&mut out, "Subject", shortened(&summary.subject));
     line(&mut out, "Message-Id", shortened(&summary.message_id));
-    let mut listed: Vec<(&str, &Address)> = Vec::new();
-    for recipient in envelope.recipient_addresses() {
-        // What a stranger's header says about To and Cc is not evidence of anything.
-        let kind = match () {
-            () if !sender_is_ours => "Recipient",
-            () if summary.to.contains(recipient) => "To",
-            () if summary.cc.contains(recipient) => "Cc",
-            () => "Bcc",
-        };
-        if !listed.iter().any(|(_, known)| *known == recipient) {
-            listed.push((kind, recipient));
-        }
+    let recipients: HashSet<&Address> = envelope.recipient_addresses().collect();
+    // What a stranger's header says about To and Cc is not evidence of anything.
+    let [to, cc] = ["To", "Cc"].map(|name| match sender_is_ours {
+        true => message.addressees(name, &recipients),
+        false => HashSet::new(),
+    });
+    let place = |recipient| match () {
+        () if !sender_is_ours => "Recipient",
+        () if to.contains(recipient) => "To",
+        () if cc.contains(recipient) => "Cc",
+        () => "Bcc",
+    };
+    let mut members: HashMap<&Address, Vec<&Address>> = HashMap::new();
+    for (member, group) in expanded {
+        members.entry(group).or_default().push(member);
     }
     for kind in ["To", "Cc", "Bcc", "Recipient"] {
-        for (_, recipient) in listed.iter().filter(|(listed, _)| *listed == kind) {
+        // Somebody may be named twice.
+        let mut listed = HashSet::new();
+        for recipient in envelope.recipient_addresses() {
+            if place(recipient) != kind || !listed.insert(recipient) {
+                continue;
+            }
             line(&mut out, kind, &recipient.to_string());
-            let members = expanded.iter().filter(|(_, group)| group == recipient);
-            for (member, group) in members {
-                line(&mut out, kind, &format!("{member}, Expanded: {group}"));
+            for member in members.get(recipient).into_iter().flatten() {
+                line(&mut out, kind, &format!("{member}, Expanded: {recipient}"));
             }
         }
     }
     // Those of groups that the recipients lead to: by an alias, by an extension.
     let kind = if sender_is_ours { "Bcc" } else { "Recipient" };
     for (member, group) in expanded {
-        if !listed.iter().any(|(_, known)| known == group) {
+        if !recipients.contains(group) {
             line(&mut out, kind, &format!("{member}, Expanded: {group}"));
         }
     }

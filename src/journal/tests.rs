@@ -278,6 +278,22 @@ fn a_copy_is_the_original_with_our_fields_in_front() {
 }
 
 #[test]
+fn a_report_reads_the_header_to_its_end() {
+    let before = "X: y\r\n".repeat(100_000);
+    let original = message(&format!(
+        "{before}To: bo@corp.example\r\nCc: dan@corp.example\r\nSubject: s\r\nMessage-ID: <1@x>\r\n\r\nbody\r\n"
+    ));
+    let to = ["bo@corp.example", "dan@corp.example", "eve@corp.example"];
+    let envelope = envelope(Some("ana@corp.example"), &to);
+    let (_, _, text) = report(&composer(), &envelope, &original, true);
+    assert_eq!(
+        text.trim_end(),
+        "Sender: ana@corp.example\r\nSubject: s\r\nMessage-Id: <1@x>\r\nTo: bo@corp.example\r\n\
+         Cc: dan@corp.example\r\nBcc: eve@corp.example"
+    );
+}
+
+#[test]
 fn a_seal_holds_for_its_recipients_and_its_body_only() {
     let composer = composer();
     let original = message(OFFER);

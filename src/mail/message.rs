@@ -1,19 +1,15 @@
 //! A message's exact bytes, and what a report says about it.
 
-use mail_parser::{HeaderValue, MessageParser};
+use std::collections::HashSet;
+
+use mail_parser::MessageParser;
 
 use super::encoded::unstructured;
 use super::header::{Fields, body_start};
 use super::{Address, Content, Field, Pieces};
 
-/// Headers beyond this many octets are journaled but not read: nobody's subject stands there.
-const HEADER_READ: usize = 256 * 1024;
-
 /// Most authors of one message.
 const MAX_AUTHORS: usize = 10;
-
-/// Most addresses read from one To or Cc field; more than any transaction has recipients.
-const ADDRESSES_READ: usize = 20_000;
 
 /// A message as the hook received it. Cloning shares the octets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,10 +29,6 @@ pub struct Summary {
     pub message_id: String,
     /// The addresses of From.
     pub from: Vec<Address>,
-    /// The addresses of To.
-    pub to: Vec<Address>,
-    /// The addresses of Cc.
-    pub cc: Vec<Address>,
 }
 
 impl Message {
@@ -106,26 +98,45 @@ impl Message {
 
     /// The addresses in From and Sender, each once and 10 at most: whoever hands the message over wrote them.
     pub fn authors(&self) -> Vec<Address> {
-        let header = &self.header()[..self.body.min(HEADER_READ)];
-        let Some(parsed) = MessageParser::default().parse_headers(header) else {
-            return Vec::new();
-        };
-        let mut authors = addresses(parsed.from());
-        authors.extend(addresses(parsed.sender()));
+        let mut authors = Vec::new();
+        for name in ["From", "Sender"] {
+            self.read_addresses(name, |address| authors.push(address));
+        }
         authors.sort_unstable();
         authors.dedup();
         authors.truncate(MAX_AUTHORS);
         authors
     }
 
+    /// Those of `recipients` that the fields of this name list, wherever in the header these are: several To fields are
+    /// against RFC 5322 and common all the same.
+    pub fn addressees(&self, name: &str, recipients: &HashSet<&Address>) -> HashSet<Address> {
+        let mut found = HashSet::new();
+        self.read_addresses(name, |address| {
+            if recipients.contains(&address) {
+                found.insert(address);
+            }
+        });
+        found
+    }
+
+    /// Reads the addresses in all fields of this name. The parser is given one field at a time: what ends a header is for
+    /// [`Fields`] to say, and the structure of the body must not reach the parser (it recurses while dropping).
+    fn read_addresses(&self, name: &str, mut found: impl FnMut(Address)) {
+        for field in self.fields_named(name) {
+            let field = [b"To:", field.value, b"\r\n\r\n"].concat();
+            let Some(parsed) = MessageParser::default().parse_headers(&field) else {
+                continue;
+            };
+            let listed = parsed.to().into_iter().flat_map(|list| list.iter());
+            let addresses = listed.filter_map(|addr| Address::parse(addr.address.as_deref()?).ok());
+            addresses.for_each(&mut found);
+        }
+    }
+
     /// Reads the values a report repeats. Whatever cannot be read is left empty: a strange header
     /// costs a line of the report, never the report.
     pub fn summary(&self) -> Summary {
-        let mut header = &self.header()[..self.body.min(HEADER_READ)];
-        if header.len() < self.body {
-            // Cut at a line so that half a field is not read as a whole one.
-            header = &header[..memchr::memrchr(b'\n', header).map_or(0, |lf| lf + 1)];
-        }
         let mut summary = Summary::default();
         if let Some(field) = self.fields_named("Message-ID").next() {
             summary.message_id = one_line(&String::from_utf8_lossy(field.value));
@@ -134,36 +145,9 @@ impl Message {
         if let Some(field) = self.fields_named("Subject").next() {
             summary.subject = one_line(&unstructured(field.value));
         }
-        // Only the header block is given to the parser: the body's structure is nobody's business here,
-        // and deep nesting in it must not reach the parser (it recurses while dropping).
-        let Some(parsed) = MessageParser::default().parse_headers(header) else {
-            return summary;
-        };
-        summary.from = addresses(parsed.from());
-        // Several To fields are against RFC 5322 and common all the same.
-        for header in parsed.headers() {
-            if let HeaderValue::Address(list) = &header.value {
-                match header.name.as_str() {
-                    name if name.eq_ignore_ascii_case("To") => {
-                        summary.to.extend(addresses(Some(list)));
-                    }
-                    name if name.eq_ignore_ascii_case("Cc") => {
-                        summary.cc.extend(addresses(Some(list)));
-                    }
-                    _ => {}
-                }
-            }
-        }
+        self.read_addresses("From", |address| summary.from.push(address));
         summary
     }
-}
-
-fn addresses(list: Option<&mail_parser::Address<'_>>) -> Vec<Address> {
-    list.into_iter()
-        .flat_map(|list| list.iter())
-        .filter_map(|addr| Address::parse(addr.address.as_deref()?).ok())
-        .take(ADDRESSES_READ)
-        .collect()
 }
 
 /// Text on one line: line breaks and control characters removed (a tab becomes a space), so that no
@@ -186,6 +170,10 @@ mod tests {
 
     use super::super::content::tests::shelved;
     use super::*;
+
+    fn address(text: &str) -> Address {
+        Address::parse(text).expect("an address")
+    }
 
     fn message(text: &str) -> Message {
         Message::new(Bytes::copy_from_slice(text.as_bytes()))
@@ -211,15 +199,40 @@ mod tests {
         .summary();
         assert_eq!(found.subject, "GrüßeBcc: x folded");
         assert_eq!(found.message_id, "<1@pc.test>");
-        let text = |list: &[Address]| {
-            list.iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(" ")
+        assert_eq!(found.from, [address("ana@corp.example")]);
+    }
+
+    #[test]
+    fn recipients_are_found_in_all_fields_of_a_name() {
+        let found = message(
+            "To: \"B, o\" <bo@x.test>, c@y.test\r\nnonsense\r\nTO: D@z.test\r\nCc: team: e@x.test, f@x.test;\r\n\r\n\
+             To: g@x.test\r\n",
+        );
+        let all = ["bo@x.test", "c@y.test", "d@z.test", "e@x.test", "g@x.test"].map(address);
+        let all: HashSet<&Address> = all.iter().collect();
+        let listed = |name| {
+            let mut found: Vec<Address> = found.addressees(name, &all).into_iter().collect();
+            found.sort_unstable();
+            found
         };
-        assert_eq!(text(&found.from), "ana@corp.example");
-        assert_eq!(text(&found.to), "bo@x.test c@y.test d@z.test");
-        assert_eq!(text(&found.cc), "e@x.test f@x.test");
+        let to = ["bo@x.test", "c@y.test", "d@z.test"];
+        assert_eq!(listed("To"), to.map(address));
+        assert_eq!(listed("Cc"), [address("e@x.test")]);
+    }
+
+    #[test]
+    fn a_header_is_read_to_its_end() {
+        let before = "X: y\r\n".repeat(100_000);
+        let many: String = (0..30_000).map(|n| format!("p{n}@x.test,\r\n ")).collect();
+        let found = message(&format!(
+            "{before}From: ana@x.test\r\nTo: {many}bo@x.test\r\nSubject: s\r\nMessage-ID: <1@x>\r\n\r\n"
+        ));
+        assert!(found.header().len() > 1024 * 1024);
+        let bo = address("bo@x.test");
+        assert_eq!(found.addressees("To", &HashSet::from([&bo])).len(), 1);
+        assert_eq!(found.authors(), [address("ana@x.test")]);
+        let summary = found.summary();
+        assert_eq!((&*summary.subject, &*summary.message_id), ("s", "<1@x>"));
     }
 
     #[test]

@@ -18,9 +18,6 @@ pub(super) const DEEPEST: usize = 200;
 /// Parts beyond this are not told apart: the body that is shown first is not among them.
 pub(super) const MOST_PARTS: usize = 10_000;
 
-/// Header octets of one part that are read for its MIME fields.
-const HEADER_READ: usize = 256 * 1024;
-
 /// The parts, the whole message first; a parent stands before its children.
 #[derive(Debug)]
 pub(super) struct Tree {
@@ -98,7 +95,6 @@ impl Mime {
 
     /// Reads the MIME fields of a header block.
     pub(super) fn read(header: &[u8]) -> Mime {
-        let header = &header[..header.len().min(HEADER_READ)];
         let mut mime = Mime::default();
         let mut picked: Vec<u8> = Vec::new();
         let mut seen: [Option<Vec<u8>>; 2] = [None, None];
@@ -486,6 +482,13 @@ mod tests {
         assert_eq!(found[3].1, "<p>two");
         assert!(found[1].1.ends_with("--i--\r\nepi"));
         assert!(found[4].1.ends_with("--z--"));
+    }
+
+    #[test]
+    fn a_long_header_is_read_to_its_end() {
+        let before = "X: y\r\n".repeat(100_000);
+        let found = shown(&format!("{before}Content-Type: text/html\r\n\r\n<p>x\r\n"));
+        assert_eq!(found, [("text/html".to_owned(), "<p>x\r\n".to_owned())]);
     }
 
     #[test]
