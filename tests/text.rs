@@ -150,7 +150,7 @@ fn a_version_passes_the_same_mta_while_it_is_on_its_way_and_never_again() {
     assert_eq!(reply.code, 250, "{reply:?}");
     let version = owed_version(&site);
     assert!(
-        version.starts_with("X-Copyist-Item: ") && version.ends_with("\r\n\r\nhello\r\n"),
+        version.starts_with("X-Copyist-Seal: ") && version.ends_with("\r\n\r\nhello\r\n"),
         "{version}"
     );
     // On its way by the MTA that asks us: it passes, is not edited and not journaled again.

@@ -470,7 +470,7 @@ impl Composer {
         }
     }
 
-    /// Adds what everything of ours carries, the seal last, and makes the item.
+    /// Adds what everything of ours carries, and makes the item.
     fn finish(
         &self,
         draft: Draft<'_>,
@@ -486,7 +486,6 @@ impl Composer {
             header: rest,
             kind,
         } = body;
-        field(&mut header, "X-Copyist-Item", draft.id.as_str());
         // A version is read by people who are not to know why it is one.
         if draft.kind != Kind::Version {
             add_reasons(&mut header, &draft.reasons);
@@ -496,6 +495,8 @@ impl Composer {
         let of = (&draft.id, draft.kind, now);
         let seal = seal::seal(&self.key, of, &draft.targets, digest, fields);
         field(&mut header, seal::FIELD, &seal);
+        // An original may begin with a folded line, which must not become one of the seal.
+        field(&mut header, "X-Copyist-Item", draft.id.as_str());
         if !matches!(draft.kind, Kind::Copy | Kind::Version) {
             header.push_str("\r\n");
         }

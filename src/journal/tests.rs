@@ -265,9 +265,9 @@ fn a_copy_is_the_original_with_our_fields_in_front() {
         names,
         [
             "Auto-Submitted",
-            "X-Copyist-Item",
             "X-Copyist-Reason",
             "X-Copyist-Seal",
+            "X-Copyist-Item",
             "From"
         ]
     );
@@ -275,6 +275,22 @@ fn a_copy_is_the_original_with_our_fields_in_front() {
         state(&composer, &whole, &[&address("j@corp.example")]),
         Ok((item.id, State::Whole))
     );
+}
+
+#[test]
+fn a_first_line_that_is_folded_leaves_the_seal_alone() {
+    let composer = composer();
+    let original = message(" folded\r\nFrom: a@b.test\r\nSubject: x\r\n\r\nbody\r\n");
+    let envelope = envelope(Some("ana@corp.example"), &["buyer@customer.test"]);
+    let plan = plan(true, Format::Copy, &["j@corp.example"]);
+    let copy = only(composer.compose(&envelope, &original, &plan, now()));
+    let to = &envelope.recipients;
+    let version = only(composer.version(&envelope, &original, to, Direction::Inbound, now()));
+    for (item, to) in [(copy, "j@corp.example"), (version, "buyer@customer.test")] {
+        let sent = Message::new(whole(&item, &original));
+        let found = state(&composer, &sent, &[&address(to)]);
+        assert_eq!(found, Ok((item.id, State::Whole)));
+    }
 }
 
 #[test]
