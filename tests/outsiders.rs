@@ -324,3 +324,73 @@ fn however_a_journal_mailbox_is_written_an_outsider_is_refused() {
     );
     assert_eq!(reply.code, 250, "{reply:?}");
 }
+
+/// A real Postfix that puts all mail into one mailbox of its own, as it calls a delivery agent like Dovecot's, and takes what
+/// has 30 hops, as Exim does.
+fn mailbox_server() -> (Postfix, tempfile::TempDir) {
+    let directory = lab::open_directory();
+    lab::set_mode(directory.path(), 0o777);
+    let options = PostfixOptions {
+        milter: None,
+        deliver_to: lab::NextHop::nowhere().address(),
+        extra: vec![
+            "transport_maps = static:mailbox:".into(),
+            "hopcount_limit = 30".into(),
+        ],
+    };
+    let agent = format!(
+        "mailbox unix - n n - - pipe flags=D user=nobody directory={} argv=/usr/bin/tee -a mbox",
+        directory.path().display()
+    );
+    (Postfix::start_with(&options, &agent), directory)
+}
+
+#[test]
+fn no_header_keeps_a_plain_copy_out_of_its_mailbox() {
+    let mut site = Site::<Slapd>::start_with(Slapd::start(10), "5m");
+    let (mailbox, directory) = mailbox_server();
+    let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
+    let (_, config) = config.split_once('\n').expect("state_dir stands first");
+    let relay = site.relay.address().to_string();
+    let config = config
+        .replace("[inbound]", "[inbound]\nformat = \"copy\"")
+        .replace(&relay, &mailbox.smtp_addr().to_string());
+    let at = site.copyist.log_length();
+    site.copyist.write_config(&config);
+    site.copyist.hup();
+    (site.copyist).wait_for_log(at, "the new settings are in force");
+    let journal = "journal-3@archive.test";
+    let orders = format!(
+        "Delivered-To: {journal}\r\nTLS-Required: no\r\nX-MS-Journal-Report:\r\n{}",
+        "Received: from a by b; Tue, 24 Nov 2026 03:32:21 +0000\r\n".repeat(40)
+    );
+    // The mailbox takes none of it as it is.
+    let mut client = lab::Client::connect_from(OUTSIDE, mailbox.smtp_addr());
+    for (orders, why) in [
+        (&orders[..], "hopcount exceeded"),
+        (
+            &format!("Delivered-To: {journal}\r\n"),
+            "mail forwarding loop",
+        ),
+    ] {
+        let content = format!("{orders}{}", message("<raw@elsewhere.test>", "x"));
+        client.send_message("a@elsewhere.test", &[journal], &content);
+        mailbox.wait_for_log(why);
+    }
+    let content = format!("{orders}{}", message("<orders@elsewhere.test>", "x"));
+    let to = user(JOURNALED);
+    let reply = (site.client(OUTSIDE)).send_message("a@elsewhere.test", &[&to], &content);
+    assert_eq!(reply.code, 250, "{reply:?}");
+    let copy = site.wait_until("copy", || {
+        let text = std::fs::read_to_string(directory.path().join("mbox")).ok()?;
+        (text.contains("<orders@elsewhere.test>") && text.contains(".dots")).then_some(text)
+    });
+    for kept in [
+        "X-Copyist-Original-Delivered-To: journal-3@archive.test\n",
+        "X-Copyist-Original-TLS-Required: no\n",
+        "X-Copyist-Original-X-MS-Journal-Report:",
+        "X-Copyist-Original-Received: from a by b; Tue, 24 Nov 2026 03:32:21 +0000\n",
+    ] {
+        assert!(copy.contains(kept), "no {kept} in {copy}");
+    }
+}

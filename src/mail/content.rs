@@ -34,7 +34,7 @@ pub enum Content {
     Memory(Bytes),
     /// Elsewhere, but for the beginning.
     Stored {
-        /// At least [`BEGINNING`] octets, and the whole header.
+        /// At least [`BEGINNING`] octets; while the message arrives also the whole header.
         beginning: Bytes,
         /// All of them.
         all: Arc<dyn Stored>,
@@ -47,6 +47,23 @@ impl Content {
         let length = usize::try_from(all.len()).unwrap_or(usize::MAX);
         let beginning = read(&*all, 0, length.min(BEGINNING))?;
         Ok(Content::Stored { beginning, all })
+    }
+
+    /// The same with other octets in place of the first `length`, which must be of the header.
+    pub fn with_beginning(&self, other: Bytes, length: usize) -> Content {
+        let rest = self.beginning().get(length..).unwrap_or_default();
+        let beginning = Bytes::from([&other[..], rest].concat());
+        match self {
+            Content::Memory(_) => Content::Memory(beginning),
+            Content::Stored { all, .. } => Content::Stored {
+                beginning,
+                all: Arc::new(Spliced {
+                    first: other,
+                    rest: all.clone(),
+                    from: length as u64,
+                }),
+            },
+        }
     }
 
     /// How many there are.
@@ -98,6 +115,34 @@ impl Content {
             }
             _ => false,
         }
+    }
+}
+
+/// Stored octets whose beginning is another.
+#[derive(Debug)]
+struct Spliced {
+    first: Bytes,
+    rest: Arc<dyn Stored>,
+    /// Where the rest begins.
+    from: u64,
+}
+
+impl Stored for Spliced {
+    fn len(&self) -> u64 {
+        self.first.len() as u64 + self.rest.len().saturating_sub(self.from)
+    }
+
+    fn read_exact_at(&self, into: &mut [u8], place: u64) -> io::Result<()> {
+        let start = usize::try_from(place).unwrap_or(usize::MAX);
+        let first = self.first.get(start..).unwrap_or_default();
+        let (of_first, of_rest) = into.split_at_mut(first.len().min(into.len()));
+        of_first.copy_from_slice(&first[..of_first.len()]);
+        if of_rest.is_empty() {
+            return Ok(());
+        }
+        let read = place + of_first.len() as u64;
+        let place = self.from + (read - self.first.len() as u64);
+        self.rest.read_exact_at(of_rest, place)
     }
 }
 
@@ -219,6 +264,22 @@ pub(crate) mod tests {
                     .collect::<Result<_, _>>()
                     .expect("readable");
                 assert_eq!(pieces.concat(), octets[from.min(length)..]);
+            }
+        }
+    }
+
+    #[test]
+    fn another_beginning_is_read_like_the_first() {
+        let octets: Vec<u8> = (0..2 * PIECE).map(|n| (n % 251) as u8).collect();
+        for (other, length) in [("", 0), ("", 7), ("abc", 0), ("abc", 100)] {
+            let expected = [other.as_bytes(), &octets[length..]].concat();
+            for content in [shelved(&octets), Content::Memory(octets.clone().into())] {
+                let found = content.with_beginning(Bytes::from(other), length);
+                assert_eq!(found.len(), expected.len());
+                assert_eq!(found.read().expect("readable"), expected);
+                assert!(expected.starts_with(found.beginning()));
+                let pieces: Result<Vec<Bytes>, _> = found.pieces(1).collect();
+                assert_eq!(pieces.expect("readable").concat(), expected[1..]);
             }
         }
     }

@@ -6,9 +6,9 @@ use std::time::SystemTime;
 use bytes::{Bytes, BytesMut};
 
 use super::Changes;
-use crate::journal::{ComposeError, Composer, Item, ItemId, is_ours};
+use crate::journal::{ComposeError, Composer, Item, ItemId, inert, is_ours};
 use crate::mail::{Content, Envelope, Message};
-use crate::policy::{JournalWhat, Plan};
+use crate::policy::{Format, JournalWhat, Plan};
 use crate::spool::Parcel;
 use crate::text::{self, Class, Signed, Version};
 
@@ -106,9 +106,9 @@ impl Make {
                 continue;
             }
             let message = self.edited(&whole, header, version);
-            let mut items = self
-                .composer
-                .compose(&self.envelope, &message, &own, self.now)?;
+            for Parcel { original, items } in self.compose(&message, &own)? {
+                made.owe(&original, items);
+            }
             if number > 0 {
                 let recipients = version.recipients.iter();
                 let recipients: Vec<_> = recipients
@@ -128,9 +128,8 @@ impl Make {
                     message: message.clone(),
                     items: owed.iter().map(|item| item.id.clone()).collect(),
                 });
-                items.extend(owed);
+                made.owe(message.content(), owed);
             }
-            made.owe(message.content(), items);
             if number == 0 && !version.splices.is_empty() {
                 made.changes.edited = Some(message);
             }
@@ -158,14 +157,37 @@ impl Make {
             plan.copies
                 .retain(|copy| copy.what == JournalWhat::Received);
         }
-        let items = self
-            .composer
-            .compose(&self.envelope, &self.message, &plan, self.now)?;
-        let original = self.message.content().clone();
-        Ok(match items.is_empty() {
-            true => Vec::new(),
-            false => vec![Parcel { original, items }],
-        })
+        self.compose(&self.message, &plan)
+    }
+
+    /// What a plan owes with this message. Plain copies carry it without orders to the relay.
+    fn compose(&self, message: &Message, plan: &Plan) -> Result<Vec<Parcel>, MakeError> {
+        let (copies, others): (Vec<_>, Vec<_>) =
+            (plan.copies.iter().cloned()).partition(|copy| copy.format == Format::Copy);
+        let for_copies = match copies.is_empty() {
+            true => None,
+            false => inert(message),
+        };
+        let mut parcels = Vec::new();
+        let mut add = |message: &Message, plan: &Plan| -> Result<(), MakeError> {
+            let items = (self.composer).compose(&self.envelope, message, plan, self.now)?;
+            if !items.is_empty() {
+                let original = message.content().clone();
+                parcels.push(Parcel { original, items });
+            }
+            Ok(())
+        };
+        let Some(for_copies) = for_copies else {
+            add(message, plan)?;
+            return Ok(parcels);
+        };
+        let mut part = plan.clone();
+        part.copies = others;
+        add(message, &part)?;
+        part.copies = copies;
+        part.troubles.clear();
+        add(&for_copies, &part)?;
+        Ok(parcels)
     }
 
     /// The part of the plan whose copies hold this version: those of what is delivered, each in the version that the

@@ -100,9 +100,7 @@ impl Bodies {
         name: String,
         content: &Content,
     ) -> io::Result<(String, Vec<u8>)> {
-        if let Content::Stored { all, .. } = content
-            && let all = &**all as &dyn Any
-            && let Some(body) = all.downcast_ref::<BodyFile>()
+        if let Some(body) = body_file(content)
             && let Some(digest) = &body.digest
         {
             self.keep(body)?;
@@ -214,6 +212,14 @@ impl Drop for BodyFile {
             let _ = fs::remove_file(new);
         }
     }
+}
+
+/// The file that a content is in already, if it was written to one while it arrived.
+pub(super) fn body_file(content: &Content) -> Option<&BodyFile> {
+    let Content::Stored { all, .. } = content else {
+        return None;
+    };
+    (&**all as &dyn Any).downcast_ref()
 }
 
 /// A sync that failed is never a matter of room alone, whatever it says: what it was asked to keep may be lost, and the

@@ -16,7 +16,7 @@ use rusqlite::Connection;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
-use super::bodies::{Bodies, Incoming, sync_dir};
+use super::bodies::{Bodies, Incoming, body_file, sync_dir};
 use super::browse::{Browse, Browsed, Browser};
 use super::damage;
 use super::database::{self, Loaded, NewMessage, Stored};
@@ -336,16 +336,16 @@ impl Spool {
         /// What is in the database stands in its log as well, and the report around it takes room, too.
         const TIMES: u64 = 3;
         let length = original.len() as u64;
-        match original {
-            Content::Stored { .. } => 0,
-            Content::Memory(_) if self.needs_file(original) => length,
-            Content::Memory(_) => TIMES * length,
+        match body_file(original) {
+            Some(_) => 0,
+            None if self.needs_file(original) => length,
+            None => TIMES * length,
         }
     }
 
     /// Whether a file is made for it when it is kept.
     fn needs_file(&self, original: &Content) -> bool {
-        matches!(original, Content::Memory(_)) && original.len() > self.inline_limit
+        body_file(original).is_none() && original.len() > self.inline_limit
     }
 
     /// A file to write a large message into while it arrives. Nothing of it is durable before [`Spool::commit`].
