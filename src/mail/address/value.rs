@@ -272,7 +272,7 @@ pub(crate) fn is_invisible(c: char) -> bool {
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
         | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
-        | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}'
+        | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
         | '\u{e0000}'..='\u{e0fff}')
 }
 
@@ -386,6 +386,46 @@ mod tests {
         }
         let sigma = key("\u{3bd}\u{3b9}\u{3ba}\u{3bf}\u{3c2}@corp.test");
         assert_eq!(key("\u{39d}\u{399}\u{39a}\u{39f}\u{3a3}@corp.test"), sigma);
+    }
+
+    #[test]
+    fn no_invisible_character_asks_for_smtputf8() {
+        // Default_Ignorable_Code_Point of Unicode, and blanks at the ends.
+        let ignorable = [
+            0xad..=0xad,
+            0x34f..=0x34f,
+            0x61c..=0x61c,
+            0x115f..=0x1160,
+            0x17b4..=0x17b5,
+            0x180b..=0x180f,
+            0x200b..=0x200f,
+            0x202a..=0x202e,
+            0x2060..=0x206f,
+            0x3164..=0x3164,
+            0xfe00..=0xfe0f,
+            0xfeff..=0xfeff,
+            0xffa0..=0xffa0,
+            0xfff0..=0xfff8,
+            0x1bca0..=0x1bca3,
+            0x1d173..=0x1d17a,
+            0xe0000..=0xe0fff,
+        ];
+        for c in ignorable.into_iter().flatten().filter_map(char::from_u32) {
+            for text in [
+                format!("{c}journal@corp.test"),
+                format!("jour{c}nal@corp.test"),
+                format!("journal@co{c}rp.test"),
+                format!("journal@corp.test{c}\u{a0}"),
+            ] {
+                let address = Address::parse_value(&text).expect("an address");
+                assert_eq!(address.to_string(), "journal@corp.test", "{text:?}");
+            }
+        }
+        // A blank within is a problem that coverage shows.
+        for c in ['\u{a0}', '\u{2003}', '\u{2800}', '\u{3000}'] {
+            let text = format!("jour{c}nal@corp.test");
+            assert!(Address::parse_value(&text).is_err(), "{text:?}");
+        }
     }
 
     #[test]
