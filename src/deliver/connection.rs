@@ -16,7 +16,7 @@ use tracing::error;
 
 use super::channel::Channel;
 use super::wire::canonical;
-use crate::journal::{Item, Kind};
+use crate::journal::{Item, Kind, seven_bit};
 use crate::mail::{Address, BodyKind, Content, Enhanced, Reply};
 use crate::net::not_after;
 use crate::smtp::{Answer, Capabilities};
@@ -166,6 +166,12 @@ impl Connection {
         original: &Content,
         recipients: &[Address],
     ) -> Sent {
+        let seven_bit = match item.body {
+            BodyKind::SevenBit => None,
+            _ if self.capabilities.eight_bit_mime => None,
+            _ => in_seven_bit(item, original).await,
+        };
+        let item = seven_bit.as_ref().unwrap_or(item);
         // A bare line break more or less does not matter: SIZE is an estimate (RFC 1870 section 5).
         let size = item.prefix.len() + original.len() + item.suffix.len();
         if let Some(fate) = self.unsendable(item, size) {
@@ -482,6 +488,14 @@ impl Connection {
     async fn next_reply(&mut self) -> Result<(), Trouble> {
         completed(&self.read().await?)
     }
+}
+
+/// The item as 7 bits, if that can be. Reads all of the original, which may be a file.
+async fn in_seven_bit(item: &Item, original: &Content) -> Option<Item> {
+    let (item, original) = (item.clone(), original.clone());
+    let encoding = tokio::task::spawn_blocking(move || seven_bit(&item, &original));
+    // What cannot be read is set aside when it is loaded again.
+    encoding.await.ok()?.ok().flatten()
 }
 
 /// DATA is answered with 354.

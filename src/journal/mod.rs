@@ -17,6 +17,7 @@ mod parts;
 mod report;
 mod seal;
 mod settings;
+mod seven_bit;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -29,3 +30,4 @@ pub use key::{Key, KeyError};
 pub use notice::Bounce;
 pub use seal::{Flaw, Seal, Sealed, Sort, State};
 pub use settings::Settings;
+pub use seven_bit::seven_bit;

@@ -438,6 +438,61 @@ fn an_ndr_names_what_happened_and_holds_the_whole_report() {
 }
 
 #[test]
+fn what_we_add_to_7_bit_mail_can_be_7_bits() {
+    let long = "=?utf-8?Q?=C3=BC?=\r\n ".repeat(400) + "x";
+    for subject in [
+        "=?utf-8?Q?Gr=C3=BC=C3=9Fe?= =x=",
+        "=?utf-8?Q?=C3=BC=20=20?=",
+        "--=?utf-8?Q?=C3=BC=3D?=",
+        &long,
+    ] {
+        can_be_7_bits(subject);
+    }
+}
+
+fn can_be_7_bits(subject: &str) {
+    let composer = composer();
+    let original = message(&format!("Subject: {subject}\r\n\r\nbody\r\n"));
+    let envelope = envelope(Some("ana@corp.example"), &["a=b@corp.example"]);
+    let (written, _, text) = report(&composer, &envelope, &original, true);
+    let refusal = Refusal {
+        address: address("j@corp.example"),
+        reply: Reply::new(550, Enhanced(5, 1, 1), "No such user \u{fc}"),
+        relay: "127.0.0.1:10027".into(),
+    };
+    let ndr_to = address("ndr@corp.example");
+    let ndr = composer.ndr(&written, &ndr_to, original.content(), &[refusal], now());
+    for (item, to) in [
+        (written, "j@corp.example"),
+        (ndr.expect("composed"), "ndr@corp.example"),
+    ] {
+        assert_eq!(item.body, BodyKind::EightBit);
+        let found = seven_bit(&item, original.content()).expect("in memory");
+        let found = found.expect("it can be");
+        let sent = whole(&found, &original);
+        assert_eq!(
+            (BodyKind::of(&sent), found.body),
+            (BodyKind::SevenBit, BodyKind::SevenBit)
+        );
+        // The seal covers the other parts, decoded.
+        let first = |bytes: &[u8]| {
+            let parsed = MessageParser::default().parse(bytes).expect("parsed");
+            parsed.parts[1].text_contents().map(str::to_owned)
+        };
+        assert_eq!(first(&sent), first(&whole(&item, &original)));
+        if found.kind == Kind::Report {
+            assert_eq!(first(&sent).as_ref(), Some(&text));
+        }
+        let found = state(&composer, &Message::new(sent), &[&address(to)]);
+        assert_eq!(found, Ok((item.id, State::Whole)));
+    }
+    let eight_bit = message("Subject: =?utf-8?Q?=C3=BC?=\r\n\r\n\u{fc}\r\n");
+    let (item, ..) = report(&composer, &envelope, &eight_bit, true);
+    let found = seven_bit(&item, eight_bit.content()).expect("in memory");
+    assert!(found.is_none());
+}
+
+#[test]
 fn an_attached_report_whose_header_is_not_ascii_is_global() {
     let composer = composer();
     let original = message(OFFER);
