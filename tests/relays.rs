@@ -504,22 +504,7 @@ async fn a_relay_that_refuses_everything_is_no_reason_for_ndrs() {
         let to = ["a@c.test", "b@c.test"][n % 2];
         bench.owe(item(n, &[to]), "x\r\n").await;
     }
-    let waits = |reply: &Option<String>| {
-        let reply = reply.as_deref().unwrap_or_default();
-        reply.contains("refuses everything: 554 5.7.1")
-    };
-    let deadline = Instant::now() + Duration::from_secs(120);
-    loop {
-        let listed = bench.listed().await;
-        let waiting = listed
-            .iter()
-            .filter(|item| waits(&item.targets[0].last_reply));
-        if waiting.count() >= 40 {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{listed:#?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until_refused(&bench, 40).await;
     let refused: Vec<_> = (bench.listed().await.into_iter())
         .filter(|item| item.targets[0].state == "dead")
         .collect();
@@ -529,6 +514,67 @@ async fn a_relay_that_refuses_everything_is_no_reason_for_ndrs() {
     let deadline = Instant::now() + Duration::from_secs(120);
     let is_waiting = |item: &copyist::spool::Listed| item.targets[0].state == "waiting";
     while bench.listed().await.iter().any(is_waiting) {
+        assert!(Instant::now() < deadline, "{:#?}", bench.listed().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until so many items wait for a relay that refuses everything.
+async fn until_refused(bench: &Bench, count: usize) {
+    let waits = |item: &&copyist::spool::Listed| {
+        let reply = item.targets[0].last_reply.as_deref().unwrap_or_default();
+        reply.contains("refuses everything: 554 5.7.1")
+    };
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let listed = bench.listed().await;
+        if listed.iter().filter(waits).count() >= count {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{listed:#?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_refuses_archives_is_told_of_once_a_day() {
+    let sink = SmtpSink::start_keeping();
+    // It takes mail for its own domain, where the NDR address is, from everybody.
+    let denies = [
+        "mynetworks = 127.0.0.9/32",
+        "relay_domains = c.test",
+        "smtpd_error_sleep_time = 0",
+        "smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination",
+    ];
+    let postfix = postfix_relay(&sink, &denies, "");
+    let mut bench = Bench::start(relay(postfix.smtp_addr()), PATIENTLY);
+    let owe = async |bench: &Bench, from: usize| {
+        for n in from..from + 40 {
+            let to = ["a@archive.test", "b@archive.test"][n % 2];
+            bench.owe(item(n, &[to]), "x\r\n").await;
+        }
+    };
+    owe(&bench, 0).await;
+    until_refused(&bench, 20).await;
+    let count = |what: &str| {
+        let messages = sink.messages();
+        messages.iter().filter(|text| text.contains(what)).count()
+    };
+    lab::wait("a digest tells of it", Duration::from_secs(120), || {
+        count("Subject: Waiting for the relay: ") == 1
+    });
+    let ndrs = count("report-type=delivery-status");
+    // It is known after a restart: no more NDRs, and no other digest.
+    let (spool, dir) = bench.stopped().await;
+    bench = Bench::start_on(dir, spool, relay(postfix.smtp_addr()), PATIENTLY);
+    owe(&bench, 100).await;
+    until_refused(&bench, 60).await;
+    assert_eq!(count("report-type=delivery-status"), ndrs);
+    // Once it relays for us, that is forgotten.
+    let open = postfix_relay(&sink, &[], "");
+    bench.reload(relay(open.smtp_addr()));
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while bench.spool.is_relay_refusing().await.expect("readable") {
         assert!(Instant::now() < deadline, "{:#?}", bench.listed().await);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::connection::Fate;
+use crate::journal::Kind;
 use crate::mail::{Address, Enhanced};
 
 /// Items in a row that the relay must have refused.
@@ -21,14 +22,42 @@ pub(super) struct Refusals {
     items: u32,
     /// Two of the addresses that were refused.
     addresses: Vec<Address>,
+    /// It was so already when the process before this one ended.
+    is_known: bool,
     said: Option<Instant>,
+    /// It was so, and is over.
+    is_over: bool,
 }
 
+/// What is said of each item that waits for it.
+pub(super) const EVERYTHING: &str = "the relay refuses everything: ";
+
 impl Refusals {
+    /// Goes on where the process before this one ended: the next refusal is one too many.
+    pub(super) fn known() -> Refusals {
+        Refusals {
+            items: ITEMS,
+            is_known: true,
+            ..Refusals::default()
+        }
+    }
+
+    /// Whether refusals by 5.7.1 are a fault of the relay's settings.
+    pub(super) fn is_fault(&self) -> bool {
+        self.items > ITEMS && (self.is_known || self.addresses.len() > 1)
+    }
+
+    /// Whether that ended since this was last asked.
+    pub(super) fn take_over(&mut self) -> bool {
+        std::mem::take(&mut self.is_over)
+    }
+
     /// Notes what the relay said of one item. Gives whether refusals by it are a fault of the relay's settings: it refused
-    /// the last 20 items, to at least two addresses, and took none since.
+    /// the last 20 items, to at least two addresses, and took none since. That it took an NDR says nothing: many relays take
+    /// mail for their own domains from everybody, and archives are elsewhere.
     pub(super) fn note<'a>(
         &mut self,
+        kind: Kind,
         answers: impl Iterator<Item = (&'a Address, &'a Fate)>,
         now: Instant,
         relay: &str,
@@ -36,7 +65,7 @@ impl Refusals {
         let (mut is_accepted, mut refused) = (false, None);
         for (address, fate) in answers {
             match fate {
-                Fate::Delivered => is_accepted = true,
+                Fate::Delivered => is_accepted |= kind != Kind::Ndr,
                 Fate::Refused(reply) if reply.enhanced == Enhanced(5, 7, 1) => {
                     refused = Some(reply);
                     if self.addresses.len() < 2 && !self.addresses.contains(address) {
@@ -52,7 +81,7 @@ impl Refusals {
         }
         let Some(reply) = refused else { return false };
         self.items = self.items.saturating_add(1);
-        let is_fault = self.items > ITEMS && self.addresses.len() > 1;
+        let is_fault = self.is_fault();
         if is_fault && self.said.is_none_or(|at| at + SAID_EVERY <= now) {
             self.said = Some(now);
             gauge!("copyist_relay_refuses_all").set(1.0);
@@ -66,7 +95,10 @@ impl Refusals {
     }
 
     fn forget(&mut self, relay: &str) {
-        if std::mem::take(self).said.is_some() {
+        let before = std::mem::take(self);
+        self.is_over = before.is_over;
+        if before.is_known || before.said.is_some() {
+            self.is_over = true;
             gauge!("copyist_relay_refuses_all").set(0.0);
             info!("relay {relay} takes items again");
         }
@@ -78,10 +110,13 @@ mod tests {
     use super::*;
     use crate::mail::Reply;
 
+    const REPORT: Kind = Kind::Report;
+
     fn refused(refusals: &mut Refusals, to: &str, status: Enhanced, times: u32) -> u32 {
         let address = Address::parse(to).expect("an address");
         let fate = Fate::Refused(Reply::new(554, status, "no"));
-        let note = |_: &u32| refusals.note([(&address, &fate)].into_iter(), Instant::now(), "r");
+        let note =
+            |_: &u32| refusals.note(REPORT, [(&address, &fate)].into_iter(), Instant::now(), "r");
         (0..times).filter(note).count() as u32
     }
 
@@ -92,10 +127,22 @@ mod tests {
         assert_eq!(refused(&mut refusals, "a@c.test", denied, 100), 0);
         assert_eq!(refused(&mut refusals, "b@c.test", denied, 5), 5);
         let address = Address::parse("b@c.test").expect("an address");
-        let accepted = [(&address, &Fate::Delivered)].into_iter();
-        assert!(!refusals.note(accepted, Instant::now(), "r"));
+        let mut accept = |kind| {
+            let accepted = [(&address, &Fate::Delivered)].into_iter();
+            assert!(!refusals.note(kind, accepted, Instant::now(), "r"));
+            (refusals.is_fault(), refusals.take_over())
+        };
+        assert_eq!(accept(Kind::Ndr), (true, false));
+        assert_eq!(accept(REPORT), (false, true));
         assert_eq!(refused(&mut refusals, "a@c.test", denied, 10), 0);
         assert_eq!(refused(&mut refusals, "b@c.test", denied, 15), 5);
+    }
+
+    #[test]
+    fn what_was_known_before_a_restart_is_known() {
+        let denied = Enhanced(5, 7, 1);
+        let mut refusals = Refusals::known();
+        assert_eq!(refused(&mut refusals, "a@c.test", denied, 3), 3);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use super::connection::Fate;
 use super::open::RelayError;
 use super::pool::Pool;
-use super::refusals::Refusals;
+use super::refusals::{EVERYTHING, Refusals};
 use super::schedule::{Pace, Reach, latest, next_attempt};
 use super::{Retry, Settings};
 use crate::journal::{ComposeError, Item, ItemId, Kind, Refusal};
@@ -37,6 +37,9 @@ const REST: Duration = Duration::from_secs(1);
 
 /// How often it is looked for digests that are due.
 const DIGESTS: Duration = Duration::from_secs(10);
+
+/// How often it is looked for items that wait since the relay refuses everything, while it does.
+const LOOK_FOR_REFUSED: Duration = Duration::from_secs(3600);
 
 /// NDRs about journal reports and copies that one address gets within an hour: enough to see what is wrong, few enough
 /// to be read. See [`Progress::most_ndrs`].
@@ -67,12 +70,20 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let mut worker = Worker::new(spool, compose_ndr, &settings.load());
+    worker.recall().await;
     let under_way = TaskTracker::new();
     let mut looked = None;
     while !shutdown.is_cancelled() {
         if looked.is_none_or(|at: Instant| at.elapsed() >= DIGESTS) {
             looked = Some(Instant::now());
-            tell_digests(&worker.spool, &compose_digest).await;
+            let now = SystemTime::now();
+            tell_digests(
+                &worker.spool,
+                worker.spool.digests(now).await,
+                &compose_digest,
+            )
+            .await;
+            worker.tell_of_refusals(&compose_digest).await;
         }
         let now = settings.load();
         if now.relay != worker.pool.settings {
@@ -81,6 +92,7 @@ pub async fn run(
             let old = std::mem::replace(&mut worker, new);
             old.ready.iter().for_each(|id| old.spool.unclaim(id));
             old.pool.close().await;
+            worker.recall().await;
         }
         let retry = now.retry;
         drop(now);
@@ -98,9 +110,13 @@ pub async fn run(
 }
 
 /// Owes the digests that are due. What cannot be told now is told later.
-async fn tell_digests(spool: &Spool, compose: &DigestComposer) {
+async fn tell_digests(
+    spool: &Spool,
+    due: Result<Vec<Digest>, SpoolError>,
+    compose: &DigestComposer,
+) {
     let now = SystemTime::now();
-    let due = match spool.digests(now).await {
+    let due = match due {
         Ok(due) => due,
         Err(cause) => return error!("what is to be told in a digest cannot be read: {cause}"),
     };
@@ -137,6 +153,8 @@ struct Worker {
     ready: VecDeque<ItemId>,
     /// When it was last looked for items that a wrong clock made due too late.
     mended: Option<Instant>,
+    /// When it was last looked for items that wait since the relay refuses everything.
+    looked_for_refused: Option<Instant>,
 }
 
 impl Worker {
@@ -153,6 +171,42 @@ impl Worker {
             refusals: Arc::default(),
             ready: VecDeque::new(),
             mended: None,
+            looked_for_refused: None,
+        }
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what the process before this one, or another relay, left behind: that the relay refuses everything.
+    async fn recall(&self) {
+        match self.spool.is_relay_refusing().await {
+            Ok(true) => *self.refusals() = Refusals::known(),
+            Ok(false) => {}
+            Err(cause) => error!("cannot read whether the relay refuses everything: {cause}"),
+        }
+    }
+
+    /// Tells NDR addresses, once a day each, of what waits since the relay refuses everything.
+    async fn tell_of_refusals(&mut self, compose: &DigestComposer) {
+        let (is_fault, is_over) = {
+            let mut refusals = self.refusals();
+            (refusals.is_fault(), refusals.take_over())
+        };
+        if is_over && let Err(cause) = self.spool.relay_accepts().await {
+            error!("cannot record that the relay takes items again: {cause}");
+        }
+        if !is_fault {
+            self.looked_for_refused = None;
+            return;
+        }
+        // All of the queue is looked at.
+        let looked = self.looked_for_refused;
+        if looked.is_none_or(|at| at.elapsed() >= LOOK_FOR_REFUSED) {
+            self.looked_for_refused = Some(Instant::now());
+            let due = self.spool.waiting_digests(EVERYTHING, SystemTime::now());
+            tell_digests(&self.spool, due.await, compose).await;
         }
     }
 
@@ -409,11 +463,12 @@ impl Attempt {
     fn believed(&self, owed: &Owed, fates: Vec<Fate>) -> Vec<Fate> {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         let answers = owed.waiting.iter().zip(&fates);
-        if !refusals.note(answers, Instant::now(), &self.pool.settings.name()) {
+        let relay = self.pool.settings.name();
+        if !refusals.note(owed.item.kind, answers, Instant::now(), &relay) {
             return fates;
         }
         let wait = |fate| match fate {
-            Fate::Refused(reply) => Fate::Later(format!("the relay refuses everything: {reply}")),
+            Fate::Refused(reply) => Fate::Later(format!("{EVERYTHING}{reply}")),
             fate => fate,
         };
         fates.into_iter().map(wait).collect()

@@ -13,7 +13,8 @@ use super::report::{self, Outer};
 use super::seal::{self, Sealed};
 use super::token::Audience;
 use super::{
-    Bounce, Collected, Dsn, Item, ItemId, Key, Kind, Refusal, Settings, ndr, notice, token,
+    Bounce, Collected, Dsn, Item, ItemId, Key, Kind, Refusal, Settings, Undelivered, ndr, notice,
+    token,
 };
 use crate::mail::{
     Address, BodyKind, Content, Envelope, Fields, Message, Nature, Recipient, Summary,
@@ -238,15 +239,16 @@ impl Composer {
         self.wrap(draft, &account, &attached, now)
     }
 
-    /// The digest NDR about `count` refusals that had none of their own, the first of them `listed`.
+    /// The digest NDR about `count` targets, the first of them `listed`.
     pub fn digest(
         &self,
         ndr_address: &Address,
+        what: Undelivered,
         listed: &[Collected],
         count: u64,
         now: SystemTime,
     ) -> Result<Item, ComposeError> {
-        let account = ndr::digest(listed, count, &self.settings.hostname);
+        let account = ndr::digest(what, listed, count, &self.settings.hostname);
         let boundary = boundary()?;
         let before = ndr::digest_body(&account, &boundary);
         let kind = BodyKind::of(account.text.as_bytes());
@@ -259,9 +261,16 @@ impl Composer {
             targets: vec![ndr_address.clone()],
             ndr: None,
             subject: &subject,
-            reasons: vec![format!(
-                "{ndr_address}: a digest of {count} reports and copies beyond those that were sent or had an NDR each"
-            )],
+            reasons: vec![match what {
+                Undelivered::Dead => format!(
+                    "{ndr_address}: a digest of {count} reports and copies beyond those that were sent or had an NDR each"
+                ),
+                Undelivered::Waiting => {
+                    format!(
+                        "{ndr_address}: a digest of {count} reports and copies that wait for the relay"
+                    )
+                }
+            }],
             audience: Audience::Journal,
         };
         let mut header = String::new();

@@ -81,7 +81,16 @@ pub struct Refusal {
     pub relay: String,
 }
 
-/// A refusal that its NDR address has not heard of yet, for a digest.
+/// What a digest is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undelivered {
+    /// Dead letters: refusals without an NDR of their own, and reports that were not sent.
+    Dead,
+    /// Items that wait, since the relay refuses everything.
+    Waiting,
+}
+
+/// A target that its NDR address has not heard of yet, for a digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collected {
     /// The item, which is kept.
@@ -92,7 +101,7 @@ pub struct Collected {
     pub said: String,
     /// The subject of the original.
     pub subject: String,
-    /// When it was refused.
+    /// When it was refused; of what waits, when the message came.
     pub at: SystemTime,
 }
 

@@ -25,7 +25,7 @@ mod token;
 pub use composer::{ComposeError, Composer};
 pub use fields::is_ours;
 pub use inert::inert;
-pub use item::{Collected, Dsn, Item, ItemId, Kind, Refusal};
+pub use item::{Collected, Dsn, Item, ItemId, Kind, Refusal, Undelivered};
 pub use key::{Key, KeyError};
 pub use notice::Bounce;
 pub use seal::{Flaw, Seal, Sealed, Sort, State};

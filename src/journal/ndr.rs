@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::fields::field;
 use super::report::shortened;
-use super::{Collected, Item, Kind, Refusal};
+use super::{Collected, Item, Kind, Refusal, Undelivered};
 use crate::mail::{Address, BodyKind, Enhanced, rfc3339};
 use crate::policy::Trouble;
 
@@ -54,6 +54,7 @@ pub(super) fn refused(failed: &Item, refusals: &[Refusal], hostname: &str) -> Ac
         per_recipient(
             &mut status,
             &recipient(&refusal.address),
+            "failed",
             refusal.reply.enhanced,
         );
         field(
@@ -117,7 +118,7 @@ pub(super) fn malformed(trouble: &Trouble, hostname: &str) -> Account {
     let mut status = per_message(hostname);
     // 5.1.3: bad destination mailbox address syntax.
     let value = format!("x-unknown; {}", ascii(&trouble.value));
-    per_recipient(&mut status, &value, Enhanced(5, 1, 3));
+    per_recipient(&mut status, &value, "failed", Enhanced(5, 1, 3));
     Account {
         title: JOURNAL_REPORT,
         text,
@@ -125,17 +126,17 @@ pub(super) fn malformed(trouble: &Trouble, hostname: &str) -> Account {
     }
 }
 
-/// Refusals that had no NDR of their own and reports that were not sent, because there were too many.
-pub(super) fn digest(listed: &[Collected], count: u64, hostname: &str) -> Account {
-    let mut text = format!(
-        "This is Copyist at {hostname}.\r\n\r\n\
-         {count} journal reports or copies are not delivered, and are not tried again by\r\n\
-         themselves: they were refused, or not sent because they look like a mail loop. There\r\n\
-         were so many within an hour that they have no non-delivery report of their own. None\r\n\
-         of them is lost: all are kept until somebody decides.\r\n\r\n\
-         What to do: see the reason below each, mend it, then have them sent again:\r\n\r\n\
-         \x20 copyist queue list --dead\r\n  copyist queue retry ID ... (or --all)\r\n\r\n"
-    );
+/// Refusals that had no NDR of their own and reports that were not sent, because there were too many; or what waits.
+pub(super) fn digest(
+    what: Undelivered,
+    listed: &[Collected],
+    count: u64,
+    hostname: &str,
+) -> Account {
+    let mut text = match what {
+        Undelivered::Dead => dead(count, hostname),
+        Undelivered::Waiting => waiting(count, hostname),
+    };
     let mut status = per_message(hostname);
     for one in listed {
         let _ = write!(
@@ -155,15 +156,42 @@ pub(super) fn digest(listed: &[Collected], count: u64, hostname: &str) -> Accoun
     let mut targets: Vec<&Address> = listed.iter().map(|one| &one.target).collect();
     targets.sort_unstable();
     targets.dedup();
-    for target in targets {
+    let (title, action, enhanced) = match what {
         // 5.0.0: undefined status (RFC 3463 section 3.1); each of them may have been refused in another way.
-        per_recipient(&mut status, &recipient(target), Enhanced(5, 0, 0));
+        Undelivered::Dead => ("Undeliverable, collected", "failed", Enhanced(5, 0, 0)),
+        // 4.7.1: delivery not authorized (RFC 3463 section 3.8), for now.
+        Undelivered::Waiting => ("Waiting for the relay", "delayed", Enhanced(4, 7, 1)),
+    };
+    for target in targets {
+        per_recipient(&mut status, &recipient(target), action, enhanced);
     }
     Account {
-        title: "Undeliverable, collected",
+        title,
         text,
         status,
     }
+}
+
+fn waiting(count: u64, hostname: &str) -> String {
+    format!(
+        "This is Copyist at {hostname}.\r\n\r\n\
+         The relay refuses all journal reports and copies, whoever they are for: it does not\r\n\
+         relay for this machine. {count} wait; none of them is lost, and all are tried again by\r\n\
+         themselves. You are told once a day while this lasts.\r\n\r\n\
+         What to do: add this machine to the relay's trusted networks, or set relay.username.\r\n\r\n"
+    )
+}
+
+fn dead(count: u64, hostname: &str) -> String {
+    format!(
+        "This is Copyist at {hostname}.\r\n\r\n\
+         {count} journal reports or copies are not delivered, and are not tried again by\r\n\
+         themselves: they were refused, or not sent because they look like a mail loop. There\r\n\
+         were so many within an hour that they have no non-delivery report of their own. None\r\n\
+         of them is lost: all are kept until somebody decides.\r\n\r\n\
+         What to do: see the reason below each, mend it, then have them sent again:\r\n\r\n\
+         \x20 copyist queue list --dead\r\n  copyist queue retry ID ... (or --all)\r\n\r\n"
+    )
 }
 
 fn per_message(hostname: &str) -> String {
@@ -173,10 +201,10 @@ fn per_message(hostname: &str) -> String {
 }
 
 /// A group of fields; `recipient` is the address with its type.
-fn per_recipient(out: &mut String, recipient: &str, status: Enhanced) {
+fn per_recipient(out: &mut String, recipient: &str, action: &str, status: Enhanced) {
     out.push_str("\r\n");
     field(out, "Final-Recipient", recipient);
-    field(out, "Action", "failed");
+    field(out, "Action", action);
     field(out, "Status", &status.to_string());
 }
 

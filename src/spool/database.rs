@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params}
 
 use super::damage;
 use super::error::OpenError;
-use super::{Outcome, Progress, Recorded, held, late, news, operator, paused};
+use super::{Outcome, Progress, Recorded, held, late, news, operator, paused, refused};
 use crate::journal::{Dsn, Item, ItemId, Kind};
 use crate::mail::{Address, BodyKind};
 
@@ -151,6 +151,7 @@ pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError
     connection.execute_batch(damage::TABLE).map_err(failed)?;
     connection.execute_batch(late::TABLES).map_err(failed)?;
     connection.execute_batch(operator::TABLE).map_err(failed)?;
+    connection.execute_batch(refused::TABLE).map_err(failed)?;
     Ok(connection)
 }
 

@@ -45,6 +45,7 @@ mod news;
 mod operator;
 mod paused;
 mod queue;
+mod refused;
 mod reserve;
 mod room;
 mod settings;

@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, params};
 
 use super::database::{address, item_id, millis, numbers, time};
-use crate::journal::{Bounce, Collected, Item, ItemId, Kind};
+use crate::journal::{Bounce, Collected, Item, ItemId, Kind, Undelivered};
 use crate::mail::Address;
 
 /// NDRs are counted over this long, and a refusal that waits for a digest waits this long.
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
 /// Refusals listed in one digest; the rest is counted.
-const MOST_LISTED: usize = 1000;
+pub(super) const MOST_LISTED: usize = 1000;
 
 /// How long a bounce is remembered.
 const BOUNCE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -50,9 +50,11 @@ CREATE INDEX bounce_item ON bounce (item);
 CREATE INDEX bounce_at ON bounce (at);
 ";
 
-/// Refusals that one NDR address was not told of.
+/// What one NDR address was not told of: refusals, or items that wait.
 #[derive(Debug, Clone)]
 pub struct Digest {
+    /// Which of the two.
+    pub what: Undelivered,
     /// The address.
     pub ndr: Address,
     /// The oldest of them, as many as are listed.
@@ -197,6 +199,7 @@ pub(super) fn digests(connection: &Connection, now: SystemTime) -> rusqlite::Res
     )?;
     let due = due.query_map([millis(now - HOUR), millis(now)], |row| {
         Ok(Digest {
+            what: Undelivered::Dead,
             ndr: address(row, 0)?,
             listed: Vec::new(),
             count: row.get::<_, i64>(1)?.unsigned_abs(),

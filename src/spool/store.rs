@@ -27,12 +27,13 @@ use super::late;
 use super::news::{self, Bounced, Digest};
 use super::operator::{self, Action, Operator, OperatorRecord};
 use super::queue::{self, Depth, Filter, Listed, Shown};
+use super::refused;
 use super::reserve::Reserve;
 use super::room::{Free, Room};
 use super::watched::WatchedFiles;
 use super::writer::Writer;
 use super::{Owed, Parcel, Progress, Recorded, Settings};
-use crate::journal::{Item, ItemId};
+use crate::journal::{Item, ItemId, Undelivered};
 use crate::mail::{Address, Content, rfc3339};
 
 /// The store of what is owed. Cloning gives another handle to the same one.
@@ -490,6 +491,26 @@ impl Spool {
             .await
     }
 
+    /// The digests about items that wait with a last reply that begins so. Looks at the whole queue.
+    pub async fn waiting_digests(
+        &self,
+        reply: &'static str,
+        now: SystemTime,
+    ) -> Result<Vec<Digest>, SpoolError> {
+        self.read(move |connection| refused::digests(connection, reply, now))
+            .await
+    }
+
+    /// Whether the relay refused everything when a digest last told of it.
+    pub async fn is_relay_refusing(&self) -> Result<bool, SpoolError> {
+        self.read(refused::is_refusing).await
+    }
+
+    /// Notes that the relay takes items again.
+    pub async fn relay_accepts(&self) -> Result<(), CommitError> {
+        self.writer.run(refused::over).await
+    }
+
     /// Owes `item`, the NDR that stands for a digest; in the same transaction what it lists is told.
     pub async fn tell(
         &self,
@@ -507,7 +528,10 @@ impl Spool {
         let told = digest.clone();
         self.writer
             .run(move |connection| {
-                news::told(connection, &told)?;
+                match told.what {
+                    Undelivered::Dead => news::told(connection, &told)?,
+                    Undelivered::Waiting => refused::told(connection, &told.ndr, &item.id, now)?,
+                }
                 database::add(connection, &message, std::slice::from_ref(&item))
             })
             .await?;

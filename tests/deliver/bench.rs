@@ -204,7 +204,9 @@ fn ndr_composer() -> NdrComposer {
 /// Writes the NDR that stands for a digest.
 pub fn digest_composer() -> DigestComposer {
     let composer = composer();
-    Arc::new(move |digest, now| composer.digest(&digest.ndr, &digest.listed, digest.count, now))
+    Arc::new(move |digest, now| {
+        composer.digest(&digest.ndr, digest.what, &digest.listed, digest.count, now)
+    })
 }
 
 fn composer() -> Composer {
