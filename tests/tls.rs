@@ -270,6 +270,16 @@ async fn a_relay_whose_tls_is_of_another_time_gets_mail_in_the_clear_or_none() {
         bench.until_nothing_is_owed().await;
         let log = relay.postfix.log();
         assert!(log.contains("SSL_accept error"), "{name}: {log}");
+        // Postfix's "may" delivers as well, over whatever its OpenSSL still speaks.
+        let postfix = Postfix::start(&PostfixOptions {
+            milter: None,
+            deliver_to: address,
+            extra: vec!["smtp_tls_security_level = may".into()],
+        });
+        let mut client = Client::connect_from(OUTSIDE, postfix.smtp_addr());
+        assert_eq!(client.send_message("", &["b@c.test"], "x\r\n").code, 250);
+        let line = postfix.wait_for_log("to=<b@c.test>");
+        assert!(line.contains("status=sent"), "{name}: {line}");
         // The same in front of a server, which is asked in the same way.
         let door = Door::start(
             SmtpSink::start_keeping(),
