@@ -1,6 +1,8 @@
 //! The commands and the service's signals, as an operator meets them.
 
 mod lab;
+#[path = "commands/shown.rs"]
+mod shown;
 
 use std::process::Output;
 

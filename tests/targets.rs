@@ -75,7 +75,11 @@ async fn resolve(directory: &Directory, text: &str) -> Result<Vec<String>, Strin
         .as_ref()
         .map_err(|o| format!("OUTAGE {o}"))?;
     let reached = resolution.as_ref().map_err(ToString::to_string)?;
-    Ok(reached.iter().map(|one| one.address.to_string()).collect())
+    Ok(reached
+        .reached
+        .iter()
+        .map(|one| one.address.to_string())
+        .collect())
 }
 
 /// Each target of a table, and where it leads or what is wrong with it.

@@ -391,7 +391,12 @@ async fn every_form_of_a_journal_value_counts_as_in_a_file<D: Values>() {
                     let answer = directory.resolve(std::slice::from_ref(&target)).await;
                     let reached = answer[&target].clone().expect("no outage");
                     reached
-                        .map(|all| all.iter().map(|one| one.address.key().to_owned()).collect())
+                        .map(|all| {
+                            all.reached
+                                .iter()
+                                .map(|one| one.address.key().to_owned())
+                                .collect()
+                        })
                         .map_err(|error| error.to_string())
                 }
                 Err(error) => Err(error.to_string()),

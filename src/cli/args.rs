@@ -65,7 +65,8 @@ pub(super) enum Command {
         config: Config,
         #[command(flatten)]
         format: CoverageFormats,
-        /// Only people with a value that leads nowhere.
+        /// Only people with a value that leads nowhere or not to all members of a group, or with an address that mail does not
+        /// find them by.
         #[arg(long)]
         problems: bool,
     },

@@ -7,9 +7,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::CoverageFormat;
-use super::{Failure, load};
+use super::{Failure, load, plain_json};
 use crate::daemon;
-use crate::mail::Address;
+use crate::mail::{Address, visible};
 use crate::survey::{Coverage, Person, Summary};
 
 pub(super) async fn coverage(
@@ -109,6 +109,7 @@ impl<W: Write> Output<W> {
             return self.line(&csv_row(&row));
         }
         for value in &person.journal {
+            let without = value.unreached.as_deref();
             let row = [
                 &person.dn,
                 address,
@@ -119,7 +120,7 @@ impl<W: Write> Output<W> {
                 &value.value,
                 &join(&value.targets),
                 &join(&value.outside),
-                value.problem.as_deref().unwrap_or_default(),
+                value.problem.as_deref().or(without).unwrap_or_default(),
             ];
             self.line(&csv_row(&row))?;
         }
@@ -148,7 +149,10 @@ impl<W: Write> Output<W> {
                 true => String::new(),
                 false => format!(" of {}", value.object),
             };
-            let line = format!("{address}{exempt}: {directions} to {leads} ({attribute}{of})");
+            let without = value.unreached.iter();
+            let without: String = without.map(|members| format!(", but {members}")).collect();
+            let line =
+                format!("{address}{exempt}: {directions} to {leads}{without} ({attribute}{of})");
             self.line(&line)?;
         }
         for one in &person.address_problems {
@@ -172,6 +176,7 @@ impl<W: Write> Output<W> {
                     exempt,
                     values,
                     values_without_target,
+                    values_leading_not_to_all,
                     values_leading_outside,
                     journal_addresses,
                     addresses_not_found,
@@ -192,7 +197,7 @@ impl<W: Write> Output<W> {
                 }
                 self.line(&format!(
                     "{objects} objects with addresses in {:.1} s: {journaled} journaled by attribute, {not_journaled} not, {exempt} exempt; \
-                     {values} values lead to {journal_addresses} addresses, {values_leading_outside} of them outside, {values_without_target} nowhere; \
+                     {values} values lead to {journal_addresses} addresses, {values_leading_outside} of them outside, {values_leading_not_to_all} to groups with members without an address, {values_without_target} nowhere; \
                      mail does not find {addresses_not_found} addresses of journaled people, {addresses_shared} are of several objects; \
                      {} journal addresses are persons' mailboxes, not guarded",
                     summary.seconds,
@@ -204,6 +209,10 @@ impl<W: Write> Output<W> {
     }
 
     fn line(&mut self, text: &str) -> Result<(), Failure> {
+        let text = match self.format {
+            CoverageFormat::Json => plain_json(text).into(),
+            CoverageFormat::Text | CoverageFormat::Csv => visible(text),
+        };
         gone_is_fine(writeln!(self.out, "{text}"))
     }
 }
@@ -221,20 +230,32 @@ fn join(addresses: &[Address]) -> String {
     all.join(" ")
 }
 
-/// A row as RFC 4180 section 2 has it.
+/// A row as RFC 4180 section 2 has it, of which spreadsheets compute nothing: a field that they would
+/// take for a formula begins with an apostrophe.
 fn csv_row(fields: &[&str]) -> String {
-    let fields = fields
-        .iter()
-        .map(|field| match field.contains([',', '"', '\n', '\r']) {
-            true => format!("\"{}\"", field.replace('"', "\"\"")),
-            false => (*field).to_owned(),
-        });
+    let fields = fields.iter().map(|field| {
+        let is_formula = field.trim_start().starts_with(FORMULA);
+        let mark = if is_formula { "'" } else { "" };
+        match field.contains([',', '"', '\n', '\r']) {
+            true => format!("\"{mark}{}\"", field.replace('"', "\"\"")),
+            false => format!("{mark}{field}"),
+        }
+    });
     fields.collect::<Vec<_>>().join(",")
 }
+
+/// What formulas begin with, also as East Asian keyboards write it.
+const FORMULA: [char; 8] = ['=', '+', '-', '@', '＝', '＋', '－', '＠'];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_field_is_a_formula() {
+        let fields = ["=1+1", " @x", "+49,1", "－1", "a=b", "'x"];
+        assert_eq!(csv_row(&fields), "'=1+1,' @x,\"'+49,1\",'－1,a=b,'x");
+    }
 
     #[test]
     fn a_field_with_a_comma_or_quotes_is_quoted() {

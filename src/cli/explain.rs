@@ -1,7 +1,7 @@
 //! `copyist explain`: the decision about a message that does not exist.
 
 use super::args::Question;
-use super::{Failure, load, print_json, print_line};
+use super::{Failure, load, print_json, print_lines};
 use crate::daemon;
 use crate::identity::{Guarded, parse_path};
 use crate::mail::AddressError;
@@ -34,11 +34,11 @@ pub(super) async fn explain(question: Question) -> Result<(), Failure> {
     if question.json {
         print_json(&explanation)
     } else {
-        print_line(&to_text(&explanation))
+        print_lines(to_lines(&explanation))
     }
 }
 
-fn to_text(explanation: &Explanation) -> String {
+fn to_lines(explanation: &Explanation) -> Vec<String> {
     let mut lines = Vec::new();
     let side = match explanation.sender_is_ours {
         true => "inside",
@@ -72,8 +72,8 @@ fn to_text(explanation: &Explanation) -> String {
         lines.push(format!("to {address}: {direction}{guard}{mailbox}"));
         for (end, text) in [("before", prepend), ("after", append)] {
             if let Some(text) = text {
-                let text = text.trim().replace('\n', "\n    ");
-                lines.push(format!("  text {end} the body:\n    {text}"));
+                lines.push(format!("  text {end} the body:"));
+                lines.extend(text.trim().lines().map(|line| format!("    {line}")));
             }
         }
     }
@@ -126,5 +126,5 @@ fn to_text(explanation: &Explanation) -> String {
             );
         }
     }
-    lines.join("\n")
+    lines
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::args::Import;
-use super::{Failure, print_line};
+use super::{Failure, print_text, shown};
 use crate::config::import::{Proposal, Site};
 
 /// What the command line says about the site.
@@ -24,10 +24,10 @@ pub(super) fn site(import: &Import) -> Result<Site, Failure> {
 pub(super) fn give(proposal: &Proposal, output: Option<&Path>) -> Result<(), Failure> {
     match output {
         Some(path) => create(path, &proposal.config)?,
-        None => print_line(proposal.config.trim_end())?,
+        None => print_text(proposal.config.trim_end())?,
     }
     for remark in &proposal.remarks {
-        eprintln!("copyist: {remark}");
+        eprintln!("copyist: {}", shown(&remark.to_string()));
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{LogFormat, LogSettings};
+use crate::mail::is_unseen;
 
 /// Log lines go to standard error, where systemd and containers look for them. `COPYIST_LOG` takes the usual filters of
 /// tracing, and goes before the level of the settings.
@@ -93,7 +94,7 @@ impl Visit for Said {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             // It is the MTA's word, and on one line like all else.
-            "queue_id" => self.queue_id = value.escape_debug().to_string(),
+            "queue_id" => self.queue_id = OneLine(&format_args!("{value}")).to_string(),
             _ => self.record_debug(field, &value),
         }
     }
@@ -107,7 +108,7 @@ impl Visit for Said {
     }
 }
 
-/// A value without line breaks and other control characters: what strangers write must not look like a line of ours.
+/// A value without line breaks and other characters that cannot be seen: what strangers write must not look like a line of ours.
 struct OneLine<'a>(&'a dyn fmt::Debug);
 
 impl fmt::Display for OneLine<'_> {
@@ -115,8 +116,8 @@ impl fmt::Display for OneLine<'_> {
         struct Escape<'a, 'b>(&'a mut fmt::Formatter<'b>);
         impl fmt::Write for Escape<'_, '_> {
             fn write_str(&mut self, text: &str) -> fmt::Result {
-                text.chars().try_for_each(|c| match c.is_control() {
-                    true => write!(self.0, "{}", c.escape_debug()),
+                text.chars().try_for_each(|c| match is_unseen(c) {
+                    true => write!(self.0, "{}", c.escape_default()),
                     false => self.0.write_char(c),
                 })
             }
@@ -175,12 +176,14 @@ mod tests {
 
     #[test]
     fn what_strangers_write_stays_on_its_line() {
-        let subject = "x\n<3>2026-01-01T00:00:00Z ERROR forged\u{1b}[2J";
+        let subject = "x\n<3>2026-01-01T00:00:00Z ERROR forged\u{1b}[2J\u{202e}\u{9b}2J";
         let line = logged(
             true,
             || tracing::info!(queue_id = "A\nB", %subject, "{subject}"),
         );
         assert_eq!(line.lines().count(), 1, "{line:?}");
-        assert!(!line.contains('\u{1b}'), "{line:?}");
+        let shown = line.trim_end_matches('\n');
+        assert!(!shown.contains(is_unseen), "{line:?}");
+        assert!(shown.contains(r"forged\u{1b}[2J\u{202e}"), "{line:?}");
     }
 }

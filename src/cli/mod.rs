@@ -27,6 +27,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::config::{self, Settings};
+use crate::mail::{is_unseen, visible};
 
 use args::{Args, Command};
 
@@ -107,7 +108,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("copyist: {failure}");
+            eprintln!("copyist: {}", shown(&failure.to_string()));
             ExitCode::from(match failure {
                 Failure::Failed(_) => 1,
                 Failure::Wrong(_) => 2,
@@ -123,14 +124,68 @@ fn load(file: &Path) -> Result<Settings, Failure> {
 /// Prints a value for scripts.
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
-    print_line(&text)
+    print_text(&plain_json(&text))
 }
 
-/// Prints a line; a reader that has gone away (`| head`) is no failure of ours.
-fn print_line(text: &str) -> Result<(), Failure> {
+/// Returns JSON in which strings hold no character that acts on a terminal: the escapes of JSON
+/// (RFC 8259 section 7) stand for them, so a reader gets the same value.
+fn plain_json(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            // Between the values; in strings it is escaped already.
+            '\n' => plain.push(c),
+            c if is_unseen(c) => (c.encode_utf16(&mut [0; 2]).iter())
+                .for_each(|unit| plain.push_str(&format!("\\u{unit:04x}"))),
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
+/// Prints a line, which may hold what strangers or the directory wrote.
+fn print_line(line: &str) -> Result<(), Failure> {
+    print_text(&visible(line))
+}
+
+/// Prints lines; a line break within one of them does not begin another.
+fn print_lines<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> Result<(), Failure> {
+    let mut lines = lines.into_iter();
+    lines.try_for_each(|line| print_line(line.as_ref()))
+}
+
+/// Returns the lines of a message to people, each as it may be shown.
+fn shown(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(visible).collect();
+    lines.join("\n")
+}
+
+/// Prints a text as it is: our own, or one for programs. A reader that has gone away (`| head`) is
+/// no failure.
+fn print_text(text: &str) -> Result<(), Failure> {
     use std::io::Write;
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::failed(error)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_exact_and_acts_on_no_terminal() {
+        let value = "a\u{9b}2J\u{202e}\u{7f}\n\u{e0041} ä \\u";
+        let text = serde_json::to_string_pretty(&[value]).expect("JSON");
+        let plain = plain_json(&text);
+        assert!(
+            plain.chars().all(|c| c == '\n' || !is_unseen(c)),
+            "{plain:?}"
+        );
+        assert_eq!(
+            serde_json::from_str::<[String; 1]>(&plain).expect("JSON"),
+            [value]
+        );
     }
 }

@@ -158,9 +158,8 @@ async fn show(spool: &Spool, id: &ItemId, as_json: bool) -> Result<(), Failure> 
     }
     print_line(&line(&listed))?;
     let sender = sender.map_or("<> (null reverse path)".into(), |sender| sender.to_string());
-    print_line(&format!(
-        "  Message-ID:      {message_id}\n  envelope sender: {sender}"
-    ))?;
+    print_line(&format!("  Message-ID:      {message_id}"))?;
+    print_line(&format!("  envelope sender: {sender}"))?;
     if let Some(ndr) = ndr {
         print_line(&format!("  NDR goes to:     {ndr}"))?;
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Failure, load, print_json, print_line};
+use super::{Failure, load, print_json, print_lines};
 use crate::daemon;
 use crate::directory::{Directory, Entry, Outage, Target};
 use crate::identity::{GuardStatus, Question};
@@ -29,7 +29,9 @@ struct Resolution {
 #[derive(Serialize)]
 struct LeadsTo {
     addresses: Vec<Reached>,
-    /// Why there is none.
+    /// Members of a group that get no copy: they have no address, or the directory does not have them.
+    without_address: Vec<String>,
+    /// Why there is no address at all.
     problem: Option<String>,
 }
 
@@ -136,7 +138,7 @@ pub(super) async fn resolve(
     if json {
         print_json(&resolution)?;
     } else {
-        print_line(&resolution.to_text())?;
+        print_lines(resolution.to_lines())?;
     }
     match resolution.outage {
         Some(outage) => Err(Failure::failed(outage)),
@@ -173,14 +175,16 @@ async fn leads_to(target: &Target, directory: &Directory) -> Result<LeadsTo, Out
     let not_asked = || Err(Outage::new("it was not asked"));
     let resolution = answer.into_values().next().unwrap_or_else(not_asked)?;
     Ok(match resolution {
-        Ok(all) => LeadsTo {
-            addresses: all
+        Ok(expansion) => LeadsTo {
+            addresses: expansion
+                .reached
                 .iter()
                 .map(|one| Reached {
                     address: one.address.clone(),
                     through: one.through.to_vec(),
                 })
                 .collect(),
+            without_address: expansion.without_address.clone(),
             problem: None,
         },
         Err(error) => LeadsTo::nowhere(&error),
@@ -191,14 +195,26 @@ impl LeadsTo {
     fn nowhere(why: &dyn std::fmt::Display) -> LeadsTo {
         LeadsTo {
             addresses: Vec::new(),
+            without_address: Vec::new(),
             problem: Some(why.to_string()),
         }
     }
 
-    /// A line for each address, or one for the problem.
-    fn lines(&self) -> impl Iterator<Item = Result<String, &str>> {
-        let all = self.addresses.iter().map(|one| Ok(one.to_text()));
-        all.chain(self.problem.as_deref().map(Err))
+    /// A line for each address and each member without one, or one for the problem. Each begins
+    /// with what it is: `address` for an address.
+    fn lines<'a>(
+        &'a self,
+        address: &'a str,
+        unusable: &'a str,
+    ) -> impl Iterator<Item = String> + 'a {
+        let reached = self.addresses.iter();
+        let reached = reached.map(move |one| format!("{address}{}", one.to_text()));
+        let without = self.without_address.iter();
+        let without = without.map(|dn| format!("no address, gets no copy: {dn}"));
+        let problem = self.problem.iter();
+        reached
+            .chain(without)
+            .chain(problem.map(move |problem| format!("{unusable}: {problem}")))
     }
 }
 
@@ -212,7 +228,7 @@ impl Reached {
 }
 
 impl Resolution {
-    fn to_text(&self) -> String {
+    fn to_lines(&self) -> Vec<String> {
         let mut lines = vec![format!("{}: {}", self.target, self.answer)];
         lines.extend(self.steps.iter().map(|step| format!("  {step}")));
         for object in &self.objects {
@@ -221,23 +237,18 @@ impl Resolution {
                 lines.push(format!("    {name}: {}", values.join(", ")));
             }
             for journal in &object.journal {
-                for line in journal.leads_to.lines() {
-                    lines.push(match line {
-                        Ok(address) => format!("    is journaled to {address}"),
-                        Err(problem) => format!("    has an unusable journal target: {problem}"),
-                    });
-                }
+                let unusable = "has an unusable journal target";
+                let leads_to = journal.leads_to.lines("is journaled to ", unusable);
+                lines.extend(leads_to.map(|line| format!("    {line}")));
             }
         }
-        for line in self.leads_to.iter().flat_map(LeadsTo::lines) {
-            lines.push(match line {
-                Ok(address) => format!("  {address}"),
-                Err(problem) => format!("  unusable: {problem}"),
-            });
+        if let Some(leads_to) = &self.leads_to {
+            let leads_to = leads_to.lines("", "unusable");
+            lines.extend(leads_to.map(|line| format!("  {line}")));
         }
         if self.is_journal_address == Some(true) {
             lines.push("  is itself the journal address of somebody: guarded".into());
         }
-        lines.join("\n")
+        lines
     }
 }

@@ -13,7 +13,7 @@ use super::{Failure, load, print_json};
 use crate::daemon;
 use crate::directory::Entry;
 use crate::identity::{Identities, Question as Whose};
-use crate::mail::{Address, Message};
+use crate::mail::{Address, Message, visible};
 use crate::text::{self, DirectionTexts, Edited, How, Obstacle, Settings, Splice, Texts};
 
 /// What was done to one message, as scripts read it.
@@ -156,9 +156,11 @@ fn print(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// The lines that change, as a patch shows them; line ends and other control characters are not shown.
+/// The lines that change, as a patch shows them.
 fn diff(path: &Path, message: &[u8], splices: &[Splice]) -> String {
-    let mut shown = format!("--- {0}\n+++ {0} as it would leave\n", path.display());
+    let path = path.display().to_string();
+    let path = visible(&path);
+    let mut shown = format!("--- {path}\n+++ {path} as it would leave\n");
     let mut rest = splices;
     while let Some(first) = rest.first() {
         let start = memchr::memrchr(b'\n', &message[..first.range.start]).map_or(0, |lf| lf + 1);
@@ -198,14 +200,11 @@ fn diff(path: &Path, message: &[u8], splices: &[Splice]) -> String {
 
 fn marked(mark: char, lines: &[u8]) -> String {
     let text = String::from_utf8_lossy(lines);
-    let shown = |line: &str| -> String {
-        line.chars()
-            .filter(|c| !c.is_control() || *c == '\t')
-            .collect()
+    let shown = |line: &str| {
+        let cells: Vec<_> = line.split('\t').map(visible).collect();
+        format!("{mark}{}\n", cells.join("\t"))
     };
-    text.lines()
-        .map(|line| format!("{mark}{}\n", shown(line)))
-        .collect()
+    text.lines().map(shown).collect()
 }
 
 fn report(path: &Path, edited: Result<Edited, Obstacle>) -> Report {
@@ -224,11 +223,12 @@ fn report(path: &Path, edited: Result<Edited, Obstacle>) -> Report {
 /// To people, beside the messages themselves: which were not changed, and why.
 fn tell(report: &Report) {
     if let Some(why) = &report.left {
-        eprintln!("copyist: {}: goes as it is: {why}", report.message);
+        let line = format!("copyist: {}: goes as it is: {why}", report.message);
+        eprintln!("{}", visible(&line));
     } else if report.unchanged {
         eprintln!(
             "copyist: {}: goes as it is: there is no text for this direction",
-            report.message
+            visible(&report.message)
         );
     }
 }

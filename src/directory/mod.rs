@@ -46,7 +46,7 @@ pub use members::{Members, Rewriting};
 pub use people::NoLongerJournaled;
 pub use presence::{Accepted, accept_empty};
 pub use question::AttributeError;
-pub use resolve::{Reached, Resolution};
+pub use resolve::{Expansion, Reached, Resolution};
 pub use scan::{JournalValue, JournalValues};
 pub use settings::{
     Bind, CacheSettings, ExpandGroups, LdapSettings, Places, Settings, Source, TargetSettings,

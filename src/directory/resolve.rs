@@ -55,8 +55,27 @@ pub struct Reached {
     pub through: Arc<[String]>,
 }
 
-/// The addresses of a target, each once and at least one; or why there is none.
-pub type Resolution = Result<Arc<[Reached]>, TargetError>;
+/// The addresses that a target leads to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expansion {
+    /// Each address once.
+    pub reached: Vec<Reached>,
+    /// The members of a group that have no address, or that the directory does not have: they get
+    /// no copy.
+    pub without_address: Vec<String>,
+}
+
+impl From<Vec<Reached>> for Expansion {
+    fn from(reached: Vec<Reached>) -> Expansion {
+        Expansion {
+            reached,
+            without_address: Vec::new(),
+        }
+    }
+}
+
+/// The expansion of a target, with at least one address; or why there is none.
+pub type Resolution = Result<Arc<Expansion>, TargetError>;
 
 /// Finds what a target comes to, and what that depends on.
 pub(super) async fn resolve<S: Source>(
@@ -70,7 +89,8 @@ pub(super) async fn resolve<S: Source>(
                 address: address.clone(),
                 through: Arc::new([]),
             };
-            return Ok((Ok(Arc::new([reached])), Names::default()));
+            let expansion = Expansion::from(vec![reached]);
+            return Ok((Ok(Arc::new(expansion)), Names::default()));
         }
         Target::Dn(dn) => Name::Dn(dn.to_owned()),
         Target::X500(text) => Name::X500(text.clone()),
@@ -201,9 +221,11 @@ impl Walk<'_> {
             );
         }
         let reached = self.reached.into_iter();
-        Ok(reached
-            .map(|(address, through)| Reached { address, through })
-            .collect())
+        let reached = reached.map(|(address, through)| Reached { address, through });
+        Ok(Arc::new(Expansion {
+            reached: reached.collect(),
+            without_address: self.without,
+        }))
     }
 }
 

@@ -424,8 +424,8 @@ impl Identities {
         let mut all = Vec::new();
         for answer in answers.into_values() {
             // What names nobody guards nobody.
-            if let Ok(reached) = answer? {
-                all.extend(reached.iter().map(|one| one.address.clone()));
+            if let Ok(expansion) = answer? {
+                all.extend(expansion.reached.iter().map(|one| one.address.clone()));
             }
         }
         Ok(all)

@@ -13,6 +13,7 @@ mod header;
 mod message;
 mod nature;
 mod reply;
+mod visible;
 
 pub use address::{Address, AddressError};
 pub(crate) use address::{fold, is_blank, is_invisible, without_scheme};
@@ -24,3 +25,4 @@ pub use header::{Field, Fields, line_end};
 pub use message::{Message, Summary};
 pub use nature::{BodyKind, Nature};
 pub use reply::{Enhanced, Reply};
+pub use visible::{is_unseen, visible};

@@ -724,8 +724,8 @@ impl Gathered<'_> {
             return Ok(());
         }
         match self.resolved.get(target) {
-            Some(Ok(Ok(reached))) => {
-                for one in reached.iter() {
+            Some(Ok(Ok(expansion))) => {
+                for one in &expansion.reached {
                     let through = Reason::Through {
                         of: Box::new(reason.clone()),
                         target: target.to_string(),

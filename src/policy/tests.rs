@@ -342,7 +342,7 @@ fn an_object_that_a_target_names_is_decided_by_what_the_directory_says() {
         address: address("ana@corp.example"),
         through: Arc::new(["CN=all,DC=x".into(), "uid=ana".into()]),
     };
-    let resolved = Resolved::from([(named.clone(), Ok(Ok(Arc::new([reached]) as Arc<[_]>)))]);
+    let resolved = Resolved::from([(named.clone(), Ok(Ok(Arc::new(vec![reached].into()))))]);
     let decided = plan(&envelope, &found, &resolved, &rules).expect("decided");
     assert_eq!(targets(&decided), ["ana@corp.example"]);
     let reason = decided.copies[0].targets[0].1[0].to_string();
@@ -461,7 +461,7 @@ fn a_copy_has_no_more_targets_than_every_relay_takes_at_once() {
             through: Arc::new([]),
         })
         .collect();
-    let resolved = Resolved::from([(named, Ok(Ok(reached.into())))]);
+    let resolved = Resolved::from([(named, Ok(Ok(Arc::new(reached.into()))))]);
     let found = people([("dan@corp.example", found(&["CN=all,DC=x"]))]);
     let decided = plan(&envelope, &found, &resolved, &rules()).expect("decided");
     let sizes: Vec<usize> = decided.copies.iter().map(|c| c.targets.len()).collect();
@@ -585,11 +585,11 @@ fn a_journal_address_outside_the_journal_domains_gets_nothing_and_the_fallback_d
         address: address(text),
         through: [dn.to_owned()].into(),
     };
-    let both = [
+    let both = vec![
         reached("k@x.archive.example"),
         reached("thief@elsewhere.test"),
     ];
-    let resolved = Resolved::from([(target, Ok(Ok(both.into())))]);
+    let resolved = Resolved::from([(target, Ok(Ok(Arc::new(both.into()))))]);
     let people = self::people([("dan@corp.example", found(&[dn]))]);
     let decided = plan(&to, &people, &resolved, &rules).expect("decided");
     assert_eq!(

@@ -16,6 +16,9 @@ use crate::policy::{Direction, Rules};
 /// People whose targets are resolved at once.
 const AT_ONCE: usize = 256;
 
+/// Members of a group without an address that are named one by one.
+const MOST_NAMED: usize = 5;
+
 /// How long the first reading of the whole directory may take that tells "nobody" from "not known yet".
 const FIRST_READING: Duration = Duration::from_secs(60);
 
@@ -46,10 +49,11 @@ pub struct AddressProblem {
 }
 
 impl Person {
-    /// Whether a value leads nowhere, or an address is not this object's alone.
+    /// Whether a value leads nowhere or not to all members of a group, or an address is not this
+    /// object's alone.
     pub fn has_problem(&self) -> bool {
-        !self.address_problems.is_empty()
-            || self.journal.iter().any(|value| value.problem.is_some())
+        let is_partial = |value: &Value| value.problem.is_some() || value.unreached.is_some();
+        !self.address_problems.is_empty() || self.journal.iter().any(is_partial)
     }
 
     fn is_journaled(&self) -> bool {
@@ -74,6 +78,9 @@ pub struct Value {
     pub outside: Vec<Address>,
     /// Why it leads nowhere.
     pub problem: Option<String>,
+    /// Which members of the group that it names get no copy: the first of them, and how many there
+    /// are.
+    pub unreached: Option<String>,
 }
 
 /// What was seen in all.
@@ -91,6 +98,8 @@ pub struct Summary {
     pub values: u64,
     /// Those of them that lead nowhere.
     pub values_without_target: u64,
+    /// Those that name a group with members without an address, who get no copy.
+    pub values_leading_not_to_all: u64,
     /// Those that lead out of `organization.domains`.
     pub values_leading_outside: u64,
     /// Different addresses that they lead to.
@@ -255,7 +264,7 @@ async fn look_up(
 type Known = HashMap<String, Result<Resolution, String>>;
 
 fn reached(resolution: &Resolution) -> impl Iterator<Item = &Address> {
-    let reached = resolution.as_ref().map_or(&[][..], |all| all);
+    let reached = resolution.as_ref().map_or(&[][..], |all| &all.reached);
     reached.iter().map(|one| &one.address)
 }
 
@@ -329,11 +338,17 @@ fn describe(objects: &Objects, addresses: &[String], rules: &Rules, known: &Know
                 of.iter().any(|name| name == attribute)
             };
             let directions = Direction::ALL.into_iter().filter(counts);
-            let (targets, problem): (Vec<Address>, _) = match known.get(value) {
-                Some(Ok(Ok(all))) => (all.iter().map(|one| one.address.clone()).collect(), None),
-                Some(Ok(Err(error))) => (Vec::new(), Some(error.to_string())),
-                Some(Err(problem)) => (Vec::new(), Some(problem.clone())),
-                None => (Vec::new(), Some("it was not looked up".to_owned())),
+            let (mut targets, mut not_reached) = (Vec::new(), None);
+            let problem = match known.get(value) {
+                Some(Ok(Ok(expansion))) => {
+                    let reached = expansion.reached.iter();
+                    targets = reached.map(|one| one.address.clone()).collect();
+                    not_reached = unreached(&expansion.without_address);
+                    None
+                }
+                Some(Ok(Err(error))) => Some(error.to_string()),
+                Some(Err(problem)) => Some(problem.clone()),
+                None => Some("it was not looked up".to_owned()),
             };
             let outside = targets.iter();
             let outside = outside.filter(|address| !rules.organization.has(address));
@@ -345,10 +360,22 @@ fn describe(objects: &Objects, addresses: &[String], rules: &Rules, known: &Know
                 outside: outside.cloned().collect(),
                 targets,
                 problem,
+                unreached: not_reached,
             });
         }
     }
     person
+}
+
+/// Names the members of a group that get no copy; `None` if there are none.
+fn unreached(members: &[String]) -> Option<String> {
+    let first = members.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>();
+    let further = match members.len() - first.len() {
+        0 => String::new(),
+        further => format!(" and {further} more"),
+    };
+    let count = members.len();
+    (count > 0).then(|| format!("{count} without an address: {}{further}", first.join("; ")))
 }
 
 impl Summary {
@@ -367,6 +394,7 @@ impl Summary {
             self.nobody_has.retain(|name| *name != value.attribute);
             self.values += 1;
             self.values_without_target += u64::from(value.problem.is_some());
+            self.values_leading_not_to_all += u64::from(value.unreached.is_some());
             self.values_leading_outside += u64::from(!value.outside.is_empty());
         }
     }

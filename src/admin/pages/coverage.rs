@@ -108,6 +108,10 @@ fn summary(seen: &Summary) -> Markup {
         (seen.values_leading_outside, "values that lead outside"),
         (seen.values_without_target, "values that lead nowhere"),
         (
+            seen.values_leading_not_to_all,
+            "values that lead to groups with members without an address",
+        ),
+        (
             seen.addresses_not_found,
             "addresses that mail does not find",
         ),
@@ -225,6 +229,7 @@ fn leads(person: &Person, value: &Value) -> Markup {
                 Some(problem) => { span.state.dead { "nowhere" } " " (Foreign(&value.value)) ": " (Foreign(problem)) }
                 None => { (Foreign(&all.join(" "))) }
             }
+            @if let Some(members) = &value.unreached { " " span.state.held { "not all" } " " (Foreign(members)) }
             @if !value.outside.is_empty() { " " span.state.held { "outside" } }
             div.about {
                 (value.directions.join(", ")) " by " (value.attribute)

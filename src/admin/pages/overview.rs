@@ -10,12 +10,13 @@ use maud::{Markup, html};
 
 use super::layout::{Kind, notice, page};
 use super::plot::plot;
-use super::words::{count, date, harmless, moment, number, size, span};
+use super::words::{count, date, moment, number, size, span};
 use crate::admin::guard::Visitor;
 use crate::admin::history::{Sample, growth, peaks};
 use crate::admin::reading::Reading;
 use crate::admin::{InForce, Watched};
 use crate::directory::Health;
+use crate::mail::visible;
 use crate::pipeline::Pipeline;
 use crate::policy::Direction;
 
@@ -97,7 +98,7 @@ fn health(pipeline: &Pipeline, reading: &Reading, sample: &Sample) -> Vec<(Kind,
         if left < SOON {
             let (peer, server) = (
                 certificate.label("peer"),
-                harmless(certificate.label("server")),
+                visible(certificate.label("server")),
             );
             let kind = if left < 0.0 { Kind::Fault } else { Kind::Look };
             lines.push((kind, html! {
@@ -115,7 +116,7 @@ fn refused(in_force: &InForce) -> Option<(Kind, Markup)> {
     Some((
         Kind::Fault,
         html! {
-            "The configuration that was read at " (date(refused.at)) " is not in force, the one before it is: " (harmless(&refused.why))
+            "The configuration that was read at " (date(refused.at)) " is not in force, the one before it is: " (visible(&refused.why))
             " Correct it, check it with " code { "copyist check" } ", and reload."
         },
     ))
@@ -157,7 +158,7 @@ fn directory(pipeline: &Pipeline) -> (Kind, Markup) {
         Health::Unavailable(outage) => (
             Kind::Fault,
             html! {
-                "The directory does not answer: " (harmless(&outage.reason)) ". People who are remembered are journaled as they were; mail for "
+                "The directory does not answer: " (visible(&outage.reason)) ". People who are remembered are journaled as they were; mail for "
                 "others waits with the senders (451). See to the servers; " code { "copyist check --online" } " tries each."
             },
         ),

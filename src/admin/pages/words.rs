@@ -1,11 +1,10 @@
 //! How a page says things: strangers' texts, times, numbers.
 
-use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use maud::{Markup, Render, html};
 
-use crate::mail::rfc3339;
+use crate::mail::{rfc3339, visible};
 
 /// A text that somebody else wrote: an address, a reply, a subject. It is shown as it is, but cannot pass for anything
 /// else: what steers a terminal, hides, or turns the direction of writing around is named instead, and the direction of the
@@ -14,43 +13,8 @@ pub(super) struct Foreign<'a>(pub(super) &'a str);
 
 impl Render for Foreign<'_> {
     fn render(&self) -> Markup {
-        html! { bdi { (harmless(self.0)) } }
+        html! { bdi { (visible(self.0)) } }
     }
-}
-
-/// A text whose every letter can be seen.
-pub(super) fn harmless(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_unseen(c) {
-            // Writing to a String does not fail.
-            let _ = write!(shown, "⟨U+{:04X}⟩", u32::from(c));
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
-}
-
-/// Controls; and those letters that have no width or change the direction of others.
-fn is_unseen(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{ad}'
-                | '\u{34f}'
-                | '\u{61c}'
-                | '\u{115f}'..='\u{1160}'
-                | '\u{180e}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{3164}'
-                | '\u{feff}'
-                | '\u{ffa0}'
-                | '\u{fff0}'..='\u{fffb}'
-                | '\u{e0000}'..='\u{e0fff}'
-        )
 }
 
 /// A moment: how long ago or ahead, and in full for whoever points at it.

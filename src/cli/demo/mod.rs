@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, load, print_line};
+use super::{Failure, load, print_text};
 use crate::daemon::{Daemon, Listeners};
 use crate::mail::{Enhanced, Message, Reply};
 use crate::smtp::{Received, Sink};
@@ -37,7 +37,7 @@ pub(super) async fn demo(dir: Option<PathBuf>, quiet: bool) -> Result<(), Failur
         .with_target(false)
         .with_writer(Mutex::new(log))
         .try_init();
-    let tell = |text: &str| if quiet { Ok(()) } else { print_line(text) };
+    let tell = |text: &str| if quiet { Ok(()) } else { print_text(text) };
 
     let relay = TcpListener::bind("127.0.0.1:0")
         .await
@@ -120,7 +120,7 @@ pub(super) async fn demo(dir: Option<PathBuf>, quiet: bool) -> Result<(), Failur
             wrong.join("\n")
         )));
     }
-    print_line(&format!(
+    print_text(&format!(
         "All {expected} reports that were owed arrived, and nothing else; the spool is empty. To look at: {}\n  \
          copyist.toml and directory.ldif   what the service ran with\n  reports/*.eml                     what the relay \
          got\n  copyist.log                       what the service logged\n  state/spool/spool.db              the spool, an \

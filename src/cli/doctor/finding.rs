@@ -43,7 +43,7 @@ impl Severity {
 
 impl Finding {
     /// The finding's line, and below it that of the fix.
-    pub(super) fn to_text(&self) -> String {
+    pub(super) fn to_lines(&self) -> [String; 2] {
         let Finding {
             name,
             severity,
@@ -53,6 +53,9 @@ impl Finding {
             fix,
         } = self;
         let word = severity.word();
-        format!("{word:<7} {name}: {place}: {seen}: {why}\n        fix: {fix}")
+        [
+            format!("{word:<7} {name}: {place}: {seen}: {why}"),
+            format!("        fix: {fix}"),
+        ]
     }
 }

@@ -38,7 +38,7 @@ mod system;
 use serde::Serialize;
 
 use super::args::DoctorQuestion;
-use super::{Failure, load, print_json, print_line};
+use super::{Failure, load, print_json, print_line, print_lines};
 use crate::config::Settings;
 
 use finding::{Finding, Severity};
@@ -134,7 +134,7 @@ impl Report {
 
     fn print(&self) -> Result<(), Failure> {
         for finding in &self.findings {
-            print_line(&finding.to_text())?;
+            print_lines(finding.to_lines())?;
         }
         let looked_at = match self.postfix.as_slice() {
             [] => "Postfix is not installed here: only Copyist's own side was looked at".to_owned(),

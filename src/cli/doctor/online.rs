@@ -262,19 +262,32 @@ async fn targets(directory: &Directory, settings: &Settings) -> Vec<Finding> {
             .cloned()
             .collect();
         for (target, answer) in directory.resolve(&named).await {
-            // An outage is told of already.
-            if let Ok(Err(problem)) = answer {
-                found.push(Finding {
+            let place = format!("{direction}.journal");
+            match answer {
+                Ok(Err(problem)) => found.push(Finding {
                     name: "journal-target",
                     severity: Severity::Error,
-                    place: format!("{direction}.journal"),
+                    place,
                     seen: format!("{target}: {problem}"),
                     why: "every copy for it goes to the fallback, or as an NDR to the NDR address"
                         .into(),
                     fix: format!(
                         "copyist resolve '{target}', once the object or the setting is mended"
                     ),
-                });
+                }),
+                Ok(Ok(expansion)) if !expansion.without_address.is_empty() => found.push(Finding {
+                    name: "journal-target-members",
+                    severity: Severity::Warning,
+                    place,
+                    seen: format!(
+                        "{target}: {} of its members have no address, or are not in the directory",
+                        expansion.without_address.len()
+                    ),
+                    why: "they get no copy, the others do".into(),
+                    fix: format!("copyist resolve '{target}' names them; give each an address, or take them out of the group"),
+                }),
+                // An outage is told of already.
+                _ => {}
             }
         }
     }

@@ -479,9 +479,9 @@ impl Search<'_> {
             }
         }
         for (target, answer) in self.identities.directory.resolve(&objects).await {
-            if let Ok(reached) = answer? {
+            if let Ok(expansion) = answer? {
                 self.note(&target, format!("forwarding of {}", object.dn));
-                next.extend(reached.iter().map(|one| to(one.address.clone())));
+                next.extend(expansion.reached.iter().map(|one| to(one.address.clone())));
             }
         }
         Ok(())
