@@ -3,14 +3,18 @@
 //! The admin port must not take what mail needs: descriptors, above all. So there are few connections, one client leaves room
 //! for others, and a request that does not come ends its connection.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use metrics::counter;
@@ -29,6 +33,8 @@ const MOST: usize = 64;
 const SHARE: usize = 32;
 /// How long a request's head may take, and the silence before it.
 const HEAD: Duration = Duration::from_secs(10);
+/// How long a request's body may take, and the answer to it.
+const ANSWER: Duration = Duration::from_secs(60);
 /// How long a connection may live.
 const LONGEST: Duration = Duration::from_secs(10 * 60);
 /// How long nothing is accepted after the system refused a connection.
@@ -60,12 +66,12 @@ impl Door {
     pub(super) async fn serve(self, router: Router, shutdown: &CancellationToken) {
         let connections = TaskTracker::new();
         while let Some((stream, peer, seat)) = shutdown.run_until_cancelled(self.accept()).await {
+            let close = seat.close();
             let router = router.clone().layer(Extension(peer));
-            let served = serve(stream, router, shutdown.clone());
+            let served = serve(stream, seat, router, shutdown.clone());
             connections.spawn(async move {
-                let _seat = seat;
                 // Whoever is cut off asks again.
-                let _ = timeout(LONGEST, served).await;
+                let _ = close.run_until_cancelled(timeout(LONGEST, served)).await;
             });
         }
         connections.close();
@@ -97,10 +103,19 @@ impl Door {
     }
 }
 
-async fn serve(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+async fn serve(stream: TcpStream, seat: Seat, router: Router, shutdown: CancellationToken) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD);
-    let service = TowerToHyperService::new(router);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        seat.begin();
+        let answered = timeout(ANSWER, router.call(request));
+        async {
+            let late = || StatusCode::REQUEST_TIMEOUT.into_response();
+            let Ok(answer) = answered.await.unwrap_or_else(|_| Ok(late()));
+            Ok::<Response, Infallible>(answer)
+        }
+    });
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     // How it ended is the client's affair.
     if shutdown

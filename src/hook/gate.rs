@@ -6,12 +6,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use metrics::counter;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::clients::Caller;
@@ -60,12 +62,17 @@ pub(super) enum Refusal {
     Share,
     /// It is no MTA.
     Stranger,
+    /// It said nothing, and another needed its place.
+    Idle,
 }
 
-const REASONS: usize = 5;
+const REASONS: usize = 6;
 
-/// One client may hold this part of `limits.connections`.
+/// One client of an SMTP listener may hold this part of its connections.
 const SHARE: usize = 4;
+
+/// The gates of this process, which share the descriptors.
+static GATES: AtomicUsize = AtomicUsize::new(0);
 
 /// Descriptors that this process may have open, once it has asked for as many as it may have.
 static DESCRIPTORS: LazyLock<u64> = LazyLock::new(|| {
@@ -78,11 +85,38 @@ static DESCRIPTORS: LazyLock<u64> = LazyLock::new(|| {
     }
 });
 
-/// Connections at a time. An SMTP connection takes two descriptors, its own and that to the next server, and one of a milter
-/// a second for a large message; half of all stay for the spool, the directory and the relay.
-fn most(limits: &Limits) -> usize {
-    let share = usize::try_from(*DESCRIPTORS / 4).unwrap_or(usize::MAX);
-    limits.connections.min(share)
+/// Connections of all listeners together for which there are descriptors. An SMTP connection takes two, its own and that
+/// to the next server, and one of a milter a second for a large message; half of all stay for the spool, the directory
+/// and the relay.
+fn affordable() -> usize {
+    usize::try_from(*DESCRIPTORS / 4).unwrap_or(usize::MAX)
+}
+
+/// How many connections there may be.
+struct Room {
+    /// At a time.
+    most: usize,
+    /// Of one client.
+    share: usize,
+}
+
+impl Room {
+    fn of(protocol: Protocol, limits: &Limits) -> Room {
+        let affordable = affordable() / GATES.load(Ordering::Relaxed).max(1);
+        match protocol {
+            Protocol::Smtp => {
+                let most = limits.connections.min(affordable);
+                let share = most / SHARE;
+                Room { most, share }
+            }
+            // An MTA brings everybody's mail, so it may have them all; others that may connect find room beside it.
+            Protocol::Milter => {
+                let most = (limits.connections + limits.connections / 3).min(affordable);
+                let share = limits.connections.min(most - most / SHARE);
+                Room { most, share }
+            }
+        }
+    }
 }
 
 /// When a reason was last told, and how often it was not since.
@@ -104,14 +138,15 @@ impl Gate {
     }
 
     fn of(protocol: Protocol, access: Access, limits: Limits) -> Gate {
-        let most = most(&limits);
+        let most = affordable();
         if most < limits.connections {
             warn!(
-                "limits.connections is {}, and the system gives {} descriptors: at most {most} connections are served; raise \
-                 LimitNOFILE= of the unit",
+                "limits.connections is {}, and the system gives {} descriptors: at most {most} connections are served by all \
+                 listeners together; raise LimitNOFILE= of the unit",
                 limits.connections, *DESCRIPTORS
             );
         }
+        GATES.fetch_add(1, Ordering::Relaxed);
         Gate {
             protocol,
             terms: ArcSwap::from_pointee((access, limits)),
@@ -138,21 +173,25 @@ impl Gate {
             Caller::User(id) if !access.includes_user(id) => return Err(Refusal::User),
             Caller::Machine(_) | Caller::User(_) => {}
         }
-        let most = most(limits);
-        let share = most / SHARE;
+        let Room { most, share } = Room::of(self.protocol, limits);
         let client = self.counted(who, access);
-        let seat = self.open.enter(client, most, share)?;
+        let entered = self.open.enter(client, most, share);
+        let seat = entered.map_err(|why| match (why, self.protocol) {
+            (Crowded::Share, Protocol::Smtp) => Refusal::Share,
+            (Crowded::Share, Protocol::Milter) | (Crowded::Full, _) => Refusal::Connections,
+        })?;
         let gate = self.clone();
         Ok((Place { gate, seat, share }, limits.connection))
     }
 
-    /// The client that a connection is counted for. An MTA brings all mail, and a milter knows nobody else.
+    /// The client that a connection is counted for.
     fn counted(&self, who: Caller, access: &Access) -> Option<IpAddr> {
-        match who {
-            Caller::Machine(ip) if self.protocol == Protocol::Smtp => {
+        match (who, self.protocol) {
+            (Caller::Machine(ip), Protocol::Milter) => Some(ip),
+            (Caller::Machine(ip), Protocol::Smtp) => {
                 Some(ip).filter(|ip| !access.speakers.include(*ip))
             }
-            Caller::Machine(_) | Caller::User(_) => None,
+            (Caller::User(_), _) => None,
         }
     }
 
@@ -175,7 +214,8 @@ impl Gate {
                 why,
                 "its client has a quarter of limits.connections open",
             ),
-            Refusal::Stranger => self.turned_away(who, why, "it is no MTA"),
+            // These are told where they are noticed.
+            Refusal::Stranger | Refusal::Idle => {}
         }
     }
 
@@ -200,23 +240,35 @@ impl Gate {
     }
 }
 
-impl Place {
-    /// Counts the connection for the client that it was opened for.
-    pub(super) fn count_for(&mut self, client: IpAddr) -> Result<(), Refusal> {
-        let counted = self.seat.count_for(client, self.share);
-        if counted.is_err() {
-            self.gate.refused(Caller::Machine(client), Refusal::Share);
-        }
-        Ok(counted?)
+impl Drop for Gate {
+    fn drop(&mut self) {
+        GATES.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl From<Crowded> for Refusal {
-    fn from(why: Crowded) -> Refusal {
-        match why {
-            Crowded::Full => Refusal::Connections,
-            Crowded::Share => Refusal::Share,
-        }
+impl Place {
+    /// The connection has begun as an MTA or a client does.
+    pub(super) fn begin(&self) {
+        self.seat.begin();
+    }
+
+    /// Cancelled when this connection is closed for another: it has not begun.
+    pub(super) fn close(&self) -> CancellationToken {
+        self.seat.close()
+    }
+
+    /// Counts that this connection was closed for another.
+    pub(super) fn closed(&self, who: Caller) {
+        let what = "it said nothing, and another needed its place";
+        self.gate.turned_away(who, Refusal::Idle, what);
+    }
+
+    /// Counts the connection for the client that it was opened for.
+    pub(super) fn count_for(&self, client: IpAddr) -> Result<(), Refusal> {
+        self.seat.count_for(client, self.share).map_err(|_| {
+            self.gate.refused(Caller::Machine(client), Refusal::Share);
+            Refusal::Share
+        })
     }
 }
 
@@ -228,6 +280,7 @@ impl Refusal {
             Refusal::Connections => "connections",
             Refusal::Share => "share",
             Refusal::Stranger => "stranger",
+            Refusal::Idle => "idle",
         }
     }
 }
@@ -282,7 +335,7 @@ mod tests {
         assert!(matches!(enter(1), Err(Refusal::Share)));
         let speakers: Vec<_> = (0..6).map(|_| enter(7).expect("room")).collect();
         assert!(matches!(enter(7), Err(Refusal::Connections)));
-        for (number, (mut place, _)) in speakers.into_iter().enumerate() {
+        for (number, (place, _)) in speakers.into_iter().enumerate() {
             let announced = place.count_for([198, 51, 100, 1].into());
             assert!(announced.is_ok() || number > 0);
         }

@@ -26,7 +26,7 @@ use super::Listener;
 use super::arriving::Arriving;
 use super::clients::Caller;
 use super::edits::edits;
-use super::gate::{Gate, Refusal};
+use super::gate::{Gate, Place, Refusal};
 
 /// How long nothing is accepted after the system refused a connection for want of something (file
 /// descriptors, memory): trying again at once would only burn time.
@@ -56,14 +56,18 @@ pub async fn serve(
         match accepted {
             Ok((stream, who)) => match gate.enter(who) {
                 Ok((place, limits)) => {
-                    let session = Door::new(pipelines.clone(), side);
+                    let place = Arc::new(place);
+                    let close = place.close();
+                    let session = Door::new(pipelines.clone(), side, place.clone());
                     let wants = session.wants();
                     let served = milter::serve(stream, wants, limits, session, shutdown.clone());
                     let gate = gate.clone();
                     sessions.spawn(async move {
                         gauge!("copyist_milter_connections").increment(1);
-                        if let Err(reason) = served.await {
-                            ended(&gate, who, &reason);
+                        match close.run_until_cancelled(served).await {
+                            Some(Ok(())) => {}
+                            Some(Err(reason)) => ended(&gate, who, &reason),
+                            None => place.closed(who),
                         }
                         gauge!("copyist_milter_connections").decrement(1);
                         drop(place);
@@ -104,10 +108,12 @@ struct Door {
     admitted: Admitted,
     /// What was handed over of the message under way.
     arriving: Arriving,
+    /// Its place among the connections.
+    place: Arc<Place>,
 }
 
 impl Door {
-    fn new(pipelines: Arc<ArcSwap<Pipeline>>, side: Option<Side>) -> Door {
+    fn new(pipelines: Arc<ArcSwap<Pipeline>>, side: Option<Side>, place: Arc<Place>) -> Door {
         let pipeline = pipelines.load_full();
         let asked = pipeline.rules.journal_guard != Guard::Off;
         let admitted = pipeline.begin();
@@ -119,6 +125,7 @@ impl Door {
             agreement: None,
             admitted,
             arriving: Arriving::default(),
+            place,
         }
     }
 
@@ -269,6 +276,7 @@ impl Hook for Said<'_> {
 impl Handler for Door {
     fn negotiated(&mut self, agreement: &Agreement) {
         self.agreement = Some(*agreement);
+        self.place.begin();
     }
 
     async fn recipient(&mut self, so_far: SoFar<'_>, recipient: &Path) -> RecipientAnswer {

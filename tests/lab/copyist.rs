@@ -18,6 +18,8 @@ const READY: &str = "copyist is ready";
 pub struct Copyist {
     directory: TempDir,
     environment: Vec<(String, String)>,
+    /// How many descriptors it may have, if not as many as the tests.
+    descriptors: Option<u64>,
     log: Log,
     running: Option<Program>,
 }
@@ -62,12 +64,18 @@ impl Copyist {
     pub fn install(config: &str) -> Copyist {
         let copyist = Copyist {
             environment: Vec::new(),
+            descriptors: None,
             directory: tempfile::tempdir().expect("the system has a temporary directory"),
             log: Log::default(),
             running: None,
         };
         copyist.write_config(config);
         copyist
+    }
+
+    /// Has it started with so many descriptors from now on.
+    pub fn limit_descriptors(&mut self, descriptors: Option<u64>) {
+        self.descriptors = descriptors;
     }
 
     /// A line of `/proc/PID/status`, in its unit: `VmRSS` and `RssAnon` in KiB, `Threads`.
@@ -201,6 +209,19 @@ impl Copyist {
         let mut run = self.binary();
         run.arg("run").arg("--config").arg(self.config_file());
         run.envs(self.environment.iter().cloned());
+        if let Some(descriptors) = self.descriptors {
+            let mut limited = Command::new(super::need("prlimit", "util-linux"));
+            limited.arg(format!("--nofile={descriptors}:{descriptors}"));
+            limited.arg(run.get_program()).args(run.get_args());
+            limited.current_dir(self.directory.path());
+            for (name, value) in run.get_envs() {
+                match value {
+                    Some(value) => limited.env(name, value),
+                    None => limited.env_remove(name),
+                };
+            }
+            return limited;
+        }
         run
     }
 

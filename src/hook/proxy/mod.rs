@@ -151,19 +151,26 @@ fn admit(
             return;
         }
     };
+    let place = Arc::new(place);
+    let close = place.close();
     let session = Session::new(
         terms,
         pipelines.clone(),
-        place,
+        place.clone(),
         limits,
         shutdown.clone(),
         from,
     );
     sessions.spawn(async move {
         gauge!("copyist_smtp_connections").increment(1);
-        if let Err(ended) = session.serve(stream).await {
-            counter!("copyist_smtp_connections_broken_total", "why" => ended.name()).increment(1);
-            debug!(client = %from, "an SMTP connection ended: {ended}");
+        match close.run_until_cancelled(session.serve(stream)).await {
+            Some(Ok(())) => {}
+            Some(Err(ended)) => {
+                counter!("copyist_smtp_connections_broken_total", "why" => ended.name())
+                    .increment(1);
+                debug!(client = %from, "an SMTP connection ended: {ended}");
+            }
+            None => place.closed(who),
         }
         gauge!("copyist_smtp_connections").decrement(1);
     });

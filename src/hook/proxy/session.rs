@@ -40,7 +40,7 @@ const NONSENSE: usize = 20;
 pub(super) struct Session {
     pub(super) terms: Arc<Terms>,
     pub(super) pipelines: Arc<ArcSwap<Pipeline>>,
-    pub(super) place: Place,
+    pub(super) place: Arc<Place>,
     pub(super) limits: Limits,
     pub(super) shutdown: CancellationToken,
     pub(super) peer: IpAddr,
@@ -93,7 +93,7 @@ impl Session {
     pub(super) fn new(
         terms: Arc<Terms>,
         pipelines: Arc<ArcSwap<Pipeline>>,
-        place: Place,
+        place: Arc<Place>,
         limits: Limits,
         shutdown: CancellationToken,
         peer: IpAddr,
@@ -380,6 +380,7 @@ impl Session {
             return Ok(());
         }
         self.has_greeted = true;
+        self.place.begin();
         self.identity.set_helo(name);
         if !extended {
             self.offers = Offers::default();
