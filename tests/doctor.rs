@@ -4,6 +4,8 @@
 //! Postfix's own postconf(1) reads the files. Nothing of the machine's own mail system is looked at.
 
 mod lab;
+#[path = "doctor/service.rs"]
+mod service;
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -276,6 +278,9 @@ impl House {
                 command.env_remove(name);
             }
         }
+        // Programs that this machine does not have, as a test made them.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", self.path("bin").display()));
         command.arg(name).arg("--config");
         let command = command.arg(self.path("copyist.toml")).args(more);
         command
@@ -285,7 +290,14 @@ impl House {
 
     /// Does what a finding says, to the letter; whether it says anything that can be done so.
     fn follow(&mut self, fix: &str) -> bool {
-        const COMMANDS: [&str; 4] = ["postconf ", "chmod ", "postalias ", "postmap "];
+        const COMMANDS: [&str; 6] = [
+            "postconf ",
+            "chmod ",
+            "chgrp ",
+            "chown ",
+            "postalias ",
+            "postmap ",
+        ];
         if COMMANDS.iter().any(|command| fix.starts_with(command)) {
             let directory = self.directory.path();
             assert!(

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Failure, load, print_json, print_line};
+use super::{Failure, doctor, load, print_json, print_line};
 use crate::config::Settings;
 use crate::daemon;
 use crate::deliver::{self, ProbeReport, RelayError, RelaySettings};
@@ -20,7 +20,8 @@ const MOST_NAMED: usize = 20;
 /// One thing that was tried.
 #[derive(Serialize)]
 struct Finding {
-    /// "configuration", "journaling", "milter", "smtp", "address map", "guard", "directory", "relay" or "next hop".
+    /// "configuration", "journaling", "milter", "smtp", "service", "address map", "guard", "directory", "relay" or
+    /// "next hop".
     what: &'static str,
     /// Which one: a file, an address, a URL, a host.
     which: String,
@@ -52,6 +53,13 @@ pub(super) async fn check(config: &Path, online: bool, json: bool) -> Result<(),
     }];
     findings.extend(nothing_journaled(&settings));
     findings.extend(listeners(&settings));
+    let unreachable = doctor::unreachable(config, &settings).into_iter();
+    findings.extend(unreachable.map(|(which, said)| Finding {
+        what: "service",
+        which,
+        fine: false,
+        said,
+    }));
     if online {
         findings.extend(try_directory(&settings).await);
         findings.push(try_relay(&settings).await);

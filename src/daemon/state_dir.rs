@@ -120,15 +120,22 @@ pub(super) fn prepare(dir: &Path, allow_remote_fs: bool) -> Result<(), StateDirE
     look_through(dir, us, allow_remote_fs)
 }
 
-/// Whether the service of the user that owns the directory could use it; nothing is changed, and what is not there yet
-/// is right.
-pub(crate) fn examine(dir: &Path, allow_remote_fs: bool) -> Result<(), StateDirError> {
+/// Whether the service of a user, else of the user that owns the directory, could use it; nothing is changed, and what
+/// is not there yet is right.
+pub(crate) fn examine(
+    dir: &Path,
+    allow_remote_fs: bool,
+    user: Option<u32>,
+) -> Result<(), StateDirError> {
     let found = look(dir).map_err(|cause| StateDirError::Io {
         dir: dir.to_owned(),
         cause,
     })?;
     match found {
-        Some(found) => look_through(dir, Uid::from_raw(found.uid()), allow_remote_fs),
+        Some(found) => {
+            let user = user.unwrap_or(found.uid());
+            look_through(dir, Uid::from_raw(user), allow_remote_fs)
+        }
         None => Ok(()),
     }
 }

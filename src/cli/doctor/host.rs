@@ -9,14 +9,16 @@ use std::time::SystemTime;
 
 use nix::sys::statfs::{FsType, statfs};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{Uid, User, getgrouplist};
+use nix::unistd::{Group, Uid, User, getgrouplist};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::holders;
 use super::maps::MapFile;
 use super::postfix::Postfix;
+use super::service::ServiceFile;
 use super::system::{Account, Socket, Step, System};
+use super::unit::{self, Unit};
 use crate::config::Settings;
 use crate::daemon::{self, StateDirError};
 use crate::directory::Source;
@@ -27,11 +29,20 @@ use crate::net;
 const IN_MEMORY: [(u32, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
 
 pub(super) fn look(config: &Path, settings: &Settings, postfixes: &[Postfix]) -> System {
+    // Another configuration is not the service's.
+    let unit = unit::read().filter(|unit| {
+        let of_unit = unit
+            .config
+            .as_ref()
+            .and_then(|file| file.canonicalize().ok());
+        of_unit.is_some() && of_unit == config.canonicalize().ok()
+    });
+    let user = user(settings, unit.as_ref());
     let dir = existing(&settings.state_dir);
     let room = statvfs(dir).ok();
     System {
         now: SystemTime::now(),
-        state_dir: state_dir(settings),
+        state_dir: state_dir(settings, user.as_ref().filter(|_| unit.is_some())),
         volatile: volatile(dir),
         free: (room.as_ref())
             .map(|room| room.blocks_available().saturating_mul(room.fragment_size())),
@@ -43,13 +54,15 @@ pub(super) fn look(config: &Path, settings: &Settings, postfixes: &[Postfix]) ->
         ports: holders::ports(),
         strangers: holders::strangers(settings),
         sockets: sockets(settings, postfixes),
-        maps: maps(settings),
-        user: user(settings),
+        maps: maps(settings, user.as_ref()),
+        files: files(config, settings, user.as_ref()),
+        user,
+        unit,
     }
 }
 
 /// The files of the address maps.
-fn maps(settings: &Settings) -> Vec<MapFile> {
+fn maps(settings: &Settings, user: Option<&Account>) -> Vec<MapFile> {
     let maps = &settings.rules.organization.address_maps;
     let all = [
         &maps.alias_maps,
@@ -64,13 +77,76 @@ fn maps(settings: &Settings) -> Vec<MapFile> {
             map: map.to_string(),
             path: path.to_owned(),
             way: way(path).unwrap_or_default(),
+            is_readable: user.and_then(|user| can_read(user, path)),
         })
     });
     each.collect()
 }
 
-/// The user of the service: whose the state directory is, or by its usual name.
-fn user(settings: &Settings) -> Option<Account> {
+/// The files that the settings name, and the configuration itself. What systemd hands over is not looked for.
+fn files(config: &Path, settings: &Settings, user: Option<&Account>) -> Vec<ServiceFile> {
+    let near = config.parent().unwrap_or(Path::new("/"));
+    let named = settings.effective.settings.iter().filter_map(|setting| {
+        let text = setting
+            .value
+            .as_deref()?
+            .strip_prefix('"')?
+            .strip_suffix('"')?;
+        let is_file = setting.key.ends_with("_file") && !text.starts_with("credential:");
+        is_file.then(|| (setting.key.clone(), near.join(text)))
+    });
+    let people = match &settings.directory.source {
+        Source::Ldif(file) => Some(("directory.urls".to_owned(), file.clone())),
+        Source::Ldap(_) => None,
+    };
+    let own = (String::new(), config.to_owned());
+    let all = [own].into_iter().chain(named).chain(people);
+    let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+    all.map(|(key, path)| (key, whole(path)))
+        .map(|(key, path)| ServiceFile {
+            key,
+            way: way(&path).unwrap_or_default(),
+            is_readable: user.and_then(|user| can_read(user, &path)),
+            path,
+        })
+        .collect()
+}
+
+/// Whether a user can read a file, access control lists and all: only the superuser can try.
+fn can_read(user: &Account, path: &Path) -> Option<bool> {
+    if !Uid::effective().is_root() {
+        return None;
+    }
+    let groups: Vec<String> = user.groups.iter().map(u32::to_string).collect();
+    let mut setpriv = Command::new("setpriv");
+    setpriv
+        .arg(format!("--reuid={}", user.uid))
+        .arg(format!("--regid={}", user.groups.first()?))
+        .arg(format!("--groups={}", groups.join(",")))
+        .args(["test", "-r"])
+        .arg(path);
+    let tried = setpriv.stderr(Stdio::null()).status().ok()?;
+    // Anything else is an error of its own.
+    match tried.code() {
+        Some(0) => Some(true),
+        Some(1) if path.exists() => Some(false),
+        _ => None,
+    }
+}
+
+/// The user of the service: that of its unit, or whose the state directory is, or by its usual name.
+fn user(settings: &Settings, unit: Option<&Unit>) -> Option<Account> {
+    if let Some(unit) = unit {
+        let mut account = account(unit.user.as_deref()?)?;
+        let further = unit
+            .groups
+            .iter()
+            .filter_map(|name| Group::from_name(name).ok()?);
+        account
+            .groups
+            .extend(further.map(|group| group.gid.as_raw()));
+        return Some(account);
+    }
     let owner = fs::metadata(&settings.state_dir)
         .ok()
         .map(|found| found.uid());
@@ -86,8 +162,9 @@ fn existing(dir: &Path) -> &Path {
     dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir)
 }
 
-fn state_dir(settings: &Settings) -> Option<StateDirError> {
-    match daemon::examine_state_dir(&settings.state_dir, settings.allow_remote_fs) {
+fn state_dir(settings: &Settings, user: Option<&Account>) -> Option<StateDirError> {
+    let user = user.map(|user| user.uid);
+    match daemon::examine_state_dir(&settings.state_dir, settings.allow_remote_fs, user) {
         // Closed to us, as it should be to everybody but the service and root.
         Err(StateDirError::Io { cause, .. })
             if cause.kind() == std::io::ErrorKind::PermissionDenied =>
@@ -208,6 +285,7 @@ fn account(name: &str) -> Option<Account> {
     Some(Account {
         name: name.to_owned(),
         uid: user.uid.as_raw(),
+        group: (Group::from_gid(user.gid).ok()?).map_or(user.gid.to_string(), |group| group.name),
         groups: groups.iter().map(|group| group.as_raw()).collect(),
     })
 }

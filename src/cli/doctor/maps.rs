@@ -6,6 +6,7 @@ use super::finding::{Finding, Severity};
 use super::line;
 use super::postfix::{Postfix, Service};
 use super::routes;
+use super::service::barred;
 use super::system::{Account, Step};
 use crate::config::Settings;
 use crate::maps::{MapName, MapNameError};
@@ -34,6 +35,8 @@ pub(super) struct MapFile {
     pub(super) path: PathBuf,
     /// From the root to the file; empty if there is none.
     pub(super) way: Vec<Step>,
+    /// Whether the service's user can read it, if that could be tried.
+    pub(super) is_readable: Option<bool>,
 }
 
 pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
@@ -201,18 +204,16 @@ fn masquerading(postfix: &Postfix) -> Option<Finding> {
 pub(super) fn unreadable(files: &[MapFile], user: Option<&Account>) -> Vec<Finding> {
     let all = files.iter();
     all.filter_map(|file| {
-        let Some(last) = file.way.len().checked_sub(1) else {
+        if file.way.is_empty() {
             return Some(unreadable_file(
                 file,
                 "does not exist".into(),
                 make(&file.map, &file.path),
             ));
-        };
+        }
         // The superuser reads everything.
         let user = user.filter(|user| user.uid != 0)?;
-        let mut steps = file.way.iter().enumerate();
-        let (_, barred) =
-            steps.find(|(at, step)| !user.may(step, if *at == last { 4 } else { 1 }))?;
+        let barred = barred(&file.way, user, file.is_readable)?;
         let barred_path = barred.path.display();
         let name = &user.name;
         let seen = format!(
@@ -278,10 +279,12 @@ mod tests {
                     step("/m", dir),
                     step("/m/virtual.db", mode),
                 ],
+                is_readable: None,
             };
             let user = Account {
                 name: "copyist".into(),
                 uid,
+                group: "copyist".into(),
                 groups: groups.to_vec(),
             };
             let found = unreadable(&[file], Some(&user));

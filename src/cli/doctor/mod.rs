@@ -14,8 +14,8 @@
 //! | `names`, `maps`, `clients` | names of mailboxes, address maps, clients: what identity does not cover. Pure |
 //! | `copies` | copies and sizes. Pure |
 //! | `line` | lines of our own file that findings propose. Pure |
-//! | `host`, `holders` | look at this machine |
-//! | `system` | what of that is wrong. Pure |
+//! | `host`, `holders`, `unit` | look at this machine |
+//! | `system`, `service` | what of that is wrong; for the service's user, in its unit. Pure |
 //! | `online` | asks the directory and the relay |
 
 mod behaviour;
@@ -33,8 +33,13 @@ mod online;
 mod postconf;
 mod postfix;
 mod routes;
+mod service;
 mod system;
+mod unit;
 
+use std::path::Path;
+
+use nix::unistd::Uid;
 use serde::Serialize;
 
 use super::args::DoctorQuestion;
@@ -87,6 +92,18 @@ pub(super) async fn doctor(question: DoctorQuestion) -> Result<(), Failure> {
     }
 }
 
+/// What the service cannot reach though the superuser, who asks, can: each what it is, and what is wrong.
+pub(super) fn unreachable(config: &Path, settings: &Settings) -> Vec<(String, String)> {
+    if !Uid::effective().is_root() {
+        return Vec::new();
+    }
+    let system = host::look(config, settings, &[]);
+    let found = service::findings(&system, settings).into_iter();
+    found
+        .map(|one| (one.place, format!("{}; fix: {}", one.seen, one.fix)))
+        .collect()
+}
+
 /// Everything that can be said without asking anybody.
 fn findings(postfixes: &[Postfix], settings: &Settings, system: &System) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -105,6 +122,7 @@ fn findings(postfixes: &[Postfix], settings: &Settings, system: &System) -> Vec<
     found.extend(maps::unreadable(&system.maps, system.user.as_ref()));
     found.extend(copies::journals_nothing(settings));
     found.extend(system::findings(system, settings));
+    found.extend(service::findings(system, settings));
     // What stands in main.cf holds for many services, and is said once.
     let mut told: Vec<Finding> = Vec::new();
     for finding in found {

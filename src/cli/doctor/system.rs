@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use super::finding::{Finding, Severity};
 use super::maps::MapFile;
+use super::service::ServiceFile;
+use super::unit::Unit;
 use crate::config::Settings;
 use crate::daemon::StateDirError;
 use crate::hook::Listen;
@@ -45,6 +47,10 @@ pub(super) struct System {
     pub(super) maps: Vec<MapFile>,
     /// The user that the service runs as, if that can be told.
     pub(super) user: Option<Account>,
+    /// The unit that runs it with this configuration.
+    pub(super) unit: Option<Unit>,
+    /// The files that the settings name.
+    pub(super) files: Vec<ServiceFile>,
 }
 
 /// Another program in the place of a listener of ours.
@@ -81,6 +87,8 @@ pub(super) struct Step {
 pub(super) struct Account {
     pub(super) name: String,
     pub(super) uid: u32,
+    /// The name of its own group.
+    pub(super) group: String,
     pub(super) groups: Vec<u32>,
 }
 
@@ -271,13 +279,28 @@ fn not_running(system: &System, settings: &Settings) -> Option<Finding> {
         .collect();
     let gone = system.sockets.iter().filter(|socket| socket.way.is_empty());
     silent.extend(gone.map(|socket| socket.path.display().to_string()));
-    (!silent.is_empty()).then(|| Finding {
+    if silent.is_empty() {
+        return None;
+    }
+    let unit = system.unit.as_ref();
+    let failure = unit.and_then(|unit| unit.failure.as_ref());
+    let last_error = unit.and_then(|unit| unit.last_error.as_ref());
+    let why_not = match (failure, last_error) {
+        (Some(failure), Some(error)) => format!("; the unit is {failure}: {error}"),
+        (Some(failure), None) => format!("; the unit is {failure}"),
+        (None, _) => String::new(),
+    };
+    Some(Finding {
         name: "not-running",
         severity: Severity::Warning,
         place: "service".into(),
-        seen: format!("nobody listens on {}", silent.join(", ")),
+        seen: format!("nobody listens on {}{why_not}", silent.join(", ")),
         why: "mail is deferred until Copyist runs".into(),
-        fix: "systemctl restart copyist".into(),
+        fix: match failure {
+            Some(_) => "journalctl -u copyist -p err -n 20 has the whole error; once that is fixed: systemctl restart copyist",
+            None => "systemctl restart copyist",
+        }
+        .into(),
     })
 }
 
@@ -371,6 +394,7 @@ mod tests {
             user: Account {
                 name: "postfix".into(),
                 uid: 70,
+                group: "postfix".into(),
                 groups: groups.to_vec(),
             },
         });

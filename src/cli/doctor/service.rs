@@ -1,0 +1,182 @@
+//! What the service cannot reach though the superuser can: files closed to its user, and what its unit hides or makes
+//! read-only.
+//!
+//! Pure: [`super::host`] has looked.
+
+use std::path::{Path, PathBuf};
+
+use super::finding::{Finding, Severity};
+use super::system::{Account, Step, System};
+use super::unit::Unit;
+use crate::config::Settings;
+use crate::hook::Listen;
+
+/// A file that a setting names, as the service's user finds it.
+#[derive(Debug)]
+pub(super) struct ServiceFile {
+    /// The setting; empty for the configuration itself.
+    pub(super) key: String,
+    pub(super) path: PathBuf,
+    /// From the root to the file; empty if there is none.
+    pub(super) way: Vec<Step>,
+    /// Whether the user can read it, if that could be tried.
+    pub(super) is_readable: Option<bool>,
+}
+
+pub(super) fn findings(system: &System, settings: &Settings) -> Vec<Finding> {
+    // The superuser reads everything.
+    let user = system.user.as_ref().filter(|user| user.uid != 0);
+    let unit = system.unit.as_ref();
+    let files = system.files.iter();
+    let mut found: Vec<Finding> = files
+        .filter_map(|file| hidden(file, unit).or_else(|| closed(file, user?)))
+        .collect();
+    if let Some(unit) = unit {
+        found.extend(state_dir(unit, user, &settings.state_dir));
+        found.extend(sockets(unit, settings));
+    }
+    found
+}
+
+/// Returns the first step on the way to a file that is closed to a user, who may have been tried.
+pub(super) fn barred<'a>(
+    way: &'a [Step],
+    user: &Account,
+    is_readable: Option<bool>,
+) -> Option<&'a Step> {
+    let last = way.len().checked_sub(1)?;
+    let mut steps = way.iter().enumerate();
+    let closed = steps.find(|(at, step)| !user.may(step, if *at == last { 4 } else { 1 }));
+    match is_readable {
+        // An access control list says more than the mode.
+        Some(true) => None,
+        Some(false) => closed.map(|(_, step)| step).or_else(|| way.last()),
+        None => closed.map(|(_, step)| step),
+    }
+}
+
+fn finding(file: &ServiceFile, seen: String, fix: String) -> Finding {
+    let path = file.path.display();
+    Finding {
+        name: "file-unreadable",
+        severity: Severity::Error,
+        place: match file.key.as_str() {
+            "" => path.to_string(),
+            key => format!("{key} {path}"),
+        },
+        seen,
+        why: "the service does not start, or does not take new settings: mail is deferred".into(),
+        fix,
+    }
+}
+
+fn hidden(file: &ServiceFile, unit: Option<&Unit>) -> Option<Finding> {
+    let by = unit?.hides(&file.path)?;
+    let name = file.path.file_name()?.to_string_lossy();
+    let fix = match file.key.as_str() {
+        "" => "move the configuration to /etc/copyist/copyist.toml".to_owned(),
+        key => format!("move it to /etc/copyist/{name}, and set {key} to that"),
+    };
+    let seen = format!("is hidden from the service by {by} of its unit");
+    Some(finding(file, seen, fix))
+}
+
+fn closed(file: &ServiceFile, user: &Account) -> Option<Finding> {
+    let step = barred(&file.way, user, file.is_readable)?;
+    let (name, path) = (&user.name, step.path.display());
+    let seen = format!(
+        "{path} is closed to the user {name} (its mode is {:04o})",
+        step.mode
+    );
+    let bit = if step.path == file.path { 'r' } else { 'x' };
+    let fix = match step.path.starts_with("/root") || step.path.starts_with("/home") {
+        true => "move it to /etc/copyist, which the service may enter".to_owned(),
+        false => format!("chgrp {} {path} && chmod g+{bit} {path}", user.group),
+    };
+    Some(finding(file, seen, fix))
+}
+
+/// The command that lets the unit write to a directory.
+fn let_write(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        "mkdir -p /etc/systemd/system/copyist.service.d && printf '[Service]\\nReadWritePaths={dir}\\n' \
+         >>/etc/systemd/system/copyist.service.d/paths.conf && systemctl daemon-reload && systemctl restart copyist"
+    )
+}
+
+fn state_dir(unit: &Unit, user: Option<&Account>, dir: &Path) -> Option<Finding> {
+    let (name, group) = user.map_or(("root", "root"), |user| (&user.name, &user.group));
+    let (by, fix) = match unit.hides(dir) {
+        Some(by) => (by, "state_dir = \"/var/lib/copyist\"".to_owned()),
+        None => {
+            let make = format!("install -d -o {name} -g {group} -m 700 {}", dir.display());
+            let by = unit.keeps_from_writing(dir)?;
+            (by, format!("{make} && {}", let_write(dir)))
+        }
+    };
+    Some(Finding {
+        name: "state-dir-read-only",
+        severity: Severity::Error,
+        place: format!("state_dir {}", dir.display()),
+        seen: format!("the service cannot write there: {by} of its unit"),
+        why: "the service does not start: mail is deferred".into(),
+        fix,
+    })
+}
+
+fn sockets(unit: &Unit, settings: &Settings) -> Vec<Finding> {
+    let dirs = settings.hook.milter.iter().filter_map(|one| match one {
+        Listen::Unix(path) => Some((one, path.parent()?)),
+        Listen::Inet(_) => None,
+    });
+    dirs.filter_map(|(listen, dir)| {
+        let by = unit.hides(dir).or_else(|| unit.keeps_from_writing(dir))?;
+        Some(Finding {
+            name: "socket-read-only",
+            severity: Severity::Error,
+            place: format!("hook.milter.listen {listen}"),
+            seen: format!("the service cannot make the socket there: {by} of its unit"),
+            why: "the service does not start: mail is deferred".into(),
+            fix: let_write(dir),
+        })
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_by_its_mode_or_as_was_tried() {
+        let step = |path: &str, mode| Step {
+            path: path.into(),
+            mode,
+            uid: 0,
+            gid: 0,
+        };
+        let user = Account {
+            name: "copyist".into(),
+            uid: 70,
+            group: "journal".into(),
+            groups: vec![70],
+        };
+        let fix = |dir, mode, is_readable| {
+            let file = ServiceFile {
+                key: "relay.password_file".into(),
+                path: "/e/p".into(),
+                way: vec![step("/", 0o755), step("/e", dir), step("/e/p", mode)],
+                is_readable,
+            };
+            closed(&file, &user).map(|finding| finding.fix)
+        };
+        assert_eq!(fix(0o755, 0o644, None), None);
+        assert_eq!(fix(0o755, 0o640, Some(true)), None, "by an access list");
+        let file = Some("chgrp journal /e/p && chmod g+r /e/p".to_owned());
+        assert_eq!(fix(0o755, 0o600, None), file);
+        assert_eq!(fix(0o755, 0o644, Some(false)), file);
+        let dir = Some("chgrp journal /e && chmod g+x /e".to_owned());
+        assert_eq!(fix(0o700, 0o644, Some(false)), dir);
+    }
+}
