@@ -1,5 +1,7 @@
 //! The commands and the service's signals, as an operator meets them.
 
+#[path = "commands/health.rs"]
+mod health;
 mod lab;
 #[path = "commands/shown.rs"]
 mod shown;

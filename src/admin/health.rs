@@ -1,17 +1,23 @@
 //! For machines: whether the process lives, whether it can keep its promise, and the metrics.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use metrics::gauge;
+use tokio::time::timeout;
 use tracing::error;
 
 use super::Watched;
 use crate::directory::Health;
 use crate::spool::{Browse, Browsed};
 
-/// Whether the promise can be kept now. A directory that is down is told, but is no reason to take mail away
+/// How long the notes may take.
+const NOTES: Duration = Duration::from_secs(2);
+
+/// Whether the promise can be kept now; 503 only if mail cannot be made durable, since a load balancer would take mail away
+/// for it. Everything else that is wrong is a note. A directory that is down is told, but is no reason to take mail away
 /// from us: people in the cache are journaled, the others' mail is deferred.
 pub(super) async fn ready(State(watched): State<Watched>) -> (StatusCode, String) {
     let pipeline = watched.pipeline.load_full();
@@ -39,6 +45,19 @@ pub(super) async fn ready(State(watched): State<Watched>) -> (StatusCode, String
             told,
             "note: the configuration that was read last is not in force: {why}"
         );
+    }
+    // A disk that hangs must not make this hang.
+    let Ok((reading, sample)) = timeout(NOTES, watched.now()).await else {
+        return (StatusCode::OK, told);
+    };
+    let is = |name: &str, value: f64| reading.one(name) == Some(value);
+    if is("copyist_relay_up", 0.0) {
+        told += "note: the relay cannot be reached: reports wait\n";
+    } else if is("copyist_relay_takes_nothing", 1.0) {
+        told += "note: the relay takes nothing: it has refused or deferred every report sent to it last\n";
+    }
+    if let Some(census) = sample.census.filter(|census| census.dead > 0) {
+        let _ = writeln!(told, "note: dead letters: {}", census.dead);
     }
     (StatusCode::OK, told)
 }

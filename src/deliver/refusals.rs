@@ -1,4 +1,4 @@
-//! A relay that refuses whatever it is sent, which says nothing about any recipient.
+//! A relay that takes nothing: refusals by it that say nothing about any recipient, and the run of failed attempts.
 
 use std::time::Duration;
 
@@ -7,11 +7,14 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::connection::Fate;
-use crate::journal::Kind;
+use crate::journal::{ItemId, Kind};
 use crate::mail::{Address, Enhanced};
 
 /// Items in a row that the relay must have refused.
 const ITEMS: u32 = 20;
+/// Attempts in a row that must have failed, and of how many items, for the relay to count as one that takes nothing.
+const FAILURES: u32 = 5;
+const FAILED_ITEMS: usize = 3;
 /// How often it is said.
 const SAID_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -27,6 +30,30 @@ pub(super) struct Refusals {
     said: Option<Instant>,
     /// It was so, and is over.
     is_over: bool,
+    failures: Failures,
+}
+
+/// Attempts since the relay took a recipient, none of which it took.
+#[derive(Debug, Default)]
+struct Failures {
+    attempts: u32,
+    /// Some of the items.
+    items: Vec<ItemId>,
+}
+
+impl Failures {
+    /// Returns whether the relay takes nothing, as far as this attempt and those before it tell.
+    fn note(&mut self, item: &ItemId, is_accepted: bool) -> bool {
+        if is_accepted {
+            *self = Failures::default();
+            return false;
+        }
+        self.attempts = self.attempts.saturating_add(1);
+        if self.items.len() < FAILED_ITEMS && !self.items.contains(item) {
+            self.items.push(item.clone());
+        }
+        self.attempts >= FAILURES && self.items.len() == FAILED_ITEMS
+    }
 }
 
 /// What is said of each item that waits for it.
@@ -57,7 +84,7 @@ impl Refusals {
     /// mail for their own domains from everybody, and archives are elsewhere.
     pub(super) fn note<'a>(
         &mut self,
-        kind: Kind,
+        (item, kind): (&ItemId, Kind),
         answers: impl Iterator<Item = (&'a Address, &'a Fate)>,
         now: Instant,
         relay: &str,
@@ -65,7 +92,7 @@ impl Refusals {
         let (mut is_accepted, mut refused) = (false, None);
         for (address, fate) in answers {
             match fate {
-                Fate::Delivered => is_accepted |= kind != Kind::Ndr,
+                Fate::Delivered => is_accepted = true,
                 Fate::Refused(reply) if reply.enhanced == Enhanced(5, 7, 1) => {
                     refused = Some(reply);
                     if self.addresses.len() < 2 && !self.addresses.contains(address) {
@@ -75,7 +102,9 @@ impl Refusals {
                 _ => {}
             }
         }
-        if is_accepted {
+        let takes_nothing = self.failures.note(item, is_accepted);
+        gauge!("copyist_relay_takes_nothing").set(f64::from(u8::from(takes_nothing)));
+        if is_accepted && kind != Kind::Ndr {
             self.forget(relay);
             return false;
         }
@@ -97,6 +126,7 @@ impl Refusals {
     fn forget(&mut self, relay: &str) {
         let before = std::mem::take(self);
         self.is_over = before.is_over;
+        self.failures = before.failures;
         if before.is_known || before.said.is_some() {
             self.is_over = true;
             gauge!("copyist_relay_refuses_all").set(0.0);
@@ -112,11 +142,35 @@ mod tests {
 
     const REPORT: Kind = Kind::Report;
 
+    fn item(number: u32) -> ItemId {
+        let letter = char::from(b'a' + u8::try_from(number % 26).expect("less than 26"));
+        ItemId::parse(&letter.to_string().repeat(16)).expect("an item ID")
+    }
+
+    #[test]
+    fn a_relay_takes_nothing_after_five_failures_of_three_items() {
+        let mut failures = Failures::default();
+        assert!(
+            (0..100).all(|_| !failures.note(&item(1), false)),
+            "one item"
+        );
+        assert!(!failures.note(&item(2), false));
+        assert!(failures.note(&item(3), false));
+        assert!(!failures.note(&item(4), true));
+        assert!(
+            (5..9).all(|n| !failures.note(&item(n), false)),
+            "four attempts"
+        );
+        assert!(failures.note(&item(9), false));
+    }
+
     fn refused(refusals: &mut Refusals, to: &str, status: Enhanced, times: u32) -> u32 {
         let address = Address::parse(to).expect("an address");
         let fate = Fate::Refused(Reply::new(554, status, "no"));
-        let note =
-            |_: &u32| refusals.note(REPORT, [(&address, &fate)].into_iter(), Instant::now(), "r");
+        let note = |n: &u32| {
+            let answers = [(&address, &fate)].into_iter();
+            refusals.note((&item(*n), REPORT), answers, Instant::now(), "r")
+        };
         (0..times).filter(note).count() as u32
     }
 
@@ -129,7 +183,7 @@ mod tests {
         let address = Address::parse("b@c.test").expect("an address");
         let mut accept = |kind| {
             let accepted = [(&address, &Fate::Delivered)].into_iter();
-            assert!(!refusals.note(kind, accepted, Instant::now(), "r"));
+            assert!(!refusals.note((&item(0), kind), accepted, Instant::now(), "r"));
             (refusals.is_fault(), refusals.take_over())
         };
         assert_eq!(accept(Kind::Ndr), (true, false));

@@ -160,6 +160,7 @@ struct Worker {
 impl Worker {
     fn new(spool: Spool, compose_ndr: NdrComposer, settings: &Settings) -> Worker {
         gauge!("copyist_relay_up").set(1.0);
+        gauge!("copyist_relay_takes_nothing").set(0.0);
         Worker {
             spool,
             compose_ndr,
@@ -464,7 +465,8 @@ impl Attempt {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         let answers = owed.waiting.iter().zip(&fates);
         let relay = self.pool.settings.name();
-        if !refusals.note(owed.item.kind, answers, Instant::now(), &relay) {
+        let item = (owed.id(), owed.item.kind);
+        if !refusals.note(item, answers, Instant::now(), &relay) {
             return fates;
         }
         let wait = |fate| match fate {

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::lab::{Copyist, Disk, PATIENCE, SmtpSink, Sshfs, free_port, wait};
-use super::{config, config_with_relay, connect, install, is_served, page, ports, verdict};
+use super::{
+    config, config_with_relay, connect, install, is_ready, is_served, page, ports, verdict,
+};
 
 #[test]
 fn with_little_room_journaled_mail_waits_other_mail_passes_and_room_is_all_that_is_needed() {
@@ -17,7 +19,7 @@ fn with_little_room_journaled_mail_waits_other_mail_passes_and_room_is_all_that_
     let mut mta = connect(milter);
     assert!(is_served(&mut mta));
     assert_eq!(verdict(&mut mta, "dan@corp.example", b"before"), "a");
-    assert!(page(admin, "/readyz").ends_with("ready\n"));
+    assert!(is_ready(admin));
 
     disk.fill("somebody-elses-file", 30);
     // What was free is looked at once a second.
@@ -191,9 +193,7 @@ fn before_the_last_inode_journaled_mail_waits_and_deliveries_give_inodes_back() 
     // Deliveries need none, and what is delivered gives its own back.
     relay.restart();
     relay.wait_for(taken, PATIENCE);
-    wait("there is room again", PATIENCE, || {
-        page(admin, "/readyz").ends_with("ready\n")
-    });
+    wait("there is room again", PATIENCE, || is_ready(admin));
     assert_eq!(verdict(&mut mta, "dan@corp.example", &larger), "a");
     relay.wait_for(taken + 1, PATIENCE);
     disk.disperse("somebody-else");
@@ -285,9 +285,7 @@ fn on_a_full_disk_the_service_starts_delivers_and_takes_mail_once_there_is_room(
     for name in ["of-somebody-else", "more-true", "more-false"] {
         disk.free(name);
     }
-    wait("there is room", PATIENCE, || {
-        page(admin, "/readyz").ends_with("ready\n")
-    });
+    wait("there is room", PATIENCE, || is_ready(admin));
     let mut mta = connect(milter);
     assert!(is_served(&mut mta));
     assert_eq!(verdict(&mut mta, "dan@corp.example", b"after"), "a");

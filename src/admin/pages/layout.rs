@@ -105,9 +105,9 @@ impl Kind {
 
     pub(super) fn word(self) -> &'static str {
         match self {
-            Kind::Fine => "Fine",
-            Kind::Look => "Look",
-            Kind::Fault => "Fault",
+            Kind::Fine => "OK",
+            Kind::Look => "Warning",
+            Kind::Fault => "Error",
         }
     }
 }

@@ -72,7 +72,7 @@ fn health(pipeline: &Pipeline, reading: &Reading, sample: &Sample) -> Vec<(Kind,
     lines.push(relay(reading));
     if let Some(census) = sample.census.filter(|census| census.dead > 0) {
         lines.push((
-            Kind::Look,
+            Kind::Fault,
             html! {
                 (count(census.dead, "dead letter")) ": neither the journal address nor the NDR address took them, or they cannot be read. "
                 "They stay until you decide: " a href="/queue?state=dead" { "look at them" } "."
@@ -166,7 +166,15 @@ fn directory(pipeline: &Pipeline) -> (Kind, Markup) {
 }
 
 fn relay(reading: &Reading) -> (Kind, Markup) {
+    let takes_nothing = reading.one("copyist_relay_takes_nothing");
     match reading.one("copyist_relay_up") {
+        Some(up) if up > 0.0 && takes_nothing == Some(1.0) => (
+            Kind::Fault,
+            html! {
+                "The relay takes nothing: it has refused or deferred every report that was sent to it last. The items of the "
+                a href="/queue" { "queue" } " show its replies."
+            },
+        ),
         Some(up) if up > 0.0 => (Kind::Fine, html! { "The relay takes reports." }),
         Some(_) => (
             Kind::Fault,

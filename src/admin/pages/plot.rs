@@ -23,7 +23,12 @@ pub(super) fn plot(
     let words = match most {
         None => "nothing is known yet".to_owned(),
         Some((0, _)) => "none".to_owned(),
-        Some((most, at)) => format!("at most {}, at {} UTC", say(most), clock(at, now)),
+        Some((most, at)) => format!(
+            "at most {}, between {} and {} UTC",
+            say(most),
+            clock(at, now),
+            clock(at + 1, now)
+        ),
     };
     let scale = most.map_or(1, |(most, _)| most).max(1);
     html! {
@@ -45,7 +50,9 @@ pub(super) fn plot(
                     }
                 }
             }
-            div.axis aria-hidden="true" { span { "24 h ago" } span { "12 h" } span { "now" } }
+            div.axis aria-hidden="true" {
+                @for at in [0, PARTS / 2, PARTS] { span { (clock(at, now)) " UTC" } }
+             }
         }
     }
 }
@@ -71,7 +78,10 @@ mod tests {
         parts[93] = Some(0);
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_491_141);
         let drawn = plot("p", "Mail", &parts, now, |n| n.to_string()).into_string();
-        assert!(drawn.contains("at most 1000, at 03:02 UTC"), "{drawn}");
+        assert!(
+            drawn.contains("at most 1000, between 03:02 and 03:17 UTC"),
+            "{drawn}"
+        );
         assert_eq!(drawn.matches("class=\"bar\"").count(), 2, "{drawn}");
         assert_eq!(drawn.matches("class=\"base\"").count(), 3, "{drawn}");
         assert!(

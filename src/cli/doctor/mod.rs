@@ -45,6 +45,7 @@ use serde::Serialize;
 use super::args::DoctorQuestion;
 use super::{Failure, load, print_json, print_line, print_lines};
 use crate::config::Settings;
+use crate::spool::Spool;
 
 use finding::{Finding, Severity};
 use postfix::Postfix;
@@ -68,6 +69,7 @@ pub(super) async fn doctor(question: DoctorQuestion) -> Result<(), Failure> {
     let postfixes = postfixes.unwrap_or_default();
     let system = host::look(&question.config.file, &settings, &postfixes);
     let mut found = findings(&postfixes, &settings, &system);
+    found.extend(dead_letters(&settings).await);
     if question.online {
         let online = online::findings(&postfixes, &settings).await;
         // A map that cannot be read is said once, with its file where that is why.
@@ -102,6 +104,20 @@ pub(super) fn unreachable(config: &Path, settings: &Settings) -> Vec<(String, St
     found
         .map(|one| (one.place, format!("{}; fix: {}", one.seen, one.fix)))
         .collect()
+}
+
+/// Reports that nobody took, if the spool can be read.
+async fn dead_letters(settings: &Settings) -> Option<Finding> {
+    let spool = Spool::inspect(&settings.spool).ok()?;
+    let dead = spool.depth().await.ok()?.dead;
+    (dead > 0).then(|| Finding {
+        name: "dead-letters",
+        severity: Severity::Error,
+        place: format!("spool {}", settings.state_dir.join("spool").display()),
+        seen: format!("has {dead} dead letters: neither the journal address nor the NDR address took them, or they cannot be read"),
+        why: "nobody has these reports but the spool".into(),
+        fix: "copyist queue list --dead shows the replies; once their cause is fixed: copyist queue retry ID".into(),
+    })
 }
 
 /// Everything that can be said without asking anybody.

@@ -30,7 +30,7 @@ const MOST_METRICS: u64 = 4 * 1024 * 1024;
 
 pub(super) async fn findings(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
     let mut found = directory(settings).await;
-    found.extend(unidentified(settings).await);
+    found.extend(service(settings).await);
     found.extend(relay(postfixes, settings).await);
     found
 }
@@ -138,14 +138,39 @@ fn incomplete(why: &str, settings: &Settings) -> Finding {
     }
 }
 
-/// Messages since the start of the service whose sender it does not know, if it runs.
-async fn unidentified(settings: &Settings) -> Option<Finding> {
-    let listen = settings.admin.listen?;
-    let metrics = timeout(PATIENCE, metrics(listen)).await.ok()?.ok()?;
-    let mut lines = metrics.lines();
-    let count: f64 = lines
-        .find_map(|line| line.strip_prefix("copyist_messages_unidentified_total "))
-        .and_then(|number| number.trim().parse().ok())?;
+/// What the service says of itself, if it runs.
+async fn service(settings: &Settings) -> Vec<Finding> {
+    let Some(listen) = settings.admin.listen else {
+        return Vec::new();
+    };
+    let Ok(Ok(metrics)) = timeout(PATIENCE, metrics(listen)).await else {
+        return Vec::new();
+    };
+    let value = |name: &str| -> Option<f64> {
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value?.trim().parse().ok()
+    };
+    let unknown = value("copyist_messages_unidentified_total");
+    let unidentified = unknown.and_then(|count| unidentified(listen, count));
+    let takes_nothing = value("copyist_relay_takes_nothing") == Some(1.0);
+    let fails = takes_nothing.then(|| takes_nothing_from(listen, settings));
+    unidentified.into_iter().chain(fails).collect()
+}
+
+fn takes_nothing_from(listen: SocketAddr, settings: &Settings) -> Finding {
+    Finding {
+        name: "relay-takes-nothing",
+        severity: Severity::Error,
+        place: format!("relay {}", settings.deliver.relay.name()),
+        seen: format!("has taken none of the reports that the service ({listen}) sent to it last"),
+        why: "no copy reaches its journal mailbox".into(),
+        fix: "copyist queue list shows the relay's replies; once their cause is fixed: copyist queue retry --all".into(),
+    }
+}
+
+/// Messages since the start of the service whose sender it does not know.
+fn unidentified(listen: SocketAddr, count: f64) -> Option<Finding> {
     (count > 0.0).then(|| Finding {
         name: "senders-unidentified",
         severity: Severity::Warning,
