@@ -3,6 +3,8 @@
 #[path = "commands/health.rs"]
 mod health;
 mod lab;
+#[path = "commands/remedies.rs"]
+mod remedies;
 #[path = "commands/shown.rs"]
 mod shown;
 

@@ -47,6 +47,9 @@ pub(super) enum Command {
     /// Exit status 1 where there is an error or a warning; hints alone leave it at 0.
     Doctor(DoctorQuestion),
     /// Say what would be journaled to whom, and why. Nothing is sent.
+    ///
+    /// Exit status 0: it would be journaled. 3: nothing is journaled. 4: the message would be deferred. 5: every recipient is
+    /// refused, as a guarded mailbox. 1 and 2 are failures, as of every command.
     Explain(Question),
     /// Show what the directory says about an address or a journal target.
     Resolve {

@@ -32,9 +32,27 @@ pub(super) async fn explain(question: Question) -> Result<(), Failure> {
     let explanation = survey::explain(&envelope, &identities, &guarded, rules, text).await;
     identities.directory().close().await;
     if question.json {
-        print_json(&explanation)
+        print_json(&explanation)?;
     } else {
-        print_lines(to_lines(&explanation))
+        print_lines(to_lines(&explanation))?;
+    }
+    match status(&explanation) {
+        0 => Ok(()),
+        status => Err(Failure::Answer(status)),
+    }
+}
+
+/// The exit status, which the help of the command tells.
+fn status(explanation: &Explanation) -> u8 {
+    let mut recipients = explanation.recipients.iter();
+    if recipients.all(|recipient| recipient.guard == "guarded") {
+        5
+    } else if explanation.deferred.is_some() {
+        4
+    } else if explanation.copies.is_empty() {
+        3
+    } else {
+        0
     }
 }
 

@@ -1,8 +1,8 @@
 //! How the service's log is written: for people and `grep`, for scripts, or for systemd's journal.
 
 use std::fmt::{self, Write as _};
-use std::io::IsTerminal;
 
+use nix::sys::stat::fstat;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{LogFormat, LogSettings};
-use crate::mail::is_unseen;
+use crate::mail::{is_unseen, visible};
 
 /// Log lines go to standard error, where systemd and containers look for them. `COPYIST_LOG` takes the usual filters of
 /// tracing, and goes before the level of the settings.
@@ -30,12 +30,32 @@ pub(super) fn start(settings: LogSettings) {
         LogFormat::Json => log.json().flatten_event(true).with_target(false).init(),
         LogFormat::Plain => log.event_format(Lines { is_journal: false }).init(),
         LogFormat::Journald => log.event_format(Lines { is_journal: true }).init(),
-        // systemd says so where standard error is its journal (systemd.exec(5)).
         LogFormat::Auto => {
-            let is_journal = std::env::var_os("JOURNAL_STREAM").is_some();
-            let is_journal = is_journal && !std::io::stderr().is_terminal();
+            let is_journal = is_journal();
             log.event_format(Lines { is_journal }).init();
         }
+    }
+}
+
+/// Whether standard error is systemd's journal, which reads the level of a line from a number in front. systemd says so by
+/// device and inode (systemd.exec(5)): a redirection leads elsewhere.
+pub(super) fn is_journal() -> bool {
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    let found = fstat(std::io::stderr());
+    found.is_ok_and(|found| named == format!("{}:{}", found.st_dev, found.st_ino))
+}
+
+/// Writes why a command failed, to people or to the journal.
+pub(super) fn tell_failure(text: &str) {
+    let level = match is_journal() {
+        true => format!("<{}>", priority(Level::ERROR)),
+        false => String::new(),
+    };
+    for (at, line) in text.split('\n').enumerate() {
+        let name = if at == 0 { "copyist: " } else { "" };
+        eprintln!("{level}{name}{}", visible(line));
     }
 }
 

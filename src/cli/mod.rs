@@ -1,6 +1,6 @@
 //! The commands. Each module is one command: arguments in, text or JSON out, exit status.
 //!
-//! Exit status: 0 fine, 1 failed, 2 wrong usage or configuration.
+//! Exit status: 0 fine, 1 failed, 2 wrong usage or configuration; what an answer has beside these its command says.
 
 mod args;
 mod check;
@@ -38,12 +38,15 @@ pub(crate) enum Failure {
     Failed(String),
     /// Status 2: the question or the configuration is wrong.
     Wrong(String),
+    /// No failure: an answer that was printed, for which scripts have this status.
+    Answer(u8),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Failed(text) | Failure::Wrong(text) => f.write_str(text),
+            Failure::Answer(status) => write!(f, "status {status}"),
         }
     }
 }
@@ -107,13 +110,17 @@ pub fn main() -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("copyist: {}", shown(&failure.to_string()));
-            ExitCode::from(match failure {
-                Failure::Failed(_) => 1,
-                Failure::Wrong(_) => 2,
-            })
-        }
+        Err(failure) => ExitCode::from(match failure {
+            Failure::Failed(text) => {
+                log::tell_failure(&text);
+                1
+            }
+            Failure::Wrong(text) => {
+                log::tell_failure(&text);
+                2
+            }
+            Failure::Answer(status) => status,
+        }),
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::unistd::{Gid, Group, Uid, User};
 use rustls::{InconsistentKeys, ServerConfig};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -27,6 +28,9 @@ pub(super) enum FileError {
     /// It is missing, or we may not read it.
     #[error("cannot be read: {0}")]
     Unreadable(#[from] io::Error),
+    /// We may not read it.
+    #[error("cannot be read: Permission denied; {0}")]
+    Denied(String),
     /// A directory, a device, a pipe.
     #[error("is not a regular file")]
     NotAFile,
@@ -71,6 +75,29 @@ pub(super) enum FileError {
     /// The TLS library cannot use the certificate.
     #[error("holds a certificate that cannot be used: {0}")]
     UnusableCertificate(String),
+}
+
+/// Returns the command that lets this process's user read a file that it may not read.
+pub(super) fn leave_to_read(path: &Path) -> String {
+    let (user, group) = (Uid::effective(), Gid::effective());
+    let user = User::from_uid(user)
+        .ok()
+        .flatten()
+        .map_or(user.to_string(), |user| user.name);
+    let group = Group::from_gid(group)
+        .ok()
+        .flatten()
+        .map_or(group.to_string(), |group| group.name);
+    // What cannot even be looked at is behind a directory that is closed.
+    let is_seen = |path: &&Path| path.symlink_metadata().is_ok();
+    let seen = path.ancestors().find(is_seen).unwrap_or(path);
+    let mode = seen.metadata().map_or(0, |found| found.mode() & 0o7777);
+    let bit = if seen == path { 'r' } else { 'x' };
+    let shown = seen.display();
+    format!(
+        "the mode of {shown} is {mode:04o}, and this is the user {user}; run as root: chgrp {group} {shown} && chmod \
+         g+{bit} {shown}"
+    )
 }
 
 /// The password in a file, without the newline at its end.
@@ -164,11 +191,15 @@ pub(super) fn check_readable(path: &Path) -> Result<(), FileError> {
 }
 
 fn open(path: &Path) -> Result<(File, Metadata), FileError> {
+    let denied = |cause: io::Error| match cause.kind() {
+        io::ErrorKind::PermissionDenied => FileError::Denied(leave_to_read(path)),
+        _ => FileError::Unreadable(cause),
+    };
     // Looked at before it is opened: opening a pipe would wait for somebody to write into it.
-    if !path.metadata()?.is_file() {
+    if !path.metadata().map_err(denied)?.is_file() {
         return Err(FileError::NotAFile);
     }
-    let file = File::open(path)?;
+    let file = File::open(path).map_err(denied)?;
     let metadata = file.metadata()?;
     Ok((file, metadata))
 }

@@ -6,12 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::ops::Range;
 use std::path::Path;
 
 use config::{Config, ConfigError as LayerError, Environment, Map, Source, Value, ValueKind};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::files::leave_to_read;
 use super::keys::{KEYS, Kind, header_of, join, table_of};
 use super::mistake::{Findings, Mistake, Noted, Origins, PREFIX, Place, quoted, variable_of};
 use super::raw::Raw;
@@ -67,7 +70,10 @@ fn text_of(path: &Path, findings: &mut Findings) -> Result<String, Noted> {
             findings,
             None,
             format!("the configuration file cannot be read: {cause}"),
-            Some("name another one with --config FILE".into()),
+            Some(match cause.kind() {
+                ErrorKind::PermissionDenied => leave_to_read(path),
+                _ => "name another one with --config FILE".into(),
+            }),
         )
     })?;
     String::from_utf8(bytes).map_err(|error| {
@@ -96,11 +102,63 @@ fn file_layer(text: &str, findings: &mut Findings) -> Result<Map<String, Value>,
             (1 + count_lines(before.as_bytes()), Some(column))
         });
         // The line itself is not shown: a password may stand in it.
-        let problem = format!("the file is not TOML: {}", error.message());
-        note_file(findings, at, problem, None)
+        match error.span().and_then(|span| first_of(text, span)) {
+            Some((name, line)) if error.message() == DUPLICATE => {
+                let problem = format!("the key {name} is set a second time, first in line {line}");
+                let remedy = "keep one of the two".to_owned();
+                note_file(findings, at, problem, Some(remedy))
+            }
+            _ => {
+                let problem = format!("the file is not TOML: {}", error.message());
+                note_file(findings, at, problem, None)
+            }
+        }
     })?;
     let mut reader = FileReader { text, findings };
     Ok(reader.table("", table.get_ref()))
+}
+
+/// What the parser says of a key that stands twice.
+const DUPLICATE: &str = "duplicate key";
+
+/// The name of a key that stands twice, and the line of the first: the last of that name before the second. Between two of
+/// one table no other table begins.
+fn first_of(text: &str, second: Range<usize>) -> Option<(String, usize)> {
+    let name = text.get(second.clone())?.trim_matches(['"', '\'']);
+    let (table, _) = DeTable::parse_recoverable(text);
+    let mut first = None;
+    let mut tables = vec![table.get_ref()];
+    while let Some(table) = tables.pop() {
+        for (key, value) in table {
+            let start = key.span().start;
+            if key.get_ref() == name && start < second.start {
+                first = first.max(Some(start));
+            }
+            tables.extend(tables_in(value.get_ref()));
+        }
+    }
+    let line = match first {
+        Some(first) => 1 + count_lines(text.as_bytes().get(..first)?),
+        // The parser keeps the second of two tables: that of the same header.
+        None => {
+            let header = |line: &str| line.split('#').next().unwrap_or(line).trim().to_owned();
+            let at = count_lines(text.as_bytes().get(..second.start)?);
+            let own = header(text.lines().nth(at)?);
+            1 + text.lines().take(at).position(|line| header(line) == own)?
+        }
+    };
+    Some((name.to_owned(), line))
+}
+
+fn tables_in<'a, 'i>(value: &'a DeValue<'i>) -> Vec<&'a DeTable<'i>> {
+    match value {
+        DeValue::Table(table) => vec![table],
+        DeValue::Array(items) => {
+            let items = items.iter();
+            items.flat_map(|item| tables_in(item.get_ref())).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 struct FileReader<'a> {

@@ -34,7 +34,7 @@ use crate::admin;
 use crate::config::Settings;
 use crate::deliver;
 use crate::directory::{self, Directory};
-use crate::hook::{self, BindError, Gate, Listener, SmtpTerms, SmtpTlsError};
+use crate::hook::{self, BindError, Gate, Listener, SmtpTerms, SmtpTlsError, bind_remedy};
 use crate::identity::{Guarded, Identities};
 use crate::journal::{Composer, Key, KeyError};
 use crate::maps;
@@ -81,7 +81,7 @@ pub enum DaemonError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// An SMTP listener.
-    #[error("cannot listen on {address} (hook.smtp): {cause}")]
+    #[error("cannot listen on {address} (hook.smtp): {cause}{}", bind_remedy(&.address.to_string(), cause))]
     BindSmtp {
         /// Where.
         address: SocketAddr,
@@ -93,7 +93,7 @@ pub enum DaemonError {
     #[error(transparent)]
     SmtpTls(#[from] SmtpTlsError),
     /// The admin listener.
-    #[error("cannot listen on {address} (admin.listen): {cause}")]
+    #[error("cannot listen on {address} (admin.listen): {cause}{}", bind_remedy(&.address.to_string(), cause))]
     Admin {
         /// Where.
         address: SocketAddr,

@@ -19,7 +19,8 @@ use nix::unistd::{Uid, User};
 pub enum StateDirError {
     /// It cannot be made or looked at.
     #[error(
-        "cannot make or read the state directory {dir}: {cause}; set state_dir, or make it with the right owner"
+        "cannot make or read the state directory {dir}: {cause}; {}",
+        unreadable(dir, cause)
     )]
     Io {
         /// The directory.
@@ -86,6 +87,20 @@ pub enum StateDirError {
         /// The kind of file system.
         kind: String,
     },
+}
+
+/// What helps against an error of the system with the state directory.
+fn unreadable(dir: &Path, cause: &io::Error) -> String {
+    let (us, dir) = (name_of(Uid::effective()), dir.display());
+    match cause.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => format!(
+            "set ReadWritePaths={dir} in the unit (systemctl edit copyist), after: install -d -o {us} -m 700 {dir}"
+        ),
+        io::ErrorKind::PermissionDenied => format!(
+            "run: install -d -o {us} -m 700 {dir}; if the unit has ProtectHome=yes, it cannot be in a home directory"
+        ),
+        _ => "set state_dir, or make it with the right owner".to_owned(),
+    }
 }
 
 /// Directories in it that the service makes.

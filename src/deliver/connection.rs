@@ -17,7 +17,7 @@ use tracing::error;
 use super::channel::Channel;
 use super::wire::canonical;
 use crate::journal::{Item, Kind, seven_bit};
-use crate::mail::{Address, BodyKind, Content, Enhanced, Reply};
+use crate::mail::{self, Address, BodyKind, Content, Enhanced, Reply};
 use crate::net::not_after;
 use crate::smtp::{Answer, Capabilities};
 
@@ -239,8 +239,8 @@ impl Connection {
     /// What the relay has said it cannot take. The original is never re-encoded to suit it.
     fn unsendable(&self, item: &Item, size: usize) -> Option<Fate> {
         if let Some(limit) = self.capabilities.refuses_size(size) {
-            let text =
-                format!("Message of {size} octets is larger than the relay's limit of {limit}");
+            let (size, limit) = (mail::size(size as u64), mail::size(limit));
+            let text = format!("Message of {size} is larger than the relay's limit of {limit}");
             return Some(Fate::Refused(Reply::new(552, Enhanced(5, 3, 4), text)));
         }
         if item.smtputf8 && !self.capabilities.smtputf8 {

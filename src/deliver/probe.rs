@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::RelaySettings;
 use super::connection::Connection;
 use super::open::RelayError;
-use crate::mail::{Address, Reply};
+use crate::mail::{Address, Reply, size};
 use crate::net::Server;
 use crate::smtp::Capabilities;
 
@@ -74,7 +74,7 @@ impl fmt::Display for ProbeReport {
             f.write_str(", logged in")?;
         }
         match self.capabilities.size {
-            Some(limit) if limit > 0 => write!(f, ", takes up to {limit} octets")?,
+            Some(limit) if limit > 0 => write!(f, ", takes up to {}", size(limit))?,
             _ => {}
         }
         let lacks = [

@@ -55,13 +55,43 @@ pub(super) enum Stream {
 
 /// Why there is no listener.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {listen}: {cause}")]
+#[error("cannot listen on {listen}: {cause}{}", bind_remedy(&.listen.to_string(), cause))]
 pub struct BindError {
     /// Where.
     pub listen: Listen,
     /// What the system said.
     #[source]
     pub cause: io::Error,
+}
+
+/// Returns what helps against an error of bind(2), as the end of a sentence about this address; empty if nothing does that
+/// can be told.
+pub fn bind_remedy(address: &str, cause: &io::Error) -> String {
+    if cause.get_ref().is_some() {
+        // It is one of ours, and says what helps.
+        return String::new();
+    }
+    let port = address.rsplit_once(':').map_or("", |(_, port)| port);
+    let place = Path::new(address.trim_start_matches("unix:"));
+    let dir = place.parent().unwrap_or(place).display();
+    match cause.kind() {
+        // Only the superuser sees the processes of others.
+        io::ErrorKind::AddrInUse if !port.starts_with('/') => {
+            format!("; who listens there, as root: ss -ltnp 'sport = :{port}'")
+        }
+        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address".into(),
+        io::ErrorKind::PermissionDenied if port.parse().is_ok_and(|port: u16| port < 1024) => {
+            "; for a port below 1024, set AmbientCapabilities=CAP_NET_BIND_SERVICE and the same in CapabilityBoundingSet= of \
+             the unit, without PrivateUsers=, or take a port above"
+                .into()
+        }
+        io::ErrorKind::PermissionDenied if port.starts_with('/') => {
+            format!("; the service's user must be able to write to {dir}")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => format!("; set ReadWritePaths={dir} in the unit"),
+        io::ErrorKind::NotFound => format!("; make the directory {dir}"),
+        _ => String::new(),
+    }
 }
 
 impl Listener {

@@ -15,7 +15,7 @@ pub use clients::Clients;
 pub use crowd::{Crowd, Seat};
 pub use gate::Gate;
 pub use listen::{Listen, ListenError};
-pub use listener::{BindError, Listener, Socket};
+pub use listener::{BindError, Listener, Socket, bind_remedy};
 pub use milter::serve as serve_milter;
 pub use proxy::{Terms as SmtpTerms, TlsError as SmtpTlsError, serve as serve_smtp};
 pub use settings::{Access, DoorTls, Limits, Mode, NextHop, Settings, SmtpDoor};

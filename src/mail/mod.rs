@@ -13,6 +13,7 @@ mod header;
 mod message;
 mod nature;
 mod reply;
+mod size;
 mod visible;
 
 pub use address::{Address, AddressError};
@@ -25,4 +26,5 @@ pub use header::{Field, Fields, line_end};
 pub use message::{Message, Summary};
 pub use nature::{BodyKind, Nature};
 pub use reply::{Enhanced, Reply};
+pub use size::size;
 pub use visible::{is_unseen, visible};

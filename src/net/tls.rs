@@ -1,14 +1,18 @@
 //! TLS to servers: which certificates they are believed by.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::mail::rfc3339;
 
 /// Why no TLS connection could ever be made.
 #[derive(Debug, thiserror::Error)]
@@ -140,9 +144,10 @@ pub fn is_tls_fault(error: &io::Error) -> bool {
     cause.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
-/// What a TLS library says of a certificate, in words: for three faults it has only a name.
+/// What a TLS library says of a certificate, in words: for three faults it has only a name, and times are seconds since
+/// 1970.
 pub fn certificate_fault(said: &str) -> String {
-    said.replace(
+    with_dates(said).replace(
         "Other(OtherError(CaUsedAsEndEntity))",
         "the certificate is an authority's, or signed by itself, and no server's (CaUsedAsEndEntity)",
     )
@@ -154,6 +159,29 @@ pub fn certificate_fault(said: &str) -> String {
         "certificate: UnknownIssuer",
         "certificate: no authority that is trusted here has issued it (UnknownIssuer); set ca_file to the one that has",
     )
+}
+
+/// Writes "verification time 1764547200 (UNIX)" and "valid after 1764547200" as dates.
+fn with_dates(said: &str) -> String {
+    if !said.contains("verification time ") {
+        return said.to_owned();
+    }
+    let words = said.split(' ').filter(|word| !word.starts_with("(UNIX)"));
+    let mut dated = Vec::new();
+    for word in words {
+        let is_time = dated
+            .last()
+            .is_some_and(|before| matches!(before, Cow::Borrowed("time" | "after" | "before")));
+        let seconds = word.parse().ok().filter(|_| is_time);
+        let at = seconds.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+        dated.push(match at {
+            Some(at) => Cow::Owned(rfc3339(at)),
+            None => Cow::Borrowed(word),
+        });
+    }
+    dated
+        .join(" ")
+        .replace(" but certificate", ", but the certificate")
 }
 
 fn own_roots(path: &Path) -> Result<RootCertStore, TlsError> {

@@ -34,8 +34,8 @@ impl Flaw {
     pub fn words(self) -> &'static str {
         match self {
             Flaw::OtherName => "not valid for name",
-            Flaw::Expired => "expired",
-            Flaw::NotYetValid => "not valid yet",
+            Flaw::Expired => "not valid after 2021-01-01T00:00:00Z",
+            Flaw::NotYetValid => "not valid before 2090-01-01T00:00:00Z",
             Flaw::SelfSigned => "signed by itself",
             Flaw::OtherAuthority => "no authority that is trusted here has issued it",
         }

@@ -18,10 +18,11 @@ use tracing::warn;
 
 use super::layout::{Kind, form_field, notice, page, trouble};
 use super::queue::state;
-use super::words::{Foreign, date, moment, size};
+use super::words::{Foreign, date, moment};
 use crate::admin::Watched;
 use crate::admin::guard::Visitor;
 use crate::journal::ItemId;
+use crate::mail::size;
 use crate::spool::{Action, Bounced, OperatorRecord, Shown, Spool, SpoolError};
 
 /// What was done before this page was asked for.

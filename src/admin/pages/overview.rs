@@ -10,13 +10,13 @@ use maud::{Markup, html};
 
 use super::layout::{Kind, notice, page};
 use super::plot::plot;
-use super::words::{count, date, moment, number, size, span};
+use super::words::{count, date, moment, number, span};
 use crate::admin::guard::Visitor;
 use crate::admin::history::{Sample, growth, peaks};
 use crate::admin::reading::Reading;
 use crate::admin::{InForce, Watched};
 use crate::directory::Health;
-use crate::mail::visible;
+use crate::mail::{size, visible};
 use crate::pipeline::Pipeline;
 use crate::policy::Direction;
 

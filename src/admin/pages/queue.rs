@@ -10,9 +10,10 @@ use serde::Deserialize;
 use url::form_urlencoded::Serializer;
 
 use super::layout::{page, trouble};
-use super::words::{Foreign, count, moment, number, size};
+use super::words::{Foreign, count, moment, number};
 use crate::admin::Watched;
 use crate::admin::guard::Visitor;
+use crate::mail::size;
 use crate::policy::Direction;
 use crate::spool::{Browse, Browsed, Census, Cursor, Listed, Order, State as InState, With};
 

@@ -63,16 +63,6 @@ pub(super) fn number(number: u64) -> String {
     shown
 }
 
-/// Octets, about.
-pub(super) fn size(octets: u64) -> String {
-    match octets {
-        0..1024 => format!("{octets} octets"),
-        1024..1_048_576 => format!("{} KiB", octets >> 10),
-        1_048_576..1_073_741_824 => format!("{} MiB", octets >> 20),
-        _ => format!("{} GiB", octets >> 30),
-    }
-}
-
 /// "1 item", "2 items".
 pub(super) fn count(many: u64, one: &str) -> String {
     match many {
@@ -97,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_numbers_and_sizes_are_short() {
+    fn spans_and_numbers_are_short() {
         for (seconds, expected) in [
             (0, "0 s"),
             (59, "59 s"),
@@ -117,10 +107,6 @@ mod tests {
         ] {
             assert_eq!(number(many), expected);
         }
-        assert_eq!(
-            (size(512), size(5 << 20)),
-            ("512 octets".into(), "5 MiB".into())
-        );
         assert_eq!(
             (count(1, "item"), count(0, "item")),
             ("1 item".into(), "0 items".into())

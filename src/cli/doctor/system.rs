@@ -12,6 +12,7 @@ use super::unit::Unit;
 use crate::config::Settings;
 use crate::daemon::StateDirError;
 use crate::hook::Listen;
+use crate::mail::size;
 
 /// How long before its end a certificate is told of, as the service does.
 const SOON: Duration = Duration::from_secs(21 * 24 * 3600);
@@ -178,7 +179,7 @@ fn room(system: &System, settings: &Settings) -> Vec<Finding> {
             "disk-space",
             system.free,
             spool.min_free,
-            "octets",
+            "",
             "spool.min_free",
         ),
         (
@@ -194,11 +195,19 @@ fn room(system: &System, settings: &Settings) -> Vec<Finding> {
         let Some(free) = free.filter(|free| *free < least) else {
             continue;
         };
+        let shown = |amount: u64| match unit {
+            "" => size(amount),
+            _ => format!("{amount} "),
+        };
         found.push(Finding {
             name,
             severity: Severity::Warning,
             place: format!("state_dir {dir}"),
-            seen: format!("{free} {unit} are free, and {key} is {least}"),
+            seen: format!(
+                "{}{unit} are free, and {key} is {}",
+                shown(free),
+                shown(least).trim_end()
+            ),
             why: "mail that must be journaled is deferred until there is more".into(),
             fix: format!("make room on the file system of {dir}: du -xh --max-depth=2 {dir}"),
         });

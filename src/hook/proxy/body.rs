@@ -169,7 +169,7 @@ impl Session {
         if let Some(flaw) = incoming.flaw {
             counter!("copyist_bare_line_breaks_total").increment(1);
             let normalizes = self.terms.door.bare_line_breaks == BareLineBreaks::Normalize;
-            info!(queue_id = self.identity.queue_id(), client = ?self.identity.client().ip, "{flaw}");
+            info!(queue_id = self.identity.queue_id(), client = %self.identity.client(), "{flaw}");
             // In a chunk it would have to be copied; nobody who speaks BDAT sends it.
             if !normalizes || as_chunk {
                 return Err(bare(flaw));
