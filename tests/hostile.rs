@@ -345,7 +345,7 @@ fn raise_descriptors() {
 /// Sends honest mail before and during an attack on each port; gives how many of Copyist's were accepted.
 fn attack_each_port(site: &Site) -> usize {
     let count = setting("HOSTILE_CONNECTIONS", 1200);
-    let seconds = setting("HOSTILE_SECONDS", 3);
+    let seconds = setting("HOSTILE_SECONDS", 2);
     raise_descriptors();
     let (listener, filtered) = (site.smtp, site.filtered.smtp_addr());
     let alone = site.alone.smtp_addr();
@@ -364,16 +364,19 @@ fn attack_each_port(site: &Site) -> usize {
     let smtp = (Port::Smtp, site.smtp);
     let (milter, admin) = ((Port::Milter, site.milter), (Port::Http, site.admin));
     let alone_smtp = (Port::Smtp, alone);
-    for (name, (port, at), addresses, server, is_ours) in [
+    let mut attacks = vec![
         ("Postfix alone, attacked", alone_smtp, 1, alone, false),
         ("the listener, attacked", smtp, 1, listener, true),
         ("the milter, attacked", milter, 1, filtered, true),
         ("the listener, milter attacked", milter, 1, listener, true),
         ("the milter, admin port attacked", admin, 1, filtered, true),
-        // Whom nothing tells from honest clients; how much gets through is only printed.
-        ("Postfix alone, by 40 clients", alone_smtp, 40, alone, false),
-        ("the listener, by 40 clients", smtp, 40, listener, false),
-    ] {
+    ];
+    if seconds >= 10 {
+        // Whom nothing tells from honest clients: how much gets through is only printed, and takes time.
+        attacks.push(("Postfix alone, by 40 clients", alone_smtp, 40, alone, false));
+        attacks.push(("the listener, by 40 clients", smtp, 40, listener, false));
+    }
+    for (name, (port, at), addresses, server, is_ours) in attacks {
         let attack = Attack::start(port, at, count, addresses);
         let open = attack.open();
         look(&format!("{name} ({open} held)"), server, is_ours);

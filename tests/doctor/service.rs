@@ -2,9 +2,12 @@
 //! systemctl(1) printed on a machine where it does says what the unit is like; files, users and modes are real.
 
 use std::os::unix::fs::chown;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
 
-use super::lab::{set_mode, write};
-use super::{House, changed, names};
+use super::Plant::{Config, Main, Master};
+use super::lab::{run, set_mode, write};
+use super::{House, changed, names, with_line};
 
 /// The unit of the package, as `systemctl show` prints it, with another user.
 const UNIT: &str = "\
@@ -139,4 +142,32 @@ fn a_failed_unit_is_shown_with_its_last_error() {
         "{seen}"
     );
     assert!(fix.starts_with("journalctl -u copyist -p err"), "{fix}");
+}
+
+#[test]
+fn a_socket_for_a_chrooted_smtpd_is_one_for_all_services() {
+    // cleanup(8) is not chrooted, and asks as well.
+    let mut house = House::milter();
+    house.plant(Config("inet:127.0.0.1:HOOK", "unix:DIR/milter.sock"));
+    house.plant(Main("smtpd_milters = unix:DIR/milter.sock"));
+    house.plant(Master("smtp inet n - n", "smtp inet n - y"));
+    std::fs::create_dir(house.path("bin")).expect("made");
+    program(&house, "systemctl", "");
+    let (_, fix) = only(&house, "socket-outside-chroot");
+    let (line, command) = fix.split_once(" in [hook.milter], and: ").expect("both");
+    let path = std::env::var("PATH").expect("it has one");
+    let path = format!("{}:{path}", house.path("bin").display());
+    run(Command::new("sh").args(["-c", command]).env("PATH", path));
+    house.age();
+    house.config = with_line(&house.config, line, "hook.milter");
+    write(&house.path("copyist.toml"), &house.config);
+    let (seen, _) = only(&house, "not-running");
+    assert!(seen.contains("spool/copyist/milter.sock"), "{seen}");
+    let _socket = UnixListener::bind(house.path("spool/copyist/milter.sock")).expect("a socket");
+    assert_eq!(names(&house.findings().0), [""; 0]);
+    // A list without it gets the same path.
+    house.plant(Main("smtpd_milters ="));
+    let (found, _) = house.findings();
+    let fix = found[0]["fix"].as_str().expect("a text");
+    assert!(fix.contains("unix:copyist/milter.sock"), "{found:#?}");
 }

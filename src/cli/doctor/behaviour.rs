@@ -1,13 +1,13 @@
 //! How Postfix behaves towards the milter: what it does when Copyist does not answer, how long it waits, what it tells,
 //! and in which order it asks.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::finding::{Finding, Severity};
 use super::milters::{self, Endpoint, Milter};
 use super::postfix::{Postfix, Service, Values, duration, plain};
 use super::routes::{copyists, shown};
-use super::system::outside_of_chroot;
 use crate::config::Settings;
 use crate::directory::Source;
 use crate::hook::Listen;
@@ -82,7 +82,39 @@ impl Asking<'_> {
             Listen::Inet(_) => false,
         });
         let place = format!("{} {}", self.postfix.master(self.service), self.parameter);
-        (!found).then(|| outside_of_chroot(place, &path, &looked_for))
+        (!found).then(|| Finding {
+            name: "socket-outside-chroot",
+            severity: Severity::Warning,
+            place,
+            seen: match self.service.chroot {
+                true => format!(
+                    "the service is chrooted, and looks for {} as {}",
+                    path.display(),
+                    looked_for.display()
+                ),
+                false => format!("the service looks for {}", looked_for.display()),
+            },
+            why: "Postfix cannot ask Copyist, and defers all mail".into(),
+            fix: self.move_into_queue(copyist, settings),
+        })
+    }
+
+    /// The line and the command that move the socket to where every service finds it, chrooted or not: into the queue
+    /// directory, by a relative path. A directory with the setgid bit gives the socket Postfix's group.
+    fn move_into_queue(&self, copyist: &Milter, settings: &Settings) -> String {
+        let postfix = self.postfix;
+        let queue = Path::new(postfix.values.get("queue_directory"));
+        let (dir, user) = (queue.join("copyist"), postfix.values.get("mail_owner"));
+        let (dir, state) = (dir.display(), settings.state_dir.display());
+        let list = self.service.values.get(self.parameter);
+        let list = list.replace(&copyist.text, "unix:copyist/milter.sock");
+        let make = format!(
+            "install -d -o \"$(stat -c %U {state})\" -g \"$(id -gn {user})\" -m 2750 {dir}"
+        );
+        format!(
+            "listen = [\"unix:{dir}/milter.sock\"] in [hook.milter], and: {make} && {} && systemctl restart copyist",
+            postfix.set(self.service, self.parameter, &list)
+        )
     }
 
     /// postconf(5), milter_default_action: "accept" and "quarantine" let mail go on.

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use nix::sys::statfs::{FsType, statfs};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{Group, Uid, User, getgrouplist};
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -273,9 +273,15 @@ fn way(path: &Path) -> Option<Vec<Step>> {
             mode: found.mode() & 0o7777,
             uid: found.uid(),
             gid: found.gid(),
+            group: group_name(found.gid()),
         })
     };
     all.into_iter().map(step).collect()
+}
+
+fn group_name(id: u32) -> String {
+    let group = Group::from_gid(Gid::from_raw(id)).ok().flatten();
+    group.map_or(id.to_string(), |group| group.name)
 }
 
 /// Postfix's daemons have all groups of their user (initgroups(3)).
@@ -285,7 +291,7 @@ fn account(name: &str) -> Option<Account> {
     Some(Account {
         name: name.to_owned(),
         uid: user.uid.as_raw(),
-        group: (Group::from_gid(user.gid).ok()?).map_or(user.gid.to_string(), |group| group.name),
+        group: group_name(user.gid.as_raw()),
         groups: groups.iter().map(|group| group.as_raw()).collect(),
     })
 }

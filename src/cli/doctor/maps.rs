@@ -269,6 +269,7 @@ mod tests {
             mode,
             uid: 0,
             gid: 60,
+            group: String::new(),
         };
         let found = |dir, mode, uid, groups: &[u32]| {
             let file = MapFile {

@@ -3,12 +3,14 @@
 //! Mail comes in by smtpd(8), asked about by `smtpd_milters`, handed on by `smtpd_proxy_filter` or sent round by
 //! `content_filter`; and by pickup(8) and qmqpd(8), asked about in cleanup(8) by `non_smtpd_milters`, or sent round.
 
+use std::path::Path;
+
 use super::finding::{Finding, Severity};
 use super::line;
 use super::milters::{self, Milter};
-use super::postfix::{Postfix, Service, is_loopback};
+use super::postfix::{Postfix, Service, is_loopback, plain};
 use crate::config::Settings;
-use crate::hook::{Mode, SmtpDoor};
+use crate::hook::{Listen, Mode, SmtpDoor};
 
 /// How mail of one service comes to Copyist.
 pub(super) struct Ways<'a> {
@@ -456,7 +458,17 @@ impl House<'_> {
 
     /// Copyist's milter as Postfix writes it.
     fn hook(&self) -> String {
-        match self.settings.hook.milter.first() {
+        let queue = plain(Path::new(self.postfix.values.get("queue_directory")));
+        let below = |listen: &Listen| match listen {
+            Listen::Unix(path) => plain(path).strip_prefix(&queue).ok().map(Path::to_owned),
+            Listen::Inet(_) => None,
+        };
+        let first = self.settings.hook.milter.first();
+        // So every service finds it, chrooted or not: they work in the queue directory.
+        if let Some(path) = first.and_then(below) {
+            return format!("unix:{}", path.display());
+        }
+        match first {
             // Postfix knows no inet6.
             Some(listen) => listen.to_string().replace("inet6:", "inet:"),
             None => "(none)".into(),

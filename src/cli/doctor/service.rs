@@ -155,6 +155,7 @@ mod tests {
             mode,
             uid: 0,
             gid: 0,
+            group: String::new(),
         };
         let user = Account {
             name: "copyist".into(),

@@ -2,7 +2,7 @@
 //!
 //! Pure: [`super::host`] has looked.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::finding::{Finding, Severity};
@@ -81,6 +81,8 @@ pub(super) struct Step {
     pub(super) mode: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
+    /// The name of the group.
+    pub(super) group: String,
 }
 
 /// A user, with all groups.
@@ -340,9 +342,25 @@ fn unreachable_socket(socket: &Socket) -> Option<Finding> {
     let mut steps = way.iter().enumerate();
     let (_, barred) = steps.find(|(at, step)| !user.may(step, if *at == last { 2 } else { 1 }))?;
     let name = &user.name;
-    let fix = match barred.path == *path {
-        true => format!("socket_group = \"{name}\" in [hook.milter]"),
-        false => format!("chgrp {name} {0} && chmod g+x {0}", barred.path.display()),
+    let is_socket = barred.path == *path;
+    let in_group = Account {
+        groups: vec![barred.gid],
+        ..user.clone()
+    };
+    let shown = barred.path.display();
+    let is_volatile = barred.path.starts_with("/run") || barred.path.starts_with("/var/run");
+    let fix = if in_group.may(barred, if is_socket { 2 } else { 1 }) {
+        // What a restart makes anew has this group again.
+        format!(
+            "usermod -aG {} {name} && systemctl restart postfix",
+            barred.group
+        )
+    } else if is_socket {
+        "socket_mode = \"0660\" in [hook.milter]".to_owned()
+    } else if is_volatile {
+        "RuntimeDirectoryMode=0750 in the unit: systemctl edit copyist; then systemctl restart copyist".to_owned()
+    } else {
+        format!("chmod g+x {shown}")
     };
     Some(Finding {
         name: "socket-unreachable",
@@ -356,25 +374,6 @@ fn unreachable_socket(socket: &Socket) -> Option<Finding> {
         why: "Postfix cannot ask Copyist, and defers all mail".into(),
         fix,
     })
-}
-
-/// What a service that is chrooted is told of a socket that stands elsewhere.
-pub(super) fn outside_of_chroot(place: String, path: &Path, looked_for: &Path) -> Finding {
-    Finding {
-        name: "socket-outside-chroot",
-        severity: Severity::Warning,
-        place,
-        seen: format!(
-            "the service is chrooted, and looks for {} as {}",
-            path.display(),
-            looked_for.display()
-        ),
-        why: "Postfix cannot ask Copyist, and defers all mail".into(),
-        fix: format!(
-            "listen = [\"unix:{}\"] in [hook.milter]",
-            looked_for.display()
-        ),
-    }
 }
 
 #[cfg(test)]
@@ -396,6 +395,7 @@ mod tests {
             mode,
             uid: 50,
             gid: 60,
+            group: "copyist".into(),
         };
         let found = unreachable_socket(&Socket {
             path: "/r/m".into(),
@@ -414,9 +414,25 @@ mod tests {
     fn a_socket_is_reached_by_entering_every_directory_and_writing_to_it() {
         assert_eq!(socket(0o750, 0o660, &[60]), None);
         assert_eq!(socket(0o755, 0o666, &[]), None);
-        let closed = socket(0o750, 0o660, &[70]).expect("closed");
-        assert_eq!(closed, "chgrp postfix /r && chmod g+x /r");
-        let closed = socket(0o755, 0o600, &[60]).expect("closed");
-        assert_eq!(closed, "socket_group = \"postfix\" in [hook.milter]");
+        // What each says leads to the next, and the last to none.
+        let join = "usermod -aG copyist postfix && systemctl restart postfix";
+        for (dir, mode, groups, fix) in [
+            (0o700, 0o600, &[70][..], Some("chmod g+x /r")),
+            (0o750, 0o600, &[70], Some(join)),
+            (
+                0o750,
+                0o600,
+                &[70, 60],
+                Some("socket_mode = \"0660\" in [hook.milter]"),
+            ),
+            (0o750, 0o660, &[70, 60], None),
+            (0o755, 0o660, &[70], Some(join)),
+        ] {
+            assert_eq!(
+                socket(dir, mode, groups).as_deref(),
+                fix,
+                "{dir:o} {mode:o}"
+            );
+        }
     }
 }
