@@ -231,6 +231,26 @@ async fn an_address_cannot_inject_a_filter() {
     assert_eq!(directory.health(), Health::Ok);
 }
 
+/// OpenLDAP compares as Unicode's NFKC does: a wide letter is the usual one.
+#[tokio::test]
+async fn logins_that_only_the_server_takes_for_one_are_all_found() {
+    let slapd = Slapd::start();
+    let directory = open(Settings {
+        login_attributes: vec!["cn".into()],
+        ..settings(&[slapd.url()])
+    });
+    for _ in 0..5 {
+        let [plain, wide, large, spaced] = ["u5", "\u{ff55}5", "U5", " u5 "].map(|login| {
+            let directory = &directory;
+            async move { directory.find_login(login).await }
+        });
+        let found = tokio::join!(plain, wide, large, spaced);
+        for found in [found.0, found.1, found.2, found.3] {
+            assert!(matches!(found, Lookup::Found(_)), "{found:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn letters_beyond_ascii_neither_match_nor_disturb() {
     let slapd = Slapd::start();

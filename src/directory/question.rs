@@ -453,6 +453,11 @@ impl Attributes {
         is_plain(asked.key())
     }
 
+    /// The same for a login name.
+    pub(super) fn can_share_login(name: &str) -> bool {
+        is_plain(name.trim())
+    }
+
     /// Gives each asked address the entries it owns. `None` where that cannot be told for sure; then
     /// each address has to be asked for alone. Alone, everything the server found is the answer.
     pub(super) fn assign(

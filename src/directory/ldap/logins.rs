@@ -11,12 +11,19 @@ use super::connection::Search;
 use super::fault::Fault;
 use super::{Client, MOST_ENTRIES};
 use crate::directory::entry::{Entry, Outage};
+use crate::directory::question::Attributes;
 use crate::directory::stamp::stamped;
 
 impl LookUp<Login> for Client {
     async fn look_up(&self, asked: Vec<Login>, deadline: Instant) -> HashMap<Login, Answer> {
         let mut answers = HashMap::new();
-        let mut pending = vec![asked];
+        let (together, alone): (Vec<_>, Vec<_>) = asked
+            .into_iter()
+            .partition(|login| Attributes::can_share_login(&login.0));
+        let mut pending: Vec<Vec<Login>> = alone.into_iter().map(|login| vec![login]).collect();
+        if !together.is_empty() {
+            pending.push(together);
+        }
         while let Some(mut some) = pending.pop() {
             match self.with_logins(&some, deadline).await {
                 Ok(Some(mut owners)) => answers.extend(some.into_iter().map(|login| {
@@ -74,6 +81,9 @@ impl Client {
             // Of one name all that was found is meant: the server compares otherwise than we do.
             let has =
                 |login: &&Login| asked.len() == 1 || keys.contains(&login.0.trim().to_lowercase());
+            // The server may have found it by a name that it compares otherwise than we do.
+            let is_sure =
+                asked.len() == 1 || keys.iter().all(|key| Attributes::can_share_login(key));
             let mut is_told = false;
             for login in asked.iter().filter(has) {
                 is_told = true;
@@ -82,7 +92,7 @@ impl Client {
                     .or_default()
                     .push(Arc::clone(&entry));
             }
-            if !is_told {
+            if !is_told || !is_sure {
                 return Ok(None);
             }
         }
