@@ -91,6 +91,9 @@ pub enum Source {
     Ldif(PathBuf),
 }
 
+/// Answers that one question may wait for: its own, and one that proves it, of servers that are changed on the way.
+pub(super) const ANSWERS: u32 = 4;
+
 /// How the LDAP servers are reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LdapSettings {
@@ -112,6 +115,13 @@ pub struct LdapSettings {
     pub watch: Watch,
     /// The address of somebody who is always there: while he is not found, nobody's absence is believed.
     pub canary: Option<Address>,
+}
+
+impl LdapSettings {
+    /// The longest that a question may take which needs several answers, one after the other.
+    pub fn patience(&self) -> Duration {
+        self.timeout * ANSWERS
+    }
 }
 
 /// How changes in the directory are followed.

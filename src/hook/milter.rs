@@ -144,12 +144,6 @@ impl Door {
         }
     }
 
-    /// A message begins: it is judged by the settings of now, to its end.
-    fn begin(&mut self) {
-        self.pipeline = self.pipelines.load_full();
-        self.admitted = self.pipeline.begin();
-    }
-
     /// Reads an address as it was written, and as the MTA reads it where that differs. An address without a domain is at
     /// the MTA's own, which only it can name for sure.
     fn read(&self, path: &Path) -> Result<(Address, Option<Address>), AddressError> {
@@ -279,10 +273,13 @@ impl Handler for Door {
         self.place.begin();
     }
 
+    /// It is judged by the settings of now, to its end.
+    fn begin(&mut self) {
+        self.pipeline = self.pipelines.load_full();
+        self.admitted = self.pipeline.begin();
+    }
+
     async fn recipient(&mut self, so_far: SoFar<'_>, recipient: &Path) -> RecipientAnswer {
-        if so_far.recipients.is_empty() {
-            self.begin();
-        }
         match self.judge_recipient(so_far, recipient).await {
             Ok(()) => RecipientAnswer::Accept,
             Err(reply) => RecipientAnswer::Reply(reply),
@@ -314,10 +311,6 @@ impl Handler for Door {
     }
 
     async fn end_of_message(&mut self, transaction: Transaction) -> Outcome {
-        if !self.asked {
-            // So this is where the message begins for us.
-            self.begin();
-        }
         match self.judge(transaction).await {
             Ok(edits) => Outcome {
                 edits,

@@ -243,6 +243,12 @@ impl Identities {
             while asked.len() < AT_ONCE
                 && let Some((at, question)) = waiting.next()
             {
+                // Once polled, a question goes on by itself.
+                if Instant::now() >= deadline {
+                    let late = Lookup::Unavailable(self.directory.too_late());
+                    answers.insert(question.clone(), late);
+                    continue;
+                }
                 asked.push(async move {
                     let answer = timeout_at(deadline, self.ask_in_turn(at, question)).await;
                     let late = |_| Lookup::Unavailable(self.directory.too_late());

@@ -58,6 +58,9 @@ pub trait Handler: Send {
         let _ = agreement;
     }
 
+    /// A message begins: its sender was told.
+    fn begin(&mut self) {}
+
     /// Whether to accept a recipient; asked only where [`Wants::answer_recipients`] is set. The SMTP client
     /// waits, and no progress can be told.
     fn recipient(
@@ -294,7 +297,13 @@ where
             return Err(ConnectionError::Stranger { looks_like });
         }
         while let Some(frame) = frames.next()? {
-            match session.handle(Command::decode(frame)?)? {
+            let command = Command::decode(frame)?;
+            let is_beginning = matches!(command, Command::Mail(_));
+            let turn = session.handle(command)?;
+            if is_beginning {
+                self.handler.begin();
+            }
+            match turn {
                 Turn::Silent => {}
                 Turn::Continue => Response::Continue.encode(&mut self.owed),
                 Turn::Negotiated(agreement) => {

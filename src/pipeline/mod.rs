@@ -31,7 +31,7 @@ pub use make::Other;
 use make::{Made, Make, MakeError};
 pub use memory::{Memory, Room};
 use own::{Notice, Own};
-pub use patience::Admitted;
+pub use patience::{Admitted, RECIPIENT_WAIT};
 pub use unidentified::Unidentified;
 
 /// As [`MADE_APART`] where there are texts: reading HTML may take fifty times as long.
@@ -235,7 +235,12 @@ impl Pipeline {
         hook: &dyn Hook,
         now: SystemTime,
     ) -> Decision {
-        let hops = message.fields_named("Received").count();
+        // A copy keeps the older ones under another name (journal::inert).
+        let hops = ["Received", "X-Copyist-Original-Received"];
+        let hops: usize = hops
+            .iter()
+            .map(|name| message.fields_named(name).count())
+            .sum();
         let looping = self.rules.hop_limit.is_some_and(|most| hops > most);
         match self.own(envelope, message, now).await {
             // A report about what is journaled already: it is not journaled again for going round.

@@ -11,6 +11,7 @@ use super::routes::{copyists, shown};
 use crate::config::Settings;
 use crate::directory::Source;
 use crate::hook::Listen;
+use crate::pipeline::RECIPIENT_WAIT;
 
 /// The protocol that Copyist speaks; before it, fields come without the space behind their colon.
 const PROTOCOL: u64 = crate::milter::VERSION as u64;
@@ -170,7 +171,7 @@ impl Asking<'_> {
     /// Postfix must wait for longer than Copyist takes to say that it does not know.
     fn timeouts(&self, copyist: &Milter, settings: &Settings) -> Vec<Finding> {
         let question = match &settings.directory.source {
-            Source::Ldap(ldap) => ldap.timeout,
+            Source::Ldap(ldap) => ldap.patience(),
             Source::Ldif(_) => Duration::ZERO,
         };
         let needed = [
@@ -181,7 +182,7 @@ impl Asking<'_> {
             ),
             (
                 "command_timeout",
-                question + MARGIN,
+                question.min(RECIPIENT_WAIT) + MARGIN,
                 "a question to the directory (directory.timeout)",
             ),
             (

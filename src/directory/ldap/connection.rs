@@ -28,18 +28,16 @@ pub(super) use self::listing::Told;
 use self::reading::Reading;
 use super::MOST_ENTRIES;
 use super::fault::{Fault, bind_refusal, search_fault};
-use super::latency::Latency;
+use super::latency::{Latency, SLOW};
 use super::url::ServerUrl;
 use crate::directory::entry::Entry;
 use crate::directory::presence::Presence;
 use crate::directory::schema::Schema;
-use crate::directory::settings::Bind;
+use crate::directory::settings::{ANSWERS, Bind};
 use crate::net::{Expiry, ReachError, Server, certificate_fault, not_after};
 
 /// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
 const IN_FLIGHT: usize = 64;
-/// Answers that one question may wait for: its own, and one that proves it, of servers that are changed on the way.
-const ANSWERS: u32 = 4;
 /// Proofs at once: by one after another, a slow server would keep those waiting who came just after one began.
 const PROOFS: usize = 4;
 /// How long saying goodbye may take.
@@ -545,8 +543,11 @@ impl Connection {
             connection.run(search, deadline).await
         });
         let found = task.await;
-        if !is_long && matches!(found, Ok(Ok(_) | Err(Fault::Slow(_)))) {
-            self.latency.note(begun.elapsed());
+        let took = begun.elapsed();
+        // One that began with little time left says little about the server.
+        let is_slow = matches!(found, Ok(Err(Fault::Slow(_)))) && took >= SLOW;
+        if !is_long && (is_slow || matches!(found, Ok(Ok(_)))) {
+            self.latency.note(took);
         }
         match found {
             Ok(Err(fault)) => {
