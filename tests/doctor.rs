@@ -150,8 +150,8 @@ impl House {
     fn new(main: &[&str], master: &[&str], config: &[&str]) -> House {
         let (hook, port) = listener();
         let port = port.to_string();
-        // Beside the binaries: a temporary directory may be in memory, which is a mistake of its own.
-        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        // Not in memory, which is a mistake of its own, and where every user may enter, as into no home directory.
+        let directory = TempDir::new_in("/var/tmp").expect("a directory");
         let path = directory.path().display().to_string();
         let socket = UnixListener::bind(directory.path().join("milter.sock")).expect("a socket");
         let user = Command::new("id").arg("-un").output().expect("coreutils");

@@ -155,6 +155,8 @@ struct Worker {
     mended: Option<Instant>,
     /// When it was last looked for items that wait since the relay refuses everything.
     looked_for_refused: Option<Instant>,
+    /// Whether the spool knows that the relay refuses everything.
+    is_fault_recorded: bool,
 }
 
 impl Worker {
@@ -173,6 +175,7 @@ impl Worker {
             ready: VecDeque::new(),
             mended: None,
             looked_for_refused: None,
+            is_fault_recorded: false,
         }
     }
 
@@ -200,7 +203,14 @@ impl Worker {
         }
         if !is_fault {
             self.looked_for_refused = None;
+            self.is_fault_recorded = false;
             return;
+        }
+        if !self.is_fault_recorded {
+            match self.spool.relay_refuses(SystemTime::now()).await {
+                Ok(()) => self.is_fault_recorded = true,
+                Err(cause) => error!("cannot record that the relay refuses everything: {cause}"),
+            }
         }
         // All of the queue is looked at.
         let looked = self.looked_for_refused;

@@ -85,6 +85,16 @@ pub(super) fn told(
         .map(|_| ())
 }
 
+/// Notes that the relay refuses everything, whoever is told of that and when: the row without an address.
+pub(super) fn begun(connection: &Connection, now: SystemTime) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO told_waiting (ndr, at, digest) VALUES ('', ?1, '')",
+        )?
+        .execute([millis(now)])
+        .map(|_| ())
+}
+
 /// Notes that the relay takes items again.
 pub(super) fn over(connection: &Connection) -> rusqlite::Result<()> {
     connection

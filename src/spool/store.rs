@@ -501,7 +501,14 @@ impl Spool {
             .await
     }
 
-    /// Whether the relay refused everything when a digest last told of it.
+    /// Notes that the relay refuses everything.
+    pub async fn relay_refuses(&self, now: SystemTime) -> Result<(), CommitError> {
+        self.writer
+            .run(move |connection| refused::begun(connection, now))
+            .await
+    }
+
+    /// Whether the relay refused everything when that was last noted.
     pub async fn is_relay_refusing(&self) -> Result<bool, SpoolError> {
         self.read(refused::is_refusing).await
     }

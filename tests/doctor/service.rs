@@ -21,7 +21,7 @@ SupplementaryGroups=
 ExecStart={ path=/usr/bin/copyist ; argv[]=/usr/bin/copyist run --config DIR/copyist.toml ; ignore_errors=no }
 ProtectHome=yes
 ProtectSystem=strict
-PrivateTmp=yes
+PrivateTmp=no
 InaccessiblePaths=
 ReadWritePaths=DIR/state
 ReadOnlyPaths=

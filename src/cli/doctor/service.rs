@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::finding::{Finding, Severity};
+use super::line;
 use super::system::{Account, Step, System};
 use super::unit::Unit;
 use crate::config::Settings;
@@ -91,6 +92,8 @@ fn closed(file: &ServiceFile, user: &Account) -> Option<Finding> {
     let bit = if step.path == file.path { 'r' } else { 'x' };
     let fix = match step.path.starts_with("/root") || step.path.starts_with("/home") {
         true => "move it to /etc/copyist, which the service may enter".to_owned(),
+        // Its group may be there for others.
+        false if step.gid != 0 => format!("setfacl -m u:{name}:{bit} {path}"),
         false => format!("chgrp {} {path} && chmod g+{bit} {path}", user.group),
     };
     Some(finding(file, seen, fix))
@@ -131,14 +134,29 @@ fn sockets(unit: &Unit, settings: &Settings) -> Vec<Finding> {
         Listen::Inet(_) => None,
     });
     dirs.filter_map(|(listen, dir)| {
-        let by = unit.hides(dir).or_else(|| unit.keeps_from_writing(dir))?;
+        let (by, fix) = match unit.hides(dir) {
+            Some(by) => (
+                by,
+                line::list(
+                    "hook.milter.listen",
+                    &["unix:/run/copyist/milter.sock".to_owned()],
+                ),
+            ),
+            None => {
+                let by = unit.keeps_from_writing(dir)?;
+                (
+                    by,
+                    format!("mkdir -p {} && {}", dir.display(), let_write(dir)),
+                )
+            }
+        };
         Some(Finding {
             name: "socket-read-only",
             severity: Severity::Error,
             place: format!("hook.milter.listen {listen}"),
             seen: format!("the service cannot make the socket there: {by} of its unit"),
             why: "the service does not start: mail is deferred".into(),
-            fix: let_write(dir),
+            fix,
         })
     })
     .collect()
@@ -177,6 +195,16 @@ mod tests {
         let file = Some("chgrp journal /e/p && chmod g+r /e/p".to_owned());
         assert_eq!(fix(0o755, 0o600, None), file);
         assert_eq!(fix(0o755, 0o644, Some(false)), file);
+        let mut of_others = step("/e/p", 0o640);
+        of_others.gid = 110;
+        let file = ServiceFile {
+            key: String::new(),
+            path: "/e/p".into(),
+            way: vec![step("/", 0o755), of_others],
+            is_readable: None,
+        };
+        let fix_of_others = closed(&file, &user).expect("closed").fix;
+        assert_eq!(fix_of_others, "setfacl -m u:copyist:r /e/p");
         let dir = Some("chgrp journal /e && chmod g+x /e".to_owned());
         assert_eq!(fix(0o700, 0o644, Some(false)), dir);
     }
