@@ -17,7 +17,7 @@
 //! ```
 //!
 //! An item may be *held* as a whole: nobody tries it before the fate of its message is known ([`Held`]). An operator may put
-//! it on hold as well ([`Spool::pause`]); nobody tries it before he releases it.
+//! it on hold as well ([`Action::Hold`]); nobody tries it before he releases it.
 //!
 //! An item is removed in the transaction that leaves it without a waiting or dead target; the original of
 //! a message goes with its last item. An item whose original cannot be read any more is *set aside*: it
