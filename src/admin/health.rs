@@ -17,7 +17,7 @@ use crate::spool::{Browse, Browsed};
 const NOTES: Duration = Duration::from_secs(2);
 
 /// Whether the promise can be kept now; 503 only if mail cannot be made durable, since a load balancer would take mail away
-/// for it. Everything else that is wrong is a note. A directory that is down is told, but is no reason to take mail away
+/// for it. Everything else that is wrong is a note. A directory that is down is shown, but does not take mail away
 /// from us: people in the cache are journaled, the others' mail is deferred.
 pub(super) async fn ready(State(watched): State<Watched>) -> (StatusCode, String) {
     let pipeline = watched.pipeline.load_full();

@@ -2,7 +2,7 @@
 //!
 //! lettre writes; what it would make of a reply decides nothing. It compares keywords by case, panics on some answers to
 //! EHLO, and takes what it has read ahead for the answer to the next command, also what came before the encryption
-//! (CVE-2011-0411 and its kin). So it is told "250 ok" for every reply, and the reply itself is for [`Channel::reply`].
+//! (CVE-2011-0411 and its kin). So lettre reads "250 ok" for every reply, and the reply itself is for [`Channel::reply`].
 //!
 //! Promises: a reply is the answer to a command that was sent before it came. Anything that comes unasked ends the
 //! connection, as do a reply that cannot be read and one that does not come in time.

@@ -452,7 +452,7 @@ impl Connection {
 
     /// Sends a command and gives the answer.
     pub(super) async fn ask(&mut self, command: &str) -> Result<Answer, Trouble> {
-        // lettre's own errors are the channel's: all else that it is told is "250 ok".
+        // lettre's own errors are the channel's: all else that it reads is "250 ok".
         let _ = self.smtp.command(command).await;
         self.told()
     }

@@ -21,7 +21,7 @@ pub struct Crowd(Mutex<Counts>);
 #[derive(Debug, Default)]
 struct Counts {
     next: u64,
-    /// For whom each open connection is counted.
+    /// The client that each open connection counts for.
     open: HashMap<u64, Option<IpAddr>>,
     of: HashMap<IpAddr, usize>,
     /// Those that have not begun, the oldest first.

@@ -34,7 +34,7 @@ pub enum Content {
     Memory(Bytes),
     /// Elsewhere, but for the beginning.
     Stored {
-        /// At least [`BEGINNING`] octets; while the message arrives also the whole header.
+        /// At least [`BEGINNING`] bytes; while the message arrives also the whole header.
         beginning: Bytes,
         /// All of them.
         all: Arc<dyn Stored>,
@@ -49,7 +49,7 @@ impl Content {
         Ok(Content::Stored { beginning, all })
     }
 
-    /// The same with other octets in place of the first `length`, which must be of the header.
+    /// The same with other bytes in place of the first `length`, which must be of the header.
     pub fn with_beginning(&self, other: Bytes, length: usize) -> Content {
         let rest = self.beginning().get(length..).unwrap_or_default();
         let beginning = Bytes::from([&other[..], rest].concat());
@@ -118,7 +118,7 @@ impl Content {
     }
 }
 
-/// Stored octets whose beginning is another.
+/// Stored bytes with another beginning.
 #[derive(Debug)]
 struct Spliced {
     first: Bytes,

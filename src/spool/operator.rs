@@ -68,7 +68,7 @@ pub enum Action {
 pub struct OperatorRecord {
     /// When it was done.
     pub at: SystemTime,
-    /// By whom.
+    /// The operator.
     pub operator: Operator,
     /// What was done.
     pub action: Action,

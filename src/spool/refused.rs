@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS told_waiting (
 ) WITHOUT ROWID;
 ";
 
-/// How often one address is told.
+/// How often an NDR address gets a digest.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The digests that are due: of each address with reports and copies whose last reply begins so, unless it was told within a day or its
@@ -70,7 +70,7 @@ pub(super) fn digests(
     Ok(due)
 }
 
-/// Notes that an address is told by this digest.
+/// Records the digest that an NDR address gets.
 pub(super) fn told(
     connection: &Connection,
     ndr: &Address,
@@ -85,7 +85,7 @@ pub(super) fn told(
         .map(|_| ())
 }
 
-/// Notes that the relay refuses everything, whoever is told of that and when: the row without an address.
+/// Records that the relay refuses everything, apart from all digests: the row without an address.
 pub(super) fn begun(connection: &Connection, now: SystemTime) -> rusqlite::Result<()> {
     connection
         .prepare_cached(

@@ -129,12 +129,12 @@ pub(super) fn encode_quoted(content: &[u8], eol: &str) -> Vec<u8> {
 /// Adds one line in quoted-printable, without its line break.
 fn encode_line(line: &[u8], eol: &str, body: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let is_plain = |octet: u8| octet != b'=' && matches!(octet, b' ' | b'\t' | b'!'..=b'~');
+    let is_plain = |byte: u8| byte != b'=' && matches!(byte, b' ' | b'\t' | b'!'..=b'~');
     let mut room = LINE - 1;
     let mut rest = line;
-    while let [octet, behind @ ..] = rest {
+    while let [byte, behind @ ..] = rest {
         // A blank at the end of a line would be lost (RFC 2045 section 6.7, rule 3).
-        let plain = is_plain(*octet) && !(behind.is_empty() && octet.is_ascii_whitespace());
+        let plain = is_plain(*byte) && !(behind.is_empty() && byte.is_ascii_whitespace());
         if room < if plain { 1 } else { 3 } {
             body.push(b'=');
             body.extend_from_slice(eol.as_bytes());
@@ -155,8 +155,8 @@ fn encode_line(line: &[u8], eol: &str, body: &mut Vec<u8>) {
         } else {
             body.extend([
                 b'=',
-                DIGITS[usize::from(octet >> 4)],
-                DIGITS[usize::from(octet & 15)],
+                DIGITS[usize::from(byte >> 4)],
+                DIGITS[usize::from(byte & 15)],
             ]);
             room -= 3;
             rest = behind;

@@ -1,4 +1,4 @@
-//! The service's unit as systemd has it: whom it runs as, and what its sandbox hides.
+//! The service's unit as systemd has it: its user, and what its sandbox hides.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -22,7 +22,7 @@ use crate::mail::Address;
 
 /// Addresses in one search.
 const MOST_ADDRESSES: usize = 100;
-/// Their octets in one search: OpenLDAP takes no request over 256 kB from strangers, and each address
+/// Their bytes in one search: OpenLDAP takes no request over 256 kB from strangers, and each address
 /// stands in the filter once per attribute.
 const MOST_OCTETS: usize = 8 * 1024;
 /// Questions in the queue.
@@ -33,12 +33,12 @@ pub(super) type Answer = Result<Option<Objects>, Outage>;
 
 /// What is looked up by.
 pub(super) trait Key: fmt::Debug + Clone + Eq + Hash + Send + Sync + 'static {
-    /// Its octets in a filter.
-    fn octets(&self) -> usize;
+    /// Its bytes in a filter.
+    fn bytes(&self) -> usize;
 }
 
 impl Key for Address {
-    fn octets(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.key().len()
     }
 }
@@ -48,7 +48,7 @@ impl Key for Address {
 pub(super) struct Login(pub(super) String);
 
 impl Key for Login {
-    fn octets(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.0.len()
     }
 }
@@ -158,17 +158,17 @@ impl<K: Key> Batch<K> {
             askers: HashMap::new(),
             deadline: first.deadline,
         };
-        let mut octets = 0;
+        let mut bytes = 0;
         let mut next = Some(first);
         while let Some(question) = next {
-            octets += question.key.octets();
+            bytes += question.key.bytes();
             batch.deadline = batch.deadline.max(question.deadline);
             batch
                 .askers
                 .entry(question.key)
                 .or_default()
                 .push(question.answer);
-            let full = batch.askers.len() >= MOST_ADDRESSES || octets >= MOST_OCTETS;
+            let full = batch.askers.len() >= MOST_ADDRESSES || bytes >= MOST_OCTETS;
             next = if full { None } else { waiting.try_recv().ok() };
         }
         batch
