@@ -1,4 +1,5 @@
-//! What it costs to know somebody: an answer from memory beside a search in the directory, and the memory that it takes.
+//! What it costs to know somebody: an answer from memory beside a search in the directory, and the
+//! memory that it takes.
 //!
 //! ```text
 //! cargo bench --bench lookup                       1,000 people in a slapd that is started for it

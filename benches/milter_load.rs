@@ -1,9 +1,11 @@
-//! A load for a milter port: SMTP sessions as an MTA tells of them, any number at a time, over TCP or a Unix socket.
+//! A load for a milter port: SMTP sessions as an MTA tells of them, any number at a time, over TCP
+//! or a Unix socket.
 //!
-//! Each session sends its next message when the one before is answered (a closed loop), or at a rate. Every answer is
-//! read and checked: what is no answer to the command that was sent ends the run with status 1. What is printed:
-//! messages a second, how they were answered, and how long a message took (MAIL to verdict) and its verdict alone (end
-//! of the message to verdict), as percentiles of an HDR histogram.
+//! Each session sends its next message when the one before is answered (a closed loop), or at a
+//! rate. Every answer is read and checked: what is no answer to the command that was sent ends the
+//! run with status 1. What is printed: messages a second, how they were answered, and how long a
+//! message took (MAIL to verdict) and its verdict alone (end of the message to verdict), as
+//! percentiles of an HDR histogram.
 //!
 //! ```text
 //! cargo bench --bench milter_load -- --connect 127.0.0.1:8891 --messages 20000
@@ -105,7 +107,8 @@ fn main() -> ExitCode {
         println!("{USAGE}");
         return ExitCode::SUCCESS;
     }
-    // `cargo test` and `cargo bench` without arguments run every bench: there is nothing to load then.
+    // `cargo test` and `cargo bench` without arguments run every bench: there is nothing to load
+    // then.
     if words
         .iter()
         .all(|word| word == "--bench" || word == "--test")
@@ -251,7 +254,8 @@ fn session(options: &Options, next: &AtomicU64, begun: Instant) -> io::Result<Se
             (&mut seen.whole, due.elapsed()),
             (&mut seen.verdict, waited),
         ] {
-            // Not saturating_record, which does not grow the histogram and counts all that is long as short.
+            // Not saturating_record, which does not grow the histogram and counts all that is long
+            // as short.
             times.record(micros(time)).expect("it grows as needed");
         }
         match verdict {
@@ -360,7 +364,8 @@ impl Mta {
         written
     }
 
-    /// Says a command, and waits for "continue" unless it was agreed that there is none. A verdict ends the message.
+    /// Says a command, and waits for "continue" unless it was agreed that there is none. A verdict
+    /// ends the message.
     fn step(&mut self, command: &Command<'_>, silent: Steps) -> io::Result<Option<Verdict>> {
         self.say(command);
         if self.steps.contains(silent) {

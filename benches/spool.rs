@@ -6,8 +6,8 @@
 //! cargo bench --bench spool -- depth --most N     what a commit, a claim and a removal take with 1,000 to N items there
 //! ```
 //!
-//! Options: `--dir DIRECTORY` (where the disk is that is measured; the target directory), `--messages N`, `--sessions N`,
-//! `--size N`, `--rounds N`, `--json` (a line for scripts).
+//! Options: `--dir DIRECTORY` (where the disk is that is measured; the target directory),
+//! `--messages N`, `--sessions N`, `--size N`, `--rounds N`, `--json` (a line for scripts).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -147,7 +147,8 @@ fn parcel(number: usize, original: &Content) -> Parcel {
     }
 }
 
-/// As many tasks as there are sessions, each beginning its next message when the last is durable; messages a second.
+/// As many tasks as there are sessions, each beginning its next message when the last is durable;
+/// messages a second.
 async fn closed_loop<F, W>(options: &Options, from: usize, work: W) -> io::Result<f64>
 where
     W: Fn(usize) -> F + Clone + Send + 'static,

@@ -1,4 +1,5 @@
-//! A text after the body, for every message of `tests/mails`, beside alterMIME, which is a process for each message.
+//! A text after the body, for every message of `tests/mails`, beside alterMIME, which is a process
+//! for each message.
 //!
 //! ```text
 //! cargo bench --bench text              needs altermime

@@ -1,7 +1,8 @@
 //! What hostile mail costs: each shape at three sizes, and how the time grows.
 //!
-//! `cargo bench --bench text_hostile` prints a table and fails where twice the size takes more than two and a half
-//! times as long, or where memory grows beyond some copies of the message. With `--json` the same as JSON.
+//! `cargo bench --bench text_hostile` prints a table and fails where twice the size takes more than
+//! two and a half times as long, or where memory grows beyond some copies of the message. With
+//! `--json` the same as JSON.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -164,8 +165,8 @@ struct Row {
 }
 
 impl Row {
-    /// By how much the time grows with a doubling, over the two of them: single ones also show where memory is
-    /// handed out in another way.
+    /// By how much the time grows with a doubling, over the two of them: single ones also show
+    /// where memory is handed out in another way.
     fn growth(&self) -> f64 {
         let [first, _, last] = self.times;
         match last < COMPARED {

@@ -11,8 +11,8 @@
 //!                                NDR mailbox     ◄─ ndr  ◄──┘
 //! ```
 //!
-//! Behind the milter the message goes on with the MTA. Behind the SMTP listener the hook hands it to the next server, and
-//! what is committed is held until that has answered.
+//! Behind the milter the message goes on with the MTA. Behind the SMTP listener the hook hands it
+//! to the next server, and what is committed is held until that has answered.
 //!
 //! # The modules
 //!

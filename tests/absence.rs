@@ -1,5 +1,5 @@
-//! Absence is believed only where presence could be seen: rights that were taken away are an outage and never silence,
-//! and attributes are found by every name they have.
+//! Absence is believed only where presence could be seen: rights that were taken away are an outage
+//! and never silence, and attributes are found by every name they have.
 
 #[macro_use]
 mod lab;

@@ -10,7 +10,8 @@ use std::path::Path;
 
 use lab::{Copyist, PATIENCE, free_port};
 
-/// Settings with these listeners, and a directory of one person in a file of this temporary directory.
+/// Settings with these listeners, and a directory of one person in a file of this temporary
+/// directory.
 fn config(files: &Path, milter: &str, admin: u16) -> String {
     let people = files.join("people.ldif");
     lab::write(

@@ -1,4 +1,5 @@
-//! The address maps of the MTA: what Postfix makes of an address, and what [`copyist::maps`] makes of it.
+//! The address maps of the MTA: what Postfix makes of an address, and what [`copyist::maps`] makes
+//! of it.
 
 mod lab;
 
@@ -992,7 +993,8 @@ fn entries_of(files: &Files, recipient: &str) -> String {
 
 #[test]
 fn random_maps_lead_where_postfix_delivers() {
-    // Some seeds lead the sender's own address in a circle: the bounces then keep Postfix's queue from getting empty.
+    // Some seeds lead the sender's own address in a circle: the bounces then keep Postfix's queue
+    // from getting empty.
     compare_with_postfix(
         Chance::from_environment_or(1_796_075_092),
         lab::setting("RECIPIENTS", 500),

@@ -1,4 +1,5 @@
-//! The pages of the admin side: who sees what, what strangers can make a browser do, and what the buttons do.
+//! The pages of the admin side: who sees what, what strangers can make a browser do, and what the
+//! buttons do.
 
 mod lab;
 #[path = "admin/office.rs"]

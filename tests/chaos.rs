@@ -1,9 +1,10 @@
-//! Chaos: agent, Postfix, directory and relay are killed at random under load and torn apart from each other, and every
-//! message that Postfix accepted has its report.
+//! Chaos: agent, Postfix, directory and relay are killed at random under load and torn apart from
+//! each other, and every message that Postfix accepted has its report.
 //!
-//! `cargo test --test chaos -- --nocapture` is the short form. `tests/proof/chaos` runs the long one; it sets these:
-//! `KILLS` of the agent (and in proportion of the others), `RATE` in messages a second, `SEED` to see a run again (the
-//! same blows in the same order; what they hit is up to the machine).
+//! `cargo test --test chaos -- --nocapture` is the short form. `tests/proof/chaos` runs the long
+//! one; it sets these: `KILLS` of the agent (and in proportion of the others), `RATE` in messages a
+//! second, `SEED` to see a run again (the same blows in the same order; what they hit is up to the
+//! machine).
 
 mod lab;
 
@@ -21,12 +22,12 @@ const DUPLICATES: f64 = 0.01;
 const CONNECTIONS: usize = 8;
 /// From so many kills on a run is a long one, with time between the blows for what they held up.
 const LONG: usize = 200;
-/// The longest time until mail is accepted again after the directory is back. A connection that was begun in a black
-/// hole is given up only after `directory.timeout` (3 s in the lab).
+/// The longest time until mail is accepted again after the directory is back. A connection that was
+/// begun in a black hole is given up only after `directory.timeout` (3 s in the lab).
 const ACCEPTED_AGAIN: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The longest time until reports are delivered again after the relay is back: its timeout (twice that for the data), and
-/// the pause before it is tried again.
+/// The longest time until reports are delivered again after the relay is back: its timeout (twice
+/// that for the data), and the pause before it is tried again.
 const DELIVERED_AGAIN: Duration = Duration::from_secs(10);
 /// The longest time until nothing is owed after everything is back and nothing more comes.
 const DRAINED: Duration = Duration::from_secs(30);
@@ -114,7 +115,8 @@ fn whatever_is_killed_or_cut_off_every_accepted_message_has_its_report() {
             // Short, so that the directory is asked all the time.
             ttl: "1s",
             relay: "timeout = \"2s\"",
-            // A process of Postfix that is killed over its first client is not started anew for a minute otherwise.
+            // A process of Postfix that is killed over its first client is not started anew for a
+            // minute otherwise.
             postfix: vec!["service_throttle_time = 1s".to_owned()],
             is_breakable: true,
             ..SiteOptions::default()
@@ -168,7 +170,8 @@ fn whatever_is_killed_or_cut_off_every_accepted_message_has_its_report() {
     let account = books.close(&tries);
     account.print();
     account.assert_complete();
-    // A machine that does many things at once makes anybody wait, so times are judged in long runs only.
+    // A machine that does many things at once makes anybody wait, so times are judged in long runs
+    // only.
     if kills >= LONG {
         waits.assert_short();
     }
@@ -254,14 +257,15 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(60)..].join("\n")
 }
 
-/// How long it takes until mail is accepted for somebody whom no cache knows; tells what was said where it takes long.
+/// How long it takes until mail is accepted for somebody whom no cache knows; tells what was said
+/// where it takes long.
 fn until_accepted(site: &Site<Slapd>, chance: &mut Chance) -> Duration {
     let (back, log) = (Instant::now(), site.copyist.log_length());
     // The traffic leaves a third of the users alone.
     let to = user(chance.below(333) * 3 + 2);
     let mut said = Vec::new();
-    // A Postfix of which processes were killed sometimes leaves a connection without a greeting for seconds. That is
-    // not the directory's matter: only what was answered counts.
+    // A Postfix of which processes were killed sometimes leaves a connection without a greeting for
+    // seconds. That is not the directory's matter: only what was answered counts.
     let mut unanswered = Duration::ZERO;
     loop {
         let asked = back.elapsed();

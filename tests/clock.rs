@@ -1,4 +1,5 @@
-//! The system's clock jumps under the running agent: nothing is given up, nothing waits for a date that is years away.
+//! The system's clock jumps under the running agent: nothing is given up, nothing waits for a date
+//! that is years away.
 
 mod lab;
 
@@ -66,8 +67,8 @@ fn a_clock_that_jumps_by_days_and_years_delays_nothing_and_gives_nothing_up() {
     let today = year(&site, 0, "copyist is ready");
     let jumps = ["+1d", "-1d", "+3650d", "-3650d", "+0"];
     let mut n = 0;
-    // Each message waits over all jumps that come after it: some for a relay that refuses them for now, some for one
-    // that is not there.
+    // Each message waits over all jumps that come after it: some for a relay that refuses them for
+    // now, some for one that is not there.
     for refuses in [true, false] {
         site.relay.stop();
         if refuses {

@@ -1,8 +1,9 @@
-//! A whole company: whatever Postfix makes of an address by aliases, canonical maps, groups and forwarding, those have a copy
-//! whose mail it is, and nobody else.
+//! A whole company: whatever Postfix makes of an address by aliases, canonical maps, groups and
+//! forwarding, those have a copy whose mail it is, and nobody else.
 //!
-//! Company, maps and mail are made at random. Postfix delivers; an independent program, `company/judge.py`, reads its log
-//! and the directory and says who must have a copy of what. It shares nothing with the library.
+//! Company, maps and mail are made at random. Postfix delivers; an independent program,
+//! `company/judge.py`, reads its log and the directory and says who must have a copy of what. It
+//! shares nothing with the library.
 
 mod lab;
 
@@ -303,7 +304,8 @@ fn judged(company: &Company, queue_ids: &[String], log: &str) -> Copies {
 #[derive(Default)]
 struct Made {
     journals: BTreeSet<String>,
-    /// Members of groups that its reports name, each with the group and the journal addresses of the report.
+    /// Members of groups that its reports name, each with the group and the journal addresses of
+    /// the report.
     expanded: Vec<(String, String, Vec<String>)>,
 }
 

@@ -79,7 +79,8 @@ fn leaves(text: &str) -> BTreeMap<String, serde_json::Value> {
     found
 }
 
-/// All keys of the schema with their defaults, if they have one; those in a list of tables by the list's.
+/// All keys of the schema with their defaults, if they have one; those in a list of tables by the
+/// list's.
 fn schema_keys() -> BTreeMap<String, Option<serde_json::Value>> {
     fn walk(
         path: &str,
@@ -135,7 +136,8 @@ fn the_defaults_shown_in_the_sample_are_those_of_the_code() {
     assert_eq!(shown(written_out), shown(left_out));
 
     let mut sample = leaves(&uncommented("# "));
-    // A section that may be there several times is an example as a whole; the values in it are the defaults.
+    // A section that may be there several times is an example as a whole; the values in it are the
+    // defaults.
     let examples = leaves(&uncommented("## ")).into_iter();
     sample.extend(examples.filter(|(key, _)| key.starts_with("hook.smtp.")));
     let all = schema_keys().into_iter();
@@ -180,7 +182,8 @@ fn the_sample_and_the_code_know_the_same_keys() {
         .collect::<String>();
     let sample: Vec<_> = leaves(&all).into_keys().collect();
     let known: Vec<_> = schema_keys().into_keys().collect();
-    // A text is written in one of several ways: each way stands somewhere, and no text in all of them.
+    // A text is written in one of several ways: each way stands somewhere, and no text in all of
+    // them.
     let others = |keys: &[String]| -> Vec<String> {
         keys.iter()
             .filter(|key| text_key(key).is_none())
@@ -606,9 +609,9 @@ fn a_sample_that_breaks_off_anywhere_is_loaded_or_explained() {
     }
 }
 
-/// Each directory of `tests/bad-configs` holds a `copyist.toml` with a mistake, the message `expected`,
-/// where wanted `environment` (`NAME=value` lines) and `setup` (`chmod MODE FILE` lines: git keeps no
-/// such modes), and what else the file names. `{dir}` stands for the directory.
+/// Each directory of `tests/bad-configs` holds a `copyist.toml` with a mistake, the message
+/// `expected`, where wanted `environment` (`NAME=value` lines) and `setup` (`chmod MODE FILE`
+/// lines: git keeps no such modes), and what else the file names. `{dir}` stands for the directory.
 #[test]
 fn every_mistake_is_told_with_place_value_and_remedy() {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad-configs");

@@ -31,7 +31,8 @@ fn no(code: u16) -> Reply {
     Reply::new(code, Enhanced((code / 100) as u8, 7, 1), "says the sink")
 }
 
-/// What must arrive: every line break a CRLF, and one at the end. Written plainly, to be compared with.
+/// What must arrive: every line break a CRLF, and one at the end. Written plainly, to be compared
+/// with.
 fn expected(sent: &[u8]) -> Vec<u8> {
     let text: String = sent.iter().copied().map(char::from).collect();
     let mut lines = text.replace("\r\n", "\n").replace('\r', "\n");

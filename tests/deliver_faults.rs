@@ -1,5 +1,5 @@
-//! Delivery to a relay that goes wrong: nothing counts as delivered that was not, nothing is lost, and a connection
-//! whose replies may be out of step is never used again.
+//! Delivery to a relay that goes wrong: nothing counts as delivered that was not, nothing is lost,
+//! and a connection whose replies may be out of step is never used again.
 
 #[path = "deliver/bench.rs"]
 mod bench;
@@ -23,8 +23,9 @@ fn first(step: &'static str, act: Act) -> impl Fn(usize, &str) -> Option<Act> {
     move |number, said| (number == 0 && said.starts_with(step)).then(|| act.clone())
 }
 
-/// A fault at one step of the first connection: the item waits, that connection is not used again, and the second
-/// attempt brings the same Message-ID. Gives how often the relay has got the message.
+/// A fault at one step of the first connection: the item waits, that connection is not used again,
+/// and the second attempt brings the same Message-ID. Gives how often the relay has got the
+/// message.
 async fn survives(step: &'static str, act: Act, timeout: Duration) -> usize {
     let faulty = Faulty::start(USUAL, first(step, act)).await;
     let settings = RelaySettings {
@@ -127,7 +128,8 @@ async fn go_on_is_no_yes_to_a_sender_or_recipient() {
 
 #[tokio::test]
 async fn a_reply_too_many_puts_nothing_out_of_step() {
-    // The second 250 would be taken for the answer to the next command, and so on to the one after the data.
+    // The second 250 would be taken for the answer to the next command, and so on to the one after
+    // the data.
     for step in ["EHLO", "MAIL", "RCPT"] {
         let twice = match step {
             "EHLO" => "250 one\r\n250 two\r\n",
@@ -442,8 +444,8 @@ async fn a_reply_too_many_ends_a_kept_connection() {
     assert_eq!(seen.messages.len(), 2, "the report and the NDR");
 }
 
-/// The reply too many comes whenever it likes, and whoever believes it takes each reply for the answer to the command
-/// after the one it belongs to.
+/// The reply too many comes whenever it likes, and whoever believes it takes each reply for the
+/// answer to the command after the one it belongs to.
 #[tokio::test]
 async fn a_late_reply_too_many_is_no_refusal_and_no_delivery() {
     for offers in [&[] as &[&str], USUAL] {

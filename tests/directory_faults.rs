@@ -1,5 +1,6 @@
-//! What goes wrong between Copyist and a directory is an outage with a reason, and never an absence: the rows of
-//! the failure matrix that `directory_slapd.rs` leaves, and the ways into Active Directory.
+//! What goes wrong between Copyist and a directory is an outage with a reason, and never an
+//! absence: the rows of the failure matrix that `directory_slapd.rs` leaves, and the ways into
+//! Active Directory.
 
 mod lab;
 #[path = "directory/scripted.rs"]
@@ -238,7 +239,8 @@ async fn the_preferred_server_is_used_again_when_it_is_back() {
     println!("back at the preferred server after {:?}", begun.elapsed());
 }
 
-/// Passes connections on to another address; where `octets` is set, resets them after so many have come back.
+/// Passes connections on to another address; where `octets` is set, resets them after so many have
+/// come back.
 fn forward(listener: TcpListener, to: String, octets: Option<usize>) {
     std::thread::spawn(move || {
         for client in listener.incoming().map_while(Result::ok) {

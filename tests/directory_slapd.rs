@@ -434,7 +434,8 @@ async fn a_server_that_hangs_is_noticed_though_nobody_asks() {
     let begun = Instant::now();
     while directory.health() == Health::Ok {
         assert!(begun.elapsed() < Duration::from_secs(20), "not noticed");
-        // What was said a moment before the stop is answered, and the next look is half a minute later.
+        // What was said a moment before the stop is answered, and the next look is half a minute
+        // later.
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(31)).await;
         tokio::time::resume();

@@ -1,7 +1,9 @@
-//! `copyist doctor` on real Postfix configurations: right ones, of which it says nothing, and mistakes planted one at a
-//! time, each of which it names, and nothing else; and the commands that it tells to run mend them.
+//! `copyist doctor` on real Postfix configurations: right ones, of which it says nothing, and
+//! mistakes planted one at a time, each of which it names, and nothing else; and the commands that
+//! it tells to run mend them.
 //!
-//! Postfix's own postconf(1) reads the files. Nothing of the machine's own mail system is looked at.
+//! Postfix's own postconf(1) reads the files. Nothing of the machine's own mail system is looked
+//! at.
 
 mod lab;
 #[path = "doctor/service.rs"]
@@ -127,7 +129,8 @@ enum Plant {
     Mode(&'static str, u32),
 }
 
-/// A configuration of Postfix and one of Copyist, in a directory of their own; somebody listens where Copyist would.
+/// A configuration of Postfix and one of Copyist, in a directory of their own; somebody listens
+/// where Copyist would.
 struct House {
     directory: TempDir,
     main: String,
@@ -150,7 +153,8 @@ impl House {
     fn new(main: &[&str], master: &[&str], config: &[&str]) -> House {
         let (hook, port) = listener();
         let port = port.to_string();
-        // Not in memory, which is a mistake of its own, and where every user may enter, as into no home directory.
+        // Not in memory, which is a mistake of its own, and where every user may enter, as into no
+        // home directory.
         let directory = TempDir::new_in("/var/tmp").expect("a directory");
         let path = directory.path().display().to_string();
         let socket = UnixListener::bind(directory.path().join("milter.sock")).expect("a socket");
@@ -231,8 +235,8 @@ impl House {
         self.age();
     }
 
-    /// Makes Postfix's files look as if they were older than two seconds: of younger ones its programs wait for the end
-    /// of the change.
+    /// Makes Postfix's files look as if they were older than two seconds: of younger ones its
+    /// programs wait for the end of the change.
     fn age(&self) {
         for name in ["main.cf", "master.cf"] {
             let file = File::options().write(true).open(self.path(name));
@@ -305,7 +309,8 @@ impl House {
                 "of another: {fix}"
             );
             let mut shell = Command::new("sh");
-            // A command that names no instance must not touch the machine's. Some take no owner that is the superuser.
+            // A command that names no instance must not touch the machine's. Some take no owner
+            // that is the superuser.
             let instance = match fix.starts_with("postconf ") {
                 true => directory.to_owned(),
                 false => self.path("plain"),
@@ -392,8 +397,8 @@ fn with_line(config: &str, line: &str, table: &str) -> String {
 /// A mistake in each line of the table: what is found then, how bad that is, and what was planted.
 type Mistake = (&'static str, &'static str, &'static [Plant]);
 
-/// Plants each mistake alone in a right configuration: it is found, nothing else is, and where a command mends it, it is
-/// mended.
+/// Plants each mistake alone in a right configuration: it is found, nothing else is, and where a
+/// command mends it, it is mended.
 fn each_is_found_and_nothing_else(right: fn() -> House, mistakes: &[Mistake]) {
     let mut faults = Vec::new();
     for (name, severity, plants) in mistakes {

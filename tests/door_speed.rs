@@ -1,9 +1,9 @@
-//! What the SMTP door costs: the same load through Copyist, through a forwarder that only copies octets, and without
-//! anything between, one after the other in each round.
+//! What the SMTP door costs: the same load through Copyist, through a forwarder that only copies
+//! octets, and without anything between, one after the other in each round.
 //!
-//! Every message must come through, with its report where there is to be one. The ratios are printed and not judged:
-//! `cargo test --test door_speed -- --nocapture`. `tests/proof/door` runs the long form; it sets these: `MESSAGES` in a
-//! round, and `ROUNDS`.
+//! Every message must come through, with its report where there is to be one. The ratios are
+//! printed and not judged: `cargo test --test door_speed -- --nocapture`. `tests/proof/door` runs
+//! the long form; it sets these: `MESSAGES` in a round, and `ROUNDS`.
 
 mod lab;
 
@@ -18,7 +18,8 @@ const PEOPLE: &str = "dn: cn=dan,dc=corp\ncn: dan\nmail: dan@corp.example\njourn
 const DAN: &str = "dan@corp.example";
 /// Has none.
 const EVE: &str = "eve@corp.example";
-/// Connections of the load at a time, as many as Postfix makes to one destination (`default_destination_concurrency_limit`).
+/// Connections of the load at a time, as many as Postfix makes to one destination
+/// (`default_destination_concurrency_limit`).
 const SESSIONS: &str = "20";
 /// Octets of a message's body: what `smtp-source` counts.
 const SIZE: &str = "10240";
@@ -134,7 +135,8 @@ impl Way {
     }
 }
 
-/// The ways by turns, so that whatever else the machine does meets all of them; prints each beside the first.
+/// The ways by turns, so that whatever else the machine does meets all of them; prints each beside
+/// the first.
 fn compare(what: &str, is_by_postfix: bool) {
     let (messages, rounds) = (setting("MESSAGES", 200), setting("ROUNDS", 1));
     let build = |name, between, to| Way::build(name, between, to, is_by_postfix);

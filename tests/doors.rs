@@ -1,5 +1,5 @@
-//! Who gets in at the listeners of the running service, how many, and with how much; and what the service asks of its
-//! state directory.
+//! Who gets in at the listeners of the running service, how many, and with how much; and what the
+//! service asks of its state directory.
 
 mod lab;
 #[path = "doors/place.rs"]
@@ -75,7 +75,8 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// What comes back when these octets are said, up to the first silence of an open connection or its end.
+/// What comes back when these octets are said, up to the first silence of an open connection or its
+/// end.
 fn answer(stream: &mut (impl Read + Write), octets: &[u8]) -> Vec<u8> {
     // Whoever is turned away may be gone before it has spoken.
     let _ = stream.write_all(octets);

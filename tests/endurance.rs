@@ -58,8 +58,8 @@ fn load(server: SocketAddr) -> Duration {
     started.elapsed()
 }
 
-/// The messages that reached their recipients, by Message-ID, as far as they are as old as the report: without
-/// the fields that the sink and Postfix put in front.
+/// The messages that reached their recipients, by Message-ID, as far as they are as old as the
+/// report: without the fields that the sink and Postfix put in front.
 fn delivered(sink: &SmtpSink) -> HashMap<String, String> {
     let messages = sink.messages();
     let read = messages.into_iter().map(|text| {
@@ -147,8 +147,8 @@ fn check(report: &Report, delivered: &HashMap<String, String>) {
     assert!(report.original.len() > 10_000);
 }
 
-/// Sends messages to journaled users until told to stop, trying again what is deferred; gives the Message-IDs
-/// of those that were accepted.
+/// Sends messages to journaled users until told to stop, trying again what is deferred; gives the
+/// Message-IDs of those that were accepted.
 fn insist(server: SocketAddr, name: usize, messages: usize, accepted: &AtomicUsize) -> Vec<String> {
     let mut client = Client::connect_from(OUTSIDE, server);
     let mut ids = Vec::new();
@@ -236,7 +236,8 @@ fn twenty_kills_under_load_lose_nothing() {
             })
             .collect();
         for kill in 1..=KILLS {
-            // At a place in the load, not at a time: whatever the machine's speed, all kills fall into it.
+            // At a place in the load, not at a time: whatever the machine's speed, all kills fall
+            // into it.
             let goal = all * kill / (KILLS + 1);
             while accepted.load(Ordering::Relaxed) < goal {
                 std::thread::yield_now();

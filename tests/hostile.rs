@@ -1,8 +1,9 @@
-//! Honest mail while thousands of connections hold what they can: silent ones, half requests, heads and bodies that come
-//! byte by byte; at the SMTP listener, the milter and the admin port, and at Postfix alone.
+//! Honest mail while thousands of connections hold what they can: silent ones, half requests, heads
+//! and bodies that come byte by byte; at the SMTP listener, the milter and the admin port, and at
+//! Postfix alone.
 //!
-//! No honest message may be deferred or lost. How long each took is printed and not judged:
-//! `cargo test --test hostile -- --nocapture`. `tests/proof/hostile` runs the long form; it sets these:
+//! No honest message may be deferred or lost. How long each took is printed and not judged: `cargo
+//! test --test hostile -- --nocapture`. `tests/proof/hostile` runs the long form; it sets these:
 //! `HOSTILE_CONNECTIONS`, and `HOSTILE_SECONDS` for each port.
 
 mod lab;
@@ -55,7 +56,8 @@ impl Port {
                 ),
                 (b"EHLO a.test\r\nMAIL FROM:<a@b", b""),
             ],
-            // Version 6 with all actions and no steps left out; connect, HELO and MAIL, and pieces of a body.
+            // Version 6 with all actions and no steps left out; connect, HELO and MAIL, and pieces
+            // of a body.
             Port::Milter => [
                 (b"", b""),
                 (b"", b"\0\0\0\x0dO\0\0\0\x06\0\0\x01\xff\0\0\0\0"),
@@ -182,7 +184,8 @@ async fn occupy(stream: &mut Stream, at_once: &[u8], slowly: &[u8]) {
 
 /// What became of honest mail.
 struct Mail {
-    /// How long each message took that was accepted, from the connection to the answer; the fastest first.
+    /// How long each message took that was accepted, from the connection to the answer; the fastest
+    /// first.
     took: Vec<Duration>,
     deferred: Vec<String>,
 }
@@ -342,7 +345,8 @@ fn raise_descriptors() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("as many as there may be");
 }
 
-/// Sends honest mail before and during an attack on each port; gives how many of Copyist's were accepted.
+/// Sends honest mail before and during an attack on each port; gives how many of Copyist's were
+/// accepted.
 fn attack_each_port(site: &Site) -> usize {
     let count = setting("HOSTILE_CONNECTIONS", 1200);
     let seconds = setting("HOSTILE_SECONDS", 2);
@@ -372,7 +376,8 @@ fn attack_each_port(site: &Site) -> usize {
         ("the milter, admin port attacked", admin, 1, filtered, true),
     ];
     if seconds >= 10 {
-        // Whom nothing tells from honest clients: how much gets through is only printed, and takes time.
+        // Whom nothing tells from honest clients: how much gets through is only printed, and takes
+        // time.
         attacks.push(("Postfix alone, by 40 clients", alone_smtp, 40, alone, false));
         attacks.push(("the listener, by 40 clients", smtp, 40, listener, false));
     }

@@ -1,7 +1,8 @@
 //! Whose mailbox an address is: whatever a real Postfix makes of it, Copyist makes of it, too.
 //!
-//! Each spelling goes through a Postfix that is set as Debian sets it, with Copyist as its milter, before its queue and
-//! behind it. What Postfix hands on says who the mail was delivered to, and so who must have a report.
+//! Each spelling goes through a Postfix that is set as Debian sets it, with Copyist as its milter,
+//! before its queue and behind it. What Postfix hands on says who the mail was delivered to, and so
+//! who must have a report.
 
 #[macro_use]
 mod lab;
@@ -412,7 +413,8 @@ fn every_spelling_is_read_as_a_postfix_at_its_defaults_reads_it<D: DirectoryServ
     read_alike::<D>(Place::BeforeQueue, Setup::Defaults);
 }
 
-/// One message of the table: who must have a report of it is told by where it was delivered, or by who sent it.
+/// One message of the table: who must have a report of it is told by where it was delivered, or by
+/// who sent it.
 struct Sent {
     id: String,
     what: String,

@@ -1,4 +1,5 @@
-//! What an administrator brings along: an exported registry key of imsext.dll, Postfix's BCC parameters.
+//! What an administrator brings along: an exported registry key of imsext.dll, Postfix's BCC
+//! parameters.
 
 mod lab;
 
@@ -136,7 +137,8 @@ fn the_article_s_key_is_a_configuration_that_journals_and_writes_as_it_did() {
         between: None,
     };
 
-    // Inbound: the list of all mail and the one in the recipient's attribute; the texts of inbound mail.
+    // Inbound: the list of all mail and the one in the recipient's attribute; the texts of inbound
+    // mail.
     let content = message("<in@elsewhere.test>", "hello");
     let reply =
         site.client(OUTSIDE)
@@ -159,7 +161,8 @@ fn the_article_s_key_is_a_configuration_that_journals_and_writes_as_it_did() {
         "{delivered}"
     );
 
-    // Outbound by somebody without the attribute: the list of all mail alone, the texts of outbound mail.
+    // Outbound by somebody without the attribute: the list of all mail alone, the texts of outbound
+    // mail.
     let content = message("<out@elsewhere.test>", "offer");
     let reply = site
         .client(INSIDE)

@@ -1,4 +1,5 @@
-//! Who is inside: a client that may relay is not yet one of us, and what it brings from outside is inbound.
+//! Who is inside: a client that may relay is not yet one of us, and what it brings from outside is
+//! inbound.
 
 mod lab;
 
@@ -21,8 +22,8 @@ const DAN: usize = 3;
 /// Journaled to nobody.
 const EVE: usize = 5;
 
-/// Postfix with Copyist as the milter of its own door, of a submission service with a milter of its own, and of a door by
-/// which a content filter brings mail back. Dropped from the top.
+/// Postfix with Copyist as the milter of its own door, of a submission service with a milter of its
+/// own, and of a door by which a content filter brings mail back. Dropped from the top.
 struct Site {
     postfix: Postfix,
     copyist: Copyist,
@@ -100,7 +101,8 @@ impl Site {
         client.send_message(from, to, content).code
     }
 
-    /// The journal addresses of the reports about this message, each report once, and the header To believed or not.
+    /// The journal addresses of the reports about this message, each report once, and the header To
+    /// believed or not.
     fn reports(&self, id: &str) -> Vec<Report> {
         wait("an empty queue", PATIENCE, || self.copyist.owed() == 0);
         let all = self.relay.messages();
@@ -155,7 +157,8 @@ fn what_a_gateway_brings_is_inbound_and_the_guard_is_closed() {
                 }
             }
         }
-        // A filter behind the queue brings it back from this machine: at that door the client is loopback.
+        // A filter behind the queue brings it back from this machine: at that door the client is
+        // loopback.
         let id = "<again@elsewhere.test>";
         let code = site.send_at(
             site.again,

@@ -1,5 +1,5 @@
-//! The journey of a message through real peers: Postfix, Copyist, a relay, and as the directory OpenLDAP or
-//! Active Directory.
+//! The journey of a message through real peers: Postfix, Copyist, a relay, and as the directory
+//! OpenLDAP or Active Directory.
 
 #[macro_use]
 mod lab;
@@ -73,7 +73,8 @@ fn a_group_in_the_attribute_gets_the_report_member_by_member<D: DirectoryServer>
         "{}",
         report.text
     );
-    // A value that names nobody: the mail goes on, and the NDR address hears of it with the report attached.
+    // A value that names nobody: the mail goes on, and the NDR address hears of it with the report
+    // attached.
     let content = message("<nobody@elsewhere.test>", "hello");
     let reply = client.send_message("a@elsewhere.test", &[&user(OTHER)], &content);
     assert_eq!(reply.code, 250, "{reply:?}");
@@ -83,7 +84,8 @@ fn a_group_in_the_attribute_gets_the_report_member_by_member<D: DirectoryServer>
 
 fn each_direction_reads_the_objects_it_concerns<D: DirectoryServer>() {
     let site = Site::<D>::start("5m");
-    // A journaled user writes out: the sender's object counts, and the header's recipients are believed.
+    // A journaled user writes out: the sender's object counts, and the header's recipients are
+    // believed.
     let content = message("<out@elsewhere.test>", "offer");
     let (journaled, other) = (user(JOURNALED), user(OTHER));
     let mut inside = site.client(INSIDE);

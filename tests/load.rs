@@ -1,9 +1,9 @@
-//! Bursts, large messages, many recipients and settings that change under load: nothing is lost, and memory and disk stay
-//! within bounds.
+//! Bursts, large messages, many recipients and settings that change under load: nothing is lost,
+//! and memory and disk stay within bounds.
 //!
-//! Figures are printed: `cargo test --test load -- --nocapture`. `tests/proof/load` runs the long forms; it sets these:
-//! `BURST` (messages), `LARGE_MIB` (size of a large message), `RELOADS`; and `tests/proof/slow-directory` those with a slow directory
-//! and with very many unknown recipients.
+//! Figures are printed: `cargo test --test load -- --nocapture`. `tests/proof/load` runs the long
+//! forms; it sets these: `BURST` (messages), `LARGE_MIB` (size of a large message), `RELOADS`; and
+//! `tests/proof/slow-directory` those with a slow directory and with very many unknown recipients.
 
 mod lab;
 #[path = "load/slow_directory.rs"]
@@ -26,16 +26,18 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// The most anonymous memory (`RssAnon`) of the agent in a burst, in MiB.
 const BURST_MEMORY: u64 = 128;
-/// The most anonymous memory of the agent while large messages pass: so much of the messages under way, and this many
-/// MiB.
+/// The most anonymous memory of the agent while large messages pass: so much of the messages under
+/// way, and this many MiB.
 const LARGE_MEMORY: (f64, f64) = (0.0, 64.0);
-/// The most that the spool takes on disk: so much of the bodies in it, and this many MiB for the database and its log.
+/// The most that the spool takes on disk: so much of the bodies in it, and this many MiB for the
+/// database and its log.
 const DISK: (f64, f64) = (1.05, 16.0);
 
 const SESSIONS: usize = 200;
 const MIB: usize = 1024 * 1024;
 
-/// Looks at memory and disk all the time while something happens; gives the most that was seen, in MiB.
+/// Looks at memory and disk all the time while something happens; gives the most that was seen, in
+/// MiB.
 fn watched<T>(copyist: &Copyist, happens: impl FnOnce() -> T) -> (T, u64, f64) {
     let (memory, disk) = (AtomicU64::new(0), AtomicU64::new(0));
     let is_over = AtomicBool::new(false);
@@ -158,7 +160,8 @@ fn site_for(slapd: Slapd, octets: usize) -> Site<Slapd> {
     )
 }
 
-/// Has large messages pass at the same time, first to a relay that is away, so that all of them are on disk.
+/// Has large messages pass at the same time, first to a relay that is away, so that all of them are
+/// on disk.
 fn pass(site: &mut Site<Slapd>, what: &str, messages: &[(String, Vec<String>)]) {
     site.relay.stop();
     let server = site.postfix.smtp_addr();
@@ -293,7 +296,8 @@ fn good_and_bad_settings_in_turn_fail_no_session() {
     let traffic = Traffic::start(site.postfix.smtp_addr(), rate);
     let mut books = Books::default();
     for n in 0..reloads {
-        // Settings that really change: of the directory, so that it is opened anew, or of what is less dear.
+        // Settings that really change: of the directory, so that it is opened anew, or of what is
+        // less dear.
         let good = match n % 2 {
             0 => site.config.replace("timeout = \"3s\"", "timeout = \"4s\""),
             _ => site.config.clone(),

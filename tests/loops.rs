@@ -1,5 +1,6 @@
-//! Reports that come back: an archive that bounces everything, and what else could go round in circles, with two real Postfix
-//! instances, the site's and the archive's. The site's is also the relay, so each report passes Copyist again.
+//! Reports that come back: an archive that bounces everything, and what else could go round in
+//! circles, with two real Postfix instances, the site's and the archive's. The site's is also the
+//! relay, so each report passes Copyist again.
 //!
 //! `tests/proof/loops` runs the long form: `LOOPS_SECONDS` of traffic, `RATE` messages a second.
 
@@ -241,7 +242,8 @@ fn a_loop_without_tokens_ends_within_a_limit_and_nothing_is_lost() {
 /// Reports within an hour about mail to journal and NDR mailboxes.
 const LIMIT: usize = 20;
 
-/// The archive sends each report on to somebody who is journaled: not to whom its seal is for, so it is mail.
+/// The archive sends each report on to somebody who is journaled: not to whom its seal is for, so
+/// it is mail.
 #[test]
 fn a_journal_mailbox_that_forwards_to_a_journaled_person_makes_no_endless_loop() {
     let circle = Circle::start(&[&format!(
@@ -268,8 +270,8 @@ fn a_journal_mailbox_that_forwards_to_a_journaled_person_makes_no_endless_loop()
     circle.mail.wait_for(1 + 1 + LIMIT + 2, PATIENCE);
 }
 
-/// What comes of a report about a message, and Copyist's log, where the report passes Copyist again behind a relay with these
-/// lines.
+/// What comes of a report about a message, and Copyist's log, where the report passes Copyist again
+/// behind a relay with these lines.
 fn passed_again(relay: &[&str], content: &str) -> (String, String) {
     let mail = SmtpSink::start_keeping();
     let milter = format!("inet:127.0.0.1:{}", free_port());

@@ -1,9 +1,9 @@
-//! Texts in mail of every kind: the messages under `tests/mails`, what they become, and what somebody else's MIME
-//! parser says of that.
+//! Texts in mail of every kind: the messages under `tests/mails`, what they become, and what
+//! somebody else's MIME parser says of that.
 //!
-//! Beside each `NAME.eml` stand `NAME.ascii` and `NAME.utf8`, what it becomes with a text in ASCII and with one that is
-//! not, or `NAME.left`, why it is left as it is. `WRITE_MAILS=1 cargo test --test mails` writes them anew; look
-//! at the difference before you commit it.
+//! Beside each `NAME.eml` stand `NAME.ascii` and `NAME.utf8`, what it becomes with a text in ASCII
+//! and with one that is not, or `NAME.left`, why it is left as it is. `WRITE_MAILS=1 cargo test
+//! --test mails` writes them anew; look at the difference before you commit it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,8 @@ const KINDS: [(&str, &str, &str); 2] = [
     ),
 ];
 
-/// What Python's parser does not read as RFC 2045 and RFC 822 say: quoted pairs in a boundary, comments in a type.
+/// What Python's parser does not read as RFC 2045 and RFC 822 say: quoted pairs in a boundary,
+/// comments in a type.
 const NOT_JUDGED: [&str; 2] = ["boundary-quoted-pairs.eml", "content-type-odd-spelling.eml"];
 
 fn mails() -> PathBuf {
@@ -91,7 +92,8 @@ fn every_message_becomes_what_it_has_to() {
     );
 }
 
-/// A text that is to stand once, in plain text or as HTML alone, is known again in whatever it was put into.
+/// A text that is to stand once, in plain text or as HTML alone, is known again in whatever it was
+/// put into.
 #[test]
 fn no_message_has_a_text_twice_that_is_to_stand_once() {
     let html = "<table><tr><td><b>CONFIDENTIAL</b> Stra&szlig;e&nbsp;1, for the addressee<br>only.</td></tr></table>";

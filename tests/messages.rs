@@ -1,4 +1,5 @@
-//! Holds `docs/messages.md` to the code: every warning and error, with its level, stands on the page, and nothing else does.
+//! Holds `docs/messages.md` to the code: every warning and error, with its level, stands on the
+//! page, and nothing else does.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -209,8 +210,8 @@ fn as_told(text: &str) -> String {
     text.replace("{}", "…")
 }
 
-/// Level and text of each `warn!` and `error!`. The text is the argument that is a literal and nothing else; what stands
-/// before it are fields.
+/// Level and text of each `warn!` and `error!`. The text is the argument that is a literal and
+/// nothing else; what stands before it are fields.
 fn logged(tokens: &[Token]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (at, token) in tokens.iter().enumerate() {
@@ -251,7 +252,8 @@ fn sources() -> Vec<Vec<Token>> {
     tokens.collect()
 }
 
-/// Level and text of each message in the tables of the page: a row begins with the texts, each between backticks.
+/// Level and text of each message in the tables of the page: a row begins with the texts, each
+/// between backticks.
 fn told() -> Vec<(String, String)> {
     let page = read(&root("docs/messages.md"));
     let mut told = Vec::new();

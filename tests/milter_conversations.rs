@@ -1,4 +1,5 @@
-//! The filter's side of the milter protocol in recorded conversations; see `milter_conversations/play.rs`.
+//! The filter's side of the milter protocol in recorded conversations; see
+//! `milter_conversations/play.rs`.
 
 #[path = "milter_conversations/play.rs"]
 mod play;

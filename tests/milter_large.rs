@@ -1,5 +1,5 @@
-//! What becomes of large messages on a milter connection: they are handed over in pieces while they arrive, and what
-//! is held of them is asked for. See `milter_conversations/play.rs`.
+//! What becomes of large messages on a milter connection: they are handed over in pieces while they
+//! arrive, and what is held of them is asked for. See `milter_conversations/play.rs`.
 
 #[expect(dead_code, reason = "another test program uses the rest of it")]
 #[path = "milter_conversations/play.rs"]

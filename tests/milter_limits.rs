@@ -1,5 +1,6 @@
-//! What happens on a milter connection at each limit: the message is refused, the connection stays in order; and who is
-//! no MTA is shown out. The conversations are files; see `milter_conversations/play.rs`.
+//! What happens on a milter connection at each limit: the message is refused, the connection stays
+//! in order; and who is no MTA is shown out. The conversations are files; see
+//! `milter_conversations/play.rs`.
 
 #[expect(dead_code, reason = "another test program uses the rest of it")]
 #[path = "milter_conversations/play.rs"]

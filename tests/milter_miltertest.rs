@@ -1,4 +1,5 @@
-//! A peer that nobody here wrote: `miltertest` plays the MTA, from scripts under `tests/miltertest/`.
+//! A peer that nobody here wrote: `miltertest` plays the MTA, from scripts under
+//! `tests/miltertest/`.
 
 use std::path::Path as FilePath;
 use std::process::Stdio;

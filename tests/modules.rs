@@ -1,4 +1,5 @@
-//! Holds the import rule: a module uses only modules that stand above it in the table of `src/lib.rs`.
+//! Holds the import rule: a module uses only modules that stand above it in the table of
+//! `src/lib.rs`.
 //!
 //! The table is the rule; this test reads it from there, and the paths that begin with `crate::`
 //! from the sources. Test code is free: what stands under `#[cfg(test)]` is left out.

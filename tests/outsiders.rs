@@ -12,7 +12,8 @@ const JOURNALED: usize = 3;
 /// Nobody's journal; in the tests the mailbox that journal copies go to.
 const MAILBOX: usize = 4;
 
-/// A report about a message of this id, and the fields that Copyist wrote at its top, as SMTP sends them.
+/// A report about a message of this id, and the fields that Copyist wrote at its top, as SMTP sends
+/// them.
 fn genuine(site: &Site<Slapd>, id: &str) -> (lab::Report, String) {
     let to = user(JOURNALED);
     let mut client = site.client(OUTSIDE);
@@ -80,7 +81,8 @@ fn a_seal_that_is_none_keeps_nothing_out_of_the_journal_and_is_counted() {
     }
 }
 
-/// A site in which this user's mailbox is a journal mailbox, with more lines of the table `[directory]`.
+/// A site in which this user's mailbox is a journal mailbox, with more lines of the table
+/// `[directory]`.
 fn with_journal_mailbox(slapd: Slapd, mailbox: &str, directory: &str) -> Site<Slapd> {
     let mut site = Site::<Slapd>::start_with(slapd, "5m");
     let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
@@ -325,8 +327,8 @@ fn however_a_journal_mailbox_is_written_an_outsider_is_refused() {
     assert_eq!(reply.code, 250, "{reply:?}");
 }
 
-/// A real Postfix that puts all mail into one mailbox of its own, as it calls a delivery agent like Dovecot's, and takes what
-/// has 30 hops, as Exim does.
+/// A real Postfix that puts all mail into one mailbox of its own, as it calls a delivery agent like
+/// Dovecot's, and takes what has 30 hops, as Exim does.
 fn mailbox_server() -> (Postfix, tempfile::TempDir) {
     let directory = lab::open_directory();
     lab::set_mode(directory.path(), 0o777);

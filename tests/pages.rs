@@ -1,5 +1,5 @@
-//! The pages in a browser: what is clicked and typed, at the widths of a phone and of a desk, in light and dark, and how
-//! long a page takes while much is owed.
+//! The pages in a browser: what is clicked and typed, at the widths of a phone and of a desk, in
+//! light and dark, and how long a page takes while much is owed.
 //!
 //! `tests/proof/pages` runs it with 100,000 items and keeps the screenshots.
 
@@ -17,7 +17,8 @@ use office::{Office, Wanted, id};
 
 /// The longest that a page may take, with the binary that is installed.
 const LONGEST: Duration = Duration::from_millis(200);
-/// How often each is asked for; the shortest counts, since other work on the machine only adds to it.
+/// How often each is asked for; the shortest counts, since other work on the machine only adds to
+/// it.
 const TIMES: usize = 9;
 
 #[tokio::test]
@@ -94,7 +95,8 @@ async fn no_page_is_slow_while_much_is_owed() {
     ] {
         let mut times = Vec::new();
         for _ in 0..TIMES {
-            // Something changes in between, as it does where mail flows: nothing is known from the last time.
+            // Something changes in between, as it does where mail flows: nothing is known from the
+            // last time.
             assert!(
                 spool
                     .act(&postmaster(), Action::Hold, &id(0), SystemTime::now())

@@ -1,4 +1,5 @@
-//! The journey without an MTA: what no MTA lets a test say, said to the pipeline and to the milter door.
+//! The journey without an MTA: what no MTA lets a test say, said to the pipeline and to the milter
+//! door.
 
 #[path = "pipeline/own.rs"]
 mod own;

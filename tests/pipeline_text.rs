@@ -1,5 +1,5 @@
-//! Texts on the way of a message, where no MTA lets a test say it: failures, exemptions, several versions, and that
-//! every copy that is owed is made whatever happens to the text.
+//! Texts on the way of a message, where no MTA lets a test say it: failures, exemptions, several
+//! versions, and that every copy that is owed is made whatever happens to the text.
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -1,5 +1,5 @@
-//! Journal attributes that stand in groups and containers, people who are exempt, and domains that the directory
-//! names, on OpenLDAP and on Active Directory.
+//! Journal attributes that stand in groups and containers, people who are exempt, and domains that
+//! the directory names, on OpenLDAP and on Active Directory.
 
 #[macro_use]
 mod lab;

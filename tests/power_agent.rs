@@ -1,4 +1,5 @@
-//! The whole service, behind a Postfix, when the power is cut: what the sender was told "250" for has its report.
+//! The whole service, behind a Postfix, when the power is cut: what the sender was told "250" for
+//! has its report.
 
 mod lab;
 mod spool;

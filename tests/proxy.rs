@@ -147,7 +147,8 @@ const MODES: [&str; 2] = ["mode = \"before-queue\"", "mode = \"after-queue\""];
 fn what_the_next_server_says_decides_about_the_report() {
     for mode in MODES {
         let site = Proxied::start(&format!("{mode}\nnext_hop_data_done_timeout = \"2s\""), "");
-        // The answer's code, whether the server has it, whether there is a report, and whether that is unsure.
+        // The answer's code, whether the server has it, whether there is a report, and whether that
+        // is unsure.
         for (mood, code, is_taken, has_report, unsure) in [
             (Mood::Good, 250, true, true, false),
             (Mood::RefusesMessage, 550, false, false, false),

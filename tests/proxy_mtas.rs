@@ -1,4 +1,5 @@
-//! The SMTP door between real mail servers, on both sides of a queue, and behind a client that logs in.
+//! The SMTP door between real mail servers, on both sides of a queue, and behind a client that logs
+//! in.
 
 mod lab;
 
@@ -64,8 +65,8 @@ impl Agent {
     }
 }
 
-/// Postfix on both sides of the service, and a sink for what leaves it. Dropped from the top: who asks before who
-/// answers.
+/// Postfix on both sides of the service, and a sink for what leaves it. Dropped from the top: who
+/// asks before who answers.
 struct Postfixes {
     postfix: Postfix,
     agent: Agent,
@@ -73,8 +74,8 @@ struct Postfixes {
 }
 
 impl Postfixes {
-    /// The way in is set in main.cf by `way`, which is given the service's port; the way back is an smtpd of its own with
-    /// these options.
+    /// The way in is set in main.cf by `way`, which is given the service's port; the way back is an
+    /// smtpd of its own with these options.
     fn start(
         mode: &str,
         way: impl Fn(u16) -> Vec<String>,
@@ -112,7 +113,8 @@ impl Postfixes {
         Client::connect_from(from, self.postfix.smtp_addr())
     }
 
-    /// What left Postfix since this was asked last, once all has that is `count` messages since the start.
+    /// What left Postfix since this was asked last, once all has that is `count` messages since the
+    /// start.
     fn delivered(&self, count: usize) -> Vec<String> {
         self.sink.wait_for(count, PATIENCE);
         lab::wait("its queue is empty", PATIENCE, || {
@@ -148,7 +150,8 @@ fn behind_the_queue(lines: &str) -> Postfixes {
     let way = |port| {
         vec![
             format!("content_filter = copyist:[127.0.0.1]:{port}"),
-            // Sites let Postfix complete the headers of all their own clients. XFORWARD calls these local then.
+            // Sites let Postfix complete the headers of all their own clients. XFORWARD calls these
+            // local then.
             "local_header_rewrite_clients = permit_mynetworks".to_owned(),
         ]
     };
@@ -300,8 +303,8 @@ fn each_got_its_own(delivered: &[String], to: &[&str]) {
     assert_eq!(reached, expected);
 }
 
-/// A server that says nothing of its clients, with a listener of the service for each way behind its queue. It takes the
-/// mail back as well.
+/// A server that says nothing of its clients, with a listener of the service for each way behind
+/// its queue. It takes the mail back as well.
 fn a_queue_that_does_not_say_whose_mail_it_is(start: fn(Ports) -> Unpacked) {
     let sink = SmtpSink::start_keeping();
     let ports = Ports {

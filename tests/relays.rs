@@ -1,4 +1,5 @@
-//! Relays as they are: each is handed a message by Copyist and, beside it, by Postfix's own smtp(8).
+//! Relays as they are: each is handed a message by Copyist and, beside it, by Postfix's own
+//! smtp(8).
 
 #[path = "deliver/bench.rs"]
 mod bench;
@@ -239,8 +240,9 @@ async fn each_step_has_a_time_of_its_own() {
     assert_eq!(faulty.seen().messages.len(), 1);
 }
 
-/// Whether this is the inside of a namespace in which `two.test` has two addresses, 127.0.0.11 and 127.0.0.12, and
-/// `dir.test` 127.0.0.11 and 127.0.0.1. Else it runs the test there, which is this one again.
+/// Whether this is the inside of a namespace in which `two.test` has two addresses, 127.0.0.11 and
+/// 127.0.0.12, and `dir.test` 127.0.0.11 and 127.0.0.1. Else it runs the test there, which is this
+/// one again.
 fn in_a_place_with_two_addresses(test: &str) -> bool {
     const INSIDE: &str = "COPYIST_TWO_ADDRESSES";
     if std::env::var_os(INSIDE).is_some() {

@@ -27,7 +27,8 @@ fn lines(file: &Path) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// All values of an attribute in an LDIF file, each run of spaces as one: in a schema they mean no more.
+/// All values of an attribute in an LDIF file, each run of spaces as one: in a schema they mean no
+/// more.
 fn values(file: &Path, attribute: &str) -> Vec<String> {
     lines(file)
         .iter()

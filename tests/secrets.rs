@@ -1,7 +1,7 @@
-//! Nothing secret and nothing of a message stands in what Copyist tells: not in its log, whatever its level, not in its
-//! pages, not in the output of its commands. The one exception is the subject, which `queue` shows to whoever may read
-//! the spool, so that an operator knows what waits; logs never have it, and pages only for whoever shows the token
-//! (`tests/admin.rs`).
+//! Nothing secret and nothing of a message stands in what Copyist tells: not in its log, whatever
+//! its level, not in its pages, not in the output of its commands. The one exception is the
+//! subject, which `queue` shows to whoever may read the spool, so that an operator knows what
+//! waits; logs never have it, and pages only for whoever shows the token (`tests/admin.rs`).
 
 mod lab;
 
@@ -144,8 +144,8 @@ fn no_log_no_page_and_no_command_tells_a_secret_or_a_message() {
     client.send_message("a@elsewhere.test", &[&journaled], &mail("three"));
     site.copyist.wait_for_log(from, "refused the bind");
     told_by.push(("the log", site.copyist.log().into_bytes()));
-    // What was to happen did happen. No dependency says anything there: lettre's lines, which would show what is sent, are
-    // not built in.
+    // What was to happen did happen. No dependency says anything there: lettre's lines, which would
+    // show what is sent, are not built in.
     for event in ["delivered", "dead letter", "refused the bind"] {
         assert!(has(&told_by.last().expect("pushed").1, event.as_bytes()));
     }

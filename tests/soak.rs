@@ -1,9 +1,10 @@
-//! Soak: mail at a steady rate for a long time while the relay is away, the directory is started anew and the settings
-//! are read again from time to time; one process from the beginning to the end, which must not grow, slow down or lose
-//! anything.
+//! Soak: mail at a steady rate for a long time while the relay is away, the directory is started
+//! anew and the settings are read again from time to time; one process from the beginning to the
+//! end, which must not grow, slow down or lose anything.
 //!
-//! `cargo test --test soak -- --nocapture` is the short form. `tests/proof/soak` runs the long one; it sets these:
-//! `SOAK_SECONDS`, `RATE` in messages a second, and `SOAK_OUT`, the directory for what was measured.
+//! `cargo test --test soak -- --nocapture` is the short form. `tests/proof/soak` runs the long one;
+//! it sets these: `SOAK_SECONDS`, `RATE` in messages a second, and `SOAK_OUT`, the directory for
+//! what was measured.
 
 #[path = "soak/figures.rs"]
 mod figures;
@@ -20,16 +21,20 @@ use lab::{
 
 /// From so many seconds on a run is a long one, and judged by its figures.
 const LONG: u64 = 1800;
-/// Seconds until the caches, SQLite's and the allocator's among them, have filled: what memory does before is not growth. Two
-/// runs of the same binary grew by some 3 MiB in their first fifty minutes, and the one that went on for two hours by nothing after.
+/// Seconds until the caches, SQLite's and the allocator's among them, have filled: what memory does
+/// before is not growth. Two runs of the same binary grew by some 3 MiB in their first fifty
+/// minutes, and the one that went on for two hours by nothing after.
 const WARM: u64 = 3000;
 /// The most that anonymous memory may grow after the warm-up, in MiB an hour.
 const GROWTH: f64 = 1.0;
-/// How well that growth must be known, in MiB an hour: a run whose memory swings more has shown nothing, and must be longer.
+/// How well that growth must be known, in MiB an hour: a run whose memory swings more has shown
+/// nothing, and must be longer.
 const KNOWN: f64 = 2.0;
-/// The most open files and sockets that may be there in the last third more than in the first, on average.
+/// The most open files and sockets that may be there in the last third more than in the first, on
+/// average.
 const DESCRIPTORS: f64 = 4.0;
-/// The most that Copyist may add to the 99th percentile of a transaction's time while nothing is broken.
+/// The most that Copyist may add to the 99th percentile of a transaction's time while nothing is
+/// broken.
 const ADDED: Duration = Duration::from_millis(50);
 /// Beside each such number of messages through Copyist one goes through a Postfix without it.
 const BESIDE: f64 = 5.0;

@@ -1,9 +1,10 @@
-//! What journaling costs a site, beside what people use for it now; how fast a long queue drains; what the service
-//! takes while nothing happens.
+//! What journaling costs a site, beside what people use for it now; how fast a long queue drains;
+//! what the service takes while nothing happens.
 //!
-//! Everything must come through; the figures are printed and not judged: `cargo test --test speed -- --nocapture`.
-//! `tests/proof/speed` runs the long form with the optimized binary. It sets these: `MESSAGES` in a round, `ROUNDS`,
-//! `WAITING` (items of the queue to drain), `IDLE` (seconds to look at), `MIMEDEFANG` (with that beside it, and texts).
+//! Everything must come through; the figures are printed and not judged: `cargo test --test speed
+//! -- --nocapture`. `tests/proof/speed` runs the long form with the optimized binary. It sets
+//! these: `MESSAGES` in a round, `ROUNDS`, `WAITING` (items of the queue to drain), `IDLE` (seconds
+//! to look at), `MIMEDEFANG` (with that beside it, and texts).
 
 mod lab;
 
@@ -50,7 +51,8 @@ impl Way {
         Way::build("Postfix alone", SmtpSink::start(), None, Vec::new())
     }
 
-    /// What people use now: each recipient is asked for in the directory, and gets a second recipient.
+    /// What people use now: each recipient is asked for in the directory, and gets a second
+    /// recipient.
     fn bcc_maps(directory: &Slapd, file: &std::path::Path) -> Way {
         let access = directory.access();
         let map = format!(
@@ -73,7 +75,8 @@ impl Way {
         }
     }
 
-    /// A filter in Perl that adds recipients and a text. It has all journal addresses in a table, and asks nobody.
+    /// A filter in Perl that adds recipients and a text. It has all journal addresses in a table,
+    /// and asks nobody.
     fn mimedefang(files: &std::path::Path) -> Way {
         let (rules, filter, spool) = (
             files.join("rules"),
@@ -183,7 +186,8 @@ impl Way {
         }
     }
 
-    /// A third of the messages goes to somebody who is journaled. Counted until the last copy is with the sink.
+    /// A third of the messages goes to somebody who is journaled. Counted until the last copy is
+    /// with the sink.
     fn play(&mut self, messages: usize) {
         let each = messages / 3;
         let copies = if self.copies { each } else { 0 };
@@ -205,7 +209,8 @@ impl Way {
     }
 }
 
-/// An archive is another server than the mailboxes. Named otherwise it is one, and gets a transaction of its own.
+/// An archive is another server than the mailboxes. Named otherwise it is one, and gets a
+/// transaction of its own.
 fn apart(sink: &SmtpSink) -> String {
     format!(
         "transport_maps = inline:{{ archive.test=smtp:[localhost]:{} }}",

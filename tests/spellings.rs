@@ -1,4 +1,5 @@
-//! However a journaled person's address is written, whatever a real Postfix takes for it is journaled.
+//! However a journaled person's address is written, whatever a real Postfix takes for it is
+//! journaled.
 
 mod lab;
 
@@ -17,8 +18,8 @@ const ALIASES: [&str; 4] = [
     "smtp:eva@stra\u{df}e.test",
 ];
 
-/// Ways to write the address of user 3. What stands for a word of SMTP stands as it is sent, without the outer
-/// brackets.
+/// Ways to write the address of user 3. What stands for a word of SMTP stands as it is sent,
+/// without the outer brackets.
 fn spellings() -> Vec<String> {
     let d = DOMAIN;
     let mut all: Vec<String> = Vec::new();
@@ -137,7 +138,8 @@ fn whatever_postfix_takes_for_a_journaled_person_is_journaled() {
             .replace("[directory]", "[directory]\nrecipient_delimiter = \"+\""),
     );
     site.copyist.restart();
-    // As liberal as Postfix can be: it is the final destination, and reads what the ways of old mean.
+    // As liberal as Postfix can be: it is the final destination, and reads what the ways of old
+    // mean.
     let liberal = Postfix::start(&PostfixOptions {
         milter: Some(milter),
         deliver_to: site.mail.address(),

@@ -99,7 +99,8 @@ async fn child() {
         let spool = spool.clone();
         tokio::spawn(async move {
             for n in (first + task..).step_by(8) {
-                // Asked before the commit begins: what eight tasks say afterwards comes in any order.
+                // Asked before the commit begins: what eight tasks say afterwards comes in any
+                // order.
                 let failed = spool.is_failed();
                 let said = match commit(&spool, n).await {
                     Ok(()) if failed => format!("acknowledged after a failure: {n}\n"),
@@ -212,7 +213,8 @@ async fn a_full_disk_defers_and_room_is_all_that_is_needed_then() {
         "and again"
     );
     std::fs::remove_file(others).expect("removed");
-    // Without a restart: what is owed is all there, what was sent can be written down, and more is taken.
+    // Without a restart: what is owed is all there, what was sent can be written down, and more is
+    // taken.
     for n in &kept {
         let owed = spool.load(&id(*n)).await.expect("it is there");
         assert_eq!(octets(&owed), original(*n));
@@ -239,7 +241,8 @@ async fn a_full_disk_defers_and_room_is_all_that_is_needed_then() {
 #[tokio::test]
 async fn after_an_input_output_error_nothing_is_acknowledged_any_more() {
     let directory = tempfile::tempdir().expect("a directory");
-    // No file may grow beyond 2 MiB, and the signal that says so is ignored: writes fail with EFBIG.
+    // No file may grow beyond 2 MiB, and the signal that says so is ignored: writes fail with
+    // EFBIG.
     let limited = [
         "sh",
         "-c",

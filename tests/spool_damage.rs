@@ -1,5 +1,5 @@
-//! Damage that nobody asked for: bits that flip, files that are cut off. It may cost a delivery, but nobody gets what was
-//! never written, nothing is removed for it, and it is always told.
+//! Damage that nobody asked for: bits that flip, files that are cut off. It may cost a delivery,
+//! but nobody gets what was never written, nothing is removed for it, and it is always told.
 
 mod lab;
 mod spool;

@@ -1,8 +1,8 @@
-//! The spool at every step: each system call that changes a file, in each thread, is where the power is cut, and where
-//! the system says no.
+//! The spool at every step: each system call that changes a file, in each thread, is where the
+//! power is cut, and where the system says no.
 //!
-//! strace stops or fails a thread's N-th call of a kind. N goes up until the work is done before it is reached, and an independent
-//! count of the calls of all threads says that none was left out.
+//! strace stops or fails a thread's N-th call of a kind. N goes up until the work is done before it
+//! is reached, and an independent count of the calls of all threads says that none was left out.
 
 mod lab;
 mod spool;
@@ -169,7 +169,8 @@ fn judge(stage: Stage, call: &str, error: &str, said: &[String], what: &str) {
     assert!(!said.iter().any(|line| line.starts_with("false")), "{what}");
     let mut refused = said.iter().filter_map(|line| line.strip_prefix("refused "));
     assert!(refused.all(|reply| reply.starts_with('4')), "{what}");
-    // The next sync of the same file would succeed, and mean nothing. An interrupted one has lost nothing.
+    // The next sync of the same file would succeed, and mean nothing. An interrupted one has lost
+    // nothing.
     if call.ends_with("sync") && error != "EINTR" {
         assert_eq!(last, "done failed", "{what}");
     }

@@ -53,7 +53,8 @@ fn cuts(
     println!("{}\n{}", Figures::head(), figures.row(name));
     assert!(figures.lost.is_empty(), "seed {seed}: {:#?}", figures.lost);
     assert_eq!(figures.newest_lost, 0);
-    // All of them but those where the spool was emptied and the cut came before the first new promise.
+    // All of them but those where the spool was emptied and the cut came before the first new
+    // promise.
     let newest = figures.newest;
     assert!(
         newest >= cuts * 9 / 10,
@@ -113,7 +114,8 @@ fn control(name: &str, mut proof: Proof, pace: Pace, through: impl Fn(&Proof) ->
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         proof.cycle(pace, &words);
     }
-    // The last look cannot open a spool that is gone altogether; it was counted with the cut after it.
+    // The last look cannot open a spool that is gone altogether; it was counted with the cut after
+    // it.
     proof.cycle(pace, &[]);
     println!(
         "{}\n{}",

@@ -95,7 +95,8 @@ fn encoded_word(dice: &mut Dice, charset: &str, bytes: &[u8]) -> String {
     }
 }
 
-/// The value of a Subject field: plain words, raw bytes and encoded words, split and folded anywhere.
+/// The value of a Subject field: plain words, raw bytes and encoded words, split and folded
+/// anywhere.
 fn subject(dice: &mut Dice) -> Vec<u8> {
     let mut value: Vec<u8> = b" ".to_vec();
     for _ in 0..=dice.below(4) {

@@ -1,5 +1,5 @@
-//! Journal targets that name objects of the directory, against a real OpenLDAP server and a real Active
-//! Directory domain controller.
+//! Journal targets that name objects of the directory, against a real OpenLDAP server and a real
+//! Active Directory domain controller.
 
 #[macro_use]
 mod lab;
@@ -20,8 +20,8 @@ on_both_directories! {
     the_mailboxes_that_settings_name_are_guarded_and_so_are_members,
 }
 
-/// One of each: a group with an address and one without, three levels with a cycle, a contact, an object
-/// without an address, and a group whose only member has none.
+/// One of each: a group with an address and one without, three levels with a cycle, a contact, an
+/// object without an address, and a group whose only member has none.
 fn objects(server: &impl DirectoryServer) {
     let user = |n: usize| server.user_dn(n);
     server.add_group(

@@ -30,7 +30,8 @@ fn mail(headers: &str, body: &str) -> String {
     )
 }
 
-/// The message that a sink has with this Message-ID and this recipient, from its first header field on.
+/// The message that a sink has with this Message-ID and this recipient, from its first header field
+/// on.
 fn kept<D: DirectoryServer>(site: &Site<D>, relay: bool, id: &str, to: &str) -> String {
     site.wait_until(&format!("{id} for {to}"), || {
         let sink = if relay { &site.relay } else { &site.mail };
@@ -67,7 +68,8 @@ fn each_direction_gets_its_text_and_the_report_holds_what_came() {
     let report = site.wait_for_report("<in@elsewhere.test>");
     assert_eq!(report.original, content.replace("\r\n", "\n"));
 
-    // The text cannot be said in the charset, so the body becomes UTF-8; who has no such attribute loses that line.
+    // The text cannot be said in the charset, so the body becomes UTF-8; who has no such attribute
+    // loses that line.
     let headers = "Message-ID: <out@elsewhere.test>\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=iso-2022-jp\r\n";
     let content = mail(headers, "\u{1b}$BF|K\\8l\u{1b}(B\r\n");
     let reply = site

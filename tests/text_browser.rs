@@ -1,4 +1,5 @@
-//! A text before and after hostile documents, in a browser: it is visible, and above or below all other text.
+//! A text before and after hostile documents, in a browser: it is visible, and above or below all
+//! other text.
 //!
 //! The pictures stay under `target/text_browser`. `docs/text.md` says what a sender can still do.
 

@@ -1,5 +1,5 @@
-//! Encryption that is asked for: whoever cannot show that it is the server that we mean gets nothing, neither relay nor
-//! directory, and the reason names the server and what is wrong.
+//! Encryption that is asked for: whoever cannot show that it is the server that we mean gets
+//! nothing, neither relay nor directory, and the reason names the server and what is wrong.
 
 #[path = "deliver/bench.rs"]
 mod bench;
@@ -499,7 +499,8 @@ async fn a_certificate_that_expires_soon_is_warned_of_once_and_told_as_a_figure(
 async fn what_stands_in_the_clear_behind_the_answer_to_starttls_is_no_answer_of_the_directory() {
     let slapd = Slapd::start(5);
     let server = slapd.url().replace("ldap://", "");
-    // A successful bind, and a search that is done and found nobody, for the numbers that come next.
+    // A successful bind, and a search that is done and found nobody, for the numbers that come
+    // next.
     let between = Between::start(server.parse().expect("an address"), |octets| {
         // Without TLS messages of LDAP begin with a SEQUENCE, records of TLS never do.
         let mut octets = octets;

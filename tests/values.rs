@@ -1,5 +1,5 @@
-//! However an address, a journal address or a journal target is written in a directory, OpenLDAP, Active Directory and
-//! an LDIF file with the same content give the same answer.
+//! However an address, a journal address or a journal target is written in a directory, OpenLDAP,
+//! Active Directory and an LDIF file with the same content give the same answer.
 
 #[macro_use]
 mod lab;

@@ -1,4 +1,5 @@
-//! A change in the directory counts at once, on OpenLDAP and on Active Directory, with a ttl of an hour.
+//! A change in the directory counts at once, on OpenLDAP and on Active Directory, with a ttl of an
+//! hour.
 
 #[macro_use]
 mod lab;
@@ -38,8 +39,8 @@ fn start<D: DirectoryServer>(directory: D) -> Site<D> {
     site
 }
 
-/// Sends one message after the other until one is journaled as it should be, and gives the time from the call
-/// to the moment when that one began.
+/// Sends one message after the other until one is journaled as it should be, and gives the time
+/// from the call to the moment when that one began.
 fn until_journaled<D: DirectoryServer>(site: &Site<D>, wanted: &str) -> Duration {
     let changed = Instant::now();
     let mut client = site.client(OUTSIDE);

@@ -1,5 +1,5 @@
-//! Addresses in every spelling. Must hold: what was read is one mailbox; written and read again it is the same; no
-//! reading of it becomes two. So for values that people write.
+//! Addresses in every spelling. Must hold: what was read is one mailbox; written and read again it
+//! is the same; no reading of it becomes two. So for values that people write.
 
 #![no_main]
 

@@ -1,5 +1,6 @@
-//! Notices about reports. Where the first octet is odd, a genuine token stands in the message: at the place that the second says, or, where that is 0,
-//! in In-Reply-To. Must hold: there it is found, and without a genuine token nothing is; the summary of any message can be made.
+//! Notices about reports. Where the first octet is odd, a genuine token stands in the message: at
+//! the place that the second says, or, where that is 0, in In-Reply-To. Must hold: there it is
+//! found, and without a genuine token nothing is; the summary of any message can be made.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! The configuration file and, after 0xff, environment variables `NAME=value`, separated by LF. Must hold: settings, or
-//! mistakes that can be told.
+//! The configuration file and, after 0xff, environment variables `NAME=value`, separated by LF.
+//! Must hold: settings, or mistakes that can be told.
 
 #![no_main]
 

@@ -1,5 +1,6 @@
-//! Addresses that strangers name, in filters. Addresses are separated by LF. Must hold: a filter is what it is meant to
-//! be, whatever stands in an address: read again it has the attributes that we ask and the values that were asked for.
+//! Addresses that strangers name, in filters. Addresses are separated by LF. Must hold: a filter is
+//! what it is meant to be, whatever stands in an address: read again it has the attributes that we
+//! ask and the values that were asked for.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! LDIF. Must hold: an error that names a line of the text, or entries that say the same when they are written
-//! again.
+//! LDIF. Must hold: an error that names a line of the text, or entries that say the same when they
+//! are written again.
 
 #![no_main]
 

@@ -1,7 +1,7 @@
 //! The filter's side of the milter protocol, fed with arbitrary octets in arbitrary pieces.
 //!
-//! The first octet says how long the pieces are and what we want of the MTA; the rest is what the MTA
-//! sends. Must hold: no panic, and the pieces make no difference.
+//! The first octet says how long the pieces are and what we want of the MTA; the rest is what the
+//! MTA sends. Must hold: no panic, and the pieces make no difference.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! An exported registry key. Must hold: a configuration that can be loaded, or mistakes that can be told.
+//! An exported registry key. Must hold: a configuration that can be loaded, or mistakes that can be
+//! told.
 
 #![no_main]
 

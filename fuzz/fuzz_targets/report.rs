@@ -1,6 +1,7 @@
-//! What we write about arbitrary messages. The first octet says what; then come, ended by 0xff each, sender, journal
-//! address, and the text of a reason; the rest is the message. Must hold: the seal is whole; the outer header has our fields
-//! and no others, each line of sound length; a report has exactly two parts, of which the second is the original.
+//! What we write about arbitrary messages. The first octet says what; then come, ended by 0xff
+//! each, sender, journal address, and the text of a reason; the rest is the message. Must hold: the
+//! seal is whole; the outer header has our fields and no others, each line of sound length; a
+//! report has exactly two parts, of which the second is the original.
 
 #![no_main]
 
@@ -120,8 +121,8 @@ fuzz_target!(|octets: &[u8]| {
         let versions = COMPOSER.version(&envelope, &message, recipients, Direction::Inbound, now());
         items.extend(versions.expect("composed"));
     }
-    // A copy or a version begins with our fields, which a first line of blanks would continue. What an MTA hands over
-    // begins with a field or the empty line, so there is none such.
+    // A copy or a version begins with our fields, which a first line of blanks would continue. What
+    // an MTA hands over begins with a field or the empty line, so there is none such.
     if original.starts_with(b" ") || original.starts_with(b"\t") {
         items.retain(|item| !matches!(item.kind, Kind::Copy | Kind::Version));
     }

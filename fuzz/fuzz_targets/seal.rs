@@ -1,6 +1,7 @@
-//! Messages that want to be taken for ours. Where the first octet is even, the rest is the message; where it is odd, the
-//! rest are changes to a genuine report: two octets for the place, one for the octet to put there. Must hold: a seal holds
-//! only with the body that it was made for, but for what transfer may change.
+//! Messages that want to be taken for ours. Where the first octet is even, the rest is the message;
+//! where it is odd, the rest are changes to a genuine report: two octets for the place, one for the
+//! octet to put there. Must hold: a seal holds only with the body that it was made for, but for
+//! what transfer may change.
 
 #![no_main]
 
@@ -19,7 +20,8 @@ static GENUINE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     whole(&report(&COMPOSER, &Message::new(original.clone())), &original)
 });
 
-/// The lines of the body that are no fields, delimiters or blank: what another reader sees of it, whatever it makes of the rest.
+/// The lines of the body that are no fields, delimiters or blank: what another reader sees of it,
+/// whatever it makes of the rest.
 fn seen(octets: &[u8]) -> Vec<String> {
     let message = Message::new(Bytes::copy_from_slice(octets));
     let body = String::from_utf8_lossy(&as_compared(&octets[message.header().len()..])).into_owned();

@@ -1,6 +1,7 @@
-//! Both sides of an SMTP dialogue, as a proxy between them reads it. The first octet says how long the pieces are, the
-//! second how long a line may be. Must hold: the pieces make no difference; a command is one line; a message ends at the
-//! first CRLF.CRLF and nowhere else; what was stuffed is unstuffed exactly; an answer is the server's own octets.
+//! Both sides of an SMTP dialogue, as a proxy between them reads it. The first octet says how long
+//! the pieces are, the second how long a line may be. Must hold: the pieces make no difference; a
+//! command is one line; a message ends at the first CRLF.CRLF and nowhere else; what was stuffed is
+//! unstuffed exactly; an answer is the server's own octets.
 
 #![no_main]
 
@@ -133,7 +134,8 @@ fn content(octets: &[u8], piece: usize) {
     chunks(octets, piece);
 }
 
-/// What was normalized has, when it is sent, no other end than its own, for whom any line break is one, too.
+/// What was normalized has, when it is sent, no other end than its own, for whom any line break is
+/// one, too.
 fn goes_on(content: &[u8]) {
     assert!(has_only_crlf(content));
     let sent = stuffed(std::iter::once(content));

@@ -1,5 +1,6 @@
-//! The receiving side of SMTP, fed with arbitrary octets. The first says how long the pieces are. Must hold: the pieces
-//! make no difference; a message has only lines that end in CRLF where the client sent such.
+//! The receiving side of SMTP, fed with arbitrary octets. The first says how long the pieces are.
+//! Must hold: the pieces make no difference; a message has only lines that end in CRLF where the
+//! client sent such.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! A relay that says anything. The first octet says what is delivered to how many. Must hold: it ends; nothing counts as
-//! delivered without 354 and a 250 after it.
+//! A relay that says anything. The first octet says what is delivered to how many. Must hold: it
+//! ends; nothing counts as delivered without 354 and a 250 after it.
 
 #![no_main]
 

@@ -1,5 +1,6 @@
-//! A spool whose rows hold anything. Values are separated by 0xff; the first octet of each says which column and of which
-//! type. Must hold: everything that reads the spool answers, be it with an error.
+//! A spool whose rows hold anything. Values are separated by 0xff; the first octet of each says
+//! which column and of which type. Must hold: everything that reads the spool answers, be it with
+//! an error.
 
 #![no_main]
 

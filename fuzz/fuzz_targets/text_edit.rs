@@ -1,8 +1,9 @@
 //! Texts put into arbitrary octets.
 //!
-//! The first octet says which texts and what becomes of signed messages; the rest is the message. Must hold: no
-//! panic; the splices are in order and inside the message; no text means no change; what was written can be read
-//! and edited again; lines end as they did, and no longer ones are made.
+//! The first octet says which texts and what becomes of signed messages; the rest is the message.
+//! Must hold: no panic; the splices are in order and inside the message; no text means no change;
+//! what was written can be read and edited again; lines end as they did, and no longer ones are
+//! made.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! RTF as an administrator's file may hold it, and anything else. Must hold: no panic; an error or a text.
+//! RTF as an administrator's file may hold it, and anything else. Must hold: no panic; an error or
+//! a text.
 
 #![no_main]
 

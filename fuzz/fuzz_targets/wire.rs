@@ -1,6 +1,6 @@
-//! Arbitrary octets as a message, cut in three by the first two octets, delivered to a relay that takes everything.
-//! Must hold: what went over the wire has no bare CR or LF, and who takes the dots away again has the octets that were
-//! given, every line break a CRLF.
+//! Arbitrary octets as a message, cut in three by the first two octets, delivered to a relay that
+//! takes everything. Must hold: what went over the wire has no bare CR or LF, and who takes the
+//! dots away again has the octets that were given, every line break a CRLF.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! What several fuzz targets need: a relay that says what it is told to, strict readers, and our own things made once.
+//! What several fuzz targets need: a relay that says what it is told to, strict readers, and our
+//! own things made once.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,8 +16,8 @@ use copyist::policy::{Copy, Direction, Format, Plan, Reason};
 use lettre::transport::smtp::client::AsyncTokioStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A peer whose replies are written already, and who hears everything. It says one for each command line, and one after
-/// a message: what comes unasked ends a connection.
+/// A peer whose replies are written already, and who hears everything. It says one for each command
+/// line, and one after a message: what comes unasked ends a connection.
 #[derive(Debug)]
 pub struct Peer {
     says: Vec<u8>,
@@ -168,8 +169,9 @@ pub fn whole(item: &Item, original: &Bytes) -> Vec<u8> {
     [&item.prefix, original, &item.suffix].map(AsRef::as_ref).concat()
 }
 
-/// Whether a text is exactly one mailbox as SMTP and message headers write it (RFC 5321 section 4.1.2, RFC 6531),
-/// with no character that could end it or begin another. Stricter than we read, written apart from it.
+/// Whether a text is exactly one mailbox as SMTP and message headers write it (RFC 5321 section
+/// 4.1.2, RFC 6531), with no character that could end it or begin another. Stricter than we read,
+/// written apart from it.
 pub fn is_one_mailbox(text: &str) -> bool {
     if text.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
         return false;
@@ -212,7 +214,8 @@ pub fn has_only_crlf(octets: &[u8]) -> bool {
     })
 }
 
-/// Octets in which every line break is CRLF, and none stands at the end: what transfer may change is gone.
+/// Octets in which every line break is CRLF, and none stands at the end: what transfer may change
+/// is gone.
 pub fn as_compared(octets: &[u8]) -> Vec<u8> {
     let mut out = with_crlf(octets);
     while out.ends_with(b"\r\n") {

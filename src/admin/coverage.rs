@@ -1,7 +1,7 @@
 //! The last reading of the whole directory: who is journaled where, and what does not resolve.
 //!
-//! A directory of a hundred thousand people takes seconds to read, and its servers work for it. So it is read when somebody
-//! asks for it, one reading at a time, and the page shows the last.
+//! A directory of a hundred thousand people takes seconds to read, and its servers work for it. So
+//! it is read when somebody asks for it, one reading at a time, and the page shows the last.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -11,8 +11,8 @@ use crate::directory::Outage;
 use crate::pipeline::Pipeline;
 use crate::survey::{self, Person, Summary};
 
-/// People with a problem that are kept, and as many others; the rest is only counted. `copyist coverage` lists
-/// everybody.
+/// People with a problem that are kept, and as many others; the rest is only counted. `copyist
+/// coverage` lists everybody.
 pub(super) const KEPT: usize = 5000;
 
 /// A reading that has come to its end.

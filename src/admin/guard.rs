@@ -1,13 +1,17 @@
 //! Who may see a page and who may press a button; and what every answer says to the browser.
 //!
-//! Promises: whatever is not in [`OPEN`] is refused without the token where one is set, and altogether where the address
-//! is not of this machine alone and none is set; nothing is changed for a form that this process did not give out, or that
-//! another site sent. A browser of an operator is the way in for strangers, so:
+//! Promises: whatever is not in [`OPEN`] is refused without the token where one is set, and
+//! altogether where the address is not of this machine alone and none is set; nothing is changed
+//! for a form that this process did not give out, or that another site sent. A browser of an
+//! operator is the way in for strangers, so:
 //!
-//! - *another site's form* fails on `Sec-Fetch-Site`, `Origin`, the cookie's `SameSite`, and the token in each form;
-//! - *a name that suddenly means 127.0.0.1* (DNS rebinding) fails on `Host` where no token is asked for. Where one is, the
-//!   browser has no cookie for such a name, and a proxy in front may be called what it likes;
-//! - *a frame, an injected script* fail on the content security policy: nothing inline, nothing from elsewhere.
+//! - *another site's form* fails on `Sec-Fetch-Site`, `Origin`, the cookie's `SameSite`, and the
+//!   token in each form;
+//! - *a name that suddenly means 127.0.0.1* (DNS rebinding) fails on `Host` where no token is asked
+//!   for. Where one is, the browser has no cookie for such a name, and a proxy in front may be
+//!   called what it likes;
+//! - *a frame, an injected script* fail on the content security policy: nothing inline, nothing
+//!   from elsewhere.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -32,7 +36,8 @@ use super::pages::login;
 use crate::secret::Secret;
 use crate::spool::Operator;
 
-/// Paths that ask for nothing: those for machines, which `admin.allow_clients` is for, and what the login itself needs.
+/// Paths that ask for nothing: those for machines, which `admin.allow_clients` is for, and what the
+/// login itself needs.
 const OPEN: [&str; 6] = [
     "/healthz",
     "/readyz",
@@ -134,7 +139,8 @@ impl Guard {
         })
     }
 
-    /// Has whoever gave a wrong token wait, one after the other: many connections guess no faster than one.
+    /// Has whoever gave a wrong token wait, one after the other: many connections guess no faster
+    /// than one.
     pub(super) async fn slow_down(&self) {
         let _turn = self.wrong.lock().await;
         tokio::time::sleep(WRONG_WAITS).await;
@@ -164,7 +170,8 @@ impl Guard {
         hmac::verify(&self.key, given.as_bytes(), expected.as_ref()).is_ok()
     }
 
-    /// The cookie of somebody who gave the token. The token cannot be told from it, and another token ends it.
+    /// The cookie of somebody who gave the token. The token cannot be told from it, and another
+    /// token ends it.
     pub(super) fn cookie(&self, token: &Secret) -> String {
         let value = self.sign("session", token.reveal());
         format!("{COOKIE}={value}; HttpOnly; SameSite=Strict; Path=/")

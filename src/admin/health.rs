@@ -16,9 +16,10 @@ use crate::spool::{Browse, Browsed};
 /// How long the notes may take.
 const NOTES: Duration = Duration::from_secs(2);
 
-/// Whether the promise can be kept now; 503 only if mail cannot be made durable, since a load balancer would take mail away
-/// for it. Everything else that is wrong is a note. A directory that is down is shown, but does not take mail away
-/// from us: people in the cache are journaled, the others' mail is deferred.
+/// Whether the promise can be kept now; 503 only if mail cannot be made durable, since a load
+/// balancer would take mail away for it. Everything else that is wrong is a note. A directory that
+/// is down is shown, but does not take mail away from us: people in the cache are journaled, the
+/// others' mail is deferred.
 pub(super) async fn ready(State(watched): State<Watched>) -> (StatusCode, String) {
     let pipeline = watched.pipeline.load_full();
     if pipeline.spool.is_failed() {
@@ -64,7 +65,8 @@ pub(super) async fn ready(State(watched): State<Watched>) -> (StatusCode, String
 
 pub(super) async fn scrape(State(watched): State<Watched>) -> (StatusCode, String) {
     let pipeline = watched.pipeline.load_full();
-    // Told from indexes, by a connection of its own: no delivery waits for whoever counts a long queue.
+    // Told from indexes, by a connection of its own: no delivery waits for whoever counts a long
+    // queue.
     match pipeline.spool.browse(Browse::default()).await {
         Ok(Browsed { census, .. }) => {
             gauge!("copyist_spool_items").set(census.items as f64);

@@ -1,4 +1,5 @@
-//! The last 24 hours, minute by minute, in memory: a restart forgets them, and the page says since when it knows.
+//! The last 24 hours, minute by minute, in memory: a restart forgets them, and the page says since
+//! when it knows.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -95,7 +96,8 @@ impl History {
         }
     }
 
-    /// Those that are not older than [`SPAN`] at `now`, and the one before them, which they count from.
+    /// Those that are not older than [`SPAN`] at `now`, and the one before them, which they count
+    /// from.
     pub(super) fn last_day(&self, now: SystemTime) -> Vec<Sample> {
         let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = now.checked_sub(SPAN).unwrap_or(SystemTime::UNIX_EPOCH);

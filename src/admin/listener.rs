@@ -1,7 +1,8 @@
 //! Who is served over HTTP, how many at a time, and how long each may take.
 //!
-//! The admin port must not take what mail needs: descriptors, above all. So there are few connections, one client leaves room
-//! for others, and a request that does not come ends its connection.
+//! The admin port must not take what mail needs: descriptors, above all. So there are few
+//! connections, one client leaves room for others, and a request that does not come ends its
+//! connection.
 
 use std::convert::Infallible;
 use std::io;

@@ -1,8 +1,9 @@
 //! HTTP for those who watch and for the operator: `/healthz`, `/readyz`, `/metrics`, and pages.
 //!
-//! Promises: no page shows what a message says. What a message is about (its subject) and the message itself
-//! (`/queue/{id}/export`) are given only to whoever shows the token of `admin.token_file`: every user of this machine can
-//! connect to a loopback address, and not each of them may read the spool. What `guard` refuses never reaches a page.
+//! Promises: no page shows what a message says. What a message is about (its subject) and the
+//! message itself (`/queue/{id}/export`) are given only to whoever shows the token of
+//! `admin.token_file`: every user of this machine can connect to a loopback address, and not each
+//! of them may read the spool. What `guard` refuses never reaches a page.
 //!
 //! | file | owns |
 //! |---|---|
@@ -69,8 +70,9 @@ pub fn metrics() -> Option<PrometheusHandle> {
 /// How often what was measured is put into its place.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Puts what was measured into its place from time to time, until `shutdown`. The collector keeps each single value of a
-/// histogram until somebody asks for the metrics; where nobody ever does, they would fill the memory.
+/// Puts what was measured into its place from time to time, until `shutdown`. The collector keeps
+/// each single value of a histogram until somebody asks for the metrics; where nobody ever does,
+/// they would fill the memory.
 pub async fn upkeep(metrics: PrometheusHandle, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(UPKEEP);
     while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
@@ -78,7 +80,8 @@ pub async fn upkeep(metrics: PrometheusHandle, shutdown: CancellationToken) {
     }
 }
 
-/// Every path there is, by its method, and what answers. Whatever is not named in `guard` as open asks for the token.
+/// Every path there is, by its method, and what answers. Whatever is not named in `guard` as open
+/// asks for the token.
 fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Watched>)> {
     vec![
         ("GET", "/healthz", get(async || "alive\n")),
@@ -134,7 +137,8 @@ pub async fn serve(
         started: SystemTime::now(),
         shutdown: shutdown.clone(),
     };
-    // The counters begin with the process: mail that comes before the first sample is mail of the day.
+    // The counters begin with the process: mail that comes before the first sample is mail of the
+    // day.
     let nothing = Sample::of(&Reading::default(), None, watched.started);
     watched.history.add(nothing);
     let router = routes()

@@ -1,4 +1,5 @@
-//! The service's own numbers, read back from what is given to Prometheus: one set of numbers for both.
+//! The service's own numbers, read back from what is given to Prometheus: one set of numbers for
+//! both.
 
 /// What the metrics say at one moment.
 #[derive(Debug, Default)]

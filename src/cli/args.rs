@@ -8,11 +8,12 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::mail::Address;
 use crate::policy::Direction;
 
-/// Journals mail: an SMTP hook that makes a durable copy of each message for the addresses that the directory
-/// names, before the message goes on.
+/// Journals mail: an SMTP hook that makes a durable copy of each message for the addresses that the
+/// directory names, before the message goes on.
 ///
-/// Start with `copyist demo`, which needs nothing else. Then write a configuration (see config/copyist.toml),
-/// try it with `copyist check --online` and `copyist explain`, and start the service with `copyist run`.
+/// Start with `copyist demo`, which needs nothing else. Then write a configuration (see
+/// config/copyist.toml), try it with `copyist check --online` and `copyist explain`, and start the
+/// service with `copyist run`.
 #[derive(Debug, Parser)]
 #[command(name = "copyist", version, max_term_width = 100)]
 pub(super) struct Args {
@@ -24,8 +25,8 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Run the service: listen for the MTA, journal, deliver.
     ///
-    /// SIGHUP reads the configuration again (a bad file leaves the old settings running), SIGTERM finishes
-    /// what is under way and stops.
+    /// SIGHUP reads the configuration again (a bad file leaves the old settings running), SIGTERM
+    /// finishes what is under way and stops.
     Run {
         #[command(flatten)]
         config: Config,
@@ -41,15 +42,17 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Look for mistakes around Copyist: routes of Postfix that pass it by, settings that do not fit, the disk, the
-    /// clock, files. Each is told with the command that mends it; nothing is changed.
+    /// Look for mistakes around Copyist: routes of Postfix that pass it by, settings that do not
+    /// fit, the disk, the clock, files. Each is told with the command that mends it; nothing is
+    /// changed.
     ///
     /// Exit status 1 where there is an error or a warning; hints alone leave it at 0.
     Doctor(DoctorQuestion),
     /// Say what would be journaled to whom, and why. Nothing is sent.
     ///
-    /// Exit status 0: it would be journaled. 3: nothing is journaled. 4: the message would be deferred. 5: every recipient is
-    /// refused, as a guarded mailbox. 1 and 2 are failures, as of every command.
+    /// Exit status 0: it would be journaled. 3: nothing is journaled. 4: the message would be
+    /// deferred. 5: every recipient is refused, as a guarded mailbox. 1 and 2 are failures, as of
+    /// every command.
     Explain(Question),
     /// Show what the directory says about an address or a journal target.
     Resolve {
@@ -62,14 +65,15 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List who is journaled where by attribute, and values that lead nowhere (exit status 1 where there are any).
+    /// List who is journaled where by attribute, and values that lead nowhere (exit status 1 where
+    /// there are any).
     Coverage {
         #[command(flatten)]
         config: Config,
         #[command(flatten)]
         format: CoverageFormats,
-        /// Only people with a value that leads nowhere or not to all members of a group, or with an address that mail does not
-        /// find them by.
+        /// Only people with a value that leads nowhere or not to all members of a group, or with an
+        /// address that mail does not find them by.
         #[arg(long)]
         problems: bool,
     },
@@ -89,16 +93,21 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: DirectoryCommand,
     },
-    /// Make a configuration of the Internet Mail Service Extension's registry key (imsext.dll of Exchange 5.5).
+    /// Make a configuration of the Internet Mail Service Extension's registry key (imsext.dll of
+    /// Exchange 5.5).
     ///
-    /// What was guessed stands in it behind FILL IN, and is told on standard error, as is what has no equivalent.
+    /// What was guessed stands in it behind FILL IN, and is told on standard error, as is what has
+    /// no equivalent.
     ImportRegistry(ImportRegistry),
-    /// Propose a configuration in place of Postfix's always_bcc, sender_bcc_maps and recipient_bcc_maps.
+    /// Propose a configuration in place of Postfix's always_bcc, sender_bcc_maps and
+    /// recipient_bcc_maps.
     ///
-    /// Reads main.cf by postconf, and the tables it names. What was guessed stands in the configuration behind FILL IN,
-    /// and is told on standard error, as is what has no equivalent. No password is read into it.
+    /// Reads main.cf by postconf, and the tables it names. What was guessed stands in the
+    /// configuration behind FILL IN, and is told on standard error, as is what has no equivalent.
+    /// No password is read into it.
     ImportPostfix(ImportPostfix),
-    /// Print a schema: LDAP attributes for directories that have none to use, or the configuration's.
+    /// Print a schema: LDAP attributes for directories that have none to use, or the
+    /// configuration's.
     Schema {
         /// Which one.
         which: Schema,
@@ -116,7 +125,8 @@ pub(super) enum Command {
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
-    /// Show the whole journey on this machine: a directory, an MTA's part, a relay; nothing else needed.
+    /// Show the whole journey on this machine: a directory, an MTA's part, a relay; nothing else
+    /// needed.
     Demo {
         /// Where to leave the files to look at; a new temporary directory where not given.
         #[arg(long, value_name = "DIR")]
@@ -154,8 +164,8 @@ pub(super) struct ImportPostfix {
     /// The directory of main.cf; Postfix's own default where not given.
     #[arg(long, value_name = "DIR")]
     pub(super) config_directory: Option<PathBuf>,
-    /// Write the people whom hash and other tables of text name into this file, as a directory in LDIF, and have the
-    /// configuration use it where no LDAP server is known.
+    /// Write the people whom hash and other tables of text name into this file, as a directory in
+    /// LDIF, and have the configuration use it where no LDAP server is known.
     #[arg(long, value_name = "FILE")]
     pub(super) ldif: Option<PathBuf>,
     #[command(flatten)]
@@ -186,7 +196,8 @@ pub(super) struct Import {
 pub(super) struct DoctorQuestion {
     #[command(flatten)]
     pub(super) config: Config,
-    /// Configuration directories of Postfix; where not given, the default one and the other instances it names.
+    /// Configuration directories of Postfix; where not given, the default one and the other
+    /// instances it names.
     #[arg(long, value_name = "DIR", num_args = 1..)]
     pub(super) postfix: Vec<PathBuf>,
     /// Also ask the directory and the relay.
@@ -204,7 +215,8 @@ pub(super) struct TextQuestion {
     /// Whose texts: inbound, outbound or internal.
     #[arg(long, value_name = "DIRECTION")]
     pub(super) direction: Direction,
-    /// The sender, whose attributes templates are filled with; the author of the message where not given.
+    /// The sender, whose attributes templates are filled with; the author of the message where not
+    /// given.
     #[arg(long, value_name = "ADDRESS")]
     pub(super) from: Option<Address>,
     /// Print what would change instead of the message.
@@ -275,7 +287,8 @@ pub(super) struct Question {
     /// The envelope sender, as it stands in MAIL FROM; "<>" for the null reverse path.
     #[arg(long, value_name = "A")]
     pub(super) from: String,
-    /// The envelope recipients, as they stand in RCPT TO: dan@example.com, dan, dan%example.net@example.com.
+    /// The envelope recipients, as they stand in RCPT TO: dan@example.com, dan,
+    /// dan%example.net@example.com.
     #[arg(long, value_name = "B", required = true, num_args = 1..)]
     pub(super) to: Vec<String>,
     /// The address of the client that hands the message in.
@@ -311,7 +324,8 @@ pub(super) enum QueueCommand {
         #[arg(long)]
         json: bool,
     },
-    /// List the bounces and other notices that came back for reports that a relay had taken, newest first.
+    /// List the bounces and other notices that came back for reports that a relay had taken, newest
+    /// first.
     Bounces {
         /// At most this many.
         #[arg(long, value_name = "N", default_value_t = 1000)]
@@ -340,7 +354,8 @@ pub(super) enum QueueCommand {
         #[arg(long, conflicts_with = "ids")]
         all: bool,
     },
-    /// Keep items back: nobody tries them until they are released. One that is being delivered may still go.
+    /// Keep items back: nobody tries them until they are released. One that is being delivered may
+    /// still go.
     Hold {
         /// The items' ids.
         #[arg(required = true)]
@@ -373,10 +388,12 @@ pub(super) enum QueueCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DirectoryCommand {
-    /// Say that it is meant that nobody has an attribute any more, or that the values of some people are hidden.
+    /// Say that it is meant that nobody has an attribute any more, or that the values of some
+    /// people are hidden.
     ///
-    /// Where an attribute loses its last value, Copyist takes that for missing rights and defers mail. This ends it within
-    /// seconds, without a restart. What is accepted is printed, and recorded in the state directory with time and user.
+    /// Where an attribute loses its last value, Copyist takes that for missing rights and defers
+    /// mail. This ends it within seconds, without a restart. What is accepted is printed, and
+    /// recorded in the state directory with time and user.
     AcceptEmpty,
 }
 

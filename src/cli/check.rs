@@ -20,8 +20,8 @@ const MOST_NAMED: usize = 20;
 /// One thing that was tried.
 #[derive(Serialize)]
 struct Finding {
-    /// "configuration", "journaling", "milter", "smtp", "service", "address map", "guard", "directory", "relay" or
-    /// "next hop".
+    /// "configuration", "journaling", "milter", "smtp", "service", "address map", "guard",
+    /// "directory", "relay" or "next hop".
     what: &'static str,
     /// Which one: a file, an address, a URL, a host.
     which: String,

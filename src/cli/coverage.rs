@@ -230,8 +230,8 @@ fn join(addresses: &[Address]) -> String {
     all.join(" ")
 }
 
-/// A row as RFC 4180 section 2 has it, of which spreadsheets compute nothing: a field that they would
-/// take for a formula begins with an apostrophe.
+/// A row as RFC 4180 section 2 has it, of which spreadsheets compute nothing: a field that they
+/// would take for a formula begins with an apostrophe.
 fn csv_row(fields: &[&str]) -> String {
     let fields = fields.iter().map(|field| {
         let is_formula = field.trim_start().starts_with(FORMULA);

@@ -1,4 +1,5 @@
-//! What both imports do: take the site from the command line, write the file, say what a person must know of it.
+//! What both imports do: take the site from the command line, write the file, say what a person
+//! must know of it.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,7 +1,8 @@
 //! `copyist import-postfix`: what Postfix's BCC parameters do, as a configuration.
 //!
-//! Asks Postfix's own tools, `postconf` and `postmap`, so that what is read is what Postfix reads; tables of text are read
-//! from the files that `postmap` makes its indexed files of, where these are there.
+//! Asks Postfix's own tools, `postconf` and `postmap`, so that what is read is what Postfix reads;
+//! tables of text are read from the files that `postmap` makes its indexed files of, where these
+//! are there.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,5 @@
-//! `copyist import-registry`: the settings of the Internet Mail Service Extension as a configuration.
+//! `copyist import-registry`: the settings of the Internet Mail Service Extension as a
+//! configuration.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,7 +9,8 @@ use super::args::ImportRegistry;
 use super::import::{give, site};
 use crate::config::import;
 
-/// The most that is read. A whole HKEY_LOCAL_MACHINE has some 200 MB, and is exported by nobody for this.
+/// The most that is read. A whole HKEY_LOCAL_MACHINE has some 200 MB, and is exported by nobody for
+/// this.
 const LARGEST: u64 = 64 << 20;
 
 pub(super) fn import_registry(what: &ImportRegistry) -> Result<(), Failure> {

@@ -14,15 +14,16 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::config::{LogFormat, LogSettings};
 use crate::mail::{is_unseen, visible};
 
-/// Log lines go to standard error, where systemd and containers look for them. `COPYIST_LOG` takes the usual filters of
-/// tracing, and goes before the level of the settings.
+/// Log lines go to standard error, where systemd and containers look for them. `COPYIST_LOG` takes
+/// the usual filters of tracing, and goes before the level of the settings.
 pub(super) fn start(settings: LogSettings) {
     // lettre's own lines would show what is sent; rustls and hyper talk about every handshake.
     let filter = EnvFilter::try_from_env("COPYIST_LOG")
         .unwrap_or_else(|_| EnvFilter::new(format!("warn,copyist={}", settings.level)));
     let log = tracing_subscriber::fmt()
-        // Else a line that cannot be written is complained about on standard error, and where nobody reads that
-        // either, the complaint panics: in the middle of a delivery, which would be repeated for ever.
+        // Else a line that cannot be written is complained about on standard error, and where
+        // nobody reads that either, the complaint panics: in the middle of a delivery, which would
+        // be repeated for ever.
         .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -37,8 +38,8 @@ pub(super) fn start(settings: LogSettings) {
     }
 }
 
-/// Whether standard error is systemd's journal, which reads the level of a line from a number in front. systemd says so by
-/// device and inode (systemd.exec(5)): a redirection leads elsewhere.
+/// Whether standard error is systemd's journal, which reads the level of a line from a number in
+/// front. systemd says so by device and inode (systemd.exec(5)): a redirection leads elsewhere.
 pub(super) fn is_journal() -> bool {
     let Ok(named) = std::env::var("JOURNAL_STREAM") else {
         return false;
@@ -61,7 +62,8 @@ pub(super) fn tell_failure(text: &str) {
 
 /// One line for each event, the MTA's queue id first, as postmasters look for it.
 struct Lines {
-    /// The journal has a clock of its own, and reads the level from a number in front (sd-daemon(3)).
+    /// The journal has a clock of its own, and reads the level from a number in front
+    /// (sd-daemon(3)).
     is_journal: bool,
 }
 
@@ -128,7 +130,8 @@ impl Visit for Said {
     }
 }
 
-/// A value without line breaks and other characters that cannot be seen: what strangers write must not look like a line of ours.
+/// A value without line breaks and other characters that cannot be seen: what strangers write must
+/// not look like a line of ours.
 struct OneLine<'a>(&'a dyn fmt::Debug);
 
 impl fmt::Display for OneLine<'_> {

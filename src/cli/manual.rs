@@ -1,4 +1,5 @@
-//! `copyist man` and `copyist completions`: what the command line says of itself, for `man` and for shells.
+//! `copyist man` and `copyist completions`: what the command line says of itself, for `man` and for
+//! shells.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -50,7 +51,8 @@ What was asked for could not be done, or what was looked at has a fault.
 The question or the configuration is wrong.
 "#;
 
-/// Writes a page for the command, one for each of its subcommands, and one for the configuration file.
+/// Writes a page for the command, one for each of its subcommands, and one for the configuration
+/// file.
 pub(super) fn pages(directory: &Path) -> Result<(), Failure> {
     let failed = |cause: io::Error| Failure::failed(format!("{}: {cause}", directory.display()));
     std::fs::create_dir_all(directory).map_err(failed)?;

@@ -1,6 +1,7 @@
 //! The commands. Each module is one command: arguments in, text or JSON out, exit status.
 //!
-//! Exit status: 0 fine, 1 failed, 2 wrong usage or configuration; what an answer has beside these its command says.
+//! Exit status: 0 fine, 1 failed, 2 wrong usage or configuration; what an answer has beside these
+//! its command says.
 
 mod args;
 mod check;

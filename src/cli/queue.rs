@@ -244,7 +244,8 @@ fn unknown(id: &ItemId) -> Failure {
     ))
 }
 
-/// The user who runs this command. Where somebody else logged in and became that user (su, sudo), both are named.
+/// The user who runs this command. Where somebody else logged in and became that user (su, sudo),
+/// both are named.
 fn operator() -> Operator {
     let name = |uid: Uid| match User::from_uid(uid) {
         Ok(Some(user)) => user.name,
@@ -325,7 +326,8 @@ fn record_json(record: &OperatorRecord) -> serde_json::Value {
     })
 }
 
-/// In batches, so that the service's own commits get between them, and with progress: a queue can be long.
+/// In batches, so that the service's own commits get between them, and with progress: a queue can
+/// be long.
 async fn retry_all(spool: &Spool) -> Result<(), Failure> {
     let depth = spool.depth().await.map_err(Failure::failed)?;
     let style =

@@ -14,7 +14,8 @@ struct Resolution {
     target: String,
     /// "smtp", "dn" or "x500".
     kind: &'static str,
-    /// Whether anybody's journal attribute, or nobody's, names this address; `null` where it cannot be known.
+    /// Whether anybody's journal attribute, or nobody's, names this address; `null` where it cannot
+    /// be known.
     is_journal_address: Option<bool>,
     /// "found", "absent" or "unavailable".
     answer: &'static str,
@@ -29,7 +30,8 @@ struct Resolution {
 #[derive(Serialize)]
 struct LeadsTo {
     addresses: Vec<Reached>,
-    /// Members of a group that get no copy: they have no address, or the directory does not have them.
+    /// Members of a group that get no copy: they have no address, or the directory does not have
+    /// them.
     without_address: Vec<String>,
     /// Why there is no address at all.
     problem: Option<String>,

@@ -14,7 +14,8 @@ use crate::config;
 use crate::daemon::{Daemon, Listeners, Reread};
 
 pub(super) async fn run(config: &Path) -> Result<(), Failure> {
-    // Whatever is made from here on is ours alone; the milter's socket gets its mode when it is there.
+    // Whatever is made from here on is ours alone; the milter's socket gets its mode when it is
+    // there.
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let settings = load(config)?;
     log::start(settings.log);

@@ -240,7 +240,8 @@ impl Build<'_> {
         Ok(rules)
     }
 
-    /// What the settings themselves name must be inside; the addresses of NDRs are the administrator's own word.
+    /// What the settings themselves name must be inside; the addresses of NDRs are the
+    /// administrator's own word.
     fn check_journal_domains(&mut self, rules: &Rules) -> Result<(), Noted> {
         let journals = Direction::ALL.iter().flat_map(|direction| {
             let targets = rules.of(*direction).journal.iter().enumerate();
@@ -363,7 +364,8 @@ impl Build<'_> {
         }
     }
 
-    /// As [`Build::path`]; `credential:NAME` is a credential of the service, which systemd makes a file of.
+    /// As [`Build::path`]; `credential:NAME` is a credential of the service, which systemd makes a
+    /// file of.
     fn secret_path(&mut self, key: &str, text: &str) -> Result<PathBuf, Noted> {
         let Some(name) = text.strip_prefix("credential:") else {
             return Ok(self.path(text));

@@ -1,7 +1,7 @@
 //! Every key as it is in force: its value, and where that comes from.
 //!
-//! Promises: holds no secret. The keys themselves have none: passwords, tokens and private keys stand in files, and only
-//! the names of these are told (a test holds that).
+//! Promises: holds no secret. The keys themselves have none: passwords, tokens and private keys
+//! stand in files, and only the names of these are told (a test holds that).
 
 use serde_json::Value;
 

@@ -158,14 +158,15 @@ pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
     })
 }
 
-/// Makes sure that a server can show these certificates, the first of them its own, with this key. `name` is what the
-/// file of the certificates is called.
+/// Makes sure that a server can show these certificates, the first of them its own, with this key.
+/// `name` is what the file of the certificates is called.
 pub(super) fn check_pair(
     certificates: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     name: &str,
 ) -> Result<(), FileError> {
-    // The provider is named: a second one in the build would make the default ambiguous, and ambiguous panics.
+    // The provider is named: a second one in the build would make the default ambiguous, and
+    // ambiguous panics.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let server = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::raw::Raw;
 
-/// Every key, tables included, by its path (`directory.cache.ttl`); those in a list of tables by the list's
-/// (`hook.smtp.listen`).
+/// Every key, tables included, by its path (`directory.cache.ttl`); those in a list of tables by
+/// the list's (`hook.smtp.listen`).
 pub(super) static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     let mut keys = BTreeMap::new();
     collect("", schema().as_value(), &mut keys);
@@ -63,7 +63,8 @@ pub fn json_schema() -> String {
 }
 
 fn schema() -> Schema {
-    // Draft 7 is what editors' TOML plugins understand. Inlined, so that every key stands at its place.
+    // Draft 7 is what editors' TOML plugins understand. Inlined, so that every key stands at its
+    // place.
     SchemaSettings::draft07()
         .with(|settings| settings.inline_subschemas = true)
         .with_transform(WithoutNull)
@@ -71,7 +72,8 @@ fn schema() -> Schema {
         .into_root_schema_for::<Raw>()
 }
 
-/// Takes out what TOML cannot say (null), and defaults of whole tables, which repeat those of their keys.
+/// Takes out what TOML cannot say (null), and defaults of whole tables, which repeat those of their
+/// keys.
 #[derive(Clone)]
 struct WithoutNull;
 
@@ -199,7 +201,8 @@ impl Keys {
         self.0.get(&without_indices(path))
     }
 
-    /// The list of tables that a path without indices is or leads into: `hook.smtp` for `hook.smtp.anything`.
+    /// The list of tables that a path without indices is or leads into: `hook.smtp` for
+    /// `hook.smtp.anything`.
     pub(super) fn list_of_tables(&self, path: &str) -> Option<&str> {
         let lists = self.iter().filter(|(_, key)| key.kind == Kind::Tables);
         lists.map(|(list, _)| list).find(|list| {
@@ -213,8 +216,8 @@ impl Keys {
         self.0.iter().map(|(path, key)| (path.as_str(), key))
     }
 
-    /// The key that somebody who wrote `path` probably meant: one with nearly that name, in the same
-    /// table rather than elsewhere.
+    /// The key that somebody who wrote `path` probably meant: one with nearly that name, in the
+    /// same table rather than elsewhere.
     pub(super) fn nearest(&self, path: &str) -> Option<&str> {
         let path = &without_indices(path);
         let name = |path: &'_ str| path.rsplit('.').next().unwrap_or_default().to_lowercase();
@@ -240,8 +243,8 @@ impl Keys {
     }
 }
 
-/// How many letters must be changed, added, left out or swapped with the next one to make one word the
-/// other (optimal string alignment).
+/// How many letters must be changed, added, left out or swapped with the next one to make one word
+/// the other (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     // rows[i][j]: the distance between the first i letters of one and the first j of the other.

@@ -121,8 +121,8 @@ fn file_layer(text: &str, findings: &mut Findings) -> Result<Map<String, Value>,
 /// What the parser says of a key that stands twice.
 const DUPLICATE: &str = "duplicate key";
 
-/// The name of a key that stands twice, and the line of the first: the last of that name before the second. Between two of
-/// one table no other table begins.
+/// The name of a key that stands twice, and the line of the first: the last of that name before the
+/// second. Between two of one table no other table begins.
 fn first_of(text: &str, second: Range<usize>) -> Option<(String, usize)> {
     let name = text.get(second.clone())?.trim_matches(['"', '\'']);
     let (table, _) = DeTable::parse_recoverable(text);

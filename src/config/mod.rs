@@ -1,7 +1,7 @@
 //! File and environment → complete settings of every module.
 //!
-//! Promises: what [`load`] gives is complete and sound, and no module has to check it again. Fails by
-//! [`ConfigError`], which holds every mistake, not the first.
+//! Promises: what [`load`] gives is complete and sound, and no module has to check it again. Fails
+//! by [`ConfigError`], which holds every mistake, not the first.
 //!
 //! | file | owns |
 //! |---|---|
@@ -72,8 +72,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Returns the listener that the milter has only by default, `None` if `hook.milter.listen` is set. A later version has
-    /// another default: the one of today is OpenDKIM's port as well.
+    /// Returns the listener that the milter has only by default, `None` if `hook.milter.listen` is
+    /// set. A later version has another default: the one of today is OpenDKIM's port as well.
     pub fn milter_by_default(&self) -> Option<&Listen> {
         let mut all = self.effective.settings.iter();
         let is_default =
@@ -98,7 +98,8 @@ pub fn load(path: &Path) -> Result<Settings, ConfigError> {
     load_with(path, std::env::vars_os())
 }
 
-/// As [`load`], with these environment variables. Those that do not begin with `COPYIST__` are ignored.
+/// As [`load`], with these environment variables. Those that do not begin with `COPYIST__` are
+/// ignored.
 pub fn load_with(
     path: &Path,
     variables: impl IntoIterator<Item = (OsString, OsString)>,

@@ -1,4 +1,5 @@
-//! Texts of the settings → types. Pure; each fails with the end of a sentence that begins with the text.
+//! Texts of the settings → types. Pure; each fails with the end of a sentence that begins with the
+//! text.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! The settings as they are written: the one list of keys, defaults, examples and possible words.
 //!
 //! The JSON schema, the check of every key and type, and the defaults all come from here; the texts
-//! of the fields are what an administrator's editor shows. What a text means (an address, a network,
-//! a duration) is not decided here; see [`super::build`].
+//! of the fields are what an administrator's editor shows. What a text means (an address, a
+//! network, a duration) is not decided here; see [`super::build`].
 
 mod doors;
 mod log;
@@ -28,7 +28,8 @@ pub(super) use smtp::{Smtp, SmtpDirection, SmtpTls};
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "Copyist")]
 pub(super) struct Raw {
-    /// The directory of the spool. It must outlive restarts: what is in it has been promised to somebody.
+    /// The directory of the spool. It must outlive restarts: what is in it has been promised to
+    /// somebody.
     pub(super) state_dir: String,
     /// Who is inside.
     pub(super) organization: Organization,
@@ -62,41 +63,48 @@ pub(super) struct Raw {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Organization {
-    /// The organization's mail domains; *.example.com means every domain below example.com. Required.
+    /// The organization's mail domains; *.example.com means every domain below example.com.
+    /// Required.
     #[schemars(example = ["example.com", "*.example.com"])]
     pub(super) domains: Words,
     /// Where the directory names further domains. Default: nowhere.
     pub(super) domains_from: DomainsFrom,
-    /// Names of the MTA itself, whose local parts are mailboxes of the organization: host names, address literals, what
-    /// Postfix has in mydestination. In addition to this machine's own names and addresses.
+    /// Names of the MTA itself, whose local parts are mailboxes of the organization: host names,
+    /// address literals, what Postfix has in mydestination. In addition to this machine's own names
+    /// and addresses.
     #[schemars(example = ["mx1.example.com", "[192.0.2.1]"])]
     pub(super) local_domains: Words,
-    /// Groups of domains that share their local parts: dan@ one of them is dan@ all others of its group. Default: none.
+    /// Groups of domains that share their local parts: dan@ one of them is dan@ all others of its
+    /// group. Default: none.
     #[schemars(example = [["example.com", "example.net"]])]
     pub(super) same_domains: Groups,
     /// The domain of addresses without one: the MTA's myorigin. Default: the first of domains.
     #[schemars(example = "example.com")]
     pub(super) default_domain: Option<String>,
-    /// The MTA's address maps, as postconf prints them. Mail to an alias is journaled for its targets.
+    /// The MTA's address maps, as postconf prints them. Mail to an alias is journaled for its
+    /// targets.
     pub(super) address_maps: AddressMaps,
-    /// Networks whose clients send as the organization even without logging in, if they send for one of its addresses.
+    /// Networks whose clients send as the organization even without logging in, if they send for
+    /// one of its addresses.
     #[schemars(example = ["192.0.2.0/24"])]
     pub(super) trusted_networks: Words,
-    /// Networks, or single addresses, whose clients bring mail from outside: gateways, backup MXs, list servers. What they
-    /// bring is inbound, and the journal guard holds. Default: none.
+    /// Networks, or single addresses, whose clients bring mail from outside: gateways, backup MXs,
+    /// list servers. What they bring is inbound, and the journal guard holds. Default: none.
     #[schemars(example = ["192.0.2.25"])]
     pub(super) gateways: Words,
-    /// TLS client certificates whose holders send as the organization, by the common name of the subject, with ;ISSUER
-    /// behind it where the issuer's must be right as well. Default: none.
+    /// TLS client certificates whose holders send as the organization, by the common name of the
+    /// subject, with ;ISSUER behind it where the issuer's must be right as well. Default: none.
     #[schemars(example = ["notebook.example.com"])]
     pub(super) trusted_certificates: Words,
-    /// This machine's name in Message-IDs and non-delivery reports. Default: the system's host name.
+    /// This machine's name in Message-IDs and non-delivery reports. Default: the system's host
+    /// name.
     #[schemars(example = "copyist.example.com")]
     pub(super) hostname: Option<String>,
-    /// Who may not write to journal and NDR addresses: senders outside, everyone but Copyist, or off.
+    /// Who may not write to journal and NDR addresses: senders outside, everyone but Copyist, or
+    /// off.
     pub(super) journal_guard: JournalGuard,
-    /// Journal mailboxes that are named by attributes only, and look like a person's: addresses, domains, or DNs for
-    /// everything at or below them. Default: none.
+    /// Journal mailboxes that are named by attributes only, and look like a person's: addresses,
+    /// domains, or DNs for everything at or below them. Default: none.
     #[schemars(example = ["journal@example.com", "OU=Journals,DC=example,DC=com"])]
     pub(super) journal_mailboxes: Words,
     /// Whether the mailbox of a person that somebody's journal attribute names is guarded, too.
@@ -143,8 +151,8 @@ pub(super) struct DomainsFrom {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Directory {
-    /// The LDAP servers (ldap://, ldaps://, ldapi://, or srv:DOMAIN for those that the DNS names), tried in this
-    /// order; or one ldif:FILE. Required.
+    /// The LDAP servers (ldap://, ldaps://, ldapi://, or srv:DOMAIN for those that the DNS names),
+    /// tried in this order; or one ldif:FILE. Required.
     #[schemars(example = ["ldaps://dc1.example.com"])]
     pub(super) urls: Words,
     /// Whether ldap:// connections must switch to TLS before anything else is said.
@@ -158,21 +166,22 @@ pub(super) struct Directory {
     /// The file that holds the account's password and nothing else.
     #[schemars(example = "/etc/copyist/ldap.password")]
     pub(super) bind_password_file: Option<String>,
-    /// Bind by Kerberos instead, with the ticket cache or client keytab that the environment names (KRB5CCNAME,
-    /// KRB5_CLIENT_KTNAME). Takes a build with the feature gssapi.
+    /// Bind by Kerberos instead, with the ticket cache or client keytab that the environment names
+    /// (KRB5CCNAME, KRB5_CLIENT_KTNAME). Takes a build with the feature gssapi.
     pub(super) gssapi: bool,
     /// The base of all searches. Required with LDAP servers; may be empty.
     #[schemars(example = "DC=example,DC=com")]
     pub(super) base: Option<String>,
     /// Attributes that hold a person's own addresses.
     pub(super) address_attributes: Words,
-    /// Attributes that hold login names: of authenticated clients, and of mailboxes at the MTA's own names.
+    /// Attributes that hold login names: of authenticated clients, and of mailboxes at the MTA's
+    /// own names.
     pub(super) login_attributes: Words,
     /// Characters that start an address extension (user+list@example.com). Default: none.
     #[schemars(example = "+")]
     pub(super) recipient_delimiter: String,
-    /// The longest wait for one answer of a server. A message waits four times that for all its questions together, and at
-    /// least ten seconds.
+    /// The longest wait for one answer of a server. A message waits four times that for all its
+    /// questions together, and at least ten seconds.
     pub(super) timeout: String,
     /// What happens to a message whose people cannot be looked up: defer it (451), send its copy to
     /// fallback_journal, or accept it without that copy.
@@ -180,32 +189,35 @@ pub(super) struct Directory {
     /// Where copies go that no usable journal address can be found for.
     #[schemars(example = "journal-fallback@example.com")]
     pub(super) fallback_journal: Option<String>,
-    /// The domains that journal addresses must be of, whoever names them; *.example.com means every domain below
-    /// example.com. A copy for any other address goes to fallback_journal. Default: any.
+    /// The domains that journal addresses must be of, whoever names them; *.example.com means every
+    /// domain below example.com. A copy for any other address goes to fallback_journal. Default:
+    /// any.
     #[schemars(example = ["example.com"])]
     pub(super) journal_domains: Words,
-    /// Where else than in people's own objects their journal attributes may stand: in the "groups" that they are
-    /// members of, in the "containers" above their objects. Default: nowhere.
+    /// Where else than in people's own objects their journal attributes may stand: in the "groups"
+    /// that they are members of, in the "containers" above their objects. Default: nowhere.
     #[schemars(example = ["groups", "containers"])]
     pub(super) inherit_from: Words,
-    /// The attribute that exempts a person from journaling, with the value TRUE. Default: nobody is exempt.
+    /// The attribute that exempts a person from journaling, with the value TRUE. Default: nobody is
+    /// exempt.
     #[schemars(example = &"extensionAttribute11")]
     pub(super) journal_exempt_attribute: Option<String>,
-    /// When a group that is a journal target stands for its members: where it has no address of its own
-    /// (without_address), or always.
+    /// When a group that is a journal target stands for its members: where it has no address of its
+    /// own (without_address), or always.
     pub(super) expand_groups: ExpandGroups,
     /// The most objects that one journal target may lead to. Mail for a larger group is deferred.
     pub(super) group_limit: NonZeroU64,
-    /// The domain of IMCEAEX addresses, for journal targets without an SMTP address on an Exchange relay.
-    /// Default: none are made.
+    /// The domain of IMCEAEX addresses, for journal targets without an SMTP address on an Exchange
+    /// relay. Default: none are made.
     #[schemars(example = "example.com")]
     pub(super) imceaex_domain: Option<String>,
-    /// The address of somebody whom the directory always has. While he is not found, everybody else's absence counts
-    /// as an outage: an account that lost its rights finds nobody. Default: absences are believed.
+    /// The address of somebody whom the directory always has. While he is not found, everybody
+    /// else's absence counts as an outage: an account that lost its rights finds nobody. Default:
+    /// absences are believed.
     #[schemars(example = "postmaster@example.com")]
     pub(super) canary: Option<String>,
-    /// How changes are followed, so that they count at once: as the servers offer it (auto), by syncrepl
-    /// (OpenLDAP), by notify or usn (Active Directory), or not (off).
+    /// How changes are followed, so that they count at once: as the servers offer it (auto), by
+    /// syncrepl (OpenLDAP), by notify or usn (Active Directory), or not (off).
     pub(super) watch: Watch,
     /// How long answers are kept.
     pub(super) cache: Cache,
@@ -235,12 +247,14 @@ pub(super) struct Direction {
     /// Attributes of the people concerned that hold further journal addresses.
     #[schemars(example = ["extensionAttribute10"])]
     pub(super) journal_attribute: Words,
-    /// Envelope sender of the copies: who gets their non-delivery reports. Required where mail is journaled.
+    /// Envelope sender of the copies: who gets their non-delivery reports. Required where mail is
+    /// journaled.
     #[schemars(example = "journalndr@example.com")]
     pub(super) journal_ndr: Option<String>,
     /// A Microsoft journal report with the message attached, or the message itself.
     pub(super) format: Format,
-    /// A journal report or copy holds the message as it was received, or as it is delivered, with the texts below.
+    /// A journal report or copy holds the message as it was received, or as it is delivered, with
+    /// the texts below.
     pub(super) journal_what: JournalWhat,
     /// Text before the body. Default: none.
     pub(super) prepend: Wording,
@@ -259,15 +273,17 @@ pub(super) struct Outbound {
     /// Attributes of the people concerned that hold further journal addresses.
     #[schemars(example = ["extensionAttribute10"])]
     pub(super) journal_attribute: Words,
-    /// Whose journal_attribute counts: the sender's, the external recipient's (where the directory has
-    /// a contact for it), or both.
+    /// Whose journal_attribute counts: the sender's, the external recipient's (where the directory
+    /// has a contact for it), or both.
     pub(super) journal_attribute_of: AttributeOf,
-    /// Envelope sender of the copies: who gets their non-delivery reports. Required where mail is journaled.
+    /// Envelope sender of the copies: who gets their non-delivery reports. Required where mail is
+    /// journaled.
     #[schemars(example = "journalndr@example.com")]
     pub(super) journal_ndr: Option<String>,
     /// A Microsoft journal report with the message attached, or the message itself.
     pub(super) format: Format,
-    /// A journal report or copy holds the message as it was received, or as it is delivered, with the texts below.
+    /// A journal report or copy holds the message as it was received, or as it is delivered, with
+    /// the texts below.
     pub(super) journal_what: JournalWhat,
     /// Text before the body. Default: none.
     pub(super) prepend: Wording,
@@ -282,7 +298,8 @@ pub(super) struct Wording {
     /// Plain text. Where html is not given, HTML is made of it.
     #[schemars(example = &"Example Ltd, 1 Main Street, Exampleton")]
     pub(super) text: Option<String>,
-    /// HTML: a document, or what stands in its body. Where text is not given, plain text is made of it.
+    /// HTML: a document, or what stands in its body. Where text is not given, plain text is made of
+    /// it.
     #[schemars(example = &"<p>Example Ltd</p>")]
     pub(super) html: Option<String>,
     /// RTF, with or without its header, instead of the two above.
@@ -305,13 +322,15 @@ pub(super) struct Wording {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Text {
-    /// Signed and encrypted messages are left as they are, or become a part of a message with the text beside it.
+    /// Signed and encrypted messages are left as they are, or become a part of a message with the
+    /// text beside it.
     pub(super) signed: Signed,
     /// A message that should get a text and cannot: it goes on without it, or is deferred (451).
     pub(super) on_failure: TextFailure,
     /// Whether recipients of one message who are owed different texts get versions of their own.
     pub(super) split_mixed: bool,
-    /// The attribute that exempts a person's mail from texts, with the value TRUE. Default: nobody is exempt.
+    /// The attribute that exempts a person's mail from texts, with the value TRUE. Default: nobody
+    /// is exempt.
     #[schemars(example = &"extensionAttribute13")]
     pub(super) exempt_attribute: Option<String>,
 }
@@ -323,8 +342,8 @@ pub(super) struct Relay {
     /// The relay, with or without a port (default 25, or 465 where tls is implicit). Required.
     #[schemars(example = "127.0.0.1:10027")]
     pub(super) host: Option<String>,
-    /// none, opportunistic (STARTTLS where offered; in the clear where the handshake fails and neither username nor ca_file
-    /// is set), required (STARTTLS), implicit (TLS from the start).
+    /// none, opportunistic (STARTTLS where offered; in the clear where the handshake fails and
+    /// neither username nor ca_file is set), required (STARTTLS), implicit (TLS from the start).
     pub(super) tls: Tls,
     /// Certificates (PEM) that the relay is checked against. Default: the system's.
     #[schemars(example = "/etc/copyist/ca.pem")]

@@ -1,7 +1,7 @@
 //! The organization's domains, as far as the directory names them (`organization.domains_from`).
 //!
-//! Promises: nothing is decided before they are known; while the directory does not answer, the last that it named
-//! count.
+//! Promises: nothing is decided before they are known; while the directory does not answer, the
+//! last that it named count.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

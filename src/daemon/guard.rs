@@ -1,6 +1,8 @@
-//! The set of guarded mailboxes, built from settings and directory, and built again as these change.
+//! The set of guarded mailboxes, built from settings and directory, and built again as these
+//! change.
 //!
-//! Promises: while the directory does not answer, the last set that was known counts, also after a restart.
+//! Promises: while the directory does not answer, the last set that was known counts, also after a
+//! restart.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +18,8 @@ use crate::identity::{Guarded, GuardedMailboxes, Identities, Unguarded};
 use crate::pipeline::Pipeline;
 use crate::policy::{self, Rules};
 
-/// How long after a change of the directory the set is built again: several changes often come together.
+/// How long after a change of the directory the set is built again: several changes often come
+/// together.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// How long the first reading of the directory is waited for; it goes on meanwhile.
@@ -50,8 +53,8 @@ async fn known_values(identities: &Identities) -> Result<Arc<JournalValues>, Out
         .ok_or_else(|| Outage::new("the values of the journal attributes were not read so far"))
 }
 
-/// Takes over the set of the last run, until the directory gives a newer one. What other settings made of the directory
-/// is of no use.
+/// Takes over the set of the last run, until the directory gives a newer one. What other settings
+/// made of the directory is of no use.
 pub(super) fn restore(guarded: &Guarded, rules: &Rules, file: &Path) {
     match GuardedMailboxes::read(file) {
         Ok(mailboxes) if mailboxes.is_of(&policy::guard_settings(rules)) => {

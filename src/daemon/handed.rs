@@ -1,7 +1,9 @@
-//! Sockets that are open already when the service starts: systemd hands them over (sd_listen_fds(3)).
+//! Sockets that are open already when the service starts: systemd hands them over
+//! (sd_listen_fds(3)).
 //!
-//! They stay open while the service is away, so that an MTA which connects meanwhile waits instead of deferring. Each
-//! is the one that a `listen` setting names; one that no setting names is a mistake, for mail sent there would wait for ever.
+//! They stay open while the service is away, so that an MTA which connects meanwhile waits instead
+//! of deferring. Each is the one that a `listen` setting names; one that no setting names is a
+//! mistake, for mail sent there would wait for ever.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

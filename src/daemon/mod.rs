@@ -1,7 +1,8 @@
 //! Composition: opens what the settings name, listens, reloads, drains, stops.
 //!
-//! Promises: mail is accepted only after the spool is open and recovered; a reload swaps settings between
-//! messages, never within one; on shutdown messages under way are finished and the rest is on disk.
+//! Promises: mail is accepted only after the spool is open and recovered; a reload swaps settings
+//! between messages, never within one; on shutdown messages under way are finished and the rest is
+//! on disk.
 
 mod domains;
 mod guard;
@@ -194,7 +195,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Opens the spool, which recovers what a crash left, and builds the rest. Must be called in a runtime.
+    /// Opens the spool, which recovers what a crash left, and builds the rest. Must be called in a
+    /// runtime.
     pub fn open(settings: Settings) -> Result<Daemon, DaemonError> {
         // Before anything counts.
         admin::metrics();
@@ -309,8 +311,9 @@ impl Daemon {
             tokio::select! {
                 () = shutdown.cancelled() => break Ok(()),
                 () = spool.failed() => {
-                    // Answers of the messages under way are 4xx already. The supervisor starts a new process, which
-                    // opens the files anew: a sync that failed once is never trusted again in this one.
+                    // Answers of the messages under way are 4xx already. The supervisor starts a
+                    // new process, which opens the files anew: a sync that failed once is never
+                    // trusted again in this one.
                     shutdown.cancel();
                     break Err(DaemonError::SpoolFailed);
                 }
@@ -439,7 +442,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// What SMTP listeners work by from now on; `None` for those that the settings do not name any more.
+    /// What SMTP listeners work by from now on; `None` for those that the settings do not name any
+    /// more.
     fn smtp_terms(&self, hook: &hook::Settings) -> Result<Vec<Option<SmtpTerms>>, SmtpTlsError> {
         let renewed = self.smtp.iter().map(|terms| {
             let old = terms.load();
@@ -472,8 +476,9 @@ impl Daemon {
     }
 }
 
-/// A directory that answers, with what is remembered of it, is not given up for one that does not: nobody whom the new one
-/// was not asked for would get mail. Where the old one does not answer either, the new one is taken.
+/// A directory that answers, with what is remembered of it, is not given up for one that does not:
+/// nobody whom the new one was not asked for would get mail. Where the old one does not answer
+/// either, the new one is taken.
 async fn worth_changing_to(new: &Directory, old: &Directory) -> Result<(), directory::Outage> {
     if old.health() != directory::Health::Ok {
         return Ok(());

@@ -1,6 +1,8 @@
-//! Tells the supervisor how the service fares (sd_notify(3)): a datagram to the socket that `NOTIFY_SOCKET` names.
+//! Tells the supervisor how the service fares (sd_notify(3)): a datagram to the socket that
+//! `NOTIFY_SOCKET` names.
 //!
-//! So `systemctl start` comes back when mail is taken, and with an error when the configuration is wrong.
+//! So `systemctl start` comes back when mail is taken, and with an error when the configuration is
+//! wrong.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;

@@ -1,9 +1,10 @@
-//! The state directory is ours alone: whoever could write it could have anything sent, and whoever could read it reads
-//! everybody's mail.
+//! The state directory is ours alone: whoever could write it could have anything sent, and whoever
+//! could read it reads everybody's mail.
 //!
-//! Promises: a directory that is missing is made, closed to everybody else; one that is open to others, that somebody
-//! else owns, or that is not what its name says, is refused with the command that mends it. Nothing is changed about
-//! a directory that was there: that it was open is something that its owner must know.
+//! Promises: a directory that is missing is made, closed to everybody else; one that is open to
+//! others, that somebody else owns, or that is not what its name says, is refused with the command
+//! that mends it. Nothing is changed about a directory that was there: that it was open is
+//! something that its owner must know.
 
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
@@ -135,8 +136,8 @@ pub(super) fn prepare(dir: &Path, allow_remote_fs: bool) -> Result<(), StateDirE
     look_through(dir, us, allow_remote_fs)
 }
 
-/// Whether the service of a user, else of the user that owns the directory, could use it; nothing is changed, and what
-/// is not there yet is right.
+/// Whether the service of a user, else of the user that owns the directory, could use it; nothing
+/// is changed, and what is not there yet is right.
 pub(crate) fn examine(
     dir: &Path,
     allow_remote_fs: bool,
@@ -261,7 +262,8 @@ fn ours(path: &Path, found: &Metadata, us: Uid, remedy: &'static str) -> Result<
     Ok(())
 }
 
-/// Whether nobody can rename the directory away. In one with the sticky bit, as /tmp, only its owner can.
+/// Whether nobody can rename the directory away. In one with the sticky bit, as /tmp, only its
+/// owner can.
 fn safe_parents(dir: &Path) -> Result<(), Fault> {
     const STICKY: u32 = 0o1000;
     let whole = fs::canonicalize(dir)?;
@@ -287,7 +289,8 @@ fn name_of(id: Uid) -> String {
 /// The kind of file system, where the disk is not surely one of this machine.
 fn remote_kind(dir: &Path) -> io::Result<Option<String>> {
     let FsType(magic) = statfs(dir)?.filesystem_type();
-    // The type of the number is not the same on all machines; the magic numbers have 32 bits on all.
+    // The type of the number is not the same on all machines; the magic numbers have 32 bits on
+    // all.
     match magic as u32 {
         FUSE => {
             let device = fs::metadata(dir)?.dev();
@@ -301,8 +304,9 @@ fn remote_kind(dir: &Path) -> io::Result<Option<String>> {
 /// `FUSE_SUPER_MAGIC`: the file system is a program, or a hypervisor.
 const FUSE: u32 = 0x6573_5546;
 
-/// The type of a FUSE file system, `fuse.sshfs`, by the table of mounts (proc_pid_mountinfo(5)), where it is not on a
-/// disk of this machine. What the program behind it does with a sync nobody can see from here.
+/// The type of a FUSE file system, `fuse.sshfs`, by the table of mounts (proc_pid_mountinfo(5)),
+/// where it is not on a disk of this machine. What the program behind it does with a sync nobody
+/// can see from here.
 fn fuse_kind(mounts: &str, device: u64) -> Option<String> {
     let device = format!("{}:{}", major(device), minor(device));
     let kind = mounts.lines().find_map(|line| {

@@ -1,11 +1,13 @@
 //! The stream between lettre and the relay. Replies are read here, once, and by our own rules.
 //!
-//! lettre writes; what it would make of a reply decides nothing. It compares keywords by case, panics on some answers to
-//! EHLO, and takes what it has read ahead for the answer to the next command, also what came before the encryption
-//! (CVE-2011-0411 and its kin). So lettre reads "250 ok" for every reply, and the reply itself is for [`Channel::reply`].
+//! lettre writes; what it would make of a reply decides nothing. It compares keywords by case,
+//! panics on some answers to EHLO, and takes what it has read ahead for the answer to the next
+//! command, also what came before the encryption (CVE-2011-0411 and its kin). So lettre reads "250
+//! ok" for every reply, and the reply itself is for [`Channel::reply`].
 //!
-//! Promises: a reply is the answer to a command that was sent before it came. Anything that comes unasked ends the
-//! connection, as do a reply that cannot be read and one that does not come in time.
+//! Promises: a reply is the answer to a command that was sent before it came. Anything that comes
+//! unasked ends the connection, as do a reply that cannot be read and one that does not come in
+//! time.
 
 use std::fmt;
 use std::future::Future;
@@ -186,7 +188,8 @@ impl State {
         Poll::Ready(Ok(read.filled().len()))
     }
 
-    /// Some relays end lines with LF alone. In a reply that is a line's end to everybody, and hides nothing.
+    /// Some relays end lines with LF alone. In a reply that is a line's end to everybody, and hides
+    /// nothing.
     fn feed(&mut self, bytes: &[u8]) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let line = piece.strip_suffix(b"\n").unwrap_or(piece);
@@ -199,8 +202,8 @@ impl State {
         }
     }
 
-    /// What the relay says though nothing was asked, as a reason to give the connection up. A reply to a message that is
-    /// not through is kept where it says no: a relay may have had enough.
+    /// What the relay says though nothing was asked, as a reason to give the connection up. A reply
+    /// to a message that is not through is kept where it says no: a relay may have had enough.
     fn unasked(&mut self) -> Option<String> {
         let mut context = Context::from_waker(Waker::noop());
         let read = match self.answers.has_more() {

@@ -1,9 +1,10 @@
 //! One connection to the relay, on lettre's `AsyncSmtpConnection`.
 //!
-//! Promises: every step ends within its deadline; only a 250 after the data counts as delivered; a connection on
-//! which anything went otherwise than in order is never used again, because its next reply may belong to the
-//! last command. lettre sends; what the relay replies is read by [`Channel`]. Does not use lettre's transport or pool:
-//! these lose track of replies when a send is cancelled, and stop at the first refused recipient.
+//! Promises: every step ends within its deadline; only a 250 after the data counts as delivered; a
+//! connection on which anything went otherwise than in order is never used again, because its next
+//! reply may belong to the last command. lettre sends; what the relay replies is read by
+//! [`Channel`]. Does not use lettre's transport or pool: these lose track of replies when a send is
+//! cancelled, and stop at the first refused recipient.
 
 use std::io;
 use std::sync::Arc;
@@ -71,8 +72,9 @@ pub(super) struct Sent {
     pub(super) fates: Vec<Fate>,
     /// The connection, where it can be used again.
     pub(super) connection: Option<Connection>,
-    /// Whether a fresh connection may do better than one that was used before: it was lost before the relay had answered
-    /// anything, as when the relay had closed it while it was idle, or the relay had enough of it and took no MAIL.
+    /// Whether a fresh connection may do better than one that was used before: it was lost before
+    /// the relay had answered anything, as when the relay had closed it while it was idle, or the
+    /// relay had enough of it and took no MAIL.
     pub(super) is_worth_another: bool,
 }
 
@@ -95,7 +97,8 @@ pub(super) enum Trouble {
     /// The connection is of no use any more.
     #[error("{0}")]
     Lost(String),
-    /// A reply answers another question: so may all replies before it, and none of them is believed.
+    /// A reply answers another question: so may all replies before it, and none of them is
+    /// believed.
     #[error("the relay's replies are out of step: {0}")]
     OutOfStep(String),
 }
@@ -116,8 +119,8 @@ impl Connection {
         not_after(self.certificate.as_ref()?)
     }
 
-    /// Whom of these it refuses mail from this sender to, and in which words; nothing is sent. `Err` says why it could
-    /// not be asked.
+    /// Whom of these it refuses mail from this sender to, and in which words; nothing is sent.
+    /// `Err` says why it could not be asked.
     pub(super) async fn refusals(
         &mut self,
         sender: &Address,
@@ -147,8 +150,9 @@ impl Connection {
         self.channel.is_quiet()
     }
 
-    /// Whether it has served its time: relays limit what comes in one session, and a relay of several machines is used
-    /// evenly only by those who come again (smtp_connection_reuse_time_limit of Postfix).
+    /// Whether it has served its time: relays limit what comes in one session, and a relay of
+    /// several machines is used evenly only by those who come again
+    /// (smtp_connection_reuse_time_limit of Postfix).
     pub(super) fn is_spent(&self) -> bool {
         self.is_deferred || self.messages >= MOST_MESSAGES || self.opened.elapsed() >= LONGEST_LIFE
     }
@@ -256,8 +260,9 @@ impl Connection {
         None
     }
 
-    /// MAIL and RCPT. Where the relay takes several commands at once, DATA goes with them (RFC 2920 section 3.1). `Err`:
-    /// the connection is lost, why, and whether that was before the relay had answered anything.
+    /// MAIL and RCPT. Where the relay takes several commands at once, DATA goes with them (RFC 2920
+    /// section 3.1). `Err`: the connection is lost, why, and whether that was before the relay had
+    /// answered anything.
     async fn envelope(
         &mut self,
         item: &Item,
@@ -363,7 +368,8 @@ impl Connection {
     }
 
     fn rcpt_command(&self, item: &Item, address: &Address) -> String {
-        // A bounce of a report must come back; one of an NDR has nowhere to go (RFC 3461 section 4.1).
+        // A bounce of a report must come back; one of an NDR has nowhere to go (RFC 3461 section
+        // 4.1).
         let params = match item.kind {
             Kind::Report | Kind::Copy => " NOTIFY=FAILURE".into(),
             Kind::Ndr => " NOTIFY=NEVER".into(),
@@ -382,7 +388,8 @@ impl Connection {
         format!("RCPT TO:<{address}>{params}\r\n")
     }
 
-    /// DATA, unless it was said and answered, and the message. Gives the connection back where that is still there.
+    /// DATA, unless it was said and answered, and the message. Gives the connection back where that
+    /// is still there.
     async fn data(
         mut self,
         item: &Item,
@@ -403,8 +410,8 @@ impl Connection {
         if let Content::Memory(_) = original {
             return sending.await;
         }
-        // Reading a file may hold a thread up, and lettre reads while it writes; so that is not one of the threads that
-        // serve everybody.
+        // Reading a file may hold a thread up, and lettre reads while it writes; so that is not one
+        // of the threads that serve everybody.
         let handle = Handle::current();
         let apart = tokio::task::spawn_blocking(move || handle.block_on(sending));
         apart.await.unwrap_or_else(|_| {
@@ -419,22 +426,23 @@ impl Connection {
     ) -> (Result<(), Trouble>, Option<Connection>) {
         let pieces = pieces.map(|piece| match piece {
             Ok(piece) => piece,
-            // Whatever ends this iterator in order has lettre say the final dot, after half a message. So it ends
-            // out of order, and the connection with it.
+            // Whatever ends this iterator in order has lettre say the final dot, after half a
+            // message. So it ends out of order, and the connection with it.
             Err(cause) => {
                 error!("a message cannot be read while it is sent: {cause}");
                 std::panic::resume_unwind(Box::new(cause))
             }
         });
-        // The relay may store the message before it answers (RFC 5321 section 4.5.3.2.6 allows twice a command's time).
+        // The relay may store the message before it answers (RFC 5321 section 4.5.3.2.6 allows
+        // twice a command's time).
         self.channel.set_patience(self.timeout * 2);
         self.channel.begin_message();
         let sent = self.smtp.message_iter(pieces).await;
         self.channel.set_patience(self.timeout);
         let Err(_) = sent else {
             let outcome = match self.told() {
-                // The one place where something counts as delivered. Any other positive answer belongs to another
-                // question.
+                // The one place where something counts as delivered. Any other positive answer
+                // belongs to another question.
                 Ok(answer) if answer.code == 250 => Ok(()),
                 Ok(answer) if answer.is_transient() || answer.is_permanent() => completed(&answer),
                 Ok(answer) => Err(Trouble::OutOfStep(format!(
@@ -473,8 +481,8 @@ impl Connection {
         completed(&self.ask(command).await?)
     }
 
-    /// Ends the transaction. RSET cannot be refused: another answer than yes belongs to another command, and so may all
-    /// that were taken for answers to the commands before it.
+    /// Ends the transaction. RSET cannot be refused: another answer than yes belongs to another
+    /// command, and so may all that were taken for answers to the commands before it.
     async fn reset(&mut self) -> Result<(), Trouble> {
         match self.step("RSET\r\n").await {
             Err(Trouble::Reply(reply)) => Err(Trouble::OutOfStep(format!(
@@ -523,8 +531,9 @@ pub(super) fn completed(answer: &Answer) -> Result<(), Trouble> {
     }
 }
 
-/// What a reply means for the item or the recipient it is about. Codes that say something about us are no refusal: log in
-/// first (530), with another account (535), by another mechanism (534, 538; RFC 4954 section 6).
+/// What a reply means for the item or the recipient it is about. Codes that say something about us
+/// are no refusal: log in first (530), with another account (535), by another mechanism (534, 538;
+/// RFC 4954 section 6).
 fn fate_of(reply: &Reply) -> Fate {
     let is_about_us = matches!(reply.code, 530 | 534 | 535 | 538);
     if reply.is_permanent() && !is_about_us {

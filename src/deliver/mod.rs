@@ -1,7 +1,8 @@
 //! Item → relay → outcome per recipient → progress, NDR or dead letter.
 //!
-//! Promises: every item is tried until each of its recipients has it, or an NDR about it is durable, or it is a dead
-//! letter; never given up by itself. What a relay took twice after a crash has the same Message-ID.
+//! Promises: every item is tried until each of its recipients has it, or an NDR about it is
+//! durable, or it is a dead letter; never given up by itself. What a relay took twice after a crash
+//! has the same Message-ID.
 
 mod channel;
 mod connection;

@@ -62,8 +62,8 @@ impl From<String> for OpenError {
 }
 
 impl Connection {
-    /// Connects, greets, encrypts and logs in, as the settings say. Each step has a time of its own (RFC 5321 section
-    /// 4.5.3.2).
+    /// Connects, greets, encrypts and logs in, as the settings say. Each step has a time of its own
+    /// (RFC 5321 section 4.5.3.2).
     pub(super) async fn open(
         server: &Server,
         settings: &RelaySettings,
@@ -94,8 +94,8 @@ impl Connection {
         Ok(connection)
     }
 
-    /// The session, encrypted where that can be, as with Postfix's `smtp_tls_security_level = may`. What fails otherwise
-    /// than by a disagreement about encryption is no reason to do without.
+    /// The session, encrypted where that can be, as with Postfix's `smtp_tls_security_level = may`.
+    /// What fails otherwise than by a disagreement about encryption is no reason to do without.
     async fn begin_anyhow(
         tcp: TcpStream,
         settings: &RelaySettings,
@@ -121,8 +121,8 @@ impl Connection {
         settings: &RelaySettings,
         how: Tls,
     ) -> Result<Connection, OpenError> {
-        // Or the end of the data waits until the relay's system has acknowledged what came before it, which takes tens
-        // of milliseconds in which a crash makes a duplicate.
+        // Or the end of the data waits until the relay's system has acknowledged what came before
+        // it, which takes tens of milliseconds in which a crash makes a duplicate.
         tcp.set_nodelay(true).map_err(no_connection)?;
         let mut stream: Box<dyn Transport> = Box::new(PromptTcp::new(tcp));
         let mut certificate = None;
@@ -147,7 +147,8 @@ impl Connection {
     ) -> Result<Connection, String> {
         let channel = Channel::new(stream, settings.timeout);
         let hello = ClientId::Domain(settings.helo_name.clone());
-        // lettre waits for the greeting and says EHLO; the channel lets it come so far only if the relay greets us.
+        // lettre waits for the greeting and says EHLO; the channel lets it come so far only if the
+        // relay greets us.
         let connecting =
             AsyncSmtpConnection::connect_with_transport(Box::new(channel.clone()), &hello);
         let smtp = connecting.await.map_err(|_| channel.failure())?;
@@ -170,7 +171,8 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Takes the answer to EHLO. A relay that does not know it is greeted by HELO, and offers nothing.
+    /// Takes the answer to EHLO. A relay that does not know it is greeted by HELO, and offers
+    /// nothing.
     async fn hear_offers(&mut self, offers: &Answer, to: &RelaySettings) -> Result<(), String> {
         let code = offers.code;
         if offers.is_positive() {
@@ -255,8 +257,8 @@ impl Connection {
 
 fn tls(settings: &RelaySettings) -> Result<(TlsConnector, ServerName<'static>), String> {
     let config = match settings.tls {
-        // Encryption against listeners only: whoever offers no certificate that can be checked is not refused, or mail
-        // would go in the clear instead (RFC 7435).
+        // Encryption against listeners only: whoever offers no certificate that can be checked is
+        // not refused, or mail would go in the clear instead (RFC 7435).
         Tls::Opportunistic | Tls::None => unchecked_tls_client_config(),
         Tls::Required | Tls::Implicit => tls_client_config(settings.ca_file.as_deref()),
     };
@@ -269,8 +271,8 @@ fn tls(settings: &RelaySettings) -> Result<(TlsConnector, ServerName<'static>), 
     Ok((TlsConnector::from(Arc::clone(&config)), name))
 }
 
-/// Whether mail that was to be encrypted against listeners alone may go in the clear: not with a password, and not where
-/// somebody wants certificates checked.
+/// Whether mail that was to be encrypted against listeners alone may go in the clear: not with a
+/// password, and not where somebody wants certificates checked.
 fn may_go_unencrypted(settings: &RelaySettings) -> bool {
     settings.tls == Tls::Opportunistic && settings.login.is_none() && settings.ca_file.is_none()
 }

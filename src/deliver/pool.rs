@@ -13,8 +13,8 @@ use crate::net::{Expiry, Server, Unencrypted};
 /// How long a connection is kept without work: shorter than any relay's patience.
 const KEPT: Duration = Duration::from_secs(30);
 
-/// Connections to one relay. Whoever sends holds one of the places that the caller gives out; the pool itself only
-/// remembers what is idle.
+/// Connections to one relay. Whoever sends holds one of the places that the caller gives out; the
+/// pool itself only remembers what is idle.
 pub(super) struct Pool {
     pub(super) settings: RelaySettings,
     server: Server,

@@ -1,4 +1,5 @@
-//! Whether the relay would take something: for `copyist check --online` and `copyist doctor --online`.
+//! Whether the relay would take something: for `copyist check --online` and `copyist doctor
+//! --online`.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -44,8 +45,8 @@ pub async fn probe(settings: &RelaySettings) -> Result<ProbeReport, RelayError> 
     Ok(report)
 }
 
-/// Whom of these the relay refuses mail from this sender to, and in which words; the sender itself where it is that
-/// which is refused. Nothing is sent.
+/// Whom of these the relay refuses mail from this sender to, and in which words; the sender itself
+/// where it is that which is refused. Nothing is sent.
 pub async fn refusals(
     settings: &RelaySettings,
     sender: &Address,

@@ -1,4 +1,5 @@
-//! A relay that takes nothing: refusals by it that say nothing about any recipient, and the run of failed attempts.
+//! A relay that takes nothing: refusals by it that say nothing about any recipient, and the run of
+//! failed attempts.
 
 use std::time::Duration;
 
@@ -12,14 +13,15 @@ use crate::mail::{Address, Enhanced};
 
 /// Items in a row that the relay must have refused.
 const ITEMS: u32 = 20;
-/// Attempts in a row that must have failed, and of how many items, for the relay to count as one that takes nothing.
+/// Attempts in a row that must have failed, and of how many items, for the relay to count as one
+/// that takes nothing.
 const FAILURES: u32 = 5;
 const FAILED_ITEMS: usize = 3;
 /// How often it is said.
 const SAID_EVERY: Duration = Duration::from_secs(24 * 3600);
 
-/// The items that the relay refused since it took one: by 5.7.1 (RFC 3463 section 3.8: delivery not authorized), which
-/// is what a relay says to a client that it does not know.
+/// The items that the relay refused since it took one: by 5.7.1 (RFC 3463 section 3.8: delivery not
+/// authorized), which is what a relay says to a client that it does not know.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     items: u32,
@@ -79,9 +81,10 @@ impl Refusals {
         std::mem::take(&mut self.is_over)
     }
 
-    /// Notes what the relay said of one item. Gives whether refusals by it are a fault of the relay's settings: it refused
-    /// the last 20 items, to at least two addresses, and took none since. That it took an NDR says nothing: many relays take
-    /// mail for their own domains from everybody, and archives are elsewhere.
+    /// Notes what the relay said of one item. Gives whether refusals by it are a fault of the
+    /// relay's settings: it refused the last 20 items, to at least two addresses, and took none
+    /// since. That it took an NDR says nothing: many relays take mail for their own domains from
+    /// everybody, and archives are elsewhere.
     pub(super) fn note<'a>(
         &mut self,
         (item, kind): (&ItemId, Kind),

@@ -1,7 +1,7 @@
 //! When a failed attempt is repeated. Pure.
 //!
-//! What must outlive the process (when an item is due) is told in the system's time, which may jump; what need not (when
-//! the relay is tried again) in that of [`Instant`], which does not.
+//! What must outlive the process (when an item is due) is told in the system's time, which may
+//! jump; what need not (when the relay is tried again) in that of [`Instant`], which does not.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::Retry;
 
-/// When to try again after `attempts` (at least one) attempts: `first`, then twice as long each time up to `max`,
-/// for ever. `jitter` from 0 to 1 spreads it by a fifth either way, so that what failed together does not
-/// come back together.
+/// When to try again after `attempts` (at least one) attempts: `first`, then twice as long each
+/// time up to `max`, for ever. `jitter` from 0 to 1 spreads it by a fifth either way, so that what
+/// failed together does not come back together.
 pub(super) fn next_attempt(
     retry: Retry,
     attempts: u32,
@@ -23,14 +23,15 @@ pub(super) fn next_attempt(
     now + wait.mul_f64(0.8 + 0.4 * jitter.clamp(0.0, 1.0))
 }
 
-/// The latest time that [`next_attempt`] gives now, and a minute. Whatever is due later was written by another clock,
-/// or under another schedule, and is due now: an item must not wait for ten years because the clock was ahead by so many.
+/// The latest time that [`next_attempt`] gives now, and a minute. Whatever is due later was written
+/// by another clock, or under another schedule, and is due now: an item must not wait for ten years
+/// because the clock was ahead by so many.
 pub(super) fn latest(retry: Retry, now: SystemTime) -> SystemTime {
     now + retry.max.mul_f64(1.2) + Duration::from_secs(60)
 }
 
-/// What is known of the relay as a whole. While it cannot be reached, items do not burn their attempts on it
-/// one by one.
+/// What is known of the relay as a whole. While it cannot be reached, items do not burn their
+/// attempts on it one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Reach {
     /// It answered last time, or was not tried yet.
@@ -67,9 +68,9 @@ impl Reach {
 /// How long nothing is added to the connections that a relay takes, after it refused one more.
 const CONTENT: Duration = Duration::from_secs(60);
 
-/// How much is sent to the relay at a time. It begins with one connection, and each item that reaches the relay adds one
-/// (as does Postfix's positive feedback), until the relay refuses one while it keeps others: that many it takes, and one
-/// more is tried a minute later.
+/// How much is sent to the relay at a time. It begins with one connection, and each item that
+/// reaches the relay adds one (as does Postfix's positive feedback), until the relay refuses one
+/// while it keeps others: that many it takes, and one more is tried a minute later.
 #[derive(Debug)]
 pub(super) struct Pace {
     pub(super) reach: Reach,
@@ -96,8 +97,9 @@ impl Pace {
         self.window
     }
 
-    /// An item reached the relay, and so many connections are open. Gives how often it had not been reached before, where
-    /// it had not. Nothing is added before the relay took what was added last.
+    /// An item reached the relay, and so many connections are open. Gives how often it had not been
+    /// reached before, where it had not. Nothing is added before the relay took what was added
+    /// last.
     pub(super) fn reached(&mut self, now: Instant, open: usize) -> Option<u32> {
         let may_grow = self.content.is_none_or(|until| until <= now) && open >= self.window;
         if may_grow && self.window < self.most {
@@ -111,7 +113,8 @@ impl Pace {
         }
     }
 
-    /// A connection was not made, while so many others are open. Gives whether the relay is away now and was not before.
+    /// A connection was not made, while so many others are open. Gives whether the relay is away
+    /// now and was not before.
     pub(super) fn failed(&mut self, now: Instant, open: usize) -> bool {
         if open > 0 && self.reach == Reach::Up {
             self.window = self.window.min(open);

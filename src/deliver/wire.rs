@@ -7,18 +7,19 @@ use bytes::{Bytes, BytesMut};
 /// Octets of the message in one write; lettre copies each piece to stuff dots.
 const PIECE: usize = 64 * 1024;
 
-/// The pieces with every bare CR or LF made CRLF, and without the last CRLF, which the end of DATA brings.
+/// The pieces with every bare CR or LF made CRLF, and without the last CRLF, which the end of DATA
+/// brings.
 ///
-/// A bare line break passed on is a tool for smuggling: the next server may take it for a line's end where we
-/// did not. A piece without one, nearly any, is not copied.
+/// A bare line break passed on is a tool for smuggling: the next server may take it for a line's
+/// end where we did not. A piece without one, nearly any, is not copied.
 pub(super) struct Canonical<I> {
     pieces: I,
     /// What is left of the piece that was taken last.
     rest: Bytes,
     /// Whether what went before ends in a CR, which counts as a line break already.
     after_cr: bool,
-    /// A line break that is not written before something follows it: lettre ends a message with CRLF.CRLF whatever it
-    /// ends with, and without this each one would gain a line.
+    /// A line break that is not written before something follows it: lettre ends a message with
+    /// CRLF.CRLF whatever it ends with, and without this each one would gain a line.
     held_break: bool,
 }
 
@@ -97,7 +98,8 @@ impl<I> Canonical<I> {
     }
 }
 
-/// Whether there is a CR or LF that is not part of a CRLF, or may not be: the other half would be in the next piece.
+/// Whether there is a CR or LF that is not part of a CRLF, or may not be: the other half would be
+/// in the next piece.
 fn has_bare_line_breaks(piece: &[u8]) -> bool {
     let mut cr_at = None;
     for at in memchr::memchr2_iter(b'\r', b'\n', piece) {

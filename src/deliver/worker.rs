@@ -27,10 +27,12 @@ use crate::spool::{Digest, Outcome, Owed, Progress, Recorded, Spool, SpoolError}
 
 /// How often it is looked for what another process (`copyist queue retry`) made due.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// Items that are claimed before there is a slot for them, so that a long queue is not asked for every item.
+/// Items that are claimed before there is a slot for them, so that a long queue is not asked for
+/// every item.
 const AHEAD: usize = 64;
-/// Deliveries at most whose outcome is not durable yet: so many come twice if the process is killed in that moment. More of
-/// them share a sync while a long queue drains; else there are hardly ever two.
+/// Deliveries at most whose outcome is not durable yet: so many come twice if the process is killed
+/// in that moment. More of them share a sync while a long queue drains; else there are hardly ever
+/// two.
 const UNWRITTEN: usize = 64;
 /// How long a slot rests after the spool could not be read or written.
 const REST: Duration = Duration::from_secs(1);
@@ -41,8 +43,8 @@ const DIGESTS: Duration = Duration::from_secs(10);
 /// How often it is looked for items that wait since the relay refuses everything, while it does.
 const LOOK_FOR_REFUSED: Duration = Duration::from_secs(3600);
 
-/// NDRs about journal reports and copies that one address gets within an hour: enough to see what is wrong, few enough
-/// to be read. See [`Progress::most_ndrs`].
+/// NDRs about journal reports and copies that one address gets within an hour: enough to see what
+/// is wrong, few enough to be read. See [`Progress::most_ndrs`].
 const NDRS_WITHIN_AN_HOUR: u32 = 10;
 
 /// How long a version of a message is tried: as long as MTAs try other mail.
@@ -183,7 +185,8 @@ impl Worker {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over what the process before this one, or another relay, left behind: that the relay refuses everything.
+    /// Takes over what the process before this one, or another relay, left behind: that the relay
+    /// refuses everything.
     async fn recall(&self) {
         match self.spool.is_relay_refusing().await {
             Ok(true) => *self.refusals() = Refusals::known(),
@@ -221,7 +224,8 @@ impl Worker {
         }
     }
 
-    /// Starts what is due, as far as there are slots. Gives how long to wait for more; `None`: for a slot.
+    /// Starts what is due, as far as there are slots. Gives how long to wait for more; `None`: for
+    /// a slot.
     async fn start_due(&mut self, retry: Retry, under_way: &TaskTracker) -> Option<Duration> {
         let now = Instant::now();
         let (reach, window) = {
@@ -294,7 +298,8 @@ impl Worker {
                 }
             };
             if AssertUnwindSafe(work).catch_unwind().await.is_err() {
-                // A fault of ours, told by the panic's own message. The item must not stay claimed for it.
+                // A fault of ours, told by the panic's own message. The item must not stay claimed
+                // for it.
                 tokio::time::sleep(REST).await;
                 attempt.spool.unclaim(&id);
             }
@@ -303,7 +308,8 @@ impl Worker {
         });
     }
 
-    /// Claims what is due by the schedule, and now and then what a clock that was wrong would have wait for ever.
+    /// Claims what is due by the schedule, and now and then what a clock that was wrong would have
+    /// wait for ever.
     async fn claim(&mut self, retry: Retry, most: usize) -> Result<(), SpoolError> {
         let now = SystemTime::now();
         let limit = most - self.ready.len();
@@ -497,8 +503,8 @@ impl Attempt {
         }
     }
 
-    /// The relay was not reached. That is nobody's fault among the items: this one is due again as soon as the
-    /// relay is tried again.
+    /// The relay was not reached. That is nobody's fault among the items: this one is due again as
+    /// soon as the relay is tried again.
     fn put_off(&self, owed: &Owed, unreached: &RelayError) -> Progress {
         let now = SystemTime::now();
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
@@ -517,8 +523,8 @@ impl Attempt {
         }
     }
 
-    /// Writes it down, again and again if need be: an item whose delivery is not written down would be sent
-    /// again and again instead. A spool that has failed ends the process, and with it this.
+    /// Writes it down, again and again if need be: an item whose delivery is not written down would
+    /// be sent again and again instead. A spool that has failed ends the process, and with it this.
     async fn record(&self, id: &ItemId, progress: Progress) {
         loop {
             let recorded = self
@@ -537,8 +543,8 @@ impl Attempt {
     }
 }
 
-/// How many NDRs about items of this kind one address gets within an hour, before the rest is told by a digest. The
-/// sender of a message hears of each recipient that it did not reach.
+/// How many NDRs about items of this kind one address gets within an hour, before the rest is told
+/// by a digest. The sender of a message hears of each recipient that it did not reach.
 fn most_ndrs(kind: Kind) -> Option<u32> {
     match kind {
         Kind::Report | Kind::Copy => Some(NDRS_WITHIN_AN_HOUR),
@@ -565,8 +571,8 @@ fn told(id: &ItemId, progress: &Progress, recorded: Recorded) {
     }
 }
 
-/// Whether somebody's mail waits for longer than its sender may be left without news (RFC 5321 section 4.5.4.1). What
-/// is journaled waits for ever.
+/// Whether somebody's mail waits for longer than its sender may be left without news (RFC 5321
+/// section 4.5.4.1). What is journaled waits for ever.
 fn is_too_late(owed: &Owed, now: SystemTime) -> bool {
     let waited = now.duration_since(owed.received).unwrap_or_default();
     owed.item.kind == Kind::Version && waited > VERSION_WAITS && owed.attempts >= VERSION_TRIES

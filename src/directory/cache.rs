@@ -1,10 +1,10 @@
 //! What the directory said lately.
 //!
-//! Promises: an outage is never kept as an answer, and never ends in "absent". While the source does not
-//! answer, a *found* of the last `max_stale` is served: its journal addresses were right then. An
-//! *absent* is not: since then the person may have got a journal address, and that mail would go
-//! uncopied. One question per address is under way at a time, however many ask. What [`Changes`] says has
-//! changed is never served again, not even while the source is down.
+//! Promises: an outage is never kept as an answer, and never ends in "absent". While the source
+//! does not answer, a *found* of the last `max_stale` is served: its journal addresses were right
+//! then. An *absent* is not: since then the person may have got a journal address, and that mail
+//! would go uncopied. One question per address is under way at a time, however many ask. What
+//! [`Changes`] says has changed is never served again, not even while the source is down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,8 +36,8 @@ const TARGETS: u64 = 100_000;
 /// The longest that the resolution of one target may take: a group may have thousands of members.
 const GROUP_PATIENCE: Duration = Duration::from_secs(30);
 
-/// The longest that reading the members of a recipient group may take. No message waits that long, see
-/// [`super::Directory::members`].
+/// The longest that reading the members of a recipient group may take. No message waits that long,
+/// see [`super::Directory::members`].
 const MEMBERS_PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 /// Objects of a large group's directory read before somebody compares them.
@@ -118,9 +118,9 @@ impl<S: Source> Cached<S> {
         self
     }
 
-    /// The objects that own the first of these readings of an address that anybody owns, and its position; behind
-    /// them the groups and containers whose journal attributes count for them. The first reading is the address as it
-    /// was written.
+    /// The objects that own the first of these readings of an address that anybody owns, and its
+    /// position; behind them the groups and containers whose journal attributes count for them. The
+    /// first reading is the address as it was written.
     pub(super) async fn find(&self, readings: &[Address]) -> Lookup<(usize, Objects)> {
         match self.find_owners(readings).await {
             Lookup::Found((at, objects)) => match self.with_inherited(objects).await {
@@ -131,7 +131,8 @@ impl<S: Source> Cached<S> {
         }
     }
 
-    /// What [`Cached::find`] gave lately, where that may be given while the source takes its time: see [`Memory::overdue`].
+    /// What [`Cached::find`] gave lately, where that may be given while the source takes its time:
+    /// see [`Memory::overdue`].
     pub(super) async fn find_overdue(&self, readings: &[Address]) -> Option<(usize, Objects)> {
         if self.places != Places::default() {
             return None;
@@ -285,7 +286,8 @@ impl<S: Source> Cached<S> {
             if is_rewritten || forwards {
                 members.addresses.push(address.clone());
             }
-            // Whether the member is among those whom the address leads to, whoever follows it finds out.
+            // Whether the member is among those whom the address leads to, whoever follows it finds
+            // out.
             if is_rewritten && !resolve::is_group(&member) {
                 return Ok(());
             }
@@ -302,8 +304,9 @@ impl<S: Source> Cached<S> {
         Ok(())
     }
 
-    /// What [`Cached::find`] gives, where it is in memory that this very address belongs to somebody and the source need not be
-    /// asked. Nearly any question is of that kind, and this is short: the way through the source makes large futures.
+    /// What [`Cached::find`] gives, where it is in memory that this very address belongs to
+    /// somebody and the source need not be asked. Nearly any question is of that kind, and this is
+    /// short: the way through the source makes large futures.
     pub(super) async fn known(&self, asked: &Address) -> Option<Objects> {
         if self.places != Places::default() {
             return None;
@@ -427,7 +430,8 @@ impl<S: Source> Cached<S> {
         (self.life.is_recent(known.since) && !is_outdated).then_some(known.what)
     }
 
-    /// Whether anybody's journal attribute names this address: asked only where the values could not all be listed.
+    /// Whether anybody's journal attribute names this address: asked only where the values could
+    /// not all be listed.
     pub(super) async fn names_in_journal(&self, asked: &Address) -> Lookup<()> {
         let ask = || async {
             // The message is about to need the same answer.
@@ -484,8 +488,8 @@ impl<S: Source> Cached<S> {
         }
     }
 
-    /// What the source says; of an encapsulated X.500 address, which Exchange delivers to the object that has it, what
-    /// it says of that object's own address.
+    /// What the source says; of an encapsulated X.500 address, which Exchange delivers to the
+    /// object that has it, what it says of that object's own address.
     async fn find_at_source(&self, address: &Address) -> Result<Option<Objects>, Outage> {
         let found = self.source.find(address).await?;
         let Some(name) = resolve::encapsulated(address).filter(|_| found.is_none()) else {

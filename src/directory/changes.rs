@@ -1,9 +1,9 @@
 //! What changed in the directory since an answer was asked for. Pure but for the clock.
 //!
-//! Answers stay where they are; each is compared with this when it is wanted again. So an answer that was
-//! under way while its object changed counts as old, too, and a change costs no more for many answers than for one.
-//! Names are kept as hashes, for there are a few of them for each answer: should two ever meet, something is asked
-//! once too often.
+//! Answers stay where they are; each is compared with this when it is wanted again. So an answer
+//! that was under way while its object changed counts as old, too, and a change costs no more for
+//! many answers than for one. Names are kept as hashes, for there are a few of them for each
+//! answer: should two ever meet, something is asked once too often.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -17,8 +17,8 @@ use tokio::time::Instant;
 /// Names remembered; a directory where more changes has everything asked anew.
 const MOST: usize = 200_000;
 
-/// When what changed. A name is whatever answers depend on: an object's DN, an address, an X.500 address or a
-/// login name, each in lower case.
+/// When what changed. A name is whatever answers depend on: an object's DN, an address, an X.500
+/// address or a login name, each in lower case.
 #[derive(Debug)]
 pub(super) struct Changes {
     base: Instant,

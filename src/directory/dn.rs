@@ -2,7 +2,8 @@
 
 use crate::mail::{fold, is_blank, is_invisible};
 
-/// Attribute types by their short name, followed by their other names and their OID (RFC 4519 and RFC 2985).
+/// Attribute types by their short name, followed by their other names and their OID (RFC 4519 and
+/// RFC 2985).
 const TYPES: [&[&str]; 23] = [
     &["cn", "commonname", "2.5.4.3"],
     &["ou", "organizationalunitname", "2.5.4.11"],
@@ -35,9 +36,10 @@ const TYPES: [&[&str]; 23] = [
     ],
 ];
 
-/// The text that two DNs of one object have in common: the same for every way to write spaces, escapes, quotes,
-/// hexadecimal values, names and OIDs of attribute types, letter case, separators, and the order within a
-/// multi-valued relative DN. It is a DN itself. A text that is no DN gives itself in lower case.
+/// The text that two DNs of one object have in common: the same for every way to write spaces,
+/// escapes, quotes, hexadecimal values, names and OIDs of attribute types, letter case, separators,
+/// and the order within a multi-valued relative DN. It is a DN itself. A text that is no DN gives
+/// itself in lower case.
 pub fn key(text: &str) -> String {
     normalized(text).unwrap_or_else(|| text.trim().to_lowercase())
 }
@@ -53,8 +55,8 @@ pub fn is_within(dn: &str, base: &str) -> bool {
             .is_some_and(|rest| rest.ends_with(','))
 }
 
-/// The DN as every server reads it: no quotes, semicolons, hexadecimal values or OIDs that have a name. Values keep
-/// their letters. A text that is no DN stays as it is.
+/// The DN as every server reads it: no quotes, semicolons, hexadecimal values or OIDs that have a
+/// name. Values keep their letters. A text that is no DN stays as it is.
 pub(super) fn plain(text: &str) -> String {
     written(text, &|value| value.trim_matches(' ').to_owned()).unwrap_or_else(|| text.to_owned())
 }
@@ -77,8 +79,8 @@ fn written(text: &str, form: Form<'_>) -> Option<String> {
     Some(whole)
 }
 
-/// The relative names of a DN: where each begins and ends. A comma or semicolon (RFC 2253 section 4) that is
-/// escaped or between quotes separates nothing.
+/// The relative names of a DN: where each begins and ends. A comma or semicolon (RFC 2253 section
+/// 4) that is escaped or between quotes separates nothing.
 pub(super) fn pieces(dn: &str) -> Vec<(usize, usize)> {
     split(dn, |c| matches!(c, b',' | b';'))
 }
@@ -187,7 +189,8 @@ fn write_value(text: &str, form: Form<'_>, whole: &mut String) -> Option<()> {
     Some(())
 }
 
-/// The value without its backslashes (RFC 4514 section 3); `None` if an escape is cut off or the value is not UTF-8.
+/// The value without its backslashes (RFC 4514 section 3); `None` if an escape is cut off or the
+/// value is not UTF-8.
 fn unescaped(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let mut value = Vec::with_capacity(bytes.len());
@@ -274,8 +277,8 @@ fn write_escaped(value: &str, whole: &mut String) {
     }
 }
 
-/// A text as directories compare it (RFC 4518): case folded, without characters that show nothing, blanks as single
-/// spaces and none at the ends.
+/// A text as directories compare it (RFC 4518): case folded, without characters that show nothing,
+/// blanks as single spaces and none at the ends.
 pub(super) fn prepared(value: &str) -> String {
     let is_plain = |b: u8| b.is_ascii_graphic();
     if value.bytes().all(is_plain) {

@@ -40,14 +40,16 @@ impl Outage {
 
 /// An object of the directory: its name and those attributes that were asked for.
 ///
-/// There may be a million of them in memory: what was read stands in one piece of text, without room to grow.
+/// There may be a million of them in memory: what was read stands in one piece of text, without
+/// room to grow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The distinguished name as the server spells it.
     pub dn: String,
     /// Whether it is no person but a group or container whose journal attributes count for one.
     pub inherited: bool,
-    /// Whether mail to it goes to others: it is a group, or forwards. Told once, for every message asks.
+    /// Whether mail to it goes to others: it is a group, or forwards. Told once, for every message
+    /// asks.
     leads_on: bool,
     /// What changes of it are told by: of its DN as it is compared, see [`changes::hash`].
     pub(super) name: u64,
@@ -58,7 +60,8 @@ pub struct Entry {
     parts: Box<[Part]>,
 }
 
-/// A piece of an entry's text: where it ends, in octets, and whether it is the name of an attribute.
+/// A piece of an entry's text: where it ends, in octets, and whether it is the name of an
+/// attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Part(usize);
 
@@ -128,8 +131,8 @@ impl Entry {
     }
 
     /// Why somebody can log in with it, if that can be seen: an enabled account of Active Directory
-    /// (`userAccountControl`, [MS-ADTS] section 2.2.16), a Unix account with a shell (RFC 2307), or a person with a login
-    /// name.
+    /// (`userAccountControl`, [MS-ADTS] section 2.2.16), a Unix account with a shell (RFC 2307), or
+    /// a person with a login name.
     pub fn login_mark(&self) -> Option<String> {
         const ACCOUNT_DISABLED: i64 = 2;
         if let Some(control) = self.values("userAccountControl").first() {
@@ -165,7 +168,8 @@ impl Entry {
         FORWARDING.into_iter().flat_map(|name| self.values(name))
     }
 
-    /// The same without object classes, if they tell nothing that is not known: it leads on to nobody.
+    /// The same without object classes, if they tell nothing that is not known: it leads on to
+    /// nobody.
     pub(super) fn in_brief(self: Arc<Entry>) -> Arc<Entry> {
         if self.leads_on || self.values(OBJECT_CLASS).is_empty() {
             return self;

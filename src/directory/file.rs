@@ -1,8 +1,8 @@
 //! An LDIF file as the directory.
 //!
-//! Promises: answers from memory; a change of the file counts within a second. A file that has become
-//! unreadable LDIF changes nothing but the log; a file that is gone or cannot be checked is an outage,
-//! never an empty directory.
+//! Promises: answers from memory; a change of the file counts within a second. A file that has
+//! become unreadable LDIF changes nothing but the log; a file that is gone or cannot be checked is
+//! an outage, never an empty directory.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::Metadata;
@@ -28,10 +28,11 @@ use super::schema::{Naming, Schema};
 use super::source::{Name, Objects, Source};
 use crate::mail::Address;
 
-/// How often the file is looked at. A change must look the same twice before it is read: who writes in
-/// place shows us half a file first, and half a file is half of the people gone.
+/// How often the file is looked at. A change must look the same twice before it is read: who writes
+/// in place shows us half a file first, and half a file is half of the people gone.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Without a completed look for this long (a hanging network file system) the content is not trusted.
+/// Without a completed look for this long (a hanging network file system) the content is not
+/// trusted.
 const LOOK_LATEST: Duration = Duration::from_secs(30);
 /// The most that is read.
 const LARGEST: u64 = 512 << 20;
@@ -180,8 +181,8 @@ impl LdifFile {
         }
     }
 
-    /// One look at the file. Takes and gives the stamp that was seen last, and the one whose content
-    /// was bad, so that it is logged once.
+    /// One look at the file. Takes and gives the stamp that was seen last, and the one whose
+    /// content was bad, so that it is logged once.
     fn look(
         &self,
         settling: Option<Stamp>,

@@ -1,4 +1,5 @@
-//! What the fuzz targets reach of the directory side; built only with `--cfg fuzzing`, see `fuzz/run`.
+//! What the fuzz targets reach of the directory side; built only with `--cfg fuzzing`, see
+//! `fuzz/run`.
 
 use std::sync::Arc;
 

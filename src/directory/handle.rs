@@ -30,25 +30,27 @@ use crate::mail::Address;
 /// The longest that an answer from a file may take; it is in memory.
 const FILE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a message waits for the members of a group that nobody asked for before. Reading them goes on meanwhile,
-/// so that the next attempt finds them; an MTA waits thirty seconds for a milter's answer.
+/// How long a message waits for the members of a group that nobody asked for before. Reading them
+/// goes on meanwhile, so that the next attempt finds them; an MTA waits thirty seconds for a
+/// milter's answer.
 const MEMBERS_WAIT: Duration = Duration::from_secs(10);
 
-/// How long whoever asks waits for a new answer where there is an old one that may be given: so long, a quick directory
-/// answers.
+/// How long whoever asks waits for a new answer where there is an old one that may be given: so
+/// long, a quick directory answers.
 const OVERDUE_WAIT: Duration = Duration::from_millis(200);
 
 /// Answers asked for again at once before they are not believed any more.
 const REFRESHING: usize = 1000;
 
-/// Questions under way at once of messages that put very many: what they take of memory, and of the servers.
+/// Questions under way at once of messages that put very many: what they take of memory, and of the
+/// servers.
 const TURNS: usize = 2048;
 
 /// Objects read before somebody takes them.
 const EVERYBODY_WAITING: usize = 1024;
 
-/// The organization's directory. Cloning gives another handle on the same one; it stops when the last
-/// handle is dropped, or at [`Directory::close`].
+/// The organization's directory. Cloning gives another handle on the same one; it stops when the
+/// last handle is dropped, or at [`Directory::close`].
 #[derive(Debug, Clone)]
 pub struct Directory {
     inner: Arc<Inner>,
@@ -105,14 +107,14 @@ pub enum Health {
 }
 
 impl Directory {
-    /// Checks the settings, reads LDIF file and certificates (which blocks), and starts to connect. No
-    /// server needs to be up. Must be called within a tokio runtime.
+    /// Checks the settings, reads LDIF file and certificates (which blocks), and starts to connect.
+    /// No server needs to be up. Must be called within a tokio runtime.
     pub fn open(settings: Settings) -> Result<Directory, OpenError> {
         Directory::open_as(settings, None)
     }
 
-    /// The same, and keeps in `state_dir` what was seen of the directory: an attribute of which nobody has a value any
-    /// more is an outage after a restart, too.
+    /// The same, and keeps in `state_dir` what was seen of the directory: an attribute of which
+    /// nobody has a value any more is an outage after a restart, too.
     pub fn open_remembering(settings: Settings, state_dir: &Path) -> Result<Directory, OpenError> {
         Directory::open_as(settings, Some(state_dir))
     }
@@ -197,8 +199,8 @@ impl Directory {
         })
     }
 
-    /// The longest that all questions of one message may take together: as long as one question that needs several answers of
-    /// a slow server, or a large group.
+    /// The longest that all questions of one message may take together: as long as one question
+    /// that needs several answers of a slow server, or a large group.
     pub fn patience(&self) -> Duration {
         let one = match self.inner.cached.source() {
             Backend::Ldap(ldap) => ldap.patience(),
@@ -215,14 +217,16 @@ impl Directory {
         ))
     }
 
-    /// Waits until one more of the questions may be put that messages with very many of them put at once.
+    /// Waits until one more of the questions may be put that messages with very many of them put at
+    /// once.
     pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         // It is never closed.
         self.inner.turns.acquire().await.ok()
     }
 
-    /// Follows the changes of the directory from now on, where that is wanted and the directory offers it, so that
-    /// answers are forgotten when they change. `file` is where it keeps how far it got.
+    /// Follows the changes of the directory from now on, where that is wanted and the directory
+    /// offers it, so that answers are forgotten when they change. `file` is where it keeps how far
+    /// it got.
     pub fn follow_changes(&self, file: &Path) {
         let Backend::Ldap(ldap) = self.inner.cached.source() else {
             return;
@@ -236,8 +240,8 @@ impl Directory {
         self.inner.tasks.spawn(watching);
     }
 
-    /// What [`Directory::find_first`] gives for an address as it was written, if that is in memory; short, for nearly every
-    /// question is of that kind.
+    /// What [`Directory::find_first`] gives for an address as it was written, if that is in memory;
+    /// short, for nearly every question is of that kind.
     pub async fn known(&self, address: &Address) -> Option<Objects> {
         let objects = self.inner.cached.known(address).await?;
         if self.inner.cached.is_aging(address).await {
@@ -246,7 +250,8 @@ impl Directory {
         Some(objects)
     }
 
-    /// Asks for somebody again whose answer ages, while it is still believed: nobody waits for a slow directory then.
+    /// Asks for somebody again whose answer ages, while it is still believed: nobody waits for a
+    /// slow directory then.
     fn refresh(&self, address: &Address) {
         let mut refreshing = self.inner.refreshing();
         if refreshing.len() >= REFRESHING || !refreshing.insert(address.clone()) {
@@ -262,8 +267,8 @@ impl Directory {
         });
     }
 
-    /// What `asking` gives, which goes on whatever becomes of this question; or else the `overdue` answer, if there is one and the
-    /// new one takes long.
+    /// What `asking` gives, which goes on whatever becomes of this question; or else the `overdue`
+    /// answer, if there is one and the new one takes long.
     async fn soon_or_overdue<T: Send + 'static>(
         &self,
         asking: impl Future<Output = T> + Send + 'static,
@@ -280,8 +285,8 @@ impl Directory {
         }
     }
 
-    /// The objects that own the first of these readings of an address that anybody owns, and its position. Answers
-    /// within `LdapSettings::timeout` and a little.
+    /// The objects that own the first of these readings of an address that anybody owns, and its
+    /// position. Answers within `LdapSettings::timeout` and a little.
     pub async fn find_first(&self, readings: &[Address]) -> Lookup<(usize, Objects)> {
         if let Backend::Ldif(_) = self.inner.cached.source() {
             return self.inner.cached.find(readings).await;
@@ -312,8 +317,8 @@ impl Directory {
         join_all(asked).await.into_iter().collect()
     }
 
-    /// The objects that own each of these addresses exactly, as the source has them now, past all memory and without what
-    /// they inherit.
+    /// The objects that own each of these addresses exactly, as the source has them now, past all
+    /// memory and without what they inherit.
     pub async fn owners_now(
         &self,
         addresses: &[Address],
@@ -337,8 +342,8 @@ impl Directory {
         answer.await.unwrap_or_else(Lookup::Unavailable)
     }
 
-    /// The members of a group, as far as they matter for mail to it. An outage if they cannot be read in ten seconds:
-    /// the reading goes on, so that the next attempt has them.
+    /// The members of a group, as far as they matter for mail to it. An outage if they cannot be
+    /// read in ten seconds: the reading goes on, so that the next attempt has them.
     pub async fn members(
         &self,
         group: &Arc<Entry>,
@@ -363,8 +368,8 @@ impl Directory {
         }
     }
 
-    /// Every object with an address, as the source has it now. The last item is an outage where the list is not
-    /// whole.
+    /// Every object with an address, as the source has it now. The last item is an outage where the
+    /// list is not whole.
     pub fn everybody(&self) -> mpsc::Receiver<Result<Arc<Entry>, Outage>> {
         let (tell, everybody) = mpsc::channel(EVERYBODY_WAITING);
         let inner = Arc::clone(&self.inner);
@@ -381,7 +386,8 @@ impl Directory {
         everybody
     }
 
-    /// Follows the values of the journal attributes, everybody's. `None` until they were read once since the start.
+    /// Follows the values of the journal attributes, everybody's. `None` until they were read once
+    /// since the start.
     pub fn journal_values(&self) -> watch_channel::Receiver<Option<Arc<JournalValues>>> {
         match self.inner.cached.source() {
             Backend::Ldap(ldap) => ldap.journal_values(),
@@ -389,8 +395,8 @@ impl Directory {
         }
     }
 
-    /// Whether anybody's journal attribute names this address, or an object that owns it: for where not all values can be
-    /// listed ([`JournalValues::incomplete`]).
+    /// Whether anybody's journal attribute names this address, or an object that owns it: for where
+    /// not all values can be listed ([`JournalValues::incomplete`]).
     pub async fn names_in_journal(&self, address: &Address) -> Lookup<()> {
         let (inner, address) = (Arc::clone(&self.inner), address.clone());
         let asking = async move { inner.cached.names_in_journal(&address).await };
@@ -398,8 +404,8 @@ impl Directory {
         answer.await.unwrap_or_else(Lookup::Unavailable)
     }
 
-    /// Returns an object's own addresses as mail to them is looked up, each once. Values that are no mail address are
-    /// left out.
+    /// Returns an object's own addresses as mail to them is looked up, each once. Values that are
+    /// no mail address are left out.
     pub fn addresses_of(&self, object: &Entry) -> Vec<Address> {
         self.inner.attributes.addresses_of(object)
     }
@@ -413,15 +419,16 @@ impl Directory {
         try_join_all(all).await
     }
 
-    /// What each of these targets comes to. Every asked target has an answer; a group of thousands may
-    /// take up to thirty seconds the first time.
+    /// What each of these targets comes to. Every asked target has an answer; a group of thousands
+    /// may take up to thirty seconds the first time.
     pub async fn resolve(&self, targets: &[Target]) -> HashMap<Target, Result<Resolution, Outage>> {
         let answers = distinct(targets)
             .map(|target| async { (target.clone(), self.resolve_one(target).await) });
         join_all(answers).await.into_iter().collect()
     }
 
-    /// The same; what is not there by the deadline is an outage, and its answer is there for whoever asks next.
+    /// The same; what is not there by the deadline is an outage, and its answer is there for
+    /// whoever asks next.
     pub async fn resolve_by(
         &self,
         targets: &[Target],
@@ -445,7 +452,8 @@ impl Directory {
         self.soon_or_overdue(asking, overdue.map(Ok)).await?
     }
 
-    /// The objects that a target names, as the source has them now, with what accounts are told by; none for an address.
+    /// The objects that a target names, as the source has them now, with what accounts are told by;
+    /// none for an address.
     pub async fn objects(&self, target: &Target) -> Result<Vec<Arc<Entry>>, Outage> {
         let name = match target {
             Target::Smtp(_) => return Ok(Vec::new()),
@@ -455,8 +463,8 @@ impl Directory {
         self.inner.cached.source().named(&name).await
     }
 
-    /// Everything that mail to an object may name it by, as it is compared: addresses and X.500 addresses; and its login
-    /// names.
+    /// Everything that mail to an object may name it by, as it is compared: addresses and X.500
+    /// addresses; and its login names.
     pub fn names_of(&self, object: &Entry) -> (Vec<String>, Vec<String>) {
         let attributes = &self.inner.attributes;
         let mut names = attributes.keys_of(object);
@@ -487,7 +495,8 @@ impl Directory {
         }
     }
 
-    /// Those whose journal attributes lost their values since the start, at most 1,000 of them, the last one first.
+    /// Those whose journal attributes lost their values since the start, at most 1,000 of them, the
+    /// last one first.
     pub fn no_longer_journaled(&self) -> Vec<NoLongerJournaled> {
         self.inner.presence.no_longer_journaled()
     }
@@ -521,8 +530,8 @@ impl Directory {
         outage.map_or(Health::Ok, Health::Unavailable)
     }
 
-    /// Says goodbye to the server and waits for all that is under way. Questions asked afterwards are
-    /// answered by memory or by an outage.
+    /// Says goodbye to the server and waits for all that is under way. Questions asked afterwards
+    /// are answered by memory or by an outage.
     pub async fn close(&self) {
         self.inner.stop.cancel();
         self.inner.tasks.close();

@@ -55,8 +55,8 @@ pub enum LdifFault {
     TooLong,
 }
 
-/// All entries, each with those attributes that are `wanted`. A name with options (`mail;lang-de`) is
-/// another attribute than the one without. Octets that are no UTF-8 are replaced, not dropped.
+/// All entries, each with those attributes that are `wanted`. A name with options (`mail;lang-de`)
+/// is another attribute than the one without. Octets that are no UTF-8 are replaced, not dropped.
 pub(super) fn parse(text: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Vec<Entry>, LdifError> {
     let mut entries = Vec::new();
     let mut record: Option<Record> = None;

@@ -1,8 +1,9 @@
 //! The people behind a group that is a recipient.
 //!
-//! Promises: mail to a group concerns each member that has a journal attribute, at any depth; cycles end. The size of a
-//! group bounds the memory taken, not what is found: beyond `TargetSettings::group_limit` the members are not read one by
-//! one, but everybody in the directory is compared with their names, and only those who matter are kept.
+//! Promises: mail to a group concerns each member that has a journal attribute, at any depth;
+//! cycles end. The size of a group bounds the memory taken, not what is found: beyond
+//! `TargetSettings::group_limit` the members are not read one by one, but everybody in the
+//! directory is compared with their names, and only those who matter are kept.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,10 +27,11 @@ use crate::mail::Address;
 pub struct Members {
     /// Those with a journal attribute, each with the objects that it inherits from behind it.
     pub journaled: Vec<Objects>,
-    /// One address for each domain that members have addresses of: the directions of mail to the group follow from them.
+    /// One address for each domain that members have addresses of: the directions of mail to the
+    /// group follow from them.
     pub domains: Vec<Address>,
-    /// Addresses that mail to the group leads on to: of members that are named by address (`rfc822MailMember`), that forward
-    /// their mail, or whose address the MTA rewrites.
+    /// Addresses that mail to the group leads on to: of members that are named by address
+    /// (`rfc822MailMember`), that forward their mail, or whose address the MTA rewrites.
     pub addresses: Vec<Address>,
     /// Whether there are members, and the exemption attribute of each says TRUE.
     pub all_exempt: bool,
@@ -56,7 +58,8 @@ pub(super) struct Found {
     pub(super) members: Vec<Arc<Entry>>,
     /// Members that are named by address.
     pub(super) addresses: Vec<Address>,
-    /// The names of all members, if they are too many to be read one by one: `members` are the groups among them then.
+    /// The names of all members, if they are too many to be read one by one: `members` are the
+    /// groups among them then.
     pub(super) unread: Option<Unread>,
     /// What the answer depends on.
     pub(super) names: Names,
@@ -232,8 +235,8 @@ async fn compare<S: Source>(source: &S, group: &Entry, places: Places) -> Result
     let groups = group_keys(source).await?;
     let (walk, names) = walk_groups(source, &group.dn, &groups).await?;
     Ok(Found {
-        // Not any change at all: in a large directory something changes while a large group is read. Who begins to match a
-        // search counts when the answer is too old.
+        // Not any change at all: in a large directory something changes while a large group is
+        // read. Who begins to match a search counts when the answer is too old.
         names: Names::of(
             (names.iter().chain(&walk.seen).cloned())
                 .chain([dn::key(&group.dn)])

@@ -1,7 +1,8 @@
 //! Answers of one kind that are remembered, and the questions of that kind that are under way.
 //!
-//! Promises: an outage is never kept as an answer. One question per key is under way at a time, however many ask.
-//! An answer is in memory once: for as long as it is believed, and on for as long as it may serve an outage.
+//! Promises: an outage is never kept as an answer. One question per key is under way at a time,
+//! however many ask. An answer is in memory once: for as long as it is believed, and on for as long
+//! as it may serve an outage.
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,7 +48,8 @@ pub(super) trait Answer: fmt::Debug + Clone + Send + Sync + 'static {
     }
 }
 
-/// What the source said, when it was asked, and what that depends on beside the key and what the answer shows.
+/// What the source said, when it was asked, and what that depends on beside the key and what the
+/// answer shows.
 #[derive(Debug, Clone)]
 pub(super) struct Known<T> {
     pub(super) what: T,
@@ -66,7 +68,8 @@ pub(super) struct Got<T> {
 pub(super) struct Memory<T: Answer> {
     life: Life,
     answers: Cache<String, Known<T>>,
-    /// Those that serve no outage. Apart, so that addresses which nobody has, however many, push nobody out who is known.
+    /// Those that serve no outage. Apart, so that addresses which nobody has, however many, push
+    /// nobody out who is known.
     passing: Cache<String, Known<T>>,
     /// Whoever comes while a question is under way waits for its answer. Nothing stays here.
     asking: Cache<String, Known<T>>,
@@ -176,8 +179,8 @@ impl<T: Answer> Memory<T> {
         (is_believed && !known.is_outdated(key, &self.changes)).then_some(known)
     }
 
-    /// A yes that may be given while the source takes its time over a new one: up to twice the time that it is believed, and
-    /// not what has changed since.
+    /// A yes that may be given while the source takes its time over a new one: up to twice the time
+    /// that it is believed, and not what has changed since.
     pub(super) async fn overdue(&self, key: &str) -> Option<Known<T>> {
         let known = self.answers.get(key).await?;
         let most = 2 * self.life.believed(&known.what);
@@ -185,7 +188,8 @@ impl<T: Answer> Memory<T> {
         (may_serve && !known.is_outdated(key, &self.changes)).then_some(known)
     }
 
-    /// Whether a yes is so old that the next should be asked for, before it is not believed any more.
+    /// Whether a yes is so old that the next should be asked for, before it is not believed any
+    /// more.
     pub(super) fn is_aging(&self, known: &Known<T>) -> bool {
         known.since.elapsed() >= self.life.believed(&known.what) * 4 / 5
     }
@@ -220,7 +224,8 @@ impl<T: Answer> Memory<T> {
         self.ask(key, ask, patience).await
     }
 
-    /// What is remembered and not aging, or what `ask` gives. Whoever asks for the same meanwhile waits for the same answer.
+    /// What is remembered and not aging, or what `ask` gives. Whoever asks for the same meanwhile
+    /// waits for the same answer.
     pub(super) async fn ask<F>(&self, key: &str, ask: impl Fn() -> F, patience: Duration) -> Got<T>
     where
         F: Future<Output = Result<(T, Option<Names>), Outage>> + Send,
@@ -233,15 +238,16 @@ impl<T: Answer> Memory<T> {
                 };
             }
             let begun = Instant::now();
-            // Boxed, for the cache library keeps several copies of it on the stack: a question within a question
-            // once took more than the two megabytes that a thread has.
+            // Boxed, for the cache library keeps several copies of it on the stack: a question
+            // within a question once took more than the two megabytes that a thread has.
             let ask = Box::pin(async {
                 // Whoever was asking a moment ago may have had the answer since.
                 if let Some(known) = self.fresh(key).await {
                     return Ok(known);
                 }
                 let since = Instant::now();
-                // In time in here, too: whoever waits hears of it, and none puts the same slow question again.
+                // In time in here, too: whoever waits hears of it, and none puts the same slow
+                // question again.
                 let (what, names) = patiently(patience, ask()).await?;
                 let known = Known {
                     what,
@@ -316,8 +322,8 @@ impl Answer for Objects {
     }
 }
 
-/// That an address belongs to nobody is no answer during an outage: since then the person may have got a journal
-/// address, and that mail would go uncopied.
+/// That an address belongs to nobody is no answer during an outage: since then the person may have
+/// got a journal address, and that mail would go uncopied.
 impl Answer for Option<Objects> {
     fn is_yes(&self) -> bool {
         self.is_some()
@@ -334,8 +340,8 @@ impl Answer for Resolution {
     }
 }
 
-/// Whether somebody's journal attribute names an address. Here an old "no" is as good as an old "yes" while the source
-/// is down: no copy hangs on it, and without it all mail would wait.
+/// Whether somebody's journal attribute names an address. Here an old "no" is as good as an old
+/// "yes" while the source is down: no copy hangs on it, and without it all mail would wait.
 impl Answer for bool {
     fn is_yes(&self) -> bool {
         *self

@@ -1,7 +1,7 @@
 //! Who an address belongs to, as the organization's directory says.
 //!
-//! Promises: one answer per question, in time; never mistakes an outage for a missing entry. Fails only by
-//! [`Lookup::Unavailable`], and at the start by [`OpenError`].
+//! Promises: one answer per question, in time; never mistakes an outage for a missing entry. Fails
+//! only by [`Lookup::Unavailable`], and at the start by [`OpenError`].
 //!
 //! ```text
 //! Directory ─► cache ─┬─► ldap: batch ─► servers ─► connection

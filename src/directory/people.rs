@@ -1,8 +1,8 @@
 //! Whose journal attributes had values when they were read last.
 //!
-//! Promises: a value that is gone though its object did not change is an outage for that person, and goes on being one
-//! after a restart; one that was removed is said once, by name. What is kept of a person are hashes: who is journaled
-//! cannot be read from the file.
+//! Promises: a value that is gone though its object did not change is an outage for that person,
+//! and goes on being one after a restart; one that was removed is said once, by name. What is kept
+//! of a person are hashes: who is journaled cannot be read from the file.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -140,8 +140,8 @@ impl People {
         hidden
     }
 
-    /// Compares an object, read with all journal attributes and its stamp, with what it was; an outage where a value
-    /// is hidden.
+    /// Compares an object, read with all journal attributes and its stamp, with what it was; an
+    /// outage where a value is hidden.
     pub(super) fn notice(&self, entry: &Entry) -> Option<Outage> {
         if self.attributes.is_empty() {
             return None;
@@ -199,8 +199,8 @@ impl People {
             .join(", ")
     }
 
-    /// Records of attributes that are journal attributes no more are left out, as is a line that was not written to
-    /// its end.
+    /// Records of attributes that are journal attributes no more are left out, as is a line that
+    /// was not written to its end.
     fn parse(&self, text: &str) -> HashMap<u64, Record> {
         let mut records = HashMap::new();
         let mut lines = text

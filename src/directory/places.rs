@@ -1,10 +1,11 @@
-//! Where else than in a person's own object a journal attribute may stand: in groups and in containers.
+//! Where else than in a person's own object a journal attribute may stand: in groups and in
+//! containers.
 
 use super::dn::pieces;
 use super::entry::Entry;
 
-/// What [`super::changes::Changes`] calls every group and container at once: that somebody became a member of one is told
-/// of the group, which nobody could have known to matter.
+/// What [`super::changes::Changes`] calls every group and container at once: that somebody became a
+/// member of one is told of the group, which nobody could have known to matter.
 pub(super) const ANYWHERE: &str = "groups and containers";
 
 /// The containers above an object, the nearest first, up to the base of all searches.

@@ -1,8 +1,9 @@
-//! What the servers showed, kept over restarts: an attribute of which somebody had a value, and now nobody has, is
-//! more likely hidden from us than empty.
+//! What the servers showed, kept over restarts: an attribute of which somebody had a value, and now
+//! nobody has, is more likely hidden from us than empty.
 //!
-//! Promises: a server that shows no value of an attribute is not believed while any server has shown one, until an
-//! operator says that it is meant ([`accept_empty`]) or names another canary. What is known survives a restart.
+//! Promises: a server that shows no value of an attribute is not believed while any server has
+//! shown one, until an operator says that it is meant ([`accept_empty`]) or names another canary.
+//! What is known survives a restart.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
@@ -224,7 +225,8 @@ impl Presence {
         journal.any(|one| !self.was_shown(one))
     }
 
-    /// Whether an entry lacks a journal attribute that others have, so that its absence needs proof.
+    /// Whether an entry lacks a journal attribute that others have, so that its absence needs
+    /// proof.
     pub(super) fn lacks(&self, entry: &Entry) -> bool {
         let journal = self.attributes.iter().filter(|one| one.is_journal);
         let mut lacking = journal.filter(|one| !has(entry, &one.name)).peekable();
@@ -259,7 +261,8 @@ impl Presence {
         }
     }
 
-    /// Notes that an object of this server has a value of an attribute; `is_first` where it is the one to ask first.
+    /// Notes that an object of this server has a value of an attribute; `is_first` where it is the
+    /// one to ask first.
     pub(super) fn show(&self, server: &str, attribute: &Tracked, dn: &str, is_first: bool) {
         let mut state = self.state();
         let state = &mut *state;
@@ -295,8 +298,8 @@ impl Presence {
         self.news.notify_one();
     }
 
-    /// Notes that a server shows no value of an attribute, and says why it is not to be believed, where it is not.
-    /// `why` is what else is known of the reason.
+    /// Notes that a server shows no value of an attribute, and says why it is not to be believed,
+    /// where it is not. `why` is what else is known of the reason.
     pub(super) fn miss(&self, server: &str, attribute: &Tracked, why: &str) -> Option<String> {
         let key = attribute.key();
         let name = &attribute.name;
@@ -331,8 +334,9 @@ impl Presence {
         ))
     }
 
-    /// What stands in the way of believing a file of which these objects have the attributes, in their order. Only
-    /// journal attributes count: people of whom a file gives no address are not in it.
+    /// What stands in the way of believing a file of which these objects have the attributes, in
+    /// their order. Only journal attributes count: people of whom a file gives no address are not
+    /// in it.
     pub(super) fn outage_of_file(&self, file: &str, holders: &[Option<String>]) -> Option<Outage> {
         let mut missing = Vec::new();
         for (attribute, holder) in self.attributes.iter().zip(holders) {
@@ -467,15 +471,16 @@ pub struct Accepted {
     pub when: String,
     /// Attributes of which a server shows no value any more, each with the server, and since when.
     pub missing: Vec<String>,
-    /// Attributes that have values as far as the service knows; if they lose them within the next seconds, that is
-    /// accepted, too.
+    /// Attributes that have values as far as the service knows; if they lose them within the next
+    /// seconds, that is accepted, too.
     pub present: Vec<String>,
     /// People whose journal attribute is hidden though their objects did not change.
     pub hidden: Vec<String>,
 }
 
-/// Says to the service with this state directory that attributes of which nobody has a value any more are meant to be
-/// empty. The service notices within seconds; a stopped one when it starts. Blocks.
+/// Says to the service with this state directory that attributes of which nobody has a value any
+/// more are meant to be empty. The service notices within seconds; a stopped one when it starts.
+/// Blocks.
 pub fn accept_empty(state_dir: &Path, user: &str) -> io::Result<Accepted> {
     let seen = match std::fs::read_to_string(state_dir.join(SEEN)) {
         Ok(text) => serde_json::from_str::<Seen>(&text)?,

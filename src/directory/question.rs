@@ -1,10 +1,12 @@
-//! How a mail address is asked for, and which asked address an entry that came back belongs to. Pure.
+//! How a mail address is asked for, and which asked address an entry that came back belongs to.
+//! Pure.
 //!
 //! Promises: no text that a stranger puts into an address changes the meaning of a filter; an entry
-//! that the directory returned is never dropped because we compare differently than the server does.
+//! that the directory returned is never dropped because we compare differently than the server
+//! does.
 //!
-//! A filter asks for the usual spellings of an address. Values spelled otherwise are known from a scan of the
-//! directory (see [`super::scan`]), and asked for as they stand there.
+//! A filter asks for the usual spellings of an address. Values spelled otherwise are known from a
+//! scan of the directory (see [`super::scan`]), and asked for as they stand there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +21,8 @@ use super::target::{Target, x500_key};
 use super::{dn, scan};
 use crate::mail::Address;
 
-/// Attributes that name where an object's mail is forwarded to: an address, or for `altRecipient` an object.
+/// Attributes that name where an object's mail is forwarded to: an address, or for `altRecipient`
+/// an object.
 pub(super) const FORWARDING: [&str; 4] = [
     "targetAddress",
     "mailForwardingAddress",
@@ -27,7 +30,8 @@ pub(super) const FORWARDING: [&str; 4] = [
     "altRecipient",
 ];
 
-/// Attributes by which an account is told from a mailbox that nobody logs in to, see [`Entry::login_mark`].
+/// Attributes by which an account is told from a mailbox that nobody logs in to, see
+/// [`Entry::login_mark`].
 const ACCOUNT: [&str; 3] = ["userAccountControl", "loginShell", "pwdAccountLockedTime"];
 /// The attribute of Exchange that names an object by its X.500 address.
 const LEGACY_DN: &str = "legacyExchangeDN";
@@ -105,7 +109,8 @@ impl Attributes {
         }
     }
 
-    /// The filter for everything with one of these login names; `None` where no attribute holds login names.
+    /// The filter for everything with one of these login names; `None` where no attribute holds
+    /// login names.
     pub(super) fn login_filter<'l>(&self, logins: impl Iterator<Item = &'l str>) -> Option<String> {
         let terms: Vec<String> = logins
             .flat_map(|login| self.logins.iter().map(move |name| equals(name, "", login)))
@@ -119,7 +124,8 @@ impl Attributes {
         logins.map(|login| login.trim().to_lowercase()).collect()
     }
 
-    /// The filter for everything that mail may concern: objects with an address, forwarding or a journal attribute.
+    /// The filter for everything that mail may concern: objects with an address, forwarding or a
+    /// journal attribute.
     pub(super) fn concerned_filter(&self) -> String {
         let journaled = self.journal.iter().map(String::as_str);
         let all = self.addresses.iter().map(String::as_str);
@@ -138,7 +144,8 @@ impl Attributes {
         &self.journal
     }
 
-    /// The filter for everything with a journal attribute; `None` where there are no journal attributes.
+    /// The filter for everything with a journal attribute; `None` where there are no journal
+    /// attributes.
     pub(super) fn journaled_filter(&self) -> Option<String> {
         let terms: Vec<String> = self.journal.iter().map(|j| format!("({j}=*)")).collect();
         (!terms.is_empty()).then(|| any_of(terms))
@@ -150,9 +157,9 @@ impl Attributes {
         any_of(all.map(|name| format!("({name}=*)")).collect())
     }
 
-    /// The filter for addresses in the forms that people use most, for servers that do not let the whole
-    /// directory be read. Not every server can answer all of it, and some forms cannot be asked for: OpenLDAP takes a
-    /// blank at the end of a pattern's part for none.
+    /// The filter for addresses in the forms that people use most, for servers that do not let the
+    /// whole directory be read. Not every server can answer all of it, and some forms cannot be
+    /// asked for: OpenLDAP takes a blank at the end of a pattern's part for none.
     pub(super) fn unusual_filter(&self) -> String {
         const FORMS: [&str; 8] = ["*<*", "*\"*", "*'", "@*", "*.", "mailto*", "*%40*", "*)"];
         const INVISIBLE: [&str; 3] = ["\u{200b}", "\u{feff}", "\u{ad}"];
@@ -168,7 +175,8 @@ impl Attributes {
         any_of(terms)
     }
 
-    /// The attributes that a scan reads: those with addresses, those of journals, and X.500 addresses.
+    /// The attributes that a scan reads: those with addresses, those of journals, and X.500
+    /// addresses.
     pub(super) fn scanned(&self) -> Vec<String> {
         let all = self.addresses.iter().chain(&self.journal).cloned();
         distinct(&all.chain([LEGACY_DN.to_owned()]).collect::<Vec<_>>())
@@ -179,7 +187,8 @@ impl Attributes {
         holds(&self.addresses, attribute)
     }
 
-    /// How a value of one of the scanned attributes is written. `exact` if the server compares the attribute with case.
+    /// How a value of one of the scanned attributes is written. `exact` if the server compares the
+    /// attribute with case.
     pub(super) fn form_of(&self, attribute: &str, value: &str, exact: bool) -> Form {
         let is = |names: &[String]| holds(names, attribute);
         let Ok(target) = Target::parse(value) else {
@@ -256,7 +265,8 @@ impl Attributes {
             .chain(&self.further)
             .chain(&self.logins)
             .cloned()
-            // By these an object may be named as a journal target, be a group, and be a member of groups.
+            // By these an object may be named as a journal target, be a group, and be a member of
+            // groups.
             .chain(["objectClass", LEGACY_DN, "uid"].map(str::to_owned))
             .chain(FORWARDING.map(str::to_owned))
             .collect();
@@ -288,8 +298,9 @@ impl Attributes {
         all
     }
 
-    /// A journal attribute of which the server sent only a part, `extensionAttribute10;range=0-1499`
-    /// ([MS-ADTS] section 3.1.1.3.1.3.3): the rest would be journal addresses that nobody copies to.
+    /// A journal attribute of which the server sent only a part,
+    /// `extensionAttribute10;range=0-1499` ([MS-ADTS] section 3.1.1.3.1.3.3): the rest would be
+    /// journal addresses that nobody copies to.
     pub(super) fn cut_short<'a>(&self, entry: &'a Entry) -> Option<&'a str> {
         entry.attributes().map(|(name, _)| name).find(|name| {
             range(name)
@@ -297,7 +308,8 @@ impl Attributes {
         })
     }
 
-    /// The filter for everything that has one of these addresses, or one of the values that a scan found for them.
+    /// The filter for everything that has one of these addresses, or one of the values that a scan
+    /// found for them.
     pub(super) fn lookup_filter(&self, asked: &[Address], unusual: &[scan::Value]) -> String {
         let terms = asked.iter().flat_map(spellings).flat_map(|value| {
             self.addresses.iter().flat_map(move |name| {
@@ -313,8 +325,8 @@ impl Attributes {
         any_of(terms.chain(unusual.map(scan::Value::term)).collect())
     }
 
-    /// The keys of all that a journal value may be to be about this address: itself, the objects that own it by
-    /// their names, and their other addresses.
+    /// The keys of all that a journal value may be to be about this address: itself, the objects
+    /// that own it by their names, and their other addresses.
     pub(super) fn journal_keys(&self, address: &Address, owners: &[Arc<Entry>]) -> Vec<String> {
         let objects = owners.iter().flat_map(|object| resolve::names_of(object));
         let aliases = owners.iter().flat_map(|object| self.keys_of(object));
@@ -325,7 +337,8 @@ impl Attributes {
         all
     }
 
-    /// The filter for the objects with one of these X.500 addresses, or one of the values that a scan found for them.
+    /// The filter for the objects with one of these X.500 addresses, or one of the values that a
+    /// scan found for them.
     pub(super) fn x500_filter(text: &str, unusual: &[scan::Value]) -> String {
         let mut terms = Vec::new();
         let key = x500_key(text);
@@ -348,8 +361,8 @@ impl Attributes {
         )
     }
 
-    /// The filter for everything that names this address in a journal attribute, or one of the objects that own
-    /// it; `None` where there are no journal attributes.
+    /// The filter for everything that names this address in a journal attribute, or one of the
+    /// objects that own it; `None` where there are no journal attributes.
     pub(super) fn journal_filter(
         &self,
         address: &Address,
@@ -458,8 +471,9 @@ impl Attributes {
         is_plain(name.trim())
     }
 
-    /// Gives each asked address the entries it owns. `None` where that cannot be told for sure; then
-    /// each address has to be asked for alone. Alone, everything the server found is the answer.
+    /// Gives each asked address the entries it owns. `None` where that cannot be told for sure;
+    /// then each address has to be asked for alone. Alone, everything the server found is the
+    /// answer.
     pub(super) fn assign(
         &self,
         asked: &[Address],
@@ -492,8 +506,8 @@ impl Attributes {
     }
 }
 
-/// An attribute name with a range option: the name without it, and the last value's number, `None` where
-/// it is the last of all.
+/// An attribute name with a range option: the name without it, and the last value's number, `None`
+/// where it is the last of all.
 pub(super) fn range(name: &str) -> Option<(&str, Option<usize>)> {
     let (base, options) = name.split_once(';')?;
     let range = options.split(';').find_map(|option| {
@@ -504,8 +518,8 @@ pub(super) fn range(name: &str) -> Option<(&str, Option<usize>)> {
     Some((base, end.parse().ok()))
 }
 
-/// The key that a value of an address or journal attribute is compared by: see [`Target::key`]. A value that is no
-/// target is compared by its text.
+/// The key that a value of an address or journal attribute is compared by: see [`Target::key`]. A
+/// value that is no target is compared by its text.
 pub(super) fn value_key(value: &str) -> String {
     match Target::parse(value) {
         Ok(target) => target.key().into_owned(),
@@ -546,7 +560,8 @@ fn spellings(address: &Address) -> Vec<String> {
     all
 }
 
-/// What stands before an address in an attribute. The values of Exchange's carry their type; nobody else's do.
+/// What stands before an address in an attribute. The values of Exchange's carry their type; nobody
+/// else's do.
 fn kinds(attribute: &str) -> &'static [&'static str] {
     match attribute {
         name if name.eq_ignore_ascii_case("proxyAddresses") => &["smtp:"],

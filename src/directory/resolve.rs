@@ -1,7 +1,7 @@
 //! What a journal target that names an object comes to: an object's address, or a group's members.
 //!
-//! Promises: each address once; cycles end; a group that is too large, or half of which could not be read,
-//! is an outage and never a shorter list. Asks the source and nobody else.
+//! Promises: each address once; cycles end; a group that is too large, or half of which could not
+//! be read, is an outage and never a shorter list. Asks the source and nobody else.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -51,7 +51,8 @@ pub(super) const GROUPS: [&str; 7] = [
 pub struct Reached {
     /// The address.
     pub address: Address,
-    /// The objects on the way: the one that the target names first, the one that has the address last.
+    /// The objects on the way: the one that the target names first, the one that has the address
+    /// last.
     pub through: Arc<[String]>,
 }
 
@@ -229,8 +230,8 @@ impl Walk<'_> {
     }
 }
 
-/// The one address that mail to an object goes to: the primary proxy address (`SMTP:` in capitals, as
-/// Exchange writes it), else `mail`, else a contact's `targetAddress`.
+/// The one address that mail to an object goes to: the primary proxy address (`SMTP:` in capitals,
+/// as Exchange writes it), else `mail`, else a contact's `targetAddress`.
 pub(super) fn own_address(entry: &Entry, settings: &TargetSettings) -> Option<Address> {
     let proxies = entry.values("proxyAddresses");
     let primary = proxies
@@ -242,15 +243,17 @@ pub(super) fn own_address(entry: &Entry, settings: &TargetSettings) -> Option<Ad
             _ => None,
         });
     primary.or_else(|| {
-        // A group without an address is expanded; anything else can still be reached inside Exchange.
+        // A group without an address is expanded; anything else can still be reached inside
+        // Exchange.
         let domain = settings.imceaex_domain.as_ref()?;
         let legacy = entry.values("legacyExchangeDN").first()?;
         (!is_group(entry)).then(|| imceaex(legacy, domain))?
     })
 }
 
-/// An X.500 address in SMTP form, `IMCEAEX-_O=ACME_CN=x@domain` ([MS-OXOABK] calls it an encapsulated
-/// address): `/` is `_`, and what is neither letter, digit, `-` nor `=` is `+` and two hexadecimal digits.
+/// An X.500 address in SMTP form, `IMCEAEX-_O=ACME_CN=x@domain` ([MS-OXOABK] calls it an
+/// encapsulated address): `/` is `_`, and what is neither letter, digit, `-` nor `=` is `+` and two
+/// hexadecimal digits.
 fn imceaex(legacy: &str, domain: &str) -> Option<Address> {
     let local: String = legacy
         .bytes()
@@ -309,7 +312,8 @@ pub(super) fn members(entry: &Entry) -> impl Iterator<Item = Name> {
         )
 }
 
-/// The keys of an object's names in journal attributes: its DN and its X.500 addresses; see [`Target::key`].
+/// The keys of an object's names in journal attributes: its DN and its X.500 addresses; see
+/// [`Target::key`].
 pub(super) fn names_of(entry: &Entry) -> Vec<String> {
     let mut names: Vec<String> = x500_of(entry).map(x500_key).collect();
     names.push(dn::key(&entry.dn));

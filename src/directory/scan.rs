@@ -1,8 +1,8 @@
-//! The values that a reading of the whole directory found: addresses written so that no usual question finds them, and
-//! all journal values.
+//! The values that a reading of the whole directory found: addresses written so that no usual
+//! question finds them, and all journal values.
 //!
-//! Promises: bounded memory; while a scan runs, what the last one found stays in use; what the change feed names
-//! while a scan runs is in its result.
+//! Promises: bounded memory; while a scan runs, what the last one found stays in use; what the
+//! change feed names while a scan runs is in its result.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,8 +33,8 @@ pub struct JournalValue {
     pub holders: u64,
 }
 
-/// Every different value of the journal attributes. A value that nobody has any more disappears when the directory
-/// is read again.
+/// Every different value of the journal attributes. A value that nobody has any more disappears
+/// when the directory is read again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JournalValues {
     read: Arc<[JournalValue]>,
@@ -270,7 +270,8 @@ impl Scan {
         }
     }
 
-    /// Values in usual forms that were read: of each attribute one in lower case and one with capitals.
+    /// Values in usual forms that were read: of each attribute one in lower case and one with
+    /// capitals.
     pub(super) fn samples(&self) -> Vec<Sample> {
         let found = self.found();
         found
@@ -280,7 +281,8 @@ impl Scan {
             .unwrap_or_default()
     }
 
-    /// Notes that the server compares an attribute with case, or that it does not; returns whether that is news.
+    /// Notes that the server compares an attribute with case, or that it does not; returns whether
+    /// that is news.
     pub(super) fn set_exact(&self, attribute: &Arc<str>, is_exact: bool) -> bool {
         let exact = &mut self.found().exact;
         let known = exact.iter().position(|known| known == attribute);
@@ -314,10 +316,11 @@ impl Scan {
         }
     }
 
-    /// Ends a scan, and returns the keys of values that were not known before. `limited` says why not everything was
-    /// read or can be found; `journal_limited` the same of the journal values.
+    /// Ends a scan, and returns the keys of values that were not known before. `limited` says why
+    /// not everything was read or can be found; `journal_limited` the same of the journal values.
     ///
-    /// If nobody has a journal value any more, those of the last scan stay: rights that were taken away look the same.
+    /// If nobody has a journal value any more, those of the last scan stay: rights that were taken
+    /// away look the same.
     pub(super) fn finish(
         &self,
         limited: Option<String>,

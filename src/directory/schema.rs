@@ -1,8 +1,9 @@
-//! Attribute names: aliases, identifiers, options and subtypes (RFC 4512 sections 2.5 and 4.1.2). Pure.
+//! Attribute names: aliases, identifiers, options and subtypes (RFC 4512 sections 2.5 and 4.1.2).
+//! Pure.
 //!
-//! A server returns values under a name of its own choice, `givenName` where `gn` was asked for, or with options,
-//! `description;lang-en` where `description` was. Promises: each value comes back under every name it was asked for
-//! by, and under no other.
+//! A server returns values under a name of its own choice, `givenName` where `gn` was asked for, or
+//! with options, `description;lang-en` where `description` was. Promises: each value comes back
+//! under every name it was asked for by, and under no other.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -91,7 +92,8 @@ impl Schema {
         self.types.is_empty()
     }
 
-    /// Whether this attribute description (a name or identifier, perhaps with options) is of a known type.
+    /// Whether this attribute description (a name or identifier, perhaps with options) is of a
+    /// known type.
     pub(super) fn knows(&self, description: &str) -> bool {
         self.type_of(split(description).0).is_some()
     }
@@ -263,8 +265,8 @@ impl<'a> Naming<'a> {
         Entry::new(entry.dn, attributes).with_stamp(stamp)
     }
 
-    /// Gives attributes the names that they were asked for by; one that was not asked for keeps its name, and so does
-    /// one of which only a range of values came.
+    /// Gives attributes the names that they were asked for by; one that was not asked for keeps its
+    /// name, and so does one of which only a range of values came.
     pub(super) fn rename(&self, attributes: &mut Vec<Attribute>) {
         let keeps = |name: &str| self.is_plain(name) || range(name).is_some();
         if attributes.iter().all(|(name, _)| keeps(name)) {
@@ -291,7 +293,8 @@ impl<'a> Naming<'a> {
 }
 
 impl Schema {
-    /// Whether a type is what was asked for, or a subtype of it. Types that are not known are compared by their names.
+    /// Whether a type is what was asked for, or a subtype of it. Types that are not known are
+    /// compared by their names.
     fn is_kind_of(&self, asked: &Asked<'_>, name: &str, kind: Option<usize>) -> bool {
         match (asked.kind, kind) {
             (Some(asked), Some(kind)) => self.is_below(kind, asked),

@@ -20,7 +20,8 @@ pub struct Settings {
     pub login_attributes: Vec<String>,
     /// Further attributes to read of a person's object.
     pub further_attributes: Vec<String>,
-    /// The attribute that exempts a person from journaling, with the value TRUE; one of `further_attributes`.
+    /// The attribute that exempts a person from journaling, with the value TRUE; one of
+    /// `further_attributes`.
     pub exempt_attribute: Option<String>,
     /// Where else than in their own objects people's journal attributes may stand.
     pub places: Places,
@@ -40,8 +41,8 @@ impl Settings {
     }
 }
 
-/// Where else than in a person's own object journal attributes may stand. What stands there counts as if it stood
-/// in the object as well.
+/// Where else than in a person's own object journal attributes may stand. What stands there counts
+/// as if it stood in the object as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Places {
     /// In groups that the person is a member of, also by way of other groups.
@@ -55,10 +56,12 @@ pub struct Places {
 pub struct TargetSettings {
     /// When a group stands for its members.
     pub expand_groups: ExpandGroups,
-    /// The most objects that one target may lead to; a larger group defers mail. As a recipient, a larger group is
-    /// compared with those who are journaled instead of being read member by member.
+    /// The most objects that one target may lead to; a larger group defers mail. As a recipient, a
+    /// larger group is compared with those who are journaled instead of being read member by
+    /// member.
     pub group_limit: usize,
-    /// The domain of IMCEAEX addresses for objects without an SMTP address; none are made where `None`.
+    /// The domain of IMCEAEX addresses for objects without an SMTP address; none are made where
+    /// `None`.
     pub imceaex_domain: Option<String>,
 }
 
@@ -91,7 +94,8 @@ pub enum Source {
     Ldif(PathBuf),
 }
 
-/// Answers that one question may wait for: its own, and one that proves it, of servers that are changed on the way.
+/// Answers that one question may wait for: its own, and one that proves it, of servers that are
+/// changed on the way.
 pub(super) const ANSWERS: u32 = 4;
 
 /// How the LDAP servers are reached.
@@ -105,7 +109,8 @@ pub struct LdapSettings {
     pub ca_file: Option<PathBuf>,
     /// The account to bind with; anonymous where `None`.
     pub bind: Option<Bind>,
-    /// Whether to bind by Kerberos (SASL GSSAPI, RFC 4752), as whoever the process's credentials say.
+    /// Whether to bind by Kerberos (SASL GSSAPI, RFC 4752), as whoever the process's credentials
+    /// say.
     pub gssapi: bool,
     /// The base of all searches.
     pub base: String,
@@ -113,7 +118,8 @@ pub struct LdapSettings {
     pub timeout: Duration,
     /// How changes are followed.
     pub watch: Watch,
-    /// The address of somebody who is always there: while he is not found, nobody's absence is believed.
+    /// The address of somebody who is always there: while he is not found, nobody's absence is
+    /// believed.
     pub canary: Option<Address>,
 }
 
@@ -130,7 +136,8 @@ pub enum Watch {
     /// As the server offers it: content synchronization, or else notification and polling.
     #[default]
     Auto,
-    /// Content synchronization, refresh and persist (RFC 4533), as OpenLDAP's overlay syncprov offers it.
+    /// Content synchronization, refresh and persist (RFC 4533), as OpenLDAP's overlay syncprov
+    /// offers it.
     Syncrepl,
     /// Active Directory's change notification.
     Notify,

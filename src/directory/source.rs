@@ -13,7 +13,8 @@ use super::entry::{Entry, Outage};
 use super::target::x500_key;
 use crate::mail::Address;
 
-/// The objects that own an address. Several where the directory has several: a copy is owed for each.
+/// The objects that own an address. Several where the directory has several: a copy is owed for
+/// each.
 pub type Objects = Arc<[Arc<Entry>]>;
 
 /// How one server (or the file) fared when it was tried.
@@ -29,7 +30,8 @@ pub struct Probe {
     pub nobody_has: Vec<String>,
     /// When the certificate that it showed ends.
     pub expires: Option<SystemTime>,
-    /// Address attributes in use that it has no equality index of, as far as it lets us see its configuration.
+    /// Address attributes in use that it has no equality index of, as far as it lets us see its
+    /// configuration.
     pub unindexed: Vec<String>,
 }
 
@@ -49,7 +51,8 @@ pub(super) enum Name {
 }
 
 impl Name {
-    /// The text that all spellings of this name have in common, as [`super::changes::Changes`] knows it.
+    /// The text that all spellings of this name have in common, as [`super::changes::Changes`]
+    /// knows it.
     pub(super) fn key(&self) -> String {
         match self {
             Name::Dn(text) => dn::key(text),
@@ -97,7 +100,8 @@ pub(super) enum Place {
         /// The server's own words.
         cookie: String,
     },
-    /// Active Directory: the highest update sequence number that was seen, and the server that counts so.
+    /// Active Directory: the highest update sequence number that was seen, and the server that
+    /// counts so.
     Usn {
         /// The server's `dsServiceName`.
         server: String,
@@ -145,7 +149,8 @@ pub(super) trait Source: Send + Sync + 'static {
         address: &Address,
     ) -> impl Future<Output = Result<Option<Objects>, Outage>> + Send;
 
-    /// Whether any journal attribute names this address, or one of the objects that own it, by DN or X.500 address.
+    /// Whether any journal attribute names this address, or one of the objects that own it, by DN
+    /// or X.500 address.
     fn names_in_journal(
         &self,
         address: &Address,
@@ -158,10 +163,12 @@ pub(super) trait Source: Send + Sync + 'static {
         login: &str,
     ) -> impl Future<Output = Result<Option<Objects>, Outage>> + Send;
 
-    /// The objects that a name stands for, with all values of what targets need; none where it names nobody.
+    /// The objects that a name stands for, with all values of what targets need; none where it
+    /// names nobody.
     fn named(&self, name: &Name) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
 
-    /// The groups with a journal attribute that an object is a member of, also by way of other groups.
+    /// The groups with a journal attribute that an object is a member of, also by way of other
+    /// groups.
     fn groups_of(
         &self,
         object: &Entry,
@@ -173,8 +180,8 @@ pub(super) trait Source: Send + Sync + 'static {
     /// All objects with a journal attribute.
     fn journaled(&self) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
 
-    /// Tells every object that mail may concern: with an address, forwarding or a journal attribute. An outage if the list
-    /// is not whole.
+    /// Tells every object that mail may concern: with an address, forwarding or a journal
+    /// attribute. An outage if the list is not whole.
     fn concerned(
         &self,
         to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,

@@ -2,7 +2,8 @@
 //!
 //! A value that is gone though the stamp stands still was not removed: it is hidden from us.
 
-/// The operational attributes that stamps are made of, each asked for by name (RFC 4512 section 3.4).
+/// The operational attributes that stamps are made of, each asked for by name (RFC 4512 section
+/// 3.4).
 pub(super) const ATTRIBUTES: [&str; 4] =
     ["entryCSN", "modifyTimestamp", "uSNChanged", "whenChanged"];
 
@@ -41,7 +42,8 @@ pub(super) enum Moved {
 }
 
 impl Stamp {
-    /// Takes the stamp out of the attributes of an object that this server sent, but for those that were asked for.
+    /// Takes the stamp out of the attributes of an object that this server sent, but for those that
+    /// were asked for.
     pub(super) fn take(
         attributes: &mut Vec<(String, Vec<String>)>,
         asked: &[String],
@@ -73,8 +75,8 @@ impl Stamp {
         self.exact != 0 || self.time != 0
     }
 
-    /// Whether the object was changed since it had an earlier stamp. A stamp that can no longer be read is no sign
-    /// of a change.
+    /// Whether the object was changed since it had an earlier stamp. A stamp that can no longer be
+    /// read is no sign of a change.
     pub(super) fn moved_since(self, earlier: Stamp) -> Moved {
         if self.exact != 0 && earlier.exact != 0 && self.origin == earlier.origin {
             return Moved::of(self.exact, earlier.exact);

@@ -8,15 +8,16 @@ use std::hash::{Hash, Hasher};
 use super::{dn, resolve};
 use crate::mail::{Address, AddressError, is_invisible, without_scheme};
 
-/// Where a copy must go: in the configuration or as the value of a journal attribute. Two that name the same mailbox or
-/// object are equal, however they are spelled; see [`Target::key`].
+/// Where a copy must go: in the configuration or as the value of a journal attribute. Two that name
+/// the same mailbox or object are equal, however they are spelled; see [`Target::key`].
 #[derive(Debug, Clone)]
 pub enum Target {
     /// A mail address, in any form that [`Address::parse_value`] reads.
     Smtp(Address),
     /// A distinguished name.
     Dn(String),
-    /// An X.500 address, `/O=ACME/OU=EAST/CN=RECIPIENTS/CN=archive`, with or without `X500:` or `EX:`.
+    /// An X.500 address, `/O=ACME/OU=EAST/CN=RECIPIENTS/CN=archive`, with or without `X500:` or
+    /// `EX:`.
     X500(String),
 }
 
@@ -63,8 +64,8 @@ impl Target {
         }
     }
 
-    /// Reads a target that has to be resolved in the directory; `None` if the text is an address, or nothing. Most are
-    /// addresses, and those without `=` and `:` are told without reading them.
+    /// Reads a target that has to be resolved in the directory; `None` if the text is an address,
+    /// or nothing. Most are addresses, and those without `=` and `:` are told without reading them.
     pub fn of_object(text: &str) -> Option<Target> {
         let may_be = text.contains(['=', ':']);
         let target = may_be.then(|| Target::parse(text).ok()).flatten();
@@ -120,12 +121,14 @@ fn looks_like_dn(text: &str) -> bool {
     })
 }
 
-/// The key of the X.500 address that is encapsulated in an SMTP address, as [`super::Directory::names_of`] gives it.
+/// The key of the X.500 address that is encapsulated in an SMTP address, as
+/// [`super::Directory::names_of`] gives it.
 pub fn encapsulated_key(address: &Address) -> Option<String> {
     resolve::encapsulated(address).map(|text| x500_key(&text))
 }
 
-/// An X.500 address as it is compared: like the values of a DN, and without blanks beside slashes and equals signs.
+/// An X.500 address as it is compared: like the values of a DN, and without blanks beside slashes
+/// and equals signs.
 pub(super) fn x500_key(text: &str) -> String {
     let parts = text.split('/').map(|part| match part.split_once('=') {
         Some((name, value)) => format!("{}={}", dn::prepared(name), dn::prepared(value)),

@@ -1,8 +1,8 @@
 //! Follows the changes of the directory, so that answers need not grow old to be forgotten.
 //!
-//! Promises: while it is watching, what changed is asked for anew from the moment on that the server told of it.
-//! After every interruption what changed meanwhile is caught up on, or everything is asked for anew; until then
-//! the times in `CacheSettings` govern.
+//! Promises: while it is watching, what changed is asked for anew from the moment on that the
+//! server told of it. After every interruption what changed meanwhile is caught up on, or
+//! everything is asked for anew; until then the times in `CacheSettings` govern.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +24,8 @@ const WAITING: usize = 256;
 /// The pause before watching again: after a loss, and where the server offers nothing to watch.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_UNSUPPORTED: Duration = Duration::from_secs(5 * 60);
-/// How often the place to go on from is written at most. An old one only means to be told some things twice.
+/// How often the place to go on from is written at most. An old one only means to be told some
+/// things twice.
 const WRITE_EVERY: Duration = Duration::from_secs(10);
 
 /// How a feed of changes ended.

@@ -1,4 +1,5 @@
-//! A message while it arrives, and where it is meanwhile: a large one is written to the spool's disk.
+//! A message while it arrives, and where it is meanwhile: a large one is written to the spool's
+//! disk.
 
 use std::io;
 
@@ -28,7 +29,8 @@ enum Held {
         incoming: Incoming,
         beginning: Bytes,
     },
-    /// The disk does not take it. It may be nobody's to journal, so it is kept in memory as far as there is any.
+    /// The disk does not take it. It may be nobody's to journal, so it is kept in memory as far as
+    /// there is any.
     Memory(BytesMut),
     /// Neither the disk nor the memory has room for it.
     Nowhere,
@@ -68,7 +70,8 @@ impl Arriving {
         };
     }
 
-    /// The message, now that its last piece is there, and what its octets in memory are accounted to.
+    /// The message, now that its last piece is there, and what its octets in memory are accounted
+    /// to.
     pub(super) async fn finish(
         mut self,
         last: Bytes,
@@ -93,7 +96,8 @@ impl Arriving {
         Ok((content, self.room))
     }
 
-    /// Writes a piece to the file; where the disk does not take it, all of the message goes back into memory.
+    /// Writes a piece to the file; where the disk does not take it, all of the message goes back
+    /// into memory.
     async fn append(
         &mut self,
         mut incoming: Incoming,

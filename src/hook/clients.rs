@@ -21,7 +21,8 @@ impl Clients {
         Clients(networks.into_iter().collect())
     }
 
-    /// Whether somebody with this address may connect. An IPv4 address is one however the socket tells it.
+    /// Whether somebody with this address may connect. An IPv4 address is one however the socket
+    /// tells it.
     pub fn include(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.0.iter().any(|network| network.contains(&ip))

@@ -1,7 +1,9 @@
-//! How many connections are open, in all and of each client, so that one client leaves room for others.
+//! How many connections are open, in all and of each client, so that one client leaves room for
+//! others.
 //!
-//! A connection that has not begun as its protocol does is *idle*: it costs an attacker nothing, so it keeps
-//! nobody out. Where there is no room for one more, the oldest idle connection is closed instead.
+//! A connection that has not begun as its protocol does is *idle*: it costs an attacker nothing, so
+//! it keeps nobody out. Where there is no room for one more, the oldest idle connection is closed
+//! instead.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// How long a connection has to begin before it may be closed for another. A peer that is about to begin takes
-/// milliseconds; without this a flood of connections would close those that have just come.
+/// How long a connection has to begin before it may be closed for another. A peer that is about to
+/// begin takes milliseconds; without this a flood of connections would close those that have just
+/// come.
 const IDLE: Duration = Duration::from_millis(250);
 
 /// The connections that are open at one time.
@@ -53,7 +56,8 @@ pub enum Crowded {
 }
 
 impl Crowd {
-    /// Counts one more connection among at most `most`, of which one client may hold `share`. It is idle.
+    /// Counts one more connection among at most `most`, of which one client may hold `share`. It is
+    /// idle.
     pub fn enter(
         self: &Arc<Crowd>,
         client: Option<IpAddr>,

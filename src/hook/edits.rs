@@ -1,6 +1,7 @@
 //! A message as it was and as it is to be → what the milter protocol can say about it.
 //!
-//! The protocol has no "replace the message": fields are changed by name and number, and the body as a whole.
+//! The protocol has no "replace the message": fields are changed by name and number, and the body
+//! as a whole.
 
 use std::collections::{HashMap, HashSet};
 
@@ -42,8 +43,8 @@ fn deletions(moved: &[usize], recipients: &[Path]) -> Vec<Edit> {
     let mut deletions = Vec::new();
     for path in moved.iter().filter_map(|&place| recipients.get(place)) {
         deletions.push(path.address.clone());
-        // Postfix without enable_original_recipient knows only what it made of the address; what it does not know it
-        // passes over.
+        // Postfix without enable_original_recipient knows only what it made of the address; what it
+        // does not know it passes over.
         let resolved = &path.resolved;
         if !resolved.is_empty() && resolved != written(path) && !staying.contains(resolved.as_str())
         {
@@ -53,7 +54,8 @@ fn deletions(moved: &[usize], recipients: &[Path]) -> Vec<Edit> {
     deletions.into_iter().map(Edit::DeleteRecipient).collect()
 }
 
-/// Fields that differ, name by name; where it `strips`, those that only we may write are gone after it.
+/// Fields that differ, name by name; where it `strips`, those that only we may write are gone after
+/// it.
 fn header(before: &Message, after: &Message, strips: bool) -> Vec<Edit> {
     let (was, mut is) = (values(before), values(after));
     is.retain(|name, _| !strips || !is_ours(name));

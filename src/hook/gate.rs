@@ -1,8 +1,9 @@
 //! Who comes in at the listeners, and how many.
 //!
-//! The milter protocol has no login: whoever connects can have mail journaled that never was. So a connection is looked at
-//! before a word is read from it: its user on a Unix socket, its network on TCP; and no more than a number are open at
-//! a time. One that is turned away is closed without a word; an MTA then does what it does without its filter.
+//! The milter protocol has no login: whoever connects can have mail journaled that never was. So a
+//! connection is looked at before a word is read from it: its user on a Unix socket, its network on
+//! TCP; and no more than a number are open at a time. One that is turned away is closed without a
+//! word; an MTA then does what it does without its filter.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -85,9 +86,9 @@ static DESCRIPTORS: LazyLock<u64> = LazyLock::new(|| {
     }
 });
 
-/// Connections of all listeners together for which there are descriptors. An SMTP connection takes two, its own and that
-/// to the next server, and one of a milter a second for a large message; half of all stay for the spool, the directory
-/// and the relay.
+/// Connections of all listeners together for which there are descriptors. An SMTP connection takes
+/// two, its own and that to the next server, and one of a milter a second for a large message; half
+/// of all stay for the spool, the directory and the relay.
 fn affordable() -> usize {
     usize::try_from(*DESCRIPTORS / 4).unwrap_or(usize::MAX)
 }
@@ -109,7 +110,8 @@ impl Room {
                 let share = most / SHARE;
                 Room { most, share }
             }
-            // An MTA brings everybody's mail, so it may have them all; others that may connect find room beside it.
+            // An MTA brings everybody's mail, so it may have them all; others that may connect find
+            // room beside it.
             Protocol::Milter => {
                 let most = (limits.connections + limits.connections / 3).min(affordable);
                 let share = limits.connections.min(most - most / SHARE);

@@ -20,7 +20,8 @@ pub enum ListenError {
     /// It does not begin with a known scheme.
     #[error("does not begin with inet:, inet6: or unix:")]
     Scheme,
-    /// Neither `address:port` nor `port@address`, or a host name, which could mean several addresses.
+    /// Neither `address:port` nor `port@address`, or a host name, which could mean several
+    /// addresses.
     #[error("has no IP address and port after its scheme")]
     Inet,
     /// `inet:` with an IPv6 address, or `inet6:` with an IPv4 address.

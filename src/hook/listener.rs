@@ -64,8 +64,8 @@ pub struct BindError {
     pub cause: io::Error,
 }
 
-/// Returns what helps against an error of bind(2), as the end of a sentence about this address; empty if nothing does that
-/// can be told.
+/// Returns what helps against an error of bind(2), as the end of a sentence about this address;
+/// empty if nothing does that can be told.
 pub fn bind_remedy(address: &str, cause: &io::Error) -> String {
     if cause.get_ref().is_some() {
         // It is one of ours, and says what helps.
@@ -138,7 +138,8 @@ impl Listener {
             }
             Listener::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                // What the kernel says of the process that connected (SO_PEERCRED); nobody can pretend.
+                // What the kernel says of the process that connected (SO_PEERCRED); nobody can
+                // pretend.
                 let user = stream.peer_cred()?.uid();
                 Ok((Stream::Unix(stream), Caller::User(user)))
             }
@@ -147,7 +148,8 @@ impl Listener {
 }
 
 async fn bind_unix(path: &Path, socket: Socket) -> io::Result<Listener> {
-    // A socket file that nobody answers on is left over from a crash. Anything else is not ours to remove.
+    // A socket file that nobody answers on is left over from a crash. Anything else is not ours to
+    // remove.
     let left_over = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     if left_over {
         match UnixStream::connect(path).await {
@@ -204,9 +206,9 @@ impl fmt::Display for Listener {
     }
 }
 
-/// Acknowledges at once what was read. Postfix writes a message in several small pieces, and its system holds
-/// each back until the one before is acknowledged (RFC 896), which ours would do only after 40 ms. Linux forgets
-/// this setting whenever it likes, so it is made after each read.
+/// Acknowledges at once what was read. Postfix writes a message in several small pieces, and its
+/// system holds each back until the one before is acknowledged (RFC 896), which ours would do only
+/// after 40 ms. Linux forgets this setting whenever it likes, so it is made after each read.
 fn acknowledge(stream: &TcpStream) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = socket2::SockRef::from(stream).set_tcp_quickack(true);

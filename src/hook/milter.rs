@@ -37,8 +37,8 @@ const EDIT: Actions = Actions::from_bits(
     Actions::CHANGE_BODY.bits() | Actions::CHANGE_HEADERS.bits() | Actions::ADD_HEADERS.bits(),
 );
 
-/// Accepts connections until `shutdown`, those that the gate lets in, from senders on this side if all are on one; each is served by a task of `sessions`, which
-/// whoever shuts down waits for.
+/// Accepts connections until `shutdown`, those that the gate lets in, from senders on this side if
+/// all are on one; each is served by a task of `sessions`, which whoever shuts down waits for.
 pub async fn serve(
     listener: Listener,
     side: Option<Side>,
@@ -144,8 +144,8 @@ impl Door {
         }
     }
 
-    /// Reads an address as it was written, and as the MTA reads it where that differs. An address without a domain is at
-    /// the MTA's own, which only it can name for sure.
+    /// Reads an address as it was written, and as the MTA reads it where that differs. An address
+    /// without a domain is at the MTA's own, which only it can name for sure.
     fn read(&self, path: &Path) -> Result<(Address, Option<Address>), AddressError> {
         let mta = Address::parse(&path.resolved).ok();
         let written = match (Address::parse(&path.address), &mta) {
@@ -199,8 +199,8 @@ impl Door {
     }
 
     async fn judge_recipient(&mut self, so_far: SoFar<'_>, recipient: &Path) -> Result<(), Reply> {
-        // Without those before it: nothing depends on them, and to read them for each would take the square of their
-        // number.
+        // Without those before it: nothing depends on them, and to read them for each would take
+        // the square of their number.
         let envelope = self.envelope(SoFar {
             recipients: &[],
             ..so_far
@@ -288,7 +288,8 @@ impl Handler for Door {
 
     fn refused(&mut self, queue_id: &str, excess: Excess) {
         counter!("copyist_limit_refusals_total", "limit" => excess.name()).increment(1);
-        // A recipient can be one too many ten thousand times over; the SMTP client is told each time.
+        // A recipient can be one too many ten thousand times over; the SMTP client is told each
+        // time.
         if excess != Excess::Recipients || self.agreement.is_none_or(|it| !it.answers_recipients())
         {
             warn!(queue_id, "refused: beyond limits.{}", excess.name());
@@ -322,8 +323,8 @@ impl Handler for Door {
 }
 
 fn client(peer: &Peer, helo: &str, macros: &Macros) -> Client {
-    // Mail that was submitted without SMTP comes from the machine itself: Sendmail gives no address for it.
-    // The name is the MTA's own word then, a client cannot choose it.
+    // Mail that was submitted without SMTP comes from the machine itself: Sendmail gives no address
+    // for it. The name is the MTA's own word then, a client cannot choose it.
     let local = || (peer.hostname == "localhost").then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
     Client {
         ip: peer.ip.or_else(local),

@@ -1,4 +1,5 @@
-//! The doors: each turns its protocol into an envelope and a message, and a verdict back into protocol.
+//! The doors: each turns its protocol into an envelope and a message, and a verdict back into
+//! protocol.
 
 mod arriving;
 mod clients;

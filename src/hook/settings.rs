@@ -17,7 +17,8 @@ use crate::smtp::BareLineBreaks;
 pub struct Settings {
     /// Where the milter listens.
     pub milter: Vec<Listen>,
-    /// The side that senders are on at some of these listeners; elsewhere it is told for each message.
+    /// The side that senders are on at some of these listeners; elsewhere it is told for each
+    /// message.
     pub milter_sides: Vec<(Listen, Side)>,
     /// What its Unix sockets are like.
     pub socket: Socket,
@@ -75,7 +76,8 @@ pub enum Mode {
     /// Before the queue: who sends is still connected, and may be told a final no.
     #[default]
     BeforeQueue,
-    /// Behind a queue: a final no of ours would become a bounce to whoever the sender claims to be, so there is none.
+    /// Behind a queue: a final no of ours would become a bounce to whoever the sender claims to be,
+    /// so there is none.
     AfterQueue,
 }
 
@@ -95,10 +97,11 @@ pub struct DoorTls {
 pub struct Access {
     /// By TCP.
     pub clients: Clients,
-    /// Those that may bring as many connections as there are, being the way of everybody's mail; of the others each has a
-    /// share.
+    /// Those that may bring as many connections as there are, being the way of everybody's mail; of
+    /// the others each has a share.
     pub speakers: Clients,
-    /// By Unix sockets: the ids of users; everybody whom the socket's mode lets in where there are none.
+    /// By Unix sockets: the ids of users; everybody whom the socket's mode lets in where there are
+    /// none.
     pub users: Vec<u32>,
 }
 
@@ -117,7 +120,8 @@ impl Default for Access {
 pub struct Limits {
     /// Most connections at a time, of all listeners together.
     pub connections: usize,
-    /// Octets that the messages under way may hold in memory together ([`crate::pipeline::Memory`]).
+    /// Octets that the messages under way may hold in memory together
+    /// ([`crate::pipeline::Memory`]).
     pub memory: usize,
     /// Those of one connection.
     pub connection: milter::Limits,

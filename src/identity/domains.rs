@@ -8,7 +8,8 @@ use arc_swap::ArcSwap;
 
 use crate::mail::Address;
 
-/// Domains that the directory names (`organization.domains_from`), shared by every holder of the same settings.
+/// Domains that the directory names (`organization.domains_from`), shared by every holder of the
+/// same settings.
 #[derive(Debug, Clone, Default)]
 pub struct FoundDomains(Arc<ArcSwap<Vec<DomainPattern>>>);
 

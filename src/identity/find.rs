@@ -50,9 +50,11 @@ pub enum Question {
 pub struct Owners {
     /// People, groups and contacts of the directory.
     pub people: Vec<Person>,
-    /// Further addresses that the mail goes to: contacts in groups, forwarding, routes. Directions follow from them.
+    /// Further addresses that the mail goes to: contacts in groups, forwarding, routes. Directions
+    /// follow from them.
     pub reached: Vec<Address>,
-    /// Whether some of those concerned are not listed in `people`, since nothing is journaled because of them.
+    /// Whether some of those concerned are not listed in `people`, since nothing is journaled
+    /// because of them.
     pub has_others: bool,
     /// How these were found.
     pub trace: Vec<Trace>,
@@ -63,7 +65,8 @@ pub struct Owners {
 pub struct Person {
     /// The address that was looked up: the direction of the mail follows from it.
     pub address: Address,
-    /// The objects that own it, and behind them those whose journal attributes count for them as well.
+    /// The objects that own it, and behind them those whose journal attributes count for them as
+    /// well.
     pub objects: Objects,
     /// The group that the person is a member of, if that is why.
     pub group: Option<Address>,
@@ -157,8 +160,8 @@ impl Person {
     }
 }
 
-/// The object that exempts a person by the value TRUE in this attribute. If several objects own an address, all of them
-/// must: in doubt mail is journaled.
+/// The object that exempts a person by the value TRUE in this attribute. If several objects own an
+/// address, all of them must: in doubt mail is journaled.
 pub fn exempting<'a>(objects: &'a Objects, attribute: &str) -> Option<&'a Entry> {
     let own = || objects.iter().filter(|object| !object.inherited);
     let exempts = |object: &Entry| {
@@ -195,7 +198,8 @@ impl Identities {
         }
     }
 
-    /// The same with address maps of the MTA, which are read now; blocks meanwhile. Must be called inside a runtime.
+    /// The same with address maps of the MTA, which are read now; blocks meanwhile. Must be called
+    /// inside a runtime.
     pub fn with_maps(self, settings: maps::Settings) -> Result<Identities, maps::OpenError> {
         let stop = CancellationToken::new();
         let maps = AddressMaps::open(settings, &TaskTracker::new(), &stop)?;
@@ -221,8 +225,8 @@ impl Identities {
         &self.names
     }
 
-    /// Answers every question. They are asked together; what is not answered by the deadline is an outage, and its answer is
-    /// there for whoever asks next.
+    /// Answers every question. They are asked together; what is not answered by the deadline is an
+    /// outage, and its answer is there for whoever asks next.
     pub async fn find(&self, questions: &[Question], deadline: Instant) -> People {
         let mut answers = HashMap::with_capacity(questions.len());
         let mut unknown = Vec::new();
@@ -239,7 +243,8 @@ impl Identities {
         let mut waiting = unknown.into_iter().enumerate();
         let mut asked = FuturesUnordered::new();
         loop {
-            // Only what is asked takes memory: a question under way takes far more of it than an answer.
+            // Only what is asked takes memory: a question under way takes far more of it than an
+            // answer.
             while asked.len() < AT_ONCE
                 && let Some((at, question)) = waiting.next()
             {
@@ -262,8 +267,8 @@ impl Identities {
         }
     }
 
-    /// Asks one question of a message, the first of them at once: only messages with very many unknown addresses wait for each
-    /// other.
+    /// Asks one question of a message, the first of them at once: only messages with very many
+    /// unknown addresses wait for each other.
     async fn ask_in_turn(&self, at: usize, question: &Question) -> Lookup<Arc<Owners>> {
         let _turn = match at < UNCOUNTED {
             true => None,
@@ -272,7 +277,8 @@ impl Identities {
         self.ask(question).await
     }
 
-    /// The answer to a plain question from memory: an address that an object holds exactly, and that leads nowhere else.
+    /// The answer to a plain question from memory: an address that an object holds exactly, and
+    /// that leads nowhere else.
     async fn known(&self, question: &Question) -> Option<Lookup<Arc<Owners>>> {
         let address = question.address().filter(|_| self.maps.is_empty())?;
         let objects = self.directory.known(address).await?;

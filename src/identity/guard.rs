@@ -1,8 +1,8 @@
 //! The guarded mailboxes: those that journal copies and their NDRs go to.
 //!
-//! The set is built from settings and from the values of journal attributes, each resolved in the directory, and holds
-//! every name of each mailbox. So a recipient is compared with it without a question to the directory, and the last known
-//! set serves while the directory is away.
+//! The set is built from settings and from the values of journal attributes, each resolved in the
+//! directory, and holds every name of each mailbox. So a recipient is compared with it without a
+//! question to the directory, and the last known set serves while the directory is away.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
@@ -28,7 +28,8 @@ const AT_ONCE: usize = 64;
 /// What is guarded beside what the directory's values name.
 #[derive(Debug, Clone, Default)]
 pub struct GuardSettings {
-    /// Journal targets, fallback journal and NDR addresses of the settings: guarded under all their names.
+    /// Journal targets, fallback journal and NDR addresses of the settings: guarded under all their
+    /// names.
     pub configured: Vec<Target>,
     /// Domains that values of attributes must be of to guard anything; any if empty.
     pub journal_domains: Vec<DomainPattern>,
@@ -83,7 +84,8 @@ pub struct GuardedMailboxes {
     names: HashSet<String>,
     /// Login names, for the MTA's own domains.
     logins: HashSet<String>,
-    /// Why values of journal attributes may be missing: then the directory is asked about each recipient.
+    /// Why values of journal attributes may be missing: then the directory is asked about each
+    /// recipient.
     #[serde(default)]
     pub incomplete: Option<String>,
     /// The settings that it was built by, as text: it is of no use to others.
@@ -108,7 +110,8 @@ pub struct Unguarded {
 }
 
 impl Unguarded {
-    /// Why it is not guarded, and the setting that changes it: continues a sentence that begins with the address.
+    /// Why it is not guarded, and the setting that changes it: continues a sentence that begins
+    /// with the address.
     pub fn remark(&self) -> String {
         let Unguarded {
             address,
@@ -224,8 +227,8 @@ impl GuardedMailboxes {
 }
 
 impl Identities {
-    /// Compares a recipient with the guarded mailboxes, under every name that it may have. postmaster and abuse are never
-    /// guarded (RFC 5321 section 4.5.1).
+    /// Compares a recipient with the guarded mailboxes, under every name that it may have.
+    /// postmaster and abuse are never guarded (RFC 5321 section 4.5.1).
     pub async fn guard_status(
         &self,
         recipient: &Address,
@@ -268,15 +271,16 @@ impl Identities {
                 return mapped;
             }
         };
-        // An address that an object holds exactly is that object's and nobody else's. In doubt the guard holds.
+        // An address that an object holds exactly is that object's and nobody else's. In doubt the
+        // guard holds.
         match self.directory().find_first(earlier).await {
             Lookup::Found(_) => GuardStatus::Free,
             Lookup::Absent | Lookup::Unavailable(_) => GuardStatus::Guarded(name),
         }
     }
 
-    /// Compares what the MTA's address maps make of a recipient. One that leads to others as well is not guarded: these
-    /// must get their mail.
+    /// Compares what the MTA's address maps make of a recipient. One that leads to others as well
+    /// is not guarded: these must get their mail.
     async fn mapped_status(
         &self,
         candidates: &[Address],
@@ -321,8 +325,8 @@ impl Identities {
         GuardStatus::Free
     }
 
-    /// Builds the set of guarded mailboxes. `values` are those of the journal attributes; `None` if attributes name no
-    /// mailboxes.
+    /// Builds the set of guarded mailboxes. `values` are those of the journal attributes; `None` if
+    /// attributes name no mailboxes.
     pub async fn guarded_mailboxes(
         &self,
         settings: &GuardSettings,
@@ -399,7 +403,8 @@ impl Identities {
         let mut all = Vec::new();
         for address in addresses {
             match own {
-                // A group that stands for its members: the members of groups that attributes name are people.
+                // A group that stands for its members: the members of groups that attributes name
+                // are people.
                 true => {
                     let held = objects.iter().filter(|object| {
                         self.directory()
@@ -443,7 +448,8 @@ impl Identities {
         }
     }
 
-    /// The object and the mark by which a mailbox is a person's, so that the values of others do not close it.
+    /// The object and the mark by which a mailbox is a person's, so that the values of others do
+    /// not close it.
     async fn person(
         &self,
         settings: &GuardSettings,

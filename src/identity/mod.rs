@@ -1,9 +1,10 @@
 //! Identity: which mailboxes an address means, and whose they are.
 //!
-//! One model for every listener, the plan, the guard, `explain`, `coverage` and `doctor`. An address that an object of
-//! the directory holds exactly is that object's and nobody else's. Only if none holds it are other readings tried, in
-//! this order: tag removed, extension removed, shared domain, the MTA's reading, login name ([`Names::readings`]).
-//! Address maps of the MTA, groups and forwarding lead on to further mailboxes.
+//! One model for every listener, the plan, the guard, `explain`, `coverage` and `doctor`. An
+//! address that an object of the directory holds exactly is that object's and nobody else's. Only
+//! if none holds it are other readings tried, in this order: tag removed, extension removed, shared
+//! domain, the MTA's reading, login name ([`Names::readings`]). Address maps of the MTA, groups and
+//! forwarding lead on to further mailboxes.
 //!
 //! ```text
 //! address ─► readings ─► maps ─► directory ─► object ─┬─► a person

@@ -1,7 +1,7 @@
 //! The names that one mailbox may have, and the order in which they are tried. Pure.
 //!
-//! An address that an object holds exactly is that object's and nobody else's. Only if no object holds it are other
-//! readings tried, see [`Names::readings`].
+//! An address that an object holds exactly is that object's and nobody else's. Only if no object
+//! holds it are other readings tried, see [`Names::readings`].
 
 use std::net::IpAddr;
 
@@ -78,11 +78,13 @@ pub struct Readings {
     pub addresses: Vec<Reading>,
     /// Login names that the local part may be, tried last.
     pub logins: Vec<String>,
-    /// The outside address that the local part routes to, if no object of ours holds any of the above.
+    /// The outside address that the local part routes to, if no object of ours holds any of the
+    /// above.
     pub outside: Option<Address>,
 }
 
-/// The canonical form of a name of the MTA: a lowercased host name, or an address in brackets. `None` if it is neither.
+/// The canonical form of a name of the MTA: a lowercased host name, or an address in brackets.
+/// `None` if it is neither.
 pub fn local_domain(text: &str) -> Option<String> {
     let text = text.trim();
     if let Some(ip) = literal(text).or_else(|| text.parse().ok()) {
@@ -135,8 +137,9 @@ impl Names {
         self.default_domain.as_deref().or_else(first)
     }
 
-    /// Returns every reading of an address, in the order in which they count: as written, tag removed, extension
-    /// removed, shared domain, routes, the MTA's reading, login name. `mta` is what the MTA reported for it.
+    /// Returns every reading of an address, in the order in which they count: as written, tag
+    /// removed, extension removed, shared domain, routes, the MTA's reading, login name. `mta` is
+    /// what the MTA reported for it.
     pub fn readings(&self, address: &Address, mta: Option<&Address>) -> Readings {
         let mut list = List::default();
         list.add(address.clone(), Step::Written);
@@ -169,7 +172,8 @@ impl Names {
         list.finish()
     }
 
-    /// Adds the readings without tag, without extension and at shared domains, of all from this position on.
+    /// Adds the readings without tag, without extension and at shared domains, of all from this
+    /// position on.
     fn vary(&self, list: &mut List, from: usize) {
         for at in from..list.found.len() {
             let address = list.found[at].address.clone();
@@ -282,8 +286,9 @@ impl List {
 
 /// The local parts below tags that bounce address schemes add.
 ///
-/// BATV is `prvs=TAG=user` (draft-levine-smtp-batv section 3), in its first draft `prvs=user/TAG`; Barracuda writes
-/// `btv1==TAG==user`, SparkPost `msprvs1=TAG=user`. VERP is `user-friend=outside.test` or `user+friend=outside.test`.
+/// BATV is `prvs=TAG=user` (draft-levine-smtp-batv section 3), in its first draft `prvs=user/TAG`;
+/// Barracuda writes `btv1==TAG==user`, SparkPost `msprvs1=TAG=user`. VERP is
+/// `user-friend=outside.test` or `user+friend=outside.test`.
 fn untagged(local: &str) -> Vec<String> {
     const SCHEMES: [&str; 3] = ["prvs=", "btv1==", "msprvs1="];
     for scheme in SCHEMES {
@@ -313,8 +318,8 @@ fn untagged(local: &str) -> Vec<String> {
     all
 }
 
-/// The address in one that was rewritten by the Sender Rewriting Scheme: `SRS0=HASH=TT=domain=user`,
-/// `SRS1=HASH=forwarder==HASH=TT=domain=user`.
+/// The address in one that was rewritten by the Sender Rewriting Scheme:
+/// `SRS0=HASH=TT=domain=user`, `SRS1=HASH=forwarder==HASH=TT=domain=user`.
 fn srs(local: &str) -> Option<Address> {
     let head = local.get(..4)?;
     let rest = &local[4..];

@@ -2,9 +2,10 @@
 
 use crate::mail::{Address, AddressError};
 
-/// Reads what stands in the brackets of MAIL FROM or RCPT TO. What RFC 5321 has no reading for is read as Postfix does
-/// with `strict_rfc821_envelopes = no`: comments and blanks are dropped, a backslash quotes, of several `@` the last
-/// one separates. An address without a domain is at `default_domain`.
+/// Reads what stands in the brackets of MAIL FROM or RCPT TO. What RFC 5321 has no reading for is
+/// read as Postfix does with `strict_rfc821_envelopes = no`: comments and blanks are dropped, a
+/// backslash quotes, of several `@` the last one separates. An address without a domain is at
+/// `default_domain`.
 pub fn parse_path(text: &str, default_domain: &str) -> Result<Address, AddressError> {
     match Address::parse_in(text, default_domain) {
         Err(error @ AddressError::Malformed(_)) => liberal(text, default_domain).ok_or(error),

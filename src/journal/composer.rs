@@ -134,8 +134,8 @@ impl Composer {
             .collect()
     }
 
-    /// A version of a message for some of its recipients, from its own sender, with nothing of ours but the seal that
-    /// lets it pass this filter again. In pieces that every relay takes.
+    /// A version of a message for some of its recipients, from its own sender, with nothing of ours
+    /// but the seal that lets it pass this filter again. In pieces that every relay takes.
     pub fn version(
         &self,
         envelope: &Envelope,
@@ -191,8 +191,8 @@ impl Composer {
         Ok(items)
     }
 
-    /// The NDR for those recipients of `failed` that the relay refused for good. `original` is the message
-    /// that `failed` carries.
+    /// The NDR for those recipients of `failed` that the relay refused for good. `original` is the
+    /// message that `failed` carries.
     pub fn ndr(
         &self,
         failed: &Item,
@@ -298,7 +298,8 @@ impl Composer {
         seal::judge(&self.key, message, &recipients)
     }
 
-    /// The item of ours that a message is a notice about, and what it says of it. `from_program`: it has no reverse path.
+    /// The item of ours that a message is a notice about, and what it says of it. `from_program`:
+    /// it has no reverse path.
     pub fn notice(&self, message: &Message, from_program: bool) -> Option<(ItemId, Bounce)> {
         let is_automatic = from_program || notice::is_automatic(message);
         is_automatic
@@ -306,8 +307,8 @@ impl Composer {
             .flatten()
     }
 
-    /// Whether a message may come from something of ours: it has a token or a seal of ours somewhere, whatever it is, or is
-    /// written to the author of reports.
+    /// Whether a message may come from something of ours: it has a token or a seal of ours
+    /// somewhere, whatever it is, or is written to the author of reports.
     pub fn may_come_from_ours<'a>(
         &self,
         message: &Message,
@@ -394,7 +395,8 @@ impl Composer {
         Ok(self.finish(draft, header, body, Some(message_id), subject.now))
     }
 
-    /// An NDR for an attribute value that names nobody, with the report attached that it stands for.
+    /// An NDR for an attribute value that names nobody, with the report attached that it stands
+    /// for.
     fn trouble(&self, subject: &Subject<'_>, trouble: &Trouble) -> Result<Item, ComposeError> {
         let owed = Draft {
             id: token::new_id()?,
@@ -580,7 +582,8 @@ impl Attached<'_> {
 }
 
 /// Why there is a report, as far as it fits: DNs are long, and Postfix takes what is beyond
-/// `header_size_limit` (102,400 octets) for the body, the seal and the fields of the original included. The item keeps all of them.
+/// `header_size_limit` (102,400 octets) for the body, the seal and the fields of the original
+/// included. The item keeps all of them.
 fn add_reasons(header: &mut String, reasons: &[String]) {
     let end = header.len() + REASONS;
     for (n, reason) in reasons.iter().enumerate() {
@@ -613,7 +616,8 @@ fn dsn(envelope: &Envelope, recipients: &[&Recipient]) -> Dsn {
     }
 }
 
-/// Whether the sender wants to hear of a failed delivery: unless NOTIFY says otherwise (RFC 3461 section 4.1).
+/// Whether the sender wants to hear of a failed delivery: unless NOTIFY says otherwise (RFC 3461
+/// section 4.1).
 fn wants_failures(recipient: &Recipient) -> bool {
     let notify = recipient.params.iter().find_map(|param| {
         let (name, value) = param.split_once('=')?;
@@ -650,7 +654,8 @@ fn multipart_report(header: &mut String, boundary: &str, kind: BodyKind) -> Mime
     content_type(header, &multipart, kind)
 }
 
-/// A boundary that occurs nowhere in what it bounds: 80 random bits, drawn when that was all written already.
+/// A boundary that occurs nowhere in what it bounds: 80 random bits, drawn when that was all
+/// written already.
 fn boundary() -> Result<String, ComposeError> {
     Ok(format!("=_copyist_{}", token::random_text()?))
 }

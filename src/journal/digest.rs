@@ -10,7 +10,8 @@ use crate::mail::{Field, Fields, Pieces, unstructured};
 /// Line breaks that are held back because they may stand at the end.
 const HELD: usize = 64 * 1024;
 
-/// The fields that a seal covers beside the body: what an archive files a report by, and how its body is read.
+/// The fields that a seal covers beside the body: what an archive files a report by, and how its
+/// body is read.
 const COVERED: [&str; 5] = ["Message-ID", "Date", "From", "Subject", "Content-Type"];
 
 /// Over the fields that a seal covers, each of a name: decoded, unfolded, blanks collapsed.
@@ -39,8 +40,9 @@ fn collapsed(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Over a body as its reader sees it: the fields and the decoded content of each part. An MTA may encode parts anew (a relay
-/// without 8BITMIME), fold fields, and add or take line breaks at the end.
+/// Over a body as its reader sees it: the fields and the decoded content of each part. An MTA may
+/// encode parts anew (a relay without 8BITMIME), fold fields, and add or take line breaks at the
+/// end.
 pub(super) struct BodyDigest(Parts<Hash>);
 
 impl BodyDigest {
@@ -150,7 +152,8 @@ impl Visitor for Hash {
     }
 }
 
-/// The digest of seals of format 2: over the bytes of a body, every line break as CRLF, those at the end left out.
+/// The digest of seals of format 2: over the bytes of a body, every line break as CRLF, those at
+/// the end left out.
 pub(super) fn of_format_2(pieces: Pieces) -> io::Result<Digest> {
     let (mut context, mut breaks, mut after_cr) = (Context::new(&SHA256), 0, false);
     for piece in pieces {
@@ -209,7 +212,8 @@ mod tests {
         }
     }
 
-    /// Two parts, the second an attached message; the fields of the first and of that message, and their content.
+    /// Two parts, the second an attached message; the fields of the first and of that message, and
+    /// their content.
     fn parts(first: (&str, &str), second: (&str, &str)) -> Vec<u8> {
         let body = format!(
             "--o\r\nContent-Type: text/plain; charset=utf-8\r\n{}\r\n{}\r\n--o\r\nContent-Type: message/rfc822\r\n\r\n\

@@ -17,7 +17,8 @@ pub fn is_ours(name: &str) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(OURS))
 }
 
-/// Adds `name: value`. The value must be ASCII without control characters, except folding of our own.
+/// Adds `name: value`. The value must be ASCII without control characters, except folding of our
+/// own.
 pub(super) fn field(out: &mut String, name: &str, value: &str) {
     out.push_str(name);
     out.push_str(": ");
@@ -35,8 +36,8 @@ pub(super) fn unstructured(out: &mut String, name: &str, text: &str) {
     if plain {
         return field(out, name, text);
     }
-    // An encoded word has 75 characters at most: 45 octets in base64 and the 12 around them. Characters are
-    // not split between words (RFC 2047 section 5).
+    // An encoded word has 75 characters at most: 45 octets in base64 and the 12 around them.
+    // Characters are not split between words (RFC 2047 section 5).
     let mut words: Vec<String> = Vec::new();
     let mut word = String::new();
     for c in text.chars().filter(|c| !c.is_control()) {

@@ -1,8 +1,9 @@
 //! Plain copies without what a header asks of those who carry or keep them.
 //!
-//! A copy has the header that somebody wrote for the message's recipients. Some of its fields are orders to a relay, and some
-//! keep a copy out of its mailbox or tell its author of it. Where there is one, the copy has it under another name, which
-//! nobody obeys; all else is as it was. In a journal report the header is an attachment's, and nobody obeys it anyway.
+//! A copy has the header that somebody wrote for the message's recipients. Some of its fields are
+//! orders to a relay, and some keep a copy out of its mailbox or tell its author of it. Where there
+//! is one, the copy has it under another name, which nobody obeys; all else is as it was. In a
+//! journal report the header is an attachment's, and nobody obeys it anyway.
 
 use std::borrow::Cow;
 
@@ -17,12 +18,14 @@ const RENAMED: &str = "X-Copyist-Original-";
 const ORDERS: [&str; 8] = [
     // A relay may deliver it without TLS (RFC 8689).
     "TLS-Required",
-    // Postfix, qmail and Courier return what names the mailbox that they deliver to, as a mail loop.
+    // Postfix, qmail and Courier return what names the mailbox that they deliver to, as a mail
+    // loop.
     "Delivered-To",
     // Archives take it for a journal report, and what it says for the envelope.
     "X-MS-Journal-Report",
     "X-MS-Exchange-Organization-Journal-Report",
-    // Mailboxes that answer by themselves would tell the author that there is a copy (Exchange, when it is removed unread).
+    // Mailboxes that answer by themselves would tell the author that there is a copy (Exchange,
+    // when it is removed unread).
     "Disposition-Notification-To",
     "X-Confirm-Reading-To",
     // Sendmail sends news of the delivery there (RrtImpliesDsn, UseErrorsTo).
@@ -30,8 +33,8 @@ const ORDERS: [&str; 8] = [
     "Errors-To",
 ];
 
-/// Received fields that keep their name, the newest: the relay and those behind it count them, and MTAs refuse what has more
-/// than 25 (Sendmail), 30 (Exim) or 50 (Postfix).
+/// Received fields that keep their name, the newest: the relay and those behind it count them, and
+/// MTAs refuse what has more than 25 (Sendmail), 30 (Exim) or 50 (Postfix).
 const HOPS: usize = 15;
 
 /// The message as a plain copy carries it; `None` if that is as it stands.

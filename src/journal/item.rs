@@ -25,8 +25,8 @@ pub enum Kind {
     Version,
 }
 
-/// An outgoing message: our `prefix`, the original as it was received, our `suffix`. The original is
-/// kept by the spool, once for all items of one message.
+/// An outgoing message: our `prefix`, the original as it was received, our `suffix`. The original
+/// is kept by the spool, once for all items of one message.
 #[derive(Debug, Clone)]
 pub struct Item {
     /// Its name.
@@ -39,7 +39,8 @@ pub struct Item {
     pub sender: Option<Address>,
     /// The envelope recipients: journal addresses, or the NDR address.
     pub targets: Vec<Address>,
-    /// Where an NDR about it goes; `None` for an NDR, which has no NDR of its own (RFC 3464 section 2).
+    /// Where an NDR about it goes; `None` for an NDR, which has no NDR of its own (RFC 3464 section
+    /// 2).
     pub ndr: Option<Address>,
     /// Message-ID, with angle brackets; the same at every attempt.
     pub message_id: String,

@@ -108,8 +108,8 @@ impl Key {
         }
     }
 
-    /// Makes the file whole or not at all: a key cut short by a power cut would make every seal that was
-    /// given before it invalid.
+    /// Makes the file whole or not at all: a key cut short by a power cut would make every seal
+    /// that was given before it invalid.
     fn create(state_dir: &Path, path: &Path) -> Result<(), KeyError> {
         let failed = |cause| KeyError::Io {
             path: path.to_owned(),

@@ -1,9 +1,9 @@
-//! What is written: journal report, plain copy, NDR, and the seal that tells our own from forgeries.
+//! What is written: journal report, plain copy, NDR, and the seal that tells our own from
+//! forgeries.
 //!
-//! Promises: the original stands in each of them byte for byte, but for the names of some fields of a plain copy
-//! ([`inert()`]); nothing that a stranger wrote can add a
-//! line to the envelope part or a header to a report. No I/O but the key file and the system's
-//! random numbers.
+//! Promises: the original stands in each of them byte for byte, but for the names of some fields of
+//! a plain copy ([`inert()`]); nothing that a stranger wrote can add a line to the envelope part or
+//! a header to a report. No I/O but the key file and the system's random numbers.
 
 mod composer;
 mod digest;

@@ -126,7 +126,8 @@ pub(super) fn malformed(trouble: &Trouble, hostname: &str) -> Account {
     }
 }
 
-/// Refusals that had no NDR of their own and reports that were not sent, because there were too many; or what waits.
+/// Refusals that had no NDR of their own and reports that were not sent, because there were too
+/// many; or what waits.
 pub(super) fn digest(
     what: Undelivered,
     listed: &[Collected],
@@ -157,7 +158,8 @@ pub(super) fn digest(
     targets.sort_unstable();
     targets.dedup();
     let (title, action, enhanced) = match what {
-        // 5.0.0: undefined status (RFC 3463 section 3.1); each of them may have been refused in another way.
+        // 5.0.0: undefined status (RFC 3463 section 3.1); each of them may have been refused in
+        // another way.
         Undelivered::Dead => ("Undeliverable, collected", "failed", Enhanced(5, 0, 0)),
         // 4.7.1: delivery not authorized (RFC 3463 section 3.8), for now.
         Undelivered::Waiting => ("Waiting for the relay", "delayed", Enhanced(4, 7, 1)),
@@ -208,7 +210,8 @@ fn per_recipient(out: &mut String, recipient: &str, action: &str, status: Enhanc
     field(out, "Status", &status.to_string());
 }
 
-/// An address with its type. One that ASCII cannot hold is `utf-8`, in the form for 7-bit fields (RFC 6533 section 3).
+/// An address with its type. One that ASCII cannot hold is `utf-8`, in the form for 7-bit fields
+/// (RFC 6533 section 3).
 fn recipient(address: &Address) -> String {
     let address = address.to_string();
     if address.is_ascii() {
@@ -229,7 +232,8 @@ fn recipient(address: &Address) -> String {
     encoded
 }
 
-/// The name of a next hop as `Remote-MTA` has it: a domain, or an address literal (RFC 5321 section 4.1.3), never a port.
+/// The name of a next hop as `Remote-MTA` has it: a domain, or an address literal (RFC 5321 section
+/// 4.1.3), never a port.
 fn mta_name(relay: &str) -> String {
     let host = match (relay.parse::<SocketAddr>(), relay.rsplit_once(':')) {
         (Ok(address), _) => return literal(address.ip()),
@@ -275,7 +279,8 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
-/// The body of an NDR around an attached message. One whose header is not ASCII is a `message/global` (RFC 6532 section 3.7).
+/// The body of an NDR around an attached message. One whose header is not ASCII is a
+/// `message/global` (RFC 6532 section 3.7).
 pub(super) fn body(
     account: &Account,
     attached: BodyKind,

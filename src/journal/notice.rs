@@ -1,11 +1,14 @@
-//! Notices about what we sent: bounces, delays, receipts, vacation messages. Which item one is about, and what it says.
+//! Notices about what we sent: bounces, delays, receipts, vacation messages. Which item one is
+//! about, and what it says.
 //!
-//! A notice is about ours only if it has a token that verifies, and in a place that says so: the envelope ID in a delivery
-//! status (RFC 3464 section 2.2.1), our Message-ID or seal in the header that it returns, our Message-ID in its own
-//! In-Reply-To, References or Original-Message-ID (RFC 3834 section 3.1.5, RFC 8098 section 3.2.5). Elsewhere a token says only
-//! that somebody has read a report: one that is attached to a returned message, or quoted.
+//! A notice is about ours only if it has a token that verifies, and in a place that says so: the
+//! envelope ID in a delivery status (RFC 3464 section 2.2.1), our Message-ID or seal in the header
+//! that it returns, our Message-ID in its own In-Reply-To, References or Original-Message-ID (RFC
+//! 3834 section 3.1.5, RFC 8098 section 3.2.5). Elsewhere a token says only that somebody has read
+//! a report: one that is attached to a returned message, or quoted.
 //!
-//! Lenient in everything else: notices come in every shape, and one that says nothing that we understand is a bounce.
+//! Lenient in everything else: notices come in every shape, and one that says nothing that we
+//! understand is a bounce.
 
 use super::key::Key;
 use super::parts::{Mime, Parts, Visitor};
@@ -48,7 +51,8 @@ impl Bounce {
         matches!(self.action.as_str(), "" | FAILED)
     }
 
-    /// Reads the first fields of these names, and of several recipients those of the first that failed.
+    /// Reads the first fields of these names, and of several recipients those of the first that
+    /// failed.
     fn read(text: &[u8]) -> Bounce {
         let text = &text[..text.len().min(READ)];
         let mut bounce = Bounce::default();
@@ -104,7 +108,8 @@ impl Bounce {
     }
 }
 
-/// Whether a program sent the message by itself, as its header says (RFC 3834 section 5; RFC 6522; what was usual before them).
+/// Whether a program sent the message by itself, as its header says (RFC 3834 section 5; RFC 6522;
+/// what was usual before them).
 pub(super) fn is_automatic(message: &Message) -> bool {
     if Mime::of(message).kind == "multipart/report" {
         return true;
@@ -130,8 +135,8 @@ fn word(value: &[u8]) -> String {
         .to_owned()
 }
 
-/// The item that a message is a notice about, and what it says of it. Of a large message its beginning is read: what it says
-/// stands before what it returns.
+/// The item that a message is a notice about, and what it says of it. Of a large message its
+/// beginning is read: what it says stands before what it returns.
 pub(super) fn read(key: &Key, message: &Message) -> Option<(ItemId, Bounce)> {
     let mime = Mime::of(message);
     let mut parts = Parts::new(&mime, Reader::new(key));
@@ -231,7 +236,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads the header that stands in a text: it begins with the first Message-ID, and one in it is of another message.
+    /// Reads the header that stands in a text: it begins with the first Message-ID, and one in it
+    /// is of another message.
     fn text(&mut self, text: &[u8]) {
         let mut at = 0;
         while at < text.len() {

@@ -1,7 +1,9 @@
-//! The body of a message as a stream of its MIME parts, their transfer encodings removed (RFC 2045, RFC 2046).
+//! The body of a message as a stream of its MIME parts, their transfer encodings removed (RFC 2045,
+//! RFC 2046).
 //!
-//! Bytes come in pieces of any size; fields and decoded content go to a [`Visitor`]. Attached messages are entered. Memory is
-//! bounded whatever comes: long lines are handed on in pieces, and what is nested too deeply is content.
+//! Bytes come in pieces of any size; fields and decoded content go to a [`Visitor`]. Attached
+//! messages are entered. Memory is bounded whatever comes: long lines are handed on in pieces, and
+//! what is nested too deeply is content.
 
 use base64::Engine;
 use base64::alphabet::STANDARD as ALPHABET;
@@ -31,7 +33,8 @@ pub(super) trait Visitor {
     fn field(&mut self, raw: &[u8], nesting: usize);
     /// A header has ended; what follows is of this type.
     fn body(&mut self, mime: &Mime, nesting: usize);
-    /// Decoded content of the part; what stands around the parts of a multipart, too. Line breaks of a text are CRLF.
+    /// Decoded content of the part; what stands around the parts of a multipart, too. Line breaks
+    /// of a text are CRLF.
     fn content(&mut self, bytes: &[u8]);
     /// The content has ended: with the message, or before a delimiter.
     fn end(&mut self, with_message: bool);
@@ -343,7 +346,8 @@ impl<V: Visitor> Parts<V> {
         self.visitor.end(with_message);
     }
 
-    /// A line of content, or a piece of one: whether the line went before it, and whether it ends with it.
+    /// A line of content, or a piece of one: whether the line went before it, and whether it ends
+    /// with it.
     fn content(&mut self, line: &[u8], goes_on: bool, ends: bool) {
         let visitor = &mut self.visitor;
         if self.coding == Coding::Base64 {
@@ -393,7 +397,8 @@ fn quoted(line: &[u8], ends: bool, mut found: impl FnMut(&[u8])) -> bool {
     is_soft
 }
 
-/// A base64 part. What is no base64 in it is content as it stands, so that nothing can be added unseen.
+/// A base64 part. What is no base64 in it is content as it stands, so that nothing can be added
+/// unseen.
 #[derive(Default)]
 struct Base64 {
     /// Letters that make no whole group yet.

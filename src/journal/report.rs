@@ -1,8 +1,8 @@
 //! The journal report: an envelope part that says who really got the message, and the original.
 //!
 //! The format is that of Exchange envelope journaling ([MS-XJRNL], "Journal reports" in Microsoft's
-//! documentation), as archives read it: exactly two parts, values bare and one on each line, field names as
-//! spelled here, the empty `X-MS-Journal-Report` after To.
+//! documentation), as archives read it: exactly two parts, values bare and one on each line, field
+//! names as spelled here, the empty `X-MS-Journal-Report` after To.
 
 use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
@@ -10,7 +10,8 @@ use std::time::SystemTime;
 use super::fields::{addresses, field, unstructured};
 use crate::mail::{self, Address, BodyKind, Envelope, Message, Summary};
 
-/// Longest subject in the envelope part, in octets; its lines are never folded and a line has at most 998.
+/// Longest subject in the envelope part, in octets; its lines are never folded and a line has at
+/// most 998.
 const SUBJECT: usize = 900;
 
 /// What the outer header of something we write says, whatever it is.
@@ -23,8 +24,8 @@ pub(super) struct Outer<'a> {
 }
 
 impl Outer<'_> {
-    /// Starts a header. `journal` adds the field that archives know a journal report by; it must stand after
-    /// To: one reader forgets the recipients that it collected before it.
+    /// Starts a header. `journal` adds the field that archives know a journal report by; it must
+    /// stand after To: one reader forgets the recipients that it collected before it.
     pub(super) fn write(&self, out: &mut String, journal: bool) {
         addresses(out, "From", std::slice::from_ref(self.from));
         addresses(out, "To", self.to);
@@ -39,8 +40,8 @@ impl Outer<'_> {
     }
 }
 
-/// The lines of the envelope part, CRLF each. `expanded` are members of groups and the groups that they were reached by;
-/// no other members are named, for memberships may be hidden.
+/// The lines of the envelope part, CRLF each. `expanded` are members of groups and the groups that
+/// they were reached by; no other members are named, for memberships may be hidden.
 pub(super) fn envelope_part(
     envelope: &Envelope,
     (message, summary): (&Message, &Summary),
@@ -48,8 +49,8 @@ pub(super) fn envelope_part(
     expanded: &[(&Address, &Address)],
 ) -> String {
     let mut out = String::new();
-    // Readers refuse an empty sender, so a null reverse path shows the header's author; the outer header
-    // tells the truth (X-Copyist-Sender).
+    // Readers refuse an empty sender, so a null reverse path shows the header's author; the outer
+    // header tells the truth (X-Copyist-Sender).
     let author = summary.from.first();
     let sender = envelope.sender.as_ref().or(author);
     line(
@@ -128,7 +129,7 @@ pub(super) fn body(envelope_part: &str, original: BodyKind, boundary: &str) -> (
          {envelope_part}\r\n--{boundary}\r\nContent-Type: message/rfc822\r\nContent-Transfer-Encoding: {}\r\n\r\n",
         original.encoding()
     );
-    // The CRLF in front of a delimiter belongs to the delimiter (RFC 2046 section 5.1.1), so the original
-    // ends where it ended.
+    // The CRLF in front of a delimiter belongs to the delimiter (RFC 2046 section 5.1.1), so the
+    // original ends where it ended.
     (before, format!("\r\n--{boundary}--\r\n"))
 }

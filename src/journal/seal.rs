@@ -1,15 +1,18 @@
 //! The seal: `X-Copyist-Seal: v=3; k=KIND; id=ITEM; t=TIME; to=MARK,MARK; h=MAC; b=MAC; f=MAC`.
 //!
-//! `h` is over kind, item id, time and recipients, `b` over these and the body, `f` over these and the fields that an archive
-//! files a report by ([`digest`]). The body is compared as its reader sees it, so that an MTA may encode it anew on the way.
-//! A report of ours passes the journal guard and is not journaled again; what of it may have changed, and for how long it may
-//! come by again, is for the pipeline to say.
+//! `h` is over kind, item id, time and recipients, `b` over these and the body, `f` over these and
+//! the fields that an archive files a report by ([`digest`]). The body is compared as its reader
+//! sees it, so that an MTA may encode it anew on the way. A report of ours passes the journal guard
+//! and is not journaled again; what of it may have changed, and for how long it may come by again,
+//! is for the pipeline to say.
 //!
-//! A version of a message (`k=v`) is read by people, who may send it anywhere. So its seal counts only with its body, and its
-//! item must still wait for the recipients it comes for: the spool knows that. And the recipients are marks that only
-//! we can make of their addresses, with some of nobody among them: nobody learns here of whom else there is (Bcc).
+//! A version of a message (`k=v`) is read by people, who may send it anywhere. So its seal counts
+//! only with its body, and its item must still wait for the recipients it comes for: the spool
+//! knows that. And the recipients are marks that only we can make of their addresses, with some of
+//! nobody among them: nobody learns here of whom else there is (Bcc).
 //!
-//! Format 2 had no time and covered no field. It counts for what was sealed before this version was first started.
+//! Format 2 had no time and covered no field. It counts for what was sealed before this version was
+//! first started.
 
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -250,7 +253,8 @@ impl Digests<'_> {
     }
 }
 
-/// The item of a report whose seal this is, whatever it seals now: for a header that somebody returns.
+/// The item of a report whose seal this is, whatever it seals now: for a header that somebody
+/// returns.
 pub(super) fn item(key: &Key, value: &[u8]) -> Option<ItemId> {
     let claim = Claim::parse(value)?;
     let is_ours = claim.sort == Sort::Report && claim.mac(key, Part::Head, b"") == claim.head;

@@ -1,7 +1,9 @@
-//! Items for a relay without 8BITMIME, where only what we wrote around a 7-bit original needs 8 bits: its decoded subject.
+//! Items for a relay without 8BITMIME, where only what we wrote around a 7-bit original needs 8
+//! bits: its decoded subject.
 //!
-//! Our text parts become quoted-printable, as an MTA on the way would make them (RFC 6152 section 3). The seal stays true, since
-//! it covers the decoded parts. The original is never encoded anew, and what has 8 bits in it waits.
+//! Our text parts become quoted-printable, as an MTA on the way would make them (RFC 6152 section
+//! 3). The seal stays true, since it covers the decoded parts. The original is never encoded anew,
+//! and what has 8 bits in it waits.
 
 use std::io;
 
@@ -10,7 +12,8 @@ use bytes::Bytes;
 use super::Item;
 use crate::mail::{BodyKind, Content, Nature};
 
-/// Returns the item as 7 bits; `None` if it cannot be: the original needs more, or an address in a header.
+/// Returns the item as 7 bits; `None` if it cannot be: the original needs more, or an address in a
+/// header.
 pub fn seven_bit(item: &Item, original: &Content) -> io::Result<Option<Item>> {
     let prefix = encoded(&String::from_utf8_lossy(&item.prefix));
     let is_seven_bit = |bytes: &[u8]| BodyKind::of(bytes) == BodyKind::SevenBit;
@@ -27,8 +30,8 @@ pub fn seven_bit(item: &Item, original: &Content) -> io::Result<Option<Item>> {
 
 const EIGHT_BIT: &str = "Content-Transfer-Encoding: 8bit\r\n";
 
-/// A prefix, with its text parts in quoted-printable. It is ours: fields are spelled as we spell them, each multipart names its
-/// boundary in quotes, and no text has a boundary in it.
+/// A prefix, with its text parts in quoted-printable. It is ours: fields are spelled as we spell
+/// them, each multipart names its boundary in quotes, and no text has a boundary in it.
 fn encoded(prefix: &str) -> String {
     let mut out = String::with_capacity(prefix.len() + 512);
     let mut delimiters: Vec<String> = Vec::new();
@@ -44,7 +47,8 @@ fn encoded(prefix: &str) -> String {
         let coding = EIGHT_BIT.replace("8bit", coding);
         out.push_str(&header.replace(EIGHT_BIT, &coding));
         rest = behind;
-        // An attached message begins with its header, and a multipart with a delimiter, which stands as if it were a part of it.
+        // An attached message begins with its header, and a multipart with a delimiter, which
+        // stands as if it were a part of it.
         if header.contains("Content-Type: message/rfc822")
             || header.contains("Content-Type: message/global")
         {
@@ -75,8 +79,8 @@ fn encoded(prefix: &str) -> String {
 /// Longest encoded line, without the `=` of a soft line break (RFC 2045 section 6.7, rule 5).
 const LONGEST: usize = 75;
 
-/// Adds a line in quoted-printable. One of ASCII is not broken, however long: an archive that reads the envelope part without
-/// decoding it still finds one address on each line.
+/// Adds a line in quoted-printable. One of ASCII is not broken, however long: an archive that reads
+/// the envelope part without decoding it still finds one address on each line.
 fn quote(line: &str, out: &mut String) {
     let (text, end) = match line.strip_suffix("\r\n") {
         Some(text) => (text, "\r\n"),

@@ -89,7 +89,8 @@ fn only(items: Result<Vec<Item>, ComposeError>) -> Item {
     items.remove(0)
 }
 
-/// The content of the n-th part (from 1) of a multipart, cut at the boundary as RFC 2046 section 5.1.1 says.
+/// The content of the n-th part (from 1) of a multipart, cut at the boundary as RFC 2046 section
+/// 5.1.1 says.
 fn part(whole: &[u8], n: usize) -> &[u8] {
     let parsed = MessageParser::default().parse(whole).expect("parsed");
     let kind = parsed.content_type().expect("a type");

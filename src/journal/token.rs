@@ -1,5 +1,5 @@
-//! Names that prove themselves: `copyist.ITEM.MAC` stands in the Message-ID and the ENVID of what we
-//! send, so that a bounce can be recognized without a memory of what was sent.
+//! Names that prove themselves: `copyist.ITEM.MAC` stands in the Message-ID and the ENVID of what
+//! we send, so that a bounce can be recognized without a memory of what was sent.
 
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -12,8 +12,8 @@ const MAC: usize = 10;
 /// Characters of an item id, and of the MAC.
 const PART: usize = 16;
 
-/// Base32 of RFC 4648 in lowercase, without padding: survives whatever mail systems do to case, and a
-/// double click selects it whole.
+/// Base32 of RFC 4648 in lowercase, without padding: survives whatever mail systems do to case, and
+/// a double click selects it whole.
 fn base32(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let mut text = String::with_capacity(bytes.len() * 8 / 5 + 1);
@@ -49,9 +49,11 @@ pub(super) fn new_id() -> Result<ItemId, ComposeError> {
 /// Who gets to see a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience {
-    /// Journal and NDR mailboxes, and the relays on the way there. Notices about it come back to an NDR address.
+    /// Journal and NDR mailboxes, and the relays on the way there. Notices about it come back to an
+    /// NDR address.
     Journal,
-    /// Anybody: it is mail. Its token names the item and proves nothing, or whoever got such a mail could write to NDR addresses.
+    /// Anybody: it is mail. Its token names the item and proves nothing, or whoever got such a mail
+    /// could write to NDR addresses.
     People,
 }
 
@@ -77,8 +79,8 @@ pub(super) fn find(key: &Key, text: &[u8]) -> Option<ItemId> {
         let rest = std::str::from_utf8(rest).ok()?.to_ascii_lowercase();
         let (id, given) = rest.split_once('.')?;
         let id = ItemId::parse(id)?;
-        // Not compared in constant time: what an attacker could learn by timing guesses over SMTP is how to
-        // send one bounce to the NDR mailbox.
+        // Not compared in constant time: what an attacker could learn by timing guesses over SMTP
+        // is how to send one bounce to the NDR mailbox.
         (mac(key, PURPOSE, id.as_str()) == given).then_some(id)
     })
 }

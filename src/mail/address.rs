@@ -4,8 +4,8 @@
 //! the same mailbox whatever the case of its letters. Postmasters expect `Ana@Corp.Example` and
 //! `ana@corp.example` to be one person, and every directory compares so.
 //!
-//! Envelopes are read by [`Address::parse`], what people wrote by [`Address::parse_value`]. Both give the same
-//! [`Address::key`] for the same mailbox.
+//! Envelopes are read by [`Address::parse`], what people wrote by [`Address::parse_value`]. Both
+//! give the same [`Address::key`] for the same mailbox.
 
 mod value;
 
@@ -21,14 +21,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub(crate) use value::{is_blank, is_invisible, without_scheme};
 
-/// Longest address accepted, in octets as SMTP writes it: generous beside the 254 of RFC 5321 section 4.5.3.1, since
-/// encapsulated X.500 addresses are longer; and with a field's name before it still no more than the 998 of a
-/// line (RFC 5322 section 2.1.1).
+/// Longest address accepted, in octets as SMTP writes it: generous beside the 254 of RFC 5321
+/// section 4.5.3.1, since encapsulated X.500 addresses are longer; and with a field's name before
+/// it still no more than the 998 of a line (RFC 5322 section 2.1.1).
 const LONGEST: usize = 950;
 
 /// A mailbox `local@domain`. The local part keeps the spelling it came with (RFC 5321 section 2.4),
-/// the domain is lowercased and has no trailing dot; comparing ignores case in both, how an accented or fullwidth letter
-/// is encoded, and whether an internationalized domain is written in letters or as `xn--…` (RFC 5890 section 2.3.2.1).
+/// the domain is lowercased and has no trailing dot; comparing ignores case in both, how an
+/// accented or fullwidth letter is encoded, and whether an internationalized domain is written in
+/// letters or as `xn--…` (RFC 5890 section 2.3.2.1).
 ///
 /// Cloning copies no text.
 #[derive(Clone)]
@@ -64,8 +65,8 @@ pub enum AddressError {
 }
 
 impl Address {
-    /// Reads `local@domain`, with or without angle brackets, a source route (`@a,@b:user@c`, RFC 5321
-    /// appendix C) removed, quoted local parts unquoted.
+    /// Reads `local@domain`, with or without angle brackets, a source route (`@a,@b:user@c`, RFC
+    /// 5321 appendix C) removed, quoted local parts unquoted.
     pub fn parse(text: &str) -> Result<Address, AddressError> {
         let mut text = text.trim_matches([' ', '\t']);
         if let Some(inner) = text.strip_prefix('<') {
@@ -94,8 +95,8 @@ impl Address {
         Address::from_parts(local, domain).ok_or_else(|| malformed(text))
     }
 
-    /// As [`Address::parse`], but an address without a domain (`postmaster`, RFC 5321 section 4.1.1.3)
-    /// gets `default_domain`.
+    /// As [`Address::parse`], but an address without a domain (`postmaster`, RFC 5321 section
+    /// 4.1.1.3) gets `default_domain`.
     pub fn parse_in(text: &str, default_domain: &str) -> Result<Address, AddressError> {
         match Address::parse(text) {
             Err(AddressError::Unqualified(local)) => {
@@ -105,14 +106,16 @@ impl Address {
         }
     }
 
-    /// Reads an address as people write it into directories and settings: with or without `smtp:` or `mailto:`
-    /// (percent-encoded, with `?subject=…`), angle brackets, a display name, comments, quotes, blanks at the ends
-    /// and beside the `@`, a source route and a last dot. Characters that show nothing, such as a zero width
-    /// space, do not count.
+    /// Reads an address as people write it into directories and settings: with or without `smtp:`
+    /// or `mailto:` (percent-encoded, with `?subject=…`), angle brackets, a display name, comments,
+    /// quotes, blanks at the ends and beside the `@`, a source route and a last dot. Characters
+    /// that show nothing, such as a zero width space, do not count.
     ///
-    /// Gives the domain in ASCII where it can be: what is sent to a journal mailbox needs no SMTPUTF8 because of it.
+    /// Gives the domain in ASCII where it can be: what is sent to a journal mailbox needs no
+    /// SMTPUTF8 because of it.
     ///
-    /// Not for envelopes: there an MTA takes `dan` and `dan` with a zero width space for two mailboxes.
+    /// Not for envelopes: there an MTA takes `dan` and `dan` with a zero width space for two
+    /// mailboxes.
     pub fn parse_value(text: &str) -> Result<Address, AddressError> {
         value::parse(text).map(Address::with_ascii_domain)
     }
@@ -148,7 +151,8 @@ impl Address {
             at,
             key,
         }));
-        // Lowercase and quotes make some longer than they came, and what is written must be readable again.
+        // Lowercase and quotes make some longer than they came, and what is written must be
+        // readable again.
         let most = 2 * address.local().len() + address.0.domain.len() + 3;
         (most <= LONGEST || address.to_string().len() <= LONGEST).then_some(address)
     }
@@ -174,8 +178,8 @@ impl Address {
         is_same.then_some(domain)
     }
 
-    /// `local@domain`, case folded and unquoted, the domain as [`Address::domain`] gives it: what two addresses
-    /// are compared by.
+    /// `local@domain`, case folded and unquoted, the domain as [`Address::domain`] gives it: what
+    /// two addresses are compared by.
     pub fn key(&self) -> &str {
         &self.0.key
     }
@@ -214,7 +218,8 @@ impl Address {
     }
 }
 
-/// Folds the case of a text, and what Unicode writes in several ways, as directories do (RFC 4518 section 2.3).
+/// Folds the case of a text, and what Unicode writes in several ways, as directories do (RFC 4518
+/// section 2.3).
 pub(crate) fn fold(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
@@ -231,7 +236,8 @@ fn lower(text: &str) -> String {
         .collect()
 }
 
-/// The text in its compatible composed form (NFKC), unless that has marks of address syntax which the text has not.
+/// The text in its compatible composed form (NFKC), unless that has marks of address syntax which
+/// the text has not.
 fn compatible(text: &str) -> Cow<'_, str> {
     const NFC: ComposingNormalizerBorrowed<'static> = ComposingNormalizer::new_nfc();
     const NFKC: ComposingNormalizerBorrowed<'static> = ComposingNormalizer::new_nfkc();
@@ -258,8 +264,8 @@ fn split(text: &str) -> Result<(String, Option<&str>), AddressError> {
             Some((local, domain)) => (local, Some(domain)),
             None => (text, None),
         };
-        // Without quotes neither spaces nor a second @ nor brackets can stand in a local part; dots at
-        // odd places do exist in the wild and are let through.
+        // Without quotes neither spaces nor a second @ nor brackets can stand in a local part; dots
+        // at odd places do exist in the wild and are let through.
         if local.contains(|c: char| c.is_whitespace() || "<>@\",;:\\()[]".contains(c)) {
             return Err(malformed(text));
         }
@@ -283,8 +289,8 @@ fn split(text: &str) -> Result<(String, Option<&str>), AddressError> {
     Err(malformed(text))
 }
 
-/// What is between the brackets of an address literal (RFC 5321 section 4.1.3). No more than addresses are made of: a
-/// `>` or a comma would end one address and begin another.
+/// What is between the brackets of an address literal (RFC 5321 section 4.1.3). No more than
+/// addresses are made of: a `>` or a comma would end one address and begin another.
 fn is_literal(text: &str) -> bool {
     !text.is_empty() && (text.chars()).all(|c| c.is_ascii_alphanumeric() || ".:-_".contains(c))
 }
@@ -299,15 +305,17 @@ fn are_labels(domain: &str) -> bool {
         .all(|label| !label.is_empty() && label.chars().all(is_sound))
 }
 
-/// A domain in letters as `xn--…` (RFC 5891); `None` where there is no such reading. Some letters stand for others:
-/// an ideographic full stop for a dot, which may be the last, and a fullwidth `＠` for an `@`, which is no domain's.
+/// A domain in letters as `xn--…` (RFC 5891); `None` where there is no such reading. Some letters
+/// stand for others: an ideographic full stop for a dot, which may be the last, and a fullwidth `＠`
+/// for an `@`, which is no domain's.
 fn in_ascii(domain: &str) -> Option<String> {
     let ascii = idna::domain_to_ascii(domain).ok()?;
     let ascii = ascii.strip_suffix('.').unwrap_or(&ascii);
     are_labels(ascii).then(|| ascii.to_owned())
 }
 
-/// Whether somebody might take it for the end of a line: Unicode has two such that are no control characters.
+/// Whether somebody might take it for the end of a line: Unicode has two such that are no control
+/// characters.
 fn ends_a_line(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }

@@ -88,7 +88,8 @@ impl Content {
         }
     }
 
-    /// All of it from this place on, in order and in pieces. Where an error is given, nothing follows.
+    /// All of it from this place on, in order and in pieces. Where an error is given, nothing
+    /// follows.
     pub fn pieces(&self, from: usize) -> Pieces {
         Pieces {
             content: self.clone(),

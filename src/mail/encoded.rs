@@ -1,7 +1,8 @@
 //! Unstructured header values: unfolded, and their encoded words read (RFC 2047).
 //!
-//! Reads what mail has, and not only what RFC 2047 allows: encoded words next to other text, blanks in them, long ones,
-//! and characters or shift states that are split over several of one charset. What cannot be read stays as it is.
+//! Reads what mail has, and not only what RFC 2047 allows: encoded words next to other text, blanks
+//! in them, long ones, and characters or shift states that are split over several of one charset.
+//! What cannot be read stays as it is.
 
 use std::borrow::Cow;
 
@@ -194,8 +195,8 @@ fn decode(charset: &str, content: &[u8]) -> Option<String> {
     }
 }
 
-/// ISO-2022-JP without escape sequences that another one follows at once, as where two words are joined: the decoder takes
-/// them for an attack.
+/// ISO-2022-JP without escape sequences that another one follows at once, as where two words are
+/// joined: the decoder takes them for an attack.
 fn without_idle_shifts(content: &[u8]) -> Vec<u8> {
     let mut kept: Vec<u8> = Vec::with_capacity(content.len());
     for &byte in content {

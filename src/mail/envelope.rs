@@ -16,8 +16,8 @@ pub struct Envelope {
     pub recipients: Vec<Recipient>,
     /// The sender as the MTA reads it, where that differs.
     pub sender_reading: Option<Address>,
-    /// The authors that the header names, where somebody trusted says them and the reverse path names nobody of ours.
-    /// They may add copies, and never take one away.
+    /// The authors that the header names, where somebody trusted says them and the reverse path
+    /// names nobody of ours. They may add copies, and never take one away.
     pub claimed: Vec<Address>,
     /// Who handed the message to the MTA.
     pub client: Client,
@@ -32,7 +32,8 @@ pub struct Recipient {
     pub address: Address,
     /// The same as the MTA reads it, where that differs.
     pub reading: Option<Address>,
-    /// Whom the message was for before a server expanded it (`ORCPT`), where that server is believed.
+    /// Whom the message was for before a server expanded it (`ORCPT`), where that server is
+    /// believed.
     pub original: Option<Address>,
     /// ESMTP parameters of RCPT, verbatim: `NOTIFY=FAILURE`.
     pub params: Vec<String>,

@@ -43,8 +43,9 @@ impl Message {
         }
     }
 
-    /// Takes the octets of a message whose header has so many, the empty line included: an MTA that tells field by field has
-    /// counted them, and a name with a blank or a value with an empty line in it ends no header.
+    /// Takes the octets of a message whose header has so many, the empty line included: an MTA that
+    /// tells field by field has counted them, and a name with a blank or a value with an empty line
+    /// in it ends no header.
     pub fn with_header(content: impl Into<Content>, header: usize) -> Message {
         let content = content.into();
         let body = header.min(content.beginning().len());
@@ -96,7 +97,8 @@ impl Message {
             .filter(move |field| field.name.eq_ignore_ascii_case(name))
     }
 
-    /// The addresses in From and Sender, each once and 10 at most: whoever hands the message over wrote them.
+    /// The addresses in From and Sender, each once and 10 at most: whoever hands the message over
+    /// wrote them.
     pub fn authors(&self) -> Vec<Address> {
         let mut authors = Vec::new();
         for name in ["From", "Sender"] {
@@ -108,8 +110,8 @@ impl Message {
         authors
     }
 
-    /// Those of `recipients` that the fields of this name list, wherever in the header these are: several To fields are
-    /// against RFC 5322 and common all the same.
+    /// Those of `recipients` that the fields of this name list, wherever in the header these are:
+    /// several To fields are against RFC 5322 and common all the same.
     pub fn addressees(&self, name: &str, recipients: &HashSet<&Address>) -> HashSet<Address> {
         let mut found = HashSet::new();
         self.read_addresses(name, |address| {
@@ -120,8 +122,9 @@ impl Message {
         found
     }
 
-    /// Reads the addresses in all fields of this name. The parser is given one field at a time: what ends a header is for
-    /// [`Fields`] to say, and the structure of the body must not reach the parser (it recurses while dropping).
+    /// Reads the addresses in all fields of this name. The parser is given one field at a time:
+    /// what ends a header is for [`Fields`] to say, and the structure of the body must not reach
+    /// the parser (it recurses while dropping).
     fn read_addresses(&self, name: &str, mut found: impl FnMut(Address)) {
         for field in self.fields_named(name) {
             let field = [b"To:", field.value, b"\r\n\r\n"].concat();

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Returns a text in which every character can be seen and none acts on the reader's terminal: control
-/// characters, those without a width and those that change the direction of writing are named
-/// (`⟨U+202E⟩`). Line breaks are among them, so that a text stays on its line.
+/// Returns a text in which every character can be seen and none acts on the reader's terminal:
+/// control characters, those without a width and those that change the direction of writing are
+/// named (`⟨U+202E⟩`). Line breaks are among them, so that a text stays on its line.
 pub fn visible(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unseen) {
         return Cow::Borrowed(text);

@@ -1,7 +1,9 @@
-//! What the MTA makes of an address: canonical(5) and virtual(5) in cleanup(8), aliases(5) in local(8).
+//! What the MTA makes of an address: canonical(5) and virtual(5) in cleanup(8), aliases(5) in
+//! local(8).
 //!
-//! Promises: the same addresses as Postfix, and the same ends of loops: nested too deep in virtual(5) is an error, as Postfix
-//! does not take such mail; in local(8) the mail is returned, and the address is nobody's.
+//! Promises: the same addresses as Postfix, and the same ends of loops: nested too deep in
+//! virtual(5) is an error, as Postfix does not take such mail; in local(8) the mail is returned,
+//! and the address is nobody's.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -22,10 +24,11 @@ const VIRTUAL_NESTING: usize = 1000;
 const VIRTUAL_MOST: usize = 1000;
 /// `virtual_alias_address_length_limit`.
 const VIRTUAL_LONGEST: usize = 1000;
-/// The depth of aliases and included files in local(8), counted as Postfix counts: four for an alias.
+/// The depth of aliases and included files in local(8), counted as Postfix counts: four for an
+/// alias.
 const LOCAL_NESTING: u32 = 100;
-/// The most deliveries that one address is followed through. Postfix has no such limit; a site that reaches it has lists that
-/// include each other.
+/// The most deliveries that one address is followed through. Postfix has no such limit; a site that
+/// reaches it has lists that include each other.
 const MOST_DELIVERIES: usize = 200_000;
 
 /// The deliveries followed before other tasks have their turn.
@@ -351,8 +354,8 @@ impl MapList {
         }
     }
 
-    /// Looks an address up as canonical(5) and virtual(5) say: whole, without extension, without domain if that is ours, and
-    /// the domain alone.
+    /// Looks an address up as canonical(5) and virtual(5) say: whole, without extension, without
+    /// domain if that is ours, and the domain alone.
     async fn find(&self, query: &Query<'_>, rules: &Rules) -> Result<Option<Hit<'_>>, MapError> {
         if self.is_empty() {
             return Ok(None);
@@ -431,7 +434,8 @@ struct Delivery {
     level: u32,
     /// The alias that was expanded last.
     expanded_from: Option<Arc<str>>,
-    /// Whether an alias on the way has an owner, or a file was included: the address goes through cleanup(8) again.
+    /// Whether an alias on the way has an owner, or a file was included: the address goes through
+    /// cleanup(8) again.
     owner: Option<Arc<str>>,
     is_included: bool,
     /// The recipient of the message as it came to local(8).
@@ -874,7 +878,8 @@ impl Rules {
         Ok(true)
     }
 
-    /// Reads the value of an alias, with the files that it includes. Returns the number of addresses.
+    /// Reads the value of an alias, with the files that it includes. Returns the number of
+    /// addresses.
     async fn expand_value(
         &self,
         value: &str,

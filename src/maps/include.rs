@@ -1,6 +1,7 @@
 //! The files that aliases name as `:include:/file`.
 //!
-//! Promises: a file that the entries of a map name is read before the map is used, and followed from then on.
+//! Promises: a file that the entries of a map name is read before the map is used, and followed
+//! from then on.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;

@@ -1,7 +1,8 @@
 //! A map in an LDAP directory: the searches of ldap_table(5).
 //!
-//! Promises: every question has a deadline; limits exceeded and entries that cannot be read are errors, never an empty answer.
-//! Server certificates are always checked, whatever `tls_require_cert` says.
+//! Promises: every question has a deadline; limits exceeded and entries that cannot be read are
+//! errors, never an empty answer. Server certificates are always checked, whatever
+//! `tls_require_cert` says.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -462,7 +463,8 @@ impl LdapTable {
         Ok((!values.is_empty()).then(|| values.join(",")))
     }
 
-    /// Returns the search that a DN or an LDAP URL stands for; `None` if it asks for no attribute of the map.
+    /// Returns the search that a DN or an LDAP URL stands for; `None` if it asks for no attribute
+    /// of the map.
     fn referenced(&self, reference: &str) -> Result<Option<Search>, String> {
         let attributes = self.parameters.attributes();
         let lower = reference.to_ascii_lowercase();
@@ -642,7 +644,8 @@ impl LdapTable {
     }
 }
 
-/// Returns the values of an attribute, with options or without. Values that are not text have no address.
+/// Returns the values of an attribute, with options or without. Values that are not text have no
+/// address.
 fn values_of<'a>(entry: &'a SearchEntry, name: &'a str) -> impl Iterator<Item = String> + 'a {
     let is_named = move |found: &str| {
         let base = found.split(';').next().unwrap_or(found);

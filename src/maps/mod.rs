@@ -1,12 +1,13 @@
 //! The address maps of the MTA: which addresses it makes of a recipient or a sender.
 //!
-//! The words are those of postconf(5): `virtual_alias_maps`, `canonical_maps`, `alias_maps`. Files are kept in memory and read
-//! again when they change; indexed files are dumped by postmap(1), for they and not the text beside them are what the MTA uses.
-//! LDAP maps are asked each time, as the MTA asks them.
+//! The words are those of postconf(5): `virtual_alias_maps`, `canonical_maps`, `alias_maps`. Files
+//! are kept in memory and read again when they change; indexed files are dumped by postmap(1), for
+//! they and not the text beside them are what the MTA uses. LDAP maps are asked each time, as the
+//! MTA asks them.
 //!
-//! Promises: no process is started and no file is read while a message waits. A map that cannot be read is an error for every
-//! address that it could concern, never "no alias". Users' `~/.forward` files, `luser_relay`, `masquerade_domains`, `generic(5)` and
-//! `*_bcc_maps` are not read.
+//! Promises: no process is started and no file is read while a message waits. A map that cannot be
+//! read is an error for every address that it could concern, never "no alias". Users' `~/.forward`
+//! files, `luser_relay`, `masquerade_domains`, `generic(5)` and `*_bcc_maps` are not read.
 
 mod expand;
 mod include;
@@ -36,7 +37,8 @@ use expand::{MapList, Rules};
 use include::{Include, Includes};
 use source::{Map, Opener};
 
-/// Whether local(8) of the MTA delivers for a domain, which is lowercase: what `mydestination` and `inet_interfaces` name.
+/// Whether local(8) of the MTA delivers for a domain, which is lowercase: what `mydestination` and
+/// `inet_interfaces` name.
 pub type IsLocal = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// Which maps the MTA has, and how it reads addresses.
@@ -60,7 +62,8 @@ pub struct Settings {
     pub is_local: IsLocal,
     /// The longest that the answer of an LDAP map may take.
     pub timeout: Duration,
-    /// The program postmap(1): a path, or a name that is looked for in the search path and the usual directories.
+    /// The program postmap(1): a path, or a name that is looked for in the search path and the
+    /// usual directories.
     pub postmap: PathBuf,
     /// The directory with main.cf, if it is not Postfix's default.
     pub config_directory: Option<PathBuf>,
@@ -114,8 +117,9 @@ pub enum OpenError {
 pub struct AddressMaps(Option<Arc<Rules>>);
 
 impl AddressMaps {
-    /// Opens the maps and follows their files until `stop`; blocks while they are read for the first time. Must be called inside a
-    /// runtime. A map that cannot be read is not an error here: it is logged, and lookups fail until it can.
+    /// Opens the maps and follows their files until `stop`; blocks while they are read for the
+    /// first time. Must be called inside a runtime. A map that cannot be read is not an error here:
+    /// it is logged, and lookups fail until it can.
     pub fn open(
         settings: Settings,
         tasks: &TaskTracker,
@@ -199,7 +203,8 @@ impl AddressMaps {
         }
     }
 
-    /// Whether any map has an entry for a recipient: without one, [`AddressMaps::recipients`] is [`Expansion::Unchanged`].
+    /// Whether any map has an entry for a recipient: without one, [`AddressMaps::recipients`] is
+    /// [`Expansion::Unchanged`].
     pub async fn rewrites(&self, address: &Address) -> Result<bool, MapError> {
         match &self.0 {
             Some(rules) => rules.knows(address).await,

@@ -67,8 +67,8 @@ pub struct MapStatus {
 }
 
 impl Map {
-    /// Opens and reads a map; blocks. Must be called inside a runtime. A map that cannot be read makes every question an error
-    /// until it can.
+    /// Opens and reads a map; blocks. Must be called inside a runtime. A map that cannot be read
+    /// makes every question an error until it can.
     pub(super) fn open(name: &MapName, opener: &Opener<'_>) -> Map {
         let source = match &name.kind {
             MapKind::Text(path) => {
@@ -247,7 +247,8 @@ fn open_table(
     table
 }
 
-/// The MTA uses the indexed file, and so it is dumped. Without postmap(1) there is only the text file.
+/// The MTA uses the indexed file, and so it is dumped. Without postmap(1) there is only the text
+/// file.
 fn open_indexed(
     name: &MapName,
     map_type: &str,

@@ -1,4 +1,5 @@
-//! The entries of a map that is a file: read from text, or dumped from the indexed file by postmap(1).
+//! The entries of a map that is a file: read from text, or dumped from the indexed file by
+//! postmap(1).
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -14,7 +15,8 @@ use super::tokens::fold;
 const DUMP_LONGEST: Duration = Duration::from_secs(60);
 /// The pause between two looks whether postmap(1) has ended.
 const POLL: Duration = Duration::from_millis(5);
-/// Where postmap(1) is looked for besides the search path, which a service's account seldom has `sbin` in.
+/// Where postmap(1) is looked for besides the search path, which a service's account seldom has
+/// `sbin` in.
 const PROGRAM_DIRECTORIES: [&str; 4] =
     ["/usr/sbin", "/usr/local/sbin", "/sbin", "/opt/postfix/sbin"];
 

@@ -1,14 +1,16 @@
-//! Text sources of maps: the formats of postmap(1) and postalias(1), and Postfix's `name = value` files.
+//! Text sources of maps: the formats of postmap(1) and postalias(1), and Postfix's `name = value`
+//! files.
 
 use std::collections::HashMap;
 
 use super::tokens::{Token, fold, internal, scan};
 
-/// Joins continuation lines and drops comments and empty lines. Lines that are not UTF-8 are left out, as Postfix leaves
-/// them out.
+/// Joins continuation lines and drops comments and empty lines. Lines that are not UTF-8 are left
+/// out, as Postfix leaves them out.
 pub(super) fn logical_lines(text: &[u8]) -> Vec<String> {
     let mut lines: Vec<Vec<u8>> = Vec::new();
-    // Whether the next line may go on the last one: a line that begins with a space goes on what stands before it.
+    // Whether the next line may go on the last one: a line that begins with a space goes on what
+    // stands before it.
     for line in text.split(|byte| *byte == b'\n') {
         let starts_with_space = line.first().is_some_and(u8::is_ascii_whitespace);
         let content = line.trim_ascii_start();
@@ -96,7 +98,8 @@ fn split_alias(line: &str) -> Option<(String, &str)> {
     is_alias.then_some((name_text, value))
 }
 
-/// Reads lines `name = value`, as main.cf and the files of LDAP maps have them. Of two the last counts.
+/// Reads lines `name = value`, as main.cf and the files of LDAP maps have them. Of two the last
+/// counts.
 pub(super) fn parameters(text: &[u8]) -> HashMap<String, String> {
     let lines = logical_lines(text).into_iter();
     lines

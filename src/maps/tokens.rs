@@ -1,8 +1,8 @@
 //! The values of address maps as Postfix reads them: tokens of RFC 822, grouped into addresses.
 //!
-//! Promises: a value is read from its end to its beginning, as Postfix does, so that forgotten commas, phrases and groups give
-//! the same addresses there and here. An address is kept in internal form: without quotes, the
-//! last `@` before the domain.
+//! Promises: a value is read from its end to its beginning, as Postfix does, so that forgotten
+//! commas, phrases and groups give the same addresses there and here. An address is kept in
+//! internal form: without quotes, the last `@` before the domain.
 
 use std::borrow::Cow;
 
@@ -186,8 +186,9 @@ pub(super) fn internal(tokens: &[Token]) -> String {
     text
 }
 
-/// Returns the internal form of an address after what trivial-rewrite(8) does to it: a source route is removed,
-/// `site!user` and `user%site` become `user@site`, a name without a domain gets the MTA's own.
+/// Returns the internal form of an address after what trivial-rewrite(8) does to it: a source route
+/// is removed, `site!user` and `user%site` become `user@site`, a name without a domain gets the
+/// MTA's own.
 pub(super) fn rewrite(mut tokens: Vec<Token>, origin: &str) -> String {
     const AT: Token = Token::Operator('@');
     if matches!(tokens.as_slice(), [AT]) {
@@ -241,8 +242,8 @@ pub(super) fn is_dot_string(local: &str) -> bool {
         && local.chars().all(is_plain)
 }
 
-/// Returns an address as maps have it: its local part quoted where it must be. Without `at`, the place of the `@`, all of the
-/// text is the local part.
+/// Returns an address as maps have it: its local part quoted where it must be. Without `at`, the
+/// place of the `@`, all of the text is the local part.
 pub(super) fn external(text: &str, at: Option<usize>) -> Cow<'_, str> {
     let (local, domain) = text.split_at(at.unwrap_or(text.len()));
     if is_dot_string(local) {
@@ -261,7 +262,8 @@ pub(super) fn external(text: &str, at: Option<usize>) -> Cow<'_, str> {
     Cow::Owned(quoted)
 }
 
-/// Returns a text for comparison without case, as Postfix has it with SMTPUTF8: case folding, which makes `ss` of `ß`.
+/// Returns a text for comparison without case, as Postfix has it with SMTPUTF8: case folding, which
+/// makes `ss` of `ß`.
 pub(super) fn fold(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {
         return match text.bytes().any(|byte| byte.is_ascii_uppercase()) {

@@ -1,8 +1,9 @@
 //! A file whose content is kept in memory and read again when it changes.
 //!
-//! Promises: a change counts within a second, and is read only when the file has looked the same twice. Content that can
-//! no longer be read stays in use for [`GRACE`], since a program that rebuilds a map locks or replaces it for a moment; then the
-//! content is an error, never an empty map.
+//! Promises: a change counts within a second, and is read only when the file has looked the same
+//! twice. Content that can no longer be read stays in use for [`GRACE`], since a program that
+//! rebuilds a map locks or replaces it for a moment; then the content is an error, never an empty
+//! map.
 
 use std::fs::File;
 use std::io::Read;
@@ -103,7 +104,8 @@ struct Memory {
 }
 
 impl<T: Send + Sync + 'static> Watched<T> {
-    /// Reads the file for the first time; blocks. A file that cannot be read makes every use an error until it can.
+    /// Reads the file for the first time; blocks. A file that cannot be read makes every use an
+    /// error until it can.
     pub(super) fn open(
         name: String,
         path: PathBuf,

@@ -1,4 +1,5 @@
-//! When a connection has taken too long, and what becomes of it then. Pure, but for the time that it is told.
+//! When a connection has taken too long, and what becomes of it then. Pure, but for the time that
+//! it is told.
 
 use tokio::time::Instant;
 
@@ -34,8 +35,8 @@ impl Clock {
         }
     }
 
-    /// How long to wait for the MTA, which has said what the session knows, and what is over then. Both the silence and
-    /// what may not be dragged out by a word now and then are in it.
+    /// How long to wait for the MTA, which has said what the session knows, and what is over then.
+    /// Both the silence and what may not be dragged out by a word now and then are in it.
     pub(super) fn end_of_wait(&mut self, session: &Session) -> (Instant, Over) {
         let now = Instant::now();
         self.message = session

@@ -1,8 +1,8 @@
 //! What an MTA says to a filter.
 //!
 //! One packet is one [`Command`], borrowed from the receive buffer. Strings are octets that end in
-//! NUL; nothing says that they are UTF-8. [`Command::encode`] is the MTA's side, for tests and for the
-//! demonstration. Pure; a payload that does not fit its letter is a [`PacketError`].
+//! NUL; nothing says that they are UTF-8. [`Command::encode`] is the MTA's side, for tests and for
+//! the demonstration. Pure; a payload that does not fit its letter is a [`PacketError`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

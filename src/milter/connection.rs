@@ -1,20 +1,22 @@
 //! Drives one connection: reads what the MTA says, asks the handler, writes what is owed.
 //!
-//! Promises: what arrived together is answered with one write; while a message is being decided the MTA
-//! is told "still working" every [`Limits::progress_every`], which resets its timer; a handler that has
-//! begun is never cancelled, even if the MTA goes away meanwhile, because its work may already be
-//! durable. At shutdown a message under way is finished first, then, after a moment, the connection closes.
+//! Promises: what arrived together is answered with one write; while a message is being decided the
+//! MTA is told "still working" every [`Limits::progress_every`], which resets its timer; a handler
+//! that has begun is never cancelled, even if the MTA goes away meanwhile, because its work may
+//! already be durable. At shutdown a message under way is finished first, then, after a moment, the
+//! connection closes.
 //!
-//! Progress is said only at the end of a message: Postfix would take it anywhere, Sendmail takes it for
-//! a broken filter anywhere else (`milter_send_command`). A message is held in memory until it is decided, but a
-//! large one: of that the handler gets pieces while it arrives. How large it may be is the smaller of the MTA's limit (`message_size_limit`, `MaxMessageSize`) and
+//! Progress is said only at the end of a message: Postfix would take it anywhere, Sendmail takes it
+//! for a broken filter anywhere else (`milter_send_command`). A message is held in memory until it
+//! is decided, but a large one: of that the handler gets pieces while it arrives. How large it may
+//! be is the smaller of the MTA's limit (`message_size_limit`, `MaxMessageSize`) and
 //! [`Limits::message_size`].
 //!
-//! Who is no MTA is not waited for: first octets that cannot begin a negotiation end the connection, and so does a
-//! negotiation that does not come.
+//! Who is no MTA is not waited for: first octets that cannot begin a negotiation end the
+//! connection, and so does a negotiation that does not come.
 //!
-//! Fails by [`ConnectionError`], which the caller logs; the connection is then of no more use. Whoever
-//! drops the future of [`serve`] cancels the handler: end it by its shutdown token instead.
+//! Fails by [`ConnectionError`], which the caller logs; the connection is then of no more use.
+//! Whoever drops the future of [`serve`] cancels the handler: end it by its shutdown token instead.
 
 use std::future::{Future, ready};
 use std::io;
@@ -37,18 +39,19 @@ use super::response::Response;
 use super::session::{Question, Session, SessionError, Turn};
 use super::transaction::{Path, SoFar, Transaction};
 
-/// How long, at shutdown, a connection on which nothing is under way may still begin a message: the MTA that has just
-/// opened it is about to, and would have to defer it.
+/// How long, at shutdown, a connection on which nothing is under way may still begin a message: the
+/// MTA that has just opened it is about to, and would have to defer it.
 const PARTING: Duration = Duration::from_millis(200);
 
-/// Room in a packet beside the header that it holds at most: the name, and what the limit does not count.
+/// Room in a packet beside the header that it holds at most: the name, and what the limit does not
+/// count.
 const ROOM: usize = 64 * 1024;
 
 /// Octets of a message that every connection may hold without asking for room.
 const SMALL: usize = 32 * 1024;
 
-/// Octets that room is asked for then: what is held before it is handed over, and a packet more. Only a header of more
-/// than that takes more.
+/// Octets that room is asked for then: what is held before it is handed over, and a packet more.
+/// Only a header of more than that takes more.
 const HELD: usize = PIECE + 128 * 1024;
 
 /// Decides about recipients and messages of one connection.
@@ -61,8 +64,8 @@ pub trait Handler: Send {
     /// A message begins: its sender was told.
     fn begin(&mut self) {}
 
-    /// Whether to accept a recipient; asked only where [`Wants::answer_recipients`] is set. The SMTP client
-    /// waits, and no progress can be told.
+    /// Whether to accept a recipient; asked only where [`Wants::answer_recipients`] is set. The
+    /// SMTP client waits, and no progress can be told.
     fn recipient(
         &mut self,
         so_far: SoFar<'_>,
@@ -77,14 +80,15 @@ pub trait Handler: Send {
         let _ = (queue_id, excess);
     }
 
-    /// A message that is not small needs room for so many octets more. `false`: there is none, and it is refused.
+    /// A message that is not small needs room for so many octets more. `false`: there is none, and
+    /// it is refused.
     fn room(&mut self, octets: usize) -> impl Future<Output = bool> + Send {
         let _ = octets;
         ready(true)
     }
 
-    /// A piece of a large message, the first with its whole header; what comes after the last one is in the
-    /// [`Transaction`]. Nothing more is read from the MTA meanwhile.
+    /// A piece of a large message, the first with its whole header; what comes after the last one
+    /// is in the [`Transaction`]. Nothing more is read from the MTA meanwhile.
     fn piece(&mut self, piece: Bytes) -> impl Future<Output = ()> + Send;
 
     /// The message that room or pieces were for is over.
@@ -181,8 +185,8 @@ pub enum Gone {
     Broke(io::Error),
 }
 
-/// Serves one connection until the MTA quits, something fails, or `shutdown` is cancelled and no message is
-/// under way. `stream` must not hold written octets back: progress is not flushed.
+/// Serves one connection until the MTA quits, something fails, or `shutdown` is cancelled and no
+/// message is under way. `stream` must not hold written octets back: progress is not flushed.
 pub async fn serve<S, H>(
     stream: S,
     wants: Wants,
@@ -233,8 +237,8 @@ where
         shutdown: CancellationToken,
     ) -> Result<(), ConnectionError> {
         let mut frames = Frames::new();
-        // One future for the whole connection: a new one for each read would register with the token,
-        // and so meet all other connections, each time.
+        // One future for the whole connection: a new one for each read would register with the
+        // token, and so meet all other connections, each time.
         let mut shutdown = pin!(shutdown.cancelled());
         let mut clock = Clock::start(self.limits);
         let mut parting: Option<Instant> = None;
@@ -328,7 +332,8 @@ where
         Ok(Next::Read)
     }
 
-    /// Asks for room for what is not small, lets the handler have what is large, and know when it is over.
+    /// Asks for room for what is not small, lets the handler have what is large, and know when it
+    /// is over.
     async fn hand_over(&mut self, session: &mut Session) {
         let (held, handed_over) = session.held();
         if self.room > SMALL && held + handed_over == 0 {
@@ -459,8 +464,8 @@ fn named(queue_id: &str) -> &str {
     }
 }
 
-/// An outcome that could not be said: the message or recipient comes again, and will fail again until
-/// somebody acts.
+/// An outcome that could not be said: the message or recipient comes again, and will fail again
+/// until somebody acts.
 fn report(queue_id: &str, error: &EditError, subject: &str) {
     tracing::error!(
         "{queue_id}: {subject} deferred, the answer cannot be given to the MTA: {error}"

@@ -1,5 +1,5 @@
-//! What a handler can decide about recipients and messages. Only the words; how they reach the MTA, and which
-//! cannot, is in `encode.rs`.
+//! What a handler can decide about recipients and messages. Only the words; how they reach the MTA,
+//! and which cannot, is in `encode.rs`.
 
 use bytes::Bytes;
 
@@ -81,8 +81,8 @@ pub enum Edit {
         /// What stands behind it from now on; empty deletes the field.
         value: String,
     },
-    /// Replaces the body, with lines that end in CRLF. At most one in an outcome: Postfix cannot mix
-    /// it with others.
+    /// Replaces the body, with lines that end in CRLF. At most one in an outcome: Postfix cannot
+    /// mix it with others.
     ReplaceBody(Bytes),
     /// Adds a recipient.
     AddRecipient {

@@ -1,9 +1,9 @@
 //! How a decision is said.
 //!
-//! Promises: edits go out all or not at all. They are written into one buffer with the answer behind them,
-//! after every one was checked; one that cannot be said makes the whole outcome "try again later"
-//! instead of a part of the edits (Postfix and Sendmail both go on after an edit they could not
-//! make sense of). Pure; fails only by [`EditError`].
+//! Promises: edits go out all or not at all. They are written into one buffer with the answer
+//! behind them, after every one was checked; one that cannot be said makes the whole outcome "try
+//! again later" instead of a part of the edits (Postfix and Sendmail both go on after an edit they
+//! could not make sense of). Pure; fails only by [`EditError`].
 
 use bytes::BytesMut;
 
@@ -12,10 +12,12 @@ use super::negotiation::{Actions, Agreement, Steps};
 use super::response::Response;
 use crate::mail::Reply;
 
-/// Longest piece of a new body (`MILTER_CHUNK_SIZE`); every MTA accepts it, whatever was negotiated.
+/// Longest piece of a new body (`MILTER_CHUNK_SIZE`); every MTA accepts it, whatever was
+/// negotiated.
 const CHUNK: usize = 65_535;
 
-/// Longest reply line with its codes (RFC 5321 section 4.5.3.1.5, without CRLF). A longer text is cut.
+/// Longest reply line with its codes (RFC 5321 section 4.5.3.1.5, without CRLF). A longer text is
+/// cut.
 const REPLY_LINE: usize = 510;
 
 impl RecipientAnswer {
@@ -57,8 +59,8 @@ impl Outcome {
     }
 }
 
-/// Whether these edits could be said to an MTA that agreed to this. Saying them finds it out, too, but too late for
-/// whoever has made something durable that counts on them.
+/// Whether these edits could be said to an MTA that agreed to this. Saying them finds it out, too,
+/// but too late for whoever has made something durable that counts on them.
 pub fn can_say(edits: &[Edit], agreement: &Agreement) -> Result<(), EditError> {
     let mut scratch = BytesMut::new();
     edits.iter().try_for_each(|edit| match edit {
@@ -202,8 +204,8 @@ fn field_name<'a>(what: &'static str, name: &'a str) -> Result<&'a [u8], EditErr
     Ok(octets)
 }
 
-/// A header value as it goes over the wire: with its leading space if the MTA does not add one, lines
-/// separated by a bare LF.
+/// A header value as it goes over the wire: with its leading space if the MTA does not add one,
+/// lines separated by a bare LF.
 fn wire_value(value: &str, agreement: &Agreement) -> Result<Vec<u8>, &'static str> {
     let mut wire = Vec::with_capacity(value.len() + 1);
     if agreement.has(Steps::LEADING_SPACE) {
@@ -252,8 +254,8 @@ fn one_line(what: &'static str, text: &str) -> Result<(), EditError> {
     Ok(())
 }
 
-/// Appends a reply, or "try again later" if an MTA would not take it: both refuse one that is not 4yz or
-/// 5yz, and Postfix also one whose enhanced status is of another class.
+/// Appends a reply, or "try again later" if an MTA would not take it: both refuse one that is not
+/// 4yz or 5yz, and Postfix also one whose enhanced status is of another class.
 fn encode_reply(reply: &Reply, out: &mut BytesMut) -> Result<(), EditError> {
     let class = u16::from(reply.enhanced.0);
     let is_line = !reply.text.contains(char::is_control);

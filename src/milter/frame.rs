@@ -1,15 +1,15 @@
 //! Cuts the byte stream into packets, in both directions.
 //!
-//! A packet is a length (four octets, most significant first) that counts what follows, one octet that
-//! says what it is, and a payload:
+//! A packet is a length (four octets, most significant first) that counts what follows, one octet
+//! that says what it is, and a payload:
 //!
 //! ```text
 //!  00 00 00 0c │ H │ pc.example\0          HELO pc.example
 //! ```
 //!
 //! Promises: bytes may arrive in any pieces; a packet is borrowed from the receive buffer and not
-//! copied; the buffer never grows for a packet longer than the limit. Fails by [`FrameError`], after
-//! which the stream cannot be understood any more.
+//! copied; the buffer never grows for a packet longer than the limit. Fails by [`FrameError`],
+//! after which the stream cannot be understood any more.
 
 use bytes::{Buf, BufMut, BytesMut};
 
@@ -136,8 +136,8 @@ impl Frames {
         self.buffer.len() > self.used
     }
 
-    /// What the first octets look like where they cannot be the beginning of a negotiation: nothing else is a
-    /// packet that an MTA begins with. To be asked before any packet was handed out.
+    /// What the first octets look like where they cannot be the beginning of a negotiation: nothing
+    /// else is a packet that an MTA begins with. To be asked before any packet was handed out.
     pub(super) fn stranger(&self) -> Option<&'static str> {
         let (length, rest) = self.buffer.split_first_chunk::<LENGTH>()?;
         let too_long = u32::from_be_bytes(*length) as usize > LIMIT_AT_START;
@@ -169,8 +169,8 @@ fn looks_like(first: [u8; LENGTH]) -> &'static str {
 
 /// Appends one packet; `write` appends its payload.
 ///
-/// A payload beyond four gigabytes cannot be said and none is made here: edits are checked against a
-/// far lower limit before they are written.
+/// A payload beyond four gigabytes cannot be said and none is made here: edits are checked against
+/// a far lower limit before they are written.
 pub(super) fn put(out: &mut BytesMut, kind: u8, write: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.put_u32(0);
@@ -180,8 +180,8 @@ pub(super) fn put(out: &mut BytesMut, kind: u8, write: impl FnOnce(&mut BytesMut
     out[start..start + LENGTH].copy_from_slice(&length.to_be_bytes());
 }
 
-/// Appends a string and the NUL that ends it. A NUL inside cannot be said in this protocol and is left out,
-/// so that no value can pose as two.
+/// Appends a string and the NUL that ends it. A NUL inside cannot be said in this protocol and is
+/// left out, so that no value can pose as two.
 pub(super) fn put_string(out: &mut BytesMut, string: &[u8]) {
     if memchr::memchr(0, string).is_none() {
         out.extend_from_slice(string);

@@ -1,9 +1,9 @@
 //! What one connection may ask of us: how long it may take, and how much it may say.
 //!
-//! A limit on size that is met in the middle of a message ends that message and not the connection: what was held
-//! of it is forgotten at once, what still comes of it is passed over, and its end is answered with a refusal. The
-//! protocol has no limit on the length of a line, and none is made here: a body comes in pieces, whatever its lines
-//! are.
+//! A limit on size that is met in the middle of a message ends that message and not the connection:
+//! what was held of it is forgotten at once, what still comes of it is passed over, and its end is
+//! answered with a refusal. The protocol has no limit on the length of a line, and none is made
+//! here: a body comes in pieces, whatever its lines are.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::mail::{Enhanced, Reply};
 pub struct Limits {
     /// How long the negotiation may take, from the connection on. An MTA negotiates at once.
     pub greeting: Duration,
-    /// Longest silence of the MTA, and longest wait for it to take an answer. An MTA keeps its filters
-    /// connected while the SMTP client is silent, so this is longer than SMTP's own limits.
+    /// Longest silence of the MTA, and longest wait for it to take an answer. An MTA keeps its
+    /// filters connected while the SMTP client is silent, so this is longer than SMTP's own limits.
     pub idle: Duration,
     /// How long a message may take from MAIL to its end; the connection is closed then.
     pub message_time: Duration,
@@ -31,8 +31,9 @@ pub struct Limits {
     pub recipients: usize,
 }
 
-/// Octets of an envelope for each recipient that is allowed: a path has at most 256 (RFC 5321 section 4.5.3.1.3), and
-/// what may stand behind it is of that order (RFC 3461 section 4.2 allows 500 for ORCPT).
+/// Octets of an envelope for each recipient that is allowed: a path has at most 256 (RFC 5321
+/// section 4.5.3.1.3), and what may stand behind it is of that order (RFC 3461 section 4.2 allows
+/// 500 for ORCPT).
 const RECIPIENT: usize = 1024;
 
 impl Limits {
@@ -85,8 +86,9 @@ impl Excess {
         }
     }
 
-    /// What the MTA is told. A message that is too large will not be smaller when it comes again: a final no (X.3.4,
-    /// RFC 3463 section 3.4). Of too many recipients the SMTP client sends the rest again (RFC 5321 section 4.5.3.1.10).
+    /// What the MTA is told. A message that is too large will not be smaller when it comes again: a
+    /// final no (X.3.4, RFC 3463 section 3.4). Of too many recipients the SMTP client sends the
+    /// rest again (RFC 5321 section 4.5.3.1.10).
     pub fn reply(self) -> Reply {
         match self {
             Excess::Recipients => Reply::new(452, Enhanced(4, 5, 3), "Too many recipients"),

@@ -1,12 +1,12 @@
 //! Macros: what the MTA knows besides the commands (`i` the queue id, `{auth_authen}` the user, …).
 //!
 //! The MTA sends them in bundles, each for the command that follows, and the same name may come in
-//! several: the queue id is known to Sendmail at MAIL, to Postfix only from the second RCPT on. So they
-//! are kept per command, and the one sent last is found first.
+//! several: the queue id is known to Sendmail at MAIL, to Postfix only from the second RCPT on. So
+//! they are kept per command, and the one sent last is found first.
 //!
-//! Promises: values of one message are never seen in the next one on the same connection. Never fails;
-//! octets that are not UTF-8 become U+FFFD. Postfix sends a bundle with every header field, so taking
-//! one in allocates nothing once its scope has room.
+//! Promises: values of one message are never seen in the next one on the same connection. Never
+//! fails; octets that are not UTF-8 become U+FFFD. Postfix sends a bundle with every header field,
+//! so taking one in allocates nothing once its scope has room.
 
 use super::command::Stage;
 use super::strings::Strings;
@@ -30,7 +30,8 @@ const HEADER: usize = 5;
 const END: usize = 6;
 
 impl Macros {
-    /// The value of a macro, named with its braces or without; the one sent last where there are several.
+    /// The value of a macro, named with its braces or without; the one sent last where there are
+    /// several.
     pub fn get(&self, name: &str) -> Option<&str> {
         let name = bare(name);
         self.scopes.iter().rev().find_map(|scope| {
@@ -65,7 +66,8 @@ impl Macros {
         scope.push_str(&String::from_utf8_lossy(pairs.octets()));
     }
 
-    /// MAIL came: its own bundle holds if it is new, everything further in is from an earlier message.
+    /// MAIL came: its own bundle holds if it is new, everything further in is from an earlier
+    /// message.
     pub(super) fn begin_message(&mut self) {
         let keep = if self.mail_is_used { MAIL } else { RCPT };
         self.clear_from(keep);

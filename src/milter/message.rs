@@ -1,10 +1,10 @@
 //! Puts a message together again from header fields and body chunks.
 //!
-//! The MTA takes a field apart into name and value and separates the lines of a folded value by a bare
-//! LF; the body comes as it is. Promises: octet for octet what the MTA received, as far as the MTA told
-//! it (Postfix leaves out spaces before the colon, and no MTA tells its own Received field); one copy
-//! from the receive buffer into one growing buffer, nothing allocated per field. What is in a body beyond
-//! [`PIECE`] octets is given away while it arrives. Never fails.
+//! The MTA takes a field apart into name and value and separates the lines of a folded value by a
+//! bare LF; the body comes as it is. Promises: octet for octet what the MTA received, as far as the
+//! MTA told it (Postfix leaves out spaces before the colon, and no MTA tells its own Received
+//! field); one copy from the receive buffer into one growing buffer, nothing allocated per field.
+//! What is in a body beyond [`PIECE`] octets is given away while it arrives. Never fails.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -14,7 +14,8 @@ const ROOM: usize = 16 * 1024;
 /// Most room to begin with: the announcement is a stranger's claim.
 const MOST_ROOM: usize = 256 * 1024;
 
-/// Octets that are held before they are given away; the first piece has the whole header, however long.
+/// Octets that are held before they are given away; the first piece has the whole header, however
+/// long.
 pub(super) const PIECE: usize = 256 * 1024;
 
 /// A message that is arriving. The default one is empty and holds no memory.
@@ -58,8 +59,8 @@ impl Draft {
         })
     }
 
-    /// Appends a header field. `value_is_whole` says that the MTA left the space after the colon in the
-    /// value.
+    /// Appends a header field. `value_is_whole` says that the MTA left the space after the colon in
+    /// the value.
     pub(super) fn field(&mut self, name: &[u8], value: &[u8], value_is_whole: bool) {
         self.text.extend_from_slice(name);
         self.text.put_u8(b':');
@@ -89,7 +90,8 @@ impl Draft {
         self.header = self.len();
     }
 
-    /// Octets of the header, the empty line included. The fields end there, whatever their names and values are.
+    /// Octets of the header, the empty line included. The fields end there, whatever their names
+    /// and values are.
     pub(super) fn header(&self) -> usize {
         self.header
     }

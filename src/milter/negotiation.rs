@@ -1,12 +1,13 @@
 //! What MTA and filter agree on before anything else is said.
 //!
-//! The MTA offers a version, the *actions* it would let the filter take on a message, and the *steps*
-//! it could leave out or do differently. The filter answers with the part it uses; from then on both
-//! keep to that. A bit that was not offered must not be answered, or the MTA drops the filter.
+//! The MTA offers a version, the *actions* it would let the filter take on a message, and the
+//! *steps* it could leave out or do differently. The filter answers with the part it uses; from
+//! then on both keep to that. A bit that was not offered must not be answered, or the MTA drops the
+//! filter.
 //!
-//! We ask for as little talk as possible: no answer to any command whose answer could only be "continue".
-//! Where an MTA does not offer such a no-reply step, "continue" is said each time. Pure; fails only by
-//! [`NegotiationError`].
+//! We ask for as little talk as possible: no answer to any command whose answer could only be
+//! "continue". Where an MTA does not offer such a no-reply step, "continue" is said each time.
+//! Pure; fails only by [`NegotiationError`].
 
 use std::fmt;
 use std::ops::{BitAnd, BitOr};
@@ -21,8 +22,8 @@ const OLDEST: u32 = 2;
 const ACTIONS_OF_OLD: Actions = Actions(0x0f);
 
 /// Room for a header field beyond the size agreed for body chunks. Postfix sends each field as one
-/// packet however long it is (`header_size_limit`, 100 KiB unless raised), and a field that we refused
-/// would keep its message in the queue until it bounces.
+/// packet however long it is (`header_size_limit`, 100 KiB unless raised), and a field that we
+/// refused would keep its message in the queue until it bounces.
 const ROOM: usize = 1024 * 1024;
 
 macro_rules! bits {
@@ -99,8 +100,8 @@ bits! {
 }
 
 bits! {
-    /// Which commands an MTA leaves out, which it sends without waiting for an answer, and what else it
-    /// can do differently (`SMFIP_*`).
+    /// Which commands an MTA leaves out, which it sends without waiting for an answer, and what
+    /// else it can do differently (`SMFIP_*`).
     Steps {
         /// Leave out unknown SMTP commands.
         NO_UNKNOWN = 0x100;
@@ -108,7 +109,8 @@ bits! {
         NO_DATA = 0x200;
         /// The MTA understands "skip the rest of the body".
         SKIP = 0x400;
-        /// Tell recipients that the MTA itself refused as well, marked by the macro `{rcpt_mailer}` = `error`.
+        /// Tell recipients that the MTA itself refused as well, marked by the macro `{rcpt_mailer}`
+        /// = `error`.
         REFUSED_RECIPIENTS = 0x800;
         /// No answer to a header field.
         SILENT_HEADER = 0x80;
@@ -193,8 +195,8 @@ pub struct Agreement {
 impl Wants {
     /// Chooses from an MTA's offer.
     ///
-    /// Actions that are wanted and not offered are simply missing from the agreement: an outcome that
-    /// needs one fails then, and only then (see [`EditError`](super::EditError)).
+    /// Actions that are wanted and not offered are simply missing from the agreement: an outcome
+    /// that needs one fails then, and only then (see [`EditError`](super::EditError)).
     pub fn agree(self, offer: Offer) -> Result<Agreement, NegotiationError> {
         if offer.version < OLDEST {
             return Err(NegotiationError::TooOld {
@@ -210,10 +212,10 @@ impl Wants {
         if !self.answer_recipients {
             steps = steps | Steps::SILENT_RCPT;
         }
-        // REFUSED_RECIPIENTS is never asked for: without it a recipient that the MTA refused does not
-        // reach us (Postfix smtpd.c, Sendmail milter_envrcpt), and all who do must be counted. The
-        // macro {rcpt_mailer} is not looked at either: with Postfix it is also "error" for an accepted
-        // recipient whose domain is routed to the error(8) transport.
+        // REFUSED_RECIPIENTS is never asked for: without it a recipient that the MTA refused does
+        // not reach us (Postfix smtpd.c, Sendmail milter_envrcpt), and all who do must be counted.
+        // The macro {rcpt_mailer} is not looked at either: with Postfix it is also "error" for an
+        // accepted recipient whose domain is routed to the error(8) transport.
         let mut steps = steps & offer.steps;
         // One of the two, as libmilter answers: the largest that was offered.
         if offer.steps.contains(Steps::DATA_1M) {

@@ -1,8 +1,8 @@
 //! What a filter says to an MTA.
 //!
 //! Two kinds: edits, which only the end of a message allows, and answers, of which each command
-//! gets at most one and which end the edits. [`Response::decode`] is the MTA's side, for tests and for the
-//! demonstration. Pure; a payload that does not fit its letter is a [`PacketError`].
+//! gets at most one and which end the edits. [`Response::decode`] is the MTA's side, for tests and
+//! for the demonstration. Pure; a payload that does not fit its letter is a [`PacketError`].
 
 use bytes::{BufMut, BytesMut};
 
@@ -13,7 +13,8 @@ use super::negotiation::Offer;
 /// One packet from a filter. The letter on the wire stands behind each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Response<'a> {
-    /// `O`: what the filter chose, and which macros it asks for (raw; empty for the MTA's own lists).
+    /// `O`: what the filter chose, and which macros it asks for (raw; empty for the MTA's own
+    /// lists).
     Negotiate(Offer, &'a [u8]),
     /// `c`: go on.
     Continue,

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Surprising edges, all of them seen in the sources of real MTAs:
-//! - MAIL and HELO may come at any point and begin anew. Sendmail sends no abort to a filter that does
-//!   not answer MAIL, and Postfix tells an EHLO inside a transaction before the abort that belongs to it.
+//! - MAIL and HELO may come at any point and begin anew. Sendmail sends no abort to a filter that
+//!   does not answer MAIL, and Postfix tells an EHLO inside a transaction before the abort that
+//!   belongs to it.
 //! - The client and HELO may be missing: `M` may follow `O`.
 //! - Abort may come with no message under way, even twice.
 //! - The header may have no field, its end may not be told, the body may be empty, and a message
@@ -487,14 +488,15 @@ impl Envelope {
         self.recipients.push(recipient);
     }
 
-    /// The message is beyond a limit: what is held of it is of no use any more. Its sender stays, which is small.
+    /// The message is beyond a limit: what is held of it is of no use any more. Its sender stays,
+    /// which is small.
     fn exceed(&mut self, excess: Excess) {
         self.excess.get_or_insert(excess);
         self.recipients = Vec::new();
     }
 
-    /// Has a header field written, unless the message is beyond a limit, and sees whether it is then. No field is
-    /// longer than a packet, so that looking afterwards is early enough.
+    /// Has a header field written, unless the message is beyond a limit, and sees whether it is
+    /// then. No field is longer than a packet, so that looking afterwards is early enough.
     fn keep_field(&mut self, draft: &mut Draft, limits: &Limits, write: impl FnOnce(&mut Draft)) {
         if self.excess.is_some() {
             return;

@@ -1,4 +1,5 @@
-//! Strings in a row, as MAIL, RCPT and macros carry them: octets that end in NUL, not necessarily UTF-8.
+//! Strings in a row, as MAIL, RCPT and macros carry them: octets that end in NUL, not necessarily
+//! UTF-8.
 
 use bytes::BytesMut;
 
@@ -14,7 +15,8 @@ impl<'a> Strings<'a> {
         matches!(octets.last(), None | Some(0)).then_some(Strings(octets))
     }
 
-    /// Strings in the form that [`Strings::new`] takes. A NUL inside one cannot be said and is left out.
+    /// Strings in the form that [`Strings::new`] takes. A NUL inside one cannot be said and is left
+    /// out.
     pub fn pack<S: AsRef<[u8]>>(strings: impl IntoIterator<Item = S>) -> BytesMut {
         let mut packed = BytesMut::new();
         for string in strings {

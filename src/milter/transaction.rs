@@ -1,7 +1,7 @@
 //! What an MTA tells about a message, put together.
 //!
-//! Values as the SMTP client and the MTA gave them; what they mean is for others to say. Text that is not UTF-8 is
-//! read lossily, the message itself is octets.
+//! Values as the SMTP client and the MTA gave them; what they mean is for others to say. Text that
+//! is not UTF-8 is read lossily, the message itself is octets.
 
 use std::net::IpAddr;
 
@@ -25,11 +25,12 @@ pub struct Peer {
 /// A reverse or forward path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Path {
-    /// As the SMTP client gave it, with its angle brackets if it had any; `<>` is the null reverse path.
-    /// Octets that are not UTF-8 become U+FFFD.
+    /// As the SMTP client gave it, with its angle brackets if it had any; `<>` is the null reverse
+    /// path. Octets that are not UTF-8 become U+FFFD.
     pub address: String,
-    /// What the MTA makes of it, where it told (`{mail_addr}`, `{rcpt_addr}`): Postfix reads `example.com!ana` and
-    /// `ana%example.com@example.com` as `ana@example.com`. Empty where it did not.
+    /// What the MTA makes of it, where it told (`{mail_addr}`, `{rcpt_addr}`): Postfix reads
+    /// `example.com!ana` and `ana%example.com@example.com` as `ana@example.com`. Empty where it did
+    /// not.
     pub resolved: String,
     /// ESMTP parameters, verbatim: `SIZE=1024`, `NOTIFY=NEVER`.
     pub params: Vec<String>,
@@ -59,8 +60,8 @@ pub struct Transaction {
     pub helo: String,
     /// The reverse path.
     pub sender: Path,
-    /// The recipients that the MTA and we accepted, in order. One that another filter after us refused is
-    /// among them: nobody tells us.
+    /// The recipients that the MTA and we accepted, in order. One that another filter after us
+    /// refused is among them: nobody tells us.
     pub recipients: Vec<Path>,
     /// The macros, innermost first.
     pub macros: Macros,
@@ -68,7 +69,8 @@ pub struct Transaction {
     pub handed_over: usize,
     /// Octets of the header, the empty line included.
     pub header: usize,
-    /// Header, empty line, body: what was not handed over before, and so all of it where it is not large.
+    /// Header, empty line, body: what was not handed over before, and so all of it where it is not
+    /// large.
     pub message: Bytes,
 }
 

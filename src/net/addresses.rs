@@ -71,9 +71,9 @@ impl Server {
         }
     }
 
-    /// Connects, and begins a session, at one address after another until one works. `patience` is for each question to
-    /// the DNS and for each address; the session keeps its own time. `is_final` says which failures are the same at
-    /// every address.
+    /// Connects, and begins a session, at one address after another until one works. `patience` is
+    /// for each question to the DNS and for each address; the session keeps its own time.
+    /// `is_final` says which failures are the same at every address.
     pub async fn reach<T, E: Display, Session>(
         &self,
         patience: Duration,
@@ -106,7 +106,8 @@ impl Server {
         Err(last.unwrap_or_else(|| ReachError::Connect(io::Error::other("it has no address"))))
     }
 
-    /// All addresses: the one that worked last, then those of IPv6 and IPv4 in turn (RFC 8305 section 4).
+    /// All addresses: the one that worked last, then those of IPv6 and IPv4 in turn (RFC 8305
+    /// section 4).
     async fn addresses(&self, patience: Duration) -> io::Result<Vec<SocketAddr>> {
         let found = timeout(patience, lookup_host((self.host.as_str(), self.port))).await;
         let found = found.map_err(|_| io::Error::other("the DNS does not answer"))??;
@@ -131,7 +132,8 @@ fn in_turn(found: Vec<SocketAddr>, worked: Option<SocketAddr>) -> Vec<SocketAddr
     ordered
 }
 
-/// Connects to one of these addresses: each has a head start, and is waited for beside those behind it.
+/// Connects to one of these addresses: each has a head start, and is waited for beside those behind
+/// it.
 async fn connect(
     addresses: &[SocketAddr],
     patience: Duration,

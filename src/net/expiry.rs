@@ -12,8 +12,8 @@ use x509_parser::prelude::FromDer;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// How long before its end a certificate is warned of: authorities whose certificates last for 90 days replace them
-/// after 60, so that one with three weeks left was forgotten.
+/// How long before its end a certificate is warned of: authorities whose certificates last for 90
+/// days replace them after 60, so that one with three weeks left was forgotten.
 const WARNED_BEFORE: Duration = Duration::from_secs(21 * 24 * 3600);
 
 /// What is known of the certificates of one kind of server.
@@ -33,8 +33,9 @@ impl Expiry {
         }
     }
 
-    /// A server's certificate, in DER, is valid until then: the gauge `copyist_certificate_expires_seconds` says when
-    /// (in seconds since 1970), and the log says so once a day where that is soon. Tells whether it did now.
+    /// A server's certificate, in DER, is valid until then: the gauge
+    /// `copyist_certificate_expires_seconds` says when (in seconds since 1970), and the log says so
+    /// once a day where that is soon. Tells whether it did now.
     pub fn tell(&self, server: &str, until: SystemTime) -> bool {
         let seconds = until.duration_since(UNIX_EPOCH).unwrap_or_default();
         gauge!("copyist_certificate_expires_seconds", "peer" => self.peer, "server" => server.to_owned())
@@ -58,7 +59,8 @@ impl Expiry {
     }
 }
 
-/// When the validity of a certificate in DER ends (RFC 5280 section 4.1.2.5); `None` where it cannot be read.
+/// When the validity of a certificate in DER ends (RFC 5280 section 4.1.2.5); `None` where it
+/// cannot be read.
 pub fn not_after(certificate: &[u8]) -> Option<SystemTime> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let seconds = certificate.validity().not_after.timestamp();

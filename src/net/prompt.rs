@@ -8,8 +8,9 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A TCP connection that never says "nothing there" of bytes that have arrived: the runtime learns of them only
-/// when it next asks the system, and until then one that speaks out of turn would look silent.
+/// A TCP connection that never says "nothing there" of bytes that have arrived: the runtime learns
+/// of them only when it next asks the system, and until then one that speaks out of turn would look
+/// silent.
 #[derive(Debug)]
 pub struct PromptTcp(TcpStream);
 

@@ -61,7 +61,8 @@ pub enum TlsError {
     Setup(#[from] rustls::Error),
 }
 
-/// Trust in `ca_file` and nothing else, or in the system's certificates where there is none. Blocks.
+/// Trust in `ca_file` and nothing else, or in the system's certificates where there is none.
+/// Blocks.
 pub fn tls_client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = match ca_file {
         Some(path) => own_roots(path)?,
@@ -79,7 +80,8 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Encryption against listeners only: any server is believed to be the one that is meant (RFC 7435).
+/// Encryption against listeners only: any server is believed to be the one that is meant (RFC
+/// 7435).
 pub fn unchecked_tls_client_config() -> Result<Arc<ClientConfig>, TlsError> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
@@ -144,8 +146,8 @@ pub fn is_tls_fault(error: &io::Error) -> bool {
     cause.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
-/// What a TLS library says of a certificate, in words: for three faults it has only a name, and times are seconds since
-/// 1970.
+/// What a TLS library says of a certificate, in words: for three faults it has only a name, and
+/// times are seconds since 1970.
 pub fn certificate_fault(said: &str) -> String {
     with_dates(said).replace(
         "Other(OtherError(CaUsedAsEndEntity))",

@@ -139,7 +139,8 @@ impl Make {
         Ok(made)
     }
 
-    /// A message that makes the edit stumble must not make its journal copy stumble, nor stop the mail.
+    /// A message that makes the edit stumble must not make its journal copy stumble, nor stop the
+    /// mail.
     fn versions(
         &self,
         whole: &[u8],
@@ -190,8 +191,8 @@ impl Make {
         Ok(parcels)
     }
 
-    /// The part of the plan whose copies hold this version: those of what is delivered, each in the version that the
-    /// first recipient of its direction gets, and in one only.
+    /// The part of the plan whose copies hold this version: those of what is delivered, each in the
+    /// version that the first recipient of its direction gets, and in one only.
     fn delivered(&self, number: usize, versions: &[Version]) -> Plan {
         let mut plan = self.plan.clone();
         plan.troubles.clear();

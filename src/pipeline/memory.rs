@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// How long room is waited for: long enough for a burst to pass, and shorter than an MTA waits for a filter to take
-/// what it says (Postfix: `milter_content_timeout`, 300 s).
+/// How long room is waited for: long enough for a burst to pass, and shorter than an MTA waits for
+/// a filter to take what it says (Postfix: `milter_content_timeout`, 300 s).
 const WAIT: Duration = Duration::from_secs(30);
 
 /// What one permit of the semaphore stands for: it counts no further than to 2^32.
@@ -39,8 +39,8 @@ impl Memory {
         }
     }
 
-    /// Room for so many octets, waited for; `None` where it does not come free in time. More than there is at all
-    /// counts as all there is: a message alone is always worked on.
+    /// Room for so many octets, waited for; `None` where it does not come free in time. More than
+    /// there is at all counts as all there is: a message alone is always worked on.
     pub async fn room(&self, octets: usize) -> Option<Room> {
         let units = u32::try_from(octets.div_ceil(UNIT)).unwrap_or(u32::MAX);
         let free = self.free.clone().acquire_many_owned(units.min(self.most));

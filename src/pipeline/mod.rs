@@ -1,9 +1,10 @@
 //! The journey of one message: directory, plan, texts, report, spool, verdict.
 //!
-//! Promises: [`Pipeline::process`] says "accept" only when everything owed for the message is durable, or
-//! when nothing is owed. Everything it cannot decide or keep is answered 4xx, so that the MTA keeps the
-//! message (RFC 5321 section 4.2.1). Refuses for good (5xx) only what is addressed to a guarded mailbox.
-//! [`Pipeline::offer`] is the same for a hook that hands the message on by itself, and so learns what becomes of it.
+//! Promises: [`Pipeline::process`] says "accept" only when everything owed for the message is
+//! durable, or when nothing is owed. Everything it cannot decide or keep is answered 4xx, so that
+//! the MTA keeps the message (RFC 5321 section 4.2.1). Refuses for good (5xx) only what is
+//! addressed to a guarded mailbox. [`Pipeline::offer`] is the same for a hook that hands the
+//! message on by itself, and so learns what becomes of it.
 
 mod make;
 mod memory;
@@ -37,17 +38,21 @@ pub use unidentified::Unidentified;
 /// As [`MADE_APART`] where there are texts: reading HTML may take fifty times as long.
 const EDITED_APART: usize = 64 * 1024;
 
-/// How long a recipient waits for the first set of guarded mailboxes after a start without the one of the last run.
+/// How long a recipient waits for the first set of guarded mailboxes after a start without the one
+/// of the last run.
 const GUARD_WAIT: Duration = Duration::from_secs(10);
 
-/// How many times the octets of a message are in memory, at worst, while a text is put into it (`benches/text_hostile.rs`).
+/// How many times the octets of a message are in memory, at worst, while a text is put into it
+/// (`benches/text_hostile.rs`).
 const EDIT_TAKES: usize = 5;
 
-/// Messages above this are edited and composed off the threads that serve other sessions: passes over the bytes
-/// (structure, transfer encoding, digest) take about a millisecond for each megabyte.
+/// Messages above this are edited and composed off the threads that serve other sessions: passes
+/// over the bytes (structure, transfer encoding, digest) take about a millisecond for each
+/// megabyte.
 const MADE_APART: usize = 1024 * 1024;
 
-/// Everything one message needs, of one generation of settings. A session keeps the one it started with.
+/// Everything one message needs, of one generation of settings. A session keeps the one it started
+/// with.
 pub struct Pipeline {
     /// Whose mailboxes addresses are.
     pub identities: Identities,
@@ -76,13 +81,14 @@ pub enum Verdict {
     Refuse(Reply),
 }
 
-/// What changes about a message that goes on. All of it or nothing: the rest is owed to the recipients that move.
+/// What changes about a message that goes on. All of it or nothing: the rest is owed to the
+/// recipients that move.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// The message with its texts; `None` where it goes as it came.
     pub edited: Option<Message>,
-    /// The recipients, by their place in the envelope, who get versions of their own from the spool, and must not
-    /// get this one.
+    /// The recipients, by their place in the envelope, who get versions of their own from the
+    /// spool, and must not get this one.
     pub moved: Vec<usize>,
     /// Whether it loses all fields that only we may write.
     pub strips: bool,
@@ -119,7 +125,8 @@ enum Decision {
 
 /// What carries a message between the MTA and us.
 pub trait Hook: Send + Sync {
-    /// Whether these changes can be told to the MTA; else what cannot. Asked once more without any where not.
+    /// Whether these changes can be told to the MTA; else what cannot. Asked once more without any
+    /// where not.
     fn can_make(&self, message: &Message, changes: &Changes) -> Result<(), String>;
 }
 
@@ -129,8 +136,8 @@ impl Pipeline {
         Admitted::none(self.identities.directory())
     }
 
-    /// Applies the journal guard to one recipient, before the message is there. `mta` is how the MTA reads it, where that
-    /// differs.
+    /// Applies the journal guard to one recipient, before the message is there. `mta` is how the
+    /// MTA reads it, where that differs.
     pub async fn admit(
         &self,
         so_far: &Envelope,
@@ -163,8 +170,8 @@ impl Pipeline {
         Ok(admission)
     }
 
-    /// Carries one message through. `admitted` is what [`Pipeline::admit`] left to be decided by the message; `hook` says
-    /// what it can do to it.
+    /// Carries one message through. `admitted` is what [`Pipeline::admit`] left to be decided by
+    /// the message; `hook` says what it can do to it.
     pub async fn process(
         &self,
         envelope: &Envelope,
@@ -191,8 +198,9 @@ impl Pipeline {
         }
     }
 
-    /// The same for a hook that hands the message on by itself: what is owed is durable when this returns, and held
-    /// until the hook tells what the next server said. Such a hook can make every change.
+    /// The same for a hook that hands the message on by itself: what is owed is durable when this
+    /// returns, and held until the hook tells what the next server said. Such a hook can make every
+    /// change.
     pub async fn offer(
         &self,
         envelope: &Envelope,
@@ -320,8 +328,8 @@ impl Pipeline {
         )
     }
 
-    /// Whether the message loses the fields that look like ours: from outside they say nothing that is true. Our own
-    /// people may have them: a report that is passed on keeps its own.
+    /// Whether the message loses the fields that look like ours: from outside they say nothing that
+    /// is true. Our own people may have them: a report that is passed on keeps its own.
     fn strips(&self, envelope: &Envelope, message: &Message, hook: &dyn Hook) -> bool {
         let foreign = !policy::sender_is_ours(envelope, &self.rules)
             && message.fields().any(|field| is_ours(field.name));
@@ -349,8 +357,8 @@ impl Pipeline {
         }
     }
 
-    /// Looks up everybody whom the plan or the texts ask for, together; and the authors that the header names, if a
-    /// trusted client sends by a reverse path that is nobody's of ours.
+    /// Looks up everybody whom the plan or the texts ask for, together; and the authors that the
+    /// header names, if a trusted client sends by a reverse path that is nobody's of ours.
     async fn people<'e>(
         &self,
         envelope: &'e Envelope,
@@ -412,7 +420,8 @@ impl Pipeline {
         Ok(plan)
     }
 
-    /// Who is owed which texts; nobody any, where that cannot be told and mail goes on all the same.
+    /// Who is owed which texts; nobody any, where that cannot be told and mail goes on all the
+    /// same.
     fn classes(&self, envelope: &Envelope, people: &People) -> Result<Vec<Class>, Reply> {
         if self.text.is_empty() {
             return Ok(Vec::new());
@@ -430,8 +439,8 @@ impl Pipeline {
         }
     }
 
-    /// Room in memory where a text is put into a large message: for all of it, for what it becomes, and for what is
-    /// on the way from one to the other.
+    /// Room in memory where a text is put into a large message: for all of it, for what it becomes,
+    /// and for what is on the way from one to the other.
     async fn room_for_texts(
         &self,
         message: &Message,
@@ -454,7 +463,8 @@ impl Pipeline {
         }
     }
 
-    /// Edits and writes everything; apart from the threads that serve other sessions where that takes long.
+    /// Edits and writes everything; apart from the threads that serve other sessions where that
+    /// takes long.
     async fn make(
         &self,
         envelope: &Envelope,
@@ -476,8 +486,8 @@ impl Pipeline {
         });
         loop {
             let (why, what) = match run(&make).await {
-                // Asked before anything is durable: what is owed to some must not go out again and again because
-                // the rest cannot be said.
+                // Asked before anything is durable: what is owed to some must not go out again and
+                // again because the rest cannot be said.
                 Ok(made) => match hook.can_make(message, &made.changes) {
                     Ok(()) => {
                         self.count(&make, &made);
@@ -520,7 +530,8 @@ impl Pipeline {
         }
     }
 
-    /// The one place where a message that must be journaled is let go: after the commit, never before.
+    /// The one place where a message that must be journaled is let go: after the commit, never
+    /// before.
     async fn commit(
         &self,
         envelope: &Envelope,
@@ -538,7 +549,8 @@ impl Pipeline {
         owed.tell(envelope, message, started, committed, "journaled")
     }
 
-    /// The one place where a message that must be journaled is handed on by ourselves: after what it is owed is durable.
+    /// The one place where a message that must be journaled is handed on by ourselves: after what
+    /// it is owed is durable.
     async fn hold(
         &self,
         envelope: &Envelope,
@@ -596,8 +608,9 @@ impl Pipeline {
     }
 }
 
-/// What the guard knows of a recipient. Before the first set of guarded mailboxes is known, what the settings name by
-/// address is guarded, and of others nobody can tell if attributes may name them.
+/// What the guard knows of a recipient. Before the first set of guarded mailboxes is known, what
+/// the settings name by address is guarded, and of others nobody can tell if attributes may name
+/// them.
 pub async fn guard_status(
     identities: &Identities,
     guarded: &Guarded,

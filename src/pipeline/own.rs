@@ -1,4 +1,5 @@
-//! What of ours comes back: reports and versions on their way through the MTA, and notices about them.
+//! What of ours comes back: reports and versions on their way through the MTA, and notices about
+//! them.
 
 use std::time::SystemTime;
 
@@ -12,8 +13,9 @@ use crate::mail::{Address, Envelope, Message, Recipient, Reply};
 use crate::policy;
 use crate::spool::{Bounced, Spool};
 
-/// Reports from one NDR address to one journal address within an hour about messages that may come from a report of ours: enough
-/// for what people write to these mailboxes, few enough to end a mail loop. The others wait for an operator.
+/// Reports from one NDR address to one journal address within an hour about messages that may come
+/// from a report of ours: enough for what people write to these mailboxes, few enough to end a mail
+/// loop. The others wait for an operator.
 const LOOPING_REPORTS: u32 = 20;
 
 impl Pipeline {
@@ -34,7 +36,8 @@ impl Pipeline {
         if seal.state == State::Body && !is_from_us {
             return self.altered_outside(envelope).await;
         }
-        // Our own relay may bring a report at any time; a seal of an older version, which covers less, only for a while.
+        // Our own relay may bring a report at any time; a seal of an older version, which covers
+        // less, only for a while.
         if !is_from_us || seal.at.is_none() {
             match self.spool.is_under_way(&seal.id, seal.at, now).await {
                 Ok(true) => {}
@@ -65,8 +68,8 @@ impl Pipeline {
             }
         }
         let recipients: Vec<Address> = envelope.recipient_addresses().cloned().collect();
-        // The relay may hand it to another MTA that asks us, long after it took it; or somebody who has it
-        // sends it once more. That tells those who have it already what they know.
+        // The relay may hand it to another MTA that asks us, long after it took it; or somebody who
+        // has it sends it once more. That tells those who have it already what they know.
         match self.spool.awaits(item, &recipients).await {
             Ok(false) => {
                 counter!("copyist_reports_again_total").increment(1);
@@ -76,8 +79,8 @@ impl Pipeline {
         }
     }
 
-    /// A version passes while its recipients wait for it; else somebody has it already, and sends it again: then it is mail
-    /// like any other.
+    /// A version passes while its recipients wait for it; else somebody has it already, and sends
+    /// it again: then it is mail like any other.
     async fn version(&self, envelope: &Envelope, seal: &Seal) -> Own {
         let (queue_id, item) = (&envelope.queue_id, &seal.id);
         let recipients: Vec<Address> = envelope.recipient_addresses().cloned().collect();
@@ -92,8 +95,9 @@ impl Pipeline {
         Own::Passes
     }
 
-    /// A report with another body, from outside: nobody's of ours. Where only guarded mailboxes get it, the guard answers, and
-    /// it is not journaled: whoever has a report could fill the journal with it otherwise.
+    /// A report with another body, from outside: nobody's of ours. Where only guarded mailboxes get
+    /// it, the guard answers, and it is not journaled: whoever has a report could fill the journal
+    /// with it otherwise.
     async fn altered_outside(&self, envelope: &Envelope) -> Own {
         refuse_seal(envelope, Flaw::Body);
         for recipient in &envelope.recipients {
@@ -108,8 +112,8 @@ impl Pipeline {
         }
     }
 
-    /// A report that was delivered more than five days ago is a replay. A seal of an older version that comes from our own
-    /// side then is none.
+    /// A report that was delivered more than five days ago is a replay. A seal of an older version
+    /// that comes from our own side then is none.
     fn expired(&self, envelope: &Envelope, is_from_us: bool) -> Own {
         refuse_seal(envelope, Flaw::Expired);
         match is_from_us {
@@ -118,7 +122,8 @@ impl Pipeline {
         }
     }
 
-    /// Whose the message is; apart from the threads that serve other sessions where a look at all of it takes long.
+    /// Whose the message is; apart from the threads that serve other sessions where a look at all
+    /// of it takes long.
     async fn judge(&self, envelope: &Envelope, message: &Message) -> Sealed {
         if message.len() <= MADE_APART {
             return self.composer.judge(message, envelope.recipient_addresses());
@@ -129,8 +134,9 @@ impl Pipeline {
         judging.await.unwrap_or(Sealed::No)
     }
 
-    /// Whether the message is a notice about something of ours (a bounce, a delay, a receipt, a vacation message) for a mailbox
-    /// that notices are for. It is recorded before it goes on: often it is all that is ever heard.
+    /// Whether the message is a notice about something of ours (a bounce, a delay, a receipt, a
+    /// vacation message) for a mailbox that notices are for. It is recorded before it goes on:
+    /// often it is all that is ever heard.
     pub(super) async fn notice(
         &self,
         envelope: &Envelope,
@@ -170,8 +176,9 @@ impl Pipeline {
         }
     }
 
-    /// The spool for what is owed for this message; within a limit where the message may come from a report of ours: it has one
-    /// in it, or is for a mailbox that reports and notices about them go to. A mail loop ends there.
+    /// The spool for what is owed for this message; within a limit where the message may come from
+    /// a report of ours: it has one in it, or is for a mailbox that reports and notices about them
+    /// go to. A mail loop ends there.
     pub(super) async fn spool_for(&self, envelope: &Envelope, message: &Message) -> Spool {
         let (composer, recipients) = (&self.composer, envelope.recipient_addresses());
         let mut may_loop = composer.may_come_from_ours(message, recipients);
@@ -184,7 +191,8 @@ impl Pipeline {
         }
     }
 
-    /// Whether a recipient is an NDR address or a guarded journal mailbox. In doubt it is somebody else, whose mail is journaled.
+    /// Whether a recipient is an NDR address or a guarded journal mailbox. In doubt it is somebody
+    /// else, whose mail is journaled.
     async fn is_guarded(&self, recipient: &Recipient) -> bool {
         if policy::is_ndr(&recipient.address, &self.rules) {
             return true;
@@ -226,8 +234,8 @@ fn rejected(envelope: &Envelope) -> Own {
 pub(super) enum Notice {
     /// It is not, or for nobody whom notices are for.
     None,
-    /// It is, and for NDR addresses and guarded mailboxes alone: to journal it would make a report that may come back again,
-    /// without end.
+    /// It is, and for NDR addresses and guarded mailboxes alone: to journal it would make a report
+    /// that may come back again, without end.
     ToUs,
     /// It is, and for others as well, whose mail is journaled.
     AlsoToOthers,

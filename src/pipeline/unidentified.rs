@@ -8,7 +8,8 @@ use crate::mail::Client;
 /// The most clients that are remembered; beyond it new ones are counted and not logged.
 const MAX_CLIENTS: usize = 1000;
 
-/// Logins and client addresses seen, with the number of their messages. Shared by all generations of settings.
+/// Logins and client addresses seen, with the number of their messages. Shared by all generations
+/// of settings.
 #[derive(Debug, Clone, Default)]
 pub struct Unidentified(Arc<Mutex<BTreeMap<String, u64>>>);
 

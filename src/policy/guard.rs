@@ -13,12 +13,14 @@ pub enum Admission {
     Free,
     /// Guarded: refused like an unknown user.
     Refused,
-    /// Guarded, but what the sender gives looks like our own report or a bounce: the message decides.
+    /// Guarded, but what the sender gives looks like our own report or a bounce: the message
+    /// decides.
     Provisional,
 }
 
-/// Whether the guard looks at the recipients of this client at all. `sender` is the reverse path, `None` the null one. A
-/// null reverse path says nothing of where a message comes from: a relay that is trusted passes bounces from outside on.
+/// Whether the guard looks at the recipients of this client at all. `sender` is the reverse path,
+/// `None` the null one. A null reverse path says nothing of where a message comes from: a relay
+/// that is trusted passes bounces from outside on.
 pub fn is_guarding(standing: Standing, sender: Option<&Address>, rules: &Rules) -> bool {
     match rules.journal_guard {
         Guard::Off => false,
@@ -39,7 +41,8 @@ pub fn admission(
 ) -> Admission {
     let is_from_relay = standing.from_us && rules.journal_guard != Guard::Everyone;
     match sender {
-        // Our reports have an NDR address as their reverse path, and a seal that the end of the message shows.
+        // Our reports have an NDR address as their reverse path, and a seal that the end of the
+        // message shows.
         Some(sender) if is_ndr(sender, rules) => Admission::Provisional,
         // Our own relay's bounces must arrive.
         None if is_ndr(recipient, rules) && is_from_relay => Admission::Free,
@@ -74,8 +77,9 @@ pub fn guard_settings(rules: &Rules) -> GuardSettings {
     }
 }
 
-/// Whether a recipient waits while the guarded mailboxes are not known. Not where mail shall go on without a directory,
-/// nor where the settings name all that is guarded by address, and the directory only knows further names of it.
+/// Whether a recipient waits while the guarded mailboxes are not known. Not where mail shall go on
+/// without a directory, nor where the settings name all that is guarded by address, and the
+/// directory only knows further names of it.
 pub fn guard_waits(rules: &Rules) -> bool {
     let by_name = |target: &Target| target.smtp().is_none();
     rules.on_directory_failure == OnFailure::Defer

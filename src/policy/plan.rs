@@ -1,8 +1,8 @@
 //! The decision for one message.
 //!
-//! Steps that are pure: [`questions`] says which people must be looked up, [`pairs`] which of them count for whom,
-//! [`Pairs::targets`] which of their journal targets must be resolved, and [`Pairs::plan`] decides. Between them stands the
-//! directory, and nothing else.
+//! Steps that are pure: [`questions`] says which people must be looked up, [`pairs`] which of them
+//! count for whom, [`Pairs::targets`] which of their journal targets must be resolved, and
+//! [`Pairs::plan`] decides. Between them stands the directory, and nothing else.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -14,8 +14,8 @@ use crate::mail::{Address, Envelope, Recipient, Side};
 
 use super::{AttributeOf, Direction, Format, JournalWhat, OnFailure, Rules};
 
-/// The most targets of one copy: what every relay takes in one transaction (RFC 5321 section 4.5.3.1.8), and
-/// what fits into a header that no MTA cuts off.
+/// The most targets of one copy: what every relay takes in one transaction (RFC 5321 section
+/// 4.5.3.1.8), and what fits into a header that no MTA cuts off.
 pub const MOST_TARGETS: usize = 100;
 
 /// The answers to [`Pairs::targets`].
@@ -28,17 +28,21 @@ pub struct Plan {
     pub sender_is_ours: bool,
     /// The direction of the message for each recipient, in the order of the envelope.
     pub directions: Vec<(Address, Direction)>,
-    /// The copies to be made: one for each (NDR address, format, content), with at most [`MOST_TARGETS`] each.
+    /// The copies to be made: one for each (NDR address, format, content), with at most
+    /// [`MOST_TARGETS`] each.
     pub copies: Vec<Copy>,
     /// Whether the sender could not be told, although an attribute of his could have mattered.
     pub is_unidentified: bool,
     /// Attribute values that name nobody, to be reported to the NDR address with the copy attached.
     pub troubles: Vec<Trouble>,
-    /// People whose objects exempt them, and those objects: what would have been copied because of them was not.
+    /// People whose objects exempt them, and those objects: what would have been copied because of
+    /// them was not.
     pub exempt: Vec<(Address, String)>,
-    /// People and targets that were not looked up because the directory was down and the rules say to go on.
+    /// People and targets that were not looked up because the directory was down and the rules say
+    /// to go on.
     pub overlooked: Vec<String>,
-    /// Targets that no copy goes to, since they are in none of [`Rules::journal_domains`]: who names them, and the address.
+    /// Targets that no copy goes to, since they are in none of [`Rules::journal_domains`]: who
+    /// names them, and the address.
     pub elsewhere: Vec<String>,
 }
 
@@ -49,7 +53,8 @@ pub struct Copy {
     pub direction: Direction,
     /// What it looks like.
     pub format: Format,
-    /// What is in it: for a copy of what is delivered, the version that recipients of its direction get.
+    /// What is in it: for a copy of what is delivered, the version that recipients of its direction
+    /// get.
     pub what: JournalWhat,
     /// Its envelope sender, and where its NDR goes.
     pub ndr: Address,
@@ -156,8 +161,8 @@ pub struct Undecided {
 /// What is known of the client that a message came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Whether it sends as the organization. MAIL FROM alone never decides that: a forged one would let mail escape
-    /// journaling.
+    /// Whether it sends as the organization. MAIL FROM alone never decides that: a forged one would
+    /// let mail escape journaling.
     pub from_us: bool,
     /// Whether mail to outside addresses counts as outbound: "may relay" is more than "is us".
     pub may_relay: bool,
@@ -167,9 +172,10 @@ pub struct Standing {
     pub is_authenticated: bool,
 }
 
-/// Tells by login, certificate, listener and network, in this order, where a message comes from. A gateway brings mail
-/// from outside. So does a trusted client without a login that sends for a foreign address: a re-injecting filter, a
-/// list server or a backup MX does, and what it brings to our people is inbound.
+/// Tells by login, certificate, listener and network, in this order, where a message comes from. A
+/// gateway brings mail from outside. So does a trusted client without a login that sends for a
+/// foreign address: a re-injecting filter, a list server or a backup MX does, and what it brings to
+/// our people is inbound.
 pub fn standing(envelope: &Envelope, rules: &Rules) -> Standing {
     let (client, organization) = (&envelope.client, &rules.organization);
     let outside = Standing {
@@ -246,7 +252,8 @@ pub fn recipient_question(recipient: &Recipient) -> Question {
     }
 }
 
-/// Everything that is asked about a recipient: himself, and whom the message was for before it was expanded.
+/// Everything that is asked about a recipient: himself, and whom the message was for before it was
+/// expanded.
 fn recipient_questions(recipient: &Recipient) -> impl Iterator<Item = Question> {
     let original = recipient
         .original
@@ -259,7 +266,8 @@ fn recipient_questions(recipient: &Recipient) -> impl Iterator<Item = Question> 
     std::iter::once(recipient_question(recipient)).chain(original)
 }
 
-/// Who has to be looked up to decide about this envelope, each once. Empty where the settings alone decide.
+/// Who has to be looked up to decide about this envelope, each once. Empty where the settings alone
+/// decide.
 pub fn questions(envelope: &Envelope, rules: &Rules) -> Vec<Question> {
     let standing = standing(envelope, rules);
     let mut asks_senders = standing.is_trusted && !standing.from_us && authors_matter(rules);
@@ -279,7 +287,8 @@ pub fn questions(envelope: &Envelope, rules: &Rules) -> Vec<Question> {
     asked
 }
 
-/// Whether objects of people count in a direction. Where anybody may be exempt, everybody is asked for.
+/// Whether objects of people count in a direction. Where anybody may be exempt, everybody is asked
+/// for.
 fn counts_people(direction: Direction, rules: &Rules) -> bool {
     !rules.of(direction).journal_attributes.is_empty() || rules.exempt_attribute.is_some()
 }
@@ -293,7 +302,8 @@ fn counts_recipient(direction: Direction, rules: &Rules) -> bool {
         }
 }
 
-/// Whether a recipient has to be looked up: also where a group with contacts in it would make internal mail outbound.
+/// Whether a recipient has to be looked up: also where a group with contacts in it would make
+/// internal mail outbound.
 fn asks_recipient(direction: Direction, rules: &Rules) -> bool {
     let internal = &rules.internal.journal;
     let leaves = || {
@@ -317,13 +327,15 @@ fn counts_sender(direction: Direction, standing: Standing, rules: &Rules) -> boo
         }
 }
 
-/// Whether the author of a message could matter, if a trusted client sends it by a foreign reverse path.
+/// Whether the author of a message could matter, if a trusted client sends it by a foreign reverse
+/// path.
 fn authors_matter(rules: &Rules) -> bool {
     let mut ours = [Direction::Internal, Direction::Outbound].into_iter();
     ours.any(|direction| !rules.of(direction).journal_attributes.is_empty())
 }
 
-/// What a message is for each of its recipients, and whom it concerns: the first half of the decision.
+/// What a message is for each of its recipients, and whom it concerns: the first half of the
+/// decision.
 pub struct Pairs<'a> {
     envelope: &'a Envelope,
     found: &'a People,
@@ -373,8 +385,9 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// The pairs of an envelope. `found` holds the answers to [`questions`]. Beside the direction of the address as it was
-/// written, a recipient that is read otherwise, a group, a map or a forwarding may make the message take others.
+/// The pairs of an envelope. `found` holds the answers to [`questions`]. Beside the direction of
+/// the address as it was written, a recipient that is read otherwise, a group, a map or a
+/// forwarding may make the message take others.
 pub fn pairs<'a>(envelope: &'a Envelope, found: &'a People, rules: &'a Rules) -> Pairs<'a> {
     let mut all = Pairs {
         envelope,
@@ -435,8 +448,8 @@ impl<'a> Pairs<'a> {
         }
     }
 
-    /// Adds what somebody of ours wrote, as far as a trusted client says, but sent by a foreign reverse path: it counts as
-    /// inbound, and as what it would be from the author as well.
+    /// Adds what somebody of ours wrote, as far as a trusted client says, but sent by a foreign
+    /// reverse path: it counts as inbound, and as what it would be from the author as well.
     fn add_authored(&mut self) {
         let (standing, rules) = (self.standing, self.rules);
         if standing.from_us || !standing.is_trusted || self.authors().next().is_none() {
@@ -466,7 +479,8 @@ impl<'a> Pairs<'a> {
         all.filter(|one| is_person(self.found, one))
     }
 
-    /// Whether everybody on the organization's side of a pair is exempt, so that `journal` does not count.
+    /// Whether everybody on the organization's side of a pair is exempt, so that `journal` does not
+    /// count.
     fn is_exempt(&self, pair: &Pair) -> bool {
         let Some(attribute) = &self.rules.exempt_attribute else {
             return false;
@@ -555,8 +569,9 @@ impl<'a> Pairs<'a> {
         })
     }
 
-    /// The directions in which an attribute of the sender could have mattered, if nobody knows who the sender is: the
-    /// client may send as the organization, and neither reverse path nor login nor author is a person of ours.
+    /// The directions in which an attribute of the sender could have mattered, if nobody knows who
+    /// the sender is: the client may send as the organization, and neither reverse path nor login
+    /// nor author is a person of ours.
     fn unidentified(&self) -> Vec<Direction> {
         let (standing, rules) = (self.standing, self.rules);
         let is_ndr = |sender: &Address| super::is_ndr(sender, rules);
@@ -585,8 +600,8 @@ fn is_person(found: &People, question: &Question) -> bool {
     matches!(found.get(question), Lookup::Found(owners) if !owners.people.is_empty())
 }
 
-/// Whether the authors in the header of this message have to be looked up as well: a trusted client without a login sends
-/// it, and the reverse path names nobody of ours.
+/// Whether the authors in the header of this message have to be looked up as well: a trusted client
+/// without a login sends it, and the reverse path names nobody of ours.
 pub fn asks_for_authors(envelope: &Envelope, found: &People, rules: &Rules) -> bool {
     let standing = standing(envelope, rules);
     standing.is_trusted
@@ -597,9 +612,9 @@ pub fn asks_for_authors(envelope: &Envelope, found: &People, rules: &Rules) -> b
             .any(|one| is_person(found, one))
 }
 
-/// Everybody that the sender may be: the reverse path, the login, the holder of a certificate, and the authors that a
-/// trusted client's message names. The login is what cannot be forged; the reverse path is what a shared mailbox is
-/// known by.
+/// Everybody that the sender may be: the reverse path, the login, the holder of a certificate, and
+/// the authors that a trusted client's message names. The login is what cannot be forged; the
+/// reverse path is what a shared mailbox is known by.
 pub fn identities(envelope: &Envelope, rules: &Rules) -> Vec<Question> {
     let client = &envelope.client;
     let sender = envelope.sender.iter().map(|address| Question::Sender {
@@ -830,8 +845,9 @@ impl Wanted {
         }
     }
 
-    /// Groups the targets: one copy for each NDR address, format and content, since all are the copy's own. An
-    /// address wanted in several directions counts for the first, so that it gets one copy.
+    /// Groups the targets: one copy for each NDR address, format and content, since all are the
+    /// copy's own. An address wanted in several directions counts for the first, so that it gets
+    /// one copy.
     fn into_copies(self, rules: &Rules) -> Vec<Copy> {
         let mut copies: Vec<Copy> = Vec::new();
         for (address, mut reasons) in self.0 {
@@ -842,8 +858,8 @@ impl Wanted {
                 .min()
                 .unwrap_or(Direction::Inbound);
             let of = rules.of(direction);
-            // Configuration without an NDR address is refused where anything is journaled. Were it missing
-            // all the same, the copy's own address is better than no copy.
+            // Configuration without an NDR address is refused where anything is journaled. Were it
+            // missing all the same, the copy's own address is better than no copy.
             let ndr = of.ndr.clone().unwrap_or_else(|| address.clone());
             let room = |copy: &&mut Copy| {
                 copy.ndr == ndr

@@ -185,7 +185,8 @@ pub struct DirectionRules {
     pub journal: Vec<Target>,
     /// Attributes of the people concerned that hold further journal addresses.
     pub journal_attributes: Vec<String>,
-    /// Envelope sender of the copies, and where their NDRs go. `None` only where nothing is journaled.
+    /// Envelope sender of the copies, and where their NDRs go. `None` only where nothing is
+    /// journaled.
     pub ndr: Option<Address>,
     /// What the copies look like.
     pub format: Format,

@@ -414,7 +414,8 @@ fn the_guard_refuses_strangers_and_waits_for_proof_from_ourselves() {
         judge(false, Some(&stranger), "inndr@corp.example", &rules),
         Admission::Refused
     );
-    // A null reverse path says nothing of where mail comes from; our own relay's bounces must arrive.
+    // A null reverse path says nothing of where mail comes from; our own relay's bounces must
+    // arrive.
     assert_eq!(
         judge(true, None, "j@corp.example", &rules),
         Admission::Refused

@@ -1,8 +1,9 @@
 //! A server's answers (RFC 5321 section 4.2), as they came.
 //!
-//! Promises: strict. What is no answer by the letter is a flaw, and after a flaw there is nothing but that flaw: who
-//! takes one answer for two, or two for one, believes a server that never said yes. The same octets give the same
-//! answers whatever the pieces they come in; no more is kept than the largest answer allowed.
+//! Promises: strict. What is no answer by the letter is a flaw, and after a flaw there is nothing
+//! but that flaw: who takes one answer for two, or two for one, believes a server that never said
+//! yes. The same octets give the same answers whatever the pieces they come in; no more is kept
+//! than the largest answer allowed.
 
 use std::borrow::Cow;
 
@@ -55,7 +56,8 @@ impl Answer {
         self.code / 100 == 5
     }
 
-    /// The answer as a reply of one line: an enhanced status that each line repeats (RFC 2034) stands there once.
+    /// The answer as a reply of one line: an enhanced status that each line repeats (RFC 2034)
+    /// stands there once.
     pub fn to_reply(&self) -> Reply {
         let class = u8::try_from(self.code / 100).unwrap_or(4);
         let status = self.enhanced();
@@ -160,8 +162,9 @@ impl Answers {
         !self.input.is_empty() || self.flaw.is_some()
     }
 
-    /// Throws away what was fed and not yet taken, and says how many octets that was: what stood behind the answer to
-    /// STARTTLS came before the encryption (RFC 3207 section 4.2). A flaw stays.
+    /// Throws away what was fed and not yet taken, and says how many octets that was: what stood
+    /// behind the answer to STARTTLS came before the encryption (RFC 3207 section 4.2). A flaw
+    /// stays.
     pub fn clear(&mut self) -> usize {
         let octets = self.input.len();
         let flaw = self.flaw;
@@ -172,7 +175,8 @@ impl Answers {
         octets
     }
 
-    /// Reads one line. Flaws are found in an order that does not depend on how much of the line is there.
+    /// Reads one line. Flaws are found in an order that does not depend on how much of the line is
+    /// there.
     fn line(&mut self) -> Result<Option<Line>, AnswerFlaw> {
         let rest = &self.input[self.read..];
         let found = memchr::memchr(b'\n', &rest[self.searched..]);

@@ -36,8 +36,8 @@ impl Mechanisms {
 }
 
 impl Capabilities {
-    /// Reads the lines after the first, without their codes. Keywords have no case. `AUTH=` is what servers said before
-    /// there was an RFC.
+    /// Reads the lines after the first, without their codes. Keywords have no case. `AUTH=` is what
+    /// servers said before there was an RFC.
     pub fn from_lines<Line: AsRef<str>>(lines: impl IntoIterator<Item = Line>) -> Capabilities {
         let mut found = Capabilities::default();
         for line in lines {

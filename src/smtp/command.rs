@@ -1,7 +1,8 @@
 //! The commands of a client (RFC 5321 section 4.1.1 and its extensions).
 //!
-//! Promises: strict. Whatever two servers could read in two ways is [`Command::Malformed`]; what is read is as it was
-//! written, nothing of it normalized. The line itself stays with the caller, who sends that on, never what was read.
+//! Promises: strict. Whatever two servers could read in two ways is [`Command::Malformed`]; what is
+//! read is as it was written, nothing of it normalized. The line itself stays with the caller, who
+//! sends that on, never what was read.
 
 use std::fmt;
 
@@ -23,7 +24,8 @@ pub enum Command {
     },
     /// RCPT.
     Rcpt {
-        /// The forward path without its angle brackets, never empty. May have a source route (RFC 5321 appendix C).
+        /// The forward path without its angle brackets, never empty. May have a source route (RFC
+        /// 5321 appendix C).
         path: String,
         /// ESMTP parameters, `KEYWORD` or `KEYWORD=value`.
         params: Vec<String>,
@@ -64,7 +66,8 @@ pub enum Command {
     Xforward(Vec<(String, String)>),
     /// A command that is none of these.
     Unknown,
-    /// One of these with a broken argument; or a line that is no text, or has a control character in it.
+    /// One of these with a broken argument; or a line that is no text, or has a control character
+    /// in it.
     Malformed,
 }
 
@@ -72,7 +75,8 @@ impl Command {
     /// Reads a line, without its CRLF.
     pub fn parse(line: &[u8]) -> Command {
         match std::str::from_utf8(line) {
-            // Printable only (RFC 5321 section 4.1.2): first of all no CR, LF or NUL, whoever cut the lines.
+            // Printable only (RFC 5321 section 4.1.2): first of all no CR, LF or NUL, whoever cut
+            // the lines.
             Ok(line) if !line.contains(|c: char| c.is_ascii_control()) => {
                 parse(line).unwrap_or(Command::Malformed)
             }
@@ -122,7 +126,8 @@ fn word(argument: &str) -> Option<String> {
     (!argument.is_empty() && !argument.contains(' ')).then(|| argument.to_owned())
 }
 
-/// `FROM:<path> PARAM…`. Spaces after the colon are many clients' habit, and so is a path without brackets.
+/// `FROM:<path> PARAM…`. Spaces after the colon are many clients' habit, and so is a path without
+/// brackets.
 fn path(argument: &str, keyword: &str) -> Option<(String, Vec<String>)> {
     let (head, rest) = argument.split_at_checked(keyword.len())?;
     if !head.eq_ignore_ascii_case(keyword) {
@@ -173,8 +178,8 @@ fn is_plain_path(path: &str) -> bool {
         && domain.is_none_or(|domain| is_domain(domain) || is_literal(domain))
 }
 
-/// A line of MAIL or RCPT that was read as such, with angle brackets around its path: whoever passes it on says only what
-/// the RFC has.
+/// A line of MAIL or RCPT that was read as such, with angle brackets around its path: whoever
+/// passes it on says only what the RFC has.
 pub fn with_brackets(line: &Bytes) -> Bytes {
     let Some(colon) = memchr::memchr(b':', line) else {
         return line.clone();
@@ -189,8 +194,8 @@ pub fn with_brackets(line: &Bytes) -> Bytes {
     Bytes::from([head, b"<", path, b">", params].concat())
 }
 
-/// `KEYWORD` or `KEYWORD=value` (RFC 5321 section 4.1.2). The value may be anything, also nothing: what it may be, its
-/// extension says.
+/// `KEYWORD` or `KEYWORD=value` (RFC 5321 section 4.1.2). The value may be anything, also nothing:
+/// what it may be, its extension says.
 fn is_param(word: &str) -> bool {
     let keyword = word.split_once('=').map_or(word, |(keyword, _)| keyword);
     keyword.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -199,9 +204,9 @@ fn is_param(word: &str) -> bool {
             .all(|octet| octet.is_ascii_alphanumeric() || octet == b'-')
 }
 
-/// Where the `>` stands that ends a path: the first that is not in a quoted string. `None` for all that a less strict
-/// server might see end elsewhere: spaces, `<` and backslashes outside of a quoted string, or one that is only a part
-/// of a word.
+/// Where the `>` stands that ends a path: the first that is not in a quoted string. `None` for all
+/// that a less strict server might see end elsewhere: spaces, `<` and backslashes outside of a
+/// quoted string, or one that is only a part of a word.
 fn path_end(path: &str) -> Option<usize> {
     let (mut quoted, mut before) = (false, '<');
     let mut octets = path.char_indices();
@@ -277,8 +282,9 @@ fn attributes(argument: &str) -> Option<Vec<(String, String)>> {
     attributes.filter(|attributes| !attributes.is_empty())
 }
 
-/// Decodes xtext (RFC 3461 section 4): `+` and two hexadecimal digits in uppercase are an octet. UTF-8 may stand for
-/// itself (RFC 6533 section 3). `None` also for what has a control character when it is decoded.
+/// Decodes xtext (RFC 3461 section 4): `+` and two hexadecimal digits in uppercase are an octet.
+/// UTF-8 may stand for itself (RFC 6533 section 3). `None` also for what has a control character
+/// when it is decoded.
 fn from_xtext(text: &str) -> Option<String> {
     let mut octets = Vec::with_capacity(text.len());
     let mut parts = text.split('+');

@@ -1,8 +1,9 @@
-//! The content of a message between DATA and its end (RFC 5321 sections 4.1.1.4 and 4.5.2), both ways.
+//! The content of a message between DATA and its end (RFC 5321 sections 4.1.1.4 and 4.5.2), both
+//! ways.
 //!
-//! Promises: only CRLF.CRLF ends a message, the first CRLF possibly being that of the DATA command; a CR or LF alone
-//! is told of and never an end; the same octets give the same content whatever the pieces they come in; what was
-//! stuffed is unstuffed exactly.
+//! Promises: only CRLF.CRLF ends a message, the first CRLF possibly being that of the DATA command;
+//! a CR or LF alone is told of and never an end; the same octets give the same content whatever the
+//! pieces they come in; what was stuffed is unstuffed exactly.
 
 use bytes::{Buf, BytesMut};
 
@@ -36,8 +37,8 @@ impl DataFlaw {
     }
 }
 
-/// Decodes the content of one message: takes the dots away that a client puts before lines that begin with one, and
-/// finds the end.
+/// Decodes the content of one message: takes the dots away that a client puts before lines that
+/// begin with one, and finds the end.
 #[derive(Debug)]
 pub struct Unstuff {
     bare: BareLineBreaks,
@@ -63,8 +64,9 @@ impl Unstuff {
         }
     }
 
-    /// Moves what can be decoded from `input` to the end of `out`. True when the message has ended: what follows its
-    /// end stays in `input`. Otherwise at most two octets stay there, whose meaning the next ones tell.
+    /// Moves what can be decoded from `input` to the end of `out`. True when the message has ended:
+    /// what follows its end stays in `input`. Otherwise at most two octets stay there, whose
+    /// meaning the next ones tell.
     pub fn take(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
         let before = out.len();
         let ended = self.decode(input, out);
@@ -113,7 +115,8 @@ impl Unstuff {
                             out.extend_from_slice(&input[from..at]);
                             out.extend_from_slice(b"\r\n");
                             from = at + 1;
-                            // No line begins here that a dot could end the message on: the client sent no CRLF.
+                            // No line begins here that a dot could end the message on: the client
+                            // sent no CRLF.
                             self.line_ends();
                         }
                     }
@@ -131,8 +134,8 @@ impl Unstuff {
         self.flaw
     }
 
-    /// Whether a NUL was seen. It stays where it is: only BINARYMIME (RFC 3030) allows it, but a server that drops
-    /// NULs would find an end in `CRLF NUL . CRLF`.
+    /// Whether a NUL was seen. It stays where it is: only BINARYMIME (RFC 3030) allows it, but a
+    /// server that drops NULs would find an end in `CRLF NUL . CRLF`.
     pub fn has_nul(&self) -> bool {
         self.has_nul
     }
@@ -148,8 +151,9 @@ impl Unstuff {
     }
 }
 
-/// Encodes the content of one message: puts a dot before each line that begins with one, and adds the end. Everything
-/// else goes out as it is, bare CR and LF, too: give it what [`Unstuff`] left none in.
+/// Encodes the content of one message: puts a dot before each line that begins with one, and adds
+/// the end. Everything else goes out as it is, bare CR and LF, too: give it what [`Unstuff`] left
+/// none in.
 #[derive(Debug)]
 pub struct Stuff {
     before: Before,
@@ -213,8 +217,9 @@ impl Default for Stuff {
     }
 }
 
-/// The first CR or LF of a piece that is not part of a CRLF; for chunks (RFC 3030), which need no decoding. `after_cr`
-/// is false before the first piece, and is given back for the next: if it is true after the last, that CR is bare.
+/// The first CR or LF of a piece that is not part of a CRLF; for chunks (RFC 3030), which need no
+/// decoding. `after_cr` is false before the first piece, and is given back for the next: if it is
+/// true after the last, that CR is bare.
 pub fn find_bare(piece: &[u8], after_cr: &mut bool) -> Option<DataFlaw> {
     let first = *piece.first()?;
     let half = std::mem::replace(after_cr, piece.ends_with(b"\r"));

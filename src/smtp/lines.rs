@@ -1,8 +1,9 @@
 //! Command lines out of what a client sends.
 //!
-//! Promises: a line ends at CRLF and at nothing else; what has another line break or a NUL inside is no line but a
-//! flaw, since another server could read two commands in it. No more of a line is kept than the longest one allowed,
-//! and the same octets give the same lines whatever the pieces they come in.
+//! Promises: a line ends at CRLF and at nothing else; what has another line break or a NUL inside
+//! is no line but a flaw, since another server could read two commands in it. No more of a line is
+//! kept than the longest one allowed, and the same octets give the same lines whatever the pieces
+//! they come in.
 
 use std::fmt;
 
@@ -41,14 +42,14 @@ impl Lines {
         }
     }
 
-    /// Takes what came in. Ask for lines until there is none before feeding more: then no more than the longest line
-    /// and one piece is ever kept.
+    /// Takes what came in. Ask for lines until there is none before feeding more: then no more than
+    /// the longest line and one piece is ever kept.
     pub fn feed(&mut self, piece: &[u8]) {
         self.input.extend_from_slice(piece);
     }
 
-    /// The next line, without its CRLF; `None` while its end has not come. A line that is too long is told of once,
-    /// as soon as it is, and skipped to its CRLF.
+    /// The next line, without its CRLF; `None` while its end has not come. A line that is too long
+    /// is told of once, as soon as it is, and skipped to its CRLF.
     pub fn next_line(&mut self) -> Option<Result<Bytes, LineFlaw>> {
         loop {
             let end = memchr::memmem::find(&self.input[self.searched..], b"\r\n");
@@ -71,8 +72,8 @@ impl Lines {
         &mut self.input
     }
 
-    /// Throws away what was fed and not yet taken, and says how many octets that was: what stood behind STARTTLS
-    /// came before the encryption (RFC 3207 section 4.2).
+    /// Throws away what was fed and not yet taken, and says how many octets that was: what stood
+    /// behind STARTTLS came before the encryption (RFC 3207 section 4.2).
     pub fn clear(&mut self) -> usize {
         let octets = self.input.len();
         self.input.clear();

@@ -1,6 +1,8 @@
-//! Who logs in: the user's name out of what a client answers to AUTH (RFC 4954), read along with the server.
+//! Who logs in: the user's name out of what a client answers to AUTH (RFC 4954), read along with
+//! the server.
 //!
-//! Promises: gives the name and nothing else; no password is kept. A name is only a claim until the server has said
+//! Promises: gives the name and nothing else; no password is kept. A name is only a claim until the
+//! server has said
 //! 235. What cannot be read gives no name.
 
 use base64::Engine;
@@ -14,14 +16,15 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The user's name, from the client's base64 responses in their order, the initial one included if there was one.
-/// `None` for other mechanisms than PLAIN, LOGIN, CRAM-MD5, SCRAM-*, XOAUTH2, OAUTHBEARER and EXTERNAL, and for what
-/// is none by its mechanism.
+/// The user's name, from the client's base64 responses in their order, the initial one included if
+/// there was one. `None` for other mechanisms than PLAIN, LOGIN, CRAM-MD5, SCRAM-*, XOAUTH2,
+/// OAUTHBEARER and EXTERNAL, and for what is none by its mechanism.
 pub fn user_of(mechanism: &str, responses: &[Bytes]) -> Option<String> {
     let response = decoded(responses.first()?)?;
     let user = match mechanism.to_ascii_uppercase().as_str() {
         "PLAIN" => plain(&response)?.to_vec(),
-        // The responses are the name and the password. EXTERNAL: the one response is the name (RFC 4422 appendix A).
+        // The responses are the name and the password. EXTERNAL: the one response is the name (RFC
+        // 4422 appendix A).
         "LOGIN" | "EXTERNAL" => response,
         // The name may have spaces; the digest after the last has none (RFC 2195).
         "CRAM-MD5" => response[..memchr::memrchr(b' ', &response)?].to_vec(),
@@ -68,7 +71,8 @@ fn xoauth2(response: &[u8]) -> Option<&[u8]> {
     fields.find_map(|field| field.strip_prefix(b"user="))
 }
 
-/// `n,a=NAME,` or `y,,` or `p=BINDING,,` and what follows (RFC 5801 section 4): the name, still escaped, and the rest.
+/// `n,a=NAME,` or `y,,` or `p=BINDING,,` and what follows (RFC 5801 section 4): the name, still
+/// escaped, and the rest.
 fn gs2(message: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let mut parts = message.splitn(3, |octet| *octet == b',');
     let (binding, name, rest) = (parts.next()?, parts.next()?, parts.next()?);

@@ -6,7 +6,8 @@ use super::command::Command;
 use super::data::{BareLineBreaks, Unstuff};
 use super::lines::Lines;
 
-/// Longest command line, CRLF included. RFC 5321 section 4.5.3.1.4 asks for 512, extensions for more.
+/// Longest command line, CRLF included. RFC 5321 section 4.5.3.1.4 asks for 512, extensions for
+/// more.
 const LONGEST_LINE: usize = 4096;
 
 /// A message as a client handed it over.
@@ -81,7 +82,8 @@ impl Dialogue {
         self.lines.feed(bytes);
     }
 
-    /// The next thing that happened; `None` while more input is needed. Answer each before asking for the next.
+    /// The next thing that happened; `None` while more input is needed. Answer each before asking
+    /// for the next.
     pub fn next_event(&mut self) -> Option<Event> {
         if self.data.is_some() {
             return self.message();

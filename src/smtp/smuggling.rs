@@ -1,8 +1,8 @@
-//! Claims about what looks like the end of a message, or like a second command, to some servers: a message smuggled in
-//! another one (CVE-2023-51764 and its kin), a command in a line.
+//! Claims about what looks like the end of a message, or like a second command, to some servers: a
+//! message smuggled in another one (CVE-2023-51764 and its kin), a command in a line.
 //!
-//! What a client sends is read as the proxy does, and what goes on is read again: strictly, and as servers do that
-//! take any line break for one.
+//! What a client sends is read as the proxy does, and what goes on is read again: strictly, and as
+//! servers do that take any line break for one.
 
 use bytes::BytesMut;
 
@@ -14,8 +14,8 @@ const SMUGGLED: &[u8] =
 
 use DataFlaw::{BareCarriageReturn as Cr, BareLineFeed as Lf};
 
-/// What stands between the text of a message and the smuggled one; whether it ends the message; the first flaw; whether
-/// there is a NUL.
+/// What stands between the text of a message and the smuggled one; whether it ends the message; the
+/// first flaw; whether there is a NUL.
 const ENDS: [(&[u8], bool, Option<DataFlaw>, bool); 52] = [
     // The one true end, and what is a part of the text before or after it.
     (b"\r\n.\r\n", true, None, false),
@@ -66,7 +66,8 @@ const ENDS: [(&[u8], bool, Option<DataFlaw>, bool); 52] = [
     (b"\0\n.\n\0", false, Some(Lf), true),
     (b"\n\0.\n", false, Some(Lf), true),
     (b"\r\0.\0\r", false, Some(Cr), true),
-    // What is a line break only to Unicode, or only when the highest bit is cut off; other controls; escapes of text.
+    // What is a line break only to Unicode, or only when the highest bit is cut off; other
+    // controls; escapes of text.
     ("\u{2028}.\u{2028}".as_bytes(), false, None, false),
     ("\u{85}.\u{85}".as_bytes(), false, None, false),
     (b"\x8d\x8a.\x8d\x8a", false, None, false),

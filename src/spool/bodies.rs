@@ -33,13 +33,14 @@ pub(super) struct BodyFile {
 
 /// A body file that is written: a message that is still arriving.
 ///
-/// What is written here is not durable, and gone when this value is, until [`super::Spool::commit`] took it as the
-/// original of a parcel.
+/// What is written here is not durable, and gone when this value is, until [`super::Spool::commit`]
+/// took it as the original of a parcel.
 pub struct Incoming {
     body: BodyFile,
     /// Of what was written so far: to read it all again for that would take as long as to write it.
     digest: Box<Context>,
-    /// Where the file may be nobody's in the end, it must leave the room free that new mail leaves free.
+    /// Where the file may be nobody's in the end, it must leave the room free that new mail leaves
+    /// free.
     room: Option<Room>,
 }
 
@@ -73,9 +74,9 @@ impl Bodies {
         })
     }
 
-    /// The one place where a body file is made durable: when this returns, content and name survive a power cut. The order matters: content
-    /// before name, so that a name never stands for half a file; the directory last, since a rename is
-    /// durable only once its directory is.
+    /// The one place where a body file is made durable: when this returns, content and name survive
+    /// a power cut. The order matters: content before name, so that a name never stands for half a
+    /// file; the directory last, since a rename is durable only once its directory is.
     fn keep(&self, body: &BodyFile) -> io::Result<()> {
         let Some(new) = &body.unfinished else {
             return Err(io::Error::other("it is kept already"));
@@ -93,8 +94,8 @@ impl Bodies {
         kept
     }
 
-    /// Makes octets durable as a file, and gives its name and their SHA-256. A message that was written while it arrived
-    /// has its file already; the others get one of this name.
+    /// Makes octets durable as a file, and gives its name and their SHA-256. A message that was
+    /// written while it arrived has its file already; the others get one of this name.
     pub(super) fn keep_content(
         &self,
         name: String,
@@ -127,8 +128,8 @@ impl Bodies {
         })
     }
 
-    /// The one place where a body file is removed. Only for files that no row names: after the transaction that
-    /// removed the row, or at the start for those that never got one.
+    /// The one place where a body file is removed. Only for files that no row names: after the
+    /// transaction that removed the row, or at the start for those that never got one.
     pub(super) fn remove(&self, name: &str) {
         if let Err(error) = fs::remove_file(self.path(name))
             && error.kind() != io::ErrorKind::NotFound
@@ -165,7 +166,8 @@ impl Incoming {
         }
     }
 
-    /// Appends a piece. After an error this file is of no use but to be read as far as it was written before.
+    /// Appends a piece. After an error this file is of no use but to be read as far as it was
+    /// written before.
     pub fn append(&mut self, piece: &[u8]) -> io::Result<()> {
         if let Some(room) = &self.room {
             room.use_up(piece.len() as u64)?;
@@ -208,7 +210,8 @@ impl Stored for BodyFile {
 impl Drop for BodyFile {
     fn drop(&mut self) {
         if let Some(new) = &self.unfinished {
-            // It has another name if it was kept. If it stays all the same, the next start removes it.
+            // It has another name if it was kept. If it stays all the same, the next start removes
+            // it.
             let _ = fs::remove_file(new);
         }
     }
@@ -222,8 +225,8 @@ pub(super) fn body_file(content: &Content) -> Option<&BodyFile> {
     (&**all as &dyn Any).downcast_ref()
 }
 
-/// A sync that failed is never a matter of room alone, whatever it says: what it was asked to keep may be lost, and the
-/// next one would not know.
+/// A sync that failed is never a matter of room alone, whatever it says: what it was asked to keep
+/// may be lost, and the next one would not know.
 fn untrusted(cause: io::Error) -> io::Error {
     io::Error::other(format!("a sync failed: {cause}"))
 }

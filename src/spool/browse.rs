@@ -1,8 +1,10 @@
-//! The queue a page at a time, for operators: filtered, sorted, and found again behind the last item shown.
+//! The queue a page at a time, for operators: filtered, sorted, and found again behind the last
+//! item shown.
 //!
-//! Reads by a connection of its own, so that no delivery waits for a page. A page is found by the place of the last one's
-//! end and not by a number of items to skip: what is delivered meanwhile shifts nothing, and the last page costs what the
-//! first does. The one whole pass over the items' rows is that for the most attempts or a subject.
+//! Reads by a connection of its own, so that no delivery waits for a page. A page is found by the
+//! place of the last one's end and not by a number of items to skip: what is delivered meanwhile
+//! shifts nothing, and the last page costs what the first does. The one whole pass over the items'
+//! rows is that for the most attempts or a subject.
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
@@ -183,10 +185,11 @@ impl Order {
     }
 }
 
-/// Tables that live as long as the connection and hold what is told from indexes: items that nobody tries by
-/// themselves, those of them that are dead or set aside (and the others with a dead target), and those that are held.
-/// And the MTA's names of messages: these stand between the messages themselves, whose table is half a gigabyte where 100,000
-/// wait, and never change. So each is read once.
+/// Tables that live as long as the connection and hold what is told from indexes: items that nobody
+/// tries by themselves, those of them that are dead or set aside (and the others with a dead
+/// target), and those that are held. And the MTA's names of messages: these stand between the
+/// messages themselves, whose table is half a gigabyte where 100,000 wait, and never change. So
+/// each is read once.
 const TEMPORARY: &str = "PRAGMA temp_store = MEMORY; \
      CREATE TEMP TABLE resting (seq INTEGER PRIMARY KEY); \
      CREATE TEMP TABLE dead (seq INTEGER PRIMARY KEY); \
@@ -213,7 +216,8 @@ impl Browser {
     /// A page, of one moment. One that failed must not be asked again.
     pub(super) fn browse(&mut self, wanted: &Browse) -> rusqlite::Result<Browsed> {
         let moment = self.connection.unchecked_transaction()?;
-        // Another one after each commit of another connection; this one commits nothing but temporary tables.
+        // Another one after each commit of another connection; this one commits nothing but
+        // temporary tables.
         let version = moment.query_row("PRAGMA data_version", [], |row| row.get(0))?;
         let census = match self.seen {
             Some((seen, census)) if seen == version => census,
@@ -238,7 +242,8 @@ impl Browser {
 }
 
 fn take_census(connection: &Connection) -> rusqlite::Result<Census> {
-    // CROSS JOIN: SQLite keeps the order then, and does not look through all items for the few that are on hold.
+    // CROSS JOIN: SQLite keeps the order then, and does not look through all items for the few that
+    // are on hold.
     connection.execute_batch(
         "DELETE FROM temp.resting; DELETE FROM temp.dead; DELETE FROM temp.halted; \
          INSERT INTO temp.halted SELECT item FROM held UNION SELECT item FROM paused; \
@@ -253,7 +258,8 @@ fn take_census(connection: &Connection) -> rusqlite::Result<Census> {
     };
     let items = count("SELECT count(*) FROM item")?;
     let waiting = count("SELECT count(*) FROM item INDEXED BY item_due WHERE due IS NOT NULL")?;
-    // No index knows what was set aside. It is rare, and looked for only where the sum says that there is some.
+    // No index knows what was set aside. It is rare, and looked for only where the sum says that
+    // there is some.
     if waiting + count("SELECT count(*) FROM temp.resting")? < items {
         find_set_aside(connection)?;
     }
@@ -289,7 +295,8 @@ fn find_set_aside(connection: &Connection) -> rusqlite::Result<()> {
     )
 }
 
-/// Reads the names of messages that came since the last time; numbers of messages are not used again.
+/// Reads the names of messages that came since the last time; numbers of messages are not used
+/// again.
 fn learn_names(connection: &Connection, census: &Census) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
@@ -469,7 +476,8 @@ mod tests {
             reached: true,
         };
         let (dead, waiting) = (Outcome::Dead("no".into()), Outcome::Waiting("later".into()));
-        // 1 is dead, 2 is dead for one and waits for the other, 3 is dead and on hold, 4 is on hold, 5 is set aside.
+        // 1 is dead, 2 is dead for one and waits for the other, 3 is dead and on hold, 4 is on
+        // hold, 5 is set aside.
         for (n, first, second) in [(1, &dead, &dead), (2, &dead, &waiting), (3, &dead, &dead)] {
             let progress = outcome(first.clone(), second.clone());
             spool

@@ -1,8 +1,9 @@
 //! Damage in the database: what is noticed, and by what.
 //!
-//! SQLite has no checksums in its pages: a flipped bit in a row reads as another address or another text. So each item has a
-//! digest over everything that a delivery of it depends on and that never changes, in a table of its own; it is
-//! made in the item's own transaction and compared at each load. (Originals have theirs in their row.)
+//! SQLite has no checksums in its pages: a flipped bit in a row reads as another address or another
+//! text. So each item has a digest over everything that a delivery of it depends on and that never
+//! changes, in a table of its own; it is made in the item's own transaction and compared at each
+//! load. (Originals have theirs in their row.)
 
 use std::path::Path;
 
@@ -47,8 +48,8 @@ pub(super) fn forget(connection: &Connection, number: i64) -> rusqlite::Result<(
         .map(|_| ())
 }
 
-/// Over the values as they are stored, so that writing and reading cannot differ. What changes while an item waits
-/// (when it is due, what its targets said) is left out.
+/// Over the values as they are stored, so that writing and reading cannot differ. What changes
+/// while an item waits (when it is due, what its targets said) is left out.
 fn digest(connection: &Connection, number: i64) -> rusqlite::Result<Vec<u8>> {
     let mut context = Context::new(&SHA256);
     let mut add = |row: &Row<'_>, columns: usize| -> rusqlite::Result<()> {
@@ -114,8 +115,8 @@ pub(super) fn open_error(path: &Path, cause: rusqlite::Error) -> OpenError {
     }
 }
 
-/// Looks through a database that is small enough: rows, indexes and the free list. A damaged index would hide an item from
-/// everyone who asks what is due.
+/// Looks through a database that is small enough: rows, indexes and the free list. A damaged index
+/// would hide an item from everyone who asks what is due.
 pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let length = path.metadata().map_or(0, |metadata| metadata.len());
     if length > CHECKED {

@@ -1,4 +1,5 @@
-//! The tables, and every statement on them. Runs inside the writer's transactions or on the reading connection.
+//! The tables, and every statement on them. Runs inside the writer's transactions or on the reading
+//! connection.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -18,8 +19,9 @@ use crate::mail::{Address, BodyKind};
 /// The format of the tables (`PRAGMA user_version`).
 const FORMAT: i64 = 5;
 
-/// Items are found by due time and by name, messages by number: all by index, so that a queue of a million
-/// costs no more to work on than a short one. `due` is null for what nobody tries: dead or set aside.
+/// Items are found by due time and by name, messages by number: all by index, so that a queue of a
+/// million costs no more to work on than a short one. `due` is null for what nobody tries: dead or
+/// set aside.
 const TABLES: &str = "
 CREATE TABLE message (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -71,8 +73,8 @@ ALTER TABLE item ADD COLUMN params TEXT NOT NULL DEFAULT '';
 ALTER TABLE target ADD COLUMN params TEXT NOT NULL DEFAULT '';
 ";
 
-/// What brings tables of this format to [`FORMAT`]; 0 is an empty database. Format 2 knew of no [`news`], format 3 of
-/// nothing [`held`], format 4 of nothing [`paused`].
+/// What brings tables of this format to [`FORMAT`]; 0 is an empty database. Format 2 knew of no
+/// [`news`], format 3 of nothing [`held`], format 4 of nothing [`paused`].
 fn upgrade(from: i64) -> Option<String> {
     let (first, news, held) = match from {
         0 => (TABLES, news::TABLES, held::TABLE),
@@ -114,8 +116,9 @@ pub(super) struct Stored {
 
 /// Opens a connection with the settings that the promise stands on.
 ///
-/// Pages are of 8 KiB (those of a database that is there already stay as they are): a message of the usual size takes two of
-/// them, and each page of the log costs two writes. Measured with `benches/spool.rs`.
+/// Pages are of 8 KiB (those of a database that is there already stay as they are): a message of
+/// the usual size takes two of them, and each page of the log costs two writes. Measured with
+/// `benches/spool.rs`.
 pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError> {
     let failed = |cause| damage::open_error(path, cause);
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -125,7 +128,8 @@ pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError
     connection
         .busy_timeout(Duration::from_secs(10))
         .map_err(failed)?;
-    // Or every statement is prepared anew for the values that are bound to it, to see whether another plan suited them.
+    // Or every statement is prepared anew for the values that are bound to it, to see whether
+    // another plan suited them.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
         .map_err(failed)?;
@@ -155,9 +159,10 @@ pub(super) fn connect(path: &Path, create: bool) -> Result<Connection, OpenError
     Ok(connection)
 }
 
-/// Copies into the database, and syncs there, what is in the log, so that the next commit begins the log anew. A
-/// process whose sync failed leaves a log that reads well from the system's memory while the disk lacks a part of it; what
-/// this process appended to it would be lost with that part in the next power cut.
+/// Copies into the database, and syncs there, what is in the log, so that the next commit begins
+/// the log anew. A process whose sync failed leaves a log that reads well from the system's memory
+/// while the disk lacks a part of it; what this process appended to it would be lost with that part
+/// in the next power cut.
 pub(super) fn begin_log_anew(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let copied = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0));
     match copied {
@@ -178,12 +183,12 @@ pub(super) fn begin_log_anew(connection: &Connection, path: &Path) -> Result<(),
     }
 }
 
-/// Pages in the log from which on they are copied into the database: 4 MiB. What was delivered and removed by then is
-/// never copied, and what many commits changed is copied once.
+/// Pages in the log from which on they are copied into the database: 4 MiB. What was delivered and
+/// removed by then is never copied, and what many commits changed is copied once.
 const LOG_PAGES: i64 = 512;
 
-/// Copies the log into the database once it is long. SQLite would do it by itself at the end of a commit, and keep
-/// to itself that a sync failed.
+/// Copies the log into the database once it is long. SQLite would do it by itself at the end of a
+/// commit, and keep to itself that a sync failed.
 pub(super) fn shorten_log(connection: &Connection) -> rusqlite::Result<()> {
     let log = log_progress(connection)?;
     if log.pages < LOG_PAGES || log.copied == log.pages {
@@ -405,8 +410,8 @@ fn item(row: &Row<'_>, id: &ItemId) -> rusqlite::Result<Item> {
     })
 }
 
-/// Writes down what an attempt came to, and removes what is finished. Gives the body files that no row
-/// names any more.
+/// Writes down what an attempt came to, and removes what is finished. Gives the body files that no
+/// row names any more.
 pub(super) fn record(
     connection: &Connection,
     id: &ItemId,
@@ -444,8 +449,8 @@ pub(super) fn record(
             news::collect(connection, number, address, to, now)?;
         }
     }
-    // In the same transaction as the marks above: there is no moment at which a recipient is refused and
-    // nobody is owed the news.
+    // In the same transaction as the marks above: there is no moment at which a recipient is
+    // refused and nobody is owed the news.
     if let Some(ndr) = progress.ndr.as_ref().filter(|_| !collects) {
         add_item(connection, message, ndr, millis(now))?;
     }
@@ -502,8 +507,9 @@ fn everybody_has_it(
     Ok(true)
 }
 
-/// The one place where an item is removed: everyone has it, an NDR stands for it, its message was refused, or an
-/// operator said so. The original goes with its last item. Gives the body file to remove after the commit.
+/// The one place where an item is removed: everyone has it, an NDR stands for it, its message was
+/// refused, or an operator said so. The original goes with its last item. Gives the body file to
+/// remove after the commit.
 pub(super) fn remove(
     connection: &Connection,
     number: i64,
@@ -548,7 +554,8 @@ pub(super) fn numbers(
         .optional()
 }
 
-/// Makes an item due, dead letters, what was set aside and what is on hold included. Tells whether it is there.
+/// Makes an item due, dead letters, what was set aside and what is on hold included. Tells whether
+/// it is there.
 pub(super) fn retry(
     connection: &Connection,
     id: &ItemId,
@@ -569,8 +576,8 @@ pub(super) fn retry(
     Ok(true)
 }
 
-/// Items to retry after the one with this number, with their names. What is on hold stays so, for it was meant one by one, and
-/// what waits for the fate of its message, which may yet be refused.
+/// Items to retry after the one with this number, with their names. What is on hold stays so, for
+/// it was meant one by one, and what waits for the fate of its message, which may yet be refused.
 pub(super) fn after(
     connection: &Connection,
     seq: i64,
@@ -595,8 +602,9 @@ pub(super) fn set_aside(connection: &Connection, id: &ItemId, why: &str) -> rusq
         .map(|_| ())
 }
 
-/// Sets items aside whose very name is damaged, so that nobody could ask for them. Gives how many. Names are read from their
-/// index alone: with a long queue behind it, a start would take minutes otherwise.
+/// Sets items aside whose very name is damaged, so that nobody could ask for them. Gives how many.
+/// Names are read from their index alone: with a long queue behind it, a start would take minutes
+/// otherwise.
 pub(super) fn set_nameless_aside(connection: &Connection) -> rusqlite::Result<usize> {
     let mut select = connection.prepare("SELECT seq, id FROM item ORDER BY id")?;
     let mut rows = select.query([])?;
@@ -622,7 +630,8 @@ pub(super) fn names_file(connection: &Connection, file: &str) -> rusqlite::Resul
         .query_row([file], |row| row.get(0))
 }
 
-/// All body files that rows name, asked of the table itself: a damaged index would not name some of them.
+/// All body files that rows name, asked of the table itself: a damaged index would not name some of
+/// them.
 pub(super) fn files(connection: &Connection) -> rusqlite::Result<HashSet<String>> {
     let mut select =
         connection.prepare("SELECT file FROM message NOT INDEXED WHERE content IS NULL")?;

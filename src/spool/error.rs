@@ -79,8 +79,9 @@ pub enum CommitError {
         /// Inodes that are free, where those are too few.
         inodes: Option<u64>,
     },
-    /// An I/O error now or earlier. A sync that failed once may have lost what it was asked to keep, and the next
-    /// one succeeds all the same; so nothing is trusted any more until the files are opened anew.
+    /// An I/O error now or earlier. A sync that failed once may have lost what it was asked to
+    /// keep, and the next one succeeds all the same; so nothing is trusted any more until the files
+    /// are opened anew.
     #[error("the spool has failed: {0}")]
     Failed(Arc<str>),
     /// Anything else, concerning this commit alone.

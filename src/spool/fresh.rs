@@ -1,7 +1,9 @@
-//! What was committed a moment ago, as it was given, and what was read ahead: a delivery need not read it one by one.
+//! What was committed a moment ago, as it was given, and what was read ahead: a delivery need not
+//! read it one by one.
 //!
-//! Nothing is owed because of this, and nothing is lost with it: what is not here is read. An item is taken out by its first
-//! delivery, so that what came of that is never forgotten for what stood here.
+//! Nothing is owed because of this, and nothing is lost with it: what is not here is read. An item
+//! is taken out by its first delivery, so that what came of that is never forgotten for what stood
+//! here.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,9 +34,9 @@ struct Known {
 }
 
 impl Fresh {
-    /// Remembers what is about to be committed, but for large messages, which are files and stay there. Before it is
-    /// committed: once it can be seen there, its first delivery may begin, and what is put here after that would be
-    /// older than what the delivery wrote.
+    /// Remembers what is about to be committed, but for large messages, which are files and stay
+    /// there. Before it is committed: once it can be seen there, its first delivery may begin, and
+    /// what is put here after that would be older than what the delivery wrote.
     pub(super) fn put(&self, received: SystemTime, parcels: &[Parcel], inline_limit: usize) {
         let mut known = self.lock();
         for Parcel { original, items } in parcels {

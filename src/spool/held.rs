@@ -1,9 +1,9 @@
 //! What is owed for a message whose fate is not known yet: durable, and not delivered before it is.
 //!
-//! A hook that hands messages on by itself learns from the next server whether a message was taken. What is owed for
-//! it is held until then: released where it was taken, withdrawn where it was refused. Where nobody can tell it is
-//! released and says so, since a report too many is better than one too few. A process that ends in between leaves it
-//! held, and the next start releases it.
+//! A hook that hands messages on by itself learns from the next server whether a message was taken.
+//! What is owed for it is held until then: released where it was taken, withdrawn where it was
+//! refused. Where nobody can tell it is released and says so, since a report too many is better
+//! than one too few. A process that ends in between leaves it held, and the next start releases it.
 
 use bytes::{BufMut, BytesMut};
 use rusqlite::{Connection, params};
@@ -44,7 +44,8 @@ impl Held {
         Held { spool, items }
     }
 
-    /// The message was taken: what is owed is due, but for these items, which have reached everybody as well.
+    /// The message was taken: what is owed is due, but for these items, which have reached
+    /// everybody as well.
     pub async fn release(mut self, done: Vec<ItemId>) -> Result<(), CommitError> {
         self.decide(Fate::Taken(done)).await
     }
@@ -147,7 +148,8 @@ fn release(connection: &Connection, number: i64) -> rusqlite::Result<()> {
         .map(|_| ())
 }
 
-/// Says in an item that nobody knows its message's fate. A version is a recipient's mail and says nothing.
+/// Says in an item that nobody knows its message's fate. A version is a recipient's mail and says
+/// nothing.
 fn note(connection: &Connection, number: i64) -> rusqlite::Result<()> {
     if !damage::is_whole(connection, number)? {
         // It is set aside when it is loaded, as it is.

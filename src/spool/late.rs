@@ -1,5 +1,6 @@
-//! Which reports were delivered long after they were made, and when this spool was first used by a version that gives seals of
-//! format 3. By these two the pipeline tells a report on its way from a replay, where the time in its seal does not.
+//! Which reports were delivered long after they were made, and when this spool was first used by a
+//! version that gives seals of format 3. By these two the pipeline tells a report on its way from a
+//! replay, where the time in its seal does not.
 //!
 //! A report that is delivered at once needs no row: its seal says when it was made.
 
@@ -25,7 +26,8 @@ pub(super) const PROMPT: Duration = Duration::from_secs(60);
 /// How far the clocks of two machines with one seal key may be apart.
 pub(super) const SKEW: Duration = Duration::from_secs(3600);
 
-/// Notes when this spool was first used, once. What was noted by a clock that was ahead counts from now.
+/// Notes when this spool was first used, once. What was noted by a clock that was ahead counts from
+/// now.
 pub(super) fn begin(connection: &Connection, now: SystemTime) -> rusqlite::Result<()> {
     let now = millis(now);
     connection.execute("UPDATE seals_since SET at = ?1 WHERE at > ?1", [now])?;
@@ -37,7 +39,8 @@ pub(super) fn begin(connection: &Connection, now: SystemTime) -> rusqlite::Resul
         .map(|_| ())
 }
 
-/// Notes that an item of this message is done, if it took long, and forgets those that are too old to matter.
+/// Notes that an item of this message is done, if it took long, and forgets those that are too old
+/// to matter.
 pub(super) fn done(
     connection: &Connection,
     id: &ItemId,
@@ -63,7 +66,8 @@ pub(super) fn done(
     Ok(())
 }
 
-/// Whether a report that was made at this time, in format 2 before this spool was used, may still be on its way.
+/// Whether a report that was made at this time, in format 2 before this spool was used, may still
+/// be on its way.
 pub(super) fn is_under_way(
     connection: &Connection,
     id: &ItemId,

@@ -1,8 +1,8 @@
 //! What is owed: journal reports, copies and NDRs, durable until somebody took them.
 //!
-//! Promises: [`Spool::commit`] returns `Ok` only when everything given to it survives a power cut; nothing is
-//! removed but what was delivered, what an NDR stands for, or what an operator dropped; nothing
-//! expires. Fails by [`CommitError`] and [`SpoolError`], never by losing.
+//! Promises: [`Spool::commit`] returns `Ok` only when everything given to it survives a power cut;
+//! nothing is removed but what was delivered, what an NDR stands for, or what an operator dropped;
+//! nothing expires. Fails by [`CommitError`] and [`SpoolError`], never by losing.
 //!
 //! # States
 //!
@@ -16,22 +16,24 @@
 //!  dead ────────retry───────► waiting
 //! ```
 //!
-//! An item may be *held* as a whole: nobody tries it before the fate of its message is known ([`Held`]). An operator may put
-//! it on hold as well ([`Action::Hold`]); nobody tries it before he releases it.
+//! An item may be *held* as a whole: nobody tries it before the fate of its message is known
+//! ([`Held`]). An operator may put it on hold as well ([`Action::Hold`]); nobody tries it before he
+//! releases it.
 //!
-//! An item is removed in the transaction that leaves it without a waiting or dead target; the original of
-//! a message goes with its last item. An item whose original cannot be read any more is *set aside*: it
-//! stays, is shown, and is not tried again by itself.
+//! An item is removed in the transaction that leaves it without a waiting or dead target; the
+//! original of a message goes with its last item. An item whose original cannot be read any more is
+//! *set aside*: it stays, is shown, and is not tried again by itself.
 //!
 //! # Where
 //!
-//! `state_dir/spool/spool.db` is an SQLite database in WAL mode with `synchronous=FULL`: a commit is one write to the
-//! log and one sync. One thread writes, and commits everything that waits as one group, so that many sessions
-//! share a sync. Originals above [`Settings::inline_limit`] are files in `state_dir/spool/bodies`, durable before the row
-//! that names them; a large message is written to its file while it arrives ([`Spool::incoming`]).
+//! `state_dir/spool/spool.db` is an SQLite database in WAL mode with `synchronous=FULL`: a commit
+//! is one write to the log and one sync. One thread writes, and commits everything that waits as
+//! one group, so that many sessions share a sync. Originals above [`Settings::inline_limit`] are
+//! files in `state_dir/spool/bodies`, durable before the row that names them; a large message is
+//! written to its file while it arrives ([`Spool::incoming`]).
 //!
-//! What was committed a moment ago is also remembered, within 8 MiB, and so delivered without being read again. Nothing is owed
-//! because of that: what is not remembered is read.
+//! What was committed a moment ago is also remembered, within 8 MiB, and so delivered without being
+//! read again. Nothing is owed because of that: what is not remembered is read.
 
 mod bodies;
 mod browse;
@@ -104,8 +106,8 @@ pub struct Progress {
     pub next_attempt: SystemTime,
     /// The NDR about the refused ones.
     pub ndr: Option<Item>,
-    /// How many such NDRs one address gets within an hour. What is refused beyond that stays as a dead letter, which a
-    /// digest tells of.
+    /// How many such NDRs one address gets within an hour. What is refused beyond that stays as a
+    /// dead letter, which a digest tells of.
     pub most_ndrs: Option<u32>,
     /// Whether the relay was reached; an attempt that was not is no item's.
     pub reached: bool,

@@ -1,5 +1,6 @@
-//! What is told about failures, and what was heard of them: NDRs of the last hour and reports of what may be a mail loop, both
-//! within a limit; what waits for a digest beyond it; and notices that came back for what was delivered.
+//! What is told about failures, and what was heard of them: NDRs of the last hour and reports of
+//! what may be a mail loop, both within a limit; what waits for a digest beyond it; and notices
+//! that came back for what was delivered.
 
 use std::time::{Duration, SystemTime};
 
@@ -113,8 +114,9 @@ fn may_send(
 /// What is shown beside a target that a report is kept from.
 const KEPT: &str = "not sent: too many reports to this address within an hour about mail to journal and NDR mailboxes, as in a mail loop";
 
-/// Counts a report that was just added, by its NDR address and each of its targets; for a target that gets too many within the
-/// hour it is a dead letter, which a digest tells of. Gives how many these are.
+/// Counts a report that was just added, by its NDR address and each of its targets; for a target
+/// that gets too many within the hour it is a dead letter, which a digest tells of. Gives how many
+/// these are.
 pub(super) fn limit(
     connection: &Connection,
     item: &Item,

@@ -1,7 +1,8 @@
 //! What operators do to items, and the record of it.
 //!
-//! An action and its record are one transaction: none is done that is not recorded. Actions of commands are logged by the
-//! service when it finds their records, so that the log has all of them, also those from a time when it was not running.
+//! An action and its record are one transaction: none is done that is not recorded. Actions of
+//! commands are logged by the service when it finds their records, so that the log has all of them,
+//! also those from a time when it was not running.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -53,7 +54,8 @@ pub struct Operator {
 pub enum Action {
     /// Makes it due now, also if it is a dead letter, set aside or on hold.
     Retry,
-    /// Puts it on hold: it is not tried until it is released or retried. One that is under way may still be delivered.
+    /// Puts it on hold: it is not tried until it is released or retried. One that is under way may
+    /// still be delivered.
     Hold,
     /// Releases it from hold: it is due now.
     Release,
@@ -117,7 +119,8 @@ impl OperatorRecord {
         }
     }
 
-    /// Returns what was done to what: `drop abcdefghijklmnop (message 4Zk1Qw2Xz7)`, `retry 500 items`.
+    /// Returns what was done to what: `drop abcdefghijklmnop (message 4Zk1Qw2Xz7)`, `retry 500
+    /// items`.
     pub fn what(&self) -> String {
         let action = self.action.name();
         match (&self.item, self.queue_id.as_str()) {
@@ -128,8 +131,8 @@ impl OperatorRecord {
     }
 }
 
-/// Does something to one item and records it. Tells whether the item was there (for [`Action::Release`]: was on hold), with
-/// the body files that no row names any more.
+/// Does something to one item and records it. Tells whether the item was there (for
+/// [`Action::Release`]: was on hold), with the body files that no row names any more.
 pub(super) fn act(
     connection: &Connection,
     operator: &Operator,
@@ -171,8 +174,8 @@ pub(super) fn act(
     Ok((is_done, files))
 }
 
-/// Makes up to `limit` items due that come after the one numbered `seq`, and records that. Gives how many they were, and the
-/// last one's number.
+/// Makes up to `limit` items due that come after the one numbered `seq`, and records that. Gives
+/// how many they were, and the last one's number.
 pub(super) fn retry_after(
     connection: &Connection,
     operator: &Operator,

@@ -7,12 +7,12 @@ use rusqlite::{Connection, params};
 use super::database::{millis, numbers};
 use crate::journal::ItemId;
 
-/// Items on hold; part of the format, see [`super::database`]. `due` is null for them, so that a look for what is due costs
-/// nothing for them.
+/// Items on hold; part of the format, see [`super::database`]. `due` is null for them, so that a
+/// look for what is due costs nothing for them.
 pub(super) const TABLE: &str = "CREATE TABLE paused (item INTEGER PRIMARY KEY REFERENCES item);";
 
-/// Holds an item. One that is under way at this moment may still be delivered; what is left of it then is held. Tells whether
-/// it is there.
+/// Holds an item. One that is under way at this moment may still be delivered; what is left of it
+/// then is held. Tells whether it is there.
 pub(super) fn pause(connection: &Connection, id: &ItemId) -> rusqlite::Result<bool> {
     let Some((number, _)) = numbers(connection, id)? else {
         return Ok(false);
@@ -26,8 +26,8 @@ pub(super) fn pause(connection: &Connection, id: &ItemId) -> rusqlite::Result<bo
     Ok(true)
 }
 
-/// Releases an item: it is due, unless it waits for something else (the fate of its message, or an operator's decision on a
-/// dead letter). Tells whether it was on hold.
+/// Releases an item: it is due, unless it waits for something else (the fate of its message, or an
+/// operator's decision on a dead letter). Tells whether it was on hold.
 pub(super) fn resume(
     connection: &Connection,
     id: &ItemId,

@@ -1,5 +1,5 @@
-//! Items that wait since the relay refuses everything: what their NDR addresses were told of it, once a day, and whether it
-//! still does so, for the next start.
+//! Items that wait since the relay refuses everything: what their NDR addresses were told of it,
+//! once a day, and whether it still does so, for the next start.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,8 +23,8 @@ CREATE TABLE IF NOT EXISTS told_waiting (
 /// How often an NDR address gets a digest.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// The digests that are due: of each address with reports and copies whose last reply begins so, unless it was told within a day or its
-/// last digest is still queued. Looks at every target.
+/// The digests that are due: of each address with reports and copies whose last reply begins so,
+/// unless it was told within a day or its last digest is still queued. Looks at every target.
 pub(super) fn digests(
     connection: &Connection,
     reply: &str,

@@ -1,8 +1,9 @@
 //! Room that is kept for the time when the disk is full.
 //!
-//! Opening the database takes blocks and inodes, and so does writing down what was delivered: on a full disk neither
-//! a start nor the queue that would make room could go on. So some files hold room. They are given up when the spool is
-//! opened and when the disk is full, and made again once there is room for them. No new mail is taken before that.
+//! Opening the database takes blocks and inodes, and so does writing down what was delivered: on a
+//! full disk neither a start nor the queue that would make room could go on. So some files hold
+//! room. They are given up when the spool is opened and when the disk is full, and made again once
+//! there is room for them. No new mail is taken before that.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -15,10 +16,11 @@ use nix::fcntl::{OFlag, posix_fallocate};
 use ring::rand::{SecureRandom, SystemRandom};
 use tracing::warn;
 
-/// Files in the reserve. Each gives an inode back: SQLite's log and its index need two, and files of other modules one
-/// at a time.
+/// Files in the reserve. Each gives an inode back: SQLite's log and its index need two, and files
+/// of other modules one at a time.
 const FILES: usize = 4;
-/// Bytes in each. Together they hold the log up to where it is copied, and its copy in the database.
+/// Bytes in each. Together they hold the log up to where it is copied, and its copy in the
+/// database.
 const FILE_LENGTH: usize = 2 << 20;
 
 /// The files that hold the room.
@@ -96,8 +98,9 @@ impl Reserve {
     }
 }
 
-/// Not synced: where the power fails before the system has written it, the reserve is shorter at the next start. A file
-/// system that cannot set room apart is written to; at random, so that one that compresses takes as much.
+/// Not synced: where the power fails before the system has written it, the reserve is shorter at
+/// the next start. A file system that cannot set room apart is written to; at random, so that one
+/// that compresses takes as much.
 fn make(path: &Path) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)

@@ -1,7 +1,9 @@
-//! Room on the disk: new mail stops before it is full, so that what is owed can still be written down.
+//! Room on the disk: new mail stops before it is full, so that what is owed can still be written
+//! down.
 //!
-//! Promises: asked as often as anybody likes, the system is asked about once a second; what is taken in between is
-//! counted, so that many messages at a time do not all see the same room. Never says "full" because it could not look.
+//! Promises: asked as often as anybody likes, the system is asked about once a second; what is
+//! taken in between is counted, so that many messages at a time do not all see the same room. Never
+//! says "full" because it could not look.
 
 use std::io;
 use std::path::PathBuf;
@@ -59,13 +61,14 @@ impl Room {
         }
     }
 
-    /// Makes the reserve, as far as there is room for it. How much room is left is asked when that is wanted: whoever opens the
-    /// spool is about to make files beside it.
+    /// Makes the reserve, as far as there is room for it. How much room is left is asked when that
+    /// is wanted: whoever opens the spool is about to make files beside it.
     pub(super) fn make_reserve(&self) {
         self.reserve.keep();
     }
 
-    /// Whether there is room for so many octets of a message and so many new files; that much is then counted as taken.
+    /// Whether there is room for so many octets of a message and so many new files; that much is
+    /// then counted as taken.
     pub(super) fn take(&self, octets: u64, files: u64) -> Result<(), CommitError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.look(&mut seen) {
@@ -106,8 +109,8 @@ impl Room {
         Ok(())
     }
 
-    /// Takes room for octets that are written before anybody knows what becomes of them. Not logged: the message that
-    /// must be journaled will say so.
+    /// Takes room for octets that are written before anybody knows what becomes of them. Not
+    /// logged: the message that must be journaled will say so.
     pub(super) fn use_up(&self, octets: u64) -> io::Result<()> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if self.look(&mut seen) {
@@ -148,8 +151,8 @@ impl Room {
             && (seen.inodes).is_some_and(|free| free < self.min_free_inodes.saturating_add(files))
     }
 
-    /// Asks the system where its last answer is old; then makes the reserve again, as far as there is room for it. Tells
-    /// whether there is an answer.
+    /// Asks the system where its last answer is old; then makes the reserve again, as far as there
+    /// is room for it. Tells whether there is an answer.
     fn look(&self, seen: &mut Seen) -> bool {
         if seen.at.is_some_and(|at| at.elapsed() < FRESH) {
             return true;

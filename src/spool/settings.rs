@@ -7,8 +7,8 @@ use std::path::PathBuf;
 pub struct Settings {
     /// The directory of the database and the larger bodies.
     pub state_dir: PathBuf,
-    /// The longest body, in octets, that is kept in the database itself; SQLite writes everything twice,
-    /// files are written once.
+    /// The longest body, in octets, that is kept in the database itself; SQLite writes everything
+    /// twice, files are written once.
     pub inline_limit: usize,
     /// Octets of the file system that new mail leaves free.
     pub min_free: u64,

@@ -40,7 +40,8 @@ use crate::mail::{Address, Content, rfc3339};
 #[derive(Clone)]
 pub struct Spool {
     writer: Writer,
-    /// Reads do not wait for commits: in WAL mode a second connection sees the last committed state.
+    /// Reads do not wait for commits: in WAL mode a second connection sees the last committed
+    /// state.
     reader: Arc<Mutex<Connection>>,
     /// The connection of those who look at the queue, opened when the first does.
     browser: Arc<tokio::sync::Mutex<Option<Browser>>>,
@@ -50,7 +51,8 @@ pub struct Spool {
     room: Room,
     /// What was committed lately, to be delivered without being read again.
     fresh: Arc<Fresh>,
-    /// Items that a delivery works on in this process; a crash forgets them, and then they are due again.
+    /// Items that a delivery works on in this process; a crash forgets them, and then they are due
+    /// again.
     claimed: Arc<Mutex<HashSet<ItemId>>>,
     changed: Arc<Notify>,
     /// See [`Spool::limited`].
@@ -169,8 +171,9 @@ impl Spool {
         })
     }
 
-    /// A handle for messages that may come from a report of ours, as in a mail loop: of their reports, so many go from one NDR
-    /// address to one target within an hour. The others are durable as well, as dead letters that a digest tells of.
+    /// A handle for messages that may come from a report of ours, as in a mail loop: of their
+    /// reports, so many go from one NDR address to one target within an hour. The others are
+    /// durable as well, as dead letters that a digest tells of.
     pub fn limited(&self, most: u32) -> Spool {
         Spool {
             most: Some(most),
@@ -178,8 +181,8 @@ impl Spool {
         }
     }
 
-    /// Makes everything owed for a message durable, all of it or nothing. If the caller goes away before this
-    /// returns, it may be done all the same: a report too many, never one too few.
+    /// Makes everything owed for a message durable, all of it or nothing. If the caller goes away
+    /// before this returns, it may be done all the same: a report too many, never one too few.
     pub async fn commit(
         &self,
         queue_id: &str,
@@ -200,7 +203,8 @@ impl Spool {
         added
     }
 
-    /// The same, and nothing of it is delivered before its message's fate is told to what this gives.
+    /// The same, and nothing of it is delivered before its message's fate is told to what this
+    /// gives.
     pub async fn hold(
         &self,
         queue_id: &str,
@@ -286,8 +290,8 @@ impl Spool {
                     "kept as dead letters: too many reports within an hour about mail to journal and NDR mailboxes, as in a mail loop; a digest will tell"
                 );
             }
-            // Only when the answer is known: a commit that failed may be found to stand after a restart,
-            // and then the row needs its file. The start removes what no row names.
+            // Only when the answer is known: a commit that failed may be found to stand after a
+            // restart, and then the row needs its file. The start removes what no row names.
             Err(CommitError::Refused(_) | CommitError::Full | CommitError::Low { .. }) => {
                 self.remove_bodies(files).await;
             }
@@ -332,9 +336,11 @@ impl Spool {
         }
     }
 
-    /// About how many octets on disk keeping a message takes, beside those that it has there already.
+    /// About how many octets on disk keeping a message takes, beside those that it has there
+    /// already.
     fn to_write(&self, original: &Content) -> u64 {
-        /// What is in the database stands in its log as well, and the report around it takes room, too.
+        /// What is in the database stands in its log as well, and the report around it takes room,
+        /// too.
         const TIMES: u64 = 3;
         let length = original.len() as u64;
         match body_file(original) {
@@ -349,7 +355,8 @@ impl Spool {
         body_file(original).is_none() && original.len() > self.inline_limit
     }
 
-    /// A file to write a large message into while it arrives. Nothing of it is durable before [`Spool::commit`].
+    /// A file to write a large message into while it arrives. Nothing of it is durable before
+    /// [`Spool::commit`].
     pub async fn incoming(&self) -> io::Result<Incoming> {
         let (bodies, name) = (self.bodies.clone(), new_name()?);
         let room = self.room.clone();
@@ -360,7 +367,8 @@ impl Spool {
         .await
     }
 
-    /// Claims items that are due, oldest first: nobody else gets them until they are recorded or unclaimed.
+    /// Claims items that are due, oldest first: nobody else gets them until they are recorded or
+    /// unclaimed.
     pub async fn due(&self, now: SystemTime, limit: usize) -> Result<Vec<ItemId>, SpoolError> {
         self.claim(limit, move |connection, enough| {
             database::due(connection, now, enough)
@@ -368,8 +376,8 @@ impl Spool {
         .await
     }
 
-    /// Claims items that are due later than `latest`, which no schedule can have set if `latest` is far enough: the
-    /// clock was wrong when they were written, or has been set back since.
+    /// Claims items that are due later than `latest`, which no schedule can have set if `latest` is
+    /// far enough: the clock was wrong when they were written, or has been set back since.
     pub async fn due_after(
         &self,
         latest: SystemTime,
@@ -398,7 +406,8 @@ impl Spool {
         .await
     }
 
-    /// Gives a claimed item back untried. What was read of it is read again: it may change before somebody claims it.
+    /// Gives a claimed item back untried. What was read of it is read again: it may change before
+    /// somebody claims it.
     pub fn unclaim(&self, id: &ItemId) {
         self.fresh.take(id);
         self.claimed
@@ -407,8 +416,8 @@ impl Spool {
             .remove(id);
     }
 
-    /// An item with everything that is needed to send it. An original that cannot be read, or that is not
-    /// what it was, sets the item aside.
+    /// An item with everything that is needed to send it. An original that cannot be read, or that
+    /// is not what it was, sets the item aside.
     pub async fn load(&self, id: &ItemId) -> Result<Owed, SpoolError> {
         if let Some(owed) = self.fresh.take(id) {
             return Ok(owed);
@@ -422,7 +431,8 @@ impl Spool {
         }
     }
 
-    /// Reads claimed items that are about to be loaded, all at once. What cannot be read is told when it is loaded.
+    /// Reads claimed items that are about to be loaded, all at once. What cannot be read is told
+    /// when it is loaded.
     pub async fn prefetch(&self, ids: &[ItemId]) {
         let ids: Vec<ItemId> = (ids.iter())
             .filter(|id| !self.fresh.has(id))
@@ -461,8 +471,8 @@ impl Spool {
         }
     }
 
-    /// Writes down what an attempt came to, and gives the claim back where that succeeds. The NDR in it, if any, becomes durable
-    /// together with the marks that it is about.
+    /// Writes down what an attempt came to, and gives the claim back where that succeeds. The NDR
+    /// in it, if any, becomes durable together with the marks that it is about.
     pub async fn record(
         &self,
         id: &ItemId,
@@ -491,7 +501,8 @@ impl Spool {
             .await
     }
 
-    /// The digests about items that wait with a last reply that begins so. Looks at the whole queue.
+    /// The digests about items that wait with a last reply that begins so. Looks at the whole
+    /// queue.
     pub async fn waiting_digests(
         &self,
         reply: &'static str,
@@ -518,7 +529,8 @@ impl Spool {
         self.writer.run(refused::over).await
     }
 
-    /// Owes `item`, the NDR that stands for a digest; in the same transaction what it lists is told.
+    /// Owes `item`, the NDR that stands for a digest; in the same transaction what it lists is
+    /// told.
     pub async fn tell(
         &self,
         digest: &Digest,
@@ -546,7 +558,8 @@ impl Spool {
         Ok(())
     }
 
-    /// Remembers that a bounce came back. Whether it is news: of one item not more than twenty are remembered.
+    /// Remembers that a bounce came back. Whether it is news: of one item not more than twenty are
+    /// remembered.
     pub async fn bounced(&self, bounced: Bounced) -> Result<bool, CommitError> {
         self.writer
             .run(move |connection| news::bounced(connection, &bounced))
@@ -574,8 +587,9 @@ impl Spool {
         .await
     }
 
-    /// Whether a report may still be on its way at this time: it is queued, or was delivered within five days. `made` is when
-    /// its seal was given; `None` for one of an older version, which does not say.
+    /// Whether a report may still be on its way at this time: it is queued, or was delivered within
+    /// five days. `made` is when its seal was given; `None` for one of an older version, which does
+    /// not say.
     pub async fn is_under_way(
         &self,
         id: &ItemId,
@@ -592,8 +606,8 @@ impl Spool {
         self.read(database::next_due).await
     }
 
-    /// Resolves when something was added since the last call. What another process did is not told; look
-    /// again from time to time.
+    /// Resolves when something was added since the last call. What another process did is not told;
+    /// look again from time to time.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -603,7 +617,8 @@ impl Spool {
         self.writer.is_failed()
     }
 
-    /// Commits nothing more once this file is another: restored or replaced with the rest of the state directory.
+    /// Commits nothing more once this file is another: restored or replaced with the rest of the
+    /// state directory.
     pub fn watch(&self, path: PathBuf) -> io::Result<()> {
         self.writer.files().add_unchanging(path)
     }
@@ -663,8 +678,8 @@ impl Spool {
             .await
     }
 
-    /// Does something to an item for an operator, and records it, in one transaction. Tells whether the item was there; for
-    /// [`Action::Release`], whether it was on hold.
+    /// Does something to an item for an operator, and records it, in one transaction. Tells whether
+    /// the item was there; for [`Action::Release`], whether it was on hold.
     pub async fn act(
         &self,
         operator: &Operator,
@@ -691,8 +706,8 @@ impl Spool {
         Ok(is_done)
     }
 
-    /// Makes up to `limit` items due that come after the one numbered `seq`, and records that; gives how many, and the
-    /// last one's number. Begin with 0, end at 0 items.
+    /// Makes up to `limit` items due that come after the one numbered `seq`, and records that;
+    /// gives how many, and the last one's number. Begin with 0, end at 0 items.
     pub async fn retry_after(
         &self,
         operator: &Operator,
@@ -717,7 +732,8 @@ impl Spool {
             .await
     }
 
-    /// Logs what operators did since the last call, also beside the service and while it was not running.
+    /// Logs what operators did since the last call, also beside the service and while it was not
+    /// running.
     pub async fn log_operators(&self) -> Result<(), CommitError> {
         for record in self.take_unlogged().await? {
             let at = rfc3339(record.at);
@@ -754,8 +770,8 @@ impl Spool {
         let mut names = self.bodies.names()?;
         // In doubt it stays.
         names.retain(|name| matches!(database::names_file(&reader, name), Ok(false)));
-        // No row ever named a file before it had its name. For the others the whole table is looked through, which
-        // takes seconds where the queue is long.
+        // No row ever named a file before it had its name. For the others the whole table is looked
+        // through, which takes seconds where the queue is long.
         let (unfinished, kept): (Vec<_>, Vec<_>) =
             names.into_iter().partition(|name| name.ends_with(".new"));
         unfinished.iter().for_each(|name| self.bodies.remove(name));
@@ -878,8 +894,8 @@ pub fn holder(state_dir: &Path) -> Option<u32> {
     noted.trim().parse().ok()
 }
 
-/// Takes the lock that one service at a time holds on a state directory. The system gives it back whatever way
-/// the process ends.
+/// Takes the lock that one service at a time holds on a state directory. The system gives it back
+/// whatever way the process ends.
 fn lock(state_dir: &Path) -> Result<File, OpenError> {
     let path = state_dir.join(LOCK);
     let failed = |cause| OpenError::Io {

@@ -201,7 +201,8 @@ async fn a_message_and_its_versions_are_kept_together_with_what_their_sender_ask
         octets(&spool.load(&id(1)).await.expect("loaded")),
         "received"
     );
-    // The first of them is there already, so nothing of the rest is taken either, and no file of it stays.
+    // The first of them is there already, so nothing of the rest is taken either, and no file of it
+    // stays.
     let again = [&parcels[1..], &parcels[..1]].concat();
     assert!(matches!(
         spool.commit("Q", at(0), again).await,

@@ -1,8 +1,9 @@
 //! The files that were opened still are those in their place.
 //!
-//! A file that is removed or replaced while it is open can be written and synced like any other, and all of that is gone
-//! with the process. So before a group of commits begins, and again before anybody hears of it, each name must still
-//! lead to what was opened, and nobody else may have written over the database.
+//! A file that is removed or replaced while it is open can be written and synced like any other,
+//! and all of that is gone with the process. So before a group of commits begins, and again before
+//! anybody hears of it, each name must still lead to what was opened, and nobody else may have
+//! written over the database.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -19,7 +20,8 @@ use super::database;
 const REMEDY: &str = "what was committed before is in the file that was there; stop the service before files are \
                       restored or moved, and start it when they are in place";
 
-/// How long another process that copies the log into the database may take from its first write to the end.
+/// How long another process that copies the log into the database may take from its first write to
+/// the end.
 const COPYING: Duration = Duration::from_secs(5);
 
 /// The names of the opened files, with what they led to.
@@ -35,8 +37,8 @@ struct WatchedFile {
     written: Option<Written>,
 }
 
-/// The database file as it was when this process last looked: how long, when it was written, and how much of the log it
-/// has. Only a copy of the log may write it.
+/// The database file as it was when this process last looked: how long, when it was written, and
+/// how much of the log it has. Only a copy of the log may write it.
 pub(super) struct DatabaseFile {
     path: PathBuf,
     written: Written,
@@ -44,8 +46,9 @@ pub(super) struct DatabaseFile {
     log: Log,
 }
 
-/// How much of the log is in the database, and which log: what SQLite puts at its head anew each time it begins again
-/// ("The WAL File Format", octets 12 to 23). A new one has copied as little as one that was never copied.
+/// How much of the log is in the database, and which log: what SQLite puts at its head anew each
+/// time it begins again ("The WAL File Format", octets 12 to 23). A new one has copied as little as
+/// one that was never copied.
 #[derive(Debug, PartialEq, Eq)]
 struct Log {
     copied: i64,
@@ -123,8 +126,8 @@ impl DatabaseFile {
         })
     }
 
-    /// Says that somebody wrote over the database in place. Whoever copies the log into it, as the queue commands may, tells
-    /// so in the log's index, a moment after.
+    /// Says that somebody wrote over the database in place. Whoever copies the log into it, as the
+    /// queue commands may, tells so in the log's index, a moment after.
     pub(super) fn check(&mut self, connection: &Connection) -> Result<(), String> {
         const STEP: Duration = Duration::from_millis(50);
         let mut waited = Duration::ZERO;

@@ -1,9 +1,9 @@
 //! The one thread that writes, and the group commit.
 //!
-//! Jobs come over a bounded channel. The thread takes one, then whatever else waits, and commits them together: one
-//! sync for all. A job alone waits for nobody. Where a job fails, the group is done again with a savepoint for each, so that
-//! the others stand; savepoints for all of them from the start would cost a tenth of all the time, for what hardly ever
-//! happens.
+//! Jobs come over a bounded channel. The thread takes one, then whatever else waits, and commits
+//! them together: one sync for all. A job alone waits for nobody. Where a job fails, the group is
+//! done again with a savepoint for each, so that the others stand; savepoints for all of them from
+//! the start would cost a tenth of all the time, for what hardly ever happens.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -80,8 +80,9 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Job for Task<
 }
 
 impl Writer {
-    /// Starts the thread with a connection that nobody else writes with. Nothing is committed once the database at
-    /// `path`, or one of the `files`, is another than was opened. On a full disk the reserve is given up.
+    /// Starts the thread with a connection that nobody else writes with. Nothing is committed once
+    /// the database at `path`, or one of the `files`, is another than was opened. On a full disk
+    /// the reserve is given up.
     pub(super) fn start(
         connection: Connection,
         path: &Path,
@@ -103,8 +104,8 @@ impl Writer {
         Ok(Writer { jobs, latch, files })
     }
 
-    /// Runs `work` in a transaction; returns when that is durable. It may be run more than once; only the last time
-    /// counts. If the caller goes away earlier, it may happen all the same.
+    /// Runs `work` in a transaction; returns when that is durable. It may be run more than once;
+    /// only the last time counts. If the caller goes away earlier, it may happen all the same.
     pub(super) async fn run<T, F>(&self, work: F) -> Result<T, CommitError>
     where
         T: Send + 'static,
@@ -129,7 +130,8 @@ impl Writer {
         &self.latch
     }
 
-    /// Whether nothing more can be made durable: something failed, or the files are not those that were opened.
+    /// Whether nothing more can be made durable: something failed, or the files are not those that
+    /// were opened.
     pub(super) fn is_failed(&self) -> bool {
         if !self.latch.is_set()
             && let Err(why) = self.files.check()
@@ -184,7 +186,8 @@ fn write_all(mut desk: Desk, mut waiting: mpsc::Receiver<Box<dyn Job>>) {
 }
 
 impl Desk {
-    /// Whether what is committed is found again at its place; nothing more is trusted where it is not.
+    /// Whether what is committed is found again at its place; nothing more is trusted where it is
+    /// not.
     fn is_in_place(&mut self) -> bool {
         let checked = (self.files.check()).and_then(|()| self.database.check(&self.connection));
         if let Err(why) = &checked {
@@ -195,7 +198,8 @@ impl Desk {
 
     fn shorten_log(&mut self) {
         if let Err(cause) = database::shorten_log(&self.connection) {
-            // What is in the log is durable there, so nobody's commit is in doubt. But a sync has failed.
+            // What is in the log is durable there, so nobody's commit is in doubt. But a sync has
+            // failed.
             match classify(&cause) {
                 CommitError::Failed(_) => self.latch.set(&why(&cause)),
                 _ => warn!("the spool's log stays long: {cause}"),
@@ -229,7 +233,8 @@ impl Desk {
         }
     }
 
-    /// Commits a group. What was delivered must be written down on a full disk as well: that makes room.
+    /// Commits a group. What was delivered must be written down on a full disk as well: that makes
+    /// room.
     fn in_transaction(
         &self,
         group: &mut [Box<dyn Job>],
@@ -247,8 +252,8 @@ impl Desk {
 
     /// Undoes what is left of a transaction; gives what its group is told.
     fn roll_back(&self, cause: &rusqlite::Error) -> CommitError {
-        // SQLite rolls back by itself for some errors. What remains of the transaction must not be there
-        // when the next group begins.
+        // SQLite rolls back by itself for some errors. What remains of the transaction must not be
+        // there when the next group begins.
         let connection = &self.connection;
         let clean = connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
         match classify(cause) {
@@ -287,8 +292,8 @@ fn in_transaction(
         outcomes = one_by_one(connection, group)?;
     }
     outcomes.resize(group.len(), Ok(()));
-    // The one place where something becomes durable: in WAL mode with synchronous=FULL this returns after
-    // the sync of the log. If it fails, nobody is told "yes".
+    // The one place where something becomes durable: in WAL mode with synchronous=FULL this returns
+    // after the sync of the log. If it fails, nobody is told "yes".
     connection.prepare_cached("COMMIT")?.execute([])?;
     Ok(outcomes)
 }
@@ -315,8 +320,8 @@ fn one_by_one(
     Ok(outcomes)
 }
 
-/// Whether the transaction itself is gone, and with it the jobs before this one; or the disk is, and then nothing else
-/// in the group has a chance either.
+/// Whether the transaction itself is gone, and with it the jobs before this one; or the disk is,
+/// and then nothing else in the group has a chance either.
 fn ends_the_group(connection: &Connection, cause: &rusqlite::Error) -> bool {
     connection.is_autocommit() || !matches!(classify(cause), CommitError::Refused(_))
 }

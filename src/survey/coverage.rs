@@ -19,7 +19,8 @@ const AT_ONCE: usize = 256;
 /// Members of a group without an address that are named one by one.
 const MOST_NAMED: usize = 5;
 
-/// How long the first reading of the whole directory may take that tells "nobody" from "not known yet".
+/// How long the first reading of the whole directory may take that tells "nobody" from "not known
+/// yet".
 const FIRST_READING: Duration = Duration::from_secs(60);
 
 /// One object with an address.
@@ -33,7 +34,8 @@ pub struct Person {
     pub exempt: bool,
     /// What its journal attributes hold.
     pub journal: Vec<Value>,
-    /// Those of its addresses by which mail finds somebody else, or nobody; looked up if it is journaled.
+    /// Those of its addresses by which mail finds somebody else, or nobody; looked up if it is
+    /// journaled.
     pub address_problems: Vec<AddressProblem>,
 }
 
@@ -108,7 +110,8 @@ pub struct Summary {
     pub addresses_not_found: u64,
     /// Addresses of journaled objects that other objects have as well.
     pub addresses_shared: u64,
-    /// Mailboxes that journal attributes name and that are not guarded, since they look like a person's.
+    /// Mailboxes that journal attributes name and that are not guarded, since they look like a
+    /// person's.
     pub persons_not_guarded: Vec<Unguarded>,
     /// Why not all values of journal attributes are known to the journal guard.
     pub guard_incomplete: Option<String>,
@@ -200,7 +203,8 @@ impl<'a> Coverage<'a> {
     }
 }
 
-/// The objects that own each of these addresses. Until the directory was read once, that nobody does is an outage.
+/// The objects that own each of these addresses. Until the directory was read once, that nobody
+/// does is an outage.
 async fn owners_of(
     directory: &Directory,
     addresses: &[Address],
@@ -231,8 +235,8 @@ async fn look_up(
     let mut owners = HashMap::new();
     let most = asked.iter().map(|(_, all)| all.len()).max().unwrap_or(0);
     for at in 0..most {
-        // One of each person's at a time: questions that go out together are answered together, and a person who is found
-        // by one of them would be by all.
+        // One of each person's at a time: questions that go out together are answered together, and
+        // a person who is found by one of them would be by all.
         let some = asked.iter().filter_map(|(_, all)| all.get(at));
         let some: Vec<Address> = some.cloned().collect();
         owners.extend(owners_of(directory, &some).await?);

@@ -1,4 +1,5 @@
-//! The decision about a message that does not exist: who would get a copy of it, and why. Nothing is sent, nothing is kept.
+//! The decision about a message that does not exist: who would get a copy of it, and why. Nothing
+//! is sent, nothing is kept.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ pub struct Explanation {
     pub sender_is_ours: bool,
     /// Why it does, or does not.
     pub because: &'static str,
-    /// Whether the sender was not found in the directory, although an attribute of the sender could matter.
+    /// Whether the sender was not found in the directory, although an attribute of the sender could
+    /// matter.
     pub is_unidentified: bool,
     /// In the order of the envelope.
     pub recipients: Vec<ForRecipient>,
@@ -45,8 +47,8 @@ pub struct ForRecipient {
     pub address: Address,
     /// "inbound", "outbound" or "internal".
     pub direction: &'static str,
-    /// "free", "guarded" (refused with 550), "provisional" (the message decides) or "unavailable" (deferred: the guarded
-    /// mailboxes are not known).
+    /// "free", "guarded" (refused with 550), "provisional" (the message decides) or "unavailable"
+    /// (deferred: the guarded mailboxes are not known).
     pub guard: &'static str,
     /// The guarded mailbox that the recipient is, and how that is told.
     pub guarded_as: Option<String>,

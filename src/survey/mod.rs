@@ -1,5 +1,5 @@
-//! Answers to questions about no message: what would be journaled to whom, and who is. Asks the directory, and nothing is
-//! sent or kept.
+//! Answers to questions about no message: what would be journaled to whom, and who is. Asks the
+//! directory, and nothing is sent or kept.
 
 mod coverage;
 mod explain;

@@ -1,6 +1,7 @@
 //! Texts as parts of their own, beside what they cannot be put into.
 //!
-//! Nothing of the message changes: it, or one part of it, becomes a part of a multipart/mixed, octet for octet.
+//! Nothing of the message changes: it, or one part of it, becomes a part of a multipart/mixed,
+//! octet for octet.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use super::structure::{Part, Tree};
 use super::transfer::encode_quoted;
 use crate::mail::Fields;
 
-/// What boundaries begin with; eight hexadecimal digits follow, so that none is the beginning of another.
+/// What boundaries begin with; eight hexadecimal digits follow, so that none is the beginning of
+/// another.
 const BOUNDARY: &str = "=_copyist_text_";
 const DIGITS: usize = 8;
 
@@ -22,7 +24,8 @@ pub(super) struct Beside<'a> {
     message: &'a [u8],
     tree: &'a Tree,
     eol: &'static str,
-    /// Which numbers stand behind [`BOUNDARY`] in the message; read when the first boundary is needed.
+    /// Which numbers stand behind [`BOUNDARY`] in the message; read when the first boundary is
+    /// needed.
     taken: Option<Vec<bool>>,
     next: usize,
 }
@@ -229,8 +232,8 @@ impl<'a> Beside<'a> {
     }
 }
 
-/// Which numbers a boundary cannot have. Where the message has so many boundaries of ours, one of as many numbers and
-/// one more is free, so no others are looked at.
+/// Which numbers a boundary cannot have. Where the message has so many boundaries of ours, one of
+/// as many numbers and one more is free, so no others are looked at.
 fn numbers(message: &[u8]) -> Vec<bool> {
     let mut taken = vec![false; memchr::memmem::find_iter(message, BOUNDARY).count()];
     for at in memchr::memmem::find_iter(message, BOUNDARY) {

@@ -1,5 +1,5 @@
-//! The edit of one body: where a text goes in its decoded content, and how it gets there with as few octets
-//! changed as the transfer encoding and the charset allow.
+//! The edit of one body: where a text goes in its decoded content, and how it gets there with as
+//! few octets changed as the transfer encoding and the charset allow.
 
 use super::charset::{Charset, with_references};
 use super::edit::{How, LONGEST_LINE, Splice, Text, Texts};
@@ -147,7 +147,8 @@ impl<'a> Body<'a> {
         self.rewrite(&whole, Some("utf-8"), splices)
     }
 
-    /// Whether base64 has clear text beside it, which was decoded to garbage and would be written back as such.
+    /// Whether base64 has clear text beside it, which was decoded to garbage and would be written
+    /// back as such.
     fn has_clear_text(&self, transferred: &[u8], content: &[u8]) -> bool {
         let is_control = |b: &u8| b.is_ascii_control() && !b.is_ascii_whitespace();
         match Purity::of(transferred) {
@@ -281,7 +282,8 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// The line break that the delimiter behind an empty body lacks, once the body is not empty any more.
+    /// The line break that the delimiter behind an empty body lacks, once the body is not empty any
+    /// more.
     fn unglued(&self) -> &'static [u8] {
         match self.part.glued {
             true => self.eol.as_bytes(),
@@ -350,15 +352,16 @@ impl<'a> Body<'a> {
         with
     }
 
-    /// The text for a place in a quoted-printable body: what stands on the same line is held to it by soft line
-    /// breaks, so that no line grows.
+    /// The text for a place in a quoted-printable body: what stands on the same line is held to it
+    /// by soft line breaks, so that no line grows.
     fn in_quoted(&self, transferred: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
         let soft = format!("={}", self.eol);
         let mut with = Vec::new();
         let broken = bytes.starts_with(self.eol.as_bytes());
         match transferred[..at].last() {
             None | Some(b'\n') => {}
-            // A soft line break whose line break belongs to the delimiter, as Apple Mail ends its parts.
+            // A soft line break whose line break belongs to the delimiter, as Apple Mail ends its
+            // parts.
             Some(b'=') if at == transferred.len() && broken => {
                 with.extend_from_slice(self.eol.as_bytes());
             }
@@ -480,8 +483,8 @@ fn joined<'a>(
     bytes
 }
 
-/// A message that PGP signed or encrypted without MIME (RFC 9580 section 6.2), from its beginning to its end; what
-/// only begins so would keep a text out of any message.
+/// A message that PGP signed or encrypted without MIME (RFC 9580 section 6.2), from its beginning
+/// to its end; what only begins so would keep a text out of any message.
 fn is_pgp(content: &[u8], is_html: bool) -> bool {
     let begin = [
         "-----BEGIN PGP MESSAGE-----",

@@ -1,7 +1,7 @@
 //! Charsets: whether one can hold a text, and what bytes in it say, without loss or not at all.
 //!
-//! Labels are taken for what they name and nothing wider: readers that know ISO-8859-1 as windows-1252 read the
-//! same from what is written here as readers that do not.
+//! Labels are taken for what they name and nothing wider: readers that know ISO-8859-1 as
+//! windows-1252 read the same from what is written here as readers that do not.
 
 use std::borrow::Cow;
 
@@ -26,8 +26,9 @@ pub(super) enum Charset {
     Utf16(fn(&[u8]) -> String),
     /// One that can only be read, and is a superset of ASCII.
     ReadOnlyAscii(fn(&[u8]) -> String),
-    /// One that leaves ASCII by the first of these and comes back by the second; in between stands the encoding, its
-    /// octets without their high bits: HZ (RFC 1843), ISO-2022-KR (RFC 1557). Only ASCII is added to it.
+    /// One that leaves ASCII by the first of these and comes back by the second; in between stands
+    /// the encoding, its octets without their high bits: HZ (RFC 1843), ISO-2022-KR (RFC 1557).
+    /// Only ASCII is added to it.
     Shifted(&'static [u8], &'static [u8], &'static Encoding),
     /// One that nobody here knows; ASCII is ASCII in it, as in nearly all that there are.
     Unknown,
@@ -35,7 +36,8 @@ pub(super) enum Charset {
     Opaque,
 }
 
-/// What labels of charsets begin with in which ASCII is not ASCII, and those with shifts that are not known here.
+/// What labels of charsets begin with in which ASCII is not ASCII, and those with shifts that are
+/// not known here.
 const OPAQUE: [&str; 12] = [
     "utf-",
     "utf1",
@@ -117,8 +119,9 @@ impl Charset {
         }
     }
 
-    /// The bytes with an `x` for each that is no ASCII character though it looks like one, so that tags and lines can
-    /// be found and ASCII put in; and what leads back to ASCII at the end. `None` where that cannot be told.
+    /// The bytes with an `x` for each that is no ASCII character though it looks like one, so that
+    /// tags and lines can be found and ASCII put in; and what leads back to ASCII at the end.
+    /// `None` where that cannot be told.
     pub(super) fn in_ascii(self, bytes: &[u8]) -> Option<(Cow<'_, [u8]>, &'static [u8])> {
         match self {
             // Without a label, readers take escape sequences for ISO-2022-JP.
@@ -175,7 +178,8 @@ impl Charset {
     /// What the bytes say; `None` where that is not certain.
     pub(super) fn decode(self, bytes: &[u8]) -> Option<String> {
         match self {
-            // Octets above 127 under no label are anybody's guess; those that happen to be UTF-8 are that.
+            // Octets above 127 under no label are anybody's guess; those that happen to be UTF-8
+            // are that.
             Charset::Utf8 | Charset::Ascii | Charset::Unknown => {
                 let sure = match self {
                     Charset::Utf8 => true,
@@ -198,8 +202,8 @@ impl Charset {
                 Some(text)
             }
             Charset::Known(encoding, limits) => {
-                // No text has C1 controls. What has octets there under the label ISO-8859-1 is windows-1252, and every
-                // reader takes it for that (WHATWG Encoding, section 4.2).
+                // No text has C1 controls. What has octets there under the label ISO-8859-1 is
+                // windows-1252, and every reader takes it for that (WHATWG Encoding, section 4.2).
                 let c1 = limits == Limits::NoC1
                     && encoding != encoding_rs::WINDOWS_1252
                     && bytes.iter().any(|b| (0x80..0xa0).contains(b));
@@ -242,8 +246,8 @@ impl Charset {
     }
 }
 
-/// Whether there are control characters that lead out of ASCII (ECMA-35): SO, SI, and ESC before what designates another
-/// set. The colours of a terminal do not.
+/// Whether there are control characters that lead out of ASCII (ECMA-35): SO, SI, and ESC before
+/// what designates another set. The colours of a terminal do not.
 fn has_shifts(bytes: &[u8]) -> bool {
     memchr::memchr3_iter(0x1b, 0x0e, 0x0f, bytes).any(|at| {
         bytes[at] != 0x1b
@@ -289,7 +293,8 @@ fn utf7(bytes: &[u8]) -> String {
     text
 }
 
-/// ISO-2022-JP (RFC 1468): `ESC ( B` and `ESC ( J` lead back to ASCII, all other sequences away from it.
+/// ISO-2022-JP (RFC 1468): `ESC ( B` and `ESC ( J` lead back to ASCII, all other sequences away
+/// from it.
 fn without_shifted(bytes: &[u8]) -> Option<(Vec<u8>, bool)> {
     let mut plain = bytes.to_vec();
     let mut shifted = false;
@@ -421,7 +426,8 @@ mod tests {
         let decode = |label: &str, bytes: &[u8]| Charset::of(Some(label)).decode(bytes);
         assert_eq!(decode("iso-8859-1", b"caf\xe9").as_deref(), Some("café"));
         assert_eq!(decode("iso-8859-1", b"\x93q\x94").as_deref(), Some("“q”"));
-        // Readers take undefined bytes of windows-1252 for C1 controls (WHATWG Encoding, section 4.2).
+        // Readers take undefined bytes of windows-1252 for C1 controls (WHATWG Encoding, section
+        // 4.2).
         assert_eq!(decode("iso-8859-1", b"\x81").as_deref(), Some("\u{81}"));
         let undefined = b"\x81\x8d\x8f\x90\x9d";
         assert_eq!(

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::structure::Mime;
 
-/// The value with this charset: the parameter is replaced where it stands, or added. A value that is no type at
-/// all becomes text/plain, which is what it counted as (RFC 2045 section 5.2).
+/// The value with this charset: the parameter is replaced where it stands, or added. A value that
+/// is no type at all becomes text/plain, which is what it counted as (RFC 2045 section 5.2).
 pub(super) fn with_charset(value: &str, charset: &str) -> String {
     let kind = value.split(';').next().unwrap_or_default();
     if !kind.contains('/') {
@@ -30,7 +30,8 @@ pub(super) fn with_charset(value: &str, charset: &str) -> String {
     text
 }
 
-/// Whether readers find this charset in the value once it is changed: they take more for a parameter than is one.
+/// Whether readers find this charset in the value once it is changed: they take more for a
+/// parameter than is one.
 pub(super) fn can_have_charset(value: &str, charset: &str) -> bool {
     let field = format!("Content-Type:{}\r\n", with_charset(value, charset));
     Mime::read(field.as_bytes()).charset.as_deref() == Some(charset)

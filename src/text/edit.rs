@@ -39,7 +39,8 @@ impl Text {
         }
     }
 
-    /// Returns the HTML in a box that a document's styles cannot hide, made for the first message that needs it.
+    /// Returns the HTML in a box that a document's styles cannot hide, made for the first message
+    /// that needs it.
     pub(super) fn shielded(&self) -> &str {
         self.shielded.0.get_or_init(|| html::shielded(&self.html))
     }
@@ -106,7 +107,8 @@ pub struct Edited {
 /// What was done to one part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
-    /// Its number as IMAP counts (RFC 3501 section 6.4.5): `1`, `2.1`; empty for the message itself.
+    /// Its number as IMAP counts (RFC 3501 section 6.4.5): `1`, `2.1`; empty for the message
+    /// itself.
     pub part: String,
     /// Its Content-Type, in lower case; empty where it has none.
     pub kind: String,
@@ -252,7 +254,8 @@ fn line_break(text: &[u8], lines: usize) -> Option<&'static str> {
     }
 }
 
-/// The parts in which a text may stand that is to stand once: all that a reader shows, those beside the body included.
+/// The parts in which a text may stand that is to stand once: all that a reader shows, those beside
+/// the body included.
 fn shown<'t>(tree: &'t Tree, bodies: &'t [Place]) -> impl Iterator<Item = usize> + 't {
     let parts = tree.parts.iter().enumerate();
     let parts = parts.filter(|(index, part)| {

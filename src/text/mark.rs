@@ -1,8 +1,8 @@
 //! What a text is known by in a conversation.
 //!
-//! A reply carries the words of what it answers, and hardly anything else of it: quoted, broken anew, turned from
-//! HTML to plain text or back, without comments, classes or invisible characters. So the mark of a text is its own
-//! words: letters and digits in their order.
+//! A reply carries the words of what it answers, and hardly anything else of it: quoted, broken
+//! anew, turned from HTML to plain text or back, without comments, classes or invisible characters.
+//! So the mark of a text is its own words: letters and digits in their order.
 
 /// Marks of fewer letters would be found where the text is not.
 pub(super) const SHORTEST: usize = 12;

@@ -1,7 +1,7 @@
 //! Text before and after the body of a message.
 //!
-//! Promises: pure; every octet outside the edited part stays as it was; a message that cannot be edited with
-//! certainty is left as it is.
+//! Promises: pure; every octet outside the edited part stays as it was; a message that cannot be
+//! edited with certainty is left as it is.
 
 mod beside;
 mod body;

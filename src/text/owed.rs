@@ -44,8 +44,8 @@ pub enum Untold {
     },
 }
 
-/// The order in which classes are told: what goes outside first, since that is what stays with the MTA where a
-/// message is split, and other filters (a DKIM signer) see it.
+/// The order in which classes are told: what goes outside first, since that is what stays with the
+/// MTA where a message is split, and other filters (a DKIM signer) see it.
 const ORDER: [Direction; 3] = [Direction::Outbound, Direction::Inbound, Direction::Internal];
 
 /// Who has to be looked up to tell which texts are owed.
@@ -80,8 +80,8 @@ pub fn all_questions(envelope: &Envelope, rules: &Rules, settings: &Settings) ->
     asked
 }
 
-/// The classes of recipients, at least one where there is a recipient. `people` holds the answers to
-/// [`all_questions`].
+/// The classes of recipients, at least one where there is a recipient. `people` holds the answers
+/// to [`all_questions`].
 pub fn classes(
     envelope: &Envelope,
     people: &People,
@@ -128,8 +128,8 @@ pub fn classes(
     Ok(classes)
 }
 
-/// Who the sender is. A stranger's reverse path says nothing: a forged one would bring somebody's attributes into
-/// a text, or keep the text out.
+/// Who the sender is. A stranger's reverse path says nothing: a forged one would bring somebody's
+/// attributes into a text, or keep the text out.
 fn senders(standing: policy::Standing, envelope: &Envelope, rules: &Rules) -> Vec<Question> {
     match standing.from_us {
         true => policy::identities(envelope, rules),

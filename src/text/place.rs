@@ -62,8 +62,9 @@ pub enum Signed {
 }
 
 impl Obstacle {
-    /// The one place that decides what becomes of a message which text cannot be put into. A report, a
-    /// fragment or what only Outlook can read would be of no use to anybody with something beside it.
+    /// The one place that decides what becomes of a message which text cannot be put into. A
+    /// report, a fragment or what only Outlook can read would be of no use to anybody with
+    /// something beside it.
     pub(super) fn remedy(self, signed: Signed) -> Remedy {
         match self {
             Obstacle::Signed | Obstacle::Encrypted => match signed {
@@ -142,10 +143,9 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// The bodies in a part; none where it is an attachment or holds nothing but attachments. Recursion is
-    /// bounded by [`super::structure::DEEPEST`].
-    /// `shown` says that nothing else could be shown in its place: the message itself, the root of a
-    /// multipart/related.
+    /// The bodies in a part; none where it is an attachment or holds nothing but attachments.
+    /// Recursion is bounded by [`super::structure::DEEPEST`]. `shown` says that nothing else could
+    /// be shown in its place: the message itself, the root of a multipart/related.
     fn within(&mut self, index: usize, shown: bool) -> Result<Vec<Place>, Obstacle> {
         let part = &self.tree.parts[index];
         let mime = &part.mime;
@@ -154,7 +154,8 @@ impl Search<'_> {
             return Err(Obstacle::Ambiguous);
         }
         match (mime.kind.as_str(), mime.subtype.as_str()) {
-            // What only calls itself so is ordinary: its readers show it, and see nothing of a signature or report.
+            // What only calls itself so is ordinary: its readers show it, and see nothing of a
+            // signature or report.
             ("multipart", "signed") if self.has_signature(part) => Err(Obstacle::Signed),
             ("multipart", "encrypted") if self.has_ciphertext(part) => Err(Obstacle::Encrypted),
             ("multipart", "report") if self.has_report(part) => Err(Obstacle::Report),
@@ -185,7 +186,8 @@ impl Search<'_> {
             }
             ("text", "calendar") if index == 0 => Err(Obstacle::Invitation),
             _ if attached => Ok(Vec::new()),
-            // A file, whatever it is (RFC 2045 section 5.2 takes what cannot be read for plain text).
+            // A file, whatever it is (RFC 2045 section 5.2 takes what cannot be read for plain
+            // text).
             ("", _) if mime.unreadable && (mime.filed || !mime.name.is_empty()) => Ok(Vec::new()),
             ("text", "plain" | "html") | ("", _) => Ok(vec![Place {
                 part: index,
@@ -232,8 +234,8 @@ impl Search<'_> {
         Ok(Vec::new())
     }
 
-    /// The last piece of a body that Apple Mail has cut where a file stands in the text: the parts are of one type, without
-    /// names, and what stands between them is shown in its place.
+    /// The last piece of a body that Apple Mail has cut where a file stands in the text: the parts
+    /// are of one type, without names, and what stands between them is shown in its place.
     fn last_of(&self, first: usize, rest: &[usize]) -> Option<usize> {
         let mime = |index: usize| &self.tree.parts[index].mime;
         let is_piece = |index: usize| {
@@ -283,8 +285,8 @@ impl Search<'_> {
         })
     }
 
-    /// The part that a multipart/related is about: the one that `start` names, else the first (RFC 2387 section
-    /// 3.2).
+    /// The part that a multipart/related is about: the one that `start` names, else the first (RFC
+    /// 2387 section 3.2).
     fn root_of(&self, part: &Part) -> Option<usize> {
         let bare = |id: &str| id.trim_matches(['<', '>', ' ']).to_owned();
         let named = part.mime.start.as_deref().map(bare);

@@ -19,7 +19,8 @@ pub struct Settings {
     pub on_failure: OnFailure,
     /// Whether recipients who are owed different texts get versions of their own.
     pub split_mixed: bool,
-    /// The attribute that exempts a person's mail from texts, with the value `TRUE`; nobody is exempt where `None`.
+    /// The attribute that exempts a person's mail from texts, with the value `TRUE`; nobody is
+    /// exempt where `None`.
     pub exempt_attribute: Option<String>,
 }
 
@@ -41,8 +42,8 @@ pub struct DirectionTexts {
     pub append: Option<Wording>,
 }
 
-/// What becomes of a message that should be edited and cannot be: a template fails, the directory does not answer,
-/// the MTA does not let us.
+/// What becomes of a message that should be edited and cannot be: a template fails, the directory
+/// does not answer, the MTA does not let us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnFailure {
     /// It goes on as it is.

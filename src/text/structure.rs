@@ -1,9 +1,9 @@
 //! The parts of a message as byte ranges over it (RFC 2045, RFC 2046 section 5.1).
 //!
-//! Finds where parts begin and end and decodes nothing, so a large attachment costs one pass over its bytes.
-//! Attached messages are leaves: what is in them is nobody's to change. Promises: time linear in the length,
-//! at most [`DEEPEST`] levels and [`MOST_PARTS`] parts are told apart, no recursion. Never fails: what is no
-//! structure is a leaf.
+//! Finds where parts begin and end and decodes nothing, so a large attachment costs one pass over
+//! its bytes. Attached messages are leaves: what is in them is nobody's to change. Promises: time
+//! linear in the length, at most [`DEEPEST`] levels and [`MOST_PARTS`] parts are told apart, no
+//! recursion. Never fails: what is no structure is a leaf.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -22,7 +22,8 @@ pub(super) const MOST_PARTS: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Tree {
     pub(super) parts: Vec<Part>,
-    /// Two multiparts, one within the other, have the same boundary: readers differ about what is where.
+    /// Two multiparts, one within the other, have the same boundary: readers differ about what is
+    /// where.
     pub(super) ambiguous: bool,
 }
 
@@ -33,7 +34,8 @@ pub(super) struct Part {
     pub(super) header: Range<usize>,
     /// Its content as transferred, without the line break that belongs to the next delimiter.
     pub(super) body: Range<usize>,
-    /// A delimiter follows without a line break of its own: the body is empty, and the line before is the header's.
+    /// A delimiter follows without a line break of its own: the body is empty, and the line before
+    /// is the header's.
     pub(super) glued: bool,
     /// What its header says about it.
     pub(super) mime: Mime,
@@ -176,7 +178,8 @@ impl Mime {
     }
 }
 
-/// Returns the number of a field that [`Mime::read`] reads: Content-Type, -Transfer-Encoding, -Disposition, -ID, -MD5.
+/// Returns the number of a field that [`Mime::read`] reads: Content-Type, -Transfer-Encoding,
+/// -Disposition, -ID, -MD5.
 fn mime_field(name: &str) -> Option<usize> {
     const NAMES: [&str; 5] = ["type", "transfer-encoding", "disposition", "id", "md5"];
     let (prefix, rest) = name.split_at_checked("content-".len())?;
@@ -197,8 +200,8 @@ fn has_blank_equals(value: &[u8]) -> bool {
     memchr::memchr_iter(b'=', value).any(|at| is_blank(at.checked_sub(1)) || is_blank(Some(at + 1)))
 }
 
-/// A value with parameters, without its line breaks, and without the white space around `=` that RFC 2045's grammar allows:
-/// some break the line there.
+/// A value with parameters, without its line breaks, and without the white space around `=` that
+/// RFC 2045's grammar allows: some break the line there.
 fn unfolded(value: &[u8]) -> Vec<u8> {
     let mut found: Vec<u8> = Vec::with_capacity(value.len());
     let (mut quoted, mut depth, mut escaped, mut after_equals) = (false, 0usize, false, false);
@@ -263,7 +266,8 @@ impl Tree {
         Tree::behind(bytes, None)
     }
 
-    /// Finds the parts of a message; `header` is how many bytes its header has with the empty line, if that is known.
+    /// Finds the parts of a message; `header` is how many bytes its header has with the empty line,
+    /// if that is known.
     pub(super) fn behind(bytes: &[u8], header: Option<usize>) -> Tree {
         let mut scan = Scan {
             bytes,
@@ -293,8 +297,8 @@ impl Tree {
                 delimited.close = Some(line);
                 scan.close_to(level);
             } else if scan.delimiter(scan.line(at)).is_some() {
-                // Two delimiters with nothing between them, not even an empty line: readers do not agree whether
-                // that is a part, and nothing could be shown there.
+                // Two delimiters with nothing between them, not even an empty line: readers do not
+                // agree whether that is a part, and nothing could be shown there.
             } else if scan.tree.parts.len() < MOST_PARTS && bytes[line..at].ends_with(b"\n") {
                 let parent = scan.open[level];
                 let child = scan.tree.parts.len();
@@ -402,8 +406,8 @@ impl Scan<'_> {
         }
     }
 
-    /// Whether a delimiter with this boundary could be one of another open multipart: equal boundaries, or one that is
-    /// the other's close delimiter.
+    /// Whether a delimiter with this boundary could be one of another open multipart: equal
+    /// boundaries, or one that is the other's close delimiter.
     fn is_confused(&self, boundary: &[u8]) -> bool {
         let known = |boundary: &[u8]| self.levels.contains_key(boundary);
         known(boundary)
@@ -437,7 +441,8 @@ impl Scan<'_> {
     }
 }
 
-/// Whether a line can stand in a header. What cannot is the first line of a body whose empty line is missing.
+/// Whether a line can stand in a header. What cannot is the first line of a body whose empty line
+/// is missing.
 fn is_header_line(line: &[u8], first: bool) -> bool {
     if matches!(line, [b' ' | b'\t', ..]) {
         return !first;

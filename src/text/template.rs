@@ -1,7 +1,8 @@
 //! Templates: texts that are filled in with attributes of the sender's object.
 //!
-//! Promises: a template ends (its fuel is bounded) and its result is bounded; what an attribute holds is text in
-//! HTML, too, never a tag; a line that names something empty is not there. Fails by [`TemplateError`].
+//! Promises: a template ends (its fuel is bounded) and its result is bounded; what an attribute
+//! holds is text in HTML, too, never a tag; a line that names something empty is not there. Fails
+//! by [`TemplateError`].
 
 use std::sync::Arc;
 
@@ -30,7 +31,8 @@ pub(super) struct Template {
     attributes: Vec<String>,
 }
 
-/// Why a template is of no use, or cannot be filled in; continues a sentence that begins with its name.
+/// Why a template is of no use, or cannot be filled in; continues a sentence that begins with its
+/// name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// It is no template, or one of its steps fails.
@@ -122,7 +124,8 @@ impl Template {
         self.attributes.iter()
     }
 
-    /// What it says for the sender whose objects these are; of several, the first that has a value counts.
+    /// What it says for the sender whose objects these are; of several, the first that has a value
+    /// counts.
     pub(super) fn fill(&self, sender: &[Arc<Entry>]) -> Result<String, TemplateError> {
         let context = minijinja::context! { sender => Value::from_object(Person(sender.to_vec())) };
         let template = self.environment.get_template(self.name).map_err(mistake)?;

@@ -49,8 +49,8 @@ impl Transfer {
     }
 }
 
-/// Decodes quoted-printable until `most` octets are there. Also says where in `body` that was: what is put in
-/// there stands before the octet of that number.
+/// Decodes quoted-printable until `most` octets are there. Also says where in `body` that was: what
+/// is put in there stands before the octet of that number.
 pub(super) fn decode_quoted(body: &[u8], most: usize) -> (Vec<u8>, usize) {
     let mut content = Vec::with_capacity(body.len().min(most));
     let mut at = 0;
@@ -164,7 +164,8 @@ fn encode_line(line: &[u8], eol: &str, body: &mut Vec<u8>) {
     }
 }
 
-/// Decodes base64 as readers do: what is not of the alphabet is passed over, padding ends a piece, not the part.
+/// Decodes base64 as readers do: what is not of the alphabet is passed over, padding ends a piece,
+/// not the part.
 pub(super) fn decode_base64(body: &[u8]) -> Vec<u8> {
     let mut content = Vec::with_capacity(body.len() / 4 * 3);
     let mut piece = Vec::new();

@@ -20,7 +20,8 @@ pub struct Version {
     pub left: Option<Obstacle>,
 }
 
-/// The versions of a message, whose header has so many bytes, the empty line included, if that is known; in the order of the classes; classes that get the same bytes share one.
+/// The versions of a message, whose header has so many bytes, the empty line included, if that is
+/// known; in the order of the classes; classes that get the same bytes share one.
 pub fn versions(
     message: &[u8],
     header: Option<usize>,

@@ -49,8 +49,9 @@ pub enum WordingError {
 }
 
 impl Wording {
-    /// A text given as plain text, as HTML (a document, or what stands in its body), or as both. What is not given
-    /// is made of the other. With `once` it is left out where a conversation has it already.
+    /// A text given as plain text, as HTML (a document, or what stands in its body), or as both.
+    /// What is not given is made of the other. With `once` it is left out where a conversation has
+    /// it already.
     pub fn new(
         plain: Option<&str>,
         html: Option<&str>,
@@ -80,8 +81,8 @@ impl Wording {
         Ok(Wording { kind })
     }
 
-    /// A text given as RTF, as the Internet Mail Service Extension of Exchange 5.5 took it, with or without its
-    /// `{\rtf1` header.
+    /// A text given as RTF, as the Internet Mail Service Extension of Exchange 5.5 took it, with or
+    /// without its `{\rtf1` header.
     pub fn from_rtf(rtf: &[u8], once: bool) -> Result<Wording, WordingError> {
         let read = rtf::read(rtf)?;
         Wording::new(Some(&read.plain), Some(&read.html), once)
@@ -99,8 +100,8 @@ impl Wording {
         names
     }
 
-    /// What it says for a sender; `None` where all its lines were dropped. A sender without an object has no
-    /// attributes.
+    /// What it says for a sender; `None` where all its lines were dropped. A sender without an
+    /// object has no attributes.
     pub fn for_sender(&self, sender: &[Arc<Entry>]) -> Result<Option<Arc<Text>>, TemplateError> {
         let (plain, html, once) = match &self.kind {
             Kind::Fixed(text) => return Ok(Some(text.clone())),

@@ -1,4 +1,5 @@
-//! A service with a spool that is filled already, a directory of its own, and its admin side; and a browser without a screen.
+//! A service with a spool that is filled already, a directory of its own, and its admin side; and a
+//! browser without a screen.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -338,8 +339,8 @@ fn item(n: usize) -> Item {
     }
 }
 
-/// Items of messages that came one after the other, the last a minute ago; each was tried up to six times. Every tenth is a
-/// dead letter.
+/// Items of messages that came one after the other, the last a minute ago; each was tried up to six
+/// times. Every tenth is a dead letter.
 async fn fill(spool: &Spool, items: usize) {
     /// Up to so many, `join_all` begins with the first: the items keep their order.
     const BATCH: usize = 30;

@@ -1,4 +1,5 @@
-//! What is said of what cannot be done: which key, which mode, which port, and the command that helps.
+//! What is said of what cannot be done: which key, which mode, which port, and the command that
+//! helps.
 
 use std::fs::File;
 use std::net::TcpListener;

@@ -1,4 +1,5 @@
-//! A company made at random: its people, contacts and groups, what its postmaster wrote, and the mail of a day.
+//! A company made at random: its people, contacts and groups, what its postmaster wrote, and the
+//! mail of a day.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write as _;
@@ -27,7 +28,8 @@ const ALIASES: usize = 500;
 
 /// How large the company is beyond its people.
 pub(crate) struct Size {
-    /// Members of the group of everybody; those that are no people of the company are subscribers without a mailbox.
+    /// Members of the group of everybody; those that are no people of the company are subscribers
+    /// without a mailbox.
     pub(crate) everybody: usize,
     /// Messages of the day.
     pub(crate) messages: usize,
@@ -40,7 +42,8 @@ pub(crate) struct Company {
     pub(crate) ldif: String,
     /// `virtual_alias_maps`, as the postmaster wrote it.
     pub(crate) aliases: String,
-    /// What the directory says, as Postfix needs it: forwarding, and the groups that its LDAP client cannot follow.
+    /// What the directory says, as Postfix needs it: forwarding, and the groups that its LDAP
+    /// client cannot follow.
     pub(crate) from_directory: String,
     /// `alias_maps`.
     pub(crate) local_aliases: String,

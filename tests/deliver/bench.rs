@@ -160,7 +160,8 @@ impl Bench {
         (item, said)
     }
 
-    /// Stops it, and waits until it has stopped. The directory goes with what is given beside the spool.
+    /// Stops it, and waits until it has stopped. The directory goes with what is given beside the
+    /// spool.
     pub async fn stopped(self) -> (Spool, TempDir) {
         self.stop.cancel();
         patiently("delivery stops", self.running)

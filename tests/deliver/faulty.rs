@@ -34,8 +34,8 @@ pub(crate) enum Act {
     SayMore(&'static str, Arc<Notify>),
 }
 
-/// Asked for each step with the connection's number (from 0) and what the client said: a command line, `CONNECT` or
-/// `.` for the end of the data. `None`: what is in order.
+/// Asked for each step with the connection's number (from 0) and what the client said: a command
+/// line, `CONNECT` or `.` for the end of the data. `None`: what is in order.
 pub(crate) type Script = Arc<dyn Fn(usize, &str) -> Option<Act> + Send + Sync>;
 
 /// What it has seen.

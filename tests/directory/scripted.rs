@@ -1,5 +1,6 @@
-//! A server that does what no real one can be made to do: it gives the members of a group in ranges unasked, as
-//! Active Directory does with more than 1,500 ([MS-ADTS] section 3.1.1.3.1.3.3), or refuses searches with a code.
+//! A server that does what no real one can be made to do: it gives the members of a group in ranges
+//! unasked, as Active Directory does with more than 1,500 ([MS-ADTS] section 3.1.1.3.1.3.3), or
+//! refuses searches with a code.
 #![allow(dead_code, reason = "each test program needs one of the scripts")]
 
 use std::io::{Read, Write};
@@ -14,9 +15,9 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
-    /// A server for one group `cn=all,dc=example,dc=test`, whose members `cn=0` … have the mail `0@example.test` …, until
-    /// the test ends. `stops_at`: the value after which it has no more to give, though it
-    /// said that there were more.
+    /// A server for one group `cn=all,dc=example,dc=test`, whose members `cn=0` … have the mail
+    /// `0@example.test` …, until the test ends. `stops_at`: the value after which it has no more to
+    /// give, though it said that there were more.
     pub(crate) fn with_group(members: usize, stops_at: Option<usize>) -> Scripted {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();

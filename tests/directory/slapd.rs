@@ -1,4 +1,5 @@
-//! A real OpenLDAP server of its own for one test: OpenLDAP's `slapd` and `slapadd` must be installed.
+//! A real OpenLDAP server of its own for one test: OpenLDAP's `slapd` and `slapadd` must be
+//! installed.
 //!
 //! Configuration and people stand beside this file. The process ends with its [`Slapd`].
 
@@ -18,8 +19,8 @@ use tempfile::TempDir;
 const CONFIG: &str = include_str!("config.ldif");
 const PEOPLE: &str = include_str!("people.ldif");
 
-/// Further people `u0@example.test`, `u1@…`, and more objects with `all@example.test` than the server
-/// gives at once.
+/// Further people `u0@example.test`, `u1@…`, and more objects with `all@example.test` than the
+/// server gives at once.
 const USERS: usize = 200;
 const OWNERS_OF_ALL: usize = 151;
 
@@ -108,7 +109,8 @@ impl Slapd {
         until(|| !self.tls || TcpStream::connect(("127.0.0.1", self.tls_port)).is_ok());
     }
 
-    /// Waits for slapd to say that it starts, just before it listens, and goes on reading what it says.
+    /// Waits for slapd to say that it starts, just before it listens, and goes on reading what it
+    /// says.
     fn follow(&self, errors: ChildStderr) {
         let mut lines = BufReader::new(errors).lines();
         let mut said = Vec::new();
@@ -142,7 +144,8 @@ impl Slapd {
         let mut kill = Command::new("kill");
         kill.args([format!("-{name}"), process.id().to_string()]);
         run(kill);
-        // The signal is sent; a thread on another processor may still answer one question before it stops.
+        // The signal is sent; a thread on another processor may still answer one question before it
+        // stops.
         let stat = format!("/proc/{}/stat", process.id());
         let stopped = || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "));
         while name == "STOP" && !stopped() {
@@ -185,8 +188,8 @@ impl Drop for Slapd {
     }
 }
 
-/// A port nobody listens on, and none that a test before got. It lies below those that systems give to
-/// clients: until the server has it, nobody else takes it.
+/// A port nobody listens on, and none that a test before got. It lies below those that systems give
+/// to clients: until the server has it, nobody else takes it.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Several test processes may run at once.

@@ -44,7 +44,8 @@ async fn a_slow_directory_holds_up_nobody_who_is_known() {
     assert!(longest < Duration::from_millis(350), "{longest:?}");
 }
 
-/// Behind two thirds of the time for an answer: a question that needs several of them has time for each.
+/// Behind two thirds of the time for an answer: a question that needs several of them has time for
+/// each.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_server_is_waited_for_and_hides_nothing() {
     let slapd = Slapd::start();

@@ -1,5 +1,6 @@
-//! What the superuser reads and the service's user does not. systemd does not run here: a program that prints what
-//! systemctl(1) printed on a machine where it does says what the unit is like; files, users and modes are real.
+//! What the superuser reads and the service's user does not. systemd does not run here: a program
+//! that prints what systemctl(1) printed on a machine where it does says what the unit is like;
+//! files, users and modes are real.
 
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixListener;

@@ -1,4 +1,5 @@
-//! What the service asks of the place where it keeps what is owed: whose it is, where it lies, and room.
+//! What the service asks of the place where it keeps what is owed: whose it is, where it lies, and
+//! room.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -31,7 +32,8 @@ fn with_little_room_journaled_mail_waits_other_mail_passes_and_room_is_all_that_
     let reply = verdict(&mut mta, "dan@corp.example", b"low");
     assert!(reply.starts_with("y452 4.3.1 "), "{reply}");
     assert_eq!(verdict(&mut mta, "nobody@corp.example", b"passes"), "a");
-    // A large one is written to the disk while it arrives, where there is room; else it is kept in memory.
+    // A large one is written to the disk while it arrives, where there is room; else it is kept in
+    // memory.
     let large = vec![b'x'; 900 * 1024];
     assert_eq!(verdict(&mut mta, "nobody@corp.example", &large), "a");
     let reply = verdict(&mut mta, "dan@corp.example", &large);
@@ -174,7 +176,8 @@ fn before_the_last_inode_journaled_mail_waits_and_deliveries_give_inodes_back() 
     assert!(taken > 20, "{taken}");
     // SQLite may have a file of its own for a moment.
     assert!(disk.free_inodes() + 2 >= LEFT, "{}", disk.free_inodes());
-    // What arrives in several pieces would be a file from its beginning; it is kept in memory instead.
+    // What arrives in several pieces would be a file from its beginning; it is kept in memory
+    // instead.
     let larger = large.repeat(4);
     assert_eq!(verdict(&mut mta, "nobody@corp.example", &larger), "a");
     let reply = verdict(&mut mta, "dan@corp.example", &larger);
@@ -202,8 +205,8 @@ fn before_the_last_inode_journaled_mail_waits_and_deliveries_give_inodes_back() 
     assert_eq!(relay.count(), taken + 1, "each came once");
 }
 
-/// Has a service take a message, does something to its state directory, and offers it a second one: that must not be taken, and
-/// the service must end, and say why.
+/// Has a service take a message, does something to its state directory, and offers it a second one:
+/// that must not be taken, and the service must end, and say why.
 fn is_taken_no_more<T>(why: &str, change: impl FnOnce(&Path) -> T) -> Copyist {
     let milter = free_port();
     let mut copyist = install(&ports(milter, free_port(), ""));

@@ -37,7 +37,8 @@ pub struct Account {
     pub strange: Vec<String>,
     /// Reports that arrived once more, with the same Message-ID.
     pub duplicates: usize,
-    /// Tries with a report that were not accepted, as far as the client knows: answered with 4xx, or not at all.
+    /// Tries with a report that were not accepted, as far as the client knows: answered with 4xx,
+    /// or not at all.
     pub phantoms: (usize, usize),
 }
 

@@ -42,7 +42,8 @@ impl Copyist {
         copyist
     }
 
-    /// Has systemd's tool listen on these addresses; the first who connects has it started and handed the sockets.
+    /// Has systemd's tool listen on these addresses; the first who connects has it started and
+    /// handed the sockets.
     pub fn start_on_demand(listen: &[String], config: &str) -> Copyist {
         super::need("systemd-socket-activate", "systemd");
         let mut copyist = Copyist::install(config);

@@ -75,8 +75,8 @@ impl Drop for Disk {
     }
 }
 
-/// A directory of this machine, mounted over SFTP as that of another one would be: `sshfs` and the server speak through
-/// a socket, with no network between them. Gone when dropped.
+/// A directory of this machine, mounted over SFTP as that of another one would be: `sshfs` and the
+/// server speak through a socket, with no network between them. Gone when dropped.
 pub struct Sshfs {
     at: PathBuf,
     programs: [Child; 2],
@@ -105,7 +105,8 @@ impl Sshfs {
         };
         let server = start(&mut Command::new(server), theirs);
         let mut sshfs = Command::new(need("sshfs", "sshfs"));
-        // In the foreground, and speaking to its own input and output instead of a host that it connects to.
+        // In the foreground, and speaking to its own input and output instead of a host that it
+        // connects to.
         sshfs.args(["-f", "-o", "passive"]);
         sshfs.arg(format!(":{}", real.display())).arg(at);
         let programs = [start(&mut sshfs, ours), server];

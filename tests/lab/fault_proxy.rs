@@ -1,4 +1,5 @@
-//! A TCP proxy between two peers that breaks what passes through it, as it is told to while it runs.
+//! A TCP proxy between two peers that breaks what passes through it, as it is told to while it
+//! runs.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -22,10 +23,11 @@ pub enum Fault {
     Pass,
     /// Each piece waits so long before it passes; what waits passes at once when the fault ends.
     Delay(Duration),
-    /// Answers arrive so much later, however many are on their way: a server that is slow and not busy.
+    /// Answers arrive so much later, however many are on their way: a server that is slow and not
+    /// busy.
     Latency(Duration),
-    /// What is sent is swallowed without a word, and so is all that a connection brings afterwards that lost
-    /// anything: for its peers it is half open for ever.
+    /// What is sent is swallowed without a word, and so is all that a connection brings afterwards
+    /// that lost anything: for its peers it is half open for ever.
     Blackhole,
     /// The server's side is closed: its answers are lost, and what the client sends still arrives.
     HalfClose,
@@ -84,7 +86,8 @@ impl FaultProxy {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// From now on this happens. When it returns, the port is listened on, or is not, as the fault asks.
+    /// From now on this happens. When it returns, the port is listened on, or is not, as the fault
+    /// asks.
     pub fn set(&self, fault: Fault) {
         self.fault.send_replace(fault);
         let deadline = Instant::now() + PATIENCE;

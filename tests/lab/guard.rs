@@ -6,7 +6,8 @@ use copyist::directory::{Directory, Outage, Target};
 use copyist::identity::{GuardSettings, GuardStatus, Identities, Names};
 use copyist::mail::Address;
 
-/// Whether the guard refuses outsiders at this address, by what attributes and these targets of the settings name.
+/// Whether the guard refuses outsiders at this address, by what attributes and these targets of the
+/// settings name.
 pub async fn is_guarded(directory: &Directory, configured: &[Target], address: &Address) -> bool {
     let answer = try_is_guarded(directory, configured, address).await;
     answer.unwrap_or_else(|outage| panic!("{outage}"))

@@ -1,5 +1,5 @@
-//! Real peers for the integration tests: OpenLDAP, Active Directory (by Samba), Postfix and its sink, and the
-//! `copyist` binary.
+//! Real peers for the integration tests: OpenLDAP, Active Directory (by Samba), Postfix and its
+//! sink, and the `copyist` binary.
 //!
 //! Promises: everything runs in temporary directories and on ports that were free a moment ago, so
 //! that tests run beside each other and beside a machine's own services; a peer is ready when its
@@ -90,8 +90,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The domain that is "ours" in the tests.
 pub const DOMAIN: &str = "example.test";
 
-/// Below the range from which the system takes ports for clients: a peer that is stopped must find its port
-/// free when it starts again, while clients come and go.
+/// Below the range from which the system takes ports for clients: a peer that is stopped must find
+/// its port free when it starts again, while clients come and go.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
 /// A port on 127.0.0.1 that nothing listens on, and that this test program was not given before.

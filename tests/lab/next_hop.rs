@@ -1,5 +1,5 @@
-//! An SMTP server that writes down every octet that it is sent, and that misbehaves as it is told to. No real server can be
-//! made to do most of this.
+//! An SMTP server that writes down every octet that it is sent, and that misbehaves as it is told
+//! to. No real server can be made to do most of this.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

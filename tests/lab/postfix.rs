@@ -135,8 +135,9 @@ impl Postfix {
         }
     }
 
-    /// Ends one of its processes by its name (`smtpd`, `cleanup`, `qmgr`), the one that `choose` picks of so many, and
-    /// tells whether there was one. The master starts another when it is needed.
+    /// Ends one of its processes by its name (`smtpd`, `cleanup`, `qmgr`), the one that `choose`
+    /// picks of so many, and tells whether there was one. The master starts another when it is
+    /// needed.
     pub fn kill_one(&self, name: &str, choose: impl FnOnce(usize) -> usize) -> bool {
         let master = self.running.as_ref().expect("Postfix runs").id();
         let mut processes = children(master);
@@ -170,8 +171,8 @@ impl Postfix {
             master_cf(self.address, &self.services),
         );
         let from = self.log.length();
-        // `postfix start` is a chain of scripts that check, sleep and detach; its one lasting act is
-        // to start this master.
+        // `postfix start` is a chain of scripts that check, sleep and detach; its one lasting act
+        // is to start this master.
         let master = Program::start(
             "Postfix's master",
             Command::new(format!("{DAEMONS}/master"))
@@ -310,8 +311,8 @@ fn main_cf(root: &Path, options: &PostfixOptions) -> String {
                 .to_owned(),
         ]);
     }
-    // A setting that stands there twice is a warning of every program, and more than a few at once are lost,
-    // and with them the line that says that all is up.
+    // A setting that stands there twice is a warning of every program, and more than a few at once
+    // are lost, and with them the line that says that all is up.
     let name = |line: &str| line.split('=').next().unwrap_or(line).trim().to_owned();
     let extra: Vec<String> = options.extra.iter().map(|line| name(line)).collect();
     lines.retain(|line| !extra.contains(&name(line)));

@@ -211,7 +211,8 @@ impl Program {
 
     /// Ends it and all that it has started, without asking.
     pub fn kill_group(&mut self) {
-        // It leads a group of its own, and is in it until it has been waited for. `-s`: dash takes `-KILL --` for a mistake.
+        // It leads a group of its own, and is in it until it has been waited for. `-s`: dash takes
+        // `-KILL --` for a mistake.
         let killed = Command::new("sh")
             .arg("-c")
             .arg(format!("kill -s KILL -- -{}", self.id()))
@@ -236,7 +237,8 @@ pub fn children(parent: u32) -> Vec<(u32, String)> {
     read.collect()
 }
 
-/// Sends a signal, by the name that `kill` knows it under, to one process, which the caller has started or found by [`children`].
+/// Sends a signal, by the name that `kill` knows it under, to one process, which the caller has
+/// started or found by [`children`].
 pub fn signal_process(process: u32, signal: &str) {
     // The shell's own kill: procps need not be installed.
     let _ = Command::new("sh")

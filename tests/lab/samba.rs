@@ -20,7 +20,8 @@ const AGENT: &str = "copyist@example.test";
 const ADMINISTRATOR: &str = "Administrator@EXAMPLE.TEST";
 /// Both accounts have it: nothing here is worth two. The domain refuses simpler ones.
 const PASSWORD: &str = "Lab-Passw0rd.1";
-/// Samba can listen on no other ports than Active Directory's own, so each server has an address of its own.
+/// Samba can listen on no other ports than Active Directory's own, so each server has an address of
+/// its own.
 const PORTS: [u16; 4] = [389, 636, 3268, 3269];
 
 /// A domain controller of its own, with Exchange's extension attributes in its schema.
@@ -274,7 +275,8 @@ fn free_address() -> Ipv4Addr {
         *last += 1;
         // Test programs that run beside each other begin at different places.
         let spread = std::process::id().wrapping_mul(613).wrapping_add(*last);
-        // No two of 254 * 256 in a row are the same: the first is given away before anybody listens on it.
+        // No two of 254 * 256 in a row are the same: the first is given away before anybody listens
+        // on it.
         let [high, low] = [spread / 254, spread % 254 + 1].map(|octet| octet.to_be_bytes()[3]);
         let address = Ipv4Addr::new(127, 77, high, low);
         let free = |port| TcpListener::bind((address, port)).is_ok();

@@ -72,7 +72,8 @@ pub trait DirectoryServer: Sized {
     /// The same where the server may refuse; gives whether it did not.
     fn try_modify(&self, ldif: &str) -> bool;
 
-    /// Adds a group below the base, with these members and these other attributes, and gives its DN.
+    /// Adds a group below the base, with these members and these other attributes, and gives its
+    /// DN.
     fn add_group(&self, name: &str, members: &[String], attributes: &[(&str, &str)]) -> String;
 
     /// Adds an object that is neither user nor group below the base, and gives its DN.

@@ -1,5 +1,5 @@
-//! A whole site: a directory, Postfix with Copyist as its milter, a sink for the mail itself and a relay for the
-//! reports.
+//! A whole site: a directory, Postfix with Copyist as its milter, a sink for the mail itself and a
+//! relay for the reports.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -77,8 +77,8 @@ impl Default for SiteOptions<'_> {
 }
 
 impl<D: DirectoryServer> Site<D> {
-    /// A site with 1,000 users, every third of them journaled in `extensionAttribute10`. `ttl` is that of the
-    /// directory cache.
+    /// A site with 1,000 users, every third of them journaled in `extensionAttribute10`. `ttl` is
+    /// that of the directory cache.
     pub fn start(ttl: &str) -> Site<D> {
         Site::start_with(D::start(1000), ttl)
     }
@@ -106,7 +106,8 @@ impl<D: DirectoryServer> Site<D> {
         )
     }
 
-    /// A site with these lines at the end of the agent's configuration: `[outbound.append]` and what else there is.
+    /// A site with these lines at the end of the agent's configuration: `[outbound.append]` and
+    /// what else there is.
     pub fn start_with_lines(directory: D, lines: &str) -> Site<D> {
         Site::start_as(
             directory,
@@ -203,7 +204,8 @@ impl<D: DirectoryServer> Site<D> {
         })
     }
 
-    /// smtp-sink writes files and does not say when one is whole, so they are looked at again and again.
+    /// smtp-sink writes files and does not say when one is whole, so they are looked at again and
+    /// again.
     pub fn wait_until<T>(&self, what: &str, look: impl Fn() -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -63,7 +63,8 @@ impl Slapd {
         self.certificates.ca()
     }
 
-    /// Lets the agent see that there are entries, but not their attributes, as an administrator's mistake might.
+    /// Lets the agent see that there are entries, but not their attributes, as an administrator's
+    /// mistake might.
     pub fn hide_addresses(&self) {
         self.configure(&format!(
             "dn: olcDatabase={{1}}mdb,cn=config\nchangetype: modify\nreplace: olcAccess\n\
@@ -118,7 +119,8 @@ impl Slapd {
         ));
     }
 
-    /// Lets the agent read the server's own configuration, and leaves indexes of these attributes alone.
+    /// Lets the agent read the server's own configuration, and leaves indexes of these attributes
+    /// alone.
     pub fn show_that_nothing_is_indexed_but(&self, attributes: &str) {
         self.configure(&format!(
             "dn: olcDatabase={{0}}config,cn=config\nchangetype: modify\nreplace: olcAccess\n\
@@ -133,7 +135,8 @@ impl Slapd {
         &self.certificates
     }
 
-    /// Lets the agent read no more than so many entries by one search, pages or not, as OpenLDAP does by default.
+    /// Lets the agent read no more than so many entries by one search, pages or not, as OpenLDAP
+    /// does by default.
     pub fn limit_long_answers(&self, entries: usize) {
         self.configure(&format!(
             "dn: olcDatabase={{1}}mdb,cn=config\nchangetype: modify\nreplace: olcLimits\n\

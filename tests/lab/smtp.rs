@@ -134,8 +134,9 @@ impl SmtpSink {
         );
     }
 
-    /// Hands over each message that it keeps and that is whole, and removes it; tells how many. One that the sink
-    /// itself removes meanwhile, because its client went away in the middle of it, was never taken.
+    /// Hands over each message that it keeps and that is whole, and removes it; tells how many. One
+    /// that the sink itself removes meanwhile, because its client went away in the middle of it,
+    /// was never taken.
     pub fn harvest(&self, is_whole: impl Fn(&str) -> bool, mut take: impl FnMut(&str)) -> usize {
         let directory = (self.kept.as_ref()).expect("the sink was started to keep its messages");
         let mut count = 0;
@@ -179,8 +180,8 @@ pub struct Load {
     pub took: Duration,
 }
 
-/// Runs Postfix's load generator to its end, for example with
-/// `["-s", "20", "-m", "2000", "-l", "10240", "-f", "a@elsewhere.test", "-t", "u00000@example.test"]`.
+/// Runs Postfix's load generator to its end, for example with `["-s", "20", "-m", "2000", "-l",
+/// "10240", "-f", "a@elsewhere.test", "-t", "u00000@example.test"]`.
 pub fn smtp_source(server: SocketAddr, arguments: &[&str]) -> Load {
     let started = Instant::now();
     let output = Command::new(need("smtp-source", "postfix"))

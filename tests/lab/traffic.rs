@@ -1,5 +1,5 @@
-//! Mail at a steady rate, to journaled users and others, over a server that may die at any moment; and what became of
-//! each try.
+//! Mail at a steady rate, to journaled users and others, over a server that may die at any moment;
+//! and what became of each try.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -165,8 +165,9 @@ impl Shared {
     }
 }
 
-/// The user that message `n` is for: four of five are journaled. Users that leave a remainder of 2 when divided by
-/// three get nothing: they are there for whoever needs somebody that nobody has asked for.
+/// The user that message `n` is for: four of five are journaled. Users that leave a remainder of 2
+/// when divided by three get nothing: they are there for whoever needs somebody that nobody has
+/// asked for.
 fn addressee(n: usize) -> usize {
     n * 7 % 333 * 3 + usize::from(n.is_multiple_of(5))
 }

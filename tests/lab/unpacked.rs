@@ -1,5 +1,6 @@
-//! Exim and OpenSMTPD. Debian installs neither beside Postfix, so `tests/run` only unpacks them; each runs in a mount
-//! namespace of its own, which has the users and the directories that it was built for.
+//! Exim and OpenSMTPD. Debian installs neither beside Postfix, so `tests/run` only unpacks them;
+//! each runs in a mount namespace of its own, which has the users and the directories that it was
+//! built for.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -79,8 +79,9 @@ fn send_to_all(server: SocketAddr, to: &[String]) -> Vec<Met> {
     })
 }
 
-/// `tests/proof/slow-directory` sets these: `TABLE_LATENCIES` in seconds, or `hang`; `TABLE_SECONDS`, for which mail to somebody
-/// known goes on in each row; `TABLE_UNKNOWN`, the number of unknown people.
+/// `tests/proof/slow-directory` sets these: `TABLE_LATENCIES` in seconds, or `hang`;
+/// `TABLE_SECONDS`, for which mail to somebody known goes on in each row; `TABLE_UNKNOWN`, the
+/// number of unknown people.
 #[test]
 fn mail_passes_beside_a_slow_directory() {
     let _alone = super::ALONE.lock();

@@ -16,7 +16,8 @@ const LOCAL: &str = "mta.example.test";
 /// The most anonymous memory of the agent while these pass, in MiB.
 const MEMORY: u64 = 192;
 
-/// Sends a message to so many addresses that nobody has; gives the time from the end of the message to its reply.
+/// Sends a message to so many addresses that nobody has; gives the time from the end of the message
+/// to its reply.
 fn send_to_nobody(server: SocketAddr, name: &str, domain: &str, recipients: usize) -> Duration {
     let mut client = Client::connect_from(OUTSIDE, server);
     client.set_patience(Duration::from_secs(120));
@@ -32,7 +33,8 @@ fn send_to_nobody(server: SocketAddr, name: &str, domain: &str, recipients: usiz
     begun.elapsed()
 }
 
-/// Sends one message after another, each to somebody who is not known yet; gives the longest time that one took.
+/// Sends one message after another, each to somebody who is not known yet; gives the longest time
+/// that one took.
 fn send_beside(server: SocketAddr, first: usize, is_over: &AtomicBool) -> (usize, Duration) {
     let mut client = Client::connect_from(OUTSIDE, server);
     client.set_patience(Duration::from_secs(120));

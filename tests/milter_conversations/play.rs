@@ -1,9 +1,10 @@
 //! Plays recorded conversations against the filter's side of the milter protocol.
 //!
-//! A file under `tests/milter_conversations/` has one packet a line, `C:` from the MTA and `S:` from us,
-//! its letter and its payload with the escapes `\0 \r \n \\ \xHH`; the length is left out. `raw:` is
-//! octets as they are, `close` ends the MTA's side, `end:` says how we end. Packets of the MTA that stand
-//! together are sent together; ours must come in exactly this order, and nothing else may come.
+//! A file under `tests/milter_conversations/` has one packet a line, `C:` from the MTA and `S:`
+//! from us, its letter and its payload with the escapes `\0 \r \n \\ \xHH`; the length is left out.
+//! `raw:` is octets as they are, `close` ends the MTA's side, `end:` says how we end. Packets of
+//! the MTA that stand together are sent together; ours must come in exactly this order, and nothing
+//! else may come.
 
 use std::fmt::Write as _;
 use std::io;

@@ -1,5 +1,5 @@
-//! Reports of ours that come by again: as they were, changed on the way, long after they were delivered, and sealed by an
-//! older version.
+//! Reports of ours that come by again: as they were, changed on the way, long after they were
+//! delivered, and sealed by an older version.
 
 use std::time::Duration;
 
@@ -75,7 +75,8 @@ enum From {
     Outside,
 }
 
-/// The code of the answer (250 where it passes) to a report that comes to these at this time, and how many reports it makes.
+/// The code of the answer (250 where it passes) to a report that comes to these at this time, and
+/// how many reports it makes.
 async fn comes(
     pipeline: &Pipeline,
     from: From,

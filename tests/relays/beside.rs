@@ -1,5 +1,5 @@
-//! Relays that make a client wait, send it away or understand less than it: Copyist's way with them, and that of Postfix's
-//! smtp(8) beside it.
+//! Relays that make a client wait, send it away or understand less than it: Copyist's way with
+//! them, and that of Postfix's smtp(8) beside it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

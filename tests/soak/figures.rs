@@ -36,7 +36,8 @@ impl fmt::Display for Sample {
     }
 }
 
-/// All that was measured, in a directory: `samples.csv` as it grows, `summary.txt` and `soak.svg` at the end.
+/// All that was measured, in a directory: `samples.csv` as it grows, `summary.txt` and `soak.svg`
+/// at the end.
 pub(crate) struct Figures {
     directory: PathBuf,
     table: File,
@@ -161,9 +162,10 @@ pub(crate) fn percentile(sorted: &[Duration], part: f64) -> Duration {
     sorted.get(n.saturating_sub(1)).copied().unwrap_or_default()
 }
 
-/// The growth of a value by the hour, and how far off it may be: the slope of the line that fits best (least squares)
-/// through the medians of five minutes each, and twice its standard error. One look is not far from the one before, so
-/// the looks themselves would make it appear better known than it is.
+/// The growth of a value by the hour, and how far off it may be: the slope of the line that fits
+/// best (least squares) through the medians of five minutes each, and twice its standard error. One
+/// look is not far from the one before, so the looks themselves would make it appear better known
+/// than it is.
 pub(crate) fn slope(samples: &[&Sample], value: impl Fn(&Sample) -> f64) -> (f64, f64) {
     let points: Vec<(f64, f64)> = samples
         .chunk_by(|one, next| one.at.as_secs() / STRETCH == next.at.as_secs() / STRETCH)

@@ -44,10 +44,11 @@ impl Book {
         is_promise
     }
 
-    /// Takes a line of a worker whose power was cut at this moment. An acknowledgement that came later is none:
-    /// while the file system is shut down, ext4 may call a sync done that was not. `jbd2_complete_transaction` takes a
-    /// transaction that is neither running nor being committed for one that was written, and does not look whether the
-    /// journal was aborted meanwhile (`fs/jbd2/journal.c`). No disk without power does that.
+    /// Takes a line of a worker whose power was cut at this moment. An acknowledgement that came
+    /// later is none: while the file system is shut down, ext4 may call a sync done that was not.
+    /// `jbd2_complete_transaction` takes a transaction that is neither running nor being committed
+    /// for one that was written, and does not look whether the journal was aborted meanwhile
+    /// (`fs/jbd2/journal.c`). No disk without power does that.
     pub fn note_before(&mut self, line: &str, cut: u128) -> bool {
         let said = line.split(' ').nth(2).and_then(|stamp| stamp.parse().ok());
         match said {
@@ -90,8 +91,8 @@ impl Book {
         book
     }
 
-    /// Looks for everything in the spool; gives a line for each promise that was broken, beginning with the
-    /// message's number.
+    /// Looks for everything in the spool; gives a line for each promise that was broken, beginning
+    /// with the message's number.
     pub async fn broken(&self, spool: &Spool) -> Vec<(usize, String)> {
         let mut broken = Vec::new();
         for (n, stage) in &self.promised {

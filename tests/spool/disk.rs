@@ -60,13 +60,14 @@ impl FileSystem {
 
 /// A file system in a file, mounted or not.
 ///
-/// [`Image::cut`] shuts it down without writing anything more (`EXT4_IOC_SHUTDOWN` or `XFS_IOC_GOINGDOWN` with
-/// `NOLOGFLUSH`): what is in the page cache and in the journal's memory is lost, as in a power cut. What this
-/// does not show: torn sectors, and disks that say "written" too early.
+/// [`Image::cut`] shuts it down without writing anything more (`EXT4_IOC_SHUTDOWN` or
+/// `XFS_IOC_GOINGDOWN` with `NOLOGFLUSH`): what is in the page cache and in the journal's memory is
+/// lost, as in a power cut. What this does not show: torn sectors, and disks that say "written" too
+/// early.
 pub struct Image {
     directory: tempfile::TempDir,
-    /// The loop device, for as long as this lives: `mount -o loop` would look for a new one each time, and two tests
-    /// that do so at the same time can be given each other's.
+    /// The loop device, for as long as this lives: `mount -o loop` would look for a new one each
+    /// time, and two tests that do so at the same time can be given each other's.
     device: String,
     mounted: PathBuf,
     cutter: Cutter,
@@ -125,9 +126,10 @@ impl Image {
         started.elapsed()
     }
 
-    /// Cuts its power: whatever was not synced is gone at the next mount, and until then nothing can be written. Gives the moment
-    /// before that, in nanoseconds since 1970. What is acknowledged later is no promise: in a power cut nobody is there any
-    /// more to say it, and here a sync that was under way may succeed although its data are gone.
+    /// Cuts its power: whatever was not synced is gone at the next mount, and until then nothing
+    /// can be written. Gives the moment before that, in nanoseconds since 1970. What is
+    /// acknowledged later is no promise: in a power cut nobody is there any more to say it, and
+    /// here a sync that was under way may succeed although its data are gone.
     pub fn cut(&mut self) -> u128 {
         let before = self.cutter.say(&format!("cut {}", self.mounted.display()));
         before.parse().expect("a number")
@@ -164,8 +166,9 @@ impl Drop for Image {
     }
 }
 
-/// A process that shuts the file system down when told to, at once: an interpreter takes longer to start than many
-/// commits. `_IOR('X', 125, __u32)` is the same number for both file systems; 2 is NOLOGFLUSH.
+/// A process that shuts the file system down when told to, at once: an interpreter takes longer to
+/// start than many commits. `_IOR('X', 125, __u32)` is the same number for both file systems; 2 is
+/// NOLOGFLUSH.
 struct Cutter {
     process: Child,
     answers: BufReader<ChildStdout>,

@@ -1,7 +1,9 @@
-//! What the crash proofs of the spool share: messages that can be told by their number, a process that commits
-//! them and says what it was promised, file systems that are cut off, and a book of what was promised.
+//! What the crash proofs of the spool share: messages that can be told by their number, a process
+//! that commits them and says what it was promised, file systems that are cut off, and a book of
+//! what was promised.
 //!
-//! Everything goes through the public [`Spool`](copyist::spool::Spool): what is proven is what the hook relies on.
+//! Everything goes through the public [`Spool`](copyist::spool::Spool): what is proven is what the
+//! hook relies on.
 #![allow(
     dead_code,
     unreachable_pub,

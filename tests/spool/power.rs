@@ -16,7 +16,8 @@ pub enum Pace {
     Fast,
     /// One at a time, with pauses: the newest promise is not helped by the sync of a later one.
     Slow,
-    /// The same, with nothing but body files: the newest promise depends on the directory's own sync.
+    /// The same, with nothing but body files: the newest promise depends on the directory's own
+    /// sync.
     SlowFiles,
 }
 
@@ -64,9 +65,9 @@ impl Proof {
         }
     }
 
-    /// The same with body files on a file system of their own. On one file system the sync of the log makes the names
-    /// of body files durable too (ext4 and XFS have one journal), so that nobody sees whether the directory is
-    /// synced; on two it is all that does.
+    /// The same with body files on a file system of their own. On one file system the sync of the
+    /// log makes the names of body files durable too (ext4 and XFS have one journal), so that
+    /// nobody sees whether the directory is synced; on two it is all that does.
     pub fn with_bodies_apart(kind: FileSystem, seed: u64) -> Proof {
         let mut proof = Proof::new(kind, seed);
         let (path, mut bodies) = (proof.bodies(), Image::new(kind));
@@ -114,7 +115,8 @@ impl Proof {
         self.state_dir().join("spool/bodies")
     }
 
-    /// Makes promises, cuts the power at a moment of the dice's choice, and looks at the next start.
+    /// Makes promises, cuts the power at a moment of the dice's choice, and looks at the next
+    /// start.
     pub fn cycle(&mut self, pace: Pace, through: &[&str]) {
         self.mount();
         let (tasks, pause, kind, most) = match pace {
@@ -145,7 +147,8 @@ impl Proof {
             promises += usize::from(self.book.note(&line));
             self.judge(&line);
         }
-        // Half of the cuts come at once, for the newest promise; half of them somewhere in the next steps.
+        // Half of the cuts come at once, for the newest promise; half of them somewhere in the next
+        // steps.
         let later = Duration::from_micros(self.dice.roll(2) as u64 * self.dice.roll(3_000) as u64);
         let until = Instant::now() + later;
         while Instant::now() < until {

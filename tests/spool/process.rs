@@ -18,7 +18,8 @@ pub struct Started {
     pid: Option<u32>,
 }
 
-/// Starts the test program again as the worker; `through` is a program that starts it, with its arguments.
+/// Starts the test program again as the worker; `through` is a program that starts it, with its
+/// arguments.
 pub fn start(orders: &Orders, through: &[&str]) -> Started {
     let own = std::env::current_exe().expect("a test program has a path");
     let mut words = through
@@ -60,7 +61,8 @@ impl Started {
     /// Kills it, and gives what it said until then.
     pub fn kill(mut self) -> Vec<String> {
         match self.pid {
-            // The id is still its own: nobody waited for it yet. What it was started through ends by itself.
+            // The id is still its own: nobody waited for it yet. What it was started through ends
+            // by itself.
             Some(pid) if pid != self.started.id() => {
                 let _ = Command::new("sh")
                     .args(["-c", &format!("kill -9 {pid}")])
@@ -93,7 +95,8 @@ impl Started {
         told.write_all(b"go\n").expect("it listens");
     }
 
-    /// Reads lines until one begins with this word, and gives them all; to its end where there is none.
+    /// Reads lines until one begins with this word, and gives them all; to its end where there is
+    /// none.
     pub fn until(&mut self, word: &str) -> Vec<String> {
         let mut said = Vec::new();
         while let Some(line) = self.line() {
@@ -131,7 +134,8 @@ impl Started {
 pub struct Strace(Child);
 
 impl Strace {
-    /// Attaches to one thread (or with `-f` to all) and returns once that is done. What it sees goes to `log`.
+    /// Attaches to one thread (or with `-f` to all) and returns once that is done. What it sees
+    /// goes to `log`.
     pub fn attach(id: u32, options: &[&str], log: &Path) -> Strace {
         let mut strace = Command::new(need("strace", "strace"))
             .args(options)

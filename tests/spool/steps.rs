@@ -1,4 +1,5 @@
-//! One thread of the worker, watched by strace from a stage of its life on, and a count of what every thread does.
+//! One thread of the worker, watched by strace from a stage of its life on, and a count of what
+//! every thread does.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +12,8 @@ use super::worker::Orders;
 const CALLS: &str = "openat,write,pwrite64,writev,pwritev,fsync,fdatasync,sync_file_range,rename,renameat,renameat2,\
                      unlink,unlinkat,link,linkat,ftruncate,fallocate,mkdir,mkdirat";
 
-/// A body file that is delivered, one that stays, three items of one message: 20 is a multiple of 5 and 4.
+/// A body file that is delivered, one that stays, three items of one message: 20 is a multiple of 5
+/// and 4.
 const FIRST: usize = 20;
 /// The one that opens and asks, the one that writes, the one that does what blocks.
 const THREADS: [&str; 3] = ["child", "spool", "tokio-rt-worker"];
@@ -42,8 +44,8 @@ pub struct Run {
 pub type Calls = BTreeMap<(&'static str, String), usize>;
 
 impl Run {
-    /// Runs a worker in `directory`, one thread of it (or all) watched with these options, as far as the stage goes. `beside` is a
-    /// directory for what must outlive it.
+    /// Runs a worker in `directory`, one thread of it (or all) watched with these options, as far
+    /// as the stage goes. `beside` is a directory for what must outlive it.
     pub fn new(
         directory: &Path,
         beside: &Path,

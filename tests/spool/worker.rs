@@ -95,8 +95,9 @@ fn say(text: &str) {
     }
 }
 
-/// What the worker does, for a test named `child` in each test program. One thread runs it and one is there for blocking work:
-/// then each thread does the same in every run, and every step of it can be chosen.
+/// What the worker does, for a test named `child` in each test program. One thread runs it and one
+/// is there for blocking work: then each thread does the same in every run, and every step of it
+/// can be chosen.
 pub fn child() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -64,7 +64,8 @@ impl Question {
     }
 }
 
-/// Recipients with commas, blanks or line breaks between them; those in quotes are part of an address.
+/// Recipients with commas, blanks or line breaks between them; those in quotes are part of an
+/// address.
 fn paths(text: &str) -> Vec<&str> {
     let mut is_quoted = false;
     let parts = text.split(|c: char| {

@@ -1,6 +1,7 @@
 //! One item: everything about it but its message, and what an operator can do with it.
 //!
-//! There is no button that gives an item up: that cannot be undone, and `copyist queue drop` asks for it twice.
+//! There is no button that gives an item up: that cannot be undone, and `copyist queue drop` asks
+//! for it twice.
 
 use std::time::SystemTime;
 

@@ -44,7 +44,8 @@ const PLACES: [(&str, &str); 3] = [
     ("subject", "subject"),
 ];
 
-/// What is asked for. What has no meaning counts as not said: an address that somebody typed is no reason to fail.
+/// What is asked for. What has no meaning counts as not said: an address that somebody typed is no
+/// reason to fail.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(in crate::admin) struct Asked {

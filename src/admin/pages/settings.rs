@@ -1,4 +1,5 @@
-//! What is in force, and where each value comes from. Passwords, tokens and keys stand in files; their names are shown.
+//! What is in force, and where each value comes from. Passwords, tokens and keys stand in files;
+//! their names are shown.
 
 use std::time::SystemTime;
 

@@ -6,9 +6,9 @@ use maud::{Markup, Render, html};
 
 use crate::mail::{rfc3339, visible};
 
-/// A text that somebody else wrote: an address, a reply, a subject. It is shown as it is, but cannot pass for anything
-/// else: what steers a terminal, hides, or turns the direction of writing around is named instead, and the direction of the
-/// text does not reach beyond it.
+/// A text that somebody else wrote: an address, a reply, a subject. It is shown as it is, but
+/// cannot pass for anything else: what steers a terminal, hides, or turns the direction of writing
+/// around is named instead, and the direction of the text does not reach beyond it.
 pub(super) struct Foreign<'a>(pub(super) &'a str);
 
 impl Render for Foreign<'_> {

@@ -1,7 +1,7 @@
 //! `copyist demo`: the whole journey on this machine.
 //!
-//! Nothing in it is a pretence: the service is the one that `copyist run` runs, on an LDIF file, and the messages go
-//! through its milter port. Only the MTA and the relay are played.
+//! Nothing in it is a pretence: the service is the one that `copyist run` runs, on an LDIF file,
+//! and the messages go through its milter port. Only the MTA and the relay are played.
 
 mod mta;
 mod scenes;

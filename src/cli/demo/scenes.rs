@@ -110,7 +110,8 @@ pub(super) const SCENES: &[Scene] = &[
         header: "From: buyer@customer.example\nTo: eve@corp.example\nSubject: Complaint",
         text: "It broke.\n",
         refused: &[],
-        // The report itself is refused; what the relay takes is the NDR, with the null reverse path.
+        // The report itself is refused; what the relay takes is the NDR, with the null reverse
+        // path.
         owed: &[("", &["injournalndr@corp.example"])],
         because: "the relay refuses the report for good, so an NDR with the whole report in it goes to \
                   inbound.journal_ndr; the sender outside hears nothing of it",

@@ -1,5 +1,5 @@
-//! How Postfix behaves towards the milter: what it does when Copyist does not answer, how long it waits, what it tells,
-//! and in which order it asks.
+//! How Postfix behaves towards the milter: what it does when Copyist does not answer, how long it
+//! waits, what it tells, and in which order it asks.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,8 +19,8 @@ const PROTOCOL: u64 = crate::milter::VERSION as u64;
 /// What a machine that is busy for a moment takes to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// How long a message may wait for room in memory, which is the longest that Copyist says nothing (docs/operation.md,
-/// `limits.memory`).
+/// How long a message may wait for room in memory, which is the longest that Copyist says nothing
+/// (docs/operation.md, `limits.memory`).
 const ROOM: Duration = Duration::from_secs(30);
 
 /// How many seconds more than Copyist needs Postfix should have.
@@ -71,7 +71,8 @@ impl Asking<'_> {
         found
     }
 
-    /// A socket that the service's processes look for in the queue directory, and that stands elsewhere.
+    /// A socket that the service's processes look for in the queue directory, and that stands
+    /// elsewhere.
     fn chroot(&self, copyist: &Milter, settings: &Settings) -> Option<Finding> {
         let Some(Endpoint::Unix(path)) = milters::endpoint(&copyist.text) else {
             return None;
@@ -100,8 +101,9 @@ impl Asking<'_> {
         })
     }
 
-    /// The line and the command that move the socket to where every service finds it, chrooted or not: into the queue
-    /// directory, by a relative path. A directory with the setgid bit gives the socket Postfix's group.
+    /// The line and the command that move the socket to where every service finds it, chrooted or
+    /// not: into the queue directory, by a relative path. A directory with the setgid bit gives the
+    /// socket Postfix's group.
     fn move_into_queue(&self, copyist: &Milter, settings: &Settings) -> String {
         let postfix = self.postfix;
         let queue = Path::new(postfix.values.get("queue_directory"));

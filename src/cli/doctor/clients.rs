@@ -1,5 +1,5 @@
-//! Whether Copyist tells apart, as Postfix does, which clients send as the organization; and who among them may bring mail
-//! from outside, which only the administrator knows.
+//! Whether Copyist tells apart, as Postfix does, which clients send as the organization; and who
+//! among them may bring mail from outside, which only the administrator knows.
 
 use std::net::IpAddr;
 
@@ -129,8 +129,8 @@ fn is_own(network: &IpNet, names: &Names) -> bool {
     address.is_loopback() || is_single && names.is_local(&format!("[{address}]"))
 }
 
-/// Networks in a list as postconf(5) has it under mynetworks. Files and tables are left out, and so is all of it where
-/// something is excluded: what the list means then is for Postfix to say.
+/// Networks in a list as postconf(5) has it under mynetworks. Files and tables are left out, and so
+/// is all of it where something is excluded: what the list means then is for Postfix to say.
 fn networks<'a>(list: impl Iterator<Item = &'a str>) -> Vec<IpNet> {
     let mut found = Vec::new();
     for item in list {
@@ -167,7 +167,8 @@ fn canonical(network: IpNet) -> IpNet {
     }
 }
 
-/// Clients that may relay without a login: the organization's, or gateways that bring mail from outside.
+/// Clients that may relay without a login: the organization's, or gateways that bring mail from
+/// outside.
 fn untrusted(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
     listener.restriction("permit_mynetworks")?;
     let organization = &settings.rules.organization;
@@ -251,7 +252,8 @@ fn certificates(postfix: &Postfix, listener: &Service, settings: &Settings) -> O
     })
 }
 
-/// Postfix tells the names in a certificate only if it verified who signed it; it may let holders in by fingerprint alone.
+/// Postfix tells the names in a certificate only if it verified who signed it; it may let holders
+/// in by fingerprint alone.
 fn unverified(postfix: &Postfix, listener: &Service, word: &str) -> Option<Finding> {
     let parameters = ["smtpd_tls_CAfile", "smtpd_tls_CApath"];
     let are_empty = parameters

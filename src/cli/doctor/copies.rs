@@ -1,5 +1,5 @@
-//! Copies that Postfix makes itself, sizes of messages on the way in and of reports on the way out, and what else
-//! concerns the copies.
+//! Copies that Postfix makes itself, sizes of messages on the way in and of reports on the way out,
+//! and what else concerns the copies.
 
 use super::finding::{Finding, Severity};
 use super::postfix::{Postfix, Service};
@@ -8,8 +8,8 @@ use crate::config::Settings;
 use crate::mail::{Address, size};
 use crate::policy::Direction;
 
-/// What a report is larger than its original by, beside the original's own octets: header, and a line for each of some
-/// hundred recipients.
+/// What a report is larger than its original by, beside the original's own octets: header, and a
+/// line for each of some hundred recipients.
 const REPORT: u64 = 64 * 1024;
 
 pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
@@ -118,7 +118,8 @@ fn message_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     })
 }
 
-/// How much a listener takes: no more than the cleanup(8) behind it, which has the limit as well. `None`: anything.
+/// How much a listener takes: no more than the cleanup(8) behind it, which has the limit as well.
+/// `None`: anything.
 fn taken_by(postfix: &Postfix, listener: &Service) -> Option<u64> {
     let own = listener.values.limit("message_size_limit");
     let cleanup = postfix.cleanup_of(listener);
@@ -249,7 +250,8 @@ fn connections(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     })
 }
 
-/// Mail that Postfix itself writes comes by no hook, but by `internal_mail_filter_classes` (postconf(5)).
+/// Mail that Postfix itself writes comes by no hook, but by `internal_mail_filter_classes`
+/// (postconf(5)).
 fn internal_mail(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     let parameter = "internal_mail_filter_classes";
     let values = &postfix.values;

@@ -1,4 +1,5 @@
-//! Mail that Postfix hands to an SMTP listener of Copyist: whether it tells whose mail it is, and leaves it as it is.
+//! Mail that Postfix hands to an SMTP listener of Copyist: whether it tells whose mail it is, and
+//! leaves it as it is.
 
 use super::finding::{Finding, Severity};
 use super::postfix::{Postfix, Service};
@@ -41,8 +42,8 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     found
 }
 
-/// A final no behind a queue becomes a bounce to whoever the sender claims to be; a temporary one before the queue is
-/// one where the client could be told more.
+/// A final no behind a queue becomes a bounce to whoever the sender claims to be; a temporary one
+/// before the queue is one where the client could be told more.
 fn mode(
     postfix: &Postfix,
     listener: &Service,
@@ -76,7 +77,8 @@ fn mode(
     })
 }
 
-/// Neither XFORWARD nor a queue tells who has logged in (XFORWARD_README: it has no attribute for that).
+/// Neither XFORWARD nor a queue tells who has logged in (XFORWARD_README: it has no attribute for
+/// that).
 fn login(
     postfix: &Postfix,
     listener: &Service,

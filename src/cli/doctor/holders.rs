@@ -1,4 +1,5 @@
-//! Who listens where Copyist should: the processes behind sockets, as Linux tells them to root. Reads and changes nothing else.
+//! Who listens where Copyist should: the processes behind sockets, as Linux tells them to root.
+//! Reads and changes nothing else.
 
 use std::collections::HashMap;
 use std::fs;
@@ -54,7 +55,8 @@ pub(super) fn strangers(settings: &Settings) -> Vec<Stranger> {
         for socket in sockets.iter().filter(|socket| socket.place == *place) {
             all.extend(holders.get(&socket.inode).into_iter().flatten().copied());
         }
-        // systemd holds what it hands over; and a service of another state directory is another one.
+        // systemd holds what it hands over; and a service of another state directory is another
+        // one.
         let is_copyist = |pid: u32| name(pid) == "copyist";
         let runs = ours.is_some_and(is_copyist);
         let is_ours = |pid: &u32| *pid == 1 || Some(*pid) == ours || !runs && is_copyist(*pid);

@@ -1,4 +1,5 @@
-//! Looks at this machine for [`super::system`]. Nothing is changed; what cannot be seen is left out.
+//! Looks at this machine for [`super::system`]. Nothing is changed; what cannot be seen is left
+//! out.
 
 use std::ffi::CString;
 use std::fs;
@@ -83,7 +84,8 @@ fn maps(settings: &Settings, user: Option<&Account>) -> Vec<MapFile> {
     each.collect()
 }
 
-/// The files that the settings name, and the configuration itself. What systemd hands over is not looked for.
+/// The files that the settings name, and the configuration itself. What systemd hands over is not
+/// looked for.
 fn files(config: &Path, settings: &Settings, user: Option<&Account>) -> Vec<ServiceFile> {
     let near = config.parent().unwrap_or(Path::new("/"));
     let named = settings.effective.settings.iter().filter_map(|setting| {
@@ -134,7 +136,8 @@ fn can_read(user: &Account, path: &Path) -> Option<bool> {
     }
 }
 
-/// The user of the service: that of its unit, or whose the state directory is, or by its usual name.
+/// The user of the service: that of its unit, or whose the state directory is, or by its usual
+/// name.
 fn user(settings: &Settings, unit: Option<&Unit>) -> Option<Account> {
     if let Some(unit) = unit {
         let mut account = account(unit.user.as_deref()?)?;
@@ -201,8 +204,8 @@ fn clock() -> Option<bool> {
     }
 }
 
-/// When the certificates end that listeners show; and those that others are checked against, where all of a file are
-/// over.
+/// When the certificates end that listeners show; and those that others are checked against, where
+/// all of a file are over.
 fn certificates(settings: &Settings) -> Vec<(PathBuf, SystemTime)> {
     let doors = settings.hook.smtp.iter();
     let shown = doors

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use super::postfix::{Postfix, Service, Values, is_loopback, plain, port_number, unbracketed};
 use crate::hook::{Listen, SmtpDoor};
 
-/// One entry of `smtpd_milters` or `non_smtpd_milters`: an address, or `{ address, name = value, … }`.
+/// One entry of `smtpd_milters` or `non_smtpd_milters`: an address, or `{ address, name = value, …
+/// }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Milter {
     /// Its address.
@@ -59,7 +60,8 @@ fn milter(entry: &str) -> Milter {
 }
 
 impl Milter {
-    /// What holds for it: its own setting (`default_action`), or the parameter that is named so with `milter_` in front.
+    /// What holds for it: its own setting (`default_action`), or the parameter that is named so
+    /// with `milter_` in front.
     pub(super) fn setting<'a>(&'a self, name: &str, values: &'a Values) -> &'a str {
         match self.own(name) {
             Some(own) => own,
@@ -84,14 +86,16 @@ impl Milter {
             }
             (Endpoint::Unix(path), Listen::Unix(listen)) => {
                 let listen = plain(listen);
-                // One that stands outside of the chroot is meant all the same, and is another finding.
+                // One that stands outside of the chroot is meant all the same, and is another
+                // finding.
                 plain(&seen_by(postfix, by, path)) == listen || plain(path) == listen
             }
             _ => false,
         })
     }
 
-    /// Whether it adds signatures, which a text put in afterwards breaks: by its name, or by a port that is customary.
+    /// Whether it adds signatures, which a text put in afterwards breaks: by its name, or by a port
+    /// that is customary.
     pub(super) fn signs(&self) -> bool {
         let text = self.text.to_ascii_lowercase();
         let customary = match endpoint(&self.text) {
@@ -107,7 +111,8 @@ impl Milter {
         self.signs() && !is_rspamd
     }
 
-    /// Whether it is surely something else: one of the well-known filters, by its name or customary port.
+    /// Whether it is surely something else: one of the well-known filters, by its name or customary
+    /// port.
     pub(super) fn is_known_other(&self) -> bool {
         let text = self.text.to_ascii_lowercase();
         const NAMES: [&str; 9] = [
@@ -132,7 +137,8 @@ pub(super) fn seen_by(postfix: &Postfix, by: &Service, path: &Path) -> PathBuf {
     }
 }
 
-/// `inet:host:port`, `unix:path`, `local:path`; also `host:port` and `port`, as smtpd_proxy_filter may be written.
+/// `inet:host:port`, `unix:path`, `local:path`; also `host:port` and `port`, as smtpd_proxy_filter
+/// may be written.
 pub(super) fn endpoint(text: &str) -> Option<Endpoint> {
     let text = text.trim();
     if let Some(path) = text.strip_prefix("unix:").or(text.strip_prefix("local:")) {
@@ -152,7 +158,8 @@ pub(super) fn endpoint(text: &str) -> Option<Endpoint> {
     })
 }
 
-/// Whether a host that something connects to may be where we listen. Names are not asked the DNS for.
+/// Whether a host that something connects to may be where we listen. Names are not asked the DNS
+/// for.
 fn may_be(host: &str, listen: IpAddr) -> bool {
     let listen = listen.to_canonical();
     match host.parse::<IpAddr>() {

@@ -1,4 +1,5 @@
-//! `copyist doctor`: mistakes around Copyist, each with what mends it. Nothing is changed, nothing is sent.
+//! `copyist doctor`: mistakes around Copyist, each with what mends it. Nothing is changed, nothing
+//! is sent.
 //!
 //! ```text
 //! postconf ─► postfix ─┐
@@ -94,7 +95,8 @@ pub(super) async fn doctor(question: DoctorQuestion) -> Result<(), Failure> {
     }
 }
 
-/// What the service cannot reach though the superuser, who asks, can: each what it is, and what is wrong.
+/// What the service cannot reach though the superuser, who asks, can: each what it is, and what is
+/// wrong.
 pub(super) fn unreachable(config: &Path, settings: &Settings) -> Vec<(String, String)> {
     if !Uid::effective().is_root() {
         return Vec::new();

@@ -1,5 +1,5 @@
-//! Whether Copyist knows the names by which mail reaches people at this Postfix: its own, and that of addresses without a
-//! domain.
+//! Whether Copyist knows the names by which mail reaches people at this Postfix: its own, and that
+//! of addresses without a domain.
 
 use std::net::IpAddr;
 
@@ -23,8 +23,8 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     found
 }
 
-/// The names that Postfix delivers for itself: what `mydestination` lists, its host name, and the address literals of
-/// `inet_interfaces` and `proxy_interfaces`. Each with its parameter.
+/// The names that Postfix delivers for itself: what `mydestination` lists, its host name, and the
+/// address literals of `inet_interfaces` and `proxy_interfaces`. Each with its parameter.
 fn local_names(postfix: &Postfix) -> Vec<(&'static str, String)> {
     let mut found: Vec<(&'static str, String)> = Vec::new();
     let mut add = |parameter, text: &str| {
@@ -83,8 +83,9 @@ fn origin(postfix: &Postfix, names: &Names) -> Option<Finding> {
     })
 }
 
-/// Domains that Postfix takes mail for, and that which it gives to addresses without one. Those of `mydestination` are
-/// names of its own. Nothing can be said where the directory names further domains.
+/// Domains that Postfix takes mail for, and that which it gives to addresses without one. Those of
+/// `mydestination` are names of its own. Nothing can be said where the directory names further
+/// domains.
 fn domains(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     let organization = &settings.rules.organization;
     if organization.domains_from.is_some() {

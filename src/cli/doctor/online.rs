@@ -399,7 +399,8 @@ async fn relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
     found
 }
 
-/// Whether the relay takes reports to the mailboxes that the settings name, and to the NDR addresses.
+/// Whether the relay takes reports to the mailboxes that the settings name, and to the NDR
+/// addresses.
 async fn mailboxes(settings: &Settings) -> Vec<Finding> {
     let relay = &settings.deliver.relay;
     let mut found = Vec::new();

@@ -1,6 +1,7 @@
 //! Runs postconf(1): what Postfix itself makes of its files. Postfix 3.0 or later.
 //!
-//! Nothing of main.cf or master.cf is read here: include mechanisms, defaults and `$name` expansion stay Postfix's own.
+//! Nothing of main.cf or master.cf is read here: include mechanisms, defaults and `$name` expansion
+//! stay Postfix's own.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -26,9 +27,9 @@ const PROGRAMS: [&str; 8] = [
     "local",
 ];
 
-/// The instances in these directories, or those of this machine where there are none: the default one, and the others
-/// that it names (`multi_instance_directories`, postmulti(1)) and that are enabled. `None` where Postfix is not
-/// installed.
+/// The instances in these directories, or those of this machine where there are none: the default
+/// one, and the others that it names (`multi_instance_directories`, postmulti(1)) and that are
+/// enabled. `None` where Postfix is not installed.
 pub(super) fn read(dirs: &[PathBuf]) -> Result<Option<Vec<Postfix>>, String> {
     let Some(program) = program() else {
         return match dirs {
@@ -160,7 +161,8 @@ fn domains_in(postconf: &Path, dir: &Path, word: &str) -> Option<Vec<String>> {
         _ => return None,
     };
     let keys: Vec<String> = entries(&text).into_iter().map(|(key, _)| key).collect();
-    // A table of aliases: its domains are those of the addresses in it that it has as well. Other keys are local parts.
+    // A table of aliases: its domains are those of the addresses in it that it has as well. Other
+    // keys are local parts.
     let in_addresses: BTreeSet<&str> = keys
         .iter()
         .filter_map(|key| Some(key.rsplit_once('@')?.1))

@@ -1,4 +1,5 @@
-//! A Postfix as its own postconf(1) tells it: parameters and services, with the values that each service works with.
+//! A Postfix as its own postconf(1) tells it: parameters and services, with the values that each
+//! service works with.
 //!
 //! Pure: what is read here was printed by [`super::postconf`].
 
@@ -227,7 +228,8 @@ impl Service {
 }
 
 impl Postfix {
-    /// Those that take SMTP; one that postscreen(8) hands clients to counts where there is a postscreen.
+    /// Those that take SMTP; one that postscreen(8) hands clients to counts where there is a
+    /// postscreen.
     pub(super) fn listeners(&self) -> impl Iterator<Item = &Service> {
         let screened = self.services.iter().any(|one| one.program == "postscreen");
         let heard = move |one: &&Service| one.is_smtp() && (one.kind != "pass" || screened);
@@ -266,7 +268,8 @@ impl Postfix {
         format!("{} {}", self.dir.join("master.cf").display(), service.key())
     }
 
-    /// Where a parameter of a service got its value: in master.cf if that differs from what holds elsewhere.
+    /// Where a parameter of a service got its value: in master.cf if that differs from what holds
+    /// elsewhere.
     pub(super) fn place(&self, service: &Service, parameter: &str) -> String {
         match self.is_own(service, parameter) {
             true => format!("{} {parameter}", self.master(service)),
@@ -292,7 +295,8 @@ impl Postfix {
 
     pub(super) fn set_service(&self, service: &Service, parameter: &str, value: &str) -> String {
         let key = service.key();
-        // postconf -P takes no spaces in a value; lists need none, but for what stands between braces.
+        // postconf -P takes no spaces in a value; lists need none, but for what stands between
+        // braces.
         let items: Vec<&str> = value
             .split([' ', ','])
             .filter(|item| !item.is_empty())
@@ -310,7 +314,8 @@ impl Postfix {
         }
     }
 
-    /// The command that has a service take a parameter from main.cf again, where it has one of its own.
+    /// The command that has a service take a parameter from main.cf again, where it has one of its
+    /// own.
     pub(super) fn unset(&self, service: &Service, parameter: &str, value: &str) -> String {
         match service.overrides.has(parameter) {
             true => format!("{} -PX '{}/{parameter}'", self.postconf(), service.key()),
@@ -364,7 +369,8 @@ impl Postfix {
         }
     }
 
-    /// Whether a connection to this host and port ends at a listener, as far as can be told without the DNS.
+    /// Whether a connection to this host and port ends at a listener, as far as can be told without
+    /// the DNS.
     pub(super) fn is_at(&self, listener: &Service, host: &str, port: u16) -> bool {
         let Some((own, own_port)) = self.address(listener) else {
             return false;

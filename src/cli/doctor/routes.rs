@@ -1,7 +1,8 @@
 //! Ways that mail takes through Postfix, and whether each leads by Copyist.
 //!
-//! Mail comes in by smtpd(8), asked about by `smtpd_milters`, handed on by `smtpd_proxy_filter` or sent round by
-//! `content_filter`; and by pickup(8) and qmqpd(8), asked about in cleanup(8) by `non_smtpd_milters`, or sent round.
+//! Mail comes in by smtpd(8), asked about by `smtpd_milters`, handed on by `smtpd_proxy_filter` or
+//! sent round by `content_filter`; and by pickup(8) and qmqpd(8), asked about in cleanup(8) by
+//! `non_smtpd_milters`, or sent round.
 
 use std::path::Path;
 
@@ -50,7 +51,8 @@ pub(super) fn by_smtp<'a>(
     let door = milters::door(proxy, &settings.hook.smtp);
     Ways {
         listed,
-        // Milters hear the commands only (MILTER_README, "Limitations"), and nothing is queued here.
+        // Milters hear the commands only (MILTER_README, "Limitations"), and nothing is queued
+        // here.
         milter: false,
         proxy: door,
         filter: None,
@@ -417,7 +419,8 @@ impl House<'_> {
         self.postfix.set(service, parameter, "")
     }
 
-    /// A listener of ours that some listener of this Postfix hands mail to, or that hands it back to one.
+    /// A listener of ours that some listener of this Postfix hands mail to, or that hands it back
+    /// to one.
     fn door_in_use(&self) -> Option<&SmtpDoor> {
         let used = |one: &Service| {
             let ways = by_smtp(self.postfix, one, self.settings);
@@ -447,7 +450,8 @@ impl House<'_> {
         }
     }
 
-    /// The list with Copyist in it: behind filters that refuse, and before those that only sign what is sent at last.
+    /// The list with Copyist in it: behind filters that refuse, and before those that only sign
+    /// what is sent at last.
     fn with_copyist(&self, of: &Service, parameter: &str) -> String {
         let others = milters::parse(of.values.get(parameter));
         let at = others.iter().position(Milter::only_signs);
@@ -476,8 +480,8 @@ impl House<'_> {
     }
 }
 
-/// Whether a listener that other machines reach lets in only this one: the restrictions that every after-filter
-/// listener has.
+/// Whether a listener that other machines reach lets in only this one: the restrictions that every
+/// after-filter listener has.
 fn is_closed(listener: &Service) -> bool {
     let only_networks = |parameter: &str| {
         let all: Vec<&str> = listener.values.list(parameter).collect();

@@ -1,5 +1,5 @@
-//! What the service cannot reach though the superuser can: files closed to its user, and what its unit hides or makes
-//! read-only.
+//! What the service cannot reach though the superuser can: files closed to its user, and what its
+//! unit hides or makes read-only.
 //!
 //! Pure: [`super::host`] has looked.
 

@@ -1,5 +1,5 @@
-//! The sections `[hook]`, `[limits]`, `[spool]` and `[admin]`: where mail comes in, who may bring it, and how
-//! much of it.
+//! The sections `[hook]`, `[limits]`, `[spool]` and `[admin]`: where mail comes in, who may bring
+//! it, and how much of it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -170,7 +170,8 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// None of the protocols has a login for MTAs: an address that others reach must say who they are.
+    /// None of the protocols has a login for MTAs: an address that others reach must say who they
+    /// are.
     pub(super) fn answers_only_this_machine_or_somebody(
         &mut self,
         key: &str,
@@ -267,7 +268,8 @@ fn collide(a: &Listen, b: &Listen) -> bool {
     match (a, b) {
         (Listen::Unix(a), Listen::Unix(b)) => a == b,
         (Listen::Inet(a), Listen::Inet(b)) => {
-            // Port 0 is a free port, another one each time. [::] takes IPv4 as well, 0.0.0.0 only that.
+            // Port 0 is a free port, another one each time. [::] takes IPv4 as well, 0.0.0.0 only
+            // that.
             let takes = |a: &SocketAddr, b: &SocketAddr| {
                 a.ip() == b.ip() || a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4())
             };

@@ -106,8 +106,8 @@ impl Build<'_> {
     }
 }
 
-/// What an MTA on this machine takes for itself whatever its settings are: its host name, localhost, and address literals
-/// of its interfaces.
+/// What an MTA on this machine takes for itself whatever its settings are: its host name,
+/// localhost, and address literals of its interfaces.
 pub(super) fn own_names(hostname: Option<&str>) -> Vec<String> {
     let system = HOST_NAME_FILES
         .iter()

@@ -208,8 +208,8 @@ impl Build<'_> {
     }
 }
 
-/// Whether a connection to `host` and `port` surely ends at a listener with this address. Other names and addresses of
-/// this machine are not known here.
+/// Whether a connection to `host` and `port` surely ends at a listener with this address. Other
+/// names and addresses of this machine are not known here.
 fn leads_to(host: &str, port: u16, listen: SocketAddr) -> bool {
     let own = listen.ip().to_canonical();
     let is_here = match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {

@@ -1,7 +1,7 @@
 //! A configuration while it is being written.
 //!
-//! Promises: it is TOML whatever it is given: values are quoted as they need it, and no text of a comment becomes a
-//! line of its own.
+//! Promises: it is TOML whatever it is given: values are quoted as they need it, and no text of a
+//! comment becomes a line of its own.
 
 use std::fmt::Write;
 
@@ -64,7 +64,8 @@ impl Draft {
         }
     }
 
-    /// Says above the next setting that it was guessed, and among the remarks as well, with the key's name.
+    /// Says above the next setting that it was guessed, and among the remarks as well, with the
+    /// key's name.
     pub(super) fn fill_in(&mut self, key: &str, text: &str) {
         self.comment(&format!("FILL IN: {text}"));
         self.remarks.push(Remark::FillIn(format!("{key}: {text}")));

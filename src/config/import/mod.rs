@@ -1,8 +1,9 @@
 //! The settings of what did this work before → Copyist's, as the text of a commented configuration.
 //!
-//! Promises: pure, nothing is read or asked here; the text is a configuration that `copyist check` accepts (files that it
-//! names must be there); what was guessed stands in it behind the words FILL IN, and that and whatever could not be
-//! translated is among the [`Remark`]s. No password comes in or goes out.
+//! Promises: pure, nothing is read or asked here; the text is a configuration that `copyist check`
+//! accepts (files that it names must be there); what was guessed stands in it behind the words FILL
+//! IN, and that and whatever could not be translated is among the [`Remark`]s. No password comes in
+//! or goes out.
 //!
 //! | file | owns |
 //! |---|---|
@@ -37,7 +38,8 @@ pub struct Proposal {
 pub enum Remark {
     /// Something was guessed, and has to be looked at.
     FillIn(String),
-    /// Something of the other settings is not in the configuration, for nothing of Copyist's is like it.
+    /// Something of the other settings is not in the configuration, for nothing of Copyist's is
+    /// like it.
     NoEquivalent(String),
     /// Something will be other than it was.
     Note(String),

@@ -88,7 +88,8 @@ impl Draft {
         self.example("copyist explain --config THIS-FILE --from someone@elsewhere.example --to ADDRESS-OF-YOURS --client 192.0.2.1");
     }
 
-    /// `[organization]`, without `trusted_networks`. `known` says where the domains are known from, if they are.
+    /// `[organization]`, without `trusted_networks`. `known` says where the domains are known from,
+    /// if they are.
     pub(super) fn organization(&mut self, site: &Site, known: Option<&str>) {
         self.section("organization");
         match known {

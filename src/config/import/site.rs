@@ -70,7 +70,8 @@ impl Site {
         Ok(())
     }
 
-    /// The domain that addresses and names of servers are made up in: a domain by name, never `[192.0.2.1]`.
+    /// The domain that addresses and names of servers are made up in: a domain by name, never
+    /// `[192.0.2.1]`.
     pub(super) fn main_domain(&self) -> &str {
         let mut named = self.domains.iter().filter(|domain| is_name(domain));
         let domain = named.next().map_or("example.com", String::as_str);

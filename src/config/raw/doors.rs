@@ -1,4 +1,5 @@
-//! The sections about what comes in and how much of it: `[hook.milter]`, `[limits]`, `[spool]` and `[admin]`.
+//! The sections about what comes in and how much of it: `[hook.milter]`, `[limits]`, `[spool]` and
+//! `[admin]`.
 
 use std::num::{NonZeroU16, NonZeroU32};
 
@@ -17,7 +18,8 @@ pub(super) const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 pub(in crate::config) struct Hook {
     /// The milter, for Postfix and Sendmail.
     pub(in crate::config) milter: Milter,
-    /// SMTP listeners, for any MTA: each takes messages and hands them on to the next server. Default: none.
+    /// SMTP listeners, for any MTA: each takes messages and hands them on to the next server.
+    /// Default: none.
     pub(in crate::config) smtp: Vec<Smtp>,
 }
 
@@ -25,26 +27,30 @@ pub(in crate::config) struct Hook {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Milter {
-    /// Where it listens: inet:ADDRESS:PORT, inet6:[ADDRESS]:PORT or unix:/PATH. May be empty where there is an SMTP
-    /// listener. Set it: the default is OpenDKIM's port as well, and a later version will have another.
+    /// Where it listens: inet:ADDRESS:PORT, inet6:[ADDRESS]:PORT or unix:/PATH. May be empty where
+    /// there is an SMTP listener. Set it: the default is OpenDKIM's port as well, and a later
+    /// version will have another.
     pub(in crate::config) listen: Words,
-    /// Where it listens as well, for mail from outside alone, whatever network its clients are in. Default: nowhere.
+    /// Where it listens as well, for mail from outside alone, whatever network its clients are in.
+    /// Default: nowhere.
     #[schemars(example = ["inet:127.0.0.1:8892"])]
     pub(in crate::config) inbound: Words,
-    /// Where it listens as well, for mail of the organization alone (of a submission service). Default: nowhere.
+    /// Where it listens as well, for mail of the organization alone (of a submission service).
+    /// Default: nowhere.
     #[schemars(example = ["inet:127.0.0.1:8893"])]
     pub(in crate::config) outbound: Words,
-    /// Networks whose MTAs may connect to the inet: and inet6: addresses. Needed where one of these is not of this
-    /// machine alone.
+    /// Networks whose MTAs may connect to the inet: and inet6: addresses. Needed where one of these
+    /// is not of this machine alone.
     #[schemars(example = ["127.0.0.0/8", "192.0.2.0/24"])]
     pub(in crate::config) allow_clients: Words,
-    /// Users of this machine, by name or number, whose processes may connect to the unix: sockets. Default: everybody
-    /// whom the mode of the socket lets in.
+    /// Users of this machine, by name or number, whose processes may connect to the unix: sockets.
+    /// Default: everybody whom the mode of the socket lets in.
     #[schemars(example = ["postfix"])]
     pub(in crate::config) allow_users: Words,
     /// The permissions of the unix: sockets, in octal digits. Who may write may connect.
     pub(in crate::config) socket_mode: String,
-    /// The group of the unix: sockets, by name or number; the service's user must be in it. Default: the service's own.
+    /// The group of the unix: sockets, by name or number; the service's user must be in it.
+    /// Default: the service's own.
     #[schemars(example = &"postfix")]
     pub(in crate::config) socket_group: Option<String>,
 }
@@ -59,8 +65,8 @@ pub(in crate::config) struct Limits {
     pub(in crate::config) message_size: String,
     /// The largest header, all fields together. A message with a larger one is refused (552 5.3.4).
     pub(in crate::config) header_size: String,
-    /// What all messages under way may hold in memory together, beside 32 KiB each. A message that gets no room within 30
-    /// seconds is deferred (452 4.3.1).
+    /// What all messages under way may hold in memory together, beside 32 KiB each. A message that
+    /// gets no room within 30 seconds is deferred (452 4.3.1).
     pub(in crate::config) memory: String,
     /// Recipients of one message. One more is deferred (452 4.5.3).
     pub(in crate::config) recipients: NonZeroU32,
@@ -80,8 +86,8 @@ pub(in crate::config) struct Limits {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Spool {
-    /// Room on the file system of state_dir that mail leaves free. With less, mail that must be journaled is deferred
-    /// (452 4.3.1).
+    /// Room on the file system of state_dir that mail leaves free. With less, mail that must be
+    /// journaled is deferred (452 4.3.1).
     pub(in crate::config) min_free: String,
     /// The same for inodes, where the file system has a number of them.
     pub(in crate::config) min_free_inodes: u64,
@@ -98,8 +104,9 @@ pub(in crate::config) struct Admin {
     /// Networks whose machines may connect. Needed where the address is not of this machine alone.
     #[schemars(example = ["127.0.0.0/8", "192.0.2.0/24"])]
     pub(in crate::config) allow_clients: Words,
-    /// The file that holds the token that the pages ask for, and nothing else. Default: no token; then there are pages only
-    /// where the address is of this machine alone, and they give no subject and no message.
+    /// The file that holds the token that the pages ask for, and nothing else. Default: no token;
+    /// then there are pages only where the address is of this machine alone, and they give no
+    /// subject and no message.
     #[schemars(example = "/etc/copyist/admin.token")]
     pub(in crate::config) token_file: Option<String>,
 }

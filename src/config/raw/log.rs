@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Log {
-    /// The form of a line: with a time and its level, the MTA's queue id first (plain), an object for scripts (json), or with a
-    /// level that systemd's journal reads, and no time (journald). Where standard error is the journal, auto is journald, else plain.
+    /// The form of a line: with a time and its level, the MTA's queue id first (plain), an object
+    /// for scripts (json), or with a level that systemd's journal reads, and no time (journald).
+    /// Where standard error is the journal, auto is journald, else plain.
     pub(in crate::config) format: LogFormat,
-    /// The least of what is told: a line for each message and delivery (info), or only what somebody should look at (warn), or
-    /// what is wrong (error). The environment variable COPYIST_LOG goes before it, with filters as tracing has them.
+    /// The least of what is told: a line for each message and delivery (info), or only what
+    /// somebody should look at (warn), or what is wrong (error). The environment variable
+    /// COPYIST_LOG goes before it, with filters as tracing has them.
     pub(in crate::config) level: Level,
 }
 

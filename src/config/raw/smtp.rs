@@ -15,46 +15,48 @@ pub(in crate::config) struct Smtp {
     /// The IP address and port where it listens. Required.
     #[schemars(example = "127.0.0.1:10025")]
     pub(in crate::config) listen: Option<String>,
-    /// The server that messages are handed on to, with or without a port (default 25, or 465 where next_hop_tls is
-    /// implicit). Required.
+    /// The server that messages are handed on to, with or without a port (default 25, or 465 where
+    /// next_hop_tls is implicit). Required.
     #[schemars(example = "127.0.0.1:10026")]
     pub(in crate::config) next_hop: Option<String>,
-    /// Where it stands: before the MTA's queue, with the sender still connected, or behind it, where no final no is
-    /// said because it would become a bounce.
+    /// Where it stands: before the MTA's queue, with the sender still connected, or behind it,
+    /// where no final no is said because it would become a bounce.
     pub(in crate::config) mode: SmtpMode,
-    /// The side that senders are on: told by their address, as for the milter (auto), or outside (inbound) or of the
-    /// organization (outbound), all of them.
+    /// The side that senders are on: told by their address, as for the milter (auto), or outside
+    /// (inbound) or of the organization (outbound), all of them.
     pub(in crate::config) direction: SmtpDirection,
     /// Networks whose machines may connect. Needed where the address is not of this machine alone.
     #[schemars(example = ["127.0.0.0/8", "192.0.2.0/24"])]
     pub(in crate::config) allow_clients: Words,
-    /// Networks of those among them that may say on whose behalf they connect: by XCLIENT, XFORWARD or the PROXY
-    /// protocol.
+    /// Networks of those among them that may say on whose behalf they connect: by XCLIENT, XFORWARD
+    /// or the PROXY protocol.
     #[schemars(example = ["127.0.0.0/8", "192.0.2.1/32"])]
     pub(in crate::config) allow_xclient: Words,
     /// Whether each connection from allow_xclient begins with a header of the PROXY protocol.
     pub(in crate::config) proxy_protocol: bool,
-    /// Messages with CR or LF that stand alone: refused, or each becomes CRLF. Default: refused before the queue,
-    /// CRLF behind it.
+    /// Messages with CR or LF that stand alone: refused, or each becomes CRLF. Default: refused
+    /// before the queue, CRLF behind it.
     pub(in crate::config) bare_newline: Option<BareNewline>,
     /// TLS with clients: none, starttls (offered), implicit (TLS from the start).
     pub(in crate::config) tls: SmtpTls,
-    /// The certificate that clients see, and those that it was signed by (PEM). Required unless tls is none.
+    /// The certificate that clients see, and those that it was signed by (PEM). Required unless tls
+    /// is none.
     #[schemars(example = "/etc/copyist/smtp.pem")]
     pub(in crate::config) cert_file: Option<String>,
     /// The certificate's private key (PEM). Required unless tls is none.
     #[schemars(example = "/etc/copyist/smtp.key")]
     pub(in crate::config) key_file: Option<String>,
-    /// TLS with the next server: none, opportunistic (STARTTLS where offered; in the clear where the handshake fails and
-    /// next_hop_ca_file is not set), required (STARTTLS), implicit (TLS from the start).
+    /// TLS with the next server: none, opportunistic (STARTTLS where offered; in the clear where
+    /// the handshake fails and next_hop_ca_file is not set), required (STARTTLS), implicit (TLS
+    /// from the start).
     pub(in crate::config) next_hop_tls: Tls,
     /// Certificates (PEM) that the next server is checked against. Default: the system's.
     #[schemars(example = "/etc/copyist/ca.pem")]
     pub(in crate::config) next_hop_ca_file: Option<String>,
     /// The longest wait for one reply of the next server.
     pub(in crate::config) next_hop_timeout: String,
-    /// The longest wait for its reply after a message, with which it takes the message or does not. When it does not
-    /// come, nobody knows: the report is kept, and the client told to try again.
+    /// The longest wait for its reply after a message, with which it takes the message or does not.
+    /// When it does not come, nobody knows: the report is kept, and the client told to try again.
     pub(in crate::config) next_hop_data_done_timeout: String,
 }
 

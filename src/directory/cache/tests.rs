@@ -432,7 +432,8 @@ fn resident() -> u64 {
     number.expect("a number")
 }
 
-/// A long flood is asked for by `COPYIST_PROOF_FLOOD`, another capacity by `COPYIST_PROOF_CAPACITY`.
+/// A long flood is asked for by `COPYIST_PROOF_FLOOD`, another capacity by
+/// `COPYIST_PROOF_CAPACITY`.
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_addresses_that_nobody_has_leaves_the_memory_bounded() {
     let setting = |name: &str, default: u64| {
@@ -469,7 +470,8 @@ async fn a_flood_of_addresses_that_nobody_has_leaves_the_memory_bounded() {
         "{flood} addresses with a capacity of {capacity} in {took:.1?}: {} KiB more resident at most",
         most - before
     );
-    // Three caches remember something of each. Other tests of this program may run beside it and take memory as well.
+    // Three caches remember something of each. Other tests of this program may run beside it and
+    // take memory as well.
     let bound = 64 * 1024 + 2 * capacity;
     assert!(most - before < bound, "{} KiB", most - before);
 }

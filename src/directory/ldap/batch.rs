@@ -1,8 +1,8 @@
 //! Puts questions that wait at the same time into one search.
 //!
-//! Promises: a question alone goes out at once; each has its answer or its outage by its deadline. At
-//! most so many searches run as the batcher was started with; behind them at most [`WAITING`] questions queue, and who comes
-//! after waits within its own deadline.
+//! Promises: a question alone goes out at once; each has its answer or its outage by its deadline.
+//! At most so many searches run as the batcher was started with; behind them at most [`WAITING`]
+//! questions queue, and who comes after waits within its own deadline.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,8 +22,8 @@ use crate::mail::Address;
 
 /// Addresses in one search.
 const MOST_ADDRESSES: usize = 100;
-/// Their bytes in one search: OpenLDAP takes no request over 256 kB from strangers, and each address
-/// stands in the filter once per attribute.
+/// Their bytes in one search: OpenLDAP takes no request over 256 kB from strangers, and each
+/// address stands in the filter once per attribute.
 const MOST_OCTETS: usize = 8 * 1024;
 /// Questions in the queue.
 const WAITING: usize = 1024;
@@ -127,7 +127,8 @@ async fn fill<K: Key, L: LookUp<K>>(
 ) {
     let in_flight = Arc::new(Semaphore::new(in_flight));
     loop {
-        // First the permit, then the questions: while all searches are under way, the next one grows.
+        // First the permit, then the questions: while all searches are under way, the next one
+        // grows.
         let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else {
             return;
         };

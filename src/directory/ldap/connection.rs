@@ -1,7 +1,7 @@
 //! One connection to one LDAP server.
 //!
-//! Promises: every step has a deadline; an answer that cannot be read takes down this connection and
-//! nothing else. Never reconnects; see [`super::servers`].
+//! Promises: every step has a deadline; an answer that cannot be read takes down this connection
+//! and nothing else. Never reconnects; see [`super::servers`].
 
 mod listing;
 mod proof;
@@ -38,7 +38,8 @@ use crate::net::{Expiry, ReachError, Server, certificate_fault, not_after};
 
 /// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
 const IN_FLIGHT: usize = 64;
-/// Proofs at once: by one after another, a slow server would keep those waiting who came just after one began.
+/// Proofs at once: by one after another, a slow server would keep those waiting who came just after
+/// one began.
 const PROOFS: usize = 4;
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -64,7 +65,8 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// The longest that a question may take which begins now: it may need several answers, one after the other.
+    /// The longest that a question may take which begins now: it may need several answers, one
+    /// after the other.
     pub(super) fn patience(&self) -> Duration {
         self.timeout * ANSWERS
     }
@@ -75,8 +77,8 @@ impl Access {
     }
 }
 
-/// Somebody who is always there. If he is not, nobody's absence is to be believed: an account whose rights were
-/// taken away is not refused, it finds nobody.
+/// Somebody who is always there. If he is not, nobody's absence is to be believed: an account whose
+/// rights were taken away is not refused, it finds nobody.
 #[derive(Debug, Clone)]
 pub(super) struct Canary {
     /// His address.
@@ -111,8 +113,8 @@ impl Features {
     }
 }
 
-/// Members of a group in one answer, where the server can be asked for a part: as many as Active Directory
-/// sends at most. The LDAP library has no limit of its own for the size of an answer.
+/// Members of a group in one answer, where the server can be asked for a part: as many as Active
+/// Directory sends at most. The LDAP library has no limit of its own for the size of an answer.
 const MEMBERS: usize = 1500;
 
 /// Names the entry that holds the names of attributes.
@@ -139,7 +141,8 @@ pub(super) enum EnterError {
     /// The account was refused (LDAP result 49): trying again soon could lock it.
     #[error("{0}")]
     Credentials(String),
-    /// The server shows no value of an attribute that somebody had: asking whether anybody has it is costly.
+    /// The server shows no value of an attribute that somebody had: asking whether anybody has it
+    /// is costly.
     #[error("{0}")]
     Empty(String),
     /// Anything else.
@@ -176,8 +179,8 @@ pub(super) struct Connection {
     features: OnceLock<Features>,
     /// The names of attributes; the standard ones where the server hides its schema.
     schema: OnceLock<Schema>,
-    /// Watched attributes that the settings name by identifiers, and what the server calls them: Samba finds nothing by
-    /// identifiers.
+    /// Watched attributes that the settings name by identifiers, and what the server calls them:
+    /// Samba finds nothing by identifiers.
     identifiers: OnceLock<Vec<(String, String)>>,
     /// What the server calls itself; by default its URL.
     server: OnceLock<String>,
@@ -196,8 +199,8 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects, switches to TLS, binds and sees that the base can be searched. Each step has this time of its own: a
-    /// slow server is one all the same.
+    /// Connects, switches to TLS, binds and sees that the base can be searched. Each step has this
+    /// time of its own: a slow server is one all the same.
     pub(super) async fn enter(
         url: &ServerUrl,
         access: &Arc<Access>,
@@ -251,8 +254,8 @@ impl Connection {
         }
     }
 
-    /// Reads the root entry, and gives where the schema is. A server that hides it is taken for one that can nothing
-    /// more than LDAP.
+    /// Reads the root entry, and gives where the schema is. A server that hides it is taken for one
+    /// that can nothing more than LDAP.
     async fn ask_features(self: &Arc<Self>, deadline: Instant) -> Result<Option<String>, Fault> {
         let wanted = [
             "supportedControl",
@@ -270,8 +273,8 @@ impl Connection {
         Ok(root.values(SUBSCHEMA).first().map(str::to_owned))
     }
 
-    /// Reads the names of attributes (RFC 4512 section 4.2). Those of a server that hides them, or takes too long for them,
-    /// are the standard ones.
+    /// Reads the names of attributes (RFC 4512 section 4.2). Those of a server that hides them, or
+    /// takes too long for them, are the standard ones.
     async fn ask_schema(self: &Arc<Self>, subschema: &str, deadline: Instant) -> Result<(), Fault> {
         // It is long.
         let soon = deadline.min(Instant::now() + self.unhurried());
@@ -296,7 +299,8 @@ impl Connection {
         Ok(())
     }
 
-    /// The time for an answer that may be long: a server that says nothing for [`Access::timeout`] is given up.
+    /// The time for an answer that may be long: a server that says nothing for [`Access::timeout`]
+    /// is given up.
     fn unhurried(&self) -> Duration {
         self.access.timeout * 9 / 10
     }
@@ -349,8 +353,8 @@ impl Connection {
         self.features.get().copied().unwrap_or_default()
     }
 
-    /// Sees that the base can be searched. A base that is gone or hidden would look like a directory
-    /// without people.
+    /// Sees that the base can be searched. A base that is gone or hidden would look like a
+    /// directory without people.
     async fn check_base(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
         let base = Search {
             base: self.access.base.clone(),
@@ -394,8 +398,8 @@ impl Connection {
             connected.map_err(|error| failed(certificate_fault(&error.to_string())))?;
         let lost = CancellationToken::new();
         let guard = lost.clone().drop_guard();
-        // Ends with the connection, at the latest when its handle is dropped; the guard reports that on
-        // every way out, a panic included.
+        // Ends with the connection, at the latest when its handle is dropped; the guard reports
+        // that on every way out, a panic included.
         let drive = AbortOnDropHandle::new(tokio::spawn(async move {
             let _guard = guard;
             let _ = connection.drive().await;
@@ -518,7 +522,8 @@ impl Connection {
         self.drive.abort();
     }
 
-    /// The entries found, all of them. The server is given [`Access::timeout`] for them, and never more than until `deadline`.
+    /// The entries found, all of them. The server is given [`Access::timeout`] for them, and never
+    /// more than until `deadline`.
     pub(super) async fn search(
         self: &Arc<Self>,
         search: Search,
@@ -536,8 +541,8 @@ impl Connection {
         let deadline = deadline.min(begun + self.access.timeout);
         // Many entries take long on any server.
         let is_long = search.limit > MOST_ENTRIES;
-        // A task of its own, since unreadable entries make the library panic. It ends by the deadline,
-        // whether or not somebody still waits.
+        // A task of its own, since unreadable entries make the library panic. It ends by the
+        // deadline, whether or not somebody still waits.
         let task = tokio::spawn(async move {
             let _permit = permit;
             connection.run(search, deadline).await
@@ -597,7 +602,8 @@ impl Connection {
                 // noSuchObject, invalidDNSyntax, or a referral to a domain that is not ours.
                 let missing = search.may_be_missing && matches!(result.rc, 10 | 32 | 34);
                 match search_fault(&self.url, &search.base, &result) {
-                    // The base is somebody's value: what is wrong with it is not wrong with the server.
+                    // The base is somebody's value: what is wrong with it is not wrong with the
+                    // server.
                     Some(Fault::Server(why)) if search.may_be_missing && !missing => {
                         Err(Fault::Question(why))
                     }
@@ -623,7 +629,8 @@ impl Connection {
         }
     }
 
-    /// A filter with the server's names in the place of identifiers. No value holds a bracket that is not escaped.
+    /// A filter with the server's names in the place of identifiers. No value holds a bracket that
+    /// is not escaped.
     fn in_names<'f>(&self, filter: &'f str) -> Cow<'f, str> {
         let mut named = Cow::Borrowed(filter);
         for (identifier, name) in self.identifiers.get().into_iter().flatten() {
@@ -632,7 +639,8 @@ impl Connection {
         named
     }
 
-    /// Asks for long lists part by part where the server knows how; the parts tell that there is more.
+    /// Asks for long lists part by part where the server knows how; the parts tell that there is
+    /// more.
     fn in_ranges(&self, attributes: Vec<String>) -> Vec<String> {
         if !self.features().ranges {
             return attributes;
@@ -692,11 +700,13 @@ impl Connection {
         }
     }
 
-    /// Nothing at all from the server for [`Access::timeout`] means that it is gone; otherwise only this search was slow.
+    /// Nothing at all from the server for [`Access::timeout`] means that it is gone; otherwise only
+    /// this search was slow.
     fn too_slow(&self, begun: Instant) -> Fault {
         let waited = begun.elapsed();
         let heard = self.opened + Duration::from_millis(self.heard.load(Ordering::Relaxed));
-        // The clock may be late and never early; whoever had less time learns nothing of the server.
+        // The clock may be late and never early; whoever had less time learns nothing of the
+        // server.
         if heard < begun && waited >= self.access.timeout * 19 / 20 {
             let why = format!("{} did not answer for {waited:.1?}", self.url);
             self.condemn(&why);
@@ -714,7 +724,8 @@ impl Connection {
     }
 }
 
-/// Binds by Kerberos, with what the environment of the process names: a ticket cache, or a client keytab.
+/// Binds by Kerberos, with what the environment of the process names: a ticket cache, or a client
+/// keytab.
 #[cfg(feature = "gssapi")]
 async fn gssapi_bind(url: &ServerUrl, mut ldap: Ldap) -> Result<Ldap, EnterError> {
     let host = url.host().to_owned();

@@ -1,7 +1,7 @@
 //! LDAP servers that the DNS names, by SRV records (RFC 2782), as Active Directory publishes them.
 //!
-//! A discovered server is only ever spoken to over TLS: `_ldaps._tcp` as it says; `_ldap._tcp` with StartTLS where
-//! that is set, and else on port 636.
+//! A discovered server is only ever spoken to over TLS: `_ldaps._tcp` as it says; `_ldap._tcp` with
+//! StartTLS where that is set, and else on port 636.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -130,7 +130,8 @@ async fn of_domain(
     Err(format!("srv:{domain}: {}", faults.join("; ")))
 }
 
-/// By priority, and within one by chance, weighted (RFC 2782). `random` gives a number below its argument.
+/// By priority, and within one by chance, weighted (RFC 2782). `random` gives a number below its
+/// argument.
 fn ordered(mut services: Vec<Service>, mut random: impl FnMut(u64) -> u64) -> Vec<Service> {
     services.sort_by_key(|service| (service.priority, service.weight != 0));
     let mut ordered = Vec::new();

@@ -14,7 +14,8 @@ pub(super) enum Fault {
     /// This question has no answer; others may.
     #[error("{0}")]
     Question(String),
-    /// The answer did not come in time, and the server is there: it says nothing about what was asked.
+    /// The answer did not come in time, and the server is there: it says nothing about what was
+    /// asked.
     #[error("{0}")]
     Slow(String),
 }

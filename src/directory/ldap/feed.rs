@@ -1,9 +1,10 @@
-//! What a server tells of changes: content synchronization (RFC 4533) of OpenLDAP, change notification and
-//! update sequence numbers of Active Directory ([MS-ADTS] sections 3.1.1.3.4.1.9 and 3.1.1.1.9).
+//! What a server tells of changes: content synchronization (RFC 4533) of OpenLDAP, change
+//! notification and update sequence numbers of Active Directory ([MS-ADTS] sections 3.1.1.3.4.1.9
+//! and 3.1.1.1.9).
 //!
-//! Promises: whatever changed after [`Change::UpToDate`] is told, or the feed ends; what cannot be told one by
-//! one is told as [`Change::Everything`]. A server's feed goes over the connection that questions go over: a
-//! change is never told before that server answers with it.
+//! Promises: whatever changed after [`Change::UpToDate`] is told, or the feed ends; what cannot be
+//! told one by one is told as [`Change::Everything`]. A server's feed goes over the connection that
+//! questions go over: a change is never told before that server answers with it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -196,7 +197,8 @@ impl Feed<'_> {
         self.tell(Change::Place(Place::Sync { base, cookie })).await
     }
 
-    /// The numbers of the last changes, written as OpenLDAP's consumers do; `None` where they are hidden from us.
+    /// The numbers of the last changes, written as OpenLDAP's consumers do; `None` where they are
+    /// hidden from us.
     async fn newest_cookie(&self) -> Result<Option<String>, FeedError> {
         let root = self.one("", &["namingContexts"]).await?;
         let base = self.base.to_lowercase();
@@ -386,8 +388,9 @@ struct Numbers {
     top: String,
 }
 
-/// `going_on`: whether the server was asked to go on from a place that another of its kind, or it before a restart,
-/// had named. It may not know it any more (e-syncRefreshRequired, RFC 4533 section 3.9), or not yet.
+/// `going_on`: whether the server was asked to go on from a place that another of its kind, or it
+/// before a restart, had named. It may not know it any more (e-syncRefreshRequired, RFC 4533
+/// section 3.9), or not yet.
 fn sync_error(fault: Fault, going_on: bool) -> FeedError {
     match fault {
         Fault::Lost(why) | Fault::Slow(why) => FeedError::Lost(why),

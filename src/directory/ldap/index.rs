@@ -1,7 +1,8 @@
-//! Whether a server finds by an attribute without reading everything: its own word, where it shows it.
+//! Whether a server finds by an attribute without reading everything: its own word, where it shows
+//! it.
 //!
-//! OpenLDAP says it in cn=config (slapd-mdb(5), olcDbIndex), to accounts that may read that; Active Directory in its
-//! schema (bit 0 of searchFlags, MS-ADTS section 2.2.9), which everybody may read.
+//! OpenLDAP says it in cn=config (slapd-mdb(5), olcDbIndex), to accounts that may read that; Active
+//! Directory in its schema (bit 0 of searchFlags, MS-ADTS section 2.2.9), which everybody may read.
 
 use std::sync::Arc;
 
@@ -105,7 +106,8 @@ async fn of_active_directory(
         .collect()
 }
 
-/// Values of olcDbIndex are `mail,cn eq,pres`; without the second word the one for `default` counts.
+/// Values of olcDbIndex are `mail,cn eq,pres`; without the second word the one for `default`
+/// counts.
 fn unindexed(indexes: &[String], attributes: &[String]) -> Vec<String> {
     let has_eq = |kinds: &str| kinds.split(',').any(|kind| kind == "eq");
     let words = |index: &str| {

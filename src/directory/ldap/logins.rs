@@ -54,8 +54,8 @@ impl LookUp<Login> for Client {
 }
 
 impl Client {
-    /// The objects with each of these names; `None` where that can only be told one by one. That nobody has a name is believed
-    /// only while what is there is seen.
+    /// The objects with each of these names; `None` where that can only be told one by one. That
+    /// nobody has a name is believed only while what is there is seen.
     async fn with_logins(
         &self,
         asked: &[Login],

@@ -1,8 +1,9 @@
 //! LDAP servers as the directory.
 //!
-//! Promises: each answer of a server is waited for until `LdapSettings::timeout`, and no question takes more than
-//! [`Ldap::patience`]; a slow server is never taken for one that is down or hides something, and neither an outage, a missing
-//! base nor half an answer for "no such person". Does not cache; see [`super::cache`].
+//! Promises: each answer of a server is waited for until `LdapSettings::timeout`, and no question
+//! takes more than [`Ldap::patience`]; a slow server is never taken for one that is down or hides
+//! something, and neither an outage, a missing base nor half an answer for "no such person". Does
+//! not cache; see [`super::cache`].
 
 mod batch;
 mod connection;
@@ -185,8 +186,8 @@ impl Ldap {
         (self.client.watch != Watch::Off).then(|| Changing(Arc::clone(&self.client)))
     }
 
-    /// Reads the whole directory now and every `ttl`, for values in unusual forms and journal values; who runs it must
-    /// stop it.
+    /// Reads the whole directory now and every `ttl`, for values in unusual forms and journal
+    /// values; who runs it must stop it.
     pub(super) fn scan(
         &self,
         changes: Arc<Changes>,
@@ -456,8 +457,8 @@ fn list_outage(fault: Fault) -> Outage {
 }
 
 impl Client {
-    /// Begins to read everything that matches, in pages, on a connection of its own: whoever takes the objects may be slow,
-    /// and ask for addresses meanwhile.
+    /// Begins to read everything that matches, in pages, on a connection of its own: whoever takes
+    /// the objects may be slow, and ask for addresses meanwhile.
     async fn begin_list(
         &self,
         filter: String,
@@ -707,7 +708,8 @@ impl Client {
         Ok(whole)
     }
 
-    /// The groups with a journal attribute that an object is a member of, also by way of other groups.
+    /// The groups with a journal attribute that an object is a member of, also by way of other
+    /// groups.
     async fn groups_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Fault> {
         let Some(journaled) = self.attributes.journaled_filter() else {
             return Ok(Vec::new());
@@ -727,7 +729,8 @@ impl Client {
             may_be_missing: false,
         };
         if features.ranges {
-            // LDAP_MATCHING_RULE_IN_CHAIN ([MS-ADTS] section 3.1.1.3.4.4.3): the server follows groups of groups.
+            // LDAP_MATCHING_RULE_IN_CHAIN ([MS-ADTS] section 3.1.1.3.4.4.3): the server follows
+            // groups of groups.
             let dn = ldap_escape(object.dn.as_str());
             let filter = format!("(&{journaled}(member:1.2.840.113556.1.4.1941:={dn}))");
             let (found, _) = self.search(search(filter), deadline).await?;
@@ -900,8 +903,8 @@ impl Client {
         }
     }
 
-    /// Searches, and once more where the connection was lost or the server could not. A server that said nothing in the time of
-    /// an answer leaves no time for another.
+    /// Searches, and once more where the connection was lost or the server could not. A server that
+    /// said nothing in the time of an answer leaves no time for another.
     async fn search(
         &self,
         search: Search,

@@ -14,8 +14,8 @@ use crate::directory::changes::Changes;
 use crate::directory::question::range;
 use crate::directory::scan::Sample;
 
-/// Pauses after a scan, in multiples of its own time: at most 2 % of the time is spent on scans by the clock, and 10 %
-/// where the server changed or a change feed began anew.
+/// Pauses after a scan, in multiples of its own time: at most 2 % of the time is spent on scans by
+/// the clock, and 10 % where the server changed or a change feed began anew.
 const PAUSE: u32 = 49;
 const PAUSE_IF_ASKED: u32 = 9;
 /// The shortest pauses.
@@ -82,8 +82,8 @@ impl Client {
         }
     }
 
-    /// Reads everything, or if that is refused what can be asked for. Returns why not everything was read or can be
-    /// found, and the keys of values not known before.
+    /// Reads everything, or if that is refused what can be asked for. Returns why not everything
+    /// was read or can be found, and the keys of values not known before.
     async fn scan_once(
         &self,
         connection: &Arc<Connection>,
@@ -147,8 +147,8 @@ impl Client {
         connection.verify(self.access.deadline()).await
     }
 
-    /// Sees by values that were read how the server compares each address attribute. Returns whether that is
-    /// other than was known, and which attributes cannot be searched at all.
+    /// Sees by values that were read how the server compares each address attribute. Returns
+    /// whether that is other than was known, and which attributes cannot be searched at all.
     async fn examine(&self, connection: &Arc<Connection>) -> Result<(bool, Option<String>), Fault> {
         let mut is_news = false;
         let mut closed: Vec<Arc<str>> = Vec::new();

@@ -1,11 +1,12 @@
 //! Which of the LDAP servers is used.
 //!
-//! One task owns the choice: it tries the servers in their order, keeps the first that lets us in for as
-//! long as it works and none before it does, and goes on trying while none does. A slow one is left for one that answers
-//! in half the time, until it is quick again; without such a one it stays in use. Everybody else watches.
+//! One task owns the choice: it tries the servers in their order, keeps the first that lets us in
+//! for as long as it works and none before it does, and goes on trying while none does. A slow one
+//! is left for one that answers in half the time, until it is quick again; without such a one it
+//! stays in use. Everybody else watches.
 //!
-//! Promises: while no server can be used, whoever asks hears so at once; a server that is back is used
-//! within about two seconds, without anybody asking.
+//! Promises: while no server can be used, whoever asks hears so at once; a server that is back is
+//! used within about two seconds, without anybody asking.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,11 +32,12 @@ const PAUSE_CREDENTIALS: (Duration, Duration) =
 /// The same where an attribute is missing: to look for it may cost the server much.
 const PAUSE_EMPTY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
-/// How often a connection in use is tried, needed or not; shorter than servers' and firewalls' patience
-/// with idle connections.
+/// How often a connection in use is tried, needed or not; shorter than servers' and firewalls'
+/// patience with idle connections.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 
-/// How soon a server in use is asked for attributes that nobody was found to have: whoever asks for people comes first.
+/// How soon a server in use is asked for attributes that nobody was found to have: whoever asks for
+/// people comes first.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// How often is looked for a faster server than a slow one.
@@ -171,8 +173,8 @@ impl Chooser {
         }
     }
 
-    /// Enters the first server that can be used. Where nobody was found to have some attribute there, the others are
-    /// looked at before that is believed.
+    /// Enters the first server that can be used. Where nobody was found to have some attribute
+    /// there, the others are looked at before that is believed.
     async fn enter_best(&mut self) -> Result<(usize, Arc<Connection>), Outage> {
         let (index, connection) = self.enter_one().await?;
         let deadline = self.access.deadline();
@@ -216,7 +218,8 @@ impl Chooser {
         }
     }
 
-    /// Learns which servers there are, from the DNS now and then. A server that is known keeps its history.
+    /// Learns which servers there are, from the DNS now and then. A server that is known keeps its
+    /// history.
     async fn discover(&mut self) {
         let again = match self.given.iter().any(|one| matches!(one, Given::Domain(_))) {
             true => LOOK_EVERY,
@@ -242,8 +245,8 @@ impl Chooser {
         }
     }
 
-    /// Uses a connection until its end, and goes back to a server that stands before it as soon as that one is there
-    /// again.
+    /// Uses a connection until its end, and goes back to a server that stands before it as soon as
+    /// that one is there again.
     async fn serve(&mut self, mut index: usize, mut connection: Arc<Connection>) {
         let mut acceptances = self.access.presence.acceptances();
         let (mut looked, mut is_first, mut measured) = (Instant::now(), true, None);
@@ -286,8 +289,9 @@ impl Chooser {
                     continue;
                 }
                 Err(_) => {
-                    // Sees whether the end has come unnoticed: a server that hangs, or a firewall that forgot us,
-                    // says nothing. A fault that matters ends the connection by itself.
+                    // Sees whether the end has come unnoticed: a server that hangs, or a firewall
+                    // that forgot us, says nothing. A fault that matters ends the connection by
+                    // itself.
                     let deadline = self.access.deadline();
                     if connection.check(deadline).await.is_ok() {
                         connection.prove();
@@ -326,7 +330,8 @@ impl Chooser {
         *index = other.0;
     }
 
-    /// Enters a server that stands before the one in use, unless it is slow and the one in use is faster.
+    /// Enters a server that stands before the one in use, unless it is slow and the one in use is
+    /// faster.
     async fn enter_preferred(
         &mut self,
         index: usize,
@@ -398,7 +403,8 @@ impl Chooser {
         if server.paused_until().is_some() {
             return None;
         }
-        // One that was not entered in its share is given all the time that an answer has: it may be slow, and nobody waits now.
+        // One that was not entered in its share is given all the time that an answer has: it may be
+        // slow, and nobody waits now.
         let patience = match server.trouble {
             None => share,
             Some(_) => self.access.timeout,
@@ -423,8 +429,9 @@ impl Chooser {
         self.access.timeout / u32::try_from(self.servers.len()).unwrap_or(1).max(1)
     }
 
-    /// Tries the servers that are not being left alone, in order. Each has its share of the time: a first server that swallows
-    /// packets must leave time for the second while the one who asked still waits.
+    /// Tries the servers that are not being left alone, in order. Each has its share of the time: a
+    /// first server that swallows packets must leave time for the second while the one who asked
+    /// still waits.
     async fn enter_one(&mut self) -> Result<(usize, Arc<Connection>), Outage> {
         for index in 0..self.servers.len() {
             if let Some(connection) = self.enter(index).await {
@@ -527,7 +534,8 @@ impl Server {
                 let fault = EnterError::Other(format!("{url} closed the connection"));
                 match &self.trouble {
                     None if proven => {}
-                    // Once may be chance, and the question that broke with it is to be put again now.
+                    // Once may be chance, and the question that broke with it is to be put again
+                    // now.
                     None => self.trouble = Some(Trouble::without_pause(fault)),
                     Some(_) => self.failed(fault),
                 }

@@ -30,8 +30,8 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Looks at what has come, and gives it to the disk once it is enough. Beyond a limit nothing is kept any more, and the
-    /// rest is passed over.
+    /// Looks at what has come, and gives it to the disk once it is enough. Beyond a limit nothing
+    /// is kept any more, and the rest is passed over.
     pub(super) async fn grown(&mut self, pipeline: &Pipeline, limits: &Limits) {
         if self.excess.is_none() {
             self.excess = self.exceeded(limits);

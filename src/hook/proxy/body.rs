@@ -24,7 +24,8 @@ impl Session {
             self.bad_sequence(between, "The message comes in chunks");
             return Ok(());
         }
-        // Not to be given back, and not to be finished before the service stops, as long as this stands.
+        // Not to be given back, and not to be finished before the service stops, as long as this
+        // stands.
         let (pipeline, until) = (
             transaction.pipeline.clone(),
             transaction.began + self.limits.message_time,

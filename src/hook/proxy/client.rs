@@ -173,8 +173,8 @@ impl ClientSide {
         }
     }
 
-    /// Changes over to TLS. What the client sent before the handshake is thrown away: somebody in between may have put
-    /// it there (RFC 3207 section 6).
+    /// Changes over to TLS. What the client sent before the handshake is thrown away: somebody in
+    /// between may have put it there (RFC 3207 section 6).
     pub(super) async fn encrypt(&mut self, tls: &ServerTls) -> Result<(), Ended> {
         self.lines.clear();
         let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));

@@ -7,7 +7,8 @@ use crate::mail::{Client, Side};
 /// Who a client is, and who it speaks for at the moment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Identity {
-    /// Who is connected, or said to be by XCLIENT or the PROXY protocol: until the end of the connection.
+    /// Who is connected, or said to be by XCLIENT or the PROXY protocol: until the end of the
+    /// connection.
     base: Client,
     /// By XFORWARD: until the end of one transaction.
     forwarded: Option<Client>,
@@ -76,8 +77,9 @@ impl Identity {
         for (name, value) in attributes {
             match name.as_str() {
                 "IDENT" => self.queue_id = value.clone(),
-                // Postfix calls all clients local whose headers it completes (local_header_rewrite_clients): that is
-                // about the way of writing, and their address counts. What has none began at that server itself.
+                // Postfix calls all clients local whose headers it completes
+                // (local_header_rewrite_clients): that is about the way of writing, and their
+                // address counts. What has none began at that server itself.
                 "SOURCE" if value.eq_ignore_ascii_case("LOCAL") => {
                     client.ip.get_or_insert(IpAddr::V4(Ipv4Addr::LOCALHOST));
                 }

@@ -1,9 +1,10 @@
 //! The SMTP door: Copyist stands between a client and the next server, for MTAs without a milter.
 //!
-//! Promises: what the client says reaches the next server as it was said, octet for octet, and the client gets that
-//! server's own answers; Copyist never takes responsibility for a message itself (RFC 5321 section 4.2.5). What must be
-//! journaled is durable before the message goes on, is delivered once the next server has taken it, and withdrawn where
-//! it has not. Only what this door understands is passed on: an unknown command is nobody's.
+//! Promises: what the client says reaches the next server as it was said, octet for octet, and the
+//! client gets that server's own answers; Copyist never takes responsibility for a message itself
+//! (RFC 5321 section 4.2.5). What must be journaled is durable before the message goes on, is
+//! delivered once the next server has taken it, and withdrawn where it has not. Only what this door
+//! understands is passed on: an unknown command is nobody's.
 
 mod arriving;
 mod body;
@@ -46,7 +47,8 @@ const BREATH: Duration = Duration::from_millis(100);
 /// How often idle connections to the next server are looked after.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// What an SMTP listener works by, of one generation of settings. A connection keeps the one it began with.
+/// What an SMTP listener works by, of one generation of settings. A connection keeps the one it
+/// began with.
 pub struct Terms {
     door: SmtpDoor,
     server_tls: Option<ServerTls>,
@@ -67,8 +69,8 @@ impl Terms {
         })
     }
 
-    /// The same by new settings. Who is connected stays so and is counted; idle connections to the same next server are
-    /// used on. Blocks.
+    /// The same by new settings. Who is connected stays so and is counted; idle connections to the
+    /// same next server are used on. Blocks.
     pub fn reload(&self, door: &SmtpDoor, limits: Limits) -> Result<Terms, TlsError> {
         let new = Terms::load(door, limits)?;
         self.gate.set(access(door), limits);
@@ -115,7 +117,8 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, from)) => {
-                // Replies are small and waited for; a connection that cannot be set up so is served all the same.
+                // Replies are small and waited for; a connection that cannot be set up so is served
+                // all the same.
                 let _ = stream.set_nodelay(true);
                 let terms = terms.load_full();
                 admit(

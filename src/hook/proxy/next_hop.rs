@@ -21,8 +21,8 @@ const CONNECT: Duration = Duration::from_secs(30);
 /// Octets asked of the system at once. Answers are short.
 const READ: usize = 4096;
 
-/// An open connection. Once anything went otherwise than in order it is never used again: its next answer may belong to
-/// the last command.
+/// An open connection. Once anything went otherwise than in order it is never used again: its next
+/// answer may belong to the last command.
 pub(super) struct Hop {
     stream: Box<dyn Octets>,
     answers: Answers,
@@ -33,7 +33,8 @@ pub(super) struct Hop {
     is_tls: bool,
     /// Whether it may not be asked anything more.
     is_over: bool,
-    /// Whether it holds nothing against whoever comes next: nobody logged in or spoke for others, and it never said no.
+    /// Whether it holds nothing against whoever comes next: nobody logged in or spoke for others,
+    /// and it never said no.
     is_plain: bool,
 }
 
@@ -78,8 +79,8 @@ impl Hop {
         })
     }
 
-    /// The session, encrypted where that can be: a disagreement about encryption, and nothing else, is a reason to do
-    /// without.
+    /// The session, encrypted where that can be: a disagreement about encryption, and nothing else,
+    /// is a reason to do without.
     async fn begin_anyhow(tcp: TcpStream, to: &NextHop, tls: &HopTls) -> Result<Hop, HopError> {
         let address = tcp.peer_addr().map_err(HopError::Unreachable)?;
         match Hop::begin(tcp, to, tls, to.tls).await {
@@ -172,8 +173,9 @@ impl Hop {
         self.is_plain = false;
     }
 
-    /// Fails where the server has closed, or has said something that nobody asked for: an answer too many would be taken for
-    /// that to the next command, and so on to the next client's message. Sees what has arrived, and waits for nothing.
+    /// Fails where the server has closed, or has said something that nobody asked for: an answer
+    /// too many would be taken for that to the next command, and so on to the next client's
+    /// message. Sees what has arrived, and waits for nothing.
     pub(super) async fn check_silence(&mut self) -> Result<(), HopError> {
         if self.is_over {
             return Err(HopError::Closed);
@@ -194,8 +196,8 @@ impl Hop {
         }
     }
 
-    /// Sends a command, which has no line break of its own, and gives the answer. A 421 may come unasked (RFC 5321 section
-    /// 3.8), and is that answer then.
+    /// Sends a command, which has no line break of its own, and gives the answer. A 421 may come
+    /// unasked (RFC 5321 section 3.8), and is that answer then.
     pub(super) async fn ask(&mut self, line: &[u8]) -> Result<Answer, HopError> {
         if let Err(error) = self.check_silence().await {
             let farewell = self.last_words().await;

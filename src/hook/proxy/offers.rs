@@ -20,8 +20,8 @@ const PASSED: [&str; 10] = [
     "HELP",
 ];
 
-/// Mechanisms that end with the exchange: one that goes on to protect the connection, or is bound to it, cannot pass
-/// through somebody who reads along.
+/// Mechanisms that end with the exchange: one that goes on to protect the connection, or is bound
+/// to it, cannot pass through somebody who reads along.
 const MECHANISMS: [&str; 9] = [
     "PLAIN",
     "LOGIN",

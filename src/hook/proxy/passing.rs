@@ -98,7 +98,8 @@ impl Passing<'_> {
         counter!("copyist_smtp_messages_total", "result" => result).increment(1);
     }
 
-    /// What is held stays so where this fails; the spool has failed then, and the next start releases it.
+    /// What is held stays so where this fails; the spool has failed then, and the next start
+    /// releases it.
     fn settled(&self, settled: Result<(), CommitError>) {
         if let Err(cause) = settled {
             warn!(
@@ -108,8 +109,9 @@ impl Passing<'_> {
         }
     }
 
-    /// The versions that others get, each in a transaction of its own. Gives the items that are done with, and why the
-    /// next server cannot be asked any more. What it does not take at once, for all of them, is delivered by the relay.
+    /// The versions that others get, each in a transaction of its own. Gives the items that are
+    /// done with, and why the next server cannot be asked any more. What it does not take at once,
+    /// for all of them, is delivered by the relay.
     async fn others(&mut self, others: &[Other]) -> (Vec<ItemId>, Option<HopError>) {
         let mut done = Vec::new();
         for other in others {
@@ -148,8 +150,8 @@ impl Passing<'_> {
         (done, None)
     }
 
-    /// A transaction of its own for some of the recipients. Where the next server does not take each of them again,
-    /// nothing is sent.
+    /// A transaction of its own for some of the recipients. Where the next server does not take
+    /// each of them again, nothing is sent.
     async fn anew(&mut self, places: &[usize], outgoing: &Outgoing) -> Sent {
         let transaction = self.transaction;
         let rcpts = places

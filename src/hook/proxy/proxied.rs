@@ -1,5 +1,5 @@
-//! The PROXY protocol: a load balancer in front says whose connection it passes on (HAProxy, "The PROXY protocol",
-//! versions 1 and 2).
+//! The PROXY protocol: a load balancer in front says whose connection it passes on (HAProxy, "The
+//! PROXY protocol", versions 1 and 2).
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,8 +17,8 @@ const LONGEST: usize = 4096;
 /// It comes at once.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads the header, and not an octet more. Gives the client's address; `None` where the header tells of no TCP connection,
-/// and the peer's own for a connection of its own (a health check).
+/// Reads the header, and not an octet more. Gives the client's address; `None` where the header
+/// tells of no TCP connection, and the peer's own for a connection of its own (a health check).
 pub(super) async fn source<S: AsyncRead + Unpin>(
     stream: &mut S,
     peer: IpAddr,
@@ -47,7 +47,8 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S, peer: IpAddr) -> Result<Opti
         fill(stream, &mut header, from).await?;
         return second(&header, peer);
     }
-    // Octet by octet: what follows belongs to SMTP or TLS. It happens once, and is in the system's buffer.
+    // Octet by octet: what follows belongs to SMTP or TLS. It happens once, and is in the system's
+    // buffer.
     while header.starts_with(b"PROXY ") && !header.ends_with(b"\r\n") && header.len() < LINE {
         let from = header.len();
         header.push(0);

@@ -1,4 +1,5 @@
-//! The dialogue: what the client says, what the next server answers, and what we have to say ourselves.
+//! The dialogue: what the client says, what the next server answers, and what we have to say
+//! ourselves.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -85,7 +86,8 @@ pub(super) struct Chunks {
 pub(super) struct Between {
     pub(super) client: ClientSide,
     pub(super) hop: Hop,
-    /// Whether the next server has heard nothing of this client yet, on a connection that was used before.
+    /// Whether the next server has heard nothing of this client yet, on a connection that was used
+    /// before.
     pub(super) is_stale: bool,
 }
 
@@ -187,7 +189,8 @@ impl Session {
         }
         let is_idle = self.transaction.is_none();
         let hop = match &ended {
-            // In the middle of a message it is just closed, so that nothing of it is taken for all of it.
+            // In the middle of a message it is just closed, so that nothing of it is taken for all
+            // of it.
             Err(Ended::NextHop(_) | Ended::Dismissed) => None,
             _ => hop.filter(|_| is_idle),
         };
@@ -206,8 +209,8 @@ impl Session {
         ended
     }
 
-    /// Waits until the client says something. The next server has connections for those who do: one that nobody has spoken
-    /// on goes back meanwhile.
+    /// Waits until the client says something. The next server has connections for those who do: one
+    /// that nobody has spoken on goes back meanwhile.
     async fn first_word(
         &self,
         client: &mut ClientSide,
@@ -328,7 +331,8 @@ impl Session {
         Ok(())
     }
 
-    /// Asks the next server. A connection that it had closed while nobody used it is replaced, once.
+    /// Asks the next server. A connection that it had closed while nobody used it is replaced,
+    /// once.
     pub(super) async fn ask(
         &mut self,
         between: &mut Between,
@@ -401,8 +405,8 @@ impl Session {
         Ok(())
     }
 
-    /// A refusal of our own. Behind a queue it is never a final one: the queue would send a bounce to whoever the sender
-    /// claims to be.
+    /// A refusal of our own. Behind a queue it is never a final one: the queue would send a bounce
+    /// to whoever the sender claims to be.
     fn own(&self, reply: Reply) -> Reply {
         let reply = match self.terms.door.mode {
             Mode::AfterQueue if reply.is_permanent() => {
@@ -483,7 +487,8 @@ impl Session {
         Ok(())
     }
 
-    /// Behind a queue of this machine everybody looks like this machine, unless the queue says more.
+    /// Behind a queue of this machine everybody looks like this machine, unless the queue says
+    /// more.
     fn told_once(&self) {
         static TOLD: std::sync::Once = std::sync::Once::new();
         let door = &self.terms.door;
@@ -529,7 +534,8 @@ impl Session {
                 return Ok(());
             }
         };
-        // Without those before it: nothing depends on them, and to copy them for each would take the square of their number.
+        // Without those before it: nothing depends on them, and to copy them for each would take
+        // the square of their number.
         let envelope = self.envelope_to(transaction, Vec::new());
         let Some(transaction) = &mut self.transaction else {
             return Ok(());
@@ -542,7 +548,8 @@ impl Session {
                 return Ok(());
             }
         };
-        // A queue that expanded the recipient says what of (RFC 3461 section 4.2); any client could.
+        // A queue that expanded the recipient says what of (RFC 3461 section 4.2); any client
+        // could.
         let is_behind = self.terms.door.mode == Mode::AfterQueue && self.may_speak_for();
         let original = is_behind.then(|| original_recipient(&params)).flatten();
         let answer = self.forward(between, &line).await?;

@@ -107,8 +107,8 @@ impl Iterator for Kept {
     }
 }
 
-/// Hands a message over in the transaction that is open. `as_chunk` by BDAT, which changes nothing in it; by DATA a message
-/// that does not end in a line break gains one.
+/// Hands a message over in the transaction that is open. `as_chunk` by BDAT, which changes nothing
+/// in it; by DATA a message that does not end in a line break gains one.
 pub(super) async fn transmit(hop: &mut Hop, outgoing: &Outgoing, as_chunk: bool) -> Sent {
     match as_chunk {
         true => chunk(hop, outgoing).await,
@@ -148,8 +148,8 @@ async fn data(hop: &mut Hop, outgoing: &Outgoing) -> Sent {
     if let Err(error) = hop.check_silence().await {
         return broken_off(hop, error).await;
     }
-    // The one place where the next server gets the end of a message. It may take it from here on, so nothing but its
-    // answer tells what became of it.
+    // The one place where the next server gets the end of a message. It may take it from here on,
+    // so nothing but its answer tells what became of it.
     stuff.end(&mut out);
     if let Err(error) = hop.write(&out).await {
         return Sent::Unknown(error);
@@ -194,7 +194,8 @@ async fn chunk(hop: &mut Hop, outgoing: &Outgoing) -> Sent {
     decided(hop).await
 }
 
-/// A refusal before the end of the message leaves the transaction open (RFC 5321 section 3.3), so it is ended.
+/// A refusal before the end of the message leaves the transaction open (RFC 5321 section 3.3), so
+/// it is ended.
 pub(super) async fn answered(hop: &mut Hop, answer: Answer) -> Sent {
     if answer.code == 421 {
         return Sent::Answered(answer);

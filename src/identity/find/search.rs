@@ -44,7 +44,8 @@ struct ByMap {
     /// Which of the readings has the entry.
     at: usize,
     addresses: Vec<Address>,
-    /// Whether a command or a file takes the mail: it may be how its own mailbox gets it, as with a command that sorts.
+    /// Whether a command or a file takes the mail: it may be how its own mailbox gets it, as with a
+    /// command that sorts.
     is_kept: bool,
 }
 
@@ -183,7 +184,8 @@ impl Search<'_> {
             .collect();
         if let Some((at, mut objects)) = found {
             if leads_away {
-                // Whether mail arrives there as well, the map says; by it the MTA knows the members of a group.
+                // Whether mail arrives there as well, the map says; by it the MTA knows the members
+                // of a group.
                 let groups = objects.iter().filter(|object| object.is_group());
                 objects = groups.cloned().collect();
             }
@@ -228,8 +230,9 @@ impl Search<'_> {
         Ok(next)
     }
 
-    /// The objects that own the first of these addresses that anybody owns. The login names, which count where nobody does,
-    /// are asked for at the same time, so that a slow directory is not waited for twice.
+    /// The objects that own the first of these addresses that anybody owns. The login names, which
+    /// count where nobody does, are asked for at the same time, so that a slow directory is not
+    /// waited for twice.
     async fn find_first(
         &self,
         candidates: &[Address],
@@ -253,7 +256,8 @@ impl Search<'_> {
         }
     }
 
-    /// The first of these readings that a map of the MTA has an entry for, and the addresses that it goes to.
+    /// The first of these readings that a map of the MTA has an entry for, and the addresses that
+    /// it goes to.
     async fn map(&mut self, readings: &Readings) -> Result<Option<ByMap>, Outage> {
         let maps = &self.identities.maps;
         if maps.is_empty() {
@@ -297,7 +301,8 @@ impl Search<'_> {
         Ok(None)
     }
 
-    /// Whose name an alias is that somebody sends by: it is that of a mailbox if it leads to this one and to nothing else.
+    /// Whose name an alias is that somebody sends by: it is that of a mailbox if it leads to this
+    /// one and to nothing else.
     async fn alias(&mut self, readings: &Readings) -> Result<Option<Next>, Outage> {
         let maps = &self.identities.maps;
         for reading in &readings.addresses {
@@ -370,7 +375,8 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Takes the objects that have a login name, and gives what they lead to; `None` if there are none.
+    /// Takes the objects that have a login name, and gives what they lead to; `None` if there are
+    /// none.
     async fn ask_login(&mut self, login: &str, shown: &Next) -> Result<Option<Vec<Next>>, Outage> {
         if login.is_empty() {
             return Ok(None);

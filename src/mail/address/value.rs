@@ -1,6 +1,7 @@
 //! An address as a person wrote it into a directory, a settings file or a journal attribute.
 //!
-//! Promises: one reading or an error. A value with two addresses in it is an error, never one of the two.
+//! Promises: one reading or an error. A value with two addresses in it is an error, never one of
+//! the two.
 
 use std::borrow::Cow;
 
@@ -46,8 +47,8 @@ pub(super) fn parse(text: &str) -> Result<Address, AddressError> {
     Err(malformed(text))
 }
 
-/// The text with every blank as a space, and without characters that show nothing. Joiners stay: some domains
-/// have them (RFC 5892 appendix A).
+/// The text with every blank as a space, and without characters that show nothing. Joiners stay:
+/// some domains have them (RFC 5892 appendix A).
 fn cleaned(text: &str) -> Result<String, AddressError> {
     let text = text.trim_matches(|c: char| c.is_control() || c.is_whitespace() || is_invisible(c));
     let mut clean = String::with_capacity(text.len());
@@ -69,7 +70,8 @@ fn cleaned(text: &str) -> Result<String, AddressError> {
     Ok(clean)
 }
 
-/// The text without its outermost scheme, brackets, display name, comments or quotes; `None` if it has none.
+/// The text without its outermost scheme, brackets, display name, comments or quotes; `None` if it
+/// has none.
 fn without_a_layer(text: &str) -> Result<Option<String>, AddressError> {
     let bare = text.trim_matches(' ').trim_end_matches([',', ';', ' ']);
     if bare.is_empty() {
@@ -141,7 +143,8 @@ fn between_a_pair(text: &str) -> Option<&str> {
         .into_iter()
         .find(|(open, _)| text.starts_with(*open))?;
     let inner = text.strip_prefix(open)?.strip_suffix(close)?;
-    // An address literal stands behind an @, so what begins with one of these is no address by itself.
+    // An address literal stands behind an @, so what begins with one of these is no address by
+    // itself.
     inner.contains('@').then_some(inner)
 }
 
@@ -159,8 +162,9 @@ fn quoted_whole(text: &str) -> Option<String> {
     None
 }
 
-/// `dan@corp.test` of `Dan <dan@corp.test>`. The name may be unquoted and have a comma, as in `Doe, Dan`, but it
-/// must be a name: neither another address before a comma, nor a scheme, nor a group of RFC 5322.
+/// `dan@corp.test` of `Dan <dan@corp.test>`. The name may be unquoted and have a comma, as in `Doe,
+/// Dan`, but it must be a name: neither another address before a comma, nor a scheme, nor a group
+/// of RFC 5322.
 fn behind_a_display_name(text: &str) -> Option<&str> {
     let inner = text.strip_suffix('>')?;
     let mut opened = None;
@@ -193,7 +197,8 @@ fn unquoted(text: &str) -> impl Iterator<Item = (usize, char)> {
     })
 }
 
-/// The text without the comments of RFC 5322 section 3.2.2; `None` if it has none, or one without an end.
+/// The text without the comments of RFC 5322 section 3.2.2; `None` if it has none, or one without
+/// an end.
 fn without_comments(text: &str) -> Option<String> {
     let mut kept = String::new();
     let (mut from, mut depth) = (0, 0_usize);
@@ -219,7 +224,8 @@ fn without_comments(text: &str) -> Option<String> {
     Some(kept)
 }
 
-/// Reads `local@domain` with blanks beside the `@`, quotes around any part of the local part, and a source route.
+/// Reads `local@domain` with blanks beside the `@`, quotes around any part of the local part, and a
+/// source route.
 fn addr_spec(text: &str, whole: &str) -> Result<Address, AddressError> {
     let text = match text.starts_with('@') {
         true => text.split_once(':').ok_or_else(|| malformed(whole))?.1,
@@ -265,8 +271,8 @@ fn local_part(text: &str) -> Option<String> {
     (!quoted).then_some(local)
 }
 
-/// Characters that show nothing, wherever they stand: soft hyphen, joiners, marks of direction, byte order mark,
-/// variation selectors, tags and fillers.
+/// Characters that show nothing, wherever they stand: soft hyphen, joiners, marks of direction,
+/// byte order mark, variation selectors, tags and fillers.
 pub(crate) fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'

@@ -40,7 +40,8 @@ fn decode_all_ways(bare: BareLineBreaks, wire: &[u8]) -> Decoded {
     for first in 0..wire.len() {
         for second in first..wire.len() {
             let pieces = [&wire[..first], &wire[first..second], &wire[second..]];
-            // Where a flaw stands in what is undecided, it is found with the next octet, whatever the pieces.
+            // Where a flaw stands in what is undecided, it is found with the next octet, whatever
+            // the pieces.
             assert_eq!(
                 decode(bare, pieces),
                 at_once,

@@ -1,6 +1,8 @@
-//! HTML: where a text goes in a document, HTML from and to plain text, and a text that a document's styles cannot hide.
+//! HTML: where a text goes in a document, HTML from and to plain text, and a text that a document's
+//! styles cannot hide.
 //!
-//! lol_html is used to find places, never to write into a document: every byte of it stays as it is.
+//! lol_html is used to find places, never to write into a document: every byte of it stays as it
+//! is.
 
 mod open;
 mod places;

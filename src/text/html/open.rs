@@ -1,4 +1,5 @@
-//! The elements that are open at a place of a document, as far as a text behind them would be held in one.
+//! The elements that are open at a place of a document, as far as a text behind them would be held
+//! in one.
 
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -52,8 +53,8 @@ impl Open {
     }
 }
 
-/// The end tags of the outermost element that a text must not stand in, and of all that is open in it: browsers pass over
-/// an end tag behind which another element is open.
+/// The end tags of the outermost element that a text must not stand in, and of all that is open in
+/// it: browsers pass over an end tag behind which another element is open.
 pub(super) fn end_tags(document: &[u8]) -> Option<String> {
     let open = Rc::new(RefCell::new(Open::default()));
     let tags = open.clone();
@@ -93,8 +94,8 @@ pub(super) fn end_tags(document: &[u8]) -> Option<String> {
     Some(tags)
 }
 
-/// Whether an element holds a text behind its start tag until its own end tag comes, whatever comes before: it would be
-/// part of a link, stand above a table, or not be shown.
+/// Whether an element holds a text behind its start tag until its own end tag comes, whatever comes
+/// before: it would be part of a link, stand above a table, or not be shown.
 pub(super) fn is_holding(name: &str) -> bool {
     matches!(
         name,

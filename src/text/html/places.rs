@@ -1,10 +1,10 @@
 //! Where a text goes in an HTML document.
 //!
-//! Before the body: at the place where a browser's body begins, by the insertion modes of the WHATWG tree
-//! construction (section 13.2.6.4): a `<body>`, `<head>` or `<html>` tag behind visible content begins nothing.
-//! After the body: before the last end tag of the body, with what has to be ended in front: documents as they come
-//! are broken in every way, and a text inside an unfinished comment, script, link or table would be swallowed, clicked
-//! or moved.
+//! Before the body: at the place where a browser's body begins, by the insertion modes of the
+//! WHATWG tree construction (section 13.2.6.4): a `<body>`, `<head>` or `<html>` tag behind visible
+//! content begins nothing. After the body: before the last end tag of the body, with what has to be
+//! ended in front: documents as they come are broken in every way, and a text inside an unfinished
+//! comment, script, link or table would be swallowed, clicked or moved.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -19,7 +19,8 @@ use memchr::memmem::Finder;
 
 use super::open::{end_tags, is_closed, is_hidden, is_holding};
 
-/// Put before every document that is read for its end, so that end tags without a start tag are seen.
+/// Put before every document that is read for its end, so that end tags without a start tag are
+/// seen.
 pub(super) const BODY_OPENING: &[u8] = b"<html><body>";
 
 /// Put before every document that is read for its beginning, for the same reason.
@@ -67,7 +68,8 @@ pub(in crate::text) struct Append {
     pub(in crate::text) ending: String,
 }
 
-/// Finds the place of a text before the body; `None` if the document is a frameset, or cannot be read as HTML.
+/// Finds the place of a text before the body; `None` if the document is a frameset, or cannot be
+/// read as HTML.
 pub(in crate::text) fn prepend_place(document: &[u8]) -> Option<usize> {
     beginning(&without_noscript(document))
 }
@@ -77,7 +79,8 @@ pub(in crate::text) fn append_place(document: &[u8]) -> Option<Append> {
     append(document, false)
 }
 
-/// Finds the place of a text after everything, wherever a body ends; `None` if nothing can be shown there.
+/// Finds the place of a text after everything, wherever a body ends; `None` if nothing can be shown
+/// there.
 pub(in crate::text) fn end_place(document: &[u8]) -> Option<Append> {
     append(document, true)
 }
@@ -89,8 +92,8 @@ fn append(document: &[u8], at_the_end: bool) -> Option<Append> {
         return None;
     }
     let first = seen.first;
-    // After the last end of a body: several documents in one part are shown one after the other. An end tag in front of
-    // all start tags ends nothing.
+    // After the last end of a body: several documents in one part are shown one after the other. An
+    // end tag in front of all start tags ends nothing.
     let [body, html] = seen.ends;
     let end = body.or(html);
     let end = end.filter(|end| !at_the_end && first.is_none_or(|first| end.at >= first));
@@ -108,8 +111,9 @@ fn append(document: &[u8], at_the_end: bool) -> Option<Append> {
     Some(Append { at, ending })
 }
 
-/// Reads a document until its body begins. No mail client runs scripts, so what stands in a noscript is part of the
-/// document, while a browser with scripts takes it for text: it begins nothing, and what is in it neither.
+/// Reads a document until its body begins. No mail client runs scripts, so what stands in a
+/// noscript is part of the document, while a browser with scripts takes it for text: it begins
+/// nothing, and what is in it neither.
 fn beginning(document: &[u8]) -> Option<usize> {
     let head = Rc::new(RefCell::new(Head::new(document)));
     let (tags, texts, types) = (head.clone(), head.clone(), head.clone());
@@ -177,7 +181,8 @@ struct Head {
     /// The end of the last thing before the body.
     place: usize,
     is_frameset: bool,
-    /// The element that everything is inside of, by its name: a template, or a noscript of the head.
+    /// The element that everything is inside of, by its name: a template, or a noscript of the
+    /// head.
     inside: Option<(String, usize)>,
 }
 
@@ -215,7 +220,8 @@ impl Head {
         }
     }
 
-    /// Something that is shown, or that a browser takes for it. `name` is the element's, empty for characters.
+    /// Something that is shown, or that a browser takes for it. `name` is the element's, empty for
+    /// characters.
     fn content(&mut self, name: &str) {
         match &self.inside {
             Some((outer, _)) if outer == "template" => return,
@@ -475,7 +481,8 @@ fn may_enclose(source: &[u8]) -> bool {
     matches!(name, "html" | "body" | "frameset") || is_holding(name)
 }
 
-/// Where words stand with which an element says that nothing of it is shown: only its attributes are looked at.
+/// Where words stand with which an element says that nothing of it is shown: only its attributes
+/// are looked at.
 fn hiding_words(document: &[u8]) -> Vec<usize> {
     static WORDS: LazyLock<[Finder<'static>; 6]> =
         LazyLock::new(|| ["none", "hidden", "NONE", "HIDDEN", "None", "Hidden"].map(Finder::new));
@@ -485,8 +492,8 @@ fn hiding_words(document: &[u8]) -> Vec<usize> {
     places
 }
 
-/// What has to stand behind these bytes so that what follows is shown. What is open at their end began with the last
-/// start tag or comment, so nothing before that is read again.
+/// What has to stand behind these bytes so that what follows is shown. What is open at their end
+/// began with the last start tag or comment, so nothing before that is read again.
 fn ending(before: &[u8], last: usize) -> Option<String> {
     let tail = &before[last.min(before.len())..];
     let one = ENDINGS.into_iter().map(str::to_owned);
@@ -521,8 +528,8 @@ fn is_shown(before: &[u8], ending: &[u8]) -> bool {
     written.is_ok() && shown.get()
 }
 
-/// No mail client runs scripts, so what stands in a noscript is part of the document, and no text as it is to a
-/// browser and to lol_html. The same bytes under a name that is nothing to either.
+/// No mail client runs scripts, so what stands in a noscript is part of the document, and no text
+/// as it is to a browser and to lol_html. The same bytes under a name that is nothing to either.
 pub(super) fn without_noscript(document: &[u8]) -> Cow<'_, [u8]> {
     const NAME: &[u8] = b"noscript";
     let mut found = memchr::memchr2_iter(b'n', b'N', document)

@@ -1,8 +1,8 @@
 //! A text that stays visible whatever the styles of the document around it say.
 //!
-//! Declarations of a style attribute that are `!important` win over every rule of a style sheet (CSS Cascade, section 6.1), so
-//! a sender's rules cannot hide an element that carries such declarations of its own. Mail clients that do not know a
-//! declaration pass over it.
+//! Declarations of a style attribute that are `!important` win over every rule of a style sheet
+//! (CSS Cascade, section 6.1), so a sender's rules cannot hide an element that carries such
+//! declarations of its own. Mail clients that do not know a declaration pass over it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,7 +10,8 @@ use std::rc::Rc;
 use lol_html::html_content::ContentType;
 use lol_html::{RewriteStrSettings, element, end_tag, rewrite_str};
 
-/// The box around a text. Lines, since lines of mail are short. `all` stands first: what it resets is set again behind it.
+/// The box around a text. Lines, since lines of mail are short. `all` stands first: what it resets
+/// is set again behind it.
 const BOX: &str = "all:initial!important;display:block!important;visibility:visible!important;opacity:1!important;\n\
 position:relative!important;z-index:2147483647!important;float:none!important;clear:both!important;\n\
 width:auto!important;height:auto!important;min-width:0!important;min-height:0!important;\n\
@@ -23,7 +24,8 @@ background:#fff!important;";
 const LETTERS: &str = "color:#000!important;font:normal 14px/1.4 sans-serif!important;text-align:start!important;\n\
 text-indent:0!important;letter-spacing:normal!important;word-spacing:normal!important;white-space:normal!important";
 
-/// Attributes of old HTML whose effect a style of the same element takes away, and what they are in a style.
+/// Attributes of old HTML whose effect a style of the same element takes away, and what they are in
+/// a style.
 const ATTRIBUTES: [(&str, &str); 6] = [
     ("align", "text-align"),
     ("bgcolor", "background-color"),
@@ -45,7 +47,8 @@ pub(in crate::text) fn shielded(html: &str) -> String {
     format!("<div dir=\"auto\" style=\"{BOX}{LETTERS}\">{inner}</div>")
 }
 
-/// The lines of a text that was made from plain text: no element in it can be hidden but the line breaks.
+/// The lines of a text that was made from plain text: no element in it can be hidden but the line
+/// breaks.
 fn plain_lines(html: &str) -> Option<&str> {
     let lines = html
         .strip_prefix("<div dir=\"auto\">")?
@@ -56,7 +59,8 @@ fn plain_lines(html: &str) -> Option<&str> {
 
 /// Has each element keep its own style, and take none of the document's.
 fn elements(html: &str) -> String {
-    // Of each table that is open: whether its rows stand in a group. Browsers make one, which has no style of its own.
+    // Of each table that is open: whether its rows stand in a group. Browsers make one, which has
+    // no style of its own.
     let grouped: Rc<RefCell<Vec<bool>>> = Rc::default();
     let handler = element!("*", |el| {
         let name = el.tag_name();

@@ -17,7 +17,8 @@ const BLOCKS: &str = "address, article, aside, blockquote, center, dd, div, dl, 
 /// The longest name of a character reference that browsers read without its semicolon (`&Aacute`).
 const LONGEST_BARE_NAME: usize = 6;
 
-/// Returns HTML as plain text, as well as it can be read: a line for each block, no styles, links or pictures.
+/// Returns HTML as plain text, as well as it can be read: a line for each block, no styles, links
+/// or pictures.
 pub(in crate::text) fn to_plain(html: &str) -> String {
     let text = words(html);
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
@@ -162,7 +163,8 @@ impl Page {
     }
 }
 
-/// The characters that a reference at the start of the text stands for, and how long it is; 0 if it is none.
+/// The characters that a reference at the start of the text stands for, and how long it is; 0 if it
+/// is none.
 fn reference(text: &str) -> (String, usize) {
     let name = &text[1..];
     let number = name.strip_prefix('#');

@@ -53,7 +53,8 @@ fn starts_with(text: &str, begin: &str) -> bool {
         .is_some_and(|b| b.eq_ignore_ascii_case(begin))
 }
 
-/// The next argument, and whether it stood in quotation marks. A backslash in these stands before what is meant.
+/// The next argument, and whether it stood in quotation marks. A backslash in these stands before
+/// what is meant.
 fn next(rest: &mut &str) -> Option<(String, bool)> {
     let text = rest.trim_start();
     let mut argument = String::new();

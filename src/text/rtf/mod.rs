@@ -1,14 +1,15 @@
-//! RTF as plain text and as HTML, for texts that were written for the Internet Mail Service Extension of Exchange
-//! 5.5, or with WordPad or Word.
+//! RTF as plain text and as HTML, for texts that were written for the Internet Mail Service
+//! Extension of Exchange 5.5, or with WordPad or Word.
 //!
-//! Promises: pure; takes time and space in proportion to its input, whatever it is; what people would see as text
-//! is in the result, or there is an error that says what and where. Formatting that mail has no use for is left out,
-//! and so are pictures, headers, footers, footnotes and hidden text. Fails by [`RtfError`].
+//! Promises: pure; takes time and space in proportion to its input, whatever it is; what people
+//! would see as text is in the result, or there is an error that says what and where. Formatting
+//! that mail has no use for is left out, and so are pictures, headers, footers, footnotes and
+//! hidden text. Fails by [`RtfError`].
 //!
-//! RTF may come without the `{\rtf1 ...}` around it, as the Extension took it. A person wrote such bare text, so
-//! there a line that ends is a line that ends (`\line`), unless it has a `\par` or `\line` at its end or before its
-//! next text, or nothing but control words; and a control word that is not known is a mistake, where a document of
-//! a word processor may have any.
+//! RTF may come without the `{\rtf1 ...}` around it, as the Extension took it. A person wrote such
+//! bare text, so there a line that ends is a line that ends (`\line`), unless it has a `\par` or
+//! `\line` at its end or before its next text, or nothing but control words; and a control word
+//! that is not known is a mistake, where a document of a word processor may have any.
 
 mod code_page;
 mod field;

@@ -68,7 +68,8 @@ struct Reader<'a> {
     mixed: Option<Colour>,
     fields: Vec<Field>,
     story: Story,
-    /// Octets that are not decoded yet, as a character may have more than one, and where they begin.
+    /// Octets that are not decoded yet, as a character may have more than one, and where they
+    /// begin.
     bytes: Vec<u8>,
     bytes_at: usize,
     /// The first half of a surrogate pair.
@@ -184,8 +185,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether a token stands for the `\u` before it. A word that is no character never does: `\u8364\par` is
-    /// written by people who know of no fallback.
+    /// Whether a token stands for the `\u` before it. A word that is no character never does:
+    /// `\u8364\par` is written by people who know of no fallback.
     fn is_fallback(&mut self, token: Token<'_>) -> bool {
         let is = match token {
             Token::Word(name, _) => {
@@ -262,7 +263,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The rest of the group is no text. Such words stand at its beginning; elsewhere, somebody's text would be lost.
+    /// The rest of the group is no text. Such words stand at its beginning; elsewhere, somebody's
+    /// text would be lost.
     fn hide(&mut self, at: usize, name: &str, to: Destination) -> Result<(), RtfError> {
         let document = if self.bare { 0 } else { 1 };
         if self.state.spoken || self.outer.len() <= document {

@@ -158,8 +158,8 @@ impl Story {
         }
     }
 
-    /// The paragraphs as what stands in a body element. No line of it needs another one to be sound, so that a
-    /// template may drop lines.
+    /// The paragraphs as what stands in a body element. No line of it needs another one to be
+    /// sound, so that a template may drop lines.
     pub(super) fn html(&self) -> Result<String, RtfError> {
         let mut html = String::from("<div>\n");
         for paragraph in self.lines.split_inclusive(|line| line.ends_paragraph) {

@@ -250,8 +250,8 @@ const WORDS: &[(&str, Does)] = &[
     ("zwnj", Does::Char('\u{200c}')),
 ];
 
-/// Words that people copy into bare text with what Word and WordPad wrote, and those that begin as a word above
-/// does and are none. In ASCII's order.
+/// Words that people copy into bare text with what Word and WordPad wrote, and those that begin as
+/// a word above does and are none. In ASCII's order.
 const HARMLESS: &[&str] = &[
     "ab",
     "adeff",
@@ -376,7 +376,8 @@ pub(super) fn find(name: &str) -> Option<Does> {
     HARMLESS.binary_search(&name).ok().map(|_| Does::Nothing)
 }
 
-/// Whether an unknown word is text that was to stand after a word: `\parThis`, `\linesecond`, `\Par`.
+/// Whether an unknown word is text that was to stand after a word: `\parThis`, `\linesecond`,
+/// `\Par`.
 pub(super) fn runs_on(name: &str) -> bool {
     let before = name.find(|c: char| c.is_ascii_uppercase());
     let first = before.and_then(|end| name.get(..end)).unwrap_or_default();

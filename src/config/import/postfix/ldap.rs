@@ -16,8 +16,8 @@ pub struct LdapTable {
     pub(super) can_read_ca: bool,
 }
 
-/// What an LDAP table may be set to, without the password: what is asked of `postconf` where a table is described in
-/// `main.cf`.
+/// What an LDAP table may be set to, without the password: what is asked of `postconf` where a
+/// table is described in `main.cf`.
 pub const PARAMETERS: [&str; 24] = [
     "bind",
     "bind_dn",
@@ -63,7 +63,8 @@ impl LdapTable {
         }
     }
 
-    /// The same, with what can only be told where it is: whether the file of [`LdapTable::ca_file`] can be read.
+    /// The same, with what can only be told where it is: whether the file of [`LdapTable::ca_file`]
+    /// can be read.
     #[must_use]
     pub fn with_readable_ca(mut self, can_read_ca: bool) -> LdapTable {
         self.can_read_ca = can_read_ca;
@@ -128,7 +129,8 @@ impl LdapTable {
     }
 }
 
-/// The attributes that a filter compares with the address, and the parts of it that do something else.
+/// The attributes that a filter compares with the address, and the parts of it that do something
+/// else.
 pub(super) fn addresses_in(filter: &str) -> (Vec<String>, Vec<String>) {
     let (mut attributes, mut odd) = (Vec::new(), Vec::new());
     let parts = filter.split(['(', ')']).map(str::trim);

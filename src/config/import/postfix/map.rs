@@ -1,4 +1,5 @@
-//! The names of Postfix's lookup tables, and what tables of text hold (DATABASE_README, postmap(1), postconf(5)).
+//! The names of Postfix's lookup tables, and what tables of text hold (DATABASE_README, postmap(1),
+//! postconf(5)).
 
 use std::fmt;
 
@@ -24,7 +25,8 @@ pub enum Origin<'a> {
     Ldap(&'a str),
     /// The prefix of those parameters of `main.cf` that describe an LDAP table.
     LdapInMain(&'a str),
-    /// It has no entries that could be listed, or they are elsewhere (a pattern, a database, a server).
+    /// It has no entries that could be listed, or they are elsewhere (a pattern, a database, a
+    /// server).
     Nowhere,
 }
 
@@ -100,8 +102,8 @@ pub fn words(value: &str) -> Vec<&str> {
     words
 }
 
-/// Lines as Postfix reads them: one that begins with white space continues the one before; empty lines and those that
-/// begin with `#` are nothing.
+/// Lines as Postfix reads them: one that begins with white space continues the one before; empty
+/// lines and those that begin with `#` are nothing.
 pub(super) fn logical_lines(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for line in text.lines() {

@@ -97,7 +97,8 @@ impl Postfix {
         })
     }
 
-    /// The domains of a parameter, as far as they stand in `main.cf` itself, and the tables that name others.
+    /// The domains of a parameter, as far as they stand in `main.cf` itself, and the tables that
+    /// name others.
     fn domains_of(&self, name: &str) -> (Vec<String>, Vec<String>) {
         let (mut domains, mut tables) = (Vec::new(), Vec::new());
         for word in words(self.given(name).unwrap_or_default()) {
@@ -127,7 +128,8 @@ impl Postfix {
         }
     }
 
-    /// The site, with the domains that `main.cf` names where none was given; and where the domains are known from.
+    /// The site, with the domains that `main.cf` names where none was given; and where the domains
+    /// are known from.
     fn site(&self, given: &Site) -> (Site, Option<&'static str>, Vec<String>) {
         let mut site = given.clone();
         if !site.domains.is_empty() {

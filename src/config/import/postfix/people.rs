@@ -47,8 +47,8 @@ pub struct People {
 }
 
 impl People {
-    /// Takes in the entries of a table. `is_ours` says which domains are the organization's; a key without a domain
-    /// is somebody of each of the `local` ones (postconf(5), recipient_bcc_maps).
+    /// Takes in the entries of a table. `is_ours` says which domains are the organization's; a key
+    /// without a domain is somebody of each of the `local` ones (postconf(5), recipient_bcc_maps).
     pub(super) fn add(
         &mut self,
         who: Who,
@@ -97,7 +97,8 @@ impl People {
                     (Who::Recipient, true) => {
                         extend(&mut self.person(&address).inbound, &targets);
                     }
-                    // Mail to an outside address is outbound; the values of its contact count there.
+                    // Mail to an outside address is outbound; the values of its contact count
+                    // there.
                     (Who::Recipient, false) => {
                         self.has_contacts = true;
                         extend(&mut self.person(&address).outbound, &targets);
@@ -145,8 +146,8 @@ impl People {
         (common, single)
     }
 
-    /// A directory of these people in LDIF (RFC 2849), to be used as `ldif:FILE`. It holds an entry for the base even
-    /// where there is nobody, for a directory without entries is refused.
+    /// A directory of these people in LDIF (RFC 2849), to be used as `ldif:FILE`. It holds an entry
+    /// for the base even where there is nobody, for a directory without entries is refused.
     pub fn ldif(&self, base: &str) -> String {
         let mut text = String::from(
             "# Who is journaled where, made by copyist import-postfix of Postfix's BCC tables.\n\
@@ -197,7 +198,8 @@ fn extend(known: &mut Vec<String>, more: &[String]) {
     }
 }
 
-/// A line of LDIF; what is not safe to stand there as it is stands in base64 (RFC 2849 section 2, note 8).
+/// A line of LDIF; what is not safe to stand there as it is stands in base64 (RFC 2849 section 2,
+/// note 8).
 fn line(text: &mut String, name: &str, value: &str) {
     let begins_safely = !value.starts_with([' ', ':', '<']) && !value.ends_with(' ');
     let is_safe = begins_safely && value.chars().all(|c| c.is_ascii() && !c.is_ascii_control());

@@ -190,7 +190,8 @@ impl<'a> Plan<'a> {
             .collect();
         let own: Vec<_> = self.sender_attributes.iter().cloned().chain(sent).collect();
         let internal = inbound.iter().chain(&own).cloned().collect();
-        // recipient_bcc_maps were asked about outside recipients, too: their contacts, where there are any.
+        // recipient_bcc_maps were asked about outside recipients, too: their contacts, where there
+        // are any.
         let (outbound, of) = match (own.is_empty(), self.people.has_contacts) {
             (true, _) => (self.recipient_attributes.clone(), Some("recipient")),
             (false, false) => (own, Some("sender")),

@@ -4,8 +4,9 @@ use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
 
 /// The text, or the encoding that the octets are not in, by name.
 ///
-/// Regedit writes UTF-16LE with a byte order mark ("Version 5.00") or the system's ANSI code page ("REGEDIT4");
-/// editors and scripts save the same as UTF-8, or without the mark. ANSI is read as Windows-1252.
+/// Regedit writes UTF-16LE with a byte order mark ("Version 5.00") or the system's ANSI code page
+/// ("REGEDIT4"); editors and scripts save the same as UTF-8, or without the mark. ANSI is read as
+/// Windows-1252.
 pub(super) fn text(bytes: &[u8]) -> Result<String, &'static str> {
     let (encoding, mark) = match Encoding::for_bom(bytes) {
         Some(marked) => marked,
@@ -19,7 +20,8 @@ pub(super) fn text(bytes: &[u8]) -> Result<String, &'static str> {
 }
 
 fn unmarked(bytes: &[u8]) -> &'static Encoding {
-    // The first character of every exported key is ASCII, so in UTF-16 one of its two octets is zero.
+    // The first character of every exported key is ASCII, so in UTF-16 one of its two octets is
+    // zero.
     match bytes {
         [0, second, ..] if *second != 0 => UTF_16BE,
         [first, 0, ..] if *first != 0 => UTF_16LE,

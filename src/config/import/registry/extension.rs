@@ -60,8 +60,8 @@ const VALUES: [(&str, About); 10] = [
     ("OutboundAppend", About::Append),
 ];
 
-/// What the values ask for, or all that is wrong with them. Where a name comes again the last counts, as it would in the
-/// registry.
+/// What the values ask for, or all that is wrong with them. Where a name comes again the last
+/// counts, as it would in the registry.
 pub(super) fn read(values: &[Entry]) -> Result<Extension, Vec<Fault>> {
     let mut extension = Extension::default();
     let mut faults = Vec::new();
@@ -202,8 +202,8 @@ impl Value<'_> {
     }
 }
 
-/// X.400 addresses look like names of objects, and name none: `c=US;a= ;p=ACME;s=archive`, or the same with slashes.
-/// The X.500 names of Exchange 5.5 begin with the organization.
+/// X.400 addresses look like names of objects, and name none: `c=US;a= ;p=ACME;s=archive`, or the
+/// same with slashes. The X.500 names of Exchange 5.5 begin with the organization.
 fn is_x400(target: &Target) -> bool {
     match target {
         Target::Smtp(_) => false,

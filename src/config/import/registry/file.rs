@@ -1,12 +1,13 @@
-//! The text of an exported registry key, as Regedit and `reg export` write it → keys and their values.
+//! The text of an exported registry key, as Regedit and `reg export` write it → keys and their
+//! values.
 //!
-//! Promises: reads both forms, "Windows Registry Editor Version 5.00" and "REGEDIT4", whole exports as well as single
-//! keys; what it does not understand in a key that is `wanted` is a [`Fault`] that names the line, and what it does not
-//! understand in another is passed over.
+//! Promises: reads both forms, "Windows Registry Editor Version 5.00" and "REGEDIT4", whole exports
+//! as well as single keys; what it does not understand in a key that is `wanted` is a [`Fault`]
+//! that names the line, and what it does not understand in another is passed over.
 //!
-//! Texts may hold line breaks, which Regedit writes as they are; `hex` data goes on over lines that end in a backslash.
-//! The form is described in Microsoft's article 310516 ("How to add, modify, or delete registry subkeys and values by
-//! using a .reg file").
+//! Texts may hold line breaks, which Regedit writes as they are; `hex` data goes on over lines that
+//! end in a backslash. The form is described in Microsoft's article 310516 ("How to add, modify, or
+//! delete registry subkeys and values by using a .reg file").
 
 use super::value::{self, Data, Form};
 use crate::config::mistake::quoted;
@@ -193,8 +194,8 @@ fn entry(number: usize, lines: &mut Lines<'_>, form: Form) -> Result<Entry, Faul
     })
 }
 
-/// The text up to its closing quote or the end of the line, and what stands behind the quote where there is one. Fails
-/// with the character behind a backslash that means nothing.
+/// The text up to its closing quote or the end of the line, and what stands behind the quote where
+/// there is one. Fails with the character behind a backslash that means nothing.
 fn text(inside: &str) -> Result<(String, Option<&str>), char> {
     let mut read = String::new();
     let mut characters = inside.char_indices();

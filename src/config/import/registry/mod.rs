@@ -1,4 +1,5 @@
-//! The Internet Mail Service Extension of Exchange 5.5 (imsext.dll), from its exported registry key.
+//! The Internet Mail Service Extension of Exchange 5.5 (imsext.dll), from its exported registry
+//! key.
 //!
 //! | file | owns |
 //! |---|---|
@@ -29,13 +30,16 @@ use crate::policy::Direction;
 use extension::{Extension, Found, Side};
 use file::{Fault, Key};
 
-/// How the path of the key ends, in lower case; before it stands HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Services.
+/// How the path of the key ends, in lower case; before it stands
+/// HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Services.
 const KEY: &str = r"\msexchangeimc\parameters\extension";
 
-/// A configuration that does what an exported registry key had the Internet Mail Service Extension do.
+/// A configuration that does what an exported registry key had the Internet Mail Service Extension
+/// do.
 ///
-/// `path` is what the file is called in mistakes, `octets` is what it holds: "Windows Registry Editor Version 5.00" or
-/// "REGEDIT4", in UTF-16, UTF-8 or Windows-1252. Fails with every mistake in the key.
+/// `path` is what the file is called in mistakes, `octets` is what it holds: "Windows Registry
+/// Editor Version 5.00" or "REGEDIT4", in UTF-16, UTF-8 or Windows-1252. Fails with every mistake
+/// in the key.
 ///
 /// ```
 /// use copyist::config::import::{self, Site};
@@ -194,7 +198,8 @@ fn draft(path: &Path, key: &str, extension: &Extension, site: &Site) -> Proposal
     draft.finish()
 }
 
-/// The domain of an NDR address is the organization's own: the article wants that mailbox on the same server.
+/// The domain of an NDR address is the organization's own: the article wants that mailbox on the
+/// same server.
 fn with_domain(site: &Site, extension: &Extension) -> Site {
     let mut site = site.clone();
     let ndrs = [&extension.inbound.ndr, &extension.outbound.ndr];

@@ -1,9 +1,9 @@
 //! MAPI property tags of Exchange's directory → the attributes that hold the same today.
 //!
-//! "Custom Attribute 10" of Exchange 5.5 is `PR_EMS_AB_EXTENSION_ATTRIBUTE_10`, 0x8036 in Emsabtag.h (KB Q258206), and
-//! `extensionAttribute10` in Active Directory ([MS-OXPROPS], PidTagAddressBookExtensionAttribute1 to 15, whose
-//! identifiers these are; [MS-ADA1] extensionAttribute1 to 15). The numbers are no sequence: 14 and 15 were
-//! added later.
+//! "Custom Attribute 10" of Exchange 5.5 is `PR_EMS_AB_EXTENSION_ATTRIBUTE_10`, 0x8036 in
+//! Emsabtag.h (KB Q258206), and `extensionAttribute10` in Active Directory ([MS-OXPROPS],
+//! PidTagAddressBookExtensionAttribute1 to 15, whose identifiers these are; [MS-ADA1]
+//! extensionAttribute1 to 15). The numbers are no sequence: 14 and 15 were added later.
 
 /// The identifiers that are known, with their attributes.
 const KNOWN: [(u16, &str); 15] = [
@@ -24,11 +24,12 @@ const KNOWN: [(u16, &str); 15] = [
     (0x8C61, "extensionAttribute15"),
 ];
 
-/// The types of a text property (PT_UNSPECIFIED, PT_STRING8, PT_UNICODE), of which the article wants the first.
+/// The types of a text property (PT_UNSPECIFIED, PT_STRING8, PT_UNICODE), of which the article
+/// wants the first.
 const TYPES: [u32; 3] = [0x0000, 0x001E, 0x001F];
 
-/// The attribute of a property tag: the identifier in the high word, and 0, or the type of a text, in the low word.
-/// Fails with the end of a sentence that begins with the tag, and with what to do.
+/// The attribute of a property tag: the identifier in the high word, and 0, or the type of a text,
+/// in the low word. Fails with the end of a sentence that begins with the tag, and with what to do.
 pub(super) fn attribute(tag: u32) -> Result<&'static str, (String, String)> {
     let (high, low) = (tag >> 16, tag & 0xFFFF);
     let known = |word: u32| KNOWN.iter().find(|(id, _)| u32::from(*id) == word);

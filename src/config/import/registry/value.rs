@@ -44,7 +44,8 @@ const REG_DWORD: u32 = 4;
 const REG_DWORD_BIG_ENDIAN: u32 = 5;
 const REG_MULTI_SZ: u32 = 7;
 
-/// Reads `dword:80360000`, `hex:01,02` or `hex(7):61,00,…`; fails with the end of a sentence that begins with it.
+/// Reads `dword:80360000`, `hex:01,02` or `hex(7):61,00,…`; fails with the end of a sentence that
+/// begins with it.
 pub(super) fn data(text: &str, form: Form) -> Result<Data, &'static str> {
     let lower = text.to_ascii_lowercase();
     if let Some(digits) = lower.strip_prefix("dword:") {

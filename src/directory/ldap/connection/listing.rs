@@ -29,8 +29,8 @@ pub(in crate::directory::ldap) enum Told {
 }
 
 impl Connection {
-    /// The entries found, read in pages (RFC 2696), however many they are. The last item is a fault where they are
-    /// not all.
+    /// The entries found, read in pages (RFC 2696), however many they are. The last item is a fault
+    /// where they are not all.
     pub(in crate::directory::ldap) fn list(
         self: &Arc<Self>,
         search: Search,
@@ -98,8 +98,8 @@ impl Connection {
         search_fault(&self.url, &search.base, &result)
     }
 
-    /// Asks a question that stays: what comes is handed on until the server, the connection or the receiver ends
-    /// it. The last item is [`Told::End`], unless the receiver ended it.
+    /// Asks a question that stays: what comes is handed on until the server, the connection or the
+    /// receiver ends it. The last item is [`Told::End`], unless the receiver ended it.
     pub(in crate::directory::ldap) fn follow(
         self: &Arc<Self>,
         search: Search,

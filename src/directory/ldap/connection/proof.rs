@@ -35,8 +35,9 @@ impl Connection {
         }
     }
 
-    /// Sees that we can see people, and each attribute that somebody had; gives the connection up where not. Whoever
-    /// comes while [`PROOFS`] are under way waits for one that began later, which is for all of them.
+    /// Sees that we can see people, and each attribute that somebody had; gives the connection up
+    /// where not. Whoever comes while [`PROOFS`] are under way waits for one that began later,
+    /// which is for all of them.
     pub(in crate::directory::ldap) async fn verify(
         self: &Arc<Self>,
         deadline: Instant,
@@ -119,8 +120,9 @@ impl Connection {
         Ok(found)
     }
 
-    /// Sees that each attribute that somebody had can be seen; gives the connection up where not. `known` are objects
-    /// that were read just now. An answer that does not come in time says nothing about the attribute.
+    /// Sees that each attribute that somebody had can be seen; gives the connection up where not.
+    /// `known` are objects that were read just now. An answer that does not come in time says
+    /// nothing about the attribute.
     async fn check_attributes<'e>(
         self: &Arc<Self>,
         known: impl Iterator<Item = &'e Entry>,
@@ -174,8 +176,8 @@ impl Connection {
         });
     }
 
-    /// Looks for journal attributes of which no server has shown a value so far. It may take long to find none, and
-    /// nothing hangs on it.
+    /// Looks for journal attributes of which no server has shown a value so far. It may take long
+    /// to find none, and nothing hangs on it.
     pub(in crate::directory::ldap) async fn look_for_others(
         self: &Arc<Self>,
         deadline: Instant,

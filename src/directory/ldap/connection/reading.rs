@@ -26,8 +26,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Attributes get the names that they were asked for by. Values that are no UTF-8 are kept with replacement
-    /// characters: a journal attribute with such a value must be seen to be wrong.
+    /// Attributes get the names that they were asked for by. Values that are no UTF-8 are kept with
+    /// replacement characters: a journal attribute with such a value must be seen to be wrong.
     pub(super) fn entry(&self, found: SearchEntry) -> Entry {
         let text = found.attrs.into_iter();
         let binary = found.bin_attrs.into_iter().map(|(name, values)| {
