@@ -30,7 +30,7 @@ fn main() {
     divan::main();
 }
 
-/// Octets of a message of the usual kind.
+/// Bytes of a message of the usual kind.
 const SIZE: usize = 10_240;
 
 fn address(text: &str) -> Address {
@@ -83,8 +83,8 @@ fn conversation() -> (BytesMut, BytesMut) {
 }
 
 /// Reads packets until there is none; whether a message came to its end.
-fn tell(session: &mut Session, frames: &mut Frames, octets: &[u8]) -> bool {
-    frames.space().extend_from_slice(octets);
+fn tell(session: &mut Session, frames: &mut Frames, bytes: &[u8]) -> bool {
+    frames.space().extend_from_slice(bytes);
     let mut ended = false;
     while let Some(frame) = frames.next().expect("packets") {
         let command = Command::decode(frame).expect("a command");
@@ -193,7 +193,7 @@ fn plan_that_concerns_nobody(bencher: Bencher) {
 }
 
 #[divan::bench(args = [1_024, 10_240, 102_400, 1_048_576])]
-fn report_about_octets(bencher: Bencher, size: usize) {
+fn report_about_bytes(bencher: Bencher, size: usize) {
     let settings = journal::Settings {
         report_from: address("journal@example.test"),
         hostname: "mx.example.test".into(),
@@ -203,9 +203,9 @@ fn report_about_octets(bencher: Bencher, size: usize) {
     let people = people(1, true);
     let plan = policy::pairs(&envelope, &people, &rules).plan(&HashMap::new());
     let plan = plan.expect("decided");
-    let octets = message(size);
+    let bytes = message(size);
     bencher.counter(BytesCount::new(size)).bench_local(|| {
-        let message = Message::new(octets.clone());
+        let message = Message::new(bytes.clone());
         composer
             .compose(&envelope, &message, &plan, SystemTime::now())
             .expect("composed")

@@ -29,7 +29,7 @@ const USAGE: &str = "\
 usage: milter_load --connect HOST:PORT|unix:PATH [options]
   --sessions N     SMTP sessions at a time (50)
   --messages N     messages in all (10000)
-  --size N         octets of a body (10240)
+  --size N         bytes of a body (10240)
   --recipients N   of each message (1)
   --from ADDRESS   sender (a@elsewhere.test)
   --to PATTERN     recipients; # becomes a number (u#@example.test)
@@ -37,7 +37,7 @@ usage: milter_load --connect HOST:PORT|unix:PATH [options]
   --rate N         messages a second, of all sessions together; without it as many as are answered
   --json           one line for scripts";
 
-/// Octets of a body in one packet, as MTAs send them (`MILTER_CHUNK_SIZE`).
+/// Bytes of a body in one packet, as MTAs send them (`MILTER_CHUNK_SIZE`).
 const CHUNK: usize = 65535;
 /// The longest wait for one answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -393,14 +393,14 @@ impl Mta {
                 }
                 continue;
             }
-            let mut octets = [0; 4096];
-            match self.stream.read(&mut octets)? {
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes)? {
                 0 => {
                     return Err(io::Error::other(format!(
                         "closed instead of an answer to {to}"
                     )));
                 }
-                read => self.frames.space().extend_from_slice(&octets[..read]),
+                read => self.frames.space().extend_from_slice(&bytes[..read]),
             }
         }
     }

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Appends that share a sync at most, as in the spool.
 const GROUP: usize = 256;
-/// Octets of a body file that arrive at a time.
+/// Bytes of a body file that arrive at a time.
 const PIECE: usize = 65_536;
 
 struct Options {
@@ -202,7 +202,7 @@ impl Appender {
                 // A failure drops the group, and every caller learns of it.
                 let written = group
                     .iter()
-                    .try_for_each(|(octets, _)| file.write_all(octets));
+                    .try_for_each(|(bytes, _)| file.write_all(bytes));
                 if written.and_then(|()| file.sync_data()).is_err() {
                     return;
                 }
@@ -214,9 +214,9 @@ impl Appender {
         Ok(Appender { jobs })
     }
 
-    async fn append(&self, octets: Bytes) -> io::Result<()> {
+    async fn append(&self, bytes: Bytes) -> io::Result<()> {
         let (told, durable) = oneshot::channel();
-        let sent = self.jobs.send((octets, told)).await;
+        let sent = self.jobs.send((bytes, told)).await;
         sent.map_err(|_| io::Error::other("the appender has ended"))?;
         durable.await.map_err(io::Error::other)
     }
@@ -224,18 +224,18 @@ impl Appender {
 
 async fn commits(options: &Options) -> io::Result<()> {
     let place = place(options)?;
-    let octets = Bytes::from(vec![b'm'; options.size]);
+    let bytes = Bytes::from(vec![b'm'; options.size]);
     let spool = open(place.path())?;
     let appender = Arc::new(Appender::start(&place.path().join("log"))?);
     let (mut floors, mut rates) = (Vec::new(), Vec::new());
     for round in 0..options.rounds {
-        let (appender, body) = (appender.clone(), octets.clone());
+        let (appender, body) = (appender.clone(), bytes.clone());
         let floor = closed_loop(options, 0, move |_| {
             let (appender, body) = (appender.clone(), body.clone());
             async move { appender.append(body).await }
         });
         floors.push(floor.await?);
-        let original = Content::from(octets.clone());
+        let original = Content::from(bytes.clone());
         let committing = spool.clone();
         let rate = closed_loop(options, round * options.messages, move |number| {
             let (spool, parcel) = (committing.clone(), parcel(number, &original));
@@ -254,7 +254,7 @@ async fn commits(options: &Options) -> io::Result<()> {
         );
     } else {
         println!(
-            "{} octets, {} sessions: append + fdatasync {floor:.0}/s, spool {rate:.0}/s: {:.2}",
+            "{} bytes, {} sessions: append + fdatasync {floor:.0}/s, spool {rate:.0}/s: {:.2}",
             options.size,
             options.sessions,
             rate / floor

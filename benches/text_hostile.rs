@@ -150,7 +150,7 @@ fn fastest(mut run: impl FnMut()) -> Duration {
     (0..TRIES).map(once).min().unwrap_or_default()
 }
 
-/// The most memory this process ever had, in octets (`VmHWM`).
+/// The most memory this process ever had, in bytes (`VmHWM`).
 fn peak() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -160,7 +160,7 @@ fn peak() -> usize {
 
 struct Row {
     shape: &'static str,
-    octets: usize,
+    bytes: usize,
     times: [Duration; 3],
 }
 
@@ -177,15 +177,15 @@ impl Row {
 }
 
 fn measure(shape: &'static str, size: usize, make: Make, run: &dyn Fn(&[u8])) -> Row {
-    let mut octets = 0;
+    let mut bytes = 0;
     let times = [1, 2, 4].map(|factor| {
         let input = make(size * factor);
-        octets = input.len();
+        bytes = input.len();
         fastest(|| run(&input))
     });
     Row {
         shape,
-        octets,
+        bytes,
         times,
     }
 }
@@ -209,25 +209,22 @@ fn main() -> ExitCode {
         .map(|&(shape, size, make)| measure(shape, size, make, &read_rtf));
     let rows: Vec<Row> = messages.chain(rtf).collect();
     let bad: Vec<&Row> = rows.iter().filter(|row| row.growth() > MOST).collect();
-    let (largest, peak) = (rows.iter().map(|row| row.octets).max().unwrap_or(0), peak());
+    let (largest, peak) = (rows.iter().map(|row| row.bytes).max().unwrap_or(0), peak());
     if json {
         let row = |row: &Row| {
             serde_json::json!({
-                "shape": row.shape, "octets": row.octets, "ms": row.times.map(|t| t.as_secs_f64() * 1000.0),
+                "shape": row.shape, "bytes": row.bytes, "ms": row.times.map(|t| t.as_secs_f64() * 1000.0),
                 "growth": row.growth(),
             })
         };
         let all: Vec<_> = rows.iter().map(row).collect();
-        println!(
-            "{}",
-            serde_json::json!({ "rows": all, "peak_octets": peak })
-        );
+        println!("{}", serde_json::json!({ "rows": all, "peak_bytes": peak }));
     } else {
         println!("| shape | MB | ms for a quarter, half, all of it | ms a MB | growth |");
         println!("|---|--:|--:|--:|--:|");
         for row in &rows {
             let [a, b, c] = row.times.map(|time| time.as_secs_f64() * 1000.0);
-            let mb = row.octets as f64 / 1e6;
+            let mb = row.bytes as f64 / 1e6;
             println!(
                 "| {} | {mb:.1} | {a:.1}, {b:.1}, {c:.1} | {:.1} | {:.2} |",
                 row.shape,
@@ -251,7 +248,7 @@ fn main() -> ExitCode {
     // The message, what it becomes, and what is decoded of it.
     let too_much = peak > largest * 8;
     if too_much {
-        eprintln!("{peak} octets of memory for a message of {largest}");
+        eprintln!("{peak} bytes of memory for a message of {largest}");
     }
     ExitCode::from(u8::from(!bad.is_empty() || too_much))
 }

@@ -21,7 +21,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`secret`] | values that must not be shown: passwords and keys |
-//! | [`mail`] | the vocabulary: addresses, envelope, message octets (in memory, or read piece by piece from where others stored them), replies. No clock |
+//! | [`mail`] | the vocabulary: addresses, envelope, message bytes (in memory, or read piece by piece from where others stored them), replies. No clock |
 //! | [`smtp`] | RFC 5321 as state machines over bytes: lines, commands, data, answers, logins; and a small sink built on them |
 //! | [`milter`] | the milter protocol, version 6. Knows nothing of journaling |
 //! | [`net`] | reaching a server: its addresses, TCP, TLS and certificates |

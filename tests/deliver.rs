@@ -74,7 +74,7 @@ async fn arrives(originals: Vec<Vec<u8>>) {
         let whole = [prefix.as_bytes(), original].concat();
         assert!(
             found[0].data[..] == expected(&whole)[..],
-            "message {n} of {} octets that ends with {:?}",
+            "message {n} of {} bytes that ends with {:?}",
             original.len(),
             String::from_utf8_lossy(&original[original.len().saturating_sub(60)..]),
         );

@@ -355,7 +355,7 @@ fn large() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_message_that_is_in_a_file_arrives_octet_for_octet_without_being_in_memory() {
+async fn a_message_that_is_in_a_file_arrives_byte_for_byte_without_being_in_memory() {
     let faulty = Faulty::start(USUAL, |_, _| None).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
     bench.owe(item(1, &["a@c.test"]), large()).await;

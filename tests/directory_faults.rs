@@ -180,10 +180,10 @@ async fn a_connection_reset_in_mid_answer_is_an_outage_or_asked_again_and_never_
     let slapd = Slapd::start(100);
     let to = slapd.url().replace("ldap://", "");
     // Everything that a lookup of fifty people needs, and less and less of it.
-    for octets in (200..6000).step_by(500) {
+    for bytes in (200..6000).step_by(500) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("ldap://{}", listener.local_addr().expect("bound"));
-        forward(listener, to.clone(), Some(octets));
+        forward(listener, to.clone(), Some(bytes));
         let directory = open(
             Access {
                 url,
@@ -197,7 +197,7 @@ async fn a_connection_reset_in_mid_answer_is_an_outage_or_asked_again_and_never_
         for (one, answer) in directory.find(&asked).await {
             assert!(
                 matches!(answer, Lookup::Found(_) | Lookup::Unavailable(_)),
-                "{one} after {octets} octets: {answer:?}"
+                "{one} after {bytes} bytes: {answer:?}"
             );
         }
     }
@@ -239,9 +239,9 @@ async fn the_preferred_server_is_used_again_when_it_is_back() {
     println!("back at the preferred server after {:?}", begun.elapsed());
 }
 
-/// Passes connections on to another address; where `octets` is set, resets them after so many have
+/// Passes connections on to another address; where `bytes` is set, resets them after so many have
 /// come back.
-fn forward(listener: TcpListener, to: String, octets: Option<usize>) {
+fn forward(listener: TcpListener, to: String, bytes: Option<usize>) {
     std::thread::spawn(move || {
         for client in listener.incoming().map_while(Result::ok) {
             let server = TcpStream::connect(&to).expect("the server listens");
@@ -253,13 +253,13 @@ fn forward(listener: TcpListener, to: String, octets: Option<usize>) {
                 let _ = std::io::copy(&mut up.0, &mut up.1);
                 let _ = up.1.shutdown(Shutdown::Both);
             });
-            std::thread::spawn(move || pass_back(server, client, octets));
+            std::thread::spawn(move || pass_back(server, client, bytes));
         }
     });
 }
 
-fn pass_back(mut server: TcpStream, mut client: TcpStream, octets: Option<usize>) {
-    let mut left = octets.unwrap_or(usize::MAX);
+fn pass_back(mut server: TcpStream, mut client: TcpStream, bytes: Option<usize>) {
+    let mut left = bytes.unwrap_or(usize::MAX);
     let mut buffer = [0; 4096];
     while left > 0 {
         let most = buffer.len().min(left);

@@ -1,5 +1,5 @@
 //! What the SMTP door costs: the same load through Copyist, through a forwarder that only copies
-//! octets, and without anything between, one after the other in each round.
+//! bytes, and without anything between, one after the other in each round.
 //!
 //! Every message must come through, with its report where there is to be one. The ratios are
 //! printed and not judged: `cargo test --test door_speed -- --nocapture`. `tests/proof/door` runs
@@ -21,7 +21,7 @@ const EVE: &str = "eve@corp.example";
 /// Connections of the load at a time, as many as Postfix makes to one destination
 /// (`default_destination_concurrency_limit`).
 const SESSIONS: &str = "20";
-/// Octets of a message's body: what `smtp-source` counts.
+/// Bytes of a message's body: what `smtp-source` counts.
 const SIZE: &str = "10240";
 /// Until a round has come through.
 const PATIENCE: Duration = Duration::from_secs(600);

@@ -75,11 +75,11 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// What comes back when these octets are said, up to the first silence of an open connection or its
+/// What comes back when these bytes are said, up to the first silence of an open connection or its
 /// end.
-fn answer(stream: &mut (impl Read + Write), octets: &[u8]) -> Vec<u8> {
+fn answer(stream: &mut (impl Read + Write), bytes: &[u8]) -> Vec<u8> {
     // Whoever is turned away may be gone before it has spoken.
-    let _ = stream.write_all(octets);
+    let _ = stream.write_all(bytes);
     let mut heard = vec![0; 64];
     let read = stream.read(&mut heard).unwrap_or(0);
     heard.truncate(read);
@@ -199,7 +199,7 @@ fn as_user(id: u32, socket: &Path) -> String {
         syswrite $s, pack('H*', $ARGV[1]); sysread($s, $d, 64) ? print(substr($d, 4, 1)) : print('closed')";
     let hex: String = NEGOTIATION
         .iter()
-        .map(|octet| format!("{octet:02x}"))
+        .map(|byte| format!("{byte:02x}"))
         .collect();
     let (uid, gid) = (format!("--reuid={id}"), format!("--regid={id}"));
     let mut command = Command::new("setpriv");
@@ -262,18 +262,18 @@ fn who_is_no_mta_is_closed_at_once_and_mtas_are_served_meanwhile() {
         b"\xff\xff\xff\xffB",
         b"\0\0\0\x0dX",
     ];
-    for octets in strangers {
+    for bytes in strangers {
         let mut stream = connect(milter);
         let began = Instant::now();
-        assert_eq!(answer(&mut stream, octets), b"", "{octets:?}");
+        assert_eq!(answer(&mut stream, bytes), b"", "{bytes:?}");
         assert!(began.elapsed() < PATIENCE, "closed, and not given up");
         // The first of them is told of, and those of the next ten seconds are counted.
         let line = copyist.wait_for_log(0, "no MTA connected");
         assert!(line.contains("an HTTP request"), "{line}");
     }
     // One that says nothing, and one that says half.
-    for octets in [&b""[..], &NEGOTIATION[..7]] {
-        assert_eq!(answer(&mut connect(milter), octets), b"");
+    for bytes in [&b""[..], &NEGOTIATION[..7]] {
+        assert_eq!(answer(&mut connect(milter), bytes), b"");
     }
     wait_for_refused(admin, "stranger", 7);
     assert_eq!(verdict(&mut mta, "nobody@corp.example", b"x"), "a");

@@ -98,7 +98,7 @@ impl Attack {
             runtime.spawn(async move {
                 let (at_once, slowly) = port.kinds()[number % 4];
                 let offset = number / 4 % usize::from(addresses);
-                let offset = u8::try_from(offset).expect("it is less than an octet");
+                let offset = u8::try_from(offset).expect("it is less than a byte");
                 let from = IpAddr::V4(Ipv4Addr::new(127, 0, 0, HOSTILE + offset));
                 // Not all in one instant: a listener's backlog is not what is tried here.
                 sleep(Duration::from_millis(number as u64)).await;

@@ -438,7 +438,7 @@ fn a_large_message_is_journaled_byte_for_byte_and_leaves_nothing_behind<D: Direc
     let report = site.wait_for_report("<large@elsewhere.test>");
     assert!(
         report.original == content.replace("\r\n", "\n"),
-        "{} octets",
+        "{} bytes",
         report.original.len()
     );
     let bodies = site.copyist.state_dir().join("spool/bodies");

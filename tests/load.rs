@@ -131,10 +131,10 @@ fn send_until(next: &AtomicUsize, messages: usize, server: std::net::SocketAddr)
 }
 
 /// A message of this size, whose lines are all different.
-fn large(id: &str, octets: usize) -> String {
+fn large(id: &str, bytes: usize) -> String {
     let mut text = message(id, "large");
-    text.reserve(octets + 100);
-    while text.len() < octets {
+    text.reserve(bytes + 100);
+    while text.len() < bytes {
         let _ = writeln!(
             text,
             "{:060} {:08x}\r",
@@ -146,8 +146,8 @@ fn large(id: &str, octets: usize) -> String {
 }
 
 /// A site that takes messages of this size.
-fn site_for(slapd: Slapd, octets: usize) -> Site<Slapd> {
-    let limit = octets + octets / 10 + MIB;
+fn site_for(slapd: Slapd, bytes: usize) -> Site<Slapd> {
+    let limit = bytes + bytes / 10 + MIB;
     Site::start_as(
         slapd,
         SiteOptions {
@@ -211,14 +211,14 @@ fn pass(site: &mut Site<Slapd>, what: &str, messages: &[(String, Vec<String>)]) 
 #[test]
 fn large_messages_cost_their_size_on_disk_and_little_memory() {
     let _alone = ALONE.lock();
-    let octets = setting("LARGE_MIB", 24) * MIB;
-    let mut site = site_for(Slapd::start(10), octets);
+    let bytes = setting("LARGE_MIB", 24) * MIB;
+    let mut site = site_for(Slapd::start(10), bytes);
     let to = |n: usize| vec![user(n * 3)];
-    let whole = large("<0@elsewhere.test>", octets);
+    let whole = large("<0@elsewhere.test>", bytes);
     pass(&mut site, "one message", &[(whole.clone(), to(0))]);
     check(&site, "<0@elsewhere.test>", &whole);
     let five: Vec<_> = (1..=5)
-        .map(|n| (large(&format!("<{n}@elsewhere.test>"), octets), to(n % 3)))
+        .map(|n| (large(&format!("<{n}@elsewhere.test>"), bytes), to(n % 3)))
         .collect();
     pass(&mut site, "five at the same time", &five);
     for (n, (whole, _)) in (1..).zip(&five) {
@@ -249,11 +249,11 @@ fn check(site: &Site<Slapd>, id: &str, whole: &str) {
 #[test]
 fn a_thousand_recipients_with_a_thousand_journal_addresses_cost_one_body() {
     let _alone = ALONE.lock();
-    let octets = setting("LARGE_MIB", 24) * MIB / 5;
+    let bytes = setting("LARGE_MIB", 24) * MIB / 5;
     let slapd = Slapd::start_with(1000, |n| Some(format!("journal-{n}@archive.test")));
-    let mut site = site_for(slapd, octets);
+    let mut site = site_for(slapd, bytes);
     let to: Vec<String> = (0..1000).map(user).collect();
-    let whole = large("<0@elsewhere.test>", octets);
+    let whole = large("<0@elsewhere.test>", bytes);
     pass(
         &mut site,
         "a thousand recipients, a thousand journal addresses",

@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use play::{
-    Counting, LIMITS, Mta, Scripted, addresses, packet_octets, play, sentences, text, wants,
+    Counting, LIMITS, Mta, Scripted, addresses, packet_bytes, play, sentences, text, wants,
 };
 
 #[tokio::test]
@@ -234,11 +234,11 @@ async fn what_arrives_together_is_answered_together() {
 /// How often we write while the MTA sends these packets in one piece and closes.
 async fn writes(commands: &[&str]) -> usize {
     let (ours, mut theirs) = tokio::io::duplex(4096);
-    let mut octets = BytesMut::new();
+    let mut bytes = BytesMut::new();
     for command in commands {
-        octets.extend_from_slice(&packet_octets(command));
+        bytes.extend_from_slice(&packet_bytes(command));
     }
-    theirs.write_all(&octets).await.expect("fits the pipe");
+    theirs.write_all(&bytes).await.expect("fits the pipe");
     theirs.shutdown().await.expect("closes");
     let count = Arc::new(AtomicUsize::new(0));
     let stream = Counting(ours, Arc::clone(&count));
@@ -417,12 +417,12 @@ async fn what_is_out_of_order_ends_the_connection() {
             "RCPT came in the body",
         ),
     ] {
-        let mut octets = BytesMut::new();
+        let mut bytes = BytesMut::new();
         for command in commands {
-            octets.extend_from_slice(&packet_octets(command));
+            bytes.extend_from_slice(&packet_bytes(command));
         }
         let (ours, mut theirs) = tokio::io::duplex(4096);
-        theirs.write_all(&octets).await.expect("fits the pipe");
+        theirs.write_all(&bytes).await.expect("fits the pipe");
         let shutdown = CancellationToken::new();
         let served = serve(ours, wants(0, false), LIMITS, Scripted::default(), shutdown).await;
         let error = served.expect_err("this cannot be said");
@@ -462,7 +462,7 @@ impl Served {
             stream: theirs,
             frames: Frames::new(),
         };
-        mta.say(&packet_octets(r"O \0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff"))
+        mta.say(&packet_bytes(r"O \0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff"))
             .await;
         assert!(mta.hear().await.is_some());
         Served {
@@ -495,7 +495,7 @@ async fn a_message_that_begins_within_a_moment_of_the_shutdown_is_taken() {
     served.shutdown.cancel();
     tokio::time::sleep(Duration::from_millis(100)).await;
     for packet in [r"M <>\0", r"R <a@b.example>\0", "N", "E"] {
-        served.mta.say(&packet_octets(packet)).await;
+        served.mta.say(&packet_bytes(packet)).await;
     }
     assert_eq!(served.mta.hear().await.as_deref(), Some("a"));
     assert_eq!(served.mta.hear().await, None, "and no other message");
@@ -506,12 +506,12 @@ async fn a_message_that_begins_within_a_moment_of_the_shutdown_is_taken() {
 #[tokio::test]
 async fn shutdown_lets_a_message_under_way_finish() {
     let mut served = Served::greeted(true).await;
-    served.mta.say(&packet_octets(r"M <>\0")).await;
-    served.mta.say(&packet_octets(r"R <a@b.example>\0")).await;
+    served.mta.say(&packet_bytes(r"M <>\0")).await;
+    served.mta.say(&packet_bytes(r"R <a@b.example>\0")).await;
     assert_eq!(served.mta.hear().await.as_deref(), Some("c"));
     served.shutdown.cancel();
-    served.mta.say(&packet_octets("N")).await;
-    served.mta.say(&packet_octets("E")).await;
+    served.mta.say(&packet_bytes("N")).await;
+    served.mta.say(&packet_bytes("E")).await;
     assert_eq!(served.mta.hear().await.as_deref(), Some("a"));
     assert_eq!(served.mta.hear().await, None);
     served.ended_after(1).await;

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use copyist::milter::{Excess, Frames, serve};
 use tokio_util::sync::CancellationToken;
 
-use play::{LIMITS, Mta, Scripted, packet_octets, wants};
+use play::{LIMITS, Mta, Scripted, packet_bytes, wants};
 
 const KIB: usize = 1024;
 
@@ -29,7 +29,7 @@ async fn connected(handler: &Scripted) -> Mta {
         stream: theirs,
         frames: Frames::new(),
     };
-    mta.say(&packet_octets(r"O \0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff"))
+    mta.say(&packet_bytes(r"O \0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff"))
         .await;
     mta.hear().await.expect("negotiated");
     mta
@@ -43,11 +43,11 @@ async fn say_message(mta: &mut Mta, kib: usize) {
         "L A\\0 1\\0",
         "N",
     ] {
-        mta.say(&packet_octets(packet)).await;
+        mta.say(&packet_bytes(packet)).await;
     }
     for n in 0..kib / 16 {
         let letter = char::from(b'a' + u8::try_from(n % 26).expect("below 26"));
-        mta.say(&packet_octets(&format!(
+        mta.say(&packet_bytes(&format!(
             "B {}",
             letter.to_string().repeat(16 * KIB)
         )))
@@ -68,13 +68,13 @@ async fn a_large_message_is_handed_over_in_pieces_and_whole() {
         let handler = Scripted::default();
         let mut mta = connected(&handler).await;
         say_message(&mut mta, kib).await;
-        mta.say(&packet_octets("E")).await;
+        mta.say(&packet_bytes("E")).await;
         assert_eq!(mta.hear().await.as_deref(), Some("a"), "{kib}");
         let seen = handler.seen.lock().expect("no test panicked").clone();
         assert_eq!(seen.len(), 1);
         assert!(seen[0].message == message(kib), "{kib}");
         let held = kib * KIB - seen[0].handed_over.min(kib * KIB);
-        assert!(held <= 256 * KIB, "{held} octets were held to the end");
+        assert!(held <= 256 * KIB, "{held} bytes were held to the end");
         assert_eq!(seen[0].handed_over > 0, kib >= 256, "{kib}");
     }
 }
@@ -84,16 +84,16 @@ async fn an_aborted_message_is_forgotten_and_the_next_begins_anew() {
     let handler = Scripted::default();
     let mut mta = connected(&handler).await;
     say_message(&mut mta, 512).await;
-    mta.say(&packet_octets("A")).await;
+    mta.say(&packet_bytes("A")).await;
     say_message(&mut mta, 320).await;
-    mta.say(&packet_octets("E")).await;
+    mta.say(&packet_bytes("E")).await;
     assert_eq!(mta.hear().await.as_deref(), Some("a"));
     let seen = handler.seen.lock().expect("no test panicked").clone();
     assert!(seen.len() == 1 && seen[0].message == message(320));
     // Sendmail begins anew without an abort.
     say_message(&mut mta, 512).await;
     say_message(&mut mta, 16).await;
-    mta.say(&packet_octets("E")).await;
+    mta.say(&packet_bytes("E")).await;
     assert_eq!(mta.hear().await.as_deref(), Some("a"));
     let seen = handler.seen.lock().expect("no test panicked").clone();
     assert!(seen.len() == 2 && seen[1].message == message(16));
@@ -108,13 +108,13 @@ async fn a_message_without_room_is_deferred_and_the_connection_goes_on() {
     };
     let mut mta = connected(&handler).await;
     say_message(&mut mta, 1024).await;
-    mta.say(&packet_octets("E")).await;
+    mta.say(&packet_bytes("E")).await;
     let said = mta.hear().await.expect("an answer");
     assert_eq!(said, r"y 452 4.3.1 Insufficient memory, try again\0");
     let refused = handler.refused.lock().expect("no test panicked").clone();
     assert_eq!(refused, [("(no queue id)".to_owned(), Excess::Memory)]);
     // A small one needs none.
     say_message(&mut mta, 16).await;
-    mta.say(&packet_octets("E")).await;
+    mta.say(&packet_bytes("E")).await;
     assert_eq!(mta.hear().await.as_deref(), Some("a"));
 }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use play::{LIMITS, Mta, Scripted, addresses, packet_octets, play_within, sentences, text, wants};
+use play::{LIMITS, Mta, Scripted, addresses, packet_bytes, play_within, sentences, text, wants};
 
 /// So small that a conversation reaches them.
 const SMALL: Limits = Limits {
@@ -104,7 +104,7 @@ fn connect(limits: Limits) -> (JoinHandle<Result<(), ConnectionError>>, Mta) {
 
 async fn negotiated(limits: Limits) -> (JoinHandle<Result<(), ConnectionError>>, Mta) {
     let (serving, mut mta) = connect(limits);
-    mta.say(&packet_octets(NEGOTIATION)).await;
+    mta.say(&packet_bytes(NEGOTIATION)).await;
     assert!(mta.hear().await.is_some());
     (serving, mta)
 }
@@ -116,12 +116,12 @@ fn end(served: Result<(), ConnectionError>) -> String {
 #[tokio::test(start_paused = true)]
 async fn a_message_that_drips_is_cut_off() {
     let (serving, mut mta) = negotiated(SMALL).await;
-    mta.say(&packet_octets(r"M <>\0")).await;
-    mta.say(&packet_octets("N")).await;
+    mta.say(&packet_bytes(r"M <>\0")).await;
+    mta.say(&packet_bytes("N")).await;
     let began = tokio::time::Instant::now();
     while !serving.is_finished() {
         // Never silent for long, and small: only the time tells.
-        let _ = mta.stream.write_all(&packet_octets("B")).await;
+        let _ = mta.stream.write_all(&packet_bytes("B")).await;
         tokio::time::sleep(Duration::from_secs(100)).await;
         assert!(
             began.elapsed() < 2 * SMALL.message_time,
@@ -140,15 +140,15 @@ async fn each_message_has_its_own_time_and_a_connection_ends_between_two() {
     let began = tokio::time::Instant::now();
     let mut messages = 0;
     while !serving.is_finished() {
-        mta.say(&packet_octets(r"M <>\0")).await;
+        mta.say(&packet_bytes(r"M <>\0")).await;
         for _ in 0..10 {
             tokio::time::sleep(Duration::from_secs(200)).await;
-            mta.say(&packet_octets(r"R <a@b>\0")).await;
-            mta.say(&packet_octets("A")).await;
-            mta.say(&packet_octets(r"M <>\0")).await;
+            mta.say(&packet_bytes(r"R <a@b>\0")).await;
+            mta.say(&packet_bytes("A")).await;
+            mta.say(&packet_bytes(r"M <>\0")).await;
         }
-        mta.say(&packet_octets("N")).await;
-        mta.say(&packet_octets("E")).await;
+        mta.say(&packet_bytes("N")).await;
+        mta.say(&packet_bytes("E")).await;
         assert_eq!(
             mta.hear().await.as_deref(),
             Some("a"),
@@ -176,8 +176,8 @@ async fn a_silent_mta_is_left() {
 async fn a_negotiation_that_drips_is_not_waited_for() {
     let (serving, mut mta) = connect(SMALL);
     let began = tokio::time::Instant::now();
-    for octet in packet_octets(NEGOTIATION) {
-        if mta.stream.write_all(&[octet]).await.is_err() {
+    for byte in packet_bytes(NEGOTIATION) {
+        if mta.stream.write_all(&[byte]).await.is_err() {
             break;
         }
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -189,10 +189,10 @@ async fn a_negotiation_that_drips_is_not_waited_for() {
     assert!(began.elapsed() < Duration::from_secs(60));
 }
 
-/// What a connection comes to that begins with these octets and then waits for an answer.
-async fn begun_with(octets: &[u8]) -> String {
+/// What a connection comes to that begins with these bytes and then waits for an answer.
+async fn begun_with(bytes: &[u8]) -> String {
     let (serving, mut mta) = connect(SMALL);
-    mta.say(octets).await;
+    mta.say(bytes).await;
     let mut heard = Vec::new();
     let read = mta.stream.read_to_end(&mut heard).await;
     read.expect("a pipe in memory does not break");
@@ -202,7 +202,7 @@ async fn begun_with(octets: &[u8]) -> String {
 
 #[tokio::test]
 async fn who_is_no_mta_is_shown_out_at_once() {
-    for (octets, looks_like) in [
+    for (bytes, looks_like) in [
         (
             &b"GET / HTTP/1.1\r\nHost: mx\r\n\r\n"[..],
             "an HTTP request",
@@ -221,8 +221,8 @@ async fn who_is_no_mta_is_shown_out_at_once() {
         (b"\0\0\0\x04L", "no milter negotiation"),
     ] {
         assert_eq!(
-            begun_with(octets).await,
-            format!("no MTA connected: the first octets are {looks_like}")
+            begun_with(bytes).await,
+            format!("no MTA connected: the first bytes are {looks_like}")
         );
     }
 }

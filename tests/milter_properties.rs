@@ -130,15 +130,15 @@ proptest! {
         noise in prop::collection::vec(any::<u8>(), 0..8),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
     ) {
-        let mut octets = wire(&[offer(0x1f_ffff)]);
-        octets.extend_from_slice(&wire(&commands));
-        octets.extend_from_slice(&noise);
-        prop_assert_eq!(run(&pieces(&octets, &cuts)), run(&[&octets]));
+        let mut bytes = wire(&[offer(0x1f_ffff)]);
+        bytes.extend_from_slice(&wire(&commands));
+        bytes.extend_from_slice(&noise);
+        prop_assert_eq!(run(&pieces(&bytes, &cuts)), run(&[&bytes]));
     }
 
     #[test]
-    fn no_octets_panic(octets in prop::collection::vec(any::<u8>(), 0..64)) {
-        run(&[&octets]);
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        run(&[&bytes]);
     }
 
     #[test]

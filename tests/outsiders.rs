@@ -115,7 +115,7 @@ fn a_replayed_report_passes_as_it_is_and_with_another_body_or_recipient_it_does_
         site.client(from)
             .send_message(&report.sender, &[to], content)
     };
-    // Once more, octet for octet: those who have it learn nothing, and it is counted.
+    // Once more, byte for byte: those who have it learn nothing, and it is counted.
     for from in [OUTSIDE, INSIDE] {
         assert_eq!(send(from, &journal, &sent).code, 250);
     }

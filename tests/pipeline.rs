@@ -196,7 +196,7 @@ async fn an_unreadable_directory_defers() {
     panic!("the missing file is not missed");
 }
 
-/// What the milter door answers to RCPT with these octets; `None`: it goes on.
+/// What the milter door answers to RCPT with these bytes; `None`: it goes on.
 async fn rcpt(pipeline: Pipeline, path: &[u8]) -> Option<String> {
     let listen: Listen = "inet:127.0.0.1:0".parse().expect("an address");
     let listener = Listener::bind(&listen, Socket::default())

@@ -568,7 +568,7 @@ fn transaction(chance: &mut Chance, number: usize) -> Vec<u8> {
         wire.extend(&content[split..]);
     } else {
         wire.extend(b"DATA\r\n");
-        for line in content.split_inclusive(|octet| *octet == b'\n') {
+        for line in content.split_inclusive(|byte| *byte == b'\n') {
             if line.starts_with(b".") {
                 wire.push(b'.');
             }

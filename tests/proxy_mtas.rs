@@ -437,15 +437,15 @@ fn what_is_put_behind_starttls_in_the_clear_is_not_heard() {
         ("STARTTLS\r\nMAIL FROM:<injected@x.test>\r\n", "220 "),
     ] {
         tcp.write_all(said.as_bytes()).expect("taken");
-        // Octet by octet: what comes behind the last line is the handshake's.
+        // Byte by byte: what comes behind the last line is the handshake's.
         let mut line = Vec::new();
         while !(line.starts_with(last.as_bytes()) && line.ends_with(b"\n")) {
             if line.ends_with(b"\n") {
                 line.clear();
             }
-            let mut octet = [0];
-            tcp.read_exact(&mut octet).expect("an answer");
-            line.push(octet[0]);
+            let mut byte = [0];
+            tcp.read_exact(&mut byte).expect("an answer");
+            line.push(byte[0]);
         }
     }
     let mut roots = rustls::RootCertStore::empty();

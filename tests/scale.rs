@@ -34,7 +34,7 @@ fn a_hundred_thousand_users_cost_no_question_that_was_answered_before() {
     let rows = coverage
         .stdout
         .iter()
-        .filter(|octet| **octet == b'\n')
+        .filter(|byte| **byte == b'\n')
         .count();
     println!("copyist coverage: {rows} rows in {:?}", begun.elapsed());
     assert_eq!(

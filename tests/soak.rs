@@ -126,7 +126,7 @@ fn a_long_run_neither_grows_nor_slows_down_nor_loses_anything() {
     ));
     figures.say(&format!("transaction without: {}", line(&without)));
     figures.say(&format!(
-        "from the last octet to the verdict, as Copyist logs it: {}",
+        "from the last byte to the verdict, as Copyist logs it: {}",
         line(&verdicts(&site.copyist.log()))
     ));
     let added = percentile(&through, 0.99).saturating_sub(percentile(&without, 0.99));

@@ -24,7 +24,7 @@ use lab::{
 
 /// Connections of the load at a time.
 const SESSIONS: usize = 20;
-/// Octets of a message's body.
+/// Bytes of a message's body.
 const SIZE: usize = 10_240;
 /// Until a round has come through.
 const PATIENCE: Duration = Duration::from_secs(600);

@@ -36,7 +36,7 @@ fn id(n: usize) -> ItemId {
 
 /// Every fourth is a file of its own.
 /// All of what is owed.
-fn octets(owed: &Owed) -> Bytes {
+fn bytes(owed: &Owed) -> Bytes {
     owed.original.read().expect("readable")
 }
 
@@ -155,7 +155,7 @@ async fn what_was_acknowledged_survives_twenty_kills() {
             .load(&id(*n))
             .await
             .unwrap_or_else(|error| panic!("{n} is lost: {error}"));
-        assert_eq!(octets(&owed), original(*n));
+        assert_eq!(bytes(&owed), original(*n));
     }
     println!("{} acknowledged commits survived 20 kills", durable.len());
 }
@@ -217,7 +217,7 @@ async fn a_full_disk_defers_and_room_is_all_that_is_needed_then() {
     // taken.
     for n in &kept {
         let owed = spool.load(&id(*n)).await.expect("it is there");
-        assert_eq!(octets(&owed), original(*n));
+        assert_eq!(bytes(&owed), original(*n));
         let progress = Progress {
             outcomes: vec![(address(), Outcome::Delivered)],
             next_attempt: UNIX_EPOCH,
@@ -275,7 +275,7 @@ async fn after_an_input_output_error_nothing_is_acknowledged_any_more() {
     let spool = Spool::open(&settings(directory.path())).expect("opened");
     for n in &durable {
         assert_eq!(
-            octets(&spool.load(&id(*n)).await.expect("it is there")),
+            bytes(&spool.load(&id(*n)).await.expect("it is there")),
             original(*n)
         );
     }

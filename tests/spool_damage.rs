@@ -54,7 +54,7 @@ fn flip(file: &Path, dice: &mut Dice) -> String {
     let (place, bit) = (dice.roll(bytes.len()), dice.roll(8));
     bytes[place] ^= 1 << bit;
     std::fs::write(file, bytes).expect("written");
-    format!("bit {bit} of octet {place} of {}", file.display())
+    format!("bit {bit} of byte {place} of {}", file.display())
 }
 
 fn body_file(directory: &Path) -> PathBuf {

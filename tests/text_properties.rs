@@ -182,24 +182,24 @@ proptest! {
     }
 
     #[test]
-    fn no_text_is_no_change(octets in prop::collection::vec(any::<u8>(), 0..400)) {
-        let edited = edit(&octets, &Texts::default(), Signed::Wrap).expect("nothing to do");
+    fn no_text_is_no_change(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        let edited = edit(&bytes, &Texts::default(), Signed::Wrap).expect("nothing to do");
         prop_assert!(edited.splices.is_empty());
-        prop_assert_eq!(apply(&octets, &edited.splices), octets);
+        prop_assert_eq!(apply(&bytes, &edited.splices), bytes);
     }
 
     #[test]
-    fn octets_that_are_no_message_become_one_or_stay(octets in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn bytes_that_are_no_message_become_one_or_stay(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let texts = texts("BEFORE", "AFTER");
-        if let Ok(edited) = edit(&octets, &texts, Signed::Wrap) {
+        if let Ok(edited) = edit(&bytes, &texts, Signed::Wrap) {
             let mut rest = Vec::new();
             let mut at = 0;
             for splice in &edited.splices {
-                prop_assert!(at <= splice.range.start && splice.range.end <= octets.len());
-                rest.extend_from_slice(&octets[at..splice.range.start]);
+                prop_assert!(at <= splice.range.start && splice.range.end <= bytes.len());
+                rest.extend_from_slice(&bytes[at..splice.range.start]);
                 at = splice.range.end;
             }
-            prop_assert!(apply(&octets, &edited.splices).len() > rest.len());
+            prop_assert!(apply(&bytes, &edited.splices).len() > rest.len());
         }
     }
 }

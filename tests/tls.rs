@@ -112,10 +112,10 @@ impl Between {
                 tokio::spawn(async move {
                     let (from_client, to_client) = client.into_split();
                     let (from_server, to_server) = server.into_split();
-                    let hear = move |octets: Vec<u8>| {
+                    let hear = move |bytes: Vec<u8>| {
                         let mut heard = hears.lock().expect("nobody panics with it");
-                        heard.extend_from_slice(&octets);
-                        octets
+                        heard.extend_from_slice(&bytes);
+                        bytes
                     };
                     tokio::join!(
                         pass(from_client, to_server, hear),
@@ -301,8 +301,8 @@ async fn a_relay_whose_tls_is_of_another_time_gets_mail_in_the_clear_or_none() {
 #[tokio::test]
 async fn starttls_taken_out_on_the_way_is_no_reason_to_speak_in_the_clear() {
     let relay = Relay::start(Tls::Required, None);
-    let between = Between::start(relay.postfix.smtp_addr(), |octets| {
-        let text = String::from_utf8_lossy(&octets).into_owned();
+    let between = Between::start(relay.postfix.smtp_addr(), |bytes| {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
         text.replace("250-STARTTLS\r\n", "250-AUTH PLAIN LOGIN\r\n")
             .into()
     })
@@ -333,19 +333,19 @@ async fn answers_put_around_the_one_to_starttls_are_not_believed() {
     const READY: &str = "220 2.0.0 Ready to start TLS\r\n";
     for change in [
         // Behind it: what a client that reads ahead takes for answers over TLS.
-        (|octets: Vec<u8>| {
-            let text = String::from_utf8_lossy(&octets).into_owned();
+        (|bytes: Vec<u8>| {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
             match text == READY {
-                true => [&octets, YES.as_bytes()].concat(),
-                false => octets,
+                true => [&bytes, YES.as_bytes()].concat(),
+                false => bytes,
             }
         }) as fn(Vec<u8>) -> Vec<u8>,
         // In front of it: what makes each answer one to another question.
-        |octets| {
-            let text = String::from_utf8_lossy(&octets).into_owned();
+        |bytes| {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
             match text == READY {
-                true => [b"250 2.0.0 ok\r\n", &octets[..]].concat(),
-                false => octets,
+                true => [b"250 2.0.0 ok\r\n", &bytes[..]].concat(),
+                false => bytes,
             }
         },
     ] {
@@ -428,10 +428,10 @@ impl Logged {
 }
 
 impl Write for Logged {
-    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let mut logged = self.0.lock().expect("nobody panics with it");
-        logged.extend_from_slice(octets);
-        Ok(octets.len())
+        logged.extend_from_slice(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -501,17 +501,17 @@ async fn what_stands_in_the_clear_behind_the_answer_to_starttls_is_no_answer_of_
     let server = slapd.url().replace("ldap://", "");
     // A successful bind, and a search that is done and found nobody, for the numbers that come
     // next.
-    let between = Between::start(server.parse().expect("an address"), |octets| {
+    let between = Between::start(server.parse().expect("an address"), |bytes| {
         // Without TLS messages of LDAP begin with a SEQUENCE, records of TLS never do.
-        let mut octets = octets;
-        if octets.first() == Some(&0x30) {
+        let mut bytes = bytes;
+        if bytes.first() == Some(&0x30) {
             for id in 1..20 {
                 for operation in [0x61, 0x65] {
-                    octets.extend([0x30, 12, 2, 1, id, operation, 7, 10, 1, 0, 4, 0, 4, 0]);
+                    bytes.extend([0x30, 12, 2, 1, id, operation, 7, 10, 1, 0, 4, 0, 4, 0]);
                 }
             }
         }
-        octets
+        bytes
     })
     .await;
     let url = format!("ldap://{}", between.address);

@@ -21,8 +21,8 @@ fn check(address: &Address) {
     assert!(!domain.ends_with('.'), "{domain:?} ends with a dot");
 }
 
-fuzz_target!(|octets: &[u8]| {
-    let text = String::from_utf8_lossy(octets);
+fuzz_target!(|bytes: &[u8]| {
+    let text = String::from_utf8_lossy(bytes);
     if let Ok(address) = Address::parse(&text) {
         check(&address);
         if let Some(person) = address.without_extension("+-") {

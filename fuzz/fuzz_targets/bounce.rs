@@ -1,4 +1,4 @@
-//! Notices about reports. Where the first octet is odd, a genuine token stands in the message: at
+//! Notices about reports. Where the first byte is odd, a genuine token stands in the message: at
 //! the place that the second says, or, where that is 0, in In-Reply-To. Must hold: there it is
 //! found, and without a genuine token nothing is; the summary of any message can be made.
 
@@ -16,21 +16,21 @@ static COMPOSER: LazyLock<Composer> = LazyLock::new(composer);
 static ITEM: LazyLock<Item> =
     LazyLock::new(|| report(&COMPOSER, &Message::new(Bytes::from_static(b"Subject: x\r\n\r\n"))));
 
-fuzz_target!(|octets: &[u8]| {
-    let [first, second, rest @ ..] = octets else {
+fuzz_target!(|bytes: &[u8]| {
+    let [first, second, rest @ ..] = bytes else {
         return;
     };
-    let mut octets = rest.to_vec();
+    let mut bytes = rest.to_vec();
     let genuine = first & 1 == 1;
     if genuine {
         let answers = format!("In-Reply-To: {}\r\n", ITEM.message_id);
         let (at, token) = match second {
             0 => (0, &answers),
-            second => (octets.len() * usize::from(*second) / 256, &ITEM.envelope_id),
+            second => (bytes.len() * usize::from(*second) / 256, &ITEM.envelope_id),
         };
-        octets.splice(at..at, token.bytes());
+        bytes.splice(at..at, token.bytes());
     }
-    let message = Message::new(Bytes::from(octets));
+    let message = Message::new(Bytes::from(bytes));
     let found = COMPOSER.notice(&message, true);
     let is_found = found.as_ref().is_some_and(|(item, _)| *item == ITEM.id);
     assert!(is_found || found.is_none(), "an item that is none");

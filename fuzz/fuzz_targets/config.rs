@@ -15,13 +15,13 @@ static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
     directory.join("copyist.toml")
 });
 
-fuzz_target!(|octets: &[u8]| {
-    let mut parts = octets.splitn(2, |octet| *octet == 0xff);
+fuzz_target!(|bytes: &[u8]| {
+    let mut parts = bytes.splitn(2, |byte| *byte == 0xff);
     let (text, variables) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     std::fs::write(&*FILE, text).expect("written");
-    let variables = variables.split(|octet| *octet == b'\n').filter_map(|line| {
-        let equals = line.iter().position(|octet| *octet == b'=')?;
-        let owned = |octets: &[u8]| OsString::from_vec(octets.to_vec());
+    let variables = variables.split(|byte| *byte == b'\n').filter_map(|line| {
+        let equals = line.iter().position(|byte| *byte == b'=')?;
+        let owned = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
         Some((owned(&line[..equals]), owned(&line[equals + 1..])))
     });
     match copyist::config::load_with(&FILE, variables) {

@@ -1,4 +1,4 @@
-//! What a directory may hold, on its way to the wire. The first octet says which attribute it is;
+//! What a directory may hold, on its way to the wire. The first byte says which attribute it is;
 //! values are separated by 0xff. Must hold: a value that is a target becomes one RCPT command with
 //! one address, and nothing of it a line of its own.
 
@@ -38,12 +38,12 @@ fn check(address: &Address) {
     assert_eq!(dialogue.next_event(), None);
 }
 
-fuzz_target!(|octets: &[u8]| {
-    let Some((first, octets)) = octets.split_first() else {
+fuzz_target!(|bytes: &[u8]| {
+    let Some((first, bytes)) = bytes.split_first() else {
         return;
     };
-    let values: Vec<String> = octets
-        .split(|octet| *octet == 0xff)
+    let values: Vec<String> = bytes
+        .split(|byte| *byte == 0xff)
         .map(|value| String::from_utf8_lossy(value).into_owned())
         .collect();
     for value in &values {

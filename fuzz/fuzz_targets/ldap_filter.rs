@@ -30,20 +30,20 @@ fn terms(filter: &str) -> Vec<(String, String)> {
         let term = rest[..end].strip_prefix('(').expect("opened");
         let (name, value) = term.split_once('=').expect("an equality");
         assert!(!value.contains(['(', '*', '\0']), "{value:?} is no value");
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         let mut left = value.as_bytes();
-        while let Some((octet, more)) = left.split_first() {
+        while let Some((byte, more)) = left.split_first() {
             left = more;
-            match octet {
+            match byte {
                 b'\\' => {
                     let hex = std::str::from_utf8(&left[..2]).expect("two digits");
-                    octets.push(u8::from_str_radix(hex, 16).expect("two digits"));
+                    bytes.push(u8::from_str_radix(hex, 16).expect("two digits"));
                     left = &left[2..];
                 }
-                other => octets.push(*other),
+                other => bytes.push(*other),
             }
         }
-        terms.push((name.to_owned(), String::from_utf8(octets).expect("UTF-8")));
+        terms.push((name.to_owned(), String::from_utf8(bytes).expect("UTF-8")));
         rest = &rest[end + 1..];
     }
     terms
@@ -63,8 +63,8 @@ fn spellings(address: &Address) -> BTreeSet<String> {
         .collect()
 }
 
-fuzz_target!(|octets: &[u8]| {
-    let text = String::from_utf8_lossy(octets);
+fuzz_target!(|bytes: &[u8]| {
+    let text = String::from_utf8_lossy(bytes);
     let asked: Vec<Address> = text.split('\n').filter_map(|line| Address::parse(line).ok()).collect();
     if !asked.is_empty() {
         let filter = QUESTIONS.lookup_filter(&asked);

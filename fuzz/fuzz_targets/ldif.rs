@@ -8,11 +8,11 @@ use base64::engine::general_purpose::STANDARD;
 use copyist::directory::fuzzing::ldif;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|octets: &[u8]| {
-    let entries = match ldif(octets) {
+fuzz_target!(|bytes: &[u8]| {
+    let entries = match ldif(bytes) {
         Ok(entries) => entries,
         Err(error) => {
-            let lines = octets.iter().filter(|octet| **octet == b'\n').count() + 1;
+            let lines = bytes.iter().filter(|byte| **byte == b'\n').count() + 1;
             assert!((1..=lines).contains(&error.line), "{error}");
             return;
         }

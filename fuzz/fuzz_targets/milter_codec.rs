@@ -1,6 +1,6 @@
-//! The filter's side of the milter protocol, fed with arbitrary octets in arbitrary pieces.
+//! The filter's side of the milter protocol, fed with arbitrary bytes in arbitrary pieces.
 //!
-//! The first octet says how long the pieces are and what we want of the MTA; the rest is what the
+//! The first byte says how long the pieces are and what we want of the MTA; the rest is what the
 //! MTA sends. Must hold: no panic, and the pieces make no difference.
 
 #![no_main]
@@ -41,8 +41,8 @@ fn run<'a>(pieces: impl Iterator<Item = &'a [u8]>, wants: Wants) -> Vec<String> 
     turns
 }
 
-fuzz_target!(|octets: &[u8]| {
-    let Some((first, octets)) = octets.split_first() else {
+fuzz_target!(|bytes: &[u8]| {
+    let Some((first, bytes)) = bytes.split_first() else {
         return;
     };
     let wants = Wants {
@@ -50,7 +50,7 @@ fuzz_target!(|octets: &[u8]| {
         answer_recipients: first & 1 == 1,
     };
     let piece = usize::from(first >> 1) + 1;
-    let in_pieces = run(octets.chunks(piece), wants);
-    let at_once = run(std::iter::once(octets), wants);
+    let in_pieces = run(bytes.chunks(piece), wants);
+    let at_once = run(std::iter::once(bytes), wants);
     assert_eq!(in_pieces, at_once);
 });

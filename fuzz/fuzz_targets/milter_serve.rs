@@ -1,5 +1,5 @@
 //! Whole milter sessions over a stream, with a handler that decides by what the client says: the
-//! local part of the sender names verdict and edits. The first octet says what we want of the MTA.
+//! local part of the sender names verdict and edits. The first byte says what we want of the MTA.
 //! Must hold: it ends; what we say is made of packets that the other side can read.
 
 #![no_main]
@@ -59,8 +59,8 @@ impl Handler for Decider {
     }
 }
 
-fuzz_target!(|octets: &[u8]| {
-    let Some((first, says)) = octets.split_first() else {
+fuzz_target!(|bytes: &[u8]| {
+    let Some((first, says)) = bytes.split_first() else {
         return;
     };
     let wants = Wants {

@@ -14,8 +14,8 @@ static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
     directory.join("copyist.toml")
 });
 
-fuzz_target!(|octets: &[u8]| {
-    match import::registry("imsext.reg".as_ref(), octets, &import::Site::default()) {
+fuzz_target!(|bytes: &[u8]| {
+    match import::registry("imsext.reg".as_ref(), bytes, &import::Site::default()) {
         Ok(proposal) => {
             std::fs::write(&*FILE, &proposal.config).expect("written");
             if let Err(error) = config::load_with(&FILE, []) {

@@ -1,4 +1,4 @@
-//! What we write about arbitrary messages. The first octet says what; then come, ended by 0xff
+//! What we write about arbitrary messages. The first byte says what; then come, ended by 0xff
 //! each, sender, journal address, and the text of a reason; the rest is the message. Must hold: the
 //! seal is whole; the outer header has our fields and no others, each line of sound length; a
 //! report has exactly two parts, of which the second is the original.
@@ -37,7 +37,7 @@ fn check(item: &Item, original: &Bytes) {
         other => panic!("its own seal: {other:?}"),
     }
     assert!(has_only_crlf(&item.prefix));
-    assert!(item.prefix.split(|octet| *octet == b'\n').all(|line| line.len() <= 999), "a long line");
+    assert!(item.prefix.split(|byte| *byte == b'\n').all(|line| line.len() <= 999), "a long line");
     // These keep the Message-ID of the original.
     if matches!(item.kind, Kind::Copy | Kind::Version) {
         return;
@@ -74,11 +74,11 @@ fn parts<'a>(whole: &'a [u8], boundary: &str) -> Vec<&'a [u8]> {
     ends.windows(2).map(cut).collect()
 }
 
-fuzz_target!(|octets: &[u8]| {
-    let Some((first, octets)) = octets.split_first() else {
+fuzz_target!(|bytes: &[u8]| {
+    let Some((first, bytes)) = bytes.split_first() else {
         return;
     };
-    let mut fields = octets.splitn(4, |octet| *octet == 0xff);
+    let mut fields = bytes.splitn(4, |byte| *byte == 0xff);
     let mut text = || String::from_utf8_lossy(fields.next().unwrap_or_default()).into_owned();
     let (sender, journal, reason) = (text(), text(), text());
     let original = Bytes::copy_from_slice(fields.next().unwrap_or_default());

@@ -1,6 +1,6 @@
-//! Messages that want to be taken for ours. Where the first octet is even, the rest is the message;
-//! where it is odd, the rest are changes to a genuine report: two octets for the place, one for the
-//! octet to put there. Must hold: a seal holds only with the body that it was made for, but for
+//! Messages that want to be taken for ours. Where the first byte is even, the rest is the message;
+//! where it is odd, the rest are changes to a genuine report: two bytes for the place, one for the
+//! byte to put there. Must hold: a seal holds only with the body that it was made for, but for
 //! what transfer may change.
 
 #![no_main]
@@ -22,16 +22,16 @@ static GENUINE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 /// The lines of the body that are no fields, delimiters or blank: what another reader sees of it,
 /// whatever it makes of the rest.
-fn seen(octets: &[u8]) -> Vec<String> {
-    let message = Message::new(Bytes::copy_from_slice(octets));
-    let body = String::from_utf8_lossy(&as_compared(&octets[message.header().len()..])).into_owned();
+fn seen(bytes: &[u8]) -> Vec<String> {
+    let message = Message::new(Bytes::copy_from_slice(bytes));
+    let body = String::from_utf8_lossy(&as_compared(&bytes[message.header().len()..])).into_owned();
     let lines = body.split("\r\n").map(str::trim_end);
     let is_text = |line: &&str| !line.is_empty() && !line.contains(':') && !line.starts_with(['-', ' ', '\t']);
     lines.filter(is_text).map(str::to_owned).collect()
 }
 
-fuzz_target!(|octets: &[u8]| {
-    let Some((first, rest)) = octets.split_first() else {
+fuzz_target!(|bytes: &[u8]| {
+    let Some((first, rest)) = bytes.split_first() else {
         return;
     };
     if first & 1 == 0 {

@@ -1,7 +1,7 @@
-//! Both sides of an SMTP dialogue, as a proxy between them reads it. The first octet says how long
+//! Both sides of an SMTP dialogue, as a proxy between them reads it. The first byte says how long
 //! the pieces are, the second how long a line may be. Must hold: the pieces make no difference; a
 //! command is one line; a message ends at the first CRLF.CRLF and nowhere else; what was stuffed is
-//! unstuffed exactly; an answer is the server's own octets.
+//! unstuffed exactly; an answer is the server's own bytes.
 
 #![no_main]
 
@@ -28,11 +28,11 @@ fn lines<'a>(pieces: impl Iterator<Item = &'a [u8]>, longest: usize) -> Vec<Resu
     found
 }
 
-fn commands(octets: &[u8], piece: usize, longest: usize) {
-    let found = lines(octets.chunks(piece), longest);
-    assert_eq!(found, lines(std::iter::once(octets), longest));
+fn commands(bytes: &[u8], piece: usize, longest: usize) {
+    let found = lines(bytes.chunks(piece), longest);
+    assert_eq!(found, lines(std::iter::once(bytes), longest));
     let mut whole = Vec::new();
-    let mut rest = octets;
+    let mut rest = bytes;
     while let Some(at) = memchr::memmem::find(rest, b"\r\n") {
         whole.push(&rest[..at]);
         rest = &rest[at + 2..];
@@ -40,11 +40,11 @@ fn commands(octets: &[u8], piece: usize, longest: usize) {
     // An endless line is told of before its end.
     assert_eq!(found.len(), whole.len() + usize::from(rest.len() >= longest));
     for (found, line) in found.iter().zip(whole) {
-        let is_sound = line.len() + 2 <= longest && !line.iter().any(|octet| b"\r\n\0".contains(octet));
+        let is_sound = line.len() + 2 <= longest && !line.iter().any(|byte| b"\r\n\0".contains(byte));
         assert_eq!(found.as_deref().ok(), is_sound.then_some(line));
         command(line);
     }
-    command(octets);
+    command(bytes);
 }
 
 fn command(line: &[u8]) {
@@ -57,7 +57,7 @@ fn command(line: &[u8]) {
     let (verb, path, params) = match command {
         Command::Mail { path, params } => ("MAIL FROM:", path, params),
         Command::Rcpt { path, params } => ("RCPT TO:", path, params),
-        Command::Bdat { octets, .. } => return assert!(line.len() >= 5 + octets.to_string().len()),
+        Command::Bdat { bytes, .. } => return assert!(line.len() >= 5 + bytes.to_string().len()),
         Command::Xclient(attributes) | Command::Xforward(attributes) => {
             let control = |text: &String| text.contains(char::is_control);
             return assert!(!attributes.iter().any(|(name, value)| control(name) || control(value)));
@@ -89,7 +89,7 @@ fn decoded<'a>(pieces: impl Iterator<Item = &'a [u8]>, bare: BareLineBreaks) -> 
     for piece in pieces {
         input.extend_from_slice(piece);
         ended = ended || unstuff.take(&mut input, &mut out);
-        assert!(ended || input.len() <= 2, "more than two octets stay");
+        assert!(ended || input.len() <= 2, "more than two bytes stay");
     }
     let rest = ended.then(|| input.to_vec());
     (out.to_vec(), rest, unstuff.flaw(), unstuff.has_nul(), unstuff.longest_line())
@@ -104,34 +104,34 @@ fn stuffed<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     out.to_vec()
 }
 
-fn content(octets: &[u8], piece: usize) {
-    let wire = [b"\r\n", octets].concat();
+fn content(bytes: &[u8], piece: usize) {
+    let wire = [b"\r\n", bytes].concat();
     let end = memchr::memmem::find(&wire, b"\r\n.\r\n");
     for bare in [BareLineBreaks::Reject, BareLineBreaks::Normalize] {
-        let at_once = decoded(std::iter::once(octets), bare);
-        assert_eq!(decoded(octets.chunks(piece), bare), at_once);
+        let at_once = decoded(std::iter::once(bytes), bare);
+        assert_eq!(decoded(bytes.chunks(piece), bare), at_once);
         let (out, rest, flaw, ..) = at_once;
         assert_eq!(rest.as_deref(), end.map(|end| &wire[end + 5..]));
         if let Some(end) = end {
             let before = &wire[..end + 2];
             assert_eq!(flaw.is_none(), has_only_crlf(before));
-            assert_eq!(out.iter().any(|octet| *octet == 0), before.contains(&0));
+            assert_eq!(out.iter().any(|byte| *byte == 0), before.contains(&0));
             assert!(out.is_empty() || out.ends_with(b"\r\n"));
             if bare == BareLineBreaks::Normalize {
                 goes_on(&out);
             }
         }
     }
-    let sent = stuffed(octets.chunks(piece));
-    assert_eq!(sent, stuffed(std::iter::once(octets)));
-    let mut meant = octets.to_vec();
+    let sent = stuffed(bytes.chunks(piece));
+    assert_eq!(sent, stuffed(std::iter::once(bytes)));
+    let mut meant = bytes.to_vec();
     if !meant.is_empty() && !meant.ends_with(b"\r\n") {
         meant.extend_from_slice(b"\r\n");
     }
     let (out, rest, ..) = decoded(sent.chunks(piece), BareLineBreaks::Reject);
     assert_eq!((out, rest), (meant, Some(Vec::new())));
-    goes_on(&with_crlf(octets));
-    chunks(octets, piece);
+    goes_on(&with_crlf(bytes));
+    chunks(bytes, piece);
 }
 
 /// What was normalized has, when it is sent, no other end than its own, for whom any line break is
@@ -139,12 +139,12 @@ fn content(octets: &[u8], piece: usize) {
 fn goes_on(content: &[u8]) {
     assert!(has_only_crlf(content));
     let sent = stuffed(std::iter::once(content));
-    let mut lines = sent.split(|octet| matches!(octet, b'\r' | b'\n'));
+    let mut lines = sent.split(|byte| matches!(byte, b'\r' | b'\n'));
     let dots = lines.by_ref().filter(|line| *line == b".").count();
     assert!(dots == 1 && (sent == b".\r\n" || sent.ends_with(b"\r\n.\r\n")));
 }
 
-fn chunks(octets: &[u8], piece: usize) {
+fn chunks(bytes: &[u8], piece: usize) {
     let find = |pieces: &mut dyn Iterator<Item = &[u8]>| {
         let (mut after_cr, mut first) = (false, None);
         for piece in pieces {
@@ -153,9 +153,9 @@ fn chunks(octets: &[u8], piece: usize) {
         }
         first.or(after_cr.then_some(DataFlaw::BareCarriageReturn))
     };
-    let found = find(&mut octets.chunks(piece));
-    assert_eq!(found, find(&mut std::iter::once(octets)));
-    assert_eq!(found.is_none(), has_only_crlf(octets));
+    let found = find(&mut bytes.chunks(piece));
+    assert_eq!(found, find(&mut std::iter::once(bytes)));
+    assert_eq!(found.is_none(), has_only_crlf(bytes));
 }
 
 fn answers<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Answer>, Option<AnswerFlaw>) {
@@ -172,15 +172,15 @@ fn answers<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Answer>, Option<A
     (found, None)
 }
 
-fn server(octets: &[u8], piece: usize) {
-    let (found, flaw) = answers(octets.chunks(piece));
-    assert_eq!((found.clone(), flaw), answers(std::iter::once(octets)));
+fn server(bytes: &[u8], piece: usize) {
+    let (found, flaw) = answers(bytes.chunks(piece));
+    assert_eq!((found.clone(), flaw), answers(std::iter::once(bytes)));
     let wire = found.iter().map(|answer| &answer.wire[..]).collect::<Vec<_>>().concat();
-    assert!(octets.starts_with(&wire), "an answer is not the server's own octets");
+    assert!(bytes.starts_with(&wire), "an answer is not the server's own bytes");
     for answer in found {
         assert!(has_only_crlf(&answer.wire) && answer.wire.ends_with(b"\r\n"));
         let code = answer.code.to_string();
-        let mut lines = answer.wire.split_inclusive(|octet| *octet == b'\n').peekable();
+        let mut lines = answer.wire.split_inclusive(|byte| *byte == b'\n').peekable();
         while let Some(line) = lines.next() {
             assert!(line.starts_with(code.as_bytes()), "another code");
             assert_eq!(line[3] == b'-', lines.peek().is_some());
@@ -191,10 +191,10 @@ fn server(octets: &[u8], piece: usize) {
     }
 }
 
-fn logins(octets: &[u8], mechanism: u8) {
+fn logins(bytes: &[u8], mechanism: u8) {
     let mechanism = MECHANISMS[usize::from(mechanism) % MECHANISMS.len()];
-    let encoded = Bytes::from(STANDARD.encode(octets));
-    for response in [encoded, Bytes::copy_from_slice(octets)] {
+    let encoded = Bytes::from(STANDARD.encode(bytes));
+    for response in [encoded, Bytes::copy_from_slice(bytes)] {
         let Some(user) = user_of(mechanism, &[response]) else {
             continue;
         };
@@ -202,13 +202,13 @@ fn logins(octets: &[u8], mechanism: u8) {
     }
 }
 
-fuzz_target!(|octets: &[u8]| {
-    let [first, second, octets @ ..] = octets else {
+fuzz_target!(|bytes: &[u8]| {
+    let [first, second, bytes @ ..] = bytes else {
         return;
     };
     let (piece, longest) = (usize::from(*first) + 1, usize::from(*second) + 2);
-    commands(octets, piece, longest);
-    content(octets, piece);
-    server(octets, piece);
-    logins(octets, *second);
+    commands(bytes, piece, longest);
+    content(bytes, piece);
+    server(bytes, piece);
+    logins(bytes, *second);
 });

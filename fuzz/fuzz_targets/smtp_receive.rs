@@ -1,4 +1,4 @@
-//! The receiving side of SMTP, fed with arbitrary octets. The first says how long the pieces are.
+//! The receiving side of SMTP, fed with arbitrary bytes. The first says how long the pieces are.
 //! Must hold: the pieces make no difference; a message has only lines that end in CRLF where the
 //! client sent such.
 
@@ -23,12 +23,12 @@ fn events<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Event> {
     events
 }
 
-fuzz_target!(|octets: &[u8]| {
-    let Some((first, octets)) = octets.split_first() else {
+fuzz_target!(|bytes: &[u8]| {
+    let Some((first, bytes)) = bytes.split_first() else {
         return;
     };
-    let at_once = events(std::iter::once(octets));
-    assert_eq!(events(octets.chunks(usize::from(*first) + 1)), at_once);
+    let at_once = events(std::iter::once(bytes));
+    assert_eq!(events(bytes.chunks(usize::from(*first) + 1)), at_once);
     for event in at_once {
         if let Event::Message(message) = event {
             assert!(message.data.is_empty() || message.data.ends_with(b"\r\n"));

@@ -1,4 +1,4 @@
-//! A relay that says anything. The first octet says what is delivered to how many. Must hold: it
+//! A relay that says anything. The first byte says what is delivered to how many. Must hold: it
 //! ends; nothing counts as delivered without 354 and a 250 after it.
 
 #![no_main]
@@ -15,8 +15,8 @@ use libfuzzer_sys::fuzz_target;
 const ORIGINAL: Bytes = Bytes::from_static(b"Subject: x\r\n\r\n..\r\n");
 static ITEM: LazyLock<Item> = LazyLock::new(|| report(&composer(), &Message::new(ORIGINAL)));
 
-fuzz_target!(|octets: &[u8]| {
-    let Some((first, says)) = octets.split_first() else {
+fuzz_target!(|bytes: &[u8]| {
+    let Some((first, says)) = bytes.split_first() else {
         return;
     };
     let to: Vec<Address> = (0..=first % 4).map(|n| address(&format!("j{n}@corp.example"))).collect();
@@ -28,7 +28,7 @@ fuzz_target!(|octets: &[u8]| {
     let (peer, heard) = Peer::new(says.to_vec());
     let fates = run(deliver(Box::new(peer), &item, &ORIGINAL, &to));
     if fates.is_ok_and(|fates| fates.contains(&true)) {
-        let lines = || says.split(|octet| *octet == b'\n').enumerate();
+        let lines = || says.split(|byte| *byte == b'\n').enumerate();
         let go_on = lines().find(|(_, line)| line.starts_with(b"354")).expect("no 354");
         let taken = |(at, line): (usize, &[u8])| at > go_on.0 && line.starts_with(b"250");
         assert!(lines().any(taken), "no 250 after 354");

@@ -1,4 +1,4 @@
-//! A spool whose rows hold anything. Values are separated by 0xff; the first octet of each says
+//! A spool whose rows hold anything. Values are separated by 0xff; the first byte of each says
 //! which column and of which type. Must hold: everything that reads the spool answers, be it with
 //! an error.
 
@@ -26,7 +26,7 @@ struct Store {
     base: Vec<Value>,
 }
 
-/// Tables and columns; an index in this list is what the first octet of a value says.
+/// Tables and columns; an index in this list is what the first byte of a value says.
 const COLUMNS: [(&str, &str); 23] = [
     ("item", "due"), ("item", "attempts"), ("item", "aside"), ("item", "kind"), ("item", "direction"),
     ("item", "sender"), ("item", "ndr"), ("item", "message_id"), ("item", "envelope_id"),
@@ -56,19 +56,19 @@ static STORE: LazyLock<Store> = LazyLock::new(|| {
     Store { spool, beside: beside.into(), id, base }
 });
 
-fn value(kind: u8, octets: &[u8]) -> Value {
+fn value(kind: u8, bytes: &[u8]) -> Value {
     match kind % 4 {
-        0 => Value::Integer(octets.iter().fold(0i64, |sum, octet| sum << 8 | i64::from(*octet))),
-        1 => Value::Text(String::from_utf8_lossy(octets).into_owned()),
-        2 => Value::Blob(octets.to_vec()),
-        _ => Value::Real(octets.iter().fold(0.5, |sum, octet| sum * 256.0 + f64::from(*octet))),
+        0 => Value::Integer(bytes.iter().fold(0i64, |sum, byte| sum << 8 | i64::from(*byte))),
+        1 => Value::Text(String::from_utf8_lossy(bytes).into_owned()),
+        2 => Value::Blob(bytes.to_vec()),
+        _ => Value::Real(bytes.iter().fold(0.5, |sum, byte| sum * 256.0 + f64::from(*byte))),
     }
 }
 
 /// Writes the base values with some others in their place. What the tables refuse is not written.
-fn write(store: &Store, octets: &[u8]) {
+fn write(store: &Store, bytes: &[u8]) {
     let mut values = store.base.clone();
-    for piece in octets.split(|octet| *octet == 0xff) {
+    for piece in bytes.split(|byte| *byte == 0xff) {
         if let [first, kind, rest @ ..] = piece {
             values[usize::from(*first) % COLUMNS.len()] = value(*kind, rest);
         }
@@ -86,9 +86,9 @@ fn write(store: &Store, octets: &[u8]) {
     beside.execute_batch("COMMIT").expect("committed");
 }
 
-fuzz_target!(|octets: &[u8]| {
+fuzz_target!(|bytes: &[u8]| {
     let store = &*STORE;
-    write(store, octets);
+    write(store, bytes);
     let spool = &store.spool;
     run(async {
         if let Ok(owed) = spool.load(&store.id).await {

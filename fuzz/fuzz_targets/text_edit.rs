@@ -1,6 +1,6 @@
-//! Texts put into arbitrary octets.
+//! Texts put into arbitrary bytes.
 //!
-//! The first octet says which texts and what becomes of signed messages; the rest is the message.
+//! The first byte says which texts and what becomes of signed messages; the rest is the message.
 //! Must hold: no panic; the splices are in order and inside the message; no text means no change;
 //! what was written can be read and edited again; lines end as they did, and no longer ones are
 //! made.
@@ -25,17 +25,17 @@ static WORDS: LazyLock<[Arc<Text>; 4]> = LazyLock::new(|| {
     })
 });
 
-fn longest_line(octets: &[u8]) -> usize {
-    let lines = octets.split_inclusive(|&b| b == b'\n');
-    // A CR that no LF follows is an octet of its line.
+fn longest_line(bytes: &[u8]) -> usize {
+    let lines = bytes.split_inclusive(|&b| b == b'\n');
+    // A CR that no LF follows is a byte of its line.
     let lengths = lines.map(|line| match line {
         [line @ .., b'\r', b'\n'] | [line @ .., b'\n'] | line => line.len(),
     });
     lengths.max().unwrap_or(0)
 }
 
-fuzz_target!(|octets: &[u8]| {
-    let Some((first, message)) = octets.split_first() else {
+fuzz_target!(|bytes: &[u8]| {
+    let Some((first, message)) = bytes.split_first() else {
         return;
     };
     let words = |at: u8| Some(WORDS[usize::from(at & 3)].clone());
@@ -57,7 +57,7 @@ fuzz_target!(|octets: &[u8]| {
     let written = apply(message, &edited.splices);
     let longest = longest_line(message);
     assert!(longest_line(&written) <= longest.max(998), "a long line was made");
-    let bare = |octets: &[u8]| octets.windows(2).filter(|w| w[1] == b'\n' && w[0] != b'\r').count();
+    let bare = |bytes: &[u8]| bytes.windows(2).filter(|w| w[1] == b'\n' && w[0] != b'\r').count();
     if message.contains(&b'\n') && !message.starts_with(b"\n") && bare(message) == 0 {
         assert_eq!(bare(&written), 0, "a bare LF was made");
     }

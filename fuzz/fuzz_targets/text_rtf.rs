@@ -6,8 +6,8 @@
 use copyist::text::Wording;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|octets: &[u8]| {
-    if let Ok(wording) = Wording::from_rtf(octets, false) {
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(wording) = Wording::from_rtf(bytes, false) {
         let _ = wording.for_sender(&[]);
     }
 });

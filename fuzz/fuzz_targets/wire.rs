@@ -1,6 +1,6 @@
-//! Arbitrary octets as a message, cut in three by the first two octets, delivered to a relay that
+//! Arbitrary bytes as a message, cut in three by the first two bytes, delivered to a relay that
 //! takes everything. Must hold: what went over the wire has no bare CR or LF, and who takes the
-//! dots away again has the octets that were given, every line break a CRLF.
+//! dots away again has the bytes that were given, every line break a CRLF.
 
 #![no_main]
 
@@ -14,18 +14,18 @@ use libfuzzer_sys::fuzz_target;
 const ANSWERS: &[u8] = b"220 relay\r\n250-relay\r\n250 PIPELINING\r\n250-relay\r\n250-PIPELINING\r\n250 8BITMIME\r\n\
     250 ok\r\n250 ok\r\n354 go on\r\n250 taken\r\n";
 
-fuzz_target!(|octets: &[u8]| {
-    let [one, two, octets @ ..] = octets else {
+fuzz_target!(|bytes: &[u8]| {
+    let [one, two, bytes @ ..] = bytes else {
         return;
     };
-    let first = octets.len() * usize::from(*one) / 256;
-    let second = first + (octets.len() - first) * usize::from(*two) / 256;
-    let segments = [&octets[..first], &octets[first..second], &octets[second..]];
+    let first = bytes.len() * usize::from(*one) / 256;
+    let second = first + (bytes.len() - first) * usize::from(*two) / 256;
+    let segments = [&bytes[..first], &bytes[first..second], &bytes[second..]];
     let segments = segments.map(Bytes::copy_from_slice);
 
     let sent = on_the_wire(&segments);
     assert!(has_only_crlf(&sent), "a bare CR or LF goes out");
-    let mut meant = with_crlf(octets);
+    let mut meant = with_crlf(bytes);
     if meant.ends_with(b"\r\n") {
         meant.truncate(meant.len() - 2);
     }

@@ -54,7 +54,7 @@ impl AsyncRead for Peer {
             // Nobody waits for it: that is only asked whether there is anything.
             return Poll::Pending;
         }
-        let line = rest.split_inclusive(|octet| *octet == b'\n').next().unwrap_or_default();
+        let line = rest.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
         let taken = line.len().min(buffer.remaining());
         buffer.put_slice(&line[..taken]);
         let (is_last, goes_on) = (line.get(3) != Some(&b'-'), line.starts_with(b"354"));
@@ -69,19 +69,19 @@ impl AsyncWrite for Peer {
     fn poll_write(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let has_ended = {
             let mut heard = self.heard.lock().expect("alone");
-            heard.extend_from_slice(octets);
+            heard.extend_from_slice(bytes);
             heard.ends_with(b"\r\n.\r\n")
         };
         self.asked += match self.in_message {
             true => usize::from(has_ended),
-            false => octets.iter().filter(|octet| **octet == b'\n').count(),
+            false => bytes.iter().filter(|byte| **byte == b'\n').count(),
         };
         self.in_message &= !has_ended;
-        Poll::Ready(Ok(octets.len()))
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -206,33 +206,33 @@ fn is_plain(text: &str) -> bool {
 }
 
 /// Whether every CR and LF is one of a CRLF.
-pub fn has_only_crlf(octets: &[u8]) -> bool {
-    octets.iter().enumerate().all(|(at, octet)| match octet {
-        b'\r' => octets.get(at + 1) == Some(&b'\n'),
-        b'\n' => at > 0 && octets[at - 1] == b'\r',
+pub fn has_only_crlf(bytes: &[u8]) -> bool {
+    bytes.iter().enumerate().all(|(at, byte)| match byte {
+        b'\r' => bytes.get(at + 1) == Some(&b'\n'),
+        b'\n' => at > 0 && bytes[at - 1] == b'\r',
         _ => true,
     })
 }
 
-/// Octets in which every line break is CRLF, and none stands at the end: what transfer may change
+/// Bytes in which every line break is CRLF, and none stands at the end: what transfer may change
 /// is gone.
-pub fn as_compared(octets: &[u8]) -> Vec<u8> {
-    let mut out = with_crlf(octets);
+pub fn as_compared(bytes: &[u8]) -> Vec<u8> {
+    let mut out = with_crlf(bytes);
     while out.ends_with(b"\r\n") {
         out.truncate(out.len() - 2);
     }
     out
 }
 
-/// Octets in which every CR, LF and CRLF is a CRLF.
-pub fn with_crlf(octets: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(octets.len());
+/// Bytes in which every CR, LF and CRLF is a CRLF.
+pub fn with_crlf(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
-    while at < octets.len() {
-        match octets[at] {
+    while at < bytes.len() {
+        match bytes[at] {
             b'\r' => {
                 out.extend_from_slice(b"\r\n");
-                at += usize::from(octets.get(at + 1) == Some(&b'\n'));
+                at += usize::from(bytes.get(at + 1) == Some(&b'\n'));
             }
             b'\n' => out.extend_from_slice(b"\r\n"),
             other => out.push(other),

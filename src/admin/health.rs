@@ -81,7 +81,7 @@ pub(super) async fn scrape(State(watched): State<Watched>) -> (StatusCode, Strin
     gauge!("copyist_configuration_refused").set(f64::from(u8::from(is_refused)));
     gauge!("copyist_memory_in_flight_bytes").set(pipeline.memory.in_flight() as f64);
     if let Some(free) = pipeline.spool.free() {
-        gauge!("copyist_spool_free_bytes").set(free.octets as f64);
+        gauge!("copyist_spool_free_bytes").set(free.bytes as f64);
         if let Some(inodes) = free.inodes {
             gauge!("copyist_spool_free_inodes").set(inodes as f64);
         }

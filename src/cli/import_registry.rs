@@ -17,18 +17,18 @@ pub(super) fn import_registry(what: &ImportRegistry) -> Result<(), Failure> {
     let site = site(&what.import)?;
     let path = &what.file;
     let unread = |error| Failure::wrong(format!("{}: cannot be read: {error}", path.display()));
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     let file = File::open(path).map_err(unread)?;
     file.take(LARGEST + 1)
-        .read_to_end(&mut octets)
+        .read_to_end(&mut bytes)
         .map_err(unread)?;
-    if octets.len() as u64 > LARGEST {
+    if bytes.len() as u64 > LARGEST {
         return Err(Failure::wrong(format!(
             r"{}: is longer than {} MiB; export the key …\MSExchangeIMC\Parameters\Extension alone",
             path.display(),
             LARGEST >> 20
         )));
     }
-    let proposal = import::registry(path, &octets, &site).map_err(Failure::wrong)?;
+    let proposal = import::registry(path, &bytes, &site).map_err(Failure::wrong)?;
     give(&proposal, what.import.output.as_deref())
 }

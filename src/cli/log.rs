@@ -160,8 +160,8 @@ mod tests {
     struct Kept(Arc<Mutex<Vec<u8>>>);
 
     impl io::Write for Kept {
-        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("nobody panicked").write(octets)
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("nobody panicked").write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -177,8 +177,8 @@ mod tests {
             .with_writer(move || writer.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, log);
-        let octets = kept.0.lock().expect("nobody panicked").clone();
-        String::from_utf8(octets).expect("UTF-8")
+        let bytes = kept.0.lock().expect("nobody panicked").clone();
+        String::from_utf8(bytes).expect("UTF-8")
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub(super) fn some_time(text: &str) -> Result<Duration, &'static str> {
     }
 }
 
-/// `100MiB`, `1GiB`, `500kB`, or octets.
+/// `100MiB`, `1GiB`, `500kB`, or bytes.
 pub(super) fn size(text: &str) -> Result<u64, &'static str> {
     const WRONG: &str = "is not a size";
     let end = text
@@ -348,8 +348,8 @@ mod tests {
     }
 
     #[test]
-    fn sizes_have_units_or_are_octets() {
-        for (text, octets) in [
+    fn sizes_have_units_or_are_bytes() {
+        for (text, bytes) in [
             ("0", 0),
             ("1000", 1000),
             ("5 B", 5),
@@ -359,7 +359,7 @@ mod tests {
             ("1 GiB", 1_073_741_824),
             ("2TiB", 2_199_023_255_552),
         ] {
-            assert_eq!(size(text), Ok(octets), "{text}");
+            assert_eq!(size(text), Ok(bytes), "{text}");
         }
         for text in [
             "",

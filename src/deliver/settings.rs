@@ -45,7 +45,7 @@ pub enum Tls {
     Opportunistic,
     /// By STARTTLS, or not at all.
     Required,
-    /// From the first octet on (RFC 8314).
+    /// From the first byte on (RFC 8314).
     Implicit,
 }
 

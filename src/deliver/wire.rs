@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::{Bytes, BytesMut};
 
-/// Octets of the message in one write; lettre copies each piece to stuff dots.
+/// Bytes of the message in one write; lettre copies each piece to stuff dots.
 const PIECE: usize = 64 * 1024;
 
 /// The pieces with every bare CR or LF made CRLF, and without the last CRLF, which the end of DATA

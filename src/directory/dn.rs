@@ -252,7 +252,7 @@ fn string_in(ber: &[u8]) -> Option<String> {
         return None;
     }
     match tag {
-        // OCTET STRING, UTF8String, NumericString, PrintableString, IA5String, VisibleString.
+        // BYTE STRING, UTF8String, NumericString, PrintableString, IA5String, VisibleString.
         0x04 | 0x0c | 0x12 | 0x13 | 0x16 | 0x1a => String::from_utf8(content.to_vec()).ok(),
         // TeletexString; in practice it holds Latin-1.
         0x14 => Some(content.iter().map(|byte| char::from(*byte)).collect()),

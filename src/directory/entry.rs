@@ -60,7 +60,7 @@ pub struct Entry {
     parts: Box<[Part]>,
 }
 
-/// A piece of an entry's text: where it ends, in octets, and whether it is the name of an
+/// A piece of an entry's text: where it ends, in bytes, and whether it is the name of an
 /// attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Part(usize);

@@ -65,11 +65,11 @@ pub enum LdifFileError {
         path: PathBuf,
     },
     /// It is larger than 512 MiB.
-    #[error("{path} is {size} octets long, more than {LARGEST}; use an LDAP server")]
+    #[error("{path} is {size} bytes long, more than {LARGEST}; use an LDAP server")]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// Its size in octets.
+        /// Its size in bytes.
         size: u64,
     },
 }

@@ -51,12 +51,12 @@ pub enum LdifFault {
     #[error("a continuation line (it begins with a space) that continues nothing")]
     Fold,
     /// Longer than a megabyte.
-    #[error("the line is longer than {LONGEST_LINE} octets")]
+    #[error("the line is longer than {LONGEST_LINE} bytes")]
     TooLong,
 }
 
 /// All entries, each with those attributes that are `wanted`. A name with options (`mail;lang-de`)
-/// is another attribute than the one without. Octets that are no UTF-8 are replaced, not dropped.
+/// is another attribute than the one without. Bytes that are no UTF-8 are replaced, not dropped.
 pub(super) fn parse(text: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Vec<Entry>, LdifError> {
     let mut entries = Vec::new();
     let mut record: Option<Record> = None;
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_values_are_decoded_and_bad_octets_stay_visible() {
+    fn base64_values_are_decoded_and_bad_bytes_stay_visible() {
         let entries = all("dn:: Y249w6k=\nmail:: YW5hQGIudGVzdA==\nx:: /w==\n").expect("LDIF");
         assert_eq!(entries[0].dn, "cn=\u{e9}");
         assert_eq!(entries[0].values("mail").to_vec(), ["ana@b.test"]);

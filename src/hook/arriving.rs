@@ -15,7 +15,7 @@ use crate::spool::{Incoming, Spool};
 #[derive(Debug, Default)]
 pub(super) struct Arriving {
     held: Held,
-    /// What its octets in memory are accounted to.
+    /// What its bytes in memory are accounted to.
     room: Option<Room>,
 }
 
@@ -38,8 +38,8 @@ enum Held {
 
 impl Arriving {
     /// Waits for room in memory; `false` where there is none.
-    pub(super) async fn reserve(&mut self, memory: &Memory, octets: usize) -> bool {
-        match memory.room(octets).await {
+    pub(super) async fn reserve(&mut self, memory: &Memory, bytes: usize) -> bool {
+        match memory.room(bytes).await {
             Some(more) => {
                 self.room = Some(match self.room.take() {
                     Some(room) => room.with(more),
@@ -70,7 +70,7 @@ impl Arriving {
         };
     }
 
-    /// The message, now that its last piece is there, and what its octets in memory are accounted
+    /// The message, now that its last piece is there, and what its bytes in memory are accounted
     /// to.
     pub(super) async fn finish(
         mut self,

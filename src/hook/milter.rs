@@ -296,8 +296,8 @@ impl Handler for Door {
         }
     }
 
-    async fn room(&mut self, octets: usize) -> bool {
-        self.arriving.reserve(&self.pipeline.memory, octets).await
+    async fn room(&mut self, bytes: usize) -> bool {
+        self.arriving.reserve(&self.pipeline.memory, bytes).await
     }
 
     async fn piece(&mut self, piece: Bytes) {

@@ -84,7 +84,7 @@ pub enum Mode {
 /// TLS with clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DoorTls {
-    /// From the first octet on (RFC 8314), not by STARTTLS.
+    /// From the first byte on (RFC 8314), not by STARTTLS.
     pub implicit: bool,
     /// The certificate and what it was signed by (PEM).
     pub cert_file: PathBuf,
@@ -120,7 +120,7 @@ impl Default for Access {
 pub struct Limits {
     /// Most connections at a time, of all listeners together.
     pub connections: usize,
-    /// Octets that the messages under way may hold in memory together
+    /// Bytes that the messages under way may hold in memory together
     /// ([`crate::pipeline::Memory`]).
     pub memory: usize,
     /// Those of one connection.

@@ -28,7 +28,7 @@ pub struct Composer {
     key: Key,
 }
 
-/// Octets of the header after which no further reason is added.
+/// Bytes of the header after which no further reason is added.
 const REASONS: usize = 16 * 1024;
 
 /// Why something could not be written.
@@ -582,7 +582,7 @@ impl Attached<'_> {
 }
 
 /// Why there is a report, as far as it fits: DNs are long, and Postfix takes what is beyond
-/// `header_size_limit` (102,400 octets) for the body, the seal and the fields of the original
+/// `header_size_limit` (102,400 bytes) for the body, the seal and the fields of the original
 /// included. The item keeps all of them.
 fn add_reasons(header: &mut String, reasons: &[String]) {
     let end = header.len() + REASONS;

@@ -36,7 +36,7 @@ pub(super) fn unstructured(out: &mut String, name: &str, text: &str) {
     if plain {
         return field(out, name, text);
     }
-    // An encoded word has 75 characters at most: 45 octets in base64 and the 12 around them.
+    // An encoded word has 75 characters at most: 45 bytes in base64 and the 12 around them.
     // Characters are not split between words (RFC 2047 section 5).
     let mut words: Vec<String> = Vec::new();
     let mut word = String::new();

@@ -13,7 +13,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 /// File name below the state directory.
 const FILE: &str = "seal.key";
-/// Octets of key: the digest's length (RFC 2104 section 3).
+/// Bytes of key: the digest's length (RFC 2104 section 3).
 const LENGTH: usize = 32;
 
 /// An HMAC-SHA-256 key.
@@ -34,7 +34,7 @@ pub enum KeyError {
     },
     /// The file holds something else.
     #[error(
-        "{path} is no seal key (32 octets in base64); restore it from a backup, or remove it to get a new one"
+        "{path} is no seal key (32 bytes in base64); restore it from a backup, or remove it to get a new one"
     )]
     Malformed {
         /// The key file.

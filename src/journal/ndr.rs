@@ -366,7 +366,7 @@ mod tests {
         };
         let account = malformed(&trouble, "mx.corp.example");
         for line in account.text.lines().chain(account.status.lines()) {
-            assert!(line.len() <= 998, "{} octets: {line}", line.len());
+            assert!(line.len() <= 998, "{} bytes: {line}", line.len());
         }
     }
 }

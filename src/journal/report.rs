@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::fields::{addresses, field, unstructured};
 use crate::mail::{self, Address, BodyKind, Envelope, Message, Summary};
 
-/// Longest subject in the envelope part, in octets; its lines are never folded and a line has at
+/// Longest subject in the envelope part, in bytes; its lines are never folded and a line has at
 /// most 998.
 const SUBJECT: usize = 900;
 

@@ -376,7 +376,7 @@ fn marks(key: &Key, id: &ItemId, sort: Sort, targets: &[Address]) -> Vec<String>
     marks
 }
 
-/// Octets of a mark: nobody can try enough addresses to find another with the same.
+/// Bytes of a mark: nobody can try enough addresses to find another with the same.
 const MARK: usize = 12;
 
 /// The number of marks of a version is a multiple of this.

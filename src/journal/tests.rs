@@ -597,6 +597,6 @@ fn long_reasons_leave_a_header_that_every_mta_takes() {
     assert_eq!((item.targets.len(), item.reasons.len()), (100, 100));
     let whole = String::from_utf8_lossy(&whole(&item, &original)).into_owned();
     let (header, _) = whole.split_once("\r\n\r\n").expect("a header");
-    assert!(header.len() < 32 * 1024, "{} octets", header.len());
+    assert!(header.len() < 32 * 1024, "{} bytes", header.len());
     assert!(header.contains(" more\r\n") && header.contains("\r\nX-Copyist-Seal:"));
 }

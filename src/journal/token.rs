@@ -7,7 +7,7 @@ use super::key::Key;
 use super::{ComposeError, ItemId};
 
 const START: &str = "copyist.";
-/// Octets of a MAC kept in a token: 80 bits, 16 characters.
+/// Bytes of a MAC kept in a token: 80 bits, 16 characters.
 const MAC: usize = 10;
 /// Characters of an item id, and of the MAC.
 const PART: usize = 16;

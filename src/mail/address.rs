@@ -21,7 +21,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub(crate) use value::{is_blank, is_invisible, without_scheme};
 
-/// Longest address accepted, in octets as SMTP writes it: generous beside the 254 of RFC 5321
+/// Longest address accepted, in bytes as SMTP writes it: generous beside the 254 of RFC 5321
 /// section 4.5.3.1, since encapsulated X.500 addresses are longer; and with a field's name before
 /// it still no more than the 998 of a line (RFC 5322 section 2.1.1).
 const LONGEST: usize = 950;
@@ -59,8 +59,8 @@ pub enum AddressError {
     /// Anything else that RFC 5321 has no reading for.
     #[error("{0:?} is no mail address; one looks like user@example.com")]
     Malformed(String),
-    /// Longer than 950 octets.
-    #[error("the address is {0} octets long, more than {LONGEST}")]
+    /// Longer than 950 bytes.
+    #[error("the address is {0} bytes long, more than {LONGEST}")]
     TooLong(usize),
 }
 

@@ -1,4 +1,4 @@
-//! The octets of a message, wherever they are: a large one is never held in memory whole.
+//! The bytes of a message, wherever they are: a large one is never held in memory whole.
 
 use std::any::Any;
 use std::fmt;
@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-/// Octets that are read at once from where they are stored.
+/// Bytes that are read at once from where they are stored.
 const PIECE: usize = 256 * 1024;
 
-/// Octets of a stored message that [`Content::beginning`] gives at least.
+/// Bytes of a stored message that [`Content::beginning`] gives at least.
 pub const BEGINNING: usize = 256 * 1024;
 
-/// Octets that are stored somewhere and read piece by piece. They never change.
+/// Bytes that are stored somewhere and read piece by piece. They never change.
 pub trait Stored: Any + Send + Sync + fmt::Debug {
     /// How many there are.
     fn len(&self) -> u64;
@@ -27,7 +27,7 @@ pub trait Stored: Any + Send + Sync + fmt::Debug {
     fn read_exact_at(&self, into: &mut [u8], place: u64) -> io::Result<()>;
 }
 
-/// The octets of a message. Cloning shares them.
+/// The bytes of a message. Cloning shares them.
 #[derive(Clone)]
 pub enum Content {
     /// In memory.
@@ -42,7 +42,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// Octets that are stored elsewhere; reads the beginning.
+    /// Bytes that are stored elsewhere; reads the beginning.
     pub fn stored(all: Arc<dyn Stored>) -> io::Result<Content> {
         let length = usize::try_from(all.len()).unwrap_or(usize::MAX);
         let beginning = read(&*all, 0, length.min(BEGINNING))?;
@@ -105,7 +105,7 @@ impl Content {
         }
     }
 
-    /// Whether these are the same octets at the same place: told without looking at them.
+    /// Whether these are the same bytes at the same place: told without looking at them.
     pub fn is_same(&self, other: &Content) -> bool {
         match (self, other) {
             (Content::Memory(one), Content::Memory(other)) => {
@@ -209,8 +209,8 @@ impl From<Vec<u8>> for Content {
 impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Content::Memory(bytes) => write!(f, "{} octets in memory", bytes.len()),
-            Content::Stored { all, .. } => write!(f, "{} octets in {all:?}", all.len()),
+            Content::Memory(bytes) => write!(f, "{} bytes in memory", bytes.len()),
+            Content::Stored { all, .. } => write!(f, "{} bytes in {all:?}", all.len()),
         }
     }
 }
@@ -219,17 +219,17 @@ impl fmt::Debug for Content {
 pub(crate) mod tests {
     use super::*;
 
-    /// Stored octets, as far as they can be read.
+    /// Stored bytes, as far as they can be read.
     #[derive(Debug)]
     pub(crate) struct Shelf {
-        pub(crate) octets: Vec<u8>,
+        pub(crate) bytes: Vec<u8>,
         /// Reading at or beyond this place fails.
         pub(crate) broken_at: u64,
     }
 
     impl Stored for Shelf {
         fn len(&self) -> u64 {
-            self.octets.len() as u64
+            self.bytes.len() as u64
         }
 
         fn read_exact_at(&self, into: &mut [u8], place: u64) -> io::Result<()> {
@@ -237,44 +237,44 @@ pub(crate) mod tests {
                 return Err(io::Error::other("broken"));
             }
             let place = usize::try_from(place).expect("small");
-            into.copy_from_slice(&self.octets[place..place + into.len()]);
+            into.copy_from_slice(&self.bytes[place..place + into.len()]);
             Ok(())
         }
     }
 
-    /// The same octets as stored ones.
-    pub(crate) fn shelved(octets: &[u8]) -> Content {
+    /// The same bytes as stored ones.
+    pub(crate) fn shelved(bytes: &[u8]) -> Content {
         let shelf = Shelf {
-            octets: octets.to_vec(),
+            bytes: bytes.to_vec(),
             broken_at: u64::MAX,
         };
         Content::stored(Arc::new(shelf)).expect("readable")
     }
 
     #[test]
-    fn stored_octets_come_back_in_pieces_and_whole() {
+    fn stored_bytes_come_back_in_pieces_and_whole() {
         for length in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7] {
-            let octets: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
-            let content = shelved(&octets);
+            let bytes: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+            let content = shelved(&bytes);
             assert_eq!(content.len(), length);
-            assert_eq!(content.read().expect("readable"), octets);
-            assert_eq!(content.beginning()[..], octets[..length.min(BEGINNING)]);
+            assert_eq!(content.read().expect("readable"), bytes);
+            assert_eq!(content.beginning()[..], bytes[..length.min(BEGINNING)]);
             for from in [0, 1, length / 2, length] {
                 let pieces: Vec<Bytes> = content
                     .pieces(from)
                     .collect::<Result<_, _>>()
                     .expect("readable");
-                assert_eq!(pieces.concat(), octets[from.min(length)..]);
+                assert_eq!(pieces.concat(), bytes[from.min(length)..]);
             }
         }
     }
 
     #[test]
     fn another_beginning_is_read_like_the_first() {
-        let octets: Vec<u8> = (0..2 * PIECE).map(|n| (n % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..2 * PIECE).map(|n| (n % 251) as u8).collect();
         for (other, length) in [("", 0), ("", 7), ("abc", 0), ("abc", 100)] {
-            let expected = [other.as_bytes(), &octets[length..]].concat();
-            for content in [shelved(&octets), Content::Memory(octets.clone().into())] {
+            let expected = [other.as_bytes(), &bytes[length..]].concat();
+            for content in [shelved(&bytes), Content::Memory(bytes.clone().into())] {
                 let found = content.with_beginning(Bytes::from(other), length);
                 assert_eq!(found.len(), expected.len());
                 assert_eq!(found.read().expect("readable"), expected);
@@ -288,7 +288,7 @@ pub(crate) mod tests {
     #[test]
     fn after_an_error_nothing_follows() {
         let shelf = Shelf {
-            octets: vec![0; 3 * PIECE],
+            bytes: vec![0; 3 * PIECE],
             broken_at: 2 * PIECE as u64,
         };
         let content = Content::stored(Arc::new(shelf)).expect("its beginning is readable");

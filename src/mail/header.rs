@@ -29,7 +29,7 @@ impl<'a> Fields<'a> {
         Fields { bytes, at: 0 }
     }
 
-    /// How many octets were read so far; at the end, where the empty line begins.
+    /// How many bytes were read so far; at the end, where the empty line begins.
     pub fn position(&self) -> usize {
         self.at
     }

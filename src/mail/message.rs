@@ -11,7 +11,7 @@ use super::{Address, Content, Field, Pieces};
 /// Most authors of one message.
 const MAX_AUTHORS: usize = 10;
 
-/// A message as the hook received it. Cloning shares the octets.
+/// A message as the hook received it. Cloning shares the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     content: Content,
@@ -32,7 +32,7 @@ pub struct Summary {
 }
 
 impl Message {
-    /// Takes the octets of a message: header, empty line, body.
+    /// Takes the bytes of a message: header, empty line, body.
     pub fn new(content: impl Into<Content>) -> Message {
         let content = content.into();
         let body = body_start(content.beginning());
@@ -43,7 +43,7 @@ impl Message {
         }
     }
 
-    /// Takes the octets of a message whose header has so many, the empty line included: an MTA that
+    /// Takes the bytes of a message whose header has so many, the empty line included: an MTA that
     /// tells field by field has counted them, and a name with a blank or a value with an empty line
     /// in it ends no header.
     pub fn with_header(content: impl Into<Content>, header: usize) -> Message {
@@ -66,7 +66,7 @@ impl Message {
         &self.content
     }
 
-    /// How many octets it has.
+    /// How many bytes it has.
     pub fn len(&self) -> usize {
         self.content.len()
     }

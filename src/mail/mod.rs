@@ -1,6 +1,6 @@
 //! The vocabulary of mail: addresses, envelopes, message bytes, replies.
 //!
-//! Promises: no clock, and no I/O but by those who store large messages ([`Stored`]); octets that
+//! Promises: no clock, and no I/O but by those who store large messages ([`Stored`]); bytes that
 //! came in can be had again exactly. Fails only by [`AddressError`]: everything else accepts
 //! whatever a stranger sent.
 

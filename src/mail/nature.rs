@@ -1,4 +1,4 @@
-//! What octets ask of those who carry them.
+//! What bytes ask of those who carry them.
 
 use std::io;
 
@@ -7,15 +7,15 @@ use super::Content;
 /// What the transfer of some bytes asks of a relay (RFC 1652, RFC 3030).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BodyKind {
-    /// ASCII, lines of at most 998 octets.
+    /// ASCII, lines of at most 998 bytes.
     SevenBit,
-    /// Octets above 127; needs 8BITMIME.
+    /// Bytes above 127; needs 8BITMIME.
     EightBit,
-    /// A NUL, or a line longer than 998 octets.
+    /// A NUL, or a line longer than 998 bytes.
     Binary,
 }
 
-/// What a look at all octets of something tells.
+/// What a look at all bytes of something tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nature {
     /// What their transfer asks of a relay.
@@ -25,7 +25,7 @@ pub struct Nature {
 }
 
 impl Nature {
-    /// Of these octets.
+    /// Of these bytes.
     pub fn of(content: &Content) -> io::Result<Nature> {
         let mut look = Look::default();
         for piece in content.pieces(0) {
@@ -35,10 +35,10 @@ impl Nature {
     }
 }
 
-/// A look at octets, piece by piece.
+/// A look at bytes, piece by piece.
 #[derive(Debug, Default)]
 struct Look {
-    /// Octets seen.
+    /// Bytes seen.
     seen: usize,
     /// Where the line that is being looked at begins.
     line: usize,
@@ -61,7 +61,7 @@ impl Look {
                 _ => self.cr_at.is_some(),
             };
             if piece[at] == b'\n' {
-                // 998 octets and the CR.
+                // 998 bytes and the CR.
                 self.nul_or_long_line |= here - self.line > 999;
                 self.line = here + 1;
                 self.cr_at = None;
@@ -119,15 +119,15 @@ mod tests {
     }
 
     /// Told in pieces of every size as if it were told at once.
-    fn bare(octets: &[u8]) -> bool {
-        let told: Vec<bool> = (1..=octets.len().max(1))
+    fn bare(bytes: &[u8]) -> bool {
+        let told: Vec<bool> = (1..=bytes.len().max(1))
             .map(|size| {
                 let mut look = Look::default();
-                octets.chunks(size).for_each(|piece| look.at(piece));
+                bytes.chunks(size).for_each(|piece| look.at(piece));
                 look.nature().bare_line_breaks
             })
             .collect();
-        assert!(told.iter().all(|one| *one == told[0]), "{octets:?}");
+        assert!(told.iter().all(|one| *one == told[0]), "{bytes:?}");
         told[0]
     }
 

@@ -1,6 +1,6 @@
 //! What an MTA says to a filter.
 //!
-//! One packet is one [`Command`], borrowed from the receive buffer. Strings are octets that end in
+//! One packet is one [`Command`], borrowed from the receive buffer. Strings are bytes that end in
 //! NUL; nothing says that they are UTF-8. [`Command::encode`] is the MTA's side, for tests and for
 //! the demonstration. Pure; a payload that does not fit its letter is a [`PacketError`].
 
@@ -146,15 +146,15 @@ impl<'a> Command<'a> {
             Command::Negotiate(offer) => put(out, b'O', |out| put_offer(out, offer)),
             Command::Macros { stage, pairs } => put(out, b'D', |out| {
                 out.put_u8(stage.letter());
-                out.extend_from_slice(pairs.octets());
+                out.extend_from_slice(pairs.bytes());
             }),
             Command::Connect { hostname, client } => put(out, b'C', |out| {
                 put_string(out, hostname);
                 put_client(out, client);
             }),
             Command::Helo(name) => put(out, b'H', |out| put_string(out, name)),
-            Command::Mail(path) => put(out, b'M', |out| out.extend_from_slice(path.octets())),
-            Command::Rcpt(path) => put(out, b'R', |out| out.extend_from_slice(path.octets())),
+            Command::Mail(path) => put(out, b'M', |out| out.extend_from_slice(path.bytes())),
+            Command::Rcpt(path) => put(out, b'R', |out| out.extend_from_slice(path.bytes())),
             Command::Data => put(out, b'T', |_| ()),
             Command::Header { name, value } => put(out, b'L', |out| {
                 put_string(out, name);
@@ -213,7 +213,7 @@ fn macros<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, PacketError> {
     let pairs = Strings::new(reader.remainder())
         .ok_or_else(|| reader.malformed("the last value is not ended"))?;
     // An odd count would make values of names from there on.
-    if !memchr::memchr_iter(0, pairs.octets())
+    if !memchr::memchr_iter(0, pairs.bytes())
         .count()
         .is_multiple_of(2)
     {
@@ -223,11 +223,11 @@ fn macros<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, PacketError> {
 }
 
 fn path<'a>(reader: &mut Reader<'a>) -> Result<Strings<'a>, PacketError> {
-    let octets = reader.remainder();
-    if octets.is_empty() {
+    let bytes = reader.remainder();
+    if bytes.is_empty() {
         return Err(reader.malformed("no path is given"));
     }
-    Strings::new(octets).ok_or_else(|| reader.malformed("the last string is not ended"))
+    Strings::new(bytes).ok_or_else(|| reader.malformed("the last string is not ended"))
 }
 
 fn connect<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, PacketError> {

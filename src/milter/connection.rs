@@ -12,7 +12,7 @@
 //! be is the smaller of the MTA's limit (`message_size_limit`, `MaxMessageSize`) and
 //! [`Limits::message_size`].
 //!
-//! Who is no MTA is not waited for: first octets that cannot begin a negotiation end the
+//! Who is no MTA is not waited for: first bytes that cannot begin a negotiation end the
 //! connection, and so does a negotiation that does not come.
 //!
 //! Fails by [`ConnectionError`], which the caller logs; the connection is then of no more use.
@@ -47,10 +47,10 @@ const PARTING: Duration = Duration::from_millis(200);
 /// count.
 const ROOM: usize = 64 * 1024;
 
-/// Octets of a message that every connection may hold without asking for room.
+/// Bytes of a message that every connection may hold without asking for room.
 const SMALL: usize = 32 * 1024;
 
-/// Octets that room is asked for then: what is held before it is handed over, and a packet more.
+/// Bytes that room is asked for then: what is held before it is handed over, and a packet more.
 /// Only a header of more than that takes more.
 const HELD: usize = PIECE + 128 * 1024;
 
@@ -80,10 +80,10 @@ pub trait Handler: Send {
         let _ = (queue_id, excess);
     }
 
-    /// A message that is not small needs room for so many octets more. `false`: there is none, and
+    /// A message that is not small needs room for so many bytes more. `false`: there is none, and
     /// it is refused.
-    fn room(&mut self, octets: usize) -> impl Future<Output = bool> + Send {
-        let _ = octets;
+    fn room(&mut self, bytes: usize) -> impl Future<Output = bool> + Send {
+        let _ = bytes;
         ready(true)
     }
 
@@ -134,7 +134,7 @@ pub enum ConnectionError {
         gone: Gone,
     },
     /// Who connected is no MTA.
-    #[error("no MTA connected: the first octets are {looks_like}")]
+    #[error("no MTA connected: the first bytes are {looks_like}")]
     Stranger {
         /// What they are.
         looks_like: &'static str,
@@ -186,7 +186,7 @@ pub enum Gone {
 }
 
 /// Serves one connection until the MTA quits, something fails, or `shutdown` is cancelled and no
-/// message is under way. `stream` must not hold written octets back: progress is not flushed.
+/// message is under way. `stream` must not hold written bytes back: progress is not flushed.
 pub async fn serve<S, H>(
     stream: S,
     wants: Wants,
@@ -216,7 +216,7 @@ struct Connection<S, H> {
     handler: H,
     /// Answers that are not written yet.
     owed: BytesMut,
-    /// Octets that there is room for of the message under way.
+    /// Bytes that there is room for of the message under way.
     room: usize,
 }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::mail::Reply;
 
-/// Longest packet of an edit other than a new body, in octets.
+/// Longest packet of an edit other than a new body, in bytes.
 pub(super) const LONGEST: usize = 65_535;
 
 /// What is said about a recipient.
@@ -124,7 +124,7 @@ pub enum EditError {
         reason: &'static str,
     },
     /// More than fits into a packet.
-    #[error("cannot {what}: {length} octets are more than the {LONGEST} of a packet")]
+    #[error("cannot {what}: {length} bytes are more than the {LONGEST} of a packet")]
     TooLong {
         /// What the edit does.
         what: &'static str,

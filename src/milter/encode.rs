@@ -196,12 +196,12 @@ fn unsayable(what: &'static str, text: &str, reason: &'static str) -> EditError 
 }
 
 fn field_name<'a>(what: &'static str, name: &'a str) -> Result<&'a [u8], EditError> {
-    let octets = name.as_bytes();
-    let is_name = |octet: &u8| (33..=126).contains(octet) && *octet != b':';
-    if octets.is_empty() || !octets.iter().all(is_name) {
+    let bytes = name.as_bytes();
+    let is_name = |byte: &u8| (33..=126).contains(byte) && *byte != b':';
+    if bytes.is_empty() || !bytes.iter().all(is_name) {
         return Err(unsayable(what, name, "is no field name"));
     }
-    Ok(octets)
+    Ok(bytes)
 }
 
 /// A header value as it goes over the wire: with its leading space if the MTA does not add one,

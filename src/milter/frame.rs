@@ -1,6 +1,6 @@
 //! Cuts the byte stream into packets, in both directions.
 //!
-//! A packet is a length (four octets, most significant first) that counts what follows, one octet
+//! A packet is a length (four bytes, most significant first) that counts what follows, one byte
 //! that says what it is, and a payload:
 //!
 //! ```text
@@ -13,19 +13,19 @@
 
 use bytes::{Buf, BufMut, BytesMut};
 
-/// Longest packet before both sides have agreed on a size: the negotiation itself is 13 octets.
+/// Longest packet before both sides have agreed on a size: the negotiation itself is 13 bytes.
 const LIMIT_AT_START: usize = 64 * 1024;
 
-/// How much is read at once, in octets.
+/// How much is read at once, in bytes.
 const READ: usize = 64 * 1024;
 
-/// Octets of the length.
+/// Bytes of the length.
 const LENGTH: usize = 4;
 
 /// One packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The octet that says what it is.
+    /// The byte that says what it is.
     pub kind: u8,
     /// What follows it.
     pub payload: &'a [u8],
@@ -35,7 +35,7 @@ pub struct Frame<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The length is more than was agreed.
-    #[error("a packet of {length} octets, more than the {limit} agreed")]
+    #[error("a packet of {length} bytes, more than the {limit} agreed")]
     TooLong {
         /// What the packet claims, without its length field.
         length: usize,
@@ -43,23 +43,23 @@ pub enum FrameError {
         limit: usize,
     },
     /// The length is zero, where at least the kind must follow.
-    #[error("a packet of no octets at all")]
+    #[error("a packet of no bytes at all")]
     Empty,
 }
 
 /// A packet whose payload is not what its kind asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PacketError {
-    /// The first octet is no letter of the protocol.
+    /// The first byte is no letter of the protocol.
     #[error("unknown packet {:?}", *kind as char)]
     Unknown {
-        /// The octet.
+        /// The byte.
         kind: u8,
     },
     /// The payload cannot be read.
     #[error("packet {:?} is malformed: {reason}", *kind as char)]
     Malformed {
-        /// The octet that says what the packet is.
+        /// The byte that says what the packet is.
         kind: u8,
         /// What is missing or wrong.
         reason: &'static str,
@@ -70,7 +70,7 @@ pub enum PacketError {
 #[derive(Debug)]
 pub struct Frames {
     buffer: BytesMut,
-    /// Octets at the start of the buffer that belong to the packet handed out last.
+    /// Bytes at the start of the buffer that belong to the packet handed out last.
     used: usize,
     limit: usize,
 }
@@ -91,7 +91,7 @@ impl Frames {
         }
     }
 
-    /// Sets the longest packet accepted from now on, in octets without the length field.
+    /// Sets the longest packet accepted from now on, in bytes without the length field.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
@@ -136,7 +136,7 @@ impl Frames {
         self.buffer.len() > self.used
     }
 
-    /// What the first octets look like where they cannot be the beginning of a negotiation: nothing
+    /// What the first bytes look like where they cannot be the beginning of a negotiation: nothing
     /// else is a packet that an MTA begins with. To be asked before any packet was handed out.
     pub(super) fn stranger(&self) -> Option<&'static str> {
         let (length, rest) = self.buffer.split_first_chunk::<LENGTH>()?;
@@ -186,7 +186,7 @@ pub(super) fn put_string(out: &mut BytesMut, string: &[u8]) {
     if memchr::memchr(0, string).is_none() {
         out.extend_from_slice(string);
     } else {
-        out.extend(string.iter().copied().filter(|octet| *octet != 0));
+        out.extend(string.iter().copied().filter(|byte| *byte != 0));
     }
     out.put_u8(0);
 }
@@ -213,33 +213,33 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn u8(&mut self, what: &'static str) -> Result<u8, PacketError> {
-        let (octet, rest) = self
+        let (byte, rest) = self
             .rest
             .split_first()
             .ok_or_else(|| self.malformed(what))?;
         self.rest = rest;
-        Ok(*octet)
+        Ok(*byte)
     }
 
     pub(super) fn u16(&mut self, what: &'static str) -> Result<u16, PacketError> {
-        let (octets, rest) = self
+        let (bytes, rest) = self
             .rest
             .split_first_chunk()
             .ok_or_else(|| self.malformed(what))?;
         self.rest = rest;
-        Ok(u16::from_be_bytes(*octets))
+        Ok(u16::from_be_bytes(*bytes))
     }
 
     pub(super) fn u32(&mut self, what: &'static str) -> Result<u32, PacketError> {
-        let (octets, rest) = self
+        let (bytes, rest) = self
             .rest
             .split_first_chunk()
             .ok_or_else(|| self.malformed(what))?;
         self.rest = rest;
-        Ok(u32::from_be_bytes(*octets))
+        Ok(u32::from_be_bytes(*bytes))
     }
 
-    /// The octets up to the next NUL, which is taken as well.
+    /// The bytes up to the next NUL, which is taken as well.
     pub(super) fn string(&mut self, what: &'static str) -> Result<&'a [u8], PacketError> {
         let nul = memchr::memchr(0, self.rest).ok_or_else(|| self.malformed(what))?;
         let (string, rest) = self.rest.split_at(nul);

@@ -23,15 +23,15 @@ pub struct Limits {
     pub connection_time: Duration,
     /// How often the MTA is told that a message is still being decided.
     pub progress_every: Duration,
-    /// Longest message, in octets.
+    /// Longest message, in bytes.
     pub message_size: usize,
-    /// Longest header, in octets: all fields together.
+    /// Longest header, in bytes: all fields together.
     pub header_size: usize,
     /// Most recipients of a message.
     pub recipients: usize,
 }
 
-/// Octets of an envelope for each recipient that is allowed: a path has at most 256 (RFC 5321
+/// Bytes of an envelope for each recipient that is allowed: a path has at most 256 (RFC 5321
 /// section 4.5.3.1.3), and what may stand behind it is of that order (RFC 3461 section 4.2 allows
 /// 500 for ORCPT).
 const RECIPIENT: usize = 1024;
@@ -50,9 +50,9 @@ impl Limits {
         recipients: 10_000,
     };
 
-    /// Whether an envelope of so many recipients, of so many octets in all, is too much.
-    pub(super) fn exceeded_by_recipients(&self, count: usize, octets: usize) -> bool {
-        count > self.recipients || octets > self.recipients.saturating_mul(RECIPIENT)
+    /// Whether an envelope of so many recipients, of so many bytes in all, is too much.
+    pub(super) fn exceeded_by_recipients(&self, count: usize, bytes: usize) -> bool {
+        count > self.recipients || bytes > self.recipients.saturating_mul(RECIPIENT)
     }
 }
 

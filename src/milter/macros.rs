@@ -5,7 +5,7 @@
 //! they are kept per command, and the one sent last is found first.
 //!
 //! Promises: values of one message are never seen in the next one on the same connection. Never
-//! fails; octets that are not UTF-8 become U+FFFD. Postfix sends a bundle with every header field,
+//! fails; bytes that are not UTF-8 become U+FFFD. Postfix sends a bundle with every header field,
 //! so taking one in allocates nothing once its scope has room.
 
 use super::command::Stage;
@@ -63,7 +63,7 @@ impl Macros {
         }
         let scope = &mut self.scopes[scope];
         scope.clear();
-        scope.push_str(&String::from_utf8_lossy(pairs.octets()));
+        scope.push_str(&String::from_utf8_lossy(pairs.bytes()));
     }
 
     /// MAIL came: its own bundle holds if it is new, everything further in is from an earlier
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn octets_that_are_not_utf_8_are_replaced() {
+    fn bytes_that_are_not_utf_8_are_replaced() {
         let mut macros = Macros::default();
         let pairs = Strings::new(b"i\0a\xff\0").expect("ends in NUL");
         macros.set(Stage::Mail, pairs);

@@ -1,10 +1,10 @@
 //! Puts a message together again from header fields and body chunks.
 //!
 //! The MTA takes a field apart into name and value and separates the lines of a folded value by a
-//! bare LF; the body comes as it is. Promises: octet for octet what the MTA received, as far as the
+//! bare LF; the body comes as it is. Promises: byte for byte what the MTA received, as far as the
 //! MTA told it (Postfix leaves out spaces before the colon, and no MTA tells its own Received
 //! field); one copy from the receive buffer into one growing buffer, nothing allocated per field.
-//! What is in a body beyond [`PIECE`] octets is given away while it arrives. Never fails.
+//! What is in a body beyond [`PIECE`] bytes is given away while it arrives. Never fails.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -14,7 +14,7 @@ const ROOM: usize = 16 * 1024;
 /// Most room to begin with: the announcement is a stranger's claim.
 const MOST_ROOM: usize = 256 * 1024;
 
-/// Octets that are held before they are given away; the first piece has the whole header, however
+/// Bytes that are held before they are given away; the first piece has the whole header, however
 /// long.
 pub(super) const PIECE: usize = 256 * 1024;
 
@@ -22,14 +22,14 @@ pub(super) const PIECE: usize = 256 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     text: BytesMut,
-    /// Octets that were given away.
+    /// Bytes that were given away.
     given: usize,
-    /// Octets of the header, the empty line included, once it is complete.
+    /// Bytes of the header, the empty line included, once it is complete.
     header: usize,
 }
 
 impl Draft {
-    /// An empty message of about `size` octets (the SIZE parameter of MAIL, RFC 1870).
+    /// An empty message of about `size` bytes (the SIZE parameter of MAIL, RFC 1870).
     pub(super) fn new(size: Option<usize>) -> Draft {
         // A little more than announced: SIZE does not count what the MTA adds.
         let room = size.map_or(ROOM, |size| size.min(MOST_ROOM) + ROOM / 4);
@@ -40,12 +40,12 @@ impl Draft {
         }
     }
 
-    /// Octets so far.
+    /// Bytes so far.
     pub(super) fn len(&self) -> usize {
         self.given + self.text.len()
     }
 
-    /// Octets that were given away.
+    /// Bytes that were given away.
     pub(super) fn given(&self) -> usize {
         self.given
     }
@@ -90,7 +90,7 @@ impl Draft {
         self.header = self.len();
     }
 
-    /// Octets of the header, the empty line included. The fields end there, whatever their names
+    /// Bytes of the header, the empty line included. The fields end there, whatever their names
     /// and values are.
     pub(super) fn header(&self) -> usize {
         self.header

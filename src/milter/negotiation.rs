@@ -255,7 +255,7 @@ impl Agreement {
         self.answers_recipients
     }
 
-    /// The longest packet to accept, in octets without the length field.
+    /// The longest packet to accept, in bytes without the length field.
     pub fn packet_limit(&self) -> usize {
         let data = if self.has(Steps::DATA_1M) {
             1024 * 1024

@@ -149,8 +149,8 @@ enum Phase {
 struct Envelope {
     sender: Path,
     recipients: Vec<Path>,
-    /// Octets of the recipients.
-    octets: usize,
+    /// Bytes of the recipients.
+    bytes: usize,
     /// The limit that this message went beyond: nothing more of it is kept.
     excess: Option<Excess>,
 }
@@ -190,7 +190,7 @@ impl Session {
         }
     }
 
-    /// Octets of the message under way that are held here, and that were handed over.
+    /// Bytes of the message under way that are held here, and that were handed over.
     pub fn held(&mut self) -> (usize, usize) {
         match self.under_way() {
             Some(Phase::Header(_, draft) | Phase::Body(_, draft)) => {
@@ -291,7 +291,7 @@ impl Open {
                 self.phase = Phase::Envelope(Envelope {
                     sender,
                     recipients: Vec::new(),
-                    octets: 0,
+                    bytes: 0,
                     excess: None,
                 });
                 return Ok(self.answer(Steps::SILENT_MAIL));
@@ -349,8 +349,8 @@ impl Open {
             Phase::Envelope(envelope) => envelope,
             phase => return Err(phase.out_of_order(command)),
         };
-        let (count, octets) = (envelope.recipients.len(), envelope.octets);
-        if (self.limits).exceeded_by_recipients(count + 1, octets + recipient.octets()) {
+        let (count, bytes) = (envelope.recipients.len(), envelope.bytes);
+        if (self.limits).exceeded_by_recipients(count + 1, bytes + recipient.bytes()) {
             if self.agreement.answers_recipients() {
                 let queue_id = self.macros.get("i").unwrap_or_default().to_owned();
                 return Ok(Turn::RefuseRecipient(Excess::Recipients, queue_id));
@@ -484,7 +484,7 @@ impl Open {
 
 impl Envelope {
     fn add(&mut self, recipient: Path) {
-        self.octets += recipient.octets();
+        self.bytes += recipient.bytes();
         self.recipients.push(recipient);
     }
 

@@ -1,4 +1,4 @@
-//! Strings in a row, as MAIL, RCPT and macros carry them: octets that end in NUL, not necessarily
+//! Strings in a row, as MAIL, RCPT and macros carry them: bytes that end in NUL, not necessarily
 //! UTF-8.
 
 use bytes::BytesMut;
@@ -10,9 +10,9 @@ use super::frame::put_string;
 pub struct Strings<'a>(&'a [u8]);
 
 impl<'a> Strings<'a> {
-    /// Takes octets that are empty or end in a NUL.
-    pub fn new(octets: &'a [u8]) -> Option<Strings<'a>> {
-        matches!(octets.last(), None | Some(0)).then_some(Strings(octets))
+    /// Takes bytes that are empty or end in a NUL.
+    pub fn new(bytes: &'a [u8]) -> Option<Strings<'a>> {
+        matches!(bytes.last(), None | Some(0)).then_some(Strings(bytes))
     }
 
     /// Strings in the form that [`Strings::new`] takes. A NUL inside one cannot be said and is left
@@ -25,8 +25,8 @@ impl<'a> Strings<'a> {
         packed
     }
 
-    /// The octets, with the NULs.
-    pub fn octets(self) -> &'a [u8] {
+    /// The bytes, with the NULs.
+    pub fn bytes(self) -> &'a [u8] {
         self.0
     }
 
@@ -35,7 +35,7 @@ impl<'a> Strings<'a> {
         let whole = self.0.strip_suffix(b"\0");
         whole
             .into_iter()
-            .flat_map(|octets| octets.split(|octet| *octet == 0))
+            .flat_map(|bytes| bytes.split(|byte| *byte == 0))
     }
 }
 
@@ -45,9 +45,9 @@ mod tests {
 
     #[test]
     fn strings_come_back_one_by_one() {
-        let all = |octets| -> Vec<&[u8]> {
-            Strings::new(octets)
-                .expect("octets that end in NUL")
+        let all = |bytes| -> Vec<&[u8]> {
+            Strings::new(bytes)
+                .expect("bytes that end in NUL")
                 .iter()
                 .collect()
         };

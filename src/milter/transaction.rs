@@ -1,7 +1,7 @@
 //! What an MTA tells about a message, put together.
 //!
 //! Values as the SMTP client and the MTA gave them; what they mean is for others to say. Text that
-//! is not UTF-8 is read lossily, the message itself is octets.
+//! is not UTF-8 is read lossily, the message itself is bytes.
 
 use std::net::IpAddr;
 
@@ -26,7 +26,7 @@ pub struct Peer {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Path {
     /// As the SMTP client gave it, with its angle brackets if it had any; `<>` is the null reverse
-    /// path. Octets that are not UTF-8 become U+FFFD.
+    /// path. Bytes that are not UTF-8 become U+FFFD.
     pub address: String,
     /// What the MTA makes of it, where it told (`{mail_addr}`, `{rcpt_addr}`): Postfix reads
     /// `example.com!ana` and `ana%example.com@example.com` as `ana@example.com`. Empty where it did
@@ -65,9 +65,9 @@ pub struct Transaction {
     pub recipients: Vec<Path>,
     /// The macros, innermost first.
     pub macros: Macros,
-    /// Octets of the message that were handed over before ([`super::Handler::piece`]).
+    /// Bytes of the message that were handed over before ([`super::Handler::piece`]).
     pub handed_over: usize,
-    /// Octets of the header, the empty line included.
+    /// Bytes of the header, the empty line included.
     pub header: usize,
     /// Header, empty line, body: what was not handed over before, and so all of it where it is not
     /// large.
@@ -97,7 +97,7 @@ impl Peer {
 
 impl Path {
     /// How much memory its texts take.
-    pub(super) fn octets(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         let params = self
             .params
             .iter()

@@ -87,8 +87,8 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate_says_nothing() {
-        for octets in [&b""[..], b"\x30\x03\x02\x01", &[0x30; 5000]] {
-            assert_eq!(not_after(octets), None);
+        for bytes in [&b""[..], b"\x30\x03\x02\x01", &[0x30; 5000]] {
+            assert_eq!(not_after(bytes), None);
         }
     }
 }

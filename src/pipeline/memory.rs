@@ -13,24 +13,24 @@ const WAIT: Duration = Duration::from_secs(30);
 /// What one permit of the semaphore stands for: it counts no further than to 2^32.
 const UNIT: usize = 1024;
 
-/// A budget of octets. Cloning gives another handle to the same one.
+/// A budget of bytes. Cloning gives another handle to the same one.
 #[derive(Debug, Clone)]
 pub struct Memory {
     free: Arc<Semaphore>,
     most: u32,
 }
 
-/// Octets that are spoken for; given back when dropped.
+/// Bytes that are spoken for; given back when dropped.
 #[derive(Debug)]
 pub struct Room(OwnedSemaphorePermit);
 
 impl Memory {
-    /// The budget where none is set, in octets: some hundred messages of any size at a time.
+    /// The budget where none is set, in bytes: some hundred messages of any size at a time.
     pub const DEFAULT: usize = 256 * 1024 * 1024;
 
-    /// A budget of so many octets.
-    pub fn new(octets: usize) -> Memory {
-        let most = u32::try_from(octets.div_ceil(UNIT))
+    /// A budget of so many bytes.
+    pub fn new(bytes: usize) -> Memory {
+        let most = u32::try_from(bytes.div_ceil(UNIT))
             .unwrap_or(u32::MAX)
             .max(1);
         Memory {
@@ -39,15 +39,15 @@ impl Memory {
         }
     }
 
-    /// Room for so many octets, waited for; `None` where it does not come free in time. More than
+    /// Room for so many bytes, waited for; `None` where it does not come free in time. More than
     /// there is at all counts as all there is: a message alone is always worked on.
-    pub async fn room(&self, octets: usize) -> Option<Room> {
-        let units = u32::try_from(octets.div_ceil(UNIT)).unwrap_or(u32::MAX);
+    pub async fn room(&self, bytes: usize) -> Option<Room> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
         let free = self.free.clone().acquire_many_owned(units.min(self.most));
         timeout(WAIT, free).await.ok()?.ok().map(Room)
     }
 
-    /// Octets that are spoken for.
+    /// Bytes that are spoken for.
     pub fn in_flight(&self) -> usize {
         (self.most as usize).saturating_sub(self.free.available_permits()) * UNIT
     }

@@ -42,7 +42,7 @@ const EDITED_APART: usize = 64 * 1024;
 /// of the last run.
 const GUARD_WAIT: Duration = Duration::from_secs(10);
 
-/// How many times the octets of a message are in memory, at worst, while a text is put into it
+/// How many times the bytes of a message are in memory, at worst, while a text is put into it
 /// (`benches/text_hostile.rs`).
 const EDIT_TAKES: usize = 5;
 

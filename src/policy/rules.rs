@@ -75,7 +75,7 @@ impl Format {
     }
 }
 
-/// Which octets a journal copy holds, where texts are put into messages.
+/// Which bytes a journal copy holds, where texts are put into messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum JournalWhat {
     /// The message as the hook received it.

@@ -2,7 +2,7 @@
 //!
 //! Promises: strict. What is no answer by the letter is a flaw, and after a flaw there is nothing
 //! but that flaw: who takes one answer for two, or two for one, believes a server that never said
-//! yes. The same octets give the same answers whatever the pieces they come in; no more is kept
+//! yes. The same bytes give the same answers whatever the pieces they come in; no more is kept
 //! than the largest answer allowed.
 
 use std::borrow::Cow;
@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::mail::{Enhanced, Reply};
 
-/// Longest line in octets, CRLF included; RFC 5321 section 4.5.3.1.5 asks for 512.
+/// Longest line in bytes, CRLF included; RFC 5321 section 4.5.3.1.5 asks for 512.
 const LONGEST_LINE: usize = 2048;
 
 /// Most lines of one answer.
@@ -29,7 +29,7 @@ pub struct Answer {
 impl Answer {
     /// The text of each line, without code, separator and CRLF. What is no UTF-8 is replaced.
     pub fn text_lines(&self) -> impl Iterator<Item = Cow<'_, str>> {
-        let lines = self.wire.split_inclusive(|octet| *octet == b'\n');
+        let lines = self.wire.split_inclusive(|byte| *byte == b'\n');
         lines.map(|line| {
             let text = line.strip_suffix(b"\r\n").unwrap_or(line);
             String::from_utf8_lossy(text.get(4..).unwrap_or_default())
@@ -94,8 +94,8 @@ pub enum AnswerFlaw {
     /// A CR or LF that is not part of a CRLF, or a NUL.
     #[error("the answer has a bare CR, a bare LF or a NUL in it")]
     BareLineBreak,
-    /// More than 2048 octets.
-    #[error("a line of the answer is longer than {LONGEST_LINE} octets")]
+    /// More than 2048 bytes.
+    #[error("a line of the answer is longer than {LONGEST_LINE} bytes")]
     LongLine,
     /// More than 256 lines.
     #[error("the answer has more than {MOST_LINES} lines")]
@@ -106,7 +106,7 @@ pub enum AnswerFlaw {
 #[derive(Debug, Default)]
 pub struct Answers {
     input: BytesMut,
-    /// Octets of the lines of the next answer that are looked at.
+    /// Bytes of the lines of the next answer that are looked at.
     read: usize,
     /// How many lines those are.
     lines: usize,
@@ -162,17 +162,17 @@ impl Answers {
         !self.input.is_empty() || self.flaw.is_some()
     }
 
-    /// Throws away what was fed and not yet taken, and says how many octets that was: what stood
+    /// Throws away what was fed and not yet taken, and says how many bytes that was: what stood
     /// behind the answer to STARTTLS came before the encryption (RFC 3207 section 4.2). A flaw
     /// stays.
     pub fn clear(&mut self) -> usize {
-        let octets = self.input.len();
+        let bytes = self.input.len();
         let flaw = self.flaw;
         *self = Answers {
             flaw,
             ..Answers::default()
         };
-        octets
+        bytes
     }
 
     /// Reads one line. Flaws are found in an order that does not depend on how much of the line is

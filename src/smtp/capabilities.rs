@@ -5,7 +5,7 @@
 pub struct Capabilities {
     /// RFC 2920.
     pub pipelining: bool,
-    /// RFC 1870: the largest message in octets; 0 says that there is a limit that is not told.
+    /// RFC 1870: the largest message in bytes; 0 says that there is a limit that is not told.
     pub size: Option<u64>,
     /// RFC 6152.
     pub eight_bit_mime: bool,
@@ -62,10 +62,10 @@ impl Capabilities {
         found
     }
 
-    /// Whether the server said that messages of this many octets are too large.
-    pub fn refuses_size(&self, octets: usize) -> Option<u64> {
+    /// Whether the server said that messages of this many bytes are too large.
+    pub fn refuses_size(&self, bytes: usize) -> Option<u64> {
         self.size
-            .filter(|limit| *limit > 0 && octets as u64 > *limit)
+            .filter(|limit| *limit > 0 && bytes as u64 > *limit)
     }
 }
 

@@ -35,7 +35,7 @@ pub enum Command {
     /// A chunk (RFC 3030) follows the line, whatever the answer.
     Bdat {
         /// Its size.
-        octets: u64,
+        bytes: u64,
         /// Whether it is the message's last.
         last: bool,
     },
@@ -201,7 +201,7 @@ fn is_param(word: &str) -> bool {
     keyword.starts_with(|c: char| c.is_ascii_alphanumeric())
         && keyword
             .bytes()
-            .all(|octet| octet.is_ascii_alphanumeric() || octet == b'-')
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// Where the `>` stands that ends a path: the first that is not in a quoted string. `None` for all
@@ -209,10 +209,10 @@ fn is_param(word: &str) -> bool {
 /// quoted string, or one that is only a part of a word.
 fn path_end(path: &str) -> Option<usize> {
     let (mut quoted, mut before) = (false, '<');
-    let mut octets = path.char_indices();
-    while let Some((at, c)) = octets.next() {
+    let mut bytes = path.char_indices();
+    while let Some((at, c)) = bytes.next() {
         match c {
-            '\\' if quoted => drop(octets.next()?),
+            '\\' if quoted => drop(bytes.next()?),
             '"' if quoted => {
                 if !matches!(path[at + 1..].chars().next()?, '@' | '.' | '>') {
                     return None;
@@ -240,9 +240,9 @@ fn chunk(argument: &str) -> Option<Command> {
         return None;
     }
     // A sign would be read, too.
-    let digits = size.bytes().all(|octet| octet.is_ascii_digit());
+    let digits = size.bytes().all(|byte| byte.is_ascii_digit());
     Some(Command::Bdat {
-        octets: size.parse().ok().filter(|_| digits)?,
+        bytes: size.parse().ok().filter(|_| digits)?,
         last: last.is_some(),
     })
 }
@@ -253,7 +253,7 @@ fn auth(argument: &str) -> Option<Command> {
     let mechanism = words.next()?;
     let initial = words.next().map(str::to_owned);
     // RFC 4422 section 3.1; some clients write lowercase.
-    let sound = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let sound = (1..=20).contains(&mechanism.len()) && mechanism.bytes().all(sound);
     (sound && words.next().is_none() && initial.as_deref() != Some("")).then(|| Command::Auth {
         mechanism: mechanism.to_owned(),
@@ -275,28 +275,28 @@ fn attributes(argument: &str) -> Option<Vec<(String, String)>> {
                 true => String::new(),
                 false => from_xtext(value)?,
             };
-            let letters = !name.is_empty() && name.bytes().all(|octet| octet.is_ascii_alphabetic());
+            let letters = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphabetic());
             letters.then(|| (name.to_ascii_uppercase(), value))
         })
         .collect();
     attributes.filter(|attributes| !attributes.is_empty())
 }
 
-/// Decodes xtext (RFC 3461 section 4): `+` and two hexadecimal digits in uppercase are an octet.
+/// Decodes xtext (RFC 3461 section 4): `+` and two hexadecimal digits in uppercase are a byte.
 /// UTF-8 may stand for itself (RFC 6533 section 3). `None` also for what has a control character
 /// when it is decoded.
 fn from_xtext(text: &str) -> Option<String> {
-    let mut octets = Vec::with_capacity(text.len());
+    let mut bytes = Vec::with_capacity(text.len());
     let mut parts = text.split('+');
-    octets.extend_from_slice(parts.next()?.as_bytes());
+    bytes.extend_from_slice(parts.next()?.as_bytes());
     for part in parts {
         let (digits, rest) = part.split_at_checked(2)?;
-        let is_digit = |octet: u8| matches!(octet, b'0'..=b'9' | b'A'..=b'F');
-        let octet = u8::from_str_radix(digits, 16).ok();
-        octets.push(octet.filter(|_| digits.bytes().all(is_digit))?);
-        octets.extend_from_slice(rest.as_bytes());
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'A'..=b'F');
+        let byte = u8::from_str_radix(digits, 16).ok();
+        bytes.push(byte.filter(|_| digits.bytes().all(is_digit))?);
+        bytes.extend_from_slice(rest.as_bytes());
     }
-    let decoded = String::from_utf8(octets).ok()?;
+    let decoded = String::from_utf8(bytes).ok()?;
     (!text.contains('=') && !decoded.contains(char::is_control)).then_some(decoded)
 }
 
@@ -315,9 +315,9 @@ impl fmt::Debug for Command {
             Command::Mail { path, params } => envelope(f, "Mail", path, params),
             Command::Rcpt { path, params } => envelope(f, "Rcpt", path, params),
             Command::Data => f.write_str("Data"),
-            Command::Bdat { octets, last } => f
+            Command::Bdat { bytes, last } => f
                 .debug_struct("Bdat")
-                .field("octets", octets)
+                .field("bytes", bytes)
                 .field("last", last)
                 .finish(),
             Command::Rset => f.write_str("Rset"),

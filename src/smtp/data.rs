@@ -2,7 +2,7 @@
 //! ways.
 //!
 //! Promises: only CRLF.CRLF ends a message, the first CRLF possibly being that of the DATA command;
-//! a CR or LF alone is told of and never an end; the same octets give the same content whatever the
+//! a CR or LF alone is told of and never an end; the same bytes give the same content whatever the
 //! pieces they come in; what was stuffed is unstuffed exactly.
 
 use bytes::{Buf, BytesMut};
@@ -28,9 +28,9 @@ pub enum DataFlaw {
 }
 
 impl DataFlaw {
-    /// What this octet, a CR or LF, is where it is bare.
-    fn of(octet: u8) -> DataFlaw {
-        match octet {
+    /// What this byte, a CR or LF, is where it is bare.
+    fn of(byte: u8) -> DataFlaw {
+        match byte {
             b'\n' => DataFlaw::BareLineFeed,
             _ => DataFlaw::BareCarriageReturn,
         }
@@ -46,7 +46,7 @@ pub struct Unstuff {
     line_begins: bool,
     flaw: Option<DataFlaw>,
     has_nul: bool,
-    /// Octets of the line so far.
+    /// Bytes of the line so far.
     line: usize,
     longest_line: usize,
 }
@@ -65,7 +65,7 @@ impl Unstuff {
     }
 
     /// Moves what can be decoded from `input` to the end of `out`. True when the message has ended:
-    /// what follows its end stays in `input`. Otherwise at most two octets stay there, whose
+    /// what follows its end stays in `input`. Otherwise at most two bytes stay there, whose
     /// meaning the next ones tell.
     pub fn take(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
         let before = out.len();
@@ -107,8 +107,8 @@ impl Unstuff {
                     self.line_begins = true;
                     self.line_ends();
                 }
-                [octet, ..] => {
-                    self.flaw.get_or_insert(DataFlaw::of(*octet));
+                [byte, ..] => {
+                    self.flaw.get_or_insert(DataFlaw::of(*byte));
                     match self.bare {
                         BareLineBreaks::Reject => self.line += 1,
                         BareLineBreaks::Normalize => {
@@ -140,7 +140,7 @@ impl Unstuff {
         self.has_nul
     }
 
-    /// Octets of the longest line so far, its CRLF and the dot that was taken away not counted.
+    /// Bytes of the longest line so far, its CRLF and the dot that was taken away not counted.
     pub fn longest_line(&self) -> usize {
         self.longest_line.max(self.line)
     }
@@ -159,7 +159,7 @@ pub struct Stuff {
     before: Before,
 }
 
-/// What stands just before the next octet.
+/// What stands just before the next byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Before {
     /// A CRLF, or nothing.
@@ -199,9 +199,9 @@ impl Stuff {
         out.extend_from_slice(b".\r\n");
     }
 
-    /// What stands at the end of these octets, which follow those that were put.
-    fn before(&self, octets: &[u8]) -> Before {
-        match octets {
+    /// What stands at the end of these bytes, which follow those that were put.
+    fn before(&self, bytes: &[u8]) -> Before {
+        match bytes {
             [] => self.before,
             [b'\n'] if self.before == Before::CarriageReturn => Before::LineEnd,
             [.., b'\r', b'\n'] => Before::LineEnd,
@@ -231,7 +231,7 @@ pub fn find_bare(piece: &[u8], after_cr: &mut bool) -> Option<DataFlaw> {
         match &piece[at + found..] {
             [b'\r', b'\n', ..] => at += found + 2,
             [b'\r'] => return None,
-            [octet, ..] => return Some(DataFlaw::of(*octet)),
+            [byte, ..] => return Some(DataFlaw::of(*byte)),
             [] => break,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Promises: a line ends at CRLF and at nothing else; what has another line break or a NUL inside
 //! is no line but a flaw, since another server could read two commands in it. No more of a line is
-//! kept than the longest one allowed, and the same octets give the same lines whatever the pieces
+//! kept than the longest one allowed, and the same bytes give the same lines whatever the pieces
 //! they come in.
 
 use std::fmt;
@@ -23,7 +23,7 @@ pub enum LineFlaw {
 /// What was fed and not yet taken, as lines.
 pub struct Lines {
     input: BytesMut,
-    /// Longest line in octets, CRLF included.
+    /// Longest line in bytes, CRLF included.
     longest: usize,
     /// No CRLF begins in the input before this.
     searched: usize,
@@ -32,7 +32,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Nothing yet; a line may have `longest` octets, its CRLF included.
+    /// Nothing yet; a line may have `longest` bytes, its CRLF included.
     pub fn new(longest: usize) -> Lines {
         Lines {
             input: BytesMut::new(),
@@ -72,14 +72,14 @@ impl Lines {
         &mut self.input
     }
 
-    /// Throws away what was fed and not yet taken, and says how many octets that was: what stood
+    /// Throws away what was fed and not yet taken, and says how many bytes that was: what stood
     /// behind STARTTLS came before the encryption (RFC 3207 section 4.2).
     pub fn clear(&mut self) -> usize {
-        let octets = self.input.len();
+        let bytes = self.input.len();
         self.input.clear();
         self.searched = 0;
         self.skipping = false;
-        octets
+        bytes
     }
 
     /// Whether everything that was fed is taken.
@@ -102,7 +102,7 @@ impl Lines {
     fn unfinished(&mut self) -> Option<LineFlaw> {
         // A CR at the end may be half of the line's end.
         let half = usize::from(self.input.ends_with(b"\r"));
-        // Whatever follows, the line will have more octets than these.
+        // Whatever follows, the line will have more bytes than these.
         let too_long = !self.skipping && self.input.len() >= self.longest;
         self.skipping |= too_long;
         if self.skipping {
@@ -117,7 +117,7 @@ impl Lines {
 impl fmt::Debug for Lines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lines")
-            .field("octets", &self.input.len())
+            .field("bytes", &self.input.len())
             .field("skipping", &self.skipping)
             .finish_non_exhaustive()
     }
@@ -178,7 +178,7 @@ mod tests {
                     assert_eq!(lines(pieces), expected, "{shown} cut at {first}, {second}");
                 }
             }
-            assert_eq!(lines(wire.chunks(1)), expected, "{shown} octet by octet");
+            assert_eq!(lines(wire.chunks(1)), expected, "{shown} byte by byte");
         }
     }
 

@@ -31,7 +31,7 @@ pub fn user_of(mechanism: &str, responses: &[Bytes]) -> Option<String> {
         "XOAUTH2" => xoauth2(&response)?.to_vec(),
         "OAUTHBEARER" => {
             // GS2 header and fields with a 0x01 before each (RFC 7628 section 3.1).
-            let header = response.split(|octet| *octet == 1).next()?;
+            let header = response.split(|byte| *byte == 1).next()?;
             let (name, rest) = gs2(header)?;
             saslname(name.filter(|_| rest.is_empty())?)?
         }
@@ -39,7 +39,7 @@ pub fn user_of(mechanism: &str, responses: &[Bytes]) -> Option<String> {
             // RFC 5802 section 7. A field m= before n= is an extension that nobody knows.
             let (_, bare) = gs2(&response)?;
             saslname(
-                bare.split(|octet| *octet == b',')
+                bare.split(|byte| *byte == b',')
                     .next()?
                     .strip_prefix(b"n=")?,
             )?
@@ -52,7 +52,7 @@ pub fn user_of(mechanism: &str, responses: &[Bytes]) -> Option<String> {
 
 fn decoded(response: &[u8]) -> Option<Vec<u8>> {
     match response {
-        // An initial response of no octets (RFC 4954 section 4).
+        // An initial response of no bytes (RFC 4954 section 4).
         b"=" => Some(Vec::new()),
         response => BASE64.decode(response).ok(),
     }
@@ -60,21 +60,21 @@ fn decoded(response: &[u8]) -> Option<Vec<u8>> {
 
 /// `[authzid] NUL authcid NUL passwd` (RFC 4616): who proves to be somebody, not whom it acts for.
 fn plain(response: &[u8]) -> Option<&[u8]> {
-    let mut parts = response.split(|octet| *octet == 0);
+    let mut parts = response.split(|byte| *byte == 0);
     let (_, user, _) = (parts.next()?, parts.next()?, parts.next()?);
     parts.next().is_none().then_some(user)
 }
 
 /// `user=NAME 0x01 auth=Bearer TOKEN 0x01 0x01`.
 fn xoauth2(response: &[u8]) -> Option<&[u8]> {
-    let mut fields = response.split(|octet| *octet == 1);
+    let mut fields = response.split(|byte| *byte == 1);
     fields.find_map(|field| field.strip_prefix(b"user="))
 }
 
 /// `n,a=NAME,` or `y,,` or `p=BINDING,,` and what follows (RFC 5801 section 4): the name, still
 /// escaped, and the rest.
 fn gs2(message: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
-    let mut parts = message.splitn(3, |octet| *octet == b',');
+    let mut parts = message.splitn(3, |byte| *byte == b',');
     let (binding, name, rest) = (parts.next()?, parts.next()?, parts.next()?);
     let known = matches!(binding, b"n" | b"y") || binding.starts_with(b"p=");
     let name = match name {
@@ -87,15 +87,15 @@ fn gs2(message: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
 /// `=2C` is a comma and `=3D` an equals sign; no other escape is one (RFC 5801 section 4).
 fn saslname(escaped: &[u8]) -> Option<Vec<u8>> {
     let mut name = Vec::with_capacity(escaped.len());
-    let mut parts = escaped.split(|octet| *octet == b'=');
+    let mut parts = escaped.split(|byte| *byte == b'=');
     name.extend_from_slice(parts.next()?);
     for part in parts {
-        let (octet, rest) = match part.split_at_checked(2)? {
+        let (byte, rest) = match part.split_at_checked(2)? {
             (b"2C", rest) => (b',', rest),
             (b"3D", rest) => (b'=', rest),
             _ => return None,
         };
-        name.push(octet);
+        name.push(byte);
         name.extend_from_slice(rest);
     }
     Some(name)

@@ -103,8 +103,8 @@ fn stuffed(content: &[u8]) -> BytesMut {
     out
 }
 
-fn has(octets: &[u8], what: &[u8]) -> bool {
-    memchr::memmem::find(octets, what).is_some()
+fn has(bytes: &[u8], what: &[u8]) -> bool {
+    memchr::memmem::find(bytes, what).is_some()
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn what_is_smuggled_goes_on_as_text_whatever_the_next_server_takes_for_a_line_br
         // No line but the last is a dot alone: for who takes LF, CR or CRLF for a line's end, too.
         let mut at = 0;
         let mut dots = Vec::new();
-        for line in sent[..].split(|octet| matches!(octet, b'\r' | b'\n')) {
+        for line in sent[..].split(|byte| matches!(byte, b'\r' | b'\n')) {
             if line == b"." {
                 dots.push(at);
             }

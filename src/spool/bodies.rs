@@ -94,7 +94,7 @@ impl Bodies {
         kept
     }
 
-    /// Makes octets durable as a file, and gives its name and their SHA-256. A message that was
+    /// Makes bytes durable as a file, and gives its name and their SHA-256. A message that was
     /// written while it arrived has its file already; the others get one of this name.
     pub(super) fn keep_content(
         &self,

@@ -61,7 +61,7 @@ fn digest(connection: &Connection, number: i64) -> rusqlite::Result<Vec<u8>> {
                 ValueRef::Real(number) => number.to_be_bytes().to_vec(),
                 ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.to_vec(),
             };
-            // Kind and length in front: no two rows run together into the same octets.
+            // Kind and length in front: no two rows run together into the same bytes.
             context.update(value.data_type().to_string().as_bytes());
             context.update(&(bytes.len() as u64).to_be_bytes());
             context.update(&bytes);

@@ -74,7 +74,7 @@ pub enum CommitError {
     /// The disk has less room than the settings keep free, or would have with this message.
     #[error("the disk is nearly full: {} MiB are free{}", free >> 20, inodes.map(|free| format!(", and {free} inodes")).unwrap_or_default())]
     Low {
-        /// Octets that are free.
+        /// Bytes that are free.
         free: u64,
         /// Inodes that are free, where those are too few.
         inodes: Option<u64>,

@@ -13,13 +13,13 @@ use super::{Owed, Parcel};
 use crate::journal::ItemId;
 use crate::mail::Content;
 
-/// Octets that are remembered at most; the oldest go first.
-const OCTETS: usize = 8 << 20;
+/// Bytes that are remembered at most; the oldest go first.
+const BYTES: usize = 8 << 20;
 
 /// Names of taken items that are left among the others.
 const SPARE: usize = 1000;
 
-/// Items by their names, within [`OCTETS`].
+/// Items by their names, within [`BYTES`].
 #[derive(Debug, Default)]
 pub(super) struct Fresh {
     known: Mutex<Known>,
@@ -30,7 +30,7 @@ struct Known {
     items: HashMap<ItemId, Owed>,
     /// Names in the order they came; those that were taken are still among them.
     order: VecDeque<ItemId>,
-    octets: usize,
+    bytes: usize,
 }
 
 impl Fresh {
@@ -80,12 +80,12 @@ impl Known {
             Content::Memory(bytes) if bytes.len() <= inline_limit => {}
             _ => return,
         }
-        self.octets += owed.size();
+        self.bytes += owed.size();
         self.order.push_back(owed.id().clone());
         if let Some(before) = self.items.insert(owed.id().clone(), owed) {
-            self.octets -= before.size();
+            self.bytes -= before.size();
         }
-        while self.octets > OCTETS
+        while self.bytes > BYTES
             && let Some(oldest) = self.order.pop_front()
         {
             self.take(&oldest);
@@ -99,7 +99,7 @@ impl Known {
 
     fn take(&mut self, id: &ItemId) -> Option<Owed> {
         let owed = self.items.remove(id)?;
-        self.octets -= owed.size();
+        self.bytes -= owed.size();
         Some(owed)
     }
 }
@@ -119,9 +119,9 @@ mod tests {
     #[test]
     fn an_item_is_taken_once_and_the_oldest_make_room() {
         let fresh = Fresh::default();
-        let parcels: Vec<Parcel> = (0..4).map(|n| parcel(n, OCTETS / 3)).collect();
+        let parcels: Vec<Parcel> = (0..4).map(|n| parcel(n, BYTES / 3)).collect();
         for parcel in &parcels {
-            fresh.put(SystemTime::now(), std::slice::from_ref(parcel), OCTETS);
+            fresh.put(SystemTime::now(), std::slice::from_ref(parcel), BYTES);
         }
         let take = |n: usize| fresh.take(&parcels[n].items[0].id);
         assert!(take(0).is_none(), "it made room");
@@ -130,15 +130,15 @@ mod tests {
         assert!(take(3).is_none(), "it was taken");
         let known = fresh.known.lock().expect("nobody panicked");
         let sizes: usize = known.items.values().map(Owed::size).sum();
-        assert_eq!(known.octets, sizes);
+        assert_eq!(known.bytes, sizes);
     }
 
     #[test]
     fn names_of_what_was_taken_do_not_add_up() {
         let fresh = Fresh::default();
-        fresh.put(SystemTime::now(), &[parcel(0, 1)], OCTETS);
+        fresh.put(SystemTime::now(), &[parcel(0, 1)], BYTES);
         for n in 1..10 * SPARE {
-            fresh.put(SystemTime::now(), &[parcel(n, 1)], OCTETS);
+            fresh.put(SystemTime::now(), &[parcel(n, 1)], BYTES);
             assert!(fresh.take(&item(n, &[]).id).is_some());
         }
         let known = fresh.known.lock().expect("nobody panicked");

@@ -141,7 +141,7 @@ impl Owed {
         &self.item.id
     }
 
-    /// Octets that a delivery sends.
+    /// Bytes that a delivery sends.
     pub fn size(&self) -> usize {
         self.item.prefix.len() + self.original.len() + self.item.suffix.len()
     }

@@ -30,7 +30,7 @@ pub struct Listed {
     pub queue_id: String,
     /// When the message came.
     pub received: SystemTime,
-    /// Octets of the original.
+    /// Bytes of the original.
     pub size: u64,
     /// The original's subject.
     pub subject: String,

@@ -23,8 +23,8 @@ const FRESH: Duration = Duration::from_secs(1);
 /// What is free on the file system of the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Free {
-    /// Octets that we may use.
-    pub octets: u64,
+    /// Bytes that we may use.
+    pub bytes: u64,
     /// Inodes likewise; `None` where the file system makes them as it needs them.
     pub inodes: Option<u64>,
     /// Whether that is less than the settings keep free.
@@ -44,7 +44,7 @@ pub(super) struct Room {
 #[derive(Debug, Default)]
 struct Seen {
     at: Option<Instant>,
-    octets: u64,
+    bytes: u64,
     inodes: Option<u64>,
     /// Whether mail was deferred for want of room when last asked.
     is_low: bool,
@@ -67,31 +67,31 @@ impl Room {
         self.reserve.keep();
     }
 
-    /// Whether there is room for so many octets of a message and so many new files; that much is
+    /// Whether there is room for so many bytes of a message and so many new files; that much is
     /// then counted as taken.
-    pub(super) fn take(&self, octets: u64, files: u64) -> Result<(), CommitError> {
+    pub(super) fn take(&self, bytes: u64, files: u64) -> Result<(), CommitError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.look(&mut seen) {
             return Ok(());
         }
-        let few_octets = self.few_octets(&seen, octets);
+        let few_bytes = self.few_bytes(&seen, bytes);
         let few_inodes = self.few_inodes(&seen, files);
-        if few_inodes || few_octets {
+        if few_inodes || few_bytes {
             // A message that is too large for what is left says nothing about smaller ones.
-            let is_low = self.few_inodes(&seen, 0) || self.is_low(seen.octets);
+            let is_low = self.few_inodes(&seen, 0) || self.is_low(seen.bytes);
             self.tell(&mut seen, is_low);
             return Err(CommitError::Low {
-                free: seen.octets,
+                free: seen.bytes,
                 inodes: seen.inodes.filter(|_| few_inodes),
             });
         }
         self.tell(&mut seen, false);
-        seen.octets = seen.octets.saturating_sub(octets);
+        seen.bytes = seen.bytes.saturating_sub(bytes);
         seen.inodes = seen.inodes.map(|free| free.saturating_sub(files));
         Ok(())
     }
 
-    /// Takes room for a file, as [`Room::use_up`] does for octets.
+    /// Takes room for a file, as [`Room::use_up`] does for bytes.
     pub(super) fn use_up_file(&self) -> io::Result<()> {
         if self.min_free_inodes == 0 {
             return Ok(());
@@ -109,18 +109,18 @@ impl Room {
         Ok(())
     }
 
-    /// Takes room for octets that are written before anybody knows what becomes of them. Not
+    /// Takes room for bytes that are written before anybody knows what becomes of them. Not
     /// logged: the message that must be journaled will say so.
-    pub(super) fn use_up(&self, octets: u64) -> io::Result<()> {
+    pub(super) fn use_up(&self, bytes: u64) -> io::Result<()> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if self.look(&mut seen) {
-            if self.few_octets(&seen, octets) {
+            if self.few_bytes(&seen, bytes) {
                 return Err(io::Error::new(
                     io::ErrorKind::StorageFull,
                     "the disk is nearly full (spool.min_free and the reserve)",
                 ));
             }
-            seen.octets = seen.octets.saturating_sub(octets);
+            seen.bytes = seen.bytes.saturating_sub(bytes);
         }
         Ok(())
     }
@@ -129,19 +129,19 @@ impl Room {
     pub(super) fn free(&self) -> Option<Free> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         self.look(&mut seen).then(|| Free {
-            octets: seen.octets,
+            bytes: seen.bytes,
             inodes: seen.inodes,
-            is_low: self.is_low(seen.octets) || self.few_inodes(&seen, 0),
+            is_low: self.is_low(seen.bytes) || self.few_inodes(&seen, 0),
         })
     }
 
-    fn is_low(&self, octets: u64) -> bool {
-        octets < self.min_free || !self.reserve.is_kept()
+    fn is_low(&self, bytes: u64) -> bool {
+        bytes < self.min_free || !self.reserve.is_kept()
     }
 
-    /// Whether there is too little room for so many new octets.
-    fn few_octets(&self, seen: &Seen, octets: u64) -> bool {
-        let is_short = self.min_free > 0 && seen.octets < self.min_free.saturating_add(octets);
+    /// Whether there is too little room for so many new bytes.
+    fn few_bytes(&self, seen: &Seen, bytes: u64) -> bool {
+        let is_short = self.min_free > 0 && seen.bytes < self.min_free.saturating_add(bytes);
         is_short || !self.reserve.is_kept()
     }
 
@@ -168,7 +168,7 @@ impl Room {
         match statvfs(&self.dir) {
             Ok(found) => {
                 seen.at = Some(Instant::now());
-                seen.octets = found
+                seen.bytes = found
                     .blocks_available()
                     .saturating_mul(found.fragment_size());
                 seen.inodes = (found.files() > 0).then(|| found.files_available());
@@ -191,7 +191,7 @@ impl Room {
             return;
         }
         seen.is_low = is_low;
-        let (dir, mib) = (self.dir.display(), seen.octets >> 20);
+        let (dir, mib) = (self.dir.display(), seen.bytes >> 20);
         match is_low {
             true => warn!(
                 "only {mib} MiB and {} inodes are free in {dir}, less than spool.min_free, min_free_inodes or the reserve of {} MiB: mail that must be journaled is deferred until there is room",
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn what_was_taken_is_not_given_twice() {
-        let all = room(0, 0).free().expect("a file system").octets;
+        let all = room(0, 0).free().expect("a file system").bytes;
         let room = room(1, 0);
         let third = all / 3;
         assert!(room.take(third, 0).is_ok());

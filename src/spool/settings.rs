@@ -7,10 +7,10 @@ use std::path::PathBuf;
 pub struct Settings {
     /// The directory of the database and the larger bodies.
     pub state_dir: PathBuf,
-    /// The longest body, in octets, that is kept in the database itself; SQLite writes everything
+    /// The longest body, in bytes, that is kept in the database itself; SQLite writes everything
     /// twice, files are written once.
     pub inline_limit: usize,
-    /// Octets of the file system that new mail leaves free.
+    /// Bytes of the file system that new mail leaves free.
     pub min_free: u64,
     /// Inodes of it likewise.
     pub min_free_inodes: u64,

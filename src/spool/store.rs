@@ -238,9 +238,9 @@ impl Spool {
         if self.is_failed() {
             return Err(CommitError::Failed("an earlier write failed".into()));
         }
-        let octets = parcels.iter().map(|parcel| self.to_write(&parcel.original));
+        let bytes = parcels.iter().map(|parcel| self.to_write(&parcel.original));
         let files = parcels.iter().filter(|it| self.needs_file(&it.original));
-        self.room.take(octets.sum(), files.count() as u64)?;
+        self.room.take(bytes.sum(), files.count() as u64)?;
         let mut files = Vec::new();
         let mut messages = Vec::with_capacity(parcels.len());
         for Parcel { original, items } in parcels {
@@ -336,7 +336,7 @@ impl Spool {
         }
     }
 
-    /// About how many octets on disk keeping a message takes, beside those that it has there
+    /// About how many bytes on disk keeping a message takes, beside those that it has there
     /// already.
     fn to_write(&self, original: &Content) -> u64 {
         /// What is in the database stands in its log as well, and the report around it takes room,

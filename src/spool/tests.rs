@@ -53,7 +53,7 @@ fn id(n: usize) -> ItemId {
 }
 
 /// All of an original.
-fn octets(owed: &Owed) -> Bytes {
+fn bytes(owed: &Owed) -> Bytes {
     owed.original.read().expect("readable")
 }
 
@@ -159,13 +159,13 @@ async fn what_is_committed_comes_back_exactly_also_after_a_restart() {
     let spool = Spool::open(&settings(dir.path())).expect("opened again");
     assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1), id(2)]);
     let owed = spool.load(&id(1)).await.expect("loaded");
-    assert_eq!(octets(&owed), small);
+    assert_eq!(bytes(&owed), small);
     assert_eq!(owed.waiting, [address("a@c.test"), address("b@c.test")]);
     assert_eq!(
         format!("{:?}", owed.item),
         format!("{:?}", item(1, &["a@c.test", "b@c.test"]))
     );
-    assert_eq!(octets(&spool.load(&id(2)).await.expect("loaded")), large);
+    assert_eq!(bytes(&spool.load(&id(2)).await.expect("loaded")), large);
 }
 
 #[tokio::test]
@@ -195,10 +195,10 @@ async fn a_message_and_its_versions_are_kept_together_with_what_their_sender_ask
         .await
         .expect("committed");
     let owed = spool.load(&id(2)).await.expect("loaded");
-    assert_eq!(octets(&owed), large);
+    assert_eq!(bytes(&owed), large);
     assert_eq!(format!("{:?}", owed.item), format!("{version:?}"));
     assert_eq!(
-        octets(&spool.load(&id(1)).await.expect("loaded")),
+        bytes(&spool.load(&id(1)).await.expect("loaded")),
         "received"
     );
     // The first of them is there already, so nothing of the rest is taken either, and no file of it
@@ -790,10 +790,7 @@ async fn a_refusal_counts_only_together_with_its_ndr() {
         spool.load(&id(1)).await,
         Err(SpoolError::Unknown(_))
     ));
-    assert_eq!(
-        octets(&spool.load(&id(2)).await.expect("the NDR")),
-        original
-    );
+    assert_eq!(bytes(&spool.load(&id(2)).await.expect("the NDR")), original);
 }
 
 #[tokio::test]
@@ -1029,7 +1026,7 @@ async fn a_message_written_while_it_arrives_is_kept_in_that_very_file() {
     drop(spool);
     let spool = Spool::open(&settings(dir.path())).expect("opened");
     let owed = spool.load(&id(1)).await.expect("loaded");
-    assert_eq!(octets(&owed), [half.clone(), half].concat());
+    assert_eq!(bytes(&owed), [half.clone(), half].concat());
 }
 
 #[tokio::test]
@@ -1055,7 +1052,7 @@ async fn a_short_message_goes_into_its_row_wherever_it_was_written() {
         .await
         .expect("committed");
     assert_eq!(body_files(&dir), [""; 0]);
-    assert_eq!(octets(&spool.load(&id(1)).await.expect("loaded")), "short");
+    assert_eq!(bytes(&spool.load(&id(1)).await.expect("loaded")), "short");
 }
 
 #[tokio::test]

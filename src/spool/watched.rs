@@ -47,7 +47,7 @@ pub(super) struct DatabaseFile {
 }
 
 /// How much of the log is in the database, and which log: what SQLite puts at its head anew each
-/// time it begins again ("The WAL File Format", octets 12 to 23). A new one has copied as little as
+/// time it begins again ("The WAL File Format", bytes 12 to 23). A new one has copied as little as
 /// one that was never copied.
 #[derive(Debug, PartialEq, Eq)]
 struct Log {

@@ -1,7 +1,7 @@
 //! Texts as parts of their own, beside what they cannot be put into.
 //!
 //! Nothing of the message changes: it, or one part of it, becomes a part of a multipart/mixed,
-//! octet for octet.
+//! byte for byte.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! The edit of one body: where a text goes in its decoded content, and how it gets there with as
-//! few octets changed as the transfer encoding and the charset allow.
+//! few bytes changed as the transfer encoding and the charset allow.
 
 use super::charset::{Charset, with_references};
 use super::edit::{How, LONGEST_LINE, Splice, Text, Texts};
@@ -72,7 +72,7 @@ impl<'a> Body<'a> {
             false => bytes,
         };
         // Bytes above 127 may be put where some are and may be, or where the encoding hides them.
-        let any_octet = match self.transfer {
+        let any_byte = match self.transfer {
             Transfer::Identity => self.part.mime.is_8bit() && !content.is_ascii(),
             _ => true,
         };
@@ -92,7 +92,7 @@ impl<'a> Body<'a> {
         };
         let is_plain = |encoded: &[Vec<u8>]| encoded.iter().all(|bytes| bytes.is_ascii());
         match encoded {
-            Some(encoded) if (any_octet || is_plain(&encoded)) && fits(&encoded) => {
+            Some(encoded) if (any_byte || is_plain(&encoded)) && fits(&encoded) => {
                 self.insert(&content, &insertions, &encoded, splices);
                 Ok(How::InPlace)
             }
@@ -321,7 +321,7 @@ impl<'a> Body<'a> {
         splices: &mut Vec<Splice>,
     ) -> Result<(), Obstacle> {
         let header = &self.message[self.part.header.clone()];
-        // Written anew as text, octets that are none would not come back.
+        // Written anew as text, bytes that are none would not come back.
         let holds = |field: Field<'_>| match (std::str::from_utf8(field.value), charset) {
             (Ok(value), Some(charset)) => content_type::can_have_charset(value, charset),
             (value, _) => value.is_ok(),
@@ -495,7 +495,7 @@ fn is_pgp(content: &[u8], is_html: bool) -> bool {
     .find(|&at| match at.checked_sub(1).map(|at| content[at]) {
         None | Some(b'\n') => true,
         // Right behind a tag.
-        Some(octet) => is_html && octet == b'>',
+        Some(byte) => is_html && byte == b'>',
     });
     begin.is_some_and(|at| memchr::memmem::find(&content[at..], b"-----END PGP ").is_some())
 }

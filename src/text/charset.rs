@@ -27,7 +27,7 @@ pub(super) enum Charset {
     /// One that can only be read, and is a superset of ASCII.
     ReadOnlyAscii(fn(&[u8]) -> String),
     /// One that leaves ASCII by the first of these and comes back by the second; in between stands
-    /// the encoding, its octets without their high bits: HZ (RFC 1843), ISO-2022-KR (RFC 1557).
+    /// the encoding, its bytes without their high bits: HZ (RFC 1843), ISO-2022-KR (RFC 1557).
     /// Only ASCII is added to it.
     Shifted(&'static [u8], &'static [u8], &'static Encoding),
     /// One that nobody here knows; ASCII is ASCII in it, as in nearly all that there are.
@@ -178,7 +178,7 @@ impl Charset {
     /// What the bytes say; `None` where that is not certain.
     pub(super) fn decode(self, bytes: &[u8]) -> Option<String> {
         match self {
-            // Octets above 127 under no label are anybody's guess; those that happen to be UTF-8
+            // Bytes above 127 under no label are anybody's guess; those that happen to be UTF-8
             // are that.
             Charset::Utf8 | Charset::Ascii | Charset::Unknown => {
                 let sure = match self {
@@ -202,7 +202,7 @@ impl Charset {
                 Some(text)
             }
             Charset::Known(encoding, limits) => {
-                // No text has C1 controls. What has octets there under the label ISO-8859-1 is
+                // No text has C1 controls. What has bytes there under the label ISO-8859-1 is
                 // windows-1252, and every reader takes it for that (WHATWG Encoding, section 4.2).
                 let c1 = limits == Limits::NoC1
                     && encoding != encoding_rs::WINDOWS_1252
@@ -285,8 +285,8 @@ fn utf7(bytes: &[u8]) -> String {
             (0, true) => text.push('+'),
             (0, false) => text.push('\u{fffd}'),
             _ => {
-                let octets = decode_base64(&rest[..length]);
-                text.push_str(&UTF_16BE.decode_without_bom_handling(&octets).0);
+                let decoded = decode_base64(&rest[..length]);
+                text.push_str(&UTF_16BE.decode_without_bom_handling(&decoded).0);
             }
         }
     }
@@ -329,8 +329,8 @@ fn unshifted(bytes: &[u8], out: &[u8], back: &[u8], encoding: &'static Encoding)
         );
         let shifted = &rest[found + out.len()..];
         let end = memchr::memmem::find(shifted, back)?;
-        let octets: Vec<u8> = shifted[..end].iter().map(|b| b | 0x80).collect();
-        text.push_str(&encoding.decode_without_bom_handling_and_without_replacement(&octets)?);
+        let high: Vec<u8> = shifted[..end].iter().map(|b| b | 0x80).collect();
+        text.push_str(&encoding.decode_without_bom_handling_and_without_replacement(&high)?);
         rest = &shifted[end + back.len()..];
     }
     text.push_str(std::str::from_utf8(rest).ok().filter(|t| t.is_ascii())?);

@@ -1,4 +1,4 @@
-//! The edit: a list of octet ranges of the untouched message, and what stands there instead.
+//! The edit: a list of byte ranges of the untouched message, and what stands there instead.
 
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
@@ -12,7 +12,7 @@ use super::place::{Obstacle, Place, Remedy, Signed, bodies};
 use super::structure::Tree;
 use crate::mail::Fields;
 
-/// Longest line that is written without an encoding, in octets (RFC 5322 section 2.1.1).
+/// Longest line that is written without an encoding, in bytes (RFC 5322 section 2.1.1).
 pub(super) const LONGEST_LINE: usize = 998;
 
 /// One text, for both kinds of bodies. Lines end in LF, the last one with or without.
@@ -89,7 +89,7 @@ impl Texts {
 /// One change of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Splice {
-    /// The octets that go; empty where something is only put in.
+    /// The bytes that go; empty where something is only put in.
     pub range: Range<usize>,
     /// What stands there instead.
     pub with: Vec<u8>,
@@ -119,7 +119,7 @@ pub struct Note {
 /// How a text came into a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
-    /// Put in; no other octet changed.
+    /// Put in; no other byte changed.
     InPlace,
     /// Put in, with character references for what its charset cannot hold.
     AsReferences,
@@ -730,13 +730,13 @@ mod tests {
         #[test]
         fn whatever_comes_the_splices_are_in_order_and_the_rest_stays(
             lines in proptest::collection::vec(proptest::sample::select(&LINES[..]), 0..24),
-            octets in proptest::collection::vec(proptest::num::u8::ANY, 0..40),
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..40),
             place in 0..24usize,
         ) {
             let mut message: Vec<u8> = Vec::new();
             for (i, line) in lines.iter().enumerate() {
                 if i == place {
-                    message.extend_from_slice(&octets);
+                    message.extend_from_slice(&bytes);
                 }
                 message.extend_from_slice(line.as_bytes());
             }

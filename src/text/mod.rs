@@ -1,6 +1,6 @@
 //! Text before and after the body of a message.
 //!
-//! Promises: pure; every octet outside the edited part stays as it was; a message that cannot be
+//! Promises: pure; every byte outside the edited part stays as it was; a message that cannot be
 //! edited with certainty is left as it is.
 
 mod beside;

@@ -14,7 +14,7 @@ use crate::directory::Entry;
 /// Steps that one filling may take; a signature takes some dozens.
 const FUEL: u64 = 20_000;
 
-/// Octets that one filling may come to.
+/// Bytes that one filling may come to.
 const LONGEST: usize = 256 * 1024;
 
 /// Stands in a line for something that is empty; no text that is read holds it.
@@ -52,7 +52,7 @@ pub enum TemplateError {
         name: String,
     },
     /// What it comes to is out of all proportion.
-    #[error("is a template that comes to more than {LONGEST} octets")]
+    #[error("is a template that comes to more than {LONGEST} bytes")]
     TooLong,
 }
 

@@ -18,7 +18,7 @@ pub(super) enum Transfer {
     Unknown,
 }
 
-/// Octets of a line of base64 or quoted-printable.
+/// Bytes of a line of base64 or quoted-printable.
 const LINE: usize = 76;
 
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
@@ -49,8 +49,8 @@ impl Transfer {
     }
 }
 
-/// Decodes quoted-printable until `most` octets are there. Also says where in `body` that was: what
-/// is put in there stands before the octet of that number.
+/// Decodes quoted-printable until `most` bytes are there. Also says where in `body` that was: what
+/// is put in there stands before the byte of that number.
 pub(super) fn decode_quoted(body: &[u8], most: usize) -> (Vec<u8>, usize) {
     let mut content = Vec::with_capacity(body.len().min(most));
     let mut at = 0;
@@ -80,8 +80,8 @@ pub(super) fn decode_quoted(body: &[u8], most: usize) -> (Vec<u8>, usize) {
                     content.push(high << 4 | low);
                     i += 3;
                 }
-                (octet, ..) => {
-                    content.push(octet);
+                (byte, ..) => {
+                    content.push(byte);
                     i += 1;
                 }
             }
@@ -104,11 +104,11 @@ fn trim_blank_end(mut text: &[u8]) -> &[u8] {
     text
 }
 
-fn hex(octet: Option<&u8>) -> Option<u8> {
-    char::from(*octet?).to_digit(16).map(|digit| digit as u8)
+fn hex(byte: Option<&u8>) -> Option<u8> {
+    char::from(*byte?).to_digit(16).map(|digit| digit as u8)
 }
 
-/// Encodes to quoted-printable. Line breaks equal to `eol` stay line breaks, all others are octets.
+/// Encodes to quoted-printable. Line breaks equal to `eol` stay line breaks, all others are bytes.
 pub(super) fn encode_quoted(content: &[u8], eol: &str) -> Vec<u8> {
     let mut body = Vec::with_capacity(content.len() + content.len() / 8);
     let mut rest = content;
@@ -175,12 +175,12 @@ pub(super) fn decode_base64(body: &[u8]) -> Vec<u8> {
             .iter()
             .filter(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'));
         piece.extend(letters);
-        // One letter alone holds no octet.
+        // One letter alone holds no byte.
         if piece.len() % 4 == 1 {
             piece.pop();
         }
-        if let Ok(octets) = LENIENT.decode(&piece) {
-            content.extend_from_slice(&octets);
+        if let Ok(bytes) = LENIENT.decode(&piece) {
+            content.extend_from_slice(&bytes);
         }
     }
     content
@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quoted_printable_says_where_each_octet_stands() {
+    fn quoted_printable_says_where_each_byte_stands() {
         let body = b"a=C3=A9 b \t\r\nlong=\r\n er=3D=\r\n\r\n=zz";
         let (content, _) = decode_quoted(body, usize::MAX);
         assert_eq!(content, "aé b\r\nlong er=\r\n=zz".as_bytes());

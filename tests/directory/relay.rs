@@ -46,7 +46,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, lookups: &AtomicUsize) {
     let mut buffer = [0; 4096];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
         let passed = &buffer[..read];
-        let lookup = passed.windows(4).any(|octets| octets == b"mail");
+        let lookup = passed.windows(4).any(|bytes| bytes == b"mail");
         let first = lookup && lookups.fetch_add(1, Ordering::SeqCst) == 0;
         if first || to.write_all(passed).is_err() {
             break;

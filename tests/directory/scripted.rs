@@ -86,7 +86,7 @@ fn refuse(mut stream: TcpStream, code: u8) -> Option<()> {
                 let (_, scope, _) = take(rest)?;
                 // Only people are searched for below the base.
                 let code = if scope == [2] { code } else { 0 };
-                let result = [tlv(0x0a, &[code]), octets(b""), octets(b"scripted")].concat();
+                let result = [tlv(0x0a, &[code]), bytes(b""), bytes(b"scripted")].concat();
                 answer(&mut stream, id, 0x65, &result)?;
             }
             _ => return None,
@@ -106,7 +106,7 @@ fn entry(base: &str, mut asked: &[u8], members: usize, stops_at: Option<usize>) 
         }
         let end = (from + AT_ONCE).min(members);
         if stops_at.is_some_and(|stop| from >= stop) {
-            return Some([octets(base.as_bytes()), tlv(0x30, &[])].concat());
+            return Some([bytes(base.as_bytes()), tlv(0x30, &[])].concat());
         }
         let upper = match end == members {
             true => "*".to_owned(),
@@ -119,20 +119,17 @@ fn entry(base: &str, mut asked: &[u8], members: usize, stops_at: Option<usize>) 
     } else {
         return None;
     };
-    Some([octets(base.as_bytes()), tlv(0x30, &attributes)].concat())
+    Some([bytes(base.as_bytes()), tlv(0x30, &attributes)].concat())
 }
 
 fn attribute(name: &str, values: impl Iterator<Item = String>) -> Vec<u8> {
-    let values: Vec<u8> = values.flat_map(|value| octets(value.as_bytes())).collect();
-    tlv(
-        0x30,
-        &[octets(name.as_bytes()), tlv(0x31, &values)].concat(),
-    )
+    let values: Vec<u8> = values.flat_map(|value| bytes(value.as_bytes())).collect();
+    tlv(0x30, &[bytes(name.as_bytes()), tlv(0x31, &values)].concat())
 }
 
 /// Success, with neither DN nor text.
 fn result() -> Vec<u8> {
-    [tlv(0x0a, &[0]), octets(b""), octets(b"")].concat()
+    [tlv(0x0a, &[0]), bytes(b""), bytes(b"")].concat()
 }
 
 fn answer(stream: &mut TcpStream, id: &[u8], operation: u8, content: &[u8]) -> Option<()> {
@@ -140,7 +137,7 @@ fn answer(stream: &mut TcpStream, id: &[u8], operation: u8, content: &[u8]) -> O
     stream.write_all(&tlv(0x30, &message)).ok()
 }
 
-fn octets(value: &[u8]) -> Vec<u8> {
+fn bytes(value: &[u8]) -> Vec<u8> {
     tlv(0x04, value)
 }
 
@@ -155,10 +152,10 @@ fn take(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&first, mut rest) = rest.split_first()?;
     let mut length = usize::from(first);
     if first & 0x80 != 0 {
-        let (octets, after) = rest.split_at_checked(usize::from(first & 0x7f))?;
-        length = octets
+        let (bytes, after) = rest.split_at_checked(usize::from(first & 0x7f))?;
+        length = bytes
             .iter()
-            .fold(0, |all, octet| all << 8 | usize::from(*octet));
+            .fold(0, |all, byte| all << 8 | usize::from(*byte));
         rest = after;
     }
     let (content, rest) = rest.split_at_checked(length)?;
@@ -170,11 +167,11 @@ fn read(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     stream.read_exact(&mut head).ok()?;
     let mut length = usize::from(head[1]);
     if head[1] & 0x80 != 0 {
-        let mut octets = vec![0; usize::from(head[1] & 0x7f)];
-        stream.read_exact(&mut octets).ok()?;
-        length = octets
+        let mut bytes = vec![0; usize::from(head[1] & 0x7f)];
+        stream.read_exact(&mut bytes).ok()?;
+        length = bytes
             .iter()
-            .fold(0, |all, octet| all << 8 | usize::from(*octet));
+            .fold(0, |all, byte| all << 8 | usize::from(*byte));
     }
     let mut content = vec![0; length];
     stream.read_exact(&mut content).ok()?;

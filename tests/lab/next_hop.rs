@@ -1,4 +1,4 @@
-//! An SMTP server that writes down every octet that it is sent, and that misbehaves as it is told
+//! An SMTP server that writes down every byte that it is sent, and that misbehaves as it is told
 //! to. No real server can be made to do most of this.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -41,7 +41,7 @@ pub enum Mood {
 pub struct Taken {
     /// MAIL and RCPT as they were sent, of those that it accepted.
     pub envelope: Vec<String>,
-    /// The data as it was sent, stuffed, with the dot at its end; of BDAT the octets.
+    /// The data as it was sent, stuffed, with the dot at its end; of BDAT the bytes.
     pub data: Vec<u8>,
 }
 
@@ -217,12 +217,12 @@ fn serve(mut stream: TcpStream, keep: &Mutex<Kept>) -> std::io::Result<()> {
                         }
                     }
                 } else {
-                    let octets: u64 = text
+                    let bytes: u64 = text
                         .split(' ')
                         .nth(1)
                         .and_then(|n| n.parse().ok())
                         .unwrap_or(0);
-                    reader.by_ref().take(octets).read_to_end(&mut one.data)?;
+                    reader.by_ref().take(bytes).read_to_end(&mut one.data)?;
                 }
                 messages += 1;
                 let refuses = [

@@ -95,13 +95,13 @@ impl Samba {
         let value = text
             .lines()
             .find_map(|line| line.strip_prefix("schemaIDGUID:: "));
-        let octets = base64::engine::general_purpose::STANDARD.decode(value.expect("it has one"));
-        let octets: [u8; 16] = octets
+        let bytes = base64::engine::general_purpose::STANDARD.decode(value.expect("it has one"));
+        let bytes: [u8; 16] = bytes
             .ok()
             .and_then(|all| all.try_into().ok())
-            .expect("16 octets");
-        let [a, b, c, d, e, f, g, h, rest @ ..] = octets;
-        let rest: String = rest.iter().map(|octet| format!("{octet:02x}")).collect();
+            .expect("16 bytes");
+        let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
+        let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
         let (fourth, last) = rest.split_at(4);
         let first = u32::from_le_bytes([a, b, c, d]);
         let (second, third) = (u16::from_le_bytes([e, f]), u16::from_le_bytes([g, h]));
@@ -277,7 +277,7 @@ fn free_address() -> Ipv4Addr {
         let spread = std::process::id().wrapping_mul(613).wrapping_add(*last);
         // No two of 254 * 256 in a row are the same: the first is given away before anybody listens
         // on it.
-        let [high, low] = [spread / 254, spread % 254 + 1].map(|octet| octet.to_be_bytes()[3]);
+        let [high, low] = [spread / 254, spread % 254 + 1].map(|byte| byte.to_be_bytes()[3]);
         let address = Ipv4Addr::new(127, 77, high, low);
         let free = |port| TcpListener::bind((address, port)).is_ok();
         if PORTS.into_iter().all(free) {
@@ -433,6 +433,6 @@ fn people(users: usize, journal: impl Fn(usize) -> Option<String>) -> String {
 fn quoted_utf16(password: &str) -> String {
     use base64::Engine as _;
     let quoted = format!("\"{password}\"");
-    let octets: Vec<u8> = quoted.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    base64::engine::general_purpose::STANDARD.encode(octets)
+    let bytes: Vec<u8> = quoted.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    base64::engine::general_purpose::STANDARD.encode(bytes)
 }

@@ -2,7 +2,7 @@
 //!
 //! A file under `tests/milter_conversations/` has one packet a line, `C:` from the MTA and `S:`
 //! from us, its letter and its payload with the escapes `\0 \r \n \\ \xHH`; the length is left out.
-//! `raw:` is octets as they are, `close` ends the MTA's side, `end:` says how we end. Packets of
+//! `raw:` is bytes as they are, `close` ends the MTA's side, `end:` says how we end. Packets of
 //! the MTA that stand together are sent together; ours must come in exactly this order, and nothing
 //! else may come.
 
@@ -42,9 +42,9 @@ pub(crate) struct Scripted {
     pub(crate) refused: Arc<Mutex<Vec<(String, Excess)>>>,
     /// Pieces of the message under way.
     pub(crate) pieces: Arc<Mutex<Vec<Bytes>>>,
-    /// Octets that room was asked for, by messages that are not over.
+    /// Bytes that room was asked for, by messages that are not over.
     pub(crate) room: Arc<AtomicUsize>,
-    /// Octets that there is room for; `None`: any.
+    /// Bytes that there is room for; `None`: any.
     pub(crate) room_there_is: Option<usize>,
 }
 
@@ -71,8 +71,8 @@ impl Handler for Scripted {
         self.refused.lock().expect("no test panicked").push(refused);
     }
 
-    async fn room(&mut self, octets: usize) -> bool {
-        let taken = self.room.load(Ordering::SeqCst) + octets;
+    async fn room(&mut self, bytes: usize) -> bool {
+        let taken = self.room.load(Ordering::SeqCst) + bytes;
         let is_there = self.room_there_is.is_none_or(|room| taken <= room);
         if is_there {
             self.room.store(taken, Ordering::SeqCst);
@@ -132,13 +132,13 @@ fn conversation(file: &str) -> Vec<Line> {
         .filter(|line| !line.starts_with('#') && !line.is_empty());
     lines
         .map(|line| match line.split_once(": ") {
-            Some(("C", packet)) => Line::Mta(packet_octets(packet)),
+            Some(("C", packet)) => Line::Mta(packet_bytes(packet)),
             Some(("S", packet)) => {
                 // Read and written again, so that a file may use any escape it likes.
-                let octets = packet_octets(packet);
-                Line::Filter(notation(octets[4], &octets[5..]))
+                let bytes = packet_bytes(packet);
+                Line::Filter(notation(bytes[4], &bytes[5..]))
             }
-            Some(("raw", octets)) => Line::Mta(octets_of(octets)),
+            Some(("raw", bytes)) => Line::Mta(bytes_of(bytes)),
             Some(("end", how)) => Line::End(how.to_owned()),
             _ if line == "close" => Line::Close,
             _ => panic!("{path}: cannot read {line:?}"),
@@ -146,21 +146,21 @@ fn conversation(file: &str) -> Vec<Line> {
         .collect()
 }
 
-pub(crate) fn packet_octets(packet: &str) -> Vec<u8> {
+pub(crate) fn packet_bytes(packet: &str) -> Vec<u8> {
     let (letter, payload) = packet.split_at(1);
-    let payload = octets_of(payload.strip_prefix(' ').unwrap_or(payload));
-    let mut octets = Vec::new();
-    octets.put_u32(u32::try_from(payload.len() + 1).expect("a short payload"));
-    octets.extend_from_slice(letter.as_bytes());
-    octets.extend_from_slice(&payload);
-    octets
+    let payload = bytes_of(payload.strip_prefix(' ').unwrap_or(payload));
+    let mut bytes = Vec::new();
+    bytes.put_u32(u32::try_from(payload.len() + 1).expect("a short payload"));
+    bytes.extend_from_slice(letter.as_bytes());
+    bytes.extend_from_slice(&payload);
+    bytes
 }
 
-fn octets_of(text: &str) -> Vec<u8> {
-    let mut octets = Vec::new();
+fn bytes_of(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
     let mut rest = text.bytes();
-    while let Some(octet) = rest.next() {
-        octets.push(match (octet, octet == b'\\') {
+    while let Some(byte) = rest.next() {
+        bytes.push(match (byte, byte == b'\\') {
             (_, true) => match rest.next().expect("an escape") {
                 b'0' => 0,
                 b'r' => b'\r',
@@ -175,10 +175,10 @@ fn octets_of(text: &str) -> Vec<u8> {
                 }
                 other => panic!("unknown escape {:?}", char::from(other)),
             },
-            (octet, false) => octet,
+            (byte, false) => byte,
         });
     }
-    octets
+    bytes
 }
 
 /// A packet in the notation of the files.
@@ -187,13 +187,13 @@ pub(crate) fn notation(kind: u8, payload: &[u8]) -> String {
     if !payload.is_empty() {
         text.push(' ');
     }
-    for octet in payload {
-        match octet {
+    for byte in payload {
+        match byte {
             0 => text.push_str("\\0"),
             b'\r' => text.push_str("\\r"),
             b'\n' => text.push_str("\\n"),
             b'\\' => text.push_str("\\\\"),
-            32..127 => text.push(char::from(*octet)),
+            32..127 => text.push(char::from(*byte)),
             other => write!(text, "\\x{other:02x}").expect("a String takes everything"),
         }
     }
@@ -220,8 +220,8 @@ impl Mta {
         }
     }
 
-    pub(crate) async fn say(&mut self, octets: &[u8]) {
-        let written = self.stream.write_all(octets).await;
+    pub(crate) async fn say(&mut self, bytes: &[u8]) {
+        let written = self.stream.write_all(bytes).await;
         written.expect("we read what the MTA says");
     }
 }
@@ -255,8 +255,8 @@ pub(crate) async fn play_within(
     let mut together = Vec::new();
     let mut expected_end = None;
     for line in conversation(file) {
-        if let Line::Mta(octets) = line {
-            together.extend_from_slice(&octets);
+        if let Line::Mta(bytes) = line {
+            together.extend_from_slice(&bytes);
             continue;
         }
         if !together.is_empty() {
@@ -311,10 +311,10 @@ impl AsyncWrite for Counting {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.1.fetch_add(1, Ordering::SeqCst);
-        Pin::new(&mut self.0).poll_write(context, octets)
+        Pin::new(&mut self.0).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

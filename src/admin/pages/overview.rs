@@ -141,12 +141,12 @@ fn spool(pipeline: &Pipeline, sample: &Sample) -> (Kind, Markup) {
         Some(free) if free.is_low => (
             Kind::Fault,
             html! {
-                "The disk is nearly full (" (size(free.octets)) " free): mail that must be journaled is deferred. Make room; nothing needs a restart."
+                "The disk is nearly full (" (size(free.bytes)) " free): mail that must be journaled is deferred. Make room; nothing needs a restart."
             },
         ),
         Some(free) => (
             Kind::Fine,
-            html! { "The spool takes what is owed; " (size(free.octets)) " of its disk are free." },
+            html! { "The spool takes what is owed; " (size(free.bytes)) " of its disk are free." },
         ),
         None => (Kind::Fine, html! { "The spool takes what is owed." }),
     }

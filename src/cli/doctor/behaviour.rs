@@ -156,7 +156,7 @@ impl Asking<'_> {
             .setting("protocol", &self.service.values)
             .parse()
             .ok()?;
-        let why = "older versions hide the space behind the colon of a field: a copy is not octet for octet what came in";
+        let why = "older versions hide the space behind the colon of a field: a copy is not byte for byte what came in";
         (version < PROTOCOL).then(|| {
             let value = PROTOCOL.to_string();
             self.setting(

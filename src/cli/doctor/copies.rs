@@ -8,7 +8,7 @@ use crate::config::Settings;
 use crate::mail::{Address, size};
 use crate::policy::Direction;
 
-/// What a report is larger than its original by, beside the original's own octets: header, and a
+/// What a report is larger than its original by, beside the original's own bytes: header, and a
 /// line for each of some hundred recipients.
 const REPORT: u64 = 64 * 1024;
 

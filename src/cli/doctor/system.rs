@@ -27,7 +27,7 @@ pub(super) struct System {
     pub(super) state_dir: Option<StateDirError>,
     /// The kind of file system, where it forgets everything at a restart.
     pub(super) volatile: Option<&'static str>,
-    /// Octets free on it.
+    /// Bytes free on it.
     pub(super) free: Option<u64>,
     /// Inodes free on it, where their number is fixed.
     pub(super) free_inodes: Option<u64>,

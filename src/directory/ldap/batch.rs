@@ -24,7 +24,7 @@ use crate::mail::Address;
 const MOST_ADDRESSES: usize = 100;
 /// Their bytes in one search: OpenLDAP takes no request over 256 kB from strangers, and each
 /// address stands in the filter once per attribute.
-const MOST_OCTETS: usize = 8 * 1024;
+const MOST_BYTES: usize = 8 * 1024;
 /// Questions in the queue.
 const WAITING: usize = 1024;
 
@@ -169,7 +169,7 @@ impl<K: Key> Batch<K> {
                 .entry(question.key)
                 .or_default()
                 .push(question.answer);
-            let full = batch.askers.len() >= MOST_ADDRESSES || bytes >= MOST_OCTETS;
+            let full = batch.askers.len() >= MOST_ADDRESSES || bytes >= MOST_BYTES;
             next = if full { None } else { waiting.try_recv().ok() };
         }
         batch

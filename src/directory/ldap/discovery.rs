@@ -214,7 +214,7 @@ mod tests {
         std::thread::spawn(move || {
             let mut packet = [0; 512];
             while let Ok((length, from)) = socket.recv_from(&mut packet) {
-                // The name begins behind the header of twelve octets and ends with an empty label.
+                // The name begins behind the header of twelve bytes and ends with an empty label.
                 let end = 12 + packet[12..length].iter().position(|o| *o == 0).unwrap_or(0) + 5;
                 let known = packet[12..length].starts_with(b"\x05_ldap\x04_tcp");
                 let mut answer = packet[..end].to_vec();

@@ -8,9 +8,9 @@ use crate::milter::{Excess, Limits};
 use crate::pipeline::{Pipeline, Room};
 use crate::smtp::DataFlaw;
 
-/// Octets that a message may hold without asking for room.
+/// Bytes that a message may hold without asking for room.
 const FREE: usize = 32 * 1024;
-/// Octets that are held before they are given to the disk; the first piece has the whole header.
+/// Bytes that are held before they are given to the disk; the first piece has the whole header.
 const PIECE: usize = 256 * 1024;
 
 /// What has come of it.
@@ -70,7 +70,7 @@ impl Incoming {
         self.excess
     }
 
-    /// The message, and what its octets in memory are accounted to.
+    /// The message, and what its bytes in memory are accounted to.
     pub(super) async fn finish(
         self,
         pipeline: &Pipeline,

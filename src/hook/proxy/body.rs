@@ -53,7 +53,7 @@ impl Session {
     pub(super) async fn chunk(
         &mut self,
         between: &mut Between,
-        octets: u64,
+        bytes: u64,
         last: bool,
     ) -> Result<(), Ended> {
         let offered = self.offers.chunking;
@@ -65,8 +65,8 @@ impl Session {
             }
         };
         let Some(mut transaction) = transaction else {
-            // The octets come whatever is answered (RFC 3030 section 4.1).
-            return self.skip(between, octets).await;
+            // The bytes come whatever is answered (RFC 3030 section 4.1).
+            return self.skip(between, bytes).await;
         };
         let mut chunks = transaction.chunks.take().unwrap_or_default();
         let (pipeline, until) = (
@@ -74,7 +74,7 @@ impl Session {
             transaction.began + self.limits.message_time,
         );
         self.transaction = Some(transaction);
-        let mut left = octets;
+        let mut left = bytes;
         while left > 0 {
             let input = between.client.input();
             if input.is_empty() {
@@ -104,13 +104,13 @@ impl Session {
         between.client.say(&Reply::new(
             250,
             Enhanced(2, 0, 0),
-            format!("{octets} octets"),
+            format!("{bytes} bytes"),
         ));
         Ok(())
     }
 
-    async fn skip(&mut self, between: &mut Between, octets: u64) -> Result<(), Ended> {
-        let mut left = octets;
+    async fn skip(&mut self, between: &mut Between, bytes: u64) -> Result<(), Ended> {
+        let mut left = bytes;
         let until = Instant::now() + self.limits.message_time;
         while left > 0 {
             let input = between.client.input();

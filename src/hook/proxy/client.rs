@@ -15,18 +15,18 @@ use crate::smtp::{Answer, LineFlaw, Lines};
 
 /// Longest command line: that of AUTH (RFC 4954 section 4).
 const LONGEST_LINE: usize = 12_288;
-/// Octets asked of the system at once.
+/// Bytes asked of the system at once.
 const READ: usize = 64 * 1024;
 /// Longest wait for a client to take a reply.
 const WRITE: Duration = Duration::from_secs(300);
 
-/// Anything octets go through in both directions: TCP, or TLS on it.
-pub(super) trait Octets: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Octets for T {}
+/// Anything bytes go through in both directions: TCP, or TLS on it.
+pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> ByteStream for T {}
 
 /// One client.
 pub(super) struct ClientSide {
-    stream: Box<dyn Octets>,
+    stream: Box<dyn ByteStream>,
     lines: Lines,
     /// Replies that are sent once there is nothing more to do (RFC 2920 section 3.2).
     out: BytesMut,
@@ -77,7 +77,7 @@ impl Ended {
 }
 
 impl ClientSide {
-    pub(super) fn new(stream: Box<dyn Octets>) -> ClientSide {
+    pub(super) fn new(stream: Box<dyn ByteStream>) -> ClientSide {
         ClientSide {
             stream,
             lines: Lines::new(LONGEST_LINE),
@@ -146,9 +146,9 @@ impl ClientSide {
         self.out.extend_from_slice(&answer.wire);
     }
 
-    /// Says these octets.
-    pub(super) fn put(&mut self, octets: &[u8]) {
-        self.out.extend_from_slice(octets);
+    /// Says these bytes.
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
     }
 
     pub(super) async fn flush(&mut self) -> Result<(), Ended> {

@@ -1,6 +1,6 @@
 //! The SMTP door: Copyist stands between a client and the next server, for MTAs without a milter.
 //!
-//! Promises: what the client says reaches the next server as it was said, octet for octet, and the
+//! Promises: what the client says reaches the next server as it was said, byte for byte, and the
 //! client gets that server's own answers; Copyist never takes responsibility for a message itself
 //! (RFC 5321 section 4.2.5). What must be journaled is durable before the message goes on, is
 //! delivered once the next server has taken it, and withdrawn where it has not. Only what this door

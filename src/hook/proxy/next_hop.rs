@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::client::Octets;
+use super::client::ByteStream;
 use super::tls::{HANDSHAKE, HopTls};
 use crate::deliver::Tls;
 use crate::hook::NextHop;
@@ -18,13 +18,13 @@ use crate::smtp::{Answer, AnswerFlaw, Answers};
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(30);
-/// Octets asked of the system at once. Answers are short.
+/// Bytes asked of the system at once. Answers are short.
 const READ: usize = 4096;
 
 /// An open connection. Once anything went otherwise than in order it is never used again: its next
 /// answer may belong to the last command.
 pub(super) struct Hop {
-    stream: Box<dyn Octets>,
+    stream: Box<dyn ByteStream>,
     answers: Answers,
     /// What it greeted with, as it came.
     pub(super) greeting: Bytes,
@@ -102,7 +102,7 @@ impl Hop {
         // Commands are small and their answers waited for.
         tcp.set_nodelay(true).map_err(HopError::Io)?;
         let us = tcp.local_addr().map_err(HopError::Io)?.ip();
-        let mut stream: Box<dyn Octets> = Box::new(PromptTcp::new(tcp));
+        let mut stream: Box<dyn ByteStream> = Box::new(PromptTcp::new(tcp));
         if how == Tls::Implicit {
             stream = encrypted(stream, tls).await?;
         }
@@ -183,13 +183,13 @@ impl Hop {
         if self.answers.has_more() {
             return Err(HopError::Unasked);
         }
-        let mut octet = [0];
-        match poll_immediate(self.stream.read(&mut octet)).await {
+        let mut byte = [0];
+        match poll_immediate(self.stream.read(&mut byte)).await {
             None => Ok(()),
             Some(Ok(0)) => Err(HopError::Closed),
             Some(Ok(read)) => {
                 // It stays out of step whatever comes.
-                self.answers.feed(&octet[..read]);
+                self.answers.feed(&byte[..read]);
                 Err(HopError::Unasked)
             }
             Some(Err(cause)) => Err(HopError::Io(cause)),
@@ -210,10 +210,10 @@ impl Hop {
         self.answer(self.patience).await
     }
 
-    /// Sends octets.
-    pub(super) async fn write(&mut self, octets: &[u8]) -> Result<(), HopError> {
+    /// Sends bytes.
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), HopError> {
         let writing = async {
-            self.stream.write_all(octets).await?;
+            self.stream.write_all(bytes).await?;
             self.stream.flush().await
         };
         match timeout(self.patience, writing).await {
@@ -235,14 +235,14 @@ impl Hop {
 
     async fn answer(&mut self, patience: Duration) -> Result<Answer, HopError> {
         let reading = async {
-            let mut octets = [0; READ];
+            let mut bytes = [0; READ];
             loop {
                 if let Some(answer) = self.answers.next_answer() {
                     return answer.map_err(HopError::Garbage);
                 }
-                match self.stream.read(&mut octets).await {
+                match self.stream.read(&mut bytes).await {
                     Ok(0) => return Err(HopError::Closed),
-                    Ok(read) => self.answers.feed(&octets[..read]),
+                    Ok(read) => self.answers.feed(&bytes[..read]),
                     Err(cause) => return Err(HopError::Io(cause)),
                 }
             }
@@ -261,7 +261,10 @@ impl Hop {
     }
 }
 
-async fn encrypted(stream: Box<dyn Octets>, tls: &HopTls) -> Result<Box<dyn Octets>, HopError> {
+async fn encrypted(
+    stream: Box<dyn ByteStream>,
+    tls: &HopTls,
+) -> Result<Box<dyn ByteStream>, HopError> {
     match timeout(HANDSHAKE, tls.connect(stream)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(cause)) => {

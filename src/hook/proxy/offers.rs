@@ -40,7 +40,7 @@ const XFORWARD: &str = "XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE";
 /// On what the offers depend, besides the next server.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
-    /// The largest message that is taken, in octets.
+    /// The largest message that is taken, in bytes.
     pub(super) most: usize,
     /// Whether TLS can be begun now.
     pub(super) may_encrypt: bool,

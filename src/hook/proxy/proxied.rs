@@ -10,14 +10,14 @@ use tokio::time::timeout;
 
 use super::client::Ended;
 
-/// Longest header of version 1, in octets.
+/// Longest header of version 1, in bytes.
 const LINE: usize = 107;
-/// Octets that version 2 may tell beside its first sixteen.
+/// Bytes that version 2 may tell beside its first sixteen.
 const LONGEST: usize = 4096;
 /// It comes at once.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads the header, and not an octet more. Gives the client's address; `None` where the header
+/// Reads the header, and not a byte more. Gives the client's address; `None` where the header
 /// tells of no TCP connection, and the peer's own for a connection of its own (a health check).
 pub(super) async fn source<S: AsyncRead + Unpin>(
     stream: &mut S,
@@ -34,7 +34,7 @@ pub(super) async fn source<S: AsyncRead + Unpin>(
 }
 
 async fn read<S: AsyncRead + Unpin>(stream: &mut S, peer: IpAddr) -> Result<Option<IpAddr>, Ended> {
-    // Either version has more octets than the second one's signature.
+    // Either version has more bytes than the second one's signature.
     let mut header = vec![0; v2::PROTOCOL_PREFIX.len()];
     fill(stream, &mut header, 0).await?;
     if header == v2::PROTOCOL_PREFIX {
@@ -47,7 +47,7 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S, peer: IpAddr) -> Result<Opti
         fill(stream, &mut header, from).await?;
         return second(&header, peer);
     }
-    // Octet by octet: what follows belongs to SMTP or TLS. It happens once, and is in the system's
+    // Byte by byte: what follows belongs to SMTP or TLS. It happens once, and is in the system's
     // buffer.
     while header.starts_with(b"PROXY ") && !header.ends_with(b"\r\n") && header.len() < LINE {
         let from = header.len();
@@ -94,8 +94,8 @@ mod tests {
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 
-    async fn told(octets: &[u8]) -> (Result<Option<IpAddr>, String>, Vec<u8>) {
-        let mut rest = octets;
+    async fn told(bytes: &[u8]) -> (Result<Option<IpAddr>, String>, Vec<u8>) {
+        let mut rest = bytes;
         let source = source(&mut rest, PEER, true)
             .await
             .map_err(|ended| ended.to_string());
@@ -127,12 +127,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_header_ends_the_connection() {
-        for octets in [
+        for bytes in [
             &b"EHLO client.example\r\n"[..],
             b"PROXY TCP4 nonsense\r\n",
             b"PROXY TCP4 192.0",
         ] {
-            assert!(told(octets).await.0.is_err(), "{octets:?}");
+            assert!(told(bytes).await.0.is_err(), "{bytes:?}");
         }
         let mut anything: &[u8] = b"PROXY UNKNOWN\r\n";
         let refused = source(&mut anything, PEER, false).await;

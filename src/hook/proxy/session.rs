@@ -296,7 +296,7 @@ impl Session {
                     .await?;
             }
             Command::Data => self.data(between).await?,
-            Command::Bdat { octets, last } => self.chunk(between, octets, last).await?,
+            Command::Bdat { bytes, last } => self.chunk(between, bytes, last).await?,
             Command::Rset => {
                 self.end_transaction();
                 self.forward(between, &line).await?;

@@ -11,7 +11,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::client::Octets;
+use super::client::ByteStream;
 use crate::deliver::Tls;
 use crate::hook::{DoorTls, NextHop};
 use crate::net;
@@ -77,7 +77,10 @@ impl ServerTls {
         })
     }
 
-    pub(super) async fn accept(&self, stream: Box<dyn Octets>) -> io::Result<Box<dyn Octets>> {
+    pub(super) async fn accept(
+        &self,
+        stream: Box<dyn ByteStream>,
+    ) -> io::Result<Box<dyn ByteStream>> {
         Ok(Box::new(self.acceptor.accept(stream).await?))
     }
 }
@@ -106,7 +109,10 @@ impl HopTls {
         })
     }
 
-    pub(super) async fn connect(&self, stream: Box<dyn Octets>) -> io::Result<Box<dyn Octets>> {
+    pub(super) async fn connect(
+        &self,
+        stream: Box<dyn ByteStream>,
+    ) -> io::Result<Box<dyn ByteStream>> {
         let (Some(connector), Some(name)) = (&self.connector, &self.name) else {
             return Err(io::Error::other("its name cannot stand in a certificate"));
         };

@@ -10,7 +10,7 @@ use crate::journal::is_ours;
 use crate::mail::{Message, Pieces};
 use crate::smtp::{Answer, Stuff};
 
-/// Octets of the message in one write.
+/// Bytes of the message in one write.
 const PIECE: usize = 64 * 1024;
 
 /// How it ended.
@@ -35,7 +35,7 @@ pub(super) enum Failure {
     Nonsense(u16),
 }
 
-/// What is handed over: a message without the octets that it loses.
+/// What is handed over: a message without the bytes that it loses.
 pub(super) struct Outgoing {
     message: Message,
     /// In order, in the header.
@@ -73,7 +73,7 @@ impl Outgoing {
 struct Kept {
     pieces: Pieces,
     left_out: Vec<Range<usize>>,
-    /// How many octets of the message were read.
+    /// How many bytes of the message were read.
     place: usize,
     /// Parts of the piece that was read last, the next one at the end.
     ready: Vec<Bytes>,
@@ -177,7 +177,7 @@ async fn chunk(hop: &mut Hop, outgoing: &Outgoing) -> Sent {
             Ok(Some(piece)) => {
                 left = left.saturating_sub(piece.len());
                 if let Err(error) = hop.write(&piece).await {
-                    // The last octet is the end of the message.
+                    // The last byte is the end of the message.
                     return match left {
                         0 => Sent::Unknown(error),
                         _ => broken_off(hop, error).await,

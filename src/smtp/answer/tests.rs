@@ -24,7 +24,7 @@ fn answers<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Answer>, Opti
     (found, None)
 }
 
-/// Reads at once, and in every three pieces, and octet by octet.
+/// Reads at once, and in every three pieces, and byte by byte.
 fn answers_all_ways(wire: &[u8]) -> (Vec<Answer>, Option<AnswerFlaw>) {
     let at_once = answers([wire]);
     let shown = wire.escape_ascii();
@@ -34,7 +34,7 @@ fn answers_all_ways(wire: &[u8]) -> (Vec<Answer>, Option<AnswerFlaw>) {
             assert_eq!(answers(pieces), at_once, "{shown} cut at {first}, {second}");
         }
     }
-    assert_eq!(answers(wire.chunks(1)), at_once, "{shown} octet by octet");
+    assert_eq!(answers(wire.chunks(1)), at_once, "{shown} byte by byte");
     at_once
 }
 
@@ -139,7 +139,7 @@ fn what_is_no_answer_by_the_letter_is_a_flaw() {
 
 #[test]
 fn lines_and_answers_have_a_largest_size() {
-    let line = |octets: usize| format!("250-{}\r\n", "x".repeat(octets - 6)).into_bytes();
+    let line = |bytes: usize| format!("250-{}\r\n", "x".repeat(bytes - 6)).into_bytes();
     let largest = [
         line(LONGEST_LINE).repeat(MOST_LINES - 1),
         b"250 end\r\n".to_vec(),

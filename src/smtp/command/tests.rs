@@ -64,21 +64,21 @@ fn commands_are_read_whatever_their_case() {
         (
             "BDAT 0",
             Command::Bdat {
-                octets: 0,
+                bytes: 0,
                 last: false,
             },
         ),
         (
             "bdat 86 last",
             Command::Bdat {
-                octets: 86,
+                bytes: 86,
                 last: true,
             },
         ),
         (
             "BDAT 18446744073709551615",
             Command::Bdat {
-                octets: u64::MAX,
+                bytes: u64::MAX,
                 last: false,
             },
         ),
@@ -324,10 +324,10 @@ fn a_control_character_or_what_is_no_text_makes_no_command() {
     for line in lines {
         for at in 0..=line.len() {
             for control in (0..32).chain([127, 0x80, 0xff, 0xc3]) {
-                let mut octets = line.as_bytes().to_vec();
-                octets.insert(at, control);
-                let shown = octets.escape_ascii();
-                assert_eq!(Command::parse(&octets), Command::Malformed, "{shown}");
+                let mut bytes = line.as_bytes().to_vec();
+                bytes.insert(at, control);
+                let shown = bytes.escape_ascii();
+                assert_eq!(Command::parse(&bytes), Command::Malformed, "{shown}");
             }
         }
     }

@@ -33,14 +33,14 @@ fn decode<'a>(bare: BareLineBreaks, pieces: impl IntoIterator<Item = &'a [u8]>) 
     }
 }
 
-/// Decodes at once, and in every three pieces, and octet by octet.
+/// Decodes at once, and in every three pieces, and byte by byte.
 fn decode_all_ways(bare: BareLineBreaks, wire: &[u8]) -> Decoded {
     let at_once = decode(bare, [wire]);
     let shown = wire.escape_ascii();
     for first in 0..wire.len() {
         for second in first..wire.len() {
             let pieces = [&wire[..first], &wire[first..second], &wire[second..]];
-            // Where a flaw stands in what is undecided, it is found with the next octet, whatever
+            // Where a flaw stands in what is undecided, it is found with the next byte, whatever
             // the pieces.
             assert_eq!(
                 decode(bare, pieces),
@@ -52,7 +52,7 @@ fn decode_all_ways(bare: BareLineBreaks, wire: &[u8]) -> Decoded {
     assert_eq!(
         decode(bare, wire.chunks(1)),
         at_once,
-        "{shown} octet by octet"
+        "{shown} byte by byte"
     );
     at_once
 }
@@ -158,7 +158,7 @@ fn what_was_stuffed_is_unstuffed_exactly() {
                 assert_eq!(encode(pieces), wire, "{shown} cut at {first}, {second}");
             }
         }
-        assert_eq!(encode(content.chunks(1)), wire, "{shown} octet by octet");
+        assert_eq!(encode(content.chunks(1)), wire, "{shown} byte by byte");
         for bare in [Reject, Normalize] {
             let decoded = decode_all_ways(bare, &wire);
             assert_eq!(
@@ -240,12 +240,12 @@ fn bare_line_breaks_of_chunks_are_found_whatever_the_pieces() {
 #[test]
 fn content_of_every_short_kind_is_decoded_as_the_letter_says() {
     // All words of six of these, and after them an end.
-    let octets = b"\r\n.x\0";
-    for mut number in 0..octets.len().pow(6) {
+    let bytes = b"\r\n.x\0";
+    for mut number in 0..bytes.len().pow(6) {
         let mut wire = Vec::new();
         for _ in 0..6 {
-            wire.push(octets[number % octets.len()]);
-            number /= octets.len();
+            wire.push(bytes[number % bytes.len()]);
+            number /= bytes.len();
         }
         wire.extend_from_slice(b"\r\n.\r\n");
         for bare in [Reject, Normalize] {
@@ -266,7 +266,7 @@ fn content_of_every_short_kind_is_decoded_as_the_letter_says() {
     }
 }
 
-/// The same, octet by octet and slow. The wire has an end.
+/// The same, byte by byte and slow. The wire has an end.
 fn by_the_letter(bare: BareLineBreaks, wire: &[u8]) -> Decoded {
     let with_crlf = [b"\r\n", wire].concat();
     let end = memchr::memmem::find(&with_crlf, b"\r\n.\r\n").expect("an end");

@@ -1,10 +1,10 @@
-//! What octets say: Windows' code pages, and fonts that have signs where others have letters.
+//! What bytes say: Windows' code pages, and fonts that have signs where others have letters.
 
 use std::borrow::Cow;
 
 use encoding_rs as e;
 
-/// What an octet of text means.
+/// What a byte of text means.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Page {
     Encoding(&'static e::Encoding),
@@ -13,7 +13,7 @@ pub(super) enum Page {
     Signs(Signs),
 }
 
-/// A font whose octets are signs.
+/// A font whose bytes are signs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signs {
     Symbol,
@@ -105,7 +105,7 @@ impl Page {
         }))
     }
 
-    /// What the octets say; `None` where the page has no such character.
+    /// What the bytes say; `None` where the page has no such character.
     pub(super) fn decode(self, bytes: &[u8]) -> Option<Cow<'_, str>> {
         match self {
             Page::Encoding(encoding) => {
@@ -128,7 +128,7 @@ impl Page {
 }
 
 impl Signs {
-    /// What an octet of such a font looks like.
+    /// What a byte of such a font looks like.
     pub(super) fn sign(self, byte: u8) -> Option<char> {
         let from = |table: &str, first: u8| {
             let sign = table.chars().nth(usize::from(byte.checked_sub(first)?));

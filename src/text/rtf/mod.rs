@@ -26,10 +26,10 @@ use std::fmt;
 
 use encoding_rs::{Encoding, UTF_8};
 
-/// Octets that RTF may have; with pictures in it, it has more than any text that goes into mail.
+/// Bytes that RTF may have; with pictures in it, it has more than any text that goes into mail.
 const INPUT: usize = 1024 * 1024;
 
-/// Octets that the plain text and the HTML may have.
+/// Bytes that the plain text and the HTML may have.
 const OUTPUT: usize = 1024 * 1024;
 
 /// Groups that may stand in each other. Word does with fewer than 30.
@@ -49,11 +49,11 @@ pub(super) struct Rtf {
 pub enum RtfError {
     /// There is too much of it.
     #[error(
-        "has {0} octets, which is more than the {INPUT} that RTF may have; are there pictures in it?"
+        "has {0} bytes, which is more than the {INPUT} that RTF may have; are there pictures in it?"
     )]
     TooLong(usize),
     /// It makes much of little.
-    #[error("comes to more than {OUTPUT} octets")]
+    #[error("comes to more than {OUTPUT} bytes")]
     Grows,
     /// No text would be put in.
     #[error("is RTF without any text in it")]
@@ -106,8 +106,8 @@ pub enum RtfError {
         /// Its backslash.
         at: Position,
     },
-    /// Octets that are not there.
-    #[error("has \\bin in {0} with more octets than there are")]
+    /// Bytes that are not there.
+    #[error("has \\bin in {0} with more bytes than there are")]
     Binary(Position),
     /// A code page that cannot be read.
     #[error("has a character in {at} in the code page {page}, which is not known")]

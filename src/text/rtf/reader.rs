@@ -68,7 +68,7 @@ struct Reader<'a> {
     mixed: Option<Colour>,
     fields: Vec<Field>,
     story: Story,
-    /// Octets that are not decoded yet, as a character may have more than one, and where they
+    /// Bytes that are not decoded yet, as a character may have more than one, and where they
     /// begin.
     bytes: Vec<u8>,
     bytes_at: usize,
@@ -381,7 +381,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What the octets say that were read up to here.
+    /// What the bytes say that were read up to here.
     fn decode(&mut self) -> Result<(), RtfError> {
         if self.bytes.is_empty() {
             return Ok(());
@@ -456,7 +456,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Word writes the octets of fonts of signs as characters for private use.
+    /// Word writes the bytes of fonts of signs as characters for private use.
     fn sign(&self, code: u32) -> Option<char> {
         let byte = u8::try_from(code.checked_sub(0xf000)?).ok()?;
         match self.page_in_force() {

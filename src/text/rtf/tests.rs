@@ -189,7 +189,7 @@ fn rows_of_tables_are_lines() {
 }
 
 #[test]
-fn octets_are_in_the_code_page_of_the_document() {
+fn bytes_are_in_the_code_page_of_the_document() {
     for (rtf, text) in [
         (r"\'e9\'80", "é€"),
         (r"{\rtf1\ansi\ansicpg1251 \'c6}", "Ж"),
@@ -204,7 +204,7 @@ fn octets_are_in_the_code_page_of_the_document() {
 }
 
 #[test]
-fn two_octets_are_one_character_however_they_are_written() {
+fn two_bytes_are_one_character_however_they_are_written() {
     assert_eq!(
         plain(r"\ansicpg932 \'93\'fa\'83\'5c\'83\\\'82\'a0"),
         "日ソソあ"
@@ -235,7 +235,7 @@ fn signs_of_symbol_fonts_are_characters() {
 }
 
 #[test]
-fn raw_octets_are_utf8_where_all_is_and_the_code_page_where_not() {
+fn raw_bytes_are_utf8_where_all_is_and_the_code_page_where_not() {
     assert_eq!(plain("{\\rtf1\\ansi Grüße 日本 \\'e9}"), "Grüße 日本 é");
     assert_eq!(said(b"Gr\xfc\xdfe").plain, "Grüße");
     assert_eq!(said("\u{feff}Grüße".as_bytes()).plain, "Grüße");
@@ -550,8 +550,8 @@ fn bombs() -> Vec<String> {
 
 proptest! {
     #[test]
-    fn octets_never_panic(octets in proptest::collection::vec(any::<u8>(), 0..400)) {
-        check(&octets);
+    fn bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        check(&bytes);
     }
 
     #[test]

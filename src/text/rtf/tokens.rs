@@ -9,7 +9,7 @@ pub(super) enum Token<'a> {
     Word(&'a str, Option<i32>),
     /// A backslash and something that is neither a letter nor itself meant; 0 where the RTF ends.
     Symbol(u8),
-    /// An octet in the code page in force, written as itself or escaped.
+    /// A byte in the code page in force, written as itself or escaped.
     Byte(u8),
     /// A character that stands there in UTF-8.
     Char(char),
@@ -17,14 +17,14 @@ pub(super) enum Token<'a> {
     NoHex,
     /// A line of the file ends.
     Break,
-    /// `\bin` with its octets; `false` where there are not as many.
+    /// `\bin` with its bytes; `false` where there are not as many.
     Binary(bool),
 }
 
-/// The tokens with the offsets that they begin at. Each takes at least one octet, so this ends.
+/// The tokens with the offsets that they begin at. Each takes at least one byte, so this ends.
 pub(super) struct Tokens<'a> {
     rtf: &'a [u8],
-    /// The same, where octets above 127 are UTF-8.
+    /// The same, where bytes above 127 are UTF-8.
     utf8: Option<&'a str>,
     at: usize,
 }

@@ -1,8 +1,8 @@
-//! The octets of an exported key → text.
+//! The bytes of an exported key → text.
 
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
 
-/// The text, or the encoding that the octets are not in, by name.
+/// The text, or the encoding that the bytes are not in, by name.
 ///
 /// Regedit writes UTF-16LE with a byte order mark ("Version 5.00") or the system's ANSI code page
 /// ("REGEDIT4"); editors and scripts save the same as UTF-8, or without the mark. ANSI is read as
@@ -20,7 +20,7 @@ pub(super) fn text(bytes: &[u8]) -> Result<String, &'static str> {
 }
 
 fn unmarked(bytes: &[u8]) -> &'static Encoding {
-    // The first character of every exported key is ASCII, so in UTF-16 one of its two octets is
+    // The first character of every exported key is ASCII, so in UTF-16 one of its two bytes is
     // zero.
     match bytes {
         [0, second, ..] if *second != 0 => UTF_16BE,
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_encoding_that_a_key_is_saved_in_is_told_by_its_octets() {
+    fn each_encoding_that_a_key_is_saved_in_is_told_by_its_bytes() {
         let wanted = "REGEDIT4 ü";
         let wide: Vec<u16> = wanted.encode_utf16().collect();
         let little: Vec<u8> = wide.iter().flat_map(|unit| unit.to_le_bytes()).collect();

@@ -3,7 +3,7 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `encoding` | octets → text |
+//! | `encoding` | bytes → text |
 //! | `file` | text → keys and values |
 //! | `value` | the data of a value |
 //! | `property` | MAPI property tags → attributes |
@@ -37,7 +37,7 @@ const KEY: &str = r"\msexchangeimc\parameters\extension";
 /// A configuration that does what an exported registry key had the Internet Mail Service Extension
 /// do.
 ///
-/// `path` is what the file is called in mistakes, `octets` is what it holds: "Windows Registry
+/// `path` is what the file is called in mistakes, `bytes` is what it holds: "Windows Registry
 /// Editor Version 5.00" or "REGEDIT4", in UTF-16, UTF-8 or Windows-1252. Fails with every mistake
 /// in the key.
 ///
@@ -53,14 +53,14 @@ const KEY: &str = r"\msexchangeimc\parameters\extension";
 /// let proposal = import::registry("imsext.reg".as_ref(), key, &Site::default()).expect("sound");
 /// assert!(proposal.config.contains("journal_attribute = [\"extensionAttribute10\"]"));
 /// ```
-pub fn registry(path: &Path, octets: &[u8], site: &Site) -> Result<Proposal, ConfigError> {
+pub fn registry(path: &Path, bytes: &[u8], site: &Site) -> Result<Proposal, ConfigError> {
     let wrong = |faults: Vec<Fault>| ConfigError {
         mistakes: faults
             .into_iter()
             .map(|fault| mistake(path, fault))
             .collect(),
     };
-    let text = encoding::text(octets).map_err(|encoding| {
+    let text = encoding::text(bytes).map_err(|encoding| {
         wrong(vec![whole(
             format!("is broken off or damaged: it is not all {encoding}"),
             "export the key again".into(),

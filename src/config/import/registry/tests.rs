@@ -7,8 +7,8 @@ const HEAD: &str = r"REGEDIT4
 [HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Services\MSExchangeIMC\Parameters\Extension]
 ";
 
-fn import(octets: &[u8]) -> Result<Proposal, ConfigError> {
-    registry(Path::new("imsext.reg"), octets, &Site::default())
+fn import(bytes: &[u8]) -> Result<Proposal, ConfigError> {
+    registry(Path::new("imsext.reg"), bytes, &Site::default())
 }
 
 /// The configuration and the remarks that come of these values.
@@ -18,8 +18,8 @@ fn sound(values: &str) -> (String, String) {
     (proposal.config, remarks.join("\n"))
 }
 
-fn said(octets: &[u8]) -> String {
-    import(octets).expect_err("it is wrong").to_string()
+fn said(bytes: &[u8]) -> String {
+    import(bytes).expect_err("it is wrong").to_string()
 }
 
 #[test]
@@ -193,19 +193,19 @@ fn line() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_octets_make_it_panic(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = import(&octets);
-        let _ = import(&[HEAD.as_bytes(), &octets].concat());
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = import(&bytes);
+        let _ = import(&[HEAD.as_bytes(), &bytes].concat());
     }
 
     #[test]
     fn what_is_made_of_any_lines_is_toml_or_a_mistake_that_can_be_told(lines in proptest::collection::vec(line(), 0..12), wide: bool) {
         let text = format!("{HEAD}{}", lines.join("\r\n"));
-        let octets = match wide {
+        let bytes = match wide {
             true => text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
             false => text.into_bytes(),
         };
-        match import(&octets) {
+        match import(&bytes) {
             Ok(proposal) => {
                 let table: Result<toml::Table, _> = proposal.config.parse();
                 prop_assert!(table.is_ok(), "{}", proposal.config);

@@ -18,10 +18,10 @@ pub(super) enum Data {
     Text(String),
     /// `REG_MULTI_SZ`.
     Texts(Vec<String>),
-    /// `REG_DWORD`, in either order of octets.
+    /// `REG_DWORD`, in either order of bytes.
     Number(u32),
     /// Anything else, by the number of its type.
-    Octets(u32),
+    Bytes(u32),
 }
 
 impl Data {
@@ -31,8 +31,8 @@ impl Data {
             Data::Text(_) => "a text",
             Data::Texts(_) => "a list of texts",
             Data::Number(_) => "a number",
-            Data::Octets(3) => "binary data",
-            Data::Octets(_) => "data of a rare type",
+            Data::Bytes(3) => "binary data",
+            Data::Bytes(_) => "data of a rare type",
         }
     }
 }
@@ -57,58 +57,58 @@ pub(super) fn data(text: &str, form: Form) -> Result<Data, &'static str> {
             .map(Data::Number)
             .ok_or("is not a dword of up to eight hexadecimal digits");
     }
-    let (kind, octets) = if let Some(octets) = lower.strip_prefix("hex:") {
-        (REG_BINARY, octets)
+    let (kind, bytes) = if let Some(bytes) = lower.strip_prefix("hex:") {
+        (REG_BINARY, bytes)
     } else {
         lower
             .strip_prefix("hex(")
             .and_then(|rest| rest.split_once("):"))
-            .and_then(|(kind, octets)| Some((u32::from_str_radix(kind, 16).ok()?, octets)))
+            .and_then(|(kind, bytes)| Some((u32::from_str_radix(kind, 16).ok()?, bytes)))
             .ok_or("is no data of a registry value")?
     };
-    let octets = self::octets(octets)
-        .ok_or("is not hex data: octets of two digits with commas between them")?;
+    let bytes = self::bytes(bytes)
+        .ok_or("is not hex data: bytes of two digits with commas between them")?;
     match kind {
-        REG_SZ | REG_EXPAND_SZ => Ok(Data::Text(decoded(&octets, form)?)),
+        REG_SZ | REG_EXPAND_SZ => Ok(Data::Text(decoded(&bytes, form)?)),
         REG_MULTI_SZ => {
-            let all = decoded(&octets, form)?;
+            let all = decoded(&bytes, form)?;
             let texts = all.split('\0').filter(|text| !text.is_empty());
             Ok(Data::Texts(texts.map(str::to_owned).collect()))
         }
         REG_DWORD | REG_DWORD_BIG_ENDIAN => {
-            let octets: [u8; 4] = octets
+            let bytes: [u8; 4] = bytes
                 .try_into()
-                .map_err(|_| "is a dword that has not four octets")?;
+                .map_err(|_| "is a dword that has not four bytes")?;
             Ok(Data::Number(match kind {
-                REG_DWORD => u32::from_le_bytes(octets),
-                _ => u32::from_be_bytes(octets),
+                REG_DWORD => u32::from_le_bytes(bytes),
+                _ => u32::from_be_bytes(bytes),
             }))
         }
-        kind => Ok(Data::Octets(kind)),
+        kind => Ok(Data::Bytes(kind)),
     }
 }
 
-fn octets(text: &str) -> Option<Vec<u8>> {
+fn bytes(text: &str) -> Option<Vec<u8>> {
     let text = text.trim().trim_end_matches(',');
     if text.is_empty() {
         return Some(Vec::new());
     }
-    let octet = |text: &str| {
+    let byte = |text: &str| {
         let text = text.trim();
         let sound = matches!(text.len(), 1 | 2) && text.bytes().all(|c| c.is_ascii_hexdigit());
         sound.then(|| u8::from_str_radix(text, 16).ok()).flatten()
     };
-    text.split(',').map(octet).collect()
+    text.split(',').map(byte).collect()
 }
 
 /// Text in data, without the zeros that end it.
-fn decoded(octets: &[u8], form: Form) -> Result<String, &'static str> {
+fn decoded(bytes: &[u8], form: Form) -> Result<String, &'static str> {
     let encoding = match form {
         Form::Version5 => UTF_16LE,
         Form::Regedit4 => WINDOWS_1252,
     };
     let text = encoding
-        .decode_without_bom_handling_and_without_replacement(octets)
+        .decode_without_bom_handling_and_without_replacement(bytes)
         .ok_or("is text that is not UTF-16LE")?;
     Ok(text.trim_end_matches('\0').to_owned())
 }
@@ -132,8 +132,8 @@ mod tests {
                 "hex(7):61,00,00,00,62,00,00,00,00,00",
                 Data::Texts(vec!["a".into(), "b".into()]),
             ),
-            ("hex:1,02,ff,", Data::Octets(3)),
-            ("hex(b):01,00,00,00,00,00,00,00", Data::Octets(11)),
+            ("hex:1,02,ff,", Data::Bytes(3)),
+            ("hex(b):01,00,00,00,00,00,00,00", Data::Bytes(11)),
         ] {
             assert_eq!(data(written, Form::Version5), Ok(wanted), "{written}");
         }
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(
             ansi,
             Ok(text("aü")),
-            "REGEDIT4 has one octet for a character"
+            "REGEDIT4 has one byte for a character"
         );
     }
 
@@ -156,7 +156,7 @@ mod tests {
             ("hex:0g", "commas"),
             ("hex:001", "commas"),
             ("hex:00,,01", "commas"),
-            ("hex(4):00", "four octets"),
+            ("hex(4):00", "four bytes"),
             ("hex(2):61", "UTF-16LE"),
         ] {
             let problem = data(written, Form::Version5).expect_err(written);
