@@ -7,7 +7,8 @@ mod play;
 
 use std::sync::atomic::Ordering;
 
-use copyist::milter::{Excess, Frames, serve};
+use copyist::mail::LimitExceeded;
+use copyist::milter::{Frames, serve};
 use tokio_util::sync::CancellationToken;
 
 use play::{LIMITS, Mta, Scripted, packet_bytes, wants};
@@ -112,7 +113,10 @@ async fn a_message_without_room_is_deferred_and_the_connection_goes_on() {
     let said = mta.hear().await.expect("an answer");
     assert_eq!(said, r"y 452 4.3.1 Insufficient memory, try again\0");
     let refused = handler.refused.lock().expect("no test panicked").clone();
-    assert_eq!(refused, [("(no queue id)".to_owned(), Excess::Memory)]);
+    assert_eq!(
+        refused,
+        [("(no queue id)".to_owned(), LimitExceeded::Memory)]
+    );
     // A small one needs none.
     say_message(&mut mta, 16).await;
     mta.say(&packet_bytes("E")).await;

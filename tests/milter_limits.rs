@@ -8,7 +8,8 @@ mod play;
 
 use std::time::Duration;
 
-use copyist::milter::{ConnectionError, Excess, Frames, Limits, serve};
+use copyist::mail::{LimitExceeded, Limits};
+use copyist::milter::{ConnectionError, Frames, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -30,17 +31,25 @@ const NEGOTIATION: &str = r"O \0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff";
 #[tokio::test]
 async fn a_message_beyond_a_limit_is_refused_and_the_next_one_is_not() {
     for (file, limit, queue_id) in [
-        ("message_too_large.txt", Excess::Message, "BIG"),
-        ("last_chunk_too_large.txt", Excess::Message, "(no queue id)"),
-        ("header_too_large.txt", Excess::Header, "(no queue id)"),
+        ("message_too_large.txt", LimitExceeded::Message, "BIG"),
+        (
+            "last_chunk_too_large.txt",
+            LimitExceeded::Message,
+            "(no queue id)",
+        ),
+        (
+            "header_too_large.txt",
+            LimitExceeded::Header,
+            "(no queue id)",
+        ),
         (
             "too_many_recipients.txt",
-            Excess::Recipients,
+            LimitExceeded::Recipients,
             "(no queue id)",
         ),
         (
             "envelope_too_large.txt",
-            Excess::Recipients,
+            LimitExceeded::Recipients,
             "(no queue id)",
         ),
     ] {

@@ -6,10 +6,11 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use copyist::mail::Limits;
 use copyist::mail::{Enhanced, Reply};
 use copyist::milter::{
-    Actions, Answer, Edit, Handler, Limits, Outcome, Path, RecipientAnswer, SoFar, Transaction,
-    Wants, serve,
+    Actions, Answer, Edit, Handler, Outcome, Path, RecipientAnswer, SoFar, Transaction, Wants,
+    serve,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;

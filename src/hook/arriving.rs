@@ -6,8 +6,7 @@ use std::io;
 use bytes::{Bytes, BytesMut};
 use tracing::warn;
 
-use crate::mail::{Content, Reply};
-use crate::milter::Excess;
+use crate::mail::{Content, LimitExceeded, Reply};
 use crate::pipeline::{Memory, Room};
 use crate::spool::{Incoming, Spool};
 
@@ -91,7 +90,7 @@ impl Arriving {
                 all: incoming.finish(),
             },
             Held::Memory(kept) => Content::Memory(kept.freeze()),
-            Held::Nothing | Held::Nowhere => return Err(Excess::Memory.reply()),
+            Held::Nothing | Held::Nowhere => return Err(LimitExceeded::Memory.reply()),
         };
         Ok((content, self.room))
     }

@@ -20,7 +20,7 @@ use tracing::warn;
 use super::clients::Caller;
 use super::crowd::{Crowd, Crowded, Seat};
 use super::settings::{Access, Limits, Settings};
-use crate::milter;
+use crate::mail;
 
 /// One line of the log for each reason in this time: a port scan must not fill the disk.
 const QUIET: Duration = Duration::from_secs(10);
@@ -167,7 +167,7 @@ impl Gate {
     }
 
     /// Lets somebody in; the limits hold for that connection.
-    pub(super) fn enter(self: &Arc<Gate>, who: Caller) -> Result<(Place, milter::Limits), Refusal> {
+    pub(super) fn enter(self: &Arc<Gate>, who: Caller) -> Result<(Place, mail::Limits), Refusal> {
         let terms = self.terms.load();
         let (access, limits) = &**terms;
         match who {

@@ -13,11 +13,12 @@ use tracing::{error, warn};
 
 use crate::identity::parse_path;
 use crate::mail::{
-    Address, AddressError, Certificate, Client, Enhanced, Envelope, Message, Recipient, Reply, Side,
+    Address, AddressError, Certificate, Client, Enhanced, Envelope, LimitExceeded, Message,
+    Recipient, Reply, Side,
 };
 use crate::milter::{
-    self, Actions, Agreement, Answer, ConnectionError, Edit, Excess, Handler, Macros, Outcome,
-    Path, Peer, RecipientAnswer, SoFar, Transaction, Wants,
+    self, Actions, Agreement, Answer, ConnectionError, Edit, Handler, Macros, Outcome, Path, Peer,
+    RecipientAnswer, SoFar, Transaction, Wants,
 };
 use crate::pipeline::{Admitted, Changes, Hook, Pipeline, Verdict};
 use crate::policy::{Admission, Guard};
@@ -286,11 +287,12 @@ impl Handler for Door {
         }
     }
 
-    fn refused(&mut self, queue_id: &str, excess: Excess) {
+    fn refused(&mut self, queue_id: &str, excess: LimitExceeded) {
         counter!("copyist_limit_refusals_total", "limit" => excess.name()).increment(1);
         // A recipient can be one too many ten thousand times over; the SMTP client is told each
         // time.
-        if excess != Excess::Recipients || self.agreement.is_none_or(|it| !it.answers_recipients())
+        if excess != LimitExceeded::Recipients
+            || self.agreement.is_none_or(|it| !it.answers_recipients())
         {
             warn!(queue_id, "refused: beyond limits.{}", excess.name());
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::clients::Clients;
 use super::{Listen, Socket};
 use crate::deliver::Tls;
+use crate::mail;
 use crate::mail::Side;
-use crate::milter;
 use crate::pipeline::Memory;
 use crate::smtp::BareLineBreaks;
 
@@ -124,7 +124,7 @@ pub struct Limits {
     /// ([`crate::pipeline::Memory`]).
     pub memory: usize,
     /// Those of one connection.
-    pub connection: milter::Limits,
+    pub connection: mail::Limits,
 }
 
 impl Default for Limits {
@@ -132,7 +132,7 @@ impl Default for Limits {
         Limits {
             connections: 1000,
             memory: Memory::DEFAULT,
-            connection: milter::Limits::DEFAULT,
+            connection: mail::Limits::DEFAULT,
         }
     }
 }

@@ -4,8 +4,8 @@
 use tokio::time::Instant;
 
 use super::connection::ConnectionError;
-use super::limits::Limits;
 use super::session::Session;
+use crate::mail::Limits;
 
 /// The times of one connection.
 #[derive(Debug)]

@@ -32,12 +32,12 @@ use super::clock::Clock;
 use super::command::Command;
 use super::edit::{EditError, Outcome, RecipientAnswer};
 use super::frame::{FrameError, Frames, PacketError};
-use super::limits::{Excess, Limits};
 use super::message::PIECE;
 use super::negotiation::{Agreement, Wants};
 use super::response::Response;
 use super::session::{Question, Session, SessionError, Turn};
 use super::transaction::{Path, SoFar, Transaction};
+use crate::mail::{LimitExceeded, Limits};
 
 /// How long, at shutdown, a connection on which nothing is under way may still begin a message: the
 /// MTA that has just opened it is about to, and would have to defer it.
@@ -76,7 +76,7 @@ pub trait Handler: Send {
     }
 
     /// A recipient or a message is refused, because it went beyond a limit.
-    fn refused(&mut self, queue_id: &str, excess: Excess) {
+    fn refused(&mut self, queue_id: &str, excess: LimitExceeded) {
         let _ = (queue_id, excess);
     }
 
@@ -342,7 +342,7 @@ where
         }
         while held > self.room {
             if !self.handler.room(HELD).await {
-                return session.exceed(Excess::Memory);
+                return session.exceed(LimitExceeded::Memory);
             }
             self.room += HELD;
         }
@@ -366,7 +366,7 @@ where
     }
 
     /// Refuses a recipient or a message for a limit.
-    fn refuse(&mut self, queue_id: &str, excess: Excess) {
+    fn refuse(&mut self, queue_id: &str, excess: LimitExceeded) {
         let queue_id = named(queue_id);
         self.handler.refused(queue_id, excess);
         if let Err(error) = RecipientAnswer::Reply(excess.reply()).encode(&mut self.owed) {

@@ -24,12 +24,12 @@
 use bytes::Bytes;
 
 use super::command::Command;
-use super::limits::{Excess, Limits};
 use super::macros::Macros;
 use super::message::Draft;
 use super::negotiation::{Agreement, NegotiationError, Steps, Wants};
 use super::strings::Strings;
 use super::transaction::{Path, Peer, SoFar, Transaction};
+use crate::mail::{LimitExceeded, Limits};
 
 /// What the connection has to do after a command.
 #[derive(Debug)]
@@ -43,11 +43,11 @@ pub enum Turn<'a> {
     /// Decide about a recipient, then answer.
     Recipient(Question<'a>),
     /// Refuse a recipient of the message with this name (it may have none yet): there are too many.
-    RefuseRecipient(Excess, String),
+    RefuseRecipient(LimitExceeded, String),
     /// Decide about the message, then answer.
     EndOfMessage(Box<Transaction>, Agreement),
     /// Refuse the message, which the MTA calls by this name.
-    RefuseMessage(Excess, String),
+    RefuseMessage(LimitExceeded, String),
     /// Close.
     Quit,
 }
@@ -152,7 +152,7 @@ struct Envelope {
     /// Bytes of the recipients.
     bytes: usize,
     /// The limit that this message went beyond: nothing more of it is kept.
-    excess: Option<Excess>,
+    excess: Option<LimitExceeded>,
 }
 
 impl Session {
@@ -201,7 +201,7 @@ impl Session {
     }
 
     /// There is no room for the message under way: it is refused when it is told to its end.
-    pub fn exceed(&mut self, excess: Excess) {
+    pub fn exceed(&mut self, excess: LimitExceeded) {
         if let Some(Phase::Header(envelope, draft) | Phase::Body(envelope, draft)) =
             self.under_way()
         {
@@ -350,13 +350,13 @@ impl Open {
             phase => return Err(phase.out_of_order(command)),
         };
         let (count, bytes) = (envelope.recipients.len(), envelope.bytes);
-        if (self.limits).exceeded_by_recipients(count + 1, bytes + recipient.bytes()) {
+        if (self.limits).is_exceeded_by_recipients(count + 1, bytes + recipient.bytes()) {
             if self.agreement.answers_recipients() {
                 let queue_id = self.macros.get("i").unwrap_or_default().to_owned();
-                return Ok(Turn::RefuseRecipient(Excess::Recipients, queue_id));
+                return Ok(Turn::RefuseRecipient(LimitExceeded::Recipients, queue_id));
             }
             // Nobody waits for an answer here; the end of the message gets it.
-            envelope.exceed(Excess::Recipients);
+            envelope.exceed(LimitExceeded::Recipients);
             return Ok(silent);
         }
         if self.agreement.answers_recipients() {
@@ -452,7 +452,7 @@ impl Open {
         let most = self.limits.message_size;
         let (envelope, draft) = self.body(command)?;
         if envelope.excess.is_none() && draft.len() + chunk.len() > most {
-            envelope.exceed(Excess::Message);
+            envelope.exceed(LimitExceeded::Message);
             *draft = Draft::default();
         }
         if envelope.excess.is_none() {
@@ -490,7 +490,7 @@ impl Envelope {
 
     /// The message is beyond a limit: what is held of it is of no use any more. Its sender stays,
     /// which is small.
-    fn exceed(&mut self, excess: Excess) {
+    fn exceed(&mut self, excess: LimitExceeded) {
         self.excess.get_or_insert(excess);
         self.recipients = Vec::new();
     }
@@ -503,8 +503,8 @@ impl Envelope {
         }
         write(draft);
         let excess = match draft.len() {
-            length if length > limits.header_size => Excess::Header,
-            length if length > limits.message_size => Excess::Message,
+            length if length > limits.header_size => LimitExceeded::Header,
+            length if length > limits.message_size => LimitExceeded::Message,
             _ => return,
         };
         self.exceed(excess);

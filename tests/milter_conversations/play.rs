@@ -15,10 +15,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
-use copyist::mail::{Enhanced, Reply};
+use copyist::mail::{Enhanced, LimitExceeded, Limits, Reply};
 use copyist::milter::{
-    Actions, Answer, Edit, Excess, Frames, Handler, Limits, Outcome, Path, RecipientAnswer, SoFar,
-    Transaction, Wants, serve,
+    Actions, Answer, Edit, Frames, Handler, Outcome, Path, RecipientAnswer, SoFar, Transaction,
+    Wants, serve,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::time::sleep;
@@ -39,7 +39,7 @@ pub(crate) struct Scripted {
     pub(crate) takes: Duration,
     pub(crate) asked: Arc<Mutex<Vec<Asked>>>,
     pub(crate) seen: Arc<Mutex<Vec<Transaction>>>,
-    pub(crate) refused: Arc<Mutex<Vec<(String, Excess)>>>,
+    pub(crate) refused: Arc<Mutex<Vec<(String, LimitExceeded)>>>,
     /// Pieces of the message under way.
     pub(crate) pieces: Arc<Mutex<Vec<Bytes>>>,
     /// Bytes that room was asked for, by messages that are not over.
@@ -66,7 +66,7 @@ impl Handler for Scripted {
         }
     }
 
-    fn refused(&mut self, queue_id: &str, excess: Excess) {
+    fn refused(&mut self, queue_id: &str, excess: LimitExceeded) {
         let refused = (queue_id.to_owned(), excess);
         self.refused.lock().expect("no test panicked").push(refused);
     }

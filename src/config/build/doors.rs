@@ -13,7 +13,7 @@ use crate::config::{accounts, files, parse};
 use crate::hook::{Access, Clients, Limits, Listen, Socket};
 use crate::mail::Side;
 use crate::secret::Secret;
-use crate::{admin, hook, milter, spool};
+use crate::{admin, hook, mail, spool};
 
 const MILTER: &str = "hook.milter.listen";
 const ADMIN: &str = "admin.listen";
@@ -239,7 +239,7 @@ impl Build<'_> {
         Ok(Limits {
             connections: number(raw.connections.get()),
             memory: usize::try_from(memory?).unwrap_or(usize::MAX),
-            connection: milter::Limits {
+            connection: mail::Limits {
                 greeting: greeting?,
                 idle: idle?,
                 message_time: message_time?,
@@ -247,7 +247,7 @@ impl Build<'_> {
                 message_size: usize::try_from(message_size?).unwrap_or(usize::MAX),
                 header_size: usize::try_from(header_size?).unwrap_or(usize::MAX),
                 recipients: number(raw.recipients.get()),
-                ..milter::Limits::DEFAULT
+                ..mail::Limits::DEFAULT
             },
         })
     }

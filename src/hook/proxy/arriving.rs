@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use crate::hook::arriving::Arriving;
 use crate::mail::{Content, Reply};
-use crate::milter::{Excess, Limits};
+use crate::mail::{LimitExceeded, Limits};
 use crate::pipeline::{Pipeline, Room};
 use crate::smtp::DataFlaw;
 
@@ -24,7 +24,7 @@ pub(super) struct Incoming {
     /// How far the header was searched for its end, and whether that was found.
     searched: usize,
     header_ended: bool,
-    excess: Option<Excess>,
+    excess: Option<LimitExceeded>,
     /// The first bare line break, where messages with one are refused.
     pub(super) flaw: Option<DataFlaw>,
 }
@@ -38,7 +38,7 @@ impl Incoming {
         }
         if self.excess.is_none() && self.text.len() > FREE && !self.has_room {
             self.has_room = self.rest.reserve(&pipeline.memory, PIECE).await;
-            self.excess = (!self.has_room).then_some(Excess::Memory);
+            self.excess = (!self.has_room).then_some(LimitExceeded::Memory);
         }
         if self.excess.is_some() {
             self.text = BytesMut::new();
@@ -52,9 +52,9 @@ impl Incoming {
         }
     }
 
-    fn exceeded(&mut self, limits: &Limits) -> Option<Excess> {
+    fn exceeded(&mut self, limits: &Limits) -> Option<LimitExceeded> {
         if self.given + self.text.len() > limits.message_size {
-            return Some(Excess::Message);
+            return Some(LimitExceeded::Message);
         }
         if !self.header_ended {
             let from = self.searched.saturating_sub(3);
@@ -62,11 +62,12 @@ impl Incoming {
                 || memchr::memmem::find(&self.text[from..], b"\r\n\r\n").is_some();
             self.searched = self.text.len();
         }
-        (!self.header_ended && self.text.len() > limits.header_size).then_some(Excess::Header)
+        (!self.header_ended && self.text.len() > limits.header_size)
+            .then_some(LimitExceeded::Header)
     }
 
     /// The limit that it went beyond.
-    pub(super) fn excess(&self) -> Option<Excess> {
+    pub(super) fn excess(&self) -> Option<LimitExceeded> {
         self.excess
     }
 

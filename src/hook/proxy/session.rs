@@ -25,7 +25,7 @@ use crate::identity::parse_path;
 use crate::mail::{
     Address, AddressError, Enhanced, Envelope, Recipient, Reply, original_recipient,
 };
-use crate::milter::{Excess, Limits};
+use crate::mail::{LimitExceeded, Limits};
 use crate::pipeline::{Admitted, Pipeline};
 use crate::policy::Admission;
 use crate::smtp::{Answer, Command, with_brackets};
@@ -456,8 +456,8 @@ impl Session {
             }
         };
         if size(&params).is_some_and(|size| size > self.limits.message_size as u64) {
-            self.exceeded(Excess::Message);
-            self.refuse(between, Excess::Message.reply());
+            self.exceeded(LimitExceeded::Message);
+            self.refuse(between, LimitExceeded::Message.reply());
             return Ok(());
         }
         if params
@@ -521,8 +521,8 @@ impl Session {
             return Ok(());
         }
         if transaction.recipients.len() >= self.limits.recipients {
-            self.exceeded(Excess::Recipients);
-            self.refuse(between, Excess::Recipients.reply());
+            self.exceeded(LimitExceeded::Recipients);
+            self.refuse(between, LimitExceeded::Recipients.reply());
             return Ok(());
         }
         let pipeline = transaction.pipeline.clone();
@@ -599,7 +599,7 @@ impl Session {
         None
     }
 
-    pub(super) fn exceeded(&self, excess: Excess) {
+    pub(super) fn exceeded(&self, excess: LimitExceeded) {
         counter!("copyist_limit_refusals_total", "limit" => excess.name()).increment(1);
         warn!(
             queue_id = self.identity.queue_id(),
