@@ -4,22 +4,22 @@
 //! for an end is a door for smuggled mail); what was stuffed is unstuffed exactly; what two parties
 //! could read in two ways is refused; no line has a size without end.
 
-mod answer;
+mod auth;
 mod capabilities;
 mod command;
 mod data;
 mod lines;
-mod login;
-mod receive;
+mod reply;
+mod server;
 mod sink;
 #[cfg(test)]
 mod smuggling;
 
-pub use answer::{Answer, AnswerFlaw, Answers};
+pub use auth::user_of;
 pub use capabilities::{Capabilities, Mechanisms};
 pub use command::{Command, with_brackets};
 pub use data::{BareLineBreaks, DataFlaw, Stuff, Unstuff, find_bare};
 pub use lines::{LineFlaw, Lines};
-pub use login::user_of;
-pub use receive::{Dialogue, Event, Received};
+pub use reply::{Answer, AnswerFlaw, Answers};
+pub use server::{Dialogue, Event, Received};
 pub use sink::Sink;

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::receive::{Dialogue, Event, Received};
+use super::server::{Dialogue, Event, Received};
 use crate::mail::Reply;
 
 /// A running sink. It stops when this is dropped.

@@ -1,9 +1,9 @@
 //! The edit of one body: where a text goes in its decoded content, and how it gets there with as
 //! few bytes changed as the transfer encoding and the charset allow.
 
+use super::bodies::Obstacle;
 use super::charset::{Charset, with_references};
 use super::edit::{How, LONGEST_LINE, Splice, Text, Texts};
-use super::place::Obstacle;
 use super::structure::Part;
 use super::transfer::{Purity, Transfer, decode_quoted, encode_base64, encode_quoted};
 use super::{content_type, html};

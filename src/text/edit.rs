@@ -4,11 +4,11 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use super::beside::Beside;
+use super::bodies::{Obstacle, Place, Remedy, Signed, bodies};
 use super::body::Body;
+use super::fingerprint::Mark;
 use super::html;
-use super::mark::Mark;
-use super::place::{Obstacle, Place, Remedy, Signed, bodies};
+use super::separate_part::Beside;
 use super::structure::Tree;
 use crate::mail::Fields;
 

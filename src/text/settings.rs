@@ -1,7 +1,7 @@
 //! What the administrator decided about texts; built by `config`.
 
-use super::place::Signed;
-use super::wording::Wording;
+use super::bodies::Signed;
+use super::disclaimer::Wording;
 use crate::policy::Direction;
 
 /// Texts, and how they are put in.

@@ -1,8 +1,8 @@
 //! The versions of one message: what each class of its recipients gets. Pure.
 
+use super::bodies::{Obstacle, Signed};
+use super::classes::Class;
 use super::edit::{Note, Splice, edit_behind};
-use super::owed::Class;
-use super::place::{Obstacle, Signed};
 use crate::policy::Direction;
 
 /// What some recipients of a message get.

@@ -4,12 +4,12 @@
 //! lol_html is used to find places, never to write into a document: every byte of it stays as it
 //! is.
 
-mod open;
-mod places;
+mod open_elements;
+mod positions;
 mod shield;
 mod words;
 
-pub(super) use places::{append_place, end_place, prepend_place};
+pub(super) use positions::{append_place, end_place, prepend_place};
 pub(super) use shield::shielded;
 pub(super) use words::{to_plain, words};
 

@@ -8,7 +8,7 @@ use lol_html::html_content::TextType;
 use lol_html::{HtmlRewriter, Settings, doc_text, element, end_tag};
 use mail_parser::decoders::html::add_html_token;
 
-use super::places::without_noscript;
+use super::positions::without_noscript;
 
 /// Elements that begin and end a line.
 const BLOCKS: &str = "address, article, aside, blockquote, center, dd, div, dl, dt, fieldset, footer, form, h1, h2, h3, h4, h5, \

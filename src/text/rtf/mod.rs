@@ -12,11 +12,11 @@
 //! that is not known is a mistake, where a document of a word processor may have any.
 
 mod code_page;
+mod control_words;
+mod document;
 mod field;
 mod reader;
-mod story;
 mod tokens;
-mod words;
 
 #[cfg(test)]
 mod tests;

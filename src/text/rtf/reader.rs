@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use super::code_page::{self, Page, Signs};
+use super::control_words::{self, Destination, Does, Ends, Script, Trait};
+use super::document::{Colour, Layout, Link, Look, Story};
 use super::field;
-use super::story::{Colour, Layout, Link, Look, Story};
 use super::tokens::{Token, Tokens};
-use super::words::{self, Destination, Does, Ends, Script, Trait};
 use super::{DEPTH, Position, RtfError};
 
 /// What braces keep together.
@@ -177,7 +177,7 @@ impl<'a> Reader<'a> {
             Token::Open => self.open(at),
             Token::Close => self.close(at),
             Token::Binary(false) => Err(RtfError::Binary(self.position(at))),
-            Token::Word(name, _) if words::find(name) == Some(Does::Instead) => {
+            Token::Word(name, _) if control_words::find(name) == Some(Does::Instead) => {
                 self.state.to = self.state.instead.unwrap_or(self.state.to);
                 Ok(())
             }
@@ -190,7 +190,7 @@ impl<'a> Reader<'a> {
     fn is_fallback(&mut self, token: Token<'_>) -> bool {
         let is = match token {
             Token::Word(name, _) => {
-                matches!(words::find(name), Some(Does::Char(c)) if c != '\t')
+                matches!(control_words::find(name), Some(Does::Char(c)) if c != '\t')
             }
             // Lines of the file are nothing to a document.
             Token::Break if !self.bare => return true,
@@ -226,10 +226,10 @@ impl<'a> Reader<'a> {
         let star = self.star.take().is_some();
         self.sees_word();
         let text = self.state.to == Destination::Text;
-        match words::find(name) {
+        match control_words::find(name) {
             // What stands after `\*` may be left out by those that do not know it.
             None | Some(Does::Nothing) if star => self.hide(at, name, Destination::Nowhere),
-            None if text && (self.bare || words::runs_on(name)) => Err(RtfError::Word {
+            None if text && (self.bare || control_words::runs_on(name)) => Err(RtfError::Word {
                 word: name.to_owned(),
                 at: self.position(at),
             }),

@@ -17,7 +17,7 @@ use lol_html::html_content::{Element, TextType};
 use lol_html::{HtmlRewriter, Settings, doc_comments, doc_text, doctype, element, end_tag};
 use memchr::memmem::Finder;
 
-use super::open::{end_tags, is_closed, is_hidden, is_holding};
+use super::open_elements::{end_tags, is_closed, is_hidden, is_holding};
 
 /// Put before every document that is read for its end, so that end tags without a start tag are
 /// seen.

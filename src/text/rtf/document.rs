@@ -1,6 +1,6 @@
 //! The text of a document, and how it is written as plain text and as HTML.
 
-use super::words::{Align, Script};
+use super::control_words::{Align, Script};
 use super::{OUTPUT, RtfError, field};
 use crate::text::html::escape;
 use crate::text::template::is_template;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::edit::Text;
+use super::fingerprint::{Mark, SHORTEST};
 use super::html;
-use super::mark::{Mark, SHORTEST};
 use super::rtf::{self, RtfError};
 use super::template::{Template, TemplateError, is_template};
 use crate::directory::Entry;

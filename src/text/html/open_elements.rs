@@ -8,7 +8,7 @@ use std::rc::Rc;
 use lol_html::html_content::Element;
 use lol_html::{HtmlRewriter, Settings, element, end_tag};
 
-use super::places::{BODY_OPENING, NOSCRIPT};
+use super::positions::{BODY_OPENING, NOSCRIPT};
 
 /// Open elements beyond this are no document that anybody wrote.
 const MOST_OPEN: usize = 256;
