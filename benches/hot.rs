@@ -18,11 +18,11 @@ use copyist::identity::{Names, Owners, People, Person, Question};
 use copyist::journal::{self, Composer, Key};
 use copyist::mail::{Address, Client, Envelope, Message, Recipient};
 use copyist::milter::{
-    Actions, Client as MilterClient, Command, Frames, Offer, Session, Steps, Strings, Turn,
-    VERSION, Wants,
+    Actions, ClientAddress, Command, Frames, NextAction, Offer, Requirements, Session, Steps,
+    Strings, VERSION,
 };
 use copyist::policy::{self, DirectionRules, Format, Organization, Rules};
-use copyist::text::{self, Signed, Text, Texts, Wording};
+use copyist::text::{self, Disclaimer, SignedPolicy, Text, Texts};
 use divan::Bencher;
 use divan::counter::BytesCount;
 
@@ -63,7 +63,7 @@ fn conversation() -> (BytesMut, BytesMut) {
     .encode(&mut greeting);
     let (hostname, client) = (
         b"client.test",
-        MilterClient::Inet([192, 0, 2, 1].into(), 40000),
+        ClientAddress::Inet([192, 0, 2, 1].into(), 40000),
     );
     Command::Connect { hostname, client }.encode(&mut greeting);
     let packed = |words: &[&str]| Strings::pack(words);
@@ -89,8 +89,8 @@ fn tell(session: &mut Session, frames: &mut Frames, bytes: &[u8]) -> bool {
     while let Some(frame) = frames.next().expect("packets") {
         let command = Command::decode(frame).expect("a command");
         match session.handle(command).expect("in order") {
-            Turn::Negotiated(agreement) => frames.set_limit(agreement.packet_limit()),
-            Turn::EndOfMessage(transaction, _) => {
+            NextAction::Negotiated(agreement) => frames.set_limit(agreement.packet_limit()),
+            NextAction::EndOfMessage(transaction, _) => {
                 black_box(transaction);
                 ended = true;
             }
@@ -104,7 +104,7 @@ fn tell(session: &mut Session, frames: &mut Frames, bytes: &[u8]) -> bool {
 fn milter_message_of_10_kib(bencher: Bencher) {
     let (greeting, all) = conversation();
     let (mut session, mut frames) = (
-        Session::new(Wants {
+        Session::new(Requirements {
             actions: Actions::CHANGE_HEADERS,
             answer_recipients: false,
         }),
@@ -244,7 +244,7 @@ fn mails(kind: &str) -> Vec<Vec<u8>> {
 
 fn disclaimer() -> Option<Arc<Text>> {
     let words = "This message is kept by Example Ltd. for ten years.";
-    let wording = Wording::new(Some(words), None, false).expect("sound");
+    let wording = Disclaimer::new(Some(words), None, false).expect("sound");
     wording.for_sender(&[]).expect("no template")
 }
 
@@ -267,7 +267,7 @@ fn edit_all(bencher: Bencher, messages: &[Vec<u8>], texts: &Texts) {
     bencher.counter(BytesCount::new(bytes)).bench_local(|| {
         for message in messages {
             // Some are to be left as they are; that has to be found out, too.
-            if let Ok(edited) = text::edit(message, texts, Signed::Skip) {
+            if let Ok(edited) = text::edit(message, texts, SignedPolicy::Skip) {
                 black_box(text::apply(message, &edited.splices));
             }
         }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use copyist::milter::{
-    Actions, Client, Command, Frames, Offer, Response, Stage, Steps, Strings, VERSION,
+    Actions, ClientAddress, Command, Frames, Offer, Response, Stage, Steps, Strings, VERSION,
 };
 use hdrhistogram::Histogram;
 
@@ -338,7 +338,7 @@ impl Mta {
             Stage::Connect,
             &["j", "mx.example.test", "{daemon_name}", "smtpd"],
         );
-        let client = Client::Inet([192, 0, 2, 1].into(), 40000);
+        let client = ClientAddress::Inet([192, 0, 2, 1].into(), 40000);
         let hostname = b"client.elsewhere.test";
         mta.step(
             &Command::Connect { hostname, client },

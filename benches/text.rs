@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use copyist::text::{Signed, Texts, Wording, apply, edit};
+use copyist::text::{Disclaimer, SignedPolicy, Texts, apply, edit};
 
 const WORDS: &str = "This message is kept by Example Ltd. for ten years.";
 /// All messages in one round: ours are done so often, alterMIME's once.
@@ -41,7 +41,7 @@ fn compare(json: bool) -> io::Result<()> {
         &mut files,
     )?;
     let messages: Vec<Vec<u8>> = files.iter().map(std::fs::read).collect::<io::Result<_>>()?;
-    let wording = Wording::new(Some(WORDS), None, false).expect("sound");
+    let wording = Disclaimer::new(Some(WORDS), None, false).expect("sound");
     let texts = Texts {
         prepend: None,
         append: wording.for_sender(&[]).expect("no template"),
@@ -56,7 +56,7 @@ fn compare(json: bool) -> io::Result<()> {
         for _ in 0..TIMES {
             edited = 0;
             for message in &messages {
-                if let Ok(done) = edit(message, &texts, Signed::Skip) {
+                if let Ok(done) = edit(message, &texts, SignedPolicy::Skip) {
                     std::hint::black_box(apply(message, &done.splices));
                     edited += 1;
                 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use copyist::text::{Signed, Text, Texts, Wording, apply, edit};
+use copyist::text::{Disclaimer, SignedPolicy, Text, Texts, apply, edit};
 
 /// Twice the size may take this many times as long.
 const MOST: f64 = 2.5;
@@ -131,7 +131,7 @@ fn html(piece: &str, n: usize) -> Vec<u8> {
 
 fn texts() -> Texts {
     let text = |words: &str| -> Option<Arc<Text>> {
-        let wording = Wording::new(Some(words), None, false).expect("sound");
+        let wording = Disclaimer::new(Some(words), None, false).expect("sound");
         wording.for_sender(&[]).expect("fixed")
     };
     Texts {
@@ -194,12 +194,12 @@ fn main() -> ExitCode {
     let json = std::env::args().any(|argument| argument == "--json");
     let texts = texts();
     let put_in = |message: &[u8]| {
-        if let Ok(edited) = edit(message, &texts, Signed::Wrap) {
+        if let Ok(edited) = edit(message, &texts, SignedPolicy::Wrap) {
             std::hint::black_box(apply(message, &edited.splices));
         }
     };
     let read_rtf = |rtf: &[u8]| {
-        std::hint::black_box(Wording::from_rtf(rtf, false).is_ok());
+        std::hint::black_box(Disclaimer::from_rtf(rtf, false).is_ok());
     };
     let messages = MESSAGES
         .iter()

@@ -441,7 +441,7 @@ fn everything_that_can_be_set_arrives() {
     let inbound = inbound.for_sender(&[]).expect("fixed").expect("words");
     assert_eq!(inbound.plain, "From outside, be careful.");
     assert!(inbound.html.contains("<b>outside</b>") && inbound.once.is_some());
-    assert_eq!(text.signed, copyist::text::Signed::Wrap);
+    assert_eq!(text.signed, copyist::text::SignedPolicy::Wrap);
     assert_eq!(text.on_failure, copyist::text::OnFailure::Defer);
     assert!(!text.split_mixed && text.internal.append.is_none());
     // What templates name, and what exempts, is read of people's objects.
@@ -568,7 +568,7 @@ fn everything_that_can_be_set_of_an_smtp_listener_arrives() {
             data_done_timeout: Duration::from_secs(90),
         },
         mode: Mode::AfterQueue,
-        side: Some(Side::Outside),
+        side: Some(Side::External),
         clients: Clients::new([network("192.0.2.0/24"), network("10.0.0.1/32")]),
         speakers: proxy,
         proxy_protocol: true,
@@ -580,7 +580,7 @@ fn everything_that_can_be_set_of_an_smtp_listener_arrives() {
         }),
     };
     assert_eq!(inbound, &expected);
-    assert_eq!(outbound.side, Some(Side::Ours));
+    assert_eq!(outbound.side, Some(Side::Internal));
     assert_eq!(outbound.bare_line_breaks, BareLineBreaks::Normalize);
     assert_eq!(
         outbound.tls,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use copyist::text::{Obstacle, Signed, Text, Texts, Wording, apply, edit};
+use copyist::text::{Disclaimer, Obstacle, SignedPolicy, Text, Texts, apply, edit};
 
 const KINDS: [(&str, &str, &str); 2] = [
     (
@@ -51,7 +51,7 @@ fn messages() -> Vec<PathBuf> {
 }
 
 fn text(words: &str) -> Option<Arc<Text>> {
-    let wording = Wording::new(Some(words), None, false).expect("sound");
+    let wording = Disclaimer::new(Some(words), None, false).expect("sound");
     wording.for_sender(&[]).expect("fixed")
 }
 
@@ -71,7 +71,7 @@ fn every_message_becomes_what_it_has_to() {
     for path in &messages {
         let message = fs::read(path).expect("a message");
         for kind in KINDS {
-            let (expected, other, found) = match edit(&message, &texts(kind), Signed::Skip) {
+            let (expected, other, found) = match edit(&message, &texts(kind), SignedPolicy::Skip) {
                 Ok(edited) => (kind.0, "left", apply(&message, &edited.splices)),
                 Err(obstacle) => ("left", kind.0, format!("{obstacle}\n").into_bytes()),
             };
@@ -98,7 +98,7 @@ fn every_message_becomes_what_it_has_to() {
 fn no_message_has_a_text_twice_that_is_to_stand_once() {
     let html = "<table><tr><td><b>CONFIDENTIAL</b> Stra&szlig;e&nbsp;1, for the addressee<br>only.</td></tr></table>";
     let once = |plain: Option<&str>, html: Option<&str>| -> Option<Arc<Text>> {
-        let wording = Wording::new(plain, html, true).expect("sound");
+        let wording = Disclaimer::new(plain, html, true).expect("sound");
         wording.for_sender(&[]).expect("fixed")
     };
     let mut doubled = Vec::new();
@@ -116,7 +116,7 @@ fn no_message_has_a_text_twice_that_is_to_stand_once() {
                     append: once(None, Some(html)),
                 },
             ] {
-                for signed in [Signed::Skip, Signed::Wrap] {
+                for signed in [SignedPolicy::Skip, SignedPolicy::Wrap] {
                     let Ok(first) = edit(&message, &texts, signed) else {
                         continue;
                     };

@@ -14,13 +14,18 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use play::{
-    Counting, LIMITS, Mta, Scripted, addresses, packet_bytes, play, sentences, text, wants,
+    Counting, LIMITS, Mta, Scripted, addresses, packet_bytes, play, requirements, sentences, text,
 };
 
 #[tokio::test]
 async fn postfix_tells_a_message_exactly() {
     let handler = Scripted::default();
-    let seen = play("postfix_one_message.txt", wants(0x11, true), &handler).await;
+    let seen = play(
+        "postfix_one_message.txt",
+        requirements(0x11, true),
+        &handler,
+    )
+    .await;
     let [message] = &seen[..] else {
         panic!("{} messages", seen.len());
     };
@@ -47,7 +52,12 @@ async fn postfix_tells_a_message_exactly() {
 #[tokio::test]
 async fn the_queue_id_is_found_although_postfix_tells_it_late() {
     let handler = Scripted::default();
-    let seen = play("postfix_one_message.txt", wants(0x11, true), &handler).await;
+    let seen = play(
+        "postfix_one_message.txt",
+        requirements(0x11, true),
+        &handler,
+    )
+    .await;
     assert_eq!(seen[0].queue_id(), "71A9498E042");
     assert_eq!(seen[0].macros.get("{daemon_name}"), Some("mx.corp.example"));
 }
@@ -55,7 +65,12 @@ async fn the_queue_id_is_found_although_postfix_tells_it_late() {
 #[tokio::test]
 async fn messages_of_one_postfix_session_do_not_mix() {
     let handler = Scripted::default();
-    let seen = play("postfix_several_messages.txt", wants(0x11, true), &handler).await;
+    let seen = play(
+        "postfix_several_messages.txt",
+        requirements(0x11, true),
+        &handler,
+    )
+    .await;
     let told: Vec<_> = seen
         .iter()
         .map(|seen| {
@@ -86,7 +101,12 @@ async fn messages_of_one_postfix_session_do_not_mix() {
 #[tokio::test]
 async fn local_submission_is_told_like_any_other() {
     let handler = Scripted::default();
-    let seen = play("postfix_local_submission.txt", wants(0x11, false), &handler).await;
+    let seen = play(
+        "postfix_local_submission.txt",
+        requirements(0x11, false),
+        &handler,
+    )
+    .await;
     assert_eq!(seen[0].sender.address, "root@mx.corp.example");
     assert_eq!(
         addresses(&seen[0].recipients),
@@ -98,7 +118,12 @@ async fn local_submission_is_told_like_any_other() {
 #[tokio::test]
 async fn an_mta_that_waits_at_each_step_is_answered_at_each_step() {
     let handler = Scripted::default();
-    let seen = play("every_step_answered.txt", wants(0x11, true), &handler).await;
+    let seen = play(
+        "every_step_answered.txt",
+        requirements(0x11, true),
+        &handler,
+    )
+    .await;
     assert_eq!(
         addresses(&seen[0].recipients),
         ["<bo@x.example>", "<cy@y.example>"]
@@ -108,7 +133,12 @@ async fn an_mta_that_waits_at_each_step_is_answered_at_each_step() {
 #[tokio::test]
 async fn sendmail_tells_a_message_exactly() {
     let handler = Scripted::default();
-    let seen = play("sendmail_one_message.txt", wants(0x11, false), &handler).await;
+    let seen = play(
+        "sendmail_one_message.txt",
+        requirements(0x11, false),
+        &handler,
+    )
+    .await;
     let [message] = &seen[..] else {
         panic!("{} messages", seen.len());
     };
@@ -126,7 +156,12 @@ async fn sendmail_tells_a_message_exactly() {
 #[tokio::test]
 async fn mail_begins_anew_where_sendmail_tells_no_abort() {
     let handler = Scripted::default();
-    let seen = play("sendmail_without_abort.txt", wants(0, false), &handler).await;
+    let seen = play(
+        "sendmail_without_abort.txt",
+        requirements(0, false),
+        &handler,
+    )
+    .await;
     let [message] = &seen[..] else {
         panic!("{} messages", seen.len());
     };
@@ -139,7 +174,7 @@ async fn mail_begins_anew_where_sendmail_tells_no_abort() {
 #[tokio::test]
 async fn the_helo_after_starttls_counts() {
     let handler = Scripted::default();
-    let seen = play("starttls.txt", wants(0, false), &handler).await;
+    let seen = play("starttls.txt", requirements(0, false), &handler).await;
     assert_eq!((seen[0].helo.as_str(), seen[0].connection.ip), ("", None));
     assert_eq!(seen[1].helo, "secure.example");
     assert_eq!(seen[1].macros.get("tls_version"), Some("TLSv1.3"));
@@ -148,7 +183,7 @@ async fn the_helo_after_starttls_counts() {
 #[tokio::test]
 async fn an_aborted_message_leaves_nothing_behind() {
     let handler = Scripted::default();
-    let seen = play("abort_in_the_body.txt", wants(0, false), &handler).await;
+    let seen = play("abort_in_the_body.txt", requirements(0, false), &handler).await;
     let [message] = &seen[..] else {
         panic!("{} messages", seen.len());
     };
@@ -161,7 +196,7 @@ async fn an_aborted_message_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_reused_connection_forgets_the_client() {
     let handler = Scripted::default();
-    let seen = play("quit_nc.txt", wants(0, false), &handler).await;
+    let seen = play("quit_nc.txt", requirements(0, false), &handler).await;
     assert_eq!(seen[0].connection.hostname, "pc.corp.example");
     assert_eq!(seen[1].connection.hostname, "localhost");
     assert_eq!((seen[1].connection.ip, seen[1].helo.as_str()), (None, ""));
@@ -170,10 +205,15 @@ async fn a_reused_connection_forgets_the_client() {
 
 #[tokio::test]
 async fn unknown_commands_are_answered_where_the_mta_waits() {
-    play("unknown_command.txt", wants(0, false), &Scripted::default()).await;
+    play(
+        "unknown_command.txt",
+        requirements(0, false),
+        &Scripted::default(),
+    )
+    .await;
     play(
         "unknown_command_unanswered.txt",
-        wants(0, false),
+        requirements(0, false),
         &Scripted::default(),
     )
     .await;
@@ -182,7 +222,7 @@ async fn unknown_commands_are_answered_where_the_mta_waits() {
 #[tokio::test]
 async fn version_two_is_spoken() {
     let handler = Scripted::default();
-    let seen = play("version_two.txt", wants(0x51, false), &handler).await;
+    let seen = play("version_two.txt", requirements(0x51, false), &handler).await;
     assert_eq!(
         text(&seen[0].message),
         "Subject: hello\\r\\n there\\r\\nX-Tab:\\x09value\\r\\n\\r\\nbody\\r\\n"
@@ -192,7 +232,12 @@ async fn version_two_is_spoken() {
 #[tokio::test]
 async fn the_end_may_carry_the_last_chunk() {
     let handler = Scripted::default();
-    let seen = play("last_chunk_with_the_end.txt", wants(0, false), &handler).await;
+    let seen = play(
+        "last_chunk_with_the_end.txt",
+        requirements(0, false),
+        &handler,
+    )
+    .await;
     assert_eq!(
         text(&seen[0].message),
         "A: 1\\r\\n\\r\\none \\r\\ntwo\\r\\n"
@@ -204,7 +249,7 @@ async fn the_end_may_carry_the_last_chunk() {
 #[tokio::test]
 async fn refused_recipients_do_not_count() {
     let handler = Scripted::default();
-    let seen = play("recipients_refused.txt", wants(0, true), &handler).await;
+    let seen = play("recipients_refused.txt", requirements(0, true), &handler).await;
     assert_eq!(
         addresses(&seen[0].recipients),
         ["<bo@x.example>", "<cy@y.example>"]
@@ -225,7 +270,7 @@ async fn refused_recipients_do_not_count() {
 async fn what_arrives_together_is_answered_together() {
     play(
         "answers_together.txt",
-        wants(0, false),
+        requirements(0, false),
         &Scripted::default(),
     )
     .await;
@@ -244,7 +289,7 @@ async fn writes(commands: &[&str]) -> usize {
     let stream = Counting(ours, Arc::clone(&count));
     let shutdown = CancellationToken::new();
     let handler = Scripted::default();
-    let served = serve(stream, wants(0, false), LIMITS, handler, shutdown).await;
+    let served = serve(stream, requirements(0, false), LIMITS, handler, shutdown).await;
     served.expect("the conversation is in order");
     count.load(Ordering::SeqCst)
 }
@@ -272,7 +317,7 @@ async fn a_slow_decision_is_announced_every_ten_seconds() {
         takes: Duration::from_secs(25),
         ..Scripted::default()
     };
-    play("progress.txt", wants(0, false), &handler).await;
+    play("progress.txt", requirements(0, false), &handler).await;
 }
 
 fn every_edit() -> Vec<Edit> {
@@ -316,8 +361,8 @@ async fn edits_are_made_all_or_not_at_all() {
         edits: every_edit(),
         ..Scripted::default()
     };
-    play("edits.txt", wants(0xff, false), &handler).await;
-    play("edits_not_agreed.txt", wants(0xff, false), &handler).await;
+    play("edits.txt", requirements(0xff, false), &handler).await;
+    play("edits_not_agreed.txt", requirements(0xff, false), &handler).await;
 }
 
 #[tokio::test]
@@ -330,7 +375,7 @@ async fn strangers_are_shown_out_with_a_reason() {
         "unknown_packet.txt",
         "version_one.txt",
     ] {
-        let seen = play(file, wants(0, false), &Scripted::default()).await;
+        let seen = play(file, requirements(0, false), &Scripted::default()).await;
         assert!(seen.is_empty(), "{file}");
     }
 }
@@ -342,7 +387,7 @@ async fn an_early_close_is_an_error_only_if_something_was_under_way() {
         "close_in_a_packet.txt",
         "close_between_messages.txt",
     ] {
-        let seen = play(file, wants(0, false), &Scripted::default()).await;
+        let seen = play(file, requirements(0, false), &Scripted::default()).await;
         assert!(seen.is_empty(), "{file}");
     }
 }
@@ -354,7 +399,7 @@ async fn a_decision_is_finished_although_nobody_waits_for_it() {
             takes: Duration::from_secs(15),
             ..Scripted::default()
         };
-        let seen = play(file, wants(0, false), &handler).await;
+        let seen = play(file, requirements(0, false), &handler).await;
         assert_eq!(seen.len(), 1, "{file}");
     }
 }
@@ -424,7 +469,14 @@ async fn what_is_out_of_order_ends_the_connection() {
         let (ours, mut theirs) = tokio::io::duplex(4096);
         theirs.write_all(&bytes).await.expect("fits the pipe");
         let shutdown = CancellationToken::new();
-        let served = serve(ours, wants(0, false), LIMITS, Scripted::default(), shutdown).await;
+        let served = serve(
+            ours,
+            requirements(0, false),
+            LIMITS,
+            Scripted::default(),
+            shutdown,
+        )
+        .await;
         let error = served.expect_err("this cannot be said");
         assert_eq!(
             sentences(&error),
@@ -437,7 +489,14 @@ async fn what_is_out_of_order_ends_the_connection() {
 async fn a_silent_mta_is_left() {
     let (ours, _theirs) = tokio::io::duplex(4096);
     let shutdown = CancellationToken::new();
-    let served = serve(ours, wants(0, false), LIMITS, Scripted::default(), shutdown).await;
+    let served = serve(
+        ours,
+        requirements(0, false),
+        LIMITS,
+        Scripted::default(),
+        shutdown,
+    )
+    .await;
     let error = served.expect_err("nobody spoke");
     assert_eq!(sentences(&error), "no negotiation came within 30 seconds");
 }
@@ -456,8 +515,8 @@ impl Served {
         let shutdown = CancellationToken::new();
         let handler = Scripted::default();
         let seen = Arc::clone(&handler.seen);
-        let wants = wants(0, answer_recipients);
-        let serving = tokio::spawn(serve(ours, wants, LIMITS, handler, shutdown.clone()));
+        let requirements = requirements(0, answer_recipients);
+        let serving = tokio::spawn(serve(ours, requirements, LIMITS, handler, shutdown.clone()));
         let mut mta = Mta {
             stream: theirs,
             frames: Frames::new(),

@@ -11,7 +11,7 @@ use copyist::mail::LimitExceeded;
 use copyist::milter::{Frames, serve};
 use tokio_util::sync::CancellationToken;
 
-use play::{LIMITS, Mta, Scripted, packet_bytes, wants};
+use play::{LIMITS, Mta, Scripted, packet_bytes, requirements};
 
 const KIB: usize = 1024;
 
@@ -21,7 +21,7 @@ async fn connected(handler: &Scripted) -> Mta {
     let shutdown = CancellationToken::new();
     tokio::spawn(serve(
         ours,
-        wants(0, false),
+        requirements(0, false),
         LIMITS,
         handler.clone(),
         shutdown,

@@ -14,7 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use play::{LIMITS, Mta, Scripted, addresses, packet_bytes, play_within, sentences, text, wants};
+use play::{
+    LIMITS, Mta, Scripted, addresses, packet_bytes, play_within, requirements, sentences, text,
+};
 
 /// So small that a conversation reaches them.
 const SMALL: Limits = Limits {
@@ -54,7 +56,7 @@ async fn a_message_beyond_a_limit_is_refused_and_the_next_one_is_not() {
         ),
     ] {
         let handler = Scripted::default();
-        let seen = play_within(SMALL, file, wants(0, false), &handler).await;
+        let seen = play_within(SMALL, file, requirements(0, false), &handler).await;
         let [message] = &seen[..] else {
             panic!("{file}: {} messages", seen.len());
         };
@@ -70,7 +72,7 @@ async fn a_message_beyond_a_limit_is_refused_and_the_next_one_is_not() {
 async fn an_mta_that_waits_at_each_step_is_answered_at_each_step_of_what_is_passed_over() {
     let handler = Scripted::default();
     let file = "header_too_large_answered.txt";
-    let seen = play_within(SMALL, file, wants(0, false), &handler).await;
+    let seen = play_within(SMALL, file, requirements(0, false), &handler).await;
     assert!(seen.is_empty());
 }
 
@@ -78,7 +80,7 @@ async fn an_mta_that_waits_at_each_step_is_answered_at_each_step_of_what_is_pass
 async fn one_recipient_too_many_is_refused_and_the_message_goes_to_the_others() {
     let handler = Scripted::default();
     let file = "too_many_recipients_answered.txt";
-    let seen = play_within(SMALL, file, wants(0, true), &handler).await;
+    let seen = play_within(SMALL, file, requirements(0, true), &handler).await;
     let [message, next] = &seen[..] else {
         panic!("{} messages", seen.len());
     };
@@ -93,7 +95,7 @@ async fn one_recipient_too_many_is_refused_and_the_message_goes_to_the_others() 
 async fn an_abort_ends_what_was_beyond_a_limit() {
     let handler = Scripted::default();
     let file = "aborted_beyond_a_limit.txt";
-    let seen = play_within(SMALL, file, wants(0, false), &handler).await;
+    let seen = play_within(SMALL, file, requirements(0, false), &handler).await;
     assert_eq!(seen.len(), 1);
     assert!(handler.refused.lock().expect("no test panicked").is_empty());
 }
@@ -103,7 +105,13 @@ fn connect(limits: Limits) -> (JoinHandle<Result<(), ConnectionError>>, Mta) {
     let (ours, theirs) = tokio::io::duplex(1024 * 1024);
     let handler = Scripted::default();
     let shutdown = CancellationToken::new();
-    let serving = tokio::spawn(serve(ours, wants(0, false), limits, handler, shutdown));
+    let serving = tokio::spawn(serve(
+        ours,
+        requirements(0, false),
+        limits,
+        handler,
+        shutdown,
+    ));
     let mta = Mta {
         stream: theirs,
         frames: Frames::new(),

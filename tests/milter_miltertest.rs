@@ -9,8 +9,8 @@ use bytes::Bytes;
 use copyist::mail::Limits;
 use copyist::mail::{Enhanced, Reply};
 use copyist::milter::{
-    Actions, Answer, Edit, Handler, Outcome, Path, RecipientAnswer, SoFar, Transaction, Wants,
-    serve,
+    Actions, Edit, Handler, MessageAnswer, MessageDecision, PartialTransaction, Path,
+    RecipientAnswer, Requirements, Transaction, serve,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,11 @@ const WANTED: [Actions; 5] = [
 struct ByName(Arc<Mutex<Vec<Transaction>>>);
 
 impl Handler for ByName {
-    async fn recipient(&mut self, _so_far: SoFar<'_>, recipient: &Path) -> RecipientAnswer {
+    async fn check_recipient(
+        &mut self,
+        _partial: PartialTransaction<'_>,
+        recipient: &Path,
+    ) -> RecipientAnswer {
         if recipient.address.starts_with("<nobody@") {
             RecipientAnswer::Reply(Reply::new(550, Enhanced(5, 1, 1), "No such user"))
         } else {
@@ -40,32 +44,34 @@ impl Handler for ByName {
         }
     }
 
-    async fn piece(&mut self, _piece: Bytes) {
+    async fn take_chunk(&mut self, _piece: Bytes) {
         panic!("no message here is large");
     }
 
-    fn forget(&mut self) {}
+    fn discard_chunks(&mut self) {}
 
-    async fn end_of_message(&mut self, transaction: Transaction) -> Outcome {
+    async fn end_of_message(&mut self, transaction: Transaction) -> MessageDecision {
         let outcome = match transaction.sender.address.split('@').next() {
-            Some("<tempfail") => Answer::Tempfail.into(),
-            Some("<reply") => Answer::Reply(Reply::new(451, Enhanced(4, 3, 0), "95% full")).into(),
+            Some("<tempfail") => MessageAnswer::Tempfail.into(),
+            Some("<reply") => {
+                MessageAnswer::Reply(Reply::new(451, Enhanced(4, 3, 0), "95% full")).into()
+            }
             Some("<edit") => edits(),
-            _ => Answer::Accept.into(),
+            _ => MessageAnswer::Accept.into(),
         };
         self.0.lock().expect("no test panicked").push(transaction);
         outcome
     }
 }
 
-fn edits() -> Outcome {
+fn edits() -> MessageDecision {
     let own = str::to_owned;
     let change = |name, value| Edit::ChangeHeader {
         index: 1,
         name: own(name),
         value: own(value),
     };
-    Outcome {
+    MessageDecision {
         edits: vec![
             Edit::AddHeader {
                 name: own("X-Added"),
@@ -85,7 +91,7 @@ fn edits() -> Outcome {
             },
             Edit::DeleteRecipient(own("<bo@x.example>")),
         ],
-        answer: Answer::Accept,
+        answer: MessageAnswer::Accept,
     }
 }
 
@@ -98,12 +104,12 @@ async fn script(name: &str) -> Vec<Transaction> {
         let handler = handler.clone();
         async move {
             let (stream, _) = listener.accept().await.expect("miltertest connects");
-            let wants = Wants {
+            let requirements = Requirements {
                 actions: WANTED.into_iter().fold(Actions::NONE, |all, one| all | one),
                 answer_recipients: true,
             };
             let shutdown = CancellationToken::new();
-            serve(stream, wants, Limits::default(), handler, shutdown).await
+            serve(stream, requirements, Limits::default(), handler, shutdown).await
         }
     });
 

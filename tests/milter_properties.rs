@@ -2,7 +2,8 @@
 
 use bytes::BytesMut;
 use copyist::milter::{
-    Actions, Client, Command, Frames, Offer, Session, Stage, Steps, Strings, Turn, Wants,
+    Actions, ClientAddress, Command, Frames, NextAction, Offer, Requirements, Session, Stage,
+    Steps, Strings,
 };
 use proptest::prelude::*;
 
@@ -17,7 +18,7 @@ fn offer(steps: u32) -> Command<'static> {
 /// What the connection would do, packet by packet, up to the first error.
 fn run(pieces: &[&[u8]]) -> Vec<String> {
     let mut frames = Frames::new();
-    let mut session = Session::new(Wants::default());
+    let mut session = Session::new(Requirements::default());
     let mut turns = Vec::new();
     for piece in pieces {
         frames.space().extend_from_slice(piece);
@@ -68,7 +69,7 @@ fn any_command() -> impl Strategy<Value = Command<'static>> {
         },
         Command::Connect {
             hostname: b"h",
-            client: Client::Unknown,
+            client: ClientAddress::Unknown,
         },
         Command::Helo(b"h"),
         Command::Mail(path),
@@ -114,10 +115,10 @@ proptest! {
         commands.extend(chunks.into_iter().map(Command::Body));
         commands.push(Command::EndOfMessage(last));
 
-        let mut session = Session::new(Wants::default());
+        let mut session = Session::new(Requirements::default());
         let mut rebuilt = None;
         for command in commands {
-            if let Turn::EndOfMessage(transaction, _) = session.handle(command).expect("in order") {
+            if let NextAction::EndOfMessage(transaction, _) = session.handle(command).expect("in order") {
                 rebuilt = Some(transaction.message);
             }
         }
@@ -144,7 +145,7 @@ proptest! {
     #[test]
     fn a_message_sees_nothing_of_what_came_before(commands in prop::collection::vec(any_command(), 0..12)) {
         let path = Strings::new(b"<last@b>\0").expect("ends in NUL");
-        let mut session = Session::new(Wants::default());
+        let mut session = Session::new(Requirements::default());
         let before = [&[offer(0x1f_ffff)], &commands[..]].concat();
         for command in before {
             if session.handle(command).is_err() {
@@ -155,7 +156,7 @@ proptest! {
         let end = [Command::Abort, Command::Mail(path), Command::EndOfMessage(b"z")];
         let mut seen = None;
         for command in end {
-            if let Turn::EndOfMessage(transaction, _) = session.handle(command).expect("in order") {
+            if let NextAction::EndOfMessage(transaction, _) = session.handle(command).expect("in order") {
                 seen = Some(transaction);
             }
         }

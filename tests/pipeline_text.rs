@@ -14,7 +14,7 @@ use copyist::mail::{Address, Client, Envelope, Message, Recipient};
 use copyist::pipeline::{Changes, Hook, Memory, Pipeline, Unidentified, Verdict};
 use copyist::policy::{DirectionRules, Format, JournalWhat, Organization, Rules};
 use copyist::spool::{Owed, Settings as SpoolSettings, Spool};
-use copyist::text::{self, DirectionTexts, OnFailure, Signed, Wording};
+use copyist::text::{self, DirectionTexts, Disclaimer, OnFailure, SignedPolicy};
 use tempfile::TempDir;
 
 const PEOPLE: &str = "version: 1\n\ndn: uid=ana\nmail: ana@corp.example\ndisplayName: Ana\nextensionAttribute10: archive@corp.example\n\n\
@@ -63,8 +63,8 @@ fn address(text: &str) -> Address {
     Address::parse(text).expect("a valid address")
 }
 
-fn wording(plain: &str) -> Option<Wording> {
-    Some(Wording::new(Some(plain), None, false).expect("sound"))
+fn wording(plain: &str) -> Option<Disclaimer> {
+    Some(Disclaimer::new(Some(plain), None, false).expect("sound"))
 }
 
 fn append(plain: &str) -> DirectionTexts {
@@ -362,7 +362,7 @@ async fn a_text_that_fails_costs_no_copy() {
             let texts = text::Settings {
                 outbound: append(words),
                 on_failure,
-                signed: Signed::Skip,
+                signed: SignedPolicy::Skip,
                 ..text::Settings::default()
             };
             let site = site(texts, JournalWhat::Delivered);

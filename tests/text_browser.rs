@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use copyist::text::{Signed, Text, Texts, Wording, apply, edit};
+use copyist::text::{Disclaimer, SignedPolicy, Text, Texts, apply, edit};
 
 const WORDS: &str = "From outside: be careful with links.";
 
@@ -306,7 +306,7 @@ enum Side {
     After,
 }
 
-fn texts(wording: &Wording, side: Side) -> Texts {
+fn texts(wording: &Disclaimer, side: Side) -> Texts {
     let text: Option<Arc<Text>> = wording.for_sender(&[]).expect("fixed");
     let (prepend, append) = match side {
         Side::Before => (text, None),
@@ -316,7 +316,7 @@ fn texts(wording: &Wording, side: Side) -> Texts {
 }
 
 /// Puts the text before or after each document, and has a browser show what that is.
-fn show(kind: &str, side: Side, wording: &Wording, left_out: &[&str]) {
+fn show(kind: &str, side: Side, wording: &Disclaimer, left_out: &[&str]) {
     let documents: &[(&str, &str)] = match side {
         Side::Before => &DOCUMENTS,
         Side::After => &ENDS,
@@ -330,7 +330,12 @@ fn show(kind: &str, side: Side, wording: &Wording, left_out: &[&str]) {
         }
         let header = "MIME-Version: 1.0\r\nContent-Type: text/html; charset=utf-8\r\n\r\n";
         let message = format!("{header}{document}");
-        let edited = edit(message.as_bytes(), &texts(wording, side), Signed::Skip).expect(name);
+        let edited = edit(
+            message.as_bytes(),
+            &texts(wording, side),
+            SignedPolicy::Skip,
+        )
+        .expect(name);
         let edited = apply(message.as_bytes(), &edited.splices);
         fs::write(place.join(format!("{name}.html")), &edited[header.len()..]).expect("written");
     }
@@ -369,25 +374,25 @@ fn target() -> PathBuf {
 
 #[test]
 fn a_plain_text_is_seen_above_hostile_documents() {
-    let wording = Wording::new(Some(WORDS), None, false).expect("sound");
+    let wording = Disclaimer::new(Some(WORDS), None, false).expect("sound");
     show("plain", Side::Before, &wording, &[]);
 }
 
 #[test]
 fn an_html_text_is_seen_above_hostile_documents() {
-    let wording = Wording::new(Some(WORDS), Some(HTML), false).expect("sound");
+    let wording = Disclaimer::new(Some(WORDS), Some(HTML), false).expect("sound");
     // The first lines of its own blocks are the document's to style.
     show("html", Side::Before, &wording, &["first-letters"]);
 }
 
 #[test]
 fn a_text_is_seen_below_documents_that_are_not_finished() {
-    let wording = Wording::new(Some(WORDS), None, false).expect("sound");
+    let wording = Disclaimer::new(Some(WORDS), None, false).expect("sound");
     show("plain-after", Side::After, &wording, &[]);
 }
 
 #[test]
 fn an_html_text_is_seen_below_documents_that_are_not_finished() {
-    let wording = Wording::new(Some(WORDS), Some(HTML), false).expect("sound");
+    let wording = Disclaimer::new(Some(WORDS), Some(HTML), false).expect("sound");
     show("html-after", Side::After, &wording, &[]);
 }

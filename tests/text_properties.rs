@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use copyist::text::{How, Signed, Text, Texts, Wording, apply, edit};
+use copyist::text::{Disclaimer, EditMethod, SignedPolicy, Text, Texts, apply, edit};
 use proptest::prelude::*;
 
 /// A part of a message.
@@ -128,7 +128,7 @@ impl Writer {
 
 fn texts(before: &str, after: &str) -> Texts {
     let text = |words: &str| -> Option<Arc<Text>> {
-        let wording = Wording::new(Some(words), None, false).expect("sound");
+        let wording = Disclaimer::new(Some(words), None, false).expect("sound");
         wording.for_sender(&[]).expect("fixed")
     };
     Texts {
@@ -150,7 +150,7 @@ proptest! {
             true => texts("Vorher — ж", "Nachher 😀"),
             false => texts("BEFORE", "AFTER"),
         };
-        let edited = edit(message.as_bytes(), &texts, Signed::Skip);
+        let edited = edit(message.as_bytes(), &texts, SignedPolicy::Skip);
         if root_is_calendar {
             prop_assert!(edited.is_err());
             return Ok(());
@@ -159,8 +159,8 @@ proptest! {
         let written = String::from_utf8(apply(message.as_bytes(), &edited.splices)).expect("as it was");
         let bodies = writer.leaves.iter().filter(|(_, is_body)| *is_body).count();
         match has_body {
-            true => prop_assert_eq!(edited.notes.len(), bodies),
-            false => prop_assert!(matches!(edited.notes[..], [ref note] if matches!(note.how, How::Beside(_)))),
+            true => prop_assert_eq!(edited.parts.len(), bodies),
+            false => prop_assert!(matches!(edited.parts[..], [ref part] if matches!(part.method, EditMethod::SeparatePart(_)))),
         }
         // Parts that are no body, preambles and epilogues stand there as often as they did.
         for (leaf, is_body) in &writer.leaves {
@@ -177,13 +177,13 @@ proptest! {
             }
         }
         // What was made is a message whose bodies are where they were.
-        let again = edit(written.as_bytes(), &texts, Signed::Skip).expect("it can be edited again");
-        prop_assert_eq!(again.notes.len(), if has_body { bodies } else { again.notes.len() });
+        let again = edit(written.as_bytes(), &texts, SignedPolicy::Skip).expect("it can be edited again");
+        prop_assert_eq!(again.parts.len(), if has_body { bodies } else { again.parts.len() });
     }
 
     #[test]
     fn no_text_is_no_change(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        let edited = edit(&bytes, &Texts::default(), Signed::Wrap).expect("nothing to do");
+        let edited = edit(&bytes, &Texts::default(), SignedPolicy::Wrap).expect("nothing to do");
         prop_assert!(edited.splices.is_empty());
         prop_assert_eq!(apply(&bytes, &edited.splices), bytes);
     }
@@ -191,7 +191,7 @@ proptest! {
     #[test]
     fn bytes_that_are_no_message_become_one_or_stay(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let texts = texts("BEFORE", "AFTER");
-        if let Ok(edited) = edit(&bytes, &texts, Signed::Wrap) {
+        if let Ok(edited) = edit(&bytes, &texts, SignedPolicy::Wrap) {
             let mut rest = Vec::new();
             let mut at = 0;
             for splice in &edited.splices {

@@ -7,7 +7,7 @@
 use copyist::directory::fuzzing::own_address;
 use copyist::directory::{Entry, Target, dn};
 use copyist::mail::Address;
-use copyist::smtp::{Dialogue, Event};
+use copyist::smtp::{ServerSession, Event};
 use copyist_fuzz::is_one_mailbox;
 use libfuzzer_sys::fuzz_target;
 
@@ -23,19 +23,19 @@ const ATTRIBUTES: [&str; 6] = [
 fn check(address: &Address) {
     let written = address.to_string();
     assert!(is_one_mailbox(&written), "{written:?} is not one mailbox");
-    let mut dialogue = Dialogue::new();
-    dialogue.feed(format!("MAIL FROM:<{written}>\r\n").as_bytes());
-    let Some(Event::Mail(path, params)) = dialogue.next_event() else {
+    let mut session = ServerSession::new();
+    session.feed(format!("MAIL FROM:<{written}>\r\n").as_bytes());
+    let Some(Event::Mail(path, params)) = session.next_event() else {
         panic!("no MAIL command");
     };
     assert_eq!((path.as_str(), params.len()), (written.as_str(), 0));
-    dialogue.sender(path, params);
-    dialogue.feed(format!("RCPT TO:<{written}>\r\n").as_bytes());
+    session.accept_sender(path, params);
+    session.feed(format!("RCPT TO:<{written}>\r\n").as_bytes());
     assert_eq!(
-        dialogue.next_event(),
+        session.next_event(),
         Some(Event::Rcpt(written, Vec::new()))
     );
-    assert_eq!(dialogue.next_event(), None);
+    assert_eq!(session.next_event(), None);
 }
 
 fuzz_target!(|bytes: &[u8]| {

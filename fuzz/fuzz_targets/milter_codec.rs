@@ -5,13 +5,13 @@
 
 #![no_main]
 
-use copyist::milter::{Actions, Command, Frames, Response, Session, Turn, Wants};
+use copyist::milter::{Actions, Command, Frames, Response, Session, NextAction, Requirements};
 use libfuzzer_sys::fuzz_target;
 
 /// All that the connection would do, up to the first error.
-fn run<'a>(pieces: impl Iterator<Item = &'a [u8]>, wants: Wants) -> Vec<String> {
+fn run<'a>(pieces: impl Iterator<Item = &'a [u8]>, requirements: Requirements) -> Vec<String> {
     let mut frames = Frames::new();
-    let mut session = Session::new(wants);
+    let mut session = Session::new(requirements);
     let mut turns = Vec::new();
     for piece in pieces {
         frames.space().extend_from_slice(piece);
@@ -31,9 +31,9 @@ fn run<'a>(pieces: impl Iterator<Item = &'a [u8]>, wants: Wants) -> Vec<String> 
             };
             turns.push(format!("{turn:?}"));
             match turn {
-                Ok(Turn::Negotiated(agreement)) => frames.set_limit(agreement.packet_limit()),
-                Ok(Turn::Recipient(question)) => question.accept(),
-                Ok(Turn::Quit) | Err(_) => return turns,
+                Ok(NextAction::Negotiated(agreement)) => frames.set_limit(agreement.packet_limit()),
+                Ok(NextAction::Recipient(question)) => question.accept(),
+                Ok(NextAction::Quit) | Err(_) => return turns,
                 Ok(_) => {}
             }
         }
@@ -45,12 +45,12 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((first, bytes)) = bytes.split_first() else {
         return;
     };
-    let wants = Wants {
+    let requirements = Requirements {
         actions: Actions::from_bits(0xff),
         answer_recipients: first & 1 == 1,
     };
     let piece = usize::from(first >> 1) + 1;
-    let in_pieces = run(bytes.chunks(piece), wants);
-    let at_once = run(std::iter::once(bytes), wants);
+    let in_pieces = run(bytes.chunks(piece), requirements);
+    let at_once = run(std::iter::once(bytes), requirements);
     assert_eq!(in_pieces, at_once);
 });

@@ -5,10 +5,10 @@
 #![no_main]
 
 use bytes::Bytes;
-use copyist::mail::{Enhanced, Reply};
+use copyist::mail::{Enhanced, Limits, Reply};
 use copyist::milter::{
-    Actions, Answer, Command, Edit, Frames, Handler, Limits, Outcome, Path, RecipientAnswer,
-    Response, SoFar, Transaction, Wants, serve,
+    Actions, MessageAnswer, Command, Edit, Frames, Handler, MessageDecision, Path, RecipientAnswer,
+    Response, PartialTransaction, Transaction, Requirements, serve,
 };
 use copyist_fuzz::{Peer, run};
 use libfuzzer_sys::fuzz_target;
@@ -21,8 +21,8 @@ fn reply(text: &str) -> Reply {
 }
 
 impl Handler for Decider {
-    async fn recipient(&mut self, so_far: SoFar<'_>, recipient: &Path) -> RecipientAnswer {
-        match so_far.recipients.len() % 4 {
+    async fn check_recipient(&mut self, partial: PartialTransaction<'_>, recipient: &Path) -> RecipientAnswer {
+        match partial.recipients.len() % 4 {
             1 => RecipientAnswer::Tempfail,
             2 => RecipientAnswer::Reject,
             3 => RecipientAnswer::Reply(reply(&recipient.address)),
@@ -30,11 +30,11 @@ impl Handler for Decider {
         }
     }
 
-    async fn piece(&mut self, _: Bytes) {}
+    async fn take_chunk(&mut self, _: Bytes) {}
 
-    fn forget(&mut self) {}
+    fn discard_chunks(&mut self) {}
 
-    async fn end_of_message(&mut self, transaction: Transaction) -> Outcome {
+    async fn end_of_message(&mut self, transaction: Transaction) -> MessageDecision {
         let text = transaction.sender.address.clone();
         let wish = |letter: char, edit: Edit| text.contains(letter).then_some(edit);
         let (name, value) = (transaction.helo.clone(), transaction.connection.hostname.clone());
@@ -50,12 +50,12 @@ impl Handler for Decider {
             wish('q', Edit::Quarantine(value)),
         ];
         let answer = match text.len() % 5 {
-            0 | 1 => Answer::Accept,
-            2 => Answer::Tempfail,
-            3 => Answer::Reply(reply(&text)),
-            _ => Answer::Discard,
+            0 | 1 => MessageAnswer::Accept,
+            2 => MessageAnswer::Tempfail,
+            3 => MessageAnswer::Reply(reply(&text)),
+            _ => MessageAnswer::Discard,
         };
-        Outcome { edits: edits.into_iter().flatten().collect(), answer }
+        MessageDecision { edits: edits.into_iter().flatten().collect(), answer }
     }
 }
 
@@ -63,12 +63,12 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((first, says)) = bytes.split_first() else {
         return;
     };
-    let wants = Wants {
+    let requirements = Requirements {
         actions: Actions::from_bits(u32::from(*first) << 1),
         answer_recipients: first & 1 == 1,
     };
     let (peer, heard) = Peer::new(says.to_vec());
-    let _ = run(serve(peer, wants, Limits::default(), Decider, CancellationToken::new()));
+    let _ = run(serve(peer, requirements, Limits::default(), Decider, CancellationToken::new()));
     // What we were told to say may not be longer than this.
     let mut frames = Frames::new();
     frames.set_limit(1 << 20);

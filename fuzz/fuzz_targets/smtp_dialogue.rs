@@ -9,8 +9,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use copyist::smtp::{
-    Answer, AnswerFlaw, Answers, BareLineBreaks, Capabilities, Command, DataFlaw, LineFlaw, Lines, Stuff, Unstuff,
-    find_bare, user_of, with_brackets,
+    ServerReply, ReplyError, ReplyReader, BareLineBreaks, Capabilities, Command, DataError, LineError, Lines, DataEncoder, DataDecoder,
+    find_bare_line_break, parse_auth_user, add_brackets,
 };
 use copyist_fuzz::{has_only_crlf, with_crlf};
 use libfuzzer_sys::fuzz_target;
@@ -18,7 +18,7 @@ use libfuzzer_sys::fuzz_target;
 const MECHANISMS: [&str; 7] =
     ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256", "XOAUTH2", "OAUTHBEARER", "EXTERNAL"];
 
-fn lines<'a>(pieces: impl Iterator<Item = &'a [u8]>, longest: usize) -> Vec<Result<Bytes, LineFlaw>> {
+fn lines<'a>(pieces: impl Iterator<Item = &'a [u8]>, longest: usize) -> Vec<Result<Bytes, LineError>> {
     let (mut lines, mut found) = (Lines::new(longest), Vec::new());
     for piece in pieces {
         lines.feed(piece);
@@ -67,7 +67,7 @@ fn command(line: &[u8]) {
     let written = std::iter::once(format!("<{path}>")).chain(params).collect::<Vec<_>>();
     assert!(line[..verb.len()].eq_ignore_ascii_case(verb.as_bytes()));
     let bare = |text: &str| text.replace(' ', "");
-    let with_brackets = with_brackets(&Bytes::copy_from_slice(line));
+    let with_brackets = add_brackets(&Bytes::copy_from_slice(line));
     let argument = std::str::from_utf8(&with_brackets[verb.len()..]).expect("checked");
     assert_eq!(bare(&written.concat()), bare(argument));
     let again = format!("{verb}{}", written.join(" "));
@@ -81,26 +81,26 @@ fn command(line: &[u8]) {
 }
 
 /// The content, what follows its end, and what was told of.
-type Decoded = (Vec<u8>, Option<Vec<u8>>, Option<DataFlaw>, bool, usize);
+type Decoded = (Vec<u8>, Option<Vec<u8>>, Option<DataError>, bool, usize);
 
 fn decoded<'a>(pieces: impl Iterator<Item = &'a [u8]>, bare: BareLineBreaks) -> Decoded {
-    let mut unstuff = Unstuff::new(bare);
+    let mut decoder = DataDecoder::new(bare);
     let (mut input, mut out, mut ended) = (BytesMut::new(), BytesMut::new(), false);
     for piece in pieces {
         input.extend_from_slice(piece);
-        ended = ended || unstuff.take(&mut input, &mut out);
+        ended = ended || decoder.decode(&mut input, &mut out);
         assert!(ended || input.len() <= 2, "more than two bytes stay");
     }
     let rest = ended.then(|| input.to_vec());
-    (out.to_vec(), rest, unstuff.flaw(), unstuff.has_nul(), unstuff.longest_line())
+    (out.to_vec(), rest, decoder.error(), decoder.has_nul(), decoder.longest_line())
 }
 
 fn stuffed<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let (mut stuff, mut out) = (Stuff::new(), BytesMut::new());
+    let (mut encoder, mut out) = (DataEncoder::new(), BytesMut::new());
     for piece in pieces {
-        stuff.put(piece, &mut out);
+        encoder.encode(piece, &mut out);
     }
-    stuff.end(&mut out);
+    encoder.finish(&mut out);
     out.to_vec()
 }
 
@@ -148,21 +148,21 @@ fn chunks(bytes: &[u8], piece: usize) {
     let find = |pieces: &mut dyn Iterator<Item = &[u8]>| {
         let (mut after_cr, mut first) = (false, None);
         for piece in pieces {
-            let found = find_bare(piece, &mut after_cr);
+            let found = find_bare_line_break(piece, &mut after_cr);
             first = first.or(found);
         }
-        first.or(after_cr.then_some(DataFlaw::BareCarriageReturn))
+        first.or(after_cr.then_some(DataError::BareCarriageReturn))
     };
     let found = find(&mut bytes.chunks(piece));
     assert_eq!(found, find(&mut std::iter::once(bytes)));
     assert_eq!(found.is_none(), has_only_crlf(bytes));
 }
 
-fn answers<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Answer>, Option<AnswerFlaw>) {
-    let (mut answers, mut found) = (Answers::new(), Vec::new());
+fn answers<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<ServerReply>, Option<ReplyError>) {
+    let (mut answers, mut found) = (ReplyReader::new(), Vec::new());
     for piece in pieces {
         answers.feed(piece);
-        while let Some(answer) = answers.next_answer() {
+        while let Some(answer) = answers.next_reply() {
             match answer {
                 Ok(answer) => found.push(answer),
                 Err(flaw) => return (found, Some(flaw)),
@@ -195,7 +195,7 @@ fn logins(bytes: &[u8], mechanism: u8) {
     let mechanism = MECHANISMS[usize::from(mechanism) % MECHANISMS.len()];
     let encoded = Bytes::from(STANDARD.encode(bytes));
     for response in [encoded, Bytes::copy_from_slice(bytes)] {
-        let Some(user) = user_of(mechanism, &[response]) else {
+        let Some(user) = parse_auth_user(mechanism, &[response]) else {
             continue;
         };
         assert!(!user.is_empty() && !user.contains(char::is_control));

@@ -4,17 +4,17 @@
 
 #![no_main]
 
-use copyist::smtp::{Dialogue, Event};
+use copyist::smtp::{ServerSession, Event};
 use libfuzzer_sys::fuzz_target;
 
 fn events<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Event> {
-    let (mut dialogue, mut events) = (Dialogue::new(), Vec::new());
+    let (mut session, mut events) = (ServerSession::new(), Vec::new());
     for piece in pieces {
-        dialogue.feed(piece);
-        while let Some(event) = dialogue.next_event() {
+        session.feed(piece);
+        while let Some(event) = session.next_event() {
             match event.clone() {
-                Event::Mail(path, params) => dialogue.sender(path, params),
-                Event::Rcpt(path, params) => dialogue.recipient(path, params),
+                Event::Mail(path, params) => session.accept_sender(path, params),
+                Event::Rcpt(path, params) => session.accept_recipient(path, params),
                 _ => {}
             }
             events.push(event);

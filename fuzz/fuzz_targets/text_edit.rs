@@ -9,7 +9,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use copyist::text::{Signed, Text, Texts, Wording, apply, edit};
+use copyist::text::{SignedPolicy, Text, Texts, Disclaimer, apply, edit};
 use libfuzzer_sys::fuzz_target;
 
 static WORDS: LazyLock<[Arc<Text>; 4]> = LazyLock::new(|| {
@@ -20,7 +20,7 @@ static WORDS: LazyLock<[Arc<Text>; 4]> = LazyLock::new(|| {
         ("This mail is confidential and known by its words.", true),
     ];
     words.map(|(plain, once)| {
-        let wording = Wording::new(Some(plain), None, once).expect("sound");
+        let wording = Disclaimer::new(Some(plain), None, once).expect("sound");
         wording.for_sender(&[]).expect("fixed").expect("words")
     })
 });
@@ -43,7 +43,7 @@ fuzz_target!(|bytes: &[u8]| {
         prepend: words(first >> 2).filter(|_| first & 16 == 0),
         append: words(*first).filter(|_| first & 32 == 0),
     };
-    let signed = if first & 64 == 0 { Signed::Skip } else { Signed::Wrap };
+    let signed = if first & 64 == 0 { SignedPolicy::Skip } else { SignedPolicy::Wrap };
     let Ok(edited) = edit(message, &texts, signed) else {
         return;
     };

@@ -3,11 +3,11 @@
 
 #![no_main]
 
-use copyist::text::Wording;
+use copyist::text::Disclaimer;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(wording) = Wording::from_rtf(bytes, false) {
+    if let Ok(wording) = Disclaimer::from_rtf(bytes, false) {
         let _ = wording.for_sender(&[]);
     }
 });

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use copyist::deliver::fuzzing::{deliver, on_the_wire};
 use copyist::mail::{BodyKind, Message};
-use copyist::smtp::{Dialogue, Event};
+use copyist::smtp::{ServerSession, Event};
 use copyist_fuzz::{Peer, address, composer, has_only_crlf, report, run, with_crlf};
 use libfuzzer_sys::fuzz_target;
 
@@ -40,13 +40,13 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(delivered, Ok(vec![true]));
     let heard = heard.lock().expect("alone");
     assert!(has_only_crlf(&heard), "a bare CR or LF went out");
-    let mut dialogue = Dialogue::new();
-    dialogue.feed(&heard);
+    let mut session = ServerSession::new();
+    session.feed(&heard);
     let mut messages = Vec::new();
-    while let Some(event) = dialogue.next_event() {
+    while let Some(event) = session.next_event() {
         match event {
-            Event::Mail(path, params) => dialogue.sender(path, params),
-            Event::Rcpt(path, params) => dialogue.recipient(path, params),
+            Event::Mail(path, params) => session.accept_sender(path, params),
+            Event::Rcpt(path, params) => session.accept_recipient(path, params),
             Event::Message(message) => messages.push(message.data),
             Event::Hello(_) | Event::Data => {}
             other => panic!("{other:?} was no part of the delivery"),

@@ -137,8 +137,8 @@ fn described(door: &SmtpDoor) -> String {
     };
     let side = match door.side {
         None => "",
-        Some(Side::Outside) => ", inbound",
-        Some(Side::Ours) => ", outbound",
+        Some(Side::External) => ", inbound",
+        Some(Side::Internal) => ", outbound",
     };
     let tls = match &door.tls {
         None => "",

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::args::CoverageFormat;
 use super::{Failure, load, plain_json};
 use crate::daemon;
-use crate::mail::{Address, visible};
+use crate::mail::{Address, escape_for_display};
 use crate::survey::{Coverage, Person, Summary};
 
 pub(super) async fn coverage(
@@ -211,7 +211,7 @@ impl<W: Write> Output<W> {
     fn line(&mut self, text: &str) -> Result<(), Failure> {
         let text = match self.format {
             CoverageFormat::Json => plain_json(text).into(),
-            CoverageFormat::Text | CoverageFormat::Csv => visible(text),
+            CoverageFormat::Text | CoverageFormat::Csv => escape_for_display(text),
         };
         gone_is_fine(writeln!(self.out, "{text}"))
     }

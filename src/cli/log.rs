@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{LogFormat, LogSettings};
-use crate::mail::{is_unseen, visible};
+use crate::mail::{escape_for_display, needs_escape};
 
 /// Log lines go to standard error, where systemd and containers look for them. `COPYIST_LOG` takes
 /// the usual filters of tracing, and goes before the level of the settings.
@@ -56,7 +56,7 @@ pub(super) fn tell_failure(text: &str) {
     };
     for (at, line) in text.split('\n').enumerate() {
         let name = if at == 0 { "copyist: " } else { "" };
-        eprintln!("{level}{name}{}", visible(line));
+        eprintln!("{level}{name}{}", escape_for_display(line));
     }
 }
 
@@ -139,7 +139,7 @@ impl fmt::Display for OneLine<'_> {
         struct Escape<'a, 'b>(&'a mut fmt::Formatter<'b>);
         impl fmt::Write for Escape<'_, '_> {
             fn write_str(&mut self, text: &str) -> fmt::Result {
-                text.chars().try_for_each(|c| match is_unseen(c) {
+                text.chars().try_for_each(|c| match needs_escape(c) {
                     true => write!(self.0, "{}", c.escape_default()),
                     false => self.0.write_char(c),
                 })
@@ -206,7 +206,7 @@ mod tests {
         );
         assert_eq!(line.lines().count(), 1, "{line:?}");
         let shown = line.trim_end_matches('\n');
-        assert!(!shown.contains(is_unseen), "{line:?}");
+        assert!(!shown.contains(needs_escape), "{line:?}");
         assert!(shown.contains(r"forged\u{1b}[2J\u{202e}"), "{line:?}");
     }
 }

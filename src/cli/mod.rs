@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::config::{self, Settings};
-use crate::mail::{is_unseen, visible};
+use crate::mail::{escape_for_display, needs_escape};
 
 use args::{Args, Command};
 
@@ -143,7 +143,7 @@ fn plain_json(text: &str) -> String {
         match c {
             // Between the values; in strings it is escaped already.
             '\n' => plain.push(c),
-            c if is_unseen(c) => (c.encode_utf16(&mut [0; 2]).iter())
+            c if needs_escape(c) => (c.encode_utf16(&mut [0; 2]).iter())
                 .for_each(|unit| plain.push_str(&format!("\\u{unit:04x}"))),
             c => plain.push(c),
         }
@@ -153,7 +153,7 @@ fn plain_json(text: &str) -> String {
 
 /// Prints a line, which may hold what strangers or the directory wrote.
 fn print_line(line: &str) -> Result<(), Failure> {
-    print_text(&visible(line))
+    print_text(&escape_for_display(line))
 }
 
 /// Prints lines; a line break within one of them does not begin another.
@@ -164,7 +164,7 @@ fn print_lines<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> Result<(), 
 
 /// Returns the lines of a message to people, each as it may be shown.
 fn shown(text: &str) -> String {
-    let lines: Vec<_> = text.split('\n').map(visible).collect();
+    let lines: Vec<_> = text.split('\n').map(escape_for_display).collect();
     lines.join("\n")
 }
 
@@ -188,7 +188,7 @@ mod tests {
         let text = serde_json::to_string_pretty(&[value]).expect("JSON");
         let plain = plain_json(&text);
         assert!(
-            plain.chars().all(|c| c == '\n' || !is_unseen(c)),
+            plain.chars().all(|c| c == '\n' || !needs_escape(c)),
             "{plain:?}"
         );
         assert_eq!(

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::args::QueueCommand;
 use super::{Failure, load, print_json, print_line};
 use crate::journal::ItemId;
-use crate::mail::{rfc3339, size};
+use crate::mail::{format_size, rfc3339};
 use crate::spool::{Action, Bounced, Filter, Listed, Operator, OperatorRecord, Shown, Spool};
 
 /// Items retried in one transaction: short enough to leave room for the service's commits.
@@ -98,7 +98,7 @@ fn line(item: &Listed) -> String {
         } else {
             &item.queue_id
         },
-        size(item.size),
+        format_size(item.size),
         rfc3339(item.received),
         item.attempts,
         item.subject,

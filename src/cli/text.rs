@@ -13,8 +13,10 @@ use super::{Failure, load, print_json};
 use crate::daemon;
 use crate::directory::Entry;
 use crate::identity::{Identities, Question as Whose};
-use crate::mail::{Address, Message, visible};
-use crate::text::{self, DirectionTexts, Edited, How, Obstacle, Settings, Splice, Texts};
+use crate::mail::{Address, Message, escape_for_display};
+use crate::text::{
+    self, DirectionTexts, EditMethod, MessageEdit, Obstacle, Settings, Splice, Texts,
+};
 
 /// What was done to one message, as scripts read it.
 #[derive(Serialize)]
@@ -84,8 +86,8 @@ fn edit(
     texts: &DirectionTexts,
     sender: &[Arc<Entry>],
     settings: &Settings,
-) -> Result<Result<Edited, Obstacle>, Failure> {
-    let filled = |wording: &Option<text::Wording>| {
+) -> Result<Result<MessageEdit, Obstacle>, Failure> {
+    let filled = |wording: &Option<text::Disclaimer>| {
         let filled = wording.as_ref().map(|wording| wording.for_sender(sender));
         filled
             .transpose()
@@ -159,7 +161,7 @@ fn print(bytes: &[u8]) -> Result<(), Failure> {
 /// The lines that change, as a patch shows them.
 fn diff(path: &Path, message: &[u8], splices: &[Splice]) -> String {
     let path = path.display().to_string();
-    let path = visible(&path);
+    let path = escape_for_display(&path);
     let mut shown = format!("--- {path}\n+++ {path} as it would leave\n");
     let mut rest = splices;
     while let Some(first) = rest.first() {
@@ -201,22 +203,22 @@ fn diff(path: &Path, message: &[u8], splices: &[Splice]) -> String {
 fn marked(mark: char, lines: &[u8]) -> String {
     let text = String::from_utf8_lossy(lines);
     let shown = |line: &str| {
-        let cells: Vec<_> = line.split('\t').map(visible).collect();
+        let cells: Vec<_> = line.split('\t').map(escape_for_display).collect();
         format!("{mark}{}\n", cells.join("\t"))
     };
     text.lines().map(shown).collect()
 }
 
-fn report(path: &Path, edited: Result<Edited, Obstacle>) -> Report {
+fn report(path: &Path, edited: Result<MessageEdit, Obstacle>) -> Report {
     let (left, edited) = match edited {
         Ok(edited) => (None, edited),
-        Err(obstacle) => (Some(obstacle.to_string()), Edited::default()),
+        Err(obstacle) => (Some(obstacle.to_string()), MessageEdit::default()),
     };
     Report {
         message: path.display().to_string(),
         unchanged: edited.splices.is_empty(),
         left,
-        parts: edited.notes.into_iter().map(Part::from).collect(),
+        parts: edited.parts.into_iter().map(Part::from).collect(),
     }
 }
 
@@ -224,23 +226,23 @@ fn report(path: &Path, edited: Result<Edited, Obstacle>) -> Report {
 fn tell(report: &Report) {
     if let Some(why) = &report.left {
         let line = format!("copyist: {}: goes as it is: {why}", report.message);
-        eprintln!("{}", visible(&line));
+        eprintln!("{}", escape_for_display(&line));
     } else if report.unchanged {
         eprintln!(
             "copyist: {}: goes as it is: there is no text for this direction",
-            visible(&report.message)
+            escape_for_display(&report.message)
         );
     }
 }
 
-impl From<text::Note> for Part {
-    fn from(note: text::Note) -> Part {
-        let (how, why) = match note.how {
-            How::InPlace => ("in place", None),
-            How::AsReferences => ("as character references", None),
-            How::Encoded => ("encoded", None),
-            How::AsUtf8 => ("as UTF-8", None),
-            How::Beside(obstacle) => ("beside", Some(obstacle.to_string())),
+impl From<text::PartEdit> for Part {
+    fn from(note: text::PartEdit) -> Part {
+        let (how, why) = match note.method {
+            EditMethod::InPlace => ("in place", None),
+            EditMethod::CharacterReferences => ("as character references", None),
+            EditMethod::QuotedPrintable => ("encoded", None),
+            EditMethod::Utf8 => ("as UTF-8", None),
+            EditMethod::SeparatePart(obstacle) => ("beside", Some(obstacle.to_string())),
         };
         Part {
             part: note.part,

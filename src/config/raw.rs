@@ -486,7 +486,7 @@ pub(super) enum JournalWhat {
     Delivered,
 }
 
-/// See [`text::Signed`].
+/// See [`text::SignedPolicy`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Signed {
@@ -778,11 +778,11 @@ impl From<JournalWhat> for policy::JournalWhat {
     }
 }
 
-impl From<Signed> for text::Signed {
-    fn from(raw: Signed) -> text::Signed {
+impl From<Signed> for text::SignedPolicy {
+    fn from(raw: Signed) -> text::SignedPolicy {
         match raw {
-            Signed::Skip => text::Signed::Skip,
-            Signed::Wrap => text::Signed::Wrap,
+            Signed::Skip => text::SignedPolicy::Skip,
+            Signed::Wrap => text::SignedPolicy::Wrap,
         }
     }
 }

@@ -25,7 +25,7 @@ use tokio::time::Sleep;
 use tokio_rustls::TlsConnector;
 
 use crate::net::{certificate_fault, is_tls_fault};
-use crate::smtp::{Answer, Answers};
+use crate::smtp::{ReplyReader, ServerReply};
 
 /// Bytes asked of the system at once. Replies are short.
 const READ: usize = 4096;
@@ -40,9 +40,9 @@ pub(super) struct Channel(Arc<Mutex<State>>);
 
 struct State {
     stream: Box<dyn Transport>,
-    answers: Answers,
+    answers: ReplyReader,
     /// The reply that lettre was told of last.
-    reply: Option<Answer>,
+    reply: Option<ServerReply>,
     /// Whether what came last ends in a CR.
     ends_in_cr: bool,
     /// Whether the relay has greeted us.
@@ -72,7 +72,7 @@ impl Channel {
     pub(super) fn new(stream: Box<dyn Transport>, patience: Duration) -> Channel {
         Channel(Arc::new(Mutex::new(State {
             stream,
-            answers: Answers::new(),
+            answers: ReplyReader::new(),
             reply: None,
             ends_in_cr: false,
             is_greeted: false,
@@ -99,7 +99,7 @@ impl Channel {
     }
 
     /// Takes the reply that lettre was told of last.
-    pub(super) fn reply(&self) -> Option<Answer> {
+    pub(super) fn reply(&self) -> Option<ServerReply> {
         self.state().reply.take()
     }
 
@@ -166,7 +166,7 @@ fn late(patience: Duration) -> String {
 }
 
 /// An answer on one line.
-pub(super) fn words(answer: &Answer) -> String {
+pub(super) fn words(answer: &ServerReply) -> String {
     let lines: Vec<_> = answer.text_lines().collect();
     let text = format!("{} {}", answer.code, lines.join(" "));
     text.replace(char::is_control, " ")
@@ -214,7 +214,7 @@ impl State {
             Poll::Pending => None,
             Poll::Ready(Ok(0)) => Some("the relay closed the connection".into()),
             Poll::Ready(Err(error)) => Some(error.to_string()),
-            Poll::Ready(Ok(_)) => Some(match self.answers.next_answer() {
+            Poll::Ready(Ok(_)) => Some(match self.answers.next_reply() {
                 Some(Ok(answer)) => {
                     let said = words(&answer);
                     let is_no = answer.is_transient() || answer.is_permanent();
@@ -232,7 +232,7 @@ impl State {
             return Poll::Ready(Err(self.fail(why)));
         }
         loop {
-            match self.answers.next_answer() {
+            match self.answers.next_reply() {
                 Some(Ok(answer)) => return Poll::Ready(self.take(answer)),
                 Some(Err(flaw)) => return Poll::Ready(Err(self.fail(flaw.to_string()))),
                 None => {}
@@ -251,7 +251,7 @@ impl State {
         }
     }
 
-    fn take(&mut self, answer: Answer) -> io::Result<()> {
+    fn take(&mut self, answer: ServerReply) -> io::Result<()> {
         self.waiting = None;
         self.outstanding = self.outstanding.saturating_sub(1);
         self.in_message = false;

@@ -20,7 +20,7 @@ use super::wire::canonical;
 use crate::journal::{Item, Kind, seven_bit};
 use crate::mail::{self, Address, BodyKind, Content, Enhanced, Reply};
 use crate::net::not_after;
-use crate::smtp::{Answer, Capabilities};
+use crate::smtp::{Capabilities, ServerReply};
 
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -242,8 +242,8 @@ impl Connection {
 
     /// What the relay has said it cannot take. The original is never re-encoded to suit it.
     fn unsendable(&self, item: &Item, size: usize) -> Option<Fate> {
-        if let Some(limit) = self.capabilities.refuses_size(size) {
-            let (size, limit) = (mail::size(size as u64), mail::size(limit));
+        if let Some(limit) = self.capabilities.exceeded_size_limit(size) {
+            let (size, limit) = (mail::format_size(size as u64), mail::format_size(limit));
             let text = format!("Message of {size} is larger than the relay's limit of {limit}");
             return Some(Fate::Refused(Reply::new(552, Enhanced(5, 3, 4), text)));
         }
@@ -459,19 +459,19 @@ impl Connection {
     }
 
     /// Sends a command and gives the answer.
-    pub(super) async fn ask(&mut self, command: &str) -> Result<Answer, Trouble> {
+    pub(super) async fn ask(&mut self, command: &str) -> Result<ServerReply, Trouble> {
         // lettre's own errors are the channel's: all else that it reads is "250 ok".
         let _ = self.smtp.command(command).await;
         self.told()
     }
 
     /// The answer to a command that was said together with others.
-    async fn read(&mut self) -> Result<Answer, Trouble> {
+    async fn read(&mut self) -> Result<ServerReply, Trouble> {
         let _ = self.smtp.read_response().await;
         self.told()
     }
 
-    fn told(&self) -> Result<Answer, Trouble> {
+    fn told(&self) -> Result<ServerReply, Trouble> {
         let lost = || Trouble::Lost(self.channel.failure());
         self.channel.reply().ok_or_else(lost)
     }
@@ -507,7 +507,7 @@ async fn in_seven_bit(item: &Item, original: &Content) -> Option<Item> {
 }
 
 /// DATA is answered with 354.
-fn go_on(answer: Result<Answer, Trouble>) -> Result<(), Trouble> {
+fn go_on(answer: Result<ServerReply, Trouble>) -> Result<(), Trouble> {
     let answer = answer?;
     match answer.code {
         354 => Ok(()),
@@ -519,7 +519,7 @@ fn go_on(answer: Result<Answer, Trouble>) -> Result<(), Trouble> {
 }
 
 /// A 3yz is positive too, but it answers another question: the connection is out of step.
-pub(super) fn completed(answer: &Answer) -> Result<(), Trouble> {
+pub(super) fn completed(answer: &ServerReply) -> Result<(), Trouble> {
     match answer.code {
         200..300 => Ok(()),
         // The relay closes the connection (RFC 5321 section 3.8).

@@ -18,7 +18,7 @@ use super::channel::{Channel, EncryptError, Transport, encrypted};
 use super::connection::Connection;
 use super::{Login, RelaySettings, Tls};
 use crate::net::{PromptTcp, Server, tls_client_config, unchecked_tls_client_config};
-use crate::smtp::{Answer, Capabilities};
+use crate::smtp::{Capabilities, ServerReply};
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -173,7 +173,11 @@ impl Connection {
 
     /// Takes the answer to EHLO. A relay that does not know it is greeted by HELO, and offers
     /// nothing.
-    async fn hear_offers(&mut self, offers: &Answer, to: &RelaySettings) -> Result<(), String> {
+    async fn hear_offers(
+        &mut self,
+        offers: &ServerReply,
+        to: &RelaySettings,
+    ) -> Result<(), String> {
         let code = offers.code;
         if offers.is_positive() {
             self.capabilities = Capabilities::from_lines(offers.text_lines().skip(1));

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::RelaySettings;
 use super::connection::Connection;
 use super::open::RelayError;
-use crate::mail::{Address, Reply, size};
+use crate::mail::{Address, Reply, format_size};
 use crate::net::Server;
 use crate::smtp::Capabilities;
 
@@ -75,7 +75,7 @@ impl fmt::Display for ProbeReport {
             f.write_str(", logged in")?;
         }
         match self.capabilities.size {
-            Some(limit) if limit > 0 => write!(f, ", takes up to {}", size(limit))?,
+            Some(limit) if limit > 0 => write!(f, ", takes up to {}", format_size(limit))?,
             _ => {}
         }
         let lacks = [

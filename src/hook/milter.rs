@@ -17,8 +17,8 @@ use crate::mail::{
     Recipient, Reply, Side,
 };
 use crate::milter::{
-    self, Actions, Agreement, Answer, ConnectionError, Edit, Handler, Macros, Outcome, Path, Peer,
-    RecipientAnswer, SoFar, Transaction, Wants,
+    self, Actions, Agreement, ConnectionError, Edit, Handler, Macros, MessageAnswer,
+    MessageDecision, PartialTransaction, Path, Peer, RecipientAnswer, Requirements, Transaction,
 };
 use crate::pipeline::{Admitted, Changes, Hook, Pipeline, Verdict};
 use crate::policy::{Admission, Guard};
@@ -60,8 +60,9 @@ pub async fn serve(
                     let place = Arc::new(place);
                     let close = place.close();
                     let session = Door::new(pipelines.clone(), side, place.clone());
-                    let wants = session.wants();
-                    let served = milter::serve(stream, wants, limits, session, shutdown.clone());
+                    let requirements = session.requirements();
+                    let served =
+                        milter::serve(stream, requirements, limits, session, shutdown.clone());
                     let gate = gate.clone();
                     sessions.spawn(async move {
                         gauge!("copyist_milter_connections").increment(1);
@@ -86,7 +87,7 @@ pub async fn serve(
 
 /// Tells why a connection ended otherwise than by the MTA's wish or ours.
 fn ended(gate: &Gate, who: Caller, reason: &ConnectionError) {
-    if reason.is_stranger() {
+    if reason.is_not_milter() {
         gate.turned_away(who, Refusal::Stranger, reason);
         return;
     }
@@ -131,7 +132,7 @@ impl Door {
     }
 
     /// What is asked of the MTA: no more than the settings need.
-    fn wants(&self) -> Wants {
+    fn requirements(&self) -> Requirements {
         let text = &self.pipeline.text;
         let actions = match (text.is_empty(), text.split_mixed) {
             // Fields that only we may write are taken out of what comes from outside.
@@ -139,7 +140,7 @@ impl Door {
             (false, false) => EDIT,
             (false, true) => EDIT | Actions::DELETE_RECIPIENTS,
         };
-        Wants {
+        Requirements {
             actions,
             answer_recipients: self.asked,
         }
@@ -163,8 +164,8 @@ impl Door {
     }
 
     /// The envelope as far as it is known.
-    fn envelope(&self, so_far: SoFar<'_>) -> Result<Envelope, Reply> {
-        let (sender, sender_reading) = match self.read(so_far.sender) {
+    fn envelope(&self, partial: PartialTransaction<'_>) -> Result<Envelope, Reply> {
+        let (sender, resolved_sender) = match self.read(partial.sender) {
             Ok((address, reading)) => (Some(address), reading),
             Err(AddressError::Empty) => (None, None),
             // 5.1.7: bad sender's mailbox address syntax.
@@ -176,10 +177,10 @@ impl Door {
                 ));
             }
         };
-        let recipients = so_far.recipients.iter().map(|path| {
-            let (address, reading) = self.read(path).map_err(|error| bad_recipient(&error))?;
+        let recipients = partial.recipients.iter().map(|path| {
+            let (address, resolved) = self.read(path).map_err(|error| bad_recipient(&error))?;
             Ok(Recipient {
-                reading,
+                resolved,
                 params: path.params.clone(),
                 ..Recipient::new(address)
             })
@@ -187,24 +188,28 @@ impl Door {
         Ok(Envelope {
             recipients: recipients.collect::<Result<_, Reply>>()?,
             sender,
-            sender_reading,
-            claimed: Vec::new(),
-            sender_params: so_far.sender.params.clone(),
+            resolved_sender,
+            header_authors: Vec::new(),
+            sender_params: partial.sender.params.clone(),
             client: Client {
                 side: self.side,
-                ..client(so_far.connection, so_far.helo, so_far.macros)
+                ..client(partial.connection, partial.helo, partial.macros)
             },
             // Postfix names it after the first recipient, Sendmail before.
-            queue_id: so_far.macros.get("i").unwrap_or_default().to_owned(),
+            queue_id: partial.macros.get("i").unwrap_or_default().to_owned(),
         })
     }
 
-    async fn judge_recipient(&mut self, so_far: SoFar<'_>, recipient: &Path) -> Result<(), Reply> {
+    async fn judge_recipient(
+        &mut self,
+        partial: PartialTransaction<'_>,
+        recipient: &Path,
+    ) -> Result<(), Reply> {
         // Without those before it: nothing depends on them, and to read them for each would take
         // the square of their number.
-        let envelope = self.envelope(SoFar {
+        let envelope = self.envelope(PartialTransaction {
             recipients: &[],
-            ..so_far
+            ..partial
         })?;
         let (written, mta) = self
             .read(recipient)
@@ -220,7 +225,7 @@ impl Door {
     }
 
     async fn judge(&mut self, transaction: Transaction) -> Result<Vec<Edit>, Reply> {
-        let envelope = self.envelope(SoFar {
+        let envelope = self.envelope(PartialTransaction {
             connection: &transaction.connection,
             helo: &transaction.helo,
             sender: &transaction.sender,
@@ -262,32 +267,36 @@ impl Hook for Said<'_> {
         let edits = edits(message, changes, self.recipients);
         match &self.agreement {
             _ if edits.is_empty() => Ok(()),
-            Some(agreement) => milter::can_say(&edits, agreement).map_err(|e| e.to_string()),
+            Some(agreement) => milter::check_edits(&edits, agreement).map_err(|e| e.to_string()),
             None => Err("nothing was agreed on with the MTA".into()),
         }
     }
 }
 
 impl Handler for Door {
-    fn negotiated(&mut self, agreement: &Agreement) {
+    fn set_agreement(&mut self, agreement: &Agreement) {
         self.agreement = Some(*agreement);
         self.place.begin();
     }
 
     /// It is judged by the settings of now, to its end.
-    fn begin(&mut self) {
+    fn begin_message(&mut self) {
         self.pipeline = self.pipelines.load_full();
         self.admitted = self.pipeline.begin();
     }
 
-    async fn recipient(&mut self, so_far: SoFar<'_>, recipient: &Path) -> RecipientAnswer {
-        match self.judge_recipient(so_far, recipient).await {
+    async fn check_recipient(
+        &mut self,
+        partial: PartialTransaction<'_>,
+        recipient: &Path,
+    ) -> RecipientAnswer {
+        match self.judge_recipient(partial, recipient).await {
             Ok(()) => RecipientAnswer::Accept,
             Err(reply) => RecipientAnswer::Reply(reply),
         }
     }
 
-    fn refused(&mut self, queue_id: &str, excess: LimitExceeded) {
+    fn limit_exceeded(&mut self, queue_id: &str, excess: LimitExceeded) {
         counter!("copyist_limit_refusals_total", "limit" => excess.name()).increment(1);
         // A recipient can be one too many ten thousand times over; the SMTP client is told each
         // time.
@@ -298,28 +307,28 @@ impl Handler for Door {
         }
     }
 
-    async fn room(&mut self, bytes: usize) -> bool {
+    async fn reserve_memory(&mut self, bytes: usize) -> bool {
         self.arriving.reserve(&self.pipeline.memory, bytes).await
     }
 
-    async fn piece(&mut self, piece: Bytes) {
+    async fn take_chunk(&mut self, piece: Bytes) {
         let pipeline = &self.pipeline;
         self.arriving
             .piece(piece, &pipeline.spool, &pipeline.memory)
             .await;
     }
 
-    fn forget(&mut self) {
+    fn discard_chunks(&mut self) {
         self.arriving = Arriving::default();
     }
 
-    async fn end_of_message(&mut self, transaction: Transaction) -> Outcome {
+    async fn end_of_message(&mut self, transaction: Transaction) -> MessageDecision {
         match self.judge(transaction).await {
-            Ok(edits) => Outcome {
+            Ok(edits) => MessageDecision {
                 edits,
-                answer: Answer::Accept,
+                answer: MessageAnswer::Accept,
             },
-            Err(reply) => Answer::Reply(reply).into(),
+            Err(reply) => MessageAnswer::Reply(reply).into(),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{
     token,
 };
 use crate::mail::{
-    Address, BodyKind, Content, Envelope, Fields, Message, Nature, Recipient, Summary,
+    Address, BodyFormat, BodyKind, Content, Envelope, Fields, Message, Recipient, Summary,
 };
 use crate::policy::{self, Direction, Format, Plan, Trouble};
 
@@ -53,7 +53,7 @@ struct Subject<'a> {
     envelope: &'a Envelope,
     message: &'a Message,
     summary: Summary,
-    nature: Nature,
+    format: BodyFormat,
     sender_is_ours: bool,
     now: SystemTime,
 }
@@ -117,7 +117,7 @@ impl Composer {
             envelope,
             message,
             summary: message.summary(),
-            nature: Nature::of(message.content())?,
+            format: BodyFormat::of(message.content())?,
             sender_is_ours: plan.sender_is_ours,
             now,
         };
@@ -157,7 +157,7 @@ impl Composer {
             .partition(|recipient| wants_failures(recipient));
         let groups = [(told, envelope.sender.as_ref()), (not_told, None)];
         let summary = message.summary();
-        let Nature { kind, .. } = Nature::of(message.content())?;
+        let BodyFormat { kind, .. } = BodyFormat::of(message.content())?;
         let mut items = Vec::new();
         for (group, ndr) in groups {
             for some in group.chunks(policy::MOST_TARGETS) {
@@ -339,7 +339,7 @@ impl Composer {
             expanded,
         );
         let boundary = boundary()?;
-        let original = subject.nature.kind;
+        let original = subject.format.kind;
         let (before, after) = report::body(&envelope_part, original, &boundary);
         let kind = original.max(BodyKind::of(envelope_part.as_bytes()));
         let mut header = String::new();
@@ -348,7 +348,7 @@ impl Composer {
         if subject.envelope.sender.is_none() {
             field(&mut header, "X-Copyist-Sender", "<>");
         }
-        if subject.nature.bare_line_breaks {
+        if subject.format.bare_line_breaks {
             field(
                 &mut header,
                 "X-Copyist-Note",
@@ -390,7 +390,7 @@ impl Composer {
             after: String::new(),
             digest,
             header: subject.message.header(),
-            kind: subject.nature.kind,
+            kind: subject.format.kind,
         };
         Ok(self.finish(draft, header, body, Some(message_id), subject.now))
     }

@@ -10,7 +10,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::Item;
-use crate::mail::{BodyKind, Content, Nature};
+use crate::mail::{BodyFormat, BodyKind, Content};
 
 /// Returns the item as 7 bits; `None` if it cannot be: the original needs more, or an address in a
 /// header.
@@ -18,7 +18,7 @@ pub fn seven_bit(item: &Item, original: &Content) -> io::Result<Option<Item>> {
     let prefix = encoded(&String::from_utf8_lossy(&item.prefix));
     let is_seven_bit = |bytes: &[u8]| BodyKind::of(bytes) == BodyKind::SevenBit;
     let around = is_seven_bit(prefix.as_bytes()) && is_seven_bit(&item.suffix);
-    if !around || Nature::of(original)?.kind != BodyKind::SevenBit {
+    if !around || BodyFormat::of(original)?.kind != BodyKind::SevenBit {
         return Ok(None);
     }
     Ok(Some(Item {

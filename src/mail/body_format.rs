@@ -17,16 +17,16 @@ pub enum BodyKind {
 
 /// What a look at all bytes of something tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Nature {
+pub struct BodyFormat {
     /// What their transfer asks of a relay.
     pub kind: BodyKind,
     /// Whether there is a CR or LF that is not part of a CRLF.
     pub bare_line_breaks: bool,
 }
 
-impl Nature {
+impl BodyFormat {
     /// Of these bytes.
-    pub fn of(content: &Content) -> io::Result<Nature> {
+    pub fn of(content: &Content) -> io::Result<BodyFormat> {
         let mut look = Look::default();
         for piece in content.pieces(0) {
             look.at(&piece?);
@@ -72,13 +72,13 @@ impl Look {
         self.seen += piece.len();
     }
 
-    fn nature(&self) -> Nature {
+    fn nature(&self) -> BodyFormat {
         let kind = match self.above_ascii {
             _ if self.nul_or_long_line || self.seen - self.line > 998 => BodyKind::Binary,
             true => BodyKind::EightBit,
             false => BodyKind::SevenBit,
         };
-        Nature {
+        BodyFormat {
             kind,
             bare_line_breaks: self.bare_line_breaks || self.cr_at.is_some(),
         }

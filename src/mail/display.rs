@@ -6,13 +6,13 @@ use std::fmt::Write;
 /// Returns a text in which every character can be seen and none acts on the reader's terminal:
 /// control characters, those without a width and those that change the direction of writing are
 /// named (`⟨U+202E⟩`). Line breaks are among them, so that a text stays on its line.
-pub fn visible(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_unseen) {
+pub fn escape_for_display(text: &str) -> Cow<'_, str> {
+    if !text.contains(needs_escape) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if is_unseen(c) {
+        if needs_escape(c) {
             // Writing to a String does not fail.
             let _ = write!(shown, "⟨U+{:04X}⟩", u32::from(c));
         } else {
@@ -24,7 +24,7 @@ pub fn visible(text: &str) -> Cow<'_, str> {
 
 /// Whether a character is a control character, has no width or changes the direction of others.
 /// Variation selectors are none of these: emoji have them.
-pub fn is_unseen(c: char) -> bool {
+pub fn needs_escape(c: char) -> bool {
     c.is_control()
         || matches!(
             c,
@@ -51,9 +51,12 @@ mod tests {
     #[test]
     fn unseen_characters_are_named_and_others_stay() {
         assert_eq!(
-            visible("a\u{202e}gpj.exe\0\r\n\u{200b}ä\u{9b}31m"),
+            escape_for_display("a\u{202e}gpj.exe\0\r\n\u{200b}ä\u{9b}31m"),
             "a⟨U+202E⟩gpj.exe⟨U+0000⟩⟨U+000D⟩⟨U+000A⟩⟨U+200B⟩ä⟨U+009B⟩31m"
         );
-        assert!(matches!(visible("Größe ❤\u{fe0f} 大"), Cow::Borrowed(_)));
+        assert!(matches!(
+            escape_for_display("Größe ❤\u{fe0f} 大"),
+            Cow::Borrowed(_)
+        ));
     }
 }

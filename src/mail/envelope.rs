@@ -15,10 +15,10 @@ pub struct Envelope {
     /// The accepted recipients, in the order they were given.
     pub recipients: Vec<Recipient>,
     /// The sender as the MTA reads it, where that differs.
-    pub sender_reading: Option<Address>,
+    pub resolved_sender: Option<Address>,
     /// The authors that the header names, where somebody trusted says them and the reverse path
     /// names nobody of ours. They may add copies, and never take one away.
-    pub claimed: Vec<Address>,
+    pub header_authors: Vec<Address>,
     /// Who handed the message to the MTA.
     pub client: Client,
     /// The MTA's name for the message; empty where the hook does not know it.
@@ -31,7 +31,7 @@ pub struct Recipient {
     /// The forward path.
     pub address: Address,
     /// The same as the MTA reads it, where that differs.
-    pub reading: Option<Address>,
+    pub resolved: Option<Address>,
     /// Whom the message was for before a server expanded it (`ORCPT`), where that server is
     /// believed.
     pub original: Option<Address>,
@@ -90,9 +90,9 @@ impl Certificate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// One of the organization.
-    Ours,
+    Internal,
     /// Anybody else, whatever address they are at.
-    Outside,
+    External,
 }
 
 impl Recipient {
@@ -100,7 +100,7 @@ impl Recipient {
     pub fn new(address: Address) -> Recipient {
         Recipient {
             address,
-            reading: None,
+            resolved: None,
             original: None,
             params: Vec::new(),
         }

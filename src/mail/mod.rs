@@ -19,14 +19,14 @@ mod size;
 
 pub use address::{Address, AddressError};
 pub(crate) use address::{fold, is_blank, is_invisible, without_scheme};
-pub use body_format::{BodyKind, Nature};
+pub use body_format::{BodyFormat, BodyKind};
 pub use content::{BEGINNING, Content, Pieces, Stored};
 pub use date::{rfc3339, rfc5322};
-pub use display::{is_unseen, visible};
+pub use display::{escape_for_display, needs_escape};
 pub use encoded::unstructured;
 pub use envelope::{Certificate, Client, Envelope, Recipient, Side, original_recipient};
 pub use header::{Field, Fields, line_end};
 pub use limits::{LimitExceeded, Limits};
 pub use message::{Message, Summary};
 pub use reply::{Enhanced, Reply};
-pub use size::size;
+pub use size::format_size;

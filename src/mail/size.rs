@@ -1,7 +1,7 @@
 //! Sizes as people are shown them.
 
 /// Returns a size in the unit that fits: `512 bytes`, `20 KiB`, `9.8 MiB`.
-pub fn size(bytes: u64) -> String {
+pub fn format_size(bytes: u64) -> String {
     const UNITS: [(u32, &str); 3] = [(10, "KiB"), (20, "MiB"), (30, "GiB")];
     let mut units = UNITS.iter().rev();
     let Some((bits, unit)) = units.find(|(bits, _)| bytes >> bits > 0) else {
@@ -30,7 +30,7 @@ mod tests {
             (5 << 20, "5 MiB"),
             (u64::MAX, "17179869183.9 GiB"),
         ] {
-            assert_eq!(size(bytes), shown);
+            assert_eq!(format_size(bytes), shown);
         }
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct Clock {
 
 /// What is over when a wait ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Over {
+pub(super) enum Timeout {
     Greeting,
     Silence,
     Message,
@@ -37,7 +37,7 @@ impl Clock {
 
     /// How long to wait for the MTA, which has said what the session knows, and what is over then.
     /// Both the silence and what may not be dragged out by a word now and then are in it.
-    pub(super) fn end_of_wait(&mut self, session: &Session) -> (Instant, Over) {
+    pub(super) fn end_of_wait(&mut self, session: &Session) -> (Instant, Timeout) {
         let now = Instant::now();
         self.message = session
             .message_under_way()
@@ -47,29 +47,29 @@ impl Clock {
             });
         let limits = self.limits;
         let other = match self.message {
-            _ if session.is_greeting() => (self.connected + limits.greeting, Over::Greeting),
-            Some((_, since)) => (since + limits.message_time, Over::Message),
-            None => (self.connected + limits.connection_time, Over::Connection),
+            _ if session.is_greeting() => (self.connected + limits.greeting, Timeout::Greeting),
+            Some((_, since)) => (since + limits.message_time, Timeout::Message),
+            None => (self.connected + limits.connection_time, Timeout::Connection),
         };
-        let silence = (now + limits.idle, Over::Silence);
+        let silence = (now + limits.idle, Timeout::Silence);
         if silence.0 < other.0 { silence } else { other }
     }
 }
 
-impl Over {
+impl Timeout {
     /// How a connection ends when this is over.
     pub(super) fn outcome(self, limits: Limits) -> Result<(), ConnectionError> {
         match self {
             // Nothing is under way, and nothing is wrong: the MTA connects anew.
-            Over::Connection => Ok(()),
-            Over::Silence => Err(ConnectionError::Idle {
+            Timeout::Connection => Ok(()),
+            Timeout::Silence => Err(ConnectionError::Idle {
                 doing: "say anything",
                 after: limits.idle,
             }),
-            Over::Greeting => Err(ConnectionError::NoNegotiation {
+            Timeout::Greeting => Err(ConnectionError::NoNegotiation {
                 within: limits.greeting,
             }),
-            Over::Message => Err(ConnectionError::TooSlow {
+            Timeout::Message => Err(ConnectionError::TooSlow {
                 within: limits.message_time,
             }),
         }

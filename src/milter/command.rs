@@ -15,7 +15,7 @@ use super::strings::Strings;
 /// One packet from an MTA. The letter on the wire stands behind each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command<'a> {
-    /// `O`: what the MTA offers.
+    /// `O`: the MTA's offer.
     Negotiate(Offer),
     /// `D`: macros for the command that follows.
     Macros {
@@ -29,7 +29,7 @@ pub enum Command<'a> {
         /// Its host name, or its address in brackets.
         hostname: &'a [u8],
         /// Where it is.
-        client: Client<'a>,
+        client: ClientAddress<'a>,
     },
     /// `H`: HELO or EHLO with this name.
     Helo(&'a [u8]),
@@ -102,7 +102,7 @@ const STAGES: [(u8, Stage); 10] = [
 
 /// Where an SMTP client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Client<'a> {
+pub enum ClientAddress<'a> {
     /// `U`: the MTA does not know.
     Unknown,
     /// `L`: a Unix socket with this path.
@@ -236,17 +236,17 @@ fn connect<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, PacketError> {
         b'U' => {
             // Whatever follows means nothing; libmilter does not look at it either.
             reader.remainder();
-            Client::Unknown
+            ClientAddress::Unknown
         }
         family @ (b'L' | b'4' | b'6') => {
             let port = reader.u16("the port is cut short")?;
             let address = reader.last_string("the address is not ended")?;
             if family == b'L' {
-                Client::Local(address)
+                ClientAddress::Local(address)
             } else {
                 let ip = ip(family, address)
                     .ok_or_else(|| reader.malformed("the address is not of its family"))?;
-                Client::Inet(ip, port)
+                ClientAddress::Inet(ip, port)
             }
         }
         _ => return Err(reader.malformed("the address family is unknown")),
@@ -271,15 +271,15 @@ fn ip(family: u8, text: &[u8]) -> Option<IpAddr> {
     address.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
 }
 
-fn put_client(out: &mut BytesMut, client: Client<'_>) {
+fn put_client(out: &mut BytesMut, client: ClientAddress<'_>) {
     match client {
-        Client::Unknown => out.put_u8(b'U'),
-        Client::Local(path) => {
+        ClientAddress::Unknown => out.put_u8(b'U'),
+        ClientAddress::Local(path) => {
             out.put_u8(b'L');
             out.put_u16(0);
             put_string(out, path);
         }
-        Client::Inet(ip, port) => {
+        ClientAddress::Inet(ip, port) => {
             out.put_u8(if ip.is_ipv4() { b'4' } else { b'6' });
             out.put_u16(port);
             put_string(out, ip.to_string().as_bytes());
@@ -328,19 +328,19 @@ mod tests {
             Command::Negotiate(offer),
             Command::Connect {
                 hostname: b"pc.example",
-                client: Client::Inet([192, 0, 2, 1].into(), 4711),
+                client: ClientAddress::Inet([192, 0, 2, 1].into(), 4711),
             },
             Command::Connect {
                 hostname: b"[2001:db8::1]",
-                client: Client::Inet(v6, 0),
+                client: ClientAddress::Inet(v6, 0),
             },
             Command::Connect {
                 hostname: b"localhost",
-                client: Client::Local(b"/run/s"),
+                client: ClientAddress::Local(b"/run/s"),
             },
             Command::Connect {
                 hostname: b"x",
-                client: Client::Unknown,
+                client: ClientAddress::Unknown,
             },
             Command::Helo(b""),
             Command::Mail(strings(&path)),
@@ -373,7 +373,7 @@ mod tests {
     fn addresses_are_read_in_every_spelling() {
         let at = |payload| match decode(b'C', payload) {
             Ok(Command::Connect {
-                client: Client::Inet(ip, port),
+                client: ClientAddress::Inet(ip, port),
                 ..
             }) => Some((ip.to_string(), port)),
             _ => None,

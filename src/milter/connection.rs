@@ -30,13 +30,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::command::Command;
-use super::edit::{EditError, Outcome, RecipientAnswer};
+use super::edit::{EditError, MessageDecision, RecipientAnswer};
 use super::frame::{FrameError, Frames, PacketError};
-use super::message::PIECE;
-use super::negotiation::{Agreement, Wants};
+use super::message::CHUNK_SIZE;
+use super::negotiation::{Agreement, Requirements};
 use super::response::Response;
-use super::session::{Question, Session, SessionError, Turn};
-use super::transaction::{Path, SoFar, Transaction};
+use super::session::{NextAction, PendingRecipient, Session, SessionError};
+use super::transaction::{PartialTransaction, Path, Transaction};
 use crate::mail::{LimitExceeded, Limits};
 
 /// How long, at shutdown, a connection on which nothing is under way may still begin a message: the
@@ -52,50 +52,53 @@ const SMALL: usize = 32 * 1024;
 
 /// Bytes that room is asked for then: what is held before it is handed over, and a packet more.
 /// Only a header of more than that takes more.
-const HELD: usize = PIECE + 128 * 1024;
+const HELD: usize = CHUNK_SIZE + 128 * 1024;
 
 /// Decides about recipients and messages of one connection.
 pub trait Handler: Send {
     /// What was agreed on, before anything else is said.
-    fn negotiated(&mut self, agreement: &Agreement) {
+    fn set_agreement(&mut self, agreement: &Agreement) {
         let _ = agreement;
     }
 
     /// A message begins: its sender was told.
-    fn begin(&mut self) {}
+    fn begin_message(&mut self) {}
 
-    /// Whether to accept a recipient; asked only where [`Wants::answer_recipients`] is set. The
+    /// Whether to accept a recipient; asked only where [`Requirements::answer_recipients`] is set. The
     /// SMTP client waits, and no progress can be told.
-    fn recipient(
+    fn check_recipient(
         &mut self,
-        so_far: SoFar<'_>,
+        partial: PartialTransaction<'_>,
         recipient: &Path,
     ) -> impl Future<Output = RecipientAnswer> + Send {
-        let _ = (so_far, recipient);
+        let _ = (partial, recipient);
         ready(RecipientAnswer::Accept)
     }
 
     /// A recipient or a message is refused, because it went beyond a limit.
-    fn refused(&mut self, queue_id: &str, excess: LimitExceeded) {
+    fn limit_exceeded(&mut self, queue_id: &str, excess: LimitExceeded) {
         let _ = (queue_id, excess);
     }
 
     /// A message that is not small needs room for so many bytes more. `false`: there is none, and
     /// it is refused.
-    fn room(&mut self, bytes: usize) -> impl Future<Output = bool> + Send {
+    fn reserve_memory(&mut self, bytes: usize) -> impl Future<Output = bool> + Send {
         let _ = bytes;
         ready(true)
     }
 
     /// A piece of a large message, the first with its whole header; what comes after the last one
     /// is in the [`Transaction`]. Nothing more is read from the MTA meanwhile.
-    fn piece(&mut self, piece: Bytes) -> impl Future<Output = ()> + Send;
+    fn take_chunk(&mut self, piece: Bytes) -> impl Future<Output = ()> + Send;
 
     /// The message that room or pieces were for is over.
-    fn forget(&mut self);
+    fn discard_chunks(&mut self);
 
     /// What becomes of a message. Runs to its end whatever the MTA does.
-    fn end_of_message(&mut self, transaction: Transaction) -> impl Future<Output = Outcome> + Send;
+    fn end_of_message(
+        &mut self,
+        transaction: Transaction,
+    ) -> impl Future<Output = MessageDecision> + Send;
 }
 
 /// Why a connection ended otherwise than by the MTA's wish or ours.
@@ -126,16 +129,16 @@ pub enum ConnectionError {
         state: &'static str,
     },
     /// The MTA did not wait for the verdict about a message; the handler had run to its end.
-    #[error("{queue_id}: the MTA did not wait for the verdict: {gone}")]
-    Impatient {
+    #[error("{queue_id}: the MTA did not wait for the verdict: {interruption}")]
+    Interrupted {
         /// The message, as the MTA calls it.
         queue_id: String,
         /// What it did instead.
-        gone: Gone,
+        interruption: Interruption,
     },
     /// Who connected is no MTA.
     #[error("no MTA connected: the first bytes are {looks_like}")]
-    Stranger {
+    NotMilter {
         /// What they are.
         looks_like: &'static str,
     },
@@ -163,33 +166,33 @@ pub enum ConnectionError {
 
 impl ConnectionError {
     /// Whether who connected never showed to be an MTA.
-    pub fn is_stranger(&self) -> bool {
+    pub fn is_not_milter(&self) -> bool {
         matches!(
             self,
-            ConnectionError::Stranger { .. } | ConnectionError::NoNegotiation { .. }
+            ConnectionError::NotMilter { .. } | ConnectionError::NoNegotiation { .. }
         )
     }
 }
 
 /// What an MTA did while it was to wait.
 #[derive(Debug, thiserror::Error)]
-pub enum Gone {
+pub enum Interruption {
     /// It closed the connection.
     #[error("it closed the connection")]
     Closed,
     /// It aborted the message or said something else.
     #[error("it went on")]
-    Spoke,
+    SentData,
     /// The connection broke.
     #[error("the connection broke ({0})")]
-    Broke(io::Error),
+    Failed(io::Error),
 }
 
 /// Serves one connection until the MTA quits, something fails, or `shutdown` is cancelled and no
 /// message is under way. `stream` must not hold written bytes back: progress is not flushed.
 pub async fn serve<S, H>(
     stream: S,
-    wants: Wants,
+    requirements: Requirements,
     limits: Limits,
     handler: H,
     shutdown: CancellationToken,
@@ -202,11 +205,11 @@ where
         stream,
         limits,
         handler,
-        owed: BytesMut::new(),
+        output: BytesMut::new(),
         room: SMALL,
     };
     connection
-        .run(Session::within(wants, limits), shutdown)
+        .run(Session::with_limits(requirements, limits), shutdown)
         .await
 }
 
@@ -215,7 +218,7 @@ struct Connection<S, H> {
     limits: Limits,
     handler: H,
     /// Answers that are not written yet.
-    owed: BytesMut,
+    output: BytesMut,
     /// Bytes that there is room for of the message under way.
     room: usize,
 }
@@ -298,34 +301,36 @@ where
         if session.is_greeting()
             && let Some(looks_like) = frames.stranger()
         {
-            return Err(ConnectionError::Stranger { looks_like });
+            return Err(ConnectionError::NotMilter { looks_like });
         }
         while let Some(frame) = frames.next()? {
             let command = Command::decode(frame)?;
             let is_beginning = matches!(command, Command::Mail(_));
             let turn = session.handle(command)?;
             if is_beginning {
-                self.handler.begin();
+                self.handler.begin_message();
             }
             match turn {
-                Turn::Silent => {}
-                Turn::Continue => Response::Continue.encode(&mut self.owed),
-                Turn::Negotiated(agreement) => {
+                NextAction::Silent => {}
+                NextAction::Continue => Response::Continue.encode(&mut self.output),
+                NextAction::Negotiated(agreement) => {
                     // A field that is too long is to be answered, as far as that goes.
                     let field = self.limits.header_size.saturating_add(ROOM);
                     frames.set_limit(agreement.packet_limit().max(field));
-                    self.handler.negotiated(&agreement);
-                    Response::Negotiate(agreement.chosen(), &[]).encode(&mut self.owed);
+                    self.handler.set_agreement(&agreement);
+                    Response::Negotiate(agreement.chosen(), &[]).encode(&mut self.output);
                 }
-                Turn::Recipient(question) => self.recipient(question).await,
-                Turn::RefuseRecipient(excess, queue_id) | Turn::RefuseMessage(excess, queue_id) => {
+                NextAction::Recipient(pending) => self.recipient(pending).await,
+                NextAction::RefuseRecipient(excess, queue_id)
+                | NextAction::RefuseMessage(excess, queue_id) => {
                     self.refuse(&queue_id, excess);
                 }
-                Turn::EndOfMessage(transaction, agreement) => {
-                    let spoke = frames.has_more();
-                    self.end_of_message(*transaction, agreement, spoke).await?;
+                NextAction::EndOfMessage(transaction, agreement) => {
+                    let sent_early = frames.has_more();
+                    self.end_of_message(*transaction, agreement, sent_early)
+                        .await?;
                 }
-                Turn::Quit => return Ok(Next::Close),
+                NextAction::Quit => return Ok(Next::Close),
             }
             self.hand_over(session).await;
         }
@@ -335,70 +340,77 @@ where
     /// Asks for room for what is not small, lets the handler have what is large, and know when it
     /// is over.
     async fn hand_over(&mut self, session: &mut Session) {
-        let (held, handed_over) = session.held();
+        let (held, handed_over) = session.sizes();
         if self.room > SMALL && held + handed_over == 0 {
             self.room = SMALL;
-            self.handler.forget();
+            self.handler.discard_chunks();
         }
         while held > self.room {
-            if !self.handler.room(HELD).await {
-                return session.exceed(LimitExceeded::Memory);
+            if !self.handler.reserve_memory(HELD).await {
+                return session.mark_exceeded(LimitExceeded::Memory);
             }
             self.room += HELD;
         }
-        if let Some(piece) = session.piece() {
-            self.handler.piece(piece).await;
+        if let Some(piece) = session.next_chunk() {
+            self.handler.take_chunk(piece).await;
         }
     }
 
-    async fn recipient(&mut self, question: Question<'_>) {
+    async fn recipient(&mut self, pending: PendingRecipient<'_>) {
         let answer = self
             .handler
-            .recipient(question.so_far(), question.recipient())
+            .check_recipient(pending.partial(), pending.recipient())
             .await;
-        if let Err(error) = answer.encode(&mut self.owed) {
-            let queue_id = named(question.so_far().macros.get("i").unwrap_or_default());
-            report(queue_id, &error, &question.recipient().address);
+        if let Err(error) = answer.encode(&mut self.output) {
+            let queue_id = named(pending.partial().macros.get("i").unwrap_or_default());
+            report(queue_id, &error, &pending.recipient().address);
         }
         if answer == RecipientAnswer::Accept {
-            question.accept();
+            pending.accept();
         }
     }
 
     /// Refuses a recipient or a message for a limit.
     fn refuse(&mut self, queue_id: &str, excess: LimitExceeded) {
         let queue_id = named(queue_id);
-        self.handler.refused(queue_id, excess);
-        if let Err(error) = RecipientAnswer::Reply(excess.reply()).encode(&mut self.owed) {
+        self.handler.limit_exceeded(queue_id, excess);
+        if let Err(error) = RecipientAnswer::Reply(excess.reply()).encode(&mut self.output) {
             report(queue_id, &error, "message");
         }
     }
 
-    /// Has a message decided. `spoke` says that the MTA has already said more, which it must not.
+    /// Has a message decided. `sent_early` says that the MTA has already sent more, which it must not.
     async fn end_of_message(
         &mut self,
         transaction: Transaction,
         agreement: Agreement,
-        spoke: bool,
+        sent_early: bool,
     ) -> Result<(), ConnectionError> {
         let queue_id = named(transaction.queue_id()).to_owned();
-        let (outcome, gone) = self.decide(transaction, spoke).await;
-        if let Some(gone) = gone {
-            return Err(ConnectionError::Impatient { queue_id, gone });
+        let (outcome, interruption) = self.decide(transaction, sent_early).await;
+        if let Some(interruption) = interruption {
+            return Err(ConnectionError::Interrupted {
+                queue_id,
+                interruption,
+            });
         }
-        if let Err(error) = outcome.encode(&agreement, &mut self.owed) {
+        if let Err(error) = outcome.encode(&agreement, &mut self.output) {
             report(&queue_id, &error, "message");
         }
         Ok(())
     }
 
     /// Runs the handler to its end, with progress meanwhile, and watches whether the MTA waits.
-    async fn decide(&mut self, transaction: Transaction, spoke: bool) -> (Outcome, Option<Gone>) {
+    async fn decide(
+        &mut self,
+        transaction: Transaction,
+        sent_early: bool,
+    ) -> (MessageDecision, Option<Interruption>) {
         let every = self.limits.progress_every;
         let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
-        let owed = &mut self.owed;
-        let mut gone = spoke.then_some(Gone::Spoke);
-        let mut said = [0];
+        let output = &mut self.output;
+        let mut interruption = sent_early.then_some(Interruption::SentData);
+        let mut byte = [0];
         let mut work = pin!(self.handler.end_of_message(transaction));
         let mut progress = pin!(sleep(every));
         loop {
@@ -406,23 +418,23 @@ where
             // hold it up.
             tokio::select! {
                 biased;
-                outcome = &mut work => return (outcome, gone),
-                read = reader.read(&mut said), if gone.is_none() => {
-                    gone = Some(match read {
-                        Ok(0) => Gone::Closed,
-                        Ok(_) => Gone::Spoke,
-                        Err(cause) => Gone::Broke(cause),
+                outcome = &mut work => return (outcome, interruption),
+                read = reader.read(&mut byte), if interruption.is_none() => {
+                    interruption = Some(match read {
+                        Ok(0) => Interruption::Closed,
+                        Ok(_) => Interruption::SentData,
+                        Err(cause) => Interruption::Failed(cause),
                     });
                 }
-                written = writer.write_buf(owed), if gone.is_none() && !owed.is_empty() => {
-                    gone = match written {
-                        Ok(0) => Some(Gone::Closed),
+                written = writer.write_buf(output), if interruption.is_none() && !output.is_empty() => {
+                    interruption = match written {
+                        Ok(0) => Some(Interruption::Closed),
                         Ok(_) => None,
-                        Err(cause) => Some(Gone::Broke(cause)),
+                        Err(cause) => Some(Interruption::Failed(cause)),
                     };
                 }
-                () = &mut progress, if gone.is_none() && owed.is_empty() => {
-                    Response::Progress.encode(owed);
+                () = &mut progress, if interruption.is_none() && output.is_empty() => {
+                    Response::Progress.encode(output);
                     progress.as_mut().reset(Instant::now() + every);
                 }
             }
@@ -431,16 +443,16 @@ where
 
     /// Writes what is owed.
     async fn write(&mut self) -> Result<(), ConnectionError> {
-        if self.owed.is_empty() {
+        if self.output.is_empty() {
             return Ok(());
         }
         let written = timeout(self.limits.idle, async {
-            self.stream.write_all(&self.owed).await?;
+            self.stream.write_all(&self.output).await?;
             self.stream.flush().await
         });
         match written.await {
             Ok(Ok(())) => {
-                self.owed.clear();
+                self.output.clear();
                 Ok(())
             }
             Ok(Err(cause)) => Err(ConnectionError::Io {

@@ -23,7 +23,7 @@ pub enum RecipientAnswer {
 
 /// What is said about a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum MessageAnswer {
     /// Accept it, if nobody else objects; the edits are made.
     Accept,
     /// Refuse it with the MTA's own 5yz reply.
@@ -38,17 +38,17 @@ pub enum Answer {
 
 /// What becomes of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct MessageDecision {
     /// Changes to the message, in order. They only matter if it is accepted.
     pub edits: Vec<Edit>,
     /// The verdict.
-    pub answer: Answer,
+    pub answer: MessageAnswer,
 }
 
-impl From<Answer> for Outcome {
-    fn from(answer: Answer) -> Outcome {
+impl From<MessageAnswer> for MessageDecision {
+    fn from(answer: MessageAnswer) -> MessageDecision {
         let edits = Vec::new();
-        Outcome { edits, answer }
+        MessageDecision { edits, answer }
     }
 }
 
@@ -108,26 +108,26 @@ pub enum Edit {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
     /// The MTA did not agree to such edits.
-    #[error("the MTA does not let us {what}")]
+    #[error("the MTA does not let us {action}")]
     NotAgreed {
         /// What the edit does.
-        what: &'static str,
+        action: &'static str,
     },
     /// A name, value or address that would not come through as it is.
-    #[error("cannot {what}: {text:?} {reason}")]
-    Unsayable {
+    #[error("cannot {action}: {text:?} {reason}")]
+    Invalid {
         /// What the edit does.
-        what: &'static str,
+        action: &'static str,
         /// The offending text, or its beginning.
         text: String,
         /// What is wrong with it.
         reason: &'static str,
     },
     /// More than fits into a packet.
-    #[error("cannot {what}: {length} bytes are more than the {LONGEST} of a packet")]
+    #[error("cannot {action}: {length} bytes are more than the {LONGEST} of a packet")]
     TooLong {
         /// What the edit does.
-        what: &'static str,
+        action: &'static str,
         /// How long the packet would be.
         length: usize,
     },
@@ -136,7 +136,7 @@ pub enum EditError {
     TwoBodies,
     /// A reply that is no refusal.
     #[error("{reply:?} is not a 4yz or 5yz reply with an enhanced status of the same class")]
-    NotARefusal {
+    InvalidReply {
         /// The reply.
         reply: String,
     },

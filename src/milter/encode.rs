@@ -7,7 +7,7 @@
 
 use bytes::BytesMut;
 
-use super::edit::{Answer, Edit, EditError, LONGEST, Outcome, RecipientAnswer};
+use super::edit::{Edit, EditError, LONGEST, MessageAnswer, MessageDecision, RecipientAnswer};
 use super::negotiation::{Actions, Agreement, Steps};
 use super::response::Response;
 use crate::mail::Reply;
@@ -33,7 +33,7 @@ impl RecipientAnswer {
     }
 }
 
-impl Outcome {
+impl MessageDecision {
     /// Appends the edits and the answer; on an error, "try again later" and nothing else.
     pub(super) fn encode(
         &self,
@@ -41,7 +41,7 @@ impl Outcome {
         out: &mut BytesMut,
     ) -> Result<(), EditError> {
         match &self.answer {
-            Answer::Accept => {
+            MessageAnswer::Accept => {
                 let start = out.len();
                 if let Err(error) = encode_edits(&self.edits, agreement, out) {
                     out.truncate(start);
@@ -50,10 +50,10 @@ impl Outcome {
                 }
                 Response::Accept.encode(out);
             }
-            Answer::Reject => Response::Reject.encode(out),
-            Answer::Tempfail => Response::Tempfail.encode(out),
-            Answer::Discard => Response::Discard.encode(out),
-            Answer::Reply(reply) => return encode_reply(reply, out),
+            MessageAnswer::Reject => Response::Reject.encode(out),
+            MessageAnswer::Tempfail => Response::Tempfail.encode(out),
+            MessageAnswer::Discard => Response::Discard.encode(out),
+            MessageAnswer::Reply(reply) => return encode_reply(reply, out),
         }
         Ok(())
     }
@@ -61,7 +61,7 @@ impl Outcome {
 
 /// Whether these edits could be said to an MTA that agreed to this. Saying them finds it out, too,
 /// but too late for whoever has made something durable that counts on them.
-pub fn can_say(edits: &[Edit], agreement: &Agreement) -> Result<(), EditError> {
+pub fn check_edits(edits: &[Edit], agreement: &Agreement) -> Result<(), EditError> {
     let mut scratch = BytesMut::new();
     edits.iter().try_for_each(|edit| match edit {
         // Any body can be said where one may be.
@@ -88,16 +88,16 @@ fn encode_edits(
 }
 
 fn encode_edit(edit: &Edit, agreement: &Agreement, out: &mut BytesMut) -> Result<(), EditError> {
-    let what = edit.what();
+    let action = edit.action();
     let start = out.len();
     if !edit.needs().iter().any(|needs| agreement.allows(*needs)) {
-        return Err(EditError::NotAgreed { what });
+        return Err(EditError::NotAgreed { action });
     }
     let value =
-        |value: &str| wire_value(value, agreement).map_err(|reason| unsayable(what, value, reason));
+        |value: &str| wire_value(value, agreement).map_err(|reason| invalid(action, value, reason));
     match edit {
         Edit::AddHeader { name, value: text } => {
-            let (name, value) = (field_name(what, name)?, &value(text)?);
+            let (name, value) = (field_name(action, name)?, &value(text)?);
             Response::AddHeader { name, value }.encode(out);
         }
         Edit::InsertHeader {
@@ -105,7 +105,7 @@ fn encode_edit(edit: &Edit, agreement: &Agreement, out: &mut BytesMut) -> Result
             name,
             value: text,
         } => {
-            let (name, value, index) = (field_name(what, name)?, &value(text)?, *index);
+            let (name, value, index) = (field_name(action, name)?, &value(text)?, *index);
             Response::InsertHeader { index, name, value }.encode(out);
         }
         Edit::ChangeHeader {
@@ -113,7 +113,7 @@ fn encode_edit(edit: &Edit, agreement: &Agreement, out: &mut BytesMut) -> Result
             name,
             value: text,
         } => {
-            let (name, index) = (field_name(what, name)?, *index);
+            let (name, index) = (field_name(action, name)?, *index);
             // A space in front would make a value of an empty one, and keep the field.
             let value: &[u8] = if text.is_empty() { &[] } else { &value(text)? };
             Response::ChangeHeader { index, name, value }.encode(out);
@@ -127,7 +127,7 @@ fn encode_edit(edit: &Edit, agreement: &Agreement, out: &mut BytesMut) -> Result
             return Ok(());
         }
         Edit::AddRecipient { address, params } => {
-            let (address, params) = path(what, address, params)?;
+            let (address, params) = path(action, address, params)?;
             let (address, params) = (address.as_bytes(), params.as_bytes());
             if params.is_empty() && agreement.allows(Actions::ADD_RECIPIENTS) {
                 Response::AddRecipient(address).encode(out);
@@ -136,22 +136,22 @@ fn encode_edit(edit: &Edit, agreement: &Agreement, out: &mut BytesMut) -> Result
             }
         }
         Edit::DeleteRecipient(address) => {
-            let (address, _) = path(what, address, &[])?;
+            let (address, _) = path(action, address, &[])?;
             Response::DeleteRecipient(address.as_bytes()).encode(out);
         }
         Edit::ChangeSender { address, params } => {
-            let (address, params) = path(what, address, params)?;
+            let (address, params) = path(action, address, params)?;
             let (address, params) = (address.as_bytes(), params.as_bytes());
             Response::ChangeSender { address, params }.encode(out);
         }
         Edit::Quarantine(reason) => {
-            one_line(what, reason)?;
+            one_line(action, reason)?;
             Response::Quarantine(reason.as_bytes()).encode(out);
         }
     }
     let length = out.len() - start;
     if length > LONGEST {
-        return Err(EditError::TooLong { what, length });
+        return Err(EditError::TooLong { action, length });
     }
     Ok(())
 }
@@ -173,7 +173,7 @@ impl Edit {
         }
     }
 
-    fn what(&self) -> &'static str {
+    fn action(&self) -> &'static str {
         match self {
             Edit::AddHeader { .. } | Edit::InsertHeader { .. } => "add a header field",
             Edit::ChangeHeader { .. } => "change a header field",
@@ -187,19 +187,19 @@ impl Edit {
     }
 }
 
-fn unsayable(what: &'static str, text: &str, reason: &'static str) -> EditError {
-    EditError::Unsayable {
-        what,
+fn invalid(action: &'static str, text: &str, reason: &'static str) -> EditError {
+    EditError::Invalid {
+        action,
         text: text.chars().take(80).collect(),
         reason,
     }
 }
 
-fn field_name<'a>(what: &'static str, name: &'a str) -> Result<&'a [u8], EditError> {
+fn field_name<'a>(action: &'static str, name: &'a str) -> Result<&'a [u8], EditError> {
     let bytes = name.as_bytes();
     let is_name = |byte: &u8| (33..=126).contains(byte) && *byte != b':';
     if bytes.is_empty() || !bytes.iter().all(is_name) {
-        return Err(unsayable(what, name, "is no field name"));
+        return Err(invalid(action, name, "is no field name"));
     }
     Ok(bytes)
 }
@@ -231,25 +231,25 @@ fn wire_value(value: &str, agreement: &Agreement) -> Result<Vec<u8>, &'static st
 }
 
 fn path<'a>(
-    what: &'static str,
+    action: &'static str,
     address: &'a str,
     params: &[String],
 ) -> Result<(&'a str, String), EditError> {
     if address.is_empty() {
-        return Err(unsayable(what, address, "is no address"));
+        return Err(invalid(action, address, "is no address"));
     }
-    one_line(what, address)?;
+    one_line(action, address)?;
     for param in params {
         if param.is_empty() || param.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(unsayable(what, param, "is no ESMTP parameter"));
+            return Err(invalid(action, param, "is no ESMTP parameter"));
         }
     }
     Ok((address, params.join(" ")))
 }
 
-fn one_line(what: &'static str, text: &str) -> Result<(), EditError> {
+fn one_line(action: &'static str, text: &str) -> Result<(), EditError> {
     if text.contains(['\r', '\n', '\0']) {
-        return Err(unsayable(what, text, "is not one line"));
+        return Err(invalid(action, text, "is not one line"));
     }
     Ok(())
 }
@@ -262,7 +262,7 @@ fn encode_reply(reply: &Reply, out: &mut BytesMut) -> Result<(), EditError> {
     if !(400..600).contains(&reply.code) || reply.code / 100 != class || !is_line {
         Response::Tempfail.encode(out);
         let reply = reply.to_string();
-        return Err(EditError::NotARefusal { reply });
+        return Err(EditError::InvalidReply { reply });
     }
     let line = reply.to_string();
     let line = &line[..line.floor_char_boundary(REPLY_LINE)];
@@ -278,10 +278,10 @@ mod tests {
 
     use super::*;
     use crate::mail::Enhanced;
-    use crate::milter::{Frames, Offer, Wants};
+    use crate::milter::{Frames, Offer, Requirements};
 
     fn agreement(actions: Actions, steps: Steps) -> Agreement {
-        let wants = Wants {
+        let requirements = Requirements {
             actions,
             answer_recipients: true,
         };
@@ -290,7 +290,7 @@ mod tests {
             actions,
             steps,
         };
-        wants.agree(offer).expect("version 6")
+        requirements.negotiate(offer).expect("version 6")
     }
 
     fn everything() -> Agreement {
@@ -298,7 +298,10 @@ mod tests {
     }
 
     /// The packets of an outcome, each as its letter and payload.
-    fn said(outcome: &Outcome, agreement: &Agreement) -> (Vec<String>, Option<EditError>) {
+    fn encoded(
+        outcome: &MessageDecision,
+        agreement: &Agreement,
+    ) -> (Vec<String>, Option<EditError>) {
         let mut out = BytesMut::new();
         let error = outcome.encode(agreement, &mut out).err();
         let mut frames = Frames::new();
@@ -311,9 +314,9 @@ mod tests {
         (packets, error)
     }
 
-    fn accept(edits: Vec<Edit>) -> Outcome {
-        let answer = Answer::Accept;
-        Outcome { edits, answer }
+    fn accept(edits: Vec<Edit>) -> MessageDecision {
+        let answer = MessageAnswer::Accept;
+        MessageDecision { edits, answer }
     }
 
     fn add(name: &str, value: &str) -> Edit {
@@ -354,7 +357,7 @@ mod tests {
             },
             Edit::Quarantine("odd".to_owned()),
         ]);
-        let (packets, error) = said(&outcome, &everything());
+        let (packets, error) = encoded(&outcome, &everything());
         assert_eq!(error, None);
         assert_eq!(
             packets,
@@ -377,13 +380,13 @@ mod tests {
     #[test]
     fn the_mta_adds_the_space_where_it_takes_it_away() {
         let agreement = agreement(Actions::ADD_HEADERS, Steps::NONE);
-        let (packets, _) = said(&accept(vec![add("A", "1")]), &agreement);
+        let (packets, _) = encoded(&accept(vec![add("A", "1")]), &agreement);
         assert_eq!(packets, ["hA\x001\0", "a"]);
     }
 
     #[test]
     fn folded_values_go_out_with_bare_line_feeds() {
-        let (packets, _) = said(&accept(vec![add("A", "1\r\n 2\n\t3")]), &everything());
+        let (packets, _) = encoded(&accept(vec![add("A", "1\r\n 2\n\t3")]), &everything());
         assert_eq!(packets, ["hA\0 1\n 2\n\t3\0", "a"]);
     }
 
@@ -402,7 +405,7 @@ mod tests {
             add("A", &"x".repeat(LONGEST)),
         ] {
             let outcome = accept(vec![add("X", "y"), impossible.clone(), add("X", "z")]);
-            let (packets, error) = said(&outcome, &some);
+            let (packets, error) = encoded(&outcome, &some);
             assert_eq!(packets, ["t"], "{impossible:?}");
             assert!(error.is_some(), "{impossible:?}");
         }
@@ -417,10 +420,10 @@ mod tests {
             to("<a@b>", &[""]),
             Edit::Quarantine("a\nb".to_owned()),
         ] {
-            let (packets, error) = said(&accept(vec![impossible]), &everything());
+            let (packets, error) = encoded(&accept(vec![impossible]), &everything());
             assert_eq!(packets, ["t"]);
             assert!(
-                matches!(error, Some(EditError::Unsayable { .. })),
+                matches!(error, Some(EditError::Invalid { .. })),
                 "{error:?}"
             );
         }
@@ -429,7 +432,7 @@ mod tests {
     #[test]
     fn a_recipient_without_parameters_takes_either_permission() {
         let of = |actions| {
-            said(
+            encoded(
                 &accept(vec![to("a@b", &[])]),
                 &agreement(actions, Steps::NONE),
             )
@@ -443,7 +446,8 @@ mod tests {
     #[test]
     fn a_body_goes_out_in_pieces_and_an_empty_one_too() {
         let body = |body: Vec<u8>| {
-            let (packets, _) = said(&accept(vec![Edit::ReplaceBody(body.into())]), &everything());
+            let (packets, _) =
+                encoded(&accept(vec![Edit::ReplaceBody(body.into())]), &everything());
             packets.iter().map(String::len).collect::<Vec<_>>()
         };
         assert_eq!(body(vec![]), [1, 1]);
@@ -454,7 +458,7 @@ mod tests {
     #[test]
     fn two_bodies_are_one_too_many() {
         let body = || Edit::ReplaceBody(Bytes::from_static(b"x"));
-        let (packets, error) = said(&accept(vec![body(), add("A", "1"), body()]), &everything());
+        let (packets, error) = encoded(&accept(vec![body(), add("A", "1"), body()]), &everything());
         assert_eq!(
             (packets, error),
             (vec!["t".to_owned()], Some(EditError::TwoBodies))
@@ -463,24 +467,27 @@ mod tests {
 
     #[test]
     fn edits_of_a_refused_message_are_not_sent() {
-        let outcome = Outcome {
+        let outcome = MessageDecision {
             edits: vec![add("A", "1")],
-            answer: Answer::Reject,
+            answer: MessageAnswer::Reject,
         };
-        assert_eq!(said(&outcome, &everything()), (vec!["r".to_owned()], None));
+        assert_eq!(
+            encoded(&outcome, &everything()),
+            (vec!["r".to_owned()], None)
+        );
     }
 
     #[test]
     fn a_reply_doubles_its_percent_signs() {
         let reply = Reply::new(452, Enhanced(4, 2, 2), "95% full");
-        let (packets, _) = said(&Answer::Reply(reply).into(), &everything());
+        let (packets, _) = encoded(&MessageAnswer::Reply(reply).into(), &everything());
         assert_eq!(packets, ["y452 4.2.2 95%% full\0"]);
     }
 
     #[test]
     fn a_long_reply_is_cut_between_characters() {
         let reply = Reply::new(550, Enhanced(5, 0, 0), "é".repeat(400));
-        let (packets, _) = said(&Answer::Reply(reply).into(), &everything());
+        let (packets, _) = encoded(&MessageAnswer::Reply(reply).into(), &everything());
         assert!(
             (509..=512).contains(&packets[0].len()),
             "{}",
@@ -498,9 +505,9 @@ mod tests {
             Reply::new(5500, Enhanced(5, 0, 0), "no"),
             two_lines,
         ] {
-            let (packets, error) = said(&Answer::Reply(reply).into(), &everything());
+            let (packets, error) = encoded(&MessageAnswer::Reply(reply).into(), &everything());
             assert_eq!(packets, ["t"]);
-            assert!(matches!(error, Some(EditError::NotARefusal { .. })));
+            assert!(matches!(error, Some(EditError::InvalidReply { .. })));
         }
     }
 }

@@ -212,46 +212,49 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn u8(&mut self, what: &'static str) -> Result<u8, PacketError> {
+    pub(super) fn u8(&mut self, reason: &'static str) -> Result<u8, PacketError> {
         let (byte, rest) = self
             .rest
             .split_first()
-            .ok_or_else(|| self.malformed(what))?;
+            .ok_or_else(|| self.malformed(reason))?;
         self.rest = rest;
         Ok(*byte)
     }
 
-    pub(super) fn u16(&mut self, what: &'static str) -> Result<u16, PacketError> {
+    pub(super) fn u16(&mut self, reason: &'static str) -> Result<u16, PacketError> {
         let (bytes, rest) = self
             .rest
             .split_first_chunk()
-            .ok_or_else(|| self.malformed(what))?;
+            .ok_or_else(|| self.malformed(reason))?;
         self.rest = rest;
         Ok(u16::from_be_bytes(*bytes))
     }
 
-    pub(super) fn u32(&mut self, what: &'static str) -> Result<u32, PacketError> {
+    pub(super) fn u32(&mut self, reason: &'static str) -> Result<u32, PacketError> {
         let (bytes, rest) = self
             .rest
             .split_first_chunk()
-            .ok_or_else(|| self.malformed(what))?;
+            .ok_or_else(|| self.malformed(reason))?;
         self.rest = rest;
         Ok(u32::from_be_bytes(*bytes))
     }
 
     /// The bytes up to the next NUL, which is taken as well.
-    pub(super) fn string(&mut self, what: &'static str) -> Result<&'a [u8], PacketError> {
-        let nul = memchr::memchr(0, self.rest).ok_or_else(|| self.malformed(what))?;
+    pub(super) fn string(&mut self, reason: &'static str) -> Result<&'a [u8], PacketError> {
+        let nul = memchr::memchr(0, self.rest).ok_or_else(|| self.malformed(reason))?;
         let (string, rest) = self.rest.split_at(nul);
         self.rest = &rest[1..];
         Ok(string)
     }
 
     /// All that is left, which must end in a NUL; without that NUL.
-    pub(super) fn last_string(&mut self, what: &'static str) -> Result<&'a [u8], PacketError> {
-        let (nul, string) = self.rest.split_last().ok_or_else(|| self.malformed(what))?;
+    pub(super) fn last_string(&mut self, reason: &'static str) -> Result<&'a [u8], PacketError> {
+        let (nul, string) = self
+            .rest
+            .split_last()
+            .ok_or_else(|| self.malformed(reason))?;
         if *nul != 0 {
-            return Err(self.malformed(what));
+            return Err(self.malformed(reason));
         }
         self.rest = &[];
         Ok(string)

@@ -4,7 +4,7 @@
 //! bare LF; the body comes as it is. Promises: byte for byte what the MTA received, as far as the
 //! MTA told it (Postfix leaves out spaces before the colon, and no MTA tells its own Received
 //! field); one copy from the receive buffer into one growing buffer, nothing allocated per field.
-//! What is in a body beyond [`PIECE`] bytes is given away while it arrives. Never fails.
+//! What is in a body beyond [`CHUNK_SIZE`] bytes is given away while it arrives. Never fails.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -16,14 +16,14 @@ const MOST_ROOM: usize = 256 * 1024;
 
 /// Bytes that are held before they are given away; the first piece has the whole header, however
 /// long.
-pub(super) const PIECE: usize = 256 * 1024;
+pub(super) const CHUNK_SIZE: usize = 256 * 1024;
 
 /// A message that is arriving. The default one is empty and holds no memory.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     text: BytesMut,
     /// Bytes that were given away.
-    given: usize,
+    handed_over: usize,
     /// Bytes of the header, the empty line included, once it is complete.
     header: usize,
 }
@@ -35,26 +35,26 @@ impl Draft {
         let room = size.map_or(ROOM, |size| size.min(MOST_ROOM) + ROOM / 4);
         Draft {
             text: BytesMut::with_capacity(room),
-            given: 0,
+            handed_over: 0,
             header: 0,
         }
     }
 
     /// Bytes so far.
     pub(super) fn len(&self) -> usize {
-        self.given + self.text.len()
+        self.handed_over + self.text.len()
     }
 
     /// Bytes that were given away.
-    pub(super) fn given(&self) -> usize {
-        self.given
+    pub(super) fn handed_over(&self) -> usize {
+        self.handed_over
     }
 
     /// What is given away, now that it is enough.
-    pub(super) fn piece(&mut self) -> Option<Bytes> {
-        (self.text.len() >= PIECE).then(|| {
+    pub(super) fn next_chunk(&mut self) -> Option<Bytes> {
+        (self.text.len() >= CHUNK_SIZE).then(|| {
             let piece = self.text.split().freeze();
-            self.given += piece.len();
+            self.handed_over += piece.len();
             piece
         })
     }

@@ -1,7 +1,7 @@
 //! The milter protocol, version 6, spoken from the filter's side.
 //!
 //! A milter ("mail filter") is a process that an MTA asks about each message. The MTA connects,
-//! both sides agree on what will be said ([`Wants`], [`Agreement`]), and then the MTA tells the
+//! both sides agree on what will be said ([`Requirements`], [`Agreement`]), and then the MTA tells the
 //! SMTP session as it happens and waits for the filter's verdict at the end of each message:
 //!
 //! ```text
@@ -45,14 +45,14 @@ mod session;
 mod strings;
 mod transaction;
 
-pub use command::{Client, Command, Stage};
-pub use connection::{ConnectionError, Gone, Handler, serve};
-pub use edit::{Answer, Edit, EditError, Outcome, RecipientAnswer};
-pub use encode::can_say;
+pub use command::{ClientAddress, Command, Stage};
+pub use connection::{ConnectionError, Handler, Interruption, serve};
+pub use edit::{Edit, EditError, MessageAnswer, MessageDecision, RecipientAnswer};
+pub use encode::check_edits;
 pub use frame::{Frame, FrameError, Frames, PacketError};
 pub use macros::Macros;
-pub use negotiation::{Actions, Agreement, NegotiationError, Offer, Steps, VERSION, Wants};
+pub use negotiation::{Actions, Agreement, NegotiationError, Offer, Requirements, Steps, VERSION};
 pub use response::Response;
-pub use session::{Question, Session, SessionError, Turn};
+pub use session::{NextAction, PendingRecipient, Session, SessionError};
 pub use strings::Strings;
-pub use transaction::{Path, Peer, SoFar, Transaction};
+pub use transaction::{PartialTransaction, Path, Peer, Transaction};

@@ -167,7 +167,7 @@ pub struct Offer {
 
 /// What our side needs of an MTA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Wants {
+pub struct Requirements {
     /// What we may do to a message; ask for no more than needed.
     pub actions: Actions,
     /// Whether each recipient is asked about while the SMTP client waits.
@@ -192,12 +192,12 @@ pub struct Agreement {
     answers_recipients: bool,
 }
 
-impl Wants {
+impl Requirements {
     /// Chooses from an MTA's offer.
     ///
     /// Actions that are wanted and not offered are simply missing from the agreement: an outcome
     /// that needs one fails then, and only then (see [`EditError`](super::EditError)).
-    pub fn agree(self, offer: Offer) -> Result<Agreement, NegotiationError> {
+    pub fn negotiate(self, offer: Offer) -> Result<Agreement, NegotiationError> {
         if offer.version < OLDEST {
             return Err(NegotiationError::TooOld {
                 version: offer.version,
@@ -278,8 +278,8 @@ mod tests {
         steps: Steps(0x1f_ffff),
     };
 
-    fn wants(actions: Actions, answer_recipients: bool) -> Wants {
-        Wants {
+    fn requirements(actions: Actions, answer_recipients: bool) -> Requirements {
+        Requirements {
             actions,
             answer_recipients,
         }
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn no_more_is_chosen_than_is_needed() {
-        let agreed = wants(Actions::ADD_HEADERS, false).agree(EVERYTHING);
+        let agreed = requirements(Actions::ADD_HEADERS, false).negotiate(EVERYTHING);
         let chosen = agreed.expect("version 6").chosen();
         assert_eq!(chosen.version, 6);
         assert_eq!(chosen.actions, Actions::ADD_HEADERS);
@@ -298,8 +298,8 @@ mod tests {
 
     #[test]
     fn recipients_are_answered_only_where_somebody_decides() {
-        let agreed = wants(Actions::NONE, true)
-            .agree(EVERYTHING)
+        let agreed = requirements(Actions::NONE, true)
+            .negotiate(EVERYTHING)
             .expect("version 6");
         assert!(!agreed.has(Steps::SILENT_RCPT));
         assert!(agreed.has(Steps::SILENT_MAIL));
@@ -312,7 +312,8 @@ mod tests {
             actions: Actions(0x3f),
             steps: Steps(0x7f),
         };
-        let agreed = wants(Actions::ADD_HEADERS | Actions::CHANGE_SENDER, false).agree(offer);
+        let agreed =
+            requirements(Actions::ADD_HEADERS | Actions::CHANGE_SENDER, false).negotiate(offer);
         let chosen = agreed.expect("version 2").chosen();
         assert_eq!(
             (chosen.version, chosen.actions, chosen.steps),
@@ -326,7 +327,8 @@ mod tests {
             actions: Actions::NONE,
             ..EVERYTHING
         };
-        let agreed = wants(Actions::CHANGE_BODY | Actions::CHANGE_HEADERS, false).agree(offer);
+        let agreed =
+            requirements(Actions::CHANGE_BODY | Actions::CHANGE_HEADERS, false).negotiate(offer);
         assert_eq!(
             agreed.expect("version 6").chosen().actions,
             Actions::CHANGE_BODY
@@ -336,7 +338,7 @@ mod tests {
     #[test]
     fn versions_that_nobody_speaks_are_refused_and_newer_ones_lowered() {
         let of = |version| {
-            Wants::default().agree(Offer {
+            Requirements::default().negotiate(Offer {
                 version,
                 ..EVERYTHING
             })
@@ -350,7 +352,7 @@ mod tests {
     #[test]
     fn the_largest_size_offered_is_taken() {
         let of = |steps| {
-            let agreed = Wants::default().agree(Offer {
+            let agreed = Requirements::default().negotiate(Offer {
                 steps,
                 ..EVERYTHING
             });

@@ -13,7 +13,7 @@ use super::negotiation::Offer;
 /// One packet from a filter. The letter on the wire stands behind each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Response<'a> {
-    /// `O`: what the filter chose, and which macros it asks for (raw; empty for the MTA's own
+    /// `O`: the filter's choice, and the macros that it asks for (raw; empty for the MTA's own
     /// lists).
     Negotiate(Offer, &'a [u8]),
     /// `c`: go on.

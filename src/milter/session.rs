@@ -26,14 +26,14 @@ use bytes::Bytes;
 use super::command::Command;
 use super::macros::Macros;
 use super::message::Draft;
-use super::negotiation::{Agreement, NegotiationError, Steps, Wants};
+use super::negotiation::{Agreement, NegotiationError, Requirements, Steps};
 use super::strings::Strings;
-use super::transaction::{Path, Peer, SoFar, Transaction};
+use super::transaction::{PartialTransaction, Path, Peer, Transaction};
 use crate::mail::{LimitExceeded, Limits};
 
 /// What the connection has to do after a command.
 #[derive(Debug)]
-pub enum Turn<'a> {
+pub enum NextAction<'a> {
     /// Nothing: no answer is expected.
     Silent,
     /// Say "continue".
@@ -41,7 +41,7 @@ pub enum Turn<'a> {
     /// Say what was chosen, and accept longer packets from now on.
     Negotiated(Agreement),
     /// Decide about a recipient, then answer.
-    Recipient(Question<'a>),
+    Recipient(PendingRecipient<'a>),
     /// Refuse a recipient of the message with this name (it may have none yet): there are too many.
     RefuseRecipient(LimitExceeded, String),
     /// Decide about the message, then answer.
@@ -54,7 +54,7 @@ pub enum Turn<'a> {
 
 /// A recipient to decide about; it counts only once it is accepted.
 #[derive(Debug)]
-pub struct Question<'a> {
+pub struct PendingRecipient<'a> {
     connection: &'a Peer,
     helo: &'a str,
     macros: &'a Macros,
@@ -62,10 +62,10 @@ pub struct Question<'a> {
     recipient: Path,
 }
 
-impl Question<'_> {
+impl PendingRecipient<'_> {
     /// What was told before.
-    pub fn so_far(&self) -> SoFar<'_> {
-        SoFar {
+    pub fn partial(&self) -> PartialTransaction<'_> {
+        PartialTransaction {
             connection: self.connection,
             helo: self.helo,
             sender: &self.envelope.sender,
@@ -106,7 +106,7 @@ const BEFORE_NEGOTIATION: &str = "before negotiation";
 /// One connection.
 #[derive(Debug)]
 pub struct Session {
-    wants: Wants,
+    requirements: Requirements,
     limits: Limits,
     state: State,
     /// How many messages have begun.
@@ -157,14 +157,14 @@ struct Envelope {
 
 impl Session {
     /// A connection on which nothing was said yet, with the usual limits.
-    pub fn new(wants: Wants) -> Session {
-        Session::within(wants, Limits::DEFAULT)
+    pub fn new(requirements: Requirements) -> Session {
+        Session::with_limits(requirements, Limits::DEFAULT)
     }
 
     /// A connection on which nothing was said yet, with these limits.
-    pub fn within(wants: Wants, limits: Limits) -> Session {
+    pub fn with_limits(requirements: Requirements, limits: Limits) -> Session {
         Session {
-            wants,
+            requirements,
             limits,
             state: State::Greeting,
             begun: 0,
@@ -182,30 +182,30 @@ impl Session {
     }
 
     /// The next piece of a large message, to be handed over; to be asked after each command.
-    pub fn piece(&mut self) -> Option<Bytes> {
+    pub fn next_chunk(&mut self) -> Option<Bytes> {
         match self.under_way() {
             // A piece begins with the whole header.
-            Some(Phase::Body(_, draft)) => draft.piece(),
+            Some(Phase::Body(_, draft)) => draft.next_chunk(),
             _ => None,
         }
     }
 
     /// Bytes of the message under way that are held here, and that were handed over.
-    pub fn held(&mut self) -> (usize, usize) {
+    pub fn sizes(&mut self) -> (usize, usize) {
         match self.under_way() {
             Some(Phase::Header(_, draft) | Phase::Body(_, draft)) => {
-                (draft.len() - draft.given(), draft.given())
+                (draft.len() - draft.handed_over(), draft.handed_over())
             }
             _ => (0, 0),
         }
     }
 
     /// There is no room for the message under way: it is refused when it is told to its end.
-    pub fn exceed(&mut self, excess: LimitExceeded) {
+    pub fn mark_exceeded(&mut self, excess: LimitExceeded) {
         if let Some(Phase::Header(envelope, draft) | Phase::Body(envelope, draft)) =
             self.under_way()
         {
-            envelope.exceed(excess);
+            envelope.mark_exceeded(excess);
             *draft = Draft::default();
         }
     }
@@ -234,7 +234,7 @@ impl Session {
     }
 
     /// Takes in a command. After an error the session is of no more use.
-    pub fn handle(&mut self, command: Command<'_>) -> Result<Turn<'_>, SessionError> {
+    pub fn handle(&mut self, command: Command<'_>) -> Result<NextAction<'_>, SessionError> {
         if let Command::Mail(_) = command {
             self.begun += 1;
         }
@@ -242,11 +242,11 @@ impl Session {
             State::Open(open) => open.handle(command),
             greeting => match command {
                 Command::Negotiate(offer) => {
-                    let agreement = self.wants.agree(offer)?;
+                    let agreement = self.requirements.negotiate(offer)?;
                     *greeting = State::Open(Box::new(Open::new(agreement, self.limits)));
-                    Ok(Turn::Negotiated(agreement))
+                    Ok(NextAction::Negotiated(agreement))
                 }
-                Command::Quit => Ok(Turn::Quit),
+                Command::Quit => Ok(NextAction::Quit),
                 other => Err(SessionError::OutOfOrder {
                     command: other.name(),
                     state: BEFORE_NEGOTIATION,
@@ -268,7 +268,7 @@ impl Open {
         }
     }
 
-    fn handle(&mut self, command: Command<'_>) -> Result<Turn<'_>, SessionError> {
+    fn handle(&mut self, command: Command<'_>) -> Result<NextAction<'_>, SessionError> {
         match command {
             Command::Macros { stage, pairs } => self.macros.set(stage, pairs),
             Command::Header { name, value } => {
@@ -333,13 +333,17 @@ impl Open {
                 self.macros.end_connection();
                 self.phase = Phase::Fresh;
             }
-            Command::Quit => return Ok(Turn::Quit),
+            Command::Quit => return Ok(NextAction::Quit),
             Command::Negotiate(_) => return Err(self.out_of_order(&command)),
         }
-        Ok(Turn::Silent)
+        Ok(NextAction::Silent)
     }
 
-    fn rcpt(&mut self, command: &Command<'_>, path: Strings<'_>) -> Result<Turn<'_>, SessionError> {
+    fn rcpt(
+        &mut self,
+        command: &Command<'_>,
+        path: Strings<'_>,
+    ) -> Result<NextAction<'_>, SessionError> {
         let silent = self.answer(Steps::SILENT_RCPT);
         let recipient = Path {
             resolved: self.macros.get("rcpt_addr").unwrap_or_default().to_owned(),
@@ -353,14 +357,17 @@ impl Open {
         if (self.limits).is_exceeded_by_recipients(count + 1, bytes + recipient.bytes()) {
             if self.agreement.answers_recipients() {
                 let queue_id = self.macros.get("i").unwrap_or_default().to_owned();
-                return Ok(Turn::RefuseRecipient(LimitExceeded::Recipients, queue_id));
+                return Ok(NextAction::RefuseRecipient(
+                    LimitExceeded::Recipients,
+                    queue_id,
+                ));
             }
             // Nobody waits for an answer here; the end of the message gets it.
-            envelope.exceed(LimitExceeded::Recipients);
+            envelope.mark_exceeded(LimitExceeded::Recipients);
             return Ok(silent);
         }
         if self.agreement.answers_recipients() {
-            return Ok(Turn::Recipient(Question {
+            return Ok(NextAction::Recipient(PendingRecipient {
                 connection: &self.connection,
                 helo: &self.helo,
                 macros: &self.macros,
@@ -378,7 +385,7 @@ impl Open {
         &mut self,
         command: &Command<'_>,
         chunk: &[u8],
-    ) -> Result<Turn<'_>, SessionError> {
+    ) -> Result<NextAction<'_>, SessionError> {
         self.chunk(command, chunk)?;
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Body(
@@ -390,7 +397,7 @@ impl Open {
             ) => {
                 let queue_id = self.macros.get("i").unwrap_or_default().to_owned();
                 self.macros.end_message();
-                Ok(Turn::RefuseMessage(excess, queue_id))
+                Ok(NextAction::RefuseMessage(excess, queue_id))
             }
             Phase::Body(envelope, draft) => {
                 let transaction = Transaction {
@@ -399,11 +406,14 @@ impl Open {
                     sender: envelope.sender,
                     recipients: envelope.recipients,
                     macros: self.macros.take_for_message(),
-                    handed_over: draft.given(),
+                    handed_over: draft.handed_over(),
                     header: draft.header(),
                     message: draft.finish(),
                 };
-                Ok(Turn::EndOfMessage(Box::new(transaction), self.agreement))
+                Ok(NextAction::EndOfMessage(
+                    Box::new(transaction),
+                    self.agreement,
+                ))
             }
             _ => Err(self.out_of_order(command)),
         }
@@ -452,7 +462,7 @@ impl Open {
         let most = self.limits.message_size;
         let (envelope, draft) = self.body(command)?;
         if envelope.excess.is_none() && draft.len() + chunk.len() > most {
-            envelope.exceed(LimitExceeded::Message);
+            envelope.mark_exceeded(LimitExceeded::Message);
             *draft = Draft::default();
         }
         if envelope.excess.is_none() {
@@ -469,11 +479,11 @@ impl Open {
     }
 
     /// "Continue", unless it was agreed that this command has no answer.
-    fn answer(&self, silent: Steps) -> Turn<'static> {
+    fn answer(&self, silent: Steps) -> NextAction<'static> {
         if self.agreement.has(silent) {
-            Turn::Silent
+            NextAction::Silent
         } else {
-            Turn::Continue
+            NextAction::Continue
         }
     }
 
@@ -490,7 +500,7 @@ impl Envelope {
 
     /// The message is beyond a limit: what is held of it is of no use any more. Its sender stays,
     /// which is small.
-    fn exceed(&mut self, excess: LimitExceeded) {
+    fn mark_exceeded(&mut self, excess: LimitExceeded) {
         self.excess.get_or_insert(excess);
         self.recipients = Vec::new();
     }
@@ -507,7 +517,7 @@ impl Envelope {
             length if length > limits.message_size => LimitExceeded::Message,
             _ => return,
         };
-        self.exceed(excess);
+        self.mark_exceeded(excess);
         *draft = Draft::default();
     }
 }

@@ -15,7 +15,7 @@ impl<'a> Strings<'a> {
         matches!(bytes.last(), None | Some(0)).then_some(Strings(bytes))
     }
 
-    /// Strings in the form that [`Strings::new`] takes. A NUL inside one cannot be said and is left
+    /// Strings in the form that [`Strings::new`] takes. A NUL inside one cannot be sent and is left
     /// out.
     pub fn pack<S: AsRef<[u8]>>(strings: impl IntoIterator<Item = S>) -> BytesMut {
         let mut packed = BytesMut::new();

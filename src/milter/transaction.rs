@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 
-use super::command::Client;
+use super::command::ClientAddress;
 use super::macros::Macros;
 use super::strings::Strings;
 
@@ -38,7 +38,7 @@ pub struct Path {
 
 /// What is known while the envelope is still being told.
 #[derive(Debug, Clone, Copy)]
-pub struct SoFar<'a> {
+pub struct PartialTransaction<'a> {
     /// The SMTP client.
     pub connection: &'a Peer,
     /// Its HELO name; empty where none was told.
@@ -82,10 +82,10 @@ impl Transaction {
 }
 
 impl Peer {
-    pub(super) fn new(hostname: &[u8], client: Client<'_>) -> Peer {
+    pub(super) fn new(hostname: &[u8], client: ClientAddress<'_>) -> Peer {
         let (ip, port) = match client {
-            Client::Inet(ip, port) => (Some(ip), port),
-            Client::Local(_) | Client::Unknown => (None, 0),
+            ClientAddress::Inet(ip, port) => (Some(ip), port),
+            ClientAddress::Local(_) | ClientAddress::Unknown => (None, 0),
         };
         Peer {
             hostname: String::from_utf8_lossy(hostname).into_owned(),

@@ -10,7 +10,7 @@ use crate::journal::{ComposeError, Composer, Item, ItemId, inert, is_ours};
 use crate::mail::{Content, Envelope, Message};
 use crate::policy::{Format, JournalWhat, Plan};
 use crate::spool::Parcel;
-use crate::text::{self, Class, Signed, Version};
+use crate::text::{self, RecipientClass, SignedPolicy, Version};
 
 /// What is to be made.
 #[derive(Clone)]
@@ -24,11 +24,11 @@ pub(super) struct Make {
     /// Who gets copies.
     pub plan: Plan,
     /// Who is owed which texts; empty where nobody is owed any.
-    pub classes: Vec<Class>,
+    pub classes: Vec<RecipientClass>,
     /// Whether what goes on loses the fields that only we may write.
     pub strips: bool,
     /// What becomes of signed messages.
-    pub signed: Signed,
+    pub signed: SignedPolicy,
     /// The time of the reports.
     pub now: SystemTime,
 }
@@ -145,7 +145,7 @@ impl Make {
         &self,
         whole: &[u8],
         header: Option<usize>,
-        classes: Vec<Class>,
+        classes: Vec<RecipientClass>,
     ) -> Result<Vec<Version>, MakeError> {
         let edit = || text::versions(whole, header, classes, self.signed);
         catch_unwind(AssertUnwindSafe(edit)).map_err(|_| MakeError::Edit)
@@ -216,7 +216,7 @@ impl Make {
         let edited = Bytes::from(text::apply(whole, &version.splices));
         match header {
             Some(header) => {
-                Message::with_header(edited, text::header_after(header, &version.splices))
+                Message::with_header(edited, text::edited_header_size(header, &version.splices))
             }
             None => Message::new(edited),
         }

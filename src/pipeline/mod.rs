@@ -26,7 +26,7 @@ use crate::journal::{Composer, is_ours};
 use crate::mail::{Address, Content, Enhanced, Envelope, Message, Reply};
 use crate::policy::{self, Admission, Plan, Rules};
 use crate::spool::{CommitError, Held, Parcel, Spool};
-use crate::text::{self, Class, OnFailure};
+use crate::text::{self, OnFailure, RecipientClass};
 
 pub use make::Other;
 use make::{Made, Make, MakeError};
@@ -371,7 +371,7 @@ impl Pipeline {
             return (Cow::Borrowed(envelope), people);
         }
         let mut envelope = envelope.clone();
-        envelope.claimed = message.authors();
+        envelope.header_authors = message.authors();
         let asked: Vec<Question> = text::all_questions(&envelope, &self.rules, &self.text);
         let people = self.identities.find(&asked, deadline).await;
         (Cow::Owned(envelope), people)
@@ -422,7 +422,7 @@ impl Pipeline {
 
     /// Who is owed which texts; nobody any, where that cannot be told and mail goes on all the
     /// same.
-    fn classes(&self, envelope: &Envelope, people: &People) -> Result<Vec<Class>, Reply> {
+    fn classes(&self, envelope: &Envelope, people: &People) -> Result<Vec<RecipientClass>, Reply> {
         if self.text.is_empty() {
             return Ok(Vec::new());
         }
@@ -430,8 +430,8 @@ impl Pipeline {
             Ok(classes) => Ok(classes),
             Err(untold) => {
                 let why = match untold {
-                    text::Untold::Person { .. } => "directory",
-                    text::Untold::Template { .. } => "template",
+                    text::TextSelectionError::Person { .. } => "directory",
+                    text::TextSelectionError::Template { .. } => "template",
                 };
                 self.text_failed(envelope, why, &untold.to_string())
                     .map(|()| Vec::new())
@@ -444,7 +444,7 @@ impl Pipeline {
     async fn room_for_texts(
         &self,
         message: &Message,
-        classes: &[Class],
+        classes: &[RecipientClass],
     ) -> Result<Option<Room>, Reply> {
         let is_large = matches!(message.content(), Content::Stored { .. });
         if !is_large || classes.iter().all(|class| class.texts.is_empty()) {
@@ -470,7 +470,7 @@ impl Pipeline {
         envelope: &Envelope,
         message: &Message,
         plan: Plan,
-        classes: Vec<Class>,
+        classes: Vec<RecipientClass>,
         hook: &dyn Hook,
         now: SystemTime,
     ) -> Result<Made, Reply> {
@@ -586,13 +586,13 @@ impl Pipeline {
             counter!("copyist_messages_total", "direction" => direction.name(), "journaled" => journaled).increment(1);
         }
         for version in &made.versions {
-            let result = match version.left {
+            let result = match version.obstacle {
                 Some(obstacle) => obstacle.name(),
                 None if version.splices.is_empty() => continue,
                 None => "edited",
             };
             counter!("copyist_texts_total", "direction" => version.direction.name(), "result" => result).increment(1);
-            if let Some(obstacle) = version.left {
+            if let Some(obstacle) = version.obstacle {
                 info!(queue_id, direction = %version.direction, "goes without its text: {obstacle}");
             }
         }

@@ -200,7 +200,7 @@ impl Pipeline {
         let Some(guarded) = self.guarded.get() else {
             return false;
         };
-        let (address, mta) = (&recipient.address, recipient.reading.as_ref());
+        let (address, mta) = (&recipient.address, recipient.resolved.as_ref());
         let status = self.identities.guard_status(address, mta, &guarded).await;
         matches!(status, GuardStatus::Guarded(_))
     }

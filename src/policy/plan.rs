@@ -185,15 +185,15 @@ pub fn standing(envelope: &Envelope, rules: &Rules) -> Standing {
         is_authenticated: false,
     };
     let is_gateway = client.ip.is_some_and(|ip| organization.is_gateway(ip));
-    let is_trusted = client.side == Some(Side::Ours)
+    let is_trusted = client.side == Some(Side::Internal)
         || client.side.is_none() && client.ip.is_some_and(|ip| organization.trusts(ip));
     let certified = client.certificate.as_ref();
     let is_authenticated =
         client.user.is_some() || certified.is_some_and(|one| organization.accepts(one));
     match client.side {
-        Some(Side::Outside) => outside,
+        Some(Side::External) => outside,
         _ if is_gateway => outside,
-        Some(Side::Ours) => Standing {
+        Some(Side::Internal) => Standing {
             from_us: true,
             may_relay: true,
             is_trusted,
@@ -219,7 +219,7 @@ fn has_foreign_sender(envelope: &Envelope, rules: &Rules) -> bool {
     let mut readings = envelope
         .sender
         .iter()
-        .chain(&envelope.sender_reading)
+        .chain(&envelope.resolved_sender)
         .peekable();
     readings.peek().is_some() && !readings.any(|sender| rules.organization.has(sender))
 }
@@ -248,7 +248,7 @@ pub fn direction(standing: Standing, recipient: &Address, rules: &Rules) -> Dire
 pub fn recipient_question(recipient: &Recipient) -> Question {
     Question::Recipient {
         address: recipient.address.clone(),
-        mta: recipient.reading.clone(),
+        mta: recipient.resolved.clone(),
     }
 }
 
@@ -619,17 +619,20 @@ pub fn identities(envelope: &Envelope, rules: &Rules) -> Vec<Question> {
     let client = &envelope.client;
     let sender = envelope.sender.iter().map(|address| Question::Sender {
         address: address.clone(),
-        mta: envelope.sender_reading.clone(),
+        mta: envelope.resolved_sender.clone(),
     });
     let login = client.user.iter().map(|user| Question::Login(user.clone()));
     let certificate = client.certificate.iter();
     let certificate = certificate
         .filter(|one| rules.organization.accepts(one))
         .map(|one| Question::Login(one.subject.clone()));
-    let claimed = envelope.claimed.iter().map(|address| Question::Sender {
-        address: address.clone(),
-        mta: None,
-    });
+    let claimed = envelope
+        .header_authors
+        .iter()
+        .map(|address| Question::Sender {
+            address: address.clone(),
+            mta: None,
+        });
     let mut all: Vec<Question> = sender
         .chain(login)
         .chain(certificate)

@@ -644,7 +644,7 @@ fn an_author_whom_a_trusted_client_names_adds_copies_and_takes_none_away() {
     assert!(asks_for_authors(&message, &nobody, &rules()));
     let decided = plan(&message, &nobody, &Resolved::new(), &rules()).expect("decided");
     assert!(decided.is_unidentified && decided.is_empty());
-    message.claimed = vec![address("ana@corp.example")];
+    message.header_authors = vec![address("ana@corp.example")];
     let [dan, x, private] = unknown;
     let found = people([
         dan,

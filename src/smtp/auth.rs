@@ -19,7 +19,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// The user's name, from the client's base64 responses in their order, the initial one included if
 /// there was one. `None` for other mechanisms than PLAIN, LOGIN, CRAM-MD5, SCRAM-*, XOAUTH2,
 /// OAUTHBEARER and EXTERNAL, and for what is none by its mechanism.
-pub fn user_of(mechanism: &str, responses: &[Bytes]) -> Option<String> {
+pub fn parse_auth_user(mechanism: &str, responses: &[Bytes]) -> Option<String> {
     let response = decoded(responses.first()?)?;
     let user = match mechanism.to_ascii_uppercase().as_str() {
         "PLAIN" => plain(&response)?.to_vec(),
@@ -109,7 +109,7 @@ mod tests {
         let encoded = responses
             .iter()
             .map(|response| Bytes::from(BASE64.encode(response)));
-        user_of(mechanism, &encoded.collect::<Vec<_>>())
+        parse_auth_user(mechanism, &encoded.collect::<Vec<_>>())
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn the_encoding_is_base64_and_a_lone_equals_sign_is_nothing() {
-        let user = |response: &'static str| user_of("LOGIN", &[Bytes::from(response)]);
+        let user = |response: &'static str| parse_auth_user("LOGIN", &[Bytes::from(response)]);
         assert_eq!(user("YW5h").as_deref(), Some("ana"));
         assert_eq!(user("YW4=").as_deref(), Some("an"));
         assert_eq!(user("YW4").as_deref(), Some("an"));
@@ -234,6 +234,6 @@ mod tests {
         ] {
             assert_eq!(user(not), None, "{not:?}");
         }
-        assert_eq!(user_of("EXTERNAL", &[Bytes::from("=")]), None);
+        assert_eq!(parse_auth_user("EXTERNAL", &[Bytes::from("=")]), None);
     }
 }

@@ -63,7 +63,7 @@ impl Capabilities {
     }
 
     /// Whether the server said that messages of this many bytes are too large.
-    pub fn refuses_size(&self, bytes: usize) -> Option<u64> {
+    pub fn exceeded_size_limit(&self, bytes: usize) -> Option<u64> {
         self.size
             .filter(|limit| *limit > 0 && bytes as u64 > *limit)
     }
@@ -97,9 +97,9 @@ mod tests {
         assert_eq!(found, expected);
         let old = Capabilities::from_lines(["auth=login PLAIN"]).auth;
         assert!(old.login && old.plain, "{old:?}");
-        assert_eq!(found.refuses_size(1001), Some(1000));
+        assert_eq!(found.exceeded_size_limit(1001), Some(1000));
         assert_eq!(
-            Capabilities::from_lines(["SIZE 0"]).refuses_size(1_000_000),
+            Capabilities::from_lines(["SIZE 0"]).exceeded_size_limit(1_000_000),
             None
         );
     }

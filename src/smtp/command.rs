@@ -180,7 +180,7 @@ fn is_plain_path(path: &str) -> bool {
 
 /// A line of MAIL or RCPT that was read as such, with angle brackets around its path: whoever
 /// passes it on says only what the RFC has.
-pub fn with_brackets(line: &Bytes) -> Bytes {
+pub fn add_brackets(line: &Bytes) -> Bytes {
     let Some(colon) = memchr::memchr(b':', line) else {
         return line.clone();
     };

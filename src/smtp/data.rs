@@ -10,7 +10,7 @@ use bytes::{Buf, BytesMut};
 /// What becomes of a CR or LF that is not part of a CRLF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BareLineBreaks {
-    /// They stay as they are, and the caller refuses the message ([`Unstuff::flaw`]).
+    /// They stay as they are, and the caller refuses the message ([`DataDecoder::error`]).
     Reject,
     /// Each becomes a CRLF. A "." that then stands alone on a line is content.
     Normalize,
@@ -18,7 +18,7 @@ pub enum BareLineBreaks {
 
 /// What a message must not hold (RFC 5321 section 2.3.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum DataFlaw {
+pub enum DataError {
     /// An LF without a CR before it.
     #[error("the message has an LF without a CR")]
     BareLineFeed,
@@ -27,12 +27,12 @@ pub enum DataFlaw {
     BareCarriageReturn,
 }
 
-impl DataFlaw {
+impl DataError {
     /// What this byte, a CR or LF, is where it is bare.
-    fn of(byte: u8) -> DataFlaw {
+    fn of(byte: u8) -> DataError {
         match byte {
-            b'\n' => DataFlaw::BareLineFeed,
-            _ => DataFlaw::BareCarriageReturn,
+            b'\n' => DataError::BareLineFeed,
+            _ => DataError::BareCarriageReturn,
         }
     }
 }
@@ -40,24 +40,24 @@ impl DataFlaw {
 /// Decodes the content of one message: takes the dots away that a client puts before lines that
 /// begin with one, and finds the end.
 #[derive(Debug)]
-pub struct Unstuff {
+pub struct DataDecoder {
     bare: BareLineBreaks,
     /// A CRLF, or the DATA command, is just before.
     line_begins: bool,
-    flaw: Option<DataFlaw>,
+    error: Option<DataError>,
     has_nul: bool,
     /// Bytes of the line so far.
     line: usize,
     longest_line: usize,
 }
 
-impl Unstuff {
+impl DataDecoder {
     /// The beginning of a message.
-    pub fn new(bare: BareLineBreaks) -> Unstuff {
-        Unstuff {
+    pub fn new(bare: BareLineBreaks) -> DataDecoder {
+        DataDecoder {
             bare,
             line_begins: true,
-            flaw: None,
+            error: None,
             has_nul: false,
             line: 0,
             longest_line: 0,
@@ -67,14 +67,14 @@ impl Unstuff {
     /// Moves what can be decoded from `input` to the end of `out`. True when the message has ended:
     /// what follows its end stays in `input`. Otherwise at most two bytes stay there, whose
     /// meaning the next ones tell.
-    pub fn take(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
+    pub fn decode(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
         let before = out.len();
-        let ended = self.decode(input, out);
+        let ended = self.decode_lines(input, out);
         self.has_nul |= memchr::memchr(0, &out[before..]).is_some();
         ended
     }
 
-    fn decode(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
+    fn decode_lines(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
         // What lies between these two is decoded and goes out as it is.
         let (mut from, mut at) = (0, 0);
         loop {
@@ -108,7 +108,7 @@ impl Unstuff {
                     self.line_ends();
                 }
                 [byte, ..] => {
-                    self.flaw.get_or_insert(DataFlaw::of(*byte));
+                    self.error.get_or_insert(DataError::of(*byte));
                     match self.bare {
                         BareLineBreaks::Reject => self.line += 1,
                         BareLineBreaks::Normalize => {
@@ -130,8 +130,8 @@ impl Unstuff {
     }
 
     /// The first bare CR or LF that was seen.
-    pub fn flaw(&self) -> Option<DataFlaw> {
-        self.flaw
+    pub fn error(&self) -> Option<DataError> {
+        self.error
     }
 
     /// Whether a NUL was seen. It stays where it is: only BINARYMIME (RFC 3030) allows it, but a
@@ -152,10 +152,10 @@ impl Unstuff {
 }
 
 /// Encodes the content of one message: puts a dot before each line that begins with one, and adds
-/// the end. Everything else goes out as it is, bare CR and LF, too: give it what [`Unstuff`] left
+/// the end. Everything else goes out as it is, bare CR and LF, too: give it what [`DataDecoder`] left
 /// none in.
 #[derive(Debug)]
-pub struct Stuff {
+pub struct DataEncoder {
     before: Before,
 }
 
@@ -168,16 +168,16 @@ enum Before {
     Other,
 }
 
-impl Stuff {
+impl DataEncoder {
     /// The beginning of a message.
-    pub fn new() -> Stuff {
-        Stuff {
+    pub fn new() -> DataEncoder {
+        DataEncoder {
             before: Before::LineEnd,
         }
     }
 
     /// Adds a piece of the message to `out`.
-    pub fn put(&mut self, piece: &[u8], out: &mut BytesMut) {
+    pub fn encode(&mut self, piece: &[u8], out: &mut BytesMut) {
         out.reserve(piece.len());
         let mut from = 0;
         for at in memchr::memchr_iter(b'.', piece) {
@@ -192,7 +192,7 @@ impl Stuff {
     }
 
     /// Adds a CRLF where the message does not end in one, and the line that ends it.
-    pub fn end(self, out: &mut BytesMut) {
+    pub fn finish(self, out: &mut BytesMut) {
         if self.before != Before::LineEnd {
             out.extend_from_slice(b"\r\n");
         }
@@ -211,27 +211,27 @@ impl Stuff {
     }
 }
 
-impl Default for Stuff {
-    fn default() -> Stuff {
-        Stuff::new()
+impl Default for DataEncoder {
+    fn default() -> DataEncoder {
+        DataEncoder::new()
     }
 }
 
 /// The first CR or LF of a piece that is not part of a CRLF; for chunks (RFC 3030), which need no
 /// decoding. `after_cr` is false before the first piece, and is given back for the next: if it is
 /// true after the last, that CR is bare.
-pub fn find_bare(piece: &[u8], after_cr: &mut bool) -> Option<DataFlaw> {
+pub fn find_bare_line_break(piece: &[u8], after_cr: &mut bool) -> Option<DataError> {
     let first = *piece.first()?;
     let half = std::mem::replace(after_cr, piece.ends_with(b"\r"));
     if half && first != b'\n' {
-        return Some(DataFlaw::BareCarriageReturn);
+        return Some(DataError::BareCarriageReturn);
     }
     let mut at = usize::from(half);
     while let Some(found) = memchr::memchr2(b'\r', b'\n', &piece[at..]) {
         match &piece[at + found..] {
             [b'\r', b'\n', ..] => at += found + 2,
             [b'\r'] => return None,
-            [byte, ..] => return Some(DataFlaw::of(*byte)),
+            [byte, ..] => return Some(DataError::of(*byte)),
             [] => break,
         }
     }

@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 /// Why what ended at a CRLF is no command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum LineFlaw {
+pub enum LineError {
     /// Longer than allowed (RFC 5321 section 4.5.3.1.4).
     #[error("the line is too long")]
     TooLong,
@@ -50,7 +50,7 @@ impl Lines {
 
     /// The next line, without its CRLF; `None` while its end has not come. A line that is too long
     /// is told of once, as soon as it is, and skipped to its CRLF.
-    pub fn next_line(&mut self) -> Option<Result<Bytes, LineFlaw>> {
+    pub fn next_line(&mut self) -> Option<Result<Bytes, LineError>> {
         loop {
             let end = memchr::memmem::find(&self.input[self.searched..], b"\r\n");
             let Some(end) = end.map(|end| self.searched + end) else {
@@ -87,19 +87,19 @@ impl Lines {
         self.input.is_empty()
     }
 
-    fn line(&self, end: usize) -> Result<Bytes, LineFlaw> {
+    fn line(&self, end: usize) -> Result<Bytes, LineError> {
         let line = &self.input[..end];
         if end + 2 > self.longest {
-            Err(LineFlaw::TooLong)
+            Err(LineError::TooLong)
         } else if memchr::memchr3(b'\r', b'\n', 0, line).is_some() {
-            Err(LineFlaw::BareLineBreak)
+            Err(LineError::BareLineBreak)
         } else {
             Ok(Bytes::copy_from_slice(line))
         }
     }
 
     /// No CRLF is in the input.
-    fn unfinished(&mut self) -> Option<LineFlaw> {
+    fn unfinished(&mut self) -> Option<LineError> {
         // A CR at the end may be half of the line's end.
         let half = usize::from(self.input.ends_with(b"\r"));
         // Whatever follows, the line will have more bytes than these.
@@ -109,7 +109,7 @@ impl Lines {
             self.input.advance(self.input.len() - half);
         }
         self.searched = self.input.len() - half;
-        too_long.then_some(LineFlaw::TooLong)
+        too_long.then_some(LineError::TooLong)
     }
 }
 
@@ -129,7 +129,7 @@ mod tests {
 
     const LONGEST: usize = 12;
 
-    fn lines<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Result<Bytes, LineFlaw>> {
+    fn lines<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Result<Bytes, LineError>> {
         let mut lines = Lines::new(LONGEST);
         let mut found = Vec::new();
         for piece in pieces {
@@ -140,14 +140,14 @@ mod tests {
         found
     }
 
-    fn ok(line: &'static str) -> Result<Bytes, LineFlaw> {
+    fn ok(line: &'static str) -> Result<Bytes, LineError> {
         Ok(Bytes::from_static(line.as_bytes()))
     }
 
     #[test]
     fn only_crlf_ends_a_line_and_flawed_ones_are_consumed_whole() {
-        use LineFlaw::{BareLineBreak as Bare, TooLong};
-        type Case = (&'static [u8], Vec<Result<Bytes, LineFlaw>>);
+        use LineError::{BareLineBreak as Bare, TooLong};
+        type Case = (&'static [u8], Vec<Result<Bytes, LineError>>);
         let cases: Vec<Case> = vec![
             (b"NOOP\r\nQUIT\r\n", vec![ok("NOOP"), ok("QUIT")]),
             (b"\r\n\r\n", vec![ok(""), ok("")]),
@@ -189,7 +189,7 @@ mod tests {
         for _ in 0..1000 {
             lines.feed(&[b'x'; 1000]);
             while let Some(line) = lines.next_line() {
-                assert_eq!(line, Err(LineFlaw::TooLong));
+                assert_eq!(line, Err(LineError::TooLong));
                 flaws += 1;
             }
             assert!(lines.input.len() < 4096);
@@ -220,9 +220,9 @@ mod tests {
         assert_eq!(lines.clear(), 9);
         assert!(lines.is_empty());
         lines.feed(b"\nEHLO x\r\n");
-        assert_eq!(lines.next_line(), Some(Err(LineFlaw::BareLineBreak)));
+        assert_eq!(lines.next_line(), Some(Err(LineError::BareLineBreak)));
         lines.feed(b"012345678901234");
-        assert_eq!(lines.next_line(), Some(Err(LineFlaw::TooLong)));
+        assert_eq!(lines.next_line(), Some(Err(LineError::TooLong)));
         assert_eq!(lines.clear(), 0);
         lines.feed(b"EHLO x\r\n");
         assert_eq!(lines.next_line(), Some(ok("EHLO x")));

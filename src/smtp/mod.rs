@@ -15,11 +15,11 @@ mod sink;
 #[cfg(test)]
 mod smuggling;
 
-pub use auth::user_of;
+pub use auth::parse_auth_user;
 pub use capabilities::{Capabilities, Mechanisms};
-pub use command::{Command, with_brackets};
-pub use data::{BareLineBreaks, DataFlaw, Stuff, Unstuff, find_bare};
-pub use lines::{LineFlaw, Lines};
-pub use reply::{Answer, AnswerFlaw, Answers};
-pub use server::{Dialogue, Event, Received};
+pub use command::{Command, add_brackets};
+pub use data::{BareLineBreaks, DataDecoder, DataEncoder, DataError, find_bare_line_break};
+pub use lines::{LineError, Lines};
+pub use reply::{ReplyError, ReplyReader, ServerReply};
+pub use server::{Event, ReceivedMessage, ServerSession};
 pub use sink::Sink;

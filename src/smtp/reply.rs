@@ -19,14 +19,14 @@ const MOST_LINES: usize = 256;
 
 /// A server's answer to one command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct ServerReply {
     /// Three digits, 200 to 599.
     pub code: u16,
     /// All its lines with their CRLF, exactly as they came.
     pub wire: Bytes,
 }
 
-impl Answer {
+impl ServerReply {
     /// The text of each line, without code, separator and CRLF. What is no UTF-8 is replaced.
     pub fn text_lines(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let lines = self.wire.split_inclusive(|byte| *byte == b'\n');
@@ -84,7 +84,7 @@ impl Answer {
 
 /// Why what a server sent is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AnswerFlaw {
+pub enum ReplyError {
     /// No three digits from 200 to 599 with a hyphen, a space or nothing after them.
     #[error("a line of the answer does not begin with a code")]
     NoCode,
@@ -104,7 +104,7 @@ pub enum AnswerFlaw {
 
 /// What a server sent and was not yet taken, as answers.
 #[derive(Debug, Default)]
-pub struct Answers {
+pub struct ReplyReader {
     input: BytesMut,
     /// Bytes of the lines of the next answer that are looked at.
     read: usize,
@@ -114,13 +114,13 @@ pub struct Answers {
     code: u16,
     /// How far the next line was searched for its end.
     searched: usize,
-    flaw: Option<AnswerFlaw>,
+    flaw: Option<ReplyError>,
 }
 
-impl Answers {
+impl ReplyReader {
     /// Nothing yet.
-    pub fn new() -> Answers {
-        Answers::default()
+    pub fn new() -> ReplyReader {
+        ReplyReader::default()
     }
 
     /// Takes what came in. Ask for answers until there is none before feeding more.
@@ -131,7 +131,7 @@ impl Answers {
     }
 
     /// The next answer; `None` while its end has not come. After a flaw, the flaw again and again.
-    pub fn next_answer(&mut self) -> Option<Result<Answer, AnswerFlaw>> {
+    pub fn next_reply(&mut self) -> Option<Result<ServerReply, ReplyError>> {
         if let Some(flaw) = self.flaw {
             return Some(Err(flaw));
         }
@@ -140,7 +140,7 @@ impl Answers {
                 Ok(None) => return None,
                 Ok(Some(Line::Continued)) => {}
                 Ok(Some(Line::Last)) => {
-                    let answer = Answer {
+                    let answer = ServerReply {
                         code: self.code,
                         wire: Bytes::copy_from_slice(&self.input[..self.read]),
                     };
@@ -168,39 +168,39 @@ impl Answers {
     pub fn clear(&mut self) -> usize {
         let bytes = self.input.len();
         let flaw = self.flaw;
-        *self = Answers {
+        *self = ReplyReader {
             flaw,
-            ..Answers::default()
+            ..ReplyReader::default()
         };
         bytes
     }
 
     /// Reads one line. Flaws are found in an order that does not depend on how much of the line is
     /// there.
-    fn line(&mut self) -> Result<Option<Line>, AnswerFlaw> {
+    fn line(&mut self) -> Result<Option<Line>, ReplyError> {
         let rest = &self.input[self.read..];
         let found = memchr::memchr(b'\n', &rest[self.searched..]);
         let Some(end) = found.map(|found| self.searched + found) else {
             self.searched = rest.len();
             return match rest.len() {
                 ..LONGEST_LINE => Ok(None),
-                _ => Err(AnswerFlaw::LongLine),
+                _ => Err(ReplyError::LongLine),
             };
         };
         if end >= LONGEST_LINE {
-            return Err(AnswerFlaw::LongLine);
+            return Err(ReplyError::LongLine);
         }
         let line = rest[..end].strip_suffix(b"\r");
-        let line = line.ok_or(AnswerFlaw::BareLineBreak)?;
+        let line = line.ok_or(ReplyError::BareLineBreak)?;
         if memchr::memchr2(b'\r', 0, line).is_some() {
-            return Err(AnswerFlaw::BareLineBreak);
+            return Err(ReplyError::BareLineBreak);
         }
-        let (code, kind) = code(line).ok_or(AnswerFlaw::NoCode)?;
+        let (code, kind) = code(line).ok_or(ReplyError::NoCode)?;
         if self.lines > 0 && code != self.code {
-            return Err(AnswerFlaw::OtherCode);
+            return Err(ReplyError::OtherCode);
         }
         if self.lines == MOST_LINES {
-            return Err(AnswerFlaw::ManyLines);
+            return Err(ReplyError::ManyLines);
         }
         self.code = code;
         self.lines += 1;

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::command::Command;
-use super::data::{BareLineBreaks, Unstuff};
+use super::data::{BareLineBreaks, DataDecoder};
 use super::lines::Lines;
 
 /// Longest command line, CRLF included. RFC 5321 section 4.5.3.1.4 asks for 512, extensions for
@@ -12,7 +12,7 @@ const LONGEST_LINE: usize = 4096;
 
 /// A message as a client handed it over.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Received {
+pub struct ReceivedMessage {
     /// The name of EHLO or HELO.
     pub helo: String,
     /// The reverse path without brackets; empty for the null one.
@@ -30,14 +30,14 @@ pub struct Received {
 pub enum Event {
     /// EHLO (true) or HELO.
     Hello(bool),
-    /// MAIL with this path; answer with [`Dialogue::sender`].
+    /// MAIL with this path; answer with [`ServerSession::accept_sender`].
     Mail(String, Vec<String>),
-    /// RCPT with this path; answer with [`Dialogue::recipient`].
+    /// RCPT with this path; answer with [`ServerSession::accept_recipient`].
     Rcpt(String, Vec<String>),
     /// DATA after at least one recipient; 354 is the answer.
     Data,
     /// A whole message.
-    Message(Box<Received>),
+    Message(Box<ReceivedMessage>),
     /// RSET.
     Reset,
     /// NOOP, VRFY or HELP: 250 or 252 does.
@@ -52,28 +52,28 @@ pub enum Event {
 
 /// One SMTP session, as its server sees it.
 #[derive(Debug)]
-pub struct Dialogue {
+pub struct ServerSession {
     lines: Lines,
     /// The message that is being received.
-    data: Option<(Unstuff, BytesMut)>,
+    data: Option<(DataDecoder, BytesMut)>,
     has_sender: bool,
-    transaction: Received,
+    transaction: ReceivedMessage,
 }
 
-impl Default for Dialogue {
-    fn default() -> Dialogue {
-        Dialogue::new()
+impl Default for ServerSession {
+    fn default() -> ServerSession {
+        ServerSession::new()
     }
 }
 
-impl Dialogue {
+impl ServerSession {
     /// A session in which nothing was said.
-    pub fn new() -> Dialogue {
-        Dialogue {
+    pub fn new() -> ServerSession {
+        ServerSession {
             lines: Lines::new(LONGEST_LINE),
             data: None,
             has_sender: false,
-            transaction: Received::default(),
+            transaction: ReceivedMessage::default(),
         }
     }
 
@@ -93,14 +93,14 @@ impl Dialogue {
     }
 
     /// The sender was accepted.
-    pub fn sender(&mut self, path: String, params: Vec<String>) {
+    pub fn accept_sender(&mut self, path: String, params: Vec<String>) {
         self.has_sender = true;
         self.transaction.sender = path;
         self.transaction.sender_params = params;
     }
 
     /// A recipient was accepted.
-    pub fn recipient(&mut self, path: String, params: Vec<String>) {
+    pub fn accept_recipient(&mut self, path: String, params: Vec<String>) {
         self.transaction.recipients.push((path, params));
     }
 
@@ -115,7 +115,7 @@ impl Dialogue {
             Command::Data if self.transaction.recipients.is_empty() => Event::BadSequence,
             Command::Data => {
                 // It keeps what it gets, as it is.
-                self.data = Some((Unstuff::new(BareLineBreaks::Reject), BytesMut::new()));
+                self.data = Some((DataDecoder::new(BareLineBreaks::Reject), BytesMut::new()));
                 Event::Data
             }
             Command::Rset => {
@@ -135,12 +135,12 @@ impl Dialogue {
     }
 
     fn message(&mut self) -> Option<Event> {
-        let (unstuff, data) = self.data.as_mut()?;
-        if !unstuff.take(self.lines.buffer_mut(), data) {
+        let (decoder, data) = self.data.as_mut()?;
+        if !decoder.decode(self.lines.buffer_mut(), data) {
             return None;
         }
         let (_, data) = self.data.take()?;
-        let message = Received {
+        let message = ReceivedMessage {
             data: data.freeze(),
             ..self.transaction.clone()
         };
@@ -151,9 +151,9 @@ impl Dialogue {
     fn reset(&mut self) {
         self.has_sender = false;
         let helo = std::mem::take(&mut self.transaction.helo);
-        self.transaction = Received {
+        self.transaction = ReceivedMessage {
             helo,
-            ..Received::default()
+            ..ReceivedMessage::default()
         };
     }
 }
@@ -163,14 +163,14 @@ mod tests {
     use super::*;
 
     /// Plays a server that accepts everything; gives the messages.
-    fn messages(wire: &[u8], step: usize) -> Vec<Received> {
-        let (mut dialogue, mut messages) = (Dialogue::new(), Vec::new());
+    fn messages(wire: &[u8], step: usize) -> Vec<ReceivedMessage> {
+        let (mut session, mut messages) = (ServerSession::new(), Vec::new());
         for piece in wire.chunks(step) {
-            dialogue.feed(piece);
-            while let Some(event) = dialogue.next_event() {
+            session.feed(piece);
+            while let Some(event) = session.next_event() {
                 match event {
-                    Event::Mail(path, params) => dialogue.sender(path, params),
-                    Event::Rcpt(path, params) => dialogue.recipient(path, params),
+                    Event::Mail(path, params) => session.accept_sender(path, params),
+                    Event::Rcpt(path, params) => session.accept_recipient(path, params),
                     Event::Message(message) => messages.push(*message),
                     _ => {}
                 }
@@ -206,11 +206,11 @@ mod tests {
 
     #[test]
     fn commands_have_their_time() {
-        let mut dialogue = Dialogue::new();
-        dialogue.feed(
+        let mut session = ServerSession::new();
+        session.feed(
             b"RCPT TO:<a@b>\r\nDATA\r\nMAIL TO:<a@b>\r\nMAIL FROM:<a@b\r\nNONSENSE\r\nQUIT\r\n",
         );
-        let events: Vec<Event> = std::iter::from_fn(|| dialogue.next_event()).collect();
+        let events: Vec<Event> = std::iter::from_fn(|| session.next_event()).collect();
         let (bad, syntax) = (Event::BadSequence, Event::Syntax);
         assert_eq!(
             events,
@@ -227,11 +227,11 @@ mod tests {
 
     #[test]
     fn an_endless_line_is_not_kept() {
-        let mut dialogue = Dialogue::new();
+        let mut session = ServerSession::new();
         for _ in 0..100 {
-            dialogue.feed(&[b'x'; 1000]);
-            while dialogue.next_event().is_some() {}
-            assert!(dialogue.lines.buffer_mut().len() <= LONGEST_LINE + 1000);
+            session.feed(&[b'x'; 1000]);
+            while session.next_event().is_some() {}
+            assert!(session.lines.buffer_mut().len() <= LONGEST_LINE + 1000);
         }
     }
 }

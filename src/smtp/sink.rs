@@ -10,14 +10,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::server::{Dialogue, Event, Received};
+use super::server::{Event, ReceivedMessage, ServerSession};
 use crate::mail::Reply;
 
 /// A running sink. It stops when this is dropped.
 #[derive(Debug)]
 pub struct Sink {
     address: SocketAddr,
-    kept: watch::Receiver<Vec<Received>>,
+    kept: watch::Receiver<Vec<ReceivedMessage>>,
     refusals: Refusals,
     _stop: DropGuard,
 }
@@ -59,7 +59,7 @@ impl Sink {
     }
 
     /// What it has got.
-    pub fn received(&self) -> Vec<Received> {
+    pub fn received(&self) -> Vec<ReceivedMessage> {
         self.kept.borrow().clone()
     }
 
@@ -76,7 +76,7 @@ impl Sink {
 
 async fn accept(
     listener: TcpListener,
-    keep: watch::Sender<Vec<Received>>,
+    keep: watch::Sender<Vec<ReceivedMessage>>,
     refusals: Refusals,
     stop: CancellationToken,
 ) {
@@ -89,19 +89,19 @@ async fn accept(
 /// One client. A client that breaks off takes only its own unfinished message with it.
 async fn session(
     mut stream: TcpStream,
-    keep: watch::Sender<Vec<Received>>,
+    keep: watch::Sender<Vec<ReceivedMessage>>,
     refusals: Refusals,
 ) -> io::Result<()> {
-    let mut dialogue = Dialogue::new();
+    let mut session = ServerSession::new();
     stream
         .write_all(b"220 sink.copyist.invalid ESMTP\r\n")
         .await?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let mut replies = String::new();
-        while let Some(event) = dialogue.next_event() {
+        while let Some(event) = session.next_event() {
             let quit = event == Event::Quit;
-            replies.push_str(&answer(event, &mut dialogue, &keep, &refusals));
+            replies.push_str(&answer(event, &mut session, &keep, &refusals));
             if quit {
                 return stream.write_all(replies.as_bytes()).await;
             }
@@ -109,15 +109,15 @@ async fn session(
         stream.write_all(replies.as_bytes()).await?;
         match stream.read(&mut buffer).await? {
             0 => return Ok(()),
-            read => dialogue.feed(&buffer[..read]),
+            read => session.feed(&buffer[..read]),
         }
     }
 }
 
 fn answer(
     event: Event,
-    dialogue: &mut Dialogue,
-    keep: &watch::Sender<Vec<Received>>,
+    session: &mut ServerSession,
+    keep: &watch::Sender<Vec<ReceivedMessage>>,
     refusals: &Refusals,
 ) -> String {
     match event {
@@ -128,7 +128,7 @@ fn answer(
         }
         Event::Hello(false) => "250 sink.copyist.invalid\r\n".into(),
         Event::Mail(path, params) => {
-            dialogue.sender(path, params);
+            session.accept_sender(path, params);
             "250 2.1.0 ok\r\n".into()
         }
         Event::Rcpt(path, params) => {
@@ -136,7 +136,7 @@ fn answer(
             match refused {
                 Some(reply) => format!("{reply}\r\n"),
                 None => {
-                    dialogue.recipient(path, params);
+                    session.accept_recipient(path, params);
                     "250 2.1.5 ok\r\n".into()
                 }
             }

@@ -6,17 +6,17 @@
 
 use bytes::BytesMut;
 
-use super::{BareLineBreaks, Command, DataFlaw, Lines, Stuff, Unstuff};
+use super::{BareLineBreaks, Command, DataDecoder, DataEncoder, DataError, Lines};
 
 /// What stands behind the seeming end. It is on the wire as a client would send it.
 const SMUGGLED: &[u8] =
     b"MAIL FROM:<evil@x>\r\nRCPT TO:<victim@y>\r\nDATA\r\nSubject: smuggled\r\n\r\n";
 
-use DataFlaw::{BareCarriageReturn as Cr, BareLineFeed as Lf};
+use DataError::{BareCarriageReturn as Cr, BareLineFeed as Lf};
 
 /// What stands between the text of a message and the smuggled one; whether it ends the message; the
 /// first flaw; whether there is a NUL.
-const ENDS: [(&[u8], bool, Option<DataFlaw>, bool); 52] = [
+const ENDS: [(&[u8], bool, Option<DataError>, bool); 52] = [
     // The one true end, and what is a part of the text before or after it.
     (b"\r\n.\r\n", true, None, false),
     (b"\r\n\r\n.\r\n", true, None, false),
@@ -89,17 +89,17 @@ fn wire(seeming: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-fn decoded(bare: BareLineBreaks, wire: &[u8]) -> (Unstuff, BytesMut, BytesMut) {
-    let (mut unstuff, mut out) = (Unstuff::new(bare), BytesMut::new());
+fn decoded(bare: BareLineBreaks, wire: &[u8]) -> (DataDecoder, BytesMut, BytesMut) {
+    let (mut decoder, mut out) = (DataDecoder::new(bare), BytesMut::new());
     let mut input = BytesMut::from(wire);
-    assert!(unstuff.take(&mut input, &mut out), "no end");
-    (unstuff, out, input)
+    assert!(decoder.decode(&mut input, &mut out), "no end");
+    (decoder, out, input)
 }
 
 fn stuffed(content: &[u8]) -> BytesMut {
-    let (mut stuff, mut out) = (Stuff::new(), BytesMut::new());
-    stuff.put(content, &mut out);
-    stuff.end(&mut out);
+    let (mut encoder, mut out) = (DataEncoder::new(), BytesMut::new());
+    encoder.encode(content, &mut out);
+    encoder.finish(&mut out);
     out
 }
 
@@ -113,9 +113,9 @@ fn only_crlf_dot_crlf_ends_a_message() {
         let shown = seeming.escape_ascii();
         let wire = wire(seeming);
         for bare in [BareLineBreaks::Reject, BareLineBreaks::Normalize] {
-            let (unstuff, content, rest) = decoded(bare, &wire);
+            let (decoder, content, rest) = decoded(bare, &wire);
             assert_eq!(
-                (unstuff.flaw(), unstuff.has_nul()),
+                (decoder.error(), decoder.has_nul()),
                 (flaw, has_nul),
                 "{shown}"
             );
@@ -155,7 +155,7 @@ fn what_is_smuggled_goes_on_as_text_whatever_the_next_server_takes_for_a_line_br
         assert_eq!(has(&sent, b"evil@x"), !ends, "{shown}");
         // A strict reader of what was sent has what we had.
         let (again, received, rest) = decoded(BareLineBreaks::Reject, &sent);
-        assert_eq!((again.flaw(), rest.len()), (None, 0), "{shown}");
+        assert_eq!((again.error(), rest.len()), (None, 0), "{shown}");
         assert_eq!(received, content, "{shown}");
     }
 }

@@ -12,7 +12,7 @@ use crate::identity::{GuardStatus, Guarded, Identities, People};
 use crate::mail::{Address, Client, Envelope, Recipient};
 use crate::pipeline::guard_status;
 use crate::policy::{self, Admission, Plan, Rules, Standing};
-use crate::text::{self, Class, Text};
+use crate::text::{self, RecipientClass, Text};
 
 /// The answer, as scripts read it.
 #[derive(Debug, Serialize)]
@@ -217,7 +217,7 @@ fn because(envelope: &Envelope, standing: Standing, rules: &Rules) -> &'static s
     }
 }
 
-fn tell_texts(classes: &[Class], recipients: &mut [ForRecipient]) {
+fn tell_texts(classes: &[RecipientClass], recipients: &mut [ForRecipient]) {
     let plain = |text: &Option<Arc<Text>>| text.as_ref().map(|text| text.plain.clone());
     for class in classes {
         for &place in &class.recipients {

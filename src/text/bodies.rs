@@ -42,18 +42,18 @@ pub enum Obstacle {
 
 /// What is done about an obstacle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Remedy {
+pub(super) enum Fallback {
     /// The message goes as it is.
-    Leave,
+    Unchanged,
     /// The whole message becomes a part, and the text is a part beside it.
-    BesideAll,
+    WrapMessage,
     /// The text is a part beside the one that it cannot be put into.
-    BesidePart,
+    WrapPart,
 }
 
 /// What becomes of messages that are signed or encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Signed {
+pub enum SignedPolicy {
     /// They are left.
     #[default]
     Skip,
@@ -65,19 +65,19 @@ impl Obstacle {
     /// The one place that decides what becomes of a message which text cannot be put into. A
     /// report, a fragment or what only Outlook can read would be of no use to anybody with
     /// something beside it.
-    pub(super) fn remedy(self, signed: Signed) -> Remedy {
+    pub(super) fn fallback(self, signed: SignedPolicy) -> Fallback {
         match self {
             Obstacle::Signed | Obstacle::Encrypted => match signed {
-                Signed::Skip => Remedy::Leave,
-                Signed::Wrap => Remedy::BesideAll,
+                SignedPolicy::Skip => Fallback::Unchanged,
+                SignedPolicy::Wrap => Fallback::WrapMessage,
             },
             Obstacle::Report
             | Obstacle::Partial
             | Obstacle::Invitation
             | Obstacle::RichText
-            | Obstacle::Repeated => Remedy::Leave,
-            Obstacle::Ambiguous | Obstacle::NoText => Remedy::BesideAll,
-            Obstacle::Charset | Obstacle::Html => Remedy::BesidePart,
+            | Obstacle::Repeated => Fallback::Unchanged,
+            Obstacle::Ambiguous | Obstacle::NoText => Fallback::WrapMessage,
+            Obstacle::Charset | Obstacle::Html => Fallback::WrapPart,
         }
     }
 
@@ -104,7 +104,7 @@ const MOST_BODIES: usize = 16;
 
 /// A part that text goes into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct BodyPart {
     /// The part, by its place in the tree.
     pub(super) part: usize,
     /// Whether a reader shows it first: the text before the body goes here.
@@ -114,7 +114,7 @@ pub(super) struct Place {
 }
 
 /// The parts that text goes into, in the order they stand.
-pub(super) fn bodies(tree: &Tree) -> Result<Vec<Place>, Obstacle> {
+pub(super) fn bodies(tree: &Tree) -> Result<Vec<BodyPart>, Obstacle> {
     if tree.ambiguous {
         return Err(Obstacle::Ambiguous);
     }
@@ -146,7 +146,7 @@ impl Search<'_> {
     /// The bodies in a part; none where it is an attachment or holds nothing but attachments.
     /// Recursion is bounded by [`super::structure::DEEPEST`]. `shown` says that nothing else could
     /// be shown in its place: the message itself, the root of a multipart/related.
-    fn within(&mut self, index: usize, shown: bool) -> Result<Vec<Place>, Obstacle> {
+    fn within(&mut self, index: usize, shown: bool) -> Result<Vec<BodyPart>, Obstacle> {
         let part = &self.tree.parts[index];
         let mime = &part.mime;
         let attached = mime.attachment || (mime.filed && !shown);
@@ -189,7 +189,7 @@ impl Search<'_> {
             // A file, whatever it is (RFC 2045 section 5.2 takes what cannot be read for plain
             // text).
             ("", _) if mime.unreadable && (mime.filed || !mime.name.is_empty()) => Ok(Vec::new()),
-            ("text", "plain" | "html") | ("", _) => Ok(vec![Place {
+            ("text", "plain" | "html") | ("", _) => Ok(vec![BodyPart {
                 part: index,
                 first: true,
                 last: true,
@@ -204,7 +204,7 @@ impl Search<'_> {
     }
 
     /// The bodies in the first part that has any.
-    fn first_of(&mut self, part: &Part) -> Result<Vec<Place>, Obstacle> {
+    fn first_of(&mut self, part: &Part) -> Result<Vec<BodyPart>, Obstacle> {
         // Exchange makes this of multipart/encrypted, and readers make that of it again.
         let is_pgp = |&child: &usize| {
             let mime = &self.tree.parts[child].mime;
@@ -223,7 +223,7 @@ impl Search<'_> {
                 && let Some(last) = self.last_of(child, &part.children[number + 1..])
             {
                 only.last = false;
-                found.push(Place {
+                found.push(BodyPart {
                     part: last,
                     first: false,
                     last: true,

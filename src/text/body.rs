@@ -3,7 +3,7 @@
 
 use super::bodies::Obstacle;
 use super::charset::{Charset, with_references};
-use super::edit::{How, LONGEST_LINE, Splice, Text, Texts};
+use super::edit::{EditMethod, LONGEST_LINE, Splice, Text, Texts};
 use super::structure::Part;
 use super::transfer::{Purity, Transfer, decode_quoted, encode_base64, encode_quoted};
 use super::{content_type, html};
@@ -52,7 +52,11 @@ impl<'a> Body<'a> {
     }
 
     /// Adds the splices that put the texts in; none where it cannot be done.
-    pub(super) fn edit(&self, texts: &Texts, splices: &mut Vec<Splice>) -> Result<How, Obstacle> {
+    pub(super) fn edit(
+        &self,
+        texts: &Texts,
+        splices: &mut Vec<Splice>,
+    ) -> Result<EditMethod, Obstacle> {
         let transferred = &self.message[self.part.body.clone()];
         if self.transfer == Transfer::Unknown {
             return Err(Obstacle::Charset);
@@ -94,7 +98,7 @@ impl<'a> Body<'a> {
         match encoded {
             Some(encoded) if (any_byte || is_plain(&encoded)) && fits(&encoded) => {
                 self.insert(&content, &insertions, &encoded, splices);
-                Ok(How::InPlace)
+                Ok(EditMethod::InPlace)
             }
             _ if is_html => {
                 let encoded: Vec<Vec<u8>> = insertions
@@ -108,7 +112,7 @@ impl<'a> Body<'a> {
                     return self.rewrite(&bytes, None, splices);
                 }
                 self.insert(&content, &insertions, &encoded, splices);
-                Ok(How::AsReferences)
+                Ok(EditMethod::CharacterReferences)
             }
             Some(encoded) => {
                 let bytes = joined(&content, &insertions, encoded.iter().map(Vec::as_slice));
@@ -126,7 +130,7 @@ impl<'a> Body<'a> {
                     let texts = insertions.iter().map(|insertion| insertion.text.clone());
                     let texts: Vec<Vec<u8>> = texts.map(String::into_bytes).collect();
                     self.insert(&content, &insertions, &texts, splices);
-                    return Ok(How::AsUtf8);
+                    return Ok(EditMethod::Utf8);
                 }
                 self.rewrite(pieces.as_bytes(), Some("utf-8"), splices)
             }
@@ -139,7 +143,7 @@ impl<'a> Body<'a> {
         content: &[u8],
         texts: &Texts,
         splices: &mut Vec<Splice>,
-    ) -> Result<How, Obstacle> {
+    ) -> Result<EditMethod, Obstacle> {
         let content = self.charset.decode(content).ok_or(Obstacle::Charset)?;
         let insertions = self.insertions(content.as_bytes(), texts)?;
         let texts = insertions.iter().map(|insertion| insertion.text.as_bytes());
@@ -297,7 +301,7 @@ impl<'a> Body<'a> {
         content: &[u8],
         charset: Option<&str>,
         splices: &mut Vec<Splice>,
-    ) -> Result<How, Obstacle> {
+    ) -> Result<EditMethod, Obstacle> {
         let (encoding, with) = match self.transfer {
             Transfer::Base64 => (None, self.in_base64(content)),
             Transfer::QuotedPrintable => (None, encode_quoted(content, self.eol)),
@@ -308,8 +312,8 @@ impl<'a> Body<'a> {
         let with = [&self.separator(body.start), &with, self.unglued()].concat();
         splices.push(Splice { range: body, with });
         Ok(match charset {
-            Some(_) => How::AsUtf8,
-            None => How::Encoded,
+            Some(_) => EditMethod::Utf8,
+            None => EditMethod::QuotedPrintable,
         })
     }
 

@@ -12,7 +12,7 @@ use crate::policy::{self, Direction, Rules};
 
 /// Recipients who are owed the same texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Class {
+pub struct RecipientClass {
     /// The texts; the default for none.
     pub texts: Texts,
     /// The recipients, by their place in the envelope.
@@ -23,7 +23,7 @@ pub struct Class {
 
 /// Which texts are owed cannot be told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Untold {
+pub enum TextSelectionError {
     /// A person whose object is needed was not looked up.
     #[error("{person} cannot be looked up: {outage}")]
     Person {
@@ -87,11 +87,11 @@ pub fn classes(
     people: &People,
     rules: &Rules,
     settings: &Settings,
-) -> Result<Vec<Class>, Untold> {
+) -> Result<Vec<RecipientClass>, TextSelectionError> {
     let standing = policy::standing(envelope, rules);
     let senders = senders(standing, envelope, rules);
     let sender = Asked { people, settings };
-    let mut classes: Vec<Class> = Vec::new();
+    let mut classes: Vec<RecipientClass> = Vec::new();
     for (place, recipient) in envelope.recipients.iter().enumerate() {
         let direction = policy::direction(standing, &recipient.address, rules);
         let recipient = policy::recipient_question(recipient);
@@ -106,7 +106,7 @@ pub fn classes(
                 class.recipients.push(place);
                 class.direction = earlier(class.direction, direction);
             }
-            None => classes.push(Class {
+            None => classes.push(RecipientClass {
                 texts,
                 recipients: vec![place],
                 direction,
@@ -147,18 +147,20 @@ fn filled(
     direction: Direction,
     asked: &Asked<'_>,
     senders: &[Question],
-) -> Result<Texts, Untold> {
+) -> Result<Texts, TextSelectionError> {
     let sender = match texts.needs_sender() {
         true => asked.first_object_of(senders)?,
         false => Vec::new(),
     };
-    let fill = |end: &'static str, wording: &Option<super::Wording>| {
+    let fill = |end: &'static str, wording: &Option<super::Disclaimer>| {
         let filled = wording.as_ref().map(|wording| wording.for_sender(&sender));
-        let filled = filled.transpose().map_err(|error| Untold::Template {
-            end,
-            direction,
-            error,
-        })?;
+        let filled = filled
+            .transpose()
+            .map_err(|error| TextSelectionError::Template {
+                end,
+                direction,
+                error,
+            })?;
         Ok(filled.flatten())
     };
     let prepend: Option<Arc<Text>> = fill("prepend", &texts.prepend)?;
@@ -175,15 +177,18 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn untold(person: &Question, outage: &Outage) -> Untold {
-        Untold::Person {
+    fn untold(person: &Question, outage: &Outage) -> TextSelectionError {
+        TextSelectionError::Person {
             person: person.clone(),
             outage: outage.clone(),
         }
     }
 
     /// Whether those whom one of these concerns exempt this mail from texts.
-    fn any_exempt<'p>(&self, people: impl Iterator<Item = &'p Question>) -> Result<bool, Untold> {
+    fn any_exempt<'p>(
+        &self,
+        people: impl Iterator<Item = &'p Question>,
+    ) -> Result<bool, TextSelectionError> {
         let Some(attribute) = &self.settings.exempt_attribute else {
             return Ok(false);
         };
@@ -200,7 +205,7 @@ impl Asked<'_> {
     }
 
     /// The objects of the first identity of the sender that has some.
-    fn first_object_of(&self, senders: &[Question]) -> Result<Vec<Arc<Entry>>, Untold> {
+    fn first_object_of(&self, senders: &[Question]) -> Result<Vec<Arc<Entry>>, TextSelectionError> {
         for sender in senders {
             match self.people.get(sender) {
                 Lookup::Found(owners) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::edit::Text;
-use super::fingerprint::{Mark, SHORTEST};
+use super::fingerprint::{Fingerprint, SHORTEST};
 use super::html;
 use super::rtf::{self, RtfError};
 use super::template::{Template, TemplateError, is_template};
@@ -11,7 +11,7 @@ use crate::directory::Entry;
 
 /// A text as written: plain text, HTML, or both of them; each may be a template.
 #[derive(Debug, Clone)]
-pub struct Wording {
+pub struct Disclaimer {
     kind: Kind,
 }
 
@@ -24,13 +24,13 @@ enum Kind {
         plain: Option<Template>,
         html: Option<Template>,
         /// Where it is to stand once: what it is known by, if that is the same for everybody.
-        once: Option<Option<Mark>>,
+        once: Option<Option<Fingerprint>>,
     },
 }
 
 /// Why a text is of no use; continues a sentence that begins with its name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum WordingError {
+pub enum DisclaimerError {
     /// Nothing would be put in.
     #[error("says nothing")]
     Empty,
@@ -48,7 +48,7 @@ pub enum WordingError {
     TooShortToKnow,
 }
 
-impl Wording {
+impl Disclaimer {
     /// A text given as plain text, as HTML (a document, or what stands in its body), or as both.
     /// What is not given is made of the other. With `once` it is left out where a conversation has
     /// it already.
@@ -56,12 +56,12 @@ impl Wording {
         plain: Option<&str>,
         html: Option<&str>,
         once: bool,
-    ) -> Result<Wording, WordingError> {
+    ) -> Result<Disclaimer, DisclaimerError> {
         let plain = plain.map(sound).transpose()?;
         let html = html.map(|html| sound(html::inner(html))).transpose()?;
         let given = || [&plain, &html].into_iter().flatten();
         if given().all(|text| text.trim().is_empty()) {
-            return Err(WordingError::Empty);
+            return Err(DisclaimerError::Empty);
         }
         let kind = if given().any(|text| is_template(text)) {
             let mark = known_by(plain.as_deref(), html.as_deref());
@@ -73,19 +73,19 @@ impl Wording {
         } else {
             let mut text = both(plain, html);
             if once {
-                let mark = Mark::of(&text.plain).ok_or(WordingError::TooShortToKnow)?;
+                let mark = Fingerprint::of(&text.plain).ok_or(DisclaimerError::TooShortToKnow)?;
                 text.once = Some(mark);
             }
             Kind::Fixed(Arc::new(text))
         };
-        Ok(Wording { kind })
+        Ok(Disclaimer { kind })
     }
 
     /// A text given as RTF, as the Internet Mail Service Extension of Exchange 5.5 took it, with or
     /// without its `{\rtf1` header.
-    pub fn from_rtf(rtf: &[u8], once: bool) -> Result<Wording, WordingError> {
+    pub fn from_rtf(rtf: &[u8], once: bool) -> Result<Disclaimer, DisclaimerError> {
         let read = rtf::read(rtf)?;
-        Wording::new(Some(&read.plain), Some(&read.html), once)
+        Disclaimer::new(Some(&read.plain), Some(&read.html), once)
     }
 
     /// The attributes of the sender's object that it names.
@@ -116,7 +116,7 @@ impl Wording {
             return Ok(None);
         }
         if let Some(mark) = once {
-            text.once = mark.clone().or_else(|| Mark::of(&text.plain));
+            text.once = mark.clone().or_else(|| Fingerprint::of(&text.plain));
         }
         Ok(Some(Arc::new(text)))
     }
@@ -139,19 +139,19 @@ fn both(plain: Option<String>, html: Option<String>) -> Text {
 }
 
 /// With LF at the ends of lines, and nothing in it that mail cannot carry.
-fn sound(text: &str) -> Result<String, WordingError> {
+fn sound(text: &str) -> Result<String, DisclaimerError> {
     let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
     match text
         .chars()
         .find(|&c| c.is_control() && c != '\n' && c != '\t')
     {
-        Some(c) => Err(WordingError::Control(c.into())),
+        Some(c) => Err(DisclaimerError::Control(c.into())),
         None => Ok(text),
     }
 }
 
 /// The longest run of lines that is the same for everybody.
-fn known_by(plain: Option<&str>, html: Option<&str>) -> Option<Mark> {
+fn known_by(plain: Option<&str>, html: Option<&str>) -> Option<Fingerprint> {
     let source = plain.or(html)?;
     let mut runs = vec![String::new()];
     for line in source.lines() {
@@ -164,7 +164,7 @@ fn known_by(plain: Option<&str>, html: Option<&str>) -> Option<Mark> {
         Some(_) => run,
         None => html::to_plain(&run),
     });
-    Mark::of(&words.max_by_key(String::len)?)
+    Fingerprint::of(&words.max_by_key(String::len)?)
 }
 
 #[cfg(test)]
@@ -185,13 +185,13 @@ mod tests {
 
     #[test]
     fn what_is_not_given_is_made_of_the_other() {
-        let plain = Wording::new(Some("a < b\nc"), None, false).expect("sound");
+        let plain = Disclaimer::new(Some("a < b\nc"), None, false).expect("sound");
         let text = plain.for_sender(&[]).expect("fixed").expect("words");
         assert_eq!(
             (&*text.plain, &*text.html),
             ("a < b\nc", "<div dir=\"auto\">a &lt; b<br>\nc</div>")
         );
-        let html = Wording::new(
+        let html = Disclaimer::new(
             None,
             Some("<html><body><p>a &lt; b</p></body></html>"),
             false,
@@ -209,7 +209,7 @@ mod tests {
         let words = "-- \n{{ sender.displayName }}\nTel. {{ sender.telephoneNumber }}\n{% if sender.mobile %}Mob. {{ sender.mobile }}\n{% endif %}Corp AG";
         let html =
             "<p>{{ sender.displayname }}<br>\nTel. {{ sender.telephoneNumber }}<br>\nCorp</p>";
-        let wording = Wording::new(Some(words), Some(html), false).expect("sound");
+        let wording = Disclaimer::new(Some(words), Some(html), false).expect("sound");
         assert_eq!(
             wording.attributes(),
             ["displayName", "displayname", "mobile", "telephoneNumber"]
@@ -224,14 +224,14 @@ mod tests {
         assert_eq!(text.html, "<p>Ana &lt;A&amp;B&gt;<br>\nCorp</p>");
         let nobody = wording.for_sender(&[]).expect("filled").expect("words");
         assert_eq!(nobody.plain, "-- \nCorp AG");
-        let only = Wording::new(Some("{{ sender.displayName }}"), None, false).expect("sound");
+        let only = Disclaimer::new(Some("{{ sender.displayName }}"), None, false).expect("sound");
         assert_eq!(only.for_sender(&[]), Ok(None));
     }
 
     #[test]
     fn mistakes_are_told() {
         let error = |plain: &str| {
-            Wording::new(Some(plain), None, true)
+            Disclaimer::new(Some(plain), None, true)
                 .expect_err(plain)
                 .to_string()
         };
@@ -250,14 +250,14 @@ mod tests {
     #[test]
     fn templates_end() {
         let endless = "{% for a in range(10000) %}{% for b in range(10000) %}{% for c in range(10000) %}x{% endfor %}{% endfor %}{% endfor %}";
-        let wording = Wording::new(Some(endless), None, false).expect("syntax is sound");
+        let wording = Disclaimer::new(Some(endless), None, false).expect("syntax is sound");
         assert!(wording.for_sender(&[]).is_err());
     }
 
     #[test]
     fn a_template_that_is_to_stand_once_is_known_by_what_is_the_same_for_everybody() {
         let words = "{{ sender.displayName }}\nThis mail is confidential.\n{{ sender.mail }}";
-        let wording = Wording::new(Some(words), None, true).expect("sound");
+        let wording = Disclaimer::new(Some(words), None, true).expect("sound");
         let of = |name: &str| {
             let text = wording
                 .for_sender(&sender(&[("displayName", name)]))
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn rtf_is_both_kinds_and_may_be_a_template() {
         let rtf = br"{\rtf1\ansi{\b \{\{ sender.displayName \}\}}\par Corp}";
-        let wording = Wording::from_rtf(rtf, false).expect("sound");
+        let wording = Disclaimer::from_rtf(rtf, false).expect("sound");
         let text = wording
             .for_sender(&sender(&[("displayName", "Ana")]))
             .expect("filled")

@@ -4,11 +4,11 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use super::bodies::{Obstacle, Place, Remedy, Signed, bodies};
+use super::bodies::{BodyPart, Fallback, Obstacle, SignedPolicy, bodies};
 use super::body::Body;
-use super::fingerprint::Mark;
+use super::fingerprint::Fingerprint;
 use super::html;
-use super::separate_part::Beside;
+use super::separate_part::PartWriter;
 use super::structure::Tree;
 use crate::mail::Fields;
 
@@ -23,13 +23,13 @@ pub struct Text {
     /// For text/html: what stands inside a body element.
     pub html: String,
     /// What the text is known by where it is to stand once in a conversation.
-    pub once: Option<Mark>,
+    pub once: Option<Fingerprint>,
     shielded: Shielded,
 }
 
 impl Text {
     /// Creates a text from both of its forms, see the fields.
-    pub fn new(plain: String, html: String, once: Option<Mark>) -> Text {
+    pub fn new(plain: String, html: String, once: Option<Fingerprint>) -> Text {
         let shielded = Shielded::default();
         Text {
             plain,
@@ -78,7 +78,7 @@ impl Texts {
     }
 
     /// The texts that go into one of the places of a body.
-    fn at(&self, place: &Place) -> Texts {
+    fn at(&self, place: &BodyPart) -> Texts {
         Texts {
             prepend: self.prepend.clone().filter(|_| place.first),
             append: self.append.clone().filter(|_| place.last),
@@ -97,61 +97,61 @@ pub struct Splice {
 
 /// What changes a message, and what was done to which part.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Edited {
+pub struct MessageEdit {
     /// The changes, in order and apart from each other.
     pub splices: Vec<Splice>,
     /// The parts.
-    pub notes: Vec<Note>,
+    pub parts: Vec<PartEdit>,
 }
 
 /// What was done to one part.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
+pub struct PartEdit {
     /// Its number as IMAP counts (RFC 3501 section 6.4.5): `1`, `2.1`; empty for the message
     /// itself.
     pub part: String,
     /// Its Content-Type, in lower case; empty where it has none.
     pub kind: String,
     /// What was done.
-    pub how: How,
+    pub method: EditMethod,
 }
 
 /// How a text came into a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub enum EditMethod {
     /// Put in; no other byte changed.
     InPlace,
     /// Put in, with character references for what its charset cannot hold.
-    AsReferences,
+    CharacterReferences,
     /// The body was encoded as quoted-printable to hold it.
-    Encoded,
+    QuotedPrintable,
     /// The body became UTF-8 to hold it.
-    AsUtf8,
+    Utf8,
     /// The text is a part beside it, since it could not be put in.
-    Beside(Obstacle),
+    SeparatePart(Obstacle),
 }
 
 /// The changes that put the texts into the message; `Err` where it is to go as it is.
-pub fn edit(message: &[u8], texts: &Texts, signed: Signed) -> Result<Edited, Obstacle> {
-    edit_behind(message, None, texts, signed)
+pub fn edit(message: &[u8], texts: &Texts, signed: SignedPolicy) -> Result<MessageEdit, Obstacle> {
+    edit_with_header(message, None, texts, signed)
 }
 
 /// The same for a message whose header has so many bytes, the empty line included.
-pub(super) fn edit_behind(
+pub(super) fn edit_with_header(
     message: &[u8],
     header: Option<usize>,
     texts: &Texts,
-    signed: Signed,
-) -> Result<Edited, Obstacle> {
+    signed: SignedPolicy,
+) -> Result<MessageEdit, Obstacle> {
     if texts.is_empty() {
-        return Ok(Edited::default());
+        return Ok(MessageEdit::default());
     }
     let tree = Tree::behind(message, header);
     let eol = line_break(message, 8).unwrap_or("\r\n");
-    let mut beside = Beside::new(message, &tree, eol);
+    let mut beside = PartWriter::new(message, &tree, eol);
     let bodies = bodies(&tree);
     if let Err(obstacle) = bodies
-        && obstacle.remedy(signed) == Remedy::Leave
+        && obstacle.fallback(signed) == Fallback::Unchanged
     {
         return Err(obstacle);
     }
@@ -164,30 +164,30 @@ pub(super) fn edit_behind(
         Ok(edited) => return Ok(edited),
         Err(obstacle) => obstacle,
     };
-    if obstacle.remedy(signed) == Remedy::Leave {
+    if obstacle.fallback(signed) == Fallback::Unchanged {
         return Err(obstacle);
     }
-    Ok(Edited {
+    Ok(MessageEdit {
         splices: beside.all(texts),
-        notes: vec![note(&tree, 0, How::Beside(obstacle))],
+        parts: vec![part_edit(&tree, 0, EditMethod::SeparatePart(obstacle))],
     })
 }
 
 fn into_bodies(
     message: &[u8],
     tree: &Tree,
-    places: &[Place],
+    places: &[BodyPart],
     texts: &Texts,
     eol: &'static str,
-    signed: Signed,
-    beside: &mut Beside<'_>,
-) -> Result<Edited, Obstacle> {
+    signed: SignedPolicy,
+    beside: &mut PartWriter<'_>,
+) -> Result<MessageEdit, Obstacle> {
     let body = |index: usize| {
         let part = &tree.parts[index];
         let eol = line_break(&message[part.body.clone()], 16).unwrap_or(eol);
         Body::new(message, part, eol)
     };
-    let mut edited = Edited::default();
+    let mut edited = MessageEdit::default();
     let mut changed = Vec::new();
     for place in places {
         let (index, body) = (place.part, body(place.part));
@@ -195,18 +195,18 @@ fn into_bodies(
         if texts.is_empty() {
             continue;
         }
-        let how = match body.edit(&texts, &mut edited.splices) {
-            Ok(how) => how,
-            Err(obstacle) if obstacle.remedy(signed) == Remedy::BesidePart => {
+        let method = match body.edit(&texts, &mut edited.splices) {
+            Ok(method) => method,
+            Err(obstacle) if obstacle.fallback(signed) == Fallback::WrapPart => {
                 beside.part(index, &texts, body.is_html(), &mut edited.splices);
-                How::Beside(obstacle)
+                EditMethod::SeparatePart(obstacle)
             }
             Err(obstacle) => return Err(obstacle),
         };
-        if !matches!(how, How::Beside(_)) {
+        if !matches!(method, EditMethod::SeparatePart(_)) {
             changed.push(index);
         }
-        edited.notes.push(note(tree, index, how));
+        edited.parts.push(part_edit(tree, index, method));
     }
     let digests = stale_digests(message, tree, &changed);
     if !digests.is_empty() {
@@ -256,7 +256,7 @@ fn line_break(text: &[u8], lines: usize) -> Option<&'static str> {
 
 /// The parts in which a text may stand that is to stand once: all that a reader shows, those beside
 /// the body included.
-fn shown<'t>(tree: &'t Tree, bodies: &'t [Place]) -> impl Iterator<Item = usize> + 't {
+fn shown<'t>(tree: &'t Tree, bodies: &'t [BodyPart]) -> impl Iterator<Item = usize> + 't {
     let parts = tree.parts.iter().enumerate();
     let parts = parts.filter(|(index, part)| {
         let mime = &part.mime;
@@ -288,18 +288,18 @@ fn not_there_yet<I: Iterator<Item = String>>(
     Ok(left)
 }
 
-fn note(tree: &Tree, index: usize, how: How) -> Note {
+fn part_edit(tree: &Tree, index: usize, method: EditMethod) -> PartEdit {
     let mime = &tree.parts[index].mime;
     let slash = if mime.kind.is_empty() { "" } else { "/" };
-    Note {
+    PartEdit {
         part: tree.number(index),
         kind: format!("{}{slash}{}", mime.kind, mime.subtype),
-        how,
+        method,
     }
 }
 
 /// How many bytes a header has, the empty line included, once the changes are made.
-pub fn header_after(header: usize, splices: &[Splice]) -> usize {
+pub fn edited_header_size(header: usize, splices: &[Splice]) -> usize {
     let is_in_header = |splice: &&Splice| splice.range.end < header;
     let inside = splices.iter().filter(is_in_header);
     let (more, less) = inside.fold((0, 0), |(more, less), splice| {
@@ -339,14 +339,14 @@ mod tests {
         }
     }
 
-    fn edited_as(message: &str, words: &str, signed: Signed) -> Result<String, Obstacle> {
+    fn edited_as(message: &str, words: &str, signed: SignedPolicy) -> Result<String, Obstacle> {
         let edited = edit(message.as_bytes(), &texts(words), signed)?;
         let bytes = apply(message.as_bytes(), &edited.splices);
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn edited(message: &str, words: &str) -> Result<String, Obstacle> {
-        edited_as(message, words, Signed::Skip)
+        edited_as(message, words, SignedPolicy::Skip)
     }
 
     /// Stands for a text in its box.
@@ -470,8 +470,8 @@ mod tests {
     #[test]
     fn no_text_is_no_change_and_inline_pgp_is_left() {
         assert_eq!(
-            edit(b"A: b\r\n\r\nx", &Texts::default(), Signed::Skip),
-            Ok(Edited::default())
+            edit(b"A: b\r\n\r\nx", &Texts::default(), SignedPolicy::Skip),
+            Ok(MessageEdit::default())
         );
         let pgp = "A: b\r\n\r\n-----BEGIN PGP SIGNED MESSAGE-----\r\nx\r\n-----END PGP SIGNATURE-----\r\n";
         assert_eq!(edited(pgp, "t"), Err(Obstacle::Signed));
@@ -561,14 +561,17 @@ mod tests {
                      application/pkcs7-signature\r\n\r\ny\r\n--s--\r\n";
         let message = format!("From: a@b\r\n{inner}");
         assert_eq!(edited(&message, "t"), Err(Obstacle::Signed));
-        let wrapped = edited_as(&message, "t", Signed::Wrap).expect("wrapped");
+        let wrapped = edited_as(&message, "t", SignedPolicy::Wrap).expect("wrapped");
         assert!(
             wrapped.contains(&format!("--=_copyist_text_00000000\r\n{inner}\r\n--")),
             "{wrapped}"
         );
         let report = "Content-Type: multipart/report; boundary=s\r\n\r\n--s\r\n\r\nx\r\n--s\r\n\
                       Content-Type: message/delivery-status\r\n\r\ny\r\n--s--\r\n";
-        assert_eq!(edited_as(report, "t", Signed::Wrap), Err(Obstacle::Report));
+        assert_eq!(
+            edited_as(report, "t", SignedPolicy::Wrap),
+            Err(Obstacle::Report)
+        );
     }
 
     #[test]
@@ -576,10 +579,10 @@ mod tests {
         let mut texts = texts("This mail is confidential");
         for text in [&mut texts.prepend, &mut texts.append] {
             let text = Arc::make_mut(text.as_mut().expect("set"));
-            text.once = Mark::of(&text.plain);
+            text.once = Fingerprint::of(&text.plain);
         }
         let once = |message: &[u8]| {
-            edit(message, &texts, Signed::Skip).map(|e| apply(message, &e.splices))
+            edit(message, &texts, SignedPolicy::Skip).map(|e| apply(message, &e.splices))
         };
         let first = once(b"A: b\r\n\r\nhello\r\n").expect("edited");
         assert_eq!(once(&first), Err(Obstacle::Repeated));
@@ -601,7 +604,7 @@ mod tests {
             let message = format!(
                 "Content-Type: text/html\r\nContent-Transfer-Encoding: {transfer}\r\n\r\n{body}\r\n"
             );
-            let edited = edit(message.as_bytes(), &texts, Signed::Skip).expect("edited");
+            let edited = edit(message.as_bytes(), &texts, SignedPolicy::Skip).expect("edited");
             let found = apply(message.as_bytes(), &edited.splices);
             let tree = Tree::of(&found);
             let part = &tree.parts[0];
@@ -632,10 +635,15 @@ mod tests {
                 "Content-Transfer-Encoding: base64\r\nContent-MD5: x\r\n{field}Subject: s\r\n\r\n"
             );
             let message = format!("{header}{body}");
-            let edited = edit_behind(message.as_bytes(), Some(header.len()), &texts, Signed::Skip);
+            let edited = edit_with_header(
+                message.as_bytes(),
+                Some(header.len()),
+                &texts,
+                SignedPolicy::Skip,
+            );
             let splices = edited.expect("edited").splices;
             let found = apply(message.as_bytes(), &splices);
-            let (before, after) = found.split_at(header_after(header.len(), &splices));
+            let (before, after) = found.split_at(edited_header_size(header.len(), &splices));
             assert_eq!(
                 String::from_utf8_lossy(before),
                 header.replace("Content-MD5: x\r\n", "")
@@ -675,9 +683,13 @@ mod tests {
             append: text(plain.into(), String::new()),
             prepend: None,
         };
-        let edited = edit(message, &texts("\u{436}"), Signed::Skip).expect("beside");
-        assert_eq!(edited.notes[0].how, How::Beside(Obstacle::Charset));
-        let edited = edit(message, &texts("t"), Signed::Skip).expect("ASCII needs no new field");
+        let edited = edit(message, &texts("\u{436}"), SignedPolicy::Skip).expect("beside");
+        assert_eq!(
+            edited.parts[0].method,
+            EditMethod::SeparatePart(Obstacle::Charset)
+        );
+        let edited =
+            edit(message, &texts("t"), SignedPolicy::Skip).expect("ASCII needs no new field");
         assert_eq!(
             apply(message, &edited.splices),
             [&message[..], b"t\r\n"].concat()
@@ -743,7 +755,7 @@ mod tests {
             for words in ["ascii", "ж and -- more"] {
                 let text = text(words.into(), html::from_plain(words));
                 let texts = Texts { prepend: text.clone(), append: text };
-                let Ok(Edited { splices, .. }) = edit(&message, &texts, Signed::Wrap) else { continue };
+                let Ok(MessageEdit { splices, .. }) = edit(&message, &texts, SignedPolicy::Wrap) else { continue };
                 let mut kept = Vec::new();
                 let mut at = 0;
                 for splice in &splices {
@@ -754,7 +766,7 @@ mod tests {
                 let edited = apply(&message, &splices);
                 proptest::prop_assert!(edited.len() > kept.len());
                 // What was written is a message that can be read again.
-                proptest::prop_assert!(edit(&edited, &texts, Signed::Wrap).is_ok());
+                proptest::prop_assert!(edit(&edited, &texts, SignedPolicy::Wrap).is_ok());
             }
         }
     }

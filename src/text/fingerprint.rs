@@ -9,13 +9,13 @@ pub(super) const SHORTEST: usize = 12;
 
 /// A mark.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Mark(String);
+pub struct Fingerprint(String);
 
-impl Mark {
+impl Fingerprint {
     /// Of these words; `None` where they are too few to be known by.
-    pub fn of(words: &str) -> Option<Mark> {
+    pub fn of(words: &str) -> Option<Fingerprint> {
         let letters = letters(words);
-        (letters.chars().count() >= SHORTEST).then_some(Mark(letters))
+        (letters.chars().count() >= SHORTEST).then_some(Fingerprint(letters))
     }
 
     /// Whether the text stands in these words.
@@ -35,10 +35,10 @@ mod tests {
 
     #[test]
     fn a_text_is_known_again_in_a_reply() {
-        let mark =
-            Mark::of("This mail is confidential. Tell nobody!\nCorp AG, Bern").expect("enough");
+        let mark = Fingerprint::of("This mail is confidential. Tell nobody!\nCorp AG, Bern")
+            .expect("enough");
         assert!(mark.is_in("Yes.\r\n> > This mail is\r\n> > confidential. *Tell\r\n> > nobody*!\r\n> > Corp AG, Bern\r\n"));
         assert!(!mark.is_in("This mail is confidential."));
-        assert_eq!(Mark::of("Corp AG"), None);
+        assert_eq!(Fingerprint::of("Corp AG"), None);
     }
 }

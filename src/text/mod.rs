@@ -20,11 +20,13 @@ mod template;
 mod transfer;
 mod version;
 
-pub use bodies::{Obstacle, Signed};
-pub use classes::{Class, Untold, all_questions, classes};
-pub use disclaimer::{Wording, WordingError};
-pub use edit::{Edited, How, Note, Splice, Text, Texts, apply, edit, header_after};
-pub use fingerprint::Mark;
+pub use bodies::{Obstacle, SignedPolicy};
+pub use classes::{RecipientClass, TextSelectionError, all_questions, classes};
+pub use disclaimer::{Disclaimer, DisclaimerError};
+pub use edit::{
+    EditMethod, MessageEdit, PartEdit, Splice, Text, Texts, apply, edit, edited_header_size,
+};
+pub use fingerprint::Fingerprint;
 pub use rtf::RtfError;
 pub use settings::{DirectionTexts, OnFailure, Settings};
 pub use template::TemplateError;

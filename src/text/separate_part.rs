@@ -20,7 +20,7 @@ const DIGITS: usize = 8;
 const LONGEST_BOUNDARY: usize = 70;
 
 /// Writes parts for one message.
-pub(super) struct Beside<'a> {
+pub(super) struct PartWriter<'a> {
     message: &'a [u8],
     tree: &'a Tree,
     eol: &'static str,
@@ -30,9 +30,9 @@ pub(super) struct Beside<'a> {
     next: usize,
 }
 
-impl<'a> Beside<'a> {
-    pub(super) fn new(message: &'a [u8], tree: &'a Tree, eol: &'static str) -> Beside<'a> {
-        Beside {
+impl<'a> PartWriter<'a> {
+    pub(super) fn new(message: &'a [u8], tree: &'a Tree, eol: &'static str) -> PartWriter<'a> {
+        PartWriter {
             message,
             tree,
             eol,

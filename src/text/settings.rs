@@ -1,7 +1,7 @@
 //! What the administrator decided about texts; built by `config`.
 
-use super::bodies::Signed;
-use super::disclaimer::Wording;
+use super::bodies::SignedPolicy;
+use super::disclaimer::Disclaimer;
 use crate::policy::Direction;
 
 /// Texts, and how they are put in.
@@ -14,7 +14,7 @@ pub struct Settings {
     /// For internal mail.
     pub internal: DirectionTexts,
     /// What becomes of signed and encrypted messages.
-    pub signed: Signed,
+    pub signed: SignedPolicy,
     /// What becomes of a message that cannot be edited although it should be.
     pub on_failure: OnFailure,
     /// Whether recipients who are owed different texts get versions of their own.
@@ -37,9 +37,9 @@ impl Settings {
 #[derive(Debug, Clone, Default)]
 pub struct DirectionTexts {
     /// Before the body.
-    pub prepend: Option<Wording>,
+    pub prepend: Option<Disclaimer>,
     /// After it.
-    pub append: Option<Wording>,
+    pub append: Option<Disclaimer>,
 }
 
 /// What becomes of a message that should be edited and cannot be: a template fails, the directory
@@ -59,7 +59,7 @@ impl Default for Settings {
             inbound: DirectionTexts::default(),
             outbound: DirectionTexts::default(),
             internal: DirectionTexts::default(),
-            signed: Signed::default(),
+            signed: SignedPolicy::default(),
             on_failure: OnFailure::default(),
             split_mixed: true,
             exempt_attribute: None,
@@ -84,14 +84,14 @@ impl Settings {
 
     /// The attributes of people's objects that are needed.
     pub fn attributes(&self) -> Vec<String> {
-        let of_templates = self.wordings().flat_map(Wording::attributes);
+        let of_templates = self.wordings().flat_map(Disclaimer::attributes);
         let mut names: Vec<String> = of_templates.chain(self.exempt_attribute.clone()).collect();
         names.sort_unstable();
         names.dedup();
         names
     }
 
-    fn wordings(&self) -> impl Iterator<Item = &Wording> {
+    fn wordings(&self) -> impl Iterator<Item = &Disclaimer> {
         let all = Direction::ALL
             .into_iter()
             .map(|direction| self.of(direction));

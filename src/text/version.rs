@@ -1,8 +1,8 @@
 //! The versions of one message: what each class of its recipients gets. Pure.
 
-use super::bodies::{Obstacle, Signed};
-use super::classes::Class;
-use super::edit::{Note, Splice, edit_behind};
+use super::bodies::{Obstacle, SignedPolicy};
+use super::classes::RecipientClass;
+use super::edit::{PartEdit, Splice, edit_with_header};
 use crate::policy::Direction;
 
 /// What some recipients of a message get.
@@ -15,9 +15,9 @@ pub struct Version {
     /// What changes the message; nothing where it goes as it is.
     pub splices: Vec<Splice>,
     /// The parts that were changed.
-    pub notes: Vec<Note>,
+    pub parts: Vec<PartEdit>,
     /// Why it goes as it is although a text is owed.
-    pub left: Option<Obstacle>,
+    pub obstacle: Option<Obstacle>,
 }
 
 /// The versions of a message, whose header has so many bytes, the empty line included, if that is
@@ -25,12 +25,12 @@ pub struct Version {
 pub fn versions(
     message: &[u8],
     header: Option<usize>,
-    classes: Vec<Class>,
-    signed: Signed,
+    classes: Vec<RecipientClass>,
+    signed: SignedPolicy,
 ) -> Vec<Version> {
     let mut versions: Vec<Version> = Vec::new();
     for class in classes {
-        let (edited, left) = match edit_behind(message, header, &class.texts, signed) {
+        let (edited, obstacle) = match edit_with_header(message, header, &class.texts, signed) {
             Ok(edited) => (edited, None),
             Err(obstacle) => (Default::default(), Some(obstacle)),
         };
@@ -41,14 +41,14 @@ pub fn versions(
             Some(version) => {
                 version.recipients.extend(class.recipients);
                 version.recipients.sort_unstable();
-                version.left = version.left.or(left);
+                version.obstacle = version.obstacle.or(obstacle);
             }
             None => versions.push(Version {
                 recipients: class.recipients,
                 direction: class.direction,
                 splices: edited.splices,
-                notes: edited.notes,
-                left,
+                parts: edited.parts,
+                obstacle,
             }),
         }
     }

@@ -17,8 +17,8 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes};
 use copyist::mail::{Enhanced, LimitExceeded, Limits, Reply};
 use copyist::milter::{
-    Actions, Answer, Edit, Frames, Handler, Outcome, Path, RecipientAnswer, SoFar, Transaction,
-    Wants, serve,
+    Actions, Edit, Frames, Handler, MessageAnswer, MessageDecision, PartialTransaction, Path,
+    RecipientAnswer, Requirements, Transaction, serve,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::time::sleep;
@@ -49,8 +49,12 @@ pub(crate) struct Scripted {
 }
 
 impl Handler for Scripted {
-    async fn recipient(&mut self, so_far: SoFar<'_>, recipient: &Path) -> RecipientAnswer {
-        let before = addresses(so_far.recipients);
+    async fn check_recipient(
+        &mut self,
+        partial: PartialTransaction<'_>,
+        recipient: &Path,
+    ) -> RecipientAnswer {
+        let before = addresses(partial.recipients);
         let asked = (recipient.address.clone(), before);
         self.asked.lock().expect("no test panicked").push(asked);
         let reply = |code, enhanced, text| RecipientAnswer::Reply(Reply::new(code, enhanced, text));
@@ -66,12 +70,12 @@ impl Handler for Scripted {
         }
     }
 
-    fn refused(&mut self, queue_id: &str, excess: LimitExceeded) {
+    fn limit_exceeded(&mut self, queue_id: &str, excess: LimitExceeded) {
         let refused = (queue_id.to_owned(), excess);
         self.refused.lock().expect("no test panicked").push(refused);
     }
 
-    async fn room(&mut self, bytes: usize) -> bool {
+    async fn reserve_memory(&mut self, bytes: usize) -> bool {
         let taken = self.room.load(Ordering::SeqCst) + bytes;
         let is_there = self.room_there_is.is_none_or(|room| taken <= room);
         if is_there {
@@ -80,16 +84,16 @@ impl Handler for Scripted {
         is_there
     }
 
-    async fn piece(&mut self, piece: Bytes) {
+    async fn take_chunk(&mut self, piece: Bytes) {
         self.pieces.lock().expect("no test panicked").push(piece);
     }
 
-    fn forget(&mut self) {
+    fn discard_chunks(&mut self) {
         self.pieces.lock().expect("no test panicked").clear();
         self.room.store(0, Ordering::SeqCst);
     }
 
-    async fn end_of_message(&mut self, mut transaction: Transaction) -> Outcome {
+    async fn end_of_message(&mut self, mut transaction: Transaction) -> MessageDecision {
         let mut pieces = std::mem::take(&mut *self.pieces.lock().expect("no test panicked"));
         let handed_over: usize = pieces.iter().map(Bytes::len).sum();
         assert_eq!(handed_over, transaction.handed_over);
@@ -102,9 +106,9 @@ impl Handler for Scripted {
             .lock()
             .expect("no test panicked")
             .push(transaction);
-        Outcome {
+        MessageDecision {
             edits: self.edits.clone(),
-            answer: Answer::Accept,
+            answer: MessageAnswer::Accept,
         }
     }
 }
@@ -226,28 +230,32 @@ impl Mta {
     }
 }
 
-pub(crate) fn wants(bits: u32, answer_recipients: bool) -> Wants {
-    Wants {
+pub(crate) fn requirements(bits: u32, answer_recipients: bool) -> Requirements {
+    Requirements {
         actions: Actions::from_bits(bits),
         answer_recipients,
     }
 }
 
 /// Plays a conversation to its end; what the handler saw is returned.
-pub(crate) async fn play(file: &str, wants: Wants, handler: &Scripted) -> Vec<Transaction> {
-    play_within(LIMITS, file, wants, handler).await
+pub(crate) async fn play(
+    file: &str,
+    requirements: Requirements,
+    handler: &Scripted,
+) -> Vec<Transaction> {
+    play_within(LIMITS, file, requirements, handler).await
 }
 
 /// As [`play`], with these limits.
 pub(crate) async fn play_within(
     limits: Limits,
     file: &str,
-    wants: Wants,
+    requirements: Requirements,
     handler: &Scripted,
 ) -> Vec<Transaction> {
     let (ours, theirs) = tokio::io::duplex(1024 * 1024);
     let shutdown = CancellationToken::new();
-    let serving = tokio::spawn(serve(ours, wants, limits, handler.clone(), shutdown));
+    let serving = tokio::spawn(serve(ours, requirements, limits, handler.clone(), shutdown));
     let mut mta = Mta {
         stream: theirs,
         frames: Frames::new(),

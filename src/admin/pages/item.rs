@@ -23,7 +23,7 @@ use super::words::{Foreign, date, moment};
 use crate::admin::Watched;
 use crate::admin::guard::Visitor;
 use crate::journal::ItemId;
-use crate::mail::size;
+use crate::mail::format_size;
 use crate::spool::{Action, Bounced, OperatorRecord, Shown, Spool, SpoolError};
 
 /// What was done before this page was asked for.
@@ -160,7 +160,7 @@ fn facts(shown: &Shown, visitor: &Visitor, now: SystemTime) -> Markup {
             dt { "Attempts" } dd { (listed.attempts) }
             @if let Some(at) = listed.next_attempt { dt { "Next attempt" } dd { (date(at)) } }
             dt { "Message came" } dd { (moment(listed.received, now)) ", " (date(listed.received)) }
-            dt { "Message's size" } dd { (size(listed.size)) }
+            dt { "Message's size" } dd { (format_size(listed.size)) }
             @if !listed.queue_id.is_empty() { dt { "MTA's queue id" } dd { (Foreign(&listed.queue_id)) } }
             dt { "Message-ID" } dd { (Foreign(&shown.message_id)) }
             dt { "Envelope sender" }

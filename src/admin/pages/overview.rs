@@ -16,7 +16,7 @@ use crate::admin::history::{Sample, growth, peaks};
 use crate::admin::reading::Reading;
 use crate::admin::{InForce, Watched};
 use crate::directory::Health;
-use crate::mail::{size, visible};
+use crate::mail::{escape_for_display, format_size};
 use crate::pipeline::Pipeline;
 use crate::policy::Direction;
 
@@ -98,7 +98,7 @@ fn health(pipeline: &Pipeline, reading: &Reading, sample: &Sample) -> Vec<(Kind,
         if left < SOON {
             let (peer, server) = (
                 certificate.label("peer"),
-                visible(certificate.label("server")),
+                escape_for_display(certificate.label("server")),
             );
             let kind = if left < 0.0 { Kind::Fault } else { Kind::Look };
             lines.push((kind, html! {
@@ -116,7 +116,7 @@ fn refused(in_force: &InForce) -> Option<(Kind, Markup)> {
     Some((
         Kind::Fault,
         html! {
-            "The configuration that was read at " (date(refused.at)) " is not in force, the one before it is: " (visible(&refused.why))
+            "The configuration that was read at " (date(refused.at)) " is not in force, the one before it is: " (escape_for_display(&refused.why))
             " Correct it, check it with " code { "copyist check" } ", and reload."
         },
     ))
@@ -141,12 +141,12 @@ fn spool(pipeline: &Pipeline, sample: &Sample) -> (Kind, Markup) {
         Some(free) if free.is_low => (
             Kind::Fault,
             html! {
-                "The disk is nearly full (" (size(free.bytes)) " free): mail that must be journaled is deferred. Make room; nothing needs a restart."
+                "The disk is nearly full (" (format_size(free.bytes)) " free): mail that must be journaled is deferred. Make room; nothing needs a restart."
             },
         ),
         Some(free) => (
             Kind::Fine,
-            html! { "The spool takes what is owed; " (size(free.bytes)) " of its disk are free." },
+            html! { "The spool takes what is owed; " (format_size(free.bytes)) " of its disk are free." },
         ),
         None => (Kind::Fine, html! { "The spool takes what is owed." }),
     }
@@ -158,7 +158,7 @@ fn directory(pipeline: &Pipeline) -> (Kind, Markup) {
         Health::Unavailable(outage) => (
             Kind::Fault,
             html! {
-                "The directory does not answer: " (visible(&outage.reason)) ". People who are remembered are journaled as they were; mail for "
+                "The directory does not answer: " (escape_for_display(&outage.reason)) ". People who are remembered are journaled as they were; mail for "
                 "others waits with the senders (451). See to the servers; " code { "copyist check --online" } " tries each."
             },
         ),

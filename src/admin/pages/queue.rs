@@ -13,7 +13,7 @@ use super::layout::{page, trouble};
 use super::words::{Foreign, count, moment, number};
 use crate::admin::Watched;
 use crate::admin::guard::Visitor;
-use crate::mail::size;
+use crate::mail::format_size;
 use crate::policy::Direction;
 use crate::spool::{Browse, Browsed, Census, Cursor, Listed, Order, State as InState, With};
 
@@ -215,7 +215,7 @@ fn table(items: &[Listed], visitor: &Visitor, now: SystemTime) -> Markup {
                         td data-label="State" { (state(item, now)) }
                         td data-label="Targets" { div { (targets(item)) } }
                         td.number data-label="Attempts" { (item.attempts) }
-                        td data-label="Message came" { (moment(item.received, now)) div.about { (size(item.size)) } }
+                        td data-label="Message came" { (moment(item.received, now)) div.about { (format_size(item.size)) } }
                     }
                 }
             }

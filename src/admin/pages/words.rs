@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use maud::{Markup, Render, html};
 
-use crate::mail::{rfc3339, visible};
+use crate::mail::{escape_for_display, rfc3339};
 
 /// A text that somebody else wrote: an address, a reply, a subject. It is shown as it is, but
 /// cannot pass for anything else: what steers a terminal, hides, or turns the direction of writing
@@ -13,7 +13,7 @@ pub(super) struct Foreign<'a>(pub(super) &'a str);
 
 impl Render for Foreign<'_> {
     fn render(&self) -> Markup {
-        html! { bdi { (visible(self.0)) } }
+        html! { bdi { (escape_for_display(self.0)) } }
     }
 }
 

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, load, print_text};
 use crate::daemon::{Daemon, Listeners};
 use crate::mail::{Enhanced, Message, Reply};
-use crate::smtp::{Received, Sink};
+use crate::smtp::{ReceivedMessage, Sink};
 use crate::spool::Spool;
 
 use mta::{Heard, Mta, Verdict};
@@ -159,7 +159,7 @@ fn make_dir(wanted: Option<PathBuf>) -> Result<PathBuf, Failure> {
     dir.canonicalize().map_err(Failure::failed)
 }
 
-fn narrate(scene: &Scene, heard: &Heard, got: &[Received]) -> String {
+fn narrate(scene: &Scene, heard: &Heard, got: &[ReceivedMessage]) -> String {
     let who = match scene.login {
         Some(login) => format!("{}, logged in as {login}", scene.client_ip),
         None => scene.client_ip.to_owned(),
@@ -213,7 +213,7 @@ fn narrate(scene: &Scene, heard: &Heard, got: &[Received]) -> String {
 }
 
 /// What is not as it must be.
-fn judge(scene: &Scene, heard: &Heard, got: &[Received]) -> Vec<String> {
+fn judge(scene: &Scene, heard: &Heard, got: &[ReceivedMessage]) -> Vec<String> {
     let mut wrong = Vec::new();
     let refused: Vec<&str> = heard
         .refused
@@ -256,7 +256,7 @@ fn judge(scene: &Scene, heard: &Heard, got: &[Received]) -> Vec<String> {
     wrong
 }
 
-fn keep(dir: &Path, scene: usize, got: &[Received]) -> Result<(), Failure> {
+fn keep(dir: &Path, scene: usize, got: &[ReceivedMessage]) -> Result<(), Failure> {
     for (n, message) in got.iter().enumerate() {
         let kind = if message.sender.is_empty() {
             "ndr"
@@ -273,10 +273,10 @@ fn keep(dir: &Path, scene: usize, got: &[Received]) -> Result<(), Failure> {
 
 /// One report and one NDR, as far as a reader wants to see them.
 fn show_examples(
-    got: &[Received],
+    got: &[ReceivedMessage],
     tell: impl Fn(&str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let shown = |message: &Received| {
+    let shown = |message: &ReceivedMessage| {
         let text = String::from_utf8_lossy(&message.data).replace("\r\n", "\n");
         text.lines()
             .map(|line| format!("  | {line}"))

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::scenes::Scene;
 use crate::milter::{
-    Actions, Client, Command, Frames, Offer, Response, Stage, Steps, Strings, VERSION,
+    Actions, ClientAddress, Command, Frames, Offer, Response, Stage, Steps, Strings, VERSION,
 };
 
 /// What an MTA offers: all actions, and every step may be silent.
@@ -71,7 +71,7 @@ impl Mta {
         let ip = scene.client_ip.parse().map_err(io::Error::other)?;
         let connect = Command::Connect {
             hostname: scene.client_name.as_bytes(),
-            client: Client::Inet(ip, 40_000),
+            client: ClientAddress::Inet(ip, 40_000),
         };
         self.step(&connect, Steps::SILENT_CONNECT).await?;
         self.step(

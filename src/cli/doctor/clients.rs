@@ -291,7 +291,7 @@ fn one_sided(postfix: &Postfix, listener: &Service, settings: &Settings) -> Opti
     let logs_in = listener.values.is_yes("smtpd_sasl_auth_enable");
     let place = postfix.place(listener, parameter);
     match side {
-        Side::Ours if !postfix.is_local(listener) && !takes_only_known(listener) => Some(Finding {
+        Side::Internal if !postfix.is_local(listener) && !takes_only_known(listener) => Some(Finding {
             name: "outbound-listener-open",
             severity: Severity::Error,
             place,
@@ -299,7 +299,7 @@ fn one_sided(postfix: &Postfix, listener: &Service, settings: &Settings) -> Opti
             why: "mail from outside that comes in here counts as the organization's: it is not journaled as inbound, and passes the journal guard".into(),
             fix: postfix.set_service(listener, "smtpd_client_restrictions", "permit_sasl_authenticated,reject"),
         }),
-        Side::Outside if logs_in => Some(Finding {
+        Side::External if logs_in => Some(Finding {
             name: "inbound-listener-login",
             severity: Severity::Error,
             place,

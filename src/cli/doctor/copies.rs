@@ -5,7 +5,7 @@ use super::finding::{Finding, Severity};
 use super::postfix::{Postfix, Service};
 use super::routes::{self, shown};
 use crate::config::Settings;
-use crate::mail::{Address, size};
+use crate::mail::{Address, format_size};
 use crate::policy::Direction;
 
 /// What a report is larger than its original by, beside the original's own bytes: header, and a
@@ -185,7 +185,7 @@ fn report_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
         name: "report-size-limit",
         severity: Severity::Warning,
         place: format!("{} message_size_limit", postfix.master(relay)),
-        seen: format!("takes {}, no more than what comes in", size(limit)),
+        seen: format!("takes {}, no more than what comes in", format_size(limit)),
         why: "the report of a message near the limit is larger than that: refused, and kept as a dead letter".into(),
         fix,
     })

@@ -86,7 +86,7 @@ fn login(
     door: &SmtpDoor,
 ) -> Option<Finding> {
     let logs_in = listener.values.is_yes("smtpd_sasl_auth_enable");
-    (logs_in && door.side != Some(Side::Ours)).then(|| Finding {
+    (logs_in && door.side != Some(Side::Internal)).then(|| Finding {
         name: "login-unseen",
         severity: Severity::Error,
         place: postfix.place(listener, parameter),

@@ -18,7 +18,7 @@ use crate::daemon;
 use crate::deliver::{self, ProbeReport};
 use crate::directory::{Directory, Probe, Source, Target};
 use crate::identity::{Identities, Unguarded};
-use crate::mail::{Address, size};
+use crate::mail::{Address, format_size};
 use crate::policy::{Direction, Guard};
 
 /// Mailboxes that are not guarded that are named one by one.
@@ -387,11 +387,11 @@ async fn relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
         let Some(limit) = limit.filter(|limit| copies::is_too_small(*limit, largest)) else {
             continue;
         };
-        let taken = largest.map_or("any size".to_owned(), size);
+        let taken = largest.map_or("any size".to_owned(), format_size);
         found.push(finding(
             "relay-size-limit",
             Severity::Warning,
-            format!("takes {}, and {} takes {taken}", size(limit), postfix.dir.display()),
+            format!("takes {}, and {} takes {taken}", format_size(limit), postfix.dir.display()),
             "the report of a message near the limit is larger than that: refused, and kept as a dead letter",
             &format!("raise the relay's limit, or {}", postfix.set_main("message_size_limit", &(limit / 10 * 9).to_string())),
         ));

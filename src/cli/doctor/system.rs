@@ -12,7 +12,7 @@ use super::unit::Unit;
 use crate::config::Settings;
 use crate::daemon::StateDirError;
 use crate::hook::Listen;
-use crate::mail::size;
+use crate::mail::format_size;
 
 /// How long before its end a certificate is told of, as the service does.
 const SOON: Duration = Duration::from_secs(21 * 24 * 3600);
@@ -198,7 +198,7 @@ fn room(system: &System, settings: &Settings) -> Vec<Finding> {
             continue;
         };
         let shown = |amount: u64| match unit {
-            "" => size(amount),
+            "" => format_size(amount),
             _ => format!("{amount} "),
         };
         found.push(Finding {

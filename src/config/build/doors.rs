@@ -90,8 +90,8 @@ impl Build<'_> {
         let raw = &self.raw.hook.milter;
         let inbound = self.each("hook.milter.inbound", &raw.inbound, str::parse::<Listen>);
         let outbound = self.each("hook.milter.outbound", &raw.outbound, str::parse::<Listen>);
-        let inbound = inbound?.into_iter().map(|listen| (listen, Side::Outside));
-        let outbound = outbound?.into_iter().map(|listen| (listen, Side::Ours));
+        let inbound = inbound?.into_iter().map(|listen| (listen, Side::External));
+        let outbound = outbound?.into_iter().map(|listen| (listen, Side::Internal));
         Ok(inbound.chain(outbound).collect())
     }
 

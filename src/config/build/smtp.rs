@@ -82,8 +82,8 @@ impl Build<'_> {
             mode,
             side: match raw.direction {
                 SmtpDirection::Auto => None,
-                SmtpDirection::Inbound => Some(Side::Outside),
-                SmtpDirection::Outbound => Some(Side::Ours),
+                SmtpDirection::Inbound => Some(Side::External),
+                SmtpDirection::Outbound => Some(Side::Internal),
             },
             clients,
             speakers: speakers?,

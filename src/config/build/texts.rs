@@ -6,7 +6,7 @@ use crate::config::keys::join;
 use crate::config::mistake::{Noted, quoted};
 use crate::config::{parse, raw};
 use crate::policy::Direction;
-use crate::text::{DirectionTexts, Settings, Wording, WordingError};
+use crate::text::{DirectionTexts, Disclaimer, DisclaimerError, Settings};
 
 /// A text that a setting gives, with the key that gives it.
 struct Given<T> {
@@ -53,7 +53,7 @@ impl Build<'_> {
         })
     }
 
-    fn wording(&mut self, key: &str, raw: &raw::Wording) -> Result<Option<Wording>, Noted> {
+    fn wording(&mut self, key: &str, raw: &raw::Wording) -> Result<Option<Disclaimer>, Noted> {
         let plain = self.written(
             key,
             "text",
@@ -79,13 +79,13 @@ impl Build<'_> {
             |given: &Option<Given<String>>| given.as_ref().map(|given| given.content.clone());
         let (made, at) = match (&rtf, plain.as_ref().or(html.as_ref())) {
             (Some(rtf), _) => (
-                Wording::from_rtf(&rtf.content, raw.once),
+                Disclaimer::from_rtf(&rtf.content, raw.once),
                 (&rtf.key, &rtf.seen),
             ),
             (None, Some(first)) => {
                 let (text, html) = (content(&plain), content(&html));
                 (
-                    Wording::new(text.as_deref(), html.as_deref(), raw.once),
+                    Disclaimer::new(text.as_deref(), html.as_deref(), raw.once),
                     (&first.key, &first.seen),
                 )
             }
@@ -100,7 +100,7 @@ impl Build<'_> {
         };
         let (key, seen) = at;
         made.map(Some).map_err(|error| match error {
-            WordingError::Empty => self.findings.wrong(key, seen, error),
+            DisclaimerError::Empty => self.findings.wrong(key, seen, error),
             error => self
                 .findings
                 .wrong_but(key, Some(&quoted(seen)), error, None),

@@ -6,7 +6,7 @@ use crate::hook::arriving::Arriving;
 use crate::mail::{Content, Reply};
 use crate::mail::{LimitExceeded, Limits};
 use crate::pipeline::{Pipeline, Room};
-use crate::smtp::DataFlaw;
+use crate::smtp::DataError;
 
 /// Bytes that a message may hold without asking for room.
 const FREE: usize = 32 * 1024;
@@ -26,7 +26,7 @@ pub(super) struct Incoming {
     header_ended: bool,
     excess: Option<LimitExceeded>,
     /// The first bare line break, where messages with one are refused.
-    pub(super) flaw: Option<DataFlaw>,
+    pub(super) flaw: Option<DataError>,
 }
 
 impl Incoming {

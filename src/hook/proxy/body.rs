@@ -12,7 +12,7 @@ use super::passing::Passing;
 use super::session::{Between, SILENCE, Session, Transaction};
 use crate::mail::{Enhanced, Message, Reply};
 use crate::pipeline::{Offer, Passage, Room};
-use crate::smtp::{BareLineBreaks, DataFlaw, Unstuff, find_bare};
+use crate::smtp::{BareLineBreaks, DataDecoder, DataError, find_bare_line_break};
 
 impl Session {
     pub(super) async fn data(&mut self, between: &mut Between) -> Result<(), Ended> {
@@ -36,9 +36,9 @@ impl Session {
             .put(b"354 End data with <CR><LF>.<CR><LF>\r\n");
         between.client.flush().await?;
         let mut incoming = Incoming::default();
-        let mut unstuff = Unstuff::new(self.terms.door.bare_line_breaks);
+        let mut decoder = DataDecoder::new(self.terms.door.bare_line_breaks);
         loop {
-            let ended = unstuff.take(between.client.input(), &mut incoming.text);
+            let ended = decoder.decode(between.client.input(), &mut incoming.text);
             incoming.grown(&pipeline, &self.limits).await;
             if ended {
                 break;
@@ -46,7 +46,7 @@ impl Session {
             let until = until.min(Instant::now() + SILENCE.min(self.limits.idle));
             between.client.read(until, None).await?;
         }
-        incoming.flaw = unstuff.flaw();
+        incoming.flaw = decoder.error();
         self.complete(between, incoming, false).await
     }
 
@@ -85,7 +85,7 @@ impl Session {
             let some = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
             let piece = input.split_to(some);
             left -= some as u64;
-            let flaw = find_bare(&piece, &mut chunks.after_cr);
+            let flaw = find_bare_line_break(&piece, &mut chunks.after_cr);
             chunks.incoming.flaw = chunks.incoming.flaw.take().or(flaw);
             chunks.incoming.text.extend_from_slice(&piece);
             chunks.incoming.grown(&pipeline, &self.limits).await;
@@ -93,7 +93,7 @@ impl Session {
         if last && chunks.after_cr {
             // Nothing follows that could make a line break of it.
             let flaw = chunks.incoming.flaw.take();
-            chunks.incoming.flaw = flaw.or(Some(DataFlaw::BareCarriageReturn));
+            chunks.incoming.flaw = flaw.or(Some(DataError::BareCarriageReturn));
         }
         if last {
             return self.complete(between, chunks.incoming, true).await;
@@ -194,6 +194,6 @@ impl Session {
 }
 
 /// X.6.0: other or undefined media error (RFC 3463 section 3.7).
-fn bare(flaw: DataFlaw) -> Reply {
+fn bare(flaw: DataError) -> Reply {
     Reply::new(550, Enhanced(5, 6, 0), format!("Message refused: {flaw}"))
 }

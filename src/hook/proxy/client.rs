@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::next_hop::HopError;
 use super::tls::{HANDSHAKE, ServerTls};
 use crate::mail::Reply;
-use crate::smtp::{Answer, LineFlaw, Lines};
+use crate::smtp::{LineError, Lines, ServerReply};
 
 /// Longest command line: that of AUTH (RFC 4954 section 4).
 const LONGEST_LINE: usize = 12_288;
@@ -100,7 +100,7 @@ impl ClientSide {
         &mut self,
         until: Instant,
         stop: Option<&CancellationToken>,
-    ) -> Result<Result<Bytes, LineFlaw>, Ended> {
+    ) -> Result<Result<Bytes, LineError>, Ended> {
         loop {
             if let Some(line) = self.lines.next_line() {
                 return Ok(line);
@@ -142,7 +142,7 @@ impl ClientSide {
     }
 
     /// Passes an answer of the next server on.
-    pub(super) fn pass(&mut self, answer: &Answer) {
+    pub(super) fn pass(&mut self, answer: &ServerReply) {
         self.out.extend_from_slice(&answer.wire);
     }
 

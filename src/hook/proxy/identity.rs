@@ -161,13 +161,13 @@ mod tests {
 
     #[test]
     fn another_client_may_have_logged_in() {
-        let mut identity = Identity::new([127, 0, 0, 1].into(), Some(Side::Ours));
+        let mut identity = Identity::new([127, 0, 0, 1].into(), Some(Side::Internal));
         identity.become_another(&said(&[("ADDR", "192.0.2.1"), ("LOGIN", "alice")]));
         let client = identity.client();
         assert_eq!(client.user.as_deref(), Some("alice"));
         assert_eq!(
             (client.ip, client.side),
-            (Some([192, 0, 2, 1].into()), Some(Side::Ours))
+            (Some([192, 0, 2, 1].into()), Some(Side::Internal))
         );
         identity.become_another(&said(&[("LOGIN", "")]));
         assert_eq!(identity.client().user, None);

@@ -14,7 +14,7 @@ use super::tls::{HANDSHAKE, HopTls};
 use crate::deliver::Tls;
 use crate::hook::NextHop;
 use crate::net::{PromptTcp, ReachError, certificate_fault, is_tls_fault};
-use crate::smtp::{Answer, AnswerFlaw, Answers};
+use crate::smtp::{ReplyError, ReplyReader, ServerReply};
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -25,7 +25,7 @@ const READ: usize = 4096;
 /// answer may belong to the last command.
 pub(super) struct Hop {
     stream: Box<dyn ByteStream>,
-    answers: Answers,
+    answers: ReplyReader,
     /// What it greeted with, as it came.
     pub(super) greeting: Bytes,
     patience: Duration,
@@ -50,7 +50,7 @@ pub(super) enum HopError {
     #[error("{0}")]
     Io(io::Error),
     #[error("answered what is no SMTP: {0}")]
-    Garbage(AnswerFlaw),
+    Garbage(ReplyError),
     #[error("said something that nobody asked for, so that its answers cannot be told apart")]
     Unasked,
     #[error("refused the connection: {0}")]
@@ -108,7 +108,7 @@ impl Hop {
         }
         let mut hop = Hop {
             stream,
-            answers: Answers::new(),
+            answers: ReplyReader::new(),
             greeting: Bytes::new(),
             patience: to.timeout,
             data_done_patience: to.data_done_timeout,
@@ -198,7 +198,7 @@ impl Hop {
 
     /// Sends a command, which has no line break of its own, and gives the answer. A 421 may come
     /// unasked (RFC 5321 section 3.8), and is that answer then.
-    pub(super) async fn ask(&mut self, line: &[u8]) -> Result<Answer, HopError> {
+    pub(super) async fn ask(&mut self, line: &[u8]) -> Result<ServerReply, HopError> {
         if let Err(error) = self.check_silence().await {
             let farewell = self.last_words().await;
             return farewell.filter(|answer| answer.code == 421).ok_or(error);
@@ -223,21 +223,21 @@ impl Hop {
     }
 
     /// The answer after the message.
-    pub(super) async fn final_answer(&mut self) -> Result<Answer, HopError> {
+    pub(super) async fn final_answer(&mut self) -> Result<ServerReply, HopError> {
         self.answer(self.data_done_patience).await
     }
 
     /// What it says by itself, where it has said anything already. Nothing more is asked of it.
-    pub(super) async fn last_words(&mut self) -> Option<Answer> {
+    pub(super) async fn last_words(&mut self) -> Option<ServerReply> {
         self.is_over = true;
         self.answer(Duration::from_secs(1)).await.ok()
     }
 
-    async fn answer(&mut self, patience: Duration) -> Result<Answer, HopError> {
+    async fn answer(&mut self, patience: Duration) -> Result<ServerReply, HopError> {
         let reading = async {
             let mut bytes = [0; READ];
             loop {
-                if let Some(answer) = self.answers.next_answer() {
+                if let Some(answer) = self.answers.next_reply() {
                     return answer.map_err(HopError::Garbage);
                 }
                 match self.stream.read(&mut bytes).await {
@@ -279,7 +279,7 @@ async fn encrypted(
 }
 
 /// An answer as one line for the log.
-pub(super) fn said(answer: &Answer) -> String {
+pub(super) fn said(answer: &ServerReply) -> String {
     let text: Vec<_> = answer.text_lines().collect();
     format!("{} {}", answer.code, text.join(" "))
 }

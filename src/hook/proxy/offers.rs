@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
 
-use crate::smtp::Answer;
+use crate::smtp::ServerReply;
 
 /// Extensions whose parameters, replies or commands pass as they are.
 const PASSED: [&str; 10] = [
@@ -64,7 +64,7 @@ pub(super) struct Offers {
 }
 
 /// The answer to EHLO for the client, made of the next server's.
-pub(super) fn offers(answer: &Answer, terms: Terms) -> (Offers, BytesMut) {
+pub(super) fn offers(answer: &ServerReply, terms: Terms) -> (Offers, BytesMut) {
     let mut found = Offers::default();
     let mut given = answer.text_lines().map(Cow::into_owned);
     // Commands are taken one by one here, whatever the next server does.
@@ -143,7 +143,7 @@ fn wire(code: u16, lines: &[String]) -> BytesMut {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::smtp::Answers;
+    use crate::smtp::ReplyReader;
 
     const TERMS: Terms = Terms {
         most: 1000,
@@ -153,9 +153,9 @@ mod tests {
     };
 
     fn offered(wire: &str, terms: Terms) -> (Offers, Vec<String>) {
-        let mut answers = Answers::new();
+        let mut answers = ReplyReader::new();
         answers.feed(wire.as_bytes());
-        let answer = answers.next_answer().expect("whole").expect("sound");
+        let answer = answers.next_reply().expect("whole").expect("sound");
         let (offers, wire) = offers(&answer, terms);
         let text = String::from_utf8(wire.to_vec()).expect("ASCII");
         let lines = text.split_terminator("\r\n");

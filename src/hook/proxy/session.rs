@@ -28,7 +28,7 @@ use crate::mail::{
 use crate::mail::{LimitExceeded, Limits};
 use crate::pipeline::{Admitted, Pipeline};
 use crate::policy::Admission;
-use crate::smtp::{Answer, Command, with_brackets};
+use crate::smtp::{Command, ServerReply, add_brackets};
 
 /// Longest silence of a client (RFC 5321 section 4.5.3.2.7).
 pub(super) const SILENCE: Duration = Duration::from_secs(300);
@@ -288,11 +288,11 @@ impl Session {
             Command::Ehlo(name) => self.hello(between, &line, &name, true).await?,
             Command::Helo(name) => self.hello(between, &line, &name, false).await?,
             Command::Mail { path, params } => {
-                self.mail(between, with_brackets(&line), &path, params)
+                self.mail(between, add_brackets(&line), &path, params)
                     .await?;
             }
             Command::Rcpt { path, params } => {
-                self.rcpt(between, with_brackets(&line), &path, params)
+                self.rcpt(between, add_brackets(&line), &path, params)
                     .await?;
             }
             Command::Data => self.data(between).await?,
@@ -337,7 +337,7 @@ impl Session {
         &mut self,
         between: &mut Between,
         line: &[u8],
-    ) -> Result<Answer, Ended> {
+    ) -> Result<ServerReply, Ended> {
         let asked = between.hop.ask(line).await;
         let is_stale = std::mem::take(&mut between.is_stale);
         let answer = match asked {
@@ -353,7 +353,7 @@ impl Session {
         Ok(answer)
     }
 
-    async fn ask_another(&self, between: &mut Between, line: &[u8]) -> Result<Answer, Ended> {
+    async fn ask_another(&self, between: &mut Between, line: &[u8]) -> Result<ServerReply, Ended> {
         let (to, tls) = (&self.terms.door.next_hop, &self.terms.hop_tls);
         between.hop = Hop::open(to, tls).await.map_err(Ended::NextHop)?;
         between.hop.ask(line).await.map_err(Ended::NextHop)
@@ -364,7 +364,7 @@ impl Session {
         &mut self,
         between: &mut Between,
         line: &[u8],
-    ) -> Result<Answer, Ended> {
+    ) -> Result<ServerReply, Ended> {
         let answer = self.ask(between, line).await?;
         between.client.pass(&answer);
         Ok(answer)
@@ -576,8 +576,8 @@ impl Session {
             sender: transaction.sender.clone(),
             sender_params: transaction.sender_params.clone(),
             recipients,
-            sender_reading: None,
-            claimed: Vec::new(),
+            resolved_sender: None,
+            header_authors: Vec::new(),
             client: self.identity.client().clone(),
             queue_id: self.identity.queue_id().to_owned(),
         }

@@ -8,7 +8,7 @@ use super::client::Ended;
 use super::offers::Offers;
 use super::session::{Between, Session};
 use crate::mail::{Enhanced, Reply};
-use crate::smtp::user_of;
+use crate::smtp::parse_auth_user;
 
 /// Turns of one SASL exchange.
 const TURNS: usize = 10;
@@ -75,7 +75,7 @@ impl Session {
         between.client.pass(&answer);
         if answer.code == 235 {
             self.is_known = true;
-            let user = user_of(mechanism, &responses);
+            let user = parse_auth_user(mechanism, &responses);
             self.identity
                 .set_user(Some(user.unwrap_or_else(|| mechanism.to_ascii_lowercase())));
         }

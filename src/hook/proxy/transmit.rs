@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use super::next_hop::{Hop, HopError};
 use crate::journal::is_ours;
 use crate::mail::{Message, Pieces};
-use crate::smtp::{Answer, Stuff};
+use crate::smtp::{DataEncoder, ServerReply};
 
 /// Bytes of the message in one write.
 const PIECE: usize = 64 * 1024;
@@ -17,7 +17,7 @@ const PIECE: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) enum Sent {
     /// The next server's own word: it has the message, or not.
-    Answered(Answer),
+    Answered(ServerReply),
     /// It cannot have it: the end of the message was not sent.
     Withheld(Failure),
     /// The end was sent, and no answer came that can be read.
@@ -125,13 +125,13 @@ async fn data(hop: &mut Hop, outgoing: &Outgoing) -> Sent {
         Ok(answer) => return Sent::Withheld(Failure::Nonsense(answer.code)),
         Err(error) => return Sent::Withheld(error.into()),
     }
-    let (mut stuff, mut out) = (Stuff::new(), BytesMut::with_capacity(2 * PIECE));
+    let (mut encoder, mut out) = (DataEncoder::new(), BytesMut::with_capacity(2 * PIECE));
     let mut pieces = Reader::new(outgoing);
     loop {
         match pieces.next().await {
             Ok(Some(piece)) => {
                 for part in piece.chunks(PIECE) {
-                    stuff.put(part, &mut out);
+                    encoder.encode(part, &mut out);
                     // What is held back here goes with the end.
                     if out.len() >= PIECE
                         && let Err(error) = hop.write(&out.split()).await
@@ -150,7 +150,7 @@ async fn data(hop: &mut Hop, outgoing: &Outgoing) -> Sent {
     }
     // The one place where the next server gets the end of a message. It may take it from here on,
     // so nothing but its answer tells what became of it.
-    stuff.end(&mut out);
+    encoder.finish(&mut out);
     if let Err(error) = hop.write(&out).await {
         return Sent::Unknown(error);
     }
@@ -196,7 +196,7 @@ async fn chunk(hop: &mut Hop, outgoing: &Outgoing) -> Sent {
 
 /// A refusal before the end of the message leaves the transaction open (RFC 5321 section 3.3), so
 /// it is ended.
-pub(super) async fn answered(hop: &mut Hop, answer: Answer) -> Sent {
+pub(super) async fn answered(hop: &mut Hop, answer: ServerReply) -> Sent {
     if answer.code == 421 {
         return Sent::Answered(answer);
     }

@@ -397,7 +397,7 @@ fn a_path_without_brackets_is_passed_on_with_them() {
         ),
     ] {
         let read = Command::parse(line.as_bytes());
-        let passed_on = with_brackets(&Bytes::copy_from_slice(line.as_bytes()));
+        let passed_on = add_brackets(&Bytes::copy_from_slice(line.as_bytes()));
         assert_eq!(passed_on, passed);
         assert_eq!(Command::parse(&passed_on), read, "{line}");
         assert_ne!(read, Command::Malformed, "{line}");

@@ -9,27 +9,27 @@ struct Decoded {
     out: Vec<u8>,
     /// What follows the end; `None` if there was none.
     rest: Option<Vec<u8>>,
-    flaw: Option<DataFlaw>,
+    flaw: Option<DataError>,
     has_nul: bool,
     longest_line: usize,
 }
 
 fn decode<'a>(bare: BareLineBreaks, pieces: impl IntoIterator<Item = &'a [u8]>) -> Decoded {
-    let mut unstuff = Unstuff::new(bare);
+    let mut decoder = DataDecoder::new(bare);
     let (mut input, mut out, mut ended) = (BytesMut::new(), BytesMut::new(), false);
     for piece in pieces {
         input.extend_from_slice(piece);
         if !ended {
-            ended = unstuff.take(&mut input, &mut out);
+            ended = decoder.decode(&mut input, &mut out);
             assert!(ended || input.len() <= 2, "{input:?} stays");
         }
     }
     Decoded {
         out: out.to_vec(),
         rest: ended.then(|| input.to_vec()),
-        flaw: unstuff.flaw(),
-        has_nul: unstuff.has_nul(),
-        longest_line: unstuff.longest_line(),
+        flaw: decoder.error(),
+        has_nul: decoder.has_nul(),
+        longest_line: decoder.longest_line(),
     }
 }
 
@@ -58,11 +58,11 @@ fn decode_all_ways(bare: BareLineBreaks, wire: &[u8]) -> Decoded {
 }
 
 fn encode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
-    let (mut stuff, mut out) = (Stuff::new(), BytesMut::new());
+    let (mut encoder, mut out) = (DataEncoder::new(), BytesMut::new());
     for piece in pieces {
-        stuff.put(piece, &mut out);
+        encoder.encode(piece, &mut out);
     }
-    stuff.end(&mut out);
+    encoder.finish(&mut out);
     out.to_vec()
 }
 
@@ -196,8 +196,8 @@ fn a_message_is_ended_on_a_line_of_its_own() {
 
 #[test]
 fn bare_line_breaks_of_chunks_are_found_whatever_the_pieces() {
-    use DataFlaw::{BareCarriageReturn as Cr, BareLineFeed as Lf};
-    let cases: [(&[u8], Option<DataFlaw>); 14] = [
+    use DataError::{BareCarriageReturn as Cr, BareLineFeed as Lf};
+    let cases: [(&[u8], Option<DataError>); 14] = [
         (b"", None),
         (b"x", None),
         (b"\r\n", None),
@@ -216,7 +216,7 @@ fn bare_line_breaks_of_chunks_are_found_whatever_the_pieces() {
     let find = |pieces: &[&[u8]]| {
         let (mut after_cr, mut first) = (false, None);
         for piece in pieces {
-            let found = find_bare(piece, &mut after_cr);
+            let found = find_bare_line_break(piece, &mut after_cr);
             first = first.or(found);
         }
         first.or(after_cr.then_some(Cr))
@@ -281,7 +281,7 @@ fn by_the_letter(bare: BareLineBreaks, wire: &[u8]) -> Decoded {
             _ => false,
         };
         if bare_here {
-            flaw.get_or_insert(DataFlaw::of(content[at]));
+            flaw.get_or_insert(DataError::of(content[at]));
         }
         match bare {
             Normalize if bare_here => out.extend_from_slice(b"\r\n"),

@@ -2,17 +2,19 @@
 
 use super::*;
 
-fn answers<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Answer>, Option<AnswerFlaw>) {
-    let (mut answers, mut found) = (Answers::new(), Vec::new());
+fn answers<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<ServerReply>, Option<ReplyError>) {
+    let (mut answers, mut found) = (ReplyReader::new(), Vec::new());
     for piece in pieces {
         answers.feed(piece);
-        while let Some(answer) = answers.next_answer() {
+        while let Some(answer) = answers.next_reply() {
             match answer {
                 Ok(answer) => found.push(answer),
                 Err(flaw) => {
                     answers.feed(b"250 ok\r\n");
                     assert_eq!(
-                        answers.next_answer(),
+                        answers.next_reply(),
                         Some(Err(flaw)),
                         "a flaw is not the end"
                     );
@@ -25,7 +27,7 @@ fn answers<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Answer>, Opti
 }
 
 /// Reads at once, and in every three pieces, and byte by byte.
-fn answers_all_ways(wire: &[u8]) -> (Vec<Answer>, Option<AnswerFlaw>) {
+fn answers_all_ways(wire: &[u8]) -> (Vec<ServerReply>, Option<ReplyError>) {
     let at_once = answers([wire]);
     let shown = wire.escape_ascii();
     for first in 0..wire.len() {
@@ -38,8 +40,8 @@ fn answers_all_ways(wire: &[u8]) -> (Vec<Answer>, Option<AnswerFlaw>) {
     at_once
 }
 
-fn answer(code: u16, wire: &'static [u8]) -> Answer {
-    Answer {
+fn answer(code: u16, wire: &'static [u8]) -> ServerReply {
+    ServerReply {
         code,
         wire: Bytes::from_static(wire),
     }
@@ -47,7 +49,7 @@ fn answer(code: u16, wire: &'static [u8]) -> Answer {
 
 #[test]
 fn answers_are_as_they_came() {
-    let cases: Vec<(&[u8], Vec<Answer>)> = vec![
+    let cases: Vec<(&[u8], Vec<ServerReply>)> = vec![
         (b"", vec![]),
         (b"250 ok\r\n", vec![answer(250, b"250 ok\r\n")]),
         (b"250\r\n", vec![answer(250, b"250\r\n")]),
@@ -87,8 +89,8 @@ fn answers_are_as_they_came() {
 
 #[test]
 fn what_is_no_answer_by_the_letter_is_a_flaw() {
-    use AnswerFlaw::{BareLineBreak, NoCode, OtherCode};
-    let cases: [(&[u8], usize, AnswerFlaw); 36] = [
+    use ReplyError::{BareLineBreak, NoCode, OtherCode};
+    let cases: [(&[u8], usize, ReplyError); 36] = [
         (b"\r\n", 0, NoCode),
         (b"ok\r\n", 0, NoCode),
         (b"2\r\n", 0, NoCode),
@@ -151,18 +153,18 @@ fn lines_and_answers_have_a_largest_size() {
     assert_eq!(found[0].text_lines().count(), MOST_LINES);
 
     let many = line(6).repeat(MOST_LINES + 1);
-    let flaws: [(&[u8], AnswerFlaw); 5] = [
-        (&line(LONGEST_LINE + 1), AnswerFlaw::LongLine),
-        (&[b'2'; LONGEST_LINE], AnswerFlaw::LongLine),
+    let flaws: [(&[u8], ReplyError); 5] = [
+        (&line(LONGEST_LINE + 1), ReplyError::LongLine),
+        (&[b'2'; LONGEST_LINE], ReplyError::LongLine),
         (
             &[&[b'2'; LONGEST_LINE][..], b"\n"].concat(),
-            AnswerFlaw::LongLine,
+            ReplyError::LongLine,
         ),
         (
             &[&[b'2'; LONGEST_LINE - 1][..], b"\n"].concat(),
-            AnswerFlaw::BareLineBreak,
+            ReplyError::BareLineBreak,
         ),
-        (&many, AnswerFlaw::ManyLines),
+        (&many, ReplyError::ManyLines),
     ];
     for (wire, flaw) in flaws {
         for step in [1, 7, 1000, wire.len()] {
@@ -178,7 +180,7 @@ fn lines_and_answers_have_a_largest_size() {
 #[test]
 fn an_answer_tells_what_it_means() {
     let kinds = |code: u16| {
-        let answer = Answer {
+        let answer = ServerReply {
             code,
             wire: Bytes::new(),
         };
@@ -244,17 +246,17 @@ fn the_text_is_without_codes() {
 
 #[test]
 fn what_came_before_the_encryption_is_thrown_away() {
-    let mut answers = Answers::new();
+    let mut answers = ReplyReader::new();
     answers.feed(b"220 go\r\n250-injected\r\n250 ok");
-    assert_eq!(answers.next_answer(), Some(Ok(answer(220, b"220 go\r\n"))));
-    assert_eq!(answers.next_answer(), None);
+    assert_eq!(answers.next_reply(), Some(Ok(answer(220, b"220 go\r\n"))));
+    assert_eq!(answers.next_reply(), None);
     assert_eq!(answers.clear(), 20);
     answers.feed(b"550 no\r\n");
-    assert_eq!(answers.next_answer(), Some(Ok(answer(550, b"550 no\r\n"))));
-    assert_eq!((answers.next_answer(), answers.clear()), (None, 0));
+    assert_eq!(answers.next_reply(), Some(Ok(answer(550, b"550 no\r\n"))));
+    assert_eq!((answers.next_reply(), answers.clear()), (None, 0));
     answers.feed(b"\n");
-    answers.next_answer();
+    answers.next_reply();
     answers.clear();
     answers.feed(b"250 ok\r\n");
-    assert_eq!(answers.next_answer(), Some(Err(AnswerFlaw::BareLineBreak)));
+    assert_eq!(answers.next_reply(), Some(Err(ReplyError::BareLineBreak)));
 }

@@ -7,7 +7,7 @@ use super::property;
 use super::value::Data;
 use crate::config::mistake::quoted;
 use crate::directory::Target;
-use crate::text::Wording;
+use crate::text::Disclaimer;
 
 /// What stands in the key.
 #[derive(Debug, Default)]
@@ -195,7 +195,7 @@ impl Value<'_> {
         if text.is_empty() {
             return Ok(None);
         }
-        match Wording::from_rtf(text.as_bytes(), false) {
+        match Disclaimer::from_rtf(text.as_bytes(), false) {
             Ok(_) => Ok(Some(self.found(text))),
             Err(error) => Err(self.fault(&quoted(&text), error.to_string(), EXAMPLE)),
         }
