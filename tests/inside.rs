@@ -368,11 +368,13 @@ fn the_holder_of_an_accepted_certificate_is_inside() {
 }
 
 #[test]
-fn the_configuration_of_the_readme_trusts_this_machine_alone() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
-    let readme = readme.expect("it is here");
-    assert!(
-        !readme.contains("10.0.0.0/8"),
-        "a whole private network is not trusted"
-    );
+fn the_guides_trust_only_this_machine() {
+    for guide in ["README.md", "docs/install.md", "docs/install-ad.md"] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(guide);
+        let text = std::fs::read_to_string(path).expect("the guide exists");
+        assert!(
+            !text.contains("10.0.0.0/8"),
+            "{guide} trusts a whole private network"
+        );
+    }
 }
