@@ -38,6 +38,7 @@
 //! | [`hook`] | the doors, milter and SMTP proxy: translate the MTA's protocol and nothing else |
 //! | [`admin`] | HTTP: health, metrics, and the pages for the operator |
 //! | [`config`] | file and environment → complete settings of every module |
+//! | [`migrate`] | the settings of imsext and Postfix → a commented configuration. Pure |
 //! | [`daemon`] | composition: build, listen, reload, drain, stop |
 //! | [`cli`] | the commands |
 
@@ -52,6 +53,7 @@ pub mod identity;
 pub mod journal;
 pub mod mail;
 pub mod maps;
+pub mod migrate;
 pub mod milter;
 pub mod net;
 pub mod pipeline;

@@ -1,12 +1,12 @@
-//! An exported registry key. Must hold: a configuration that can be loaded, or mistakes that can be
-//! told.
+//! An exported registry key. Must hold: a configuration that can be loaded, or errors that can be
+//! printed.
 
 #![no_main]
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use copyist::config::{self, import};
+use copyist::{config, migrate};
 use libfuzzer_sys::fuzz_target;
 
 static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -15,7 +15,7 @@ static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 fuzz_target!(|bytes: &[u8]| {
-    match import::registry("imsext.reg".as_ref(), bytes, &import::Site::default()) {
+    match migrate::registry("imsext.reg".as_ref(), bytes, &migrate::Site::default()) {
         Ok(proposal) => {
             std::fs::write(&*FILE, &proposal.config).expect("written");
             if let Err(error) = config::load_with(&FILE, []) {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::args::Import;
 use super::{Failure, print_text, shown};
-use crate::config::import::{Proposal, Site};
+use crate::migrate::{Proposal, Site};
 
 /// What the command line says about the site.
 pub(super) fn site(import: &Import) -> Result<Site, Failure> {

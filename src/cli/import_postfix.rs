@@ -12,7 +12,7 @@ use std::process::Command;
 use super::Failure;
 use super::args::ImportPostfix;
 use super::import::{create, give, site};
-use crate::config::import::postfix::{
+use crate::migrate::postfix::{
     Content, LDAP_PARAMETERS, LdapTable, Map, Origin, PARAMETERS, Postfix, Table, entries, maps,
     parameters, propose,
 };

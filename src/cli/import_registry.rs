@@ -7,7 +7,7 @@ use std::io::Read;
 use super::Failure;
 use super::args::ImportRegistry;
 use super::import::{give, site};
-use crate::config::import;
+use crate::migrate;
 
 /// The most that is read. A whole HKEY_LOCAL_MACHINE has some 200 MB, and is exported by nobody for
 /// this.
@@ -29,6 +29,6 @@ pub(super) fn import_registry(what: &ImportRegistry) -> Result<(), Failure> {
             LARGEST >> 20
         )));
     }
-    let proposal = import::registry(path, &bytes, &site).map_err(Failure::wrong)?;
+    let proposal = migrate::registry(path, &bytes, &site).map_err(Failure::wrong)?;
     give(&proposal, what.import.output.as_deref())
 }

@@ -13,7 +13,6 @@
 //! | `effective` | what is in force, for people to read |
 //! | `parse`, `files`, `accounts` | one text, one file, one user |
 //! | `mistake` | how mistakes are collected and told |
-//! | [`import`] | the settings of what did this work before → a configuration |
 //!
 //! `config/copyist.toml` explains each key to the administrator; a test holds it to `raw`.
 
@@ -21,12 +20,11 @@ mod accounts;
 mod build;
 mod effective;
 mod files;
-pub mod import;
 mod keys;
 mod layers;
-mod mistake;
+pub(crate) mod mistake;
 mod page;
-mod parse;
+pub(crate) mod parse;
 mod raw;
 
 use std::ffi::OsString;

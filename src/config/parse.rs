@@ -73,7 +73,7 @@ pub(super) fn smtp_target(text: &str) -> Result<Address, &'static str> {
 }
 
 /// `10.0.0.0/8`; a bare address is a network of one.
-pub(super) fn network(text: &str) -> Result<IpNet, &'static str> {
+pub(crate) fn network(text: &str) -> Result<IpNet, &'static str> {
     match text.parse::<IpAddr>() {
         Ok(ip) => Ok(ip.into()),
         Err(_) => text.parse().map_err(|_| "is not a network"),
@@ -150,7 +150,7 @@ pub(super) fn host_name(text: &str) -> Result<String, &'static str> {
 }
 
 /// `host`, `host:port`, `[::1]:port`; an IPv6 address comes back without brackets.
-pub(super) fn host_and_port(text: &str) -> Result<(String, Option<u16>), &'static str> {
+pub(crate) fn host_and_port(text: &str) -> Result<(String, Option<u16>), &'static str> {
     const WRONG: &str = "is neither HOST nor HOST:PORT";
     if text.parse::<Ipv6Addr>().is_ok() {
         return Ok((text.to_owned(), None));
@@ -185,7 +185,7 @@ pub(super) fn host_and_port(text: &str) -> Result<(String, Option<u16>), &'stati
 }
 
 /// The URL of an LDAP server, without a slash at its end.
-pub(super) fn ldap_url(text: &str) -> Result<String, &'static str> {
+pub(crate) fn ldap_url(text: &str) -> Result<String, &'static str> {
     if let Some(domain) = text.trim().strip_prefix("srv:") {
         return host_name(domain)
             .map(|domain| format!("srv:{domain}"))
@@ -213,7 +213,7 @@ pub(super) fn ldap_url(text: &str) -> Result<String, &'static str> {
 }
 
 /// The name of an attribute (RFC 4512 section 2.5: a name or an OID, with options).
-pub(super) fn attribute(text: &str) -> Result<String, &'static str> {
+pub(crate) fn attribute(text: &str) -> Result<String, &'static str> {
     let sound = text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text
             .chars()
@@ -247,7 +247,7 @@ pub(super) fn place(text: &str) -> Result<Places, &'static str> {
 }
 
 /// Characters that start an address extension.
-pub(super) fn delimiters(text: &str) -> Result<String, &'static str> {
+pub(crate) fn delimiters(text: &str) -> Result<String, &'static str> {
     let sound = text
         .chars()
         .all(|c| c.is_ascii_punctuation() && !"@<>\",".contains(c));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::postfix::{DOMAINS, Postfix, Service, Values, is_table, services};
-use crate::config::import::postfix::{Origin, entries, maps, words};
+use crate::migrate::postfix::{Origin, entries, maps, words};
 
 /// Where it is where the search path of whoever asks lacks the administrator's programs.
 const PLACES: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::import::postfix::words;
+use crate::migrate::postfix::words;
 
 /// Parameters and their values, all `$names` expanded.
 #[derive(Debug, Clone, Default)]

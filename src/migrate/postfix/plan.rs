@@ -2,10 +2,10 @@
 
 use super::people::{People, RECIPIENT_ATTRIBUTE, SENDER_ATTRIBUTE, Who};
 use super::{Content, Postfix, Table, map};
-use crate::config::import::Site;
-use crate::config::import::sections::{DirectionDraft, Ndr, Sourced};
 use crate::identity::DomainPattern;
 use crate::mail::Address;
+use crate::migrate::Site;
+use crate::migrate::sections::{DirectionDraft, Ndr, Sourced};
 use crate::policy::{Direction, Format};
 
 /// What the parameters ask for.

@@ -2,10 +2,10 @@
 
 use super::plan::Plan;
 use super::{Postfix, map};
-use crate::config::import::draft::Draft;
-use crate::config::import::sections::base;
-use crate::config::import::{Proposal, Site};
 use crate::config::parse;
+use crate::migrate::draft::Draft;
+use crate::migrate::sections::base;
+use crate::migrate::{Proposal, Site};
 
 /// How many people are listed in the configuration itself.
 const LISTED: usize = 20;

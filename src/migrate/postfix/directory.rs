@@ -1,9 +1,9 @@
 //! What an LDAP table of Postfix is set to → `[directory]`.
 
 use super::ldap::{LdapTable, addresses_in};
-use crate::config::import::Site;
-use crate::config::import::draft::Draft;
-use crate::config::import::sections::base;
+use crate::migrate::Site;
+use crate::migrate::draft::Draft;
+use crate::migrate::sections::base;
 
 impl LdapTable {
     /// Writes `[directory]`.
