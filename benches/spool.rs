@@ -21,7 +21,7 @@ use bytes::Bytes;
 use copyist::journal::{Item, ItemId, Kind};
 use copyist::mail::{Address, BodyKind, Content};
 use copyist::policy::Direction;
-use copyist::spool::{Outcome, Parcel, Progress, Settings, Spool};
+use copyist::spool::{DeliveryOutcome, DeliveryResult, Settings, Spool, Submission};
 use tokio::sync::{mpsc, oneshot};
 
 /// Appends that share a sync at most, as in the spool.
@@ -123,7 +123,7 @@ fn id(number: usize) -> ItemId {
 }
 
 /// A report as the composer writes them, by size and number of pieces.
-fn parcel(number: usize, original: &Content) -> Parcel {
+fn submission(number: usize, original: &Content) -> Submission {
     let item = Item {
         id: id(number),
         kind: Kind::Report,
@@ -141,7 +141,7 @@ fn parcel(number: usize, original: &Content) -> Parcel {
         smtputf8: false,
         dsn: Default::default(),
     };
-    Parcel {
+    Submission {
         original: original.clone(),
         items: vec![item],
     }
@@ -238,9 +238,9 @@ async fn commits(options: &Options) -> io::Result<()> {
         let original = Content::from(bytes.clone());
         let committing = spool.clone();
         let rate = closed_loop(options, round * options.messages, move |number| {
-            let (spool, parcel) = (committing.clone(), parcel(number, &original));
+            let (spool, submission) = (committing.clone(), submission(number, &original));
             async move {
-                let committed = spool.commit("Q", SystemTime::now(), vec![parcel]).await;
+                let committed = spool.commit("Q", SystemTime::now(), vec![submission]).await;
                 committed.map_err(io::Error::other)
             }
         });
@@ -282,12 +282,12 @@ async fn bodies(options: &Options) -> io::Result<()> {
         std::fs::remove_file(&path)?;
 
         let begun = Instant::now();
-        let mut incoming = spool.incoming().await?;
+        let mut incoming = spool.new_body().await?;
         for _ in 0..pieces {
             incoming.append(&piece)?;
         }
         let original = Content::stored(incoming.finish())?;
-        let committed = spool.commit("Q", SystemTime::now(), vec![parcel(round, &original)]);
+        let committed = spool.commit("Q", SystemTime::now(), vec![submission(round, &original)]);
         committed.await.map_err(io::Error::other)?;
         rates.push(begun.elapsed().as_secs_f64());
         deliver(&spool, round).await?;
@@ -306,14 +306,14 @@ async fn bodies(options: &Options) -> io::Result<()> {
 }
 
 async fn deliver(spool: &Spool, number: usize) -> io::Result<()> {
-    let progress = Progress {
-        outcomes: vec![(address("journal@archive.test"), Outcome::Delivered)],
+    let result = DeliveryResult {
+        outcomes: vec![(address("journal@archive.test"), DeliveryOutcome::Delivered)],
         next_attempt: SystemTime::now(),
         ndr: None,
-        most_ndrs: None,
-        reached: true,
+        ndr_limit: None,
+        relay_reached: true,
     };
-    let recorded = spool.record(&id(number), progress, SystemTime::now()).await;
+    let recorded = spool.record(&id(number), result, SystemTime::now()).await;
     recorded.map(|_| ()).map_err(io::Error::other)
 }
 
@@ -334,9 +334,9 @@ async fn depth(options: &Options) -> io::Result<()> {
         };
         let (filling, body) = (spool.clone(), original.clone());
         closed_loop(&fill, there, move |number| {
-            let (spool, parcel) = (filling.clone(), parcel(number, &body));
+            let (spool, submission) = (filling.clone(), submission(number, &body));
             async move {
-                let committed = spool.commit("Q", SystemTime::now(), vec![parcel]).await;
+                let committed = spool.commit("Q", SystemTime::now(), vec![submission]).await;
                 committed.map_err(io::Error::other)
             }
         })
@@ -350,10 +350,11 @@ async fn depth(options: &Options) -> io::Result<()> {
                 took[which] += lap.elapsed();
                 lap = Instant::now();
             };
-            let committed = spool.commit("Q", SystemTime::now(), vec![parcel(number, &original)]);
+            let committed =
+                spool.commit("Q", SystemTime::now(), vec![submission(number, &original)]);
             committed.await.map_err(io::Error::other)?;
             lap_to(0);
-            let claimed = spool.due(SystemTime::now(), 1).await;
+            let claimed = spool.claim(SystemTime::now(), 1).await;
             let claimed = claimed.map_err(io::Error::other)?;
             lap_to(1);
             let [claimed] = &claimed[..] else {

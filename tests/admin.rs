@@ -31,7 +31,7 @@ fn paths() -> Vec<(&'static str, String)> {
 }
 
 /// An item's page, read as the service has it now.
-async fn shown(office: &Office, n: usize) -> copyist::spool::Listed {
+async fn shown(office: &Office, n: usize) -> copyist::spool::QueueEntry {
     let shown = office.spool().show(&id(n)).await.expect("read");
     shown.expect("it is there").listed
 }
@@ -440,7 +440,7 @@ async fn an_item_is_held_and_released() {
     assert!(office.page(&path).text().contains("Hold</button>"));
     assert_eq!(office.press(&format!("{path}/hold")).status, 303);
     let item = shown(&office, 4).await;
-    assert!(item.paused && item.next_attempt.is_none());
+    assert!(item.on_hold && item.next_attempt.is_none());
     assert!(office.page(&path).text().contains("Release</button>"));
     let held = office.page("/queue?state=held").text();
     assert!(
@@ -449,7 +449,7 @@ async fn an_item_is_held_and_released() {
     );
     assert_eq!(office.press(&format!("{path}/release")).status, 303);
     let item = shown(&office, 4).await;
-    assert!(!item.paused && item.next_attempt.is_some());
+    assert!(!item.on_hold && item.next_attempt.is_some());
     let gone = format!("/queue/{}/hold", id(999));
     assert_eq!(
         office.press(&gone).header("location"),

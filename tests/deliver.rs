@@ -10,7 +10,7 @@ use copyist::deliver::{RelaySettings, Tls};
 use copyist::journal::{Item, Kind};
 use copyist::mail::{BodyKind, Enhanced, Reply};
 use copyist::smtp::Sink;
-use copyist::spool::{Action, Listed, Outcome, Progress};
+use copyist::spool::{Action, DeliveryOutcome, DeliveryResult, QueueEntry};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -207,7 +207,8 @@ async fn a_version_is_given_back_to_its_sender_after_days_and_a_report_never() {
     bench
         .owe_since(long_ago, item(3, &["b@c.test"]), "x\r\n")
         .await;
-    let is_waiting = |listed: &Listed| listed.attempts > 0 && listed.targets[0].state == "waiting";
+    let is_waiting =
+        |listed: &QueueEntry| listed.attempts > 0 && listed.targets[0].state == "waiting";
     bench
         .until("both wait", |listed| {
             listed.len() == 2 && listed.iter().all(is_waiting)
@@ -270,7 +271,7 @@ async fn encryption_that_is_required_and_not_offered_delivers_nothing() {
 }
 
 /// A relay that is away, and so many items owed, of which one at least was tried.
-async fn found_away(items: usize) -> (SmtpSink, Bench, Vec<Listed>) {
+async fn found_away(items: usize) -> (SmtpSink, Bench, Vec<QueueEntry>) {
     let mut real = SmtpSink::start_keeping();
     let settings = RelaySettings {
         connections: 4,
@@ -298,7 +299,9 @@ async fn what_an_operator_drops_while_the_relay_is_away_is_not_sent_when_it_come
     let operator = bench.operator();
     for n in (0..ITEMS).step_by(2) {
         let (item, now) = (id(n), SystemTime::now());
-        let dropped = operator.act(&postmaster(), Action::Drop, &item, now).await;
+        let dropped = operator
+            .operate(&postmaster(), Action::Drop, &item, now)
+            .await;
         assert!(dropped.expect("dropped"), "{n}");
     }
     real.restart();
@@ -352,7 +355,7 @@ async fn a_refused_ndr_is_a_dead_letter_until_somebody_retries_it() {
         loop {
             let retried = bench
                 .spool
-                .act(
+                .operate(
                     &postmaster(),
                     Action::Retry,
                     &listed[0].id,
@@ -387,14 +390,17 @@ async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest
     let ago = SystemTime::now() - Duration::from_secs(7200);
     for n in [5_000_001, 5_000_002] {
         owe_in(&spool, ago, item(n, &["b@c.test"]), "x\r\n").await;
-        let progress = Progress {
-            outcomes: vec![(address("b@c.test"), Outcome::Refused("552 full".into()))],
+        let result = DeliveryResult {
+            outcomes: vec![(
+                address("b@c.test"),
+                DeliveryOutcome::Refused("552 full".into()),
+            )],
             next_attempt: ago,
             ndr: Some(item(n + 1000, &["ndr@c.test"])),
-            most_ndrs: Some(0),
-            reached: true,
+            ndr_limit: Some(0),
+            relay_reached: true,
         };
-        let recorded = spool.record(&id(n), progress, ago).await;
+        let recorded = spool.record(&id(n), result, ago).await;
         assert!(recorded.expect("written").collected);
     }
     let bench = Bench::start_on(dir, spool, settings, ONCE);
@@ -443,7 +449,7 @@ async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest
     assert_eq!(digest.count, refused as u64 - 10);
     let digest_item = digest_composer()(digest, later).expect("composed");
     spool
-        .tell(digest, digest_item.clone(), later)
+        .enqueue_digest(digest, digest_item.clone(), later)
         .await
         .expect("told");
     let told = begun.elapsed();

@@ -99,14 +99,14 @@ async fn no_page_is_slow_while_much_is_owed() {
             // last time.
             assert!(
                 spool
-                    .act(&postmaster(), Action::Hold, &id(0), SystemTime::now())
+                    .operate(&postmaster(), Action::Hold, &id(0), SystemTime::now())
                     .await
                     .expect("written")
             );
             let now = SystemTime::now();
             assert!(
                 spool
-                    .act(&postmaster(), Action::Release, &id(0), now)
+                    .operate(&postmaster(), Action::Release, &id(0), now)
                     .await
                     .expect("written")
             );

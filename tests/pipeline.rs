@@ -17,7 +17,7 @@ use copyist::mail::{Address, Client, Enhanced, Envelope, Message, Recipient};
 use copyist::milter::{Actions, Command, Frames, Offer, Response, Steps, Strings, VERSION};
 use copyist::pipeline::{Changes, Hook, Memory, Pipeline, Unidentified, Verdict};
 use copyist::policy::{self, Admission, DirectionRules, Format, OnFailure, Organization, Rules};
-use copyist::spool::{Filter, Settings as SpoolSettings, Spool};
+use copyist::spool::{ListFilter, Settings as SpoolSettings, Spool};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -129,8 +129,8 @@ async fn process(pipeline: &Pipeline, to: &[&str], content: &'static [u8]) -> Ve
 async fn owed(pipeline: &Pipeline) -> usize {
     pipeline
         .spool
-        .list(Filter {
-            dead: false,
+        .list(ListFilter {
+            dead_only: false,
             limit: 100,
         })
         .await
@@ -386,8 +386,8 @@ async fn fields_that_only_we_may_write_go_from_outside_mail_and_stay_in_its_copy
             .process(&to, &clean, &pipeline.begin(), &Anything, now)
             .await
     ));
-    let listed = pipeline.spool.list(Filter {
-        dead: false,
+    let listed = pipeline.spool.list(ListFilter {
+        dead_only: false,
         limit: 1,
     });
     let first = &listed.await.expect("read")[0];

@@ -13,7 +13,7 @@ use copyist::journal::{Composer, Key, Kind, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Envelope, Message, Recipient};
 use copyist::pipeline::{Changes, Hook, Memory, Pipeline, Unidentified, Verdict};
 use copyist::policy::{DirectionRules, Format, JournalWhat, Organization, Rules};
-use copyist::spool::{Owed, Settings as SpoolSettings, Spool};
+use copyist::spool::{QueuedItem, Settings as SpoolSettings, Spool};
 use copyist::text::{self, DirectionTexts, Disclaimer, OnFailure, SignedPolicy};
 use tempfile::TempDir;
 
@@ -160,12 +160,12 @@ impl Site {
     }
 
     /// Everything owed, oldest first.
-    async fn owed(&self) -> Vec<Owed> {
+    async fn owed(&self) -> Vec<QueuedItem> {
         let mut all = Vec::new();
         for id in self
             .pipeline
             .spool
-            .due(SystemTime::now(), 100)
+            .claim(SystemTime::now(), 100)
             .await
             .expect("read")
         {
@@ -411,8 +411,9 @@ async fn a_version_keeps_what_its_sender_asked_for() {
     changes(site.process(&envelope, MAIL, ALL).await);
     let owed = site.owed().await;
     let version = |to: &str| {
-        let is_it =
-            |owed: &&Owed| owed.item.kind == Kind::Version && owed.item.targets == [address(to)];
+        let is_it = |owed: &&QueuedItem| {
+            owed.item.kind == Kind::Version && owed.item.targets == [address(to)]
+        };
         owed.iter().find(is_it).expect(to).item.clone()
     };
     let (cy, di) = (version("cy@corp.example"), version("di@corp.example"));
@@ -446,7 +447,7 @@ async fn a_recipient_who_is_named_twice_gets_one_version() {
     let changes = changes(site.process(&from_ana(&to), MAIL, ALL).await);
     assert_eq!(changes.moved, [0, 2, 3]);
     let owed = site.owed().await;
-    let versions: Vec<&Owed> = owed
+    let versions: Vec<&QueuedItem> = owed
         .iter()
         .filter(|o| o.item.kind == Kind::Version)
         .collect();

@@ -497,7 +497,7 @@ async fn a_relay_that_refuses_everything_is_no_reason_for_ndrs() {
     // Once it relays for us, everything goes that waited.
     bench.reload(relay(sink.address()));
     let deadline = Instant::now() + Duration::from_secs(120);
-    let is_waiting = |item: &copyist::spool::Listed| item.targets[0].state == "waiting";
+    let is_waiting = |item: &copyist::spool::QueueEntry| item.targets[0].state == "waiting";
     while bench.listed().await.iter().any(is_waiting) {
         assert!(Instant::now() < deadline, "{:#?}", bench.listed().await);
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -506,7 +506,7 @@ async fn a_relay_that_refuses_everything_is_no_reason_for_ndrs() {
 
 /// Waits until so many items wait for a relay that refuses everything.
 async fn until_refused(bench: &Bench, count: usize) {
-    let waits = |item: &&copyist::spool::Listed| {
+    let waits = |item: &&copyist::spool::QueueEntry| {
         let reply = item.targets[0].last_reply.as_deref().unwrap_or_default();
         reply.contains("refuses everything: 554 5.7.1")
     };

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use copyist::journal::{Item, ItemId, Kind};
 use copyist::mail::{Address, BodyKind, Content};
 use copyist::policy::Direction;
-use copyist::spool::{Parcel, Settings, Spool};
+use copyist::spool::{Settings, Spool, Submission};
 use lab::{
     Copyist, DirectoryServer, Log, Postfix, PostfixOptions, Program, Slapd, SmtpSink, every_third,
     free_port, setting, smtp_source, user,
@@ -296,11 +296,11 @@ async fn fill(state_dir: &std::path::Path, items: usize) {
         let (spool, original) = (spool.clone(), original.clone());
         tokio::spawn(async move {
             for number in (session..items).step_by(200) {
-                let parcel = Parcel {
+                let submission = Submission {
                     original: original.clone(),
                     items: vec![report(number)],
                 };
-                let committed = spool.commit("Q", SystemTime::now(), vec![parcel]).await;
+                let committed = spool.commit("Q", SystemTime::now(), vec![submission]).await;
                 committed.expect("the disk has room");
             }
         })

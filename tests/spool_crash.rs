@@ -9,7 +9,9 @@ use bytes::Bytes;
 use copyist::journal::{Item, ItemId, Kind};
 use copyist::mail::{Address, BodyKind};
 use copyist::policy::Direction;
-use copyist::spool::{CommitError, Outcome, Owed, Parcel, Progress, Settings, Spool};
+use copyist::spool::{
+    CommitError, DeliveryOutcome, DeliveryResult, QueuedItem, Settings, Spool, Submission,
+};
 
 /// Tells the child where and from which number on.
 const DIRECTORY: &str = "COPYIST_TEST_DIRECTORY";
@@ -36,7 +38,7 @@ fn id(n: usize) -> ItemId {
 
 /// Every fourth is a file of its own.
 /// All of what is owed.
-fn bytes(owed: &Owed) -> Bytes {
+fn bytes(owed: &QueuedItem) -> Bytes {
     owed.original.read().expect("readable")
 }
 
@@ -77,7 +79,7 @@ async fn commit(spool: &Spool, n: usize) -> Result<(), CommitError> {
         .commit(
             "Q",
             UNIX_EPOCH,
-            vec![Parcel {
+            vec![Submission {
                 original: original(n).into(),
                 items: vec![item(n)],
             }],
@@ -218,15 +220,15 @@ async fn a_full_disk_defers_and_room_is_all_that_is_needed_then() {
     for n in &kept {
         let owed = spool.load(&id(*n)).await.expect("it is there");
         assert_eq!(bytes(&owed), original(*n));
-        let progress = Progress {
-            outcomes: vec![(address(), Outcome::Delivered)],
+        let result = DeliveryResult {
+            outcomes: vec![(address(), DeliveryOutcome::Delivered)],
             next_attempt: UNIX_EPOCH,
             ndr: None,
-            most_ndrs: None,
-            reached: true,
+            ndr_limit: None,
+            relay_reached: true,
         };
         spool
-            .record(&id(*n), progress, SystemTime::now())
+            .record(&id(*n), result, SystemTime::now())
             .await
             .expect("written down");
     }

@@ -88,7 +88,7 @@ async fn a_body_file_that_is_not_what_was_written_is_set_aside_and_works_again_o
         }
         assert!(
             spool
-                .due(SystemTime::now(), 10)
+                .claim(SystemTime::now(), 10)
                 .await
                 .expect("read")
                 .is_empty()
@@ -96,7 +96,7 @@ async fn a_body_file_that_is_not_what_was_written_is_set_aside_and_works_again_o
         std::fs::write(&file, &whole).expect("mended");
         assert!(
             spool
-                .act(&postmaster(), Action::Retry, &id(0, 0), SystemTime::now())
+                .operate(&postmaster(), Action::Retry, &id(0, 0), SystemTime::now())
                 .await
                 .expect("it takes changes")
         );
@@ -174,7 +174,7 @@ async fn ask(directory: &Path, what: &str, may_lack: bool, fates: &mut Fates) {
     }
     // What can be delivered is also tried.
     let far = SystemTime::now() + Duration::from_secs(1 << 40);
-    if let Ok(due) = spool.due(far, 1000).await {
+    if let Ok(due) = spool.claim(far, 1000).await {
         let lacks = well.iter().find(|id| !due.contains(id));
         assert!(
             lacks.is_none() || told > 0,

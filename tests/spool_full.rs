@@ -6,14 +6,14 @@ mod spool;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use copyist::spool::{CommitError, Filter, Outcome, Progress, Spool};
+use copyist::spool::{CommitError, DeliveryOutcome, DeliveryResult, ListFilter, Spool};
 use spool::{Disk, Shape, id, items, settings, shape};
 
 /// Delivers everything, and looks at it. Gives how many items.
 async fn drain(spool: &Spool) -> usize {
     let mut drained = 0;
     loop {
-        let due = spool.due(SystemTime::now(), 100).await.expect("readable");
+        let due = spool.claim(SystemTime::now(), 100).await.expect("readable");
         if due.is_empty() {
             return drained;
         }
@@ -28,19 +28,19 @@ async fn drain(spool: &Spool) -> usize {
                 .expect("n.k");
             let k = (0..3).find(|k| id(n, *k) == name).expect("one of three");
             assert_eq!(owed.original.read().expect("readable"), items(n)[k].1);
-            let progress = Progress {
+            let result = DeliveryResult {
                 outcomes: owed
                     .waiting
                     .into_iter()
-                    .map(|to| (to, Outcome::Delivered))
+                    .map(|to| (to, DeliveryOutcome::Delivered))
                     .collect(),
                 next_attempt: UNIX_EPOCH,
                 ndr: None,
-                reached: true,
-                most_ndrs: None,
+                relay_reached: true,
+                ndr_limit: None,
             };
             spool
-                .record(&name, progress, SystemTime::now())
+                .record(&name, result, SystemTime::now())
                 .await
                 .expect("written down");
             drained += 1;
@@ -79,8 +79,8 @@ async fn a_disk_that_is_filled_and_drained_again_and_again_loses_nothing_and_nee
         }
         assert!(!spool.is_failed());
         deferred += refusals;
-        let filter = Filter {
-            dead: false,
+        let filter = ListFilter {
+            dead_only: false,
             limit: 100_000,
         };
         assert_eq!(spool.list(filter).await.expect("readable").len(), committed);

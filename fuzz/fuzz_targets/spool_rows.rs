@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use copyist::journal::{Item, ItemId};
 use copyist::mail::Message;
-use copyist::spool::{Filter, Parcel, Settings, Spool};
+use copyist::spool::{ListFilter, Submission, Settings, Spool};
 use copyist_fuzz::{composer, now, report, run, scratch};
 use libfuzzer_sys::fuzz_target;
 use rusqlite::Connection;
@@ -42,8 +42,8 @@ static STORE: LazyLock<Store> = LazyLock::new(|| {
     let original = Bytes::from_static(ORIGINAL);
     let item: Item = report(&composer(), &Message::new(original.clone()));
     let id = item.id.clone();
-    let parcel = Parcel { original: original.into(), items: vec![item] };
-    run(spool.commit("4XyZ", now(), vec![parcel])).expect("committed");
+    let submission = Submission { original: original.into(), items: vec![item] };
+    run(spool.commit("4XyZ", now(), vec![submission])).expect("committed");
     let beside = Connection::open(directory.join("spool/spool.db")).expect("opened");
     beside
         .execute_batch("PRAGMA synchronous = OFF; PRAGMA ignore_check_constraints = ON;")
@@ -94,12 +94,12 @@ fuzz_target!(|bytes: &[u8]| {
         if let Ok(owed) = spool.load(&store.id).await {
             assert_eq!(owed.original.read().expect("in memory"), ORIGINAL);
         }
-        let _ = spool.list(Filter { dead: false, limit: 10 }).await;
+        let _ = spool.list(ListFilter { dead_only: false, limit: 10 }).await;
         let _ = spool.show(&store.id).await;
         let _ = spool.depth().await;
         let _ = spool.next_due().await;
         let later = now() + Duration::from_secs(1 << 40);
-        for id in spool.due(later, 10).await.unwrap_or_default() {
+        for id in spool.claim(later, 10).await.unwrap_or_default() {
             spool.unclaim(&id);
         }
     });

@@ -11,7 +11,7 @@ use tracing::error;
 
 use super::Watched;
 use crate::directory::Health;
-use crate::spool::{Browse, Browsed};
+use crate::spool::{BrowseRequest, QueuePage};
 
 /// How long the notes may take.
 const NOTES: Duration = Duration::from_secs(2);
@@ -28,7 +28,7 @@ pub(super) async fn ready(State(watched): State<Watched>) -> (StatusCode, String
             "the spool has failed: everything is deferred\n".into(),
         );
     }
-    if let Some(free) = pipeline.spool.free()
+    if let Some(free) = pipeline.spool.free_space()
         && free.is_low
     {
         return (
@@ -67,11 +67,11 @@ pub(super) async fn scrape(State(watched): State<Watched>) -> (StatusCode, Strin
     let pipeline = watched.pipeline.load_full();
     // Told from indexes, by a connection of its own: no delivery waits for whoever counts a long
     // queue.
-    match pipeline.spool.browse(Browse::default()).await {
-        Ok(Browsed { census, .. }) => {
+    match pipeline.spool.browse(BrowseRequest::default()).await {
+        Ok(QueuePage { census, .. }) => {
             gauge!("copyist_spool_items").set(census.items as f64);
             gauge!("copyist_spool_dead_letters").set(census.dead as f64);
-            gauge!("copyist_spool_on_hold").set(census.paused as f64);
+            gauge!("copyist_spool_on_hold").set(census.on_hold as f64);
             let oldest = census.oldest.and_then(|at| at.elapsed().ok());
             gauge!("copyist_spool_oldest_seconds").set(oldest.unwrap_or_default().as_secs_f64());
         }
@@ -80,7 +80,7 @@ pub(super) async fn scrape(State(watched): State<Watched>) -> (StatusCode, Strin
     let is_refused = watched.in_force.load().refused.is_some();
     gauge!("copyist_configuration_refused").set(f64::from(u8::from(is_refused)));
     gauge!("copyist_memory_in_flight_bytes").set(pipeline.memory.in_flight() as f64);
-    if let Some(free) = pipeline.spool.free() {
+    if let Some(free) = pipeline.spool.free_space() {
         gauge!("copyist_spool_free_bytes").set(free.bytes as f64);
         if let Some(inodes) = free.inodes {
             gauge!("copyist_spool_free_inodes").set(inodes as f64);

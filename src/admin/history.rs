@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::reading::{Line, Reading};
 use crate::policy::Direction;
-use crate::spool::Census;
+use crate::spool::QueueCounts;
 
 /// How often a sample is taken.
 pub(super) const EVERY: Duration = Duration::from_secs(60);
@@ -30,12 +30,12 @@ pub(super) struct Sample {
     /// Deliveries that the relay took.
     pub(super) delivered: u64,
     /// What is owed; `None` where the spool could not be read.
-    pub(super) census: Option<Census>,
+    pub(super) census: Option<QueueCounts>,
 }
 
 impl Sample {
     /// What these say.
-    pub(super) fn of(reading: &Reading, census: Option<Census>, at: SystemTime) -> Sample {
+    pub(super) fn of(reading: &Reading, census: Option<QueueCounts>, at: SystemTime) -> Sample {
         let mut mail = [0; 3];
         let mut journaled = [0; 3];
         for line in reading.all("copyist_messages_total") {
@@ -163,7 +163,11 @@ mod tests {
              copyist_messages_total{{direction=\"inbound\",journaled=\"no\"}} 1\n\
              copyist_messages_deferred_total{{why=\"spool\"}} 2\n"
         );
-        Sample::of(&Reading::parse(&text), Some(Census::default()), at(minute))
+        Sample::of(
+            &Reading::parse(&text),
+            Some(QueueCounts::default()),
+            at(minute),
+        )
     }
 
     #[test]

@@ -39,7 +39,7 @@ use self::guard::Guard;
 use self::history::{History, Sample};
 use self::reading::Reading;
 use crate::pipeline::Pipeline;
-use crate::spool::{Browse, Census};
+use crate::spool::{BrowseRequest, QueueCounts};
 
 pub use listener::Door;
 pub use settings::{Effective, InForce, Origin, Refused, Setting, Settings};
@@ -178,9 +178,9 @@ impl Watched {
         (reading, sample)
     }
 
-    async fn census(&self) -> Option<Census> {
+    async fn census(&self) -> Option<QueueCounts> {
         let spool = self.pipeline.load().spool.clone();
-        match spool.browse(Browse::default()).await {
+        match spool.browse(BrowseRequest::default()).await {
             Ok(browsed) => Some(browsed.census),
             Err(cause) => {
                 error!("the spool cannot be counted: {cause}");

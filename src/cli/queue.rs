@@ -13,7 +13,9 @@ use super::args::QueueCommand;
 use super::{Failure, load, print_json, print_line};
 use crate::journal::ItemId;
 use crate::mail::{format_size, rfc3339};
-use crate::spool::{Action, Bounced, Filter, Listed, Operator, OperatorRecord, Shown, Spool};
+use crate::spool::{
+    Action, BounceRecord, ItemDetails, ListFilter, Operator, OperatorRecord, QueueEntry, Spool,
+};
 
 /// Items retried in one transaction: short enough to leave room for the service's commits.
 const BATCH: usize = 500;
@@ -48,7 +50,10 @@ fn parse(text: &str) -> Result<ItemId, Failure> {
 
 async fn list(spool: &Spool, dead: bool, limit: usize, as_json: bool) -> Result<(), Failure> {
     let items = spool
-        .list(Filter { dead, limit })
+        .list(ListFilter {
+            dead_only: dead,
+            limit,
+        })
         .await
         .map_err(Failure::failed)?;
     let depth = spool.depth().await.map_err(Failure::failed)?;
@@ -75,17 +80,17 @@ async fn list(spool: &Spool, dead: bool, limit: usize, as_json: bool) -> Result<
     };
     print_line(&format!(
         "{} items are owed{more}; {} dead letters, {} on hold",
-        depth.items, depth.dead, depth.paused
+        depth.items, depth.dead, depth.on_hold
     ))
 }
 
-fn line(item: &Listed) -> String {
+fn line(item: &QueueEntry) -> String {
     let next = match (&item.set_aside, item.next_attempt) {
         (Some(why), _) => format!("set aside: {why}"),
-        (None, None) if item.paused => "on hold until it is released".into(),
+        (None, None) if item.on_hold => "on hold until it is released".into(),
         (None, Some(at)) if at <= SystemTime::now() => "due".into(),
         (None, Some(at)) => format!("next try {}", rfc3339(at)),
-        (None, None) if item.held => "held until its message is decided".into(),
+        (None, None) if item.is_reserved => "held until its message is decided".into(),
         (None, None) => "not tried again by itself".into(),
     };
     format!(
@@ -105,7 +110,7 @@ fn line(item: &Listed) -> String {
     )
 }
 
-fn item_json(item: &Listed) -> serde_json::Value {
+fn item_json(item: &QueueEntry) -> serde_json::Value {
     let targets: Vec<_> = item
         .targets
         .iter()
@@ -122,8 +127,8 @@ fn item_json(item: &Listed) -> serde_json::Value {
         "attempts": item.attempts,
         "next_attempt": item.next_attempt.map(rfc3339),
         "set_aside": item.set_aside,
-        "held": item.held,
-        "on_hold": item.paused,
+        "held": item.is_reserved,
+        "on_hold": item.on_hold,
         "targets": targets,
     })
 }
@@ -139,7 +144,7 @@ async fn show(spool: &Spool, id: &ItemId, as_json: bool) -> Result<(), Failure> 
         }
         return show_gone(id, &bounces, &records, as_json);
     };
-    let Shown {
+    let ItemDetails {
         listed,
         sender,
         ndr,
@@ -180,7 +185,7 @@ async fn show(spool: &Spool, id: &ItemId, as_json: bool) -> Result<(), Failure> 
 /// An item that the relay took or an operator dropped, and what is known of it.
 fn show_gone(
     id: &ItemId,
-    bounces: &[Bounced],
+    bounces: &[BounceRecord],
     records: &[OperatorRecord],
     as_json: bool,
 ) -> Result<(), Failure> {
@@ -210,24 +215,26 @@ async fn list_bounces(spool: &Spool, limit: usize, as_json: bool) -> Result<(), 
     print_line(&format!("{} bounces in the last 30 days", bounces.len()))
 }
 
-fn print_bounces(bounces: &[Bounced]) -> Result<(), Failure> {
-    bounces.iter().try_for_each(|Bounced { item, at, bounce }| {
-        let or = |text: &str, other: &str| match text {
-            "" => other.to_owned(),
-            text => text.to_owned(),
-        };
-        let action = or(&bounce.action, "came back");
-        let status = or(&bounce.status, "without a status");
-        let by = or(&bounce.reporter, "nobody known");
-        let at = rfc3339(*at);
-        print_line(&format!(
-            "{item} {action} {status} {at} by {by}: {}",
-            bounce.said
-        ))
-    })
+fn print_bounces(bounces: &[BounceRecord]) -> Result<(), Failure> {
+    bounces
+        .iter()
+        .try_for_each(|BounceRecord { item, at, bounce }| {
+            let or = |text: &str, other: &str| match text {
+                "" => other.to_owned(),
+                text => text.to_owned(),
+            };
+            let action = or(&bounce.action, "came back");
+            let status = or(&bounce.status, "without a status");
+            let by = or(&bounce.reporter, "nobody known");
+            let at = rfc3339(*at);
+            print_line(&format!(
+                "{item} {action} {status} {at} by {by}: {}",
+                bounce.said
+            ))
+        })
 }
 
-fn bounce_json(Bounced { item, at, bounce }: &Bounced) -> serde_json::Value {
+fn bounce_json(BounceRecord { item, at, bounce }: &BounceRecord) -> serde_json::Value {
     json!({
         "item": item.as_str(),
         "at": rfc3339(*at),
@@ -271,7 +278,9 @@ async fn act_on(spool: &Spool, action: Action, ids: &[String]) -> Result<(), Fai
     let operator = operator();
     for id in ids {
         let id = parse(id)?;
-        let done = spool.act(&operator, action, &id, SystemTime::now()).await;
+        let done = spool
+            .operate(&operator, action, &id, SystemTime::now())
+            .await;
         let is_done = done.map_err(Failure::failed)?;
         let state = match action {
             _ if !is_done && action == Action::Release => {
@@ -364,7 +373,7 @@ fn private_file(path: &Path) -> std::io::Result<std::fs::File> {
 async fn export(spool: &Spool, id: &ItemId, output: Option<PathBuf>) -> Result<(), Failure> {
     let owed = spool.load(id).await.map_err(Failure::failed)?;
     let now = SystemTime::now();
-    if let Err(cause) = spool.act(&operator(), Action::Export, id, now).await {
+    if let Err(cause) = spool.operate(&operator(), Action::Export, id, now).await {
         // A spool that cannot be written is a reason to export.
         eprintln!("copyist: the export of {id} cannot be recorded: {cause}");
     }

@@ -210,7 +210,7 @@ impl Daemon {
         let spool = Spool::open(&settings.spool)?;
         let key = Key::load_or_create(&settings.state_dir)?;
         let path = Key::path(&settings.state_dir);
-        let watched = spool.watch(path.clone());
+        let watched = spool.watch_file(path.clone());
         watched.map_err(|cause| KeyError::Io { path, cause })?;
         let directory = open_directory(&settings)?;
         let lasting = Lasting {
@@ -310,7 +310,7 @@ impl Daemon {
         let outcome = loop {
             tokio::select! {
                 () = shutdown.cancelled() => break Ok(()),
-                () = spool.failed() => {
+                () = spool.wait_failed() => {
                     // Answers of the messages under way are 4xx already. The supervisor starts a
                     // new process, which opens the files anew: a sync that failed once is never
                     // trusted again in this one.
@@ -550,7 +550,7 @@ fn open_directory(settings: &Settings) -> Result<Directory, directory::OpenError
 /// Logs what operators do to the queue, until `shutdown`.
 async fn log_operators(spool: Spool, shutdown: CancellationToken) {
     loop {
-        if let Err(cause) = spool.log_operators().await {
+        if let Err(cause) = spool.log_operator_records().await {
             warn!("cannot log what operators did: {cause}; it is tried again");
         }
         let pause = tokio::time::sleep(LOG_OPERATORS);

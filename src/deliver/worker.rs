@@ -23,7 +23,9 @@ use super::schedule::{Pace, Reach, latest, next_attempt};
 use super::{Retry, Settings};
 use crate::journal::{ComposeError, Item, ItemId, Kind, Refusal};
 use crate::mail::{Address, Content, Enhanced, Reply};
-use crate::spool::{Digest, Outcome, Owed, Progress, Recorded, Spool, SpoolError};
+use crate::spool::{
+    DeliveryOutcome, DeliveryResult, NdrDigest, QueuedItem, Recorded, Spool, SpoolError,
+};
 
 /// How often it is looked for what another process (`copyist queue retry`) made due.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -44,7 +46,7 @@ const DIGESTS: Duration = Duration::from_secs(10);
 const LOOK_FOR_REFUSED: Duration = Duration::from_secs(3600);
 
 /// NDRs about journal reports and copies that one address gets within an hour: enough to see what
-/// is wrong, few enough to be read. See [`Progress::most_ndrs`].
+/// is wrong, few enough to be read. See [`DeliveryResult::ndr_limit`].
 const NDRS_WITHIN_AN_HOUR: u32 = 10;
 
 /// How long a version of a message is tried: as long as MTAs try other mail.
@@ -61,7 +63,7 @@ pub type NdrComposer = Arc<
 
 /// Writes the NDR that stands for a digest.
 pub type DigestComposer =
-    Arc<dyn Fn(&Digest, SystemTime) -> Result<Item, ComposeError> + Send + Sync>;
+    Arc<dyn Fn(&NdrDigest, SystemTime) -> Result<Item, ComposeError> + Send + Sync>;
 
 /// Delivers until `shutdown`; what is under way then is finished.
 pub async fn run(
@@ -114,7 +116,7 @@ pub async fn run(
 /// Owes the digests that are due. What cannot be told now is told later.
 async fn tell_digests(
     spool: &Spool,
-    due: Result<Vec<Digest>, SpoolError>,
+    due: Result<Vec<NdrDigest>, SpoolError>,
     compose: &DigestComposer,
 ) {
     let now = SystemTime::now();
@@ -129,7 +131,7 @@ async fn tell_digests(
             Err(cause) => return error!(%to, "a digest cannot be written: {cause}"),
         };
         let id = item.id.clone();
-        match spool.tell(&digest, item, now).await {
+        match spool.enqueue_digest(&digest, item, now).await {
             Ok(()) => {
                 counter!("copyist_ndr_digests_total").increment(1);
                 warn!(item = %id, %to, refusals = count, "a digest tells of refusals");
@@ -201,7 +203,7 @@ impl Worker {
             let mut refusals = self.refusals();
             (refusals.is_fault(), refusals.take_over())
         };
-        if is_over && let Err(cause) = self.spool.relay_accepts().await {
+        if is_over && let Err(cause) = self.spool.clear_relay_refusing().await {
             error!("cannot record that the relay takes items again: {cause}");
         }
         if !is_fault {
@@ -210,7 +212,7 @@ impl Worker {
             return;
         }
         if !self.is_fault_recorded {
-            match self.spool.relay_refuses(SystemTime::now()).await {
+            match self.spool.set_relay_refusing(SystemTime::now()).await {
                 Ok(()) => self.is_fault_recorded = true,
                 Err(cause) => error!("cannot record that the relay refuses everything: {cause}"),
             }
@@ -219,7 +221,7 @@ impl Worker {
         let looked = self.looked_for_refused;
         if looked.is_none_or(|at| at.elapsed() >= LOOK_FOR_REFUSED) {
             self.looked_for_refused = Some(Instant::now());
-            let due = self.spool.waiting_digests(EVERYTHING, SystemTime::now());
+            let due = self.spool.outage_digests(EVERYTHING, SystemTime::now());
             tell_digests(&self.spool, due.await, compose).await;
         }
     }
@@ -293,8 +295,8 @@ impl Worker {
                 let came_to = attempt.deliver(&id).await;
                 drop(slot);
                 freed.notify_one();
-                if let Some(progress) = came_to {
-                    attempt.record(&id, progress).await;
+                if let Some(result) = came_to {
+                    attempt.record(&id, result).await;
                 }
             };
             if AssertUnwindSafe(work).catch_unwind().await.is_err() {
@@ -313,13 +315,13 @@ impl Worker {
     async fn claim(&mut self, retry: Retry, most: usize) -> Result<(), SpoolError> {
         let now = SystemTime::now();
         let limit = most - self.ready.len();
-        let due = self.spool.due(now, limit).await?;
+        let due = self.spool.claim(now, limit).await?;
         let is_all = due.len() < limit;
         self.spool.prefetch(&due).await;
         self.ready.extend(due);
         if is_all && self.mended.is_none_or(|at| at.elapsed() >= LOOK_AGAIN) {
             self.mended = Some(Instant::now());
-            let late = self.spool.due_after(latest(retry, now), AHEAD).await?;
+            let late = self.spool.claim_misdated(latest(retry, now), AHEAD).await?;
             self.ready.extend(late);
         }
         Ok(())
@@ -349,7 +351,7 @@ struct Attempt {
 
 impl Attempt {
     /// What there is to be written down of it.
-    async fn deliver(&self, id: &ItemId) -> Option<Progress> {
+    async fn deliver(&self, id: &ItemId) -> Option<DeliveryResult> {
         let owed = match self.spool.load(id).await {
             Ok(owed) => owed,
             // Set aside by now, or dropped by an operator: it is not due any more.
@@ -378,7 +380,7 @@ impl Attempt {
     }
 
     /// What the relay said becomes what is written down.
-    fn judge(&self, owed: &Owed, fates: Vec<Fate>) -> Progress {
+    fn judge(&self, owed: &QueuedItem, fates: Vec<Fate>) -> DeliveryResult {
         let (id, relay) = (owed.id(), self.pool.settings.name());
         let now = SystemTime::now();
         let fates = self.believed(owed, fates);
@@ -388,7 +390,7 @@ impl Attempt {
             let outcome = match fate {
                 Fate::Delivered => {
                     info!(item = %id, to = %address, kind = owed.item.kind.name(), "delivered");
-                    Outcome::Delivered
+                    DeliveryOutcome::Delivered
                 }
                 Fate::Later(said) if is_too_late(owed, now) => {
                     // 4.4.7: delivery time expired (RFC 3463 section 3.5).
@@ -398,11 +400,11 @@ impl Attempt {
                         reply,
                         relay: relay.clone(),
                     });
-                    Outcome::Refused(said)
+                    DeliveryOutcome::Refused(said)
                 }
                 Fate::Later(said) => {
                     warn!(item = %id, to = %address, attempt = owed.attempts + 1, "not delivered yet: {said}");
-                    Outcome::Waiting(said)
+                    DeliveryOutcome::Deferred(said)
                 }
                 Fate::Refused(reply) => {
                     let said = reply.to_string();
@@ -411,7 +413,7 @@ impl Attempt {
                         reply,
                         relay: relay.clone(),
                     });
-                    Outcome::Refused(said)
+                    DeliveryOutcome::Refused(said)
                 }
             };
             outcomes.push((address.clone(), outcome));
@@ -420,28 +422,28 @@ impl Attempt {
         for (_, outcome) in &outcomes {
             counter!("copyist_deliveries_total", "outcome" => word(outcome)).increment(1);
         }
-        Progress {
+        DeliveryResult {
             outcomes,
             next_attempt: next_attempt(self.retry, owed.attempts + 1, now, jitter()),
             ndr,
-            most_ndrs: most_ndrs(owed.item.kind),
-            reached: true,
+            ndr_limit: ndr_limit(owed.item.kind),
+            relay_reached: true,
         }
     }
 
     /// The NDR about what was refused. What nobody can be told about is dead, and stays.
     fn tell(
         &self,
-        owed: &Owed,
+        owed: &QueuedItem,
         refusals: &[Refusal],
-        outcomes: &mut [(Address, Outcome)],
+        outcomes: &mut [(Address, DeliveryOutcome)],
         now: SystemTime,
     ) -> Option<Item> {
         if refusals.is_empty() {
             return None;
         }
         let id = owed.id();
-        let refused = |outcome: &Outcome| matches!(outcome, Outcome::Refused(_));
+        let refused = |outcome: &DeliveryOutcome| matches!(outcome, DeliveryOutcome::Refused(_));
         let Some(ndr_address) = owed
             .item
             .ndr
@@ -449,10 +451,10 @@ impl Attempt {
             .filter(|_| owed.item.kind != Kind::Ndr)
         else {
             for (address, outcome) in outcomes.iter_mut().filter(|(_, outcome)| refused(outcome)) {
-                if let Outcome::Refused(said) = outcome {
+                if let DeliveryOutcome::Refused(said) = outcome {
                     error!(item = %id, to = %address, "dead letter, kept until somebody decides: {said}");
                     counter!("copyist_dead_letters_total").increment(1);
-                    *outcome = Outcome::Dead(said.clone());
+                    *outcome = DeliveryOutcome::Dead(said.clone());
                 }
             }
             return None;
@@ -467,8 +469,8 @@ impl Attempt {
             Err(cause) => {
                 error!(item = %id, "the NDR cannot be written, so the refusal does not count yet: {cause}");
                 for (_, outcome) in outcomes.iter_mut().filter(|(_, outcome)| refused(outcome)) {
-                    if let Outcome::Refused(said) = outcome {
-                        *outcome = Outcome::Waiting(said.clone());
+                    if let DeliveryOutcome::Refused(said) = outcome {
+                        *outcome = DeliveryOutcome::Deferred(said.clone());
                     }
                 }
                 None
@@ -477,7 +479,7 @@ impl Attempt {
     }
 
     /// What the relay said, but for refusals that are no word about any recipient: those wait.
-    fn believed(&self, owed: &Owed, fates: Vec<Fate>) -> Vec<Fate> {
+    fn believed(&self, owed: &QueuedItem, fates: Vec<Fate>) -> Vec<Fate> {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         let answers = owed.waiting.iter().zip(&fates);
         let relay = self.pool.settings.name();
@@ -505,34 +507,38 @@ impl Attempt {
 
     /// The relay was not reached. That is nobody's fault among the items: this one is due again as
     /// soon as the relay is tried again.
-    fn put_off(&self, owed: &Owed, unreached: &RelayError) -> Progress {
+    fn put_off(&self, owed: &QueuedItem, unreached: &RelayError) -> DeliveryResult {
         let now = SystemTime::now();
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         if pace.failed(Instant::now(), self.pool.open_connections()) {
             gauge!("copyist_relay_up").set(0.0);
             warn!("{unreached}; what is owed waits, and the relay is tried again");
         }
-        let outcome =
-            |address: &Address| (address.clone(), Outcome::Waiting(unreached.to_string()));
-        Progress {
+        let outcome = |address: &Address| {
+            (
+                address.clone(),
+                DeliveryOutcome::Deferred(unreached.to_string()),
+            )
+        };
+        DeliveryResult {
             outcomes: owed.waiting.iter().map(outcome).collect(),
             next_attempt: now,
             ndr: None,
-            most_ndrs: None,
-            reached: false,
+            ndr_limit: None,
+            relay_reached: false,
         }
     }
 
     /// Writes it down, again and again if need be: an item whose delivery is not written down would
     /// be sent again and again instead. A spool that has failed ends the process, and with it this.
-    async fn record(&self, id: &ItemId, progress: Progress) {
+    async fn record(&self, id: &ItemId, result: DeliveryResult) {
         loop {
             let recorded = self
                 .spool
-                .record(id, progress.clone(), SystemTime::now())
+                .record(id, result.clone(), SystemTime::now())
                 .await;
             match recorded {
-                Ok(recorded) => return told(id, &progress, recorded),
+                Ok(recorded) => return told(id, &result, recorded),
                 Err(cause) => error!(item = %id, "what came of it cannot be written down: {cause}"),
             }
             if self.spool.is_failed() {
@@ -545,7 +551,7 @@ impl Attempt {
 
 /// How many NDRs about items of this kind one address gets within an hour, before the rest is told
 /// by a digest. The sender of a message hears of each recipient that it did not reach.
-fn most_ndrs(kind: Kind) -> Option<u32> {
+fn ndr_limit(kind: Kind) -> Option<u32> {
     match kind {
         Kind::Report | Kind::Copy => Some(NDRS_WITHIN_AN_HOUR),
         Kind::Version | Kind::Ndr => None,
@@ -553,10 +559,10 @@ fn most_ndrs(kind: Kind) -> Option<u32> {
 }
 
 /// Says how a refusal is told.
-fn told(id: &ItemId, progress: &Progress, recorded: Recorded) {
-    let Some(ndr) = &progress.ndr else { return };
-    let refused = progress.outcomes.iter();
-    let refused = refused.filter(|(_, outcome)| matches!(outcome, Outcome::Refused(_)));
+fn told(id: &ItemId, result: &DeliveryResult, recorded: Recorded) {
+    let Some(ndr) = &result.ndr else { return };
+    let refused = result.outcomes.iter();
+    let refused = refused.filter(|(_, outcome)| matches!(outcome, DeliveryOutcome::Refused(_)));
     let refused = refused.count() as u64;
     if recorded.collected {
         counter!("copyist_dead_letters_total").increment(refused);
@@ -573,17 +579,17 @@ fn told(id: &ItemId, progress: &Progress, recorded: Recorded) {
 
 /// Whether somebody's mail waits for longer than its sender may be left without news (RFC 5321
 /// section 4.5.4.1). What is journaled waits for ever.
-fn is_too_late(owed: &Owed, now: SystemTime) -> bool {
+fn is_too_late(owed: &QueuedItem, now: SystemTime) -> bool {
     let waited = now.duration_since(owed.received).unwrap_or_default();
     owed.item.kind == Kind::Version && waited > VERSION_WAITS && owed.attempts >= VERSION_TRIES
 }
 
-fn word(outcome: &Outcome) -> &'static str {
+fn word(outcome: &DeliveryOutcome) -> &'static str {
     match outcome {
-        Outcome::Delivered => "delivered",
-        Outcome::Waiting(_) => "waiting",
-        Outcome::Refused(_) => "refused",
-        Outcome::Dead(_) => "dead",
+        DeliveryOutcome::Delivered => "delivered",
+        DeliveryOutcome::Deferred(_) => "waiting",
+        DeliveryOutcome::Refused(_) => "refused",
+        DeliveryOutcome::Dead(_) => "dead",
     }
 }
 

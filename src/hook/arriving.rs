@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::mail::{Content, LimitExceeded, Reply};
 use crate::pipeline::{Memory, Room};
-use crate::spool::{Incoming, Spool};
+use crate::spool::{IncomingBody, Spool};
 
 /// What of a message was handed over before its end.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ enum Held {
     Nothing,
     /// It is written to a file.
     File {
-        incoming: Incoming,
+        incoming: IncomingBody,
         beginning: Bytes,
     },
     /// The disk does not take it. It may be nobody's to journal, so it is kept in memory as far as
@@ -53,7 +53,7 @@ impl Arriving {
     /// Takes a piece.
     pub(super) async fn piece(&mut self, piece: Bytes, spool: &Spool, memory: &Memory) {
         self.held = match std::mem::take(&mut self.held) {
-            Held::Nothing => match spool.incoming().await {
+            Held::Nothing => match spool.new_body().await {
                 Ok(incoming) => self.append(incoming, piece.clone(), piece, memory).await,
                 Err(cause) => {
                     warn!("a large message is kept in memory: {cause}");
@@ -99,7 +99,7 @@ impl Arriving {
     /// into memory.
     async fn append(
         &mut self,
-        mut incoming: Incoming,
+        mut incoming: IncomingBody,
         beginning: Bytes,
         piece: Bytes,
         memory: &Memory,

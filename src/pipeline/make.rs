@@ -9,7 +9,7 @@ use super::Changes;
 use crate::journal::{ComposeError, Composer, Item, ItemId, inert, is_ours};
 use crate::mail::{Content, Envelope, Message};
 use crate::policy::{Format, JournalWhat, Plan};
-use crate::spool::Parcel;
+use crate::spool::Submission;
 use crate::text::{self, RecipientClass, SignedPolicy, Version};
 
 /// What is to be made.
@@ -37,7 +37,7 @@ pub(super) struct Make {
 #[derive(Debug, Default)]
 pub(super) struct Made {
     /// What is owed, to be committed before anything goes on.
-    pub parcels: Vec<Parcel>,
+    pub submissions: Vec<Submission>,
     /// What changes about the message that goes on.
     pub changes: Changes,
     /// The versions of the message; the first is the one that stays. Empty where no texts are owed.
@@ -80,7 +80,7 @@ impl Make {
         let classes = self.classes.clone();
         if classes.iter().all(|class| class.texts.is_empty()) {
             let mut made = Made {
-                parcels: self.received(&[])?,
+                submissions: self.received(&[])?,
                 ..Made::default()
             };
             made.changes.strips = self.strips;
@@ -97,7 +97,7 @@ impl Make {
         let header = header.map(|header| header + whole.len() - self.message.len());
         let versions = self.versions(&whole, header, classes)?;
         let mut made = Made {
-            parcels: self.received(&versions)?,
+            submissions: self.received(&versions)?,
             ..Made::default()
         };
         for (number, version) in versions.iter().enumerate() {
@@ -106,7 +106,7 @@ impl Make {
                 continue;
             }
             let message = self.edited(&whole, header, version);
-            for Parcel { original, items } in self.compose(&message, &own)? {
+            for Submission { original, items } in self.compose(&message, &own)? {
                 made.owe(&original, items);
             }
             if number > 0 {
@@ -152,7 +152,7 @@ impl Make {
     }
 
     /// What holds the message as it was received: everything, where nobody gets anything else.
-    fn received(&self, versions: &[Version]) -> Result<Vec<Parcel>, MakeError> {
+    fn received(&self, versions: &[Version]) -> Result<Vec<Submission>, MakeError> {
         let mut plan = self.plan.clone();
         if !versions.is_empty() {
             plan.copies
@@ -162,25 +162,25 @@ impl Make {
     }
 
     /// What a plan owes with this message. Plain copies carry it without orders to the relay.
-    fn compose(&self, message: &Message, plan: &Plan) -> Result<Vec<Parcel>, MakeError> {
+    fn compose(&self, message: &Message, plan: &Plan) -> Result<Vec<Submission>, MakeError> {
         let (copies, others): (Vec<_>, Vec<_>) =
             (plan.copies.iter().cloned()).partition(|copy| copy.format == Format::Copy);
         let for_copies = match copies.is_empty() {
             true => None,
             false => inert(message),
         };
-        let mut parcels = Vec::new();
+        let mut submissions = Vec::new();
         let mut add = |message: &Message, plan: &Plan| -> Result<(), MakeError> {
             let items = (self.composer).compose(&self.envelope, message, plan, self.now)?;
             if !items.is_empty() {
                 let original = message.content().clone();
-                parcels.push(Parcel { original, items });
+                submissions.push(Submission { original, items });
             }
             Ok(())
         };
         let Some(for_copies) = for_copies else {
             add(message, plan)?;
-            return Ok(parcels);
+            return Ok(submissions);
         };
         let mut part = plan.clone();
         part.copies = others;
@@ -188,7 +188,7 @@ impl Make {
         part.copies = copies;
         part.troubles.clear();
         add(&for_copies, &part)?;
-        Ok(parcels)
+        Ok(submissions)
     }
 
     /// The part of the plan whose copies hold this version: those of what is delivered, each in the
@@ -229,10 +229,10 @@ impl Made {
         if items.is_empty() {
             return;
         }
-        let mut known = self.parcels.iter_mut();
-        match known.find(|parcel| parcel.original.is_same(original)) {
-            Some(parcel) => parcel.items.extend(items),
-            None => self.parcels.push(Parcel {
+        let mut known = self.submissions.iter_mut();
+        match known.find(|submission| submission.original.is_same(original)) {
+            Some(submission) => submission.items.extend(items),
+            None => self.submissions.push(Submission {
                 original: original.clone(),
                 items,
             }),

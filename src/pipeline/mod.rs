@@ -25,7 +25,7 @@ use crate::identity::{GuardStatus, Guarded, GuardedMailboxes, Identities, People
 use crate::journal::{Composer, is_ours};
 use crate::mail::{Address, Content, Enhanced, Envelope, Message, Reply};
 use crate::policy::{self, Admission, Plan, Rules};
-use crate::spool::{CommitError, Held, Parcel, Spool};
+use crate::spool::{CommitError, Reservation, Spool, Submission};
 use crate::text::{self, OnFailure, RecipientClass};
 
 pub use make::Other;
@@ -102,7 +102,7 @@ pub struct Passage {
     /// The other versions.
     pub others: Vec<Other>,
     /// What is owed, until the next server has answered; `None` where nothing is.
-    pub held: Option<Held>,
+    pub held: Option<Reservation>,
 }
 
 /// What becomes of a message that is offered to the next server.
@@ -188,9 +188,11 @@ impl Pipeline {
             Decision::Refuse(reply) => return Verdict::Refuse(reply),
         };
         let Made {
-            parcels, changes, ..
+            submissions,
+            changes,
+            ..
         } = *made;
-        let committed = self.commit(envelope, message, parcels, now, started);
+        let committed = self.commit(envelope, message, submissions, now, started);
         match (committed.await, refusal) {
             (Ok(()), None) => Verdict::Accept(changes),
             // Journaled once, then refused: who sends it does not send it again.
@@ -213,18 +215,21 @@ impl Pipeline {
         let made = match decided.await {
             Decision::Go(made) => made,
             Decision::Loops(made, refusal) => {
-                let committed = self.commit(envelope, message, made.parcels, now, started);
+                let committed = self.commit(envelope, message, made.submissions, now, started);
                 return Offer::Refuse(committed.await.err().unwrap_or(refusal));
             }
             Decision::Refuse(reply) => return Offer::Refuse(reply),
         };
         let Made {
-            parcels,
+            submissions,
             changes,
             others,
             ..
         } = *made;
-        match self.hold(envelope, message, parcels, now, started).await {
+        match self
+            .hold(envelope, message, submissions, now, started)
+            .await
+        {
             Ok(held) => Offer::Pass(Box::new(Passage {
                 changes,
                 others,
@@ -536,16 +541,16 @@ impl Pipeline {
         &self,
         envelope: &Envelope,
         message: &Message,
-        parcels: Vec<Parcel>,
+        submissions: Vec<Submission>,
         now: SystemTime,
         started: Instant,
     ) -> Result<(), Reply> {
-        if parcels.is_empty() {
+        if submissions.is_empty() {
             return Ok(());
         }
-        let owed = Owed::of(&parcels);
+        let owed = Owed::of(&submissions);
         let spool = self.spool_for(envelope, message).await;
-        let committed = spool.commit(&envelope.queue_id, now, parcels).await;
+        let committed = spool.commit(&envelope.queue_id, now, submissions).await;
         owed.tell(envelope, message, started, committed, "journaled")
     }
 
@@ -555,16 +560,16 @@ impl Pipeline {
         &self,
         envelope: &Envelope,
         message: &Message,
-        parcels: Vec<Parcel>,
+        submissions: Vec<Submission>,
         now: SystemTime,
         started: Instant,
-    ) -> Result<Option<Held>, Reply> {
-        if parcels.is_empty() {
+    ) -> Result<Option<Reservation>, Reply> {
+        if submissions.is_empty() {
             return Ok(None);
         }
-        let owed = Owed::of(&parcels);
+        let owed = Owed::of(&submissions);
         let spool = self.spool_for(envelope, message).await;
-        let held = spool.hold(&envelope.queue_id, now, parcels).await;
+        let held = spool.reserve(&envelope.queue_id, now, submissions).await;
         owed.tell(
             envelope,
             message,
@@ -578,7 +583,7 @@ impl Pipeline {
     fn count(&self, make: &Make, made: &Made) {
         let queue_id = &make.envelope.queue_id;
         let journaled = if make.plan.is_empty() { "no" } else { "yes" };
-        let is_idle = make.plan.is_empty() && made.parcels.is_empty();
+        let is_idle = make.plan.is_empty() && made.submissions.is_empty();
         for direction in make.plan.distinct_directions() {
             if is_idle {
                 info!(queue_id, %direction, size = make.message.len(), "passes: nobody concerned is journaled");
@@ -652,8 +657,8 @@ struct Owed {
 }
 
 impl Owed {
-    fn of(parcels: &[Parcel]) -> Owed {
-        let items = || parcels.iter().flat_map(|parcel| &parcel.items);
+    fn of(submissions: &[Submission]) -> Owed {
+        let items = || submissions.iter().flat_map(|submission| &submission.items);
         let ids: Vec<String> = items().map(|item| item.id.to_string()).collect();
         let targets = items().flat_map(|item| item.targets.iter().map(ToString::to_string));
         let targets: Vec<String> = targets.collect();

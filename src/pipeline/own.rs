@@ -11,7 +11,7 @@ use crate::identity::GuardStatus;
 use crate::journal::{Bounce, Flaw, ItemId, Seal, Sealed, Sort, State};
 use crate::mail::{Address, Envelope, Message, Recipient, Reply};
 use crate::policy;
-use crate::spool::{Bounced, Spool};
+use crate::spool::{BounceRecord, Spool};
 
 /// Reports from one NDR address to one journal address within an hour about messages that may come
 /// from a report of ours: enough for what people write to these mailboxes, few enough to end a mail
@@ -39,7 +39,7 @@ impl Pipeline {
         // Our own relay may bring a report at any time; a seal of an older version, which covers
         // less, only for a while.
         if !is_from_us || seal.at.is_none() {
-            match self.spool.is_under_way(&seal.id, seal.at, now).await {
+            match self.spool.is_in_transit(&seal.id, seal.at, now).await {
                 Ok(true) => {}
                 Ok(false) => return self.expired(envelope, is_from_us),
                 Err(error) => {
@@ -70,7 +70,7 @@ impl Pipeline {
         let recipients: Vec<Address> = envelope.recipient_addresses().cloned().collect();
         // The relay may hand it to another MTA that asks us, long after it took it; or somebody who
         // has it sends it once more. That tells those who have it already what they know.
-        match self.spool.awaits(item, &recipients).await {
+        match self.spool.is_queued_for(item, &recipients).await {
             Ok(false) => {
                 counter!("copyist_reports_again_total").increment(1);
                 info!(queue_id, %item, "our own report passes, after the relay took it");
@@ -84,7 +84,7 @@ impl Pipeline {
     async fn version(&self, envelope: &Envelope, seal: &Seal) -> Own {
         let (queue_id, item) = (&envelope.queue_id, &seal.id);
         let recipients: Vec<Address> = envelope.recipient_addresses().cloned().collect();
-        if !matches!(self.spool.awaits(item, &recipients).await, Ok(true)) {
+        if !matches!(self.spool.is_queued_for(item, &recipients).await, Ok(true)) {
             refuse_seal(envelope, Flaw::Spent);
             return Own::No;
         }
@@ -165,7 +165,11 @@ impl Pipeline {
         }
         tell(envelope, &item, &bounce);
         let (item, at) = (item, now);
-        match self.spool.bounced(Bounced { item, at, bounce }).await {
+        match self
+            .spool
+            .record_bounce(BounceRecord { item, at, bounce })
+            .await
+        {
             Ok(_) if to_others => Ok(Notice::AlsoToOthers),
             Ok(_) => Ok(Notice::ToUs),
             Err(error) => {
@@ -186,7 +190,7 @@ impl Pipeline {
             may_loop = may_loop || self.is_guarded(recipient).await;
         }
         match may_loop {
-            true => self.spool.limited(LOOPING_REPORTS),
+            true => self.spool.with_report_limit(LOOPING_REPORTS),
             false => self.spool.clone(),
         }
     }

@@ -34,8 +34,8 @@ pub(super) struct BodyFile {
 /// A body file that is written: a message that is still arriving.
 ///
 /// What is written here is not durable, and gone when this value is, until [`super::Spool::commit`]
-/// took it as the original of a parcel.
-pub struct Incoming {
+/// took it as the original of a submission.
+pub struct IncomingBody {
     body: BodyFile,
     /// Of what was written so far: to read it all again for that would take as long as to write it.
     digest: Box<Context>,
@@ -52,7 +52,7 @@ impl Bodies {
     }
 
     /// A new file to write a message into while it arrives.
-    pub(super) fn incoming(&self, name: String) -> io::Result<Incoming> {
+    pub(super) fn incoming(&self, name: String) -> io::Result<IncomingBody> {
         let new = self.dir.join(format!("{name}.new"));
         let file = OpenOptions::new()
             .read(true)
@@ -67,7 +67,7 @@ impl Bodies {
             digest: None,
             unfinished: Some(new),
         };
-        Ok(Incoming {
+        Ok(IncomingBody {
             body,
             digest: Box::new(Context::new(&SHA256)),
             room: None,
@@ -157,10 +157,10 @@ impl Bodies {
     }
 }
 
-impl Incoming {
+impl IncomingBody {
     /// The same, as long as there is room.
-    pub(super) fn within(self, room: Room) -> Incoming {
-        Incoming {
+    pub(super) fn within(self, room: Room) -> IncomingBody {
+        IncomingBody {
             room: Some(room),
             ..self
         }
@@ -191,9 +191,9 @@ impl Incoming {
     }
 }
 
-impl fmt::Debug for Incoming {
+impl fmt::Debug for IncomingBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Incoming").field(&self.body).finish()
+        f.debug_tuple("IncomingBody").field(&self.body).finish()
     }
 }
 

@@ -10,29 +10,29 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
 use super::database::{optional_time, readable};
-use super::queue::{Listed, by_number};
+use super::queue::{QueueEntry, by_number};
 use crate::policy::Direction;
 
 /// Which items, and in which order.
 #[derive(Debug, Clone, Default)]
-pub struct Browse {
+pub struct BrowseRequest {
     /// In which state.
-    pub state: State,
+    pub state: StateFilter,
     /// Of which direction; `None` for all.
     pub direction: Option<Direction>,
-    /// With what; `None` for all.
-    pub with: Option<With>,
+    /// SearchTerm what; `None` for all.
+    pub with: Option<SearchTerm>,
     /// In which order.
-    pub order: Order,
+    pub order: SortOrder,
     /// Behind this place; `None` for the first page.
-    pub after: Option<Cursor>,
+    pub after: Option<PageCursor>,
     /// At most this many.
     pub limit: usize,
 }
 
 /// The state of an item as a whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum State {
+pub enum StateFilter {
     /// Any.
     #[default]
     Any,
@@ -41,12 +41,12 @@ pub enum State {
     /// Tried by itself, now or later.
     Waiting,
     /// Not tried before something is decided: about its message, or by an operator.
-    Held,
+    Blocked,
 }
 
 /// What an item is looked for by. Letters of ASCII count in either case.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum With {
+pub enum SearchTerm {
     /// Its id, or the address of one of its targets, begins with this.
     IdOrAddress(String),
     /// The MTA's name of its message begins with this.
@@ -57,7 +57,7 @@ pub enum With {
 
 /// The order of a list.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Order {
+pub enum SortOrder {
     /// Dead letters, then the others, the oldest first.
     #[default]
     DeadFirst,
@@ -73,7 +73,7 @@ pub enum Order {
 
 /// The end of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor {
+pub struct PageCursor {
     /// Which of the order's parts it is in.
     part: usize,
     /// What the part is sorted by.
@@ -84,37 +84,37 @@ pub struct Cursor {
 
 /// A page of the queue.
 #[derive(Debug, Clone, Default)]
-pub struct Browsed {
+pub struct QueuePage {
     /// Its items.
-    pub items: Vec<Listed>,
+    pub items: Vec<QueueEntry>,
     /// Where the next page begins; `None` where this is the last.
-    pub next: Option<Cursor>,
+    pub next: Option<PageCursor>,
     /// How many items there are in each state.
-    pub census: Census,
+    pub census: QueueCounts,
 }
 
 /// How many items there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Census {
+pub struct QueueCounts {
     /// In all.
     pub items: u64,
-    /// With a dead target, or set aside.
+    /// SearchTerm a dead target, or set aside.
     pub dead: u64,
     /// That are tried by themselves.
     pub waiting: u64,
     /// That are not tried before something is decided.
-    pub held: u64,
+    pub blocked: u64,
     /// Of these, what an operator holds.
-    pub paused: u64,
+    pub on_hold: u64,
     /// When the oldest message with an item came.
     pub oldest: Option<std::time::SystemTime>,
 }
 
-impl Cursor {
+impl PageCursor {
     /// The place that a text names; see its `Display`.
-    pub fn parse(text: &str) -> Option<Cursor> {
+    pub fn parse(text: &str) -> Option<PageCursor> {
         let mut numbers = text.splitn(3, '.');
-        Some(Cursor {
+        Some(PageCursor {
             part: numbers.next()?.parse().ok()?,
             key: numbers.next()?.parse().ok()?,
             seq: numbers.next()?.parse().ok()?,
@@ -122,7 +122,7 @@ impl Cursor {
     }
 }
 
-impl std::fmt::Display for Cursor {
+impl std::fmt::Display for PageCursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}.{}", self.part, self.key, self.seq)
     }
@@ -144,10 +144,10 @@ const BY_AGE: Part = Part {
     behind: "item.seq > :seq",
 };
 
-impl Order {
+impl SortOrder {
     fn parts(self) -> Vec<Part> {
         match self {
-            Order::DeadFirst => vec![
+            SortOrder::DeadFirst => vec![
                 Part {
                     only: "item.seq IN temp.dead",
                     ..BY_AGE
@@ -157,13 +157,13 @@ impl Order {
                     ..BY_AGE
                 },
             ],
-            Order::Oldest => vec![BY_AGE],
-            Order::Newest => vec![Part {
+            SortOrder::Oldest => vec![BY_AGE],
+            SortOrder::Newest => vec![Part {
                 order: "item.seq DESC",
                 behind: "item.seq < :seq",
                 ..BY_AGE
             }],
-            Order::NextAttempt => vec![
+            SortOrder::NextAttempt => vec![
                 Part {
                     only: "item.due IS NOT NULL",
                     key: "item.due",
@@ -175,7 +175,7 @@ impl Order {
                     ..BY_AGE
                 },
             ],
-            Order::MostAttempts => vec![Part {
+            SortOrder::MostAttempts => vec![Part {
                 only: "1",
                 key: "item.attempts",
                 order: "item.attempts DESC, item.seq",
@@ -200,11 +200,11 @@ const TEMPORARY: &str = "PRAGMA temp_store = MEMORY; \
 pub(super) struct Browser {
     connection: Connection,
     /// What its temporary tables hold, and of which version of the database.
-    seen: Option<(i64, Census)>,
+    seen: Option<(i64, QueueCounts)>,
 }
 
 impl Browser {
-    /// With a connection of its own.
+    /// SearchTerm a connection of its own.
     pub(super) fn new(connection: Connection) -> rusqlite::Result<Browser> {
         connection.execute_batch(TEMPORARY)?;
         Ok(Browser {
@@ -214,7 +214,7 @@ impl Browser {
     }
 
     /// A page, of one moment. One that failed must not be asked again.
-    pub(super) fn browse(&mut self, wanted: &Browse) -> rusqlite::Result<Browsed> {
+    pub(super) fn browse(&mut self, wanted: &BrowseRequest) -> rusqlite::Result<QueuePage> {
         let moment = self.connection.unchecked_transaction()?;
         // Another one after each commit of another connection; this one commits nothing but
         // temporary tables.
@@ -233,7 +233,7 @@ impl Browser {
         };
         moment.commit()?;
         self.seen = Some((version, census));
-        Ok(Browsed {
+        Ok(QueuePage {
             items,
             next,
             census,
@@ -241,7 +241,7 @@ impl Browser {
     }
 }
 
-fn take_census(connection: &Connection) -> rusqlite::Result<Census> {
+fn take_census(connection: &Connection) -> rusqlite::Result<QueueCounts> {
     // CROSS JOIN: SQLite keeps the order then, and does not look through all items for the few that
     // are on hold.
     connection.execute_batch(
@@ -269,12 +269,12 @@ fn take_census(connection: &Connection) -> rusqlite::Result<Census> {
         )?
         .query_row([], |row| optional_time(row, 0))
         .optional()?;
-    Ok(Census {
+    Ok(QueueCounts {
         items,
         dead: count("SELECT count(*) FROM temp.dead")?,
         waiting,
-        held: count("SELECT count(*) FROM temp.halted")?,
-        paused: count("SELECT count(*) FROM paused")?,
+        blocked: count("SELECT count(*) FROM temp.halted")?,
+        on_hold: count("SELECT count(*) FROM paused")?,
         oldest: oldest.flatten(),
     })
 }
@@ -297,7 +297,7 @@ fn find_set_aside(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Reads the names of messages that came since the last time; numbers of messages are not used
 /// again.
-fn learn_names(connection: &Connection, census: &Census) -> rusqlite::Result<()> {
+fn learn_names(connection: &Connection, census: &QueueCounts) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO temp.name SELECT id, queue_id FROM message \
@@ -329,13 +329,13 @@ fn numbers(connection: &Connection, select: &str) -> rusqlite::Result<Vec<i64>> 
 
 fn find(
     connection: &Connection,
-    wanted: &Browse,
-) -> rusqlite::Result<(Vec<Listed>, Option<Cursor>)> {
+    wanted: &BrowseRequest,
+) -> rusqlite::Result<(Vec<QueueEntry>, Option<PageCursor>)> {
     let mut filter = String::from(match wanted.state {
-        State::Any => "1",
-        State::Dead => "item.seq IN temp.dead",
-        State::Waiting => "item.due IS NOT NULL",
-        State::Held => "item.seq IN temp.halted",
+        StateFilter::Any => "1",
+        StateFilter::Dead => "item.seq IN temp.dead",
+        StateFilter::Waiting => "item.due IS NOT NULL",
+        StateFilter::Blocked => "item.seq IN temp.halted",
     });
     let mut texts = Vec::new();
     if let Some(direction) = wanted.direction {
@@ -343,18 +343,18 @@ fn find(
         texts.push(direction.name().to_owned());
     }
     match &wanted.with {
-        Some(With::IdOrAddress(text)) => {
+        Some(SearchTerm::IdOrAddress(text)) => {
             filter += " AND (item.id IN (SELECT id FROM item WHERE id >= ? AND id < ?) \
                        OR item.seq IN (SELECT item FROM target WHERE address LIKE ? ESCAPE '\\'))";
             // Ids are letters of ASCII and digits, in lower case.
             let id = text.to_ascii_lowercase();
             texts.extend([id.clone(), id + "~", like(text) + "%"]);
         }
-        Some(With::QueueId(text)) => {
+        Some(SearchTerm::QueueId(text)) => {
             filter += " AND item.message IN (SELECT message FROM temp.name WHERE queue_id LIKE ? ESCAPE '\\')";
             texts.push(like(text) + "%");
         }
-        Some(With::Subject(text)) => {
+        Some(SearchTerm::Subject(text)) => {
             filter += " AND item.subject LIKE ? ESCAPE '\\'";
             texts.push(format!("%{}%", like(text)));
         }
@@ -362,7 +362,7 @@ fn find(
     }
     // One more than is shown, to see whether there is another page.
     let enough = wanted.limit + 1;
-    let mut found: Vec<Cursor> = Vec::new();
+    let mut found: Vec<PageCursor> = Vec::new();
     let begin = wanted.after.map_or(0, |cursor| cursor.part);
     for (at, part) in wanted.order.parts().iter().enumerate().skip(begin) {
         let after = wanted.after.filter(|cursor| cursor.part == at);
@@ -387,10 +387,10 @@ fn find(
 fn of_part(
     connection: &Connection,
     (at, part): (usize, &Part),
-    after: Option<Cursor>,
+    after: Option<PageCursor>,
     (filter, texts): (&str, &[String]),
     limit: usize,
-) -> rusqlite::Result<Vec<Cursor>> {
+) -> rusqlite::Result<Vec<PageCursor>> {
     let Part {
         only,
         key,
@@ -398,7 +398,7 @@ fn of_part(
         behind,
     } = part;
     let behind = match after {
-        Some(Cursor { key, seq, .. }) => behind
+        Some(PageCursor { key, seq, .. }) => behind
             .replace(":key", &key.to_string())
             .replace(":seq", &seq.to_string()),
         None => "1".to_owned(),
@@ -408,7 +408,7 @@ fn of_part(
     ))?;
     let texts = texts.iter().cloned().map(Value::Text);
     let found = select.query_map(params_from_iter(texts), |row| {
-        Ok(Cursor {
+        Ok(PageCursor {
             part: at,
             key: row.get(0)?,
             seq: row.get(1)?,
@@ -436,14 +436,14 @@ mod tests {
     use bytes::Bytes;
 
     use super::super::tests::{item, operator};
-    use super::super::{Action, Outcome, Parcel, Progress, Settings, Spool};
+    use super::super::{Action, DeliveryOutcome, DeliveryResult, Settings, Spool, Submission};
     use super::*;
 
-    async fn in_state(spool: &Spool, state: State) -> Vec<String> {
-        let wanted = Browse {
+    async fn in_state(spool: &Spool, state: StateFilter) -> Vec<String> {
+        let wanted = BrowseRequest {
             state,
             limit: 100,
-            ..Browse::default()
+            ..BrowseRequest::default()
         };
         let browsed = spool.browse(wanted).await.expect("read");
         let items = browsed.items.into_iter();
@@ -455,40 +455,43 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let spool = Spool::open(&Settings::new(dir.path())).expect("opened");
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let parcel = |n| Parcel {
+        let submission = |n| Submission {
             original: Bytes::from_static(b"x").into(),
             items: vec![item(n, &["a@c.test", "b@c.test"])],
         };
         for n in 0..6 {
-            let committed = spool.commit("Q", now, vec![parcel(n)]).await;
+            let committed = spool.commit("Q", now, vec![submission(n)]).await;
             committed.expect("committed");
         }
-        let held = spool.hold("Q", now, vec![parcel(6)]).await.expect("held");
+        let held = spool
+            .reserve("Q", now, vec![submission(6)])
+            .await
+            .expect("held");
         let name = |n: usize| item(n, &[]).id;
-        let outcome = |first: Outcome, second: Outcome| Progress {
+        let outcome = |first: DeliveryOutcome, second: DeliveryOutcome| DeliveryResult {
             outcomes: vec![
                 (item(0, &["a@c.test"]).targets[0].clone(), first),
                 (item(0, &["b@c.test"]).targets[0].clone(), second),
             ],
             next_attempt: now,
             ndr: None,
-            most_ndrs: None,
-            reached: true,
+            ndr_limit: None,
+            relay_reached: true,
         };
-        let (dead, waiting) = (Outcome::Dead("no".into()), Outcome::Waiting("later".into()));
+        let (dead, waiting) = (
+            DeliveryOutcome::Dead("no".into()),
+            DeliveryOutcome::Deferred("later".into()),
+        );
         // 1 is dead, 2 is dead for one and waits for the other, 3 is dead and on hold, 4 is on
         // hold, 5 is set aside.
         for (n, first, second) in [(1, &dead, &dead), (2, &dead, &waiting), (3, &dead, &dead)] {
-            let progress = outcome(first.clone(), second.clone());
-            spool
-                .record(&name(n), progress, now)
-                .await
-                .expect("recorded");
+            let result = outcome(first.clone(), second.clone());
+            spool.record(&name(n), result, now).await.expect("recorded");
         }
         for n in [3, 4] {
             assert!(
                 spool
-                    .act(&operator(), Action::Hold, &name(n), now)
+                    .operate(&operator(), Action::Hold, &name(n), now)
                     .await
                     .expect("written")
             );
@@ -501,34 +504,44 @@ mod tests {
         .expect("as a damaged original leaves it");
         let names =
             |all: &[usize]| -> Vec<String> { all.iter().map(|n| name(*n).to_string()).collect() };
-        assert_eq!(in_state(&spool, State::Dead).await, names(&[1, 2, 3, 5]));
-        assert_eq!(in_state(&spool, State::Waiting).await, names(&[2, 0]));
-        assert_eq!(in_state(&spool, State::Held).await, names(&[3, 4, 6]));
         assert_eq!(
-            in_state(&spool, State::Any).await,
+            in_state(&spool, StateFilter::Dead).await,
+            names(&[1, 2, 3, 5])
+        );
+        assert_eq!(in_state(&spool, StateFilter::Waiting).await, names(&[2, 0]));
+        assert_eq!(
+            in_state(&spool, StateFilter::Blocked).await,
+            names(&[3, 4, 6])
+        );
+        assert_eq!(
+            in_state(&spool, StateFilter::Any).await,
             names(&[1, 2, 3, 5, 0, 4, 6])
         );
-        let census = spool.browse(Browse::default()).await.expect("read").census;
+        let census = spool
+            .browse(BrowseRequest::default())
+            .await
+            .expect("read")
+            .census;
         assert_eq!(
-            (census.items, census.dead, census.waiting, census.held),
+            (census.items, census.dead, census.waiting, census.blocked),
             (7, 4, 2, 3)
         );
-        assert_eq!(census.paused, 2);
+        assert_eq!(census.on_hold, 2);
         assert_eq!(census.oldest, Some(now));
-        held.withdraw().await.expect("written");
-        assert_eq!(in_state(&spool, State::Held).await, names(&[3, 4]));
+        held.cancel().await.expect("written");
+        assert_eq!(in_state(&spool, StateFilter::Blocked).await, names(&[3, 4]));
     }
 
     #[test]
     fn a_cursor_is_read_back_and_nothing_else_is_one() {
-        let cursor = Cursor {
+        let cursor = PageCursor {
             part: 1,
             key: -7,
             seq: i64::MAX,
         };
-        assert_eq!(Cursor::parse(&cursor.to_string()), Some(cursor));
+        assert_eq!(PageCursor::parse(&cursor.to_string()), Some(cursor));
         for text in ["", "1.2", "1.2.3.4", "-1.2.3", "1.2.x", "1.2.3 OR 1"] {
-            assert_eq!(Cursor::parse(text), None, "{text}");
+            assert_eq!(PageCursor::parse(text), None, "{text}");
         }
     }
 }

@@ -12,7 +12,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params}
 
 use super::damage;
 use super::error::OpenError;
-use super::{Outcome, Progress, Recorded, held, late, news, operator, paused, refused};
+use super::{
+    DeliveryOutcome, DeliveryResult, Recorded, held, late, news, operator, paused, refused,
+};
 use crate::journal::{Dsn, Item, ItemId, Kind};
 use crate::mail::{Address, BodyKind};
 
@@ -415,43 +417,43 @@ fn item(row: &Row<'_>, id: &ItemId) -> rusqlite::Result<Item> {
 pub(super) fn record(
     connection: &Connection,
     id: &ItemId,
-    progress: &Progress,
+    result: &DeliveryResult,
     now: SystemTime,
 ) -> rusqlite::Result<(Recorded, Vec<String>)> {
     let Some((number, message)) = numbers(connection, id)? else {
         // An operator dropped it meanwhile.
         return Ok((Recorded::default(), Vec::new()));
     };
-    if everybody_has_it(connection, number, progress)? {
+    if everybody_has_it(connection, number, result)? {
         late::done(connection, id, message, now)?;
         // What would be written down goes with the item.
         return Ok((Recorded::default(), remove(connection, number, message)?));
     }
-    let told_to = progress.ndr.as_ref().and_then(|ndr| ndr.targets.first());
-    let collects = match (told_to, progress.most_ndrs) {
+    let told_to = result.ndr.as_ref().and_then(|ndr| ndr.targets.first());
+    let collects = match (told_to, result.ndr_limit) {
         (Some(to), Some(most)) => !news::may_tell(connection, to, most, now)?,
         _ => false,
     };
     let mut update = connection.prepare_cached(
         "UPDATE target SET state = ?3, reply = ?4 WHERE item = ?1 AND address = ?2",
     )?;
-    for (address, outcome) in &progress.outcomes {
+    for (address, outcome) in &result.outcomes {
         let (state, reply) = match outcome {
-            Outcome::Delivered => ("delivered", None),
-            Outcome::Waiting(reply) => ("waiting", Some(reply.clone())),
+            DeliveryOutcome::Delivered => ("delivered", None),
+            DeliveryOutcome::Deferred(reply) => ("waiting", Some(reply.clone())),
             // Without an NDR to stand for it, it has to stay.
-            Outcome::Refused(reply) if collects => ("dead", Some(news::collected(reply))),
-            Outcome::Refused(reply) => ("refused", Some(reply.clone())),
-            Outcome::Dead(reply) => ("dead", Some(reply.clone())),
+            DeliveryOutcome::Refused(reply) if collects => ("dead", Some(news::collected(reply))),
+            DeliveryOutcome::Refused(reply) => ("refused", Some(reply.clone())),
+            DeliveryOutcome::Dead(reply) => ("dead", Some(reply.clone())),
         };
         update.execute(params![number, address.to_string(), state, reply])?;
-        if let (Outcome::Refused(_), Some(to), true) = (outcome, told_to, collects) {
+        if let (DeliveryOutcome::Refused(_), Some(to), true) = (outcome, told_to, collects) {
             news::collect(connection, number, address, to, now)?;
         }
     }
     // In the same transaction as the marks above: there is no moment at which a recipient is
     // refused and nobody is owed the news.
-    if let Some(ndr) = progress.ndr.as_ref().filter(|_| !collects) {
+    if let Some(ndr) = result.ndr.as_ref().filter(|_| !collects) {
         add_item(connection, message, ndr, millis(now))?;
     }
     connection
@@ -462,8 +464,8 @@ pub(super) fn record(
         )?
         .execute(params![
             number,
-            millis(progress.next_attempt),
-            progress.reached
+            millis(result.next_attempt),
+            result.relay_reached
         ])?;
     let open: bool = connection
         .prepare_cached(
@@ -478,7 +480,7 @@ pub(super) fn record(
         }
     };
     let recorded = Recorded {
-        has_ndr: progress.ndr.is_some() && !collects,
+        has_ndr: result.ndr.is_some() && !collects,
         collected: collects,
     };
     Ok((recorded, files))
@@ -488,10 +490,11 @@ pub(super) fn record(
 fn everybody_has_it(
     connection: &Connection,
     number: i64,
-    progress: &Progress,
+    result: &DeliveryResult,
 ) -> rusqlite::Result<bool> {
-    let is_delivered = |(_, outcome): &(Address, Outcome)| *outcome == Outcome::Delivered;
-    if progress.ndr.is_some() || !progress.outcomes.iter().all(is_delivered) {
+    let is_delivered =
+        |(_, outcome): &(Address, DeliveryOutcome)| *outcome == DeliveryOutcome::Delivered;
+    if result.ndr.is_some() || !result.outcomes.iter().all(is_delivered) {
         return Ok(false);
     }
     let mut left = connection.prepare_cached(
@@ -500,7 +503,7 @@ fn everybody_has_it(
     let left = left.query_map([number], |row| address(row, 0))?;
     for address in left {
         let address = address?;
-        if !progress.outcomes.iter().any(|(to, _)| *to == address) {
+        if !result.outcomes.iter().any(|(to, _)| *to == address) {
             return Ok(false);
         }
     }

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use super::{Owed, Parcel};
+use super::{QueuedItem, Submission};
 use crate::journal::ItemId;
 use crate::mail::Content;
 
@@ -27,7 +27,7 @@ pub(super) struct Fresh {
 
 #[derive(Debug, Default)]
 struct Known {
-    items: HashMap<ItemId, Owed>,
+    items: HashMap<ItemId, QueuedItem>,
     /// Names in the order they came; those that were taken are still among them.
     order: VecDeque<ItemId>,
     bytes: usize,
@@ -37,12 +37,17 @@ impl Fresh {
     /// Remembers what is about to be committed, but for large messages, which are files and stay
     /// there. Before it is committed: once it can be seen there, its first delivery may begin, and
     /// what is put here after that would be older than what the delivery wrote.
-    pub(super) fn put(&self, received: SystemTime, parcels: &[Parcel], inline_limit: usize) {
+    pub(super) fn put(
+        &self,
+        received: SystemTime,
+        submissions: &[Submission],
+        inline_limit: usize,
+    ) {
         let mut known = self.lock();
-        for Parcel { original, items } in parcels {
+        for Submission { original, items } in submissions {
             for item in items {
                 known.put(
-                    Owed {
+                    QueuedItem {
                         item: item.clone(),
                         original: original.clone(),
                         waiting: item.targets.clone(),
@@ -56,7 +61,7 @@ impl Fresh {
     }
 
     /// Remembers what was read of an item that nobody else may deliver meanwhile.
-    pub(super) fn put_owed(&self, owed: Owed, inline_limit: usize) {
+    pub(super) fn put_owed(&self, owed: QueuedItem, inline_limit: usize) {
         self.lock().put(owed, inline_limit);
     }
 
@@ -65,7 +70,7 @@ impl Fresh {
     }
 
     /// Takes an item out.
-    pub(super) fn take(&self, id: &ItemId) -> Option<Owed> {
+    pub(super) fn take(&self, id: &ItemId) -> Option<QueuedItem> {
         self.lock().take(id)
     }
 
@@ -75,7 +80,7 @@ impl Fresh {
 }
 
 impl Known {
-    fn put(&mut self, owed: Owed, inline_limit: usize) {
+    fn put(&mut self, owed: QueuedItem, inline_limit: usize) {
         match &owed.original {
             Content::Memory(bytes) if bytes.len() <= inline_limit => {}
             _ => return,
@@ -97,7 +102,7 @@ impl Known {
         }
     }
 
-    fn take(&mut self, id: &ItemId) -> Option<Owed> {
+    fn take(&mut self, id: &ItemId) -> Option<QueuedItem> {
         let owed = self.items.remove(id)?;
         self.bytes -= owed.size();
         Some(owed)
@@ -109,8 +114,8 @@ mod tests {
     use super::*;
     use crate::spool::tests::item;
 
-    fn parcel(n: usize, size: usize) -> Parcel {
-        Parcel {
+    fn submission(n: usize, size: usize) -> Submission {
+        Submission {
             original: Content::Memory(vec![b'x'; size].into()),
             items: vec![item(n, &["a@c.test"])],
         }
@@ -119,26 +124,26 @@ mod tests {
     #[test]
     fn an_item_is_taken_once_and_the_oldest_make_room() {
         let fresh = Fresh::default();
-        let parcels: Vec<Parcel> = (0..4).map(|n| parcel(n, BYTES / 3)).collect();
-        for parcel in &parcels {
-            fresh.put(SystemTime::now(), std::slice::from_ref(parcel), BYTES);
+        let submissions: Vec<Submission> = (0..4).map(|n| submission(n, BYTES / 3)).collect();
+        for submission in &submissions {
+            fresh.put(SystemTime::now(), std::slice::from_ref(submission), BYTES);
         }
-        let take = |n: usize| fresh.take(&parcels[n].items[0].id);
+        let take = |n: usize| fresh.take(&submissions[n].items[0].id);
         assert!(take(0).is_none(), "it made room");
         let owed = take(3).expect("it is the newest");
         assert_eq!(owed.waiting, owed.item.targets);
         assert!(take(3).is_none(), "it was taken");
         let known = fresh.known.lock().expect("nobody panicked");
-        let sizes: usize = known.items.values().map(Owed::size).sum();
+        let sizes: usize = known.items.values().map(QueuedItem::size).sum();
         assert_eq!(known.bytes, sizes);
     }
 
     #[test]
     fn names_of_what_was_taken_do_not_add_up() {
         let fresh = Fresh::default();
-        fresh.put(SystemTime::now(), &[parcel(0, 1)], BYTES);
+        fresh.put(SystemTime::now(), &[submission(0, 1)], BYTES);
         for n in 1..10 * SPARE {
-            fresh.put(SystemTime::now(), &[parcel(n, 1)], BYTES);
+            fresh.put(SystemTime::now(), &[submission(n, 1)], BYTES);
             assert!(fresh.take(&item(n, &[]).id).is_some());
         }
         let known = fresh.known.lock().expect("nobody panicked");

@@ -23,7 +23,7 @@ const NOTE: &str =
 
 /// Items on hold, of one message. Dropped without a decision, they are released as of unknown fate.
 #[must_use = "what is held is owed"]
-pub struct Held {
+pub struct Reservation {
     spool: Spool,
     items: Vec<ItemId>,
 }
@@ -39,24 +39,24 @@ enum Fate {
     Unknown,
 }
 
-impl Held {
-    pub(super) fn new(spool: Spool, items: Vec<ItemId>) -> Held {
-        Held { spool, items }
+impl Reservation {
+    pub(super) fn new(spool: Spool, items: Vec<ItemId>) -> Reservation {
+        Reservation { spool, items }
     }
 
     /// The message was taken: what is owed is due, but for these items, which have reached
     /// everybody as well.
-    pub async fn release(mut self, done: Vec<ItemId>) -> Result<(), CommitError> {
+    pub async fn confirm(mut self, done: Vec<ItemId>) -> Result<(), CommitError> {
         self.decide(Fate::Taken(done)).await
     }
 
     /// The message was refused: nothing is owed for it.
-    pub async fn withdraw(mut self) -> Result<(), CommitError> {
+    pub async fn cancel(mut self) -> Result<(), CommitError> {
         self.decide(Fate::Refused).await
     }
 
     /// Nobody knows: what is owed is due, and says so.
-    pub async fn keep(mut self) -> Result<(), CommitError> {
+    pub async fn keep_unknown(mut self) -> Result<(), CommitError> {
         self.decide(Fate::Unknown).await
     }
 
@@ -66,7 +66,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Reservation {
     fn drop(&mut self) {
         let items = std::mem::take(&mut self.items);
         if items.is_empty() {

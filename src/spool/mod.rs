@@ -17,7 +17,7 @@
 //! ```
 //!
 //! An item may be *held* as a whole: nobody tries it before the fate of its message is known
-//! ([`Held`]). An operator may put it on hold as well ([`Action::Hold`]); nobody tries it before he
+//! ([`Reservation`]). An operator may put it on hold as well ([`Action::Hold`]); nobody tries it before he
 //! releases it.
 //!
 //! An item is removed in the transaction that leaves it without a waiting or dead target; the
@@ -62,20 +62,22 @@ use std::time::SystemTime;
 use crate::journal::{Item, ItemId};
 use crate::mail::{Address, Content};
 
-pub use bodies::Incoming;
-pub use browse::{Browse, Browsed, Census, Cursor, Order, State, With};
+pub use bodies::IncomingBody;
+pub use browse::{
+    BrowseRequest, PageCursor, QueueCounts, QueuePage, SearchTerm, SortOrder, StateFilter,
+};
 pub use error::{CommitError, OpenError, SpoolError};
-pub use held::Held;
-pub use news::{Bounced, Digest};
+pub use held::Reservation;
+pub use news::{BounceRecord, NdrDigest};
 pub use operator::{Action, Operator, OperatorRecord};
-pub use queue::{Depth, Filter, Listed, ListedTarget, Shown};
-pub use room::Free;
+pub use queue::{ItemDetails, ListFilter, QueueDepth, QueueEntry, TargetEntry};
+pub use room::FreeSpace;
 pub use settings::Settings;
 pub use store::{Spool, holder};
 
 /// A message, and what is owed with it.
 #[derive(Debug, Clone)]
-pub struct Parcel {
+pub struct Submission {
     /// The message: as it was received, or a version of it that some recipients get.
     pub original: Content,
     /// What carries it.
@@ -84,7 +86,7 @@ pub struct Parcel {
 
 /// An item with everything a delivery needs.
 #[derive(Debug, Clone)]
-pub struct Owed {
+pub struct QueuedItem {
     /// The item.
     pub item: Item,
     /// The message it carries between prefix and suffix.
@@ -99,21 +101,21 @@ pub struct Owed {
 
 /// What an attempt to deliver an item came to.
 #[derive(Debug, Clone)]
-pub struct Progress {
+pub struct DeliveryResult {
     /// What became of each target that was tried.
-    pub outcomes: Vec<(Address, Outcome)>,
+    pub outcomes: Vec<(Address, DeliveryOutcome)>,
     /// When those that still wait are tried again.
     pub next_attempt: SystemTime,
     /// The NDR about the refused ones.
     pub ndr: Option<Item>,
     /// How many such NDRs one address gets within an hour. What is refused beyond that stays as a
     /// dead letter, which a digest tells of.
-    pub most_ndrs: Option<u32>,
+    pub ndr_limit: Option<u32>,
     /// Whether the relay was reached; an attempt that was not is no item's.
-    pub reached: bool,
+    pub relay_reached: bool,
 }
 
-/// What was made of a [`Progress`].
+/// What was made of a [`DeliveryResult`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Recorded {
     /// The NDR is owed now.
@@ -124,18 +126,18 @@ pub struct Recorded {
 
 /// What became of one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DeliveryOutcome {
     /// The relay has it.
     Delivered,
     /// Not now; the text is what the relay said, or why it was not reached.
-    Waiting(String),
+    Deferred(String),
     /// A final no, and an NDR tells of it.
     Refused(String),
     /// A final no, and nobody is left to tell.
     Dead(String),
 }
 
-impl Owed {
+impl QueuedItem {
     /// The item's name.
     pub fn id(&self) -> &ItemId {
         &self.item.id

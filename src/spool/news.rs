@@ -53,7 +53,7 @@ CREATE INDEX bounce_at ON bounce (at);
 
 /// What one NDR address was not told of: refusals, or items that wait.
 #[derive(Debug, Clone)]
-pub struct Digest {
+pub struct NdrDigest {
     /// Which of the two.
     pub what: Undelivered,
     /// The address.
@@ -68,7 +68,7 @@ pub struct Digest {
 
 /// A bounce about something of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bounced {
+pub struct BounceRecord {
     /// What it was about. It is seldom still in the spool.
     pub item: ItemId,
     /// When the bounce came.
@@ -195,12 +195,15 @@ pub(super) fn forget(connection: &Connection, item: i64) -> rusqlite::Result<()>
 }
 
 /// The digests that are due: of each address whose oldest refusal waits for an hour.
-pub(super) fn digests(connection: &Connection, now: SystemTime) -> rusqlite::Result<Vec<Digest>> {
+pub(super) fn digests(
+    connection: &Connection,
+    now: SystemTime,
+) -> rusqlite::Result<Vec<NdrDigest>> {
     let mut due = connection.prepare_cached(
         "SELECT ndr, count(*), max(seq) FROM untold GROUP BY ndr HAVING min(at) <= ?1 OR max(at) > ?2",
     )?;
     let due = due.query_map([millis(now - HOUR), millis(now)], |row| {
-        Ok(Digest {
+        Ok(NdrDigest {
             what: Undelivered::Dead,
             ndr: address(row, 0)?,
             listed: Vec::new(),
@@ -208,7 +211,7 @@ pub(super) fn digests(connection: &Connection, now: SystemTime) -> rusqlite::Res
             last: row.get(2)?,
         })
     })?;
-    let mut due: Vec<Digest> = due.collect::<rusqlite::Result<_>>()?;
+    let mut due: Vec<NdrDigest> = due.collect::<rusqlite::Result<_>>()?;
     let mut select = connection.prepare_cached(
         "SELECT item.id, untold.target, target.reply, item.subject, untold.at FROM untold \
          JOIN item ON item.seq = untold.item \
@@ -237,7 +240,7 @@ pub(super) fn digests(connection: &Connection, now: SystemTime) -> rusqlite::Res
 }
 
 /// The digest is owed from now on; what it stands for is told.
-pub(super) fn told(connection: &Connection, digest: &Digest) -> rusqlite::Result<()> {
+pub(super) fn told(connection: &Connection, digest: &NdrDigest) -> rusqlite::Result<()> {
     connection
         .prepare_cached("DELETE FROM untold WHERE ndr = ?1 AND seq <= ?2")?
         .execute(params![digest.ndr.to_string(), digest.last])
@@ -245,8 +248,8 @@ pub(super) fn told(connection: &Connection, digest: &Digest) -> rusqlite::Result
 }
 
 /// Remembers a bounce, and forgets those that are old or too many. Whether it is news.
-pub(super) fn bounced(connection: &Connection, bounced: &Bounced) -> rusqlite::Result<bool> {
-    let Bounced { item, at, bounce } = bounced;
+pub(super) fn bounced(connection: &Connection, bounced: &BounceRecord) -> rusqlite::Result<bool> {
+    let BounceRecord { item, at, bounce } = bounced;
     connection
         .prepare_cached("DELETE FROM bounce WHERE at <= ?1")?
         .execute([millis(*at - BOUNCE_KEPT)])?;
@@ -281,14 +284,14 @@ pub(super) fn bounces(
     connection: &Connection,
     item: Option<&ItemId>,
     limit: usize,
-) -> rusqlite::Result<Vec<Bounced>> {
+) -> rusqlite::Result<Vec<BounceRecord>> {
     let mut select = connection.prepare_cached(
         "SELECT item, at, reporter, action, status, said FROM bounce WHERE ?1 IS NULL OR item = ?1 \
          ORDER BY seq DESC LIMIT ?2",
     )?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let found = select.query_map(params![item.map(ItemId::as_str), limit], |row| {
-        Ok(Bounced {
+        Ok(BounceRecord {
             item: item_id(row, 0)?,
             at: time(row.get(1)?),
             bounce: Bounce {

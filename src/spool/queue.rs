@@ -10,16 +10,16 @@ use crate::mail::Address;
 
 /// Which items are listed.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub struct ListFilter {
     /// Only those with a dead target, or set aside.
-    pub dead: bool,
+    pub dead_only: bool,
     /// At most this many; the oldest.
     pub limit: usize,
 }
 
 /// An item in a list.
 #[derive(Debug, Clone)]
-pub struct Listed {
+pub struct QueueEntry {
     /// Its name.
     pub id: ItemId,
     /// "report", "copy" or "ndr".
@@ -40,17 +40,17 @@ pub struct Listed {
     pub next_attempt: Option<SystemTime>,
     /// Why it was set aside.
     pub set_aside: Option<String>,
-    /// Whether it waits for the fate of its message ([`super::Held`]).
-    pub held: bool,
+    /// Whether it waits for the fate of its message ([`super::Reservation`]).
+    pub is_reserved: bool,
     /// Whether an operator holds it ([`super::Action::Hold`]).
-    pub paused: bool,
+    pub on_hold: bool,
     /// Its targets.
-    pub targets: Vec<ListedTarget>,
+    pub targets: Vec<TargetEntry>,
 }
 
 /// One target of a listed item.
 #[derive(Debug, Clone)]
-pub struct ListedTarget {
+pub struct TargetEntry {
     /// The journal or NDR address.
     pub address: Address,
     /// "waiting", "delivered", "refused" or "dead".
@@ -61,9 +61,9 @@ pub struct ListedTarget {
 
 /// Everything about one item but its bytes.
 #[derive(Debug, Clone)]
-pub struct Shown {
+pub struct ItemDetails {
     /// What a list has.
-    pub listed: Listed,
+    pub listed: QueueEntry,
     /// The envelope sender; `None` is the null one.
     pub sender: Option<Address>,
     /// Where an NDR about it would go.
@@ -76,13 +76,13 @@ pub struct Shown {
 
 /// How much is owed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Depth {
+pub struct QueueDepth {
     /// Items.
     pub items: u64,
     /// Items with a dead target, or set aside.
     pub dead: u64,
     /// Items that an operator holds.
-    pub paused: u64,
+    pub on_hold: u64,
     /// When the oldest message with an item came.
     pub oldest: Option<SystemTime>,
 }
@@ -93,8 +93,11 @@ const COLUMNS: &str = "item.seq, item.id, kind, direction, queue_id, received, s
 const IS_DEAD: &str =
     "(item.aside IS NOT NULL OR item.seq IN (SELECT item FROM target WHERE state = 'dead'))";
 
-pub(super) fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Listed>> {
-    let only = if filter.dead {
+pub(super) fn list(
+    connection: &Connection,
+    filter: &ListFilter,
+) -> rusqlite::Result<Vec<QueueEntry>> {
+    let only = if filter.dead_only {
         format!("WHERE {IS_DEAD}")
     } else {
         String::new()
@@ -108,34 +111,34 @@ pub(super) fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result
 }
 
 /// The item of this number; `None` where it has been delivered meanwhile.
-pub(super) fn by_number(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Listed>> {
+pub(super) fn by_number(connection: &Connection, seq: i64) -> rusqlite::Result<Option<QueueEntry>> {
     let mut select = connection.prepare_cached(&format!("SELECT {COLUMNS} WHERE item.seq = ?1"))?;
     let found = select.query_row([seq], |row| shown(connection, row));
     Ok(found.optional()?.map(|shown| shown.listed))
 }
 
-pub(super) fn show(connection: &Connection, id: &ItemId) -> rusqlite::Result<Option<Shown>> {
+pub(super) fn show(connection: &Connection, id: &ItemId) -> rusqlite::Result<Option<ItemDetails>> {
     let mut select = connection.prepare_cached(&format!("SELECT {COLUMNS} WHERE item.id = ?1"))?;
     select
         .query_row(params![id.as_str()], |row| shown(connection, row))
         .optional()
 }
 
-fn shown(connection: &Connection, row: &rusqlite::Row<'_>) -> rusqlite::Result<Shown> {
+fn shown(connection: &Connection, row: &rusqlite::Row<'_>) -> rusqlite::Result<ItemDetails> {
     let number: i64 = row.get(0)?;
     let mut select = connection.prepare_cached(
         "SELECT address, state, reply FROM target WHERE item = ?1 ORDER BY address",
     )?;
     let targets = select.query_map([number], |row| {
-        Ok(ListedTarget {
+        Ok(TargetEntry {
             address: address(row, 0)?,
             state: row.get(1)?,
             last_reply: row.get(2)?,
         })
     })?;
     let reasons: String = row.get(14)?;
-    Ok(Shown {
-        listed: Listed {
+    Ok(ItemDetails {
+        listed: QueueEntry {
             id: item_id(row, 1)?,
             kind: row.get(2)?,
             direction: row.get(3)?,
@@ -146,8 +149,8 @@ fn shown(connection: &Connection, row: &rusqlite::Row<'_>) -> rusqlite::Result<S
             attempts: row.get(8)?,
             next_attempt: row.get::<_, Option<i64>>(9)?.map(time),
             set_aside: row.get(10)?,
-            held: row.get(15)?,
-            paused: row.get(16)?,
+            is_reserved: row.get(15)?,
+            on_hold: row.get(16)?,
             targets: targets.collect::<rusqlite::Result<_>>()?,
         },
         sender: optional_address(row, 11)?,
@@ -162,7 +165,7 @@ fn unsigned(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(column).map(i64::unsigned_abs)
 }
 
-pub(super) fn depth(connection: &Connection) -> rusqlite::Result<Depth> {
+pub(super) fn depth(connection: &Connection) -> rusqlite::Result<QueueDepth> {
     let items = connection
         .prepare_cached("SELECT count(*) FROM item")?
         .query_row([], |row| unsigned(row, 0))?;
@@ -171,7 +174,7 @@ pub(super) fn depth(connection: &Connection) -> rusqlite::Result<Depth> {
             "SELECT count(*) FROM item WHERE due IS NULL AND {IS_DEAD}"
         ))?
         .query_row([], |row| unsigned(row, 0))?;
-    let paused = connection
+    let on_hold = connection
         .prepare_cached("SELECT count(*) FROM paused")?
         .query_row([], |row| unsigned(row, 0))?;
     let oldest: Option<i64> = connection
@@ -180,10 +183,10 @@ pub(super) fn depth(connection: &Connection) -> rusqlite::Result<Depth> {
         )?
         .query_row([], |row| row.get(0))
         .optional()?;
-    Ok(Depth {
+    Ok(QueueDepth {
         items,
         dead,
-        paused,
+        on_hold,
         oldest: oldest.map(time),
     })
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, params};
 
 use super::database::{address, item_id, millis, time};
-use super::news::{Digest, MOST_LISTED};
+use super::news::{MOST_LISTED, NdrDigest};
 use crate::journal::{Collected, ItemId, Undelivered};
 use crate::mail::Address;
 
@@ -29,7 +29,7 @@ pub(super) fn digests(
     connection: &Connection,
     reply: &str,
     now: SystemTime,
-) -> rusqlite::Result<Vec<Digest>> {
+) -> rusqlite::Result<Vec<NdrDigest>> {
     let mut due = connection.prepare_cached(
         "SELECT item.ndr, count(*) FROM target JOIN item ON item.seq = target.item \
          WHERE target.state = 'waiting' AND substr(target.reply, 1, length(?1)) = ?1 \
@@ -38,7 +38,7 @@ pub(super) fn digests(
          GROUP BY item.ndr",
     )?;
     let due = due.query_map(params![reply, millis(now - DAY), millis(now)], |row| {
-        Ok(Digest {
+        Ok(NdrDigest {
             what: Undelivered::Waiting,
             ndr: address(row, 0)?,
             listed: Vec::new(),
@@ -46,7 +46,7 @@ pub(super) fn digests(
             last: 0,
         })
     })?;
-    let mut due: Vec<Digest> = due.collect::<rusqlite::Result<_>>()?;
+    let mut due: Vec<NdrDigest> = due.collect::<rusqlite::Result<_>>()?;
     let mut select = connection.prepare_cached(
         "SELECT item.id, target.address, target.reply, item.subject, message.received FROM target \
          JOIN item ON item.seq = target.item JOIN message ON message.id = item.message \

@@ -22,7 +22,7 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// What is free on the file system of the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Free {
+pub struct FreeSpace {
     /// Bytes that we may use.
     pub bytes: u64,
     /// Inodes likewise; `None` where the file system makes them as it needs them.
@@ -126,9 +126,9 @@ impl Room {
     }
 
     /// What is free; `None` where the system does not say.
-    pub(super) fn free(&self) -> Option<Free> {
+    pub(super) fn free(&self) -> Option<FreeSpace> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        self.look(&mut seen).then(|| Free {
+        self.look(&mut seen).then(|| FreeSpace {
             bytes: seen.bytes,
             inodes: seen.inodes,
             is_low: self.is_low(seen.bytes) || self.few_inodes(&seen, 0),

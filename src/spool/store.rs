@@ -16,23 +16,23 @@ use rusqlite::Connection;
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
-use super::bodies::{Bodies, Incoming, body_file, sync_dir};
-use super::browse::{Browse, Browsed, Browser};
+use super::bodies::{Bodies, IncomingBody, body_file, sync_dir};
+use super::browse::{BrowseRequest, Browser, QueuePage};
 use super::damage;
 use super::database::{self, Loaded, NewMessage, Stored};
 use super::error::{CommitError, OpenError, SpoolError};
 use super::fresh::Fresh;
-use super::held::{self, Held};
+use super::held::{self, Reservation};
 use super::late;
-use super::news::{self, Bounced, Digest};
+use super::news::{self, BounceRecord, NdrDigest};
 use super::operator::{self, Action, Operator, OperatorRecord};
-use super::queue::{self, Depth, Filter, Listed, Shown};
+use super::queue::{self, ItemDetails, ListFilter, QueueDepth, QueueEntry};
 use super::refused;
 use super::reserve::Reserve;
-use super::room::{Free, Room};
+use super::room::{FreeSpace, Room};
 use super::watched::WatchedFiles;
 use super::writer::Writer;
-use super::{Owed, Parcel, Progress, Recorded, Settings};
+use super::{DeliveryResult, QueuedItem, Recorded, Settings, Submission};
 use crate::journal::{Item, ItemId, Undelivered};
 use crate::mail::{Address, Content, rfc3339};
 
@@ -57,7 +57,7 @@ pub struct Spool {
     changed: Arc<Notify>,
     /// See [`Spool::limited`].
     most: Option<u32>,
-    /// Held as long as any handle is there; `None` for the queue commands.
+    /// Reservation as long as any handle is there; `None` for the queue commands.
     _lock: Option<Arc<File>>,
 }
 
@@ -174,7 +174,7 @@ impl Spool {
     /// A handle for messages that may come from a report of ours, as in a mail loop: of their
     /// reports, so many go from one NDR address to one target within an hour. The others are
     /// durable as well, as dead letters that a digest tells of.
-    pub fn limited(&self, most: u32) -> Spool {
+    pub fn with_report_limit(&self, most: u32) -> Spool {
         Spool {
             most: Some(most),
             ..self.clone()
@@ -187,15 +187,15 @@ impl Spool {
         &self,
         queue_id: &str,
         received: SystemTime,
-        parcels: Vec<Parcel>,
+        submissions: Vec<Submission>,
     ) -> Result<(), CommitError> {
-        let items = parcels.iter().flat_map(|parcel| &parcel.items);
+        let items = submissions.iter().flat_map(|submission| &submission.items);
         let ids: Vec<ItemId> = items.map(|item| item.id.clone()).collect();
         // What may be kept as a dead letter is read before it is delivered.
         if self.most.is_none() {
-            self.fresh.put(received, &parcels, self.inline_limit);
+            self.fresh.put(received, &submissions, self.inline_limit);
         }
-        let added = self.add(queue_id, received, parcels, false).await;
+        let added = self.add(queue_id, received, submissions, false).await;
         match added {
             Ok(()) => self.changed.notify_one(),
             Err(_) => ids.iter().for_each(|id| drop(self.fresh.take(id))),
@@ -205,16 +205,16 @@ impl Spool {
 
     /// The same, and nothing of it is delivered before its message's fate is told to what this
     /// gives.
-    pub async fn hold(
+    pub async fn reserve(
         &self,
         queue_id: &str,
         received: SystemTime,
-        parcels: Vec<Parcel>,
-    ) -> Result<Held, CommitError> {
-        let items = parcels.iter().flat_map(|parcel| &parcel.items);
+        submissions: Vec<Submission>,
+    ) -> Result<Reservation, CommitError> {
+        let items = submissions.iter().flat_map(|submission| &submission.items);
         let items = items.map(|item| item.id.clone()).collect();
-        self.add(queue_id, received, parcels, true).await?;
-        Ok(Held::new(self.clone(), items))
+        self.add(queue_id, received, submissions, true).await?;
+        Ok(Reservation::new(self.clone(), items))
     }
 
     /// Decides about held items, by what gives the body files that are not needed any more.
@@ -232,18 +232,22 @@ impl Spool {
         &self,
         queue_id: &str,
         received: SystemTime,
-        parcels: Vec<Parcel>,
+        submissions: Vec<Submission>,
         is_held: bool,
     ) -> Result<(), CommitError> {
         if self.is_failed() {
             return Err(CommitError::Failed("an earlier write failed".into()));
         }
-        let bytes = parcels.iter().map(|parcel| self.to_write(&parcel.original));
-        let files = parcels.iter().filter(|it| self.needs_file(&it.original));
+        let bytes = submissions
+            .iter()
+            .map(|submission| self.to_write(&submission.original));
+        let files = submissions
+            .iter()
+            .filter(|it| self.needs_file(&it.original));
         self.room.take(bytes.sum(), files.count() as u64)?;
         let mut files = Vec::new();
-        let mut messages = Vec::with_capacity(parcels.len());
-        for Parcel { original, items } in parcels {
+        let mut messages = Vec::with_capacity(submissions.len());
+        for Submission { original, items } in submissions {
             let kept = match self.keep(&original).await {
                 Ok(kept) => kept,
                 Err(error) => {
@@ -357,7 +361,7 @@ impl Spool {
 
     /// A file to write a large message into while it arrives. Nothing of it is durable before
     /// [`Spool::commit`].
-    pub async fn incoming(&self) -> io::Result<Incoming> {
+    pub async fn new_body(&self) -> io::Result<IncomingBody> {
         let (bodies, name) = (self.bodies.clone(), new_name()?);
         let room = self.room.clone();
         blocking(move || {
@@ -369,8 +373,8 @@ impl Spool {
 
     /// Claims items that are due, oldest first: nobody else gets them until they are recorded or
     /// unclaimed.
-    pub async fn due(&self, now: SystemTime, limit: usize) -> Result<Vec<ItemId>, SpoolError> {
-        self.claim(limit, move |connection, enough| {
+    pub async fn claim(&self, now: SystemTime, limit: usize) -> Result<Vec<ItemId>, SpoolError> {
+        self.claim_by(limit, move |connection, enough| {
             database::due(connection, now, enough)
         })
         .await
@@ -378,18 +382,18 @@ impl Spool {
 
     /// Claims items that are due later than `latest`, which no schedule can have set if `latest` is
     /// far enough: the clock was wrong when they were written, or has been set back since.
-    pub async fn due_after(
+    pub async fn claim_misdated(
         &self,
         latest: SystemTime,
         limit: usize,
     ) -> Result<Vec<ItemId>, SpoolError> {
-        self.claim(limit, move |connection, enough| {
+        self.claim_by(limit, move |connection, enough| {
             database::due_after(connection, latest, enough)
         })
         .await
     }
 
-    async fn claim(
+    async fn claim_by(
         &self,
         limit: usize,
         select: impl FnOnce(&Connection, usize) -> rusqlite::Result<Vec<ItemId>> + Send + 'static,
@@ -418,7 +422,7 @@ impl Spool {
 
     /// An item with everything that is needed to send it. An original that cannot be read, or that
     /// is not what it was, sets the item aside.
-    pub async fn load(&self, id: &ItemId) -> Result<Owed, SpoolError> {
+    pub async fn load(&self, id: &ItemId) -> Result<QueuedItem, SpoolError> {
         if let Some(owed) = self.fresh.take(id) {
             return Ok(owed);
         }
@@ -476,7 +480,7 @@ impl Spool {
     pub async fn record(
         &self,
         id: &ItemId,
-        progress: Progress,
+        result: DeliveryResult,
         now: SystemTime,
     ) -> Result<Recorded, CommitError> {
         // Older than what is written now, if nobody took it.
@@ -484,7 +488,7 @@ impl Spool {
         let name = id.clone();
         let recorded = self
             .writer
-            .run(move |connection| database::record(connection, &name, &progress, now))
+            .run(move |connection| database::record(connection, &name, &result, now))
             .await;
         let (recorded, files) = recorded?;
         self.unclaim(id);
@@ -496,24 +500,24 @@ impl Spool {
     }
 
     /// The digests that are due.
-    pub async fn digests(&self, now: SystemTime) -> Result<Vec<Digest>, SpoolError> {
+    pub async fn digests(&self, now: SystemTime) -> Result<Vec<NdrDigest>, SpoolError> {
         self.read(move |connection| news::digests(connection, now))
             .await
     }
 
     /// The digests about items that wait with a last reply that begins so. Looks at the whole
     /// queue.
-    pub async fn waiting_digests(
+    pub async fn outage_digests(
         &self,
         reply: &'static str,
         now: SystemTime,
-    ) -> Result<Vec<Digest>, SpoolError> {
+    ) -> Result<Vec<NdrDigest>, SpoolError> {
         self.read(move |connection| refused::digests(connection, reply, now))
             .await
     }
 
     /// Notes that the relay refuses everything.
-    pub async fn relay_refuses(&self, now: SystemTime) -> Result<(), CommitError> {
+    pub async fn set_relay_refusing(&self, now: SystemTime) -> Result<(), CommitError> {
         self.writer
             .run(move |connection| refused::begun(connection, now))
             .await
@@ -525,15 +529,15 @@ impl Spool {
     }
 
     /// Notes that the relay takes items again.
-    pub async fn relay_accepts(&self) -> Result<(), CommitError> {
+    pub async fn clear_relay_refusing(&self) -> Result<(), CommitError> {
         self.writer.run(refused::over).await
     }
 
     /// Owes `item`, the NDR that stands for a digest; in the same transaction what it lists is
     /// told.
-    pub async fn tell(
+    pub async fn enqueue_digest(
         &self,
-        digest: &Digest,
+        digest: &NdrDigest,
         item: Item,
         now: SystemTime,
     ) -> Result<(), CommitError> {
@@ -560,7 +564,7 @@ impl Spool {
 
     /// Remembers that a bounce came back. Whether it is news: of one item not more than twenty are
     /// remembered.
-    pub async fn bounced(&self, bounced: Bounced) -> Result<bool, CommitError> {
+    pub async fn record_bounce(&self, bounced: BounceRecord) -> Result<bool, CommitError> {
         self.writer
             .run(move |connection| news::bounced(connection, &bounced))
             .await
@@ -571,14 +575,18 @@ impl Spool {
         &self,
         item: Option<&ItemId>,
         limit: usize,
-    ) -> Result<Vec<Bounced>, SpoolError> {
+    ) -> Result<Vec<BounceRecord>, SpoolError> {
         let item = item.cloned();
         self.read(move |connection| news::bounces(connection, item.as_ref(), limit))
             .await
     }
 
     /// Whether an item still waits to be delivered to all of these.
-    pub async fn awaits(&self, id: &ItemId, recipients: &[Address]) -> Result<bool, SpoolError> {
+    pub async fn is_queued_for(
+        &self,
+        id: &ItemId,
+        recipients: &[Address],
+    ) -> Result<bool, SpoolError> {
         let (id, recipients) = (id.clone(), recipients.to_vec());
         self.read(move |connection| {
             let waiting = database::waiting(connection, &id)?;
@@ -590,7 +598,7 @@ impl Spool {
     /// Whether a report may still be on its way at this time: it is queued, or was delivered within
     /// five days. `made` is when its seal was given; `None` for one of an older version, which does
     /// not say.
-    pub async fn is_under_way(
+    pub async fn is_in_transit(
         &self,
         id: &ItemId,
         made: Option<SystemTime>,
@@ -619,33 +627,33 @@ impl Spool {
 
     /// Commits nothing more once this file is another: restored or replaced with the rest of the
     /// state directory.
-    pub fn watch(&self, path: PathBuf) -> io::Result<()> {
+    pub fn watch_file(&self, path: PathBuf) -> io::Result<()> {
         self.writer.files().add_unchanging(path)
     }
 
     /// Resolves when the spool fails.
-    pub async fn failed(&self) {
+    pub async fn wait_failed(&self) {
         self.writer.latch().wait().await;
     }
 
     /// How much room there is; `None` where the system does not say.
-    pub fn free(&self) -> Option<Free> {
+    pub fn free_space(&self) -> Option<FreeSpace> {
         self.room.free()
     }
 
     /// How much is owed.
-    pub async fn depth(&self) -> Result<Depth, SpoolError> {
+    pub async fn depth(&self) -> Result<QueueDepth, SpoolError> {
         self.read(queue::depth).await
     }
 
     /// What is owed, oldest first.
-    pub async fn list(&self, filter: Filter) -> Result<Vec<Listed>, SpoolError> {
+    pub async fn list(&self, filter: ListFilter) -> Result<Vec<QueueEntry>, SpoolError> {
         self.read(move |connection| queue::list(connection, &filter))
             .await
     }
 
     /// A page of what is owed. Nobody who delivers waits for it.
-    pub async fn browse(&self, wanted: Browse) -> Result<Browsed, SpoolError> {
+    pub async fn browse(&self, wanted: BrowseRequest) -> Result<QueuePage, SpoolError> {
         // Waited for here: those who wait hold no thread that a delivery would read with.
         let mut browser = self.browser.clone().lock_owned().await;
         let path = self.path.clone();
@@ -672,7 +680,7 @@ impl Spool {
     }
 
     /// Everything about one item.
-    pub async fn show(&self, id: &ItemId) -> Result<Option<Shown>, SpoolError> {
+    pub async fn show(&self, id: &ItemId) -> Result<Option<ItemDetails>, SpoolError> {
         let id = id.clone();
         self.read(move |connection| queue::show(connection, &id))
             .await
@@ -680,7 +688,7 @@ impl Spool {
 
     /// Does something to an item for an operator, and records it, in one transaction. Tells whether
     /// the item was there; for [`Action::Release`], whether it was on hold.
-    pub async fn act(
+    pub async fn operate(
         &self,
         operator: &Operator,
         action: Action,
@@ -734,7 +742,7 @@ impl Spool {
 
     /// Logs what operators did since the last call, also beside the service and while it was not
     /// running.
-    pub async fn log_operators(&self) -> Result<(), CommitError> {
+    pub async fn log_operator_records(&self) -> Result<(), CommitError> {
         for record in self.take_unlogged().await? {
             let at = rfc3339(record.at);
             info!(%at, "operator: {} by {}", record.what(), record.who());
@@ -816,7 +824,7 @@ fn load(
     reader: &Mutex<Connection>,
     bodies: &Bodies,
     id: &ItemId,
-) -> rusqlite::Result<Option<Result<Owed, String>>> {
+) -> rusqlite::Result<Option<Result<QueuedItem, String>>> {
     let loaded = {
         let connection = reader.lock().unwrap_or_else(PoisonError::into_inner);
         database::load(&connection, id)
@@ -835,7 +843,7 @@ fn load(
     else {
         return Ok(None);
     };
-    let owed = read_original(stored, bodies).map(|original| Owed {
+    let owed = read_original(stored, bodies).map(|original| QueuedItem {
         item,
         original,
         waiting,

@@ -53,7 +53,7 @@ fn id(n: usize) -> ItemId {
 }
 
 /// All of an original.
-fn bytes(owed: &Owed) -> Bytes {
+fn bytes(owed: &QueuedItem) -> Bytes {
     owed.original.read().expect("readable")
 }
 
@@ -86,17 +86,17 @@ fn ndr(n: usize) -> Item {
     }
 }
 
-fn progress(outcomes: &[(&str, Outcome)], ndr: Option<Item>) -> Progress {
+fn result(outcomes: &[(&str, DeliveryOutcome)], ndr: Option<Item>) -> DeliveryResult {
     let outcomes = outcomes
         .iter()
         .map(|(text, outcome)| (address(text), outcome.clone()))
         .collect();
-    Progress {
+    DeliveryResult {
         outcomes,
         next_attempt: at(60),
         ndr,
-        most_ndrs: None,
-        reached: true,
+        ndr_limit: None,
+        relay_reached: true,
     }
 }
 
@@ -113,18 +113,24 @@ fn body_files(dir: &TempDir) -> Vec<String> {
 async fn what_a_wrong_clock_made_due_in_ten_years_is_found_today() {
     let (_dir, spool) = fresh();
     for (n, due) in [(1, 0), (2, 3600), (3, 10 * 365 * 86400)] {
-        let parcel = Parcel {
+        let submission = Submission {
             original: Bytes::from_static(b"x").into(),
             items: vec![item(n, &["a@c.test"])],
         };
-        let committed = spool.commit("Q", at(due), vec![parcel]).await;
+        let committed = spool.commit("Q", at(due), vec![submission]).await;
         committed.expect("committed");
     }
     let day = at(86400);
-    assert_eq!(spool.due_after(day, 10).await.expect("read"), [id(3)]);
-    assert!(spool.due_after(day, 10).await.expect("read").is_empty());
+    assert_eq!(spool.claim_misdated(day, 10).await.expect("read"), [id(3)]);
+    assert!(
+        spool
+            .claim_misdated(day, 10)
+            .await
+            .expect("read")
+            .is_empty()
+    );
     spool.unclaim(&id(3));
-    assert_eq!(spool.due_after(day, 10).await.expect("read"), [id(3)]);
+    assert_eq!(spool.claim_misdated(day, 10).await.expect("read"), [id(3)]);
 }
 
 #[tokio::test]
@@ -136,7 +142,7 @@ async fn what_is_committed_comes_back_exactly_also_after_a_restart() {
         .commit(
             "Q1",
             at(0),
-            vec![Parcel {
+            vec![Submission {
                 original: small.clone().into(),
                 items: vec![item(1, &["a@c.test", "b@c.test"])],
             }],
@@ -147,7 +153,7 @@ async fn what_is_committed_comes_back_exactly_also_after_a_restart() {
         .commit(
             "Q2",
             at(1),
-            vec![Parcel {
+            vec![Submission {
                 original: large.clone().into(),
                 items: vec![item(2, &["a@c.test"])],
             }],
@@ -157,7 +163,7 @@ async fn what_is_committed_comes_back_exactly_also_after_a_restart() {
     assert_eq!(body_files(&dir).len(), 1);
     drop(spool);
     let spool = Spool::open(&settings(dir.path())).expect("opened again");
-    assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1), id(2)]);
+    assert_eq!(spool.claim(at(1), 10).await.expect("read"), [id(1), id(2)]);
     let owed = spool.load(&id(1)).await.expect("loaded");
     assert_eq!(bytes(&owed), small);
     assert_eq!(owed.waiting, [address("a@c.test"), address("b@c.test")]);
@@ -180,18 +186,18 @@ async fn a_message_and_its_versions_are_kept_together_with_what_their_sender_ask
         ..item(2, &["a@c.test", "b@c.test"])
     };
     let large = Bytes::from(vec![b'x'; LIMIT + 1]);
-    let parcels = vec![
-        Parcel {
+    let submissions = vec![
+        Submission {
             original: Bytes::from_static(b"received").into(),
             items: vec![item(1, &["a@c.test"])],
         },
-        Parcel {
+        Submission {
             original: large.clone().into(),
             items: vec![version.clone()],
         },
     ];
     spool
-        .commit("Q", at(0), parcels.clone())
+        .commit("Q", at(0), submissions.clone())
         .await
         .expect("committed");
     let owed = spool.load(&id(2)).await.expect("loaded");
@@ -203,7 +209,7 @@ async fn a_message_and_its_versions_are_kept_together_with_what_their_sender_ask
     );
     // The first of them is there already, so nothing of the rest is taken either, and no file of it
     // stays.
-    let again = [&parcels[1..], &parcels[..1]].concat();
+    let again = [&submissions[1..], &submissions[..1]].concat();
     assert!(matches!(
         spool.commit("Q", at(0), again).await,
         Err(CommitError::Refused(_))
@@ -220,7 +226,7 @@ async fn a_spool_of_the_first_format_is_read_on() {
         .commit(
             "Q",
             at(0),
-            vec![Parcel {
+            vec![Submission {
                 original: original.into(),
                 items,
             }],
@@ -262,11 +268,11 @@ async fn a_spool_of_the_second_format_is_read_on() {
 }
 
 async fn owe(spool: &Spool, n: usize, targets: &[&str]) {
-    let parcel = Parcel {
+    let submission = Submission {
         original: Bytes::from_static(b"x").into(),
         items: vec![item(n, targets)],
     };
-    let committed = spool.commit("Q", at(0), vec![parcel]).await;
+    let committed = spool.commit("Q", at(0), vec![submission]).await;
     committed.expect("committed");
 }
 
@@ -281,12 +287,8 @@ async fn a_spool_of_the_third_format_is_read_on() {
         .expect("as it was");
     drop(old);
     let spool = Spool::open(&settings(dir.path())).expect("opened again");
-    assert_eq!(spool.due(at(0), 10).await.expect("read"), [id(1)]);
-    hold(&spool, &[2])
-        .await
-        .withdraw()
-        .await
-        .expect("withdrawn");
+    assert_eq!(spool.claim(at(0), 10).await.expect("read"), [id(1)]);
+    hold(&spool, &[2]).await.cancel().await.expect("withdrawn");
 }
 
 #[tokio::test]
@@ -302,7 +304,7 @@ async fn a_spool_of_the_fourth_format_is_read_on() {
     let spool = Spool::open(&settings(dir.path())).expect("opened again");
     assert!(
         spool
-            .act(&operator(), Action::Hold, &id(1), at(0))
+            .operate(&operator(), Action::Hold, &id(1), at(0))
             .await
             .expect("written")
     );
@@ -315,26 +317,26 @@ async fn what_is_on_hold_is_tried_by_nobody_until_it_is_released() {
     owe(&spool, 2, &["a@c.test"]).await;
     assert!(
         spool
-            .act(&operator(), Action::Hold, &id(1), at(0))
+            .operate(&operator(), Action::Hold, &id(1), at(0))
             .await
             .expect("written")
     );
     assert!(
         spool
-            .act(&operator(), Action::Hold, &id(1), at(0))
+            .operate(&operator(), Action::Hold, &id(1), at(0))
             .await
             .expect("written"),
         "twice is fine"
     );
     assert!(
         !spool
-            .act(&operator(), Action::Hold, &id(3), at(0))
+            .operate(&operator(), Action::Hold, &id(3), at(0))
             .await
             .expect("written"),
         "there is no such item"
     );
     let due = |spool: Spool| async move {
-        let due = spool.due(at(9), 10).await.expect("read");
+        let due = spool.claim(at(9), 10).await.expect("read");
         due.iter().for_each(|id| spool.unclaim(id));
         due
     };
@@ -349,23 +351,23 @@ async fn what_is_on_hold_is_tried_by_nobody_until_it_is_released() {
     let spool = Spool::open(&settings(dir.path())).expect("opened again");
     assert_eq!(due(spool.clone()).await, [id(2)], "it lasts");
     let depth = spool.depth().await.expect("read");
-    assert_eq!((depth.items, depth.paused, depth.dead), (2, 1, 0));
+    assert_eq!((depth.items, depth.on_hold, depth.dead), (2, 1, 0));
     let shown = spool
         .show(&id(1))
         .await
         .expect("read")
         .expect("it is there");
-    assert!(shown.listed.paused && shown.listed.next_attempt.is_none());
+    assert!(shown.listed.on_hold && shown.listed.next_attempt.is_none());
 
     assert!(
         spool
-            .act(&operator(), Action::Release, &id(1), at(2))
+            .operate(&operator(), Action::Release, &id(1), at(2))
             .await
             .expect("written")
     );
     assert!(
         !spool
-            .act(&operator(), Action::Release, &id(1), at(2))
+            .operate(&operator(), Action::Release, &id(1), at(2))
             .await
             .expect("written"),
         "it is not on hold"
@@ -374,47 +376,50 @@ async fn what_is_on_hold_is_tried_by_nobody_until_it_is_released() {
     // Who retries this one means it.
     assert!(
         spool
-            .act(&operator(), Action::Hold, &id(1), at(0))
+            .operate(&operator(), Action::Hold, &id(1), at(0))
             .await
             .expect("written")
     );
     assert!(
         spool
-            .act(&operator(), Action::Retry, &id(1), at(2))
+            .operate(&operator(), Action::Retry, &id(1), at(2))
             .await
             .expect("written")
     );
-    assert_eq!(spool.depth().await.expect("read").paused, 0);
+    assert_eq!(spool.depth().await.expect("read").on_hold, 0);
 }
 
 #[tokio::test]
 async fn what_is_put_on_hold_under_way_stays_so_for_whom_it_did_not_reach() {
     let (_dir, spool) = fresh();
     owe(&spool, 1, &["a@c.test", "b@c.test"]).await;
-    assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1)]);
+    assert_eq!(spool.claim(at(1), 10).await.expect("read"), [id(1)]);
     assert!(
         spool
-            .act(&operator(), Action::Hold, &id(1), at(0))
+            .operate(&operator(), Action::Hold, &id(1), at(0))
             .await
             .expect("written")
     );
     let outcomes = [
-        ("a@c.test", Outcome::Delivered),
-        ("b@c.test", Outcome::Waiting("451 later".into())),
+        ("a@c.test", DeliveryOutcome::Delivered),
+        ("b@c.test", DeliveryOutcome::Deferred("451 later".into())),
     ];
-    let progress = progress(&outcomes, None);
-    spool
-        .record(&id(1), progress, at(1))
-        .await
-        .expect("recorded");
-    assert!(spool.due(at(1_000_000), 10).await.expect("read").is_empty());
+    let result = result(&outcomes, None);
+    spool.record(&id(1), result, at(1)).await.expect("recorded");
     assert!(
         spool
-            .act(&operator(), Action::Release, &id(1), at(2))
+            .claim(at(1_000_000), 10)
+            .await
+            .expect("read")
+            .is_empty()
+    );
+    assert!(
+        spool
+            .operate(&operator(), Action::Release, &id(1), at(2))
             .await
             .expect("written")
     );
-    assert_eq!(spool.due(at(2), 10).await.expect("read"), [id(1)]);
+    assert_eq!(spool.claim(at(2), 10).await.expect("read"), [id(1)]);
     assert_eq!(
         spool.load(&id(1)).await.expect("loaded").waiting,
         [address("b@c.test")]
@@ -427,42 +432,42 @@ async fn a_message_that_is_taken_does_not_release_what_an_operator_holds() {
     let held = hold(&spool, &[1]).await;
     assert!(
         spool
-            .act(&operator(), Action::Hold, &id(1), at(0))
+            .operate(&operator(), Action::Hold, &id(1), at(0))
             .await
             .expect("written")
     );
     // Nor does the operator release what waits for its message.
     assert!(
         spool
-            .act(&operator(), Action::Release, &id(1), at(1))
+            .operate(&operator(), Action::Release, &id(1), at(1))
             .await
             .expect("written")
     );
-    assert!(spool.due(at(9), 10).await.expect("read").is_empty());
+    assert!(spool.claim(at(9), 10).await.expect("read").is_empty());
     assert!(
         spool
-            .act(&operator(), Action::Hold, &id(1), at(0))
+            .operate(&operator(), Action::Hold, &id(1), at(0))
             .await
             .expect("written")
     );
-    held.release(Vec::new()).await.expect("released");
-    assert!(spool.due(at(9), 10).await.expect("read").is_empty());
+    held.confirm(Vec::new()).await.expect("released");
+    assert!(spool.claim(at(9), 10).await.expect("read").is_empty());
     assert!(
         spool
-            .act(&operator(), Action::Release, &id(1), at(9))
+            .operate(&operator(), Action::Release, &id(1), at(9))
             .await
             .expect("written")
     );
-    assert_eq!(spool.due(at(9), 10).await.expect("read"), [id(1)]);
+    assert_eq!(spool.claim(at(9), 10).await.expect("read"), [id(1)]);
 }
 
 /// Holds items with one original that is in a file.
-async fn hold(spool: &Spool, items: &[usize]) -> Held {
-    let parcel = Parcel {
+async fn hold(spool: &Spool, items: &[usize]) -> Reservation {
+    let submission = Submission {
         original: Bytes::from(vec![b'x'; LIMIT + 1]).into(),
         items: items.iter().map(|n| item(*n, &["a@c.test"])).collect(),
     };
-    let held = spool.hold("Q", at(0), vec![parcel]).await;
+    let held = spool.reserve("Q", at(0), vec![submission]).await;
     held.expect("held")
 }
 
@@ -474,12 +479,12 @@ async fn prefix(spool: &Spool, n: usize) -> Bytes {
 async fn what_is_held_is_tried_by_nobody_until_its_message_is_taken() {
     let (_dir, spool) = fresh();
     let held = hold(&spool, &[1, 2]).await;
-    assert!(spool.due(at(1), 10).await.expect("read").is_empty());
+    assert!(spool.claim(at(1), 10).await.expect("read").is_empty());
     assert_eq!(spool.next_due().await.expect("read"), None);
     let depth = spool.depth().await.expect("read");
     assert_eq!((depth.items, depth.dead), (2, 0));
-    held.release(vec![id(2)]).await.expect("released");
-    assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1)]);
+    held.confirm(vec![id(2)]).await.expect("released");
+    assert_eq!(spool.claim(at(1), 10).await.expect("read"), [id(1)]);
     assert_eq!(prefix(&spool, 1).await, "before\r\n", "nothing is noted");
     assert!(spool.show(&id(2)).await.expect("read").is_none(), "done");
 }
@@ -489,16 +494,16 @@ async fn nothing_is_owed_for_a_message_that_was_refused() {
     let (dir, spool) = fresh();
     let held = hold(&spool, &[1, 2]).await;
     assert_eq!(body_files(&dir).len(), 1);
-    held.withdraw().await.expect("withdrawn");
-    assert_eq!(spool.depth().await.expect("read"), Depth::default());
+    held.cancel().await.expect("withdrawn");
+    assert_eq!(spool.depth().await.expect("read"), QueueDepth::default());
     assert!(body_files(&dir).is_empty());
 }
 
 #[tokio::test]
 async fn a_report_says_that_nobody_knows_what_became_of_its_message() {
     let (_dir, spool) = fresh();
-    hold(&spool, &[1]).await.keep().await.expect("kept");
-    assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1)]);
+    hold(&spool, &[1]).await.keep_unknown().await.expect("kept");
+    assert_eq!(spool.claim(at(1), 10).await.expect("read"), [id(1)]);
     let noted = prefix(&spool, 1).await;
     assert!(noted.starts_with(b"X-Copyist-Fate: unknown;"), "{noted:?}");
     assert!(noted.ends_with(b"\r\nbefore\r\n"), "{noted:?}");
@@ -509,7 +514,7 @@ async fn a_hook_that_forgets_to_decide_has_kept() {
     let (_dir, spool) = fresh();
     drop(hold(&spool, &[1]).await);
     spool.changed().await;
-    assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1)]);
+    assert_eq!(spool.claim(at(1), 10).await.expect("read"), [id(1)]);
     assert!(prefix(&spool, 1).await.starts_with(b"X-Copyist-Fate: "));
 }
 
@@ -517,14 +522,17 @@ async fn a_hook_that_forgets_to_decide_has_kept() {
 async fn what_a_dead_process_held_is_released_by_the_next_and_says_so() {
     let (dir, spool) = fresh();
     let held = hold(&spool, &[1]).await;
-    let version = Parcel {
+    let version = Submission {
         original: Bytes::from_static(b"x").into(),
         items: vec![Item {
             kind: Kind::Version,
             ..item(2, &["b@c.test"])
         }],
     };
-    let other = spool.hold("Q", at(0), vec![version]).await.expect("held");
+    let other = spool
+        .reserve("Q", at(0), vec![version])
+        .await
+        .expect("held");
     // As a killed process leaves it.
     std::mem::forget((held, other));
     let left = dir.path().join("spool");
@@ -538,7 +546,7 @@ async fn what_a_dead_process_held_is_released_by_the_next_and_says_so() {
         std::fs::copy(of(&dir), of(&copy)).expect("copied");
     }
     let spool = Spool::open(&settings(copy.path())).expect("opened");
-    assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1), id(2)]);
+    assert_eq!(spool.claim(at(1), 10).await.expect("read"), [id(1), id(2)]);
     assert!(prefix(&spool, 1).await.starts_with(b"X-Copyist-Fate: "));
     assert_eq!(
         prefix(&spool, 2).await,
@@ -552,26 +560,26 @@ async fn an_operator_may_release_what_is_held() {
     let (_dir, spool) = fresh();
     let held = hold(&spool, &[1]).await;
     let listed = spool
-        .list(Filter {
-            dead: false,
+        .list(ListFilter {
+            dead_only: false,
             limit: 9,
         })
         .await
         .expect("read");
-    assert!(listed[0].held);
+    assert!(listed[0].is_reserved);
     assert!(
         spool
-            .act(&operator(), Action::Retry, &id(1), at(5))
+            .operate(&operator(), Action::Retry, &id(1), at(5))
             .await
             .expect("written")
     );
-    assert_eq!(spool.due(at(5), 10).await.expect("read"), [id(1)]);
+    assert_eq!(spool.claim(at(5), 10).await.expect("read"), [id(1)]);
     // The hook's own decision changes nothing then, but a withdrawal.
-    held.keep().await.expect("kept");
+    held.keep_unknown().await.expect("kept");
     assert_eq!(
         spool
-            .list(Filter {
-                dead: false,
+            .list(ListFilter {
+                dead_only: false,
                 limit: 9
             })
             .await
@@ -583,12 +591,12 @@ async fn an_operator_may_release_what_is_held() {
 
 /// A refusal whose NDR is one of at most three in an hour.
 async fn refuse(spool: &Spool, n: usize, now: SystemTime) -> Recorded {
-    let refused = Outcome::Refused(format!("550 {n}"));
-    let progress = Progress {
-        most_ndrs: Some(3),
-        ..progress(&[("a@c.test", refused)], Some(ndr(n + 5000)))
+    let refused = DeliveryOutcome::Refused(format!("550 {n}"));
+    let result = DeliveryResult {
+        ndr_limit: Some(3),
+        ..result(&[("a@c.test", refused)], Some(ndr(n + 5000)))
     };
-    let recorded = spool.record(&id(n), progress, now).await;
+    let recorded = spool.record(&id(n), result, now).await;
     recorded.expect("recorded")
 }
 
@@ -615,20 +623,20 @@ async fn refusals_beyond_the_limit_stay_as_dead_letters_and_one_digest_tells_of_
     // What an operator has decided on meanwhile is no news.
     assert!(
         spool
-            .act(&operator(), Action::Retry, &id(4), at(3601))
+            .operate(&operator(), Action::Retry, &id(4), at(3601))
             .await
             .expect("retried")
     );
     assert!(
         spool
-            .act(&operator(), Action::Drop, &id(5), at(0))
+            .operate(&operator(), Action::Drop, &id(5), at(0))
             .await
             .expect("dropped")
     );
     let again = spool.digests(at(3601)).await.expect("read");
     assert_eq!(again[0].count, 1495);
     spool
-        .tell(&again[0], ndr(9000), at(3601))
+        .enqueue_digest(&again[0], ndr(9000), at(3601))
         .await
         .expect("told");
     assert!(spool.digests(at(99_999)).await.expect("read").is_empty());
@@ -656,7 +664,7 @@ async fn a_clock_that_is_set_back_ends_no_news() {
 #[tokio::test]
 async fn bounces_are_remembered_for_a_month_and_twenty_of_an_item() {
     let (dir, spool) = fresh();
-    let bounced = |n: usize, seconds: u64| Bounced {
+    let bounced = |n: usize, seconds: u64| BounceRecord {
         item: id(n),
         at: at(seconds),
         bounce: Bounce {
@@ -665,10 +673,18 @@ async fn bounces_are_remembered_for_a_month_and_twenty_of_an_item() {
         },
     };
     for n in 0..25 {
-        let news = spool.bounced(bounced(1, n)).await.expect("remembered");
+        let news = spool
+            .record_bounce(bounced(1, n))
+            .await
+            .expect("remembered");
         assert_eq!(news, n < 20, "{n}");
     }
-    assert!(spool.bounced(bounced(2, 30)).await.expect("remembered"));
+    assert!(
+        spool
+            .record_bounce(bounced(2, 30))
+            .await
+            .expect("remembered")
+    );
     drop(spool);
     let spool = Spool::open(&settings(dir.path())).expect("opened again");
     let all = spool.bounces(None, 100).await.expect("read");
@@ -680,7 +696,7 @@ async fn bounces_are_remembered_for_a_month_and_twenty_of_an_item() {
     let month = 30 * 24 * 3600;
     assert!(
         spool
-            .bounced(bounced(3, month + 25))
+            .record_bounce(bounced(3, month + 25))
             .await
             .expect("remembered")
     );
@@ -694,7 +710,7 @@ async fn a_claimed_item_is_nobody_elses() {
         .commit(
             "Q",
             at(0),
-            vec![Parcel {
+            vec![Submission {
                 original: Bytes::new().into(),
                 items: vec![item(1, &["a@c.test"])],
             }],
@@ -703,16 +719,16 @@ async fn a_claimed_item_is_nobody_elses() {
         .expect("committed");
     assert!(
         spool
-            .due(at(0) - Duration::from_secs(1), 10)
+            .claim(at(0) - Duration::from_secs(1), 10)
             .await
             .expect("read")
             .is_empty(),
         "not due yet"
     );
-    assert_eq!(spool.due(at(0), 10).await.expect("read").len(), 1);
-    assert!(spool.due(at(0), 10).await.expect("read").is_empty());
+    assert_eq!(spool.claim(at(0), 10).await.expect("read").len(), 1);
+    assert!(spool.claim(at(0), 10).await.expect("read").is_empty());
     spool.unclaim(&id(1));
-    assert_eq!(spool.due(at(0), 10).await.expect("read").len(), 1);
+    assert_eq!(spool.claim(at(0), 10).await.expect("read").len(), 1);
 }
 
 #[tokio::test]
@@ -723,16 +739,19 @@ async fn an_item_goes_when_everyone_has_it_and_the_original_with_its_last_item()
         .commit(
             "Q",
             at(0),
-            vec![Parcel {
+            vec![Submission {
                 original: Bytes::from(vec![0; LIMIT + 1]).into(),
                 items,
             }],
         )
         .await
         .expect("committed");
-    let waiting = Outcome::Waiting("451 later".into());
-    let some = progress(
-        &[("a@c.test", Outcome::Delivered), ("b@c.test", waiting)],
+    let waiting = DeliveryOutcome::Deferred("451 later".into());
+    let some = result(
+        &[
+            ("a@c.test", DeliveryOutcome::Delivered),
+            ("b@c.test", waiting),
+        ],
         None,
     );
     spool.record(&id(1), some, at(0)).await.expect("recorded");
@@ -741,17 +760,17 @@ async fn an_item_goes_when_everyone_has_it_and_the_original_with_its_last_item()
         [address("b@c.test")]
     );
     assert_eq!(
-        spool.due(at(59), 10).await.expect("read"),
+        spool.claim(at(59), 10).await.expect("read"),
         [id(2)],
         "the other one waits for its next attempt"
     );
-    let rest = || progress(&[("b@c.test", Outcome::Delivered)], None);
+    let rest = || result(&[("b@c.test", DeliveryOutcome::Delivered)], None);
     spool.record(&id(1), rest(), at(0)).await.expect("recorded");
     assert_eq!(body_files(&dir).len(), 1, "the other item needs it");
-    let last = progress(&[("d@c.test", Outcome::Delivered)], None);
+    let last = result(&[("d@c.test", DeliveryOutcome::Delivered)], None);
     spool.record(&id(2), last, at(0)).await.expect("recorded");
     assert_eq!(body_files(&dir).len(), 0);
-    assert_eq!(spool.depth().await.expect("read"), Depth::default());
+    assert_eq!(spool.depth().await.expect("read"), QueueDepth::default());
     spool
         .record(&id(1), rest(), at(0))
         .await
@@ -761,13 +780,13 @@ async fn an_item_goes_when_everyone_has_it_and_the_original_with_its_last_item()
 #[tokio::test]
 async fn a_refusal_counts_only_together_with_its_ndr() {
     let (_dir, spool) = fresh();
-    let refused = || Outcome::Refused("550 no".into());
+    let refused = || DeliveryOutcome::Refused("550 no".into());
     let original = Bytes::from_static(b"original");
     spool
         .commit(
             "Q",
             at(0),
-            vec![Parcel {
+            vec![Submission {
                 original: original.clone().into(),
                 items: vec![item(1, &["a@c.test"])],
             }],
@@ -775,7 +794,7 @@ async fn a_refusal_counts_only_together_with_its_ndr() {
         .await
         .expect("committed");
     // An NDR that cannot be stored (its name is taken) takes the marks with it.
-    let impossible = progress(&[("a@c.test", refused())], Some(ndr(1)));
+    let impossible = result(&[("a@c.test", refused())], Some(ndr(1)));
     assert!(matches!(
         spool.record(&id(1), impossible, at(0)).await,
         Err(CommitError::Refused(_))
@@ -784,7 +803,7 @@ async fn a_refusal_counts_only_together_with_its_ndr() {
         spool.load(&id(1)).await.expect("loaded").waiting,
         [address("a@c.test")]
     );
-    let told = progress(&[("a@c.test", refused())], Some(ndr(2)));
+    let told = result(&[("a@c.test", refused())], Some(ndr(2)));
     spool.record(&id(1), told, at(0)).await.expect("recorded");
     assert!(matches!(
         spool.load(&id(1)).await,
@@ -800,7 +819,7 @@ async fn a_dead_letter_is_kept_until_an_operator_decides() {
         .commit(
             "Q",
             at(0),
-            vec![Parcel {
+            vec![Submission {
                 original: Bytes::new().into(),
                 items: vec![ndr(1), ndr(2)],
             }],
@@ -808,15 +827,18 @@ async fn a_dead_letter_is_kept_until_an_operator_decides() {
         .await
         .expect("committed");
     for n in [1, 2] {
-        let dead = progress(&[("ndr@c.test", Outcome::Dead("550 no".into()))], None);
+        let dead = result(
+            &[("ndr@c.test", DeliveryOutcome::Dead("550 no".into()))],
+            None,
+        );
         spool.record(&id(n), dead, at(0)).await.expect("recorded");
     }
     drop(spool);
     let spool = Spool::open(&settings(dir.path())).expect("opened again");
-    assert!(spool.due(at(999_999), 10).await.expect("read").is_empty());
+    assert!(spool.claim(at(999_999), 10).await.expect("read").is_empty());
     let dead = spool
-        .list(Filter {
-            dead: true,
+        .list(ListFilter {
+            dead_only: true,
             limit: 10,
         })
         .await
@@ -825,14 +847,14 @@ async fn a_dead_letter_is_kept_until_an_operator_decides() {
     assert_eq!(dead[0].targets[0].last_reply.as_deref(), Some("550 no"));
     assert!(
         spool
-            .act(&operator(), Action::Retry, &id(1), at(5))
+            .operate(&operator(), Action::Retry, &id(1), at(5))
             .await
             .expect("changed")
     );
-    assert_eq!(spool.due(at(5), 10).await.expect("read"), [id(1)]);
+    assert_eq!(spool.claim(at(5), 10).await.expect("read"), [id(1)]);
     assert!(
         spool
-            .act(&operator(), Action::Drop, &id(2), at(0))
+            .operate(&operator(), Action::Drop, &id(2), at(0))
             .await
             .expect("changed")
     );
@@ -848,7 +870,7 @@ async fn a_damaged_original_is_set_aside_and_never_sent() {
             .commit(
                 "Q",
                 at(0),
-                vec![Parcel {
+                vec![Submission {
                     original: large.clone().into(),
                     items: vec![item(n, &["a@c.test"])],
                 }],
@@ -866,10 +888,10 @@ async fn a_damaged_original_is_set_aside_and_never_sent() {
             Err(SpoolError::SetAside { .. })
         ));
     }
-    assert!(spool.due(at(999_999), 10).await.expect("read").is_empty());
+    assert!(spool.claim(at(999_999), 10).await.expect("read").is_empty());
     let aside = spool
-        .list(Filter {
-            dead: true,
+        .list(ListFilter {
+            dead_only: true,
             limit: 10,
         })
         .await
@@ -887,7 +909,7 @@ async fn files_that_a_crash_left_without_a_row_are_removed_at_the_start() {
         .commit(
             "Q",
             at(0),
-            vec![Parcel {
+            vec![Submission {
                 original: vec![0; LIMIT + 1].into(),
                 items: vec![item(1, &["a@c.test"])],
             }],
@@ -925,14 +947,17 @@ async fn what_a_command_does_the_service_sees() {
         .commit(
             "Q",
             at(0),
-            vec![Parcel {
+            vec![Submission {
                 original: Bytes::new().into(),
                 items: vec![item(1, &["a@c.test"])],
             }],
         )
         .await
         .expect("committed");
-    let later = progress(&[("a@c.test", Outcome::Waiting("no route".into()))], None);
+    let later = result(
+        &[("a@c.test", DeliveryOutcome::Deferred("no route".into()))],
+        None,
+    );
     spool.record(&id(1), later, at(0)).await.expect("recorded");
     let command = Spool::inspect(&settings(dir.path())).expect("opened");
     assert_eq!(
@@ -943,7 +968,7 @@ async fn what_a_command_does_the_service_sees() {
             .0,
         1
     );
-    assert_eq!(spool.due(at(1), 10).await.expect("read"), [id(1)]);
+    assert_eq!(spool.claim(at(1), 10).await.expect("read"), [id(1)]);
 }
 
 #[tokio::test]
@@ -958,7 +983,7 @@ async fn one_bad_commit_of_a_group_does_not_take_the_others() {
                 .commit(
                     "Q",
                     at(0),
-                    vec![Parcel {
+                    vec![Submission {
                         original: Bytes::from_static(b"x").into(),
                         items: vec![item(n, &["a@c.test"])],
                     }],
@@ -993,7 +1018,7 @@ fn a_failure_is_never_the_senders_fault() {
 
 /// A message that was written to a file while it arrived.
 async fn arrived(spool: &Spool, pieces: &[&[u8]]) -> Content {
-    let mut incoming = spool.incoming().await.expect("a file");
+    let mut incoming = spool.new_body().await.expect("a file");
     for piece in pieces {
         incoming.append(piece).expect("written");
     }
@@ -1011,12 +1036,12 @@ async fn a_message_written_while_it_arrives_is_kept_in_that_very_file() {
         "{before:?}"
     );
     let items = vec![item(1, &["a@c.test"])];
-    let parcel = Parcel {
+    let submission = Submission {
         original: original.clone(),
         items,
     };
     spool
-        .commit("Q", at(0), vec![parcel])
+        .commit("Q", at(0), vec![submission])
         .await
         .expect("committed");
     let after = body_files(&dir);
@@ -1032,7 +1057,7 @@ async fn a_message_written_while_it_arrives_is_kept_in_that_very_file() {
 #[tokio::test]
 async fn a_message_that_is_not_kept_leaves_no_file() {
     let (dir, spool) = fresh();
-    let abandoned = spool.incoming().await.expect("a file");
+    let abandoned = spool.new_body().await.expect("a file");
     let unwanted = arrived(&spool, &[b"x"]).await;
     assert_eq!(body_files(&dir).len(), 2);
     drop((abandoned, unwanted));
@@ -1043,12 +1068,12 @@ async fn a_message_that_is_not_kept_leaves_no_file() {
 async fn a_short_message_goes_into_its_row_wherever_it_was_written() {
     let (dir, spool) = fresh();
     let original = arrived(&spool, &[b"short"]).await;
-    let parcel = Parcel {
+    let submission = Submission {
         original,
         items: vec![item(1, &["a@c.test"])],
     };
     spool
-        .commit("Q", at(0), vec![parcel])
+        .commit("Q", at(0), vec![submission])
         .await
         .expect("committed");
     assert_eq!(body_files(&dir), [""; 0]);
@@ -1072,7 +1097,7 @@ async fn operator_records_are_kept_and_taken_for_the_log_once() {
         (&page, Action::Export, 2, true),
         (&page, Action::Drop, 9, false),
     ] {
-        let done = spool.act(operator, action, &id(n), at(n as u64)).await;
+        let done = spool.operate(operator, action, &id(n), at(n as u64)).await;
         assert_eq!(done.expect("written"), expected, "{action:?} {n}");
     }
     let retried = spool.retry_after(&page, 0, 10, at(5)).await;

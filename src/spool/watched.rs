@@ -176,11 +176,11 @@ fn written_at(path: &Path) -> Result<Written, String> {
 impl Log {
     /// That in this file; nothing at its head where nothing was written yet.
     fn of(file: &File, connection: &Connection) -> Result<Log, String> {
-        let progress = database::log_progress(connection).map_err(|cause| cause.to_string())?;
+        let result = database::log_progress(connection).map_err(|cause| cause.to_string())?;
         let mut head = [0; 12];
         let _ = file.read_exact_at(&mut head, 12);
         Ok(Log {
-            copied: progress.copied,
+            copied: result.copied,
             head,
         })
     }
@@ -191,7 +191,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::super::tests::item;
-    use super::super::{CommitError, Parcel, Settings, Spool};
+    use super::super::{CommitError, Settings, Spool, Submission};
     use super::*;
     use crate::mail::Content;
 
@@ -199,7 +199,7 @@ mod tests {
         let spool = Spool::open(&Settings::new(dir)).expect("opened");
         let key = dir.join("seal.key");
         fs::write(&key, "a key").expect("written");
-        spool.watch(key).expect("it is there");
+        spool.watch_file(key).expect("it is there");
         spool
     }
 
@@ -207,7 +207,7 @@ mod tests {
         let original = Content::Memory(vec![b'x'; 1000].into());
         let items = vec![item(n, &["a@journal.test"])];
         spool
-            .commit("Q", UNIX_EPOCH, vec![Parcel { original, items }])
+            .commit("Q", UNIX_EPOCH, vec![Submission { original, items }])
             .await
     }
 
@@ -255,7 +255,7 @@ mod tests {
         let path = dir.path().join("spool/spool.db");
         fs::remove_file(path).expect("removed");
         assert!(spool.is_failed());
-        spool.failed().await;
+        spool.wait_failed().await;
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use copyist::journal::{Item, ItemId, Kind};
 use copyist::mail::{Address, BodyKind};
 use copyist::policy::Direction;
-use copyist::spool::{self, Outcome, Parcel, Progress, Spool};
+use copyist::spool::{self, DeliveryOutcome, DeliveryResult, Spool, Submission};
 
 use super::lab::{Copyist, free_port, set_mode, write};
 
@@ -352,49 +352,49 @@ async fn fill(spool: &Spool, items: usize) {
             let ago = Duration::from_secs(60 + (items - n) as u64);
             let original = Bytes::from(format!("Subject: {n}\r\n\r\n{filler}"));
             async move {
-                let parcel = Parcel {
+                let submission = Submission {
                     original: original.into(),
                     items: vec![item(n)],
                 };
                 let queue_id = format!("4Qx{n:08}");
-                let committed = spool.commit(&queue_id, now - ago, vec![parcel]);
+                let committed = spool.commit(&queue_id, now - ago, vec![submission]);
                 committed.await.expect("committed");
             }
         });
         futures_util::future::join_all(owed).await;
         let tried = batch.map(|n| async move {
             for attempt in 0..n % 7 {
-                let progress = outcome(n, attempt, now);
-                spool.record(&id(n), progress, now).await.expect("recorded");
+                let result = outcome(n, attempt, now);
+                spool.record(&id(n), result, now).await.expect("recorded");
             }
             if is_dead(n) {
-                let progress = dead(n);
-                spool.record(&id(n), progress, now).await.expect("recorded");
+                let result = dead(n);
+                spool.record(&id(n), result, now).await.expect("recorded");
             }
         });
         futures_util::future::join_all(tried).await;
     }
 }
 
-fn outcome(n: usize, attempt: usize, now: SystemTime) -> Progress {
+fn outcome(n: usize, attempt: usize, now: SystemTime) -> DeliveryResult {
     let said = format!("451 4.7.1 try again ({attempt})");
-    Progress {
-        outcomes: vec![(target(n), Outcome::Waiting(said))],
+    DeliveryResult {
+        outcomes: vec![(target(n), DeliveryOutcome::Deferred(said))],
         next_attempt: now + Duration::from_secs(3600 + (n * 37 % 7200) as u64),
         ndr: None,
-        most_ndrs: None,
-        reached: true,
+        ndr_limit: None,
+        relay_reached: true,
     }
 }
 
-fn dead(n: usize) -> Progress {
+fn dead(n: usize) -> DeliveryResult {
     let said = "550 5.1.1 <script>no such user</script>".to_owned();
-    Progress {
-        outcomes: vec![(target(n), Outcome::Dead(said))],
+    DeliveryResult {
+        outcomes: vec![(target(n), DeliveryOutcome::Dead(said))],
         next_attempt: SystemTime::now(),
         ndr: None,
-        most_ndrs: None,
-        reached: true,
+        ndr_limit: None,
+        relay_reached: true,
     }
 }
 

@@ -16,7 +16,7 @@ use copyist::deliver::{self, DigestComposer, NdrComposer, RelaySettings, Retry, 
 use copyist::journal::{self, Composer, Item, ItemId, Key, Kind};
 use copyist::mail::{Address, BodyKind};
 use copyist::policy::Direction;
-use copyist::spool::{self, Filter, Listed, Parcel, Spool};
+use copyist::spool::{self, ListFilter, QueueEntry, Spool, Submission};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -113,16 +113,20 @@ impl Bench {
     }
 
     /// What is owed.
-    pub async fn listed(&self) -> Vec<Listed> {
-        let all = Filter {
-            dead: false,
+    pub async fn listed(&self) -> Vec<QueueEntry> {
+        let all = ListFilter {
+            dead_only: false,
             limit: 100_000,
         };
         self.spool.list(all).await.expect("read")
     }
 
     /// Waits until what is owed is as described.
-    pub async fn until(&self, what: &str, is_so: impl Fn(&[Listed]) -> bool) -> Vec<Listed> {
+    pub async fn until(
+        &self,
+        what: &str,
+        is_so: impl Fn(&[QueueEntry]) -> bool,
+    ) -> Vec<QueueEntry> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let mut tick = tokio::time::interval(Duration::from_millis(5));
         loop {
@@ -140,11 +144,12 @@ impl Bench {
 
     /// Waits until nothing is owed.
     pub async fn until_nothing_is_owed(&self) {
-        self.until("nothing is owed", <[Listed]>::is_empty).await;
+        self.until("nothing is owed", <[QueueEntry]>::is_empty)
+            .await;
     }
 
     /// Waits until an item was tried; gives it and what was said to its first target.
-    pub async fn until_tried(&self, n: usize) -> (Listed, String) {
+    pub async fn until_tried(&self, n: usize) -> (QueueEntry, String) {
         let found = self
             .until("an item was tried", |listed| {
                 listed
@@ -180,11 +185,11 @@ pub fn fresh() -> (TempDir, Spool) {
 
 /// Owes one item in this spool, of a message that came then.
 pub async fn owe_in(spool: &Spool, received: SystemTime, item: Item, original: impl Into<Bytes>) {
-    let parcel = Parcel {
+    let submission = Submission {
         original: original.into().into(),
         items: vec![item],
     };
-    let committed = spool.commit("Q1", received, vec![parcel]).await;
+    let committed = spool.commit("Q1", received, vec![submission]).await;
     committed.expect("committed");
 }
 

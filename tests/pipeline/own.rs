@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use copyist::directory::Target;
 use copyist::policy::Guard;
-use copyist::spool::{Outcome, Progress};
+use copyist::spool::{DeliveryOutcome, DeliveryResult};
 
 use super::*;
 
@@ -43,7 +43,7 @@ async fn report(pipeline: &Pipeline, made: SystemTime) -> (ItemId, String) {
         .process(&to, &message, &pipeline.begin(), &Anything, made)
         .await;
     assert!(matches!(verdict, Verdict::Accept(_)), "{verdict:?}");
-    let due = pipeline.spool.due(made, 1).await.expect("read");
+    let due = pipeline.spool.claim(made, 1).await.expect("read");
     let owed = pipeline.spool.load(&due[0]).await.expect("loaded");
     let original = owed.original.read().expect("in memory");
     let whole = [&owed.item.prefix[..], &original, &owed.item.suffix].concat();
@@ -53,16 +53,18 @@ async fn report(pipeline: &Pipeline, made: SystemTime) -> (ItemId, String) {
 /// The relay has taken it.
 async fn deliver(pipeline: &Pipeline, id: &ItemId, at: SystemTime) {
     let to = ["archive@corp.example", "boss@corp.example"];
-    let progress = Progress {
-        outcomes: to.map(|to| (address(to), Outcome::Delivered)).to_vec(),
+    let result = DeliveryResult {
+        outcomes: to
+            .map(|to| (address(to), DeliveryOutcome::Delivered))
+            .to_vec(),
         next_attempt: at,
         ndr: None,
-        most_ndrs: None,
-        reached: true,
+        ndr_limit: None,
+        relay_reached: true,
     };
     pipeline
         .spool
-        .record(id, progress, at)
+        .record(id, result, at)
         .await
         .expect("recorded");
     assert_eq!(owed(pipeline).await, 0);

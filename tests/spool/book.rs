@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use copyist::spool::{Filter, Spool, SpoolError};
+use copyist::spool::{ListFilter, Spool, SpoolError};
 
 use super::messages::{Act, act_on, address, id, items};
 
@@ -106,8 +106,8 @@ impl Book {
 
     /// What nobody was promised may be there or not, but whole or not at all.
     async fn torn(&self, spool: &Spool) -> Vec<(usize, String)> {
-        let filter = Filter {
-            dead: false,
+        let filter = ListFilter {
+            dead_only: false,
             limit: 1_000_000,
         };
         let mut there: HashMap<usize, usize> = HashMap::new();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use copyist::journal::{Item, ItemId, Kind};
 use copyist::mail::{Address, BodyKind, Content};
 use copyist::policy::Direction;
-use copyist::spool::{CommitError, Outcome, Parcel, Progress, Settings, Spool};
+use copyist::spool::{CommitError, DeliveryOutcome, DeliveryResult, Settings, Spool, Submission};
 
 /// The service's own settings: originals above 128 KiB are files.
 pub fn settings(directory: &Path) -> Settings {
@@ -98,20 +98,20 @@ pub fn items(n: usize) -> Vec<(Item, Bytes)> {
 }
 
 /// A message as it is committed. Every second body file is written while the message arrives.
-async fn parcels(spool: &Spool, n: usize) -> io::Result<Vec<Parcel>> {
-    let mut parcels: Vec<(Bytes, Parcel)> = Vec::new();
+async fn submissions(spool: &Spool, n: usize) -> io::Result<Vec<Submission>> {
+    let mut submissions: Vec<(Bytes, Submission)> = Vec::new();
     for (item, original) in items(n) {
-        match parcels.last_mut() {
-            Some((last, parcel)) if *last == original => parcel.items.push(item),
+        match submissions.last_mut() {
+            Some((last, submission)) if *last == original => submission.items.push(item),
             _ => {
                 let content = match original.len() > 128 * 1024 && n % 8 < 4 {
                     true => arrive(spool, &original).await?,
                     false => Content::from(original.clone()),
                 };
                 let items = vec![item];
-                parcels.push((
+                submissions.push((
                     original,
-                    Parcel {
+                    Submission {
                         original: content,
                         items,
                     },
@@ -119,11 +119,14 @@ async fn parcels(spool: &Spool, n: usize) -> io::Result<Vec<Parcel>> {
             }
         }
     }
-    Ok(parcels.into_iter().map(|(_, parcel)| parcel).collect())
+    Ok(submissions
+        .into_iter()
+        .map(|(_, submission)| submission)
+        .collect())
 }
 
 async fn arrive(spool: &Spool, original: &Bytes) -> io::Result<Content> {
-    let mut incoming = spool.incoming().await?;
+    let mut incoming = spool.new_body().await?;
     for piece in original.chunks(65_536) {
         incoming.append(piece)?;
     }
@@ -161,8 +164,8 @@ fn ndr(n: usize, k: usize) -> Item {
 }
 
 pub async fn commit(spool: &Spool, n: usize) -> Result<(), CommitError> {
-    match parcels(spool, n).await {
-        Ok(parcels) => spool.commit(&n.to_string(), UNIX_EPOCH, parcels).await,
+    match submissions(spool, n).await {
+        Ok(submissions) => spool.commit(&n.to_string(), UNIX_EPOCH, submissions).await,
         // The message cannot be taken in, let alone committed.
         Err(cause) => Err(CommitError::Refused(cause.to_string().into())),
     }
@@ -170,23 +173,27 @@ pub async fn commit(spool: &Spool, n: usize) -> Result<(), CommitError> {
 
 /// Writes down what became of a message, item by item.
 pub async fn act(spool: &Spool, n: usize) -> Result<(), CommitError> {
-    let both =
-        |outcome: &dyn Fn() -> Outcome| vec![(address("a"), outcome()), (address("b"), outcome())];
+    let both = |outcome: &dyn Fn() -> DeliveryOutcome| {
+        vec![(address("a"), outcome()), (address("b"), outcome())]
+    };
     for k in 0..items(n).len() {
         let (outcomes, ndr) = match act_on(n) {
             Act::Stay => return Ok(()),
-            Act::Deliver => (both(&|| Outcome::Delivered), None),
-            Act::Halve => (vec![(address("a"), Outcome::Delivered)], None),
-            Act::Refuse => (both(&|| Outcome::Refused("550 no".into())), Some(ndr(n, k))),
+            Act::Deliver => (both(&|| DeliveryOutcome::Delivered), None),
+            Act::Halve => (vec![(address("a"), DeliveryOutcome::Delivered)], None),
+            Act::Refuse => (
+                both(&|| DeliveryOutcome::Refused("550 no".into())),
+                Some(ndr(n, k)),
+            ),
         };
-        let progress = Progress {
+        let result = DeliveryResult {
             outcomes,
             next_attempt: UNIX_EPOCH,
             ndr,
-            most_ndrs: None,
-            reached: true,
+            ndr_limit: None,
+            relay_reached: true,
         };
-        spool.record(&id(n, k), progress, UNIX_EPOCH).await?;
+        spool.record(&id(n, k), result, UNIX_EPOCH).await?;
     }
     Ok(())
 }

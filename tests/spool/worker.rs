@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use copyist::spool::{Outcome, Progress, Spool};
+use copyist::spool::{DeliveryOutcome, DeliveryResult, Spool};
 
 use super::book::Book;
 use super::messages::{Act, act, act_on, commit, settings};
@@ -195,7 +195,7 @@ async fn promise(spool: &Spool, orders: &Orders, task: usize) {
 async fn empty(spool: &Spool) {
     loop {
         let due = spool
-            .due(SystemTime::now(), 100)
+            .claim(SystemTime::now(), 100)
             .await
             .expect("the spool can be read");
         if due.is_empty() {
@@ -205,18 +205,18 @@ async fn empty(spool: &Spool) {
             let Ok(owed) = spool.load(&id).await else {
                 continue;
             };
-            let progress = Progress {
+            let result = DeliveryResult {
                 outcomes: owed
                     .waiting
                     .into_iter()
-                    .map(|to| (to, Outcome::Delivered))
+                    .map(|to| (to, DeliveryOutcome::Delivered))
                     .collect(),
                 next_attempt: SystemTime::now(),
                 ndr: None,
-                most_ndrs: None,
-                reached: true,
+                ndr_limit: None,
+                relay_reached: true,
             };
-            let recorded = spool.record(&id, progress, SystemTime::now()).await;
+            let recorded = spool.record(&id, result, SystemTime::now()).await;
             recorded.expect("written down");
         }
     }

@@ -24,7 +24,7 @@ use crate::admin::Watched;
 use crate::admin::guard::Visitor;
 use crate::journal::ItemId;
 use crate::mail::format_size;
-use crate::spool::{Action, Bounced, OperatorRecord, Shown, Spool, SpoolError};
+use crate::spool::{Action, BounceRecord, ItemDetails, OperatorRecord, Spool, SpoolError};
 
 /// What was done before this page was asked for.
 #[derive(Debug, Default, Deserialize)]
@@ -76,11 +76,11 @@ pub(in crate::admin) async fn show(
 /// What is known of an item beside the item itself, and after it is gone.
 #[derive(Default)]
 struct Past {
-    bounces: Vec<Bounced>,
+    bounces: Vec<BounceRecord>,
     records: Vec<OperatorRecord>,
 }
 
-async fn read(spool: &Spool, id: &ItemId) -> Result<(Option<Shown>, Past), SpoolError> {
+async fn read(spool: &Spool, id: &ItemId) -> Result<(Option<ItemDetails>, Past), SpoolError> {
     let shown = spool.show(id).await?;
     let past = Past {
         bounces: spool.bounces(Some(id), usize::MAX).await?,
@@ -126,7 +126,7 @@ fn gone(visitor: &Visitor, id: &str, past: &Past) -> Response {
         .into_response()
 }
 
-fn actions(shown: &Shown, visitor: &Visitor) -> Markup {
+fn actions(shown: &ItemDetails, visitor: &Visitor) -> Markup {
     let id = shown.listed.id.as_str();
     let button = |action: &str, name: &str| {
         html! {
@@ -139,7 +139,7 @@ fn actions(shown: &Shown, visitor: &Visitor) -> Markup {
     html! {
         div.actions {
             (button("retry", "Retry now"))
-            @if shown.listed.paused { (button("release", "Release")) } @else { (button("hold", "Hold")) }
+            @if shown.listed.on_hold { (button("release", "Release")) } @else { (button("hold", "Hold")) }
             @if visitor.has_token {
                 a.button href={ "/queue/" (id) "/export" } download { "Export as .eml" }
             }
@@ -150,7 +150,7 @@ fn actions(shown: &Shown, visitor: &Visitor) -> Markup {
     }
 }
 
-fn facts(shown: &Shown, visitor: &Visitor, now: SystemTime) -> Markup {
+fn facts(shown: &ItemDetails, visitor: &Visitor, now: SystemTime) -> Markup {
     let listed = &shown.listed;
     html! {
         dl {
@@ -172,7 +172,7 @@ fn facts(shown: &Shown, visitor: &Visitor, now: SystemTime) -> Markup {
     }
 }
 
-fn targets(shown: &Shown) -> Markup {
+fn targets(shown: &ItemDetails) -> Markup {
     html! {
         section aria-labelledby="targets" {
             h2 id="targets" { "Targets" }
@@ -194,7 +194,7 @@ fn targets(shown: &Shown) -> Markup {
     }
 }
 
-fn came_back(bounces: &[Bounced]) -> Markup {
+fn came_back(bounces: &[BounceRecord]) -> Markup {
     if bounces.is_empty() {
         return html! {};
     }
@@ -204,7 +204,7 @@ fn came_back(bounces: &[Bounced]) -> Markup {
             table.cards {
                 thead { tr { th scope="col" { "When" } th scope="col" { "By" } th scope="col" { "Status" } th scope="col" { "Said" } } }
                 tbody {
-                    @for Bounced { at, bounce, .. } in bounces {
+                    @for BounceRecord { at, bounce, .. } in bounces {
                         tr {
                             th scope="row" { (date(*at)) }
                             td data-label="By" { (Foreign(&bounce.reporter)) }
@@ -250,7 +250,7 @@ async fn act(watched: &Watched, visitor: &Visitor, id: &str, action: Action) -> 
     let spool = watched.pipeline.load().spool.clone();
     let what = action.name();
     let now = SystemTime::now();
-    match spool.act(&visitor.operator(), action, &id, now).await {
+    match spool.operate(&visitor.operator(), action, &id, now).await {
         Ok(true) => Redirect::to(&format!("/queue/{id}?done={what}")).into_response(),
         // It is gone, or was not on hold: its page tells.
         Ok(false) => Redirect::to(&format!("/queue/{id}")).into_response(),
@@ -283,7 +283,7 @@ pub(in crate::admin) async fn export(
         Err(cause) => return trouble(&visitor, "/queue", "Export", &cause.to_string()),
     };
     let (operator, now) = (visitor.operator(), SystemTime::now());
-    if let Err(cause) = spool.act(&operator, Action::Export, &parsed, now).await {
+    if let Err(cause) = spool.operate(&operator, Action::Export, &parsed, now).await {
         // A spool that cannot be written is a reason to export.
         warn!(item = %parsed, "cannot record an export by {}: {cause}", operator.user);
     }

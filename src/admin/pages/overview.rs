@@ -137,7 +137,7 @@ fn spool(pipeline: &Pipeline, sample: &Sample) -> (Kind, Markup) {
             html! { "The spool cannot be read. The log says why." },
         );
     }
-    match pipeline.spool.free() {
+    match pipeline.spool.free_space() {
         Some(free) if free.is_low => (
             Kind::Fault,
             html! {
@@ -194,7 +194,7 @@ fn owed(sample: &Sample, now: SystemTime) -> Markup {
     let cards = [
         ("/queue", "Items owed", number(census.items)),
         ("/queue?state=dead", "Dead letters", number(census.dead)),
-        ("/queue?state=held", "Held", number(census.held)),
+        ("/queue?state=held", "Held", number(census.blocked)),
     ];
     html! {
         section aria-labelledby="owed" {

@@ -15,26 +15,29 @@ use crate::admin::Watched;
 use crate::admin::guard::Visitor;
 use crate::mail::format_size;
 use crate::policy::Direction;
-use crate::spool::{Browse, Browsed, Census, Cursor, Listed, Order, State as InState, With};
+use crate::spool::{
+    BrowseRequest, PageCursor, QueueCounts, QueueEntry, QueuePage, SearchTerm, SortOrder,
+    StateFilter,
+};
 
 /// Items on a page.
 const ON_A_PAGE: usize = 50;
 /// Targets of an item in the list; its own page has all.
 const TARGETS: usize = 3;
 
-const STATES: [(&str, &str, InState); 4] = [
-    ("", "All", InState::Any),
-    ("dead", "Dead letters", InState::Dead),
-    ("waiting", "Waiting", InState::Waiting),
-    ("held", "Held", InState::Held),
+const STATES: [(&str, &str, StateFilter); 4] = [
+    ("", "All", StateFilter::Any),
+    ("dead", "Dead letters", StateFilter::Dead),
+    ("waiting", "Waiting", StateFilter::Waiting),
+    ("held", "Held", StateFilter::Blocked),
 ];
 
-const ORDERS: [(&str, &str, Order); 5] = [
-    ("", "Dead letters first", Order::DeadFirst),
-    ("oldest", "Oldest first", Order::Oldest),
-    ("newest", "Newest first", Order::Newest),
-    ("next", "Next attempt first", Order::NextAttempt),
-    ("attempts", "Most attempts first", Order::MostAttempts),
+const ORDERS: [(&str, &str, SortOrder); 5] = [
+    ("", "Dead letters first", SortOrder::DeadFirst),
+    ("oldest", "Oldest first", SortOrder::Oldest),
+    ("newest", "Newest first", SortOrder::Newest),
+    ("next", "Next attempt first", SortOrder::NextAttempt),
+    ("attempts", "Most attempts first", SortOrder::MostAttempts),
 ];
 
 /// What to look for a text in; the last only for those who may see subjects.
@@ -59,23 +62,23 @@ pub(in crate::admin) struct Asked {
 }
 
 impl Asked {
-    fn browse(&self, visitor: &Visitor) -> Browse {
+    fn browse(&self, visitor: &Visitor) -> BrowseRequest {
         let text = self.text.trim().to_owned();
         let with = match self.place.as_str() {
             _ if text.is_empty() => None,
-            "message" => Some(With::QueueId(text)),
+            "message" => Some(SearchTerm::QueueId(text)),
             // Whoever may not see subjects may not guess them either.
-            "subject" if visitor.has_token => Some(With::Subject(text)),
-            _ => Some(With::IdOrAddress(text)),
+            "subject" if visitor.has_token => Some(SearchTerm::Subject(text)),
+            _ => Some(SearchTerm::IdOrAddress(text)),
         };
         let state = STATES.iter().find(|(word, ..)| *word == self.state);
         let order = ORDERS.iter().find(|(word, ..)| *word == self.order);
-        Browse {
-            state: state.map_or(InState::Any, |(.., state)| *state),
+        BrowseRequest {
+            state: state.map_or(StateFilter::Any, |(.., state)| *state),
             direction: self.direction.parse().ok(),
             with,
-            order: order.map_or(Order::DeadFirst, |(.., order)| *order),
-            after: Cursor::parse(&self.after),
+            order: order.map_or(SortOrder::DeadFirst, |(.., order)| *order),
+            after: PageCursor::parse(&self.after),
             limit: ON_A_PAGE,
         }
     }
@@ -112,7 +115,7 @@ pub(in crate::admin) async fn show(
         Ok(browsed) => browsed,
         Err(cause) => return trouble(&visitor, "/queue", "Queue", &cause.to_string()),
     };
-    let Browsed {
+    let QueuePage {
         items,
         next,
         census,
@@ -138,8 +141,8 @@ pub(in crate::admin) async fn show(
     page(&visitor, "/queue", "Queue", &content)
 }
 
-fn states(asked: &Asked, census: &Census) -> Markup {
-    let counts = [census.items, census.dead, census.waiting, census.held];
+fn states(asked: &Asked, census: &QueueCounts) -> Markup {
+    let counts = [census.items, census.dead, census.waiting, census.blocked];
     html! {
         nav.tabs aria-label="States" {
             ul {
@@ -194,7 +197,7 @@ fn filters(asked: &Asked, visitor: &Visitor) -> Markup {
     }
 }
 
-fn table(items: &[Listed], visitor: &Visitor, now: SystemTime) -> Markup {
+fn table(items: &[QueueEntry], visitor: &Visitor, now: SystemTime) -> Markup {
     html! {
         table.cards {
             caption { (count(items.len() as u64, "item")) " on this page" }
@@ -223,7 +226,7 @@ fn table(items: &[Listed], visitor: &Visitor, now: SystemTime) -> Markup {
     }
 }
 
-fn targets(item: &Listed) -> Markup {
+fn targets(item: &QueueEntry) -> Markup {
     html! {
         @for target in item.targets.iter().take(TARGETS) {
             div.target {
@@ -236,13 +239,13 @@ fn targets(item: &Listed) -> Markup {
 }
 
 /// What becomes of an item next.
-pub(super) fn state(item: &Listed, now: SystemTime) -> Markup {
+pub(super) fn state(item: &QueueEntry, now: SystemTime) -> Markup {
     let is_dead = item.targets.iter().any(|target| target.state == "dead");
     html! {
         @if let Some(why) = &item.set_aside { span.state.dead { "set aside" } " " span.about { (Foreign(why)) } }
         @else if is_dead { span.state.dead { "dead letter" } }
-        @if item.paused { " " span.state.held { "on hold" } }
-        @if item.held { " " span.state.held { "held until its message is decided" } }
+        @if item.on_hold { " " span.state.held { "on hold" } }
+        @if item.is_reserved { " " span.state.held { "held until its message is decided" } }
         @if let Some(at) = item.next_attempt {
             " " span.state.waiting { "waiting" } " "
             @if at <= now { "due now" } @else { "next try " (moment(at, now)) }

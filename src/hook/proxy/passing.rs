@@ -11,7 +11,7 @@ use super::transmit::{Failure, Outgoing, Sent, answered, transmit};
 use crate::journal::ItemId;
 use crate::mail::{Enhanced, Envelope, Message, Reply};
 use crate::pipeline::{Other, Passage};
-use crate::spool::{CommitError, Held};
+use crate::spool::{CommitError, Reservation};
 
 /// A message on its way to the next server.
 pub(super) struct Passing<'a> {
@@ -172,23 +172,23 @@ impl Passing<'_> {
     }
 }
 
-async fn released(held: Option<Held>, done: Vec<ItemId>) -> Result<(), CommitError> {
+async fn released(held: Option<Reservation>, done: Vec<ItemId>) -> Result<(), CommitError> {
     match held {
-        Some(held) => held.release(done).await,
+        Some(held) => held.confirm(done).await,
         None => Ok(()),
     }
 }
 
-async fn withdrawn(held: Option<Held>) -> Result<(), CommitError> {
+async fn withdrawn(held: Option<Reservation>) -> Result<(), CommitError> {
     match held {
-        Some(held) => held.withdraw().await,
+        Some(held) => held.cancel().await,
         None => Ok(()),
     }
 }
 
-async fn kept(held: Option<Held>) -> Result<(), CommitError> {
+async fn kept(held: Option<Reservation>) -> Result<(), CommitError> {
     match held {
-        Some(held) => held.keep().await,
+        Some(held) => held.keep_unknown().await,
         None => Ok(()),
     }
 }
