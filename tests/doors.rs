@@ -268,7 +268,7 @@ fn who_is_no_mta_is_closed_at_once_and_mtas_are_served_meanwhile() {
         assert_eq!(answer(&mut stream, bytes), b"", "{bytes:?}");
         assert!(began.elapsed() < PATIENCE, "closed, and not given up");
         // The first of them is told of, and those of the next ten seconds are counted.
-        let line = copyist.wait_for_log(0, "no MTA connected");
+        let line = copyist.wait_for_log(0, "not a milter client");
         assert!(line.contains("an HTTP request"), "{line}");
     }
     // One that says nothing, and one that says half.

@@ -480,7 +480,7 @@ async fn what_is_out_of_order_ends_the_connection() {
         let error = served.expect_err("this cannot be said");
         assert_eq!(
             sentences(&error),
-            format!("the MTA did not keep to the protocol: {end}")
+            format!("milter protocol violation: {end}")
         );
     }
 }
@@ -498,7 +498,7 @@ async fn a_silent_mta_is_left() {
     )
     .await;
     let error = served.expect_err("nobody spoke");
-    assert_eq!(sentences(&error), "no negotiation came within 30 seconds");
+    assert_eq!(sentences(&error), "no milter negotiation within 30 seconds");
 }
 
 /// A connection that is served, after the negotiation.

@@ -147,7 +147,7 @@ async fn a_message_that_drips_is_cut_off() {
     }
     assert_eq!(
         end(serving.await.expect("no panic")),
-        "a message did not come to its end within 3600 seconds"
+        "message not finished within 3600 seconds"
     );
 }
 
@@ -185,7 +185,7 @@ async fn a_silent_mta_is_left() {
     let (serving, _mta) = negotiated(SMALL).await;
     assert_eq!(
         end(serving.await.expect("no panic")),
-        "the MTA did not say anything for 300 seconds"
+        "the MTA did not send anything for 300 seconds"
     );
 }
 
@@ -201,7 +201,7 @@ async fn a_negotiation_that_drips_is_not_waited_for() {
     }
     assert_eq!(
         end(serving.await.expect("no panic")),
-        "no negotiation came within 30 seconds"
+        "no milter negotiation within 30 seconds"
     );
     assert!(began.elapsed() < Duration::from_secs(60));
 }
@@ -231,15 +231,15 @@ async fn who_is_no_mta_is_shown_out_at_once() {
             "a TLS handshake",
         ),
         (b"SSH-2.0-scan\r\n", "SSH"),
-        (b"\r\n\r\n", "no milter negotiation"),
-        (b"\xff\xff\xff\xffO", "no milter negotiation"),
+        (b"\r\n\r\n", "not a milter negotiation"),
+        (b"\xff\xff\xff\xffO", "not a milter negotiation"),
         // Packets that an MTA sends, but not first, and that are not here yet.
-        (b"\0\0\x10\0B", "no milter negotiation"),
-        (b"\0\0\0\x04L", "no milter negotiation"),
+        (b"\0\0\x10\0B", "not a milter negotiation"),
+        (b"\0\0\0\x04L", "not a milter negotiation"),
     ] {
         assert_eq!(
             begun_with(bytes).await,
-            format!("no MTA connected: the first bytes are {looks_like}")
+            format!("not a milter client: the first bytes are {looks_like}")
         );
     }
 }

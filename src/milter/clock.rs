@@ -1,5 +1,4 @@
-//! When a connection has taken too long, and what becomes of it then. Pure, but for the time that
-//! it is told.
+//! Timeouts of one connection. Pure apart from reading the clock.
 
 use tokio::time::Instant;
 
@@ -7,16 +6,16 @@ use super::connection::ConnectionError;
 use super::session::Session;
 use crate::mail::Limits;
 
-/// The times of one connection.
+/// The start times from which the timeouts of one connection count.
 #[derive(Debug)]
 pub(super) struct Clock {
     limits: Limits,
     connected: Instant,
-    /// The message under way, and when it was first seen.
+    /// The number of the message under way, and when it was first seen.
     message: Option<(u64, Instant)>,
 }
 
-/// What is over when a wait ends.
+/// The limit that ends a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Timeout {
     Greeting,
@@ -26,7 +25,7 @@ pub(super) enum Timeout {
 }
 
 impl Clock {
-    /// A connection begins now.
+    /// Starts the clock of a new connection.
     pub(super) fn start(limits: Limits) -> Clock {
         Clock {
             limits,
@@ -35,8 +34,9 @@ impl Clock {
         }
     }
 
-    /// How long to wait for the MTA, which has said what the session knows, and what is over then.
-    /// Both the silence and what may not be dragged out by a word now and then are in it.
+    /// Returns the deadline for the next bytes from the MTA and the limit behind it: the idle
+    /// timeout or, where occasional bytes must not extend the wait, the time limit of the
+    /// negotiation, message or connection.
     pub(super) fn end_of_wait(&mut self, session: &Session) -> (Instant, Timeout) {
         let now = Instant::now();
         self.message = session
@@ -57,13 +57,13 @@ impl Clock {
 }
 
 impl Timeout {
-    /// How a connection ends when this is over.
+    /// Returns the result of a connection that reached this limit.
     pub(super) fn outcome(self, limits: Limits) -> Result<(), ConnectionError> {
         match self {
-            // Nothing is under way, and nothing is wrong: the MTA connects anew.
+            // No message is under way and nothing is wrong: the MTA opens a new connection.
             Timeout::Connection => Ok(()),
             Timeout::Silence => Err(ConnectionError::Idle {
-                doing: "say anything",
+                doing: "send anything",
                 after: limits.idle,
             }),
             Timeout::Greeting => Err(ConnectionError::NoNegotiation {

@@ -1,8 +1,8 @@
-//! What an MTA says to a filter.
+//! Commands: the packets from an MTA to a filter.
 //!
 //! One packet is one [`Command`], borrowed from the receive buffer. Strings are bytes that end in
-//! NUL; nothing says that they are UTF-8. [`Command::encode`] is the MTA's side, for tests and for
-//! the demonstration. Pure; a payload that does not fit its letter is a [`PacketError`].
+//! NUL, not necessarily UTF-8. [`Command::encode`] is the MTA's side, for tests and for the
+//! demonstration. Pure; a payload that does not match its letter is a [`PacketError`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,23 +12,23 @@ use super::frame::{Frame, PacketError, Reader, put, put_string};
 use super::negotiation::{Actions, Offer, Steps};
 use super::strings::Strings;
 
-/// One packet from an MTA. The letter on the wire stands behind each.
+/// One packet from an MTA; each variant's documentation begins with its letter on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command<'a> {
     /// `O`: the MTA's offer.
     Negotiate(Offer),
     /// `D`: macros for the command that follows.
     Macros {
-        /// That command.
+        /// The command that follows.
         stage: Stage,
-        /// Names and values in turn.
+        /// Alternating names and values.
         pairs: Strings<'a>,
     },
     /// `C`: an SMTP client connected.
     Connect {
         /// Its host name, or its address in brackets.
         hostname: &'a [u8],
-        /// Where it is.
+        /// The client's address.
         client: ClientAddress<'a>,
     },
     /// `H`: HELO or EHLO with this name.
@@ -41,22 +41,22 @@ pub enum Command<'a> {
     Data,
     /// `L`: one header field.
     Header {
-        /// What stands before the colon.
+        /// The field name.
         name: &'a [u8],
-        /// What stands behind it; lines are separated by a bare LF.
+        /// The field value; lines are separated by a bare LF.
         value: &'a [u8],
     },
     /// `N`: the empty line after the header.
     EndOfHeader,
-    /// `B`: a piece of the body.
+    /// `B`: a body chunk.
     Body(&'a [u8]),
-    /// `E`: the message ends; may carry a last piece of the body.
+    /// `E`: the end of the message; may carry a last body chunk.
     EndOfMessage(&'a [u8]),
-    /// `A`: the message will not be finished.
+    /// `A`: the message is aborted.
     Abort,
-    /// `Q`: nothing more follows.
+    /// `Q`: the end of the connection.
     Quit,
-    /// `K`: the SMTP session ended; another one follows on this connection.
+    /// `K`: the end of the SMTP session; another one follows on this connection.
     QuitNewConnection,
     /// `U`: an SMTP command that the MTA does not know.
     Unknown(&'a [u8]),
@@ -100,26 +100,26 @@ const STAGES: [(u8, Stage); 10] = [
     (b'U', Stage::Unknown),
 ];
 
-/// Where an SMTP client is.
+/// The address of an SMTP client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAddress<'a> {
     /// `U`: the MTA does not know.
     Unknown,
     /// `L`: a Unix socket with this path.
     Local(&'a [u8]),
-    /// `4` and `6`: an IP address and a port, which is 0 where it is not known.
+    /// `4` and `6`: an IP address and a port; 0 if the port is unknown.
     Inet(IpAddr, u16),
 }
 
 impl<'a> Command<'a> {
-    /// Reads a packet that an MTA sent.
+    /// Decodes a packet from an MTA.
     pub fn decode(frame: Frame<'a>) -> Result<Command<'a>, PacketError> {
         let mut reader = Reader::new(frame);
-        // The order is that of how often they come; a busy connection is mostly fields and chunks.
+        // Ordered by frequency; a busy connection is mostly fields and chunks.
         let command = match frame.kind {
             b'L' => Command::Header {
-                name: reader.string("the name of the field is not ended")?,
-                value: reader.last_string("the value of the field is not ended")?,
+                name: reader.string("unterminated field name")?,
+                value: reader.last_string("unterminated field value")?,
             },
             b'D' => macros(&mut reader)?,
             b'B' => Command::Body(reader.remainder()),
@@ -132,15 +132,15 @@ impl<'a> Command<'a> {
             b'Q' => Command::Quit,
             b'K' => Command::QuitNewConnection,
             b'C' => connect(&mut reader)?,
-            b'H' => Command::Helo(reader.last_string("the name is not ended")?),
-            b'U' => Command::Unknown(reader.last_string("the command is not ended")?),
+            b'H' => Command::Helo(reader.last_string("unterminated name")?),
+            b'U' => Command::Unknown(reader.last_string("unterminated command")?),
             b'O' => Command::Negotiate(offer(&mut reader)?),
             kind => return Err(PacketError::Unknown { kind }),
         };
         reader.finish(command)
     }
 
-    /// Appends the packet as an MTA sends it. NULs inside strings are left out.
+    /// Appends the packet as an MTA sends it. NULs inside strings are dropped.
     pub fn encode(&self, out: &mut BytesMut) {
         match *self {
             Command::Negotiate(offer) => put(out, b'O', |out| put_offer(out, offer)),
@@ -170,7 +170,7 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// What it is called where a person reads it.
+    /// Returns the name of the command for messages.
     pub fn name(&self) -> &'static str {
         match self {
             Command::Negotiate(_) => "negotiation",
@@ -194,30 +194,29 @@ impl<'a> Command<'a> {
 
 impl Stage {
     fn of(letter: u8) -> Option<Stage> {
-        let known = STAGES.iter().find(|(known, _)| *known == letter);
-        known.map(|(_, stage)| *stage)
+        let found = STAGES.iter().find(|(known, _)| *known == letter);
+        found.map(|(_, stage)| *stage)
     }
 
     fn letter(self) -> u8 {
-        let known = STAGES.iter().find(|(_, stage)| *stage == self);
-        known
+        let found = STAGES.iter().find(|(_, stage)| *stage == self);
+        found
             .map(|(letter, _)| *letter)
-            .expect("every stage stands in the table")
+            .expect("the table has every stage")
     }
 }
 
 fn macros<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, PacketError> {
-    let letter = reader.u8("no command is named")?;
-    let stage = Stage::of(letter)
-        .ok_or_else(|| reader.malformed("the command named can have no macros"))?;
+    let letter = reader.u8("no stage")?;
+    let stage = Stage::of(letter).ok_or_else(|| reader.malformed("unknown macro stage"))?;
     let pairs = Strings::new(reader.remainder())
-        .ok_or_else(|| reader.malformed("the last value is not ended"))?;
-    // An odd count would make values of names from there on.
+        .ok_or_else(|| reader.malformed("unterminated macro value"))?;
+    // After an odd count, names would be read as values.
     if !memchr::memchr_iter(0, pairs.bytes())
         .count()
         .is_multiple_of(2)
     {
-        return Err(reader.malformed("a macro has no value"));
+        return Err(reader.malformed("macro without a value"));
     }
     Ok(Command::Macros { stage, pairs })
 }
@@ -225,36 +224,36 @@ fn macros<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, PacketError> {
 fn path<'a>(reader: &mut Reader<'a>) -> Result<Strings<'a>, PacketError> {
     let bytes = reader.remainder();
     if bytes.is_empty() {
-        return Err(reader.malformed("no path is given"));
+        return Err(reader.malformed("no path"));
     }
-    Strings::new(bytes).ok_or_else(|| reader.malformed("the last string is not ended"))
+    Strings::new(bytes).ok_or_else(|| reader.malformed("unterminated string"))
 }
 
 fn connect<'a>(reader: &mut Reader<'a>) -> Result<Command<'a>, PacketError> {
-    let hostname = reader.string("the host name is not ended")?;
-    let client = match reader.u8("no address family is given")? {
+    let hostname = reader.string("unterminated host name")?;
+    let client = match reader.u8("no address family")? {
         b'U' => {
-            // Whatever follows means nothing; libmilter does not look at it either.
+            // The rest has no meaning; libmilter ignores it, too.
             reader.remainder();
             ClientAddress::Unknown
         }
         family @ (b'L' | b'4' | b'6') => {
-            let port = reader.u16("the port is cut short")?;
-            let address = reader.last_string("the address is not ended")?;
+            let port = reader.u16("truncated port")?;
+            let address = reader.last_string("unterminated address")?;
             if family == b'L' {
                 ClientAddress::Local(address)
             } else {
                 let ip = ip(family, address)
-                    .ok_or_else(|| reader.malformed("the address is not of its family"))?;
+                    .ok_or_else(|| reader.malformed("address does not match its family"))?;
                 ClientAddress::Inet(ip, port)
             }
         }
-        _ => return Err(reader.malformed("the address family is unknown")),
+        _ => return Err(reader.malformed("unknown address family")),
     };
     Ok(Command::Connect { hostname, client })
 }
 
-/// Reads an address. IPv6 addresses come plain, with the `IPv6:` of an SMTP address literal
+/// Parses an address. IPv6 addresses come plain, with the `IPv6:` of an SMTP address literal
 /// (Sendmail), or with the zone of a link-local address.
 fn ip(family: u8, text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
@@ -288,7 +287,7 @@ fn put_client(out: &mut BytesMut, client: ClientAddress<'_>) {
 }
 
 pub(super) fn offer(reader: &mut Reader<'_>) -> Result<Offer, PacketError> {
-    let short = "shorter than version, actions and steps";
+    let short = "truncated negotiation";
     let offer = Offer {
         version: reader.u32(short)?,
         actions: Actions::from_bits(reader.u32(short)?),
@@ -401,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_that_do_not_fit_are_refused() {
+    fn payloads_that_do_not_match_are_rejected() {
         for (kind, payload) in [
             (b'O', &b"\0\0\0\x06\0\0\x01\xff\0\x1f\xff"[..]),
             (b'O', b"\0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff\0"),

@@ -1,22 +1,21 @@
-//! Drives one connection: reads what the MTA says, asks the handler, writes what is owed.
+//! Drives one connection: reads commands, asks the handler, writes responses.
 //!
-//! Promises: what arrived together is answered with one write; while a message is being decided the
-//! MTA is told "still working" every [`Limits::progress_every`], which resets its timer; a handler
-//! that has begun is never cancelled, even if the MTA goes away meanwhile, because its work may
-//! already be durable. At shutdown a message under way is finished first, then, after a moment, the
-//! connection closes.
+//! Promises: commands that arrive together are answered with one write; while a message is being
+//! decided, a progress response is sent every [`Limits::progress_every`], which resets the MTA's
+//! timer; a handler that has started is never cancelled, even if the MTA disconnects, because its
+//! work may already be durable. At shutdown a message under way is finished first; shortly after,
+//! the connection closes.
 //!
-//! Progress is said only at the end of a message: Postfix would take it anywhere, Sendmail takes it
-//! for a broken filter anywhere else (`milter_send_command`). A message is held in memory until it
-//! is decided, but a large one: of that the handler gets pieces while it arrives. How large it may
-//! be is the smaller of the MTA's limit (`message_size_limit`, `MaxMessageSize`) and
-//! [`Limits::message_size`].
+//! Progress is sent only at the end of a message: Postfix would accept it anywhere, Sendmail treats
+//! it as a broken filter anywhere else (`milter_send_command`). A message stays in memory until it
+//! is decided; only of a large one does the handler get chunks while it arrives. The size limit is
+//! the smaller of the MTA's (`message_size_limit`, `MaxMessageSize`) and [`Limits::message_size`].
 //!
-//! Who is no MTA is not waited for: first bytes that cannot begin a negotiation end the
-//! connection, and so does a negotiation that does not come.
+//! Clients that are not MTAs are disconnected early: if their first bytes cannot begin a
+//! negotiation, or if none arrives in time.
 //!
-//! Fails by [`ConnectionError`], which the caller logs; the connection is then of no more use.
-//! Whoever drops the future of [`serve`] cancels the handler: end it by its shutdown token instead.
+//! Fails with a [`ConnectionError`], which the caller logs; the connection cannot be used after
+//! that. Dropping the future of [`serve`] cancels the handler: use its shutdown token instead.
 
 use std::future::{Future, ready};
 use std::io;
@@ -39,33 +38,33 @@ use super::session::{NextAction, PendingRecipient, Session, SessionError};
 use super::transaction::{PartialTransaction, Path, Transaction};
 use crate::mail::{LimitExceeded, Limits};
 
-/// How long, at shutdown, a connection on which nothing is under way may still begin a message: the
-/// MTA that has just opened it is about to, and would have to defer it.
+/// Grace period at shutdown in which an idle connection may still begin a message: an MTA that has
+/// just connected is about to, and would have to defer it.
 const PARTING: Duration = Duration::from_millis(200);
 
-/// Room in a packet beside the header that it holds at most: the name, and what the limit does not
+/// Packet overhead on top of the largest header: the field name, and bytes that the limit does not
 /// count.
-const ROOM: usize = 64 * 1024;
+const PACKET_OVERHEAD: usize = 64 * 1024;
 
-/// Bytes of a message that every connection may hold without asking for room.
-const SMALL: usize = 32 * 1024;
+/// Bytes of a message that every connection may buffer without a reservation.
+const FREE_BUFFER: usize = 32 * 1024;
 
-/// Bytes that room is asked for then: what is held before it is handed over, and a packet more.
-/// Only a header of more than that takes more.
-const HELD: usize = CHUNK_SIZE + 128 * 1024;
+/// Bytes reserved beyond that: one chunk for the handler, and one packet more. Only a longer header
+/// needs further reservations.
+const RESERVATION: usize = CHUNK_SIZE + 128 * 1024;
 
-/// Decides about recipients and messages of one connection.
+/// The decisions about recipients and messages of one connection.
 pub trait Handler: Send {
-    /// What was agreed on, before anything else is said.
+    /// Takes the negotiated agreement, before any other command.
     fn set_agreement(&mut self, agreement: &Agreement) {
         let _ = agreement;
     }
 
-    /// A message begins: its sender was told.
+    /// Begins a message: MAIL arrived.
     fn begin_message(&mut self) {}
 
-    /// Whether to accept a recipient; asked only where [`Requirements::answer_recipients`] is set. The
-    /// SMTP client waits, and no progress can be told.
+    /// Decides about a recipient; called only if [`Requirements::answer_recipients`] is set. The
+    /// SMTP client waits, and no progress can be sent.
     fn check_recipient(
         &mut self,
         partial: PartialTransaction<'_>,
@@ -75,97 +74,98 @@ pub trait Handler: Send {
         ready(RecipientAnswer::Accept)
     }
 
-    /// A recipient or a message is refused, because it went beyond a limit.
-    fn limit_exceeded(&mut self, queue_id: &str, excess: LimitExceeded) {
-        let _ = (queue_id, excess);
+    /// Reports a recipient or message that was rejected because it exceeded a limit.
+    fn limit_exceeded(&mut self, queue_id: &str, limit: LimitExceeded) {
+        let _ = (queue_id, limit);
     }
 
-    /// A message that is not small needs room for so many bytes more. `false`: there is none, and
-    /// it is refused.
+    /// Reserves memory for this many more bytes of a message that is not small. Returns `false` if
+    /// there is none; the message is rejected then.
     fn reserve_memory(&mut self, bytes: usize) -> impl Future<Output = bool> + Send {
         let _ = bytes;
         ready(true)
     }
 
-    /// A piece of a large message, the first with its whole header; what comes after the last one
-    /// is in the [`Transaction`]. Nothing more is read from the MTA meanwhile.
+    /// Takes a chunk of a large message, the first one with the whole header; the bytes after the
+    /// last chunk are in the [`Transaction`]. Nothing is read from the MTA meanwhile.
     fn take_chunk(&mut self, piece: Bytes) -> impl Future<Output = ()> + Send;
 
-    /// The message that room or pieces were for is over.
+    /// Drops the chunks and the reservation of a message that ended without a decision.
     fn discard_chunks(&mut self);
 
-    /// What becomes of a message. Runs to its end whatever the MTA does.
+    /// Decides about a message. Runs to completion whatever the MTA does.
     fn end_of_message(
         &mut self,
         transaction: Transaction,
     ) -> impl Future<Output = MessageDecision> + Send;
 }
 
-/// Why a connection ended otherwise than by the MTA's wish or ours.
+/// The reason why a connection ended unexpectedly.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// What arrived is no milter packet.
-    #[error("the MTA sent no milter packets")]
+    /// The bytes are not milter packets.
+    #[error("invalid packet framing")]
     Frame(#[from] FrameError),
-    /// A packet cannot be read.
-    #[error("the MTA sent a packet that cannot be read")]
+    /// A packet is malformed.
+    #[error("invalid milter packet")]
     Packet(#[from] PacketError),
-    /// The packets are in no possible order, or of another time.
-    #[error("the MTA did not keep to the protocol")]
+    /// The packets are out of order, or of an unsupported version.
+    #[error("milter protocol violation")]
     Session(#[from] SessionError),
     /// The connection broke.
     #[error("cannot {doing} the MTA")]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         doing: &'static str,
-        /// Why it failed.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
     /// The MTA closed the connection in the middle of something.
     #[error("the MTA closed the connection {state}")]
     EarlyClose {
-        /// In the middle of what.
+        /// The state of the session, to end a sentence with.
         state: &'static str,
     },
-    /// The MTA did not wait for the verdict about a message; the handler had run to its end.
-    #[error("{queue_id}: the MTA did not wait for the verdict: {interruption}")]
+    /// The MTA did not wait for the verdict on a message; the handler ran to completion.
+    #[error("{queue_id}: the MTA did not wait for the verdict")]
     Interrupted {
-        /// The message, as the MTA calls it.
+        /// The MTA's queue ID of the message.
         queue_id: String,
-        /// What it did instead.
+        /// The MTA's action.
+        #[source]
         interruption: Interruption,
     },
-    /// Who connected is no MTA.
-    #[error("no MTA connected: the first bytes are {looks_like}")]
+    /// The client is not an MTA.
+    #[error("not a milter client: the first bytes are {looks_like}")]
     NotMilter {
-        /// What they are.
+        /// The protocol that the first bytes belong to.
         looks_like: &'static str,
     },
-    /// Who connected did not negotiate.
-    #[error("no negotiation came within {} seconds", within.as_secs())]
+    /// The client did not negotiate in time.
+    #[error("no milter negotiation within {} seconds", within.as_secs())]
     NoNegotiation {
-        /// How long it might take.
+        /// The time limit.
         within: Duration,
     },
-    /// A message came, but not to its end.
-    #[error("a message did not come to its end within {} seconds", within.as_secs())]
+    /// A message was not finished in time.
+    #[error("message not finished within {} seconds", within.as_secs())]
     TooSlow {
-        /// How long it might take.
+        /// The time limit.
         within: Duration,
     },
-    /// Nothing happened for too long.
+    /// The MTA sent or read nothing for too long.
     #[error("the MTA did not {doing} for {} seconds", after.as_secs())]
     Idle {
-        /// What was waited for.
+        /// The action that was waited for.
         doing: &'static str,
-        /// How long.
+        /// The idle timeout.
         after: Duration,
     },
 }
 
 impl ConnectionError {
-    /// Whether who connected never showed to be an MTA.
+    /// Whether the client never spoke the milter protocol.
     pub fn is_not_milter(&self) -> bool {
         matches!(
             self,
@@ -174,18 +174,18 @@ impl ConnectionError {
     }
 }
 
-/// What an MTA did while it was to wait.
+/// An MTA's action while it should have waited for the verdict.
 #[derive(Debug, thiserror::Error)]
 pub enum Interruption {
     /// It closed the connection.
     #[error("it closed the connection")]
     Closed,
-    /// It aborted the message or said something else.
-    #[error("it went on")]
+    /// It aborted the message or sent another command.
+    #[error("it sent another command")]
     SentData,
     /// The connection broke.
-    #[error("the connection broke ({0})")]
-    Failed(io::Error),
+    #[error("the connection broke")]
+    Failed(#[source] io::Error),
 }
 
 /// Serves one connection until the MTA quits, something fails, or `shutdown` is cancelled and no
@@ -206,7 +206,7 @@ where
         limits,
         handler,
         output: BytesMut::new(),
-        room: SMALL,
+        allowance: FREE_BUFFER,
     };
     connection
         .run(Session::with_limits(requirements, limits), shutdown)
@@ -217,13 +217,13 @@ struct Connection<S, H> {
     stream: S,
     limits: Limits,
     handler: H,
-    /// Answers that are not written yet.
+    /// Responses not yet written.
     output: BytesMut,
-    /// Bytes that there is room for of the message under way.
-    room: usize,
+    /// Bytes of the message under way that may be buffered.
+    allowance: usize,
 }
 
-/// Whether the conversation goes on.
+/// Whether to read on or to close the connection.
 enum Next {
     Read,
     Close,
@@ -246,7 +246,7 @@ where
         let mut clock = Clock::start(self.limits);
         let mut parting: Option<Instant> = None;
         loop {
-            let next = self.take_in(&mut session, &mut frames).await?;
+            let next = self.handle_commands(&mut session, &mut frames).await?;
             self.write().await?;
             if let Next::Close = next {
                 return Ok(());
@@ -292,14 +292,14 @@ where
         }
     }
 
-    /// Takes in all commands that have arrived.
-    async fn take_in(
+    /// Handles all commands that have arrived.
+    async fn handle_commands(
         &mut self,
         session: &mut Session,
         frames: &mut Frames,
     ) -> Result<Next, ConnectionError> {
         if session.is_greeting()
-            && let Some(looks_like) = frames.stranger()
+            && let Some(looks_like) = frames.foreign_protocol()
         {
             return Err(ConnectionError::NotMilter { looks_like });
         }
@@ -314,16 +314,16 @@ where
                 NextAction::Silent => {}
                 NextAction::Continue => Response::Continue.encode(&mut self.output),
                 NextAction::Negotiated(agreement) => {
-                    // A field that is too long is to be answered, as far as that goes.
-                    let field = self.limits.header_size.saturating_add(ROOM);
+                    // A field that is too long should be answered, if at all possible.
+                    let field = self.limits.header_size.saturating_add(PACKET_OVERHEAD);
                     frames.set_limit(agreement.packet_limit().max(field));
                     self.handler.set_agreement(&agreement);
                     Response::Negotiate(agreement.chosen(), &[]).encode(&mut self.output);
                 }
                 NextAction::Recipient(pending) => self.recipient(pending).await,
-                NextAction::RefuseRecipient(excess, queue_id)
-                | NextAction::RefuseMessage(excess, queue_id) => {
-                    self.refuse(&queue_id, excess);
+                NextAction::RejectRecipient(limit, queue_id)
+                | NextAction::RejectMessage(limit, queue_id) => {
+                    self.reject(&queue_id, limit);
                 }
                 NextAction::EndOfMessage(transaction, agreement) => {
                     let sent_early = frames.has_more();
@@ -337,19 +337,19 @@ where
         Ok(Next::Read)
     }
 
-    /// Asks for room for what is not small, lets the handler have what is large, and know when it
-    /// is over.
+    /// Reserves memory for messages that are not small, hands chunks of large ones to the handler,
+    /// and tells it when such a message is over.
     async fn hand_over(&mut self, session: &mut Session) {
-        let (held, handed_over) = session.sizes();
-        if self.room > SMALL && held + handed_over == 0 {
-            self.room = SMALL;
+        let (buffered, handed_over) = session.sizes();
+        if self.allowance > FREE_BUFFER && buffered + handed_over == 0 {
+            self.allowance = FREE_BUFFER;
             self.handler.discard_chunks();
         }
-        while held > self.room {
-            if !self.handler.reserve_memory(HELD).await {
+        while buffered > self.allowance {
+            if !self.handler.reserve_memory(RESERVATION).await {
                 return session.mark_exceeded(LimitExceeded::Memory);
             }
-            self.room += HELD;
+            self.allowance += RESERVATION;
         }
         if let Some(piece) = session.next_chunk() {
             self.handler.take_chunk(piece).await;
@@ -362,31 +362,33 @@ where
             .check_recipient(pending.partial(), pending.recipient())
             .await;
         if let Err(error) = answer.encode(&mut self.output) {
-            let queue_id = named(pending.partial().macros.get("i").unwrap_or_default());
-            report(queue_id, &error, &pending.recipient().address);
+            let queue_id =
+                queue_id_or_placeholder(pending.partial().macros.get("i").unwrap_or_default());
+            log_unsent(queue_id, &error, &pending.recipient().address);
         }
         if answer == RecipientAnswer::Accept {
             pending.accept();
         }
     }
 
-    /// Refuses a recipient or a message for a limit.
-    fn refuse(&mut self, queue_id: &str, excess: LimitExceeded) {
-        let queue_id = named(queue_id);
-        self.handler.limit_exceeded(queue_id, excess);
-        if let Err(error) = RecipientAnswer::Reply(excess.reply()).encode(&mut self.output) {
-            report(queue_id, &error, "message");
+    /// Rejects a recipient or a message that exceeded a limit.
+    fn reject(&mut self, queue_id: &str, limit: LimitExceeded) {
+        let queue_id = queue_id_or_placeholder(queue_id);
+        self.handler.limit_exceeded(queue_id, limit);
+        if let Err(error) = RecipientAnswer::Reply(limit.reply()).encode(&mut self.output) {
+            log_unsent(queue_id, &error, "message");
         }
     }
 
-    /// Has a message decided. `sent_early` says that the MTA has already sent more, which it must not.
+    /// Has the handler decide about a message. `sent_early` means that the MTA has already sent
+    /// more, which it must not.
     async fn end_of_message(
         &mut self,
         transaction: Transaction,
         agreement: Agreement,
         sent_early: bool,
     ) -> Result<(), ConnectionError> {
-        let queue_id = named(transaction.queue_id()).to_owned();
+        let queue_id = queue_id_or_placeholder(transaction.queue_id()).to_owned();
         let (outcome, interruption) = self.decide(transaction, sent_early).await;
         if let Some(interruption) = interruption {
             return Err(ConnectionError::Interrupted {
@@ -395,12 +397,12 @@ where
             });
         }
         if let Err(error) = outcome.encode(&agreement, &mut self.output) {
-            report(&queue_id, &error, "message");
+            log_unsent(&queue_id, &error, "message");
         }
         Ok(())
     }
 
-    /// Runs the handler to its end, with progress meanwhile, and watches whether the MTA waits.
+    /// Runs the handler to completion, sends progress meanwhile, and watches whether the MTA waits.
     async fn decide(
         &mut self,
         transaction: Transaction,
@@ -414,8 +416,8 @@ where
         let mut work = pin!(self.handler.end_of_message(transaction));
         let mut progress = pin!(sleep(every));
         loop {
-            // Every branch is polled along with the work, so that an MTA which does not read cannot
-            // hold it up.
+            // Every branch is polled along with the work, so that an MTA that does not read cannot
+            // block it.
             tokio::select! {
                 biased;
                 outcome = &mut work => return (outcome, interruption),
@@ -441,7 +443,7 @@ where
         }
     }
 
-    /// Writes what is owed.
+    /// Writes the buffered responses.
     async fn write(&mut self) -> Result<(), ConnectionError> {
         if self.output.is_empty() {
             return Ok(());
@@ -460,15 +462,15 @@ where
                 cause,
             }),
             Err(_) => Err(ConnectionError::Idle {
-                doing: "take an answer",
+                doing: "read the response",
                 after: self.limits.idle,
             }),
         }
     }
 }
 
-/// A queue id to begin a line of the log with.
-fn named(queue_id: &str) -> &str {
+/// Returns the queue ID, or a placeholder, to begin a log line with.
+fn queue_id_or_placeholder(queue_id: &str) -> &str {
     if queue_id.is_empty() {
         "(no queue id)"
     } else {
@@ -476,10 +478,8 @@ fn named(queue_id: &str) -> &str {
     }
 }
 
-/// An outcome that could not be said: the message or recipient comes again, and will fail again
-/// until somebody acts.
-fn report(queue_id: &str, error: &EditError, subject: &str) {
-    tracing::error!(
-        "{queue_id}: {subject} deferred, the answer cannot be given to the MTA: {error}"
-    );
+/// Logs a decision that could not be sent: the MTA tries the message or recipient again, and it
+/// fails again until an administrator acts.
+fn log_unsent(queue_id: &str, error: &EditError, subject: &str) {
+    tracing::error!("{queue_id}: {subject} deferred: cannot send the response to the MTA: {error}");
 }

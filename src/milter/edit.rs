@@ -1,5 +1,5 @@
-//! What a handler can decide about recipients and messages. Only the words; how they reach the MTA,
-//! and which cannot, is in `encode.rs`.
+//! The decisions a handler can make about recipients and messages. Their encoding, and the checks
+//! that they can be encoded, are in `encode.rs`.
 
 use bytes::Bytes;
 
@@ -8,40 +8,40 @@ use crate::mail::Reply;
 /// Longest packet of an edit other than a new body, in bytes.
 pub(super) const LONGEST: usize = 65_535;
 
-/// What is said about a recipient.
+/// The answer to one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecipientAnswer {
-    /// Accept it, if nobody else objects.
+    /// Accept it, unless another filter or the MTA rejects it.
     Accept,
-    /// Refuse it with the MTA's own 5yz reply.
+    /// Reject it with the MTA's own 5yz reply.
     Reject,
-    /// Refuse it for now with the MTA's own 4yz reply.
+    /// Reject it for now with the MTA's own 4yz reply.
     Tempfail,
-    /// Refuse it with this reply.
+    /// Reject it with this reply.
     Reply(Reply),
 }
 
-/// What is said about a message.
+/// The answer to one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MessageAnswer {
-    /// Accept it, if nobody else objects; the edits are made.
+    /// Accept it with the edits, unless another filter or the MTA rejects it.
     Accept,
-    /// Refuse it with the MTA's own 5yz reply.
+    /// Reject it with the MTA's own 5yz reply.
     Reject,
-    /// Refuse it for now with the MTA's own 4yz reply.
+    /// Reject it for now with the MTA's own 4yz reply.
     Tempfail,
-    /// Accept it and throw it away.
+    /// Accept and discard it.
     Discard,
-    /// Refuse it with this reply.
+    /// Reject it with this reply.
     Reply(Reply),
 }
 
-/// What becomes of a message.
+/// The decision about a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageDecision {
-    /// Changes to the message, in order. They only matter if it is accepted.
+    /// Changes to the message, in order. They apply only if it is accepted.
     pub edits: Vec<Edit>,
-    /// The verdict.
+    /// The answer.
     pub answer: MessageAnswer,
 }
 
@@ -52,37 +52,37 @@ impl From<MessageAnswer> for MessageDecision {
     }
 }
 
-/// A change to a message. Values of header fields are given without the space after the colon; the
-/// lines of a folded one may end in CRLF or LF.
+/// A change to a message. Values of header fields come without the space after the colon; lines of
+/// a folded value may end in CRLF or LF.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Edit {
-    /// Appends a header field. Sendmail replaces a field of that name that it made itself.
+    /// Appends a header field. Sendmail replaces a field of that name that it added itself.
     AddHeader {
-        /// What stands before the colon.
+        /// The field name.
         name: String,
-        /// What stands behind it.
+        /// The field value.
         value: String,
     },
     /// Inserts a header field.
     InsertHeader {
-        /// How many fields stand before it, those that the MTA added included; 0 is the top.
+        /// The number of fields before it, including those that the MTA added; 0 is the top.
         index: u32,
-        /// What stands before the colon.
+        /// The field name.
         name: String,
-        /// What stands behind it.
+        /// The field value.
         value: String,
     },
     /// Changes a header field, or deletes it.
     ChangeHeader {
-        /// Which of the fields with this name, counted from 1.
+        /// The index among the fields of this name, counted from 1.
         index: u32,
-        /// What stands before the colon.
+        /// The field name.
         name: String,
-        /// What stands behind it from now on; empty deletes the field.
+        /// The new value; an empty one deletes the field.
         value: String,
     },
-    /// Replaces the body, with lines that end in CRLF. At most one in an outcome: Postfix cannot
-    /// mix it with others.
+    /// Replaces the body, whose lines end in CRLF. At most one per decision: Postfix cannot combine
+    /// several.
     ReplaceBody(Bytes),
     /// Adds a recipient.
     AddRecipient {
@@ -95,7 +95,7 @@ pub enum Edit {
     DeleteRecipient(String),
     /// Changes the reverse path.
     ChangeSender {
-        /// The new one.
+        /// The new reverse path.
         address: String,
         /// ESMTP parameters.
         params: Vec<String>,
@@ -104,38 +104,38 @@ pub enum Edit {
     Quarantine(String),
 }
 
-/// An outcome that cannot be said; the MTA was told to try again later instead.
+/// The reason why a decision cannot be encoded; the MTA gets a temporary failure instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
-    /// The MTA did not agree to such edits.
-    #[error("the MTA does not let us {action}")]
+    /// The MTA did not negotiate this kind of edit.
+    #[error("the MTA does not allow the filter to {action}")]
     NotAgreed {
-        /// What the edit does.
+        /// The edit, to continue a sentence with.
         action: &'static str,
     },
-    /// A name, value or address that would not come through as it is.
+    /// A name, value or address that would not reach the MTA unchanged.
     #[error("cannot {action}: {text:?} {reason}")]
     Invalid {
-        /// What the edit does.
+        /// The edit, to continue a sentence with.
         action: &'static str,
         /// The offending text, or its beginning.
         text: String,
-        /// What is wrong with it.
+        /// The reason, to end the sentence with.
         reason: &'static str,
     },
-    /// More than fits into a packet.
-    #[error("cannot {action}: {length} bytes are more than the {LONGEST} of a packet")]
+    /// The edit does not fit into a packet.
+    #[error("cannot {action}: packet of {length} bytes exceeds the limit of {LONGEST}")]
     TooLong {
-        /// What the edit does.
+        /// The edit, to continue a sentence with.
         action: &'static str,
-        /// How long the packet would be.
+        /// The length of the packet in bytes.
         length: usize,
     },
-    /// A second new body.
+    /// A second replacement body.
     #[error("cannot replace the body twice")]
     TwoBodies,
-    /// A reply that is no refusal.
-    #[error("{reply:?} is not a 4yz or 5yz reply with an enhanced status of the same class")]
+    /// A reply that is not a rejection.
+    #[error("invalid reply \"{reply}\": not 4yz or 5yz with an enhanced status of the same class")]
     InvalidReply {
         /// The reply.
         reply: String,

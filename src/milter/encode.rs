@@ -1,9 +1,9 @@
-//! How a decision is said.
+//! Encodes decisions as response packets.
 //!
-//! Promises: edits go out all or not at all. They are written into one buffer with the answer
-//! behind them, after every one was checked; one that cannot be said makes the whole outcome "try
-//! again later" instead of a part of the edits (Postfix and Sendmail both go on after an edit they
-//! could not make sense of). Pure; fails only by [`EditError`].
+//! Promises: edits are sent all or not at all. They are checked and written into one buffer,
+//! followed by the answer; if one cannot be encoded, the whole decision becomes a temporary failure
+//! instead of a part of the edits (Postfix and Sendmail both go on after an edit they cannot
+//! parse). Pure; fails only with an [`EditError`].
 
 use bytes::BytesMut;
 
@@ -12,16 +12,16 @@ use super::negotiation::{Actions, Agreement, Steps};
 use super::response::Response;
 use crate::mail::Reply;
 
-/// Longest piece of a new body (`MILTER_CHUNK_SIZE`); every MTA accepts it, whatever was
+/// Largest chunk of a new body (`MILTER_CHUNK_SIZE`); every MTA accepts it, whatever was
 /// negotiated.
 const CHUNK: usize = 65_535;
 
 /// Longest reply line with its codes (RFC 5321 section 4.5.3.1.5, without CRLF). A longer text is
-/// cut.
+/// truncated.
 const REPLY_LINE: usize = 510;
 
 impl RecipientAnswer {
-    /// Appends the answer; on an error it is "try again later".
+    /// Appends the answer; on an error, a temporary failure.
     pub(super) fn encode(&self, out: &mut BytesMut) -> Result<(), EditError> {
         match self {
             RecipientAnswer::Accept => Response::Continue.encode(out),
@@ -34,7 +34,7 @@ impl RecipientAnswer {
 }
 
 impl MessageDecision {
-    /// Appends the edits and the answer; on an error, "try again later" and nothing else.
+    /// Appends the edits and the answer; on an error, only a temporary failure.
     pub(super) fn encode(
         &self,
         agreement: &Agreement,
@@ -59,12 +59,12 @@ impl MessageDecision {
     }
 }
 
-/// Whether these edits could be said to an MTA that agreed to this. Saying them finds it out, too,
-/// but too late for whoever has made something durable that counts on them.
+/// Checks that these edits can be encoded for an MTA with this agreement. Encoding them finds the
+/// same errors, but too late for callers that have already stored copies relying on the edits.
 pub fn check_edits(edits: &[Edit], agreement: &Agreement) -> Result<(), EditError> {
     let mut scratch = BytesMut::new();
     edits.iter().try_for_each(|edit| match edit {
-        // Any body can be said where one may be.
+        // Any body can be encoded if the MTA allows one.
         Edit::ReplaceBody(_) => {
             let nothing = Edit::ReplaceBody(bytes::Bytes::new());
             encode_edit(&nothing, agreement, &mut scratch)
@@ -114,12 +114,12 @@ fn encode_edit(edit: &Edit, agreement: &Agreement, out: &mut BytesMut) -> Result
             value: text,
         } => {
             let (name, index) = (field_name(action, name)?, *index);
-            // A space in front would make a value of an empty one, and keep the field.
+            // A leading space would make the value non-empty and keep the field.
             let value: &[u8] = if text.is_empty() { &[] } else { &value(text)? };
             Response::ChangeHeader { index, name, value }.encode(out);
         }
         Edit::ReplaceBody(body) => {
-            // An empty body is one empty piece, or nothing would be replaced.
+            // An empty body is one empty chunk; without it nothing would be replaced.
             let empty = body.is_empty().then_some(&body[..]);
             for chunk in body.chunks(CHUNK).chain(empty) {
                 Response::ReplaceBody(chunk).encode(out);
@@ -157,7 +157,7 @@ fn encode_edit(edit: &Edit, agreement: &Agreement, out: &mut BytesMut) -> Result
 }
 
 impl Edit {
-    /// Any one of these allows it.
+    /// Returns the actions of which any one allows the edit.
     fn needs(&self) -> &'static [Actions] {
         match self {
             Edit::AddHeader { .. } | Edit::InsertHeader { .. } => &[Actions::ADD_HEADERS],
@@ -199,13 +199,13 @@ fn field_name<'a>(action: &'static str, name: &'a str) -> Result<&'a [u8], EditE
     let bytes = name.as_bytes();
     let is_name = |byte: &u8| (33..=126).contains(byte) && *byte != b':';
     if bytes.is_empty() || !bytes.iter().all(is_name) {
-        return Err(invalid(action, name, "is no field name"));
+        return Err(invalid(action, name, "is not a valid field name"));
     }
     Ok(bytes)
 }
 
-/// A header value as it goes over the wire: with its leading space if the MTA does not add one,
-/// lines separated by a bare LF.
+/// Encodes a header value: with a leading space if the MTA does not add one, lines separated by a
+/// bare LF.
 fn wire_value(value: &str, agreement: &Agreement) -> Result<Vec<u8>, &'static str> {
     let mut wire = Vec::with_capacity(value.len() + 1);
     if agreement.has(Steps::LEADING_SPACE) {
@@ -216,12 +216,12 @@ fn wire_value(value: &str, agreement: &Agreement) -> Result<Vec<u8>, &'static st
         .map(|line| line.strip_suffix('\r').unwrap_or(line));
     for (at, line) in lines.enumerate() {
         if line.contains(['\r', '\0']) {
-            return Err("has a control character that a header field cannot have");
+            return Err("has a control character that is not allowed in a header field");
         }
         if at > 0 {
-            // A line that does not begin so would be a field of its own.
+            // Without leading white space the line would be a field of its own.
             if !line.starts_with([' ', '\t']) {
-                return Err("has a line that is not folded");
+                return Err("has a continuation line without leading white space");
             }
             wire.push(b'\n');
         }
@@ -236,12 +236,12 @@ fn path<'a>(
     params: &[String],
 ) -> Result<(&'a str, String), EditError> {
     if address.is_empty() {
-        return Err(invalid(action, address, "is no address"));
+        return Err(invalid(action, address, "is not a valid address"));
     }
     one_line(action, address)?;
     for param in params {
         if param.is_empty() || param.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(invalid(action, param, "is no ESMTP parameter"));
+            return Err(invalid(action, param, "is not a valid ESMTP parameter"));
         }
     }
     Ok((address, params.join(" ")))
@@ -249,13 +249,13 @@ fn path<'a>(
 
 fn one_line(action: &'static str, text: &str) -> Result<(), EditError> {
     if text.contains(['\r', '\n', '\0']) {
-        return Err(invalid(action, text, "is not one line"));
+        return Err(invalid(action, text, "contains a line break or NUL"));
     }
     Ok(())
 }
 
-/// Appends a reply, or "try again later" if an MTA would not take it: both refuse one that is not
-/// 4yz or 5yz, and Postfix also one whose enhanced status is of another class.
+/// Appends a reply, or a temporary failure if an MTA would not accept it: both reject one that is
+/// not 4yz or 5yz, and Postfix also one whose enhanced status is of another class.
 fn encode_reply(reply: &Reply, out: &mut BytesMut) -> Result<(), EditError> {
     let class = u16::from(reply.enhanced.0);
     let is_line = !reply.text.contains(char::is_control);

@@ -1,67 +1,67 @@
-//! Cuts the byte stream into packets, in both directions.
+//! Splits the byte stream into packets, in both directions.
 //!
-//! A packet is a length (four bytes, most significant first) that counts what follows, one byte
-//! that says what it is, and a payload:
+//! A packet is the length of the rest (four bytes, big-endian), one byte for its kind, and a
+//! payload:
 //!
 //! ```text
 //!  00 00 00 0c │ H │ pc.example\0          HELO pc.example
 //! ```
 //!
-//! Promises: bytes may arrive in any pieces; a packet is borrowed from the receive buffer and not
-//! copied; the buffer never grows for a packet longer than the limit. Fails by [`FrameError`],
-//! after which the stream cannot be understood any more.
+//! Promises: bytes may arrive in pieces of any size; a packet is borrowed from the receive buffer
+//! and not copied; the buffer never grows for a packet longer than the limit. Fails with a
+//! [`FrameError`], after which the stream cannot be parsed any further.
 
 use bytes::{Buf, BufMut, BytesMut};
 
-/// Longest packet before both sides have agreed on a size: the negotiation itself is 13 bytes.
-const LIMIT_AT_START: usize = 64 * 1024;
+/// Largest packet before a size is negotiated: the negotiation itself is 13 bytes.
+const INITIAL_LIMIT: usize = 64 * 1024;
 
-/// How much is read at once, in bytes.
-const READ: usize = 64 * 1024;
+/// Bytes read at once.
+const READ_SIZE: usize = 64 * 1024;
 
-/// Bytes of the length.
+/// Size of the length field in bytes.
 const LENGTH: usize = 4;
 
 /// One packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// The byte that says what it is.
+    /// The byte that identifies the packet.
     pub kind: u8,
-    /// What follows it.
+    /// The bytes after it.
     pub payload: &'a [u8],
 }
 
-/// The stream is not a sequence of packets.
+/// The reason why the stream is not a sequence of packets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// The length is more than was agreed.
-    #[error("a packet of {length} bytes, more than the {limit} agreed")]
+    /// The length exceeds the negotiated limit.
+    #[error("packet of {length} bytes exceeds the limit of {limit}")]
     TooLong {
-        /// What the packet claims, without its length field.
+        /// The announced length, without the length field.
         length: usize,
-        /// The most that is accepted.
+        /// The limit.
         limit: usize,
     },
-    /// The length is zero, where at least the kind must follow.
-    #[error("a packet of no bytes at all")]
+    /// The length is zero, but at least the kind must follow.
+    #[error("empty packet")]
     Empty,
 }
 
-/// A packet whose payload is not what its kind asks for.
+/// The reason why a packet cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PacketError {
-    /// The first byte is no letter of the protocol.
-    #[error("unknown packet {:?}", *kind as char)]
+    /// The kind is not a letter of the protocol.
+    #[error("unknown packet type '{}'", kind.escape_ascii())]
     Unknown {
         /// The byte.
         kind: u8,
     },
-    /// The payload cannot be read.
-    #[error("packet {:?} is malformed: {reason}", *kind as char)]
+    /// The payload does not match its kind.
+    #[error("malformed packet of type '{}': {reason}", kind.escape_ascii())]
     Malformed {
-        /// The byte that says what the packet is.
+        /// The byte that identifies the packet.
         kind: u8,
-        /// What is missing or wrong.
+        /// The missing or invalid part.
         reason: &'static str,
     },
 }
@@ -70,7 +70,7 @@ pub enum PacketError {
 #[derive(Debug)]
 pub struct Frames {
     buffer: BytesMut,
-    /// Bytes at the start of the buffer that belong to the packet handed out last.
+    /// Bytes at the start of the buffer that belong to the packet returned last.
     used: usize,
     limit: usize,
 }
@@ -82,28 +82,28 @@ impl Default for Frames {
 }
 
 impl Frames {
-    /// An empty buffer, with the limit that holds before negotiation.
+    /// Creates an empty buffer with the limit before negotiation.
     pub fn new() -> Frames {
         Frames {
             buffer: BytesMut::new(),
             used: 0,
-            limit: LIMIT_AT_START,
+            limit: INITIAL_LIMIT,
         }
     }
 
-    /// Sets the longest packet accepted from now on, in bytes without the length field.
+    /// Sets the largest packet accepted from now on, in bytes without the length field.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
 
-    /// Where received bytes are appended; has room for a large read.
+    /// Returns the buffer to append received bytes to, with capacity for a large read.
     pub fn space(&mut self) -> &mut BytesMut {
         self.release();
-        self.buffer.reserve(READ);
+        self.buffer.reserve(READ_SIZE);
         &mut self.buffer
     }
 
-    /// The next whole packet; `None` where more bytes are needed.
+    /// Returns the next complete packet; `None` if more bytes are needed.
     #[expect(
         clippy::should_implement_trait,
         reason = "the packet borrows the buffer, which an Iterator cannot say"
@@ -131,31 +131,31 @@ impl Frames {
         }))
     }
 
-    /// Whether bytes wait behind the packet handed out last.
+    /// Whether there are bytes after the packet returned last.
     pub fn has_more(&self) -> bool {
         self.buffer.len() > self.used
     }
 
-    /// What the first bytes look like where they cannot be the beginning of a negotiation: nothing
-    /// else is a packet that an MTA begins with. To be asked before any packet was handed out.
-    pub(super) fn stranger(&self) -> Option<&'static str> {
+    /// Names the protocol of the first bytes if they cannot begin a negotiation, the only packet
+    /// that an MTA begins with. Must be called before the first packet is returned.
+    pub(super) fn foreign_protocol(&self) -> Option<&'static str> {
         let (length, rest) = self.buffer.split_first_chunk::<LENGTH>()?;
-        let too_long = u32::from_be_bytes(*length) as usize > LIMIT_AT_START;
-        // Whole packets are told apart by those who read them.
+        let too_long = u32::from_be_bytes(*length) as usize > INITIAL_LIMIT;
+        // Complete packets are checked by the session.
         let is_whole = || rest.len() >= u32::from_be_bytes(*length) as usize;
-        let of_no_use = |kind: &u8| !matches!(kind, b'O' | b'Q') && !is_whole();
-        (too_long || rest.first().is_some_and(of_no_use)).then(|| looks_like(*length))
+        let is_foreign = |kind: &u8| !matches!(kind, b'O' | b'Q') && !is_whole();
+        (too_long || rest.first().is_some_and(is_foreign)).then(|| protocol_of(*length))
     }
 
-    /// Forgets the packet handed out last.
+    /// Drops the packet returned last.
     fn release(&mut self) {
         self.buffer.advance(self.used);
         self.used = 0;
     }
 }
 
-/// Who else connects to ports: browsers and scanners.
-fn looks_like(first: [u8; LENGTH]) -> &'static str {
+/// Names the protocol of other clients: browsers and scanners.
+fn protocol_of(first: [u8; LENGTH]) -> &'static str {
     match &first {
         b"GET " | b"POST" | b"PUT " | b"HEAD" | b"OPTI" | b"DELE" | b"PATC" | b"CONN" | b"TRAC"
         | b"PRI " => "an HTTP request",
@@ -163,14 +163,14 @@ fn looks_like(first: [u8; LENGTH]) -> &'static str {
         b"EHLO" | b"HELO" | b"LHLO" | b"MAIL" | b"ehlo" | b"helo" | b"lhlo" | b"mail" | b"QUIT"
         | b"quit" | b"220 " => "SMTP",
         b"SSH-" => "SSH",
-        _ => "no milter negotiation",
+        _ => "not a milter negotiation",
     }
 }
 
 /// Appends one packet; `write` appends its payload.
 ///
-/// A payload beyond four gigabytes cannot be said and none is made here: edits are checked against
-/// a far lower limit before they are written.
+/// A payload of more than 4 GiB cannot be encoded, and never occurs: edits are checked against a
+/// far lower limit first.
 pub(super) fn put(out: &mut BytesMut, kind: u8, write: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.put_u32(0);
@@ -180,8 +180,8 @@ pub(super) fn put(out: &mut BytesMut, kind: u8, write: impl FnOnce(&mut BytesMut
     out[start..start + LENGTH].copy_from_slice(&length.to_be_bytes());
 }
 
-/// Appends a string and the NUL that ends it. A NUL inside cannot be said in this protocol and is
-/// left out, so that no value can pose as two.
+/// Appends a string and its terminating NUL. A NUL inside cannot be encoded and is dropped, so that
+/// one value cannot pose as two.
 pub(super) fn put_string(out: &mut BytesMut, string: &[u8]) {
     if memchr::memchr(0, string).is_none() {
         out.extend_from_slice(string);
@@ -191,7 +191,7 @@ pub(super) fn put_string(out: &mut BytesMut, string: &[u8]) {
     out.put_u8(0);
 }
 
-/// Reads a payload piece by piece; every failure names the packet.
+/// A reader of the parts of one payload; every error names the packet.
 pub(super) struct Reader<'a> {
     kind: u8,
     rest: &'a [u8],
@@ -239,7 +239,7 @@ impl<'a> Reader<'a> {
         Ok(u32::from_be_bytes(*bytes))
     }
 
-    /// The bytes up to the next NUL, which is taken as well.
+    /// Reads the bytes up to the next NUL, and skips the NUL.
     pub(super) fn string(&mut self, reason: &'static str) -> Result<&'a [u8], PacketError> {
         let nul = memchr::memchr(0, self.rest).ok_or_else(|| self.malformed(reason))?;
         let (string, rest) = self.rest.split_at(nul);
@@ -247,7 +247,7 @@ impl<'a> Reader<'a> {
         Ok(string)
     }
 
-    /// All that is left, which must end in a NUL; without that NUL.
+    /// Reads the rest, which must end in a NUL, without that NUL.
     pub(super) fn last_string(&mut self, reason: &'static str) -> Result<&'a [u8], PacketError> {
         let (nul, string) = self
             .rest
@@ -260,17 +260,17 @@ impl<'a> Reader<'a> {
         Ok(string)
     }
 
-    /// All that is left.
+    /// Reads the rest.
     pub(super) fn remainder(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.rest)
     }
 
-    /// The value, if nothing follows it.
+    /// Returns the value if the payload has been read to its end.
     pub(super) fn finish<T>(self, value: T) -> Result<T, PacketError> {
         if self.rest.is_empty() {
             Ok(value)
         } else {
-            Err(self.malformed("more follows than the packet can hold"))
+            Err(self.malformed("trailing bytes"))
         }
     }
 }
@@ -300,8 +300,8 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_beyond_the_limit_is_refused_before_it_arrives() {
-        let limit = LIMIT_AT_START;
+    fn a_packet_beyond_the_limit_is_rejected_before_it_arrives() {
+        let limit = INITIAL_LIMIT;
         let length = limit + 1;
         assert_eq!(
             all(&[b"\0\x01\0\x01"]),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_of_nothing_is_refused() {
+    fn an_empty_packet_is_rejected() {
         assert_eq!(all(&[b"\0\0\0\0"]), Err(FrameError::Empty));
     }
 

@@ -1,22 +1,25 @@
-//! Macros: what the MTA knows besides the commands (`i` the queue id, `{auth_authen}` the user, …).
+//! Macros: values that the MTA sends along with commands (`i` the queue ID, `{auth_authen}` the
+//! user, …).
 //!
-//! The MTA sends them in bundles, each for the command that follows, and the same name may come in
-//! several: the queue id is known to Sendmail at MAIL, to Postfix only from the second RCPT on. So
-//! they are kept per command, and the one sent last is found first.
+//! The MTA sends a set of macros before a command, and the same name may come in several sets:
+//! Sendmail knows the queue ID at MAIL, Postfix only from the second RCPT on. They are stored per
+//! command, and the latest stage wins.
 //!
-//! Promises: values of one message are never seen in the next one on the same connection. Never
-//! fails; bytes that are not UTF-8 become U+FFFD. Postfix sends a bundle with every header field,
-//! so taking one in allocates nothing once its scope has room.
+//! Promises: the values of one message are never visible in the next one on the same connection.
+//! Never fails; bytes that are not UTF-8 become U+FFFD. Postfix sends a set with every header
+//! field, so storing one allocates nothing once its scope has the capacity.
 
 use super::command::Stage;
 use super::strings::Strings;
 
-/// The macros that hold at some point of an SMTP session.
+/// The macros in effect at one point of an SMTP session.
 #[derive(Debug, Clone, Default)]
 pub struct Macros {
-    /// From the connection inwards; in each, names and values in turn, each ended by a NUL.
+    /// From the connection inwards; each scope has alternating names and values, each terminated by
+    /// a NUL.
     scopes: [String; SCOPES],
-    /// Whether the bundle for MAIL has had its MAIL: the next message must not see it.
+    /// Whether the MAIL command for the MAIL scope has arrived: the next message must not see that
+    /// scope.
     mail_is_used: bool,
 }
 
@@ -30,8 +33,7 @@ const HEADER: usize = 5;
 const END: usize = 6;
 
 impl Macros {
-    /// The value of a macro, named with its braces or without; the one sent last where there are
-    /// several.
+    /// Returns the value of a macro, named with or without braces; of several, the latest.
     pub fn get(&self, name: &str) -> Option<&str> {
         let name = bare(name);
         self.scopes.iter().rev().find_map(|scope| {
@@ -45,7 +47,7 @@ impl Macros {
         })
     }
 
-    /// Takes in a bundle; it replaces the earlier one for the same command.
+    /// Stores the macros of one stage, in place of earlier ones for the same stage.
     pub(super) fn set(&mut self, stage: Stage, pairs: Strings<'_>) {
         let scope = match stage {
             Stage::Connect => CONNECT,
@@ -55,7 +57,7 @@ impl Macros {
             Stage::Data => DATA,
             Stage::Header | Stage::EndOfHeader => HEADER,
             Stage::Body | Stage::EndOfMessage => END,
-            // Says nothing about a message.
+            // Not about a message.
             Stage::Unknown => return,
         };
         if scope == MAIL {
@@ -66,25 +68,25 @@ impl Macros {
         scope.push_str(&String::from_utf8_lossy(pairs.bytes()));
     }
 
-    /// MAIL came: its own bundle holds if it is new, everything further in is from an earlier
-    /// message.
+    /// Begins a message at MAIL: keeps the MAIL scope if it is new, and drops everything of an
+    /// earlier message.
     pub(super) fn begin_message(&mut self) {
         let keep = if self.mail_is_used { MAIL } else { RCPT };
         self.clear_from(keep);
         self.mail_is_used = true;
     }
 
-    /// The message is over, whichever way.
+    /// Drops the macros of a message that ended in any way.
     pub(super) fn end_message(&mut self) {
         self.clear_from(MAIL);
     }
 
-    /// The SMTP session is over.
+    /// Drops all macros at the end of the SMTP session.
     pub(super) fn end_connection(&mut self) {
         self.clear_from(CONNECT);
     }
 
-    /// What holds for the message that ends here; what belongs to it alone is taken out.
+    /// Returns the macros of the message that ends here, and removes those that belong to it alone.
     pub(super) fn take_for_message(&mut self) -> Macros {
         let mut taken = Macros::default();
         for (at, scope) in self.scopes.iter_mut().enumerate() {
@@ -102,7 +104,7 @@ impl Macros {
     }
 }
 
-/// The name without braces: `{auth_authen}` and `auth_authen` are one macro.
+/// Returns the name without braces: `{auth_authen}` and `auth_authen` are the same macro.
 fn bare(name: &str) -> &str {
     let inner = name
         .strip_prefix('{')
@@ -159,7 +161,7 @@ mod tests {
         set(&mut macros, Stage::Mail, &["auth_authen", "ana"]);
         macros.begin_message();
         set(&mut macros, Stage::Rcpt, &["i", "4X"]);
-        // No abort in between and no bundle of its own.
+        // No abort in between, and no macros of its own.
         macros.begin_message();
         assert_eq!(macros.get("auth_authen"), None);
         assert_eq!(macros.get("i"), None);
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bundle_for_mail_survives_its_mail() {
+    fn the_macros_for_mail_survive_its_mail() {
         let mut macros = Macros::default();
         set(&mut macros, Stage::Mail, &["i", "4X"]);
         macros.begin_message();

@@ -1,56 +1,57 @@
-//! Puts a message together again from header fields and body chunks.
+//! Reassembles a message from header fields and body chunks.
 //!
-//! The MTA takes a field apart into name and value and separates the lines of a folded value by a
-//! bare LF; the body comes as it is. Promises: byte for byte what the MTA received, as far as the
-//! MTA told it (Postfix leaves out spaces before the colon, and no MTA tells its own Received
-//! field); one copy from the receive buffer into one growing buffer, nothing allocated per field.
-//! What is in a body beyond [`CHUNK_SIZE`] bytes is given away while it arrives. Never fails.
+//! The MTA splits a field into name and value and separates the lines of a folded value by a bare
+//! LF; the body comes unchanged. Promises: the message is byte for byte as the MTA received it, as
+//! far as the MTA sends it (Postfix drops spaces before the colon, and no MTA sends its own
+//! Received field); one copy from the receive buffer into one growing buffer, no allocation per
+//! field. Messages larger than [`CHUNK_SIZE`] are handed over in chunks while they arrive. Never
+//! fails.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// Room to begin with where the sender did not announce a size.
-const ROOM: usize = 16 * 1024;
+/// Initial capacity if the sender did not announce a size.
+const CAPACITY: usize = 16 * 1024;
 
-/// Most room to begin with: the announcement is a stranger's claim.
-const MOST_ROOM: usize = 256 * 1024;
+/// Largest initial capacity: the announced size is an unverified claim.
+const MAX_CAPACITY: usize = 256 * 1024;
 
-/// Bytes that are held before they are given away; the first piece has the whole header, however
-/// long.
+/// Bytes buffered before they are handed over; the first chunk has the whole header, however long.
 pub(super) const CHUNK_SIZE: usize = 256 * 1024;
 
 /// A message that is arriving. The default one is empty and holds no memory.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     text: BytesMut,
-    /// Bytes that were given away.
+    /// Bytes handed over so far.
     handed_over: usize,
-    /// Bytes of the header, the empty line included, once it is complete.
+    /// Size of the header in bytes, with the empty line, once it is complete.
     header: usize,
 }
 
 impl Draft {
-    /// An empty message of about `size` bytes (the SIZE parameter of MAIL, RFC 1870).
+    /// Creates an empty message that will have about `size` bytes (the SIZE parameter of MAIL, RFC
+    /// 1870).
     pub(super) fn new(size: Option<usize>) -> Draft {
-        // A little more than announced: SIZE does not count what the MTA adds.
-        let room = size.map_or(ROOM, |size| size.min(MOST_ROOM) + ROOM / 4);
+        // A little more than announced: SIZE does not count fields that the MTA adds.
+        let capacity = size.map_or(CAPACITY, |size| size.min(MAX_CAPACITY) + CAPACITY / 4);
         Draft {
-            text: BytesMut::with_capacity(room),
+            text: BytesMut::with_capacity(capacity),
             handed_over: 0,
             header: 0,
         }
     }
 
-    /// Bytes so far.
+    /// Returns the size of the message so far, in bytes.
     pub(super) fn len(&self) -> usize {
         self.handed_over + self.text.len()
     }
 
-    /// Bytes that were given away.
+    /// Bytes handed over so far.
     pub(super) fn handed_over(&self) -> usize {
         self.handed_over
     }
 
-    /// What is given away, now that it is enough.
+    /// Returns the next chunk to hand over, if enough bytes are buffered.
     pub(super) fn next_chunk(&mut self) -> Option<Bytes> {
         (self.text.len() >= CHUNK_SIZE).then(|| {
             let piece = self.text.split().freeze();
@@ -59,13 +60,13 @@ impl Draft {
         })
     }
 
-    /// Appends a header field. `value_is_whole` says that the MTA left the space after the colon in
-    /// the value.
+    /// Appends a header field. `value_is_whole` means that the MTA left the space after the colon
+    /// in the value.
     pub(super) fn field(&mut self, name: &[u8], value: &[u8], value_is_whole: bool) {
         self.text.extend_from_slice(name);
         self.text.put_u8(b':');
-        // Without the leading-space step the MTA took away one space, if there was one, and nothing
-        // says whether. There nearly always is, except before a tab or a line break.
+        // Without the leading-space step the MTA removed one space, if there was one, without
+        // saying so. There nearly always is one, except before a tab or a line break.
         if !value_is_whole && !matches!(value.first(), Some(b'\t' | b'\r' | b'\n')) {
             self.text.put_u8(b' ');
         }
@@ -90,18 +91,18 @@ impl Draft {
         self.header = self.len();
     }
 
-    /// Bytes of the header, the empty line included. The fields end there, whatever their names
-    /// and values are.
+    /// Returns the size of the header in bytes, with the empty line. The fields end there, whatever
+    /// their names and values are.
     pub(super) fn header(&self) -> usize {
         self.header
     }
 
-    /// Appends a piece of the body.
+    /// Appends a body chunk.
     pub(super) fn body(&mut self, chunk: &[u8]) {
         self.text.extend_from_slice(chunk);
     }
 
-    /// The message as it stands, but for what was given away.
+    /// Returns the bytes that were not handed over.
     pub(super) fn finish(self) -> Bytes {
         self.text.freeze()
     }
@@ -118,14 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_value_is_not_touched() {
+    fn a_whole_value_is_unchanged() {
         for value in ["", " x", "x", "\tx", "  x "] {
             assert_eq!(field(value.as_bytes(), true), format!("A:{value}\r\n"));
         }
     }
 
     #[test]
-    fn the_space_that_was_taken_away_is_put_back() {
+    fn the_removed_space_is_restored() {
         assert_eq!(&field(b"x", false)[..], b"A: x\r\n");
         assert_eq!(&field(b"", false)[..], b"A: \r\n");
         assert_eq!(&field(b"\tx", false)[..], b"A:\tx\r\n");
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_false_announcement_does_not_take_memory() {
-        assert!(Draft::new(Some(usize::MAX)).text.capacity() < 2 * MOST_ROOM);
+    fn a_false_size_does_not_allocate() {
+        assert!(Draft::new(Some(usize::MAX)).text.capacity() < 2 * MAX_CAPACITY);
     }
 }

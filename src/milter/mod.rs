@@ -1,8 +1,9 @@
 //! The milter protocol, version 6, spoken from the filter's side.
 //!
 //! A milter ("mail filter") is a process that an MTA asks about each message. The MTA connects,
-//! both sides agree on what will be said ([`Requirements`], [`Agreement`]), and then the MTA tells the
-//! SMTP session as it happens and waits for the filter's verdict at the end of each message:
+//! both sides negotiate which commands are sent ([`Requirements`], [`Agreement`]), and then the MTA
+//! forwards the SMTP session as it happens and waits for the filter's verdict at the end of each
+//! message:
 //!
 //! ```text
 //!  MTA                                    filter
@@ -18,15 +19,15 @@
 //!  M … next message, or Q
 //! ```
 //!
-//! From the outside in: [`serve`] drives one connection over any byte stream and asks a
+//! From the outside in: [`serve`] drives one connection over any byte stream and calls a
 //! [`Handler`]; [`Session`] is the state machine without I/O; [`Command`] and [`Response`] are the
-//! packets, with encoders for both sides so that a test or a demonstration can play the MTA;
-//! [`Frames`] cuts the stream into packets.
+//! packets, with encoders for both sides so that a test or the demo can play the MTA; [`Frames`]
+//! splits the stream into packets.
 //!
-//! Promises: a message is rebuilt exactly as the MTA told it; edits arrive all or not at all; the
-//! handler of a message is never cancelled halfway; nothing an MTA sends makes it panic or grow a
-//! packet beyond the agreed size. Fails by ending the connection with a [`ConnectionError`]; the
-//! MTA then does what it was configured to do without its filter. Knows nothing of journaling.
+//! Promises: a message is rebuilt exactly as the MTA sent it; edits are applied all or not at all;
+//! the handler of a message is never cancelled halfway; no input makes it panic or accept a packet
+//! larger than negotiated. Fails by ending the connection with a [`ConnectionError`]; the MTA then
+//! applies its default action for a failed filter. Independent of journaling.
 //!
 //! The facts come from the public sources of Sendmail 8.18 (`mfdef.h`, `libmilter/engine.c`,
 //! `sendmail/milter.c`) and Postfix (`milter8.c`); there is no other specification.

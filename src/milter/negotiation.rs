@@ -1,30 +1,30 @@
-//! What MTA and filter agree on before anything else is said.
+//! Negotiation: the first exchange on a connection.
 //!
-//! The MTA offers a version, the *actions* it would let the filter take on a message, and the
-//! *steps* it could leave out or do differently. The filter answers with the part it uses; from
-//! then on both keep to that. A bit that was not offered must not be answered, or the MTA drops the
-//! filter.
+//! The MTA offers a version, the *actions* that the filter may take on a message, and the protocol
+//! *steps* that it can skip or change. The filter answers with the subset that it uses; both sides
+//! keep to that from then on. The answer must not have bits that were not offered, or the MTA drops
+//! the filter.
 //!
-//! We ask for as little talk as possible: no answer to any command whose answer could only be
-//! "continue". Where an MTA does not offer such a no-reply step, "continue" is said each time.
-//! Pure; fails only by [`NegotiationError`].
+//! Copyist asks for as few responses as possible: none to a command whose response could only be
+//! "continue". If the MTA does not offer such a no-reply step, "continue" is sent each time. Pure;
+//! fails only with a [`NegotiationError`].
 
 use std::fmt;
 use std::ops::{BitAnd, BitOr};
 
-/// The protocol version spoken here; an older MTA gets its own.
+/// The protocol version implemented here; an older MTA gets its own version.
 pub const VERSION: u32 = 6;
 
-/// The oldest version understood; libmilter draws the line at the same place.
+/// The oldest supported version, the same as libmilter's.
 const OLDEST: u32 = 2;
 
-/// What an MTA that sends no action bits at all allows (`SMFI_V1_ACTS`).
-const ACTIONS_OF_OLD: Actions = Actions(0x0f);
+/// The actions that an MTA allows if it sends no action bits at all (`SMFI_V1_ACTS`).
+const VERSION_1_ACTIONS: Actions = Actions(0x0f);
 
-/// Room for a header field beyond the size agreed for body chunks. Postfix sends each field as one
-/// packet however long it is (`header_size_limit`, 100 KiB unless raised), and a field that we
-/// refused would keep its message in the queue until it bounces.
-const ROOM: usize = 1024 * 1024;
+/// Packet size allowed for a header field beyond the size negotiated for body chunks. Postfix sends
+/// each field as one packet of any length (`header_size_limit`, 100 KiB unless raised), and
+/// rejecting a field would keep its message in the queue until it bounces.
+const FIELD_ALLOWANCE: usize = 1024 * 1024;
 
 macro_rules! bits {
     ($(#[$doc:meta])* $name:ident { $($(#[$bit_doc:meta])* $bit:ident = $value:expr;)* }) => {
@@ -33,21 +33,21 @@ macro_rules! bits {
         pub struct $name(u32);
 
         impl $name {
-            /// None of them.
+            /// No bits.
             pub const NONE: $name = $name(0);
             $($(#[$bit_doc])* pub const $bit: $name = $name($value);)*
 
-            /// From the number on the wire; bits without a name are kept.
+            /// Creates it from the number on the wire; unknown bits are kept.
             pub const fn from_bits(bits: u32) -> $name {
                 $name(bits)
             }
 
-            /// The number on the wire.
+            /// Returns the number on the wire.
             pub const fn bits(self) -> u32 {
                 self.0
             }
 
-            /// Whether all of `other` are among these.
+            /// Whether all bits of `other` are set.
             pub const fn contains(self, other: $name) -> bool {
                 self.0 & other.0 == other.0
             }
@@ -78,7 +78,7 @@ macro_rules! bits {
 }
 
 bits! {
-    /// What a filter may do to a message at its end (`SMFIF_*`).
+    /// The actions that a filter may take at the end of a message (`SMFIF_*`).
     Actions {
         /// Add and insert header fields.
         ADD_HEADERS = 0x01;
@@ -90,7 +90,7 @@ bits! {
         DELETE_RECIPIENTS = 0x08;
         /// Change and delete header fields.
         CHANGE_HEADERS = 0x10;
-        /// Have the MTA hold the message.
+        /// Quarantine the message: the MTA holds it.
         QUARANTINE = 0x20;
         /// Change the reverse path.
         CHANGE_SENDER = 0x40;
@@ -100,35 +100,35 @@ bits! {
 }
 
 bits! {
-    /// Which commands an MTA leaves out, which it sends without waiting for an answer, and what
-    /// else it can do differently (`SMFIP_*`).
+    /// The commands that an MTA skips or sends without waiting for a response, and other protocol
+    /// options (`SMFIP_*`).
     Steps {
-        /// Leave out unknown SMTP commands.
+        /// Skip unknown SMTP commands.
         NO_UNKNOWN = 0x100;
-        /// Leave out DATA.
+        /// Skip DATA.
         NO_DATA = 0x200;
         /// The MTA understands "skip the rest of the body".
         SKIP = 0x400;
-        /// Tell recipients that the MTA itself refused as well, marked by the macro `{rcpt_mailer}`
-        /// = `error`.
-        REFUSED_RECIPIENTS = 0x800;
-        /// No answer to a header field.
+        /// Also send recipients that the MTA itself rejected, marked by the macro `{rcpt_mailer}` =
+        /// `error`.
+        REJECTED_RECIPIENTS = 0x800;
+        /// No response to a header field.
         SILENT_HEADER = 0x80;
-        /// No answer to the connection.
+        /// No response to the connection.
         SILENT_CONNECT = 0x1000;
-        /// No answer to HELO.
+        /// No response to HELO.
         SILENT_HELO = 0x2000;
-        /// No answer to MAIL.
+        /// No response to MAIL.
         SILENT_MAIL = 0x4000;
-        /// No answer to RCPT.
+        /// No response to RCPT.
         SILENT_RCPT = 0x8000;
-        /// No answer to DATA.
+        /// No response to DATA.
         SILENT_DATA = 0x1_0000;
-        /// No answer to an unknown SMTP command.
+        /// No response to an unknown SMTP command.
         SILENT_UNKNOWN = 0x2_0000;
-        /// No answer to the end of the header.
+        /// No response to the end of the header.
         SILENT_END_OF_HEADER = 0x4_0000;
-        /// No answer to a body chunk.
+        /// No response to a body chunk.
         SILENT_BODY = 0x8_0000;
         /// Header values keep the space after the colon.
         LEADING_SPACE = 0x10_0000;
@@ -139,7 +139,7 @@ bits! {
     }
 }
 
-/// What is asked for whenever it is offered.
+/// The steps requested whenever they are offered.
 const ALWAYS: Steps = Steps(
     Steps::NO_UNKNOWN.0
         | Steps::NO_DATA.0
@@ -159,33 +159,33 @@ const ALWAYS: Steps = Steps(
 pub struct Offer {
     /// The protocol version.
     pub version: u32,
-    /// The actions allowed, or wanted.
+    /// The actions offered, or requested.
     pub actions: Actions,
-    /// The steps offered, or chosen.
+    /// The steps offered, or requested.
     pub steps: Steps,
 }
 
-/// What our side needs of an MTA.
+/// The features that the filter needs from an MTA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Requirements {
-    /// What we may do to a message; ask for no more than needed.
+    /// The actions to request; no more than needed.
     pub actions: Actions,
-    /// Whether each recipient is asked about while the SMTP client waits.
+    /// Whether the filter decides about each recipient while the SMTP client waits.
     pub answer_recipients: bool,
 }
 
-/// The two sides cannot talk.
+/// The reason why the two sides have no common version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NegotiationError {
-    /// The MTA speaks a version that nobody has used since 2003.
-    #[error("the MTA speaks milter version {version}, older than {OLDEST}")]
+    /// The MTA speaks a version last used in 2003.
+    #[error("the MTA speaks milter version {version}; the oldest supported is {OLDEST}")]
     TooOld {
-        /// What the MTA said.
+        /// The version that the MTA offered.
         version: u32,
     },
 }
 
-/// What was agreed; holds for the whole connection.
+/// The result of the negotiation, valid for the whole connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreement {
     chosen: Offer,
@@ -193,10 +193,10 @@ pub struct Agreement {
 }
 
 impl Requirements {
-    /// Chooses from an MTA's offer.
+    /// Negotiates an agreement from an MTA's offer.
     ///
-    /// Actions that are wanted and not offered are simply missing from the agreement: an outcome
-    /// that needs one fails then, and only then (see [`EditError`](super::EditError)).
+    /// Required actions that are not offered are missing from the agreement: a decision that needs
+    /// one fails when it is encoded (see [`EditError`](super::EditError)).
     pub fn negotiate(self, offer: Offer) -> Result<Agreement, NegotiationError> {
         if offer.version < OLDEST {
             return Err(NegotiationError::TooOld {
@@ -204,7 +204,7 @@ impl Requirements {
             });
         }
         let offered = if offer.actions == Actions::NONE {
-            ACTIONS_OF_OLD
+            VERSION_1_ACTIONS
         } else {
             offer.actions
         };
@@ -212,12 +212,12 @@ impl Requirements {
         if !self.answer_recipients {
             steps = steps | Steps::SILENT_RCPT;
         }
-        // REFUSED_RECIPIENTS is never asked for: without it a recipient that the MTA refused does
-        // not reach us (Postfix smtpd.c, Sendmail milter_envrcpt), and all who do must be counted.
-        // The macro {rcpt_mailer} is not looked at either: with Postfix it is also "error" for an
+        // REJECTED_RECIPIENTS is never requested: without it the MTA does not send recipients that
+        // it rejected (Postfix smtpd.c, Sendmail milter_envrcpt), so every recipient received here
+        // counts. The macro {rcpt_mailer} is ignored as well: in Postfix it is also "error" for an
         // accepted recipient whose domain is routed to the error(8) transport.
         let mut steps = steps & offer.steps;
-        // One of the two, as libmilter answers: the largest that was offered.
+        // Only the largest size offered, as libmilter does.
         if offer.steps.contains(Steps::DATA_1M) {
             steps = steps | Steps::DATA_1M;
         } else if offer.steps.contains(Steps::DATA_256K) {
@@ -235,27 +235,27 @@ impl Requirements {
 }
 
 impl Agreement {
-    /// What the MTA is told.
+    /// Returns the answer to the MTA.
     pub fn chosen(&self) -> Offer {
         self.chosen
     }
 
-    /// Whether we may do this to a message.
+    /// Whether these actions are allowed.
     pub fn allows(&self, actions: Actions) -> bool {
         self.chosen.actions.contains(actions)
     }
 
-    /// Whether this is among the steps agreed on.
+    /// Whether this step was negotiated.
     pub fn has(&self, step: Steps) -> bool {
         self.chosen.steps.contains(step)
     }
 
-    /// Whether somebody decides about each recipient.
+    /// Whether the filter decides about each recipient.
     pub fn answers_recipients(&self) -> bool {
         self.answers_recipients
     }
 
-    /// The longest packet to accept, in bytes without the length field.
+    /// Returns the largest packet to accept, in bytes without the length field.
     pub fn packet_limit(&self) -> usize {
         let data = if self.has(Steps::DATA_1M) {
             1024 * 1024
@@ -264,7 +264,7 @@ impl Agreement {
         } else {
             64 * 1024
         };
-        data + ROOM
+        data + FIELD_ALLOWANCE
     }
 }
 
@@ -286,18 +286,18 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_chosen_than_is_needed() {
+    fn only_needed_steps_and_actions_are_chosen() {
         let agreed = requirements(Actions::ADD_HEADERS, false).negotiate(EVERYTHING);
         let chosen = agreed.expect("version 6").chosen();
         assert_eq!(chosen.version, 6);
         assert_eq!(chosen.actions, Actions::ADD_HEADERS);
         assert_eq!(chosen.steps, ALWAYS | Steps::SILENT_RCPT);
         assert!(!chosen.steps.contains(Steps::SKIP));
-        assert!(!chosen.steps.contains(Steps::REFUSED_RECIPIENTS));
+        assert!(!chosen.steps.contains(Steps::REJECTED_RECIPIENTS));
     }
 
     #[test]
-    fn recipients_are_answered_only_where_somebody_decides() {
+    fn recipients_get_responses_only_if_the_filter_decides() {
         let agreed = requirements(Actions::NONE, true)
             .negotiate(EVERYTHING)
             .expect("version 6");
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_chosen_that_was_not_offered() {
+    fn only_offered_bits_are_chosen() {
         let offer = Offer {
             version: 2,
             actions: Actions(0x3f),
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_that_nobody_speaks_are_refused_and_newer_ones_lowered() {
+    fn old_versions_are_rejected_and_newer_ones_lowered() {
         let of = |version| {
             Requirements::default().negotiate(Offer {
                 version,
@@ -350,14 +350,17 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_size_offered_is_taken() {
+    fn the_largest_offered_size_is_chosen() {
         let of = |steps| {
             let agreed = Requirements::default().negotiate(Offer {
                 steps,
                 ..EVERYTHING
             });
             let agreed = agreed.expect("version 6");
-            (agreed.chosen().steps, agreed.packet_limit() - ROOM)
+            (
+                agreed.chosen().steps,
+                agreed.packet_limit() - FIELD_ALLOWANCE,
+            )
         };
         assert_eq!(of(Steps::NONE), (Steps::NONE, 65_536));
         assert_eq!(of(Steps::DATA_256K), (Steps::DATA_256K, 262_144));

@@ -1,8 +1,8 @@
-//! What a filter says to an MTA.
+//! Responses: the packets from a filter to an MTA.
 //!
-//! Two kinds: edits, which only the end of a message allows, and answers, of which each command
-//! gets at most one and which end the edits. [`Response::decode`] is the MTA's side, for tests and
-//! for the demonstration. Pure; a payload that does not fit its letter is a [`PacketError`].
+//! There are edits, allowed only at the end of a message, and final responses, at most one per
+//! command, which end the edits. [`Response::decode`] is the MTA's side, for tests and for the
+//! demo. Pure; a payload that does not match its letter is a [`PacketError`].
 
 use bytes::{BufMut, BytesMut};
 
@@ -10,25 +10,25 @@ use super::command::{offer, put_offer};
 use super::frame::{Frame, PacketError, Reader, put, put_string};
 use super::negotiation::Offer;
 
-/// One packet from a filter. The letter on the wire stands behind each.
+/// One packet from a filter; each variant's documentation begins with its letter on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Response<'a> {
     /// `O`: the filter's choice, and the macros that it asks for (raw; empty for the MTA's own
     /// lists).
     Negotiate(Offer, &'a [u8]),
-    /// `c`: go on.
+    /// `c`: continue.
     Continue,
     /// `a`: accept the message.
     Accept,
-    /// `r`: refuse with a reply of the MTA's own, 5yz.
+    /// `r`: reject with the MTA's own 5yz reply.
     Reject,
-    /// `t`: refuse for now with a reply of the MTA's own, 4yz.
+    /// `t`: reject for now with the MTA's own 4yz reply.
     Tempfail,
-    /// `d`: accept the message and throw it away.
+    /// `d`: accept and discard the message.
     Discard,
-    /// `y`: refuse with this reply, `550 5.1.1 text`. A percent sign is doubled on the wire.
+    /// `y`: reject with this reply, `550 5.1.1 text`. A percent sign is doubled on the wire.
     Reply(&'a [u8]),
-    /// `s`: send no more of these.
+    /// `s`: skip further commands of this kind.
     Skip,
     /// `p`: still working, keep waiting.
     Progress,
@@ -49,41 +49,41 @@ pub enum Response<'a> {
     DeleteRecipient(&'a [u8]),
     /// `e`: change the reverse path.
     ChangeSender {
-        /// The new one.
+        /// The new reverse path.
         address: &'a [u8],
         /// ESMTP parameters; may be empty.
         params: &'a [u8],
     },
     /// `h`: append a header field.
     AddHeader {
-        /// What stands before the colon.
+        /// The field name.
         name: &'a [u8],
-        /// What stands behind it.
+        /// The field value.
         value: &'a [u8],
     },
     /// `i`: insert a header field.
     InsertHeader {
-        /// How many fields stand before it.
+        /// The number of fields before it.
         index: u32,
-        /// What stands before the colon.
+        /// The field name.
         name: &'a [u8],
-        /// What stands behind it.
+        /// The field value.
         value: &'a [u8],
     },
     /// `m`: change a header field, or delete it by an empty value.
     ChangeHeader {
-        /// Which of the fields with this name, counted from 1.
+        /// The index among the fields of this name, counted from 1.
         index: u32,
-        /// What stands before the colon.
+        /// The field name.
         name: &'a [u8],
-        /// What stands behind it.
+        /// The field value.
         value: &'a [u8],
     },
-    /// `b`: a piece of the new body.
+    /// `b`: a chunk of the new body.
     ReplaceBody(&'a [u8]),
     /// `q`: hold the message, for this reason.
     Quarantine(&'a [u8]),
-    /// `l`: which macros are wanted at a stage.
+    /// `l`: the macros requested for a stage.
     SetMacros {
         /// The stage, `SMFIM_*`.
         stage: u32,
@@ -93,11 +93,11 @@ pub enum Response<'a> {
 }
 
 impl<'a> Response<'a> {
-    /// Reads a packet that a filter sent.
+    /// Decodes a packet from a filter.
     pub fn decode(frame: Frame<'a>) -> Result<Response<'a>, PacketError> {
         let mut reader = Reader::new(frame);
-        let not_ended = "a string is not ended";
-        let short = "the number is cut short";
+        let unterminated = "unterminated string";
+        let short = "truncated number";
         let response = match frame.kind {
             b'O' => Response::Negotiate(offer(&mut reader)?, reader.remainder()),
             b'c' => Response::Continue,
@@ -105,47 +105,47 @@ impl<'a> Response<'a> {
             b'r' => Response::Reject,
             b't' => Response::Tempfail,
             b'd' => Response::Discard,
-            b'y' => Response::Reply(reader.last_string(not_ended)?),
+            b'y' => Response::Reply(reader.last_string(unterminated)?),
             b's' => Response::Skip,
             b'p' => Response::Progress,
             b'f' => Response::ConnectionFail,
             b'4' => Response::Shutdown,
-            b'+' => Response::AddRecipient(reader.last_string(not_ended)?),
+            b'+' => Response::AddRecipient(reader.last_string(unterminated)?),
             b'2' => Response::AddRecipientWith {
-                address: reader.string(not_ended)?,
+                address: reader.string(unterminated)?,
                 params: optional_string(&mut reader)?,
             },
-            b'-' => Response::DeleteRecipient(reader.last_string(not_ended)?),
+            b'-' => Response::DeleteRecipient(reader.last_string(unterminated)?),
             b'e' => Response::ChangeSender {
-                address: reader.string(not_ended)?,
+                address: reader.string(unterminated)?,
                 params: optional_string(&mut reader)?,
             },
             b'h' => Response::AddHeader {
-                name: reader.string(not_ended)?,
-                value: reader.last_string(not_ended)?,
+                name: reader.string(unterminated)?,
+                value: reader.last_string(unterminated)?,
             },
             b'i' => Response::InsertHeader {
                 index: reader.u32(short)?,
-                name: reader.string(not_ended)?,
-                value: reader.last_string(not_ended)?,
+                name: reader.string(unterminated)?,
+                value: reader.last_string(unterminated)?,
             },
             b'm' => Response::ChangeHeader {
                 index: reader.u32(short)?,
-                name: reader.string(not_ended)?,
-                value: reader.last_string(not_ended)?,
+                name: reader.string(unterminated)?,
+                value: reader.last_string(unterminated)?,
             },
             b'b' => Response::ReplaceBody(reader.remainder()),
-            b'q' => Response::Quarantine(reader.last_string(not_ended)?),
+            b'q' => Response::Quarantine(reader.last_string(unterminated)?),
             b'l' => Response::SetMacros {
                 stage: reader.u32(short)?,
-                names: reader.last_string(not_ended)?,
+                names: reader.last_string(unterminated)?,
             },
             kind => return Err(PacketError::Unknown { kind }),
         };
         reader.finish(response)
     }
 
-    /// Appends the packet. NULs inside strings are left out.
+    /// Appends the packet. NULs inside strings are dropped.
     pub fn encode(&self, out: &mut BytesMut) {
         match *self {
             Response::Negotiate(offer, macros) => put(out, b'O', |out| {
@@ -207,12 +207,12 @@ impl<'a> Response<'a> {
     }
 }
 
-/// A second string that filters may leave out altogether.
+/// Reads a second string, which filters may omit.
 fn optional_string<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], PacketError> {
     match reader.remainder() {
         [] => Ok(&[]),
         [string @ .., 0] => Ok(string),
-        _ => Err(reader.malformed("the parameters are not ended")),
+        _ => Err(reader.malformed("unterminated parameters")),
     }
 }
 
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_that_do_not_fit_are_refused() {
+    fn payloads_that_do_not_match_are_rejected() {
         for (kind, payload) in [
             (b'c', &b"x"[..]),
             (b'y', b""),

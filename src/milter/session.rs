@@ -1,4 +1,4 @@
-//! The state machine of one connection: what has been said, what may come next, what we owe.
+//! The state machine of one connection.
 //!
 //! ```text
 //!            O             C, H              M                R, T, L          N, B
@@ -7,19 +7,19 @@
 //!                  └───── K ────────┴──── E, A, H ─────┴────────────────┴──────────────┘
 //! ```
 //!
-//! Surprising edges, all of them seen in the sources of real MTAs:
-//! - MAIL and HELO may come at any point and begin anew. Sendmail sends no abort to a filter that
-//!   does not answer MAIL, and Postfix tells an EHLO inside a transaction before the abort that
+//! Unexpected sequences that real MTAs send, according to their sources:
+//! - MAIL and HELO may come at any point and start over. Sendmail sends no abort to a filter that
+//!   does not answer MAIL, and Postfix sends an EHLO inside a transaction before the abort that
 //!   belongs to it.
 //! - The client and HELO may be missing: `M` may follow `O`.
-//! - Abort may come with no message under way, even twice.
-//! - The header may have no field, its end may not be told, the body may be empty, and a message
-//!   may have no recipient (Postfix adds `always_bcc` recipients without telling filters).
+//! - Abort may come without a message, even twice.
+//! - The header may have no field, its end may not be sent, the body may be empty, and a message
+//!   may have no recipient (Postfix adds `always_bcc` recipients without informing filters).
 //!
-//! A message beyond one of the [`Limits`] is told to its end like any other, but not kept.
+//! A message that exceeds one of the [`Limits`] is read to its end like any other, but not stored.
 //!
-//! Everything else out of order is a [`SessionError`]. Promises: no I/O and no clock; nothing said
-//! about one message is seen in the next.
+//! Any other command out of order is a [`SessionError`]. Promises: no I/O and no clock; no data of
+//! one message is visible in the next.
 
 use bytes::Bytes;
 
@@ -31,28 +31,28 @@ use super::strings::Strings;
 use super::transaction::{PartialTransaction, Path, Peer, Transaction};
 use crate::mail::{LimitExceeded, Limits};
 
-/// What the connection has to do after a command.
+/// The action that a command requires from the connection.
 #[derive(Debug)]
 pub enum NextAction<'a> {
-    /// Nothing: no answer is expected.
+    /// No response is expected.
     Silent,
-    /// Say "continue".
+    /// Respond with "continue".
     Continue,
-    /// Say what was chosen, and accept longer packets from now on.
+    /// Respond with the agreement, and accept larger packets from now on.
     Negotiated(Agreement),
-    /// Decide about a recipient, then answer.
+    /// Decide about a recipient, then respond.
     Recipient(PendingRecipient<'a>),
-    /// Refuse a recipient of the message with this name (it may have none yet): there are too many.
-    RefuseRecipient(LimitExceeded, String),
-    /// Decide about the message, then answer.
+    /// Reject a recipient of the message with this queue ID (may be empty): there are too many.
+    RejectRecipient(LimitExceeded, String),
+    /// Decide about the message, then respond.
     EndOfMessage(Box<Transaction>, Agreement),
-    /// Refuse the message, which the MTA calls by this name.
-    RefuseMessage(LimitExceeded, String),
-    /// Close.
+    /// Reject the message with this queue ID.
+    RejectMessage(LimitExceeded, String),
+    /// Close the connection.
     Quit,
 }
 
-/// A recipient to decide about; it counts only once it is accepted.
+/// A recipient to decide about; it is added to the message once it is accepted.
 #[derive(Debug)]
 pub struct PendingRecipient<'a> {
     connection: &'a Peer,
@@ -63,7 +63,7 @@ pub struct PendingRecipient<'a> {
 }
 
 impl PendingRecipient<'_> {
-    /// What was told before.
+    /// Returns the transaction before this recipient.
     pub fn partial(&self) -> PartialTransaction<'_> {
         PartialTransaction {
             connection: self.connection,
@@ -74,48 +74,48 @@ impl PendingRecipient<'_> {
         }
     }
 
-    /// The recipient asked about.
+    /// Returns the recipient.
     pub fn recipient(&self) -> &Path {
         &self.recipient
     }
 
-    /// The recipient is one of the message's.
+    /// Adds the recipient to the message.
     pub fn accept(self) {
         self.envelope.add(self.recipient);
     }
 }
 
-/// The MTA said what cannot be said here.
+/// The reason why a command cannot be handled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
     /// A command out of order.
     #[error("{command} came {state}")]
     OutOfOrder {
-        /// What came.
+        /// The command.
         command: &'static str,
-        /// When.
+        /// The state of the session, to end a sentence with.
         state: &'static str,
     },
-    /// MTA and filter have no version in common.
+    /// MTA and filter have no common version.
     #[error(transparent)]
     Negotiation(#[from] NegotiationError),
 }
 
 const BEFORE_NEGOTIATION: &str = "before negotiation";
 
-/// One connection.
+/// The state of one connection.
 #[derive(Debug)]
 pub struct Session {
     requirements: Requirements,
     limits: Limits,
     state: State,
-    /// How many messages have begun.
-    begun: u64,
+    /// The number of messages begun.
+    message_count: u64,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Nothing was said yet.
+    /// No command yet.
     Greeting,
     /// Negotiated.
     Open(Box<Open>),
@@ -133,13 +133,13 @@ struct Open {
 
 #[derive(Debug)]
 enum Phase {
-    /// The client may be told, and has not been.
+    /// The client may be announced, and has not been.
     Fresh,
     /// Between messages.
     Idle,
-    /// MAIL came.
+    /// After MAIL.
     Envelope(Envelope),
-    /// DATA or a header field came.
+    /// After DATA or a header field.
     Header(Envelope, Draft),
     /// The header is complete.
     Body(Envelope, Draft),
@@ -149,48 +149,49 @@ enum Phase {
 struct Envelope {
     sender: Path,
     recipients: Vec<Path>,
-    /// Bytes of the recipients.
+    /// Memory taken by the recipients, in bytes.
     bytes: usize,
-    /// The limit that this message went beyond: nothing more of it is kept.
-    excess: Option<LimitExceeded>,
+    /// The limit that this message exceeded: nothing more of it is stored.
+    exceeded: Option<LimitExceeded>,
 }
 
 impl Session {
-    /// A connection on which nothing was said yet, with the usual limits.
+    /// Creates a session with the default limits.
     pub fn new(requirements: Requirements) -> Session {
         Session::with_limits(requirements, Limits::DEFAULT)
     }
 
-    /// A connection on which nothing was said yet, with these limits.
+    /// Creates a session with these limits.
     pub fn with_limits(requirements: Requirements, limits: Limits) -> Session {
         Session {
             requirements,
             limits,
             state: State::Greeting,
-            begun: 0,
+            message_count: 0,
         }
     }
 
-    /// Whether nothing was agreed on yet.
+    /// Whether the negotiation is still to come.
     pub fn is_greeting(&self) -> bool {
         matches!(self.state, State::Greeting)
     }
 
-    /// The number of the message under way.
+    /// Returns the number of the message under way.
     pub fn message_under_way(&self) -> Option<u64> {
-        (!self.is_between_messages()).then_some(self.begun)
+        (!self.is_between_messages()).then_some(self.message_count)
     }
 
-    /// The next piece of a large message, to be handed over; to be asked after each command.
+    /// Returns the next chunk of a large message; called after each command.
     pub fn next_chunk(&mut self) -> Option<Bytes> {
         match self.under_way() {
-            // A piece begins with the whole header.
+            // The first chunk begins with the whole header.
             Some(Phase::Body(_, draft)) => draft.next_chunk(),
             _ => None,
         }
     }
 
-    /// Bytes of the message under way that are held here, and that were handed over.
+    /// Returns how many bytes of the message under way are buffered here, and how many were handed
+    /// over.
     pub fn sizes(&mut self) -> (usize, usize) {
         match self.under_way() {
             Some(Phase::Header(_, draft) | Phase::Body(_, draft)) => {
@@ -200,12 +201,12 @@ impl Session {
         }
     }
 
-    /// There is no room for the message under way: it is refused when it is told to its end.
-    pub fn mark_exceeded(&mut self, excess: LimitExceeded) {
+    /// Drops the message under way; it is rejected for this limit once its end arrives.
+    pub fn mark_exceeded(&mut self, limit: LimitExceeded) {
         if let Some(Phase::Header(envelope, draft) | Phase::Body(envelope, draft)) =
             self.under_way()
         {
-            envelope.mark_exceeded(excess);
+            envelope.mark_exceeded(limit);
             *draft = Draft::default();
         }
     }
@@ -225,7 +226,7 @@ impl Session {
         }
     }
 
-    /// Where the conversation stands, to end a sentence with.
+    /// Returns the state of the session, to end a sentence with.
     pub fn state(&self) -> &'static str {
         match &self.state {
             State::Greeting => BEFORE_NEGOTIATION,
@@ -233,10 +234,10 @@ impl Session {
         }
     }
 
-    /// Takes in a command. After an error the session is of no more use.
+    /// Handles a command. After an error the session cannot be used.
     pub fn handle(&mut self, command: Command<'_>) -> Result<NextAction<'_>, SessionError> {
         if let Command::Mail(_) = command {
-            self.begun += 1;
+            self.message_count += 1;
         }
         match &mut self.state {
             State::Open(open) => open.handle(command),
@@ -274,12 +275,12 @@ impl Open {
             Command::Header { name, value } => {
                 let (whole, limits) = (self.agreement.has(Steps::LEADING_SPACE), self.limits);
                 let (envelope, draft) = self.header(&command)?;
-                envelope.keep_field(draft, &limits, |draft| draft.field(name, value, whole));
-                return Ok(self.answer(Steps::SILENT_HEADER));
+                envelope.write_field(draft, &limits, |draft| draft.field(name, value, whole));
+                return Ok(self.response(Steps::SILENT_HEADER));
             }
             Command::Body(chunk) => {
                 self.chunk(&command, chunk)?;
-                return Ok(self.answer(Steps::SILENT_BODY));
+                return Ok(self.response(Steps::SILENT_BODY));
             }
             Command::Rcpt(path) => return self.rcpt(&command, path),
             Command::Mail(path) => {
@@ -292,41 +293,41 @@ impl Open {
                     sender,
                     recipients: Vec::new(),
                     bytes: 0,
-                    excess: None,
+                    exceeded: None,
                 });
-                return Ok(self.answer(Steps::SILENT_MAIL));
+                return Ok(self.response(Steps::SILENT_MAIL));
             }
             Command::Data => {
                 let Phase::Envelope(_) = &self.phase else {
                     return Err(self.out_of_order(&command));
                 };
                 self.header(&command)?;
-                return Ok(self.answer(Steps::SILENT_DATA));
+                return Ok(self.response(Steps::SILENT_DATA));
             }
             Command::EndOfHeader => {
                 if let Phase::Body(..) = &self.phase {
                     return Err(self.out_of_order(&command));
                 }
                 self.body(&command)?;
-                return Ok(self.answer(Steps::SILENT_END_OF_HEADER));
+                return Ok(self.response(Steps::SILENT_END_OF_HEADER));
             }
             Command::EndOfMessage(chunk) => return self.end_of_message(&command, chunk),
-            Command::Abort => self.forget_message(),
+            Command::Abort => self.drop_message(),
             Command::Connect { hostname, client } => {
                 let Phase::Fresh = &self.phase else {
                     return Err(self.out_of_order(&command));
                 };
                 self.phase = Phase::Idle;
                 self.connection = Peer::new(hostname, client);
-                return Ok(self.answer(Steps::SILENT_CONNECT));
+                return Ok(self.response(Steps::SILENT_CONNECT));
             }
             Command::Helo(name) => {
-                self.forget_message();
+                self.drop_message();
                 self.phase = Phase::Idle;
                 self.helo = String::from_utf8_lossy(name).into_owned();
-                return Ok(self.answer(Steps::SILENT_HELO));
+                return Ok(self.response(Steps::SILENT_HELO));
             }
-            Command::Unknown(_) => return Ok(self.answer(Steps::SILENT_UNKNOWN)),
+            Command::Unknown(_) => return Ok(self.response(Steps::SILENT_UNKNOWN)),
             Command::QuitNewConnection => {
                 self.connection = Peer::default();
                 self.helo.clear();
@@ -344,7 +345,7 @@ impl Open {
         command: &Command<'_>,
         path: Strings<'_>,
     ) -> Result<NextAction<'_>, SessionError> {
-        let silent = self.answer(Steps::SILENT_RCPT);
+        let silent = self.response(Steps::SILENT_RCPT);
         let recipient = Path {
             resolved: self.macros.get("rcpt_addr").unwrap_or_default().to_owned(),
             ..path.into()
@@ -357,12 +358,12 @@ impl Open {
         if (self.limits).is_exceeded_by_recipients(count + 1, bytes + recipient.bytes()) {
             if self.agreement.answers_recipients() {
                 let queue_id = self.macros.get("i").unwrap_or_default().to_owned();
-                return Ok(NextAction::RefuseRecipient(
+                return Ok(NextAction::RejectRecipient(
                     LimitExceeded::Recipients,
                     queue_id,
                 ));
             }
-            // Nobody waits for an answer here; the end of the message gets it.
+            // The MTA expects no response here; the end of the message gets it.
             envelope.mark_exceeded(LimitExceeded::Recipients);
             return Ok(silent);
         }
@@ -375,7 +376,7 @@ impl Open {
                 recipient,
             }));
         }
-        if envelope.excess.is_none() {
+        if envelope.exceeded.is_none() {
             envelope.add(recipient);
         }
         Ok(silent)
@@ -390,14 +391,14 @@ impl Open {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Body(
                 Envelope {
-                    excess: Some(excess),
+                    exceeded: Some(limit),
                     ..
                 },
                 _,
             ) => {
                 let queue_id = self.macros.get("i").unwrap_or_default().to_owned();
                 self.macros.end_message();
-                Ok(NextAction::RefuseMessage(excess, queue_id))
+                Ok(NextAction::RejectMessage(limit, queue_id))
             }
             Phase::Body(envelope, draft) => {
                 let transaction = Transaction {
@@ -419,7 +420,7 @@ impl Open {
         }
     }
 
-    /// The message, which is now in its header.
+    /// Returns the message, now in its header.
     fn header(
         &mut self,
         command: &Command<'_>,
@@ -427,7 +428,7 @@ impl Open {
         if let Phase::Envelope(_) = &self.phase
             && let Phase::Envelope(envelope) = std::mem::replace(&mut self.phase, Phase::Idle)
         {
-            let draft = match envelope.excess {
+            let draft = match envelope.exceeded {
                 None => Draft::new(envelope.sender.size()),
                 Some(_) => Draft::default(),
             };
@@ -439,11 +440,11 @@ impl Open {
         }
     }
 
-    /// The message, which is now in its body.
+    /// Returns the message, now in its body.
     fn body(&mut self, command: &Command<'_>) -> Result<(&mut Envelope, &mut Draft), SessionError> {
         if !matches!(self.phase, Phase::Body(..)) {
             let (envelope, draft) = self.header(command)?;
-            if envelope.excess.is_none() {
+            if envelope.exceeded.is_none() {
                 draft.end_of_header();
             }
             if let Phase::Header(envelope, draft) = std::mem::replace(&mut self.phase, Phase::Idle)
@@ -457,29 +458,29 @@ impl Open {
         }
     }
 
-    /// Takes in a piece of the body.
+    /// Handles a body chunk.
     fn chunk(&mut self, command: &Command<'_>, chunk: &[u8]) -> Result<(), SessionError> {
-        let most = self.limits.message_size;
+        let limit = self.limits.message_size;
         let (envelope, draft) = self.body(command)?;
-        if envelope.excess.is_none() && draft.len() + chunk.len() > most {
+        if envelope.exceeded.is_none() && draft.len() + chunk.len() > limit {
             envelope.mark_exceeded(LimitExceeded::Message);
             *draft = Draft::default();
         }
-        if envelope.excess.is_none() {
+        if envelope.exceeded.is_none() {
             draft.body(chunk);
         }
         Ok(())
     }
 
-    fn forget_message(&mut self) {
+    fn drop_message(&mut self) {
         self.macros.end_message();
         if !matches!(self.phase, Phase::Fresh) {
             self.phase = Phase::Idle;
         }
     }
 
-    /// "Continue", unless it was agreed that this command has no answer.
-    fn answer(&self, silent: Steps) -> NextAction<'static> {
+    /// Returns "continue", unless the negotiation says that this command has no response.
+    fn response(&self, silent: Steps) -> NextAction<'static> {
         if self.agreement.has(silent) {
             NextAction::Silent
         } else {
@@ -498,26 +499,26 @@ impl Envelope {
         self.recipients.push(recipient);
     }
 
-    /// The message is beyond a limit: what is held of it is of no use any more. Its sender stays,
-    /// which is small.
-    fn mark_exceeded(&mut self, excess: LimitExceeded) {
-        self.excess.get_or_insert(excess);
+    /// Records the limit that the message exceeded, and drops the recipients. The sender is small
+    /// and stays.
+    fn mark_exceeded(&mut self, limit: LimitExceeded) {
+        self.exceeded.get_or_insert(limit);
         self.recipients = Vec::new();
     }
 
-    /// Has a header field written, unless the message is beyond a limit, and sees whether it is
-    /// then. No field is longer than a packet, so that looking afterwards is early enough.
-    fn keep_field(&mut self, draft: &mut Draft, limits: &Limits, write: impl FnOnce(&mut Draft)) {
-        if self.excess.is_some() {
+    /// Writes a header field, unless the message exceeded a limit, and checks the limits
+    /// afterwards: no field is longer than a packet.
+    fn write_field(&mut self, draft: &mut Draft, limits: &Limits, write: impl FnOnce(&mut Draft)) {
+        if self.exceeded.is_some() {
             return;
         }
         write(draft);
-        let excess = match draft.len() {
+        let limit = match draft.len() {
             length if length > limits.header_size => LimitExceeded::Header,
             length if length > limits.message_size => LimitExceeded::Message,
             _ => return,
         };
-        self.mark_exceeded(excess);
+        self.mark_exceeded(limit);
         *draft = Draft::default();
     }
 }

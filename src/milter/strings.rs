@@ -1,22 +1,22 @@
-//! Strings in a row, as MAIL, RCPT and macros carry them: bytes that end in NUL, not necessarily
+//! Lists of strings, as MAIL, RCPT and macros carry them: bytes that end in NUL, not necessarily
 //! UTF-8.
 
 use bytes::BytesMut;
 
 use super::frame::put_string;
 
-/// Strings in a row, each ended by a NUL.
+/// A list of strings, each terminated by a NUL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Strings<'a>(&'a [u8]);
 
 impl<'a> Strings<'a> {
-    /// Takes bytes that are empty or end in a NUL.
+    /// Takes bytes that are empty or end in a NUL; `None` for any other.
     pub fn new(bytes: &'a [u8]) -> Option<Strings<'a>> {
         matches!(bytes.last(), None | Some(0)).then_some(Strings(bytes))
     }
 
-    /// Strings in the form that [`Strings::new`] takes. A NUL inside one cannot be sent and is left
-    /// out.
+    /// Encodes strings in the form that [`Strings::new`] takes. A NUL inside one cannot be encoded
+    /// and is dropped.
     pub fn pack<S: AsRef<[u8]>>(strings: impl IntoIterator<Item = S>) -> BytesMut {
         let mut packed = BytesMut::new();
         for string in strings {
@@ -25,12 +25,12 @@ impl<'a> Strings<'a> {
         packed
     }
 
-    /// The bytes, with the NULs.
+    /// Returns the bytes, with the NULs.
     pub fn bytes(self) -> &'a [u8] {
         self.0
     }
 
-    /// The strings in order, without their NULs.
+    /// Iterates over the strings in order, without their NULs.
     pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
         let whole = self.0.strip_suffix(b"\0");
         whole

@@ -1,7 +1,7 @@
-//! What an MTA tells about a message, put together.
+//! The data that an MTA sends about one message.
 //!
-//! Values as the SMTP client and the MTA gave them; what they mean is for others to say. Text that
-//! is not UTF-8 is read lossily, the message itself is bytes.
+//! Values are as the SMTP client and the MTA gave them, without interpretation. Text that is not
+//! UTF-8 is decoded lossily; the message itself is bytes.
 
 use std::net::IpAddr;
 
@@ -11,37 +11,36 @@ use super::command::ClientAddress;
 use super::macros::Macros;
 use super::strings::Strings;
 
-/// Who is connected to the MTA, as the MTA told it.
+/// The SMTP client that is connected to the MTA.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Peer {
-    /// The host name, or the address in brackets where it has none; empty if the MTA did not tell.
+    /// The host name, or the address in brackets if it has none; empty if the MTA did not send it.
     pub hostname: String,
-    /// The address; `None` for a Unix socket and where the MTA does not know.
+    /// The address; `None` for a Unix socket or if the MTA does not know it.
     pub ip: Option<IpAddr>,
-    /// The port; 0 where unknown.
+    /// The port; 0 if unknown.
     pub port: u16,
 }
 
 /// A reverse or forward path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Path {
-    /// As the SMTP client gave it, with its angle brackets if it had any; `<>` is the null reverse
+    /// As the SMTP client sent it, with its angle brackets if it had any; `<>` is the null reverse
     /// path. Bytes that are not UTF-8 become U+FFFD.
     pub address: String,
-    /// What the MTA makes of it, where it told (`{mail_addr}`, `{rcpt_addr}`): Postfix reads
-    /// `example.com!ana` and `ana%example.com@example.com` as `ana@example.com`. Empty where it did
-    /// not.
+    /// As the MTA resolved it (`{mail_addr}`, `{rcpt_addr}`): Postfix reads `example.com!ana` and
+    /// `ana%example.com@example.com` as `ana@example.com`. Empty if the MTA did not send it.
     pub resolved: String,
     /// ESMTP parameters, verbatim: `SIZE=1024`, `NOTIFY=NEVER`.
     pub params: Vec<String>,
 }
 
-/// What is known while the envelope is still being told.
+/// The transaction while its envelope is still arriving.
 #[derive(Debug, Clone, Copy)]
 pub struct PartialTransaction<'a> {
     /// The SMTP client.
     pub connection: &'a Peer,
-    /// Its HELO name; empty where none was told.
+    /// Its HELO name; empty if none was sent.
     pub helo: &'a str,
     /// The reverse path.
     pub sender: &'a Path,
@@ -51,31 +50,31 @@ pub struct PartialTransaction<'a> {
     pub macros: &'a Macros,
 }
 
-/// One message with all that the MTA told about it.
+/// One message with all data that the MTA sent about it.
 #[derive(Debug, Clone)]
 pub struct Transaction {
     /// The SMTP client.
     pub connection: Peer,
-    /// Its HELO name; empty where none was told.
+    /// Its HELO name; empty if none was sent.
     pub helo: String,
     /// The reverse path.
     pub sender: Path,
-    /// The recipients that the MTA and we accepted, in order. One that another filter after us
-    /// refused is among them: nobody tells us.
+    /// The recipients accepted by the MTA and by this filter, in order. Recipients that a later
+    /// filter rejected are among them: the MTA does not say.
     pub recipients: Vec<Path>,
     /// The macros, innermost first.
     pub macros: Macros,
-    /// Bytes of the message that were handed over before ([`super::Handler::piece`]).
+    /// Bytes of the message already handed over ([`super::Handler::take_chunk`]).
     pub handed_over: usize,
-    /// Bytes of the header, the empty line included.
+    /// Size of the header in bytes, with the empty line.
     pub header: usize,
-    /// Header, empty line, body: what was not handed over before, and so all of it where it is not
-    /// large.
+    /// Header, empty line and body without the bytes already handed over, so all of a message that
+    /// is not large.
     pub message: Bytes,
 }
 
 impl Transaction {
-    /// The MTA's name for the message (macro `i`); empty where it did not say.
+    /// Returns the MTA's queue ID of the message (macro `i`); empty if it did not send one.
     pub fn queue_id(&self) -> &str {
         self.macros.get("i").unwrap_or_default()
     }
@@ -96,7 +95,7 @@ impl Peer {
 }
 
 impl Path {
-    /// How much memory its texts take.
+    /// Returns the memory that the path takes, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let params = self
             .params
@@ -105,7 +104,7 @@ impl Path {
         self.address.len() + self.resolved.len() + params.sum::<usize>()
     }
 
-    /// What the sender announced with SIZE (RFC 1870).
+    /// Returns the message size that the sender announced with SIZE (RFC 1870).
     pub(super) fn size(&self) -> Option<usize> {
         self.params.iter().find_map(|param| {
             let (key, value) = param.split_once('=')?;
