@@ -24,7 +24,8 @@
 //! | [`mail`] | the vocabulary: addresses, envelope, message bytes (in memory, or read piece by piece from where others stored them), replies. No clock |
 //! | [`smtp`] | RFC 5321 as state machines over bytes: lines, commands, data, answers, logins; and a small sink built on them |
 //! | [`milter`] | the milter protocol, version 6. Knows nothing of journaling |
-//! | [`net`] | reaching a server: its addresses, TCP, TLS and certificates |
+//! | [`net`] | connecting to a server: its addresses, TCP |
+//! | [`tls`] | TLS to servers: client configuration, certificate errors and expiry |
 //! | [`directory`] | entries, lookups, LDAP connections and failover, LDIF file, cache, change watching, journal-target resolution |
 //! | [`maps`] | the address maps of the MTA: which addresses it makes of a recipient or a sender |
 //! | [`identity`] | whose mailbox an address is: readings of it, people and groups behind it, the set of guarded mailboxes |
@@ -63,3 +64,4 @@ pub mod smtp;
 pub mod spool;
 pub mod survey;
 pub mod text;
+pub mod tls;

@@ -4,7 +4,6 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use nix::unistd::{Gid, Group, Uid, User};
 use rustls::{InconsistentKeys, ServerConfig};
@@ -12,6 +11,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::secret::Secret;
+use crate::tls;
 
 /// The largest file that is read; a certificate bundle of all the world is a quarter of that.
 const LARGEST: u64 = 1024 * 1024;
@@ -165,10 +165,7 @@ pub(super) fn check_pair(
     key: PrivateKeyDer<'static>,
     name: &str,
 ) -> Result<(), FileError> {
-    // The provider is named: a second one in the build would make the default ambiguous, and
-    // ambiguous panics.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let server = ServerConfig::builder_with_provider(provider)
+    let server = ServerConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| FileError::UnusableKey(error.to_string()))?
         .with_no_client_auth()

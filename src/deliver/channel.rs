@@ -24,8 +24,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 use tokio_rustls::TlsConnector;
 
-use crate::net::{certificate_fault, is_tls_fault};
 use crate::smtp::{ReplyReader, ServerReply};
+use crate::tls::{explain_certificate_error, is_tls_error};
 
 /// Bytes asked of the system at once. Replies are short.
 const READ: usize = 4096;
@@ -150,9 +150,9 @@ pub(super) async fn encrypted(
             let certificate = certificate.map(|der| der.to_vec());
             Ok((Box::new(encrypted), certificate))
         }
-        Ok(Err(error)) if is_tls_fault(&error) => Err(EncryptError::Handshake(certificate_fault(
-            &error.to_string(),
-        ))),
+        Ok(Err(error)) if is_tls_error(&error) => Err(EncryptError::Handshake(
+            explain_certificate_error(&error.to_string()),
+        )),
         Ok(Err(error)) => Err(EncryptError::Lost(error.to_string())),
         Err(_) => Err(EncryptError::Lost(late(patience))),
     }

@@ -19,8 +19,8 @@ use super::channel::Channel;
 use super::wire::canonical;
 use crate::journal::{Item, Kind, seven_bit};
 use crate::mail::{self, Address, BodyKind, Content, Enhanced, Reply};
-use crate::net::not_after;
 use crate::smtp::{Capabilities, ServerReply};
+use crate::tls::not_after;
 
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -17,8 +17,9 @@ use tokio_rustls::TlsConnector;
 use super::channel::{Channel, EncryptError, Transport, encrypted};
 use super::connection::Connection;
 use super::{Login, RelaySettings, Tls};
-use crate::net::{PromptTcp, Server, tls_client_config, unchecked_tls_client_config};
+use crate::net::{PromptTcp, Server};
 use crate::smtp::{Capabilities, ServerReply};
+use crate::tls;
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -71,7 +72,7 @@ impl Connection {
         let patience = CONNECT.min(settings.timeout);
         let is_final = |error: &OpenError| matches!(error, OpenError::Login(_));
         let begin = |tcp| Connection::set_up(tcp, settings);
-        let opened = server.reach(patience, is_final, begin).await;
+        let opened = server.open_session(patience, is_final, begin).await;
         opened.map_err(|error| RelayError {
             relay: settings.name(),
             what: error.to_string(),
@@ -263,8 +264,8 @@ fn tls(settings: &RelaySettings) -> Result<(TlsConnector, ServerName<'static>), 
     let config = match settings.tls {
         // Encryption against listeners only: whoever offers no certificate that can be checked is
         // not refused, or mail would go in the clear instead (RFC 7435).
-        Tls::Opportunistic | Tls::None => unchecked_tls_client_config(),
-        Tls::Required | Tls::Implicit => tls_client_config(settings.ca_file.as_deref()),
+        Tls::Opportunistic | Tls::None => tls::unverified_client_config(),
+        Tls::Required | Tls::Implicit => tls::client_config(settings.ca_file.as_deref()),
     };
     let config = config.map_err(|error| match &settings.ca_file {
         Some(_) => format!("relay.ca_file: {error}"),

@@ -8,7 +8,8 @@ use super::connection::{Connection, Fate};
 use super::open::RelayError;
 use crate::journal::Item;
 use crate::mail::{Address, Content};
-use crate::net::{Expiry, Server, Unencrypted};
+use crate::net::Server;
+use crate::tls::{ExpiryMonitor, UnencryptedMonitor};
 
 /// How long a connection is kept without work: shorter than any relay's patience.
 const KEPT: Duration = Duration::from_secs(30);
@@ -22,9 +23,9 @@ pub(super) struct Pool {
     /// Every connection has one of these.
     counted: Arc<()>,
     /// What is known of the relay's certificate.
-    expiry: Expiry,
+    expiry: ExpiryMonitor,
     /// Messages that were to be encrypted.
-    unencrypted: Unencrypted,
+    unencrypted: UnencryptedMonitor,
 }
 
 impl Pool {
@@ -34,8 +35,8 @@ impl Pool {
             settings,
             idle: Mutex::default(),
             counted: Arc::default(),
-            expiry: Expiry::of("relay"),
-            unencrypted: Unencrypted::of("relay"),
+            expiry: ExpiryMonitor::new("relay"),
+            unencrypted: UnencryptedMonitor::new("relay"),
         }
     }
 
@@ -57,10 +58,10 @@ impl Pool {
         let mut new = Connection::open(&self.server, &self.settings).await?;
         new.counted = Some(self.counted.clone());
         if let Some(expires) = new.expires() {
-            self.expiry.tell(&self.settings.name(), expires);
+            self.expiry.record(&self.settings.name(), expires);
         }
         if let Some(why) = &new.tls_fault {
-            self.unencrypted.tell(&self.settings.name(), why);
+            self.unencrypted.record(&self.settings.name(), why);
         }
         let sent = new.send(item, original, recipients).await;
         self.keep(sent.connection);

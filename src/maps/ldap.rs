@@ -22,8 +22,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::text::parameters;
 use super::watched::read_text;
-use crate::net::{Server, certificate_fault, tls_client_config};
+use crate::net::Server;
 use crate::secret::Secret;
+use crate::tls::{self, explain_certificate_error};
 
 /// The most addresses of one answer where the map sets no limit: no MTA takes more.
 const EXPANSION_MOST: usize = 100_000;
@@ -324,7 +325,7 @@ impl LdapTable {
         let parameters = Parameters::parse(&read_text(path)?, longest).map_err(in_file)?;
         let tls = match parameters.uses_tls() {
             true => Some(
-                tls_client_config(parameters.ca_file.as_deref())
+                tls::client_config(parameters.ca_file.as_deref())
                     .map_err(|error| in_file(format!("{error} (tls_ca_cert_file)")))?,
             ),
             false => None,
@@ -617,7 +618,7 @@ impl LdapTable {
             settings = settings.set_config(Arc::clone(tls));
         }
         let failed = |reason: String| format!("cannot connect to {url}: {reason}");
-        if let Some(server) = Server::of_ldap(url) {
+        if let Some(server) = Server::from_ldap_url(url) {
             let tcp = server.connect(share).await;
             let tcp = tcp.and_then(TcpStream::into_std);
             let tcp = tcp.map_err(|error| failed(error.to_string()))?;
@@ -625,7 +626,7 @@ impl LdapTable {
         }
         let opened = LdapConnAsync::with_settings(settings, url).await;
         let (driver, mut ldap) =
-            opened.map_err(|error| failed(certificate_fault(&error.to_string())))?;
+            opened.map_err(|error| failed(explain_certificate_error(&error.to_string())))?;
         let drive = AbortOnDropHandle::new(tokio::spawn(async move {
             let _ = driver.drive().await;
         }));

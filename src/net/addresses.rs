@@ -1,4 +1,4 @@
-//! A server by its name, and all the addresses that the name has.
+//! Connecting to a server at any of the addresses that its name has.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -11,43 +11,43 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-/// How long an address has to answer before the next one is tried beside it (RFC 8305 section 8).
+/// Time for an address to answer before the next one is tried in parallel (RFC 8305 section 8).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// A server by its name.
+/// A server, named by host and port.
 #[derive(Debug)]
 pub struct Server {
     host: String,
     port: u16,
-    /// The address that worked last.
-    worked: Mutex<Option<SocketAddr>>,
+    /// The address of the last session.
+    last_used: Mutex<Option<SocketAddr>>,
 }
 
-/// Why a server was not reached at any of its addresses.
+/// Error of connecting to a server at each of its addresses.
 #[derive(Debug, thiserror::Error)]
-pub enum ReachError<E: Display> {
-    /// No address answered, or there is none.
+pub enum ConnectError<E: Display> {
+    /// No address answered, or the name has none.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
-    /// One answered, and what was begun with it failed.
+    /// An address answered, but no session could be opened.
     #[error("{0}")]
     Session(E),
 }
 
 impl Server {
-    /// A server by its name or IP address, without brackets.
+    /// Creates a server from its name or its IP address without brackets.
     pub fn new(host: &str, port: u16) -> Server {
         Server {
             host: host.to_owned(),
             port,
-            worked: Mutex::default(),
+            last_used: Mutex::default(),
         }
     }
 
-    /// The server that an LDAP URL names; `None` of a socket on this machine.
-    pub fn of_ldap(url: &str) -> Option<Server> {
+    /// Returns the server that an LDAP URL names; `None` for a local socket.
+    pub fn from_ldap_url(url: &str) -> Option<Server> {
         let url = url::Url::parse(url).ok()?;
         let port = match url.scheme() {
             "ldap" => 389,
@@ -61,62 +61,70 @@ impl Server {
         Some(Server::new(host, url.port().unwrap_or(port)))
     }
 
-    /// Connects to one of its addresses.
-    pub async fn connect(&self, patience: Duration) -> io::Result<TcpStream> {
-        let at_once = |tcp| std::future::ready(Ok::<_, Infallible>(tcp));
-        match self.reach(patience, |_| true, at_once).await {
+    /// Connects to the first of the server's addresses that answers.
+    pub async fn connect(&self, timeout: Duration) -> io::Result<TcpStream> {
+        let bare = |tcp| std::future::ready(Ok::<_, Infallible>(tcp));
+        match self.open_session(timeout, |_| true, bare).await {
             Ok(tcp) => Ok(tcp),
-            Err(ReachError::Connect(error)) => Err(error),
-            Err(ReachError::Session(never)) => match never {},
+            Err(ConnectError::Connect(error)) => Err(error),
+            Err(ConnectError::Session(never)) => match never {},
         }
     }
 
-    /// Connects, and begins a session, at one address after another until one works. `patience` is
-    /// for each question to the DNS and for each address; the session keeps its own time.
-    /// `is_final` says which failures are the same at every address.
-    pub async fn reach<T, E: Display, Session>(
+    /// Connects and opens a session, at one address after another until one works. `timeout`
+    /// applies to the DNS query and to each address; `open` keeps its own time. `is_final` tells
+    /// the errors that would be the same at every address.
+    pub async fn open_session<T, E: Display, Session>(
         &self,
-        patience: Duration,
+        timeout: Duration,
         is_final: impl Fn(&E) -> bool,
-        mut begin: impl FnMut(TcpStream) -> Session,
-    ) -> Result<T, ReachError<E>>
+        mut open: impl FnMut(TcpStream) -> Session,
+    ) -> Result<T, ConnectError<E>>
     where
         Session: Future<Output = Result<T, E>>,
     {
         let mut left = self
-            .addresses(patience)
+            .addresses(timeout)
             .await
-            .map_err(ReachError::Connect)?;
+            .map_err(ConnectError::Connect)?;
         let mut last = None;
         while !left.is_empty() {
-            let (tcp, address) = match connect(&left, patience).await {
+            let (tcp, address) = match connect(&left, timeout).await {
                 Ok(connected) => connected,
-                Err(error) => return Err(last.unwrap_or(ReachError::Connect(error))),
+                Err(error) => return Err(last.unwrap_or(ConnectError::Connect(error))),
             };
             left.retain(|one| *one != address);
-            match begin(tcp).await {
+            match open(tcp).await {
                 Ok(session) => {
-                    *self.worked.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+                    *self
+                        .last_used
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner) = Some(address);
                     return Ok(session);
                 }
-                Err(error) if is_final(&error) => return Err(ReachError::Session(error)),
-                Err(error) => last = Some(ReachError::Session(error)),
+                Err(error) if is_final(&error) => return Err(ConnectError::Session(error)),
+                Err(error) => last = Some(ConnectError::Session(error)),
             }
         }
-        Err(last.unwrap_or_else(|| ReachError::Connect(io::Error::other("it has no address"))))
+        Err(last
+            .unwrap_or_else(|| ConnectError::Connect(io::Error::other("the name has no address"))))
     }
 
-    /// All addresses: the one that worked last, then those of IPv6 and IPv4 in turn (RFC 8305
+    /// Returns all addresses: the last used one first, then IPv6 and IPv4 in turn (RFC 8305
     /// section 4).
-    async fn addresses(&self, patience: Duration) -> io::Result<Vec<SocketAddr>> {
-        let found = timeout(patience, lookup_host((self.host.as_str(), self.port))).await;
+    async fn addresses(&self, timeout: Duration) -> io::Result<Vec<SocketAddr>> {
+        let found =
+            tokio::time::timeout(timeout, lookup_host((self.host.as_str(), self.port))).await;
         let found = found.map_err(|_| io::Error::other("the DNS does not answer"))??;
-        let worked = *self.worked.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(in_turn(found.collect(), worked))
+        let last_used = *self
+            .last_used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(interleave(found.collect(), last_used))
     }
 }
 
-fn in_turn(found: Vec<SocketAddr>, worked: Option<SocketAddr>) -> Vec<SocketAddr> {
+fn interleave(found: Vec<SocketAddr>, last_used: Option<SocketAddr>) -> Vec<SocketAddr> {
     let is_v6_first = found.first().is_some_and(SocketAddr::is_ipv6);
     let (mut first, mut second): (Vec<_>, Vec<_>) =
         (found.into_iter()).partition(|address| address.is_ipv6() == is_v6_first);
@@ -127,45 +135,44 @@ fn in_turn(found: Vec<SocketAddr>, worked: Option<SocketAddr>) -> Vec<SocketAddr
         ordered.extend(first.pop());
         ordered.extend(second.pop());
     }
-    ordered.sort_by_key(|address| Some(*address) != worked);
+    ordered.sort_by_key(|address| Some(*address) != last_used);
     ordered.dedup();
     ordered
 }
 
-/// Connects to one of these addresses: each has a head start, and is waited for beside those behind
-/// it.
+/// Connects to one of these addresses. Each has a head start before the next is tried in parallel.
 async fn connect(
     addresses: &[SocketAddr],
-    patience: Duration,
+    timeout: Duration,
 ) -> io::Result<(TcpStream, SocketAddr)> {
     let mut waiting = addresses.iter();
     let mut trying = FuturesUnordered::new();
-    let mut faults = Vec::new();
+    let mut errors = Vec::new();
     loop {
         if let Some(&address) = waiting.next() {
-            trying.push(async move { (address, connect_one(address, patience).await) });
+            trying.push(async move { (address, connect_one(address, timeout).await) });
         }
         let (address, connected) = tokio::select! {
             tried = trying.next() => match tried {
                 Some(tried) => tried,
-                None => return Err(io::Error::other(faults.join("; "))),
+                None => return Err(io::Error::other(errors.join("; "))),
             },
             () = sleep(HEAD_START), if !waiting.as_slice().is_empty() => continue,
         };
         match connected {
             Ok(tcp) => return Ok((tcp, address)),
             Err(error) if addresses.len() == 1 => return Err(error),
-            Err(error) => faults.push(format!("{address}: {error}")),
+            Err(error) => errors.push(format!("{address}: {error}")),
         }
     }
 }
 
-async fn connect_one(address: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
-    match timeout(patience, TcpStream::connect(address)).await {
+async fn connect_one(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
         Ok(connected) => connected,
         Err(_) => Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("no answer within {} s", patience.as_secs_f32()),
+            format!("no answer within {} s", timeout.as_secs_f32()),
         )),
     }
 }
@@ -183,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_behind_the_address_that_worked_last() {
+    fn address_families_alternate_after_the_last_used_address() {
         let found = addresses(&[
             "[::1]:1",
             "[::2]:1",
@@ -198,12 +205,15 @@ mod tests {
             "127.0.0.2:1",
             "[::3]:1",
         ]);
-        assert_eq!(in_turn(found.clone(), None), ordered);
-        let worked = addresses(&["127.0.0.2:1"])[0];
-        assert_eq!(in_turn(found, Some(worked))[..2], [worked, ordered[0]]);
+        assert_eq!(interleave(found.clone(), None), ordered);
+        let last_used = addresses(&["127.0.0.2:1"])[0];
+        assert_eq!(
+            interleave(found, Some(last_used))[..2],
+            [last_used, ordered[0]]
+        );
     }
 
-    /// An address that swallows what is sent to it: its queue of connections is full.
+    /// An address that never answers: its queue of connections is full.
     async fn black_hole() -> (TcpListener, Vec<TcpStream>) {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket
@@ -213,14 +223,14 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let mut held = Vec::new();
         let short = Duration::from_millis(100);
-        while let Ok(Ok(stream)) = timeout(short, TcpStream::connect(address)).await {
+        while let Ok(Ok(stream)) = tokio::time::timeout(short, TcpStream::connect(address)).await {
             held.push(stream);
         }
         (listener, held)
     }
 
     #[tokio::test]
-    async fn an_address_that_swallows_everything_delays_the_next_one_shortly() {
+    async fn a_silent_address_delays_the_next_one_only_shortly() {
         let (hole, _held) = black_hole().await;
         let sound = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let both = [
@@ -241,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_address_that_fails_is_named() {
+    async fn every_failed_address_is_named() {
         let sound = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let gone = sound.local_addr().expect("bound");
         drop(sound);

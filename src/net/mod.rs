@@ -1,15 +1,7 @@
-//! Reaching a server: its addresses, TCP, TLS, and what its certificates are worth.
+//! Connecting to a server by name: all its addresses, and TCP.
 
 mod addresses;
-mod expiry;
 mod prompt;
-mod tls;
-mod unencrypted;
 
-pub use addresses::{ReachError, Server};
-pub use expiry::{Expiry, not_after};
+pub use addresses::{ConnectError, Server};
 pub use prompt::PromptTcp;
-pub use tls::{
-    TlsError, certificate_fault, is_tls_fault, tls_client_config, unchecked_tls_client_config,
-};
-pub use unencrypted::Unencrypted;

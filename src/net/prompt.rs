@@ -1,4 +1,4 @@
-//! A TCP connection whose reads ask the system, not what the runtime saw of it last.
+//! A TCP connection whose reads ask the system instead of the runtime's cached readiness.
 
 use std::io::{self, ErrorKind, Read};
 use std::pin::Pin;
@@ -8,14 +8,14 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A TCP connection that never says "nothing there" of bytes that have arrived: the runtime learns
-/// of them only when it next asks the system, and until then one that speaks out of turn would look
+/// A TCP connection whose reads return bytes as soon as they have arrived. The runtime learns of
+/// them only when it next polls the system; until then a server that speaks out of turn would look
 /// silent.
 #[derive(Debug)]
 pub struct PromptTcp(TcpStream);
 
 impl PromptTcp {
-    /// Around a connection.
+    /// Wraps a connection.
     pub fn new(tcp: TcpStream) -> PromptTcp {
         PromptTcp(tcp)
     }

@@ -36,8 +36,8 @@ impl Flaw {
             Flaw::OtherName => "not valid for name",
             Flaw::Expired => "not valid after 2021-01-01T00:00:00Z",
             Flaw::NotYetValid => "not valid before 2090-01-01T00:00:00Z",
-            Flaw::SelfSigned => "signed by itself",
-            Flaw::OtherAuthority => "no authority that is trusted here has issued it",
+            Flaw::SelfSigned => "self-signed",
+            Flaw::OtherAuthority => "not issued by a trusted authority",
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::config::Settings;
 use crate::daemon::{self, StateDirError};
 use crate::directory::Source;
 use crate::hook::Listen;
-use crate::net;
+use crate::tls;
 
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` (statfs(2)).
 const IN_MEMORY: [(u32, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
@@ -237,7 +237,7 @@ fn certificates(settings: &Settings) -> Vec<(PathBuf, SystemTime)> {
 fn dates(file: &Path) -> Vec<SystemTime> {
     let text = fs::read(file).unwrap_or_default();
     let all = CertificateDer::pem_slice_iter(&text).filter_map(Result::ok);
-    all.filter_map(|der| net::not_after(&der)).collect()
+    all.filter_map(|der| tls::not_after(&der)).collect()
 }
 
 /// The Unix sockets, each as every Postfix has to reach it.

@@ -34,7 +34,8 @@ use crate::directory::entry::Entry;
 use crate::directory::presence::Presence;
 use crate::directory::schema::Schema;
 use crate::directory::settings::{ANSWERS, Bind};
-use crate::net::{Expiry, ReachError, Server, certificate_fault, not_after};
+use crate::net::{ConnectError, Server};
+use crate::tls::{ExpiryMonitor, explain_certificate_error, not_after};
 
 /// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
 const IN_FLIGHT: usize = 64;
@@ -49,7 +50,7 @@ const GOODBYE: Duration = Duration::from_millis(500);
 pub(super) struct Access {
     pub(super) tls: Option<Arc<ClientConfig>>,
     /// What is known of the servers' certificates.
-    pub(super) expiry: Arc<Expiry>,
+    pub(super) expiry: Arc<ExpiryMonitor>,
     pub(super) starttls: bool,
     pub(super) bind: Option<Bind>,
     pub(super) gssapi: bool,
@@ -216,13 +217,13 @@ impl Connection {
                 )))
             })
         };
-        let opened = match Server::of_ldap(url.as_str()) {
+        let opened = match Server::from_ldap_url(url.as_str()) {
             // Each refused bind counts towards locking the account.
             Some(server) => {
                 let is_final = |error: &EnterError| matches!(error, EnterError::Credentials(_));
-                let reached = server.reach(patience, is_final, |tcp| begin(Some(tcp)));
+                let reached = server.open_session(patience, is_final, |tcp| begin(Some(tcp)));
                 reached.await.map_err(|error| match error {
-                    ReachError::Session(error) => error,
+                    ConnectError::Session(error) => error,
                     error => EnterError::Other(format!("{url}: {error}")),
                 })
             }
@@ -367,7 +368,7 @@ impl Connection {
         };
         self.search(base, deadline).await?;
         if let Some(expires) = self.expires {
-            self.access.expiry.tell(&self.url, expires);
+            self.access.expiry.record(&self.url, expires);
         }
         Ok(())
     }
@@ -395,7 +396,7 @@ impl Connection {
         let connecting = LdapConnAsync::with_settings(settings, url.as_str());
         let connected = timeout(patience, connecting).await.map_err(late)?;
         let (connection, mut ldap) =
-            connected.map_err(|error| failed(certificate_fault(&error.to_string())))?;
+            connected.map_err(|error| failed(explain_certificate_error(&error.to_string())))?;
         let lost = CancellationToken::new();
         let guard = lost.clone().drop_guard();
         // Ends with the connection, at the latest when its handle is dropped; the guard reports

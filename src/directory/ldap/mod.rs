@@ -51,7 +51,7 @@ use super::source::{Change, Name, Objects, Place, Probe, Source};
 use super::stamp::stamped;
 use super::watch::{self, Ended};
 use crate::mail::Address;
-use crate::net::{Expiry, TlsError, tls_client_config};
+use crate::tls::{self, ExpiryMonitor, TlsError};
 
 /// The most entries read for one search; Active Directory gives no more either.
 const MOST_ENTRIES: usize = 1000;
@@ -135,14 +135,14 @@ impl Ldap {
         }
         let secured = given.iter().any(|one| one.uses_tls(settings.starttls));
         let tls = match secured {
-            true => Some(tls_client_config(settings.ca_file.as_deref())?),
+            true => Some(tls::client_config(settings.ca_file.as_deref())?),
             false => None,
         };
         let nobody = Address::quoted("copyist-looks-for-an-index", "nobody.invalid");
         let nobody: Vec<Address> = nobody.into_iter().collect();
         let access = Arc::new(Access {
             tls,
-            expiry: Arc::new(Expiry::of("directory")),
+            expiry: Arc::new(ExpiryMonitor::new("directory")),
             starttls: settings.starttls,
             bind: settings.bind.clone(),
             gssapi: settings.gssapi,

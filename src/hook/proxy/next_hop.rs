@@ -13,8 +13,9 @@ use super::client::ByteStream;
 use super::tls::{HANDSHAKE, HopTls};
 use crate::deliver::Tls;
 use crate::hook::NextHop;
-use crate::net::{PromptTcp, ReachError, certificate_fault, is_tls_fault};
+use crate::net::{ConnectError, PromptTcp};
 use crate::smtp::{ReplyError, ReplyReader, ServerReply};
+use crate::tls::{explain_certificate_error, is_tls_error};
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -72,10 +73,10 @@ impl Hop {
                 false => Hop::begin(tcp, to, tls, to.tls).await,
             }
         };
-        let opened = tls.server.reach(patience, |_| false, begin).await;
+        let opened = tls.server.open_session(patience, |_| false, begin).await;
         opened.map_err(|error| match error {
-            ReachError::Connect(cause) => HopError::Unreachable(cause),
-            ReachError::Session(error) => error,
+            ConnectError::Connect(cause) => HopError::Unreachable(cause),
+            ConnectError::Session(error) => error,
         })
     }
 
@@ -91,7 +92,7 @@ impl Hop {
                 let tcp = tcp.map_err(HopError::Unreachable)?;
                 let hop = Hop::begin(tcp, to, tls, Tls::None).await?;
                 tls.unencrypted
-                    .tell(&format!("{}:{}", to.host, to.port), &why);
+                    .record(&format!("{}:{}", to.host, to.port), &why);
                 Ok(hop)
             }
             begun => begun,
@@ -268,8 +269,8 @@ async fn encrypted(
     match timeout(HANDSHAKE, tls.connect(stream)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(cause)) => {
-            let why = certificate_fault(&cause.to_string());
-            Err(match is_tls_fault(&cause) {
+            let why = explain_certificate_error(&cause.to_string());
+            Err(match is_tls_error(&cause) {
                 true => HopError::Handshake(why),
                 false => HopError::Tls(why),
             })

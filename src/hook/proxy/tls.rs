@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::crypto::CryptoProvider;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -14,7 +13,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::client::ByteStream;
 use crate::deliver::Tls;
 use crate::hook::{DoorTls, NextHop};
-use crate::net;
+use crate::net::Server;
+use crate::tls::{self, UnencryptedMonitor};
 
 /// Longest time for a handshake.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
@@ -44,7 +44,7 @@ pub enum TlsError {
     },
     /// What the next server is checked against.
     #[error("hook.smtp.next_hop_ca_file: {0}")]
-    Trust(#[from] net::TlsError),
+    Trust(#[from] tls::TlsError),
 }
 
 /// TLS with clients.
@@ -65,7 +65,7 @@ impl ServerTls {
             .map_err(|cause| in_file(&of.cert_file, cause))?;
         let key = PrivateKeyDer::from_pem_file(&of.key_file)
             .map_err(|cause| in_file(&of.key_file, cause))?;
-        let config = ServerConfig::builder_with_provider(provider())
+        let config = ServerConfig::builder_with_provider(tls::provider())
             .with_safe_default_protocol_versions()
             .map_err(unusable)?
             .with_no_client_auth()
@@ -87,8 +87,8 @@ impl ServerTls {
 
 /// The next server: where it is, and TLS with it.
 pub(super) struct HopTls {
-    pub(super) server: net::Server,
-    pub(super) unencrypted: net::Unencrypted,
+    pub(super) server: Server,
+    pub(super) unencrypted: UnencryptedMonitor,
     connector: Option<TlsConnector>,
     name: Option<ServerName<'static>>,
 }
@@ -98,12 +98,12 @@ impl HopTls {
         let config = match hop.tls {
             Tls::None => None,
             // Against listeners only: mail would go in the clear otherwise (RFC 7435).
-            Tls::Opportunistic => Some(net::unchecked_tls_client_config()?),
-            Tls::Required | Tls::Implicit => Some(net::tls_client_config(hop.ca_file.as_deref())?),
+            Tls::Opportunistic => Some(tls::unverified_client_config()?),
+            Tls::Required | Tls::Implicit => Some(tls::client_config(hop.ca_file.as_deref())?),
         };
         Ok(HopTls {
-            server: net::Server::new(&hop.host, hop.port),
-            unencrypted: net::Unencrypted::of("next_hop"),
+            server: Server::new(&hop.host, hop.port),
+            unencrypted: UnencryptedMonitor::new("next_hop"),
             connector: config.map(TlsConnector::from),
             name: ServerName::try_from(hop.host.clone()).ok(),
         })
@@ -125,9 +125,4 @@ fn in_file(path: &Path, cause: pem::Error) -> TlsError {
         path: path.to_owned(),
         cause,
     }
-}
-
-/// Named, since a second one in the build would make the default ambiguous, and ambiguous panics.
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
 }
