@@ -1175,8 +1175,8 @@ fn the_relay_is_asked_online_and_what_it_lacks_is_named() {
         (&[][..], &[][..]),
         (&["-8"], &["relay-lacks-8bitmime"]),
         (&["-N"], &["relay-lacks-dsn"]),
-        // The NDR address of inbound mail, and the same of outbound mail.
-        (&["-f", "RCPT"], &["relay-refuses", "relay-refuses"]),
+        // Two journal addresses, and the NDR address of inbound and of outbound mail.
+        (&["-f", "RCPT"], &["relay-refuses"; 4]),
     ] {
         relay.stop();
         relay.restart_with(options);
@@ -1809,6 +1809,33 @@ fn what_the_guard_leaves_open_or_does_not_know_is_found_online() {
     let fix = incomplete.unwrap_or_else(|| panic!("{found:#?}"))["fix"].as_str();
     let wanted = "olcLimits: dn.exact=\"cn=agent,dc=example,dc=test\" size.prtotal=unlimited";
     assert!(fix.expect("a text").contains(wanted), "{fix:?}");
+}
+
+#[test]
+fn journal_values_that_lead_nowhere_good_are_found_online() {
+    let relay = SmtpSink::start();
+    let found = |value: fn(usize) -> String, plants: &[Plant]| {
+        let slapd = Slapd::start_with(5, |user| Some(value(user)));
+        let mut house = with_peers(&slapd, relay.address());
+        plants.iter().for_each(|plant| house.plant(*plant));
+        let (found, _) = house.findings_of(&["--json", "--online"]);
+        found
+    };
+    let journal = |_| "journal@archive.test".to_owned();
+    let bad = found(|_| "the journal".into(), &[]);
+    assert_eq!(names(&bad), ["journal-value"], "{bad:#?}");
+    let seen = bad[0]["seen"].as_str().expect("a text");
+    assert!(seen.contains("extensionAttribute10 of "), "{seen}");
+    assert!(seen.contains("\"the journal\""), "{seen}");
+    let same = found(|_| "ndr@corp.example".into(), &[]);
+    assert_eq!(names(&same), ["ndr-to-journal"; 2], "{same:#?}");
+    let nobody = "[directory]\naddress_attributes = [\"mailAlternateAddress\"]";
+    let nobody = found(journal, &[Config("[directory]", nobody)]);
+    assert!(names(&nobody).contains(&"people-missing"), "{nobody:#?}");
+    let person = format!("journal_ndr = \"{}\"", lab::user(3));
+    let person = Config("journal_ndr = \"ndr@corp.example\"", person.leak());
+    let closed = found(journal, &[person]);
+    assert_eq!(names(&closed), ["person-closed"], "{closed:#?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! --online`.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::RelaySettings;
 use super::connection::Connection;
@@ -26,9 +26,14 @@ pub struct ProbeReport {
     pub expires: Option<SystemTime>,
 }
 
+/// Longest wait for a reply: a person waits for the result, and a delivery waits minutes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 async fn open(settings: &RelaySettings) -> Result<Connection, RelayError> {
+    let mut settings = settings.clone();
+    settings.timeout = settings.timeout.min(PATIENCE);
     let server = Server::new(&settings.host, settings.port);
-    Connection::open(&server, settings).await
+    Connection::open(&server, &settings).await
 }
 
 /// Connects as a delivery would, and says goodbye.

@@ -94,6 +94,10 @@ pub struct GuardedMailboxes {
     /// Mailboxes of people that attribute values name: not guarded.
     #[serde(default)]
     pub persons: Vec<Unguarded>,
+    /// Mailboxes of people that settings name as journal or NDR addresses: guarded, so that mail
+    /// from outside to these people is rejected.
+    #[serde(default)]
+    pub closed_persons: Vec<Unguarded>,
 }
 
 /// A person's mailbox that journal copies go to and that is not guarded.
@@ -336,6 +340,16 @@ impl Identities {
         all.incomplete = values.and_then(|values| values.incomplete().map(str::to_owned));
         for target in &settings.configured {
             for (address, objects) in self.mailboxes_of(target).await? {
+                let is_new = !all.closed_persons.iter().any(|one| one.address == address);
+                let person = self.person(settings, &address, &objects).await?;
+                if let Some((dn, mark)) = person.filter(|_| is_new) {
+                    all.closed_persons.push(Unguarded {
+                        address: address.clone(),
+                        dn,
+                        named_by: target.to_string(),
+                        mark,
+                    });
+                }
                 all.add(&address, &objects, self.directory());
             }
         }

@@ -17,7 +17,7 @@
 //! | `line` | lines of our own file that findings propose. Pure |
 //! | `host`, `holders`, `unit` | look at this machine |
 //! | `system`, `service` | what of that is wrong; for the service's user, in its unit. Pure |
-//! | `online` | asks the directory and the relay |
+//! | `online`, `journaled` | ask the directory and the relay |
 
 mod behaviour;
 mod clients;
@@ -26,6 +26,7 @@ mod filters;
 mod finding;
 mod holders;
 mod host;
+mod journaled;
 mod line;
 mod maps;
 mod milters;

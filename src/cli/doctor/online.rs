@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::copies;
 use super::finding::{Finding, Severity};
+use super::journaled;
 use super::line;
 use super::maps;
 use super::postfix::Postfix;
@@ -48,6 +49,7 @@ async fn directory(settings: &Settings) -> Vec<Finding> {
     }
     if probes.iter().any(|probe| probe.outcome.is_ok()) {
         found.extend(guard(&identities, settings).await);
+        found.extend(journaled::findings(directory, settings).await);
     }
     found.extend(targets(directory, settings).await);
     directory.close().await;
@@ -88,6 +90,7 @@ async fn guard(identities: &Identities, settings: &Settings) -> Vec<Finding> {
     let many = guarded.persons.len();
     let some = guarded.persons.iter().take(MOST_NAMED);
     found.extend(some.map(|one| person(one, settings)));
+    found.extend(guarded.closed_persons.iter().map(closed));
     if many > MOST_NAMED {
         found.push(Finding {
             name: "journal-mailbox-unguarded",
@@ -117,6 +120,22 @@ fn person(one: &Unguarded, settings: &Settings) -> Finding {
         fix: format!(
             "if so: {}",
             line::added(settings, "organization.journal_mailboxes", &[address.to_string()])
+        ),
+    }
+}
+
+fn closed(one: &Unguarded) -> Finding {
+    let Unguarded {
+        address, dn, mark, ..
+    } = one;
+    Finding {
+        name: "person-closed",
+        severity: Severity::Warning,
+        place: format!("configuration {address}"),
+        seen: format!("is the mailbox of {dn}, which looks like a person's ({mark})"),
+        why: "the journal guard rejects mail from outside to the addresses that the settings name: this person gets none".into(),
+        fix: format!(
+            "name a mailbox of its own as journal_ndr or journal; if it is a journal mailbox: organization.journal_mailboxes = [\"{address}\"]"
         ),
     }
 }

@@ -46,6 +46,10 @@ pub(super) fn bind_refusal(url: &str, who: &str, result: &LdapResult) -> String 
         Some(reason) if result.rc == 49 => {
             format!("{url} refused the bind as {who:?}: {reason} ({says})")
         }
+        // Servers do not tell a wrong password from an unknown name (RFC 4513 section 5.1.3).
+        None if result.rc == 49 => format!(
+            "{url} refused the bind as {who:?}: wrong password, or no such account: {says}; check directory.bind_dn and the password"
+        ),
         _ => format!("{url} refused the bind as {who:?}: {says}"),
     }
 }

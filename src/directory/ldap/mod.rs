@@ -530,7 +530,12 @@ impl Client {
             Err(error) => {
                 return Probe {
                     url: url.to_string(),
-                    outcome: Err(error.to_string()),
+                    outcome: Err(match access.bind.is_none() && !access.gssapi {
+                        true => format!(
+                            "{error}; directory.bind_dn is not set, so Copyist is anonymous here"
+                        ),
+                        false => error.to_string(),
+                    }),
                     remarks: Vec::new(),
                     nobody_has: Vec::new(),
                     expires: None,
