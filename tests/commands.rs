@@ -638,7 +638,7 @@ fn a_bad_file_leaves_the_old_settings_running_and_a_good_one_counts() {
     let said = site.copyist.wait_for_log(at, "journal_ndrr");
     assert!(said.contains("copyist.toml:"), "file and line: {said}");
     site.copyist
-        .wait_for_log(at, "the old settings stay in force");
+        .wait_for_log(at, "reload failed; keeping the previous configuration");
     let admin = site.admin;
     let ready = site.wait_until("the note of the refused file", || {
         let ready = get(admin, "/readyz");

@@ -1,4 +1,4 @@
-//! What an administrator meets: the commented sample, the schema, and what is said about mistakes.
+//! The configuration as an administrator sees it: the commented sample, the schema, error messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -159,13 +159,13 @@ fn the_defaults_shown_in_the_sample_are_those_of_the_code() {
 #[test]
 fn the_examples_in_the_sample_would_work() {
     let error = load(&uncommented("## ")).expect_err("the files that it names are not here");
-    for mistake in error.mistakes {
-        let key = mistake.key.as_deref().unwrap_or_default();
+    for problem in error.problems {
+        let key = problem.key.as_deref().unwrap_or_default();
         // The user postfix is not on every machine either.
         let of_a_machine = ["_file", "allow_users", "socket_group"];
         assert!(
             of_a_machine.iter().any(|end| key.ends_with(end)),
-            "{mistake}"
+            "{problem}"
         );
     }
 }
@@ -604,16 +604,17 @@ fn a_sample_that_breaks_off_anywhere_is_loaded_or_explained() {
         }
         fs::write(&path, &all[..end]).expect("written");
         if let Err(error) = config::load_with(&path, []) {
-            assert!(!error.mistakes.is_empty(), "cut at {end}");
+            assert!(!error.problems.is_empty(), "cut at {end}");
         }
     }
 }
 
-/// Each directory of `tests/bad-configs` holds a `copyist.toml` with a mistake, the message
-/// `expected`, where wanted `environment` (`NAME=value` lines) and `setup` (`chmod MODE FILE`
-/// lines: git keeps no such modes), and what else the file names. `{dir}` stands for the directory.
+/// Each directory of `tests/bad-configs` contains an invalid `copyist.toml`, the message `expected`,
+/// optionally `environment` (`NAME=value` lines) and `setup` (`chmod MODE FILE` lines, because git
+/// does not store such modes), and other files that the configuration names. `{dir}` is the directory.
+/// `UPDATE_EXPECT=1 cargo test --test config` rewrites the messages.
 #[test]
-fn every_mistake_is_told_with_place_value_and_remedy() {
+fn every_problem_has_location_value_and_fix() {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad-configs");
     let mut directories: Vec<PathBuf> = fs::read_dir(&cases)
         .expect("the cases")
@@ -625,7 +626,7 @@ fn every_mistake_is_told_with_place_value_and_remedy() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// What is wrong with the outcome of a case.
+/// Returns the difference between the actual and the expected message of a case.
 fn check(case: &Path) -> Option<String> {
     let copy = tempfile::tempdir().expect("a directory");
     for entry in fs::read_dir(case).expect("a directory") {
@@ -646,14 +647,18 @@ fn check(case: &Path) -> Option<String> {
         .lines()
         .filter_map(|line| line.split_once('='))
         .collect();
-    let said = match config::load_with(&copy.path().join("copyist.toml"), environment(&variables)) {
-        Ok(_) => "(no mistake found)".to_owned(),
+    let found = match config::load_with(&copy.path().join("copyist.toml"), environment(&variables))
+    {
+        Ok(_) => "(no problem found)".to_owned(),
         Err(error) => error.to_string(),
     };
-    let said = said.replace(&copy.path().display().to_string(), "{dir}");
+    let found = found.replace(&copy.path().display().to_string(), "{dir}");
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        fs::write(case.join("expected"), format!("{}\n", found.trim_end())).expect("written");
+    }
     let expected = read("expected");
-    (said.trim_end() != expected.trim_end()).then(|| {
+    (found.trim_end() != expected.trim_end()).then(|| {
         let name = case.file_name().unwrap_or_default().to_string_lossy();
-        format!("{name}\n  expected:\n{expected}\n  said:\n{said}\n")
+        format!("{name}\n  expected:\n{expected}\n  found:\n{found}\n")
     })
 }

@@ -246,7 +246,7 @@ fn a_key_in_ansi_with_every_type_of_value_is_read() {
     assert_eq!(outbound["journal"].as_array().map(Vec::len), Some(2));
     assert!(
         outbound.get("journal_attribute").is_none(),
-        "0 is no property"
+        "0 is not a known property"
     );
     let said = stderr(&imported);
     for part in [
@@ -265,7 +265,7 @@ fn every_mistake_in_a_key_is_told_with_its_line_and_what_would_work() {
     assert_eq!(stdout(&imported), "");
     let said = stderr(&imported);
     for part in [
-        "two-mistakes.reg:4: InboundRecipJournalProp: 0x80370000 is no property",
+        "two-mistakes.reg:4: InboundRecipJournalProp: 0x80370000 is not a known property",
         "802d0000 (extensionAttribute1)",
         "two-mistakes.reg:5: InboundJournal: \"nobody\" is neither an SMTP address",
     ] {
@@ -377,7 +377,7 @@ fn ldap_bcc_maps_become_attribute_and_directory_and_no_password_is_told() {
     );
     for part in [
         "no equivalent: pcre:/etc/postfix/x in recipient_bcc_maps",
-        "no equivalent: ldap:old asks another directory",
+        "no equivalent: ldap:old searches another directory",
         "fill in: directory.bind_password_file",
     ] {
         assert!(said.contains(part), "{part:?} is missing in\n{said}");

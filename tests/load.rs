@@ -305,7 +305,10 @@ fn good_and_bad_settings_in_turn_fail_no_session() {
         let spoil = BAD[n % BAD.len()];
         assert_ne!(spoil(&good), good, "it must be spoilt");
         for (config, said) in [
-            (spoil(&good), "the old settings stay in force"),
+            (
+                spoil(&good),
+                "reload failed; keeping the previous configuration",
+            ),
             (good, "the new settings are in force"),
         ] {
             let accepted = traffic.accepted();

@@ -81,7 +81,7 @@ impl Tools<'_> {
                 Err(error) => Content::Unknown(format!("cannot be read: {error}")),
             },
             Origin::LdapInMain(prefix) => self.ldap_in_main(prefix),
-            Origin::Nowhere => Content::Unknown(
+            Origin::Unlisted => Content::Unknown(
                 "is of a kind that cannot be translated. Set the attribute on the people, or in an OU or a group of them."
                     .into(),
             ),

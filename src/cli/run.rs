@@ -58,9 +58,9 @@ fn watch_signals(
             }
             info!("reading {} again", config.display());
             let reread = config::load(&config).map_err(|error| {
-                let mistakes = error.mistakes.iter();
-                mistakes.for_each(|mistake| error!("{mistake}"));
-                error!("the old settings stay in force");
+                let problems = error.problems.iter();
+                problems.for_each(|problem| error!("{problem}"));
+                error!("reload failed; keeping the previous configuration");
                 error.to_string()
             });
             if sender.send(reread).await.is_err() {

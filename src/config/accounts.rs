@@ -1,28 +1,28 @@
-//! Users and groups of this machine → their numbers.
+//! User and group names → their numbers.
 
 use nix::unistd::{Group, User};
 
-/// A user, by name or number.
+/// Looks up a user by name or number.
 pub(super) fn user(text: &str) -> Result<u32, &'static str> {
     if let Ok(number) = text.parse() {
         return Ok(number);
     }
     match User::from_name(text) {
         Ok(Some(user)) => Ok(user.uid.as_raw()),
-        Ok(None) => Err("is no user of this machine"),
-        Err(_) => Err("cannot be looked up among the users of this machine"),
+        Ok(None) => Err("is not a user on this machine"),
+        Err(_) => Err("cannot be looked up in the user database"),
     }
 }
 
-/// A group, by name or number.
+/// Looks up a group by name or number.
 pub(super) fn group(text: &str) -> Result<u32, &'static str> {
     if let Ok(number) = text.parse() {
         return Ok(number);
     }
     match Group::from_name(text) {
         Ok(Some(group)) => Ok(group.gid.as_raw()),
-        Ok(None) => Err("is no group of this machine"),
-        Err(_) => Err("cannot be looked up among the groups of this machine"),
+        Ok(None) => Err("is not a group on this machine"),
+        Err(_) => Err("cannot be looked up in the group database"),
     }
 }
 

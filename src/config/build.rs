@@ -1,10 +1,10 @@
-//! [`Raw`] → the settings of every module: what the texts mean, and what must fit together.
+//! [`Raw`] → the settings of every module: parses the values and checks that they fit together.
 //!
-//! Every part is built even where another one failed, so that all mistakes are told at once.
+//! Every part is built even if another one failed, so that all problems are reported at once.
 
 mod directory;
-mod doors;
-mod sending;
+mod listeners;
+mod relay;
 mod smtp;
 mod texts;
 
@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use super::files::{self, FileError};
 use super::keys::join;
-use super::mistake::{Findings, Noted, quoted};
 use super::parse;
-use super::raw::{self, Raw, Words};
+use super::problem::{ErrorReported, Problems, quoted};
+use super::raw::{self, Raw, StringList};
 use super::{LogSettings, Settings};
 use crate::directory::ValuesOf;
 use crate::identity::{FoundDomains, Membership, Names};
@@ -25,9 +25,9 @@ use crate::maps::MapName;
 use crate::policy::{Direction, DirectionRules, MapNames, Organization, Rules};
 use crate::secret::Secret;
 
-/// Builds everything; `Err` where anything that is needed for it is wrong.
-pub(super) fn settings(raw: &Raw, findings: &mut Findings) -> Result<Settings, Noted> {
-    let mut build = Build { raw, findings };
+/// Builds all settings; `Err` if any required value is invalid.
+pub(super) fn settings(raw: &Raw, problems: &mut Problems) -> Result<Settings, ErrorReported> {
+    let mut build = Build { raw, problems };
     let state_dir = build.state_dir();
     let organization = build.organization();
     let rules = build.rules();
@@ -35,12 +35,12 @@ pub(super) fn settings(raw: &Raw, findings: &mut Findings) -> Result<Settings, N
     let directory = build.directory(&rules, &text);
     let journal = build.journal(&organization);
     let deliver = build.deliver(&journal);
-    let doors = build.doors();
+    let listeners = build.listeners();
 
     let spool = state_dir.and_then(|dir| Ok((build.spool(&dir)?, dir)));
 
     let (spool, state_dir) = spool?;
-    let (hook, admin) = doors?;
+    let (hook, admin) = listeners?;
     Ok(Settings {
         spool,
         state_dir,
@@ -63,26 +63,26 @@ pub(super) fn settings(raw: &Raw, findings: &mut Findings) -> Result<Settings, N
     })
 }
 
-/// How a text becomes a text that can be used.
+/// A parser that returns the normalized string.
 type Parse = fn(&str) -> Result<String, &'static str>;
 
 struct Build<'a> {
     raw: &'a Raw,
-    findings: &'a mut Findings,
+    problems: &'a mut Problems,
 }
 
 impl Build<'_> {
-    fn state_dir(&mut self) -> Result<PathBuf, Noted> {
+    fn state_dir(&mut self) -> Result<PathBuf, ErrorReported> {
         match self.raw.state_dir.trim() {
-            "" => Err(self.missing("state_dir", "state_dir", "the spool must be somewhere")),
+            "" => Err(self.missing("state_dir", "state_dir", "the spool needs a directory")),
             path => Ok(self.path(path)),
         }
     }
 
-    fn organization(&mut self) -> Result<Organization, Noted> {
+    fn organization(&mut self) -> Result<Organization, ErrorReported> {
         let raw = &self.raw.organization;
         let domains = if raw.domains.0.is_empty() {
-            let why = "Copyist has to know which addresses are inside";
+            let why = "Copyist must know which domains are internal";
             Err(self.missing("organization.domains", "organization", why))
         } else {
             self.each("organization.domains", &raw.domains, |text| {
@@ -131,7 +131,7 @@ impl Build<'_> {
             default_domain: default_domain?,
             recipient_delimiter: delimiter?,
         };
-        let own = sending::own_names(given(&raw.hostname));
+        let own = relay::own_names(non_empty(&raw.hostname));
         names.local_domains.extend(own);
         names.local_domains.sort_unstable();
         names.local_domains.dedup();
@@ -147,7 +147,7 @@ impl Build<'_> {
         })
     }
 
-    fn address_maps(&mut self) -> Result<MapNames, Noted> {
+    fn address_maps(&mut self) -> Result<MapNames, ErrorReported> {
         let raw = &self.raw.organization.address_maps;
         let mut maps = |name: &str, words| {
             let key = join("organization.address_maps", name);
@@ -167,7 +167,7 @@ impl Build<'_> {
         })
     }
 
-    fn same_domains(&mut self) -> Result<Vec<Vec<String>>, Noted> {
+    fn same_domains(&mut self) -> Result<Vec<Vec<String>>, ErrorReported> {
         const KEY: &str = "organization.same_domains";
         let groups = self.raw.organization.same_domains.lists();
         let mut all = Vec::new();
@@ -182,13 +182,13 @@ impl Build<'_> {
         Ok(all)
     }
 
-    fn domains_from(&mut self) -> Result<Option<ValuesOf>, Noted> {
+    fn domains_from(&mut self) -> Result<Option<ValuesOf>, ErrorReported> {
         const KEY: &str = "organization.domains_from";
         let raw = &self.raw.organization.domains_from;
         if raw == &raw::DomainsFrom::default() {
             return Ok(None);
         }
-        let why = || "the domains stand in an attribute of the objects that a filter finds";
+        let why = || "domains are read from an attribute of the objects that a filter matches";
         let mut needed = |name: &str, value: &Option<String>, parse| {
             let key = join(KEY, name);
             let found = self.optional(&key, value, parse)?;
@@ -203,8 +203,8 @@ impl Build<'_> {
         }))
     }
 
-    /// All rules but the organization.
-    fn rules(&mut self) -> Result<Rules, Noted> {
+    /// Builds the rules without the organization.
+    fn rules(&mut self) -> Result<Rules, ErrorReported> {
         let raw = self.raw;
         let directions = [
             self.direction(Direction::Inbound, &raw.inbound),
@@ -240,9 +240,9 @@ impl Build<'_> {
         Ok(rules)
     }
 
-    /// What the settings themselves name must be inside; the addresses of NDRs are the
-    /// administrator's own word.
-    fn check_journal_domains(&mut self, rules: &Rules) -> Result<(), Noted> {
+    /// Checks that journal addresses in the settings are in the allowed domains. NDR addresses may be
+    /// anywhere.
+    fn check_journal_domains(&mut self, rules: &Rules) -> Result<(), ErrorReported> {
         let journals = Direction::ALL.iter().flat_map(|direction| {
             let targets = rules.of(*direction).journal.iter().enumerate();
             let named = targets.filter_map(|(at, target)| Some((at, target.smtp()?)));
@@ -256,10 +256,10 @@ impl Build<'_> {
         let Some((key, address)) = outside.next() else {
             return Ok(());
         };
-        Err(self.findings.wrong_but(
+        Err(self.problems.invalid_with(
             &key,
             Some(&quoted(&address.to_string())),
-            "is in none of directory.journal_domains",
+            "is not in directory.journal_domains",
             Some(format!(
                 "add \"{}\" to directory.journal_domains",
                 address.domain()
@@ -271,7 +271,7 @@ impl Build<'_> {
         &mut self,
         direction: Direction,
         raw: &raw::Direction,
-    ) -> Result<DirectionRules, Noted> {
+    ) -> Result<DirectionRules, ErrorReported> {
         let key = |name| join(direction.name(), name);
         let journal = self.each(&key("journal"), &raw.journal, parse::target);
         let attributes = self.each(
@@ -287,7 +287,7 @@ impl Build<'_> {
         let ndr = match (ndr?, cause) {
             (None, Some((cause, _))) => {
                 let why = format!(
-                    "{direction} mail is journaled, and somebody must get its non-delivery reports"
+                    "{direction} mail is journaled, and its non-delivery reports need a recipient"
                 );
                 return Err(self.missing(&key("journal_ndr"), &key(cause), why));
             }
@@ -302,7 +302,7 @@ impl Build<'_> {
         })
     }
 
-    fn fallback(&mut self) -> Result<Option<Address>, Noted> {
+    fn fallback(&mut self) -> Result<Option<Address>, ErrorReported> {
         const KEY: &str = "directory.fallback_journal";
         let raw = &self.raw.directory;
         let fallback = self.optional(KEY, &raw.fallback_journal, parse::smtp_target)?;
@@ -314,10 +314,10 @@ impl Build<'_> {
     }
 }
 
-/// What several sections need.
+/// Helpers for all sections.
 impl Build<'_> {
-    fn missing(&mut self, key: &str, near: &str, why: impl Display) -> Noted {
-        self.findings.missing(key, near, why)
+    fn missing(&mut self, key: &str, near: &str, why: impl Display) -> ErrorReported {
+        self.problems.missing(key, near, why)
     }
 
     fn parsed<T, E: Display>(
@@ -325,18 +325,18 @@ impl Build<'_> {
         key: &str,
         text: &str,
         parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Result<T, Noted> {
-        parse(text.trim()).map_err(|problem| self.findings.wrong(key, text, problem))
+    ) -> Result<T, ErrorReported> {
+        parse(text.trim()).map_err(|problem| self.problems.invalid(key, text, problem))
     }
 
-    /// A setting that may be left out; an empty text is the same as none.
+    /// Parses an optional setting; an empty string counts as unset.
     fn optional<T, E: Display>(
         &mut self,
         key: &str,
         text: &Option<String>,
         parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Result<Option<T>, Noted> {
-        given(text)
+    ) -> Result<Option<T>, ErrorReported> {
+        non_empty(text)
             .map(|text| self.parsed(key, text, parse))
             .transpose()
     }
@@ -344,9 +344,9 @@ impl Build<'_> {
     fn each<T, E: Display>(
         &mut self,
         key: &str,
-        words: &Words,
+        words: &StringList,
         parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Result<Vec<T>, Noted> {
+    ) -> Result<Vec<T>, ErrorReported> {
         let items: Vec<_> = words
             .0
             .iter()
@@ -356,40 +356,44 @@ impl Build<'_> {
         items.into_iter().collect()
     }
 
-    /// Relative paths are taken from the directory of the file, not from where we were started.
+    /// Returns a path, relative to the configuration file's directory, not to the working directory.
     fn path(&self, text: &str) -> PathBuf {
-        match self.findings.origins.file.parent() {
+        match self.problems.origins.file.parent() {
             Some(parent) => parent.join(text),
             None => text.into(),
         }
     }
 
-    /// As [`Build::path`]; `credential:NAME` is a credential of the service, which systemd makes a
-    /// file of.
-    fn secret_path(&mut self, key: &str, text: &str) -> Result<PathBuf, Noted> {
+    /// As [`Build::path`]; `credential:NAME` is a credential of the service, which systemd provides as
+    /// a file.
+    fn secret_path(&mut self, key: &str, text: &str) -> Result<PathBuf, ErrorReported> {
         let Some(name) = text.strip_prefix("credential:") else {
             return Ok(self.path(text));
         };
-        let (problem, remedy) = match &self.findings.origins.credentials {
+        let (problem, remedy) = match &self.problems.origins.credentials {
             _ if name.is_empty() || name.starts_with('.') || name.contains('/') => (
-                "has no name of a credential after credential:",
-                "write for example \"credential:ldap.password\"".to_owned(),
+                "lacks a credential name after credential:",
+                "for example: \"credential:ldap.password\"".to_owned(),
             ),
             None => (
-                "is a credential, and there are none: CREDENTIALS_DIRECTORY is not set",
+                "is a credential, but CREDENTIALS_DIRECTORY is not set",
                 format!(
-                    "write LoadCredential={name}:/etc/copyist/{name} in the unit, and try it with: systemd-run --pty --property=LoadCredential={name}:/etc/copyist/{name} copyist check"
+                    "add LoadCredential={name}:/etc/copyist/{name} to the unit, and test it with: systemd-run --pty --property=LoadCredential={name}:/etc/copyist/{name} copyist check"
                 ),
             ),
             Some(directory) => return Ok(directory.join(name)),
         };
         Err(self
-            .findings
-            .wrong_but(key, Some(&quoted(text)), problem, Some(remedy)))
+            .problems
+            .invalid_with(key, Some(&quoted(text)), problem, Some(remedy)))
     }
 
-    fn ca_file(&mut self, key: &str, text: &Option<String>) -> Result<Option<PathBuf>, Noted> {
-        let Some(text) = given(text) else {
+    fn ca_file(
+        &mut self,
+        key: &str,
+        text: &Option<String>,
+    ) -> Result<Option<PathBuf>, ErrorReported> {
+        let Some(text) = non_empty(text) else {
             return Ok(None);
         };
         let path = self.path(text);
@@ -397,13 +401,13 @@ impl Build<'_> {
         Ok(Some(path))
     }
 
-    /// An account and its password: both or neither.
+    /// Builds an account and its password: both or neither.
     fn account(
         &mut self,
         (name_key, name): (&str, &Option<String>),
         (file_key, file): (&str, &Option<String>),
-    ) -> Result<Option<(String, Secret)>, Noted> {
-        match (given(name), given(file)) {
+    ) -> Result<Option<(String, Secret)>, ErrorReported> {
+        match (non_empty(name), non_empty(file)) {
             (None, None) => Ok(None),
             (Some(name), Some(file)) => {
                 let path = self.secret_path(file_key, file)?;
@@ -417,28 +421,28 @@ impl Build<'_> {
                 Err(self.missing(file_key, name_key, why))
             }
             (None, Some(_)) => {
-                let why = format!("the password in {file_key} belongs to some account");
+                let why = format!("{file_key} needs an account name");
                 Err(self.missing(name_key, file_key, why))
             }
         }
     }
 
-    fn bad_file(&mut self, key: &str, seen: &str, path: &Path, error: &FileError) -> Noted {
+    fn bad_file(&mut self, key: &str, seen: &str, path: &Path, error: &FileError) -> ErrorReported {
         let remedy = match error {
             FileError::TooOpen { .. } => Some(format!("run chmod 640 {}", path.display())),
             FileError::NoToken => Some(format!(
-                "write one with: openssl rand -hex 32 > {}",
+                "create one with: openssl rand -hex 32 > {}",
                 path.display()
             )),
-            FileError::NoKey => Some("write one with: openssl pkey -in KEY -out FILE".into()),
+            FileError::NoKey => Some("create one with: openssl pkey -in KEY -out FILE".into()),
             _ => None,
         };
-        self.findings
-            .wrong_but(key, Some(&quoted(seen)), error, remedy)
+        self.problems
+            .invalid_with(key, Some(&quoted(seen)), error, remedy)
     }
 }
 
-fn given(text: &Option<String>) -> Option<&str> {
+fn non_empty(text: &Option<String>) -> Option<&str> {
     text.as_deref()
         .map(str::trim)
         .filter(|text| !text.is_empty())

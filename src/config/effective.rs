@@ -1,20 +1,20 @@
-//! Every key as it is in force: its value, and where that comes from.
+//! The effective value of every key, and its origin, for display.
 //!
-//! Promises: holds no secret. The keys themselves have none: passwords, tokens and private keys
-//! stand in files, and only the names of these are told (a test holds that).
+//! Contains no secret: passwords, tokens and private keys are in files, and only the file names are
+//! settings (a test checks this).
 
 use serde_json::Value;
 
 use super::Settings;
 use super::keys::{KEYS, Kind, join};
-use super::mistake::{Origins, in_toml};
+use super::problem::{Origins, in_toml};
 use super::raw::Raw;
 use crate::admin::{Effective, Origin, Setting};
 
-/// What these settings came to.
+/// Returns the effective settings.
 pub(super) fn read(raw: &Raw, origins: &Origins, settings: &Settings) -> Effective {
     let mut found = Vec::new();
-    // Texts, numbers, flags and lists of texts: JSON can say all of it.
+    // Strings, numbers, flags and lists of strings: JSON can represent all of them.
     let values = serde_json::to_value(raw).unwrap_or_default();
     walk("", &values, &mut |key, value| {
         let own = match value {
@@ -59,7 +59,7 @@ fn origin(key: &str, origins: &Origins) -> Origin {
     }
 }
 
-/// What is used for a key that is not set, where that follows from something else.
+/// Returns the value of a key that is not set and is derived from another.
 fn derived(key: &str, settings: &Settings) -> Option<String> {
     let text = match key {
         "organization.hostname" => settings.journal.hostname.clone(),

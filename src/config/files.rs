@@ -1,4 +1,4 @@
-//! Files that settings name: passwords and certificates. Read once, while the settings are loaded.
+//! Files named by settings: passwords, certificates and texts. Read once, when the settings load.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -13,22 +13,22 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use crate::secret::Secret;
 use crate::tls;
 
-/// The largest file that is read; a certificate bundle of all the world is a quarter of that.
+/// The largest file accepted; a bundle of all public CAs is a quarter of that.
 const LARGEST: u64 = 1024 * 1024;
 
-/// Others may do nothing with a file that holds a secret, and the group may not write it.
+/// Permission bits that a secret file must not have: none for others, no write for the group.
 const TOO_OPEN: u32 = 0o027;
 
-/// Whoever guesses a token may act for the operator; nobody types it from memory.
+/// The shortest token: whoever guesses it may act for the operator, and nobody types it from memory.
 const SHORTEST_TOKEN: usize = 16;
 
-/// Why a file that a setting names is of no use; continues a sentence that begins with its name.
+/// A problem with a file named by a setting; continues a sentence that begins with the file name.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
-    /// It is missing, or we may not read it.
+    /// The file is missing or cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(#[from] io::Error),
-    /// We may not read it.
+    /// Permission is denied; contains the command that grants it.
     #[error("cannot be read: Permission denied; {0}")]
     Denied(String),
     /// A directory, a device, a pipe.
@@ -37,8 +37,8 @@ pub(super) enum FileError {
     /// Longer than 1 MB.
     #[error("is longer than 1 MB")]
     TooLong,
-    /// Users who have no business with a secret may read or change it.
-    #[error("can be read or changed by other users (its mode is {mode:03o})")]
+    /// Other users may read or change a secret.
+    #[error("is accessible to other users (mode {mode:03o})")]
     TooOpen {
         /// Its permission bits.
         mode: u32,
@@ -46,39 +46,39 @@ pub(super) enum FileError {
     /// No password in it.
     #[error("is empty")]
     Empty,
-    /// Nothing that could be told from a guess, or be sent in a field of HTTP.
+    /// The token is easy to guess or cannot be sent in an HTTP field.
     #[error(
-        "holds no token: that is at least {SHORTEST_TOKEN} letters, digits and signs of ASCII, and no space"
+        "contains no valid token (at least {SHORTEST_TOKEN} printable ASCII characters, no spaces)"
     )]
     NoToken,
-    /// A password that is not UTF-8 could be sent in no protocol.
+    /// The content is not UTF-8, which no protocol could send as a password.
     #[error("is not UTF-8")]
     NotUtf8,
-    /// Not one certificate in it.
-    #[error("holds no PEM certificate")]
+    /// No certificate.
+    #[error("contains no PEM certificate")]
     NoCertificate,
-    /// A certificate that is broken off or not base64.
-    #[error("holds a certificate that is broken off or not base64")]
+    /// A truncated certificate, or invalid base64.
+    #[error("contains a truncated or corrupt certificate")]
     BadCertificate,
-    /// No private key in it, or one that takes a passphrase.
-    #[error("holds no PEM private key that is free of a passphrase")]
+    /// No private key, or one with a passphrase.
+    #[error("contains no PEM private key without a passphrase")]
     NoKey,
-    /// A private key that is broken off or not base64.
-    #[error("holds a private key that is broken off or not base64")]
+    /// A truncated private key, or invalid base64.
+    #[error("contains a truncated or corrupt private key")]
     BadKey,
-    /// The key is another certificate's.
-    #[error("is not the key of the certificate in {0}")]
+    /// The key belongs to another certificate.
+    #[error("does not match the certificate in {0}")]
     OtherKey(String),
     /// The TLS library cannot use the key.
-    #[error("holds a private key that cannot be used: {0}")]
+    #[error("contains an unusable private key: {0}")]
     UnusableKey(String),
     /// The TLS library cannot use the certificate.
-    #[error("holds a certificate that cannot be used: {0}")]
+    #[error("contains an unusable certificate: {0}")]
     UnusableCertificate(String),
 }
 
-/// Returns the command that lets this process's user read a file that it may not read.
-pub(super) fn leave_to_read(path: &Path) -> String {
+/// Returns the command that lets this process's user read a file.
+pub(super) fn permission_remedy(path: &Path) -> String {
     let (user, group) = (Uid::effective(), Gid::effective());
     let user = User::from_uid(user)
         .ok()
@@ -88,19 +88,19 @@ pub(super) fn leave_to_read(path: &Path) -> String {
         .ok()
         .flatten()
         .map_or(group.to_string(), |group| group.name);
-    // What cannot even be looked at is behind a directory that is closed.
+    // A path that cannot be examined is behind a closed directory: that one is reported.
     let is_seen = |path: &&Path| path.symlink_metadata().is_ok();
     let seen = path.ancestors().find(is_seen).unwrap_or(path);
     let mode = seen.metadata().map_or(0, |found| found.mode() & 0o7777);
     let bit = if seen == path { 'r' } else { 'x' };
     let shown = seen.display();
     format!(
-        "the mode of {shown} is {mode:04o}, and this is the user {user}; run as root: chgrp {group} {shown} && chmod \
+        "{shown} has mode {mode:04o}, and this process runs as {user}; run as root: chgrp {group} {shown} && chmod \
          g+{bit} {shown}"
     )
 }
 
-/// The password in a file, without the newline at its end.
+/// Returns the password in a file, without the trailing newline.
 pub(super) fn password(path: &Path) -> Result<Secret, FileError> {
     let text = String::from_utf8(secret(path)?).map_err(|_| FileError::NotUtf8)?;
     match text.trim_end_matches(['\r', '\n']) {
@@ -109,7 +109,7 @@ pub(super) fn password(path: &Path) -> Result<Secret, FileError> {
     }
 }
 
-/// The token in a file, without the newline at its end.
+/// Returns the token in a file, without the trailing newline.
 pub(super) fn token(path: &Path) -> Result<Secret, FileError> {
     let token = password(path)?;
     let text = token.reveal();
@@ -119,17 +119,17 @@ pub(super) fn token(path: &Path) -> Result<Secret, FileError> {
     Ok(token)
 }
 
-/// What a file holds.
+/// Returns the content of a file.
 pub(super) fn content(path: &Path) -> Result<Vec<u8>, FileError> {
     read(path).map(|(bytes, _)| bytes)
 }
 
-/// What a file holds, as text.
+/// Returns the content of a file as text.
 pub(super) fn text(path: &Path) -> Result<String, FileError> {
     String::from_utf8(content(path)?).map_err(|_| FileError::NotUtf8)
 }
 
-/// What a file holds that is nobody else's business.
+/// Returns the content of a file that must not be accessible to others.
 fn secret(path: &Path) -> Result<Vec<u8>, FileError> {
     let (bytes, metadata) = read(path)?;
     match metadata.mode() & 0o777 {
@@ -138,7 +138,7 @@ fn secret(path: &Path) -> Result<Vec<u8>, FileError> {
     }
 }
 
-/// The certificates in a file; at least one.
+/// Returns the certificates in a file; at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
     let (bytes, _) = read(path)?;
     let found: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
@@ -150,7 +150,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     Ok(found)
 }
 
-/// The private key in a file.
+/// Returns the private key in a file.
 pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
     PrivateKeyDer::from_pem_slice(&secret(path)?).map_err(|error| match error {
         pem::Error::NoItemsFound => FileError::NoKey,
@@ -158,8 +158,8 @@ pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
     })
 }
 
-/// Makes sure that a server can show these certificates, the first of them its own, with this key.
-/// `name` is what the file of the certificates is called.
+/// Checks that a server can present these certificates, the first of them its own, with this key.
+/// `name` is the certificates' file.
 pub(super) fn check_pair(
     certificates: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -183,17 +183,17 @@ pub(super) fn check_pair(
     }
 }
 
-/// Makes sure that a file of any length can be read.
+/// Checks that a file of any length can be read.
 pub(super) fn check_readable(path: &Path) -> Result<(), FileError> {
     open(path).map(|_| ())
 }
 
 fn open(path: &Path) -> Result<(File, Metadata), FileError> {
     let denied = |cause: io::Error| match cause.kind() {
-        io::ErrorKind::PermissionDenied => FileError::Denied(leave_to_read(path)),
+        io::ErrorKind::PermissionDenied => FileError::Denied(permission_remedy(path)),
         _ => FileError::Unreadable(cause),
     };
-    // Looked at before it is opened: opening a pipe would wait for somebody to write into it.
+    // Examined before it is opened: opening a pipe would wait for a writer.
     if !path.metadata().map_err(denied)?.is_file() {
         return Err(FileError::NotAFile);
     }
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_keeps_everything_but_the_newline_at_its_end() {
+    fn a_password_keeps_all_but_its_trailing_newline() {
         for (content, secret) in [("a b \n", "a b "), ("a\r\n", "a"), (" ä", " ä")] {
             let password = with(content.as_bytes(), 0o600).expect("a password");
             assert_eq!(password.reveal(), secret);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn only_its_owner_may_change_a_password_and_no_stranger_may_see_it() {
+    fn a_password_file_is_closed_to_other_users() {
         for mode in [0o400, 0o600, 0o640, 0o440] {
             assert!(with(b"x", mode).is_ok(), "{mode:o}");
         }
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_password_is_not_taken_for_one() {
+    fn an_invalid_password_file_is_rejected() {
         assert!(matches!(with(b"\n", 0o600), Err(FileError::Empty)));
         assert!(matches!(with(b"\xff", 0o600), Err(FileError::NotUtf8)));
         let long = vec![b'x'; LARGEST as usize + 1];

@@ -1,4 +1,4 @@
-//! The keys there are, read from the schema of [`Raw`]: what each may hold and an example of it.
+//! All keys, read from the schema of [`Raw`]: the type of each, and an example.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::raw::Raw;
 
-/// Every key, tables included, by its path (`directory.cache.ttl`); those in a list of tables by
-/// the list's (`hook.smtp.listen`).
+/// Every key, including tables, by its path (`directory.cache.ttl`); keys in a list of tables by the
+/// list's path (`hook.smtp.listen`).
 pub(super) static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     let mut keys = BTreeMap::new();
     collect("", schema().as_value(), &mut keys);
@@ -25,26 +25,26 @@ pub(super) struct Keys(BTreeMap<String, Key>);
 /// One key.
 #[derive(Debug)]
 pub(super) struct Key {
-    /// What it may hold.
+    /// The type of its value.
     pub(super) kind: Kind,
-    /// A value that would work, and what is used where the key is left out.
+    /// A valid value: the first example, or else the default.
     pub(super) example: Option<Value>,
-    /// What it is for.
+    /// Its description.
     pub(super) about: String,
 }
 
-/// What a key may hold.
+/// The type of a key's value.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Kind {
     /// Further keys.
     Table,
     /// Any number of tables of further keys (`[[hook.smtp]]`).
     Tables,
-    /// A text.
+    /// A string.
     Text,
-    /// Texts.
+    /// A list of strings.
     List,
-    /// Lists of texts; one list alone, or texts of several words, stand for it.
+    /// Lists of strings; also one list, or strings of several words.
     Groups,
     /// `true` or `false`.
     Flag,
@@ -54,7 +54,7 @@ pub(super) enum Kind {
     OneOf(Vec<String>),
 }
 
-/// The JSON schema of the settings, as committed in `schemas/copyist.schema.json`.
+/// Returns the JSON schema of the settings, as committed in `schemas/copyist.schema.json`.
 pub fn json_schema() -> String {
     let mut text =
         serde_json::to_string_pretty(&schema()).expect("a schema has only texts as map keys");
@@ -63,8 +63,7 @@ pub fn json_schema() -> String {
 }
 
 fn schema() -> Schema {
-    // Draft 7 is what editors' TOML plugins understand. Inlined, so that every key stands at its
-    // place.
+    // Editors' TOML plugins understand draft 7. Inlined, so that every key is at its own path.
     SchemaSettings::draft07()
         .with(|settings| settings.inline_subschemas = true)
         .with_transform(WithoutNull)
@@ -72,7 +71,7 @@ fn schema() -> Schema {
         .into_root_schema_for::<Raw>()
 }
 
-/// Takes out what TOML cannot say (null), and defaults of whole tables, which repeat those of their
+/// Removes null, which TOML lacks, and the defaults of whole tables, which repeat those of their
 /// keys.
 #[derive(Clone)]
 struct WithoutNull;
@@ -145,7 +144,7 @@ fn kind(schema: &Value) -> Kind {
         Value::String(name) if name == "boolean" => Kind::Flag,
         Value::String(name) if name == "integer" => Kind::Number {
             least: bound("minimum").unwrap_or(0).into(),
-            // TOML's integers end there.
+            // The largest integer of TOML.
             most: bound("maximum").unwrap_or(i64::MAX as u64).into(),
         },
         _ => Kind::Text,
@@ -156,7 +155,7 @@ fn is_empty(value: &Value) -> bool {
     value.as_str() == Some("") || value.as_array().is_some_and(Vec::is_empty)
 }
 
-/// `table.name`, or `name` at the top.
+/// Returns `table.name`, or `name` at the top level.
 pub(super) fn join(table: &str, name: &str) -> String {
     if table.is_empty() {
         return name.to_owned();
@@ -164,7 +163,7 @@ pub(super) fn join(table: &str, name: &str) -> String {
     format!("{table}.{name}")
 }
 
-/// The list of an item: `tables[1].list` for `tables[1].list[3]`; anything else as it is.
+/// Returns the list of an item: `tables[1].list` for `tables[1].list[3]`; any other path unchanged.
 pub(super) fn without_index(path: &str) -> &str {
     match path
         .strip_suffix(']')
@@ -175,18 +174,18 @@ pub(super) fn without_index(path: &str) -> &str {
     }
 }
 
-/// The key itself, whichever table and item is meant: `tables.list` for `tables[1].list[3]`.
+/// Returns a path without the indexes of tables and items: `tables.list` for `tables[1].list[3]`.
 fn without_indices(path: &str) -> String {
     let names: Vec<_> = path.split('.').map(without_index).collect();
     names.join(".")
 }
 
-/// The table that a key stands in; `None` for those at the top.
+/// Returns the table of a key; `None` at the top level.
 pub(super) fn table_of(path: &str) -> Option<&str> {
     Some(path.rsplit_once('.')?.0)
 }
 
-/// The line that begins a table: `[relay]`; for `hook.smtp` and `hook.smtp[1]`, `[[hook.smtp]]`.
+/// Returns the header of a table: `[relay]`; for `hook.smtp` and `hook.smtp[1]`, `[[hook.smtp]]`.
 pub(super) fn header_of(table: &str) -> String {
     let list = without_index(table);
     match KEYS.list_of_tables(list) {
@@ -196,12 +195,12 @@ pub(super) fn header_of(table: &str) -> String {
 }
 
 impl Keys {
-    /// The key at a path; for `list[3]`, the list's.
+    /// Returns the key at a path; for `list[3]`, the list's.
     pub(super) fn get(&self, path: &str) -> Option<&Key> {
         self.0.get(&without_indices(path))
     }
 
-    /// The list of tables that a path without indices is or leads into: `hook.smtp` for
+    /// Returns the list of tables that a path without indexes is in: `hook.smtp` for
     /// `hook.smtp.anything`.
     pub(super) fn list_of_tables(&self, path: &str) -> Option<&str> {
         let lists = self.iter().filter(|(_, key)| key.kind == Kind::Tables);
@@ -211,13 +210,13 @@ impl Keys {
         })
     }
 
-    /// All paths with their keys.
+    /// Returns all paths with their keys.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Key)> {
         self.0.iter().map(|(path, key)| (path.as_str(), key))
     }
 
-    /// The key that somebody who wrote `path` probably meant: one with nearly that name, in the
-    /// same table rather than elsewhere.
+    /// Returns the key that was probably meant by `path`: one with a similar name, preferably in the
+    /// same table.
     pub(super) fn nearest(&self, path: &str) -> Option<&str> {
         let path = &without_indices(path);
         let name = |path: &'_ str| path.rsplit('.').next().unwrap_or_default().to_lowercase();
@@ -233,7 +232,7 @@ impl Keys {
             .map(|(.., known)| known)
     }
 
-    /// The names that stand directly in a table (`""`: at the top).
+    /// Returns the names of the keys in a table (`""`: the top level).
     pub(super) fn names_in(&self, table: &str) -> Vec<&str> {
         let table = without_indices(table);
         self.iter()
@@ -243,8 +242,8 @@ impl Keys {
     }
 }
 
-/// How many letters must be changed, added, left out or swapped with the next one to make one word
-/// the other (optimal string alignment).
+/// Returns the edit distance of two words: letters changed, added, removed or swapped with the next
+/// one (optimal string alignment).
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     // rows[i][j]: the distance between the first i letters of one and the first j of the other.
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_and_items_are_named_by_their_place() {
+    fn tables_and_items_are_named_by_their_path() {
         for (path, list, key) in [
             ("a.b", "a.b", "a.b"),
             ("a.b[3]", "a.b", "a.b"),
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn every_text_that_may_be_missing_has_an_example() {
+    fn every_string_list_and_number_has_an_example() {
         for (path, key) in KEYS.iter() {
             if matches!(key.kind, Kind::Text | Kind::List | Kind::Number { .. }) {
                 assert!(key.example.is_some(), "{path}");

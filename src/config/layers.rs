@@ -1,8 +1,9 @@
-//! File, then environment over it: reads both, checks every key and type, and gives one [`Raw`].
+//! Reads the file and the environment, which overrides it, checks every key and type, and returns
+//! one [`Raw`].
 //!
-//! The `config` package lays the layers over each other, but knows no lines and stops at the first
-//! mistake. So each layer is checked by itself first, against the keys of [`Raw`], and only what is
-//! sound is handed to it.
+//! The `config` package merges the layers, but knows no line numbers and stops at the first problem.
+//! So each layer is first checked by itself against the keys of [`Raw`], and only valid values are
+//! passed on.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,76 +15,78 @@ use config::{Config, ConfigError as LayerError, Environment, Map, Source, Value,
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::files::leave_to_read;
+use super::files::permission_remedy;
 use super::keys::{KEYS, Kind, header_of, join, table_of};
-use super::mistake::{Findings, Mistake, Noted, Origins, PREFIX, Place, quoted, variable_of};
+use super::problem::{
+    ErrorReported, Location, Origins, PREFIX, Problem, Problems, quoted, variable_of,
+};
 use super::raw::Raw;
 
 /// Separates the tables in the names of environment variables.
 const SEPARATOR: &str = "__";
 
-/// Where systemd puts what LoadCredential= and SetCredential= name.
+/// The directory of the credentials that systemd loads (LoadCredential=, SetCredential=).
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
-/// Reads both layers. What is wrong in them is noted and left out; no [`Raw`] comes of a file that
-/// could not be read at all.
+/// Reads both layers. Invalid values are reported and left out; a file that cannot be read at all
+/// yields no [`Raw`].
 pub(super) fn read(
     path: &Path,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
-) -> (Result<Raw, Noted>, Findings) {
+) -> (Result<Raw, ErrorReported>, Problems) {
     let variables: Vec<(OsString, OsString)> = variables.into_iter().collect();
     let credentials = variables.iter().find(|(name, _)| name == CREDENTIALS);
-    let mut findings = Findings::new(Origins {
+    let mut problems = Problems::new(Origins {
         file: path.to_owned(),
         credentials: credentials.map(|(_, directory)| directory.into()),
         lines: BTreeMap::new(),
         variables: BTreeMap::new(),
     });
-    let file = text_of(path, &mut findings).and_then(|text| file_layer(&text, &mut findings));
+    let file = read_text(path, &mut problems).and_then(|text| file_layer(&text, &mut problems));
     let raw = file.and_then(|file| {
-        let environment = environment_layer(variables, &mut findings);
-        lay(file, environment)
-            .map_err(|error| note_file(&mut findings, None, error.to_string(), None))
+        let environment = environment_layer(variables, &mut problems);
+        merge(file, environment)
+            .map_err(|error| report_file(&mut problems, None, error.to_string(), None))
     });
-    (raw, findings)
+    (raw, problems)
 }
 
-fn note_file(
-    findings: &mut Findings,
+fn report_file(
+    problems: &mut Problems,
     line: Option<(usize, Option<usize>)>,
-    problem: String,
+    text: String,
     remedy: Option<String>,
-) -> Noted {
-    let path = findings.origins.file.clone();
-    findings.note(Mistake {
-        place: Place::File { path, line },
+) -> ErrorReported {
+    let path = problems.origins.file.clone();
+    problems.report(Problem {
+        location: Location::File { path, line },
         key: None,
-        seen: None,
-        problem,
+        value: None,
+        text,
         remedy,
     })
 }
 
-fn text_of(path: &Path, findings: &mut Findings) -> Result<String, Noted> {
+fn read_text(path: &Path, problems: &mut Problems) -> Result<String, ErrorReported> {
     let bytes = std::fs::read(path).map_err(|cause| {
-        note_file(
-            findings,
+        report_file(
+            problems,
             None,
-            format!("the configuration file cannot be read: {cause}"),
+            format!("cannot read the configuration file: {cause}"),
             Some(match cause.kind() {
-                ErrorKind::PermissionDenied => leave_to_read(path),
-                _ => "name another one with --config FILE".into(),
+                ErrorKind::PermissionDenied => permission_remedy(path),
+                _ => "give another file with --config FILE".into(),
             }),
         )
     })?;
     String::from_utf8(bytes).map_err(|error| {
         let sound = error.utf8_error().valid_up_to();
         let line = 1 + count_lines(&error.as_bytes()[..sound]);
-        note_file(
-            findings,
+        report_file(
+            problems,
             Some((line, None)),
-            "the line is not UTF-8".into(),
-            Some("save the file as UTF-8, which TOML asks for".into()),
+            "line is not UTF-8".into(),
+            Some("save the file as UTF-8, as TOML requires".into()),
         )
     })
 }
@@ -92,8 +95,8 @@ fn count_lines(bytes: &[u8]) -> usize {
     bytes.iter().filter(|byte| **byte == b'\n').count()
 }
 
-/// The settings of the file that are sound.
-fn file_layer(text: &str, findings: &mut Findings) -> Result<Map<String, Value>, Noted> {
+/// Returns the valid settings of the file.
+fn file_layer(text: &str, problems: &mut Problems) -> Result<Map<String, Value>, ErrorReported> {
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map(|span| {
             let before = text.get(..span.start).unwrap_or(text);
@@ -101,28 +104,28 @@ fn file_layer(text: &str, findings: &mut Findings) -> Result<Map<String, Value>,
             let column = before[line_start..].chars().count() + 1;
             (1 + count_lines(before.as_bytes()), Some(column))
         });
-        // The line itself is not shown: a password may stand in it.
+        // The line itself is not shown: it may contain a password.
         match error.span().and_then(|span| first_of(text, span)) {
             Some((name, line)) if error.message() == DUPLICATE => {
-                let problem = format!("the key {name} is set a second time, first in line {line}");
-                let remedy = "keep one of the two".to_owned();
-                note_file(findings, at, problem, Some(remedy))
+                let problem = format!("duplicate key {name}, first set in line {line}");
+                let remedy = "remove one of the two".to_owned();
+                report_file(problems, at, problem, Some(remedy))
             }
             _ => {
-                let problem = format!("the file is not TOML: {}", error.message());
-                note_file(findings, at, problem, None)
+                let problem = format!("invalid TOML: {}", error.message());
+                report_file(problems, at, problem, None)
             }
         }
     })?;
-    let mut reader = FileReader { text, findings };
+    let mut reader = FileReader { text, problems };
     Ok(reader.table("", table.get_ref()))
 }
 
-/// What the parser says of a key that stands twice.
+/// The parser's message for a duplicate key.
 const DUPLICATE: &str = "duplicate key";
 
-/// The name of a key that stands twice, and the line of the first: the last of that name before the
-/// second. Between two of one table no other table begins.
+/// Returns the name of a duplicate key and the line of its first occurrence: the last of that name
+/// before the second. No other table begins between two keys of one table.
 fn first_of(text: &str, second: Range<usize>) -> Option<(String, usize)> {
     let name = text.get(second.clone())?.trim_matches(['"', '\'']);
     let (table, _) = DeTable::parse_recoverable(text);
@@ -139,7 +142,7 @@ fn first_of(text: &str, second: Range<usize>) -> Option<(String, usize)> {
     }
     let line = match first {
         Some(first) => 1 + count_lines(text.as_bytes().get(..first)?),
-        // The parser keeps the second of two tables: that of the same header.
+        // The parser keeps the second of two tables with the same header.
         None => {
             let header = |line: &str| line.split('#').next().unwrap_or(line).trim().to_owned();
             let at = count_lines(text.as_bytes().get(..second.start)?);
@@ -163,7 +166,7 @@ fn tables_in<'a, 'i>(value: &'a DeValue<'i>) -> Vec<&'a DeTable<'i>> {
 
 struct FileReader<'a> {
     text: &'a str,
-    findings: &'a mut Findings,
+    problems: &'a mut Problems,
 }
 
 impl FileReader<'_> {
@@ -172,7 +175,7 @@ impl FileReader<'_> {
         for (name, value) in table {
             let line = self.line(name.span().start);
             let name = name.get_ref().as_ref();
-            // A dot in a quoted name separates nothing; such names are never ours.
+            // A dot in a quoted name is no separator; no known key has such a name.
             let bare = !name.is_empty() && !name.contains(['.', '[']);
             let path = join(
                 path,
@@ -182,7 +185,7 @@ impl FileReader<'_> {
                     format!("{name:?}")
                 },
             );
-            self.findings.origins.lines.insert(path.clone(), line);
+            self.problems.origins.lines.insert(path.clone(), line);
             match KEYS.get(&path) {
                 Some(key) => {
                     if let Ok(value) = self.value(&path, value, &key.kind) {
@@ -190,7 +193,7 @@ impl FileReader<'_> {
                     }
                 }
                 None => {
-                    note_unknown(self.findings, &path);
+                    report_unknown(self.problems, &path);
                 }
             }
         }
@@ -202,7 +205,7 @@ impl FileReader<'_> {
         path: &str,
         value: &Spanned<DeValue<'_>>,
         kind: &Kind,
-    ) -> Result<ValueKind, Noted> {
+    ) -> Result<ValueKind, ErrorReported> {
         match (value.get_ref(), kind) {
             (DeValue::Table(table), Kind::Table) => Ok(self.table(path, table).into()),
             (DeValue::Array(items), Kind::Groups) if items.iter().any(is_list) => {
@@ -220,10 +223,10 @@ impl FileReader<'_> {
                 let items = items.iter().enumerate().map(|(at, item)| {
                     let path = format!("{path}[{at}]");
                     let line = self.line(item.span().start);
-                    self.findings.origins.lines.insert(path.clone(), line);
+                    self.problems.origins.lines.insert(path.clone(), line);
                     self.value(&path, item, &kind)
                 });
-                // All of them first: each that is wrong must be noted.
+                // Collected first, so that every invalid item is reported.
                 let items: Vec<_> = items.collect();
                 Ok(items.into_iter().collect::<Result<Vec<_>, _>>()?.into())
             }
@@ -246,10 +249,14 @@ impl FileReader<'_> {
         }
     }
 
-    /// A list in a list, as one text of several words.
-    fn group(&mut self, path: &str, item: &Spanned<DeValue<'_>>) -> Result<ValueKind, Noted> {
+    /// Returns a list in a list as one string of several words.
+    fn group(
+        &mut self,
+        path: &str,
+        item: &Spanned<DeValue<'_>>,
+    ) -> Result<ValueKind, ErrorReported> {
         let line = self.line(item.span().start);
-        self.findings.origins.lines.insert(path.to_owned(), line);
+        self.problems.origins.lines.insert(path.to_owned(), line);
         let words: Option<Vec<&str>> = match item.get_ref() {
             DeValue::String(text) => return Ok(text.as_ref().into()),
             DeValue::Array(words) => words.iter().map(|word| word.get_ref().as_str()).collect(),
@@ -261,14 +268,19 @@ impl FileReader<'_> {
         }
     }
 
-    fn wrong_type(&mut self, path: &str, value: &Spanned<DeValue<'_>>, kind: &Kind) -> Noted {
-        let seen = match value.get_ref() {
+    fn wrong_type(
+        &mut self,
+        path: &str,
+        value: &Spanned<DeValue<'_>>,
+        kind: &Kind,
+    ) -> ErrorReported {
+        let shown = match value.get_ref() {
             DeValue::Table(_) => "a table".into(),
             DeValue::Array(_) => "a list".into(),
             DeValue::String(text) => quoted(text),
             _ => self.text.get(value.span()).unwrap_or("this").to_owned(),
         };
-        note_type(self.findings, path, &seen, kind)
+        report_type(self.problems, path, &shown, kind)
     }
 
     fn line(&self, at: usize) -> usize {
@@ -280,13 +292,13 @@ fn is_list(item: &Spanned<DeValue<'_>>) -> bool {
     matches!(item.get_ref(), DeValue::Array(_))
 }
 
-fn note_type(findings: &mut Findings, path: &str, seen: &str, kind: &Kind) -> Noted {
-    let problem = match kind {
-        Kind::Table => "stands where a table of further keys must be".into(),
-        Kind::Tables => "stands where a list of tables must be".into(),
-        Kind::Text => "is not a text in quotes".into(),
-        Kind::List => "is neither a text nor a list of texts".into(),
-        Kind::Groups => "is not a list of lists of texts".into(),
+fn report_type(problems: &mut Problems, path: &str, value: &str, kind: &Kind) -> ErrorReported {
+    let text = match kind {
+        Kind::Table => "where a table is expected".into(),
+        Kind::Tables => "where a list of tables is expected".into(),
+        Kind::Text => "is not a quoted string".into(),
+        Kind::List => "is neither a string nor a list of strings".into(),
+        Kind::Groups => "is not a list of lists of strings".into(),
         Kind::Flag => "is neither true nor false".into(),
         Kind::Number { least, most } if *most == i64::MAX.into() => {
             format!("is not a whole number of at least {least}")
@@ -294,31 +306,31 @@ fn note_type(findings: &mut Findings, path: &str, seen: &str, kind: &Kind) -> No
         Kind::Number { least, most } => format!("is not a whole number from {least} to {most}"),
         Kind::OneOf(words) => {
             let words: Vec<_> = words.iter().map(|word| format!("{word:?}")).collect();
-            format!("is none of {}", words.join(", "))
+            format!("is not one of {}", words.join(", "))
         }
     };
     let remedy = match kind {
-        Kind::Tables => Some(format!("begin each of them with {}", header_of(path))),
-        _ => findings
+        Kind::Tables => Some(format!("begin each table with {}", header_of(path))),
+        _ => problems
             .example(path)
-            .map(|example| format!("write for example {example}")),
+            .map(|example| format!("for example: {example}")),
     };
-    findings.wrong_but(path, Some(seen), problem, remedy)
+    problems.invalid_with(path, Some(value), text, remedy)
 }
 
-fn note_unknown(findings: &mut Findings, path: &str) -> Noted {
+fn report_unknown(problems: &mut Problems, path: &str) -> ErrorReported {
     let remedy = match KEYS.nearest(path) {
-        Some(meant) => format!("did you mean {}?", told(meant)),
+        Some(meant) => format!("did you mean {}?", display_key(meant)),
         None => format!(
-            "possible here: {}",
+            "valid keys: {}",
             KEYS.names_in(table_of(path).unwrap_or_default()).join(", ")
         ),
     };
-    findings.wrong_but(path, None, "is no setting of Copyist", Some(remedy))
+    problems.invalid_with(path, None, "is not a known setting", Some(remedy))
 }
 
-/// A key as it is called where no one of several tables is meant.
-fn told(key: &str) -> String {
+/// Returns a key without the index of a table.
+fn display_key(key: &str) -> String {
     match (KEYS.list_of_tables(key), key.rsplit_once('.')) {
         (Some(list), Some((table, name))) if list != key => {
             format!("{name} in {}", header_of(table))
@@ -328,10 +340,10 @@ fn told(key: &str) -> String {
     }
 }
 
-/// The settings of the environment that are sound.
+/// Returns the valid settings of the environment.
 fn environment_layer(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
-    findings: &mut Findings,
+    problems: &mut Problems,
 ) -> [Environment; 2] {
     let (mut lists, mut others) = (Map::new(), Map::new());
     for (name, value) in variables {
@@ -340,19 +352,19 @@ fn environment_layer(
             continue;
         };
         if key != key.to_uppercase() || key.contains(['.', '[']) {
-            note_unknown_variable(findings, &name);
+            report_unknown_variable(problems, &name);
             continue;
         }
         let key = key.to_lowercase().replace(SEPARATOR, ".");
         if let Some(list) = KEYS.list_of_tables(&key) {
-            note_one_of_several(findings, &name, list);
+            report_ambiguous_variable(problems, &name, list);
             continue;
         }
         let Some(kind) = KEYS.get(&key).map(|known| &known.kind) else {
-            note_unknown_variable(findings, &name);
+            report_unknown_variable(problems, &name);
             continue;
         };
-        findings.origins.variables.insert(key.clone(), name.clone());
+        problems.origins.variables.insert(key.clone(), name.clone());
         match value.to_str() {
             Some(value) if fits(value, kind) => {
                 let layer = if matches!(kind, Kind::List | Kind::Groups) {
@@ -363,16 +375,16 @@ fn environment_layer(
                 layer.insert(name, value.to_owned());
             }
             Some(value) => {
-                note_type(findings, &key, &quoted(value), kind);
+                report_type(problems, &key, &quoted(value), kind);
             }
             None => {
-                findings.wrong_but(&key, None, "is not UTF-8", None);
+                problems.invalid_with(&key, None, "is not UTF-8", None);
             }
         }
     }
     let environment =
         Environment::with_prefix(PREFIX.trim_end_matches(SEPARATOR)).separator(SEPARATOR);
-    // Only lists need try_parsing; on texts it would turn "007" into 7.
+    // Only lists need try_parsing; it would turn the string "007" into 7.
     let of_lists = environment
         .clone()
         .try_parsing(true)
@@ -381,20 +393,18 @@ fn environment_layer(
     [of_lists, environment.source(Some(others))]
 }
 
-fn note_one_of_several(findings: &mut Findings, name: &str, list: &str) -> Noted {
+fn report_ambiguous_variable(problems: &mut Problems, name: &str, list: &str) -> ErrorReported {
     let header = header_of(list);
-    findings.note(Mistake {
-        place: Place::Variable(name.to_owned()),
+    problems.report(Problem {
+        location: Location::Variable(name.to_owned()),
         key: None,
-        seen: None,
-        problem: format!(
-            "sets nothing: a variable cannot say which of the {header} tables it means"
-        ),
-        remedy: Some(format!("write it in the file, below its {header}")),
+        value: None,
+        text: format!("ambiguous: a variable cannot select one of the {header} tables"),
+        remedy: Some(format!("set the key in the file, under its {header}")),
     })
 }
 
-fn note_unknown_variable(findings: &mut Findings, name: &str) -> Noted {
+fn report_unknown_variable(problems: &mut Problems, name: &str) -> ErrorReported {
     let key = name
         .strip_prefix(PREFIX)
         .unwrap_or(name)
@@ -405,21 +415,21 @@ fn note_unknown_variable(findings: &mut Findings, name: &str) -> Noted {
         .map(|_| key.as_str())
         .or_else(|| KEYS.nearest(&key))
         .filter(|key| KEYS.list_of_tables(key).is_none());
-    findings.note(Mistake {
-        place: Place::Variable(name.to_owned()),
+    problems.report(Problem {
+        location: Location::Variable(name.to_owned()),
         key: None,
-        seen: None,
-        problem: "names no setting of Copyist".into(),
+        value: None,
+        text: "unknown setting".into(),
         remedy: meant.map(|meant| format!("did you mean {}?", variable_of(meant))),
     })
 }
 
-/// Whether the text of a variable can be read as what its key holds.
+/// Whether the value of a variable fits the type of its key.
 fn fits(text: &str, kind: &Kind) -> bool {
     match kind {
         Kind::Table | Kind::Tables => false,
         Kind::Text => true,
-        // What looks like a number or a flag would not be split into items.
+        // A number or a flag would not be split into items.
         Kind::List | Kind::Groups => {
             text.parse::<f64>().is_err() && text.to_lowercase().parse::<bool>().is_err()
         }
@@ -431,7 +441,7 @@ fn fits(text: &str, kind: &Kind) -> bool {
     }
 }
 
-fn lay(file: Map<String, Value>, environment: [Environment; 2]) -> Result<Raw, LayerError> {
+fn merge(file: Map<String, Value>, environment: [Environment; 2]) -> Result<Raw, LayerError> {
     let [lists, others] = environment;
     Config::builder()
         .add_source(FileLayer(file))
@@ -441,7 +451,7 @@ fn lay(file: Map<String, Value>, environment: [Environment; 2]) -> Result<Raw, L
         .try_deserialize()
 }
 
-/// The checked content of the file.
+/// The checked settings of the file.
 #[derive(Debug, Clone)]
 struct FileLayer(Map<String, Value>);
 

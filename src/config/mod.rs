@@ -1,20 +1,20 @@
 //! File and environment → complete settings of every module.
 //!
-//! Promises: what [`load`] gives is complete and sound, and no module has to check it again. Fails
-//! by [`ConfigError`], which holds every mistake, not the first.
+//! [`load`] returns complete and valid settings that no module has to check again, or a
+//! [`ConfigError`] with every problem, not only the first.
 //!
 //! | file | owns |
 //! |---|---|
-//! | `raw` | the keys, their defaults and examples: the one list |
+//! | `raw` | the keys, their defaults and examples: the one list, by section |
 //! | `keys` | that list as the JSON schema, and as a table to check against |
-//! | `page` | that list for people |
-//! | `layers` | the file, the environment over it |
-//! | `build` | what the texts mean, and what must fit together |
-//! | `effective` | what is in force, for people to read |
-//! | `parse`, `files`, `accounts` | one text, one file, one user |
-//! | `mistake` | how mistakes are collected and told |
+//! | `reference` | that list as the settings reference in Markdown |
+//! | `layers` | the file, overridden by the environment |
+//! | `build` | parses the values and checks that they fit together |
+//! | `effective` | the effective value of every key, for display |
+//! | `parse`, `files`, `accounts` | one value, one file, one user or group |
+//! | `problem` | collecting and printing problems |
 //!
-//! `config/copyist.toml` explains each key to the administrator; a test holds it to `raw`.
+//! `config/copyist.toml` explains each key to the administrator; a test compares it with `raw`.
 
 mod accounts;
 mod build;
@@ -22,10 +22,10 @@ mod effective;
 mod files;
 mod keys;
 mod layers;
-pub(crate) mod mistake;
-mod page;
 pub(crate) mod parse;
+pub(crate) mod problem;
 mod raw;
+mod reference;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -36,42 +36,42 @@ use crate::hook::Listen;
 use crate::{admin, deliver, directory, hook, journal, policy, spool, text};
 
 pub use keys::json_schema;
-pub use mistake::{ConfigError, Mistake, Place};
-pub use page::settings_page;
+pub use problem::{ConfigError, Location, Problem};
 pub use raw::LogFormat;
+pub use reference::settings_page;
 
 /// The settings of every module.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The directory of what must outlive restarts.
+    /// The directory that must survive restarts.
     pub state_dir: PathBuf,
-    /// Whether that may be on a network file system.
+    /// Whether `state_dir` may be on a network file system.
     pub allow_remote_fs: bool,
-    /// Who the people of the organization are.
+    /// The directory.
     pub directory: directory::Settings,
-    /// What is journaled to whom.
+    /// The journal rules.
     pub rules: policy::Rules,
-    /// What is put into messages.
+    /// Disclaimer texts.
     pub text: text::Settings,
-    /// What is written.
+    /// Journal reports.
     pub journal: journal::Settings,
-    /// What is owed.
+    /// The spool.
     pub spool: spool::Settings,
-    /// Where it goes.
+    /// Delivery to the relay.
     pub deliver: deliver::Settings,
-    /// Where mail comes from.
+    /// Listeners for MTAs.
     pub hook: hook::Settings,
     /// Health, metrics and pages.
     pub admin: admin::Settings,
-    /// Every key as it is in force, for people to read.
+    /// The effective value of every key, for display.
     pub effective: Arc<admin::Effective>,
-    /// How the service's log is written.
+    /// The log.
     pub log: LogSettings,
 }
 
 impl Settings {
-    /// Returns the listener that the milter has only by default, `None` if `hook.milter.listen` is
-    /// set. A later version has another default: the one of today is OpenDKIM's port as well.
+    /// Returns the milter's default listener, `None` if `hook.milter.listen` is set. A later version
+    /// changes the default: today's is also OpenDKIM's port.
     pub fn milter_by_default(&self) -> Option<&Listen> {
         let mut all = self.effective.settings.iter();
         let is_default =
@@ -80,34 +80,34 @@ impl Settings {
     }
 }
 
-/// How the service's log is written; read once, at its start.
+/// Settings of the log; read once, at startup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSettings {
-    /// Its form.
+    /// The format of a line.
     pub format: LogFormat,
-    /// From which level on: a name that tracing knows.
+    /// The lowest level logged: a level name of tracing.
     pub level: &'static str,
 }
 
-/// Loads the settings from a file and from the environment variables of this process, which win.
+/// Loads the settings from a file and from this process's environment variables, which override it.
 ///
-/// Relative paths in either are taken from the directory of the file.
+/// Relative paths in either are relative to the directory of the file.
 pub fn load(path: &Path) -> Result<Settings, ConfigError> {
     load_with(path, std::env::vars_os())
 }
 
-/// As [`load`], with these environment variables. Those that do not begin with `COPYIST__` are
+/// As [`load`], with these environment variables. Variables without the prefix `COPYIST__` are
 /// ignored.
 pub fn load_with(
     path: &Path,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Settings, ConfigError> {
-    let (raw, mut findings) = layers::read(path, variables);
+    let (raw, mut problems) = layers::read(path, variables);
     let settings = raw.and_then(|raw| {
-        let mut settings = build::settings(&raw, &mut findings)?;
-        let effective = effective::read(&raw, &findings.origins, &settings);
+        let mut settings = build::settings(&raw, &mut problems)?;
+        let effective = effective::read(&raw, &problems.origins, &settings);
         settings.effective = Arc::new(effective);
         Ok(settings)
     });
-    findings.finish(settings)
+    problems.finish(settings)
 }

@@ -1,5 +1,4 @@
-//! Texts of the settings → types. Pure; each fails with the end of a sentence that begins with the
-//! text.
+//! Parsers of setting values. Pure; each error ends a sentence that begins with the value.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -10,10 +9,10 @@ use crate::directory::{Places, Target, TargetError};
 use crate::identity;
 use crate::mail::{Address, AddressError, Certificate};
 
-/// No duration that is set here makes sense beyond a year; and sums with it must not overflow.
+/// The longest duration accepted: none makes sense beyond a year, and sums must not overflow.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// A mail address.
+/// Parses a mail address.
 pub(super) fn address(text: &str) -> Result<Address, &'static str> {
     Address::parse_value(text).map_err(|error| address_problem(&error))
 }
@@ -28,27 +27,27 @@ fn address_problem(error: &AddressError) -> &'static str {
     }
 }
 
-/// A journal target: an SMTP address, a DN or an X.500 address.
+/// Parses a journal target: an SMTP address, a DN or an X.500 address.
 pub(super) fn target(text: &str) -> Result<Target, &'static str> {
     Target::parse(text).map_err(|error| match error {
         TargetError::Address(error) => address_problem(&error),
-        // Only looking in the directory tells these.
+        // Only a directory lookup returns these.
         TargetError::Nowhere(_) | TargetError::NoAddress { .. } | TargetError::Elsewhere(_) => {
-            "names no mailbox"
+            "does not name a mailbox"
         }
     })
 }
 
-/// A name of the MTA: a host name, or an address in brackets.
+/// Parses a name of the MTA: a host name, or an address in brackets.
 pub(super) fn local_domain(text: &str) -> Result<String, &'static str> {
     identity::local_domain(text).ok_or("is neither a host name nor an address literal")
 }
 
-/// The subject of a certificate, and its issuer behind a semicolon.
+/// Parses a certificate's subject, with an optional issuer after a semicolon.
 pub(super) fn certificate(text: &str) -> Result<Certificate, &'static str> {
     let (subject, issuer) = text.split_once(';').unwrap_or((text, ""));
     match subject.trim() {
-        "" => Err("has no common name of a subject"),
+        "" => Err("lacks the subject's common name"),
         subject => Ok(Certificate {
             subject: subject.to_owned(),
             issuer: issuer.trim().to_owned(),
@@ -56,23 +55,23 @@ pub(super) fn certificate(text: &str) -> Result<Certificate, &'static str> {
     }
 }
 
-/// The domain of mail addresses.
+/// Parses a mail domain.
 pub(super) fn domain(text: &str) -> Result<String, &'static str> {
     match Address::parse(&format!("x@{text}")) {
         Ok(address) if !text.contains('@') => Ok(address.domain().to_owned()),
-        _ => Err("is no domain"),
+        _ => Err("is not a domain"),
     }
 }
 
-/// A journal target that must be of use while the directory is down.
+/// Parses a journal target that works while the directory is unavailable.
 pub(super) fn smtp_target(text: &str) -> Result<Address, &'static str> {
     target(text)?
         .smtp()
         .cloned()
-        .ok_or("names a directory object, and has to be an SMTP address")
+        .ok_or("is a directory object, not an SMTP address")
 }
 
-/// `10.0.0.0/8`; a bare address is a network of one.
+/// Parses `10.0.0.0/8`; a bare address is a network of one.
 pub(crate) fn network(text: &str) -> Result<IpNet, &'static str> {
     match text.parse::<IpAddr>() {
         Ok(ip) => Ok(ip.into()),
@@ -80,7 +79,7 @@ pub(crate) fn network(text: &str) -> Result<IpNet, &'static str> {
     }
 }
 
-/// `5s`, `1m 30s`; at most a year.
+/// Parses `5s`, `1m 30s`; at most a year.
 pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration > LONGEST => Err("is longer than a year"),
@@ -90,14 +89,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
 }
 
 /// As [`duration`], but not zero.
-pub(super) fn some_time(text: &str) -> Result<Duration, &'static str> {
+pub(super) fn nonzero_duration(text: &str) -> Result<Duration, &'static str> {
     match duration(text)? {
-        Duration::ZERO => Err("is no time at all"),
+        Duration::ZERO => Err("must be greater than zero"),
         duration => Ok(duration),
     }
 }
 
-/// `100MiB`, `1GiB`, `500kB`, or bytes.
+/// Parses `100MiB`, `1GiB`, `500kB`, or bytes.
 pub(super) fn size(text: &str) -> Result<u64, &'static str> {
     const WRONG: &str = "is not a size";
     let end = text
@@ -117,30 +116,30 @@ pub(super) fn size(text: &str) -> Result<u64, &'static str> {
         _ => return Err(WRONG),
     };
     let number: u64 = number.parse().map_err(|_| WRONG)?;
-    // As far as any disk goes, and sums with it do not overflow.
+    // Larger than any disk, and sums do not overflow.
     let size = number.checked_mul(unit).filter(|size| *size < 1 << 60);
     size.ok_or("is larger than any disk")
 }
 
 /// As [`size`], but not zero.
-pub(super) fn some_size(text: &str) -> Result<u64, &'static str> {
+pub(super) fn nonzero_size(text: &str) -> Result<u64, &'static str> {
     match size(text)? {
-        0 => Err("is nothing at all"),
+        0 => Err("must be greater than zero"),
         size => Ok(size),
     }
 }
 
-/// The permissions of a socket, in octal digits; its owner must be able to use it.
+/// Parses the mode of a socket, in octal; its owner must have write permission.
 pub(super) fn mode(text: &str) -> Result<u32, &'static str> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if mode & !0o777 == 0 && mode & 0o200 != 0 => Ok(mode),
-        _ => Err("is no mode of a socket"),
+        _ => Err("is not a socket mode"),
     }
 }
 
-/// The name of a machine, as it can stand in a Message-ID and in EHLO.
+/// Parses a host name that is valid in a Message-ID and in EHLO.
 pub(super) fn host_name(text: &str) -> Result<String, &'static str> {
-    // The domain of an address is a domain: one parser decides what that is.
+    // One parser decides what a domain is.
     match Address::parse(&format!("x@{text}")) {
         Ok(address) if text.chars().all(|c| c.is_ascii_graphic() && c != '@') => {
             Ok(address.domain().to_owned())
@@ -149,7 +148,7 @@ pub(super) fn host_name(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// `host`, `host:port`, `[::1]:port`; an IPv6 address comes back without brackets.
+/// Parses `host`, `host:port` or `[::1]:port`; returns an IPv6 address without brackets.
 pub(crate) fn host_and_port(text: &str) -> Result<(String, Option<u16>), &'static str> {
     const WRONG: &str = "is neither HOST nor HOST:PORT";
     if text.parse::<Ipv6Addr>().is_ok() {
@@ -178,18 +177,18 @@ pub(crate) fn host_and_port(text: &str) -> Result<(String, Option<u16>), &'stati
     };
     match port.map(str::parse) {
         None => Ok((host.to_owned(), None)),
-        Some(Ok(0)) => Err("has the port 0, which nobody listens on"),
+        Some(Ok(0)) => Err("has the invalid port 0"),
         Some(Ok(port)) => Ok((host.to_owned(), Some(port))),
         Some(Err(_)) => Err(WRONG),
     }
 }
 
-/// The URL of an LDAP server, without a slash at its end.
+/// Parses the URL of an LDAP server and strips a trailing slash.
 pub(crate) fn ldap_url(text: &str) -> Result<String, &'static str> {
     if let Some(domain) = text.trim().strip_prefix("srv:") {
         return host_name(domain)
             .map(|domain| format!("srv:{domain}"))
-            .map_err(|_| "has no DNS domain after srv:");
+            .map_err(|_| "lacks a DNS domain after srv:");
     }
     let (scheme, rest) = text
         .split_once("://")
@@ -198,21 +197,21 @@ pub(crate) fn ldap_url(text: &str) -> Result<String, &'static str> {
     let server = rest.strip_suffix('/').unwrap_or(rest);
     match scheme.as_str() {
         "ldapi" if server.is_empty() || server.contains(['/', ' ', '?']) => {
-            Err("has no socket path in which each / is written %2F")
+            Err("lacks a socket path with each / written as %2F")
         }
         "ldapi" => Ok(format!("{scheme}://{server}")),
         "ldap" | "ldaps" if server.contains(['/', '?']) => {
-            Err("has more than a server in it; the base stands in directory.base")
+            Err("contains more than a server; set the base in directory.base")
         }
         "ldap" | "ldaps" => match host_and_port(server) {
             Ok(_) => Ok(format!("{scheme}://{server}")),
-            Err(_) => Err("has no server HOST or HOST:PORT after ://"),
+            Err(_) => Err("lacks HOST or HOST:PORT after ://"),
         },
-        _ => Err("begins with none of ldap://, ldaps://, ldapi://, srv: and ldif:"),
+        _ => Err("does not begin with ldap://, ldaps://, ldapi://, srv: or ldif:"),
     }
 }
 
-/// The name of an attribute (RFC 4512 section 2.5: a name or an OID, with options).
+/// Parses an attribute name (RFC 4512 section 2.5: a name or an OID, with options).
 pub(crate) fn attribute(text: &str) -> Result<String, &'static str> {
     let sound = text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text
@@ -220,18 +219,18 @@ pub(crate) fn attribute(text: &str) -> Result<String, &'static str> {
             .all(|c| c.is_ascii_alphanumeric() || "-.;_".contains(c));
     sound
         .then(|| text.to_owned())
-        .ok_or("is not the name of an attribute")
+        .ok_or("is not an attribute name")
 }
 
-/// A search filter.
+/// Parses a search filter.
 pub(super) fn filter(text: &str) -> Result<String, &'static str> {
     ldap3::parse_filter(text)
         .map(|_| text.to_owned())
-        .map_err(|_| "is no LDAP filter (RFC 4515)")
+        .map_err(|_| "is not an LDAP filter (RFC 4515)")
 }
 
-/// A place where journal attributes may stand.
-pub(super) fn place(text: &str) -> Result<Places, &'static str> {
+/// Parses a source of inherited journal attributes.
+pub(super) fn inheritance(text: &str) -> Result<Places, &'static str> {
     let none = Places::default();
     match text {
         "groups" => Ok(Places {
@@ -242,18 +241,18 @@ pub(super) fn place(text: &str) -> Result<Places, &'static str> {
             containers: true,
             ..none
         }),
-        _ => Err("is no place where journal attributes are looked for"),
+        _ => Err("is neither \"groups\" nor \"containers\""),
     }
 }
 
-/// Characters that start an address extension.
+/// Parses the characters that start an address extension.
 pub(crate) fn delimiters(text: &str) -> Result<String, &'static str> {
     let sound = text
         .chars()
         .all(|c| c.is_ascii_punctuation() && !"@<>\",".contains(c));
     sound
         .then(|| text.to_owned())
-        .ok_or("holds a character that cannot start an address extension")
+        .ok_or("contains a character that cannot start an address extension")
 }
 
 #[cfg(test)]
@@ -344,7 +343,7 @@ mod tests {
         for text in ["", "5", "-1s", "2years", "soon", "99999999999999999999y"] {
             assert!(duration(text).is_err(), "{text}");
         }
-        assert!(some_time("0s").is_err());
+        assert!(nonzero_duration("0s").is_err());
     }
 
     #[test]
@@ -373,7 +372,7 @@ mod tests {
         ] {
             assert!(size(text).is_err(), "{text}");
         }
-        assert!(some_size("0").is_err() && some_size("1").is_ok());
+        assert!(nonzero_size("0").is_err() && nonzero_size("1").is_ok());
     }
 
     #[test]

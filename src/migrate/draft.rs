@@ -1,7 +1,6 @@
 //! A configuration while it is being written.
 //!
-//! Promises: it is TOML whatever it is given: values are quoted as they need it, and no text of a
-//! comment becomes a line of its own.
+//! Always valid TOML: values are quoted as needed, and no comment text can become a setting.
 
 use std::fmt::Write;
 
@@ -12,7 +11,7 @@ use super::{Proposal, Remark};
 /// Comments are wrapped to lines of this many characters, as those of `config/copyist.toml` are.
 const WIDTH: usize = 118;
 
-/// The text so far, and what was remarked on the way.
+/// The text and the remarks.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     text: String,
@@ -20,7 +19,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// The whole.
+    /// Returns the finished configuration.
     pub(super) fn finish(self) -> Proposal {
         Proposal {
             config: self.text,
@@ -28,56 +27,55 @@ impl Draft {
         }
     }
 
-    /// An empty line.
+    /// Writes an empty line.
     pub(super) fn gap(&mut self) {
         self.text.push('\n');
     }
 
-    /// Begins a section.
+    /// Starts a section.
     pub(super) fn section(&mut self, name: &str) {
         self.text.push_str("\n\n");
         let _ = writeln!(self.text, "[{name}]");
     }
 
-    /// A comment; each line of the text begins one of its own.
+    /// Writes a comment, one for each line of the text.
     pub(super) fn comment(&mut self, text: &str) {
         for line in text.split('\n') {
             self.wrapped(line);
         }
     }
 
-    /// A comment that is to be copied as it is, such as a command.
+    /// Writes a comment without wrapping, such as a command.
     pub(super) fn example(&mut self, line: &str) {
         let _ = writeln!(self.text, "#   {}", without_controls(line));
     }
 
-    /// A setting.
+    /// Writes a setting.
     pub(super) fn set(&mut self, key: &str, value: impl Into<Value>) {
         let _ = writeln!(self.text, "{key} = {}", value.into());
     }
 
-    /// A setting that a person may take into use by taking away the `#`.
+    /// Writes a setting that is commented out.
     pub(super) fn suggest(&mut self, key: &str, value: impl Into<Value>) {
-        // A text of several lines would leave the comment.
+        // Otherwise only the first line of a long value would be a comment.
         for line in format!("{key} = {}", value.into()).split('\n') {
             let _ = writeln!(self.text, "# {line}");
         }
     }
 
-    /// Says above the next setting that it was guessed, and among the remarks as well, with the
-    /// key's name.
+    /// Marks the next setting as a guess, in a comment and, with the key, in the remarks.
     pub(super) fn fill_in(&mut self, key: &str, text: &str) {
         self.comment(&format!("FILL IN: {text}"));
         self.remarks.push(Remark::FillIn(format!("{key}: {text}")));
     }
 
-    /// Says that something has no equivalent.
+    /// Reports a setting without an equivalent.
     pub(super) fn no_equivalent(&mut self, text: &str) {
         self.comment(&format!("NO EQUIVALENT: {text}"));
         self.remarks.push(Remark::NoEquivalent(text.to_owned()));
     }
 
-    /// Says that something will be other than it was.
+    /// Reports a change in behavior.
     pub(super) fn note(&mut self, text: &str) {
         self.comment(&format!("NOTE: {text}"));
         self.remarks.push(Remark::Note(text.to_owned()));
@@ -96,7 +94,7 @@ impl Draft {
                     length = 0;
                 }
             }
-            // The first word of a line stands behind "# ".
+            // The first word of a line follows "# ".
             length += characters + if length == 0 { 2 } else { 1 };
             self.text.push_str(word);
         }
@@ -105,7 +103,7 @@ impl Draft {
     }
 }
 
-/// TOML has no control characters in comments.
+/// Escapes control characters, which TOML forbids in comments.
 fn without_controls(line: &str) -> String {
     let mut clean = String::with_capacity(line.len());
     for c in line.chars() {
@@ -137,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_guessed_is_marked_in_the_text_and_remarked() {
+    fn a_guess_is_marked_and_remarked() {
         let mut draft = Draft::default();
         draft.fill_in("relay.host", "the MTA");
         let proposal = draft.finish();
@@ -150,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_leaves_its_comment_or_its_value(text in any::<String>()) {
+        fn no_text_escapes_its_comment_or_value(text in any::<String>()) {
             let mut draft = Draft::default();
             draft.comment(&text);
             draft.example(&text);

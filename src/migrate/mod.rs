@@ -1,17 +1,16 @@
-//! The settings of what did this work before → Copyist's, as the text of a commented configuration.
+//! The settings of imsext or Postfix → a commented configuration of Copyist.
 //!
-//! Promises: pure, nothing is read or asked here; the text is a configuration that `copyist check`
-//! accepts (files that it names must be there); what was guessed stands in it behind the words FILL
-//! IN, and that and whatever could not be translated is among the [`Remark`]s. No password comes in
-//! or goes out.
+//! Pure: reads no files and asks no servers. `copyist check` accepts the result if the files it names
+//! exist. Guesses are marked FILL IN; these and everything without an equivalent are among the
+//! [`Remark`]s. No password goes in or out.
 //!
 //! | file | owns |
 //! |---|---|
 //! | `registry` | the Internet Mail Service Extension of Exchange 5.5, from an exported registry key |
 //! | `postfix` | `always_bcc` and the BCC maps of Postfix |
-//! | `site` | what neither of them knows |
-//! | `draft` | how the text is written |
-//! | `sections` | the sections that both write alike |
+//! | `site` | the facts that neither of them contains |
+//! | `draft` | writing the text |
+//! | `sections` | the sections that both share |
 
 mod draft;
 pub mod postfix;
@@ -24,24 +23,23 @@ use std::fmt;
 pub use registry::registry;
 pub use site::{Site, SiteError};
 
-/// A configuration that was made of other settings.
+/// A configuration translated from other settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proposal {
     /// The text of the file.
     pub config: String,
-    /// What a person must know of it, in the order of the file.
+    /// Remarks for the administrator, in the order of the file.
     pub remarks: Vec<Remark>,
 }
 
-/// What a person must know of a configuration that was made of other settings.
+/// A remark on a translated configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remark {
-    /// Something was guessed, and has to be looked at.
+    /// A guess that must be checked.
     FillIn(String),
-    /// Something of the other settings is not in the configuration, for nothing of Copyist's is
-    /// like it.
+    /// A setting without an equivalent in Copyist.
     NoEquivalent(String),
-    /// Something will be other than it was.
+    /// A change in behavior.
     Note(String),
 }
 

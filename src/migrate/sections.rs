@@ -1,4 +1,4 @@
-//! The sections that are written alike whatever the settings come from.
+//! Sections shared by both translations.
 
 use std::borrow::Cow;
 
@@ -9,14 +9,14 @@ use super::site::Site;
 use crate::mail::Address;
 use crate::policy::{Direction, Format};
 
-/// A value, with the words that say where it is from.
+/// A value with a comment that names its source.
 #[derive(Debug, Clone)]
 pub(super) struct Sourced {
     pub(super) value: String,
     pub(super) from: String,
 }
 
-/// What is written into the section of a direction.
+/// The content of a direction's section.
 #[derive(Debug, Default)]
 pub(super) struct DirectionDraft {
     /// `journal`.
@@ -31,16 +31,16 @@ pub(super) struct DirectionDraft {
     pub(super) prepend: Option<Sourced>,
     /// See `prepend`.
     pub(super) append: Option<Sourced>,
-    /// `journal_attribute_of`, where it is not "both".
+    /// `journal_attribute_of`, if it is not "both".
     pub(super) attribute_of: Option<&'static str>,
 }
 
-/// Who gets non-delivery reports.
+/// The recipient of non-delivery reports.
 #[derive(Debug)]
 pub(super) struct Ndr {
     pub(super) address: String,
     pub(super) from: String,
-    /// What there is to fill in, where the address was made up.
+    /// The FILL IN text if the address is a guess.
     pub(super) guess: Option<String>,
     /// Comments below that.
     pub(super) hints: Vec<String>,
@@ -60,14 +60,14 @@ impl DirectionDraft {
 }
 
 impl Ndr {
-    /// An address made up for non-delivery reports, of which nothing is known.
+    /// Returns a guessed address for non-delivery reports.
     pub(super) fn made_up(site: &Site, local: &str, why: &str) -> Ndr {
         Ndr {
             address: format!("{local}@{}", site.main_domain()),
             from: why.to_owned(),
             guess: Some(
-                "the mailbox that gets non-delivery reports of journal copies; make one of its own, \
-                 for mail from outside to it is refused"
+                "the mailbox for non-delivery reports of journal copies; create a separate one, \
+                 because external mail to it is rejected"
                     .into(),
             ),
             hints: Vec::new(),
@@ -76,20 +76,20 @@ impl Ndr {
 }
 
 impl Draft {
-    /// What stands at the top of every draft.
+    /// Writes the introduction.
     pub(super) fn head(&mut self, what: &str) {
         self.comment(what);
         self.comment(
-            "What they do not say was guessed, and stands behind FILL IN: look at each of these lines. \
-             Every key is explained in config/copyist.toml.",
+            "Guesses are marked FILL IN: check each of these lines. Every key is explained in \
+             config/copyist.toml.",
         );
-        self.comment("\nThen try it; nothing is sent:");
+        self.comment("\nThen test it; nothing is sent:");
         self.example("copyist check --online --config THIS-FILE");
         self.example("copyist explain --config THIS-FILE --from someone@elsewhere.example --to ADDRESS-OF-YOURS --client 192.0.2.1");
     }
 
-    /// `[organization]`, without `trusted_networks`. `known` says where the domains are known from,
-    /// if they are.
+    /// Writes `[organization]` without `trusted_networks`. `known` names the source of the domains, if
+    /// they are known.
     pub(super) fn organization(&mut self, site: &Site, known: Option<&str>) {
         self.section("organization");
         match known {
@@ -105,7 +105,7 @@ impl Draft {
         }
     }
 
-    /// `[directory]` where nothing but the site is known of it.
+    /// Writes `[directory]` from the facts about the site alone.
     pub(super) fn directory(&mut self, site: &Site) {
         self.section("directory");
         self.urls(site);
@@ -115,8 +115,8 @@ impl Draft {
         self.gap();
         self.fill_in(
             "directory.bind_dn",
-            "an account that can read people, and the file that holds its password and nothing else (install -m 640 -g \
-             copyist). Without both the bind is anonymous, which Active Directory refuses.",
+            "an account that can read people, and a file with only its password (install -m 640 -g copyist). Without \
+             both the bind is anonymous, which Active Directory refuses.",
         );
         self.suggest(
             "bind_dn",
@@ -141,13 +141,13 @@ impl Draft {
         if site.base.is_none() {
             self.fill_in(
                 "directory.base",
-                "the base of all searches, here made of the mail domain.",
+                "the base of all searches, here derived from the mail domain.",
             );
         }
         self.set("base", base(site).as_ref());
     }
 
-    /// A direction's section, where there is anything to write in it.
+    /// Writes a direction's section unless it is empty.
     pub(super) fn direction(&mut self, direction: Direction, draft: &DirectionDraft) {
         if draft.is_empty() {
             return;
@@ -157,7 +157,7 @@ impl Draft {
         self.listed("journal", &draft.journal);
         self.listed("journal_attribute", &draft.attributes);
         if let Some(of) = draft.attribute_of {
-            self.comment("Whose attribute counts:");
+            self.comment("Whose attribute applies:");
             self.set("journal_attribute_of", of);
         }
         if let Some(ndr) = &draft.ndr {
@@ -172,8 +172,8 @@ impl Draft {
         }
         if draft.journals() && draft.format == Format::Copy {
             self.comment(
-                "A copy is the message itself, as a BCC recipient got it. \"report\" is a journal report, which keeps the \
-                 envelope (who got it really) and which archives read: choose it where yours does.",
+                "A copy is the message itself, as a BCC recipient got it. \"report\" is a journal report, which also records \
+                 the envelope (the actual recipients): choose it if your archive reads it.",
             );
             self.set("format", draft.format.name());
         }
@@ -209,25 +209,25 @@ impl Draft {
         self.set(key, distinct);
     }
 
-    /// `[hook.milter]` and `[relay]`.
+    /// Writes `[hook.milter]` and `[relay]`.
     pub(super) fn hook_and_relay(&mut self, site: &Site) {
         self.section("hook.milter");
         self.comment(
-            "Where the MTA asks. An MTA without a milter (Exchange) is put before or behind a [[hook.smtp]] instead.",
+            "The milter that the MTA connects to. An MTA without milters (Exchange) uses [[hook.smtp]] instead.",
         );
         self.set("listen", vec!["inet:127.0.0.1:8725"]);
         self.section("relay");
         if site.relay.is_none() {
             self.fill_in(
                 "relay.host",
-                "the MTA that takes journal copies and non-delivery reports, HOST or HOST:PORT.",
+                "the MTA that accepts journal copies and non-delivery reports, HOST or HOST:PORT.",
             );
         }
         self.set("host", site.relay.as_deref().unwrap_or("127.0.0.1:25"));
     }
 }
 
-/// The base that was given, or one made of the mail domain.
+/// Returns the base, by default derived from the mail domain.
 pub(super) fn base(site: &Site) -> Cow<'_, str> {
     match &site.base {
         Some(base) => Cow::Borrowed(base),
@@ -239,7 +239,7 @@ pub(super) fn base(site: &Site) -> Cow<'_, str> {
     }
 }
 
-/// What of a text can be a local part; `None` where that is nothing.
+/// Returns the characters of a text that are valid in a local part; `None` if there are none.
 pub(super) fn local_part(text: &str) -> Option<String> {
     let local: String = text
         .chars()

@@ -2,8 +2,8 @@
 
 use super::Build;
 use crate::config::files;
-use crate::config::mistake::Noted;
 use crate::config::parse;
+use crate::config::problem::ErrorReported;
 use crate::directory::{
     Bind, CacheSettings, LdapSettings, Places, Settings, Source, TargetSettings,
 };
@@ -13,9 +13,9 @@ use crate::text;
 impl Build<'_> {
     pub(super) fn directory(
         &mut self,
-        rules: &Result<Rules, Noted>,
-        text: &Result<text::Settings, Noted>,
-    ) -> Result<Settings, Noted> {
+        rules: &Result<Rules, ErrorReported>,
+        text: &Result<text::Settings, ErrorReported>,
+    ) -> Result<Settings, ErrorReported> {
         let raw = &self.raw.directory;
         let source = self.source();
         let address_attributes = self.address_attributes();
@@ -30,9 +30,13 @@ impl Build<'_> {
             parse::domain,
         );
         let cache = self.cache();
-        let places = self.each("directory.inherit_from", &raw.inherit_from, parse::place);
-        let rules = rules.as_ref().map_err(|noted| *noted)?;
-        let text = text.as_ref().map_err(|noted| *noted)?;
+        let places = self.each(
+            "directory.inherit_from",
+            &raw.inherit_from,
+            parse::inheritance,
+        );
+        let rules = rules.as_ref().map_err(|reported| *reported)?;
+        let text = text.as_ref().map_err(|reported| *reported)?;
         let mut further: Vec<String> = rules.exempt_attribute.iter().cloned().collect();
         further.extend(text.attributes());
         Ok(Settings {
@@ -57,16 +61,16 @@ impl Build<'_> {
         })
     }
 
-    fn address_attributes(&mut self) -> Result<Vec<String>, Noted> {
+    fn address_attributes(&mut self) -> Result<Vec<String>, ErrorReported> {
         const KEY: &str = "directory.address_attributes";
         let words = &self.raw.directory.address_attributes;
         if words.0.is_empty() {
-            return Err(self.missing(KEY, KEY, "people are found by it"));
+            return Err(self.missing(KEY, KEY, "people are found by their addresses"));
         }
         self.each(KEY, words, parse::attribute)
     }
 
-    fn cache(&mut self) -> Result<CacheSettings, Noted> {
+    fn cache(&mut self) -> Result<CacheSettings, ErrorReported> {
         let raw = &self.raw.directory.cache;
         let ttl = self.parsed("directory.cache.ttl", &raw.ttl, parse::duration);
         let negative_ttl = self.parsed(
@@ -83,7 +87,7 @@ impl Build<'_> {
         })
     }
 
-    fn source(&mut self) -> Result<Source, Noted> {
+    fn source(&mut self) -> Result<Source, ErrorReported> {
         const KEY: &str = "directory.urls";
         let urls = &self.raw.directory.urls;
         match urls.0.as_slice() {
@@ -97,7 +101,7 @@ impl Build<'_> {
         }
     }
 
-    fn ldap(&mut self) -> Result<LdapSettings, Noted> {
+    fn ldap(&mut self) -> Result<LdapSettings, ErrorReported> {
         let raw = &self.raw.directory;
         let urls = self.ldap_urls();
         let ca_file = self.ca_file("directory.ca_file", &raw.ca_file);
@@ -106,9 +110,9 @@ impl Build<'_> {
             ("directory.bind_password_file", &raw.bind_password_file),
         );
         self.check_gssapi()?;
-        let timeout = self.parsed("directory.timeout", &raw.timeout, parse::some_time);
+        let timeout = self.parsed("directory.timeout", &raw.timeout, parse::nonzero_duration);
         let base = raw.base.clone().ok_or_else(|| {
-            let why = "searches have to begin somewhere";
+            let why = "searches need a base";
             self.missing("directory.base", "directory", why)
         });
         let canary = self.optional("directory.canary", &raw.canary, parse::address);
@@ -126,57 +130,56 @@ impl Build<'_> {
         })
     }
 
-    fn check_gssapi(&mut self) -> Result<(), Noted> {
+    fn check_gssapi(&mut self) -> Result<(), ErrorReported> {
         const KEY: &str = "directory.gssapi";
         let raw = &self.raw.directory;
         let (why, remedy) = match (raw.gssapi, cfg!(feature = "gssapi"), &raw.bind_dn) {
             (false, ..) | (true, true, None) => return Ok(()),
             (true, false, _) => (
-                "takes a program built with it",
+                "needs a build with this feature",
                 "build with cargo build --release --features gssapi, or set bind_dn and bind_password_file",
             ),
             (true, true, Some(_)) => (
-                "contradicts directory.bind_dn: there is one bind",
-                "write gssapi = false, or leave bind_dn out",
+                "conflicts with directory.bind_dn",
+                "set gssapi = false, or remove bind_dn",
             ),
         };
         Err(self
-            .findings
-            .wrong_but(KEY, Some("true"), why, Some(remedy.into())))
+            .problems
+            .invalid_with(KEY, Some("true"), why, Some(remedy.into())))
     }
 
-    fn ldap_urls(&mut self) -> Result<Vec<String>, Noted> {
+    fn ldap_urls(&mut self) -> Result<Vec<String>, ErrorReported> {
         const KEY: &str = "directory.urls";
         let raw = &self.raw.directory;
         if raw.urls.0.is_empty() {
-            let why = "Copyist has to know the people of the organization, \
-                       from LDAP servers or from a file (ldif:FILE)";
+            let why = "Copyist looks people up on LDAP servers or in a file (ldif:FILE)";
             return Err(self.missing(KEY, "directory", why));
         }
         let urls = self.each(KEY, &raw.urls, |text| match ldif_file(text) {
-            Some(_) => Err("must stand alone: a file is not combined with anything else"),
+            Some(_) => Err("must be the only URL: a file cannot be combined with servers"),
             None => parse::ldap_url(text),
         })?;
         if raw.starttls && urls.iter().any(|url| url.starts_with("ldaps:")) {
-            return Err(self.findings.wrong_but(
+            return Err(self.problems.invalid_with(
                 "directory.starttls",
                 Some("true"),
-                "contradicts an ldaps:// URL, which is TLS from the start",
-                Some("write starttls = false, or ldap:// in directory.urls".into()),
+                "conflicts with an ldaps:// URL, which uses TLS from the start",
+                Some("set starttls = false, or use ldap:// in directory.urls".into()),
             ));
         }
         Ok(urls)
     }
 }
 
-/// `FILE` of `ldif:FILE`.
+/// Returns `FILE` of `ldif:FILE`.
 fn ldif_file(url: &str) -> Option<&str> {
     url.trim()
         .strip_prefix("ldif:")
         .filter(|file| !file.is_empty())
 }
 
-/// The journal attributes of all directions, each once.
+/// Returns the journal attributes of all directions, each once.
 fn journal_attributes(rules: &Rules) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     for direction in Direction::ALL {

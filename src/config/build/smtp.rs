@@ -1,28 +1,28 @@
-//! The tables `[[hook.smtp]]`: SMTP listeners, and the servers behind them.
+//! The tables `[[hook.smtp]]`: SMTP listeners and their next hops.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::{Build, given};
+use super::{Build, non_empty};
 use crate::config::keys::join;
-use crate::config::mistake::{Noted, quoted};
+use crate::config::problem::{ErrorReported, quoted};
 use crate::config::raw::{self, SmtpDirection, SmtpTls};
 use crate::config::{files, parse};
 use crate::hook::{Clients, DoorTls, Mode, NextHop, SmtpDoor};
 use crate::mail::Side;
 use crate::smtp::BareLineBreaks;
 
-/// The list of the tables.
+/// The list of tables.
 pub(super) const SMTP: &str = "hook.smtp";
 
-/// One of the tables, as `hook.smtp[1]`.
+/// Returns the path of a table: `hook.smtp[1]`.
 pub(super) fn table(at: usize) -> String {
     format!("{SMTP}[{at}]")
 }
 
 impl Build<'_> {
-    /// Where each listens.
-    pub(super) fn smtp_addresses(&mut self) -> Result<Vec<SocketAddr>, Noted> {
+    /// Parses the address of each listener.
+    pub(super) fn smtp_addresses(&mut self) -> Result<Vec<SocketAddr>, ErrorReported> {
         let tables = self.raw.hook.smtp.iter().enumerate();
         let addresses: Vec<_> = tables
             .map(|(at, raw)| {
@@ -32,47 +32,46 @@ impl Build<'_> {
                         .map_err(|_| "is not ADDRESS:PORT with an IP address")
                 };
                 let address = self.optional(&key, &raw.listen, parse)?;
-                address
-                    .ok_or_else(|| self.missing(&key, &table, "the listener has to be somewhere"))
+                address.ok_or_else(|| self.missing(&key, &table, "the listener needs an address"))
             })
             .collect();
         addresses.into_iter().collect()
     }
 
-    /// All of them, given where they listen.
-    pub(super) fn smtp_doors(
+    /// Builds all listeners with these addresses.
+    pub(super) fn smtp_listeners(
         &mut self,
-        addresses: Result<&[SocketAddr], Noted>,
-    ) -> Result<Vec<SmtpDoor>, Noted> {
+        addresses: Result<&[SocketAddr], ErrorReported>,
+    ) -> Result<Vec<SmtpDoor>, ErrorReported> {
         let tables = self.raw.hook.smtp.iter().enumerate();
-        let doors: Vec<_> = tables
-            .map(|(at, raw)| self.smtp_door(at, raw, addresses))
+        let listeners: Vec<_> = tables
+            .map(|(at, raw)| self.smtp_listener(at, raw, addresses))
             .collect();
-        doors.into_iter().collect()
+        listeners.into_iter().collect()
     }
 
-    fn smtp_door(
+    fn smtp_listener(
         &mut self,
         at: usize,
         raw: &raw::Smtp,
-        addresses: Result<&[SocketAddr], Noted>,
-    ) -> Result<SmtpDoor, Noted> {
+        addresses: Result<&[SocketAddr], ErrorReported>,
+    ) -> Result<SmtpDoor, ErrorReported> {
         let table = table(at);
         let next_hop = self.next_hop(&table, raw, addresses);
         let mut networks =
             |name: &str, words| self.each(&join(&table, name), words, parse::network);
         let clients = networks("allow_clients", &raw.allow_clients).map(Clients::new);
         let speakers = networks("allow_xclient", &raw.allow_xclient).map(Clients::new);
-        let tls = self.door_tls(&table, raw);
+        let tls = self.listener_tls(&table, raw);
         let (clients, listen) = (clients?, addresses?[at]);
         let key = join(&table, "listen");
-        self.answers_only_this_machine_or_somebody(&key, listen, listen, &clients)?;
+        self.check_access_list(&key, listen, listen, &clients)?;
         if raw.proxy_protocol && raw.allow_xclient.0.is_empty() {
-            return Err(self.findings.wrong_but(
+            return Err(self.problems.invalid_with(
                 &join(&table, "proxy_protocol"),
                 Some("true"),
-                "has nobody to hear: allow_xclient names no network",
-                Some("name the proxy's in allow_xclient".into()),
+                "needs a proxy: allow_xclient is empty",
+                Some("add the proxy's network to allow_xclient".into()),
             ));
         }
         let mode = raw.mode.into();
@@ -91,7 +90,7 @@ impl Build<'_> {
             bare_line_breaks: match (raw.bare_newline, mode) {
                 (Some(raw), _) => raw.into(),
                 (None, Mode::BeforeQueue) => BareLineBreaks::Reject,
-                // A refusal would come too late there: whoever wrote the message is gone.
+                // Too late to reject: the sender is no longer connected.
                 (None, Mode::AfterQueue) => BareLineBreaks::Normalize,
             },
             tls: tls?,
@@ -102,27 +101,27 @@ impl Build<'_> {
         &mut self,
         table: &str,
         raw: &raw::Smtp,
-        addresses: Result<&[SocketAddr], Noted>,
-    ) -> Result<NextHop, Noted> {
+        addresses: Result<&[SocketAddr], ErrorReported>,
+    ) -> Result<NextHop, ErrorReported> {
         let key = join(table, "next_hop");
         let server = match self.optional(&key, &raw.next_hop, parse::host_and_port) {
             Ok(None) => {
-                let why = "the messages have to be handed to somebody";
+                let why = "messages need a next hop";
                 Err(self.missing(&key, table, why))
             }
             Ok(Some(server)) => Ok(server),
-            Err(noted) => Err(noted),
+            Err(reported) => Err(reported),
         };
         let ca_file = self.ca_file(&join(table, "next_hop_ca_file"), &raw.next_hop_ca_file);
         let timeout = self.parsed(
             &join(table, "next_hop_timeout"),
             &raw.next_hop_timeout,
-            parse::some_time,
+            parse::nonzero_duration,
         );
         let done = self.parsed(
             &join(table, "next_hop_data_done_timeout"),
             &raw.next_hop_data_done_timeout,
-            parse::some_time,
+            parse::nonzero_duration,
         );
         let (host, port) = server?;
         let port = port.unwrap_or(match raw.next_hop_tls {
@@ -133,14 +132,14 @@ impl Build<'_> {
             .iter()
             .position(|address| leads_to(&host, port, *address));
         if let Some(own) = own {
-            return Err(self.findings.wrong_but(
+            return Err(self.problems.invalid_with(
                 &key,
-                given(&raw.next_hop).map(quoted).as_deref(),
+                non_empty(&raw.next_hop).map(quoted).as_deref(),
                 format!(
-                    "is where {} listens: messages would come back to Copyist",
+                    "is the listener {} itself: messages would loop",
                     self::table(own)
                 ),
-                Some("name the server that they are handed on to".into()),
+                Some("set the server that receives the messages".into()),
             ));
         }
         Ok(NextHop {
@@ -153,20 +152,24 @@ impl Build<'_> {
         })
     }
 
-    fn door_tls(&mut self, table: &str, raw: &raw::Smtp) -> Result<Option<DoorTls>, Noted> {
-        let cert = (join(table, "cert_file"), given(&raw.cert_file));
-        let key = (join(table, "key_file"), given(&raw.key_file));
+    fn listener_tls(
+        &mut self,
+        table: &str,
+        raw: &raw::Smtp,
+    ) -> Result<Option<DoorTls>, ErrorReported> {
+        let cert = (join(table, "cert_file"), non_empty(&raw.cert_file));
+        let key = (join(table, "key_file"), non_empty(&raw.key_file));
         if raw.tls == SmtpTls::None {
             return match [cert, key]
                 .into_iter()
                 .find_map(|(key, file)| Some((key, file?)))
             {
-                // Whoever wrote it believes that mail is encrypted here.
-                Some((key, file)) => Err(self.findings.wrong_but(
+                // The administrator expects encryption here.
+                Some((key, file)) => Err(self.problems.invalid_with(
                     &key,
                     Some(&quoted(file)),
                     "is not used: tls is \"none\"",
-                    Some("write tls = \"starttls\", or leave it out".into()),
+                    Some("set tls = \"starttls\", or remove it".into()),
                 )),
                 None => Ok(None),
             };
@@ -176,8 +179,8 @@ impl Build<'_> {
             Some(file) => Ok(str::to_owned(file)),
             None => Err(self.missing(key, &near, why)),
         };
-        let cert_file = needed(&cert, "clients are shown a certificate");
-        let key_file = needed(&key, "a certificate is of no use without its key");
+        let cert_file = needed(&cert, "TLS needs a certificate");
+        let key_file = needed(&key, "a certificate needs its key");
         let (cert_file, key_file) = self.pair((&cert.0, cert_file?), (&key.0, key_file?))?;
         Ok(Some(DoorTls {
             implicit: raw.tls == SmtpTls::Implicit,
@@ -186,12 +189,12 @@ impl Build<'_> {
         }))
     }
 
-    /// The paths of a certificate and its key.
+    /// Returns the paths of a certificate and its key after checking both.
     fn pair(
         &mut self,
         (cert_key, cert_file): (&str, String),
         (key_key, key_file): (&str, String),
-    ) -> Result<(PathBuf, PathBuf), Noted> {
+    ) -> Result<(PathBuf, PathBuf), ErrorReported> {
         let cert_path = self.path(&cert_file);
         let certificates = files::certificates(&cert_path)
             .map_err(|error| self.bad_file(cert_key, &cert_file, &cert_path, &error));
@@ -208,12 +211,12 @@ impl Build<'_> {
     }
 }
 
-/// Whether a connection to `host` and `port` surely ends at a listener with this address. Other
-/// names and addresses of this machine are not known here.
+/// Whether a connection to `host` and `port` certainly reaches a listener with this address. Other
+/// names and addresses of this machine are unknown here.
 fn leads_to(host: &str, port: u16, listen: SocketAddr) -> bool {
     let own = listen.ip().to_canonical();
     let is_here = match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
-        // What is connected to 0.0.0.0 or [::] is connected to this machine.
+        // A connection to 0.0.0.0 or [::] reaches this machine.
         Ok(ip) => {
             let local = ip.is_loopback() || ip.is_unspecified();
             let heard = own.is_ipv6() || ip.is_ipv4();
@@ -233,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_next_hop_that_is_a_listener_is_known_by_every_spelling() {
+    fn a_next_hop_that_is_a_listener_is_recognized() {
         for (host, port, listen, expected) in [
             ("127.0.0.1", 25, "127.0.0.1:25", true),
             ("127.0.0.1", 26, "127.0.0.1:25", false),

@@ -1,22 +1,22 @@
 //! `prepend` and `append` of each direction, and the section `[text]`.
 
-use super::{Build, given};
+use super::{Build, non_empty};
 use crate::config::files;
 use crate::config::keys::join;
-use crate::config::mistake::{Noted, quoted};
+use crate::config::problem::{ErrorReported, quoted};
 use crate::config::{parse, raw};
 use crate::policy::Direction;
 use crate::text::{DirectionTexts, Disclaimer, DisclaimerError, Settings};
 
-/// A text that a setting gives, with the key that gives it.
-struct Given<T> {
+/// A text from a setting, with its key.
+struct TextSource<T> {
     key: String,
     seen: String,
     content: T,
 }
 
 impl Build<'_> {
-    pub(super) fn texts(&mut self) -> Result<Settings, Noted> {
+    pub(super) fn texts(&mut self) -> Result<Settings, ErrorReported> {
         let raw = self.raw;
         let outbound = raw.outbound.common();
         let [inbound, outbound, internal] = [
@@ -44,7 +44,7 @@ impl Build<'_> {
         &mut self,
         direction: Direction,
         raw: &raw::Direction,
-    ) -> Result<DirectionTexts, Noted> {
+    ) -> Result<DirectionTexts, ErrorReported> {
         let prepend = self.wording(&join(direction.name(), "prepend"), &raw.prepend);
         let append = self.wording(&join(direction.name(), "append"), &raw.append);
         Ok(DirectionTexts {
@@ -53,15 +53,19 @@ impl Build<'_> {
         })
     }
 
-    fn wording(&mut self, key: &str, raw: &raw::Wording) -> Result<Option<Disclaimer>, Noted> {
-        let plain = self.written(
+    fn wording(
+        &mut self,
+        key: &str,
+        raw: &raw::Wording,
+    ) -> Result<Option<Disclaimer>, ErrorReported> {
+        let plain = self.text_setting(
             key,
             "text",
             (&raw.text, &raw.text_file),
             files::text,
             str::to_owned,
         );
-        let html = self.written(
+        let html = self.text_setting(
             key,
             "html",
             (&raw.html, &raw.html_file),
@@ -69,14 +73,17 @@ impl Build<'_> {
             str::to_owned,
         );
         let bytes = |text: &str| text.as_bytes().to_vec();
-        let rtf = self.written(key, "rtf", (&raw.rtf, &raw.rtf_file), files::content, bytes);
+        let rtf = self.text_setting(key, "rtf", (&raw.rtf, &raw.rtf_file), files::content, bytes);
         let (plain, html, rtf) = (plain?, html?, rtf?);
         if let (Some(rtf), Some(other)) = (&rtf, plain.as_ref().or(html.as_ref())) {
-            let problem = format!("is both kinds of text, and {} is given as well", other.key);
+            let problem = format!(
+                "already provides both versions, but {} is set as well",
+                other.key
+            );
             return Err(self.both(&rtf.key, &rtf.seen, problem));
         }
         let content =
-            |given: &Option<Given<String>>| given.as_ref().map(|given| given.content.clone());
+            |given: &Option<TextSource<String>>| given.as_ref().map(|given| given.content.clone());
         let (made, at) = match (&rtf, plain.as_ref().or(html.as_ref())) {
             (Some(rtf), _) => (
                 Disclaimer::from_rtf(&rtf.content, raw.once),
@@ -90,69 +97,68 @@ impl Build<'_> {
                 )
             }
             (None, None) if raw.once => {
-                return Err(self.missing(
-                    &join(key, "text"),
-                    &join(key, "once"),
-                    "no text is given",
-                ));
+                return Err(self.missing(&join(key, "text"), &join(key, "once"), "no text is set"));
             }
             (None, None) => return Ok(None),
         };
         let (key, seen) = at;
         made.map(Some).map_err(|error| match error {
-            DisclaimerError::Empty => self.findings.wrong(key, seen, error),
+            DisclaimerError::Empty => self.problems.invalid(key, seen, error),
             error => self
-                .findings
-                .wrong_but(key, Some(&quoted(seen)), error, None),
+                .problems
+                .invalid_with(key, Some(&quoted(seen)), error, None),
         })
     }
 
-    /// A text that stands in one of two settings: here, or in a file.
-    fn written<T>(
+    /// Reads a text from one of two settings: inline or a file.
+    fn text_setting<T>(
         &mut self,
         table: &str,
         name: &str,
         (here, file): (&Option<String>, &Option<String>),
         read: impl Fn(&std::path::Path) -> Result<T, files::FileError>,
         take: impl Fn(&str) -> T,
-    ) -> Result<Option<Given<T>>, Noted> {
+    ) -> Result<Option<TextSource<T>>, ErrorReported> {
         let (key, file_key) = (join(table, name), join(table, &format!("{name}_file")));
-        match (here.as_deref().filter(|text| !text.is_empty()), given(file)) {
+        match (
+            here.as_deref().filter(|text| !text.is_empty()),
+            non_empty(file),
+        ) {
             (None, None) => Ok(None),
-            (Some(text), None) => Ok(Some(Given {
+            (Some(text), None) => Ok(Some(TextSource {
                 key,
-                seen: begin_of(text),
+                seen: excerpt(text),
                 content: take(text),
             })),
             (None, Some(file)) => {
                 let path = self.path(file);
                 let content =
                     read(&path).map_err(|error| self.bad_file(&file_key, file, &path, &error))?;
-                Ok(Some(Given {
+                Ok(Some(TextSource {
                     key: file_key,
                     seen: file.to_owned(),
                     content,
                 }))
             }
             (Some(_), Some(file)) => {
-                let problem = format!("is given although {key} is");
+                let problem = format!("is set although {key} is");
                 Err(self.both(&file_key, file, problem))
             }
         }
     }
 
-    fn both(&mut self, key: &str, seen: &str, problem: String) -> Noted {
-        self.findings.wrong_but(
+    fn both(&mut self, key: &str, seen: &str, problem: String) -> ErrorReported {
+        self.problems.invalid_with(
             key,
             Some(&quoted(seen)),
             problem,
-            Some("take away one of the two".into()),
+            Some("remove one of the two".into()),
         )
     }
 }
 
-/// Enough of a text to know it by.
-fn begin_of(text: &str) -> String {
+/// Returns the start of a text, enough to recognize it.
+fn excerpt(text: &str) -> String {
     const MOST: usize = 40;
     let line = text.lines().next().unwrap_or_default();
     let mut begin: String = line.chars().take(MOST).collect();

@@ -3,25 +3,25 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the service says of its work, on standard error.
+/// The log on standard error.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Log {
-    /// The form of a line: with a time and its level, the MTA's queue id first (plain), an object
-    /// for scripts (json), or with a level that systemd's journal reads, and no time (journald).
-    /// Where standard error is the journal, auto is journald, else plain.
+    /// The format of a line: time, level and the MTA's queue ID first (plain), a JSON object (json),
+    /// or a level prefix for systemd's journal without a time (journald). auto is journald if
+    /// standard error is the journal, else plain.
     pub(in crate::config) format: LogFormat,
-    /// The least of what is told: a line for each message and delivery (info), or only what
-    /// somebody should look at (warn), or what is wrong (error). The environment variable
-    /// COPYIST_LOG goes before it, with filters as tracing has them.
+    /// The lowest level logged: a line for each message and delivery (info), only warnings (warn),
+    /// or only errors (error). The environment variable COPYIST_LOG overrides it, with the filter
+    /// syntax of tracing.
     pub(in crate::config) level: Level,
 }
 
-/// The form of a line of the log.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// As the place asks for.
+    /// `Journald` if standard error is the journal, else `Plain`.
     #[default]
     Auto,
     /// For people and `grep`.
@@ -32,7 +32,7 @@ pub enum LogFormat {
     Journald,
 }
 
-/// What is told.
+/// The lowest level logged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::config) enum Level {
@@ -44,7 +44,7 @@ pub(in crate::config) enum Level {
 }
 
 impl Level {
-    /// Its name in filters.
+    /// Returns the level's name in filters.
     pub(in crate::config) fn name(self) -> &'static str {
         match self {
             Level::Error => "error",

@@ -1,4 +1,4 @@
-//! What an LDAP table of Postfix is set to → `[directory]`.
+//! An LDAP table of Postfix → `[directory]`.
 
 use super::ldap::{LdapTable, addresses_in};
 use crate::migrate::Site;
@@ -14,7 +14,7 @@ impl LdapTable {
         let (urls, odd) = self.urls();
         for server in odd {
             draft.no_equivalent(&format!(
-                "{server:?} in server_host of {file} is no server that Copyist can ask."
+                "{server:?} in server_host of {file} is not a valid server."
             ));
         }
         let is_tls = self.is_yes("start_tls") || urls.iter().any(|url| url.starts_with("ldaps:"));
@@ -24,8 +24,8 @@ impl LdapTable {
                 draft.set("urls", vec![format!("ldaps://dc1.{}", site.main_domain())]);
             }
             false => {
-                if self.given("server_host").is_none() {
-                    draft.comment("server_host is not set, which means this machine:");
+                if self.parameter("server_host").is_none() {
+                    draft.comment("server_host is not set, so it is this machine:");
                 }
                 draft.set("urls", urls.clone());
             }
@@ -35,12 +35,14 @@ impl LdapTable {
         }
         self.tls(draft, is_tls);
         self.bind(draft);
-        let searched = self.given("search_base").filter(|base| !base.contains('%'));
+        let searched = self
+            .parameter("search_base")
+            .filter(|base| !base.contains('%'));
         match site.base.as_deref().or(searched) {
             Some(base) => draft.set("base", base),
             None => {
                 let seen = self
-                    .given("search_base")
+                    .parameter("search_base")
                     .map_or("is not set".into(), |base| format!("is {base:?}"));
                 draft.fill_in(
                     "directory.base",
@@ -50,7 +52,7 @@ impl LdapTable {
             }
         }
         self.filter(draft);
-        let timeout = self.given("timeout").and_then(|text| text.parse().ok());
+        let timeout = self.parameter("timeout").and_then(|text| text.parse().ok());
         if let Some(seconds @ 1..=3600_u32) = timeout {
             draft.set("timeout", format!("{seconds}s"));
         }
@@ -63,7 +65,7 @@ impl LdapTable {
             Some(file) => {
                 draft.fill_in(
                     "directory.ca_file",
-                    "tls_ca_cert_file, which cannot be read here. Put it where the service can read it.",
+                    "tls_ca_cert_file, which is not readable here. Make it readable for the service.",
                 );
                 draft.suggest("ca_file", file);
             }
@@ -71,8 +73,8 @@ impl LdapTable {
         }
         if is_tls && !self.is_yes("tls_require_cert") {
             draft.note(
-                "Postfix did not check the LDAP server's certificate (tls_require_cert). Copyist does, against ca_file \
-                 or else the system's certificates.",
+                "Postfix did not verify the LDAP server's certificate (tls_require_cert). Copyist does, with ca_file or \
+                 the system's certificates.",
             );
         }
     }
@@ -80,7 +82,7 @@ impl LdapTable {
     fn bind(&self, draft: &mut Draft) {
         let file = &self.described_in;
         match self
-            .given("bind")
+            .parameter("bind")
             .unwrap_or("yes")
             .to_ascii_lowercase()
             .as_str()
@@ -88,17 +90,17 @@ impl LdapTable {
             "no" | "none" => return,
             "sasl" => {
                 draft.no_equivalent(&format!(
-                    "bind = sasl in {file}: Copyist binds by name and password, or by Kerberos (gssapi = true, in a build \
-                     with the feature gssapi). FILL IN one of them."
+                    "bind = sasl in {file}: Copyist binds with name and password, or by Kerberos (gssapi = true, in a \
+                     build with the feature gssapi). FILL IN one of them."
                 ));
                 return;
             }
             _ => {}
         }
-        let Some(dn) = self.given("bind_dn") else {
+        let Some(dn) = self.parameter("bind_dn") else {
             return;
         };
-        let fill_in = "write the account's password, bind_pw in FILE, into a file of its own, then take away the # signs.";
+        let fill_in = "write the account's password, bind_pw in FILE, to a separate file, then uncomment these lines.";
         draft.fill_in(
             "directory.bind_password_file",
             &fill_in.replace("FILE", file),
@@ -114,7 +116,7 @@ impl LdapTable {
     }
 
     fn filter(&self, draft: &mut Draft) {
-        let Some(filter) = self.given("query_filter") else {
+        let Some(filter) = self.parameter("query_filter") else {
             return;
         };
         let (attributes, odd) = addresses_in(filter);
@@ -124,7 +126,7 @@ impl LdapTable {
         }
         for part in odd {
             draft.no_equivalent(&format!(
-                "({part}) in query_filter of {}: Copyist finds people by their addresses alone.",
+                "({part}) in query_filter of {}: Copyist finds people only by their addresses.",
                 self.described_in
             ));
         }
@@ -133,15 +135,15 @@ impl LdapTable {
     fn rest(&self, draft: &mut Draft) {
         let file = &self.described_in;
         for name in ["result_format", "result_filter"] {
-            if let Some(format) = self.given(name).filter(|format| *format != "%s") {
+            if let Some(format) = self.parameter(name).filter(|format| *format != "%s") {
                 draft.no_equivalent(&format!(
-                    "{name} = {format} in {file} makes the journal address of the attribute's value. In Copyist the value \
-                     is the journal address: write whole addresses into the attribute."
+                    "{name} = {format} in {file} derives the journal address from the attribute's value. In Copyist the \
+                     value is the journal address: store whole addresses in the attribute."
                 ));
             }
         }
         for name in ["leaf_result_attribute", "terminal_result_attribute"] {
-            if let Some(value) = self.given(name) {
+            if let Some(value) = self.parameter(name) {
                 draft.no_equivalent(&format!(
                     "{name} = {value} in {file}: a journal attribute that names an object leads to its proxyAddresses, \
                      mail or targetAddress, or to its members."
@@ -153,20 +155,23 @@ impl LdapTable {
             ("dereference", &["0"]),
             ("chase_referrals", &["0", "no"]),
         ] {
-            if let Some(value) = self.given(name).filter(|value| !defaults.contains(value)) {
+            if let Some(value) = self
+                .parameter(name)
+                .filter(|value| !defaults.contains(value))
+            {
                 draft.no_equivalent(&format!(
-                    "{name} = {value} in {file}: Copyist searches all below its base, once."
+                    "{name} = {value} in {file}: Copyist searches the whole subtree below its base, once."
                 ));
             }
         }
         for name in ["domain", "tls_ca_cert_dir", "tls_cert"] {
-            if let Some(value) = self.given(name) {
+            if let Some(value) = self.parameter(name) {
                 draft.no_equivalent(&format!("{name} = {value} in {file}."));
             }
         }
-        if self.given("version") == Some("2") {
+        if self.parameter("version") == Some("2") {
             draft.note(&format!(
-                "{file} asks for LDAP version 2; Copyist speaks version 3 only."
+                "{file} sets LDAP version 2; Copyist supports only version 3."
             ));
         }
     }
@@ -176,7 +181,7 @@ impl LdapTable {
 mod tests {
     use super::*;
 
-    /// What is written and remarked for a table's file.
+    /// Returns the section and the remarks for a table's file.
     fn written(text: &str) -> (String, String) {
         let table = LdapTable::read("/etc/postfix/bcc.cf", text);
         let mut draft = Draft::default();
@@ -216,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_filter_becomes_address_attributes_and_what_else_is_in_it_is_said() {
+    fn the_filter_becomes_address_attributes() {
         let (config, remarks) = written(
             "query_filter = (&(objectClass=person)(|(mail=%s)(proxyAddresses=smtp:%s)(uid=%u)))\n",
         );
@@ -232,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_goes_nowhere_and_its_place_is_told() {
+    fn the_password_is_left_out_and_its_file_named() {
         let text = "bind = yes\nbind_dn = cn=postfix,dc=example,dc=test\nbind_pw = s3cret";
         let (config, remarks) = written(text);
         let table = format!("{:?}", LdapTable::read("x", text));
@@ -254,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn result_attributes_are_journal_attributes_and_maildrop_where_none_is_named() {
+    fn result_attributes_become_journal_attributes() {
         let attributes = |text| LdapTable::read("x", text).journal_attributes();
         assert_eq!(
             attributes("result_attribute = a, b\nspecial_result_attribute = c"),
@@ -268,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_equivalent_is_said() {
+    fn settings_without_an_equivalent_are_remarked() {
         let (_, remarks) = written(
             "result_format = %u@archive.test\nscope = one\ndomain = example.test\nbind = sasl\nversion = 2\nstart_tls = yes\nsearch_base = dc=%d",
         );

@@ -1,23 +1,23 @@
-//! An LDAP table of Postfix (ldap_table(5)): what it is set to.
+//! The parameters of an LDAP table of Postfix (ldap_table(5)).
 
 use std::collections::BTreeMap;
 
 use super::map::{parameters, words};
 use crate::config::parse;
 
-/// What an LDAP table is set to. The password is not in it.
+/// The parameters of an LDAP table, without the password.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LdapTable {
-    /// Where it is described: the path of a file, or `main.cf`.
+    /// The source of the parameters: the path of a file, or `main.cf`.
     pub described_in: String,
     parameters: BTreeMap<String, String>,
     pub(super) has_password: bool,
-    /// Whether the file that `tls_ca_cert_file` names can be read.
+    /// Whether the `tls_ca_cert_file` is readable.
     pub(super) can_read_ca: bool,
 }
 
-/// What an LDAP table may be set to, without the password: what is asked of `postconf` where a
-/// table is described in `main.cf`.
+/// The parameters of an LDAP table, without the password: those read with `postconf` if the table is
+/// defined in `main.cf`.
 pub const PARAMETERS: [&str; 24] = [
     "bind",
     "bind_dn",
@@ -46,12 +46,12 @@ pub const PARAMETERS: [&str; 24] = [
 ];
 
 impl LdapTable {
-    /// Reads the text of the file that describes a table. The password in it is dropped at once.
+    /// Reads the file that defines a table. The password is discarded at once.
     pub fn read(described_in: &str, text: &str) -> LdapTable {
         LdapTable::of(described_in, parameters(text))
     }
 
-    /// A table that is described by these parameters.
+    /// Creates a table from these parameters.
     pub fn of(described_in: &str, given: impl IntoIterator<Item = (String, String)>) -> LdapTable {
         let mut parameters: BTreeMap<String, String> = given.into_iter().collect();
         let password = parameters.remove("bind_pw");
@@ -63,55 +63,56 @@ impl LdapTable {
         }
     }
 
-    /// The same, with what can only be told where it is: whether the file of [`LdapTable::ca_file`]
-    /// can be read.
+    /// Sets whether the file of [`LdapTable::ca_file`] is readable, which only the caller can find out.
     #[must_use]
     pub fn with_readable_ca(mut self, can_read_ca: bool) -> LdapTable {
         self.can_read_ca = can_read_ca;
         self
     }
 
-    /// A parameter that is set, and not to nothing.
-    pub(super) fn given(&self, name: &str) -> Option<&str> {
+    /// Returns a parameter that is set and not empty.
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         let value = self.parameters.get(name).map(String::as_str);
         value.filter(|value| !value.is_empty())
     }
 
     pub(super) fn is_yes(&self, name: &str) -> bool {
-        self.given(name)
+        self.parameter(name)
             .is_some_and(|value| value.eq_ignore_ascii_case("yes"))
     }
 
-    /// Whether the same people are found, as the same account.
+    /// Whether both tables search the same people with the same account.
     pub(super) fn is_same_directory(&self, other: &LdapTable) -> bool {
-        let same = |name: &str| self.given(name) == other.given(name);
+        let same = |name: &str| self.parameter(name) == other.parameter(name);
         ["server_host", "server_port", "search_base", "bind_dn"]
             .into_iter()
             .all(same)
     }
 
-    /// The file with the certificates that the server's is checked against.
+    /// Returns the file with the CA certificates.
     pub fn ca_file(&self) -> Option<&str> {
-        self.given("tls_ca_cert_file")
+        self.parameter("tls_ca_cert_file")
     }
 
-    /// The attributes whose values are addresses or objects that get copies.
+    /// Returns the attributes whose values are addresses or objects that get copies.
     pub(super) fn journal_attributes(&self) -> Vec<String> {
         let result = self
             .parameters
             .get("result_attribute")
             .map_or("maildrop", String::as_str);
-        let special = self.given("special_result_attribute").unwrap_or_default();
+        let special = self
+            .parameter("special_result_attribute")
+            .unwrap_or_default();
         let names = words(result).into_iter().chain(words(special));
         let sound = names.filter(|name| parse::attribute(name).is_ok());
         sound.map(str::to_owned).collect()
     }
 
-    /// The servers as URLs, and those words that are none.
+    /// Returns the servers as URLs, and the invalid words.
     pub(super) fn urls(&self) -> (Vec<String>, Vec<&str>) {
-        let port = self.given("server_port").filter(|port| *port != "389");
+        let port = self.parameter("server_port").filter(|port| *port != "389");
         let (mut urls, mut odd) = (Vec::new(), Vec::new());
-        for server in words(self.given("server_host").unwrap_or("localhost")) {
+        for server in words(self.parameter("server_host").unwrap_or("localhost")) {
             let url = match (server.contains("://"), parse::host_and_port(server), port) {
                 (true, ..) => parse::ldap_url(server).ok(),
                 (false, Ok((_, None)), Some(port)) => {
@@ -129,8 +130,7 @@ impl LdapTable {
     }
 }
 
-/// The attributes that a filter compares with the address, and the parts of it that do something
-/// else.
+/// Returns the attributes that a filter compares with the address, and its other parts.
 pub(super) fn addresses_in(filter: &str) -> (Vec<String>, Vec<String>) {
     let (mut attributes, mut odd) = (Vec::new(), Vec::new());
     let parts = filter.split(['(', ')']).map(str::trim);

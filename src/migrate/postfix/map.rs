@@ -1,39 +1,38 @@
-//! The names of Postfix's lookup tables, and what tables of text hold (DATABASE_README, postmap(1),
+//! The names of Postfix's lookup tables, and the content of text tables (DATABASE_README, postmap(1),
 //! postconf(5)).
 
 use std::fmt;
 
-/// A lookup table as a parameter of `main.cf` names it: `hash:/etc/postfix/bcc`.
+/// A lookup table as named in `main.cf`: `hash:/etc/postfix/bcc`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Map {
-    /// What kind of table it is: `hash`, `ldap`.
+    /// The table type: `hash`, `ldap`.
     pub kind: String,
-    /// What follows the first colon: mostly the path of a file.
+    /// The name after the first colon: usually the path of a file.
     pub name: String,
 }
 
-/// Where the content of a table is to be had.
+/// The source of a table's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin<'a> {
-    /// A file of lines that `postmap` makes an indexed file of, or that is read as it is.
+    /// A text file, which `postmap` may index.
     File(&'a str),
-    /// What `postmap -s` says.
+    /// The output of `postmap -s`.
     Postmap,
-    /// The same answer to every question.
+    /// The same answer for every key.
     Always(&'a str),
-    /// The file that describes an LDAP table.
+    /// The file that defines an LDAP table.
     Ldap(&'a str),
-    /// The prefix of those parameters of `main.cf` that describe an LDAP table.
+    /// The prefix of the parameters in `main.cf` that define an LDAP table.
     LdapInMain(&'a str),
-    /// It has no entries that could be listed, or they are elsewhere (a pattern, a database, a
-    /// server).
-    Nowhere,
+    /// The entries cannot be listed (patterns), or are elsewhere (a database, a server).
+    Unlisted,
 }
 
-/// The tables that a parameter lists.
+/// Returns the tables that a parameter lists.
 ///
 /// ```
-/// use copyist::config::import::postfix::maps;
+/// use copyist::migrate::postfix::maps;
 ///
 /// let listed = maps("proxy:ldap:/etc/postfix/bcc.cf, hash:/etc/postfix/bcc");
 /// assert_eq!(listed[0].to_string(), "ldap:/etc/postfix/bcc.cf");
@@ -56,7 +55,7 @@ impl Map {
         }
     }
 
-    /// Where its content is to be had.
+    /// Returns the source of its content.
     pub fn origin(&self) -> Origin<'_> {
         match (self.kind.as_str(), self.name.as_str()) {
             ("hash" | "btree" | "lmdb" | "cdb" | "dbm" | "sdbm" | "texthash", name) => {
@@ -71,7 +70,7 @@ impl Map {
             }
             ("ldap", name) if name.starts_with(['/', '.']) => Origin::Ldap(name),
             ("ldap", name) => Origin::LdapInMain(name),
-            _ => Origin::Nowhere,
+            _ => Origin::Unlisted,
         }
     }
 }
@@ -82,7 +81,7 @@ impl fmt::Display for Map {
     }
 }
 
-/// The words of a list: separated by commas or white space, except inside braces.
+/// Returns the words of a list: separated by commas or white space, except inside braces.
 pub fn words(value: &str) -> Vec<&str> {
     let mut words = Vec::new();
     let (mut start, mut depth) = (0, 0_usize);
@@ -102,8 +101,8 @@ pub fn words(value: &str) -> Vec<&str> {
     words
 }
 
-/// Lines as Postfix reads them: one that begins with white space continues the one before; empty
-/// lines and those that begin with `#` are nothing.
+/// Returns logical lines as Postfix does: a line that begins with white space continues the one
+/// before; empty lines and those that begin with `#` are ignored.
 pub(super) fn logical_lines(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for line in text.lines() {
@@ -122,10 +121,10 @@ pub(super) fn logical_lines(text: &str) -> Vec<String> {
     lines
 }
 
-/// The entries of a table of text, and what `postmap -s` prints: key, white space, value.
+/// Returns the entries of a text table or of `postmap -s` output: key, white space, value.
 ///
 /// ```
-/// use copyist::config::import::postfix::entries;
+/// use copyist::migrate::postfix::entries;
 ///
 /// let table = "# who     copy to\nana@example.com\n   archive@example.com\n";
 /// assert_eq!(entries(table), [("ana@example.com".to_owned(), "archive@example.com".to_owned())]);
@@ -139,7 +138,7 @@ pub fn entries(text: &str) -> Vec<(String, String)> {
     lines.iter().filter_map(entry).collect()
 }
 
-/// The parameters in a file such as `main.cf`, or in what `postconf` prints: `name = value`.
+/// Returns the parameters of a file such as `main.cf`, or of `postconf` output: `name = value`.
 pub fn parameters(text: &str) -> impl Iterator<Item = (String, String)> {
     logical_lines(text).into_iter().filter_map(|line| {
         let (name, value) = line.split_once('=')?;
@@ -152,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tables_of_a_list_are_told_apart_whatever_separates_them() {
+    fn tables_are_split_at_commas_and_white_space() {
         let listed =
             maps("hash:/a,btree:/b\n\tproxy:ldap:/c.cf, inline:{ {a@b=c@d}, {e=f} } static:{x@y}");
         let listed: Vec<String> = listed.iter().map(ToString::to_string).collect();
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_table_says_where_its_content_is() {
+    fn every_table_type_has_a_source() {
         for (written, origin) in [
             ("lmdb:/a", Origin::File("/a")),
             ("texthash:/a", Origin::File("/a")),
@@ -177,16 +176,16 @@ mod tests {
             ("static:{ x@y }", Origin::Always("x@y")),
             ("ldap:/a.cf", Origin::Ldap("/a.cf")),
             ("ldap:source", Origin::LdapInMain("source")),
-            ("pcre:/a", Origin::Nowhere),
-            ("mysql:/a", Origin::Nowhere),
-            ("nonsense", Origin::Nowhere),
+            ("pcre:/a", Origin::Unlisted),
+            ("mysql:/a", Origin::Unlisted),
+            ("nonsense", Origin::Unlisted),
         ] {
             assert_eq!(maps(written)[0].origin(), origin, "{written}");
         }
     }
 
     #[test]
-    fn parameters_go_on_over_lines_that_begin_with_white_space() {
+    fn parameters_continue_over_indented_lines() {
         let text = "# x = y\nquery_filter = (|(mail=%s)\n    # (uid=%s)\n  (proxyAddresses=smtp:%s))\nbind=no\n";
         let read: Vec<_> = parameters(text).collect();
         let wanted = [

@@ -2,11 +2,11 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `map` | the names of tables, and tables of text |
+//! | `map` | the names of tables, and text tables |
 //! | `ldap` | LDAP tables |
-//! | `directory` | `[directory]`, of an LDAP table |
-//! | `people` | tables of text → who is journaled where |
-//! | `plan` | what all of it asks for |
+//! | `directory` | `[directory]` from an LDAP table |
+//! | `people` | text tables → people and their journal addresses |
+//! | `plan` | the sections of the directions |
 //! | `propose` | the configuration |
 
 mod directory;
@@ -28,9 +28,9 @@ use crate::identity::DomainPattern;
 pub use ldap::{LdapTable, PARAMETERS as LDAP_PARAMETERS};
 pub use map::{Map, Origin, entries, maps, parameters, words};
 pub use people::{People, Person};
-pub use propose::{Proposed, propose};
+pub use propose::{PostfixProposal, propose};
 
-/// The parameters of `main.cf` that count.
+/// The parameters of `main.cf` that are read.
 pub const PARAMETERS: [&str; 12] = [
     "always_bcc",
     "sender_bcc_maps",
@@ -46,49 +46,49 @@ pub const PARAMETERS: [&str; 12] = [
     "non_smtpd_milters",
 ];
 
-/// What Postfix is set to do.
+/// Postfix's settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Postfix {
-    /// The values of [`PARAMETERS`], with what they name filled in (`postconf -x`).
+    /// The values of [`PARAMETERS`], expanded (`postconf -x`).
     pub parameters: BTreeMap<String, String>,
     /// The tables of `sender_bcc_maps`.
     pub sender_bcc: Vec<Table>,
     /// The tables of `recipient_bcc_maps`.
     pub recipient_bcc: Vec<Table>,
-    /// What services in `master.cf` are set to instead (`postconf -P`), as far as it is about BCC.
+    /// Overrides of BCC parameters in `master.cf` (`postconf -P`).
     pub overrides: Vec<String>,
 }
 
-/// A lookup table with what it holds.
+/// A lookup table with its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     /// Its name.
     pub map: Map,
-    /// What it holds.
+    /// Its content.
     pub content: Content,
 }
 
-/// What a lookup table holds.
+/// The content of a lookup table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// Keys and values.
     Entries(Vec<(String, String)>),
-    /// What an LDAP server answers.
+    /// An LDAP table.
     Ldap(LdapTable),
     /// The same value for every key.
     Always(String),
-    /// Nobody can tell here: why not; continues a sentence that begins with the table's name.
+    /// Unknown; the reason continues a sentence that begins with the table's name.
     Unknown(String),
 }
 
 impl Postfix {
-    /// A parameter that is set, and not to nothing.
-    pub(super) fn given(&self, name: &str) -> Option<&str> {
+    /// Returns a parameter that is set and not empty.
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         let value = self.parameters.get(name).map(String::as_str);
         value.filter(|value| !value.is_empty())
     }
 
-    /// The first LDAP table.
+    /// Returns the first LDAP table.
     pub fn ldap(&self) -> Option<&LdapTable> {
         let mut tables = self.recipient_bcc.iter().chain(&self.sender_bcc);
         tables.find_map(|table| match &table.content {
@@ -97,11 +97,10 @@ impl Postfix {
         })
     }
 
-    /// The domains of a parameter, as far as they stand in `main.cf` itself, and the tables that
-    /// name others.
+    /// Returns the domains listed in a parameter itself, and the tables with further ones.
     fn domains_of(&self, name: &str) -> (Vec<String>, Vec<String>) {
         let (mut domains, mut tables) = (Vec::new(), Vec::new());
-        for word in words(self.given(name).unwrap_or_default()) {
+        for word in words(self.parameter(name).unwrap_or_default()) {
             let is_local = word == "localhost" || word.starts_with("localhost.");
             if word.contains([':', '/']) {
                 tables.push(format!("{word} in {name}"));
@@ -116,20 +115,20 @@ impl Postfix {
         (domains, tables)
     }
 
-    /// The domains of users of this machine: what a key without a domain means.
+    /// Returns the domains of local users, which apply to keys without a domain.
     fn local_domains(&self, site: &Site) -> Vec<String> {
         let (local, _) = self.domains_of("mydestination");
         match local.is_empty() {
             true => {
-                let origin = self.given("myorigin");
+                let origin = self.parameter("myorigin");
                 vec![origin.unwrap_or_else(|| site.main_domain()).to_owned()]
             }
             false => local,
         }
     }
 
-    /// The site, with the domains that `main.cf` names where none was given; and where the domains
-    /// are known from.
+    /// Returns the site, by default with the domains of `main.cf`, the source of the domains, and the
+    /// tables with further ones.
     fn site(&self, given: &Site) -> (Site, Option<&'static str>, Vec<String>) {
         let mut site = given.clone();
         if !site.domains.is_empty() {

@@ -1,4 +1,4 @@
-//! BCC tables of text → which people are journaled where, and which domains are.
+//! BCC text tables → the journal addresses of people and domains.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,19 +10,19 @@ use super::map::words;
 use crate::identity::DomainPattern;
 use crate::mail::{Address, AddressError};
 
-/// The attribute of `schemas/` for mail that a person gets.
+/// The attribute of `schemas/` for mail to a person.
 pub(super) const RECIPIENT_ATTRIBUTE: &str = "copyistInboundJournal";
-/// The attribute of `schemas/` for mail that a person sends.
+/// The attribute of `schemas/` for mail from a person.
 pub(super) const SENDER_ATTRIBUTE: &str = "copyistOutboundJournal";
 
-/// Whose mail goes where.
+/// The role that a table applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Who {
+pub(super) enum Role {
     Sender,
     Recipient,
 }
 
-/// A person whose mail is journaled, with the values that the person's object needs.
+/// A person whose mail is journaled, with the values for the person's object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Person {
     /// The values of `copyistInboundJournal`.
@@ -31,27 +31,27 @@ pub struct Person {
     pub outbound: Vec<String>,
 }
 
-/// What the BCC tables of text say.
+/// The entries of all BCC text tables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct People {
-    /// By address. An address outside is that of a contact.
+    /// By address. An external address is a contact's.
     pub people: BTreeMap<String, Person>,
-    /// Whether a contact is among them.
+    /// Whether `people` includes a contact.
     pub(super) has_contacts: bool,
     /// Domains all of whose recipients' mail is journaled.
     pub(super) recipient_domains: BTreeMap<String, Vec<String>>,
     /// Domains all of whose senders' mail is journaled.
     pub(super) sender_domains: BTreeMap<String, Vec<String>>,
-    /// Entries that have no equivalent: as they are written, and why.
+    /// Entries without an equivalent, with the reason.
     pub(super) odd: Vec<String>,
 }
 
 impl People {
-    /// Takes in the entries of a table. `is_ours` says which domains are the organization's; a key
-    /// without a domain is somebody of each of the `local` ones (postconf(5), recipient_bcc_maps).
+    /// Adds the entries of a table. `is_ours` recognizes the organization's domains; a key without a
+    /// domain is a user in each of the `local` ones (postconf(5), recipient_bcc_maps).
     pub(super) fn add(
         &mut self,
-        who: Who,
+        who: Role,
         entries: &[(String, String)],
         local: &[String],
         is_ours: impl Fn(&str) -> bool,
@@ -63,18 +63,19 @@ impl People {
                 .map(|target| Address::parse(target).map(|address| address.to_string()))
                 .collect();
             let Some(targets) = targets.ok().filter(|targets| !targets.is_empty()) else {
-                self.odd
-                    .push(odd("the copy's address is no mail address with a domain."));
+                self.odd.push(odd(
+                    "the copy's address is not a mail address with a domain.",
+                ));
                 continue;
             };
             if let Some(domain) = key.strip_prefix('@') {
                 let domains = match who {
-                    Who::Recipient => &mut self.recipient_domains,
-                    Who::Sender => &mut self.sender_domains,
+                    Role::Recipient => &mut self.recipient_domains,
+                    Role::Sender => &mut self.sender_domains,
                 };
                 match domain.parse::<DomainPattern>() {
                     Ok(_) => extend(domains.entry(domain.to_lowercase()).or_default(), &targets),
-                    Err(_) => self.odd.push(odd("the key is no domain.")),
+                    Err(_) => self.odd.push(odd("the key is not a domain.")),
                 }
                 continue;
             }
@@ -89,24 +90,23 @@ impl People {
                     .collect(),
             };
             let Ok(addresses) = addresses.map_err(|_: AddressError| ()) else {
-                self.odd.push(odd("the key is no mail address."));
+                self.odd.push(odd("the key is not a mail address."));
                 continue;
             };
             for (address, is_ours) in addresses {
                 match (who, is_ours) {
-                    (Who::Recipient, true) => {
+                    (Role::Recipient, true) => {
                         extend(&mut self.person(&address).inbound, &targets);
                     }
-                    // Mail to an outside address is outbound; the values of its contact count
-                    // there.
-                    (Who::Recipient, false) => {
+                    // Mail to an external address is outbound and uses its contact's values.
+                    (Role::Recipient, false) => {
                         self.has_contacts = true;
                         extend(&mut self.person(&address).outbound, &targets);
                     }
-                    (Who::Sender, true) => extend(&mut self.person(&address).outbound, &targets),
-                    (Who::Sender, false) => {
+                    (Role::Sender, true) => extend(&mut self.person(&address).outbound, &targets),
+                    (Role::Sender, false) => {
                         self.odd.push(odd(
-                            "of inbound mail the recipients' objects count, not an outside sender's.",
+                            "for inbound mail the recipients' objects apply, not an external sender's.",
                         ));
                     }
                 }
@@ -118,7 +118,7 @@ impl People {
         self.people.entry(address.key().to_owned()).or_default()
     }
 
-    /// What all of the organization's domains have in common, and what is said of single ones only.
+    /// Returns the targets common to all of the organization's domains, and those of single domains.
     pub(super) fn of_all(
         domains: &BTreeMap<String, Vec<String>>,
         ours: &[String],
@@ -146,12 +146,12 @@ impl People {
         (common, single)
     }
 
-    /// A directory of these people in LDIF (RFC 2849), to be used as `ldif:FILE`. It holds an entry
-    /// for the base even where there is nobody, for a directory without entries is refused.
+    /// Returns a directory of these people in LDIF (RFC 2849) for `ldif:FILE`. It always contains an
+    /// entry for the base, because a directory without entries is rejected.
     pub fn ldif(&self, base: &str) -> String {
         let mut text = String::from(
-            "# Who is journaled where, made by copyist import-postfix of Postfix's BCC tables.\n\
-             # Used as it is with urls = [\"ldif:THIS-FILE\"] in [directory]; a change counts within a second.\n\
+            "# Role is journaled where, made by copyist import-postfix of Postfix's BCC tables.\n\
+             # Use it with urls = [\"ldif:THIS-FILE\"] in [directory]; changes take effect within a second.\n\
              version: 1\n",
         );
         let first = base.split(',').next().and_then(|rdn| rdn.split_once('='));
@@ -181,7 +181,7 @@ impl People {
 }
 
 impl Person {
-    /// The attributes that the person's object needs.
+    /// Returns the attributes for the person's object.
     pub(super) fn attributes(&self) -> [(&'static str, &[String]); 2] {
         [
             (RECIPIENT_ATTRIBUTE, &self.inbound),
@@ -198,8 +198,7 @@ fn extend(known: &mut Vec<String>, more: &[String]) {
     }
 }
 
-/// A line of LDIF; what is not safe to stand there as it is stands in base64 (RFC 2849 section 2,
-/// note 8).
+/// Writes a line of LDIF; a value that is not a SAFE-STRING in base64 (RFC 2849 section 2, note 8).
 fn line(text: &mut String, name: &str, value: &str) {
     let begins_safely = !value.starts_with([' ', ':', '<']) && !value.ends_with(' ');
     let is_safe = begins_safely && value.chars().all(|c| c.is_ascii() && !c.is_ascii_control());
@@ -209,7 +208,7 @@ fn line(text: &mut String, name: &str, value: &str) {
     };
 }
 
-/// A value in a DN (RFC 4514 section 2.4).
+/// Escapes a value in a DN (RFC 4514 section 2.4).
 fn escaped(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len());
     for (at, c) in value.char_indices() {
@@ -226,7 +225,7 @@ fn escaped(value: &str) -> String {
 mod tests {
     use super::*;
 
-    fn read(who: Who, entries: &[(&str, &str)]) -> People {
+    fn read(who: Role, entries: &[(&str, &str)]) -> People {
         let entries: Vec<_> = entries
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
@@ -238,9 +237,9 @@ mod tests {
     }
 
     #[test]
-    fn people_inside_and_contacts_outside_get_the_attribute_of_their_direction() {
+    fn people_and_contacts_get_the_attribute_of_their_direction() {
         let people = read(
-            Who::Recipient,
+            Role::Recipient,
             &[
                 ("Ana@Example.test", "a@archive.test"),
                 ("ana@example.test", "b@archive.test, a@archive.test"),
@@ -261,7 +260,7 @@ mod tests {
             ["c@archive.test"]
         );
         assert!(people.has_contacts && people.odd.is_empty());
-        let people = read(Who::Sender, &[("ana@example.test", "a@archive.test")]);
+        let people = read(Role::Sender, &[("ana@example.test", "a@archive.test")]);
         assert_eq!(
             people.people["ana@example.test"].outbound,
             ["a@archive.test"]
@@ -269,9 +268,9 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_equivalent_is_told_with_the_entry() {
+    fn entries_without_an_equivalent_are_listed() {
         let people = read(
-            Who::Sender,
+            Role::Sender,
             &[
                 ("x@elsewhere.test", "a@archive.test"),
                 ("ana@example.test", "archive"),
@@ -284,9 +283,9 @@ mod tests {
     }
 
     #[test]
-    fn a_target_of_all_domains_is_a_journal_and_one_of_a_single_domain_is_not() {
+    fn only_a_target_of_all_domains_is_a_journal() {
         let people = read(
-            Who::Recipient,
+            Role::Recipient,
             &[
                 ("@a.test", "all@archive.test, a@archive.test"),
                 ("@b.test", "all@archive.test"),
@@ -303,9 +302,9 @@ mod tests {
     }
 
     #[test]
-    fn the_ldif_begins_with_the_base_and_is_ascii_whatever_addresses_are() {
+    fn the_ldif_is_ascii_and_begins_with_the_base() {
         let people = read(
-            Who::Recipient,
+            Role::Recipient,
             &[
                 ("o'hara+x,y@example.test", "a@archive.test"),
                 ("ünal@example.test", "ü@archive.test"),

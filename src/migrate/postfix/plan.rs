@@ -1,6 +1,6 @@
-//! What Postfix's BCC parameters ask for, in Copyist's words.
+//! Postfix's BCC parameters as sections of the configuration.
 
-use super::people::{People, RECIPIENT_ATTRIBUTE, SENDER_ATTRIBUTE, Who};
+use super::people::{People, RECIPIENT_ATTRIBUTE, Role, SENDER_ATTRIBUTE};
 use super::{Content, Postfix, Table, map};
 use crate::identity::DomainPattern;
 use crate::mail::Address;
@@ -8,7 +8,7 @@ use crate::migrate::Site;
 use crate::migrate::sections::{DirectionDraft, Ndr, Sourced};
 use crate::policy::{Direction, Format};
 
-/// What the parameters ask for.
+/// The journal targets and attributes from all parameters.
 pub(super) struct Plan<'a> {
     site: &'a Site,
     /// Inbound, outbound, internal.
@@ -16,9 +16,9 @@ pub(super) struct Plan<'a> {
     /// Attributes of LDAP tables.
     recipient_attributes: Vec<Sourced>,
     sender_attributes: Vec<Sourced>,
-    /// Whom tables of text name.
+    /// The people in text tables.
     pub(super) people: People,
-    /// What has no equivalent.
+    /// Settings without an equivalent.
     pub(super) odd: Vec<String>,
 }
 
@@ -27,7 +27,7 @@ const OUTBOUND: usize = 1;
 const INTERNAL: usize = 2;
 
 impl<'a> Plan<'a> {
-    /// What this Postfix asks for.
+    /// Builds the plan for this Postfix.
     pub(super) fn of(postfix: &Postfix, site: &'a Site) -> Plan<'a> {
         let mut plan = Plan {
             site,
@@ -37,13 +37,17 @@ impl<'a> Plan<'a> {
             people: People::default(),
             odd: Vec::new(),
         };
-        if let Some(target) = postfix.given("always_bcc") {
+        if let Some(target) = postfix.parameter("always_bcc") {
             plan.always("always_bcc", target);
         }
         let local = postfix.local_domains(site);
         for (who, name, tables) in [
-            (Who::Recipient, "recipient_bcc_maps", &postfix.recipient_bcc),
-            (Who::Sender, "sender_bcc_maps", &postfix.sender_bcc),
+            (
+                Role::Recipient,
+                "recipient_bcc_maps",
+                &postfix.recipient_bcc,
+            ),
+            (Role::Sender, "sender_bcc_maps", &postfix.sender_bcc),
         ] {
             for table in tables {
                 plan.table(who, name, table, &local);
@@ -54,7 +58,7 @@ impl<'a> Plan<'a> {
         plan.other_directories(postfix);
         for line in &postfix.overrides {
             plan.odd.push(format!(
-                "{line} in master.cf: what single services are set to instead is not translated."
+                "{line} in master.cf: overrides of single services are not translated."
             ));
         }
         plan
@@ -68,8 +72,8 @@ impl<'a> Plan<'a> {
             match &table.content {
                 Content::Ldap(ldap) if !ldap.is_same_directory(first) => {
                     self.odd.push(format!(
-                        "{} asks another directory, or another part of it, than {}: Copyist has one. Choose a base that \
-                         holds both.",
+                        "{} searches another directory, or another part of it, than {}: Copyist has one. Choose a base that \
+                         contains both.",
                         table.map, first.described_in
                     ));
                 }
@@ -87,21 +91,21 @@ impl<'a> Plan<'a> {
                     }
                 }
                 Err(error) => self.odd.push(format!(
-                    "{name} = {target}: {error}; a journal address has a domain."
+                    "{name} = {target}: {error}; a journal address needs a domain."
                 )),
             }
         }
     }
 
-    fn table(&mut self, who: Who, name: &str, table: &Table, local: &[String]) {
+    fn table(&mut self, who: Role, name: &str, table: &Table, local: &[String]) {
         let from = format!("From {} in {name}.", table.map);
         match &table.content {
             Content::Always(target) => self.always(&format!("{} in {name}", table.map), target),
             Content::Unknown(why) => self.odd.push(format!("{} in {name} {why}", table.map)),
             Content::Ldap(ldap) => {
                 let attributes = match who {
-                    Who::Recipient => &mut self.recipient_attributes,
-                    Who::Sender => &mut self.sender_attributes,
+                    Role::Recipient => &mut self.recipient_attributes,
+                    Role::Sender => &mut self.sender_attributes,
                 };
                 attributes.extend(
                     ldap.journal_attributes()
@@ -116,7 +120,7 @@ impl<'a> Plan<'a> {
                     .iter()
                     .filter_map(|domain| domain.parse().ok())
                     .collect();
-                // Where no domain is known, each may be ours.
+                // If no domain is known, each may be the organization's.
                 let is_ours = |domain: &str| {
                     patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(domain))
                 };
@@ -130,7 +134,7 @@ impl<'a> Plan<'a> {
             ("recipients", &self.people.recipient_domains, INBOUND),
             ("senders", &self.people.sender_domains, OUTBOUND),
         ] {
-            // Where no domain is known, those of the tables are the best guess.
+            // If no domain is known, those of the tables are the best guess.
             let of_tables: Vec<String> = domains.keys().cloned().collect();
             let ours = match self.site.domains.is_empty() {
                 true => &of_tables,
@@ -145,53 +149,56 @@ impl<'a> Plan<'a> {
             }
             for entry in single {
                 self.odd.push(format!(
-                    "{entry} (for {who}): a journal is for all domains. Set the attribute on an OU or a group that holds the \
+                    "{entry} (for {who}): a journal applies to all domains. Set the attribute on an OU or a group with the \
                      people of that domain (directory.inherit_from)."
                 ));
             }
         }
     }
 
-    /// Whether there are people whose mail somebody gets.
+    /// Whether any people are journaled by attribute.
     pub(super) fn reads_attributes(&self) -> bool {
         let ldap = !self.recipient_attributes.is_empty() || !self.sender_attributes.is_empty();
         ldap || !self.people.people.is_empty()
     }
 
-    /// Whether people are journaled as senders and as recipients, and not by the same attribute.
-    pub(super) fn tells_sides_apart(&self) -> bool {
+    /// Whether senders and recipients are journaled by different attributes.
+    pub(super) fn has_both_roles(&self) -> bool {
         let ldap = !self.recipient_attributes.is_empty() && !self.sender_attributes.is_empty();
         ldap || self.sides_of_people() == (true, true)
     }
 
-    /// Whether the tables of text name recipients, and senders or contacts.
+    /// Whether the text tables list recipients, and whether senders or contacts.
     fn sides_of_people(&self) -> (bool, bool) {
         let people = self.people.people.values();
-        people.fold((false, false), |(got, sent), person| {
+        people.fold((false, false), |(received, sent), person| {
             (
-                got || !person.inbound.is_empty(),
+                received || !person.inbound.is_empty(),
                 sent || !person.outbound.is_empty(),
             )
         })
     }
 
-    /// The sections of the directions.
+    /// Returns the sections of the directions.
     pub(super) fn sections(&self) -> [(Direction, DirectionDraft); 3] {
-        let named =
-            |attribute| sourced(attribute, "Set on the people named in the tables of text.");
-        let (is_got, is_sent) = self.sides_of_people();
-        let got = is_got.then(|| named(RECIPIENT_ATTRIBUTE));
-        let sent = is_sent.then(|| named(SENDER_ATTRIBUTE));
+        let named = |attribute| sourced(attribute, "Set on the people in the text tables.");
+        let (is_recipient, is_sender) = self.sides_of_people();
+        let recipients = is_recipient.then(|| named(RECIPIENT_ATTRIBUTE));
+        let senders = is_sender.then(|| named(SENDER_ATTRIBUTE));
         let inbound: Vec<_> = self
             .recipient_attributes
             .iter()
             .cloned()
-            .chain(got)
+            .chain(recipients)
             .collect();
-        let own: Vec<_> = self.sender_attributes.iter().cloned().chain(sent).collect();
+        let own: Vec<_> = self
+            .sender_attributes
+            .iter()
+            .cloned()
+            .chain(senders)
+            .collect();
         let internal = inbound.iter().chain(&own).cloned().collect();
-        // recipient_bcc_maps were asked about outside recipients, too: their contacts, where there
-        // are any.
+        // recipient_bcc_maps also apply to external recipients: their contacts, if any.
         let (outbound, of) = match (own.is_empty(), self.people.has_contacts) {
             (true, _) => (self.recipient_attributes.clone(), Some("recipient")),
             (false, false) => (own, Some("sender")),
@@ -206,7 +213,7 @@ impl<'a> Plan<'a> {
                 ..DirectionDraft::default()
             };
             if section.journals() {
-                let why = "The bounce of a BCC copy went to the sender. Copyist's go to:";
+                let why = "Bounces of BCC copies went to the sender. Copyist's go to:";
                 section.ndr = Some(Ndr::made_up(self.site, "journal-ndr", why));
                 section.attribute_of = attribute_of.filter(|_| !section.attributes.is_empty());
             }

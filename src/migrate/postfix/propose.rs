@@ -1,4 +1,4 @@
-//! What Postfix is set to → the text of a configuration.
+//! Postfix's settings → the text of a configuration.
 
 use super::plan::Plan;
 use super::{Postfix, map};
@@ -7,20 +7,20 @@ use crate::migrate::draft::Draft;
 use crate::migrate::sections::base;
 use crate::migrate::{Proposal, Site};
 
-/// How many people are listed in the configuration itself.
+/// The most people listed in the configuration itself.
 const LISTED: usize = 20;
 
-/// What comes of Postfix's BCC parameters.
+/// A configuration and a directory that replace Postfix's BCC parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proposed {
-    /// A configuration that does what they did.
+pub struct PostfixProposal {
+    /// The configuration.
     pub proposal: Proposal,
-    /// The people whom the tables of text name, as a directory in LDIF.
+    /// The people in text tables, as a directory in LDIF.
     pub ldif: String,
 }
 
-/// Proposes a configuration that does what Postfix's BCC parameters did.
-pub fn propose(postfix: &Postfix, site: &Site) -> Proposed {
+/// Proposes a configuration that replaces Postfix's BCC parameters.
+pub fn propose(postfix: &Postfix, site: &Site) -> PostfixProposal {
     let (site, known, tables) = postfix.site(site);
     let plan = Plan::of(postfix, &site);
     let mut draft = Draft::default();
@@ -29,7 +29,7 @@ pub fn propose(postfix: &Postfix, site: &Site) -> Proposed {
     for table in tables {
         draft.fill_in(
             "organization.domains",
-            &format!("add the domains of {table}, which is not read here."),
+            &format!("add the domains of {table}, which is not read."),
         );
     }
     networks(&mut draft, postfix);
@@ -37,7 +37,7 @@ pub fn propose(postfix: &Postfix, site: &Site) -> Proposed {
         (Some(ldap), true) => ldap.section(&mut draft, &site),
         _ => draft.directory(&site),
     }
-    if let Some(delimiter) = postfix.given("recipient_delimiter") {
+    if let Some(delimiter) = postfix.parameter("recipient_delimiter") {
         match parse::delimiters(delimiter) {
             Ok(delimiter) => draft.set("recipient_delimiter", delimiter),
             Err(problem) => {
@@ -50,7 +50,7 @@ pub fn propose(postfix: &Postfix, site: &Site) -> Proposed {
         draft.direction(direction, &section);
     }
     draft.hook_and_relay(&site);
-    Proposed {
+    PostfixProposal {
         proposal: draft.finish(),
         ldif: plan.people.ldif(&base(&site)),
     }
@@ -58,8 +58,8 @@ pub fn propose(postfix: &Postfix, site: &Site) -> Proposed {
 
 fn head(draft: &mut Draft, postfix: &Postfix, plan: &Plan<'_>) {
     draft.head("Copyist's settings, proposed by copyist import-postfix in place of Postfix's BCC parameters.");
-    draft.comment("\nWhen that is as it should be, start Copyist, let Postfix ask it, and end the BCC copies:");
-    let milter = |name: &str| match postfix.given(name) {
+    draft.comment("\nWhen the result is correct, start Copyist, connect Postfix to it, and stop the BCC copies:");
+    let milter = |name: &str| match postfix.parameter(name) {
         Some(others) => format!("'{name} = {others}, inet:127.0.0.1:8725'"),
         None => format!("'{name} = inet:127.0.0.1:8725'"),
     };
@@ -71,52 +71,53 @@ fn head(draft: &mut Draft, postfix: &Postfix, plan: &Plan<'_>) {
     let set = ["always_bcc", "sender_bcc_maps", "recipient_bcc_maps"];
     let set: Vec<&str> = set
         .into_iter()
-        .filter(|name| postfix.given(name).is_some())
+        .filter(|name| postfix.parameter(name).is_some())
         .collect();
     match set.is_empty() {
-        true => draft.note("None of always_bcc, sender_bcc_maps and recipient_bcc_maps is set: there is nothing to translate."),
+        true => draft.note("always_bcc, sender_bcc_maps and recipient_bcc_maps are not set: there is nothing to translate."),
         false => draft.example(&format!("postconf -X {}", set.join(" "))),
     }
     for text in &plan.odd {
         draft.gap();
         draft.no_equivalent(text);
     }
-    if plan.tells_sides_apart() {
+    if plan.has_both_roles() {
         draft.gap();
         draft.note(
-            "Of mail inside the organization Copyist reads the attributes of sender and recipients alike, so it may make \
-             copies there that Postfix did not.",
+            "For internal mail Copyist reads the attributes of both sender and recipients, so it may send copies that \
+             Postfix did not.",
         );
     }
     if plan.reads_attributes() {
         draft.gap();
         draft.note(
-            "All values that are found count, where Postfix took the first table's and tried the most exact key first. Mail \
-             from outside to journal addresses is refused: where copies go to people's own mailboxes, write \
+            "All values apply, whereas Postfix used only the first table's, with the most specific key first. External \
+             mail to journal addresses is rejected: if copies go to people's own mailboxes, set \
              journal_guard = \"off\" in [organization].",
         );
     }
 }
 
 fn networks(draft: &mut Draft, postfix: &Postfix) {
-    let Some(written) = postfix.given("mynetworks") else {
+    let Some(written) = postfix.parameter("mynetworks") else {
         return;
     };
     let (sound, odd): (Vec<&str>, Vec<&str>) = map::words(written)
         .into_iter()
         .partition(|word| parse::network(&unbracketed(word)).is_ok());
     if !sound.is_empty() {
-        draft
-            .comment("From mynetworks: whose clients send as the organization without logging in.");
+        draft.comment(
+            "From mynetworks: clients that send as the organization without authenticating.",
+        );
         let networks: Vec<String> = sound.into_iter().map(unbracketed).collect();
         draft.set("trusted_networks", networks);
     }
     for word in odd {
-        draft.no_equivalent(&format!("{word} in mynetworks is no network."));
+        draft.no_equivalent(&format!("{word} in mynetworks is not a network."));
     }
 }
 
-/// Postfix writes `[::1]/128` for `::1/128`.
+/// Removes the brackets of `[::1]/128`, as Postfix writes `::1/128`.
 fn unbracketed(network: &str) -> String {
     network.replacen('[', "", 1).replacen(']', "", 1)
 }
@@ -130,9 +131,9 @@ fn list_people(draft: &mut Draft, plan: &Plan<'_>, is_file: bool) {
     draft.fill_in(
         "directory",
         &format!(
-            "the tables of text name {} addresses, whose objects need these attributes (copyist schema prints them for \
-             directories that have none). Or let copyist import-postfix --ldif FILE write a directory of them, and use \
-             that: urls = [\"ldif:FILE\"].",
+            "the text tables name {} addresses, whose objects need these attributes (copyist schema prints definitions \
+             for the directory). Or run copyist import-postfix --ldif FILE to write a directory of them, and use it: \
+             urls = [\"ldif:FILE\"].",
             people.len()
         ),
     );

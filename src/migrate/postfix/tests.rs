@@ -82,7 +82,7 @@ fn always_bcc_is_a_journal_of_all_directions() {
 }
 
 #[test]
-fn an_ldap_table_for_recipients_is_journal_attribute_and_directory() {
+fn an_ldap_table_becomes_attribute_and_directory() {
     let postfix = Postfix {
         recipient_bcc: vec![ldap_table("journalTo")],
         ..read(&MAIN)
@@ -104,7 +104,7 @@ fn an_ldap_table_for_recipients_is_journal_attribute_and_directory() {
 }
 
 #[test]
-fn an_ldap_table_for_senders_counts_for_what_they_send() {
+fn an_ldap_table_for_senders_applies_to_their_mail() {
     let postfix = Postfix {
         sender_bcc: vec![ldap_table("journalTo")],
         ..read(&MAIN)
@@ -126,7 +126,7 @@ fn an_ldap_table_for_senders_counts_for_what_they_send() {
 }
 
 #[test]
-fn tables_of_text_are_people_and_those_for_whole_domains_are_journals() {
+fn text_tables_become_people_and_journals() {
     let postfix = Postfix {
         recipient_bcc: vec![text_table(
             "ana@a.test a@archive.test\n@a.test all@archive.test\n",
@@ -152,7 +152,7 @@ fn tables_of_text_are_people_and_those_for_whole_domains_are_journals() {
     for part in [
         "name 2 addresses",
         "no equivalent: @b.test b@archive.test (for senders)",
-        "sender and recipients alike",
+        "both sender and recipients",
     ] {
         assert!(remarks.contains(part), "{part:?} is missing in\n{remarks}");
     }
@@ -164,7 +164,7 @@ fn tables_of_text_are_people_and_those_for_whole_domains_are_journals() {
 }
 
 #[test]
-fn what_cannot_be_read_or_translated_is_said() {
+fn untranslatable_settings_are_remarked() {
     let postfix = Postfix {
         recipient_bcc: vec![
             table(
@@ -183,7 +183,7 @@ fn what_cannot_be_read_or_translated_is_said() {
     let (_, remarks) = proposed(&postfix, &Site::default());
     for part in [
         "pcre:/etc/postfix/bcc.pcre in recipient_bcc_maps is of a kind",
-        "ldap:/x.cf asks another directory",
+        "ldap:/x.cf searches another directory",
         "submission/inet/always_bcc = x@a.test in master.cf",
         "always_bcc = archive",
         "fill in: organization.domains",
@@ -203,7 +203,7 @@ fn a_static_table_is_a_journal_of_all_directions() {
 }
 
 #[test]
-fn nothing_to_translate_is_said() {
+fn nothing_to_translate_is_noted() {
     let (config, remarks) = proposed(&read(&MAIN), &Site::default());
     assert!(
         remarks.contains("there is nothing to translate"),

@@ -2,7 +2,7 @@
 
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
 
-/// The text, or the encoding that the bytes are not in, by name.
+/// Decodes the bytes; fails with the name of the encoding that they do not fit.
 ///
 /// Regedit writes UTF-16LE with a byte order mark ("Version 5.00") or the system's ANSI code page
 /// ("REGEDIT4"); editors and scripts save the same as UTF-8, or without the mark. ANSI is read as
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_encoding_that_a_key_is_saved_in_is_told_by_its_bytes() {
+    fn each_encoding_of_a_saved_key_is_detected() {
         let wanted = "REGEDIT4 ü";
         let wide: Vec<u16> = wanted.encode_utf16().collect();
         let little: Vec<u8> = wide.iter().flat_map(|unit| unit.to_le_bytes()).collect();
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_character_is_an_error_and_no_sign_of_interrogation() {
+    fn half_a_character_is_an_error() {
         assert_eq!(text(b"\xff\xfeR\0E"), Err("UTF-16LE"));
         assert_eq!(text(b"\xef\xbb\xbfR\xff"), Err("UTF-8"));
     }

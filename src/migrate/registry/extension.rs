@@ -1,44 +1,44 @@
-//! The values of the key `MSExchangeIMC\Parameters\Extension` → what they ask for.
+//! The values of the key `MSExchangeIMC\Parameters\Extension`.
 //!
 //! The ten values are those of KB Q258206 (also Q262122 and Q262097).
 
-use super::file::{Entry, Fault};
+use super::file::{Entry, RegistryProblem};
 use super::property;
 use super::value::Data;
-use crate::config::mistake::quoted;
+use crate::config::problem::quoted;
 use crate::directory::Target;
 use crate::text::Disclaimer;
 
-/// What stands in the key.
+/// The content of the key.
 #[derive(Debug, Default)]
 pub(super) struct Extension {
     pub(super) inbound: Side,
     pub(super) outbound: Side,
-    /// Values that none of the ten is: name and line.
+    /// Unknown values: name and line.
     pub(super) unknown: Vec<(String, usize)>,
 }
 
-/// What stands in the key about one direction.
+/// The values for one direction.
 #[derive(Debug, Default)]
 pub(super) struct Side {
-    pub(super) journal: Vec<Found<Target>>,
-    pub(super) ndr: Option<Found<Target>>,
-    pub(super) attribute: Option<Found<&'static str>>,
-    pub(super) prepend: Option<Found<String>>,
-    pub(super) append: Option<Found<String>>,
+    pub(super) journal: Vec<Parsed<Target>>,
+    pub(super) ndr: Option<Parsed<Target>>,
+    pub(super) attribute: Option<Parsed<&'static str>>,
+    pub(super) prepend: Option<Parsed<String>>,
+    pub(super) append: Option<Parsed<String>>,
 }
 
-/// What a value means, with its name as it stands in the article, and its line.
+/// A parsed value, with its name as in the article, and its line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found<T> {
-    pub(super) is: T,
+pub(super) struct Parsed<T> {
+    pub(super) value: T,
     pub(super) name: &'static str,
     pub(super) line: usize,
 }
 
-/// What a value is about.
+/// The kind of a value.
 #[derive(Clone, Copy)]
-enum About {
+enum ValueKind {
     Journal,
     Ndr,
     Property,
@@ -46,25 +46,25 @@ enum About {
     Append,
 }
 
-/// The values that the article describes, those of inbound mail first.
-const VALUES: [(&str, About); 10] = [
-    ("InboundJournal", About::Journal),
-    ("InboundJournalNDR", About::Ndr),
-    ("InboundRecipJournalProp", About::Property),
-    ("InboundPrepend", About::Prepend),
-    ("InboundAppend", About::Append),
-    ("OutboundJournal", About::Journal),
-    ("OutboundJournalNDR", About::Ndr),
-    ("OutboundRecipJournalProp", About::Property),
-    ("OutboundPrepend", About::Prepend),
-    ("OutboundAppend", About::Append),
+/// The values in the article, those for inbound mail first.
+const VALUES: [(&str, ValueKind); 10] = [
+    ("InboundJournal", ValueKind::Journal),
+    ("InboundJournalNDR", ValueKind::Ndr),
+    ("InboundRecipJournalProp", ValueKind::Property),
+    ("InboundPrepend", ValueKind::Prepend),
+    ("InboundAppend", ValueKind::Append),
+    ("OutboundJournal", ValueKind::Journal),
+    ("OutboundJournalNDR", ValueKind::Ndr),
+    ("OutboundRecipJournalProp", ValueKind::Property),
+    ("OutboundPrepend", ValueKind::Prepend),
+    ("OutboundAppend", ValueKind::Append),
 ];
 
-/// What the values ask for, or all that is wrong with them. Where a name comes again the last
-/// counts, as it would in the registry.
-pub(super) fn read(values: &[Entry]) -> Result<Extension, Vec<Fault>> {
+/// Parses the values; fails with all problems. The last of several values with one name applies, as
+/// in the registry.
+pub(super) fn read(values: &[Entry]) -> Result<Extension, Vec<RegistryProblem>> {
     let mut extension = Extension::default();
-    let mut faults = Vec::new();
+    let mut problems = Vec::new();
     for (at, entry) in values.iter().enumerate() {
         let same = |other: &Entry| other.name.eq_ignore_ascii_case(&entry.name);
         let is_last = !values[at + 1..].iter().any(same);
@@ -74,7 +74,7 @@ pub(super) fn read(values: &[Entry]) -> Result<Extension, Vec<Fault>> {
         let known = VALUES
             .iter()
             .find(|(name, _)| name.eq_ignore_ascii_case(&entry.name));
-        let Some((name, about)) = known else {
+        let Some((name, kind)) = known else {
             extension.unknown.push((entry.name.clone(), entry.line));
             continue;
         };
@@ -87,13 +87,13 @@ pub(super) fn read(values: &[Entry]) -> Result<Extension, Vec<Fault>> {
             line: entry.line,
             data,
         };
-        if let Err(fault) = value.put(*about, side) {
-            faults.push(fault);
+        if let Err(problem) = value.apply(*kind, side) {
+            problems.push(problem);
         }
     }
-    match faults.is_empty() {
+    match problems.is_empty() {
         true => Ok(extension),
-        false => Err(faults),
+        false => Err(problems),
     }
 }
 
@@ -104,43 +104,43 @@ struct Value<'a> {
 }
 
 impl Value<'_> {
-    fn put(&self, about: About, side: &mut Side) -> Result<(), Fault> {
-        match about {
-            About::Journal => side.journal = self.targets()?,
-            About::Ndr => side.ndr = self.targets()?.into_iter().next(),
-            About::Property => side.attribute = self.attribute()?,
-            About::Prepend => side.prepend = self.rtf()?,
-            About::Append => side.append = self.rtf()?,
+    fn apply(&self, kind: ValueKind, side: &mut Side) -> Result<(), RegistryProblem> {
+        match kind {
+            ValueKind::Journal => side.journal = self.targets()?,
+            ValueKind::Ndr => side.ndr = self.targets()?.into_iter().next(),
+            ValueKind::Property => side.attribute = self.attribute()?,
+            ValueKind::Prepend => side.prepend = self.rtf()?,
+            ValueKind::Append => side.append = self.rtf()?,
         }
         Ok(())
     }
 
-    fn found<T>(&self, is: T) -> Found<T> {
-        Found {
-            is,
+    fn parsed<T>(&self, value: T) -> Parsed<T> {
+        Parsed {
+            value,
             name: self.name,
             line: self.line,
         }
     }
 
-    fn fault(&self, seen: &str, problem: String, remedy: &str) -> Fault {
-        Fault {
+    fn invalid(&self, value: &str, text: String, remedy: &str) -> RegistryProblem {
+        RegistryProblem {
             line: Some(self.line),
             name: Some(self.name.to_owned()),
-            seen: Some(seen.to_owned()),
-            problem,
+            value: Some(value.to_owned()),
+            text,
             remedy: Some(remedy.to_owned()),
         }
     }
 
-    /// The texts of the value; an empty one is none.
-    fn texts(&self, example: &str) -> Result<Vec<&str>, Fault> {
+    /// Returns the strings of the value, without empty ones.
+    fn texts(&self, example: &str) -> Result<Vec<&str>, RegistryProblem> {
         let texts: Vec<&str> = match self.data {
             Data::Text(text) => vec![text],
             Data::Texts(texts) => texts.iter().map(String::as_str).collect(),
             data => {
-                let problem = "is what it holds, and it must be a text (REG_SZ)".into();
-                return Err(self.fault(data.kind(), problem, example));
+                let problem = "where a string (REG_SZ) is expected".into();
+                return Err(self.invalid(data.kind(), problem, example));
             }
         };
         Ok(texts
@@ -149,8 +149,8 @@ impl Value<'_> {
             .collect())
     }
 
-    fn targets(&self) -> Result<Vec<Found<Target>>, Fault> {
-        const EXAMPLE: &str = "write for example \"/O=ACME/OU=EASTCOAST/CN=RECIPIENTS/CN=globalarchdl\" or \"archive@example.com\"";
+    fn targets(&self) -> Result<Vec<Parsed<Target>>, RegistryProblem> {
+        const EXAMPLE: &str = "for example: \"/O=ACME/OU=EASTCOAST/CN=RECIPIENTS/CN=globalarchdl\" or \"archive@example.com\"";
         let texts = self.texts(EXAMPLE)?;
         let target = |text: &str| {
             // Exchange's own name for the addresses of its directory.
@@ -159,51 +159,54 @@ impl Value<'_> {
                 _ => text,
             };
             match Target::parse(plain) {
-                Ok(target) if !is_x400(&target) => Ok(self.found(target)),
+                Ok(target) if !is_x400(&target) => Ok(self.parsed(target)),
                 _ => {
-                    let problem = "is neither an SMTP address nor an X.500 address of a directory";
-                    Err(self.fault(&quoted(text), problem.into(), EXAMPLE))
+                    let problem = "is neither an SMTP address nor the X.500 address of an object";
+                    Err(self.invalid(&quoted(text), problem.into(), EXAMPLE))
                 }
             }
         };
         texts.into_iter().map(target).collect()
     }
 
-    fn attribute(&self) -> Result<Option<Found<&'static str>>, Fault> {
+    fn attribute(&self) -> Result<Option<Parsed<&'static str>>, RegistryProblem> {
         match self.data {
-            // What the registry holds where somebody emptied the value instead of deleting it.
+            // The value after somebody cleared it instead of deleting it.
             Data::Number(0) => Ok(None),
             Data::Number(tag) => property::attribute(*tag)
-                .map(|attribute| Some(self.found(attribute)))
-                .map_err(|(problem, remedy)| self.fault(&format!("{tag:#010x}"), problem, &remedy)),
-            Data::Text(text) => Err(self.fault(
+                .map(|attribute| Some(self.parsed(attribute)))
+                .map_err(|(problem, remedy)| {
+                    self.invalid(&format!("{tag:#010x}"), problem, &remedy)
+                }),
+            Data::Text(text) => Err(self.invalid(
                 &quoted(text),
-                "is a text, and must be a number (REG_DWORD)".into(),
-                "write for example dword:80360000",
+                "is a string where a number (REG_DWORD) is expected".into(),
+                "for example: dword:80360000",
             )),
-            data => Err(self.fault(
+            data => Err(self.invalid(
                 data.kind(),
-                "is what it holds, and it must be a number (REG_DWORD)".into(),
-                "write for example dword:80360000",
+                "where a number (REG_DWORD) is expected".into(),
+                "for example: dword:80360000",
             )),
         }
     }
 
-    fn rtf(&self) -> Result<Option<Found<String>>, Fault> {
-        const EXAMPLE: &str = "write for example \"First line.\\\\par Second line.\"";
+    fn rtf(&self) -> Result<Option<Parsed<String>>, RegistryProblem> {
+        const EXAMPLE: &str = "for example: \"First line.\\\\par Second line.\"";
         let text = self.texts(EXAMPLE)?.join("\n");
         if text.is_empty() {
             return Ok(None);
         }
         match Disclaimer::from_rtf(text.as_bytes(), false) {
-            Ok(_) => Ok(Some(self.found(text))),
-            Err(error) => Err(self.fault(&quoted(&text), error.to_string(), EXAMPLE)),
+            Ok(_) => Ok(Some(self.parsed(text))),
+            Err(error) => Err(self.invalid(&quoted(&text), error.to_string(), EXAMPLE)),
         }
     }
 }
 
-/// X.400 addresses look like names of objects, and name none: `c=US;a= ;p=ACME;s=archive`, or the
-/// same with slashes. The X.500 names of Exchange 5.5 begin with the organization.
+/// Whether a target is an X.400 address, which looks like the name of an object:
+/// `c=US;a= ;p=ACME;s=archive`, or the same with slashes. The X.500 names of Exchange 5.5 begin with
+/// the organization.
 fn is_x400(target: &Target) -> bool {
     match target {
         Target::Smtp(_) => false,
@@ -230,7 +233,7 @@ mod tests {
         entry(name, Some(Data::Text(text.into())))
     }
 
-    fn fault(entry: Entry) -> Fault {
+    fn invalid(entry: Entry) -> RegistryProblem {
         read(&[entry]).expect_err("it is wrong").remove(0)
     }
 
@@ -246,7 +249,7 @@ mod tests {
         let extension = read(&values).expect("sound");
         let journal = &extension.inbound.journal[0];
         assert_eq!(journal.name, "InboundJournal");
-        assert_eq!(journal.is, Target::X500("/O=ACME/CN=archive".into()));
+        assert_eq!(journal.value, Target::X500("/O=ACME/CN=archive".into()));
         assert!(extension.outbound.journal.is_empty());
         assert_eq!(extension.inbound.append, None);
     }
@@ -259,20 +262,17 @@ mod tests {
     }
 
     #[test]
-    fn values_of_the_wrong_type_say_which_would_be_right() {
-        let wrong = fault(text("InboundRecipJournalProp", "0x80360000"));
-        assert_eq!(wrong.seen.as_deref(), Some("\"0x80360000\""));
-        assert_eq!(
-            wrong.remedy.as_deref(),
-            Some("write for example dword:80360000")
-        );
-        let wrong = fault(entry("InboundJournal", Some(Data::Number(1))));
-        assert_eq!(wrong.seen.as_deref(), Some("a number"));
-        let wrong = fault(entry(
+    fn a_wrong_type_is_reported_with_the_right_one() {
+        let wrong = invalid(text("InboundRecipJournalProp", "0x80360000"));
+        assert_eq!(wrong.value.as_deref(), Some("\"0x80360000\""));
+        assert_eq!(wrong.remedy.as_deref(), Some("for example: dword:80360000"));
+        let wrong = invalid(entry("InboundJournal", Some(Data::Number(1))));
+        assert_eq!(wrong.value.as_deref(), Some("a number"));
+        let wrong = invalid(entry(
             "InboundRecipJournalProp",
             Some(Data::Number(0x8037_0000)),
         ));
-        assert_eq!(wrong.seen.as_deref(), Some("0x80370000"));
+        assert_eq!(wrong.value.as_deref(), Some("0x80370000"));
         assert!(
             wrong
                 .remedy
@@ -282,25 +282,22 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_mailbox_and_what_is_no_rtf_are_mistakes() {
+    fn invalid_addresses_and_rtf_are_reported() {
         for address in [
             "c=us;a= ;p=acme;s=archive",
             "/c=us/a= /p=acme/s=archive",
             "X400:c=us;a= ;p=acme",
             "archive",
         ] {
-            let wrong = fault(text("OutboundJournalNDR", address));
-            assert!(
-                wrong.problem.contains("neither an SMTP address"),
-                "{address}"
-            );
+            let wrong = invalid(text("OutboundJournalNDR", address));
+            assert!(wrong.text.contains("neither an SMTP address"), "{address}");
         }
-        let wrong = fault(text("OutboundAppend", r"{\b bold"));
-        assert!(wrong.problem.contains("has no }"), "{}", wrong.problem);
+        let wrong = invalid(text("OutboundAppend", r"{\b bold"));
+        assert!(wrong.text.contains("has no }"), "{}", wrong.text);
     }
 
     #[test]
-    fn all_mistakes_are_told_at_once() {
+    fn all_problems_are_reported_at_once() {
         let values = [
             text("InboundJournal", "nobody"),
             text("OutboundJournal", "nobody"),
@@ -309,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn values_beside_the_ten_are_told() {
+    fn unknown_values_are_reported() {
         let extension = read(&[text("LogLevel", "5")]).expect("sound");
         assert_eq!(extension.unknown, [("LogLevel".to_owned(), 4)]);
     }

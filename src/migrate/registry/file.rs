@@ -1,25 +1,25 @@
 //! The text of an exported registry key, as Regedit and `reg export` write it → keys and their
 //! values.
 //!
-//! Promises: reads both forms, "Windows Registry Editor Version 5.00" and "REGEDIT4", whole exports
-//! as well as single keys; what it does not understand in a key that is `wanted` is a [`Fault`]
-//! that names the line, and what it does not understand in another is passed over.
+//! Reads both formats, "Windows Registry Editor Version 5.00" and "REGEDIT4", whole exports as well
+//! as single keys. Invalid lines in a key that is `wanted` are a [`RegistryProblem`] with the line
+//! number; those in other keys are skipped.
 //!
-//! Texts may hold line breaks, which Regedit writes as they are; `hex` data goes on over lines that
-//! end in a backslash. The form is described in Microsoft's article 310516 ("How to add, modify, or
+//! Strings may contain line breaks, which Regedit writes as they are; `hex` data continues over lines
+//! that end in a backslash. Microsoft's article 310516 describes the format ("How to add, modify, or
 //! delete registry subkeys and values by using a .reg file").
 
 use super::value::{self, Data, Form};
-use crate::config::mistake::quoted;
+use crate::config::problem::quoted;
 
-/// A key and what the file says of it.
+/// A key of the file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Key {
     /// `HKEY_LOCAL_MACHINE\…`
     pub(super) path: String,
     /// Whether the file deletes it: `[-HKEY_…]`.
     pub(super) is_deleted: bool,
-    /// In the order of the file; a name may come again.
+    /// The values in the order of the file; a name may be repeated.
     pub(super) values: Vec<Entry>,
 }
 
@@ -30,27 +30,27 @@ pub(super) struct Entry {
     pub(super) name: String,
     /// The line, counted from 1.
     pub(super) line: usize,
-    /// `None` where the file deletes it: `"name"=-`.
+    /// `None` if the file deletes it: `"name"=-`.
     pub(super) data: Option<Data>,
 }
 
-/// What is wrong in the file.
+/// A problem in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault {
-    /// The line, counted from 1; `None` where the file as a whole is meant.
+pub(super) struct RegistryProblem {
+    /// The line, counted from 1; `None` if the problem concerns the whole file.
     pub(super) line: Option<usize>,
-    /// The value's name, where it is known.
+    /// The value's name, if known.
     pub(super) name: Option<String>,
-    /// What stands there.
-    pub(super) seen: Option<String>,
-    /// What is wrong with it; continues a sentence that begins with what stands there.
-    pub(super) problem: String,
-    /// What would work.
+    /// The invalid value.
+    pub(super) value: Option<String>,
+    /// The problem; continues a sentence that begins with the value.
+    pub(super) text: String,
+    /// The fix.
     pub(super) remedy: Option<String>,
 }
 
-/// The keys of a file, in its order; only of those that are `wanted` the values are told.
-pub(super) fn keys(text: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Key>, Fault> {
+/// Returns the keys of a file in its order; only those that are `wanted` have values.
+pub(super) fn keys(text: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Key>, RegistryProblem> {
     let lines: Vec<&str> = text
         .split('\n')
         .map(|line| line.strip_suffix('\r').unwrap_or(line))
@@ -70,10 +70,10 @@ pub(super) fn keys(text: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Key>
             continue;
         }
         let Some(key) = keys.last_mut() else {
-            return Err(fault(
+            return Err(invalid(
                 number,
                 line,
-                "stands before any key",
+                "is before any key",
                 "a key is a line such as [HKEY_LOCAL_MACHINE\\SOFTWARE]",
             ));
         };
@@ -84,7 +84,7 @@ pub(super) fn keys(text: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Key>
     Ok(keys)
 }
 
-fn form(lines: &mut Lines<'_>) -> Result<Form, Fault> {
+fn form(lines: &mut Lines<'_>) -> Result<Form, RegistryProblem> {
     const REMEDY: &str = "export the key with Regedit, or with reg export \
         \"HKLM\\SYSTEM\\CurrentControlSet\\Services\\MSExchangeIMC\\Parameters\\Extension\" FILE.reg";
     while let Some((number, line)) = lines.next() {
@@ -95,26 +95,26 @@ fn form(lines: &mut Lines<'_>) -> Result<Form, Fault> {
         return match line {
             "Windows Registry Editor Version 5.00" => Ok(Form::Version5),
             "REGEDIT4" => Ok(Form::Regedit4),
-            _ => Err(fault(
+            _ => Err(invalid(
                 number,
                 line,
-                "is not how an exported key begins: \"Windows Registry Editor Version 5.00\" or \"REGEDIT4\"",
+                "is not the first line of an exported key: \"Windows Registry Editor Version 5.00\" or \"REGEDIT4\"",
                 REMEDY,
             )),
         };
     }
-    Err(Fault {
+    Err(RegistryProblem {
         line: None,
         name: None,
-        seen: None,
-        problem: "the file is empty".into(),
+        value: None,
+        text: "the file is empty".into(),
         remedy: Some(REMEDY.into()),
     })
 }
 
 fn key(line: &str) -> Option<Key> {
     let inside = line.strip_prefix('[')?;
-    // A comment may stand behind it; a name may have brackets in it.
+    // A comment may follow; a name may contain brackets.
     let (path, _) = inside.rsplit_once(']')?;
     let (is_deleted, path) = match path.strip_prefix('-') {
         Some(path) => (true, path),
@@ -127,11 +127,11 @@ fn key(line: &str) -> Option<Key> {
     })
 }
 
-/// Reads the value that begins in the line that was given last.
-fn entry(number: usize, lines: &mut Lines<'_>, form: Form) -> Result<Entry, Fault> {
+/// Reads the value that begins in the current line.
+fn entry(number: usize, lines: &mut Lines<'_>, form: Form) -> Result<Entry, RegistryProblem> {
     let line = lines.current().trim_start();
     let no_value = || {
-        fault(
+        invalid(
             number,
             line,
             "is neither a key, nor a value, nor a comment",
@@ -153,20 +153,20 @@ fn entry(number: usize, lines: &mut Lines<'_>, form: Form) -> Result<Entry, Faul
         .strip_prefix('=')
         .ok_or_else(no_value)?
         .trim_start();
-    let named = |fault: Fault| Fault {
+    let named = |problem: RegistryProblem| RegistryProblem {
         name: Some(name.clone()),
-        ..fault
+        ..problem
     };
     let data = match data.strip_prefix('"') {
         Some(inside) => {
             let (text, rest) = lines.text(number, &name, inside)?;
             let rest = rest.trim();
             if !rest.is_empty() && !rest.starts_with(';') {
-                return Err(named(fault(
+                return Err(named(invalid(
                     number,
                     rest,
-                    "stands behind the text's closing quote",
-                    "a quote in a text is written \\\"",
+                    "follows the closing quote of a string",
+                    "write a quote in a string as \\\"",
                 )));
             }
             Some(Data::Text(text))
@@ -177,11 +177,11 @@ fn entry(number: usize, lines: &mut Lines<'_>, form: Form) -> Result<Entry, Faul
             match data {
                 "-" => None,
                 data => Some(value::data(data, form).map_err(|problem| {
-                    named(fault(
+                    named(invalid(
                         number,
                         data,
                         problem,
-                        "write for example dword:80360000, or \"archive@example.com\"",
+                        "for example: dword:80360000, or \"archive@example.com\"",
                     ))
                 })?),
             }
@@ -194,8 +194,8 @@ fn entry(number: usize, lines: &mut Lines<'_>, form: Form) -> Result<Entry, Faul
     })
 }
 
-/// The text up to its closing quote or the end of the line, and what stands behind the quote where
-/// there is one. Fails with the character behind a backslash that means nothing.
+/// Returns the string up to its closing quote or the end of the line, and the rest after the quote.
+/// Fails with the character of an unknown escape.
 fn text(inside: &str) -> Result<(String, Option<&str>), char> {
     let mut read = String::new();
     let mut characters = inside.char_indices();
@@ -213,24 +213,24 @@ fn text(inside: &str) -> Result<(String, Option<&str>), char> {
     Ok((read, None))
 }
 
-fn escape(number: usize, name: Option<&str>, c: char) -> Fault {
-    Fault {
+fn escape(number: usize, name: Option<&str>, c: char) -> RegistryProblem {
+    RegistryProblem {
         name: name.map(str::to_owned),
-        ..fault(
+        ..invalid(
             number,
             &format!("\\{c}"),
-            "means nothing in an exported key",
+            "is an unknown escape in an exported key",
             "write a backslash as \\\\ and a quote as \\\"",
         )
     }
 }
 
-fn fault(line: usize, seen: &str, problem: impl Into<String>, remedy: &str) -> Fault {
-    Fault {
+fn invalid(line: usize, value: &str, text: impl Into<String>, remedy: &str) -> RegistryProblem {
+    RegistryProblem {
         line: Some(line),
         name: None,
-        seen: Some(quoted(seen)),
-        problem: problem.into(),
+        value: Some(quoted(value)),
+        text: text.into(),
         remedy: Some(remedy.to_owned()),
     }
 }
@@ -241,14 +241,14 @@ struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// The next line and its number.
+    /// Returns the next line and its number.
     fn next(&mut self) -> Option<(usize, &'a str)> {
         let line = self.lines.get(self.next)?;
         self.next += 1;
         Some((self.next, line))
     }
 
-    /// The line that was given last.
+    /// Returns the current line.
     fn current(&self) -> &'a str {
         let last = self.next.checked_sub(1);
         last.and_then(|at| self.lines.get(at))
@@ -256,13 +256,13 @@ impl<'a> Lines<'a> {
             .unwrap_or_default()
     }
 
-    /// A text that begins in the current line, and what stands behind its closing quote.
+    /// Reads a string that begins in the current line; also returns the rest after its closing quote.
     fn text(
         &mut self,
         number: usize,
         name: &str,
         inside: &'a str,
-    ) -> Result<(String, &'a str), Fault> {
+    ) -> Result<(String, &'a str), RegistryProblem> {
         let mut whole = String::new();
         let mut line = inside;
         loop {
@@ -273,13 +273,13 @@ impl<'a> Lines<'a> {
             }
             whole.push('\n');
             let Some((_, following)) = self.next() else {
-                return Err(Fault {
+                return Err(RegistryProblem {
                     name: Some(name.to_owned()),
-                    ..fault(
+                    ..invalid(
                         number,
                         inside,
-                        "is a text without a closing quote",
-                        "end it with \"; a quote in it is written \\\"",
+                        "is a string without a closing quote",
+                        "end it with \"; write a quote in it as \\\"",
                     )
                 });
             };
@@ -287,7 +287,7 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// Data that begins in the current line, with the lines that it goes on over.
+    /// Reads data that begins in the current line, with its continuation lines.
     fn continued(&mut self, begin: &str) -> String {
         let mut whole = String::new();
         let mut line = begin.trim_end();
@@ -306,7 +306,7 @@ mod tests {
 
     const OURS: &str = "HKLM\\Ours";
 
-    fn read(body: &str) -> Result<Vec<Key>, Fault> {
+    fn read(body: &str) -> Result<Vec<Key>, RegistryProblem> {
         let text = format!("REGEDIT4\r\n\r\n{}", body.replace('\n', "\r\n"));
         keys(&text, |path| path == OURS)
     }
@@ -318,7 +318,7 @@ mod tests {
         values.map(|entry| (entry.name, entry.data)).collect()
     }
 
-    fn fault(body: &str) -> Fault {
+    fn invalid(body: &str) -> RegistryProblem {
         read(&format!("[{OURS}]\n{body}")).expect_err(body)
     }
 
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_numbers_comments_and_deletions_are_told_apart() {
+    fn strings_numbers_comments_and_deletions_are_read() {
         let body =
             "; a comment\n@=\"default\"\n\"a\"=\"b\" ; why\n  \"n\" = dword:0000000a\n\"gone\"=-\n";
         let wanted = [
@@ -343,13 +343,13 @@ mod tests {
     fn backslashes_and_quotes_in_texts_are_escaped() {
         let body = r#""a\\b"="{\\rtf1 \"x\"\\par}""#;
         assert_eq!(values(body), [(r"a\b".into(), text(r#"{\rtf1 "x"\par}"#))]);
-        let fault = fault(r#""a"="first\par second""#);
-        assert_eq!(fault.seen.as_deref(), Some(r#""\\p""#));
-        assert!(fault.remedy.expect("one").contains(r"\\"));
+        let problem = invalid(r#""a"="first\par second""#);
+        assert_eq!(problem.value.as_deref(), Some(r#""\\p""#));
+        assert!(problem.remedy.expect("one").contains(r"\\"));
     }
 
     #[test]
-    fn a_text_goes_on_over_lines_until_its_closing_quote() {
+    fn a_string_continues_until_its_closing_quote() {
         let body = "\"a\"=\"one\n[two]\n\\\"three\\\"\"\n\"b\"=\"x\"\n";
         let wanted = [
             ("a".into(), text("one\n[two]\n\"three\"")),
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn data_goes_on_over_lines_that_end_in_a_backslash() {
+    fn data_continues_after_a_backslash() {
         let body = "\"a\"=hex(4):00,\\\n  00,36,\\\n  80\n\"b\"=\"x\"\n";
         let wanted = [
             ("a".into(), Some(Data::Number(0x8036_0000))),
@@ -369,8 +369,8 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_names_its_line_what_stands_there_and_what_would_work() {
-        for (body, line, seen, problem) in [
+    fn a_problem_names_line_value_and_fix() {
+        for (body, line, value, text) in [
             ("x=1", 4, "\"x=1\"", "neither a key"),
             ("\"a\"", 4, "\"\\\"a\\\"\"", "neither a key"),
             ("\n\"a\"=dword:z", 5, "\"dword:z\"", "not a dword"),
@@ -379,30 +379,33 @@ mod tests {
                 "\"a\"=\"b\"c\"",
                 4,
                 "\"c\\\"\"",
-                "behind the text's closing quote",
+                "follows the closing quote",
             ),
             ("\"a\"=", 4, "\"\"", "no data"),
         ] {
-            let fault = fault(body);
-            assert_eq!(fault.line, Some(line), "{body}");
-            assert_eq!(fault.seen.as_deref(), Some(seen), "{body}");
-            assert!(fault.problem.contains(problem), "{body}: {}", fault.problem);
-            assert!(fault.remedy.is_some(), "{body}");
+            let problem = invalid(body);
+            assert_eq!(problem.line, Some(line), "{body}");
+            assert_eq!(problem.value.as_deref(), Some(value), "{body}");
+            assert!(problem.text.contains(text), "{body}: {}", problem.text);
+            assert!(problem.remedy.is_some(), "{body}");
         }
     }
 
     #[test]
-    fn what_is_no_exported_key_is_refused_by_its_first_line() {
+    fn other_files_are_rejected_by_their_first_line() {
         for text in ["", "\n\n", "[HKLM]\n", "regf", "Key Name: SYSTEM\n"] {
-            let fault = keys(text, |_| true).expect_err(text);
-            assert!(fault.remedy.expect("one").contains("reg export"), "{text}");
+            let problem = keys(text, |_| true).expect_err(text);
+            assert!(
+                problem.remedy.expect("one").contains("reg export"),
+                "{text}"
+            );
         }
-        let fault = read("\"a\"=\"b\"").expect_err("a value without a key");
-        assert!(fault.problem.contains("before any key"));
+        let problem = read("\"a\"=\"b\"").expect_err("a value without a key");
+        assert!(problem.text.contains("before any key"));
     }
 
     #[test]
-    fn what_other_keys_hold_does_not_matter() {
+    fn other_keys_are_skipped() {
         let keys = read(
             "[HKLM\\Other]\nnonsense\n\"a\"=dword:z\n[-HKLM\\Gone]\n[HKLM\\Ours]\n\"a\"=\"b\"",
         )

@@ -24,25 +24,23 @@ use super::draft::Draft;
 use super::sections::{DirectionDraft, Ndr, Sourced, local_part};
 use super::site::is_name;
 use super::{Proposal, Site};
-use crate::config::{ConfigError, Mistake, Place};
+use crate::config::{ConfigError, Location, Problem};
 use crate::directory::Target;
 use crate::policy::Direction;
-use extension::{Extension, Found, Side};
-use file::{Fault, Key};
+use extension::{Extension, Parsed, Side};
+use file::{Key, RegistryProblem};
 
-/// How the path of the key ends, in lower case; before it stands
+/// The end of the key's path, in lower case, after
 /// HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Services.
 const KEY: &str = r"\msexchangeimc\parameters\extension";
 
-/// A configuration that does what an exported registry key had the Internet Mail Service Extension
-/// do.
+/// Translates an exported registry key of the Internet Mail Service Extension to a configuration.
 ///
-/// `path` is what the file is called in mistakes, `bytes` is what it holds: "Windows Registry
-/// Editor Version 5.00" or "REGEDIT4", in UTF-16, UTF-8 or Windows-1252. Fails with every mistake
-/// in the key.
+/// `path` names the file in errors. `bytes` is its content, "Windows Registry Editor Version 5.00" or
+/// "REGEDIT4", in UTF-16, UTF-8 or Windows-1252. Fails with every problem in the key.
 ///
 /// ```
-/// use copyist::config::import::{self, Site};
+/// use copyist::migrate::{self, Site};
 ///
 /// let key = br#"REGEDIT4
 ///
@@ -50,25 +48,25 @@ const KEY: &str = r"\msexchangeimc\parameters\extension";
 /// "InboundRecipJournalProp"=dword:80360000
 /// "InboundJournalNDR"="injournalndr@example.com"
 /// "#;
-/// let proposal = import::registry("imsext.reg".as_ref(), key, &Site::default()).expect("sound");
+/// let proposal = migrate::registry("imsext.reg".as_ref(), key, &Site::default()).expect("sound");
 /// assert!(proposal.config.contains("journal_attribute = [\"extensionAttribute10\"]"));
 /// ```
 pub fn registry(path: &Path, bytes: &[u8], site: &Site) -> Result<Proposal, ConfigError> {
-    let wrong = |faults: Vec<Fault>| ConfigError {
-        mistakes: faults
+    let invalid = |problems: Vec<RegistryProblem>| ConfigError {
+        problems: problems
             .into_iter()
-            .map(|fault| mistake(path, fault))
+            .map(|problem| config_problem(path, problem))
             .collect(),
     };
     let text = encoding::text(bytes).map_err(|encoding| {
-        wrong(vec![whole(
-            format!("is broken off or damaged: it is not all {encoding}"),
+        invalid(vec![file_problem(
+            format!("is truncated or corrupt: not valid {encoding}"),
             "export the key again".into(),
         )])
     })?;
-    let keys = file::keys(&text, is_the_key).map_err(|fault| wrong(vec![fault]))?;
-    let key = the_key(&keys).map_err(|fault| wrong(vec![fault]))?;
-    let extension = extension::read(&key.values).map_err(wrong)?;
+    let keys = file::keys(&text, is_the_key).map_err(|problem| invalid(vec![problem]))?;
+    let key = the_key(&keys).map_err(|problem| invalid(vec![problem]))?;
+    let extension = extension::read(&key.values).map_err(invalid)?;
     Ok(draft(path, &key.path, &extension, site))
 }
 
@@ -76,8 +74,8 @@ fn is_the_key(path: &str) -> bool {
     path.to_ascii_lowercase().ends_with(KEY)
 }
 
-/// The one key that counts. A file may hold it once more for each control set of a machine.
-fn the_key(keys: &[Key]) -> Result<Key, Fault> {
+/// Returns the key to use. A file may contain one for each control set of a machine.
+fn the_key(keys: &[Key]) -> Result<Key, RegistryProblem> {
     const LISTED: usize = 10;
     let mut found: Vec<Key> = Vec::new();
     for key in keys.iter().filter(|key| is_the_key(&key.path)) {
@@ -101,9 +99,9 @@ fn the_key(keys: &[Key]) -> Result<Key, Fault> {
     }
     match (found.len(), found.pop()) {
         (1, Some(key)) => Ok(key),
-        (_, Some(_)) => Err(whole(
-            r"has the key MSExchangeIMC\Parameters\Extension several times, none of them in CurrentControlSet".into(),
-            "export the one of the control set that is in use".into(),
+        (_, Some(_)) => Err(file_problem(
+            r"contains the key MSExchangeIMC\Parameters\Extension several times, but not in CurrentControlSet".into(),
+            "export the key of the control set in use".into(),
         )),
         (_, None) => {
             let mut there: Vec<&str> = keys.iter().map(|key| key.path.as_str()).take(LISTED).collect();
@@ -114,39 +112,39 @@ fn the_key(keys: &[Key]) -> Result<Key, Fault> {
                 true => "no key".to_owned(),
                 false => there.join(", "),
             };
-            Err(whole(
-                format!(r"has no key …\MSExchangeIMC\Parameters\Extension; it has {there}"),
+            Err(file_problem(
+                format!(r"lacks the key …\MSExchangeIMC\Parameters\Extension; it contains {there}"),
                 r"export HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Services\MSExchangeIMC\Parameters\Extension".into(),
             ))
         }
     }
 }
 
-fn whole(problem: String, remedy: String) -> Fault {
-    Fault {
+fn file_problem(text: String, remedy: String) -> RegistryProblem {
+    RegistryProblem {
         line: None,
         name: None,
-        seen: None,
-        problem: format!("the file {problem}"),
+        value: None,
+        text: format!("the file {text}"),
         remedy: Some(remedy),
     }
 }
 
-fn mistake(path: &Path, fault: Fault) -> Mistake {
-    // A mistake tells what stands there behind the key that it belongs to.
-    let (seen, problem) = match (&fault.name, fault.seen) {
-        (None, Some(seen)) => (None, format!("{seen} {}", fault.problem)),
-        (_, seen) => (seen, fault.problem),
+fn config_problem(path: &Path, problem: RegistryProblem) -> Problem {
+    // The value is printed after its key, or as part of the text.
+    let (value, text) = match (&problem.name, problem.value) {
+        (None, Some(value)) => (None, format!("{value} {}", problem.text)),
+        (_, value) => (value, problem.text),
     };
-    Mistake {
-        place: Place::File {
+    Problem {
+        location: Location::File {
             path: path.to_owned(),
-            line: fault.line.map(|line| (line, None)),
+            line: problem.line.map(|line| (line, None)),
         },
-        key: fault.name,
-        seen,
-        problem,
-        remedy: fault.remedy,
+        key: problem.name,
+        value,
+        text,
+        remedy: problem.remedy,
     }
 }
 
@@ -155,31 +153,35 @@ fn draft(path: &Path, key: &str, extension: &Extension, site: &Site) -> Proposal
     let site = with_domain(site, extension);
     let mut draft = Draft::default();
     draft.head(&format!(
-        "Copyist's settings, made by copyist import-registry of {}: the settings of the Internet Mail Service Extension \
-         in {key}.",
+        "Copyist's settings, generated by copyist import-registry from {}: the Internet Mail Service Extension in \
+         {key}.",
         path.display()
     ));
     for (name, line) in &extension.unknown {
         draft.gap();
         draft.no_equivalent(&format!(
-            "{name:?} (line {line}) is none of the values that the Extension is known to read."
+            "{name:?} (line {line}) is not a known value of the Extension."
         ));
     }
     draft.organization(&site, known);
     draft.fill_in(
         "organization.trusted_networks",
-        "networks whose clients send as the organization without logging in, such as those of mail servers.",
+        "networks whose clients send as the organization without authenticating, such as mail servers.",
     );
     draft.suggest("trusted_networks", vec!["127.0.0.0/8", "::1/128"]);
     draft.directory(&site);
-    let x500 = |side: &Side| side.journal.iter().any(|found| found.is.smtp().is_none());
+    let x500 = |side: &Side| {
+        side.journal
+            .iter()
+            .any(|found| found.value.smtp().is_none())
+    };
     if x500(&extension.inbound) || x500(&extension.outbound) {
         draft.gap();
         draft.comment(
-            "The journal names objects by X.500 addresses. They are found by legacyExchangeDN or X500: in \
-             proxyAddresses: where mailboxes were moved to another system, give their objects the old address as \
-             one of these (copyist resolve TARGET shows where it leads). An Exchange that relays also takes copies \
-             for objects without any SMTP address; then set:",
+            "The journal names objects by X.500 addresses. Copyist finds them by legacyExchangeDN or by X500: in \
+             proxyAddresses. If mailboxes were moved to another system, add the old address to their objects as one \
+             of these (copyist resolve TARGET shows the result). An Exchange relay also accepts copies for objects \
+             without an SMTP address; for that, set:",
         );
         draft.suggest("imceaex_domain", site.main_domain());
     }
@@ -191,19 +193,22 @@ fn draft(path: &Path, key: &str, extension: &Extension, site: &Site) -> Proposal
     }
     draft.gap();
     draft.comment(
-        "The Extension saw SMTP mail only. Mail inside the organization was not journaled, and is not; a section \
-         [internal] with the same keys would have it journaled.",
+        "The Extension saw only SMTP mail, so internal mail was not journaled, and still is not. To journal it, add a \
+         section [internal] with the same keys.",
     );
     draft.hook_and_relay(&site);
     draft.finish()
 }
 
-/// The domain of an NDR address is the organization's own: the article wants that mailbox on the
-/// same server.
+/// Adds the domain of an NDR address if none is set: it is the organization's own, for the article
+/// requires that mailbox on the same server.
 fn with_domain(site: &Site, extension: &Extension) -> Site {
     let mut site = site.clone();
     let ndrs = [&extension.inbound.ndr, &extension.outbound.ndr];
-    let addresses = ndrs.into_iter().flatten().filter_map(|ndr| ndr.is.smtp());
+    let addresses = ndrs
+        .into_iter()
+        .flatten()
+        .filter_map(|ndr| ndr.value.smtp());
     let mut named = addresses.filter(|address| is_name(address.domain()));
     if let (true, Some(address)) = (site.domains.is_empty(), named.next()) {
         site.domains.push(address.domain().to_owned());
@@ -212,17 +217,17 @@ fn with_domain(site: &Site, extension: &Extension) -> Site {
 }
 
 fn section(direction: Direction, side: &Side, site: &Site) -> DirectionDraft {
-    let text = |found: &Found<String>| sourced(found.is.clone(), found);
+    let text = |found: &Parsed<String>| sourced(found.value.clone(), found);
     let mut section = DirectionDraft {
         journal: side
             .journal
             .iter()
-            .map(|found| sourced(plain(&found.is), found))
+            .map(|found| sourced(plain(&found.value), found))
             .collect(),
         attributes: side
             .attribute
             .iter()
-            .map(|found| sourced(found.is.to_owned(), found))
+            .map(|found| sourced(found.value.to_owned(), found))
             .collect(),
         prepend: side.prepend.as_ref().map(text),
         append: side.append.as_ref().map(text),
@@ -235,7 +240,7 @@ fn section(direction: Direction, side: &Side, site: &Site) -> DirectionDraft {
                 Direction::Outbound => "OutboundJournalNDR",
                 _ => "InboundJournalNDR",
             };
-            let why = format!("{name} is not in the key, and journaling takes it:");
+            let why = format!("{name} is not in the key, but journaling requires it:");
             Some(Ndr::made_up(site, "journal-ndr", &why))
         }
         None => None,
@@ -243,9 +248,9 @@ fn section(direction: Direction, side: &Side, site: &Site) -> DirectionDraft {
     section
 }
 
-/// The address of non-delivery reports is an envelope sender, so it has to be an SMTP address.
-fn ndr(found: &Found<Target>, site: &Site) -> Ndr {
-    let target = &found.is;
+/// Builds the NDR address. As an envelope sender it must be an SMTP address.
+fn ndr(found: &Parsed<Target>, site: &Site) -> Ndr {
+    let target = &found.value;
     if let Some(address) = target.smtp() {
         return Ndr {
             address: address.to_string(),
@@ -268,15 +273,15 @@ fn ndr(found: &Found<Target>, site: &Site) -> Ndr {
         ),
         from: from(found),
         guess: Some(format!(
-            "the SMTP address of {named}. Copies are sent from it, so it must have one; mail from outside to it is refused."
+            "the SMTP address of {named}. It is the envelope sender of the copies; external mail to it is rejected."
         )),
         hints: vec![format!(
-            "copyist resolve {named:?} says the address that the directory has, if it has one."
+            "copyist resolve {named:?} shows its address in the directory, if any."
         )],
     }
 }
 
-/// An X.500 address is written as it was, without the prefix that tells it apart.
+/// Formats a target; an X.500 address without its prefix.
 fn plain(target: &Target) -> String {
     match target {
         Target::Smtp(address) => address.to_string(),
@@ -284,13 +289,13 @@ fn plain(target: &Target) -> String {
     }
 }
 
-fn sourced<T>(value: String, found: &Found<T>) -> Sourced {
+fn sourced<T>(value: String, found: &Parsed<T>) -> Sourced {
     Sourced {
         value,
         from: from(found),
     }
 }
 
-fn from<T>(found: &Found<T>) -> String {
+fn from<T>(found: &Parsed<T>) -> String {
     format!("{} (line {}):", found.name, found.line)
 }

@@ -1,11 +1,11 @@
-//! MAPI property tags of Exchange's directory → the attributes that hold the same today.
+//! MAPI property tags of Exchange's directory → their attributes in Active Directory.
 //!
 //! "Custom Attribute 10" of Exchange 5.5 is `PR_EMS_AB_EXTENSION_ATTRIBUTE_10`, 0x8036 in
 //! Emsabtag.h (KB Q258206), and `extensionAttribute10` in Active Directory ([MS-OXPROPS],
 //! PidTagAddressBookExtensionAttribute1 to 15, whose identifiers these are; [MS-ADA1]
 //! extensionAttribute1 to 15). The numbers are no sequence: 14 and 15 were added later.
 
-/// The identifiers that are known, with their attributes.
+/// The known identifiers, with their attributes.
 const KNOWN: [(u16, &str); 15] = [
     (0x802D, "extensionAttribute1"),
     (0x802E, "extensionAttribute2"),
@@ -24,12 +24,12 @@ const KNOWN: [(u16, &str); 15] = [
     (0x8C61, "extensionAttribute15"),
 ];
 
-/// The types of a text property (PT_UNSPECIFIED, PT_STRING8, PT_UNICODE), of which the article
-/// wants the first.
+/// The types of a string property (PT_UNSPECIFIED, PT_STRING8, PT_UNICODE); the article uses the
+/// first.
 const TYPES: [u32; 3] = [0x0000, 0x001E, 0x001F];
 
-/// The attribute of a property tag: the identifier in the high word, and 0, or the type of a text,
-/// in the low word. Fails with the end of a sentence that begins with the tag, and with what to do.
+/// Returns the attribute of a property tag: the identifier in the high word, and 0, or the type of a
+/// string, in the low word. Fails with the end of a sentence that begins with the tag, and a remedy.
 pub(super) fn attribute(tag: u32) -> Result<&'static str, (String, String)> {
     let (high, low) = (tag >> 16, tag & 0xFFFF);
     let known = |word: u32| KNOWN.iter().find(|(id, _)| u32::from(*id) == word);
@@ -40,12 +40,12 @@ pub(super) fn attribute(tag: u32) -> Result<&'static str, (String, String)> {
             format!("write dword:{id:04x}0000 for {attribute}"),
         )),
         (None, Some((id, attribute))) if high == 0 => Err((
-            "has the property in its low word, and it must stand in the high word".into(),
+            "has the property in its low word instead of the high word".into(),
             format!("write dword:{id:04x}0000 for {attribute}"),
         )),
         _ => Err((
-            "is no property whose attribute is known".into(),
-            format!("known are {}", list()),
+            "is not a known property".into(),
+            format!("known properties: {}", list()),
         )),
     }
 }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_in_the_wrong_word_is_told_where_it_belongs() {
+    fn a_tag_in_the_wrong_word_is_reported() {
         let (problem, remedy) = attribute(0x8036).expect_err("swapped");
         assert!(problem.contains("high word"), "{problem}");
         assert_eq!(remedy, "write dword:80360000 for extensionAttribute10");

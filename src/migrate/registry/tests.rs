@@ -23,22 +23,24 @@ fn said(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn an_unknown_tag_is_told_with_file_line_value_and_the_known_ones() {
+fn an_unknown_tag_is_reported_with_the_known_ones() {
     let said = said(format!("{HEAD}\"InboundRecipJournalProp\"=dword:80370000\n").as_bytes());
     assert!(
-        said.starts_with("imsext.reg:3: InboundRecipJournalProp: 0x80370000 is no property"),
+        said.starts_with(
+            "imsext.reg:3: InboundRecipJournalProp: 0x80370000 is not a known property"
+        ),
         "{said}"
     );
     assert!(said.contains("80360000 (extensionAttribute10)"), "{said}");
 }
 
 #[test]
-fn a_file_without_the_key_says_which_keys_it_has() {
+fn a_file_without_the_key_lists_its_keys() {
     let text = "REGEDIT4\n[HKLM\\One]\n[HKLM\\Two]\n\"a\"=\"b\"\n";
     let said = said(text.as_bytes());
-    assert!(said.contains("it has HKLM\\One, HKLM\\Two"), "{said}");
+    assert!(said.contains("it contains HKLM\\One, HKLM\\Two"), "{said}");
     let said = self::said(b"REGEDIT4\n");
-    assert!(said.contains("it has no key"), "{said}");
+    assert!(said.contains("it contains no key"), "{said}");
 }
 
 #[test]
@@ -74,7 +76,7 @@ fn a_deleted_key_holds_nothing() {
 }
 
 #[test]
-fn an_address_for_reports_is_taken_and_its_domain_is_the_guess() {
+fn the_ndr_address_is_kept_and_its_domain_is_the_guess() {
     let (config, remarks) = sound(
         "\"InboundJournal\"=\"archive@else.test\"\n\"InboundJournalNDR\"=\"ndr@acme.test\"\n",
     );
@@ -92,7 +94,7 @@ fn an_address_for_reports_is_taken_and_its_domain_is_the_guess() {
 }
 
 #[test]
-fn an_address_at_a_machine_s_number_names_no_domain() {
+fn an_address_literal_is_no_domain() {
     let (config, _) = sound("\"InboundJournalNDR\"=\"ndr@[192.0.2.1]\"\n");
     assert!(
         config.contains("journal_ndr = \"ndr@[192.0.2.1]\"\n"),
@@ -106,7 +108,7 @@ fn an_address_at_a_machine_s_number_names_no_domain() {
 }
 
 #[test]
-fn reports_need_an_smtp_address_so_one_is_made_up_and_said() {
+fn an_ndr_address_without_smtp_is_guessed_and_marked() {
     let (config, remarks) = sound(
         "\"OutboundRecipJournalProp\"=dword:8c610000\n\"OutboundJournalNDR\"=\"/O=ACME/CN=RECIPIENTS/CN=out journal ndr\"\n",
     );
@@ -133,7 +135,7 @@ fn reports_need_an_smtp_address_so_one_is_made_up_and_said() {
 }
 
 #[test]
-fn what_the_site_gives_is_not_guessed() {
+fn options_are_not_guessed() {
     let site = Site {
         domains: vec!["acme.test".into(), "*.acme.test".into()],
         directory_urls: vec!["ldif:people.ldif".into()],
@@ -157,7 +159,7 @@ fn what_the_site_gives_is_not_guessed() {
 }
 
 #[test]
-fn values_that_the_extension_does_not_read_are_said() {
+fn unknown_values_are_remarked() {
     let (config, remarks) = sound("\"Level\"=dword:5\n");
     assert!(
         remarks.contains("no equivalent: \"Level\" (line 3)"),
@@ -199,7 +201,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_made_of_any_lines_is_toml_or_a_mistake_that_can_be_told(lines in proptest::collection::vec(line(), 0..12), wide: bool) {
+    fn any_lines_become_toml_or_a_printable_error(lines in proptest::collection::vec(line(), 0..12), wide: bool) {
         let text = format!("{HEAD}{}", lines.join("\r\n"));
         let bytes = match wide {
             true => text.encode_utf16().flat_map(u16::to_le_bytes).collect(),

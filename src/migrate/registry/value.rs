@@ -1,8 +1,8 @@
-//! What stands behind the `=` of a registry value, where it is no quoted text.
+//! The data of a registry value that is not a quoted string.
 
 use encoding_rs::{UTF_16LE, WINDOWS_1252};
 
-/// The form of an exported key. It decides how texts stand in `hex` data.
+/// The format of an exported key, which determines the encoding of strings in `hex` data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     /// "Windows Registry Editor Version 5.00": UTF-16LE.
@@ -25,14 +25,14 @@ pub(super) enum Data {
 }
 
 impl Data {
-    /// What it is called.
+    /// Returns the name of its type.
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Data::Text(_) => "a text",
-            Data::Texts(_) => "a list of texts",
+            Data::Text(_) => "a string",
+            Data::Texts(_) => "a list of strings",
             Data::Number(_) => "a number",
             Data::Bytes(3) => "binary data",
-            Data::Bytes(_) => "data of a rare type",
+            Data::Bytes(_) => "data of another type",
         }
     }
 }
@@ -44,8 +44,8 @@ const REG_DWORD: u32 = 4;
 const REG_DWORD_BIG_ENDIAN: u32 = 5;
 const REG_MULTI_SZ: u32 = 7;
 
-/// Reads `dword:80360000`, `hex:01,02` or `hex(7):61,00,…`; fails with the end of a sentence that
-/// begins with it.
+/// Parses `dword:80360000`, `hex:01,02` or `hex(7):61,00,…`; the error ends a sentence that begins
+/// with it.
 pub(super) fn data(text: &str, form: Form) -> Result<Data, &'static str> {
     let lower = text.to_ascii_lowercase();
     if let Some(digits) = lower.strip_prefix("dword:") {
@@ -64,10 +64,9 @@ pub(super) fn data(text: &str, form: Form) -> Result<Data, &'static str> {
             .strip_prefix("hex(")
             .and_then(|rest| rest.split_once("):"))
             .and_then(|(kind, bytes)| Some((u32::from_str_radix(kind, 16).ok()?, bytes)))
-            .ok_or("is no data of a registry value")?
+            .ok_or("is not the data of a registry value")?
     };
-    let bytes = self::bytes(bytes)
-        .ok_or("is not hex data: bytes of two digits with commas between them")?;
+    let bytes = self::bytes(bytes).ok_or("is not hex data: two-digit bytes separated by commas")?;
     match kind {
         REG_SZ | REG_EXPAND_SZ => Ok(Data::Text(decoded(&bytes, form)?)),
         REG_MULTI_SZ => {
@@ -78,7 +77,7 @@ pub(super) fn data(text: &str, form: Form) -> Result<Data, &'static str> {
         REG_DWORD | REG_DWORD_BIG_ENDIAN => {
             let bytes: [u8; 4] = bytes
                 .try_into()
-                .map_err(|_| "is a dword that has not four bytes")?;
+                .map_err(|_| "is a dword without exactly four bytes")?;
             Ok(Data::Number(match kind {
                 REG_DWORD => u32::from_le_bytes(bytes),
                 _ => u32::from_be_bytes(bytes),
@@ -101,7 +100,7 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
     text.split(',').map(byte).collect()
 }
 
-/// Text in data, without the zeros that end it.
+/// Decodes a string, without trailing zeros.
 fn decoded(bytes: &[u8], form: Form) -> Result<String, &'static str> {
     let encoding = match form {
         Form::Version5 => UTF_16LE,
@@ -146,13 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_data_says_what_it_is_not() {
+    fn invalid_data_is_rejected() {
         for (written, said) in [
             ("dword:", "eight hexadecimal digits"),
             ("dword:803600000", "eight hexadecimal digits"),
             ("dword:+1", "eight hexadecimal digits"),
-            ("80360000", "no data"),
-            ("hex(x):00", "no data"),
+            ("80360000", "not the data"),
+            ("hex(x):00", "not the data"),
             ("hex:0g", "commas"),
             ("hex:001", "commas"),
             ("hex:00,,01", "commas"),

@@ -1,20 +1,20 @@
 //! The sections `[relay]` and `[delivery]`, and this machine's name.
 
 use super::Build;
-use crate::config::mistake::Noted;
+use crate::config::problem::ErrorReported;
 use crate::config::{parse, raw};
 use crate::identity::local_domain;
 use crate::policy::Organization;
 use crate::{deliver, journal};
 
-/// Where the system says its name.
+/// Files that contain the system's host name.
 const HOST_NAME_FILES: [&str; 2] = ["/proc/sys/kernel/hostname", "/etc/hostname"];
 
 impl Build<'_> {
     pub(super) fn journal(
         &mut self,
-        organization: &Result<Organization, Noted>,
-    ) -> Result<journal::Settings, Noted> {
+        organization: &Result<Organization, ErrorReported>,
+    ) -> Result<journal::Settings, ErrorReported> {
         let raw = self.raw;
         let hostname = self.optional(
             "organization.hostname",
@@ -26,7 +26,7 @@ impl Build<'_> {
             &raw.delivery.report_from,
             parse::address,
         );
-        let organization = organization.as_ref().map_err(|noted| *noted)?;
+        let organization = organization.as_ref().map_err(|reported| *reported)?;
         let domain = organization.names.default_domain().unwrap_or("localhost");
         let report_from = match report_from? {
             Some(address) => address,
@@ -44,8 +44,8 @@ impl Build<'_> {
 
     pub(super) fn deliver(
         &mut self,
-        journal: &Result<journal::Settings, Noted>,
-    ) -> Result<deliver::Settings, Noted> {
+        journal: &Result<journal::Settings, ErrorReported>,
+    ) -> Result<deliver::Settings, ErrorReported> {
         let retry = self.retry();
         let relay = self.relay(journal);
         Ok(deliver::Settings {
@@ -56,16 +56,16 @@ impl Build<'_> {
 
     fn relay(
         &mut self,
-        journal: &Result<journal::Settings, Noted>,
-    ) -> Result<deliver::RelaySettings, Noted> {
+        journal: &Result<journal::Settings, ErrorReported>,
+    ) -> Result<deliver::RelaySettings, ErrorReported> {
         let raw = &self.raw.relay;
         let host = match self.optional("relay.host", &raw.host, parse::host_and_port) {
             Ok(None) => {
-                let why = "journal copies have to be handed to somebody";
+                let why = "journal copies need a relay";
                 Err(self.missing("relay.host", "relay", why))
             }
             Ok(Some(host)) => Ok(host),
-            Err(noted) => Err(noted),
+            Err(reported) => Err(reported),
         };
         let ca_file = self.ca_file("relay.ca_file", &raw.ca_file);
         let login = self.account(
@@ -73,10 +73,10 @@ impl Build<'_> {
             ("relay.password_file", &raw.password_file),
         );
         let helo_name = self.optional("relay.helo_name", &raw.helo_name, parse::host_name);
-        let timeout = self.parsed("relay.timeout", &raw.timeout, parse::some_time);
+        let timeout = self.parsed("relay.timeout", &raw.timeout, parse::nonzero_duration);
         let (host, port) = host?;
         let login = login?.map(|(username, password)| deliver::Login { username, password });
-        let journal = journal.as_ref().map_err(|noted| *noted)?;
+        let journal = journal.as_ref().map_err(|reported| *reported)?;
         Ok(deliver::RelaySettings {
             host,
             port: port.unwrap_or(match raw.tls {
@@ -92,22 +92,22 @@ impl Build<'_> {
         })
     }
 
-    fn retry(&mut self) -> Result<deliver::Retry, Noted> {
+    fn retry(&mut self) -> Result<deliver::Retry, ErrorReported> {
         const FIRST: &str = "delivery.retry.first";
         let raw = &self.raw.delivery.retry;
-        let first = self.parsed(FIRST, &raw.first, parse::some_time);
-        let max = self.parsed("delivery.retry.max", &raw.max, parse::some_time);
+        let first = self.parsed(FIRST, &raw.first, parse::nonzero_duration);
+        let max = self.parsed("delivery.retry.max", &raw.max, parse::nonzero_duration);
         let (first, max) = (first?, max?);
         if first > max {
             let problem = format!("is longer than delivery.retry.max ({:?})", raw.max);
-            return Err(self.findings.wrong(FIRST, &raw.first, problem));
+            return Err(self.problems.invalid(FIRST, &raw.first, problem));
         }
         Ok(deliver::Retry { first, max })
     }
 }
 
-/// What an MTA on this machine takes for itself whatever its settings are: its host name,
-/// localhost, and address literals of its interfaces.
+/// Returns the names that an MTA on this machine always accepts as its own: the host name, localhost,
+/// and address literals of the interfaces.
 pub(super) fn own_names(hostname: Option<&str>) -> Vec<String> {
     let system = HOST_NAME_FILES
         .iter()
@@ -127,7 +127,7 @@ pub(super) fn own_names(hostname: Option<&str>) -> Vec<String> {
     all.collect()
 }
 
-/// This machine's name, with a domain.
+/// Returns this machine's name with a domain.
 fn system_host_name(domain: &str) -> String {
     let name = HOST_NAME_FILES
         .iter()

@@ -1,4 +1,4 @@
-//! The settings as a page for people, made of the same descriptions as the JSON schema.
+//! The settings reference in Markdown, from the same descriptions as the JSON schema.
 
 use std::fmt::Write;
 
@@ -8,11 +8,13 @@ use super::keys::json_schema;
 
 const HEAD: &str = "# Settings
 
-Every key of the configuration file (TOML), as `copyist schema settings` prints it. `config/copyist.toml` has them all with comments. An environment
-variable `COPYIST__SECTION__KEY` goes before the file: `COPYIST__RELAY__HOST=127.0.0.1:25`. Durations are written `30s`, `5m`, `4h`; sizes `256KiB`, `1GiB`.
+Look up every key of the configuration file (TOML) here. `copyist schema settings` prints this page;
+`config/copyist.toml` lists the same keys with comments.
+An environment variable `COPYIST__SECTION__KEY` overrides the file: `COPYIST__RELAY__HOST=127.0.0.1:25`.
+Write durations as `30s`, `5m`, `4h`, and sizes as `256KiB`, `1GiB`.
 ";
 
-/// All settings in Markdown: a heading for each table, and a row for each key.
+/// Returns all settings in Markdown: a heading for each table, a row for each key.
 pub fn settings_page() -> String {
     let mut page = HEAD.to_owned();
     let schema: Value = serde_json::from_str(&json_schema()).unwrap_or_default();
@@ -22,11 +24,11 @@ pub fn settings_page() -> String {
     page
 }
 
-/// The keys that are values, then each that is a table.
+/// Writes the keys with values, then each table.
 fn table(page: &mut String, path: &str, keys: &Map<String, Value>) {
     let (tables, values): (Vec<_>, Vec<_>) = keys.iter().partition(|(_, key)| inner(key).is_some());
     if !values.is_empty() {
-        page.push_str("\n| key | default | what it is |\n|---|---|---|\n");
+        page.push_str("\n| Key | Default | Description |\n|---|---|---|\n");
     }
     for (name, key) in values {
         let (default, described) = (default(key), text(key, "description"));
@@ -58,7 +60,7 @@ fn table(page: &mut String, path: &str, keys: &Map<String, Value>) {
     }
 }
 
-/// The keys of a table, or of each table in a list.
+/// Returns the keys of a table, or of each table in a list.
 fn inner(key: &Value) -> Option<&Map<String, Value>> {
     let keys = key
         .get("properties")
@@ -74,7 +76,7 @@ fn default(key: &Value) -> String {
     }
 }
 
-/// As it is written in TOML, whose strings, numbers and lists look like JSON's.
+/// Formats a value as in TOML, whose strings, numbers and lists look like JSON's.
 fn quoted(value: &Value) -> String {
     let text = match value {
         Value::Array(items) => {

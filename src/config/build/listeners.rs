@@ -1,14 +1,13 @@
-//! The sections `[hook]`, `[limits]`, `[spool]` and `[admin]`: where mail comes in, who may bring
-//! it, and how much of it.
+//! The sections `[hook]`, `[limits]`, `[spool]` and `[admin]`: listeners, access lists and limits.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use super::smtp::{self, SMTP};
-use super::{Build, given, join};
+use super::{Build, join, non_empty};
 use crate::config::keys::{header_of, without_index};
-use crate::config::mistake::{Noted, quoted};
-use crate::config::raw::Words;
+use crate::config::problem::{ErrorReported, quoted};
+use crate::config::raw::StringList;
 use crate::config::{accounts, files, parse};
 use crate::hook::{Access, Clients, Limits, Listen, Socket};
 use crate::mail::Side;
@@ -18,17 +17,17 @@ use crate::{admin, hook, mail, spool};
 const MILTER: &str = "hook.milter.listen";
 const ADMIN: &str = "admin.listen";
 
-/// Where everything listens.
+/// The addresses of all listeners.
 struct Addresses {
     milter: Vec<Listen>,
-    /// Those of them that are for one side alone.
+    /// Those whose mail is always from one side.
     sides: Vec<(Listen, Side)>,
     smtp: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
 }
 
 impl Build<'_> {
-    pub(super) fn doors(&mut self) -> Result<(hook::Settings, admin::Settings), Noted> {
+    pub(super) fn listeners(&mut self) -> Result<(hook::Settings, admin::Settings), ErrorReported> {
         let addresses = self.addresses();
         let raw = &self.raw.hook.milter;
         let milter_clients = self.each(
@@ -44,9 +43,9 @@ impl Build<'_> {
         let limits = self.limits();
         let smtp = match &addresses {
             Ok(addresses) => Ok(addresses.smtp.as_slice()),
-            Err(noted) => Err(*noted),
+            Err(reported) => Err(*reported),
         };
-        let smtp = self.smtp_doors(smtp);
+        let smtp = self.smtp_listeners(smtp);
         let Addresses {
             milter,
             sides,
@@ -58,11 +57,11 @@ impl Build<'_> {
         for (at, listen) in milter.iter().enumerate() {
             if let Listen::Inet(address) = listen {
                 let key = format!("{MILTER}[{at}]");
-                self.answers_only_this_machine_or_somebody(&key, listen, *address, &clients)?;
+                self.check_access_list(&key, listen, *address, &clients)?;
             }
         }
         if let Some(address) = listen {
-            self.answers_only_this_machine_or_somebody(ADMIN, address, address, &admin_clients)?;
+            self.check_access_list(ADMIN, address, address, &admin_clients)?;
         }
         let access = Access {
             speakers: Clients::new([]),
@@ -85,8 +84,8 @@ impl Build<'_> {
         Ok((hook, admin))
     }
 
-    /// The listeners of the milter that are for one side alone.
-    fn milter_sides(&mut self) -> Result<Vec<(Listen, Side)>, Noted> {
+    /// Builds the milter listeners whose mail is always from one side.
+    fn milter_sides(&mut self) -> Result<Vec<(Listen, Side)>, ErrorReported> {
         let raw = &self.raw.hook.milter;
         let inbound = self.each("hook.milter.inbound", &raw.inbound, str::parse::<Listen>);
         let outbound = self.each("hook.milter.outbound", &raw.outbound, str::parse::<Listen>);
@@ -95,10 +94,10 @@ impl Build<'_> {
         Ok(inbound.chain(outbound).collect())
     }
 
-    /// What the pages of the admin side ask for.
-    fn token(&mut self) -> Result<Option<Secret>, Noted> {
+    /// Reads the token that the admin pages require.
+    fn token(&mut self) -> Result<Option<Secret>, ErrorReported> {
         const KEY: &str = "admin.token_file";
-        let Some(text) = given(&self.raw.admin.token_file) else {
+        let Some(text) = non_empty(&self.raw.admin.token_file) else {
             return Ok(None);
         };
         let path = self.secret_path(KEY, text)?;
@@ -107,14 +106,14 @@ impl Build<'_> {
             .map_err(|error| self.bad_file(KEY, text, &path, &error))
     }
 
-    fn addresses(&mut self) -> Result<Addresses, Noted> {
+    fn addresses(&mut self) -> Result<Addresses, ErrorReported> {
         let raw = self.raw;
         let smtp = self.smtp_addresses();
-        let no_smtp = raw.hook.smtp.is_empty() && !self.findings.is_noted(SMTP);
+        let no_smtp = raw.hook.smtp.is_empty() && !self.problems.has_problem_at(SMTP);
         let sides = self.milter_sides();
         let one_sided = raw.hook.milter.inbound.0.len() + raw.hook.milter.outbound.0.len();
         let milter = if raw.hook.milter.listen.0.is_empty() && one_sided == 0 && no_smtp {
-            Err(self.missing(MILTER, MILTER, "no MTA could hand mail over"))
+            Err(self.missing(MILTER, MILTER, "no MTA can connect"))
         } else {
             self.each(MILTER, &raw.hook.milter.listen, str::parse::<Listen>)
         };
@@ -135,11 +134,11 @@ impl Build<'_> {
             smtp: smtp?,
             admin: admin?,
         };
-        self.none_takes_the_place_of_another(&addresses)?;
+        self.check_collisions(&addresses)?;
         Ok(addresses)
     }
 
-    fn none_takes_the_place_of_another(&mut self, addresses: &Addresses) -> Result<(), Noted> {
+    fn check_collisions(&mut self, addresses: &Addresses) -> Result<(), ErrorReported> {
         let milters = addresses.milter.iter().enumerate();
         let milters = milters.map(|(at, listen)| {
             let written = listen.to_string();
@@ -158,10 +157,10 @@ impl Build<'_> {
         let mut taken: Vec<(String, Listen, String)> = Vec::new();
         for (key, listen, written) in milters.chain(others) {
             if let Some((by, _, other)) = taken.iter().find(|(_, by, _)| collide(by, &listen)) {
-                return Err(self.findings.wrong_but(
+                return Err(self.problems.invalid_with(
                     &key,
                     Some(&quoted(&written)),
-                    format!("is already taken by \"{other}\" in {}", without_index(by)),
+                    format!("is already used by \"{other}\" in {}", without_index(by)),
                     Some("choose another port or path".into()),
                 ));
             }
@@ -170,15 +169,15 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// None of the protocols has a login for MTAs: an address that others reach must say who they
-    /// are.
-    pub(super) fn answers_only_this_machine_or_somebody(
+    /// Checks that a listener that other machines can reach has an access list: none of the protocols
+    /// authenticates MTAs.
+    pub(super) fn check_access_list(
         &mut self,
         key: &str,
         seen: impl std::fmt::Display,
         address: SocketAddr,
         clients: &Clients,
-    ) -> Result<(), Noted> {
+    ) -> Result<(), ErrorReported> {
         if address.ip().to_canonical().is_loopback() || !clients.are_local() {
             return Ok(());
         }
@@ -187,18 +186,18 @@ impl Build<'_> {
             IpAddr::V4(_) => "192.0.2.0/24",
             IpAddr::V6(_) => "2001:db8::/32",
         };
-        Err(self.findings.wrong_but(
+        Err(self.problems.invalid_with(
             key,
             Some(&quoted(&seen.to_string())),
-            format!("is an address that others can reach, and {table}.allow_clients names none of them"),
+            format!("is reachable from other machines, but {table}.allow_clients lists none"),
             Some(format!(
-                "write for example allow_clients = [\"127.0.0.0/8\", \"{network}\"] in {}, or listen on this machine alone",
+                "set, for example, allow_clients = [\"127.0.0.0/8\", \"{network}\"] in {}, or listen on a loopback address",
                 header_of(table)
             )),
         ))
     }
 
-    fn socket(&mut self, users: &Words) -> Result<Socket, Noted> {
+    fn socket(&mut self, users: &StringList) -> Result<Socket, ErrorReported> {
         const MODE: &str = "hook.milter.socket_mode";
         let raw = &self.raw.hook.milter;
         let group = self.optional(
@@ -208,9 +207,8 @@ impl Build<'_> {
         );
         let mode = self.parsed(MODE, &raw.socket_mode, parse::mode)?;
         if mode & 0o002 != 0 && users.0.is_empty() {
-            let problem =
-                "lets every user of this machine hand mail over, and allow_users names none";
-            return Err(self.findings.wrong(MODE, &raw.socket_mode, problem));
+            let problem = "lets every local user submit mail, and allow_users is empty";
+            return Err(self.problems.invalid(MODE, &raw.socket_mode, problem));
         }
         Ok(Socket {
             mode,
@@ -218,19 +216,21 @@ impl Build<'_> {
         })
     }
 
-    fn limits(&mut self) -> Result<Limits, Noted> {
+    fn limits(&mut self) -> Result<Limits, ErrorReported> {
         let raw = self.raw;
         let raw = &raw.limits;
-        let mut time =
-            |name: &str, text: &str| self.parsed(&format!("limits.{name}"), text, parse::some_time);
+        let mut time = |name: &str, text: &str| {
+            self.parsed(&format!("limits.{name}"), text, parse::nonzero_duration)
+        };
         let times = [
             time("negotiation_time", &raw.negotiation_time),
             time("idle", &raw.idle),
             time("message_time", &raw.message_time),
             time("connection_time", &raw.connection_time),
         ];
-        let mut size =
-            |name: &str, text: &str| self.parsed(&format!("limits.{name}"), text, parse::some_size);
+        let mut size = |name: &str, text: &str| {
+            self.parsed(&format!("limits.{name}"), text, parse::nonzero_size)
+        };
         let message_size = size("message_size", &raw.message_size);
         let header_size = size("header_size", &raw.header_size);
         let memory = size("memory", &raw.memory);
@@ -252,7 +252,7 @@ impl Build<'_> {
         })
     }
 
-    pub(super) fn spool(&mut self, state_dir: &Path) -> Result<spool::Settings, Noted> {
+    pub(super) fn spool(&mut self, state_dir: &Path) -> Result<spool::Settings, ErrorReported> {
         let raw = &self.raw.spool;
         let min_free = self.parsed("spool.min_free", &raw.min_free, parse::size)?;
         Ok(spool::Settings {
@@ -263,13 +263,12 @@ impl Build<'_> {
     }
 }
 
-/// Whether two listeners cannot both have their address.
+/// Whether two listeners need the same address.
 fn collide(a: &Listen, b: &Listen) -> bool {
     match (a, b) {
         (Listen::Unix(a), Listen::Unix(b)) => a == b,
         (Listen::Inet(a), Listen::Inet(b)) => {
-            // Port 0 is a free port, another one each time. [::] takes IPv4 as well, 0.0.0.0 only
-            // that.
+            // Port 0 is any free port. [::] includes IPv4; 0.0.0.0 is only IPv4.
             let takes = |a: &SocketAddr, b: &SocketAddr| {
                 a.ip() == b.ip() || a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4())
             };
@@ -284,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listeners_collide_where_one_covers_the_other() {
+    fn listeners_collide_if_one_covers_the_other() {
         let listen = |text: &str| text.parse::<Listen>().expect(text);
         for (a, b, expected) in [
             ("inet:127.0.0.1:25", "inet:127.0.0.1:25", true),
