@@ -379,7 +379,7 @@ async fn export(spool: &Spool, id: &ItemId, output: Option<PathBuf>) -> Result<(
     }
     let parts = || {
         std::iter::once(Ok(owed.item.prefix.clone()))
-            .chain(owed.original.pieces(0))
+            .chain(owed.original.chunks(0))
             .chain(std::iter::once(Ok(owed.item.suffix.clone())))
     };
     let written = match &output {

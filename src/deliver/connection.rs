@@ -404,7 +404,7 @@ impl Connection {
             return (Err(trouble), Some(self));
         }
         let pieces = std::iter::once(Ok(item.prefix.clone()))
-            .chain(original.pieces(0))
+            .chain(original.chunks(0))
             .chain(std::iter::once(Ok(item.suffix.clone())));
         let sending = self.content(canonical(pieces));
         if let Content::Memory(_) = original {

@@ -358,7 +358,7 @@ impl Composer {
         let multipart = format!("multipart/mixed; boundary=\"{boundary}\"");
         let mut digest = BodyDigest::of(&content_type(&mut header, &multipart, kind));
         digest.update(before.as_bytes());
-        digest.read(subject.message.content().pieces(0))?;
+        digest.read(subject.message.content().chunks(0))?;
         digest.update(after.as_bytes());
         let body = Body {
             before,
@@ -453,7 +453,7 @@ impl Composer {
         // Prefixes are text that we wrote ourselves.
         before.push_str(&String::from_utf8_lossy(attached.prefix));
         digest.update(before.as_bytes());
-        digest.read(attached.original.pieces(0))?;
+        digest.read(attached.original.chunks(0))?;
         let after = format!("{}{after}", String::from_utf8_lossy(attached.suffix));
         digest.update(after.as_bytes());
         let body = Body {
@@ -564,7 +564,7 @@ impl Attached<'_> {
     fn has_ascii_header(&self) -> io::Result<bool> {
         let end = |text: &[u8]| memchr::memmem::find(text, b"\r\n\r\n");
         let mut seen = self.prefix.to_vec();
-        let mut pieces = self.original.pieces(0);
+        let mut pieces = self.original.chunks(0);
         loop {
             if let Some(end) = end(&seen) {
                 return Ok(seen[..end].is_ascii());

@@ -5,7 +5,7 @@ use std::io;
 use ring::digest::{Context, Digest, SHA256};
 
 use super::parts::{Coding, Mime, Parts, Visitor};
-use crate::mail::{Field, Fields, Pieces, unstructured};
+use crate::mail::{Chunks, Field, Fields, unstructured};
 
 /// Line breaks that are held back because they may stand at the end.
 const HELD: usize = 64 * 1024;
@@ -62,7 +62,7 @@ impl BodyDigest {
     }
 
     /// Takes what these pieces hold.
-    pub(super) fn read(&mut self, pieces: Pieces) -> io::Result<()> {
+    pub(super) fn read(&mut self, pieces: Chunks) -> io::Result<()> {
         for piece in pieces {
             self.update(&piece?);
         }
@@ -154,7 +154,7 @@ impl Visitor for Hash {
 
 /// The digest of seals of format 2: over the bytes of a body, every line break as CRLF, those at
 /// the end left out.
-pub(super) fn of_format_2(pieces: Pieces) -> io::Result<Digest> {
+pub(super) fn of_format_2(pieces: Chunks) -> io::Result<Digest> {
     let (mut context, mut breaks, mut after_cr) = (Context::new(&SHA256), 0, false);
     for piece in pieces {
         let piece = piece?;
@@ -294,7 +294,7 @@ mod tests {
     fn the_old_digest_is_what_it_was() {
         let of = |text: &str| {
             let message = Message::new(Content::Memory(Bytes::copy_from_slice(text.as_bytes())));
-            of_format_2(message.content().pieces(0)).expect("in memory")
+            of_format_2(message.content().chunks(0)).expect("in memory")
         };
         let plain = digest(&SHA256, b"one\r\n\r\ntwo");
         for same in ["one\r\n\r\ntwo\r\n", "one\n\ntwo", "one\r\rtwo\n\n\r"] {

@@ -1,11 +1,11 @@
-//! One mailbox address, parsed once at the edge.
+//! Mailbox addresses, parsed once at the edge.
 //!
-//! Promises: an [`Address`] that exists holds no control character, has a domain, and compares as
-//! the same mailbox whatever the case of its letters. Postmasters expect `Ana@Corp.Example` and
-//! `ana@corp.example` to be one person, and every directory compares so.
+//! Promises: an [`Address`] has no control character, has a domain, and compares without regard to
+//! case. Postmasters expect `Ana@Corp.Example` and `ana@corp.example` to be one person, and every
+//! directory compares that way.
 //!
-//! Envelopes are read by [`Address::parse`], what people wrote by [`Address::parse_value`]. Both
-//! give the same [`Address::key`] for the same mailbox.
+//! [`Address::parse`] reads envelopes, [`Address::parse_value`] reads addresses written by people.
+//! Both give the same [`Address::key`] for the same mailbox.
 
 mod value;
 
@@ -21,15 +21,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub(crate) use value::{is_blank, is_invisible, without_scheme};
 
-/// Longest address accepted, in bytes as SMTP writes it: generous beside the 254 of RFC 5321
-/// section 4.5.3.1, since encapsulated X.500 addresses are longer; and with a field's name before
-/// it still no more than the 998 of a line (RFC 5322 section 2.1.1).
+/// Longest address accepted, in bytes as SMTP writes it: more than the 254 of RFC 5321 section
+/// 4.5.3.1, since encapsulated X.500 addresses are longer, and short enough to fit with a field
+/// name into a line of 998 (RFC 5322 section 2.1.1).
 const LONGEST: usize = 950;
 
-/// A mailbox `local@domain`. The local part keeps the spelling it came with (RFC 5321 section 2.4),
-/// the domain is lowercased and has no trailing dot; comparing ignores case in both, how an
-/// accented or fullwidth letter is encoded, and whether an internationalized domain is written in
-/// letters or as `xn--…` (RFC 5890 section 2.3.2.1).
+/// A mailbox `local@domain`. The local part keeps its original spelling (RFC 5321 section 2.4), the
+/// domain is lowercased and has no trailing dot. Comparison ignores case in both, the encoding of
+/// accented or fullwidth letters, and whether an internationalized domain is written in Unicode or
+/// as `xn--…` (RFC 5890 section 2.3.2.1).
 ///
 /// Cloning copies no text.
 #[derive(Clone)]
@@ -39,34 +39,34 @@ struct Parts {
     local: String,
     /// As it was written.
     domain: String,
-    /// Where the domain begins in `key`, where it is ASCII if it can be.
+    /// The offset of the domain in `key`, which has it in ASCII if possible.
     at: usize,
     key: String,
 }
 
-/// Why a text is not an address.
+/// The reason why text is not an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// Nothing between the angle brackets, or an empty value.
     #[error("the address is empty")]
     Empty,
-    /// A control character: accepting it would let an address forge a line.
+    /// A control character, with which an address could forge a line.
     #[error("{0:?} contains a control character")]
     Control(String),
-    /// No `@domain`. `0` is the local part as it came.
+    /// No `@domain`. The value is the local part.
     #[error("{0:?} has no domain; an address looks like user@example.com")]
     Unqualified(String),
-    /// Anything else that RFC 5321 has no reading for.
-    #[error("{0:?} is no mail address; one looks like user@example.com")]
+    /// Any other violation of RFC 5321.
+    #[error("{0:?} is not a mail address; an address looks like user@example.com")]
     Malformed(String),
     /// Longer than 950 bytes.
-    #[error("the address is {0} bytes long, more than {LONGEST}")]
+    #[error("the address is {0} bytes long; the limit is {LONGEST}")]
     TooLong(usize),
 }
 
 impl Address {
-    /// Reads `local@domain`, with or without angle brackets, a source route (`@a,@b:user@c`, RFC
-    /// 5321 appendix C) removed, quoted local parts unquoted.
+    /// Parses `local@domain`, with or without angle brackets. A source route (`@a,@b:user@c`, RFC
+    /// 5321 appendix C) is removed, a quoted local part unquoted.
     pub fn parse(text: &str) -> Result<Address, AddressError> {
         let mut text = text.trim_matches([' ', '\t']);
         if let Some(inner) = text.strip_prefix('<') {
@@ -95,8 +95,8 @@ impl Address {
         Address::from_parts(local, domain).ok_or_else(|| malformed(text))
     }
 
-    /// As [`Address::parse`], but an address without a domain (`postmaster`, RFC 5321 section
-    /// 4.1.1.3) gets `default_domain`.
+    /// Parses like [`Address::parse`], but adds `default_domain` to an address without a domain
+    /// (`postmaster`, RFC 5321 section 4.1.1.3).
     pub fn parse_in(text: &str, default_domain: &str) -> Result<Address, AddressError> {
         match Address::parse(text) {
             Err(AddressError::Unqualified(local)) => {
@@ -106,16 +106,15 @@ impl Address {
         }
     }
 
-    /// Reads an address as people write it into directories and settings: with or without `smtp:`
+    /// Parses an address as people write it into directories and settings: with or without `smtp:`
     /// or `mailto:` (percent-encoded, with `?subject=…`), angle brackets, a display name, comments,
-    /// quotes, blanks at the ends and beside the `@`, a source route and a last dot. Characters
-    /// that show nothing, such as a zero width space, do not count.
+    /// quotes, blanks at the ends and next to the `@`, a source route and a trailing dot. Invisible
+    /// characters, such as a zero width space, are ignored.
     ///
-    /// Gives the domain in ASCII where it can be: what is sent to a journal mailbox needs no
-    /// SMTPUTF8 because of it.
+    /// The domain becomes ASCII if possible, so that it does not require SMTPUTF8 for a journal
+    /// mailbox.
     ///
-    /// Not for envelopes: there an MTA takes `dan` and `dan` with a zero width space for two
-    /// mailboxes.
+    /// Not for envelopes: to an MTA, `dan` and `dan` with a zero width space are two mailboxes.
     pub fn parse_value(text: &str) -> Result<Address, AddressError> {
         value::parse(text).map(Address::with_ascii_domain)
     }
@@ -151,41 +150,41 @@ impl Address {
             at,
             key,
         }));
-        // Lowercase and quotes make some longer than they came, and what is written must be
-        // readable again.
+        // Lowercasing and quoting can make an address longer, and the written form must be readable
+        // again.
         let most = 2 * address.local().len() + address.0.domain.len() + 3;
         (most <= LONGEST || address.to_string().len() <= LONGEST).then_some(address)
     }
 
-    /// The part before the `@`, unquoted, in the spelling it came with.
+    /// Returns the part before the `@`, unquoted, in its original spelling.
     pub fn local(&self) -> &str {
         &self.0.local
     }
 
-    /// The part after the `@`, lowercased, without a trailing dot, ASCII if it can be.
+    /// Returns the part after the `@`, lowercased, without a trailing dot, in ASCII if possible.
     pub fn domain(&self) -> &str {
         &self.0.key[self.0.at..]
     }
 
-    /// The part after the `@` in letters, where it can also be written as `xn--…`.
+    /// Returns the part after the `@` in Unicode, if it can also be written as `xn--…`.
     pub fn unicode_domain(&self) -> Option<String> {
         if !self.domain().contains("xn--") {
             return None;
         }
         let (domain, sound) = idna::domain_to_unicode(self.domain());
-        // Some read as letters that would be written otherwise: those are another domain's.
+        // Some decode to text that would be encoded differently: that is another domain.
         let is_same = sound.is_ok() && in_ascii(&domain).as_deref() == Some(self.domain());
         is_same.then_some(domain)
     }
 
-    /// `local@domain`, case folded and unquoted, the domain as [`Address::domain`] gives it: what
-    /// two addresses are compared by.
+    /// Returns the key for comparison: `local@domain`, case folded and unquoted, with the domain as
+    /// in [`Address::domain`].
     pub fn key(&self) -> &str {
         &self.0.key
     }
 
-    /// `user@example.com` for `user+list@example.com`, where the local part has one of `delimiters`
-    /// after its first character.
+    /// Returns `user@example.com` for `user+list@example.com`, if the local part has one of
+    /// `delimiters` after its first character.
     pub fn without_extension(&self, delimiters: &str) -> Option<Address> {
         let at = self
             .local()
@@ -196,18 +195,18 @@ impl Address {
         Address::from_parts(self.0.local[..at].to_owned(), &self.0.domain)
     }
 
-    /// The mailbox of this name, unquoted, at a domain; `None` if there cannot be one.
+    /// Creates the mailbox of this unquoted name at a domain; `None` if it would be invalid.
     pub fn quoted(local: &str, domain: &str) -> Option<Address> {
         let is_sound = !local.is_empty() && !local.chars().any(ends_a_line);
         is_sound.then(|| Address::from_parts(local.to_owned(), domain))?
     }
 
-    /// The mailbox of the same name at another domain.
+    /// Returns the mailbox of the same name at another domain.
     pub fn at_domain(&self, domain: &str) -> Option<Address> {
         Address::quoted(self.local(), domain)
     }
 
-    /// The mailbox of another name, unquoted, at the same domain.
+    /// Returns the mailbox of another unquoted name at the same domain.
     pub fn with_local(&self, local: &str) -> Option<Address> {
         Address::quoted(local, &self.0.domain)
     }
@@ -218,26 +217,25 @@ impl Address {
     }
 }
 
-/// Folds the case of a text, and what Unicode writes in several ways, as directories do (RFC 4518
-/// section 2.3).
+/// Folds case and equivalent Unicode forms as directories do (RFC 4518 section 2.3).
 pub(crate) fn fold(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
     }
-    // Some letters have a compatible form in capitals only.
+    // Some letters have a compatible form only in uppercase.
     let once = lower(&compatible(&lower(text)));
     lower(&compatible(&once))
 }
 
-/// One letter at a time: the sigma at the end of a word is the same as any other.
+/// Lowercases one letter at a time: a final sigma is the same as any other.
 fn lower(text: &str) -> String {
     let all = text.chars().flat_map(char::to_lowercase);
     all.map(|c| if c == '\u{3c2}' { '\u{3c3}' } else { c })
         .collect()
 }
 
-/// The text in its compatible composed form (NFKC), unless that has marks of address syntax which
-/// the text has not.
+/// Returns the text in its compatible composed form (NFKC), or in NFC if NFKC would add characters
+/// of address syntax.
 fn compatible(text: &str) -> Cow<'_, str> {
     const NFC: ComposingNormalizerBorrowed<'static> = ComposingNormalizer::new_nfc();
     const NFKC: ComposingNormalizerBorrowed<'static> = ComposingNormalizer::new_nfkc();
@@ -257,15 +255,15 @@ fn malformed(text: &str) -> AddressError {
     AddressError::Malformed(text.to_owned())
 }
 
-/// Splits at the last `@` outside quotes; unquotes the local part.
+/// Splits at the last `@` outside quotes, and unquotes the local part.
 fn split(text: &str) -> Result<(String, Option<&str>), AddressError> {
     let Some(quoted) = text.strip_prefix('"') else {
         let (local, domain) = match text.rsplit_once('@') {
             Some((local, domain)) => (local, Some(domain)),
             None => (text, None),
         };
-        // Without quotes neither spaces nor a second @ nor brackets can stand in a local part; dots
-        // at odd places do exist in the wild and are let through.
+        // An unquoted local part has no spaces, second @ or brackets; misplaced dots occur in the
+        // wild and are accepted.
         if local.contains(|c: char| c.is_whitespace() || "<>@\",;:\\()[]".contains(c)) {
             return Err(malformed(text));
         }
@@ -289,8 +287,8 @@ fn split(text: &str) -> Result<(String, Option<&str>), AddressError> {
     Err(malformed(text))
 }
 
-/// What is between the brackets of an address literal (RFC 5321 section 4.1.3). No more than
-/// addresses are made of: a `>` or a comma would end one address and begin another.
+/// Whether text can stand between the brackets of an address literal (RFC 5321 section 4.1.3). A
+/// `>` or a comma would end one address and begin another.
 fn is_literal(text: &str) -> bool {
     !text.is_empty() && (text.chars()).all(|c| c.is_ascii_alphanumeric() || ".:-_".contains(c))
 }
@@ -305,22 +303,22 @@ fn are_labels(domain: &str) -> bool {
         .all(|label| !label.is_empty() && label.chars().all(is_sound))
 }
 
-/// A domain in letters as `xn--…` (RFC 5891); `None` where there is no such reading. Some letters
-/// stand for others: an ideographic full stop for a dot, which may be the last, and a fullwidth `＠`
-/// for an `@`, which is no domain's.
+/// Encodes a Unicode domain as `xn--…` (RFC 5891); `None` if that is impossible. Some characters
+/// are mapped: an ideographic full stop to a dot, possibly a trailing one, and a fullwidth `＠` to
+/// an `@`, which is invalid.
 fn in_ascii(domain: &str) -> Option<String> {
     let ascii = idna::domain_to_ascii(domain).ok()?;
     let ascii = ascii.strip_suffix('.').unwrap_or(&ascii);
     are_labels(ascii).then(|| ascii.to_owned())
 }
 
-/// Whether somebody might take it for the end of a line: Unicode has two such that are no control
-/// characters.
+/// Whether a program might treat the character as a line break: Unicode has two that are not
+/// control characters.
 fn ends_a_line(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// Whether it can stand outside quotes: the same that [`split`] takes there.
+/// Whether the character is allowed outside quotes, as in [`split`].
 fn is_atom_char(c: char) -> bool {
     match c.is_ascii() {
         true => c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c),
@@ -328,7 +326,7 @@ fn is_atom_char(c: char) -> bool {
     }
 }
 
-/// `local@domain` as SMTP writes it, the local part quoted where it must be.
+/// Formats `local@domain` for SMTP, with the local part quoted if necessary.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.local.chars().all(is_atom_char) {
@@ -430,7 +428,7 @@ mod tests {
         assert_eq!(address("JOSE\u{301}@corp.test"), composed);
         let spelled = address("jose\u{301}@corp.test");
         assert_eq!(spelled.local(), "jose\u{301}", "sent on as it came");
-        // What would be syntax is none.
+        // A compatible form never adds address syntax.
         assert_ne!(address("a\u{ff20}b@corp.test").key(), "a@b@corp.test");
         // To an MTA these are two mailboxes.
         assert_ne!(address("da\u{200b}n@corp.test"), address("dan@corp.test"));
@@ -456,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_as_the_same() {
+    fn written_addresses_parse_as_the_same() {
         for odd in [
             "\"a\u{a0}b\"@c.test",
             "\"a\u{3000}\"@c.test",
@@ -467,13 +465,13 @@ mod tests {
             assert_eq!(address(&written), address(odd), "{written}");
             assert_eq!(address(&written).to_string(), written);
         }
-        // A letter whose lowercase is longer.
+        // A letter whose lowercase form is longer.
         let grows = format!("a@{}.test", "\u{130}".repeat(440));
         assert!(grows.len() <= LONGEST && Address::parse(&grows).is_err());
     }
 
     #[test]
-    fn no_literal_and_no_letter_begins_another_address() {
+    fn literals_and_letters_cannot_begin_another_address() {
         for bad in [
             "\"a\"@[x>,<y@b.test]",
             "a@[x,y]",
@@ -488,20 +486,20 @@ mod tests {
     }
 
     #[test]
-    fn letters_that_are_another_domain_s_are_not_this_one_s() {
+    fn a_domain_is_not_decoded_to_another_domain() {
         let odd = address("a@xn--xn--9--9ggggggxn--wgggg");
         assert_eq!(odd.unicode_domain(), None);
     }
 
     #[test]
-    fn a_last_dot_is_none_of_the_domain_whichever_dot_it_is() {
+    fn any_trailing_dot_is_removed() {
         let dotted = address("ana@corp.test\u{3002}");
         assert_eq!(dotted.domain(), "corp.test");
         assert_eq!(dotted, address("ana@corp.test"));
     }
 
     #[test]
-    fn control_characters_are_refused() {
+    fn control_characters_are_rejected() {
         for bad in [
             "a\r\nb@c.test",
             "a@b.test\0",
@@ -516,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_says_so() {
+    fn invalid_addresses_have_their_error() {
         assert_eq!(Address::parse("<>"), Err(AddressError::Empty));
         assert_eq!(
             Address::parse("postmaster"),

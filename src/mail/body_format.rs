@@ -1,10 +1,10 @@
-//! What bytes ask of those who carry them.
+//! The properties of bytes that matter for their transfer.
 
 use std::io;
 
 use super::Content;
 
-/// What the transfer of some bytes asks of a relay (RFC 1652, RFC 3030).
+/// The transfer encoding that bytes require from a relay (RFC 1652, RFC 3030).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BodyKind {
     /// ASCII, lines of at most 998 bytes.
@@ -15,52 +15,52 @@ pub enum BodyKind {
     Binary,
 }
 
-/// What a look at all bytes of something tells.
+/// The result of scanning all bytes of some content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyFormat {
-    /// What their transfer asks of a relay.
+    /// The transfer encoding that they require.
     pub kind: BodyKind,
     /// Whether there is a CR or LF that is not part of a CRLF.
     pub bare_line_breaks: bool,
 }
 
 impl BodyFormat {
-    /// Of these bytes.
+    /// Scans content; fails if stored bytes cannot be read.
     pub fn of(content: &Content) -> io::Result<BodyFormat> {
-        let mut look = Look::default();
-        for piece in content.pieces(0) {
-            look.at(&piece?);
+        let mut scanner = Scanner::default();
+        for chunk in content.chunks(0) {
+            scanner.scan(&chunk?);
         }
-        Ok(look.nature())
+        Ok(scanner.format())
     }
 }
 
-/// A look at bytes, piece by piece.
+/// A scanner that takes bytes in chunks.
 #[derive(Debug, Default)]
-struct Look {
-    /// Bytes seen.
-    seen: usize,
-    /// Where the line that is being looked at begins.
+struct Scanner {
+    /// Bytes scanned.
+    scanned: usize,
+    /// The offset of the current line.
     line: usize,
-    /// Where a CR stands that no LF has followed yet.
+    /// The offset of a CR that no LF has followed yet.
     cr_at: Option<usize>,
     above_ascii: bool,
     nul_or_long_line: bool,
     bare_line_breaks: bool,
 }
 
-impl Look {
-    fn at(&mut self, piece: &[u8]) {
-        self.above_ascii |= !piece.is_ascii();
-        self.nul_or_long_line |= memchr::memchr(0, piece).is_some();
-        for at in memchr::memchr2_iter(b'\r', b'\n', piece) {
-            let here = self.seen + at;
-            let ends_cr = self.cr_at.is_some_and(|cr| cr + 1 == here) && piece[at] == b'\n';
-            self.bare_line_breaks |= match piece[at] {
+impl Scanner {
+    fn scan(&mut self, chunk: &[u8]) {
+        self.above_ascii |= !chunk.is_ascii();
+        self.nul_or_long_line |= memchr::memchr(0, chunk).is_some();
+        for at in memchr::memchr2_iter(b'\r', b'\n', chunk) {
+            let here = self.scanned + at;
+            let ends_cr = self.cr_at.is_some_and(|cr| cr + 1 == here) && chunk[at] == b'\n';
+            self.bare_line_breaks |= match chunk[at] {
                 b'\n' => !ends_cr,
                 _ => self.cr_at.is_some(),
             };
-            if piece[at] == b'\n' {
+            if chunk[at] == b'\n' {
                 // 998 bytes and the CR.
                 self.nul_or_long_line |= here - self.line > 999;
                 self.line = here + 1;
@@ -69,12 +69,12 @@ impl Look {
                 self.cr_at = Some(here);
             }
         }
-        self.seen += piece.len();
+        self.scanned += chunk.len();
     }
 
-    fn nature(&self) -> BodyFormat {
+    fn format(&self) -> BodyFormat {
         let kind = match self.above_ascii {
-            _ if self.nul_or_long_line || self.seen - self.line > 998 => BodyKind::Binary,
+            _ if self.nul_or_long_line || self.scanned - self.line > 998 => BodyKind::Binary,
             true => BodyKind::EightBit,
             false => BodyKind::SevenBit,
         };
@@ -86,14 +86,14 @@ impl Look {
 }
 
 impl BodyKind {
-    /// What `bytes` need, by looking at all of them.
+    /// Scans bytes for the transfer encoding that they require.
     pub fn of(bytes: &[u8]) -> BodyKind {
-        let mut look = Look::default();
-        look.at(bytes);
-        look.nature().kind
+        let mut scanner = Scanner::default();
+        scanner.scan(bytes);
+        scanner.format().kind
     }
 
-    /// The Content-Transfer-Encoding value that declares it (RFC 2045 section 6.2).
+    /// Returns the Content-Transfer-Encoding value that declares it (RFC 2045 section 6.2).
     pub fn encoding(self) -> &'static str {
         match self {
             BodyKind::SevenBit => "7bit",
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kind_of_body_is_what_the_bytes_need() {
+    fn the_body_kind_follows_from_the_bytes() {
         assert_eq!(BodyKind::of(b"plain\r\n"), BodyKind::SevenBit);
         assert_eq!(BodyKind::of("grün\r\n".as_bytes()), BodyKind::EightBit);
         assert_eq!(BodyKind::of(b"a\0b"), BodyKind::Binary);
@@ -118,21 +118,21 @@ mod tests {
         assert_eq!(BodyKind::of("x".repeat(999).as_bytes()), BodyKind::Binary);
     }
 
-    /// Told in pieces of every size as if it were told at once.
+    /// Scans in chunks of every size and checks that the result is the same.
     fn bare(bytes: &[u8]) -> bool {
-        let told: Vec<bool> = (1..=bytes.len().max(1))
+        let found: Vec<bool> = (1..=bytes.len().max(1))
             .map(|size| {
-                let mut look = Look::default();
-                bytes.chunks(size).for_each(|piece| look.at(piece));
-                look.nature().bare_line_breaks
+                let mut scanner = Scanner::default();
+                bytes.chunks(size).for_each(|chunk| scanner.scan(chunk));
+                scanner.format().bare_line_breaks
             })
             .collect();
-        assert!(told.iter().all(|one| *one == told[0]), "{bytes:?}");
-        told[0]
+        assert!(found.iter().all(|one| *one == found[0]), "{bytes:?}");
+        found[0]
     }
 
     #[test]
-    fn a_line_break_that_is_no_crlf_is_seen_wherever_pieces_end() {
+    fn bare_line_breaks_are_found_across_chunks() {
         for sound in ["", "a", "\r\n", "a\r\n\r\nb\r\n"] {
             assert!(!bare(sound.as_bytes()), "{sound:?}");
         }

@@ -1,4 +1,4 @@
-//! The bytes of a message, wherever they are: a large one is never held in memory whole.
+//! The bytes of a message, in memory or elsewhere: a large one is never in memory as a whole.
 
 use std::any::Any;
 use std::fmt;
@@ -7,24 +7,24 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-/// Bytes that are read at once from where they are stored.
-const PIECE: usize = 256 * 1024;
+/// Bytes read from storage at once.
+const CHUNK_SIZE: usize = 256 * 1024;
 
-/// Bytes of a stored message that [`Content::beginning`] gives at least.
+/// Size in bytes of the part of a stored message that is kept in memory.
 pub const BEGINNING: usize = 256 * 1024;
 
-/// Bytes that are stored somewhere and read piece by piece. They never change.
+/// Immutable bytes in some storage, read in chunks.
 pub trait Stored: Any + Send + Sync + fmt::Debug {
-    /// How many there are.
+    /// Returns the number of bytes.
     fn len(&self) -> u64;
 
-    /// Whether there is none.
+    /// Whether there are no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Fills `into` from this place on. May take as long as a disk takes.
-    fn read_exact_at(&self, into: &mut [u8], place: u64) -> io::Result<()>;
+    /// Fills `into` with the bytes from this offset on. Blocks for as long as the disk takes.
+    fn read_exact_at(&self, into: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
 /// The bytes of a message. Cloning shares them.
@@ -32,24 +32,25 @@ pub trait Stored: Any + Send + Sync + fmt::Debug {
 pub enum Content {
     /// In memory.
     Memory(Bytes),
-    /// Elsewhere, but for the beginning.
+    /// Elsewhere, with the beginning in memory.
     Stored {
-        /// At least [`BEGINNING`] bytes; while the message arrives also the whole header.
+        /// At least [`BEGINNING`] bytes; while the message arrives, also the whole header.
         beginning: Bytes,
-        /// All of them.
+        /// All bytes.
         all: Arc<dyn Stored>,
     },
 }
 
 impl Content {
-    /// Bytes that are stored elsewhere; reads the beginning.
+    /// Creates content that is stored elsewhere, and reads the beginning.
     pub fn stored(all: Arc<dyn Stored>) -> io::Result<Content> {
         let length = usize::try_from(all.len()).unwrap_or(usize::MAX);
         let beginning = read(&*all, 0, length.min(BEGINNING))?;
         Ok(Content::Stored { beginning, all })
     }
 
-    /// The same with other bytes in place of the first `length`, which must be of the header.
+    /// Returns the content with other bytes in place of the first `length`, which must belong to
+    /// the header.
     pub fn with_beginning(&self, other: Bytes, length: usize) -> Content {
         let rest = self.beginning().get(length..).unwrap_or_default();
         let beginning = Bytes::from([&other[..], rest].concat());
@@ -66,21 +67,21 @@ impl Content {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of bytes.
     pub fn len(&self) -> usize {
         match self {
             Content::Memory(bytes) => bytes.len(),
-            // What a file system holds and an address space does not is larger than any message.
+            // No message exceeds the address space, even if a file system could hold it.
             Content::Stored { all, .. } => usize::try_from(all.len()).unwrap_or(usize::MAX),
         }
     }
 
-    /// Whether there is none.
+    /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What is in memory: everything, or the beginning.
+    /// Returns the part in memory: everything, or the beginning.
     pub fn beginning(&self) -> &Bytes {
         match self {
             Content::Memory(bytes) => bytes,
@@ -88,16 +89,15 @@ impl Content {
         }
     }
 
-    /// All of it from this place on, in order and in pieces. Where an error is given, nothing
-    /// follows.
-    pub fn pieces(&self, from: usize) -> Pieces {
-        Pieces {
+    /// Iterates over the chunks from this offset on. Ends after an error.
+    pub fn chunks(&self, from: usize) -> Chunks {
+        Chunks {
             content: self.clone(),
-            place: from,
+            offset: from,
         }
     }
 
-    /// All of it, in memory.
+    /// Reads everything into memory.
     pub fn read(&self) -> io::Result<Bytes> {
         match self {
             Content::Memory(bytes) => Ok(bytes.clone()),
@@ -105,7 +105,7 @@ impl Content {
         }
     }
 
-    /// Whether these are the same bytes at the same place: told without looking at them.
+    /// Whether both are the same bytes in the same place; compares no bytes.
     pub fn is_same(&self, other: &Content) -> bool {
         match (self, other) {
             (Content::Memory(one), Content::Memory(other)) => {
@@ -119,12 +119,12 @@ impl Content {
     }
 }
 
-/// Stored bytes with another beginning.
+/// Stored bytes with a replaced beginning.
 #[derive(Debug)]
 struct Spliced {
     first: Bytes,
     rest: Arc<dyn Stored>,
-    /// Where the rest begins.
+    /// The offset at which the rest begins.
     from: u64,
 }
 
@@ -133,17 +133,17 @@ impl Stored for Spliced {
         self.first.len() as u64 + self.rest.len().saturating_sub(self.from)
     }
 
-    fn read_exact_at(&self, into: &mut [u8], place: u64) -> io::Result<()> {
-        let start = usize::try_from(place).unwrap_or(usize::MAX);
+    fn read_exact_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let first = self.first.get(start..).unwrap_or_default();
         let (of_first, of_rest) = into.split_at_mut(first.len().min(into.len()));
         of_first.copy_from_slice(&first[..of_first.len()]);
         if of_rest.is_empty() {
             return Ok(());
         }
-        let read = place + of_first.len() as u64;
-        let place = self.from + (read - self.first.len() as u64);
-        self.rest.read_exact_at(of_rest, place)
+        let read = offset + of_first.len() as u64;
+        let offset = self.from + (read - self.first.len() as u64);
+        self.rest.read_exact_at(of_rest, offset)
     }
 }
 
@@ -153,35 +153,35 @@ fn read(stored: &dyn Stored, from: usize, length: usize) -> io::Result<Bytes> {
     Ok(bytes.freeze())
 }
 
-/// See [`Content::pieces`].
+/// The iterator of [`Content::chunks`].
 #[derive(Debug)]
-pub struct Pieces {
+pub struct Chunks {
     content: Content,
-    place: usize,
+    offset: usize,
 }
 
-impl Iterator for Pieces {
+impl Iterator for Chunks {
     type Item = io::Result<Bytes>;
 
     fn next(&mut self) -> Option<io::Result<Bytes>> {
         let length = self.content.len();
-        let from = self.place;
+        let from = self.offset;
         if from >= length {
             return None;
         }
-        let (piece, end) = match &self.content {
+        let (chunk, end) = match &self.content {
             Content::Memory(bytes) => (Ok(bytes.slice(from..)), length),
             Content::Stored { all, .. } => {
-                let end = length.min(from + PIECE);
+                let end = length.min(from + CHUNK_SIZE);
                 (read(&**all, from, end - from), end)
             }
         };
-        self.place = if piece.is_ok() { end } else { length };
-        Some(piece)
+        self.offset = if chunk.is_ok() { end } else { length };
+        Some(chunk)
     }
 }
 
-/// Told without reading what is stored: that is equal to itself alone.
+/// Compares without reading stored bytes: stored content is equal only to itself.
 impl PartialEq for Content {
     fn eq(&self, other: &Content) -> bool {
         match (self, other) {
@@ -205,7 +205,7 @@ impl From<Vec<u8>> for Content {
     }
 }
 
-/// Where they are and how many: what a message says is nobody's business in a log.
+/// Shows location and size only: the text of a message does not belong in a log.
 impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -219,80 +219,87 @@ impl fmt::Debug for Content {
 pub(crate) mod tests {
     use super::*;
 
-    /// Stored bytes, as far as they can be read.
+    /// Stored bytes, readable up to an offset.
     #[derive(Debug)]
-    pub(crate) struct Shelf {
+    pub(crate) struct MemoryStore {
         pub(crate) bytes: Vec<u8>,
-        /// Reading at or beyond this place fails.
+        /// Reading at or beyond this offset fails.
         pub(crate) broken_at: u64,
     }
 
-    impl Stored for Shelf {
+    impl Stored for MemoryStore {
         fn len(&self) -> u64 {
             self.bytes.len() as u64
         }
 
-        fn read_exact_at(&self, into: &mut [u8], place: u64) -> io::Result<()> {
-            if place + into.len() as u64 > self.broken_at {
+        fn read_exact_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
+            if offset + into.len() as u64 > self.broken_at {
                 return Err(io::Error::other("broken"));
             }
-            let place = usize::try_from(place).expect("small");
-            into.copy_from_slice(&self.bytes[place..place + into.len()]);
+            let offset = usize::try_from(offset).expect("small");
+            into.copy_from_slice(&self.bytes[offset..offset + into.len()]);
             Ok(())
         }
     }
 
-    /// The same bytes as stored ones.
-    pub(crate) fn shelved(bytes: &[u8]) -> Content {
-        let shelf = Shelf {
+    /// Returns these bytes as stored content.
+    pub(crate) fn stored(bytes: &[u8]) -> Content {
+        let store = MemoryStore {
             bytes: bytes.to_vec(),
             broken_at: u64::MAX,
         };
-        Content::stored(Arc::new(shelf)).expect("readable")
+        Content::stored(Arc::new(store)).expect("readable")
     }
 
     #[test]
-    fn stored_bytes_come_back_in_pieces_and_whole() {
-        for length in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7] {
+    fn stored_bytes_are_read_in_chunks_and_whole() {
+        for length in [
+            0,
+            1,
+            CHUNK_SIZE - 1,
+            CHUNK_SIZE,
+            CHUNK_SIZE + 1,
+            3 * CHUNK_SIZE + 7,
+        ] {
             let bytes: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
-            let content = shelved(&bytes);
+            let content = stored(&bytes);
             assert_eq!(content.len(), length);
             assert_eq!(content.read().expect("readable"), bytes);
             assert_eq!(content.beginning()[..], bytes[..length.min(BEGINNING)]);
             for from in [0, 1, length / 2, length] {
-                let pieces: Vec<Bytes> = content
-                    .pieces(from)
+                let chunks: Vec<Bytes> = content
+                    .chunks(from)
                     .collect::<Result<_, _>>()
                     .expect("readable");
-                assert_eq!(pieces.concat(), bytes[from.min(length)..]);
+                assert_eq!(chunks.concat(), bytes[from.min(length)..]);
             }
         }
     }
 
     #[test]
-    fn another_beginning_is_read_like_the_first() {
-        let bytes: Vec<u8> = (0..2 * PIECE).map(|n| (n % 251) as u8).collect();
+    fn a_replaced_beginning_is_read_like_the_original() {
+        let bytes: Vec<u8> = (0..2 * CHUNK_SIZE).map(|n| (n % 251) as u8).collect();
         for (other, length) in [("", 0), ("", 7), ("abc", 0), ("abc", 100)] {
             let expected = [other.as_bytes(), &bytes[length..]].concat();
-            for content in [shelved(&bytes), Content::Memory(bytes.clone().into())] {
+            for content in [stored(&bytes), Content::Memory(bytes.clone().into())] {
                 let found = content.with_beginning(Bytes::from(other), length);
                 assert_eq!(found.len(), expected.len());
                 assert_eq!(found.read().expect("readable"), expected);
                 assert!(expected.starts_with(found.beginning()));
-                let pieces: Result<Vec<Bytes>, _> = found.pieces(1).collect();
-                assert_eq!(pieces.expect("readable").concat(), expected[1..]);
+                let chunks: Result<Vec<Bytes>, _> = found.chunks(1).collect();
+                assert_eq!(chunks.expect("readable").concat(), expected[1..]);
             }
         }
     }
 
     #[test]
-    fn after_an_error_nothing_follows() {
-        let shelf = Shelf {
-            bytes: vec![0; 3 * PIECE],
-            broken_at: 2 * PIECE as u64,
+    fn iteration_ends_after_an_error() {
+        let store = MemoryStore {
+            bytes: vec![0; 3 * CHUNK_SIZE],
+            broken_at: 2 * CHUNK_SIZE as u64,
         };
-        let content = Content::stored(Arc::new(shelf)).expect("its beginning is readable");
-        let read: Vec<bool> = content.pieces(0).map(|piece| piece.is_ok()).collect();
+        let content = Content::stored(Arc::new(store)).expect("its beginning is readable");
+        let read: Vec<bool> = content.chunks(0).map(|chunk| chunk.is_ok()).collect();
         assert_eq!(read, [true, true, false]);
         assert!(content.read().is_err());
     }

@@ -1,4 +1,4 @@
-//! Dates as mail and logs write them, always in UTC.
+//! Dates in the formats of mail and logs, always in UTC.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,12 +12,12 @@ fn utc(at: SystemTime) -> DateTime {
     DateTime::from_timestamp(seconds)
 }
 
-/// `Tue, 24 Nov 2026 03:32:21 +0000` (RFC 5322 section 3.3).
+/// Formats a date as `Tue, 24 Nov 2026 03:32:21 +0000` (RFC 5322 section 3.3).
 pub fn rfc5322(at: SystemTime) -> String {
     utc(at).to_rfc822()
 }
 
-/// `2026-11-24T03:32:21Z` (RFC 3339).
+/// Formats a date as `2026-11-24T03:32:21Z` (RFC 3339).
 pub fn rfc3339(at: SystemTime) -> String {
     utc(at).to_rfc3339()
 }
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_written_as_the_rfcs_say() {
+    fn dates_have_the_formats_of_the_rfcs() {
         let at = UNIX_EPOCH + Duration::from_secs(1_795_491_141);
         assert_eq!(rfc5322(at), "Tue, 24 Nov 2026 03:32:21 +0000");
         assert_eq!(rfc3339(at), "2026-11-24T03:32:21Z");

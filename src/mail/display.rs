@@ -1,11 +1,11 @@
-//! Texts that somebody else wrote, as people are shown them: on a terminal, in the log, on a page.
+//! Escaping of untrusted text for people: on a terminal, in the log, on a page.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Returns a text in which every character can be seen and none acts on the reader's terminal:
-/// control characters, those without a width and those that change the direction of writing are
-/// named (`⟨U+202E⟩`). Line breaks are among them, so that a text stays on its line.
+/// Returns text in which every character is visible and none acts on the reader's terminal: control
+/// characters, those without a width and those that change the writing direction are escaped
+/// (`⟨U+202E⟩`). Line breaks are among them, so that text stays on its line.
 pub fn escape_for_display(text: &str) -> Cow<'_, str> {
     if !text.contains(needs_escape) {
         return Cow::Borrowed(text);
@@ -13,7 +13,7 @@ pub fn escape_for_display(text: &str) -> Cow<'_, str> {
     let mut shown = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         if needs_escape(c) {
-            // Writing to a String does not fail.
+            // Writing to a String never fails.
             let _ = write!(shown, "⟨U+{:04X}⟩", u32::from(c));
         } else {
             shown.push(c);
@@ -23,7 +23,7 @@ pub fn escape_for_display(text: &str) -> Cow<'_, str> {
 }
 
 /// Whether a character is a control character, has no width or changes the direction of others.
-/// Variation selectors are none of these: emoji have them.
+/// Variation selectors are not escaped: emoji have them.
 pub fn needs_escape(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unseen_characters_are_named_and_others_stay() {
+    fn invisible_characters_are_escaped_and_others_stay() {
         assert_eq!(
             escape_for_display("a\u{202e}gpj.exe\0\r\n\u{200b}ä\u{9b}31m"),
             "a⟨U+202E⟩gpj.exe⟨U+0000⟩⟨U+000D⟩⟨U+000A⟩⟨U+200B⟩ä⟨U+009B⟩31m"

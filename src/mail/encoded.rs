@@ -1,8 +1,8 @@
-//! Unstructured header values: unfolded, and their encoded words read (RFC 2047).
+//! Unstructured header values: unfolding and encoded words (RFC 2047).
 //!
-//! Reads what mail has, and not only what RFC 2047 allows: encoded words next to other text, blanks
-//! in them, long ones, and characters or shift states that are split over several of one charset.
-//! What cannot be read stays as it is.
+//! Decodes more than RFC 2047 allows, as real mail requires: encoded words next to other text,
+//! blanks in them, long ones, and characters or shift states split over several words of one
+//! charset. Undecodable words stay unchanged.
 
 use std::borrow::Cow;
 
@@ -24,7 +24,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 struct Word<'a> {
     charset: &'a str,
     content: Vec<u8>,
-    /// As it stands in the field.
+    /// The source text in the field.
     source: &'a [u8],
 }
 
@@ -85,7 +85,7 @@ fn end(run: &mut Option<Run<'_>>, text: &mut String) {
     }
 }
 
-/// The value without the line breaks of its folding (RFC 5322 section 2.2.3).
+/// Returns the value without the line breaks of its folding (RFC 5322 section 2.2.3).
 fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {
     match memchr::memchr2(b'\r', b'\n', value) {
         None => value.into(),
@@ -97,12 +97,12 @@ fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The encoded word that the text begins with.
+/// Parses the encoded word at the start of the text.
 fn word(text: &[u8]) -> Option<Word<'_>> {
     let rest = text.strip_prefix(b"=?")?;
     let mark = memchr::memchr(b'?', rest)?;
     let (charset, rest) = (&rest[..mark], &rest[mark + 1..]);
-    // A language may stand behind it (RFC 2231 section 5).
+    // A language tag may follow (RFC 2231 section 5).
     let charset = charset.split(|&b| b == b'*').next()?;
     let is_name = |b: &u8| b.is_ascii_graphic() && !matches!(b, b'=' | b'"' | b'<' | b'>');
     if charset.is_empty() || !charset.iter().all(is_name) {
@@ -147,7 +147,7 @@ fn quoted(text: &[u8]) -> Vec<u8> {
 
 fn base64(text: &[u8]) -> Option<Vec<u8>> {
     let mut content = Vec::with_capacity(text.len() / 4 * 3);
-    // Some join encoded texts with their padding.
+    // Some programs join encoded texts with their padding.
     for piece in text.split(|&b| b == b'=') {
         let mut letters: Vec<u8> = piece
             .iter()
@@ -163,7 +163,7 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
     Some(content)
 }
 
-/// What the bytes say in a charset; `None` if nobody here knows it.
+/// Decodes bytes of a charset; `None` if the charset is unknown.
 fn decode(charset: &str, content: &[u8]) -> Option<String> {
     let label = charset.trim().to_ascii_lowercase();
     let label = match label.as_str() {
@@ -195,8 +195,8 @@ fn decode(charset: &str, content: &[u8]) -> Option<String> {
     }
 }
 
-/// ISO-2022-JP without escape sequences that another one follows at once, as where two words are
-/// joined: the decoder takes them for an attack.
+/// Removes escape sequences of ISO-2022-JP that are directly followed by another one, as when two
+/// words are joined: the decoder treats them as an attack.
 fn without_idle_shifts(content: &[u8]) -> Vec<u8> {
     let mut kept: Vec<u8> = Vec::with_capacity(content.len());
     for &byte in content {
@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn encoded_words_are_read_as_people_write_them() {
+    fn encoded_words_are_decoded_as_they_occur() {
         for (value, expected) in [
             ("plain  text", "plain  text"),
             ("a =?utf-8?Q?b?= c", "a b c"),

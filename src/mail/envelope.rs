@@ -1,27 +1,27 @@
-//! Who a message is from and for, as the SMTP transaction said it (not as its headers claim).
+//! The sender and recipients of a message from the SMTP transaction, not from its header.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use super::Address;
 
-/// One mail transaction's envelope.
+/// The envelope of one mail transaction.
 #[derive(Debug, Clone, Default)]
 pub struct Envelope {
     /// The reverse path; `None` is the null one, `MAIL FROM:<>`.
     pub sender: Option<Address>,
     /// ESMTP parameters of MAIL, verbatim: `SIZE=1024`, `BODY=8BITMIME`.
     pub sender_params: Vec<String>,
-    /// The accepted recipients, in the order they were given.
+    /// The accepted recipients, in order.
     pub recipients: Vec<Recipient>,
-    /// The sender as the MTA reads it, where that differs.
+    /// The sender as the MTA resolved it, if different.
     pub resolved_sender: Option<Address>,
-    /// The authors that the header names, where somebody trusted says them and the reverse path
-    /// names nobody of ours. They may add copies, and never take one away.
+    /// The authors in the header, if a trusted client sent them and the reverse path names nobody
+    /// of the organization. They may add copies, but never remove one.
     pub header_authors: Vec<Address>,
-    /// Who handed the message to the MTA.
+    /// The SMTP client that the MTA received the message from.
     pub client: Client,
-    /// The MTA's name for the message; empty where the hook does not know it.
+    /// The MTA's queue ID of the message; empty if the hook does not know it.
     pub queue_id: String,
 }
 
@@ -30,10 +30,9 @@ pub struct Envelope {
 pub struct Recipient {
     /// The forward path.
     pub address: Address,
-    /// The same as the MTA reads it, where that differs.
+    /// The address as the MTA resolved it, if different.
     pub resolved: Option<Address>,
-    /// Whom the message was for before a server expanded it (`ORCPT`), where that server is
-    /// believed.
+    /// The original recipient before a server expanded it (`ORCPT`), if that server is trusted.
     pub original: Option<Address>,
     /// ESMTP parameters of RCPT, verbatim: `NOTIFY=FAILURE`.
     pub params: Vec<String>,
@@ -42,23 +41,23 @@ pub struct Recipient {
 /// The SMTP client that the MTA received the message from.
 #[derive(Debug, Clone, Default)]
 pub struct Client {
-    /// Its address; `None` for a Unix socket or an unknown family.
+    /// Its address; `None` for a Unix socket or an unknown address family.
     pub ip: Option<IpAddr>,
-    /// Its host name as the MTA resolved it; empty where unknown.
+    /// Its host name as the MTA resolved it; empty if unknown.
     pub name: String,
-    /// The HELO or EHLO name; empty where none was given.
+    /// The HELO or EHLO name; empty if none was sent.
     pub helo: String,
-    /// The user that authenticated (SMTP AUTH), as the MTA reports it.
+    /// The authenticated user (SMTP AUTH), as the MTA reports it.
     pub user: Option<String>,
     /// The TLS client certificate that the MTA verified.
     pub certificate: Option<Certificate>,
-    /// The MTA's listener (`{daemon_name}`); empty where unknown.
+    /// The MTA's listener (`{daemon_name}`); empty if unknown.
     pub daemon: String,
-    /// Which side it is on, where the listener that it came in by is for one side alone.
+    /// Its side, if its listener serves one side only.
     pub side: Option<Side>,
 }
 
-/// The login, or else the address: `login imeier`, `192.0.2.1`.
+/// The authenticated user, or else the address: `login imeier`, `192.0.2.1`.
 impl fmt::Display for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.user, &self.ip) {
@@ -69,34 +68,35 @@ impl fmt::Display for Client {
     }
 }
 
-/// Names in a TLS client certificate, as the MTA reports them (`{cert_subject}`, `{cert_issuer}`).
+/// The names in a TLS client certificate, as the MTA reports them (`{cert_subject}`,
+/// `{cert_issuer}`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
-    /// The common name of its holder.
+    /// The common name of the subject.
     pub subject: String,
-    /// The common name of who signed it; empty for any in a setting.
+    /// The common name of the issuer; in a setting, empty for any.
     pub issuer: String,
 }
 
 impl Certificate {
-    /// Whether a setting with these names means this certificate.
+    /// Whether a setting with these names matches this certificate.
     pub fn covers(&self, other: &Certificate) -> bool {
         self.subject.eq_ignore_ascii_case(&other.subject)
             && (self.issuer.is_empty() || self.issuer.eq_ignore_ascii_case(&other.issuer))
     }
 }
 
-/// Which side of the organization's border a sender is on.
+/// The side of the organization's border that a sender is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// One of the organization.
+    /// Inside: the sender belongs to the organization.
     Internal,
-    /// Anybody else, whatever address they are at.
+    /// Outside, whatever the sender's address is.
     External,
 }
 
 impl Recipient {
-    /// A recipient without parameters, read as it is written.
+    /// Creates a recipient without parameters.
     pub fn new(address: Address) -> Recipient {
         Recipient {
             address,
@@ -107,7 +107,7 @@ impl Recipient {
     }
 }
 
-/// The original recipient that parameters of RCPT name (`ORCPT`, RFC 3461 section 4.2).
+/// Returns the original recipient from parameters of RCPT (`ORCPT`, RFC 3461 section 4.2).
 pub fn original_recipient(params: &[String]) -> Option<Address> {
     let value = params.iter().find_map(|param| {
         let (name, value) = param.split_once('=')?;
@@ -120,7 +120,7 @@ pub fn original_recipient(params: &[String]) -> Option<Address> {
     is_mail.then(|| Address::parse(&from_xtext(text)?).ok())?
 }
 
-/// Text in which `+` and two hexadecimal digits stand for a byte (RFC 3461 section 4).
+/// Decodes xtext, in which `+` and two hexadecimal digits are a byte (RFC 3461 section 4).
 fn from_xtext(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -137,12 +137,12 @@ fn from_xtext(text: &str) -> Option<String> {
 }
 
 impl Envelope {
-    /// The addresses of the recipients, in order.
+    /// Iterates over the addresses of the recipients, in order.
     pub fn recipient_addresses(&self) -> impl Iterator<Item = &Address> {
         self.recipients.iter().map(|recipient| &recipient.address)
     }
 
-    /// Whether the transaction was opened with SMTPUTF8 (RFC 6531).
+    /// Whether MAIL had the SMTPUTF8 parameter (RFC 6531).
     pub fn is_smtputf8(&self) -> bool {
         self.sender_params
             .iter()

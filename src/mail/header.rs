@@ -1,7 +1,7 @@
-//! Header fields as byte ranges over the untouched message (RFC 5322 section 2.2).
+//! Header fields as byte ranges over the unchanged message (RFC 5322 section 2.2).
 //!
-//! Lenient on purpose: whatever bytes came, the fields that can be recognized are found and the
-//! rest is skipped. CRLF, LF and mixtures are read.
+//! Deliberately lenient: recognizable fields are found in any bytes, and the rest is skipped. Lines
+//! may end in CRLF, LF or a mixture.
 
 use std::ops::Range;
 
@@ -10,13 +10,14 @@ use std::ops::Range;
 pub struct Field<'a> {
     /// The name as spelled in the message.
     pub name: &'a str,
-    /// The value with its folding, without the final line break, starting after the colon.
+    /// The value after the colon, with its folding, without the final line break.
     pub value: &'a [u8],
-    /// Where the whole field stands, its final line break included.
+    /// The range of the whole field, with its final line break.
     pub range: Range<usize>,
 }
 
-/// Iterates over the fields of a header block; ends at the empty line or at the end of the bytes.
+/// An iterator over the fields of a header block; ends at the empty line or at the end of the
+/// bytes.
 #[derive(Debug, Clone)]
 pub struct Fields<'a> {
     bytes: &'a [u8],
@@ -24,18 +25,18 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The fields at the start of `bytes`.
+    /// Iterates over the fields at the start of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Fields<'a> {
         Fields { bytes, at: 0 }
     }
 
-    /// How many bytes were read so far; at the end, where the empty line begins.
+    /// Returns the number of bytes read; after the last field, the offset of the empty line.
     pub fn position(&self) -> usize {
         self.at
     }
 }
 
-/// Where the line that starts at `from` ends, its line break included; the end where it has none.
+/// Returns the end of the line that starts at `from`, after its line break if it has one.
 pub fn line_end(bytes: &[u8], from: usize) -> usize {
     memchr::memchr(b'\n', &bytes[from..]).map_or(bytes.len(), |lf| from + lf + 1)
 }
@@ -78,7 +79,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// Where the body starts: after the first empty line, or at the end where there is none.
+/// Returns the offset of the body: after the first empty line, or at the end if there is none.
 pub(super) fn body_start(bytes: &[u8]) -> usize {
     let mut at = 0;
     loop {
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_keep_their_folding_and_their_place() {
+    fn fields_keep_their_folding_and_range() {
         let bytes =
             b"From: a@b.test\r\nSubject: one\r\n two\r\nnonsense\r\nX-Empty:\r\n\r\nBody: no\r\n";
         let fields: Vec<_> = Fields::new(bytes).collect();

@@ -1,4 +1,4 @@
-//! A message's exact bytes, and what a report says about it.
+//! A message's exact bytes, and the header values that a journal report repeats.
 
 use std::collections::HashSet;
 
@@ -6,7 +6,7 @@ use mail_parser::MessageParser;
 
 use super::encoded::unstructured;
 use super::header::{Fields, body_start};
-use super::{Address, Content, Field, Pieces};
+use super::{Address, Chunks, Content, Field};
 
 /// Most authors of one message.
 const MAX_AUTHORS: usize = 10;
@@ -16,7 +16,7 @@ const MAX_AUTHORS: usize = 10;
 pub struct Message {
     content: Content,
     body: usize,
-    /// Whoever handed the message over said where its header ends.
+    /// Whether the MTA said where the header ends.
     is_header_known: bool,
 }
 
@@ -25,14 +25,14 @@ pub struct Message {
 pub struct Summary {
     /// The decoded subject on one line, control characters removed.
     pub subject: String,
-    /// The Message-ID with its angle brackets; empty where there is none.
+    /// The Message-ID with its angle brackets; empty if there is none.
     pub message_id: String,
     /// The addresses of From.
     pub from: Vec<Address>,
 }
 
 impl Message {
-    /// Takes the bytes of a message: header, empty line, body.
+    /// Creates a message from its bytes: header, empty line, body.
     pub fn new(content: impl Into<Content>) -> Message {
         let content = content.into();
         let body = body_start(content.beginning());
@@ -43,9 +43,9 @@ impl Message {
         }
     }
 
-    /// Takes the bytes of a message whose header has so many, the empty line included: an MTA that
-    /// tells field by field has counted them, and a name with a blank or a value with an empty line
-    /// in it ends no header.
+    /// Creates a message from its bytes and the size of its header in bytes, with the empty line.
+    /// An MTA that sends field by field has counted them; a name with a blank or a value with an
+    /// empty line does not end the header then.
     pub fn with_header(content: impl Into<Content>, header: usize) -> Message {
         let content = content.into();
         let body = header.min(content.beginning().len());
@@ -56,49 +56,49 @@ impl Message {
         }
     }
 
-    /// The size of the header in bytes, with the empty line; `None` if the listener did not say.
+    /// Returns the size of the header in bytes, with the empty line; `None` if the MTA did not send
+    /// it.
     pub fn known_header(&self) -> Option<usize> {
         self.is_header_known.then_some(self.body)
     }
 
-    /// The whole message.
+    /// Returns the whole message.
     pub fn content(&self) -> &Content {
         &self.content
     }
 
-    /// How many bytes it has.
+    /// Returns its size in bytes.
     pub fn len(&self) -> usize {
         self.content.len()
     }
 
-    /// Whether it has none.
+    /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.content.is_empty()
     }
 
-    /// The header block, the empty line included.
+    /// Returns the header block, with the empty line.
     pub fn header(&self) -> &[u8] {
         &self.content.beginning()[..self.body]
     }
 
-    /// What follows the empty line.
-    pub fn body(&self) -> Pieces {
-        self.content.pieces(self.body)
+    /// Iterates over the chunks of the body, after the empty line.
+    pub fn body(&self) -> Chunks {
+        self.content.chunks(self.body)
     }
 
-    /// The header fields in order.
+    /// Iterates over the header fields in order.
     pub fn fields(&self) -> Fields<'_> {
         Fields::new(self.header())
     }
 
-    /// The fields with this name, case ignored, in order.
+    /// Iterates over the fields of this name in order, ignoring case.
     pub fn fields_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Field<'a>> {
         self.fields()
             .filter(move |field| field.name.eq_ignore_ascii_case(name))
     }
 
-    /// The addresses in From and Sender, each once and 10 at most: whoever hands the message over
-    /// wrote them.
+    /// Returns the distinct addresses in From and Sender, at most 10: the sender controls them.
     pub fn authors(&self) -> Vec<Address> {
         let mut authors = Vec::new();
         for name in ["From", "Sender"] {
@@ -110,8 +110,8 @@ impl Message {
         authors
     }
 
-    /// Those of `recipients` that the fields of this name list, wherever in the header these are:
-    /// several To fields are against RFC 5322 and common all the same.
+    /// Returns those of `recipients` that are listed in the fields of this name. Several To fields
+    /// violate RFC 5322, but are common.
     pub fn addressees(&self, name: &str, recipients: &HashSet<&Address>) -> HashSet<Address> {
         let mut found = HashSet::new();
         self.read_addresses(name, |address| {
@@ -122,9 +122,9 @@ impl Message {
         found
     }
 
-    /// Reads the addresses in all fields of this name. The parser is given one field at a time:
-    /// what ends a header is for [`Fields`] to say, and the structure of the body must not reach
-    /// the parser (it recurses while dropping).
+    /// Reads the addresses in all fields of this name. The parser gets one field at a time:
+    /// [`Fields`] decides where the header ends, and the structure of the body must not reach the
+    /// parser (it recurses while dropping).
     fn read_addresses(&self, name: &str, mut found: impl FnMut(Address)) {
         for field in self.fields_named(name) {
             let field = [b"To:", field.value, b"\r\n\r\n"].concat();
@@ -137,14 +137,14 @@ impl Message {
         }
     }
 
-    /// Reads the values a report repeats. Whatever cannot be read is left empty: a strange header
+    /// Returns the values that a report repeats. Unreadable ones are empty: a malformed header
     /// costs a line of the report, never the report.
     pub fn summary(&self) -> Summary {
         let mut summary = Summary::default();
         if let Some(field) = self.fields_named("Message-ID").next() {
             summary.message_id = one_line(&String::from_utf8_lossy(field.value));
         }
-        // Readers show the first of several.
+        // Mail clients show the first of several.
         if let Some(field) = self.fields_named("Subject").next() {
             summary.subject = one_line(&unstructured(field.value));
         }
@@ -153,14 +153,14 @@ impl Message {
     }
 }
 
-/// Text on one line: line breaks and control characters removed (a tab becomes a space), so that no
-/// header can forge a line of a report.
+/// Returns text on one line: line breaks and control characters removed (a tab becomes a space), so
+/// that no header can forge a line of a report.
 fn one_line(text: &str) -> String {
     text.trim()
         .chars()
         .filter_map(|c| match c {
             '\t' => Some(' '),
-            // U+2028 and U+2029 are line breaks for some readers.
+            // U+2028 and U+2029 are line breaks for some mail clients.
             c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => None,
             c => Some(c),
         })
@@ -171,7 +171,7 @@ fn one_line(text: &str) -> String {
 mod tests {
     use bytes::Bytes;
 
-    use super::super::content::tests::shelved;
+    use super::super::content::tests::stored;
     use super::*;
 
     fn address(text: &str) -> Address {
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn bytes_come_back_exactly() {
         let text = "A: 1\r\nB: 2\n\r\nbody\0\r";
-        for found in [message(text), Message::new(shelved(text.as_bytes()))] {
+        for found in [message(text), Message::new(stored(text.as_bytes()))] {
             assert_eq!(found.content().read().expect("readable"), text.as_bytes());
             let body: Vec<Bytes> = found.body().collect::<Result<_, _>>().expect("readable");
             assert_eq!([found.header(), &body.concat()].concat(), text.as_bytes());
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_holds_decoded_values_on_one_line() {
+    fn the_summary_has_decoded_values_on_one_line() {
         let found = message(
             "From: Ana <ana@corp.example>\r\nTo: \"B, o\" <bo@x.test>, c@y.test\r\nTO: d@z.test\r\n\
              Cc: team: e@x.test, f@x.test;\r\nSubject: =?utf-8?Q?Gr=C3=BC=C3=9Fe=0D=0ABcc:_x?=\r\n folded\r\n\
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_has_an_empty_summary() {
+    fn a_malformed_header_has_an_empty_summary() {
         for nonsense in ["", "\r\n\r\n", "no header at all", "\u{0}\u{1}:\r\n"] {
             assert_eq!(
                 message(nonsense).summary(),

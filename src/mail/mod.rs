@@ -1,8 +1,8 @@
 //! The vocabulary of mail: addresses, envelopes, message bytes, replies.
 //!
-//! Promises: no clock, and no I/O but by those who store large messages ([`Stored`]); bytes that
-//! came in can be had again exactly. Fails only by [`AddressError`]: everything else accepts
-//! whatever a stranger sent.
+//! Promises: no clock, and no I/O apart from implementations of [`Stored`]; received bytes can be
+//! read back exactly. Fails only with an [`AddressError`]: everything else accepts any input from
+//! untrusted senders.
 
 mod address;
 mod body_format;
@@ -20,7 +20,7 @@ mod size;
 pub use address::{Address, AddressError};
 pub(crate) use address::{fold, is_blank, is_invisible, without_scheme};
 pub use body_format::{BodyFormat, BodyKind};
-pub use content::{BEGINNING, Content, Pieces, Stored};
+pub use content::{BEGINNING, Chunks, Content, Stored};
 pub use date::{rfc3339, rfc5322};
 pub use display::{escape_for_display, needs_escape};
 pub use encoded::unstructured;

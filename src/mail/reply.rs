@@ -7,7 +7,7 @@ use std::fmt;
 pub struct Enhanced(pub u8, pub u16, pub u16);
 
 impl Enhanced {
-    /// Reads the code at the start of a reply's text: `5.1.1 User unknown`.
+    /// Parses the status at the start of a reply's text: `5.1.1 User unknown`.
     pub fn from_text(text: &str) -> Option<Enhanced> {
         let word = text.split_ascii_whitespace().next()?;
         let mut parts = word.split('.');
@@ -31,20 +31,20 @@ impl fmt::Display for Enhanced {
     }
 }
 
-/// What an SMTP client is told. The text has no line break and no control character.
+/// A reply to an SMTP client. The text has no line break and no other control character.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// Three digits: 2yz done, 4yz try again, 5yz never.
+    /// Three digits: 2yz completed, 4yz transient failure, 5yz permanent failure.
     pub code: u16,
-    /// The enhanced status that goes with it.
+    /// The enhanced status.
     pub enhanced: Enhanced,
-    /// What a person reads, without the codes.
+    /// The text for people, without the codes.
     pub text: String,
 }
 
 impl Reply {
-    /// A reply; control characters in `text` become spaces, so that no address or message from a
-    /// stranger can add a line to the dialogue.
+    /// Creates a reply; control characters in `text` become spaces, so that no address or text from
+    /// outside can add a line to the session.
     pub fn new(code: u16, enhanced: Enhanced, text: impl AsRef<str>) -> Reply {
         let text = text
             .as_ref()
@@ -63,7 +63,7 @@ impl Reply {
         (400..500).contains(&self.code)
     }
 
-    /// Whether the client must give up.
+    /// Whether the failure is permanent.
     pub fn is_permanent(&self) -> bool {
         (500..600).contains(&self.code)
     }
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn enhanced_codes_are_read_from_the_start_of_a_text() {
+    fn enhanced_codes_are_parsed_at_the_start_of_a_text() {
         assert_eq!(
             Enhanced::from_text("5.1.1 No such user"),
             Some(Enhanced(5, 1, 1))

@@ -1,6 +1,6 @@
-//! Sizes as people are shown them.
+//! Sizes in the format for people.
 
-/// Returns a size in the unit that fits: `512 bytes`, `20 KiB`, `9.8 MiB`.
+/// Formats a size in a suitable unit: `512 bytes`, `20 KiB`, `9.8 MiB`.
 pub fn format_size(bytes: u64) -> String {
     const UNITS: [(u32, &str); 3] = [(10, "KiB"), (20, "MiB"), (30, "GiB")];
     let mut units = UNITS.iter().rev();
@@ -8,7 +8,7 @@ pub fn format_size(bytes: u64) -> String {
         return format!("{bytes} bytes");
     };
     let whole = bytes >> bits;
-    // Down, so that what is just below a limit does not look as large.
+    // Rounded down, so that a size just below a limit does not look like the limit.
     let tenth = ((bytes - (whole << bits)) * 10) >> bits;
     match tenth {
         0 => format!("{whole} {unit}"),

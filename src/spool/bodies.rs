@@ -108,7 +108,7 @@ impl Bodies {
             return Ok((body.name.clone(), digest.clone()));
         }
         let mut incoming = self.incoming(name)?;
-        for piece in content.pieces(0) {
+        for piece in content.chunks(0) {
             incoming.append(&piece?)?;
         }
         let (body, digest) = incoming.written();

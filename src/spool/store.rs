@@ -871,7 +871,7 @@ fn read_original(stored: Stored, bodies: &Bodies) -> Result<Content, String> {
 
 fn sha256(content: &Content) -> io::Result<Vec<u8>> {
     let mut digest = Context::new(&SHA256);
-    for piece in content.pieces(0) {
+    for piece in content.chunks(0) {
         digest.update(&piece?);
     }
     Ok(digest.finish().as_ref().to_vec())

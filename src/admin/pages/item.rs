@@ -291,7 +291,7 @@ pub(in crate::admin) async fn export(
     let (tell, pieces) = mpsc::channel(2);
     tokio::task::spawn_blocking(move || {
         let all = std::iter::once(Ok(owed.item.prefix.clone()))
-            .chain(owed.original.pieces(0))
+            .chain(owed.original.chunks(0))
             .chain(std::iter::once(Ok(owed.item.suffix.clone())));
         for piece in all {
             let failed = piece.is_err();

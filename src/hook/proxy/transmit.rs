@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::next_hop::{Hop, HopError};
 use crate::journal::is_ours;
-use crate::mail::{Message, Pieces};
+use crate::mail::{Chunks, Message};
 use crate::smtp::{DataEncoder, ServerReply};
 
 /// Bytes of the message in one write.
@@ -61,7 +61,7 @@ impl Outgoing {
 
     fn pieces(&self) -> Kept {
         Kept {
-            pieces: self.message.content().pieces(0),
+            pieces: self.message.content().chunks(0),
             left_out: self.left_out.clone(),
             place: 0,
             ready: Vec::new(),
@@ -71,7 +71,7 @@ impl Outgoing {
 
 /// The pieces of a message without what is left out.
 struct Kept {
-    pieces: Pieces,
+    pieces: Chunks,
     left_out: Vec<Range<usize>>,
     /// How many bytes of the message were read.
     place: usize,

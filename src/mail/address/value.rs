@@ -1,19 +1,18 @@
-//! An address as a person wrote it into a directory, a settings file or a journal attribute.
+//! Addresses as people write them into a directory, a settings file or a journal attribute.
 //!
-//! Promises: one reading or an error. A value with two addresses in it is an error, never one of
-//! the two.
+//! Promises: one address or an error. A value with two addresses is an error, never one of the two.
 
 use std::borrow::Cow;
 
 use super::{Address, AddressError, LONGEST, ends_a_line, malformed};
 
-/// Longest value read: every byte of the longest address percent-encoded, and a display name.
+/// Longest value accepted: every byte of the longest address percent-encoded, and a display name.
 const LONGEST_VALUE: usize = 4 * LONGEST;
 
-/// Layers of scheme, brackets and quotes taken off one value.
+/// Most layers of scheme, brackets and quotes around one address.
 const MOST_LAYERS: usize = 8;
 
-/// Pairs that people put around an address.
+/// Pairs of delimiters that people put around an address.
 const PAIRS: [(char, char); 8] = [
     ('<', '>'),
     ('\'', '\''),
@@ -25,12 +24,12 @@ const PAIRS: [(char, char); 8] = [
     ('[', ']'),
 ];
 
-/// Reads a value; see [`Address::parse_value`].
+/// Parses a value; see [`Address::parse_value`].
 pub(super) fn parse(text: &str) -> Result<Address, AddressError> {
     if text.len() > LONGEST_VALUE {
         return Err(AddressError::TooLong(text.len()));
     }
-    // Nearly every value is plain.
+    // Fast path: nearly every value is plain.
     if text.is_ascii() {
         let bare = without_scheme(text, "smtp").unwrap_or(text);
         if let Ok(address) = Address::parse(bare) {
@@ -47,8 +46,8 @@ pub(super) fn parse(text: &str) -> Result<Address, AddressError> {
     Err(malformed(text))
 }
 
-/// The text with every blank as a space, and without characters that show nothing. Joiners stay:
-/// some domains have them (RFC 5892 appendix A).
+/// Returns the text with every blank as a space, without invisible characters. Joiners stay: some
+/// domains have them (RFC 5892 appendix A).
 fn cleaned(text: &str) -> Result<String, AddressError> {
     let text = text.trim_matches(|c: char| c.is_control() || c.is_whitespace() || is_invisible(c));
     let mut clean = String::with_capacity(text.len());
@@ -58,7 +57,7 @@ fn cleaned(text: &str) -> Result<String, AddressError> {
             _ if is_invisible(c) => {}
             _ if is_blank(c) => clean.push(' '),
             _ if ends_a_line(c) => return Err(AddressError::Control(text.to_owned())),
-            // As an East Asian keyboard writes what an address is made of.
+            // Address syntax as East Asian keyboards write it.
             '\u{ff20}' | '\u{fe6b}' => clean.push('@'),
             '\u{ff1c}' => clean.push('<'),
             '\u{ff1e}' => clean.push('>'),
@@ -70,8 +69,8 @@ fn cleaned(text: &str) -> Result<String, AddressError> {
     Ok(clean)
 }
 
-/// The text without its outermost scheme, brackets, display name, comments or quotes; `None` if it
-/// has none.
+/// Removes the outermost scheme, brackets, display name, comments or quotes; `None` if there are
+/// none.
 fn without_a_layer(text: &str) -> Result<Option<String>, AddressError> {
     let bare = text.trim_matches(' ').trim_end_matches([',', ';', ' ']);
     if bare.is_empty() {
@@ -103,7 +102,7 @@ fn without_a_layer(text: &str) -> Result<Option<String>, AddressError> {
     Ok(without_comments(bare))
 }
 
-/// What follows `scheme:`, with or without blanks beside the colon.
+/// Returns the text after `scheme:`, with or without blanks around the colon.
 pub(crate) fn without_scheme<'a>(text: &'a str, scheme: &str) -> Option<&'a str> {
     let head = text.get(..scheme.len())?;
     if !head.eq_ignore_ascii_case(scheme) {
@@ -113,7 +112,7 @@ pub(crate) fn without_scheme<'a>(text: &'a str, scheme: &str) -> Option<&'a str>
     Some(rest.strip_prefix(':')?.trim_start())
 }
 
-/// A URL's text decoded (RFC 3986 section 2.1); as it is if that is not UTF-8.
+/// Percent-decodes text (RFC 3986 section 2.1); unchanged if the result is not UTF-8.
 fn percent_decoded(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
         return text.into();
@@ -143,12 +142,11 @@ fn between_a_pair(text: &str) -> Option<&str> {
         .into_iter()
         .find(|(open, _)| text.starts_with(*open))?;
     let inner = text.strip_prefix(open)?.strip_suffix(close)?;
-    // An address literal stands behind an @, so what begins with one of these is no address by
-    // itself.
+    // An address literal follows an @, so text that begins with a delimiter is not an address.
     inner.contains('@').then_some(inner)
 }
 
-/// `"dan@corp.test"`: the quotes are around all of it.
+/// Unquotes `"dan@corp.test"`, with quotes around the whole address.
 fn quoted_whole(text: &str) -> Option<String> {
     let mut inner = String::new();
     let mut rest = text.strip_prefix('"')?.char_indices();
@@ -162,9 +160,8 @@ fn quoted_whole(text: &str) -> Option<String> {
     None
 }
 
-/// `dan@corp.test` of `Dan <dan@corp.test>`. The name may be unquoted and have a comma, as in `Doe,
-/// Dan`, but it must be a name: neither another address before a comma, nor a scheme, nor a group
-/// of RFC 5322.
+/// Returns `dan@corp.test` of `Dan <dan@corp.test>`. The name may be unquoted and have a comma, as
+/// in `Doe, Dan`, but must not be another address before a comma, a scheme or a group of RFC 5322.
 fn behind_a_display_name(text: &str) -> Option<&str> {
     let inner = text.strip_suffix('>')?;
     let mut opened = None;
@@ -182,7 +179,7 @@ fn behind_a_display_name(text: &str) -> Option<&str> {
     is_name.then_some(&inner[opened + 1..])
 }
 
-/// The characters outside quotes, with their places.
+/// Iterates over the characters outside quotes, with their offsets.
 fn unquoted(text: &str) -> impl Iterator<Item = (usize, char)> {
     let (mut quoted, mut escaped) = (false, false);
     text.char_indices().filter(move |(_, c)| {
@@ -197,8 +194,8 @@ fn unquoted(text: &str) -> impl Iterator<Item = (usize, char)> {
     })
 }
 
-/// The text without the comments of RFC 5322 section 3.2.2; `None` if it has none, or one without
-/// an end.
+/// Removes the comments of RFC 5322 section 3.2.2; `None` if there are none, or one is
+/// unterminated.
 fn without_comments(text: &str) -> Option<String> {
     let mut kept = String::new();
     let (mut from, mut depth) = (0, 0_usize);
@@ -224,8 +221,8 @@ fn without_comments(text: &str) -> Option<String> {
     Some(kept)
 }
 
-/// Reads `local@domain` with blanks beside the `@`, quotes around any part of the local part, and a
-/// source route.
+/// Parses `local@domain` with blanks next to the `@`, quotes around any part of the local part, and
+/// a source route.
 fn addr_spec(text: &str, whole: &str) -> Result<Address, AddressError> {
     let text = match text.starts_with('@') {
         true => text.split_once(':').ok_or_else(|| malformed(whole))?.1,
@@ -253,7 +250,7 @@ fn addr_spec(text: &str, whole: &str) -> Result<Address, AddressError> {
     Address::from_parts(local, domain).ok_or_else(|| malformed(whole))
 }
 
-/// The local part unquoted: words and quoted strings with dots between them (RFC 5322 section 4.4).
+/// Unquotes a local part: words and quoted strings separated by dots (RFC 5322 section 4.4).
 fn local_part(text: &str) -> Option<String> {
     let mut local = String::new();
     let mut rest = text.chars();
@@ -271,8 +268,8 @@ fn local_part(text: &str) -> Option<String> {
     (!quoted).then_some(local)
 }
 
-/// Characters that show nothing, wherever they stand: soft hyphen, joiners, marks of direction,
-/// byte order mark, variation selectors, tags and fillers.
+/// Whether a character is invisible anywhere: soft hyphen, joiners, direction marks, byte order
+/// mark, variation selectors, tags and fillers.
 pub(crate) fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
@@ -282,7 +279,7 @@ pub(crate) fn is_invisible(c: char) -> bool {
         | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Characters that show as a blank.
+/// Whether a character is displayed as a blank.
 pub(crate) fn is_blank(c: char) -> bool {
     c.is_whitespace() || c == '\u{2800}'
 }
@@ -300,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_write_an_address_is_that_address() {
+    fn every_spelling_of_an_address_is_that_address() {
         for text in [
             "dan@corp.test",
             "DAN@Corp.Test",
@@ -370,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_of_a_domain_and_of_a_letter_are_one() {
+    fn both_forms_of_a_domain_and_of_a_letter_are_equal() {
         for text in [
             "dan@m\u{fc}ller.test",
             "Dan <DAN@M\u{dc}LLER.test>",
@@ -395,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn no_invisible_character_asks_for_smtputf8() {
+    fn invisible_characters_do_not_require_smtputf8() {
         // Default_Ignorable_Code_Point of Unicode, and blanks at the ends.
         let ignorable = [
             0xad..=0xad,
@@ -427,7 +424,7 @@ mod tests {
                 assert_eq!(address.to_string(), "journal@corp.test", "{text:?}");
             }
         }
-        // A blank within is a problem that coverage shows.
+        // A blank inside is an error that coverage reports.
         for c in ['\u{a0}', '\u{2003}', '\u{2800}', '\u{3000}'] {
             let text = format!("jour{c}nal@corp.test");
             assert!(Address::parse_value(&text).is_err(), "{text:?}");
@@ -435,15 +432,15 @@ mod tests {
     }
 
     #[test]
-    fn a_joiner_that_makes_another_domain_stays() {
-        // A word of Persian that is written with a zero width non-joiner.
+    fn a_joiner_that_makes_another_domain_is_kept() {
+        // A Persian word that is written with a zero width non-joiner.
         let with = key("a@\u{646}\u{627}\u{645}\u{647}\u{200c}\u{627}\u{6cc}.test");
         let without = key("a@\u{646}\u{627}\u{645}\u{647}\u{627}\u{6cc}.test");
         assert_ne!(with, without);
     }
 
     #[test]
-    fn quoted_local_parts_keep_what_only_quotes_allow() {
+    fn quoted_local_parts_keep_special_characters() {
         assert_eq!(key("\"ana maria\"@corp.test"), "ana maria@corp.test");
         assert_eq!(key("Ana <\"ana maria\"@corp.test>"), "ana maria@corp.test");
         assert_eq!(key("\"user\".\"3\"@corp.test"), "user.3@corp.test");
@@ -452,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_address_is_none() {
+    fn values_that_are_not_one_address_are_errors() {
         for text in [
             "",
             " ",
@@ -482,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_as_the_same() {
+    fn written_addresses_parse_as_the_same() {
         for text in [
             "Dan <\"a \\\"b\\\\\"@corp.test>",
             "jose\u{301}@mu\u{308}ller.test",
