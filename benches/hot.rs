@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use copyist::directory::{Entry, Lookup, Objects};
-use copyist::identity::{Names, Owners, People, Person, Question};
+use copyist::identity::{AddressRules, IdentityAnswers, IdentityQuery, Owners, Person};
 use copyist::journal::{self, Composer, Key};
 use copyist::mail::{Address, Client, Envelope, Message, Recipient};
 use copyist::milter::{
@@ -119,9 +119,9 @@ fn milter_message_of_10_kib(bencher: Bencher) {
 fn rules() -> Rules {
     Rules {
         organization: Organization {
-            names: Arc::new(Names {
+            names: Arc::new(AddressRules {
                 domains: vec!["example.test".parse().expect("a domain")],
-                ..Names::default()
+                ..AddressRules::default()
             }),
             ..Organization::default()
         },
@@ -148,7 +148,7 @@ fn envelope(recipients: usize) -> Envelope {
     }
 }
 
-fn people(recipients: usize, journaled: bool) -> People {
+fn people(recipients: usize, journaled: bool) -> IdentityAnswers {
     let one = |n| {
         let journal = match journaled {
             true => vec![format!("j{n}@archive.test")],
@@ -166,7 +166,7 @@ fn people(recipients: usize, journaled: bool) -> People {
             people: vec![person],
             ..Owners::default()
         };
-        let question = Question::Recipient { address, mta: None };
+        let question = IdentityQuery::Recipient { address, mta: None };
         (question, Lookup::Found(Arc::new(owners)))
     };
     (0..recipients).map(one).collect()

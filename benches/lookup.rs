@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use copyist::directory::{Directory, Lookup};
-use copyist::identity::{Identities, Question};
+use copyist::identity::{Identities, IdentityQuery};
 use copyist::mail::Address;
 use lab::{DirectoryServer, Slapd, user};
 use ldap3::{LdapConnAsync, Scope};
@@ -124,12 +124,12 @@ async fn main() -> ExitCode {
 
 /// As a message asks.
 async fn find(identities: &Identities, addresses: &[Address]) {
-    let asked = addresses.iter().map(|address| Question::Recipient {
+    let asked = addresses.iter().map(|address| IdentityQuery::Recipient {
         address: address.clone(),
         mta: None,
     });
-    let asked: Vec<Question> = asked.collect();
-    let deadline = tokio::time::Instant::now() + identities.directory().patience();
+    let asked: Vec<IdentityQuery> = asked.collect();
+    let deadline = tokio::time::Instant::now() + identities.directory().max_wait();
     for (question, answer) in identities.find(&asked, deadline).await.iter() {
         assert!(
             matches!(answer, Lookup::Found(_)),

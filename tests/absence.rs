@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use copyist::directory::{
-    Directory, Health, Lookup, Places, Settings, Source, Watch, accept_empty,
+    Directory, Health, Inheritance, Lookup, Settings, Source, WatchMode, accept_empty,
 };
 use copyist::mail::Address;
 use lab::{DirectoryServer, OUTSIDE, Samba, Site, Slapd, message, user};
@@ -43,7 +43,7 @@ fn fresh(server: &impl DirectoryServer) -> Settings {
     settings
 }
 
-fn watched(mut settings: Settings, how: Watch) -> Settings {
+fn watched(mut settings: Settings, how: WatchMode) -> Settings {
     if let Source::Ldap(ldap) = &mut settings.source {
         ldap.watch = how;
     }
@@ -51,7 +51,7 @@ fn watched(mut settings: Settings, how: Watch) -> Settings {
 }
 
 fn open(settings: Settings, state: &Path) -> Directory {
-    let directory = Directory::open_remembering(settings, state).expect("usable settings");
+    let directory = Directory::open_with_state(settings, state).expect("usable settings");
     directory.follow_changes(&state.join("place"));
     directory
 }
@@ -97,13 +97,13 @@ fn value(number: usize) -> Result<Vec<String>, String> {
 
 #[tokio::test]
 async fn an_attribute_hidden_from_all_is_an_outage_over_a_restart() {
-    for how in [Watch::Auto, Watch::Off] {
+    for how in [WatchMode::Auto, WatchMode::Off] {
         let (slapd, state) = (Slapd::start(10), state());
         let settings = || watched(fresh(&slapd), how);
         let directory = open(settings(), state.path());
         assert_eq!(journal(&directory, 3).await, value(3));
         slapd.hide_attribute(JOURNAL);
-        if how == Watch::Off {
+        if how == WatchMode::Off {
             // Who was asked for lately goes on to be journaled.
             assert_eq!(journal(&directory, 3).await, value(3));
         }
@@ -182,7 +182,7 @@ async fn one_attribute_of_several_that_is_hidden_is_an_outage() {
 
 #[tokio::test]
 async fn a_value_hidden_of_one_person_is_an_outage_for_that_person_alone() {
-    for how in [Watch::Auto, Watch::Off] {
+    for how in [WatchMode::Auto, WatchMode::Off] {
         let (slapd, state) = (Slapd::start(10), state());
         let mut settings = watched(fresh(&slapd), how);
         // Nothing serves an outage.
@@ -197,7 +197,7 @@ async fn a_value_hidden_of_one_person_is_an_outage_for_that_person_alone() {
         assert_eq!(journal(&directory, 6).await, value(6));
         assert_eq!(journal(&directory, 9).await, value(9));
         assert_eq!(directory.health(), Health::Ok);
-        assert!(directory.no_longer_journaled().is_empty());
+        assert!(directory.removed_journal_attributes().is_empty());
         directory.close().await;
 
         let directory = open(settings, state.path());
@@ -235,7 +235,7 @@ async fn a_value_hidden_of_a_group_is_an_outage_for_its_members() {
     slapd.set_attribute(&slapd.people_dn(), JOURNAL, "people@archive.test");
     let mut settings = fresh(&slapd);
     settings.cache.max_stale = Duration::ZERO;
-    settings.places = Places {
+    settings.inheritance = Inheritance {
         groups: true,
         containers: true,
     };
@@ -254,7 +254,7 @@ async fn a_value_hidden_of_a_group_is_an_outage_for_its_members() {
 #[tokio::test]
 async fn the_journal_guard_believes_no_absence_that_was_made() {
     let (slapd, state) = (Slapd::start(10), state());
-    let directory = open(watched(fresh(&slapd), Watch::Off), state.path());
+    let directory = open(watched(fresh(&slapd), WatchMode::Off), state.path());
     assert_eq!(journal(&directory, 3).await, value(3));
     let asked = Address::parse("journal-6@archive.test").expect("an address");
     assert!(lab::is_guarded(&directory, &[], &asked).await);
@@ -302,7 +302,7 @@ async fn rights_denied_in_active_directory_are_an_outage() {
 #[tokio::test]
 async fn a_person_who_is_known_serves_an_outage_of_one_value() {
     let (slapd, state) = (Slapd::start(10), state());
-    let directory = open(watched(fresh(&slapd), Watch::Off), state.path());
+    let directory = open(watched(fresh(&slapd), WatchMode::Off), state.path());
     assert_eq!(journal(&directory, 3).await, value(3));
     slapd.hide_attribute_of(&slapd.user_dn(3), JOURNAL);
     assert_eq!(journal(&directory, 3).await, value(3));
@@ -337,7 +337,7 @@ async fn a_value_hidden_of_the_canary_is_an_outage_for_all() {
 }
 
 async fn a_value_that_is_removed_is_a_change_and_said_once<D: DirectoryServer>() {
-    for how in [Watch::Auto, Watch::Off] {
+    for how in [WatchMode::Auto, WatchMode::Off] {
         let (server, state) = (D::start(10), state());
         let directory = open(watched(fresh(&server), how), state.path());
         assert_eq!(journal(&directory, 3).await, value(3));
@@ -345,7 +345,7 @@ async fn a_value_that_is_removed_is_a_change_and_said_once<D: DirectoryServer>()
         for _ in 0..2 {
             assert_eq!(journal(&directory, 3).await, Ok(vec![]));
         }
-        let removed = directory.no_longer_journaled();
+        let removed = directory.removed_journal_attributes();
         assert_eq!(removed.len(), 1, "{removed:?}");
         assert_eq!(
             removed[0].dn.to_lowercase(),
@@ -506,7 +506,7 @@ async fn a_file_that_loses_an_attribute_is_an_outage_until_it_is_accepted() {
     let other = "dn: cn=c\nmail: c@example.test\nextensionAttribute10: j@archive.test\n";
     write(&format!("\n{other}"));
     until(Ok(vec![]), || journal(&directory, 0)).await;
-    assert_eq!(directory.no_longer_journaled()[0].dn, "cn=a");
+    assert_eq!(directory.removed_journal_attributes()[0].dn, "cn=a");
     write("");
     until(true, async || journal(&directory, 1).await.is_err()).await;
     directory.close().await;

@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use copyist::directory::{
-    Bind, CacheSettings, Directory, Health, LdapSettings, Lookup, Objects, Outage, Places,
-    Settings, Source, TargetSettings, Watch,
+    Bind, CacheSettings, Directory, Health, Inheritance, LdapSettings, Lookup, Objects, Outage,
+    Settings, Source, TargetSettings, WatchMode,
 };
 use copyist::mail::Address;
 use copyist::secret::Secret;
@@ -37,7 +37,7 @@ fn settings(urls: &[String]) -> Settings {
         gssapi: false,
         base: "dc=example,dc=test".into(),
         timeout: Duration::from_secs(5),
-        watch: Watch::Off,
+        watch: WatchMode::Off,
         canary: None,
     };
     Settings {
@@ -47,7 +47,7 @@ fn settings(urls: &[String]) -> Settings {
         login_attributes: vec!["uid".into()],
         further_attributes: Vec::new(),
         exempt_attribute: None,
-        places: Places::default(),
+        inheritance: Inheritance::default(),
         targets: TargetSettings::default(),
         cache: CacheSettings {
             ttl: Duration::ZERO,

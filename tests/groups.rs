@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use copyist::directory::{Directory, Lookup, Places, Settings, TargetSettings};
-use copyist::identity::{Identities, Names, Owners, Question};
+use copyist::directory::{Directory, Inheritance, Lookup, Settings, TargetSettings};
+use copyist::identity::{AddressRules, Identities, IdentityQuery, Owners};
 use copyist::mail::Address;
 use lab::{
     DOMAIN, DirectoryServer, Fault, FaultProxy, INSIDE, OUTSIDE, Report, Samba, Site, Slapd,
@@ -44,7 +44,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn open(server: &impl DirectoryServer, group_limit: usize, places: Places) -> Asked {
+    fn open(server: &impl DirectoryServer, group_limit: usize, inheritance: Inheritance) -> Asked {
         let access = server.access();
         Asked::with(Settings {
             targets: TargetSettings {
@@ -53,16 +53,16 @@ impl Asked {
             },
             exempt_attribute: Some(EXEMPT.to_owned()),
             further_attributes: vec![EXEMPT.to_owned()],
-            places,
+            inheritance,
             ..access.directory()
         })
     }
 
     fn with(settings: Settings) -> Asked {
-        let names = Names {
+        let names = AddressRules {
             domains: vec![DOMAIN.parse().expect("a domain")],
             recipient_delimiter: "+".to_owned(),
-            ..Names::default()
+            ..AddressRules::default()
         };
         let directory = Directory::open(settings).expect("settings that can be used");
         Asked {
@@ -72,7 +72,7 @@ impl Asked {
 
     async fn owners(&self, address: &str) -> Result<Arc<Owners>, String> {
         let question = question(address);
-        let soon = tokio::time::Instant::now() + self.identities.directory().patience();
+        let soon = tokio::time::Instant::now() + self.identities.directory().max_wait();
         let people = self.identities.find(std::slice::from_ref(&question), soon);
         let people = people.await;
         match people.get(&question) {
@@ -89,19 +89,19 @@ impl Asked {
             let mut objects = person.objects.iter();
             objects.any(|object| !object.values("extensionAttribute10").is_empty())
         });
-        let reached = owners.reached.iter().map(ToString::to_string);
+        let reached = owners.further_addresses.iter().map(ToString::to_string);
         let all = journaled.map(|person| person.address.to_string());
         all.chain(reached).collect()
     }
 
     async fn is_exempt(&self, address: &str) -> bool {
         let owners = self.owners(address).await.expect("an answer");
-        owners.exempting(Some(EXEMPT)).is_some()
+        owners.exempting_object(Some(EXEMPT)).is_some()
     }
 }
 
-fn question(address: &str) -> Question {
-    Question::Recipient {
+fn question(address: &str) -> IdentityQuery {
+    IdentityQuery::Recipient {
         address: Address::parse(address).expect("an address"),
         mta: None,
     }
@@ -148,7 +148,7 @@ async fn members_count_at_any_depth_and_size<D: DirectoryServer>() {
     let journaled: Vec<usize> = (0..40).filter(|n| n % 3 == 0).collect();
     let outside = BTreeSet::from(["buyer@customer.test".to_owned()]);
     for limit in [10_000, 2] {
-        let asked = Asked::open(&server, limit, Places::default());
+        let asked = Asked::open(&server, limit, Inheritance::default());
         let nested: BTreeSet<String> = users(&[3, 6]).union(&outside).cloned().collect();
         for (name, wanted) in [
             ("inner", nested.clone()),
@@ -179,7 +179,7 @@ async fn a_group_is_exempt_only_with_all_its_members<D: DirectoryServer>() {
     let plain = server.add_group("plain", &three, &[]);
     add(&server, "deeper", &[plain, dn(4)], &exempt);
     for limit in [10_000, 2] {
-        let asked = Asked::open(&server, limit, Places::default());
+        let asked = Asked::open(&server, limit, Inheritance::default());
         for (name, wanted) in [
             ("own", true),
             ("members", false),
@@ -203,13 +203,13 @@ async fn what_covers_members_counts_at_any_size<D: DirectoryServer>() {
     let covering = [("extensionAttribute10", "team@archive.test")];
     server.add_group("covering", &[dn(1), dn(2)], &covering);
     add(&server, "all", &[dn(1), dn(2), dn(3), dn(4)], &[]);
-    let groups = Places {
+    let groups = Inheritance {
         groups: true,
-        ..Places::default()
+        ..Inheritance::default()
     };
-    let containers = Places {
+    let containers = Inheritance {
         containers: true,
-        ..Places::default()
+        ..Inheritance::default()
     };
     for limit in [10_000, 2] {
         let asked = Asked::open(&server, limit, groups);
@@ -257,7 +257,7 @@ async fn the_kinds_of_group_of_active_directory_have_members() {
     );
     let journaled: Vec<usize> = (0..3000).filter(|n| n % 3 == 0).collect();
     for limit in [10_000, 1000] {
-        let asked = Asked::open(&server, limit, Places::default());
+        let asked = Asked::open(&server, limit, Inheritance::default());
         for name in ["security", "universal", "distribution"] {
             assert_eq!(asked.members(&group(name)).await, users(&[3]), "{name}");
         }
@@ -290,7 +290,7 @@ async fn the_kinds_of_group_of_openldap_have_members() {
          mail: unique@{DOMAIN}\nuniqueMember: cn=posix, {base}\nuniqueMember: cn=dynamic,{base}\nuniqueMember: cn=gone,{base}\n"
     ));
     for limit in [10_000, 2] {
-        let asked = Asked::open(&server, limit, Places::default());
+        let asked = Asked::open(&server, limit, Inheritance::default());
         for (name, wanted) in [
             ("posix", &[3, 6][..]),
             ("dynamic", &[3, 9]),
@@ -442,7 +442,7 @@ async fn a_large_group_is_read_again_for_its_own_changes_only() {
         let asked = &asked;
         let server = &server;
         async move {
-            let changed = asked.identities.directory().changed();
+            let changed = asked.identities.directory().wait_for_change();
             server.set_journal(number, Some("new@archive.test"));
             let waited = tokio::time::timeout(lab::PATIENCE, changed).await;
             waited.expect("the change is told");
@@ -484,7 +484,7 @@ async fn the_size_of_a_group_is_no_reason_to_defer() {
     let all: Vec<String> = (0..members).map(|n| server.user_dn(n)).collect();
     let contact = server.add_contact("contact", &[("mail", "buyer@customer.test")]);
     add(&server, "all", &[all, vec![contact]].concat(), &[]);
-    let asked = Asked::open(&server, 1000, Places::default());
+    let asked = Asked::open(&server, 1000, Inheritance::default());
     assert_eq!(asked.members(&user(1)).await, BTreeSet::new());
     let before = memory();
     let begun = Instant::now();

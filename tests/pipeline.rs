@@ -9,9 +9,9 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
-use copyist::directory::{CacheSettings, Directory, Places, Settings, Source, TargetSettings};
+use copyist::directory::{CacheSettings, Directory, Inheritance, Settings, Source, TargetSettings};
 use copyist::hook::{self, Gate, Listen, Listener, Socket, serve_milter};
-use copyist::identity::{Guarded, GuardedMailboxes, Identities, Names};
+use copyist::identity::{AddressRules, GuardedMailboxes, Identities, SharedGuard};
 use copyist::journal::{Composer, ItemId, Key, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Enhanced, Envelope, Message, Recipient};
 use copyist::milter::{Actions, Command, Frames, Offer, Response, Steps, Strings, VERSION};
@@ -27,10 +27,10 @@ use tokio_util::task::TaskTracker;
 const PEOPLE: &str = "version: 1\n\ndn: uid=dan\nmail: dan@corp.example\nextensionAttribute10: boss@corp.example\n\n\
                       dn: uid=bob\nmail: bob@corp.example\n";
 
-fn names() -> Arc<Names> {
-    Arc::new(Names {
+fn names() -> Arc<AddressRules> {
+    Arc::new(AddressRules {
         domains: vec!["corp.example".parse().expect("a domain")],
-        ..Names::default()
+        ..AddressRules::default()
     })
 }
 
@@ -61,11 +61,11 @@ fn pipeline(directory: &TempDir) -> Pipeline {
             login_attributes: Vec::new(),
             further_attributes: Vec::new(),
             exempt_attribute: None,
-            places: Places::default(),
+            inheritance: Inheritance::default(),
             targets: TargetSettings::default(),
             cache: CacheSettings::default(),
         }),
-        guarded: Guarded::default(),
+        guarded: SharedGuard::default(),
         unidentified: Unidentified::default(),
         rules: Arc::new(Rules {
             organization: Organization {

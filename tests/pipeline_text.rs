@@ -6,9 +6,9 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use copyist::directory::{
-    CacheSettings, Directory, Places, Settings, Source, Target, TargetSettings,
+    CacheSettings, Directory, Inheritance, Settings, Source, Target, TargetSettings,
 };
-use copyist::identity::{Guarded, Identities, Names};
+use copyist::identity::{AddressRules, Identities, SharedGuard};
 use copyist::journal::{Composer, Key, Kind, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Envelope, Message, Recipient};
 use copyist::pipeline::{Changes, Hook, Memory, Pipeline, Unidentified, Verdict};
@@ -47,10 +47,10 @@ const ALL: Abilities = Abilities {
 
 const MAIL: &[u8] = b"From: ana@corp.example\r\nMessage-ID: <1@x>\r\n\r\nhello\r\n";
 
-fn names() -> Arc<Names> {
-    Arc::new(Names {
+fn names() -> Arc<AddressRules> {
+    Arc::new(AddressRules {
         domains: vec!["corp.example".parse().expect("a domain")],
-        ..Names::default()
+        ..AddressRules::default()
     })
 }
 
@@ -98,11 +98,11 @@ fn site(texts: text::Settings, what: JournalWhat) -> Site {
             login_attributes: Vec::new(),
             further_attributes: texts.attributes(),
             exempt_attribute: None,
-            places: Places::default(),
+            inheritance: Inheritance::default(),
             targets: TargetSettings::default(),
             cache: CacheSettings::default(),
         }),
-        guarded: Guarded::default(),
+        guarded: SharedGuard::default(),
         unidentified: Unidentified::default(),
         rules: Arc::new(Rules {
             organization: Organization {

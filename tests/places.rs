@@ -4,7 +4,7 @@
 #[macro_use]
 mod lab;
 
-use copyist::directory::{Directory, Lookup, Places};
+use copyist::directory::{Directory, Inheritance, Lookup};
 use copyist::mail::Address;
 use lab::{DirectoryServer, OUTSIDE, Site, message, user};
 
@@ -24,7 +24,7 @@ on_both_directories! {
 
 fn open(server: &impl DirectoryServer, groups: bool, containers: bool) -> Directory {
     let mut settings = server.access().directory();
-    settings.places = Places { groups, containers };
+    settings.inheritance = Inheritance { groups, containers };
     Directory::open(settings).expect("settings that can be used")
 }
 

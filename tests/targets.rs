@@ -76,7 +76,7 @@ async fn resolve(directory: &Directory, text: &str) -> Result<Vec<String>, Strin
         .map_err(|o| format!("OUTAGE {o}"))?;
     let reached = resolution.as_ref().map_err(ToString::to_string)?;
     Ok(reached
-        .reached
+        .addresses
         .iter()
         .map(|one| one.address.to_string())
         .collect())

@@ -392,7 +392,7 @@ async fn every_form_of_a_journal_value_counts_as_in_a_file<D: Values>() {
                     let reached = answer[&target].clone().expect("no outage");
                     reached
                         .map(|all| {
-                            all.reached
+                            all.addresses
                                 .iter()
                                 .map(|one| one.address.key().to_owned())
                                 .collect()
@@ -567,7 +567,7 @@ async fn coverage_and_the_reading_do_not_disturb_each_other() {
     let server = Slapd::start(5000);
     let directory = Directory::open(server.access().directory()).expect("valid settings");
     let mut values = directory.journal_values();
-    let counts = [directory.everybody(), directory.everybody()].map(|mut everybody| {
+    let counts = [directory.list_all(), directory.list_all()].map(|mut everybody| {
         tokio::spawn(async move {
             let mut count = 0;
             while let Some(one) = everybody.recv().await {

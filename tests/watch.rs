@@ -144,7 +144,7 @@ async fn every_answer_that_a_change_touches_is_asked_for_anew<D: DirectoryServer
             .expect("an answer")
             .expect("members");
         reached
-            .reached
+            .addresses
             .iter()
             .map(|one| one.address.to_string())
             .collect::<Vec<_>>()

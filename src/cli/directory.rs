@@ -6,7 +6,7 @@ use nix::unistd::{Uid, User};
 
 use super::args::DirectoryCommand;
 use super::{Failure, load, print_line};
-use crate::directory::{self, Accepted};
+use crate::directory::{self, Acceptance};
 
 pub(super) fn directory(config: &Path, command: DirectoryCommand) -> Result<(), Failure> {
     match command {
@@ -23,7 +23,7 @@ fn accept_empty(config: &Path) -> Result<(), Failure> {
             state_dir.display()
         ))
     })?;
-    let Accepted {
+    let Acceptance {
         when,
         missing,
         present,

@@ -3,7 +3,7 @@
 use super::args::Question;
 use super::{Failure, load, print_json, print_lines};
 use crate::daemon;
-use crate::identity::{Guarded, parse_path};
+use crate::identity::{SharedGuard, parse_path};
 use crate::mail::AddressError;
 use crate::survey::{self, Explanation, ForRecipient, Object, Step, Target};
 
@@ -23,7 +23,7 @@ pub(super) async fn explain(question: Question) -> Result<(), Failure> {
     let identities = daemon::open_identities(&settings).map_err(Failure::failed)?;
     let known = daemon::read_domains(identities.directory(), &settings.rules.organization).await;
     known.map_err(Failure::failed)?;
-    let guarded = Guarded::default();
+    let guarded = SharedGuard::default();
     // Where that cannot be read the guard of the service would not know either.
     if let Ok(mailboxes) = daemon::guarded_mailboxes(&identities, &settings.rules).await {
         guarded.set(mailboxes);

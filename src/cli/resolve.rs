@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Failure, load, print_json, print_lines};
 use crate::daemon;
 use crate::directory::{Directory, Entry, Outage, Target};
-use crate::identity::{GuardStatus, Question};
+use crate::identity::{GuardStatus, IdentityQuery};
 use crate::mail::Address;
 
 #[derive(Serialize)]
@@ -90,12 +90,12 @@ pub(super) async fn resolve(
                 match daemon::guarded_mailboxes(&identities, &settings.rules).await {
                     Ok(guarded) => match identities.guard_status(address, None, &guarded).await {
                         GuardStatus::Guarded(_) => Some(true),
-                        GuardStatus::Free => Some(false),
+                        GuardStatus::NotGuarded => Some(false),
                         GuardStatus::Unknown(_) => None,
                     },
                     Err(_) => None,
                 };
-            let question = Question::Recipient {
+            let question = IdentityQuery::Recipient {
                 address: address.clone(),
                 mta: None,
             };
@@ -179,14 +179,14 @@ async fn leads_to(target: &Target, directory: &Directory) -> Result<LeadsTo, Out
     Ok(match resolution {
         Ok(expansion) => LeadsTo {
             addresses: expansion
-                .reached
+                .addresses
                 .iter()
                 .map(|one| Reached {
                     address: one.address.clone(),
-                    through: one.through.to_vec(),
+                    through: one.path.to_vec(),
                 })
                 .collect(),
-            without_address: expansion.without_address.clone(),
+            without_address: expansion.members_without_address.clone(),
             problem: None,
         },
         Err(error) => LeadsTo::nowhere(&error),

@@ -12,7 +12,7 @@ use super::args::{TextFormat, TextQuestion};
 use super::{Failure, load, print_json};
 use crate::daemon;
 use crate::directory::Entry;
-use crate::identity::{Identities, Question as Whose};
+use crate::identity::{Identities, IdentityQuery as Whose};
 use crate::mail::{Address, Message, escape_for_display};
 use crate::text::{
     self, DirectionTexts, EditMethod, MessageEdit, Obstacle, Settings, Splice, Texts,

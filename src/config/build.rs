@@ -18,8 +18,8 @@ use super::parse;
 use super::problem::{ErrorReported, Problems, quoted};
 use super::raw::{self, Raw, StringList};
 use super::{LogSettings, Settings};
-use crate::directory::ValuesOf;
-use crate::identity::{FoundDomains, Membership, Names};
+use crate::directory::AttributeQuery;
+use crate::identity::{AddressRules, DirectoryDomains, JournalMailboxRule};
 use crate::mail::Address;
 use crate::maps::MapName;
 use crate::policy::{Direction, DirectionRules, MapNames, Organization, Rules};
@@ -103,7 +103,7 @@ impl Build<'_> {
         let mailboxes = self.each(
             "organization.journal_mailboxes",
             &raw.journal_mailboxes,
-            Membership::parse,
+            JournalMailboxRule::parse,
         );
         let local = self.each(
             "organization.local_domains",
@@ -123,9 +123,9 @@ impl Build<'_> {
         let same_domains = self.same_domains();
         let address_maps = self.address_maps();
         let domains_from = self.domains_from();
-        let mut names = Names {
+        let mut names = AddressRules {
             domains: domains?,
-            found: FoundDomains::default(),
+            directory_domains: DirectoryDomains::default(),
             local_domains: local?,
             same_domains: same_domains?,
             default_domain: default_domain?,
@@ -182,7 +182,7 @@ impl Build<'_> {
         Ok(all)
     }
 
-    fn domains_from(&mut self) -> Result<Option<ValuesOf>, ErrorReported> {
+    fn domains_from(&mut self) -> Result<Option<AttributeQuery>, ErrorReported> {
         const KEY: &str = "organization.domains_from";
         let raw = &self.raw.organization.domains_from;
         if raw == &raw::DomainsFrom::default() {
@@ -196,7 +196,7 @@ impl Build<'_> {
         };
         let attribute = needed("attribute", &raw.attribute, parse::attribute as Parse);
         let filter = needed("filter", &raw.filter, parse::filter as Parse);
-        Ok(Some(ValuesOf {
+        Ok(Some(AttributeQuery {
             base: raw.base.clone().unwrap_or_default().trim().to_owned(),
             filter: filter?,
             attribute: attribute?,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::directory::{Places, Target, TargetError};
+use crate::directory::{Inheritance, Target, TargetError};
 use crate::identity;
 use crate::mail::{Address, AddressError, Certificate};
 
@@ -32,9 +32,9 @@ pub(super) fn target(text: &str) -> Result<Target, &'static str> {
     Target::parse(text).map_err(|error| match error {
         TargetError::Address(error) => address_problem(&error),
         // Only a directory lookup returns these.
-        TargetError::Nowhere(_) | TargetError::NoAddress { .. } | TargetError::Elsewhere(_) => {
-            "does not name a mailbox"
-        }
+        TargetError::NoSuchObject(_)
+        | TargetError::NoAddress { .. }
+        | TargetError::OutsideJournalDomains(_) => "does not name a mailbox",
     })
 }
 
@@ -230,14 +230,14 @@ pub(super) fn filter(text: &str) -> Result<String, &'static str> {
 }
 
 /// Parses a source of inherited journal attributes.
-pub(super) fn inheritance(text: &str) -> Result<Places, &'static str> {
-    let none = Places::default();
+pub(super) fn inheritance(text: &str) -> Result<Inheritance, &'static str> {
+    let none = Inheritance::default();
     match text {
-        "groups" => Ok(Places {
+        "groups" => Ok(Inheritance {
             groups: true,
             ..none
         }),
-        "containers" => Ok(Places {
+        "containers" => Ok(Inheritance {
             containers: true,
             ..none
         }),

@@ -24,7 +24,7 @@ pub(crate) async fn read(directory: &Directory, of: &Organization) -> Result<(),
     let Some(query) = &of.domains_from else {
         return Ok(());
     };
-    let found = directory.values(query).await?;
+    let found = directory.fetch_values(query).await?;
     let mut domains: Vec<DomainPattern> = Vec::new();
     for text in found {
         match text.trim().parse() {
@@ -37,7 +37,7 @@ pub(crate) async fn read(directory: &Directory, of: &Organization) -> Result<(),
         // An organization that loses all its domains at once has lost its rights to read them.
         return Err(Outage::new(format!("{query} gives no domains")));
     }
-    if of.names.found.set(domains.clone()) {
+    if of.names.directory_domains.set(domains.clone()) {
         let names: Vec<String> = domains.iter().map(ToString::to_string).collect();
         info!("domains from the directory: {}", names.join(", "));
     }
@@ -69,7 +69,7 @@ pub(super) async fn begin(
         return Err(outage);
     }
     warn!("the domains of the last run count until the directory answers: {outage}");
-    of.names.found.set(known);
+    of.names.directory_domains.set(known);
     Ok(())
 }
 
@@ -91,7 +91,7 @@ pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, file: PathBuf) {
 
 /// Keeps the domains for a start without the directory.
 async fn keep(of: &Organization, file: &Path) {
-    let text: String = (of.names.found.get().iter())
+    let text: String = (of.names.directory_domains.get().iter())
         .map(|domain| format!("{domain}\n"))
         .collect();
     if tokio::fs::read_to_string(file)

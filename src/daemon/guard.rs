@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::directory::{JournalValues, Outage};
-use crate::identity::{Guarded, GuardedMailboxes, Identities, Unguarded};
+use crate::identity::{GuardedMailboxes, Identities, SharedGuard, UnguardedMailbox};
 use crate::pipeline::Pipeline;
 use crate::policy::{self, Rules};
 
@@ -55,7 +55,7 @@ async fn known_values(identities: &Identities) -> Result<Arc<JournalValues>, Out
 
 /// Takes over the set of the last run, until the directory gives a newer one. What other settings
 /// made of the directory is of no use.
-pub(super) fn restore(guarded: &Guarded, rules: &Rules, file: &Path) {
+pub(super) fn restore(guarded: &SharedGuard, rules: &Rules, file: &Path) {
     match GuardedMailboxes::read(file) {
         Ok(mailboxes) if mailboxes.is_of(&policy::guard_settings(rules)) => {
             guarded.set(mailboxes);
@@ -71,7 +71,7 @@ pub(super) fn restore(guarded: &Guarded, rules: &Rules, file: &Path) {
 
 /// Builds the set again and again, with the settings of the moment.
 pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, reloaded: Arc<Notify>, file: PathBuf) {
-    let mut known: Vec<Unguarded> = Vec::new();
+    let mut known: Vec<UnguardedMailbox> = Vec::new();
     let mut failed: Option<String> = None;
     loop {
         let now = pipeline.load_full();
@@ -102,13 +102,13 @@ pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, reloaded: Arc<Notif
             Ok(()) = values.changed() => {}
             () = sleep(pause) => {}
             () = reloaded.notified() => {}
-            () = directory.changed() => sleep(SETTLE).await,
+            () = directory.wait_for_change() => sleep(SETTLE).await,
         }
     }
 }
 
 /// Says once of each person whose mailbox others' journal attributes name that it is not guarded.
-fn report(mailboxes: &GuardedMailboxes, known: &mut Vec<Unguarded>) {
+fn report(mailboxes: &GuardedMailboxes, known: &mut Vec<UnguardedMailbox>) {
     for person in mailboxes
         .persons
         .iter()

@@ -36,7 +36,7 @@ use crate::config::Settings;
 use crate::deliver;
 use crate::directory::{self, Directory};
 use crate::hook::{self, BindError, Gate, Listener, SmtpTerms, SmtpTlsError, bind_remedy};
-use crate::identity::{Guarded, Identities};
+use crate::identity::{Identities, SharedGuard};
 use crate::journal::{Composer, Key, KeyError};
 use crate::maps;
 use crate::pipeline::{Memory, Pipeline, Unidentified};
@@ -216,7 +216,7 @@ impl Daemon {
         let lasting = Lasting {
             spool,
             memory: Memory::new(settings.hook.limits.memory),
-            guarded: Guarded::default(),
+            guarded: SharedGuard::default(),
             unidentified: Unidentified::default(),
         };
         let identities = identities_of(&settings, directory)?;
@@ -501,7 +501,7 @@ async fn worth_changing_to(new: &Directory, old: &Directory) -> Result<(), direc
 struct Lasting {
     spool: Spool,
     memory: Memory,
-    guarded: Guarded,
+    guarded: SharedGuard,
     unidentified: Unidentified,
 }
 
@@ -542,7 +542,7 @@ fn in_force(settings: &Settings) -> admin::InForce {
 }
 
 fn open_directory(settings: &Settings) -> Result<Directory, directory::OpenError> {
-    let directory = Directory::open_remembering(settings.directory.clone(), &settings.state_dir)?;
+    let directory = Directory::open_with_state(settings.directory.clone(), &settings.state_dir)?;
     directory.follow_changes(&settings.state_dir.join("directory.place"));
     Ok(directory)
 }

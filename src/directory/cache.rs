@@ -4,7 +4,7 @@
 //! does not answer, a *found* of the last `max_stale` is served: its journal addresses were right
 //! then. An *absent* is not: since then the person may have got a journal address, and that mail
 //! would go uncopied. One question per address is under way at a time, however many ask. What
-//! [`Changes`] says has changed is never served again, not even while the source is down.
+//! [`ChangeLog`] says has changed is never served again, not even while the source is down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,95 +15,95 @@ use moka::future::Cache;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::changes::{Changes, Names};
+use super::answer_cache::{AnswerCache, CacheLookup, CachedAnswer, Lifetimes};
+use super::attributes::{Attributes, value_key};
+use super::change_log::{ChangeLog, Dependencies};
 use super::dn;
 use super::entry::{Entry, Lookup, Outage};
-use super::members::{self, Members, Rewriting};
-use super::memory::{Got, Known, Life, Memory};
-use super::places;
-use super::question::{Attributes, value_key};
+use super::inheritance;
+use super::members::{self, AddressRewriter, Members};
 use super::resolve::{self, Resolution};
-use super::settings::{CacheSettings, Places, TargetSettings};
-use super::source::{Name, Objects, Source};
+use super::settings::{CacheSettings, Inheritance, TargetSettings};
+use super::source::{ObjectName, Objects, Source};
 use super::target::Target;
 use crate::mail::Address;
 
 /// Addresses remembered as owned by several objects, so as not to log each mail.
-const WARNED: u64 = 10_000;
+const WARNED_ADDRESSES: u64 = 10_000;
 
 /// Targets remembered; there are as many as mailboxes that journal copies go to.
-const TARGETS: u64 = 100_000;
+const MAX_TARGETS: u64 = 100_000;
 /// The longest that the resolution of one target may take: a group may have thousands of members.
-const GROUP_PATIENCE: Duration = Duration::from_secs(30);
+const TARGET_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest that reading the members of a recipient group may take. No message waits that long,
 /// see [`super::Directory::members`].
-const MEMBERS_PATIENCE: Duration = Duration::from_secs(5 * 60);
+const MEMBERS_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// Objects of a large group's directory read before somebody compares them.
-const EVERYBODY_WAITING: usize = 256;
+const OBJECT_BUFFER: usize = 256;
 
 /// Groups whose members are remembered.
-const GROUPS: u64 = 10_000;
+const MAX_GROUPS: u64 = 10_000;
 
 /// A source with a memory.
 #[derive(Debug)]
-pub(super) struct Cached<S> {
+pub(super) struct CachedSource<S> {
     source: S,
     attributes: Attributes,
-    patience: Duration,
-    life: Life,
-    owners: Memory<Option<Objects>>,
+    max_wait: Duration,
+    lifetimes: Lifetimes,
+    owner_answers: AnswerCache<Option<Objects>>,
     /// Owners of login names.
-    logins: Memory<Option<Objects>>,
+    login_answers: AnswerCache<Option<Objects>>,
     /// For outages: who had an address that was known by another reading only.
-    by_reading: Cache<String, Known<Objects>>,
-    members: Memory<Arc<Members>>,
+    owners_by_reading: Cache<String, CachedAnswer<Objects>>,
+    member_answers: AnswerCache<Arc<Members>>,
     /// The attribute that exempts a person.
-    exempt: Option<String>,
-    places: Places,
-    inherited: Memory<Objects>,
+    exempt_attribute: Option<String>,
+    inheritance: Inheritance,
+    inherited_answers: AnswerCache<Objects>,
     targets: TargetSettings,
-    resolved: Memory<Resolution>,
-    journal: Memory<bool>,
-    warned: Cache<String, ()>,
-    changes: Arc<Changes>,
+    resolutions: AnswerCache<Resolution>,
+    journal_answers: AnswerCache<bool>,
+    warned_addresses: Cache<String, ()>,
+    changes: Arc<ChangeLog>,
 }
 
-impl<S: Source> Cached<S> {
-    /// Puts a memory in front of a source that may take up to `patience` for an answer.
+impl<S: Source> CachedSource<S> {
+    /// Puts a memory in front of a source that may take up to `max_wait` for an answer.
     pub(super) fn new(
         source: S,
         attributes: Attributes,
         settings: &CacheSettings,
-        places: Places,
+        inheritance: Inheritance,
         targets: TargetSettings,
-        patience: Duration,
-    ) -> Cached<S> {
-        let life = Life::of(settings);
-        let changes = Arc::new(Changes::new(life.longest()));
-        Cached {
+        max_wait: Duration,
+    ) -> CachedSource<S> {
+        let lifetimes = Lifetimes::from_settings(settings);
+        let changes = Arc::new(ChangeLog::new(lifetimes.longest()));
+        CachedSource {
             source,
             attributes,
-            patience,
-            life,
-            owners: Memory::new(settings.capacity, life, &changes),
-            logins: Memory::new(settings.capacity, life, &changes),
-            by_reading: kept(settings.capacity, life.longest()),
-            members: Memory::new(GROUPS, life, &changes),
-            exempt: None,
-            places,
-            inherited: Memory::new(settings.capacity, life, &changes),
+            max_wait,
+            lifetimes,
+            owner_answers: AnswerCache::new(settings.capacity, lifetimes, &changes),
+            login_answers: AnswerCache::new(settings.capacity, lifetimes, &changes),
+            owners_by_reading: new_cache(settings.capacity, lifetimes.longest()),
+            member_answers: AnswerCache::new(MAX_GROUPS, lifetimes, &changes),
+            exempt_attribute: None,
+            inheritance,
+            inherited_answers: AnswerCache::new(settings.capacity, lifetimes, &changes),
             targets,
-            resolved: Memory::new(TARGETS, life, &changes),
-            journal: Memory::new(settings.capacity, life, &changes),
-            warned: kept(WARNED, Duration::from_secs(24 * 3600)),
+            resolutions: AnswerCache::new(MAX_TARGETS, lifetimes, &changes),
+            journal_answers: AnswerCache::new(settings.capacity, lifetimes, &changes),
+            warned_addresses: new_cache(WARNED_ADDRESSES, Duration::from_secs(24 * 3600)),
             changes,
         }
     }
 
     /// Where whoever watches the source says what changed.
-    pub(super) fn changes(&self) -> Arc<Changes> {
+    pub(super) fn changes(&self) -> Arc<ChangeLog> {
         Arc::clone(&self.changes)
     }
 
@@ -113,8 +113,8 @@ impl<S: Source> Cached<S> {
     }
 
     /// The same, where an attribute exempts people.
-    pub(super) fn with_exemption(mut self, attribute: Option<String>) -> Cached<S> {
-        self.exempt = attribute;
+    pub(super) fn with_exempt_attribute(mut self, attribute: Option<String>) -> CachedSource<S> {
+        self.exempt_attribute = attribute;
         self
     }
 
@@ -131,60 +131,78 @@ impl<S: Source> Cached<S> {
         }
     }
 
-    /// What [`Cached::find`] gave lately, where that may be given while the source takes its time:
-    /// see [`Memory::overdue`].
-    pub(super) async fn find_overdue(&self, readings: &[Address]) -> Option<(usize, Objects)> {
-        if self.places != Places::default() {
+    /// What [`CachedSource::find`] gave lately, where that may be given while the source takes its time:
+    /// see [`AnswerCache::get_while_revalidating`].
+    pub(super) async fn find_while_revalidating(
+        &self,
+        readings: &[Address],
+    ) -> Option<(usize, Objects)> {
+        if self.inheritance != Inheritance::default() {
             return None;
         }
         for (at, reading) in readings.iter().enumerate() {
-            let known = match self.owners.believed(reading.key()).await {
-                Some(known) => known,
-                None => self.owners.overdue(reading.key()).await?,
+            let cached = match self.owner_answers.get_fresh(reading.key()).await {
+                Some(cached) => cached,
+                None => {
+                    self.owner_answers
+                        .get_while_revalidating(reading.key())
+                        .await?
+                }
             };
-            if let Some(objects) = known.what {
+            if let Some(objects) = cached.answer {
                 return Some((at, objects));
             }
         }
         None
     }
 
-    /// What [`Cached::find_login`] gave lately, likewise.
-    pub(super) async fn find_login_overdue(&self, login: &str) -> Option<Objects> {
-        if self.places != Places::default() {
+    /// What [`CachedSource::find_login`] gave lately, likewise.
+    pub(super) async fn find_login_while_revalidating(&self, login: &str) -> Option<Objects> {
+        if self.inheritance != Inheritance::default() {
             return None;
         }
-        self.logins.overdue(&login_key(login)).await?.what
+        self.login_answers
+            .get_while_revalidating(&login_key(login))
+            .await?
+            .answer
     }
 
-    /// What [`Cached::resolve`] gave lately, likewise.
-    pub(super) async fn resolve_overdue(&self, target: &Target) -> Option<Resolution> {
-        let known = self.resolved.overdue(&target.key()).await?;
-        Some(known.what)
+    /// What [`CachedSource::resolve`] gave lately, likewise.
+    pub(super) async fn resolve_while_revalidating(&self, target: &Target) -> Option<Resolution> {
+        let cached = self
+            .resolutions
+            .get_while_revalidating(&target.key())
+            .await?;
+        Some(cached.answer)
     }
 
     /// Whether somebody is known so long that the source should be asked again.
-    pub(super) async fn is_aging(&self, address: &Address) -> bool {
-        let known = self.owners.believed(address.key()).await;
-        known.is_some_and(|known| self.owners.is_aging(&known))
+    pub(super) async fn needs_refresh(&self, address: &Address) -> bool {
+        let cached = self.owner_answers.get_fresh(address.key()).await;
+        cached.is_some_and(|cached| self.owner_answers.needs_refresh(&cached))
     }
 
     /// Asks the source for the owners of an address, believed or not.
     pub(super) async fn refresh(&self, address: &Address) {
         // What comes of it is remembered; an outage changes nothing.
-        let ask = || self.ask_owners(address);
-        self.owners.ask(address.key(), ask, self.patience).await;
+        let ask = || self.fetch_owners(address);
+        self.owner_answers
+            .fetch(address.key(), ask, self.max_wait)
+            .await;
     }
 
     /// The objects that have a login name, and behind them those that they inherit from.
     pub(super) async fn find_login(&self, login: &str) -> Lookup<Objects> {
         let key = login_key(login);
         let ask = || async { Ok((self.source.find_login(login).await?, None)) };
-        let got = self.logins.believed_or(&key, ask, self.patience).await;
-        let found = match got.answer {
-            Ok(known) => known.what,
-            Err(outage) => match self.logins.stale(&key).await {
-                Some(known) if !known.is_outdated(&key, &self.changes) => known.what,
+        let found = self
+            .login_answers
+            .get_or_fetch(&key, ask, self.max_wait)
+            .await;
+        let found = match found.result {
+            Ok(cached) => cached.answer,
+            Err(outage) => match self.login_answers.get_stale(&key).await {
+                Some(cached) if !cached.is_outdated(&key, &self.changes) => cached.answer,
                 _ => return Lookup::Unavailable(outage),
             },
         };
@@ -201,7 +219,7 @@ impl<S: Source> Cached<S> {
     pub(super) async fn members(
         &self,
         group: &Entry,
-        rewriting: &dyn Rewriting,
+        rewriting: &dyn AddressRewriter,
     ) -> Result<Arc<Members>, Outage> {
         let own = dn::key(&group.dn);
         // What the MTA makes of the members' addresses is part of the answer.
@@ -210,11 +228,14 @@ impl<S: Source> Cached<S> {
             let (members, names) = self.read_members(group, rewriting).await?;
             Ok((Arc::new(members), Some(names)))
         };
-        let got = self.members.believed_or(&key, ask, MEMBERS_PATIENCE).await;
-        match got.answer {
-            Ok(known) => Ok(known.what),
-            Err(outage) => match self.members.stale(&key).await {
-                Some(known) if !known.is_outdated(&key, &self.changes) => Ok(known.what),
+        let found = self
+            .member_answers
+            .get_or_fetch(&key, ask, MEMBERS_TIMEOUT)
+            .await;
+        match found.result {
+            Ok(cached) => Ok(cached.answer),
+            Err(outage) => match self.member_answers.get_stale(&key).await {
+                Some(cached) if !cached.is_outdated(&key, &self.changes) => Ok(cached.answer),
                 _ => Err(outage),
             },
         }
@@ -223,10 +244,10 @@ impl<S: Source> Cached<S> {
     async fn read_members(
         &self,
         group: &Entry,
-        rewriting: &dyn Rewriting,
-    ) -> Result<(Members, Names), Outage> {
+        rewriting: &dyn AddressRewriter,
+    ) -> Result<(Members, Dependencies), Outage> {
         let limit = self.targets.group_limit;
-        let found = members::members(&self.source, group, limit, self.places).await?;
+        let found = members::read_members(&self.source, group, limit, self.inheritance).await?;
         let mut members = Members {
             all_exempt: found.addresses.is_empty(),
             addresses: found.addresses,
@@ -234,25 +255,27 @@ impl<S: Source> Cached<S> {
         };
         let mut count = found.members.len();
         for member in found.members {
-            self.sift(member, true, rewriting, &mut members).await?;
+            self.add_member(member, true, rewriting, &mut members)
+                .await?;
         }
         if let Some(unread) = found.unread {
-            let covered = members::covered(&self.source, self.places).await?;
-            let (tell, mut everybody) = mpsc::channel(EVERYBODY_WAITING);
-            let listing = async move { self.source.concerned(&tell).await };
-            let (mut matched, sifted) = (0_usize, &mut members);
-            let sifting = async {
-                while let Some(entry) = everybody.recv().await {
+            let covered = members::read_coverage(&self.source, self.inheritance).await?;
+            let (sender, mut objects) = mpsc::channel(OBJECT_BUFFER);
+            let listing = async move { self.source.list_mail_relevant(&sender).await };
+            let (mut matched, collected) = (0_usize, &mut members);
+            let comparing = async {
+                while let Some(entry) = objects.recv().await {
                     let entry = entry?;
                     if unread.has(&entry) {
                         matched += 1;
                         let may_inherit = covered.has(&entry);
-                        self.sift(entry, may_inherit, rewriting, sifted).await?;
+                        self.add_member(entry, may_inherit, rewriting, collected)
+                            .await?;
                     }
                 }
                 Ok(())
             };
-            tokio::try_join!(listing, sifting)?;
+            tokio::try_join!(listing, comparing)?;
             count += matched;
             // Somebody without an address, or of another directory, is not known to be exempt.
             members.all_exempt &= matched >= unread.count();
@@ -262,27 +285,31 @@ impl<S: Source> Cached<S> {
     }
 
     /// Takes of a member what matters for mail to its group.
-    async fn sift(
+    async fn add_member(
         &self,
         member: Arc<Entry>,
         may_inherit: bool,
-        rewriting: &dyn Rewriting,
+        rewriting: &dyn AddressRewriter,
         members: &mut Members,
     ) -> Result<(), Outage> {
         let exempts = |name: &str| {
             let mut values = member.values(name);
             values.any(|value| value.trim().eq_ignore_ascii_case("TRUE"))
         };
-        members.all_exempt &= self.exempt.as_deref().is_some_and(exempts);
-        let own = resolve::own_address(&member, &self.targets);
+        members.all_exempt &= self.exempt_attribute.as_deref().is_some_and(exempts);
+        let own = resolve::primary_address(&member, &self.targets);
         if let Some(address) = &own {
             let domain = address.domain();
-            if !members.domains.iter().any(|known| known.domain() == domain) {
+            if !members
+                .domains
+                .iter()
+                .any(|cached| cached.domain() == domain)
+            {
                 members.domains.push(address.clone());
             }
             let is_rewritten = rewriting.rewrites(address).await?;
             // What a group leads to, its members tell.
-            let forwards = !resolve::is_group(&member) && member.leads_on();
+            let forwards = !resolve::is_group(&member) && member.has_further_recipients();
             if is_rewritten || forwards {
                 members.addresses.push(address.clone());
             }
@@ -304,29 +331,30 @@ impl<S: Source> Cached<S> {
         Ok(())
     }
 
-    /// What [`Cached::find`] gives, where it is in memory that this very address belongs to
+    /// What [`CachedSource::find`] gives, where it is in memory that this very address belongs to
     /// somebody and the source need not be asked. Nearly any question is of that kind, and this is
     /// short: the way through the source makes large futures.
-    pub(super) async fn known(&self, asked: &Address) -> Option<Objects> {
-        if self.places != Places::default() {
+    pub(super) async fn find_cached(&self, asked: &Address) -> Option<Objects> {
+        if self.inheritance != Inheritance::default() {
             return None;
         }
-        let objects = self.owners.believed(asked.key()).await?.what?;
+        let objects = self.owner_answers.get_fresh(asked.key()).await?.answer?;
         count("hit");
-        self.warn_of_several(asked, &objects).await;
+        self.warn_of_shared_address(asked, &objects).await;
         Some(objects)
     }
 
     /// The objects of one person, and behind them those that they inherit from.
     pub(super) async fn with_inherited(&self, objects: Objects) -> Result<Objects, Outage> {
-        if self.places == Places::default() {
+        if self.inheritance == Inheritance::default() {
             return Ok(objects);
         }
         let mut all: Vec<Arc<Entry>> = objects.to_vec();
-        let places = try_join_all(objects.iter().map(|object| self.places_of(object))).await?;
-        for places in places {
-            for place in places.iter() {
-                if !all.iter().any(|known| known.dn == place.dn) {
+        let inheritance =
+            try_join_all(objects.iter().map(|object| self.inherited_by(object))).await?;
+        for inheritance in inheritance {
+            for place in inheritance.iter() {
+                if !all.iter().any(|cached| cached.dn == place.dn) {
                     all.push(Arc::clone(place));
                 }
             }
@@ -334,33 +362,39 @@ impl<S: Source> Cached<S> {
         Ok(all.into())
     }
 
-    async fn places_of(&self, object: &Entry) -> Result<Objects, Outage> {
+    async fn inherited_by(&self, object: &Entry) -> Result<Objects, Outage> {
         let key = dn::key(&object.dn);
         let ask = || async {
-            let found = self.ask_places(object).await?;
-            let here = [places::ANYWHERE.to_owned(), key.clone()];
-            let names = Names::of(found.iter().map(|one| dn::key(&one.dn)).chain(here));
+            let found = self.fetch_inherited(object).await?;
+            let here = [
+                inheritance::ALL_GROUPS_AND_CONTAINERS.to_owned(),
+                key.clone(),
+            ];
+            let names = Dependencies::new(found.iter().map(|one| dn::key(&one.dn)).chain(here));
             Ok((Objects::from(found), Some(names)))
         };
-        let got = self.inherited.believed_or(&key, ask, self.patience).await;
-        match got.answer {
-            Ok(known) => Ok(known.what),
-            Err(outage) => match self.inherited.stale(&key).await {
-                Some(known) if !known.is_outdated(&key, &self.changes) => Ok(known.what),
+        let found = self
+            .inherited_answers
+            .get_or_fetch(&key, ask, self.max_wait)
+            .await;
+        match found.result {
+            Ok(cached) => Ok(cached.answer),
+            Err(outage) => match self.inherited_answers.get_stale(&key).await {
+                Some(cached) if !cached.is_outdated(&key, &self.changes) => Ok(cached.answer),
                 _ => Err(outage),
             },
         }
     }
 
-    async fn ask_places(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
+    async fn fetch_inherited(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
         let groups = async {
-            match self.places.groups {
+            match self.inheritance.groups {
                 true => self.source.groups_of(object).await,
                 false => Ok(Vec::new()),
             }
         };
         let containers = async {
-            match self.places.containers {
+            match self.inheritance.containers {
                 true => self.source.containers_of(object).await,
                 false => Ok(Vec::new()),
             }
@@ -374,25 +408,25 @@ impl<S: Source> Cached<S> {
         let Some(asked) = readings.first() else {
             return Lookup::Absent;
         };
-        let all = join_all(readings.iter().map(|reading| self.owners(reading))).await;
-        let remembered = all.iter().all(|got| got.remembered);
-        for (at, (reading, got)) in readings.iter().zip(all).enumerate() {
-            match got.answer {
-                Ok(Known { what: None, .. }) => {}
-                Ok(Known {
-                    what: Some(objects),
-                    since,
+        let all = join_all(readings.iter().map(|reading| self.find_exact(reading))).await;
+        let is_cached = all.iter().all(|found| found.is_cached);
+        for (at, (reading, found)) in readings.iter().zip(all).enumerate() {
+            match found.result {
+                Ok(CachedAnswer { answer: None, .. }) => {}
+                Ok(CachedAnswer {
+                    answer: Some(objects),
+                    asked_at,
                     ..
                 }) => {
-                    count(if remembered { "hit" } else { "miss" });
-                    self.warn_of_several(reading, &objects).await;
+                    count(if is_cached { "hit" } else { "miss" });
+                    self.warn_of_shared_address(reading, &objects).await;
                     if at > 0 {
-                        self.keep_by_reading(asked, &objects, since).await;
+                        self.store_by_reading(asked, &objects, asked_at).await;
                     }
                     return Lookup::Found((at, objects));
                 }
                 Err(outage) => {
-                    return match self.owned_lately(reading, asked, &readings[at..]).await {
+                    return match self.stale_owners(reading, asked, &readings[at..]).await {
                         Some(found) => {
                             count("stale");
                             Lookup::Found((at, found))
@@ -405,63 +439,68 @@ impl<S: Source> Cached<S> {
                 }
             }
         }
-        count(if remembered { "hit" } else { "miss" });
-        self.by_reading.invalidate(asked.key()).await;
+        count(if is_cached { "hit" } else { "miss" });
+        self.owners_by_reading.invalidate(asked.key()).await;
         Lookup::Absent
     }
 
     /// Who had an address when the source was last heard of, and is not known to have changed.
-    async fn owned_lately(
+    async fn stale_owners(
         &self,
         reading: &Address,
         asked: &Address,
         others: &[Address],
     ) -> Option<Objects> {
         let key = reading.key();
-        if let Some(known) = self.owners.stale(key).await {
-            return known
-                .what
+        if let Some(cached) = self.owner_answers.get_stale(key).await {
+            return cached
+                .answer
                 .clone()
-                .filter(|_| !known.is_outdated(key, &self.changes));
+                .filter(|_| !cached.is_outdated(key, &self.changes));
         }
-        let known = self.by_reading.get(asked.key()).await?;
+        let cached = self.owners_by_reading.get(asked.key()).await?;
         let mut keys = others.iter().map(Address::key).chain([asked.key()]);
-        let is_outdated = keys.any(|key| known.is_outdated(key, &self.changes));
-        (self.life.is_recent(known.since) && !is_outdated).then_some(known.what)
+        let is_outdated = keys.any(|key| cached.is_outdated(key, &self.changes));
+        (self.lifetimes.is_within_max_stale(cached.asked_at) && !is_outdated)
+            .then_some(cached.answer)
     }
 
     /// Whether anybody's journal attribute names this address: asked only where the values could
     /// not all be listed.
-    pub(super) async fn names_in_journal(&self, asked: &Address) -> Lookup<()> {
+    pub(super) async fn is_named_in_journal(&self, asked: &Address) -> Lookup<()> {
         let ask = || async {
             // The message is about to need the same answer.
-            let owners = self.owners(asked).await.answer?.what;
+            let owners = self.find_exact(asked).await.result?.answer;
             let owners = owners.as_deref().unwrap_or_default();
-            if self.source.names_in_journal(asked, owners).await? {
+            if self.source.is_named_in_journal(asked, owners).await? {
                 // Whose value it is, is not asked; any change may take it away.
-                return Ok((true, Some(Names::any())));
+                return Ok((true, Some(Dependencies::on_everything())));
             }
             let mut names = vec![asked.key().to_owned()];
-            names.extend(owners.iter().flat_map(|object| resolve::names_of(object)));
+            names.extend(
+                owners
+                    .iter()
+                    .flat_map(|object| resolve::object_keys(object)),
+            );
             // And by any of their addresses, which are among these.
             let values = owners.iter().flat_map(|object| object.attributes());
             let values = values.flat_map(|(_, values)| values);
             names.extend(values.filter(|text| text.contains('@')).map(value_key));
-            Ok((false, Some(Names::of(names))))
+            Ok((false, Some(Dependencies::new(names))))
         };
-        let got = self
-            .journal
-            .believed_or(asked.key(), ask, self.patience)
+        let found = self
+            .journal_answers
+            .get_or_fetch(asked.key(), ask, self.max_wait)
             .await;
-        let known = match got.answer {
-            Ok(known) => known,
+        let cached = match found.result {
+            Ok(cached) => cached,
             // Nor is what changed since of any matter: the guard may err for the time of an outage.
-            Err(outage) => match self.journal.stale(asked.key()).await {
-                Some(known) => known,
+            Err(outage) => match self.journal_answers.get_stale(asked.key()).await {
+                Some(cached) => cached,
                 None => return Lookup::Unavailable(outage),
             },
         };
-        match known.what {
+        match cached.answer {
             true => Lookup::Found(()),
             false => Lookup::Absent,
         }
@@ -478,11 +517,14 @@ impl<S: Source> Cached<S> {
             let (resolution, names) = resolve::resolve(&self.source, target, &self.targets).await?;
             Ok((resolution, Some(names)))
         };
-        let got = self.resolved.believed_or(&key, ask, GROUP_PATIENCE).await;
-        match got.answer {
-            Ok(known) => Ok(known.what),
-            Err(outage) => match self.resolved.stale(&key).await {
-                Some(known) if !known.is_outdated(&key, &self.changes) => Ok(known.what),
+        let found = self
+            .resolutions
+            .get_or_fetch(&key, ask, TARGET_TIMEOUT)
+            .await;
+        match found.result {
+            Ok(cached) => Ok(cached.answer),
+            Err(outage) => match self.resolutions.get_stale(&key).await {
+                Some(cached) if !cached.is_outdated(&key, &self.changes) => Ok(cached.answer),
                 _ => Err(outage),
             },
         }
@@ -490,14 +532,14 @@ impl<S: Source> Cached<S> {
 
     /// What the source says; of an encapsulated X.500 address, which Exchange delivers to the
     /// object that has it, what it says of that object's own address.
-    async fn find_at_source(&self, address: &Address) -> Result<Option<Objects>, Outage> {
+    async fn fetch_by_address(&self, address: &Address) -> Result<Option<Objects>, Outage> {
         let found = self.source.find(address).await?;
-        let Some(name) = resolve::encapsulated(address).filter(|_| found.is_none()) else {
+        let Some(name) = resolve::decode_imceaex(address).filter(|_| found.is_none()) else {
             return Ok(found);
         };
         let mut all: Vec<Arc<Entry>> = Vec::new();
-        for object in self.source.named(&Name::X500(name)).await? {
-            let own = resolve::own_address(&object, &self.targets);
+        for object in self.source.find_named(&ObjectName::X500(name)).await? {
+            let own = resolve::primary_address(&object, &self.targets);
             if let Some(own) = own.filter(|own| own != address) {
                 let found = self.source.find(&own).await?;
                 all.extend(found.iter().flat_map(|objects| objects.iter().cloned()));
@@ -506,46 +548,52 @@ impl<S: Source> Cached<S> {
         Ok((!all.is_empty()).then(|| all.into()))
     }
 
-    async fn owners(&self, address: &Address) -> Got<Option<Objects>> {
-        let ask = || self.ask_owners(address);
-        self.owners
-            .believed_or(address.key(), ask, self.patience)
+    async fn find_exact(&self, address: &Address) -> CacheLookup<Option<Objects>> {
+        let ask = || self.fetch_owners(address);
+        self.owner_answers
+            .get_or_fetch(address.key(), ask, self.max_wait)
             .await
     }
 
-    async fn ask_owners(
+    async fn fetch_owners(
         &self,
         address: &Address,
-    ) -> Result<(Option<Objects>, Option<Names>), Outage> {
-        let found = self.find_at_source(address).await?;
+    ) -> Result<(Option<Objects>, Option<Dependencies>), Outage> {
+        let found = self.fetch_by_address(address).await?;
         // There may be a million of them.
-        let brief = |all: Objects| all.iter().cloned().map(Entry::in_brief).collect();
+        let brief = |all: Objects| all.iter().cloned().map(Entry::compact).collect();
         let found: Option<Objects> = found.map(brief);
         if found.is_some() {
             // It has an owner of its own now.
-            self.by_reading.invalidate(address.key()).await;
+            self.owners_by_reading.invalidate(address.key()).await;
         }
         Ok((found, None))
     }
 
-    async fn keep_by_reading(&self, asked: &Address, objects: &Objects, since: Instant) {
-        let known = self.by_reading.get(asked.key()).await;
-        if known.is_some_and(|known| Arc::ptr_eq(&known.what, objects) && known.since == since) {
+    async fn store_by_reading(&self, asked: &Address, objects: &Objects, asked_at: Instant) {
+        let cached = self.owners_by_reading.get(asked.key()).await;
+        if cached.is_some_and(|cached| {
+            Arc::ptr_eq(&cached.answer, objects) && cached.asked_at == asked_at
+        }) {
             return;
         }
-        let known = Known {
-            what: Arc::clone(objects),
-            since,
-            names: None,
+        let cached = CachedAnswer {
+            answer: Arc::clone(objects),
+            asked_at,
+            dependencies: None,
         };
-        self.by_reading.insert(asked.key().to_owned(), known).await;
+        self.owners_by_reading
+            .insert(asked.key().to_owned(), cached)
+            .await;
     }
 
-    async fn warn_of_several(&self, asked: &Address, objects: &Objects) {
-        if objects.len() < 2 || self.warned.contains_key(asked.key()) {
+    async fn warn_of_shared_address(&self, asked: &Address, objects: &Objects) {
+        if objects.len() < 2 || self.warned_addresses.contains_key(asked.key()) {
             return;
         }
-        self.warned.insert(asked.key().to_owned(), ()).await;
+        self.warned_addresses
+            .insert(asked.key().to_owned(), ())
+            .await;
         counter!("copyist_directory_shared_addresses_total").increment(1);
         let owners: Vec<&str> = objects.iter().take(5).map(|o| o.dn.as_str()).collect();
         tracing::warn!(
@@ -561,10 +609,13 @@ fn login_key(login: &str) -> String {
     format!("login={}", login.to_lowercase())
 }
 
-fn kept<V: Clone + Send + Sync + 'static>(capacity: u64, life: Duration) -> Cache<String, V> {
+fn new_cache<V: Clone + Send + Sync + 'static>(
+    capacity: u64,
+    lifetimes: Duration,
+) -> Cache<String, V> {
     Cache::builder()
         .max_capacity(capacity)
-        .time_to_live(life)
+        .time_to_live(lifetimes)
         .build()
 }
 

@@ -41,7 +41,7 @@ const TYPES: [&[&str]; 23] = [
 /// and the order within a multi-valued relative DN. It is a DN itself. A text that is no DN gives
 /// itself in lower case.
 pub fn key(text: &str) -> String {
-    normalized(text).unwrap_or_else(|| text.trim().to_lowercase())
+    normalize(text).unwrap_or_else(|| text.trim().to_lowercase())
 }
 
 /// Whether a DN names this object or one below it.
@@ -57,31 +57,31 @@ pub fn is_within(dn: &str, base: &str) -> bool {
 
 /// The DN as every server reads it: no quotes, semicolons, hexadecimal values or OIDs that have a
 /// name. Values keep their letters. A text that is no DN stays as it is.
-pub(super) fn plain(text: &str) -> String {
-    written(text, &|value| value.trim_matches(' ').to_owned()).unwrap_or_else(|| text.to_owned())
+pub(super) fn to_portable(text: &str) -> String {
+    rewrite(text, &|value| value.trim_matches(' ').to_owned()).unwrap_or_else(|| text.to_owned())
 }
 
-fn normalized(text: &str) -> Option<String> {
-    written(text, &prepared)
+fn normalize(text: &str) -> Option<String> {
+    rewrite(text, &prepare)
 }
 
-fn written(text: &str, form: Form<'_>) -> Option<String> {
+fn rewrite(text: &str, form: ValueForm<'_>) -> Option<String> {
     if text.trim().is_empty() {
         return Some(String::new());
     }
     let mut whole = String::with_capacity(text.len());
-    for (at, (start, end)) in pieces(text).into_iter().enumerate() {
+    for (at, (start, end)) in rdn_ranges(text).into_iter().enumerate() {
         if at > 0 {
             whole.push(',');
         }
-        relative(&text[start..end], form, &mut whole)?;
+        write_rdn(&text[start..end], form, &mut whole)?;
     }
     Some(whole)
 }
 
 /// The relative names of a DN: where each begins and ends. A comma or semicolon (RFC 2253 section
 /// 4) that is escaped or between quotes separates nothing.
-pub(super) fn pieces(dn: &str) -> Vec<(usize, usize)> {
+pub(super) fn rdn_ranges(dn: &str) -> Vec<(usize, usize)> {
     split(dn, |c| matches!(c, b',' | b';'))
 }
 
@@ -89,7 +89,7 @@ fn split(text: &str, separates: impl Fn(u8) -> bool) -> Vec<(usize, usize)> {
     if text.trim().is_empty() {
         return Vec::new();
     }
-    let mut pieces = Vec::new();
+    let mut ranges = Vec::new();
     let (mut start, mut escaped, mut quoted) = (0, false, false);
     // Quotes are only syntax where a value begins (RFC 2253 section 4).
     let mut at_value = false;
@@ -104,28 +104,28 @@ fn split(text: &str, separates: impl Fn(u8) -> bool) -> Vec<(usize, usize)> {
             b'=' => at_value = true,
             b' ' => at_value = at_start,
             _ if separates(byte) => {
-                pieces.push((start, at));
+                ranges.push((start, at));
                 start = at + 1;
             }
             _ => {}
         }
     }
-    pieces.push((start, text.len()));
-    pieces
+    ranges.push((start, text.len()));
+    ranges
 }
 
 /// How a value is written.
-type Form<'a> = &'a dyn Fn(&str) -> String;
+type ValueForm<'a> = &'a dyn Fn(&str) -> String;
 
 /// Writes one relative DN.
-fn relative(text: &str, form: Form<'_>, whole: &mut String) -> Option<()> {
+fn write_rdn(text: &str, form: ValueForm<'_>, whole: &mut String) -> Option<()> {
     if !text.contains('+') {
-        return assertion(text, form, whole);
+        return write_assertion(text, form, whole);
     }
     let mut all = Vec::new();
     for (start, end) in split(text, |c| c == b'+') {
         let mut one = String::new();
-        assertion(&text[start..end], form, &mut one)?;
+        write_assertion(&text[start..end], form, &mut one)?;
         all.push(one);
     }
     all.sort_unstable();
@@ -134,7 +134,7 @@ fn relative(text: &str, form: Form<'_>, whole: &mut String) -> Option<()> {
 }
 
 /// Writes `type=value`.
-fn assertion(text: &str, form: Form<'_>, whole: &mut String) -> Option<()> {
+fn write_assertion(text: &str, form: ValueForm<'_>, whole: &mut String) -> Option<()> {
     let (name, value) = text.split_once('=')?;
     write_type(name.trim(), whole)?;
     whole.push('=');
@@ -163,10 +163,10 @@ fn write_type(name: &str, whole: &mut String) -> Option<()> {
     Some(())
 }
 
-fn write_value(text: &str, form: Form<'_>, whole: &mut String) -> Option<()> {
+fn write_value(text: &str, form: ValueForm<'_>, whole: &mut String) -> Option<()> {
     let text = text.trim_start();
-    if let Some(bytes) = text.trim_end().strip_prefix('#').and_then(hexadecimal) {
-        match string_in(&bytes) {
+    if let Some(bytes) = text.trim_end().strip_prefix('#').and_then(parse_hex) {
+        match decode_ber_string(&bytes) {
             Some(value) => write_escaped(&form(&value), whole),
             None => {
                 whole.push('#');
@@ -185,13 +185,13 @@ fn write_value(text: &str, form: Form<'_>, whole: &mut String) -> Option<()> {
         Some(rest) => rest.trim_end().strip_suffix('"')?,
         None => text,
     };
-    write_escaped(&form(&unescaped(inner)?), whole);
+    write_escaped(&form(&unescape(inner)?), whole);
     Some(())
 }
 
 /// The value without its backslashes (RFC 4514 section 3); `None` if an escape is cut off or the
 /// value is not UTF-8.
-fn unescaped(text: &str) -> Option<String> {
+fn unescape(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let mut value = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -203,7 +203,7 @@ fn unescaped(text: &str) -> Option<String> {
         }
         let pair = bytes
             .get(at + 1..at + 3)
-            .and_then(|pair| hexadecimal(std::str::from_utf8(pair).ok()?));
+            .and_then(|pair| parse_hex(std::str::from_utf8(pair).ok()?));
         match pair {
             Some(pair) => {
                 value.extend(pair);
@@ -218,7 +218,7 @@ fn unescaped(text: &str) -> Option<String> {
     String::from_utf8(value).ok()
 }
 
-fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+fn parse_hex(text: &str) -> Option<Vec<u8>> {
     if text.is_empty() || !text.len().is_multiple_of(2) || !text.is_ascii() {
         return None;
     }
@@ -234,7 +234,7 @@ fn hexadecimal(text: &str) -> Option<Vec<u8>> {
 }
 
 /// The text in a BER-encoded string (X.690 section 8.23), whichever kind of string it is.
-fn string_in(ber: &[u8]) -> Option<String> {
+fn decode_ber_string(ber: &[u8]) -> Option<String> {
     let (&tag, rest) = ber.split_first()?;
     let (&length, mut content) = rest.split_first()?;
     let mut length = usize::from(length);
@@ -279,7 +279,7 @@ fn write_escaped(value: &str, whole: &mut String) {
 
 /// A text as directories compare it (RFC 4518): case folded, without characters that show nothing,
 /// blanks as single spaces and none at the ends.
-pub(super) fn prepared(value: &str) -> String {
+pub(super) fn prepare(value: &str) -> String {
     let is_plain = |b: u8| b.is_ascii_graphic();
     if value.bytes().all(is_plain) {
         return value.to_ascii_lowercase();
@@ -439,9 +439,9 @@ mod tests {
 
         #[test]
         fn a_plain_dn_names_the_same_object(text in "(cn|OU|2\\.5\\.4\\.3)=[a-c,+\"#\u{e9} ]{1,12}") {
-            let plain = plain(&text);
-            if normalized(&text).is_some() {
-                proptest::prop_assert_eq!(key(&plain), key(&text));
+            let portable = to_portable(&text);
+            if normalize(&text).is_some() {
+                proptest::prop_assert_eq!(key(&portable), key(&text));
             }
         }
     }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::changes;
+use super::attributes::FORWARDING_ATTRIBUTES;
+use super::change_log;
 use super::dn;
-use super::question::FORWARDING;
-use super::resolve::GROUPS;
+use super::resolve::GROUP_CLASSES;
 use super::stamp::Stamp;
 
 const OBJECT_CLASS: &str = "objectClass";
@@ -50,24 +50,24 @@ pub struct Entry {
     pub inherited: bool,
     /// Whether mail to it goes to others: it is a group, or forwards. Told once, for every message
     /// asks.
-    leads_on: bool,
-    /// What changes of it are told by: of its DN as it is compared, see [`changes::hash`].
-    pub(super) name: u64,
+    has_further_recipients: bool,
+    /// What changes of it are told by: of its DN as it is compared, see [`change_log::hash_name`].
+    pub(super) dn_hash: u64,
     /// When it was changed last, as far as that was read.
     pub(super) stamp: Stamp,
     /// Each attribute's name, followed by its values.
     text: Box<str>,
-    parts: Box<[Part]>,
+    parts: Box<[Segment]>,
 }
 
 /// A piece of an entry's text: where it ends, in bytes, and whether it is the name of an
 /// attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Part(usize);
+struct Segment(usize);
 
-impl Part {
-    fn new(end: usize, is_name: bool) -> Part {
-        Part(end << 1 | usize::from(is_name))
+impl Segment {
+    fn new(end: usize, is_name: bool) -> Segment {
+        Segment(end << 1 | usize::from(is_name))
     }
 
     fn end(self) -> usize {
@@ -98,42 +98,46 @@ impl Entry {
         let (mut text, mut parts) = (String::new(), Vec::new());
         for (name, values) in joined {
             text.push_str(&name);
-            parts.push(Part::new(text.len(), true));
+            parts.push(Segment::new(text.len(), true));
             for value in values {
                 text.push_str(&value);
-                parts.push(Part::new(text.len(), false));
+                parts.push(Segment::new(text.len(), false));
             }
         }
         let mut dn = dn.into();
         dn.shrink_to_fit();
         let mut entry = Entry {
-            name: changes::hash(&dn::key(&dn)),
+            dn_hash: change_log::hash_name(&dn::key(&dn)),
             dn,
             inherited: false,
-            leads_on: false,
+            has_further_recipients: false,
             stamp: Stamp::default(),
             text: text.into(),
             parts: parts.into(),
         };
-        entry.leads_on = entry.is_group() || entry.forwarding().next().is_some();
+        entry.has_further_recipients = entry.is_group() || entry.forwarding().next().is_some();
         entry
     }
 
     /// Whether mail to it goes to others as well: to its members, or to where it forwards.
-    pub fn leads_on(&self) -> bool {
-        self.leads_on
+    pub fn has_further_recipients(&self) -> bool {
+        self.has_further_recipients
     }
 
     /// Whether it is a group by its object class.
     pub fn is_group(&self) -> bool {
         let mut classes = self.values(OBJECT_CLASS);
-        classes.any(|class| GROUPS.iter().any(|group| class.eq_ignore_ascii_case(group)))
+        classes.any(|class| {
+            GROUP_CLASSES
+                .iter()
+                .any(|group| class.eq_ignore_ascii_case(group))
+        })
     }
 
     /// Why somebody can log in with it, if that can be seen: an enabled account of Active Directory
     /// (`userAccountControl`, [MS-ADTS] section 2.2.16), a Unix account with a shell (RFC 2307), or
     /// a person with a login name.
-    pub fn login_mark(&self) -> Option<String> {
+    pub fn account_evidence(&self) -> Option<String> {
         const ACCOUNT_DISABLED: i64 = 2;
         if let Some(control) = self.values("userAccountControl").first() {
             let bits: i64 = control.trim().parse().unwrap_or(0);
@@ -165,13 +169,15 @@ impl Entry {
 
     /// Where its mail is forwarded to: addresses, or names of objects.
     pub fn forwarding(&self) -> impl Iterator<Item = &str> {
-        FORWARDING.into_iter().flat_map(|name| self.values(name))
+        FORWARDING_ATTRIBUTES
+            .into_iter()
+            .flat_map(|name| self.values(name))
     }
 
     /// The same without object classes, if they tell nothing that is not known: it leads on to
     /// nobody.
-    pub(super) fn in_brief(self: Arc<Entry>) -> Arc<Entry> {
-        if self.leads_on || self.values(OBJECT_CLASS).is_empty() {
+    pub(super) fn compact(self: Arc<Entry>) -> Arc<Entry> {
+        if self.has_further_recipients || self.values(OBJECT_CLASS).is_empty() {
             return self;
         }
         let others = self.attributes();
@@ -230,7 +236,7 @@ pub struct Values<'a> {
     text: &'a str,
     /// Where the next one begins.
     from: usize,
-    parts: &'a [Part],
+    parts: &'a [Segment],
 }
 
 impl<'a> Values<'a> {

@@ -16,26 +16,26 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::attributes::Attributes;
 use super::dn;
 use super::entry::{Entry, Outage};
+use super::inheritance;
 use super::ldif::{self, LdifError};
-use super::places;
-use super::presence::{Presence, has};
-use super::question::Attributes;
+use super::presence::{Presence, has_value};
 use super::resolve;
-use super::scan::{Findings, JournalValues};
-use super::schema::{Naming, Schema};
-use super::source::{Name, Objects, Source};
+use super::scan::{JournalValues, ScanResult};
+use super::schema::{RequestedNames, Schema};
+use super::source::{ObjectName, Objects, Source};
 use crate::mail::Address;
 
 /// How often the file is looked at. A change must look the same twice before it is read: who writes
 /// in place shows us half a file first, and half a file is half of the people gone.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// Without a completed look for this long (a hanging network file system) the content is not
 /// trusted.
-const LOOK_LATEST: Duration = Duration::from_secs(30);
+const MAX_CHECK_AGE: Duration = Duration::from_secs(30);
 /// The most that is read.
-const LARGEST: u64 = 512 << 20;
+const MAX_SIZE: u64 = 512 << 20;
 
 /// Why an LDIF file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,7 @@ pub enum LdifFileError {
         path: PathBuf,
     },
     /// It is larger than 512 MiB.
-    #[error("{path} is {size} bytes long, more than {LARGEST}; use an LDAP server")]
+    #[error("{path} is {size} bytes long, more than {MAX_SIZE}; use an LDAP server")]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -80,24 +80,24 @@ pub(super) struct LdifFile {
     path: PathBuf,
     attributes: Attributes,
     presence: Arc<Presence>,
-    now: ArcSwap<Look>,
+    current: ArcSwap<Snapshot>,
     journal: watch::Sender<Option<Arc<JournalValues>>>,
 }
 
 #[derive(Debug, Clone)]
-struct Look {
-    index: Arc<Index>,
-    at: Instant,
-    gone: Option<Outage>,
+struct Snapshot {
+    index: Arc<FileIndex>,
+    checked_at: Instant,
+    file_outage: Option<Outage>,
     /// An object with each of the watched attributes.
     holders: Arc<[Option<String>]>,
     /// Attributes that somebody had, and nobody has any more.
-    empty: Option<Outage>,
+    empty_outage: Option<Outage>,
 }
 
 /// What tells one content from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+struct FileVersion {
     device: u64,
     inode: u64,
     size: u64,
@@ -105,8 +105,8 @@ struct Stamp {
 }
 
 #[derive(Debug)]
-struct Index {
-    stamp: Stamp,
+struct FileIndex {
+    version: FileVersion,
     all: Vec<Arc<Entry>>,
     owners: HashMap<String, Objects>,
     /// By login name.
@@ -124,125 +124,129 @@ impl LdifFile {
     #[cfg(test)]
     fn open(path: &Path, attributes: Attributes) -> Result<LdifFile, LdifFileError> {
         let presence = Arc::new(Presence::new(&attributes, "", None));
-        LdifFile::open_watched(path, attributes, presence)
+        LdifFile::open_with_presence(path, attributes, presence)
     }
 
     /// The same, and compares what it has with what was seen before.
-    pub(super) fn open_watched(
+    pub(super) fn open_with_presence(
         path: &Path,
         attributes: Attributes,
         presence: Arc<Presence>,
     ) -> Result<LdifFile, LdifFileError> {
-        let index = Arc::new(Index::read(path, &attributes)?);
-        let look = Look {
+        let index = Arc::new(FileIndex::read(path, &attributes)?);
+        let snapshot = Snapshot {
             holders: index.holders(&presence),
             index: Arc::clone(&index),
-            at: Instant::now(),
-            gone: None,
-            empty: None,
+            checked_at: Instant::now(),
+            file_outage: None,
+            empty_outage: None,
         };
         let file = LdifFile {
             path: path.to_owned(),
             attributes,
             presence,
             journal: watch::Sender::new(Some(Arc::clone(&index.journal_values))),
-            now: ArcSwap::from_pointee(look),
+            current: ArcSwap::from_pointee(snapshot),
         };
-        file.keep(Arc::clone(&index), None);
-        file.compare(&index);
+        file.publish(Arc::clone(&index), None);
+        file.check_people(&index);
         Ok(file)
     }
 
     /// Compares everybody with what was known of them.
-    fn compare(&self, index: &Index) {
-        if self.now.load().empty.is_none() {
+    fn check_people(&self, index: &FileIndex) {
+        if self.current.load().empty_outage.is_none() {
             for entry in &index.all {
                 // Who asks for one whose value is hidden hears of it.
-                self.presence.people().notice(entry);
+                self.presence.journal_history().check(entry);
             }
         }
     }
 
     /// Follows the file for ever; who spawns it must stop it.
     pub(super) async fn follow(self: Arc<LdifFile>) {
-        let mut ticks = interval(LOOK_EVERY);
+        let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut settling = None;
-        let mut refused = None;
+        let mut rejected = None;
         loop {
             ticks.tick().await;
             let file = Arc::clone(&self);
             // A panic in a look leaves the last content, until it is too old to be trusted.
-            let look = tokio::task::spawn_blocking(move || file.look(settling, refused));
-            if let Ok((seen, bad)) = look.await {
+            let snapshot =
+                tokio::task::spawn_blocking(move || file.check_for_changes(settling, rejected));
+            if let Ok((seen, bad)) = snapshot.await {
                 settling = seen;
-                refused = bad;
+                rejected = bad;
             }
         }
     }
 
     /// One look at the file. Takes and gives the stamp that was seen last, and the one whose
     /// content was bad, so that it is logged once.
-    fn look(
+    fn check_for_changes(
         &self,
-        settling: Option<Stamp>,
-        refused: Option<Stamp>,
-    ) -> (Option<Stamp>, Option<Stamp>) {
-        let known = Arc::clone(&self.now.load().index);
-        let stamp = match std::fs::metadata(&self.path) {
-            Ok(metadata) => Stamp::of(&metadata),
+        settling: Option<FileVersion>,
+        rejected: Option<FileVersion>,
+    ) -> (Option<FileVersion>, Option<FileVersion>) {
+        let known = Arc::clone(&self.current.load().index);
+        let version = match std::fs::metadata(&self.path) {
+            Ok(metadata) => FileVersion::of(&metadata),
             Err(cause) => {
                 let path = self.path.display();
-                self.keep(
+                self.publish(
                     known,
                     Some(Outage::new(format!("cannot read {path}: {cause}"))),
                 );
                 return (None, None);
             }
         };
-        if stamp == known.stamp || Some(stamp) != settling || Some(stamp) == refused {
-            self.keep(known, None);
-            return (Some(stamp), refused);
+        if version == known.version || Some(version) != settling || Some(version) == rejected {
+            self.publish(known, None);
+            return (Some(version), rejected);
         }
-        match Index::read(&self.path, &self.attributes) {
+        match FileIndex::read(&self.path, &self.attributes) {
             Ok(index) => {
                 tracing::info!(path = %self.path.display(), entries = index.all.len(), "directory file read again");
                 let index = Arc::new(index);
-                self.keep(Arc::clone(&index), None);
-                self.compare(&index);
-                (Some(stamp), None)
+                self.publish(Arc::clone(&index), None);
+                self.check_people(&index);
+                (Some(version), None)
             }
             Err(error) => {
                 tracing::error!(
                     "directory file not taken over, the content before stays in use: {error}"
                 );
-                self.keep(known, None);
-                (Some(stamp), Some(stamp))
+                self.publish(known, None);
+                (Some(version), Some(version))
             }
         }
     }
 
-    fn keep(&self, index: Arc<Index>, gone: Option<Outage>) {
-        if let Some(outage) = gone.as_ref().filter(|_| self.now.load().gone.is_none()) {
+    fn publish(&self, index: Arc<FileIndex>, file_outage: Option<Outage>) {
+        if let Some(outage) = file_outage
+            .as_ref()
+            .filter(|_| self.current.load().file_outage.is_none())
+        {
             tracing::error!("{outage}");
         }
         let new = Arc::clone(&index.journal_values);
-        let before = self.now.load();
+        let before = self.current.load();
         let holders = match Arc::ptr_eq(&index, &before.index) {
             true => Arc::clone(&before.holders),
             false => index.holders(&self.presence),
         };
         let file = format!("ldif:{}", self.path.display());
-        let empty = self.presence.outage_of_file(&file, &holders);
-        if let Some(outage) = empty.as_ref().filter(|_| before.empty.is_none()) {
+        let empty = self.presence.check_file(&file, &holders);
+        if let Some(outage) = empty.as_ref().filter(|_| before.empty_outage.is_none()) {
             tracing::error!("{outage}");
         }
-        self.now.store(Arc::new(Look {
+        self.current.store(Arc::new(Snapshot {
             index,
-            at: Instant::now(),
-            gone,
+            checked_at: Instant::now(),
+            file_outage,
             holders,
-            empty,
+            empty_outage: empty,
         }));
         self.journal.send_if_modified(|known| {
             let is_new = !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &new));
@@ -254,17 +258,21 @@ impl LdifFile {
     }
 
     /// The content, if it may be trusted.
-    fn index(&self) -> Result<Arc<Index>, Outage> {
-        let look = self.now.load();
-        if let Some(outage) = look.gone.as_ref().or(look.empty.as_ref()) {
+    fn index(&self) -> Result<Arc<FileIndex>, Outage> {
+        let snapshot = self.current.load();
+        if let Some(outage) = snapshot
+            .file_outage
+            .as_ref()
+            .or(snapshot.empty_outage.as_ref())
+        {
             return Err(outage.clone());
         }
-        if look.at.elapsed() > LOOK_LATEST {
+        if snapshot.checked_at.elapsed() > MAX_CHECK_AGE {
             let path = self.path.display();
-            let reason = format!("{path} could not be checked for changes for {LOOK_LATEST:?}");
+            let reason = format!("{path} could not be checked for changes for {MAX_CHECK_AGE:?}");
             return Err(Outage::new(reason));
         }
-        Ok(Arc::clone(&look.index))
+        Ok(Arc::clone(&snapshot.index))
     }
 
     /// Follows the journal values.
@@ -273,7 +281,7 @@ impl LdifFile {
     }
 
     /// Every object with an address.
-    pub(super) async fn everybody(
+    pub(super) async fn send_all(
         &self,
         to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
     ) -> Result<(), Outage> {
@@ -288,9 +296,9 @@ impl LdifFile {
     }
 
     /// Journal attributes that nobody has.
-    pub(super) fn nobody_has(&self) -> Vec<String> {
-        let look = self.now.load();
-        let attributes = self.presence.attributes().iter().zip(&*look.holders);
+    pub(super) fn empty_journal_attributes(&self) -> Vec<String> {
+        let snapshot = self.current.load();
+        let attributes = self.presence.attributes().iter().zip(&*snapshot.holders);
         let empty =
             attributes.filter(|(attribute, holder)| attribute.is_journal && holder.is_none());
         empty.map(|(attribute, _)| attribute.name.clone()).collect()
@@ -316,13 +324,13 @@ impl Source for LdifFile {
     async fn find(&self, address: &Address) -> Result<Option<Objects>, Outage> {
         let found = self.index()?.owners.get(address.key()).cloned();
         let mut objects = found.iter().flat_map(|objects| objects.iter());
-        match objects.find_map(|object| self.presence.people().notice(object)) {
+        match objects.find_map(|object| self.presence.journal_history().check(object)) {
             Some(outage) => Err(outage),
             None => Ok(found),
         }
     }
 
-    async fn names_in_journal(
+    async fn is_named_in_journal(
         &self,
         address: &Address,
         owners: &[Arc<Entry>],
@@ -336,20 +344,23 @@ impl Source for LdifFile {
         Ok(self.index()?.logins.get(&login.to_lowercase()).cloned())
     }
 
-    async fn groups(&self) -> Result<Vec<String>, Outage> {
+    async fn list_groups(&self) -> Result<Vec<String>, Outage> {
         let index = self.index()?;
         let groups = index.all.iter().filter(|entry| resolve::is_group(entry));
         Ok(groups.map(|entry| entry.dn.clone()).collect())
     }
 
-    async fn journaled(&self) -> Result<Vec<Arc<Entry>>, Outage> {
+    async fn list_journaled(&self) -> Result<Vec<Arc<Entry>>, Outage> {
         let index = self.index()?;
         let all = index.all.iter();
         let all = all.filter(|entry| self.attributes.is_journaled(entry));
         Ok(all.cloned().collect())
     }
 
-    async fn concerned(&self, to: &mpsc::Sender<Result<Arc<Entry>, Outage>>) -> Result<(), Outage> {
+    async fn list_mail_relevant(
+        &self,
+        to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
+    ) -> Result<(), Outage> {
         let index = self.index()?;
         for entry in &index.all {
             if to.send(Ok(Arc::clone(entry))).await.is_err() {
@@ -359,9 +370,9 @@ impl Source for LdifFile {
         Ok(())
     }
 
-    async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {
+    async fn find_named(&self, name: &ObjectName) -> Result<Vec<Arc<Entry>>, Outage> {
         let index = self.index()?;
-        if let Name::Url(url) = name {
+        if let ObjectName::Url(url) = name {
             let path = self.path.display();
             return Err(Outage::new(format!(
                 "the dynamic group {url:?} takes an LDAP server; {path} cannot be searched that way"
@@ -389,7 +400,7 @@ impl Source for LdifFile {
 
     async fn containers_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
         let index = self.index()?;
-        let above = places::above(&object.dn, "");
+        let above = inheritance::containers_above(&object.dn, "");
         let found = above.iter().filter_map(|dn| index.names.get(&dn::key(dn)));
         let mut found: Vec<Arc<Entry>> = found.flatten().cloned().collect();
         found.retain(|container| self.attributes.is_journaled(container));
@@ -397,9 +408,9 @@ impl Source for LdifFile {
     }
 }
 
-impl Stamp {
-    fn of(metadata: &Metadata) -> Stamp {
-        Stamp {
+impl FileVersion {
+    fn of(metadata: &Metadata) -> FileVersion {
+        FileVersion {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
@@ -408,30 +419,30 @@ impl Stamp {
     }
 }
 
-impl Index {
-    fn read(path: &Path, attributes: &Attributes) -> Result<Index, LdifFileError> {
+impl FileIndex {
+    fn read(path: &Path, attributes: &Attributes) -> Result<FileIndex, LdifFileError> {
         let path = || path.to_owned();
         let read = |cause| LdifFileError::Read {
             path: path(),
             cause,
         };
         let mut file = std::fs::File::open(path()).map_err(read)?;
-        let stamp = Stamp::of(&file.metadata().map_err(read)?);
-        if stamp.size > LARGEST {
+        let version = FileVersion::of(&file.metadata().map_err(read)?);
+        if version.size > MAX_SIZE {
             return Err(LdifFileError::TooLarge {
                 path: path(),
-                size: stamp.size,
+                size: version.size,
             });
         }
         let mut text = Vec::new();
         Read::by_ref(&mut file)
-            .take(LARGEST)
+            .take(MAX_SIZE)
             .read_to_end(&mut text)
             .map_err(read)?;
         let schema = Schema::standard();
-        let asked = attributes.read_of_files();
-        let naming = Naming::of(&schema, asked.iter().map(String::as_str));
-        let entries = ldif::parse(&text, |name| naming.wants(name)).map_err(|cause| {
+        let asked = attributes.file_attributes();
+        let naming = RequestedNames::of(&schema, asked.iter().map(String::as_str));
+        let entries = ldif::parse(&text, |name| naming.is_requested(name)).map_err(|cause| {
             LdifFileError::Content {
                 path: path(),
                 cause,
@@ -443,29 +454,29 @@ impl Index {
         if entries.is_empty() {
             return Err(LdifFileError::Empty { path: path() });
         }
-        Ok(Index::new(stamp, entries, attributes))
+        Ok(FileIndex::new(version, entries, attributes))
     }
 
     /// An object with each of the watched attributes, in their order.
     fn holders(&self, presence: &Presence) -> Arc<[Option<String>]> {
         let holders = presence.attributes().iter().map(|attribute| {
             let mut all = self.all.iter();
-            let holder = all.find(|entry| has(entry, &attribute.name));
+            let holder = all.find(|entry| has_value(entry, &attribute.name));
             holder.map(|entry| entry.dn.clone())
         });
         holders.collect()
     }
 
-    fn new(stamp: Stamp, all: Vec<Entry>, attributes: &Attributes) -> Index {
+    fn new(version: FileVersion, all: Vec<Entry>, attributes: &Attributes) -> FileIndex {
         let all: Vec<Arc<Entry>> = all.into_iter().map(Arc::new).collect();
         let mut owners: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
         let mut names: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
         let mut groups: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
         let mut logins: HashMap<String, Vec<Arc<Entry>>> = HashMap::new();
         let mut journal = HashSet::new();
-        let mut findings = Findings::default();
+        let mut scan = ScanResult::default();
         for entry in &all {
-            findings.take(entry, attributes, &[], &[]);
+            scan.add_entry(entry, attributes, &[], &[]);
             journal.extend(attributes.journal_keys_of(entry));
             for login in attributes.login_keys_of(entry) {
                 let known = logins.entry(login).or_default();
@@ -480,21 +491,21 @@ impl Index {
                 groups.entry(member).or_default().push(Arc::clone(entry));
             }
             let primary = entry.values("primaryGroupID");
-            let primary = primary.map(|token| Name::PrimaryGroup(token.to_owned()).key());
+            let primary = primary.map(|token| ObjectName::PrimaryGroup(token.to_owned()).key());
             let uids = uid_keys(entry).into_iter().chain(primary);
-            for key in resolve::names_of(entry).into_iter().chain(uids) {
+            for key in resolve::object_keys(entry).into_iter().chain(uids) {
                 names.entry(key).or_default().push(Arc::clone(entry));
             }
         }
         let owners = owners.into_iter().map(|(key, all)| (key, all.into()));
-        Index {
-            stamp,
+        FileIndex {
+            version,
             all,
             owners: owners.collect(),
             names,
             groups,
             journal,
-            journal_values: Arc::new(findings.journal_values(None)),
+            journal_values: Arc::new(scan.journal_values(None)),
             logins: logins
                 .into_iter()
                 .map(|(key, all)| (key, all.into()))
@@ -505,7 +516,8 @@ impl Index {
 
 fn uid_keys(entry: &Entry) -> Vec<String> {
     let uids = entry.values("uid");
-    uids.map(|uid| Name::Uid(uid.to_owned()).key()).collect()
+    uids.map(|uid| ObjectName::Uid(uid.to_owned()).key())
+        .collect()
 }
 
 /// The members of a group, as they are looked up here.
@@ -513,7 +525,7 @@ fn members_of(entry: &Entry) -> impl Iterator<Item = String> {
     let named = ["member", "uniqueMember"].into_iter();
     let named = named.flat_map(|name| entry.values(name)).map(dn::key);
     let uids = entry.values("memberUid");
-    named.chain(uids.map(|uid| Name::Uid(uid.to_owned()).key()))
+    named.chain(uids.map(|uid| ObjectName::Uid(uid.to_owned()).key()))
 }
 
 #[cfg(test)]
@@ -633,7 +645,7 @@ mod tests {
         );
         assert_eq!(people.count("ana@b.test").await, Ok(1));
         let journal = address("j@b.test");
-        let guarded = people.file.names_in_journal(&journal, &[]).await;
+        let guarded = people.file.is_named_in_journal(&journal, &[]).await;
         assert_eq!(guarded, Ok(true));
     }
 
@@ -641,7 +653,7 @@ mod tests {
     async fn a_file_that_is_no_longer_looked_at_is_not_trusted() {
         let people = Followed::new(PEOPLE);
         people.task.abort();
-        tokio::time::sleep(LOOK_LATEST + Duration::from_secs(1)).await;
+        tokio::time::sleep(MAX_CHECK_AGE + Duration::from_secs(1)).await;
         assert!(people.count("eve@b.test").await.is_err());
     }
 

@@ -3,20 +3,20 @@
 
 use std::sync::Arc;
 
+use super::attributes::{self, AttributeError};
 use super::entry::Entry;
 use super::ldif::{self, LdifError};
-use super::question::{self, AttributeError};
 use super::resolve;
 use super::settings::TargetSettings;
 use crate::mail::Address;
 
 /// The questions that certain attributes make possible.
-pub struct Questions(question::Attributes);
+pub struct Questions(attributes::Attributes);
 
 impl Questions {
     /// With these address and journal attributes.
     pub fn new(addresses: &[String], journal: &[String]) -> Result<Questions, AttributeError> {
-        question::Attributes::new(addresses, journal).map(Questions)
+        attributes::Attributes::new(addresses, journal).map(Questions)
     }
 
     /// The filter that finds the owners of these addresses.
@@ -46,5 +46,5 @@ pub fn own_address(entry: &Entry, imceaex_domain: Option<&str>) -> Option<Addres
         imceaex_domain: imceaex_domain.map(str::to_owned),
         ..TargetSettings::default()
     };
-    resolve::own_address(entry, &settings)
+    resolve::primary_address(entry, &settings)
 }

@@ -11,43 +11,43 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::cache::Cached;
+use super::attributes::{AttributeError, Attributes};
+use super::cache::CachedSource;
+use super::change_feed;
 use super::entry::{Entry, Lookup, Outage};
 use super::file::{LdifFile, LdifFileError};
-use super::ldap::{self, Ldap, LdapError};
-use super::members::{Members, Rewriting};
-use super::people::NoLongerJournaled;
+use super::journal_history::RemovedJournalAttribute;
+use super::ldap::{self, LdapError, LdapSource};
+use super::members::{AddressRewriter, Members};
 use super::presence::Presence;
-use super::question::{AttributeError, Attributes};
 use super::resolve::Resolution;
 use super::scan::JournalValues;
-use super::settings::{self, CacheSettings, Settings, ValuesOf};
-use super::source::{Name, Objects, Probe, Source};
+use super::settings::{self, AttributeQuery, CacheSettings, Settings};
+use super::source::{ObjectName, Objects, ServerProbe, Source};
 use super::target::Target;
-use super::watch;
 use crate::mail::Address;
 
 /// The longest that an answer from a file may take; it is in memory.
-const FILE_PATIENCE: Duration = Duration::from_secs(5);
+const FILE_MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a message waits for the members of a group that nobody asked for before. Reading them
 /// goes on meanwhile, so that the next attempt finds them; an MTA waits thirty seconds for a
 /// milter's answer.
-const MEMBERS_WAIT: Duration = Duration::from_secs(10);
+const MEMBERS_MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// How long whoever asks waits for a new answer where there is an old one that may be given: so
 /// long, a quick directory answers.
-const OVERDUE_WAIT: Duration = Duration::from_millis(200);
+const REVALIDATE_WAIT: Duration = Duration::from_millis(200);
 
 /// Answers asked for again at once before they are not believed any more.
-const REFRESHING: usize = 1000;
+const MAX_REFRESHES: usize = 1000;
 
 /// Questions under way at once of messages that put very many: what they take of memory, and of the
 /// servers.
-const TURNS: usize = 2048;
+const MAX_EXTRA_QUERIES: usize = 2048;
 
 /// Objects read before somebody takes them.
-const EVERYBODY_WAITING: usize = 1024;
+const OBJECT_BUFFER: usize = 1024;
 
 /// The organization's directory. Cloning gives another handle on the same one; it stops when the
 /// last handle is dropped, or at [`Directory::close`].
@@ -58,11 +58,11 @@ pub struct Directory {
 
 #[derive(Debug)]
 struct Inner {
-    cached: Cached<Backend>,
+    cached: CachedSource<Backend>,
     attributes: Attributes,
     presence: Arc<Presence>,
     /// For the questions of messages that have very many.
-    turns: Semaphore,
+    extra_queries: Semaphore,
     /// Whose answers are being asked for again.
     refreshing: Mutex<HashSet<Address>>,
     tasks: TaskTracker,
@@ -79,7 +79,7 @@ impl Inner {
 
 #[derive(Debug)]
 enum Backend {
-    Ldap(Ldap),
+    Ldap(LdapSource),
     Ldif(Arc<LdifFile>),
 }
 
@@ -110,24 +110,24 @@ impl Directory {
     /// Checks the settings, reads LDIF file and certificates (which blocks), and starts to connect.
     /// No server needs to be up. Must be called within a tokio runtime.
     pub fn open(settings: Settings) -> Result<Directory, OpenError> {
-        Directory::open_as(settings, None)
+        Directory::open_with(settings, None)
     }
 
     /// The same, and keeps in `state_dir` what was seen of the directory: an attribute of which
     /// nobody has a value any more is an outage after a restart, too.
-    pub fn open_remembering(settings: Settings, state_dir: &Path) -> Result<Directory, OpenError> {
-        Directory::open_as(settings, Some(state_dir))
+    pub fn open_with_state(settings: Settings, state_dir: &Path) -> Result<Directory, OpenError> {
+        Directory::open_with(settings, Some(state_dir))
     }
 
-    fn open_as(settings: Settings, state_dir: Option<&Path>) -> Result<Directory, OpenError> {
+    fn open_with(settings: Settings, state_dir: Option<&Path>) -> Result<Directory, OpenError> {
         let attributes =
             Attributes::new(&settings.address_attributes, &settings.journal_attributes)?
-                .with(&settings.further_attributes)?
+                .with_further(&settings.further_attributes)?
                 .with_logins(&settings.login_attributes)?;
-        let known = attributes.clone();
+        let attributes_ = attributes.clone();
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
-        let mut memory = settings.cache;
+        let mut cache_settings = settings.cache;
         let (base, canary) = match &settings.source {
             settings::Source::Ldap(servers) => {
                 let canary = servers
@@ -140,21 +140,22 @@ impl Directory {
         };
         let presence = Presence::new(&attributes, &base, canary);
         let presence = Arc::new(match state_dir {
-            Some(state_dir) => presence.kept_in(state_dir),
+            Some(state_dir) => presence.with_state_dir(state_dir),
             None => presence,
         });
         if state_dir.is_some() {
             let (follow, until) = (Arc::clone(&presence).follow(), stop.clone());
             tasks.spawn(async move { until.run_until_cancelled(follow).await });
         }
-        let (backend, patience) = match &settings.source {
+        let (backend, max_wait) = match &settings.source {
             settings::Source::Ldap(servers) => {
-                let ldap = Ldap::open(servers, attributes, Arc::clone(&presence), &tasks, &stop)?;
-                let patience = ldap.patience() + ldap::SLACK;
-                (Backend::Ldap(ldap), patience)
+                let ldap =
+                    LdapSource::open(servers, attributes, Arc::clone(&presence), &tasks, &stop)?;
+                let max_wait = ldap.max_wait() + ldap::DEADLINE_SLACK;
+                (Backend::Ldap(ldap), max_wait)
             }
             settings::Source::Ldif(path) => {
-                let file = Arc::new(LdifFile::open_watched(
+                let file = Arc::new(LdifFile::open_with_presence(
                     path,
                     attributes,
                     Arc::clone(&presence),
@@ -163,24 +164,24 @@ impl Directory {
                 let until = stop.clone();
                 tasks.spawn(async move { until.run_until_cancelled(follow).await });
                 // The file is in memory already; a second memory would only hide changes.
-                memory = CacheSettings {
+                cache_settings = CacheSettings {
                     ttl: Duration::ZERO,
                     negative_ttl: Duration::ZERO,
-                    ..memory
+                    ..cache_settings
                 };
-                (Backend::Ldif(file), FILE_PATIENCE)
+                (Backend::Ldif(file), FILE_MAX_WAIT)
             }
         };
-        let ttl = memory.ttl;
-        let cached = Cached::new(
+        let ttl = cache_settings.ttl;
+        let cached = CachedSource::new(
             backend,
-            known.clone(),
-            &memory,
-            settings.places,
+            attributes_.clone(),
+            &cache_settings,
+            settings.inheritance,
             settings.targets,
-            patience,
+            max_wait,
         )
-        .with_exemption(settings.exempt_attribute);
+        .with_exempt_attribute(settings.exempt_attribute);
         if let Backend::Ldap(ldap) = cached.source() {
             let scan = ldap.scan(cached.changes(), ttl);
             let until = stop.clone();
@@ -189,9 +190,9 @@ impl Directory {
         Ok(Directory {
             inner: Arc::new(Inner {
                 cached,
-                attributes: known,
+                attributes: attributes_,
                 presence,
-                turns: Semaphore::new(TURNS),
+                extra_queries: Semaphore::new(MAX_EXTRA_QUERIES),
                 refreshing: Mutex::default(),
                 tasks,
                 stop,
@@ -201,17 +202,17 @@ impl Directory {
 
     /// The longest that all questions of one message may take together: as long as one question
     /// that needs several answers of a slow server, or a large group.
-    pub fn patience(&self) -> Duration {
+    pub fn max_wait(&self) -> Duration {
         let one = match self.inner.cached.source() {
-            Backend::Ldap(ldap) => ldap.patience(),
-            Backend::Ldif(_) => FILE_PATIENCE,
+            Backend::Ldap(ldap) => ldap.max_wait(),
+            Backend::Ldif(_) => FILE_MAX_WAIT,
         };
-        one.max(MEMBERS_WAIT)
+        one.max(MEMBERS_MAX_WAIT)
     }
 
-    /// Why there is no answer when [`Directory::patience`] is over.
-    pub fn too_late(&self) -> Outage {
-        let most = self.patience().as_secs_f64();
+    /// Why there is no answer when [`Directory::max_wait`] is over.
+    pub fn deadline_outage(&self) -> Outage {
+        let most = self.max_wait().as_secs_f64();
         Outage::new(format!(
             "no answer within {most} s, the longest that a message waits for the directory"
         ))
@@ -219,9 +220,9 @@ impl Directory {
 
     /// Waits until one more of the questions may be put that messages with very many of them put at
     /// once.
-    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+    pub async fn acquire_query_slot(&self) -> Option<SemaphorePermit<'_>> {
         // It is never closed.
-        self.inner.turns.acquire().await.ok()
+        self.inner.extra_queries.acquire().await.ok()
     }
 
     /// Follows the changes of the directory from now on, where that is wanted and the directory
@@ -236,15 +237,15 @@ impl Directory {
         let changes = self.inner.cached.changes();
         let (file, stop) = (file.to_owned(), self.inner.stop.clone());
         let presence = Arc::clone(&self.inner.presence);
-        let watching = watch::watch(feed, attributes, changes, presence, file, stop);
-        self.inner.tasks.spawn(watching);
+        let following = change_feed::follow_feed(feed, attributes, changes, presence, file, stop);
+        self.inner.tasks.spawn(following);
     }
 
     /// What [`Directory::find_first`] gives for an address as it was written, if that is in memory;
     /// short, for nearly every question is of that kind.
-    pub async fn known(&self, address: &Address) -> Option<Objects> {
-        let objects = self.inner.cached.known(address).await?;
-        if self.inner.cached.is_aging(address).await {
+    pub async fn find_cached(&self, address: &Address) -> Option<Objects> {
+        let objects = self.inner.cached.find_cached(address).await?;
+        if self.inner.cached.needs_refresh(address).await {
             self.refresh(address);
         }
         Some(objects)
@@ -254,7 +255,7 @@ impl Directory {
     /// slow directory then.
     fn refresh(&self, address: &Address) {
         let mut refreshing = self.inner.refreshing();
-        if refreshing.len() >= REFRESHING || !refreshing.insert(address.clone()) {
+        if refreshing.len() >= MAX_REFRESHES || !refreshing.insert(address.clone()) {
             return;
         }
         drop(refreshing);
@@ -267,20 +268,20 @@ impl Directory {
         });
     }
 
-    /// What `asking` gives, which goes on whatever becomes of this question; or else the `overdue`
+    /// What `asking` gives, which goes on whatever becomes of this question; or else the `stale`
     /// answer, if there is one and the new one takes long.
-    async fn soon_or_overdue<T: Send + 'static>(
+    async fn fetch_or_revalidate<T: Send + 'static>(
         &self,
         asking: impl Future<Output = T> + Send + 'static,
-        overdue: Option<T>,
+        stale: Option<T>,
     ) -> Result<T, Outage> {
         let until = self.inner.stop.clone();
         let asking = async move { until.run_until_cancelled(asking).await };
         let asked = self.inner.tasks.spawn(asking);
-        let patience = overdue.as_ref().map_or(Duration::MAX, |_| OVERDUE_WAIT);
-        match (tokio::time::timeout(patience, asked).await, overdue) {
+        let max_wait = stale.as_ref().map_or(Duration::MAX, |_| REVALIDATE_WAIT);
+        match (tokio::time::timeout(max_wait, asked).await, stale) {
             (Ok(Ok(Some(answer))), _) => Ok(answer),
-            (Err(_), Some(overdue)) => Ok(overdue),
+            (Err(_), Some(stale)) => Ok(stale),
             _ => Err(Outage::new("the directory was closed")),
         }
     }
@@ -292,14 +293,14 @@ impl Directory {
             return self.inner.cached.find(readings).await;
         }
         if let Some(asked) = readings.first()
-            && let Some(objects) = self.known(asked).await
+            && let Some(objects) = self.find_cached(asked).await
         {
             return Lookup::Found((0, objects));
         }
-        let overdue = self.inner.cached.find_overdue(readings).await;
+        let stale = self.inner.cached.find_while_revalidating(readings).await;
         let (inner, readings) = (Arc::clone(&self.inner), readings.to_vec());
         let asking = async move { inner.cached.find(&readings).await };
-        let answer = self.soon_or_overdue(asking, overdue.map(Lookup::Found));
+        let answer = self.fetch_or_revalidate(asking, stale.map(Lookup::Found));
         answer.await.unwrap_or_else(Lookup::Unavailable)
     }
 
@@ -319,7 +320,7 @@ impl Directory {
 
     /// The objects that own each of these addresses exactly, as the source has them now, past all
     /// memory and without what they inherit.
-    pub async fn owners_now(
+    pub async fn fetch_owners(
         &self,
         addresses: &[Address],
     ) -> Result<HashMap<Address, Objects>, Outage> {
@@ -335,10 +336,10 @@ impl Directory {
 
     /// The objects that have a login name, in one of `Settings::login_attributes`.
     pub async fn find_login(&self, login: &str) -> Lookup<Objects> {
-        let overdue = self.inner.cached.find_login_overdue(login).await;
+        let stale = self.inner.cached.find_login_while_revalidating(login).await;
         let (inner, login) = (Arc::clone(&self.inner), login.to_owned());
         let asking = async move { inner.cached.find_login(&login).await };
-        let answer = self.soon_or_overdue(asking, overdue.map(Lookup::Found));
+        let answer = self.fetch_or_revalidate(asking, stale.map(Lookup::Found));
         answer.await.unwrap_or_else(Lookup::Unavailable)
     }
 
@@ -347,7 +348,7 @@ impl Directory {
     pub async fn members(
         &self,
         group: &Arc<Entry>,
-        rewriting: Arc<dyn Rewriting>,
+        rewriting: Arc<dyn AddressRewriter>,
     ) -> Result<Arc<Members>, Outage> {
         let (inner, group) = (Arc::clone(&self.inner), Arc::clone(group));
         let dn = group.dn.clone();
@@ -358,32 +359,32 @@ impl Directory {
                 .run_until_cancelled(inner.cached.members(&group, &*rewriting))
                 .await
         });
-        match tokio::time::timeout(MEMBERS_WAIT, reading).await {
+        match tokio::time::timeout(MEMBERS_MAX_WAIT, reading).await {
             Ok(Ok(Some(members))) => members,
             Ok(_) => Err(Outage::new("the directory was closed")),
             Err(_) => Err(Outage::new(format!(
                 "the members of {dn:?} are still being read after {} s",
-                MEMBERS_WAIT.as_secs()
+                MEMBERS_MAX_WAIT.as_secs()
             ))),
         }
     }
 
     /// Every object with an address, as the source has it now. The last item is an outage where the
     /// list is not whole.
-    pub fn everybody(&self) -> mpsc::Receiver<Result<Arc<Entry>, Outage>> {
-        let (tell, everybody) = mpsc::channel(EVERYBODY_WAITING);
+    pub fn list_all(&self) -> mpsc::Receiver<Result<Arc<Entry>, Outage>> {
+        let (sender, objects) = mpsc::channel(OBJECT_BUFFER);
         let inner = Arc::clone(&self.inner);
         self.inner.tasks.spawn(async move {
             let listed = match inner.cached.source() {
-                Backend::Ldap(ldap) => ldap.everybody(&tell).await,
-                Backend::Ldif(file) => file.everybody(&tell).await,
+                Backend::Ldap(ldap) => ldap.send_all(&sender).await,
+                Backend::Ldif(file) => file.send_all(&sender).await,
             };
             if let Err(outage) = listed {
                 // Where nobody listens any more, nobody misses it.
-                let _ = tell.send(Err(outage)).await;
+                let _ = sender.send(Err(outage)).await;
             }
         });
-        everybody
+        objects
     }
 
     /// Follows the values of the journal attributes, everybody's. `None` until they were read once
@@ -397,10 +398,10 @@ impl Directory {
 
     /// Whether anybody's journal attribute names this address, or an object that owns it: for where
     /// not all values can be listed ([`JournalValues::incomplete`]).
-    pub async fn names_in_journal(&self, address: &Address) -> Lookup<()> {
+    pub async fn is_named_in_journal(&self, address: &Address) -> Lookup<()> {
         let (inner, address) = (Arc::clone(&self.inner), address.clone());
-        let asking = async move { inner.cached.names_in_journal(&address).await };
-        let answer = self.soon_or_overdue(asking, None);
+        let asking = async move { inner.cached.is_named_in_journal(&address).await };
+        let answer = self.fetch_or_revalidate(asking, None);
         answer.await.unwrap_or_else(Lookup::Unavailable)
     }
 
@@ -429,14 +430,14 @@ impl Directory {
 
     /// The same; what is not there by the deadline is an outage, and its answer is there for
     /// whoever asks next.
-    pub async fn resolve_by(
+    pub async fn resolve_before(
         &self,
         targets: &[Target],
         deadline: Instant,
     ) -> HashMap<Target, Result<Resolution, Outage>> {
         let answers = distinct(targets).map(|target| async {
             let resolved = timeout_at(deadline, self.resolve_one(target)).await;
-            let resolved = resolved.unwrap_or_else(|_| Err(self.too_late()));
+            let resolved = resolved.unwrap_or_else(|_| Err(self.deadline_outage()));
             (target.clone(), resolved)
         });
         join_all(answers).await.into_iter().collect()
@@ -446,21 +447,21 @@ impl Directory {
         if target.smtp().is_some() {
             return self.inner.cached.resolve(target).await;
         }
-        let overdue = self.inner.cached.resolve_overdue(target).await;
+        let stale = self.inner.cached.resolve_while_revalidating(target).await;
         let (inner, target) = (Arc::clone(&self.inner), target.clone());
         let asking = async move { inner.cached.resolve(&target).await };
-        self.soon_or_overdue(asking, overdue.map(Ok)).await?
+        self.fetch_or_revalidate(asking, stale.map(Ok)).await?
     }
 
     /// The objects that a target names, as the source has them now, with what accounts are told by;
     /// none for an address.
-    pub async fn objects(&self, target: &Target) -> Result<Vec<Arc<Entry>>, Outage> {
+    pub async fn fetch_target_objects(&self, target: &Target) -> Result<Vec<Arc<Entry>>, Outage> {
         let name = match target {
             Target::Smtp(_) => return Ok(Vec::new()),
-            Target::Dn(dn) => Name::Dn(dn.clone()),
-            Target::X500(text) => Name::X500(text.clone()),
+            Target::Dn(dn) => ObjectName::Dn(dn.clone()),
+            Target::X500(text) => ObjectName::X500(text.clone()),
         };
-        self.inner.cached.source().named(&name).await
+        self.inner.cached.source().find_named(&name).await
     }
 
     /// Everything that mail to an object may name it by, as it is compared: addresses and X.500
@@ -468,13 +469,13 @@ impl Directory {
     pub fn names_of(&self, object: &Entry) -> (Vec<String>, Vec<String>) {
         let attributes = &self.inner.attributes;
         let mut names = attributes.keys_of(object);
-        names.extend(super::resolve::names_of(object));
+        names.extend(super::resolve::object_keys(object));
         (names, attributes.login_keys_of(object))
     }
 
     /// Waits for a change of the directory, where changes are followed.
-    pub async fn changed(&self) {
-        self.inner.cached.changes().next().await;
+    pub async fn wait_for_change(&self) {
+        self.inner.cached.changes().wait_for_change().await;
     }
 
     /// The first journal attribute that an object has values of.
@@ -485,7 +486,7 @@ impl Directory {
     }
 
     /// The values of an attribute of some objects, as the servers have them now.
-    pub async fn values(&self, of: &ValuesOf) -> Result<Vec<String>, Outage> {
+    pub async fn fetch_values(&self, of: &AttributeQuery) -> Result<Vec<String>, Outage> {
         match self.inner.cached.source() {
             Backend::Ldap(ldap) => ldap.values(of).await,
             Backend::Ldif(file) => Err(Outage::new(format!(
@@ -497,23 +498,23 @@ impl Directory {
 
     /// Those whose journal attributes lost their values since the start, at most 1,000 of them, the
     /// last one first.
-    pub fn no_longer_journaled(&self) -> Vec<NoLongerJournaled> {
-        self.inner.presence.no_longer_journaled()
+    pub fn removed_journal_attributes(&self) -> Vec<RemovedJournalAttribute> {
+        self.inner.presence.removed_journal_attributes()
     }
 
     /// Tries every server anew, connection and bind included.
-    pub async fn probe(&self) -> Vec<Probe> {
+    pub async fn probe(&self) -> Vec<ServerProbe> {
         match self.inner.cached.source() {
             Backend::Ldap(ldap) => ldap.probe().await,
             Backend::Ldif(file) => {
-                let nobody_has = file.nobody_has();
-                let remarks = nobody_has.iter();
+                let empty_journal_attributes = file.empty_journal_attributes();
+                let remarks = empty_journal_attributes.iter();
                 let remarks = remarks.map(|name| Err(format!("nobody has {name} in this file")));
-                vec![Probe {
+                vec![ServerProbe {
                     url: format!("ldif:{}", file.path().display()),
                     outcome: file.describe().map_err(|outage| outage.reason.to_string()),
                     remarks: remarks.collect(),
-                    nobody_has,
+                    empty_journal_attributes,
                     expires: None,
                     unindexed: Vec::new(),
                 }]
@@ -536,7 +537,7 @@ impl Directory {
         self.inner.stop.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
-        self.inner.presence.write();
+        self.inner.presence.save();
     }
 }
 
@@ -558,14 +559,14 @@ impl Source for Backend {
         }
     }
 
-    async fn names_in_journal(
+    async fn is_named_in_journal(
         &self,
         address: &Address,
         owners: &[Arc<Entry>],
     ) -> Result<bool, Outage> {
         match self {
-            Backend::Ldap(ldap) => ldap.names_in_journal(address, owners).await,
-            Backend::Ldif(file) => file.names_in_journal(address, owners).await,
+            Backend::Ldap(ldap) => ldap.is_named_in_journal(address, owners).await,
+            Backend::Ldif(file) => file.is_named_in_journal(address, owners).await,
         }
     }
 
@@ -576,31 +577,34 @@ impl Source for Backend {
         }
     }
 
-    async fn groups(&self) -> Result<Vec<String>, Outage> {
+    async fn list_groups(&self) -> Result<Vec<String>, Outage> {
         match self {
-            Backend::Ldap(ldap) => ldap.groups().await,
-            Backend::Ldif(file) => file.groups().await,
+            Backend::Ldap(ldap) => ldap.list_groups().await,
+            Backend::Ldif(file) => file.list_groups().await,
         }
     }
 
-    async fn journaled(&self) -> Result<Vec<Arc<Entry>>, Outage> {
+    async fn list_journaled(&self) -> Result<Vec<Arc<Entry>>, Outage> {
         match self {
-            Backend::Ldap(ldap) => ldap.journaled().await,
-            Backend::Ldif(file) => file.journaled().await,
+            Backend::Ldap(ldap) => ldap.list_journaled().await,
+            Backend::Ldif(file) => file.list_journaled().await,
         }
     }
 
-    async fn concerned(&self, to: &mpsc::Sender<Result<Arc<Entry>, Outage>>) -> Result<(), Outage> {
+    async fn list_mail_relevant(
+        &self,
+        to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
+    ) -> Result<(), Outage> {
         match self {
-            Backend::Ldap(ldap) => ldap.concerned(to).await,
-            Backend::Ldif(file) => file.concerned(to).await,
+            Backend::Ldap(ldap) => ldap.list_mail_relevant(to).await,
+            Backend::Ldif(file) => file.list_mail_relevant(to).await,
         }
     }
 
-    async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {
+    async fn find_named(&self, name: &ObjectName) -> Result<Vec<Arc<Entry>>, Outage> {
         match self {
-            Backend::Ldap(ldap) => ldap.named(name).await,
-            Backend::Ldif(file) => file.named(name).await,
+            Backend::Ldap(ldap) => ldap.find_named(name).await,
+            Backend::Ldif(file) => file.find_named(name).await,
         }
     }
 

@@ -11,21 +11,21 @@ use base64::engine::general_purpose::STANDARD;
 use super::entry::Entry;
 
 /// Longest line, folded parts joined.
-const LONGEST_LINE: usize = 1 << 20;
+const MAX_LINE: usize = 1 << 20;
 
 /// Why a text is not LDIF that can be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {fault}")]
+#[error("line {line}: {problem}")]
 pub struct LdifError {
     /// The line, counted from 1, where the trouble begins.
     pub line: usize,
     /// What it is.
-    pub fault: LdifFault,
+    pub problem: LdifProblem,
 }
 
 /// What is wrong with a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LdifFault {
+pub enum LdifProblem {
     /// Neither comment nor `name: value`.
     #[error("{0:?} is not of the form \"attribute: value\"")]
     NoAttribute(String),
@@ -51,7 +51,7 @@ pub enum LdifFault {
     #[error("a continuation line (it begins with a space) that continues nothing")]
     Fold,
     /// Longer than a megabyte.
-    #[error("the line is longer than {LONGEST_LINE} bytes")]
+    #[error("the line is longer than {MAX_LINE} bytes")]
     TooLong,
 }
 
@@ -59,45 +59,45 @@ pub enum LdifFault {
 /// is another attribute than the one without. Bytes that are no UTF-8 are replaced, not dropped.
 pub(super) fn parse(text: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Vec<Entry>, LdifError> {
     let mut entries = Vec::new();
-    let mut record: Option<Record> = None;
+    let mut record: Option<LdifRecord> = None;
     let mut begun = false;
-    for line in Unfolded::new(text) {
+    for line in LogicalLines::new(text) {
         let (number, line) = line?;
         if line.is_empty() {
-            entries.extend(record.take().map(Record::into_entry));
+            entries.extend(record.take().map(LdifRecord::into_entry));
             continue;
         }
-        let fail = |fault| LdifError {
+        let fail = |problem| LdifError {
             line: number,
-            fault,
+            problem,
         };
-        let (name, value) = attribute(&line).map_err(fail)?;
+        let (name, value) = parse_attribute(&line).map_err(fail)?;
         match name.to_ascii_lowercase().as_str() {
             "version" if !begun && value.trim() == "1" => {}
-            "version" if !begun => return Err(fail(LdifFault::Version(value))),
-            "dn" if record.is_some() => return Err(fail(LdifFault::SecondDn)),
-            "dn" => record = Some(Record::new(value)),
-            "changetype" | "control" => return Err(fail(LdifFault::Change)),
+            "version" if !begun => return Err(fail(LdifProblem::Version(value))),
+            "dn" if record.is_some() => return Err(fail(LdifProblem::SecondDn)),
+            "dn" => record = Some(LdifRecord::new(value)),
+            "changetype" | "control" => return Err(fail(LdifProblem::Change)),
             _ => match &mut record {
-                None => return Err(fail(LdifFault::NoDn(name))),
+                None => return Err(fail(LdifProblem::NoDn(name))),
                 Some(record) if wanted(&name) => record.attributes.push((name, vec![value])),
                 Some(_) => {}
             },
         }
         begun = true;
     }
-    entries.extend(record.map(Record::into_entry));
+    entries.extend(record.map(LdifRecord::into_entry));
     Ok(entries)
 }
 
-struct Record {
+struct LdifRecord {
     dn: String,
     attributes: Vec<(String, Vec<String>)>,
 }
 
-impl Record {
-    fn new(dn: String) -> Record {
-        Record {
+impl LdifRecord {
+    fn new(dn: String) -> LdifRecord {
+        LdifRecord {
             dn,
             attributes: Vec::new(),
         }
@@ -109,7 +109,7 @@ impl Record {
 }
 
 /// Splits `name: value`, `name:: base64`.
-fn attribute(line: &[u8]) -> Result<(String, String), LdifFault> {
+fn parse_attribute(line: &[u8]) -> Result<(String, String), LdifProblem> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let colon = memchr::memchr(b':', line).unwrap_or(0);
     let (name, value) = (text(&line[..colon]), &line[colon..]);
@@ -119,14 +119,14 @@ fn attribute(line: &[u8]) -> Result<(String, String), LdifFault> {
             .all(|c| c.is_ascii_alphanumeric() || "-.;_".contains(c));
     if !named {
         let start: String = text(line).chars().take(40).collect();
-        return Err(LdifFault::NoAttribute(start));
+        return Err(LdifProblem::NoAttribute(start));
     }
     let value = match value {
         [b':', b':', encoded @ ..] => match STANDARD.decode(encoded.trim_ascii()) {
             Ok(decoded) => text(&decoded),
-            Err(_) => return Err(LdifFault::Base64(name)),
+            Err(_) => return Err(LdifProblem::Base64(name)),
         },
-        [b':', b'<', ..] => return Err(LdifFault::Url(name)),
+        [b':', b'<', ..] => return Err(LdifProblem::Url(name)),
         [_, plain @ ..] => {
             let blanks = plain.iter().take_while(|b| **b == b' ').count();
             text(&plain[blanks..])
@@ -137,22 +137,22 @@ fn attribute(line: &[u8]) -> Result<(String, String), LdifFault> {
 }
 
 /// Lines with their numbers, folds joined, comments gone; an empty line ends a record.
-struct Unfolded<'a> {
+struct LogicalLines<'a> {
     rest: Option<&'a [u8]>,
     number: usize,
 }
 
-impl<'a> Unfolded<'a> {
-    fn new(text: &'a [u8]) -> Unfolded<'a> {
+impl<'a> LogicalLines<'a> {
+    fn new(text: &'a [u8]) -> LogicalLines<'a> {
         // Editors on Windows put a byte order mark in front.
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        Unfolded {
+        LogicalLines {
             rest: Some(text),
             number: 0,
         }
     }
 
-    fn physical(&mut self) -> Option<&'a [u8]> {
+    fn next_physical(&mut self) -> Option<&'a [u8]> {
         let rest = self.rest?;
         let (line, rest) = match memchr::memchr(b'\n', rest) {
             Some(end) => (&rest[..end], Some(&rest[end + 1..])),
@@ -164,44 +164,44 @@ impl<'a> Unfolded<'a> {
     }
 
     /// The next physical line without its leading space, if it continues the one before.
-    fn continuation(&mut self) -> Option<&'a [u8]> {
+    fn next_continuation(&mut self) -> Option<&'a [u8]> {
         if self.rest?.first() != Some(&b' ') {
             return None;
         }
-        self.physical().map(|line| &line[1..])
+        self.next_physical().map(|line| &line[1..])
     }
 
-    fn logical(&mut self) -> Option<Result<Cow<'a, [u8]>, LdifFault>> {
-        let first = self.physical()?;
+    fn next_logical(&mut self) -> Option<Result<Cow<'a, [u8]>, LdifProblem>> {
+        let first = self.next_physical()?;
         if first.first() == Some(&b' ') {
-            return Some(Err(LdifFault::Fold));
+            return Some(Err(LdifProblem::Fold));
         }
         let mut line = Cow::Borrowed(first);
         if !first.is_empty() {
-            while let Some(more) = self.continuation() {
-                if line.len() + more.len() > LONGEST_LINE {
-                    return Some(Err(LdifFault::TooLong));
+            while let Some(more) = self.next_continuation() {
+                if line.len() + more.len() > MAX_LINE {
+                    return Some(Err(LdifProblem::TooLong));
                 }
                 line.to_mut().extend_from_slice(more);
             }
         }
-        if line.len() > LONGEST_LINE {
-            return Some(Err(LdifFault::TooLong));
+        if line.len() > MAX_LINE {
+            return Some(Err(LdifProblem::TooLong));
         }
         Some(Ok(line))
     }
 }
 
-impl<'a> Iterator for Unfolded<'a> {
+impl<'a> Iterator for LogicalLines<'a> {
     type Item = Result<(usize, Cow<'a, [u8]>), LdifError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let line = self.number + 1;
-            match self.logical()? {
+            match self.next_logical()? {
                 Ok(text) if text.first() == Some(&b'#') => {}
                 Ok(text) => return Some(Ok((line, text))),
-                Err(fault) => return Some(Err(LdifError { line, fault })),
+                Err(problem) => return Some(Err(LdifError { line, problem })),
             }
         }
     }
@@ -252,28 +252,28 @@ mod tests {
 
     #[test]
     fn trouble_is_named_with_its_line() {
-        let long = format!("dn: x\nmail: {}\n", "a".repeat(LONGEST_LINE));
-        for (text, line, fault) in [
+        let long = format!("dn: x\nmail: {}\n", "a".repeat(MAX_LINE));
+        for (text, line, problem) in [
             (
                 "dn: x\nnonsense\n",
                 2,
-                LdifFault::NoAttribute("nonsense".into()),
+                LdifProblem::NoAttribute("nonsense".into()),
             ),
-            ("dn: x\n\n\nmail: a\n", 4, LdifFault::NoDn("mail".into())),
-            ("dn: x\na: b\ndn: y\n", 3, LdifFault::SecondDn),
+            ("dn: x\n\n\nmail: a\n", 4, LdifProblem::NoDn("mail".into())),
+            ("dn: x\na: b\ndn: y\n", 3, LdifProblem::SecondDn),
             (
                 "dn: x\nphoto:< file:///x\n",
                 2,
-                LdifFault::Url("photo".into()),
+                LdifProblem::Url("photo".into()),
             ),
-            ("dn: x\nmail:: ***\n", 2, LdifFault::Base64("mail".into())),
-            ("version: 2\n", 1, LdifFault::Version("2".into())),
-            ("dn: x\nchangetype: modify\n", 2, LdifFault::Change),
-            ("\n folded\n", 2, LdifFault::Fold),
-            (&long, 2, LdifFault::TooLong),
+            ("dn: x\nmail:: ***\n", 2, LdifProblem::Base64("mail".into())),
+            ("version: 2\n", 1, LdifProblem::Version("2".into())),
+            ("dn: x\nchangetype: modify\n", 2, LdifProblem::Change),
+            ("\n folded\n", 2, LdifProblem::Fold),
+            (&long, 2, LdifProblem::TooLong),
         ] {
             let start: String = text.chars().take(30).collect();
-            assert_eq!(all(text), Err(LdifError { line, fault }), "{start:?}");
+            assert_eq!(all(text), Err(LdifError { line, problem }), "{start:?}");
         }
     }
 

@@ -11,14 +11,14 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::changes::Names;
+use super::answer_cache::CacheableAnswer;
+use super::change_log::Dependencies;
 use super::dn;
 use super::entry::{Entry, Outage};
-use super::memory::Answer;
-use super::places;
-use super::resolve::{self, AT_ONCE, is_group};
-use super::settings::Places;
-use super::source::{Name, Objects, Source};
+use super::inheritance;
+use super::resolve::{self, CONCURRENT_READS, is_group};
+use super::settings::Inheritance;
+use super::source::{ObjectName, Objects, Source};
 use super::target::Target;
 use crate::mail::Address;
 
@@ -37,14 +37,14 @@ pub struct Members {
     pub all_exempt: bool,
 }
 
-impl Answer for Arc<Members> {
-    fn is_yes(&self) -> bool {
+impl CacheableAnswer for Arc<Members> {
+    fn is_positive(&self) -> bool {
         true
     }
 }
 
 /// Tells whether the MTA makes other addresses of a member's.
-pub trait Rewriting: Send + Sync + 'static {
+pub trait AddressRewriter: Send + Sync + 'static {
     /// Another number whenever answers may be others.
     fn version(&self) -> u64;
 
@@ -53,56 +53,59 @@ pub trait Rewriting: Send + Sync + 'static {
 }
 
 /// The members of a group as they were read.
-pub(super) struct Found {
+pub(super) struct MemberList {
     /// Everything but the group itself that was read.
     pub(super) members: Vec<Arc<Entry>>,
     /// Members that are named by address.
     pub(super) addresses: Vec<Address>,
     /// The names of all members, if they are too many to be read one by one: `members` are the
     /// groups among them then.
-    pub(super) unread: Option<Unread>,
+    pub(super) unread: Option<UnreadMembers>,
     /// What the answer depends on.
-    pub(super) names: Names,
+    pub(super) names: Dependencies,
 }
 
 /// The names of members that were not read.
-pub(super) struct Unread {
+pub(super) struct UnreadMembers {
     names: HashSet<String>,
-    seen: HashSet<String>,
+    visited: HashSet<String>,
 }
 
-impl Unread {
+impl UnreadMembers {
     /// Whether an object is one of these members.
     pub(super) fn has(&self, entry: &Entry) -> bool {
         let key = dn::key(&entry.dn);
-        if self.seen.contains(&key) {
+        if self.visited.contains(&key) {
             return false;
         }
         let uids = entry.values("uid");
-        let mut uids = uids.map(|uid| Name::Uid(uid.to_owned()).key());
+        let mut uids = uids.map(|uid| ObjectName::Uid(uid.to_owned()).key());
         self.names.contains(&key) || uids.any(|key| self.names.contains(&key))
     }
 
     /// How many of these members are not groups.
     pub(super) fn count(&self) -> usize {
-        let groups = self.names.iter().filter(|name| self.seen.contains(*name));
+        let groups = self
+            .names
+            .iter()
+            .filter(|name| self.visited.contains(*name));
         self.names.len() - groups.count()
     }
 }
 
 /// Which objects journal attributes of groups and containers cover.
 #[derive(Default)]
-pub(super) struct Covered {
+pub(super) struct InheritanceCoverage {
     containers: HashSet<String>,
     members: HashSet<String>,
-    seen: HashSet<String>,
+    visited: HashSet<String>,
 }
 
-impl Covered {
+impl InheritanceCoverage {
     /// Whether an object may inherit from a group or container.
     pub(super) fn has(&self, entry: &Entry) -> bool {
         let is_within = || {
-            let above = places::above(&entry.dn, "");
+            let above = inheritance::containers_above(&entry.dn, "");
             above
                 .iter()
                 .any(|dn| self.containers.contains(&dn::key(dn)))
@@ -110,9 +113,9 @@ impl Covered {
         let is_member = || {
             let key = dn::key(&entry.dn);
             let uids = entry.values("uid");
-            let mut uids = uids.map(|uid| Name::Uid(uid.to_owned()).key());
+            let mut uids = uids.map(|uid| ObjectName::Uid(uid.to_owned()).key());
             self.members.contains(&key)
-                || self.seen.contains(&key)
+                || self.visited.contains(&key)
                 || uids.any(|key| self.members.contains(&key))
         };
         !self.containers.is_empty() && is_within() || is_member()
@@ -120,55 +123,58 @@ impl Covered {
 }
 
 /// Reads which objects journal attributes of groups and containers cover.
-pub(super) async fn covered<S: Source>(source: &S, places: Places) -> Result<Covered, Outage> {
-    let mut covered = Covered::default();
-    if places == Places::default() {
+pub(super) async fn read_coverage<S: Source>(
+    source: &S,
+    inheritance: Inheritance,
+) -> Result<InheritanceCoverage, Outage> {
+    let mut covered = InheritanceCoverage::default();
+    if inheritance == Inheritance::default() {
         return Ok(covered);
     }
     let groups = group_keys(source).await?;
-    for entry in source.journaled().await? {
-        if places.containers {
+    for entry in source.list_journaled().await? {
+        if inheritance.containers {
             covered.containers.insert(dn::key(&entry.dn));
         }
-        if places.groups && groups.contains(&dn::key(&entry.dn)) {
+        if inheritance.groups && groups.contains(&dn::key(&entry.dn)) {
             let (walk, names) = walk_groups(source, &entry.dn, &groups).await?;
             covered.members.extend(names);
-            covered.seen.extend(walk.seen);
+            covered.visited.extend(walk.visited);
         }
     }
     Ok(covered)
 }
 
 async fn group_keys<S: Source>(source: &S) -> Result<HashSet<String>, Outage> {
-    let groups = source.groups().await?;
+    let groups = source.list_groups().await?;
     Ok(groups.iter().map(|dn| dn::key(dn)).collect())
 }
 
 /// Reads the members of a group, through groups in it.
-pub(super) async fn members<S: Source>(
+pub(super) async fn read_members<S: Source>(
     source: &S,
     group: &Entry,
     limit: usize,
-    places: Places,
-) -> Result<Found, Outage> {
-    let mut walk = Walk::default();
-    let mut level = vec![Name::Dn(group.dn.clone())];
+    inheritance: Inheritance,
+) -> Result<MemberList, Outage> {
+    let mut walk = MemberWalk::default();
+    let mut level = vec![ObjectName::Dn(group.dn.clone())];
     while !level.is_empty() {
         level.retain(|name| walk.asked.insert(name.key()));
         if walk.asked.len() > limit {
-            return compare(source, group, places).await;
+            return collect_names(source, group, inheritance).await;
         }
-        let entries: Vec<Vec<Arc<Entry>>> = read(source, level).await?;
+        let entries: Vec<Vec<Arc<Entry>>> = read_objects(source, level).await?;
         level = Vec::new();
         for entry in entries.into_iter().flatten() {
             level.extend(walk.visit(&entry));
         }
     }
-    Ok(Found {
-        names: match walk.searched {
+    Ok(MemberList {
+        names: match walk.uses_search {
             // Whoever begins to match a search becomes a member; no name tells of that.
-            true => Names::any(),
-            false => Names::of(walk.asked.into_iter().chain(inherited(places))),
+            true => Dependencies::on_everything(),
+            false => Dependencies::new(walk.asked.into_iter().chain(inheritance_key(inheritance))),
         },
         members: walk.members,
         addresses: walk.addresses,
@@ -176,29 +182,32 @@ pub(super) async fn members<S: Source>(
     })
 }
 
-async fn read<S: Source>(source: &S, names: Vec<Name>) -> Result<Vec<Vec<Arc<Entry>>>, Outage> {
+async fn read_objects<S: Source>(
+    source: &S,
+    names: Vec<ObjectName>,
+) -> Result<Vec<Vec<Arc<Entry>>>, Outage> {
     stream::iter(names)
-        .map(|name| async move { source.named(&name).await })
-        .buffered(AT_ONCE)
+        .map(|name| async move { source.find_named(&name).await })
+        .buffered(CONCURRENT_READS)
         .try_collect()
         .await
 }
 
 #[derive(Default)]
-struct Walk {
+struct MemberWalk {
     asked: HashSet<String>,
-    seen: HashSet<String>,
+    visited: HashSet<String>,
     members: Vec<Arc<Entry>>,
     addresses: Vec<Address>,
     /// Whether members were found by a search: whoever begins to match becomes one.
-    searched: bool,
+    uses_search: bool,
 }
 
-impl Walk {
+impl MemberWalk {
     /// Notes an object; gives the members that it stands for.
-    fn visit(&mut self, entry: &Arc<Entry>) -> Vec<Name> {
-        let is_first = self.seen.is_empty();
-        if !self.seen.insert(dn::key(&entry.dn)) {
+    fn visit(&mut self, entry: &Arc<Entry>) -> Vec<ObjectName> {
+        let is_first = self.visited.is_empty();
+        if !self.visited.insert(dn::key(&entry.dn)) {
             return Vec::new();
         }
         if !is_first {
@@ -207,22 +216,22 @@ impl Walk {
         if !is_group(entry) {
             return Vec::new();
         }
-        self.addresses.extend(named_by_address(entry));
-        let names: Vec<Name> = names_in(entry);
-        self.searched |= names
+        self.addresses.extend(address_members(entry));
+        let names: Vec<ObjectName> = names_of_members(entry);
+        self.uses_search |= names
             .iter()
-            .any(|name| matches!(name, Name::Url(_) | Name::PrimaryGroup(_)));
+            .any(|name| matches!(name, ObjectName::Url(_) | ObjectName::PrimaryGroup(_)));
         names
     }
 }
 
-fn names_in(group: &Entry) -> Vec<Name> {
+fn names_of_members(group: &Entry) -> Vec<ObjectName> {
     let primary = group.values("primaryGroupToken");
-    let primary = primary.map(|token| Name::PrimaryGroup(token.to_owned()));
-    resolve::members(group).chain(primary).collect()
+    let primary = primary.map(|token| ObjectName::PrimaryGroup(token.to_owned()));
+    resolve::member_names(group).chain(primary).collect()
 }
 
-fn named_by_address(group: &Entry) -> impl Iterator<Item = Address> {
+fn address_members(group: &Entry) -> impl Iterator<Item = Address> {
     let values = group.values("rfc822MailMember");
     values.filter_map(|value| match Target::parse(value) {
         Ok(Target::Smtp(address)) => Some(address),
@@ -231,29 +240,34 @@ fn named_by_address(group: &Entry) -> impl Iterator<Item = Address> {
 }
 
 /// The names of a large group's members, and those who were read on the way.
-async fn compare<S: Source>(source: &S, group: &Entry, places: Places) -> Result<Found, Outage> {
+async fn collect_names<S: Source>(
+    source: &S,
+    group: &Entry,
+    inheritance: Inheritance,
+) -> Result<MemberList, Outage> {
     let groups = group_keys(source).await?;
     let (walk, names) = walk_groups(source, &group.dn, &groups).await?;
-    Ok(Found {
+    Ok(MemberList {
         // Not any change at all: in a large directory something changes while a large group is
         // read. Who begins to match a search counts when the answer is too old.
-        names: Names::of(
-            (names.iter().chain(&walk.seen).cloned())
+        names: Dependencies::new(
+            (names.iter().chain(&walk.visited).cloned())
                 .chain([dn::key(&group.dn)])
-                .chain(inherited(places)),
+                .chain(inheritance_key(inheritance)),
         ),
         members: walk.members,
         addresses: walk.addresses,
-        unread: Some(Unread {
+        unread: Some(UnreadMembers {
             names,
-            seen: walk.seen,
+            visited: walk.visited,
         }),
     })
 }
 
 /// A name for what members may inherit from, if they do.
-fn inherited(places: Places) -> Option<String> {
-    (places != Places::default()).then(|| places::ANYWHERE.to_owned())
+fn inheritance_key(inheritance: Inheritance) -> Option<String> {
+    (inheritance != Inheritance::default())
+        .then(|| inheritance::ALL_GROUPS_AND_CONTAINERS.to_owned())
 }
 
 /// Reads a group and the groups in it, and gives the names of all members.
@@ -261,24 +275,24 @@ async fn walk_groups<S: Source>(
     source: &S,
     group: &str,
     groups: &HashSet<String>,
-) -> Result<(Walk, HashSet<String>), Outage> {
-    let mut walk = Walk::default();
+) -> Result<(MemberWalk, HashSet<String>), Outage> {
+    let mut walk = MemberWalk::default();
     let mut names: HashSet<String> = HashSet::new();
-    let mut level = vec![Name::Dn(group.to_owned())];
+    let mut level = vec![ObjectName::Dn(group.to_owned())];
     while !level.is_empty() {
-        let entries = read(source, level).await?;
+        let entries = read_objects(source, level).await?;
         level = Vec::new();
         for entry in entries.into_iter().flatten() {
             for name in walk.visit(&entry) {
                 let key = name.key();
                 let is_group = match name {
-                    Name::Dn(_) => groups.contains(&key),
-                    Name::Uid(_) | Name::X500(_) => false,
-                    Name::Url(_) | Name::PrimaryGroup(_) => true,
+                    ObjectName::Dn(_) => groups.contains(&key),
+                    ObjectName::Uid(_) | ObjectName::X500(_) => false,
+                    ObjectName::Url(_) | ObjectName::PrimaryGroup(_) => true,
                 };
                 if is_group {
                     // A search has no object of its own.
-                    let is_search = !matches!(name, Name::Dn(_));
+                    let is_search = !matches!(name, ObjectName::Dn(_));
                     let is_new = match is_search {
                         true => walk.asked.insert(key),
                         false => names.insert(key),

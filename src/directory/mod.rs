@@ -10,8 +10,11 @@
 //!     └───────────────► watch ◄─ ldap: feed
 //! ```
 
+mod answer_cache;
+mod attributes;
 mod cache;
-mod changes;
+mod change_feed;
+mod change_log;
 pub mod dn;
 mod entry;
 mod file;
@@ -19,14 +22,12 @@ mod file;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handle;
+mod inheritance;
+mod journal_history;
 mod ldap;
 mod ldif;
 mod members;
-mod memory;
-mod people;
-mod places;
 mod presence;
-mod question;
 mod resolve;
 mod scan;
 mod schema;
@@ -34,23 +35,22 @@ mod settings;
 mod source;
 mod stamp;
 mod target;
-mod watch;
 
+pub use attributes::AttributeError;
 pub use dn::{is_within, key as dn_key};
 pub use entry::{Entry, Lookup, Outage};
 pub use file::LdifFileError;
 pub use handle::{Directory, Health, OpenError};
+pub use journal_history::RemovedJournalAttribute;
 pub use ldap::{LdapError, UrlError};
-pub use ldif::{LdifError, LdifFault};
-pub use members::{Members, Rewriting};
-pub use people::NoLongerJournaled;
-pub use presence::{Accepted, accept_empty};
-pub use question::AttributeError;
-pub use resolve::{Expansion, Reached, Resolution};
+pub use ldif::{LdifError, LdifProblem};
+pub use members::{AddressRewriter, Members};
+pub use presence::{Acceptance, accept_empty};
+pub use resolve::{Resolution, ResolvedAddress, ResolvedTarget};
 pub use scan::{JournalValue, JournalValues};
 pub use settings::{
-    Bind, CacheSettings, ExpandGroups, LdapSettings, Places, Settings, Source, TargetSettings,
-    ValuesOf, Watch,
+    AttributeQuery, Bind, CacheSettings, ExpandGroups, Inheritance, LdapSettings, Settings, Source,
+    TargetSettings, WatchMode,
 };
-pub use source::{Objects, Probe};
-pub use target::{Target, TargetError, encapsulated_key};
+pub use source::{Objects, ServerProbe};
+pub use target::{Target, TargetError, encapsulated_x500_key};

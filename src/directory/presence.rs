@@ -16,37 +16,37 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use super::attributes::Attributes;
 use super::entry::{Entry, Outage};
-use super::people::{NoLongerJournaled, People, replace};
-use super::question::Attributes;
+use super::journal_history::{JournalHistory, RemovedJournalAttribute, replace};
 
 /// What the servers showed.
-const SEEN: &str = "directory.seen";
+const SEEN_FILE: &str = "directory.seen";
 /// Whose journal attributes had values.
-const PEOPLE: &str = "directory.people";
+const HISTORY_FILE: &str = "directory.people";
 /// What operators accepted, a line each time.
-const ACCEPTED: &str = "directory.accepted";
+const ACCEPTED_FILE: &str = "directory.accepted";
 
 /// Objects remembered by name that have an attribute.
-const HOLDERS: usize = 5;
+const MAX_HOLDERS: usize = 5;
 
 /// How often is looked whether an operator accepted something.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause between two times that something new is written.
-const PAUSE: Duration = Duration::from_millis(20);
+const WRITE_PAUSE: Duration = Duration::from_millis(20);
 
 /// What was seen of the directory.
 #[derive(Debug)]
 pub(super) struct Presence {
-    attributes: Vec<Tracked>,
+    attributes: Vec<TrackedAttribute>,
     base: String,
     canary: Option<String>,
-    people: People,
+    journal_history: JournalHistory,
     state: Mutex<State>,
     /// Held while it is written.
     writing: Mutex<()>,
     /// There is something to write.
-    news: Arc<Notify>,
+    wake_writer: Arc<Notify>,
     /// Counts the acceptances.
     accepted: watch::Sender<u64>,
     /// Where it is kept.
@@ -55,7 +55,7 @@ pub(super) struct Presence {
 
 /// An attribute that is watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Tracked {
+pub(super) struct TrackedAttribute {
     pub(super) name: String,
     /// Whether it holds journal addresses.
     pub(super) is_journal: bool,
@@ -63,7 +63,7 @@ pub(super) struct Tracked {
 
 #[derive(Debug, Default)]
 struct State {
-    seen: Seen,
+    seen: PresenceRecord,
     is_written: bool,
     /// Journal attributes that nobody was found to have, each warned of once.
     warned: Vec<String>,
@@ -72,16 +72,16 @@ struct State {
 
 /// What was seen, as it is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Seen {
+struct PresenceRecord {
     /// Below which base.
     base: String,
     /// The canary of that time.
     canary: Option<String>,
-    /// The last line of [`ACCEPTED`] that was taken over.
+    /// The last line of [`ACCEPTED_FILE`] that was taken over.
     accepted: Option<String>,
     /// By server, then by attribute in lower case.
     #[serde(default)]
-    servers: BTreeMap<String, BTreeMap<String, Shown>>,
+    servers: BTreeMap<String, BTreeMap<String, AttributeRecord>>,
     /// People whose journal attribute is hidden.
     #[serde(default)]
     hidden: Vec<String>,
@@ -89,7 +89,7 @@ struct Seen {
 
 /// What a server showed of an attribute.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Shown {
+struct AttributeRecord {
     /// The attribute as the settings spell it.
     name: String,
     /// Objects that had a value when they were read last.
@@ -106,27 +106,27 @@ impl Presence {
     pub(super) fn new(attributes: &Attributes, base: &str, canary: Option<String>) -> Presence {
         let journal = attributes.journal();
         let tracked = |is_journal| {
-            move |name: &String| Tracked {
+            move |name: &String| TrackedAttribute {
                 name: name.clone(),
                 is_journal,
             }
         };
         let known = |name: &&String| journal.iter().any(|one| one.eq_ignore_ascii_case(name));
         let addresses = attributes.addresses().iter().filter(|name| !known(name));
-        let addresses: Vec<Tracked> = addresses.map(tracked(false)).collect();
+        let addresses: Vec<TrackedAttribute> = addresses.map(tracked(false)).collect();
         let journaled = journal.iter().map(tracked(true));
-        let news: Arc<Notify> = Arc::default();
-        let seen = Seen {
+        let wake_writer: Arc<Notify> = Arc::default();
+        let seen = PresenceRecord {
             base: base.to_lowercase(),
             canary: canary.clone(),
-            ..Seen::default()
+            ..PresenceRecord::default()
         };
         Presence {
             attributes: journaled.chain(addresses).collect(),
             base: base.to_lowercase(),
             canary,
-            people: People::new(journal, Arc::clone(&news)),
-            news,
+            journal_history: JournalHistory::new(journal, Arc::clone(&wake_writer)),
+            wake_writer,
             writing: Mutex::default(),
             state: Mutex::new(State {
                 seen,
@@ -138,24 +138,24 @@ impl Presence {
     }
 
     /// The same with what is kept in this directory. Blocks.
-    pub(super) fn kept_in(mut self, directory: &Path) -> Presence {
+    pub(super) fn with_state_dir(mut self, directory: &Path) -> Presence {
         self.directory = Some(directory.to_owned());
-        let file = directory.join(SEEN);
+        let file = directory.join(SEEN_FILE);
         let seen = match std::fs::read_to_string(&file) {
-            Ok(text) => serde_json::from_str::<Seen>(&text).map_err(io::Error::from),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.fresh(None)),
+            Ok(text) => serde_json::from_str::<PresenceRecord>(&text).map_err(io::Error::from),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.new_record(None)),
             Err(error) => Err(error),
         };
         let seen = seen.unwrap_or_else(|error| {
             tracing::warn!("cannot read {}: {error}", file.display());
-            self.fresh(None)
+            self.new_record(None)
         });
         let is_same = seen.base == self.base && seen.canary == self.canary;
         let accepted = seen.accepted.clone();
-        let people = directory.join(PEOPLE);
+        let people = directory.join(HISTORY_FILE);
         if is_same {
             self.state().seen = seen;
-            if let Err(error) = self.people.keep_in(&people) {
+            if let Err(error) = self.journal_history.persist_in(&people) {
                 tracing::warn!("cannot write {}: {error}", people.display());
             }
         } else {
@@ -163,34 +163,34 @@ impl Presence {
                 "another base or canary: what the directory showed before does not count any more"
             );
             let mut state = self.state();
-            state.seen = self.fresh(accepted);
+            state.seen = self.new_record(accepted);
             // Settings under which no server lets us in leave what is kept.
             state.is_written = true;
             drop(state);
-            self.people.begin_in(&people);
+            self.journal_history.start_file(&people);
         }
-        self.take_accepted();
-        self.write();
+        self.apply_acceptances();
+        self.save();
         self
     }
 
     /// Follows what operators accept, and keeps what is learned, for ever.
     pub(super) async fn follow(self: Arc<Presence>) {
-        let mut ticks = interval(LOOK_EVERY);
+        let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = self.news.notified() => {}
+                () = self.wake_writer.notified() => {}
             }
             let presence = Arc::clone(&self);
             let look = move || {
-                presence.take_accepted();
-                presence.write();
+                presence.apply_acceptances();
+                presence.save();
             };
             // A panic in there leaves what is known.
             let _ = tokio::task::spawn_blocking(look).await;
-            sleep(PAUSE).await;
+            sleep(WRITE_PAUSE).await;
         }
     }
 
@@ -200,41 +200,43 @@ impl Presence {
     }
 
     /// The attributes that are watched, journal attributes first.
-    pub(super) fn attributes(&self) -> &[Tracked] {
+    pub(super) fn attributes(&self) -> &[TrackedAttribute] {
         &self.attributes
     }
 
     /// What is known of people's journal attributes.
-    pub(super) fn people(&self) -> &People {
-        &self.people
+    pub(super) fn journal_history(&self) -> &JournalHistory {
+        &self.journal_history
     }
 
     /// Those whose journal attributes lost their values lately, the last one first.
-    pub(super) fn no_longer_journaled(&self) -> Vec<NoLongerJournaled> {
-        self.people.no_longer_journaled()
+    pub(super) fn removed_journal_attributes(&self) -> Vec<RemovedJournalAttribute> {
+        self.journal_history.removed_journal_attributes()
     }
 
     /// Whether any server has shown a value of this attribute.
-    pub(super) fn was_shown(&self, attribute: &Tracked) -> bool {
+    pub(super) fn was_shown(&self, attribute: &TrackedAttribute) -> bool {
         self.state().seen.first_shown(&attribute.key()).is_some()
     }
 
     /// Whether there are journal attributes of which no server has shown a value.
-    pub(super) fn is_unsure(&self) -> bool {
+    pub(super) fn has_unseen_attributes(&self) -> bool {
         let mut journal = self.attributes.iter().filter(|one| one.is_journal);
         journal.any(|one| !self.was_shown(one))
     }
 
     /// Whether an entry lacks a journal attribute that others have, so that its absence needs
     /// proof.
-    pub(super) fn lacks(&self, entry: &Entry) -> bool {
+    pub(super) fn lacks_journal_attribute(&self, entry: &Entry) -> bool {
         let journal = self.attributes.iter().filter(|one| one.is_journal);
-        let mut lacking = journal.filter(|one| !has(entry, &one.name)).peekable();
+        let mut lacking = journal
+            .filter(|one| !has_value(entry, &one.name))
+            .peekable();
         lacking.peek().is_some() && lacking.any(|one| self.was_shown(one))
     }
 
     /// Objects that had this attribute when they were read last, at this server those first.
-    pub(super) fn holders(&self, server: &str, attribute: &Tracked) -> Vec<String> {
+    pub(super) fn holders(&self, server: &str, attribute: &TrackedAttribute) -> Vec<String> {
         let key = attribute.key();
         let state = self.state();
         let own = state.seen.servers.get(server).and_then(|all| all.get(&key));
@@ -245,7 +247,7 @@ impl Presence {
             .chain(others)
             .flat_map(|shown| &shown.holders)
         {
-            if holders.len() < 2 * HOLDERS && !holders.contains(holder) {
+            if holders.len() < 2 * MAX_HOLDERS && !holders.contains(holder) {
                 holders.push(holder.clone());
             }
         }
@@ -253,17 +255,23 @@ impl Presence {
     }
 
     /// Notes which attributes an entry of this server shows. Cheap where it is no news.
-    pub(super) fn note(&self, server: &str, entry: &Entry) {
+    pub(super) fn record_entry(&self, server: &str, entry: &Entry) {
         for attribute in &self.attributes {
-            if has(entry, &attribute.name) {
-                self.show(server, attribute, &entry.dn, false);
+            if has_value(entry, &attribute.name) {
+                self.record_holder(server, attribute, &entry.dn, false);
             }
         }
     }
 
     /// Notes that an object of this server has a value of an attribute; `is_first` where it is the
     /// one to ask first.
-    pub(super) fn show(&self, server: &str, attribute: &Tracked, dn: &str, is_first: bool) {
+    pub(super) fn record_holder(
+        &self,
+        server: &str,
+        attribute: &TrackedAttribute,
+        dn: &str,
+        is_first: bool,
+    ) {
         let mut state = self.state();
         let state = &mut *state;
         let servers = &mut state.seen.servers;
@@ -272,7 +280,7 @@ impl Presence {
             .and_then(|all| all.get(&attribute.key()));
         let is_news = known.is_none_or(|shown| {
             let is_there = shown.holders.iter().any(|holder| holder == dn);
-            let is_room = shown.holders.len() < HOLDERS;
+            let is_room = shown.holders.len() < MAX_HOLDERS;
             shown.missing.is_some()
                 || (!is_there && (is_room || is_first))
                 || (is_first && shown.holders.first().is_none_or(|first| first != dn))
@@ -281,26 +289,33 @@ impl Presence {
             return;
         }
         let shown = servers.entry(server.to_owned()).or_default();
-        let shown = shown.entry(attribute.key()).or_insert_with(|| Shown {
-            name: attribute.name.clone(),
-            since: now(),
-            ..Shown::default()
-        });
+        let shown = shown
+            .entry(attribute.key())
+            .or_insert_with(|| AttributeRecord {
+                name: attribute.name.clone(),
+                since: now(),
+                ..AttributeRecord::default()
+            });
         shown.missing = None;
         shown.holders.retain(|holder| holder != dn);
         match is_first {
             true => shown.holders.insert(0, dn.to_owned()),
             false => shown.holders.push(dn.to_owned()),
         }
-        shown.holders.truncate(HOLDERS);
+        shown.holders.truncate(MAX_HOLDERS);
         state.warned.retain(|name| *name != attribute.name);
         state.is_written = false;
-        self.news.notify_one();
+        self.wake_writer.notify_one();
     }
 
     /// Notes that a server shows no value of an attribute, and says why it is not to be believed,
     /// where it is not. `why` is what else is known of the reason.
-    pub(super) fn miss(&self, server: &str, attribute: &Tracked, why: &str) -> Option<String> {
+    pub(super) fn record_missing(
+        &self,
+        server: &str,
+        attribute: &TrackedAttribute,
+        why: &str,
+    ) -> Option<String> {
         let key = attribute.key();
         let name = &attribute.name;
         let mut state = self.state();
@@ -323,7 +338,7 @@ impl Presence {
         if let Some(shown) = known.filter(|shown| shown.missing.is_none()) {
             shown.missing = Some(now());
             state.is_written = false;
-            self.news.notify_one();
+            self.wake_writer.notify_one();
         }
         let before = match by == server {
             true => format!("any more; it did since {since}"),
@@ -337,24 +352,24 @@ impl Presence {
     /// What stands in the way of believing a file of which these objects have the attributes, in
     /// their order. Only journal attributes count: people of whom a file gives no address are not
     /// in it.
-    pub(super) fn outage_of_file(&self, file: &str, holders: &[Option<String>]) -> Option<Outage> {
+    pub(super) fn check_file(&self, file: &str, holders: &[Option<String>]) -> Option<Outage> {
         let mut missing = Vec::new();
         for (attribute, holder) in self.attributes.iter().zip(holders) {
             match holder {
                 _ if !attribute.is_journal => {}
-                Some(dn) => self.show(file, attribute, dn, false),
-                None => missing.extend(self.miss(file, attribute, "")),
+                Some(dn) => self.record_holder(file, attribute, dn, false),
+                None => missing.extend(self.record_missing(file, attribute, "")),
             }
         }
         (!missing.is_empty()).then(|| Outage::new(missing.join("; ")))
     }
 
     /// Takes over what an operator accepted since the last time. Blocks.
-    fn take_accepted(&self) {
+    fn apply_acceptances(&self) {
         let Some(directory) = &self.directory else {
             return;
         };
-        let text = std::fs::read_to_string(directory.join(ACCEPTED)).unwrap_or_default();
+        let text = std::fs::read_to_string(directory.join(ACCEPTED_FILE)).unwrap_or_default();
         let last = text
             .split_inclusive('\n')
             .filter_map(|line| line.strip_suffix('\n'))
@@ -366,30 +381,33 @@ impl Presence {
         if state.seen.accepted.as_deref() == Some(last) {
             return;
         }
-        state.seen = self.fresh(Some(last.to_owned()));
+        state.seen = self.new_record(Some(last.to_owned()));
         state.is_written = false;
         drop(state);
         tracing::warn!(
             "accepted that attributes of the directory are empty: {}",
             last.replace('\t', " ")
         );
-        self.forget_people();
+        self.clear_history();
         self.accepted.send_modify(|count| *count += 1);
     }
 
-    fn forget_people(&self) {
-        if let (Err(error), Some(directory)) = (self.people.forget(), &self.directory) {
-            tracing::warn!("cannot write {}: {error}", directory.join(PEOPLE).display());
+    fn clear_history(&self) {
+        if let (Err(error), Some(directory)) = (self.journal_history.clear(), &self.directory) {
+            tracing::warn!(
+                "cannot write {}: {error}",
+                directory.join(HISTORY_FILE).display()
+            );
         }
     }
 
     /// Keeps what is new. Blocks.
-    pub(super) fn write(&self) {
+    pub(super) fn save(&self) {
         let Some(directory) = &self.directory else {
             return;
         };
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let hidden = self.people.hidden();
+        let hidden = self.journal_history.hidden_dns();
         let mut state = self.state();
         if state.seen.hidden != hidden {
             state.seen.hidden = hidden;
@@ -399,18 +417,21 @@ impl Presence {
         state.is_written = true;
         let failed = state.failed;
         drop(state);
-        let people = self.people.write();
+        let people = self.journal_history.save();
         let written = match seen {
             Some(seen) => serde_json::to_string_pretty(&seen)
                 .map_err(io::Error::from)
-                .and_then(|text| replace(&directory.join(SEEN), &(text + "\n"))),
+                .and_then(|text| replace(&directory.join(SEEN_FILE), &(text + "\n"))),
             None => Ok(()),
         };
         match people.and(written) {
             Ok(()) => {}
             Err(error) => {
                 if !failed {
-                    tracing::warn!("cannot write {}: {error}", directory.join(SEEN).display());
+                    tracing::warn!(
+                        "cannot write {}: {error}",
+                        directory.join(SEEN_FILE).display()
+                    );
                 }
                 let mut state = self.state();
                 (state.failed, state.is_written) = (true, false);
@@ -422,12 +443,12 @@ impl Presence {
         }
     }
 
-    fn fresh(&self, accepted: Option<String>) -> Seen {
-        Seen {
+    fn new_record(&self, accepted: Option<String>) -> PresenceRecord {
+        PresenceRecord {
             base: self.base.clone(),
             canary: self.canary.clone(),
             accepted,
-            ..Seen::default()
+            ..PresenceRecord::default()
         }
     }
 
@@ -437,13 +458,13 @@ impl Presence {
     }
 }
 
-impl Tracked {
+impl TrackedAttribute {
     fn key(&self) -> String {
         self.name.to_ascii_lowercase()
     }
 }
 
-impl Seen {
+impl PresenceRecord {
     /// The server that has shown an attribute first, and since when.
     fn first_shown(&self, key: &str) -> Option<(String, String)> {
         let shown = self.servers.iter();
@@ -454,7 +475,7 @@ impl Seen {
 }
 
 /// Whether an entry has a value of an attribute.
-pub(super) fn has(entry: &Entry, attribute: &str) -> bool {
+pub(super) fn has_value(entry: &Entry, attribute: &str) -> bool {
     entry
         .values(attribute)
         .any(|value| !value.trim().is_empty())
@@ -466,7 +487,7 @@ fn now() -> String {
 
 /// What an operator accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Accepted {
+pub struct Acceptance {
     /// When (RFC 3339).
     pub when: String,
     /// Attributes of which a server shows no value any more, each with the server, and since when.
@@ -481,14 +502,14 @@ pub struct Accepted {
 /// Says to the service with this state directory that attributes of which nobody has a value any
 /// more are meant to be empty. The service notices within seconds; a stopped one when it starts.
 /// Blocks.
-pub fn accept_empty(state_dir: &Path, user: &str) -> io::Result<Accepted> {
-    let seen = match std::fs::read_to_string(state_dir.join(SEEN)) {
-        Ok(text) => serde_json::from_str::<Seen>(&text)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Seen::default(),
+pub fn accept_empty(state_dir: &Path, user: &str) -> io::Result<Acceptance> {
+    let seen = match std::fs::read_to_string(state_dir.join(SEEN_FILE)) {
+        Ok(text) => serde_json::from_str::<PresenceRecord>(&text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => PresenceRecord::default(),
         Err(error) => return Err(error),
     };
     let when = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-    let mut accepted = Accepted {
+    let mut accepted = Acceptance {
         when: when.clone(),
         missing: Vec::new(),
         present: Vec::new(),
@@ -507,7 +528,7 @@ pub fn accept_empty(state_dir: &Path, user: &str) -> io::Result<Accepted> {
     }
     let user: String = user.chars().filter(|c| !c.is_control()).collect();
     let line = format!("{when}\tby {user}\t{}\n", accepted.missing.join(", "));
-    let path = state_dir.join(ACCEPTED);
+    let path = state_dir.join(ACCEPTED_FILE);
     let mut file = std::fs::OpenOptions::new()
         .append(true)
         .create(true)
@@ -532,10 +553,10 @@ mod tests {
     fn presence(canary: &str, directory: &Path) -> Presence {
         let attributes = Attributes::new(&["mail".into()], &["journal".into()]);
         let attributes = attributes.expect("valid names");
-        Presence::new(&attributes, "dc=b", Some(canary.into())).kept_in(directory)
+        Presence::new(&attributes, "dc=b", Some(canary.into())).with_state_dir(directory)
     }
 
-    fn journal(presence: &Presence) -> Tracked {
+    fn journal(presence: &Presence) -> TrackedAttribute {
         presence.attributes()[0].clone()
     }
 
@@ -548,20 +569,22 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let presence = presence("c@b", directory.path());
         let journal = journal(&presence);
-        assert_eq!(presence.miss(SERVERS[0], &journal, ""), None);
-        presence.note(SERVERS[0], &entry("cn=dan"));
+        assert_eq!(presence.record_missing(SERVERS[0], &journal, ""), None);
+        presence.record_entry(SERVERS[0], &entry("cn=dan"));
         for server in SERVERS {
-            let why = presence.miss(server, &journal, "").expect("not believed");
+            let why = presence
+                .record_missing(server, &journal, "")
+                .expect("not believed");
             for part in [server, "journal", "accept-empty"] {
                 assert!(why.contains(part), "{why}");
             }
         }
         assert_eq!(presence.holders(SERVERS[1], &journal), ["cn=dan"]);
-        presence.write();
+        presence.save();
         let again = self::presence("c@b", directory.path());
-        assert!(again.miss(SERVERS[1], &journal, "").is_some());
+        assert!(again.record_missing(SERVERS[1], &journal, "").is_some());
         let other = self::presence("d@b", directory.path());
-        assert_eq!(other.miss(SERVERS[0], &journal, ""), None);
+        assert_eq!(other.record_missing(SERVERS[0], &journal, ""), None);
     }
 
     #[test]
@@ -569,19 +592,19 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let presence = presence("c@b", directory.path());
         let journal = journal(&presence);
-        presence.note(SERVERS[0], &entry("cn=dan"));
-        presence.miss(SERVERS[0], &journal, "");
-        presence.write();
+        presence.record_entry(SERVERS[0], &entry("cn=dan"));
+        presence.record_missing(SERVERS[0], &journal, "");
+        presence.save();
         let accepted = accept_empty(directory.path(), "root").expect("it is ours");
         assert_eq!(accepted.missing.len(), 1, "{accepted:?}");
-        presence.take_accepted();
-        assert_eq!(presence.miss(SERVERS[0], &journal, ""), None);
-        presence.note(SERVERS[0], &entry("cn=dan"));
-        presence.take_accepted();
-        assert!(presence.miss(SERVERS[0], &journal, "").is_some());
-        presence.write();
+        presence.apply_acceptances();
+        assert_eq!(presence.record_missing(SERVERS[0], &journal, ""), None);
+        presence.record_entry(SERVERS[0], &entry("cn=dan"));
+        presence.apply_acceptances();
+        assert!(presence.record_missing(SERVERS[0], &journal, "").is_some());
+        presence.save();
         let again = self::presence("c@b", directory.path());
-        assert!(again.miss(SERVERS[0], &journal, "").is_some());
+        assert!(again.record_missing(SERVERS[0], &journal, "").is_some());
     }
 
     #[test]
@@ -589,12 +612,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let presence = presence("c@b", directory.path());
         let all = [Some("cn=dan".to_owned()), Some("cn=dan".to_owned())];
-        assert_eq!(presence.outage_of_file("ldif:/x", &all), None);
+        assert_eq!(presence.check_file("ldif:/x", &all), None);
         let some = [None, Some("cn=dan".to_owned())];
-        let outage = presence
-            .outage_of_file("ldif:/x", &some)
-            .expect("an outage");
+        let outage = presence.check_file("ldif:/x", &some).expect("an outage");
         assert!(outage.reason.contains("ldif:/x"), "{outage}");
-        assert_eq!(presence.outage_of_file("ldif:/x", &all), None);
+        assert_eq!(presence.check_file("ldif:/x", &all), None);
     }
 }

@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::changes::Names;
+use super::change_log::Dependencies;
 use super::dn;
 use super::entry::{Entry, Outage};
 use super::settings::{ExpandGroups, TargetSettings};
-use super::source::{Name, Source};
+use super::source::{ObjectName, Source};
 use super::target::{Target, TargetError, x500_key};
 use crate::mail::{Address, without_scheme};
 
 /// What is read of an object that is named as a target, or is a member of one.
-pub(super) const ATTRIBUTES: [&str; 12] = [
+pub(super) const TARGET_ATTRIBUTES: [&str; 12] = [
     "objectClass",
     "mail",
     "proxyAddresses",
@@ -33,10 +33,10 @@ pub(super) const ATTRIBUTES: [&str; 12] = [
 ];
 
 /// Members asked for at once.
-pub(super) const AT_ONCE: usize = 32;
+pub(super) const CONCURRENT_READS: usize = 32;
 
 /// The kinds of object that stand for others.
-pub(super) const GROUPS: [&str; 7] = [
+pub(super) const GROUP_CLASSES: [&str; 7] = [
     "group",
     "groupOfNames",
     "groupOfUniqueNames",
@@ -48,61 +48,61 @@ pub(super) const GROUPS: [&str; 7] = [
 
 /// An address that a target leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reached {
+pub struct ResolvedAddress {
     /// The address.
     pub address: Address,
     /// The objects on the way: the one that the target names first, the one that has the address
     /// last.
-    pub through: Arc<[String]>,
+    pub path: Arc<[String]>,
 }
 
 /// The addresses that a target leads to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Expansion {
+pub struct ResolvedTarget {
     /// Each address once.
-    pub reached: Vec<Reached>,
+    pub addresses: Vec<ResolvedAddress>,
     /// The members of a group that have no address, or that the directory does not have: they get
     /// no copy.
-    pub without_address: Vec<String>,
+    pub members_without_address: Vec<String>,
 }
 
-impl From<Vec<Reached>> for Expansion {
-    fn from(reached: Vec<Reached>) -> Expansion {
-        Expansion {
-            reached,
-            without_address: Vec::new(),
+impl From<Vec<ResolvedAddress>> for ResolvedTarget {
+    fn from(addresses: Vec<ResolvedAddress>) -> ResolvedTarget {
+        ResolvedTarget {
+            addresses,
+            members_without_address: Vec::new(),
         }
     }
 }
 
 /// The expansion of a target, with at least one address; or why there is none.
-pub type Resolution = Result<Arc<Expansion>, TargetError>;
+pub type Resolution = Result<Arc<ResolvedTarget>, TargetError>;
 
 /// Finds what a target comes to, and what that depends on.
 pub(super) async fn resolve<S: Source>(
     source: &S,
     target: &Target,
     settings: &TargetSettings,
-) -> Result<(Resolution, Names), Outage> {
+) -> Result<(Resolution, Dependencies), Outage> {
     let name = match target {
         Target::Smtp(address) => {
-            let reached = Reached {
+            let addresses = ResolvedAddress {
                 address: address.clone(),
-                through: Arc::new([]),
+                path: Arc::new([]),
             };
-            let expansion = Expansion::from(vec![reached]);
-            return Ok((Ok(Arc::new(expansion)), Names::default()));
+            let expansion = ResolvedTarget::from(vec![addresses]);
+            return Ok((Ok(Arc::new(expansion)), Dependencies::default()));
         }
-        Target::Dn(dn) => Name::Dn(dn.to_owned()),
-        Target::X500(text) => Name::X500(text.clone()),
+        Target::Dn(dn) => ObjectName::Dn(dn.to_owned()),
+        Target::X500(text) => ObjectName::X500(text.clone()),
     };
-    let mut walk = Walk {
+    let mut walk = TargetWalk {
         settings,
         asked: HashSet::new(),
         seen: HashSet::new(),
-        reached: BTreeMap::new(),
-        without: Vec::new(),
-        searched: false,
+        addresses: BTreeMap::new(),
+        members_without_address: Vec::new(),
+        uses_search: false,
     };
     let mut level = vec![(name, Vec::new())];
     let too_many = || {
@@ -117,82 +117,87 @@ pub(super) async fn resolve<S: Source>(
         if walk.asked.len() > settings.group_limit {
             return Err(too_many());
         }
-        let found: Vec<(Vec<Arc<Entry>>, Name, Way)> = stream::iter(level)
-            .map(|(name, way)| async move {
-                let entries = source.named(&name).await?;
-                Ok::<_, Outage>((entries, name, way))
+        let found: Vec<(Vec<Arc<Entry>>, ObjectName, DnPath)> = stream::iter(level)
+            .map(|(name, path)| async move {
+                let entries = source.find_named(&name).await?;
+                Ok::<_, Outage>((entries, name, path))
             })
-            .buffered(AT_ONCE)
+            .buffered(CONCURRENT_READS)
             .try_collect()
             .await?;
         level = Vec::new();
-        for (entries, name, way) in found {
-            walk.searched |= matches!(name, Name::Url(_));
-            if entries.is_empty() && way.is_empty() {
-                let nowhere = Err(TargetError::Nowhere(target.to_string()));
-                return Ok((nowhere, walk.names()));
+        for (entries, name, path) in found {
+            walk.uses_search |= matches!(name, ObjectName::Url(_));
+            if entries.is_empty() && path.is_empty() {
+                let nowhere = Err(TargetError::NoSuchObject(target.to_string()));
+                return Ok((nowhere, walk.dependencies()));
             }
             // A dynamic group may well have nobody in it now.
-            if entries.is_empty() && !matches!(name, Name::Url(_)) {
-                walk.without.push(name.to_string());
+            if entries.is_empty() && !matches!(name, ObjectName::Url(_)) {
+                walk.members_without_address.push(name.to_string());
             }
             for entry in entries {
-                level.extend(walk.visit(&entry, &way));
+                level.extend(walk.visit(&entry, &path));
             }
             if walk.seen.len() > settings.group_limit {
                 return Err(too_many());
             }
         }
     }
-    let names = walk.names();
-    Ok((walk.end(target), names))
+    let names = walk.dependencies();
+    Ok((walk.finish(target), names))
 }
 
 /// The objects from the one that a target names to a member.
-type Way = Vec<String>;
+type DnPath = Vec<String>;
 
 /// What was seen on the way through a group.
-struct Walk<'a> {
+struct TargetWalk<'a> {
     settings: &'a TargetSettings,
     asked: HashSet<String>,
     seen: HashSet<String>,
-    reached: BTreeMap<Address, Arc<[String]>>,
-    without: Vec<String>,
+    addresses: BTreeMap<Address, Arc<[String]>>,
+    members_without_address: Vec<String>,
     /// Whether a member was named by a search.
-    searched: bool,
+    uses_search: bool,
 }
 
-impl Walk<'_> {
+impl TargetWalk<'_> {
     /// Takes an object's address, or gives the members that it stands for.
-    fn visit(&mut self, entry: &Entry, way: &Way) -> Vec<(Name, Way)> {
+    fn visit(&mut self, entry: &Entry, path: &DnPath) -> Vec<(ObjectName, DnPath)> {
         if !self.seen.insert(dn::key(&entry.dn)) {
             return Vec::new();
         }
-        let mut way = way.clone();
-        way.push(entry.dn.clone());
-        let own = own_address(entry, self.settings);
+        let mut path = path.clone();
+        path.push(entry.dn.clone());
+        let own = primary_address(entry, self.settings);
         let always = self.settings.expand_groups == ExpandGroups::Always;
         if is_group(entry) && (own.is_none() || always) {
-            return members(entry).map(|name| (name, way.clone())).collect();
+            return member_names(entry)
+                .map(|name| (name, path.clone()))
+                .collect();
         }
         match own {
             Some(address) => {
-                self.reached.entry(address).or_insert_with(|| way.into());
+                self.addresses.entry(address).or_insert_with(|| path.into());
             }
-            None => self.without.push(entry.dn.clone()),
+            None => self.members_without_address.push(entry.dn.clone()),
         }
         Vec::new()
     }
 
     /// What the answer depends on.
-    fn names(&self) -> Names {
+    fn dependencies(&self) -> Dependencies {
         // Whoever begins to match a search becomes a member; no name tells of him.
-        if self.searched {
-            return Names::any();
+        if self.uses_search {
+            return Dependencies::on_everything();
         }
         // The addresses, too: an object that gets another DN is told of by its new one.
-        let addresses = self.reached.keys().map(|address| address.key().to_owned());
-        Names::of(
+        let addresses = self
+            .addresses
+            .keys()
+            .map(|address| address.key().to_owned());
+        Dependencies::new(
             self.asked
                 .iter()
                 .chain(&self.seen)
@@ -201,38 +206,38 @@ impl Walk<'_> {
         )
     }
 
-    fn end(self, target: &Target) -> Resolution {
-        let first = self.without.iter().take(5).cloned();
+    fn finish(self, target: &Target) -> Resolution {
+        let first = self.members_without_address.iter().take(5).cloned();
         let first: Vec<String> = first.collect();
-        if self.reached.is_empty() {
+        if self.addresses.is_empty() {
             return Err(TargetError::NoAddress {
                 target: target.to_string(),
                 objects: first,
             });
         }
-        let without = self.without.len();
-        if without > 0 {
+        let members_without_address = self.members_without_address.len();
+        if members_without_address > 0 {
             metrics::counter!("copyist_directory_members_without_address_total")
-                .increment(without as u64);
+                .increment(members_without_address as u64);
             tracing::warn!(
                 %target,
-                members = without,
+                member_names = members_without_address,
                 "members of a journal target have no address, the others get the copies: {}",
                 first.join("; ")
             );
         }
-        let reached = self.reached.into_iter();
-        let reached = reached.map(|(address, through)| Reached { address, through });
-        Ok(Arc::new(Expansion {
-            reached: reached.collect(),
-            without_address: self.without,
+        let addresses = self.addresses.into_iter();
+        let addresses = addresses.map(|(address, path)| ResolvedAddress { address, path });
+        Ok(Arc::new(ResolvedTarget {
+            addresses: addresses.collect(),
+            members_without_address: self.members_without_address,
         }))
     }
 }
 
 /// The one address that mail to an object goes to: the primary proxy address (`SMTP:` in capitals,
 /// as Exchange writes it), else `mail`, else a contact's `targetAddress`.
-pub(super) fn own_address(entry: &Entry, settings: &TargetSettings) -> Option<Address> {
+pub(super) fn primary_address(entry: &Entry, settings: &TargetSettings) -> Option<Address> {
     let proxies = entry.values("proxyAddresses");
     let primary = proxies
         .filter(|value| value.starts_with("SMTP:"))
@@ -247,14 +252,14 @@ pub(super) fn own_address(entry: &Entry, settings: &TargetSettings) -> Option<Ad
         // Exchange.
         let domain = settings.imceaex_domain.as_ref()?;
         let legacy = entry.values("legacyExchangeDN").first()?;
-        (!is_group(entry)).then(|| imceaex(legacy, domain))?
+        (!is_group(entry)).then(|| encode_imceaex(legacy, domain))?
     })
 }
 
 /// An X.500 address in SMTP form, `IMCEAEX-_O=ACME_CN=x@domain` ([MS-OXOABK] calls it an
 /// encapsulated address): `/` is `_`, and what is neither letter, digit, `-` nor `=` is `+` and two
 /// hexadecimal digits.
-fn imceaex(legacy: &str, domain: &str) -> Option<Address> {
+fn encode_imceaex(legacy: &str, domain: &str) -> Option<Address> {
     let local: String = legacy
         .bytes()
         .map(|byte| match byte {
@@ -268,7 +273,7 @@ fn imceaex(legacy: &str, domain: &str) -> Option<Address> {
 }
 
 /// The X.500 address in an encapsulated one.
-pub(super) fn encapsulated(address: &Address) -> Option<String> {
+pub(super) fn decode_imceaex(address: &Address) -> Option<String> {
     const START: &str = "IMCEAEX-";
     let local = address.local();
     let start = local.get(..START.len())?;
@@ -292,30 +297,30 @@ pub(super) fn encapsulated(address: &Address) -> Option<String> {
 }
 
 pub(super) fn is_group(entry: &Entry) -> bool {
-    entry.is_group() || members(entry).next().is_some()
+    entry.is_group() || member_names(entry).next().is_some()
 }
 
-pub(super) fn members(entry: &Entry) -> impl Iterator<Item = Name> {
+pub(super) fn member_names(entry: &Entry) -> impl Iterator<Item = ObjectName> {
     let named = ["member", "uniqueMember"];
     let named = named.into_iter().flat_map(|name| entry.values(name));
     named
-        .map(|dn| Name::Dn(dn.to_owned()))
+        .map(|dn| ObjectName::Dn(dn.to_owned()))
         .chain(
             entry
                 .values("memberUid")
-                .map(|uid| Name::Uid(uid.to_owned())),
+                .map(|uid| ObjectName::Uid(uid.to_owned())),
         )
         .chain(
             entry
                 .values("memberURL")
-                .map(|url| Name::Url(url.to_owned())),
+                .map(|url| ObjectName::Url(url.to_owned())),
         )
 }
 
 /// The keys of an object's names in journal attributes: its DN and its X.500 addresses; see
 /// [`Target::key`].
-pub(super) fn names_of(entry: &Entry) -> Vec<String> {
-    let mut names: Vec<String> = x500_of(entry).map(x500_key).collect();
+pub(super) fn object_keys(entry: &Entry) -> Vec<String> {
+    let mut names: Vec<String> = x500_addresses(entry).map(x500_key).collect();
     names.push(dn::key(&entry.dn));
     names.sort_unstable();
     names.dedup();
@@ -323,7 +328,7 @@ pub(super) fn names_of(entry: &Entry) -> Vec<String> {
 }
 
 /// An object's X.500 addresses, without `X500:`.
-pub(super) fn x500_of(entry: &Entry) -> impl Iterator<Item = &str> {
+pub(super) fn x500_addresses(entry: &Entry) -> impl Iterator<Item = &str> {
     let proxies = entry.values("proxyAddresses");
     let proxies = proxies.filter_map(|value| without_scheme(value.trim(), "x500"));
     proxies.chain(entry.values("legacyExchangeDN"))
@@ -335,12 +340,13 @@ mod tests {
 
     #[test]
     fn an_object_without_an_smtp_address_is_reached_inside_exchange() {
-        let address = imceaex("/o=ACME/ou=First Group/cn=x_y", "acme.test").expect("an address");
+        let address =
+            encode_imceaex("/o=ACME/ou=First Group/cn=x_y", "acme.test").expect("an address");
         assert_eq!(
             address.to_string(),
             "IMCEAEX-_o=ACME_ou=First+20Group_cn=x+5Fy@acme.test"
         );
-        let back = encapsulated(&address);
+        let back = decode_imceaex(&address);
         assert_eq!(back.as_deref(), Some("/o=ACME/ou=First Group/cn=x_y"));
         for none in [
             "ana@acme.test",
@@ -349,7 +355,7 @@ mod tests {
             "\u{fc}IMCEAEX@a.test",
         ] {
             let none = Address::parse(none).expect("an address");
-            assert_eq!(encapsulated(&none), None, "{none}");
+            assert_eq!(decode_imceaex(&none), None, "{none}");
         }
     }
 
@@ -366,7 +372,7 @@ mod tests {
                 ),
             ],
         );
-        let address = own_address(&entry, &TargetSettings::default()).expect("an address");
+        let address = primary_address(&entry, &TargetSettings::default()).expect("an address");
         assert_eq!(address.to_string(), "first@b.test");
     }
 }

@@ -11,16 +11,16 @@ use ldap3::ldap_escape;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::attributes::{Attributes, ValueForm};
 use super::entry::Entry;
-use super::question::{Attributes, Form};
 
 /// Most values in unusual forms kept, in all and for one key.
-const MOST_UNUSUAL: usize = 100_000;
-const MOST_PER_KEY: usize = 50;
+const MAX_UNUSUAL: usize = 100_000;
+const MAX_PER_KEY: usize = 50;
 /// Most different journal values kept.
-const MOST_JOURNAL: usize = 200_000;
+const MAX_JOURNAL: usize = 200_000;
 /// Values that came from the change feed before they are put into one list with the others.
-const MOST_ADDED: usize = 1000;
+const MAX_ADDED: usize = 1000;
 
 /// One value of the journal attributes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,10 +54,10 @@ impl JournalValues {
         self.incomplete.as_deref()
     }
 
-    fn with(&self, new: Vec<JournalValue>) -> JournalValues {
+    fn with_added(&self, new: Vec<JournalValue>) -> JournalValues {
         let mut all = self.clone();
         all.added.extend(new);
-        if all.added.len() > MOST_ADDED {
+        if all.added.len() > MAX_ADDED {
             all.read = all.iter().cloned().collect();
             all.added.clear();
         }
@@ -67,12 +67,12 @@ impl JournalValues {
 
 /// A value in an unusual form.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Value {
+pub(super) struct UnusualValue {
     pub(super) attribute: Arc<str>,
     text: Arc<str>,
 }
 
-impl Value {
+impl UnusualValue {
     /// The filter that finds the objects with this value.
     pub(super) fn term(&self) -> String {
         format!("({}={})", self.attribute, ldap_escape(&*self.text))
@@ -81,7 +81,7 @@ impl Value {
 
 /// How far the first scan is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum ScanStage {
     /// Not finished: the directory may have an address in an unusual form.
     Pending,
     /// Finished. If not everything could be read, why.
@@ -95,24 +95,24 @@ pub(super) enum Stage {
 pub(super) struct Scan {
     attributes: Attributes,
     names: Vec<Arc<str>>,
-    found: Mutex<Found>,
-    stage: watch::Sender<Stage>,
+    state: Mutex<ScanState>,
+    stage: watch::Sender<ScanStage>,
     journal: watch::Sender<Option<Arc<JournalValues>>>,
     again: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Found {
-    current: Findings,
+struct ScanState {
+    current: ScanResult,
     /// That of the scan under way.
-    next: Option<Findings>,
+    next: Option<ScanResult>,
     /// Attributes that the server compares with case.
     exact: Vec<Arc<str>>,
 }
 
 /// A value in a usual form, and the object that has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Sample {
+pub(super) struct SampleValue {
     pub(super) attribute: Arc<str>,
     pub(super) value: String,
     pub(super) dn: String,
@@ -120,24 +120,24 @@ pub(super) struct Sample {
 
 /// The values that one scan found.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
-    unusual: HashMap<Box<str>, Vec<Value>>,
+pub(super) struct ScanResult {
+    unusual: HashMap<Box<str>, Vec<UnusualValue>>,
     count: usize,
-    journal: HashMap<Box<str>, Holders>,
+    journal: HashMap<Box<str>, HolderCount>,
     overflow: Option<String>,
     /// For each attribute with addresses a value in lower case and one with capitals.
-    samples: Vec<Sample>,
+    samples: Vec<SampleValue>,
 }
 
 #[derive(Debug)]
-struct Holders {
+struct HolderCount {
     first: Box<str>,
     count: u64,
 }
 
-impl Findings {
+impl ScanResult {
     /// Notes the values of an object, and returns the journal values that nobody had before.
-    pub(super) fn take(
+    pub(super) fn add_entry(
         &mut self,
         entry: &Entry,
         attributes: &Attributes,
@@ -151,12 +151,12 @@ impl Findings {
             };
             let is_exact = exact.contains(name);
             for value in values {
-                match attributes.form_of(name, value, is_exact) {
-                    Form::Usual if attributes.is_of_addresses(name) => {
-                        self.sample(name, value, &entry.dn);
+                match attributes.classify_value(name, value, is_exact) {
+                    ValueForm::Usual if attributes.is_address_attribute(name) => {
+                        self.add_sample(name, value, &entry.dn);
                     }
-                    Form::Unusual(key) => self.keep(key, name, value),
-                    Form::Usual | Form::Other => {}
+                    ValueForm::Unusual(key) => self.add_unusual(key, name, value),
+                    ValueForm::Usual | ValueForm::Invalid => {}
                 }
             }
         }
@@ -167,18 +167,18 @@ impl Findings {
                     continue;
                 }
                 own.push(value);
-                new.extend(self.hold(value, &entry.dn));
+                new.extend(self.add_journal_value(value, &entry.dn));
             }
         }
         new
     }
 
-    fn sample(&mut self, name: &Arc<str>, value: &str, dn: &str) {
+    fn add_sample(&mut self, name: &Arc<str>, value: &str, dn: &str) {
         let is_lower = |text: &str| !text.bytes().any(|byte| byte.is_ascii_uppercase());
         let is_like =
-            |one: &Sample| one.attribute == *name && is_lower(&one.value) == is_lower(value);
+            |one: &SampleValue| one.attribute == *name && is_lower(&one.value) == is_lower(value);
         if value.is_ascii() && value.contains('@') && !self.samples.iter().any(is_like) {
-            self.samples.push(Sample {
+            self.samples.push(SampleValue {
                 attribute: Arc::clone(name),
                 value: value.to_owned(),
                 dn: dn.to_owned(),
@@ -186,17 +186,17 @@ impl Findings {
         }
     }
 
-    fn keep(&mut self, key: String, name: &Arc<str>, value: &str) {
-        if self.count >= MOST_UNUSUAL {
+    fn add_unusual(&mut self, key: String, name: &Arc<str>, value: &str) {
+        if self.count >= MAX_UNUSUAL {
             self.overflow.get_or_insert_with(|| {
-                format!("more than {MOST_UNUSUAL} addresses are written in unusual forms")
+                format!("more than {MAX_UNUSUAL} addresses are written in unusual forms")
             });
             return;
         }
         let known = self.unusual.entry(key.into()).or_default();
-        let is_known = |one: &Value| one.attribute == *name && *one.text == *value;
-        if known.len() < MOST_PER_KEY && !known.iter().any(is_known) {
-            known.push(Value {
+        let is_known = |one: &UnusualValue| one.attribute == *name && *one.text == *value;
+        if known.len() < MAX_PER_KEY && !known.iter().any(is_known) {
+            known.push(UnusualValue {
                 attribute: Arc::clone(name),
                 text: value.into(),
             });
@@ -204,18 +204,18 @@ impl Findings {
         }
     }
 
-    fn hold(&mut self, value: &str, dn: &str) -> Option<JournalValue> {
+    fn add_journal_value(&mut self, value: &str, dn: &str) -> Option<JournalValue> {
         if let Some(holders) = self.journal.get_mut(value) {
             holders.count += 1;
             return None;
         }
-        if self.journal.len() >= MOST_JOURNAL {
+        if self.journal.len() >= MAX_JOURNAL {
             self.overflow.get_or_insert_with(|| {
-                format!("there are more than {MOST_JOURNAL} different journal values")
+                format!("there are more than {MAX_JOURNAL} different journal values")
             });
             return None;
         }
-        let holders = Holders {
+        let holders = HolderCount {
             first: dn.into(),
             count: 1,
         };
@@ -248,10 +248,10 @@ impl Scan {
     /// Nothing is known yet.
     pub(super) fn new(attributes: Attributes) -> Scan {
         Scan {
-            names: names(&attributes),
+            names: attribute_names(&attributes),
             attributes,
-            found: Mutex::default(),
-            stage: watch::Sender::new(Stage::Pending),
+            state: Mutex::default(),
+            stage: watch::Sender::new(ScanStage::Pending),
             journal: watch::Sender::new(None),
             again: Notify::new(),
         }
@@ -259,22 +259,22 @@ impl Scan {
 
     /// Begins a scan.
     pub(super) fn begin(&self) {
-        self.found().next = Some(Findings::default());
+        self.state().next = Some(ScanResult::default());
     }
 
     /// Notes an object that the scan read.
-    pub(super) fn take(&self, entry: &Entry) {
-        let Found { next, exact, .. } = &mut *self.found();
+    pub(super) fn add_entry(&self, entry: &Entry) {
+        let ScanState { next, exact, .. } = &mut *self.state();
         if let Some(next) = next {
-            next.take(entry, &self.attributes, &self.names, exact);
+            next.add_entry(entry, &self.attributes, &self.names, exact);
         }
     }
 
     /// Values in usual forms that were read: of each attribute one in lower case and one with
     /// capitals.
-    pub(super) fn samples(&self) -> Vec<Sample> {
-        let found = self.found();
-        found
+    pub(super) fn samples(&self) -> Vec<SampleValue> {
+        let state = self.state();
+        state
             .next
             .as_ref()
             .map(|next| next.samples.clone())
@@ -284,7 +284,7 @@ impl Scan {
     /// Notes that the server compares an attribute with case, or that it does not; returns whether
     /// that is news.
     pub(super) fn set_exact(&self, attribute: &Arc<str>, is_exact: bool) -> bool {
-        let exact = &mut self.found().exact;
+        let exact = &mut self.state().exact;
         let known = exact.iter().position(|known| known == attribute);
         match (known, is_exact) {
             (None, true) => exact.push(Arc::clone(attribute)),
@@ -295,20 +295,20 @@ impl Scan {
     }
 
     /// Notes an object that the change feed named.
-    pub(super) fn learn(&self, entry: &Entry) {
-        let Found {
+    pub(super) fn update_entry(&self, entry: &Entry) {
+        let ScanState {
             current,
             next,
             exact,
-        } = &mut *self.found();
-        let new = current.take(entry, &self.attributes, &self.names, exact);
+        } = &mut *self.state();
+        let new = current.add_entry(entry, &self.attributes, &self.names, exact);
         if let Some(next) = next {
-            next.take(entry, &self.attributes, &self.names, exact);
+            next.add_entry(entry, &self.attributes, &self.names, exact);
         }
         if !new.is_empty() {
             self.journal.send_if_modified(|known| match known {
                 Some(values) => {
-                    *values = Arc::new(values.with(new));
+                    *values = Arc::new(values.with_added(new));
                     true
                 }
                 None => false,
@@ -326,20 +326,20 @@ impl Scan {
         limited: Option<String>,
         journal_limited: Option<String>,
     ) -> Vec<String> {
-        let mut found = self.found();
-        let Some(next) = found.next.take() else {
+        let mut state = self.state();
+        let Some(next) = state.next.take() else {
             return Vec::new();
         };
-        let mut old = std::mem::replace(&mut found.current, next);
+        let mut old = std::mem::replace(&mut state.current, next);
         let mut journal_limited = journal_limited;
-        if found.current.journal.is_empty() && !old.journal.is_empty() {
-            found.current.journal = std::mem::take(&mut old.journal);
+        if state.current.journal.is_empty() && !old.journal.is_empty() {
+            state.current.journal = std::mem::take(&mut old.journal);
             journal_limited = Some(
                 "nobody has a journal attribute any more, as far as this account may see"
                     .to_owned(),
             );
         }
-        let current = &found.current;
+        let current = &state.current;
         let new = current
             .unusual
             .iter()
@@ -348,18 +348,18 @@ impl Scan {
         let journal = current.journal_values(journal_limited);
         let limited = limited.or_else(|| current.overflow.clone());
         self.journal.send_replace(Some(Arc::new(journal)));
-        self.stage.send_replace(Stage::Done(limited));
+        self.stage.send_replace(ScanStage::Done(limited));
         new
     }
 
     /// Gives a scan up. `why` if it is not worth waiting for another.
-    pub(super) fn give_up(&self, why: Option<String>) {
-        self.found().next = None;
+    pub(super) fn abort(&self, why: Option<String>) {
+        self.state().next = None;
         if let Some(why) = why {
             self.stage.send_if_modified(|stage| {
-                let is_first = !matches!(stage, Stage::Done(_));
+                let is_first = !matches!(stage, ScanStage::Done(_));
                 if is_first {
-                    *stage = Stage::Failed(why);
+                    *stage = ScanStage::Failed(why);
                 }
                 is_first
             });
@@ -367,9 +367,12 @@ impl Scan {
     }
 
     /// The values in unusual forms with one of these keys.
-    pub(super) fn values_of<'a>(&self, keys: impl IntoIterator<Item = &'a str>) -> Vec<Value> {
-        let found = self.found();
-        let unusual = &found.current.unusual;
+    pub(super) fn unusual_values<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a str>,
+    ) -> Vec<UnusualValue> {
+        let state = self.state();
+        let unusual = &state.current.unusual;
         if unusual.is_empty() {
             return Vec::new();
         }
@@ -378,31 +381,31 @@ impl Scan {
     }
 
     /// The number of values in unusual forms.
-    pub(super) fn count(&self) -> usize {
-        self.found().current.count
+    pub(super) fn unusual_count(&self) -> usize {
+        self.state().current.count
     }
 
     /// Whether the first scan has not finished, and may still.
     pub(super) fn is_pending(&self) -> bool {
-        *self.stage.borrow() == Stage::Pending
+        *self.stage.borrow() == ScanStage::Pending
     }
 
     /// Waits for the end of the first scan; what is known at the deadline otherwise.
-    pub(super) async fn stage(&self, deadline: Instant) -> Stage {
+    pub(super) async fn wait_for_first(&self, deadline: Instant) -> ScanStage {
         let mut stage = self.stage.subscribe();
-        let ended = stage.wait_for(|stage| *stage != Stage::Pending);
+        let ended = stage.wait_for(|stage| *stage != ScanStage::Pending);
         // The sender lives as long as we do.
         let _ = timeout_at(deadline, ended).await;
         self.stage.borrow().clone()
     }
 
     /// Asks for a scan because anything may have changed.
-    pub(super) fn ask_again(&self) {
+    pub(super) fn request_rescan(&self) {
         self.again.notify_one();
     }
 
     /// Waits until a scan is asked for.
-    pub(super) async fn asked_again(&self) {
+    pub(super) async fn wait_for_rescan_request(&self) {
         self.again.notified().await;
     }
 
@@ -412,14 +415,18 @@ impl Scan {
     }
 
     // A panic while it is held leaves findings that are still right.
-    fn found(&self) -> MutexGuard<'_, Found> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, ScanState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The names of the attributes that are scanned.
-pub(super) fn names(attributes: &Attributes) -> Vec<Arc<str>> {
-    attributes.scanned().into_iter().map(Arc::from).collect()
+pub(super) fn attribute_names(attributes: &Attributes) -> Vec<Arc<str>> {
+    attributes
+        .scan_attributes()
+        .into_iter()
+        .map(Arc::from)
+        .collect()
 }
 
 #[cfg(test)]
@@ -444,14 +451,17 @@ mod tests {
     }
 
     fn terms(scan: &Scan, key: &str) -> Vec<String> {
-        scan.values_of([key]).iter().map(Value::term).collect()
+        scan.unusual_values([key])
+            .iter()
+            .map(UnusualValue::term)
+            .collect()
     }
 
     #[test]
     fn only_values_that_no_question_finds_are_kept() {
         let scan = scan();
         scan.begin();
-        scan.take(&entry(
+        scan.add_entry(&entry(
             "cn=dan",
             &[
                 ("mail", "Dan@corp.test"),
@@ -483,7 +493,7 @@ mod tests {
             ["(proxyAddresses=x500: /o=Corp/cn=Dan)"]
         );
         assert_eq!(terms(&scan, "j@corp.test"), ["(journal=<j@corp.test>)"]);
-        assert_eq!(scan.count(), 5);
+        assert_eq!(scan.unusual_count(), 5);
     }
 
     #[test]
@@ -500,9 +510,9 @@ mod tests {
         };
         assert_eq!(all(), None);
         scan.begin();
-        scan.take(&entry("cn=a", &[("journal", "j@corp.test")]));
-        scan.take(&entry("cn=b", &[("journal", "j@corp.test")]));
-        scan.learn(&entry(
+        scan.add_entry(&entry("cn=a", &[("journal", "j@corp.test")]));
+        scan.add_entry(&entry("cn=b", &[("journal", "j@corp.test")]));
+        scan.update_entry(&entry(
             "cn=c",
             &[("journal", "k@corp.test"), ("mail", "<c@corp.test>")],
         ));
@@ -514,10 +524,10 @@ mod tests {
         ]);
         assert_eq!(all(), both);
         assert_eq!(terms(&scan, "c@corp.test").len(), 1);
-        scan.learn(&entry("cn=d", &[("journal", "l@corp.test")]));
+        scan.update_entry(&entry("cn=d", &[("journal", "l@corp.test")]));
         assert_eq!(all().expect("read").len(), 3);
         scan.begin();
-        scan.give_up(Some("no".to_owned()));
+        scan.abort(Some("no".to_owned()));
         assert_eq!(all().expect("read").len(), 3, "what was found stays");
         scan.begin();
         scan.finish(None, None);
@@ -535,7 +545,7 @@ mod tests {
                 .is_some()
         );
         scan.begin();
-        scan.take(&entry("cn=a", &[("journal", "k@corp.test")]));
+        scan.add_entry(&entry("cn=a", &[("journal", "k@corp.test")]));
         scan.finish(None, None);
         assert_eq!(all().expect("read").len(), 1);
     }
@@ -544,18 +554,18 @@ mod tests {
     fn memory_is_bounded_and_says_so() {
         let scan = scan();
         scan.begin();
-        for n in 0..=MOST_JOURNAL {
-            scan.take(&entry("cn=a", &[("journal", &format!("j{n}@corp.test"))]));
+        for n in 0..=MAX_JOURNAL {
+            scan.add_entry(&entry("cn=a", &[("journal", &format!("j{n}@corp.test"))]));
         }
-        for n in 0..=MOST_PER_KEY {
+        for n in 0..=MAX_PER_KEY {
             let blanks = " ".repeat(n + 1);
-            scan.take(&entry("cn=a", &[("mail", &format!("a@{blanks}corp.test"))]));
+            scan.add_entry(&entry("cn=a", &[("mail", &format!("a@{blanks}corp.test"))]));
         }
         scan.finish(None, None);
         let values = scan.journal_values();
         let values = values.borrow().clone().expect("read");
-        assert_eq!(values.iter().count(), MOST_JOURNAL);
+        assert_eq!(values.iter().count(), MAX_JOURNAL);
         assert!(values.incomplete().is_some());
-        assert_eq!(terms(&scan, "a@corp.test").len(), MOST_PER_KEY);
+        assert_eq!(terms(&scan, "a@corp.test").len(), MAX_PER_KEY);
     }
 }

@@ -9,15 +9,15 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::mem;
 
+use super::attributes::parse_range;
 use super::entry::Entry;
-use super::question::range;
 use super::stamp::{self, Stamp};
 
 /// What a value's attribute is called, and its values.
 type Attribute = (String, Vec<String>);
 
 /// Subtypes of subtypes are followed this far; a schema may be wrong.
-const DEEPEST: usize = 16;
+const MAX_DEPTH: usize = 16;
 
 /// Names that no server has to be asked for: RFC 4519, RFC 4524 and RFC 2798.
 const STANDARD: [&str; 25] = [
@@ -65,7 +65,7 @@ impl Schema {
         let mut schema = Schema::default();
         let mut superiors: Vec<Option<String>> = Vec::new();
         for description in descriptions {
-            let Some(described) = Description::parse(description) else {
+            let Some(described) = TypeDescription::parse(description) else {
                 continue;
             };
             let number = superiors.len();
@@ -111,7 +111,7 @@ impl Schema {
     /// Whether a type is the other one, or a subtype of it.
     fn is_below(&self, kind: usize, other: usize) -> bool {
         let mut next = Some(kind);
-        for _ in 0..DEEPEST {
+        for _ in 0..MAX_DEPTH {
             match next {
                 Some(kind) if kind == other => return true,
                 Some(kind) => next = self.above.get(kind).copied().flatten(),
@@ -123,7 +123,7 @@ impl Schema {
 }
 
 /// One value of `attributeTypes`, as far as it matters here.
-struct Description {
+struct TypeDescription {
     /// The first name, or the identifier where there is none.
     name: String,
     /// All names and the identifier, in lower case.
@@ -132,8 +132,8 @@ struct Description {
     superior: Option<String>,
 }
 
-impl Description {
-    fn parse(text: &str) -> Option<Description> {
+impl TypeDescription {
+    fn parse(text: &str) -> Option<TypeDescription> {
         let inside = text.trim().strip_prefix('(')?;
         let spaced = inside.replace('(', " ( ").replace(')', " ) ");
         let mut words = spaced.split_ascii_whitespace();
@@ -160,7 +160,7 @@ impl Description {
             }
         }
         let all = named.iter().copied().chain([identifier]).map(unquoted);
-        Some(Description {
+        Some(TypeDescription {
             name: all.clone().next()?.to_owned(),
             names: all.map(str::to_ascii_lowercase).collect(),
             superior,
@@ -187,43 +187,46 @@ fn lower(name: &str) -> Cow<'_, str> {
 
 /// The names that attributes were asked for by.
 #[derive(Debug)]
-pub(super) struct Naming<'a> {
+pub(super) struct RequestedNames<'a> {
     schema: &'a Schema,
-    asked: Vec<Asked<'a>>,
+    asked: Vec<RequestedAttribute<'a>>,
     /// Whether a value may have to come back under more than one of the names.
     overlapping: bool,
 }
 
 #[derive(Debug)]
-struct Asked<'a> {
+struct RequestedAttribute<'a> {
     description: &'a str,
     name: &'a str,
     kind: Option<usize>,
 }
 
-impl<'a> Naming<'a> {
+impl<'a> RequestedNames<'a> {
     /// The naming for what is asked for by these descriptions.
-    pub(super) fn of(schema: &'a Schema, asked: impl IntoIterator<Item = &'a str>) -> Naming<'a> {
+    pub(super) fn of(
+        schema: &'a Schema,
+        asked: impl IntoIterator<Item = &'a str>,
+    ) -> RequestedNames<'a> {
         let asked = asked
             .into_iter()
-            .filter(|description| range(description).is_none());
-        let asked: Vec<Asked<'_>> = asked
+            .filter(|description| parse_range(description).is_none());
+        let asked: Vec<RequestedAttribute<'_>> = asked
             .map(|description| {
                 let name = split(description).0;
                 let kind = schema.type_of(name);
-                Asked {
+                RequestedAttribute {
                     description,
                     name,
                     kind,
                 }
             })
             .collect();
-        let overlaps = |(at, one): (usize, &Asked<'_>)| {
+        let overlaps = |(at, one): (usize, &RequestedAttribute<'_>)| {
             let mut others = asked.iter().enumerate().filter(|(other, _)| *other != at);
             others.any(|(_, other)| schema.is_kind_of(one, other.name, other.kind))
         };
         let overlapping = asked.iter().enumerate().any(overlaps);
-        Naming {
+        RequestedNames {
             schema,
             asked,
             overlapping,
@@ -242,12 +245,13 @@ impl<'a> Naming<'a> {
 
     /// Whether values of this description come under the name they have already.
     fn is_plain(&self, description: &str) -> bool {
-        let same = |asked: &Asked<'_>| asked.description.eq_ignore_ascii_case(description);
+        let same =
+            |asked: &RequestedAttribute<'_>| asked.description.eq_ignore_ascii_case(description);
         !self.overlapping && self.asked.iter().any(same)
     }
 
     /// Whether an attribute of this description has to be read, the stamp's among them.
-    pub(super) fn wants(&self, description: &str) -> bool {
+    pub(super) fn is_requested(&self, description: &str) -> bool {
         let is_stamp = |name: &&str| name.eq_ignore_ascii_case(description);
         self.names(description).next().is_some() || stamp::ATTRIBUTES.iter().any(is_stamp)
     }
@@ -268,7 +272,7 @@ impl<'a> Naming<'a> {
     /// Gives attributes the names that they were asked for by; one that was not asked for keeps its
     /// name, and so does one of which only a range of values came.
     pub(super) fn rename(&self, attributes: &mut Vec<Attribute>) {
-        let keeps = |name: &str| self.is_plain(name) || range(name).is_some();
+        let keeps = |name: &str| self.is_plain(name) || parse_range(name).is_some();
         if attributes.iter().all(|(name, _)| keeps(name)) {
             return;
         }
@@ -295,7 +299,7 @@ impl<'a> Naming<'a> {
 impl Schema {
     /// Whether a type is what was asked for, or a subtype of it. Types that are not known are
     /// compared by their names.
-    fn is_kind_of(&self, asked: &Asked<'_>, name: &str, kind: Option<usize>) -> bool {
+    fn is_kind_of(&self, asked: &RequestedAttribute<'_>, name: &str, kind: Option<usize>) -> bool {
         match (asked.kind, kind) {
             (Some(asked), Some(kind)) => self.is_below(kind, asked),
             _ => asked.name.eq_ignore_ascii_case(name),
@@ -331,7 +335,7 @@ mod tests {
             .iter()
             .map(|name| ((*name).to_owned(), vec![(*name).to_owned()]))
             .collect();
-        Naming::of(&schema, asked.iter().copied()).rename(&mut attributes);
+        RequestedNames::of(&schema, asked.iter().copied()).rename(&mut attributes);
         attributes.into_iter().map(|(name, _)| name).collect()
     }
 

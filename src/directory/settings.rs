@@ -24,7 +24,7 @@ pub struct Settings {
     /// `further_attributes`.
     pub exempt_attribute: Option<String>,
     /// Where else than in their own objects people's journal attributes may stand.
-    pub places: Places,
+    pub inheritance: Inheritance,
     /// How journal targets that name objects are resolved.
     pub targets: TargetSettings,
     /// The cache in front of the source.
@@ -44,7 +44,7 @@ impl Settings {
 /// Where else than in a person's own object journal attributes may stand. What stands there counts
 /// as if it stood in the object as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Places {
+pub struct Inheritance {
     /// In groups that the person is a member of, also by way of other groups.
     pub groups: bool,
     /// In the containers above the object, up to the base.
@@ -96,7 +96,7 @@ pub enum Source {
 
 /// Answers that one question may wait for: its own, and one that proves it, of servers that are
 /// changed on the way.
-pub(super) const ANSWERS: u32 = 4;
+pub(super) const ANSWERS_PER_LOOKUP: u32 = 4;
 
 /// How the LDAP servers are reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +117,7 @@ pub struct LdapSettings {
     /// The longest wait for one answer of a server.
     pub timeout: Duration,
     /// How changes are followed.
-    pub watch: Watch,
+    pub watch: WatchMode,
     /// The address of somebody who is always there: while he is not found, nobody's absence is
     /// believed.
     pub canary: Option<Address>,
@@ -125,14 +125,14 @@ pub struct LdapSettings {
 
 impl LdapSettings {
     /// The longest that a question may take which needs several answers, one after the other.
-    pub fn patience(&self) -> Duration {
-        self.timeout * ANSWERS
+    pub fn max_wait(&self) -> Duration {
+        self.timeout * ANSWERS_PER_LOOKUP
     }
 }
 
 /// How changes in the directory are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Watch {
+pub enum WatchMode {
     /// As the server offers it: content synchronization, or else notification and polling.
     #[default]
     Auto,
@@ -147,14 +147,14 @@ pub enum Watch {
     Off,
 }
 
-impl fmt::Display for Watch {
+impl fmt::Display for WatchMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Watch::Auto => "auto",
-            Watch::Syncrepl => "syncrepl",
-            Watch::Notify => "notify",
-            Watch::Usn => "usn",
-            Watch::Off => "off",
+            WatchMode::Auto => "auto",
+            WatchMode::Syncrepl => "syncrepl",
+            WatchMode::Notify => "notify",
+            WatchMode::Usn => "usn",
+            WatchMode::Off => "off",
         })
     }
 }
@@ -194,7 +194,7 @@ impl Default for CacheSettings {
 
 /// Values of an attribute of some objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ValuesOf {
+pub struct AttributeQuery {
     /// The base of the search; the objects are below it.
     pub base: String,
     /// The filter (RFC 4515) that finds them.
@@ -203,9 +203,9 @@ pub struct ValuesOf {
     pub attribute: String,
 }
 
-impl fmt::Display for ValuesOf {
+impl fmt::Display for AttributeQuery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ValuesOf {
+        let AttributeQuery {
             base,
             filter,
             attribute,

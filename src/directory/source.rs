@@ -19,7 +19,7 @@ pub type Objects = Arc<[Arc<Entry>]>;
 
 /// How one server (or the file) fared when it was tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probe {
+pub struct ServerProbe {
     /// The server's URL, or `ldif:` and the file's path.
     pub url: String,
     /// What was seen, or what went wrong; a sentence either way.
@@ -27,7 +27,7 @@ pub struct Probe {
     /// What else was seen where it let us in, each as such an outcome.
     pub remarks: Vec<Result<String, String>>,
     /// Journal attributes that nobody has, as far as it shows; each stands among the remarks, too.
-    pub nobody_has: Vec<String>,
+    pub empty_journal_attributes: Vec<String>,
     /// When the certificate that it showed ends.
     pub expires: Option<SystemTime>,
     /// Address attributes in use that it has no equality index of, as far as it lets us see its
@@ -37,7 +37,7 @@ pub struct Probe {
 
 /// What an object is called by where a target or a group names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Name {
+pub(super) enum ObjectName {
     /// A distinguished name.
     Dn(String),
     /// An X.500 address without `X500:`.
@@ -50,27 +50,27 @@ pub(super) enum Name {
     PrimaryGroup(String),
 }
 
-impl Name {
-    /// The text that all spellings of this name have in common, as [`super::changes::Changes`]
+impl ObjectName {
+    /// The text that all spellings of this name have in common, as [`super::change_log::ChangeLog`]
     /// knows it.
     pub(super) fn key(&self) -> String {
         match self {
-            Name::Dn(text) => dn::key(text),
-            Name::X500(text) => x500_key(text),
-            Name::Uid(text) => format!("uid:{}", dn::prepared(text)),
-            Name::Url(text) => text.clone(),
-            Name::PrimaryGroup(token) => format!("primary:{token}"),
+            ObjectName::Dn(text) => dn::key(text),
+            ObjectName::X500(text) => x500_key(text),
+            ObjectName::Uid(text) => format!("uid:{}", dn::prepare(text)),
+            ObjectName::Url(text) => text.clone(),
+            ObjectName::PrimaryGroup(token) => format!("primary:{token}"),
         }
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Name::Dn(text) | Name::Url(text) => f.write_str(text),
-            Name::X500(text) => write!(f, "X500:{text}"),
-            Name::Uid(text) => write!(f, "uid={text}"),
-            Name::PrimaryGroup(token) => write!(f, "primaryGroupID={token}"),
+            ObjectName::Dn(text) | ObjectName::Url(text) => f.write_str(text),
+            ObjectName::X500(text) => write!(f, "X500:{text}"),
+            ObjectName::Uid(text) => write!(f, "uid={text}"),
+            ObjectName::PrimaryGroup(token) => write!(f, "primaryGroupID={token}"),
         }
     }
 }
@@ -81,18 +81,18 @@ pub(super) enum Change {
     /// An object is new or other than it was; this is how it is now.
     Object(Entry),
     /// The object with this DN is gone.
-    Gone(String),
+    Removed(String),
     /// More changed than is told one by one.
     Everything,
     /// All that changed before now was told; what changes from here on will be.
     UpToDate,
     /// Where to go on after an interruption.
-    Place(Place),
+    FeedCursor(FeedCursor),
 }
 
 /// Where in a server's changes a feed is. Written as a line of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum FeedCursor {
     /// Content synchronization: the cookie, and the base of the content that it is about.
     Sync {
         /// The base.
@@ -110,31 +110,31 @@ pub(super) enum Place {
     },
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FeedCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Sync { base, cookie } => writeln!(f, "sync\t{cookie}\t{base}"),
-            Place::Usn { server, number } => writeln!(f, "usn\t{number}\t{server}"),
+            FeedCursor::Sync { base, cookie } => writeln!(f, "sync\t{cookie}\t{base}"),
+            FeedCursor::Usn { server, number } => writeln!(f, "usn\t{number}\t{server}"),
         }
     }
 }
 
-impl FromStr for Place {
+impl FromStr for FeedCursor {
     type Err = ();
 
-    fn from_str(text: &str) -> Result<Place, ()> {
+    fn from_str(text: &str) -> Result<FeedCursor, ()> {
         let mut words = text.strip_suffix('\n').ok_or(())?.splitn(3, '\t');
-        let (kind, place, whose) = (words.next(), words.next(), words.next());
-        let place = place.ok_or(())?.to_owned();
+        let (kind, cursor, whose) = (words.next(), words.next(), words.next());
+        let cursor = cursor.ok_or(())?.to_owned();
         let whose = whose.ok_or(())?.to_owned();
         match kind {
-            Some("sync") => Ok(Place::Sync {
+            Some("sync") => Ok(FeedCursor::Sync {
                 base: whose,
-                cookie: place,
+                cookie: cursor,
             }),
-            Some("usn") => Ok(Place::Usn {
+            Some("usn") => Ok(FeedCursor::Usn {
                 server: whose,
-                number: place.parse().map_err(|_| ())?,
+                number: cursor.parse().map_err(|_| ())?,
             }),
             _ => Err(()),
         }
@@ -151,7 +151,7 @@ pub(super) trait Source: Send + Sync + 'static {
 
     /// Whether any journal attribute names this address, or one of the objects that own it, by DN
     /// or X.500 address.
-    fn names_in_journal(
+    fn is_named_in_journal(
         &self,
         address: &Address,
         owners: &[Arc<Entry>],
@@ -165,7 +165,10 @@ pub(super) trait Source: Send + Sync + 'static {
 
     /// The objects that a name stands for, with all values of what targets need; none where it
     /// names nobody.
-    fn named(&self, name: &Name) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
+    fn find_named(
+        &self,
+        name: &ObjectName,
+    ) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
 
     /// The groups with a journal attribute that an object is a member of, also by way of other
     /// groups.
@@ -175,14 +178,14 @@ pub(super) trait Source: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
 
     /// The DNs of all groups.
-    fn groups(&self) -> impl Future<Output = Result<Vec<String>, Outage>> + Send;
+    fn list_groups(&self) -> impl Future<Output = Result<Vec<String>, Outage>> + Send;
 
     /// All objects with a journal attribute.
-    fn journaled(&self) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
+    fn list_journaled(&self) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
 
     /// Tells every object that mail may concern: with an address, forwarding or a journal
     /// attribute. An outage if the list is not whole.
-    fn concerned(
+    fn list_mail_relevant(
         &self,
         to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
     ) -> impl Future<Output = Result<(), Outage>> + Send;
@@ -200,20 +203,20 @@ mod tests {
 
     #[test]
     fn a_place_survives_being_written() {
-        for place in [
-            Place::Sync {
+        for cursor in [
+            FeedCursor::Sync {
                 base: "dc=b, dc=test".into(),
                 cookie: "rid=000,csn=1#0;2#1".into(),
             },
-            Place::Usn {
+            FeedCursor::Usn {
                 server: "CN=NTDS Settings,CN=DC1".into(),
                 number: 4711,
             },
         ] {
-            assert_eq!(place.to_string().parse(), Ok(place));
+            assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
         for bad in ["", "usn\tx\ty\n", "sync\tx\n", "usn\t1\tcut off"] {
-            assert_eq!(bad.parse::<Place>(), Err(()), "{bad:?}");
+            assert_eq!(bad.parse::<FeedCursor>(), Err(()), "{bad:?}");
         }
     }
 }

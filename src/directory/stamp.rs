@@ -8,13 +8,13 @@ pub(super) const ATTRIBUTES: [&str; 4] =
     ["entryCSN", "modifyTimestamp", "uSNChanged", "whenChanged"];
 
 /// What to ask for to read these attributes and the stamp.
-pub(super) fn stamped(mut attributes: Vec<String>) -> Vec<String> {
+pub(super) fn with_stamp_attributes(mut attributes: Vec<String>) -> Vec<String> {
     attributes.extend(ATTRIBUTES.map(str::to_owned));
     attributes
 }
 
 /// Of what was asked for the part before the stamp; `None` where no stamp was asked for.
-pub(super) fn unstamped(asked: &[String]) -> Option<&[String]> {
+pub(super) fn without_stamp_attributes(asked: &[String]) -> Option<&[String]> {
     let (before, last) = asked.split_at(asked.len().checked_sub(ATTRIBUTES.len())?);
     last.iter().eq(ATTRIBUTES.iter()).then_some(before)
 }
@@ -32,11 +32,11 @@ pub(super) struct Stamp {
 
 /// How an object's stamp compares with an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Moved {
+pub(super) enum StampComparison {
     /// The object was changed.
-    Yes,
+    Changed,
     /// The object is as it was.
-    No,
+    Unchanged,
     /// There is nothing to compare.
     Unknown,
 }
@@ -77,25 +77,25 @@ impl Stamp {
 
     /// Whether the object was changed since it had an earlier stamp. A stamp that can no longer be
     /// read is no sign of a change.
-    pub(super) fn moved_since(self, earlier: Stamp) -> Moved {
+    pub(super) fn compare_with(self, earlier: Stamp) -> StampComparison {
         if self.exact != 0 && earlier.exact != 0 && self.origin == earlier.origin {
-            return Moved::of(self.exact, earlier.exact);
+            return StampComparison::of(self.exact, earlier.exact);
         }
         if self.time != 0 && earlier.time != 0 {
-            return Moved::of(self.time, earlier.time);
+            return StampComparison::of(self.time, earlier.time);
         }
         match earlier.is_known() && !self.is_known() {
-            true => Moved::No,
-            false => Moved::Unknown,
+            true => StampComparison::Unchanged,
+            false => StampComparison::Unknown,
         }
     }
 }
 
-impl Moved {
-    fn of(now: u64, earlier: u64) -> Moved {
+impl StampComparison {
+    fn of(now: u64, earlier: u64) -> StampComparison {
         match now == earlier {
-            true => Moved::No,
-            false => Moved::Yes,
+            true => StampComparison::Unchanged,
+            false => StampComparison::Changed,
         }
     }
 }
@@ -135,17 +135,33 @@ mod tests {
         let csn = |csn, time| stamp("a", &[("modifyTimestamp", time), ("entryCSN", csn)]);
         let usn = |server, usn, time| stamp(server, &[("uSNChanged", usn), ("whenChanged", time)]);
         for (earlier, now, moved) in [
-            (csn("1", "t"), csn("1", "t"), Moved::No),
-            (csn("1", "t"), csn("2", "t"), Moved::Yes),
-            (usn("a", "1", "t"), usn("a", "1", "t"), Moved::No),
-            (usn("a", "1", "t"), usn("a", "2", "t"), Moved::Yes),
-            (usn("a", "1", "t"), usn("b", "7", "t"), Moved::No),
-            (usn("a", "1", "t"), usn("b", "1", "u"), Moved::Yes),
-            (csn("1", "t"), stamp("a", &[]), Moved::No),
-            (stamp("a", &[]), csn("1", "t"), Moved::Unknown),
-            (stamp("a", &[]), stamp("a", &[]), Moved::Unknown),
+            (csn("1", "t"), csn("1", "t"), StampComparison::Unchanged),
+            (csn("1", "t"), csn("2", "t"), StampComparison::Changed),
+            (
+                usn("a", "1", "t"),
+                usn("a", "1", "t"),
+                StampComparison::Unchanged,
+            ),
+            (
+                usn("a", "1", "t"),
+                usn("a", "2", "t"),
+                StampComparison::Changed,
+            ),
+            (
+                usn("a", "1", "t"),
+                usn("b", "7", "t"),
+                StampComparison::Unchanged,
+            ),
+            (
+                usn("a", "1", "t"),
+                usn("b", "1", "u"),
+                StampComparison::Changed,
+            ),
+            (csn("1", "t"), stamp("a", &[]), StampComparison::Unchanged),
+            (stamp("a", &[]), csn("1", "t"), StampComparison::Unknown),
+            (stamp("a", &[]), stamp("a", &[]), StampComparison::Unknown),
         ] {
-            assert_eq!(now.moved_since(earlier), moved, "{earlier:?} {now:?}");
+            assert_eq!(now.compare_with(earlier), moved, "{earlier:?} {now:?}");
         }
     }
 }

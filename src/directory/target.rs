@@ -29,10 +29,10 @@ pub enum TargetError {
     Address(#[from] AddressError),
     /// It names an object that the directory does not have, or hides from us.
     #[error("the directory has no object {0:?}")]
-    Nowhere(String),
+    NoSuchObject(String),
     /// It leads out of the domains that journal addresses must be of.
     #[error("{0} is in none of directory.journal_domains")]
-    Elsewhere(Address),
+    OutsideJournalDomains(Address),
     /// It names an object that no mail can be sent to.
     #[error("no SMTP address is to be found for {target:?} (without one: {})", objects.join("; "))]
     NoAddress {
@@ -86,7 +86,7 @@ impl Target {
     pub fn x500(&self) -> Option<String> {
         match self {
             Target::X500(text) => Some(text.clone()),
-            Target::Smtp(address) => resolve::encapsulated(address),
+            Target::Smtp(address) => resolve::decode_imceaex(address),
             Target::Dn(_) => None,
         }
     }
@@ -123,16 +123,16 @@ fn looks_like_dn(text: &str) -> bool {
 
 /// The key of the X.500 address that is encapsulated in an SMTP address, as
 /// [`super::Directory::names_of`] gives it.
-pub fn encapsulated_key(address: &Address) -> Option<String> {
-    resolve::encapsulated(address).map(|text| x500_key(&text))
+pub fn encapsulated_x500_key(address: &Address) -> Option<String> {
+    resolve::decode_imceaex(address).map(|text| x500_key(&text))
 }
 
 /// An X.500 address as it is compared: like the values of a DN, and without blanks beside slashes
 /// and equals signs.
 pub(super) fn x500_key(text: &str) -> String {
     let parts = text.split('/').map(|part| match part.split_once('=') {
-        Some((name, value)) => format!("{}={}", dn::prepared(name), dn::prepared(value)),
-        None => dn::prepared(part),
+        Some((name, value)) => format!("{}={}", dn::prepare(name), dn::prepare(value)),
+        None => dn::prepare(part),
     });
     let parts: Vec<String> = parts.collect();
     format!("x500:{}", parts.join("/"))

@@ -11,9 +11,9 @@ use crate::mail::Address;
 /// Domains that the directory names (`organization.domains_from`), shared by every holder of the
 /// same settings.
 #[derive(Debug, Clone, Default)]
-pub struct FoundDomains(Arc<ArcSwap<Vec<DomainPattern>>>);
+pub struct DirectoryDomains(Arc<ArcSwap<Vec<DomainPattern>>>);
 
-impl FoundDomains {
+impl DirectoryDomains {
     /// The domains.
     pub fn get(&self) -> Arc<Vec<DomainPattern>> {
         self.0.load_full()

@@ -12,21 +12,21 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use self::search::Search;
-use super::names::Names;
-use crate::directory::{Directory, Entry, Lookup, Objects, Outage, Rewriting};
+use self::search::IdentitySearch;
+use super::address_rules::AddressRules;
+use crate::directory::{AddressRewriter, Directory, Entry, Lookup, Objects, Outage};
 use crate::mail::Address;
 use crate::maps::{self, AddressMaps};
 
 /// Questions of one message that are under way at once.
-const AT_ONCE: usize = 512;
+const CONCURRENCY: usize = 512;
 
 /// Questions of one message that wait for no other message's.
-const UNCOUNTED: usize = 32;
+const UNLIMITED_QUERIES: usize = 32;
 
 /// Whom an envelope names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Question {
+pub enum IdentityQuery {
     /// A recipient: mail to a group concerns its members.
     Recipient {
         /// As it was written.
@@ -42,7 +42,7 @@ pub enum Question {
         mta: Option<Address>,
     },
     /// The name that a client authenticated with.
-    Login(String),
+    AuthUser(String),
 }
 
 /// Everybody that mail to or from one address concerns.
@@ -52,12 +52,12 @@ pub struct Owners {
     pub people: Vec<Person>,
     /// Further addresses that the mail goes to: contacts in groups, forwarding, routes. Directions
     /// follow from them.
-    pub reached: Vec<Address>,
+    pub further_addresses: Vec<Address>,
     /// Whether some of those concerned are not listed in `people`, since nothing is journaled
     /// because of them.
-    pub has_others: bool,
+    pub has_unlisted_people: bool,
     /// How these were found.
-    pub trace: Vec<Trace>,
+    pub trace: Vec<TraceStep>,
 }
 
 /// One owner of an address.
@@ -74,7 +74,7 @@ pub struct Person {
 
 /// One step of an identification, for explanations.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trace {
+pub struct TraceStep {
     /// What was considered: an address, a login name, a group's DN.
     pub name: String,
     /// Why, and what came of it.
@@ -83,68 +83,72 @@ pub struct Trace {
 
 /// The answers to questions about one message.
 #[derive(Debug, Clone, Default)]
-pub struct People(HashMap<Question, Lookup<Arc<Owners>>>);
+pub struct IdentityAnswers(HashMap<IdentityQuery, Lookup<Arc<Owners>>>);
 
 /// Knows whose an address is.
 #[derive(Debug, Clone)]
 pub struct Identities {
     directory: Directory,
-    names: Arc<Names>,
+    names: Arc<AddressRules>,
     maps: AddressMaps,
     /// Ends what follows the maps, with the last handle.
     _maps_stop: Option<Arc<DropGuard>>,
 }
 
-impl Question {
+impl IdentityQuery {
     /// The address that is asked about; `None` for a login.
     pub fn address(&self) -> Option<&Address> {
         match self {
-            Question::Recipient { address, .. } | Question::Sender { address, .. } => Some(address),
-            Question::Login(_) => None,
+            IdentityQuery::Recipient { address, .. } | IdentityQuery::Sender { address, .. } => {
+                Some(address)
+            }
+            IdentityQuery::AuthUser(_) => None,
         }
     }
 }
 
-impl Hash for Question {
+impl Hash for IdentityQuery {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // The rest hardly ever tells two questions of one message apart.
         match self {
-            Question::Recipient { address, .. } | Question::Sender { address, .. } => {
+            IdentityQuery::Recipient { address, .. } | IdentityQuery::Sender { address, .. } => {
                 address.hash(state);
             }
-            Question::Login(login) => login.hash(state),
+            IdentityQuery::AuthUser(login) => login.hash(state),
         }
     }
 }
 
-impl std::fmt::Display for Question {
+impl std::fmt::Display for IdentityQuery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Question::Recipient { address, .. } | Question::Sender { address, .. } => {
+            IdentityQuery::Recipient { address, .. } | IdentityQuery::Sender { address, .. } => {
                 address.fmt(f)
             }
-            Question::Login(login) => write!(f, "login {login}"),
+            IdentityQuery::AuthUser(login) => write!(f, "login {login}"),
         }
     }
 }
 
-impl People {
+impl IdentityAnswers {
     /// The answer to one question; an outage if it was not asked.
-    pub fn get(&self, question: &Question) -> &Lookup<Arc<Owners>> {
+    pub fn get(&self, question: &IdentityQuery) -> &Lookup<Arc<Owners>> {
         static NOT_ASKED: LazyLock<Lookup<Arc<Owners>>> =
             LazyLock::new(|| Lookup::Unavailable(Outage::new("it was not asked")));
         self.0.get(question).unwrap_or(&NOT_ASKED)
     }
 
     /// All answers, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Question, &Lookup<Arc<Owners>>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&IdentityQuery, &Lookup<Arc<Owners>>)> {
         self.0.iter()
     }
 }
 
-impl FromIterator<(Question, Lookup<Arc<Owners>>)> for People {
-    fn from_iter<I: IntoIterator<Item = (Question, Lookup<Arc<Owners>>)>>(answers: I) -> People {
-        People(answers.into_iter().collect())
+impl FromIterator<(IdentityQuery, Lookup<Arc<Owners>>)> for IdentityAnswers {
+    fn from_iter<I: IntoIterator<Item = (IdentityQuery, Lookup<Arc<Owners>>)>>(
+        answers: I,
+    ) -> IdentityAnswers {
+        IdentityAnswers(answers.into_iter().collect())
     }
 }
 
@@ -154,15 +158,15 @@ impl Person {
         self.objects.iter().filter(|object| !object.inherited)
     }
 
-    /// The object that exempts the person, see [`exempting`].
-    pub fn exempting(&self, attribute: &str) -> Option<&Entry> {
-        exempting(&self.objects, attribute)
+    /// The object that exempts the person, see [`exempting_object`].
+    pub fn exempting_object(&self, attribute: &str) -> Option<&Entry> {
+        exempting_object(&self.objects, attribute)
     }
 }
 
 /// The object that exempts a person by the value TRUE in this attribute. If several objects own an
 /// address, all of them must: in doubt mail is journaled.
-pub fn exempting<'a>(objects: &'a Objects, attribute: &str) -> Option<&'a Entry> {
+pub fn exempting_object<'a>(objects: &'a Objects, attribute: &str) -> Option<&'a Entry> {
     let own = || objects.iter().filter(|object| !object.inherited);
     let exempts = |object: &Entry| {
         let mut values = object.values(attribute);
@@ -174,22 +178,22 @@ pub fn exempting<'a>(objects: &'a Objects, attribute: &str) -> Option<&'a Entry>
 
 impl Owners {
     /// The object of the first person that exempts mail from journaling or texts, if all people do.
-    pub fn exempting(&self, attribute: Option<&str>) -> Option<&Entry> {
+    pub fn exempting_object(&self, attribute: Option<&str>) -> Option<&Entry> {
         let attribute = attribute?;
         let all = self
             .people
             .iter()
-            .all(|person| person.exempting(attribute).is_some());
-        if self.has_others || !all {
+            .all(|person| person.exempting_object(attribute).is_some());
+        if self.has_unlisted_people || !all {
             return None;
         }
-        self.people.first()?.exempting(attribute)
+        self.people.first()?.exempting_object(attribute)
     }
 }
 
 impl Identities {
     /// Asks this directory about mailboxes that are named so.
-    pub fn new(directory: Directory, names: Arc<Names>) -> Identities {
+    pub fn new(directory: Directory, names: Arc<AddressRules>) -> Identities {
         Identities {
             directory,
             names,
@@ -221,17 +225,17 @@ impl Identities {
     }
 
     /// How mailboxes are named.
-    pub fn names(&self) -> &Names {
+    pub fn names(&self) -> &AddressRules {
         &self.names
     }
 
     /// Answers every question. They are asked together; what is not answered by the deadline is an
     /// outage, and its answer is there for whoever asks next.
-    pub async fn find(&self, questions: &[Question], deadline: Instant) -> People {
+    pub async fn find(&self, questions: &[IdentityQuery], deadline: Instant) -> IdentityAnswers {
         let mut answers = HashMap::with_capacity(questions.len());
         let mut unknown = Vec::new();
         for question in questions {
-            match self.known(question).await {
+            match self.find_cached(question).await {
                 Some(answer) => {
                     answers.insert(question.clone(), answer);
                 }
@@ -245,45 +249,45 @@ impl Identities {
         loop {
             // Only what is asked takes memory: a question under way takes far more of it than an
             // answer.
-            while asked.len() < AT_ONCE
+            while asked.len() < CONCURRENCY
                 && let Some((at, question)) = waiting.next()
             {
                 // Once polled, a question goes on by itself.
                 if Instant::now() >= deadline {
-                    let late = Lookup::Unavailable(self.directory.too_late());
+                    let late = Lookup::Unavailable(self.directory.deadline_outage());
                     answers.insert(question.clone(), late);
                     continue;
                 }
                 asked.push(async move {
-                    let answer = timeout_at(deadline, self.ask_in_turn(at, question)).await;
-                    let late = |_| Lookup::Unavailable(self.directory.too_late());
+                    let answer = timeout_at(deadline, self.resolve_in_turn(at, question)).await;
+                    let late = |_| Lookup::Unavailable(self.directory.deadline_outage());
                     (question.clone(), answer.unwrap_or_else(late))
                 });
             }
             match asked.next().await {
                 Some((question, answer)) => answers.insert(question, answer),
-                None => return People(answers),
+                None => return IdentityAnswers(answers),
             };
         }
     }
 
     /// Asks one question of a message, the first of them at once: only messages with very many
     /// unknown addresses wait for each other.
-    async fn ask_in_turn(&self, at: usize, question: &Question) -> Lookup<Arc<Owners>> {
-        let _turn = match at < UNCOUNTED {
+    async fn resolve_in_turn(&self, at: usize, question: &IdentityQuery) -> Lookup<Arc<Owners>> {
+        let _turn = match at < UNLIMITED_QUERIES {
             true => None,
-            false => Some(self.directory.turn().await),
+            false => Some(self.directory.acquire_query_slot().await),
         };
-        self.ask(question).await
+        self.resolve(question).await
     }
 
     /// The answer to a plain question from memory: an address that an object holds exactly, and
     /// that leads nowhere else.
-    async fn known(&self, question: &Question) -> Option<Lookup<Arc<Owners>>> {
+    async fn find_cached(&self, question: &IdentityQuery) -> Option<Lookup<Arc<Owners>>> {
         let address = question.address().filter(|_| self.maps.is_empty())?;
-        let objects = self.directory.known(address).await?;
-        let is_recipient = matches!(question, Question::Recipient { .. });
-        if is_recipient && objects.iter().any(|object| object.leads_on()) {
+        let objects = self.directory.find_cached(address).await?;
+        let is_recipient = matches!(question, IdentityQuery::Recipient { .. });
+        if is_recipient && objects.iter().any(|object| object.has_further_recipients()) {
             return None;
         }
         let person = Person {
@@ -297,21 +301,23 @@ impl Identities {
         })))
     }
 
-    async fn ask(&self, question: &Question) -> Lookup<Arc<Owners>> {
+    async fn resolve(&self, question: &IdentityQuery) -> Lookup<Arc<Owners>> {
         match self.owners(question).await {
-            Ok(owners) if owners.people.is_empty() && owners.reached.is_empty() => Lookup::Absent,
+            Ok(owners) if owners.people.is_empty() && owners.further_addresses.is_empty() => {
+                Lookup::Absent
+            }
             Ok(owners) => Lookup::Found(Arc::new(owners)),
             Err(outage) => Lookup::Unavailable(outage),
         }
     }
 
     /// Identifies, with every step in the trace; nobody where nobody is found.
-    pub async fn owners(&self, question: &Question) -> Result<Owners, Outage> {
-        Search::owners(self, question).await
+    pub async fn owners(&self, question: &IdentityQuery) -> Result<Owners, Outage> {
+        IdentitySearch::owners(self, question).await
     }
 }
 
-impl Rewriting for AddressMaps {
+impl AddressRewriter for AddressMaps {
     fn version(&self) -> u64 {
         AddressMaps::version(self)
     }

@@ -15,15 +15,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::address_rules::ReadingStep;
 use super::domains::DomainPattern;
 use super::find::Identities;
-use super::names::Step;
 use crate::directory::{self, Entry, JournalValues, Lookup, Outage, Target, is_within};
 use crate::mail::Address;
 use crate::maps::Expansion;
 
 /// Values resolved at once.
-const AT_ONCE: usize = 64;
+const CONCURRENCY: usize = 64;
 
 /// What is guarded beside what the directory's values name.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +34,7 @@ pub struct GuardSettings {
     /// Domains that values of attributes must be of to guard anything; any if empty.
     pub journal_domains: Vec<DomainPattern>,
     /// What is a journal mailbox, whatever else it looks like.
-    pub mailboxes: Vec<Membership>,
+    pub mailboxes: Vec<JournalMailboxRule>,
     /// Whether mailboxes of people that attributes name are guarded, too.
     pub guards_persons: bool,
     /// The attribute that exempts people: who has it is a person.
@@ -43,7 +43,7 @@ pub struct GuardSettings {
 
 /// A line of `organization.journal_mailboxes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Membership {
+pub enum JournalMailboxRule {
     /// One mailbox.
     Address(Address),
     /// Every mailbox of a domain.
@@ -52,27 +52,27 @@ pub enum Membership {
     Subtree(String),
 }
 
-impl Membership {
+impl JournalMailboxRule {
     /// Reads an address, a domain or a DN.
-    pub fn parse(text: &str) -> Result<Membership, &'static str> {
+    pub fn parse(text: &str) -> Result<JournalMailboxRule, &'static str> {
         const WRONG: &str = "is not an address, a domain or a DN";
         match Target::parse(text) {
-            Ok(Target::Smtp(address)) => Ok(Membership::Address(address)),
-            Ok(Target::Dn(dn)) => Ok(Membership::Subtree(dn)),
+            Ok(Target::Smtp(address)) => Ok(JournalMailboxRule::Address(address)),
+            Ok(Target::Dn(dn)) => Ok(JournalMailboxRule::Subtree(dn)),
             Ok(Target::X500(_)) => Err(WRONG),
             Err(_) => text
                 .trim()
                 .parse()
-                .map(Membership::Domain)
+                .map(JournalMailboxRule::Domain)
                 .map_err(|_| WRONG),
         }
     }
 
     fn covers(&self, address: &Address, dn: Option<&str>) -> bool {
         match self {
-            Membership::Address(known) => known == address,
-            Membership::Domain(domain) => domain.matches(address.domain()),
-            Membership::Subtree(base) => dn.is_some_and(|dn| is_within(dn, base)),
+            JournalMailboxRule::Address(known) => known == address,
+            JournalMailboxRule::Domain(domain) => domain.matches(address.domain()),
+            JournalMailboxRule::Subtree(base) => dn.is_some_and(|dn| is_within(dn, base)),
         }
     }
 }
@@ -93,16 +93,16 @@ pub struct GuardedMailboxes {
     settings: String,
     /// Mailboxes of people that attribute values name: not guarded.
     #[serde(default)]
-    pub persons: Vec<Unguarded>,
+    pub persons: Vec<UnguardedMailbox>,
     /// Mailboxes of people that settings name as journal or NDR addresses: guarded, so that mail
     /// from outside to these people is rejected.
     #[serde(default)]
-    pub closed_persons: Vec<Unguarded>,
+    pub closed_persons: Vec<UnguardedMailbox>,
 }
 
 /// A person's mailbox that journal copies go to and that is not guarded.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Unguarded {
+pub struct UnguardedMailbox {
     /// The address that copies go to.
     pub address: Address,
     /// The person's object.
@@ -113,11 +113,11 @@ pub struct Unguarded {
     pub mark: String,
 }
 
-impl Unguarded {
+impl UnguardedMailbox {
     /// Why it is not guarded, and the setting that changes it: continues a sentence that begins
     /// with the address.
     pub fn remark(&self) -> String {
-        let Unguarded {
+        let UnguardedMailbox {
             address,
             dn,
             named_by,
@@ -131,11 +131,11 @@ impl Unguarded {
 
 /// The current set, shared by all who ask. There is none until the first was built or read.
 #[derive(Debug, Clone)]
-pub struct Guarded(Arc<watch::Sender<Option<Arc<GuardedMailboxes>>>>);
+pub struct SharedGuard(Arc<watch::Sender<Option<Arc<GuardedMailboxes>>>>);
 
-impl Default for Guarded {
-    fn default() -> Guarded {
-        Guarded(Arc::new(watch::Sender::new(None)))
+impl Default for SharedGuard {
+    fn default() -> SharedGuard {
+        SharedGuard(Arc::new(watch::Sender::new(None)))
     }
 }
 
@@ -145,12 +145,12 @@ pub enum GuardStatus {
     /// It is a guarded mailbox, under this name.
     Guarded(String),
     /// It is none.
-    Free,
+    NotGuarded,
     /// Nobody can tell now.
     Unknown(Outage),
 }
 
-impl Guarded {
+impl SharedGuard {
     /// The set, if it is known.
     pub fn get(&self) -> Option<Arc<GuardedMailboxes>> {
         self.0.borrow().clone()
@@ -216,7 +216,7 @@ impl GuardedMailboxes {
 
     /// Whether a mailbox has this name.
     fn has(&self, address: &Address) -> bool {
-        let x500 = || directory::encapsulated_key(address);
+        let x500 = || directory::encapsulated_x500_key(address);
         self.names.contains(address.key()) || x500().is_some_and(|name| self.names.contains(&name))
     }
 
@@ -242,10 +242,11 @@ impl Identities {
         let readings = self.names().readings(recipient, mta);
         let is_open = |address: &Address| {
             let mut open = ["postmaster", "abuse"].iter();
-            open.any(|name| address.local().eq_ignore_ascii_case(name)) && self.names().has(address)
+            open.any(|name| address.local().eq_ignore_ascii_case(name))
+                && self.names().contains(address)
         };
         if readings.addresses.iter().any(|one| is_open(&one.address)) {
-            return GuardStatus::Free;
+            return GuardStatus::NotGuarded;
         }
         let candidates: Vec<Address> = readings
             .addresses
@@ -261,16 +262,16 @@ impl Identities {
             (Some(at), _) => {
                 let reading = &readings.addresses[at];
                 let how = match reading.step {
-                    Step::Written => String::new(),
+                    ReadingStep::Written => String::new(),
                     step => format!(" ({})", step.name()),
                 };
                 (&candidates[..at], format!("{}{how}", reading.address))
             }
             (None, Some(login)) => (&candidates[..], format!("{login} (login name)")),
             (None, None) => {
-                let mapped = self.mapped_status(&candidates, guarded).await;
-                if mapped == GuardStatus::Free && guarded.incomplete.is_some() {
-                    return self.ask_guard(&candidates).await;
+                let mapped = self.status_by_maps(&candidates, guarded).await;
+                if mapped == GuardStatus::NotGuarded && guarded.incomplete.is_some() {
+                    return self.ask_directory(&candidates).await;
                 }
                 return mapped;
             }
@@ -278,20 +279,20 @@ impl Identities {
         // An address that an object holds exactly is that object's and nobody else's. In doubt the
         // guard holds.
         match self.directory().find_first(earlier).await {
-            Lookup::Found(_) => GuardStatus::Free,
+            Lookup::Found(_) => GuardStatus::NotGuarded,
             Lookup::Absent | Lookup::Unavailable(_) => GuardStatus::Guarded(name),
         }
     }
 
     /// Compares what the MTA's address maps make of a recipient. One that leads to others as well
     /// is not guarded: these must get their mail.
-    async fn mapped_status(
+    async fn status_by_maps(
         &self,
         candidates: &[Address],
         guarded: &GuardedMailboxes,
     ) -> GuardStatus {
         if self.maps().is_empty() {
-            return GuardStatus::Free;
+            return GuardStatus::NotGuarded;
         }
         for candidate in candidates {
             let addresses = match self.maps().recipients(candidate).await {
@@ -311,22 +312,22 @@ impl Identities {
                 Some(first) if all.all(is_guarded) => {
                     GuardStatus::Guarded(format!("{} (address maps)", first.address))
                 }
-                _ => GuardStatus::Free,
+                _ => GuardStatus::NotGuarded,
             };
         }
-        GuardStatus::Free
+        GuardStatus::NotGuarded
     }
 
     /// Asks whether a journal attribute names a recipient, where not all values could be listed.
-    async fn ask_guard(&self, candidates: &[Address]) -> GuardStatus {
+    async fn ask_directory(&self, candidates: &[Address]) -> GuardStatus {
         for candidate in candidates {
-            match self.directory().names_in_journal(candidate).await {
+            match self.directory().is_named_in_journal(candidate).await {
                 Lookup::Found(()) => return GuardStatus::Guarded(candidate.to_string()),
                 Lookup::Absent => {}
                 Lookup::Unavailable(outage) => return GuardStatus::Unknown(outage),
             }
         }
-        GuardStatus::Free
+        GuardStatus::NotGuarded
     }
 
     /// Builds the set of guarded mailboxes. `values` are those of the journal attributes; `None` if
@@ -339,11 +340,11 @@ impl Identities {
         let mut all = GuardedMailboxes::of_settings(settings);
         all.incomplete = values.and_then(|values| values.incomplete().map(str::to_owned));
         for target in &settings.configured {
-            for (address, objects) in self.mailboxes_of(target).await? {
+            for (address, objects) in self.mailboxes_with_members(target).await? {
                 let is_new = !all.closed_persons.iter().any(|one| one.address == address);
                 let person = self.person(settings, &address, &objects).await?;
                 if let Some((dn, mark)) = person.filter(|_| is_new) {
-                    all.closed_persons.push(Unguarded {
+                    all.closed_persons.push(UnguardedMailbox {
                         address: address.clone(),
                         dn,
                         named_by: target.to_string(),
@@ -366,7 +367,7 @@ impl Identities {
                 let found = self.mailbox_of(&target).await?;
                 Ok::<_, Outage>((found, holder))
             })
-            .buffer_unordered(AT_ONCE);
+            .buffer_unordered(CONCURRENCY);
         while let Some((found, holder)) = resolved.try_next().await? {
             for (address, objects) in found {
                 let mut domains = settings.journal_domains.iter();
@@ -377,7 +378,7 @@ impl Identities {
                 }
                 match self.person(settings, &address, &objects).await? {
                     Some((dn, mark)) => {
-                        persons.insert(Unguarded {
+                        persons.insert(UnguardedMailbox {
                             address,
                             dn,
                             named_by: holder.clone(),
@@ -393,12 +394,12 @@ impl Identities {
     }
 
     /// The mailboxes that a target of the settings leads to, members of groups included.
-    async fn mailboxes_of(
+    async fn mailboxes_with_members(
         &self,
         target: &Target,
     ) -> Result<Vec<(Address, Vec<Arc<Entry>>)>, Outage> {
         let mut all = self.mailbox_of(target).await?;
-        for reached in self.resolved(target).await? {
+        for reached in self.resolve_addresses(target).await? {
             let objects = self.owners_of(&reached).await?;
             all.push((reached, objects));
         }
@@ -411,8 +412,8 @@ impl Identities {
             let objects = self.owners_of(address).await?;
             return Ok(vec![(address.clone(), objects)]);
         }
-        let objects = self.directory().objects(target).await?;
-        let addresses = self.resolved(target).await?;
+        let objects = self.directory().fetch_target_objects(target).await?;
+        let addresses = self.resolve_addresses(target).await?;
         let own = objects.iter().any(|object| object.is_group());
         let mut all = Vec::new();
         for address in addresses {
@@ -438,13 +439,13 @@ impl Identities {
         Ok(all)
     }
 
-    async fn resolved(&self, target: &Target) -> Result<Vec<Address>, Outage> {
+    async fn resolve_addresses(&self, target: &Target) -> Result<Vec<Address>, Outage> {
         let answers = self.directory().resolve(std::slice::from_ref(target)).await;
         let mut all = Vec::new();
         for answer in answers.into_values() {
             // What names nobody guards nobody.
             if let Ok(expansion) = answer? {
-                all.extend(expansion.reached.iter().map(|one| one.address.clone()));
+                all.extend(expansion.addresses.iter().map(|one| one.address.clone()));
             }
         }
         Ok(all)
@@ -482,14 +483,14 @@ impl Identities {
         for object in objects {
             for whole in self
                 .directory()
-                .objects(&Target::Dn(object.dn.clone()))
+                .fetch_target_objects(&Target::Dn(object.dn.clone()))
                 .await?
             {
                 let exempt = settings.exempt_attribute.as_deref();
                 let exempt = exempt.filter(|name| !whole.values(name).is_empty());
                 let mark = match (self.directory().journal_attribute_of(&whole), exempt) {
                     (Some(name), _) | (None, Some(name)) => Some(format!("has {name}")),
-                    (None, None) => whole.login_mark(),
+                    (None, None) => whole.account_evidence(),
                 };
                 if let Some(mark) = mark {
                     return Ok(Some((whole.dn.clone(), mark)));

@@ -3,7 +3,7 @@
 //! One model for every listener, the plan, the guard, `explain`, `coverage` and `doctor`. An
 //! address that an object of the directory holds exactly is that object's and nobody else's. Only
 //! if none holds it are other readings tried, in this order: tag removed, extension removed, shared
-//! domain, the MTA's reading, login name ([`Names::readings`]). Address maps of the MTA, groups and
+//! domain, the MTA's reading, login name ([`AddressRules::readings`]). Address maps of the MTA, groups and
 //! forwarding lead on to further mailboxes.
 //!
 //! ```text
@@ -14,14 +14,18 @@
 //!
 //! Promises: an outage of the directory or an unreadable map is never taken for "nobody".
 
+mod address_rules;
 mod domains;
 mod find;
 mod guard;
-mod names;
 mod path;
 
-pub use domains::{DomainPattern, FoundDomains};
-pub use find::{Identities, Owners, People, Person, Question, Trace, exempting};
-pub use guard::{GuardSettings, GuardStatus, Guarded, GuardedMailboxes, Membership, Unguarded};
-pub use names::{Names, Reading, Readings, Step, local_domain};
+pub use address_rules::{AddressRules, Reading, ReadingStep, Readings, local_domain};
+pub use domains::{DirectoryDomains, DomainPattern};
+pub use find::{
+    Identities, IdentityAnswers, IdentityQuery, Owners, Person, TraceStep, exempting_object,
+};
+pub use guard::{
+    GuardSettings, GuardStatus, GuardedMailboxes, JournalMailboxRule, SharedGuard, UnguardedMailbox,
+};
 pub use path::parse_path;

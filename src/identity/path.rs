@@ -8,7 +8,9 @@ use crate::mail::{Address, AddressError};
 /// `default_domain`.
 pub fn parse_path(text: &str, default_domain: &str) -> Result<Address, AddressError> {
     match Address::parse_in(text, default_domain) {
-        Err(error @ AddressError::Malformed(_)) => liberal(text, default_domain).ok_or(error),
+        Err(error @ AddressError::Malformed(_)) => {
+            parse_liberally(text, default_domain).ok_or(error)
+        }
         read => read,
     }
 }
@@ -20,7 +22,7 @@ enum Token {
     Quoted(char),
 }
 
-fn liberal(text: &str, default_domain: &str) -> Option<Address> {
+fn parse_liberally(text: &str, default_domain: &str) -> Option<Address> {
     let mut tokens = tokens(text)?;
     if let (Some(Token::Plain('<')), Some(Token::Plain('>'))) = (tokens.first(), tokens.last()) {
         tokens = tokens[1..tokens.len() - 1].to_vec();

@@ -17,22 +17,22 @@ use super::tokens::{self, external, fold, is_dot_string};
 use crate::mail::Address;
 
 /// Postfix's limit for canonical maps; the address found last is used.
-const CANONICAL_NESTING: usize = 10;
+const CANONICAL_MAX_NESTING: usize = 10;
 /// `virtual_alias_recursion_limit`.
-const VIRTUAL_NESTING: usize = 1000;
+const VIRTUAL_MAX_NESTING: usize = 1000;
 /// `virtual_alias_expansion_limit`.
-const VIRTUAL_MOST: usize = 1000;
+const VIRTUAL_MAX_ADDRESSES: usize = 1000;
 /// `virtual_alias_address_length_limit`.
-const VIRTUAL_LONGEST: usize = 1000;
+const VIRTUAL_MAX_LENGTH: usize = 1000;
 /// The depth of aliases and included files in local(8), counted as Postfix counts: four for an
 /// alias.
-const LOCAL_NESTING: u32 = 100;
+const LOCAL_MAX_DEPTH: u32 = 100;
 /// The most deliveries that one address is followed through. Postfix has no such limit; a site that
 /// reaches it has lists that include each other.
-const MOST_DELIVERIES: usize = 200_000;
+const MAX_DELIVERIES: usize = 200_000;
 
 /// The deliveries followed before other tasks have their turn.
-const DELIVERIES_AT_ONCE: usize = 128;
+const DELIVERIES_PER_TURN: usize = 128;
 
 /// Why the addresses that an address leads to are not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +71,7 @@ pub enum MapError {
 ///
 /// Displays as `virtual_alias_maps hash:/etc/postfix/virtual: sales@corp.test → dan@corp.test`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub struct MapStep {
     /// The setting that names the map; for a file that an alias includes, `alias_maps`.
     pub setting: &'static str,
     /// The map, or the included file.
@@ -82,9 +82,9 @@ pub struct Step {
     pub to: String,
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for MapStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Step {
+        let MapStep {
             setting,
             map,
             from,
@@ -96,11 +96,11 @@ impl fmt::Display for Step {
 
 /// An address, and the steps that led to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mapped {
+pub struct MappedAddress {
     /// The address.
     pub address: Address,
     /// From the address that was looked up to this one; empty if it is the same.
-    pub steps: Vec<Step>,
+    pub steps: Vec<MapStep>,
 }
 
 /// Something other than a mailbox that mail goes to, and the steps that led to it.
@@ -111,7 +111,7 @@ pub struct NonAddress {
     /// What becomes of the mail.
     pub kind: NonAddressKind,
     /// From the address that was looked up to this.
-    pub steps: Vec<Step>,
+    pub steps: Vec<MapStep>,
 }
 
 /// What becomes of mail that does not go to a mailbox.
@@ -137,7 +137,7 @@ pub enum Expansion {
     /// Mail goes elsewhere, or elsewhere as well.
     Changed {
         /// The addresses, each once. May be empty: if mail goes only to a command, say.
-        addresses: Vec<Mapped>,
+        addresses: Vec<MappedAddress>,
         /// Everything else that mail goes to.
         others: Vec<NonAddress>,
     },
@@ -150,7 +150,7 @@ pub(super) struct MapList {
 }
 
 /// Everything that addresses are looked up with.
-pub(super) struct Rules {
+pub(super) struct MapRules {
     pub(super) sender_canonical: MapList,
     pub(super) recipient_canonical: MapList,
     pub(super) canonical: MapList,
@@ -163,7 +163,7 @@ pub(super) struct Rules {
 }
 
 /// An entry that was found.
-struct Hit<'a> {
+struct MapEntry<'a> {
     value: Arc<str>,
     map: &'a Map,
     /// Whether it was found without the extension.
@@ -172,17 +172,17 @@ struct Hit<'a> {
 
 /// The steps that led somewhere, the last first.
 #[derive(Clone, Default)]
-struct Path(Option<Arc<Node>>);
+struct StepChain(Option<Arc<StepNode>>);
 
-struct Node {
-    step: Step,
-    before: Path,
+struct StepNode {
+    step: MapStep,
+    before: StepChain,
 }
 
-impl Path {
-    fn with(&self, setting: &'static str, map: &Arc<str>, from: &Arc<str>, to: &str) -> Path {
-        Path(Some(Arc::new(Node {
-            step: Step {
+impl StepChain {
+    fn with(&self, setting: &'static str, map: &Arc<str>, from: &Arc<str>, to: &str) -> StepChain {
+        StepChain(Some(Arc::new(StepNode {
+            step: MapStep {
                 setting,
                 map: Arc::clone(map),
                 from: Arc::clone(from),
@@ -192,7 +192,7 @@ impl Path {
         })))
     }
 
-    fn steps(&self) -> Vec<Step> {
+    fn steps(&self) -> Vec<MapStep> {
         let mut steps = Vec::new();
         let mut path = self;
         while let Some(node) = &path.0 {
@@ -204,7 +204,7 @@ impl Path {
     }
 }
 
-impl Drop for Path {
+impl Drop for StepChain {
     fn drop(&mut self) {
         // One after the other: a thousand steps would be a thousand calls deep.
         let mut next = self.0.take();
@@ -219,13 +219,13 @@ impl Drop for Path {
 
 /// An address on its way.
 #[derive(Clone)]
-struct Name {
+struct MappedName {
     /// In internal form.
     text: String,
-    path: Path,
+    path: StepChain,
 }
 
-impl Name {
+impl MappedName {
     fn at(&self) -> Option<usize> {
         self.text.rfind('@')
     }
@@ -240,7 +240,7 @@ impl Name {
 }
 
 /// The forms under which an address is looked up, folded.
-struct Query<'a> {
+struct LookupForms<'a> {
     /// In internal form.
     text: Cow<'a, str>,
     at: usize,
@@ -250,10 +250,10 @@ struct Query<'a> {
     extension: Option<usize>,
 }
 
-impl<'a> Query<'a> {
-    fn new(text: Cow<'a, str>, delimiters: &str) -> Query<'a> {
+impl<'a> LookupForms<'a> {
+    fn new(text: Cow<'a, str>, delimiters: &str) -> LookupForms<'a> {
         let at = text.rfind('@').unwrap_or(text.len());
-        Query {
+        LookupForms {
             at,
             is_plain: is_dot_string(&text[..at]),
             extension: extension_of(&text[..at], delimiters),
@@ -356,11 +356,15 @@ impl MapList {
 
     /// Looks an address up as canonical(5) and virtual(5) say: whole, without extension, without
     /// domain if that is ours, and the domain alone.
-    async fn find(&self, query: &Query<'_>, rules: &Rules) -> Result<Option<Hit<'_>>, MapError> {
+    async fn find(
+        &self,
+        query: &LookupForms<'_>,
+        rules: &MapRules,
+    ) -> Result<Option<MapEntry<'_>>, MapError> {
         if self.is_empty() {
             return Ok(None);
         }
-        let hit = |(value, map), is_bare| Hit {
+        let hit = |(value, map), is_bare| MapEntry {
             value,
             map,
             is_bare,
@@ -377,7 +381,7 @@ impl MapList {
         if domain.is_empty() {
             return Ok(None);
         }
-        if rules.is_ours(domain) {
+        if rules.is_own_domain(domain) {
             if let Some(found) = self.get(&query.local()).await? {
                 return Ok(Some(hit(found, false)));
             }
@@ -392,8 +396,12 @@ impl MapList {
     }
 
     /// Returns what a map makes of an address; `None` if none has an entry.
-    async fn map(&self, name: &Name, rules: &Rules) -> Result<Option<Vec<Name>>, MapError> {
-        let query = Query::new(fold(&name.text), &rules.delimiters);
+    async fn map(
+        &self,
+        name: &MappedName,
+        rules: &MapRules,
+    ) -> Result<Option<Vec<MappedName>>, MapError> {
+        let query = LookupForms::new(fold(&name.text), &rules.delimiters);
         let Some(found) = self.find(&query, rules).await? else {
             return Ok(None);
         };
@@ -419,7 +427,7 @@ impl MapList {
             text.insert_str(at, extension);
             let to = external(&text, text.rfind('@')).into_owned();
             let path = name.path.with(self.setting, &found.map.name, &shown, &to);
-            results.push(Name { text, path });
+            results.push(MappedName { text, path });
         }
         match results.is_empty() {
             true => Err(self.no_address(found.map, &shown)),
@@ -429,8 +437,8 @@ impl MapList {
 }
 
 /// A delivery that local(8) still has to make.
-struct Delivery {
-    name: Name,
+struct LocalDelivery {
+    name: MappedName,
     level: u32,
     /// The alias that was expanded last.
     expanded_from: Option<Arc<str>>,
@@ -447,51 +455,51 @@ struct Delivery {
 enum Work {
     /// By way of cleanup(8).
     Submission {
-        name: Name,
-        delivered: Delivered,
+        name: MappedName,
+        delivered: DeliveredTo,
     },
-    Delivery(Delivery),
+    Delivery(LocalDelivery),
 }
 
-/// The `Delivered-To` fields of a message.
+/// The `DeliveredTo-To` fields of a message.
 #[derive(Clone, Default)]
-struct Delivered(Arc<[Arc<str>]>);
+struct DeliveredTo(Arc<[Arc<str>]>);
 
 /// What local(8) knows of one message.
-struct Message {
-    delivered: Delivered,
+struct LocalMessage {
+    delivered: DeliveredTo,
     seen: HashSet<(u32, String)>,
     forwarded: HashSet<String>,
     /// The files included so far: each is read once.
-    included: HashSet<String>,
+    read_files: HashSet<String>,
 }
 
 /// An expansion under way.
 #[derive(Default)]
-struct Run {
+struct ExpansionRun {
     work: Vec<Work>,
-    messages: Vec<Message>,
+    messages: Vec<LocalMessage>,
     deliveries: usize,
-    found: Vec<Mapped>,
+    found: Vec<MappedAddress>,
     known: HashSet<Address>,
     others: Vec<NonAddress>,
 }
 
-impl Run {
-    fn add(&mut self, name: &Name) {
+impl ExpansionRun {
+    fn add_address(&mut self, name: &MappedName) {
         let written = external(&name.text, name.at());
         match Address::parse(&written) {
             Ok(address) => {
                 if self.known.insert(address.clone()) {
                     let steps = name.path.steps();
-                    self.found.push(Mapped { address, steps });
+                    self.found.push(MappedAddress { address, steps });
                 }
             }
-            Err(_) => self.end(written.into_owned(), NonAddressKind::Invalid, &name.path),
+            Err(_) => self.add_other(written.into_owned(), NonAddressKind::Invalid, &name.path),
         }
     }
 
-    fn end(&mut self, target: String, kind: NonAddressKind, path: &Path) {
+    fn add_other(&mut self, target: String, kind: NonAddressKind, path: &StepChain) {
         if !(self.others.iter()).any(|other| other.target == target && other.kind == kind) {
             let steps = path.steps();
             self.others.push(NonAddress {
@@ -503,8 +511,8 @@ impl Run {
     }
 }
 
-impl Rules {
-    fn is_ours(&self, domain: &str) -> bool {
+impl MapRules {
+    fn is_own_domain(&self, domain: &str) -> bool {
         domain.eq_ignore_ascii_case(&self.origin) || self.is_local(domain)
     }
 
@@ -520,24 +528,24 @@ impl Rules {
 
     /// Returns what becomes of a recipient.
     pub(super) async fn recipients(&self, address: &Address) -> Result<Expansion, MapError> {
-        if !self.has_remote() && !self.knows(address).await? {
+        if !self.has_remote_map() && !self.has_entry(address).await? {
             return Ok(Expansion::Unchanged);
         }
-        let mut run = Run::default();
+        let mut run = ExpansionRun::default();
         run.work.push(Work::Submission {
             name: name_of(address),
-            delivered: Delivered::default(),
+            delivered: DeliveredTo::default(),
         });
         while let Some(work) = run.work.pop() {
             run.deliveries += 1;
-            if run.deliveries > MOST_DELIVERIES {
+            if run.deliveries > MAX_DELIVERIES {
                 return Err(MapError::Limit {
                     address: address.to_string(),
                     limit: "the aliases lead to more than 200000 deliveries",
                 });
             }
             // Long lists shall not keep a thread from other mail.
-            if run.deliveries.is_multiple_of(DELIVERIES_AT_ONCE) {
+            if run.deliveries.is_multiple_of(DELIVERIES_PER_TURN) {
                 tokio::task::yield_now().await;
             }
             match work {
@@ -571,15 +579,15 @@ impl Rules {
         if name.path.0.is_none() {
             return Ok(Expansion::Unchanged);
         }
-        let mut run = Run::default();
-        run.add(&name);
+        let mut run = ExpansionRun::default();
+        run.add_address(&name);
         Ok(Expansion::Changed {
             addresses: run.found,
             others: run.others,
         })
     }
 
-    fn has_remote(&self) -> bool {
+    fn has_remote_map(&self) -> bool {
         [
             &self.recipient_canonical,
             &self.canonical,
@@ -591,13 +599,13 @@ impl Rules {
     }
 
     /// Whether any map has an entry for a recipient. Copies nothing for a plain address.
-    pub(super) async fn knows(&self, address: &Address) -> Result<bool, MapError> {
+    pub(super) async fn has_entry(&self, address: &Address) -> Result<bool, MapError> {
         let is_plain = !address.needs_smtputf8() && is_dot_string(address.local());
         let text = match is_plain {
             true => Cow::Borrowed(address.key()),
             false => Cow::Owned(fold(&name_of(address).text).into_owned()),
         };
-        let query = Query::new(text, &self.delimiters);
+        let query = LookupForms::new(text, &self.delimiters);
         for list in [
             &self.recipient_canonical,
             &self.canonical,
@@ -621,10 +629,14 @@ impl Rules {
     }
 
     /// Applies the canonical maps.
-    async fn canonicalize(&self, name: Name, first: &MapList) -> Result<Name, MapError> {
+    async fn canonicalize(
+        &self,
+        name: MappedName,
+        first: &MapList,
+    ) -> Result<MappedName, MapError> {
         let mut name = name;
         for list in [first, &self.canonical] {
-            for _ in 0..CANONICAL_NESTING {
+            for _ in 0..CANONICAL_MAX_NESTING {
                 let Some(mapped) = list.map(&name, self).await? else {
                     break;
                 };
@@ -642,7 +654,7 @@ impl Rules {
     }
 
     /// Applies the virtual alias maps.
-    async fn expand_virtual(&self, name: Name) -> Result<Vec<Name>, MapError> {
+    async fn expand_virtual(&self, name: MappedName) -> Result<Vec<MappedName>, MapError> {
         let list = &self.virtual_alias;
         if list.is_empty() {
             return Ok(vec![name]);
@@ -655,7 +667,7 @@ impl Rules {
         let mut itself: HashSet<String> = HashSet::new();
         let mut at = 0;
         while at < names.len() {
-            if names.len() > VIRTUAL_MOST {
+            if names.len() > VIRTUAL_MAX_ADDRESSES {
                 return Err(exceeded(
                     "virtual_alias_maps lead to more than 1000 addresses",
                 ));
@@ -666,7 +678,7 @@ impl Rules {
                 if itself.contains(&folded) {
                     break;
                 }
-                if nesting >= VIRTUAL_NESTING {
+                if nesting >= VIRTUAL_MAX_NESTING {
                     return Err(exceeded(
                         "virtual_alias_maps are nested deeper than 1000, or lead in a circle",
                     ));
@@ -675,7 +687,7 @@ impl Rules {
                     break;
                 };
                 for (n, next) in mapped.into_iter().enumerate() {
-                    if next.text.len() > VIRTUAL_LONGEST {
+                    if next.text.len() > VIRTUAL_MAX_LENGTH {
                         return Err(exceeded(
                             "virtual_alias_maps lead to an address longer than 1000",
                         ));
@@ -697,24 +709,24 @@ impl Rules {
     /// Does what cleanup(8) does with a recipient.
     async fn submit(
         &self,
-        name: Name,
-        delivered: Delivered,
-        run: &mut Run,
+        name: MappedName,
+        delivered: DeliveredTo,
+        run: &mut ExpansionRun,
     ) -> Result<(), MapError> {
         let name = self.canonicalize(name, &self.recipient_canonical).await?;
         let mut deliveries = Vec::new();
         for name in self.expand_virtual(name).await? {
             if !self.is_delivered_here(name.domain()) {
-                run.add(&name);
+                run.add_address(&name);
                 continue;
             }
-            run.messages.push(Message {
+            run.messages.push(LocalMessage {
                 delivered: delivered.clone(),
                 seen: HashSet::new(),
                 forwarded: HashSet::new(),
-                included: HashSet::new(),
+                read_files: HashSet::new(),
             });
-            deliveries.push(Work::Delivery(Delivery {
+            deliveries.push(Work::Delivery(LocalDelivery {
                 name,
                 level: 0,
                 expanded_from: None,
@@ -730,11 +742,15 @@ impl Rules {
     }
 
     /// Does what local(8) does with a recipient.
-    async fn deliver(&self, mut delivery: Delivery, run: &mut Run) -> Result<(), MapError> {
+    async fn deliver(
+        &self,
+        mut delivery: LocalDelivery,
+        run: &mut ExpansionRun,
+    ) -> Result<(), MapError> {
         delivery.level += 1;
         let folded = fold(&delivery.name.text).into_owned();
-        if delivery.level > LOCAL_NESTING {
-            run.end(
+        if delivery.level > LOCAL_MAX_DEPTH {
+            run.add_other(
                 delivery.name.shown().to_string(),
                 NonAddressKind::Loop,
                 &delivery.name.path,
@@ -746,7 +762,7 @@ impl Rules {
             return Ok(());
         }
         if message.delivered.0.iter().any(|to| **to == *folded) {
-            run.end(
+            run.add_other(
                 delivery.name.shown().to_string(),
                 NonAddressKind::Loop,
                 &delivery.name.path,
@@ -763,7 +779,7 @@ impl Rules {
         }
         delivery.level += 1;
         if local.is_empty() {
-            run.end(
+            run.add_other(
                 delivery.name.shown().to_string(),
                 NonAddressKind::Invalid,
                 &delivery.name.path,
@@ -784,13 +800,13 @@ impl Rules {
         if has_owner || delivery.is_included {
             self.forward(delivery, run);
         } else {
-            run.add(&delivery.name);
+            run.add_address(&delivery.name);
         }
         Ok(())
     }
 
     /// Sends a recipient through cleanup(8) again.
-    fn forward(&self, delivery: Delivery, run: &mut Run) {
+    fn forward(&self, delivery: LocalDelivery, run: &mut ExpansionRun) {
         let message = &mut run.messages[delivery.message];
         let folded = fold(&delivery.name.text).into_owned();
         if message.forwarded.insert(folded) {
@@ -798,7 +814,7 @@ impl Rules {
             let delivered = before.chain(delivery.delivered_to).collect();
             run.work.push(Work::Submission {
                 name: delivery.name,
-                delivered: Delivered(delivered),
+                delivered: DeliveredTo(delivered),
             });
         }
     }
@@ -831,9 +847,9 @@ impl Rules {
     /// Expands an alias; tells whether there is one.
     async fn expand_alias(
         &self,
-        delivery: &Delivery,
+        delivery: &LocalDelivery,
         name: &str,
-        run: &mut Run,
+        run: &mut ExpansionRun,
     ) -> Result<bool, MapError> {
         let level = delivery.level + 1;
         // An alias that has itself in its value is the mailbox.
@@ -841,8 +857,8 @@ impl Rules {
             return Ok(false);
         }
         let path = &delivery.name.path;
-        if level > LOCAL_NESTING {
-            run.end(
+        if level > LOCAL_MAX_DEPTH {
+            run.add_other(
                 delivery.name.shown().to_string(),
                 NonAddressKind::Loop,
                 path,
@@ -858,7 +874,7 @@ impl Rules {
             None => delivery.owner.clone(),
         };
         let from: Arc<str> = Arc::from(external(name, None));
-        let state = Delivery {
+        let state = LocalDelivery {
             name: delivery.name.clone(),
             level,
             expanded_from: Some(Arc::from(name)),
@@ -885,8 +901,8 @@ impl Rules {
         value: &str,
         map: &Arc<str>,
         from: &Arc<str>,
-        state: &Delivery,
-        run: &mut Run,
+        state: &LocalDelivery,
+        run: &mut ExpansionRun,
         work: &mut Vec<Work>,
     ) -> Result<usize, MapError> {
         let addresses = tokens::addresses(value);
@@ -896,20 +912,20 @@ impl Rules {
             let setting = self.alias.setting;
             let path = || state.name.path.with(setting, map, from, &text);
             if text.starts_with(['/', '~']) {
-                run.end(text.clone(), NonAddressKind::File, &path());
+                run.add_other(text.clone(), NonAddressKind::File, &path());
             } else if text.starts_with('|') {
-                run.end(text.clone(), NonAddressKind::Command, &path());
+                run.add_other(text.clone(), NonAddressKind::Command, &path());
             } else if let Some(file) = included(&text) {
                 let message = &mut run.messages[state.message];
-                if message.included.insert(file.to_owned()) {
+                if message.read_files.insert(file.to_owned()) {
                     self.include(file, path(), state, run, work).await?;
                 }
             } else {
                 let text = tokens::rewrite(address, &self.origin);
                 let shown = external(&text, text.rfind('@')).into_owned();
                 let path = state.name.path.with(setting, map, from, &shown);
-                let delivery = Delivery {
-                    name: Name { text, path },
+                let delivery = LocalDelivery {
+                    name: MappedName { text, path },
                     level: state.level + 1,
                     expanded_from: state.expanded_from.clone(),
                     owner: state.owner.clone(),
@@ -928,7 +944,7 @@ impl Rules {
                             let delivered = before.chain(delivery.delivered_to).collect();
                             work.push(Work::Submission {
                                 name: delivery.name,
-                                delivered: Delivered(delivered),
+                                delivered: DeliveredTo(delivered),
                             });
                         }
                     }
@@ -944,8 +960,8 @@ impl Rules {
         line: &'a str,
         map: &'a Arc<str>,
         from: &'a Arc<str>,
-        state: &'a Delivery,
-        run: &'a mut Run,
+        state: &'a LocalDelivery,
+        run: &'a mut ExpansionRun,
         work: &'a mut Vec<Work>,
     ) -> Pin<Box<dyn Future<Output = Result<usize, MapError>> + Send + 'a>> {
         Box::pin(self.expand_value(line, map, from, state, run, work))
@@ -954,15 +970,17 @@ impl Rules {
     async fn include(
         &self,
         file: &str,
-        path: Path,
-        state: &Delivery,
-        run: &mut Run,
+        path: StepChain,
+        state: &LocalDelivery,
+        run: &mut ExpansionRun,
         work: &mut Vec<Work>,
     ) -> Result<(), MapError> {
         let map: Arc<str> = Arc::from(format!(":include:{file}"));
-        let refused = |run: &mut Run| run.end(map.to_string(), NonAddressKind::BadInclude, &path);
+        let refused = |run: &mut ExpansionRun| {
+            run.add_other(map.to_string(), NonAddressKind::BadInclude, &path)
+        };
         let level = state.level + 1;
-        if level > LOCAL_NESTING || !file.starts_with('/') {
+        if level > LOCAL_MAX_DEPTH || !file.starts_with('/') {
             refused(run);
             return Ok(());
         }
@@ -984,8 +1002,8 @@ impl Rules {
             }
         };
         let from: Arc<str> = Arc::from(file);
-        let state = Delivery {
-            name: Name {
+        let state = LocalDelivery {
+            name: MappedName {
                 text: state.name.text.clone(),
                 path: path.clone(),
             },
@@ -1015,12 +1033,12 @@ fn local_of(text: &str) -> Arc<str> {
 }
 
 /// Returns an address as SMTP said it.
-fn name_of(address: &Address) -> Name {
+fn name_of(address: &Address) -> MappedName {
     let written = address.to_string();
     let domain = written.rsplit_once('@').map_or("", |(_, domain)| domain);
-    Name {
+    MappedName {
         text: format!("{}@{domain}", address.local()),
-        path: Path::default(),
+        path: StepChain::default(),
     }
 }
 
@@ -1054,12 +1072,12 @@ mod tests {
 
     #[test]
     fn a_plain_address_is_looked_up_without_a_copy() {
-        let query = Query::new(Cow::Borrowed("dan@corp.test"), "+");
+        let query = LookupForms::new(Cow::Borrowed("dan@corp.test"), "+");
         assert!(matches!(query.full(), Cow::Borrowed("dan@corp.test")));
         assert!(matches!(query.local(), Cow::Borrowed("dan")));
         assert_eq!(query.at_domain(), "@corp.test");
         assert_eq!(query.bare(), None);
-        let query = Query::new(Cow::Borrowed("a b+x@corp.test"), "+");
+        let query = LookupForms::new(Cow::Borrowed("a b+x@corp.test"), "+");
         assert_eq!(query.full(), "\"a b+x\"@corp.test");
         assert_eq!(query.bare().as_deref(), Some("\"a b\"@corp.test"));
         assert_eq!(query.bare_local().as_deref(), Some("\"a b\""));

@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::tokens;
-use super::watched::{Watched, cannot_read, read_text};
+use super::watched::{WatchedFile, cannot_read, read_text};
 
 const PREFIX: &str = ":include:";
 
 /// All included files, by path.
 pub(super) struct Includes {
-    files: ArcSwap<HashMap<String, Arc<Watched<Include>>>>,
+    files: ArcSwap<HashMap<String, Arc<WatchedFile<Include>>>>,
     known: Mutex<HashSet<String>>,
     runtime: Handle,
     tasks: TaskTracker,
@@ -67,12 +67,12 @@ impl Includes {
     }
 
     /// Returns the file, if it is one that was read.
-    pub(super) fn get(&self, path: &str) -> Option<Arc<Watched<Include>>> {
+    pub(super) fn get(&self, path: &str) -> Option<Arc<WatchedFile<Include>>> {
         self.files.load().get(path).cloned()
     }
 
     /// Returns all files.
-    pub(super) fn all(&self) -> Vec<(String, Arc<Watched<Include>>)> {
+    pub(super) fn all(&self) -> Vec<(String, Arc<WatchedFile<Include>>)> {
         let files = self.files.load();
         let mut all: Vec<_> = (files.iter())
             .map(|(path, file)| (path.clone(), Arc::clone(file)))
@@ -111,7 +111,7 @@ impl Includes {
             let file = file.clone();
             move || includes.load(&file)
         };
-        let watched = Watched::open(format!("{PREFIX}{path}"), file, load);
+        let watched = WatchedFile::open(format!("{PREFIX}{path}"), file, load);
         let follow = Arc::clone(&watched).follow(self.stop.clone());
         self.tasks.spawn_on(follow, &self.runtime);
         self.files.rcu(|files| {

@@ -27,7 +27,7 @@ use crate::secret::Secret;
 use crate::tls::{self, explain_certificate_error};
 
 /// The most addresses of one answer where the map sets no limit: no MTA takes more.
-const EXPANSION_MOST: usize = 100_000;
+const MAX_EXPANSION: usize = 100_000;
 
 /// One map: its parameters and its connection.
 pub(super) struct LdapTable {
@@ -66,11 +66,11 @@ struct Parameters {
 /// A text with `%s` and the like.
 #[derive(Debug)]
 struct Template {
-    parts: Vec<Part>,
+    parts: Vec<TemplatePart>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Field {
+enum TemplateField {
     Whole,
     Local,
     Domain,
@@ -82,9 +82,9 @@ enum Field {
 }
 
 #[derive(Debug)]
-enum Part {
+enum TemplatePart {
     Text(String),
-    Field(Field),
+    Field(TemplateField),
 }
 
 impl Template {
@@ -102,28 +102,31 @@ impl Template {
                     plain.push('%');
                     continue;
                 }
-                Some('s') => Field::Whole,
-                Some('u') => Field::Local,
-                Some('d') => Field::Domain,
-                Some('S') => Field::KeyWhole,
-                Some('U') => Field::KeyLocal,
-                Some('D') => Field::KeyDomain,
-                Some(digit @ '1'..='9') => Field::Label(digit as usize - '0' as usize),
+                Some('s') => TemplateField::Whole,
+                Some('u') => TemplateField::Local,
+                Some('d') => TemplateField::Domain,
+                Some('S') => TemplateField::KeyWhole,
+                Some('U') => TemplateField::KeyLocal,
+                Some('D') => TemplateField::KeyDomain,
+                Some(digit @ '1'..='9') => TemplateField::Label(digit as usize - '0' as usize),
                 _ => {
                     return Err(format!(
                         "{text:?} has a % that stands for nothing; write %% for a percent sign"
                     ));
                 }
             };
-            parts.push(Part::Text(std::mem::take(&mut plain)));
-            parts.push(Part::Field(field));
+            parts.push(TemplatePart::Text(std::mem::take(&mut plain)));
+            parts.push(TemplatePart::Field(field));
         }
-        parts.push(Part::Text(plain));
+        parts.push(TemplatePart::Text(plain));
         Ok(Template { parts })
     }
 
     fn is_fixed(&self) -> bool {
-        !self.parts.iter().any(|part| matches!(part, Part::Field(_)))
+        !self
+            .parts
+            .iter()
+            .any(|part| matches!(part, TemplatePart::Field(_)))
     }
 
     /// Fills in a key, or a value found for a key. `None` if one of them lacks what is asked for.
@@ -135,28 +138,28 @@ impl Template {
         let mut filled = String::new();
         for part in &self.parts {
             let field = match part {
-                Part::Text(text) => {
+                TemplatePart::Text(text) => {
                     filled.push_str(text);
                     continue;
                 }
-                Part::Field(field) => *field,
+                TemplatePart::Field(field) => *field,
             };
             let text = match field {
-                Field::Whole => value,
-                Field::KeyWhole => key,
-                Field::Local => match value_parts {
+                TemplateField::Whole => value,
+                TemplateField::KeyWhole => key,
+                TemplateField::Local => match value_parts {
                     Some(("", _)) => return None,
                     Some((local, _)) => local,
                     None => value,
                 },
-                Field::KeyLocal => match key_parts {
+                TemplateField::KeyLocal => match key_parts {
                     Some(("", _)) => return None,
                     Some((local, _)) => local,
                     None => key,
                 },
-                Field::Domain => value_parts.map(|(_, d)| d).filter(|d| !d.is_empty())?,
-                Field::KeyDomain => key_parts.map(|(_, d)| d).filter(|d| !d.is_empty())?,
-                Field::Label(number) => {
+                TemplateField::Domain => value_parts.map(|(_, d)| d).filter(|d| !d.is_empty())?,
+                TemplateField::KeyDomain => key_parts.map(|(_, d)| d).filter(|d| !d.is_empty())?,
+                TemplateField::Label(number) => {
                     let (_, domain) = key_parts?;
                     domain
                         .rsplit('.')
@@ -189,7 +192,7 @@ fn words(text: &str) -> Vec<String> {
 }
 
 impl Parameters {
-    fn parse(text: &[u8], longest: Duration) -> Result<Parameters, String> {
+    fn parse(text: &[u8], max_timeout: Duration) -> Result<Parameters, String> {
         let all = parameters(text);
         let get =
             |name: &str, default: &str| all.get(name).map_or(default, String::as_str).to_owned();
@@ -253,8 +256,8 @@ impl Parameters {
             None => get("result_filter", "%s"),
         };
         let limit = |number: u64| match number {
-            0 => EXPANSION_MOST,
-            limit => usize::try_from(limit).unwrap_or(EXPANSION_MOST),
+            0 => MAX_EXPANSION,
+            limit => usize::try_from(limit).unwrap_or(MAX_EXPANSION),
         };
         let expansion_limit = number("expansion_limit", 0)?;
         let seconds = number("timeout", 10)?.max(1);
@@ -274,7 +277,7 @@ impl Parameters {
             start_tls: flag("start_tls")?,
             ca_file: ca_file.map(PathBuf::from),
             dereference,
-            timeout: Duration::from_secs(seconds).min(longest),
+            timeout: Duration::from_secs(seconds).min(max_timeout),
             recursion_limit: limit(number("recursion_limit", 1000)?),
             expansion_limit: limit(expansion_limit),
             size_limit: limit(number("size_limit", expansion_limit)?),
@@ -300,29 +303,29 @@ struct Search {
 }
 
 /// Why a search brought nothing.
-enum Failure {
+enum SearchFailure {
     /// The base does not exist.
     NoSuchObject,
     /// The connection is lost.
     Lost(String),
     /// The server refused.
-    Refused(String),
+    Rejected(String),
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for SearchFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::NoSuchObject => f.write_str("the search base does not exist"),
-            Failure::Lost(reason) | Failure::Refused(reason) => f.write_str(reason),
+            SearchFailure::NoSuchObject => f.write_str("the search base does not exist"),
+            SearchFailure::Lost(reason) | SearchFailure::Rejected(reason) => f.write_str(reason),
         }
     }
 }
 
 impl LdapTable {
-    /// Reads the parameters of a map; blocks. A question takes no longer than `longest`.
-    pub(super) fn read(path: &Path, longest: Duration) -> Result<LdapTable, String> {
+    /// Reads the parameters of a map; blocks. A question takes no longer than `max_timeout`.
+    pub(super) fn read(path: &Path, max_timeout: Duration) -> Result<LdapTable, String> {
         let in_file = |reason: String| format!("{}: {reason}", path.display());
-        let parameters = Parameters::parse(&read_text(path)?, longest).map_err(in_file)?;
+        let parameters = Parameters::parse(&read_text(path)?, max_timeout).map_err(in_file)?;
         let tls = match parameters.uses_tls() {
             true => Some(
                 tls::client_config(parameters.ca_file.as_deref())
@@ -365,7 +368,7 @@ impl LdapTable {
         let deadline = Instant::now() + parameters.timeout;
         let (table, key) = (Arc::clone(self), key.to_owned());
         // A task of its own: the library panics on answers that it cannot make sense of.
-        let task = tokio::spawn(async move { table.collect(search, &key, deadline).await });
+        let task = tokio::spawn(async move { table.collect_values(search, &key, deadline).await });
         match timeout_at(deadline, AbortOnDropHandle::new(task)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => {
@@ -386,7 +389,7 @@ impl LdapTable {
         }
     }
 
-    async fn collect(
+    async fn collect_values(
         &self,
         search: Search,
         key: &str,
@@ -396,7 +399,7 @@ impl LdapTable {
         let first = self.search(&search, deadline).await;
         let entries = match first {
             Ok(entries) => entries,
-            Err(Failure::NoSuchObject) if !parameters.base.is_fixed() => return Ok(None),
+            Err(SearchFailure::NoSuchObject) if !parameters.base.is_fixed() => return Ok(None),
             Err(failure) => return Err(failure.to_string()),
         };
         let mut values: Vec<String> = Vec::new();
@@ -446,7 +449,7 @@ impl LdapTable {
                         parameters.recursion_limit
                     ));
                 }
-                let Some(search) = self.referenced(&reference)? else {
+                let Some(search) = self.parse_reference(&reference)? else {
                     continue;
                 };
                 match self.search(&search, deadline).await {
@@ -454,7 +457,7 @@ impl LdapTable {
                         referenced.extend(entries.into_iter().map(|entry| (entry, depth + 1)));
                     }
                     // As for Postfix, a member that does not exist has no address.
-                    Err(Failure::NoSuchObject) => {}
+                    Err(SearchFailure::NoSuchObject) => {}
                     Err(failure) => return Err(failure.to_string()),
                 }
             }
@@ -466,7 +469,7 @@ impl LdapTable {
 
     /// Returns the search that a DN or an LDAP URL stands for; `None` if it asks for no attribute
     /// of the map.
-    fn referenced(&self, reference: &str) -> Result<Option<Search>, String> {
+    fn parse_reference(&self, reference: &str) -> Result<Option<Search>, String> {
         let attributes = self.parameters.attributes();
         let lower = reference.to_ascii_lowercase();
         if !["ldap://", "ldaps://", "ldapi://"]
@@ -509,15 +512,15 @@ impl LdapTable {
         &self,
         search: &Search,
         deadline: Instant,
-    ) -> Result<Vec<SearchEntry>, Failure> {
+    ) -> Result<Vec<SearchEntry>, SearchFailure> {
         // A connection that was idle may have been closed by the server.
         match self.search_once(search, deadline).await {
-            Err(Failure::Lost(_)) => {}
+            Err(SearchFailure::Lost(_)) => {}
             answer => return answer,
         }
         self.connection.lock().await.take();
         let answer = self.search_once(search, deadline).await;
-        if matches!(answer, Err(Failure::Lost(_))) {
+        if matches!(answer, Err(SearchFailure::Lost(_))) {
             self.connection.lock().await.take();
         }
         answer
@@ -527,11 +530,11 @@ impl LdapTable {
         &self,
         search: &Search,
         deadline: Instant,
-    ) -> Result<Vec<SearchEntry>, Failure> {
+    ) -> Result<Vec<SearchEntry>, SearchFailure> {
         let parameters = &self.parameters;
-        let mut ldap = self.connected().await.map_err(Failure::Lost)?;
+        let mut ldap = self.open_connection().await.map_err(SearchFailure::Lost)?;
         let limit = match parameters.size_limit {
-            EXPANSION_MOST => 0,
+            MAX_EXPANSION => 0,
             limit => i32::try_from(limit).unwrap_or(i32::MAX),
         };
         ldap.with_search_options(
@@ -550,23 +553,26 @@ impl LdapTable {
             )
             .await
             .map_err(|error| match error {
-                ldap3::LdapError::FilterParsing => {
-                    Failure::Refused(format!("the filter {:?} cannot be read", search.filter))
+                ldap3::LdapError::FilterParsing => SearchFailure::Rejected(format!(
+                    "the filter {:?} cannot be read",
+                    search.filter
+                )),
+                other => {
+                    SearchFailure::Lost(format!("the LDAP server broke off the search: {other}"))
                 }
-                other => Failure::Lost(format!("the LDAP server broke off the search: {other}")),
             })?;
         let (entries, result) = (found.0, found.1);
         match result.rc {
             0 => {}
-            32 => return Err(Failure::NoSuchObject),
+            32 => return Err(SearchFailure::NoSuchObject),
             4 => {
-                return Err(Failure::Refused(format!(
+                return Err(SearchFailure::Rejected(format!(
                     "the search for {} has more entries than are allowed (size_limit)",
                     search.filter
                 )));
             }
             _ => {
-                return Err(Failure::Refused(format!(
+                return Err(SearchFailure::Rejected(format!(
                     "the LDAP server refused the search: {result}"
                 )));
             }
@@ -578,7 +584,7 @@ impl LdapTable {
             .map(SearchEntry::construct);
         let entries: Vec<SearchEntry> = entries.collect();
         if entries.len() > parameters.size_limit {
-            return Err(Failure::Refused(format!(
+            return Err(SearchFailure::Rejected(format!(
                 "more than {} entries (size_limit)",
                 parameters.size_limit
             )));
@@ -586,7 +592,7 @@ impl LdapTable {
         Ok(entries)
     }
 
-    async fn connected(&self) -> Result<Ldap, String> {
+    async fn open_connection(&self) -> Result<Ldap, String> {
         let mut connection = self.connection.lock().await;
         if let Some(open) = connection
             .as_mut()
@@ -695,12 +701,12 @@ mod tests {
 
     #[test]
     fn parameters_have_the_defaults_of_postfix() {
-        let longest = Duration::from_secs(5);
+        let max_timeout = Duration::from_secs(5);
         let parsed =
-            Parameters::parse(b"server_host = a, ldaps://b\n", longest).expect("parameters");
+            Parameters::parse(b"server_host = a, ldaps://b\n", max_timeout).expect("parameters");
         assert_eq!(parsed.servers, ["ldap://a:389", "ldaps://b"]);
         assert_eq!(parsed.plain, ["maildrop"]);
-        assert_eq!(parsed.timeout, longest);
+        assert_eq!(parsed.timeout, max_timeout);
         assert!(parsed.bind.is_none() && parsed.uses_tls());
     }
 

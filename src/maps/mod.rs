@@ -28,14 +28,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use expand::{Expansion, MapError, Mapped, NonAddress, NonAddressKind, Step};
+pub use expand::{Expansion, MapError, MapStep, MappedAddress, NonAddress, NonAddressKind};
 pub use name::{MapName, MapNameError};
 pub use source::MapStatus;
 
 use crate::mail::Address;
-use expand::{MapList, Rules};
+use expand::{MapList, MapRules};
 use include::{Include, Includes};
-use source::{Map, Opener};
+use source::{Map, MapOpener};
 
 /// Whether local(8) of the MTA delivers for a domain, which is lowercase: what `mydestination` and
 /// `inet_interfaces` name.
@@ -114,7 +114,7 @@ pub enum OpenError {
 
 /// The address maps of the MTA. Cloning copies nothing.
 #[derive(Clone)]
-pub struct AddressMaps(Option<Arc<Rules>>);
+pub struct AddressMaps(Option<Arc<MapRules>>);
 
 impl AddressMaps {
     /// Opens the maps and follows their files until `stop`; blocks while they are read for the
@@ -140,7 +140,7 @@ impl AddressMaps {
         }
         let includes = Includes::new(tasks, stop);
         let list = |setting: &'static str, names: &[MapName], includes: Option<Arc<Includes>>| {
-            let opener = Opener {
+            let opener = MapOpener {
                 postmap: &settings.postmap,
                 config_directory: settings.config_directory.as_deref(),
                 timeout: settings.timeout,
@@ -151,7 +151,7 @@ impl AddressMaps {
             let maps = names.iter().map(|name| Map::open(name, &opener)).collect();
             MapList { setting, maps }
         };
-        Ok(AddressMaps(Some(Arc::new(Rules {
+        Ok(AddressMaps(Some(Arc::new(MapRules {
             sender_canonical: list(
                 "sender_canonical_maps",
                 &settings.sender_canonical_maps,
@@ -207,7 +207,7 @@ impl AddressMaps {
     /// [`Expansion::Unchanged`].
     pub async fn rewrites(&self, address: &Address) -> Result<bool, MapError> {
         match &self.0 {
-            Some(rules) => rules.knows(address).await,
+            Some(rules) => rules.has_entry(address).await,
             None => Ok(false),
         }
     }
@@ -264,7 +264,7 @@ impl fmt::Debug for AddressMaps {
     }
 }
 
-impl Rules {
+impl MapRules {
     fn lists(&self) -> [&MapList; 5] {
         [
             &self.sender_canonical,

@@ -16,10 +16,10 @@ use super::ldap::LdapTable;
 use super::name::{MapKind, MapName};
 use super::table::{Table, dump, find_program};
 use super::text::{alias_entries, map_entries};
-use super::watched::{Watched, read_text};
+use super::watched::{WatchedFile, read_text};
 
 /// What maps are opened with.
-pub(super) struct Opener<'a> {
+pub(super) struct MapOpener<'a> {
     pub(super) postmap: &'a std::path::Path,
     pub(super) config_directory: Option<&'a std::path::Path>,
     /// The longest that an LDAP question may take.
@@ -34,16 +34,16 @@ pub(super) struct Opener<'a> {
 pub(super) struct Map {
     /// The name, as the settings have it.
     pub(super) name: Arc<str>,
-    source: Source,
+    source: MapSource,
 }
 
-enum Source {
-    Table(Arc<Watched<Table>>),
+enum MapSource {
+    Table(Arc<WatchedFile<Table>>),
     /// Entries that never change.
     Fixed(Table),
     Static(Arc<str>),
     Ldap {
-        table: Arc<Watched<Arc<LdapTable>>>,
+        table: Arc<WatchedFile<Arc<LdapTable>>>,
         /// Why the last question had no answer.
         problem: ArcSwapOption<String>,
     },
@@ -69,7 +69,7 @@ pub struct MapStatus {
 impl Map {
     /// Opens and reads a map; blocks. Must be called inside a runtime. A map that cannot be read
     /// makes every question an error until it can.
-    pub(super) fn open(name: &MapName, opener: &Opener<'_>) -> Map {
+    pub(super) fn open(name: &MapName, opener: &MapOpener<'_>) -> Map {
         let source = match &name.kind {
             MapKind::Text(path) => {
                 let path = path.clone();
@@ -77,40 +77,42 @@ impl Map {
                     let path = path.clone();
                     move || Ok(Table::new(map_entries(&read_text(&path)?)))
                 };
-                Source::Table(open_table(name, path, load, opener))
+                MapSource::Table(open_table(name, path, load, opener))
             }
             MapKind::Indexed {
                 map_type,
                 source,
                 index,
-            } => Source::Table(open_indexed(name, map_type, source, index, opener)),
+            } => MapSource::Table(open_indexed(name, map_type, source, index, opener)),
             MapKind::Inline(entries) => {
                 let table = Table::new(entries.iter().cloned());
                 if let Some(includes) = &opener.includes {
                     includes.read_all(table.values());
                 }
-                Source::Fixed(table)
+                MapSource::Fixed(table)
             }
             MapKind::Static(value) => {
                 if let Some(includes) = &opener.includes {
                     includes.read_all(std::iter::once(value.as_str()));
                 }
-                Source::Static(Arc::from(value.as_str()))
+                MapSource::Static(Arc::from(value.as_str()))
             }
             MapKind::Ldap(path) => {
                 let (file, timeout) = (path.clone(), opener.timeout);
                 let load = move || LdapTable::read(&file, timeout).map(Arc::new);
-                let table = Watched::open(name.to_string(), path.clone(), load);
+                let table = WatchedFile::open(name.to_string(), path.clone(), load);
                 follow(&table, opener);
-                Source::Ldap {
+                MapSource::Ldap {
                     table,
                     problem: ArcSwapOption::empty(),
                 }
             }
             MapKind::Union(all) => {
-                Source::Union(all.iter().map(|n| Map::open(n, opener)).collect())
+                MapSource::Union(all.iter().map(|n| Map::open(n, opener)).collect())
             }
-            MapKind::Pipe(all) => Source::Pipe(all.iter().map(|n| Map::open(n, opener)).collect()),
+            MapKind::Pipe(all) => {
+                MapSource::Pipe(all.iter().map(|n| Map::open(n, opener)).collect())
+            }
         };
         Map {
             name: Arc::from(name.to_string()),
@@ -121,19 +123,19 @@ impl Map {
     /// Returns the value of a key, which must be folded.
     pub(super) async fn get(&self, key: &str) -> Result<Option<Arc<str>>, String> {
         match &self.source {
-            Source::Table(table) => table.with(|content| content.value.get(key)),
-            Source::Fixed(table) => Ok(table.get(key)),
-            Source::Static(value) => Ok(Some(Arc::clone(value))),
-            Source::Ldap { table, problem } => {
+            MapSource::Table(table) => table.with(|content| content.value.get(key)),
+            MapSource::Fixed(table) => Ok(table.get(key)),
+            MapSource::Static(value) => Ok(Some(Arc::clone(value))),
+            MapSource::Ldap { table, problem } => {
                 let table = Arc::clone(&table.content()?.value);
                 let answer = table.look_up(key).await;
-                note(problem, answer.as_ref().err());
+                record_problem(problem, answer.as_ref().err());
                 Ok(answer?.map(Arc::from))
             }
-            Source::Union(all) => {
+            MapSource::Union(all) => {
                 let mut joined: Option<String> = None;
                 for map in all {
-                    if let Some(value) = ask(map, key).await? {
+                    if let Some(value) = get_boxed(map, key).await? {
                         match joined.as_mut() {
                             Some(joined) => {
                                 joined.push(',');
@@ -145,11 +147,11 @@ impl Map {
                 }
                 Ok(joined.map(Arc::from))
             }
-            Source::Pipe(all) => {
+            MapSource::Pipe(all) => {
                 let mut value: Arc<str> = Arc::from(key);
                 for map in all {
                     let key = super::tokens::fold(&value).into_owned();
-                    match ask(map, &key).await? {
+                    match get_boxed(map, &key).await? {
                         Some(next) => value = next,
                         None => return Ok(None),
                     }
@@ -162,19 +164,19 @@ impl Map {
     /// Whether a question goes over the network.
     pub(super) fn is_remote(&self) -> bool {
         match &self.source {
-            Source::Table(_) | Source::Fixed(_) | Source::Static(_) => false,
-            Source::Ldap { .. } => true,
-            Source::Union(all) | Source::Pipe(all) => all.iter().any(Map::is_remote),
+            MapSource::Table(_) | MapSource::Fixed(_) | MapSource::Static(_) => false,
+            MapSource::Ldap { .. } => true,
+            MapSource::Union(all) | MapSource::Pipe(all) => all.iter().any(Map::is_remote),
         }
     }
 
     /// Adds when each file of this map was read.
     pub(super) fn add_version(&self, to: &mut impl Hasher) {
         match &self.source {
-            Source::Table(table) => table.read_at().hash(to),
-            Source::Fixed(_) | Source::Static(_) => {}
-            Source::Ldap { table, .. } => table.read_at().hash(to),
-            Source::Union(all) | Source::Pipe(all) => {
+            MapSource::Table(table) => table.read_at().hash(to),
+            MapSource::Fixed(_) | MapSource::Static(_) => {}
+            MapSource::Ldap { table, .. } => table.read_at().hash(to),
+            MapSource::Union(all) | MapSource::Pipe(all) => {
                 all.iter().for_each(|map| map.add_version(to));
             }
         }
@@ -190,40 +192,40 @@ impl Map {
             problem,
         };
         into.push(match &self.source {
-            Source::Table(table) => match table.content() {
+            MapSource::Table(table) => match table.content() {
                 Ok(content) => status(Some(content.value.len()), Some(content.read), None),
                 Err(reason) => status(None, None, Some(reason)),
             },
-            Source::Fixed(table) => status(Some(table.len()), None, None),
-            Source::Static(_) => status(Some(1), None, None),
-            Source::Ldap { table, problem } => match table.content() {
+            MapSource::Fixed(table) => status(Some(table.len()), None, None),
+            MapSource::Static(_) => status(Some(1), None, None),
+            MapSource::Ldap { table, problem } => match table.content() {
                 Ok(content) => {
                     let problem = problem.load_full().map(|reason| reason.to_string());
                     status(None, Some(content.read), problem)
                 }
                 Err(reason) => status(None, None, Some(reason)),
             },
-            Source::Union(all) | Source::Pipe(all) => {
+            MapSource::Union(all) | MapSource::Pipe(all) => {
                 return all.iter().for_each(|map| map.describe(setting, into));
             }
         });
     }
 }
 
-fn note(problem: &ArcSwapOption<String>, reason: Option<&String>) {
+fn record_problem(problem: &ArcSwapOption<String>, reason: Option<&String>) {
     let before = problem.load();
     if before.as_deref() != reason {
         problem.store(reason.cloned().map(Arc::new));
     }
 }
 
-type Answer<'a> = Pin<Box<dyn Future<Output = Result<Option<Arc<str>>, String>> + Send + 'a>>;
+type BoxedLookup<'a> = Pin<Box<dyn Future<Output = Result<Option<Arc<str>>, String>> + Send + 'a>>;
 
-fn ask<'a>(map: &'a Map, key: &'a str) -> Answer<'a> {
+fn get_boxed<'a>(map: &'a Map, key: &'a str) -> BoxedLookup<'a> {
     Box::pin(map.get(key))
 }
 
-fn follow<T: Send + Sync + 'static>(watched: &Arc<Watched<T>>, opener: &Opener<'_>) {
+fn follow<T: Send + Sync + 'static>(watched: &Arc<WatchedFile<T>>, opener: &MapOpener<'_>) {
     let follow = Arc::clone(watched).follow(opener.stop.clone());
     opener.tasks.spawn_on(follow, &Handle::current());
 }
@@ -232,8 +234,8 @@ fn open_table(
     name: &MapName,
     path: PathBuf,
     load: impl Fn() -> Result<Table, String> + Send + Sync + 'static,
-    opener: &Opener<'_>,
-) -> Arc<Watched<Table>> {
+    opener: &MapOpener<'_>,
+) -> Arc<WatchedFile<Table>> {
     let includes = opener.includes.clone();
     let load = move || {
         let table = load()?;
@@ -242,7 +244,7 @@ fn open_table(
         }
         Ok(table)
     };
-    let table = Watched::open(name.to_string(), path, load);
+    let table = WatchedFile::open(name.to_string(), path, load);
     follow(&table, opener);
     table
 }
@@ -254,8 +256,8 @@ fn open_indexed(
     map_type: &str,
     source: &std::path::Path,
     index: &std::path::Path,
-    opener: &Opener<'_>,
-) -> Arc<Watched<Table>> {
+    opener: &MapOpener<'_>,
+) -> Arc<WatchedFile<Table>> {
     let source = source.to_owned();
     let Some(postmap) = find_program(opener.postmap) else {
         tracing::warn!(

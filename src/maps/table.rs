@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use super::tokens::fold;
 
 /// How long postmap(1) may take.
-const DUMP_LONGEST: Duration = Duration::from_secs(60);
+const DUMP_TIMEOUT: Duration = Duration::from_secs(60);
 /// The pause between two looks whether postmap(1) has ended.
-const POLL: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Where postmap(1) is looked for besides the search path, which a service's account seldom has
 /// `sbin` in.
 const PROGRAM_DIRECTORIES: [&str; 4] =
@@ -130,11 +130,11 @@ fn wait(child: &mut Child) -> Result<bool, String> {
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Ok(status.success()),
-            Ok(None) if begun.elapsed() < DUMP_LONGEST => std::thread::sleep(POLL),
+            Ok(None) if begun.elapsed() < DUMP_TIMEOUT => std::thread::sleep(POLL_INTERVAL),
             Ok(None) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("not finished after {DUMP_LONGEST:?}"));
+                return Err(format!("not finished after {DUMP_TIMEOUT:?}"));
             }
             Err(cause) => return Err(cause.to_string()),
         }

@@ -17,48 +17,48 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 /// The interval between two looks at a file.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// How long content stays in use that cannot be read again.
 const GRACE: Duration = Duration::from_secs(2);
 /// The interval between two attempts to read a file that cannot be read and does not change.
-const RETRY_EVERY: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Content that nothing has looked at for so long is not trusted: a network file system hangs.
-const LOOK_LATEST: Duration = Duration::from_secs(30);
+const MAX_CHECK_AGE: Duration = Duration::from_secs(30);
 /// A file that was written in this time before the start may be half of a file.
-const YOUNG: Duration = Duration::from_millis(500);
+const YOUNG_AGE: Duration = Duration::from_millis(500);
 /// The pause between the two looks at a young file at the start.
-const SETTLE: Duration = Duration::from_millis(50);
+const SETTLE_TIME: Duration = Duration::from_millis(50);
 /// The largest text file that is read.
-const LARGEST: u64 = 512 << 20;
+const MAX_SIZE: u64 = 512 << 20;
 
 type Loader<T> = Box<dyn Fn() -> Result<T, String> + Send + Sync>;
 
 /// Content made of a file.
-pub(super) struct Watched<T> {
+pub(super) struct WatchedFile<T> {
     /// The name in messages.
     name: String,
     path: PathBuf,
     load: Loader<T>,
-    now: ArcSwap<State<T>>,
+    current: ArcSwap<State<T>>,
 }
 
 struct State<T> {
     content: Option<Arc<Content<T>>>,
     /// Why the content cannot be used.
     problem: Option<String>,
-    looked: Instant,
+    checked_at: Instant,
 }
 
 /// What was read, and of which version of the file.
 pub(super) struct Content<T> {
     pub(super) value: T,
     pub(super) read: SystemTime,
-    stamp: Stamp,
+    version: FileVersion,
 }
 
 /// A version of a file. The change time tells of changed permissions as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+struct FileVersion {
     device: u64,
     inode: u64,
     size: u64,
@@ -66,15 +66,15 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-impl Stamp {
+impl FileVersion {
     /// Opens the file as well: one that may not be opened any more cannot be read.
-    fn of(path: &Path) -> Result<Stamp, String> {
+    fn of(path: &Path) -> Result<FileVersion, String> {
         let file = File::open(path).and_then(|file| file.metadata());
         let file = file.map_err(|cause| cannot_read(path, &cause))?;
         if !file.is_file() {
             return Err(format!("{} is not a regular file", path.display()));
         }
-        Ok(Stamp {
+        Ok(FileVersion {
             device: file.dev(),
             inode: file.ino(),
             size: file.size(),
@@ -88,139 +88,143 @@ impl Stamp {
         let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         // A time in the future counts as young.
         (SystemTime::now().duration_since(changed))
-            .map_or(true, |age| age < YOUNG + Duration::from_secs(1))
+            .map_or(true, |age| age < YOUNG_AGE + Duration::from_secs(1))
     }
 }
 
 /// What the looks at a file remember.
 #[derive(Default)]
-struct Memory {
+struct WatchState {
     /// The version that must be seen once more.
-    settling: Option<Stamp>,
+    settling: Option<FileVersion>,
     /// The version that could not be read, and when.
-    failed: Option<(Stamp, Instant)>,
+    failed: Option<(FileVersion, Instant)>,
     /// Since when the content in memory is not that of the file.
     stale_since: Option<Instant>,
 }
 
-impl<T: Send + Sync + 'static> Watched<T> {
+impl<T: Send + Sync + 'static> WatchedFile<T> {
     /// Reads the file for the first time; blocks. A file that cannot be read makes every use an
     /// error until it can.
     pub(super) fn open(
         name: String,
         path: PathBuf,
         load: impl Fn() -> Result<T, String> + Send + Sync + 'static,
-    ) -> Arc<Watched<T>> {
-        let watched = Watched {
+    ) -> Arc<WatchedFile<T>> {
+        let watched = WatchedFile {
             name,
             path,
             load: Box::new(load),
-            now: ArcSwap::from_pointee(State {
+            current: ArcSwap::from_pointee(State {
                 content: None,
                 problem: Some("not read yet".to_owned()),
-                looked: Instant::now(),
+                checked_at: Instant::now(),
             }),
         };
-        let mut memory = Memory {
-            settling: Stamp::of(&watched.path).ok(),
-            ..Memory::default()
+        let mut watch = WatchState {
+            settling: FileVersion::of(&watched.path).ok(),
+            ..WatchState::default()
         };
-        if memory.settling.as_ref().is_some_and(Stamp::is_young) {
-            std::thread::sleep(SETTLE);
+        if watch.settling.as_ref().is_some_and(FileVersion::is_young) {
+            std::thread::sleep(SETTLE_TIME);
         }
-        watched.look(&mut memory);
+        watched.check(&mut watch);
         Arc::new(watched)
     }
 
     /// Follows the file until `stop`.
-    pub(super) async fn follow(self: Arc<Watched<T>>, stop: CancellationToken) {
-        let mut ticks = interval(LOOK_EVERY);
+    pub(super) async fn follow(self: Arc<WatchedFile<T>>, stop: CancellationToken) {
+        let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut memory = Memory::default();
+        let mut watch = WatchState::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
             let watched = Arc::clone(&self);
-            let look = tokio::task::spawn_blocking(move || {
-                watched.look(&mut memory);
-                memory
+            let check = tokio::task::spawn_blocking(move || {
+                watched.check(&mut watch);
+                watch
             });
             // A panic in a look leaves the last content, until it is too old to be trusted.
-            memory = look.await.unwrap_or_default();
+            watch = check.await.unwrap_or_default();
         }
     }
 
-    fn look(&self, memory: &mut Memory) {
-        let known = self.now.load().content.clone();
-        let stamp = match Stamp::of(&self.path) {
-            Ok(stamp) => stamp,
+    fn check(&self, watch: &mut WatchState) {
+        let known = self.current.load().content.clone();
+        let version = match FileVersion::of(&self.path) {
+            Ok(version) => version,
             Err(reason) => {
-                memory.settling = None;
-                return self.fail(memory, reason);
+                watch.settling = None;
+                return self.fail(watch, reason);
             }
         };
-        if known.as_ref().is_some_and(|known| known.stamp == stamp) {
-            (memory.stale_since, memory.failed) = (None, None);
-            return self.keep(known, None);
+        if known.as_ref().is_some_and(|known| known.version == version) {
+            (watch.stale_since, watch.failed) = (None, None);
+            return self.publish(known, None);
         }
-        if memory.settling != Some(stamp) {
-            memory.settling = Some(stamp);
+        if watch.settling != Some(version) {
+            watch.settling = Some(version);
             let reason = format!("{} is being written", self.path.display());
-            return self.fail(memory, reason);
+            return self.fail(watch, reason);
         }
-        let is_late = memory
+        let is_late = watch
             .stale_since
             .is_some_and(|since| since.elapsed() > GRACE);
-        if let Some((failed, at)) = memory.failed
-            && failed == stamp
+        if let Some((failed, at)) = watch.failed
+            && failed == version
             && is_late
-            && at.elapsed() < RETRY_EVERY
+            && at.elapsed() < RETRY_INTERVAL
         {
-            let problem = self.now.load().problem.clone();
-            return self.keep(known, problem);
+            let problem = self.current.load().problem.clone();
+            return self.publish(known, problem);
         }
         match (self.load)() {
             Err(reason) => {
-                memory.failed = Some((stamp, Instant::now()));
-                self.fail(memory, reason);
+                watch.failed = Some((version, Instant::now()));
+                self.fail(watch, reason);
             }
-            Ok(value) if Stamp::of(&self.path).as_ref() == Ok(&stamp) => {
+            Ok(value) if FileVersion::of(&self.path).as_ref() == Ok(&version) => {
                 tracing::info!(map = %self.name, "address map read");
-                (memory.stale_since, memory.failed) = (None, None);
+                (watch.stale_since, watch.failed) = (None, None);
                 let read = SystemTime::now();
-                let content = Content { value, read, stamp };
-                self.keep(Some(Arc::new(content)), None);
+                let content = Content {
+                    value,
+                    read,
+                    version,
+                };
+                self.publish(Some(Arc::new(content)), None);
             }
             Ok(_) => {
-                memory.settling = None;
+                watch.settling = None;
                 let reason = format!("{} changed while it was read", self.path.display());
-                self.fail(memory, reason);
+                self.fail(watch, reason);
             }
         }
     }
 
     /// Notes that the content is not that of the file.
-    fn fail(&self, memory: &mut Memory, reason: String) {
-        let since = *memory.stale_since.get_or_insert_with(Instant::now);
-        let known = self.now.load().content.clone();
+    fn fail(&self, watch: &mut WatchState, reason: String) {
+        let since = *watch.stale_since.get_or_insert_with(Instant::now);
+        let known = self.current.load().content.clone();
         let stays = known.is_some() && since.elapsed() < GRACE;
-        self.keep(known, (!stays).then_some(reason));
+        self.publish(known, (!stays).then_some(reason));
     }
 
-    fn keep(&self, content: Option<Arc<Content<T>>>, problem: Option<String>) {
-        let before = self.now.load();
+    fn publish(&self, content: Option<Arc<Content<T>>>, problem: Option<String>) {
+        let before = self.current.load();
         if let Some(reason) = problem.as_ref().filter(|_| before.problem != problem) {
             tracing::error!(map = %self.name, "address map cannot be read: {reason}");
         }
         if before.problem.is_some() && problem.is_none() && before.content.is_some() {
             tracing::info!(map = %self.name, "address map can be read again");
         }
-        self.now.store(Arc::new(State {
+        self.current.store(Arc::new(State {
             content,
             problem,
-            looked: Instant::now(),
+            checked_at: Instant::now(),
         }));
     }
 
@@ -231,19 +235,19 @@ impl<T: Send + Sync + 'static> Watched<T> {
 
     /// Returns when the content in memory was read; `None` if there is none.
     pub(super) fn read_at(&self) -> Option<SystemTime> {
-        let state = self.now.load();
+        let state = self.current.load();
         state.content.as_ref().map(|content| content.read)
     }
 
     /// Asks the content something, without keeping hold of it.
     pub(super) fn with<R>(&self, ask: impl FnOnce(&Arc<Content<T>>) -> R) -> Result<R, String> {
-        let state = self.now.load();
+        let state = self.current.load();
         if let Some(reason) = &state.problem {
             return Err(reason.clone());
         }
-        if state.looked.elapsed() > LOOK_LATEST {
+        if state.checked_at.elapsed() > MAX_CHECK_AGE {
             return Err(format!(
-                "{} could not be checked for changes for {LOOK_LATEST:?}",
+                "{} could not be checked for changes for {MAX_CHECK_AGE:?}",
                 self.path.display()
             ));
         }
@@ -259,11 +263,11 @@ pub(super) fn read_text(path: &Path) -> Result<Vec<u8>, String> {
     let cannot = |cause| cannot_read(path, &cause);
     let file = File::open(path).map_err(cannot)?;
     let size = file.metadata().map_err(cannot)?.len();
-    if size > LARGEST {
+    if size > MAX_SIZE {
         return Err(format!("{} is larger than 512 MiB", path.display()));
     }
     let mut text = Vec::new();
-    (file.take(LARGEST).read_to_end(&mut text)).map_err(cannot)?;
+    (file.take(MAX_SIZE).read_to_end(&mut text)).map_err(cannot)?;
     Ok(text)
 }
 
@@ -278,7 +282,7 @@ mod tests {
     struct Followed {
         _directory: tempfile::TempDir,
         path: PathBuf,
-        watched: Arc<Watched<String>>,
+        watched: Arc<WatchedFile<String>>,
         stop: CancellationToken,
     }
 
@@ -292,7 +296,7 @@ mod tests {
                 let text = read_text(&of)?;
                 String::from_utf8(text).map_err(|_| "not text".to_owned())
             };
-            let watched = Watched::open("map".into(), path.clone(), load);
+            let watched = WatchedFile::open("map".into(), path.clone(), load);
             let stop = CancellationToken::new();
             tokio::spawn(Arc::clone(&watched).follow(stop.clone()));
             Followed {
@@ -354,7 +358,7 @@ mod tests {
     async fn a_file_that_nothing_looks_at_is_not_trusted() {
         let map = Followed::new();
         map.stop.cancel();
-        tokio::time::sleep(LOOK_LATEST + Duration::from_secs(1)).await;
+        tokio::time::sleep(MAX_CHECK_AGE + Duration::from_secs(1)).await;
         assert!(map.content().is_err());
     }
 }

@@ -21,7 +21,9 @@ use tokio::time::Instant as Deadline;
 use tracing::{info, warn};
 
 use crate::directory::Outage;
-use crate::identity::{GuardStatus, Guarded, GuardedMailboxes, Identities, People, Question};
+use crate::identity::{
+    GuardStatus, GuardedMailboxes, Identities, IdentityAnswers, IdentityQuery, SharedGuard,
+};
 use crate::journal::{Composer, is_ours};
 use crate::mail::{Address, Content, Enhanced, Envelope, Message, Reply};
 use crate::policy::{self, Admission, Plan, Rules};
@@ -57,7 +59,7 @@ pub struct Pipeline {
     /// Whose mailboxes addresses are.
     pub identities: Identities,
     /// The mailboxes that nobody outside may write to.
-    pub guarded: Guarded,
+    pub guarded: SharedGuard,
     /// What the administrator decided.
     pub rules: Arc<Rules>,
     /// What is put into bodies.
@@ -152,9 +154,9 @@ impl Pipeline {
         }
         let status = guard_status(&self.identities, &self.guarded, &self.rules, recipient, mta);
         let status = admitted.wait(status).await;
-        let late = || GuardStatus::Unknown(self.identities.directory().too_late());
+        let late = || GuardStatus::Unknown(self.identities.directory().deadline_outage());
         let name = match status.unwrap_or_else(late) {
-            GuardStatus::Free => return Ok(Admission::Free),
+            GuardStatus::NotGuarded => return Ok(Admission::Free),
             GuardStatus::Guarded(name) => name,
             GuardStatus::Unknown(outage) => {
                 warn!(queue_id = so_far.queue_id, %recipient, %outage, "recipient deferred");
@@ -369,7 +371,7 @@ impl Pipeline {
         envelope: &'e Envelope,
         message: &Message,
         deadline: Deadline,
-    ) -> (Cow<'e, Envelope>, People) {
+    ) -> (Cow<'e, Envelope>, IdentityAnswers) {
         let asked = text::all_questions(envelope, &self.rules, &self.text);
         let people = self.identities.find(&asked, deadline).await;
         if !policy::asks_for_authors(envelope, &people, &self.rules) {
@@ -377,7 +379,7 @@ impl Pipeline {
         }
         let mut envelope = envelope.clone();
         envelope.header_authors = message.authors();
-        let asked: Vec<Question> = text::all_questions(&envelope, &self.rules, &self.text);
+        let asked: Vec<IdentityQuery> = text::all_questions(&envelope, &self.rules, &self.text);
         let people = self.identities.find(&asked, deadline).await;
         (Cow::Owned(envelope), people)
     }
@@ -385,13 +387,13 @@ impl Pipeline {
     async fn plan(
         &self,
         envelope: &Envelope,
-        people: &People,
+        people: &IdentityAnswers,
         deadline: Deadline,
     ) -> Result<Plan, Reply> {
         let pairs = policy::pairs(envelope, people, &self.rules);
         let targets = pairs.targets();
         let directory = self.identities.directory();
-        let resolved = directory.resolve_by(&targets, deadline).await;
+        let resolved = directory.resolve_before(&targets, deadline).await;
         let plan = pairs.plan(&resolved).map_err(|undecided| {
             counter!("copyist_messages_deferred_total", "why" => "directory").increment(1);
             warn!(queue_id = envelope.queue_id, "deferred: {undecided}");
@@ -427,7 +429,11 @@ impl Pipeline {
 
     /// Who is owed which texts; nobody any, where that cannot be told and mail goes on all the
     /// same.
-    fn classes(&self, envelope: &Envelope, people: &People) -> Result<Vec<RecipientClass>, Reply> {
+    fn classes(
+        &self,
+        envelope: &Envelope,
+        people: &IdentityAnswers,
+    ) -> Result<Vec<RecipientClass>, Reply> {
         if self.text.is_empty() {
             return Ok(Vec::new());
         }
@@ -618,7 +624,7 @@ impl Pipeline {
 /// them.
 pub async fn guard_status(
     identities: &Identities,
-    guarded: &Guarded,
+    guarded: &SharedGuard,
     rules: &Rules,
     recipient: &Address,
     mta: Option<&Address>,
@@ -632,7 +638,7 @@ pub async fn guard_status(
     }
     let named = GuardedMailboxes::of_settings(&policy::guard_settings(rules));
     match identities.guard_status(recipient, mta, &named).await {
-        GuardStatus::Free if policy::guard_waits(rules) => {
+        GuardStatus::NotGuarded if policy::guard_waits(rules) => {
             GuardStatus::Unknown(Outage::new("the guarded mailboxes are not known yet"))
         }
         status => status,

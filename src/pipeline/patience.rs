@@ -30,7 +30,7 @@ impl Admitted {
     pub(super) fn none(directory: &Directory) -> Admitted {
         Admitted {
             provisional: Vec::new(),
-            left: directory.patience(),
+            left: directory.max_wait(),
         }
     }
 

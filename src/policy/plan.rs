@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::directory::{Entry, Lookup, Outage, Resolution, Target, TargetError};
-use crate::identity::{Owners, People, Person, Question};
+use crate::identity::{IdentityAnswers, IdentityQuery, Owners, Person};
 use crate::mail::{Address, Envelope, Recipient, Side};
 
 use super::{AttributeOf, Direction, Format, JournalWhat, OnFailure, Rules};
@@ -245,8 +245,8 @@ pub fn direction(standing: Standing, recipient: &Address, rules: &Rules) -> Dire
 }
 
 /// The question about a recipient.
-pub fn recipient_question(recipient: &Recipient) -> Question {
-    Question::Recipient {
+pub fn recipient_question(recipient: &Recipient) -> IdentityQuery {
+    IdentityQuery::Recipient {
         address: recipient.address.clone(),
         mta: recipient.resolved.clone(),
     }
@@ -254,12 +254,12 @@ pub fn recipient_question(recipient: &Recipient) -> Question {
 
 /// Everything that is asked about a recipient: himself, and whom the message was for before it was
 /// expanded.
-fn recipient_questions(recipient: &Recipient) -> impl Iterator<Item = Question> {
+fn recipient_questions(recipient: &Recipient) -> impl Iterator<Item = IdentityQuery> {
     let original = recipient
         .original
         .iter()
         .filter(|original| **original != recipient.address);
-    let original = original.map(|original| Question::Recipient {
+    let original = original.map(|original| IdentityQuery::Recipient {
         address: original.clone(),
         mta: None,
     });
@@ -268,7 +268,7 @@ fn recipient_questions(recipient: &Recipient) -> impl Iterator<Item = Question> 
 
 /// Who has to be looked up to decide about this envelope, each once. Empty where the settings alone
 /// decide.
-pub fn questions(envelope: &Envelope, rules: &Rules) -> Vec<Question> {
+pub fn questions(envelope: &Envelope, rules: &Rules) -> Vec<IdentityQuery> {
     let standing = standing(envelope, rules);
     let mut asks_senders = standing.is_trusted && !standing.from_us && authors_matter(rules);
     let mut asked = Vec::new();
@@ -338,10 +338,10 @@ fn authors_matter(rules: &Rules) -> bool {
 /// decision.
 pub struct Pairs<'a> {
     envelope: &'a Envelope,
-    found: &'a People,
+    found: &'a IdentityAnswers,
     rules: &'a Rules,
     standing: Standing,
-    identities: Vec<Question>,
+    identities: Vec<IdentityQuery>,
     pairs: Vec<Pair<'a>>,
 }
 
@@ -352,7 +352,7 @@ struct Pair<'a> {
     /// Those whose attributes count in it.
     people: Vec<&'a Person>,
     /// Those who could not be looked up.
-    unanswered: Vec<(Question, &'a Outage)>,
+    unanswered: Vec<(IdentityQuery, &'a Outage)>,
     /// Whether it counts because of an author who is no sender.
     is_authored: bool,
 }
@@ -370,7 +370,7 @@ impl<'a> Pair<'a> {
 
     fn take(
         &mut self,
-        question: &Question,
+        question: &IdentityQuery,
         answer: &'a Lookup<Arc<Owners>>,
         counts: impl Fn(&Person) -> bool,
     ) {
@@ -388,7 +388,11 @@ impl<'a> Pair<'a> {
 /// The pairs of an envelope. `found` holds the answers to [`questions`]. Beside the direction of
 /// the address as it was written, a recipient that is read otherwise, a group, a map or a
 /// forwarding may make the message take others.
-pub fn pairs<'a>(envelope: &'a Envelope, found: &'a People, rules: &'a Rules) -> Pairs<'a> {
+pub fn pairs<'a>(
+    envelope: &'a Envelope,
+    found: &'a IdentityAnswers,
+    rules: &'a Rules,
+) -> Pairs<'a> {
     let mut all = Pairs {
         envelope,
         found,
@@ -412,7 +416,7 @@ impl<'a> Pairs<'a> {
             true => written,
             false => direction(standing, address, rules),
         };
-        let mut answers: Vec<(Question, &'a Lookup<Arc<Owners>>)> = Vec::new();
+        let mut answers: Vec<(IdentityQuery, &'a Lookup<Arc<Owners>>)> = Vec::new();
         if asks_recipient(written, rules) {
             let found = self.found;
             answers.extend(recipient_questions(recipient).map(|one| {
@@ -425,7 +429,9 @@ impl<'a> Pairs<'a> {
                 || answers.iter().any(|(_, answer)| match answer {
                     Lookup::Found(owners) => {
                         let people = owners.people.iter().map(|person| &person.address);
-                        people.chain(&owners.reached).any(|one| of(one) == wanted)
+                        people
+                            .chain(&owners.further_addresses)
+                            .any(|one| of(one) == wanted)
                     }
                     Lookup::Absent => false,
                     // It may be a group with contacts in it.
@@ -474,7 +480,7 @@ impl<'a> Pairs<'a> {
     }
 
     /// Those of whom the sender may be one and who are people of ours.
-    fn authors(&self) -> impl Iterator<Item = &Question> {
+    fn authors(&self) -> impl Iterator<Item = &IdentityQuery> {
         let all = self.identities.iter();
         all.filter(|one| is_person(self.found, one))
     }
@@ -485,8 +491,8 @@ impl<'a> Pairs<'a> {
         let Some(attribute) = &self.rules.exempt_attribute else {
             return false;
         };
-        let exempts = |one: &Question| match self.found.get(one) {
-            Lookup::Found(owners) => owners.exempting(Some(attribute)).is_some(),
+        let exempts = |one: &IdentityQuery| match self.found.get(one) {
+            Lookup::Found(owners) => owners.exempting_object(Some(attribute)).is_some(),
             Lookup::Absent | Lookup::Unavailable(_) => false,
         };
         let sender = || match pair.is_authored {
@@ -596,13 +602,13 @@ impl<'a> Pairs<'a> {
     }
 }
 
-fn is_person(found: &People, question: &Question) -> bool {
+fn is_person(found: &IdentityAnswers, question: &IdentityQuery) -> bool {
     matches!(found.get(question), Lookup::Found(owners) if !owners.people.is_empty())
 }
 
 /// Whether the authors in the header of this message have to be looked up as well: a trusted client
 /// without a login sends it, and the reverse path names nobody of ours.
-pub fn asks_for_authors(envelope: &Envelope, found: &People, rules: &Rules) -> bool {
+pub fn asks_for_authors(envelope: &Envelope, found: &IdentityAnswers, rules: &Rules) -> bool {
     let standing = standing(envelope, rules);
     standing.is_trusted
         && !standing.is_authenticated
@@ -615,25 +621,28 @@ pub fn asks_for_authors(envelope: &Envelope, found: &People, rules: &Rules) -> b
 /// Everybody that the sender may be: the reverse path, the login, the holder of a certificate, and
 /// the authors that a trusted client's message names. The login is what cannot be forged; the
 /// reverse path is what a shared mailbox is known by.
-pub fn identities(envelope: &Envelope, rules: &Rules) -> Vec<Question> {
+pub fn identities(envelope: &Envelope, rules: &Rules) -> Vec<IdentityQuery> {
     let client = &envelope.client;
-    let sender = envelope.sender.iter().map(|address| Question::Sender {
+    let sender = envelope.sender.iter().map(|address| IdentityQuery::Sender {
         address: address.clone(),
         mta: envelope.resolved_sender.clone(),
     });
-    let login = client.user.iter().map(|user| Question::Login(user.clone()));
+    let login = client
+        .user
+        .iter()
+        .map(|user| IdentityQuery::AuthUser(user.clone()));
     let certificate = client.certificate.iter();
     let certificate = certificate
         .filter(|one| rules.organization.accepts(one))
-        .map(|one| Question::Login(one.subject.clone()));
+        .map(|one| IdentityQuery::AuthUser(one.subject.clone()));
     let claimed = envelope
         .header_authors
         .iter()
-        .map(|address| Question::Sender {
+        .map(|address| IdentityQuery::Sender {
             address: address.clone(),
             mta: None,
         });
-    let mut all: Vec<Question> = sender
+    let mut all: Vec<IdentityQuery> = sender
         .chain(login)
         .chain(certificate)
         .chain(claimed)
@@ -686,7 +695,7 @@ impl Gathered<'_> {
     /// Takes what the attributes of a person say.
     fn add_of(&mut self, person: &Person, direction: Direction) -> Result<(), Undecided> {
         let attribute = self.rules.exempt_attribute.as_deref();
-        if let Some(object) = attribute.and_then(|name| person.exempting(name)) {
+        if let Some(object) = attribute.and_then(|name| person.exempting_object(name)) {
             self.exempt(&person.address, object);
             return Ok(());
         }
@@ -743,11 +752,11 @@ impl Gathered<'_> {
         }
         match self.resolved.get(target) {
             Some(Ok(Ok(expansion))) => {
-                for one in &expansion.reached {
+                for one in &expansion.addresses {
                     let through = Reason::Through {
                         of: Box::new(reason.clone()),
                         target: target.to_string(),
-                        objects: one.through.to_vec(),
+                        objects: one.path.to_vec(),
                     };
                     self.want(&one.address, through, place);
                 }
@@ -767,7 +776,7 @@ impl Gathered<'_> {
         if self.rules.may_journal_to(address) {
             return self.wanted.add(address, reason);
         }
-        let elsewhere = TargetError::Elsewhere(address.clone());
+        let elsewhere = TargetError::OutsideJournalDomains(address.clone());
         let told = format!("{reason}: {elsewhere}");
         if !self.elsewhere.contains(&told) {
             self.elsewhere.push(told);

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::directory::{Target, ValuesOf};
-use crate::identity::{DomainPattern, Membership, Names};
+use crate::directory::{AttributeQuery, Target};
+use crate::identity::{AddressRules, DomainPattern, JournalMailboxRule};
 use crate::mail::{Address, Certificate};
 use crate::maps::{self, MapName};
 
@@ -126,7 +126,7 @@ pub struct Rules {
 #[derive(Debug, Clone, Default)]
 pub struct Organization {
     /// How the organization's mailboxes are named, its domains first of all.
-    pub names: Arc<Names>,
+    pub names: Arc<AddressRules>,
     /// Networks whose clients send as the organization.
     pub trusted_networks: Vec<IpNet>,
     /// Networks whose clients bring mail from outside, whatever else they are.
@@ -136,11 +136,11 @@ pub struct Organization {
     /// The address maps of the MTA.
     pub address_maps: MapNames,
     /// Mailboxes that are guarded if attributes name them, whatever else they look like.
-    pub journal_mailboxes: Vec<Membership>,
+    pub journal_mailboxes: Vec<JournalMailboxRule>,
     /// Whether mailboxes of people that attributes name are guarded, too.
     pub guards_persons: bool,
     /// Where the directory names further domains.
-    pub domains_from: Option<ValuesOf>,
+    pub domains_from: Option<AttributeQuery>,
 }
 
 /// Address maps of the MTA, by their parameters in postconf(5).
@@ -258,7 +258,7 @@ impl Rules {
 impl Organization {
     /// Whether mail to this address stays inside.
     pub fn has(&self, address: &Address) -> bool {
-        self.names.has(address)
+        self.names.contains(address)
     }
 
     /// Whether a client at this address may send as the organization.

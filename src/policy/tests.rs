@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::directory::{Entry, Lookup, Objects, Outage, Reached, Target, TargetError};
-use crate::identity::{Names, Owners, People, Person, Question};
+use crate::directory::{Entry, Lookup, Objects, Outage, ResolvedAddress, Target, TargetError};
+use crate::identity::{AddressRules, IdentityAnswers, IdentityQuery, Owners, Person};
 use crate::mail::{Address, Certificate, Client, Envelope, Recipient};
 
 use super::*;
@@ -22,9 +22,9 @@ fn rules() -> Rules {
     };
     Rules {
         organization: Organization {
-            names: Arc::new(Names {
+            names: Arc::new(AddressRules {
                 domains: vec!["corp.example".parse().expect("a domain")],
-                ..Names::default()
+                ..AddressRules::default()
             }),
             trusted_networks: vec!["10.0.0.0/8".parse().expect("a network")],
             ..Organization::default()
@@ -65,7 +65,7 @@ fn down() -> Lookup<Objects> {
 }
 
 /// The answers about these addresses, as sender and as recipient.
-fn people<const N: usize>(answers: [(&str, Lookup<Objects>); N]) -> People {
+fn people<const N: usize>(answers: [(&str, Lookup<Objects>); N]) -> IdentityAnswers {
     let answers = answers.into_iter().flat_map(|(text, answer)| {
         let answer = match answer {
             Lookup::Found(objects) => Lookup::Found(Arc::new(Owners {
@@ -84,15 +84,15 @@ fn people<const N: usize>(answers: [(&str, Lookup<Objects>); N]) -> People {
     answers.collect()
 }
 
-fn recipient(text: &str) -> Question {
-    Question::Recipient {
+fn recipient(text: &str) -> IdentityQuery {
+    IdentityQuery::Recipient {
         address: address(text),
         mta: None,
     }
 }
 
-fn sender(text: &str) -> Question {
-    Question::Sender {
+fn sender(text: &str) -> IdentityQuery {
+    IdentityQuery::Sender {
         address: address(text),
         mta: None,
     }
@@ -100,7 +100,7 @@ fn sender(text: &str) -> Question {
 
 fn plan(
     envelope: &Envelope,
-    people: &People,
+    people: &IdentityAnswers,
     resolved: &Resolved,
     rules: &Rules,
 ) -> Result<Plan, Undecided> {
@@ -161,7 +161,7 @@ fn an_authenticated_user_is_ours_from_anywhere_and_is_looked_up_by_login() {
     let mut roaming = envelope(OUTSIDE, "sales@corp.example", &["x@else.test"]);
     roaming.client.user = Some("ana".into());
     assert!(sender_is_ours(&roaming, &rules()));
-    assert!(questions(&roaming, &rules()).contains(&Question::Login("ana".into())));
+    assert!(questions(&roaming, &rules()).contains(&IdentityQuery::AuthUser("ana".into())));
 }
 
 #[test]
@@ -180,7 +180,13 @@ fn nothing_is_asked_where_settings_alone_decide() {
         .push(Target::Smtp(address("all@corp.example")));
     let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
     assert!(questions(&envelope, &rules).is_empty());
-    let decided = plan(&envelope, &People::default(), &Resolved::new(), &rules).expect("decided");
+    let decided = plan(
+        &envelope,
+        &IdentityAnswers::default(),
+        &Resolved::new(),
+        &rules,
+    )
+    .expect("decided");
     assert_eq!(targets(&decided), ["all@corp.example"]);
 }
 
@@ -270,7 +276,15 @@ fn an_outage_is_not_an_absence() {
     let mut rules = rules();
     let silent = people([("dan@corp.example", down())]);
     assert!(plan(&envelope, &silent, &Resolved::new(), &rules).is_err());
-    assert!(plan(&envelope, &People::default(), &Resolved::new(), &rules).is_err());
+    assert!(
+        plan(
+            &envelope,
+            &IdentityAnswers::default(),
+            &Resolved::new(),
+            &rules
+        )
+        .is_err()
+    );
 
     rules.on_directory_failure = OnFailure::Fallback;
     assert!(
@@ -305,7 +319,7 @@ fn a_malformed_value_goes_to_the_fallback_or_is_reported() {
     );
     let nowhere = Resolved::from([(
         named.clone(),
-        Ok(Err(TargetError::Nowhere(named.to_string()))),
+        Ok(Err(TargetError::NoSuchObject(named.to_string()))),
     )]);
     let decided = plan(&envelope, &found, &nowhere, &rules).expect("decided");
     assert_eq!(targets(&decided), ["ok@corp.example"]);
@@ -338,9 +352,9 @@ fn an_object_that_a_target_names_is_decided_by_what_the_directory_says() {
     let rules = rules();
     let found = people([("dan@corp.example", found(&["CN=all,DC=x"]))]);
     let named = Target::parse("CN=all,DC=x").expect("a target");
-    let reached = Reached {
+    let reached = ResolvedAddress {
         address: address("ana@corp.example"),
-        through: Arc::new(["CN=all,DC=x".into(), "uid=ana".into()]),
+        path: Arc::new(["CN=all,DC=x".into(), "uid=ana".into()]),
     };
     let resolved = Resolved::from([(named.clone(), Ok(Ok(Arc::new(vec![reached].into()))))]);
     let decided = plan(&envelope, &found, &resolved, &rules).expect("decided");
@@ -456,10 +470,10 @@ fn the_guard_refuses_strangers_and_waits_for_proof_from_ourselves() {
 fn a_copy_has_no_more_targets_than_every_relay_takes_at_once() {
     let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
     let named = Target::parse("CN=all,DC=x").expect("a target");
-    let reached: Vec<Reached> = (0..250)
-        .map(|n| Reached {
+    let reached: Vec<ResolvedAddress> = (0..250)
+        .map(|n| ResolvedAddress {
             address: address(&format!("u{n}@corp.example")),
-            through: Arc::new([]),
+            path: Arc::new([]),
         })
         .collect();
     let resolved = Resolved::from([(named, Ok(Ok(Arc::new(reached.into()))))]);
@@ -542,9 +556,9 @@ fn in_doubt_nobody_is_exempt() {
         ("eve@corp.example", found(&["e@else.test"])),
         ("x@else.test", Lookup::Absent),
     ]);
-    let login = Question::Login("eve@corp.example".into());
+    let login = IdentityQuery::AuthUser("eve@corp.example".into());
     let eve = people.get(&sender("eve@corp.example"));
-    let people: People = (people.iter())
+    let people: IdentityAnswers = (people.iter())
         .map(|(question, answer)| (question.clone(), answer.clone()))
         .chain([(login, eve.clone())])
         .collect();
@@ -582,9 +596,9 @@ fn a_journal_address_outside_the_journal_domains_gets_nothing_and_the_fallback_d
     // What a group or an object leads to, too.
     let dn = "cn=group,dc=b";
     let target = Target::parse(dn).expect("a target");
-    let reached = |text: &str| Reached {
+    let reached = |text: &str| ResolvedAddress {
         address: address(text),
-        through: [dn.to_owned()].into(),
+        path: [dn.to_owned()].into(),
     };
     let both = vec![
         reached("k@x.archive.example"),
@@ -625,7 +639,7 @@ fn who_may_relay_is_not_yet_one_of_us() {
         issuer: "Corp CA".into(),
     });
     assert!(standing(&holder, &rules).from_us);
-    assert!(identities(&holder, &rules).contains(&Question::Login("NoteBook".into())));
+    assert!(identities(&holder, &rules).contains(&IdentityQuery::AuthUser("NoteBook".into())));
 }
 
 #[test]
@@ -670,9 +684,9 @@ fn a_login_that_nobody_knows_goes_to_the_fallback() {
     let answers = [
         recipient("x@else.test"),
         sender("printer@corp.example"),
-        Question::Login("printer".into()),
+        IdentityQuery::AuthUser("printer".into()),
     ];
-    let nobody: People = answers
+    let nobody: IdentityAnswers = answers
         .into_iter()
         .map(|one| (one, Lookup::Absent))
         .collect();
@@ -705,7 +719,7 @@ fn a_group_names_those_of_its_members_because_of_whom_a_copy_is_made() {
         ..Owners::default()
     };
     let answer = Lookup::Found(Arc::new(owners));
-    let people: People = [(recipient("sales@corp.example"), answer)]
+    let people: IdentityAnswers = [(recipient("sales@corp.example"), answer)]
         .into_iter()
         .collect();
     let decided = plan(&message, &people, &Resolved::new(), &rules()).expect("decided");

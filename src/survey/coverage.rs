@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::directory::{Directory, Entry, Objects, Outage, Resolution, Target};
-use crate::identity::{GuardedMailboxes, Unguarded, exempting};
+use crate::identity::{GuardedMailboxes, UnguardedMailbox, exempting_object};
 use crate::mail::Address;
 use crate::policy::{Direction, Rules};
 
@@ -112,7 +112,7 @@ pub struct Summary {
     pub addresses_shared: u64,
     /// Mailboxes that journal attributes name and that are not guarded, since they look like a
     /// person's.
-    pub persons_not_guarded: Vec<Unguarded>,
+    pub persons_not_guarded: Vec<UnguardedMailbox>,
     /// Why not all values of journal attributes are known to the journal guard.
     pub guard_incomplete: Option<String>,
     /// Journal attributes that nobody has, as far as can be seen.
@@ -159,7 +159,7 @@ impl<'a> Coverage<'a> {
             directory,
             addresses,
             rules,
-            everybody: directory.everybody(),
+            everybody: directory.list_all(),
             targets: HashMap::new(),
             summary,
             begun: Instant::now(),
@@ -209,13 +209,13 @@ async fn owners_of(
     directory: &Directory,
     addresses: &[Address],
 ) -> Result<HashMap<Address, Objects>, Outage> {
-    if let Ok(owners) = directory.owners_now(addresses).await {
+    if let Ok(owners) = directory.fetch_owners(addresses).await {
         return Ok(owners);
     }
     let mut values = directory.journal_values();
     // Whether it was read in time tells the next question.
     let _ = timeout(FIRST_READING, values.wait_for(Option::is_some)).await;
-    directory.owners_now(addresses).await
+    directory.fetch_owners(addresses).await
 }
 
 /// Looks the addresses of journaled people up as mail does.
@@ -268,7 +268,7 @@ async fn look_up(
 type Known = HashMap<String, Result<Resolution, String>>;
 
 fn reached(resolution: &Resolution) -> impl Iterator<Item = &Address> {
-    let reached = resolution.as_ref().map_or(&[][..], |all| &all.reached);
+    let reached = resolution.as_ref().map_or(&[][..], |all| &all.addresses);
     reached.iter().map(|one| &one.address)
 }
 
@@ -331,7 +331,7 @@ fn describe(objects: &Objects, addresses: &[String], rules: &Rules, known: &Know
             .map(str::to_owned)
             .collect(),
         exempt: (rules.exempt_attribute.as_deref())
-            .is_some_and(|attribute| exempting(objects, attribute).is_some()),
+            .is_some_and(|attribute| exempting_object(objects, attribute).is_some()),
         journal: Vec::new(),
         address_problems: Vec::new(),
     };
@@ -345,9 +345,9 @@ fn describe(objects: &Objects, addresses: &[String], rules: &Rules, known: &Know
             let (mut targets, mut not_reached) = (Vec::new(), None);
             let problem = match known.get(value) {
                 Some(Ok(Ok(expansion))) => {
-                    let reached = expansion.reached.iter();
+                    let reached = expansion.addresses.iter();
                     targets = reached.map(|one| one.address.clone()).collect();
-                    not_reached = unreached(&expansion.without_address);
+                    not_reached = unreached(&expansion.members_without_address);
                     None
                 }
                 Some(Ok(Err(error))) => Some(error.to_string()),

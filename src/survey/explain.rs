@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::directory::Lookup;
-use crate::identity::{GuardStatus, Guarded, Identities, People};
+use crate::identity::{GuardStatus, Identities, IdentityAnswers, SharedGuard};
 use crate::mail::{Address, Client, Envelope, Recipient};
 use crate::pipeline::guard_status;
 use crate::policy::{self, Admission, Plan, Rules, Standing};
@@ -131,7 +131,7 @@ pub fn envelope(
 pub async fn explain(
     envelope: &Envelope,
     identities: &Identities,
-    guarded: &Guarded,
+    guarded: &SharedGuard,
     rules: &Rules,
     text: &text::Settings,
 ) -> Explanation {
@@ -150,7 +150,7 @@ pub async fn explain(
         let sender = envelope.sender.as_ref();
         if policy::is_guarding(standing, sender, rules) {
             match guard_status(identities, guarded, rules, address, None).await {
-                GuardStatus::Free => {}
+                GuardStatus::NotGuarded => {}
                 GuardStatus::Unknown(outage) => {
                     recipient.guard = "unavailable";
                     recipient.guard_outage = Some(outage.reason.to_string());
@@ -168,7 +168,7 @@ pub async fn explain(
         recipients.push(recipient);
     }
     let asked = text::all_questions(envelope, rules, text);
-    let deadline = Instant::now() + identities.directory().patience();
+    let deadline = Instant::now() + identities.directory().max_wait();
     let people = identities.find(&asked, deadline).await;
     let text_failure = match text::classes(envelope, &people, rules, text) {
         Ok(classes) => {
@@ -179,7 +179,7 @@ pub async fn explain(
     };
     let pairs = policy::pairs(envelope, &people, rules);
     let directory = identities.directory();
-    let resolved = directory.resolve_by(&pairs.targets(), deadline).await;
+    let resolved = directory.resolve_before(&pairs.targets(), deadline).await;
     let (plan, deferred) = match pairs.plan(&resolved) {
         Ok(plan) => (plan, None),
         Err(undecided) => (Plan::default(), Some(undecided.to_string())),
@@ -230,7 +230,7 @@ fn tell_texts(classes: &[RecipientClass], recipients: &mut [ForRecipient]) {
 }
 
 /// What the directory says about everybody who was asked about, each step of it.
-async fn objects(people: &People, identities: &Identities) -> Vec<Object> {
+async fn objects(people: &IdentityAnswers, identities: &Identities) -> Vec<Object> {
     let mut objects = Vec::new();
     for (question, answer) in people.iter() {
         let mut object = Object {
@@ -255,7 +255,7 @@ async fn objects(people: &People, identities: &Identities) -> Vec<Object> {
                 .iter()
                 .flat_map(|person| person.objects.iter());
             object.dns = people.map(|entry| entry.dn.clone()).collect();
-            object.reached = owners.reached;
+            object.reached = owners.further_addresses;
             object.steps = (owners.trace.into_iter())
                 .map(|step| Step {
                     name: step.name,

@@ -6,7 +6,7 @@ use super::edit::{Text, Texts};
 use super::settings::{DirectionTexts, Settings};
 use super::template::TemplateError;
 use crate::directory::{Entry, Lookup, Outage};
-use crate::identity::{People, Question};
+use crate::identity::{IdentityAnswers, IdentityQuery};
 use crate::mail::Envelope;
 use crate::policy::{self, Direction, Rules};
 
@@ -28,7 +28,7 @@ pub enum TextSelectionError {
     #[error("{person} cannot be looked up: {outage}")]
     Person {
         /// Who.
-        person: Question,
+        person: IdentityQuery,
         /// Why.
         outage: Outage,
     },
@@ -49,7 +49,7 @@ pub enum TextSelectionError {
 const ORDER: [Direction; 3] = [Direction::Outbound, Direction::Inbound, Direction::Internal];
 
 /// Who has to be looked up to tell which texts are owed.
-fn questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<Question> {
+fn questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<IdentityQuery> {
     if settings.is_empty() {
         return Vec::new();
     }
@@ -72,7 +72,11 @@ fn questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<Que
 }
 
 /// Everybody who has to be looked up to decide about copies and texts, each once.
-pub fn all_questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<Question> {
+pub fn all_questions(
+    envelope: &Envelope,
+    rules: &Rules,
+    settings: &Settings,
+) -> Vec<IdentityQuery> {
     let mut asked = policy::questions(envelope, rules);
     asked.extend(questions(envelope, rules, settings));
     asked.sort_unstable();
@@ -84,7 +88,7 @@ pub fn all_questions(envelope: &Envelope, rules: &Rules, settings: &Settings) ->
 /// to [`all_questions`].
 pub fn classes(
     envelope: &Envelope,
-    people: &People,
+    people: &IdentityAnswers,
     rules: &Rules,
     settings: &Settings,
 ) -> Result<Vec<RecipientClass>, TextSelectionError> {
@@ -130,7 +134,7 @@ pub fn classes(
 
 /// Who the sender is. A stranger's reverse path says nothing: a forged one would bring somebody's
 /// attributes into a text, or keep the text out.
-fn senders(standing: policy::Standing, envelope: &Envelope, rules: &Rules) -> Vec<Question> {
+fn senders(standing: policy::Standing, envelope: &Envelope, rules: &Rules) -> Vec<IdentityQuery> {
     match standing.from_us {
         true => policy::identities(envelope, rules),
         false => Vec::new(),
@@ -146,7 +150,7 @@ fn filled(
     texts: &DirectionTexts,
     direction: Direction,
     asked: &Asked<'_>,
-    senders: &[Question],
+    senders: &[IdentityQuery],
 ) -> Result<Texts, TextSelectionError> {
     let sender = match texts.needs_sender() {
         true => asked.first_object_of(senders)?,
@@ -172,12 +176,12 @@ fn filled(
 
 /// The answers of the directory.
 struct Asked<'a> {
-    people: &'a People,
+    people: &'a IdentityAnswers,
     settings: &'a Settings,
 }
 
 impl Asked<'_> {
-    fn untold(person: &Question, outage: &Outage) -> TextSelectionError {
+    fn untold(person: &IdentityQuery, outage: &Outage) -> TextSelectionError {
         TextSelectionError::Person {
             person: person.clone(),
             outage: outage.clone(),
@@ -187,14 +191,14 @@ impl Asked<'_> {
     /// Whether those whom one of these concerns exempt this mail from texts.
     fn any_exempt<'p>(
         &self,
-        people: impl Iterator<Item = &'p Question>,
+        people: impl Iterator<Item = &'p IdentityQuery>,
     ) -> Result<bool, TextSelectionError> {
         let Some(attribute) = &self.settings.exempt_attribute else {
             return Ok(false);
         };
         for person in people {
             match self.people.get(person) {
-                Lookup::Found(owners) if owners.exempting(Some(attribute)).is_some() => {
+                Lookup::Found(owners) if owners.exempting_object(Some(attribute)).is_some() => {
                     return Ok(true);
                 }
                 Lookup::Found(_) | Lookup::Absent => {}
@@ -205,7 +209,10 @@ impl Asked<'_> {
     }
 
     /// The objects of the first identity of the sender that has some.
-    fn first_object_of(&self, senders: &[Question]) -> Result<Vec<Arc<Entry>>, TextSelectionError> {
+    fn first_object_of(
+        &self,
+        senders: &[IdentityQuery],
+    ) -> Result<Vec<Arc<Entry>>, TextSelectionError> {
         for sender in senders {
             match self.people.get(sender) {
                 Lookup::Found(owners) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use copyist::directory::{Directory, Outage, Target};
-use copyist::identity::{GuardSettings, GuardStatus, Identities, Names};
+use copyist::identity::{AddressRules, GuardSettings, GuardStatus, Identities};
 use copyist::mail::Address;
 
 /// Whether the guard refuses outsiders at this address, by what attributes and these targets of the
@@ -25,7 +25,7 @@ pub async fn try_is_guarded(
         guards_persons: true,
         ..GuardSettings::default()
     };
-    let identities = Identities::new(directory.clone(), Arc::new(Names::default()));
+    let identities = Identities::new(directory.clone(), Arc::new(AddressRules::default()));
     let mut values = directory.journal_values();
     let values = values
         .wait_for(Option::is_some)
@@ -37,7 +37,7 @@ pub async fn try_is_guarded(
         .await;
     match identities.guard_status(address, None, &guarded?).await {
         GuardStatus::Guarded(_) => Ok(true),
-        GuardStatus::Free => Ok(false),
+        GuardStatus::NotGuarded => Ok(false),
         GuardStatus::Unknown(outage) => Err(outage),
     }
 }

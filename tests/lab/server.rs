@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use copyist::directory::{
-    Bind, CacheSettings, LdapSettings, Places, Settings, Source, TargetSettings, Watch,
+    Bind, CacheSettings, Inheritance, LdapSettings, Settings, Source, TargetSettings, WatchMode,
 };
 use copyist::secret::Secret;
 
@@ -152,7 +152,7 @@ impl Access {
                 gssapi: false,
                 base: "dc=example,dc=test".into(),
                 timeout: Duration::from_secs(5),
-                watch: Watch::Auto,
+                watch: WatchMode::Auto,
                 canary: None,
             }),
             address_attributes: vec!["mail".into(), "proxyAddresses".into()],
@@ -160,7 +160,7 @@ impl Access {
             login_attributes: vec!["sAMAccountName".into(), "uid".into()],
             further_attributes: Vec::new(),
             exempt_attribute: None,
-            places: Places::default(),
+            inheritance: Inheritance::default(),
             targets: TargetSettings::default(),
             cache: CacheSettings::default(),
         }

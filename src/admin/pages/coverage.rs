@@ -14,7 +14,7 @@ use super::words::{Foreign, count, date, moment, number};
 use crate::admin::Watched;
 use crate::admin::coverage::{KEPT, Read};
 use crate::admin::guard::Visitor;
-use crate::directory::NoLongerJournaled;
+use crate::directory::RemovedJournalAttribute;
 use crate::mail::Address;
 use crate::survey::{Person, Summary, Value};
 
@@ -63,14 +63,14 @@ pub(in crate::admin) async fn show(
                 (notice(Kind::Look, &html! { "The directory is being read: " (count(seen, "object")) " so far. " a href="/coverage" { "Look again" } "." }))
             }
         }
-        (removed(&watched.pipeline.load().identities.directory().no_longer_journaled()))
+        (removed(&watched.pipeline.load().identities.directory().removed_journal_attributes()))
         @if let Some(read) = &last { (result(read, &asked)) }
     };
     page(&visitor, "/coverage", "Coverage", &content)
 }
 
 /// Those whose journal attributes lost their values since the start.
-fn removed(all: &[NoLongerJournaled]) -> Markup {
+fn removed(all: &[RemovedJournalAttribute]) -> Markup {
     let now = SystemTime::now();
     html! {
         @if !all.is_empty() {

@@ -173,7 +173,7 @@ impl Asking<'_> {
     /// Postfix must wait for longer than Copyist takes to say that it does not know.
     fn timeouts(&self, copyist: &Milter, settings: &Settings) -> Vec<Finding> {
         let question = match &settings.directory.source {
-            Source::Ldap(ldap) => ldap.patience(),
+            Source::Ldap(ldap) => ldap.max_wait(),
             Source::Ldif(_) => Duration::ZERO,
         };
         let needed = [

@@ -11,7 +11,7 @@ use super::milters;
 use super::postfix::{Postfix, Service, unbracketed};
 use super::routes::{self, shown};
 use crate::config::Settings;
-use crate::identity::Names;
+use crate::identity::AddressRules;
 use crate::mail::Side;
 
 /// Networks with more addresses than this are wider than any that only clients of one's own are in.
@@ -123,7 +123,7 @@ fn gateways_asked(settings: &Settings) -> Option<Finding> {
 }
 
 /// This machine: its loopback networks, and the addresses of its interfaces.
-fn is_own(network: &IpNet, names: &Names) -> bool {
+fn is_own(network: &IpNet, names: &AddressRules) -> bool {
     let is_single = network.prefix_len() == network.max_prefix_len();
     let address = network.addr();
     address.is_loopback() || is_single && names.is_local(&format!("[{address}]"))

@@ -8,7 +8,7 @@ use super::line;
 use super::postfix::{DOMAINS, Postfix, unbracketed};
 use super::routes::shown;
 use crate::config::Settings;
-use crate::identity::{Names, local_domain};
+use crate::identity::{AddressRules, local_domain};
 use crate::mail::Address;
 use crate::policy::Direction;
 
@@ -68,7 +68,7 @@ fn own_names(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
 }
 
 /// `myorigin` is the domain of an address without one.
-fn origin(postfix: &Postfix, names: &Names) -> Option<Finding> {
+fn origin(postfix: &Postfix, names: &AddressRules) -> Option<Finding> {
     let origin = local_domain(postfix.values.get("myorigin"))?;
     (names.default_domain() != Some(&origin)).then(|| Finding {
         name: "default-domain",
@@ -167,7 +167,7 @@ pub(super) fn open_mailboxes(settings: &Settings) -> Vec<Finding> {
     let names = &settings.rules.organization.names;
     let is_open = |address: &Address| {
         let mut open = ["postmaster", "abuse"].iter();
-        open.any(|name| address.local().eq_ignore_ascii_case(name)) && names.has(address)
+        open.any(|name| address.local().eq_ignore_ascii_case(name)) && names.contains(address)
     };
     let finding = |key: String, address: &Address, proposed: &str, is_list: bool| {
         let own = format!("\"{proposed}@{}\"", address.domain());

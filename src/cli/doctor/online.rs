@@ -17,8 +17,8 @@ use super::system;
 use crate::config::Settings;
 use crate::daemon;
 use crate::deliver::{self, ProbeReport};
-use crate::directory::{Directory, Probe, Source, Target};
-use crate::identity::{Identities, Unguarded};
+use crate::directory::{Directory, ServerProbe, Source, Target};
+use crate::identity::{Identities, UnguardedMailbox};
 use crate::mail::{Address, format_size};
 use crate::policy::{Direction, Guard};
 
@@ -104,8 +104,8 @@ async fn guard(identities: &Identities, settings: &Settings) -> Vec<Finding> {
     found
 }
 
-fn person(one: &Unguarded, settings: &Settings) -> Finding {
-    let Unguarded {
+fn person(one: &UnguardedMailbox, settings: &Settings) -> Finding {
+    let UnguardedMailbox {
         address,
         dn,
         named_by,
@@ -124,8 +124,8 @@ fn person(one: &Unguarded, settings: &Settings) -> Finding {
     }
 }
 
-fn closed(one: &Unguarded) -> Finding {
-    let Unguarded {
+fn closed(one: &UnguardedMailbox) -> Finding {
+    let UnguardedMailbox {
         address, dn, mark, ..
     } = one;
     Finding {
@@ -220,7 +220,7 @@ async fn metrics(listen: SocketAddr) -> std::io::Result<String> {
     Ok(answer)
 }
 
-fn of_server(probe: &Probe, settings: &Settings) -> Vec<Finding> {
+fn of_server(probe: &ServerProbe, settings: &Settings) -> Vec<Finding> {
     let place = format!("directory {}", probe.url);
     let seen = match &probe.outcome {
         Ok(_) => None,
@@ -237,8 +237,12 @@ fn of_server(probe: &Probe, settings: &Settings) -> Vec<Finding> {
         found.push(index(&place, &probe.unindexed, settings));
     }
     let remarks = (probe.remarks.iter()).filter_map(|remark| remark.as_ref().err());
-    let (empty, remarks): (Vec<_>, Vec<_>) =
-        remarks.partition(|why| probe.nobody_has.iter().any(|name| is_about(why, name)));
+    let (empty, remarks): (Vec<_>, Vec<_>) = remarks.partition(|why| {
+        probe
+            .empty_journal_attributes
+            .iter()
+            .any(|name| is_about(why, name))
+    });
     found.extend(empty.into_iter().map(|why| Finding {
         name: "journal-attribute-empty",
         severity: Severity::Error,
@@ -319,13 +323,13 @@ async fn targets(directory: &Directory, settings: &Settings) -> Vec<Finding> {
                         "copyist resolve '{target}', once the object or the setting is mended"
                     ),
                 }),
-                Ok(Ok(expansion)) if !expansion.without_address.is_empty() => found.push(Finding {
+                Ok(Ok(expansion)) if !expansion.members_without_address.is_empty() => found.push(Finding {
                     name: "journal-target-members",
                     severity: Severity::Warning,
                     place,
                     seen: format!(
                         "{target}: {} of its members have no address, or are not in the directory",
-                        expansion.without_address.len()
+                        expansion.members_without_address.len()
                     ),
                     why: "they get no copy, the others do".into(),
                     fix: format!("copyist resolve '{target}' names them; give each an address, or take them out of the group"),

@@ -5,7 +5,7 @@ use crate::config::files;
 use crate::config::parse;
 use crate::config::problem::ErrorReported;
 use crate::directory::{
-    Bind, CacheSettings, LdapSettings, Places, Settings, Source, TargetSettings,
+    Bind, CacheSettings, Inheritance, LdapSettings, Settings, Source, TargetSettings,
 };
 use crate::policy::{Direction, Rules};
 use crate::text;
@@ -46,9 +46,9 @@ impl Build<'_> {
             login_attributes: login_attributes?,
             further_attributes: further,
             exempt_attribute: rules.exempt_attribute.clone(),
-            places: places?
+            inheritance: places?
                 .into_iter()
-                .fold(Places::default(), |all, one| Places {
+                .fold(Inheritance::default(), |all, one| Inheritance {
                     groups: all.groups || one.groups,
                     containers: all.containers || one.containers,
                 }),

@@ -117,8 +117,8 @@ words! {
 }
 
 words! {
-    /// See [`directory::Watch`].
-    Watch => directory::Watch, "lowercase" {
+    /// See [`directory::WatchMode`].
+    Watch => directory::WatchMode, "lowercase" {
         #[default]
         Auto,
         Syncrepl,

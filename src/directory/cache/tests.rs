@@ -8,22 +8,22 @@ use tokio::sync::{Notify, mpsc};
 
 use super::*;
 use crate::directory::entry::Entry;
-use crate::directory::source::Name;
+use crate::directory::source::ObjectName;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A source whose answers a test sets, and which counts the questions.
 #[derive(Default)]
-struct Obedient {
+struct FakeSource {
     people: Mutex<HashMap<String, Objects>>,
     down: Mutex<Option<Outage>>,
     asked: AtomicUsize,
     hold: Option<Notify>,
 }
 
-impl Obedient {
-    fn with(people: &[(&str, &str)]) -> Obedient {
-        let source = Obedient::default();
+impl FakeSource {
+    fn with(people: &[(&str, &str)]) -> FakeSource {
+        let source = FakeSource::default();
         people
             .iter()
             .for_each(|(address, dn)| source.put(address, dn));
@@ -59,13 +59,17 @@ impl Obedient {
     }
 }
 
-impl Source for Obedient {
+impl Source for FakeSource {
     async fn find(&self, address: &Address) -> Result<Option<Objects>, Outage> {
         self.answer(|people| people.get(address.key()).cloned())
             .await
     }
 
-    async fn names_in_journal(&self, address: &Address, _: &[Arc<Entry>]) -> Result<bool, Outage> {
+    async fn is_named_in_journal(
+        &self,
+        address: &Address,
+        _: &[Arc<Entry>],
+    ) -> Result<bool, Outage> {
         self.answer(|people| people.contains_key(address.key()))
             .await
     }
@@ -74,19 +78,22 @@ impl Source for Obedient {
         self.answer(|people| people.get(login).cloned()).await
     }
 
-    async fn groups(&self) -> Result<Vec<String>, Outage> {
+    async fn list_groups(&self) -> Result<Vec<String>, Outage> {
         Ok(Vec::new())
     }
 
-    async fn journaled(&self) -> Result<Vec<Arc<Entry>>, Outage> {
+    async fn list_journaled(&self) -> Result<Vec<Arc<Entry>>, Outage> {
         Ok(Vec::new())
     }
 
-    async fn concerned(&self, _: &mpsc::Sender<Result<Arc<Entry>, Outage>>) -> Result<(), Outage> {
+    async fn list_mail_relevant(
+        &self,
+        _: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
+    ) -> Result<(), Outage> {
         Ok(())
     }
 
-    async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {
+    async fn find_named(&self, name: &ObjectName) -> Result<Vec<Arc<Entry>>, Outage> {
         let text = name.to_string();
         self.answer(|people| people.get(&text).map(|found| found.to_vec()))
             .await
@@ -102,16 +109,16 @@ impl Source for Obedient {
     }
 }
 
-fn cached(source: Obedient, ttl: Duration, max_stale: Duration) -> Cached<Obedient> {
+fn cached(source: FakeSource, ttl: Duration, max_stale: Duration) -> CachedSource<FakeSource> {
     cached_of(source, ttl, max_stale, 1000)
 }
 
 fn cached_of(
-    source: Obedient,
+    source: FakeSource,
     ttl: Duration,
     max_stale: Duration,
     capacity: u64,
-) -> Cached<Obedient> {
+) -> CachedSource<FakeSource> {
     let settings = CacheSettings {
         ttl,
         negative_ttl: ttl,
@@ -119,11 +126,11 @@ fn cached_of(
         capacity,
     };
     let attributes = Attributes::new(&["mail".into()], &["journal".into()]);
-    Cached::new(
+    CachedSource::new(
         source,
         attributes.expect("valid names"),
         &settings,
-        Places::default(),
+        Inheritance::default(),
         TargetSettings::default(),
         Duration::from_secs(5),
     )
@@ -141,7 +148,7 @@ fn readings(text: &str) -> Vec<Address> {
 }
 
 /// The DN found, "absent" or "unavailable".
-async fn ask(cached: &Cached<Obedient>, text: &str) -> String {
+async fn ask(cached: &CachedSource<FakeSource>, text: &str) -> String {
     match cached.find(&readings(text)).await {
         Lookup::Found((_, objects)) => objects[0].dn.clone(),
         Lookup::Absent => "absent".into(),
@@ -149,13 +156,13 @@ async fn ask(cached: &Cached<Obedient>, text: &str) -> String {
     }
 }
 
-fn asked(cached: &Cached<Obedient>) -> usize {
+fn asked(cached: &CachedSource<FakeSource>) -> usize {
     cached.source().asked.load(Ordering::SeqCst)
 }
 
 #[tokio::test]
 async fn answers_are_remembered_for_their_time_both_ways() {
-    let people = cached(Obedient::with(&[("ana@b.test", "cn=ana")]), HOUR, HOUR);
+    let people = cached(FakeSource::with(&[("ana@b.test", "cn=ana")]), HOUR, HOUR);
     for _ in 0..3 {
         assert_eq!(ask(&people, "Ana@B.test").await, "cn=ana");
         assert_eq!(ask(&people, "eve@b.test").await, "absent");
@@ -166,7 +173,7 @@ async fn answers_are_remembered_for_their_time_both_ways() {
 #[tokio::test]
 async fn without_a_time_to_live_every_change_counts_at_once() {
     let people = cached(
-        Obedient::with(&[("ana@b.test", "cn=ana")]),
+        FakeSource::with(&[("ana@b.test", "cn=ana")]),
         Duration::ZERO,
         HOUR,
     );
@@ -179,7 +186,7 @@ async fn without_a_time_to_live_every_change_counts_at_once() {
 
 #[tokio::test]
 async fn outage_is_not_absence_and_is_not_remembered() {
-    let people = cached(Obedient::default(), HOUR, HOUR);
+    let people = cached(FakeSource::default(), HOUR, HOUR);
     people.source().set_down(true);
     assert_eq!(ask(&people, "ana@b.test").await, "unavailable");
     people.source().set_down(false);
@@ -190,7 +197,7 @@ async fn outage_is_not_absence_and_is_not_remembered() {
 #[tokio::test]
 async fn an_old_found_serves_an_outage_and_an_old_absent_does_not() {
     let people = cached(
-        Obedient::with(&[("ana@b.test", "cn=ana")]),
+        FakeSource::with(&[("ana@b.test", "cn=ana")]),
         Duration::ZERO,
         HOUR,
     );
@@ -204,7 +211,7 @@ async fn an_old_found_serves_an_outage_and_an_old_absent_does_not() {
 #[tokio::test]
 async fn who_has_left_the_directory_is_not_served_from_memory() {
     let people = cached(
-        Obedient::with(&[("ana@b.test", "cn=ana")]),
+        FakeSource::with(&[("ana@b.test", "cn=ana")]),
         Duration::ZERO,
         HOUR,
     );
@@ -218,7 +225,7 @@ async fn who_has_left_the_directory_is_not_served_from_memory() {
 #[tokio::test(start_paused = true)]
 async fn a_found_is_not_served_beyond_max_stale() {
     let people = cached(
-        Obedient::with(&[("ana@b.test", "cn=ana")]),
+        FakeSource::with(&[("ana@b.test", "cn=ana")]),
         Duration::ZERO,
         HOUR,
     );
@@ -232,7 +239,7 @@ async fn a_found_is_not_served_beyond_max_stale() {
 
 #[tokio::test]
 async fn nothing_stale_is_served_where_that_is_turned_off() {
-    let source = Obedient::with(&[("ana@b.test", "cn=ana")]);
+    let source = FakeSource::with(&[("ana@b.test", "cn=ana")]);
     let people = cached(source, Duration::ZERO, Duration::ZERO);
     assert_eq!(ask(&people, "ana@b.test").await, "cn=ana");
     people.source().set_down(true);
@@ -241,9 +248,9 @@ async fn nothing_stale_is_served_where_that_is_turned_off() {
 
 #[tokio::test]
 async fn many_who_ask_at_once_make_one_question() {
-    let source = Obedient {
+    let source = FakeSource {
         hold: Some(Notify::new()),
-        ..Obedient::with(&[("ana@b.test", "cn=ana")])
+        ..FakeSource::with(&[("ana@b.test", "cn=ana")])
     };
     let people = cached(source, HOUR, HOUR);
     let asking = join_all((0..50).map(|_| ask(&people, "ana@b.test")));
@@ -258,9 +265,9 @@ async fn many_who_ask_at_once_make_one_question() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_hangs_is_an_outage_in_time() {
-    let source = Obedient {
+    let source = FakeSource {
         hold: Some(Notify::new()),
-        ..Obedient::default()
+        ..FakeSource::default()
     };
     let people = cached(source, HOUR, HOUR);
     let begun = Instant::now();
@@ -270,7 +277,7 @@ async fn a_source_that_hangs_is_an_outage_in_time() {
 
 #[tokio::test]
 async fn the_exact_address_wins_over_the_one_without_extension() {
-    let source = Obedient::with(&[("ana@b.test", "cn=ana"), ("ana+x@b.test", "cn=list")]);
+    let source = FakeSource::with(&[("ana@b.test", "cn=ana"), ("ana+x@b.test", "cn=list")]);
     let people = cached(source, HOUR, HOUR);
     assert_eq!(ask(&people, "ana+x@b.test").await, "cn=list");
     assert_eq!(ask(&people, "ana+y@b.test").await, "cn=ana");
@@ -280,7 +287,7 @@ async fn the_exact_address_wins_over_the_one_without_extension() {
 #[tokio::test]
 async fn an_extension_that_cannot_be_ruled_out_is_an_outage() {
     let people = cached(
-        Obedient::with(&[("ana@b.test", "cn=ana")]),
+        FakeSource::with(&[("ana@b.test", "cn=ana")]),
         Duration::ZERO,
         HOUR,
     );
@@ -298,25 +305,25 @@ async fn an_extension_that_cannot_be_ruled_out_is_an_outage() {
 #[tokio::test]
 async fn journal_addresses_are_known_through_an_outage_both_ways() {
     let people = cached(
-        Obedient::with(&[("j@b.test", "cn=ana")]),
+        FakeSource::with(&[("j@b.test", "cn=ana")]),
         Duration::ZERO,
         HOUR,
     );
     let yes = address("j@b.test");
     let no = address("ana@b.test");
-    assert_eq!(people.names_in_journal(&yes).await, Lookup::Found(()));
-    assert_eq!(people.names_in_journal(&no).await, Lookup::Absent);
+    assert_eq!(people.is_named_in_journal(&yes).await, Lookup::Found(()));
+    assert_eq!(people.is_named_in_journal(&no).await, Lookup::Absent);
     people.source().set_down(true);
-    assert_eq!(people.names_in_journal(&yes).await, Lookup::Found(()));
-    assert_eq!(people.names_in_journal(&no).await, Lookup::Absent);
-    let unknown = people.names_in_journal(&address("k@b.test")).await;
+    assert_eq!(people.is_named_in_journal(&yes).await, Lookup::Found(()));
+    assert_eq!(people.is_named_in_journal(&no).await, Lookup::Absent);
+    let unknown = people.is_named_in_journal(&address("k@b.test")).await;
     assert!(matches!(unknown, Lookup::Unavailable(_)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_is_believed_for_its_time_and_serves_an_outage_for_longer() {
     let people = cached(
-        Obedient::with(&[("ana@b.test", "cn=ana")]),
+        FakeSource::with(&[("ana@b.test", "cn=ana")]),
         Duration::from_secs(60),
         HOUR,
     );
@@ -338,7 +345,7 @@ async fn an_answer_is_believed_for_its_time_and_serves_an_outage_for_longer() {
 #[tokio::test]
 async fn an_address_that_somebody_got_is_no_longer_served_by_its_extension() {
     let people = cached(
-        Obedient::with(&[("ana@b.test", "cn=ana")]),
+        FakeSource::with(&[("ana@b.test", "cn=ana")]),
         Duration::ZERO,
         HOUR,
     );
@@ -347,14 +354,14 @@ async fn an_address_that_somebody_got_is_no_longer_served_by_its_extension() {
     assert_eq!(ask(&people, "ana+y@b.test").await, "cn=list");
     people.source().set_down(true);
     assert_eq!(ask(&people, "ana+y@b.test").await, "cn=list");
-    people.changes().changed(["cn=list".to_owned()]);
+    people.changes().record(["cn=list".to_owned()]);
     assert_eq!(ask(&people, "ana+y@b.test").await, "unavailable");
 }
 
 #[tokio::test]
 async fn what_has_changed_is_asked_for_anew_and_nothing_else() {
     let people = cached(
-        Obedient::with(&[("ana@b.test", "cn=ana"), ("eve@b.test", "cn=eve")]),
+        FakeSource::with(&[("ana@b.test", "cn=ana"), ("eve@b.test", "cn=eve")]),
         HOUR,
         HOUR,
     );
@@ -363,27 +370,27 @@ async fn what_has_changed_is_asked_for_anew_and_nothing_else() {
     }
     let before = asked(&people);
     people.source().put("ana@b.test", "cn=other");
-    people.changes().changed(["CN=Ana".to_owned()]);
+    people.changes().record(["CN=Ana".to_owned()]);
     assert_eq!(ask(&people, "ana@b.test").await, "cn=other");
     assert_eq!(ask(&people, "eve@b.test").await, "cn=eve");
     assert_eq!(asked(&people), before + 1);
     // An absence ends with the address, not with the object, which nobody could have named.
     people.source().put("new@b.test", "cn=new");
-    people.changes().changed(["new@b.test".to_owned()]);
+    people.changes().record(["new@b.test".to_owned()]);
     assert_eq!(ask(&people, "new@b.test").await, "cn=new");
 }
 
 #[tokio::test]
 async fn what_is_known_to_have_changed_is_not_served_while_the_source_is_down() {
     let people = cached(
-        Obedient::with(&[("ana@b.test", "cn=ana"), ("eve@b.test", "cn=eve")]),
+        FakeSource::with(&[("ana@b.test", "cn=ana"), ("eve@b.test", "cn=eve")]),
         HOUR,
         HOUR,
     );
     for text in ["ana@b.test", "ana+x@b.test", "eve@b.test"] {
         ask(&people, text).await;
     }
-    people.changes().changed(["cn=ana".to_owned()]);
+    people.changes().record(["cn=ana".to_owned()]);
     people.source().set_down(true);
     assert_eq!(ask(&people, "ana@b.test").await, "unavailable");
     assert_eq!(ask(&people, "ana+x@b.test").await, "unavailable");
@@ -392,9 +399,9 @@ async fn what_is_known_to_have_changed_is_not_served_while_the_source_is_down() 
 
 #[tokio::test]
 async fn a_question_put_before_a_change_is_no_answer_to_one_put_after_it() {
-    let source = Obedient {
+    let source = FakeSource {
         hold: Some(Notify::new()),
-        ..Obedient::with(&[("ana@b.test", "cn=old")])
+        ..FakeSource::with(&[("ana@b.test", "cn=old")])
     };
     let people = Arc::new(cached(source, HOUR, HOUR));
     let early = tokio::spawn({
@@ -404,7 +411,7 @@ async fn a_question_put_before_a_change_is_no_answer_to_one_put_after_it() {
     while asked(&people) == 0 {
         tokio::task::yield_now().await;
     }
-    people.changes().changed(["ana@b.test".to_owned()]);
+    people.changes().record(["ana@b.test".to_owned()]);
     let late = tokio::spawn({
         let people = Arc::clone(&people);
         async move { ask(&people, "ana@b.test").await }
@@ -442,8 +449,8 @@ async fn a_flood_of_addresses_that_nobody_has_leaves_the_memory_bounded() {
     };
     let flood = setting("COPYIST_PROOF_FLOOD", 20_000);
     let capacity = setting("COPYIST_PROOF_CAPACITY", 1000);
-    let known = Obedient::with(&[("ana@b.test", "cn=ana")]);
-    let cached = cached_of(known, HOUR, HOUR, capacity);
+    let cached = FakeSource::with(&[("ana@b.test", "cn=ana")]);
+    let cached = cached_of(cached, HOUR, HOUR, capacity);
     // Once, as people who get little mail.
     assert_eq!(ask(&cached, "ana@b.test").await, "cn=ana");
     let (begun, before) = (std::time::Instant::now(), resident());
@@ -458,8 +465,8 @@ async fn a_flood_of_addresses_that_nobody_has_leaves_the_memory_bounded() {
     }
     most = most.max(resident());
     let took = begun.elapsed();
-    assert!(cached.owners.len().await <= capacity);
-    assert_eq!(cached.by_reading.entry_count(), 0);
+    assert!(cached.owner_answers.len().await <= capacity);
+    assert_eq!(cached.owners_by_reading.entry_count(), 0);
     cached.source().set_down(true);
     assert_eq!(
         ask(&cached, "ana@b.test").await,

@@ -1,7 +1,7 @@
 //! Puts questions that wait at the same time into one search.
 //!
 //! Promises: a question alone goes out at once; each has its answer or its outage by its deadline.
-//! At most so many searches run as the batcher was started with; behind them at most [`WAITING`]
+//! At most so many searches run as the batcher was started with; behind them at most [`QUEUE_SIZE`]
 //! questions queue, and who comes after waits within its own deadline.
 
 use std::collections::HashMap;
@@ -21,23 +21,23 @@ use crate::directory::source::Objects;
 use crate::mail::Address;
 
 /// Addresses in one search.
-const MOST_ADDRESSES: usize = 100;
+const MAX_KEYS: usize = 100;
 /// Their bytes in one search: OpenLDAP takes no request over 256 kB from strangers, and each
 /// address stands in the filter once per attribute.
-const MOST_BYTES: usize = 8 * 1024;
+const MAX_BYTES: usize = 8 * 1024;
 /// Questions in the queue.
-const WAITING: usize = 1024;
+const QUEUE_SIZE: usize = 1024;
 
 /// What one question gets.
-pub(super) type Answer = Result<Option<Objects>, Outage>;
+pub(super) type LookupResult = Result<Option<Objects>, Outage>;
 
 /// What is looked up by.
-pub(super) trait Key: fmt::Debug + Clone + Eq + Hash + Send + Sync + 'static {
+pub(super) trait LookupKey: fmt::Debug + Clone + Eq + Hash + Send + Sync + 'static {
     /// Its bytes in a filter.
     fn bytes(&self) -> usize;
 }
 
-impl Key for Address {
+impl LookupKey for Address {
     fn bytes(&self) -> usize {
         self.key().len()
     }
@@ -45,72 +45,72 @@ impl Key for Address {
 
 /// A login name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Login(pub(super) String);
+pub(super) struct LoginName(pub(super) String);
 
-impl Key for Login {
+impl LookupKey for LoginName {
     fn bytes(&self) -> usize {
         self.0.len()
     }
 }
 
 /// Something that looks up several addresses or names at once.
-pub(super) trait LookUp<K>: Send + Sync + 'static {
+pub(super) trait BatchLookup<K>: Send + Sync + 'static {
     /// An answer for each of them, by the deadline.
     fn look_up(
         &self,
         asked: Vec<K>,
         deadline: Instant,
-    ) -> impl Future<Output = HashMap<K, Answer>> + Send;
+    ) -> impl Future<Output = HashMap<K, LookupResult>> + Send;
 }
 
 /// The entrance of the queue.
 #[derive(Debug, Clone)]
 pub(super) struct Batcher<K> {
-    queue: mpsc::Sender<Question<K>>,
+    queue: mpsc::Sender<Request<K>>,
 }
 
 #[derive(Debug)]
-struct Question<K> {
+struct Request<K> {
     key: K,
     deadline: Instant,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<LookupResult>,
 }
 
-impl<K: Key> Batcher<K> {
+impl<K: LookupKey> Batcher<K> {
     /// Starts the task that fills searches, so many at once; it ends when `stop` is cancelled.
-    pub(super) fn start<L: LookUp<K>>(
+    pub(super) fn start<L: BatchLookup<K>>(
         look_up: Arc<L>,
         in_flight: usize,
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Batcher<K> {
-        let (queue, waiting) = mpsc::channel(WAITING);
+        let (queue, waiting) = mpsc::channel(QUEUE_SIZE);
         let searches = tasks.clone();
         tasks.spawn(async move {
-            stop.run_until_cancelled(fill(look_up, in_flight, waiting, searches))
+            stop.run_until_cancelled(run_batches(look_up, in_flight, waiting, searches))
                 .await;
         });
         Batcher { queue }
     }
 
     /// The objects that have this address or name.
-    pub(super) async fn find(&self, key: K, patience: Duration) -> Answer {
-        let deadline = Instant::now() + patience;
-        let (answer, answered) = oneshot::channel();
-        let question = Question {
+    pub(super) async fn find(&self, key: K, max_wait: Duration) -> LookupResult {
+        let deadline = Instant::now() + max_wait;
+        let (answer, receiver) = oneshot::channel();
+        let question = Request {
             key,
             deadline,
             answer,
         };
         let exchange = async {
             self.queue.send(question).await.ok()?;
-            answered.await.ok()
+            receiver.await.ok()
         };
         match timeout_at(deadline + SLACK, exchange).await {
             Ok(Some(answer)) => answer,
             Ok(None) => Err(Outage::new("the directory was closed")),
             Err(_) => Err(Outage::new(format!(
-                "no search was done within {patience:?}"
+                "no search was done within {max_wait:?}"
             ))),
         }
     }
@@ -119,10 +119,10 @@ impl<K: Key> Batcher<K> {
 /// What a search may be late: its own sentence about the deadline is the better one.
 const SLACK: Duration = Duration::from_millis(100);
 
-async fn fill<K: Key, L: LookUp<K>>(
+async fn run_batches<K: LookupKey, L: BatchLookup<K>>(
     look_up: Arc<L>,
     in_flight: usize,
-    mut waiting: mpsc::Receiver<Question<K>>,
+    mut waiting: mpsc::Receiver<Request<K>>,
     searches: TaskTracker,
 ) {
     let in_flight = Arc::new(Semaphore::new(in_flight));
@@ -149,14 +149,14 @@ async fn fill<K: Key, L: LookUp<K>>(
 
 /// The questions of one search.
 struct Batch<K> {
-    askers: HashMap<K, Vec<oneshot::Sender<Answer>>>,
+    waiters: HashMap<K, Vec<oneshot::Sender<LookupResult>>>,
     deadline: Instant,
 }
 
-impl<K: Key> Batch<K> {
-    fn new(first: Question<K>, waiting: &mut mpsc::Receiver<Question<K>>) -> Batch<K> {
+impl<K: LookupKey> Batch<K> {
+    fn new(first: Request<K>, waiting: &mut mpsc::Receiver<Request<K>>) -> Batch<K> {
         let mut batch = Batch {
-            askers: HashMap::new(),
+            waiters: HashMap::new(),
             deadline: first.deadline,
         };
         let mut bytes = 0;
@@ -165,32 +165,32 @@ impl<K: Key> Batch<K> {
             bytes += question.key.bytes();
             batch.deadline = batch.deadline.max(question.deadline);
             batch
-                .askers
+                .waiters
                 .entry(question.key)
                 .or_default()
                 .push(question.answer);
-            let full = batch.askers.len() >= MOST_ADDRESSES || bytes >= MOST_BYTES;
+            let full = batch.waiters.len() >= MAX_KEYS || bytes >= MAX_BYTES;
             next = if full { None } else { waiting.try_recv().ok() };
         }
         batch
     }
 
-    async fn search<L: LookUp<K>>(mut self, look_up: &L) {
+    async fn search<L: BatchLookup<K>>(mut self, look_up: &L) {
         // Whoever asked may have gone away meanwhile.
-        self.askers
-            .retain(|_, askers| askers.iter().any(|asker| !asker.is_closed()));
-        if self.askers.is_empty() {
+        self.waiters
+            .retain(|_, waiters| waiters.iter().any(|waiter| !waiter.is_closed()));
+        if self.waiters.is_empty() {
             return;
         }
-        let asked = self.askers.keys().cloned().collect();
+        let asked = self.waiters.keys().cloned().collect();
         let mut answers = look_up.look_up(asked, self.deadline).await;
-        for (key, askers) in self.askers {
+        for (key, waiters) in self.waiters {
             let answer = answers
                 .remove(&key)
                 .unwrap_or_else(|| Err(Outage::new("the search left this one out")));
-            for asker in askers {
+            for waiter in waiters {
                 // An asker that is gone needs no answer.
-                let _ = asker.send(answer.clone());
+                let _ = waiter.send(answer.clone());
             }
         }
     }
@@ -203,15 +203,15 @@ mod tests {
     use super::*;
 
     /// Answers "absent", once it is let; remembers the sizes of the searches.
-    struct Slow {
+    struct SlowServer {
         sizes: Mutex<Vec<usize>>,
-        let_go: Semaphore,
+        permits: Semaphore,
     }
 
-    impl LookUp<Address> for Slow {
-        async fn look_up(&self, asked: Vec<Address>, _: Instant) -> HashMap<Address, Answer> {
+    impl BatchLookup<Address> for SlowServer {
+        async fn look_up(&self, asked: Vec<Address>, _: Instant) -> HashMap<Address, LookupResult> {
             self.sizes.lock().expect("not poisoned").push(asked.len());
-            let _permit = self.let_go.acquire().await.expect("open");
+            let _permit = self.permits.acquire().await.expect("open");
             asked
                 .into_iter()
                 .map(|address| (address, Ok(None)))
@@ -220,16 +220,16 @@ mod tests {
     }
 
     struct Fixture {
-        slow: Arc<Slow>,
+        slow: Arc<SlowServer>,
         batcher: Batcher<Address>,
         stop: CancellationToken,
     }
 
     impl Fixture {
         fn new(permits: usize) -> Fixture {
-            let slow = Arc::new(Slow {
+            let slow = Arc::new(SlowServer {
                 sizes: Mutex::default(),
-                let_go: Semaphore::new(permits),
+                permits: Semaphore::new(permits),
             });
             let stop = CancellationToken::new();
             let batcher = Batcher::start(Arc::clone(&slow), 64, &TaskTracker::new(), stop.clone());
@@ -240,7 +240,7 @@ mod tests {
             }
         }
 
-        async fn ask(&self, count: usize) -> Vec<Answer> {
+        async fn ask(&self, count: usize) -> Vec<LookupResult> {
             let ask = |n| {
                 let address = Address::parse(&format!("u{n}@b.test")).expect("an address");
                 self.batcher.find(address, Duration::from_secs(5))
@@ -286,7 +286,7 @@ mod tests {
     async fn a_hanging_search_is_an_outage_and_not_a_hanging_caller() {
         let fixture = Fixture::new(0);
         let begun = Instant::now();
-        let answers = fixture.ask(WAITING + 10_000).await;
+        let answers = fixture.ask(QUEUE_SIZE + 10_000).await;
         assert!(answers.iter().all(Result::is_err));
         assert!(begun.elapsed() < Duration::from_secs(6));
     }

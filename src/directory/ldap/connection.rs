@@ -3,9 +3,9 @@
 //! Promises: every step has a deadline; an answer that cannot be read takes down this connection
 //! and nothing else. Never reconnects; see [`super::servers`].
 
-mod listing;
-mod proof;
-mod reading;
+mod entry_reader;
+mod long_searches;
+mod verification;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,30 +24,30 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-pub(super) use self::listing::Told;
-use self::reading::Reading;
-use super::MOST_ENTRIES;
-use super::fault::{Fault, bind_refusal, search_fault};
+use self::entry_reader::EntryReader;
+pub(super) use self::long_searches::FeedItem;
+use super::MAX_ENTRIES;
+use super::error::{SearchError, check_search_result, describe_bind_error};
 use super::latency::{Latency, SLOW};
 use super::url::ServerUrl;
 use crate::directory::entry::Entry;
 use crate::directory::presence::Presence;
 use crate::directory::schema::Schema;
-use crate::directory::settings::{ANSWERS, Bind};
-use crate::net::{ConnectError, Server};
+use crate::directory::settings::{ANSWERS_PER_LOOKUP, Bind};
+use crate::net::{self, Server};
 use crate::tls::{ExpiryMonitor, explain_certificate_error, not_after};
 
 /// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
 const IN_FLIGHT: usize = 64;
 /// Proofs at once: by one after another, a slow server would keep those waiting who came just after
 /// one began.
-const PROOFS: usize = 4;
+const MAX_VERIFICATIONS: usize = 4;
 /// How long saying goodbye may take.
-const GOODBYE: Duration = Duration::from_millis(500);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How a server is entered, the same for all.
 #[derive(Debug, Clone)]
-pub(super) struct Access {
+pub(super) struct ConnectionSettings {
     pub(super) tls: Option<Arc<ClientConfig>>,
     /// What is known of the servers' certificates.
     pub(super) expiry: Arc<ExpiryMonitor>,
@@ -60,21 +60,21 @@ pub(super) struct Access {
     /// Somebody who is always there.
     pub(super) canary: Option<Canary>,
     /// The filter for an address that nobody has.
-    pub(super) nobody: String,
+    pub(super) absent_filter: String,
     /// What the servers showed.
     pub(super) presence: Arc<Presence>,
 }
 
-impl Access {
+impl ConnectionSettings {
     /// The longest that a question may take which begins now: it may need several answers, one
     /// after the other.
-    pub(super) fn patience(&self) -> Duration {
-        self.timeout * ANSWERS
+    pub(super) fn max_wait(&self) -> Duration {
+        self.timeout * ANSWERS_PER_LOOKUP
     }
 
     /// When a question ends at the latest that begins now.
     pub(super) fn deadline(&self) -> Instant {
-        Instant::now() + self.patience()
+        Instant::now() + self.max_wait()
     }
 }
 
@@ -90,7 +90,7 @@ pub(super) struct Canary {
 
 /// What a server says that it can do beyond RFC 4511, in its root entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Features {
+pub(super) struct ServerFeatures {
     /// It is Active Directory: of long lists it may be asked for a part.
     pub(super) ranges: bool,
     /// Content synchronization (RFC 4533).
@@ -99,31 +99,31 @@ pub(super) struct Features {
     pub(super) notification: bool,
 }
 
-impl Features {
+impl ServerFeatures {
     const ACTIVE_DIRECTORY: &str = "1.2.840.113556.1.4.800";
     const SYNC: &str = "1.3.6.1.4.1.4203.1.9.1.1";
     pub(super) const NOTIFICATION: &str = "1.2.840.113556.1.4.528";
 
-    fn of(root: &Entry) -> Features {
+    fn of(root: &Entry) -> ServerFeatures {
         let has = |name: &str, oid: &str| root.values(name).any(|value| value == oid);
-        Features {
-            ranges: has("supportedCapabilities", Features::ACTIVE_DIRECTORY),
-            sync: has("supportedControl", Features::SYNC),
-            notification: has("supportedControl", Features::NOTIFICATION),
+        ServerFeatures {
+            ranges: has("supportedCapabilities", ServerFeatures::ACTIVE_DIRECTORY),
+            sync: has("supportedControl", ServerFeatures::SYNC),
+            notification: has("supportedControl", ServerFeatures::NOTIFICATION),
         }
     }
 }
 
 /// Members of a group in one answer, where the server can be asked for a part: as many as Active
 /// Directory sends at most. The LDAP library has no limit of its own for the size of an answer.
-const MEMBERS: usize = 1500;
+const RANGE_SIZE: usize = 1500;
 
 /// Names the entry that holds the names of attributes.
 const SUBSCHEMA: &str = "subschemaSubentry";
 
 /// What is asked.
 #[derive(Debug, Clone)]
-pub(super) struct Search {
+pub(super) struct SearchRequest {
     pub(super) base: String,
     pub(super) scope: Scope,
     pub(super) filter: String,
@@ -131,21 +131,21 @@ pub(super) struct Search {
     /// The most entries that are read.
     pub(super) limit: usize,
     /// Whether reaching the limit is an answer, as when only existence is asked.
-    pub(super) enough_at_limit: bool,
+    pub(super) allows_truncation: bool,
     /// Whether a base that is not there is an answer, as where an administrator's value names it.
-    pub(super) may_be_missing: bool,
+    pub(super) allows_missing_base: bool,
 }
 
 /// Why a server could not be entered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum EnterError {
+pub(super) enum ConnectError {
     /// The account was refused (LDAP result 49): trying again soon could lock it.
     #[error("{0}")]
     Credentials(String),
     /// The server shows no value of an attribute that somebody had: asking whether anybody has it
     /// is costly.
     #[error("{0}")]
-    Empty(String),
+    AttributeMissing(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -153,13 +153,13 @@ pub(super) enum EnterError {
 
 /// How a connection came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum ConnectionEnd {
     /// It was closed, as servers do with idle connections.
     Closed,
     /// The server misbehaved: it should be left alone for a while.
-    Condemned(String),
+    Failed(String),
     /// The server shows no value of an attribute that somebody had.
-    Empty(String),
+    AttributeMissing(String),
 }
 
 /// An open, bound connection.
@@ -167,52 +167,52 @@ pub(super) enum End {
 pub(super) struct Connection {
     url: String,
     ldap: Ldap,
-    access: Arc<Access>,
+    access: Arc<ConnectionSettings>,
     /// When the server's certificate does.
-    expires: Option<SystemTime>,
+    certificate_expiry: Option<SystemTime>,
     in_flight: Arc<Semaphore>,
     /// OpenLDAP reads one list in pages at a time on a connection.
-    listing: Mutex<()>,
-    lost: CancellationToken,
-    condemned: OnceLock<String>,
+    list_lock: Mutex<()>,
+    closed: CancellationToken,
+    failure: OnceLock<String>,
     /// Whether it was given up because an attribute is missing.
-    is_empty: AtomicBool,
-    features: OnceLock<Features>,
+    is_attribute_missing: AtomicBool,
+    features: OnceLock<ServerFeatures>,
     /// The names of attributes; the standard ones where the server hides its schema.
     schema: OnceLock<Schema>,
     /// Watched attributes that the settings name by identifiers, and what the server calls them:
     /// Samba finds nothing by identifiers.
-    identifiers: OnceLock<Vec<(String, String)>>,
+    names_by_oid: OnceLock<Vec<(String, String)>>,
     /// What the server calls itself; by default its URL.
     server: OnceLock<String>,
     /// When the last proof began that we can see what is there.
-    verified: std::sync::Mutex<Option<Instant>>,
-    proofs: Semaphore,
+    verified_at: std::sync::Mutex<Option<Instant>>,
+    verification_slots: Semaphore,
     /// When it was looked last for attributes that nobody was found to have.
-    looked: std::sync::Mutex<Option<Instant>>,
-    drive: AbortOnDropHandle<()>,
+    unseen_checked: std::sync::Mutex<Option<Instant>>,
+    driver: AbortOnDropHandle<()>,
     opened: Instant,
     /// When the server was last heard, in milliseconds since `opened`.
-    heard: AtomicU64,
+    last_heard: AtomicU64,
     latency: Latency,
     /// Whether a question was answered: an open connection alone proves little.
-    proven: AtomicBool,
+    answered: AtomicBool,
 }
 
 impl Connection {
     /// Connects, switches to TLS, binds and sees that the base can be searched. Each step has this
     /// time of its own: a slow server is one all the same.
-    pub(super) async fn enter(
+    pub(super) async fn connect(
         url: &ServerUrl,
-        access: &Arc<Access>,
-        patience: Duration,
-    ) -> Result<Arc<Connection>, EnterError> {
+        access: &Arc<ConnectionSettings>,
+        max_wait: Duration,
+    ) -> Result<Arc<Connection>, ConnectError> {
         // A task of its own: the library panics on answers that it cannot make sense of.
         let begin = |tcp| async move {
-            let opening = Connection::open(url.clone(), Arc::clone(access), tcp, patience);
+            let opening = Connection::open(url.clone(), Arc::clone(access), tcp, max_wait);
             let opening = AbortOnDropHandle::new(tokio::spawn(opening));
             opening.await.unwrap_or_else(|_| {
-                Err(EnterError::Other(format!(
+                Err(ConnectError::Other(format!(
                     "{url} answered with something that is not LDAP"
                 )))
             })
@@ -220,54 +220,57 @@ impl Connection {
         let opened = match Server::from_ldap_url(url.as_str()) {
             // Each refused bind counts towards locking the account.
             Some(server) => {
-                let is_final = |error: &EnterError| matches!(error, EnterError::Credentials(_));
-                let reached = server.open_session(patience, is_final, |tcp| begin(Some(tcp)));
+                let is_final = |error: &ConnectError| matches!(error, ConnectError::Credentials(_));
+                let reached = server.open_session(max_wait, is_final, |tcp| begin(Some(tcp)));
                 reached.await.map_err(|error| match error {
-                    ConnectError::Session(error) => error,
-                    error => EnterError::Other(format!("{url}: {error}")),
+                    net::ConnectError::Session(error) => error,
+                    error => ConnectError::Other(format!("{url}: {error}")),
                 })
             }
             None => begin(None).await,
         };
         let connection = Arc::new(opened?);
-        let soon = || Instant::now() + patience;
+        let soon = || Instant::now() + max_wait;
         let base = connection.access.base.as_str();
         let entered = async {
             // What does not follow from another answer is asked at once.
             let ((), of_root, of_base) = tokio::try_join!(
                 connection.check_base(soon()),
-                connection.ask_features(soon()),
-                connection.ask_one(base, &[SUBSCHEMA], soon()),
+                connection.read_features(soon()),
+                connection.read_entry(base, &[SUBSCHEMA], soon()),
             )?;
             let of_base =
                 of_base.and_then(|base| base.values(SUBSCHEMA).first().map(str::to_owned));
             if let Some(subschema) = of_base.or(of_root) {
-                connection.ask_schema(&subschema, soon()).await?;
+                connection.read_schema(&subschema, soon()).await?;
             }
-            connection.verify(soon() + patience).await
+            connection.verify(soon() + max_wait).await
         };
         match entered.await {
             Ok(()) => Ok(connection),
-            Err(fault) if connection.is_empty.load(Ordering::Relaxed) => {
-                Err(EnterError::Empty(fault.to_string()))
+            Err(error) if connection.is_attribute_missing.load(Ordering::Relaxed) => {
+                Err(ConnectError::AttributeMissing(error.to_string()))
             }
-            Err(fault) => Err(EnterError::Other(fault.to_string())),
+            Err(error) => Err(ConnectError::Other(error.to_string())),
         }
     }
 
     /// Reads the root entry, and gives where the schema is. A server that hides it is taken for one
     /// that can nothing more than LDAP.
-    async fn ask_features(self: &Arc<Self>, deadline: Instant) -> Result<Option<String>, Fault> {
+    async fn read_features(
+        self: &Arc<Self>,
+        deadline: Instant,
+    ) -> Result<Option<String>, SearchError> {
         let wanted = [
             "supportedControl",
             "supportedCapabilities",
             "dsServiceName",
             SUBSCHEMA,
         ];
-        let Some(root) = self.ask_one("", &wanted, deadline).await? else {
+        let Some(root) = self.read_entry("", &wanted, deadline).await? else {
             return Ok(None);
         };
-        let _ = self.features.set(Features::of(&root));
+        let _ = self.features.set(ServerFeatures::of(&root));
         if let Some(name) = root.values("dsServiceName").first() {
             let _ = self.server.set(name.to_owned());
         }
@@ -276,11 +279,15 @@ impl Connection {
 
     /// Reads the names of attributes (RFC 4512 section 4.2). Those of a server that hides them, or
     /// takes too long for them, are the standard ones.
-    async fn ask_schema(self: &Arc<Self>, subschema: &str, deadline: Instant) -> Result<(), Fault> {
+    async fn read_schema(
+        self: &Arc<Self>,
+        subschema: &str,
+        deadline: Instant,
+    ) -> Result<(), SearchError> {
         // It is long.
-        let soon = deadline.min(Instant::now() + self.unhurried());
-        let found = match self.ask_one(subschema, &["attributeTypes"], soon).await {
-            Err(Fault::Slow(_)) => None,
+        let soon = deadline.min(Instant::now() + self.long_answer_timeout());
+        let found = match self.read_entry(subschema, &["attributeTypes"], soon).await {
+            Err(SearchError::TimedOut(_)) => None,
             found => found?,
         };
         if let Some(found) = found {
@@ -293,44 +300,44 @@ impl Connection {
                     let known = schema.name_of(&one.name)?;
                     Some((one.name.clone(), known.to_owned()))
                 });
-                let _ = self.identifiers.set(named.collect());
+                let _ = self.names_by_oid.set(named.collect());
                 let _ = self.schema.set(schema);
             }
         }
         Ok(())
     }
 
-    /// The time for an answer that may be long: a server that says nothing for [`Access::timeout`]
+    /// The time for an answer that may be long: a server that says nothing for [`ConnectionSettings::timeout`]
     /// is given up.
-    fn unhurried(&self) -> Duration {
+    fn long_answer_timeout(&self) -> Duration {
         self.access.timeout * 9 / 10
     }
 
     /// An entry, where the server shows it.
-    async fn ask_one(
+    async fn read_entry(
         self: &Arc<Self>,
         dn: &str,
         attributes: &[&str],
         deadline: Instant,
-    ) -> Result<Option<Entry>, Fault> {
-        let search = Search {
+    ) -> Result<Option<Entry>, SearchError> {
+        let search = SearchRequest {
             base: dn.to_owned(),
             scope: Scope::Base,
             filter: "(objectClass=*)".into(),
             attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
             limit: 1,
-            enough_at_limit: true,
-            may_be_missing: true,
+            allows_truncation: true,
+            allows_missing_base: true,
         };
         match self.search(search, deadline).await {
             Ok(entries) => Ok(entries.into_iter().next()),
-            Err(Fault::Question(_)) => Ok(None),
-            Err(fault) => Err(fault),
+            Err(SearchError::QueryFailed(_)) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
     /// Whether the server's schema has an attribute; `None` where it hides its schema.
-    pub(super) fn knows(&self, attribute: &str) -> Option<bool> {
+    pub(super) fn has_attribute_type(&self, attribute: &str) -> Option<bool> {
         Some(self.schema.get()?.knows(attribute))
     }
 
@@ -340,51 +347,52 @@ impl Connection {
     }
 
     /// What the server calls itself.
-    fn server(&self) -> &str {
+    fn server_name(&self) -> &str {
         self.server.get().unwrap_or(&self.url)
     }
 
     /// When the certificate that the server showed ends.
-    pub(super) fn expires(&self) -> Option<SystemTime> {
-        self.expires
+    pub(super) fn certificate_expiry(&self) -> Option<SystemTime> {
+        self.certificate_expiry
     }
 
     /// What the server can do beyond RFC 4511.
-    pub(super) fn features(&self) -> Features {
+    pub(super) fn features(&self) -> ServerFeatures {
         self.features.get().copied().unwrap_or_default()
     }
 
     /// Sees that the base can be searched. A base that is gone or hidden would look like a
     /// directory without people.
-    async fn check_base(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
-        let base = Search {
+    async fn check_base(self: &Arc<Self>, deadline: Instant) -> Result<(), SearchError> {
+        let base = SearchRequest {
             base: self.access.base.clone(),
             scope: Scope::Base,
             filter: "(objectClass=*)".into(),
             attributes: vec!["1.1".into()],
             limit: 1,
-            enough_at_limit: true,
-            may_be_missing: false,
+            allows_truncation: true,
+            allows_missing_base: false,
         };
         self.search(base, deadline).await?;
-        if let Some(expires) = self.expires {
-            self.access.expiry.record(&self.url, expires);
+        if let Some(certificate_expiry) = self.certificate_expiry {
+            self.access.expiry.record(&self.url, certificate_expiry);
         }
         Ok(())
     }
 
     async fn open(
         url: ServerUrl,
-        access: Arc<Access>,
+        access: Arc<ConnectionSettings>,
         tcp: Option<TcpStream>,
-        patience: Duration,
-    ) -> Result<Connection, EnterError> {
+        max_wait: Duration,
+    ) -> Result<Connection, ConnectError> {
         let late = |_| {
-            EnterError::Other(format!(
-                "{url} did not let us in, {patience:?} for each step"
+            ConnectError::Other(format!(
+                "{url} did not let us in, {max_wait:?} for each step"
             ))
         };
-        let failed = |why: String| EnterError::Other(format!("cannot connect to {url}: {why}"));
+        let failed =
+            |reason: String| ConnectError::Other(format!("cannot connect to {url}: {reason}"));
         let mut settings = LdapConnSettings::new().set_starttls(access.starttls);
         if let Some(tcp) = tcp {
             let tcp = tcp.into_std().map_err(|error| failed(error.to_string()))?;
@@ -394,32 +402,33 @@ impl Connection {
             settings = settings.set_config(Arc::clone(tls));
         }
         let connecting = LdapConnAsync::with_settings(settings, url.as_str());
-        let connected = timeout(patience, connecting).await.map_err(late)?;
+        let connected = timeout(max_wait, connecting).await.map_err(late)?;
         let (connection, mut ldap) =
             connected.map_err(|error| failed(explain_certificate_error(&error.to_string())))?;
-        let lost = CancellationToken::new();
-        let guard = lost.clone().drop_guard();
+        let closed = CancellationToken::new();
+        let guard = closed.clone().drop_guard();
         // Ends with the connection, at the latest when its handle is dropped; the guard reports
         // that on every way out, a panic included.
-        let drive = AbortOnDropHandle::new(tokio::spawn(async move {
+        let driver = AbortOnDropHandle::new(tokio::spawn(async move {
             let _guard = guard;
             let _ = connection.drive().await;
         }));
         if let Some(bind) = &access.bind {
             let binding = ldap.simple_bind(&bind.dn, bind.password.reveal());
-            let bound = timeout(patience, binding).await.map_err(late)?;
-            let result = bound
-                .map_err(|error| EnterError::Other(format!("{url} broke off the bind: {error}")))?;
-            let refusal = || bind_refusal(url.as_str(), &bind.dn, &result);
+            let bound = timeout(max_wait, binding).await.map_err(late)?;
+            let result = bound.map_err(|error| {
+                ConnectError::Other(format!("{url} broke off the bind: {error}"))
+            })?;
+            let refusal = || describe_bind_error(url.as_str(), &bind.dn, &result);
             match result.rc {
                 0 => {}
-                49 => return Err(EnterError::Credentials(refusal())),
-                _ => return Err(EnterError::Other(refusal())),
+                49 => return Err(ConnectError::Credentials(refusal())),
+                _ => return Err(ConnectError::Other(refusal())),
             }
         }
         if access.gssapi {
             let binding = gssapi_bind(&url, ldap);
-            ldap = timeout(patience, binding).await.map_err(late)??;
+            ldap = timeout(max_wait, binding).await.map_err(late)??;
         }
         // Of one that cannot be seen nothing is told: TLS has judged it already.
         let certificate = match access.tls {
@@ -430,24 +439,24 @@ impl Connection {
             url: url.as_str().to_owned(),
             ldap,
             access,
-            expires: certificate.and_then(|der| not_after(&der)),
+            certificate_expiry: certificate.and_then(|der| not_after(&der)),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
-            listing: Mutex::new(()),
-            lost,
-            condemned: OnceLock::new(),
-            is_empty: AtomicBool::new(false),
+            list_lock: Mutex::new(()),
+            closed,
+            failure: OnceLock::new(),
+            is_attribute_missing: AtomicBool::new(false),
             features: OnceLock::new(),
             schema: OnceLock::new(),
-            identifiers: OnceLock::new(),
+            names_by_oid: OnceLock::new(),
             server: OnceLock::new(),
-            verified: std::sync::Mutex::default(),
-            proofs: Semaphore::new(PROOFS),
-            looked: std::sync::Mutex::default(),
-            drive,
+            verified_at: std::sync::Mutex::default(),
+            verification_slots: Semaphore::new(MAX_VERIFICATIONS),
+            unseen_checked: std::sync::Mutex::default(),
+            driver,
             opened: Instant::now(),
-            heard: AtomicU64::new(0),
+            last_heard: AtomicU64::new(0),
             latency: Latency::default(),
-            proven: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
         })
     }
 
@@ -457,8 +466,8 @@ impl Connection {
     }
 
     /// Whether nothing more can be asked here.
-    pub(super) fn is_lost(&self) -> bool {
-        self.lost.is_cancelled()
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
     }
 
     /// How long answers take here.
@@ -467,15 +476,15 @@ impl Connection {
     }
 
     /// Returns how long a lookup takes that finds nobody, which an index makes short.
-    pub(super) async fn measure(self: &Arc<Self>) -> Result<Duration, Fault> {
-        let search = Search {
+    pub(super) async fn measure_lookup(self: &Arc<Self>) -> Result<Duration, SearchError> {
+        let search = SearchRequest {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
-            filter: self.access.nobody.clone(),
+            filter: self.access.absent_filter.clone(),
             attributes: vec!["1.1".into()],
             limit: 1,
-            enough_at_limit: true,
-            may_be_missing: false,
+            allows_truncation: true,
+            allows_missing_base: false,
         };
         let begun = Instant::now();
         self.search(search, self.access.deadline()).await?;
@@ -483,56 +492,58 @@ impl Connection {
     }
 
     /// Waits for the end.
-    pub(super) async fn end(&self) -> End {
-        self.lost.cancelled().await;
-        match self.condemned.get() {
-            Some(why) if self.is_empty.load(Ordering::Relaxed) => End::Empty(why.clone()),
-            Some(why) => End::Condemned(why.clone()),
-            None => End::Closed,
+    pub(super) async fn wait_for_end(&self) -> ConnectionEnd {
+        self.closed.cancelled().await;
+        match self.failure.get() {
+            Some(reason) if self.is_attribute_missing.load(Ordering::Relaxed) => {
+                ConnectionEnd::AttributeMissing(reason.clone())
+            }
+            Some(reason) => ConnectionEnd::Failed(reason.clone()),
+            None => ConnectionEnd::Closed,
         }
     }
 
     /// Whether a question was answered here.
-    pub(super) fn is_proven(&self) -> bool {
-        self.proven.load(Ordering::Relaxed)
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Notes that a question was answered.
-    pub(super) fn prove(&self) {
-        self.proven.store(true, Ordering::Relaxed);
+    pub(super) fn mark_answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
     }
 
     /// Gives the connection up because the server misbehaves.
-    pub(super) fn condemn(&self, why: &str) {
-        let _ = self.condemned.set(why.to_owned());
-        self.lost.cancel();
-        self.drive.abort();
+    pub(super) fn fail(&self, reason: &str) {
+        let _ = self.failure.set(reason.to_owned());
+        self.closed.cancel();
+        self.driver.abort();
     }
 
     /// Says goodbye when all that is under way is answered.
-    pub(super) async fn retire(&self) {
+    pub(super) async fn drain_and_close(&self) {
         let all = u32::try_from(IN_FLIGHT).unwrap_or(u32::MAX);
         let _ = timeout(self.access.timeout, self.in_flight.acquire_many(all)).await;
-        self.leave().await;
+        self.close().await;
     }
 
     /// Says goodbye.
-    pub(super) async fn leave(&self) {
-        let _ = timeout(GOODBYE, self.ldap.clone().unbind()).await;
-        self.lost.cancel();
-        self.drive.abort();
+    pub(super) async fn close(&self) {
+        let _ = timeout(CLOSE_TIMEOUT, self.ldap.clone().unbind()).await;
+        self.closed.cancel();
+        self.driver.abort();
     }
 
-    /// The entries found, all of them. The server is given [`Access::timeout`] for them, and never
+    /// The entries found, all of them. The server is given [`ConnectionSettings::timeout`] for them, and never
     /// more than until `deadline`.
     pub(super) async fn search(
         self: &Arc<Self>,
-        search: Search,
+        search: SearchRequest,
         deadline: Instant,
-    ) -> Result<Vec<Entry>, Fault> {
+    ) -> Result<Vec<Entry>, SearchError> {
         let permit = Arc::clone(&self.in_flight).acquire_owned();
         let Ok(Ok(permit)) = timeout_at(deadline, permit).await else {
-            return Err(Fault::Slow(format!(
+            return Err(SearchError::TimedOut(format!(
                 "{} is too busy: {IN_FLIGHT} searches were still under way when our time was up",
                 self.url
             )));
@@ -541,37 +552,41 @@ impl Connection {
         let begun = Instant::now();
         let deadline = deadline.min(begun + self.access.timeout);
         // Many entries take long on any server.
-        let is_long = search.limit > MOST_ENTRIES;
+        let is_long = search.limit > MAX_ENTRIES;
         // A task of its own, since unreadable entries make the library panic. It ends by the
         // deadline, whether or not somebody still waits.
         let task = tokio::spawn(async move {
             let _permit = permit;
-            connection.run(search, deadline).await
+            connection.run_search(search, deadline).await
         });
         let found = task.await;
         let took = begun.elapsed();
         // One that began with little time left says little about the server.
-        let is_slow = matches!(found, Ok(Err(Fault::Slow(_)))) && took >= SLOW;
+        let is_slow = matches!(found, Ok(Err(SearchError::TimedOut(_)))) && took >= SLOW;
         if !is_long && (is_slow || matches!(found, Ok(Ok(_)))) {
-            self.latency.note(took);
+            self.latency.record(took);
         }
         match found {
-            Ok(Err(fault)) => {
-                if let Fault::Server(why) = &fault {
-                    self.condemn(why);
+            Ok(Err(error)) => {
+                if let SearchError::ServerFailed(reason) = &error {
+                    self.fail(reason);
                 }
-                Err(fault)
+                Err(error)
             }
             Ok(found) => found,
             Err(_) => {
-                let why = format!("{} sent an answer that cannot be read", self.url);
-                self.condemn(&why);
-                Err(Fault::Lost(why))
+                let reason = format!("{} sent an answer that cannot be read", self.url);
+                self.fail(&reason);
+                Err(SearchError::ConnectionLost(reason))
             }
         }
     }
 
-    async fn run(&self, search: Search, deadline: Instant) -> Result<Vec<Entry>, Fault> {
+    async fn run_search(
+        &self,
+        search: SearchRequest,
+        deadline: Instant,
+    ) -> Result<Vec<Entry>, SearchError> {
         let begun = Instant::now();
         let seconds = deadline.saturating_duration_since(begun).as_secs() + 1;
         let options = SearchOptions::new()
@@ -580,90 +595,96 @@ impl Connection {
         let mut ldap = self.ldap.clone();
         ldap.with_search_options(options);
         let asked = search.attributes.clone();
-        let reading = Reading::of(self, &asked);
-        let filter = self.in_names(&search.filter);
+        let reading = EntryReader::of(self, &asked);
+        let filter = self.with_server_names(&search.filter);
         let starting = ldap.streaming_search(
             &search.base,
             search.scope,
             &filter,
-            self.in_ranges(search.attributes),
+            self.with_ranges(search.attributes),
         );
         let mut stream = match timeout_at(deadline, starting).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(self.broken(&error)),
-            Err(_) => return Err(self.too_slow(begun)),
+            Ok(Err(error)) => return Err(self.search_failed(&error)),
+            Err(_) => return Err(self.search_timed_out(begun)),
         };
-        let read = timeout_at(deadline, self.read(&mut stream, search.limit, &reading)).await;
+        let read = timeout_at(
+            deadline,
+            self.read_entries(&mut stream, search.limit, &reading),
+        )
+        .await;
         let message = stream.ldap_handle().last_id();
         // Frees the message id, which would otherwise stay taken for the life of the connection.
         let result = stream.finish().await;
         match read {
-            Ok(Ok(Read::ToTheEnd(entries))) => {
-                let enough = search.enough_at_limit && result.rc == 4 && !entries.is_empty();
+            Ok(Ok(ReadEntries::Complete(entries))) => {
+                let enough = search.allows_truncation && result.rc == 4 && !entries.is_empty();
                 // noSuchObject, invalidDNSyntax, or a referral to a domain that is not ours.
-                let missing = search.may_be_missing && matches!(result.rc, 10 | 32 | 34);
-                match search_fault(&self.url, &search.base, &result) {
+                let missing = search.allows_missing_base && matches!(result.rc, 10 | 32 | 34);
+                match check_search_result(&self.url, &search.base, &result) {
                     // The base is somebody's value: what is wrong with it is not wrong with the
                     // server.
-                    Some(Fault::Server(why)) if search.may_be_missing && !missing => {
-                        Err(Fault::Question(why))
+                    Some(SearchError::ServerFailed(reason))
+                        if search.allows_missing_base && !missing =>
+                    {
+                        Err(SearchError::QueryFailed(reason))
                     }
-                    Some(fault) if !enough && !missing => Err(fault),
+                    Some(error) if !enough && !missing => Err(error),
                     _ => Ok(entries),
                 }
             }
-            Ok(Ok(Read::TooMuch(entries))) => {
+            Ok(Ok(ReadEntries::Truncated(entries))) => {
                 self.abandon(message).await;
-                match search.enough_at_limit {
+                match search.allows_truncation {
                     true => Ok(entries),
-                    false => Err(Fault::Question(format!(
+                    false => Err(SearchError::QueryFailed(format!(
                         "{} found more than {} entries",
                         self.url, search.limit
                     ))),
                 }
             }
-            Ok(Err(error)) => Err(self.broken(&error)),
+            Ok(Err(error)) => Err(self.search_failed(&error)),
             Err(_) => {
                 self.abandon(message).await;
-                Err(self.too_slow(begun))
+                Err(self.search_timed_out(begun))
             }
         }
     }
 
     /// A filter with the server's names in the place of identifiers. No value holds a bracket that
     /// is not escaped.
-    fn in_names<'f>(&self, filter: &'f str) -> Cow<'f, str> {
+    fn with_server_names<'f>(&self, filter: &'f str) -> Cow<'f, str> {
         let mut named = Cow::Borrowed(filter);
-        for (identifier, name) in self.identifiers.get().into_iter().flatten() {
-            named = Cow::Owned(named.replace(&format!("({identifier}="), &format!("({name}=")));
+        for (oid, name) in self.names_by_oid.get().into_iter().flatten() {
+            named = Cow::Owned(named.replace(&format!("({oid}="), &format!("({name}=")));
         }
         named
     }
 
     /// Asks for long lists part by part where the server knows how; the parts tell that there is
     /// more.
-    fn in_ranges(&self, attributes: Vec<String>) -> Vec<String> {
+    fn with_ranges(&self, attributes: Vec<String>) -> Vec<String> {
         if !self.features().ranges {
             return attributes;
         }
         let attributes = attributes.into_iter();
         attributes
             .map(|name| match name.as_str() {
-                "member" => format!("member;range=0-{}", MEMBERS - 1),
+                "member" => format!("member;range=0-{}", RANGE_SIZE - 1),
                 _ => name,
             })
             .collect()
     }
 
-    async fn read(
+    async fn read_entries(
         &self,
         stream: &mut SearchStream<'_, String, Vec<String>>,
         limit: usize,
-        reading: &Reading<'_>,
-    ) -> Result<Read, LdapError> {
+        reading: &EntryReader<'_>,
+    ) -> Result<ReadEntries, LdapError> {
         let mut entries = Vec::new();
         while let Some(item) = stream.next().await? {
-            self.hear();
+            self.note_activity();
             if item.is_ref() {
                 // Active Directory ends every search from the root with some; following them would
                 // take our password to servers that nobody configured.
@@ -674,46 +695,47 @@ impl Connection {
                 continue;
             }
             if entries.len() == limit {
-                return Ok(Read::TooMuch(entries));
+                return Ok(ReadEntries::Truncated(entries));
             }
             entries.push(reading.entry(SearchEntry::construct(item)));
         }
-        self.hear();
-        Ok(Read::ToTheEnd(entries))
+        self.note_activity();
+        Ok(ReadEntries::Complete(entries))
     }
 
-    fn hear(&self) {
+    fn note_activity(&self) {
         let now = self.opened.elapsed().as_millis();
         let now = u64::try_from(now).unwrap_or(u64::MAX);
-        self.heard.fetch_max(now, Ordering::Relaxed);
+        self.last_heard.fetch_max(now, Ordering::Relaxed);
     }
 
-    fn broken(&self, error: &LdapError) -> Fault {
+    fn search_failed(&self, error: &LdapError) -> SearchError {
         match error {
             LdapError::FilterParsing => {
-                Fault::Question(format!("{} was asked with a broken filter", self.url))
+                SearchError::QueryFailed(format!("{} was asked with a broken filter", self.url))
             }
             // The library knows only that no more comes.
-            _ => Fault::Lost(match self.condemned.get() {
-                Some(why) => why.clone(),
+            _ => SearchError::ConnectionLost(match self.failure.get() {
+                Some(reason) => reason.clone(),
                 None => format!("{} broke off the search: {error}", self.url),
             }),
         }
     }
 
-    /// Nothing at all from the server for [`Access::timeout`] means that it is gone; otherwise only
+    /// Nothing at all from the server for [`ConnectionSettings::timeout`] means that it is gone; otherwise only
     /// this search was slow.
-    fn too_slow(&self, begun: Instant) -> Fault {
+    fn search_timed_out(&self, begun: Instant) -> SearchError {
         let waited = begun.elapsed();
-        let heard = self.opened + Duration::from_millis(self.heard.load(Ordering::Relaxed));
+        let last_heard =
+            self.opened + Duration::from_millis(self.last_heard.load(Ordering::Relaxed));
         // The clock may be late and never early; whoever had less time learns nothing of the
         // server.
-        if heard < begun && waited >= self.access.timeout * 19 / 20 {
-            let why = format!("{} did not answer for {waited:.1?}", self.url);
-            self.condemn(&why);
-            return Fault::Lost(why);
+        if last_heard < begun && waited >= self.access.timeout * 19 / 20 {
+            let reason = format!("{} did not answer for {waited:.1?}", self.url);
+            self.fail(&reason);
+            return SearchError::ConnectionLost(reason);
         }
-        Fault::Slow(format!(
+        SearchError::TimedOut(format!(
             "{} did not finish a search within {waited:.1?}",
             self.url
         ))
@@ -721,14 +743,14 @@ impl Connection {
 
     /// Tells the server that nobody waits any more. A hung server cannot be told anything.
     async fn abandon(&self, message: i32) {
-        let _ = timeout(GOODBYE, self.ldap.clone().abandon(message)).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.ldap.clone().abandon(message)).await;
     }
 }
 
 /// Binds by Kerberos, with what the environment of the process names: a ticket cache, or a client
 /// keytab.
 #[cfg(feature = "gssapi")]
-async fn gssapi_bind(url: &ServerUrl, mut ldap: Ldap) -> Result<Ldap, EnterError> {
+async fn gssapi_bind(url: &ServerUrl, mut ldap: Ldap) -> Result<Ldap, ConnectError> {
     let host = url.host().to_owned();
     let runtime = tokio::runtime::Handle::current();
     // The Kerberos library asks its servers while everything else on the thread waits.
@@ -739,29 +761,29 @@ async fn gssapi_bind(url: &ServerUrl, mut ldap: Ldap) -> Result<Ldap, EnterError
     match bound.await {
         Ok((ldap, Ok(result))) if result.rc == 0 => Ok(ldap),
         Ok((_, Ok(result))) => {
-            let refusal = bind_refusal(url.as_str(), "Kerberos principal", &result);
+            let refusal = describe_bind_error(url.as_str(), "Kerberos principal", &result);
             Err(match result.rc {
-                49 => EnterError::Credentials(refusal),
-                _ => EnterError::Other(refusal),
+                49 => ConnectError::Credentials(refusal),
+                _ => ConnectError::Other(refusal),
             })
         }
-        Ok((_, Err(error))) => Err(EnterError::Other(format!(
+        Ok((_, Err(error))) => Err(ConnectError::Other(format!(
             "no Kerberos bind at {url}: {error}"
         ))),
-        Err(_) => Err(EnterError::Other(format!(
+        Err(_) => Err(ConnectError::Other(format!(
             "{url} answered the Kerberos bind with something that cannot be read"
         ))),
     }
 }
 
 #[cfg(not(feature = "gssapi"))]
-async fn gssapi_bind(url: &ServerUrl, _: Ldap) -> Result<Ldap, EnterError> {
-    Err(EnterError::Other(format!(
+async fn gssapi_bind(url: &ServerUrl, _: Ldap) -> Result<Ldap, ConnectError> {
+    Err(ConnectError::Other(format!(
         "no Kerberos bind at {url}: this program was built without the feature gssapi"
     )))
 }
 
-enum Read {
-    ToTheEnd(Vec<Entry>),
-    TooMuch(Vec<Entry>),
+enum ReadEntries {
+    Complete(Vec<Entry>),
+    Truncated(Vec<Entry>),
 }

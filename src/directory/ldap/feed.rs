@@ -6,6 +6,7 @@
 //! told one by one is told as [`Change::Everything`]. A server's feed goes over the connection that
 //! questions go over: a change is never told before that server answers with it.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,20 +15,20 @@ use ldap3::controls::{EntryState, RawControl, RefreshMode, SyncInfo, SyncRequest
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::connection::{Connection, Features, Search, Told};
-use super::fault::Fault;
+use super::connection::{Connection, FeedItem, SearchRequest, ServerFeatures};
+use super::error::SearchError;
 use crate::directory::entry::Entry;
 use crate::directory::scan::Scan;
-use crate::directory::settings::Watch;
-use crate::directory::source::{Change, Place};
+use crate::directory::settings::WatchMode;
+use crate::directory::source::{Change, FeedCursor};
 
 /// Objects changed since the last look that are told one by one.
-const MOST_CHANGED: usize = 5000;
+const MAX_CHANGES: usize = 5000;
 
 /// How often update sequence numbers are looked at where nothing else tells of changes.
-const POLL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The same as a second line behind change notification.
-const POLL_BESIDE: Duration = Duration::from_secs(30);
+const FALLBACK_POLL_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Why a feed ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,14 +38,14 @@ pub(super) enum FeedError {
     Unsupported(String),
     /// The place to go on from is not known to the server any more.
     #[error("{0}")]
-    Forgotten(String),
+    CursorExpired(String),
     /// The connection or the server.
     #[error("{0}")]
-    Lost(String),
+    Interrupted(String),
 }
 
 /// A feed on a connection.
-pub(super) struct Feed<'a> {
+pub(super) struct FeedSession<'a> {
     pub(super) connection: &'a Arc<Connection>,
     pub(super) base: &'a str,
     pub(super) timeout: Duration,
@@ -52,28 +53,31 @@ pub(super) struct Feed<'a> {
     pub(super) attributes: Vec<String>,
     /// Learns of objects before whoever is told can ask for them.
     pub(super) scan: &'a Scan,
-    pub(super) tell: &'a mpsc::Sender<Change>,
+    pub(super) changes: &'a mpsc::Sender<Change>,
 }
 
-impl Feed<'_> {
+impl FeedSession<'_> {
     /// Tells changes until the feed ends, beginning where `from` says, or now.
-    pub(super) async fn run(&self, how: Watch, from: Option<Place>) -> FeedError {
+    pub(super) async fn run(&self, mode: WatchMode, from: Option<FeedCursor>) -> FeedError {
         let features = self.connection.features();
         let url = self.connection.url();
-        let ended = match how {
-            Watch::Off => Err(FeedError::Unsupported("directory.watch is off".into())),
-            Watch::Auto | Watch::Syncrepl if features.sync => self.sync(from).await,
-            Watch::Auto if features.ranges => {
-                self.active_directory(from, features.notification, POLL)
+        let ended = match mode {
+            WatchMode::Off => Err(FeedError::Unsupported("directory.watch is off".into())),
+            WatchMode::Auto | WatchMode::Syncrepl if features.sync => self.run_syncrepl(from).await,
+            WatchMode::Auto if features.ranges => {
+                self.run_active_directory(from, features.notification, POLL_INTERVAL)
                     .await
             }
-            Watch::Notify if features.notification => {
-                self.active_directory(from, true, POLL_BESIDE).await
+            WatchMode::Notify if features.notification => {
+                self.run_active_directory(from, true, FALLBACK_POLL_INTERVAL)
+                    .await
             }
-            Watch::Usn if features.ranges => self.active_directory(from, false, POLL).await,
-            Watch::Auto | Watch::Syncrepl | Watch::Notify | Watch::Usn => {
+            WatchMode::Usn if features.ranges => {
+                self.run_active_directory(from, false, POLL_INTERVAL).await
+            }
+            WatchMode::Auto | WatchMode::Syncrepl | WatchMode::Notify | WatchMode::Usn => {
                 Err(FeedError::Unsupported(format!(
-                    "{url} does not offer what directory.watch = {how} needs (OpenLDAP: load the overlay syncprov; Active Directory: notify or usn)"
+                    "{url} does not offer what directory.watch = {mode} needs (OpenLDAP: load the overlay syncprov; Active Directory: notify or usn)"
                 )))
             }
         };
@@ -83,33 +87,33 @@ impl Feed<'_> {
         }
     }
 
-    async fn tell(&self, change: Change) -> Result<(), FeedError> {
+    async fn send(&self, change: Change) -> Result<(), FeedError> {
         match &change {
-            Change::Object(entry) => self.scan.learn(entry),
-            Change::Everything => self.scan.ask_again(),
-            Change::Gone(_) | Change::UpToDate | Change::Place(_) => {}
+            Change::Object(entry) => self.scan.update_entry(entry),
+            Change::Everything => self.scan.request_rescan(),
+            Change::Removed(_) | Change::UpToDate | Change::FeedCursor(_) => {}
         }
-        let told = self.tell.send(change).await;
-        told.map_err(|_| FeedError::Lost("nobody listens any more".into()))
+        let items = self.changes.send(change).await;
+        items.map_err(|_| FeedError::Interrupted("nobody listens any more".into()))
     }
 
     // ----- OpenLDAP
 
-    async fn sync(&self, from: Option<Place>) -> Result<Never, FeedError> {
+    async fn run_syncrepl(&self, from: Option<FeedCursor>) -> Result<Infallible, FeedError> {
         let known = match from {
-            Some(Place::Sync { base, cookie }) if base == self.base => Some(cookie),
+            Some(FeedCursor::Sync { base, cookie }) if base == self.base => Some(cookie),
             _ => None,
         };
-        let goes_on = known.is_some();
+        let resumes = known.is_some();
         // With the number of the last change as a cookie the server need not send all there is.
         let cookie = match known {
             Some(cookie) => Some(cookie),
-            None => self.newest_cookie().await?,
+            None => self.read_context_csn().await?,
         };
-        if !goes_on && cookie.is_some() {
-            self.tell(Change::Everything).await?;
+        if !resumes && cookie.is_some() {
+            self.send(Change::Everything).await?;
         }
-        let whole = cookie.is_none();
+        let is_full = cookie.is_none();
         let request = SyncRequest {
             mode: RefreshMode::RefreshAndPersist,
             cookie: cookie.clone().map(String::into_bytes),
@@ -118,42 +122,48 @@ impl Feed<'_> {
         let mut request = RawControl::from(request);
         request.crit = true;
         let search = self.search(self.base, "(objectClass=*)".to_owned(), i32::MAX as usize);
-        let mut told = self.connection.follow(search, request);
-        let mut refresh = Refresh {
+        let mut items = self.connection.search_persistent(search, request);
+        let mut refresh = RefreshStage {
             done: false,
-            everything: whole,
+            everything: is_full,
         };
         if let Some(cookie) = cookie {
-            self.place(cookie.into_bytes()).await?;
+            self.send_cursor(cookie.into_bytes()).await?;
         }
-        while let Some(item) = told.recv().await {
+        while let Some(item) = items.recv().await {
             match item {
-                Told::Entry(entry, state) => {
+                FeedItem::Entry(entry, state) => {
                     let Some(state) = state else { continue };
                     let change = match state.state {
                         // Of these the content is as it was; only that they are there is told.
                         EntryState::Present => None,
-                        EntryState::Add | EntryState::Modify if refresh.done || !whole => {
+                        EntryState::Add | EntryState::Modify if refresh.done || !is_full => {
                             Some(Change::Object(entry))
                         }
                         EntryState::Add | EntryState::Modify => None,
-                        EntryState::Delete => Some(Change::Gone(entry.dn)),
+                        EntryState::Delete => Some(Change::Removed(entry.dn)),
                     };
                     if let Some(change) = change {
-                        self.tell(change).await?;
+                        self.send(change).await?;
                     }
                     if let Some(cookie) = state.cookie {
-                        self.place(cookie).await?;
+                        self.send_cursor(cookie).await?;
                     }
                 }
-                Told::Info(info) => self.info(info, &mut refresh).await?,
-                Told::End(fault) => return Err(sync_error(fault, goes_on && !refresh.done)),
+                FeedItem::SyncInfo(info) => self.handle_sync_info(info, &mut refresh).await?,
+                FeedItem::ConnectionEnd(error) => {
+                    return Err(sync_error(error, resumes && !refresh.done));
+                }
             }
         }
         Err(self.unreadable())
     }
 
-    async fn info(&self, info: SyncInfo, refresh: &mut Refresh) -> Result<(), FeedError> {
+    async fn handle_sync_info(
+        &self,
+        info: SyncInfo,
+        refresh: &mut RefreshStage,
+    ) -> Result<(), FeedError> {
         let (cookie, done) = match info {
             SyncInfo::NewCookie(cookie) => (Some(cookie), false),
             SyncInfo::RefreshDelete {
@@ -176,31 +186,32 @@ impl Feed<'_> {
         };
         if refresh.everything && (done || refresh.done) {
             refresh.everything = false;
-            self.tell(Change::Everything).await?;
+            self.send(Change::Everything).await?;
         }
         if let Some(cookie) = cookie {
-            self.place(cookie).await?;
+            self.send_cursor(cookie).await?;
         }
         if done && !refresh.done {
             refresh.done = true;
-            self.tell(Change::UpToDate).await?;
+            self.send(Change::UpToDate).await?;
         }
         Ok(())
     }
 
-    async fn place(&self, cookie: Vec<u8>) -> Result<(), FeedError> {
+    async fn send_cursor(&self, cookie: Vec<u8>) -> Result<(), FeedError> {
         // OpenLDAP's are text; any other is only not kept over a restart.
         let Ok(cookie) = String::from_utf8(cookie) else {
             return Ok(());
         };
         let base = self.base.to_owned();
-        self.tell(Change::Place(Place::Sync { base, cookie })).await
+        self.send(Change::FeedCursor(FeedCursor::Sync { base, cookie }))
+            .await
     }
 
     /// The numbers of the last changes, written as OpenLDAP's consumers do; `None` where they are
     /// hidden from us.
-    async fn newest_cookie(&self) -> Result<Option<String>, FeedError> {
-        let root = self.one("", &["namingContexts"]).await?;
+    async fn read_context_csn(&self) -> Result<Option<String>, FeedError> {
+        let root = self.read_entry("", &["namingContexts"]).await?;
         let base = self.base.to_lowercase();
         let suffixes = root.iter().flat_map(|root| root.values("namingContexts"));
         let mut suffixes: Vec<&str> = suffixes
@@ -210,7 +221,7 @@ impl Feed<'_> {
         let Some(suffix) = suffixes.last() else {
             return Ok(None);
         };
-        let top = self.one(suffix, &["contextCSN"]).await?;
+        let top = self.read_entry(suffix, &["contextCSN"]).await?;
         let numbers: Vec<&str> = top
             .iter()
             .flat_map(|top| top.values("contextCSN"))
@@ -220,105 +231,107 @@ impl Feed<'_> {
 
     // ----- Active Directory
 
-    async fn active_directory(
+    async fn run_active_directory(
         &self,
-        from: Option<Place>,
+        from: Option<FeedCursor>,
         notification: bool,
         every: Duration,
-    ) -> Result<Never, FeedError> {
-        let mut state = self.update_number().await?;
+    ) -> Result<Infallible, FeedError> {
+        let mut state = self.read_usn().await?;
         match from {
             // Numbers that went back mean a controller that was restored from a backup.
-            Some(Place::Usn { server, number })
+            Some(FeedCursor::Usn { server, number })
                 if server == state.server && number <= state.number =>
             {
                 state.number = number;
             }
-            _ => self.tell(Change::Everything).await?,
+            _ => self.send(Change::Everything).await?,
         }
-        let mut told = notification.then(|| self.notifications(&state.top));
+        let mut items = notification.then(|| self.subscribe_notifications(&state.top));
         self.catch_up(&mut state, true).await?;
-        self.tell(Change::UpToDate).await?;
+        self.send(Change::UpToDate).await?;
         let mut polls = interval(every);
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let item = async {
-                match &mut told {
-                    Some(told) => told.recv().await,
+                match &mut items {
+                    Some(items) => items.recv().await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 _ = polls.tick() => self.catch_up(&mut state, false).await?,
                 item = item => match item {
-                    Some(Told::Entry(entry, _)) => self.tell(Change::Object(entry)).await?,
-                    Some(Told::Info(_)) => {}
-                    Some(Told::End(Fault::Lost(why))) => return Err(FeedError::Lost(why)),
-                    Some(Told::End(fault)) if every == POLL => {
-                        tracing::info!("no change notifications, only polling: {fault}");
-                        told = None;
+                    Some(FeedItem::Entry(entry, _)) => self.send(Change::Object(entry)).await?,
+                    Some(FeedItem::SyncInfo(_)) => {}
+                    Some(FeedItem::ConnectionEnd(SearchError::ConnectionLost(reason))) => return Err(FeedError::Interrupted(reason)),
+                    Some(FeedItem::ConnectionEnd(error)) if every == POLL_INTERVAL => {
+                        tracing::info!("no change notifications, only polling: {error}");
+                        items = None;
                     }
-                    Some(Told::End(fault)) => return Err(FeedError::Unsupported(fault.to_string())),
+                    Some(FeedItem::ConnectionEnd(error)) => return Err(FeedError::Unsupported(error.to_string())),
                     None => return Err(self.unreadable()),
                 },
             }
         }
     }
 
-    fn notifications(&self, top: &str) -> mpsc::Receiver<Told> {
+    fn subscribe_notifications(&self, top: &str) -> mpsc::Receiver<FeedItem> {
         let request = RawControl {
-            ctype: Features::NOTIFICATION.to_owned(),
+            ctype: ServerFeatures::NOTIFICATION.to_owned(),
             crit: true,
             val: None,
         };
         // A whole subtree is only told of from the top of a domain.
         let search = self.search(top, "(objectClass=*)".to_owned(), i32::MAX as usize);
-        self.connection.follow(search, request)
+        self.connection.search_persistent(search, request)
     }
 
     /// Tells what has a higher number than the last that was told.
-    async fn catch_up(&self, state: &mut Numbers, first: bool) -> Result<(), FeedError> {
-        let now = self.update_number().await?;
+    async fn catch_up(&self, state: &mut UsnState, first: bool) -> Result<(), FeedError> {
+        let now = self.read_usn().await?;
         if now.server != state.server || now.number < state.number {
-            return Err(FeedError::Forgotten(format!(
+            return Err(FeedError::CursorExpired(format!(
                 "{} is another server than a moment ago",
                 self.connection.url()
             )));
         }
         if now.number > state.number {
             let filter = format!("(uSNChanged>={})", state.number + 1);
-            let search = self.search(self.base, filter, MOST_CHANGED);
+            let search = self.search(self.base, filter, MAX_CHANGES);
             match self.connection.search(search, self.deadline()).await {
                 Ok(entries) => {
                     for entry in entries {
-                        self.tell(Change::Object(entry)).await?;
+                        self.send(Change::Object(entry)).await?;
                     }
                 }
-                Err(Fault::Question(_) | Fault::Slow(_)) => self.tell(Change::Everything).await?,
-                Err(fault) => return Err(FeedError::Lost(fault.to_string())),
+                Err(SearchError::QueryFailed(_) | SearchError::TimedOut(_)) => {
+                    self.send(Change::Everything).await?
+                }
+                Err(error) => return Err(FeedError::Interrupted(error.to_string())),
             }
         }
         if first || now.number > state.number {
             state.number = now.number;
             let server = now.server;
             let number = now.number;
-            self.tell(Change::Place(Place::Usn { server, number }))
+            self.send(Change::FeedCursor(FeedCursor::Usn { server, number }))
                 .await?;
         }
         Ok(())
     }
 
-    async fn update_number(&self) -> Result<Numbers, FeedError> {
+    async fn read_usn(&self) -> Result<UsnState, FeedError> {
         let wanted = [
             "highestCommittedUSN",
             "dsServiceName",
             "defaultNamingContext",
         ];
-        let root = self.one("", &wanted).await?;
+        let root = self.read_entry("", &wanted).await?;
         let value = |name: &str| Some(root.as_ref()?.values(name).first()?.to_owned());
         let number = value("highestCommittedUSN").and_then(|text| text.parse().ok());
         match (number, value("dsServiceName")) {
-            (Some(number), Some(server)) => Ok(Numbers {
+            (Some(number), Some(server)) => Ok(UsnState {
                 server,
                 number,
                 top: value("defaultNamingContext").unwrap_or_else(|| self.base.to_owned()),
@@ -332,31 +345,31 @@ impl Feed<'_> {
 
     // ----- both
 
-    fn search(&self, base: &str, filter: String, limit: usize) -> Search {
-        Search {
+    fn search(&self, base: &str, filter: String, limit: usize) -> SearchRequest {
+        SearchRequest {
             base: base.to_owned(),
             scope: Scope::Subtree,
             filter,
             attributes: self.attributes.clone(),
             limit,
-            enough_at_limit: false,
-            may_be_missing: false,
+            allows_truncation: false,
+            allows_missing_base: false,
         }
     }
 
-    async fn one(&self, dn: &str, attributes: &[&str]) -> Result<Option<Entry>, FeedError> {
-        let search = Search {
+    async fn read_entry(&self, dn: &str, attributes: &[&str]) -> Result<Option<Entry>, FeedError> {
+        let search = SearchRequest {
             base: dn.to_owned(),
             scope: Scope::Base,
             filter: "(objectClass=*)".to_owned(),
             attributes: attributes.iter().map(|name| (*name).to_owned()).collect(),
             limit: 1,
-            enough_at_limit: true,
-            may_be_missing: true,
+            allows_truncation: true,
+            allows_missing_base: true,
         };
         match self.connection.search(search, self.deadline()).await {
             Ok(entries) => Ok(entries.into_iter().next()),
-            Err(fault) => Err(FeedError::Lost(fault.to_string())),
+            Err(error) => Err(FeedError::Interrupted(error.to_string())),
         }
     }
 
@@ -366,39 +379,43 @@ impl Feed<'_> {
 
     fn unreadable(&self) -> FeedError {
         let url = self.connection.url();
-        FeedError::Lost(format!(
+        FeedError::Interrupted(format!(
             "{url} told of a change in a way that cannot be read"
         ))
     }
 }
 
-enum Never {}
-
 /// How far the first stage of content synchronization is (RFC 4533 section 3.3.1).
-struct Refresh {
+struct RefreshStage {
     done: bool,
     /// Whether more changed than was told one by one.
     everything: bool,
 }
 
 /// How far a domain controller is.
-struct Numbers {
+struct UsnState {
     server: String,
     number: u64,
     top: String,
 }
 
-/// `going_on`: whether the server was asked to go on from a place that another of its kind, or it
+/// `resumes`: whether the server was asked to go on from a place that another of its kind, or it
 /// before a restart, had named. It may not know it any more (e-syncRefreshRequired, RFC 4533
 /// section 3.9), or not yet.
-fn sync_error(fault: Fault, going_on: bool) -> FeedError {
-    match fault {
-        Fault::Lost(why) | Fault::Slow(why) => FeedError::Lost(why),
-        Fault::Server(why) | Fault::Question(why) if going_on || why.contains("(4096)") => {
-            FeedError::Forgotten(why)
+fn sync_error(error: SearchError, resumes: bool) -> FeedError {
+    match error {
+        SearchError::ConnectionLost(reason) | SearchError::TimedOut(reason) => {
+            FeedError::Interrupted(reason)
         }
-        Fault::Server(why) | Fault::Question(why) => FeedError::Unsupported(format!(
-            "{why} (the account must be allowed to read contextCSN of the database, or more entries at once)"
-        )),
+        SearchError::ServerFailed(reason) | SearchError::QueryFailed(reason)
+            if resumes || reason.contains("(4096)") =>
+        {
+            FeedError::CursorExpired(reason)
+        }
+        SearchError::ServerFailed(reason) | SearchError::QueryFailed(reason) => {
+            FeedError::Unsupported(format!(
+                "{reason} (the account must be allowed to read contextCSN of the database, or more entries at once)"
+            ))
+        }
     }
 }

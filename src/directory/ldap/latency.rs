@@ -20,7 +20,7 @@ pub(super) struct Latency {
 
 impl Latency {
     /// Notes how long an answer took, or was waited for in vain.
-    pub(super) fn note(&self, took: Duration) {
+    pub(super) fn record(&self, took: Duration) {
         let mut average = self.average.lock().unwrap_or_else(PoisonError::into_inner);
         let new = match *average {
             None => took,
@@ -33,7 +33,7 @@ impl Latency {
     }
 
     /// Waits until the server was slow since this was waited for last.
-    pub(super) async fn becomes_slow(&self) {
+    pub(super) async fn wait_until_slow(&self) {
         self.slow.notified().await;
     }
 }
@@ -53,13 +53,13 @@ mod tests {
     fn one_slow_answer_among_quick_ones_is_no_slow_server() {
         let latency = Latency::default();
         for took in [3, 3, 3, 1500, 3, 3, 3, 1500] {
-            latency.note(Duration::from_millis(took));
+            latency.record(Duration::from_millis(took));
         }
-        assert_eq!(latency.becomes_slow().now_or_never(), None);
-        latency.note(Duration::from_millis(1500));
-        assert_eq!(latency.becomes_slow().now_or_never(), Some(()));
+        assert_eq!(latency.wait_until_slow().now_or_never(), None);
+        latency.record(Duration::from_millis(1500));
+        assert_eq!(latency.wait_until_slow().now_or_never(), Some(()));
         assert_eq!(
-            latency.becomes_slow().now_or_never(),
+            latency.wait_until_slow().now_or_never(),
             None,
             "it is told once"
         );

@@ -6,21 +6,25 @@ use std::sync::Arc;
 use ldap3::Scope;
 use tokio::time::Instant;
 
-use super::batch::{Answer, Login, LookUp};
-use super::connection::Search;
-use super::fault::Fault;
-use super::{Client, MOST_ENTRIES};
+use super::batch::{BatchLookup, LoginName, LookupResult};
+use super::connection::SearchRequest;
+use super::error::SearchError;
+use super::{Client, MAX_ENTRIES};
+use crate::directory::attributes::Attributes;
 use crate::directory::entry::{Entry, Outage};
-use crate::directory::question::Attributes;
-use crate::directory::stamp::stamped;
+use crate::directory::stamp::with_stamp_attributes;
 
-impl LookUp<Login> for Client {
-    async fn look_up(&self, asked: Vec<Login>, deadline: Instant) -> HashMap<Login, Answer> {
+impl BatchLookup<LoginName> for Client {
+    async fn look_up(
+        &self,
+        asked: Vec<LoginName>,
+        deadline: Instant,
+    ) -> HashMap<LoginName, LookupResult> {
         let mut answers = HashMap::new();
         let (together, alone): (Vec<_>, Vec<_>) = asked
             .into_iter()
-            .partition(|login| Attributes::can_share_login(&login.0));
-        let mut pending: Vec<Vec<Login>> = alone.into_iter().map(|login| vec![login]).collect();
+            .partition(|login| Attributes::can_share_login_search(&login.0));
+        let mut pending: Vec<Vec<LoginName>> = alone.into_iter().map(|login| vec![login]).collect();
         if !together.is_empty() {
             pending.push(together);
         }
@@ -28,11 +32,11 @@ impl LookUp<Login> for Client {
             match self.with_logins(&some, deadline).await {
                 Ok(Some(mut owners)) => answers.extend(some.into_iter().map(|login| {
                     let found = owners.remove(&login);
-                    let found = found.map(|objects| self.believed(objects.into()));
+                    let found = found.map(|objects| self.check_all_not_hidden(objects.into()));
                     (login, found.transpose())
                 })),
                 // Some name among them is the trouble: the others must not suffer from it.
-                Ok(None) | Err(Fault::Question(_))
+                Ok(None) | Err(SearchError::QueryFailed(_))
                     if some.len() > 1 && Instant::now() < deadline =>
                 {
                     pending.push(some.split_off(some.len() / 2));
@@ -43,8 +47,8 @@ impl LookUp<Login> for Client {
                         "the answer for several names at once could not be told apart in time";
                     answers.extend(some.into_iter().map(|login| (login, Err(Outage::new(why)))));
                 }
-                Err(fault) => {
-                    let outage = Outage::new(fault.to_string());
+                Err(error) => {
+                    let outage = Outage::new(error.to_string());
                     answers.extend(some.into_iter().map(|login| (login, Err(outage.clone()))));
                 }
             }
@@ -58,32 +62,35 @@ impl Client {
     /// nobody has a name is believed only while what is there is seen.
     async fn with_logins(
         &self,
-        asked: &[Login],
+        asked: &[LoginName],
         deadline: Instant,
-    ) -> Result<Option<HashMap<Login, Vec<Arc<Entry>>>>, Fault> {
+    ) -> Result<Option<HashMap<LoginName, Vec<Arc<Entry>>>>, SearchError> {
         let names = asked.iter().map(|login| login.0.as_str());
         let Some(filter) = self.attributes.login_filter(names) else {
             return Ok(Some(HashMap::new()));
         };
-        let search = Search {
+        let search = SearchRequest {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
             filter,
-            attributes: stamped(self.attributes.wanted()),
-            limit: MOST_ENTRIES,
-            enough_at_limit: false,
-            may_be_missing: false,
+            attributes: with_stamp_attributes(self.attributes.lookup_attributes()),
+            limit: MAX_ENTRIES,
+            allows_truncation: false,
+            allows_missing_base: false,
         };
         let (found, connection) = self.search(search, deadline).await?;
-        let mut owners: HashMap<Login, Vec<Arc<Entry>>> = HashMap::new();
+        let mut owners: HashMap<LoginName, Vec<Arc<Entry>>> = HashMap::new();
         for entry in found.into_iter().map(Arc::new) {
             let keys = self.attributes.login_keys_of(&entry);
             // Of one name all that was found is meant: the server compares otherwise than we do.
-            let has =
-                |login: &&Login| asked.len() == 1 || keys.contains(&login.0.trim().to_lowercase());
+            let has = |login: &&LoginName| {
+                asked.len() == 1 || keys.contains(&login.0.trim().to_lowercase())
+            };
             // The server may have found it by a name that it compares otherwise than we do.
-            let is_sure =
-                asked.len() == 1 || keys.iter().all(|key| Attributes::can_share_login(key));
+            let is_sure = asked.len() == 1
+                || keys
+                    .iter()
+                    .all(|key| Attributes::can_share_login_search(key));
             let mut is_told = false;
             for login in asked.iter().filter(has) {
                 is_told = true;

@@ -1,20 +1,20 @@
 //! LDAP servers as the directory.
 //!
 //! Promises: each answer of a server is waited for until `LdapSettings::timeout`, and no question
-//! takes more than [`Ldap::patience`]; a slow server is never taken for one that is down or hides
+//! takes more than [`LdapSource::max_wait`]; a slow server is never taken for one that is down or hides
 //! something, and neither an outage, a missing base nor half an answer for "no such person". Does
 //! not cache; see [`super::cache`].
 
 mod batch;
 mod connection;
-mod discovery;
-mod fault;
+mod error;
 mod feed;
-mod index;
+mod indexes;
 mod latency;
 mod logins;
 mod scanner;
 mod servers;
+mod srv;
 mod url;
 
 use std::collections::{HashMap, HashSet};
@@ -31,47 +31,47 @@ use tokio_util::task::TaskTracker;
 
 pub use self::url::UrlError;
 
-use self::batch::{Answer, Batcher, Login, LookUp};
-use self::connection::{Access, Canary, Connection, Search};
-use self::discovery::Given;
-use self::fault::Fault;
-use self::feed::{Feed, FeedError};
+use self::batch::{BatchLookup, Batcher, LoginName, LookupResult};
+use self::connection::{Canary, Connection, ConnectionSettings, SearchRequest};
+use self::error::SearchError;
+use self::feed::{FeedError, FeedSession};
 use self::servers::Servers;
+use self::srv::ServerSpec;
 use self::url::ServerUrl;
-use super::changes::Changes;
+use super::attributes::{Attributes, parse_range};
+use super::change_feed::{self, FeedEnd};
+use super::change_log::ChangeLog;
 use super::dn;
 use super::entry::{Entry, Outage};
-use super::places;
-use super::presence::{Presence, has};
-use super::question::{Attributes, range};
+use super::inheritance;
+use super::presence::{Presence, has_value};
 use super::resolve;
-use super::scan::{JournalValues, Scan, Stage};
-use super::settings::{LdapSettings, ValuesOf, Watch};
-use super::source::{Change, Name, Objects, Place, Probe, Source};
-use super::stamp::stamped;
-use super::watch::{self, Ended};
+use super::scan::{JournalValues, Scan, ScanStage};
+use super::settings::{AttributeQuery, LdapSettings, WatchMode};
+use super::source::{Change, FeedCursor, ObjectName, Objects, ServerProbe, Source};
+use super::stamp::with_stamp_attributes;
 use crate::mail::Address;
 use crate::tls::{self, ExpiryMonitor, TlsError};
 
 /// The most entries read for one search; Active Directory gives no more either.
-const MOST_ENTRIES: usize = 1000;
+const MAX_ENTRIES: usize = 1000;
 
 /// The most objects that one dynamic group may find; more is an outage, never a shorter list.
-const MOST_MEMBERS: usize = 100_000;
+const MAX_MEMBERS: usize = 100_000;
 
 /// The most groups that one person may be a member of.
-const MOST_GROUPS: usize = 1000;
+const MAX_GROUPS: usize = 1000;
 
 /// Searches for addresses at once.
-const LOOKUPS: usize = 64;
+const ADDRESS_SEARCHES: usize = 64;
 /// Searches for login names at once: few, since they are asked for last, and often no index helps.
-const LOGIN_LOOKUPS: usize = 8;
+const LOGIN_SEARCHES: usize = 8;
 
 /// A proof of this age that we see what is there is good enough for the journal guard.
-const LATELY: Duration = Duration::from_secs(1);
+const RECENT_VERIFICATION: Duration = Duration::from_secs(1);
 
 /// Objects read to see whether an attribute can be read.
-const PROBED: usize = 20;
+const PROBE_SIZE: usize = 20;
 
 /// A lookup that takes longer has no index to go by.
 const SLOW_LOOKUP: Duration = Duration::from_millis(100);
@@ -95,23 +95,23 @@ pub enum LdapError {
 
 /// The servers, and the questions on their way to them.
 #[derive(Debug)]
-pub(super) struct Ldap {
+pub(super) struct LdapSource {
     client: Arc<Client>,
     addresses: Batcher<Address>,
-    logins: Batcher<Login>,
+    logins: Batcher<LoginName>,
 }
 
 #[derive(Debug)]
 struct Client {
-    given: Vec<Given>,
-    access: Arc<Access>,
+    specs: Vec<ServerSpec>,
+    access: Arc<ConnectionSettings>,
     attributes: Attributes,
     servers: Servers,
-    watch: Watch,
+    watch: WatchMode,
     scan: Arc<Scan>,
 }
 
-impl Ldap {
+impl LdapSource {
     /// Starts to connect; the tasks end when `stop` is cancelled. Reads certificates, which blocks.
     pub(super) fn open(
         settings: &LdapSettings,
@@ -119,13 +119,13 @@ impl Ldap {
         presence: Arc<Presence>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
-    ) -> Result<Ldap, LdapError> {
+    ) -> Result<LdapSource, LdapError> {
         let urls = settings.urls.iter();
-        let given: Result<Vec<Given>, UrlError> = urls
-            .map(|url| Given::parse(url, settings.starttls))
+        let specs: Result<Vec<ServerSpec>, UrlError> = urls
+            .map(|url| ServerSpec::parse(url, settings.starttls))
             .collect();
-        let given = given?;
-        if given.is_empty() {
+        let specs = specs?;
+        if specs.is_empty() {
             return Err(LdapError::NoServers);
         }
         if let Some(bind) = &settings.bind
@@ -133,14 +133,14 @@ impl Ldap {
         {
             return Err(LdapError::EmptyPassword(bind.dn.clone()));
         }
-        let secured = given.iter().any(|one| one.uses_tls(settings.starttls));
+        let secured = specs.iter().any(|one| one.uses_tls(settings.starttls));
         let tls = match secured {
             true => Some(tls::client_config(settings.ca_file.as_deref())?),
             false => None,
         };
-        let nobody = Address::quoted("copyist-looks-for-an-index", "nobody.invalid");
-        let nobody: Vec<Address> = nobody.into_iter().collect();
-        let access = Arc::new(Access {
+        let absent = Address::quoted("copyist-looks-for-an-index", "nobody.invalid");
+        let absent: Vec<Address> = absent.into_iter().collect();
+        let access = Arc::new(ConnectionSettings {
             tls,
             expiry: Arc::new(ExpiryMonitor::new("directory")),
             starttls: settings.starttls,
@@ -152,28 +152,28 @@ impl Ldap {
                 address: address.to_string(),
                 filter: attributes.lookup_filter(std::slice::from_ref(address), &[]),
             }),
-            nobody: attributes.lookup_filter(&nobody, &[]),
+            absent_filter: attributes.lookup_filter(&absent, &[]),
             presence,
         });
-        let servers = Servers::start(given.clone(), Arc::clone(&access), tasks, stop.clone());
+        let servers = Servers::start(specs.clone(), Arc::clone(&access), tasks, stop.clone());
         let client = Arc::new(Client {
-            given,
+            specs,
             access,
             scan: Arc::new(Scan::new(attributes.clone())),
             attributes,
             servers,
             watch: settings.watch,
         });
-        Ok(Ldap {
-            addresses: Batcher::start(Arc::clone(&client), LOOKUPS, tasks, stop.clone()),
-            logins: Batcher::start(Arc::clone(&client), LOGIN_LOOKUPS, tasks, stop.clone()),
+        Ok(LdapSource {
+            addresses: Batcher::start(Arc::clone(&client), ADDRESS_SEARCHES, tasks, stop.clone()),
+            logins: Batcher::start(Arc::clone(&client), LOGIN_SEARCHES, tasks, stop.clone()),
             client,
         })
     }
 
     /// The longest that a question may take.
-    pub(super) fn patience(&self) -> Duration {
-        self.client.access.patience()
+    pub(super) fn max_wait(&self) -> Duration {
+        self.client.access.max_wait()
     }
 
     /// Which attributes hold what.
@@ -182,15 +182,15 @@ impl Ldap {
     }
 
     /// Who tells of changes; `None` where nobody shall.
-    pub(super) fn feed(&self) -> Option<Changing> {
-        (self.client.watch != Watch::Off).then(|| Changing(Arc::clone(&self.client)))
+    pub(super) fn feed(&self) -> Option<LdapChangeFeed> {
+        (self.client.watch != WatchMode::Off).then(|| LdapChangeFeed(Arc::clone(&self.client)))
     }
 
     /// Reads the whole directory now and every `ttl`, for values in unusual forms and journal
     /// values; who runs it must stop it.
     pub(super) fn scan(
         &self,
-        changes: Arc<Changes>,
+        changes: Arc<ChangeLog>,
         ttl: Duration,
     ) -> impl Future<Output = ()> + use<> {
         Arc::clone(&self.client).scan(changes, ttl)
@@ -207,26 +207,26 @@ impl Ldap {
     }
 
     /// Every object with an address.
-    pub(super) async fn everybody(
+    pub(super) async fn send_all(
         &self,
         to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
     ) -> Result<(), Outage> {
-        self.all_of(self.client.attributes.everybody_filter(), to)
+        self.send_matching(self.client.attributes.all_people_filter(), to)
             .await
     }
 
     /// Every object that matches.
-    async fn all_of(
+    async fn send_matching(
         &self,
         filter: String,
         to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
     ) -> Result<(), Outage> {
-        let wanted = stamped(self.client.attributes.wanted());
+        let wanted = with_stamp_attributes(self.client.attributes.lookup_attributes());
         let mut listed = self.client.begin_list(filter, wanted).await?;
         while let Some(entry) = listed.recv().await {
             let entry = entry.map_err(list_outage)?;
             // A value that is hidden is logged; the list goes on.
-            self.client.access.presence.people().notice(&entry);
+            self.client.access.presence.journal_history().check(&entry);
             if to.send(Ok(Arc::new(entry))).await.is_err() {
                 break;
             }
@@ -235,20 +235,20 @@ impl Ldap {
         let deadline = self.client.access.deadline();
         let connection = self.client.servers.connection(deadline).await?;
         let proof = connection.verify(deadline).await;
-        proof.map_err(|fault| Outage::new(fault.to_string()))
+        proof.map_err(|error| Outage::new(error.to_string()))
     }
 
     /// The values of an attribute of some objects.
-    pub(super) async fn values(&self, of: &ValuesOf) -> Result<Vec<String>, Outage> {
-        let search = Search {
+    pub(super) async fn values(&self, of: &AttributeQuery) -> Result<Vec<String>, Outage> {
+        let search = SearchRequest {
             base: of.base.clone(),
             scope: Scope::Subtree,
             filter: of.filter.clone(),
             attributes: vec![of.attribute.clone()],
-            limit: MOST_ENTRIES,
-            enough_at_limit: false,
+            limit: MAX_ENTRIES,
+            allows_truncation: false,
             // The base is a setting of its own: what is wrong with it is not wrong with the server.
-            may_be_missing: true,
+            allows_missing_base: true,
         };
         let deadline = Instant::now() + self.client.access.timeout;
         match self.client.search(search, deadline).await {
@@ -256,23 +256,23 @@ impl Ldap {
                 let values = entries.iter().flat_map(|one| one.values(&of.attribute));
                 Ok(values.map(str::to_owned).collect())
             }
-            Err(fault) => Err(Outage::new(format!("{of}: {fault}"))),
+            Err(error) => Err(Outage::new(format!("{of}: {error}"))),
         }
     }
 
     /// Enters every server anew.
-    pub(super) async fn probe(&self) -> Vec<Probe> {
+    pub(super) async fn probe(&self) -> Vec<ServerProbe> {
         let client = &self.client;
-        let (urls, troubles) = discovery::servers(&client.given, client.access.starttls).await;
+        let (urls, problems) = srv::resolve_servers(&client.specs, client.access.starttls).await;
         let mut probes = join_all(urls.iter().map(|url| client.probe(url))).await;
         if let Some(first) = probes.iter_mut().find(|probe| probe.outcome.is_ok()) {
             first.remarks.push(client.probe_scan().await);
         }
-        probes.extend(troubles.into_iter().map(|trouble| Probe {
+        probes.extend(problems.into_iter().map(|trouble| ServerProbe {
             url: "srv".to_owned(),
             outcome: Err(trouble),
             remarks: Vec::new(),
-            nobody_has: Vec::new(),
+            empty_journal_attributes: Vec::new(),
             expires: None,
             unindexed: Vec::new(),
         }));
@@ -280,12 +280,12 @@ impl Ldap {
     }
 }
 
-impl Source for Ldap {
+impl Source for LdapSource {
     async fn find(&self, address: &Address) -> Result<Option<Objects>, Outage> {
-        self.addresses.find(address.clone(), self.patience()).await
+        self.addresses.find(address.clone(), self.max_wait()).await
     }
 
-    async fn names_in_journal(
+    async fn is_named_in_journal(
         &self,
         address: &Address,
         owners: &[Arc<Entry>],
@@ -294,7 +294,7 @@ impl Source for Ldap {
         let keys = client.attributes.journal_keys(address, owners);
         loop {
             let is_final = !client.scan.is_pending();
-            let unusual = client.scan.values_of(keys.iter().map(String::as_str));
+            let unusual = client.scan.unusual_values(keys.iter().map(String::as_str));
             let Some(filter) = client.attributes.journal_filter(address, owners, &unusual) else {
                 return Ok(false);
             };
@@ -309,89 +309,99 @@ impl Source for Ldap {
     }
 
     async fn find_login(&self, login: &str) -> Result<Option<Objects>, Outage> {
-        let login = Login(login.to_owned());
-        self.logins.find(login, self.patience()).await
+        let login = LoginName(login.to_owned());
+        self.logins.find(login, self.max_wait()).await
     }
 
-    async fn groups(&self) -> Result<Vec<String>, Outage> {
-        let classes = resolve::GROUPS.map(|class| format!("(objectClass={class})"));
+    async fn list_groups(&self) -> Result<Vec<String>, Outage> {
+        let classes = resolve::GROUP_CLASSES.map(|class| format!("(objectClass={class})"));
         let filter = format!("(|{})", classes.concat());
         let all = self.client.list(filter, vec!["1.1".to_owned()]).await?;
         Ok(all.into_iter().map(|entry| entry.dn).collect())
     }
 
-    async fn journaled(&self) -> Result<Vec<Arc<Entry>>, Outage> {
+    async fn list_journaled(&self) -> Result<Vec<Arc<Entry>>, Outage> {
         let attributes = &self.client.attributes;
         let Some(filter) = attributes.journaled_filter() else {
             return Ok(Vec::new());
         };
-        let all = self.client.list(filter, attributes.wanted()).await?;
+        let all = self
+            .client
+            .list(filter, attributes.lookup_attributes())
+            .await?;
         Ok(all.into_iter().map(Arc::new).collect())
     }
 
-    async fn concerned(&self, to: &mpsc::Sender<Result<Arc<Entry>, Outage>>) -> Result<(), Outage> {
-        self.all_of(self.client.attributes.concerned_filter(), to)
+    async fn list_mail_relevant(
+        &self,
+        to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
+    ) -> Result<(), Outage> {
+        self.send_matching(self.client.attributes.mail_relevant_filter(), to)
             .await
     }
 
-    async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Outage> {
-        let entries = self.client.named(name).await;
-        entries.map_err(|fault| Outage::new(fault.to_string()))
+    async fn find_named(&self, name: &ObjectName) -> Result<Vec<Arc<Entry>>, Outage> {
+        let entries = self.client.find_named(name).await;
+        entries.map_err(|error| Outage::new(error.to_string()))
     }
 
     async fn groups_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
         let groups = self.client.groups_of(object).await;
-        groups.map_err(|fault| Outage::new(fault.to_string()))
+        groups.map_err(|error| Outage::new(error.to_string()))
     }
 
     async fn containers_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Outage> {
-        let above = places::above(&object.dn, &self.client.access.base);
+        let above = inheritance::containers_above(&object.dn, &self.client.access.base);
         let asked = above.iter().map(|dn| self.client.container(dn));
         let found = try_join_all(asked).await;
-        let found = found.map_err(|fault| Outage::new(fault.to_string()))?;
+        let found = found.map_err(|error| Outage::new(error.to_string()))?;
         Ok(found.into_iter().flatten().collect())
     }
 }
 
 /// The servers as a feed of changes.
 #[derive(Debug)]
-pub(super) struct Changing(Arc<Client>);
+pub(super) struct LdapChangeFeed(Arc<Client>);
 
-impl watch::Feed for Changing {
-    async fn tell(&self, from: Option<Place>, to: mpsc::Sender<Change>) -> Ended {
+impl change_feed::ChangeFeed for LdapChangeFeed {
+    async fn run(&self, from: Option<FeedCursor>, to: mpsc::Sender<Change>) -> FeedEnd {
         let client = &self.0;
         let deadline = Instant::now() + client.access.timeout;
         let connection = match client.servers.connection(deadline).await {
             Ok(connection) => connection,
             Err(outage) => {
-                return Ended {
-                    why: outage.reason.to_string(),
+                return FeedEnd {
+                    reason: outage.reason.to_string(),
                     unsupported: false,
-                    forgotten: false,
+                    cursor_expired: false,
                 };
             }
         };
-        let feed = Feed {
+        let feed = FeedSession {
             connection: &connection,
             base: &client.access.base,
             timeout: client.access.timeout,
-            attributes: stamped(client.attributes.telling()),
+            attributes: with_stamp_attributes(client.attributes.lookup_attributes()),
             scan: &client.scan,
-            tell: &to,
+            changes: &to,
         };
         let error = feed.run(client.watch, from).await;
-        Ended {
-            why: error.to_string(),
+        FeedEnd {
+            reason: error.to_string(),
             unsupported: matches!(error, FeedError::Unsupported(_)),
-            forgotten: matches!(error, FeedError::Forgotten(_)),
+            cursor_expired: matches!(error, FeedError::CursorExpired(_)),
         }
     }
 }
 
-impl LookUp<Address> for Client {
-    async fn look_up(&self, asked: Vec<Address>, deadline: Instant) -> HashMap<Address, Answer> {
+impl BatchLookup<Address> for Client {
+    async fn look_up(
+        &self,
+        asked: Vec<Address>,
+        deadline: Instant,
+    ) -> HashMap<Address, LookupResult> {
         let (together, alone): (Vec<_>, Vec<_>) =
-            asked.into_iter().partition(Attributes::can_share);
+            asked.into_iter().partition(Attributes::can_share_search);
         let mut pending: Vec<Vec<Address>> = alone.into_iter().map(|one| vec![one]).collect();
         if !together.is_empty() {
             pending.push(together);
@@ -418,13 +428,15 @@ impl LookUp<Address> for Client {
                 }
                 Ok(Some(mut owners)) => {
                     let found = some.into_iter().map(|one| {
-                        let objects = owners.remove(&one).map(|objects| self.believed(objects));
+                        let objects = owners
+                            .remove(&one)
+                            .map(|objects| self.check_all_not_hidden(objects));
                         (one, objects.transpose())
                     });
                     answers.extend(found);
                 }
                 // Some address among them is the trouble: the others must not suffer from it.
-                Ok(None) | Err(Fault::Question(_))
+                Ok(None) | Err(SearchError::QueryFailed(_))
                     if some.len() > 1 && Instant::now() < deadline =>
                 {
                     pending.push(some.split_off(some.len() / 2));
@@ -435,8 +447,8 @@ impl LookUp<Address> for Client {
                         "the answer for several addresses at once could not be told apart in time";
                     answers.extend(some.into_iter().map(|one| (one, Err(Outage::new(why)))));
                 }
-                Err(fault) => {
-                    let outage = Outage::new(fault.to_string());
+                Err(error) => {
+                    let outage = Outage::new(error.to_string());
                     answers.extend(some.into_iter().map(|one| (one, Err(outage.clone()))));
                 }
             }
@@ -446,14 +458,16 @@ impl LookUp<Address> for Client {
 }
 
 /// Why a long list is not whole.
-fn list_outage(fault: Fault) -> Outage {
-    let hint = match fault {
-        Fault::Question(_) => {
+fn list_outage(error: SearchError) -> Outage {
+    let hint = match error {
+        SearchError::QueryFailed(_) => {
             " (OpenLDAP: the account needs olcLimits with size.prtotal=unlimited)"
         }
-        Fault::Lost(_) | Fault::Server(_) | Fault::Slow(_) => "",
+        SearchError::ConnectionLost(_)
+        | SearchError::ServerFailed(_)
+        | SearchError::TimedOut(_) => "",
     };
-    Outage::new(format!("{fault}{hint}"))
+    Outage::new(format!("{error}{hint}"))
 }
 
 impl Client {
@@ -463,21 +477,21 @@ impl Client {
         &self,
         filter: String,
         attributes: Vec<String>,
-    ) -> Result<mpsc::Receiver<Result<Entry, Fault>>, Outage> {
+    ) -> Result<mpsc::Receiver<Result<Entry, SearchError>>, Outage> {
         let deadline = self.access.deadline();
         let used = self.servers.connection(deadline).await?;
         let url = ServerUrl::parse(used.url(), self.access.starttls);
         let url = url.map_err(|error| Outage::new(error.to_string()))?;
-        let connection = Connection::enter(&url, &self.access, self.access.timeout).await;
+        let connection = Connection::connect(&url, &self.access, self.access.timeout).await;
         let connection = connection.map_err(|error| Outage::new(error.to_string()))?;
-        Ok(connection.list(Search {
+        Ok(connection.list_paged(SearchRequest {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
             filter,
             attributes,
             limit: usize::MAX,
-            enough_at_limit: false,
-            may_be_missing: false,
+            allows_truncation: false,
+            allows_missing_base: false,
         }))
     }
 
@@ -498,37 +512,37 @@ impl Client {
 
     /// Waits until the first scan has ended, well or not.
     async fn end_of_first_scan(&self, deadline: Instant) -> Result<(), Outage> {
-        match self.scan.stage(deadline).await {
-            Stage::Pending => Err(Outage::new(
+        match self.scan.wait_for_first(deadline).await {
+            ScanStage::Pending => Err(Outage::new(
                 "the directory has not been read once since the start, and may have this address in an unusual form",
             )),
-            Stage::Done(_) | Stage::Failed(_) => Ok(()),
+            ScanStage::Done(_) | ScanStage::Failed(_) => Ok(()),
         }
     }
 
     /// How the scan for values in unusual forms went.
     async fn probe_scan(&self) -> Result<String, String> {
-        match self.scan.stage(Instant::now() + self.access.timeout).await {
-            Stage::Done(None) => Ok(match self.scan.count() {
+        match self.scan.wait_for_first(Instant::now() + self.access.timeout).await {
+            ScanStage::Done(None) => Ok(match self.scan.unusual_count() {
                 0 => "all addresses are written in the usual forms".to_owned(),
                 count => format!("{count} addresses and journal values are written in unusual forms"),
             }),
-            Stage::Done(Some(why)) | Stage::Failed(why) => {
+            ScanStage::Done(Some(why)) | ScanStage::Failed(why) => {
                 Err(why)
             }
-            Stage::Pending => {
+            ScanStage::Pending => {
                 Ok("reading the whole directory for addresses in unusual forms takes longer than directory.timeout".to_owned())
             }
         }
     }
 
-    async fn probe(&self, url: &ServerUrl) -> Probe {
+    async fn probe(&self, url: &ServerUrl) -> ServerProbe {
         let access = &self.access;
         let begun = Instant::now();
-        let connection = match Connection::enter(url, access, access.timeout).await {
+        let connection = match Connection::connect(url, access, access.timeout).await {
             Ok(connection) => connection,
             Err(error) => {
-                return Probe {
+                return ServerProbe {
                     url: url.to_string(),
                     outcome: Err(match access.bind.is_none() && !access.gssapi {
                         true => format!(
@@ -537,7 +551,7 @@ impl Client {
                         false => error.to_string(),
                     }),
                     remarks: Vec::new(),
-                    nobody_has: Vec::new(),
+                    empty_journal_attributes: Vec::new(),
                     expires: None,
                     unindexed: Vec::new(),
                 };
@@ -551,7 +565,7 @@ impl Client {
         let took = begun.elapsed().as_millis();
         let mut remarks = Vec::new();
         let mut used = Vec::new();
-        let mut nobody_has = Vec::new();
+        let mut empty_journal_attributes = Vec::new();
         let mut stamped_object: Option<Entry> = None;
         for attribute in self.attributes.configured() {
             let holder = self.probe_attribute(&connection, &attribute).await;
@@ -560,13 +574,13 @@ impl Client {
             remarks.push(match &holder {
                 Ok(Some(_)) => Ok(format!("{attribute}: readable")),
                 Ok(None) => {
-                    let why = why_nobody(&connection, &attribute);
+                    let why = absence_hint(&connection, &attribute);
                     match is_journal {
                         true => Err(format!("nobody has {attribute}: {why}")),
                         false => Ok(format!("{attribute}: nobody has it; {why}")),
                     }
                 }
-                Err(fault) => Err(format!("{attribute}: {fault}")),
+                Err(error) => Err(format!("{attribute}: {error}")),
             });
             match holder {
                 Ok(Some(entry)) => {
@@ -575,7 +589,7 @@ impl Client {
                         used.push(attribute);
                     }
                 }
-                Ok(None) if is_journal => nobody_has.push(attribute),
+                Ok(None) if is_journal => empty_journal_attributes.push(attribute),
                 Ok(None) | Err(_) => {}
             }
         }
@@ -586,11 +600,12 @@ impl Client {
             }));
         }
         let deadline = Instant::now() + access.timeout;
-        let unindexed = index::missing(&connection, &access.base, &used, deadline).await;
-        let expires = connection.expires();
+        let unindexed =
+            indexes::unindexed_attributes(&connection, &access.base, &used, deadline).await;
+        let expires = connection.certificate_expiry();
         remarks.push(self.probe_index(&connection).await);
         remarks.push(Ok(match (self.watch, connection.features()) {
-            (Watch::Off, _) => "changes are not followed: directory.watch is off".to_owned(),
+            (WatchMode::Off, _) => "changes are not followed: directory.watch is off".to_owned(),
             (_, features) if features.sync => "changes: content synchronization".to_owned(),
             (_, features) if features.notification => {
                 "changes: notification and update sequence numbers".to_owned()
@@ -598,12 +613,12 @@ impl Client {
             (_, features) if features.ranges => "changes: update sequence numbers".to_owned(),
             _ => "changes cannot be followed here: they count after directory.cache.ttl".to_owned(),
         }));
-        connection.leave().await;
-        Probe {
+        connection.close().await;
+        ServerProbe {
             url: url.to_string(),
             outcome: Ok(format!("{who}, base {:?} readable, {took} ms", access.base)),
             remarks,
-            nobody_has,
+            empty_journal_attributes,
             expires,
             unindexed,
         }
@@ -614,50 +629,50 @@ impl Client {
         &self,
         connection: &Arc<Connection>,
         attribute: &str,
-    ) -> Result<Option<Entry>, Fault> {
-        let search = Search {
+    ) -> Result<Option<Entry>, SearchError> {
+        let search = SearchRequest {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
             filter: format!("({attribute}=*)"),
-            attributes: stamped(vec![attribute.to_owned()]),
-            limit: PROBED,
-            enough_at_limit: true,
-            may_be_missing: false,
+            attributes: with_stamp_attributes(vec![attribute.to_owned()]),
+            limit: PROBE_SIZE,
+            allows_truncation: true,
+            allows_missing_base: false,
         };
         let deadline = self.access.deadline();
         let found = connection.search(search, deadline).await?;
-        Ok(found.into_iter().find(|entry| has(entry, attribute)))
+        Ok(found.into_iter().find(|entry| has_value(entry, attribute)))
     }
 
     /// How long it takes to find nobody, which an index makes short.
     async fn probe_index(&self, connection: &Arc<Connection>) -> Result<String, String> {
-        match connection.measure().await {
+        match connection.measure_lookup().await {
             Ok(took) if took < SLOW_LOOKUP => Ok(format!("a lookup takes {} ms", took.as_millis())),
             Ok(took) => Err(format!(
                 "a lookup takes {} ms: index the address attributes for equality",
                 took.as_millis()
             )),
-            Err(fault) => Err(format!("a lookup fails: {fault}")),
+            Err(error) => Err(format!("a lookup fails: {error}")),
         }
     }
 
     /// Whether anything matches.
     async fn exists(&self, filter: String) -> Result<bool, Outage> {
-        let search = Search {
+        let search = SearchRequest {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
             filter,
             attributes: vec!["1.1".into()],
             limit: 1,
-            enough_at_limit: true,
-            may_be_missing: false,
+            allows_truncation: true,
+            allows_missing_base: false,
         };
         let deadline = self.access.deadline();
         let found = async {
             let (entries, connection) = self.search(search, deadline).await?;
             if entries.is_empty() {
                 // Whoever owns the address was asked for just before.
-                let lately = Instant::now().checked_sub(LATELY);
+                let lately = Instant::now().checked_sub(RECENT_VERIFICATION);
                 let lately = lately.unwrap_or_else(Instant::now);
                 connection.verify_since(lately, deadline).await?;
             }
@@ -665,73 +680,76 @@ impl Client {
         };
         found
             .await
-            .map_err(|fault: Fault| Outage::new(fault.to_string()))
+            .map_err(|error: SearchError| Outage::new(error.to_string()))
     }
 
     /// The objects that a name stands for, with all their members.
-    async fn named(&self, name: &Name) -> Result<Vec<Arc<Entry>>, Fault> {
+    async fn find_named(&self, name: &ObjectName) -> Result<Vec<Arc<Entry>>, SearchError> {
         let below_base = || (self.access.base.clone(), Scope::Subtree);
         let ((base, scope), filter) = match name {
-            Name::Dn(dn) => ((dn::plain(dn), Scope::Base), "(objectClass=*)".to_owned()),
-            Name::X500(text) => {
-                let unusual = self.scan.values_of([name.key().as_str()]);
+            ObjectName::Dn(dn) => (
+                (dn::to_portable(dn), Scope::Base),
+                "(objectClass=*)".to_owned(),
+            ),
+            ObjectName::X500(text) => {
+                let unusual = self.scan.unusual_values([name.key().as_str()]);
                 (below_base(), Attributes::x500_filter(text, &unusual))
             }
-            Name::Uid(uid) => (below_base(), format!("(uid={})", ldap_escape(uid))),
-            Name::PrimaryGroup(token) => {
+            ObjectName::Uid(uid) => (below_base(), format!("(uid={})", ldap_escape(uid))),
+            ObjectName::PrimaryGroup(token) => {
                 let filter = format!("(primaryGroupID={})", ldap_escape(token));
                 (below_base(), filter)
             }
-            Name::Url(url) => {
-                let (base, scope, filter) = url::search_of(url).ok_or_else(|| {
-                    Fault::Question(format!(
+            ObjectName::Url(url) => {
+                let (base, scope, filter) = url::parse_search_url(url).ok_or_else(|| {
+                    SearchError::QueryFailed(format!(
                         "{url:?} is no search that could be done; one looks like ldap:///ou=people,dc=example,dc=com??sub?(title=manager)"
                     ))
                 })?;
                 ((base, scope), filter)
             }
         };
-        let mut attributes = self.attributes.of_named();
-        if let Name::Url(_) | Name::PrimaryGroup(_) = name {
+        let mut attributes = self.attributes.named_object_attributes();
+        if let ObjectName::Url(_) | ObjectName::PrimaryGroup(_) = name {
             // What a dynamic group finds are its members; that they have members too is no matter.
             attributes.retain(|name| !name.starts_with("member"));
         }
-        let search = Search {
+        let search = SearchRequest {
             base,
             scope,
             filter,
             attributes,
-            limit: MOST_MEMBERS,
-            enough_at_limit: false,
-            may_be_missing: true,
+            limit: MAX_MEMBERS,
+            allows_truncation: false,
+            allows_missing_base: true,
         };
         let deadline = self.access.deadline();
         let mut whole = Vec::new();
         for entry in self.search(search, deadline).await?.0 {
-            whole.push(Arc::new(self.completed(entry).await?));
+            whole.push(Arc::new(self.complete_ranges(entry).await?));
         }
         Ok(whole)
     }
 
     /// The groups with a journal attribute that an object is a member of, also by way of other
     /// groups.
-    async fn groups_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, Fault> {
+    async fn groups_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, SearchError> {
         let Some(journaled) = self.attributes.journaled_filter() else {
             return Ok(Vec::new());
         };
         let deadline = self.access.deadline();
         let features = match self.servers.connection(deadline).await {
             Ok(connection) => connection.features(),
-            Err(outage) => return Err(Fault::Server(outage.reason.to_string())),
+            Err(outage) => return Err(SearchError::ServerFailed(outage.reason.to_string())),
         };
-        let search = |filter: String| Search {
+        let search = |filter: String| SearchRequest {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
             filter,
-            attributes: stamped(self.attributes.journal().to_vec()),
-            limit: MOST_GROUPS,
-            enough_at_limit: false,
-            may_be_missing: false,
+            attributes: with_stamp_attributes(self.attributes.journal().to_vec()),
+            limit: MAX_GROUPS,
+            allows_truncation: false,
+            allows_missing_base: false,
         };
         if features.ranges {
             // LDAP_MATCHING_RULE_IN_CHAIN ([MS-ADTS] section 3.1.1.3.4.4.3): the server follows
@@ -739,7 +757,9 @@ impl Client {
             let dn = ldap_escape(object.dn.as_str());
             let filter = format!("(&{journaled}(member:1.2.840.113556.1.4.1941:={dn}))");
             let (found, _) = self.search(search(filter), deadline).await?;
-            found.iter().try_for_each(|group| self.unhidden(group))?;
+            found
+                .iter()
+                .try_for_each(|group| self.check_not_hidden(group))?;
             return Ok(found.into_iter().map(Arc::new).collect());
         }
         let mut seen: HashSet<String> = HashSet::new();
@@ -754,16 +774,16 @@ impl Client {
             let (found, _) = self.search(search(filter), deadline).await?;
             terms.clear();
             for group in found {
-                self.unhidden(&group)?;
+                self.check_not_hidden(&group)?;
                 if seen.insert(group.dn.to_lowercase()) {
                     terms.extend(member_terms(&group.dn));
                     groups.push(Arc::new(group));
                 }
             }
-            if groups.len() > MOST_GROUPS {
+            if groups.len() > MAX_GROUPS {
                 let dn = &object.dn;
-                return Err(Fault::Question(format!(
-                    "{dn:?} is a member of more than {MOST_GROUPS} groups"
+                return Err(SearchError::QueryFailed(format!(
+                    "{dn:?} is a member of more than {MAX_GROUPS} groups"
                 )));
             }
         }
@@ -772,55 +792,58 @@ impl Client {
     }
 
     /// The object of this DN, if it has a journal attribute.
-    async fn container(&self, dn: &str) -> Result<Option<Arc<Entry>>, Fault> {
-        let search = Search {
+    async fn container(&self, dn: &str) -> Result<Option<Arc<Entry>>, SearchError> {
+        let search = SearchRequest {
             base: dn.to_owned(),
             scope: Scope::Base,
             filter: "(objectClass=*)".to_owned(),
-            attributes: stamped(self.attributes.journal().to_vec()),
+            attributes: with_stamp_attributes(self.attributes.journal().to_vec()),
             limit: 1,
-            enough_at_limit: false,
-            may_be_missing: true,
+            allows_truncation: false,
+            allows_missing_base: true,
         };
         let deadline = self.access.deadline();
         let (found, _) = self.search(search, deadline).await?;
         found
             .iter()
-            .try_for_each(|container| self.unhidden(container))?;
+            .try_for_each(|container| self.check_not_hidden(container))?;
         let journaled = |entry: &Entry| self.attributes.is_journaled(entry);
         Ok(found.into_iter().find(journaled).map(Arc::new))
     }
 
     /// Sees that no journal attribute of a group or container is hidden.
-    fn unhidden(&self, entry: &Entry) -> Result<(), Fault> {
-        match self.access.presence.people().notice(entry) {
-            Some(outage) => Err(Fault::Question(outage.reason.to_string())),
+    fn check_not_hidden(&self, entry: &Entry) -> Result<(), SearchError> {
+        match self.access.presence.journal_history().check(entry) {
+            Some(outage) => Err(SearchError::QueryFailed(outage.reason.to_string())),
             None => Ok(()),
         }
     }
 
     /// An entry with all values of those attributes of which the server sent the first only
     /// (`member;range=0-1499`, [MS-ADTS] section 3.1.1.3.1.3.3).
-    async fn completed(&self, entry: Entry) -> Result<Entry, Fault> {
-        if !entry.attributes().any(|(name, _)| range(name).is_some()) {
+    async fn complete_ranges(&self, entry: Entry) -> Result<Entry, SearchError> {
+        if !entry
+            .attributes()
+            .any(|(name, _)| parse_range(name).is_some())
+        {
             return Ok(entry);
         }
         let mut all: Vec<(String, Vec<String>)> = Vec::new();
         for (name, values) in entry.attributes() {
-            let Some((base, mut last)) = range(name) else {
+            let Some((base, mut last)) = parse_range(name) else {
                 all.push((name.to_owned(), values.to_vec()));
                 continue;
             };
             all.push((base.to_owned(), values.to_vec()));
             while let Some(end) = last {
-                let search = Search {
+                let search = SearchRequest {
                     base: entry.dn.clone(),
                     scope: Scope::Base,
                     filter: "(objectClass=*)".to_owned(),
                     attributes: vec![format!("{base};range={}-*", end + 1)],
                     limit: 1,
-                    enough_at_limit: false,
-                    may_be_missing: false,
+                    allows_truncation: false,
+                    allows_missing_base: false,
                 };
                 let deadline = self.access.deadline();
                 let (rest, _) = self.search(search, deadline).await?;
@@ -828,8 +851,8 @@ impl Client {
                     .iter()
                     .flat_map(Entry::attributes)
                     .find_map(|(name, values)| {
-                        let (_, next) =
-                            range(name).filter(|(named, _)| named.eq_ignore_ascii_case(base))?;
+                        let (_, next) = parse_range(name)
+                            .filter(|(named, _)| named.eq_ignore_ascii_case(base))?;
                         Some((next, values.to_vec()))
                     });
                 match part {
@@ -838,7 +861,7 @@ impl Client {
                         all.push((base.to_owned(), values));
                     }
                     _ => {
-                        return Err(Fault::Question(format!(
+                        return Err(SearchError::QueryFailed(format!(
                             "the server gave the values of {base} of {:?} up to {end} and then no more",
                             entry.dn
                         )));
@@ -850,12 +873,12 @@ impl Client {
     }
 
     /// Objects of people, unless a journal attribute of one is hidden.
-    fn believed(&self, objects: Objects) -> Result<Objects, Outage> {
-        let people = self.access.presence.people();
+    fn check_all_not_hidden(&self, objects: Objects) -> Result<Objects, Outage> {
+        let history = self.access.presence.journal_history();
         // All of them are compared, whatever is wrong with the first.
         let outages: Vec<Outage> = objects
             .iter()
-            .filter_map(|one| people.notice(one))
+            .filter_map(|one| history.check(one))
             .collect();
         match outages.into_iter().next() {
             Some(outage) => Err(outage),
@@ -868,32 +891,32 @@ impl Client {
         &self,
         asked: &[Address],
         deadline: Instant,
-    ) -> Result<Option<HashMap<Address, Objects>>, Fault> {
-        let unusual = self.scan.values_of(asked.iter().map(Address::key));
-        let search = Search {
+    ) -> Result<Option<HashMap<Address, Objects>>, SearchError> {
+        let unusual = self.scan.unusual_values(asked.iter().map(Address::key));
+        let search = SearchRequest {
             base: self.access.base.clone(),
             scope: Scope::Subtree,
             filter: self.attributes.lookup_filter(asked, &unusual),
-            attributes: stamped(self.attributes.wanted()),
-            limit: MOST_ENTRIES,
-            enough_at_limit: false,
-            may_be_missing: false,
+            attributes: with_stamp_attributes(self.attributes.lookup_attributes()),
+            limit: MAX_ENTRIES,
+            allows_truncation: false,
+            allows_missing_base: false,
         };
         let mut is_first = true;
         loop {
             let (entries, connection) = self.search(search.clone(), deadline).await?;
             for entry in &entries {
-                if let Some(name) = self.attributes.cut_short(entry) {
-                    return Err(Fault::Question(format!(
+                if let Some(name) = self.attributes.truncated_attribute(entry) {
+                    return Err(SearchError::QueryFailed(format!(
                         "{:?} has more values of {name} than the server sends at once",
                         entry.dn
                     )));
                 }
-                self.access.presence.note(connection.url(), entry);
+                self.access.presence.record_entry(connection.url(), entry);
             }
             let is_lacking = entries
                 .iter()
-                .any(|entry| self.access.presence.lacks(entry));
+                .any(|entry| self.access.presence.lacks_journal_attribute(entry));
             let owners = self.attributes.assign(asked, entries);
             let absent = |owners: &HashMap<_, _>| asked.iter().any(|one| !owners.contains_key(one));
             if !is_lacking && !owners.as_ref().is_some_and(absent) {
@@ -902,8 +925,10 @@ impl Client {
             // What is not there is believed only while what is there is seen.
             match connection.verify(deadline).await {
                 Ok(()) => return Ok(owners),
-                Err(Fault::Lost(_) | Fault::Server(_)) if is_first => is_first = false,
-                Err(fault) => return Err(fault),
+                Err(SearchError::ConnectionLost(_) | SearchError::ServerFailed(_)) if is_first => {
+                    is_first = false
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -912,26 +937,29 @@ impl Client {
     /// said nothing in the time of an answer leaves no time for another.
     async fn search(
         &self,
-        search: Search,
+        search: SearchRequest,
         deadline: Instant,
-    ) -> Result<(Vec<Entry>, Arc<Connection>), Fault> {
+    ) -> Result<(Vec<Entry>, Arc<Connection>), SearchError> {
         let begun = Instant::now();
         let (mut before, mut reached_by) = (None, deadline);
         let found = loop {
             let connection = match self.servers.connection(reached_by).await {
                 Ok(connection) => connection,
                 Err(outage) => {
-                    break Err(before.unwrap_or_else(|| Fault::Server(outage.reason.to_string())));
+                    break Err(before
+                        .unwrap_or_else(|| SearchError::ServerFailed(outage.reason.to_string())));
                 }
             };
             let step = Instant::now() + self.access.timeout;
             match connection.search(search.clone(), deadline).await {
-                Err(fault @ (Fault::Lost(_) | Fault::Server(_))) if before.is_none() => {
-                    (before, reached_by) = (Some(fault), step.min(deadline));
+                Err(error @ (SearchError::ConnectionLost(_) | SearchError::ServerFailed(_)))
+                    if before.is_none() =>
+                {
+                    (before, reached_by) = (Some(error), step.min(deadline));
                 }
                 outcome => {
                     if outcome.is_ok() {
-                        connection.prove();
+                        connection.mark_answered();
                     }
                     break outcome.map(|entries| (entries, connection));
                 }
@@ -943,8 +971,8 @@ impl Client {
 }
 
 /// Why nobody may have an attribute.
-fn why_nobody(connection: &Connection, attribute: &str) -> &'static str {
-    match connection.knows(attribute) {
+fn absence_hint(connection: &Connection, attribute: &str) -> &'static str {
+    match connection.has_attribute_type(attribute) {
         Some(false) => "the server's schema has no such attribute: a mistake in its name?",
         _ => "as far as this account may see: missing rights, or a mistake in its name?",
     }
@@ -957,4 +985,4 @@ fn member_terms(dn: &str) -> [String; 2] {
 }
 
 /// What waiting for an answer may take longer than the servers are given.
-pub(super) const SLACK: Duration = Duration::from_millis(250);
+pub(super) const DEADLINE_SLACK: Duration = Duration::from_millis(250);

@@ -17,37 +17,37 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Access, Connection, End, EnterError};
-use super::discovery::{self, Given};
+use super::connection::{ConnectError, Connection, ConnectionEnd, ConnectionSettings};
 use super::latency::{SLOW, is_faster};
+use super::srv::{self, ServerSpec};
 use super::url::ServerUrl;
 use crate::directory::entry::Outage;
 
 /// The first and the longest pause after a failure.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 /// The same after refused credentials: every attempt counts towards locking the account.
-const PAUSE_CREDENTIALS: (Duration, Duration) =
+const CREDENTIALS_BACKOFF: (Duration, Duration) =
     (Duration::from_secs(30), Duration::from_secs(5 * 60));
 
 /// The same where an attribute is missing: to look for it may cost the server much.
-const PAUSE_EMPTY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+const ATTRIBUTE_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
 /// How often a connection in use is tried, needed or not; shorter than servers' and firewalls'
 /// patience with idle connections.
-const CHECK_EVERY: Duration = Duration::from_secs(30);
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How soon a server in use is asked for attributes that nobody was found to have: whoever asks for
 /// people comes first.
-const LOOK_AFTER: Duration = Duration::from_secs(1);
+const FIRST_CHECK_DELAY: Duration = Duration::from_secs(1);
 
 /// How often is looked for a faster server than a slow one.
-const MEASURE_EVERY: Duration = Duration::from_secs(60);
+const MEASURE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often is warned that there is none.
-const WARN_EVERY: Duration = Duration::from_secs(10 * 60);
+const WARN_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 /// How often the DNS is asked for the servers, where it is to name them and none is in use.
-const LOOK_EVERY: Duration = Duration::from_secs(5 * 60);
+const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
 /// A view on the choice.
 #[derive(Debug, Clone)]
@@ -68,18 +68,18 @@ enum State {
 impl Servers {
     /// Starts to connect; the task ends when `stop` is cancelled.
     pub(super) fn start(
-        given: Vec<Given>,
-        access: Arc<Access>,
+        specs: Vec<ServerSpec>,
+        access: Arc<ConnectionSettings>,
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Servers {
         let (publish, state) = watch::channel(State::Connecting { first: true });
-        let chooser = Chooser {
-            given,
-            looked: None,
-            unnamed: Vec::new(),
+        let chooser = ServerSelector {
+            specs,
+            discovered_at: None,
+            srv_problems: Vec::new(),
             servers: Vec::new(),
-            warned: None,
+            warned_at: None,
             access,
             publish,
         };
@@ -92,7 +92,7 @@ impl Servers {
         let mut state = self.state.clone();
         let usable = state.wait_for(|state| match state {
             State::Connecting { .. } => false,
-            State::Up(connection) => !connection.is_lost(),
+            State::Up(connection) => !connection.is_closed(),
             State::Down(_) => true,
         });
         let state = match timeout_at(deadline, usable).await {
@@ -119,27 +119,27 @@ impl Servers {
     }
 }
 
-struct Chooser {
-    given: Vec<Given>,
+struct ServerSelector {
+    specs: Vec<ServerSpec>,
     /// When the DNS was asked last for all servers and answered.
-    looked: Option<Instant>,
+    discovered_at: Option<Instant>,
     /// Why some servers could not be named.
-    unnamed: Vec<String>,
-    servers: Vec<Server>,
+    srv_problems: Vec<String>,
+    servers: Vec<Candidate>,
     /// When it was warned last that the server in use is slow and no other is faster.
-    warned: Option<Instant>,
-    access: Arc<Access>,
+    warned_at: Option<Instant>,
+    access: Arc<ConnectionSettings>,
     publish: watch::Sender<State>,
 }
 
-impl Chooser {
+impl ServerSelector {
     async fn run(mut self, stop: CancellationToken) {
         stop.run_until_cancelled(self.choose()).await;
         let last = self
             .publish
             .send_replace(State::Down(Outage::new("the directory was closed")));
         if let State::Up(connection) = last {
-            connection.leave().await;
+            connection.close().await;
         }
     }
 
@@ -148,7 +148,7 @@ impl Chooser {
         let mut acceptances = self.access.presence.acceptances();
         loop {
             self.discover().await;
-            match self.enter_best().await {
+            match self.connect_verified().await {
                 Ok((index, connection)) => {
                     tracing::info!(server = connection.url(), "directory connected");
                     logged = None;
@@ -162,11 +162,13 @@ impl Chooser {
                         logged = Some(outage.clone());
                     }
                     self.publish(State::Down(outage));
-                    let next = self.servers.iter().filter_map(Server::paused_until).min();
-                    let next = next.unwrap_or_else(|| Instant::now() + PAUSE.1);
+                    let next = self.servers.iter().filter_map(Candidate::retry_at).min();
+                    let next = next.unwrap_or_else(|| Instant::now() + BACKOFF.1);
                     // What is missing may be accepted meanwhile.
                     if timeout_at(next, acceptances.changed()).await.is_ok() {
-                        self.servers.iter_mut().for_each(Server::forgive_empty);
+                        self.servers
+                            .iter_mut()
+                            .for_each(Candidate::clear_attribute_backoff);
                     }
                 }
             }
@@ -175,44 +177,50 @@ impl Chooser {
 
     /// Enters the first server that can be used. Where nobody was found to have some attribute
     /// there, the others are looked at before that is believed.
-    async fn enter_best(&mut self) -> Result<(usize, Arc<Connection>), Outage> {
-        let (index, connection) = self.enter_one().await?;
+    async fn connect_verified(&mut self) -> Result<(usize, Arc<Connection>), Outage> {
+        let (index, connection) = self.connect_first().await?;
         let deadline = self.access.deadline();
-        if self.servers.len() == 1 || !self.access.presence.is_unsure() {
+        if self.servers.len() == 1 || !self.access.presence.has_unseen_attributes() {
             return Ok((index, connection));
         }
-        if connection.look_for_others(deadline).await.is_ok() {
-            self.look_at_others(index).await;
+        if connection
+            .look_for_unseen_attributes(deadline)
+            .await
+            .is_ok()
+        {
+            self.check_other_servers(index).await;
         }
         if connection.verify(deadline).await.is_ok() {
             return Ok((index, connection));
         }
-        let End::Empty(why) = connection.end().await else {
-            return self.enter_one().await;
+        let ConnectionEnd::AttributeMissing(reason) = connection.wait_for_end().await else {
+            return self.connect_first().await;
         };
-        self.servers[index].failed(EnterError::Empty(why));
-        self.enter_one().await
+        self.servers[index].record_failure(ConnectError::AttributeMissing(reason));
+        self.connect_first().await
     }
 
     /// Sees what the other servers show of attributes that nobody was found to have.
-    async fn look_at_others(&mut self, index: usize) {
-        let share = self.share();
-        if !self.access.presence.is_unsure() {
+    async fn check_other_servers(&mut self, index: usize) {
+        let server_timeout = self.server_timeout();
+        if !self.access.presence.has_unseen_attributes() {
             return;
         }
         for (other, server) in self.servers.iter_mut().enumerate() {
-            if other == index || server.paused_until().is_some() {
+            if other == index || server.retry_at().is_some() {
                 continue;
             }
-            match Connection::enter(&server.url, &self.access, share).await {
+            match Connection::connect(&server.url, &self.access, server_timeout).await {
                 Ok(connection) => {
                     // What comes of it is noted.
-                    let _ = connection.look_for_others(Instant::now() + share).await;
-                    connection.leave().await;
+                    let _ = connection
+                        .look_for_unseen_attributes(Instant::now() + server_timeout)
+                        .await;
+                    connection.close().await;
                 }
-                Err(error) => server.failed(error),
+                Err(error) => server.record_failure(error),
             }
-            if !self.access.presence.is_unsure() {
+            if !self.access.presence.has_unseen_attributes() {
                 return;
             }
         }
@@ -221,27 +229,34 @@ impl Chooser {
     /// Learns which servers there are, from the DNS now and then. A server that is known keeps its
     /// history.
     async fn discover(&mut self) {
-        let again = match self.given.iter().any(|one| matches!(one, Given::Domain(_))) {
-            true => LOOK_EVERY,
+        let again = match self
+            .specs
+            .iter()
+            .any(|one| matches!(one, ServerSpec::Domain(_)))
+        {
+            true => DISCOVERY_INTERVAL,
             false => Duration::MAX,
         };
-        if self.looked.is_some_and(|when| when.elapsed() < again) {
+        if self
+            .discovered_at
+            .is_some_and(|when| when.elapsed() < again)
+        {
             return;
         }
-        let (urls, unnamed) = discovery::servers(&self.given, self.access.starttls).await;
-        if unnamed.is_empty() {
-            self.looked = Some(Instant::now());
+        let (urls, srv_problems) = srv::resolve_servers(&self.specs, self.access.starttls).await;
+        if srv_problems.is_empty() {
+            self.discovered_at = Some(Instant::now());
         } else if !self.servers.is_empty() {
-            tracing::warn!("the known servers stay: {}", unnamed.join("; "));
+            tracing::warn!("the known servers stay: {}", srv_problems.join("; "));
             return;
         }
-        self.unnamed = unnamed;
+        self.srv_problems = srv_problems;
         let mut known = std::mem::take(&mut self.servers);
         for url in urls {
             let old = known.iter().position(|server| server.url == url);
             let server = old.map(|at| known.swap_remove(at));
             self.servers
-                .push(server.unwrap_or_else(|| Server::new(url)));
+                .push(server.unwrap_or_else(|| Candidate::new(url)));
         }
     }
 
@@ -249,42 +264,47 @@ impl Chooser {
     /// that one is there again.
     async fn serve(&mut self, mut index: usize, mut connection: Arc<Connection>) {
         let mut acceptances = self.access.presence.acceptances();
-        let (mut looked, mut is_first, mut measured) = (Instant::now(), true, None);
+        let (mut discovered_at, mut is_first, mut measured) = (Instant::now(), true, None);
         loop {
             let next = async {
                 tokio::select! {
-                    end = connection.end() => News::End(end),
-                    Ok(()) = acceptances.changed() => News::Accepted,
-                    () = becomes_slow(&connection, measured) => News::Slow,
+                    end = connection.wait_for_end() => ServerEvent::ConnectionEnd(end),
+                    Ok(()) = acceptances.changed() => ServerEvent::Acceptance,
+                    () = wait_until_slow(&connection, measured) => ServerEvent::Slow,
                 }
             };
-            let is_look_due = self.access.presence.is_unsure() && connection.is_look_due();
-            let patience = match is_first && is_look_due {
-                true => LOOK_AFTER,
-                false => CHECK_EVERY,
+            let is_unseen_check_due =
+                self.access.presence.has_unseen_attributes() && connection.is_unseen_check_due();
+            let max_wait = match is_first && is_unseen_check_due {
+                true => FIRST_CHECK_DELAY,
+                false => CHECK_INTERVAL,
             };
             let was_first = std::mem::replace(&mut is_first, false);
-            match timeout(patience, next).await {
-                Ok(News::End(end)) => {
-                    return self.servers[index].ended(&end, connection.is_proven());
+            match timeout(max_wait, next).await {
+                Ok(ServerEvent::ConnectionEnd(end)) => {
+                    return self.servers[index].record_end(&end, connection.has_answered());
                 }
-                Ok(News::Slow) => {
+                Ok(ServerEvent::Slow) => {
                     (measured, is_first) = (Some(Instant::now()), was_first);
                     let faster = tokio::select! {
-                        faster = self.enter_faster(index, &connection) => faster,
+                        faster = self.connect_faster(index, &connection) => faster,
                         // Whoever asks waits for another one meanwhile.
-                        _ = connection.end() => None,
+                        _ = connection.wait_for_end() => None,
                     };
                     if let Some(faster) = faster {
-                        self.change(&mut index, &mut connection, faster);
+                        self.switch_to(&mut index, &mut connection, faster);
                     }
                     continue;
                 }
-                Ok(News::Accepted) => {
+                Ok(ServerEvent::Acceptance) => {
                     // What is still there is noted again, so that it is missed again.
                     let deadline = self.access.deadline();
-                    if connection.look_for_others(deadline).await.is_ok() {
-                        connection.prove();
+                    if connection
+                        .look_for_unseen_attributes(deadline)
+                        .await
+                        .is_ok()
+                    {
+                        connection.mark_answered();
                     }
                     continue;
                 }
@@ -294,31 +314,33 @@ impl Chooser {
                     // itself.
                     let deadline = self.access.deadline();
                     if connection.check(deadline).await.is_ok() {
-                        connection.prove();
+                        connection.mark_answered();
                     }
                 }
             }
-            if self.access.presence.is_unsure() && looked.elapsed() >= LOOK_EVERY {
-                looked = Instant::now();
-                self.look_at_others(index).await;
+            if self.access.presence.has_unseen_attributes()
+                && discovered_at.elapsed() >= DISCOVERY_INTERVAL
+            {
+                discovered_at = Instant::now();
+                self.check_other_servers(index).await;
             }
-            if connection.is_lost() {
+            if connection.is_closed() {
                 continue;
             }
             let preferred = tokio::select! {
-                preferred = self.enter_preferred(index, &connection) => preferred,
-                _ = connection.end() => None,
+                preferred = self.connect_preferred(index, &connection) => preferred,
+                _ = connection.wait_for_end() => None,
             };
             if let Some(preferred) = preferred {
                 let server = preferred.1.url();
                 tracing::info!(server, "back to a preferred directory server");
-                self.change(&mut index, &mut connection, preferred);
+                self.switch_to(&mut index, &mut connection, preferred);
             }
         }
     }
 
     /// Goes on with another connection; what is under way on the old one comes to its end.
-    fn change(
+    fn switch_to(
         &self,
         index: &mut usize,
         connection: &mut Arc<Connection>,
@@ -326,24 +348,24 @@ impl Chooser {
     ) {
         self.publish(State::Up(Arc::clone(&other.1)));
         let old = std::mem::replace(connection, other.1);
-        tokio::spawn(async move { old.retire().await });
+        tokio::spawn(async move { old.drain_and_close().await });
         *index = other.0;
     }
 
     /// Enters a server that stands before the one in use, unless it is slow and the one in use is
     /// faster.
-    async fn enter_preferred(
+    async fn connect_preferred(
         &mut self,
         index: usize,
         connection: &Arc<Connection>,
     ) -> Option<(usize, Arc<Connection>)> {
         for before in 0..index {
-            let Some(preferred) = self.enter(before).await else {
+            let Some(preferred) = self.connect(before).await else {
                 continue;
             };
-            let is_good = match preferred.measure().await {
+            let is_good = match preferred.measure_lookup().await {
                 Ok(took) if took < SLOW => true,
-                Ok(took) => match connection.measure().await {
+                Ok(took) => match connection.measure_lookup().await {
                     Ok(own) => !is_faster(own, took),
                     Err(_) => true,
                 },
@@ -352,29 +374,29 @@ impl Chooser {
             if is_good {
                 return Some((before, preferred));
             }
-            preferred.leave().await;
+            preferred.close().await;
         }
         None
     }
 
     /// Enters a server that answers in half the time of the one in use, which is slow.
-    async fn enter_faster(
+    async fn connect_faster(
         &mut self,
         index: usize,
         connection: &Arc<Connection>,
     ) -> Option<(usize, Arc<Connection>)> {
         // Not in time: it takes as long as one may.
-        let own = connection.measure().await;
+        let own = connection.measure_lookup().await;
         let own = own.unwrap_or(self.access.timeout);
         if own < SLOW {
             return None;
         }
         let slow = connection.url();
         for other in (0..self.servers.len()).filter(|other| *other != index) {
-            let Some(faster) = self.enter(other).await else {
+            let Some(faster) = self.connect(other).await else {
                 continue;
             };
-            if let Ok(took) = faster.measure().await
+            if let Ok(took) = faster.measure_lookup().await
                 && is_faster(took, own)
             {
                 let server = faster.url();
@@ -384,10 +406,13 @@ impl Chooser {
                 );
                 return Some((other, faster));
             }
-            faster.leave().await;
+            faster.close().await;
         }
-        if self.warned.is_none_or(|when| when.elapsed() >= WARN_EVERY) {
-            self.warned = Some(Instant::now());
+        if self
+            .warned_at
+            .is_none_or(|when| when.elapsed() >= WARN_INTERVAL)
+        {
+            self.warned_at = Some(Instant::now());
             tracing::warn!(
                 server = slow,
                 "slow directory server: {own:.1?} for an answer; mail to people who are not in the cache waits for it"
@@ -397,23 +422,23 @@ impl Chooser {
     }
 
     /// Enters one server, unless it is being left alone.
-    async fn enter(&mut self, index: usize) -> Option<Arc<Connection>> {
-        let share = self.share();
+    async fn connect(&mut self, index: usize) -> Option<Arc<Connection>> {
+        let server_timeout = self.server_timeout();
         let server = self.servers.get_mut(index)?;
-        if server.paused_until().is_some() {
+        if server.retry_at().is_some() {
             return None;
         }
         // One that was not entered in its share is given all the time that an answer has: it may be
         // slow, and nobody waits now.
-        let patience = match server.trouble {
-            None => share,
+        let max_wait = match server.backoff {
+            None => server_timeout,
             Some(_) => self.access.timeout,
         };
-        match Connection::enter(&server.url, &self.access, patience).await {
+        match Connection::connect(&server.url, &self.access, max_wait).await {
             Ok(connection) => Some(connection),
             Err(error) => {
                 counter!("copyist_directory_connect_failures_total").increment(1);
-                server.failed(error);
+                server.record_failure(error);
                 None
             }
         }
@@ -425,134 +450,135 @@ impl Chooser {
         self.publish.send_replace(state);
     }
 
-    fn share(&self) -> Duration {
+    fn server_timeout(&self) -> Duration {
         self.access.timeout / u32::try_from(self.servers.len()).unwrap_or(1).max(1)
     }
 
     /// Tries the servers that are not being left alone, in order. Each has its share of the time: a
     /// first server that swallows packets must leave time for the second while the one who asked
     /// still waits.
-    async fn enter_one(&mut self) -> Result<(usize, Arc<Connection>), Outage> {
+    async fn connect_first(&mut self) -> Result<(usize, Arc<Connection>), Outage> {
         for index in 0..self.servers.len() {
-            if let Some(connection) = self.enter(index).await {
+            if let Some(connection) = self.connect(index).await {
                 return Ok((index, connection));
             }
         }
-        let faults = self.servers.iter().filter_map(Server::fault);
-        let faults: Vec<&str> = faults
-            .chain(self.unnamed.iter().map(String::as_str))
+        let errors = self.servers.iter().filter_map(Candidate::last_error);
+        let errors: Vec<&str> = errors
+            .chain(self.srv_problems.iter().map(String::as_str))
             .collect();
-        Err(Outage::new(faults.join("; ")))
+        Err(Outage::new(errors.join("; ")))
     }
 }
 
 /// What ends the wait on a connection in use.
-enum News {
-    End(End),
+enum ServerEvent {
+    ConnectionEnd(ConnectionEnd),
     /// An operator accepted that something is missing.
-    Accepted,
+    Acceptance,
     Slow,
 }
 
 /// Waits until the server in use is slow, some time after that was looked into last.
-async fn becomes_slow(connection: &Connection, measured: Option<Instant>) {
+async fn wait_until_slow(connection: &Connection, measured: Option<Instant>) {
     if let Some(measured) = measured {
-        sleep_until(measured + MEASURE_EVERY).await;
+        sleep_until(measured + MEASURE_INTERVAL).await;
     }
-    connection.latency().becomes_slow().await;
+    connection.latency().wait_until_slow().await;
 }
 
 /// A server and how it fared lately.
-struct Server {
+struct Candidate {
     url: ServerUrl,
-    trouble: Option<Trouble>,
+    backoff: Option<Backoff>,
 }
 
-struct Trouble {
-    fault: EnterError,
+struct Backoff {
+    error: ConnectError,
     until: Instant,
     pause: Duration,
 }
 
-impl Trouble {
-    fn without_pause(fault: EnterError) -> Trouble {
-        Trouble {
-            fault,
+impl Backoff {
+    fn without_pause(error: ConnectError) -> Backoff {
+        Backoff {
+            error,
             until: Instant::now(),
             pause: Duration::ZERO,
         }
     }
 }
 
-impl Server {
-    fn new(url: ServerUrl) -> Server {
-        Server { url, trouble: None }
+impl Candidate {
+    fn new(url: ServerUrl) -> Candidate {
+        Candidate { url, backoff: None }
     }
 
-    fn failed(&mut self, fault: EnterError) {
-        let (first, longest) = match fault {
-            EnterError::Credentials(_) => PAUSE_CREDENTIALS,
-            EnterError::Empty(_) => PAUSE_EMPTY,
-            EnterError::Other(_) => PAUSE,
+    fn record_failure(&mut self, error: ConnectError) {
+        let (first, longest) = match error {
+            ConnectError::Credentials(_) => CREDENTIALS_BACKOFF,
+            ConnectError::AttributeMissing(_) => ATTRIBUTE_BACKOFF,
+            ConnectError::Other(_) => BACKOFF,
         };
-        let before = self.trouble.as_ref().map(|trouble| trouble.pause * 2);
+        let before = self.backoff.as_ref().map(|backoff| backoff.pause * 2);
         let pause = before.unwrap_or(first).clamp(first, longest);
-        self.trouble = Some(Trouble {
-            fault,
+        self.backoff = Some(Backoff {
+            error,
             until: Instant::now() + pause,
             pause,
         });
     }
 
     /// What was missing there is meant to be.
-    fn forgive_empty(&mut self) {
-        if matches!(&self.trouble, Some(trouble) if matches!(trouble.fault, EnterError::Empty(_))) {
-            self.trouble = None;
+    fn clear_attribute_backoff(&mut self) {
+        if matches!(&self.backoff, Some(backoff) if matches!(backoff.error, ConnectError::AttributeMissing(_)))
+        {
+            self.backoff = None;
         }
     }
 
     /// Its connection ended. One that served us well and was merely closed is opened again at once.
-    fn ended(&mut self, end: &End, proven: bool) {
-        if proven {
-            self.trouble = None;
+    fn record_end(&mut self, end: &ConnectionEnd, has_answered: bool) {
+        if has_answered {
+            self.backoff = None;
         }
         match end {
-            End::Condemned(why) => {
-                tracing::warn!("directory connection given up: {why}");
-                self.failed(EnterError::Other(why.clone()));
+            ConnectionEnd::Failed(reason) => {
+                tracing::warn!("directory connection given up: {reason}");
+                self.record_failure(ConnectError::Other(reason.clone()));
             }
-            End::Empty(why) => {
-                tracing::error!("directory server not used any more: {why}");
-                self.failed(EnterError::Empty(why.clone()));
+            ConnectionEnd::AttributeMissing(reason) => {
+                tracing::error!("directory server not used any more: {reason}");
+                self.record_failure(ConnectError::AttributeMissing(reason.clone()));
             }
-            End::Closed => {
+            ConnectionEnd::Closed => {
                 let url = &self.url;
                 tracing::info!(
                     server = url.as_str(),
                     "directory connection closed by the server"
                 );
-                let fault = EnterError::Other(format!("{url} closed the connection"));
-                match &self.trouble {
-                    None if proven => {}
+                let error = ConnectError::Other(format!("{url} closed the connection"));
+                match &self.backoff {
+                    None if has_answered => {}
                     // Once may be chance, and the question that broke with it is to be put again
                     // now.
-                    None => self.trouble = Some(Trouble::without_pause(fault)),
-                    Some(_) => self.failed(fault),
+                    None => self.backoff = Some(Backoff::without_pause(error)),
+                    Some(_) => self.record_failure(error),
                 }
             }
         }
     }
 
-    fn paused_until(&self) -> Option<Instant> {
-        let until = self.trouble.as_ref()?.until;
+    fn retry_at(&self) -> Option<Instant> {
+        let until = self.backoff.as_ref()?.until;
         (until > Instant::now()).then_some(until)
     }
 
-    fn fault(&self) -> Option<&str> {
-        match &self.trouble.as_ref()?.fault {
-            EnterError::Credentials(why) | EnterError::Empty(why) | EnterError::Other(why) => {
-                Some(why)
-            }
+    fn last_error(&self) -> Option<&str> {
+        match &self.backoff.as_ref()?.error {
+            ConnectError::Credentials(reason)
+            | ConnectError::AttributeMissing(reason)
+            | ConnectError::Other(reason) => Some(reason),
         }
     }
 }
@@ -561,14 +587,14 @@ impl Server {
 mod tests {
     use super::*;
 
-    fn server() -> Server {
-        Server::new(ServerUrl::parse("ldap://dc1", false).expect("a URL"))
+    fn server() -> Candidate {
+        Candidate::new(ServerUrl::parse("ldap://dc1", false).expect("a URL"))
     }
 
-    fn pauses(mut server: Server, fault: EnterError, times: usize) -> Vec<u64> {
-        let pause = |server: &mut Server| {
-            server.failed(fault.clone());
-            let until = server.paused_until().expect("a pause");
+    fn pauses(mut server: Candidate, error: ConnectError, times: usize) -> Vec<u64> {
+        let pause = |server: &mut Candidate| {
+            server.record_failure(error.clone());
+            let until = server.retry_at().expect("a pause");
             u64::try_from((until - Instant::now()).as_millis()).expect("short")
         };
         (0..times).map(|_| pause(&mut server)).collect()
@@ -576,15 +602,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_is_down_is_tried_again_within_two_seconds() {
-        let fault = EnterError::Other("refused".into());
-        assert_eq!(pauses(server(), fault, 5), [250, 500, 1000, 2000, 2000]);
+        let error = ConnectError::Other("refused".into());
+        assert_eq!(pauses(server(), error, 5), [250, 500, 1000, 2000, 2000]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn refused_credentials_are_tried_so_seldom_that_no_account_is_locked() {
-        let fault = EnterError::Credentials("refused".into());
+        let error = ConnectError::Credentials("refused".into());
         assert_eq!(
-            pauses(server(), fault, 5),
+            pauses(server(), error, 5),
             [30_000, 60_000, 120_000, 240_000, 300_000]
         );
     }
@@ -592,24 +618,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_that_was_closed_is_opened_again_at_once() {
         let mut server = server();
-        server.ended(&End::Closed, true);
-        assert_eq!(server.paused_until(), None);
+        server.record_end(&ConnectionEnd::Closed, true);
+        assert_eq!(server.retry_at(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_lets_us_in_only_to_close_is_not_tried_in_a_tight_loop() {
         let mut server = server();
-        server.ended(&End::Closed, false);
-        assert_eq!(server.paused_until(), None, "once may be chance");
-        server.ended(&End::Closed, false);
-        assert!(server.paused_until().is_some());
+        server.record_end(&ConnectionEnd::Closed, false);
+        assert_eq!(server.retry_at(), None, "once may be chance");
+        server.record_end(&ConnectionEnd::Closed, false);
+        assert!(server.retry_at().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_misbehaved_is_left_alone_even_if_it_worked_before() {
         let mut server = server();
-        server.ended(&End::Condemned("silent".into()), true);
-        assert!(server.paused_until().is_some());
-        assert_eq!(server.fault(), Some("silent"));
+        server.record_end(&ConnectionEnd::Failed("silent".into()), true);
+        assert!(server.retry_at().is_some());
+        assert_eq!(server.last_error(), Some("silent"));
     }
 }

@@ -39,7 +39,7 @@ pub enum UrlError {
     Port(String),
     /// A base, attributes or filter.
     #[error("{0:?} goes on after the host; the search base has a setting of its own")]
-    TooMuch(String),
+    TrailingParts(String),
     /// Certificates are checked against names and IPv4 addresses.
     #[error(
         "{0:?} has an IPv6 address, which a certificate cannot be checked against; use the name"
@@ -68,7 +68,7 @@ impl ServerUrl {
             });
         }
         if host.contains(['/', '?', '#', '@', ' ']) {
-            return Err(UrlError::TooMuch(text));
+            return Err(UrlError::TrailingParts(text));
         }
         if scheme == Scheme::Socket {
             return match host.to_ascii_lowercase().starts_with("%2f") && !host.contains(':') {
@@ -111,7 +111,7 @@ impl ServerUrl {
 }
 
 /// Base, scope and filter of a search written as a URL without a host (RFC 4516 section 2).
-pub(super) fn search_of(text: &str) -> Option<(String, Scope, String)> {
+pub(super) fn parse_search_url(text: &str) -> Option<(String, Scope, String)> {
     let url = url::Url::parse(text.trim()).ok()?;
     if url.scheme() != "ldap" || url.has_host() && url.host_str() != Some("") {
         return None;
@@ -140,17 +140,17 @@ mod tests {
     fn a_search_is_read_from_a_url() {
         let text = "ldap:///ou=my%20people,dc=b??sub?(&(title=boss)(mail=*))";
         assert_eq!(
-            search_of(text),
+            parse_search_url(text),
             Some((
                 "ou=my people,dc=b".into(),
                 Scope::Subtree,
                 "(&(title=boss)(mail=*))".into()
             ))
         );
-        let alone = search_of("ldap:///cn=x,dc=b").expect("a search");
+        let alone = parse_search_url("ldap:///cn=x,dc=b").expect("a search");
         assert_eq!(alone.1, Scope::Base);
         for bad in ["", "http:///dc=b", "ldap://elsewhere/dc=b??sub?(a=b)"] {
-            assert_eq!(search_of(bad), None, "{bad:?}");
+            assert_eq!(parse_search_url(bad), None, "{bad:?}");
         }
     }
 
@@ -183,8 +183,8 @@ mod tests {
             ("ldapi://run", UrlError::NoSocket),
             ("ldap://dc1:ldap", UrlError::Port),
             ("ldap://[::1]:x", UrlError::Port),
-            ("ldap://dc1/dc=example,dc=com", UrlError::TooMuch),
-            ("ldap://user@dc1", UrlError::TooMuch),
+            ("ldap://dc1/dc=example,dc=com", UrlError::TrailingParts),
+            ("ldap://user@dc1", UrlError::TrailingParts),
             ("ldaps://[::1]", UrlError::Ipv6),
         ];
         for (text, error) in tests {

@@ -6,32 +6,32 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 
-use super::{AT_ONCE, Identities, Owners, Person, Question, Trace};
-use crate::directory::{Entry, Lookup, Objects, Outage, Rewriting, Target};
-use crate::identity::names::{Readings, Step};
+use super::{CONCURRENCY, Identities, IdentityQuery, Owners, Person, TraceStep};
+use crate::directory::{AddressRewriter, Entry, Lookup, Objects, Outage, Target};
+use crate::identity::address_rules::{ReadingStep, Readings};
 use crate::mail::Address;
 use crate::maps::{Expansion, NonAddressKind};
 
 /// The most addresses that one recipient may lead to by maps, forwarding and alias objects.
-const MAX_LED_TO: usize = 1000;
+const MAX_FURTHER_ADDRESSES: usize = 1000;
 
 /// One identification under way.
-pub(super) struct Search<'a> {
+pub(super) struct IdentitySearch<'a> {
     identities: &'a Identities,
     owners: Owners,
     /// The addresses followed, as they are and as what the maps of the MTA lead to.
     seen: HashSet<(Address, bool)>,
     /// Answers for addresses that are still to be followed.
-    ahead: HashMap<Address, Lookup<(usize, Objects)>>,
+    prefetched: HashMap<Address, Lookup<(usize, Objects)>>,
     /// The most addresses that may be followed.
     limit: usize,
     /// Whether groups and forwarding lead on: for recipients.
-    follows: bool,
+    follows_forwarding: bool,
 }
 
 /// An address that mail goes on to.
 #[derive(Clone)]
-struct Next {
+struct PendingAddress {
     address: Address,
     /// The group by which it was reached.
     group: Option<Address>,
@@ -40,40 +40,40 @@ struct Next {
 }
 
 /// What the maps of the MTA make of an address.
-struct ByMap {
+struct MappedAddresses {
     /// Which of the readings has the entry.
     at: usize,
     addresses: Vec<Address>,
     /// Whether a command or a file takes the mail: it may be how its own mailbox gets it, as with a
     /// command that sorts.
-    is_kept: bool,
+    is_delivered_locally: bool,
 }
 
-impl Search<'_> {
+impl IdentitySearch<'_> {
     /// Identifies, with every step in the trace; nobody where nobody is found.
     pub(super) async fn owners(
         identities: &Identities,
-        question: &Question,
+        question: &IdentityQuery,
     ) -> Result<Owners, Outage> {
-        let mut search = Search {
+        let mut search = IdentitySearch {
             identities,
             owners: Owners::default(),
             seen: HashSet::new(),
-            ahead: HashMap::new(),
-            limit: MAX_LED_TO,
-            follows: matches!(question, Question::Recipient { .. }),
+            prefetched: HashMap::new(),
+            limit: MAX_FURTHER_ADDRESSES,
+            follows_forwarding: matches!(question, IdentityQuery::Recipient { .. }),
         };
         match question {
-            Question::Recipient { address, mta } | Question::Sender { address, mta } => {
+            IdentityQuery::Recipient { address, mta } | IdentityQuery::Sender { address, mta } => {
                 search.follow(address, mta.as_ref()).await?;
             }
-            Question::Login(login) => search.login(login).await?,
+            IdentityQuery::AuthUser(login) => search.resolve_auth_user(login).await?,
         }
         Ok(search.owners)
     }
 
     fn note(&mut self, name: impl ToString, outcome: impl Into<String>) {
-        self.owners.trace.push(Trace {
+        self.owners.trace.push(TraceStep {
             name: name.to_string(),
             outcome: outcome.into(),
         });
@@ -81,7 +81,7 @@ impl Search<'_> {
 
     /// Follows an address, and all that it leads to.
     async fn follow(&mut self, address: &Address, mta: Option<&Address>) -> Result<(), Outage> {
-        let mut waiting = vec![Next {
+        let mut waiting = vec![PendingAddress {
             address: address.clone(),
             group: None,
             is_mapped: false,
@@ -90,8 +90,8 @@ impl Search<'_> {
         let mut mta = mta;
         let mut is_first = true;
         while let Some(one) = waiting.pop() {
-            let next = self.address(&one, mta.take(), is_first).await?;
-            self.look_ahead(&next).await;
+            let next = self.resolve_address(&one, mta.take(), is_first).await?;
+            self.prefetch(&next).await;
             for next in next {
                 if self.seen.len() >= self.limit {
                     return Err(Outage::new(format!(
@@ -109,7 +109,7 @@ impl Search<'_> {
     }
 
     /// Asks the directory for several addresses at once, before they are followed one by one.
-    async fn look_ahead(&mut self, next: &[Next]) {
+    async fn prefetch(&mut self, next: &[PendingAddress]) {
         let names = &self.identities.names;
         let new = next
             .iter()
@@ -130,17 +130,17 @@ impl Search<'_> {
             .map(|(address, candidates)| async move {
                 (address, directory.find_first(&candidates).await)
             })
-            .buffer_unordered(AT_ONCE);
-        self.ahead.extend(found.collect::<Vec<_>>().await);
+            .buffer_unordered(CONCURRENCY);
+        self.prefetched.extend(found.collect::<Vec<_>>().await);
     }
 
     /// Identifies one address; gives the addresses that it leads to.
-    async fn address(
+    async fn resolve_address(
         &mut self,
-        one: &Next,
+        one: &PendingAddress,
         mta: Option<&Address>,
         is_first: bool,
-    ) -> Result<Vec<Next>, Outage> {
+    ) -> Result<Vec<PendingAddress>, Outage> {
         let names = &self.identities.names;
         let readings = names.readings(&one.address, mta);
         let candidates: Vec<Address> = readings
@@ -150,10 +150,10 @@ impl Search<'_> {
             .collect();
         let mut mapped = match one.is_mapped {
             true => None,
-            false => self.map(&readings).await?,
+            false => self.apply_maps(&readings).await?,
         };
         let found = match mta {
-            None => self.ahead.remove(&one.address),
+            None => self.prefetched.remove(&one.address),
             Some(_) => None,
         };
         let found = match found {
@@ -172,11 +172,14 @@ impl Search<'_> {
             mapped = None;
         }
         let is_mapped = mapped.is_some();
-        let leads_away = self.follows && mapped.as_ref().is_some_and(|by_map| !by_map.is_kept);
-        let mut next: Vec<Next> = mapped
+        let leads_away = self.follows_forwarding
+            && mapped
+                .as_ref()
+                .is_some_and(|by_map| !by_map.is_delivered_locally);
+        let mut next: Vec<PendingAddress> = mapped
             .into_iter()
             .flat_map(|by_map| by_map.addresses)
-            .map(|address| Next {
+            .map(|address| PendingAddress {
                 address,
                 group: one.group.clone(),
                 is_mapped: true,
@@ -194,11 +197,11 @@ impl Search<'_> {
                 let dns: Vec<&str> = objects.iter().map(|object| object.dn.as_str()).collect();
                 let outcome = format!("{}: {}", reading.step.name(), dns.join("; "));
                 self.note(&reading.address, outcome);
-                let found = Next {
+                let found = PendingAddress {
                     address: reading.address.clone(),
                     ..one.clone()
                 };
-                next.extend(self.found(found, objects).await?);
+                next.extend(self.add_objects(found, objects).await?);
             }
             return Ok(next);
         }
@@ -210,22 +213,22 @@ impl Search<'_> {
             self.note(&reading.address, outcome);
         }
         for login in &readings.logins {
-            if let Some(next) = self.ask_login(login, one).await? {
+            if let Some(next) = self.find_login(login, one).await? {
                 return Ok(next);
             }
         }
-        if !self.follows {
-            next.extend(self.alias(&readings).await?);
+        if !self.follows_forwarding {
+            next.extend(self.resolve_alias(&readings).await?);
             return Ok(next);
         }
-        if let Some(outside) = readings.outside {
-            self.note(&outside, "the local part routes outside");
-            self.reach(outside);
-        } else if names.has(&one.address) {
+        if let Some(external) = readings.external {
+            self.note(&external, "the local part routes outside");
+            self.add_further_address(external);
+        } else if names.contains(&one.address) {
             // Whoever it is, it is somebody of the organization.
-            self.owners.has_others = true;
+            self.owners.has_unlisted_people = true;
         } else if !is_first {
-            self.reach(one.address.clone());
+            self.add_further_address(one.address.clone());
         }
         Ok(next)
     }
@@ -240,7 +243,7 @@ impl Search<'_> {
     ) -> Lookup<(usize, Objects)> {
         let directory = &self.identities.directory;
         if let (Some(first), false) = (candidates.first(), logins.is_empty())
-            && let Some(objects) = directory.known(first).await
+            && let Some(objects) = directory.find_cached(first).await
         {
             return Lookup::Found((0, objects));
         }
@@ -258,7 +261,7 @@ impl Search<'_> {
 
     /// The first of these readings that a map of the MTA has an entry for, and the addresses that
     /// it goes to.
-    async fn map(&mut self, readings: &Readings) -> Result<Option<ByMap>, Outage> {
+    async fn apply_maps(&mut self, readings: &Readings) -> Result<Option<MappedAddresses>, Outage> {
         let maps = &self.identities.maps;
         if maps.is_empty() {
             return Ok(None);
@@ -268,11 +271,11 @@ impl Search<'_> {
             (readings.addresses.first()).is_some_and(|one| is_local(&one.address));
         for (at, reading) in readings.addresses.iter().enumerate() {
             // The MTA itself knows what its own names are.
-            if is_written_local && reading.step == Step::SharedDomain {
+            if is_written_local && reading.step == ReadingStep::SharedDomain {
                 continue;
             }
             let reading = &reading.address;
-            let expansion = match self.follows {
+            let expansion = match self.follows_forwarding {
                 true => maps.recipients(reading).await,
                 false => maps.senders(reading).await,
             };
@@ -286,16 +289,16 @@ impl Search<'_> {
             for other in &others {
                 self.note(reading, format!("no mailbox: {}", other.target));
             }
-            let is_kept = others.iter().any(|other| match other.kind {
+            let is_delivered_locally = others.iter().any(|other| match other.kind {
                 NonAddressKind::Command | NonAddressKind::File => true,
                 NonAddressKind::Loop | NonAddressKind::BadInclude | NonAddressKind::Invalid => {
                     false
                 }
             });
-            return Ok(Some(ByMap {
+            return Ok(Some(MappedAddresses {
                 at,
                 addresses: addresses.into_iter().map(|mapped| mapped.address).collect(),
-                is_kept,
+                is_delivered_locally,
             }));
         }
         Ok(None)
@@ -303,7 +306,10 @@ impl Search<'_> {
 
     /// Whose name an alias is that somebody sends by: it is that of a mailbox if it leads to this
     /// one and to nothing else.
-    async fn alias(&mut self, readings: &Readings) -> Result<Option<Next>, Outage> {
+    async fn resolve_alias(
+        &mut self,
+        readings: &Readings,
+    ) -> Result<Option<PendingAddress>, Outage> {
         let maps = &self.identities.maps;
         for reading in &readings.addresses {
             let expansion = maps.recipients(&reading.address).await;
@@ -319,7 +325,7 @@ impl Search<'_> {
             for step in &only.steps {
                 self.note(&reading.address, step.to_string());
             }
-            return Ok(others.is_empty().then(|| Next {
+            return Ok(others.is_empty().then(|| PendingAddress {
                 address: only.address.clone(),
                 group: None,
                 is_mapped: true,
@@ -328,13 +334,13 @@ impl Search<'_> {
         Ok(None)
     }
 
-    fn reach(&mut self, address: Address) {
-        if !self.owners.reached.contains(&address) {
-            self.owners.reached.push(address);
+    fn add_further_address(&mut self, address: Address) {
+        if !self.owners.further_addresses.contains(&address) {
+            self.owners.further_addresses.push(address);
         }
     }
 
-    async fn login(&mut self, login: &str) -> Result<(), Outage> {
+    async fn resolve_auth_user(&mut self, login: &str) -> Result<(), Outage> {
         let bare = login.trim();
         if let Ok(address) = Address::parse(bare) {
             self.follow(&address, None).await?;
@@ -353,7 +359,7 @@ impl Search<'_> {
         let Some(address) = Address::quoted(user, default) else {
             return Ok(());
         };
-        let shown = Next {
+        let shown = PendingAddress {
             address,
             group: None,
             is_mapped: false,
@@ -364,7 +370,7 @@ impl Search<'_> {
                 continue;
             }
             asked.push(login);
-            if self.ask_login(login, &shown).await?.is_some() {
+            if self.find_login(login, &shown).await?.is_some() {
                 return Ok(());
             }
         }
@@ -377,7 +383,11 @@ impl Search<'_> {
 
     /// Takes the objects that have a login name, and gives what they lead to; `None` if there are
     /// none.
-    async fn ask_login(&mut self, login: &str, shown: &Next) -> Result<Option<Vec<Next>>, Outage> {
+    async fn find_login(
+        &mut self,
+        login: &str,
+        shown: &PendingAddress,
+    ) -> Result<Option<Vec<PendingAddress>>, Outage> {
         if login.is_empty() {
             return Ok(None);
         }
@@ -385,7 +395,7 @@ impl Search<'_> {
             Lookup::Found(objects) => {
                 let dns: Vec<&str> = objects.iter().map(|object| object.dn.as_str()).collect();
                 self.note(login, format!("login name: {}", dns.join("; ")));
-                self.found(shown.clone(), objects).await.map(Some)
+                self.add_objects(shown.clone(), objects).await.map(Some)
             }
             Lookup::Absent => {
                 self.note(login, "login name: no object");
@@ -396,17 +406,22 @@ impl Search<'_> {
     }
 
     /// Takes an address's objects, and what they stand for.
-    async fn found(&mut self, one: Next, objects: Objects) -> Result<Vec<Next>, Outage> {
+    async fn add_objects(
+        &mut self,
+        one: PendingAddress,
+        objects: Objects,
+    ) -> Result<Vec<PendingAddress>, Outage> {
         let mut next = Vec::new();
-        if self.follows {
+        if self.follows_forwarding {
             let own = objects
                 .iter()
-                .filter(|object| !object.inherited && object.leads_on());
+                .filter(|object| !object.inherited && object.has_further_recipients());
             for object in own.cloned().collect::<Vec<_>>() {
-                self.lead_on(&one, &object, &mut next).await?;
+                self.add_further_recipients(&one, &object, &mut next)
+                    .await?;
             }
         }
-        self.add(Person {
+        self.add_person(Person {
             address: one.address,
             objects,
             group: one.group,
@@ -414,7 +429,7 @@ impl Search<'_> {
         Ok(next)
     }
 
-    fn add(&mut self, person: Person) {
+    fn add_person(&mut self, person: Person) {
         let is_same = |known: &Person| {
             let dns = |person: &Person| {
                 person
@@ -429,21 +444,21 @@ impl Search<'_> {
         }
     }
 
-    async fn lead_on(
+    async fn add_further_recipients(
         &mut self,
-        one: &Next,
+        one: &PendingAddress,
         object: &Arc<Entry>,
-        next: &mut Vec<Next>,
+        next: &mut Vec<PendingAddress>,
     ) -> Result<(), Outage> {
         if object.is_group() {
             let identities = self.identities;
-            let maps: Arc<dyn Rewriting> = Arc::new(identities.maps.clone());
+            let maps: Arc<dyn AddressRewriter> = Arc::new(identities.maps.clone());
             let members = identities.directory.members(object, maps).await?;
             self.note(
                 &object.dn,
                 format!("group: {} journaled members", members.journaled.len()),
             );
-            self.owners.has_others |= !members.all_exempt;
+            self.owners.has_unlisted_people |= !members.all_exempt;
             let group = one.group.as_ref().unwrap_or(&one.address);
             for objects in &members.journaled {
                 let own = objects.first().and_then(|member| own_address(member));
@@ -453,22 +468,22 @@ impl Search<'_> {
                     group: Some(group.clone()),
                 });
             }
-            let outside = members
+            let external = members
                 .domains
                 .iter()
-                .filter(|one| !self.identities.names.has(one));
-            for contact in outside.cloned().collect::<Vec<_>>() {
-                self.reach(contact);
+                .filter(|one| !self.identities.names.contains(one));
+            for contact in external.cloned().collect::<Vec<_>>() {
+                self.add_further_address(contact);
             }
             // The size of a group is no reason to defer mail.
             self.limit += members.addresses.len();
-            next.extend(members.addresses.iter().map(|address| Next {
+            next.extend(members.addresses.iter().map(|address| PendingAddress {
                 address: address.clone(),
                 group: Some(group.clone()),
                 is_mapped: false,
             }));
         }
-        let to = |address| Next {
+        let to = |address| PendingAddress {
             address,
             group: one.group.clone(),
             is_mapped: false,
@@ -487,7 +502,12 @@ impl Search<'_> {
         for (target, answer) in self.identities.directory.resolve(&objects).await {
             if let Ok(expansion) = answer? {
                 self.note(&target, format!("forwarding of {}", object.dn));
-                next.extend(expansion.reached.iter().map(|one| to(one.address.clone())));
+                next.extend(
+                    expansion
+                        .addresses
+                        .iter()
+                        .map(|one| to(one.address.clone())),
+                );
             }
         }
         Ok(())

@@ -1,11 +1,11 @@
 //! The names that one mailbox may have, and the order in which they are tried. Pure.
 //!
 //! An address that an object holds exactly is that object's and nobody else's. Only if no object
-//! holds it are other readings tried, see [`Names::readings`].
+//! holds it are other readings tried, see [`AddressRules::readings`].
 
 use std::net::IpAddr;
 
-use super::domains::{DomainPattern, FoundDomains};
+use super::domains::{DirectoryDomains, DomainPattern};
 use crate::mail::Address;
 
 /// The most readings of one address; what is written to have more is not a mailbox of ours.
@@ -16,11 +16,11 @@ const MAX_ROUTES: usize = 4;
 
 /// How mailboxes of the organization are named.
 #[derive(Debug, Clone, Default)]
-pub struct Names {
+pub struct AddressRules {
     /// The domains whose addresses are the organization's.
     pub domains: Vec<DomainPattern>,
     /// Further such domains, named by the directory.
-    pub found: FoundDomains,
+    pub directory_domains: DirectoryDomains,
     /// Names of the MTA itself: host names and address literals, canonical (see [`local_domain`]).
     pub local_domains: Vec<String>,
     /// Groups of domains that share their local parts, canonical.
@@ -37,12 +37,12 @@ pub struct Reading {
     /// The address that was read.
     pub address: Address,
     /// The last step that led to it.
-    pub step: Step,
+    pub step: ReadingStep,
 }
 
 /// Why an address is read as another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum ReadingStep {
     /// It was written so.
     Written,
     /// Without the tag that bounce address schemes add (BATV, VERP, SRS).
@@ -57,16 +57,16 @@ pub enum Step {
     Mta,
 }
 
-impl Step {
+impl ReadingStep {
     /// The words used in explanations.
     pub fn name(self) -> &'static str {
         match self {
-            Step::Written => "as written",
-            Step::Tag => "tag removed",
-            Step::Extension => "extension removed",
-            Step::SharedDomain => "shared domain",
-            Step::Route => "local part read as a route",
-            Step::Mta => "as the MTA reads it",
+            ReadingStep::Written => "as written",
+            ReadingStep::Tag => "tag removed",
+            ReadingStep::Extension => "extension removed",
+            ReadingStep::SharedDomain => "shared domain",
+            ReadingStep::Route => "local part read as a route",
+            ReadingStep::Mta => "as the MTA reads it",
         }
     }
 }
@@ -80,7 +80,7 @@ pub struct Readings {
     pub logins: Vec<String>,
     /// The outside address that the local part routes to, if no object of ours holds any of the
     /// above.
-    pub outside: Option<Address>,
+    pub external: Option<Address>,
 }
 
 /// The canonical form of a name of the MTA: a lowercased host name, or an address in brackets.
@@ -105,14 +105,14 @@ fn literal(domain: &str) -> Option<IpAddr> {
     bare.parse().ok()
 }
 
-impl Names {
+impl AddressRules {
     /// Whether mail to this address stays inside.
-    pub fn has(&self, address: &Address) -> bool {
-        self.has_domain(address.domain()) || self.is_local(address.domain())
+    pub fn contains(&self, address: &Address) -> bool {
+        self.is_organization_domain(address.domain()) || self.is_local(address.domain())
     }
 
-    fn has_domain(&self, domain: &str) -> bool {
-        let found = self.found.get();
+    fn is_organization_domain(&self, domain: &str) -> bool {
+        let found = self.directory_domains.get();
         let mut all = self.domains.iter().chain(found.iter());
         all.any(|pattern| pattern.matches(domain))
     }
@@ -141,26 +141,26 @@ impl Names {
     /// removed, extension removed, shared domain, routes, the MTA's reading, login name. `mta` is
     /// what the MTA reported for it.
     pub fn readings(&self, address: &Address, mta: Option<&Address>) -> Readings {
-        let mut list = List::default();
-        list.add(address.clone(), Step::Written);
-        if let Some(wrapped) = srs(address.local()).filter(|_| self.has(address)) {
-            match self.has(&wrapped) {
-                true => list.add(wrapped, Step::Tag),
+        let mut list = ReadingList::default();
+        list.add(address.clone(), ReadingStep::Written);
+        if let Some(wrapped) = srs(address.local()).filter(|_| self.contains(address)) {
+            match self.contains(&wrapped) {
+                true => list.add(wrapped, ReadingStep::Tag),
                 // Mail that somebody forwarded: the person behind it is an outsider.
                 false => {
-                    list.outside = Some(wrapped);
+                    list.external = Some(wrapped);
                     return list.finish();
                 }
             }
         }
-        self.vary(&mut list, 0);
-        if self.has(address) {
+        self.add_variants(&mut list, 0);
+        if self.contains(address) {
             self.follow_routes(&mut list);
         }
         if let Some(mta) = mta {
             let from = list.found.len();
-            list.add(mta.clone(), Step::Mta);
-            self.vary(&mut list, from);
+            list.add(mta.clone(), ReadingStep::Mta);
+            self.add_variants(&mut list, from);
         }
         let local = |reading: &&Reading| self.is_local(reading.address.domain());
         for reading in list.found.iter().filter(local) {
@@ -174,33 +174,33 @@ impl Names {
 
     /// Adds the readings without tag, without extension and at shared domains, of all from this
     /// position on.
-    fn vary(&self, list: &mut List, from: usize) {
+    fn add_variants(&self, list: &mut ReadingList, from: usize) {
         for at in from..list.found.len() {
             let address = list.found[at].address.clone();
-            if self.has(&address) {
-                for local in untagged(address.local()) {
-                    list.add_local(&address, &local, Step::Tag);
+            if self.contains(&address) {
+                for local in without_tags(address.local()) {
+                    list.add_local(&address, &local, ReadingStep::Tag);
                 }
             }
         }
         for at in from..list.found.len() {
             let address = list.found[at].address.clone();
             if let Some(base) = address.without_extension(&self.recipient_delimiter) {
-                list.add(base, Step::Extension);
+                list.add(base, ReadingStep::Extension);
             }
         }
         for at in from..list.found.len() {
             let address = list.found[at].address.clone();
-            for domain in self.domains_like(address.domain()) {
+            for domain in self.equivalent_domains(address.domain()) {
                 if let Some(same) = address.at_domain(&domain) {
-                    list.add(same, Step::SharedDomain);
+                    list.add(same, ReadingStep::SharedDomain);
                 }
             }
         }
     }
 
     /// The other domains in which a local part is the same mailbox.
-    fn domains_like(&self, domain: &str) -> Vec<String> {
+    fn equivalent_domains(&self, domain: &str) -> Vec<String> {
         let mut domains = vec![domain.to_owned()];
         if self.is_local(domain) {
             // What the MTA itself appends to bare names, and what else it takes for itself.
@@ -226,50 +226,50 @@ impl Names {
     }
 
     /// Adds what the next server may make of `%`, `!` and `@` in local parts under our domains.
-    fn follow_routes(&self, list: &mut List) {
+    fn follow_routes(&self, list: &mut ReadingList) {
         let mut from = 0;
         for _ in 0..MAX_ROUTES {
             let until = list.found.len();
-            let mut outside = None;
+            let mut external = None;
             for at in from..until {
                 let address = list.found[at].address.clone();
-                if !self.has(&address) {
+                if !self.contains(&address) {
                     continue;
                 }
                 for routed in routes(address.local()) {
-                    match self.has(&routed) {
-                        true => list.add(routed, Step::Route),
-                        false => outside = outside.or(Some(routed)),
+                    match self.contains(&routed) {
+                        true => list.add(routed, ReadingStep::Route),
+                        false => external = external.or(Some(routed)),
                     }
                 }
             }
-            list.outside = list.outside.take().or(outside);
+            list.external = list.external.take().or(external);
             if list.found.len() == until {
                 return;
             }
             from = until;
-            self.vary(list, from);
+            self.add_variants(list, from);
         }
     }
 }
 
 /// Readings gathered so far, each address once.
 #[derive(Default)]
-struct List {
+struct ReadingList {
     found: Vec<Reading>,
     logins: Vec<String>,
-    outside: Option<Address>,
+    external: Option<Address>,
 }
 
-impl List {
-    fn add(&mut self, address: Address, step: Step) {
+impl ReadingList {
+    fn add(&mut self, address: Address, step: ReadingStep) {
         let is_known = self.found.iter().any(|known| known.address == address);
         if !is_known && self.found.len() < MAX_READINGS {
             self.found.push(Reading { address, step });
         }
     }
 
-    fn add_local(&mut self, of: &Address, local: &str, step: Step) {
+    fn add_local(&mut self, of: &Address, local: &str, step: ReadingStep) {
         if let Some(address) = of.with_local(local) {
             self.add(address, step);
         }
@@ -279,7 +279,7 @@ impl List {
         Readings {
             addresses: self.found,
             logins: self.logins,
-            outside: self.outside,
+            external: self.external,
         }
     }
 }
@@ -288,8 +288,8 @@ impl List {
 ///
 /// BATV is `prvs=TAG=user` (draft-levine-smtp-batv section 3), in its first draft `prvs=user/TAG`;
 /// Barracuda writes `btv1==TAG==user`, SparkPost `msprvs1=TAG=user`. VERP is
-/// `user-friend=outside.test` or `user+friend=outside.test`.
-fn untagged(local: &str) -> Vec<String> {
+/// `user-friend=external.test` or `user+friend=external.test`.
+fn without_tags(local: &str) -> Vec<String> {
     const SCHEMES: [&str; 3] = ["prvs=", "btv1==", "msprvs1="];
     for scheme in SCHEMES {
         let head = local.get(..scheme.len());
@@ -359,9 +359,9 @@ fn routes(local: &str) -> Vec<Address> {
 mod tests {
     use super::*;
 
-    fn names() -> Names {
+    fn names() -> AddressRules {
         let local = ["mx1.corp.test", "localhost", "192.0.2.1", "[::1]"];
-        Names {
+        AddressRules {
             domains: ["corp.test", "old.test"]
                 .map(|d| d.parse().expect("a domain"))
                 .into(),
@@ -371,7 +371,7 @@ mod tests {
                 .collect(),
             same_domains: vec![vec!["corp.test".into(), "old.test".into()]],
             recipient_delimiter: "+".into(),
-            ..Names::default()
+            ..AddressRules::default()
         }
     }
 
@@ -379,10 +379,10 @@ mod tests {
         let address = Address::parse(text).expect("an address");
         let readings = names().readings(&address, None);
         let logins = readings.logins.iter().map(|login| format!("login {login}"));
-        let outside = readings.outside.iter().map(|to| format!("outside {to}"));
+        let external = readings.external.iter().map(|to| format!("outside {to}"));
         (readings.addresses.iter().map(|one| one.address.to_string()))
             .chain(logins)
-            .chain(outside)
+            .chain(external)
             .collect()
     }
 

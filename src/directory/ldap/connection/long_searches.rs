@@ -7,67 +7,69 @@ use ldap3::controls::{Control, ControlType, RawControl, SyncInfo, SyncState, par
 use ldap3::{Ldap, SearchEntry};
 use tokio::sync::mpsc;
 
-use super::reading::Reading;
-use super::{Connection, Search};
+use super::entry_reader::EntryReader;
+use super::{Connection, SearchRequest};
 use crate::directory::entry::Entry;
-use crate::directory::ldap::fault::{Fault, search_fault};
+use crate::directory::ldap::error::{SearchError, check_search_result};
 
 /// Entries in one page of a long list; Active Directory gives no more.
-const PAGE: i32 = 1000;
+const PAGE_SIZE: i32 = 1000;
 /// Changes and entries that are read before they are dealt with.
-const TOLD: usize = 256;
+const ITEM_BUFFER: usize = 256;
 
 /// What comes of a question that stays.
 #[derive(Debug)]
-pub(in crate::directory::ldap) enum Told {
+pub(in crate::directory::ldap) enum FeedItem {
     /// An object, and with content synchronization what became of it.
     Entry(Entry, Option<SyncState>),
     /// Where content synchronization stands.
-    Info(SyncInfo),
+    SyncInfo(SyncInfo),
     /// No more will come, and why.
-    End(Fault),
+    ConnectionEnd(SearchError),
 }
 
 impl Connection {
     /// The entries found, read in pages (RFC 2696), however many they are. The last item is a fault
     /// where they are not all.
-    pub(in crate::directory::ldap) fn list(
+    pub(in crate::directory::ldap) fn list_paged(
         self: &Arc<Self>,
-        search: Search,
-    ) -> mpsc::Receiver<Result<Entry, Fault>> {
-        let (tell, listed) = mpsc::channel(TOLD);
+        search: SearchRequest,
+    ) -> mpsc::Receiver<Result<Entry, SearchError>> {
+        let (sender, listed) = mpsc::channel(ITEM_BUFFER);
         let connection = Arc::clone(self);
         // A task of its own, since unreadable entries make the library panic.
         let reading = tokio::spawn({
-            let tell = tell.clone();
-            async move { connection.read_pages(search, &tell).await }
+            let sender = sender.clone();
+            async move { connection.read_pages(search, &sender).await }
         });
         let url = self.url.clone();
         tokio::spawn(async move {
-            let fault = match reading.await {
+            let error = match reading.await {
                 Ok(None) => return,
-                Ok(Some(fault)) => fault,
-                Err(_) => Fault::Lost(format!("{url} sent an answer that cannot be read")),
+                Ok(Some(error)) => error,
+                Err(_) => {
+                    SearchError::ConnectionLost(format!("{url} sent an answer that cannot be read"))
+                }
             };
-            let _ = tell.send(Err(fault)).await;
+            let _ = sender.send(Err(error)).await;
         });
         listed
     }
 
     async fn read_pages(
         &self,
-        search: Search,
-        tell: &mpsc::Sender<Result<Entry, Fault>>,
-    ) -> Option<Fault> {
-        let _alone = self.listing.lock().await;
+        search: SearchRequest,
+        sender: &mpsc::Sender<Result<Entry, SearchError>>,
+    ) -> Option<SearchError> {
+        let _alone = self.list_lock.lock().await;
         let mut ldap = self.ldap.clone();
         // For each entry, not for all of them.
         ldap.with_timeout(self.access.timeout);
         let asked = search.attributes.clone();
-        let reading = Reading::of(self, &asked);
-        let filter = self.in_names(&search.filter);
+        let reading = EntryReader::of(self, &asked);
+        let filter = self.with_server_names(&search.filter);
         let starting = ldap.streaming_search_with(
-            PagedResults::new(PAGE),
+            PagedResults::new(PAGE_SIZE),
             &search.base,
             search.scope,
             &filter,
@@ -75,14 +77,14 @@ impl Connection {
         );
         let mut stream = match starting.await {
             Ok(stream) => stream,
-            Err(error) => return Some(self.broken(&error)),
+            Err(error) => return Some(self.search_failed(&error)),
         };
         loop {
             match stream.next().await {
                 Ok(Some(item)) if item.is_ref() || item.is_intermediate() => {}
                 Ok(Some(item)) => {
-                    self.hear();
-                    if tell
+                    self.note_activity();
+                    if sender
                         .send(Ok(reading.entry(SearchEntry::construct(item))))
                         .await
                         .is_err()
@@ -91,49 +93,51 @@ impl Connection {
                     }
                 }
                 Ok(None) => break,
-                Err(error) => return Some(self.broken(&error)),
+                Err(error) => return Some(self.search_failed(&error)),
             }
         }
         let result = stream.finish().await;
-        search_fault(&self.url, &search.base, &result)
+        check_search_result(&self.url, &search.base, &result)
     }
 
     /// Asks a question that stays: what comes is handed on until the server, the connection or the
-    /// receiver ends it. The last item is [`Told::End`], unless the receiver ended it.
-    pub(in crate::directory::ldap) fn follow(
+    /// receiver ends it. The last item is [`FeedItem::ConnectionEnd`], unless the receiver ended it.
+    pub(in crate::directory::ldap) fn search_persistent(
         self: &Arc<Self>,
-        search: Search,
+        search: SearchRequest,
         control: RawControl,
-    ) -> mpsc::Receiver<Told> {
-        let (tell, told) = mpsc::channel(TOLD);
+    ) -> mpsc::Receiver<FeedItem> {
+        let (sender, items) = mpsc::channel(ITEM_BUFFER);
         let connection = Arc::clone(self);
         let reading = tokio::spawn(async move {
             let mut ldap = connection.ldap.clone();
-            let end = connection.read_on(&mut ldap, search, control, &tell).await;
-            if tell.is_closed() && !connection.is_lost() {
+            let end = connection
+                .forward_items(&mut ldap, search, control, &sender)
+                .await;
+            if sender.is_closed() && !connection.is_closed() {
                 connection.abandon(ldap.last_id()).await;
             }
-            (tell, end)
+            (sender, end)
         });
         // A task of its own, since the library panics on answers that it cannot make sense of.
         tokio::spawn(async move {
-            if let Ok((tell, end)) = reading.await {
-                let _ = tell.send(Told::End(end)).await;
+            if let Ok((sender, end)) = reading.await {
+                let _ = sender.send(FeedItem::ConnectionEnd(end)).await;
             }
         });
-        told
+        items
     }
 
-    async fn read_on(
+    async fn forward_items(
         &self,
         ldap: &mut Ldap,
-        search: Search,
+        search: SearchRequest,
         control: RawControl,
-        tell: &mpsc::Sender<Told>,
-    ) -> Fault {
+        sender: &mpsc::Sender<FeedItem>,
+    ) -> SearchError {
         ldap.with_controls(control);
         let asked = search.attributes.clone();
-        let reading = Reading::of(self, &asked);
+        let reading = EntryReader::of(self, &asked);
         let starting = ldap.streaming_search(
             &search.base,
             search.scope,
@@ -142,35 +146,36 @@ impl Connection {
         );
         let mut stream = match starting.await {
             Ok(stream) => stream,
-            Err(error) => return self.broken(&error),
+            Err(error) => return self.search_failed(&error),
         };
         loop {
             let next = tokio::select! {
                 next = stream.next() => next,
-                () = tell.closed() => return Fault::Question("nobody listens any more".into()),
+                () = sender.closed() => return SearchError::QueryFailed("nobody listens any more".into()),
             };
             let item = match next {
                 Ok(Some(item)) => item,
                 Ok(None) => break,
-                Err(error) => return self.broken(&error),
+                Err(error) => return self.search_failed(&error),
             };
-            self.hear();
-            let told = if item.is_ref() {
+            self.note_activity();
+            let items = if item.is_ref() {
                 continue;
             } else if item.is_intermediate() {
-                Told::Info(parse_syncinfo(item))
+                FeedItem::SyncInfo(parse_syncinfo(item))
             } else {
                 let state = item.1.iter().find_map(|Control(kind, raw)| {
                     matches!(kind, Some(ControlType::SyncState)).then(|| raw.parse::<SyncState>())
                 });
-                Told::Entry(reading.entry(SearchEntry::construct(item)), state)
+                FeedItem::Entry(reading.entry(SearchEntry::construct(item)), state)
             };
-            if tell.send(told).await.is_err() {
-                return Fault::Question("nobody listens any more".into());
+            if sender.send(items).await.is_err() {
+                return SearchError::QueryFailed("nobody listens any more".into());
             }
         }
         let result = stream.finish().await;
-        search_fault(&self.url, &search.base, &result)
-            .unwrap_or_else(|| Fault::Lost(format!("{} ended the feed of changes", self.url)))
+        check_search_result(&self.url, &search.base, &result).unwrap_or_else(|| {
+            SearchError::ConnectionLost(format!("{} ended the feed of changes", self.url))
+        })
     }
 }

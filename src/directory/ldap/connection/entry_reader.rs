@@ -4,25 +4,28 @@ use ldap3::SearchEntry;
 
 use super::Connection;
 use crate::directory::entry::Entry;
-use crate::directory::schema::Naming;
-use crate::directory::stamp::{Stamp, unstamped};
+use crate::directory::schema::RequestedNames;
+use crate::directory::stamp::{Stamp, without_stamp_attributes};
 
 /// How the entries of a search are read.
-pub(super) struct Reading<'a> {
-    naming: Naming<'a>,
+pub(super) struct EntryReader<'a> {
+    naming: RequestedNames<'a>,
     /// What was asked for, where the stamp was asked for as well.
-    unstamped: Option<&'a [String]>,
+    without_stamp_attributes: Option<&'a [String]>,
     server: &'a str,
 }
 
-impl<'a> Reading<'a> {
-    pub(super) fn of(connection: &'a Connection, asked: &'a [String]) -> Reading<'a> {
-        let unstamped = unstamped(asked);
-        let names = unstamped.unwrap_or(asked).iter().map(String::as_str);
-        Reading {
-            naming: Naming::of(connection.schema(), names),
-            unstamped,
-            server: connection.server(),
+impl<'a> EntryReader<'a> {
+    pub(super) fn of(connection: &'a Connection, asked: &'a [String]) -> EntryReader<'a> {
+        let without_stamp_attributes = without_stamp_attributes(asked);
+        let names = without_stamp_attributes
+            .unwrap_or(asked)
+            .iter()
+            .map(String::as_str);
+        EntryReader {
+            naming: RequestedNames::of(connection.schema(), names),
+            without_stamp_attributes,
+            server: connection.server_name(),
         }
     }
 
@@ -36,7 +39,7 @@ impl<'a> Reading<'a> {
             (name, lossy.collect())
         });
         let mut attributes: Vec<(String, Vec<String>)> = text.chain(binary).collect();
-        let stamp = match self.unstamped {
+        let stamp = match self.without_stamp_attributes {
             Some(asked) => Stamp::take(&mut attributes, asked, self.server),
             None => Stamp::default(),
         };
@@ -59,9 +62,9 @@ mod tests {
         };
         let schema = Schema::standard();
         let asked = ["mail".to_owned(), "journal".to_owned()];
-        let reading = Reading {
-            naming: Naming::of(&schema, asked.iter().map(String::as_str)),
-            unstamped: None,
+        let reading = EntryReader {
+            naming: RequestedNames::of(&schema, asked.iter().map(String::as_str)),
+            without_stamp_attributes: None,
             server: "x",
         };
         let entry = reading.entry(found);

@@ -14,43 +14,43 @@ use tokio::time::timeout;
 use super::url::{ServerUrl, UrlError};
 
 /// The longest that one question to the DNS may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+const DNS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A place where servers are, as the configuration has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Given {
+pub(super) enum ServerSpec {
     /// A server.
-    Server(ServerUrl),
+    Url(ServerUrl),
     /// The servers of a DNS domain, `srv:example.com`.
     Domain(String),
 }
 
-impl Given {
+impl ServerSpec {
     /// Reads one value of `directory.urls`.
-    pub(super) fn parse(text: &str, starttls: bool) -> Result<Given, UrlError> {
+    pub(super) fn parse(text: &str, starttls: bool) -> Result<ServerSpec, UrlError> {
         let text = text.trim();
         let domain = text
             .get(..4)
             .filter(|head| head.eq_ignore_ascii_case("srv:"));
         match domain.map(|_| text[4..].trim().trim_end_matches('.')) {
             Some("") => Err(UrlError::NoHost(text.to_owned())),
-            Some(domain) => Ok(Given::Domain(domain.to_lowercase())),
-            None => ServerUrl::parse(text, starttls).map(Given::Server),
+            Some(domain) => Ok(ServerSpec::Domain(domain.to_lowercase())),
+            None => ServerUrl::parse(text, starttls).map(ServerSpec::Url),
         }
     }
 
     /// Whether a connection ends up in TLS.
     pub(super) fn uses_tls(&self, starttls: bool) -> bool {
         match self {
-            Given::Server(url) => url.uses_tls(starttls),
-            Given::Domain(_) => true,
+            ServerSpec::Url(url) => url.uses_tls(starttls),
+            ServerSpec::Domain(_) => true,
         }
     }
 }
 
 /// One SRV record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Service {
+struct SrvRecord {
     priority: u16,
     weight: u16,
     port: u16,
@@ -58,27 +58,30 @@ struct Service {
 }
 
 /// The servers, in the order in which they are to be tried, and what went wrong on the way.
-pub(super) async fn servers(given: &[Given], starttls: bool) -> (Vec<ServerUrl>, Vec<String>) {
-    let (mut urls, mut troubles) = (Vec::new(), Vec::new());
-    for one in given {
+pub(super) async fn resolve_servers(
+    specs: &[ServerSpec],
+    starttls: bool,
+) -> (Vec<ServerUrl>, Vec<String>) {
+    let (mut urls, mut problems) = (Vec::new(), Vec::new());
+    for one in specs {
         let found = match one {
-            Given::Server(url) => Ok(vec![url.clone()]),
-            Given::Domain(domain) => {
+            ServerSpec::Url(url) => Ok(vec![url.clone()]),
+            ServerSpec::Domain(domain) => {
                 match TokioResolver::builder_tokio().map(ResolverBuilder::build) {
-                    Ok(Ok(resolver)) => of_domain(&resolver, domain, starttls).await,
+                    Ok(Ok(resolver)) => resolve_domain(&resolver, domain, starttls).await,
                     Ok(Err(error)) | Err(error) => Err(format!("the DNS cannot be asked: {error}")),
                 }
             }
         };
         match found {
             Ok(found) => urls.extend(found),
-            Err(trouble) => troubles.push(trouble),
+            Err(problem) => problems.push(problem),
         }
     }
-    (urls, troubles)
+    (urls, problems)
 }
 
-async fn of_domain(
+async fn resolve_domain(
     resolver: &TokioResolver,
     domain: &str,
     starttls: bool,
@@ -88,16 +91,16 @@ async fn of_domain(
         true => &["_ldap._tcp"],
         false => &["_ldaps._tcp", "_ldap._tcp"],
     };
-    let mut faults = Vec::new();
+    let mut problems = Vec::new();
     for service in names {
         let name = format!("{service}.{domain}.");
-        match timeout(PATIENCE, resolver.srv_lookup(name.as_str())).await {
+        match timeout(DNS_TIMEOUT, resolver.srv_lookup(name.as_str())).await {
             Ok(Ok(found)) => {
                 let services = found
                     .answers()
                     .iter()
                     .filter_map(|record| match &record.data {
-                        RData::SRV(srv) => Some(Service {
+                        RData::SRV(srv) => Some(SrvRecord {
                             priority: srv.priority,
                             weight: srv.weight,
                             port: srv.port,
@@ -109,7 +112,7 @@ async fn of_domain(
                 let services = services
                     .filter(|service| !service.host.is_empty())
                     .collect();
-                let urls = ordered(services, random).into_iter();
+                let urls = order_by_priority(services, random).into_iter();
                 let urls = urls.map(|one| match (*service, starttls) {
                     ("_ldaps._tcp", _) => format!("ldaps://{}:{}", one.host, one.port),
                     (_, true) => format!("ldap://{}:{}", one.host, one.port),
@@ -121,18 +124,21 @@ async fn of_domain(
                 if !urls.is_empty() {
                     return Ok(urls);
                 }
-                faults.push(format!("{name} names no server"));
+                problems.push(format!("{name} names no server"));
             }
-            Ok(Err(error)) => faults.push(format!("{name} {error}")),
-            Err(_) => faults.push(format!("{name} was not answered within {PATIENCE:?}")),
+            Ok(Err(error)) => problems.push(format!("{name} {error}")),
+            Err(_) => problems.push(format!("{name} was not answered within {DNS_TIMEOUT:?}")),
         }
     }
-    Err(format!("srv:{domain}: {}", faults.join("; ")))
+    Err(format!("srv:{domain}: {}", problems.join("; ")))
 }
 
 /// By priority, and within one by chance, weighted (RFC 2782). `random` gives a number below its
 /// argument.
-fn ordered(mut services: Vec<Service>, mut random: impl FnMut(u64) -> u64) -> Vec<Service> {
+fn order_by_priority(
+    mut services: Vec<SrvRecord>,
+    mut random: impl FnMut(u64) -> u64,
+) -> Vec<SrvRecord> {
     services.sort_by_key(|service| (service.priority, service.weight != 0));
     let mut ordered = Vec::new();
     while let Some(first) = services.first() {
@@ -164,8 +170,8 @@ mod tests {
 
     use super::*;
 
-    fn service(priority: u16, weight: u16, host: &str) -> Service {
-        Service {
+    fn service(priority: u16, weight: u16, host: &str) -> SrvRecord {
+        SrvRecord {
             priority,
             weight,
             port: 389,
@@ -184,7 +190,7 @@ mod tests {
             ]
         };
         let hosts = |random: fn(u64) -> u64| -> Vec<String> {
-            ordered(all(), random)
+            order_by_priority(all(), random)
                 .into_iter()
                 .map(|one| one.host)
                 .collect()
@@ -197,13 +203,13 @@ mod tests {
     #[test]
     fn a_domain_is_told_from_a_server() {
         assert_eq!(
-            Given::parse(" SRV:Example.com. ", false),
-            Ok(Given::Domain("example.com".into()))
+            ServerSpec::parse(" SRV:Example.com. ", false),
+            Ok(ServerSpec::Domain("example.com".into()))
         );
-        assert!(Given::parse("srv:", false).is_err());
+        assert!(ServerSpec::parse("srv:", false).is_err());
         assert!(matches!(
-            Given::parse("ldap://srv", false),
-            Ok(Given::Server(_))
+            ServerSpec::parse("ldap://srv", false),
+            Ok(ServerSpec::Url(_))
         ));
     }
 
@@ -258,7 +264,7 @@ mod tests {
             .build()
             .expect("a resolver");
         let found = async |domain: &str, starttls: bool| {
-            let urls = of_domain(&resolver, domain, starttls).await?;
+            let urls = resolve_domain(&resolver, domain, starttls).await?;
             Ok::<_, String>(urls.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
         assert_eq!(

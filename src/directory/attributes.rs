@@ -14,16 +14,16 @@ use std::sync::Arc;
 use ldap3::ldap_escape;
 
 use super::entry::Entry;
-use super::places;
+use super::inheritance;
 use super::resolve;
-use super::source::{Name, Objects};
+use super::source::{ObjectName, Objects};
 use super::target::{Target, x500_key};
 use super::{dn, scan};
 use crate::mail::Address;
 
 /// Attributes that name where an object's mail is forwarded to: an address, or for `altRecipient`
 /// an object.
-pub(super) const FORWARDING: [&str; 4] = [
+pub(super) const FORWARDING_ATTRIBUTES: [&str; 4] = [
     "targetAddress",
     "mailForwardingAddress",
     "msExchGenericForwardingAddress",
@@ -31,8 +31,8 @@ pub(super) const FORWARDING: [&str; 4] = [
 ];
 
 /// Attributes by which an account is told from a mailbox that nobody logs in to, see
-/// [`Entry::login_mark`].
-const ACCOUNT: [&str; 3] = ["userAccountControl", "loginShell", "pwdAccountLockedTime"];
+/// [`Entry::account_evidence`].
+const ACCOUNT_ATTRIBUTES: [&str; 3] = ["userAccountControl", "loginShell", "pwdAccountLockedTime"];
 /// The attribute of Exchange that names an object by its X.500 address.
 const LEGACY_DN: &str = "legacyExchangeDN";
 
@@ -47,13 +47,13 @@ pub(super) struct Attributes {
 
 /// How a value is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum ValueForm {
     /// As the questions for its key ask for it.
     Usual,
     /// Otherwise; this is its key.
     Unusual(String),
-    /// It names nothing.
-    Other,
+    /// No address or name.
+    Invalid,
 }
 
 /// Why the configured attributes cannot be used.
@@ -76,7 +76,11 @@ impl Attributes {
         if addresses.is_empty() {
             return Err(AttributeError::NoAddresses);
         }
-        match addresses.iter().chain(journal).find(|name| !is_name(name)) {
+        match addresses
+            .iter()
+            .chain(journal)
+            .find(|name| !is_attribute_name(name))
+        {
             Some(bad) => Err(AttributeError::Malformed(bad.clone())),
             None => Ok(Attributes {
                 addresses: distinct(addresses),
@@ -88,8 +92,8 @@ impl Attributes {
     }
 
     /// The same with further attributes to read.
-    pub(super) fn with(self, further: &[String]) -> Result<Attributes, AttributeError> {
-        match further.iter().find(|name| !is_name(name)) {
+    pub(super) fn with_further(self, further: &[String]) -> Result<Attributes, AttributeError> {
+        match further.iter().find(|name| !is_attribute_name(name)) {
             Some(bad) => Err(AttributeError::Malformed(bad.clone())),
             None => Ok(Attributes {
                 further: distinct(further),
@@ -100,7 +104,7 @@ impl Attributes {
 
     /// The same with attributes that hold login names.
     pub(super) fn with_logins(self, logins: &[String]) -> Result<Attributes, AttributeError> {
-        match logins.iter().find(|name| !is_name(name)) {
+        match logins.iter().find(|name| !is_attribute_name(name)) {
             Some(bad) => Err(AttributeError::Malformed(bad.clone())),
             None => Ok(Attributes {
                 logins: distinct(logins),
@@ -113,7 +117,11 @@ impl Attributes {
     /// login names.
     pub(super) fn login_filter<'l>(&self, logins: impl Iterator<Item = &'l str>) -> Option<String> {
         let terms: Vec<String> = logins
-            .flat_map(|login| self.logins.iter().map(move |name| equals(name, "", login)))
+            .flat_map(|login| {
+                self.logins
+                    .iter()
+                    .map(move |name| equality_term(name, "", login))
+            })
             .collect();
         (!terms.is_empty()).then(|| any_of(terms))
     }
@@ -126,10 +134,10 @@ impl Attributes {
 
     /// The filter for everything that mail may concern: objects with an address, forwarding or a
     /// journal attribute.
-    pub(super) fn concerned_filter(&self) -> String {
+    pub(super) fn mail_relevant_filter(&self) -> String {
         let journaled = self.journal.iter().map(String::as_str);
         let all = self.addresses.iter().map(String::as_str);
-        let all = all.chain(journaled).chain(FORWARDING);
+        let all = all.chain(journaled).chain(FORWARDING_ATTRIBUTES);
         let all: Vec<String> = distinct(&all.map(str::to_owned).collect::<Vec<_>>());
         any_of(all.iter().map(|name| format!("({name}=*)")).collect())
     }
@@ -153,7 +161,7 @@ impl Attributes {
 
     /// The filter for everything that a scan reads.
     pub(super) fn scan_filter(&self) -> String {
-        let all = self.scanned().into_iter();
+        let all = self.scan_attributes().into_iter();
         any_of(all.map(|name| format!("({name}=*)")).collect())
     }
 
@@ -165,11 +173,15 @@ impl Attributes {
         const INVISIBLE: [&str; 3] = ["\u{200b}", "\u{feff}", "\u{ad}"];
         let mut terms = Vec::new();
         for name in &self.addresses {
-            terms.extend(FORMS.map(|form| format!("({name}={})", escaped_but_stars(form))));
+            terms.extend(FORMS.map(|form| format!("({name}={})", escape_pattern(form))));
             terms.extend(INVISIBLE.map(|c| format!("({name}=*{}*)", ldap_escape(c))));
-            match kinds(name) {
+            match value_prefixes(name) {
                 [""] => terms.push(format!("({name}=smtp*)")),
-                kinds => terms.extend(kinds.iter().map(|kind| format!("({name}={kind}@*)"))),
+                value_prefixes => terms.extend(
+                    value_prefixes
+                        .iter()
+                        .map(|kind| format!("({name}={kind}@*)")),
+                ),
             }
         }
         any_of(terms)
@@ -177,62 +189,64 @@ impl Attributes {
 
     /// The attributes that a scan reads: those with addresses, those of journals, and X.500
     /// addresses.
-    pub(super) fn scanned(&self) -> Vec<String> {
+    pub(super) fn scan_attributes(&self) -> Vec<String> {
         let all = self.addresses.iter().chain(&self.journal).cloned();
         distinct(&all.chain([LEGACY_DN.to_owned()]).collect::<Vec<_>>())
     }
 
     /// Whether an attribute holds an object's own addresses.
-    pub(super) fn is_of_addresses(&self, attribute: &str) -> bool {
-        holds(&self.addresses, attribute)
+    pub(super) fn is_address_attribute(&self, attribute: &str) -> bool {
+        contains_name(&self.addresses, attribute)
     }
 
     /// How a value of one of the scanned attributes is written. `exact` if the server compares the
     /// attribute with case.
-    pub(super) fn form_of(&self, attribute: &str, value: &str, exact: bool) -> Form {
-        let is = |names: &[String]| holds(names, attribute);
+    pub(super) fn classify_value(&self, attribute: &str, value: &str, exact: bool) -> ValueForm {
+        let is = |names: &[String]| contains_name(names, attribute);
         let Ok(target) = Target::parse(value) else {
-            return Form::Other;
+            return ValueForm::Invalid;
         };
         let same = |one: &str, other: &str| match exact {
             true => one == other,
             false => one.eq_ignore_ascii_case(other),
         };
-        let is_asked = |kinds: &[&str], bare: &str| {
-            kinds.iter().any(|kind| {
+        let is_asked = |value_prefixes: &[&str], bare: &str| {
+            value_prefixes.iter().any(|kind| {
                 let head = value.get(..kind.len());
                 head.is_some_and(|head| same(head, kind)) && same(&value[kind.len()..], bare)
             })
         };
         // As an address it is asked for by its own key; as this object's name it is not.
         if let (Target::Smtp(_), true, Some(x500)) = (&target, is(&self.journal), target.x500()) {
-            return Form::Unusual(x500_key(&x500));
+            return ValueForm::Unusual(x500_key(&x500));
         }
         let is_usual = match &target {
             Target::Smtp(address) => {
                 let as_address = !is(&self.addresses) || {
-                    let kinds = kinds(attribute);
-                    is_asked(kinds, address.key())
-                        || spellings(address).iter().any(|one| is_asked(kinds, one))
+                    let value_prefixes = value_prefixes(attribute);
+                    is_asked(value_prefixes, address.key())
+                        || spellings(address)
+                            .iter()
+                            .any(|one| is_asked(value_prefixes, one))
                 };
                 as_address
                     && (!is(&self.journal)
-                        || is_asked(JOURNAL_KINDS, address.key())
+                        || is_asked(JOURNAL_PREFIXES, address.key())
                         || spellings(address)
                             .iter()
-                            .any(|one| is_asked(JOURNAL_KINDS, one)))
+                            .any(|one| is_asked(JOURNAL_PREFIXES, one)))
             }
             Target::Dn(_) => !is(&self.journal) || is_asked(&[""], &target.key()),
             Target::X500(_) => is_asked(&["x500:", ""], target.key().trim_start_matches("x500:")),
         };
         match is_usual {
-            true => Form::Usual,
-            false => Form::Unusual(target.key().into_owned()),
+            true => ValueForm::Usual,
+            false => ValueForm::Unusual(target.key().into_owned()),
         }
     }
 
     /// The filter for everything with an address.
-    pub(super) fn everybody_filter(&self) -> String {
+    pub(super) fn all_people_filter(&self) -> String {
         any_of(self.addresses.iter().map(|a| format!("({a}=*)")).collect())
     }
 
@@ -257,7 +271,7 @@ impl Attributes {
     }
 
     /// What a lookup has to read.
-    pub(super) fn wanted(&self) -> Vec<String> {
+    pub(super) fn lookup_attributes(&self) -> Vec<String> {
         let both: Vec<String> = self
             .addresses
             .iter()
@@ -268,16 +282,16 @@ impl Attributes {
             // By these an object may be named as a journal target, be a group, and be a member of
             // groups.
             .chain(["objectClass", LEGACY_DN, "uid"].map(str::to_owned))
-            .chain(FORWARDING.map(str::to_owned))
+            .chain(FORWARDING_ATTRIBUTES.map(str::to_owned))
             .collect();
         distinct(&both)
     }
 
     /// What is read of an object that is named as a target, or is a member of a group.
-    pub(super) fn of_named(&self) -> Vec<String> {
-        let both = self.wanted().into_iter();
-        let both = both.chain(resolve::ATTRIBUTES.map(str::to_owned));
-        let both: Vec<String> = both.chain(ACCOUNT.map(str::to_owned)).collect();
+    pub(super) fn named_object_attributes(&self) -> Vec<String> {
+        let both = self.lookup_attributes().into_iter();
+        let both = both.chain(resolve::TARGET_ATTRIBUTES.map(str::to_owned));
+        let both: Vec<String> = both.chain(ACCOUNT_ATTRIBUTES.map(str::to_owned)).collect();
         distinct(&both)
     }
 
@@ -292,8 +306,8 @@ impl Attributes {
     }
 
     /// What a lookup, or the resolution of a target, reads.
-    pub(super) fn read_of_files(&self) -> Vec<String> {
-        let mut all = self.of_named();
+    pub(super) fn file_attributes(&self) -> Vec<String> {
+        let mut all = self.named_object_attributes();
         all.push("primaryGroupID".to_owned());
         all
     }
@@ -301,34 +315,40 @@ impl Attributes {
     /// A journal attribute of which the server sent only a part,
     /// `extensionAttribute10;range=0-1499` ([MS-ADTS] section 3.1.1.3.1.3.3): the rest would be
     /// journal addresses that nobody copies to.
-    pub(super) fn cut_short<'a>(&self, entry: &'a Entry) -> Option<&'a str> {
+    pub(super) fn truncated_attribute<'a>(&self, entry: &'a Entry) -> Option<&'a str> {
         entry.attributes().map(|(name, _)| name).find(|name| {
-            range(name)
+            parse_range(name)
                 .is_some_and(|(base, _)| self.journal.iter().any(|j| j.eq_ignore_ascii_case(base)))
         })
     }
 
     /// The filter for everything that has one of these addresses, or one of the values that a scan
     /// found for them.
-    pub(super) fn lookup_filter(&self, asked: &[Address], unusual: &[scan::Value]) -> String {
+    pub(super) fn lookup_filter(
+        &self,
+        asked: &[Address],
+        unusual: &[scan::UnusualValue],
+    ) -> String {
         let terms = asked.iter().flat_map(spellings).flat_map(|value| {
             self.addresses.iter().flat_map(move |name| {
                 let value = value.clone();
-                kinds(name)
+                value_prefixes(name)
                     .iter()
-                    .map(move |kind| equals(name, kind, &value))
+                    .map(move |kind| equality_term(name, kind, &value))
             })
         });
         let unusual = unusual
             .iter()
-            .filter(|one| holds(&self.addresses, &one.attribute));
-        any_of(terms.chain(unusual.map(scan::Value::term)).collect())
+            .filter(|one| contains_name(&self.addresses, &one.attribute));
+        any_of(terms.chain(unusual.map(scan::UnusualValue::term)).collect())
     }
 
     /// The keys of all that a journal value may be to be about this address: itself, the objects
     /// that own it by their names, and their other addresses.
     pub(super) fn journal_keys(&self, address: &Address, owners: &[Arc<Entry>]) -> Vec<String> {
-        let objects = owners.iter().flat_map(|object| resolve::names_of(object));
+        let objects = owners
+            .iter()
+            .flat_map(|object| resolve::object_keys(object));
         let aliases = owners.iter().flat_map(|object| self.keys_of(object));
         let all = [address.key().to_owned()].into_iter();
         let mut all: Vec<String> = all.chain(objects).chain(aliases).collect();
@@ -339,16 +359,16 @@ impl Attributes {
 
     /// The filter for the objects with one of these X.500 addresses, or one of the values that a
     /// scan found for them.
-    pub(super) fn x500_filter(text: &str, unusual: &[scan::Value]) -> String {
+    pub(super) fn x500_filter(text: &str, unusual: &[scan::UnusualValue]) -> String {
         let mut terms = Vec::new();
         let key = x500_key(text);
         let bare = key.trim_start_matches("x500:");
         for text in distinct(&[text.to_owned(), bare.to_owned()]) {
-            terms.push(equals(LEGACY_DN, "", &text));
-            terms.push(equals("proxyAddresses", "X500:", &text));
+            terms.push(equality_term(LEGACY_DN, "", &text));
+            terms.push(equality_term("proxyAddresses", "X500:", &text));
         }
         let unusual = unusual.iter().filter(|one| {
-            holds(
+            contains_name(
                 &[LEGACY_DN.to_owned(), "proxyAddresses".to_owned()],
                 &one.attribute,
             )
@@ -356,7 +376,7 @@ impl Attributes {
         any_of(
             terms
                 .into_iter()
-                .chain(unusual.map(scan::Value::term))
+                .chain(unusual.map(scan::UnusualValue::term))
                 .collect(),
         )
     }
@@ -367,14 +387,16 @@ impl Attributes {
         &self,
         address: &Address,
         owners: &[Arc<Entry>],
-        unusual: &[scan::Value],
+        unusual: &[scan::UnusualValue],
     ) -> Option<String> {
         let addresses = spellings(address);
-        let addresses = addresses
-            .iter()
-            .flat_map(|value| JOURNAL_KINDS.iter().map(move |kind| (*kind, value.clone())));
+        let addresses = addresses.iter().flat_map(|value| {
+            JOURNAL_PREFIXES
+                .iter()
+                .map(move |kind| (*kind, value.clone()))
+        });
         let objects = owners.iter().flat_map(|object| {
-            let x500 = resolve::x500_of(object).flat_map(|text| {
+            let x500 = resolve::x500_addresses(object).flat_map(|text| {
                 let key = x500_key(text);
                 let text = text.trim().to_lowercase();
                 [
@@ -389,21 +411,24 @@ impl Attributes {
         });
         let aliases = owners.iter().flat_map(|object| self.keys_of(object));
         let aliases = aliases.filter(|key| key.contains('@') && *key != address.key());
-        let aliases =
-            aliases.flat_map(|key| JOURNAL_KINDS.iter().map(move |kind| (*kind, key.clone())));
+        let aliases = aliases.flat_map(|key| {
+            JOURNAL_PREFIXES
+                .iter()
+                .map(move |kind| (*kind, key.clone()))
+        });
         let named = addresses
             .chain(objects.map(|name| ("", name)))
             .chain(aliases);
         let unusual = unusual
             .iter()
-            .filter(|one| holds(&self.journal, &one.attribute));
+            .filter(|one| contains_name(&self.journal, &one.attribute));
         let terms: Vec<String> = named
             .flat_map(|(kind, value)| {
                 self.journal
                     .iter()
-                    .map(move |name| equals(name, kind, &value))
+                    .map(move |name| equality_term(name, kind, &value))
             })
-            .chain(unusual.map(scan::Value::term))
+            .chain(unusual.map(scan::UnusualValue::term))
             .collect();
         (!terms.is_empty()).then(|| any_of(terms))
     }
@@ -424,28 +449,23 @@ impl Attributes {
         keys(entry, &self.addresses)
     }
 
-    /// What has to be read of an object that changed, to know which answers it touches.
-    pub(super) fn telling(&self) -> Vec<String> {
-        self.wanted()
-    }
-
-    /// All names by which answers may depend on an object, see [`super::changes::Changes`].
+    /// All names by which answers may depend on an object, see [`super::change_log::ChangeLog`].
     pub(super) fn names_of(&self, entry: &Entry) -> Vec<String> {
-        let mut names = resolve::names_of(entry);
+        let mut names = resolve::object_keys(entry);
         names.extend(self.keys_of(entry));
         names.extend(self.journal_keys_of(entry));
         names.extend(
             entry
                 .values("uid")
-                .map(|uid| Name::Uid(uid.to_owned()).key()),
+                .map(|uid| ObjectName::Uid(uid.to_owned()).key()),
         );
         names.extend(
             self.login_keys_of(entry)
                 .into_iter()
                 .map(|login| format!("login={login}")),
         );
-        if places::may_be_inherited_from(entry, self.has_addresses(entry)) {
-            names.push(places::ANYWHERE.to_owned());
+        if inheritance::is_inheritable(entry, self.has_addresses(entry)) {
+            names.push(inheritance::ALL_GROUPS_AND_CONTAINERS.to_owned());
         }
         names
     }
@@ -462,12 +482,12 @@ impl Attributes {
 
     /// Whether the address may share a search with others: only where we surely compare like the
     /// server, which for letters beyond ASCII folds more than case.
-    pub(super) fn can_share(asked: &Address) -> bool {
+    pub(super) fn can_share_search(asked: &Address) -> bool {
         is_plain(asked.key())
     }
 
     /// The same for a login name.
-    pub(super) fn can_share_login(name: &str) -> bool {
+    pub(super) fn can_share_login_search(name: &str) -> bool {
         is_plain(name.trim())
     }
 
@@ -508,7 +528,7 @@ impl Attributes {
 
 /// An attribute name with a range option: the name without it, and the last value's number, `None`
 /// where it is the last of all.
-pub(super) fn range(name: &str) -> Option<(&str, Option<usize>)> {
+pub(super) fn parse_range(name: &str) -> Option<(&str, Option<usize>)> {
     let (base, options) = name.split_once(';')?;
     let range = options.split(';').find_map(|option| {
         let head = option.get(..6)?;
@@ -536,7 +556,7 @@ fn keys(entry: &Entry, attributes: &[String]) -> Vec<String> {
 }
 
 /// What may stand before an address in a journal attribute.
-const JOURNAL_KINDS: &[&str] = &["", "smtp:", "mailto:"];
+const JOURNAL_PREFIXES: &[&str] = &["", "smtp:", "mailto:"];
 
 /// As compared, and, where the local part needs quotes, as SMTP writes it too; the same with an
 /// internationalized domain in letters. Directories hold any of them.
@@ -562,7 +582,7 @@ fn spellings(address: &Address) -> Vec<String> {
 
 /// What stands before an address in an attribute. The values of Exchange's carry their type; nobody
 /// else's do.
-fn kinds(attribute: &str) -> &'static [&'static str] {
+fn value_prefixes(attribute: &str) -> &'static [&'static str] {
     match attribute {
         name if name.eq_ignore_ascii_case("proxyAddresses") => &["smtp:"],
         name if name.eq_ignore_ascii_case("targetAddress") => &["smtp:", ""],
@@ -570,12 +590,12 @@ fn kinds(attribute: &str) -> &'static [&'static str] {
     }
 }
 
-fn equals(attribute: &str, kind: &str, value: &str) -> String {
+fn equality_term(attribute: &str, kind: &str, value: &str) -> String {
     format!("({attribute}={kind}{})", ldap_escape(value))
 }
 
 /// A pattern with the characters escaped that have a meaning in a filter, but for the asterisk.
-fn escaped_but_stars(pattern: &str) -> String {
+fn escape_pattern(pattern: &str) -> String {
     let parts: Vec<String> = pattern
         .split('*')
         .map(|part| ldap_escape(part).into_owned())
@@ -583,7 +603,7 @@ fn escaped_but_stars(pattern: &str) -> String {
     parts.join("*")
 }
 
-fn holds(names: &[String], attribute: &str) -> bool {
+fn contains_name(names: &[String], attribute: &str) -> bool {
     names
         .iter()
         .any(|name| name.eq_ignore_ascii_case(attribute))
@@ -600,7 +620,7 @@ fn is_plain(key: &str) -> bool {
     key.is_ascii() && !key.contains(|c: char| c.is_ascii_whitespace())
 }
 
-fn is_name(text: &str) -> bool {
+fn is_attribute_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text
             .chars()
@@ -682,19 +702,19 @@ mod tests {
     fn a_value_that_a_scan_found_is_one_more_term() {
         let scan = scan::Scan::new(attributes());
         scan.begin();
-        scan.take(&entry("cn=x", "mail", &["Ana (x) <ana@b.test>"]));
+        scan.add_entry(&entry("cn=x", "mail", &["Ana (x) <ana@b.test>"]));
         scan.finish(None, None);
         let plain = attributes().lookup_filter(&[address("ana@b.test")], &[]);
         assert_eq!(
             plain,
             "(|(mail=ana@b.test)(proxyAddresses=smtp:ana@b.test))"
         );
-        let unusual = scan.values_of(["ana@b.test"]);
+        let unusual = scan.unusual_values(["ana@b.test"]);
         assert_eq!(
             attributes().lookup_filter(&[address("ana@b.test")], &unusual),
             "(|(mail=ana@b.test)(proxyAddresses=smtp:ana@b.test)(mail=Ana \\28x\\29 <ana@b.test>))"
         );
-        assert_eq!(scan.values_of(["eve@b.test"]), []);
+        assert_eq!(scan.unusual_values(["eve@b.test"]), []);
     }
 
     #[test]
@@ -723,7 +743,7 @@ mod tests {
     #[test]
     fn an_attribute_is_read_once_however_it_is_spelled() {
         assert_eq!(
-            attributes().wanted(),
+            attributes().lookup_attributes(),
             [
                 "mail",
                 "proxyAddresses",
@@ -796,8 +816,8 @@ mod tests {
     #[test]
     fn a_journal_attribute_cut_short_is_noticed() {
         let part = entry("cn=x", "ExtensionAttribute10;Range=0-1499", &["j@b.test"]);
-        assert!(attributes().cut_short(&part).is_some());
+        assert!(attributes().truncated_attribute(&part).is_some());
         let whole = entry("cn=x", "extensionAttribute10", &["j@b.test"]);
-        assert_eq!(attributes().cut_short(&whole), None);
+        assert_eq!(attributes().truncated_attribute(&whole), None);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ldap3::{Scope, ldap_escape};
 use tokio::time::Instant;
 
-use super::connection::{Connection, Search};
+use super::connection::{Connection, SearchRequest};
 use crate::directory::dn;
 use crate::directory::entry::Entry;
 
@@ -17,32 +17,32 @@ use crate::directory::entry::Entry;
 const INDEXED: i64 = 1;
 
 /// Those of the attributes that the server has no equality index of; none where it does not say.
-pub(super) async fn missing(
+pub(super) async fn unindexed_attributes(
     connection: &Arc<Connection>,
     base: &str,
     attributes: &[String],
     deadline: Instant,
 ) -> Vec<String> {
     match connection.features().ranges {
-        true => of_active_directory(connection, attributes, deadline).await,
-        false => of_openldap(connection, base, attributes, deadline).await,
+        true => active_directory_unindexed(connection, attributes, deadline).await,
+        false => openldap_unindexed(connection, base, attributes, deadline).await,
     }
 }
 
-async fn of_openldap(
+async fn openldap_unindexed(
     connection: &Arc<Connection>,
     base: &str,
     attributes: &[String],
     deadline: Instant,
 ) -> Vec<String> {
-    let databases = Search {
+    let databases = SearchRequest {
         base: "cn=config".into(),
         scope: Scope::OneLevel,
         filter: "(olcSuffix=*)".into(),
         attributes: vec!["olcSuffix".into(), "olcDbIndex".into()],
         limit: 100,
-        enough_at_limit: true,
-        may_be_missing: true,
+        allows_truncation: true,
+        allows_missing_base: true,
     };
     let databases = connection.search(databases, deadline).await;
     let holds_base = |entry: &&Entry| {
@@ -56,19 +56,19 @@ async fn of_openldap(
     }
 }
 
-async fn of_active_directory(
+async fn active_directory_unindexed(
     connection: &Arc<Connection>,
     attributes: &[String],
     deadline: Instant,
 ) -> Vec<String> {
-    let root = Search {
+    let root = SearchRequest {
         base: String::new(),
         scope: Scope::Base,
         filter: "(objectClass=*)".into(),
         attributes: vec!["schemaNamingContext".into()],
         limit: 1,
-        enough_at_limit: true,
-        may_be_missing: true,
+        allows_truncation: true,
+        allows_missing_base: true,
     };
     let root = connection.search(root, deadline).await.unwrap_or_default();
     let schema = root
@@ -82,14 +82,14 @@ async fn of_active_directory(
         .iter()
         .map(|name| format!("(lDAPDisplayName={})", ldap_escape(name.as_str())))
         .collect();
-    let definitions = Search {
+    let definitions = SearchRequest {
         base: schema.to_owned(),
         scope: Scope::OneLevel,
         filter: format!("(|{names})"),
         attributes: vec!["lDAPDisplayName".into(), "searchFlags".into()],
         limit: attributes.len(),
-        enough_at_limit: true,
-        may_be_missing: true,
+        allows_truncation: true,
+        allows_missing_base: true,
     };
     let definitions = connection.search(definitions, deadline).await;
     let flags = |entry: &Entry| {

@@ -13,47 +13,47 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::changes::Changes;
+use super::attributes::Attributes;
+use super::change_log::ChangeLog;
 use super::dn;
 use super::presence::Presence;
-use super::question::Attributes;
-use super::source::{Change, Place};
+use super::source::{Change, FeedCursor};
 
 /// Changes told but not noted yet.
-const WAITING: usize = 256;
+const CHANGE_BUFFER: usize = 256;
 /// The pause before watching again: after a loss, and where the server offers nothing to watch.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_UNSUPPORTED: Duration = Duration::from_secs(5 * 60);
 /// How often the place to go on from is written at most. An old one only means to be told some
 /// things twice.
-const WRITE_EVERY: Duration = Duration::from_secs(10);
+const WRITE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How a feed of changes ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Ended {
+pub(super) struct FeedEnd {
     /// Why, a sentence.
-    pub(super) why: String,
+    pub(super) reason: String,
     /// Whether it is of no use to try again soon.
     pub(super) unsupported: bool,
     /// Whether the place to go on from is of no use.
-    pub(super) forgotten: bool,
+    pub(super) cursor_expired: bool,
 }
 
 /// Something that tells of changes.
-pub(super) trait Feed: Send + Sync {
+pub(super) trait ChangeFeed: Send + Sync {
     /// Tells changes until it ends, beginning where `from` says, or now.
-    fn tell(
+    fn run(
         &self,
-        from: Option<Place>,
+        from: Option<FeedCursor>,
         to: mpsc::Sender<Change>,
-    ) -> impl Future<Output = Ended> + Send;
+    ) -> impl Future<Output = FeedEnd> + Send;
 }
 
 /// Notes what a feed tells until `stop`. The place to go on from is kept in `file`.
-pub(super) async fn watch(
-    feed: impl Feed,
+pub(super) async fn follow_feed(
+    feed: impl ChangeFeed,
     attributes: Attributes,
-    changes: Arc<Changes>,
+    changes: Arc<ChangeLog>,
     presence: Arc<Presence>,
     file: PathBuf,
     stop: CancellationToken,
@@ -62,42 +62,42 @@ pub(super) async fn watch(
         attributes,
         changes,
         presence,
-        place: read(&file).await,
+        cursor: read(&file).await,
         written: None,
         file,
     };
     let mut logged = None;
-    watching(false);
+    set_watch_gauge(false);
     loop {
-        let (tell, mut told) = mpsc::channel(WAITING);
-        let telling = feed.tell(watcher.place.clone(), tell);
-        let noting = async {
-            while let Some(change) = told.recv().await {
+        let (tell, mut changes_rx) = mpsc::channel(CHANGE_BUFFER);
+        let running = feed.run(watcher.cursor.clone(), tell);
+        let applying = async {
+            while let Some(change) = changes_rx.recv().await {
                 if matches!(change, Change::UpToDate) {
                     logged = None;
                 }
-                watcher.note(change).await;
+                watcher.apply(change).await;
             }
         };
-        let both = async { tokio::join!(telling, noting).0 };
-        let ended = stop.run_until_cancelled(both).await;
-        watching(false);
+        let both = async { tokio::join!(running, applying).0 };
+        let end = stop.run_until_cancelled(both).await;
+        set_watch_gauge(false);
         watcher.write().await;
-        let Some(ended) = ended else { return };
-        if ended.forgotten {
-            watcher.place = None;
+        let Some(end) = end else { return };
+        if end.cursor_expired {
+            watcher.cursor = None;
         }
-        if logged.as_ref() != Some(&ended) {
-            match ended.unsupported {
+        if logged.as_ref() != Some(&end) {
+            match end.unsupported {
                 true => tracing::info!(
                     "changes in the directory count after directory.cache.ttl: {}",
-                    ended.why
+                    end.reason
                 ),
-                false => tracing::warn!("lost sight of changes in the directory: {}", ended.why),
+                false => tracing::warn!("lost sight of changes in the directory: {}", end.reason),
             }
-            logged = Some(ended.clone());
+            logged = Some(end.clone());
         }
-        let pause = sleep(match ended.unsupported {
+        let pause = sleep(match end.unsupported {
             true => PAUSE_UNSUPPORTED,
             false => PAUSE,
         });
@@ -109,39 +109,39 @@ pub(super) async fn watch(
 
 struct Watcher {
     attributes: Attributes,
-    changes: Arc<Changes>,
+    changes: Arc<ChangeLog>,
     presence: Arc<Presence>,
-    place: Option<Place>,
+    cursor: Option<FeedCursor>,
     file: PathBuf,
-    written: Option<(Place, Instant)>,
+    written: Option<(FeedCursor, Instant)>,
 }
 
 impl Watcher {
-    async fn note(&mut self, change: Change) {
+    async fn apply(&mut self, change: Change) {
         match change {
             Change::Object(entry) => {
                 counter!("copyist_directory_changes_total").increment(1);
                 tracing::debug!(dn = entry.dn, "changed in the directory");
-                self.changes.changed(self.attributes.names_of(&entry));
+                self.changes.record(self.attributes.names_of(&entry));
                 // Where a value is hidden, whoever asks for the person hears of it.
-                self.presence.people().notice(&entry);
+                self.presence.journal_history().check(&entry);
             }
-            Change::Gone(dn) => {
+            Change::Removed(dn) => {
                 counter!("copyist_directory_changes_total").increment(1);
                 tracing::debug!(dn, "gone from the directory");
-                self.changes.changed([dn::key(&dn)]);
+                self.changes.record([dn::key(&dn)]);
             }
             Change::Everything => {
                 counter!("copyist_directory_watch_resets_total").increment(1);
-                self.changes.everything();
+                self.changes.record_all();
             }
             Change::UpToDate => {
                 tracing::info!("changes in the directory count at once");
-                watching(true);
+                set_watch_gauge(true);
             }
-            Change::Place(place) => {
-                self.place = Some(place);
-                let due = |(_, when): &(Place, Instant)| when.elapsed() >= WRITE_EVERY;
+            Change::FeedCursor(cursor) => {
+                self.cursor = Some(cursor);
+                let due = |(_, when): &(FeedCursor, Instant)| when.elapsed() >= WRITE_INTERVAL;
                 if self.written.as_ref().is_none_or(due) {
                     self.write().await;
                 }
@@ -151,24 +151,24 @@ impl Watcher {
 
     /// Keeps the place for the next start. Without it that start would only ask more.
     async fn write(&mut self) {
-        let Some(place) = self.place.clone() else {
+        let Some(cursor) = self.cursor.clone() else {
             return;
         };
-        if (self.written.as_ref()).is_some_and(|(written, _)| *written == place) {
+        if (self.written.as_ref()).is_some_and(|(written, _)| *written == cursor) {
             return;
         }
-        if let Err(error) = replace(&self.file, place.to_string()).await {
+        if let Err(error) = replace(&self.file, cursor.to_string()).await {
             tracing::warn!("cannot write {}: {error}", self.file.display());
         }
-        self.written = Some((place, Instant::now()));
+        self.written = Some((cursor, Instant::now()));
     }
 }
 
-fn watching(yes: bool) {
+fn set_watch_gauge(yes: bool) {
     gauge!("copyist_directory_watch_up").set(if yes { 1.0 } else { 0.0 });
 }
 
-async fn read(file: &Path) -> Option<Place> {
+async fn read(file: &Path) -> Option<FeedCursor> {
     tokio::fs::read_to_string(file).await.ok()?.parse().ok()
 }
 

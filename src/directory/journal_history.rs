@@ -15,21 +15,21 @@ use metrics::counter;
 use tokio::sync::Notify;
 
 use super::entry::{Entry, Outage};
-use super::stamp::{Moved, Stamp, fingerprint};
+use super::stamp::{Stamp, StampComparison, fingerprint};
 
 /// People remembered.
-const MOST: usize = 1_000_000;
+const MAX_OBJECTS: usize = 1_000_000;
 /// Removed values, and hidden ones, that are remembered by name.
-const MOST_NAMED: usize = 1000;
+const MAX_LISTED: usize = 1000;
 /// Lines in the file for each person, beside so many others, before it is written anew.
-const LINES: usize = 4;
-const LINES_BESIDE: usize = 10_000;
+const LINES_PER_RECORD: usize = 4;
+const SPARE_LINES: usize = 10_000;
 /// The first line of the file, before the attributes' names.
-const HEAD: &str = "copyist people 1";
+const HEADER: &str = "copyist people 1";
 
 /// Somebody whose journal attribute lost its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NoLongerJournaled {
+pub struct RemovedJournalAttribute {
     /// The distinguished name.
     pub dn: String,
     /// The attributes, by a comma.
@@ -40,19 +40,19 @@ pub struct NoLongerJournaled {
 
 /// What is known of everybody.
 #[derive(Debug)]
-pub(super) struct People {
+pub(super) struct JournalHistory {
     /// The journal attributes; a record names them by their numbers.
     attributes: Vec<String>,
-    known: Mutex<Known>,
-    news: Arc<Notify>,
+    state: Mutex<HistoryState>,
+    wake_writer: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    records: HashMap<u64, Record>,
-    removed: VecDeque<NoLongerJournaled>,
+struct HistoryState {
+    records: HashMap<u64, HistoryRecord>,
+    removed: VecDeque<RemovedJournalAttribute>,
     /// Whose values are hidden now, by the hashes of their names.
-    hidden: HashMap<u64, String>,
+    hidden_dns: HashMap<u64, String>,
     file: Option<PathBuf>,
     /// Lines that the file lacks.
     unwritten: String,
@@ -63,62 +63,62 @@ struct Known {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Record {
+struct HistoryRecord {
     /// One bit for each attribute that had a value.
-    had: u64,
+    present: u64,
     stamp: Stamp,
 }
 
-impl People {
-    /// Nobody is known so far. `news` hears of what is to be written.
-    pub(super) fn new(attributes: &[String], news: Arc<Notify>) -> People {
-        People {
+impl JournalHistory {
+    /// Nobody is known so far. `wake_writer` hears of what is to be written.
+    pub(super) fn new(attributes: &[String], wake_writer: Arc<Notify>) -> JournalHistory {
+        JournalHistory {
             attributes: attributes.to_vec(),
-            known: Mutex::default(),
-            news,
+            state: Mutex::default(),
+            wake_writer,
         }
     }
 
     /// Takes over what a file has, and keeps what is learned from now on in it. Blocks.
-    pub(super) fn keep_in(&self, file: &Path) -> io::Result<()> {
+    pub(super) fn persist_in(&self, file: &Path) -> io::Result<()> {
         let text = match std::fs::read_to_string(file) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error),
         };
-        let mut known = self.known();
-        known.records = self.parse(&text);
-        known.file = Some(file.to_owned());
-        self.rewrite(&mut known)
+        let mut state = self.state();
+        state.records = self.parse(&text);
+        state.file = Some(file.to_owned());
+        self.rewrite(&mut state)
     }
 
     /// Keeps what is learned from now on in a file, in the place of what it has.
-    pub(super) fn begin_in(&self, file: &Path) {
-        let mut known = self.known();
-        known.file = Some(file.to_owned());
-        known.is_void = true;
+    pub(super) fn start_file(&self, file: &Path) {
+        let mut state = self.state();
+        state.file = Some(file.to_owned());
+        state.is_void = true;
     }
 
     /// Forgets everybody: what is missing from now on is meant to be.
-    pub(super) fn forget(&self) -> io::Result<()> {
-        let mut known = self.known();
-        known.records.clear();
-        known.hidden.clear();
-        self.rewrite(&mut known)
+    pub(super) fn clear(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.records.clear();
+        state.hidden_dns.clear();
+        self.rewrite(&mut state)
     }
 
     /// Writes what the file lacks. Blocks.
-    pub(super) fn write(&self) -> io::Result<()> {
-        let mut known = self.known();
-        if known.unwritten.is_empty() {
+    pub(super) fn save(&self) -> io::Result<()> {
+        let mut state = self.state();
+        if state.unwritten.is_empty() {
             return Ok(());
         }
-        known.lines += known.unwritten.lines().count();
-        if known.is_void || known.lines > LINES * known.records.len() + LINES_BESIDE {
-            return self.rewrite(&mut known);
+        state.lines += state.unwritten.lines().count();
+        if state.is_void || state.lines > LINES_PER_RECORD * state.records.len() + SPARE_LINES {
+            return self.rewrite(&mut state);
         }
-        let lines = std::mem::take(&mut known.unwritten);
-        let Some(path) = &known.file else {
+        let lines = std::mem::take(&mut state.unwritten);
+        let Some(path) = &state.file else {
             return Ok(());
         };
         let mut file = std::fs::OpenOptions::new()
@@ -129,57 +129,57 @@ impl People {
     }
 
     /// Those whose values were removed lately, the last one first.
-    pub(super) fn no_longer_journaled(&self) -> Vec<NoLongerJournaled> {
-        self.known().removed.iter().rev().cloned().collect()
+    pub(super) fn removed_journal_attributes(&self) -> Vec<RemovedJournalAttribute> {
+        self.state().removed.iter().rev().cloned().collect()
     }
 
     /// Whose values are hidden now.
-    pub(super) fn hidden(&self) -> Vec<String> {
-        let mut hidden: Vec<String> = self.known().hidden.values().cloned().collect();
-        hidden.sort();
-        hidden
+    pub(super) fn hidden_dns(&self) -> Vec<String> {
+        let mut hidden_dns: Vec<String> = self.state().hidden_dns.values().cloned().collect();
+        hidden_dns.sort();
+        hidden_dns
     }
 
     /// Compares an object, read with all journal attributes and its stamp, with what it was; an
     /// outage where a value is hidden.
-    pub(super) fn notice(&self, entry: &Entry) -> Option<Outage> {
+    pub(super) fn check(&self, entry: &Entry) -> Option<Outage> {
         if self.attributes.is_empty() {
             return None;
         }
-        let now = Record {
-            had: self.bits(entry),
+        let now = HistoryRecord {
+            present: self.bits(entry),
             stamp: entry.stamp,
         };
         let key = fingerprint(&entry.dn.to_lowercase());
-        let mut known = self.known();
-        let Some(before) = known.records.get(&key).copied() else {
-            if now.had != 0 {
-                self.learn(&mut known, key, now);
+        let mut state = self.state();
+        let Some(before) = state.records.get(&key).copied() else {
+            if now.present != 0 {
+                self.record(&mut state, key, now);
             }
             return None;
         };
-        let lost = before.had & !now.had;
+        let lost = before.present & !now.present;
         if lost == 0 {
-            known.hidden.remove(&key);
+            state.hidden_dns.remove(&key);
             if before != now {
-                self.learn(&mut known, key, now);
+                self.record(&mut state, key, now);
             }
             return None;
         }
-        let lost = self.names(lost);
-        if now.stamp.moved_since(before.stamp) == Moved::No {
-            self.news.notify_one();
-            return Some(known.note_hidden(key, &entry.dn, &lost));
+        let lost = self.attribute_names(lost);
+        if now.stamp.compare_with(before.stamp) == StampComparison::Unchanged {
+            self.wake_writer.notify_one();
+            return Some(state.record_hidden(key, &entry.dn, &lost));
         }
-        known.hidden.remove(&key);
-        self.learn(&mut known, key, now);
-        known.note_removed(&entry.dn, lost);
+        state.hidden_dns.remove(&key);
+        self.record(&mut state, key, now);
+        state.record_removed(&entry.dn, lost);
         None
     }
 
-    fn learn(&self, known: &mut Known, key: u64, record: Record) {
-        known.learn(key, record);
-        self.news.notify_one();
+    fn record(&self, state: &mut HistoryState, key: u64, record: HistoryRecord) {
+        state.record(key, record);
+        self.wake_writer.notify_one();
     }
 
     fn bits(&self, entry: &Entry) -> u64 {
@@ -190,7 +190,7 @@ impl People {
             .fold(0, |bits, (number, _)| bits | 1 << number)
     }
 
-    fn names(&self, bits: u64) -> String {
+    fn attribute_names(&self, bits: u64) -> String {
         let numbered = self.attributes.iter().take(64).enumerate();
         let named = numbered.filter(|(number, _)| bits & 1 << number != 0);
         named
@@ -201,16 +201,16 @@ impl People {
 
     /// Records of attributes that are journal attributes no more are left out, as is a line that
     /// was not written to its end.
-    fn parse(&self, text: &str) -> HashMap<u64, Record> {
+    fn parse(&self, text: &str) -> HashMap<u64, HistoryRecord> {
         let mut records = HashMap::new();
         let mut lines = text
             .split_inclusive('\n')
             .filter_map(|line| line.strip_suffix('\n'));
-        let mut head = lines.next().unwrap_or_default().split('\t');
-        if head.next() != Some(HEAD) {
+        let mut header = lines.next().unwrap_or_default().split('\t');
+        if header.next() != Some(HEADER) {
             return records;
         }
-        let places: Vec<Option<usize>> = head
+        let positions: Vec<Option<usize>> = header
             .map(|old| {
                 self.attributes
                     .iter()
@@ -223,14 +223,14 @@ impl People {
                 .split(' ')
                 .map(|word| u64::from_str_radix(word, 16).ok())
                 .collect();
-            let Some([key, had, origin, exact, time]) = numbers.as_deref() else {
+            let Some([key, present, origin, exact, time]) = numbers.as_deref() else {
                 continue;
             };
-            let had = places
+            let present = positions
                 .iter()
                 .enumerate()
                 .fold(0, |bits, (old, new)| match new {
-                    Some(new) if had & 1 << old != 0 => bits | 1 << new,
+                    Some(new) if present & 1 << old != 0 => bits | 1 << new,
                     _ => bits,
                 });
             let stamp = Stamp {
@@ -238,44 +238,44 @@ impl People {
                 exact: *exact,
                 time: *time,
             };
-            match had {
+            match present {
                 0 => records.remove(key),
-                had => records.insert(*key, Record { had, stamp }),
+                present => records.insert(*key, HistoryRecord { present, stamp }),
             };
         }
         records
     }
 
-    fn rewrite(&self, known: &mut Known) -> io::Result<()> {
-        known.unwritten.clear();
-        known.is_void = false;
-        known.lines = known.records.len();
-        let Some(path) = &known.file else {
+    fn rewrite(&self, state: &mut HistoryState) -> io::Result<()> {
+        state.unwritten.clear();
+        state.is_void = false;
+        state.lines = state.records.len();
+        let Some(path) = &state.file else {
             return Ok(());
         };
-        let mut text = HEAD.to_owned();
+        let mut text = HEADER.to_owned();
         for name in &self.attributes {
             let _ = write!(text, "\t{name}");
         }
         text.push('\n');
-        for (key, record) in &known.records {
+        for (key, record) in &state.records {
             push_line(&mut text, *key, *record);
         }
         replace(path, &text)
     }
 
     // A panic while the lock is held leaves records that are still right.
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, HistoryState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
-    fn learn(&mut self, key: u64, record: Record) {
-        if record.had == 0 {
+impl HistoryState {
+    fn record(&mut self, key: u64, record: HistoryRecord) {
+        if record.present == 0 {
             self.records.remove(&key);
         } else {
-            if self.records.len() >= MOST
+            if self.records.len() >= MAX_OBJECTS
                 && !self.records.contains_key(&key)
                 && let Some(other) = self.records.keys().next().copied()
             {
@@ -288,11 +288,13 @@ impl Known {
         }
     }
 
-    fn note_hidden(&mut self, key: u64, dn: &str, attribute: &str) -> Outage {
+    fn record_hidden(&mut self, key: u64, dn: &str, attribute: &str) -> Outage {
         let outage = Outage::new(format!(
             "{dn} shows no {attribute} any more though the object did not change: grant the account read access to it (if it is meant: copyist directory accept-empty)"
         ));
-        if self.hidden.len() < MOST_NAMED && self.hidden.insert(key, dn.to_owned()).is_none() {
+        if self.hidden_dns.len() < MAX_LISTED
+            && self.hidden_dns.insert(key, dn.to_owned()).is_none()
+        {
             tracing::error!(
                 dn,
                 "the value of {attribute} vanished although the object did not change (an ACL?): mail of this person is deferred until the account may read it again, or somebody runs \"copyist directory accept-empty\""
@@ -301,13 +303,13 @@ impl Known {
         outage
     }
 
-    fn note_removed(&mut self, dn: &str, attribute: String) {
+    fn record_removed(&mut self, dn: &str, attribute: String) {
         counter!("copyist_directory_no_longer_journaled_total").increment(1);
         tracing::warn!("no longer journaled: {dn} ({attribute})");
-        if self.removed.len() >= MOST_NAMED {
+        if self.removed.len() >= MAX_LISTED {
             self.removed.pop_front();
         }
-        self.removed.push_back(NoLongerJournaled {
+        self.removed.push_back(RemovedJournalAttribute {
             dn: dn.to_owned(),
             attribute,
             when: SystemTime::now(),
@@ -315,14 +317,14 @@ impl Known {
     }
 }
 
-fn push_line(text: &mut String, key: u64, record: Record) {
-    let Record { had, stamp } = record;
+fn push_line(text: &mut String, key: u64, record: HistoryRecord) {
+    let HistoryRecord { present, stamp } = record;
     let Stamp {
         origin,
         exact,
         time,
     } = stamp;
-    let _ = writeln!(text, "{key:x} {had:x} {origin:x} {exact:x} {time:x}");
+    let _ = writeln!(text, "{key:x} {present:x} {origin:x} {exact:x} {time:x}");
 }
 
 /// Puts a file in the place of another at one stroke.
@@ -346,29 +348,29 @@ mod tests {
         Entry::new(dn, values).with_stamp(stamp)
     }
 
-    fn people() -> People {
-        People::new(&["other".into(), "Journal".into()], Arc::default())
+    fn people() -> JournalHistory {
+        JournalHistory::new(&["other".into(), "Journal".into()], Arc::default())
     }
 
     #[test]
     fn a_value_that_vanishes_from_an_unchanged_object_is_an_outage() {
         let people = people();
-        assert_eq!(people.notice(&entry("cn=dan", "j@b", "1")), None);
-        let outage = people.notice(&entry("CN=Dan", "", "1")).expect("an outage");
+        assert_eq!(people.check(&entry("cn=dan", "j@b", "1")), None);
+        let outage = people.check(&entry("CN=Dan", "", "1")).expect("an outage");
         assert!(outage.reason.contains("CN=Dan"), "{outage}");
-        assert_eq!(people.hidden(), ["CN=Dan"]);
-        assert_eq!(people.notice(&entry("cn=dan", "j@b", "1")), None);
-        assert!(people.hidden().is_empty() && people.no_longer_journaled().is_empty());
+        assert_eq!(people.hidden_dns(), ["CN=Dan"]);
+        assert_eq!(people.check(&entry("cn=dan", "j@b", "1")), None);
+        assert!(people.hidden_dns().is_empty() && people.removed_journal_attributes().is_empty());
     }
 
     #[test]
     fn a_value_that_was_removed_is_said_once() {
         let people = people();
-        people.notice(&entry("cn=dan", "j@b", "1"));
+        people.check(&entry("cn=dan", "j@b", "1"));
         for csn in ["2", "2", "3"] {
-            assert_eq!(people.notice(&entry("cn=dan", "", csn)), None);
+            assert_eq!(people.check(&entry("cn=dan", "", csn)), None);
         }
-        let removed = people.no_longer_journaled();
+        let removed = people.removed_journal_attributes();
         assert_eq!(removed.len(), 1, "{removed:?}");
         assert_eq!(
             (&*removed[0].dn, &*removed[0].attribute),
@@ -381,16 +383,16 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("people");
         let people = people();
-        people.keep_in(&file).expect("it is ours");
-        for round in 0..2 * LINES_BESIDE {
-            people.notice(&entry("cn=dan", "j@b", &round.to_string()));
+        people.persist_in(&file).expect("it is ours");
+        for round in 0..2 * SPARE_LINES {
+            people.check(&entry("cn=dan", "j@b", &round.to_string()));
             if round % 1000 == 0 {
-                people.write().expect("it is ours");
+                people.save().expect("it is ours");
             }
         }
-        people.write().expect("it is ours");
+        people.save().expect("it is ours");
         let text = std::fs::read_to_string(&file).expect("written");
-        assert!(text.lines().count() < LINES_BESIDE + 2000);
+        assert!(text.lines().count() < SPARE_LINES + 2000);
     }
 
     #[test]
@@ -398,24 +400,24 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("people");
         let first = people();
-        first.keep_in(&file).expect("it is ours");
+        first.persist_in(&file).expect("it is ours");
         for dn in ["cn=dan", "cn=eve", "cn=bob"] {
-            first.notice(&entry(dn, "j@b", "1"));
+            first.check(&entry(dn, "j@b", "1"));
         }
-        first.notice(&entry("cn=eve", "", "2"));
-        first.write().expect("it is ours");
+        first.check(&entry("cn=eve", "", "2"));
+        first.save().expect("it is ours");
         let mut text = std::fs::read_to_string(&file).expect("written");
         text.push_str("ffff 1 0");
         std::fs::write(&file, text).expect("it is ours");
-        let second = People::new(&["journal".into()], Arc::default());
-        second.keep_in(&file).expect("it is ours");
-        assert!(second.notice(&entry("cn=dan", "", "1")).is_some());
-        assert_eq!(second.notice(&entry("cn=eve", "", "2")), None);
-        second.forget().expect("it is ours");
-        assert_eq!(second.notice(&entry("cn=bob", "", "1")), None);
-        let third = People::new(&["journal".into()], Arc::default());
-        third.keep_in(&file).expect("it is ours");
-        assert_eq!(third.notice(&entry("cn=dan", "", "1")), None);
-        assert!(third.no_longer_journaled().is_empty());
+        let second = JournalHistory::new(&["journal".into()], Arc::default());
+        second.persist_in(&file).expect("it is ours");
+        assert!(second.check(&entry("cn=dan", "", "1")).is_some());
+        assert_eq!(second.check(&entry("cn=eve", "", "2")), None);
+        second.clear().expect("it is ours");
+        assert_eq!(second.check(&entry("cn=bob", "", "1")), None);
+        let third = JournalHistory::new(&["journal".into()], Arc::default());
+        third.persist_in(&file).expect("it is ours");
+        assert_eq!(third.check(&entry("cn=dan", "", "1")), None);
+        assert!(third.removed_journal_attributes().is_empty());
     }
 }

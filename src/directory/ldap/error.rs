@@ -4,45 +4,51 @@ use ldap3::LdapResult;
 
 /// Why a search has no answer. Each holds a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum SearchError {
     /// The connection ended or fell silent: the question may be put again on another.
     #[error("{0}")]
-    Lost(String),
+    ConnectionLost(String),
     /// The server cannot answer now, whatever is asked: another one should.
     #[error("{0}")]
-    Server(String),
+    ServerFailed(String),
     /// This question has no answer; others may.
     #[error("{0}")]
-    Question(String),
+    QueryFailed(String),
     /// The answer did not come in time, and the server is there: it says nothing about what was
     /// asked.
     #[error("{0}")]
-    Slow(String),
+    TimedOut(String),
 }
 
 /// The fault in a search result, `None` where it was a success.
-pub(super) fn search_fault(url: &str, base: &str, result: &LdapResult) -> Option<Fault> {
-    let says = sentence(result);
+pub(super) fn check_search_result(
+    url: &str,
+    base: &str,
+    result: &LdapResult,
+) -> Option<SearchError> {
+    let says = describe_result(result);
     Some(match result.rc {
         0 => return None,
         // Cut short: what came may be half of the truth, and half is a lost copy.
-        3 => Fault::Slow(format!("{url} gave only a part of the answer: {says}")),
-        4 | 11 => Fault::Question(format!("{url} gave only a part of the answer: {says}")),
-        10 => Fault::Server(format!(
+        3 => SearchError::TimedOut(format!("{url} gave only a part of the answer: {says}")),
+        4 | 11 => SearchError::QueryFailed(format!("{url} gave only a part of the answer: {says}")),
+        10 => SearchError::ServerFailed(format!(
             "{url} refers to other servers for base {base:?}: {says}; ask the server that holds it (for Active Directory the Global Catalog, port 3269)"
         )),
-        32 => Fault::Server(format!(
+        32 => SearchError::ServerFailed(format!(
             "{url} has no base {base:?}, or hides it from us: {says}"
         )),
-        1 | 8 | 13 | 48..=53 | 80 => Fault::Server(format!("{url} refused the search: {says}")),
-        _ => Fault::Question(format!("{url} could not do the search: {says}")),
+        1 | 8 | 13 | 48..=53 | 80 => {
+            SearchError::ServerFailed(format!("{url} refused the search: {says}"))
+        }
+        _ => SearchError::QueryFailed(format!("{url} could not do the search: {says}")),
     })
 }
 
 /// Why a bind failed.
-pub(super) fn bind_refusal(url: &str, who: &str, result: &LdapResult) -> String {
-    let says = sentence(result);
-    match ad_reason(&result.text) {
+pub(super) fn describe_bind_error(url: &str, who: &str, result: &LdapResult) -> String {
+    let says = describe_result(result);
+    match active_directory_reason(&result.text) {
         Some(reason) if result.rc == 49 => {
             format!("{url} refused the bind as {who:?}: {reason} ({says})")
         }
@@ -55,7 +61,7 @@ pub(super) fn bind_refusal(url: &str, who: &str, result: &LdapResult) -> String 
 }
 
 /// Name, number and diagnostic text of a result, on one line.
-fn sentence(result: &LdapResult) -> String {
+fn describe_result(result: &LdapResult) -> String {
     let name = match result.rc {
         1 => "operationsError",
         2 => "protocolError",
@@ -93,7 +99,7 @@ fn sentence(result: &LdapResult) -> String {
 }
 
 /// What Active Directory means by `data 52e` in the text of invalidCredentials.
-fn ad_reason(text: &str) -> Option<&'static str> {
+fn active_directory_reason(text: &str) -> Option<&'static str> {
     let code = text.split_once("data ")?.1;
     let end = code.find(|c: char| !c.is_ascii_hexdigit());
     Some(match &code[..end.unwrap_or(code.len())] {
@@ -126,19 +132,27 @@ mod tests {
     #[test]
     fn a_partial_answer_is_no_answer_and_no_reason_to_leave_the_server() {
         for rc in [3, 4, 11] {
-            let fault = search_fault("ldap://x", "dc=b", &result(rc, ""));
-            let is_slow = matches!(fault, Some(Fault::Slow(_)));
+            let error = check_search_result("ldap://x", "dc=b", &result(rc, ""));
+            let is_slow = matches!(error, Some(SearchError::TimedOut(_)));
             assert_eq!(is_slow, rc == 3, "{rc}");
-            assert!(is_slow || matches!(fault, Some(Fault::Question(_))), "{rc}");
+            assert!(
+                is_slow || matches!(error, Some(SearchError::QueryFailed(_))),
+                "{rc}"
+            );
         }
-        assert_eq!(search_fault("ldap://x", "dc=b", &result(0, "")), None);
+        assert_eq!(
+            check_search_result("ldap://x", "dc=b", &result(0, "")),
+            None
+        );
     }
 
     #[test]
     fn a_missing_base_and_a_referral_are_outages_that_name_it() {
         for rc in [10, 32] {
-            match search_fault("ldap://x", "dc=b", &result(rc, "")) {
-                Some(Fault::Server(reason)) => assert!(reason.contains("dc=b"), "{reason}"),
+            match check_search_result("ldap://x", "dc=b", &result(rc, "")) {
+                Some(SearchError::ServerFailed(reason)) => {
+                    assert!(reason.contains("dc=b"), "{reason}")
+                }
                 other => unreachable!("{rc}: {other:?}"),
             }
         }
@@ -147,7 +161,7 @@ mod tests {
     #[test]
     fn active_directory_codes_are_put_into_words() {
         let text = "80090308: LdapErr: DSID-0C09042A, comment: AcceptSecurityContext error, data 775, v3839\0";
-        let refusal = bind_refusal("ldap://x", "agent", &result(49, text));
+        let refusal = describe_bind_error("ldap://x", "agent", &result(49, text));
         assert!(refusal.contains("the account is locked"), "{refusal}");
         assert!(!refusal.contains('\0'), "{refusal:?}");
     }

@@ -1,0 +1,276 @@
+//! What changed in the directory since an answer was asked for. Pure but for the clock.
+//!
+//! Answers stay where they are; each is compared with this when it is wanted again. So an answer
+//! that was under way while its object changed counts as old, too, and a change costs no more for
+//! many answers than for one. Names are kept as hashes, for there are a few of them for each
+//! answer: should two ever meet, something is asked once too often.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Names remembered; a directory where more changes has everything asked anew.
+const MAX_NAMES: usize = 200_000;
+
+/// When what changed. A name is whatever answers depend on: an object's DN, an address, an X.500
+/// address or a login name, each in lower case.
+#[derive(Debug)]
+pub(super) struct ChangeLog {
+    start: Instant,
+    /// When anything changed last, in microseconds since `start`; 0: never.
+    latest: AtomicU64,
+    times: RwLock<ChangeTimes>,
+    /// Who waits for the next change.
+    notify: Notify,
+    /// The longest that an answer is kept.
+    retention: Duration,
+}
+
+#[derive(Debug, Default)]
+struct ChangeTimes {
+    /// What was asked for before this moment is void.
+    everything: Option<Instant>,
+    names: HashMap<u64, Instant>,
+}
+
+/// What an answer depends on, where that is more than it shows by itself.
+#[derive(Debug, Default)]
+pub(super) struct Dependencies {
+    names: Box<[u64]>,
+    /// Any change at all may matter.
+    on_everything: bool,
+    /// Up to when the names were compared and none had changed; as [`ChangeLog::latest`].
+    checked_at: AtomicU64,
+}
+
+impl Dependencies {
+    /// These names.
+    pub(super) fn new(names: impl IntoIterator<Item = String>) -> Dependencies {
+        let names = names.into_iter().map(|name| hash_name(&to_lower(name)));
+        let mut names: Vec<u64> = names.collect();
+        names.sort_unstable();
+        names.dedup();
+        Dependencies {
+            names: names.into(),
+            ..Dependencies::default()
+        }
+    }
+
+    /// Whatever there is.
+    pub(super) fn on_everything() -> Dependencies {
+        Dependencies {
+            on_everything: true,
+            ..Dependencies::default()
+        }
+    }
+}
+
+impl ChangeLog {
+    /// Nothing changed so far; answers are kept no longer than `retention`.
+    pub(super) fn new(retention: Duration) -> ChangeLog {
+        ChangeLog {
+            start: Instant::now(),
+            latest: AtomicU64::new(0),
+            times: RwLock::default(),
+            notify: Notify::new(),
+            retention,
+        }
+    }
+
+    /// Whatever has one of these names is no longer what it was.
+    pub(super) fn record(&self, names: impl IntoIterator<Item = String>) {
+        let mut names = names
+            .into_iter()
+            .map(|name| hash_name(&to_lower(name)))
+            .peekable();
+        if names.peek().is_none() {
+            return;
+        }
+        let now = Instant::now();
+        let mut times = self.write();
+        times.names.extend(names.map(|name| (name, now)));
+        if times.names.len() > MAX_NAMES {
+            times
+                .names
+                .retain(|_, when| when.elapsed() <= self.retention);
+            if times.names.len() > MAX_NAMES / 2 {
+                times.names.clear();
+                times.everything = Some(now);
+            }
+        }
+        self.publish(now);
+    }
+
+    /// Anything may be other than it was.
+    pub(super) fn record_all(&self) {
+        let now = Instant::now();
+        let mut times = self.write();
+        times.names.clear();
+        times.everything = Some(now);
+        self.publish(now);
+    }
+
+    /// Whether one of these names changed after `since`; see [`hash_name`].
+    pub(super) fn has_changed(&self, since: Instant, names: impl IntoIterator<Item = u64>) -> bool {
+        if self.is_unchanged_since(since) {
+            return false;
+        }
+        let times = self.read();
+        is_after(times.everything, since)
+            || names
+                .into_iter()
+                .any(|name| is_after(times.names.get(&name).copied(), since))
+    }
+
+    /// Whether something that an answer depends on changed after `since`.
+    pub(super) fn affects(&self, since: Instant, dependencies: &Dependencies) -> bool {
+        if self.is_unchanged_since(since) {
+            return false;
+        }
+        let latest = self.latest.load(Ordering::Acquire);
+        if dependencies.on_everything {
+            return true;
+        }
+        if dependencies.checked_at.load(Ordering::Relaxed) == latest {
+            return false;
+        }
+        let times = self.read();
+        let has_fewer_changes = times.names.len() < dependencies.names.len();
+        let has_changed = is_after(times.everything, since)
+            || match has_fewer_changes {
+                true => {
+                    let mut all = times.names.iter();
+                    all.any(|(name, when)| {
+                        *when >= since && dependencies.names.binary_search(name).is_ok()
+                    })
+                }
+                false => {
+                    let mut all = dependencies.names.iter();
+                    all.any(|name| is_after(times.names.get(name).copied(), since))
+                }
+            };
+        if !has_changed {
+            dependencies.checked_at.store(latest, Ordering::Relaxed);
+        }
+        has_changed
+    }
+
+    /// Called while the write lock is held, so that whoever sees it finds the names.
+    fn publish(&self, now: Instant) {
+        self.latest
+            .store(self.micros_since_start(now), Ordering::Release);
+        self.notify.notify_waiters();
+        // Whoever begins to wait between two changes must not miss one.
+        self.notify.notify_one();
+    }
+
+    /// Waits for a change that nobody was told of yet.
+    pub(super) async fn wait_for_change(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Whether nothing at all changed after `since`.
+    pub(super) fn is_unchanged_since(&self, since: Instant) -> bool {
+        self.latest.load(Ordering::Acquire) < self.micros_since_start(since)
+    }
+
+    fn micros_since_start(&self, when: Instant) -> u64 {
+        let micros = when.saturating_duration_since(self.start).as_micros();
+        u64::try_from(micros).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    // A panic while the lock is held leaves a map that is still right.
+    fn read(&self) -> RwLockReadGuard<'_, ChangeTimes> {
+        self.times
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, ChangeTimes> {
+        self.times
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// At the same moment counts as after: then nobody can tell.
+fn is_after(when: Option<Instant>, since: Instant) -> bool {
+    when.is_some_and(|when| when >= since)
+}
+
+/// What is kept of a name in lower case.
+pub(super) fn hash_name(name: &str) -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEY.hash_one(name)
+}
+
+/// A name as it is compared.
+pub(super) fn to_lower(name: String) -> String {
+    match name
+        .bytes()
+        .any(|b| b.is_ascii_uppercase() || !b.is_ascii())
+    {
+        true => name.to_lowercase(),
+        false => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn tick() -> Instant {
+        tokio::time::advance(Duration::from_millis(1)).await;
+        Instant::now()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_was_asked_for_before_a_change_is_touched_by_it() {
+        let changes = ChangeLog::new(Duration::from_secs(3600));
+        let before = tick().await;
+        assert!(!changes.has_changed(before, ["cn=a"].map(hash_name)));
+        tick().await;
+        changes.record(["CN=A".to_owned()]);
+        assert!(changes.has_changed(before, ["x", "cn=a"].map(hash_name)));
+        assert!(!changes.has_changed(before, ["cn=b"].map(hash_name)));
+        assert!(changes.affects(before, &Dependencies::new(["Cn=a".to_owned()])));
+        assert!(changes.affects(before, &Dependencies::on_everything()));
+        let other = Dependencies::new(["cn=b".to_owned()]);
+        assert!(!changes.affects(before, &other));
+        let after = tick().await;
+        assert!(!changes.has_changed(after, ["cn=a"].map(hash_name)));
+        assert!(!changes.affects(after, &Dependencies::on_everything()));
+        tick().await;
+        changes.record(["cn=b".to_owned()]);
+        assert!(
+            changes.affects(before, &other),
+            "checked once, then changed"
+        );
+        changes.record_all();
+        assert!(changes.has_changed(after, ["cn=z"].map(hash_name)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_changes_than_can_be_remembered_touch_everything() {
+        let changes = ChangeLog::new(Duration::from_secs(3600));
+        let before = tick().await;
+        changes.record((0..=MAX_NAMES).map(|n| format!("cn={n}")));
+        assert!(changes.has_changed(before, ["cn=another"].map(hash_name)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_older_than_any_answer_are_forgotten() {
+        let changes = ChangeLog::new(Duration::from_secs(60));
+        changes.record((0..MAX_NAMES).map(|n| format!("cn={n}")));
+        tokio::time::advance(Duration::from_secs(61)).await;
+        let before = tick().await;
+        changes.record(["cn=x".to_owned()]);
+        assert!(!changes.has_changed(before, ["cn=another"].map(hash_name)));
+        assert!(changes.has_changed(before, ["cn=x"].map(hash_name)));
+    }
+}
