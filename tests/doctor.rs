@@ -1256,6 +1256,19 @@ fn a_port_for_reports_that_everybody_reaches_must_lead_by_copyist() {
     assert_eq!(status, Some(1));
 }
 
+#[test]
+fn a_small_public_port_for_reports_is_replaced() {
+    let mut house = House::milter();
+    house.plant(Config("192.0.2.1:25", "127.0.0.1:10027"));
+    let port = "10027 inet n - n - - smtpd\nsubmission inet n - n - - smtpd\n";
+    house.plant(Master("submission inet n - n - - smtpd\n", port));
+    let (found, _) = house.findings();
+    assert_eq!(names(&found), ["report-size-limit"], "{found:#?}");
+    assert!(house.follow(found[0]["fix"].as_str().expect("a text")));
+    let (found, status) = house.findings();
+    assert_eq!((names(&found), status), (vec![], Some(0)), "{found:#?}");
+}
+
 /// Names of what is found.
 fn names(found: &[Value]) -> Vec<&str> {
     let all = found.iter();

@@ -78,6 +78,10 @@ impl Unpacked {
             binary.display()
         );
         let directory = open_directory();
+        // Exim starts itself again as a user of its own, who cannot enter a clone below /root.
+        let here = directory.path().join(program);
+        std::fs::copy(&binary, &here).expect("the binary can be copied");
+        let binary = here;
         write(
             &directory.path().join("server.conf"),
             configuration(directory.path(), &binary, ports),

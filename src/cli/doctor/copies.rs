@@ -18,7 +18,7 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     found.extend(bcc_maps(postfix));
     found.extend(message_size(postfix, settings));
     found.extend(report_size(postfix, settings));
-    found.extend(mailbox_size(postfix, settings));
+    found.extend(mailbox_size(postfix, configured(settings)));
     found.extend(connections(postfix, settings));
     found.extend(internal_mail(postfix, settings));
     found.extend(soft_bounce(postfix, settings));
@@ -43,7 +43,7 @@ pub(super) fn journals_nothing(settings: &Settings) -> Option<Finding> {
 }
 
 /// The addresses that the settings themselves journal to.
-fn configured(settings: &Settings) -> impl Iterator<Item = &Address> {
+pub(super) fn configured(settings: &Settings) -> impl Iterator<Item = &Address> {
     let directions = Direction::ALL.into_iter();
     directions.flat_map(|direction| {
         let targets = settings.rules.of(direction).journal.iter();
@@ -162,15 +162,20 @@ fn report_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     let limit = taken_by(postfix, relay)?;
     let largest = largest(postfix, settings);
     let mut fix = Vec::new();
+    let port = "127.0.0.1:10027";
+    let is_replaced = |one: &Service| one.key() == "10027/inet";
     if !postfix.is_local(relay) {
-        let port = "127.0.0.1:10027";
+        if is_replaced(relay) {
+            fix.push(postfix.remove_service(relay));
+        }
         fix.push(postfix.add_service(&format!("{port}/inet={port} inet n - n - - smtpd")));
     }
     // What comes in gets a limit below the one that holds for all.
     fix.push(postfix.set_main("message_size_limit", &(limit + REPORT).to_string()));
     let entrances = postfix
         .listeners()
-        .filter(|one| !(is_relay(postfix, one, settings) && postfix.is_local(one)));
+        .filter(|one| !(is_relay(postfix, one, settings) && postfix.is_local(one)))
+        .filter(|one| !is_replaced(one));
     fix.extend(
         entrances.map(|one| postfix.set_service(one, "message_size_limit", &limit.to_string())),
     );
@@ -192,7 +197,10 @@ fn report_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
 }
 
 /// A journal mailbox that local(8) keeps as one file (postconf(5), mailbox_size_limit).
-fn mailbox_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
+pub(super) fn mailbox_size<'a>(
+    postfix: &Postfix,
+    mut journal: impl Iterator<Item = &'a Address>,
+) -> Option<Finding> {
     let values = &postfix.values;
     let limit = values.limit("mailbox_size_limit")?;
     let elsewhere = [
@@ -206,8 +214,7 @@ fn mailbox_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
         .all(|parameter| values.get(parameter).is_empty())
         && !values.get("home_mailbox").ends_with('/')
         && !values.get("mail_spool_directory").ends_with('/');
-    let local =
-        configured(settings).find(|address| values.lists("mydestination", address.domain()))?;
+    let local = journal.find(|address| values.lists("mydestination", address.domain()))?;
     is_file.then(|| Finding {
         name: "journal-mailbox-limit",
         severity: Severity::Warning,

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::copies;
 use super::finding::{Finding, Severity};
+use super::postfix::Postfix;
 use crate::config::Settings;
 use crate::deliver;
 use crate::directory::Directory;
@@ -29,7 +31,11 @@ struct Everybody {
 }
 
 /// Findings about the journal attributes. An outage of the directory is another finding.
-pub(super) async fn findings(directory: &Directory, settings: &Settings) -> Vec<Finding> {
+pub(super) async fn findings(
+    directory: &Directory,
+    postfixes: &[Postfix],
+    settings: &Settings,
+) -> Vec<Finding> {
     let everybody = match timeout(PATIENCE, read(directory, settings)).await {
         Ok(Some(everybody)) => everybody,
         Ok(None) | Err(_) => return Vec::new(),
@@ -44,6 +50,15 @@ pub(super) async fn findings(directory: &Directory, settings: &Settings) -> Vec<
             why: "no copy can be delivered to it: copies go to the fallback, or as an NDR to the NDR address".into(),
             fix: "correct the value; copyist coverage --problems lists all of them".into(),
         });
+    }
+    for postfix in postfixes {
+        // Without the directory it is found for the addresses of the settings.
+        if copies::mailbox_size(postfix, copies::configured(settings)).is_none() {
+            found.extend(copies::mailbox_size(
+                postfix,
+                everybody.journal_addresses.iter(),
+            ));
+        }
     }
     found.extend(ndr(&everybody.journal_addresses, settings));
     found.extend(rejected(&everybody.journal_addresses, settings).await);

@@ -30,13 +30,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MOST_METRICS: u64 = 4 * 1024 * 1024;
 
 pub(super) async fn findings(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
-    let mut found = directory(settings).await;
+    let mut found = directory(postfixes, settings).await;
     found.extend(service(settings).await);
     found.extend(relay(postfixes, settings).await);
     found
 }
 
-async fn directory(settings: &Settings) -> Vec<Finding> {
+async fn directory(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
     let identities = match daemon::open_identities(settings) {
         Ok(identities) => identities,
         Err(error) => return vec![unreachable("directory", error.to_string())],
@@ -49,7 +49,7 @@ async fn directory(settings: &Settings) -> Vec<Finding> {
     }
     if probes.iter().any(|probe| probe.outcome.is_ok()) {
         found.extend(guard(&identities, settings).await);
-        found.extend(journaled::findings(directory, settings).await);
+        found.extend(journaled::findings(directory, postfixes, settings).await);
     }
     found.extend(targets(directory, settings).await);
     directory.close().await;

@@ -328,6 +328,11 @@ impl Postfix {
         format!("{} -M '{entry}'", self.postconf())
     }
 
+    /// The command that removes a service.
+    pub(super) fn remove_service(&self, service: &Service) -> String {
+        format!("{} -MX '{}'", self.postconf(), service.key())
+    }
+
     /// The command that lets services have so many processes.
     pub(super) fn set_processes(&self, services: &[String], number: u32) -> String {
         let each = services
