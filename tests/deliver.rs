@@ -133,8 +133,8 @@ async fn bytes_arrive_exactly_at_the_border_of_pieces() {
 #[tokio::test]
 async fn each_recipient_has_its_own_outcome() {
     let sink = sink().await;
-    sink.refuse("b@c.test", no(550));
-    sink.refuse("c@c.test", no(451));
+    sink.reject("b@c.test", no(550));
+    sink.reject("c@c.test", no(451));
     let bench = Bench::start(relay(sink.address()), ONCE);
     bench
         .owe(item(1, &["a@c.test", "b@c.test", "c@c.test"]), "x\r\n")
@@ -183,7 +183,7 @@ async fn what_came_while_the_clock_was_ten_years_ahead_is_delivered_now() {
 #[tokio::test]
 async fn a_version_is_given_back_to_its_sender_after_days_and_a_report_never() {
     let sink = sink().await;
-    sink.refuse("b@c.test", no(451));
+    sink.reject("b@c.test", no(451));
     let bench = Bench::start(relay(sink.address()), AT_ONCE);
     let long_ago = SystemTime::now() - Duration::from_secs(6 * 24 * 3600);
     let version = Item {
@@ -338,8 +338,8 @@ async fn another_relay_takes_over_without_a_restart() {
 #[tokio::test]
 async fn a_refused_ndr_is_a_dead_letter_until_somebody_retries_it() {
     let (refusing, taking) = (sink().await, sink().await);
-    refusing.refuse("a@c.test", no(550));
-    refusing.refuse("ndr@c.test", no(550));
+    refusing.reject("a@c.test", no(550));
+    refusing.reject("ndr@c.test", no(550));
     let bench = Bench::start(relay(refusing.address()), ONCE);
     bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
     let listed = bench
@@ -380,7 +380,7 @@ async fn a_refused_ndr_is_a_dead_letter_until_somebody_retries_it() {
 async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest() {
     let refused: usize = lab::setting("COPYIST_PROOF_REFUSALS", 300);
     let sink = sink().await;
-    sink.refuse("a@c.test", no(550));
+    sink.reject("a@c.test", no(550));
     let settings = RelaySettings {
         connections: 5,
         ..relay(sink.address())

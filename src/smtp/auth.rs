@@ -1,24 +1,22 @@
-//! Who logs in: the user's name out of what a client answers to AUTH (RFC 4954), read along with
-//! the server.
+//! SMTP AUTH (RFC 4954): the user name in a client's responses, read while they are forwarded.
 //!
-//! Promises: gives the name and nothing else; no password is kept. A name is only a claim until the
-//! server has said
-//! 235. What cannot be read gives no name.
+//! Promises: returns the name and nothing else; no password is stored. A name is only a claim until
+//! the server has replied 235. Unreadable responses give no name.
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 
-/// A server decides what it takes; some take what has no padding.
+/// Some servers accept responses without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The user's name, from the client's base64 responses in their order, the initial one included if
-/// there was one. `None` for other mechanisms than PLAIN, LOGIN, CRAM-MD5, SCRAM-*, XOAUTH2,
-/// OAUTHBEARER and EXTERNAL, and for what is none by its mechanism.
+/// Returns the user name from the client's base64 responses in order, with the initial one if there
+/// was one. `None` for mechanisms other than PLAIN, LOGIN, CRAM-MD5, SCRAM-*, XOAUTH2, OAUTHBEARER
+/// and EXTERNAL, and for invalid responses.
 pub fn parse_auth_user(mechanism: &str, responses: &[Bytes]) -> Option<String> {
     let response = decoded(responses.first()?)?;
     let user = match mechanism.to_ascii_uppercase().as_str() {
@@ -26,7 +24,7 @@ pub fn parse_auth_user(mechanism: &str, responses: &[Bytes]) -> Option<String> {
         // The responses are the name and the password. EXTERNAL: the one response is the name (RFC
         // 4422 appendix A).
         "LOGIN" | "EXTERNAL" => response,
-        // The name may have spaces; the digest after the last has none (RFC 2195).
+        // The name may have spaces; the digest after the last space has none (RFC 2195).
         "CRAM-MD5" => response[..memchr::memrchr(b' ', &response)?].to_vec(),
         "XOAUTH2" => xoauth2(&response)?.to_vec(),
         "OAUTHBEARER" => {
@@ -36,7 +34,7 @@ pub fn parse_auth_user(mechanism: &str, responses: &[Bytes]) -> Option<String> {
             saslname(name.filter(|_| rest.is_empty())?)?
         }
         scram if scram.starts_with("SCRAM-") => {
-            // RFC 5802 section 7. A field m= before n= is an extension that nobody knows.
+            // RFC 5802 section 7. A field m= before n= is an unknown extension.
             let (_, bare) = gs2(&response)?;
             saslname(
                 bare.split(|byte| *byte == b',')
@@ -58,20 +56,21 @@ fn decoded(response: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// `[authzid] NUL authcid NUL passwd` (RFC 4616): who proves to be somebody, not whom it acts for.
+/// Returns authcid of `[authzid] NUL authcid NUL passwd` (RFC 4616): the authenticated identity,
+/// not the one it acts for.
 fn plain(response: &[u8]) -> Option<&[u8]> {
     let mut parts = response.split(|byte| *byte == 0);
     let (_, user, _) = (parts.next()?, parts.next()?, parts.next()?);
     parts.next().is_none().then_some(user)
 }
 
-/// `user=NAME 0x01 auth=Bearer TOKEN 0x01 0x01`.
+/// Returns NAME of `user=NAME 0x01 auth=Bearer TOKEN 0x01 0x01`.
 fn xoauth2(response: &[u8]) -> Option<&[u8]> {
     let mut fields = response.split(|byte| *byte == 1);
     fields.find_map(|field| field.strip_prefix(b"user="))
 }
 
-/// `n,a=NAME,` or `y,,` or `p=BINDING,,` and what follows (RFC 5801 section 4): the name, still
+/// Parses `n,a=NAME,` or `y,,` or `p=BINDING,,` (RFC 5801 section 4): returns the name, still
 /// escaped, and the rest.
 fn gs2(message: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     let mut parts = message.splitn(3, |byte| *byte == b',');
@@ -84,7 +83,8 @@ fn gs2(message: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     known.then_some((name, rest))
 }
 
-/// `=2C` is a comma and `=3D` an equals sign; no other escape is one (RFC 5801 section 4).
+/// Decodes a saslname: `=2C` is a comma and `=3D` an equals sign; no other escape is valid (RFC
+/// 5801 section 4).
 fn saslname(escaped: &[u8]) -> Option<Vec<u8>> {
     let mut name = Vec::with_capacity(escaped.len());
     let mut parts = escaped.split(|byte| *byte == b'=');
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_is_read_whatever_the_mechanism() {
+    fn the_user_is_found_for_each_mechanism() {
         let cases: [(&str, &[&[u8]], &str); 20] = [
             ("PLAIN", &[b"\0ana\0secret"], "ana"),
             (
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_gives_no_name() {
+    fn invalid_responses_give_no_name() {
         let cases: [(&str, &[&[u8]]); 28] = [
             ("PLAIN", &[]),
             ("PLAIN", &[b""]),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_encoding_is_base64_and_a_lone_equals_sign_is_nothing() {
+    fn responses_are_base64_and_a_lone_equals_sign_is_empty() {
         let user = |response: &'static str| parse_auth_user("LOGIN", &[Bytes::from(response)]);
         assert_eq!(user("YW5h").as_deref(), Some("ana"));
         assert_eq!(user("YW4=").as_deref(), Some("an"));

@@ -1,11 +1,11 @@
-//! What a server offers in its answer to EHLO (RFC 5321 section 4.1.1.1).
+//! The extensions that a server offers in its reply to EHLO (RFC 5321 section 4.1.1.1).
 
-/// The extensions that matter to a client of ours.
+/// The extensions that Copyist uses as a client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// RFC 2920.
     pub pipelining: bool,
-    /// RFC 1870: the largest message in bytes; 0 says that there is a limit that is not told.
+    /// RFC 1870: the largest message in bytes; 0 means an unspecified limit.
     pub size: Option<u64>,
     /// RFC 6152.
     pub eight_bit_mime: bool,
@@ -15,16 +15,16 @@ pub struct Capabilities {
     pub dsn: bool,
     /// RFC 3207.
     pub starttls: bool,
-    /// RFC 4954: the mechanisms that we know.
+    /// RFC 4954: the supported mechanisms.
     pub auth: Mechanisms,
 }
 
-/// The SASL mechanisms that a server offers, as far as we can use them.
+/// The SASL mechanisms that a server offers and Copyist supports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mechanisms {
     /// RFC 4616.
     pub plain: bool,
-    /// Of old Microsoft clients, without an RFC.
+    /// From old Microsoft clients, without an RFC.
     pub login: bool,
 }
 
@@ -36,8 +36,8 @@ impl Mechanisms {
 }
 
 impl Capabilities {
-    /// Reads the lines after the first, without their codes. Keywords have no case. `AUTH=` is what
-    /// servers said before there was an RFC.
+    /// Parses the lines after the first, without their codes. Keywords ignore case. `AUTH=` is the
+    /// syntax from before the RFC.
     pub fn from_lines<Line: AsRef<str>>(lines: impl IntoIterator<Item = Line>) -> Capabilities {
         let mut found = Capabilities::default();
         for line in lines {
@@ -62,7 +62,7 @@ impl Capabilities {
         found
     }
 
-    /// Whether the server said that messages of this many bytes are too large.
+    /// Returns the server's size limit if a message of this many bytes exceeds it.
     pub fn exceeded_size_limit(&self, bytes: usize) -> Option<u64> {
         self.size
             .filter(|limit| *limit > 0 && bytes as u64 > *limit)
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keywords_are_read_whatever_their_case() {
+    fn keywords_ignore_case() {
         let lines = [
             "pipelining",
             "Size 1000",

@@ -1,14 +1,14 @@
 //! The commands of a client (RFC 5321 section 4.1.1 and its extensions).
 //!
-//! Promises: strict. Whatever two servers could read in two ways is [`Command::Malformed`]; what is
-//! read is as it was written, nothing of it normalized. The line itself stays with the caller, who
-//! sends that on, never what was read.
+//! Promises: strict. A line that two servers could read in two ways is [`Command::Malformed`];
+//! parsed values are as written, without normalization. The line itself stays with the caller, who
+//! forwards that, never the parsed values.
 
 use std::fmt;
 
 use bytes::Bytes;
 
-/// What a line of a client asks for.
+/// A command line of a client.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Command {
     /// EHLO with the client's name or address literal.
@@ -32,24 +32,24 @@ pub enum Command {
     },
     /// DATA.
     Data,
-    /// A chunk (RFC 3030) follows the line, whatever the answer.
+    /// BDAT (RFC 3030): a chunk follows the line, whatever the reply.
     Bdat {
-        /// Its size.
+        /// The size of the chunk in bytes.
         bytes: u64,
-        /// Whether it is the message's last.
+        /// Whether it is the last chunk of the message.
         last: bool,
     },
     /// RSET.
     Rset,
-    /// NOOP, whatever follows.
+    /// NOOP with any argument.
     Noop,
     /// QUIT.
     Quit,
-    /// VRFY, whatever follows.
+    /// VRFY with any argument.
     Vrfy,
-    /// EXPN, whatever follows.
+    /// EXPN with any argument.
     Expn,
-    /// HELP, whatever follows.
+    /// HELP with any argument.
     Help,
     /// STARTTLS (RFC 3207).
     StartTls,
@@ -57,26 +57,25 @@ pub enum Command {
     Auth {
         /// The SASL mechanism.
         mechanism: String,
-        /// The initial response, in base64; `=` is an empty one.
+        /// The initial response in base64; `=` is an empty one.
         initial: Option<String>,
     },
-    /// Postfix's XCLIENT: names in uppercase, values decoded, empty where they are not known.
+    /// Postfix's XCLIENT: names in uppercase, values decoded, empty if unknown.
     Xclient(Vec<(String, String)>),
-    /// Postfix's XFORWARD: names in uppercase, values decoded, empty where they are not known.
+    /// Postfix's XFORWARD: names in uppercase, values decoded, empty if unknown.
     Xforward(Vec<(String, String)>),
-    /// A command that is none of these.
+    /// Any other command.
     Unknown,
-    /// One of these with a broken argument; or a line that is no text, or has a control character
-    /// in it.
+    /// A known command with an invalid argument, or a line that is not UTF-8 or has a control
+    /// character.
     Malformed,
 }
 
 impl Command {
-    /// Reads a line, without its CRLF.
+    /// Parses a line without its CRLF.
     pub fn parse(line: &[u8]) -> Command {
         match std::str::from_utf8(line) {
-            // Printable only (RFC 5321 section 4.1.2): first of all no CR, LF or NUL, whoever cut
-            // the lines.
+            // Printable characters only (RFC 5321 section 4.1.2), above all no CR, LF or NUL.
             Ok(line) if !line.contains(|c: char| c.is_ascii_control()) => {
                 parse(line).unwrap_or(Command::Malformed)
             }
@@ -85,9 +84,9 @@ impl Command {
     }
 }
 
-/// `None` for a broken argument.
+/// Parses a line; `None` if an argument is invalid.
 fn parse(line: &str) -> Option<Command> {
-    // White space at the end is nothing (RFC 5321 section 4.1.1).
+    // Trailing white space is ignored (RFC 5321 section 4.1.1).
     let line = line.trim_end_matches(' ');
     let (verb, argument) = match line.split_once(' ') {
         Some((verb, argument)) => (verb, Some(argument)),
@@ -121,13 +120,12 @@ fn parse(line: &str) -> Option<Command> {
     }
 }
 
-/// One word and nothing else.
+/// Parses an argument of exactly one word.
 fn word(argument: &str) -> Option<String> {
     (!argument.is_empty() && !argument.contains(' ')).then(|| argument.to_owned())
 }
 
-/// `FROM:<path> PARAM…`. Spaces after the colon are many clients' habit, and so is a path without
-/// brackets.
+/// Parses `FROM:<path> PARAM…`. Many clients add spaces after the colon or omit the brackets.
 fn path(argument: &str, keyword: &str) -> Option<(String, Vec<String>)> {
     let (head, rest) = argument.split_at_checked(keyword.len())?;
     if !head.eq_ignore_ascii_case(keyword) {
@@ -158,7 +156,8 @@ fn path(argument: &str, keyword: &str) -> Option<(String, Vec<String>)> {
     sound.then(|| (path.to_owned(), params))
 }
 
-/// Whether a path is one however it is read: atoms, and perhaps a domain or an address literal.
+/// Whether a path without brackets is unambiguous: atoms, optionally with a domain or an address
+/// literal.
 fn is_plain_path(path: &str) -> bool {
     let is_atom = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c);
     let is_literal = |domain: &str| {
@@ -178,8 +177,8 @@ fn is_plain_path(path: &str) -> bool {
         && domain.is_none_or(|domain| is_domain(domain) || is_literal(domain))
 }
 
-/// A line of MAIL or RCPT that was read as such, with angle brackets around its path: whoever
-/// passes it on says only what the RFC has.
+/// Adds missing angle brackets to the path of a parsed MAIL or RCPT line, so that the forwarded
+/// line conforms to the RFC.
 pub fn add_brackets(line: &Bytes) -> Bytes {
     let Some(colon) = memchr::memchr(b':', line) else {
         return line.clone();
@@ -194,8 +193,8 @@ pub fn add_brackets(line: &Bytes) -> Bytes {
     Bytes::from([head, b"<", path, b">", params].concat())
 }
 
-/// `KEYWORD` or `KEYWORD=value` (RFC 5321 section 4.1.2). The value may be anything, also nothing:
-/// what it may be, its extension says.
+/// Whether a word is `KEYWORD` or `KEYWORD=value` (RFC 5321 section 4.1.2). The value may be
+/// anything, even empty: its extension defines it.
 fn is_param(word: &str) -> bool {
     let keyword = word.split_once('=').map_or(word, |(keyword, _)| keyword);
     keyword.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -204,9 +203,9 @@ fn is_param(word: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// Where the `>` stands that ends a path: the first that is not in a quoted string. `None` for all
-/// that a less strict server might see end elsewhere: spaces, `<` and backslashes outside of a
-/// quoted string, or one that is only a part of a word.
+/// Returns the offset of the `>` that ends a path, the first outside a quoted string. `None` if a
+/// less strict server might see another end: after spaces, `<` and backslashes outside a quoted
+/// string, or a quoted string that is only a part of a word.
 fn path_end(path: &str) -> Option<usize> {
     let (mut quoted, mut before) = (false, '<');
     let mut bytes = path.char_indices();
@@ -230,7 +229,7 @@ fn path_end(path: &str) -> Option<usize> {
     None
 }
 
-/// `SIZE` or `SIZE LAST`.
+/// Parses `SIZE` or `SIZE LAST`.
 fn chunk(argument: &str) -> Option<Command> {
     let (size, last) = match argument.split_once(' ') {
         Some((size, last)) => (size, Some(last)),
@@ -239,7 +238,7 @@ fn chunk(argument: &str) -> Option<Command> {
     if last.is_some_and(|last| !last.eq_ignore_ascii_case("LAST")) {
         return None;
     }
-    // A sign would be read, too.
+    // The number parser would also accept a sign.
     let digits = size.bytes().all(|byte| byte.is_ascii_digit());
     Some(Command::Bdat {
         bytes: size.parse().ok().filter(|_| digits)?,
@@ -247,7 +246,7 @@ fn chunk(argument: &str) -> Option<Command> {
     })
 }
 
-/// `MECHANISM` or `MECHANISM RESPONSE`.
+/// Parses `MECHANISM` or `MECHANISM RESPONSE`.
 fn auth(argument: &str) -> Option<Command> {
     let mut words = argument.split(' ');
     let mechanism = words.next()?;
@@ -261,7 +260,7 @@ fn auth(argument: &str) -> Option<Command> {
     })
 }
 
-/// `NAME=value…`, the values in xtext.
+/// Parses `NAME=value…` with values in xtext.
 fn attributes(argument: &str) -> Option<Vec<(String, String)>> {
     let words = argument.split(' ').filter(|word| !word.is_empty());
     let attributes: Option<Vec<_>> = words
@@ -282,9 +281,9 @@ fn attributes(argument: &str) -> Option<Vec<(String, String)>> {
     attributes.filter(|attributes| !attributes.is_empty())
 }
 
-/// Decodes xtext (RFC 3461 section 4): `+` and two hexadecimal digits in uppercase are a byte.
-/// UTF-8 may stand for itself (RFC 6533 section 3). `None` also for what has a control character
-/// when it is decoded.
+/// Decodes xtext (RFC 3461 section 4): `+` and two uppercase hexadecimal digits are a byte. UTF-8
+/// may appear unencoded (RFC 6533 section 3). `None` also if the decoded text has a control
+/// character.
 fn from_xtext(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut parts = text.split('+');
@@ -300,7 +299,7 @@ fn from_xtext(text: &str) -> Option<String> {
     (!text.contains('=') && !decoded.contains(char::is_control)).then_some(decoded)
 }
 
-/// An initial response has a password in it and is not shown.
+/// Omits the initial response, which contains a password.
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let envelope = |f: &mut fmt::Formatter<'_>, verb, path: &String, params: &Vec<String>| {

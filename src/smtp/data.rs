@@ -1,34 +1,33 @@
-//! The content of a message between DATA and its end (RFC 5321 sections 4.1.1.4 and 4.5.2), both
-//! ways.
+//! Encoding and decoding of a message's content after DATA (RFC 5321 sections 4.1.1.4 and 4.5.2).
 //!
-//! Promises: only CRLF.CRLF ends a message, the first CRLF possibly being that of the DATA command;
-//! a CR or LF alone is told of and never an end; the same bytes give the same content whatever the
-//! pieces they come in; what was stuffed is unstuffed exactly.
+//! Promises: only CRLF.CRLF ends a message, where the first CRLF may be that of the DATA command; a
+//! bare CR or LF is reported and never an end; the same bytes give the same content in chunks of
+//! any size; decoding undoes dot-stuffing exactly.
 
 use bytes::{Buf, BytesMut};
 
-/// What becomes of a CR or LF that is not part of a CRLF.
+/// The treatment of a CR or LF that is not part of a CRLF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BareLineBreaks {
-    /// They stay as they are, and the caller refuses the message ([`DataDecoder::error`]).
+    /// They stay as they are, and the caller rejects the message ([`DataDecoder::error`]).
     Reject,
-    /// Each becomes a CRLF. A "." that then stands alone on a line is content.
+    /// Each becomes a CRLF. A "." that is alone on a line after that is content.
     Normalize,
 }
 
-/// What a message must not hold (RFC 5321 section 2.3.8).
+/// Content that a message must not have (RFC 5321 section 2.3.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DataError {
     /// An LF without a CR before it.
-    #[error("the message has an LF without a CR")]
+    #[error("the message contains an LF without a CR")]
     BareLineFeed,
     /// A CR without an LF after it.
-    #[error("the message has a CR without an LF")]
+    #[error("the message contains a CR without an LF")]
     BareCarriageReturn,
 }
 
 impl DataError {
-    /// What this byte, a CR or LF, is where it is bare.
+    /// Returns the error for this byte, a bare CR or LF.
     fn of(byte: u8) -> DataError {
         match byte {
             b'\n' => DataError::BareLineFeed,
@@ -37,22 +36,22 @@ impl DataError {
     }
 }
 
-/// Decodes the content of one message: takes the dots away that a client puts before lines that
+/// A decoder for the content of one message: removes the dots that a client adds to lines that
 /// begin with one, and finds the end.
 #[derive(Debug)]
 pub struct DataDecoder {
     bare: BareLineBreaks,
-    /// A CRLF, or the DATA command, is just before.
+    /// The last bytes were a CRLF or the DATA command.
     line_begins: bool,
     error: Option<DataError>,
     has_nul: bool,
-    /// Bytes of the line so far.
+    /// Bytes of the current line.
     line: usize,
     longest_line: usize,
 }
 
 impl DataDecoder {
-    /// The beginning of a message.
+    /// Starts a message.
     pub fn new(bare: BareLineBreaks) -> DataDecoder {
         DataDecoder {
             bare,
@@ -64,9 +63,9 @@ impl DataDecoder {
         }
     }
 
-    /// Moves what can be decoded from `input` to the end of `out`. True when the message has ended:
-    /// what follows its end stays in `input`. Otherwise at most two bytes stay there, whose
-    /// meaning the next ones tell.
+    /// Moves the decodable part of `input` to the end of `out`. Returns true at the end of the
+    /// message: the bytes after it stay in `input`. Otherwise at most two bytes stay there, whose
+    /// meaning depends on the next ones.
     pub fn decode(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
         let before = out.len();
         let ended = self.decode_lines(input, out);
@@ -75,7 +74,7 @@ impl DataDecoder {
     }
 
     fn decode_lines(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> bool {
-        // What lies between these two is decoded and goes out as it is.
+        // The bytes between these two are decoded and copied unchanged.
         let (mut from, mut at) = (0, 0);
         loop {
             if self.line_begins {
@@ -115,8 +114,7 @@ impl DataDecoder {
                             out.extend_from_slice(&input[from..at]);
                             out.extend_from_slice(b"\r\n");
                             from = at + 1;
-                            // No line begins here that a dot could end the message on: the client
-                            // sent no CRLF.
+                            // A dot here does not end the message: the client sent no CRLF.
                             self.line_ends();
                         }
                     }
@@ -129,18 +127,18 @@ impl DataDecoder {
         false
     }
 
-    /// The first bare CR or LF that was seen.
+    /// Returns the first bare CR or LF.
     pub fn error(&self) -> Option<DataError> {
         self.error
     }
 
-    /// Whether a NUL was seen. It stays where it is: only BINARYMIME (RFC 3030) allows it, but a
-    /// server that drops NULs would find an end in `CRLF NUL . CRLF`.
+    /// Whether there was a NUL. It stays in the content: only BINARYMIME (RFC 3030) allows it, but
+    /// a server that drops NULs would find an end in `CRLF NUL . CRLF`.
     pub fn has_nul(&self) -> bool {
         self.has_nul
     }
 
-    /// Bytes of the longest line so far, its CRLF and the dot that was taken away not counted.
+    /// Returns the length of the longest line so far in bytes, without its CRLF and a removed dot.
     pub fn longest_line(&self) -> usize {
         self.longest_line.max(self.line)
     }
@@ -151,32 +149,31 @@ impl DataDecoder {
     }
 }
 
-/// Encodes the content of one message: puts a dot before each line that begins with one, and adds
-/// the end. Everything else goes out as it is, bare CR and LF, too: give it what [`DataDecoder`] left
-/// none in.
+/// An encoder for the content of one message: adds a dot to each line that begins with one, and the
+/// end. Everything else is unchanged, also a bare CR or LF: give it content without any.
 #[derive(Debug)]
 pub struct DataEncoder {
     before: Before,
 }
 
-/// What stands just before the next byte.
+/// The bytes just before the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Before {
-    /// A CRLF, or nothing.
+    /// A CRLF, or the start of the message.
     LineEnd,
     CarriageReturn,
     Other,
 }
 
 impl DataEncoder {
-    /// The beginning of a message.
+    /// Starts a message.
     pub fn new() -> DataEncoder {
         DataEncoder {
             before: Before::LineEnd,
         }
     }
 
-    /// Adds a piece of the message to `out`.
+    /// Appends an encoded chunk of the message to `out`.
     pub fn encode(&mut self, piece: &[u8], out: &mut BytesMut) {
         out.reserve(piece.len());
         let mut from = 0;
@@ -191,7 +188,7 @@ impl DataEncoder {
         self.before = self.before(piece);
     }
 
-    /// Adds a CRLF where the message does not end in one, and the line that ends it.
+    /// Appends a CRLF if the message does not end in one, and the line that ends it.
     pub fn finish(self, out: &mut BytesMut) {
         if self.before != Before::LineEnd {
             out.extend_from_slice(b"\r\n");
@@ -199,7 +196,7 @@ impl DataEncoder {
         out.extend_from_slice(b".\r\n");
     }
 
-    /// What stands at the end of these bytes, which follow those that were put.
+    /// Returns the end of these bytes, which follow those already encoded.
     fn before(&self, bytes: &[u8]) -> Before {
         match bytes {
             [] => self.before,
@@ -217,9 +214,9 @@ impl Default for DataEncoder {
     }
 }
 
-/// The first CR or LF of a piece that is not part of a CRLF; for chunks (RFC 3030), which need no
-/// decoding. `after_cr` is false before the first piece, and is given back for the next: if it is
-/// true after the last, that CR is bare.
+/// Returns the first CR or LF of a buffer that is not part of a CRLF; for chunks (RFC 3030), which
+/// need no decoding. `after_cr` is false before the first buffer and carried over to the next: if
+/// it is true after the last, that CR is bare.
 pub fn find_bare_line_break(piece: &[u8], after_cr: &mut bool) -> Option<DataError> {
     let first = *piece.first()?;
     let half = std::mem::replace(after_cr, piece.ends_with(b"\r"));

@@ -1,38 +1,37 @@
-//! Command lines out of what a client sends.
+//! Splitting a client's bytes into command lines.
 //!
-//! Promises: a line ends at CRLF and at nothing else; what has another line break or a NUL inside
-//! is no line but a flaw, since another server could read two commands in it. No more of a line is
-//! kept than the longest one allowed, and the same bytes give the same lines whatever the pieces
-//! they come in.
+//! Promises: a line ends only at CRLF; a line with another line break or a NUL is an error, since
+//! another server could read two commands in it. The buffer never exceeds the longest line allowed,
+//! and the same bytes give the same lines in chunks of any size.
 
 use std::fmt;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Why what ended at a CRLF is no command line.
+/// The reason why a line that ended at a CRLF is not a command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
     /// Longer than allowed (RFC 5321 section 4.5.3.1.4).
     #[error("the line is too long")]
     TooLong,
     /// A CR or LF that is not part of a CRLF (RFC 5321 section 2.3.8), or a NUL.
-    #[error("the line has a bare CR, a bare LF or a NUL in it")]
+    #[error("the line contains a bare CR, a bare LF or a NUL")]
     BareLineBreak,
 }
 
-/// What was fed and not yet taken, as lines.
+/// A buffer that splits bytes into lines.
 pub struct Lines {
     input: BytesMut,
-    /// Longest line in bytes, CRLF included.
+    /// Longest line in bytes, with CRLF.
     longest: usize,
-    /// No CRLF begins in the input before this.
+    /// The offset before which no CRLF begins.
     searched: usize,
-    /// The rest of a line that was too long goes by.
+    /// The rest of a line that was too long is being skipped.
     skipping: bool,
 }
 
 impl Lines {
-    /// Nothing yet; a line may have `longest` bytes, its CRLF included.
+    /// Creates an empty buffer for lines of at most `longest` bytes, with CRLF.
     pub fn new(longest: usize) -> Lines {
         Lines {
             input: BytesMut::new(),
@@ -42,14 +41,14 @@ impl Lines {
         }
     }
 
-    /// Takes what came in. Ask for lines until there is none before feeding more: then no more than
-    /// the longest line and one piece is ever kept.
+    /// Adds received bytes. Take all lines before adding more: then the buffer never exceeds the
+    /// longest line and one read.
     pub fn feed(&mut self, piece: &[u8]) {
         self.input.extend_from_slice(piece);
     }
 
-    /// The next line, without its CRLF; `None` while its end has not come. A line that is too long
-    /// is told of once, as soon as it is, and skipped to its CRLF.
+    /// Returns the next line without its CRLF; `None` until its end has arrived. A line that is too
+    /// long is reported once, as soon as possible, and skipped to its CRLF.
     pub fn next_line(&mut self) -> Option<Result<Bytes, LineError>> {
         loop {
             let end = memchr::memmem::find(&self.input[self.searched..], b"\r\n");
@@ -66,14 +65,14 @@ impl Lines {
         }
     }
 
-    /// What was fed and not yet taken: what follows DATA or BDAT is read from here.
+    /// Returns the buffered bytes: the content after DATA or BDAT is read from here.
     pub fn buffer_mut(&mut self) -> &mut BytesMut {
         self.searched = 0;
         &mut self.input
     }
 
-    /// Throws away what was fed and not yet taken, and says how many bytes that was: what stood
-    /// behind STARTTLS came before the encryption (RFC 3207 section 4.2).
+    /// Discards buffered bytes and returns their number: bytes after STARTTLS were sent before the
+    /// encryption (RFC 3207 section 4.2).
     pub fn clear(&mut self) -> usize {
         let bytes = self.input.len();
         self.input.clear();
@@ -82,7 +81,7 @@ impl Lines {
         bytes
     }
 
-    /// Whether everything that was fed is taken.
+    /// Whether no bytes are buffered.
     pub fn is_empty(&self) -> bool {
         self.input.is_empty()
     }
@@ -98,11 +97,11 @@ impl Lines {
         }
     }
 
-    /// No CRLF is in the input.
+    /// Handles input without a CRLF.
     fn unfinished(&mut self) -> Option<LineError> {
-        // A CR at the end may be half of the line's end.
+        // A CR at the end may be the first half of a CRLF.
         let half = usize::from(self.input.ends_with(b"\r"));
-        // Whatever follows, the line will have more bytes than these.
+        // Whatever follows, the line is longer than allowed.
         let too_long = !self.skipping && self.input.len() >= self.longest;
         self.skipping |= too_long;
         if self.skipping {
@@ -113,7 +112,7 @@ impl Lines {
     }
 }
 
-/// Lines hold passwords; only how much there is, is shown.
+/// Shows only the number of bytes: lines contain passwords.
 impl fmt::Debug for Lines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lines")
@@ -135,7 +134,7 @@ mod tests {
         for piece in pieces {
             lines.feed(piece);
             found.extend(std::iter::from_fn(|| lines.next_line()));
-            assert!(lines.input.len() < LONGEST, "more than a line is kept");
+            assert!(lines.input.len() < LONGEST, "more than a line is buffered");
         }
         found
     }
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn only_crlf_ends_a_line_and_flawed_ones_are_consumed_whole() {
+    fn only_crlf_ends_a_line_and_bad_lines_are_skipped_whole() {
         use LineError::{BareLineBreak as Bare, TooLong};
         type Case = (&'static [u8], Vec<Result<Bytes, LineError>>);
         let cases: Vec<Case> = vec![
@@ -183,24 +182,24 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_is_told_of_once_and_not_kept() {
+    fn an_endless_line_is_reported_once_and_not_buffered() {
         let mut lines = Lines::new(4096);
-        let mut flaws = 0;
+        let mut errors = 0;
         for _ in 0..1000 {
             lines.feed(&[b'x'; 1000]);
             while let Some(line) = lines.next_line() {
                 assert_eq!(line, Err(LineError::TooLong));
-                flaws += 1;
+                errors += 1;
             }
             assert!(lines.input.len() < 4096);
         }
         lines.feed(b"\r\nNOOP\r\n");
         assert_eq!(lines.next_line(), Some(ok("NOOP")));
-        assert_eq!((flaws, lines.is_empty()), (1, true));
+        assert_eq!((errors, lines.is_empty()), (1, true));
     }
 
     #[test]
-    fn what_follows_a_line_can_be_read_otherwise() {
+    fn bytes_after_a_line_can_be_read_as_data() {
         let mut lines = Lines::new(LONGEST);
         lines.feed(b"DATA\r\nno line, and longer\n.\r\nQUIT\r");
         assert_eq!(lines.next_line(), Some(ok("DATA")));
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_the_encryption_is_thrown_away() {
+    fn bytes_sent_before_the_encryption_are_discarded() {
         let mut lines = Lines::new(LONGEST);
         lines.feed(b"STARTTLS\r\nNOOP\r\nQU\r");
         assert_eq!(lines.next_line(), Some(ok("STARTTLS")));
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_buffered_is_not_shown() {
+    fn buffered_bytes_are_not_shown() {
         let mut lines = Lines::new(100);
         lines.feed(b"AUTH PLAIN AGFuYQBzZWNyZXQ=");
         assert!(!format!("{lines:?}").contains("AUTH"), "{lines:?}");

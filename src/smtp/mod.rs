@@ -1,8 +1,8 @@
 //! SMTP (RFC 5321) as state machines over bytes, and a small server built on the receiving one.
 //!
-//! Promises: lines end at CRLF and a message at CRLF.CRLF, nothing else (a server that takes less
-//! for an end is a door for smuggled mail); what was stuffed is unstuffed exactly; what two parties
-//! could read in two ways is refused; no line has a size without end.
+//! Promises: lines end at CRLF and a message at CRLF.CRLF, nothing else (a server that accepts
+//! other ends lets smuggled mail in); decoding undoes encoding exactly; input that two servers
+//! could read in two ways is rejected; no line is unbounded.
 
 mod auth;
 mod capabilities;

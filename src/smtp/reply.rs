@@ -1,9 +1,8 @@
-//! A server's answers (RFC 5321 section 4.2), as they came.
+//! A server's replies (RFC 5321 section 4.2), byte for byte.
 //!
-//! Promises: strict. What is no answer by the letter is a flaw, and after a flaw there is nothing
-//! but that flaw: who takes one answer for two, or two for one, believes a server that never said
-//! yes. The same bytes give the same answers whatever the pieces they come in; no more is kept
-//! than the largest answer allowed.
+//! Promises: strict. Any violation of the grammar is an error, and an error is final: a client that
+//! reads one reply as two, or two as one, trusts a server that never accepted. The same bytes give
+//! the same replies in chunks of any size; the buffer never exceeds the largest reply allowed.
 
 use std::borrow::Cow;
 
@@ -11,23 +10,24 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::mail::{Enhanced, Reply};
 
-/// Longest line in bytes, CRLF included; RFC 5321 section 4.5.3.1.5 asks for 512.
+/// Longest line in bytes, with CRLF; RFC 5321 section 4.5.3.1.5 requires 512.
 const LONGEST_LINE: usize = 2048;
 
-/// Most lines of one answer.
+/// Most lines of one reply.
 const MOST_LINES: usize = 256;
 
-/// A server's answer to one command.
+/// A server's reply to one command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerReply {
     /// Three digits, 200 to 599.
     pub code: u16,
-    /// All its lines with their CRLF, exactly as they came.
+    /// All its lines with their CRLF, exactly as received.
     pub wire: Bytes,
 }
 
 impl ServerReply {
-    /// The text of each line, without code, separator and CRLF. What is no UTF-8 is replaced.
+    /// Iterates over the text of each line, without code, separator and CRLF. Invalid UTF-8 is
+    /// replaced.
     pub fn text_lines(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let lines = self.wire.split_inclusive(|byte| *byte == b'\n');
         lines.map(|line| {
@@ -36,28 +36,28 @@ impl ServerReply {
         })
     }
 
-    /// 2yz: done.
+    /// Whether it is 2yz: completed.
     pub fn is_positive(&self) -> bool {
         self.code / 100 == 2
     }
 
-    /// 3yz: go on.
+    /// Whether it is 3yz: intermediate.
     pub fn is_intermediate(&self) -> bool {
         self.code / 100 == 3
     }
 
-    /// 4yz: try again later.
+    /// Whether it is 4yz: transient failure.
     pub fn is_transient(&self) -> bool {
         self.code / 100 == 4
     }
 
-    /// 5yz: never.
+    /// Whether it is 5yz: permanent failure.
     pub fn is_permanent(&self) -> bool {
         self.code / 100 == 5
     }
 
-    /// The answer as a reply of one line: an enhanced status that each line repeats (RFC 2034)
-    /// stands there once.
+    /// Converts it to a reply of one line; an enhanced status that each line repeats (RFC 2034)
+    /// appears once.
     pub fn to_reply(&self) -> Reply {
         let class = u8::try_from(self.code / 100).unwrap_or(4);
         let status = self.enhanced();
@@ -75,108 +75,107 @@ impl ServerReply {
         )
     }
 
-    /// The enhanced status at the start of the text (RFC 2034), if it is of the code's class.
+    /// Returns the enhanced status at the start of the text (RFC 2034), if it has the code's class.
     pub fn enhanced(&self) -> Option<Enhanced> {
         let status = Enhanced::from_text(&self.text_lines().next()?)?;
         (u16::from(status.0) == self.code / 100).then_some(status)
     }
 }
 
-/// Why what a server sent is no answer.
+/// The reason why a server's bytes are not a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyError {
-    /// No three digits from 200 to 599 with a hyphen, a space or nothing after them.
-    #[error("a line of the answer does not begin with a code")]
+    /// A line does not begin with a code from 200 to 599 and a hyphen, a space or nothing.
+    #[error("a line of the reply does not begin with a code")]
     NoCode,
-    /// Not the code of the lines before.
-    #[error("the lines of the answer have different codes")]
-    OtherCode,
+    /// The code differs from that of the lines before.
+    #[error("the lines of the reply have different codes")]
+    DifferentCodes,
     /// A CR or LF that is not part of a CRLF, or a NUL.
-    #[error("the answer has a bare CR, a bare LF or a NUL in it")]
+    #[error("the reply contains a bare CR, a bare LF or a NUL")]
     BareLineBreak,
-    /// More than 2048 bytes.
-    #[error("a line of the answer is longer than {LONGEST_LINE} bytes")]
+    /// A line of more than 2048 bytes.
+    #[error("a line of the reply is longer than {LONGEST_LINE} bytes")]
     LongLine,
     /// More than 256 lines.
-    #[error("the answer has more than {MOST_LINES} lines")]
+    #[error("the reply has more than {MOST_LINES} lines")]
     ManyLines,
 }
 
-/// What a server sent and was not yet taken, as answers.
+/// A buffer that splits a server's bytes into replies.
 #[derive(Debug, Default)]
 pub struct ReplyReader {
     input: BytesMut,
-    /// Bytes of the lines of the next answer that are looked at.
+    /// Bytes of the next reply's lines that are parsed.
     read: usize,
-    /// How many lines those are.
+    /// The number of those lines.
     lines: usize,
-    /// And their code.
+    /// Their code.
     code: u16,
-    /// How far the next line was searched for its end.
+    /// The offset up to which the next line was searched for its end.
     searched: usize,
-    flaw: Option<ReplyError>,
+    error: Option<ReplyError>,
 }
 
 impl ReplyReader {
-    /// Nothing yet.
+    /// Creates an empty reader.
     pub fn new() -> ReplyReader {
         ReplyReader::default()
     }
 
-    /// Takes what came in. Ask for answers until there is none before feeding more.
+    /// Adds received bytes. Take all replies before adding more.
     pub fn feed(&mut self, piece: &[u8]) {
-        if self.flaw.is_none() {
+        if self.error.is_none() {
             self.input.extend_from_slice(piece);
         }
     }
 
-    /// The next answer; `None` while its end has not come. After a flaw, the flaw again and again.
+    /// Returns the next reply; `None` until its end has arrived. After an error, always that error.
     pub fn next_reply(&mut self) -> Option<Result<ServerReply, ReplyError>> {
-        if let Some(flaw) = self.flaw {
-            return Some(Err(flaw));
+        if let Some(error) = self.error {
+            return Some(Err(error));
         }
         loop {
             match self.line() {
                 Ok(None) => return None,
                 Ok(Some(Line::Continued)) => {}
                 Ok(Some(Line::Last)) => {
-                    let answer = ServerReply {
+                    let reply = ServerReply {
                         code: self.code,
                         wire: Bytes::copy_from_slice(&self.input[..self.read]),
                     };
                     self.input.advance(self.read);
                     (self.read, self.lines) = (0, 0);
-                    return Some(Ok(answer));
+                    return Some(Ok(reply));
                 }
-                Err(flaw) => {
-                    self.flaw = Some(flaw);
+                Err(error) => {
+                    self.error = Some(error);
                     self.input.clear();
-                    return Some(Err(flaw));
+                    return Some(Err(error));
                 }
             }
         }
     }
 
-    /// Whether something was fed that no answer taken so far has in it.
+    /// Whether there are bytes that belong to no reply returned so far.
     pub fn has_more(&self) -> bool {
-        !self.input.is_empty() || self.flaw.is_some()
+        !self.input.is_empty() || self.error.is_some()
     }
 
-    /// Throws away what was fed and not yet taken, and says how many bytes that was: what stood
-    /// behind the answer to STARTTLS came before the encryption (RFC 3207 section 4.2). A flaw
-    /// stays.
+    /// Discards buffered bytes and returns their number: bytes after the reply to STARTTLS were
+    /// sent before the encryption (RFC 3207 section 4.2). An error stays.
     pub fn clear(&mut self) -> usize {
         let bytes = self.input.len();
-        let flaw = self.flaw;
+        let error = self.error;
         *self = ReplyReader {
-            flaw,
+            error,
             ..ReplyReader::default()
         };
         bytes
     }
 
-    /// Reads one line. Flaws are found in an order that does not depend on how much of the line is
-    /// there.
+    /// Parses one line. The order of the checks does not depend on how much of the line has
+    /// arrived.
     fn line(&mut self) -> Result<Option<Line>, ReplyError> {
         let rest = &self.input[self.read..];
         let found = memchr::memchr(b'\n', &rest[self.searched..]);
@@ -197,7 +196,7 @@ impl ReplyReader {
         }
         let (code, kind) = code(line).ok_or(ReplyError::NoCode)?;
         if self.lines > 0 && code != self.code {
-            return Err(ReplyError::OtherCode);
+            return Err(ReplyError::DifferentCodes);
         }
         if self.lines == MOST_LINES {
             return Err(ReplyError::ManyLines);
@@ -210,7 +209,7 @@ impl ReplyReader {
     }
 }
 
-/// Whether a line of an answer is its last.
+/// The position of a line in its reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
     Continued,

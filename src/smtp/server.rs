@@ -1,4 +1,4 @@
-//! The receiving dialogue: bytes in, events out. Whoever drives it answers each event.
+//! The server side of an SMTP session: bytes in, events out. The caller sends the replies.
 
 use bytes::{Bytes, BytesMut};
 
@@ -6,11 +6,10 @@ use super::command::Command;
 use super::data::{BareLineBreaks, DataDecoder};
 use super::lines::Lines;
 
-/// Longest command line, CRLF included. RFC 5321 section 4.5.3.1.4 asks for 512, extensions for
-/// more.
+/// Longest command line, with CRLF. RFC 5321 section 4.5.3.1.4 requires 512, extensions more.
 const LONGEST_LINE: usize = 4096;
 
-/// A message as a client handed it over.
+/// A message as received from a client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReceivedMessage {
     /// The name of EHLO or HELO.
@@ -21,36 +20,36 @@ pub struct ReceivedMessage {
     pub sender_params: Vec<String>,
     /// Forward paths without brackets, and their parameters.
     pub recipients: Vec<(String, Vec<String>)>,
-    /// Header and body, unstuffed, every line with its CRLF.
+    /// Header and body, decoded, every line with its CRLF.
     pub data: Bytes,
 }
 
-/// What the client did.
+/// An event of the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// EHLO (true) or HELO.
     Hello(bool),
-    /// MAIL with this path; answer with [`ServerSession::accept_sender`].
+    /// MAIL with this path; accept it with [`ServerSession::accept_sender`].
     Mail(String, Vec<String>),
-    /// RCPT with this path; answer with [`ServerSession::accept_recipient`].
+    /// RCPT with this path; accept it with [`ServerSession::accept_recipient`].
     Rcpt(String, Vec<String>),
-    /// DATA after at least one recipient; 354 is the answer.
+    /// DATA after at least one recipient; the reply is 354.
     Data,
     /// A whole message.
     Message(Box<ReceivedMessage>),
     /// RSET.
     Reset,
-    /// NOOP, VRFY or HELP: 250 or 252 does.
+    /// NOOP, VRFY or HELP; the reply is 250 or 252.
     Idle,
     /// QUIT.
     Quit,
-    /// A command at the wrong time.
+    /// A command out of sequence.
     BadSequence,
-    /// No command, or one with a broken argument.
+    /// An unknown command, or one with an invalid argument.
     Syntax,
 }
 
-/// One SMTP session, as its server sees it.
+/// The state of one SMTP session.
 #[derive(Debug)]
 pub struct ServerSession {
     lines: Lines,
@@ -67,7 +66,7 @@ impl Default for ServerSession {
 }
 
 impl ServerSession {
-    /// A session in which nothing was said.
+    /// Creates a session before the first command.
     pub fn new() -> ServerSession {
         ServerSession {
             lines: Lines::new(LONGEST_LINE),
@@ -77,13 +76,13 @@ impl ServerSession {
         }
     }
 
-    /// Takes what the client sent.
+    /// Adds bytes from the client.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.lines.feed(bytes);
     }
 
-    /// The next thing that happened; `None` while more input is needed. Answer each before asking
-    /// for the next.
+    /// Returns the next event; `None` if more input is needed. Reply to each before taking the
+    /// next.
     pub fn next_event(&mut self) -> Option<Event> {
         if self.data.is_some() {
             return self.message();
@@ -92,14 +91,14 @@ impl ServerSession {
         Some(line.map_or(Event::Syntax, |line| self.command(&line)))
     }
 
-    /// The sender was accepted.
+    /// Accepts the sender.
     pub fn accept_sender(&mut self, path: String, params: Vec<String>) {
         self.has_sender = true;
         self.transaction.sender = path;
         self.transaction.sender_params = params;
     }
 
-    /// A recipient was accepted.
+    /// Accepts a recipient.
     pub fn accept_recipient(&mut self, path: String, params: Vec<String>) {
         self.transaction.recipients.push((path, params));
     }
@@ -114,7 +113,7 @@ impl ServerSession {
             Command::Rcpt { path, params } => Event::Rcpt(path, params),
             Command::Data if self.transaction.recipients.is_empty() => Event::BadSequence,
             Command::Data => {
-                // It keeps what it gets, as it is.
+                // The content is stored unchanged.
                 self.data = Some((DataDecoder::new(BareLineBreaks::Reject), BytesMut::new()));
                 Event::Data
             }
@@ -162,7 +161,7 @@ impl ServerSession {
 mod tests {
     use super::*;
 
-    /// Plays a server that accepts everything; gives the messages.
+    /// Plays a server that accepts everything, and returns the messages.
     fn messages(wire: &[u8], step: usize) -> Vec<ReceivedMessage> {
         let (mut session, mut messages) = (ServerSession::new(), Vec::new());
         for piece in wire.chunks(step) {
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_exact_whatever_the_pieces() {
+    fn messages_are_exact_in_chunks_of_any_size() {
         let wire = b"EHLO c\r\nMAIL FROM:<a@b> SIZE=3\r\nRCPT TO:<\"x>y\"@d> NOTIFY=NEVER\r\nDATA\r\n\
             ..one\r\n.\n.\r.\r\n..\r\nend\r\n.\r\nMAIL FROM:<>\r\nRCPT TO:<e@f>\r\nDATA\r\n.\r\nQUIT\r\n";
         for step in 1..wire.len() {
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_have_their_time() {
+    fn commands_out_of_sequence_are_rejected() {
         let mut session = ServerSession::new();
         session.feed(
             b"RCPT TO:<a@b>\r\nDATA\r\nMAIL TO:<a@b>\r\nMAIL FROM:<a@b\r\nNONSENSE\r\nQUIT\r\n",
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_is_not_kept() {
+    fn an_endless_line_is_not_buffered() {
         let mut session = ServerSession::new();
         for _ in 0..100 {
             session.feed(&[b'x'; 1000]);

@@ -1,4 +1,4 @@
-//! A small SMTP server that keeps what it gets: the relay of `copyist demo`, and of tests.
+//! A small SMTP server that stores every message: the relay of `copyist demo` and of tests.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,63 +13,66 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::server::{Event, ReceivedMessage, ServerSession};
 use crate::mail::Reply;
 
-/// A running sink. It stops when this is dropped.
+/// A running sink. Stops when dropped.
 #[derive(Debug)]
 pub struct Sink {
     address: SocketAddr,
-    kept: watch::Receiver<Vec<ReceivedMessage>>,
-    refusals: Refusals,
+    messages: watch::Receiver<Vec<ReceivedMessage>>,
+    rejections: Rejections,
     _stop: DropGuard,
 }
 
-/// Addresses, in lowercase, that are refused, and how.
-type Refusals = Arc<Mutex<HashMap<String, Reply>>>;
+/// Rejected addresses in lowercase, and their replies.
+type Rejections = Arc<Mutex<HashMap<String, Reply>>>;
 
 impl Sink {
     /// Serves on a bound listener. Must be called in a runtime.
     pub fn start(listener: TcpListener) -> io::Result<Sink> {
         let address = listener.local_addr()?;
-        let (keep, kept) = watch::channel(Vec::new());
-        let refusals = Refusals::default();
+        let (keep, messages) = watch::channel(Vec::new());
+        let rejections = Rejections::default();
         let stop = CancellationToken::new();
-        // Ends with the sink, and with it all its sessions.
+        // Ends with the sink, and ends all its sessions.
         tokio::spawn(stop.clone().run_until_cancelled_owned(accept(
             listener,
             keep,
-            refusals.clone(),
+            rejections.clone(),
             stop.clone(),
         )));
         Ok(Sink {
             address,
-            kept,
-            refusals,
+            messages,
+            rejections,
             _stop: stop.drop_guard(),
         })
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on, RCPT for this address is answered so.
-    pub fn refuse(&self, address: &str, reply: Reply) {
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        refusals.insert(address.to_lowercase(), reply);
+    /// Rejects RCPT for this address with this reply from now on.
+    pub fn reject(&self, address: &str, reply: Reply) {
+        let mut rejections = self
+            .rejections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        rejections.insert(address.to_lowercase(), reply);
     }
 
-    /// What it has got.
+    /// Returns the messages received so far.
     pub fn received(&self) -> Vec<ReceivedMessage> {
-        self.kept.borrow().clone()
+        self.messages.borrow().clone()
     }
 
-    /// Waits until it has got this many messages.
+    /// Waits until it has received this many messages.
     pub async fn wait_for(&self, messages: usize) {
         // The sender lives in the accepting task, which lives as long as this.
         let _ = self
-            .kept
+            .messages
             .clone()
-            .wait_for(|kept| kept.len() >= messages)
+            .wait_for(|received| received.len() >= messages)
             .await;
     }
 }
@@ -77,20 +80,20 @@ impl Sink {
 async fn accept(
     listener: TcpListener,
     keep: watch::Sender<Vec<ReceivedMessage>>,
-    refusals: Refusals,
+    rejections: Rejections,
     stop: CancellationToken,
 ) {
     while let Ok((stream, _)) = listener.accept().await {
-        let session = session(stream, keep.clone(), refusals.clone());
+        let session = session(stream, keep.clone(), rejections.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(session));
     }
 }
 
-/// One client. A client that breaks off takes only its own unfinished message with it.
+/// Serves one client. A client that disconnects loses only its own unfinished message.
 async fn session(
     mut stream: TcpStream,
     keep: watch::Sender<Vec<ReceivedMessage>>,
-    refusals: Refusals,
+    rejections: Rejections,
 ) -> io::Result<()> {
     let mut session = ServerSession::new();
     stream
@@ -101,7 +104,7 @@ async fn session(
         let mut replies = String::new();
         while let Some(event) = session.next_event() {
             let quit = event == Event::Quit;
-            replies.push_str(&answer(event, &mut session, &keep, &refusals));
+            replies.push_str(&answer(event, &mut session, &keep, &rejections));
             if quit {
                 return stream.write_all(replies.as_bytes()).await;
             }
@@ -118,7 +121,7 @@ fn answer(
     event: Event,
     session: &mut ServerSession,
     keep: &watch::Sender<Vec<ReceivedMessage>>,
-    refusals: &Refusals,
+    rejections: &Rejections,
 ) -> String {
     match event {
         Event::Hello(true) => {
@@ -132,8 +135,8 @@ fn answer(
             "250 2.1.0 ok\r\n".into()
         }
         Event::Rcpt(path, params) => {
-            let refused = refusals.lock().unwrap_or_else(PoisonError::into_inner).get(&path.to_lowercase()).cloned();
-            match refused {
+            let rejection = rejections.lock().unwrap_or_else(PoisonError::into_inner).get(&path.to_lowercase()).cloned();
+            match rejection {
                 Some(reply) => format!("{reply}\r\n"),
                 None => {
                     session.accept_recipient(path, params);
@@ -143,7 +146,7 @@ fn answer(
         }
         Event::Data => "354 go on\r\n".into(),
         Event::Message(message) => {
-            keep.send_modify(|kept| kept.push(*message));
+            keep.send_modify(|messages| messages.push(*message));
             "250 2.0.0 kept\r\n".into()
         }
         Event::Reset | Event::Idle => "250 2.0.0 ok\r\n".into(),

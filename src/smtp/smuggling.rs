@@ -1,23 +1,23 @@
-//! Claims about what looks like the end of a message, or like a second command, to some servers: a
-//! message smuggled in another one (CVE-2023-51764 and its kin), a command in a line.
+//! Tests against SMTP smuggling: byte sequences that some servers read as the end of a message or
+//! as a second command (CVE-2023-51764 and similar).
 //!
-//! What a client sends is read as the proxy does, and what goes on is read again: strictly, and as
-//! servers do that take any line break for one.
+//! A client's bytes are decoded as the proxy does, and its output is decoded again: strictly, and
+//! like servers that accept any line break.
 
 use bytes::BytesMut;
 
 use super::{BareLineBreaks, Command, DataDecoder, DataEncoder, DataError, Lines};
 
-/// What stands behind the seeming end. It is on the wire as a client would send it.
+/// The bytes after the apparent end, as a client would send them.
 const SMUGGLED: &[u8] =
     b"MAIL FROM:<evil@x>\r\nRCPT TO:<victim@y>\r\nDATA\r\nSubject: smuggled\r\n\r\n";
 
 use DataError::{BareCarriageReturn as Cr, BareLineFeed as Lf};
 
-/// What stands between the text of a message and the smuggled one; whether it ends the message; the
-/// first flaw; whether there is a NUL.
+/// The bytes between the text of a message and the smuggled one; whether they end the message; the
+/// first error; whether there is a NUL.
 const ENDS: [(&[u8], bool, Option<DataError>, bool); 52] = [
-    // The one true end, and what is a part of the text before or after it.
+    // The only valid end, with text before or after it.
     (b"\r\n.\r\n", true, None, false),
     (b"\r\n\r\n.\r\n", true, None, false),
     (b"\n\r\n.\r\n", true, Some(Lf), false),
@@ -33,7 +33,7 @@ const ENDS: [(&[u8], bool, Option<DataError>, bool); 52] = [
     (b"\r\n.\r", false, Some(Cr), false),
     (b"\n.\r", false, Some(Lf), false),
     (b"\r.\n", false, Some(Cr), false),
-    // Turned round, doubled.
+    // Reversed and doubled.
     (b"\n\r.\n\r", false, Some(Lf), false),
     (b"\n\r.\r\n", false, Some(Lf), false),
     (b"\r\n.\n\r", false, Some(Lf), false),
@@ -66,8 +66,7 @@ const ENDS: [(&[u8], bool, Option<DataError>, bool); 52] = [
     (b"\0\n.\n\0", false, Some(Lf), true),
     (b"\n\0.\n", false, Some(Lf), true),
     (b"\r\0.\0\r", false, Some(Cr), true),
-    // What is a line break only to Unicode, or only when the highest bit is cut off; other
-    // controls; escapes of text.
+    // Line breaks of Unicode or without the high bit; other controls; textual escapes.
     ("\u{2028}.\u{2028}".as_bytes(), false, None, false),
     ("\u{85}.\u{85}".as_bytes(), false, None, false),
     (b"\x8d\x8a.\x8d\x8a", false, None, false),
@@ -78,7 +77,7 @@ const ENDS: [(&[u8], bool, Option<DataError>, bool); 52] = [
     (b"=0D=0A.=0D=0A", false, None, false),
 ];
 
-/// The wire after DATA: text, this, the smuggled message and, at last, a true end.
+/// Returns the bytes after DATA: text, the apparent end, the smuggled message and a valid end.
 fn wire(seeming: &[u8]) -> Vec<u8> {
     [
         b"Subject: x\r\n\r\ntext",
@@ -109,14 +108,14 @@ fn has(bytes: &[u8], what: &[u8]) -> bool {
 
 #[test]
 fn only_crlf_dot_crlf_ends_a_message() {
-    for (seeming, ends, flaw, has_nul) in ENDS {
+    for (seeming, ends, error, has_nul) in ENDS {
         let shown = seeming.escape_ascii();
         let wire = wire(seeming);
         for bare in [BareLineBreaks::Reject, BareLineBreaks::Normalize] {
             let (decoder, content, rest) = decoded(bare, &wire);
             assert_eq!(
                 (decoder.error(), decoder.has_nul()),
-                (flaw, has_nul),
+                (error, has_nul),
                 "{shown}"
             );
             assert_eq!(has(&content, b"evil@x"), !ends, "{shown}");
@@ -130,7 +129,7 @@ fn only_crlf_dot_crlf_ends_a_message() {
 }
 
 #[test]
-fn what_is_smuggled_goes_on_as_text_whatever_the_next_server_takes_for_a_line_break() {
+fn smuggled_mail_is_forwarded_as_text() {
     for (seeming, ends, ..) in ENDS {
         let shown = seeming.escape_ascii();
         let (_, content, _) = decoded(BareLineBreaks::Normalize, &wire(seeming));
@@ -142,7 +141,8 @@ fn what_is_smuggled_goes_on_as_text_whatever_the_next_server_takes_for_a_line_br
             };
             assert!(whole, "{shown}: a bare CR or LF is sent");
         }
-        // No line but the last is a dot alone: for who takes LF, CR or CRLF for a line's end, too.
+        // Only the last line is a lone dot, even for servers that accept LF, CR or CRLF as a line
+        // break.
         let mut at = 0;
         let mut dots = Vec::new();
         for line in sent[..].split(|byte| matches!(byte, b'\r' | b'\n')) {
@@ -153,7 +153,7 @@ fn what_is_smuggled_goes_on_as_text_whatever_the_next_server_takes_for_a_line_br
         }
         assert_eq!(dots, [sent.len() - 3], "{shown}");
         assert_eq!(has(&sent, b"evil@x"), !ends, "{shown}");
-        // A strict reader of what was sent has what we had.
+        // A strict decoder gets the same content back.
         let (again, received, rest) = decoded(BareLineBreaks::Reject, &sent);
         assert_eq!((again.error(), rest.len()), (None, 0), "{shown}");
         assert_eq!(received, content, "{shown}");
@@ -161,7 +161,7 @@ fn what_is_smuggled_goes_on_as_text_whatever_the_next_server_takes_for_a_line_br
 }
 
 #[test]
-fn a_line_that_some_servers_read_as_two_is_no_command() {
+fn a_line_that_some_servers_read_as_two_is_malformed() {
     let first: [&[u8]; 8] = [
         b"NOOP",
         b"EHLO x",
@@ -198,7 +198,7 @@ fn a_line_that_some_servers_read_as_two_is_no_command() {
 }
 
 #[test]
-fn a_path_that_some_servers_end_elsewhere_is_no_path() {
+fn an_ambiguous_path_is_malformed() {
     let lines = [
         "RCPT TO:<c@d>,<victim@y>",
         "RCPT TO:<c@d> <victim@y>",
@@ -214,7 +214,7 @@ fn a_path_that_some_servers_end_elsewhere_is_no_path() {
     ];
     for line in lines {
         match Command::parse(line.as_bytes()) {
-            // All of it is one string in quotes, a local part, whoever reads it.
+            // All of it is one quoted local part for every server.
             Command::Rcpt { path, .. } if path.starts_with('"') => {
                 assert_eq!(format!("RCPT TO:<{path}>"), line);
             }

@@ -43,7 +43,7 @@ pub(super) async fn demo(dir: Option<PathBuf>, quiet: bool) -> Result<(), Failur
         .await
         .map_err(Failure::failed)?;
     let relay = Sink::start(relay).map_err(Failure::failed)?;
-    relay.refuse(FULL, Reply::new(552, Enhanced(5, 2, 2), "Mailbox full"));
+    relay.reject(FULL, Reply::new(552, Enhanced(5, 2, 2), "Mailbox full"));
     let config = dir.join("copyist.toml");
     let text = include_str!("copyist.toml").replace("{relay}", &relay.address().to_string());
     fs::write(&config, text).map_err(Failure::failed)?;

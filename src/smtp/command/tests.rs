@@ -1,4 +1,4 @@
-//! Claims about what is a command and what is not.
+//! Tests of valid and invalid commands.
 
 use super::*;
 
@@ -33,7 +33,7 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn commands_are_read_whatever_their_case() {
+fn commands_ignore_case() {
     let cases = [
         (
             "EHLO client.example",
@@ -96,7 +96,7 @@ fn commands_are_read_whatever_their_case() {
 }
 
 #[test]
-fn paths_are_as_they_were_written() {
+fn paths_are_as_written() {
     let cases = [
         ("MAIL FROM:<>", mail("", &[])),
         (
@@ -152,7 +152,7 @@ fn paths_are_as_they_were_written() {
 }
 
 #[test]
-fn broken_arguments_are_malformed() {
+fn invalid_arguments_are_malformed() {
     let cases = [
         "EHLO",
         "EHLO ",
@@ -278,7 +278,7 @@ fn broken_arguments_are_malformed() {
 }
 
 #[test]
-fn what_we_do_not_know_is_unknown() {
+fn other_commands_are_unknown() {
     let cases = [
         "",
         " ",
@@ -308,7 +308,7 @@ fn what_we_do_not_know_is_unknown() {
 }
 
 #[test]
-fn a_control_character_or_what_is_no_text_makes_no_command() {
+fn control_characters_and_invalid_utf8_are_malformed() {
     let lines = [
         "EHLO x",
         "MAIL FROM:<a@b> SIZE=3",
@@ -382,7 +382,7 @@ fn an_initial_response_is_not_shown() {
 }
 
 #[test]
-fn a_path_without_brackets_is_passed_on_with_them() {
+fn a_path_without_brackets_is_forwarded_with_them() {
     for (line, passed) in [
         ("MAIL FROM:a@b", "MAIL FROM:<a@b>"),
         (

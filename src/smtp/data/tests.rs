@@ -1,15 +1,15 @@
-//! Claims about where a message ends, and what of it goes on.
+//! Tests of the end of a message and of its content.
 
 use super::BareLineBreaks::{Normalize, Reject};
 use super::*;
 
-/// What a decoder made of pieces.
+/// The result of decoding chunks.
 #[derive(Debug, PartialEq, Eq)]
 struct Decoded {
     out: Vec<u8>,
-    /// What follows the end; `None` if there was none.
+    /// The bytes after the end; `None` if there was no end.
     rest: Option<Vec<u8>>,
-    flaw: Option<DataError>,
+    error: Option<DataError>,
     has_nul: bool,
     longest_line: usize,
 }
@@ -27,21 +27,20 @@ fn decode<'a>(bare: BareLineBreaks, pieces: impl IntoIterator<Item = &'a [u8]>) 
     Decoded {
         out: out.to_vec(),
         rest: ended.then(|| input.to_vec()),
-        flaw: decoder.error(),
+        error: decoder.error(),
         has_nul: decoder.has_nul(),
         longest_line: decoder.longest_line(),
     }
 }
 
-/// Decodes at once, and in every three pieces, and byte by byte.
+/// Decodes at once, in every three chunks, and byte by byte.
 fn decode_all_ways(bare: BareLineBreaks, wire: &[u8]) -> Decoded {
     let at_once = decode(bare, [wire]);
     let shown = wire.escape_ascii();
     for first in 0..wire.len() {
         for second in first..wire.len() {
             let pieces = [&wire[..first], &wire[first..second], &wire[second..]];
-            // Where a flaw stands in what is undecided, it is found with the next byte, whatever
-            // the pieces.
+            // An error in the undecided bytes is found with the next byte, whatever the chunks.
             assert_eq!(
                 decode(bare, pieces),
                 at_once,
@@ -67,7 +66,7 @@ fn encode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
 }
 
 #[test]
-fn dots_are_taken_away_where_a_line_begins_and_nowhere_else() {
+fn dots_are_removed_only_at_the_start_of_a_line() {
     let cases: [(&[u8], &[u8], usize); 15] = [
         (b".\r\n", b"", 0),
         (b"\r\n.\r\n", b"\r\n", 0),
@@ -92,7 +91,7 @@ fn dots_are_taken_away_where_a_line_begins_and_nowhere_else() {
             let expected = Decoded {
                 out: content.to_vec(),
                 rest: Some(b"QUIT\r\n".to_vec()),
-                flaw: None,
+                error: None,
                 has_nul: false,
                 longest_line,
             };
@@ -125,7 +124,7 @@ fn a_line_is_counted_before_it_ends() {
 }
 
 #[test]
-fn what_was_stuffed_is_unstuffed_exactly() {
+fn decoding_undoes_encoding_exactly() {
     let contents: [&[u8]; 13] = [
         b"",
         b".",
@@ -162,7 +161,7 @@ fn what_was_stuffed_is_unstuffed_exactly() {
         for bare in [Reject, Normalize] {
             let decoded = decode_all_ways(bare, &wire);
             assert_eq!(
-                (decoded.out, decoded.flaw),
+                (decoded.out, decoded.error),
                 (meant.clone(), None),
                 "{shown}"
             );
@@ -172,7 +171,7 @@ fn what_was_stuffed_is_unstuffed_exactly() {
 }
 
 #[test]
-fn a_message_is_ended_on_a_line_of_its_own() {
+fn a_message_ends_on_a_line_of_its_own() {
     let cases: [(&[u8], &[u8]); 8] = [
         (b"", b".\r\n"),
         (b"x", b"x\r\n.\r\n"),
@@ -195,7 +194,7 @@ fn a_message_is_ended_on_a_line_of_its_own() {
 }
 
 #[test]
-fn bare_line_breaks_of_chunks_are_found_whatever_the_pieces() {
+fn bare_line_breaks_are_found_in_chunks_of_any_size() {
     use DataError::{BareCarriageReturn as Cr, BareLineFeed as Lf};
     let cases: [(&[u8], Option<DataError>); 14] = [
         (b"", None),
@@ -238,8 +237,8 @@ fn bare_line_breaks_of_chunks_are_found_whatever_the_pieces() {
 }
 
 #[test]
-fn content_of_every_short_kind_is_decoded_as_the_letter_says() {
-    // All words of six of these, and after them an end.
+fn all_short_contents_are_decoded_as_the_rfc_says() {
+    // All sequences of six of these, followed by an end.
     let bytes = b"\r\n.x\0";
     for mut number in 0..bytes.len().pow(6) {
         let mut wire = Vec::new();
@@ -266,12 +265,12 @@ fn content_of_every_short_kind_is_decoded_as_the_letter_says() {
     }
 }
 
-/// The same, byte by byte and slow. The wire has an end.
+/// Decodes byte by byte as the RFC says, slowly. The wire has an end.
 fn by_the_letter(bare: BareLineBreaks, wire: &[u8]) -> Decoded {
     let with_crlf = [b"\r\n", wire].concat();
     let end = memchr::memmem::find(&with_crlf, b"\r\n.\r\n").expect("an end");
     let content = &with_crlf[..end + 2];
-    let (mut out, mut flaw) = (Vec::new(), None);
+    let (mut out, mut error) = (Vec::new(), None);
     for at in 2..content.len() {
         let before = &content[..at];
         let bare_here = match content[at] {
@@ -281,7 +280,7 @@ fn by_the_letter(bare: BareLineBreaks, wire: &[u8]) -> Decoded {
             _ => false,
         };
         if bare_here {
-            flaw.get_or_insert(DataError::of(content[at]));
+            error.get_or_insert(DataError::of(content[at]));
         }
         match bare {
             Normalize if bare_here => out.extend_from_slice(b"\r\n"),
@@ -294,6 +293,6 @@ fn by_the_letter(bare: BareLineBreaks, wire: &[u8]) -> Decoded {
         has_nul: out.contains(&0),
         out,
         rest: Some(with_crlf[end + 5..].to_vec()),
-        flaw,
+        error,
     }
 }

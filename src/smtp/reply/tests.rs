@@ -1,8 +1,8 @@
-//! Claims about what is an answer and what is not.
+//! Tests of valid and invalid replies.
 
 use super::*;
 
-fn answers<'a>(
+fn replies<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) -> (Vec<ServerReply>, Option<ReplyError>) {
     let (mut answers, mut found) = (ReplyReader::new(), Vec::new());
@@ -11,14 +11,14 @@ fn answers<'a>(
         while let Some(answer) = answers.next_reply() {
             match answer {
                 Ok(answer) => found.push(answer),
-                Err(flaw) => {
+                Err(error) => {
                     answers.feed(b"250 ok\r\n");
                     assert_eq!(
                         answers.next_reply(),
-                        Some(Err(flaw)),
-                        "a flaw is not the end"
+                        Some(Err(error)),
+                        "an error is not the end"
                     );
-                    return (found, Some(flaw));
+                    return (found, Some(error));
                 }
             }
         }
@@ -26,17 +26,17 @@ fn answers<'a>(
     (found, None)
 }
 
-/// Reads at once, and in every three pieces, and byte by byte.
-fn answers_all_ways(wire: &[u8]) -> (Vec<ServerReply>, Option<ReplyError>) {
-    let at_once = answers([wire]);
+/// Reads at once, in every three chunks, and byte by byte.
+fn replies_in_all_chunk_sizes(wire: &[u8]) -> (Vec<ServerReply>, Option<ReplyError>) {
+    let at_once = replies([wire]);
     let shown = wire.escape_ascii();
     for first in 0..wire.len() {
         for second in first..wire.len() {
             let pieces = [&wire[..first], &wire[first..second], &wire[second..]];
-            assert_eq!(answers(pieces), at_once, "{shown} cut at {first}, {second}");
+            assert_eq!(replies(pieces), at_once, "{shown} cut at {first}, {second}");
         }
     }
-    assert_eq!(answers(wire.chunks(1)), at_once, "{shown} byte by byte");
+    assert_eq!(replies(wire.chunks(1)), at_once, "{shown} byte by byte");
     at_once
 }
 
@@ -48,7 +48,7 @@ fn answer(code: u16, wire: &'static [u8]) -> ServerReply {
 }
 
 #[test]
-fn answers_are_as_they_came() {
+fn replies_are_exactly_as_received() {
     let cases: Vec<(&[u8], Vec<ServerReply>)> = vec![
         (b"", vec![]),
         (b"250 ok\r\n", vec![answer(250, b"250 ok\r\n")]),
@@ -79,7 +79,7 @@ fn answers_are_as_they_came() {
     ];
     for (wire, expected) in cases {
         assert_eq!(
-            answers_all_ways(wire),
+            replies_in_all_chunk_sizes(wire),
             (expected, None),
             "{}",
             wire.escape_ascii()
@@ -88,8 +88,8 @@ fn answers_are_as_they_came() {
 }
 
 #[test]
-fn what_is_no_answer_by_the_letter_is_a_flaw() {
-    use ReplyError::{BareLineBreak, NoCode, OtherCode};
+fn violations_of_the_grammar_are_errors() {
+    use ReplyError::{BareLineBreak, DifferentCodes, NoCode};
     let cases: [(&[u8], usize, ReplyError); 36] = [
         (b"\r\n", 0, NoCode),
         (b"ok\r\n", 0, NoCode),
@@ -115,9 +115,9 @@ fn what_is_no_answer_by_the_letter_is_a_flaw() {
         ("２50 ok\r\n".as_bytes(), 0, NoCode),
         (b"HTTP/1.1 400 Bad Request\r\n", 0, NoCode),
         (b"250 ok\r\n\r\n", 1, NoCode),
-        (b"250-ok\r\n251 ok\r\n", 0, OtherCode),
-        (b"250-ok\r\n550 no\r\n", 0, OtherCode),
-        (b"250-ok\r\n250-ok\r\n220\r\n", 0, OtherCode),
+        (b"250-ok\r\n251 ok\r\n", 0, DifferentCodes),
+        (b"250-ok\r\n550 no\r\n", 0, DifferentCodes),
+        (b"250-ok\r\n250-ok\r\n220\r\n", 0, DifferentCodes),
         (b"250-ok\r\n\r\n", 0, NoCode),
         (b"250 ok\n", 0, BareLineBreak),
         (b"\n", 0, BareLineBreak),
@@ -128,11 +128,11 @@ fn what_is_no_answer_by_the_letter_is_a_flaw() {
         (b"250\0\r\n", 0, BareLineBreak),
         (b"250 ok\r\n250 ok\n\r\n", 1, BareLineBreak),
     ];
-    for (wire, before, flaw) in cases {
-        let (found, found_flaw) = answers_all_ways(wire);
+    for (wire, before, error) in cases {
+        let (found, found_error) = replies_in_all_chunk_sizes(wire);
         assert_eq!(
-            (found.len(), found_flaw),
-            (before, Some(flaw)),
+            (found.len(), found_error),
+            (before, Some(error)),
             "{}",
             wire.escape_ascii()
         );
@@ -140,20 +140,20 @@ fn what_is_no_answer_by_the_letter_is_a_flaw() {
 }
 
 #[test]
-fn lines_and_answers_have_a_largest_size() {
+fn lines_and_replies_are_limited() {
     let line = |bytes: usize| format!("250-{}\r\n", "x".repeat(bytes - 6)).into_bytes();
     let largest = [
         line(LONGEST_LINE).repeat(MOST_LINES - 1),
         b"250 end\r\n".to_vec(),
     ]
     .concat();
-    let (found, flaw) = answers(largest.chunks(1000));
-    assert_eq!((found.len(), flaw), (1, None));
+    let (found, error) = replies(largest.chunks(1000));
+    assert_eq!((found.len(), error), (1, None));
     assert_eq!(found[0].wire, largest);
     assert_eq!(found[0].text_lines().count(), MOST_LINES);
 
     let many = line(6).repeat(MOST_LINES + 1);
-    let flaws: [(&[u8], ReplyError); 5] = [
+    let errors: [(&[u8], ReplyError); 5] = [
         (&line(LONGEST_LINE + 1), ReplyError::LongLine),
         (&[b'2'; LONGEST_LINE], ReplyError::LongLine),
         (
@@ -166,19 +166,19 @@ fn lines_and_answers_have_a_largest_size() {
         ),
         (&many, ReplyError::ManyLines),
     ];
-    for (wire, flaw) in flaws {
+    for (wire, error) in errors {
         for step in [1, 7, 1000, wire.len()] {
             assert_eq!(
-                answers(wire.chunks(step)),
-                (vec![], Some(flaw)),
-                "{flaw} in steps of {step}"
+                replies(wire.chunks(step)),
+                (vec![], Some(error)),
+                "{error} in steps of {step}"
             );
         }
     }
 }
 
 #[test]
-fn an_answer_tells_what_it_means() {
+fn replies_have_a_class_and_a_status() {
     let kinds = |code: u16| {
         let answer = ServerReply {
             code,
@@ -208,7 +208,7 @@ fn an_answer_tells_what_it_means() {
 }
 
 #[test]
-fn the_text_is_without_codes() {
+fn text_lines_have_no_codes() {
     let cases: [(&[u8], &[&str], Option<Enhanced>); 9] = [
         (b"250\r\n", &[""], None),
         (
@@ -237,7 +237,7 @@ fn the_text_is_without_codes() {
         (b"220 \xfcber\r\n", &["\u{fffd}ber"], None),
     ];
     for (wire, lines, enhanced) in cases {
-        let (found, _) = answers([wire]);
+        let (found, _) = replies([wire]);
         let shown = wire.escape_ascii();
         assert_eq!(found[0].text_lines().collect::<Vec<_>>(), lines, "{shown}");
         assert_eq!(found[0].enhanced(), enhanced, "{shown}");
@@ -245,7 +245,7 @@ fn the_text_is_without_codes() {
 }
 
 #[test]
-fn what_came_before_the_encryption_is_thrown_away() {
+fn bytes_sent_before_the_encryption_are_discarded() {
     let mut answers = ReplyReader::new();
     answers.feed(b"220 go\r\n250-injected\r\n250 ok");
     assert_eq!(answers.next_reply(), Some(Ok(answer(220, b"220 go\r\n"))));
