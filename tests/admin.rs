@@ -378,7 +378,7 @@ async fn subjects_and_messages_are_for_those_who_log_in() {
     assert_eq!(open.get(&export, &[]).status, 403);
     // Whoever may not see subjects may not ask for them.
     let found = open.get("/queue?in=subject&text=Quarterly", &[]).text();
-    assert!(found.contains("No item is like that"), "{found}");
+    assert!(found.contains("No matching items"), "{found}");
 
     let office = Office::open(Wanted::default()).await;
     let given = office.page(&export);
@@ -533,7 +533,7 @@ async fn every_order_and_filter_shows_each_item_once() {
     assert_eq!(of_message, names(&|n| n / 10 == 7));
     for nothing in ["%25", "_", "%5C"] {
         let page = office.page(&format!("/queue?text={nothing}")).text();
-        assert!(page.contains("No item is like that"), "{nothing}: {page}");
+        assert!(page.contains("No matching items"), "{nothing}: {page}");
     }
 }
 
@@ -562,10 +562,7 @@ async fn explain_and_coverage_say_what_the_commands_say() {
     assert!(!office.page("/coverage").text().contains("dan-journal"));
     assert_eq!(office.press("/coverage").status, 303);
     lab::wait("the directory is read", lab::PATIENCE, || {
-        office
-            .page("/coverage")
-            .text()
-            .contains("those with a problem first")
+        office.page("/coverage").text().contains("problems first")
     });
     let page = office.page("/coverage").text();
     for part in [
@@ -573,8 +570,8 @@ async fn explain_and_coverage_say_what_the_commands_say() {
         "&lt;b&gt;nobody&lt;/b&gt;",
         "not by attribute",
         "All inbound mail is journaled to",
-        "persons' mailboxes, not guarded",
-        "addresses that mail does not find",
+        "unguarded personal mailboxes",
+        "addresses that mail lookups do not find",
     ] {
         assert!(page.contains(part), "{part} is missing in {page}");
     }
@@ -659,14 +656,14 @@ async fn the_overview_says_what_is_wrong_and_what_to_do() {
     let page = office.page("/").text();
     for part in [
         "2 dead letters",
-        "The directory answers.",
-        "The spool takes what is owed",
+        "Directory reachable.",
+        "Spool writable",
         "inbound mail",
         "<svg role=\"img\"",
     ] {
         assert!(page.contains(part), "{part} is missing in {page}");
     }
-    let (_, owed) = page.split_once("Items owed").expect("there");
+    let (_, owed) = page.split_once("Queued items").expect("there");
     assert!(
         page[..page.len() - owed.len()].contains("<span class=\"value\">14</span>"),
         "{page}"

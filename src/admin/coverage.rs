@@ -1,42 +1,42 @@
-//! The last reading of the whole directory: who is journaled where, and what does not resolve.
+//! The last scan of the whole directory: journal addresses of all people, and unresolved values.
 //!
-//! A directory of a hundred thousand people takes seconds to read, and its servers work for it. So
-//! it is read when somebody asks for it, one reading at a time, and the page shows the last.
+//! Scanning a hundred thousand people takes seconds and loads the servers. So the directory is
+//! scanned only on request, once at a time, and the page shows the last result.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use super::InForce;
+use super::ActiveConfig;
 use crate::directory::Outage;
 use crate::pipeline::Pipeline;
 use crate::survey::{self, Person, Summary};
 
-/// People with a problem that are kept, and as many others; the rest is only counted. `copyist
-/// coverage` lists everybody.
+/// The most people with a problem, and as many others, that are kept; the rest are only counted.
+/// `copyist coverage` lists everybody.
 pub(super) const KEPT: usize = 5000;
 
-/// A reading that has come to its end.
+/// A finished scan.
 #[derive(Debug)]
-pub(super) struct Read {
-    /// When it began.
+pub(super) struct DirectoryScan {
+    /// Its start.
     pub(super) at: SystemTime,
-    /// What was seen in all; or why it broke off.
+    /// The summary, or the outage that ended the scan.
     pub(super) summary: Result<Summary, Outage>,
-    /// People with a value that leads nowhere, or an address that is not theirs alone.
+    /// People with an unresolved value or a shared address.
     pub(super) problems: Vec<Person>,
-    /// The others.
+    /// All other people.
     pub(super) others: Vec<Person>,
 }
 
-/// Readings: the last, and that under way.
+/// The last scan and the progress of a running one.
 #[derive(Debug, Default)]
 pub(super) struct Coverage(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many objects the one under way has seen.
-    under_way: Option<u64>,
-    last: Option<Arc<Read>>,
+    /// Objects read by the running scan.
+    progress: Option<u64>,
+    last: Option<Arc<DirectoryScan>>,
 }
 
 impl Coverage {
@@ -44,37 +44,37 @@ impl Coverage {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How far the one under way is, and the last.
-    pub(super) fn look(&self) -> (Option<u64>, Option<Arc<Read>>) {
+    /// Returns the progress of a running scan, and the last result.
+    pub(super) fn status(&self) -> (Option<u64>, Option<Arc<DirectoryScan>>) {
         let state = self.state();
-        (state.under_way, state.last.clone())
+        (state.progress, state.last.clone())
     }
 
-    /// Whether the caller is to read: nobody else does.
+    /// Starts a scan; returns false if one is running.
     pub(super) fn begin(&self) -> bool {
         let mut state = self.state();
-        let free = state.under_way.is_none();
+        let free = state.progress.is_none();
         if free {
-            state.under_way = Some(0);
+            state.progress = Some(0);
         }
         free
     }
 
-    /// Ends what [`Coverage::begin`] began, however it went.
-    pub(super) fn end(&self, read: Option<Read>) {
+    /// Ends a scan started with [`Coverage::begin`].
+    pub(super) fn end(&self, read: Option<DirectoryScan>) {
         let mut state = self.state();
-        state.under_way = None;
+        state.progress = None;
         if let Some(read) = read {
             state.last = Some(Arc::new(read));
         }
     }
 
-    /// Reads everybody.
-    pub(super) async fn read(&self, pipeline: &Pipeline, in_force: &InForce) -> Read {
+    /// Scans the directory.
+    pub(super) async fn read(&self, pipeline: &Pipeline, active: &ActiveConfig) -> DirectoryScan {
         let at = SystemTime::now();
         let mut reading = survey::Coverage::begin(
             pipeline.identities.directory(),
-            &in_force.address_attributes,
+            &active.address_attributes,
             &pipeline.rules,
         );
         let (mut problems, mut others) = (Vec::new(), Vec::new());
@@ -84,7 +84,7 @@ impl Coverage {
                 Ok(people) => people,
                 Err(outage) => break Some(outage),
             };
-            if let Some(seen) = &mut self.state().under_way {
+            if let Some(seen) = &mut self.state().progress {
                 *seen += people.len() as u64;
             }
             for person in people {
@@ -97,7 +97,7 @@ impl Coverage {
                 }
             }
         };
-        Read {
+        DirectoryScan {
             at,
             summary: match outage {
                 None => Ok(reading.end(pipeline.guarded.get().as_deref())),

@@ -1,75 +1,82 @@
-//! The last 24 hours, minute by minute, in memory: a restart forgets them, and the page says since
-//! when it knows.
+//! The last 24 hours, minute by minute, in memory. A restart clears them; the page shows since when
+//! there is data.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::reading::{Line, Reading};
+use super::metrics::Metrics;
 use crate::policy::Direction;
 use crate::spool::QueueCounts;
 
-/// How often a sample is taken.
+/// The interval of samples.
 pub(super) const EVERY: Duration = Duration::from_secs(60);
-/// How many are kept, and one more to compare the oldest with.
+/// The number of samples kept, plus one to compare the oldest with.
 const KEPT: usize = 24 * 60 + 1;
-/// How far back the page looks.
+/// The period shown on the page.
 pub(super) const SPAN: Duration = Duration::from_secs(24 * 3600);
 
-/// What was so at one moment. Counters count from the start of the process.
+/// The values at one moment. Counters start with the process.
 #[derive(Debug, Clone)]
 pub(super) struct Sample {
-    /// When.
+    /// The time of the sample.
     pub(super) at: SystemTime,
     /// Messages of each direction, in the order of [`Direction::ALL`].
     pub(super) mail: [u64; 3],
-    /// Those of them that were journaled.
+    /// Journaled messages of each direction.
     pub(super) journaled: [u64; 3],
-    /// Messages that were deferred, by why.
+    /// Deferred messages by reason.
     pub(super) deferred: BTreeMap<String, u64>,
-    /// Deliveries that the relay took.
+    /// Deliveries accepted by the relay.
     pub(super) delivered: u64,
-    /// What is owed; `None` where the spool could not be read.
+    /// Queue counts; `None` if the spool could not be read.
     pub(super) census: Option<QueueCounts>,
 }
 
 impl Sample {
-    /// What these say.
-    pub(super) fn of(reading: &Reading, census: Option<QueueCounts>, at: SystemTime) -> Sample {
-        let mut mail = [0; 3];
-        let mut journaled = [0; 3];
-        for line in reading.all("copyist_messages_total") {
-            let place = |direction: &Direction| direction.name() == line.label("direction");
-            if let Some(place) = Direction::ALL.iter().position(place) {
-                mail[place] += line.count();
-                if line.label("journaled") == "yes" {
-                    journaled[place] += line.count();
-                }
-            }
-        }
-        let deferred = reading.all("copyist_messages_deferred_total");
-        let delivered = reading.all("copyist_deliveries_total");
+    /// Returns a sample in which nothing is counted yet.
+    pub(super) fn empty(at: SystemTime) -> Sample {
         Sample {
             at,
-            mail,
-            journaled,
-            deferred: deferred
-                .map(|line| (line.label("why").to_owned(), line.count()))
-                .collect(),
-            delivered: delivered
-                .filter(|line| line.label("outcome") == "delivered")
-                .map(Line::count)
-                .sum(),
-            census,
+            mail: [0; 3],
+            journaled: [0; 3],
+            deferred: BTreeMap::new(),
+            delivered: 0,
+            census: None,
         }
     }
 
-    /// How many were deferred, for whatever reason.
+    /// Takes a sample of the metrics.
+    pub(super) fn read(metrics: &Metrics, census: Option<QueueCounts>, at: SystemTime) -> Sample {
+        let mut sample = Sample::empty(at);
+        for series in metrics.counters("copyist_messages_total") {
+            let is_named = |direction: &Direction| direction.name() == series.label("direction");
+            if let Some(index) = Direction::ALL.iter().position(is_named) {
+                sample.mail[index] += series.value;
+                if series.label("journaled") == "yes" {
+                    sample.journaled[index] += series.value;
+                }
+            }
+        }
+        let deferred = metrics.counters("copyist_messages_deferred_total");
+        let deferred = deferred.iter();
+        sample.deferred = deferred
+            .map(|series| (series.label("why").to_owned(), series.value))
+            .collect();
+        let deliveries = metrics.counters("copyist_deliveries_total");
+        let delivered = deliveries.iter();
+        let delivered = delivered.filter(|series| series.label("outcome") == "delivered");
+        sample.delivered = delivered.map(|series| series.value).sum();
+        sample.census = census;
+        sample
+    }
+
+    /// Returns the number of deferred messages.
     pub(super) fn all_deferred(&self) -> u64 {
         self.deferred.values().sum()
     }
 
-    /// How old the oldest message was whose report is owed; zero where none is.
+    /// Returns the age of the oldest queued item in seconds; zero if nothing is queued.
     pub(super) fn age(&self) -> Option<u64> {
         let oldest = self.census?.oldest;
         Some(oldest.map_or(0, |oldest| {
@@ -83,10 +90,10 @@ impl Sample {
 pub(super) struct History(Mutex<VecDeque<Sample>>);
 
 impl History {
-    /// Adds what is so now.
+    /// Adds a sample.
     pub(super) fn add(&self, sample: Sample) {
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A clock that was set back would leave a knot in the line.
+        // Samples from before the clock was set back are dropped.
         while samples.back().is_some_and(|last| last.at > sample.at) {
             samples.pop_back();
         }
@@ -96,8 +103,7 @@ impl History {
         }
     }
 
-    /// Those that are not older than [`SPAN`] at `now`, and the one before them, which they count
-    /// from.
+    /// Returns the samples within [`SPAN`] before `now`, and the one before them as the baseline.
     pub(super) fn last_day(&self, now: SystemTime) -> Vec<Sample> {
         let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = now.checked_sub(SPAN).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -107,17 +113,17 @@ impl History {
     }
 }
 
-/// How many parts a plot has: quarters of an hour.
+/// The number of parts of a plot: quarters of an hour.
 pub(super) const PARTS: usize = 96;
 
-/// In which part of the day before `now` a moment is.
+/// Returns the part of the day before `now` that contains a moment.
 fn part(at: SystemTime, now: SystemTime) -> Option<usize> {
     let ago = now.duration_since(at).unwrap_or_default();
     let from_end = usize::try_from(ago.as_secs() * PARTS as u64 / SPAN.as_secs()).ok()?;
     (PARTS - 1).checked_sub(from_end)
 }
 
-/// How much a counter grew in each part; `None` where nothing is known.
+/// Returns the growth of a counter in each part; `None` without data.
 pub(super) fn growth(
     samples: &[Sample],
     now: SystemTime,
@@ -134,7 +140,7 @@ pub(super) fn growth(
     parts
 }
 
-/// The most of something in each part.
+/// Returns the maximum in each part; `None` without data.
 pub(super) fn peaks(
     samples: &[Sample],
     now: SystemTime,
@@ -151,27 +157,28 @@ pub(super) fn peaks(
 
 #[cfg(test)]
 mod tests {
+    use metrics::{counter, with_local_recorder};
+
     use super::*;
+    use crate::admin::metrics::PageRecorder;
 
     fn at(minute: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + minute * 60)
     }
 
     fn sample(minute: u64, inbound: u64) -> Sample {
-        let text = format!(
-            "copyist_messages_total{{direction=\"inbound\",journaled=\"yes\"}} {inbound}\n\
-             copyist_messages_total{{direction=\"inbound\",journaled=\"no\"}} 1\n\
-             copyist_messages_deferred_total{{why=\"spool\"}} 2\n"
-        );
-        Sample::of(
-            &Reading::parse(&text),
-            Some(QueueCounts::default()),
-            at(minute),
-        )
+        let (recorder, metrics) = PageRecorder::new();
+        let name = "copyist_messages_total";
+        with_local_recorder(&recorder, || {
+            counter!(name, "direction" => "inbound", "journaled" => "yes").increment(inbound);
+            counter!(name, "direction" => "inbound", "journaled" => "no").increment(1);
+            counter!("copyist_messages_deferred_total", "why" => "spool").increment(2);
+        });
+        Sample::read(&metrics, Some(QueueCounts::default()), at(minute))
     }
 
     #[test]
-    fn a_counter_s_growth_is_told_by_quarters_of_an_hour() {
+    fn growth_is_counted_by_quarters_of_an_hour() {
         let history = History::default();
         for minute in 0..40 {
             history.add(sample(minute, minute * 2));
@@ -198,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_leaves_no_knot() {
+    fn a_clock_set_back_drops_later_samples() {
         let history = History::default();
         for minute in [10, 11, 12, 5, 6] {
             history.add(sample(minute, minute));
@@ -209,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_says_what_the_metrics_say() {
+    fn a_sample_contains_the_metrics() {
         let sample = sample(0, 5);
         assert_eq!((sample.mail, sample.journaled), ([6, 0, 0], [5, 0, 0]));
         assert_eq!(sample.all_deferred(), 2);

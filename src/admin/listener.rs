@@ -1,8 +1,7 @@
-//! Who is served over HTTP, how many at a time, and how long each may take.
+//! The HTTP listener: its access list, connection limits and timeouts.
 //!
-//! The admin port must not take what mail needs: descriptors, above all. So there are few
-//! connections, one client leaves room for others, and a request that does not come ends its
-//! connection.
+//! The admin port must not use up resources that mail needs, above all file descriptors. So there are
+//! few connections, each client gets a share of them, and idle connections are closed.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,34 +24,34 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
-use super::guard::Peer;
+use super::access::Peer;
 use crate::hook::{Clients, Crowd, Seat};
 
-/// Connections at a time.
+/// The most connections at a time.
 const MOST: usize = 64;
-/// Those of one client.
+/// The most connections of one client.
 const SHARE: usize = 32;
-/// How long a request's head may take, and the silence before it.
+/// The timeout for a request's head, including idle time before it.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long a request's body may take, and the answer to it.
+/// The timeout for a request's body and its response.
 const ANSWER: Duration = Duration::from_secs(60);
-/// How long a connection may live.
+/// The longest life of a connection.
 const LONGEST: Duration = Duration::from_secs(10 * 60);
-/// How long nothing is accepted after the system refused a connection.
+/// The pause after a failed accept.
 const BREATH: Duration = Duration::from_millis(100);
 
-/// Accepts those who may connect.
-pub struct Door {
+/// The admin listener with its access list.
+pub struct Listener {
     listener: TcpListener,
     clients: Clients,
     open: Arc<Crowd>,
 }
 
-impl Door {
-    /// A bound listener, and whom it lets in.
-    pub fn new(listener: TcpListener, clients: Clients) -> Door {
+impl Listener {
+    /// Creates a listener from a bound socket and its access list.
+    pub fn new(listener: TcpListener, clients: Clients) -> Listener {
         let open = Arc::default();
-        Door {
+        Listener {
             listener,
             clients,
             open,
@@ -63,7 +62,7 @@ impl Door {
         self.listener.local_addr()
     }
 
-    /// Serves until `shutdown`, and then what is under way.
+    /// Serves until `shutdown`, then finishes open requests.
     pub(super) async fn serve(self, router: Router, shutdown: &CancellationToken) {
         let connections = TaskTracker::new();
         while let Some((stream, peer, seat)) = shutdown.run_until_cancelled(self.accept()).await {
@@ -71,7 +70,7 @@ impl Door {
             let router = router.clone().layer(Extension(peer));
             let served = serve(stream, seat, router, shutdown.clone());
             connections.spawn(async move {
-                // Whoever is cut off asks again.
+                // A client that is cut off retries.
                 let _ = close.run_until_cancelled(timeout(LONGEST, served)).await;
             });
         }
@@ -80,12 +79,12 @@ impl Door {
     }
 
     async fn accept(&self) -> (TcpStream, Peer, Seat) {
-        let mut is_told = false;
+        let mut is_logged = false;
         loop {
             let (stream, from) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(cause) => {
-                    error!("cannot accept a connection to the admin side: {cause}");
+                    error!("cannot accept a connection on the admin listener: {cause}");
                     tokio::time::sleep(BREATH).await;
                     continue;
                 }
@@ -93,9 +92,9 @@ impl Door {
             let is_allowed = self.clients.include(from.ip());
             match self.open.enter(Some(from.ip()), MOST, SHARE) {
                 Ok(seat) if is_allowed => return (stream, Peer(from.ip()), seat),
-                Err(_) if is_allowed && !is_told => {
-                    is_told = true;
-                    warn!(client = %from.ip(), "a connection to the admin side was closed: {SHARE} of one client, or {MOST} in all, are open");
+                Err(_) if is_allowed && !is_logged => {
+                    is_logged = true;
+                    warn!(client = %from.ip(), "admin connection rejected: limit of {SHARE} per client or {MOST} in total reached");
                 }
                 _ => {}
             }
@@ -118,7 +117,7 @@ async fn serve(stream: TcpStream, seat: Seat, router: Router, shutdown: Cancella
         }
     });
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-    // How it ended is the client's affair.
+    // How the connection ended does not matter.
     if shutdown
         .run_until_cancelled(connection.as_mut())
         .await

@@ -1,88 +1,76 @@
-//! HTTP for those who watch and for the operator: `/healthz`, `/readyz`, `/metrics`, and pages.
+//! HTTP for monitoring and for the operator: `/healthz`, `/readyz`, `/metrics`, and the pages.
 //!
-//! Promises: no page shows what a message says. What a message is about (its subject) and the
-//! message itself (`/queue/{id}/export`) are given only to whoever shows the token of
-//! `admin.token_file`: every user of this machine can connect to a loopback address, and not each
-//! of them may read the spool. What `guard` refuses never reaches a page.
+//! No page shows the content of a message. Subjects and the message itself (`/queue/{id}/export`)
+//! require the token of `admin.token_file`: every local user can connect to a loopback address, but
+//! not all of them may read the spool. Requests that `access` rejects never reach a page.
 //!
 //! | file | owns |
 //! |---|---|
-//! | `guard` | who may see and do what; what browsers are told |
-//! | `listener` | who is served, how many at a time, and for how long |
+//! | `access` | authentication, forms, response headers |
+//! | `listener` | the HTTP listener: access list and limits |
 //! | `health` | `/healthz`, `/readyz`, `/metrics` |
-//! | `history`, `reading` | the last 24 hours of the metrics |
-//! | `coverage` | the last reading of the whole directory |
+//! | `metrics` | the metrics recorder |
+//! | `history` | the last 24 hours of the metrics |
+//! | `coverage` | the last scan of the whole directory |
 //! | `pages` | the pages |
 
+mod access;
 mod coverage;
-mod guard;
 mod health;
 mod history;
 mod listener;
+mod metrics;
 mod pages;
-mod reading;
 mod settings;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::middleware;
 use axum::routing::{MethodRouter, get, post};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use self::access::RequestGuard;
 use self::coverage::Coverage;
-use self::guard::Guard;
 use self::history::{History, Sample};
-use self::reading::Reading;
 use crate::pipeline::Pipeline;
 use crate::spool::{BrowseRequest, QueueCounts};
 
-pub use listener::Door;
-pub use settings::{Effective, InForce, Origin, Refused, Setting, Settings};
+pub use listener::Listener;
+pub use metrics::{Metrics, metrics};
+pub use settings::{ActiveConfig, EffectiveConfig, Origin, RejectedConfig, Setting, Settings};
 
-/// What every answer is made from.
+/// The state shared by all request handlers.
 #[derive(Clone)]
-struct Watched {
+struct AppState {
     pipeline: Arc<ArcSwap<Pipeline>>,
-    metrics: PrometheusHandle,
-    in_force: Arc<ArcSwap<InForce>>,
-    guard: Arc<Guard>,
+    metrics: Metrics,
+    active: Arc<ArcSwap<ActiveConfig>>,
+    guard: Arc<RequestGuard>,
     history: Arc<History>,
     coverage: Arc<Coverage>,
     started: SystemTime,
     shutdown: CancellationToken,
 }
 
-/// The process's one collector of metrics, installed at the first call.
-///
-/// `None` where somebody else's is installed: a library user keeps theirs.
-pub fn metrics() -> Option<PrometheusHandle> {
-    static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
-    HANDLE
-        .get_or_init(|| PrometheusBuilder::new().install_recorder().ok())
-        .clone()
-}
-
-/// How often what was measured is put into its place.
+/// The interval of metrics upkeep.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Puts what was measured into its place from time to time, until `shutdown`. The collector keeps
-/// each single value of a histogram until somebody asks for the metrics; where nobody ever does,
-/// they would fill the memory.
-pub async fn upkeep(metrics: PrometheusHandle, shutdown: CancellationToken) {
+/// Maintains the metrics until `shutdown`. The recorder keeps every value of a histogram until the
+/// next scrape; without scrapes they would fill the memory.
+pub async fn upkeep(metrics: Metrics, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(UPKEEP);
     while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
         metrics.run_upkeep();
     }
 }
 
-/// Every path there is, by its method, and what answers. Whatever is not named in `guard` as open
-/// asks for the token.
-fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Watched>)> {
+/// Returns all routes: method, path and handler. Paths that `access` does not list as open require
+/// the token.
+fn routes() -> Vec<(&'static str, &'static str, MethodRouter<AppState>)> {
     vec![
         ("GET", "/healthz", get(async || "alive\n")),
         ("GET", "/readyz", get(health::ready)),
@@ -106,76 +94,68 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<Watched>)> {
     ]
 }
 
-/// The method and path of everything that is served; a part in braces stands for any text.
+/// Returns the method and path of all routes; a segment in braces matches any text.
 pub fn paths() -> Vec<(&'static str, &'static str)> {
     let routes = routes().into_iter();
     routes.map(|(method, path, _)| (method, path)).collect()
 }
 
-/// Serves those who may connect until `shutdown`.
+/// Serves the listener until `shutdown`.
 pub async fn serve(
-    door: Door,
-    metrics: PrometheusHandle,
+    listener: Listener,
+    metrics: Metrics,
     pipeline: Arc<ArcSwap<Pipeline>>,
-    in_force: Arc<ArcSwap<InForce>>,
+    active: Arc<ArcSwap<ActiveConfig>>,
     shutdown: CancellationToken,
 ) {
-    let guard = door.local_addr().ok().and_then(Guard::new);
+    let guard = listener.local_addr().ok().and_then(RequestGuard::new);
     let Some(guard) = guard else {
         error!(
-            "the admin listener has no address, or the system no random numbers: it is not served"
+            "admin listener not started: it has no address, or the system has no random numbers"
         );
         return;
     };
-    let watched = Watched {
+    let app = AppState {
         pipeline,
         metrics,
-        in_force,
+        active,
         guard: Arc::new(guard),
         history: Arc::default(),
         coverage: Arc::default(),
         started: SystemTime::now(),
         shutdown: shutdown.clone(),
     };
-    // The counters begin with the process: mail that comes before the first sample is mail of the
-    // day.
-    let nothing = Sample::of(&Reading::default(), None, watched.started);
-    watched.history.add(nothing);
+    // Counters start with the process: mail before the first sample belongs to the day.
+    app.history.add(Sample::empty(app.started));
     let router = routes()
         .into_iter()
         .fold(Router::new(), |router, (_, path, answer)| {
             router.route(path, answer)
         });
     let router = router
-        .fallback(pages::layout::nothing_here)
-        .layer(middleware::from_fn_with_state(
-            watched.clone(),
-            guard::guard,
-        ))
-        .layer(middleware::map_response(guard::headers))
-        .with_state(watched.clone());
-    let sampled = shutdown.run_until_cancelled(watched.sample());
-    tokio::join!(door.serve(router, &shutdown), sampled);
+        .fallback(pages::layout::not_found_page)
+        .layer(middleware::from_fn_with_state(app.clone(), access::guard))
+        .layer(middleware::map_response(access::headers))
+        .with_state(app.clone());
+    let sampled = shutdown.run_until_cancelled(app.sample());
+    tokio::join!(listener.serve(router, &shutdown), sampled);
 }
 
-impl Watched {
-    /// Takes a sample a minute, for ever.
+impl AppState {
+    /// Takes a sample every minute, forever.
     async fn sample(&self) {
         let mut tick = tokio::time::interval(history::EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            let (_, sample) = self.now().await;
-            self.history.add(sample);
+            self.history.add(self.current_sample().await);
         }
     }
 
-    /// What is so now.
-    async fn now(&self) -> (Reading, Sample) {
+    /// Returns the current values.
+    async fn current_sample(&self) -> Sample {
         let census = self.census().await;
-        let reading = Reading::parse(&self.metrics.render());
-        let sample = Sample::of(&reading, census, SystemTime::now());
-        (reading, sample)
+        Sample::read(&self.metrics, census, SystemTime::now())
     }
 
     async fn census(&self) -> Option<QueueCounts> {
@@ -183,7 +163,7 @@ impl Watched {
         match spool.browse(BrowseRequest::default()).await {
             Ok(browsed) => Some(browsed.census),
             Err(cause) => {
-                error!("the spool cannot be counted: {cause}");
+                error!("cannot count the queue: {cause}");
                 None
             }
         }
@@ -196,7 +176,7 @@ mod tests {
 
     #[test]
     fn every_path_can_be_routed() {
-        let _: Router<Watched> = routes()
+        let _: Router<AppState> = routes()
             .into_iter()
             .fold(Router::new(), |router, (_, path, answer)| {
                 router.route(path, answer)

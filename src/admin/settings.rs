@@ -1,4 +1,4 @@
-//! What the admin side needs to know; built by `config`.
+//! Settings of the admin listener, built by `config`, and the configuration that pages show.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,67 +9,67 @@ use std::time::SystemTime;
 use crate::hook::Clients;
 use crate::secret::Secret;
 
-/// Settings of the admin side.
+/// Settings of the admin listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where health, metrics and pages are served; nowhere where `None`.
+    /// The listen address; `None` disables the listener.
     pub listen: Option<SocketAddr>,
-    /// Who may connect.
+    /// The access list.
     pub clients: Clients,
-    /// What the pages ask for.
+    /// The token that the pages require.
     pub token: Option<Secret>,
 }
 
-/// What the pages show of the settings, and what they ask for: that of the moment.
+/// The active configuration as far as pages need it.
 #[derive(Debug, Clone)]
-pub struct InForce {
-    /// What the pages ask for.
+pub struct ActiveConfig {
+    /// The token that the pages require.
     pub token: Option<Secret>,
-    /// Attributes that hold a person's own addresses.
+    /// Attributes that contain a person's own addresses.
     pub address_attributes: Vec<String>,
-    /// Every key.
-    pub effective: Arc<Effective>,
-    /// Since when.
+    /// The effective value of every key.
+    pub effective: Arc<EffectiveConfig>,
+    /// The time when it became active.
     pub since: SystemTime,
-    /// Why the configuration that was read last is not in force.
-    pub refused: Option<Refused>,
+    /// The last reload, if it failed.
+    pub rejected: Option<RejectedConfig>,
 }
 
-/// A configuration that was read while the service ran, and that could not be taken over.
+/// A configuration that a reload could not activate.
 #[derive(Debug, Clone)]
-pub struct Refused {
-    /// Its mistakes, or what it names that cannot be used.
-    pub why: String,
-    /// When it was read.
+pub struct RejectedConfig {
+    /// The problems.
+    pub reason: String,
+    /// The time of the reload.
     pub at: SystemTime,
 }
 
-/// Every key as it is in force, for people to read. Holds no secret.
+/// The effective value of every key, for display. Contains no secrets.
 #[derive(Clone, Default)]
-pub struct Effective {
+pub struct EffectiveConfig {
     /// The configuration file.
     pub file: PathBuf,
-    /// By table.
+    /// All settings, by table.
     pub settings: Vec<Setting>,
 }
 
-/// One of them.
+/// A setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
     /// `table.key`.
     pub key: String,
-    /// As the file would hold it; `None` where there is none.
+    /// The value as in the file; `None` if there is none.
     pub value: Option<String>,
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
-    /// What it is for.
+    /// Its description.
     pub about: String,
 }
 
-/// Where a setting comes from.
+/// The origin of a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
+    /// The default.
     Default,
     /// This line of the configuration file.
     Line(usize),
@@ -77,9 +77,9 @@ pub enum Origin {
     Variable(String),
 }
 
-impl fmt::Debug for Effective {
-    /// The settings themselves are printed where they stand.
+impl fmt::Debug for EffectiveConfig {
+    /// Prints only the number of keys: the settings have their own Debug output.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Effective({} keys)", self.settings.len())
+        write!(f, "EffectiveConfig({} keys)", self.settings.len())
     }
 }

@@ -1,4 +1,4 @@
-//! The command line. Its words are interfaces: scripts and units rely on them.
+//! The command line. Commands and options are interfaces: scripts and units rely on them.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::mail::Address;
 use crate::policy::Direction;
 
-/// Journals mail: an SMTP hook that makes a durable copy of each message for the addresses that the
-/// directory names, before the message goes on.
+/// Mail journaling agent: stores a durable copy of each message for the journal addresses in the
+/// directory before the MTA accepts the message.
 ///
-/// Start with `copyist demo`, which needs nothing else. Then write a configuration (see
-/// config/copyist.toml), try it with `copyist check --online` and `copyist explain`, and start the
+/// Start with `copyist demo`, which needs no setup. Then write a configuration (see
+/// config/copyist.toml), test it with `copyist check --online` and `copyist explain`, and start the
 /// service with `copyist run`.
 #[derive(Debug, Parser)]
 #[command(name = "copyist", version, max_term_width = 100)]
@@ -25,16 +25,16 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Run the service: listen for the MTA, journal, deliver.
     ///
-    /// SIGHUP reads the configuration again (a bad file leaves the old settings running), SIGTERM
-    /// finishes what is under way and stops.
+    /// SIGHUP reloads the configuration (if that fails, the previous one stays active); SIGTERM
+    /// finishes work in progress and stops.
     Run {
         #[command(flatten)]
-        config: Config,
+        config: ConfigArg,
     },
-    /// Check the configuration; every mistake is shown with file, line and a value that would work.
+    /// Check the configuration. Prints every problem with file, line and a valid value.
     Check {
         #[command(flatten)]
-        config: Config,
+        config: ConfigArg,
         /// Also connect to the directory and the relay.
         #[arg(long)]
         online: bool,
@@ -42,22 +42,20 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Look for mistakes around Copyist: routes of Postfix that pass it by, settings that do not
-    /// fit, the disk, the clock, files. Each is told with the command that mends it; nothing is
-    /// changed.
+    /// Diagnose the installation: Postfix routes that bypass Copyist, conflicting settings, disk,
+    /// clock, files. Prints the fix for each problem; changes nothing.
     ///
-    /// Exit status 1 where there is an error or a warning; hints alone leave it at 0.
-    Doctor(DoctorQuestion),
-    /// Say what would be journaled to whom, and why. Nothing is sent.
+    /// Exit status 1 if there are errors or warnings; 0 if there are only hints.
+    Doctor(DoctorArgs),
+    /// Show the journal copies of a message, and the reasons. Nothing is sent.
     ///
-    /// Exit status 0: it would be journaled. 3: nothing is journaled. 4: the message would be
-    /// deferred. 5: every recipient is refused, as a guarded mailbox. 1 and 2 are failures, as of
-    /// every command.
-    Explain(Question),
-    /// Show what the directory says about an address or a journal target.
+    /// Exit status 0: journaled. 3: not journaled. 4: deferred. 5: every recipient is rejected as a
+    /// guarded address. 1 and 2 are failures, as for every command.
+    Explain(ExplainArgs),
+    /// Look up an address or a journal target in the directory.
     Resolve {
         #[command(flatten)]
-        config: Config,
+        config: ConfigArg,
         /// An address of a person, or a journal target.
         #[arg(value_name = "ADDRESS|TARGET")]
         address: String,
@@ -65,80 +63,77 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List who is journaled where by attribute, and values that lead nowhere (exit status 1 where
-    /// there are any).
+    /// List everyone journaled by attribute, with their journal addresses, and values that do not
+    /// resolve (exit status 1 if there are any).
     Coverage {
         #[command(flatten)]
-        config: Config,
+        config: ConfigArg,
         #[command(flatten)]
         format: CoverageFormats,
-        /// Only people with a value that leads nowhere or not to all members of a group, or with an
-        /// address that mail does not find them by.
+        /// Only people with a value that does not resolve completely, or an address that mail lookups
+        /// do not find.
         #[arg(long)]
         problems: bool,
     },
-    /// Show messages as they would leave, with the texts put in. Nothing is sent.
-    Text(TextQuestion),
-    /// Look at what is owed and act on it.
+    /// Show messages with the disclaimer texts added. Nothing is sent.
+    Text(TextArgs),
+    /// Inspect and manage the queue.
     Queue {
         #[command(flatten)]
-        config: Config,
+        config: ConfigArg,
         #[command(subcommand)]
         command: QueueCommand,
     },
-    /// Act on what is known of the directory.
+    /// Manage what Copyist has learned about the directory.
     Directory {
         #[command(flatten)]
-        config: Config,
+        config: ConfigArg,
         #[command(subcommand)]
         command: DirectoryCommand,
     },
-    /// Make a configuration of the Internet Mail Service Extension's registry key (imsext.dll of
-    /// Exchange 5.5).
+    /// Translate the Internet Mail Service Extension's registry key (imsext.dll of Exchange 5.5) to a
+    /// configuration.
     ///
-    /// What was guessed stands in it behind FILL IN, and is told on standard error, as is what has
-    /// no equivalent.
-    ImportRegistry(ImportRegistry),
-    /// Propose a configuration in place of Postfix's always_bcc, sender_bcc_maps and
+    /// Guesses are marked FILL IN. These and settings without an equivalent are listed on standard
+    /// error.
+    ImportRegistry(ImportRegistryArgs),
+    /// Propose a configuration that replaces Postfix's always_bcc, sender_bcc_maps and
     /// recipient_bcc_maps.
     ///
-    /// Reads main.cf by postconf, and the tables it names. What was guessed stands in the
-    /// configuration behind FILL IN, and is told on standard error, as is what has no equivalent.
-    /// No password is read into it.
-    ImportPostfix(ImportPostfix),
-    /// Print a schema: LDAP attributes for directories that have none to use, or the
-    /// configuration's.
+    /// Reads main.cf with postconf, and the tables it names. Guesses are marked FILL IN. These and
+    /// settings without an equivalent are listed on standard error. Passwords are left out.
+    ImportPostfix(ImportPostfixArgs),
+    /// Print a schema: LDAP attributes for a directory without suitable ones, or the configuration's.
     Schema {
-        /// Which one.
+        /// The schema to print.
         which: Schema,
     },
-    /// Print completions for a shell, to be read by it at its start.
+    /// Print completions for a shell.
     ///
     /// For bash: copyist completions bash > /etc/bash_completion.d/copyist
     Completions {
-        /// Which one.
+        /// The shell.
         shell: clap_complete::Shell,
     },
     /// Write the manual pages, one for each command.
     Man {
-        /// Where to write them; made where it is missing.
+        /// The output directory; created if missing.
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
-    /// Show the whole journey on this machine: a directory, an MTA's part, a relay; nothing else
-    /// needed.
+    /// Demonstrate journaling on this machine, with a simulated MTA and relay. Needs no setup.
     Demo {
-        /// Where to leave the files to look at; a new temporary directory where not given.
+        /// The directory for the demo's files, which must not exist. Default: a new temporary directory.
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
-        /// Print the result only.
+        /// Print only the result.
         #[arg(long)]
         quiet: bool,
     },
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Config {
+pub(super) struct ConfigArg {
     /// The configuration file.
     #[arg(
         long = "config",
@@ -151,56 +146,56 @@ pub(super) struct Config {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct ImportRegistry {
-    /// The exported key ...\MSExchangeIMC\Parameters\Extension, by Regedit or reg export.
+pub(super) struct ImportRegistryArgs {
+    /// The key ...\MSExchangeIMC\Parameters\Extension, exported with Regedit or reg export.
     #[arg(value_name = "FILE.reg")]
     pub(super) file: PathBuf,
     #[command(flatten)]
-    pub(super) import: Import,
+    pub(super) site: SiteArgs,
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct ImportPostfix {
-    /// The directory of main.cf; Postfix's own default where not given.
+pub(super) struct ImportPostfixArgs {
+    /// The directory of main.cf. Default: Postfix's own.
     #[arg(long, value_name = "DIR")]
     pub(super) config_directory: Option<PathBuf>,
-    /// Write the people whom hash and other tables of text name into this file, as a directory in
-    /// LDIF, and have the configuration use it where no LDAP server is known.
+    /// Write the people in hash and other text tables to this LDIF file, which the configuration uses
+    /// as the directory if no LDAP server is known.
     #[arg(long, value_name = "FILE")]
     pub(super) ldif: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) import: Import,
+    pub(super) site: SiteArgs,
 }
 
-/// What both imports take.
+/// Options of both translations.
 #[derive(Debug, clap::Args)]
-pub(super) struct Import {
-    /// The file to write, which must not exist yet; standard output where not given.
+pub(super) struct SiteArgs {
+    /// The file to write, which must not exist. Default: standard output.
     #[arg(long, short, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
-    /// A mail domain of the organization, the main one first. May be given again.
+    /// A mail domain of the organization, the main one first. Can be repeated.
     #[arg(long, value_name = "DOMAIN")]
     pub(super) domain: Vec<String>,
-    /// An LDAP server, or ldif:FILE. May be given again.
+    /// An LDAP server, or ldif:FILE. Can be repeated.
     #[arg(long, value_name = "URL")]
     pub(super) directory_url: Vec<String>,
     /// The base of all searches in the directory.
     #[arg(long, value_name = "DN")]
     pub(super) base: Option<String>,
-    /// The MTA that takes journal copies.
+    /// The relay for journal copies.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub(super) relay: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct DoctorQuestion {
+pub(super) struct DoctorArgs {
     #[command(flatten)]
-    pub(super) config: Config,
-    /// Configuration directories of Postfix; where not given, the default one and the other
-    /// instances it names.
+    pub(super) config: ConfigArg,
+    /// Configuration directories of Postfix. Default: the default instance and the others that it
+    /// lists.
     #[arg(long, value_name = "DIR", num_args = 1..)]
     pub(super) postfix: Vec<PathBuf>,
-    /// Also ask the directory and the relay.
+    /// Also query the directory and the relay.
     #[arg(long)]
     pub(super) online: bool,
     /// Print the result as JSON.
@@ -209,23 +204,22 @@ pub(super) struct DoctorQuestion {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct TextQuestion {
+pub(super) struct TextArgs {
     #[command(flatten)]
-    pub(super) config: Config,
-    /// Whose texts: inbound, outbound or internal.
+    pub(super) config: ConfigArg,
+    /// The direction: inbound, outbound or internal.
     #[arg(long, value_name = "DIRECTION")]
     pub(super) direction: Direction,
-    /// The sender, whose attributes templates are filled with; the author of the message where not
-    /// given.
+    /// The sender, whose attributes fill the templates. Default: the author of the message.
     #[arg(long, value_name = "ADDRESS")]
     pub(super) from: Option<Address>,
-    /// Print what would change instead of the message.
+    /// Print the changes instead of the message.
     #[arg(long, conflicts_with_all = ["json", "out"])]
     diff: bool,
-    /// Print which parts would change and how, or why not, as JSON.
+    /// Print the changed parts, or the reason for no change, as JSON.
     #[arg(long)]
     json: bool,
-    /// Write each message into this directory, under its own name, instead of printing it.
+    /// Write each message to this directory under its own name, instead of printing it.
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
     /// The messages; "-" is standard input.
@@ -233,7 +227,7 @@ pub(super) struct TextQuestion {
     pub(super) messages: Vec<PathBuf>,
 }
 
-/// How `copyist text` answers.
+/// The output format of `copyist text`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TextFormat {
     Message,
@@ -241,7 +235,7 @@ pub(super) enum TextFormat {
     Json,
 }
 
-impl TextQuestion {
+impl TextArgs {
     pub(super) fn format(&self) -> TextFormat {
         match (self.diff, self.json) {
             (true, _) => TextFormat::Diff,
@@ -254,15 +248,15 @@ impl TextQuestion {
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
 pub(super) struct CoverageFormats {
-    /// Print one JSON object a line: each person, and last the summary.
+    /// Print one JSON object per line: each person, then the summary.
     #[arg(long)]
     json: bool,
-    /// Print CSV (RFC 4180): each value of each person.
+    /// Print CSV (RFC 4180), one row for each value of each person.
     #[arg(long)]
     csv: bool,
 }
 
-/// How coverage is printed.
+/// The output format of `copyist coverage`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CoverageFormat {
     Text,
@@ -281,17 +275,16 @@ impl CoverageFormats {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Question {
+pub(super) struct ExplainArgs {
     #[command(flatten)]
-    pub(super) config: Config,
-    /// The envelope sender, as it stands in MAIL FROM; "<>" for the null reverse path.
+    pub(super) config: ConfigArg,
+    /// The envelope sender, as in MAIL FROM; "<>" for the null reverse path.
     #[arg(long, value_name = "A")]
     pub(super) from: String,
-    /// The envelope recipients, as they stand in RCPT TO: dan@example.com, dan,
-    /// dan%example.net@example.com.
+    /// The envelope recipients, as in RCPT TO: dan@example.com, dan, dan%example.net@example.com.
     #[arg(long, value_name = "B", required = true, num_args = 1..)]
     pub(super) to: Vec<String>,
-    /// The address of the client that hands the message in.
+    /// The IP address of the client.
     #[arg(long, value_name = "IP")]
     pub(super) client: Option<IpAddr>,
     /// The user the client authenticated as.
@@ -306,10 +299,10 @@ pub(super) struct Question {
 pub(super) enum QueueCommand {
     /// List the items, oldest first.
     List {
-        /// Only dead letters: neither the journal address nor the NDR address took them.
+        /// Only dead letters: rejected by both the journal address and the NDR address.
         #[arg(long)]
         dead: bool,
-        /// At most this many.
+        /// The most entries listed.
         #[arg(long, value_name = "N", default_value_t = 1000)]
         limit: usize,
         /// Print the result as JSON.
@@ -318,69 +311,68 @@ pub(super) enum QueueCommand {
     },
     /// Show one item: targets, reasons, attempts, last replies, bounces.
     Show {
-        /// The item's id.
+        /// The item ID.
         id: String,
         /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// List the bounces and other notices that came back for reports that a relay had taken, newest
-    /// first.
+    /// List bounces and other notices received for delivered reports, newest first.
     Bounces {
-        /// At most this many.
+        /// The most entries listed.
         #[arg(long, value_name = "N", default_value_t = 1000)]
         limit: usize,
         /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// List what operators did to items (retry, hold, release, drop, export), newest first.
+    /// List operator actions (retry, hold, release, drop, export), newest first.
     Audit {
-        /// Only what was done to this item.
+        /// Only actions on this item.
         id: Option<String>,
-        /// At most this many.
+        /// The most entries listed.
         #[arg(long, value_name = "N", default_value_t = 1000)]
         limit: usize,
         /// Print the result as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Try items again now, dead letters too.
+    /// Retry items now, including dead letters.
     Retry {
-        /// The items' ids.
+        /// The item IDs.
         #[arg(required_unless_present = "all")]
         ids: Vec<String>,
-        /// All items but those on hold.
+        /// All items except those on hold.
         #[arg(long, conflicts_with = "ids")]
         all: bool,
     },
-    /// Keep items back: nobody tries them until they are released. One that is being delivered may
-    /// still go.
+    /// Put items on hold: they are not delivered until released. A delivery in progress may still
+    /// succeed.
     Hold {
-        /// The items' ids.
+        /// The item IDs.
         #[arg(required = true)]
         ids: Vec<String>,
     },
-    /// Let items go that were kept back with "hold".
+    /// Release items that were put on hold.
     Release {
-        /// The items' ids.
+        /// The item IDs.
         #[arg(required = true)]
         ids: Vec<String>,
     },
-    /// Write an item as the relay would get it.
+    /// Export an item as the relay would receive it.
     Export {
-        /// The item's id.
+        /// The item ID.
         id: String,
-        /// The file to write; standard output where not given.
+        /// The file to write. Default: standard output.
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Give an item up for ever. Export it first.
+    /// Delete items permanently. Export them first.
     Drop {
-        /// The items' ids.
+        /// The item IDs.
         #[arg(required = true)]
         ids: Vec<String>,
-        /// Really do it.
+        /// Confirm the deletion.
         #[arg(long)]
         yes: bool,
     },
@@ -388,12 +380,12 @@ pub(super) enum QueueCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DirectoryCommand {
-    /// Say that it is meant that nobody has an attribute any more, or that the values of some
-    /// people are hidden.
+    /// Confirm that nobody has an attribute any more, or that the values of some people are
+    /// intentionally gone.
     ///
-    /// Where an attribute loses its last value, Copyist takes that for missing rights and defers
-    /// mail. This ends it within seconds, without a restart. What is accepted is printed, and
-    /// recorded in the state directory with time and user.
+    /// If an attribute loses its last value, Copyist assumes missing rights and defers mail. This
+    /// command ends that within seconds, without a restart. It prints what is accepted and records it
+    /// in the state directory with time and user.
     AcceptEmpty,
 }
 
@@ -405,7 +397,7 @@ pub(super) enum Schema {
     Ad,
     /// JSON schema of the configuration file, for editors.
     Config,
-    /// The settings of the configuration file as a page (Markdown).
+    /// The settings reference (Markdown).
     Settings,
 }
 

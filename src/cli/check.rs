@@ -1,4 +1,4 @@
-//! `copyist check`: is the configuration right, and, with `--online`, does what it names answer?
+//! `copyist check`: validates the configuration and, with `--online`, the servers it names.
 
 use std::path::Path;
 
@@ -14,20 +14,22 @@ use crate::mail::Side;
 use crate::policy::Guard;
 use crate::smtp::BareLineBreaks;
 
-/// Mailboxes that are not guarded that are named one by one.
+/// The most unguarded mailboxes listed one by one.
 const MOST_NAMED: usize = 20;
 
-/// One thing that was tried.
+/// The result of one check.
 #[derive(Serialize)]
-struct Finding {
+struct CheckResult {
     /// "configuration", "journaling", "milter", "smtp", "service", "address map", "guard",
     /// "directory", "relay" or "next hop".
     what: &'static str,
-    /// Which one: a file, an address, a URL, a host.
+    /// The file, address, URL or host.
     which: String,
-    fine: bool,
-    /// What was found, or what is wrong.
-    said: String,
+    #[serde(rename = "fine")]
+    is_ok: bool,
+    /// The result or the problem.
+    #[serde(rename = "said")]
+    text: String,
 }
 
 pub(super) async fn check(config: &Path, online: bool, json: bool) -> Result<(), Failure> {
@@ -35,105 +37,105 @@ pub(super) async fn check(config: &Path, online: bool, json: bool) -> Result<(),
         Ok(settings) => settings,
         Err(failure) => {
             if json {
-                print_json(&[Finding {
+                print_json(&[CheckResult {
                     what: "configuration",
                     which: config.display().to_string(),
-                    fine: false,
-                    said: failure.to_string(),
+                    is_ok: false,
+                    text: failure.to_string(),
                 }])?;
             }
             return Err(failure);
         }
     };
-    let mut findings = vec![Finding {
+    let mut results = vec![CheckResult {
         what: "configuration",
         which: config.display().to_string(),
-        fine: true,
-        said: "fine".into(),
+        is_ok: true,
+        text: "valid".into(),
     }];
-    findings.extend(nothing_journaled(&settings));
-    findings.extend(listeners(&settings));
+    results.extend(nothing_journaled(&settings));
+    results.extend(listeners(&settings));
     let unreachable = doctor::unreachable(config, &settings).into_iter();
-    findings.extend(unreachable.map(|(which, said)| Finding {
+    results.extend(unreachable.map(|(which, text)| CheckResult {
         what: "service",
         which,
-        fine: false,
-        said,
+        is_ok: false,
+        text,
     }));
     if online {
-        findings.extend(try_directory(&settings).await);
-        findings.push(try_relay(&settings).await);
+        results.extend(try_directory(&settings).await);
+        results.push(try_relay(&settings).await);
         for door in &settings.hook.smtp {
-            findings.push(try_next_hop(&settings, &door.next_hop).await);
+            results.push(try_next_hop(&settings, &door.next_hop).await);
         }
     }
     if json {
-        print_json(&findings)?;
+        print_json(&results)?;
     } else {
-        for Finding {
+        for CheckResult {
             what,
             which,
-            fine,
-            said,
-        } in &findings
+            is_ok,
+            text,
+        } in &results
         {
             print_line(&format!(
-                "{} {what} {which}: {said}",
-                if *fine { "ok    " } else { "FAILED" }
+                "{} {what} {which}: {text}",
+                if *is_ok { "ok    " } else { "FAILED" }
             ))?;
         }
     }
-    match findings.iter().filter(|finding| !finding.fine).count() {
+    match results.iter().filter(|result| !result.is_ok).count() {
         0 => Ok(()),
         failed => Err(Failure::failed(format!(
             "{failed} of {} checks failed",
-            findings.len()
+            results.len()
         ))),
     }
 }
 
-/// That no mail at all is journaled is wrong, unless texts are what the service is there for.
-fn nothing_journaled(settings: &Settings) -> Option<Finding> {
-    let fine = settings.text.has_texts();
-    let word = if fine { "warning: " } else { "" };
-    settings.rules.journal_nothing().then(|| Finding {
+/// Fails if no mail at all is journaled, unless the service is used only for texts.
+fn nothing_journaled(settings: &Settings) -> Option<CheckResult> {
+    let is_ok = settings.text.has_texts();
+    let word = if is_ok { "warning: " } else { "" };
+    settings.rules.journal_nothing().then(|| CheckResult {
         what: "journaling",
         which: "inbound, outbound, internal".into(),
-        fine,
-        said: format!(
+        is_ok,
+        text: format!(
             "{word}nothing is journaled in any direction: set journal_attribute or journal in [inbound], [outbound] or [internal]"
         ),
     })
 }
 
-/// Where mail will come in. Nothing is bound: the service may be running.
-fn listeners(settings: &Settings) -> Vec<Finding> {
-    let listener = |what, which, said| Finding {
+/// Lists the listeners, without binding: the service may be running.
+fn listeners(settings: &Settings) -> Vec<CheckResult> {
+    let listener = |what, which, text| CheckResult {
         what,
         which,
-        fine: true,
-        said,
+        is_ok: true,
+        text,
     };
     let milter = settings.hook.milter.iter();
     let milter = milter.map(|listen| {
-        let said = match settings.milter_by_default() {
+        let text = match settings.milter_by_default() {
             Some(default) if default == listen => {
-                format!("warning: hook.milter.listen is not set: write listen = [\"{listen}\"] in [hook.milter]")
+                format!("warning: hook.milter.listen is not set: add listen = [\"{listen}\"] to [hook.milter]")
             }
             _ => "configured".into(),
         };
-        listener("milter", listen.to_string(), said)
+        listener("milter", listen.to_string(), text)
     });
     let smtp = settings.hook.smtp.iter();
     let smtp = smtp.map(|door| listener("smtp", door.listen.to_string(), described(door)));
     milter.chain(smtp).collect()
 }
 
-/// What an SMTP listener does, in one line.
+/// Describes an SMTP listener in one line.
 fn described(door: &SmtpDoor) -> String {
     let mode = match door.mode {
         Mode::BeforeQueue => "before the queue",
-        Mode::AfterQueue => "behind the queue",
+        Mode::AfterQueue => "after the queue",
     };
     let side = match door.side {
         None => "",
@@ -150,14 +152,14 @@ fn described(door: &SmtpDoor) -> String {
         false => "",
     };
     let bare = match door.bare_line_breaks {
-        BareLineBreaks::Reject => "refused",
-        BareLineBreaks::Normalize => "made CRLF",
+        BareLineBreaks::Reject => "rejected",
+        BareLineBreaks::Normalize => "converted to CRLF",
     };
     let next_hop = name(&door.next_hop.host, door.next_hop.port);
     format!("configured: {mode}, to {next_hop}{side}{tls}{proxy}; bare CR and LF are {bare}")
 }
 
-/// `host:port`, with brackets around an IPv6 address.
+/// Returns `host:port`, with brackets around an IPv6 address.
 fn name(host: &str, port: u16) -> String {
     match host.contains(':') {
         true => format!("[{host}]:{port}"),
@@ -165,118 +167,117 @@ fn name(host: &str, port: u16) -> String {
     }
 }
 
-async fn try_directory(settings: &Settings) -> Vec<Finding> {
+async fn try_directory(settings: &Settings) -> Vec<CheckResult> {
     let identities = match daemon::open_identities(settings) {
         Ok(identities) => identities,
         Err(error) => {
-            return vec![Finding {
+            return vec![CheckResult {
                 what: "directory",
                 which: "settings".into(),
-                fine: false,
-                said: error.to_string(),
+                is_ok: false,
+                text: error.to_string(),
             }];
         }
     };
     let directory = identities.directory();
     let probes = directory.probe().await;
-    let mut findings = maps(&identities);
+    let mut results = maps(&identities);
     if probes.iter().any(|probe| probe.outcome.is_ok()) {
-        findings.extend(try_guard(settings, &identities).await);
+        results.extend(try_guard(settings, &identities).await);
     }
     directory.close().await;
     for probe in probes {
         for outcome in [probe.outcome].into_iter().chain(probe.remarks) {
-            findings.push(Finding {
+            results.push(CheckResult {
                 what: "directory",
                 which: probe.url.clone(),
-                fine: outcome.is_ok(),
-                said: outcome.unwrap_or_else(|error| error),
+                is_ok: outcome.is_ok(),
+                text: outcome.unwrap_or_else(|error| error),
             });
         }
     }
-    findings
+    results
 }
 
-/// The address maps of the MTA, as they were just read.
-fn maps(identities: &Identities) -> Vec<Finding> {
+/// Checks the address maps of the MTA.
+fn maps(identities: &Identities) -> Vec<CheckResult> {
     let all = identities.maps().status().into_iter();
-    all.map(|map| Finding {
+    all.map(|map| CheckResult {
         what: "address map",
         which: format!("{} {}", map.setting, map.map),
-        fine: map.problem.is_none(),
-        said: match (map.problem, map.entries) {
+        is_ok: map.problem.is_none(),
+        text: match (map.problem, map.entries) {
             (Some(problem), _) => problem,
             (None, Some(entries)) => format!("{entries} entries"),
-            (None, None) => "is asked for each address".into(),
+            (None, None) => "queried for each address".into(),
         },
     })
     .collect()
 }
 
-/// What the journal guard protects, and which mailboxes it leaves to people.
-async fn try_guard(settings: &Settings, identities: &Identities) -> Vec<Finding> {
+/// Checks the journal guard: the guarded addresses and the unguarded personal mailboxes.
+async fn try_guard(settings: &Settings, identities: &Identities) -> Vec<CheckResult> {
     let rules = &settings.rules;
     if rules.journal_guard == Guard::Off {
         return Vec::new();
     }
-    let finding = |which: String, fine, said| Finding {
+    let result = |which: String, is_ok, text| CheckResult {
         what: "guard",
         which,
-        fine,
-        said,
+        is_ok,
+        text,
     };
     let all = || "journal mailboxes".to_owned();
     let guarded = match daemon::guarded_mailboxes(identities, rules).await {
         Ok(guarded) => guarded,
-        Err(outage) => return vec![finding(all(), false, outage.to_string())],
+        Err(outage) => return vec![result(all(), false, outage.to_string())],
     };
-    let names = format!("{} names are guarded", guarded.len());
-    let mut findings = vec![finding(all(), true, names)];
+    let names = format!("{} addresses guarded", guarded.len());
+    let mut results = vec![result(all(), true, names)];
     if let Some(why) = guarded.incomplete {
-        let said = format!(
-            "warning: not all are known, the directory is asked about each recipient: {why}"
-        );
-        findings.push(finding(all(), true, said));
+        let text =
+            format!("warning: incomplete, so each recipient is looked up in the directory: {why}");
+        results.push(result(all(), true, text));
     }
     let many = guarded.persons.len();
     let some = guarded.persons.into_iter().take(MOST_NAMED);
-    findings.extend(some.map(|one| {
-        finding(
+    results.extend(some.map(|one| {
+        result(
             one.address.to_string(),
             true,
             format!("warning: {}", one.remark()),
         )
     }));
     if many > MOST_NAMED {
-        let said = format!(
-            "warning: {} more persons' mailboxes are not guarded; \"copyist coverage --json\" lists them",
+        let text = format!(
+            "warning: {} more personal mailboxes are not guarded; see \"copyist coverage --json\"",
             many - MOST_NAMED
         );
-        findings.push(finding(all(), true, said));
+        results.push(result(all(), true, text));
     }
-    findings
+    results
 }
 
-async fn try_relay(settings: &Settings) -> Finding {
+async fn try_relay(settings: &Settings) -> CheckResult {
     let relay = &settings.deliver.relay;
     let which = format!("{}:{}", relay.host, relay.port);
     match deliver::probe(relay).await {
-        Ok(report) => Finding {
+        Ok(report) => CheckResult {
             what: "relay",
             which,
-            fine: true,
-            said: report.to_string(),
+            is_ok: true,
+            text: report.to_string(),
         },
-        Err(error) => Finding {
+        Err(error) => CheckResult {
             what: "relay",
             which,
-            fine: false,
-            said: error.to_string(),
+            is_ok: false,
+            text: error.to_string(),
         },
     }
 }
 
-async fn try_next_hop(settings: &Settings, to: &NextHop) -> Finding {
+async fn try_next_hop(settings: &Settings, to: &NextHop) -> CheckResult {
     let server = RelaySettings {
         host: to.host.clone(),
         port: to.port,
@@ -288,15 +289,15 @@ async fn try_next_hop(settings: &Settings, to: &NextHop) -> Finding {
         timeout: to.timeout,
     };
     let outcome = deliver::probe(&server).await;
-    Finding {
+    CheckResult {
         what: "next hop",
         which: name(&to.host, to.port),
-        fine: outcome.is_ok(),
-        said: match outcome {
+        is_ok: outcome.is_ok(),
+        text: match outcome {
             Ok(ProbeReport {
                 encrypted: true, ..
-            }) => "answers, encrypted".into(),
-            Ok(_) => "answers, not encrypted".into(),
+            }) => "reachable, encrypted".into(),
+            Ok(_) => "reachable, not encrypted".into(),
             Err(RelayError { what, .. }) => what,
         },
     }

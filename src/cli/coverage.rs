@@ -1,4 +1,4 @@
-//! `copyist coverage`: who is journaled where, and whose values lead nowhere.
+//! `copyist coverage`: journal addresses of all people, and values that do not resolve.
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -45,31 +45,31 @@ pub(super) async fn coverage(
         bar.inc(people.len() as u64);
     }
     bar.finish_and_clear();
-    // An outage of the directory ended the reading already.
+    // A directory outage would have ended the scan already.
     let guarded = daemon::guarded_mailboxes(&identities, rules).await.ok();
     let summary = reading.end(guarded.as_ref());
     out.end(&summary)?;
     directory.close().await;
     match summary.values_without_target {
         0 if summary.addresses_not_found > 0 => Err(Failure::failed(format!(
-            "mail does not find {} addresses of journaled people; \"copyist coverage --problems\" lists them",
+            "{} addresses of journaled people are not found by mail lookups; see \"copyist coverage --problems\"",
             summary.addresses_not_found
         ))),
         0 if !summary.nobody_has.is_empty() => Err(Failure::failed(format!(
-            "nobody has {}: a mistake in its name, or missing rights? \"copyist check --online\" says more",
+            "nobody has {}: check its name and the account's rights with \"copyist check --online\"",
             summary.nobody_has.join(", ")
         ))),
         0 => Ok(()),
         n => Err(Failure::failed(format!(
-            "{n} values of journal attributes lead nowhere; \"copyist coverage --problems\" lists them"
+            "{n} values of journal attributes do not resolve; see \"copyist coverage --problems\""
         ))),
     }
 }
 
-/// Mailboxes that are not guarded that are named one by one.
+/// The most unguarded mailboxes listed one by one.
 const MOST_NAMED: usize = 20;
 
-/// Where the list goes.
+/// The output stream.
 struct Output<W: Write> {
     out: W,
     format: CoverageFormat,
@@ -140,8 +140,8 @@ impl<W: Write> Output<W> {
             return self.line(&format!("{address}{exempt}: not journaled"));
         }
         for value in &person.journal {
-            let leads = match &value.problem {
-                Some(problem) => format!("NOWHERE, {problem}"),
+            let resolved = match &value.problem {
+                Some(problem) => format!("UNRESOLVED: {problem}"),
                 None => join(&value.targets),
             };
             let (directions, attribute) = (value.directions.join(", "), &value.attribute);
@@ -152,7 +152,7 @@ impl<W: Write> Output<W> {
             let without = value.unreached.iter();
             let without: String = without.map(|members| format!(", but {members}")).collect();
             let line =
-                format!("{address}{exempt}: {directions} to {leads}{without} ({attribute}{of})");
+                format!("{address}{exempt}: {directions} to {resolved}{without} ({attribute}{of})");
             self.line(&line)?;
         }
         for one in &person.address_problems {
@@ -188,24 +188,22 @@ impl<W: Write> Output<W> {
                     self.line(&format!("{}: {}", one.address, one.remark()))?;
                 }
                 if let Some(why) = &summary.guard_incomplete {
-                    self.line(&format!(
-                        "the journal guard does not know all journal mailboxes: {why}"
-                    ))?;
+                    self.line(&format!("journal guard incomplete: {why}"))?;
                 }
                 for (direction, all) in &summary.all_mail {
                     self.line(&format!("all {direction} mail: to {}", all.join(", ")))?;
                 }
                 self.line(&format!(
                     "{objects} objects with addresses in {:.1} s: {journaled} journaled by attribute, {not_journaled} not, {exempt} exempt; \
-                     {values} values lead to {journal_addresses} addresses, {values_leading_outside} of them outside, {values_leading_not_to_all} to groups with members without an address, {values_without_target} nowhere; \
-                     mail does not find {addresses_not_found} addresses of journaled people, {addresses_shared} are of several objects; \
-                     {} journal addresses are persons' mailboxes, not guarded",
+                     {values} values resolve to {journal_addresses} addresses, {values_leading_outside} outside journal_domains, {values_leading_not_to_all} with group members without an address, {values_without_target} unresolved; \
+                     {addresses_not_found} addresses of journaled people not found by mail lookups, {addresses_shared} shared by several objects; \
+                     {} unguarded personal mailboxes",
                     summary.seconds,
                     persons_not_guarded.len()
                 ))?;
             }
         }
-        gone_is_fine(self.out.flush())
+        ignore_broken_pipe(self.out.flush())
     }
 
     fn line(&mut self, text: &str) -> Result<(), Failure> {
@@ -213,12 +211,12 @@ impl<W: Write> Output<W> {
             CoverageFormat::Json => plain_json(text).into(),
             CoverageFormat::Text | CoverageFormat::Csv => escape_for_display(text),
         };
-        gone_is_fine(writeln!(self.out, "{text}"))
+        ignore_broken_pipe(writeln!(self.out, "{text}"))
     }
 }
 
-/// A reader that has gone away (`| head`) has read what it wanted.
-fn gone_is_fine(written: std::io::Result<()>) -> Result<(), Failure> {
+/// Exits quietly if the reader closed the pipe (`| head`).
+fn ignore_broken_pipe(written: std::io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => other.map_err(Failure::failed),
@@ -230,8 +228,8 @@ fn join(addresses: &[Address]) -> String {
     all.join(" ")
 }
 
-/// A row as RFC 4180 section 2 has it, of which spreadsheets compute nothing: a field that they
-/// would take for a formula begins with an apostrophe.
+/// Formats a CSV row (RFC 4180 section 2). A field that spreadsheets would evaluate as a formula gets
+/// a leading apostrophe.
 fn csv_row(fields: &[&str]) -> String {
     let fields = fields.iter().map(|field| {
         let is_formula = field.trim_start().starts_with(FORMULA);
@@ -244,7 +242,7 @@ fn csv_row(fields: &[&str]) -> String {
     fields.collect::<Vec<_>>().join(",")
 }
 
-/// What formulas begin with, also as East Asian keyboards write it.
+/// First characters of formulas, including their full-width forms.
 const FORMULA: [char; 8] = ['=', '+', '-', '@', '＝', '＋', '－', '＠'];
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `copyist directory`: what an operator has to say about the directory.
+//! `copyist directory`: operator decisions about the directory.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ fn accept_empty(config: &Path) -> Result<(), Failure> {
     let user = user();
     let accepted = directory::accept_empty(&state_dir, &user).map_err(|error| {
         Failure::Failed(format!(
-            "cannot record it in {}: {error}",
+            "cannot record the decision in {}: {error}",
             state_dir.display()
         ))
     })?;
@@ -30,17 +30,17 @@ fn accept_empty(config: &Path) -> Result<(), Failure> {
         hidden,
     } = accepted;
     print_line(&format!(
-        "accepted at {when} by {user}; the service notices within seconds:"
+        "accepted at {when} by {user}; takes effect within seconds:"
     ))?;
     if missing.is_empty() && hidden.is_empty() {
-        print_line("  nothing is missing as far as the service has noticed")?;
+        print_line("  the service has not noticed anything missing")?;
     }
     for attribute in &missing {
         print_line(&format!("  nobody has {attribute}"))?;
     }
     for attribute in &present {
         print_line(&format!(
-            "  {attribute} had values so far; if they are gone now, that is accepted"
+            "  {attribute} had values until now; their absence is accepted"
         ))?;
     }
     for dn in &hidden {
@@ -49,7 +49,7 @@ fn accept_empty(config: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Who runs the command; behind sudo, who called it.
+/// Returns the user who runs the command; under sudo, the caller.
 fn user() -> String {
     let own = || {
         let id = Uid::current();

@@ -1,37 +1,37 @@
 //! `copyist explain`: the decision about a message that does not exist.
 
-use super::args::Question;
+use super::args::ExplainArgs;
 use super::{Failure, load, print_json, print_lines};
 use crate::daemon;
 use crate::identity::{SharedGuard, parse_path};
 use crate::mail::AddressError;
 use crate::survey::{self, Explanation, ForRecipient, Object, Step, Target};
 
-pub(super) async fn explain(question: Question) -> Result<(), Failure> {
-    let settings = load(&question.config.file)?;
+pub(super) async fn explain(args: ExplainArgs) -> Result<(), Failure> {
+    let settings = load(&args.config.file)?;
     let names = &settings.rules.organization.names;
     let path = |text: &str| parse_path(text, names.default_domain().unwrap_or("localhost"));
-    let sender = match path(&question.from) {
+    let sender = match path(&args.from) {
         Ok(address) => Some(address),
         Err(AddressError::Empty) => None,
-        Err(error) => return Err(Failure::wrong(format!("--from: {error}"))),
+        Err(error) => return Err(Failure::invalid(format!("--from: {error}"))),
     };
-    let to = question.to.iter().map(|text| path(text));
+    let to = args.to.iter().map(|text| path(text));
     let to = to.collect::<Result<Vec<_>, _>>();
-    let to = to.map_err(|error| Failure::wrong(format!("--to: {error}")))?;
-    let envelope = survey::envelope(sender, to, question.client, question.auth);
+    let to = to.map_err(|error| Failure::invalid(format!("--to: {error}")))?;
+    let envelope = survey::envelope(sender, to, args.client, args.auth);
     let identities = daemon::open_identities(&settings).map_err(Failure::failed)?;
     let known = daemon::read_domains(identities.directory(), &settings.rules.organization).await;
     known.map_err(Failure::failed)?;
     let guarded = SharedGuard::default();
-    // Where that cannot be read the guard of the service would not know either.
+    // Without it, the service's guard would not know them either.
     if let Ok(mailboxes) = daemon::guarded_mailboxes(&identities, &settings.rules).await {
         guarded.set(mailboxes);
     }
     let (rules, text) = (&settings.rules, &settings.text);
     let explanation = survey::explain(&envelope, &identities, &guarded, rules, text).await;
     identities.directory().close().await;
-    if question.json {
+    if args.json {
         print_json(&explanation)?;
     } else {
         print_lines(to_lines(&explanation))?;
@@ -42,7 +42,7 @@ pub(super) async fn explain(question: Question) -> Result<(), Failure> {
     }
 }
 
-/// The exit status, which the help of the command tells.
+/// Returns the exit status, as documented in the command's help.
 fn status(explanation: &Explanation) -> u8 {
     let mut recipients = explanation.recipients.iter();
     if recipients.all(|recipient| recipient.guard == "guarded") {
@@ -59,13 +59,13 @@ fn status(explanation: &Explanation) -> u8 {
 fn to_lines(explanation: &Explanation) -> Vec<String> {
     let mut lines = Vec::new();
     let side = match explanation.sender_is_ours {
-        true => "inside",
-        false => "outside",
+        true => "belongs to the organization",
+        false => "is external",
     };
-    lines.push(format!("the sender is {side}: {}", explanation.because));
+    lines.push(format!("the sender {side}: {}", explanation.because));
     if explanation.is_unidentified {
         lines.push(
-            "the sender is not identified: no object of the directory is found by reverse path or login; no copy is made because of the sender".into(),
+            "sender not identified: no directory object matches the reverse path or user name; no copy is made for the sender".into(),
         );
     }
     for ForRecipient {
@@ -79,9 +79,9 @@ fn to_lines(explanation: &Explanation) -> Vec<String> {
     } in &explanation.recipients
     {
         let guard = match *guard {
-            "guarded" => "; refused with 550: a guarded mailbox",
-            "provisional" => "; guarded: passes only as a report of ours or a bounce of one",
-            "unavailable" => "; deferred with 451: the guarded mailboxes are not known",
+            "guarded" => "; rejected with 550: guarded address",
+            "provisional" => "; guarded: accepts only own reports and their bounces",
+            "unavailable" => "; deferred with 451: guarded addresses unknown",
             _ => "",
         };
         let mailbox = guarded_as.iter().chain(guard_outage);
@@ -111,17 +111,17 @@ fn to_lines(explanation: &Explanation) -> Vec<String> {
             lines.push(format!("  {name}: {outcome}"));
         }
         for further in reached {
-            lines.push(format!("  goes on to {further}"));
+            lines.push(format!("  expands to {further}"));
         }
     }
-    for trouble in &explanation.troubles {
-        lines.push(format!("not usable: {trouble}"));
+    for problem in &explanation.troubles {
+        lines.push(format!("unusable: {problem}"));
     }
     for (person, dn) in &explanation.exempt {
         lines.push(format!("exempt: {person} by {dn}"));
     }
     if let Some(failure) = &explanation.text_failure {
-        lines.push(format!("no text is put in: {failure}"));
+        lines.push(format!("no text is added: {failure}"));
     }
     if let Some(deferred) = &explanation.deferred {
         lines.push(format!(

@@ -1,8 +1,7 @@
-//! `copyist import-postfix`: what Postfix's BCC parameters do, as a configuration.
+//! `copyist import-postfix`: translates Postfix's BCC parameters to a configuration.
 //!
-//! Asks Postfix's own tools, `postconf` and `postmap`, so that what is read is what Postfix reads;
-//! tables of text are read from the files that `postmap` makes its indexed files of, where these
-//! are there.
+//! Uses Postfix's own tools, `postconf` and `postmap`, to read exactly what Postfix reads. Text tables
+//! are read from the source files of `postmap` if these exist.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,33 +9,33 @@ use std::path::Path;
 use std::process::Command;
 
 use super::Failure;
-use super::args::ImportPostfix;
-use super::import::{create, give, site};
+use super::args::ImportPostfixArgs;
+use super::migrate::{create, site, write};
 use crate::migrate::postfix::{
     Content, LDAP_PARAMETERS, LdapTable, Map, Origin, PARAMETERS, Postfix, Table, entries, maps,
     parameters, propose,
 };
 
-pub(super) fn import_postfix(what: &ImportPostfix) -> Result<(), Failure> {
-    let mut site = site(&what.import)?;
+pub(super) fn import_postfix(args: &ImportPostfixArgs) -> Result<(), Failure> {
+    let mut site = site(&args.site)?;
     let tools = Tools {
-        config: what.config_directory.as_deref(),
+        config: args.config_directory.as_deref(),
     };
     let postfix = tools.read()?;
     let is_directory_known = postfix.ldap().is_some() || !site.directory_urls.is_empty();
-    if let Some(path) = what.ldif.as_deref().filter(|_| !is_directory_known) {
-        // A relative path would be taken from the directory of the configuration.
+    if let Some(path) = args.ldif.as_deref().filter(|_| !is_directory_known) {
+        // A relative path would be relative to the configuration.
         let path = std::path::absolute(path).map_err(Failure::failed)?;
         site.directory_urls = vec![format!("ldif:{}", path.display())];
     }
     let proposed = propose(&postfix, &site);
-    if let Some(path) = &what.ldif {
+    if let Some(path) = &args.ldif {
         create(path, &proposed.ldif)?;
     }
-    give(&proposed.proposal, what.import.output.as_deref())
+    write(&proposed.proposal, args.site.output.as_deref())
 }
 
-/// Postfix's own programs.
+/// Postfix's own tools.
 struct Tools<'a> {
     config: Option<&'a Path>,
 }
@@ -47,7 +46,7 @@ impl Tools<'_> {
         asked.extend(PARAMETERS);
         let mut parameters: BTreeMap<String, String> =
             parameters(&self.run("postconf", &asked)?).collect();
-        // Debian's default: the name stands in a file.
+        // Debian's default: a file that contains the name.
         if let Some(origin) = parameters.get_mut("myorigin")
             && origin.starts_with('/')
         {
@@ -58,7 +57,7 @@ impl Tools<'_> {
             let listed = maps(parameters.get(name).map_or("", String::as_str));
             listed.into_iter().map(|map| self.table(map)).collect()
         };
-        // Without a master.cf there are no services to be set otherwise.
+        // Without master.cf there are no overrides.
         let services = self.run("postconf", &["-P"]).unwrap_or_default();
         let overrides = services.lines().filter(|line| line.contains("_bcc"));
         Ok(Postfix {
@@ -82,7 +81,7 @@ impl Tools<'_> {
             },
             Origin::LdapInMain(prefix) => self.ldap_in_main(prefix),
             Origin::Unlisted => Content::Unknown(
-                "is of a kind that cannot be translated. Set the attribute on the people, or in an OU or a group of them."
+                "is of a type that cannot be translated. Set the attribute on the people, or on an OU or a group of them."
                     .into(),
             ),
         };
@@ -123,18 +122,18 @@ impl Tools<'_> {
         }
         let output = command.args(arguments).output().map_err(|error| {
             Failure::failed(format!(
-                "{program} cannot be run: {error}; it comes with Postfix, and must be on the PATH"
+                "cannot run {program}: {error}; it is part of Postfix and must be in PATH"
             ))
         })?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(Failure::failed(format!("{program}: {}", said.trim())));
+            let error = String::from_utf8_lossy(&output.stderr);
+            return Err(Failure::failed(format!("{program}: {}", error.trim())));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 
-/// Whether the certificates that it names can be read is only known here.
+/// Sets whether the table's CA file is readable.
 fn with_ca(table: LdapTable) -> LdapTable {
     let can_read_ca = table
         .ca_file()

@@ -1,4 +1,4 @@
-//! How the service's log is written: for people and `grep`, for scripts, or for systemd's journal.
+//! The log formats: for people and `grep`, for scripts, and for systemd's journal.
 
 use std::fmt::{self, Write as _};
 
@@ -14,16 +14,15 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::config::{LogFormat, LogSettings};
 use crate::mail::{escape_for_display, needs_escape};
 
-/// Log lines go to standard error, where systemd and containers look for them. `COPYIST_LOG` takes
-/// the usual filters of tracing, and goes before the level of the settings.
+/// Starts logging to standard error, where systemd and containers expect it. `COPYIST_LOG` takes the
+/// usual filters of tracing and overrides the level of the settings.
 pub(super) fn start(settings: LogSettings) {
-    // lettre's own lines would show what is sent; rustls and hyper talk about every handshake.
+    // lettre would log message content; rustls and hyper log every handshake.
     let filter = EnvFilter::try_from_env("COPYIST_LOG")
         .unwrap_or_else(|_| EnvFilter::new(format!("warn,copyist={}", settings.level)));
     let log = tracing_subscriber::fmt()
-        // Else a line that cannot be written is complained about on standard error, and where
-        // nobody reads that either, the complaint panics: in the middle of a delivery, which would
-        // be repeated for ever.
+        // Otherwise a failed write is reported on standard error, and if that fails, too, it panics:
+        // in the middle of a delivery, which would be repeated forever.
         .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -38,8 +37,8 @@ pub(super) fn start(settings: LogSettings) {
     }
 }
 
-/// Whether standard error is systemd's journal, which reads the level of a line from a number in
-/// front. systemd says so by device and inode (systemd.exec(5)): a redirection leads elsewhere.
+/// Whether standard error is systemd's journal, which reads a line's level from a numeric prefix.
+/// systemd passes its device and inode (systemd.exec(5)), so that a redirection is detected.
 pub(super) fn is_journal() -> bool {
     let Ok(named) = std::env::var("JOURNAL_STREAM") else {
         return false;
@@ -48,8 +47,8 @@ pub(super) fn is_journal() -> bool {
     found.is_ok_and(|found| named == format!("{}:{}", found.st_dev, found.st_ino))
 }
 
-/// Writes why a command failed, to people or to the journal.
-pub(super) fn tell_failure(text: &str) {
+/// Prints the error of a failed command, for people or for the journal.
+pub(super) fn print_failure(text: &str) {
     let level = match is_journal() {
         true => format!("<{}>", priority(Level::ERROR)),
         false => String::new(),
@@ -60,10 +59,9 @@ pub(super) fn tell_failure(text: &str) {
     }
 }
 
-/// One line for each event, the MTA's queue id first, as postmasters look for it.
+/// One line per event, the MTA's queue ID first, as postmasters expect.
 struct Lines {
-    /// The journal has a clock of its own, and reads the level from a number in front
-    /// (sd-daemon(3)).
+    /// Whether to write a level prefix instead of time and level (sd-daemon(3)).
     is_journal: bool,
 }
 
@@ -78,8 +76,8 @@ where
         mut to: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut said = Said::default();
-        event.record(&mut said);
+        let mut text = EventText::default();
+        event.record(&mut text);
         let level = *event.metadata().level();
         if self.is_journal {
             write!(to, "<{}>", priority(level))?;
@@ -87,14 +85,14 @@ where
             SystemTime.format_time(&mut to)?;
             write!(to, " {level:>5} ")?;
         }
-        if !said.queue_id.is_empty() {
-            write!(to, "{}: ", said.queue_id)?;
+        if !text.queue_id.is_empty() {
+            write!(to, "{}: ", text.queue_id)?;
         }
-        writeln!(to, "{}{}", said.message, said.fields)
+        writeln!(to, "{}{}", text.message, text.fields)
     }
 }
 
-/// The number of a level in syslog(3).
+/// Returns the syslog(3) priority of a level.
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -104,25 +102,25 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// What an event says.
+/// The fields of an event.
 #[derive(Default)]
-struct Said {
+struct EventText {
     queue_id: String,
     message: String,
     fields: String,
 }
 
-impl Visit for Said {
+impl Visit for EventText {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            // It is the MTA's word, and on one line like all else.
+            // From the MTA, so it must stay on one line.
             "queue_id" => self.queue_id = OneLine(&format_args!("{value}")).to_string(),
             _ => self.record_debug(field, &value),
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // A String takes whatever is written to it.
+        // Writing to a String cannot fail.
         let _ = match field.name() {
             "message" => write!(self.message, "{}", OneLine(value)),
             name => write!(self.fields, " {name}={}", OneLine(value)),
@@ -130,8 +128,8 @@ impl Visit for Said {
     }
 }
 
-/// A value without line breaks and other characters that cannot be seen: what strangers write must
-/// not look like a line of ours.
+/// A value with line breaks and other invisible characters escaped: external text must not look like
+/// a log line.
 struct OneLine<'a>(&'a dyn fmt::Debug);
 
 impl fmt::Display for OneLine<'_> {
@@ -157,9 +155,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    struct Captured(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Kept {
+    impl io::Write for Captured {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().expect("nobody panicked").write(bytes)
         }
@@ -170,19 +168,19 @@ mod tests {
     }
 
     fn logged(is_journal: bool, log: impl FnOnce()) -> String {
-        let kept = Kept::default();
-        let writer = kept.clone();
+        let captured = Captured::default();
+        let writer = captured.clone();
         let subscriber = tracing_subscriber::fmt()
             .event_format(Lines { is_journal })
             .with_writer(move || writer.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, log);
-        let bytes = kept.0.lock().expect("nobody panicked").clone();
+        let bytes = captured.0.lock().expect("nobody panicked").clone();
         String::from_utf8(bytes).expect("UTF-8")
     }
 
     #[test]
-    fn the_queue_id_stands_first() {
+    fn the_queue_id_comes_first() {
         let line = logged(false, || {
             tracing::info!(queue_id = "4XyZ", to = "a@b.test", ms = 3, "journaled");
         });
@@ -198,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_strangers_write_stays_on_its_line() {
+    fn external_text_stays_on_its_line() {
         let subject = "x\n<3>2026-01-01T00:00:00Z ERROR forged\u{1b}[2J\u{202e}\u{9b}2J";
         let line = logged(
             true,

@@ -1,5 +1,4 @@
-//! `copyist man` and `copyist completions`: what the command line says of itself, for `man` and for
-//! shells.
+//! `copyist man` and `copyist completions`: manual pages and shell completions from the command line.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -13,27 +12,27 @@ use super::args::Args;
 use super::{Failure, print_line};
 use crate::config;
 
-/// What the page of the command itself has beside what clap knows.
+/// Further sections of the main page.
 const FURTHER: &str = r#".SH FILES
 .TP
 \fI/etc/copyist/copyist.toml\fR
 The configuration, see \fBcopyist.toml\fR(5). \fI/usr/share/copyist/copyist.toml\fR has every key with comments.
 .TP
 \fI/var/lib/copyist\fR
-The spool and what is remembered of the directory (\fBstate_dir\fR).
+The spool and the saved state of the directory (\fBstate_dir\fR).
 .TP
 \fI/usr/share/doc/copyist\fR
 The manual.
 .SH EXAMPLES
 .TP
 \fBcopyist check \-\-online\fR
-Reads the configuration, and tries directory, relay and milter address.
+Validates the configuration and tests the directory and the relay.
 .TP
 \fBcopyist doctor\fR
-Looks for mail that passes Copyist by, and prints what mends it.
+Finds mail that bypasses Copyist, and prints the fix.
 .TP
 \fBcopyist explain \-\-from someone@elsewhere.example \-\-to dan@example.com \-\-client 192.0.2.1\fR
-Says who would get a copy of such a message, and why. Nothing is sent.
+Shows the journal copies of such a message, and the reasons. Nothing is sent.
 .SH SEE ALSO
 \fBcopyist.toml\fR(5), \fBpostconf\fR(5), \fBldap.conf\fR(5)
 "#;
@@ -42,13 +41,13 @@ Says who would get a copy of such a message, and why. Nothing is sent.
 const EXIT_STATUS: &str = r#".SH "EXIT STATUS"
 .TP
 .B 0
-All is well.
+Success.
 .TP
 .B 1
-What was asked for could not be done, or what was looked at has a fault.
+The command failed, or found a problem.
 .TP
 .B 2
-The question or the configuration is wrong.
+Invalid usage or configuration.
 "#;
 
 /// Writes a page for the command, one for each of its subcommands, and one for the configuration
@@ -61,10 +60,10 @@ pub(super) fn pages(directory: &Path) -> Result<(), Failure> {
     write_pages(command, directory, FURTHER).map_err(failed)?;
     let settings = settings_page(&config::settings_page());
     std::fs::write(directory.join("copyist.toml.5"), settings).map_err(failed)?;
-    print_line(&format!("manual pages are in {}", directory.display()))
+    print_line(&format!("manual pages written to {}", directory.display()))
 }
 
-/// Section 8 is that of a system's administration (man-pages(7)).
+/// Writes the pages, in section 8 for system administration (man-pages(7)).
 fn write_pages(command: Command, directory: &Path, further: &str) -> io::Result<()> {
     for one in command.get_subcommands().filter(|one| !one.is_hide_set()) {
         write_pages(one.clone(), directory, "")?;
@@ -76,7 +75,7 @@ fn write_pages(command: Command, directory: &Path, further: &str) -> io::Result<
     std::fs::write(directory.join(page.get_filename()), text)
 }
 
-/// The page of the settings, of what `copyist schema settings` prints.
+/// Converts the output of `copyist schema settings` to a manual page.
 fn settings_page(markdown: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let mut page = format!(
@@ -84,7 +83,7 @@ fn settings_page(markdown: &str) -> String {
     );
     for line in markdown.lines() {
         let row = line.strip_prefix("| `").map(|row| row.split(" | "));
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         if let Some(title) = line.strip_prefix("## ") {
             let _ = writeln!(page, ".SH \"{}\"", roff(title));
         } else if let Some(mut cells) = row {
@@ -104,19 +103,19 @@ fn settings_page(markdown: &str) -> String {
     page
 }
 
-/// A line of text as troff reads it, code in bold.
+/// Escapes a line of text for troff, with code in bold.
 fn roff(text: &str) -> String {
     let escaped = text.replace('\\', "\\e").replace('-', "\\-");
-    let mut told = String::with_capacity(escaped.len());
+    let mut line = String::with_capacity(escaped.len());
     for (number, part) in escaped.split('`').enumerate() {
         if number > 0 {
-            told.push_str(if number % 2 == 1 { "\\fB" } else { "\\fR" });
+            line.push_str(if number % 2 == 1 { "\\fB" } else { "\\fR" });
         }
-        told.push_str(part);
+        line.push_str(part);
     }
-    match told.starts_with(['.', '\'']) {
-        true => format!("\\&{told}"),
-        false => told,
+    match line.starts_with(['.', '\'']) {
+        true => format!("\\&{line}"),
+        false => line,
     }
 }
 

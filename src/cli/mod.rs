@@ -1,7 +1,7 @@
 //! The commands. Each module is one command: arguments in, text or JSON out, exit status.
 //!
-//! Exit status: 0 fine, 1 failed, 2 wrong usage or configuration; what an answer has beside these
-//! its command says.
+//! Exit status: 0 success, 1 failure, 2 invalid usage or configuration; others are documented with
+//! their command.
 
 mod args;
 mod check;
@@ -10,11 +10,11 @@ mod demo;
 mod directory;
 mod doctor;
 mod explain;
-mod import;
 mod import_postfix;
 mod import_registry;
 mod log;
 mod manual;
+mod migrate;
 mod queue;
 mod resolve;
 mod run;
@@ -32,21 +32,21 @@ use crate::mail::{escape_for_display, needs_escape};
 
 use args::{Args, Command};
 
-/// Why a command failed, and with which exit status.
+/// The failure of a command, with its exit status.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Status 1: what was asked for could not be done.
+    /// Status 1: the command failed.
     Failed(String),
-    /// Status 2: the question or the configuration is wrong.
-    Wrong(String),
-    /// No failure: an answer that was printed, for which scripts have this status.
+    /// Status 2: invalid usage or configuration.
+    Invalid(String),
+    /// No failure: a result for scripts, already printed.
     Answer(u8),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Failed(text) | Failure::Wrong(text) => f.write_str(text),
+            Failure::Failed(text) | Failure::Invalid(text) => f.write_str(text),
             Failure::Answer(status) => write!(f, "status {status}"),
         }
     }
@@ -57,8 +57,8 @@ impl Failure {
         Failure::Failed(error.to_string())
     }
 
-    fn wrong(error: impl fmt::Display) -> Failure {
-        Failure::Wrong(error.to_string())
+    fn invalid(error: impl fmt::Display) -> Failure {
+        Failure::Invalid(error.to_string())
     }
 }
 
@@ -107,17 +107,17 @@ pub fn main() -> ExitCode {
             Command::Demo { dir, quiet } => demo::demo(dir, quiet).await,
         }
     });
-    // Threads that sit in a system call (a hanging disk) must not keep a finished command alive.
+    // A thread blocked in a system call (hanging disk) must not keep a finished command alive.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => ExitCode::from(match failure {
             Failure::Failed(text) => {
-                log::tell_failure(&text);
+                log::print_failure(&text);
                 1
             }
-            Failure::Wrong(text) => {
-                log::tell_failure(&text);
+            Failure::Invalid(text) => {
+                log::print_failure(&text);
                 2
             }
             Failure::Answer(status) => status,
@@ -126,22 +126,22 @@ pub fn main() -> ExitCode {
 }
 
 fn load(file: &Path) -> Result<Settings, Failure> {
-    config::load(file).map_err(Failure::wrong)
+    config::load(file).map_err(Failure::invalid)
 }
 
-/// Prints a value for scripts.
+/// Prints a value as JSON.
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
     print_text(&plain_json(&text))
 }
 
-/// Returns JSON in which strings hold no character that acts on a terminal: the escapes of JSON
-/// (RFC 8259 section 7) stand for them, so a reader gets the same value.
+/// Returns JSON without characters that control a terminal: they are escaped (RFC 8259 section 7),
+/// which does not change the value.
 fn plain_json(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            // Between the values; in strings it is escaped already.
+            // Between values; in strings it is already escaped.
             '\n' => plain.push(c),
             c if needs_escape(c) => (c.encode_utf16(&mut [0; 2]).iter())
                 .for_each(|unit| plain.push_str(&format!("\\u{unit:04x}"))),
@@ -151,25 +151,24 @@ fn plain_json(text: &str) -> String {
     plain
 }
 
-/// Prints a line, which may hold what strangers or the directory wrote.
+/// Prints a line, which may contain external text.
 fn print_line(line: &str) -> Result<(), Failure> {
     print_text(&escape_for_display(line))
 }
 
-/// Prints lines; a line break within one of them does not begin another.
+/// Prints lines; line breaks within a line are escaped.
 fn print_lines<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> Result<(), Failure> {
     let mut lines = lines.into_iter();
     lines.try_for_each(|line| print_line(line.as_ref()))
 }
 
-/// Returns the lines of a message to people, each as it may be shown.
+/// Returns a message with every line made safe for a terminal.
 fn shown(text: &str) -> String {
     let lines: Vec<_> = text.split('\n').map(escape_for_display).collect();
     lines.join("\n")
 }
 
-/// Prints a text as it is: our own, or one for programs. A reader that has gone away (`| head`) is
-/// no failure.
+/// Prints text unchanged: our own, or for programs. A closed pipe (`| head`) is not a failure.
 fn print_text(text: &str) -> Result<(), Failure> {
     use std::io::Write;
     match writeln!(std::io::stdout(), "{text}") {
@@ -183,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_exact_and_acts_on_no_terminal() {
+    fn json_is_exact_and_safe_for_terminals() {
         let value = "a\u{9b}2J\u{202e}\u{7f}\n\u{e0041} ä \\u";
         let text = serde_json::to_string_pretty(&[value]).expect("JSON");
         let plain = plain_json(&text);

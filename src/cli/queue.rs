@@ -1,4 +1,4 @@
-//! `copyist queue`: what is owed, beside the running service or without one.
+//! `copyist queue`: inspects and manages the queue, with or without a running service.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,7 +17,7 @@ use crate::spool::{
     Action, BounceRecord, ItemDetails, ListFilter, Operator, OperatorRecord, QueueEntry, Spool,
 };
 
-/// Items retried in one transaction: short enough to leave room for the service's commits.
+/// Items retried in one transaction, few enough not to delay the service's commits.
 const BATCH: usize = 500;
 
 pub(super) async fn queue(config: &Path, command: QueueCommand) -> Result<(), Failure> {
@@ -33,8 +33,8 @@ pub(super) async fn queue(config: &Path, command: QueueCommand) -> Result<(), Fa
         QueueCommand::Hold { ids } => act_on(&spool, Action::Hold, &ids).await,
         QueueCommand::Release { ids } => act_on(&spool, Action::Release, &ids).await,
         QueueCommand::Export { id, output } => export(&spool, &parse(&id)?, output).await,
-        QueueCommand::Drop { yes: false, .. } => Err(Failure::wrong(
-            "this gives items up for ever; export them first, then say --yes",
+        QueueCommand::Drop { yes: false, .. } => Err(Failure::invalid(
+            "this deletes items permanently; export them first, then add --yes",
         )),
         QueueCommand::Drop { ids, .. } => act_on(&spool, Action::Drop, &ids).await,
     }
@@ -42,8 +42,8 @@ pub(super) async fn queue(config: &Path, command: QueueCommand) -> Result<(), Fa
 
 fn parse(text: &str) -> Result<ItemId, Failure> {
     ItemId::parse(text).ok_or_else(|| {
-        Failure::wrong(format!(
-            "{text:?} is no item id; copyist queue list shows them, 16 letters and digits"
+        Failure::invalid(format!(
+            "invalid item ID {text:?}: item IDs have 16 letters and digits; see copyist queue list"
         ))
     })
 }
@@ -74,12 +74,12 @@ async fn list(spool: &Spool, dead: bool, limit: usize, as_json: bool) -> Result<
     }
     let more = depth.items.saturating_sub(items.len() as u64);
     let more = if more > 0 && !dead {
-        format!(", {more} of them not shown")
+        format!(" ({more} not shown)")
     } else {
         String::new()
     };
     print_line(&format!(
-        "{} items are owed{more}; {} dead letters, {} on hold",
+        "{} items queued{more}; {} dead letters, {} on hold",
         depth.items, depth.dead, depth.on_hold
     ))
 }
@@ -87,11 +87,11 @@ async fn list(spool: &Spool, dead: bool, limit: usize, as_json: bool) -> Result<
 fn line(item: &QueueEntry) -> String {
     let next = match (&item.set_aside, item.next_attempt) {
         (Some(why), _) => format!("set aside: {why}"),
-        (None, None) if item.on_hold => "on hold until it is released".into(),
+        (None, None) if item.on_hold => "on hold".into(),
         (None, Some(at)) if at <= SystemTime::now() => "due".into(),
-        (None, Some(at)) => format!("next try {}", rfc3339(at)),
-        (None, None) if item.is_reserved => "held until its message is decided".into(),
-        (None, None) => "not tried again by itself".into(),
+        (None, Some(at)) => format!("next attempt {}", rfc3339(at)),
+        (None, None) if item.is_reserved => "reserved until the next hop replies".into(),
+        (None, None) => "no automatic retry".into(),
     };
     format!(
         "{} {} {} of {} ({}) from {}, {} attempts, {next}: {}",
@@ -171,10 +171,10 @@ async fn show(spool: &Spool, id: &ItemId, as_json: bool) -> Result<(), Failure> 
     for target in &listed.targets {
         print_line(&format!("  {} {}", target.state, target.address))?;
         if let Some(reply) = &target.last_reply {
-            print_line(&format!("    last answer: {reply}"))?;
+            print_line(&format!("    last reply: {reply}"))?;
         }
     }
-    print_line("  because of")?;
+    print_line("  reasons:")?;
     reasons
         .iter()
         .try_for_each(|reason| print_line(&format!("    {reason}")))?;
@@ -182,7 +182,7 @@ async fn show(spool: &Spool, id: &ItemId, as_json: bool) -> Result<(), Failure> 
     print_bounces(&bounces)
 }
 
-/// An item that the relay took or an operator dropped, and what is known of it.
+/// Shows the history of an item that was delivered or dropped.
 fn show_gone(
     id: &ItemId,
     bounces: &[BounceRecord],
@@ -199,7 +199,7 @@ fn show_gone(
     }
     print_line(&match is_dropped {
         true => format!("{id} was dropped by an operator"),
-        false => format!("{id} was delivered to the relay, and is not kept"),
+        false => format!("{id} was delivered to the relay"),
     })?;
     print_records(records)?;
     print_bounces(bounces)
@@ -223,9 +223,9 @@ fn print_bounces(bounces: &[BounceRecord]) -> Result<(), Failure> {
                 "" => other.to_owned(),
                 text => text.to_owned(),
             };
-            let action = or(&bounce.action, "came back");
-            let status = or(&bounce.status, "without a status");
-            let by = or(&bounce.reporter, "nobody known");
+            let action = or(&bounce.action, "returned");
+            let status = or(&bounce.status, "without status");
+            let by = or(&bounce.reporter, "unknown");
             let at = rfc3339(*at);
             print_line(&format!(
                 "{item} {action} {status} {at} by {by}: {}",
@@ -246,13 +246,10 @@ fn bounce_json(BounceRecord { item, at, bounce }: &BounceRecord) -> serde_json::
 }
 
 fn unknown(id: &ItemId) -> Failure {
-    Failure::failed(format!(
-        "there is no item {id}; it may have been delivered meanwhile"
-    ))
+    Failure::failed(format!("no item {id}; it may have been delivered"))
 }
 
-/// The user who runs this command. Where somebody else logged in and became that user (su, sudo),
-/// both are named.
+/// Returns the user who runs this command; after su or sudo, also the login user.
 fn operator() -> Operator {
     let name = |uid: Uid| match User::from_uid(uid) {
         Ok(Some(user)) => user.name,
@@ -273,7 +270,7 @@ fn operator() -> Operator {
     }
 }
 
-/// Does the same to each item, and stops at the first it cannot be done to.
+/// Performs an action on each item and stops at the first failure.
 async fn act_on(spool: &Spool, action: Action, ids: &[String]) -> Result<(), Failure> {
     let operator = operator();
     for id in ids {
@@ -298,7 +295,7 @@ async fn act_on(spool: &Spool, action: Action, ids: &[String]) -> Result<(), Fai
     Ok(())
 }
 
-/// Prints what operators did.
+/// Prints operator actions.
 async fn audit(
     spool: &Spool,
     id: Option<String>,
@@ -335,8 +332,7 @@ fn record_json(record: &OperatorRecord) -> serde_json::Value {
     })
 }
 
-/// In batches, so that the service's own commits get between them, and with progress: a queue can
-/// be long.
+/// Retries all items, in batches so that the service's commits are not delayed, with progress.
 async fn retry_all(spool: &Spool) -> Result<(), Failure> {
     let depth = spool.depth().await.map_err(Failure::failed)?;
     let style =
@@ -360,7 +356,7 @@ async fn retry_all(spool: &Spool) -> Result<(), Failure> {
     print_line(&format!("{done} items are due now"))
 }
 
-/// A file for a whole message: nobody else reads it.
+/// Creates a file for a whole message, readable only by the user.
 fn private_file(path: &Path) -> std::io::Result<std::fs::File> {
     std::fs::OpenOptions::new()
         .write(true)
@@ -371,16 +367,16 @@ fn private_file(path: &Path) -> std::io::Result<std::fs::File> {
 }
 
 async fn export(spool: &Spool, id: &ItemId, output: Option<PathBuf>) -> Result<(), Failure> {
-    let owed = spool.load(id).await.map_err(Failure::failed)?;
+    let item = spool.load(id).await.map_err(Failure::failed)?;
     let now = SystemTime::now();
     if let Err(cause) = spool.operate(&operator(), Action::Export, id, now).await {
-        // A spool that cannot be written is a reason to export.
-        eprintln!("copyist: the export of {id} cannot be recorded: {cause}");
+        // Not fatal: a read-only spool is a reason to export.
+        eprintln!("copyist: cannot record the export of {id}: {cause}");
     }
     let parts = || {
-        std::iter::once(Ok(owed.item.prefix.clone()))
-            .chain(owed.original.chunks(0))
-            .chain(std::iter::once(Ok(owed.item.suffix.clone())))
+        std::iter::once(Ok(item.item.prefix.clone()))
+            .chain(item.original.chunks(0))
+            .chain(std::iter::once(Ok(item.item.suffix.clone())))
     };
     let written = match &output {
         Some(path) => private_file(path).and_then(|mut file| {
@@ -390,6 +386,6 @@ async fn export(spool: &Spool, id: &ItemId, output: Option<PathBuf>) -> Result<(
         }),
         None => parts().try_for_each(|part| std::io::stdout().write_all(&part?)),
     };
-    let place = output.map_or("standard output".into(), |path| path.display().to_string());
-    written.map_err(|cause| Failure::failed(format!("{place}: {cause}")))
+    let target = output.map_or("standard output".into(), |path| path.display().to_string());
+    written.map_err(|cause| Failure::failed(format!("{target}: {cause}")))
 }

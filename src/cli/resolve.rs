@@ -1,4 +1,4 @@
-//! `copyist resolve`: what the directory says about an address or a target.
+//! `copyist resolve`: looks up an address or a journal target in the directory.
 
 use serde::Serialize;
 
@@ -10,37 +10,35 @@ use crate::mail::Address;
 
 #[derive(Serialize)]
 struct Resolution {
-    /// The target as it was understood.
+    /// The parsed target.
     target: String,
     /// "smtp", "dn" or "x500".
     kind: &'static str,
-    /// Whether anybody's journal attribute, or nobody's, names this address; `null` where it cannot
-    /// be known.
+    /// Whether a journal attribute names this address; `null` if unknown.
     is_journal_address: Option<bool>,
     /// "found", "absent" or "unavailable".
     answer: &'static str,
     outage: Option<String>,
-    /// Each name that was considered, and what came of it.
+    /// Each name that was looked up, and the result.
     steps: Vec<String>,
     objects: Vec<Object>,
-    /// Where copies for a DN or X.500 target go; `null` for an address.
-    leads_to: Option<LeadsTo>,
+    /// The resolution of a DN or X.500 target; `null` for an address.
+    leads_to: Option<JournalTarget>,
 }
 
 #[derive(Serialize)]
-struct LeadsTo {
-    addresses: Vec<Reached>,
-    /// Members of a group that get no copy: they have no address, or the directory does not have
-    /// them.
+struct JournalTarget {
+    addresses: Vec<TargetAddress>,
+    /// Members of a group that get no copy: they have no address or are not in the directory.
     without_address: Vec<String>,
-    /// Why there is no address at all.
+    /// The reason for no address at all.
     problem: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Reached {
+struct TargetAddress {
     address: Address,
-    /// The objects from the one that the target names to the one that has the address.
+    /// The objects from the target to the one with the address.
     through: Vec<String>,
 }
 
@@ -48,7 +46,7 @@ struct Reached {
 struct Object {
     dn: String,
     attributes: Vec<(String, Vec<String>)>,
-    /// What the journal attributes name: the address, or what is wrong with the value.
+    /// The values of the journal attributes.
     journal: Vec<Journal>,
 }
 
@@ -57,7 +55,7 @@ struct Object {
 struct Journal {
     value: String,
     #[serde(flatten)]
-    leads_to: LeadsTo,
+    leads_to: JournalTarget,
 }
 
 pub(super) async fn resolve(
@@ -66,7 +64,7 @@ pub(super) async fn resolve(
     json: bool,
 ) -> Result<(), Failure> {
     let settings = load(config)?;
-    let target = Target::parse(text).map_err(Failure::wrong)?;
+    let target = Target::parse(text).map_err(Failure::invalid)?;
     let attributes = settings.directory.journal_attributes.clone();
     let identities = daemon::open_identities(&settings).map_err(Failure::failed)?;
     let directory = identities.directory();
@@ -154,8 +152,8 @@ async fn describe(entry: &Entry, journal: &[String], directory: &Directory) -> O
         let leads_to = match Target::parse(value) {
             Ok(target) => leads_to(&target, directory)
                 .await
-                .unwrap_or_else(|outage| LeadsTo::nowhere(&outage)),
-            Err(error) => LeadsTo::nowhere(&error),
+                .unwrap_or_else(|outage| JournalTarget::unresolved(&outage)),
+            Err(error) => JournalTarget::unresolved(&error),
         };
         values.push(Journal {
             value: value.to_owned(),
@@ -172,16 +170,16 @@ async fn describe(entry: &Entry, journal: &[String], directory: &Directory) -> O
     }
 }
 
-async fn leads_to(target: &Target, directory: &Directory) -> Result<LeadsTo, Outage> {
+async fn leads_to(target: &Target, directory: &Directory) -> Result<JournalTarget, Outage> {
     let answer = directory.resolve(std::slice::from_ref(target)).await;
-    let not_asked = || Err(Outage::new("it was not asked"));
+    let not_asked = || Err(Outage::new("no answer"));
     let resolution = answer.into_values().next().unwrap_or_else(not_asked)?;
     Ok(match resolution {
-        Ok(expansion) => LeadsTo {
+        Ok(expansion) => JournalTarget {
             addresses: expansion
                 .addresses
                 .iter()
-                .map(|one| Reached {
+                .map(|one| TargetAddress {
                     address: one.address.clone(),
                     through: one.path.to_vec(),
                 })
@@ -189,21 +187,21 @@ async fn leads_to(target: &Target, directory: &Directory) -> Result<LeadsTo, Out
             without_address: expansion.members_without_address.clone(),
             problem: None,
         },
-        Err(error) => LeadsTo::nowhere(&error),
+        Err(error) => JournalTarget::unresolved(&error),
     })
 }
 
-impl LeadsTo {
-    fn nowhere(why: &dyn std::fmt::Display) -> LeadsTo {
-        LeadsTo {
+impl JournalTarget {
+    fn unresolved(why: &dyn std::fmt::Display) -> JournalTarget {
+        JournalTarget {
             addresses: Vec::new(),
             without_address: Vec::new(),
             problem: Some(why.to_string()),
         }
     }
 
-    /// A line for each address and each member without one, or one for the problem. Each begins
-    /// with what it is: `address` for an address.
+    /// Returns a line for each address and each member without one, or one for the problem. `address`
+    /// and `unusable` are the prefixes.
     fn lines<'a>(
         &'a self,
         address: &'a str,
@@ -212,7 +210,7 @@ impl LeadsTo {
         let reached = self.addresses.iter();
         let reached = reached.map(move |one| format!("{address}{}", one.to_text()));
         let without = self.without_address.iter();
-        let without = without.map(|dn| format!("no address, gets no copy: {dn}"));
+        let without = without.map(|dn| format!("no address, no copy: {dn}"));
         let problem = self.problem.iter();
         reached
             .chain(without)
@@ -220,11 +218,11 @@ impl LeadsTo {
     }
 }
 
-impl Reached {
+impl TargetAddress {
     fn to_text(&self) -> String {
         match self.through.as_slice() {
             [] => self.address.to_string(),
-            way => format!("{} (through {})", self.address, way.join(" > ")),
+            path => format!("{} (via {})", self.address, path.join(" > ")),
         }
     }
 }
@@ -239,7 +237,7 @@ impl Resolution {
                 lines.push(format!("    {name}: {}", values.join(", ")));
             }
             for journal in &object.journal {
-                let unusable = "has an unusable journal target";
+                let unusable = "unusable journal target";
                 let leads_to = journal.leads_to.lines("is journaled to ", unusable);
                 lines.extend(leads_to.map(|line| format!("    {line}")));
             }
@@ -249,7 +247,7 @@ impl Resolution {
             lines.extend(leads_to.map(|line| format!("  {line}")));
         }
         if self.is_journal_address == Some(true) {
-            lines.push("  is itself the journal address of somebody: guarded".into());
+            lines.push("  is a journal address: guarded".into());
         }
         lines
     }

@@ -14,24 +14,23 @@ use crate::config;
 use crate::daemon::{Daemon, Listeners, Reread};
 
 pub(super) async fn run(config: &Path) -> Result<(), Failure> {
-    // Whatever is made from here on is ours alone; the milter's socket gets its mode when it is
-    // there.
+    // New files are private; the milter's socket gets its mode once it exists.
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let settings = load(config)?;
     log::start(settings.log);
     if Uid::effective().is_root() {
         warn!(
-            "running as root, which nothing here needs: give the service a user of its own (packaging/copyist.sysusers)"
+            "running as root without need: give the service its own user (packaging/copyist.sysusers)"
         );
     }
     if let Some(listen) = settings.milter_by_default() {
         warn!(
-            "hook.milter.listen is not set, so the milter listens on {listen}, which is OpenDKIM's port as well; a later version will use another: write listen = [\"{listen}\"] in [hook.milter]"
+            "hook.milter.listen is not set: the default {listen} is also OpenDKIM's port and will change in a later version; add listen = [\"{listen}\"] to [hook.milter]"
         );
     }
     let shutdown = CancellationToken::new();
     let reloads = watch_signals(config.to_owned(), shutdown.clone()).map_err(Failure::failed)?;
-    // The spool first: a second instance is told so, and not that a port is taken.
+    // The spool first, so that a second instance fails on its lock, not on a port.
     let daemon = Daemon::open(settings.clone()).map_err(Failure::failed)?;
     let listeners = Listeners::bind(&settings).await.map_err(Failure::failed)?;
     daemon
@@ -40,7 +39,8 @@ pub(super) async fn run(config: &Path) -> Result<(), Failure> {
         .map_err(Failure::failed)
 }
 
-/// SIGTERM and SIGINT stop, SIGHUP reads the configuration again. The task ends with the process.
+/// Watches signals: SIGTERM and SIGINT stop, SIGHUP reloads the configuration. The task ends with the
+/// process.
 fn watch_signals(
     config: PathBuf,
     shutdown: CancellationToken,
@@ -56,7 +56,7 @@ fn watch_signals(
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => {}
             }
-            info!("reading {} again", config.display());
+            info!("reloading {}", config.display());
             let reread = config::load(&config).map_err(|error| {
                 let problems = error.problems.iter();
                 problems.for_each(|problem| error!("{problem}"));

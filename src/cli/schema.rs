@@ -1,4 +1,4 @@
-//! `copyist schema`: what the binary carries for others to read.
+//! `copyist schema`: prints the schemas built into the binary.
 
 use super::args::Schema;
 use super::{Failure, print_text};

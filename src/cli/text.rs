@@ -1,4 +1,4 @@
-//! `copyist text`: messages as they would leave.
+//! `copyist text`: messages with disclaimer texts.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -8,60 +8,60 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::args::{TextFormat, TextQuestion};
+use super::args::{TextArgs, TextFormat};
 use super::{Failure, load, print_json};
 use crate::daemon;
 use crate::directory::Entry;
-use crate::identity::{Identities, IdentityQuery as Whose};
+use crate::identity::{Identities, IdentityQuery as Lookup};
 use crate::mail::{Address, Message, escape_for_display};
 use crate::text::{
     self, DirectionTexts, EditMethod, MessageEdit, Obstacle, Settings, Splice, Texts,
 };
 
-/// What was done to one message, as scripts read it.
+/// The changes to one message, for scripts.
 #[derive(Serialize)]
 struct Report {
     message: String,
-    /// Whether it would leave as it came.
+    /// Whether the message is unchanged.
     unchanged: bool,
-    /// Why, although there is a text for it.
+    /// The reason for no change, although there is a text.
     left: Option<String>,
     parts: Vec<Part>,
 }
 
 #[derive(Serialize)]
 struct Part {
-    /// As IMAP counts; empty for the message itself.
+    /// The IMAP part number; empty for the message itself.
     part: String,
     kind: String,
     /// "in place", "as character references", "encoded", "as UTF-8" or "beside".
     how: &'static str,
-    /// Why it is beside.
+    /// The reason for a separate part.
     why: Option<String>,
 }
 
-pub(super) async fn text(question: TextQuestion) -> Result<(), Failure> {
-    let format = question.format();
-    let settings = load(&question.config.file)?;
-    let texts = settings.text.of(question.direction);
+pub(super) async fn text(args: TextArgs) -> Result<(), Failure> {
+    let format = args.format();
+    let settings = load(&args.config.file)?;
+    let texts = settings.text.of(args.direction);
     let people = match texts.needs_sender() {
         true => Some(daemon::open_identities(&settings).map_err(Failure::failed)?),
         false => None,
     };
-    if let Some(dir) = &question.out {
+    if let Some(dir) = &args.out {
         fs::create_dir_all(dir)
             .map_err(|error| Failure::failed(format!("{}: {error}", dir.display())))?;
     }
     let mut reports = Vec::new();
-    for path in &question.messages {
+    for path in &args.messages {
         let bytes = read(path)?;
         let sender = match &people {
-            Some(identities) => sender(&bytes, question.from.as_ref(), identities).await?,
+            Some(identities) => sender(&bytes, args.from.as_ref(), identities).await?,
             None => Vec::new(),
         };
         let edited = edit(&bytes, texts, &sender, &settings.text)?;
         let splices = edited.as_ref().map_or(&[][..], |edited| &edited.splices);
-        match (&question.out, format) {
+        match (&args.out, format) {
             (Some(dir), _) => write_into(dir, path, &text::apply(&bytes, splices))?,
             (None, TextFormat::Message) => print(&text::apply(&bytes, splices))?,
             (None, TextFormat::Diff) => print(diff(path, &bytes, splices).as_bytes())?,
@@ -75,7 +75,7 @@ pub(super) async fn text(question: TextQuestion) -> Result<(), Failure> {
     match format {
         TextFormat::Json => print_json(&reports),
         _ => {
-            reports.iter().for_each(tell);
+            reports.iter().for_each(print_unchanged);
             Ok(())
         }
     }
@@ -101,7 +101,7 @@ fn edit(
     Ok(text::edit(message, &texts, settings.signed))
 }
 
-/// The objects of the sender: the one given, or else the author.
+/// Returns the objects of the sender, by default the author.
 async fn sender(
     message: &[u8],
     given: Option<&Address>,
@@ -114,11 +114,11 @@ async fn sender(
     let Some(sender) = given.cloned().or_else(author) else {
         return Ok(Vec::new());
     };
-    let question = Whose::Sender {
+    let lookup = Lookup::Sender {
         address: sender.clone(),
         mta: None,
     };
-    match identities.owners(&question).await {
+    match identities.owners(&lookup).await {
         Ok(owners) => Ok(owners
             .people
             .first()
@@ -143,8 +143,8 @@ fn write_into(dir: &Path, message: &Path, edited: &[u8]) -> Result<(), Failure> 
     let path: PathBuf = dir.join(name.unwrap_or("message.eml".as_ref()));
     let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
     if same(&path, message) {
-        let problem = "is the message itself; choose another --out directory";
-        return Err(Failure::Wrong(format!("{} {problem}", path.display())));
+        let problem = "is the input file; choose another --out directory";
+        return Err(Failure::Invalid(format!("{} {problem}", path.display())));
     }
     fs::write(&path, edited)
         .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
@@ -158,22 +158,22 @@ fn print(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// The lines that change, as a patch shows them.
+/// Returns the changed lines as a patch.
 fn diff(path: &Path, message: &[u8], splices: &[Splice]) -> String {
     let path = path.display().to_string();
     let path = escape_for_display(&path);
-    let mut shown = format!("--- {path}\n+++ {path} as it would leave\n");
+    let mut shown = format!("--- {path}\n+++ {path} with texts\n");
     let mut rest = splices;
     while let Some(first) = rest.first() {
         let start = memchr::memrchr(b'\n', &message[..first.range.start]).map_or(0, |lf| lf + 1);
-        // What changes on the same lines, or on those that follow, is shown together.
+        // Changes on the same or following lines are shown together.
         let mut end = first.range.end;
         let mut many = 0;
         while let Some(next) = rest.get(many)
             && (many == 0 || next.range.start <= end)
         {
             end = next.range.end;
-            // Something put in at the beginning of a line leaves that line alone.
+            // An insertion at the start of a line leaves that line unchanged.
             if end > start && message[end - 1] != b'\n'
                 || end == start && !next.with.ends_with(b"\n")
             {
@@ -222,14 +222,14 @@ fn report(path: &Path, edited: Result<MessageEdit, Obstacle>) -> Report {
     }
 }
 
-/// To people, beside the messages themselves: which were not changed, and why.
-fn tell(report: &Report) {
+/// Prints the messages that were not changed to standard error, with the reason.
+fn print_unchanged(report: &Report) {
     if let Some(why) = &report.left {
-        let line = format!("copyist: {}: goes as it is: {why}", report.message);
+        let line = format!("copyist: {}: unchanged: {why}", report.message);
         eprintln!("{}", escape_for_display(&line));
     } else if report.unchanged {
         eprintln!(
-            "copyist: {}: goes as it is: there is no text for this direction",
+            "copyist: {}: unchanged: no text for this direction",
             escape_for_display(&report.message)
         );
     }

@@ -9,10 +9,10 @@ use super::Settings;
 use super::keys::{KEYS, Kind, join};
 use super::problem::{Origins, in_toml};
 use super::raw::Raw;
-use crate::admin::{Effective, Origin, Setting};
+use crate::admin::{EffectiveConfig, Origin, Setting};
 
 /// Returns the effective settings.
-pub(super) fn read(raw: &Raw, origins: &Origins, settings: &Settings) -> Effective {
+pub(super) fn read(raw: &Raw, origins: &Origins, settings: &Settings) -> EffectiveConfig {
     let mut found = Vec::new();
     // Strings, numbers, flags and lists of strings: JSON can represent all of them.
     let values = serde_json::to_value(raw).unwrap_or_default();
@@ -28,7 +28,7 @@ pub(super) fn read(raw: &Raw, origins: &Origins, settings: &Settings) -> Effecti
             key: key.to_owned(),
         });
     });
-    Effective {
+    EffectiveConfig {
         file: origins.file.clone(),
         settings: found,
     }

@@ -64,7 +64,7 @@ pub struct Settings {
     /// Health, metrics and pages.
     pub admin: admin::Settings,
     /// The effective value of every key, for display.
-    pub effective: Arc<admin::Effective>,
+    pub effective: Arc<admin::EffectiveConfig>,
     /// The log.
     pub log: LogSettings,
 }

@@ -187,7 +187,7 @@ pub struct Daemon {
     pipeline: Arc<ArcSwap<Pipeline>>,
     deliver: Arc<ArcSwap<deliver::Settings>>,
     gate: Arc<Gate>,
-    in_force: Arc<ArcSwap<admin::InForce>>,
+    in_force: Arc<ArcSwap<admin::ActiveConfig>>,
     /// Of each SMTP listener, in their order.
     smtp: Vec<Arc<ArcSwap<SmtpTerms>>>,
     /// Tells the guard of new settings.
@@ -292,7 +292,7 @@ impl Daemon {
             others.spawn(admin::upkeep(metrics, stop_admin.clone()));
         }
         if let (Some(listener), Some(metrics)) = (listeners.admin, admin::metrics()) {
-            let door = admin::Door::new(listener, self.settings.admin.clients.clone());
+            let door = admin::Listener::new(listener, self.settings.admin.clients.clone());
             others.spawn(admin::serve(
                 door,
                 metrics,
@@ -357,12 +357,12 @@ impl Daemon {
             Err(mistakes) => Err(mistakes),
         };
         if let Err(why) = taken {
-            let mut noted = admin::InForce::clone(&self.in_force.load());
-            noted.refused = Some(admin::Refused {
-                why,
+            let mut active = admin::ActiveConfig::clone(&self.in_force.load());
+            active.rejected = Some(admin::RejectedConfig {
+                reason: why,
                 at: SystemTime::now(),
             });
-            self.in_force.store(Arc::new(noted));
+            self.in_force.store(Arc::new(active));
         }
     }
 
@@ -531,13 +531,13 @@ pub(crate) fn open_identities(settings: &Settings) -> Result<Identities, DaemonE
     Ok(identities_of(settings, directory)?)
 }
 
-fn in_force(settings: &Settings) -> admin::InForce {
-    admin::InForce {
+fn in_force(settings: &Settings) -> admin::ActiveConfig {
+    admin::ActiveConfig {
         token: settings.admin.token.clone(),
         address_attributes: settings.directory.address_attributes.clone(),
         effective: settings.effective.clone(),
         since: SystemTime::now(),
-        refused: None,
+        rejected: None,
     }
 }
 

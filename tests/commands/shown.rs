@@ -37,7 +37,7 @@ fn what_strangers_wrote_acts_on_no_terminal() {
         (&["resolve", &mail][..], "⟨U+001B⟩[2J⟨U+009B⟩2J⟨U+000A⟩"),
         (&["coverage"], "NOWHERE"),
         (&["coverage", "--csv"], "'=1+1⟨U+001B⟩"),
-        (&explain, "not usable: "),
+        (&explain, "unusable: "),
         (&["queue", "list"], "⟨U+202E⟩gpj."),
         (&["check", "--online"], "directory"),
         (&["resolve", "x\u{1b}@b.test"], "x"),
@@ -64,11 +64,8 @@ fn members_without_an_address_are_shown() {
     let shown = text(&site.copyist.command(&["resolve", &group]));
     for part in [
         format!("  {} (through ", user(1)),
-        format!("  no address, gets no copy: {silent}\n"),
-        format!(
-            "  no address, gets no copy: {}\n",
-            site.directory.user_dn(99)
-        ),
+        format!("  no address, no copy: {silent}\n"),
+        format!("  no address, no copy: {}\n", site.directory.user_dn(99)),
     ] {
         assert!(shown.contains(&part), "{part:?} is missing in\n{shown}");
     }

@@ -261,7 +261,7 @@ def main(program, port, token_file, dead, out, keep=""):
         assert "Log in" in text() and "archive.example" not in text(), text()
         browser.type("#token", "wrong")
         browser.click("form button")
-        assert "That is not the token" in text(), text()
+        assert "Wrong token" in text(), text()
         browser.type("#token", token)
         browser.click("form button")
         assert browser.js("location.pathname + location.search") == "/queue?state=dead", text()
@@ -275,7 +275,7 @@ def main(program, port, token_file, dead, out, keep=""):
         browser.click("form[action$='/hold'] button")
         assert "It is on hold" in text(), text()
         browser.click("form[action$='/release'] button")
-        assert "It is released" in text(), text()
+        assert "Released." in text(), text()
 
         # The keyboard alone: to the search field, type, Enter.
         browser.go(f"{base}/queue")
@@ -300,7 +300,7 @@ def main(program, port, token_file, dead, out, keep=""):
         # The whole directory, and one decision.
         browser.go(f"{base}/coverage")
         browser.click("form[action='/coverage'] button")
-        until("the directory is read", lambda: "those with a problem first" in text())
+        until("the directory is read", lambda: "problems first" in text())
         browser.go(f"{base}/explain")
         browser.type("#from", "somebody@elsewhere.example")
         browser.type("#to", "dan@example.com")

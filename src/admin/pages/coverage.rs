@@ -1,4 +1,4 @@
-//! Who is journaled where, and what does not resolve: the last reading of the directory.
+//! Journal addresses of all people, and unresolved values: the last scan of the directory.
 
 use std::time::SystemTime;
 
@@ -9,67 +9,67 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use url::form_urlencoded::Serializer;
 
-use super::layout::{Kind, form_field, notice, page};
-use super::words::{Foreign, count, date, moment, number};
-use crate::admin::Watched;
-use crate::admin::coverage::{KEPT, Read};
-use crate::admin::guard::Visitor;
+use super::format::{Untrusted, count, date, moment, number};
+use super::layout::{Level, form_field, notice, page};
+use crate::admin::AppState;
+use crate::admin::access::Visitor;
+use crate::admin::coverage::{DirectoryScan, KEPT};
 use crate::directory::RemovedJournalAttribute;
 use crate::mail::Address;
 use crate::survey::{Person, Summary, Value};
 
-/// People on a page.
+/// The number of people on a page.
 const ON_A_PAGE: usize = 50;
 
-/// What is asked for.
+/// The query.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::admin) struct Asked {
+pub(in crate::admin) struct CoverageQuery {
     text: String,
     from: usize,
 }
 
-/// Reads the directory, unless somebody does.
-pub(in crate::admin) async fn read(State(watched): State<Watched>) -> Response {
-    if watched.coverage.begin() {
-        // Nobody waits for it: the page shows how far it is, and a stop of the service ends it.
+/// Starts a scan unless one is running.
+pub(in crate::admin) async fn read(State(app): State<AppState>) -> Response {
+    if app.coverage.begin() {
+        // Runs in the background: the page shows its progress, and a shutdown ends it.
         tokio::spawn(async move {
-            let (pipeline, in_force) = (watched.pipeline.load_full(), watched.in_force.load_full());
-            let reading = watched.coverage.read(&pipeline, &in_force);
-            let read = watched.shutdown.run_until_cancelled(reading).await;
-            watched.coverage.end(read);
+            let (pipeline, active) = (app.pipeline.load_full(), app.active.load_full());
+            let reading = app.coverage.read(&pipeline, &active);
+            let read = app.shutdown.run_until_cancelled(reading).await;
+            app.coverage.end(read);
         });
     }
     Redirect::to("/coverage").into_response()
 }
 
 pub(in crate::admin) async fn show(
-    State(watched): State<Watched>,
+    State(app): State<AppState>,
     Extension(visitor): Extension<Visitor>,
-    Query(asked): Query<Asked>,
+    Query(query): Query<CoverageQuery>,
 ) -> Response {
-    let (under_way, last) = watched.coverage.look();
+    let (progress, last) = app.coverage.status();
     let content = html! {
         h1 { "Coverage" }
-        p { "Who is journaled where by attribute, and whose values lead nowhere. The whole directory is read for it, so that happens when you ask for it." }
+        p { "Everyone journaled by attribute, with journal addresses, and values that do not resolve. This reads the whole directory, so it runs only on request." }
         div.actions {
             form method="post" action="/coverage" {
                 (form_field(&visitor))
-                button disabled[under_way.is_some()] { @if last.is_some() { "Read the directory again" } @else { "Read the directory" } }
+                button disabled[progress.is_some()] { @if last.is_some() { "Scan the directory again" } @else { "Scan the directory" } }
             }
         }
-        @if let Some(seen) = under_way {
+        @if let Some(seen) = progress {
             div id="under-way" {
-                (notice(Kind::Look, &html! { "The directory is being read: " (count(seen, "object")) " so far. " a href="/coverage" { "Look again" } "." }))
+                (notice(Level::Warning, &html! { "Reading the directory: " (count(seen, "object")) " so far. " a href="/coverage" { "Refresh" } "." }))
             }
         }
-        (removed(&watched.pipeline.load().identities.directory().removed_journal_attributes()))
-        @if let Some(read) = &last { (result(read, &asked)) }
+        (removed(&app.pipeline.load().identities.directory().removed_journal_attributes()))
+        @if let Some(read) = &last { (result(read, &query)) }
     };
     page(&visitor, "/coverage", "Coverage", &content)
 }
 
-/// Those whose journal attributes lost their values since the start.
+/// Renders the objects whose journal attributes lost their values since the start.
 fn removed(all: &[RemovedJournalAttribute]) -> Markup {
     let now = SystemTime::now();
     html! {
@@ -78,7 +78,7 @@ fn removed(all: &[RemovedJournalAttribute]) -> Markup {
                 summary { "No longer journaled: " (count(all.len() as u64, "object")) " since the start" }
                 ul {
                     @for one in all {
-                        li { (Foreign(&one.dn)) " (" (Foreign(&one.attribute)) "), noticed " (moment(one.when, now)) }
+                        li { (Untrusted(&one.dn)) " (" (Untrusted(&one.attribute)) "), noticed " (moment(one.when, now)) }
                     }
                 }
             }
@@ -86,15 +86,15 @@ fn removed(all: &[RemovedJournalAttribute]) -> Markup {
     }
 }
 
-fn result(read: &Read, asked: &Asked) -> Markup {
+fn result(read: &DirectoryScan, query: &CoverageQuery) -> Markup {
     let now = SystemTime::now();
     html! {
         @match &read.summary {
             Ok(seen) => (summary(seen)),
-            Err(outage) => (notice(Kind::Fault, &html! { (Foreign(&outage.to_string())) ". What follows was read before that." })),
+            Err(outage) => (notice(Level::Error, &html! { (Untrusted(&outage.to_string())) ". The list below was read before that." })),
         }
-        p.since { "Read " (moment(read.at, now)) ", " (date(read.at)) "." }
-        (people(read, asked))
+        p.since { "Scanned " (moment(read.at, now)) ", " (date(read.at)) "." }
+        (people(read, query))
     }
 }
 
@@ -105,20 +105,23 @@ fn summary(seen: &Summary) -> Markup {
         (seen.not_journaled, "not journaled by attribute"),
         (seen.exempt, "exempt"),
         (seen.journal_addresses as u64, "journal addresses"),
-        (seen.values_leading_outside, "values that lead outside"),
-        (seen.values_without_target, "values that lead nowhere"),
+        (
+            seen.values_leading_outside,
+            "values outside journal_domains",
+        ),
+        (seen.values_without_target, "values that do not resolve"),
         (
             seen.values_leading_not_to_all,
-            "values that lead to groups with members without an address",
+            "values with group members without an address",
         ),
         (
             seen.addresses_not_found,
-            "addresses that mail does not find",
+            "addresses that mail lookups do not find",
         ),
-        (seen.addresses_shared, "addresses of several objects"),
+        (seen.addresses_shared, "addresses shared by several objects"),
         (
             seen.persons_not_guarded.len() as u64,
-            "persons' mailboxes, not guarded",
+            "unguarded personal mailboxes",
         ),
     ];
     let mut all_mail: Vec<_> = seen.all_mail.iter().collect();
@@ -128,23 +131,23 @@ fn summary(seen: &Summary) -> Markup {
             @for (many, name) in cards { li { span.value { (number(many)) } span { (name) } } }
         }
         @if !seen.nobody_has.is_empty() {
-            (notice(Kind::Fault, &html! { "Nobody has " (Foreign(&seen.nobody_has.join(", "))) ": a mistake in its name, or missing rights? " code { "copyist check --online" } " says more." }))
+            (notice(Level::Error, &html! { "Nobody has " (Untrusted(&seen.nobody_has.join(", "))) ": check its name and the account's rights with " code { "copyist check --online" } "." }))
         }
         @if let Some(why) = &seen.guard_incomplete {
-            (notice(Kind::Look, &html! { "The journal guard does not know all journal mailboxes: " (Foreign(why)) }))
+            (notice(Level::Warning, &html! { "Journal guard incomplete: " (Untrusted(why)) }))
         }
         @if !seen.persons_not_guarded.is_empty() {
             details id="not-guarded" {
-                summary { "Journal copies go to " (count(seen.persons_not_guarded.len() as u64, "person's mailbox")) " that anybody may write to" }
+                summary { "Journal copies go to " (count(seen.persons_not_guarded.len() as u64, "personal mailbox")) " without guard" }
                 ul {
                     @for one in seen.persons_not_guarded.iter().take(ON_A_PAGE) {
-                        li { (Foreign(&one.address.to_string())) ": " (Foreign(&one.remark())) }
+                        li { (Untrusted(&one.address.to_string())) ": " (Untrusted(&one.remark())) }
                     }
                 }
             }
         }
         @for (direction, targets) in all_mail {
-            p { "All " (direction) " mail is journaled to " (Foreign(&targets.join(", "))) ", whoever is concerned." }
+            p { "All " (direction) " mail is journaled to " (Untrusted(&targets.join(", "))) "." }
         }
     }
 }
@@ -159,41 +162,41 @@ fn matches(person: &Person, text: &str) -> bool {
         || person.journal.iter().any(of_value)
 }
 
-fn people(read: &Read, asked: &Asked) -> Markup {
-    let text = asked.text.trim().to_lowercase();
+fn people(read: &DirectoryScan, query: &CoverageQuery) -> Markup {
+    let text = query.text.trim().to_lowercase();
     let all = read.problems.iter().chain(&read.others);
     let found: Vec<&Person> = all.filter(|person| matches(person, &text)).collect();
-    let shown: Vec<&&Person> = found.iter().skip(asked.from).take(ON_A_PAGE).collect();
+    let shown: Vec<&&Person> = found.iter().skip(query.from).take(ON_A_PAGE).collect();
     let link = |from: usize| {
-        let mut query = Serializer::new(String::new());
-        query.append_pair("text", &asked.text);
-        query.append_pair("from", &from.to_string());
-        format!("/coverage?{}", query.finish())
+        let mut link = Serializer::new(String::new());
+        link.append_pair("text", &query.text);
+        link.append_pair("from", &from.to_string());
+        format!("/coverage?{}", link.finish())
     };
     let is_cut = read.problems.len() == KEPT || read.others.len() == KEPT;
-    let end = asked.from + shown.len();
+    let end = query.from + shown.len();
     html! {
         form.filters method="get" action="/coverage" role="search" {
             div {
                 label for="text" { "Name, address or value" }
-                input id="text" name="text" type="search" value=(asked.text) maxlength="500" autocomplete="off" spellcheck="false";
+                input id="text" name="text" type="search" value=(query.text) maxlength="500" autocomplete="off" spellcheck="false";
             }
             button { "Show" }
         }
         @if is_cut {
-            p.since { "Of those with and without a problem, the first " (number(KEPT as u64)) " each are listed here; " code { "copyist coverage" } " lists everybody." }
+            p.since { "Only the first " (number(KEPT as u64)) " people with and without a problem are listed; " code { "copyist coverage" } " lists everyone." }
         }
         @if shown.is_empty() {
-            p { "Nobody is like that." }
+            p { "No matches." }
         } @else {
             table.cards {
-                caption { (number(asked.from as u64 + 1)) " to " (number(end as u64)) " of " (number(found.len() as u64)) ", those with a problem first" }
+                caption { (number(query.from as u64 + 1)) " to " (number(end as u64)) " of " (number(found.len() as u64)) ", problems first" }
                 thead { tr { th scope="col" { "Person" } th scope="col" { "Journaled to" } } }
                 tbody { @for person in shown { (row(person)) } }
             }
         }
-        nav.pager aria-label="Parts of the list" {
-            @if asked.from > 0 { a href=(link(asked.from.saturating_sub(ON_A_PAGE))) { "Back" } }
+        nav.pager aria-label="Pages of the list" {
+            @if query.from > 0 { a href=(link(query.from.saturating_sub(ON_A_PAGE))) { "Back" } }
             @if end < found.len() { a rel="next" href=(link(end)) { "Next " (ON_A_PAGE) } }
         }
     }
@@ -204,16 +207,16 @@ fn row(person: &Person) -> Markup {
     html! {
         tr {
             th scope="row" {
-                (Foreign(name))
+                (Untrusted(name))
                 @if person.exempt { " " span.state.held { "exempt" } }
-                div.about { (Foreign(&person.dn)) }
+                div.about { (Untrusted(&person.dn)) }
             }
             td data-label="Journaled to" {
                 div {
                     @if person.journal.is_empty() { "not by attribute" }
                     @for value in &person.journal { (leads(person, value)) }
                     @for one in &person.address_problems {
-                        div.target { span.state.dead { (if one.is_lost { "not found" } else { "shared" }) } " " (Foreign(&one.address.to_string())) ": " (Foreign(&one.problem)) }
+                        div.target { span.state.dead { (if one.is_lost { "not found" } else { "shared" }) } " " (Untrusted(&one.address.to_string())) ": " (Untrusted(&one.problem)) }
                     }
                 }
             }
@@ -226,14 +229,14 @@ fn leads(person: &Person, value: &Value) -> Markup {
     html! {
         div.target {
             @match &value.problem {
-                Some(problem) => { span.state.dead { "nowhere" } " " (Foreign(&value.value)) ": " (Foreign(problem)) }
-                None => { (Foreign(&all.join(" "))) }
+                Some(problem) => { span.state.dead { "unresolved" } " " (Untrusted(&value.value)) ": " (Untrusted(problem)) }
+                None => { (Untrusted(&all.join(" "))) }
             }
-            @if let Some(members) = &value.unreached { " " span.state.held { "not all" } " " (Foreign(members)) }
-            @if !value.outside.is_empty() { " " span.state.held { "outside" } }
+            @if let Some(members) = &value.unreached { " " span.state.held { "incomplete" } " " (Untrusted(members)) }
+            @if !value.outside.is_empty() { " " span.state.held { "not allowed" } }
             div.about {
                 (value.directions.join(", ")) " by " (value.attribute)
-                @if value.object != person.dn { " of " (Foreign(&value.object)) }
+                @if value.object != person.dn { " of " (Untrusted(&value.object)) }
             }
         }
     }

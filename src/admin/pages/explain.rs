@@ -1,4 +1,4 @@
-//! What would become of a message from here to there, and why. Nothing is sent.
+//! The decision about a hypothetical message, and its reasons. Nothing is sent.
 
 use axum::Extension;
 use axum::extract::{Query, State};
@@ -6,29 +6,29 @@ use axum::response::Response;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::layout::{Kind, notice, page};
-use super::words::Foreign;
-use crate::admin::Watched;
-use crate::admin::guard::Visitor;
+use super::format::Untrusted;
+use super::layout::{Level, notice, page};
+use crate::admin::AppState;
+use crate::admin::access::Visitor;
 use crate::identity::parse_path;
 use crate::mail::Envelope;
 use crate::survey::{self, Explanation};
 
-/// Recipients of one question: each may be several questions to the directory.
+/// The most recipients of one query: each may need several directory lookups.
 const MOST: usize = 50;
 
-/// What is asked.
+/// The query.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::admin) struct Question {
+pub(in crate::admin) struct ExplainQuery {
     from: String,
     to: String,
     client: String,
     user: String,
 }
 
-impl Question {
-    /// The envelope that is asked about; `None` where nothing is.
+impl ExplainQuery {
+    /// Returns the envelope; `None` for an empty query.
     fn envelope(&self, default_domain: &str) -> Result<Option<Envelope>, String> {
         let to = paths(&self.to);
         if to.is_empty() {
@@ -36,7 +36,7 @@ impl Question {
         }
         if to.len() > MOST {
             return Err(format!(
-                "These are more than {MOST} recipients; copyist explain takes any number."
+                "More than {MOST} recipients; use copyist explain instead."
             ));
         }
         let address = |text: &str| {
@@ -50,7 +50,7 @@ impl Question {
             "" => None,
             text => Some(
                 text.parse()
-                    .map_err(|_| format!("{text} is no IP address"))?,
+                    .map_err(|_| format!("{text} is not an IP address"))?,
             ),
         };
         let user = Some(self.user.trim()).filter(|user| !user.is_empty());
@@ -64,8 +64,7 @@ impl Question {
     }
 }
 
-/// Recipients with commas, blanks or line breaks between them; those in quotes are part of an
-/// address.
+/// Splits recipients at commas, white space and line breaks outside quotes.
 fn paths(text: &str) -> Vec<&str> {
     let mut is_quoted = false;
     let parts = text.split(|c: char| {
@@ -76,14 +75,14 @@ fn paths(text: &str) -> Vec<&str> {
 }
 
 pub(in crate::admin) async fn show(
-    State(watched): State<Watched>,
+    State(app): State<AppState>,
     Extension(visitor): Extension<Visitor>,
-    Query(question): Query<Question>,
+    Query(query): Query<ExplainQuery>,
 ) -> Response {
-    let pipeline = watched.pipeline.load_full();
+    let pipeline = app.pipeline.load_full();
     let default_domain = pipeline.identities.names().default_domain();
-    let answer = match question.envelope(default_domain.unwrap_or("localhost")) {
-        Err(mistake) => notice(Kind::Look, &html! { (Foreign(&mistake)) }),
+    let answer = match query.envelope(default_domain.unwrap_or("localhost")) {
+        Err(problem) => notice(Level::Warning, &html! { (Untrusted(&problem)) }),
         Ok(None) => html! {},
         Ok(Some(envelope)) => {
             let explained = survey::explain(
@@ -98,27 +97,27 @@ pub(in crate::admin) async fn show(
     };
     let content = html! {
         h1 { "Explain" }
-        p { "Who would get a copy of a message, and why. Nothing is sent." }
+        p { "The journal copies of a message, and the reasons. Nothing is sent." }
         form.question method="get" action="/explain" {
             div {
                 label for="from" { "From" }
-                input id="from" name="from" value=(question.from) autocomplete="off" spellcheck="false" aria-describedby="from-hint";
+                input id="from" name="from" value=(query.from) autocomplete="off" spellcheck="false" aria-describedby="from-hint";
                 p id="from-hint" { "The envelope sender; empty for the null reverse path of a bounce." }
             }
             div {
                 label for="to" { "To" }
-                textarea id="to" name="to" rows="2" required autocomplete="off" spellcheck="false" aria-describedby="to-hint" { (question.to) }
+                textarea id="to" name="to" rows="2" required autocomplete="off" spellcheck="false" aria-describedby="to-hint" { (query.to) }
                 p id="to-hint" { "The envelope recipients as in RCPT TO, with spaces, commas or line breaks between them." }
             }
             div {
                 label for="client" { "Client" }
-                input id="client" name="client" value=(question.client) autocomplete="off" placeholder="192.0.2.1" aria-describedby="client-hint";
-                p id="client-hint" { "The IP address that the message comes from." }
+                input id="client" name="client" value=(query.client) autocomplete="off" placeholder="192.0.2.1" aria-describedby="client-hint";
+                p id="client-hint" { "The IP address of the client." }
             }
             div {
                 label for="user" { "Authenticated as" }
-                input id="user" name="user" value=(question.user) autocomplete="off" spellcheck="false" aria-describedby="user-hint";
-                p id="user-hint" { "The login; empty if the client did not authenticate." }
+                input id="user" name="user" value=(query.user) autocomplete="off" spellcheck="false" aria-describedby="user-hint";
+                p id="user-hint" { "The user name; empty if the client did not authenticate." }
             }
             button { "Explain" }
         }
@@ -127,75 +126,75 @@ pub(in crate::admin) async fn show(
     page(&visitor, "/explain", "Explain", &content)
 }
 
-fn answer(said: &Explanation) -> Markup {
+fn answer(explanation: &Explanation) -> Markup {
     html! {
         section id="answer" aria-labelledby="what" {
             h2 id="what" { "Answer" }
             p {
-                "The sender is "
-                @if said.sender_is_ours { "inside" } @else { "outside" } ": " (said.because) "."
+                "The sender "
+                @if explanation.sender_is_ours { "belongs to the organization" } @else { "is external" } ": " (explanation.because) "."
             }
-            @if said.is_unidentified { (notice(Kind::Look, &html! { "The sender is not identified: no object of the directory is found by reverse path or login. No copy is made because of the sender." })) }
-            @if let Some(why) = &said.deferred { (notice(Kind::Fault, &html! { "The message would be deferred with 451: " (Foreign(why)) })) }
-            @if let Some(why) = &said.text_failure { (notice(Kind::Look, &html! { "No text is put in: " (Foreign(why)) })) }
-            @for trouble in &said.troubles { (notice(Kind::Look, &html! { "Not usable: " (Foreign(trouble)) })) }
-            (copies(said))
-            (recipients(said))
-            (objects(said))
+            @if explanation.is_unidentified { (notice(Level::Warning, &html! { "Sender not identified: no directory object matches the reverse path or user name. No copy is made for the sender." })) }
+            @if let Some(why) = &explanation.deferred { (notice(Level::Error, &html! { "The message would be deferred with 451: " (Untrusted(why)) })) }
+            @if let Some(why) = &explanation.text_failure { (notice(Level::Warning, &html! { "No text is added: " (Untrusted(why)) })) }
+            @for problem in &explanation.troubles { (notice(Level::Warning, &html! { "Unusable: " (Untrusted(problem)) })) }
+            (copies(explanation))
+            (recipients(explanation))
+            (objects(explanation))
         }
     }
 }
 
-fn copies(said: &Explanation) -> Markup {
+fn copies(explanation: &Explanation) -> Markup {
     html! {
         h3 { "Journaled" }
-        @if said.copies.is_empty() && said.deferred.is_none() { p { "Nothing is journaled." } }
-        @for copy in &said.copies {
-            p { "One " (copy.format) " (" (copy.direction) "), sent from " (Foreign(&copy.ndr.to_string())) ", which gets its NDRs:" }
+        @if explanation.copies.is_empty() && explanation.deferred.is_none() { p { "Nothing is journaled." } }
+        @for copy in &explanation.copies {
+            p { "One " (copy.format) " (" (copy.direction) "), sent from " (Untrusted(&copy.ndr.to_string())) ", which gets its NDRs:" }
             table.cards {
-                thead { tr { th scope="col" { "Journal address" } th scope="col" { "Because of" } } }
+                thead { tr { th scope="col" { "Journal address" } th scope="col" { "Reasons" } } }
                 tbody {
                     @for target in &copy.targets {
                         tr {
-                            th scope="row" { (Foreign(&target.address.to_string())) }
-                            td data-label="Because of" { div { @for reason in &target.reasons { div { (Foreign(reason)) } } } }
+                            th scope="row" { (Untrusted(&target.address.to_string())) }
+                            td data-label="Reasons" { div { @for reason in &target.reasons { div { (Untrusted(reason)) } } } }
                         }
                     }
                 }
             }
         }
-        @for (person, dn) in &said.exempt {
-            p { (Foreign(&person.to_string())) " is exempt by " (Foreign(dn)) "." }
+        @for (person, dn) in &explanation.exempt {
+            p { (Untrusted(&person.to_string())) " is exempt by " (Untrusted(dn)) "." }
         }
     }
 }
 
-fn recipients(said: &Explanation) -> Markup {
+fn recipients(explanation: &Explanation) -> Markup {
     html! {
         h3 { "Recipients" }
         table.cards {
             thead { tr { th scope="col" { "Recipient" } th scope="col" { "Direction" } th scope="col" { "Journal guard" } th scope="col" { "Texts" } } }
             tbody {
-                @for recipient in &said.recipients {
+                @for recipient in &explanation.recipients {
                     tr {
-                        th scope="row" { (Foreign(&recipient.address.to_string())) }
+                        th scope="row" { (Untrusted(&recipient.address.to_string())) }
                         td data-label="Direction" { (recipient.direction) }
                         td data-label="Journal guard" {
                             @match recipient.guard {
-                                "guarded" => "refused with 550: a guarded mailbox",
-                                "provisional" => "guarded: passes only as a report of ours or a bounce of one",
-                                "unavailable" => "deferred with 451: the guarded mailboxes are not known",
-                                _ => "lets it in",
+                                "guarded" => "rejected with 550: guarded address",
+                                "provisional" => "guarded: accepts only own reports and their bounces",
+                                "unavailable" => "deferred with 451: guarded addresses unknown",
+                                _ => "accepted",
                             }
-                            @if let Some(outage) = &recipient.guard_outage { " (" (Foreign(outage)) ")" }
-                            @if let Some(name) = &recipient.guarded_as { " (" (Foreign(name)) ")" }
+                            @if let Some(outage) = &recipient.guard_outage { " (" (Untrusted(outage)) ")" }
+                            @if let Some(name) = &recipient.guarded_as { " (" (Untrusted(name)) ")" }
                         }
                         td data-label="Texts" {
                             div {
                                 @for (end, text) in [("before", &recipient.prepend), ("after", &recipient.append)] {
                                     @if let Some(text) = text {
                                         div.about { (end) " the body" }
-                                        @for line in text.trim().lines() { div { (Foreign(line)) } }
+                                        @for line in text.trim().lines() { div { (Untrusted(line)) } }
                                     }
                                 }
                                 @if recipient.prepend.is_none() && recipient.append.is_none() { "none" }
@@ -208,22 +207,22 @@ fn recipients(said: &Explanation) -> Markup {
     }
 }
 
-fn objects(said: &Explanation) -> Markup {
+fn objects(explanation: &Explanation) -> Markup {
     html! {
         h3 { "Directory" }
         table.cards {
             thead { tr { th scope="col" { "Address" } th scope="col" { "Answer" } th scope="col" { "Objects" } } }
             tbody {
-                @for object in &said.objects {
+                @for object in &explanation.objects {
                     tr {
-                        th scope="row" { (Foreign(&object.address)) }
+                        th scope="row" { (Untrusted(&object.address)) }
                         td data-label="Answer" { (object.answer) }
                         td data-label="Objects" {
                             div {
-                                @if let Some(outage) = &object.outage { div { (Foreign(outage)) } }
-                                @for dn in &object.dns { div { (Foreign(dn)) } }
-                                @for step in &object.steps { div.about { (Foreign(&step.name)) ": " (Foreign(&step.outcome)) } }
-                                @for further in &object.reached { div.about { "goes on to " (Foreign(&further.to_string())) } }
+                                @if let Some(outage) = &object.outage { div { (Untrusted(outage)) } }
+                                @for dn in &object.dns { div { (Untrusted(dn)) } }
+                                @for step in &object.steps { div.about { (Untrusted(&step.name)) ": " (Untrusted(&step.outcome)) } }
+                                @for further in &object.reached { div.about { "expands to " (Untrusted(&further.to_string())) } }
                             }
                         }
                     }

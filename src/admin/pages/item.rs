@@ -1,7 +1,6 @@
-//! One item: everything about it but its message, and what an operator can do with it.
+//! One item: its details except the message, and the operator's actions.
 //!
-//! There is no button that gives an item up: that cannot be undone, and `copyist queue drop` asks
-//! for it twice.
+//! There is no button to drop an item: that cannot be undone, and `copyist queue drop` asks twice.
 
 use std::time::SystemTime;
 
@@ -17,92 +16,95 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::layout::{Kind, form_field, notice, page, trouble};
+use super::format::{Untrusted, date, moment};
+use super::layout::{Level, error_page, form_field, notice, page};
 use super::queue::state;
-use super::words::{Foreign, date, moment};
-use crate::admin::Watched;
-use crate::admin::guard::Visitor;
+use crate::admin::AppState;
+use crate::admin::access::Visitor;
 use crate::journal::ItemId;
 use crate::mail::format_size;
 use crate::spool::{Action, BounceRecord, ItemDetails, OperatorRecord, Spool, SpoolError};
 
-/// What was done before this page was asked for.
+/// The action before this page was loaded.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::admin) struct Done {
+pub(in crate::admin) struct ActionQuery {
     done: String,
 }
 
 pub(in crate::admin) async fn show(
-    State(watched): State<Watched>,
+    State(app): State<AppState>,
     Extension(visitor): Extension<Visitor>,
     Path(id): Path<String>,
-    Query(done): Query<Done>,
+    Query(done): Query<ActionQuery>,
 ) -> Response {
-    let spool = watched.pipeline.load().spool.clone();
+    let spool = app.pipeline.load().spool.clone();
     let found = match ItemId::parse(&id) {
         Some(id) => read(&spool, &id).await,
-        None => Ok((None, Past::default())),
+        None => Ok((None, ItemHistory::default())),
     };
-    let (shown, past) = match found {
+    let (shown, history) = match found {
         Ok(found) => found,
-        Err(cause) => return trouble(&visitor, "/queue", "Item", &cause.to_string()),
+        Err(cause) => return error_page(&visitor, "/queue", "Item", &cause.to_string()),
     };
     let Some(shown) = shown else {
-        return gone(&visitor, &id, &past);
+        return not_found(&visitor, &id, &history);
     };
     let now = SystemTime::now();
     let content = html! {
         p.back { a href="/queue" { "Queue" } }
         h1 { "Item " code { (shown.listed.id.as_str()) } }
         @match done.done.as_str() {
-            "retry" => (notice(Kind::Fine, &html! { "It is due now, and is tried as soon as the relay takes it. Load this page again to see what is said." })),
-            "hold" => (notice(Kind::Fine, &html! { "It is on hold: nobody tries it until you release it." })),
-            "release" => (notice(Kind::Fine, &html! { "It is released." })),
+            "retry" => (notice(Level::Ok, &html! { "Retry scheduled. Reload this page to see the reply." })),
+            "hold" => (notice(Level::Ok, &html! { "On hold until you release it." })),
+            "release" => (notice(Level::Ok, &html! { "Released." })),
             _ => {}
         }
         (actions(&shown, &visitor))
         (facts(&shown, &visitor, now))
         (targets(&shown))
         section aria-labelledby="because" {
-            h2 id="because" { "Because of" }
-            ul { @for reason in &shown.reasons { li { (Foreign(reason)) } } }
+            h2 id="because" { "Reasons" }
+            ul { @for reason in &shown.reasons { li { (Untrusted(reason)) } } }
         }
-        (past_events(&past))
+        (history_section(&history))
     };
     page(&visitor, "/queue", "Item", &content)
 }
 
-/// What is known of an item beside the item itself, and after it is gone.
+/// The history of an item, which outlives it.
 #[derive(Default)]
-struct Past {
+struct ItemHistory {
     bounces: Vec<BounceRecord>,
     records: Vec<OperatorRecord>,
 }
 
-async fn read(spool: &Spool, id: &ItemId) -> Result<(Option<ItemDetails>, Past), SpoolError> {
+async fn read(
+    spool: &Spool,
+    id: &ItemId,
+) -> Result<(Option<ItemDetails>, ItemHistory), SpoolError> {
     let shown = spool.show(id).await?;
-    let past = Past {
+    let history = ItemHistory {
         bounces: spool.bounces(Some(id), usize::MAX).await?,
         records: spool.operator_records(Some(id), usize::MAX).await?,
     };
-    Ok((shown, past))
+    Ok((shown, history))
 }
 
-fn past_events(past: &Past) -> Markup {
+fn history_section(history: &ItemHistory) -> Markup {
     html! {
-        (came_back(&past.bounces))
-        @if !past.records.is_empty() {
+        (bounce_section(&history.bounces))
+        @if !history.records.is_empty() {
             section aria-labelledby="operators" {
-                h2 id="operators" { "Operators" }
+                h2 id="operators" { "Operator actions" }
                 table {
                     thead { tr { th scope="col" { "When" } th scope="col" { "Action" } th scope="col" { "By" } } }
                     tbody {
-                        @for record in &past.records {
+                        @for record in &history.records {
                             tr {
                                 th scope="row" { (date(record.at)) }
                                 td data-label="Action" { (record.action.name()) }
-                                td data-label="By" { (Foreign(&record.who())) }
+                                td data-label="By" { (Untrusted(&record.who())) }
                             }
                         }
                     }
@@ -112,12 +114,12 @@ fn past_events(past: &Past) -> Markup {
     }
 }
 
-fn gone(visitor: &Visitor, id: &str, past: &Past) -> Response {
+fn not_found(visitor: &Visitor, id: &str, history: &ItemHistory) -> Response {
     let content = html! {
         p.back { a href="/queue" { "Queue" } }
         h1 { "No such item" }
-        p { "There is no item " code { (Foreign(id)) } ". It may have been delivered meanwhile." }
-        (past_events(past))
+        p { "No item " code { (Untrusted(id)) } ". It may have been delivered." }
+        (history_section(history))
     };
     (
         StatusCode::NOT_FOUND,
@@ -145,7 +147,7 @@ fn actions(shown: &ItemDetails, visitor: &Visitor) -> Markup {
             }
         }
         @if !visitor.has_token {
-            p.since { "Subject and export are for those who log in: set " code { "admin.token_file" } ", or use " code { "copyist queue export " (id) } "." }
+            p.since { "Log in to see the subject and to export the message (requires " code { "admin.token_file" } "), or use " code { "copyist queue export " (id) } "." }
         }
     }
 }
@@ -155,19 +157,19 @@ fn facts(shown: &ItemDetails, visitor: &Visitor, now: SystemTime) -> Markup {
     html! {
         dl {
             dt { "State" } dd { (state(listed, now)) }
-            dt { "Kind" } dd { (listed.direction) " " (listed.kind) }
-            @if visitor.has_token { dt { "Subject" } dd { (Foreign(&listed.subject)) } }
+            dt { "Level" } dd { (listed.direction) " " (listed.kind) }
+            @if visitor.has_token { dt { "Subject" } dd { (Untrusted(&listed.subject)) } }
             dt { "Attempts" } dd { (listed.attempts) }
             @if let Some(at) = listed.next_attempt { dt { "Next attempt" } dd { (date(at)) } }
-            dt { "Message came" } dd { (moment(listed.received, now)) ", " (date(listed.received)) }
-            dt { "Message's size" } dd { (format_size(listed.size)) }
-            @if !listed.queue_id.is_empty() { dt { "MTA's queue id" } dd { (Foreign(&listed.queue_id)) } }
-            dt { "Message-ID" } dd { (Foreign(&shown.message_id)) }
+            dt { "Received" } dd { (moment(listed.received, now)) ", " (date(listed.received)) }
+            dt { "Message size" } dd { (format_size(listed.size)) }
+            @if !listed.queue_id.is_empty() { dt { "MTA queue ID" } dd { (Untrusted(&listed.queue_id)) } }
+            dt { "Message-ID" } dd { (Untrusted(&shown.message_id)) }
             dt { "Envelope sender" }
             dd {
-                @match &shown.sender { Some(sender) => (Foreign(&sender.to_string())), None => "<> (null reverse path)" }
+                @match &shown.sender { Some(sender) => (Untrusted(&sender.to_string())), None => "<> (null reverse path)" }
             }
-            @if let Some(ndr) = &shown.ndr { dt { "NDR goes to" } dd { (Foreign(&ndr.to_string())) } }
+            @if let Some(ndr) = &shown.ndr { dt { "NDR goes to" } dd { (Untrusted(&ndr.to_string())) } }
         }
     }
 }
@@ -181,10 +183,10 @@ fn targets(shown: &ItemDetails) -> Markup {
                 tbody {
                     @for target in &shown.listed.targets {
                         tr {
-                            th scope="row" { (Foreign(&target.address.to_string())) }
+                            th scope="row" { (Untrusted(&target.address.to_string())) }
                             td data-label="State" { span class={ "state " (target.state) } { (target.state) } }
                             td data-label="Last reply" {
-                                @match &target.last_reply { Some(reply) => (Foreign(reply)), None => "not tried yet" }
+                                @match &target.last_reply { Some(reply) => (Untrusted(reply)), None => "not tried yet" }
                             }
                         }
                     }
@@ -194,22 +196,22 @@ fn targets(shown: &ItemDetails) -> Markup {
     }
 }
 
-fn came_back(bounces: &[BounceRecord]) -> Markup {
+fn bounce_section(bounces: &[BounceRecord]) -> Markup {
     if bounces.is_empty() {
         return html! {};
     }
     html! {
         section aria-labelledby="bounces" {
-            h2 id="bounces" { "Bounces that came back" }
+            h2 id="bounces" { "Bounces" }
             table.cards {
-                thead { tr { th scope="col" { "When" } th scope="col" { "By" } th scope="col" { "Status" } th scope="col" { "Said" } } }
+                thead { tr { th scope="col" { "When" } th scope="col" { "Reporter" } th scope="col" { "Status" } th scope="col" { "Text" } } }
                 tbody {
                     @for BounceRecord { at, bounce, .. } in bounces {
                         tr {
                             th scope="row" { (date(*at)) }
-                            td data-label="By" { (Foreign(&bounce.reporter)) }
-                            td data-label="Status" { (Foreign(&bounce.action)) " " (Foreign(&bounce.status)) }
-                            td data-label="Said" { (Foreign(&bounce.said)) }
+                            td data-label="Reporter" { (Untrusted(&bounce.reporter)) }
+                            td data-label="Status" { (Untrusted(&bounce.action)) " " (Untrusted(&bounce.status)) }
+                            td data-label="Text" { (Untrusted(&bounce.said)) }
                         }
                     }
                 }
@@ -219,83 +221,84 @@ fn came_back(bounces: &[BounceRecord]) -> Markup {
 }
 
 pub(in crate::admin) async fn retry(
-    State(watched): State<Watched>,
+    State(app): State<AppState>,
     Extension(visitor): Extension<Visitor>,
     Path(id): Path<String>,
 ) -> Response {
-    act(&watched, &visitor, &id, Action::Retry).await
+    act(&app, &visitor, &id, Action::Retry).await
 }
 
 pub(in crate::admin) async fn hold(
-    State(watched): State<Watched>,
+    State(app): State<AppState>,
     Extension(visitor): Extension<Visitor>,
     Path(id): Path<String>,
 ) -> Response {
-    act(&watched, &visitor, &id, Action::Hold).await
+    act(&app, &visitor, &id, Action::Hold).await
 }
 
 pub(in crate::admin) async fn release(
-    State(watched): State<Watched>,
+    State(app): State<AppState>,
     Extension(visitor): Extension<Visitor>,
     Path(id): Path<String>,
 ) -> Response {
-    act(&watched, &visitor, &id, Action::Release).await
+    act(&app, &visitor, &id, Action::Release).await
 }
 
-/// Does something to an item, and goes back to its page: loading that again does nothing twice.
-async fn act(watched: &Watched, visitor: &Visitor, id: &str, action: Action) -> Response {
+/// Performs an action and redirects to the item's page, so that a reload does not repeat it.
+async fn act(app: &AppState, visitor: &Visitor, id: &str, action: Action) -> Response {
     let Some(id) = ItemId::parse(id) else {
-        return gone(visitor, id, &Past::default());
+        return not_found(visitor, id, &ItemHistory::default());
     };
-    let spool = watched.pipeline.load().spool.clone();
+    let spool = app.pipeline.load().spool.clone();
     let what = action.name();
     let now = SystemTime::now();
     match spool.operate(&visitor.operator(), action, &id, now).await {
         Ok(true) => Redirect::to(&format!("/queue/{id}?done={what}")).into_response(),
-        // It is gone, or was not on hold: its page tells.
+        // The item is gone, or was not on hold, as its page shows.
         Ok(false) => Redirect::to(&format!("/queue/{id}")).into_response(),
         Err(cause) => {
             warn!(item = %id, "cannot {what}: {cause}");
-            let page = trouble(visitor, "/queue", "Item", &cause.to_string());
+            let page = error_page(visitor, "/queue", "Item", &cause.to_string());
             (StatusCode::SERVICE_UNAVAILABLE, page).into_response()
         }
     }
 }
 
-/// The item as the relay would get it.
+/// Exports the item as the relay would receive it.
 pub(in crate::admin) async fn export(
-    State(watched): State<Watched>,
+    State(app): State<AppState>,
     Extension(visitor): Extension<Visitor>,
     Path(id): Path<String>,
 ) -> Response {
     if !visitor.has_token {
-        let text = "Messages are given to those who log in: set admin.token_file, or use copyist queue export.";
-        let page = trouble(&visitor, "/queue", "Export", text);
+        let text =
+            "Log in to export messages (requires admin.token_file), or use copyist queue export.";
+        let page = error_page(&visitor, "/queue", "Export", text);
         return (StatusCode::FORBIDDEN, page).into_response();
     }
     let Some(parsed) = ItemId::parse(&id) else {
-        return gone(&visitor, &id, &Past::default());
+        return not_found(&visitor, &id, &ItemHistory::default());
     };
-    let spool = watched.pipeline.load().spool.clone();
-    let owed = match spool.load(&parsed).await {
-        Ok(owed) => owed,
-        Err(SpoolError::Unknown(_)) => return gone(&visitor, &id, &Past::default()),
-        Err(cause) => return trouble(&visitor, "/queue", "Export", &cause.to_string()),
+    let spool = app.pipeline.load().spool.clone();
+    let item = match spool.load(&parsed).await {
+        Ok(item) => item,
+        Err(SpoolError::Unknown(_)) => return not_found(&visitor, &id, &ItemHistory::default()),
+        Err(cause) => return error_page(&visitor, "/queue", "Export", &cause.to_string()),
     };
     let (operator, now) = (visitor.operator(), SystemTime::now());
     if let Err(cause) = spool.operate(&operator, Action::Export, &parsed, now).await {
-        // A spool that cannot be written is a reason to export.
+        // Not fatal: a read-only spool is a reason to export.
         warn!(item = %parsed, "cannot record an export by {}: {cause}", operator.user);
     }
-    // Read from the disk as the browser takes it: it may be a gigabyte.
-    let (tell, pieces) = mpsc::channel(2);
+    // Streamed from the disk: it may be a gigabyte.
+    let (sender, pieces) = mpsc::channel(2);
     tokio::task::spawn_blocking(move || {
-        let all = std::iter::once(Ok(owed.item.prefix.clone()))
-            .chain(owed.original.chunks(0))
-            .chain(std::iter::once(Ok(owed.item.suffix.clone())));
+        let all = std::iter::once(Ok(item.item.prefix.clone()))
+            .chain(item.original.chunks(0))
+            .chain(std::iter::once(Ok(item.item.suffix.clone())));
         for piece in all {
             let failed = piece.is_err();
-            if tell.blocking_send(piece).is_err() || failed {
+            if sender.blocking_send(piece).is_err() || failed {
                 break;
             }
         }

@@ -1,11 +1,11 @@
-//! What all pages have: head, navigation, the form's hidden field; and the files that a page needs.
+//! The layout of all pages: head, navigation, notices, and static files.
 
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{Html, IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
 
-use crate::admin::guard::{FORM_FIELD, Visitor};
+use crate::admin::access::{FORM_FIELD, Visitor};
 
 const STYLE: &str = include_str!("../style.css");
 const SCRIPT: &str = include_str!("../script.js");
@@ -19,7 +19,7 @@ const PAGES: [(&str, &str); 5] = [
     ("/settings", "Settings"),
 ];
 
-/// A page below one of the paths of the navigation.
+/// Renders a page under one of the paths of the navigation.
 pub(super) fn page(visitor: &Visitor, path: &str, title: &str, content: &Markup) -> Response {
     let navigation = html! {
         nav aria-label="Pages" {
@@ -39,7 +39,7 @@ pub(super) fn page(visitor: &Visitor, path: &str, title: &str, content: &Markup)
     Html(document(title, Some(&navigation), content).into_string()).into_response()
 }
 
-/// A page with nowhere to go.
+/// Renders a page without navigation.
 pub(super) fn lone_page(status: StatusCode, title: &str, content: &Markup) -> Response {
     (status, Html(document(title, None, content).into_string())).into_response()
 }
@@ -59,7 +59,7 @@ fn document(title: &str, navigation: Option<&Markup>, content: &Markup) -> Marku
                 script src="/script.js" defer {}
             }
             body {
-                a.skip href="#content" { "To the content" }
+                a.skip href="#content" { "Skip to content" }
                 header {
                     div.bar {
                         a.name href="/" { "Copyist" }
@@ -72,49 +72,49 @@ fn document(title: &str, navigation: Option<&Markup>, content: &Markup) -> Marku
     }
 }
 
-/// What says that a form is ours.
+/// Renders the hidden field that authenticates a form.
 pub(super) fn form_field(visitor: &Visitor) -> Markup {
     html! { input type="hidden" name=(FORM_FIELD) value=(visitor.form); }
 }
 
-/// A line that says how something is, in a word as well as in a colour.
-pub(super) fn notice(kind: Kind, text: &Markup) -> Markup {
+/// Renders a notice, its level both as a word and as a color.
+pub(super) fn notice(level: Level, text: &Markup) -> Markup {
     html! {
-        p class={ "notice " (kind.class()) } role=[(kind != Kind::Fine).then_some("status")] {
-            strong { (kind.word()) } " " (text)
+        p class={ "notice " (level.class()) } role=[(level != Level::Ok).then_some("status")] {
+            strong { (level.word()) } " " (text)
         }
     }
 }
 
-/// How something is.
+/// The level of a notice, the most severe first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
-    Fault,
-    Look,
-    Fine,
+pub(super) enum Level {
+    Error,
+    Warning,
+    Ok,
 }
 
-impl Kind {
+impl Level {
     pub(super) fn class(self) -> &'static str {
         match self {
-            Kind::Fine => "fine",
-            Kind::Look => "look",
-            Kind::Fault => "fault",
+            Level::Ok => "ok",
+            Level::Warning => "warning",
+            Level::Error => "error",
         }
     }
 
     pub(super) fn word(self) -> &'static str {
         match self {
-            Kind::Fine => "OK",
-            Kind::Look => "Warning",
-            Kind::Fault => "Error",
+            Level::Ok => "OK",
+            Level::Warning => "Warning",
+            Level::Error => "Error",
         }
     }
 }
 
-/// What was asked for cannot be shown.
-pub(super) fn trouble(visitor: &Visitor, path: &str, title: &str, text: &str) -> Response {
-    let content = html! { h1 { (title) } (notice(Kind::Fault, &html! { (text) })) };
+/// Renders an error instead of the requested content.
+pub(super) fn error_page(visitor: &Visitor, path: &str, title: &str, text: &str) -> Response {
+    let content = html! { h1 { (title) } (notice(Level::Error, &html! { (text) })) };
     page(visitor, path, title, &content)
 }
 
@@ -126,7 +126,7 @@ pub(in crate::admin) async fn script() -> Response {
     ([(CONTENT_TYPE, "text/javascript; charset=utf-8")], SCRIPT).into_response()
 }
 
-pub(in crate::admin) async fn nothing_here() -> Response {
-    let content = html! { h1 { "Nothing here" } p { a href="/" { "To the overview" } } };
-    lone_page(StatusCode::NOT_FOUND, "Nothing here", &content)
+pub(in crate::admin) async fn not_found_page() -> Response {
+    let content = html! { h1 { "Not found" } p { a href="/" { "Overview" } } };
+    lone_page(StatusCode::NOT_FOUND, "Not found", &content)
 }

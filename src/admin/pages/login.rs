@@ -1,4 +1,4 @@
-//! The token, asked for once for each browser.
+//! The login page: asks each browser for the token once.
 
 use axum::Extension;
 use axum::extract::{Form, Query, State};
@@ -10,11 +10,11 @@ use metrics::counter;
 use serde::Deserialize;
 use tracing::warn;
 
-use super::layout::{Kind, form_field, lone_page, notice};
-use crate::admin::Watched;
-use crate::admin::guard::{Guard, Visitor};
+use super::layout::{Level, form_field, lone_page, notice};
+use crate::admin::AppState;
+use crate::admin::access::{RequestGuard, Visitor};
 
-/// What a login asks for.
+/// The login form.
 #[derive(Debug, Deserialize)]
 pub(in crate::admin) struct Login {
     #[serde(default)]
@@ -23,18 +23,18 @@ pub(in crate::admin) struct Login {
     next: String,
 }
 
-/// Asks for the token, and goes on to this path with it.
+/// Asks for the token and continues to a path.
 pub(in crate::admin) fn ask(visitor: &Visitor, next: &str, was_wrong: bool) -> Response {
     let content = html! {
         h1 { "Log in" }
-        @if was_wrong { (notice(Kind::Fault, &html! { "That is not the token." })) }
+        @if was_wrong { (notice(Level::Error, &html! { "Wrong token." })) }
         form.narrow method="post" action="/login" {
             (form_field(visitor))
             input type="hidden" name="next" value=(next);
             label for="token" { "Token" }
             input id="token" name="token" type="password" autocomplete="current-password" required autofocus
                 aria-describedby="where";
-            p id="where" { "It stands in the file that " code { "admin.token_file" } " names." }
+            p id="where" { "Stored in the file named by " code { "admin.token_file" } "." }
             button { "Log in" }
         }
     };
@@ -43,11 +43,11 @@ pub(in crate::admin) fn ask(visitor: &Visitor, next: &str, was_wrong: bool) -> R
 }
 
 pub(in crate::admin) async fn show(
-    State(watched): State<Watched>,
+    State(app): State<AppState>,
     Extension(visitor): Extension<Visitor>,
     Query(login): Query<Login>,
 ) -> Response {
-    if visitor.has_token || watched.in_force.load().token.is_none() {
+    if visitor.has_token || app.active.load().token.is_none() {
         return Redirect::to("/").into_response();
     }
     let page = ask(&visitor, &login.next, false);
@@ -55,30 +55,30 @@ pub(in crate::admin) async fn show(
 }
 
 pub(in crate::admin) async fn enter(
-    State(watched): State<Watched>,
+    State(app): State<AppState>,
     Extension(visitor): Extension<Visitor>,
     Form(login): Form<Login>,
 ) -> Response {
-    let in_force = watched.in_force.load_full();
-    let Some(token) = &in_force.token else {
+    let active = app.active.load_full();
+    let Some(token) = &active.token else {
         return Redirect::to("/").into_response();
     };
-    if !watched.guard.is_token(token, login.token.trim()) {
+    if !app.guard.is_token(token, login.token.trim()) {
         counter!("copyist_admin_requests_refused_total", "why" => "token").increment(1);
-        warn!("a login with a wrong token is refused");
-        watched.guard.slow_down().await;
+        warn!("admin login rejected: wrong token");
+        app.guard.slow_down().await;
         return ask(&visitor, &login.next, true);
     }
-    let cookie = [(SET_COOKIE, watched.guard.cookie(token))];
+    let cookie = [(SET_COOKIE, app.guard.cookie(token))];
     (cookie, Redirect::to(own_path(&login.next))).into_response()
 }
 
 pub(in crate::admin) async fn leave() -> Response {
-    let cookie = [(SET_COOKIE, Guard::no_cookie())];
+    let cookie = [(SET_COOKIE, RequestGuard::no_cookie())];
     (cookie, Redirect::to("/login")).into_response()
 }
 
-/// A path of ours, whatever was sent: `//elsewhere` and `/\elsewhere` are other sites to a browser.
+/// Returns a path of this site: `//elsewhere` and `/\elsewhere` are other sites to a browser.
 fn own_path(next: &str) -> &str {
     let is_own = next.starts_with('/')
         && !next[1..].starts_with(['/', '\\'])

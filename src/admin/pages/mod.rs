@@ -1,7 +1,8 @@
-//! The pages. Each is one file: what was asked for in, a page out. They work without JavaScript.
+//! The pages, one file each. They work without JavaScript.
 
 pub(super) mod coverage;
 pub(super) mod explain;
+mod format;
 pub(super) mod item;
 pub(super) mod layout;
 pub(super) mod login;
@@ -9,4 +10,3 @@ pub(super) mod overview;
 mod plot;
 pub(super) mod queue;
 pub(super) mod settings;
-mod words;

@@ -1,4 +1,4 @@
-//! How things are: health in words, what is owed, and the mail of the last 24 hours.
+//! The overview: health, the queue, and the mail of the last 24 hours.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -8,74 +8,74 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::layout::{Kind, notice, page};
+use super::format::{count, date, moment, number, span};
+use super::layout::{Level, notice, page};
 use super::plot::plot;
-use super::words::{count, date, moment, number, span};
-use crate::admin::guard::Visitor;
+use crate::admin::access::Visitor;
 use crate::admin::history::{Sample, growth, peaks};
-use crate::admin::reading::Reading;
-use crate::admin::{InForce, Watched};
+use crate::admin::metrics::Metrics;
+use crate::admin::{ActiveConfig, AppState};
 use crate::directory::Health;
 use crate::mail::{escape_for_display, format_size};
 use crate::pipeline::Pipeline;
 use crate::policy::Direction;
 
-/// An item that is older than this is worth a look: the relay may have been away for a while.
+/// The age of an item that causes a warning.
 const OLD: Duration = Duration::from_secs(3600);
-/// A certificate that ends within this is.
+/// The remaining validity of a certificate, in seconds, that causes a warning.
 const SOON: f64 = 21.0 * 24.0 * 3600.0;
 
 pub(in crate::admin) async fn show(
-    State(watched): State<Watched>,
+    State(app): State<AppState>,
     Extension(visitor): Extension<Visitor>,
 ) -> Response {
-    let (reading, sample) = watched.now().await;
+    let sample = app.current_sample().await;
     let now = sample.at;
-    let mut day = watched.history.last_day(now);
+    let mut day = app.history.last_day(now);
     day.push(sample.clone());
-    let pipeline = watched.pipeline.load_full();
-    let mut health = health(&pipeline, &reading, &sample);
-    health.extend(refused(&watched.in_force.load()));
-    // The worst stands first.
-    health.sort_by_key(|(kind, _)| *kind);
+    let pipeline = app.pipeline.load_full();
+    let mut health = health(&pipeline, &app.metrics, &sample);
+    health.extend(rejected_config(&app.active.load()));
+    // The most severe first.
+    health.sort_by_key(|(level, _)| *level);
     let content = html! {
         h1 { "Overview" }
         div id="live" {
             section aria-labelledby="health" {
                 h2 id="health" { "Health" }
-                @for (kind, text) in &health { (notice(*kind, text)) }
+                @for (level, text) in &health { (notice(*level, text)) }
             }
-            (owed(&sample, now))
+            (queue(&sample, now))
             (mail(&sample, &day))
             (deferred(&sample, &day))
             (plots(&day, now))
             p.since {
-                "Counted since the service started, " (moment(watched.started, now)) " (" (date(watched.started)) "). "
-                "The plots begin there, too: a restart forgets them."
+                "Counted since the service started " (moment(app.started, now)) " (" (date(app.started)) "). "
+                "The plots start then, too."
             }
         }
     };
     page(&visitor, "/", "Overview", &content)
 }
 
-/// Each line says what is wrong and what to do about it.
-fn health(pipeline: &Pipeline, reading: &Reading, sample: &Sample) -> Vec<(Kind, Markup)> {
+/// Returns the health notices, each with the problem and its fix.
+fn health(pipeline: &Pipeline, metrics: &Metrics, sample: &Sample) -> Vec<(Level, Markup)> {
     let mut lines = Vec::new();
     lines.push(spool(pipeline, sample));
     lines.push(directory(pipeline));
-    if reading.one("copyist_directory_watch_up") == Some(0.0) {
+    if metrics.gauge("copyist_directory_watch_up") == Some(0.0) {
         lines.push((
-            Kind::Look,
-            html! { "The feed of the directory's changes is not up: they count after " code { "directory.cache.ttl" } ". The log says why." },
+            Level::Warning,
+            html! { "Directory change feed down: changes take effect after " code { "directory.cache.ttl" } ". See the log." },
         ));
     }
-    lines.push(relay(reading));
+    lines.push(relay(metrics));
     if let Some(census) = sample.census.filter(|census| census.dead > 0) {
         lines.push((
-            Kind::Fault,
+            Level::Error,
             html! {
-                (count(census.dead, "dead letter")) ": neither the journal address nor the NDR address took them, or they cannot be read. "
-                "They stay until you decide: " a href="/queue?state=dead" { "look at them" } "."
+                (count(census.dead, "dead letter")) ": rejected by both the journal address and the NDR address, or unreadable. "
+                "They are kept until you decide: " a href="/queue?state=dead" { "show them" } "."
             },
         ));
     }
@@ -85,120 +85,124 @@ fn health(pipeline: &Pipeline, reading: &Reading, sample: &Sample) -> Vec<(Kind,
         .filter(|age| *age > OLD)
     {
         lines.push((
-            Kind::Look,
-            html! { "The oldest item is " (span(age)) " old. " a href="/queue?order=oldest" { "What is said to it" } " tells why." },
+            Level::Warning,
+            html! { "The oldest item has been queued for " (span(age)) ". " a href="/queue?order=oldest" { "See its last reply" } "." },
         ));
     }
-    for certificate in reading.all("copyist_certificate_expires_seconds") {
+    for certificate in metrics.gauges("copyist_certificate_expires_seconds") {
         let now = sample
             .at
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
-        let left = certificate.value() - now.as_secs_f64();
+        let left = certificate.value - now.as_secs_f64();
         if left < SOON {
             let (peer, server) = (
                 certificate.label("peer"),
                 escape_for_display(certificate.label("server")),
             );
-            let kind = if left < 0.0 { Kind::Fault } else { Kind::Look };
-            lines.push((kind, html! {
-                "The certificate of " (server) " (" (peer) ") "
+            let level = if left < 0.0 {
+                Level::Error
+            } else {
+                Level::Warning
+            };
+            lines.push((level, html! {
+                "Certificate of " (server) " (" (peer) ") "
                 @if left < 0.0 { "has expired" } @else { "expires in " (span(Duration::from_secs_f64(left))) }
-                ": renew it, or nothing is said to that server any more."
+                ": renew it, or connections to this server fail."
             }));
         }
     }
     lines
 }
 
-fn refused(in_force: &InForce) -> Option<(Kind, Markup)> {
-    let refused = in_force.refused.as_ref()?;
+fn rejected_config(active: &ActiveConfig) -> Option<(Level, Markup)> {
+    let rejected = active.rejected.as_ref()?;
     Some((
-        Kind::Fault,
+        Level::Error,
         html! {
-            "The configuration that was read at " (date(refused.at)) " is not in force, the one before it is: " (escape_for_display(&refused.why))
-            " Correct it, check it with " code { "copyist check" } ", and reload."
+            "Reload failed at " (date(rejected.at)) "; the previous configuration is active: " (escape_for_display(&rejected.reason))
+            " Fix it, test it with " code { "copyist check" } ", and reload."
         },
     ))
 }
 
-fn spool(pipeline: &Pipeline, sample: &Sample) -> (Kind, Markup) {
+fn spool(pipeline: &Pipeline, sample: &Sample) -> (Level, Markup) {
     if pipeline.spool.is_failed() {
         return (
-            Kind::Fault,
+            Level::Error,
             html! {
-                "The spool has failed: mail that must be journaled is deferred. See to the disk; the service starts anew by itself."
+                "Spool failed: mail that must be journaled is deferred. Check the disk; the service restarts by itself."
             },
         );
     }
     if sample.census.is_none() {
         return (
-            Kind::Fault,
-            html! { "The spool cannot be read. The log says why." },
+            Level::Error,
+            html! { "Cannot read the spool. See the log." },
         );
     }
     match pipeline.spool.free_space() {
         Some(free) if free.is_low => (
-            Kind::Fault,
+            Level::Error,
             html! {
-                "The disk is nearly full (" (format_size(free.bytes)) " free): mail that must be journaled is deferred. Make room; nothing needs a restart."
+                "Disk nearly full (" (format_size(free.bytes)) " free): mail that must be journaled is deferred. Free some space; no restart is needed."
             },
         ),
         Some(free) => (
-            Kind::Fine,
-            html! { "The spool takes what is owed; " (format_size(free.bytes)) " of its disk are free." },
+            Level::Ok,
+            html! { "Spool writable, " (format_size(free.bytes)) " free." },
         ),
-        None => (Kind::Fine, html! { "The spool takes what is owed." }),
+        None => (Level::Ok, html! { "Spool writable." }),
     }
 }
 
-fn directory(pipeline: &Pipeline) -> (Kind, Markup) {
+fn directory(pipeline: &Pipeline) -> (Level, Markup) {
     match pipeline.identities.directory().health() {
-        Health::Ok => (Kind::Fine, html! { "The directory answers." }),
+        Health::Ok => (Level::Ok, html! { "Directory reachable." }),
         Health::Unavailable(outage) => (
-            Kind::Fault,
+            Level::Error,
             html! {
-                "The directory does not answer: " (escape_for_display(&outage.reason)) ". People who are remembered are journaled as they were; mail for "
-                "others waits with the senders (451). See to the servers; " code { "copyist check --online" } " tries each."
+                "Directory unavailable: " (escape_for_display(&outage.reason)) ". Cached people are still journaled; other mail is deferred (451). "
+                "Test the servers with " code { "copyist check --online" } "."
             },
         ),
     }
 }
 
-fn relay(reading: &Reading) -> (Kind, Markup) {
-    let takes_nothing = reading.one("copyist_relay_takes_nothing");
-    match reading.one("copyist_relay_up") {
+fn relay(metrics: &Metrics) -> (Level, Markup) {
+    let takes_nothing = metrics.gauge("copyist_relay_takes_nothing");
+    match metrics.gauge("copyist_relay_up") {
         Some(up) if up > 0.0 && takes_nothing == Some(1.0) => (
-            Kind::Fault,
+            Level::Error,
             html! {
-                "The relay takes nothing: it has refused or deferred every report that was sent to it last. The items of the "
-                a href="/queue" { "queue" } " show its replies."
+                "Relay accepts no mail: it rejected or deferred all recent reports. See its replies in the "
+                a href="/queue" { "queue" } "."
             },
         ),
-        Some(up) if up > 0.0 => (Kind::Fine, html! { "The relay takes reports." }),
+        Some(up) if up > 0.0 => (Level::Ok, html! { "Relay accepts mail." }),
         Some(_) => (
-            Kind::Fault,
+            Level::Error,
             html! {
-                "The relay cannot be reached. What is owed waits, nothing is lost, and it is asked again by itself; when it answers, all goes at once. "
-                "The items of the " a href="/queue" { "queue" } " say what was heard last."
+                "Relay unreachable. Reports stay queued and are retried automatically. See the last errors in the "
+                a href="/queue" { "queue" } "."
             },
         ),
-        None => (Kind::Fine, html! { "The relay was not needed yet." }),
+        None => (Level::Ok, html! { "Relay not used yet." }),
     }
 }
 
-fn owed(sample: &Sample, now: SystemTime) -> Markup {
+fn queue(sample: &Sample, now: SystemTime) -> Markup {
     let Some(census) = sample.census else {
         return html! {};
     };
     let cards = [
-        ("/queue", "Items owed", number(census.items)),
+        ("/queue", "Queued items", number(census.items)),
         ("/queue?state=dead", "Dead letters", number(census.dead)),
-        ("/queue?state=held", "Held", number(census.blocked)),
+        ("/queue?state=held", "Reserved", number(census.blocked)),
     ];
     html! {
-        section aria-labelledby="owed" {
-            h2 id="owed" { "Owed" }
+        section aria-labelledby="queue" {
+            h2 id="queue" { "Queue" }
             ul.cards {
                 @for (to, name, value) in cards {
                     li { a href=(to) { span.value { (value) } span { (name) } } }
@@ -219,7 +223,7 @@ fn owed(sample: &Sample, now: SystemTime) -> Markup {
     }
 }
 
-/// How much a counter grew since the first of these.
+/// Returns the growth of a counter since the first sample.
 fn grown(day: &[Sample], of: impl Fn(&Sample) -> u64) -> u64 {
     match (day.first(), day.last()) {
         (Some(first), Some(last)) => of(last).saturating_sub(of(first)),
@@ -235,8 +239,8 @@ fn mail(sample: &Sample, day: &[Sample]) -> Markup {
                 thead {
                     tr {
                         th scope="col" { "Direction" }
-                        th scope="col" { "Last 24 h" } th scope="col" { "journaled" }
-                        th scope="col" { "Since the start" } th scope="col" { "journaled" }
+                        th scope="col" { "Last 24 h" } th scope="col" { "Journaled" }
+                        th scope="col" { "Since start" } th scope="col" { "Journaled" }
                     }
                 }
                 tbody {
@@ -245,15 +249,15 @@ fn mail(sample: &Sample, day: &[Sample]) -> Markup {
                             th scope="row" { (direction.name()) }
                             td.number data-label="Last 24 h" { (number(grown(day, |sample| sample.mail[at]))) }
                             td.number data-label="Last 24 h, journaled" { (number(grown(day, |sample| sample.journaled[at]))) }
-                            td.number data-label="Since the start" { (number(sample.mail[at])) }
-                            td.number data-label="Since the start, journaled" { (number(sample.journaled[at])) }
+                            td.number data-label="Since start" { (number(sample.mail[at])) }
+                            td.number data-label="Since start, journaled" { (number(sample.journaled[at])) }
                         }
                     }
                     tr {
                         th scope="row" { "reports and NDRs delivered" }
                         td.number data-label="Last 24 h" { (number(grown(day, |sample| sample.delivered))) }
                         td.none {}
-                        td.number data-label="Since the start" { (number(sample.delivered)) }
+                        td.number data-label="Since start" { (number(sample.delivered)) }
                         td.none {}
                     }
                 }
@@ -262,17 +266,15 @@ fn mail(sample: &Sample, day: &[Sample]) -> Markup {
     }
 }
 
-/// What a reason for deferring means, and what to do.
+/// Returns the meaning of a deferral reason, and the fix.
 fn why(word: &str) -> &'static str {
     match word {
-        "directory" => "somebody could not be looked up: see the directory's line above",
-        "spool" => "its report could not be made durable: see the spool's line above",
-        "memory" => {
-            "there was no room for it in limits.memory: raise that, or lower limits.connections"
-        }
-        "text" => "its text could not be put in, and text.on_failure is \"defer\"",
-        "compose" => "its report could not be written: the log says why",
-        _ => "the log says why",
+        "directory" => "directory lookup failed: see Health",
+        "spool" => "the report could not be stored: see Health",
+        "memory" => "limits.memory exhausted: raise it, or lower limits.connections",
+        "text" => "the text could not be added, and text.on_failure is \"defer\"",
+        "compose" => "the report could not be composed: see the log",
+        _ => "see the log",
     }
 }
 
@@ -283,18 +285,18 @@ fn deferred(sample: &Sample, day: &[Sample]) -> Markup {
         section aria-labelledby="deferred" {
             h2 id="deferred" { "Deferred" }
             @if sample.all_deferred() == 0 {
-                p { "No message was deferred since the service started." }
+                p { "No messages deferred since the service started." }
             } @else {
                 table {
                     thead {
-                        tr { th scope="col" { "Why" } th scope="col" { "Last 24 h" } th scope="col" { "Since the start" } }
+                        tr { th scope="col" { "Reason" } th scope="col" { "Last 24 h" } th scope="col" { "Since start" } }
                     }
                     tbody {
                         @for (word, all) in &sample.deferred {
                             tr {
                                 th scope="row" { (word) ": " span.about { (why(word)) } }
                                 td.number data-label="Last 24 h" { (number(all - before.get(word).unwrap_or(&0).min(all))) }
-                                td.number data-label="Since the start" { (number(*all)) }
+                                td.number data-label="Since start" { (number(*all)) }
                             }
                         }
                     }
@@ -315,7 +317,7 @@ fn plots(day: &[Sample], now: SystemTime) -> Markup {
                         &growth(day, now, |sample| sample.mail[at]), now, messages))
                 }
                 (plot("plot-deferred", "deferred mail", &growth(day, now, Sample::all_deferred), now, messages))
-                (plot("plot-items", "items owed", &peaks(day, now, |sample| Some(sample.census?.items)), now, |n| count(n, "item")))
+                (plot("plot-items", "queued items", &peaks(day, now, |sample| Some(sample.census?.items)), now, |n| count(n, "item")))
                 (plot("plot-age", "age of the oldest item", &peaks(day, now, Sample::age), now, |n| span(Duration::from_secs(n))))
             }
         }

@@ -1,4 +1,4 @@
-//! Small plots of the last 24 hours, drawn here: no script, no library, and readable as text.
+//! Small SVG plots of the last 24 hours, without scripts, and readable as text.
 
 use std::time::SystemTime;
 
@@ -10,7 +10,7 @@ use crate::mail::rfc3339;
 const BAR: usize = 3;
 const HEIGHT: u64 = 56;
 
-/// Bars, one for each quarter of an hour. `say` says a value in words.
+/// Renders bars, one for each quarter of an hour. `say` formats a value.
 pub(super) fn plot(
     id: &str,
     title: &str,
@@ -21,10 +21,10 @@ pub(super) fn plot(
     let most = parts.iter().copied().enumerate().rev();
     let most = most.filter_map(|(at, value)| Some((value?, at))).max();
     let words = match most {
-        None => "nothing is known yet".to_owned(),
+        None => "no data yet".to_owned(),
         Some((0, _)) => "none".to_owned(),
         Some((most, at)) => format!(
-            "at most {}, between {} and {} UTC",
+            "peak {}, between {} and {} UTC",
             say(most),
             clock(at, now),
             clock(at + 1, now)
@@ -37,10 +37,10 @@ pub(super) fn plot(
             svg role="img" aria-labelledby=(id) viewBox={ "0 0 " (PARTS * BAR) " " (HEIGHT + 1) } preserveAspectRatio="none" {
                 @for (at, value) in parts.iter().enumerate() {
                     @match value {
-                        // Where nothing is known there is no base line either.
+                        // Without data there is no base line either.
                         None => {}
                         Some(value) => {
-                            // What is not nothing can be seen.
+                            // Small values stay visible.
                             @let height = (value * HEIGHT).div_ceil(scale);
                             rect.base x=(at * BAR) y=(HEIGHT) width=(BAR) height="1" {}
                             @if height > 0 {
@@ -57,7 +57,7 @@ pub(super) fn plot(
     }
 }
 
-/// The time at which a part begins.
+/// Returns the start of a part as HH:MM.
 fn clock(at: usize, now: SystemTime) -> String {
     let ago = SPAN / PARTS as u32 * u32::try_from(PARTS - at).unwrap_or(0);
     let text = rfc3339(now.checked_sub(ago).unwrap_or(now));
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plot_says_its_peak_and_shows_what_is_little() {
+    fn a_plot_names_its_peak_and_shows_small_values() {
         let mut parts = vec![None; PARTS];
         parts[95] = Some(1);
         parts[94] = Some(1000);
@@ -79,7 +79,7 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_491_141);
         let drawn = plot("p", "Mail", &parts, now, |n| n.to_string()).into_string();
         assert!(
-            drawn.contains("at most 1000, between 03:02 and 03:17 UTC"),
+            drawn.contains("peak 1000, between 03:02 and 03:17 UTC"),
             "{drawn}"
         );
         assert_eq!(drawn.matches("class=\"bar\"").count(), 2, "{drawn}");
@@ -89,6 +89,6 @@ mod tests {
             "{drawn}"
         );
         let drawn = plot("p", "Mail", &[None; PARTS], now, |n| n.to_string()).into_string();
-        assert!(drawn.contains("nothing is known yet"), "{drawn}");
+        assert!(drawn.contains("no data yet"), "{drawn}");
     }
 }

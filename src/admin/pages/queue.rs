@@ -1,4 +1,4 @@
-//! What is owed, a page at a time.
+//! The queue, a page at a time.
 
 use std::time::SystemTime;
 
@@ -9,10 +9,10 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use url::form_urlencoded::Serializer;
 
-use super::layout::{page, trouble};
-use super::words::{Foreign, count, moment, number};
-use crate::admin::Watched;
-use crate::admin::guard::Visitor;
+use super::format::{Untrusted, count, moment, number};
+use super::layout::{error_page, page};
+use crate::admin::AppState;
+use crate::admin::access::Visitor;
 use crate::mail::format_size;
 use crate::policy::Direction;
 use crate::spool::{
@@ -20,16 +20,16 @@ use crate::spool::{
     StateFilter,
 };
 
-/// Items on a page.
+/// The number of items on a page.
 const ON_A_PAGE: usize = 50;
-/// Targets of an item in the list; its own page has all.
+/// The most targets shown for an item; its own page shows all.
 const TARGETS: usize = 3;
 
 const STATES: [(&str, &str, StateFilter); 4] = [
     ("", "All", StateFilter::Any),
     ("dead", "Dead letters", StateFilter::Dead),
     ("waiting", "Waiting", StateFilter::Waiting),
-    ("held", "Held", StateFilter::Blocked),
+    ("held", "Reserved", StateFilter::Blocked),
 ];
 
 const ORDERS: [(&str, &str, SortOrder); 5] = [
@@ -40,18 +40,17 @@ const ORDERS: [(&str, &str, SortOrder); 5] = [
     ("attempts", "Most attempts first", SortOrder::MostAttempts),
 ];
 
-/// What to look for a text in; the last only for those who may see subjects.
+/// The fields to search; subjects only for authenticated visitors.
 const PLACES: [(&str, &str); 3] = [
-    ("", "start of item id, address"),
-    ("message", "start of MTA's queue id"),
+    ("", "item ID or address (prefix)"),
+    ("message", "MTA queue ID (prefix)"),
     ("subject", "subject"),
 ];
 
-/// What is asked for. What has no meaning counts as not said: an address that somebody typed is no
-/// reason to fail.
+/// The query. Invalid values are ignored: a mistyped URL is no reason to fail.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::admin) struct Asked {
+pub(in crate::admin) struct QueueQuery {
     state: String,
     direction: String,
     order: String,
@@ -61,13 +60,13 @@ pub(in crate::admin) struct Asked {
     after: String,
 }
 
-impl Asked {
+impl QueueQuery {
     fn browse(&self, visitor: &Visitor) -> BrowseRequest {
         let text = self.text.trim().to_owned();
         let with = match self.place.as_str() {
             _ if text.is_empty() => None,
             "message" => Some(SearchTerm::QueueId(text)),
-            // Whoever may not see subjects may not guess them either.
+            // Searching would reveal subjects, too.
             "subject" if visitor.has_token => Some(SearchTerm::Subject(text)),
             _ => Some(SearchTerm::IdOrAddress(text)),
         };
@@ -83,7 +82,7 @@ impl Asked {
         }
     }
 
-    /// The address of this list in another state, or from another place on.
+    /// Returns the URL of the list in another state, or from another cursor.
     fn link(&self, state: &str, after: &str) -> String {
         let mut query = Serializer::new(String::new());
         for (name, value) in [
@@ -106,14 +105,14 @@ impl Asked {
 }
 
 pub(in crate::admin) async fn show(
-    State(watched): State<Watched>,
+    State(app): State<AppState>,
     Extension(visitor): Extension<Visitor>,
-    Query(asked): Query<Asked>,
+    Query(query): Query<QueueQuery>,
 ) -> Response {
-    let spool = watched.pipeline.load().spool.clone();
-    let browsed = match spool.browse(asked.browse(&visitor)).await {
+    let spool = app.pipeline.load().spool.clone();
+    let browsed = match spool.browse(query.browse(&visitor)).await {
         Ok(browsed) => browsed,
-        Err(cause) => return trouble(&visitor, "/queue", "Queue", &cause.to_string()),
+        Err(cause) => return error_page(&visitor, "/queue", "Queue", &cause.to_string()),
     };
     let QueuePage {
         items,
@@ -123,32 +122,32 @@ pub(in crate::admin) async fn show(
     let now = SystemTime::now();
     let content = html! {
         h1 { "Queue" }
-        (states(&asked, census))
-        (filters(&asked, &visitor))
+        (states(&query, census))
+        (filters(&query, &visitor))
         @if items.is_empty() {
-            p { "No item is like that." }
+            p { "No matching items." }
         } @else {
             (table(items, &visitor, now))
         }
-        nav.pager aria-label="Parts of the list" {
-            @if !asked.after.is_empty() { a href=(asked.link(&asked.state, "")) { "To the beginning" } }
-            @if let Some(next) = next { a rel="next" href=(asked.link(&asked.state, &next.to_string())) { "Next " (ON_A_PAGE) } }
+        nav.pager aria-label="Pages of the list" {
+            @if !query.after.is_empty() { a href=(query.link(&query.state, "")) { "First page" } }
+            @if let Some(next) = next { a rel="next" href=(query.link(&query.state, &next.to_string())) { "Next " (ON_A_PAGE) } }
         }
         @if !visitor.has_token {
-            p.since { "Subjects are shown to those who log in: set " code { "admin.token_file" } "." }
+            p.since { "Log in to see subjects (requires " code { "admin.token_file" } ")." }
         }
     };
     page(&visitor, "/queue", "Queue", &content)
 }
 
-fn states(asked: &Asked, census: &QueueCounts) -> Markup {
+fn states(query: &QueueQuery, census: &QueueCounts) -> Markup {
     let counts = [census.items, census.dead, census.waiting, census.blocked];
     html! {
         nav.tabs aria-label="States" {
             ul {
                 @for ((word, name, _), many) in STATES.into_iter().zip(counts) {
                     li {
-                        a href=(asked.link(word, "")) aria-current=[(asked.state == word).then_some("true")] {
+                        a href=(query.link(word, "")) aria-current=[(query.state == word).then_some("true")] {
                             (name) " " span.many { (number(many)) }
                         }
                     }
@@ -158,7 +157,7 @@ fn states(asked: &Asked, census: &QueueCounts) -> Markup {
     }
 }
 
-fn filters(asked: &Asked, visitor: &Visitor) -> Markup {
+fn filters(query: &QueueQuery, visitor: &Visitor) -> Markup {
     let places = if visitor.has_token {
         &PLACES[..]
     } else {
@@ -166,15 +165,15 @@ fn filters(asked: &Asked, visitor: &Visitor) -> Markup {
     };
     html! {
         form.filters method="get" action="/queue" role="search" {
-            input type="hidden" name="state" value=(asked.state);
+            input type="hidden" name="state" value=(query.state);
             div {
                 label for="text" { "Text" }
-                input id="text" name="text" type="search" value=(asked.text) maxlength="500" autocomplete="off" spellcheck="false";
+                input id="text" name="text" type="search" value=(query.text) maxlength="500" autocomplete="off" spellcheck="false";
             }
             div {
-                label for="in" { "Look in" }
+                label for="in" { "Search in" }
                 select id="in" name="in" {
-                    @for (word, name) in places { option value=(word) selected[asked.place == *word] { (name) } }
+                    @for (word, name) in places { option value=(word) selected[query.place == *word] { (name) } }
                 }
             }
             div {
@@ -182,14 +181,14 @@ fn filters(asked: &Asked, visitor: &Visitor) -> Markup {
                 select id="direction" name="direction" {
                     option value="" { "all" }
                     @for direction in Direction::ALL.map(Direction::name) {
-                        option value=(direction) selected[asked.direction == direction] { (direction) }
+                        option value=(direction) selected[query.direction == direction] { (direction) }
                     }
                 }
             }
             div {
                 label for="order" { "Order" }
                 select id="order" name="order" {
-                    @for (word, name, _) in ORDERS { option value=(word) selected[asked.order == word] { (name) } }
+                    @for (word, name, _) in ORDERS { option value=(word) selected[query.order == word] { (name) } }
                 }
             }
             button { "Show" }
@@ -203,8 +202,8 @@ fn table(items: &[QueueEntry], visitor: &Visitor, now: SystemTime) -> Markup {
             caption { (count(items.len() as u64, "item")) " on this page" }
             thead {
                 tr {
-                    th scope="col" { "Item" } th scope="col" { "State" } th scope="col" { "Targets and what they said last" }
-                    th scope="col" { "Attempts" } th scope="col" { "Message came" }
+                    th scope="col" { "Item" } th scope="col" { "State" } th scope="col" { "Targets and last replies" }
+                    th scope="col" { "Attempts" } th scope="col" { "Received" }
                 }
             }
             tbody {
@@ -212,13 +211,13 @@ fn table(items: &[QueueEntry], visitor: &Visitor, now: SystemTime) -> Markup {
                     tr {
                         th scope="row" {
                             a href={ "/queue/" (item.id.as_str()) } { code { (item.id.as_str()) } }
-                            div.about { (item.direction) " " (item.kind) @if !item.queue_id.is_empty() { " of " (Foreign(&item.queue_id)) } }
-                            @if visitor.has_token { div.subject { (Foreign(&item.subject)) } }
+                            div.about { (item.direction) " " (item.kind) @if !item.queue_id.is_empty() { " of " (Untrusted(&item.queue_id)) } }
+                            @if visitor.has_token { div.subject { (Untrusted(&item.subject)) } }
                         }
                         td data-label="State" { (state(item, now)) }
                         td data-label="Targets" { div { (targets(item)) } }
                         td.number data-label="Attempts" { (item.attempts) }
-                        td data-label="Message came" { (moment(item.received, now)) div.about { (format_size(item.size)) } }
+                        td data-label="Received" { (moment(item.received, now)) div.about { (format_size(item.size)) } }
                     }
                 }
             }
@@ -230,25 +229,25 @@ fn targets(item: &QueueEntry) -> Markup {
     html! {
         @for target in item.targets.iter().take(TARGETS) {
             div.target {
-                (Foreign(&target.address.to_string())) " " span class={ "state " (target.state) } { (target.state) }
-                @if let Some(reply) = &target.last_reply { div.about { (Foreign(reply)) } }
+                (Untrusted(&target.address.to_string())) " " span class={ "state " (target.state) } { (target.state) }
+                @if let Some(reply) = &target.last_reply { div.about { (Untrusted(reply)) } }
             }
         }
         @if item.targets.len() > TARGETS { div.about { "and " (item.targets.len() - TARGETS) " more" } }
     }
 }
 
-/// What becomes of an item next.
+/// Renders the state of an item.
 pub(super) fn state(item: &QueueEntry, now: SystemTime) -> Markup {
     let is_dead = item.targets.iter().any(|target| target.state == "dead");
     html! {
-        @if let Some(why) = &item.set_aside { span.state.dead { "set aside" } " " span.about { (Foreign(why)) } }
+        @if let Some(why) = &item.set_aside { span.state.dead { "set aside" } " " span.about { (Untrusted(why)) } }
         @else if is_dead { span.state.dead { "dead letter" } }
         @if item.on_hold { " " span.state.held { "on hold" } }
-        @if item.is_reserved { " " span.state.held { "held until its message is decided" } }
+        @if item.is_reserved { " " span.state.held { "reserved until the next hop replies" } }
         @if let Some(at) = item.next_attempt {
             " " span.state.waiting { "waiting" } " "
-            @if at <= now { "due now" } @else { "next try " (moment(at, now)) }
+            @if at <= now { "due now" } @else { "next attempt " (moment(at, now)) }
         }
     }
 }

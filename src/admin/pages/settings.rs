@@ -1,5 +1,5 @@
-//! What is in force, and where each value comes from. Passwords, tokens and keys stand in files;
-//! their names are shown.
+//! The active settings and their origins. Passwords, tokens and keys are in files, of which only the
+//! names are shown.
 
 use std::time::SystemTime;
 
@@ -8,28 +8,28 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 
+use super::format::{Untrusted, date, moment};
 use super::layout::page;
-use super::words::{Foreign, date, moment};
-use crate::admin::guard::Visitor;
-use crate::admin::{Effective, Origin, Setting, Watched};
+use crate::admin::access::Visitor;
+use crate::admin::{AppState, EffectiveConfig, Origin, Setting};
 
 pub(in crate::admin) async fn show(
-    State(watched): State<Watched>,
+    State(app): State<AppState>,
     Extension(visitor): Extension<Visitor>,
 ) -> Response {
-    let in_force = watched.in_force.load_full();
-    let Effective { file, settings } = &*in_force.effective;
+    let active = app.active.load_full();
+    let EffectiveConfig { file, settings } = &*active.effective;
     let now = SystemTime::now();
     let content = html! {
         h1 { "Settings" }
         p {
-            "In force since " (date(in_force.since)) ", " (moment(in_force.since, now)) "; read from "
-            code { (Foreign(&file.display().to_string())) } " and the environment. Secrets stand in files of their own and are not shown. "
-            "What the service logged as taking effect after a restart is shown as it will be."
+            "Active since " (date(active.since)) ", " (moment(active.since, now)) "; read from "
+            code { (Untrusted(&file.display().to_string())) } " and the environment. Secrets are in separate files and are not shown. "
+            "Settings that need a restart are shown with their new values."
         }
         @for (table, of_table) in tables(settings) {
             section aria-label=(table) {
-                h2 { @if table.is_empty() { "At the top" } @else { code { "[" (table) "]" } } }
+                h2 { @if table.is_empty() { "Top level" } @else { code { "[" (table) "]" } } }
                 table.cards.settings {
                     thead { tr { th scope="col" { "Key" } th scope="col" { "Value" } th scope="col" { "From" } } }
                     tbody { @for setting in of_table { (row(table, setting)) } }
@@ -40,7 +40,7 @@ pub(in crate::admin) async fn show(
     page(&visitor, "/settings", "Settings", &content)
 }
 
-/// The settings by their table, in the order that they come in.
+/// Groups the settings by table, in their order.
 fn tables(settings: &[Setting]) -> Vec<(&str, Vec<&Setting>)> {
     let mut tables: Vec<(&str, Vec<&Setting>)> = Vec::new();
     for setting in settings {
@@ -59,13 +59,13 @@ fn row(table: &str, setting: &Setting) -> Markup {
         tr {
             th scope="row" { code { (name) } div.about { (setting.about) } }
             td data-label="Value" {
-                @match &setting.value { Some(value) => code { (Foreign(value)) }, None => span.about { "not set" } }
+                @match &setting.value { Some(value) => code { (Untrusted(value)) }, None => span.about { "not set" } }
             }
             td data-label="From" {
                 @match &setting.origin {
                     Origin::Default => span.about { "default" },
                     Origin::Line(line) => { "line " (line) },
-                    Origin::Variable(name) => { "environment: " code { (Foreign(name)) } },
+                    Origin::Variable(name) => { "environment: " code { (Untrusted(name)) } },
                 }
             }
         }

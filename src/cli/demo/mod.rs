@@ -1,7 +1,7 @@
-//! `copyist demo`: the whole journey on this machine.
+//! `copyist demo`: journaling from end to end on this machine.
 //!
-//! Nothing in it is a pretence: the service is the one that `copyist run` runs, on an LDIF file,
-//! and the messages go through its milter port. Only the MTA and the relay are played.
+//! The service is the same as in `copyist run`, with an LDIF file as directory, and messages go
+//! through its milter port. Only the MTA and the relay are simulated.
 
 mod mta;
 mod scenes;
@@ -22,10 +22,10 @@ use crate::mail::{Enhanced, Message, Reply};
 use crate::smtp::{ReceivedMessage, Sink};
 use crate::spool::Spool;
 
-use mta::{Heard, Mta, Verdict};
+use mta::{Mta, MtaResult, Verdict};
 use scenes::{FULL, SCENES, Scene};
 
-/// How long the relay may take to get what it must get.
+/// The longest wait for the expected deliveries.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) async fn demo(dir: Option<PathBuf>, quiet: bool) -> Result<(), Failure> {
@@ -37,7 +37,7 @@ pub(super) async fn demo(dir: Option<PathBuf>, quiet: bool) -> Result<(), Failur
         .with_target(false)
         .with_writer(Mutex::new(log))
         .try_init();
-    let tell = |text: &str| if quiet { Ok(()) } else { print_text(text) };
+    let print = |text: &str| if quiet { Ok(()) } else { print_text(text) };
 
     let relay = TcpListener::bind("127.0.0.1:0")
         .await
@@ -61,82 +61,83 @@ pub(super) async fn demo(dir: Option<PathBuf>, quiet: bool) -> Result<(), Failur
     let shutdown = CancellationToken::new();
     let service = tokio::spawn(daemon.run(listeners, reloads, shutdown.clone()));
 
-    tell(&format!(
-        "Copyist runs on this machine, in {}:\n  directory  {}\n  milter     inet:{filter}\n  relay      {} (a sink that \
-         refuses {FULL})\n",
+    print(&format!(
+        "Copyist is running in {}:\n  directory  {}\n  milter     inet:{filter}\n  relay      {} (a sink that \
+         rejects {FULL})\n",
         dir.display(),
         dir.join("directory.ldif").display(),
         relay.address(),
     ))?;
-    let mut wrong = Vec::new();
+    let mut problems = Vec::new();
     let mut shown = Vec::new();
     for (n, scene) in SCENES.iter().enumerate() {
-        tell(&format!("{}. {}", n + 1, scene.title))?;
+        print(&format!("{}. {}", n + 1, scene.title))?;
         let before = relay.received().len();
-        let heard = Mta::connect(filter)
+        let result = Mta::connect(filter)
             .await
             .map_err(Failure::failed)?
-            .hand_over(scene)
+            .send(scene)
             .await;
-        let heard = heard
-            .map_err(|error| Failure::failed(format!("the milter conversation broke: {error}")))?;
-        // What is not owed cannot be waited for; the last look at the relay finds it.
-        let _ = tokio::time::timeout(PATIENCE, relay.wait_for(before + scene.owed.len())).await;
-        let got = relay.received().split_off(before);
-        tell(&narrate(scene, &heard, &got))?;
-        wrong.extend(
-            judge(scene, &heard, &got)
+        let result = result
+            .map_err(|error| Failure::failed(format!("the milter session failed: {error}")))?;
+        // Unexpected deliveries are found at the end.
+        let _ =
+            tokio::time::timeout(PATIENCE, relay.wait_for(before + scene.deliveries.len())).await;
+        let delivered = relay.received().split_off(before);
+        print(&narrate(scene, &result, &delivered))?;
+        problems.extend(
+            verify(scene, &result, &delivered)
                 .into_iter()
-                .map(|what| format!("{}. {what}", n + 1)),
+                .map(|problem| format!("{}. {problem}", n + 1)),
         );
-        keep(&dir, n + 1, &got)?;
-        shown.extend(got);
+        save(&dir, n + 1, &delivered)?;
+        shown.extend(delivered);
     }
     shutdown.cancel();
     service
         .await
         .map_err(Failure::failed)?
         .map_err(Failure::failed)?;
-    let owed = Spool::inspect(&settings.spool)
+    let depth = Spool::inspect(&settings.spool)
         .map_err(Failure::failed)?
         .depth()
         .await
         .map_err(Failure::failed)?;
-    if owed.items > 0 {
-        wrong.push(format!("{} items are still in the spool", owed.items));
+    if depth.items > 0 {
+        problems.push(format!("{} items are still queued", depth.items));
     }
-    let expected: usize = SCENES.iter().map(|scene| scene.owed.len()).sum();
+    let expected: usize = SCENES.iter().map(|scene| scene.deliveries.len()).sum();
     if shown.len() != expected {
-        wrong.push(format!(
-            "the relay got {} messages, not {expected}",
+        problems.push(format!(
+            "the relay received {} messages, not {expected}",
             shown.len()
         ));
     }
-    show_examples(&shown, tell)?;
-    if !wrong.is_empty() {
+    show_examples(&shown, print)?;
+    if !problems.is_empty() {
         return Err(Failure::failed(format!(
-            "the demo went wrong; see {}\n{}",
+            "the demo failed; see {}\n{}",
             dir.display(),
-            wrong.join("\n")
+            problems.join("\n")
         )));
     }
     print_text(&format!(
-        "All {expected} reports that were owed arrived, and nothing else; the spool is empty. To look at: {}\n  \
-         copyist.toml and directory.ldif   what the service ran with\n  reports/*.eml                     what the relay \
-         got\n  copyist.log                       what the service logged\n  state/spool/spool.db              the spool, an \
-         SQLite database",
+        "All {expected} expected messages arrived, and no others; the queue is empty. Files in {}:\n  \
+         copyist.toml and directory.ldif   the configuration and the directory\n  reports/*.eml                     the \
+         messages that the relay received\n  copyist.log                       the log\n  state/spool/spool.db              \
+         the spool, an SQLite database",
         dir.display()
     ))
 }
 
-/// A directory that only the user can look into.
+/// Creates a directory that only the user can read.
 fn make_dir(wanted: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let make = |dir: &Path| DirBuilder::new().mode(0o700).create(dir);
     let dir = match wanted {
         Some(dir) => {
             make(&dir).map_err(|error| {
                 Failure::failed(format!(
-                    "{}: {error}; --dir names a new directory",
+                    "{}: {error}; --dir must be a new directory",
                     dir.display()
                 ))
             })?;
@@ -149,7 +150,7 @@ fn make_dir(wanted: Option<PathBuf>) -> Result<PathBuf, Failure> {
             let made = candidates.into_iter().find(|dir| make(dir).is_ok());
             made.ok_or_else(|| {
                 Failure::failed(format!(
-                    "cannot make a directory in {}",
+                    "cannot create a directory in {}",
                     std::env::temp_dir().display()
                 ))
             })?
@@ -159,32 +160,32 @@ fn make_dir(wanted: Option<PathBuf>) -> Result<PathBuf, Failure> {
     dir.canonicalize().map_err(Failure::failed)
 }
 
-fn narrate(scene: &Scene, heard: &Heard, got: &[ReceivedMessage]) -> String {
-    let who = match scene.login {
-        Some(login) => format!("{}, logged in as {login}", scene.client_ip),
+fn narrate(scene: &Scene, result: &MtaResult, delivered: &[ReceivedMessage]) -> String {
+    let client = match scene.login {
+        Some(login) => format!("{}, authenticated as {login}", scene.client_ip),
         None => scene.client_ip.to_owned(),
     };
     let mut lines = vec![format!(
-        "   MTA      has mail from <{}> ({who}) to {}",
+        "   MTA      sends mail from <{}> ({client}) to {}",
         scene.sender,
         scene.recipients.join(", ")
     )];
-    for (recipient, reply) in &heard.refused {
-        lines.push(format!("   Copyist  refuses {recipient}: {reply}"));
+    for (recipient, reply) in &result.rejected {
+        lines.push(format!("   Copyist  rejects {recipient}: {reply}"));
     }
-    match &heard.answer {
-        Some(Verdict::Accepted) if scene.owed.is_empty() => {
-            lines.push("   Copyist  lets it go; nothing is owed".into());
+    match &result.answer {
+        Some(Verdict::Accepted) if scene.deliveries.is_empty() => {
+            lines.push("   Copyist  accepts the message; no copy is needed".into());
         }
         Some(Verdict::Accepted) => {
-            lines.push("   Copyist  made the report durable, then lets the message go".into());
+            lines.push("   Copyist  stores the report durably, then accepts the message".into());
         }
-        Some(Verdict::Refused(reply)) => {
-            lines.push(format!("   Copyist  refuses the message: {reply}"));
+        Some(Verdict::Rejected(reply)) => {
+            lines.push(format!("   Copyist  rejects the message: {reply}"));
         }
         None => {}
     }
-    for message in got {
+    for message in delivered {
         let to: Vec<&str> = message
             .recipients
             .iter()
@@ -196,7 +197,7 @@ fn narrate(scene: &Scene, heard: &Heard, got: &[ReceivedMessage]) -> String {
             "a report"
         };
         lines.push(format!(
-            "   relay    gets {kind} from <{}> to {}",
+            "   relay    receives {kind} from <{}> to {}",
             message.sender,
             to.join(", ")
         ));
@@ -212,28 +213,28 @@ fn narrate(scene: &Scene, heard: &Heard, got: &[ReceivedMessage]) -> String {
     lines.join("\n")
 }
 
-/// What is not as it must be.
-fn judge(scene: &Scene, heard: &Heard, got: &[ReceivedMessage]) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let refused: Vec<&str> = heard
-        .refused
+/// Returns the differences from the expected result.
+fn verify(scene: &Scene, result: &MtaResult, delivered: &[ReceivedMessage]) -> Vec<String> {
+    let mut problems = Vec::new();
+    let rejected: Vec<&str> = result
+        .rejected
         .iter()
         .map(|(recipient, _)| recipient.as_str())
         .collect();
-    if refused != scene.refused {
-        wrong.push(format!("refused were {refused:?}, not {:?}", scene.refused));
+    if rejected != scene.rejected {
+        problems.push(format!("rejected {rejected:?}, not {:?}", scene.rejected));
     }
-    if !matches!(heard.answer, None | Some(Verdict::Accepted)) {
-        wrong.push(format!("the message was not let go: {:?}", heard.answer));
+    if !matches!(result.answer, None | Some(Verdict::Accepted)) {
+        problems.push(format!("the message was not accepted: {:?}", result.answer));
     }
     let original = scene.content();
-    for (sender, recipients) in scene.owed {
+    for (sender, recipients) in scene.deliveries {
         let sorted = |mut list: Vec<&str>| {
             list.sort_unstable();
             list.join(", ")
         };
-        let owed = sorted(recipients.to_vec());
-        let found = got.iter().find(|message| {
+        let expected = sorted(recipients.to_vec());
+        let found = delivered.iter().find(|message| {
             message.sender == *sender
                 && sorted(
                     message
@@ -241,23 +242,23 @@ fn judge(scene: &Scene, heard: &Heard, got: &[ReceivedMessage]) -> Vec<String> {
                         .iter()
                         .map(|(path, _)| path.as_str())
                         .collect(),
-                ) == owed
+                ) == expected
         });
         match found {
-            None => wrong.push(format!("no report from <{sender}> to {owed} came")),
+            None => problems.push(format!("no report from <{sender}> to {expected} arrived")),
             Some(message) if memchr::memmem::find(&message.data, original.as_bytes()).is_none() => {
-                wrong.push(format!(
-                    "the report to {owed} does not hold the original byte for byte"
+                problems.push(format!(
+                    "the report to {expected} does not contain the original byte for byte"
                 ));
             }
             Some(_) => {}
         }
     }
-    wrong
+    problems
 }
 
-fn keep(dir: &Path, scene: usize, got: &[ReceivedMessage]) -> Result<(), Failure> {
-    for (n, message) in got.iter().enumerate() {
+fn save(dir: &Path, scene: usize, delivered: &[ReceivedMessage]) -> Result<(), Failure> {
+    for (n, message) in delivered.iter().enumerate() {
         let kind = if message.sender.is_empty() {
             "ndr"
         } else {
@@ -271,10 +272,10 @@ fn keep(dir: &Path, scene: usize, got: &[ReceivedMessage]) -> Result<(), Failure
     Ok(())
 }
 
-/// One report and one NDR, as far as a reader wants to see them.
+/// Prints one report and one NDR.
 fn show_examples(
-    got: &[ReceivedMessage],
-    tell: impl Fn(&str) -> Result<(), Failure>,
+    delivered: &[ReceivedMessage],
+    print: impl Fn(&str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let shown = |message: &ReceivedMessage| {
         let text = String::from_utf8_lossy(&message.data).replace("\r\n", "\n");
@@ -283,15 +284,15 @@ fn show_examples(
             .collect::<Vec<_>>()
             .join("\n")
     };
-    if let Some(report) = got.iter().find(|message| !message.sender.is_empty()) {
-        tell(&format!(
-            "The first report, as the archive gets it:\n\n{}\n",
+    if let Some(report) = delivered.iter().find(|message| !message.sender.is_empty()) {
+        print(&format!(
+            "The first report, as the archive receives it:\n\n{}\n",
             shown(report)
         ))?;
     }
-    if let Some(ndr) = got.iter().find(|message| message.sender.is_empty()) {
-        tell(&format!(
-            "The NDR about Eve's journal mailbox:\n\n{}\n",
+    if let Some(ndr) = delivered.iter().find(|message| message.sender.is_empty()) {
+        print(&format!(
+            "The NDR for Eve's journal mailbox:\n\n{}\n",
             shown(ndr)
         ))?;
     }

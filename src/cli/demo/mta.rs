@@ -1,4 +1,4 @@
-//! The MTA's part of the milter conversation, as Postfix plays it.
+//! A simulated MTA: the client side of the milter protocol, as in Postfix.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,25 +12,25 @@ use crate::milter::{
     Actions, ClientAddress, Command, Frames, Offer, Response, Stage, Steps, Strings, VERSION,
 };
 
-/// What an MTA offers: all actions, and every step may be silent.
+/// The MTA's offer: all actions, and replies are optional at every step.
 const ACTIONS: Actions = Actions::from_bits(0x1ff);
 const STEPS: Steps = Steps::from_bits(0x1f_ffff);
 
-/// What the filter said to a message.
-pub(super) struct Heard {
-    /// For each recipient that was refused, the reply.
-    pub(super) refused: Vec<(String, String)>,
-    /// The final answer; `None` where no recipient was left.
+/// The milter's replies to a message.
+pub(super) struct MtaResult {
+    /// Rejected recipients with their replies.
+    pub(super) rejected: Vec<(String, String)>,
+    /// The final reply; `None` if no recipient was left.
     pub(super) answer: Option<Verdict>,
 }
 
-/// A final answer.
+/// A final reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The message goes on.
+    /// The message is accepted.
     Accepted,
-    /// It does not; what was said.
-    Refused(String),
+    /// The message is rejected with this reply.
+    Rejected(String),
 }
 
 /// One SMTP session's connection to the filter.
@@ -54,20 +54,20 @@ impl Mta {
             actions: ACTIONS,
             steps: STEPS,
         };
-        mta.say(&Command::Negotiate(offer)).await?;
+        mta.write(&Command::Negotiate(offer)).await?;
         mta.silent = mta
-            .hear(|response| match response {
+            .read(|response| match response {
                 Response::Negotiate(chosen, _) => Ok(chosen.steps),
                 other => Err(io::Error::other(format!(
-                    "the negotiation was answered with {other:?}"
+                    "unexpected reply to the negotiation: {other:?}"
                 ))),
             })
             .await??;
         Ok(mta)
     }
 
-    /// Hands over one message.
-    pub(super) async fn hand_over(&mut self, scene: &Scene) -> io::Result<Heard> {
+    /// Sends one message.
+    pub(super) async fn send(&mut self, scene: &Scene) -> io::Result<MtaResult> {
         let ip = scene.client_ip.parse().map_err(io::Error::other)?;
         let connect = Command::Connect {
             hostname: scene.client_name.as_bytes(),
@@ -87,21 +87,21 @@ impl Mta {
             Steps::SILENT_MAIL,
         )
         .await?;
-        let mut refused = Vec::new();
+        let mut rejected = Vec::new();
         for recipient in scene.recipients {
             let rcpt = path(recipient);
-            let said = self
+            let reply = self
                 .step(&Command::Rcpt(strings(&rcpt)), Steps::SILENT_RCPT)
                 .await?;
-            if let Some(Verdict::Refused(reply)) = said {
-                refused.push(((*recipient).to_owned(), reply));
+            if let Some(Verdict::Rejected(text)) = reply {
+                rejected.push(((*recipient).to_owned(), text));
             }
         }
-        if refused.len() == scene.recipients.len() {
-            self.say(&Command::Abort).await?;
-            self.say(&Command::Quit).await?;
-            return Ok(Heard {
-                refused,
+        if rejected.len() == scene.recipients.len() {
+            self.write(&Command::Abort).await?;
+            self.write(&Command::Quit).await?;
+            return Ok(MtaResult {
+                rejected,
                 answer: None,
             });
         }
@@ -122,34 +122,34 @@ impl Mta {
         self.macros(Stage::EndOfMessage, "i", scene.queue_id)
             .await?;
         let answer = self.step(&Command::EndOfMessage(b""), Steps::NONE).await?;
-        self.say(&Command::Quit).await?;
-        Ok(Heard { refused, answer })
+        self.write(&Command::Quit).await?;
+        Ok(MtaResult { rejected, answer })
     }
 
     async fn macros(&mut self, stage: Stage, name: &str, value: &str) -> io::Result<()> {
         let pair = Strings::pack([name, value]);
-        self.say(&Command::Macros {
+        self.write(&Command::Macros {
             stage,
             pairs: strings(&pair),
         })
         .await
     }
 
-    /// Says something, and hears the answer unless it was agreed that there is none.
+    /// Sends a command and reads the reply unless none was negotiated.
     async fn step(&mut self, command: &Command<'_>, silent: Steps) -> io::Result<Option<Verdict>> {
-        self.say(command).await?;
+        self.write(command).await?;
         if silent != Steps::NONE && self.silent.contains(silent) {
             return Ok(None);
         }
         loop {
             let verdict = self
-                .hear(|response| match response {
+                .read(|response| match response {
                     Response::Progress => None,
                     Response::Continue | Response::Accept => Some(Verdict::Accepted),
-                    Response::Reply(text) => Some(Verdict::Refused(
+                    Response::Reply(text) => Some(Verdict::Rejected(
                         String::from_utf8_lossy(text).replace("%%", "%"),
                     )),
-                    other => Some(Verdict::Refused(format!("{other:?}"))),
+                    other => Some(Verdict::Rejected(format!("{other:?}"))),
                 })
                 .await?;
             if verdict.is_some() {
@@ -158,14 +158,14 @@ impl Mta {
         }
     }
 
-    async fn say(&mut self, command: &Command<'_>) -> io::Result<()> {
+    async fn write(&mut self, command: &Command<'_>) -> io::Result<()> {
         let mut packet = BytesMut::new();
         command.encode(&mut packet);
         self.stream.write_all(&packet).await
     }
 
-    /// Hears one response; what is wanted of it must be taken at once, for it borrows the buffer.
-    async fn hear<T>(&mut self, take: impl Fn(Response<'_>) -> T) -> io::Result<T> {
+    /// Reads one response and extracts a value from it, because it borrows the buffer.
+    async fn read<T>(&mut self, take: impl Fn(Response<'_>) -> T) -> io::Result<T> {
         loop {
             if let Some(frame) = self.frames.next().map_err(io::Error::other)? {
                 return Response::decode(frame).map(take).map_err(io::Error::other);
@@ -177,7 +177,7 @@ impl Mta {
     }
 }
 
-/// The argument of MAIL or RCPT.
+/// Returns the argument of MAIL or RCPT.
 fn path(address: &str) -> BytesMut {
     Strings::pack([format!("<{address}>")])
 }

@@ -1,8 +1,8 @@
-//! The messages of the demo, and what must come of each.
+//! The messages of the demo, and the expected result of each.
 
-/// One message that the MTA is handed.
+/// A message of the demo.
 pub(super) struct Scene {
-    /// One line that says what is played.
+    /// A one-line description.
     pub(super) title: &'static str,
     pub(super) queue_id: &'static str,
     pub(super) client_name: &'static str,
@@ -11,19 +11,19 @@ pub(super) struct Scene {
     pub(super) login: Option<&'static str>,
     pub(super) sender: &'static str,
     pub(super) recipients: &'static [&'static str],
-    /// The header fields that differ.
+    /// The header fields specific to this message.
     pub(super) header: &'static str,
     pub(super) text: &'static str,
-    /// Recipients that must be refused.
-    pub(super) refused: &'static [&'static str],
-    /// What the relay must get for it: envelope sender and recipients, in any order.
-    pub(super) owed: &'static [(&'static str, &'static [&'static str])],
-    /// Why that is right, for the reader.
+    /// Recipients that must be rejected.
+    pub(super) rejected: &'static [&'static str],
+    /// Expected deliveries to the relay: envelope sender and recipients, in any order.
+    pub(super) deliveries: &'static [(&'static str, &'static [&'static str])],
+    /// The explanation printed for the reader.
     pub(super) because: &'static str,
 }
 
 impl Scene {
-    /// The message, CRLF at every line's end.
+    /// Returns the message with CRLF line ends.
     pub(super) fn content(&self) -> String {
         let id = self.queue_id;
         let lines = format!(
@@ -34,7 +34,7 @@ impl Scene {
     }
 }
 
-/// The address whose mailbox refuses in the demo.
+/// The mailbox that rejects mail in the demo.
 pub(super) const FULL: &str = "full@archive.example";
 
 pub(super) const SCENES: &[Scene] = &[
@@ -48,15 +48,15 @@ pub(super) const SCENES: &[Scene] = &[
         recipients: &["dan@corp.example"],
         header: "From: A Buyer <buyer@customer.example>\nTo: Dan <dan@corp.example>\nSubject: Request for an offer",
         text: "Dear Dan,\n\nwhat would a hundred of them cost?\n",
-        refused: &[],
-        owed: &[(
+        rejected: &[],
+        deliveries: &[(
             "injournalndr@corp.example",
             &["branch-journal@corp.example"],
         )],
-        because: "inbound: the attribute extensionAttribute10 of Dan's object names his branch's journal",
+        because: "inbound: extensionAttribute10 of Dan's object contains his branch's journal address",
     },
     Scene {
-        title: "Ana answers from her hotel, logged in as herself",
+        title: "Ana replies from her hotel, authenticated as herself",
         queue_id: "4DEMO00002",
         client_name: "hotel.example",
         client_ip: "198.51.100.20",
@@ -65,13 +65,13 @@ pub(super) const SCENES: &[Scene] = &[
         recipients: &["buyer@customer.example", "boss@customer.example"],
         header: "From: Sales <sales@corp.example>\nTo: buyer@customer.example\nSubject: =?utf-8?Q?Offer_4711=3A_100_St=C3=BCck?=",
         text: "Dear buyer,\n\nhere is our offer.\n.\nAna\n",
-        refused: &[],
-        owed: &[(
+        rejected: &[],
+        deliveries: &[(
             "outjournalndr@corp.example",
             &["outarchive@archive.example", "compliance@archive.example"],
         )],
-        because: "outbound, since she authenticated: outbound.journal names the archive of all that goes out, \
-                  Ana's attribute her own; one report for both",
+        because: "outbound, because she authenticated: outbound.journal is the archive of all outbound mail, \
+                  and Ana's attribute adds her own; one report for both",
     },
     Scene {
         title: "Dan writes to a colleague and to the customer in one message",
@@ -87,8 +87,8 @@ pub(super) const SCENES: &[Scene] = &[
         ],
         header: "From: dan@corp.example\nTo: buyer@customer.example\nCc: ana@corp.example\nSubject: Order",
         text: "Thank you. Ana will send it.\n",
-        refused: &[],
-        owed: &[(
+        rejected: &[],
+        deliveries: &[(
             "outjournalndr@corp.example",
             &[
                 "outarchive@archive.example",
@@ -96,11 +96,11 @@ pub(super) const SCENES: &[Scene] = &[
                 "branch-journal@corp.example",
             ],
         )],
-        because: "internal and outbound at once; the branch's journal is named for both directions and gets it once, with \
+        because: "internal and outbound at once; the branch's journal applies to both directions and gets one report with \
                   both reasons",
     },
     Scene {
-        title: "Somebody writes to Eve, and her journal mailbox is full",
+        title: "A customer writes to Eve, whose journal mailbox is full",
         queue_id: "4DEMO00004",
         client_name: "mail.customer.example",
         client_ip: "192.0.2.7",
@@ -109,15 +109,14 @@ pub(super) const SCENES: &[Scene] = &[
         recipients: &["eve@corp.example"],
         header: "From: buyer@customer.example\nTo: eve@corp.example\nSubject: Complaint",
         text: "It broke.\n",
-        refused: &[],
-        // The report itself is refused; what the relay takes is the NDR, with the null reverse
-        // path.
-        owed: &[("", &["injournalndr@corp.example"])],
-        because: "the relay refuses the report for good, so an NDR with the whole report in it goes to \
-                  inbound.journal_ndr; the sender outside hears nothing of it",
+        rejected: &[],
+        // The report itself is rejected; the relay accepts the NDR, with the null reverse path.
+        deliveries: &[("", &["injournalndr@corp.example"])],
+        because: "the relay rejects the report permanently, so an NDR that contains the whole report goes to \
+                  inbound.journal_ndr; the external sender is not notified",
     },
     Scene {
-        title: "Somebody outside tries to write into the journal",
+        title: "An external sender tries to write to the journal",
         queue_id: "4DEMO00005",
         client_name: "bad.example",
         client_ip: "203.0.113.66",
@@ -126,9 +125,9 @@ pub(super) const SCENES: &[Scene] = &[
         recipients: &["branch-journal@corp.example"],
         header: "From: mallory@bad.example\nX-MS-Journal-Report:\nSubject: never happened",
         text: "Trust me.\n",
-        refused: &["branch-journal@corp.example"],
-        owed: &[],
-        because: "the journal guard: branch-journal@corp.example is a journal address in Dan's object, and the sender is outside",
+        rejected: &["branch-journal@corp.example"],
+        deliveries: &[],
+        because: "the journal guard: branch-journal@corp.example is a journal address in Dan's object, and the sender is external",
     },
     Scene {
         title: "A customer writes to Bob, who is not journaled",
@@ -140,8 +139,8 @@ pub(super) const SCENES: &[Scene] = &[
         recipients: &["bob@corp.example"],
         header: "From: buyer@customer.example\nTo: bob@corp.example\nSubject: Lunch?",
         text: "At noon?\n",
-        refused: &[],
-        owed: &[],
-        because: "Bob's object has no journal address, and inbound.journal names nobody",
+        rejected: &[],
+        deliveries: &[],
+        because: "Bob's object has no journal address, and inbound.journal is not set",
     },
 ];

@@ -44,7 +44,7 @@ use std::path::Path;
 use nix::unistd::Uid;
 use serde::Serialize;
 
-use super::args::DoctorQuestion;
+use super::args::DoctorArgs;
 use super::{Failure, load, print_json, print_line, print_lines};
 use crate::config::Settings;
 use crate::spool::Spool;
@@ -65,7 +65,7 @@ struct Report {
     hints: usize,
 }
 
-pub(super) async fn doctor(question: DoctorQuestion) -> Result<(), Failure> {
+pub(super) async fn doctor(question: DoctorArgs) -> Result<(), Failure> {
     let settings = load(&question.config.file)?;
     let postfixes = postconf::read(&question.postfix).map_err(Failure::failed)?;
     let postfixes = postfixes.unwrap_or_default();

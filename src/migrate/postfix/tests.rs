@@ -169,7 +169,7 @@ fn untranslatable_settings_are_remarked() {
         recipient_bcc: vec![
             table(
                 "pcre:/etc/postfix/bcc.pcre",
-                Content::Unknown("is of a kind that cannot be translated.".into()),
+                Content::Unknown("is of a type that cannot be translated.".into()),
             ),
             ldap_table("a"),
             table(
@@ -182,7 +182,7 @@ fn untranslatable_settings_are_remarked() {
     };
     let (_, remarks) = proposed(&postfix, &Site::default());
     for part in [
-        "pcre:/etc/postfix/bcc.pcre in recipient_bcc_maps is of a kind",
+        "pcre:/etc/postfix/bcc.pcre in recipient_bcc_maps is of a type",
         "ldap:/x.cf searches another directory",
         "submission/inet/always_bcc = x@a.test in master.cf",
         "always_bcc = archive",

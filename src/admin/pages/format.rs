@@ -1,4 +1,4 @@
-//! How a page says things: strangers' texts, times, numbers.
+//! Formatting of external text, times and numbers.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,18 +6,17 @@ use maud::{Markup, Render, html};
 
 use crate::mail::{escape_for_display, rfc3339};
 
-/// A text that somebody else wrote: an address, a reply, a subject. It is shown as it is, but
-/// cannot pass for anything else: what steers a terminal, hides, or turns the direction of writing
-/// around is named instead, and the direction of the text does not reach beyond it.
-pub(super) struct Foreign<'a>(pub(super) &'a str);
+/// Text from outside: an address, a reply, a subject. Shown as it is, except that control,
+/// invisible and bidirectional characters are named, and its writing direction is isolated.
+pub(super) struct Untrusted<'a>(pub(super) &'a str);
 
-impl Render for Foreign<'_> {
+impl Render for Untrusted<'_> {
     fn render(&self) -> Markup {
         html! { bdi { (escape_for_display(self.0)) } }
     }
 }
 
-/// A moment: how long ago or ahead, and in full for whoever points at it.
+/// Formats a time relative to now, with the full time as a tooltip.
 pub(super) fn moment(at: SystemTime, now: SystemTime) -> Markup {
     let words = match (now.duration_since(at), at.duration_since(now)) {
         (Ok(ago), _) if ago < Duration::from_secs(1) => "now".to_owned(),
@@ -29,14 +28,14 @@ pub(super) fn moment(at: SystemTime, now: SystemTime) -> Markup {
     html! { time datetime=(full) title=(full) { (words) } }
 }
 
-/// A moment in full, in UTC.
+/// Formats a time in full, in UTC.
 pub(super) fn date(at: SystemTime) -> Markup {
     let full = rfc3339(at);
     let words = full.replace('T', " ").replace('Z', " UTC");
     html! { time datetime=(full) { (words) } }
 }
 
-/// About how long: its two largest units, or one.
+/// Formats a duration in its one or two largest units.
 pub(super) fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
@@ -50,7 +49,7 @@ pub(super) fn span(span: Duration) -> String {
     }
 }
 
-/// A number with its thousands apart.
+/// Formats a number with thousands separators.
 pub(super) fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut shown = String::new();
@@ -63,7 +62,7 @@ pub(super) fn number(number: u64) -> String {
     shown
 }
 
-/// "1 item", "2 items".
+/// Formats a count: "1 item", "2 items".
 pub(super) fn count(many: u64, one: &str) -> String {
     match many {
         1 => format!("1 {one}"),
@@ -76,8 +75,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_seen_is_named_and_markup_is_text() {
-        let shown = Foreign("<b>&\u{202e}gpj.exe\0\r\n\u{200b}ä")
+    fn invisible_characters_are_named_and_markup_escaped() {
+        let shown = Untrusted("<b>&\u{202e}gpj.exe\0\r\n\u{200b}ä")
             .render()
             .into_string();
         assert_eq!(

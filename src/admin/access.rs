@@ -1,17 +1,15 @@
-//! Who may see a page and who may press a button; and what every answer says to the browser.
+//! Authentication, form validation, and the security headers of every response.
 //!
-//! Promises: whatever is not in [`OPEN`] is refused without the token where one is set, and
-//! altogether where the address is not of this machine alone and none is set; nothing is changed
-//! for a form that this process did not give out, or that another site sent. A browser of an
-//! operator is the way in for strangers, so:
+//! A path that is not in [`OPEN`] requires the token if one is set, and is disabled if none is set
+//! and the address is reachable from other machines. Nothing is changed for a form that another
+//! process or site created. Attackers go through the operator's browser, so:
 //!
 //! - *another site's form* fails on `Sec-Fetch-Site`, `Origin`, the cookie's `SameSite`, and the
 //!   token in each form;
-//! - *a name that suddenly means 127.0.0.1* (DNS rebinding) fails on `Host` where no token is asked
-//!   for. Where one is, the browser has no cookie for such a name, and a proxy in front may be
-//!   called what it likes;
-//! - *a frame, an injected script* fail on the content security policy: nothing inline, nothing
-//!   from elsewhere.
+//! - *DNS rebinding* (a name that suddenly resolves to 127.0.0.1) fails on `Host` if no token is set.
+//!   With a token, the browser has no cookie for such a name, and a proxy in front may use any name;
+//! - *frames and injected scripts* fail on the content security policy: nothing inline, nothing
+//!   from other origins.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -31,13 +29,13 @@ use tokio::time::timeout;
 use tracing::warn;
 use url::form_urlencoded;
 
-use super::Watched;
+use super::AppState;
 use super::pages::login;
 use crate::secret::Secret;
 use crate::spool::Operator;
 
-/// Paths that ask for nothing: those for machines, which `admin.allow_clients` is for, and what the
-/// login itself needs.
+/// Paths without authentication: those for monitoring, which `admin.allow_clients` protects, and
+/// those that the login page needs.
 const OPEN: [&str; 6] = [
     "/healthz",
     "/readyz",
@@ -47,20 +45,20 @@ const OPEN: [&str; 6] = [
     "/script.js",
 ];
 
-/// Of these, those that a machine asks for by whatever name it has for this one.
+/// Paths that accept any `Host`, because load balancers use their own names.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
-/// The cookie of those who gave the token.
+/// The session cookie.
 const COOKIE: &str = "copyist";
 
-/// The field of every form that says it is ours.
+/// The field that authenticates every form.
 pub(super) const FORM_FIELD: &str = "form";
 
-/// The longest form.
+/// The largest form.
 const LONGEST_FORM: usize = 16 * 1024;
-/// How long it may take to come.
+/// The timeout for a form's body.
 const SLOWEST_FORM: Duration = Duration::from_secs(10);
-/// How long a wrong token waits for its answer.
+/// The delay after a wrong token.
 const WRONG_WAITS: Duration = Duration::from_secs(1);
 
 const HEADERS: [(HeaderName, &str); 8] = [
@@ -71,7 +69,7 @@ const HEADERS: [(HeaderName, &str); 8] = [
     ),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
-    // With "no-referrer" browsers send "Origin: null" with our own forms.
+    // With "no-referrer" browsers would send "Origin: null" with our forms.
     (header::REFERRER_POLICY, "same-origin"),
     (header::CACHE_CONTROL, "no-store"),
     (
@@ -88,24 +86,24 @@ const HEADERS: [(HeaderName, &str); 8] = [
     ),
 ];
 
-/// Judges by a secret that lives as long as the process, so that forms and logins end with it.
-pub(super) struct Guard {
+/// Signs forms and sessions with a key of this process, so that they expire with it.
+pub(super) struct RequestGuard {
     key: hmac::Key,
     listen: SocketAddr,
-    /// Held by the wrong token that waits for its answer.
+    /// Locked during the delay after a wrong token.
     wrong: tokio::sync::Mutex<()>,
 }
 
-/// Who asks, as far as a page must know.
+/// The visitor of a page.
 #[derive(Clone)]
 pub(super) struct Visitor {
-    /// What each form must send back.
+    /// The signature that each form must return.
     pub(super) form: String,
-    /// Whether the token was given: only then subjects and messages are.
+    /// Whether the visitor is authenticated, which subjects and messages require.
     pub(super) has_token: bool,
-    /// Whether it came by cookie, so that it can be taken back.
+    /// Whether the visitor has a session cookie and can log out.
     pub(super) has_cookie: bool,
-    /// Where the visitor comes from.
+    /// The visitor's address.
     address: Option<IpAddr>,
 }
 
@@ -124,23 +122,23 @@ impl Visitor {
     }
 }
 
-/// The other end of a connection, as a request carries it.
+/// The client address of a request.
 #[derive(Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);
 
-impl Guard {
-    /// For what listens here; `None` where the system has no random numbers.
-    pub(super) fn new(listen: SocketAddr) -> Option<Guard> {
+impl RequestGuard {
+    /// Creates a guard for a listener; `None` if the system has no random numbers.
+    pub(super) fn new(listen: SocketAddr) -> Option<RequestGuard> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok()?;
-        Some(Guard {
+        Some(RequestGuard {
             key,
             listen,
             wrong: tokio::sync::Mutex::default(),
         })
     }
 
-    /// Has whoever gave a wrong token wait, one after the other: many connections guess no faster
-    /// than one.
+    /// Delays the response to a wrong token, one at a time: many connections guess no faster than
+    /// one.
     pub(super) async fn slow_down(&self) {
         let _turn = self.wrong.lock().await;
         tokio::time::sleep(WRONG_WAITS).await;
@@ -155,7 +153,7 @@ impl Guard {
         URL_SAFE_NO_PAD.encode(tag)
     }
 
-    /// Takes the same time wherever they differ.
+    /// Checks a signature in constant time.
     fn is_signed(&self, purpose: &str, text: &str, signature: &str) -> bool {
         let Ok(tag) = URL_SAFE_NO_PAD.decode(signature) else {
             return false;
@@ -164,20 +162,19 @@ impl Guard {
         hmac::verify(&self.key, data.as_bytes(), &tag).is_ok()
     }
 
-    /// Whether somebody gave the token.
+    /// Whether a value is the token, in constant time.
     pub(super) fn is_token(&self, token: &Secret, given: &str) -> bool {
         let expected = hmac::sign(&self.key, token.reveal().as_bytes());
         hmac::verify(&self.key, given.as_bytes(), expected.as_ref()).is_ok()
     }
 
-    /// The cookie of somebody who gave the token. The token cannot be told from it, and another
-    /// token ends it.
+    /// Returns the session cookie. It does not reveal the token, and a new token invalidates it.
     pub(super) fn cookie(&self, token: &Secret) -> String {
         let value = self.sign("session", token.reveal());
         format!("{COOKIE}={value}; HttpOnly; SameSite=Strict; Path=/")
     }
 
-    /// Takes the cookie back.
+    /// Returns a cookie that ends the session.
     pub(super) fn no_cookie() -> String {
         format!("{COOKIE}=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0")
     }
@@ -213,36 +210,32 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }
 
-/// Stands in front of every path.
-pub(super) async fn guard(
-    State(watched): State<Watched>,
-    request: Request,
-    next: Next,
-) -> Response {
-    match admit(&watched, request).await {
+/// Middleware for all paths.
+pub(super) async fn guard(State(app): State<AppState>, request: Request, next: Next) -> Response {
+    match admit(&app, request).await {
         Ok(request) => next.run(request).await,
         Err(refusal) => refusal,
     }
 }
 
-async fn admit(watched: &Watched, mut request: Request) -> Result<Request, Response> {
-    let guard = &watched.guard;
-    let in_force = watched.in_force.load_full();
-    let token = in_force.token.as_ref();
+async fn admit(app: &AppState, mut request: Request) -> Result<Request, Response> {
+    let guard = &app.guard;
+    let active = app.active.load_full();
+    let token = active.token.as_ref();
     let path = request.uri().path().to_owned();
     let is_open = OPEN.contains(&path.as_str());
     if token.is_none() && guard.is_local() && !PROBES.contains(&path.as_str()) {
-        // Every browser says a host; who says none is a script.
+        // Every browser sends Host; a client without it is a script.
         let host = host(request.headers());
         if !host.is_none_or(|host| guard.is_this_machine(host)) {
-            let text = "The name that this page was asked for by is not this machine's own: use localhost or 127.0.0.1.\n";
-            return Err(refused("host", StatusCode::MISDIRECTED_REQUEST, text));
+            let text = "The Host header does not name this machine: use localhost or 127.0.0.1.\n";
+            return Err(reject("host", StatusCode::MISDIRECTED_REQUEST, text));
         }
     }
     let visitor = guard.visitor(token, &request);
     if !is_open && token.is_none() && !guard.is_local() {
-        let text = "There are no pages here: others can reach this address, and admin.token_file is not set.\n";
-        return Err(refused("no token", StatusCode::FORBIDDEN, text));
+        let text = "Pages are disabled: other machines can reach this address, and admin.token_file is not set.\n";
+        return Err(reject("no token", StatusCode::FORBIDDEN, text));
     }
     if !is_open && token.is_some() && !visitor.has_token {
         if bearer(request.headers()).is_some() {
@@ -262,17 +255,21 @@ async fn admit(watched: &Watched, mut request: Request) -> Result<Request, Respo
     Ok(request)
 }
 
-/// Lets through what a form of ours sent.
-async fn own_form(guard: &Guard, visitor: &Visitor, request: Request) -> Result<Request, Response> {
+/// Accepts only requests from our own forms.
+async fn own_form(
+    guard: &RequestGuard,
+    visitor: &Visitor,
+    request: Request,
+) -> Result<Request, Response> {
     if !is_same_origin(request.headers()) {
         let text = "This form was sent by another site.\n";
-        return Err(refused("origin", StatusCode::FORBIDDEN, text));
+        return Err(reject("origin", StatusCode::FORBIDDEN, text));
     }
     let (parts, body) = request.into_parts();
     let body = timeout(SLOWEST_FORM, to_bytes(body, LONGEST_FORM)).await;
     let body: Bytes = body.ok().and_then(Result::ok).ok_or_else(|| {
-        let text = "The form is too long, or came too slowly.\n";
-        refused("form", StatusCode::PAYLOAD_TOO_LARGE, text)
+        let text = "The form is too large or was sent too slowly.\n";
+        reject("form", StatusCode::PAYLOAD_TOO_LARGE, text)
     })?;
     let sent = form_urlencoded::parse(&body).find(|(name, _)| name == FORM_FIELD);
     let session = match visitor.has_cookie {
@@ -280,22 +277,19 @@ async fn own_form(guard: &Guard, visitor: &Visitor, request: Request) -> Result<
         false => "",
     };
     if !sent.is_some_and(|(_, value)| guard.is_signed("form", session, &value)) {
-        let text = "This form is not from a page that this service gave out since it started. Go back, load the page again, and try once more.\n";
-        return Err(refused("form", StatusCode::FORBIDDEN, text));
+        let text = "This form is not from this service, or the service was restarted since. Go back, reload the page and try again.\n";
+        return Err(reject("form", StatusCode::FORBIDDEN, text));
     }
     Ok(Request::from_parts(parts, Body::from(body)))
 }
 
-fn refused(why: &'static str, status: StatusCode, text: &'static str) -> Response {
-    counter!("copyist_admin_requests_refused_total", "why" => why).increment(1);
-    warn!(
-        "a request to the admin side is refused: {}",
-        text.trim_end()
-    );
+fn reject(reason: &'static str, status: StatusCode, text: &'static str) -> Response {
+    counter!("copyist_admin_requests_refused_total", "why" => reason).increment(1);
+    warn!("admin request rejected: {}", text.trim_end());
     (status, text).into_response()
 }
 
-/// Whether the browser, where it says anything, says that a page of ours sent this.
+/// Whether the browser reports that one of our pages sent the request, or reports nothing.
 fn is_same_origin(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if text("sec-fetch-site").is_some_and(|site| site != "same-origin") {
@@ -313,13 +307,13 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
                 .and_then(|host| host.to_str().ok())
 }
 
-/// What the client calls this machine; what is no text names nobody.
+/// Returns the `Host` header; empty if it is not text.
 fn host(headers: &HeaderMap) -> Option<&str> {
     let host = headers.get(header::HOST)?;
     Some(host.to_str().unwrap_or_default())
 }
 
-impl Guard {
+impl RequestGuard {
     /// Whether a host, with or without a port, can only be this machine.
     fn is_this_machine(&self, host: &str) -> bool {
         let name = match host.strip_prefix('[') {
@@ -334,7 +328,7 @@ impl Guard {
     }
 }
 
-/// Says to the browser what it may do with an answer.
+/// Adds the security headers to a response.
 pub(super) async fn headers(mut response: Response) -> Response {
     for (name, value) in HEADERS {
         response
@@ -348,8 +342,8 @@ pub(super) async fn headers(mut response: Response) -> Response {
 mod tests {
     use super::*;
 
-    fn guard() -> Guard {
-        Guard::new(([127, 0, 0, 1], 8025).into()).expect("random numbers")
+    fn guard() -> RequestGuard {
+        RequestGuard::new(([127, 0, 0, 1], 8025).into()).expect("random numbers")
     }
 
     fn headers_of(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -381,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_that_says_where_a_form_comes_from_is_believed() {
+    fn the_origin_of_a_form_is_checked() {
         for (pairs, expected) in [
             (&[("host", "localhost:8025")][..], true),
             (
@@ -422,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_and_a_form_are_of_one_token_one_process_and_one_purpose() {
+    fn a_signature_is_bound_to_token_process_and_purpose() {
         let (guard, other) = (guard(), guard());
         let (token, another) = (
             Secret::new("a token of some length"),
