@@ -419,7 +419,7 @@ async fn a_dead_letter_that_is_retried_is_due() {
     assert_eq!(item.targets[0].state, "waiting");
     assert!(item.next_attempt.expect("a time") <= SystemTime::now());
     let page = office.page(pressed.header("location")).text();
-    assert!(page.contains("It is due now"), "{page}");
+    assert!(page.contains("Retry scheduled"), "{page}");
     let record = format!("operator: retry {} (message ", id(3));
     let log = office.copyist.wait_for_log(0, &record);
     assert!(
@@ -542,7 +542,7 @@ async fn explain_and_coverage_say_what_the_commands_say() {
     let office = Office::open(Wanted::default()).await;
     let page = office.page("/explain?from=x@elsewhere.example&to=dan@example.com%20pat@example.com&client=192.0.2.1").text();
     for part in [
-        "is outside",
+        "is external",
         "dan-journal@archive.example",
         "archive@archive.example",
         "inbound.journal_attribute",
@@ -648,10 +648,7 @@ async fn the_overview_says_what_is_wrong_and_what_to_do() {
     })
     .await;
     lab::wait("the relay was tried", lab::PATIENCE, || {
-        office
-            .page("/")
-            .text()
-            .contains("The relay cannot be reached")
+        office.page("/").text().contains("Relay unreachable")
     });
     let page = office.page("/").text();
     for part in [

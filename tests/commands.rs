@@ -125,7 +125,7 @@ fn explain_says_who_gets_a_copy_and_why_and_sends_nothing() {
     for part in [
         "the sender is external",
         &format!("to {journaled}: inbound\n"),
-        &format!("to {journal}: inbound; refused with 550"),
+        &format!("to {journal}: inbound; rejected with 550"),
         &format!(
             "one report from in-ndr@{DOMAIN} (inbound)\n  to {journal}\n     because of inbound.journal_attribute"
         ),
@@ -501,7 +501,7 @@ fn coverage_lists_who_is_journaled_where_and_what_leads_nowhere() {
     let shown = text(&shown);
     for part in [
         "u00007@example.test: not journaled",
-        "2 nowhere",
+        "2 unresolved",
         "to journal-3@archive.test",
     ] {
         assert!(shown.contains(part), "{part:?} is missing in\n{shown}");
@@ -792,7 +792,7 @@ fn the_demo_ends_well() {
     for part in [
         "X-MS-Journal-Report:",
         "Final-Recipient: rfc822; full@archive.example",
-        "All 4 reports",
+        "All 4 expected messages arrived",
     ] {
         assert!(
             text(&output).contains(part),

@@ -35,7 +35,7 @@ fn a_relay_that_takes_nothing_is_an_error_everywhere() {
     let ready = site.wait_until("the notes are there", || {
         let ready = get(admin, "/readyz");
         let has = |part| ready.contains(part);
-        (has("note: the relay takes nothing") && has("note: dead letters: 6")).then_some(ready)
+        (has("note: relay accepts no mail") && has("note: dead letters: 6")).then_some(ready)
     });
     assert!(
         ready.starts_with("HTTP/1.1 200"),
@@ -46,7 +46,7 @@ fn a_relay_that_takes_nothing_is_an_error_everywhere() {
         page.find(part)
             .unwrap_or_else(|| panic!("no {part:?}: {page}"))
     };
-    let worst = at("The relay takes nothing").max(at("6 dead letters"));
+    let worst = at("Relay accepts no mail").max(at("6 dead letters"));
     assert!(worst < at("Directory reachable"), "the worst stands first");
     let error = |name: &str| (name.to_owned(), "error".to_owned());
     let names = found(&site);

@@ -39,11 +39,11 @@ fn a_key_that_stands_twice_is_named_with_both_lines() {
     let twice = CONFIG.replace("host =", "port = 25\nhost = \"a\"\nhost =");
     let said = text(&install(&twice.replace("PORT", "1")).command(&["check"]));
     // The state directory stands in the first line.
-    let part = "copyist.toml:12:1: the key host is set a second time, first in line 11; keep one of the two";
+    let part = "copyist.toml:12:1: duplicate key host, first set in line 11; remove one";
     assert!(said.contains(part), "{said}");
     let twice = CONFIG.to_owned() + "[relay]\ntls = \"none\"\n";
     let said = text(&install(&twice.replace("PORT", "1")).command(&["check"]));
-    let part = "the key relay is set a second time, first in line 9;";
+    let part = "duplicate key relay, first set in line 9;";
     assert!(said.contains(part), "{said}");
 }
 
@@ -72,7 +72,7 @@ fn a_file_that_cannot_be_read_is_said_with_what_helps() {
         let said = text(&check_as_postfix(&copyist));
         let mode = closed.metadata().expect("it is there").mode() & 0o777;
         let part = format!(
-            "the mode of {} is {mode:04o}, and this is the user postfix",
+            "{} has mode {mode:04o}, and this process runs as postfix",
             closed.display()
         );
         assert!(said.contains(&part), "{part:?} is missing in {said}");

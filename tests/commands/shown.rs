@@ -35,7 +35,7 @@ fn what_strangers_wrote_acts_on_no_terminal() {
     let explain = [&from[..], &["--client", &client]].concat();
     for (arguments, part) in [
         (&["resolve", &mail][..], "⟨U+001B⟩[2J⟨U+009B⟩2J⟨U+000A⟩"),
-        (&["coverage"], "NOWHERE"),
+        (&["coverage"], "UNRESOLVED"),
         (&["coverage", "--csv"], "'=1+1⟨U+001B⟩"),
         (&explain, "unusable: "),
         (&["queue", "list"], "⟨U+202E⟩gpj."),
@@ -63,7 +63,7 @@ fn members_without_an_address_are_shown() {
     let site = Site::start_with(slapd, "5m");
     let shown = text(&site.copyist.command(&["resolve", &group]));
     for part in [
-        format!("  {} (through ", user(1)),
+        format!("  {} (via ", user(1)),
         format!("  no address, no copy: {silent}\n"),
         format!("  no address, no copy: {}\n", site.directory.user_dn(99)),
     ] {
@@ -79,7 +79,7 @@ fn members_without_an_address_are_shown() {
     for part in [
         format!("{}: inbound, outbound, internal to ", user(3)),
         format!(", but 2 without an address: {silent}; "),
-        "1 to groups with members without an address".to_owned(),
+        "1 with group members without an address".to_owned(),
     ] {
         assert!(shown.contains(&part), "{part:?} is missing in\n{shown}");
     }

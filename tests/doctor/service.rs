@@ -100,13 +100,13 @@ fn what_the_unit_hides_or_keeps_from_writing_is_found() {
             "InaccessiblePaths=",
             "InaccessiblePaths=-DIR/people.ldif",
             "file-unreadable",
-            "InaccessiblePaths=DIR/people.ldif of its unit",
+            "InaccessiblePaths=DIR/people.ldif in its unit",
         ),
         (
             "ReadWritePaths=DIR/state",
             "ReadWritePaths=",
             "state-dir-read-only",
-            "ProtectSystem=strict of its unit",
+            "ProtectSystem=strict in its unit",
         ),
     ] {
         let house = house(&changed(UNIT, from, to));

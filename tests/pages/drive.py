@@ -271,9 +271,9 @@ def main(program, port, token_file, dead, out, keep=""):
         browser.click(f"a[href='/queue/{dead}']")
         assert "dead letter" in text() and "550 5.1.1 <script>" in text(), text()
         browser.click("form[action$='/retry'] button")
-        assert "It is due now" in text() and "dead letter" not in text(), text()
+        assert "Retry scheduled" in text() and "dead letter" not in text(), text()
         browser.click("form[action$='/hold'] button")
-        assert "It is on hold" in text(), text()
+        assert "On hold until" in text(), text()
         browser.click("form[action$='/release'] button")
         assert "Released." in text(), text()
 
@@ -313,7 +313,7 @@ def main(program, port, token_file, dead, out, keep=""):
         browser.go("about:blank")
         browser.js(f"""document.body.innerHTML = '<form method="post" action="{base}/queue/{dead}/hold"><button>x</button></form>'""")
         browser.click("button")
-        assert "It is on hold" not in text(), text()
+        assert "On hold until" not in text(), text()
         assert "another site" in text() or "Log in" in text(), text()
 
         # What came before anybody looked is counted as well.

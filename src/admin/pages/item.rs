@@ -157,7 +157,7 @@ fn facts(shown: &ItemDetails, visitor: &Visitor, now: SystemTime) -> Markup {
     html! {
         dl {
             dt { "State" } dd { (state(listed, now)) }
-            dt { "Level" } dd { (listed.direction) " " (listed.kind) }
+            dt { "Type" } dd { (listed.direction) " " (listed.kind) }
             @if visitor.has_token { dt { "Subject" } dd { (Untrusted(&listed.subject)) } }
             dt { "Attempts" } dd { (listed.attempts) }
             @if let Some(at) = listed.next_attempt { dt { "Next attempt" } dd { (date(at)) } }

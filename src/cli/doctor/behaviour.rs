@@ -1,5 +1,4 @@
-//! How Postfix behaves towards the milter: what it does when Copyist does not answer, how long it
-//! waits, what it tells, and in which order it asks.
+//! How Postfix uses the milter: its default action, timeouts, macros, and the order of milters.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,27 +6,27 @@ use std::time::Duration;
 use super::finding::{Finding, Severity};
 use super::milters::{self, Endpoint, Milter};
 use super::postfix::{Postfix, Service, Values, duration, plain};
-use super::routes::{copyists, shown};
+use super::routes::{find_copyist, shown};
 use crate::config::Settings;
 use crate::directory::Source;
 use crate::hook::Listen;
 use crate::pipeline::RECIPIENT_WAIT;
 
-/// The protocol that Copyist speaks; before it, fields come without the space behind their colon.
+/// The milter protocol version of Copyist; older ones hide the space after a field's colon.
 const PROTOCOL: u64 = crate::milter::VERSION as u64;
 
-/// What a machine that is busy for a moment takes to accept a connection.
+/// The least connect timeout, for a machine under load.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// How long a message may wait for room in memory, which is the longest that Copyist says nothing
+/// The longest wait of a message for memory, during which Copyist does not reply
 /// (docs/operation.md, `limits.memory`).
 const ROOM: Duration = Duration::from_secs(30);
 
-/// How many seconds more than Copyist needs Postfix should have.
+/// The margin of Postfix's timeouts over Copyist's.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// A service that asks Copyist, and the list that it stands in.
-struct Asking<'a> {
+/// A service of Postfix with its list of milters.
+struct MilterClient<'a> {
     postfix: &'a Postfix,
     service: &'a Service,
     parameter: &'static str,
@@ -43,20 +42,21 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
         .filter(|one| one.program == "cleanup");
     for (service, parameter) in smtp.chain(others.map(|one| (one, "non_smtpd_milters"))) {
         let list = milters::parse(service.values.get(parameter));
-        let asking = Asking {
+        let client = MilterClient {
             postfix,
             service,
             parameter,
             list,
         };
-        found.extend(asking.findings(settings));
+        found.extend(client.findings(settings));
     }
     found
 }
 
-impl Asking<'_> {
+impl MilterClient<'_> {
     fn findings(&self, settings: &Settings) -> Vec<Finding> {
-        let Some((at, copyist)) = copyists(self.postfix, self.service, &self.list, settings) else {
+        let Some((at, copyist)) = find_copyist(self.postfix, self.service, &self.list, settings)
+        else {
             return Vec::new();
         };
         let mut found = Vec::new();
@@ -71,8 +71,7 @@ impl Asking<'_> {
         found
     }
 
-    /// A socket that the service's processes look for in the queue directory, and that stands
-    /// elsewhere.
+    /// Finds a socket outside the directory where the service's processes look for it.
     fn chroot(&self, copyist: &Milter, settings: &Settings) -> Option<Finding> {
         let Some(Endpoint::Unix(path)) = milters::endpoint(&copyist.text) else {
             return None;
@@ -90,20 +89,20 @@ impl Asking<'_> {
             place,
             seen: match self.service.chroot {
                 true => format!(
-                    "the service is chrooted, and looks for {} as {}",
+                    "the service is chrooted and looks for {} at {}",
                     path.display(),
                     looked_for.display()
                 ),
                 false => format!("the service looks for {}", looked_for.display()),
             },
-            why: "Postfix cannot ask Copyist, and defers all mail".into(),
+            why: "Postfix cannot connect to Copyist and defers all mail".into(),
             fix: self.move_into_queue(copyist, settings),
         })
     }
 
-    /// The line and the command that move the socket to where every service finds it, chrooted or
-    /// not: into the queue directory, by a relative path. A directory with the setgid bit gives the
-    /// socket Postfix's group.
+    /// Returns the line and the command that move the socket into the queue directory, where every
+    /// service finds it by a relative path, chrooted or not. A setgid directory gives the socket
+    /// Postfix's group.
     fn move_into_queue(&self, copyist: &Milter, settings: &Settings) -> String {
         let postfix = self.postfix;
         let queue = Path::new(postfix.values.get("queue_directory"));
@@ -120,24 +119,24 @@ impl Asking<'_> {
         )
     }
 
-    /// postconf(5), milter_default_action: "accept" and "quarantine" let mail go on.
+    /// Finds a default action that lets mail pass without a copy (postconf(5), milter_default_action).
     fn default_action(&self, copyist: &Milter) -> Option<Finding> {
         let action = copyist.setting("default_action", &self.service.values);
         let (name, severity, why) = match action {
             "accept" => (
                 "milter-default-action",
                 Severity::Error,
-                "while Copyist does not answer, mail passes without its copy",
+                "mail passes without a copy while Copyist is unavailable",
             ),
             "quarantine" => (
                 "milter-default-action",
                 Severity::Error,
-                "while Copyist does not answer, mail is put on hold, and passes without its copy when it is released",
+                "mail is held while Copyist is unavailable, and passes without a copy when released",
             ),
             "reject" => (
                 "milter-reject",
                 Severity::Warning,
-                "while Copyist does not answer, mail is refused for good instead of deferred",
+                "mail is rejected permanently, not deferred, while Copyist is unavailable",
             ),
             _ => return None,
         };
@@ -156,7 +155,7 @@ impl Asking<'_> {
             .setting("protocol", &self.service.values)
             .parse()
             .ok()?;
-        let why = "older versions hide the space behind the colon of a field: a copy is not byte for byte what came in";
+        let why = "older versions hide the space after a field's colon, so copies are not byte for byte identical";
         (version < PROTOCOL).then(|| {
             let value = PROTOCOL.to_string();
             self.setting(
@@ -170,34 +169,30 @@ impl Asking<'_> {
         })
     }
 
-    /// Postfix must wait for longer than Copyist takes to say that it does not know.
+    /// Finds timeouts shorter than Copyist's own, after which it would defer the message itself.
     fn timeouts(&self, copyist: &Milter, settings: &Settings) -> Vec<Finding> {
         let question = match &settings.directory.source {
             Source::Ldap(ldap) => ldap.max_wait(),
             Source::Ldif(_) => Duration::ZERO,
         };
         let needed = [
-            (
-                "connect_timeout",
-                CONNECT,
-                "a machine that is busy for a moment",
-            ),
+            ("connect_timeout", CONNECT, "a machine under load"),
             (
                 "command_timeout",
                 question.min(RECIPIENT_WAIT) + MARGIN,
-                "a question to the directory (directory.timeout)",
+                "a directory lookup (directory.timeout)",
             ),
             (
                 "content_timeout",
                 (question + MARGIN).max(ROOM + MARGIN),
-                "Copyist's wait for memory or for the directory",
+                "waiting for memory or for the directory",
             ),
         ];
         let mut found = Vec::new();
         for (name, least, what) in needed {
             let given = duration(copyist.setting(name, &self.service.values));
             if given.is_some_and(|given| given < least) {
-                let why = format!("{what} may take longer, and mail is deferred without need");
+                let why = format!("{what} may take longer, so mail is deferred unnecessarily");
                 let value = format!("{}s", least.as_secs().max(30));
                 found.push(self.setting(
                     copyist,
@@ -212,7 +207,7 @@ impl Asking<'_> {
         found
     }
 
-    /// The macros that Copyist looks at: see docs/hooks.md.
+    /// Finds missing macros that Copyist needs (docs/hooks.md).
     fn macros(&self, settings: &Settings) -> Vec<Finding> {
         let values = &self.service.values;
         let needed = [
@@ -220,19 +215,19 @@ impl Asking<'_> {
                 "milter_mail_macros",
                 "{auth_authen}",
                 Severity::Error,
-                "who has logged in from elsewhere counts as an outsider, and what he sends out has no copy",
+                "authenticated remote users count as external senders, so no outbound copy is made of their mail",
             ),
             (
                 "milter_mail_macros",
                 "{mail_addr}",
                 Severity::Error,
-                "a sender that only Postfix can read (dan, dan%example.com@example.com) is not found in the directory",
+                "a sender that only Postfix can resolve (dan, dan%example.com@example.com) is not found in the directory",
             ),
             (
                 "milter_rcpt_macros",
                 "{rcpt_addr}",
                 Severity::Error,
-                "a recipient that only Postfix can read (dan, dan%example.com@example.com) is not found in the directory",
+                "a recipient that only Postfix can resolve (dan, dan%example.com@example.com) is not found in the directory",
             ),
         ];
         let mut found = Vec::new();
@@ -246,11 +241,11 @@ impl Asking<'_> {
             "milter_helo_macros",
             "milter_mail_macros",
         ];
-        let are_told = |name| early.iter().any(|bundle| lists_macro(values, bundle, name));
+        let has_macro = |name| early.iter().any(|bundle| lists_macro(values, bundle, name));
         let is_smtp = self.parameter == "smtpd_milters";
         let trusts = !settings.rules.organization.trusted_certificates.is_empty();
-        if trusts && is_smtp && !(are_told("cert_subject") && are_told("cert_issuer")) {
-            let why = "who is let in by a certificate counts as an outsider, and what he sends out has no copy";
+        if trusts && is_smtp && !(has_macro("cert_subject") && has_macro("cert_issuer")) {
+            let why = "clients with a trusted certificate count as external senders, so no outbound copy is made of their mail";
             let names = "{cert_subject} {cert_issuer}";
             found.push(self.lacking("milter_helo_macros", names, Severity::Error, why));
         }
@@ -264,7 +259,7 @@ impl Asking<'_> {
             .iter()
             .any(|bundle| lists_macro(values, bundle, "i"))
         {
-            let why = "neither log nor reports can name Postfix's queue id";
+            let why = "neither the log nor reports can name Postfix's queue ID";
             found.push(self.lacking("milter_end_of_data_macros", "i", Severity::Hint, why));
         }
         found
@@ -284,7 +279,7 @@ impl Asking<'_> {
         }
     }
 
-    /// A text that is put in after a signature was made breaks it.
+    /// Finds a signing milter before Copyist, whose texts would break the signature.
     fn order(&self, copyist: usize) -> Option<Finding> {
         let signer = self.list[..copyist].iter().find(|one| one.signs())?;
         let value = self.service.values.get(self.parameter);
@@ -298,7 +293,7 @@ impl Asking<'_> {
             place: self.postfix.place(self.service, self.parameter),
             seen: shown(value),
             why: format!(
-                "{} signs before Copyist puts its text in, which breaks the signature",
+                "{} signs before Copyist adds its text, which breaks the signature",
                 signer.text
             ),
             fix: self.postfix.set(
@@ -309,7 +304,7 @@ impl Asking<'_> {
         })
     }
 
-    /// A setting of the milter, its own or the parameter for all of them.
+    /// Builds a finding about a setting of the milter, its own or the parameter for all milters.
     fn setting(
         &self,
         copyist: &Milter,
@@ -324,13 +319,13 @@ impl Asking<'_> {
             Some(old) => {
                 let list = self.service.values.get(self.parameter);
                 let entry = copyist.written.replacen(old, value, 1);
-                let mended = list.replacen(&copyist.written, &entry, 1);
+                let fixed = list.replacen(&copyist.written, &entry, 1);
                 (
                     format!(
                         "{} {setting}",
                         self.postfix.place(self.service, self.parameter)
                     ),
-                    self.postfix.set(self.service, self.parameter, &mended),
+                    self.postfix.set(self.service, self.parameter, &fixed),
                 )
             }
             None => (
@@ -349,7 +344,7 @@ impl Asking<'_> {
     }
 }
 
-/// Braces around a name of one letter, or none around a longer one, make no difference.
+/// Whether a list contains a macro; braces make no difference.
 fn lists_macro(values: &Values, parameter: &str, name: &str) -> bool {
     let bare = |name: &str| name.trim_matches(['{', '}']).to_owned();
     values.list(parameter).any(|one| bare(one) == bare(name))

@@ -1,5 +1,5 @@
-//! Whether Copyist tells apart, as Postfix does, which clients send as the organization; and who
-//! among them may bring mail from outside, which only the administrator knows.
+//! Whether Copyist trusts the same clients as Postfix, and which of them may relay external mail, which
+//! only the administrator knows.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use crate::config::Settings;
 use crate::identity::AddressRules;
 use crate::mail::Side;
 
-/// Networks with more addresses than this are wider than any that only clients of one's own are in.
+/// Prefix lengths below which a network is too wide to contain only own clients.
 const WIDE: (u8, u8) = (16, 48);
 
 pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
@@ -29,7 +29,7 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     found
 }
 
-/// What needs no Postfix to be wrong.
+/// Findings in the settings alone.
 pub(super) fn of_settings(settings: &Settings) -> Vec<Finding> {
     let mut found = trusts_everybody(settings);
     found.extend(loopback_gateways(settings));
@@ -45,21 +45,21 @@ fn trusts_everybody(settings: &Settings) -> Vec<Finding> {
             name: "trusts-everybody",
             severity: Severity::Error,
             place: "organization.trusted_networks".into(),
-            seen: format!("has {network}"),
-            why: "everybody who sends for an address of the organization counts as one of it: nothing of that is inbound, and the journal guard lets it in".into(),
+            seen: format!("contains {network}"),
+            why: "every client that uses an address of the organization is trusted: its mail is not inbound and passes the journal guard".into(),
             fix: without("organization.trusted_networks", &settings.rules.organization.trusted_networks, network),
         })
         .collect()
 }
 
-/// The line with all networks but one.
+/// Returns the line with all networks but one.
 fn without(key: &str, all: &[IpNet], one: &IpNet) -> String {
     let kept = all.iter().filter(|network| *network != one);
     let kept: Vec<String> = kept.map(ToString::to_string).collect();
     line::list(key, &kept)
 }
 
-/// Mail of this machine's own programs, and all that comes by a filter on it.
+/// Finds loopback gateways: mail of local programs, and all mail from a local filter.
 fn loopback_gateways(settings: &Settings) -> Vec<Finding> {
     let organization = &settings.rules.organization;
     let has_loopback = |network: &&IpNet| {
@@ -76,14 +76,15 @@ fn loopback_gateways(settings: &Settings) -> Vec<Finding> {
         name: "gateway-loopback",
         severity: Severity::Error,
         place: "organization.gateways".into(),
-        seen: format!("has {network}, and with it this machine"),
-        why: "all that programs of this machine send counts as an outsider's, and has no outbound copy".into(),
+        seen: format!("contains {network}, which includes this machine"),
+        why: "all mail of local programs counts as external, so no outbound copy is made of it"
+            .into(),
         fix: without("organization.gateways", &organization.gateways, network),
     })
     .collect()
 }
 
-/// Which of the trusted clients bring mail from outside nobody can tell from here.
+/// Asks which trusted clients relay external mail, which cannot be detected here.
 fn gateways_asked(settings: &Settings) -> Option<Finding> {
     let organization = &settings.rules.organization;
     let is_wide = |network: &IpNet| match network {
@@ -105,7 +106,7 @@ fn gateways_asked(settings: &Settings) -> Option<Finding> {
     let names: Vec<String> = asked.iter().map(ToString::to_string).collect();
     let narrower = match wide {
         true => {
-            "; and list only machines that send your users' mail without a login, here and in mynetworks"
+            "; and list only machines that send your users' mail without authentication, here and in mynetworks"
         }
         false => "",
     };
@@ -113,8 +114,8 @@ fn gateways_asked(settings: &Settings) -> Option<Finding> {
         name: "gateways-asked",
         severity: Severity::Hint,
         place: "organization.trusted_networks".into(),
-        seen: format!("has {}, and organization.gateways nothing of it", names.join(", ")),
-        why: "does any machine in it bring mail from outside (gateway, backup MX, list server, content filter)? Such mail counts as the organization's where its sender is forged to be of it: it is not journaled as inbound, and passes the journal guard".into(),
+        seen: format!("contains {}, of which organization.gateways contains nothing", names.join(", ")),
+        why: "does any machine in it relay external mail (gateway, backup MX, list server, content filter)? With a forged sender of the organization such mail is not journaled as inbound and passes the journal guard".into(),
         fix: format!(
             "if so: {}{narrower}",
             line::added(settings, "organization.gateways", &["ADDRESS".into()])
@@ -122,15 +123,15 @@ fn gateways_asked(settings: &Settings) -> Option<Finding> {
     })
 }
 
-/// This machine: its loopback networks, and the addresses of its interfaces.
+/// Whether a network is this machine: loopback, or the address of an interface.
 fn is_own(network: &IpNet, names: &AddressRules) -> bool {
     let is_single = network.prefix_len() == network.max_prefix_len();
     let address = network.addr();
     address.is_loopback() || is_single && names.is_local(&format!("[{address}]"))
 }
 
-/// Networks in a list as postconf(5) has it under mynetworks. Files and tables are left out, and so
-/// is all of it where something is excluded: what the list means then is for Postfix to say.
+/// Returns the networks in a list such as mynetworks (postconf(5)), without files and tables; empty if
+/// the list contains exclusions, which only Postfix can evaluate.
 fn networks<'a>(list: impl Iterator<Item = &'a str>) -> Vec<IpNet> {
     let mut found = Vec::new();
     for item in list {
@@ -151,12 +152,12 @@ fn networks<'a>(list: impl Iterator<Item = &'a str>) -> Vec<IpNet> {
     found
 }
 
-/// A file or table of networks.
+/// Whether an item is a file or table of networks.
 fn is_unread(item: &str) -> bool {
     item.starts_with('/') || item.contains(':') && !item.starts_with('[')
 }
 
-/// `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
+/// Converts `::ffff:10.0.0.0/104` to `10.0.0.0/8`.
 fn canonical(network: IpNet) -> IpNet {
     match network {
         IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.addr().to_ipv4_mapped() {
@@ -167,8 +168,7 @@ fn canonical(network: IpNet) -> IpNet {
     }
 }
 
-/// Clients that may relay without a login: the organization's, or gateways that bring mail from
-/// outside.
+/// Finds clients that may relay without authentication and that Copyist does not know.
 fn untrusted(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
     listener.restriction("permit_mynetworks")?;
     let organization = &settings.rules.organization;
@@ -180,7 +180,7 @@ fn untrusted(postfix: &Postfix, listener: &Service, settings: &Settings) -> Opti
         .collect();
     let known = IpNet::aggregate(&known);
     let mut listed = networks(listener.values.list("mynetworks"));
-    // Each once: IPv4 networks are often listed in their IPv6 form, too.
+    // IPv4 networks are often listed in their IPv6 form, too.
     listed.sort_unstable();
     listed.dedup();
     let missing = listed
@@ -192,19 +192,19 @@ fn untrusted(postfix: &Postfix, listener: &Service, settings: &Settings) -> Opti
         severity: Severity::Error,
         place: postfix.place(listener, "mynetworks"),
         seen: format!(
-            "has {}, which neither organization.trusted_networks nor organization.gateways has",
+            "contains {}, which is in neither organization.trusted_networks nor organization.gateways",
             missing.join(", ")
         ),
-        why: "what these clients send out counts as an outsider's, and has no outbound copy. Does any machine in it bring mail from outside (gateway, backup MX, list server, content filter)?".into(),
+        why: "mail of these clients counts as external, so no outbound copy is made of it. Does any machine in it relay external mail (gateway, backup MX, list server, content filter)?".into(),
         fix: format!(
-            "{} for machines that send mail of the organization alone; each that brings mail from outside: {} as well, before that",
+            "{} for machines that send only the organization's mail; for each that relays external mail, first {} as well",
             line::added(settings, "organization.trusted_networks", &missing),
             line::added(settings, "organization.gateways", &["ADDRESS".into()]),
         ),
     })
 }
 
-/// Networks in files and tables, and lists with exceptions.
+/// Finds networks in files and tables, and lists with exclusions.
 fn unread_networks(postfix: &Postfix, listener: &Service, _: &Settings) -> Option<Finding> {
     listener.restriction("permit_mynetworks")?;
     let mut unread = listener.values.list("mynetworks");
@@ -213,13 +213,13 @@ fn unread_networks(postfix: &Postfix, listener: &Service, _: &Settings) -> Optio
         name: "mynetworks-unread",
         severity: Severity::Hint,
         place: postfix.place(listener, "mynetworks"),
-        seen: format!("has {item}, which is not read here"),
-        why: "what clients send out that Postfix trusts and Copyist does not has no outbound copy".into(),
-        fix: "see that organization.trusted_networks has each network whose machines send mail of the organization alone, and organization.gateways each machine that brings mail from outside".into(),
+        seen: format!("contains {item}, which is not read"),
+        why: "no outbound copy is made of mail from clients that Postfix trusts and Copyist does not".into(),
+        fix: "add every network whose machines send only the organization's mail to organization.trusted_networks, and every machine that relays external mail to organization.gateways".into(),
     })
 }
 
-/// Holders of TLS client certificates may relay.
+/// Finds TLS client certificates that may relay.
 fn certificates(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
     const WORDS: [&str; 3] = [
         "permit_tls_clientcerts",
@@ -243,8 +243,8 @@ fn certificates(postfix: &Postfix, listener: &Service, settings: &Settings) -> O
         name: "certificates-untrusted",
         severity: Severity::Warning,
         place: postfix.place(listener, parameter),
-        seen: format!("has {word}{table}, and organization.trusted_certificates is empty"),
-        why: "whoever is let in by a certificate counts as an outsider, and what he sends out has no outbound copy".into(),
+        seen: format!("contains {word}{table}, and organization.trusted_certificates is empty"),
+        why: "clients with a trusted certificate count as external, so no outbound copy is made of their mail".into(),
         fix: format!(
             "{}, with the common names of each certificate's subject and issuer",
             line::list("organization.trusted_certificates", &["SUBJECT;ISSUER".into()])
@@ -252,8 +252,8 @@ fn certificates(postfix: &Postfix, listener: &Service, settings: &Settings) -> O
     })
 }
 
-/// Postfix tells the names in a certificate only if it verified who signed it; it may let holders
-/// in by fingerprint alone.
+/// Finds unverified certificates: Postfix passes on the names in a certificate only if it verified the
+/// issuer, although it may admit clients by fingerprint alone.
 fn unverified(postfix: &Postfix, listener: &Service, word: &str) -> Option<Finding> {
     let parameters = ["smtpd_tls_CAfile", "smtpd_tls_CApath"];
     let are_empty = parameters
@@ -263,21 +263,21 @@ fn unverified(postfix: &Postfix, listener: &Service, word: &str) -> Option<Findi
         name: "certificates-unverified",
         severity: Severity::Warning,
         place: postfix.place(listener, parameters[0]),
-        seen: format!("is empty, as is {}, and {word} lets clients in", parameters[1]),
-        why: "Postfix verifies no certificate and tells Copyist no name in one: whoever is let in by it counts as an outsider, and what he sends out has no outbound copy".into(),
-        fix: "name the certificates (PEM) of whoever signs your clients' in smtpd_tls_CAfile".into(),
+        seen: format!("is empty, as is {}, and {word} admits clients", parameters[1]),
+        why: "Postfix verifies no certificate and passes no names to Copyist: such clients count as external, so no outbound copy is made of their mail".into(),
+        fix: "set smtpd_tls_CAfile to the CA certificates (PEM) of your clients' certificates".into(),
     })
 }
 
-/// Users log in by names that are no addresses.
+/// Finds authentication without login attributes: user names that are not addresses.
 fn logins(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
-    let logs_in = listener.values.is_yes("smtpd_sasl_auth_enable");
-    (logs_in && settings.directory.login_attributes.is_empty()).then(|| Finding {
+    let authenticates = listener.values.is_yes("smtpd_sasl_auth_enable");
+    (authenticates && settings.directory.login_attributes.is_empty()).then(|| Finding {
         name: "logins-unknown",
         severity: Severity::Warning,
         place: postfix.place(listener, "smtpd_sasl_auth_enable"),
         seen: "is \"yes\", and directory.login_attributes is empty".into(),
-        why: "who logs in by a name that is not an address is not found by it, and mail without an address of his as its sender has no copy because of him".into(),
+        why: "users who authenticate with a name that is not an address are not found by it, so no copy is made for them if the sender is not their address".into(),
         fix: line::list(
             "directory.login_attributes",
             &["sAMAccountName", "uid", "userPrincipalName"].map(str::to_owned),
@@ -285,33 +285,33 @@ fn logins(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<
     })
 }
 
-/// A listener of Copyist for one side of the border, where Postfix's takes mail of the other.
+/// Finds a one-sided listener of Copyist behind a Postfix listener that accepts mail of the other side.
 fn one_sided(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
     let (parameter, side) = side_of(postfix, listener, settings)?;
-    let logs_in = listener.values.is_yes("smtpd_sasl_auth_enable");
+    let authenticates = listener.values.is_yes("smtpd_sasl_auth_enable");
     let place = postfix.place(listener, parameter);
     match side {
-        Side::Internal if !postfix.is_local(listener) && !takes_only_known(listener) => Some(Finding {
+        Side::Internal if !postfix.is_local(listener) && !accepts_only_trusted(listener) => Some(Finding {
             name: "outbound-listener-open",
             severity: Severity::Error,
             place,
-            seen: format!("leads {} to a listener of Copyist that takes everybody for the organization", listener.name),
-            why: "mail from outside that comes in here counts as the organization's: it is not journaled as inbound, and passes the journal guard".into(),
+            seen: format!("connects {} to a listener of Copyist that treats all mail as the organization's own", listener.name),
+            why: "external mail that arrives here counts as the organization's own: it is not journaled as inbound and passes the journal guard".into(),
             fix: postfix.set_service(listener, "smtpd_client_restrictions", "permit_sasl_authenticated,reject"),
         }),
-        Side::External if logs_in => Some(Finding {
+        Side::External if authenticates => Some(Finding {
             name: "inbound-listener-login",
             severity: Severity::Error,
             place,
-            seen: format!("leads {}, where users log in, to a listener of Copyist that takes everybody for an outsider", listener.name),
-            why: "what users send out here has no outbound copy".into(),
+            seen: format!("connects {}, where users authenticate, to a listener of Copyist that treats all mail as external", listener.name),
+            why: "no outbound copy is made of users' mail".into(),
             fix: postfix.set_service(listener, "smtpd_sasl_auth_enable", "no"),
         }),
         _ => None,
     }
 }
 
-/// The side that the listener of Copyist is for that Postfix's leads to.
+/// Returns the parameter that connects a listener to Copyist, and the side of Copyist's listener.
 fn side_of(
     postfix: &Postfix,
     listener: &Service,
@@ -334,8 +334,8 @@ fn side_of(
     Some(("smtpd_milters", asked.next()?.1))
 }
 
-/// Whether some list of restrictions refuses everybody whom Postfix does not know.
-fn takes_only_known(listener: &Service) -> bool {
+/// Whether a list of restrictions rejects all clients that Postfix does not trust.
+fn accepts_only_trusted(listener: &Service) -> bool {
     const KNOWN: [&str; 4] = [
         "permit_mynetworks",
         "permit_sasl_authenticated",

@@ -1,5 +1,4 @@
-//! Copies that Postfix makes itself, sizes of messages on the way in and of reports on the way out,
-//! and what else concerns the copies.
+//! Copies made by Postfix itself, size limits for messages and reports, and other findings about copies.
 
 use super::finding::{Finding, Severity};
 use super::postfix::{Postfix, Service};
@@ -8,8 +7,8 @@ use crate::config::Settings;
 use crate::mail::{Address, format_size};
 use crate::policy::Direction;
 
-/// What a report is larger than its original by, beside the original's own bytes: header, and a
-/// line for each of some hundred recipients.
+/// The overhead of a report over its original: header, and a line for each of some hundred
+/// recipients.
 const REPORT: u64 = 64 * 1024;
 
 pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
@@ -26,7 +25,7 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     found
 }
 
-/// That no mail at all is journaled.
+/// Finds settings that journal no mail at all.
 pub(super) fn journals_nothing(settings: &Settings) -> Option<Finding> {
     let severity = match settings.text.has_texts() {
         true => Severity::Warning,
@@ -36,13 +35,13 @@ pub(super) fn journals_nothing(settings: &Settings) -> Option<Finding> {
         name: "nothing-journaled",
         severity,
         place: "[inbound], [outbound], [internal]".into(),
-        seen: "have neither journal_attribute nor journal".into(),
+        seen: "contain neither journal_attribute nor journal".into(),
         why: "nothing is journaled in any direction".into(),
         fix: "set journal_attribute or journal in the table of a direction".into(),
     })
 }
 
-/// The addresses that the settings themselves journal to.
+/// Returns the journal addresses in the settings.
 pub(super) fn configured(settings: &Settings) -> impl Iterator<Item = &Address> {
     let directions = Direction::ALL.into_iter();
     directions.flat_map(|direction| {
@@ -71,9 +70,9 @@ fn always_bcc(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     let why = |value: &str| {
         let same = configured(settings).any(|known| known.to_string().eq_ignore_ascii_case(value));
         match same {
-            true => "Copyist journals to this address as well: each message comes twice",
+            true => "Copyist journals to this address, too: each message arrives twice",
             false => {
-                "a copy that Postfix adds has no envelope, is not kept while it cannot be delivered, and its bounce goes to the outside sender"
+                "Postfix's copy has no envelope, is lost if it cannot be delivered, and its bounce goes to the external sender"
             }
         }
     };
@@ -96,7 +95,7 @@ fn bcc_maps(postfix: &Postfix) -> Vec<Finding> {
         severity: Severity::Hint,
         place: postfix.main(parameter),
         seen: shown(postfix.values.get(parameter)),
-        why: "who is journaled by Copyist and stands in this table is copied twice".into(),
+        why: "people in this table whom Copyist journals are copied twice".into(),
         fix: postfix.set_main(parameter, ""),
     })
     .collect()
@@ -113,14 +112,13 @@ fn message_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
             "{}, and limits.message_size is {ours}",
             shown(postfix.values.get("message_size_limit"))
         ),
-        why: "a message between the two is taken in whole and then refused by Copyist (552)".into(),
+        why: "a message between the two limits is received completely, then rejected by Copyist (552)".into(),
         fix: postfix.set_main("message_size_limit", &ours.to_string()),
     })
 }
 
-/// How much a listener takes: no more than the cleanup(8) behind it, which has the limit as well.
-/// `None`: anything.
-fn taken_by(postfix: &Postfix, listener: &Service) -> Option<u64> {
+/// Returns the size limit of a listener and the cleanup(8) behind it; `None` for no limit.
+fn size_limit(postfix: &Postfix, listener: &Service) -> Option<u64> {
     let own = listener.values.limit("message_size_limit");
     let cleanup = postfix.cleanup_of(listener);
     let behind = cleanup.and_then(|cleanup| cleanup.values.limit("message_size_limit"));
@@ -130,7 +128,7 @@ fn taken_by(postfix: &Postfix, listener: &Service) -> Option<u64> {
     }
 }
 
-/// The largest message that comes in for Copyist; `None`: any.
+/// Returns the largest message that reaches Copyist; `None` for no limit.
 pub(super) fn largest(postfix: &Postfix, settings: &Settings) -> Option<u64> {
     let hooked = |listener: &&Service| {
         let ways = routes::by_smtp(postfix, listener, settings);
@@ -140,7 +138,7 @@ pub(super) fn largest(postfix: &Postfix, settings: &Settings) -> Option<u64> {
     let mut taken = postfix
         .listeners()
         .filter(hooked)
-        .map(|one| taken_by(postfix, one));
+        .map(|one| size_limit(postfix, one));
     taken.try_fold(0, |most, one| Some(most.max(one?)))
 }
 
@@ -149,17 +147,17 @@ fn is_relay(postfix: &Postfix, listener: &Service, settings: &Settings) -> bool 
     postfix.is_at(listener, &relay.host, relay.port)
 }
 
-/// Whether a relay with this limit refuses the report of the largest message.
+/// Whether a relay with this limit rejects the report of the largest message.
 pub(super) fn is_too_small(limit: u64, largest: Option<u64>) -> bool {
     largest.is_none_or(|largest| limit < largest + REPORT)
 }
 
-/// A relay that is this Postfix itself.
+/// Finds a size limit too low for reports if this Postfix is the relay.
 fn report_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     let relay = postfix
         .listeners()
         .find(|one| is_relay(postfix, one, settings))?;
-    let limit = taken_by(postfix, relay)?;
+    let limit = size_limit(postfix, relay)?;
     let largest = largest(postfix, settings);
     let mut fix = Vec::new();
     let port = "127.0.0.1:10027";
@@ -170,7 +168,7 @@ fn report_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
         }
         fix.push(postfix.add_service(&format!("{port}/inet={port} inet n - n - - smtpd")));
     }
-    // What comes in gets a limit below the one that holds for all.
+    // Incoming mail gets a limit below the general one.
     fix.push(postfix.set_main("message_size_limit", &(limit + REPORT).to_string()));
     let entrances = postfix
         .listeners()
@@ -190,13 +188,14 @@ fn report_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
         name: "report-size-limit",
         severity: Severity::Warning,
         place: format!("{} message_size_limit", postfix.master(relay)),
-        seen: format!("takes {}, no more than what comes in", format_size(limit)),
-        why: "the report of a message near the limit is larger than that: refused, and kept as a dead letter".into(),
+        seen: format!("takes {}, the same as for incoming mail", format_size(limit)),
+        why: "reports of messages near the limit exceed it: they are rejected and kept as dead letters".into(),
         fix,
     })
 }
 
-/// A journal mailbox that local(8) keeps as one file (postconf(5), mailbox_size_limit).
+/// Finds a size limit on a journal mailbox that local(8) keeps in one file (postconf(5),
+/// mailbox_size_limit).
 pub(super) fn mailbox_size<'a>(
     postfix: &Postfix,
     mut journal: impl Iterator<Item = &'a Address>,
@@ -221,13 +220,13 @@ pub(super) fn mailbox_size<'a>(
         place: postfix.main("mailbox_size_limit"),
         seen: shown(&limit.to_string()),
         why: format!(
-            "the mailbox of {local} is one file that may not grow beyond it: reports bounce then"
+            "the mailbox of {local} is one file: reports bounce when it reaches the limit"
         ),
         fix: postfix.set_main("mailbox_size_limit", "0"),
     })
 }
 
-/// Each process of smtpd(8) holds a connection to the milter.
+/// Finds more smtpd(8) processes than milter connections.
 fn connections(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     let ours = settings.hook.limits.connections as u64;
     let asking = postfix
@@ -249,7 +248,7 @@ fn connections(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
             names.join(", ")
         ),
         seen: format!("{number} processes, and limits.connections is {ours}"),
-        why: "connections beyond the limit are closed, and their mail is deferred".into(),
+        why: "connections above the limit are closed, and their mail is deferred".into(),
         fix: match all {
             Some(all) => format!("connections = {all} in [limits]"),
             None => postfix.set_processes(&names, 100),
@@ -257,7 +256,7 @@ fn connections(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     })
 }
 
-/// Mail that Postfix itself writes comes by no hook, but by `internal_mail_filter_classes`
+/// Checks Postfix's own mail, which reaches milters only through `internal_mail_filter_classes`
 /// (postconf(5)).
 fn internal_mail(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     let parameter = "internal_mail_filter_classes";
@@ -269,7 +268,7 @@ fn internal_mail(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
             place: postfix.main(parameter),
             seen: shown(values.get(parameter)),
             why:
-                "Postfix's notices to its postmaster that Copyist does not answer wait for Copyist"
+                "Postfix's notices to the postmaster about an unavailable Copyist wait for Copyist"
                     .into(),
             fix: postfix.set_main(parameter, "bounce"),
         });
@@ -282,24 +281,24 @@ fn internal_mail(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
         severity: Severity::Hint,
         place: postfix.main(parameter),
         seen: shown(values.get(parameter)),
-        why: "all outbound mail is journaled, but for the bounces that Postfix itself sends".into(),
+        why: "all outbound mail is journaled, except Postfix's own bounces".into(),
         fix: postfix.set_main(parameter, "bounce"),
     })
 }
 
-/// postconf(5): soft_bounce turns 5xx into 4xx, of smtpd(8) as well.
+/// Finds soft_bounce, which turns 5xx into 4xx, also in smtpd(8) (postconf(5)).
 fn soft_bounce(postfix: &Postfix, _: &Settings) -> Option<Finding> {
     postfix.values.is_yes("soft_bounce").then(|| Finding {
         name: "soft-bounce",
         severity: Severity::Hint,
         place: postfix.main("soft_bounce"),
         seen: shown("yes"),
-        why: "what the journal guard refuses, and what Postfix as a relay refuses, is tried again and again, and nobody gets an NDR".into(),
+        why: "mail that the journal guard or Postfix as the relay rejects is retried again and again, without an NDR".into(),
         fix: postfix.set_main("soft_bounce", "no"),
     })
 }
 
-/// Parameters that are written otherwise than they are called do nothing.
+/// Finds misspelled parameters, which Postfix ignores.
 fn unused(postfix: &Postfix) -> Vec<Finding> {
     let concerns = |warning: &&String| {
         let parameter = warning
@@ -319,9 +318,9 @@ fn unused(postfix: &Postfix) -> Vec<Finding> {
             name: "unused-parameter",
             severity: Severity::Warning,
             place: file.to_owned(),
-            seen: format!("has {parameter}"),
-            why: "Postfix knows no parameter of this name, and nothing uses it".into(),
-            fix: "write it as postconf(5) does, or take it out".into(),
+            seen: format!("contains {parameter}"),
+            why: "Postfix has no such parameter and ignores it".into(),
+            fix: "correct the name (postconf(5)), or remove it".into(),
         }
     })
     .collect()

@@ -1,5 +1,5 @@
-//! Mail that Postfix hands to an SMTP listener of Copyist: whether it tells whose mail it is, and
-//! leaves it as it is.
+//! Mail that Postfix passes to an SMTP listener of Copyist: whether the client is identified and the
+//! message unchanged.
 
 use super::finding::{Finding, Severity};
 use super::postfix::{Postfix, Service};
@@ -42,8 +42,8 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     found
 }
 
-/// A final no behind a queue becomes a bounce to whoever the sender claims to be; a temporary one
-/// before the queue is one where the client could be told more.
+/// Finds a wrong mode: a rejection after the queue becomes a bounce to a possibly forged sender, and
+/// before the queue the client could be rejected instead of deferred.
 fn mode(
     postfix: &Postfix,
     listener: &Service,
@@ -54,21 +54,18 @@ fn mode(
     let (word, why) = match wanted {
         Mode::BeforeQueue => (
             "before-queue",
-            "the client is deferred again and again where it should be refused",
+            "clients are deferred again and again instead of rejected",
         ),
         Mode::AfterQueue => (
             "after-queue",
-            "what Copyist refuses becomes a bounce to whoever the sender claims to be",
+            "mail that Copyist rejects becomes a bounce to a possibly forged sender",
         ),
     };
     (door.mode != wanted).then(|| Finding {
         name: "filter-mode",
         severity: Severity::Warning,
         place: postfix.place(listener, parameter),
-        seen: format!(
-            "leads to {}, whose mode is another than {word}",
-            door.listen
-        ),
+        seen: format!("uses {}, whose mode is not {word}", door.listen),
         why: why.into(),
         fix: format!(
             "mode = \"{word}\" in the [[hook.smtp]] with listen = \"{}\"",
@@ -77,32 +74,32 @@ fn mode(
     })
 }
 
-/// Neither XFORWARD nor a queue tells who has logged in (XFORWARD_README: it has no attribute for
-/// that).
+/// Finds authenticated users that Copyist cannot see: XFORWARD has no attribute for them
+/// (XFORWARD_README).
 fn login(
     postfix: &Postfix,
     listener: &Service,
     parameter: &str,
     door: &SmtpDoor,
 ) -> Option<Finding> {
-    let logs_in = listener.values.is_yes("smtpd_sasl_auth_enable");
-    (logs_in && door.side != Some(Side::Internal)).then(|| Finding {
+    let authenticates = listener.values.is_yes("smtpd_sasl_auth_enable");
+    (authenticates && door.side != Some(Side::Internal)).then(|| Finding {
         name: "login-unseen",
         severity: Severity::Error,
         place: postfix.place(listener, parameter),
         seen: format!(
-            "takes users who log in ({}) to {}, which hears of no login",
+            "passes mail of authenticated users ({}) to {}, which does not see the authentication",
             listener.name, door.listen
         ),
-        why: "who has logged in from elsewhere counts as an outsider, and what he sends out has no copy".into(),
+        why: "authenticated remote users count as external, so no outbound copy is made of their mail".into(),
         fix: format!(
-            "a second [[hook.smtp]] with direction = \"outbound\", and in {} its address as {parameter}",
+            "add a second [[hook.smtp]] with direction = \"outbound\", and set its address as {parameter} in {}",
             postfix.master(listener)
         ),
     })
 }
 
-/// The smtp(8) client that carries mail to us behind the queue.
+/// Checks the smtp(8) client that passes mail to Copyist after the queue.
 fn transport(postfix: &Postfix, from: &Service, door: &SmtpDoor) -> Vec<Finding> {
     let filter = from.values.get("content_filter");
     let name = filter.split(':').next().unwrap_or_default();
@@ -112,7 +109,7 @@ fn transport(postfix: &Postfix, from: &Service, door: &SmtpDoor) -> Vec<Finding>
             severity: Severity::Warning,
             place: postfix.place(from, "content_filter"),
             seen: shown(filter),
-            why: format!("master.cf has no service {name}: all mail waits in the queue"),
+            why: format!("master.cf has no service {name}: all mail stays in the queue"),
             fix: postfix.add_service(&format!(
                 "{name}/unix={name} unix - - n - 20 smtp -o smtp_send_xforward_command=yes -o disable_mime_output_conversion=yes"
             )),
@@ -129,7 +126,7 @@ fn transport(postfix: &Postfix, from: &Service, door: &SmtpDoor) -> Vec<Finding>
             severity: Severity::Error,
             place: postfix.master(transport),
             seen: format!("{xforward} is no"),
-            why: "Copyist takes every client for this machine: inbound mail counts as the organization's own".into(),
+            why: "every client appears to be this machine: inbound mail counts as the organization's own".into(),
             fix: postfix.set_service(transport, xforward, "yes"),
         });
     }
@@ -140,7 +137,7 @@ fn transport(postfix: &Postfix, from: &Service, door: &SmtpDoor) -> Vec<Finding>
             severity: Severity::Warning,
             place: postfix.master(transport),
             seen: format!("{parameter} is no"),
-            why: "Postfix may recode a message for the filter, which breaks its signatures".into(),
+            why: "Postfix may convert a message for the filter, which breaks its signatures".into(),
             fix: postfix.set_service(transport, parameter, "yes"),
         });
     }

@@ -1,33 +1,33 @@
-//! What is said about one mistake.
+//! A finding and its severity.
 
 use serde::Serialize;
 
-/// How bad it is; the worst last.
+/// The severity of a finding, the worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Severity {
-    /// Could be better; the exit status does not tell of it.
+    /// A possible improvement; does not affect the exit status.
     Hint,
-    /// Mail is deferred, refused, copied twice or altered where it need not be.
+    /// Mail is unnecessarily deferred, rejected, copied twice or changed.
     Warning,
-    /// Mail can pass without its copy, or the promise cannot be kept.
+    /// Mail can pass without a copy, or copies can be lost.
     Error,
 }
 
-/// One mistake, and what mends it.
+/// A problem and its fix.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
-    /// Its name, which scripts rely on: `non-smtpd-milters-missing`.
+    /// The name, which scripts rely on: `non-smtpd-milters-missing`.
     pub(super) name: &'static str,
     pub(super) severity: Severity,
-    /// A parameter of main.cf, a service of master.cf, a key of our own file, a file or a server.
+    /// A parameter of main.cf, a service of master.cf, a key of the configuration, a file or a server.
     #[serde(rename = "where")]
     pub(super) place: String,
-    /// What stands there.
+    /// The value or state found.
     pub(super) seen: String,
-    /// Why that matters: what happens to mail.
+    /// The consequence for mail.
     pub(super) why: String,
-    /// A command, or what to write where.
+    /// A command, or a line for the configuration.
     pub(super) fix: String,
 }
 
@@ -42,7 +42,7 @@ impl Severity {
 }
 
 impl Finding {
-    /// The finding's line, and below it that of the fix.
+    /// Returns the finding and its fix as lines.
     pub(super) fn to_lines(&self) -> [String; 2] {
         let Finding {
             name,

@@ -1,12 +1,11 @@
-//! Who listens where Copyist should: the processes behind sockets, as Linux tells them to root.
-//! Reads and changes nothing else.
+//! The processes that listen on Copyist's addresses, as Linux shows them to root. Read-only.
 
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::system::Stranger;
+use super::system::OtherListener;
 use crate::config::Settings;
 use crate::hook::Listen;
 use crate::spool;
@@ -14,64 +13,71 @@ use crate::spool;
 /// The state of a listener in proc_net_tcp(5): `TCP_LISTEN`.
 const LISTENS: &str = "0A";
 
-/// A socket that somebody listens on: where, and its number.
+/// A listening socket.
 struct Socket {
-    place: Place,
+    endpoint: Endpoint,
     inode: String,
 }
 
 #[derive(PartialEq)]
-enum Place {
+enum Endpoint {
     Port(u16),
     Path(String),
 }
 
-/// Ports that somebody listens on; `None` where the system does not say.
+/// Returns the ports in use by listeners; `None` if unknown.
 pub(super) fn ports() -> Option<Vec<u16>> {
-    let of = |socket: Socket| match socket.place {
-        Place::Port(port) => Some(port),
-        Place::Path(_) => None,
+    let of = |socket: Socket| match socket.endpoint {
+        Endpoint::Port(port) => Some(port),
+        Endpoint::Path(_) => None,
     };
     Some(tcp()?.into_iter().filter_map(of).collect())
 }
 
-/// Listeners of ours that only other programs hold.
-pub(super) fn strangers(settings: &Settings) -> Vec<Stranger> {
+/// Returns Copyist's listeners that only other programs have open.
+pub(super) fn other_listeners(settings: &Settings) -> Vec<OtherListener> {
     let mut sockets = tcp().unwrap_or_default();
     sockets.extend(unix());
     let milters = settings.hook.milter.iter().map(|listen| match listen {
         Listen::Inet(address) => (listen.to_string(), port_of(*address)),
-        Listen::Unix(path) => (listen.to_string(), Place::Path(path.display().to_string())),
+        Listen::Unix(path) => (
+            listen.to_string(),
+            Endpoint::Path(path.display().to_string()),
+        ),
     });
-    let doors = settings.hook.smtp.iter();
-    let doors = doors.map(|door| (door.listen.to_string(), port_of(door.listen)));
-    let wanted: Vec<(String, Place)> = milters.chain(doors).collect();
-    let is_wanted = |socket: &Socket| wanted.iter().any(|(_, place)| *place == socket.place);
+    let listeners = settings.hook.smtp.iter();
+    let listeners = listeners.map(|one| (one.listen.to_string(), port_of(one.listen)));
+    let wanted: Vec<(String, Endpoint)> = milters.chain(listeners).collect();
+    let is_wanted = |socket: &Socket| {
+        wanted
+            .iter()
+            .any(|(_, endpoint)| *endpoint == socket.endpoint)
+    };
     sockets.retain(is_wanted);
     let holders = holders(&sockets);
     let ours = spool::holder(&settings.state_dir);
-    let of_place = |(listen, place): &(String, Place)| {
+    let of_endpoint = |(listen, endpoint): &(String, Endpoint)| {
         let mut all = Vec::new();
-        for socket in sockets.iter().filter(|socket| socket.place == *place) {
+        for socket in sockets.iter().filter(|socket| socket.endpoint == *endpoint) {
             all.extend(holders.get(&socket.inode).into_iter().flatten().copied());
         }
-        // systemd holds what it hands over; and a service of another state directory is another
-        // one.
+        // systemd keeps sockets that it passes on; a service with another state directory is
+        // another instance.
         let is_copyist = |pid: u32| name(pid) == "copyist";
         let runs = ours.is_some_and(is_copyist);
         let is_ours = |pid: &u32| *pid == 1 || Some(*pid) == ours || !runs && is_copyist(*pid);
         let pid = *all.first().filter(|_| !all.iter().any(is_ours))?;
-        Some(Stranger {
+        Some(OtherListener {
             listen: listen.clone(),
             name: name(pid),
             pid,
         })
     };
-    wanted.iter().filter_map(of_place).collect()
+    wanted.iter().filter_map(of_endpoint).collect()
 }
 
-fn port_of(address: SocketAddr) -> Place {
-    Place::Port(address.port())
+fn port_of(address: SocketAddr) -> Endpoint {
+    Endpoint::Port(address.port())
 }
 
 fn tcp() -> Option<Vec<Socket>> {
@@ -82,7 +88,7 @@ fn tcp() -> Option<Vec<Socket>> {
         let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
         let port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
         (*state == LISTENS).then(|| Socket {
-            place: Place::Port(port),
+            endpoint: Endpoint::Port(port),
             inode: (*inode).to_owned(),
         })
     };
@@ -96,7 +102,7 @@ fn unix() -> Vec<Socket> {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let (flags, inode, path) = (fields.get(3)?, fields.get(6)?, fields.get(7)?);
         (*flags == "00010000").then(|| Socket {
-            place: Place::Path((*path).to_owned()),
+            endpoint: Endpoint::Path((*path).to_owned()),
             inode: (*inode).to_owned(),
         })
     };
@@ -104,7 +110,7 @@ fn unix() -> Vec<Socket> {
     all.lines().filter_map(listening).collect()
 }
 
-/// The processes that have each of these sockets open, as far as we may see them.
+/// Returns the visible processes that have each of these sockets open.
 fn holders(sockets: &[Socket]) -> HashMap<String, Vec<u32>> {
     let mut found: HashMap<String, Vec<u32>> = HashMap::new();
     if sockets.is_empty() {
@@ -133,7 +139,7 @@ fn holders(sockets: &[Socket]) -> HashMap<String, Vec<u32>> {
     found
 }
 
-/// What a process is called (proc_pid_comm(5)).
+/// Returns the name of a process (proc_pid_comm(5)).
 fn name(pid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm"));
     name.unwrap_or_default().trim().to_owned()

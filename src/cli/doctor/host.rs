@@ -1,5 +1,4 @@
-//! Looks at this machine for [`super::system`]. Nothing is changed; what cannot be seen is left
-//! out.
+//! Collects facts about this machine for [`super::system`]. Read-only; unknown facts are left out.
 
 use std::ffi::CString;
 use std::fs;
@@ -29,8 +28,8 @@ use crate::tls;
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` (statfs(2)).
 const IN_MEMORY: [(u32, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
 
-pub(super) fn look(config: &Path, settings: &Settings, postfixes: &[Postfix]) -> System {
-    // Another configuration is not the service's.
+pub(super) fn inspect(config: &Path, settings: &Settings, postfixes: &[Postfix]) -> System {
+    // A unit with another configuration does not count.
     let unit = unit::read().filter(|unit| {
         let of_unit = unit
             .config
@@ -53,7 +52,7 @@ pub(super) fn look(config: &Path, settings: &Settings, postfixes: &[Postfix]) ->
         config_mode: fs::metadata(config).ok().map(|found| found.mode() & 0o7777),
         certificates: certificates(settings),
         ports: holders::ports(),
-        strangers: holders::strangers(settings),
+        other_listeners: holders::other_listeners(settings),
         sockets: sockets(settings, postfixes),
         maps: maps(settings, user.as_ref()),
         files: files(config, settings, user.as_ref()),
@@ -62,7 +61,7 @@ pub(super) fn look(config: &Path, settings: &Settings, postfixes: &[Postfix]) ->
     }
 }
 
-/// The files of the address maps.
+/// Returns the files of the address maps.
 fn maps(settings: &Settings, user: Option<&Account>) -> Vec<MapFile> {
     let maps = &settings.rules.organization.address_maps;
     let all = [
@@ -84,8 +83,8 @@ fn maps(settings: &Settings, user: Option<&Account>) -> Vec<MapFile> {
     each.collect()
 }
 
-/// The files that the settings name, and the configuration itself. What systemd hands over is not
-/// looked for.
+/// Returns the files that the settings name, and the configuration itself, without credentials passed
+/// by systemd.
 fn files(config: &Path, settings: &Settings, user: Option<&Account>) -> Vec<ServiceFile> {
     let near = config.parent().unwrap_or(Path::new("/"));
     let named = settings.effective.settings.iter().filter_map(|setting| {
@@ -114,7 +113,7 @@ fn files(config: &Path, settings: &Settings, user: Option<&Account>) -> Vec<Serv
         .collect()
 }
 
-/// Whether a user can read a file, access control lists and all: only the superuser can try.
+/// Whether a user can read a file, including access control lists; only root can test it.
 fn can_read(user: &Account, path: &Path) -> Option<bool> {
     if !Uid::effective().is_root() {
         return None;
@@ -128,7 +127,7 @@ fn can_read(user: &Account, path: &Path) -> Option<bool> {
         .args(["test", "-r"])
         .arg(path);
     let tried = setpriv.stderr(Stdio::null()).status().ok()?;
-    // Anything else is an error of its own.
+    // Other results are errors of the test itself.
     match tried.code() {
         Some(0) => Some(true),
         Some(1) if path.exists() => Some(false),
@@ -136,8 +135,7 @@ fn can_read(user: &Account, path: &Path) -> Option<bool> {
     }
 }
 
-/// The user of the service: that of its unit, or whose the state directory is, or by its usual
-/// name.
+/// Returns the user of the service: that of the unit, the owner of the state directory, or `copyist`.
 fn user(settings: &Settings, unit: Option<&Unit>) -> Option<Account> {
     if let Some(unit) = unit {
         let mut account = account(unit.user.as_deref()?)?;
@@ -160,7 +158,7 @@ fn user(settings: &Settings, unit: Option<&Unit>) -> Option<Account> {
     }
 }
 
-/// The directory itself, or the nearest one above it that there is.
+/// Returns the directory, or its nearest existing parent.
 fn existing(dir: &Path) -> &Path {
     dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir)
 }
@@ -168,13 +166,13 @@ fn existing(dir: &Path) -> &Path {
 fn state_dir(settings: &Settings, user: Option<&Account>) -> Option<StateDirError> {
     let user = user.map(|user| user.uid);
     match daemon::examine_state_dir(&settings.state_dir, settings.allow_remote_fs, user) {
-        // Closed to us, as it should be to everybody but the service and root.
+        // Inaccessible, as it should be for everybody but the service and root.
         Err(StateDirError::Io { cause, .. })
             if cause.kind() == std::io::ErrorKind::PermissionDenied =>
         {
             None
         }
-        // It is made at the first start.
+        // Created at the first start.
         Err(StateDirError::Io { cause, .. }) if cause.kind() == std::io::ErrorKind::NotFound => {
             None
         }
@@ -190,27 +188,26 @@ fn volatile(dir: &Path) -> Option<&'static str> {
     known.next().map(|(_, name)| *name)
 }
 
-/// As systemd knows; without it nobody says.
+/// Whether the clock is synchronized, according to systemd.
 fn clock() -> Option<bool> {
-    let said = Command::new("timedatectl")
+    let output = Command::new("timedatectl")
         .args(["show", "--property=NTPSynchronized", "--value"])
         .stderr(Stdio::null())
         .output()
         .ok()?;
-    match String::from_utf8_lossy(&said.stdout).trim() {
+    match String::from_utf8_lossy(&output.stdout).trim() {
         "yes" => Some(true),
         "no" => Some(false),
         _ => None,
     }
 }
 
-/// When the certificates end that listeners show; and those that others are checked against, where
-/// all of a file are over.
+/// Returns when listeners' certificates expire, and when the last CA certificate in each file expires.
 fn certificates(settings: &Settings) -> Vec<(PathBuf, SystemTime)> {
-    let doors = settings.hook.smtp.iter();
-    let shown = doors
+    let listeners = settings.hook.smtp.iter();
+    let shown = listeners
         .clone()
-        .filter_map(|door| door.tls.as_ref())
+        .filter_map(|one| one.tls.as_ref())
         .filter_map(|tls| {
             let first = dates(&tls.cert_file).first().copied()?;
             Some((tls.cert_file.clone(), first))
@@ -223,9 +220,9 @@ fn certificates(settings: &Settings) -> Vec<(PathBuf, SystemTime)> {
         .into_iter()
         .flatten();
     let checked = checked.chain(
-        doors
+        listeners
             .clone()
-            .filter_map(|door| door.next_hop.ca_file.as_ref()),
+            .filter_map(|one| one.next_hop.ca_file.as_ref()),
     );
     let last = checked.filter_map(|file| Some((file.clone(), dates(file).into_iter().max()?)));
     let mut all: Vec<_> = shown.chain(last).collect();
@@ -240,7 +237,7 @@ fn dates(file: &Path) -> Vec<SystemTime> {
     all.filter_map(|der| tls::not_after(&der)).collect()
 }
 
-/// The Unix sockets, each as every Postfix has to reach it.
+/// Returns the Unix sockets, for each user that Postfix runs as.
 fn sockets(settings: &Settings, postfixes: &[Postfix]) -> Vec<Socket> {
     let paths = settings
         .hook
@@ -287,7 +284,7 @@ fn group_name(id: u32) -> String {
     group.map_or(id.to_string(), |group| group.name)
 }
 
-/// Postfix's daemons have all groups of their user (initgroups(3)).
+/// Returns an account with all its groups, as Postfix's daemons have them (initgroups(3)).
 fn account(name: &str) -> Option<Account> {
     let user = User::from_name(name).ok()??;
     let groups = getgrouplist(&CString::new(name).ok()?, user.gid).ok()?;

@@ -1,19 +1,19 @@
-//! Lines of the configuration file, as findings propose them: `key = value in [table]`.
+//! Proposed lines of the configuration file: `key = value in [table]`.
 
 use crate::config::Settings;
 
-/// A line in a table.
+/// Returns a line in a table.
 pub(super) fn line(key: &str, value: &str) -> String {
     let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
     format!("{name} = {value} in [{table}]")
 }
 
-/// A line with a list of texts.
+/// Returns a line with a list of strings.
 pub(super) fn list(key: &str, items: &[String]) -> String {
     line(key, &format!("[{}]", quoted(items)))
 }
 
-/// The line that adds these to a list, behind what it has already.
+/// Returns the line that appends items to a list.
 pub(super) fn added(settings: &Settings, key: &str, items: &[String]) -> String {
     let mut known = settings.effective.settings.iter();
     let known = known.find(|setting| setting.key == key);
@@ -25,7 +25,7 @@ pub(super) fn added(settings: &Settings, key: &str, items: &[String]) -> String 
     }
 }
 
-/// Texts in quotes, with commas between them.
+/// Returns quoted strings separated by commas.
 pub(super) fn quoted(items: &[String]) -> String {
     let all: Vec<String> = items.iter().map(|item| format!("\"{item}\"")).collect();
     all.join(", ")

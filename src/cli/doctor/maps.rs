@@ -1,4 +1,4 @@
-//! Whether Copyist reads the address maps by which Postfix leads mail from one address to another.
+//! Whether Copyist reads the address maps with which Postfix rewrites addresses.
 
 use std::path::PathBuf;
 
@@ -12,13 +12,13 @@ use crate::config::Settings;
 use crate::maps::{MapName, MapNameError};
 use crate::policy::MapNames;
 
-/// The maps that Postfix has by default and that no system has that was set up after 2000.
+/// A default map of Postfix that modern systems do not have.
 const NIS: &str = "nis:mail.aliases";
 
-/// The finding about a map that cannot be read.
+/// The name of the finding about an unreadable map.
 pub(super) const UNREADABLE: &str = "address-map-unreadable";
 
-/// The parameters, and the program that uses each.
+/// The parameters, each with the program that uses it.
 const PARAMETERS: [(&str, &str); 5] = [
     ("alias_maps", "local"),
     ("virtual_alias_maps", "cleanup"),
@@ -27,15 +27,15 @@ const PARAMETERS: [(&str, &str); 5] = [
     ("recipient_canonical_maps", "cleanup"),
 ];
 
-/// A file of a map, as the service's user finds it.
+/// A file of a map, from the view of the service's user.
 #[derive(Debug)]
 pub(super) struct MapFile {
     /// The map.
     pub(super) map: String,
     pub(super) path: PathBuf,
-    /// From the root to the file; empty if there is none.
+    /// The path from the root; empty if the file does not exist.
     pub(super) way: Vec<Step>,
-    /// Whether the service's user can read it, if that could be tried.
+    /// Whether the service's user can read it; `None` if not tested.
     pub(super) is_readable: Option<bool>,
 }
 
@@ -44,7 +44,7 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     let is_behind = is_behind_rewriting(postfix, settings);
     let mut found = Vec::new();
     for (parameter, program) in PARAMETERS {
-        // Behind the queue Copyist sees the addresses that cleanup(8) has made.
+        // After the queue Copyist sees the addresses already rewritten by cleanup(8).
         if is_behind && program == "cleanup" {
             continue;
         }
@@ -75,7 +75,7 @@ fn of<'a>(maps: &'a MapNames, parameter: &str) -> &'a [MapName] {
     }
 }
 
-/// Whether all mail comes to Copyist by a queue, in which cleanup(8) has replaced addresses.
+/// Whether all mail reaches Copyist after cleanup(8) has rewritten its addresses.
 fn is_behind_rewriting(postfix: &Postfix, settings: &Settings) -> bool {
     let rewrites = |service: &Service| {
         let options = "receive_override_options";
@@ -88,13 +88,13 @@ fn is_behind_rewriting(postfix: &Postfix, settings: &Settings) -> bool {
         routes::sources(postfix).map(|one| (one, routes::by_itself(postfix, one, settings)));
     let mut ways = smtp
         .chain(others)
-        .filter(|(_, ways)| ways.lead_here())
+        .filter(|(_, ways)| ways.reach_copyist())
         .peekable();
     ways.peek().is_some()
         && ways.all(|(one, ways)| ways.filter.is_some() && !ways.milter && rewrites(one))
 }
 
-/// What is the same map with and without proxymap(8) before it.
+/// Returns the name of a map without proxymap(8).
 fn plain(name: &str) -> String {
     name.replace("proxy:", "")
 }
@@ -139,8 +139,8 @@ fn of_parameter(
                 name: "address-maps",
                 severity: Severity::Error,
                 place,
-                seen: format!("has {}, which {key} has not", missing.join(", ")),
-                why: "mail to an alias, or from another spelling, concerns people who are not found: it has no copy, and an alias of a journal mailbox passes the journal guard".into(),
+                seen: format!("contains {}, which is missing from {key}", missing.join(", ")),
+                why: "people are not found by their aliases: no copy is made of such mail, and an alias of a journal mailbox passes the journal guard".into(),
                 fix: line::added(settings, &key, &missing),
             });
         }
@@ -155,38 +155,39 @@ fn of_parameter(
             severity: Severity::Hint,
             place: key.clone(),
             seen: format!(
-                "has {}, which Postfix's {parameter} has not",
+                "contains {}, which is not in Postfix's {parameter}",
                 unused.join(", ")
             ),
-            why: "mail is journaled for people whom it does not reach by this map".into(),
+            why: "mail is journaled for people who do not receive it".into(),
             fix: line::list(&key, &kept),
         });
     }
     found
 }
 
-/// A map that only Postfix can look into, or whose name says too little.
+/// Returns a finding about a map that Copyist cannot read.
 fn not_covered(place: String, error: &MapNameError) -> Finding {
     let seen = match error {
         MapNameError::NotCovered(map) => {
-            format!("has {map}, a map that only Postfix can look into")
+            format!("contains {map}, which only Postfix can read")
         }
-        other => format!("has {other}"),
+        other => format!("contains {other}"),
     };
     Finding {
         name: "address-maps-not-covered",
         severity: Severity::Error,
         place,
         seen,
-        why: "mail that Postfix rewrites by it reaches people who are not found: it has no copy"
-            .into(),
+        why:
+            "recipients that Postfix rewrites with it are not found: no copy is made of their mail"
+                .into(),
         fix: BEHIND.into(),
     }
 }
 
-const BEHIND: &str = "use a hook behind the rewriting: a [[hook.smtp]] with mode = \"after-queue\" as content_filter (docs/hooks.md)";
+const BEHIND: &str = "use a hook after the rewriting: a [[hook.smtp]] with mode = \"after-queue\" as content_filter (docs/hooks.md)";
 
-/// postconf(5): names of hosts are cut off addresses, of senders by default.
+/// Finds masquerading, which strips host names from addresses, by default of senders (postconf(5)).
 fn masquerading(postfix: &Postfix) -> Option<Finding> {
     let parameter = "masquerade_domains";
     let value = postfix.values.get(parameter);
@@ -195,12 +196,12 @@ fn masquerading(postfix: &Postfix) -> Option<Finding> {
         severity: Severity::Error,
         place: postfix.main(parameter),
         seen: routes::shown(value),
-        why: "Copyist sees addresses before Postfix cuts names of hosts off: their senders are not found, and what they send out has no copy".into(),
+        why: "Copyist sees addresses before Postfix strips host names: such senders are not found, so no outbound copy is made of their mail".into(),
         fix: BEHIND.into(),
     })
 }
 
-/// Files that the service cannot read: mail waits for them.
+/// Finds maps that the service cannot read, so that mail is deferred.
 pub(super) fn unreadable(files: &[MapFile], user: Option<&Account>) -> Vec<Finding> {
     let all = files.iter();
     all.filter_map(|file| {
@@ -211,13 +212,13 @@ pub(super) fn unreadable(files: &[MapFile], user: Option<&Account>) -> Vec<Findi
                 make(&file.map, &file.path),
             ));
         }
-        // The superuser reads everything.
+        // Root can read everything.
         let user = user.filter(|user| user.uid != 0)?;
         let barred = barred(&file.way, user, file.is_readable)?;
         let barred_path = barred.path.display();
         let name = &user.name;
         let seen = format!(
-            "{barred_path} is closed to the user {name} (its mode is {:04o})",
+            "{barred_path} is closed to the user {name} (mode {:04o})",
             barred.mode
         );
         let fix = match barred.path == file.path {
@@ -229,7 +230,7 @@ pub(super) fn unreadable(files: &[MapFile], user: Option<&Account>) -> Vec<Findi
     .collect()
 }
 
-/// The command that makes an indexed file.
+/// Returns the command that creates an indexed file.
 fn make(map: &str, path: &std::path::Path) -> String {
     let text = plain(map);
     match text.split_once(':') {
@@ -240,7 +241,7 @@ fn make(map: &str, path: &std::path::Path) -> String {
             }
         }
         _ => format!(
-            "write {}, or take the map out of Postfix and Copyist",
+            "create {}, or remove the map from Postfix and Copyist",
             path.display()
         ),
     }
@@ -252,8 +253,7 @@ fn unreadable_file(file: &MapFile, seen: String, fix: String) -> Finding {
         severity: Severity::Error,
         place: format!("{} {}", file.map, file.path.display()),
         seen,
-        why: "Copyist cannot read this address map: all mail that it could concern is deferred"
-            .into(),
+        why: "Copyist cannot read this address map: mail that it may apply to is deferred".into(),
         fix,
     }
 }

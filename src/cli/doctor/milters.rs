@@ -1,4 +1,4 @@
-//! Lists of milters and addresses of filters, as postconf(5) and MILTER_README have them.
+//! Milter lists and filter addresses as in postconf(5) and MILTER_README.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -17,14 +17,14 @@ pub(super) struct Milter {
     settings: Vec<(String, String)>,
 }
 
-/// Where something connects to.
+/// The address of a milter or filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Endpoint {
     Inet { host: String, port: u16 },
     Unix(PathBuf),
 }
 
-/// The entries of a list.
+/// Parses a list of milters.
 pub(super) fn parse(list: &str) -> Vec<Milter> {
     let mut found = Vec::new();
     let mut rest = list.trim_start_matches(is_separator);
@@ -60,8 +60,7 @@ fn milter(entry: &str) -> Milter {
 }
 
 impl Milter {
-    /// What holds for it: its own setting (`default_action`), or the parameter that is named so
-    /// with `milter_` in front.
+    /// Returns its own setting (`default_action`), or else the parameter with the prefix `milter_`.
     pub(super) fn setting<'a>(&'a self, name: &str, values: &'a Values) -> &'a str {
         match self.own(name) {
             Some(own) => own,
@@ -69,13 +68,13 @@ impl Milter {
         }
     }
 
-    /// Its own setting.
+    /// Returns its own setting.
     pub(super) fn own(&self, name: &str) -> Option<&str> {
         let mut own = self.settings.iter().filter(|(known, _)| known == name);
         own.next().map(|(_, value)| value.as_str())
     }
 
-    /// Whether it is Copyist, asked by a process of this service.
+    /// Whether it is Copyist, as seen by a process of this service.
     pub(super) fn is_copyist(&self, postfix: &Postfix, by: &Service, hooks: &[Listen]) -> bool {
         let Some(endpoint) = endpoint(&self.text) else {
             return false;
@@ -86,16 +85,14 @@ impl Milter {
             }
             (Endpoint::Unix(path), Listen::Unix(listen)) => {
                 let listen = plain(listen);
-                // One that stands outside of the chroot is meant all the same, and is another
-                // finding.
+                // A socket outside the chroot is another finding.
                 plain(&seen_by(postfix, by, path)) == listen || plain(path) == listen
             }
             _ => false,
         })
     }
 
-    /// Whether it adds signatures, which a text put in afterwards breaks: by its name, or by a port
-    /// that is customary.
+    /// Whether it adds signatures, which later texts would break, judging by its name or usual port.
     pub(super) fn signs(&self) -> bool {
         let text = self.text.to_ascii_lowercase();
         let customary = match endpoint(&self.text) {
@@ -105,14 +102,13 @@ impl Milter {
         customary || text.contains("dkim") || text.contains("rspamd")
     }
 
-    /// Whether it adds signatures and refuses nothing of its own accord.
+    /// Whether it adds signatures and rejects nothing.
     pub(super) fn only_signs(&self) -> bool {
         let is_rspamd = self.text.contains("rspamd") || self.text.ends_with(":11332");
         self.signs() && !is_rspamd
     }
 
-    /// Whether it is surely something else: one of the well-known filters, by its name or customary
-    /// port.
+    /// Whether it is a well-known other filter, judging by its name or usual port.
     pub(super) fn is_known_other(&self) -> bool {
         let text = self.text.to_ascii_lowercase();
         const NAMES: [&str; 9] = [
@@ -126,19 +122,19 @@ impl Milter {
     }
 }
 
-/// Where a process of a service finds the socket that it is told of.
+/// Returns the path where a process of a service looks for a socket.
 pub(super) fn seen_by(postfix: &Postfix, by: &Service, path: &Path) -> PathBuf {
     let queue = Path::new(postfix.values.get("queue_directory"));
     match path.strip_prefix("/") {
-        // Daemons work in the queue directory, and see nothing else where they are chrooted.
+        // Daemons run in the queue directory; chrooted ones see nothing else.
         Ok(below) if by.chroot => queue.join(below),
         Ok(_) => path.to_owned(),
         Err(_) => queue.join(path),
     }
 }
 
-/// `inet:host:port`, `unix:path`, `local:path`; also `host:port` and `port`, as smtpd_proxy_filter
-/// may be written.
+/// Parses `inet:host:port`, `unix:path`, `local:path`, and `host:port` and `port` as in
+/// smtpd_proxy_filter.
 pub(super) fn endpoint(text: &str) -> Option<Endpoint> {
     let text = text.trim();
     if let Some(path) = text.strip_prefix("unix:").or(text.strip_prefix("local:")) {
@@ -158,8 +154,7 @@ pub(super) fn endpoint(text: &str) -> Option<Endpoint> {
     })
 }
 
-/// Whether a host that something connects to may be where we listen. Names are not asked the DNS
-/// for.
+/// Whether a host may be a listen address, without DNS lookups.
 fn may_be(host: &str, listen: IpAddr) -> bool {
     let listen = listen.to_canonical();
     match host.parse::<IpAddr>() {
@@ -169,8 +164,8 @@ fn may_be(host: &str, listen: IpAddr) -> bool {
     }
 }
 
-/// The SMTP listener of ours that a filter's address leads to.
-pub(super) fn door<'a>(address: &str, doors: &'a [SmtpDoor]) -> Option<&'a SmtpDoor> {
+/// Returns Copyist's SMTP listener at a filter's address.
+pub(super) fn smtp_listener<'a>(address: &str, doors: &'a [SmtpDoor]) -> Option<&'a SmtpDoor> {
     let Some(Endpoint::Inet { host, port }) = endpoint(address) else {
         return None;
     };
@@ -196,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn signers_are_known_from_filters_that_refuse() {
+    fn signers_differ_from_rejecting_filters() {
         let list = "inet:127.0.0.1:11332, unix:spamass/spamass.sock unix:/run/opendkim/opendkim.sock, inet:localhost:12301";
         let all = parse(list);
         let signing: Vec<bool> = all.iter().map(Milter::only_signs).collect();
@@ -220,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn copyist_is_known_by_every_spelling_of_its_address() {
+    fn copyist_is_recognized_at_any_form_of_its_address() {
         for (text, hook, expected) in [
             ("inet:127.0.0.1:8891", "inet:127.0.0.1:8891", true),
             ("inet:localhost:8891", "inet:127.0.0.1:8891", true),

@@ -1,5 +1,4 @@
-//! `copyist doctor`: mistakes around Copyist, each with what mends it. Nothing is changed, nothing
-//! is sent.
+//! `copyist doctor`: problems of the installation, each with its fix. Changes and sends nothing.
 //!
 //! ```text
 //! postconf ─► postfix ─┐
@@ -10,14 +9,14 @@
 //! | file | owns |
 //! |---|---|
 //! | `postconf` | runs Postfix's own tool |
-//! | `postfix`, `milters` | what it printed, as services, values and addresses. Pure |
-//! | `routes`, `filters`, `behaviour` | whether mail comes by, and how Postfix behaves then. Pure |
-//! | `names`, `maps`, `clients` | names of mailboxes, address maps, clients: what identity does not cover. Pure |
+//! | `postfix`, `milters` | its output as services, values and addresses. Pure |
+//! | `routes`, `filters`, `behaviour` | whether mail passes Copyist, and how Postfix uses it. Pure |
+//! | `names`, `maps`, `clients` | mailbox names, address maps and clients that identity misses. Pure |
 //! | `copies` | copies and sizes. Pure |
-//! | `line` | lines of our own file that findings propose. Pure |
-//! | `host`, `holders`, `unit` | look at this machine |
-//! | `system`, `service` | what of that is wrong; for the service's user, in its unit. Pure |
-//! | `online`, `journaled` | ask the directory and the relay |
+//! | `line` | proposed lines of the configuration. Pure |
+//! | `host`, `holders`, `unit` | facts about this machine |
+//! | `system`, `service` | problems of the machine, for the service's user and unit. Pure |
+//! | `online` | queries the directory, the service and the relay |
 
 mod behaviour;
 mod clients;
@@ -53,10 +52,10 @@ use finding::{Finding, Severity};
 use postfix::Postfix;
 use system::System;
 
-/// What was found, as scripts read it.
+/// The result, for scripts.
 #[derive(Serialize)]
 struct Report {
-    /// The directories of the Postfix instances that were read; empty where there is none.
+    /// The configuration directories of the Postfix instances; empty if there are none.
     postfix: Vec<String>,
     /// The worst first.
     findings: Vec<Finding>,
@@ -69,18 +68,18 @@ pub(super) async fn doctor(question: DoctorArgs) -> Result<(), Failure> {
     let settings = load(&question.config.file)?;
     let postfixes = postconf::read(&question.postfix).map_err(Failure::failed)?;
     let postfixes = postfixes.unwrap_or_default();
-    let system = host::look(&question.config.file, &settings, &postfixes);
+    let system = host::inspect(&question.config.file, &settings, &postfixes);
     let mut found = findings(&postfixes, &settings, &system);
     found.extend(dead_letters(&settings).await);
     if question.online {
         let online = online::findings(&postfixes, &settings).await;
-        // A map that cannot be read is said once, with its file where that is why.
-        let is_said = |one: &Finding| {
+        // An unreadable map is reported once, with its file if that is the cause.
+        let is_known = |one: &Finding| {
             let map = one.place.split(' ').next();
-            let mut said = found.iter();
-            said.any(|known| known.name == one.name && known.place.split(' ').next() == map)
+            let mut all = found.iter();
+            all.any(|known| known.name == one.name && known.place.split(' ').next() == map)
         };
-        let new = |one: &Finding| one.name != maps::UNREADABLE || !is_said(one);
+        let new = |one: &Finding| one.name != maps::UNREADABLE || !is_known(one);
         let online: Vec<Finding> = online.into_iter().filter(new).collect();
         found.extend(online);
     }
@@ -92,24 +91,24 @@ pub(super) async fn doctor(question: DoctorArgs) -> Result<(), Failure> {
     }
     match (report.errors, report.warnings) {
         (0, 0) => Ok(()),
-        _ => Err(Failure::failed(report.sum())),
+        _ => Err(Failure::failed(report.totals())),
     }
 }
 
-/// What the service cannot reach though the superuser, who asks, can: each what it is, and what is
-/// wrong.
+/// Returns what the service cannot access although root, who runs the command, can: each with its
+/// problem.
 pub(super) fn unreachable(config: &Path, settings: &Settings) -> Vec<(String, String)> {
     if !Uid::effective().is_root() {
         return Vec::new();
     }
-    let system = host::look(config, settings, &[]);
+    let system = host::inspect(config, settings, &[]);
     let found = service::findings(&system, settings).into_iter();
     found
         .map(|one| (one.place, format!("{}; fix: {}", one.seen, one.fix)))
         .collect()
 }
 
-/// Reports that nobody took, if the spool can be read.
+/// Finds dead letters, if the spool is readable.
 async fn dead_letters(settings: &Settings) -> Option<Finding> {
     let spool = Spool::inspect(&settings.spool).ok()?;
     let dead = spool.depth().await.ok()?.dead;
@@ -117,13 +116,13 @@ async fn dead_letters(settings: &Settings) -> Option<Finding> {
         name: "dead-letters",
         severity: Severity::Error,
         place: format!("spool {}", settings.state_dir.join("spool").display()),
-        seen: format!("has {dead} dead letters: neither the journal address nor the NDR address took them, or they cannot be read"),
-        why: "nobody has these reports but the spool".into(),
-        fix: "copyist queue list --dead shows the replies; once their cause is fixed: copyist queue retry ID".into(),
+        seen: format!("contains {dead} dead letters: rejected by both the journal address and the NDR address, or unreadable"),
+        why: "these reports exist only in the spool".into(),
+        fix: "copyist queue list --dead shows the replies; when the cause is fixed: copyist queue retry ID".into(),
     })
 }
 
-/// Everything that can be said without asking anybody.
+/// Returns all findings that need no queries.
 fn findings(postfixes: &[Postfix], settings: &Settings, system: &System) -> Vec<Finding> {
     let mut found = Vec::new();
     for postfix in postfixes {
@@ -142,19 +141,19 @@ fn findings(postfixes: &[Postfix], settings: &Settings, system: &System) -> Vec<
     found.extend(copies::journals_nothing(settings));
     found.extend(system::findings(system, settings));
     found.extend(service::findings(system, settings));
-    // What stands in main.cf holds for many services, and is said once.
-    let mut told: Vec<Finding> = Vec::new();
+    // A value in main.cf applies to many services, but is reported once.
+    let mut unique: Vec<Finding> = Vec::new();
     for finding in found {
-        if !told.contains(&finding) {
-            told.push(finding);
+        if !unique.contains(&finding) {
+            unique.push(finding);
         }
     }
-    told
+    unique
 }
 
 impl Report {
     fn new(postfixes: &[Postfix], mut findings: Vec<Finding>) -> Report {
-        // Those of one severity stay in the order of the subjects.
+        // A stable sort: findings of one severity keep their order.
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
         let count = |severity| {
             let all = findings.iter();
@@ -173,25 +172,26 @@ impl Report {
         for finding in &self.findings {
             print_lines(finding.to_lines())?;
         }
-        let looked_at = match self.postfix.as_slice() {
-            [] => "Postfix is not installed here: only Copyist's own side was looked at".to_owned(),
+        let scope = match self.postfix.as_slice() {
+            [] => "Postfix is not installed: checked only Copyist's own settings and this machine"
+                .to_owned(),
             all => format!(
-                "looked at Postfix ({}) and Copyist's own side",
+                "checked Postfix ({}), Copyist's settings and this machine",
                 all.join(", ")
             ),
         };
         match self.findings.as_slice() {
-            [] => print_line(&format!("nothing is wrong; {looked_at}")),
-            _ => print_line(&looked_at),
+            [] => print_line(&format!("no problems found; {scope}")),
+            _ => print_line(&scope),
         }?;
-        // Errors and warnings are a failure, which is told as every other one.
+        // The sum of errors and warnings is printed as the failure.
         match (self.errors + self.warnings, self.hints) {
-            (0, 1..) => print_line(&self.sum()),
+            (0, 1..) => print_line(&self.totals()),
             _ => Ok(()),
         }
     }
 
-    fn sum(&self) -> String {
+    fn totals(&self) -> String {
         let number = |count: usize, word: &str| match count {
             1 => format!("1 {word}"),
             count => format!("{count} {word}s"),

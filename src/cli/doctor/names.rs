@@ -1,5 +1,4 @@
-//! Whether Copyist knows the names by which mail reaches people at this Postfix: its own, and that
-//! of addresses without a domain.
+//! Whether Copyist knows the domains and names for which this Postfix accepts mail.
 
 use std::net::IpAddr;
 
@@ -23,8 +22,8 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     found
 }
 
-/// The names that Postfix delivers for itself: what `mydestination` lists, its host name, and the
-/// address literals of `inet_interfaces` and `proxy_interfaces`. Each with its parameter.
+/// Returns the local destinations of Postfix, each with its parameter: `mydestination`, the host name,
+/// and the address literals of `inet_interfaces` and `proxy_interfaces`.
 fn local_names(postfix: &Postfix) -> Vec<(&'static str, String)> {
     let mut found: Vec<(&'static str, String)> = Vec::new();
     let mut add = |parameter, text: &str| {
@@ -47,7 +46,7 @@ fn local_names(postfix: &Postfix) -> Vec<(&'static str, String)> {
     found
 }
 
-/// Login names and local aliases are mailboxes at every name that Postfix delivers for itself.
+/// Finds local destinations that Copyist does not know: user names and aliases are mailboxes there.
 fn own_names(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     let names = &settings.rules.organization.names;
     let all = local_names(postfix).into_iter();
@@ -59,15 +58,15 @@ fn own_names(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
         severity: Severity::Error,
         place: postfix.main(first),
         seen: format!(
-            "has {}, which organization.local_domains has not",
+            "contains {}, which is missing from organization.local_domains",
             line::quoted(&missing)
         ),
-        why: "Postfix delivers mail for login names and aliases at these names to people who are not found under them: it has no copy, and passes the journal guard".into(),
+        why: "people are not found by their user names and aliases in these domains: no copy is made of such mail, and it passes the journal guard".into(),
         fix: line::added(settings, "organization.local_domains", &missing),
     })
 }
 
-/// `myorigin` is the domain of an address without one.
+/// Finds a different domain for addresses without one (`myorigin`).
 fn origin(postfix: &Postfix, names: &AddressRules) -> Option<Finding> {
     let origin = local_domain(postfix.values.get("myorigin"))?;
     (names.default_domain() != Some(&origin)).then(|| Finding {
@@ -78,14 +77,13 @@ fn origin(postfix: &Postfix, names: &AddressRules) -> Option<Finding> {
             "is \"{origin}\", and organization.default_domain is \"{}\"",
             names.default_domain().unwrap_or_default()
         ),
-        why: "Postfix and Copyist read an address without a domain as different people".into(),
+        why: "Postfix and Copyist resolve an address without a domain to different people".into(),
         fix: line::line("organization.default_domain", &format!("\"{origin}\"")),
     })
 }
 
-/// Domains that Postfix takes mail for, and that which it gives to addresses without one. Those of
-/// `mydestination` are names of its own. Nothing can be said where the directory names further
-/// domains.
+/// Finds domains that Postfix accepts mail for, or appends, and Copyist does not know. `mydestination`
+/// is checked separately. Returns nothing if the directory lists further domains.
 fn domains(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     let organization = &settings.rules.organization;
     if organization.domains_from.is_some() {
@@ -119,15 +117,15 @@ fn domains(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
         severity: Severity::Error,
         place: postfix.main(first),
         seen: format!(
-            "has {}, which organization.domains has not",
+            "contains {}, which is missing from organization.domains",
             line::quoted(&missing)
         ),
-        why: "mail to these domains counts as going outside, and has no inbound copy".into(),
+        why: "mail to these domains counts as outbound, so no inbound copy is made of it".into(),
         fix: line::added(settings, "organization.domains", &missing),
     })
 }
 
-/// Domains in databases and patterns.
+/// Finds domains in databases and patterns.
 fn unlisted(postfix: &Postfix) -> Vec<Finding> {
     let all = postfix.unlisted.iter();
     all.map(|(parameter, table)| {
@@ -139,11 +137,11 @@ fn unlisted(postfix: &Postfix) -> Vec<Finding> {
             name: "domains-in-table",
             severity: Severity::Hint,
             place: postfix.main(parameter),
-            seen: format!("names {table}, which cannot be listed here"),
+            seen: format!("contains {table}, which cannot be listed"),
             why: format!(
-                "which domains does it have? Mail to one that {key} has not counts as going outside"
+                "which domains does it contain? Mail to a domain that is missing from {key} counts as outbound"
             ),
-            fix: format!("see that {key} has every domain in it (postmap -q DOMAIN {table})"),
+            fix: format!("add every domain in it to {key} (test with postmap -q DOMAIN {table})"),
         }
     })
     .collect()
@@ -157,12 +155,17 @@ fn delimiter(postfix: &Postfix, known: &str) -> Option<Finding> {
         severity: Severity::Error,
         place: postfix.main("recipient_delimiter"),
         seen: format!("is \"{own}\", and directory.recipient_delimiter is \"{known}\""),
-        why: "an address with an extension reaches a person who is not found in the directory under it, and has no copy".into(),
-        fix: line::line("directory.recipient_delimiter", &format!("\"{known}{missing}\"")),
+        why:
+            "people are not found by addresses with an extension, so no copy is made of their mail"
+                .into(),
+        fix: line::line(
+            "directory.recipient_delimiter",
+            &format!("\"{known}{missing}\""),
+        ),
     })
 }
 
-/// Journal mailboxes and NDR addresses that are never refused to anybody (RFC 5321 section 4.5.1).
+/// Finds journal and NDR addresses that must accept mail from everybody (RFC 5321 section 4.5.1).
 pub(super) fn open_mailboxes(settings: &Settings) -> Vec<Finding> {
     let names = &settings.rules.organization.names;
     let is_open = |address: &Address| {
@@ -177,7 +180,7 @@ pub(super) fn open_mailboxes(settings: &Settings) -> Vec<Finding> {
             severity: Severity::Warning,
             place: key.clone(),
             seen: shown(&address.to_string()),
-            why: "mail from everybody must reach this mailbox (RFC 5321), so the journal guard cannot keep forged reports and NDRs from it: give it a mailbox of its own".into(),
+            why: "this mailbox must accept mail from everybody (RFC 5321), so the journal guard cannot reject forged reports and NDRs: use a separate mailbox".into(),
             fix: line::line(&key, &value),
         }
     };

@@ -1,4 +1,4 @@
-//! What the directory and the relay say, with `--online`.
+//! Findings from the directory, the service and the relay, with `--online`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
@@ -22,10 +22,10 @@ use crate::identity::{Identities, UnguardedMailbox};
 use crate::mail::{Address, format_size};
 use crate::policy::{Direction, Guard};
 
-/// Mailboxes that are not guarded that are named one by one.
+/// The most unguarded mailboxes listed one by one.
 const MOST_NAMED: usize = 20;
 
-/// How long the service may take to give its metrics, and the most that is read of them.
+/// The timeout for the service's metrics, and their largest size.
 const PATIENCE: Duration = Duration::from_secs(5);
 const MOST_METRICS: u64 = 4 * 1024 * 1024;
 
@@ -56,7 +56,7 @@ async fn directory(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
     found
 }
 
-/// Address maps that cannot be read, for another reason than their permissions.
+/// Finds address maps that are unreadable for other reasons than permissions.
 fn unreadable_maps(identities: &Identities) -> Vec<Finding> {
     let all = identities.maps().status().into_iter();
     all.filter_map(|map| {
@@ -65,21 +65,21 @@ fn unreadable_maps(identities: &Identities) -> Vec<Finding> {
             severity: Severity::Error,
             place: format!("{} {}", map.map, map.setting),
             seen: map.problem?,
-            why: "Copyist cannot read this address map: all mail that it could concern is deferred"
+            why: "Copyist cannot read this address map: mail that it may apply to is deferred"
                 .into(),
-            fix: format!("postmap -s {}, once the map is right", map.map),
+            fix: format!("fix the map, then test it with: postmap -s {}", map.map),
         })
     })
     .collect()
 }
 
-/// Journal mailboxes that the guard does not know, and those that it takes for people's.
+/// Finds journal mailboxes that the guard does not know or takes for personal ones.
 async fn guard(identities: &Identities, settings: &Settings) -> Vec<Finding> {
     let rules = &settings.rules;
     if rules.journal_guard == Guard::Off {
         return Vec::new();
     }
-    // That the directory is unreachable is another finding.
+    // An unreachable directory is another finding.
     let Ok(guarded) = daemon::guarded_mailboxes(identities, rules).await else {
         return Vec::new();
     };
@@ -96,8 +96,8 @@ async fn guard(identities: &Identities, settings: &Settings) -> Vec<Finding> {
             name: "journal-mailbox-unguarded",
             severity: Severity::Hint,
             place: "organization.journal_mailboxes".into(),
-            seen: format!("has none of {} further mailboxes that journal attributes name", many - MOST_NAMED),
-            why: "they look like people's: mail from outside must reach them".into(),
+            seen: format!("contains none of {} further mailboxes that journal attributes name", many - MOST_NAMED),
+            why: "they look like personal mailboxes, which must accept external mail".into(),
             fix: "copyist coverage --json lists them (persons_not_guarded); a DN or a domain in organization.journal_mailboxes covers many".into(),
         });
     }
@@ -115,8 +115,8 @@ fn person(one: &UnguardedMailbox, settings: &Settings) -> Finding {
         name: "journal-mailbox-unguarded",
         severity: Severity::Hint,
         place: format!("{named_by} {address}"),
-        seen: format!("names the mailbox of {dn}, which looks like a person's ({mark})"),
-        why: "is it a journal mailbox? It is not guarded: people outside can write to it, forged reports as well".into(),
+        seen: format!("names the mailbox of {dn}, which looks like a personal mailbox ({mark})"),
+        why: "is it a journal mailbox? It is not guarded: external senders can write to it, including forged reports".into(),
         fix: format!(
             "if so: {}",
             line::added(settings, "organization.journal_mailboxes", &[address.to_string()])
@@ -140,7 +140,8 @@ fn closed(one: &UnguardedMailbox) -> Finding {
     }
 }
 
-/// slapd.conf(5), limits: a search of the whole directory in pages needs leave of its own.
+/// Returns the finding about an incomplete guard: a paged search of the whole directory may need a
+/// higher limit (slapd.conf(5), limits).
 fn incomplete(why: &str, settings: &Settings) -> Finding {
     let account = match &settings.directory.source {
         Source::Ldap(ldap) => ldap.bind.as_ref().map(|bind| bind.dn.as_str()),
@@ -152,12 +153,12 @@ fn incomplete(why: &str, settings: &Settings) -> Finding {
         severity: Severity::Warning,
         place: "directory".into(),
         seen: why.to_owned(),
-        why: "not all journal mailboxes are known in advance: the directory is asked about each recipient from outside, and none is known while it is away".into(),
+        why: "not all journal mailboxes are known in advance: each recipient of external mail is looked up, which fails while the directory is unavailable".into(),
         fix: format!("on OpenLDAP, for the database: olcLimits: {who} size.prtotal=unlimited"),
     }
 }
 
-/// What the service says of itself, if it runs.
+/// Finds problems in the metrics of the running service.
 async fn service(settings: &Settings) -> Vec<Finding> {
     let Some(listen) = settings.admin.listen else {
         return Vec::new();
@@ -182,21 +183,21 @@ fn takes_nothing_from(listen: SocketAddr, settings: &Settings) -> Finding {
         name: "relay-takes-nothing",
         severity: Severity::Error,
         place: format!("relay {}", settings.deliver.relay.name()),
-        seen: format!("has taken none of the reports that the service ({listen}) sent to it last"),
+        seen: format!("accepted none of the last reports of the service ({listen})"),
         why: "no copy reaches its journal mailbox".into(),
-        fix: "copyist queue list shows the relay's replies; once their cause is fixed: copyist queue retry --all".into(),
+        fix: "copyist queue list shows the relay's replies; when the cause is fixed: copyist queue retry --all".into(),
     }
 }
 
-/// Messages since the start of the service whose sender it does not know.
+/// Finds messages with unidentified senders since the start of the service.
 fn unidentified(listen: SocketAddr, count: f64) -> Option<Finding> {
     (count > 0.0).then(|| Finding {
         name: "senders-unidentified",
         severity: Severity::Warning,
         place: format!("service {listen}"),
-        seen: format!("has taken {count} messages from clients of the organization whose sender it does not know"),
-        why: "what they send has no copy because of its sender: a login or an address of theirs is not in the directory".into(),
-        fix: "journalctl -u copyist -g 'sender not found in the directory' names each client; add its address or login to its object, or the client to organization.gateways if it brings mail from outside".into(),
+        seen: format!("accepted {count} messages from the organization's clients with unidentified senders"),
+        why: "no copy is made for these senders: a user name or address is not in the directory".into(),
+        fix: "journalctl -u copyist -g 'sender not found in the directory' names each client; add its address or user name to its object, or the client to organization.gateways if it relays external mail".into(),
     })
 }
 
@@ -248,8 +249,8 @@ fn of_server(probe: &ServerProbe, settings: &Settings) -> Vec<Finding> {
         severity: Severity::Error,
         place: place.clone(),
         seen: why.clone(),
-        why: "mail of the people who should have it passes without a copy".into(),
-        fix: "mend the name (journal_attribute), or let the account read the attribute; copyist check --online tries it".into(),
+        why: "mail of the people who should have this attribute passes without a copy".into(),
+        fix: "fix the name (journal_attribute), or allow the account to read the attribute; test with copyist check --online".into(),
     }));
     let remarks = remarks.into_iter();
     found.extend(remarks.map(|why| Finding {
@@ -257,20 +258,21 @@ fn of_server(probe: &ServerProbe, settings: &Settings) -> Vec<Finding> {
         severity: Severity::Warning,
         place: place.clone(),
         seen: why.clone(),
-        why: "people may be found too late, or not by this attribute".into(),
-        fix: "see docs/directory.md: rights, indexes, names of attributes".into(),
+        why: "people may be found late, or not by this attribute".into(),
+        fix: "see docs/directory.md: rights, indexes, attribute names".into(),
     }));
     found
 }
 
-/// Whether a remark says that nobody has this attribute.
+/// Whether a remark is about an attribute that nobody has.
 fn is_about(remark: &str, attribute: &str) -> bool {
     let about = remark.strip_prefix("nobody has ");
     let rest = about.and_then(|rest| rest.strip_prefix(attribute));
     rest.is_some_and(|rest| rest.starts_with([':', ' ']))
 }
 
-/// slapd-config(5): olcDbIndex; Active Directory: bit 0 of searchFlags, in the schema.
+/// Returns the finding about a missing index (slapd-config(5), olcDbIndex; Active Directory: bit 0 of
+/// searchFlags in the schema).
 fn index(place: &str, attributes: &[String], settings: &Settings) -> Finding {
     let base = match &settings.directory.source {
         Source::Ldap(ldap) => ldap.base.as_str(),
@@ -281,10 +283,13 @@ fn index(place: &str, attributes: &[String], settings: &Settings) -> Finding {
         severity: Severity::Hint,
         place: place.to_owned(),
         seen: format!("has no equality index of {}", attributes.join(", ")),
-        why: "each question reads the whole directory, and takes the longer the more people there are".into(),
+        why: "each lookup reads the whole directory and slows down as it grows".into(),
         fix: format!(
             "on OpenLDAP: printf 'dn: olcDatabase={{1}}mdb,cn=config\\nchangetype: modify\\nadd: olcDbIndex\\n{}' | ldapmodify -Y EXTERNAL -H ldapi:/// (the database of {base}); on Active Directory: set bit 0 of searchFlags of the attribute in the schema",
-            attributes.iter().map(|name| format!("olcDbIndex: {name} eq\\n")).collect::<String>()
+            attributes
+                .iter()
+                .map(|name| format!("olcDbIndex: {name} eq\\n"))
+                .collect::<String>()
         ),
     }
 }
@@ -295,12 +300,12 @@ fn unreachable(place: &str, seen: String) -> Finding {
         severity: Severity::Warning,
         place: place.to_owned(),
         seen,
-        why: "mail for people who are not remembered is deferred".into(),
-        fix: "copyist check --online, once it is mended".into(),
+        why: "mail for people who are not cached is deferred".into(),
+        fix: "fix it, then test with: copyist check --online".into(),
     }
 }
 
-/// Objects that the settings name as journal targets.
+/// Finds unresolved journal targets in the settings.
 async fn targets(directory: &Directory, settings: &Settings) -> Vec<Finding> {
     let mut found = Vec::new();
     for direction in Direction::ALL {
@@ -317,10 +322,10 @@ async fn targets(directory: &Directory, settings: &Settings) -> Vec<Finding> {
                     severity: Severity::Error,
                     place,
                     seen: format!("{target}: {problem}"),
-                    why: "every copy for it goes to the fallback, or as an NDR to the NDR address"
+                    why: "every copy for it goes to the fallback address, or as an NDR to the NDR address"
                         .into(),
                     fix: format!(
-                        "copyist resolve '{target}', once the object or the setting is mended"
+                        "fix the object or the setting, then test with: copyist resolve '{target}'"
                     ),
                 }),
                 Ok(Ok(expansion)) if !expansion.members_without_address.is_empty() => found.push(Finding {
@@ -331,10 +336,10 @@ async fn targets(directory: &Directory, settings: &Settings) -> Vec<Finding> {
                         "{target}: {} of its members have no address, or are not in the directory",
                         expansion.members_without_address.len()
                     ),
-                    why: "they get no copy, the others do".into(),
-                    fix: format!("copyist resolve '{target}' names them; give each an address, or take them out of the group"),
+                    why: "they get no copy; the other members do".into(),
+                    fix: format!("copyist resolve '{target}' lists them; add an address to each, or remove them from the group"),
                 }),
-                // An outage is told of already.
+                // An outage is already reported.
                 _ => {}
             }
         }
@@ -361,8 +366,8 @@ async fn relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
     } = match deliver::probe(relay).await {
         Ok(report) => report,
         Err(error) => {
-            let why = "reports wait in the spool";
-            let fix = "copyist check --online, once it is mended";
+            let why = "reports stay queued";
+            let fix = "fix it, then test with: copyist check --online";
             return vec![finding(
                 "relay-unreachable",
                 Severity::Warning,
@@ -380,9 +385,9 @@ async fn relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
         found.push(finding(
             "relay-not-encrypted",
             Severity::Warning,
-            format!("offers STARTTLS, and there is no TLS with it: {why}"),
-            "reports go to it in the clear",
-            "give it a certificate of this century, with TLS 1.2 or later, then set relay.tls = \"required\"",
+            format!("offers STARTTLS, but TLS fails: {why}"),
+            "reports are sent unencrypted",
+            "enable TLS 1.2 or later and a valid certificate on the relay, then set relay.tls = \"required\"",
         ));
     }
     if !capabilities.eight_bit_mime {
@@ -390,8 +395,8 @@ async fn relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
             "relay-lacks-8bitmime",
             Severity::Warning,
             "does not offer 8BITMIME (RFC 6152)".into(),
-            "reports of 8-bit mail wait in the spool: an original is never recoded",
-            "have the relay offer 8BITMIME, or set [relay] to one that does",
+            "reports of 8-bit mail stay queued: originals are never converted",
+            "enable 8BITMIME on the relay, or use another relay",
         ));
     }
     if !capabilities.dsn {
@@ -399,8 +404,8 @@ async fn relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
             "relay-lacks-dsn",
             Severity::Hint,
             "does not offer DSN (RFC 3461)".into(),
-            "a bounce of a report is known by its Message-ID only, where the bounce has it",
-            "have the relay offer DSN",
+            "a bounce of a report can be recognized only by its Message-ID, if the bounce contains it",
+            "enable DSN on the relay",
         ));
     }
     found.extend(mailboxes(settings).await);
@@ -415,15 +420,14 @@ async fn relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
             "relay-size-limit",
             Severity::Warning,
             format!("takes {}, and {} takes {taken}", format_size(limit), postfix.dir.display()),
-            "the report of a message near the limit is larger than that: refused, and kept as a dead letter",
+            "reports of messages near the limit exceed it: they are rejected and kept as dead letters",
             &format!("raise the relay's limit, or {}", postfix.set_main("message_size_limit", &(limit / 10 * 9).to_string())),
         ));
     }
     found
 }
 
-/// Whether the relay takes reports to the mailboxes that the settings name, and to the NDR
-/// addresses.
+/// Finds journal and NDR addresses in the settings that the relay rejects.
 async fn mailboxes(settings: &Settings) -> Vec<Finding> {
     let relay = &settings.deliver.relay;
     let mut found = Vec::new();
@@ -438,7 +442,7 @@ async fn mailboxes(settings: &Settings) -> Vec<Finding> {
             .cloned()
             .collect();
         recipients.push(ndr.clone());
-        // That it could not be asked is told where it was tried first.
+        // An unreachable relay is already reported.
         let refused = deliver::refusals(relay, ndr, &recipients)
             .await
             .unwrap_or_default();
@@ -446,9 +450,9 @@ async fn mailboxes(settings: &Settings) -> Vec<Finding> {
             name: "relay-refuses",
             severity: Severity::Warning,
             place: format!("relay {} {address}", relay.name()),
-            seen: format!("says {reply}"),
-            why: format!("reports of {direction} mail cannot be delivered: they wait, or become NDRs and dead letters"),
-            fix: "have the relay take mail from Copyist to this address, or name another".into(),
+            seen: format!("replies {reply}"),
+            why: format!("reports of {direction} mail cannot be delivered: they stay queued, or become NDRs and dead letters"),
+            fix: "allow mail from Copyist to this address on the relay, or set another address".into(),
         }));
     }
     found

@@ -1,7 +1,6 @@
-//! Runs postconf(1): what Postfix itself makes of its files. Postfix 3.0 or later.
+//! Runs postconf(1), Postfix 3.0 or later.
 //!
-//! Nothing of main.cf or master.cf is read here: include mechanisms, defaults and `$name` expansion
-//! stay Postfix's own.
+//! main.cf and master.cf are never parsed here: defaults and `$name` expansion are left to Postfix.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -12,10 +11,10 @@ use std::process::Command;
 use super::postfix::{DOMAINS, Postfix, Service, Values, is_table, services};
 use crate::migrate::postfix::{Origin, entries, maps, words};
 
-/// Where it is where the search path of whoever asks lacks the administrator's programs.
+/// Directories to search in addition to PATH.
 const PLACES: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
 
-/// Programs whose settings decide about journaling. For others no value is asked for.
+/// Programs whose settings affect journaling; others are not queried.
 const PROGRAMS: [&str; 8] = [
     "smtpd",
     "postscreen",
@@ -27,14 +26,13 @@ const PROGRAMS: [&str; 8] = [
     "local",
 ];
 
-/// The instances in these directories, or those of this machine where there are none: the default
-/// one, and the others that it names (`multi_instance_directories`, postmulti(1)) and that are
-/// enabled. `None` where Postfix is not installed.
+/// Reads the instances in these directories; by default the default instance and the enabled ones it
+/// lists (`multi_instance_directories`, postmulti(1)). `None` if Postfix is not installed.
 pub(super) fn read(dirs: &[PathBuf]) -> Result<Option<Vec<Postfix>>, String> {
     let Some(program) = program() else {
         return match dirs {
             [] => Ok(None),
-            _ => Err("there is no postconf(1) here, which reads Postfix's files".into()),
+            _ => Err("postconf(1) not found: it is needed to read Postfix's configuration".into()),
         };
     };
     let default = run(&program, &["-d", "-h", "config_directory"], None)?;
@@ -72,7 +70,7 @@ fn instance(program: &Path, dir: &Path, is_default: bool) -> Result<Postfix, Str
     let ask = |arguments: &[&str]| run(program, arguments, Some(dir));
     let main = ask(&["-x"])?;
     let mut values = Values::from_lines(&main.printed);
-    // Debian's default: the name stands in a file.
+    // Debian's default: a file that contains the name.
     let origin = values.get("myorigin");
     if origin.starts_with('/') {
         let text = fs::read_to_string(origin).unwrap_or_default();
@@ -87,7 +85,7 @@ fn instance(program: &Path, dir: &Path, is_default: bool) -> Result<Postfix, Str
         service.values = match service.overrides.is_empty() {
             true => values.clone(),
             false => {
-                // What main.cf makes of $names changes with them.
+                // Overrides change the expansion of $names in main.cf.
                 let mut arguments = vec!["-x".to_owned()];
                 for (name, value) in service.overrides.iter() {
                     arguments.extend(["-o".to_owned(), format!("{name}={value}")]);
@@ -111,7 +109,7 @@ fn instance(program: &Path, dir: &Path, is_default: bool) -> Result<Postfix, Str
     Ok(postfix)
 }
 
-/// Lists the tables and files in lists of domains.
+/// Reads the tables and files in lists of domains.
 fn list_domains(postconf: &Path, postfix: &mut Postfix) {
     for parameter in DOMAINS {
         let all = words(postfix.values.get(parameter)).into_iter();
@@ -128,7 +126,7 @@ fn list_domains(postconf: &Path, postfix: &mut Postfix) {
     }
 }
 
-/// The entries of `inline:{key=value, {key = value}}`, a line for each.
+/// Returns the entries of `inline:{key=value, {key = value}}`, one per line.
 fn inline(name: &str) -> Option<String> {
     let inner = name.strip_prefix('{')?.strip_suffix('}')?;
     let entries = words(inner).into_iter().filter_map(|entry| {
@@ -139,7 +137,7 @@ fn inline(name: &str) -> Option<String> {
     Some(entries.collect())
 }
 
-/// The domains in a table or file; `None` if it cannot be listed.
+/// Returns the domains in a table or file; `None` if it cannot be listed.
 fn domains_in(postconf: &Path, dir: &Path, word: &str) -> Option<Vec<String>> {
     if word.starts_with('/') {
         let text = fs::read_to_string(word).ok()?;
@@ -161,8 +159,8 @@ fn domains_in(postconf: &Path, dir: &Path, word: &str) -> Option<Vec<String>> {
         _ => return None,
     };
     let keys: Vec<String> = entries(&text).into_iter().map(|(key, _)| key).collect();
-    // A table of aliases: its domains are those of the addresses in it that it has as well. Other
-    // keys are local parts.
+    // In an alias table the domains are the keys that occur in its addresses; other keys are local
+    // parts.
     let in_addresses: BTreeSet<&str> = keys
         .iter()
         .filter_map(|key| Some(key.rsplit_once('@')?.1))
@@ -173,25 +171,25 @@ fn domains_in(postconf: &Path, dir: &Path, word: &str) -> Option<Vec<String>> {
     Some(keys.iter().filter(is_domain).cloned().collect())
 }
 
-/// Whether `master_service_disable` has it: `inet`, or `name/type` (a dot in old files).
+/// Whether `master_service_disable` lists the service: `inet`, or `name/type` (a dot in old files).
 fn is_disabled(service: &Service, main: &Values) -> bool {
     let Service { name, kind, .. } = service;
     let mut all = main.list("master_service_disable");
     all.any(|one| one == kind || one == format!("{name}/{kind}") || one == format!("{name}.{kind}"))
 }
 
-/// What postconf said.
-struct Said {
+/// The output of postconf.
+struct Output {
     printed: String,
     unused: Vec<String>,
 }
 
-fn run(program: &Path, arguments: &[&str], dir: Option<&Path>) -> Result<Said, String> {
+fn run(program: &Path, arguments: &[&str], dir: Option<&Path>) -> Result<Output, String> {
     let mut command = Command::new(program);
     if let Some(dir) = dir {
         command.args([OsString::from("-c"), dir.into()]);
     }
-    // An instance that our caller's environment names is another one than the one asked about.
+    // MAIL_CONFIG would select another instance.
     command.args(arguments).env_remove("MAIL_CONFIG");
     let output = command
         .output()
@@ -206,7 +204,7 @@ fn run(program: &Path, arguments: &[&str], dir: Option<&Path>) -> Result<Said, S
             .contains(": unused parameter: ")
             .then(|| warning.to_owned())
     });
-    Ok(Said {
+    Ok(Output {
         printed: String::from_utf8_lossy(&output.stdout).into_owned(),
         unused: unused.collect(),
     })

@@ -1,7 +1,6 @@
-//! A Postfix as its own postconf(1) tells it: parameters and services, with the values that each
-//! service works with.
+//! A Postfix instance: parameters and services, with the effective values of each service.
 //!
-//! Pure: what is read here was printed by [`super::postconf`].
+//! Pure: parses the output collected by [`super::postconf`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,31 +22,31 @@ pub(super) struct Service {
     pub(super) kind: String,
     /// Whether its processes see the queue directory as the root.
     pub(super) chroot: bool,
-    /// How many processes there may be; `None` for any number.
+    /// The process limit; `None` for no limit.
     pub(super) processes: Option<u64>,
     /// `smtpd`, `cleanup`, `pickup`.
     pub(super) program: String,
-    /// What its `-o` options say.
+    /// Its `-o` options.
     pub(super) overrides: Values,
-    /// What holds in its processes.
+    /// Its effective values.
     pub(super) values: Values,
 }
 
 /// An instance of Postfix.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Postfix {
-    /// Where main.cf and master.cf are.
+    /// The configuration directory.
     pub(super) dir: PathBuf,
-    /// Whether its commands find it without being told.
+    /// Whether it is the default instance.
     pub(super) is_default: bool,
-    /// What main.cf says, with the defaults.
+    /// The values of main.cf, with defaults.
     pub(super) values: Values,
     pub(super) services: Vec<Service>,
-    /// What postconf warned of, each `FILE: unused parameter: NAME=VALUE`.
+    /// Warnings of postconf: `FILE: unused parameter: NAME=VALUE`.
     pub(super) unused: Vec<String>,
-    /// The domains in tables and files that a list of domains names, by its parameter.
+    /// The domains in tables and files of each list of domains, by parameter.
     pub(super) listed: BTreeMap<&'static str, Vec<String>>,
-    /// Tables in lists of domains that cannot be listed, each with its parameter.
+    /// Tables in lists of domains that cannot be listed, with their parameter.
     pub(super) unlisted: Vec<(&'static str, String)>,
 }
 
@@ -59,7 +58,7 @@ pub(super) const DOMAINS: [&str; 4] = [
     "relay_domains",
 ];
 
-/// The parameters that list what a client may do.
+/// The parameters with client restrictions.
 const RESTRICTIONS: [&str; 5] = [
     "smtpd_client_restrictions",
     "smtpd_helo_restrictions",
@@ -68,13 +67,13 @@ const RESTRICTIONS: [&str; 5] = [
     "smtpd_recipient_restrictions",
 ];
 
-/// Whether a word of a list names a table or a file.
+/// Whether an item of a list is a table or a file.
 pub(super) fn is_table(word: &str) -> bool {
     !word.starts_with('[') && word.contains([':', '/'])
 }
 
 impl Values {
-    /// From lines as postconf(1) prints them: `name = value`.
+    /// Parses the output of postconf(1): `name = value`.
     pub(super) fn from_lines(text: &str) -> Values {
         let pairs = text.lines().filter_map(|line| {
             let (name, value) = line.split_once('=')?;
@@ -83,7 +82,7 @@ impl Values {
         Values(pairs.collect())
     }
 
-    /// The value; empty where there is none.
+    /// Returns a value; empty if there is none.
     pub(super) fn get(&self, name: &str) -> &str {
         self.0.get(name).map_or("", String::as_str)
     }
@@ -102,7 +101,7 @@ impl Values {
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// A list, whose items stand between spaces and commas.
+    /// Returns the items of a list, separated by spaces and commas.
     pub(super) fn list(&self, name: &str) -> impl Iterator<Item = &str> {
         self.get(name)
             .split([' ', '\t', ','])
@@ -121,24 +120,24 @@ impl Values {
         self.get(name).parse().ok()
     }
 
-    /// Puts another value in the place of one.
+    /// Replaces a value.
     pub(super) fn replace(&mut self, name: &str, value: String) {
         self.0.insert(name.to_owned(), value);
     }
 
-    /// A size, where 0 is no limit: `None`.
+    /// Returns a size limit; `None` for 0, which means no limit.
     pub(super) fn limit(&self, name: &str) -> Option<u64> {
         self.number(name).filter(|limit| *limit > 0)
     }
 
-    /// What was added or put over these.
+    /// Returns these values with others that override them.
     pub(super) fn with(mut self, over: Values) -> Values {
         self.0.extend(over.0);
         self
     }
 }
 
-/// A time as postconf(5) has it: `30s`, `5m`, `1h`, `1d`, `1w`, or seconds.
+/// Parses a time as in postconf(5): `30s`, `5m`, `1h`, `1d`, `1w`, or seconds.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -154,10 +153,10 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(number.checked_mul(unit)?))
 }
 
-/// The services in what `postconf -F` and `postconf -P` print; their values are still empty.
+/// Parses the services in the output of `postconf -F` and `postconf -P`, without their values.
 pub(super) fn services(fields: &str, overrides: &str, main: &Values) -> Vec<Service> {
     let mut found: Vec<Service> = Vec::new();
-    // The fields of one service follow on each other, its name first; names may hold a slash.
+    // The fields of a service are consecutive, its name first; names may contain a slash.
     for line in fields.lines() {
         let Some((key, value)) = line.split_once(" = ") else {
             continue;
@@ -169,7 +168,7 @@ pub(super) fn services(fields: &str, overrides: &str, main: &Values) -> Vec<Serv
             }),
             Some((_, field)) => {
                 if let Some(service) = found.last_mut() {
-                    service.take(field, value, main);
+                    service.set_field(field, value, main);
                 }
             }
             None => {}
@@ -187,7 +186,7 @@ pub(super) fn services(fields: &str, overrides: &str, main: &Values) -> Vec<Serv
 }
 
 impl Service {
-    fn take(&mut self, field: &str, value: &str, main: &Values) {
+    fn set_field(&mut self, field: &str, value: &str, main: &Values) {
         match field {
             "type" => value.clone_into(&mut self.kind),
             // master(5): the default is yes before compatibility level 1.
@@ -210,33 +209,32 @@ impl Service {
         }
     }
 
-    /// The first of its lists of restrictions that has a word.
+    /// Returns the first list of restrictions that contains a word.
     pub(super) fn restriction(&self, word: &str) -> Option<&'static str> {
         let mut lists = RESTRICTIONS.into_iter();
         lists.find(|parameter| self.values.lists(parameter, word))
     }
 
-    /// Whether it takes SMTP from clients.
+    /// Whether it is an SMTP server.
     pub(super) fn is_smtp(&self) -> bool {
         self.program == "smtpd"
     }
 
-    /// Its key in `postconf -P`, `submission/inet`.
+    /// Returns its key in `postconf -P`: `submission/inet`.
     pub(super) fn key(&self) -> String {
         format!("{}/{}", self.name, self.kind)
     }
 }
 
 impl Postfix {
-    /// Those that take SMTP; one that postscreen(8) hands clients to counts where there is a
-    /// postscreen.
+    /// Returns the SMTP servers; the one behind postscreen(8) only if there is a postscreen.
     pub(super) fn listeners(&self) -> impl Iterator<Item = &Service> {
         let screened = self.services.iter().any(|one| one.program == "postscreen");
         let heard = move |one: &&Service| one.is_smtp() && (one.kind != "pass" || screened);
         self.services.iter().filter(heard)
     }
 
-    /// The domains in a list, those in its tables included.
+    /// Returns the domains in a list, including those in its tables.
     pub(super) fn domains(&self, parameter: &str) -> Vec<&str> {
         let words = words(self.values.get(parameter)).into_iter();
         let plain = words.filter(|word| !is_table(word) && !word.starts_with('!'));
@@ -249,7 +247,7 @@ impl Postfix {
         services.find(|one| one.name == name && one.kind == kind)
     }
 
-    /// The cleanup(8) that a service hands its mail to.
+    /// Returns the cleanup(8) service that a service uses.
     pub(super) fn cleanup_of(&self, service: &Service) -> Option<&Service> {
         let name = match service.values.get("cleanup_service_name") {
             "" => "cleanup",
@@ -258,18 +256,17 @@ impl Postfix {
         self.service(name, "unix")
     }
 
-    /// A parameter of main.cf, as findings name it.
+    /// Returns the location of a parameter in main.cf.
     pub(super) fn main(&self, parameter: &str) -> String {
         format!("{} {parameter}", self.dir.join("main.cf").display())
     }
 
-    /// A service of master.cf, as findings name it.
+    /// Returns the location of a service in master.cf.
     pub(super) fn master(&self, service: &Service) -> String {
         format!("{} {}", self.dir.join("master.cf").display(), service.key())
     }
 
-    /// Where a parameter of a service got its value: in master.cf if that differs from what holds
-    /// elsewhere.
+    /// Returns the location of a service's parameter: master.cf if its value differs from main.cf.
     pub(super) fn place(&self, service: &Service, parameter: &str) -> String {
         match self.is_own(service, parameter) {
             true => format!("{} {parameter}", self.master(service)),
@@ -277,7 +274,7 @@ impl Postfix {
         }
     }
 
-    /// The command that gives it another.
+    /// Returns the command that sets it.
     pub(super) fn set(&self, service: &Service, parameter: &str, value: &str) -> String {
         match self.is_own(service, parameter) {
             true => self.set_service(service, parameter, value),
@@ -295,8 +292,7 @@ impl Postfix {
 
     pub(super) fn set_service(&self, service: &Service, parameter: &str, value: &str) -> String {
         let key = service.key();
-        // postconf -P takes no spaces in a value; lists need none, but for what stands between
-        // braces.
+        // postconf -P accepts no spaces in a value; lists need none except within braces.
         let items: Vec<&str> = value
             .split([' ', ','])
             .filter(|item| !item.is_empty())
@@ -314,8 +310,7 @@ impl Postfix {
         }
     }
 
-    /// The command that has a service take a parameter from main.cf again, where it has one of its
-    /// own.
+    /// Returns the command that removes a service's own value of a parameter, if it has one.
     pub(super) fn unset(&self, service: &Service, parameter: &str, value: &str) -> String {
         match service.overrides.has(parameter) {
             true => format!("{} -PX '{}/{parameter}'", self.postconf(), service.key()),
@@ -323,17 +318,17 @@ impl Postfix {
         }
     }
 
-    /// The command that adds a service.
+    /// Returns the command that adds a service.
     pub(super) fn add_service(&self, entry: &str) -> String {
         format!("{} -M '{entry}'", self.postconf())
     }
 
-    /// The command that removes a service.
+    /// Returns the command that removes a service.
     pub(super) fn remove_service(&self, service: &Service) -> String {
         format!("{} -MX '{}'", self.postconf(), service.key())
     }
 
-    /// The command that lets services have so many processes.
+    /// Returns the command that sets the process limit of services.
     pub(super) fn set_processes(&self, services: &[String], number: u32) -> String {
         let each = services
             .iter()
@@ -348,7 +343,7 @@ impl Postfix {
         }
     }
 
-    /// Where a listener listens: its host, if it has one, and its port.
+    /// Returns the address of a listener: its host, if any, and its port.
     pub(super) fn address<'a>(&self, listener: &'a Service) -> Option<(Option<&'a str>, u16)> {
         if listener.kind != "inet" {
             return None;
@@ -360,11 +355,11 @@ impl Postfix {
         Some((host.filter(|host| !host.is_empty()), port_number(port)?))
     }
 
-    /// Whether only this machine reaches a listener.
+    /// Whether a listener is reachable only from this machine.
     pub(super) fn is_local(&self, listener: &Service) -> bool {
         match self.address(listener) {
             Some((Some(host), _)) => is_loopback(host),
-            // inet_interfaces is the master's, which knows no -o.
+            // inet_interfaces belongs to master(8), which has no -o options.
             Some((None, _)) => {
                 let mut all = self.values.list("inet_interfaces").peekable();
                 all.peek().is_some()
@@ -374,8 +369,7 @@ impl Postfix {
         }
     }
 
-    /// Whether a connection to this host and port ends at a listener, as far as can be told without
-    /// the DNS.
+    /// Whether a host and port are those of a listener, without DNS lookups.
     pub(super) fn is_at(&self, listener: &Service, host: &str, port: u16) -> bool {
         let Some((own, own_port)) = self.address(listener) else {
             return false;
@@ -397,7 +391,7 @@ impl Postfix {
     }
 }
 
-/// `[::1]` without its brackets.
+/// Removes the brackets of `[::1]`.
 pub(super) fn unbracketed(host: &str) -> &str {
     let inner = host
         .strip_prefix('[')
@@ -410,7 +404,7 @@ pub(super) fn is_loopback(host: &str) -> bool {
         || (host.parse::<IpAddr>()).is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// A port, by its number or by the names that mail uses (services(5)).
+/// Parses a port number or a mail service name (services(5)).
 pub(super) fn port_number(port: &str) -> Option<u16> {
     match port {
         "smtp" => Some(25),
@@ -420,7 +414,7 @@ pub(super) fn port_number(port: &str) -> Option<u16> {
     }
 }
 
-/// A path without doubled slashes, `/var/run` as what it is a link to everywhere.
+/// Normalizes a path: no double slashes, `/run` for `/var/run`.
 pub(super) fn plain(path: &Path) -> PathBuf {
     let plain: PathBuf = path.components().collect();
     match plain.strip_prefix("/var/run") {
@@ -467,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn listeners_are_known_by_where_they_listen() {
+    fn listeners_are_recognized_by_address() {
         let open = postfix("inet_interfaces = all\nmyhostname = mx.example.com");
         let (smtp, back) = (&open.services[0], &open.services[1]);
         assert!(!open.is_local(smtp) && open.is_local(back));

@@ -1,8 +1,7 @@
-//! Ways that mail takes through Postfix, and whether each leads by Copyist.
+//! Routes of mail through Postfix, and whether each passes Copyist.
 //!
-//! Mail comes in by smtpd(8), asked about by `smtpd_milters`, handed on by `smtpd_proxy_filter` or
-//! sent round by `content_filter`; and by pickup(8) and qmqpd(8), asked about in cleanup(8) by
-//! `non_smtpd_milters`, or sent round.
+//! Mail arrives by smtpd(8), which uses `smtpd_milters`, `smtpd_proxy_filter` or `content_filter`; and
+//! by pickup(8) and qmqpd(8), which use `non_smtpd_milters` in cleanup(8), or `content_filter`.
 
 use std::path::Path;
 
@@ -13,32 +12,32 @@ use super::postfix::{Postfix, Service, is_loopback, plain};
 use crate::config::Settings;
 use crate::hook::{Listen, Mode, SmtpDoor};
 
-/// How mail of one service comes to Copyist.
-pub(super) struct Ways<'a> {
-    /// Copyist is among the milters.
+/// The routes from one service to Copyist.
+pub(super) struct Routes<'a> {
+    /// Whether Copyist is among the milters.
     pub(super) listed: bool,
-    /// … and is asked for whole messages.
+    /// Whether the milter sees whole messages.
     pub(super) milter: bool,
-    /// The SMTP listener of ours that it is handed on to, before the queue.
+    /// Copyist's SMTP listener used as proxy before the queue.
     pub(super) proxy: Option<&'a SmtpDoor>,
-    /// … or sent round by, behind it.
+    /// Copyist's SMTP listener used as filter after the queue.
     pub(super) filter: Option<&'a SmtpDoor>,
-    /// What stands there instead of one of ours, a parameter and its value.
+    /// Another proxy or filter: the parameter and its value.
     pub(super) other: Option<(&'static str, String)>,
 }
 
-impl Ways<'_> {
-    pub(super) fn lead_here(&self) -> bool {
+impl Routes<'_> {
+    pub(super) fn reach_copyist(&self) -> bool {
         self.milter || self.proxy.is_some() || self.filter.is_some()
     }
 }
 
-/// The ways from a service that takes SMTP.
+/// Returns the routes of an SMTP server.
 pub(super) fn by_smtp<'a>(
     postfix: &Postfix,
     listener: &Service,
     settings: &'a Settings,
-) -> Ways<'a> {
+) -> Routes<'a> {
     let listed = lists_copyist(postfix, listener, "smtpd_milters", settings);
     let milter = listed
         && !listener
@@ -46,12 +45,12 @@ pub(super) fn by_smtp<'a>(
             .lists("receive_override_options", "no_milters");
     let proxy = listener.values.get("smtpd_proxy_filter");
     if proxy.is_empty() {
-        return sent_round(listener, listed, milter, settings);
+        return by_content_filter(listener, listed, milter, settings);
     }
-    let door = milters::door(proxy, &settings.hook.smtp);
-    Ways {
+    let door = milters::smtp_listener(proxy, &settings.hook.smtp);
+    Routes {
         listed,
-        // Milters hear the commands only (MILTER_README, "Limitations"), and nothing is queued
+        // Milters see only the commands (MILTER_README, "Limitations"), and nothing is queued
         // here.
         milter: false,
         proxy: door,
@@ -62,12 +61,12 @@ pub(super) fn by_smtp<'a>(
     }
 }
 
-/// The ways from a service that takes mail otherwise.
+/// Returns the routes of a service that receives mail otherwise.
 pub(super) fn by_itself<'a>(
     postfix: &Postfix,
     source: &Service,
     settings: &'a Settings,
-) -> Ways<'a> {
+) -> Routes<'a> {
     let cleanup = postfix.cleanup_of(source);
     let listed = cleanup
         .is_some_and(|cleanup| lists_copyist(postfix, cleanup, "non_smtpd_milters", settings));
@@ -75,19 +74,19 @@ pub(super) fn by_itself<'a>(
         && !source
             .values
             .lists("receive_override_options", "no_milters");
-    sent_round(source, listed, milter, settings)
+    by_content_filter(source, listed, milter, settings)
 }
 
-fn sent_round<'a>(
+fn by_content_filter<'a>(
     service: &Service,
     listed: bool,
     milter: bool,
     settings: &'a Settings,
-) -> Ways<'a> {
+) -> Routes<'a> {
     let filter = service.values.get("content_filter");
     let next_hop = filter.split_once(':').map_or("", |(_, next_hop)| next_hop);
-    let door = milters::door(next_hop, &settings.hook.smtp);
-    Ways {
+    let door = milters::smtp_listener(next_hop, &settings.hook.smtp);
+    Routes {
         listed,
         milter,
         proxy: None,
@@ -108,7 +107,7 @@ fn lists_copyist(
         .any(|milter| milter.is_copyist(postfix, service, &settings.hook.milter))
 }
 
-/// Services that take mail otherwise than by SMTP. pickup(8) has nobody who could hand it any where
+/// Returns the services that receive mail otherwise than by SMTP. pickup(8) receives none if
 /// `authorized_submit_users` is empty.
 pub(super) fn sources(postfix: &Postfix) -> impl Iterator<Item = &Service> {
     let nobody = postfix.values.get("authorized_submit_users").is_empty();
@@ -120,53 +119,53 @@ pub(super) fn sources(postfix: &Postfix) -> impl Iterator<Item = &Service> {
     postfix.services.iter().filter(takes)
 }
 
-/// The milter listens where it does only because nothing else is set.
+/// Finds a milter that uses the default port.
 pub(super) fn port_by_default(settings: &Settings) -> Option<Finding> {
     let listen = settings.milter_by_default()?.to_string();
     Some(Finding {
         name: "milter-port-default",
         severity: Severity::Warning,
         place: "hook.milter.listen".into(),
-        seen: format!("it is not set, so the milter listens on {listen}"),
-        why: "OpenDKIM listens there as well by default, and a later version of Copyist will listen elsewhere".into(),
+        seen: format!("is not set, so the milter listens on {listen}"),
+        why: "this is also OpenDKIM's default port, and a later version of Copyist will use another one".into(),
         fix: line::list("hook.milter.listen", &[listen]),
     })
 }
 
 pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
-    let house = House { postfix, settings };
+    let check = RouteCheck { postfix, settings };
     let mut found = Vec::new();
     for listener in postfix.listeners() {
-        let ways = by_smtp(postfix, listener, settings);
-        found.extend(match house.role(listener) {
-            Role::Entrance => house.entrance(listener, &ways),
-            Role::Return => house.back(listener, &ways),
+        let routes = by_smtp(postfix, listener, settings);
+        found.extend(match check.role(listener) {
+            Role::Entrance => check.entrance(listener, &routes),
+            Role::Return => check.return_path(listener, &routes),
             Role::OfReports => None,
         });
-        if ways.milter && !listener.values.get("smtpd_milter_maps").is_empty() {
-            found.push(house.milter_maps(listener));
+        if routes.milter && !listener.values.get("smtpd_milter_maps").is_empty() {
+            found.push(check.milter_maps(listener));
         }
     }
-    found.extend(sources(postfix).filter_map(|source| house.source(source)));
+    found.extend(sources(postfix).filter_map(|source| check.source(source)));
     found
 }
 
-/// What a listener is for.
+/// The role of a listener.
 enum Role {
-    /// Mail comes in that Copyist has not seen.
+    /// Receives mail that Copyist has not seen.
     Entrance,
-    /// Only what a filter, or Copyist itself, hands back.
+    /// Receives only mail from a filter or from Copyist.
     Return,
-    /// Only what Copyist delivers: its reports may be asked about, and need not.
+    /// Receives only Copyist's reports, with or without a hook.
     OfReports,
 }
 
-struct House<'a> {
+struct RouteCheck<'a> {
     postfix: &'a Postfix,
     settings: &'a Settings,
 }
 
-impl House<'_> {
+impl RouteCheck<'_> {
     fn role(&self, listener: &Service) -> Role {
         if !self.postfix.is_local(listener) && !is_closed(listener) {
             return Role::Entrance;
@@ -180,44 +179,44 @@ impl House<'_> {
         if is_at(&relay.host, relay.port) {
             return Role::OfReports;
         }
-        // Which port another filter comes back to only that filter knows.
-        let sends_round = |one: &Service| {
-            let ways = by_smtp(self.postfix, one, self.settings);
-            one.key() != listener.key() && matches!(ways.other, Some(("content_filter", _)))
+        // The port to which another filter returns mail is unknown.
+        let uses_content_filter = |one: &Service| {
+            let routes = by_smtp(self.postfix, one, self.settings);
+            one.key() != listener.key() && matches!(routes.other, Some(("content_filter", _)))
         };
-        match self.postfix.listeners().any(sends_round) {
+        match self.postfix.listeners().any(uses_content_filter) {
             true => Role::Return,
             false => Role::Entrance,
         }
     }
 
-    /// Mail that comes in must come by, once.
-    fn entrance(&self, listener: &Service, ways: &Ways) -> Option<Finding> {
+    /// Incoming mail must pass Copyist once.
+    fn entrance(&self, listener: &Service, routes: &Routes) -> Option<Finding> {
         let place = self.postfix.master(listener);
-        if ways.milter && ways.filter.is_some() {
+        if routes.milter && routes.filter.is_some() {
             return Some(self.twice(place, self.by_filter_only(listener, "smtpd_milters")));
         }
-        if ways.lead_here() {
+        if routes.reach_copyist() {
             return None;
         }
-        let why = "mail that comes in here passes without its copy";
-        if let Some((parameter, filter)) = &ways.other
-            && (ways.listed || !self.settings.hook.smtp.is_empty())
+        let why = "mail that arrives here passes without a copy";
+        if let Some((parameter, filter)) = &routes.other
+            && (routes.listed || !self.settings.hook.smtp.is_empty())
         {
-            return Some(self.other_filter(listener, ways, parameter, filter));
+            return Some(self.other_filter(listener, routes, parameter, filter));
         }
-        if ways.listed {
+        if routes.listed {
             return Some(self.no_milters(listener));
         }
         let own = self.postfix.is_own(listener, "smtpd_milters");
-        if let Some(door) = self.door_in_use() {
+        if let Some(door) = self.listener_in_use() {
             return Some(Finding {
                 name: "listener-unhooked",
                 severity: Severity::Error,
                 place,
-                seen: "leads to no SMTP listener of Copyist".into(),
+                seen: "uses no SMTP listener of Copyist".into(),
                 why: why.into(),
-                fix: self.use_door(listener, door),
+                fix: self.use_listener(listener, door),
             });
         }
         Some(match own {
@@ -237,12 +236,12 @@ impl House<'_> {
         })
     }
 
-    /// What comes back must not come by once more.
-    fn back(&self, listener: &Service, ways: &Ways) -> Option<Finding> {
+    /// Returned mail must not pass Copyist again.
+    fn return_path(&self, listener: &Service, routes: &Routes) -> Option<Finding> {
         let place = self.postfix.master(listener);
         if let Some(parameter) = [
-            ("smtpd_proxy_filter", ways.proxy),
-            ("content_filter", ways.filter),
+            ("smtpd_proxy_filter", routes.proxy),
+            ("content_filter", routes.filter),
         ]
         .into_iter()
         .find_map(|(parameter, door)| door.map(|_| parameter))
@@ -252,40 +251,37 @@ impl House<'_> {
                 severity: Severity::Warning,
                 place: format!("{place} {parameter}"),
                 seen: shown(listener.values.get(parameter)),
-                why: "what Copyist hands back here is sent to Copyist again, round and round"
-                    .into(),
+                why: "mail returned by Copyist is sent to Copyist again: a loop".into(),
                 fix: self.postfix.set_service(listener, parameter, ""),
             });
         }
-        ways.milter.then(|| {
+        routes.milter.then(|| {
             let fix = self.postfix.set_service(listener, "smtpd_milters", "");
             self.twice(place, fix)
         })
     }
 
-    /// Mail of this machine's own programs must come by, too.
+    /// Mail of local programs must pass Copyist, too.
     fn source(&self, source: &Service) -> Option<Finding> {
-        let ways = by_itself(self.postfix, source, self.settings);
+        let routes = by_itself(self.postfix, source, self.settings);
         let cleanup = self.postfix.cleanup_of(source);
-        if ways.milter && ways.filter.is_some() {
+        if routes.milter && routes.filter.is_some() {
             let of = cleanup.unwrap_or(source);
             let fix = self.by_filter_only(of, "non_smtpd_milters");
             return Some(self.twice(self.postfix.master(source), fix));
         }
-        if ways.lead_here() {
+        if routes.reach_copyist() {
             return None;
         }
-        if ways.listed {
+        if routes.listed {
             return Some(self.no_milters(source));
         }
         let why = match source.program.as_str() {
-            "pickup" => {
-                "mail that programs of this machine send by sendmail(1) passes without its copy"
-            }
-            _ => "mail that comes in here passes without its copy",
+            "pickup" => "mail that local programs send by sendmail(1) passes without a copy",
+            _ => "mail that arrives here passes without a copy",
         };
         let Some(cleanup) = cleanup else {
-            // Postfix itself cannot go on without it.
+            // Postfix does not work without it.
             return None;
         };
         Some(match self.postfix.is_own(cleanup, "non_smtpd_milters") {
@@ -310,7 +306,7 @@ impl House<'_> {
         })
     }
 
-    /// main.cf lacks Copyist, or has it under an address where it is not.
+    /// main.cf lacks Copyist, or contains it with another address.
     fn missing(&self, of: &Service, parameter: &str, name: &'static str, why: &str) -> Finding {
         let listed = milters::parse(of.values.get(parameter));
         let stray = listed.iter().find(|one| !one.is_known_other());
@@ -333,7 +329,9 @@ impl House<'_> {
             seen: shown(of.values.get(parameter)),
             why,
             fix: match self.settings.hook.milter.is_empty() {
-                true => "have Copyist listen as a milter as well (hook.milter.listen), and name it there".into(),
+                true => {
+                    "add a milter listener (hook.milter.listen) and set it in this parameter".into()
+                }
                 false => self.postfix.set_main(parameter, &replaced),
             },
         }
@@ -349,8 +347,7 @@ impl House<'_> {
             severity: Severity::Error,
             place: self.postfix.place(service, parameter),
             seen: shown(service.values.get(parameter)),
-            why: "mail that comes in here is shown to no milter, and passes without its copy"
-                .into(),
+            why: "mail that arrives here bypasses all milters and passes without a copy".into(),
             fix: self.postfix.set(service, parameter, &others.join(",")),
         }
     }
@@ -358,18 +355,18 @@ impl House<'_> {
     fn other_filter(
         &self,
         listener: &Service,
-        ways: &Ways,
+        routes: &Routes,
         parameter: &str,
         filter: &str,
     ) -> Finding {
-        let (name, why) = match parameter == "smtpd_proxy_filter" && ways.listed {
+        let (name, why) = match parameter == "smtpd_proxy_filter" && routes.listed {
             true => (
                 "proxy-hides-message",
-                "behind a before-queue filter milters hear the SMTP commands only: Copyist sees no message, and no copy is made",
+                "with a before-queue filter milters see only the SMTP commands: Copyist sees no message, and no copy is made",
             ),
             false => (
                 "filter-elsewhere",
-                "mail goes to another filter than Copyist, and passes without its copy",
+                "mail goes to another filter than Copyist and passes without a copy",
             ),
         };
         let fix = match self.settings.hook.smtp.as_slice() {
@@ -377,7 +374,7 @@ impl House<'_> {
                 "put a [[hook.smtp]] behind that filter, or {}",
                 self.postfix.set(listener, parameter, "")
             ),
-            [door, ..] => self.use_door(listener, door),
+            [door, ..] => self.use_listener(listener, door),
         };
         Finding {
             name,
@@ -396,8 +393,7 @@ impl House<'_> {
             severity: Severity::Warning,
             place: self.postfix.place(listener, parameter),
             seen: shown(listener.values.get(parameter)),
-            why: "mail of the clients in this table goes by the milters it names, or by none"
-                .into(),
+            why: "mail of the clients in this table uses other milters, or none".into(),
             fix: self.postfix.set(listener, parameter, ""),
         }
     }
@@ -407,34 +403,33 @@ impl House<'_> {
             name: "hooked-twice",
             severity: Severity::Warning,
             place,
-            seen: "mail comes to Copyist by its milter and by a filter".into(),
-            why: "each message is journaled twice, the second time as if this machine had sent it"
+            seen: "mail reaches Copyist by its milter and by a filter".into(),
+            why: "each message is journaled twice, the second time as if sent by this machine"
                 .into(),
             fix,
         }
     }
 
-    /// The milter goes where a filter does its work.
+    /// Returns the command that removes the milter where a filter is used.
     fn by_filter_only(&self, service: &Service, parameter: &str) -> String {
         self.postfix.set(service, parameter, "")
     }
 
-    /// A listener of ours that some listener of this Postfix hands mail to, or that hands it back
-    /// to one.
-    fn door_in_use(&self) -> Option<&SmtpDoor> {
+    /// Returns an SMTP listener of Copyist that this Postfix passes mail to or gets mail from.
+    fn listener_in_use(&self) -> Option<&SmtpDoor> {
         let used = |one: &Service| {
-            let ways = by_smtp(self.postfix, one, self.settings);
+            let routes = by_smtp(self.postfix, one, self.settings);
             let mut doors = self.settings.hook.smtp.iter();
             let back = |door: &&SmtpDoor| {
                 let next_hop = &door.next_hop;
                 self.postfix.is_at(one, &next_hop.host, next_hop.port)
             };
-            ways.proxy.or(ways.filter).or_else(|| doors.find(back))
+            routes.proxy.or(routes.filter).or_else(|| doors.find(back))
         };
         self.postfix.listeners().find_map(used)
     }
 
-    fn use_door(&self, listener: &Service, door: &SmtpDoor) -> String {
+    fn use_listener(&self, listener: &Service, door: &SmtpDoor) -> String {
         match door.mode {
             Mode::BeforeQueue => {
                 let address = door.listen.to_string();
@@ -450,8 +445,7 @@ impl House<'_> {
         }
     }
 
-    /// The list with Copyist in it: behind filters that refuse, and before those that only sign
-    /// what is sent at last.
+    /// Returns the list with Copyist added: after filters that reject, before those that only sign.
     fn with_copyist(&self, of: &Service, parameter: &str) -> String {
         let others = milters::parse(of.values.get(parameter));
         let at = others.iter().position(Milter::only_signs);
@@ -460,7 +454,7 @@ impl House<'_> {
         all.join(", ")
     }
 
-    /// Copyist's milter as Postfix writes it.
+    /// Returns Copyist's milter in Postfix's notation.
     fn hook(&self) -> String {
         let queue = plain(Path::new(self.postfix.values.get("queue_directory")));
         let below = |listen: &Listen| match listen {
@@ -468,20 +462,20 @@ impl House<'_> {
             Listen::Inet(_) => None,
         };
         let first = self.settings.hook.milter.first();
-        // So every service finds it, chrooted or not: they work in the queue directory.
+        // A relative path works for every service, chrooted or not.
         if let Some(path) = first.and_then(below) {
             return format!("unix:{}", path.display());
         }
         match first {
-            // Postfix knows no inet6.
+            // Postfix has no inet6: scheme.
             Some(listen) => listen.to_string().replace("inet6:", "inet:"),
             None => "(none)".into(),
         }
     }
 }
 
-/// Whether a listener that other machines reach lets in only this one: the restrictions that every
-/// after-filter listener has.
+/// Whether a listener reachable from other machines admits only this one, with the usual restrictions
+/// of an after-filter listener.
 fn is_closed(listener: &Service) -> bool {
     let only_networks = |parameter: &str| {
         let all: Vec<&str> = listener.values.list(parameter).collect();
@@ -495,7 +489,7 @@ fn is_closed(listener: &Service) -> bool {
     only_networks("smtpd_client_restrictions") && listener.values.list("mynetworks").all(here)
 }
 
-/// A value, as findings show it.
+/// Formats a value for a finding.
 pub(super) fn shown(value: &str) -> String {
     match value {
         "" => "is empty".into(),
@@ -503,8 +497,8 @@ pub(super) fn shown(value: &str) -> String {
     }
 }
 
-/// The milters of a service that are Copyist.
-pub(super) fn copyists<'a>(
+/// Returns the milter in a list that is Copyist, with its position.
+pub(super) fn find_copyist<'a>(
     postfix: &Postfix,
     by: &Service,
     list: &'a [Milter],

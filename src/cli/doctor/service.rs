@@ -1,7 +1,7 @@
-//! What the service cannot reach though the superuser can: files closed to its user, and what its
-//! unit hides or makes read-only.
+//! Files that the service cannot access although root can: closed to its user, or hidden or read-only
+//! in its unit.
 //!
-//! Pure: [`super::host`] has looked.
+//! Pure: works on the facts collected by [`super::host`].
 
 use std::path::{Path, PathBuf};
 
@@ -12,20 +12,20 @@ use super::unit::Unit;
 use crate::config::Settings;
 use crate::hook::Listen;
 
-/// A file that a setting names, as the service's user finds it.
+/// A file in the settings, from the view of the service's user.
 #[derive(Debug)]
 pub(super) struct ServiceFile {
-    /// The setting; empty for the configuration itself.
+    /// The key; empty for the configuration itself.
     pub(super) key: String,
     pub(super) path: PathBuf,
-    /// From the root to the file; empty if there is none.
+    /// The path from the root; empty if the file does not exist.
     pub(super) way: Vec<Step>,
-    /// Whether the user can read it, if that could be tried.
+    /// Whether the user can read it; `None` if not tested.
     pub(super) is_readable: Option<bool>,
 }
 
 pub(super) fn findings(system: &System, settings: &Settings) -> Vec<Finding> {
-    // The superuser reads everything.
+    // Root can read everything.
     let user = system.user.as_ref().filter(|user| user.uid != 0);
     let unit = system.unit.as_ref();
     let files = system.files.iter();
@@ -39,7 +39,7 @@ pub(super) fn findings(system: &System, settings: &Settings) -> Vec<Finding> {
     found
 }
 
-/// Returns the first step on the way to a file that is closed to a user, who may have been tried.
+/// Returns the first component of a path that is closed to a user.
 pub(super) fn barred<'a>(
     way: &'a [Step],
     user: &Account,
@@ -49,7 +49,7 @@ pub(super) fn barred<'a>(
     let mut steps = way.iter().enumerate();
     let closed = steps.find(|(at, step)| !user.may(step, if *at == last { 4 } else { 1 }));
     match is_readable {
-        // An access control list says more than the mode.
+        // An access control list overrides the mode.
         Some(true) => None,
         Some(false) => closed.map(|(_, step)| step).or_else(|| way.last()),
         None => closed.map(|(_, step)| step),
@@ -66,7 +66,7 @@ fn finding(file: &ServiceFile, seen: String, fix: String) -> Finding {
             key => format!("{key} {path}"),
         },
         seen,
-        why: "the service does not start, or does not take new settings: mail is deferred".into(),
+        why: "the service cannot start or reload: mail is deferred".into(),
         fix,
     }
 }
@@ -76,9 +76,9 @@ fn hidden(file: &ServiceFile, unit: Option<&Unit>) -> Option<Finding> {
     let name = file.path.file_name()?.to_string_lossy();
     let fix = match file.key.as_str() {
         "" => "move the configuration to /etc/copyist/copyist.toml".to_owned(),
-        key => format!("move it to /etc/copyist/{name}, and set {key} to that"),
+        key => format!("move it to /etc/copyist/{name}, and set {key} to that path"),
     };
-    let seen = format!("is hidden from the service by {by} of its unit");
+    let seen = format!("is hidden from the service by {by} in its unit");
     Some(finding(file, seen, fix))
 }
 
@@ -86,20 +86,20 @@ fn closed(file: &ServiceFile, user: &Account) -> Option<Finding> {
     let step = barred(&file.way, user, file.is_readable)?;
     let (name, path) = (&user.name, step.path.display());
     let seen = format!(
-        "{path} is closed to the user {name} (its mode is {:04o})",
+        "{path} is closed to the user {name} (mode {:04o})",
         step.mode
     );
     let bit = if step.path == file.path { 'r' } else { 'x' };
     let fix = match step.path.starts_with("/root") || step.path.starts_with("/home") {
-        true => "move it to /etc/copyist, which the service may enter".to_owned(),
-        // Its group may be there for others.
+        true => "move it to /etc/copyist, which the service can access".to_owned(),
+        // Its group may be needed by others.
         false if step.gid != 0 => format!("setfacl -m u:{name}:{bit} {path}"),
         false => format!("chgrp {} {path} && chmod g+{bit} {path}", user.group),
     };
     Some(finding(file, seen, fix))
 }
 
-/// The command that lets the unit write to a directory.
+/// Returns the command that allows the unit to write to a directory.
 fn let_write(dir: &Path) -> String {
     let dir = dir.display();
     format!(
@@ -122,8 +122,8 @@ fn state_dir(unit: &Unit, user: Option<&Account>, dir: &Path) -> Option<Finding>
         name: "state-dir-read-only",
         severity: Severity::Error,
         place: format!("state_dir {}", dir.display()),
-        seen: format!("the service cannot write there: {by} of its unit"),
-        why: "the service does not start: mail is deferred".into(),
+        seen: format!("is not writable for the service: {by} in its unit"),
+        why: "the service cannot start: mail is deferred".into(),
         fix,
     })
 }
@@ -154,8 +154,8 @@ fn sockets(unit: &Unit, settings: &Settings) -> Vec<Finding> {
             name: "socket-read-only",
             severity: Severity::Error,
             place: format!("hook.milter.listen {listen}"),
-            seen: format!("the service cannot make the socket there: {by} of its unit"),
-            why: "the service does not start: mail is deferred".into(),
+            seen: format!("the service cannot create the socket: {by} in its unit"),
+            why: "the service cannot start: mail is deferred".into(),
             fix,
         })
     })

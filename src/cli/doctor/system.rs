@@ -1,6 +1,6 @@
-//! What the machine says about Copyist's own side: its files, its disk, its clock, its listeners.
+//! Findings about this machine: files, disk, clock, listeners.
 //!
-//! Pure: [`super::host`] has looked.
+//! Pure: works on the facts collected by [`super::host`].
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -14,67 +14,67 @@ use crate::daemon::StateDirError;
 use crate::hook::Listen;
 use crate::mail::format_size;
 
-/// How long before its end a certificate is told of, as the service does.
+/// The remaining validity that causes a warning, as in the service.
 const SOON: Duration = Duration::from_secs(21 * 24 * 3600);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// What was seen.
+/// The facts about this machine.
 #[derive(Debug)]
 pub(super) struct System {
     pub(super) now: SystemTime,
-    /// Why the service would not take its state directory.
+    /// The problem with the state directory.
     pub(super) state_dir: Option<StateDirError>,
-    /// The kind of file system, where it forgets everything at a restart.
+    /// The type of file system, if it is volatile.
     pub(super) volatile: Option<&'static str>,
-    /// Bytes free on it.
+    /// Free bytes on it.
     pub(super) free: Option<u64>,
-    /// Inodes free on it, where their number is fixed.
+    /// Free inodes on it, if their number is fixed.
     pub(super) free_inodes: Option<u64>,
-    /// Whether the clock follows others; `None` where nobody says.
+    /// Whether the clock is synchronized; `None` if unknown.
     pub(super) clock_is_right: Option<bool>,
     pub(super) config: PathBuf,
-    /// The configuration file's permission bits.
+    /// The mode of the configuration file.
     pub(super) config_mode: Option<u32>,
-    /// When certificates in files end.
+    /// Certificate files with their expiry.
     pub(super) certificates: Vec<(PathBuf, SystemTime)>,
-    /// Ports that somebody listens on; `None` where the system does not say.
+    /// Ports in use by listeners; `None` if unknown.
     pub(super) ports: Option<Vec<u16>>,
-    /// Other programs that listen where Copyist should.
-    pub(super) strangers: Vec<Stranger>,
-    /// What stands on the way to each Unix socket, and what Postfix is let do.
+    /// Other programs that listen on Copyist's addresses.
+    pub(super) other_listeners: Vec<OtherListener>,
+    /// The Unix sockets, from the view of Postfix.
     pub(super) sockets: Vec<Socket>,
-    /// The files of the address maps that the settings name.
+    /// The files of the address maps.
     pub(super) maps: Vec<MapFile>,
-    /// The user that the service runs as, if that can be told.
+    /// The service's user, if known.
     pub(super) user: Option<Account>,
-    /// The unit that runs it with this configuration.
+    /// The unit with this configuration.
     pub(super) unit: Option<Unit>,
-    /// The files that the settings name.
+    /// The files in the settings.
     pub(super) files: Vec<ServiceFile>,
 }
 
-/// Another program in the place of a listener of ours.
+/// Another program that listens on an address of Copyist.
 #[derive(Debug)]
-pub(super) struct Stranger {
-    /// The listener, as the settings name it.
+pub(super) struct OtherListener {
+    /// The address as in the settings.
     pub(super) listen: String,
     /// The program's name.
     pub(super) name: String,
     pub(super) pid: u32,
 }
 
-/// A Unix socket of ours.
+/// A Unix socket of Copyist.
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) path: PathBuf,
-    /// From the root to the socket itself; empty where there is none.
+    /// The path from the root; empty if the socket does not exist.
     pub(super) way: Vec<Step>,
-    /// Who has to reach it.
+    /// The user that must connect to it.
     pub(super) user: Account,
 }
 
-/// A directory or a socket.
+/// A component of a path.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
     pub(super) path: PathBuf,
@@ -85,25 +85,25 @@ pub(super) struct Step {
     pub(super) group: String,
 }
 
-/// A user, with all groups.
+/// A user with all groups.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Account {
     pub(super) name: String,
     pub(super) uid: u32,
-    /// The name of its own group.
+    /// The name of its primary group.
     pub(super) group: String,
     pub(super) groups: Vec<u32>,
 }
 
 impl Account {
-    /// Whether the permission bits let it do this (path_resolution(7)): 1 enter, 2 write, 4 read.
-    pub(super) fn may(&self, step: &Step, what: u32) -> bool {
+    /// Whether the mode permits an access (path_resolution(7)): 1 search, 2 write, 4 read.
+    pub(super) fn may(&self, step: &Step, access: u32) -> bool {
         let bits = match step {
             Step { uid, mode, .. } if *uid == self.uid => mode >> 6,
             Step { gid, mode, .. } if self.groups.contains(gid) => mode >> 3,
             step => step.mode,
         };
-        bits & what != 0
+        bits & access != 0
     }
 }
 
@@ -128,9 +128,9 @@ pub(super) fn findings(system: &System, settings: &Settings) -> Vec<Finding> {
     found.extend(not_running(system, settings));
     found.extend(
         system
-            .strangers
+            .other_listeners
             .iter()
-            .map(|stranger| taken(stranger, settings)),
+            .map(|other| taken(other, settings)),
     );
     found.extend(system.sockets.iter().filter_map(unreachable_socket));
     found
@@ -138,15 +138,15 @@ pub(super) fn findings(system: &System, settings: &Settings) -> Vec<Finding> {
 
 fn state_dir(error: &StateDirError, settings: &Settings) -> Finding {
     let dir = settings.state_dir.display();
-    let said = error.to_string();
-    // What the service itself says has the command in it.
-    let (seen, fix) = match said.split_once("; run: ") {
+    let text = error.to_string();
+    // The service's own message contains the command.
+    let (seen, fix) = match text.split_once("; run: ") {
         Some((seen, command)) => (seen.to_owned(), command.to_owned()),
-        None => match said.split_once("; ") {
+        None => match text.split_once("; ") {
             Some((seen, remedy)) => (seen.to_owned(), remedy.to_owned()),
             None => (
-                said,
-                "set state_dir to a directory that Copyist has to itself".into(),
+                text,
+                "set state_dir to a directory used only by Copyist".into(),
             ),
         },
     };
@@ -155,7 +155,7 @@ fn state_dir(error: &StateDirError, settings: &Settings) -> Finding {
         severity: Severity::Error,
         place: format!("state_dir {dir}"),
         seen,
-        why: "the service does not start, or others can read and change what it owes".into(),
+        why: "the service cannot start, or other users can read and change the queue".into(),
         fix,
     }
 }
@@ -168,7 +168,7 @@ fn volatile(system: &System, settings: &Settings) -> Option<Finding> {
         severity: Severity::Error,
         place: format!("state_dir {dir}"),
         seen: format!("is on {kind}"),
-        why: "what is owed is in memory only, and lost at a restart of the machine".into(),
+        why: "the queue is only in memory and lost at a reboot".into(),
         fix: "state_dir = \"/var/lib/copyist\", or another directory on a disk".into(),
     })
 }
@@ -206,12 +206,12 @@ fn room(system: &System, settings: &Settings) -> Vec<Finding> {
             severity: Severity::Warning,
             place: format!("state_dir {dir}"),
             seen: format!(
-                "{}{unit} are free, and {key} is {}",
+                "{}{unit} free, and {key} is {}",
                 shown(free),
                 shown(least).trim_end()
             ),
-            why: "mail that must be journaled is deferred until there is more".into(),
-            fix: format!("make room on the file system of {dir}: du -xh --max-depth=2 {dir}"),
+            why: "mail that must be journaled is deferred until more is free".into(),
+            fix: format!("free some space on the file system of {dir}: du -xh --max-depth=2 {dir}"),
         });
     }
     found
@@ -223,7 +223,7 @@ fn clock(system: &System) -> Option<Finding> {
         severity: Severity::Warning,
         place: "clock of this machine".into(),
         seen: "is not synchronized".into(),
-        why: "the times in reports are evidence, and may be wrong".into(),
+        why: "times in reports, which serve as evidence, may be wrong".into(),
         fix: "timedatectl set-ntp true".into(),
     })
 }
@@ -235,13 +235,13 @@ fn config_mode(system: &System) -> Option<Finding> {
         name: "config-writable",
         severity: Severity::Error,
         place: file.to_string(),
-        seen: format!("can be changed by every user (its mode is {mode:04o})"),
-        why: "anybody on this machine decides what is journaled to whom".into(),
+        seen: format!("is writable by every user (mode {mode:04o})"),
+        why: "any local user can change what is journaled, and to whom".into(),
         fix: format!("chmod o-w {file}"),
     })
 }
 
-/// A certificate that is over, or soon will be.
+/// Finds a certificate that has expired or expires soon.
 pub(super) fn certificate(place: &str, until: SystemTime, now: SystemTime) -> Option<Finding> {
     let left = until.duration_since(now).ok();
     let (name, severity, seen, why) = match left {
@@ -249,7 +249,7 @@ pub(super) fn certificate(place: &str, until: SystemTime, now: SystemTime) -> Op
             "certificate-expired",
             Severity::Warning,
             "the certificate has expired".to_owned(),
-            "whoever checks it does not connect, and mail waits",
+            "clients that verify it cannot connect, and mail is deferred",
         ),
         Some(left) if left < SOON => (
             "certificate-expires",
@@ -258,7 +258,7 @@ pub(super) fn certificate(place: &str, until: SystemTime, now: SystemTime) -> Op
                 "the certificate expires in {} days",
                 left.as_secs() / DAY.as_secs()
             ),
-            "whoever checks it will not connect then, and mail will wait",
+            "clients that verify it will then fail to connect, and mail will be deferred",
         ),
         Some(_) => return None,
     };
@@ -268,11 +268,11 @@ pub(super) fn certificate(place: &str, until: SystemTime, now: SystemTime) -> Op
         place: place.to_owned(),
         seen,
         why: why.into(),
-        fix: "have it renewed by whoever issued it".into(),
+        fix: "renew it".into(),
     })
 }
 
-/// Listeners where nobody listens. Those of Unix sockets are looked at as files.
+/// Finds addresses without a listener; Unix sockets are checked as files.
 fn not_running(system: &System, settings: &Settings) -> Option<Finding> {
     let ports = system.ports.as_ref()?;
     let milters = settings
@@ -283,7 +283,7 @@ fn not_running(system: &System, settings: &Settings) -> Option<Finding> {
             Listen::Inet(address) => Some(*address),
             Listen::Unix(_) => None,
         });
-    let all = milters.chain(settings.hook.smtp.iter().map(|door| door.listen));
+    let all = milters.chain(settings.hook.smtp.iter().map(|listener| listener.listen));
     let mut silent: Vec<String> = all
         .filter(|address| !ports.contains(&address.port()))
         .map(|address| address.to_string())
@@ -305,19 +305,19 @@ fn not_running(system: &System, settings: &Settings) -> Option<Finding> {
         name: "not-running",
         severity: Severity::Warning,
         place: "service".into(),
-        seen: format!("nobody listens on {}{why_not}", silent.join(", ")),
+        seen: format!("not listening on {}{why_not}", silent.join(", ")),
         why: "mail is deferred until Copyist runs".into(),
         fix: match failure {
-            Some(_) => "journalctl -u copyist -p err -n 20 has the whole error; once that is fixed: systemctl restart copyist",
+            Some(_) => "journalctl -u copyist -p err -n 20 shows the whole error; when it is fixed: systemctl restart copyist",
             None => "systemctl restart copyist",
         }
         .into(),
     })
 }
 
-/// Another program answers where the MTA asks for Copyist.
-fn taken(stranger: &Stranger, settings: &Settings) -> Finding {
-    let Stranger { listen, name, pid } = stranger;
+/// Returns the finding about another program on an address of Copyist.
+fn taken(other: &OtherListener, settings: &Settings) -> Finding {
+    let OtherListener { listen, name, pid } = other;
     let is_milter = (settings.hook.milter.iter()).any(|one| one.to_string() == *listen);
     let key = if is_milter {
         "hook.milter.listen"
@@ -328,10 +328,10 @@ fn taken(stranger: &Stranger, settings: &Settings) -> Finding {
         name: "port-taken",
         severity: Severity::Error,
         place: listen.clone(),
-        seen: format!("{name} (process {pid}) listens there, and not this Copyist"),
-        why: "mail passes without a copy, and the MTA says that all is well".into(),
+        seen: format!("{name} (process {pid}) listens there instead of this Copyist"),
+        why: "mail passes without a copy, and the MTA reports no error".into(),
         fix: format!(
-            "give Copyist an address of its own in {key} and in the MTA's configuration, or stop {name}; then systemctl restart copyist"
+            "set another address in {key} and in the MTA's configuration, or stop {name}; then systemctl restart copyist"
         ),
     }
 }
@@ -350,7 +350,7 @@ fn unreachable_socket(socket: &Socket) -> Option<Finding> {
     let shown = barred.path.display();
     let is_volatile = barred.path.starts_with("/run") || barred.path.starts_with("/var/run");
     let fix = if in_group.may(barred, if is_socket { 2 } else { 1 }) {
-        // What a restart makes anew has this group again.
+        // A restart recreates it with the same group.
         format!(
             "usermod -aG {} {name} && systemctl restart postfix",
             barred.group
@@ -367,11 +367,11 @@ fn unreachable_socket(socket: &Socket) -> Option<Finding> {
         severity: Severity::Warning,
         place: format!("hook.milter.listen unix:{}", path.display()),
         seen: format!(
-            "{} is closed to the user {name} (its mode is {:04o})",
+            "{} is closed to the user {name} (mode {:04o})",
             barred.path.display(),
             barred.mode
         ),
-        why: "Postfix cannot ask Copyist, and defers all mail".into(),
+        why: "Postfix cannot connect to Copyist and defers all mail".into(),
         fix,
     })
 }
@@ -381,7 +381,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_is_told_of_three_weeks_before_its_end_and_after_it() {
+    fn a_certificate_is_reported_three_weeks_before_expiry() {
         let now = SystemTime::UNIX_EPOCH + 1000 * DAY;
         let name = |until| certificate("x", until, now).map(|finding| finding.name);
         assert_eq!(name(now + 22 * DAY), None);
@@ -411,10 +411,10 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_reached_by_entering_every_directory_and_writing_to_it() {
+    fn a_socket_needs_search_and_write_permission() {
         assert_eq!(socket(0o750, 0o660, &[60]), None);
         assert_eq!(socket(0o755, 0o666, &[]), None);
-        // What each says leads to the next, and the last to none.
+        // Each fix leads to the next state, the last one to none.
         let join = "usermod -aG copyist postfix && systemctl restart postfix";
         for (dir, mode, groups, fix) in [
             (0o700, 0o600, &[70][..], Some("chmod g+x /r")),

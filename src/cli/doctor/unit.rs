@@ -1,4 +1,4 @@
-//! The service's unit as systemd has it: its user, and what its sandbox hides.
+//! The service's systemd unit: its user and its sandbox.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,15 +13,15 @@ const PROPERTIES: &str = "LoadState,ActiveState,SubState,Result,NRestarts,User,G
 /// An installed unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Unit {
-    /// `User=`; `None` for the superuser.
+    /// `User=`; `None` for root.
     pub(super) user: Option<String>,
     /// `Group=` and `SupplementaryGroups=`.
     pub(super) groups: Vec<String>,
-    /// The configuration file that it is started with.
+    /// Its configuration file.
     pub(super) config: Option<PathBuf>,
-    /// Why it does not run, in systemd's words: `failed (exit-code)`.
+    /// The failure state, as in systemd: `failed (exit-code)`.
     pub(super) failure: Option<String>,
-    /// The last error in the journal, if it does not run.
+    /// The last error in the journal, if it failed.
     pub(super) last_error: Option<String>,
     home: String,
     system: String,
@@ -31,12 +31,12 @@ pub(super) struct Unit {
     read_only: Vec<PathBuf>,
 }
 
-/// Returns the unit, if systemd runs and has it.
+/// Returns the unit if it is installed.
 pub(super) fn read() -> Option<Unit> {
     let said = output("systemctl", &["show", NAME, "--property", PROPERTIES])?;
     let mut unit = Unit::parse(&said)?;
     if unit.failure.is_some() {
-        // Of the service itself; systemd's own word, that it failed, comes last.
+        // Prefer the service's own error to systemd's report of the failure.
         let own = format!("_SYSTEMD_UNIT={NAME}");
         let unit_of = format!("--unit={NAME}");
         unit.last_error = last_error(&own).or_else(|| last_error(&unit_of));
@@ -62,7 +62,7 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
 }
 
 impl Unit {
-    /// Reads what `systemctl show` prints; `None` if there is no such unit.
+    /// Parses the output of `systemctl show`; `None` if there is no such unit.
     fn parse(said: &str) -> Option<Unit> {
         let value = |name: &str| {
             let mut lines = said.lines();
@@ -74,7 +74,7 @@ impl Unit {
         }
         let paths = |name: &str, below: &str| -> Vec<PathBuf> {
             let all = value(name).split_ascii_whitespace();
-            // "-" and "+" say what happens where there is none (systemd.exec(5)).
+            // "-" and "+" are flags (systemd.exec(5)).
             all.map(|path| Path::new(below).join(path.trim_start_matches(['-', '+'])))
                 .collect()
         };
@@ -92,9 +92,9 @@ impl Unit {
             ("failed", _, _) | (_, "auto-restart", _) => {
                 Some(format!("{state} ({})", value("Result")))
             }
-            // It is being started again.
+            // Being restarted.
             ("activating", _, again) if !matches!(again, "" | "0") => {
-                Some(format!("{state} (started again {again} times)"))
+                Some(format!("{state} (restarted {again} times)"))
             }
             _ => None,
         };
@@ -114,7 +114,7 @@ impl Unit {
         })
     }
 
-    /// Returns the setting of the unit that hides a file from the service.
+    /// Returns the setting that hides a file from the service.
     pub(super) fn hides(&self, path: &Path) -> Option<String> {
         const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
         let is_below = |all: &[&str]| all.iter().any(|above| path.starts_with(above));
@@ -129,9 +129,9 @@ impl Unit {
         Some(format!("InaccessiblePaths={}", hidden.display()))
     }
 
-    /// Returns the setting of the unit by which the service cannot write to a directory.
+    /// Returns the setting that makes a directory read-only for the service.
     pub(super) fn keeps_from_writing(&self, path: &Path) -> Option<String> {
-        // The path that says most counts.
+        // The most specific path applies.
         let depth = |all: &[PathBuf]| {
             let above = all.iter().filter(|above| path.starts_with(above));
             above.map(|above| above.components().count()).max()
@@ -169,7 +169,7 @@ mod tests {
         ReadOnlyPaths=/srv/spool/old\nStateDirectory=copyist\nRuntimeDirectory=copyist\n";
 
     #[test]
-    fn a_unit_says_what_it_hides_and_where_it_writes() {
+    fn a_unit_hides_files_and_restricts_writing() {
         let unit = Unit::parse(SHOWN).expect("it is loaded");
         assert_eq!(unit.user.as_deref(), Some("copyist"));
         assert_eq!(unit.groups, ["copyist", "ssl-cert", "mail"]);
@@ -199,7 +199,7 @@ mod tests {
         let again = SHOWN.replace("auto-restart", "start\nNRestarts=3");
         let again = Unit::parse(&again).expect("it is loaded");
         let failure = again.failure.as_deref();
-        assert_eq!(failure, Some("activating (started again 3 times)"));
+        assert_eq!(failure, Some("activating (restarted 3 times)"));
         assert_eq!(Unit::parse("LoadState=not-found\n"), None);
     }
 }

@@ -381,7 +381,7 @@ mod tests {
                 "\"c\\\"\"",
                 "follows the closing quote",
             ),
-            ("\"a\"=", 4, "\"\"", "no data"),
+            ("\"a\"=", 4, "\"\"", "not the data"),
         ] {
             let problem = invalid(body);
             assert_eq!(problem.line, Some(line), "{body}");
