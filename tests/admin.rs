@@ -411,12 +411,12 @@ async fn subjects_and_messages_are_for_those_who_log_in() {
 #[tokio::test]
 async fn a_dead_letter_that_is_retried_is_due() {
     let office = Office::open(Wanted::default()).await;
-    assert_eq!(shown(&office, 3).await.targets[0].state, "dead");
+    assert_eq!(shown(&office, 3).await.targets[0].state.name(), "dead");
     let path = format!("/queue/{}", id(3));
     let pressed = office.press(&format!("{path}/retry"));
     assert_eq!(pressed.header("location"), format!("{path}?done=retry"));
     let item = shown(&office, 3).await;
-    assert_eq!(item.targets[0].state, "waiting");
+    assert_eq!(item.targets[0].state.name(), "waiting");
     assert!(item.next_attempt.expect("a time") <= SystemTime::now());
     let page = office.page(pressed.header("location")).text();
     assert!(page.contains("Retry scheduled"), "{page}");

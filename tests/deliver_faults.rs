@@ -223,10 +223,12 @@ async fn a_report_above_the_announced_size_is_a_dead_letter_in_the_end() {
     // The NDR has the whole report in it and is larger still.
     let listed = bench
         .until("a dead letter", |listed| {
-            listed.iter().any(|item| item.targets[0].state == "dead")
+            listed
+                .iter()
+                .any(|item| item.targets[0].state.name() == "dead")
         })
         .await;
-    assert_eq!((listed.len(), listed[0].kind.as_str()), (1, "ndr"));
+    assert_eq!((listed.len(), listed[0].kind.name()), (1, "ndr"));
     let said = listed[0].targets[0].last_reply.clone().unwrap_or_default();
     assert!(said.contains("the relay's limit of 1000"), "{said}");
     assert!(faulty.seen().messages.is_empty());
@@ -304,7 +306,7 @@ async fn a_connection_closed_while_idle_is_nobody_s_failure() {
     let states: Vec<_> = item
         .targets
         .iter()
-        .map(|target| target.state.as_str())
+        .map(|target| target.state.name())
         .collect();
     assert_eq!((item.attempts, states), (1, vec!["delivered", "waiting"]));
     assert_eq!(faulty.seen().messages.len(), 2);

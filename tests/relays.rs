@@ -129,7 +129,7 @@ async fn by_copyist(settings: RelaySettings) -> (String, String) {
         return ("sent".into(), String::new());
     };
     let target = &item.targets[0];
-    let outcome = match target.state.as_str() {
+    let outcome = match target.state.name() {
         "waiting" => "deferred",
         "dead" => "bounced",
         other => other,
@@ -491,13 +491,13 @@ async fn a_relay_that_refuses_everything_is_no_reason_for_ndrs() {
     }
     until_refused(&bench, 40).await;
     let refused: Vec<_> = (bench.listed().await.into_iter())
-        .filter(|item| item.targets[0].state == "dead")
+        .filter(|item| item.targets[0].state.name() == "dead")
         .collect();
     assert!(refused.len() <= 20, "{}", refused.len());
     // Once it relays for us, everything goes that waited.
     bench.reload(relay(sink.address()));
     let deadline = Instant::now() + Duration::from_secs(120);
-    let is_waiting = |item: &copyist::spool::QueueEntry| item.targets[0].state == "waiting";
+    let is_waiting = |item: &copyist::spool::QueueEntry| item.targets[0].state.name() == "waiting";
     while bench.listed().await.iter().any(is_waiting) {
         assert!(Instant::now() < deadline, "{:#?}", bench.listed().await);
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -119,7 +119,7 @@ struct Fates {
 async fn ask(directory: &Path, what: &str, may_lack: bool, fates: &mut Fates) {
     let spool = match Spool::open(&settings(directory)) {
         Ok(spool) => spool,
-        Err(OpenError::Damaged { what: said, .. }) => {
+        Err(OpenError::Damaged { cause: said, .. }) => {
             assert!(!said.is_empty());
             fates.unopened += 1;
             return;

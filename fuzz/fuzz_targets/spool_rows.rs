@@ -28,12 +28,12 @@ struct Store {
 
 /// Tables and columns; an index in this list is what the first byte of a value says.
 const COLUMNS: [(&str, &str); 23] = [
-    ("item", "due"), ("item", "attempts"), ("item", "aside"), ("item", "kind"), ("item", "direction"),
+    ("item", "due"), ("item", "attempts"), ("item", "set_aside"), ("item", "kind"), ("item", "direction"),
     ("item", "sender"), ("item", "ndr"), ("item", "message_id"), ("item", "envelope_id"),
     ("item", "subject"), ("item", "reasons"), ("item", "body"), ("item", "smtputf8"),
-    ("item", "prefix"), ("item", "suffix"), ("item", "params"), ("message", "queue_id"),
+    ("item", "prefix"), ("item", "suffix"), ("item", "dsn"), ("message", "queue_id"),
     ("message", "received"), ("message", "size"), ("message", "digest"), ("target", "state"),
-    ("target", "reply"), ("target", "params"),
+    ("target", "reply"), ("target", "dsn"),
 ];
 
 static STORE: LazyLock<Store> = LazyLock::new(|| {

@@ -66,11 +66,11 @@ pub(super) async fn scrape(State(app): State<AppState>) -> (StatusCode, String) 
     let pipeline = app.pipeline.load_full();
     // Counted from indexes on a separate connection: no delivery waits for it.
     match pipeline.spool.browse(BrowseRequest::default()).await {
-        Ok(QueuePage { census, .. }) => {
-            gauge!("copyist_spool_items").set(census.items as f64);
-            gauge!("copyist_spool_dead_letters").set(census.dead as f64);
-            gauge!("copyist_spool_on_hold").set(census.on_hold as f64);
-            let oldest = census.oldest.and_then(|at| at.elapsed().ok());
+        Ok(QueuePage { counts, .. }) => {
+            gauge!("copyist_spool_items").set(counts.items as f64);
+            gauge!("copyist_spool_dead_letters").set(counts.dead as f64);
+            gauge!("copyist_spool_on_hold").set(counts.on_hold as f64);
+            let oldest = counts.oldest.and_then(|at| at.elapsed().ok());
             gauge!("copyist_spool_oldest_seconds").set(oldest.unwrap_or_default().as_secs_f64());
         }
         Err(error) => error!("cannot count the queue: {error}"),

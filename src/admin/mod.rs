@@ -161,7 +161,7 @@ impl AppState {
     async fn census(&self) -> Option<QueueCounts> {
         let spool = self.pipeline.load().spool.clone();
         match spool.browse(BrowseRequest::default()).await {
-            Ok(browsed) => Some(browsed.census),
+            Ok(page) => Some(page.counts),
             Err(cause) => {
                 error!("cannot count the queue: {cause}");
                 None

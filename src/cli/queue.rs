@@ -14,7 +14,8 @@ use super::{Failure, load, print_json, print_line};
 use crate::journal::ItemId;
 use crate::mail::{format_size, rfc3339};
 use crate::spool::{
-    Action, BounceRecord, ItemDetails, ListFilter, Operator, OperatorRecord, QueueEntry, Spool,
+    Action, BounceRecord, ItemDetails, ListFilter, Operator, OperatorRecord, QueueEntry,
+    RetryCursor, Spool,
 };
 
 /// Items retried in one transaction, few enough not to delay the service's commits.
@@ -96,8 +97,8 @@ fn line(item: &QueueEntry) -> String {
     format!(
         "{} {} {} of {} ({}) from {}, {} attempts, {next}: {}",
         item.id,
-        item.direction,
-        item.kind,
+        item.direction.name(),
+        item.kind.name(),
         if item.queue_id.is_empty() {
             "a message"
         } else {
@@ -114,12 +115,12 @@ fn item_json(item: &QueueEntry) -> serde_json::Value {
     let targets: Vec<_> = item
         .targets
         .iter()
-        .map(|target| json!({ "address": target.address, "state": target.state, "last_reply": target.last_reply }))
+        .map(|target| json!({ "address": target.address, "state": target.state.name(), "last_reply": target.last_reply }))
         .collect();
     json!({
         "id": item.id.as_str(),
-        "kind": item.kind,
-        "direction": item.direction,
+        "kind": item.kind.name(),
+        "direction": item.direction.name(),
         "queue_id": item.queue_id,
         "received": rfc3339(item.received),
         "size": item.size,
@@ -315,7 +316,11 @@ async fn audit(
 fn print_records(records: &[OperatorRecord]) -> Result<(), Failure> {
     records.iter().try_for_each(|record| {
         let at = rfc3339(record.at);
-        print_line(&format!("{at} {} by {}", record.what(), record.who()))
+        print_line(&format!(
+            "{at} {} by {}",
+            record.describe_action(),
+            record.describe_operator()
+        ))
     })
 }
 
@@ -339,18 +344,18 @@ async fn retry_all(spool: &Spool) -> Result<(), Failure> {
         ProgressStyle::with_template("{bar:40} {pos}/{len} items are due ({per_sec}, {eta} left)");
     let bar = ProgressBar::new(depth.items).with_style(style.map_err(Failure::failed)?);
     let operator = operator();
-    let (mut done, mut after) = (0, 0);
+    let (mut done, mut cursor) = (0, RetryCursor::default());
     loop {
-        let (batch, last) = spool
-            .retry_after(&operator, after, BATCH, SystemTime::now())
+        let (batch, next) = spool
+            .retry_after(&operator, cursor, BATCH, SystemTime::now())
             .await
             .map_err(Failure::failed)?;
         if batch == 0 {
             break;
         }
         done += batch;
-        after = last;
-        bar.set_position(done as u64);
+        cursor = next;
+        bar.set_position(done);
     }
     bar.finish_and_clear();
     print_line(&format!("{done} items are due now"))

@@ -460,7 +460,7 @@ impl Daemon {
         let pipeline = self.pipeline.clone();
         Arc::new(move |digest, now| {
             let composer = &pipeline.load().composer;
-            composer.digest(&digest.ndr, digest.what, &digest.listed, digest.count, now)
+            composer.digest(&digest.ndr, digest.kind, &digest.listed, digest.count, now)
         })
     }
 

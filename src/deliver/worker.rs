@@ -24,7 +24,7 @@ use super::{Retry, Settings};
 use crate::journal::{ComposeError, Item, ItemId, Kind, Refusal};
 use crate::mail::{Address, Content, Enhanced, Reply};
 use crate::spool::{
-    DeliveryOutcome, DeliveryResult, NdrDigest, QueuedItem, Recorded, Spool, SpoolError,
+    DeliveryOutcome, DeliveryResult, NdrDigest, NdrStatus, QueuedItem, Spool, SpoolError,
 };
 
 /// How often it is looked for what another process (`copyist queue retry`) made due.
@@ -559,19 +559,19 @@ fn ndr_limit(kind: Kind) -> Option<u32> {
 }
 
 /// Says how a refusal is told.
-fn told(id: &ItemId, result: &DeliveryResult, recorded: Recorded) {
+fn told(id: &ItemId, result: &DeliveryResult, recorded: NdrStatus) {
     let Some(ndr) = &result.ndr else { return };
     let refused = result.outcomes.iter();
     let refused = refused.filter(|(_, outcome)| matches!(outcome, DeliveryOutcome::Refused(_)));
     let refused = refused.count() as u64;
-    if recorded.collected {
+    if recorded == NdrStatus::Pending {
         counter!("copyist_dead_letters_total").increment(refused);
         counter!("copyist_refusals_collected_total").increment(refused);
         error!(
             item = %id, refused,
             "no NDR, there were {NDRS_WITHIN_AN_HOUR} within the hour: kept as a dead letter, and a digest will tell"
         );
-    } else if recorded.has_ndr {
+    } else if recorded == NdrStatus::Queued {
         counter!("copyist_ndrs_total").increment(1);
         info!(item = %id, ndr = %ndr.id, "the NDR is owed");
     }

@@ -1,6 +1,5 @@
 //! The bytes of a message, in memory or elsewhere: a large one is never in memory as a whole.
 
-use std::any::Any;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ const CHUNK_SIZE: usize = 256 * 1024;
 pub const BEGINNING: usize = 256 * 1024;
 
 /// Immutable bytes in some storage, read in chunks.
-pub trait Stored: Any + Send + Sync + fmt::Debug {
+pub trait Stored: Send + Sync + fmt::Debug {
     /// Returns the number of bytes.
     fn len(&self) -> u64;
 
@@ -25,6 +24,24 @@ pub trait Stored: Any + Send + Sync + fmt::Debug {
 
     /// Fills `into` with the bytes from this offset on. Blocks for as long as the disk takes.
     fn read_exact_at(&self, into: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Returns the spool's file that holds exactly these bytes, if they were written to one while the
+    /// message was received.
+    fn body_file(&self) -> Option<&dyn BodyFile> {
+        None
+    }
+}
+
+/// A file of the spool with a received message, which is not durable yet.
+pub trait BodyFile {
+    /// The name that the file has once it is durable.
+    fn name(&self) -> &str;
+
+    /// SHA-256 of the content.
+    fn sha256(&self) -> &[u8];
+
+    /// Makes content and name durable. Blocks for as long as the disk takes.
+    fn make_durable(&self) -> io::Result<()>;
 }
 
 /// The bytes of a message. Cloning shares them.
@@ -64,6 +81,14 @@ impl Content {
                     from: length as u64,
                 }),
             },
+        }
+    }
+
+    /// Returns the spool's file that holds exactly this content, if there is one.
+    pub fn body_file(&self) -> Option<&dyn BodyFile> {
+        match self {
+            Content::Memory(_) => None,
+            Content::Stored { all, .. } => all.body_file(),
         }
     }
 

@@ -20,7 +20,7 @@ mod size;
 pub use address::{Address, AddressError};
 pub(crate) use address::{fold, is_blank, is_invisible, without_scheme};
 pub use body_format::{BodyFormat, BodyKind};
-pub use content::{BEGINNING, Chunks, Content, Stored};
+pub use content::{BEGINNING, BodyFile, Chunks, Content, Stored};
 pub use date::{rfc3339, rfc5322};
 pub use display::{escape_for_display, needs_escape};
 pub use encoded::unstructured;

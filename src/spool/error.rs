@@ -1,97 +1,102 @@
-//! What can go wrong, and what becomes of the mail then.
+//! Errors of the spool, and the SMTP replies that they lead to.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::journal::ItemId;
 use crate::mail::{Enhanced, Reply};
 
-/// Why the spool cannot be opened.
+/// Error that keeps the spool from being opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// A file or directory.
+    /// A file or directory cannot be created, opened or locked.
     #[error("cannot open the spool: {path}: {cause}")]
     Io {
-        /// Which.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// What the system said.
-        #[source]
-        cause: io::Error,
+        /// The system's error.
+        cause: std::io::Error,
     },
-    /// Another process works on it.
-    #[error("another copyist{} works on {state_dir}; give each instance its own state_dir", holder.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    /// Another process uses the state directory.
+    #[error("another copyist{} uses {state_dir}; give each instance its own state_dir", holder.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     Locked {
         /// The state directory.
         state_dir: PathBuf,
-        /// The process that holds the lock, where it is known.
+        /// The process that holds the lock, if it is known.
         holder: Option<u32>,
     },
-    /// There is none.
-    #[error("there is no spool in {state_dir}; it is made when the service first starts")]
+    /// The service has never run with this state directory.
+    #[error("no spool in {state_dir}; the service creates it when it first starts")]
     Absent {
         /// The state directory.
         state_dir: PathBuf,
     },
-    /// A later version made it; or an earlier one, and only the service makes it over.
-    #[error("{path} has format {found}, and this version knows format {known}; {}", remedy(*found, *known))]
+    /// This version cannot read the format of the spool.
+    #[error("{path} has format {found}, this version uses format {current}; {remedy}")]
     Format {
         /// The database.
         path: PathBuf,
         /// Its format.
         found: i64,
-        /// Ours.
-        known: i64,
+        /// The format of this version.
+        current: i64,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The database is damaged.
     #[error(
-        "the spool {path} is damaged: {what}; copy its directory before anything else, then recover what can be read \
+        "the spool {path} is damaged: {cause}; copy its directory before anything else, then recover what is readable \
          (sqlite3 spool.db .recover | sqlite3 recovered.db), see \"A damaged database\" in docs/operation.md"
     )]
     Damaged {
         /// The database.
         path: PathBuf,
-        /// What SQLite found.
-        what: String,
+        /// The engine's error.
+        cause: String,
     },
-    /// SQLite.
+    /// The database cannot be opened.
     #[error("cannot open the spool {path}: {cause}")]
     Database {
         /// The database.
         path: PathBuf,
-        /// What SQLite said.
-        #[source]
-        cause: rusqlite::Error,
+        /// The engine's error.
+        cause: String,
     },
 }
 
-/// Why something was not made durable. Cloned to everyone whose commit was in the same group.
+/// Error that kept a job from becoming durable. Cloned to everyone whose job was in the same group.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CommitError {
-    /// The disk is full. Room may come back.
+    /// The disk is full.
     #[error("the disk is full")]
     Full,
-    /// The disk has less room than the settings keep free, or would have with this message.
+    /// The disk has less free space than the settings keep free, or would have with this message.
     #[error("the disk is nearly full: {} MiB are free{}", free >> 20, inodes.map(|free| format!(", and {free} inodes")).unwrap_or_default())]
     Low {
-        /// Bytes that are free.
+        /// Free bytes.
         free: u64,
-        /// Inodes that are free, where those are too few.
+        /// Free inodes, if those are too few.
         inodes: Option<u64>,
     },
-    /// An I/O error now or earlier. A sync that failed once may have lost what it was asked to
-    /// keep, and the next one succeeds all the same; so nothing is trusted any more until the files
-    /// are opened anew.
+    /// The database cannot be reached or is locked. Nothing was stored; a later attempt may
+    /// succeed.
+    #[error("the spool is unavailable: {0}")]
+    Unavailable(Arc<str>),
+    /// The answer to the commit was lost. It may be stored.
+    #[error("the outcome of the commit is unknown: {0}")]
+    InDoubt(Arc<str>),
+    /// An I/O error now or earlier. A sync that failed once may have lost data, and the next sync
+    /// succeeds all the same; so this process commits nothing more. It may be stored.
     #[error("the spool has failed: {0}")]
     Failed(Arc<str>),
-    /// Anything else, concerning this commit alone.
-    #[error("the spool refused: {0}")]
+    /// Any other error, of this job alone.
+    #[error("the spool rejected it: {0}")]
     Refused(Arc<str>),
 }
 
 impl CommitError {
-    /// What the sending side is told. Never a 5xx: the fault is ours, so it must keep the message
-    /// (RFC 5321 section 4.2.1).
+    /// The reply to the client. Never a 5xx: the error is local, so the client must keep the
+    /// message (RFC 5321 section 4.2.1).
     pub fn reply(&self) -> Reply {
         match self {
             CommitError::Full | CommitError::Low { .. } => Reply::new(
@@ -99,40 +104,47 @@ impl CommitError {
                 Enhanced(4, 3, 1),
                 "Insufficient storage for the journal, try again",
             ),
-            CommitError::Failed(_) | CommitError::Refused(_) => Reply::new(
+            CommitError::Unavailable(_)
+            | CommitError::InDoubt(_)
+            | CommitError::Failed(_)
+            | CommitError::Refused(_) => Reply::new(
                 451,
                 Enhanced(4, 3, 0),
                 "Journal report cannot be stored, try again",
             ),
         }
     }
+
+    /// Whether it is certain that nothing of the job is stored, now or after a restart.
+    pub(super) fn is_definite(&self) -> bool {
+        match self {
+            CommitError::Full
+            | CommitError::Low { .. }
+            | CommitError::Unavailable(_)
+            | CommitError::Refused(_) => true,
+            CommitError::InDoubt(_) | CommitError::Failed(_) => false,
+        }
+    }
 }
 
-/// Why the spool did not answer or do something.
+/// Error of a request to the spool.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SpoolError {
     /// A change could not be made.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// Nothing has this name.
-    #[error("there is no item {0}")]
+    /// No item has this ID.
+    #[error("no item {0} in the queue")]
     Unknown(ItemId),
-    /// The original cannot be read, or is not what it was. The item is set aside.
-    #[error("item {id} is set aside: {why}")]
+    /// The item is damaged, and was set aside.
+    #[error("item {id} is set aside: {reason}")]
     SetAside {
         /// The item.
         id: ItemId,
-        /// What is wrong with it.
-        why: Arc<str>,
+        /// The damage.
+        reason: Arc<str>,
     },
-    /// SQLite could not read.
-    #[error("the spool cannot be read: {0}")]
+    /// The queue cannot be read.
+    #[error("cannot read the spool: {0}")]
     Read(Arc<str>),
-}
-
-fn remedy(found: i64, known: i64) -> &'static str {
-    match found < known {
-        true => "start the service of this version once, which makes it over",
-        false => "use the version that made it",
-    }
 }

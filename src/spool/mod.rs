@@ -1,150 +1,66 @@
-//! What is owed: journal reports, copies and NDRs, durable until somebody took them.
+//! The durable queue of journal reports, copies and NDRs.
 //!
-//! Promises: [`Spool::commit`] returns `Ok` only when everything given to it survives a power cut;
-//! nothing is removed but what was delivered, what an NDR stands for, or what an operator dropped;
-//! nothing expires. Fails by [`CommitError`] and [`SpoolError`], never by losing.
+//! Promises: [`Spool::commit`] returns `Ok` only when everything given to it survives a power cut.
+//! An item is removed only when it was delivered, when an NDR replaces it, when its message was
+//! rejected by the next hop, or when an operator dropped it. Nothing expires. Fails with
+//! [`CommitError`] and [`SpoolError`], never by losing an item.
 //!
 //! # States
 //!
-//! An item has targets; each target is in one state:
+//! An item has targets; each target is in one [`TargetState`]:
 //!
 //! ```text
-//!            ┌──────────────► delivered     the relay said 250 after the data
-//!  waiting ──┼──────────────► refused       a final no; in the same transaction its NDR became an item
-//!            └──────────────► dead          a final no to an NDR, or one too many for its NDR address, which
-//!                                           a digest tells of: kept until an operator decides
+//!            ┌──────────────► delivered     the relay replied 250 to the data
+//!  waiting ──┼──────────────► refused       permanent error; its NDR was queued in the same transaction
+//!            └──────────────► dead          permanent error without an NDR: for an NDR itself, or over
+//!                                           the NDR limit, where a digest follows; an operator decides
 //!  dead ────────retry───────► waiting
 //! ```
 //!
-//! An item may be *held* as a whole: nobody tries it before the fate of its message is known
-//! ([`Reservation`]). An operator may put it on hold as well ([`Action::Hold`]); nobody tries it before he
-//! releases it.
+//! Three properties of an item stop its delivery, whatever the state of its targets:
 //!
-//! An item is removed in the transaction that leaves it without a waiting or dead target; the
-//! original of a message goes with its last item. An item whose original cannot be read any more is
-//! *set aside*: it stays, is shown, and is not tried again by itself.
+//! * *reserved*: the next hop has not yet accepted or rejected the message ([`Reservation`]);
+//! * *on hold*: an operator stopped it ([`Spool::hold`]) and has to release it;
+//! * *set aside*: it is damaged. It stays in the queue and is shown, but not tried.
 //!
-//! # Where
+//! An item is removed in the transaction that leaves it without a waiting or dead target. The
+//! original message is removed with its last item.
 //!
-//! `state_dir/spool/spool.db` is an SQLite database in WAL mode with `synchronous=FULL`: a commit
-//! is one write to the log and one sync. One thread writes, and commits everything that waits as
-//! one group, so that many sessions share a sync. Originals above [`Settings::inline_limit`] are
-//! files in `state_dir/spool/bodies`, durable before the row that names them; a large message is
-//! written to its file while it arrives ([`Spool::incoming`]).
+//! # Contract and engine
 //!
-//! What was committed a moment ago is also remembered, within 8 MiB, and so delivered without being
-//! read again. Nothing is owed because of that: what is not remembered is read.
+//! The types of this module, [`Job`](job::Job) and [`Engine`](engine::Engine) are the contract. An
+//! engine stores the queue; every engine passes the suite in `conformance.rs`. The engine today is
+//! `sqlite`: one database per service, and files for originals over [`Settings::inline_limit`].
+//! [`Spool`] is the handle that other modules use; it also keeps recently committed items in
+//! memory, up to 8 MiB, so that they are delivered without being read back. Losing that memory
+//! costs a read and nothing else.
 
-mod bodies;
-mod browse;
-mod damage;
-mod database;
-mod error;
-mod fresh;
-mod held;
-mod late;
-mod news;
-mod operator;
-mod paused;
-mod queue;
-mod refused;
-mod reserve;
-mod room;
-mod settings;
-mod store;
 #[cfg(test)]
-mod tests;
-mod watched;
-mod writer;
+mod conformance;
+mod digest;
+mod engine;
+mod error;
+mod handle;
+mod job;
+mod operator;
+mod recent;
+mod reservation;
+mod settings;
+mod sqlite;
+mod types;
+mod view;
 
-use std::time::SystemTime;
-
-use crate::journal::{Item, ItemId};
-use crate::mail::{Address, Content};
-
-pub use bodies::IncomingBody;
-pub use browse::{
-    BrowseRequest, PageCursor, QueueCounts, QueuePage, SearchTerm, SortOrder, StateFilter,
-};
 pub use error::{CommitError, OpenError, SpoolError};
-pub use held::Reservation;
-pub use news::{BounceRecord, NdrDigest};
-pub use operator::{Action, Operator, OperatorRecord};
-pub use queue::{ItemDetails, ListFilter, QueueDepth, QueueEntry, TargetEntry};
-pub use room::FreeSpace;
+pub use handle::Spool;
+pub use operator::{Action, Operator, OperatorRecord, RetryCursor};
+pub use reservation::Reservation;
 pub use settings::Settings;
-pub use store::{Spool, holder};
-
-/// A message, and what is owed with it.
-#[derive(Debug, Clone)]
-pub struct Submission {
-    /// The message: as it was received, or a version of it that some recipients get.
-    pub original: Content,
-    /// What carries it.
-    pub items: Vec<Item>,
-}
-
-/// An item with everything a delivery needs.
-#[derive(Debug, Clone)]
-pub struct QueuedItem {
-    /// The item.
-    pub item: Item,
-    /// The message it carries between prefix and suffix.
-    pub original: Content,
-    /// Those of its targets that still wait.
-    pub waiting: Vec<Address>,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// When the message came.
-    pub received: SystemTime,
-}
-
-/// What an attempt to deliver an item came to.
-#[derive(Debug, Clone)]
-pub struct DeliveryResult {
-    /// What became of each target that was tried.
-    pub outcomes: Vec<(Address, DeliveryOutcome)>,
-    /// When those that still wait are tried again.
-    pub next_attempt: SystemTime,
-    /// The NDR about the refused ones.
-    pub ndr: Option<Item>,
-    /// How many such NDRs one address gets within an hour. What is refused beyond that stays as a
-    /// dead letter, which a digest tells of.
-    pub ndr_limit: Option<u32>,
-    /// Whether the relay was reached; an attempt that was not is no item's.
-    pub relay_reached: bool,
-}
-
-/// What was made of a [`DeliveryResult`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Recorded {
-    /// The NDR is owed now.
-    pub has_ndr: bool,
-    /// There is no NDR; what was refused waits for a digest, as dead letters.
-    pub collected: bool,
-}
-
-/// What became of one target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DeliveryOutcome {
-    /// The relay has it.
-    Delivered,
-    /// Not now; the text is what the relay said, or why it was not reached.
-    Deferred(String),
-    /// A final no, and an NDR tells of it.
-    Refused(String),
-    /// A final no, and nobody is left to tell.
-    Dead(String),
-}
-
-impl QueuedItem {
-    /// The item's name.
-    pub fn id(&self) -> &ItemId {
-        &self.item.id
-    }
-
-    /// Bytes that a delivery sends.
-    pub fn size(&self) -> usize {
-        self.item.prefix.len() + self.original.len() + self.item.suffix.len()
-    }
-}
+pub use sqlite::{IncomingBody, lock_holder};
+pub use types::{
+    BounceRecord, DeliveryOutcome, DeliveryResult, FreeSpace, NdrDigest, NdrStatus, QueuedItem,
+    Submission, TargetState,
+};
+pub use view::{
+    BrowseRequest, ItemDetails, ListFilter, PageCursor, QueueCounts, QueueDepth, QueueEntry,
+    QueuePage, SearchTerm, SortOrder, StateFilter, TargetEntry,
+};

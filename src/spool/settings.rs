@@ -1,23 +1,23 @@
-//! What the spool needs to know; built by `config`.
+//! Settings of the spool; `config` builds them.
 
 use std::path::PathBuf;
 
 /// Settings of the spool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The directory of the database and the larger bodies.
+    /// Directory of the spool.
     pub state_dir: PathBuf,
-    /// The longest body, in bytes, that is kept in the database itself; SQLite writes everything
+    /// Size in bytes up to which an original is stored in the database; SQLite writes everything
     /// twice, files are written once.
     pub inline_limit: usize,
     /// Bytes of the file system that new mail leaves free.
     pub min_free: u64,
-    /// Inodes of it likewise.
+    /// Inodes of the file system that new mail leaves free.
     pub min_free_inodes: u64,
 }
 
 impl Settings {
-    /// A spool in this directory, which keeps nothing of the disk free.
+    /// Settings for a directory, with nothing of the disk kept free.
     pub fn new(state_dir: impl Into<PathBuf>) -> Settings {
         Settings {
             state_dir: state_dir.into(),

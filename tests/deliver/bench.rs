@@ -211,7 +211,7 @@ fn ndr_composer() -> NdrComposer {
 pub fn digest_composer() -> DigestComposer {
     let composer = composer();
     Arc::new(move |digest, now| {
-        composer.digest(&digest.ndr, digest.what, &digest.listed, digest.count, now)
+        composer.digest(&digest.ndr, digest.kind, &digest.listed, digest.count, now)
     })
 }
 

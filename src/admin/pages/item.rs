@@ -104,7 +104,7 @@ fn history_section(history: &ItemHistory) -> Markup {
                             tr {
                                 th scope="row" { (date(record.at)) }
                                 td data-label="Action" { (record.action.name()) }
-                                td data-label="By" { (Untrusted(&record.who())) }
+                                td data-label="By" { (Untrusted(&record.describe_operator())) }
                             }
                         }
                     }
@@ -157,7 +157,7 @@ fn facts(shown: &ItemDetails, visitor: &Visitor, now: SystemTime) -> Markup {
     html! {
         dl {
             dt { "State" } dd { (state(listed, now)) }
-            dt { "Type" } dd { (listed.direction) " " (listed.kind) }
+            dt { "Type" } dd { (listed.direction.name()) " " (listed.kind.name()) }
             @if visitor.has_token { dt { "Subject" } dd { (Untrusted(&listed.subject)) } }
             dt { "Attempts" } dd { (listed.attempts) }
             @if let Some(at) = listed.next_attempt { dt { "Next attempt" } dd { (date(at)) } }

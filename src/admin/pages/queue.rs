@@ -17,7 +17,7 @@ use crate::mail::format_size;
 use crate::policy::Direction;
 use crate::spool::{
     BrowseRequest, PageCursor, QueueCounts, QueueEntry, QueuePage, SearchTerm, SortOrder,
-    StateFilter,
+    StateFilter, TargetState,
 };
 
 /// The number of items on a page.
@@ -117,12 +117,12 @@ pub(in crate::admin) async fn show(
     let QueuePage {
         items,
         next,
-        census,
+        counts,
     } = &browsed;
     let now = SystemTime::now();
     let content = html! {
         h1 { "Queue" }
-        (states(&query, census))
+        (states(&query, counts))
         (filters(&query, &visitor))
         @if items.is_empty() {
             p { "No matching items." }
@@ -140,12 +140,12 @@ pub(in crate::admin) async fn show(
     page(&visitor, "/queue", "Queue", &content)
 }
 
-fn states(query: &QueueQuery, census: &QueueCounts) -> Markup {
-    let counts = [census.items, census.dead, census.waiting, census.blocked];
+fn states(query: &QueueQuery, counts: &QueueCounts) -> Markup {
+    let numbers = [counts.items, counts.dead, counts.waiting, counts.blocked];
     html! {
         nav.tabs aria-label="States" {
             ul {
-                @for ((word, name, _), many) in STATES.into_iter().zip(counts) {
+                @for ((word, name, _), many) in STATES.into_iter().zip(numbers) {
                     li {
                         a href=(query.link(word, "")) aria-current=[(query.state == word).then_some("true")] {
                             (name) " " span.many { (number(many)) }
@@ -211,7 +211,7 @@ fn table(items: &[QueueEntry], visitor: &Visitor, now: SystemTime) -> Markup {
                     tr {
                         th scope="row" {
                             a href={ "/queue/" (item.id.as_str()) } { code { (item.id.as_str()) } }
-                            div.about { (item.direction) " " (item.kind) @if !item.queue_id.is_empty() { " of " (Untrusted(&item.queue_id)) } }
+                            div.about { (item.direction.name()) " " (item.kind.name()) @if !item.queue_id.is_empty() { " of " (Untrusted(&item.queue_id)) } }
                             @if visitor.has_token { div.subject { (Untrusted(&item.subject)) } }
                         }
                         td data-label="State" { (state(item, now)) }
@@ -239,7 +239,10 @@ fn targets(item: &QueueEntry) -> Markup {
 
 /// Renders the state of an item.
 pub(super) fn state(item: &QueueEntry, now: SystemTime) -> Markup {
-    let is_dead = item.targets.iter().any(|target| target.state == "dead");
+    let is_dead = item
+        .targets
+        .iter()
+        .any(|target| target.state == TargetState::Dead);
     html! {
         @if let Some(why) = &item.set_aside { span.state.dead { "set aside" } " " span.about { (Untrusted(why)) } }
         @else if is_dead { span.state.dead { "dead letter" } }

@@ -55,7 +55,7 @@ pub(super) fn other_listeners(settings: &Settings) -> Vec<OtherListener> {
     };
     sockets.retain(is_wanted);
     let holders = holders(&sockets);
-    let ours = spool::holder(&settings.state_dir);
+    let ours = spool::lock_holder(&settings.state_dir);
     let of_endpoint = |(listen, endpoint): &(String, Endpoint)| {
         let mut all = Vec::new();
         for socket in sockets.iter().filter(|socket| socket.endpoint == *endpoint) {

@@ -1,9 +1,9 @@
-//! The files that were opened still are those in their place.
+//! Checks that the opened files are still the ones at their paths.
 //!
-//! A file that is removed or replaced while it is open can be written and synced like any other,
-//! and all of that is gone with the process. So before a group of commits begins, and again before
-//! anybody hears of it, each name must still lead to what was opened, and nobody else may have
-//! written over the database.
+//! A file that is removed or replaced while it is open can be written and synced like any other, and
+//! all of that is lost with the process. So before a group of jobs begins, and again before its
+//! callers get an answer, each path must still lead to the file that was opened, and no other
+//! program may have written to the database.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -14,94 +14,97 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::database;
+use super::wal;
 
-/// What is to be done about a file that is another.
-const REMEDY: &str = "what was committed before is in the file that was there; stop the service before files are \
-                      restored or moved, and start it when they are in place";
+/// Advice about a replaced file.
+const REMEDY: &str = "earlier commits are in the previous file; stop the service before you restore or move files, \
+                      and start it when they are in place";
 
-/// How long another process that copies the log into the database may take from its first write to
-/// the end.
-const COPYING: Duration = Duration::from_secs(5);
+/// Time that another process may take to copy the WAL into the database.
+const COPY_TIME: Duration = Duration::from_secs(5);
 
-/// The names of the opened files, with what they led to.
+/// Paths of the opened files, with the files that were opened.
 #[derive(Debug, Default)]
-pub(super) struct WatchedFiles(Mutex<Vec<WatchedFile>>);
+pub(super) struct OpenFiles(Mutex<Vec<OpenFile>>);
 
 #[derive(Debug)]
-struct WatchedFile {
+struct OpenFile {
     path: PathBuf,
     device: u64,
     inode: u64,
-    /// Of what nobody writes while the service runs.
-    written: Option<Written>,
+    /// Last write of a file that nobody writes while the service runs.
+    last_write: Option<LastWrite>,
 }
 
-/// The database file as it was when this process last looked: how long, when it was written, and
-/// how much of the log it has. Only a copy of the log may write it.
+/// The database file at the last check: its last write, and the part of the WAL that it contains.
+/// Only a copy of the WAL may write it.
 pub(super) struct DatabaseFile {
     path: PathBuf,
-    written: Written,
-    log_file: File,
-    log: Log,
+    last_write: LastWrite,
+    wal_file: File,
+    wal: WalState,
 }
 
-/// How much of the log is in the database, and which log: what SQLite puts at its head anew each
-/// time it begins again ("The WAL File Format", bytes 12 to 23). A new one has copied as little as
-/// one that was never copied.
+/// The part of the WAL that is in the database, and the header by which SQLite tells one WAL from
+/// the next ("The WAL File Format", bytes 12 to 23): of a new WAL as little is copied as of one that
+/// was never copied.
 #[derive(Debug, PartialEq, Eq)]
-struct Log {
+struct WalState {
     copied: i64,
-    head: [u8; 12],
+    header: [u8; 12],
 }
 
-/// Length and time of the last write.
-type Written = (u64, i64, i64);
+/// Length of a file, and time of the last write in seconds and nanoseconds.
+type LastWrite = (u64, i64, i64);
 
-impl WatchedFiles {
-    /// Watches a file or directory from now on, whatever is written to it.
-    pub(super) fn add(&self, path: PathBuf) -> io::Result<()> {
+impl OpenFiles {
+    /// Watches a file or directory, which may be written.
+    pub(super) fn watch(&self, path: PathBuf) -> io::Result<()> {
         let found = fs::metadata(&path)?;
         self.push(path, &found, None);
         Ok(())
     }
 
-    /// Watches a file that nobody may write either.
-    pub(super) fn add_unchanging(&self, path: PathBuf) -> io::Result<()> {
+    /// Watches a file that nobody may write.
+    pub(super) fn watch_unchanging(&self, path: PathBuf) -> io::Result<()> {
         let found = fs::metadata(&path)?;
-        self.push(path, &found, Some(written(&found)));
+        self.push(path, &found, Some(last_write(&found)));
         Ok(())
     }
 
-    fn push(&self, path: PathBuf, found: &Metadata, written: Option<Written>) {
+    fn push(&self, path: PathBuf, found: &Metadata, last_write: Option<LastWrite>) {
         let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        files.push(WatchedFile {
+        files.push(OpenFile {
             path,
             device: found.dev(),
             inode: found.ino(),
-            written,
+            last_write,
         });
     }
 
-    /// Says which file is not the one that was opened, and what is in its place.
+    /// Checks that each path still leads to the file that was opened. The error names the file that
+    /// was replaced.
     pub(super) fn check(&self) -> Result<(), String> {
         let files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        files.iter().try_for_each(WatchedFile::check)
+        files.iter().try_for_each(OpenFile::check)
     }
 }
 
-impl WatchedFile {
+impl OpenFile {
     fn check(&self) -> Result<(), String> {
         let path = self.path.display();
         match fs::metadata(&self.path) {
             Ok(found) if (found.dev(), found.ino()) == (self.device, self.inode) => {
-                match self.written.is_none_or(|time| time == written(&found)) {
+                match self
+                    .last_write
+                    .is_none_or(|write| write == last_write(&found))
+                {
                     true => Ok(()),
                     false => Err(overwritten(&self.path)),
                 }
             }
             Ok(found) => Err(format!(
-                "{path} was replaced while it was in use (inode {} of device {}, opened was inode {} of device {}); {REMEDY}",
+                "{path} was replaced while it was in use (inode {} of device {} instead of inode {} of device {}); {REMEDY}",
                 found.ino(),
                 found.dev(),
                 self.inode,
@@ -114,28 +117,26 @@ impl WatchedFile {
 
 impl DatabaseFile {
     pub(super) fn new(path: &Path, connection: &Connection) -> Result<DatabaseFile, String> {
-        let mut log_path = path.as_os_str().to_owned();
-        log_path.push("-wal");
-        let log_file = File::open(&log_path);
-        let log_file = log_file.map_err(|cause| removed(Path::new(&log_path), &cause))?;
+        let wal_path = path.with_file_name("spool.db-wal");
+        let wal_file = File::open(&wal_path).map_err(|cause| removed(&wal_path, &cause))?;
         Ok(DatabaseFile {
             path: path.to_owned(),
-            written: written_at(path)?,
-            log: Log::of(&log_file, connection)?,
-            log_file,
+            last_write: last_write_of(path)?,
+            wal: WalState::read(&wal_file, connection)?,
+            wal_file,
         })
     }
 
-    /// Says that somebody wrote over the database in place. Whoever copies the log into it, as the
-    /// queue commands may, tells so in the log's index, a moment after.
+    /// Checks that no other program wrote to the database. A process that copies the WAL into it, as
+    /// the queue commands may, records that in the index of the WAL, a moment later.
     pub(super) fn check(&mut self, connection: &Connection) -> Result<(), String> {
         const STEP: Duration = Duration::from_millis(50);
         let mut waited = Duration::ZERO;
-        while written_at(&self.path)? != self.written {
-            if Log::of(&self.log_file, connection)? != self.log {
-                return self.note(connection);
+        while last_write_of(&self.path)? != self.last_write {
+            if WalState::read(&self.wal_file, connection)? != self.wal {
+                return self.update(connection);
             }
-            if waited >= COPYING {
+            if waited >= COPY_TIME {
                 return Err(overwritten(&self.path));
             }
             std::thread::sleep(STEP);
@@ -144,10 +145,10 @@ impl DatabaseFile {
         Ok(())
     }
 
-    /// Takes the file as it is now for what it should be.
-    pub(super) fn note(&mut self, connection: &Connection) -> Result<(), String> {
-        self.written = written_at(&self.path)?;
-        self.log = Log::of(&self.log_file, connection)?;
+    /// Takes the present state of the file as the expected one.
+    pub(super) fn update(&mut self, connection: &Connection) -> Result<(), String> {
+        self.last_write = last_write_of(&self.path)?;
+        self.wal = WalState::read(&self.wal_file, connection)?;
         Ok(())
     }
 }
@@ -162,26 +163,25 @@ fn overwritten(path: &Path) -> String {
     format!("{path} was written by another program while it was in use; {REMEDY}")
 }
 
-fn written(found: &Metadata) -> Written {
+fn last_write(found: &Metadata) -> LastWrite {
     (found.len(), found.mtime(), found.mtime_nsec())
 }
 
-fn written_at(path: &Path) -> Result<Written, String> {
-    let found = fs::metadata(path);
-    found
-        .map(|found| written(&found))
+fn last_write_of(path: &Path) -> Result<LastWrite, String> {
+    fs::metadata(path)
+        .map(|found| last_write(&found))
         .map_err(|cause| removed(path, &cause))
 }
 
-impl Log {
-    /// That in this file; nothing at its head where nothing was written yet.
-    fn of(file: &File, connection: &Connection) -> Result<Log, String> {
-        let result = database::log_progress(connection).map_err(|cause| cause.to_string())?;
-        let mut head = [0; 12];
-        let _ = file.read_exact_at(&mut head, 12);
-        Ok(Log {
-            copied: result.copied,
-            head,
+impl WalState {
+    /// Reads the state of the WAL; its header is empty until something is written.
+    fn read(file: &File, connection: &Connection) -> Result<WalState, String> {
+        let progress = wal::progress(connection).map_err(|cause| cause.to_string())?;
+        let mut header = [0; 12];
+        let _ = file.read_exact_at(&mut header, 12);
+        Ok(WalState {
+            copied: progress.copied,
+            header,
         })
     }
 }
@@ -190,10 +190,10 @@ impl Log {
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use super::super::tests::item;
-    use super::super::{CommitError, Settings, Spool, Submission};
     use super::*;
     use crate::mail::Content;
+    use crate::spool::conformance::item;
+    use crate::spool::{CommitError, Settings, Spool, Submission};
 
     fn open(dir: &Path) -> Spool {
         let spool = Spool::open(&Settings::new(dir)).expect("opened");
@@ -220,7 +220,7 @@ mod tests {
     ];
 
     #[tokio::test]
-    async fn nothing_is_committed_once_a_file_was_removed_or_replaced() {
+    async fn a_removed_or_replaced_file_ends_all_commits() {
         for name in FILES {
             for is_replaced in [false, true] {
                 let dir = tempfile::tempdir().expect("a directory");
@@ -236,7 +236,7 @@ mod tests {
                 let error = commit(&spool, 2).await.expect_err(name);
                 assert!(matches!(error, CommitError::Failed(_)), "{name}: {error}");
                 assert!(spool.is_failed(), "{name}");
-                // It is not trusted again though all looks as it was.
+                // It stays failed though the files are back.
                 if path.exists() && path.is_dir() {
                     fs::remove_dir(&path).expect("removed");
                 }
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_replaced_file_is_noticed_without_mail() {
+    async fn a_removed_file_is_noticed_without_mail() {
         let dir = tempfile::tempdir().expect("a directory");
         let spool = open(dir.path());
         assert!(!spool.is_failed());
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_committed_once_a_file_was_written_over_in_its_place() {
+    async fn an_overwritten_file_ends_all_commits() {
         for name in ["spool/spool.db", "seal.key"] {
             let dir = tempfile::tempdir().expect("a directory");
             let (path, backup) = (dir.path().join(name), dir.path().join("backup"));
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_that_another_process_copies_and_begins_anew_is_no_alarm() {
+    async fn another_process_may_restart_the_wal() {
         let dir = tempfile::tempdir().expect("a directory");
         let spool = open(dir.path());
         for n in 1..4 {
@@ -283,7 +283,7 @@ mod tests {
             other
                 .query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))
                 .expect("copied");
-            // As the queue commands do; the first write begins the log anew.
+            // As the queue commands do; the first write restarts the WAL.
             other
                 .execute_batch("CREATE TABLE IF NOT EXISTS x (y); INSERT INTO x VALUES (1);")
                 .expect("written");
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_that_another_process_copies_into_the_database_is_no_alarm() {
+    async fn another_process_may_copy_the_wal() {
         let dir = tempfile::tempdir().expect("a directory");
         let spool = open(dir.path());
         for n in 1..4 {
