@@ -1,24 +1,24 @@
-// A little comfort; every page works without it.
+// Convenience only: every page works without it.
 "use strict";
 
-// The overview and a reading of the directory keep themselves up to date, while somebody looks.
+// Refreshes the overview and the progress of a directory scan while the page is visible.
 const live = document.getElementById("live");
-const underWay = document.getElementById("under-way");
-if (live || underWay) {
+const progress = document.getElementById("under-way");
+if (live || progress) {
   setInterval(async () => {
     if (document.hidden) return;
-    if (underWay) return location.reload();
+    if (progress) return location.reload();
     try {
       const answer = await fetch(location.href, { credentials: "same-origin" });
       if (!answer.ok) return;
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = page.getElementById("live");
-      // Not under somebody's fingers.
+      // Not while the user interacts with it.
       if (fresh && !live.contains(document.activeElement)) live.replaceChildren(...fresh.childNodes);
     } catch {
-      // The service stops or starts; the next try tells.
+      // The service is restarting; try again later.
     }
-  }, underWay ? 2000 : 30000);
+  }, progress ? 2000 : 30000);
 }
 
 // "/" goes to the search field.

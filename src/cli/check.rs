@@ -127,12 +127,12 @@ fn listeners(settings: &Settings) -> Vec<CheckResult> {
         listener("milter", listen.to_string(), text)
     });
     let smtp = settings.hook.smtp.iter();
-    let smtp = smtp.map(|door| listener("smtp", door.listen.to_string(), described(door)));
+    let smtp = smtp.map(|door| listener("smtp", door.listen.to_string(), describe(door)));
     milter.chain(smtp).collect()
 }
 
 /// Describes an SMTP listener in one line.
-fn described(door: &SmtpDoor) -> String {
+fn describe(door: &SmtpDoor) -> String {
     let mode = match door.mode {
         Mode::BeforeQueue => "before the queue",
         Mode::AfterQueue => "after the queue",

@@ -109,7 +109,7 @@ impl Tools<'_> {
                 let found = parameters(&text).filter_map(|(name, value)| {
                     Some((name.strip_prefix(&start)?.to_owned(), value))
                 });
-                Content::Ldap(with_ca(LdapTable::of("main.cf", found)))
+                Content::Ldap(with_ca(LdapTable::new("main.cf", found)))
             }
             Err(failure) => Content::Unknown(format!("cannot be read ({failure})")),
         }

@@ -194,13 +194,13 @@ fn diff(path: &Path, message: &[u8], splices: &[Splice]) -> String {
         let old = &message[start..end];
         let number = memchr::memchr_iter(b'\n', &message[..start]).count() + 1;
         shown.push_str(&format!("@@ line {number} @@\n"));
-        shown.push_str(&marked('-', old));
-        shown.push_str(&marked('+', &text::apply(old, &local)));
+        shown.push_str(&prefix_lines('-', old));
+        shown.push_str(&prefix_lines('+', &text::apply(old, &local)));
     }
     shown
 }
 
-fn marked(mark: char, lines: &[u8]) -> String {
+fn prefix_lines(mark: char, lines: &[u8]) -> String {
     let text = String::from_utf8_lossy(lines);
     let shown = |line: &str| {
         let cells: Vec<_> = line.split('\t').map(escape_for_display).collect();

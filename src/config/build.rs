@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::files::{self, FileError};
 use super::keys::join;
 use super::parse;
-use super::problem::{ErrorReported, Problems, quoted};
+use super::problem::{ErrorReported, Problems, quote};
 use super::raw::{self, Raw, StringList};
 use super::{LogSettings, Settings};
 use crate::directory::AttributeQuery;
@@ -74,7 +74,7 @@ struct Build<'a> {
 impl Build<'_> {
     fn state_dir(&mut self) -> Result<PathBuf, ErrorReported> {
         match self.raw.state_dir.trim() {
-            "" => Err(self.missing("state_dir", "state_dir", "the spool needs a directory")),
+            "" => Err(self.report_missing("state_dir", "state_dir", "the spool needs a directory")),
             path => Ok(self.path(path)),
         }
     }
@@ -83,7 +83,7 @@ impl Build<'_> {
         let raw = &self.raw.organization;
         let domains = if raw.domains.0.is_empty() {
             let why = "Copyist must know which domains are internal";
-            Err(self.missing("organization.domains", "organization", why))
+            Err(self.report_missing("organization.domains", "organization", why))
         } else {
             self.each("organization.domains", &raw.domains, |text| {
                 text.parse().map_err(|_: String| "is not a mail domain")
@@ -192,7 +192,7 @@ impl Build<'_> {
         let mut needed = |name: &str, value: &Option<String>, parse| {
             let key = join(KEY, name);
             let found = self.optional(&key, value, parse)?;
-            found.ok_or_else(|| self.missing(&key, KEY, why()))
+            found.ok_or_else(|| self.report_missing(&key, KEY, why()))
         };
         let attribute = needed("attribute", &raw.attribute, parse::attribute as Parse);
         let filter = needed("filter", &raw.filter, parse::filter as Parse);
@@ -256,9 +256,9 @@ impl Build<'_> {
         let Some((key, address)) = outside.next() else {
             return Ok(());
         };
-        Err(self.problems.invalid_with(
+        Err(self.problems.report_invalid_with(
             &key,
-            Some(&quoted(&address.to_string())),
+            Some(&quote(&address.to_string())),
             "is not in directory.journal_domains",
             Some(format!(
                 "add \"{}\" to directory.journal_domains",
@@ -289,7 +289,7 @@ impl Build<'_> {
                 let why = format!(
                     "{direction} mail is journaled, and its non-delivery reports need a recipient"
                 );
-                return Err(self.missing(&key("journal_ndr"), &key(cause), why));
+                return Err(self.report_missing(&key("journal_ndr"), &key(cause), why));
             }
             (ndr, _) => ndr,
         };
@@ -308,7 +308,7 @@ impl Build<'_> {
         let fallback = self.optional(KEY, &raw.fallback_journal, parse::smtp_target)?;
         if fallback.is_none() && raw.on_failure == raw::OnFailure::Fallback {
             let why = "on_failure = \"fallback\" sends copies there";
-            return Err(self.missing(KEY, "directory.on_failure", why));
+            return Err(self.report_missing(KEY, "directory.on_failure", why));
         }
         Ok(fallback)
     }
@@ -316,8 +316,8 @@ impl Build<'_> {
 
 /// Helpers for all sections.
 impl Build<'_> {
-    fn missing(&mut self, key: &str, near: &str, why: impl Display) -> ErrorReported {
-        self.problems.missing(key, near, why)
+    fn report_missing(&mut self, key: &str, near: &str, why: impl Display) -> ErrorReported {
+        self.problems.report_missing(key, near, why)
     }
 
     fn parsed<T, E: Display>(
@@ -326,7 +326,7 @@ impl Build<'_> {
         text: &str,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Result<T, ErrorReported> {
-        parse(text.trim()).map_err(|problem| self.problems.invalid(key, text, problem))
+        parse(text.trim()).map_err(|problem| self.problems.report_invalid(key, text, problem))
     }
 
     /// Parses an optional setting; an empty string counts as unset.
@@ -385,7 +385,7 @@ impl Build<'_> {
         };
         Err(self
             .problems
-            .invalid_with(key, Some(&quoted(text)), problem, Some(remedy)))
+            .report_invalid_with(key, Some(&quote(text)), problem, Some(remedy)))
     }
 
     fn ca_file(
@@ -418,11 +418,11 @@ impl Build<'_> {
             }
             (Some(_), None) => {
                 let why = format!("{name_key} needs a password");
-                Err(self.missing(file_key, name_key, why))
+                Err(self.report_missing(file_key, name_key, why))
             }
             (None, Some(_)) => {
                 let why = format!("{file_key} needs an account name");
-                Err(self.missing(name_key, file_key, why))
+                Err(self.report_missing(name_key, file_key, why))
             }
         }
     }
@@ -438,7 +438,7 @@ impl Build<'_> {
             _ => None,
         };
         self.problems
-            .invalid_with(key, Some(&quoted(seen)), error, remedy)
+            .report_invalid_with(key, Some(&quote(seen)), error, remedy)
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn read(raw: &Raw, origins: &Origins, settings: &Settings) -> Effecti
             value => Some(in_toml(value)),
         };
         found.push(Setting {
-            value: own.or_else(|| derived(key, settings)),
+            value: own.or_else(|| derive_value(key, settings)),
             origin: origin(key, origins),
             about: KEYS.get(key).map_or("", |known| &known.about).to_owned(),
             key: key.to_owned(),
@@ -60,7 +60,7 @@ fn origin(key: &str, origins: &Origins) -> Origin {
 }
 
 /// Returns the value of a key that is not set and is derived from another.
-fn derived(key: &str, settings: &Settings) -> Option<String> {
+fn derive_value(key: &str, settings: &Settings) -> Option<String> {
     let text = match key {
         "organization.hostname" => settings.journal.hostname.clone(),
         "delivery.report_from" => settings.journal.report_from.to_string(),

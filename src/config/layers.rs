@@ -18,7 +18,7 @@ use toml::de::{DeTable, DeValue};
 use super::files::permission_remedy;
 use super::keys::{KEYS, Kind, header_of, join, table_of};
 use super::problem::{
-    ErrorReported, Location, Origins, PREFIX, Problem, Problems, quoted, variable_of,
+    ErrorReported, Location, Origins, PREFIX, Problem, Problems, quote, variable_of,
 };
 use super::raw::Raw;
 
@@ -277,7 +277,7 @@ impl FileReader<'_> {
         let shown = match value.get_ref() {
             DeValue::Table(_) => "a table".into(),
             DeValue::Array(_) => "a list".into(),
-            DeValue::String(text) => quoted(text),
+            DeValue::String(text) => quote(text),
             _ => self.text.get(value.span()).unwrap_or("this").to_owned(),
         };
         report_type(self.problems, path, &shown, kind)
@@ -315,7 +315,7 @@ fn report_type(problems: &mut Problems, path: &str, value: &str, kind: &Kind) ->
             .example(path)
             .map(|example| format!("for example: {example}")),
     };
-    problems.invalid_with(path, Some(value), text, remedy)
+    problems.report_invalid_with(path, Some(value), text, remedy)
 }
 
 fn report_unknown(problems: &mut Problems, path: &str) -> ErrorReported {
@@ -326,7 +326,7 @@ fn report_unknown(problems: &mut Problems, path: &str) -> ErrorReported {
             KEYS.names_in(table_of(path).unwrap_or_default()).join(", ")
         ),
     };
-    problems.invalid_with(path, None, "is not a known setting", Some(remedy))
+    problems.report_invalid_with(path, None, "is not a known setting", Some(remedy))
 }
 
 /// Returns a key without the index of a table.
@@ -375,10 +375,10 @@ fn environment_layer(
                 layer.insert(name, value.to_owned());
             }
             Some(value) => {
-                report_type(problems, &key, &quoted(value), kind);
+                report_type(problems, &key, &quote(value), kind);
             }
             None => {
-                problems.invalid_with(&key, None, "is not UTF-8", None);
+                problems.report_invalid_with(&key, None, "is not UTF-8", None);
             }
         }
     }

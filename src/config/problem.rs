@@ -174,15 +174,20 @@ impl Problems {
     }
 
     /// Reports an invalid value of a key and suggests the key's example.
-    pub(super) fn invalid(&mut self, key: &str, value: &str, text: impl Display) -> ErrorReported {
+    pub(super) fn report_invalid(
+        &mut self,
+        key: &str,
+        value: &str,
+        text: impl Display,
+    ) -> ErrorReported {
         let remedy = self
             .example(key)
             .map(|example| format!("for example: {example}"));
-        self.invalid_with(key, Some(&quoted(value)), text, remedy)
+        self.report_invalid_with(key, Some(&quote(value)), text, remedy)
     }
 
-    /// As [`Problems::invalid`], with another remedy. `value` is shown as it is.
-    pub(super) fn invalid_with(
+    /// As [`Problems::report_invalid`], with another remedy. `value` is shown as it is.
+    pub(super) fn report_invalid_with(
         &mut self,
         key: &str,
         value: Option<&str>,
@@ -200,7 +205,12 @@ impl Problems {
     }
 
     /// Reports a missing key that `near` makes necessary, unless the key is set and already reported.
-    pub(super) fn missing(&mut self, key: &str, near: &str, why: impl Display) -> ErrorReported {
+    pub(super) fn report_missing(
+        &mut self,
+        key: &str,
+        near: &str,
+        why: impl Display,
+    ) -> ErrorReported {
         if self.has_problem_at(key) {
             return ErrorReported(());
         }
@@ -278,7 +288,7 @@ fn plain(value: &Value) -> String {
 }
 
 /// Quotes a string and truncates it if it is long.
-pub(crate) fn quoted(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     const LONGEST: usize = 100;
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{:?}…", &text[..end]),

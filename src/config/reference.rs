@@ -32,11 +32,11 @@ fn table(page: &mut String, path: &str, keys: &Map<String, Value>) {
     }
     for (name, key) in values {
         let (default, described) = (default(key), text(key, "description"));
-        // A String takes whatever is written to it.
+        // Writing to a String cannot fail.
         let _ = write!(page, "| `{name}` | {default} | {described}");
         for (word, list) in [("One of", "enum"), ("For example", "examples")] {
             let list = key.get(list).and_then(Value::as_array);
-            let list: Vec<String> = list.into_iter().flatten().map(quoted).collect();
+            let list: Vec<String> = list.into_iter().flatten().map(quote).collect();
             if !list.is_empty() {
                 let _ = write!(page, " {word} {}.", list.join(", "));
             }
@@ -72,12 +72,12 @@ fn default(key: &Value) -> String {
     match key.get("default") {
         None | Some(Value::Null) => String::new(),
         Some(Value::Array(none)) if none.is_empty() => String::new(),
-        Some(value) => quoted(value),
+        Some(value) => quote(value),
     }
 }
 
 /// Formats a value as in TOML, whose strings, numbers and lists look like JSON's.
-fn quoted(value: &Value) -> String {
+fn quote(value: &Value) -> String {
     let text = match value {
         Value::Array(items) => {
             let items: Vec<String> = items.iter().map(Value::to_string).collect();

@@ -41,7 +41,7 @@ impl Draft {
     /// Writes a comment, one for each line of the text.
     pub(super) fn comment(&mut self, text: &str) {
         for line in text.split('\n') {
-            self.wrapped(line);
+            self.write_wrapped(line);
         }
     }
 
@@ -81,7 +81,7 @@ impl Draft {
         self.remarks.push(Remark::Note(text.to_owned()));
     }
 
-    fn wrapped(&mut self, line: &str) {
+    fn write_wrapped(&mut self, line: &str) {
         let mut length = 0;
         for word in without_controls(line).split(' ') {
             let characters = word.chars().count();

@@ -154,8 +154,8 @@ impl Draft {
         }
         let name = direction.name();
         self.section(name);
-        self.listed("journal", &draft.journal);
-        self.listed("journal_attribute", &draft.attributes);
+        self.write_list("journal", &draft.journal);
+        self.write_list("journal_attribute", &draft.attributes);
         if let Some(of) = draft.attribute_of {
             self.comment("Whose attribute applies:");
             self.set("journal_attribute_of", of);
@@ -186,7 +186,7 @@ impl Draft {
         }
     }
 
-    fn listed(&mut self, key: &str, values: &[Sourced]) {
+    fn write_list(&mut self, key: &str, values: &[Sourced]) {
         if values.is_empty() {
             return;
         }

@@ -60,19 +60,19 @@ impl MilterClient<'_> {
             return Vec::new();
         };
         let mut found = Vec::new();
-        found.extend(self.chroot(copyist, settings));
-        found.extend(self.default_action(copyist));
-        found.extend(self.protocol(copyist));
-        found.extend(self.timeouts(copyist, settings));
-        found.extend(self.macros(settings));
+        found.extend(self.check_chroot(copyist, settings));
+        found.extend(self.check_default_action(copyist));
+        found.extend(self.check_protocol(copyist));
+        found.extend(self.check_timeouts(copyist, settings));
+        found.extend(self.check_macros(settings));
         if !settings.text.is_empty() {
-            found.extend(self.order(at));
+            found.extend(self.check_order(at));
         }
         found
     }
 
     /// Finds a socket outside the directory where the service's processes look for it.
-    fn chroot(&self, copyist: &Milter, settings: &Settings) -> Option<Finding> {
+    fn check_chroot(&self, copyist: &Milter, settings: &Settings) -> Option<Finding> {
         let Some(Endpoint::Unix(path)) = milters::endpoint(&copyist.text) else {
             return None;
         };
@@ -120,7 +120,7 @@ impl MilterClient<'_> {
     }
 
     /// Finds a default action that lets mail pass without a copy (postconf(5), milter_default_action).
-    fn default_action(&self, copyist: &Milter) -> Option<Finding> {
+    fn check_default_action(&self, copyist: &Milter) -> Option<Finding> {
         let action = copyist.setting("default_action", &self.service.values);
         let (name, severity, why) = match action {
             "accept" => (
@@ -150,7 +150,7 @@ impl MilterClient<'_> {
         ))
     }
 
-    fn protocol(&self, copyist: &Milter) -> Option<Finding> {
+    fn check_protocol(&self, copyist: &Milter) -> Option<Finding> {
         let version: u64 = copyist
             .setting("protocol", &self.service.values)
             .parse()
@@ -170,7 +170,7 @@ impl MilterClient<'_> {
     }
 
     /// Finds timeouts shorter than Copyist's own, after which it would defer the message itself.
-    fn timeouts(&self, copyist: &Milter, settings: &Settings) -> Vec<Finding> {
+    fn check_timeouts(&self, copyist: &Milter, settings: &Settings) -> Vec<Finding> {
         let question = match &settings.directory.source {
             Source::Ldap(ldap) => ldap.max_wait(),
             Source::Ldif(_) => Duration::ZERO,
@@ -208,7 +208,7 @@ impl MilterClient<'_> {
     }
 
     /// Finds missing macros that Copyist needs (docs/hooks.md).
-    fn macros(&self, settings: &Settings) -> Vec<Finding> {
+    fn check_macros(&self, settings: &Settings) -> Vec<Finding> {
         let values = &self.service.values;
         let needed = [
             (
@@ -233,7 +233,7 @@ impl MilterClient<'_> {
         let mut found = Vec::new();
         for (parameter, name, severity, why) in needed {
             if !lists_macro(values, parameter, name) {
-                found.push(self.lacking(parameter, name, severity, why));
+                found.push(self.missing_macro(parameter, name, severity, why));
             }
         }
         let early = [
@@ -247,7 +247,7 @@ impl MilterClient<'_> {
         if trusts && is_smtp && !(has_macro("cert_subject") && has_macro("cert_issuer")) {
             let why = "clients with a trusted certificate count as external senders, so no outbound copy is made of their mail";
             let names = "{cert_subject} {cert_issuer}";
-            found.push(self.lacking("milter_helo_macros", names, Severity::Error, why));
+            found.push(self.missing_macro("milter_helo_macros", names, Severity::Error, why));
         }
         let bundles = [
             "milter_rcpt_macros",
@@ -260,12 +260,12 @@ impl MilterClient<'_> {
             .any(|bundle| lists_macro(values, bundle, "i"))
         {
             let why = "neither the log nor reports can name Postfix's queue ID";
-            found.push(self.lacking("milter_end_of_data_macros", "i", Severity::Hint, why));
+            found.push(self.missing_macro("milter_end_of_data_macros", "i", Severity::Hint, why));
         }
         found
     }
 
-    fn lacking(&self, parameter: &str, name: &str, severity: Severity, why: &str) -> Finding {
+    fn missing_macro(&self, parameter: &str, name: &str, severity: Severity, why: &str) -> Finding {
         let value = self.service.values.get(parameter);
         Finding {
             name: "milter-macros",
@@ -280,7 +280,7 @@ impl MilterClient<'_> {
     }
 
     /// Finds a signing milter before Copyist, whose texts would break the signature.
-    fn order(&self, copyist: usize) -> Option<Finding> {
+    fn check_order(&self, copyist: usize) -> Option<Finding> {
         let signer = self.list[..copyist].iter().find(|one| one.signs())?;
         let value = self.service.values.get(self.parameter);
         let ours = &self.list[copyist].written;

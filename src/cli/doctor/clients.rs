@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 use super::finding::{Finding, Severity};
 use super::line;
 use super::milters;
-use super::postfix::{Postfix, Service, unbracketed};
+use super::postfix::{Postfix, Service, strip_brackets};
 use super::routes::{self, shown};
 use crate::config::Settings;
 use crate::identity::AddressRules;
@@ -20,24 +20,24 @@ const WIDE: (u8, u8) = (16, 48);
 pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     let mut found = Vec::new();
     for listener in postfix.listeners() {
-        found.extend(untrusted(postfix, listener, settings));
-        found.extend(unread_networks(postfix, listener, settings));
-        found.extend(certificates(postfix, listener, settings));
-        found.extend(logins(postfix, listener, settings));
-        found.extend(one_sided(postfix, listener, settings));
+        found.extend(check_untrusted(postfix, listener, settings));
+        found.extend(check_unread_networks(postfix, listener, settings));
+        found.extend(check_certificates(postfix, listener, settings));
+        found.extend(check_logins(postfix, listener, settings));
+        found.extend(check_one_sided(postfix, listener, settings));
     }
     found
 }
 
 /// Findings in the settings alone.
-pub(super) fn of_settings(settings: &Settings) -> Vec<Finding> {
-    let mut found = trusts_everybody(settings);
-    found.extend(loopback_gateways(settings));
-    found.extend(gateways_asked(settings));
+pub(super) fn check_of_settings(settings: &Settings) -> Vec<Finding> {
+    let mut found = check_trusts_everybody(settings);
+    found.extend(check_loopback_gateways(settings));
+    found.extend(check_gateways_asked(settings));
     found
 }
 
-fn trusts_everybody(settings: &Settings) -> Vec<Finding> {
+fn check_trusts_everybody(settings: &Settings) -> Vec<Finding> {
     let all = settings.rules.organization.trusted_networks.iter();
     let everybody = all.filter(|network| network.prefix_len() == 0);
     everybody
@@ -60,7 +60,7 @@ fn without(key: &str, all: &[IpNet], one: &IpNet) -> String {
 }
 
 /// Finds loopback gateways: mail of local programs, and all mail from a local filter.
-fn loopback_gateways(settings: &Settings) -> Vec<Finding> {
+fn check_loopback_gateways(settings: &Settings) -> Vec<Finding> {
     let organization = &settings.rules.organization;
     let has_loopback = |network: &&IpNet| {
         let v4: IpNet = Ipv4Net::new([127, 0, 0, 0].into(), 8)
@@ -85,7 +85,7 @@ fn loopback_gateways(settings: &Settings) -> Vec<Finding> {
 }
 
 /// Asks which trusted clients relay external mail, which cannot be detected here.
-fn gateways_asked(settings: &Settings) -> Option<Finding> {
+fn check_gateways_asked(settings: &Settings) -> Option<Finding> {
     let organization = &settings.rules.organization;
     let is_wide = |network: &IpNet| match network {
         IpNet::V4(v4) => v4.prefix_len() < WIDE.0,
@@ -118,7 +118,7 @@ fn gateways_asked(settings: &Settings) -> Option<Finding> {
         why: "does any machine in it relay external mail (gateway, backup MX, list server, content filter)? With a forged sender of the organization such mail is not journaled as inbound and passes the journal guard".into(),
         fix: format!(
             "if so: {}{narrower}",
-            line::added(settings, "organization.gateways", &["ADDRESS".into()])
+            line::append(settings, "organization.gateways", &["ADDRESS".into()])
         ),
     })
 }
@@ -142,7 +142,7 @@ fn networks<'a>(list: impl Iterator<Item = &'a str>) -> Vec<IpNet> {
             continue;
         }
         let (address, bits) = item.split_once('/').unwrap_or((item, ""));
-        let address = unbracketed(address);
+        let address = strip_brackets(address);
         let network = match bits {
             "" => address.parse::<IpAddr>().ok().map(IpNet::from),
             bits => format!("{address}/{bits}").parse().ok(),
@@ -169,7 +169,7 @@ fn canonical(network: IpNet) -> IpNet {
 }
 
 /// Finds clients that may relay without authentication and that Copyist does not know.
-fn untrusted(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
+fn check_untrusted(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
     listener.restriction("permit_mynetworks")?;
     let organization = &settings.rules.organization;
     let known: Vec<IpNet> = organization
@@ -198,14 +198,14 @@ fn untrusted(postfix: &Postfix, listener: &Service, settings: &Settings) -> Opti
         why: "mail of these clients counts as external, so no outbound copy is made of it. Does any machine in it relay external mail (gateway, backup MX, list server, content filter)?".into(),
         fix: format!(
             "{} for machines that send only the organization's mail; for each that relays external mail, first {} as well",
-            line::added(settings, "organization.trusted_networks", &missing),
-            line::added(settings, "organization.gateways", &["ADDRESS".into()]),
+            line::append(settings, "organization.trusted_networks", &missing),
+            line::append(settings, "organization.gateways", &["ADDRESS".into()]),
         ),
     })
 }
 
 /// Finds networks in files and tables, and lists with exclusions.
-fn unread_networks(postfix: &Postfix, listener: &Service, _: &Settings) -> Option<Finding> {
+fn check_unread_networks(postfix: &Postfix, listener: &Service, _: &Settings) -> Option<Finding> {
     listener.restriction("permit_mynetworks")?;
     let mut unread = listener.values.list("mynetworks");
     let item = unread.find(|item| item.starts_with('!') || is_unread(item))?;
@@ -220,7 +220,11 @@ fn unread_networks(postfix: &Postfix, listener: &Service, _: &Settings) -> Optio
 }
 
 /// Finds TLS client certificates that may relay.
-fn certificates(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
+fn check_certificates(
+    postfix: &Postfix,
+    listener: &Service,
+    settings: &Settings,
+) -> Option<Finding> {
     const WORDS: [&str; 3] = [
         "permit_tls_clientcerts",
         "permit_tls_all_clientcerts",
@@ -229,7 +233,7 @@ fn certificates(postfix: &Postfix, listener: &Service, settings: &Settings) -> O
     let mut lists = WORDS.into_iter();
     let (word, parameter) = lists.find_map(|word| Some((word, listener.restriction(word)?)))?;
     if !settings.rules.organization.trusted_certificates.is_empty() {
-        return unverified(postfix, listener, word);
+        return check_unverified(postfix, listener, word);
     }
     let table = match word {
         "permit_tls_clientcerts" => shown(listener.values.get("relay_clientcerts")),
@@ -254,7 +258,7 @@ fn certificates(postfix: &Postfix, listener: &Service, settings: &Settings) -> O
 
 /// Finds unverified certificates: Postfix passes on the names in a certificate only if it verified the
 /// issuer, although it may admit clients by fingerprint alone.
-fn unverified(postfix: &Postfix, listener: &Service, word: &str) -> Option<Finding> {
+fn check_unverified(postfix: &Postfix, listener: &Service, word: &str) -> Option<Finding> {
     let parameters = ["smtpd_tls_CAfile", "smtpd_tls_CApath"];
     let are_empty = parameters
         .iter()
@@ -270,7 +274,7 @@ fn unverified(postfix: &Postfix, listener: &Service, word: &str) -> Option<Findi
 }
 
 /// Finds authentication without login attributes: user names that are not addresses.
-fn logins(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
+fn check_logins(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
     let authenticates = listener.values.is_yes("smtpd_sasl_auth_enable");
     (authenticates && settings.directory.login_attributes.is_empty()).then(|| Finding {
         name: "logins-unknown",
@@ -286,7 +290,7 @@ fn logins(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<
 }
 
 /// Finds a one-sided listener of Copyist behind a Postfix listener that accepts mail of the other side.
-fn one_sided(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
+fn check_one_sided(postfix: &Postfix, listener: &Service, settings: &Settings) -> Option<Finding> {
     let (parameter, side) = side_of(postfix, listener, settings)?;
     let authenticates = listener.values.is_yes("smtpd_sasl_auth_enable");
     let place = postfix.place(listener, parameter);

@@ -13,20 +13,20 @@ const REPORT: u64 = 64 * 1024;
 
 pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     let mut found = Vec::new();
-    found.extend(always_bcc(postfix, settings));
-    found.extend(bcc_maps(postfix));
-    found.extend(message_size(postfix, settings));
-    found.extend(report_size(postfix, settings));
-    found.extend(mailbox_size(postfix, configured(settings)));
-    found.extend(connections(postfix, settings));
-    found.extend(internal_mail(postfix, settings));
-    found.extend(soft_bounce(postfix, settings));
-    found.extend(unused(postfix));
+    found.extend(check_always_bcc(postfix, settings));
+    found.extend(check_bcc_maps(postfix));
+    found.extend(check_message_size(postfix, settings));
+    found.extend(check_report_size(postfix, settings));
+    found.extend(check_mailbox_size(postfix, configured_journals(settings)));
+    found.extend(check_connections(postfix, settings));
+    found.extend(check_internal_mail(postfix, settings));
+    found.extend(check_soft_bounce(postfix, settings));
+    found.extend(check_unused(postfix));
     found
 }
 
 /// Finds settings that journal no mail at all.
-pub(super) fn journals_nothing(settings: &Settings) -> Option<Finding> {
+pub(super) fn check_journals_nothing(settings: &Settings) -> Option<Finding> {
     let severity = match settings.text.has_texts() {
         true => Severity::Warning,
         false => Severity::Error,
@@ -42,7 +42,7 @@ pub(super) fn journals_nothing(settings: &Settings) -> Option<Finding> {
 }
 
 /// Returns the journal addresses in the settings.
-pub(super) fn configured(settings: &Settings) -> impl Iterator<Item = &Address> {
+pub(super) fn configured_journals(settings: &Settings) -> impl Iterator<Item = &Address> {
     let directions = Direction::ALL.into_iter();
     directions.flat_map(|direction| {
         let targets = settings.rules.of(direction).journal.iter();
@@ -50,7 +50,7 @@ pub(super) fn configured(settings: &Settings) -> impl Iterator<Item = &Address> 
     })
 }
 
-fn always_bcc(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
+fn check_always_bcc(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     let main = postfix.values.get("always_bcc");
     let mut places = Vec::new();
     if !main.is_empty() {
@@ -68,7 +68,8 @@ fn always_bcc(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
         }
     }
     let why = |value: &str| {
-        let same = configured(settings).any(|known| known.to_string().eq_ignore_ascii_case(value));
+        let same = configured_journals(settings)
+            .any(|known| known.to_string().eq_ignore_ascii_case(value));
         match same {
             true => "Copyist journals to this address, too: each message arrives twice",
             false => {
@@ -87,7 +88,7 @@ fn always_bcc(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     places.into_iter().map(finding).collect()
 }
 
-fn bcc_maps(postfix: &Postfix) -> Vec<Finding> {
+fn check_bcc_maps(postfix: &Postfix) -> Vec<Finding> {
     let parameters = ["sender_bcc_maps", "recipient_bcc_maps"].into_iter();
     let set = parameters.filter(|parameter| !postfix.values.get(parameter).is_empty());
     set.map(|parameter| Finding {
@@ -101,7 +102,7 @@ fn bcc_maps(postfix: &Postfix) -> Vec<Finding> {
     .collect()
 }
 
-fn message_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
+fn check_message_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     let ours = settings.hook.limits.connection.message_size as u64;
     let limit = postfix.values.limit("message_size_limit");
     (limit.is_none_or(|limit| limit > ours)).then(|| Finding {
@@ -153,7 +154,7 @@ pub(super) fn is_too_small(limit: u64, largest: Option<u64>) -> bool {
 }
 
 /// Finds a size limit too low for reports if this Postfix is the relay.
-fn report_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
+fn check_report_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     let relay = postfix
         .listeners()
         .find(|one| is_relay(postfix, one, settings))?;
@@ -196,7 +197,7 @@ fn report_size(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
 
 /// Finds a size limit on a journal mailbox that local(8) keeps in one file (postconf(5),
 /// mailbox_size_limit).
-pub(super) fn mailbox_size<'a>(
+pub(super) fn check_mailbox_size<'a>(
     postfix: &Postfix,
     mut journal: impl Iterator<Item = &'a Address>,
 ) -> Option<Finding> {
@@ -227,7 +228,7 @@ pub(super) fn mailbox_size<'a>(
 }
 
 /// Finds more smtpd(8) processes than milter connections.
-fn connections(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
+fn check_connections(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     let ours = settings.hook.limits.connections as u64;
     let asking = postfix
         .listeners()
@@ -258,7 +259,7 @@ fn connections(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
 
 /// Checks Postfix's own mail, which reaches milters only through `internal_mail_filter_classes`
 /// (postconf(5)).
-fn internal_mail(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
+fn check_internal_mail(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     let parameter = "internal_mail_filter_classes";
     let values = &postfix.values;
     if values.lists(parameter, "notify") {
@@ -287,7 +288,7 @@ fn internal_mail(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
 }
 
 /// Finds soft_bounce, which turns 5xx into 4xx, also in smtpd(8) (postconf(5)).
-fn soft_bounce(postfix: &Postfix, _: &Settings) -> Option<Finding> {
+fn check_soft_bounce(postfix: &Postfix, _: &Settings) -> Option<Finding> {
     postfix.values.is_yes("soft_bounce").then(|| Finding {
         name: "soft-bounce",
         severity: Severity::Hint,
@@ -299,7 +300,7 @@ fn soft_bounce(postfix: &Postfix, _: &Settings) -> Option<Finding> {
 }
 
 /// Finds misspelled parameters, which Postfix ignores.
-fn unused(postfix: &Postfix) -> Vec<Finding> {
+fn check_unused(postfix: &Postfix) -> Vec<Finding> {
     let concerns = |warning: &&String| {
         let parameter = warning
             .rsplit_once("unused parameter: ")

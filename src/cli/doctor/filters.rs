@@ -13,30 +13,30 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     for listener in postfix.listeners() {
         let ways = routes::by_smtp(postfix, listener, settings);
         if let Some(door) = ways.proxy {
-            found.extend(mode(
+            found.extend(check_mode(
                 postfix,
                 listener,
                 "smtpd_proxy_filter",
                 door,
                 Mode::BeforeQueue,
             ));
-            found.extend(login(postfix, listener, "smtpd_proxy_filter", door));
+            found.extend(check_login(postfix, listener, "smtpd_proxy_filter", door));
         }
         if let Some(door) = ways.filter {
-            found.extend(mode(
+            found.extend(check_mode(
                 postfix,
                 listener,
                 "content_filter",
                 door,
                 Mode::AfterQueue,
             ));
-            found.extend(login(postfix, listener, "content_filter", door));
-            found.extend(transport(postfix, listener, door));
+            found.extend(check_login(postfix, listener, "content_filter", door));
+            found.extend(check_transport(postfix, listener, door));
         }
     }
     for source in routes::sources(postfix) {
         if let Some(door) = routes::by_itself(postfix, source, settings).filter {
-            found.extend(transport(postfix, source, door));
+            found.extend(check_transport(postfix, source, door));
         }
     }
     found
@@ -44,7 +44,7 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
 
 /// Finds a wrong mode: a rejection after the queue becomes a bounce to a possibly forged sender, and
 /// before the queue the client could be rejected instead of deferred.
-fn mode(
+fn check_mode(
     postfix: &Postfix,
     listener: &Service,
     parameter: &str,
@@ -76,7 +76,7 @@ fn mode(
 
 /// Finds authenticated users that Copyist cannot see: XFORWARD has no attribute for them
 /// (XFORWARD_README).
-fn login(
+fn check_login(
     postfix: &Postfix,
     listener: &Service,
     parameter: &str,
@@ -100,7 +100,7 @@ fn login(
 }
 
 /// Checks the smtp(8) client that passes mail to Copyist after the queue.
-fn transport(postfix: &Postfix, from: &Service, door: &SmtpDoor) -> Vec<Finding> {
+fn check_transport(postfix: &Postfix, from: &Service, door: &SmtpDoor) -> Vec<Finding> {
     let filter = from.values.get("content_filter");
     let name = filter.split(':').next().unwrap_or_default();
     let Some(transport) = postfix.service(name, "unix") else {

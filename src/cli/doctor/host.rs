@@ -38,7 +38,7 @@ pub(super) fn inspect(config: &Path, settings: &Settings, postfixes: &[Postfix])
         of_unit.is_some() && of_unit == config.canonicalize().ok()
     });
     let user = user(settings, unit.as_ref());
-    let dir = existing(&settings.state_dir);
+    let dir = nearest_existing(&settings.state_dir);
     let room = statvfs(dir).ok();
     System {
         now: SystemTime::now(),
@@ -159,7 +159,7 @@ fn user(settings: &Settings, unit: Option<&Unit>) -> Option<Account> {
 }
 
 /// Returns the directory, or its nearest existing parent.
-fn existing(dir: &Path) -> &Path {
+fn nearest_existing(dir: &Path) -> &Path {
     dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir)
 }
 

@@ -51,21 +51,21 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
         if parameter == "alias_maps" && postfix.domains("mydestination").is_empty() {
             continue;
         }
-        found.extend(of_parameter(
+        found.extend(check_of_parameter(
             postfix,
             settings,
             parameter,
             program,
-            of(ours, parameter),
+            maps_of(ours, parameter),
         ));
     }
     if !is_behind {
-        found.extend(masquerading(postfix));
+        found.extend(check_masquerading(postfix));
     }
     found
 }
 
-fn of<'a>(maps: &'a MapNames, parameter: &str) -> &'a [MapName] {
+fn maps_of<'a>(maps: &'a MapNames, parameter: &str) -> &'a [MapName] {
     match parameter {
         "alias_maps" => &maps.alias_maps,
         "virtual_alias_maps" => &maps.virtual_alias_maps,
@@ -99,7 +99,7 @@ fn plain(name: &str) -> String {
     name.replace("proxy:", "")
 }
 
-fn of_parameter(
+fn check_of_parameter(
     postfix: &Postfix,
     settings: &Settings,
     parameter: &'static str,
@@ -141,7 +141,7 @@ fn of_parameter(
                 place,
                 seen: format!("contains {}, which is missing from {key}", missing.join(", ")),
                 why: "people are not found by their aliases: no copy is made of such mail, and an alias of a journal mailbox passes the journal guard".into(),
-                fix: line::added(settings, &key, &missing),
+                fix: line::append(settings, &key, &missing),
             });
         }
     }
@@ -188,7 +188,7 @@ fn not_covered(place: String, error: &MapNameError) -> Finding {
 const BEHIND: &str = "use a hook after the rewriting: a [[hook.smtp]] with mode = \"after-queue\" as content_filter (docs/hooks.md)";
 
 /// Finds masquerading, which strips host names from addresses, by default of senders (postconf(5)).
-fn masquerading(postfix: &Postfix) -> Option<Finding> {
+fn check_masquerading(postfix: &Postfix) -> Option<Finding> {
     let parameter = "masquerade_domains";
     let value = postfix.values.get(parameter);
     (!value.is_empty()).then(|| Finding {
@@ -202,7 +202,7 @@ fn masquerading(postfix: &Postfix) -> Option<Finding> {
 }
 
 /// Finds maps that the service cannot read, so that mail is deferred.
-pub(super) fn unreadable(files: &[MapFile], user: Option<&Account>) -> Vec<Finding> {
+pub(super) fn check_unreadable(files: &[MapFile], user: Option<&Account>) -> Vec<Finding> {
     let all = files.iter();
     all.filter_map(|file| {
         if file.way.is_empty() {
@@ -288,7 +288,7 @@ mod tests {
                 group: "copyist".into(),
                 groups: groups.to_vec(),
             };
-            let found = unreadable(&[file], Some(&user));
+            let found = check_unreadable(&[file], Some(&user));
             found.into_iter().map(|one| one.fix).next()
         };
         assert_eq!(found(0o755, 0o644, 70, &[]), None);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::postfix::{Postfix, Service, Values, is_loopback, plain, port_number, unbracketed};
+use super::postfix::{Postfix, Service, Values, is_loopback, plain, port_number, strip_brackets};
 use crate::hook::{Listen, SmtpDoor};
 
 /// One entry of `smtpd_milters` or `non_smtpd_milters`: an address, or `{ address, name = value, …
@@ -149,7 +149,7 @@ pub(super) fn endpoint(text: &str) -> Option<Endpoint> {
         None => address.rsplit_once(':').unwrap_or(("localhost", address)),
     };
     Some(Endpoint::Inet {
-        host: unbracketed(host).to_owned(),
+        host: strip_brackets(host).to_owned(),
         port: port_number(port)?,
     })
 }

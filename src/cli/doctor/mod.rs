@@ -17,6 +17,7 @@
 //! | `host`, `holders`, `unit` | facts about this machine |
 //! | `system`, `service` | problems of the machine, for the service's user and unit. Pure |
 //! | `online` | queries the directory, the service and the relay |
+//! | `targets` | resolves all journal attributes and checks them with the relay |
 
 mod behaviour;
 mod clients;
@@ -25,7 +26,6 @@ mod filters;
 mod finding;
 mod holders;
 mod host;
-mod journaled;
 mod line;
 mod maps;
 mod milters;
@@ -36,6 +36,7 @@ mod postfix;
 mod routes;
 mod service;
 mod system;
+mod targets;
 mod unit;
 
 use std::path::Path;
@@ -70,7 +71,7 @@ pub(super) async fn doctor(question: DoctorArgs) -> Result<(), Failure> {
     let postfixes = postfixes.unwrap_or_default();
     let system = host::inspect(&question.config.file, &settings, &postfixes);
     let mut found = findings(&postfixes, &settings, &system);
-    found.extend(dead_letters(&settings).await);
+    found.extend(check_dead_letters(&settings).await);
     if question.online {
         let online = online::findings(&postfixes, &settings).await;
         // An unreadable map is reported once, with its file if that is the cause.
@@ -109,7 +110,7 @@ pub(super) fn unreachable(config: &Path, settings: &Settings) -> Vec<(String, St
 }
 
 /// Finds dead letters, if the spool is readable.
-async fn dead_letters(settings: &Settings) -> Option<Finding> {
+async fn check_dead_letters(settings: &Settings) -> Option<Finding> {
     let spool = Spool::inspect(&settings.spool).ok()?;
     let dead = spool.depth().await.ok()?.dead;
     (dead > 0).then(|| Finding {
@@ -134,11 +135,11 @@ fn findings(postfixes: &[Postfix], settings: &Settings, system: &System) -> Vec<
         found.extend(maps::findings(postfix, settings));
         found.extend(copies::findings(postfix, settings));
     }
-    found.extend(clients::of_settings(settings));
-    found.extend(routes::port_by_default(settings));
-    found.extend(names::open_mailboxes(settings));
-    found.extend(maps::unreadable(&system.maps, system.user.as_ref()));
-    found.extend(copies::journals_nothing(settings));
+    found.extend(clients::check_of_settings(settings));
+    found.extend(routes::check_port_by_default(settings));
+    found.extend(names::check_open_mailboxes(settings));
+    found.extend(maps::check_unreadable(&system.maps, system.user.as_ref()));
+    found.extend(copies::check_journals_nothing(settings));
     found.extend(system::findings(system, settings));
     found.extend(service::findings(system, settings));
     // A value in main.cf applies to many services, but is reported once.

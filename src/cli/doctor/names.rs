@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::finding::{Finding, Severity};
 use super::line;
-use super::postfix::{DOMAINS, Postfix, unbracketed};
+use super::postfix::{DOMAINS, Postfix, strip_brackets};
 use super::routes::shown;
 use crate::config::Settings;
 use crate::identity::{AddressRules, local_domain};
@@ -14,11 +14,11 @@ use crate::policy::Direction;
 pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     let names = &settings.rules.organization.names;
     let mut found = Vec::new();
-    found.extend(own_names(postfix, settings));
-    found.extend(origin(postfix, names));
-    found.extend(domains(postfix, settings));
-    found.extend(unlisted(postfix));
-    found.extend(delimiter(postfix, &names.recipient_delimiter));
+    found.extend(check_own_names(postfix, settings));
+    found.extend(check_origin(postfix, names));
+    found.extend(check_domains(postfix, settings));
+    found.extend(check_unlisted(postfix));
+    found.extend(check_delimiter(postfix, &names.recipient_delimiter));
     found
 }
 
@@ -38,7 +38,7 @@ fn local_names(postfix: &Postfix) -> Vec<(&'static str, String)> {
     }
     add("myhostname", postfix.values.get("myhostname"));
     for parameter in ["inet_interfaces", "proxy_interfaces"] {
-        let literals = postfix.values.list(parameter).map(unbracketed);
+        let literals = postfix.values.list(parameter).map(strip_brackets);
         for literal in literals.filter(|text| text.parse::<IpAddr>().is_ok()) {
             add(parameter, literal);
         }
@@ -47,7 +47,7 @@ fn local_names(postfix: &Postfix) -> Vec<(&'static str, String)> {
 }
 
 /// Finds local destinations that Copyist does not know: user names and aliases are mailboxes there.
-fn own_names(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
+fn check_own_names(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     let names = &settings.rules.organization.names;
     let all = local_names(postfix).into_iter();
     let missing: Vec<_> = all.filter(|(_, name)| !names.is_local(name)).collect();
@@ -59,15 +59,15 @@ fn own_names(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
         place: postfix.main(first),
         seen: format!(
             "contains {}, which is missing from organization.local_domains",
-            line::quoted(&missing)
+            line::quote(&missing)
         ),
         why: "people are not found by their user names and aliases in these domains: no copy is made of such mail, and it passes the journal guard".into(),
-        fix: line::added(settings, "organization.local_domains", &missing),
+        fix: line::append(settings, "organization.local_domains", &missing),
     })
 }
 
 /// Finds a different domain for addresses without one (`myorigin`).
-fn origin(postfix: &Postfix, names: &AddressRules) -> Option<Finding> {
+fn check_origin(postfix: &Postfix, names: &AddressRules) -> Option<Finding> {
     let origin = local_domain(postfix.values.get("myorigin"))?;
     (names.default_domain() != Some(&origin)).then(|| Finding {
         name: "default-domain",
@@ -84,7 +84,7 @@ fn origin(postfix: &Postfix, names: &AddressRules) -> Option<Finding> {
 
 /// Finds domains that Postfix accepts mail for, or appends, and Copyist does not know. `mydestination`
 /// is checked separately. Returns nothing if the directory lists further domains.
-fn domains(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
+fn check_domains(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
     let organization = &settings.rules.organization;
     if organization.domains_from.is_some() {
         return None;
@@ -118,15 +118,15 @@ fn domains(postfix: &Postfix, settings: &Settings) -> Option<Finding> {
         place: postfix.main(first),
         seen: format!(
             "contains {}, which is missing from organization.domains",
-            line::quoted(&missing)
+            line::quote(&missing)
         ),
         why: "mail to these domains counts as outbound, so no inbound copy is made of it".into(),
-        fix: line::added(settings, "organization.domains", &missing),
+        fix: line::append(settings, "organization.domains", &missing),
     })
 }
 
 /// Finds domains in databases and patterns.
-fn unlisted(postfix: &Postfix) -> Vec<Finding> {
+fn check_unlisted(postfix: &Postfix) -> Vec<Finding> {
     let all = postfix.unlisted.iter();
     all.map(|(parameter, table)| {
         let key = match *parameter {
@@ -147,7 +147,7 @@ fn unlisted(postfix: &Postfix) -> Vec<Finding> {
     .collect()
 }
 
-fn delimiter(postfix: &Postfix, known: &str) -> Option<Finding> {
+fn check_delimiter(postfix: &Postfix, known: &str) -> Option<Finding> {
     let own = postfix.values.get("recipient_delimiter");
     let missing: String = own.chars().filter(|c| !known.contains(*c)).collect();
     (!missing.is_empty()).then(|| Finding {
@@ -166,7 +166,7 @@ fn delimiter(postfix: &Postfix, known: &str) -> Option<Finding> {
 }
 
 /// Finds journal and NDR addresses that must accept mail from everybody (RFC 5321 section 4.5.1).
-pub(super) fn open_mailboxes(settings: &Settings) -> Vec<Finding> {
+pub(super) fn check_open_mailboxes(settings: &Settings) -> Vec<Finding> {
     let names = &settings.rules.organization.names;
     let is_open = |address: &Address| {
         let mut open = ["postmaster", "abuse"].iter();

@@ -9,11 +9,11 @@ use tokio::time::timeout;
 
 use super::copies;
 use super::finding::{Finding, Severity};
-use super::journaled;
 use super::line;
 use super::maps;
 use super::postfix::Postfix;
 use super::system;
+use super::targets;
 use crate::config::Settings;
 use crate::daemon;
 use crate::deliver::{self, ProbeReport};
@@ -30,34 +30,34 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MOST_METRICS: u64 = 4 * 1024 * 1024;
 
 pub(super) async fn findings(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
-    let mut found = directory(postfixes, settings).await;
-    found.extend(service(settings).await);
-    found.extend(relay(postfixes, settings).await);
+    let mut found = check_directory(postfixes, settings).await;
+    found.extend(check_service(settings).await);
+    found.extend(check_relay(postfixes, settings).await);
     found
 }
 
-async fn directory(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
+async fn check_directory(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
     let identities = match daemon::open_identities(settings) {
         Ok(identities) => identities,
         Err(error) => return vec![unreachable("directory", error.to_string())],
     };
     let directory = identities.directory();
-    let mut found = unreadable_maps(&identities);
+    let mut found = check_unreadable_maps(&identities);
     let probes = directory.probe().await;
     for probe in &probes {
-        found.extend(of_server(probe, settings));
+        found.extend(check_of_server(probe, settings));
     }
     if probes.iter().any(|probe| probe.outcome.is_ok()) {
-        found.extend(guard(&identities, settings).await);
-        found.extend(journaled::findings(directory, postfixes, settings).await);
+        found.extend(check_guard(&identities, settings).await);
+        found.extend(targets::findings(directory, postfixes, settings).await);
     }
-    found.extend(targets(directory, settings).await);
+    found.extend(check_targets(directory, settings).await);
     directory.close().await;
     found
 }
 
 /// Finds address maps that are unreadable for other reasons than permissions.
-fn unreadable_maps(identities: &Identities) -> Vec<Finding> {
+fn check_unreadable_maps(identities: &Identities) -> Vec<Finding> {
     let all = identities.maps().status().into_iter();
     all.filter_map(|map| {
         Some(Finding {
@@ -67,14 +67,14 @@ fn unreadable_maps(identities: &Identities) -> Vec<Finding> {
             seen: map.problem?,
             why: "Copyist cannot read this address map: mail that it may apply to is deferred"
                 .into(),
-            fix: format!("fix the map, then test it with: postmap -s {}", map.map),
+            fix: format!("postmap -s {}, once the map is fixed", map.map),
         })
     })
     .collect()
 }
 
 /// Finds journal mailboxes that the guard does not know or takes for personal ones.
-async fn guard(identities: &Identities, settings: &Settings) -> Vec<Finding> {
+async fn check_guard(identities: &Identities, settings: &Settings) -> Vec<Finding> {
     let rules = &settings.rules;
     if rules.journal_guard == Guard::Off {
         return Vec::new();
@@ -119,7 +119,7 @@ fn person(one: &UnguardedMailbox, settings: &Settings) -> Finding {
         why: "is it a journal mailbox? It is not guarded: external senders can write to it, including forged reports".into(),
         fix: format!(
             "if so: {}",
-            line::added(settings, "organization.journal_mailboxes", &[address.to_string()])
+            line::append(settings, "organization.journal_mailboxes", &[address.to_string()])
         ),
     }
 }
@@ -159,7 +159,7 @@ fn incomplete(why: &str, settings: &Settings) -> Finding {
 }
 
 /// Finds problems in the metrics of the running service.
-async fn service(settings: &Settings) -> Vec<Finding> {
+async fn check_service(settings: &Settings) -> Vec<Finding> {
     let Some(listen) = settings.admin.listen else {
         return Vec::new();
     };
@@ -172,7 +172,7 @@ async fn service(settings: &Settings) -> Vec<Finding> {
         value?.trim().parse().ok()
     };
     let unknown = value("copyist_messages_unidentified_total");
-    let unidentified = unknown.and_then(|count| unidentified(listen, count));
+    let unidentified = unknown.and_then(|count| check_unidentified(listen, count));
     let takes_nothing = value("copyist_relay_takes_nothing") == Some(1.0);
     let fails = takes_nothing.then(|| takes_nothing_from(listen, settings));
     unidentified.into_iter().chain(fails).collect()
@@ -190,7 +190,7 @@ fn takes_nothing_from(listen: SocketAddr, settings: &Settings) -> Finding {
 }
 
 /// Finds messages with unidentified senders since the start of the service.
-fn unidentified(listen: SocketAddr, count: f64) -> Option<Finding> {
+fn check_unidentified(listen: SocketAddr, count: f64) -> Option<Finding> {
     (count > 0.0).then(|| Finding {
         name: "senders-unidentified",
         severity: Severity::Warning,
@@ -221,7 +221,7 @@ async fn metrics(listen: SocketAddr) -> std::io::Result<String> {
     Ok(answer)
 }
 
-fn of_server(probe: &ServerProbe, settings: &Settings) -> Vec<Finding> {
+fn check_of_server(probe: &ServerProbe, settings: &Settings) -> Vec<Finding> {
     let place = format!("directory {}", probe.url);
     let seen = match &probe.outcome {
         Ok(_) => None,
@@ -232,7 +232,7 @@ fn of_server(probe: &ServerProbe, settings: &Settings) -> Vec<Finding> {
         .into_iter()
         .collect();
     if let Some(until) = probe.expires {
-        found.extend(system::certificate(&place, until, SystemTime::now()));
+        found.extend(system::check_certificate(&place, until, SystemTime::now()));
     }
     if !probe.unindexed.is_empty() {
         found.push(index(&place, &probe.unindexed, settings));
@@ -301,12 +301,12 @@ fn unreachable(place: &str, seen: String) -> Finding {
         place: place.to_owned(),
         seen,
         why: "mail for people who are not cached is deferred".into(),
-        fix: "fix it, then test with: copyist check --online".into(),
+        fix: "copyist check --online, once it is fixed".into(),
     }
 }
 
 /// Finds unresolved journal targets in the settings.
-async fn targets(directory: &Directory, settings: &Settings) -> Vec<Finding> {
+async fn check_targets(directory: &Directory, settings: &Settings) -> Vec<Finding> {
     let mut found = Vec::new();
     for direction in Direction::ALL {
         let all = settings.rules.of(direction).journal.iter();
@@ -325,7 +325,7 @@ async fn targets(directory: &Directory, settings: &Settings) -> Vec<Finding> {
                     why: "every copy for it goes to the fallback address, or as an NDR to the NDR address"
                         .into(),
                     fix: format!(
-                        "fix the object or the setting, then test with: copyist resolve '{target}'"
+                        "copyist resolve '{target}', once the object or the setting is fixed"
                     ),
                 }),
                 Ok(Ok(expansion)) if !expansion.members_without_address.is_empty() => found.push(Finding {
@@ -347,7 +347,7 @@ async fn targets(directory: &Directory, settings: &Settings) -> Vec<Finding> {
     found
 }
 
-async fn relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
+async fn check_relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
     let relay = &settings.deliver.relay;
     let place = format!("relay {}", relay.name());
     let finding = |name, severity, seen: String, why: &str, fix: &str| Finding {
@@ -367,7 +367,7 @@ async fn relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
         Ok(report) => report,
         Err(error) => {
             let why = "reports stay queued";
-            let fix = "fix it, then test with: copyist check --online";
+            let fix = "copyist check --online, once it is fixed";
             return vec![finding(
                 "relay-unreachable",
                 Severity::Warning,
@@ -379,7 +379,7 @@ async fn relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
     };
     let mut found = Vec::new();
     if let Some(until) = expires {
-        found.extend(system::certificate(&place, until, SystemTime::now()));
+        found.extend(system::check_certificate(&place, until, SystemTime::now()));
     }
     if let Some(why) = tls_fault {
         found.push(finding(
@@ -408,7 +408,7 @@ async fn relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
             "enable DSN on the relay",
         ));
     }
-    found.extend(mailboxes(settings).await);
+    found.extend(check_mailboxes(settings).await);
     let limit = capabilities.size.filter(|limit| *limit > 0);
     for postfix in postfixes {
         let largest = copies::largest(postfix, settings);
@@ -428,7 +428,7 @@ async fn relay(postfixes: &[Postfix], settings: &Settings) -> Vec<Finding> {
 }
 
 /// Finds journal and NDR addresses in the settings that the relay rejects.
-async fn mailboxes(settings: &Settings) -> Vec<Finding> {
+async fn check_mailboxes(settings: &Settings) -> Vec<Finding> {
     let relay = &settings.deliver.relay;
     let mut found = Vec::new();
     for direction in Direction::ALL {

@@ -349,7 +349,7 @@ impl Postfix {
             return None;
         }
         let (host, port) = match listener.name.rsplit_once(':') {
-            Some((host, port)) => (Some(unbracketed(host)), port),
+            Some((host, port)) => (Some(strip_brackets(host)), port),
             None => (None, listener.name.as_str()),
         };
         Some((host.filter(|host| !host.is_empty()), port_number(port)?))
@@ -363,7 +363,7 @@ impl Postfix {
             Some((None, _)) => {
                 let mut all = self.values.list("inet_interfaces").peekable();
                 all.peek().is_some()
-                    && all.all(|one| one == "loopback-only" || is_loopback(unbracketed(one)))
+                    && all.all(|one| one == "loopback-only" || is_loopback(strip_brackets(one)))
             }
             None => false,
         }
@@ -384,7 +384,7 @@ impl Postfix {
                     || self
                         .values
                         .list("inet_interfaces")
-                        .any(|one| here(unbracketed(one)))
+                        .any(|one| here(strip_brackets(one)))
             }
         };
         port == own_port && heard
@@ -392,7 +392,7 @@ impl Postfix {
 }
 
 /// Removes the brackets of `[::1]`.
-pub(super) fn unbracketed(host: &str) -> &str {
+pub(super) fn strip_brackets(host: &str) -> &str {
     let inner = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));

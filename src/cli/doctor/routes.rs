@@ -120,7 +120,7 @@ pub(super) fn sources(postfix: &Postfix) -> impl Iterator<Item = &Service> {
 }
 
 /// Finds a milter that uses the default port.
-pub(super) fn port_by_default(settings: &Settings) -> Option<Finding> {
+pub(super) fn check_port_by_default(settings: &Settings) -> Option<Finding> {
     let listen = settings.milter_by_default()?.to_string();
     Some(Finding {
         name: "milter-port-default",
@@ -138,15 +138,15 @@ pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
     for listener in postfix.listeners() {
         let routes = by_smtp(postfix, listener, settings);
         found.extend(match check.role(listener) {
-            Role::Entrance => check.entrance(listener, &routes),
-            Role::Return => check.return_path(listener, &routes),
+            Role::Entrance => check.check_entrance(listener, &routes),
+            Role::Return => check.check_return_path(listener, &routes),
             Role::OfReports => None,
         });
         if routes.milter && !listener.values.get("smtpd_milter_maps").is_empty() {
             found.push(check.milter_maps(listener));
         }
     }
-    found.extend(sources(postfix).filter_map(|source| check.source(source)));
+    found.extend(sources(postfix).filter_map(|source| check.check_source(source)));
     found
 }
 
@@ -191,7 +191,7 @@ impl RouteCheck<'_> {
     }
 
     /// Incoming mail must pass Copyist once.
-    fn entrance(&self, listener: &Service, routes: &Routes) -> Option<Finding> {
+    fn check_entrance(&self, listener: &Service, routes: &Routes) -> Option<Finding> {
         let place = self.postfix.master(listener);
         if routes.milter && routes.filter.is_some() {
             return Some(self.twice(place, self.by_filter_only(listener, "smtpd_milters")));
@@ -237,7 +237,7 @@ impl RouteCheck<'_> {
     }
 
     /// Returned mail must not pass Copyist again.
-    fn return_path(&self, listener: &Service, routes: &Routes) -> Option<Finding> {
+    fn check_return_path(&self, listener: &Service, routes: &Routes) -> Option<Finding> {
         let place = self.postfix.master(listener);
         if let Some(parameter) = [
             ("smtpd_proxy_filter", routes.proxy),
@@ -262,7 +262,7 @@ impl RouteCheck<'_> {
     }
 
     /// Mail of local programs must pass Copyist, too.
-    fn source(&self, source: &Service) -> Option<Finding> {
+    fn check_source(&self, source: &Service) -> Option<Finding> {
         let routes = by_itself(self.postfix, source, self.settings);
         let cleanup = self.postfix.cleanup_of(source);
         if routes.milter && routes.filter.is_some() {
@@ -484,7 +484,7 @@ fn is_closed(listener: &Service) -> bool {
     let address = |network: &str| network.split('/').next().unwrap_or_default().to_owned();
     let here = |network: &str| {
         let address = address(network);
-        is_loopback(super::postfix::unbracketed(&address)) || address == "127.0.0.0"
+        is_loopback(super::postfix::strip_brackets(&address)) || address == "127.0.0.0"
     };
     only_networks("smtpd_client_restrictions") && listener.values.list("mynetworks").all(here)
 }

@@ -30,11 +30,11 @@ pub(super) fn findings(system: &System, settings: &Settings) -> Vec<Finding> {
     let unit = system.unit.as_ref();
     let files = system.files.iter();
     let mut found: Vec<Finding> = files
-        .filter_map(|file| hidden(file, unit).or_else(|| closed(file, user?)))
+        .filter_map(|file| check_hidden(file, unit).or_else(|| check_closed(file, user?)))
         .collect();
     if let Some(unit) = unit {
-        found.extend(state_dir(unit, user, &settings.state_dir));
-        found.extend(sockets(unit, settings));
+        found.extend(check_state_dir(unit, user, &settings.state_dir));
+        found.extend(check_sockets(unit, settings));
     }
     found
 }
@@ -71,7 +71,7 @@ fn finding(file: &ServiceFile, seen: String, fix: String) -> Finding {
     }
 }
 
-fn hidden(file: &ServiceFile, unit: Option<&Unit>) -> Option<Finding> {
+fn check_hidden(file: &ServiceFile, unit: Option<&Unit>) -> Option<Finding> {
     let by = unit?.hides(&file.path)?;
     let name = file.path.file_name()?.to_string_lossy();
     let fix = match file.key.as_str() {
@@ -82,7 +82,7 @@ fn hidden(file: &ServiceFile, unit: Option<&Unit>) -> Option<Finding> {
     Some(finding(file, seen, fix))
 }
 
-fn closed(file: &ServiceFile, user: &Account) -> Option<Finding> {
+fn check_closed(file: &ServiceFile, user: &Account) -> Option<Finding> {
     let step = barred(&file.way, user, file.is_readable)?;
     let (name, path) = (&user.name, step.path.display());
     let seen = format!(
@@ -108,7 +108,7 @@ fn let_write(dir: &Path) -> String {
     )
 }
 
-fn state_dir(unit: &Unit, user: Option<&Account>, dir: &Path) -> Option<Finding> {
+fn check_state_dir(unit: &Unit, user: Option<&Account>, dir: &Path) -> Option<Finding> {
     let (name, group) = user.map_or(("root", "root"), |user| (&user.name, &user.group));
     let (by, fix) = match unit.hides(dir) {
         Some(by) => (by, "state_dir = \"/var/lib/copyist\"".to_owned()),
@@ -128,7 +128,7 @@ fn state_dir(unit: &Unit, user: Option<&Account>, dir: &Path) -> Option<Finding>
     })
 }
 
-fn sockets(unit: &Unit, settings: &Settings) -> Vec<Finding> {
+fn check_sockets(unit: &Unit, settings: &Settings) -> Vec<Finding> {
     let dirs = settings.hook.milter.iter().filter_map(|one| match one {
         Listen::Unix(path) => Some((one, path.parent()?)),
         Listen::Inet(_) => None,
@@ -188,7 +188,7 @@ mod tests {
                 way: vec![step("/", 0o755), step("/e", dir), step("/e/p", mode)],
                 is_readable,
             };
-            closed(&file, &user).map(|finding| finding.fix)
+            check_closed(&file, &user).map(|finding| finding.fix)
         };
         assert_eq!(fix(0o755, 0o644, None), None);
         assert_eq!(fix(0o755, 0o640, Some(true)), None, "by an access list");
@@ -203,7 +203,7 @@ mod tests {
             way: vec![step("/", 0o755), of_others],
             is_readable: None,
         };
-        let fix_of_others = closed(&file, &user).expect("closed").fix;
+        let fix_of_others = check_closed(&file, &user).expect("closed").fix;
         assert_eq!(fix_of_others, "setfacl -m u:copyist:r /e/p");
         let dir = Some("chgrp journal /e && chmod g+x /e".to_owned());
         assert_eq!(fix(0o700, 0o644, Some(false)), dir);

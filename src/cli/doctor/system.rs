@@ -115,24 +115,22 @@ pub(super) fn findings(system: &System, settings: &Settings) -> Vec<Finding> {
             .as_ref()
             .map(|error| state_dir(error, settings)),
     );
-    found.extend(volatile(system, settings));
-    found.extend(room(system, settings));
-    found.extend(clock(system));
-    found.extend(config_mode(system));
+    found.extend(check_volatile(system, settings));
+    found.extend(check_room(system, settings));
+    found.extend(check_clock(system));
+    found.extend(check_config_mode(system));
     let all = system.certificates.iter();
-    found.extend(
-        all.filter_map(|(file, until)| {
-            certificate(&file.display().to_string(), *until, system.now)
-        }),
-    );
-    found.extend(not_running(system, settings));
+    found.extend(all.filter_map(|(file, until)| {
+        check_certificate(&file.display().to_string(), *until, system.now)
+    }));
+    found.extend(check_not_running(system, settings));
     found.extend(
         system
             .other_listeners
             .iter()
             .map(|other| taken(other, settings)),
     );
-    found.extend(system.sockets.iter().filter_map(unreachable_socket));
+    found.extend(system.sockets.iter().filter_map(check_unreachable_socket));
     found
 }
 
@@ -160,7 +158,7 @@ fn state_dir(error: &StateDirError, settings: &Settings) -> Finding {
     }
 }
 
-fn volatile(system: &System, settings: &Settings) -> Option<Finding> {
+fn check_volatile(system: &System, settings: &Settings) -> Option<Finding> {
     let kind = system.volatile?;
     let dir = settings.state_dir.display();
     Some(Finding {
@@ -173,7 +171,7 @@ fn volatile(system: &System, settings: &Settings) -> Option<Finding> {
     })
 }
 
-fn room(system: &System, settings: &Settings) -> Vec<Finding> {
+fn check_room(system: &System, settings: &Settings) -> Vec<Finding> {
     let spool = &settings.spool;
     let dir = settings.state_dir.display();
     let kinds = [
@@ -217,7 +215,7 @@ fn room(system: &System, settings: &Settings) -> Vec<Finding> {
     found
 }
 
-fn clock(system: &System) -> Option<Finding> {
+fn check_clock(system: &System) -> Option<Finding> {
     (system.clock_is_right == Some(false)).then(|| Finding {
         name: "clock-unsynchronized",
         severity: Severity::Warning,
@@ -228,7 +226,7 @@ fn clock(system: &System) -> Option<Finding> {
     })
 }
 
-fn config_mode(system: &System) -> Option<Finding> {
+fn check_config_mode(system: &System) -> Option<Finding> {
     let mode = system.config_mode?;
     let file = system.config.display();
     (mode & 0o002 != 0).then(|| Finding {
@@ -242,7 +240,11 @@ fn config_mode(system: &System) -> Option<Finding> {
 }
 
 /// Finds a certificate that has expired or expires soon.
-pub(super) fn certificate(place: &str, until: SystemTime, now: SystemTime) -> Option<Finding> {
+pub(super) fn check_certificate(
+    place: &str,
+    until: SystemTime,
+    now: SystemTime,
+) -> Option<Finding> {
     let left = until.duration_since(now).ok();
     let (name, severity, seen, why) = match left {
         None => (
@@ -273,7 +275,7 @@ pub(super) fn certificate(place: &str, until: SystemTime, now: SystemTime) -> Op
 }
 
 /// Finds addresses without a listener; Unix sockets are checked as files.
-fn not_running(system: &System, settings: &Settings) -> Option<Finding> {
+fn check_not_running(system: &System, settings: &Settings) -> Option<Finding> {
     let ports = system.ports.as_ref()?;
     let milters = settings
         .hook
@@ -336,7 +338,7 @@ fn taken(other: &OtherListener, settings: &Settings) -> Finding {
     }
 }
 
-fn unreachable_socket(socket: &Socket) -> Option<Finding> {
+fn check_unreachable_socket(socket: &Socket) -> Option<Finding> {
     let Socket { path, way, user } = socket;
     let last = way.len().checked_sub(1)?;
     let mut steps = way.iter().enumerate();
@@ -383,7 +385,7 @@ mod tests {
     #[test]
     fn a_certificate_is_reported_three_weeks_before_expiry() {
         let now = SystemTime::UNIX_EPOCH + 1000 * DAY;
-        let name = |until| certificate("x", until, now).map(|finding| finding.name);
+        let name = |until| check_certificate("x", until, now).map(|finding| finding.name);
         assert_eq!(name(now + 22 * DAY), None);
         assert_eq!(name(now + 20 * DAY), Some("certificate-expires"));
         assert_eq!(name(now - DAY), Some("certificate-expired"));
@@ -397,7 +399,7 @@ mod tests {
             gid: 60,
             group: "copyist".into(),
         };
-        let found = unreachable_socket(&Socket {
+        let found = check_unreachable_socket(&Socket {
             path: "/r/m".into(),
             way: vec![step("/", 0o755), step("/r", dir), step("/r/m", mode)],
             user: Account {

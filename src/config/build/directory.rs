@@ -65,7 +65,7 @@ impl Build<'_> {
         const KEY: &str = "directory.address_attributes";
         let words = &self.raw.directory.address_attributes;
         if words.0.is_empty() {
-            return Err(self.missing(KEY, KEY, "people are found by their addresses"));
+            return Err(self.report_missing(KEY, KEY, "people are found by their addresses"));
         }
         self.each(KEY, words, parse::attribute)
     }
@@ -113,7 +113,7 @@ impl Build<'_> {
         let timeout = self.parsed("directory.timeout", &raw.timeout, parse::nonzero_duration);
         let base = raw.base.clone().ok_or_else(|| {
             let why = "searches need a base";
-            self.missing("directory.base", "directory", why)
+            self.report_missing("directory.base", "directory", why)
         });
         let canary = self.optional("directory.canary", &raw.canary, parse::address);
         let bind = bind?.map(|(dn, password)| Bind { dn, password });
@@ -146,7 +146,7 @@ impl Build<'_> {
         };
         Err(self
             .problems
-            .invalid_with(KEY, Some("true"), why, Some(remedy.into())))
+            .report_invalid_with(KEY, Some("true"), why, Some(remedy.into())))
     }
 
     fn ldap_urls(&mut self) -> Result<Vec<String>, ErrorReported> {
@@ -154,14 +154,14 @@ impl Build<'_> {
         let raw = &self.raw.directory;
         if raw.urls.0.is_empty() {
             let why = "Copyist looks people up on LDAP servers or in a file (ldif:FILE)";
-            return Err(self.missing(KEY, "directory", why));
+            return Err(self.report_missing(KEY, "directory", why));
         }
         let urls = self.each(KEY, &raw.urls, |text| match ldif_file(text) {
             Some(_) => Err("must be the only URL: a file cannot be combined with servers"),
             None => parse::ldap_url(text),
         })?;
         if raw.starttls && urls.iter().any(|url| url.starts_with("ldaps:")) {
-            return Err(self.problems.invalid_with(
+            return Err(self.problems.report_invalid_with(
                 "directory.starttls",
                 Some("true"),
                 "conflicts with an ldaps:// URL, which uses TLS from the start",

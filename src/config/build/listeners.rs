@@ -6,7 +6,7 @@ use std::path::Path;
 use super::smtp::{self, SMTP};
 use super::{Build, join, non_empty};
 use crate::config::keys::{header_of, without_index};
-use crate::config::problem::{ErrorReported, quoted};
+use crate::config::problem::{ErrorReported, quote};
 use crate::config::raw::StringList;
 use crate::config::{accounts, files, parse};
 use crate::hook::{Access, Clients, Limits, Listen, Socket};
@@ -113,7 +113,7 @@ impl Build<'_> {
         let sides = self.milter_sides();
         let one_sided = raw.hook.milter.inbound.0.len() + raw.hook.milter.outbound.0.len();
         let milter = if raw.hook.milter.listen.0.is_empty() && one_sided == 0 && no_smtp {
-            Err(self.missing(MILTER, MILTER, "no MTA can connect"))
+            Err(self.report_missing(MILTER, MILTER, "no MTA can connect"))
         } else {
             self.each(MILTER, &raw.hook.milter.listen, str::parse::<Listen>)
         };
@@ -157,9 +157,9 @@ impl Build<'_> {
         let mut taken: Vec<(String, Listen, String)> = Vec::new();
         for (key, listen, written) in milters.chain(others) {
             if let Some((by, _, other)) = taken.iter().find(|(_, by, _)| collide(by, &listen)) {
-                return Err(self.problems.invalid_with(
+                return Err(self.problems.report_invalid_with(
                     &key,
-                    Some(&quoted(&written)),
+                    Some(&quote(&written)),
                     format!("is already used by \"{other}\" in {}", without_index(by)),
                     Some("choose another port or path".into()),
                 ));
@@ -186,9 +186,9 @@ impl Build<'_> {
             IpAddr::V4(_) => "192.0.2.0/24",
             IpAddr::V6(_) => "2001:db8::/32",
         };
-        Err(self.problems.invalid_with(
+        Err(self.problems.report_invalid_with(
             key,
-            Some(&quoted(&seen.to_string())),
+            Some(&quote(&seen.to_string())),
             format!("is reachable from other machines, but {table}.allow_clients lists none"),
             Some(format!(
                 "set, for example, allow_clients = [\"127.0.0.0/8\", \"{network}\"] in {}, or listen on a loopback address",
@@ -208,7 +208,9 @@ impl Build<'_> {
         let mode = self.parsed(MODE, &raw.socket_mode, parse::mode)?;
         if mode & 0o002 != 0 && users.0.is_empty() {
             let problem = "lets every local user submit mail, and allow_users is empty";
-            return Err(self.problems.invalid(MODE, &raw.socket_mode, problem));
+            return Err(self
+                .problems
+                .report_invalid(MODE, &raw.socket_mode, problem));
         }
         Ok(Socket {
             mode,

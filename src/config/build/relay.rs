@@ -62,7 +62,7 @@ impl Build<'_> {
         let host = match self.optional("relay.host", &raw.host, parse::host_and_port) {
             Ok(None) => {
                 let why = "journal copies need a relay";
-                Err(self.missing("relay.host", "relay", why))
+                Err(self.report_missing("relay.host", "relay", why))
             }
             Ok(Some(host)) => Ok(host),
             Err(reported) => Err(reported),
@@ -100,7 +100,7 @@ impl Build<'_> {
         let (first, max) = (first?, max?);
         if first > max {
             let problem = format!("is longer than delivery.retry.max ({:?})", raw.max);
-            return Err(self.problems.invalid(FIRST, &raw.first, problem));
+            return Err(self.problems.report_invalid(FIRST, &raw.first, problem));
         }
         Ok(deliver::Retry { first, max })
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{Build, non_empty};
 use crate::config::keys::join;
-use crate::config::problem::{ErrorReported, quoted};
+use crate::config::problem::{ErrorReported, quote};
 use crate::config::raw::{self, SmtpDirection, SmtpTls};
 use crate::config::{files, parse};
 use crate::hook::{Clients, DoorTls, Mode, NextHop, SmtpDoor};
@@ -32,7 +32,9 @@ impl Build<'_> {
                         .map_err(|_| "is not ADDRESS:PORT with an IP address")
                 };
                 let address = self.optional(&key, &raw.listen, parse)?;
-                address.ok_or_else(|| self.missing(&key, &table, "the listener needs an address"))
+                address.ok_or_else(|| {
+                    self.report_missing(&key, &table, "the listener needs an address")
+                })
             })
             .collect();
         addresses.into_iter().collect()
@@ -67,7 +69,7 @@ impl Build<'_> {
         let key = join(&table, "listen");
         self.check_access_list(&key, listen, listen, &clients)?;
         if raw.proxy_protocol && raw.allow_xclient.0.is_empty() {
-            return Err(self.problems.invalid_with(
+            return Err(self.problems.report_invalid_with(
                 &join(&table, "proxy_protocol"),
                 Some("true"),
                 "needs a proxy: allow_xclient is empty",
@@ -107,7 +109,7 @@ impl Build<'_> {
         let server = match self.optional(&key, &raw.next_hop, parse::host_and_port) {
             Ok(None) => {
                 let why = "messages need a next hop";
-                Err(self.missing(&key, table, why))
+                Err(self.report_missing(&key, table, why))
             }
             Ok(Some(server)) => Ok(server),
             Err(reported) => Err(reported),
@@ -132,9 +134,9 @@ impl Build<'_> {
             .iter()
             .position(|address| leads_to(&host, port, *address));
         if let Some(own) = own {
-            return Err(self.problems.invalid_with(
+            return Err(self.problems.report_invalid_with(
                 &key,
-                non_empty(&raw.next_hop).map(quoted).as_deref(),
+                non_empty(&raw.next_hop).map(quote).as_deref(),
                 format!(
                     "is the listener {} itself: messages would loop",
                     self::table(own)
@@ -165,9 +167,9 @@ impl Build<'_> {
                 .find_map(|(key, file)| Some((key, file?)))
             {
                 // The administrator expects encryption here.
-                Some((key, file)) => Err(self.problems.invalid_with(
+                Some((key, file)) => Err(self.problems.report_invalid_with(
                     &key,
-                    Some(&quoted(file)),
+                    Some(&quote(file)),
                     "is not used: tls is \"none\"",
                     Some("set tls = \"starttls\", or remove it".into()),
                 )),
@@ -177,7 +179,7 @@ impl Build<'_> {
         let near = join(table, "tls");
         let mut needed = |(key, file): &(String, Option<&_>), why: &str| match file {
             Some(file) => Ok(str::to_owned(file)),
-            None => Err(self.missing(key, &near, why)),
+            None => Err(self.report_missing(key, &near, why)),
         };
         let cert_file = needed(&cert, "TLS needs a certificate");
         let key_file = needed(&key, "a certificate needs its key");

@@ -3,7 +3,7 @@
 use super::{Build, non_empty};
 use crate::config::files;
 use crate::config::keys::join;
-use crate::config::problem::{ErrorReported, quoted};
+use crate::config::problem::{ErrorReported, quote};
 use crate::config::{parse, raw};
 use crate::policy::Direction;
 use crate::text::{DirectionTexts, Disclaimer, DisclaimerError, Settings};
@@ -97,16 +97,20 @@ impl Build<'_> {
                 )
             }
             (None, None) if raw.once => {
-                return Err(self.missing(&join(key, "text"), &join(key, "once"), "no text is set"));
+                return Err(self.report_missing(
+                    &join(key, "text"),
+                    &join(key, "once"),
+                    "no text is set",
+                ));
             }
             (None, None) => return Ok(None),
         };
         let (key, seen) = at;
         made.map(Some).map_err(|error| match error {
-            DisclaimerError::Empty => self.problems.invalid(key, seen, error),
+            DisclaimerError::Empty => self.problems.report_invalid(key, seen, error),
             error => self
                 .problems
-                .invalid_with(key, Some(&quoted(seen)), error, None),
+                .report_invalid_with(key, Some(&quote(seen)), error, None),
         })
     }
 
@@ -148,9 +152,9 @@ impl Build<'_> {
     }
 
     fn both(&mut self, key: &str, seen: &str, problem: String) -> ErrorReported {
-        self.problems.invalid_with(
+        self.problems.report_invalid_with(
             key,
-            Some(&quoted(seen)),
+            Some(&quote(seen)),
             problem,
             Some("remove one of the two".into()),
         )

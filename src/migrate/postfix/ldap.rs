@@ -48,11 +48,11 @@ pub const PARAMETERS: [&str; 24] = [
 impl LdapTable {
     /// Reads the file that defines a table. The password is discarded at once.
     pub fn read(described_in: &str, text: &str) -> LdapTable {
-        LdapTable::of(described_in, parameters(text))
+        LdapTable::new(described_in, parameters(text))
     }
 
     /// Creates a table from these parameters.
-    pub fn of(described_in: &str, given: impl IntoIterator<Item = (String, String)>) -> LdapTable {
+    pub fn new(described_in: &str, given: impl IntoIterator<Item = (String, String)>) -> LdapTable {
         let mut parameters: BTreeMap<String, String> = given.into_iter().collect();
         let password = parameters.remove("bind_pw");
         LdapTable {

@@ -39,11 +39,11 @@ pub enum Origin<'a> {
 /// assert_eq!(listed[1].kind, "hash");
 /// ```
 pub fn maps(value: &str) -> Vec<Map> {
-    words(value).into_iter().map(Map::of).collect()
+    words(value).into_iter().map(Map::parse).collect()
 }
 
 impl Map {
-    fn of(written: &str) -> Map {
+    fn parse(written: &str) -> Map {
         let direct = ["proxy:", "proxywrite:"]
             .iter()
             .find_map(|proxy| written.strip_prefix(proxy))

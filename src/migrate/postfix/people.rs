@@ -162,11 +162,7 @@ impl People {
         line(&mut text, name.trim(), value.trim());
         for (address, person) in &self.people {
             text.push('\n');
-            line(
-                &mut text,
-                "dn",
-                &format!("mail={},{base}", escaped(address)),
-            );
+            line(&mut text, "dn", &format!("mail={},{base}", escape(address)));
             line(&mut text, "objectClass", "inetOrgPerson");
             line(&mut text, "objectClass", "copyistJournaledObject");
             line(&mut text, "mail", address);
@@ -209,7 +205,7 @@ fn line(text: &mut String, name: &str, value: &str) {
 }
 
 /// Escapes a value in a DN (RFC 4514 section 2.4).
-fn escaped(value: &str) -> String {
+fn escape(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len());
     for (at, c) in value.char_indices() {
         let at_edge = at == 0 && (c == ' ' || c == '#') || at + 1 == value.len() && c == ' ';

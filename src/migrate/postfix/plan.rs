@@ -28,7 +28,7 @@ const INTERNAL: usize = 2;
 
 impl<'a> Plan<'a> {
     /// Builds the plan for this Postfix.
-    pub(super) fn of(postfix: &Postfix, site: &'a Site) -> Plan<'a> {
+    pub(super) fn new(postfix: &Postfix, site: &'a Site) -> Plan<'a> {
         let mut plan = Plan {
             site,
             journal: Default::default(),
@@ -87,7 +87,7 @@ impl<'a> Plan<'a> {
             match Address::parse(written) {
                 Ok(address) => {
                     for journal in &mut self.journal {
-                        journal.push(sourced(address.to_string(), format!("From {name}.")));
+                        journal.push(with_source(address.to_string(), format!("From {name}.")));
                     }
                 }
                 Err(error) => self.odd.push(format!(
@@ -110,7 +110,7 @@ impl<'a> Plan<'a> {
                 attributes.extend(
                     ldap.journal_attributes()
                         .into_iter()
-                        .map(|name| sourced(name, from.clone())),
+                        .map(|name| with_source(name, from.clone())),
                 );
             }
             Content::Entries(entries) => {
@@ -144,7 +144,7 @@ impl<'a> Plan<'a> {
             for target in common {
                 for direction in [into, INTERNAL] {
                     let from = format!("From entries for all {who} of the domains.");
-                    self.journal[direction].push(sourced(target.clone(), from));
+                    self.journal[direction].push(with_source(target.clone(), from));
                 }
             }
             for entry in single {
@@ -181,7 +181,7 @@ impl<'a> Plan<'a> {
 
     /// Returns the sections of the directions.
     pub(super) fn sections(&self) -> [(Direction, DirectionDraft); 3] {
-        let named = |attribute| sourced(attribute, "Set on the people in the text tables.");
+        let named = |attribute| with_source(attribute, "Set on the people in the text tables.");
         let (is_recipient, is_sender) = self.sides_of_people();
         let recipients = is_recipient.then(|| named(RECIPIENT_ATTRIBUTE));
         let senders = is_sender.then(|| named(SENDER_ATTRIBUTE));
@@ -227,7 +227,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-fn sourced(value: impl Into<String>, from: impl Into<String>) -> Sourced {
+fn with_source(value: impl Into<String>, from: impl Into<String>) -> Sourced {
     Sourced {
         value: value.into(),
         from: from.into(),

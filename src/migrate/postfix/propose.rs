@@ -22,7 +22,7 @@ pub struct PostfixProposal {
 /// Proposes a configuration that replaces Postfix's BCC parameters.
 pub fn propose(postfix: &Postfix, site: &Site) -> PostfixProposal {
     let (site, known, tables) = postfix.site(site);
-    let plan = Plan::of(postfix, &site);
+    let plan = Plan::new(postfix, &site);
     let mut draft = Draft::default();
     head(&mut draft, postfix, &plan);
     draft.organization(&site, known);
@@ -104,12 +104,12 @@ fn networks(draft: &mut Draft, postfix: &Postfix) {
     };
     let (sound, odd): (Vec<&str>, Vec<&str>) = map::words(written)
         .into_iter()
-        .partition(|word| parse::network(&unbracketed(word)).is_ok());
+        .partition(|word| parse::network(&strip_brackets(word)).is_ok());
     if !sound.is_empty() {
         draft.comment(
             "From mynetworks: clients that send as the organization without authenticating.",
         );
-        let networks: Vec<String> = sound.into_iter().map(unbracketed).collect();
+        let networks: Vec<String> = sound.into_iter().map(strip_brackets).collect();
         draft.set("trusted_networks", networks);
     }
     for word in odd {
@@ -118,7 +118,7 @@ fn networks(draft: &mut Draft, postfix: &Postfix) {
 }
 
 /// Removes the brackets of `[::1]/128`, as Postfix writes `::1/128`.
-fn unbracketed(network: &str) -> String {
+fn strip_brackets(network: &str) -> String {
     network.replacen('[', "", 1).replacen(']', "", 1)
 }
 

@@ -10,7 +10,7 @@ use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
 pub(super) fn text(bytes: &[u8]) -> Result<String, &'static str> {
     let (encoding, mark) = match Encoding::for_bom(bytes) {
         Some(marked) => marked,
-        None => (unmarked(bytes), 0),
+        None => (detect_encoding(bytes), 0),
     };
     let rest = bytes.get(mark..).unwrap_or_default();
     encoding
@@ -19,7 +19,7 @@ pub(super) fn text(bytes: &[u8]) -> Result<String, &'static str> {
         .ok_or(encoding.name())
 }
 
-fn unmarked(bytes: &[u8]) -> &'static Encoding {
+fn detect_encoding(bytes: &[u8]) -> &'static Encoding {
     // The first character of every exported key is ASCII, so in UTF-16 one of its two bytes is
     // zero.
     match bytes {

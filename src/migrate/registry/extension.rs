@@ -5,7 +5,7 @@
 use super::file::{Entry, RegistryProblem};
 use super::property;
 use super::value::Data;
-use crate::config::problem::quoted;
+use crate::config::problem::quote;
 use crate::directory::Target;
 use crate::text::Disclaimer;
 
@@ -162,7 +162,7 @@ impl Value<'_> {
                 Ok(target) if !is_x400(&target) => Ok(self.parsed(target)),
                 _ => {
                     let problem = "is neither an SMTP address nor the X.500 address of an object";
-                    Err(self.invalid(&quoted(text), problem.into(), EXAMPLE))
+                    Err(self.invalid(&quote(text), problem.into(), EXAMPLE))
                 }
             }
         };
@@ -179,7 +179,7 @@ impl Value<'_> {
                     self.invalid(&format!("{tag:#010x}"), problem, &remedy)
                 }),
             Data::Text(text) => Err(self.invalid(
-                &quoted(text),
+                &quote(text),
                 "is a string where a number (REG_DWORD) is expected".into(),
                 "for example: dword:80360000",
             )),
@@ -199,7 +199,7 @@ impl Value<'_> {
         }
         match Disclaimer::from_rtf(text.as_bytes(), false) {
             Ok(_) => Ok(Some(self.parsed(text))),
-            Err(error) => Err(self.invalid(&quoted(&text), error.to_string(), EXAMPLE)),
+            Err(error) => Err(self.invalid(&quote(&text), error.to_string(), EXAMPLE)),
         }
     }
 }

@@ -10,7 +10,7 @@
 //! delete registry subkeys and values by using a .reg file").
 
 use super::value::{self, Data, Form};
-use crate::config::problem::quoted;
+use crate::config::problem::quote;
 
 /// A key of the file.
 #[derive(Debug, Clone, PartialEq)]
@@ -172,7 +172,7 @@ fn entry(number: usize, lines: &mut Lines<'_>, form: Form) -> Result<Entry, Regi
             Some(Data::Text(text))
         }
         None => {
-            let data = lines.continued(data);
+            let data = lines.read_continued(data);
             let data = data.split(';').next().unwrap_or_default().trim();
             match data {
                 "-" => None,
@@ -229,7 +229,7 @@ fn invalid(line: usize, value: &str, text: impl Into<String>, remedy: &str) -> R
     RegistryProblem {
         line: Some(line),
         name: None,
-        value: Some(quoted(value)),
+        value: Some(quote(value)),
         text: text.into(),
         remedy: Some(remedy.to_owned()),
     }
@@ -288,7 +288,7 @@ impl<'a> Lines<'a> {
     }
 
     /// Reads data that begins in the current line, with its continuation lines.
-    fn continued(&mut self, begin: &str) -> String {
+    fn read_continued(&mut self, begin: &str) -> String {
         let mut whole = String::new();
         let mut line = begin.trim_end();
         while let Some(part) = line.strip_suffix('\\') {

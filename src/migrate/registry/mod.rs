@@ -217,17 +217,17 @@ fn with_domain(site: &Site, extension: &Extension) -> Site {
 }
 
 fn section(direction: Direction, side: &Side, site: &Site) -> DirectionDraft {
-    let text = |found: &Parsed<String>| sourced(found.value.clone(), found);
+    let text = |found: &Parsed<String>| with_source(found.value.clone(), found);
     let mut section = DirectionDraft {
         journal: side
             .journal
             .iter()
-            .map(|found| sourced(plain(&found.value), found))
+            .map(|found| with_source(plain(&found.value), found))
             .collect(),
         attributes: side
             .attribute
             .iter()
-            .map(|found| sourced(found.value.to_owned(), found))
+            .map(|found| with_source(found.value.to_owned(), found))
             .collect(),
         prepend: side.prepend.as_ref().map(text),
         append: side.append.as_ref().map(text),
@@ -289,7 +289,7 @@ fn plain(target: &Target) -> String {
     }
 }
 
-fn sourced<T>(value: String, found: &Parsed<T>) -> Sourced {
+fn with_source<T>(value: String, found: &Parsed<T>) -> Sourced {
     Sourced {
         value,
         from: from(found),

@@ -68,9 +68,9 @@ pub(super) fn data(text: &str, form: Form) -> Result<Data, &'static str> {
     };
     let bytes = self::bytes(bytes).ok_or("is not hex data: two-digit bytes separated by commas")?;
     match kind {
-        REG_SZ | REG_EXPAND_SZ => Ok(Data::Text(decoded(&bytes, form)?)),
+        REG_SZ | REG_EXPAND_SZ => Ok(Data::Text(decode(&bytes, form)?)),
         REG_MULTI_SZ => {
-            let all = decoded(&bytes, form)?;
+            let all = decode(&bytes, form)?;
             let texts = all.split('\0').filter(|text| !text.is_empty());
             Ok(Data::Texts(texts.map(str::to_owned).collect()))
         }
@@ -101,7 +101,7 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Decodes a string, without trailing zeros.
-fn decoded(bytes: &[u8], form: Form) -> Result<String, &'static str> {
+fn decode(bytes: &[u8], form: Form) -> Result<String, &'static str> {
     let encoding = match form {
         Form::Version5 => UTF_16LE,
         Form::Regedit4 => WINDOWS_1252,

@@ -1,5 +1,5 @@
-//! What the journal attributes of the whole directory lead to: values without a mailbox, mailboxes
-//! that the relay rejects, people without an address.
+//! Journal attributes of the whole directory: unresolved values, addresses that the relay rejects, and
+//! people without an address.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,17 +16,17 @@ use crate::mail::Address;
 use crate::policy::Direction;
 use crate::survey::{Coverage, Summary};
 
-/// Time for reading the whole directory.
+/// The timeout for scanning the whole directory.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Journal addresses that the relay is asked about.
+/// The most journal addresses tested with the relay.
 const MOST_ASKED: usize = 50;
 
-/// What the directory says of everybody.
-struct Everybody {
+/// The result of scanning the directory.
+struct DirectoryScan {
     summary: Summary,
-    /// The first value that leads nowhere.
-    lost: Option<String>,
+    /// The first value that does not resolve.
+    unresolved: Option<String>,
     journal_addresses: BTreeSet<Address>,
 }
 
@@ -36,39 +36,39 @@ pub(super) async fn findings(
     postfixes: &[Postfix],
     settings: &Settings,
 ) -> Vec<Finding> {
-    let everybody = match timeout(PATIENCE, read(directory, settings)).await {
-        Ok(Some(everybody)) => everybody,
+    let scan = match timeout(PATIENCE, read(directory, settings)).await {
+        Ok(Some(scan)) => scan,
         Ok(None) | Err(_) => return Vec::new(),
     };
-    let mut found: Vec<Finding> = people(&everybody.summary, settings).into_iter().collect();
-    if let Some(lost) = everybody.lost {
+    let mut found: Vec<Finding> = check_people(&scan.summary, settings).into_iter().collect();
+    if let Some(unresolved) = scan.unresolved {
         found.push(Finding {
             name: "journal-value",
             severity: Severity::Error,
-            place: format!("directory, {} values", everybody.summary.values_without_target),
-            seen: lost,
-            why: "no copy can be delivered to it: copies go to the fallback, or as an NDR to the NDR address".into(),
-            fix: "correct the value; copyist coverage --problems lists all of them".into(),
+            place: format!("directory, {} values", scan.summary.values_without_target),
+            seen: unresolved,
+            why: "no copy can be delivered to it: copies go to the fallback address, or as NDRs to the NDR address".into(),
+            fix: "correct the value; copyist coverage --problems lists all such values".into(),
         });
     }
     for postfix in postfixes {
         // Without the directory it is found for the addresses of the settings.
-        if copies::mailbox_size(postfix, copies::configured(settings)).is_none() {
-            found.extend(copies::mailbox_size(
+        if copies::check_mailbox_size(postfix, copies::configured_journals(settings)).is_none() {
+            found.extend(copies::check_mailbox_size(
                 postfix,
-                everybody.journal_addresses.iter(),
+                scan.journal_addresses.iter(),
             ));
         }
     }
-    found.extend(ndr(&everybody.journal_addresses, settings));
-    found.extend(rejected(&everybody.journal_addresses, settings).await);
+    found.extend(check_ndr(&scan.journal_addresses, settings));
+    found.extend(check_rejected(&scan.journal_addresses, settings).await);
     found
 }
 
-async fn read(directory: &Directory, settings: &Settings) -> Option<Everybody> {
+async fn read(directory: &Directory, settings: &Settings) -> Option<DirectoryScan> {
     let addresses = &settings.directory.address_attributes;
     let mut reading = Coverage::begin(directory, addresses, &settings.rules);
-    let mut lost = None;
+    let mut unresolved = None;
     let mut journal_addresses = BTreeSet::new();
     loop {
         let people = reading.next().await.ok()?;
@@ -76,8 +76,8 @@ async fn read(directory: &Directory, settings: &Settings) -> Option<Everybody> {
             break;
         }
         for value in people.into_iter().flat_map(|person| person.journal) {
-            if let (None, Some(problem)) = (&lost, value.problem) {
-                lost = Some(format!(
+            if let (None, Some(problem)) = (&unresolved, value.problem) {
+                unresolved = Some(format!(
                     "{} of {}: {problem}",
                     value.attribute, value.object
                 ));
@@ -85,28 +85,28 @@ async fn read(directory: &Directory, settings: &Settings) -> Option<Everybody> {
             journal_addresses.extend(value.targets);
         }
     }
-    Some(Everybody {
+    Some(DirectoryScan {
         summary: reading.end(None),
-        lost,
+        unresolved,
         journal_addresses,
     })
 }
 
-/// Without an object with an address nobody is found, and nothing is journaled by attribute.
-fn people(summary: &Summary, settings: &Settings) -> Option<Finding> {
+/// Finds a directory without addresses, in which nobody is found and nothing journaled by attribute.
+fn check_people(summary: &Summary, settings: &Settings) -> Option<Finding> {
     let names = settings.directory.address_attributes.join(", ");
     (summary.objects == 0).then(|| Finding {
         name: "people-missing",
         severity: Severity::Error,
         place: "directory".into(),
         seen: format!("no object below directory.base has {names}"),
-        why: "no sender and no recipient is found: their mail passes without a copy".into(),
-        fix: "correct directory.base or directory.address_attributes, or let the account read these attributes; copyist check --online tries them".into(),
+        why: "no sender or recipient is found: their mail passes without a copy".into(),
+        fix: "correct directory.base or directory.address_attributes, or allow the account to read these attributes; test with copyist check --online".into(),
     })
 }
 
-/// NDRs about reports to a mailbox that goes to this mailbox as well.
-fn ndr(journal_addresses: &BTreeSet<Address>, settings: &Settings) -> Vec<Finding> {
+/// Finds NDR addresses that are also journal addresses.
+fn check_ndr(journal_addresses: &BTreeSet<Address>, settings: &Settings) -> Vec<Finding> {
     let mut found = Vec::new();
     for direction in Direction::ALL {
         let ndr = settings.rules.of(direction).ndr.as_ref();
@@ -117,16 +117,19 @@ fn ndr(journal_addresses: &BTreeSet<Address>, settings: &Settings) -> Vec<Findin
             name: "ndr-to-journal",
             severity: Severity::Warning,
             place: format!("{direction}.journal_ndr"),
-            seen: format!("is {ndr}, to which journal attributes send reports, too"),
-            why: "when this mailbox takes no reports, it takes no NDRs about them either, and nobody reads them".into(),
-            fix: "name a mailbox of its own that somebody reads, such as journal_ndr = \"journal-ndr@example.com\"".into(),
+            seen: format!("is {ndr}, which is also a journal address"),
+            why: "if this mailbox rejects reports, it also rejects the NDRs about them".into(),
+            fix: "set a separate mailbox that is read, such as journal_ndr = \"journal-ndr@example.com\"".into(),
         });
     }
     found
 }
 
-/// The journal addresses that the relay rejects.
-async fn rejected(journal_addresses: &BTreeSet<Address>, settings: &Settings) -> Vec<Finding> {
+/// Finds journal addresses that the relay rejects.
+async fn check_rejected(
+    journal_addresses: &BTreeSet<Address>,
+    settings: &Settings,
+) -> Vec<Finding> {
     let relay = &settings.deliver.relay;
     let mut ndrs = Direction::ALL.into_iter();
     let Some(ndr) = ndrs.find_map(|direction| settings.rules.of(direction).ndr.as_ref()) else {
@@ -136,7 +139,7 @@ async fn rejected(journal_addresses: &BTreeSet<Address>, settings: &Settings) ->
     if asked.is_empty() {
         return Vec::new();
     }
-    // That the relay could not be asked is another finding.
+    // An unreachable relay is another finding.
     let refused = deliver::refusals(relay, ndr, &asked)
         .await
         .unwrap_or_default();
@@ -146,9 +149,9 @@ async fn rejected(journal_addresses: &BTreeSet<Address>, settings: &Settings) ->
             name: "relay-refuses",
             severity: Severity::Error,
             place: format!("relay {} {address}", relay.name()),
-            seen: format!("says {reply}"),
-            why: "reports to this address, which journal attributes name, cannot be delivered: they wait, or become NDRs and dead letters".into(),
-            fix: "correct the value (copyist coverage names who has it), or have the relay take mail from Copyist to this address".into(),
+            seen: format!("replies {reply}"),
+            why: "reports to this address, set in journal attributes, cannot be delivered: they stay queued, or become NDRs and dead letters".into(),
+            fix: "correct the value (copyist coverage lists its objects), or allow mail from Copyist to this address on the relay".into(),
         })
         .collect()
 }
