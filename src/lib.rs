@@ -20,6 +20,7 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | [`error`] | one line for an error and its sources |
 //! | [`secret`] | values that must not be shown: passwords and keys |
 //! | [`mail`] | the vocabulary: addresses, envelope, message bytes (in memory, or read piece by piece from where others stored them), replies. No clock |
 //! | [`smtp`] | RFC 5321 as state machines over bytes: lines, commands, data, answers, logins; and a small sink built on them |
@@ -49,6 +50,7 @@ pub mod config;
 pub mod daemon;
 pub mod deliver;
 pub mod directory;
+pub mod error;
 pub mod hook;
 pub mod identity;
 pub mod journal;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use copyist::config::{self, ConfigError, Settings};
 use copyist::deliver::Tls;
-use copyist::hook::{Clients, DoorTls, Mode, NextHop, SmtpDoor};
+use copyist::hook::{ClientNetworks, ListenerTls, Mode, NextHop, SmtpListener};
 use copyist::mail::Side;
 use copyist::smtp::BareLineBreaks;
 
@@ -213,8 +213,11 @@ fn the_cache_s_defaults_are_the_directory_s() {
 fn the_limits_defaults_are_the_hook_s() {
     let settings = load(SAMPLE).expect("the sample is sound");
     assert_eq!(settings.hook.limits, copyist::hook::Limits::default());
-    assert_eq!(settings.hook.access, copyist::hook::Access::default());
-    assert_eq!(settings.hook.socket, copyist::hook::Socket::default());
+    assert_eq!(settings.hook.access, copyist::hook::AccessList::default());
+    assert_eq!(
+        settings.hook.socket,
+        copyist::hook::UnixSocketSettings::default()
+    );
 }
 
 #[test]
@@ -400,8 +403,8 @@ fn everything_that_can_be_set_arrives() {
     assert!(!format!("{settings:?}").contains("geheim"));
     assert_eq!(settings.hook.milter.len(), 3);
     let hook = &settings.hook;
-    assert!(hook.access.clients.include([10, 1, 1, 1].into()));
-    assert!(!hook.access.clients.include([127, 0, 0, 1].into()));
+    assert!(hook.access.clients.contains([10, 1, 1, 1].into()));
+    assert!(!hook.access.clients.contains([127, 0, 0, 1].into()));
     assert_eq!(hook.access.users, [0, 102]);
     assert_eq!((hook.socket.mode, hook.socket.group), (0o600, Some(0)));
     assert_eq!(hook.limits.connections, 5);
@@ -420,7 +423,7 @@ fn everything_that_can_be_set_arrives() {
     let spool = &settings.spool;
     assert_eq!((spool.min_free, spool.min_free_inodes), (1 << 30, 0));
     assert!(settings.allow_remote_fs);
-    assert!(settings.admin.clients.include([192, 0, 2, 1].into()));
+    assert!(settings.admin.clients.contains([192, 0, 2, 1].into()));
     let rules = &settings.rules;
     assert_eq!(rules.outbound.format, copyist::policy::Format::Copy);
     assert_eq!(
@@ -478,7 +481,7 @@ fn smtp_listeners_have_the_defaults_that_stand_in_the_sample() {
     let [before, after] = hook.smtp.as_slice() else {
         panic!("two listeners: {:?}", hook.smtp);
     };
-    let expected = SmtpDoor {
+    let expected = SmtpListener {
         listen: "127.0.0.1:25".parse().expect("an address"),
         next_hop: NextHop {
             host: "mx.example.com".into(),
@@ -490,14 +493,14 @@ fn smtp_listeners_have_the_defaults_that_stand_in_the_sample() {
         },
         mode: Mode::BeforeQueue,
         side: None,
-        clients: Clients::default(),
-        speakers: Clients::default(),
+        clients: ClientNetworks::default(),
+        identity_forwarders: ClientNetworks::default(),
         proxy_protocol: false,
         bare_line_breaks: BareLineBreaks::Reject,
         tls: None,
     };
     assert_eq!(before, &expected);
-    let expected = SmtpDoor {
+    let expected = SmtpListener {
         listen: "[::1]:25".parse().expect("an address"),
         next_hop: NextHop {
             host: "2001:db8::1".into(),
@@ -556,8 +559,8 @@ fn everything_that_can_be_set_of_an_smtp_listener_arrives() {
         panic!("two listeners: {:?}", hook.smtp);
     };
     let network = |text: &str| text.parse().expect(text);
-    let proxy = Clients::new([network("10.0.0.1/32")]);
-    let expected = SmtpDoor {
+    let proxy = ClientNetworks::new([network("10.0.0.1/32")]);
+    let expected = SmtpListener {
         listen: "0.0.0.0:25".parse().expect("an address"),
         next_hop: NextHop {
             host: "192.0.2.9".into(),
@@ -569,11 +572,11 @@ fn everything_that_can_be_set_of_an_smtp_listener_arrives() {
         },
         mode: Mode::AfterQueue,
         side: Some(Side::External),
-        clients: Clients::new([network("192.0.2.0/24"), network("10.0.0.1/32")]),
-        speakers: proxy,
+        clients: ClientNetworks::new([network("192.0.2.0/24"), network("10.0.0.1/32")]),
+        identity_forwarders: proxy,
         proxy_protocol: true,
         bare_line_breaks: BareLineBreaks::Reject,
-        tls: Some(DoorTls {
+        tls: Some(ListenerTls {
             implicit: false,
             cert_file: at("mx.pem"),
             key_file: at("mx.key"),
@@ -584,7 +587,7 @@ fn everything_that_can_be_set_of_an_smtp_listener_arrives() {
     assert_eq!(outbound.bare_line_breaks, BareLineBreaks::Normalize);
     assert_eq!(
         outbound.tls,
-        Some(DoorTls {
+        Some(ListenerTls {
             implicit: true,
             ..expected.tls.expect("set above")
         })

@@ -156,7 +156,7 @@ fn only_clients_that_are_allowed_are_served_over_tcp() {
     let copyist = start(&lines);
     let mut stranger = connect(milter);
     assert!(!is_served(&mut stranger));
-    let line = copyist.wait_for_log(0, "a milter connection was closed");
+    let line = copyist.wait_for_log(0, "milter connection rejected");
     assert!(
         line.contains("127.0.0.1") && line.contains("hook.milter.allow_clients"),
         "{line}"

@@ -10,7 +10,9 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use copyist::directory::{CacheSettings, Directory, Inheritance, Settings, Source, TargetSettings};
-use copyist::hook::{self, Gate, Listen, Listener, Socket, serve_milter};
+use copyist::hook::{
+    self, AccessControl, ListenAddress, Listener, UnixSocketSettings, serve_milter,
+};
 use copyist::identity::{AddressRules, GuardedMailboxes, Identities, SharedGuard};
 use copyist::journal::{Composer, ItemId, Key, Settings as JournalSettings};
 use copyist::mail::{Address, Client, Enhanced, Envelope, Message, Recipient};
@@ -198,8 +200,8 @@ async fn an_unreadable_directory_defers() {
 
 /// What the milter door answers to RCPT with these bytes; `None`: it goes on.
 async fn rcpt(pipeline: Pipeline, path: &[u8]) -> Option<String> {
-    let listen: Listen = "inet:127.0.0.1:0".parse().expect("an address");
-    let listener = Listener::bind(&listen, Socket::default())
+    let listen: ListenAddress = "inet:127.0.0.1:0".parse().expect("an address");
+    let listener = Listener::bind(&listen, UnixSocketSettings::default())
         .await
         .expect("bound");
     let door = listener.local_addr().expect("TCP");
@@ -208,7 +210,7 @@ async fn rcpt(pipeline: Pipeline, path: &[u8]) -> Option<String> {
     let serving = tokio::spawn(serve_milter(
         listener,
         None,
-        Arc::new(Gate::new(&hook::Settings::default())),
+        Arc::new(AccessControl::new(&hook::Settings::default())),
         pipeline,
         sessions.clone(),
         stop.clone(),

@@ -747,7 +747,7 @@ fn a_connection_to_the_next_server_is_used_again_and_one_that_is_gone_replaced()
         site.door.address,
         b"MAIL FROM:<a@elsewhere.test>\r\nQUIT\r\n",
     );
-    assert!(said.contains("503 5.5.1 Say EHLO first"), "{said}");
+    assert!(said.contains("503 5.5.1 Send EHLO first"), "{said}");
     site.next.hang_up();
     assert_eq!(to_dan(&mut site.client(), "<new@corp.example>"), 250);
     assert_eq!(site.next.connections(), 2);

@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 use super::access::Peer;
-use crate::hook::{Clients, Crowd, Seat};
+use crate::hook::{ClientNetworks, ConnectionCounter, CountedConnection};
 
 /// The most connections at a time.
 const MOST: usize = 64;
@@ -43,13 +43,13 @@ const BREATH: Duration = Duration::from_millis(100);
 /// The admin listener with its access list.
 pub struct Listener {
     listener: TcpListener,
-    clients: Clients,
-    open: Arc<Crowd>,
+    clients: ClientNetworks,
+    open: Arc<ConnectionCounter>,
 }
 
 impl Listener {
     /// Creates a listener from a bound socket and its access list.
-    pub fn new(listener: TcpListener, clients: Clients) -> Listener {
+    pub fn new(listener: TcpListener, clients: ClientNetworks) -> Listener {
         let open = Arc::default();
         Listener {
             listener,
@@ -78,7 +78,7 @@ impl Listener {
         connections.wait().await;
     }
 
-    async fn accept(&self) -> (TcpStream, Peer, Seat) {
+    async fn accept(&self) -> (TcpStream, Peer, CountedConnection) {
         let mut is_logged = false;
         loop {
             let (stream, from) = match self.listener.accept().await {
@@ -89,7 +89,7 @@ impl Listener {
                     continue;
                 }
             };
-            let is_allowed = self.clients.include(from.ip());
+            let is_allowed = self.clients.contains(from.ip());
             match self.open.enter(Some(from.ip()), MOST, SHARE) {
                 Ok(seat) if is_allowed => return (stream, Peer(from.ip()), seat),
                 Err(_) if is_allowed && !is_logged => {
@@ -103,7 +103,12 @@ impl Listener {
     }
 }
 
-async fn serve(stream: TcpStream, seat: Seat, router: Router, shutdown: CancellationToken) {
+async fn serve(
+    stream: TcpStream,
+    seat: CountedConnection,
+    router: Router,
+    shutdown: CancellationToken,
+) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD);
     let router = TowerToHyperService::new(router);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::hook::Clients;
+use crate::hook::ClientNetworks;
 use crate::secret::Secret;
 
 /// Settings of the admin listener.
@@ -15,7 +15,7 @@ pub struct Settings {
     /// The listen address; `None` disables the listener.
     pub listen: Option<SocketAddr>,
     /// The access list.
-    pub clients: Clients,
+    pub clients: ClientNetworks,
     /// The token that the pages require.
     pub token: Option<Secret>,
 }

@@ -8,7 +8,7 @@ use super::{Failure, doctor, load, print_json, print_line};
 use crate::config::Settings;
 use crate::daemon;
 use crate::deliver::{self, ProbeReport, RelayError, RelaySettings};
-use crate::hook::{Mode, NextHop, SmtpDoor};
+use crate::hook::{Mode, NextHop, SmtpListener};
 use crate::identity::Identities;
 use crate::mail::Side;
 use crate::policy::Guard;
@@ -132,7 +132,7 @@ fn listeners(settings: &Settings) -> Vec<CheckResult> {
 }
 
 /// Describes an SMTP listener in one line.
-fn describe(door: &SmtpDoor) -> String {
+fn describe(door: &SmtpListener) -> String {
     let mode = match door.mode {
         Mode::BeforeQueue => "before the queue",
         Mode::AfterQueue => "after the queue",

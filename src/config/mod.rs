@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::admin::Origin;
-use crate::hook::Listen;
+use crate::hook::ListenAddress;
 use crate::{admin, deliver, directory, hook, journal, policy, spool, text};
 
 pub use keys::json_schema;
@@ -72,7 +72,7 @@ pub struct Settings {
 impl Settings {
     /// Returns the milter's default listener, `None` if `hook.milter.listen` is set. A later version
     /// changes the default: today's is also OpenDKIM's port.
-    pub fn milter_by_default(&self) -> Option<&Listen> {
+    pub fn milter_by_default(&self) -> Option<&ListenAddress> {
         let mut all = self.effective.settings.iter();
         let is_default =
             all.any(|one| one.key == "hook.milter.listen" && matches!(one.origin, Origin::Default));

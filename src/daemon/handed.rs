@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
 
-use crate::hook::{Listen, Listener};
+use crate::hook::{ListenAddress, Listener};
 
 /// What was handed over and not taken yet.
 #[derive(Debug, Default)]
@@ -79,13 +79,16 @@ impl Handed {
     }
 
     /// The one that a milter listener is for, if it is among them.
-    pub(super) fn milter(&mut self, listen: &Listen) -> io::Result<Option<Listener>> {
+    pub(super) fn milter(&mut self, listen: &ListenAddress) -> io::Result<Option<Listener>> {
         match listen {
-            Listen::Inet(address) => self.tcp(*address).map(Listener::handed_tcp).transpose(),
-            Listen::Unix(path) => {
+            ListenAddress::Inet(address) => self
+                .tcp(*address)
+                .map(Listener::from_systemd_tcp)
+                .transpose(),
+            ListenAddress::Unix(path) => {
                 let place = self.unix.iter().position(|(its, _)| its == path);
                 place
-                    .map(|place| Listener::handed_unix(self.unix.swap_remove(place).1))
+                    .map(|place| Listener::from_systemd_unix(self.unix.swap_remove(place).1))
                     .transpose()
             }
         }

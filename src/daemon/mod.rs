@@ -35,7 +35,9 @@ use crate::admin;
 use crate::config::Settings;
 use crate::deliver;
 use crate::directory::{self, Directory};
-use crate::hook::{self, BindError, Gate, Listener, SmtpTerms, SmtpTlsError, bind_remedy};
+use crate::hook::{
+    self, AccessControl, BindError, Listener, SmtpListenerState, SmtpTlsError, bind_remedy,
+};
 use crate::identity::{Identities, SharedGuard};
 use crate::journal::{Composer, Key, KeyError};
 use crate::maps;
@@ -137,8 +139,8 @@ impl Listeners {
             });
         }
         let mut smtp = Vec::new();
-        for door in &settings.hook.smtp {
-            let address = door.listen;
+        for listener in &settings.hook.smtp {
+            let address = listener.listen;
             let bound = open(handed.tcp(address), address).await;
             smtp.push(bound.map_err(|cause| DaemonError::BindSmtp { address, cause })?);
         }
@@ -186,10 +188,10 @@ pub struct Daemon {
     key: Key,
     pipeline: Arc<ArcSwap<Pipeline>>,
     deliver: Arc<ArcSwap<deliver::Settings>>,
-    gate: Arc<Gate>,
+    access_control: Arc<AccessControl>,
     in_force: Arc<ArcSwap<admin::ActiveConfig>>,
     /// Of each SMTP listener, in their order.
-    smtp: Vec<Arc<ArcSwap<SmtpTerms>>>,
+    smtp: Vec<Arc<ArcSwap<SmtpListenerState>>>,
     /// Tells the guard of new settings.
     reloaded: Arc<Notify>,
 }
@@ -205,8 +207,8 @@ impl Daemon {
         let smtp = hook
             .smtp
             .iter()
-            .map(|door| SmtpTerms::load(door, hook.limits));
-        let smtp: Vec<SmtpTerms> = smtp.collect::<Result<_, _>>()?;
+            .map(|listener| SmtpListenerState::load(listener, hook.limits));
+        let smtp: Vec<SmtpListenerState> = smtp.collect::<Result<_, _>>()?;
         let spool = Spool::open(&settings.spool)?;
         let key = Key::load_or_create(&settings.state_dir)?;
         let path = Key::path(&settings.state_dir);
@@ -225,7 +227,7 @@ impl Daemon {
             key,
             pipeline: Arc::new(ArcSwap::from_pointee(pipeline)),
             deliver: Arc::new(ArcSwap::from_pointee(settings.deliver.clone())),
-            gate: Arc::new(Gate::new(&settings.hook)),
+            access_control: Arc::new(AccessControl::new(&settings.hook)),
             in_force: Arc::new(ArcSwap::from_pointee(in_force(&settings))),
             smtp: smtp
                 .into_iter()
@@ -264,7 +266,7 @@ impl Daemon {
             sessions.spawn(hook::serve_milter(
                 listener,
                 self.settings.hook.side_of(listen),
-                self.gate.clone(),
+                self.access_control.clone(),
                 self.pipeline.clone(),
                 sessions.clone(),
                 shutdown.clone(),
@@ -292,9 +294,9 @@ impl Daemon {
             others.spawn(admin::upkeep(metrics, stop_admin.clone()));
         }
         if let (Some(listener), Some(metrics)) = (listeners.admin, admin::metrics()) {
-            let door = admin::Listener::new(listener, self.settings.admin.clients.clone());
+            let listener = admin::Listener::new(listener, self.settings.admin.clients.clone());
             others.spawn(admin::serve(
-                door,
+                listener,
                 metrics,
                 self.pipeline.clone(),
                 self.in_force.clone(),
@@ -388,7 +390,7 @@ impl Daemon {
         let (hook, old_hook) = (&settings.hook, &self.settings.hook);
         let smtp = self.smtp_terms(hook).map_err(|error| error.to_string())?;
         let addresses = |hook: &hook::Settings| -> Vec<SocketAddr> {
-            hook.smtp.iter().map(|door| door.listen).collect()
+            hook.smtp.iter().map(|listener| listener.listen).collect()
         };
         for (key, changed) in [
             ("state_dir", settings.state_dir != self.settings.state_dir),
@@ -417,7 +419,7 @@ impl Daemon {
                 warn!("{key} has changed; that takes effect after a restart");
             }
         }
-        self.gate.change(&settings.hook);
+        self.access_control.update(&settings.hook);
         for (terms, new) in self.smtp.iter().zip(smtp) {
             if let Some(new) = new {
                 terms.store(Arc::new(new));
@@ -444,13 +446,16 @@ impl Daemon {
 
     /// What SMTP listeners work by from now on; `None` for those that the settings do not name any
     /// more.
-    fn smtp_terms(&self, hook: &hook::Settings) -> Result<Vec<Option<SmtpTerms>>, SmtpTlsError> {
+    fn smtp_terms(
+        &self,
+        hook: &hook::Settings,
+    ) -> Result<Vec<Option<SmtpListenerState>>, SmtpTlsError> {
         let renewed = self.smtp.iter().map(|terms| {
             let old = terms.load();
-            let mut doors = hook.smtp.iter();
-            doors
-                .find(|door| door.listen == old.address())
-                .map(|door| old.reload(door, hook.limits))
+            let mut listeners = hook.smtp.iter();
+            listeners
+                .find(|listener| listener.listen == old.address())
+                .map(|listener| old.reload(listener, hook.limits))
                 .transpose()
         });
         renewed.collect()

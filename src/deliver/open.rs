@@ -81,7 +81,7 @@ impl Connection {
 
     async fn set_up(tcp: TcpStream, settings: &RelaySettings) -> Result<Connection, OpenError> {
         let mut connection = match may_go_unencrypted(settings) {
-            true => Connection::begin_anyhow(tcp, settings).await?,
+            true => Connection::begin_opportunistic(tcp, settings).await?,
             false => Connection::begin(tcp, settings, settings.tls).await?,
         };
         if let Some(login) = &settings.login {
@@ -97,7 +97,7 @@ impl Connection {
 
     /// The session, encrypted where that can be, as with Postfix's `smtp_tls_security_level = may`.
     /// What fails otherwise than by a disagreement about encryption is no reason to do without.
-    async fn begin_anyhow(
+    async fn begin_opportunistic(
         tcp: TcpStream,
         settings: &RelaySettings,
     ) -> Result<Connection, OpenError> {

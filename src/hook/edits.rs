@@ -1,4 +1,4 @@
-//! A message as it was and as it is to be → what the milter protocol can say about it.
+//! Milter edits: the steps that turn a message as received into the message to deliver.
 //!
 //! The protocol has no "replace the message": fields are changed by name and number, and the body
 //! as a whole.
@@ -10,7 +10,7 @@ use crate::mail::Message;
 use crate::milter::{Edit, Path};
 use crate::pipeline::Changes;
 
-/// The edits that make these changes, in an order that every MTA takes.
+/// Returns the edits for these changes, in an order that every MTA accepts.
 pub(super) fn edits(message: &Message, changes: &Changes, recipients: &[Path]) -> Vec<Edit> {
     let mut edits = Vec::new();
     if changes.edited.is_some() || changes.strips {
@@ -20,7 +20,7 @@ pub(super) fn edits(message: &Message, changes: &Changes, recipients: &[Path]) -
     if let Some(edited) = &changes.edited {
         let (was, is) = (message.content(), edited.content().beginning());
         let body = is.slice(edited.header().len()..);
-        // What is edited is in memory; what was not, is not compared.
+        // An edited body is in memory; one that was stored on disk is replaced without comparing.
         if was.beginning().len() < was.len() || was.beginning()[message.header().len()..] != body {
             edits.push(Edit::ReplaceBody(body));
         }
@@ -29,22 +29,22 @@ pub(super) fn edits(message: &Message, changes: &Changes, recipients: &[Path]) -
     edits
 }
 
-/// Takes the recipients away that are at these places.
+/// Returns the deletions of the recipients at these indices.
 fn deletions(moved: &[usize], recipients: &[Path]) -> Vec<Edit> {
     fn written(path: &Path) -> &str {
         path.address.trim_matches(['<', '>'])
     }
-    let going: HashSet<&usize> = moved.iter().collect();
+    let deleted: HashSet<&usize> = moved.iter().collect();
     let staying = recipients.iter().enumerate();
-    let staying = staying.filter(|(place, _)| !going.contains(place));
+    let staying = staying.filter(|(place, _)| !deleted.contains(place));
     let staying: HashSet<&str> = staying
         .flat_map(|(_, path)| [written(path), path.resolved.as_str()])
         .collect();
     let mut deletions = Vec::new();
     for path in moved.iter().filter_map(|&place| recipients.get(place)) {
         deletions.push(path.address.clone());
-        // Postfix without enable_original_recipient knows only what it made of the address; what it
-        // does not know it passes over.
+        // Postfix without enable_original_recipient knows only the rewritten address; it ignores
+        // addresses it does not know.
         let resolved = &path.resolved;
         if !resolved.is_empty() && resolved != written(path) && !staying.contains(resolved.as_str())
         {
@@ -54,8 +54,8 @@ fn deletions(moved: &[usize], recipients: &[Path]) -> Vec<Edit> {
     deletions.into_iter().map(Edit::DeleteRecipient).collect()
 }
 
-/// Fields that differ, name by name; where it `strips`, those that only we may write are gone after
-/// it.
+/// Returns the edits of fields that differ, name by name; with `strips`, of Copyist's own fields as
+/// well, which are deleted.
 fn header(before: &Message, after: &Message, strips: bool) -> Vec<Edit> {
     let (was, mut is) = (values(before), values(after));
     is.retain(|name, _| !strips || !is_ours(name));
@@ -64,7 +64,7 @@ fn header(before: &Message, after: &Message, strips: bool) -> Vec<Edit> {
         .chain(is.keys().filter(|name| !was.contains_key(*name)))
         .collect();
     names.sort_unstable();
-    let none = Named::default();
+    let none = FieldValues::default();
     let mut edits = Vec::new();
     for name in names {
         let (was, is) = (
@@ -72,7 +72,7 @@ fn header(before: &Message, after: &Message, strips: bool) -> Vec<Edit> {
             is.get(name).unwrap_or(&none),
         );
         let most = was.values.len().max(is.values.len());
-        // From the last to the first: a field that goes moves those behind it.
+        // From last to first: deleting a field renumbers those after it.
         for place in (0..most).rev() {
             let spelled = if was.spelled.is_empty() {
                 &is.spelled
@@ -100,14 +100,14 @@ fn header(before: &Message, after: &Message, strips: bool) -> Vec<Edit> {
 
 /// The values of the fields of one name, in order.
 #[derive(Default)]
-struct Named {
+struct FieldValues {
     spelled: String,
     values: Vec<String>,
 }
 
-/// By their name in lower case; without the space that stands behind the colon.
-fn values(message: &Message) -> HashMap<String, Named> {
-    let mut named: HashMap<String, Named> = HashMap::new();
+/// Collects field values by lowercase name, without the space after the colon.
+fn values(message: &Message) -> HashMap<String, FieldValues> {
+    let mut named: HashMap<String, FieldValues> = HashMap::new();
     for field in message.fields() {
         let value = field.value.strip_prefix(b" ").unwrap_or(field.value);
         let of = named.entry(field.name.to_ascii_lowercase()).or_default();

@@ -1,4 +1,4 @@
-//! Sockets that hooks accept connections on: TCP and Unix.
+//! TCP and Unix sockets that hooks accept connections on.
 
 use std::fmt;
 use std::io;
@@ -11,95 +11,97 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::Listen;
-use super::clients::Caller;
+use super::ListenAddress;
+use super::client_networks::ConnectedPeer;
 
-/// What a Unix socket is like. Who may write it may connect.
+/// Permissions of a Unix socket. A process that may write to it may connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Socket {
-    /// Its permission bits.
+pub struct UnixSocketSettings {
+    /// Permission bits.
     pub mode: u32,
-    /// Its group, where not that of the service.
+    /// Group, if not that of the service.
     pub group: Option<u32>,
 }
 
-impl Default for Socket {
-    /// The MTA must be in the socket's group.
-    fn default() -> Socket {
-        Socket {
+impl Default for UnixSocketSettings {
+    /// Mode 0660: the MTA must be in the socket's group.
+    fn default() -> UnixSocketSettings {
+        UnixSocketSettings {
             mode: 0o660,
             group: None,
         }
     }
 }
 
-/// A bound listener. A Unix socket's file is removed when it is dropped, if it is ours.
+/// A bound listener. A Unix socket file that it created is removed when it is dropped.
 #[derive(Debug)]
 pub enum Listener {
-    /// On a TCP port.
+    /// A TCP port.
     Tcp(TcpListener),
-    /// On a socket file.
+    /// A Unix socket.
     Unix(UnixListener, Option<SocketFile>),
 }
 
-/// The file of a Unix socket that we made.
+/// The file of a Unix socket that this process created.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
 
-/// A connection on either.
+/// An accepted connection.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// Why there is no listener.
+/// Failure to bind a listener.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {listen}: {cause}{}", bind_remedy(&.listen.to_string(), cause))]
 pub struct BindError {
-    /// Where.
-    pub listen: Listen,
-    /// What the system said.
+    /// The address.
+    pub listen: ListenAddress,
+    /// The system's error.
     #[source]
     pub cause: io::Error,
 }
 
-/// Returns what helps against an error of bind(2), as the end of a sentence about this address;
-/// empty if nothing does that can be told.
+/// Returns advice on an error of bind(2), as the end of a sentence about this address; empty if
+/// there is none.
 pub fn bind_remedy(address: &str, cause: &io::Error) -> String {
     if cause.get_ref().is_some() {
-        // It is one of ours, and says what helps.
+        // An error of Copyist's own, which has its advice in it.
         return String::new();
     }
     let port = address.rsplit_once(':').map_or("", |(_, port)| port);
     let place = Path::new(address.trim_start_matches("unix:"));
     let dir = place.parent().unwrap_or(place).display();
     match cause.kind() {
-        // Only the superuser sees the processes of others.
+        // Only root sees the processes of other users.
         io::ErrorKind::AddrInUse if !port.starts_with('/') => {
-            format!("; who listens there, as root: ss -ltnp 'sport = :{port}'")
+            format!("; find the process that listens there, as root: ss -ltnp 'sport = :{port}'")
         }
-        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address".into(),
+        io::ErrorKind::AddrNotAvailable => "; no interface of this host has that address".into(),
         io::ErrorKind::PermissionDenied if port.parse().is_ok_and(|port: u16| port < 1024) => {
-            "; for a port below 1024, set AmbientCapabilities=CAP_NET_BIND_SERVICE and the same in CapabilityBoundingSet= of \
-             the unit, without PrivateUsers=, or take a port above"
+            "; for a port below 1024, set AmbientCapabilities=CAP_NET_BIND_SERVICE and CapabilityBoundingSet=CAP_NET_BIND_SERVICE in the unit, without PrivateUsers=, or use a higher port"
                 .into()
         }
         io::ErrorKind::PermissionDenied if port.starts_with('/') => {
             format!("; the service's user must be able to write to {dir}")
         }
         io::ErrorKind::ReadOnlyFilesystem => format!("; set ReadWritePaths={dir} in the unit"),
-        io::ErrorKind::NotFound => format!("; make the directory {dir}"),
+        io::ErrorKind::NotFound => format!("; create the directory {dir}"),
         _ => String::new(),
     }
 }
 
 impl Listener {
-    /// Binds.
-    pub async fn bind(listen: &Listen, socket: Socket) -> Result<Listener, BindError> {
+    /// Binds a listener.
+    pub async fn bind(
+        listen: &ListenAddress,
+        socket: UnixSocketSettings,
+    ) -> Result<Listener, BindError> {
         let bound = match listen {
-            Listen::Inet(address) => TcpListener::bind(address).await.map(Listener::Tcp),
-            Listen::Unix(path) => bind_unix(path, socket).await,
+            ListenAddress::Inet(address) => TcpListener::bind(address).await.map(Listener::Tcp),
+            ListenAddress::Unix(path) => bind_unix(path, socket).await,
         };
         bound.map_err(|cause| BindError {
             listen: listen.clone(),
@@ -107,20 +109,21 @@ impl Listener {
         })
     }
 
-    /// One that was open before this process was.
-    pub fn handed_tcp(open: std::net::TcpListener) -> io::Result<Listener> {
+    /// Wraps a TCP socket that systemd opened.
+    pub fn from_systemd_tcp(open: std::net::TcpListener) -> io::Result<Listener> {
         open.set_nonblocking(true)?;
         TcpListener::from_std(open).map(Listener::Tcp)
     }
 
-    /// Likewise. Its file, mode and group are the affair of whoever made it.
-    pub fn handed_unix(open: std::os::unix::net::UnixListener) -> io::Result<Listener> {
+    /// Wraps a Unix socket that systemd opened. Its file, mode and group are set by the socket
+    /// unit.
+    pub fn from_systemd_unix(open: std::os::unix::net::UnixListener) -> io::Result<Listener> {
         open.set_nonblocking(true)?;
         let listener = UnixListener::from_std(open)?;
         Ok(Listener::Unix(listener, None))
     }
 
-    /// The TCP address it really listens on (port 0 asks the system for one).
+    /// Returns the TCP address it listens on; differs from the setting if that has port 0.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Listener::Tcp(listener) => listener.local_addr().ok(),
@@ -128,27 +131,26 @@ impl Listener {
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(Stream, Caller)> {
+    pub(super) async fn accept(&self) -> io::Result<(Stream, ConnectedPeer)> {
         match self {
             Listener::Tcp(listener) => {
                 let (stream, from) = listener.accept().await?;
-                // Replies are small and waited for.
+                // Replies are small, and the peer waits for each.
                 stream.set_nodelay(true)?;
-                Ok((Stream::Tcp(stream), Caller::Machine(from.ip())))
+                Ok((Stream::Tcp(stream), ConnectedPeer::Ip(from.ip())))
             }
             Listener::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                // What the kernel says of the process that connected (SO_PEERCRED); nobody can
-                // pretend.
+                // The kernel reports the user (SO_PEERCRED), so it cannot be forged.
                 let user = stream.peer_cred()?.uid();
-                Ok((Stream::Unix(stream), Caller::User(user)))
+                Ok((Stream::Unix(stream), ConnectedPeer::Uid(user)))
             }
         }
     }
 }
 
-async fn bind_unix(path: &Path, socket: Socket) -> io::Result<Listener> {
-    // A socket file that nobody answers on is left over from a crash. Anything else is not ours to
+async fn bind_unix(path: &Path, socket: UnixSocketSettings) -> io::Result<Listener> {
+    // A socket file without a listener is left over from a crash. Anything else is not ours to
     // remove.
     let left_over = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     if left_over {
@@ -156,7 +158,7 @@ async fn bind_unix(path: &Path, socket: Socket) -> io::Result<Listener> {
             Ok(_) => {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
-                    "another process answers there",
+                    "another process is listening there",
                 ));
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -168,11 +170,10 @@ async fn bind_unix(path: &Path, socket: Socket) -> io::Result<Listener> {
     let listener = UnixListener::bind(path)?;
     let file = SocketFile(path.to_owned());
     if socket.group.is_some() {
-        // Before the mode: a group that it is not for must not be let in for a moment.
+        // Before the mode, so that the wrong group never has access.
         std::os::unix::fs::lchown(path, None, socket.group).map_err(|cause| {
-            let why = format!(
-                "{cause}; hook.milter.socket_group must be a group that the service's user is in"
-            );
+            let why =
+                format!("{cause}; hook.milter.socket_group must be a group of the service's user");
             io::Error::new(cause.kind(), why)
         })?;
     }
@@ -182,7 +183,7 @@ async fn bind_unix(path: &Path, socket: Socket) -> io::Result<Listener> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Nothing is lost if it stays: the next start finds that nobody answers there.
+        // Harmless if it stays: the next start finds that no process listens on it.
         let _ = std::fs::remove_file(&self.0);
     }
 }
@@ -206,9 +207,10 @@ impl fmt::Display for Listener {
     }
 }
 
-/// Acknowledges at once what was read. Postfix writes a message in several small pieces, and its
-/// system holds each back until the one before is acknowledged (RFC 896), which ours would do only
-/// after 40 ms. Linux forgets this setting whenever it likes, so it is made after each read.
+/// Acknowledges received data at once. Postfix writes a message in several small pieces, and its
+/// system holds each back until the previous one is acknowledged (RFC 896), which the local system
+/// would do only after 40 ms. Linux may drop this setting at any time, so it is set after each
+/// read.
 fn acknowledge(stream: &TcpStream) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = socket2::SockRef::from(stream).set_tcp_quickack(true);

@@ -1,4 +1,4 @@
-//! The milter door: Postfix and Sendmail.
+//! The milter hook, for Postfix and Sendmail.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
+use crate::error::chain;
 use crate::identity::parse_path;
 use crate::mail::{
     Address, AddressError, Certificate, Client, Enhanced, Envelope, LimitExceeded, Message,
@@ -24,26 +25,26 @@ use crate::pipeline::{Admitted, Changes, Hook, Pipeline, Verdict};
 use crate::policy::{Admission, Guard};
 
 use super::Listener;
-use super::arriving::Arriving;
-use super::clients::Caller;
+use super::access_control::{AccessControl, ConnectionRejection, ConnectionSlot};
+use super::body_buffer::BodyBuffer;
+use super::client_networks::ConnectedPeer;
 use super::edits::edits;
-use super::gate::{Gate, Place, Refusal};
 
-/// How long nothing is accepted after the system refused a connection for want of something (file
-/// descriptors, memory): trying again at once would only burn time.
-const BREATH: Duration = Duration::from_millis(100);
+/// Pause after accept(2) failed for lack of file descriptors or memory: trying again at once would
+/// only burn CPU.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What putting texts into a message takes.
-const EDIT: Actions = Actions::from_bits(
+/// Milter actions needed to add disclaimer texts to a message.
+const EDIT_ACTIONS: Actions = Actions::from_bits(
     Actions::CHANGE_BODY.bits() | Actions::CHANGE_HEADERS.bits() | Actions::ADD_HEADERS.bits(),
 );
 
-/// Accepts connections until `shutdown`, those that the gate lets in, from senders on this side if
-/// all are on one; each is served by a task of `sessions`, which whoever shuts down waits for.
+/// Accepts connections until `shutdown`. `side` fixes the senders' side, if set. Each admitted
+/// connection is served by a task of `sessions`, which the caller waits for.
 pub async fn serve(
     listener: Listener,
     side: Option<Side>,
-    gate: Arc<Gate>,
+    access_control: Arc<AccessControl>,
     pipelines: Arc<ArcSwap<Pipeline>>,
     sessions: TaskTracker,
     shutdown: CancellationToken,
@@ -55,100 +56,104 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, who)) => match gate.enter(who) {
-                Ok((place, limits)) => {
-                    let place = Arc::new(place);
-                    let close = place.close();
-                    let session = Door::new(pipelines.clone(), side, place.clone());
+            Ok((stream, peer)) => match access_control.admit(peer) {
+                Ok((slot, limits)) => {
+                    let slot = Arc::new(slot);
+                    let close = slot.close();
+                    let session = MilterSession::new(pipelines.clone(), side, slot.clone());
                     let requirements = session.requirements();
                     let served =
                         milter::serve(stream, requirements, limits, session, shutdown.clone());
-                    let gate = gate.clone();
+                    let access_control = access_control.clone();
                     sessions.spawn(async move {
                         gauge!("copyist_milter_connections").increment(1);
                         match close.run_until_cancelled(served).await {
                             Some(Ok(())) => {}
-                            Some(Err(reason)) => ended(&gate, who, &reason),
-                            None => place.closed(who),
+                            Some(Err(reason)) => record_end(&access_control, peer, &reason),
+                            None => slot.record_idle_close(peer),
                         }
                         gauge!("copyist_milter_connections").decrement(1);
-                        drop(place);
+                        drop(slot);
                     });
                 }
-                Err(why) => gate.refused(who, why),
+                Err(why) => access_control.record_rejection(peer, why),
             },
             Err(cause) => {
                 error!("cannot accept a milter connection: {cause}");
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Tells why a connection ended otherwise than by the MTA's wish or ours.
-fn ended(gate: &Gate, who: Caller, reason: &ConnectionError) {
+/// Counts and logs a connection that did not end in order.
+fn record_end(access_control: &AccessControl, peer: ConnectedPeer, reason: &ConnectionError) {
     if reason.is_not_milter() {
-        gate.turned_away(who, Refusal::Stranger, reason);
+        access_control.log_rejection(peer, ConnectionRejection::NotMilter, reason);
         return;
     }
     counter!("copyist_milter_connections_broken_total").increment(1);
-    warn!("a milter connection ended: {}", chain(reason));
+    warn!("milter connection failed: {}", chain(reason));
 }
 
-/// One connection of an MTA.
-struct Door {
+/// One milter connection.
+struct MilterSession {
     pipelines: Arc<ArcSwap<Pipeline>>,
-    /// The settings that the message under way is judged by.
+    /// The pipeline of the current message, with the settings in force when it began.
     pipeline: Arc<Pipeline>,
-    /// The side that senders are on, where the listener is for one alone.
+    /// The senders' side, if the listener fixes it.
     side: Option<Side>,
-    /// Whether the MTA asks about recipients: agreed on when the connection began.
-    asked: bool,
-    /// What the MTA lets us do to messages: agreed on likewise.
+    /// Whether the MTA asks about recipients, as negotiated when the connection began.
+    answers_recipients: bool,
+    /// The negotiated protocol and actions.
     agreement: Option<Agreement>,
     /// What is known of the recipients of the message under way.
     admitted: Admitted,
-    /// What was handed over of the message under way.
-    arriving: Arriving,
-    /// Its place among the connections.
-    place: Arc<Place>,
+    /// The part of the current message received so far.
+    body_buffer: BodyBuffer,
+    /// Its slot among the open connections.
+    slot: Arc<ConnectionSlot>,
 }
 
-impl Door {
-    fn new(pipelines: Arc<ArcSwap<Pipeline>>, side: Option<Side>, place: Arc<Place>) -> Door {
+impl MilterSession {
+    fn new(
+        pipelines: Arc<ArcSwap<Pipeline>>,
+        side: Option<Side>,
+        slot: Arc<ConnectionSlot>,
+    ) -> MilterSession {
         let pipeline = pipelines.load_full();
-        let asked = pipeline.rules.journal_guard != Guard::Off;
+        let answers_recipients = pipeline.rules.journal_guard != Guard::Off;
         let admitted = pipeline.begin();
-        Door {
+        MilterSession {
             pipelines,
             pipeline,
             side,
-            asked,
+            answers_recipients,
             agreement: None,
             admitted,
-            arriving: Arriving::default(),
-            place,
+            body_buffer: BodyBuffer::default(),
+            slot,
         }
     }
 
-    /// What is asked of the MTA: no more than the settings need.
+    /// Returns what to negotiate with the MTA: no more than the settings need.
     fn requirements(&self) -> Requirements {
         let text = &self.pipeline.text;
         let actions = match (text.is_empty(), text.split_mixed) {
-            // Fields that only we may write are taken out of what comes from outside.
+            // To remove Copyist's own header fields from external mail.
             (true, _) => Actions::CHANGE_HEADERS,
-            (false, false) => EDIT,
-            (false, true) => EDIT | Actions::DELETE_RECIPIENTS,
+            (false, false) => EDIT_ACTIONS,
+            (false, true) => EDIT_ACTIONS | Actions::DELETE_RECIPIENTS,
         };
         Requirements {
             actions,
-            answer_recipients: self.asked,
+            answer_recipients: self.answers_recipients,
         }
     }
 
-    /// Reads an address as it was written, and as the MTA reads it where that differs. An address
-    /// without a domain is at the MTA's own, which only it can name for sure.
-    fn read(&self, path: &Path) -> Result<(Address, Option<Address>), AddressError> {
+    /// Parses an address as written, and as the MTA resolves it if that differs. An address without
+    /// a domain gets the MTA's own, which only the MTA knows for sure.
+    fn parse_address(&self, path: &Path) -> Result<(Address, Option<Address>), AddressError> {
         let mta = Address::parse(&path.resolved).ok();
         let written = match (Address::parse(&path.address), &mta) {
             (Err(AddressError::Unqualified(_)), Some(mta)) => Ok(mta.clone()),
@@ -163,9 +168,9 @@ impl Door {
         Ok((written, mta))
     }
 
-    /// The envelope as far as it is known.
+    /// Returns the envelope as far as it is known.
     fn envelope(&self, partial: PartialTransaction<'_>) -> Result<Envelope, Reply> {
-        let (sender, resolved_sender) = match self.read(partial.sender) {
+        let (sender, resolved_sender) = match self.parse_address(partial.sender) {
             Ok((address, reading)) => (Some(address), reading),
             Err(AddressError::Empty) => (None, None),
             // 5.1.7: bad sender's mailbox address syntax.
@@ -178,7 +183,9 @@ impl Door {
             }
         };
         let recipients = partial.recipients.iter().map(|path| {
-            let (address, resolved) = self.read(path).map_err(|error| bad_recipient(&error))?;
+            let (address, resolved) = self
+                .parse_address(path)
+                .map_err(|error| bad_recipient(&error))?;
             Ok(Recipient {
                 resolved,
                 params: path.params.clone(),
@@ -200,19 +207,19 @@ impl Door {
         })
     }
 
-    async fn judge_recipient(
+    async fn check_guard(
         &mut self,
         partial: PartialTransaction<'_>,
         recipient: &Path,
     ) -> Result<(), Reply> {
-        // Without those before it: nothing depends on them, and to read them for each would take
-        // the square of their number.
+        // Without the recipients before it: nothing depends on them, and parsing them again for
+        // each recipient would be quadratic.
         let envelope = self.envelope(PartialTransaction {
             recipients: &[],
             ..partial
         })?;
         let (written, mta) = self
-            .read(recipient)
+            .parse_address(recipient)
             .map_err(|error| bad_recipient(&error))?;
         let admission = self
             .pipeline
@@ -224,7 +231,7 @@ impl Door {
         Ok(())
     }
 
-    async fn judge(&mut self, transaction: Transaction) -> Result<Vec<Edit>, Reply> {
+    async fn process(&mut self, transaction: Transaction) -> Result<Vec<Edit>, Reply> {
         let envelope = self.envelope(PartialTransaction {
             connection: &transaction.connection,
             helo: &transaction.helo,
@@ -233,8 +240,8 @@ impl Door {
             macros: &transaction.macros,
         })?;
         let (spool, memory) = (&self.pipeline.spool, &self.pipeline.memory);
-        let arrived = std::mem::take(&mut self.arriving);
-        // Held until the message is decided.
+        let arrived = std::mem::take(&mut self.body_buffer);
+        // The reservation is held until the message is decided.
         let (content, _room) = arrived.finish(transaction.message, spool, memory).await?;
         let message = Message::with_header(content, transaction.header);
         // An abort may have left recipients of another message here.
@@ -273,13 +280,13 @@ impl Hook for Said<'_> {
     }
 }
 
-impl Handler for Door {
+impl Handler for MilterSession {
     fn set_agreement(&mut self, agreement: &Agreement) {
         self.agreement = Some(*agreement);
-        self.place.begin();
+        self.slot.begin();
     }
 
-    /// It is judged by the settings of now, to its end.
+    /// Loads the current pipeline, which serves this message to its end.
     fn begin_message(&mut self) {
         self.pipeline = self.pipelines.load_full();
         self.admitted = self.pipeline.begin();
@@ -290,40 +297,40 @@ impl Handler for Door {
         partial: PartialTransaction<'_>,
         recipient: &Path,
     ) -> RecipientAnswer {
-        match self.judge_recipient(partial, recipient).await {
+        match self.check_guard(partial, recipient).await {
             Ok(()) => RecipientAnswer::Accept,
             Err(reply) => RecipientAnswer::Reply(reply),
         }
     }
 
-    fn limit_exceeded(&mut self, queue_id: &str, excess: LimitExceeded) {
-        counter!("copyist_limit_refusals_total", "limit" => excess.name()).increment(1);
-        // A recipient can be one too many ten thousand times over; the SMTP client is told each
-        // time.
-        if excess != LimitExceeded::Recipients
+    fn limit_exceeded(&mut self, queue_id: &str, limit: LimitExceeded) {
+        counter!("copyist_limit_refusals_total", "limit" => limit.name()).increment(1);
+        // The limit on recipients can be exceeded thousands of times in one message; the SMTP
+        // client gets a reply each time.
+        if limit != LimitExceeded::Recipients
             || self.agreement.is_none_or(|it| !it.answers_recipients())
         {
-            warn!(queue_id, "refused: beyond limits.{}", excess.name());
+            warn!(queue_id, "rejected: limits.{} exceeded", limit.name());
         }
     }
 
     async fn reserve_memory(&mut self, bytes: usize) -> bool {
-        self.arriving.reserve(&self.pipeline.memory, bytes).await
+        self.body_buffer.reserve(&self.pipeline.memory, bytes).await
     }
 
     async fn take_chunk(&mut self, piece: Bytes) {
         let pipeline = &self.pipeline;
-        self.arriving
-            .piece(piece, &pipeline.spool, &pipeline.memory)
+        self.body_buffer
+            .append(piece, &pipeline.spool, &pipeline.memory)
             .await;
     }
 
     fn discard_chunks(&mut self) {
-        self.arriving = Arriving::default();
+        self.body_buffer = BodyBuffer::default();
     }
 
     async fn end_of_message(&mut self, transaction: Transaction) -> MessageDecision {
-        match self.judge(transaction).await {
+        match self.process(transaction).await {
             Ok(edits) => MessageDecision {
                 edits,
                 answer: MessageAnswer::Accept,
@@ -334,8 +341,8 @@ impl Handler for Door {
 }
 
 fn client(peer: &Peer, helo: &str, macros: &Macros) -> Client {
-    // Mail that was submitted without SMTP comes from the machine itself: Sendmail gives no address
-    // for it. The name is the MTA's own word then, a client cannot choose it.
+    // Mail submitted without SMTP is local, and Sendmail gives no address for it. The host name is
+    // then the MTA's own; a client cannot choose it.
     let local = || (peer.hostname == "localhost").then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
     Client {
         ip: peer.ip.or_else(local),
@@ -345,7 +352,7 @@ fn client(peer: &Peer, helo: &str, macros: &Macros) -> Client {
             .get("auth_authen")
             .filter(|user| !user.is_empty())
             .map(str::to_owned),
-        // Postfix tells the names of certificates that it verified, and of no others.
+        // Postfix passes the names of verified certificates only.
         certificate: macros
             .get("cert_subject")
             .filter(|subject| !subject.is_empty())
@@ -356,17 +363,6 @@ fn client(peer: &Peer, helo: &str, macros: &Macros) -> Client {
         daemon: macros.get("daemon_name").unwrap_or_default().to_owned(),
         side: None,
     }
-}
-
-/// An error and what caused it, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(deeper) = cause {
-        text = format!("{text}: {deeper}");
-        cause = deeper.source();
-    }
-    text
 }
 
 fn bad_recipient(error: &AddressError) -> Reply {

@@ -1,11 +1,11 @@
-//! What the hooks need to know; built by `config`.
+//! Settings of the hooks; built by `config`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::clients::Clients;
-use super::{Listen, Socket};
+use super::client_networks::ClientNetworks;
+use super::{ListenAddress, UnixSocketSettings};
 use crate::deliver::Tls;
 use crate::mail;
 use crate::mail::Side;
@@ -15,75 +15,76 @@ use crate::smtp::BareLineBreaks;
 /// Settings of the hooks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Where the milter listens.
-    pub milter: Vec<Listen>,
-    /// The side that senders are on at some of these listeners; elsewhere it is told for each
-    /// message.
-    pub milter_sides: Vec<(Listen, Side)>,
-    /// What its Unix sockets are like.
-    pub socket: Socket,
-    /// Who may connect to it.
-    pub access: Access,
-    /// How much is taken in.
+    /// Addresses of the milter listeners.
+    pub milter: Vec<ListenAddress>,
+    /// The senders' side at listeners that fix it; at the others, each message decides.
+    pub milter_sides: Vec<(ListenAddress, Side)>,
+    /// Permissions of the milter's Unix sockets.
+    pub socket: UnixSocketSettings,
+    /// Peers that may connect to the milter listeners.
+    pub access: AccessList,
+    /// Limits on connections and messages.
     pub limits: Limits,
     /// The SMTP listeners.
-    pub smtp: Vec<SmtpDoor>,
+    pub smtp: Vec<SmtpListener>,
 }
 
-/// One SMTP listener, and whom it hands messages on to.
+/// One SMTP listener and its next hop.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SmtpDoor {
-    /// Where it listens.
+pub struct SmtpListener {
+    /// Address it listens on.
     pub listen: SocketAddr,
-    /// Who gets the messages.
+    /// The server it passes messages to.
     pub next_hop: NextHop,
-    /// Where it stands.
+    /// Its position relative to the MTA's queue.
     pub mode: Mode,
-    /// Which side senders are on, where the listener is for one alone.
+    /// The senders' side, if the listener fixes it.
     pub side: Option<Side>,
-    /// Who may connect.
-    pub clients: Clients,
-    /// Who of them may say on whose behalf it connects: by XCLIENT, XFORWARD or the PROXY protocol.
-    pub speakers: Clients,
-    /// Whether a connection of theirs begins with a PROXY protocol header.
+    /// Networks that may connect.
+    pub clients: ClientNetworks,
+    /// Networks that may declare on whose behalf they connect, by XCLIENT, XFORWARD or the PROXY
+    /// protocol.
+    pub identity_forwarders: ClientNetworks,
+    /// Whether connections from these networks begin with a PROXY protocol header.
     pub proxy_protocol: bool,
-    /// What becomes of messages with bare CR or LF.
+    /// Handling of messages with bare CR or LF.
     pub bare_line_breaks: BareLineBreaks,
-    /// The certificate for clients; no TLS with them without one.
-    pub tls: Option<DoorTls>,
+    /// Certificate for TLS with clients; without one, TLS is not offered.
+    pub tls: Option<ListenerTls>,
 }
 
-/// How the next server is reached.
+/// Connection settings of the next hop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NextHop {
-    /// Its name or IP address, without brackets.
+    /// Host name or IP address, without brackets.
     pub host: String,
-    /// Its port.
+    /// Port.
     pub port: u16,
-    /// Whether the connection is encrypted.
+    /// TLS mode of the connection.
     pub tls: Tls,
-    /// Certificates (PEM) that it is checked against; the system's where `None`.
+    /// Trusted CA certificates (PEM); the system's if `None`.
     pub ca_file: Option<PathBuf>,
-    /// The longest wait for one reply.
+    /// Timeout of one reply.
     pub timeout: Duration,
-    /// The longest wait for the reply after a message.
+    /// Timeout of the reply after the end of a message.
     pub data_done_timeout: Duration,
 }
 
-/// Where an SMTP listener stands.
+/// Position of an SMTP listener relative to the MTA's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// Before the queue: who sends is still connected, and may be told a final no.
+    /// Before the queue: the sending client is still connected, so a message may be rejected for
+    /// good.
     #[default]
     BeforeQueue,
-    /// Behind a queue: a final no of ours would become a bounce to whoever the sender claims to be,
-    /// so there is none.
+    /// Behind the queue: a permanent rejection would make the MTA bounce to a possibly forged
+    /// sender, so it becomes a temporary one.
     AfterQueue,
 }
 
 /// TLS with clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DoorTls {
+pub struct ListenerTls {
     /// From the first byte on (RFC 8314), not by STARTTLS.
     pub implicit: bool,
     /// The certificate and what it was signed by (PEM).
@@ -92,38 +93,36 @@ pub struct DoorTls {
     pub key_file: PathBuf,
 }
 
-/// Who may connect.
+/// Peers that may connect to a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Access {
-    /// By TCP.
-    pub clients: Clients,
-    /// Those that may bring as many connections as there are, being the way of everybody's mail; of
-    /// the others each has a share.
-    pub speakers: Clients,
-    /// By Unix sockets: the ids of users; everybody whom the socket's mode lets in where there are
-    /// none.
+pub struct AccessList {
+    /// Networks that may connect by TCP.
+    pub clients: ClientNetworks,
+    /// Networks exempt from the per-client limit, because they forward the mail of many clients.
+    pub identity_forwarders: ClientNetworks,
+    /// User IDs that may connect by a Unix socket; if empty, every user the socket's mode admits.
     pub users: Vec<u32>,
 }
 
-impl Default for Access {
-    fn default() -> Access {
-        Access {
-            clients: Clients::default(),
-            speakers: Clients::new([]),
+impl Default for AccessList {
+    fn default() -> AccessList {
+        AccessList {
+            clients: ClientNetworks::default(),
+            identity_forwarders: ClientNetworks::new([]),
             users: Vec::new(),
         }
     }
 }
 
-/// How much is taken in.
+/// Limits on connections and messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Most connections at a time, of all listeners together.
+    /// Open connections, over all listeners.
     pub connections: usize,
-    /// Bytes that the messages under way may hold in memory together
-    /// ([`crate::pipeline::Memory`]).
+    /// Bytes that all messages in progress may hold in memory together
+    /// ([`crate::pipeline::MemoryBudget`]).
     pub memory: usize,
-    /// Those of one connection.
+    /// Limits of one connection.
     pub connection: mail::Limits,
 }
 
@@ -138,14 +137,14 @@ impl Default for Limits {
 }
 
 impl Settings {
-    /// The side that senders are on at a milter listener, if all are on one.
-    pub fn side_of(&self, listen: &Listen) -> Option<Side> {
+    /// Returns the senders' side at a milter listener, if the listener fixes it.
+    pub fn side_of(&self, listen: &ListenAddress) -> Option<Side> {
         let mut all = self.milter_sides.iter();
         all.find(|(of, _)| of == listen).map(|(_, side)| *side)
     }
 }
 
-impl Access {
+impl AccessList {
     pub(super) fn includes_user(&self, id: u32) -> bool {
         self.users.is_empty() || self.users.contains(&id)
     }

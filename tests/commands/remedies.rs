@@ -90,7 +90,7 @@ fn a_start_that_fails_says_what_helps_and_how_bad_it_is() {
     let port = taken.local_addr().expect("it is bound").port().to_string();
     let copyist = install(&CONFIG.replace("PORT", &port));
     let said = copyist.refusal();
-    let part = format!("who listens there, as root: ss -ltnp 'sport = :{port}'");
+    let part = format!("find the process that listens there, as root: ss -ltnp 'sport = :{port}'");
     assert!(
         said.contains(&part) && said.contains("\ncopyist: cannot listen"),
         "{said}"

@@ -33,7 +33,7 @@ fn one_client_with_idle_connections_stops_nobody_else() {
     }
     site.door
         .copyist
-        .wait_for_log(0, "its client has a quarter of limits.connections open");
+        .wait_for_log(0, "client already has a quarter of limits.connections open");
     drop(idle);
     wait("a place is free", PATIENCE, || crowd(&site, 1).len() == 1);
     let mut client = Client::connect_from(HERE, site.door.address);

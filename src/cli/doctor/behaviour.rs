@@ -9,7 +9,7 @@ use super::postfix::{Postfix, Service, Values, duration, plain};
 use super::routes::{find_copyist, shown};
 use crate::config::Settings;
 use crate::directory::Source;
-use crate::hook::Listen;
+use crate::hook::ListenAddress;
 use crate::pipeline::RECIPIENT_WAIT;
 
 /// The milter protocol version of Copyist; older ones hide the space after a field's colon.
@@ -79,8 +79,8 @@ impl MilterClient<'_> {
         let looked_for = milters::seen_by(self.postfix, self.service, &path);
         let mut hooks = settings.hook.milter.iter();
         let found = hooks.any(|hook| match hook {
-            Listen::Unix(listen) => plain(listen) == plain(&looked_for),
-            Listen::Inet(_) => false,
+            ListenAddress::Unix(listen) => plain(listen) == plain(&looked_for),
+            ListenAddress::Inet(_) => false,
         });
         let place = format!("{} {}", self.postfix.master(self.service), self.parameter);
         (!found).then(|| Finding {

@@ -5,7 +5,7 @@ use super::finding::{Finding, Severity};
 use super::postfix::{Postfix, Service};
 use super::routes::{self, shown};
 use crate::config::Settings;
-use crate::hook::{Mode, SmtpDoor};
+use crate::hook::{Mode, SmtpListener};
 use crate::mail::Side;
 
 pub(super) fn findings(postfix: &Postfix, settings: &Settings) -> Vec<Finding> {
@@ -48,7 +48,7 @@ fn check_mode(
     postfix: &Postfix,
     listener: &Service,
     parameter: &str,
-    door: &SmtpDoor,
+    door: &SmtpListener,
     wanted: Mode,
 ) -> Option<Finding> {
     let (word, why) = match wanted {
@@ -80,7 +80,7 @@ fn check_login(
     postfix: &Postfix,
     listener: &Service,
     parameter: &str,
-    door: &SmtpDoor,
+    door: &SmtpListener,
 ) -> Option<Finding> {
     let authenticates = listener.values.is_yes("smtpd_sasl_auth_enable");
     (authenticates && door.side != Some(Side::Internal)).then(|| Finding {
@@ -100,7 +100,7 @@ fn check_login(
 }
 
 /// Checks the smtp(8) client that passes mail to Copyist after the queue.
-fn check_transport(postfix: &Postfix, from: &Service, door: &SmtpDoor) -> Vec<Finding> {
+fn check_transport(postfix: &Postfix, from: &Service, door: &SmtpListener) -> Vec<Finding> {
     let filter = from.values.get("content_filter");
     let name = filter.split(':').next().unwrap_or_default();
     let Some(transport) = postfix.service(name, "unix") else {

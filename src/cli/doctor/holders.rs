@@ -7,14 +7,14 @@ use std::path::Path;
 
 use super::system::OtherListener;
 use crate::config::Settings;
-use crate::hook::Listen;
+use crate::hook::ListenAddress;
 use crate::spool;
 
 /// The state of a listener in proc_net_tcp(5): `TCP_LISTEN`.
 const LISTENS: &str = "0A";
 
 /// A listening socket.
-struct Socket {
+struct UnixSocketSettings {
     endpoint: Endpoint,
     inode: String,
 }
@@ -27,7 +27,7 @@ enum Endpoint {
 
 /// Returns the ports in use by listeners; `None` if unknown.
 pub(super) fn ports() -> Option<Vec<u16>> {
-    let of = |socket: Socket| match socket.endpoint {
+    let of = |socket: UnixSocketSettings| match socket.endpoint {
         Endpoint::Port(port) => Some(port),
         Endpoint::Path(_) => None,
     };
@@ -39,8 +39,8 @@ pub(super) fn other_listeners(settings: &Settings) -> Vec<OtherListener> {
     let mut sockets = tcp().unwrap_or_default();
     sockets.extend(unix());
     let milters = settings.hook.milter.iter().map(|listen| match listen {
-        Listen::Inet(address) => (listen.to_string(), port_of(*address)),
-        Listen::Unix(path) => (
+        ListenAddress::Inet(address) => (listen.to_string(), port_of(*address)),
+        ListenAddress::Unix(path) => (
             listen.to_string(),
             Endpoint::Path(path.display().to_string()),
         ),
@@ -48,7 +48,7 @@ pub(super) fn other_listeners(settings: &Settings) -> Vec<OtherListener> {
     let listeners = settings.hook.smtp.iter();
     let listeners = listeners.map(|one| (one.listen.to_string(), port_of(one.listen)));
     let wanted: Vec<(String, Endpoint)> = milters.chain(listeners).collect();
-    let is_wanted = |socket: &Socket| {
+    let is_wanted = |socket: &UnixSocketSettings| {
         wanted
             .iter()
             .any(|(_, endpoint)| *endpoint == socket.endpoint)
@@ -80,14 +80,14 @@ fn port_of(address: SocketAddr) -> Endpoint {
     Endpoint::Port(address.port())
 }
 
-fn tcp() -> Option<Vec<Socket>> {
+fn tcp() -> Option<Vec<UnixSocketSettings>> {
     let four = fs::read_to_string("/proc/net/tcp").ok()?;
     let six = fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
     let listening = |line: &str| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
         let port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
-        (*state == LISTENS).then(|| Socket {
+        (*state == LISTENS).then(|| UnixSocketSettings {
             endpoint: Endpoint::Port(port),
             inode: (*inode).to_owned(),
         })
@@ -97,11 +97,11 @@ fn tcp() -> Option<Vec<Socket>> {
 }
 
 /// unix(7): a listener's flags are `__SO_ACCEPTCON`.
-fn unix() -> Vec<Socket> {
+fn unix() -> Vec<UnixSocketSettings> {
     let listening = |line: &str| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let (flags, inode, path) = (fields.get(3)?, fields.get(6)?, fields.get(7)?);
-        (*flags == "00010000").then(|| Socket {
+        (*flags == "00010000").then(|| UnixSocketSettings {
             endpoint: Endpoint::Path((*path).to_owned()),
             inode: (*inode).to_owned(),
         })
@@ -111,7 +111,7 @@ fn unix() -> Vec<Socket> {
 }
 
 /// Returns the visible processes that have each of these sockets open.
-fn holders(sockets: &[Socket]) -> HashMap<String, Vec<u32>> {
+fn holders(sockets: &[UnixSocketSettings]) -> HashMap<String, Vec<u32>> {
     let mut found: HashMap<String, Vec<u32>> = HashMap::new();
     if sockets.is_empty() {
         return found;

@@ -17,12 +17,12 @@ use super::holders;
 use super::maps::MapFile;
 use super::postfix::Postfix;
 use super::service::ServiceFile;
-use super::system::{Account, Socket, Step, System};
+use super::system::{Account, Step, System, UnixSocketSettings};
 use super::unit::{self, Unit};
 use crate::config::Settings;
 use crate::daemon::{self, StateDirError};
 use crate::directory::Source;
-use crate::hook::Listen;
+use crate::hook::ListenAddress;
 use crate::tls;
 
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` (statfs(2)).
@@ -238,14 +238,14 @@ fn dates(file: &Path) -> Vec<SystemTime> {
 }
 
 /// Returns the Unix sockets, for each user that Postfix runs as.
-fn sockets(settings: &Settings, postfixes: &[Postfix]) -> Vec<Socket> {
+fn sockets(settings: &Settings, postfixes: &[Postfix]) -> Vec<UnixSocketSettings> {
     let paths = settings
         .hook
         .milter
         .iter()
         .filter_map(|listen| match listen {
-            Listen::Unix(path) => Some(path),
-            Listen::Inet(_) => None,
+            ListenAddress::Unix(path) => Some(path),
+            ListenAddress::Inet(_) => None,
         });
     let mut owners: Vec<&str> = postfixes
         .iter()
@@ -255,7 +255,7 @@ fn sockets(settings: &Settings, postfixes: &[Postfix]) -> Vec<Socket> {
     owners.dedup();
     let users: Vec<Account> = owners.into_iter().filter_map(account).collect();
     let each = paths.flat_map(|path| users.iter().map(move |user| (path, user)));
-    each.map(|(path, user)| Socket {
+    each.map(|(path, user)| UnixSocketSettings {
         path: path.clone(),
         way: way(path).unwrap_or_default(),
         user: user.clone(),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::postfix::{Postfix, Service, Values, is_loopback, plain, port_number, strip_brackets};
-use crate::hook::{Listen, SmtpDoor};
+use crate::hook::{ListenAddress, SmtpListener};
 
 /// One entry of `smtpd_milters` or `non_smtpd_milters`: an address, or `{ address, name = value, …
 /// }`.
@@ -75,15 +75,20 @@ impl Milter {
     }
 
     /// Whether it is Copyist, as seen by a process of this service.
-    pub(super) fn is_copyist(&self, postfix: &Postfix, by: &Service, hooks: &[Listen]) -> bool {
+    pub(super) fn is_copyist(
+        &self,
+        postfix: &Postfix,
+        by: &Service,
+        hooks: &[ListenAddress],
+    ) -> bool {
         let Some(endpoint) = endpoint(&self.text) else {
             return false;
         };
         hooks.iter().any(|hook| match (&endpoint, hook) {
-            (Endpoint::Inet { host, port }, Listen::Inet(address)) => {
+            (Endpoint::Inet { host, port }, ListenAddress::Inet(address)) => {
                 *port == address.port() && may_be(host, address.ip())
             }
-            (Endpoint::Unix(path), Listen::Unix(listen)) => {
+            (Endpoint::Unix(path), ListenAddress::Unix(listen)) => {
                 let listen = plain(listen);
                 // A socket outside the chroot is another finding.
                 plain(&seen_by(postfix, by, path)) == listen || plain(path) == listen
@@ -165,11 +170,14 @@ fn may_be(host: &str, listen: IpAddr) -> bool {
 }
 
 /// Returns Copyist's SMTP listener at a filter's address.
-pub(super) fn smtp_listener<'a>(address: &str, doors: &'a [SmtpDoor]) -> Option<&'a SmtpDoor> {
+pub(super) fn smtp_listener<'a>(
+    address: &str,
+    doors: &'a [SmtpListener],
+) -> Option<&'a SmtpListener> {
     let Some(Endpoint::Inet { host, port }) = endpoint(address) else {
         return None;
     };
-    let ours = |door: &&SmtpDoor| door.listen.port() == port && may_be(&host, door.listen.ip());
+    let ours = |door: &&SmtpListener| door.listen.port() == port && may_be(&host, door.listen.ip());
     doors.iter().find(ours)
 }
 
@@ -186,7 +194,7 @@ mod tests {
             chroot,
             ..Service::default()
         };
-        let hook: Listen = hook.parse().expect(hook);
+        let hook: ListenAddress = hook.parse().expect(hook);
         parse(text)[0].is_copyist(&postfix, &by, &[hook])
     }
 

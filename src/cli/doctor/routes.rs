@@ -10,7 +10,7 @@ use super::line;
 use super::milters::{self, Milter};
 use super::postfix::{Postfix, Service, is_loopback, plain};
 use crate::config::Settings;
-use crate::hook::{Listen, Mode, SmtpDoor};
+use crate::hook::{ListenAddress, Mode, SmtpListener};
 
 /// The routes from one service to Copyist.
 pub(super) struct Routes<'a> {
@@ -19,9 +19,9 @@ pub(super) struct Routes<'a> {
     /// Whether the milter sees whole messages.
     pub(super) milter: bool,
     /// Copyist's SMTP listener used as proxy before the queue.
-    pub(super) proxy: Option<&'a SmtpDoor>,
+    pub(super) proxy: Option<&'a SmtpListener>,
     /// Copyist's SMTP listener used as filter after the queue.
-    pub(super) filter: Option<&'a SmtpDoor>,
+    pub(super) filter: Option<&'a SmtpListener>,
     /// Another proxy or filter: the parameter and its value.
     pub(super) other: Option<(&'static str, String)>,
 }
@@ -416,11 +416,11 @@ impl RouteCheck<'_> {
     }
 
     /// Returns an SMTP listener of Copyist that this Postfix passes mail to or gets mail from.
-    fn listener_in_use(&self) -> Option<&SmtpDoor> {
+    fn listener_in_use(&self) -> Option<&SmtpListener> {
         let used = |one: &Service| {
             let routes = by_smtp(self.postfix, one, self.settings);
             let mut doors = self.settings.hook.smtp.iter();
-            let back = |door: &&SmtpDoor| {
+            let back = |door: &&SmtpListener| {
                 let next_hop = &door.next_hop;
                 self.postfix.is_at(one, &next_hop.host, next_hop.port)
             };
@@ -429,7 +429,7 @@ impl RouteCheck<'_> {
         self.postfix.listeners().find_map(used)
     }
 
-    fn use_listener(&self, listener: &Service, door: &SmtpDoor) -> String {
+    fn use_listener(&self, listener: &Service, door: &SmtpListener) -> String {
         match door.mode {
             Mode::BeforeQueue => {
                 let address = door.listen.to_string();
@@ -457,9 +457,9 @@ impl RouteCheck<'_> {
     /// Returns Copyist's milter in Postfix's notation.
     fn hook(&self) -> String {
         let queue = plain(Path::new(self.postfix.values.get("queue_directory")));
-        let below = |listen: &Listen| match listen {
-            Listen::Unix(path) => plain(path).strip_prefix(&queue).ok().map(Path::to_owned),
-            Listen::Inet(_) => None,
+        let below = |listen: &ListenAddress| match listen {
+            ListenAddress::Unix(path) => plain(path).strip_prefix(&queue).ok().map(Path::to_owned),
+            ListenAddress::Inet(_) => None,
         };
         let first = self.settings.hook.milter.first();
         // A relative path works for every service, chrooted or not.

@@ -10,7 +10,7 @@ use super::line;
 use super::system::{Account, Step, System};
 use super::unit::Unit;
 use crate::config::Settings;
-use crate::hook::Listen;
+use crate::hook::ListenAddress;
 
 /// A file in the settings, from the view of the service's user.
 #[derive(Debug)]
@@ -130,8 +130,8 @@ fn check_state_dir(unit: &Unit, user: Option<&Account>, dir: &Path) -> Option<Fi
 
 fn check_sockets(unit: &Unit, settings: &Settings) -> Vec<Finding> {
     let dirs = settings.hook.milter.iter().filter_map(|one| match one {
-        Listen::Unix(path) => Some((one, path.parent()?)),
-        Listen::Inet(_) => None,
+        ListenAddress::Unix(path) => Some((one, path.parent()?)),
+        ListenAddress::Inet(_) => None,
     });
     dirs.filter_map(|(listen, dir)| {
         let (by, fix) = match unit.hides(dir) {

@@ -11,7 +11,7 @@ use super::service::ServiceFile;
 use super::unit::Unit;
 use crate::config::Settings;
 use crate::daemon::StateDirError;
-use crate::hook::Listen;
+use crate::hook::ListenAddress;
 use crate::mail::format_size;
 
 /// The remaining validity that causes a warning, as in the service.
@@ -43,7 +43,7 @@ pub(super) struct System {
     /// Other programs that listen on Copyist's addresses.
     pub(super) other_listeners: Vec<OtherListener>,
     /// The Unix sockets, from the view of Postfix.
-    pub(super) sockets: Vec<Socket>,
+    pub(super) sockets: Vec<UnixSocketSettings>,
     /// The files of the address maps.
     pub(super) maps: Vec<MapFile>,
     /// The service's user, if known.
@@ -66,7 +66,7 @@ pub(super) struct OtherListener {
 
 /// A Unix socket of Copyist.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(super) struct UnixSocketSettings {
     pub(super) path: PathBuf,
     /// The path from the root; empty if the socket does not exist.
     pub(super) way: Vec<Step>,
@@ -282,8 +282,8 @@ fn check_not_running(system: &System, settings: &Settings) -> Option<Finding> {
         .milter
         .iter()
         .filter_map(|listen| match listen {
-            Listen::Inet(address) => Some(*address),
-            Listen::Unix(_) => None,
+            ListenAddress::Inet(address) => Some(*address),
+            ListenAddress::Unix(_) => None,
         });
     let all = milters.chain(settings.hook.smtp.iter().map(|listener| listener.listen));
     let mut silent: Vec<String> = all
@@ -338,8 +338,8 @@ fn taken(other: &OtherListener, settings: &Settings) -> Finding {
     }
 }
 
-fn check_unreachable_socket(socket: &Socket) -> Option<Finding> {
-    let Socket { path, way, user } = socket;
+fn check_unreachable_socket(socket: &UnixSocketSettings) -> Option<Finding> {
+    let UnixSocketSettings { path, way, user } = socket;
     let last = way.len().checked_sub(1)?;
     let mut steps = way.iter().enumerate();
     let (_, barred) = steps.find(|(at, step)| !user.may(step, if *at == last { 2 } else { 1 }))?;
@@ -399,7 +399,7 @@ mod tests {
             gid: 60,
             group: "copyist".into(),
         };
-        let found = check_unreachable_socket(&Socket {
+        let found = check_unreachable_socket(&UnixSocketSettings {
             path: "/r/m".into(),
             way: vec![step("/", 0o755), step("/r", dir), step("/r/m", mode)],
             user: Account {

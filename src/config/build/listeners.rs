@@ -9,7 +9,7 @@ use crate::config::keys::{header_of, without_index};
 use crate::config::problem::{ErrorReported, quote};
 use crate::config::raw::StringList;
 use crate::config::{accounts, files, parse};
-use crate::hook::{Access, Clients, Limits, Listen, Socket};
+use crate::hook::{AccessList, ClientNetworks, Limits, ListenAddress, UnixSocketSettings};
 use crate::mail::Side;
 use crate::secret::Secret;
 use crate::{admin, hook, mail, spool};
@@ -19,9 +19,9 @@ const ADMIN: &str = "admin.listen";
 
 /// The addresses of all listeners.
 struct Addresses {
-    milter: Vec<Listen>,
+    milter: Vec<ListenAddress>,
     /// Those whose mail is always from one side.
-    sides: Vec<(Listen, Side)>,
+    sides: Vec<(ListenAddress, Side)>,
     smtp: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
 }
@@ -52,10 +52,12 @@ impl Build<'_> {
             admin: listen,
             ..
         } = addresses?;
-        let (clients, admin_clients) =
-            (Clients::new(milter_clients?), Clients::new(admin_clients?));
+        let (clients, admin_clients) = (
+            ClientNetworks::new(milter_clients?),
+            ClientNetworks::new(admin_clients?),
+        );
         for (at, listen) in milter.iter().enumerate() {
-            if let Listen::Inet(address) = listen {
+            if let ListenAddress::Inet(address) = listen {
                 let key = format!("{MILTER}[{at}]");
                 self.check_access_list(&key, listen, *address, &clients)?;
             }
@@ -63,8 +65,8 @@ impl Build<'_> {
         if let Some(address) = listen {
             self.check_access_list(ADMIN, address, address, &admin_clients)?;
         }
-        let access = Access {
-            speakers: Clients::new([]),
+        let access = AccessList {
+            identity_forwarders: ClientNetworks::new([]),
             clients,
             users: users?,
         };
@@ -85,10 +87,18 @@ impl Build<'_> {
     }
 
     /// Builds the milter listeners whose mail is always from one side.
-    fn milter_sides(&mut self) -> Result<Vec<(Listen, Side)>, ErrorReported> {
+    fn milter_sides(&mut self) -> Result<Vec<(ListenAddress, Side)>, ErrorReported> {
         let raw = &self.raw.hook.milter;
-        let inbound = self.each("hook.milter.inbound", &raw.inbound, str::parse::<Listen>);
-        let outbound = self.each("hook.milter.outbound", &raw.outbound, str::parse::<Listen>);
+        let inbound = self.each(
+            "hook.milter.inbound",
+            &raw.inbound,
+            str::parse::<ListenAddress>,
+        );
+        let outbound = self.each(
+            "hook.milter.outbound",
+            &raw.outbound,
+            str::parse::<ListenAddress>,
+        );
         let inbound = inbound?.into_iter().map(|listen| (listen, Side::External));
         let outbound = outbound?.into_iter().map(|listen| (listen, Side::Internal));
         Ok(inbound.chain(outbound).collect())
@@ -115,7 +125,7 @@ impl Build<'_> {
         let milter = if raw.hook.milter.listen.0.is_empty() && one_sided == 0 && no_smtp {
             Err(self.report_missing(MILTER, MILTER, "no MTA can connect"))
         } else {
-            self.each(MILTER, &raw.hook.milter.listen, str::parse::<Listen>)
+            self.each(MILTER, &raw.hook.milter.listen, str::parse::<ListenAddress>)
         };
         let admin = match raw.admin.listen.trim() {
             "" | "off" => Ok(None),
@@ -153,8 +163,8 @@ impl Build<'_> {
                     .iter()
                     .map(|address| (ADMIN.into(), address)),
             )
-            .map(|(key, address)| (key, Listen::Inet(*address), address.to_string()));
-        let mut taken: Vec<(String, Listen, String)> = Vec::new();
+            .map(|(key, address)| (key, ListenAddress::Inet(*address), address.to_string()));
+        let mut taken: Vec<(String, ListenAddress, String)> = Vec::new();
         for (key, listen, written) in milters.chain(others) {
             if let Some((by, _, other)) = taken.iter().find(|(_, by, _)| collide(by, &listen)) {
                 return Err(self.problems.report_invalid_with(
@@ -176,9 +186,9 @@ impl Build<'_> {
         key: &str,
         seen: impl std::fmt::Display,
         address: SocketAddr,
-        clients: &Clients,
+        clients: &ClientNetworks,
     ) -> Result<(), ErrorReported> {
-        if address.ip().to_canonical().is_loopback() || !clients.are_local() {
+        if address.ip().to_canonical().is_loopback() || !clients.is_local_only() {
             return Ok(());
         }
         let table = key.rsplit_once('.').map_or(key, |(table, _)| table);
@@ -197,7 +207,7 @@ impl Build<'_> {
         ))
     }
 
-    fn socket(&mut self, users: &StringList) -> Result<Socket, ErrorReported> {
+    fn socket(&mut self, users: &StringList) -> Result<UnixSocketSettings, ErrorReported> {
         const MODE: &str = "hook.milter.socket_mode";
         let raw = &self.raw.hook.milter;
         let group = self.optional(
@@ -212,7 +222,7 @@ impl Build<'_> {
                 .problems
                 .report_invalid(MODE, &raw.socket_mode, problem));
         }
-        Ok(Socket {
+        Ok(UnixSocketSettings {
             mode,
             group: group?,
         })
@@ -266,10 +276,10 @@ impl Build<'_> {
 }
 
 /// Whether two listeners need the same address.
-fn collide(a: &Listen, b: &Listen) -> bool {
+fn collide(a: &ListenAddress, b: &ListenAddress) -> bool {
     match (a, b) {
-        (Listen::Unix(a), Listen::Unix(b)) => a == b,
-        (Listen::Inet(a), Listen::Inet(b)) => {
+        (ListenAddress::Unix(a), ListenAddress::Unix(b)) => a == b,
+        (ListenAddress::Inet(a), ListenAddress::Inet(b)) => {
             // Port 0 is any free port. [::] includes IPv4; 0.0.0.0 is only IPv4.
             let takes = |a: &SocketAddr, b: &SocketAddr| {
                 a.ip() == b.ip() || a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4())
@@ -286,7 +296,7 @@ mod tests {
 
     #[test]
     fn listeners_collide_if_one_covers_the_other() {
-        let listen = |text: &str| text.parse::<Listen>().expect(text);
+        let listen = |text: &str| text.parse::<ListenAddress>().expect(text);
         for (a, b, expected) in [
             ("inet:127.0.0.1:25", "inet:127.0.0.1:25", true),
             ("inet:127.0.0.1:25", "inet:127.0.0.2:25", false),

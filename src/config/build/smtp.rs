@@ -8,7 +8,7 @@ use crate::config::keys::join;
 use crate::config::problem::{ErrorReported, quote};
 use crate::config::raw::{self, SmtpDirection, SmtpTls};
 use crate::config::{files, parse};
-use crate::hook::{Clients, DoorTls, Mode, NextHop, SmtpDoor};
+use crate::hook::{ClientNetworks, ListenerTls, Mode, NextHop, SmtpListener};
 use crate::mail::Side;
 use crate::smtp::BareLineBreaks;
 
@@ -44,7 +44,7 @@ impl Build<'_> {
     pub(super) fn smtp_listeners(
         &mut self,
         addresses: Result<&[SocketAddr], ErrorReported>,
-    ) -> Result<Vec<SmtpDoor>, ErrorReported> {
+    ) -> Result<Vec<SmtpListener>, ErrorReported> {
         let tables = self.raw.hook.smtp.iter().enumerate();
         let listeners: Vec<_> = tables
             .map(|(at, raw)| self.smtp_listener(at, raw, addresses))
@@ -57,13 +57,14 @@ impl Build<'_> {
         at: usize,
         raw: &raw::Smtp,
         addresses: Result<&[SocketAddr], ErrorReported>,
-    ) -> Result<SmtpDoor, ErrorReported> {
+    ) -> Result<SmtpListener, ErrorReported> {
         let table = table(at);
         let next_hop = self.next_hop(&table, raw, addresses);
         let mut networks =
             |name: &str, words| self.each(&join(&table, name), words, parse::network);
-        let clients = networks("allow_clients", &raw.allow_clients).map(Clients::new);
-        let speakers = networks("allow_xclient", &raw.allow_xclient).map(Clients::new);
+        let clients = networks("allow_clients", &raw.allow_clients).map(ClientNetworks::new);
+        let identity_forwarders =
+            networks("allow_xclient", &raw.allow_xclient).map(ClientNetworks::new);
         let tls = self.listener_tls(&table, raw);
         let (clients, listen) = (clients?, addresses?[at]);
         let key = join(&table, "listen");
@@ -77,7 +78,7 @@ impl Build<'_> {
             ));
         }
         let mode = raw.mode.into();
-        Ok(SmtpDoor {
+        Ok(SmtpListener {
             listen,
             next_hop: next_hop?,
             mode,
@@ -87,7 +88,7 @@ impl Build<'_> {
                 SmtpDirection::Outbound => Some(Side::Internal),
             },
             clients,
-            speakers: speakers?,
+            identity_forwarders: identity_forwarders?,
             proxy_protocol: raw.proxy_protocol,
             bare_line_breaks: match (raw.bare_newline, mode) {
                 (Some(raw), _) => raw.into(),
@@ -158,7 +159,7 @@ impl Build<'_> {
         &mut self,
         table: &str,
         raw: &raw::Smtp,
-    ) -> Result<Option<DoorTls>, ErrorReported> {
+    ) -> Result<Option<ListenerTls>, ErrorReported> {
         let cert = (join(table, "cert_file"), non_empty(&raw.cert_file));
         let key = (join(table, "key_file"), non_empty(&raw.key_file));
         if raw.tls == SmtpTls::None {
@@ -184,7 +185,7 @@ impl Build<'_> {
         let cert_file = needed(&cert, "TLS needs a certificate");
         let key_file = needed(&key, "a certificate needs its key");
         let (cert_file, key_file) = self.pair((&cert.0, cert_file?), (&key.0, key_file?))?;
-        Ok(Some(DoorTls {
+        Ok(Some(ListenerTls {
             implicit: raw.tls == SmtpTls::Implicit,
             cert_file,
             key_file,

@@ -67,7 +67,7 @@ words! {
     }
 }
 
-/// See [`hook::SmtpDoor::side`].
+/// See [`hook::SmtpListener::side`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::config) enum SmtpDirection {
@@ -85,7 +85,7 @@ pub(in crate::config) enum BareNewline {
     Normalize,
 }
 
-/// See [`hook::DoorTls`].
+/// See [`hook::ListenerTls`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::config) enum SmtpTls {

@@ -1,4 +1,4 @@
-//! The message itself: DATA and BDAT, to its end, and what becomes of it then.
+//! DATA and BDAT: receives a message, has it processed, and transfers it to the next hop.
 
 use std::time::SystemTime;
 
@@ -6,67 +6,66 @@ use metrics::counter;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::arriving::Incoming;
-use super::client::Ended;
-use super::passing::Passing;
-use super::session::{Between, SILENCE, Session, Transaction};
+use super::client::SessionEnd;
+use super::incoming::IncomingMessage;
+use super::session::{CLIENT_TIMEOUT, Link, Session, Transaction};
+use super::transfer::Transfer;
 use crate::mail::{Enhanced, Message, Reply};
 use crate::pipeline::{Offer, Passage, Room};
 use crate::smtp::{BareLineBreaks, DataDecoder, DataError, find_bare_line_break};
 
 impl Session {
-    pub(super) async fn data(&mut self, between: &mut Between) -> Result<(), Ended> {
-        let Some(transaction) = self.ready(between) else {
+    pub(super) async fn data(&mut self, link: &mut Link) -> Result<(), SessionEnd> {
+        let Some(transaction) = self.take_transaction(link) else {
             return Ok(());
         };
         if transaction.chunks.is_some() {
             self.transaction = Some(transaction);
-            self.bad_sequence(between, "The message comes in chunks");
+            self.bad_sequence(link, "The message is being sent by BDAT");
             return Ok(());
         }
-        // Not to be given back, and not to be finished before the service stops, as long as this
-        // stands.
+        // While the transaction is open, the connection to the next hop is not returned to the
+        // pool, and a shutdown waits.
         let (pipeline, until) = (
             transaction.pipeline.clone(),
             transaction.began + self.limits.message_time,
         );
         self.transaction = Some(transaction);
-        between
-            .client
-            .put(b"354 End data with <CR><LF>.<CR><LF>\r\n");
-        between.client.flush().await?;
-        let mut incoming = Incoming::default();
-        let mut decoder = DataDecoder::new(self.terms.door.bare_line_breaks);
+        link.client
+            .write(b"354 End data with <CR><LF>.<CR><LF>\r\n");
+        link.client.flush().await?;
+        let mut incoming = IncomingMessage::default();
+        let mut decoder = DataDecoder::new(self.terms.listener.bare_line_breaks);
         loop {
-            let ended = decoder.decode(between.client.input(), &mut incoming.text);
-            incoming.grown(&pipeline, &self.limits).await;
+            let ended = decoder.decode(link.client.input(), &mut incoming.text);
+            incoming.check(&pipeline, &self.limits).await;
             if ended {
                 break;
             }
-            let until = until.min(Instant::now() + SILENCE.min(self.limits.idle));
-            between.client.read(until, None).await?;
+            let until = until.min(Instant::now() + CLIENT_TIMEOUT.min(self.limits.idle));
+            link.client.read(until, None).await?;
         }
-        incoming.flaw = decoder.error();
-        self.complete(between, incoming, false).await
+        incoming.line_break_error = decoder.error();
+        self.complete(link, incoming, false).await
     }
 
     pub(super) async fn chunk(
         &mut self,
-        between: &mut Between,
+        link: &mut Link,
         bytes: u64,
         last: bool,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), SessionEnd> {
         let offered = self.offers.chunking;
         let transaction = match offered {
-            true => self.ready(between),
+            true => self.take_transaction(link),
             false => {
-                self.bad_sequence(between, "CHUNKING is not offered");
+                self.bad_sequence(link, "CHUNKING is not offered");
                 None
             }
         };
         let Some(mut transaction) = transaction else {
-            // The bytes come whatever is answered (RFC 3030 section 4.1).
-            return self.skip(between, bytes).await;
+            // The client sends the bytes whatever the reply is (RFC 3030 section 4.1).
+            return self.skip(link, bytes).await;
         };
         let mut chunks = transaction.chunks.take().unwrap_or_default();
         let (pipeline, until) = (
@@ -76,32 +75,34 @@ impl Session {
         self.transaction = Some(transaction);
         let mut left = bytes;
         while left > 0 {
-            let input = between.client.input();
+            let input = link.client.input();
             if input.is_empty() {
-                let until = until.min(Instant::now() + SILENCE.min(self.limits.idle));
-                between.client.read(until, None).await?;
+                let until = until.min(Instant::now() + CLIENT_TIMEOUT.min(self.limits.idle));
+                link.client.read(until, None).await?;
                 continue;
             }
             let some = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
             let piece = input.split_to(some);
             left -= some as u64;
-            let flaw = find_bare_line_break(&piece, &mut chunks.after_cr);
-            chunks.incoming.flaw = chunks.incoming.flaw.take().or(flaw);
+            let line_break_error = find_bare_line_break(&piece, &mut chunks.after_cr);
+            chunks.incoming.line_break_error =
+                chunks.incoming.line_break_error.take().or(line_break_error);
             chunks.incoming.text.extend_from_slice(&piece);
-            chunks.incoming.grown(&pipeline, &self.limits).await;
+            chunks.incoming.check(&pipeline, &self.limits).await;
         }
         if last && chunks.after_cr {
-            // Nothing follows that could make a line break of it.
-            let flaw = chunks.incoming.flaw.take();
-            chunks.incoming.flaw = flaw.or(Some(DataError::BareCarriageReturn));
+            // No LF can follow that would complete the line break.
+            let line_break_error = chunks.incoming.line_break_error.take();
+            chunks.incoming.line_break_error =
+                line_break_error.or(Some(DataError::BareCarriageReturn));
         }
         if last {
-            return self.complete(between, chunks.incoming, true).await;
+            return self.complete(link, chunks.incoming, true).await;
         }
         if let Some(transaction) = &mut self.transaction {
             transaction.chunks = Some(chunks);
         }
-        between.client.say(&Reply::new(
+        link.client.reply(&Reply::new(
             250,
             Enhanced(2, 0, 0),
             format!("{bytes} bytes"),
@@ -109,71 +110,72 @@ impl Session {
         Ok(())
     }
 
-    async fn skip(&mut self, between: &mut Between, bytes: u64) -> Result<(), Ended> {
+    async fn skip(&mut self, link: &mut Link, bytes: u64) -> Result<(), SessionEnd> {
         let mut left = bytes;
         let until = Instant::now() + self.limits.message_time;
         while left > 0 {
-            let input = between.client.input();
+            let input = link.client.input();
             let some = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
             let _ = input.split_to(some);
             left -= some as u64;
             if left > 0 {
-                let until = until.min(Instant::now() + SILENCE.min(self.limits.idle));
-                between.client.read(until, None).await?;
+                let until = until.min(Instant::now() + CLIENT_TIMEOUT.min(self.limits.idle));
+                link.client.read(until, None).await?;
             }
         }
         Ok(())
     }
 
-    /// The whole message is there.
+    /// Processes a complete message, and transfers or rejects it.
     async fn complete(
         &mut self,
-        between: &mut Between,
-        incoming: Incoming,
+        link: &mut Link,
+        incoming: IncomingMessage,
         as_chunk: bool,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), SessionEnd> {
         let Some(transaction) = self.transaction.take() else {
             return Ok(());
         };
-        let decided = self.decide(&transaction, incoming, as_chunk).await;
+        let processed = self.process(&transaction, incoming, as_chunk).await;
         let envelope = self.envelope(&transaction);
         self.end_transaction();
-        match decided {
+        match processed {
             Ok((message, passage, _room)) => {
-                let mut passing = Passing {
-                    between,
+                let mut transfer = Transfer {
+                    link,
                     transaction: &transaction,
                     envelope: &envelope,
                     as_chunk,
                 };
-                passing.pass(&message, passage).await
+                transfer.run(&message, passage).await
             }
             Err(reply) => {
-                self.refuse(between, reply);
-                // The next server has an open transaction, which came to nothing.
-                self.ask(between, b"RSET").await.map(|_| ())
+                self.reject(link, reply);
+                // The next hop still has the transaction open.
+                self.command(link, b"RSET").await.map(|_| ())
             }
         }
     }
 
-    /// What becomes of it.
-    async fn decide(
+    /// Has the pipeline process the message.
+    async fn process(
         &self,
         transaction: &Transaction,
-        incoming: Incoming,
+        incoming: IncomingMessage,
         as_chunk: bool,
     ) -> Result<(Message, Passage, Option<Room>), Reply> {
-        if let Some(excess) = incoming.excess() {
-            self.exceeded(excess);
-            return Err(excess.reply());
+        if let Some(limit) = incoming.limit_exceeded() {
+            self.limit_exceeded(limit);
+            return Err(limit.reply());
         }
-        if let Some(flaw) = incoming.flaw {
+        if let Some(line_break_error) = incoming.line_break_error {
             counter!("copyist_bare_line_breaks_total").increment(1);
-            let normalizes = self.terms.door.bare_line_breaks == BareLineBreaks::Normalize;
-            info!(queue_id = self.identity.queue_id(), client = %self.identity.client(), "{flaw}");
-            // In a chunk it would have to be copied; nobody who speaks BDAT sends it.
+            let normalizes = self.terms.listener.bare_line_breaks == BareLineBreaks::Normalize;
+            info!(queue_id = self.identity.queue_id(), client = %self.identity.client(), "{line_break_error}");
+            // A chunk would have to be copied, and clients that use BDAT do not send bare line
+            // breaks.
             if !normalizes || as_chunk {
-                return Err(bare(flaw));
+                return Err(bare_line_break_reply(line_break_error));
             }
         }
         let pipeline = &transaction.pipeline;
@@ -194,6 +196,10 @@ impl Session {
 }
 
 /// X.6.0: other or undefined media error (RFC 3463 section 3.7).
-fn bare(flaw: DataError) -> Reply {
-    Reply::new(550, Enhanced(5, 6, 0), format!("Message refused: {flaw}"))
+fn bare_line_break_reply(line_break_error: DataError) -> Reply {
+    Reply::new(
+        550,
+        Enhanced(5, 6, 0),
+        format!("Message rejected: {line_break_error}"),
+    )
 }

@@ -1,4 +1,4 @@
-//! The client's side of the connection: lines in, replies out.
+//! The connection to the client: lines in, replies out.
 
 use std::io;
 use std::time::Duration;
@@ -8,70 +8,71 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::next_hop::HopError;
+use super::next_hop::NextHopError;
 use super::tls::{HANDSHAKE, ServerTls};
+use crate::error::chain;
 use crate::mail::Reply;
 use crate::smtp::{LineError, Lines, ServerReply};
 
-/// Longest command line: that of AUTH (RFC 4954 section 4).
+/// Longest command line, in bytes: that of AUTH (RFC 4954 section 4).
 const LONGEST_LINE: usize = 12_288;
-/// Bytes asked of the system at once.
+/// Bytes per read.
 const READ: usize = 64 * 1024;
-/// Longest wait for a client to take a reply.
+/// Timeout for a client to accept a reply.
 const WRITE: Duration = Duration::from_secs(300);
 
-/// Anything bytes go through in both directions: TCP, or TLS on it.
+/// A byte stream in both directions: TCP, or TLS over it.
 pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> ByteStream for T {}
 
-/// One client.
+/// The connection to one client.
 pub(super) struct ClientSide {
     stream: Box<dyn ByteStream>,
     lines: Lines,
-    /// Replies that are sent once there is nothing more to do (RFC 2920 section 3.2).
+    /// Replies that are sent before the next wait (RFC 2920 section 3.2).
     out: BytesMut,
     is_tls: bool,
 }
 
-/// Why a client is served no longer.
+/// Reason a session ended early.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Ended {
-    #[error("the client has gone")]
-    Gone,
-    #[error("the client was silent for too long")]
-    Silent,
-    #[error("the client: {0}")]
+pub(super) enum SessionEnd {
+    #[error("the client closed the connection")]
+    ClientClosed,
+    #[error("the client timed out")]
+    ClientTimeout,
+    #[error("cannot read from or write to the client")]
     Io(#[from] io::Error),
-    #[error("the service stops")]
+    #[error("shutting down")]
     Stopping,
-    #[error("it took longer than limits.connection_time or limits.message_time")]
-    Late,
-    #[error("the next server: {0}")]
-    NextHop(HopError),
-    #[error("the next server ended it")]
-    Dismissed,
-    #[error("its PROXY header: {0}")]
-    Proxy(String),
-    #[error("too many commands that are none")]
-    Nonsense,
-    #[error("its client has too many connections")]
-    Crowded,
+    #[error("limits.connection_time or limits.message_time exceeded")]
+    TimeLimit,
+    #[error("the next hop {}", chain(.0))]
+    NextHop(NextHopError),
+    #[error("the next hop closed the session with 421")]
+    NextHopClosed,
+    #[error("invalid PROXY header: {0}")]
+    ProxyHeader(String),
+    #[error("too many invalid commands")]
+    TooManyErrors,
+    #[error("the client has too many connections")]
+    TooManyConnections,
 }
 
-impl Ended {
-    /// Its name in the metrics.
+impl SessionEnd {
+    /// Returns its label in metrics.
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Ended::Gone => "client",
-            Ended::Silent => "silent",
-            Ended::Io(_) => "io",
-            Ended::Stopping => "stopping",
-            Ended::Late => "late",
-            Ended::NextHop(_) => "next_hop",
-            Ended::Dismissed => "dismissed",
-            Ended::Proxy(_) => "proxy",
-            Ended::Nonsense => "nonsense",
-            Ended::Crowded => "crowded",
+            SessionEnd::ClientClosed => "client",
+            SessionEnd::ClientTimeout => "silent",
+            SessionEnd::Io(_) => "io",
+            SessionEnd::Stopping => "stopping",
+            SessionEnd::TimeLimit => "late",
+            SessionEnd::NextHop(_) => "next_hop",
+            SessionEnd::NextHopClosed => "dismissed",
+            SessionEnd::ProxyHeader(_) => "proxy",
+            SessionEnd::TooManyErrors => "invalid_command",
+            SessionEnd::TooManyConnections => "crowded",
         }
     }
 }
@@ -90,17 +91,17 @@ impl ClientSide {
         self.is_tls
     }
 
-    /// What was read and is not consumed yet.
+    /// Returns the input that was read and not consumed yet.
     pub(super) fn input(&mut self) -> &mut BytesMut {
         self.lines.buffer_mut()
     }
 
-    /// The next command line. Replies that wait are sent before this waits itself.
+    /// Reads the next command line. Sends pending replies before it waits.
     pub(super) async fn line(
         &mut self,
         until: Instant,
         stop: Option<&CancellationToken>,
-    ) -> Result<Result<Bytes, LineError>, Ended> {
+    ) -> Result<Result<Bytes, LineError>, SessionEnd> {
         loop {
             if let Some(line) = self.lines.next_line() {
                 return Ok(line);
@@ -109,12 +110,12 @@ impl ClientSide {
         }
     }
 
-    /// Reads what the client sends, after what it waits for was sent.
+    /// Reads more input, after sending pending replies.
     pub(super) async fn read(
         &mut self,
         until: Instant,
         stop: Option<&CancellationToken>,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), SessionEnd> {
         self.flush().await?;
         let buffer = self.lines.buffer_mut();
         buffer.reserve(READ);
@@ -123,35 +124,35 @@ impl ClientSide {
             Some(stop) => tokio::select! {
                 biased;
                 read = reading => read,
-                () = stop.cancelled() => return Err(Ended::Stopping),
+                () = stop.cancelled() => return Err(SessionEnd::Stopping),
             },
             None => reading.await,
         };
         match read {
-            Err(_) => Err(Ended::Silent),
-            Ok(Ok(0)) => Err(Ended::Gone),
+            Err(_) => Err(SessionEnd::ClientTimeout),
+            Ok(Ok(0)) => Err(SessionEnd::ClientClosed),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(cause)) => Err(cause.into()),
         }
     }
 
-    /// Says something of our own.
-    pub(super) fn say(&mut self, reply: &Reply) {
+    /// Adds a reply of Copyist's own.
+    pub(super) fn reply(&mut self, reply: &Reply) {
         self.out.extend_from_slice(reply.to_string().as_bytes());
         self.out.extend_from_slice(b"\r\n");
     }
 
-    /// Passes an answer of the next server on.
-    pub(super) fn pass(&mut self, answer: &ServerReply) {
+    /// Adds a reply of the next hop, unchanged.
+    pub(super) fn forward(&mut self, answer: &ServerReply) {
         self.out.extend_from_slice(&answer.wire);
     }
 
-    /// Says these bytes.
-    pub(super) fn put(&mut self, bytes: &[u8]) {
+    /// Adds raw bytes.
+    pub(super) fn write(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
 
-    pub(super) async fn flush(&mut self) -> Result<(), Ended> {
+    pub(super) async fn flush(&mut self) -> Result<(), SessionEnd> {
         if self.out.is_empty() {
             return Ok(());
         }
@@ -162,24 +163,24 @@ impl ClientSide {
         };
         match tokio::time::timeout(WRITE, writing).await {
             Ok(written) => Ok(written?),
-            Err(_) => Err(Ended::Silent),
+            Err(_) => Err(SessionEnd::ClientTimeout),
         }
     }
 
-    /// Says goodbye. Nobody minds if the client does not hear it.
+    /// Sends pending replies and closes the connection. Errors do not matter any more.
     pub(super) async fn close(&mut self) {
         if self.flush().await.is_ok() {
             let _ = tokio::time::timeout(Duration::from_secs(1), self.stream.shutdown()).await;
         }
     }
 
-    /// Changes over to TLS. What the client sent before the handshake is thrown away: somebody in
-    /// between may have put it there (RFC 3207 section 6).
-    pub(super) async fn encrypt(&mut self, tls: &ServerTls) -> Result<(), Ended> {
+    /// Starts TLS. Discards input from before the handshake, which an attacker may have injected
+    /// (RFC 3207 section 6).
+    pub(super) async fn encrypt(&mut self, tls: &ServerTls) -> Result<(), SessionEnd> {
         self.lines.clear();
         let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
         let accepted = tokio::time::timeout(HANDSHAKE, tls.accept(plain)).await;
-        self.stream = accepted.map_err(|_| Ended::Silent)??;
+        self.stream = accepted.map_err(|_| SessionEnd::ClientTimeout)??;
         self.is_tls = true;
         Ok(())
     }

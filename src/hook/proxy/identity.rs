@@ -1,45 +1,45 @@
-//! On whose behalf a client is connected, as it says by XCLIENT, XFORWARD or the PROXY protocol.
+//! Client identity: the address and name a client has, or declares by XCLIENT, XFORWARD or the
+//! PROXY protocol.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::mail::{Client, Side};
 
-/// Who a client is, and who it speaks for at the moment.
+/// Identity of the client of a connection, and of the client it forwards for.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Identity {
-    /// Who is connected, or said to be by XCLIENT or the PROXY protocol: until the end of the
-    /// connection.
+pub(super) struct ClientIdentity {
+    /// The client of the connection, as connected or as declared by XCLIENT or the PROXY protocol.
     base: Client,
-    /// By XFORWARD: until the end of one transaction.
+    /// The client declared by XFORWARD, for one transaction.
     forwarded: Option<Client>,
-    /// The name of the message at the server before, by XFORWARD.
+    /// The queue ID of the message at the previous server, by XFORWARD.
     queue_id: String,
 }
 
-impl Identity {
-    pub(super) fn new(ip: IpAddr, side: Option<Side>) -> Identity {
+impl ClientIdentity {
+    pub(super) fn new(ip: IpAddr, side: Option<Side>) -> ClientIdentity {
         let base = Client {
             ip: Some(ip.to_canonical()),
             side,
             ..Client::default()
         };
-        Identity {
+        ClientIdentity {
             base,
-            ..Identity::default()
+            ..ClientIdentity::default()
         }
     }
 
-    /// Who hands the message over.
+    /// Returns the client that sends the message.
     pub(super) fn client(&self) -> &Client {
         self.forwarded.as_ref().unwrap_or(&self.base)
     }
 
-    /// The message's name at the server before; empty where that did not say.
+    /// Returns the queue ID at the previous server; empty if unknown.
     pub(super) fn queue_id(&self) -> &str {
         &self.queue_id
     }
 
-    /// The address of whoever is connected, as far as it is known.
+    /// Returns the address of the connection's client, if known.
     pub(super) fn ip(&self) -> Option<IpAddr> {
         self.base.ip
     }
@@ -56,8 +56,8 @@ impl Identity {
         self.base.user = user;
     }
 
-    /// XCLIENT: it is somebody else from now on.
-    pub(super) fn become_another(&mut self, attributes: &[(String, String)]) {
+    /// Applies XCLIENT: the attributes replace the client of the connection.
+    pub(super) fn apply_xclient(&mut self, attributes: &[(String, String)]) {
         self.forwarded = None;
         for (name, value) in attributes {
             match name.as_str() {
@@ -67,8 +67,8 @@ impl Identity {
         }
     }
 
-    /// XFORWARD: the next message comes from somebody else.
-    pub(super) fn speak_for(&mut self, attributes: &[(String, String)]) {
+    /// Applies XFORWARD: the attributes describe the client of the next message.
+    pub(super) fn apply_xforward(&mut self, attributes: &[(String, String)]) {
         let side = self.base.side;
         let client = self.forwarded.get_or_insert_with(|| Client {
             side,
@@ -77,9 +77,9 @@ impl Identity {
         for (name, value) in attributes {
             match name.as_str() {
                 "IDENT" => self.queue_id = value.clone(),
-                // Postfix calls all clients local whose headers it completes
-                // (local_header_rewrite_clients): that is about the way of writing, and their
-                // address counts. What has none began at that server itself.
+                // Postfix reports SOURCE=LOCAL for all clients in local_header_rewrite_clients,
+                // which is about header rewriting; their address counts. A message without an
+                // address originated on that server.
                 "SOURCE" if value.eq_ignore_ascii_case("LOCAL") => {
                     client.ip.get_or_insert(IpAddr::V4(Ipv4Addr::LOCALHOST));
                 }
@@ -88,14 +88,14 @@ impl Identity {
         }
     }
 
-    /// The transaction is over.
+    /// Forgets the XFORWARD attributes at the end of a transaction.
     pub(super) fn end_transaction(&mut self) {
         self.forwarded = None;
         self.queue_id.clear();
     }
 
-    /// Whether it is known on whose behalf.
-    pub(super) fn is_told(&self) -> bool {
+    /// Whether XFORWARD declared a client.
+    pub(super) fn has_forwarded_client(&self) -> bool {
         self.forwarded.is_some()
     }
 }
@@ -105,7 +105,7 @@ fn apply(client: &mut Client, name: &str, value: &str) {
         "NAME" => client.name = value.to_owned(),
         "HELO" => client.helo = value.to_owned(),
         "ADDR" => {
-            // Postfix writes an IPv6 address as an address literal.
+            // Postfix writes IPv6 addresses as address literals.
             let bare = value
                 .get(..5)
                 .filter(|tag| tag.eq_ignore_ascii_case("IPv6:"))
@@ -129,9 +129,9 @@ mod tests {
 
     #[test]
     fn what_is_forwarded_holds_for_one_message() {
-        let mut identity = Identity::new([127, 0, 0, 1].into(), None);
-        identity.speak_for(&said(&[("ADDR", "IPv6:2001:db8::1"), ("NAME", "mx")]));
-        identity.speak_for(&said(&[("IDENT", "4ABC"), ("SOURCE", "REMOTE")]));
+        let mut identity = ClientIdentity::new([127, 0, 0, 1].into(), None);
+        identity.apply_xforward(&said(&[("ADDR", "IPv6:2001:db8::1"), ("NAME", "mx")]));
+        identity.apply_xforward(&said(&[("IDENT", "4ABC"), ("SOURCE", "REMOTE")]));
         let ip: IpAddr = [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into();
         assert_eq!(identity.client().ip, Some(ip));
         assert_eq!(
@@ -145,31 +145,31 @@ mod tests {
 
     #[test]
     fn an_address_that_is_not_known_is_nobody_s() {
-        let mut identity = Identity::new([127, 0, 0, 1].into(), None);
-        identity.speak_for(&said(&[("ADDR", ""), ("SOURCE", "REMOTE")]));
+        let mut identity = ClientIdentity::new([127, 0, 0, 1].into(), None);
+        identity.apply_xforward(&said(&[("ADDR", ""), ("SOURCE", "REMOTE")]));
         assert_eq!(identity.client().ip, None);
-        identity.speak_for(&said(&[("SOURCE", "LOCAL")]));
+        identity.apply_xforward(&said(&[("SOURCE", "LOCAL")]));
         assert_eq!(identity.client().ip, Some([127, 0, 0, 1].into()));
     }
 
     #[test]
     fn a_local_client_with_an_address_is_judged_by_it() {
-        let mut identity = Identity::new([127, 0, 0, 1].into(), None);
-        identity.speak_for(&said(&[("ADDR", "192.0.2.1"), ("SOURCE", "LOCAL")]));
+        let mut identity = ClientIdentity::new([127, 0, 0, 1].into(), None);
+        identity.apply_xforward(&said(&[("ADDR", "192.0.2.1"), ("SOURCE", "LOCAL")]));
         assert_eq!(identity.client().ip, Some([192, 0, 2, 1].into()));
     }
 
     #[test]
     fn another_client_may_have_logged_in() {
-        let mut identity = Identity::new([127, 0, 0, 1].into(), Some(Side::Internal));
-        identity.become_another(&said(&[("ADDR", "192.0.2.1"), ("LOGIN", "alice")]));
+        let mut identity = ClientIdentity::new([127, 0, 0, 1].into(), Some(Side::Internal));
+        identity.apply_xclient(&said(&[("ADDR", "192.0.2.1"), ("LOGIN", "alice")]));
         let client = identity.client();
         assert_eq!(client.user.as_deref(), Some("alice"));
         assert_eq!(
             (client.ip, client.side),
             (Some([192, 0, 2, 1].into()), Some(Side::Internal))
         );
-        identity.become_another(&said(&[("LOGIN", "")]));
+        identity.apply_xclient(&said(&[("LOGIN", "")]));
         assert_eq!(identity.client().user, None);
     }
 }

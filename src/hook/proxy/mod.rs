@@ -1,23 +1,22 @@
-//! The SMTP door: Copyist stands between a client and the next server, for MTAs without a milter.
-//!
-//! Promises: what the client says reaches the next server as it was said, byte for byte, and the
-//! client gets that server's own answers; Copyist never takes responsibility for a message itself
-//! (RFC 5321 section 4.2.5). What must be journaled is durable before the message goes on, is
-//! delivered once the next server has taken it, and withdrawn where it has not. Only what this door
-//! understands is passed on: an unknown command is nobody's.
+//! The SMTP hook: a proxy between a client and the next hop, for MTAs without milter support.
+//! Promises: the client's commands reach the next hop byte for byte, and the client gets the next
+//! hop's replies; Copyist never takes responsibility for a message itself (RFC 5321 section 4.2.5).
+//! Items of a message that must be journaled are durable before the message goes on; they are
+//! confirmed once the next hop has accepted the message and cancelled if it has not. Only commands
+//! that this proxy understands are passed on.
 
-mod arriving;
+mod authentication;
 mod body;
 mod client;
 mod identity;
+mod incoming;
 mod next_hop;
 mod offers;
-mod passing;
 mod pool;
-mod proxied;
+mod proxy_header;
 mod session;
-mod standing;
 mod tls;
+mod transfer;
 mod transmit;
 
 use std::net::{IpAddr, SocketAddr};
@@ -31,75 +30,79 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
-use super::clients::Caller;
-use super::gate::Gate;
+use super::access_control::AccessControl;
+use super::client_networks::ConnectedPeer;
 use super::listener::Stream;
-use super::settings::{Access, Limits, SmtpDoor};
+use super::settings::{AccessList, Limits, SmtpListener};
 use crate::pipeline::Pipeline;
 use pool::Pool;
 use session::Session;
-use tls::{HopTls, ServerTls};
+use tls::{NextHopTls, ServerTls};
 
 pub use tls::TlsError;
 
-/// How long nothing is accepted after the system refused a connection.
-const BREATH: Duration = Duration::from_millis(100);
-/// How often idle connections to the next server are looked after.
+/// Pause after accept(2) failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Interval at which expired idle connections to the next hop are closed.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// What an SMTP listener works by, of one generation of settings. A connection keeps the one it
-/// began with.
-pub struct Terms {
-    door: SmtpDoor,
+/// Settings of an SMTP listener with its loaded certificates and its connection pool. A connection
+/// keeps the state it began with, across reloads.
+pub struct SmtpListenerState {
+    listener: SmtpListener,
     server_tls: Option<ServerTls>,
-    hop_tls: HopTls,
-    gate: Arc<Gate>,
+    next_hop_tls: NextHopTls,
+    access_control: Arc<AccessControl>,
     pool: Arc<Pool>,
 }
 
-impl Terms {
-    /// Reads the certificates that the settings name. Blocks.
-    pub fn load(door: &SmtpDoor, limits: Limits) -> Result<Terms, TlsError> {
-        Ok(Terms {
-            server_tls: door.tls.as_ref().map(ServerTls::load).transpose()?,
-            hop_tls: HopTls::load(&door.next_hop)?,
-            gate: Arc::new(Gate::of_smtp(access(door), limits)),
+impl SmtpListenerState {
+    /// Loads the certificates that the settings name. Blocks.
+    pub fn load(listener: &SmtpListener, limits: Limits) -> Result<SmtpListenerState, TlsError> {
+        Ok(SmtpListenerState {
+            server_tls: listener.tls.as_ref().map(ServerTls::load).transpose()?,
+            next_hop_tls: NextHopTls::load(&listener.next_hop)?,
+            access_control: Arc::new(AccessControl::for_smtp(access(listener), limits)),
             pool: Arc::default(),
-            door: door.clone(),
+            listener: listener.clone(),
         })
     }
 
-    /// The same by new settings. Who is connected stays so and is counted; idle connections to the
-    /// same next server are used on. Blocks.
-    pub fn reload(&self, door: &SmtpDoor, limits: Limits) -> Result<Terms, TlsError> {
-        let new = Terms::load(door, limits)?;
-        self.gate.set(access(door), limits);
-        let same = new.door.next_hop == self.door.next_hop;
-        Ok(Terms {
-            gate: self.gate.clone(),
+    /// Loads new settings. Open connections stay and remain counted; idle connections to an
+    /// unchanged next hop are kept. Blocks.
+    pub fn reload(
+        &self,
+        listener: &SmtpListener,
+        limits: Limits,
+    ) -> Result<SmtpListenerState, TlsError> {
+        let new = SmtpListenerState::load(listener, limits)?;
+        self.access_control.set(access(listener), limits);
+        let same = new.listener.next_hop == self.listener.next_hop;
+        Ok(SmtpListenerState {
+            access_control: self.access_control.clone(),
             pool: if same { self.pool.clone() } else { new.pool },
             ..new
         })
     }
 
-    /// Where it listens.
+    /// Returns the address it listens on.
     pub fn address(&self) -> SocketAddr {
-        self.door.listen
+        self.listener.listen
     }
 }
 
-fn access(door: &SmtpDoor) -> Access {
-    Access {
-        clients: door.clients.clone(),
-        speakers: door.speakers.clone(),
-        ..Access::default()
+fn access(listener: &SmtpListener) -> AccessList {
+    AccessList {
+        clients: listener.clients.clone(),
+        identity_forwarders: listener.identity_forwarders.clone(),
+        ..AccessList::default()
     }
 }
 
 /// Accepts connections until `shutdown`; each is served by a task of `sessions`.
 pub async fn serve(
     listener: TcpListener,
-    terms: Arc<ArcSwap<Terms>>,
+    terms: Arc<ArcSwap<SmtpListenerState>>,
     pipelines: Arc<ArcSwap<Pipeline>>,
     sessions: TaskTracker,
     shutdown: CancellationToken,
@@ -117,8 +120,7 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, from)) => {
-                // Replies are small and waited for; a connection that cannot be set up so is served
-                // all the same.
+                // Replies are small, and the client waits for each; a failure here only costs time.
                 let _ = stream.set_nodelay(true);
                 let terms = terms.load_full();
                 admit(
@@ -132,7 +134,7 @@ pub async fn serve(
             }
             Err(cause) => {
                 error!("cannot accept an SMTP connection: {cause}");
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -141,25 +143,25 @@ pub async fn serve(
 fn admit(
     stream: Stream,
     from: IpAddr,
-    terms: Arc<Terms>,
+    terms: Arc<SmtpListenerState>,
     pipelines: &Arc<ArcSwap<Pipeline>>,
     sessions: &TaskTracker,
     shutdown: &CancellationToken,
 ) {
-    let who = Caller::Machine(from);
-    let (place, limits) = match terms.gate.enter(who) {
-        Ok(entered) => entered,
+    let peer = ConnectedPeer::Ip(from);
+    let (slot, limits) = match terms.access_control.admit(peer) {
+        Ok(admitted) => admitted,
         Err(why) => {
-            terms.gate.refused(who, why);
+            terms.access_control.record_rejection(peer, why);
             return;
         }
     };
-    let place = Arc::new(place);
-    let close = place.close();
+    let slot = Arc::new(slot);
+    let close = slot.close();
     let session = Session::new(
         terms,
         pipelines.clone(),
-        place.clone(),
+        slot.clone(),
         limits,
         shutdown.clone(),
         from,
@@ -171,9 +173,9 @@ fn admit(
             Some(Err(ended)) => {
                 counter!("copyist_smtp_connections_broken_total", "why" => ended.name())
                     .increment(1);
-                debug!(client = %from, "an SMTP connection ended: {ended}");
+                debug!(client = %from, "SMTP connection ended: {ended}");
             }
-            None => place.closed(who),
+            None => slot.record_idle_close(peer),
         }
         gauge!("copyist_smtp_connections").decrement(1);
     });

@@ -1,4 +1,4 @@
-//! A connection to the next server: one command, one answer.
+//! A connection to the next hop: one command, one reply.
 
 use std::io;
 use std::time::Duration;
@@ -10,87 +10,94 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::client::ByteStream;
-use super::tls::{HANDSHAKE, HopTls};
+use super::tls::{HANDSHAKE, NextHopTls};
 use crate::deliver::Tls;
 use crate::hook::NextHop;
 use crate::net::{ConnectError, PromptTcp};
 use crate::smtp::{ReplyError, ReplyReader, ServerReply};
 use crate::tls::{explain_certificate_error, is_tls_error};
 
-/// Longest wait for a connection.
+/// Connection timeout.
 const CONNECT: Duration = Duration::from_secs(30);
-/// Bytes asked of the system at once. Answers are short.
+/// Bytes per read. Replies are short.
 const READ: usize = 4096;
 
-/// An open connection. Once anything went otherwise than in order it is never used again: its next
-/// answer may belong to the last command.
-pub(super) struct Hop {
+/// An open connection. After any error it is never used again: its next reply may belong to the
+/// previous command.
+pub(super) struct NextHopConnection {
     stream: Box<dyn ByteStream>,
     answers: ReplyReader,
-    /// What it greeted with, as it came.
+    /// The greeting, as received.
     pub(super) greeting: Bytes,
-    patience: Duration,
-    data_done_patience: Duration,
+    timeout: Duration,
+    data_done_timeout: Duration,
     is_tls: bool,
-    /// Whether it may not be asked anything more.
-    is_over: bool,
-    /// Whether it holds nothing against whoever comes next: nobody logged in or spoke for others,
-    /// and it never said no.
-    is_plain: bool,
+    /// Whether no further command may be sent.
+    is_closing: bool,
+    /// Whether another client may reuse it: no client authenticated or forwarded an identity on it,
+    /// and it never sent a negative reply.
+    is_reusable: bool,
 }
 
-/// Why the next server cannot be talked to any more.
+/// Failure of the connection to the next hop. The text continues "the next hop …".
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HopError {
-    #[error("cannot be reached: {0}")]
-    Unreachable(io::Error),
-    #[error("did not answer in time")]
-    Silent,
+pub(super) enum NextHopError {
+    #[error("cannot be reached")]
+    Unreachable(#[source] io::Error),
+    #[error("did not reply in time")]
+    Timeout,
     #[error("closed the connection")]
     Closed,
-    #[error("{0}")]
-    Io(io::Error),
-    #[error("answered what is no SMTP: {0}")]
-    Garbage(ReplyError),
-    #[error("said something that nobody asked for, so that its answers cannot be told apart")]
-    Unasked,
-    #[error("refused the connection: {0}")]
-    Refused(String),
-    #[error("no TLS: {0}")]
+    #[error("lost the connection")]
+    Io(#[source] io::Error),
+    #[error("sent an invalid SMTP reply")]
+    InvalidReply(#[source] ReplyError),
+    #[error("sent a reply without a command, so its replies cannot be matched")]
+    UnsolicitedReply,
+    #[error("rejected the connection: {0}")]
+    Rejected(String),
+    #[error("offers no usable TLS: {0}")]
     Tls(String),
-    #[error("no TLS: {0}")]
+    #[error("failed the TLS handshake: {0}")]
     Handshake(String),
 }
 
-impl Hop {
-    /// Connects, at any of its addresses, and encrypts as the settings say.
-    pub(super) async fn open(to: &NextHop, tls: &HopTls) -> Result<Hop, HopError> {
-        let patience = CONNECT.min(to.timeout);
+impl NextHopConnection {
+    /// Connects to one of its addresses and starts TLS as configured.
+    pub(super) async fn open(
+        to: &NextHop,
+        tls: &NextHopTls,
+    ) -> Result<NextHopConnection, NextHopError> {
+        let timeout = CONNECT.min(to.timeout);
         let may_go_unencrypted = to.tls == Tls::Opportunistic && to.ca_file.is_none();
         let begin = |tcp| async move {
             match may_go_unencrypted {
-                true => Hop::begin_anyhow(tcp, to, tls).await,
-                false => Hop::begin(tcp, to, tls, to.tls).await,
+                true => NextHopConnection::begin_opportunistic(tcp, to, tls).await,
+                false => NextHopConnection::begin(tcp, to, tls, to.tls).await,
             }
         };
-        let opened = tls.server.open_session(patience, |_| false, begin).await;
+        let opened = tls.server.open_session(timeout, |_| false, begin).await;
         opened.map_err(|error| match error {
-            ConnectError::Connect(cause) => HopError::Unreachable(cause),
+            ConnectError::Connect(cause) => NextHopError::Unreachable(cause),
             ConnectError::Session(error) => error,
         })
     }
 
-    /// The session, encrypted where that can be: a disagreement about encryption, and nothing else,
-    /// is a reason to do without.
-    async fn begin_anyhow(tcp: TcpStream, to: &NextHop, tls: &HopTls) -> Result<Hop, HopError> {
-        let address = tcp.peer_addr().map_err(HopError::Unreachable)?;
-        match Hop::begin(tcp, to, tls, to.tls).await {
-            Err(HopError::Handshake(why)) => {
-                let patience = CONNECT.min(to.timeout);
-                let tcp = timeout(patience, TcpStream::connect(address)).await;
-                let tcp = tcp.map_err(|_| HopError::Silent)?;
-                let tcp = tcp.map_err(HopError::Unreachable)?;
-                let hop = Hop::begin(tcp, to, tls, Tls::None).await?;
+    /// Opens a session with opportunistic TLS: falls back to plain text only if the TLS handshake
+    /// fails.
+    async fn begin_opportunistic(
+        tcp: TcpStream,
+        to: &NextHop,
+        tls: &NextHopTls,
+    ) -> Result<NextHopConnection, NextHopError> {
+        let address = tcp.peer_addr().map_err(NextHopError::Unreachable)?;
+        match NextHopConnection::begin(tcp, to, tls, to.tls).await {
+            Err(NextHopError::Handshake(why)) => {
+                let limit = CONNECT.min(to.timeout);
+                let tcp = timeout(limit, TcpStream::connect(address)).await;
+                let tcp = tcp.map_err(|_| NextHopError::Timeout)?;
+                let tcp = tcp.map_err(NextHopError::Unreachable)?;
+                let hop = NextHopConnection::begin(tcp, to, tls, Tls::None).await?;
                 tls.unencrypted
                     .record(&format!("{}:{}", to.host, to.port), &why);
                 Ok(hop)
@@ -99,27 +106,32 @@ impl Hop {
         }
     }
 
-    async fn begin(tcp: TcpStream, to: &NextHop, tls: &HopTls, how: Tls) -> Result<Hop, HopError> {
-        // Commands are small and their answers waited for.
-        tcp.set_nodelay(true).map_err(HopError::Io)?;
-        let us = tcp.local_addr().map_err(HopError::Io)?.ip();
+    async fn begin(
+        tcp: TcpStream,
+        to: &NextHop,
+        tls: &NextHopTls,
+        how: Tls,
+    ) -> Result<NextHopConnection, NextHopError> {
+        // Commands are small, and each reply is waited for.
+        tcp.set_nodelay(true).map_err(NextHopError::Io)?;
+        let us = tcp.local_addr().map_err(NextHopError::Io)?.ip();
         let mut stream: Box<dyn ByteStream> = Box::new(PromptTcp::new(tcp));
         if how == Tls::Implicit {
             stream = encrypted(stream, tls).await?;
         }
-        let mut hop = Hop {
+        let mut hop = NextHopConnection {
             stream,
             answers: ReplyReader::new(),
             greeting: Bytes::new(),
-            patience: to.timeout,
-            data_done_patience: to.data_done_timeout,
+            timeout: to.timeout,
+            data_done_timeout: to.data_done_timeout,
             is_tls: how == Tls::Implicit,
-            is_over: false,
-            is_plain: true,
+            is_closing: false,
+            is_reusable: true,
         };
-        let greeting = hop.answer(to.timeout).await?;
+        let greeting = hop.read_reply(to.timeout).await?;
         if !greeting.is_positive() {
-            return Err(HopError::Refused(said(&greeting)));
+            return Err(NextHopError::Rejected(reply_line(&greeting)));
         }
         hop.greeting = greeting.wire;
         match how {
@@ -129,31 +141,29 @@ impl Hop {
                     std::net::IpAddr::V4(ip) => format!("EHLO [{ip}]"),
                     std::net::IpAddr::V6(ip) => format!("EHLO [IPv6:{ip}]"),
                 };
-                let offers = hop.ask(hello.as_bytes()).await?;
+                let offers = hop.command(hello.as_bytes()).await?;
                 let offered = offers
                     .text_lines()
                     .any(|line| line.trim().eq_ignore_ascii_case("STARTTLS"));
                 match (offered, how) {
                     (true, _) => hop.start_tls(tls).await,
-                    (false, Tls::Required) => {
-                        Err(HopError::Tls("it does not offer STARTTLS".into()))
-                    }
+                    (false, Tls::Required) => Err(NextHopError::Tls("no STARTTLS".into())),
                     (false, _) => Ok(hop),
                 }
             }
         }
     }
 
-    async fn start_tls(mut self, tls: &HopTls) -> Result<Hop, HopError> {
-        let answer = self.ask(b"STARTTLS").await?;
+    async fn start_tls(mut self, tls: &NextHopTls) -> Result<NextHopConnection, NextHopError> {
+        let answer = self.command(b"STARTTLS").await?;
         if answer.code != 220 {
-            return Err(HopError::Handshake(said(&answer)));
+            return Err(NextHopError::Handshake(reply_line(&answer)));
         }
-        // Whatever came behind that answer came in the clear.
+        // Data after that reply was sent in plain text.
         if self.answers.clear() > 0 {
-            return Err(HopError::Tls("it said more before the handshake".into()));
+            return Err(NextHopError::Tls("data before the handshake".into()));
         }
-        Ok(Hop {
+        Ok(NextHopConnection {
             stream: encrypted(self.stream, tls).await?,
             is_tls: true,
             ..self
@@ -164,98 +174,98 @@ impl Hop {
         self.is_tls
     }
 
-    /// Whether somebody else may go on with it.
-    pub(super) fn is_plain(&self) -> bool {
-        self.is_plain
+    /// Whether another client may reuse the connection.
+    pub(super) fn is_reusable(&self) -> bool {
+        self.is_reusable
     }
 
-    /// From now on it knows something of this client.
-    pub(super) fn set_marked(&mut self) {
-        self.is_plain = false;
+    /// Marks the connection as specific to its client.
+    pub(super) fn set_client_specific(&mut self) {
+        self.is_reusable = false;
     }
 
-    /// Fails where the server has closed, or has said something that nobody asked for: an answer
-    /// too many would be taken for that to the next command, and so on to the next client's
-    /// message. Sees what has arrived, and waits for nothing.
-    pub(super) async fn check_silence(&mut self) -> Result<(), HopError> {
-        if self.is_over {
-            return Err(HopError::Closed);
+    /// Fails if the server has closed the connection or sent an unsolicited reply: it would be
+    /// taken for the reply to the next command, and in the end for the reply to another client's
+    /// message. Does not wait.
+    pub(super) async fn check_in_sync(&mut self) -> Result<(), NextHopError> {
+        if self.is_closing {
+            return Err(NextHopError::Closed);
         }
         if self.answers.has_more() {
-            return Err(HopError::Unasked);
+            return Err(NextHopError::UnsolicitedReply);
         }
         let mut byte = [0];
         match poll_immediate(self.stream.read(&mut byte)).await {
             None => Ok(()),
-            Some(Ok(0)) => Err(HopError::Closed),
+            Some(Ok(0)) => Err(NextHopError::Closed),
             Some(Ok(read)) => {
-                // It stays out of step whatever comes.
+                // The connection stays out of sync.
                 self.answers.feed(&byte[..read]);
-                Err(HopError::Unasked)
+                Err(NextHopError::UnsolicitedReply)
             }
-            Some(Err(cause)) => Err(HopError::Io(cause)),
+            Some(Err(cause)) => Err(NextHopError::Io(cause)),
         }
     }
 
-    /// Sends a command, which has no line break of its own, and gives the answer. A 421 may come
-    /// unasked (RFC 5321 section 3.8), and is that answer then.
-    pub(super) async fn ask(&mut self, line: &[u8]) -> Result<ServerReply, HopError> {
-        if let Err(error) = self.check_silence().await {
-            let farewell = self.last_words().await;
-            return farewell.filter(|answer| answer.code == 421).ok_or(error);
+    /// Sends a command, given without its line break, and returns the reply. An unsolicited 421
+    /// (RFC 5321 section 3.8) counts as the reply.
+    pub(super) async fn command(&mut self, line: &[u8]) -> Result<ServerReply, NextHopError> {
+        if let Err(error) = self.check_in_sync().await {
+            let closing = self.closing_reply().await;
+            return closing.filter(|answer| answer.code == 421).ok_or(error);
         }
         let mut command = BytesMut::with_capacity(line.len() + 2);
         command.extend_from_slice(line);
         command.extend_from_slice(b"\r\n");
         self.write(&command).await?;
-        self.answer(self.patience).await
+        self.read_reply(self.timeout).await
     }
 
     /// Sends bytes.
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), HopError> {
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), NextHopError> {
         let writing = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
         };
-        match timeout(self.patience, writing).await {
-            Ok(written) => written.map_err(HopError::Io),
-            Err(_) => Err(HopError::Silent),
+        match timeout(self.timeout, writing).await {
+            Ok(written) => written.map_err(NextHopError::Io),
+            Err(_) => Err(NextHopError::Timeout),
         }
     }
 
-    /// The answer after the message.
-    pub(super) async fn final_answer(&mut self) -> Result<ServerReply, HopError> {
-        self.answer(self.data_done_patience).await
+    /// Reads the reply to the message.
+    pub(super) async fn final_reply(&mut self) -> Result<ServerReply, NextHopError> {
+        self.read_reply(self.data_done_timeout).await
     }
 
-    /// What it says by itself, where it has said anything already. Nothing more is asked of it.
-    pub(super) async fn last_words(&mut self) -> Option<ServerReply> {
-        self.is_over = true;
-        self.answer(Duration::from_secs(1)).await.ok()
+    /// Reads a reply that the server sent before closing, if any. Sends nothing more.
+    pub(super) async fn closing_reply(&mut self) -> Option<ServerReply> {
+        self.is_closing = true;
+        self.read_reply(Duration::from_secs(1)).await.ok()
     }
 
-    async fn answer(&mut self, patience: Duration) -> Result<ServerReply, HopError> {
+    async fn read_reply(&mut self, limit: Duration) -> Result<ServerReply, NextHopError> {
         let reading = async {
             let mut bytes = [0; READ];
             loop {
                 if let Some(answer) = self.answers.next_reply() {
-                    return answer.map_err(HopError::Garbage);
+                    return answer.map_err(NextHopError::InvalidReply);
                 }
                 match self.stream.read(&mut bytes).await {
-                    Ok(0) => return Err(HopError::Closed),
+                    Ok(0) => return Err(NextHopError::Closed),
                     Ok(read) => self.answers.feed(&bytes[..read]),
-                    Err(cause) => return Err(HopError::Io(cause)),
+                    Err(cause) => return Err(NextHopError::Io(cause)),
                 }
             }
         };
-        let answer = timeout(patience, reading)
+        let answer = timeout(limit, reading)
             .await
-            .unwrap_or(Err(HopError::Silent))?;
-        self.is_plain &= answer.is_positive() || answer.is_intermediate();
+            .unwrap_or(Err(NextHopError::Timeout))?;
+        self.is_reusable &= answer.is_positive() || answer.is_intermediate();
         Ok(answer)
     }
 
-    /// Says goodbye, without waiting for an answer that nobody needs.
+    /// Sends QUIT and closes, without waiting for the reply.
     pub(super) async fn quit(mut self) {
         let _ = timeout(Duration::from_secs(1), self.stream.write_all(b"QUIT\r\n")).await;
         let _ = timeout(Duration::from_secs(1), self.stream.shutdown()).await;
@@ -264,23 +274,23 @@ impl Hop {
 
 async fn encrypted(
     stream: Box<dyn ByteStream>,
-    tls: &HopTls,
-) -> Result<Box<dyn ByteStream>, HopError> {
+    tls: &NextHopTls,
+) -> Result<Box<dyn ByteStream>, NextHopError> {
     match timeout(HANDSHAKE, tls.connect(stream)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(cause)) => {
             let why = explain_certificate_error(&cause.to_string());
             Err(match is_tls_error(&cause) {
-                true => HopError::Handshake(why),
-                false => HopError::Tls(why),
+                true => NextHopError::Handshake(why),
+                false => NextHopError::Tls(why),
             })
         }
-        Err(_) => Err(HopError::Silent),
+        Err(_) => Err(NextHopError::Timeout),
     }
 }
 
-/// An answer as one line for the log.
-pub(super) fn said(answer: &ServerReply) -> String {
+/// Formats a reply as one line for the log.
+pub(super) fn reply_line(answer: &ServerReply) -> String {
     let text: Vec<_> = answer.text_lines().collect();
     format!("{} {}", answer.code, text.join(" "))
 }

@@ -1,4 +1,4 @@
-//! What the client is offered: of what the next server offers, that which travels through here.
+//! EHLO keywords for the client: those of the next hop that work through the proxy.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::smtp::ServerReply;
 
-/// Extensions whose parameters, replies or commands pass as they are.
+/// Extensions whose parameters, replies and commands pass unchanged.
 const PASSED: [&str; 10] = [
     "8BITMIME",
     "SMTPUTF8",
@@ -20,8 +20,8 @@ const PASSED: [&str; 10] = [
     "HELP",
 ];
 
-/// Mechanisms that end with the exchange: one that goes on to protect the connection, or is bound
-/// to it, cannot pass through somebody who reads along.
+/// SASL mechanisms that can be proxied: one that protects the connection afterwards, or is bound to
+/// it, cannot.
 const MECHANISMS: [&str; 9] = [
     "PLAIN",
     "LOGIN",
@@ -34,40 +34,44 @@ const MECHANISMS: [&str; 9] = [
     "NTLM",
 ];
 
-/// Attributes of XFORWARD that are understood here, for next servers that do not take it.
+/// XFORWARD attributes that Copyist understands itself, if the next hop does not offer XFORWARD.
 const XFORWARD: &str = "XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE";
 
-/// On what the offers depend, besides the next server.
+/// Conditions for the offers, besides the next hop's own.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
-    /// The largest message that is taken, in bytes.
-    pub(super) most: usize,
-    /// Whether TLS can be begun now.
+pub(super) struct OfferConditions {
+    /// Largest message accepted, in bytes.
+    pub(super) max_message_size: usize,
+    /// Whether STARTTLS is possible now.
     pub(super) may_encrypt: bool,
-    /// Whether a password may be said: the way to us is no less protected than the way from us.
-    pub(super) may_log_in: bool,
-    /// Whether the client may speak for others.
-    pub(super) may_speak_for: bool,
+    /// Whether AUTH is allowed: the connection from the client is protected no less than the one to
+    /// the next hop.
+    pub(super) may_authenticate: bool,
+    /// Whether the client may use XCLIENT and XFORWARD.
+    pub(super) may_forward_identity: bool,
 }
 
-/// What was offered.
+/// The extensions offered to the client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Offers {
-    /// RFC 3030.
+pub(super) struct OfferedExtensions {
+    /// BDAT (RFC 3030).
     pub(super) chunking: bool,
-    /// RFC 4954.
+    /// AUTH (RFC 4954).
     pub(super) auth: bool,
-    /// The next server takes XCLIENT.
+    /// The next hop offers XCLIENT.
     pub(super) xclient: bool,
-    /// The next server takes XFORWARD.
+    /// The next hop offers XFORWARD.
     pub(super) xforward: bool,
 }
 
-/// The answer to EHLO for the client, made of the next server's.
-pub(super) fn offers(answer: &ServerReply, terms: Terms) -> (Offers, BytesMut) {
-    let mut found = Offers::default();
+/// Builds the client's EHLO reply from the next hop's.
+pub(super) fn offers(
+    answer: &ServerReply,
+    terms: OfferConditions,
+) -> (OfferedExtensions, BytesMut) {
+    let mut found = OfferedExtensions::default();
     let mut given = answer.text_lines().map(Cow::into_owned);
-    // Commands are taken one by one here, whatever the next server does.
+    // Copyist itself accepts pipelined commands, whatever the next hop does.
     let mut lines = vec![given.next().unwrap_or_default(), "PIPELINING".to_owned()];
     let mut has_size = false;
     for line in given {
@@ -77,13 +81,13 @@ pub(super) fn offers(answer: &ServerReply, terms: Terms) -> (Offers, BytesMut) {
             "SIZE" => {
                 has_size = true;
                 let theirs = words.next().and_then(|size| size.parse().ok());
-                lines.push(size(theirs, terms.most));
+                lines.push(size(theirs, terms.max_message_size));
             }
             "CHUNKING" => {
                 found.chunking = true;
                 lines.push(line);
             }
-            "AUTH" if terms.may_log_in => {
+            "AUTH" if terms.may_authenticate => {
                 let known = |word: &&str| {
                     MECHANISMS
                         .iter()
@@ -95,11 +99,11 @@ pub(super) fn offers(answer: &ServerReply, terms: Terms) -> (Offers, BytesMut) {
                     lines.push(format!("AUTH {}", mechanisms.join(" ")));
                 }
             }
-            "XCLIENT" if terms.may_speak_for => {
+            "XCLIENT" if terms.may_forward_identity => {
                 found.xclient = true;
                 lines.push(line);
             }
-            "XFORWARD" if terms.may_speak_for => {
+            "XFORWARD" if terms.may_forward_identity => {
                 found.xforward = true;
                 lines.push(line);
             }
@@ -108,18 +112,18 @@ pub(super) fn offers(answer: &ServerReply, terms: Terms) -> (Offers, BytesMut) {
         }
     }
     if !has_size {
-        lines.push(size(None, terms.most));
+        lines.push(size(None, terms.max_message_size));
     }
     if terms.may_encrypt {
         lines.push("STARTTLS".to_owned());
     }
-    if terms.may_speak_for && !found.xforward {
+    if terms.may_forward_identity && !found.xforward {
         lines.push(XFORWARD.to_owned());
     }
     (found, wire(answer.code, &lines))
 }
 
-/// The smaller of both limits; 0 says that there is none (RFC 1870 section 4).
+/// Returns the smaller of both limits; 0 means no limit (RFC 1870 section 4).
 fn size(theirs: Option<u64>, ours: usize) -> String {
     let ours = ours as u64;
     let size = theirs
@@ -145,14 +149,14 @@ mod tests {
     use super::*;
     use crate::smtp::ReplyReader;
 
-    const TERMS: Terms = Terms {
-        most: 1000,
+    const TERMS: OfferConditions = OfferConditions {
+        max_message_size: 1000,
         may_encrypt: false,
-        may_log_in: true,
-        may_speak_for: false,
+        may_authenticate: true,
+        may_forward_identity: false,
     };
 
-    fn offered(wire: &str, terms: Terms) -> (Offers, Vec<String>) {
+    fn offered(wire: &str, terms: OfferConditions) -> (OfferedExtensions, Vec<String>) {
         let mut answers = ReplyReader::new();
         answers.feed(wire.as_bytes());
         let answer = answers.next_reply().expect("whole").expect("sound");
@@ -179,10 +183,10 @@ mod tests {
                 "250 SIZE 500",
             ]
         );
-        let expected = Offers {
+        let expected = OfferedExtensions {
             chunking: true,
             auth: true,
-            ..Offers::default()
+            ..OfferedExtensions::default()
         };
         assert_eq!(offers, expected);
     }
@@ -190,10 +194,10 @@ mod tests {
     #[test]
     fn a_speaker_is_offered_to_speak_and_a_password_only_where_it_is_safe() {
         let theirs = "250-mx\r\n250-AUTH PLAIN\r\n250-XFORWARD ADDR\r\n250 XCLIENT ADDR\r\n";
-        let terms = Terms {
+        let terms = OfferConditions {
             may_encrypt: true,
-            may_log_in: false,
-            may_speak_for: true,
+            may_authenticate: false,
+            may_forward_identity: true,
             ..TERMS
         };
         let (offers, lines) = offered(theirs, terms);

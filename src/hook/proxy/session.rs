@@ -1,5 +1,5 @@
-//! The dialogue: what the client says, what the next server answers, and what we have to say
-//! ourselves.
+//! An SMTP session between a client and the next hop: commands pass through, and Copyist adds its
+//! own rejections.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,14 +12,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::Terms;
-use super::arriving::Incoming;
-use super::client::{ClientSide, Ended};
-use super::identity::Identity;
-use super::next_hop::{Hop, HopError};
-use super::offers::{self, Offers, offers};
+use super::SmtpListenerState;
+use super::client::{ClientSide, SessionEnd};
+use super::identity::ClientIdentity;
+use super::incoming::IncomingMessage;
+use super::next_hop::{NextHopConnection, NextHopError};
+use super::offers::{self, OfferedExtensions, offers};
+use crate::error::chain;
 use crate::hook::Mode;
-use crate::hook::gate::Place;
+use crate::hook::access_control::ConnectionSlot;
 use crate::hook::listener::Stream;
 use crate::identity::parse_path;
 use crate::mail::{
@@ -30,101 +31,104 @@ use crate::pipeline::{Admitted, Pipeline};
 use crate::policy::Admission;
 use crate::smtp::{Command, ServerReply, add_brackets};
 
-/// Longest silence of a client (RFC 5321 section 4.5.3.2.7).
-pub(super) const SILENCE: Duration = Duration::from_secs(300);
-/// How long a connection to the next server waits for a client that has not said anything yet.
-const FIRST_WORD: Duration = Duration::from_secs(1);
-/// Commands that are none, until the connection is closed.
-const NONSENSE: usize = 20;
+/// Longest idle time of a client (RFC 5321 section 4.5.3.2.7).
+pub(super) const CLIENT_TIMEOUT: Duration = Duration::from_secs(300);
+/// Time a connection to the next hop is held for a client that has not sent a command yet.
+const FIRST_COMMAND: Duration = Duration::from_secs(1);
+/// Invalid commands after which the connection is closed.
+const MAX_ERRORS: usize = 20;
 
-/// One connection of a client.
+/// One client session.
 pub(super) struct Session {
-    pub(super) terms: Arc<Terms>,
+    pub(super) terms: Arc<SmtpListenerState>,
     pub(super) pipelines: Arc<ArcSwap<Pipeline>>,
-    pub(super) place: Arc<Place>,
+    pub(super) slot: Arc<ConnectionSlot>,
     pub(super) limits: Limits,
     pub(super) shutdown: CancellationToken,
     pub(super) peer: IpAddr,
     pub(super) began: Instant,
-    pub(super) identity: Identity,
-    pub(super) offers: Offers,
+    pub(super) identity: ClientIdentity,
+    pub(super) offers: OfferedExtensions,
     pub(super) transaction: Option<Transaction>,
-    pub(super) nonsense: usize,
-    /// Whether the client has logged in.
-    pub(super) is_known: bool,
-    /// Since when the client is to say who it is.
-    pub(super) greeting_from: Instant,
-    /// Whether the client has said who it is.
+    pub(super) errors: usize,
+    /// Whether the client has authenticated.
+    pub(super) is_authenticated: bool,
+    /// Start of the time limit for EHLO.
+    pub(super) greeting_since: Instant,
+    /// Whether the client has sent EHLO or HELO.
     pub(super) has_greeted: bool,
 }
 
-/// A mail transaction, as far as the next server has agreed to it.
+/// A mail transaction, as far as the next hop has accepted it.
 pub(super) struct Transaction {
-    /// The settings that it is judged by, to its end.
+    /// The pipeline with the settings in force at MAIL.
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) began: Instant,
-    /// MAIL and RCPT as the client wrote them.
+    /// MAIL and RCPT commands as the client sent them.
     pub(super) mail: Bytes,
     pub(super) rcpts: Vec<Bytes>,
     pub(super) sender: Option<Address>,
     pub(super) sender_params: Vec<String>,
     pub(super) recipients: Vec<Recipient>,
-    /// Guarded recipients, which the message itself decides about.
+    /// Recipient checks so far, for the decision about the message.
     pub(super) admitted: Admitted,
-    /// What has come of the message by BDAT.
+    /// The part of the message received by BDAT.
     pub(super) chunks: Option<Chunks>,
 }
 
-/// A message in chunks.
+/// A message received by BDAT.
 #[derive(Default)]
 pub(super) struct Chunks {
-    pub(super) incoming: Incoming,
+    pub(super) incoming: IncomingMessage,
     pub(super) after_cr: bool,
 }
 
-/// Both sides while they are connected.
-pub(super) struct Between {
+/// The two connections of a session.
+pub(super) struct Link {
     pub(super) client: ClientSide,
-    pub(super) hop: Hop,
-    /// Whether the next server has heard nothing of this client yet, on a connection that was used
-    /// before.
+    pub(super) hop: NextHopConnection,
+    /// Whether the connection to the next hop is reused and no command was sent on it yet: it may have been closed meanwhile.
     pub(super) is_stale: bool,
 }
 
 impl Session {
     pub(super) fn new(
-        terms: Arc<Terms>,
+        terms: Arc<SmtpListenerState>,
         pipelines: Arc<ArcSwap<Pipeline>>,
-        place: Arc<Place>,
+        slot: Arc<ConnectionSlot>,
         limits: Limits,
         shutdown: CancellationToken,
         peer: IpAddr,
     ) -> Session {
-        let identity = Identity::new(peer, terms.door.side);
+        let identity = ClientIdentity::new(peer, terms.listener.side);
         Session {
             terms,
             pipelines,
-            place,
+            slot,
             limits,
             shutdown,
             peer,
             began: Instant::now(),
             identity,
-            offers: Offers::default(),
+            offers: OfferedExtensions::default(),
             transaction: None,
-            nonsense: 0,
-            is_known: false,
-            greeting_from: Instant::now(),
+            errors: 0,
+            is_authenticated: false,
+            greeting_since: Instant::now(),
             has_greeted: false,
         }
     }
 
-    /// Serves the client to the end of the connection.
-    pub(super) async fn serve(mut self, stream: Stream) -> Result<(), Ended> {
+    /// Serves the client until the connection ends.
+    pub(super) async fn serve(mut self, stream: Stream) -> Result<(), SessionEnd> {
         let terms = self.terms.clone();
         let mut stream = stream;
-        if terms.door.proxy_protocol {
-            let source = super::proxied::source(&mut stream, self.peer, self.may_speak_for());
+        if terms.listener.proxy_protocol {
+            let source = super::proxy_header::read_client_address(
+                &mut stream,
+                self.peer,
+                self.may_forward_identity(),
+            );
             self.identity.set_ip(source.await?);
             self.count_client()?;
         }
@@ -132,71 +136,75 @@ impl Session {
         if let Some(tls) = terms.server_tls.as_ref().filter(|tls| tls.implicit) {
             client.encrypt(tls).await?;
         }
-        let (hop, used) = match terms.pool.get(&terms.door.next_hop, &terms.hop_tls).await {
+        let (hop, used) = match terms
+            .pool
+            .get(&terms.listener.next_hop, &terms.next_hop_tls)
+            .await
+        {
             Ok(got) => got,
             Err(error) => {
-                self.unreachable(&error);
-                client.say(&Reply::new(
+                self.record_failure(&error);
+                client.reply(&Reply::new(
                     421,
                     Enhanced(4, 4, 1),
-                    "The next server is not available, try again",
+                    "Next hop unavailable, try again",
                 ));
                 client.close().await;
-                return Err(Ended::NextHop(error));
+                return Err(SessionEnd::NextHop(error));
             }
         };
-        client.put(&hop.greeting);
-        let (ended, hop) = match self.first_word(&mut client, (hop, used)).await {
+        client.write(&hop.greeting);
+        let (ended, hop) = match self.await_first_command(&mut client, (hop, used)).await {
             Ok((hop, is_stale)) => {
-                let mut between = Between {
+                let mut link = Link {
                     client,
                     hop,
                     is_stale,
                 };
-                let ended = self.converse(&mut between).await;
-                client = between.client;
-                (ended, Some(between.hop))
+                let ended = self.run_commands(&mut link).await;
+                client = link.client;
+                (ended, Some(link.hop))
             }
             Err(ended) => (Err(ended), None),
         };
         match &ended {
             Ok(()) => {}
-            Err(Ended::Stopping) => {
-                client.say(&Reply::new(
+            Err(SessionEnd::Stopping) => {
+                client.reply(&Reply::new(
                     421,
                     Enhanced(4, 3, 2),
-                    "The service stops, try again",
+                    "Service shutting down, try again",
                 ));
             }
-            Err(Ended::Silent | Ended::Late) => {
-                client.say(&Reply::new(421, Enhanced(4, 4, 2), "Timeout exceeded"));
+            Err(SessionEnd::ClientTimeout | SessionEnd::TimeLimit) => {
+                client.reply(&Reply::new(421, Enhanced(4, 4, 2), "Timeout exceeded"));
             }
-            Err(Ended::Crowded) => {
-                client.say(&Reply::new(421, Enhanced(4, 7, 0), "Too many connections"));
+            Err(SessionEnd::TooManyConnections) => {
+                client.reply(&Reply::new(421, Enhanced(4, 7, 0), "Too many connections"));
             }
-            Err(Ended::Nonsense) => {
-                client.say(&Reply::new(421, Enhanced(4, 7, 0), "Too many errors"));
+            Err(SessionEnd::TooManyErrors) => {
+                client.reply(&Reply::new(421, Enhanced(4, 7, 0), "Too many errors"));
             }
-            Err(Ended::NextHop(error)) => {
-                self.unreachable(error);
-                client.say(&Reply::new(
+            Err(SessionEnd::NextHop(error)) => {
+                self.record_failure(error);
+                client.reply(&Reply::new(
                     421,
                     Enhanced(4, 4, 2),
-                    "The next server is gone, try again",
+                    "Connection to the next hop lost, try again",
                 ));
             }
             Err(_) => {}
         }
         let is_idle = self.transaction.is_none();
         let hop = match &ended {
-            // In the middle of a message it is just closed, so that nothing of it is taken for all
-            // of it.
-            Err(Ended::NextHop(_) | Ended::Dismissed) => None,
+            // In the middle of a message the connection is just closed, so that the part already
+            // sent is not taken for the whole message.
+            Err(SessionEnd::NextHop(_) | SessionEnd::NextHopClosed) => None,
             _ => hop.filter(|_| is_idle),
         };
-        // Before the client hears the last word, so that the next client finds it.
+        // Before the client's last reply, so that the next client finds it in the pool.
         let other = match hop {
-            Some(hop) if hop.is_plain() => {
+            Some(hop) if hop.is_reusable() => {
                 terms.pool.put(hop);
                 None
             }
@@ -209,206 +217,211 @@ impl Session {
         ended
     }
 
-    /// Waits until the client says something. The next server has connections for those who do: one
-    /// that nobody has spoken on goes back meanwhile.
-    async fn first_word(
+    /// Waits for the client's first command. A connection to the next hop that stays unused goes
+    /// back to the pool meanwhile.
+    async fn await_first_command(
         &self,
         client: &mut ClientSide,
-        got: (Hop, bool),
-    ) -> Result<(Hop, bool), Ended> {
+        got: (NextHopConnection, bool),
+    ) -> Result<(NextHopConnection, bool), SessionEnd> {
         let (pool, stop) = (&self.terms.pool, Some(&self.shutdown));
-        let soon = client.read(Instant::now() + FIRST_WORD, stop).await;
+        let soon = client.read(Instant::now() + FIRST_COMMAND, stop).await;
         match soon {
             Ok(()) => return Ok(got),
             Err(ended) => {
                 pool.put(got.0);
-                let Ended::Silent = ended else {
+                let SessionEnd::ClientTimeout = ended else {
                     return Err(ended);
                 };
             }
         }
         client.read(self.deadline(), stop).await?;
-        let again = pool.get(&self.terms.door.next_hop, &self.terms.hop_tls);
-        again.await.map_err(Ended::NextHop)
+        let again = pool.get(&self.terms.listener.next_hop, &self.terms.next_hop_tls);
+        again.await.map_err(SessionEnd::NextHop)
     }
 
-    /// Counts this connection for the client that it was opened for.
-    pub(super) fn count_client(&mut self) -> Result<(), Ended> {
+    /// Counts this connection for the client on whose behalf it was opened.
+    pub(super) fn count_client(&mut self) -> Result<(), SessionEnd> {
         match self.identity.ip() {
-            Some(ip) => self.place.count_for(ip).map_err(|_| Ended::Crowded),
+            Some(ip) => self
+                .slot
+                .count_for(ip)
+                .map_err(|_| SessionEnd::TooManyConnections),
             None => Ok(()),
         }
     }
 
-    fn unreachable(&self, error: &HopError) {
+    fn record_failure(&self, error: &NextHopError) {
         counter!("copyist_next_hop_failures_total").increment(1);
-        let to = &self.terms.door.next_hop;
+        let to = &self.terms.listener.next_hop;
         warn!(
-            listener = %self.terms.door.listen,
-            "the next server {}:{} {error}", to.host, to.port
+            listener = %self.terms.listener.listen,
+            "next hop {}:{} {}", to.host, to.port, chain(error)
         );
     }
 
-    pub(super) fn may_speak_for(&self) -> bool {
-        self.terms.door.speakers.include(self.peer)
+    pub(super) fn may_forward_identity(&self) -> bool {
+        self.terms.listener.identity_forwarders.contains(self.peer)
     }
 
-    /// Until when the client may be silent.
+    /// Returns the time by which the client must send something.
     pub(super) fn deadline(&self) -> Instant {
         let now = Instant::now();
         let most = match &self.transaction {
             Some(transaction) => transaction.began + self.limits.message_time,
-            None if !self.has_greeted => self.greeting_from + self.limits.greeting,
+            None if !self.has_greeted => self.greeting_since + self.limits.greeting,
             None => self.began + self.limits.connection_time,
         };
-        most.min(now + SILENCE.min(self.limits.idle))
+        most.min(now + CLIENT_TIMEOUT.min(self.limits.idle))
     }
 
-    async fn converse(&mut self, between: &mut Between) -> Result<(), Ended> {
+    async fn run_commands(&mut self, link: &mut Link) -> Result<(), SessionEnd> {
         loop {
-            // A transaction under way is finished first.
+            // An open transaction is finished first.
             let stop = self.transaction.is_none().then(|| self.shutdown.clone());
             if self.transaction.is_none() && self.began.elapsed() > self.limits.connection_time {
-                return Err(Ended::Late);
+                return Err(SessionEnd::TimeLimit);
             }
-            let line = between.client.line(self.deadline(), stop.as_ref()).await?;
+            let line = link.client.line(self.deadline(), stop.as_ref()).await?;
             let Ok(line) = line else {
-                self.nonsense(between, "Line too long, or with a bare line break")?;
+                self.invalid_command(link, "Line too long, or with a bare line break")?;
                 continue;
             };
-            if self.command(between, line).await? {
+            if self.execute(link, line).await? {
                 return Ok(());
             }
         }
     }
 
-    /// Does what a line says. Whether the connection ends with it.
-    async fn command(&mut self, between: &mut Between, line: Bytes) -> Result<bool, Ended> {
+    /// Executes one command; returns whether the session ends with it.
+    async fn execute(&mut self, link: &mut Link, line: Bytes) -> Result<bool, SessionEnd> {
         match Command::parse(&line) {
-            Command::Ehlo(name) => self.hello(between, &line, &name, true).await?,
-            Command::Helo(name) => self.hello(between, &line, &name, false).await?,
+            Command::Ehlo(name) => self.ehlo(link, &line, &name, true).await?,
+            Command::Helo(name) => self.ehlo(link, &line, &name, false).await?,
             Command::Mail { path, params } => {
-                self.mail(between, add_brackets(&line), &path, params)
-                    .await?;
+                self.mail(link, add_brackets(&line), &path, params).await?;
             }
             Command::Rcpt { path, params } => {
-                self.rcpt(between, add_brackets(&line), &path, params)
-                    .await?;
+                self.rcpt(link, add_brackets(&line), &path, params).await?;
             }
-            Command::Data => self.data(between).await?,
-            Command::Bdat { bytes, last } => self.chunk(between, bytes, last).await?,
+            Command::Data => self.data(link).await?,
+            Command::Bdat { bytes, last } => self.chunk(link, bytes, last).await?,
             Command::Rset => {
                 self.end_transaction();
-                self.forward(between, &line).await?;
+                self.forward(link, &line).await?;
             }
             Command::Noop | Command::Vrfy | Command::Expn | Command::Help => {
-                self.forward(between, &line).await?;
+                self.forward(link, &line).await?;
             }
             Command::Quit => {
-                self.quit(between, &line).await?;
+                self.quit(link, &line).await?;
                 return Ok(true);
             }
-            Command::StartTls => self.start_tls(between).await?,
+            Command::StartTls => self.start_tls(link).await?,
             Command::Auth { mechanism, initial } => {
-                self.auth(between, &line, &mechanism, initial).await?;
+                self.auth(link, &line, &mechanism, initial).await?;
             }
-            Command::Xclient(attributes) => self.xclient(between, &line, &attributes).await?,
-            Command::Xforward(attributes) => self.xforward(between, &line, &attributes).await?,
-            Command::Unknown => self.nonsense(between, "Command not recognized")?,
-            Command::Malformed => self.nonsense(between, "Syntax error")?,
+            Command::Xclient(attributes) => self.xclient(link, &line, &attributes).await?,
+            Command::Xforward(attributes) => self.xforward(link, &line, &attributes).await?,
+            Command::Unknown => self.invalid_command(link, "Command not recognized")?,
+            Command::Malformed => self.invalid_command(link, "Syntax error")?,
         }
         Ok(false)
     }
 
-    pub(super) fn nonsense(&mut self, between: &mut Between, what: &str) -> Result<(), Ended> {
-        self.nonsense += 1;
-        if self.nonsense > NONSENSE {
-            return Err(Ended::Nonsense);
+    pub(super) fn invalid_command(
+        &mut self,
+        link: &mut Link,
+        what: &str,
+    ) -> Result<(), SessionEnd> {
+        self.errors += 1;
+        if self.errors > MAX_ERRORS {
+            return Err(SessionEnd::TooManyErrors);
         }
-        between
-            .client
-            .say(&Reply::new(500, Enhanced(5, 5, 2), what));
+        link.client.reply(&Reply::new(500, Enhanced(5, 5, 2), what));
         Ok(())
     }
 
-    /// Asks the next server. A connection that it had closed while nobody used it is replaced,
+    /// Sends a command to the next hop. A reused connection that was closed while idle is replaced,
     /// once.
-    pub(super) async fn ask(
+    pub(super) async fn command(
         &mut self,
-        between: &mut Between,
+        link: &mut Link,
         line: &[u8],
-    ) -> Result<ServerReply, Ended> {
-        let asked = between.hop.ask(line).await;
-        let is_stale = std::mem::take(&mut between.is_stale);
-        let answer = match asked {
-            Err(_) if is_stale => self.ask_another(between, line).await?,
-            Ok(answer) if is_stale && answer.code == 421 => self.ask_another(between, line).await?,
-            asked => asked.map_err(Ended::NextHop)?,
+    ) -> Result<ServerReply, SessionEnd> {
+        let replied = link.hop.command(line).await;
+        let is_stale = std::mem::take(&mut link.is_stale);
+        let answer = match replied {
+            Err(_) if is_stale => self.retry_command(link, line).await?,
+            Ok(answer) if is_stale && answer.code == 421 => self.retry_command(link, line).await?,
+            replied => replied.map_err(SessionEnd::NextHop)?,
         };
         if answer.code == 421 {
-            // It closes now. Its own word goes to the client.
-            between.client.pass(&answer);
-            return Err(Ended::Dismissed);
+            // The next hop closes now. Its own reply goes to the client.
+            link.client.forward(&answer);
+            return Err(SessionEnd::NextHopClosed);
         }
         Ok(answer)
     }
 
-    async fn ask_another(&self, between: &mut Between, line: &[u8]) -> Result<ServerReply, Ended> {
-        let (to, tls) = (&self.terms.door.next_hop, &self.terms.hop_tls);
-        between.hop = Hop::open(to, tls).await.map_err(Ended::NextHop)?;
-        between.hop.ask(line).await.map_err(Ended::NextHop)
+    async fn retry_command(&self, link: &mut Link, line: &[u8]) -> Result<ServerReply, SessionEnd> {
+        let (to, tls) = (&self.terms.listener.next_hop, &self.terms.next_hop_tls);
+        link.hop = NextHopConnection::open(to, tls)
+            .await
+            .map_err(SessionEnd::NextHop)?;
+        link.hop.command(line).await.map_err(SessionEnd::NextHop)
     }
 
-    /// Passes a command on, and its answer back.
+    /// Passes a command to the next hop, and its reply to the client.
     pub(super) async fn forward(
         &mut self,
-        between: &mut Between,
+        link: &mut Link,
         line: &[u8],
-    ) -> Result<ServerReply, Ended> {
-        let answer = self.ask(between, line).await?;
-        between.client.pass(&answer);
+    ) -> Result<ServerReply, SessionEnd> {
+        let answer = self.command(link, line).await?;
+        link.client.forward(&answer);
         Ok(answer)
     }
 
-    async fn hello(
+    async fn ehlo(
         &mut self,
-        between: &mut Between,
+        link: &mut Link,
         line: &[u8],
         name: &str,
         extended: bool,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), SessionEnd> {
         self.end_transaction();
-        let answer = self.ask(between, line).await?;
+        let answer = self.command(link, line).await?;
         if !answer.is_positive() {
-            between.client.pass(&answer);
+            link.client.forward(&answer);
             return Ok(());
         }
         self.has_greeted = true;
-        self.place.begin();
+        self.slot.begin();
         self.identity.set_helo(name);
         if !extended {
-            self.offers = Offers::default();
-            between.client.pass(&answer);
+            self.offers = OfferedExtensions::default();
+            link.client.forward(&answer);
             return Ok(());
         }
-        let is_tls = between.client.is_tls();
-        let terms = offers::Terms {
-            most: self.limits.message_size,
-            may_encrypt: self.terms.server_tls.is_some() && !is_tls && !self.is_known,
-            may_log_in: !self.is_known
-                && (is_tls || !between.hop.is_tls() || self.peer.to_canonical().is_loopback()),
-            may_speak_for: self.may_speak_for(),
+        let is_tls = link.client.is_tls();
+        let terms = offers::OfferConditions {
+            max_message_size: self.limits.message_size,
+            may_encrypt: self.terms.server_tls.is_some() && !is_tls && !self.is_authenticated,
+            may_authenticate: !self.is_authenticated
+                && (is_tls || !link.hop.is_tls() || self.peer.to_canonical().is_loopback()),
+            may_forward_identity: self.may_forward_identity(),
         };
         let (offers, wire) = offers(&answer, terms);
         self.offers = offers;
-        between.client.put(&wire);
+        link.client.write(&wire);
         Ok(())
     }
 
-    /// A refusal of our own. Behind a queue it is never a final one: the queue would send a bounce
-    /// to whoever the sender claims to be.
-    fn own(&self, reply: Reply) -> Reply {
-        let reply = match self.terms.door.mode {
+    /// Returns a rejection of Copyist's own as the client gets it. After a queue it is never
+    /// permanent: the queue would send a bounce to a possibly forged sender.
+    fn own_rejection(&self, reply: Reply) -> Reply {
+        let reply = match self.terms.listener.mode {
             Mode::AfterQueue if reply.is_permanent() => {
                 let Enhanced(_, subject, detail) = reply.enhanced;
                 Reply::new(reply.code - 100, Enhanced(4, subject, detail), reply.text)
@@ -419,58 +432,56 @@ impl Session {
         reply
     }
 
-    pub(super) fn refuse(&self, between: &mut Between, reply: Reply) {
-        between.client.say(&self.own(reply));
+    pub(super) fn reject(&self, link: &mut Link, reply: Reply) {
+        link.client.reply(&self.own_rejection(reply));
     }
 
-    pub(super) fn bad_sequence(&self, between: &mut Between, what: &str) {
-        between
-            .client
-            .say(&Reply::new(503, Enhanced(5, 5, 1), what));
+    pub(super) fn bad_sequence(&self, link: &mut Link, what: &str) {
+        link.client.reply(&Reply::new(503, Enhanced(5, 5, 1), what));
     }
 
     async fn mail(
         &mut self,
-        between: &mut Between,
+        link: &mut Link,
         line: Bytes,
         path: &str,
         params: Vec<String>,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), SessionEnd> {
         if self.transaction.is_some() {
-            self.bad_sequence(between, "Nested MAIL command");
+            self.bad_sequence(link, "Nested MAIL command");
             return Ok(());
         }
         if !self.has_greeted {
-            // The next server may still know the last client of this connection by its name.
-            self.bad_sequence(between, "Say EHLO first");
+            // The next hop may still have the EHLO name of the connection's previous client.
+            self.bad_sequence(link, "Send EHLO first");
             return Ok(());
         }
         let pipeline = self.pipelines.load_full();
-        let sender = match read(&pipeline, path) {
+        let sender = match parse(&pipeline, path) {
             Ok(address) => Some(address),
             Err(AddressError::Empty) => None,
             Err(error) => {
                 let reply = Reply::new(553, Enhanced(5, 1, 7), format!("Sender: {error}"));
-                self.refuse(between, reply);
+                self.reject(link, reply);
                 return Ok(());
             }
         };
-        if size(&params).is_some_and(|size| size > self.limits.message_size as u64) {
-            self.exceeded(LimitExceeded::Message);
-            self.refuse(between, LimitExceeded::Message.reply());
+        if declared_size(&params).is_some_and(|size| size > self.limits.message_size as u64) {
+            self.limit_exceeded(LimitExceeded::Message);
+            self.reject(link, LimitExceeded::Message.reply());
             return Ok(());
         }
         if params
             .iter()
             .any(|param| param.eq_ignore_ascii_case("BODY=BINARYMIME"))
         {
-            // It was not offered. RFC 5321 section 4.1.1.11: parameter not implemented.
+            // Not offered. RFC 5321 section 4.1.1.11: parameter not implemented.
             let reply = Reply::new(555, Enhanced(5, 5, 4), "BODY=BINARYMIME is not offered");
-            between.client.say(&reply);
+            link.client.reply(&reply);
             return Ok(());
         }
-        if self.forward(between, &line).await?.is_positive() {
-            self.told_once();
+        if self.forward(link, &line).await?.is_positive() {
+            self.warn_unknown_clients();
             let admitted = pipeline.begin();
             self.transaction = Some(Transaction {
                 pipeline,
@@ -487,19 +498,19 @@ impl Session {
         Ok(())
     }
 
-    /// Behind a queue of this machine everybody looks like this machine, unless the queue says
-    /// more.
-    fn told_once(&self) {
-        static TOLD: std::sync::Once = std::sync::Once::new();
-        let door = &self.terms.door;
-        let unknown =
-            door.mode == Mode::AfterQueue && door.side.is_none() && !self.identity.is_told();
+    /// Warns once if a queue on this host forwards mail without client addresses: all clients then
+    /// look local.
+    fn warn_unknown_clients(&self) {
+        static WARNED: std::sync::Once = std::sync::Once::new();
+        let listener = &self.terms.listener;
+        let unknown = listener.mode == Mode::AfterQueue
+            && listener.side.is_none()
+            && !self.identity.has_forwarded_client();
         if unknown && self.peer.to_canonical().is_loopback() {
-            TOLD.call_once(|| {
+            WARNED.call_once(|| {
                 warn!(
-                    listener = %door.listen,
-                    "the MTA does not say who its clients are (XFORWARD), so that all mail looks like the organization's own; \
-                     let it (Postfix: smtp_send_xforward_command = yes), or set direction in [[hook.smtp]]"
+                    listener = %listener.listen,
+                    "the MTA does not forward client addresses (XFORWARD), so all mail looks internal; set smtp_send_xforward_command = yes in Postfix, or direction in [[hook.smtp]]"
                 );
             });
         }
@@ -507,35 +518,35 @@ impl Session {
 
     async fn rcpt(
         &mut self,
-        between: &mut Between,
+        link: &mut Link,
         line: Bytes,
         path: &str,
         params: Vec<String>,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), SessionEnd> {
         let Some(transaction) = &self.transaction else {
-            self.bad_sequence(between, "Need MAIL command");
+            self.bad_sequence(link, "Need MAIL command");
             return Ok(());
         };
         if transaction.chunks.is_some() {
-            self.bad_sequence(between, "The message has begun");
+            self.bad_sequence(link, "BDAT has begun");
             return Ok(());
         }
         if transaction.recipients.len() >= self.limits.recipients {
-            self.exceeded(LimitExceeded::Recipients);
-            self.refuse(between, LimitExceeded::Recipients.reply());
+            self.limit_exceeded(LimitExceeded::Recipients);
+            self.reject(link, LimitExceeded::Recipients.reply());
             return Ok(());
         }
         let pipeline = transaction.pipeline.clone();
-        let address = match read(&pipeline, path) {
+        let address = match parse(&pipeline, path) {
             Ok(address) => address,
             Err(error) => {
                 let reply = Reply::new(553, Enhanced(5, 1, 3), format!("Recipient: {error}"));
-                self.refuse(between, reply);
+                self.reject(link, reply);
                 return Ok(());
             }
         };
-        // Without those before it: nothing depends on them, and to copy them for each would take
-        // the square of their number.
+        // Without the recipients before it: nothing depends on them, and copying them for each
+        // recipient would be quadratic.
         let envelope = self.envelope_to(transaction, Vec::new());
         let Some(transaction) = &mut self.transaction else {
             return Ok(());
@@ -544,15 +555,15 @@ impl Session {
         let admission = match pipeline.admit(&envelope, &address, None, admitted).await {
             Ok(admission) => admission,
             Err(reply) => {
-                self.refuse(between, reply);
+                self.reject(link, reply);
                 return Ok(());
             }
         };
-        // A queue that expanded the recipient says what of (RFC 3461 section 4.2); any client
-        // could.
-        let is_behind = self.terms.door.mode == Mode::AfterQueue && self.may_speak_for();
+        // A trusted queue declares the original recipient it expanded (RFC 3461 section 4.2). Any
+        // other client could forge it.
+        let is_behind = self.terms.listener.mode == Mode::AfterQueue && self.may_forward_identity();
         let original = is_behind.then(|| original_recipient(&params)).flatten();
-        let answer = self.forward(between, &line).await?;
+        let answer = self.forward(link, &line).await?;
         if let Some(transaction) = self.transaction.as_mut().filter(|_| answer.is_positive()) {
             if admission == Admission::Provisional {
                 transaction.admitted.provisional.push(address.clone());
@@ -583,28 +594,28 @@ impl Session {
         }
     }
 
-    /// The transaction, where a message may come now.
-    pub(super) fn ready(&mut self, between: &mut Between) -> Option<Transaction> {
+    /// Takes the transaction, if a message may follow now; else replies with an error.
+    pub(super) fn take_transaction(&mut self, link: &mut Link) -> Option<Transaction> {
         let what = match &self.transaction {
             None => "Need MAIL command",
             Some(transaction) if transaction.recipients.is_empty() => {
                 // RFC 5321 section 3.3.
                 let reply = Reply::new(554, Enhanced(5, 5, 1), "No valid recipients");
-                between.client.say(&reply);
+                link.client.reply(&reply);
                 return None;
             }
             Some(_) => return self.transaction.take(),
         };
-        self.bad_sequence(between, what);
+        self.bad_sequence(link, what);
         None
     }
 
-    pub(super) fn exceeded(&self, excess: LimitExceeded) {
-        counter!("copyist_limit_refusals_total", "limit" => excess.name()).increment(1);
+    pub(super) fn limit_exceeded(&self, limit: LimitExceeded) {
+        counter!("copyist_limit_refusals_total", "limit" => limit.name()).increment(1);
         warn!(
             queue_id = self.identity.queue_id(),
-            "refused: beyond limits.{}",
-            excess.name()
+            "rejected: limits.{} exceeded",
+            limit.name()
         );
     }
 
@@ -613,28 +624,27 @@ impl Session {
         self.identity.end_transaction();
     }
 
-    async fn quit(&mut self, between: &mut Between, line: &[u8]) -> Result<(), Ended> {
+    async fn quit(&mut self, link: &mut Link, line: &[u8]) -> Result<(), SessionEnd> {
         let has_transaction = self.transaction.is_some();
         self.end_transaction();
-        if between.hop.is_plain() && !has_transaction {
-            // The next client goes on with this connection.
-            between
-                .client
-                .say(&Reply::new(221, Enhanced(2, 0, 0), "Bye"));
+        if link.hop.is_reusable() && !has_transaction {
+            // The connection goes back to the pool for the next client.
+            link.client
+                .reply(&Reply::new(221, Enhanced(2, 0, 0), "Bye"));
             return Ok(());
         }
-        between.hop.set_marked();
-        self.forward(between, line).await.map(|_| ())
+        link.hop.set_client_specific();
+        self.forward(link, line).await.map(|_| ())
     }
 }
 
-fn read(pipeline: &Pipeline, path: &str) -> Result<Address, AddressError> {
+fn parse(pipeline: &Pipeline, path: &str) -> Result<Address, AddressError> {
     let default = pipeline.rules.organization.names.default_domain();
     parse_path(path, default.unwrap_or("localhost"))
 }
 
-/// What the client says of the size (RFC 1870 section 6).
-fn size(params: &[String]) -> Option<u64> {
+/// Returns the declared message size (RFC 1870 section 6).
+fn declared_size(params: &[String]) -> Option<u64> {
     params.iter().find_map(|param| {
         let (name, value) = param.split_once('=')?;
         name.eq_ignore_ascii_case("SIZE")

@@ -1,4 +1,4 @@
-//! TLS on both sides.
+//! TLS with clients and with the next hop.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,39 +12,39 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::client::ByteStream;
 use crate::deliver::Tls;
-use crate::hook::{DoorTls, NextHop};
+use crate::hook::{ListenerTls, NextHop};
 use crate::net::Server;
 use crate::tls::{self, UnencryptedMonitor};
 
-/// Longest time for a handshake.
+/// Handshake timeout.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
 
-/// Why an SMTP listener has no TLS.
+/// TLS configuration error of an SMTP listener.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read as PEM.
-    #[error("cannot read {path} (hook.smtp): {cause}")]
+    #[error("cannot read {path} (hook.smtp)")]
     Pem {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The PEM error.
         #[source]
         cause: pem::Error,
     },
-    /// Certificate and key do not go together, or are of no use.
-    #[error("{cert_file} and {key_file} (hook.smtp) cannot be used: {cause}")]
+    /// Certificate and key do not match, or are unusable.
+    #[error("cannot use {cert_file} and {key_file} (hook.smtp)")]
     Unusable {
         /// The certificate.
         cert_file: PathBuf,
         /// The key.
         key_file: PathBuf,
-        /// What is wrong.
+        /// The TLS library's error.
         #[source]
         cause: rustls::Error,
     },
-    /// What the next server is checked against.
-    #[error("hook.smtp.next_hop_ca_file: {0}")]
-    Trust(#[from] tls::TlsError),
+    /// The CA file for the next hop.
+    #[error("hook.smtp.next_hop_ca_file")]
+    CaFile(#[from] tls::TlsError),
 }
 
 /// TLS with clients.
@@ -54,7 +54,7 @@ pub(super) struct ServerTls {
 }
 
 impl ServerTls {
-    pub(super) fn load(of: &DoorTls) -> Result<ServerTls, TlsError> {
+    pub(super) fn load(of: &ListenerTls) -> Result<ServerTls, TlsError> {
         let unusable = |cause| TlsError::Unusable {
             cert_file: of.cert_file.clone(),
             key_file: of.key_file.clone(),
@@ -85,23 +85,24 @@ impl ServerTls {
     }
 }
 
-/// The next server: where it is, and TLS with it.
-pub(super) struct HopTls {
+/// The next hop's address and TLS configuration.
+pub(super) struct NextHopTls {
     pub(super) server: Server,
     pub(super) unencrypted: UnencryptedMonitor,
     connector: Option<TlsConnector>,
     name: Option<ServerName<'static>>,
 }
 
-impl HopTls {
-    pub(super) fn load(hop: &NextHop) -> Result<HopTls, TlsError> {
+impl NextHopTls {
+    pub(super) fn load(hop: &NextHop) -> Result<NextHopTls, TlsError> {
         let config = match hop.tls {
             Tls::None => None,
-            // Against listeners only: mail would go in the clear otherwise (RFC 7435).
+            // Protects against passive attackers only; the alternative would be plain text (RFC
+            // 7435).
             Tls::Opportunistic => Some(tls::unverified_client_config()?),
             Tls::Required | Tls::Implicit => Some(tls::client_config(hop.ca_file.as_deref())?),
         };
-        Ok(HopTls {
+        Ok(NextHopTls {
             server: Server::new(&hop.host, hop.port),
             unencrypted: UnencryptedMonitor::new("next_hop"),
             connector: config.map(TlsConnector::from),
@@ -114,7 +115,7 @@ impl HopTls {
         stream: Box<dyn ByteStream>,
     ) -> io::Result<Box<dyn ByteStream>> {
         let (Some(connector), Some(name)) = (&self.connector, &self.name) else {
-            return Err(io::Error::other("its name cannot stand in a certificate"));
+            return Err(io::Error::other("its name is not valid in a certificate"));
         };
         Ok(Box::new(connector.connect(name.clone(), stream).await?))
     }

@@ -1,85 +1,92 @@
-//! Hands one message to the next server.
+//! Sends one message to the next hop by DATA or BDAT.
 
 use std::io;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-use super::next_hop::{Hop, HopError};
+use super::next_hop::{NextHopConnection, NextHopError};
+use crate::error::chain;
 use crate::journal::is_ours;
 use crate::mail::{Chunks, Message};
 use crate::smtp::{DataEncoder, ServerReply};
 
-/// Bytes of the message in one write.
+/// Bytes per write.
 const PIECE: usize = 64 * 1024;
 
-/// How it ended.
+/// Outcome of sending a message.
 #[derive(Debug)]
-pub(super) enum Sent {
-    /// The next server's own word: it has the message, or not.
-    Answered(ServerReply),
-    /// It cannot have it: the end of the message was not sent.
-    Withheld(Failure),
-    /// The end was sent, and no answer came that can be read.
-    Unknown(HopError),
+pub(super) enum TransmitOutcome {
+    /// The next hop replied: it has accepted or rejected the message.
+    Replied(ServerReply),
+    /// The next hop does not have the message: its end was not sent.
+    NotSent(TransmitError),
+    /// The end was sent, and no valid reply came.
+    Unknown(NextHopError),
 }
 
-/// Why a message was not sent.
+/// Reason a message was not sent.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("the next server {0}")]
-    Hop(#[from] HopError),
-    #[error("the message cannot be read again: {0}")]
-    Unreadable(io::Error),
-    #[error("the next server answered DATA with {0}")]
-    Nonsense(u16),
+pub(super) enum TransmitError {
+    #[error("the next hop {}", chain(.0))]
+    NextHop(NextHopError),
+    #[error("cannot read the stored message")]
+    Unreadable(#[source] io::Error),
+    #[error("the next hop replied {0} to DATA")]
+    UnexpectedReply(u16),
 }
 
-/// What is handed over: a message without the bytes that it loses.
+impl From<NextHopError> for TransmitError {
+    fn from(error: NextHopError) -> TransmitError {
+        TransmitError::NextHop(error)
+    }
+}
+
+/// A message to send, without the header fields that are removed.
 pub(super) struct Outgoing {
     message: Message,
-    /// In order, in the header.
-    left_out: Vec<Range<usize>>,
+    /// Ranges of the header that are removed, in order.
+    removed: Vec<Range<usize>>,
 }
 
 impl Outgoing {
-    /// This message; where it `strips`, without the fields that only we may write.
+    /// Creates it from a message; with `strips`, without Copyist's own fields.
     pub(super) fn new(message: &Message, strips: bool) -> Outgoing {
         let fields = message
             .fields()
             .filter(|field| strips && is_ours(field.name));
         Outgoing {
-            left_out: fields.map(|field| field.range).collect(),
+            removed: fields.map(|field| field.range).collect(),
             message: message.clone(),
         }
     }
 
     fn len(&self) -> usize {
-        let left_out: usize = self.left_out.iter().map(Range::len).sum();
-        self.message.len() - left_out
+        let removed: usize = self.removed.iter().map(Range::len).sum();
+        self.message.len() - removed
     }
 
-    fn pieces(&self) -> Kept {
-        Kept {
+    fn pieces(&self) -> RemainingPieces {
+        RemainingPieces {
             pieces: self.message.content().chunks(0),
-            left_out: self.left_out.clone(),
-            place: 0,
+            removed: self.removed.clone(),
+            position: 0,
             ready: Vec::new(),
         }
     }
 }
 
-/// The pieces of a message without what is left out.
-struct Kept {
+/// Iterator over the bytes of a message without the removed ranges.
+struct RemainingPieces {
     pieces: Chunks,
-    left_out: Vec<Range<usize>>,
-    /// How many bytes of the message were read.
-    place: usize,
-    /// Parts of the piece that was read last, the next one at the end.
+    removed: Vec<Range<usize>>,
+    /// Bytes of the message read so far.
+    position: usize,
+    /// Remaining parts of the last piece, in reverse order.
     ready: Vec<Bytes>,
 }
 
-impl Iterator for Kept {
+impl Iterator for RemainingPieces {
     type Item = io::Result<Bytes>;
 
     fn next(&mut self) -> Option<io::Result<Bytes>> {
@@ -91,14 +98,14 @@ impl Iterator for Kept {
                 Ok(piece) => piece,
                 Err(cause) => return Some(Err(cause)),
             };
-            let from = self.place;
-            self.place += piece.len();
+            let from = self.position;
+            self.position += piece.len();
             let mut kept = from;
-            for range in &self.left_out {
-                let start = range.start.clamp(from, self.place);
+            for range in &self.removed {
+                let start = range.start.clamp(from, self.position);
                 self.ready
                     .push(piece.slice(kept.min(start) - from..start - from));
-                kept = kept.max(range.end.clamp(from, self.place));
+                kept = kept.max(range.end.clamp(from, self.position));
             }
             self.ready.push(piece.slice(kept - from..));
             self.ready.retain(|part| !part.is_empty());
@@ -107,133 +114,142 @@ impl Iterator for Kept {
     }
 }
 
-/// Hands a message over in the transaction that is open. `as_chunk` by BDAT, which changes nothing
-/// in it; by DATA a message that does not end in a line break gains one.
-pub(super) async fn transmit(hop: &mut Hop, outgoing: &Outgoing, as_chunk: bool) -> Sent {
+/// Sends a message in the open transaction: `as_chunk` by BDAT, which preserves it exactly; by
+/// DATA, a message that does not end in a line break gains one.
+pub(super) async fn transmit(
+    hop: &mut NextHopConnection,
+    outgoing: &Outgoing,
+    as_chunk: bool,
+) -> TransmitOutcome {
     match as_chunk {
         true => chunk(hop, outgoing).await,
         false => data(hop, outgoing).await,
     }
 }
 
-async fn data(hop: &mut Hop, outgoing: &Outgoing) -> Sent {
-    match hop.ask(b"DATA").await {
+async fn data(hop: &mut NextHopConnection, outgoing: &Outgoing) -> TransmitOutcome {
+    match hop.command(b"DATA").await {
         Ok(answer) if answer.code == 354 => {}
         Ok(answer) if answer.is_transient() || answer.is_permanent() => {
-            return answered(hop, answer).await;
+            return reset_after_rejection(hop, answer).await;
         }
-        Ok(answer) => return Sent::Withheld(Failure::Nonsense(answer.code)),
-        Err(error) => return Sent::Withheld(error.into()),
+        Ok(answer) => return TransmitOutcome::NotSent(TransmitError::UnexpectedReply(answer.code)),
+        Err(error) => return TransmitOutcome::NotSent(error.into()),
     }
     let (mut encoder, mut out) = (DataEncoder::new(), BytesMut::with_capacity(2 * PIECE));
-    let mut pieces = Reader::new(outgoing);
+    let mut pieces = PieceReader::new(outgoing);
     loop {
         match pieces.next().await {
             Ok(Some(piece)) => {
                 for part in piece.chunks(PIECE) {
                     encoder.encode(part, &mut out);
-                    // What is held back here goes with the end.
+                    // The rest is sent with the end.
                     if out.len() >= PIECE
                         && let Err(error) = hop.write(&out.split()).await
                     {
-                        return broken_off(hop, error).await;
+                        return aborted(hop, error).await;
                     }
                 }
             }
             Ok(None) => break,
-            Err(cause) => return Sent::Withheld(Failure::Unreadable(cause)),
+            Err(cause) => return TransmitOutcome::NotSent(TransmitError::Unreadable(cause)),
         }
     }
-    // What it has said by now is not its word on the whole message.
-    if let Err(error) = hop.check_silence().await {
-        return broken_off(hop, error).await;
+    // A reply sent before the end is not the reply to the whole message.
+    if let Err(error) = hop.check_in_sync().await {
+        return aborted(hop, error).await;
     }
-    // The one place where the next server gets the end of a message. It may take it from here on,
-    // so nothing but its answer tells what became of it.
+    // The one place where the end of a message is sent. From here on the next hop may have accepted
+    // it, so only its reply decides.
     encoder.finish(&mut out);
     if let Err(error) = hop.write(&out).await {
-        return Sent::Unknown(error);
+        return TransmitOutcome::Unknown(error);
     }
-    decided(hop).await
+    read_final_reply(hop).await
 }
 
-/// All of it as one chunk, the last (RFC 3030 section 2).
-async fn chunk(hop: &mut Hop, outgoing: &Outgoing) -> Sent {
+/// Sends the message as one last chunk (RFC 3030 section 2).
+async fn chunk(hop: &mut NextHopConnection, outgoing: &Outgoing) -> TransmitOutcome {
     let length = outgoing.len();
-    if let Err(error) = hop.check_silence().await {
-        return Sent::Withheld(error.into());
+    if let Err(error) = hop.check_in_sync().await {
+        return TransmitOutcome::NotSent(error.into());
     }
     let command = format!("BDAT {length} LAST\r\n");
-    // With nothing behind it, the command is the end of the message itself.
+    // For an empty message, the command itself is the end.
     if let Err(error) = hop.write(command.as_bytes()).await {
         return match length {
-            0 => Sent::Unknown(error),
-            _ => broken_off(hop, error).await,
+            0 => TransmitOutcome::Unknown(error),
+            _ => aborted(hop, error).await,
         };
     }
-    let (mut pieces, mut left) = (Reader::new(outgoing), length);
+    let (mut pieces, mut left) = (PieceReader::new(outgoing), length);
     while left > 0 {
         match pieces.next().await {
             Ok(Some(piece)) => {
                 left = left.saturating_sub(piece.len());
                 if let Err(error) = hop.write(&piece).await {
-                    // The last byte is the end of the message.
+                    // The last byte ends the message.
                     return match left {
-                        0 => Sent::Unknown(error),
-                        _ => broken_off(hop, error).await,
+                        0 => TransmitOutcome::Unknown(error),
+                        _ => aborted(hop, error).await,
                     };
                 }
             }
             Ok(None) => {
                 let cause = io::Error::from(io::ErrorKind::UnexpectedEof);
-                return Sent::Withheld(Failure::Unreadable(cause));
+                return TransmitOutcome::NotSent(TransmitError::Unreadable(cause));
             }
-            Err(cause) => return Sent::Withheld(Failure::Unreadable(cause)),
+            Err(cause) => return TransmitOutcome::NotSent(TransmitError::Unreadable(cause)),
         }
     }
-    decided(hop).await
+    read_final_reply(hop).await
 }
 
-/// A refusal before the end of the message leaves the transaction open (RFC 5321 section 3.3), so
-/// it is ended.
-pub(super) async fn answered(hop: &mut Hop, answer: ServerReply) -> Sent {
+/// Resets the transaction, which a rejection before the end of the message leaves open (RFC 5321
+/// section 3.3).
+pub(super) async fn reset_after_rejection(
+    hop: &mut NextHopConnection,
+    answer: ServerReply,
+) -> TransmitOutcome {
     if answer.code == 421 {
-        return Sent::Answered(answer);
+        return TransmitOutcome::Replied(answer);
     }
-    match hop.ask(b"RSET").await {
-        Ok(_) => Sent::Answered(answer),
-        Err(error) => Sent::Withheld(error.into()),
+    match hop.command(b"RSET").await {
+        Ok(_) => TransmitOutcome::Replied(answer),
+        Err(error) => TransmitOutcome::NotSent(error.into()),
     }
 }
 
-async fn decided(hop: &mut Hop) -> Sent {
-    match hop.final_answer().await {
+async fn read_final_reply(hop: &mut NextHopConnection) -> TransmitOutcome {
+    match hop.final_reply().await {
         Ok(answer) if answer.is_intermediate() => {
-            Sent::Unknown(HopError::Refused(super::next_hop::said(&answer)))
+            TransmitOutcome::Unknown(NextHopError::Rejected(super::next_hop::reply_line(&answer)))
         }
-        Ok(answer) => Sent::Answered(answer),
-        Err(error) => Sent::Unknown(error),
+        Ok(answer) => TransmitOutcome::Replied(answer),
+        Err(error) => TransmitOutcome::Unknown(error),
     }
 }
 
-/// A server that closes in the middle of a message may have said why.
-async fn broken_off(hop: &mut Hop, error: HopError) -> Sent {
-    match hop.last_words().await {
-        Some(answer) if answer.is_transient() || answer.is_permanent() => Sent::Answered(answer),
-        _ => Sent::Withheld(error.into()),
+/// Returns the reply of a server that closed in the middle of a message, if it sent one.
+async fn aborted(hop: &mut NextHopConnection, error: NextHopError) -> TransmitOutcome {
+    match hop.closing_reply().await {
+        Some(answer) if answer.is_transient() || answer.is_permanent() => {
+            TransmitOutcome::Replied(answer)
+        }
+        _ => TransmitOutcome::NotSent(error.into()),
     }
 }
 
-/// Reads the pieces of a message, apart from the threads that serve others where they are on disk.
-struct Reader {
-    pieces: Option<Kept>,
+/// Reads the pieces of a message; on a blocking thread if they are on disk.
+struct PieceReader {
+    pieces: Option<RemainingPieces>,
     is_stored: bool,
 }
 
-impl Reader {
-    fn new(of: &Outgoing) -> Reader {
+impl PieceReader {
+    fn new(of: &Outgoing) -> PieceReader {
         let content = of.message.content();
-        Reader {
+        PieceReader {
             pieces: Some(of.pieces()),
             is_stored: content.beginning().len() < content.len(),
         }

@@ -1,5 +1,5 @@
-//! The PROXY protocol: a load balancer in front says whose connection it passes on (HAProxy, "The
-//! PROXY protocol", versions 1 and 2).
+//! The PROXY protocol: a load balancer declares the client of a connection (HAProxy, "The PROXY
+//! protocol", versions 1 and 2).
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,33 +8,38 @@ use ppp::{v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
-use super::client::Ended;
+use super::client::SessionEnd;
 
 /// Longest header of version 1, in bytes.
 const LINE: usize = 107;
-/// Bytes that version 2 may tell beside its first sixteen.
+/// Longest header of version 2 after its first 16 bytes.
 const LONGEST: usize = 4096;
-/// It comes at once.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of the header, which comes at once.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads the header, and not a byte more. Gives the client's address; `None` where the header
-/// tells of no TCP connection, and the peer's own for a connection of its own (a health check).
-pub(super) async fn source<S: AsyncRead + Unpin>(
+/// Reads the header and not a byte more. Returns the client's address: `None` if the header
+/// describes no TCP connection, and the peer's own address for its own connection (a health check).
+pub(super) async fn read_client_address<S: AsyncRead + Unpin>(
     stream: &mut S,
     peer: IpAddr,
-    may_tell: bool,
-) -> Result<Option<IpAddr>, Ended> {
-    if !may_tell {
-        return Err(Ended::Proxy(format!("{peer} is not in allow_xclient")));
+    is_allowed: bool,
+) -> Result<Option<IpAddr>, SessionEnd> {
+    if !is_allowed {
+        return Err(SessionEnd::ProxyHeader(format!(
+            "{peer} is not in allow_xclient"
+        )));
     }
-    match timeout(PATIENCE, read(stream, peer)).await {
+    match timeout(TIMEOUT, read(stream, peer)).await {
         Ok(source) => source,
-        Err(_) => Err(Ended::Silent),
+        Err(_) => Err(SessionEnd::ClientTimeout),
     }
 }
 
-async fn read<S: AsyncRead + Unpin>(stream: &mut S, peer: IpAddr) -> Result<Option<IpAddr>, Ended> {
-    // Either version has more bytes than the second one's signature.
+async fn read<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    peer: IpAddr,
+) -> Result<Option<IpAddr>, SessionEnd> {
+    // A header of either version is longer than the signature of version 2.
     let mut header = vec![0; v2::PROTOCOL_PREFIX.len()];
     fill(stream, &mut header, 0).await?;
     if header == v2::PROTOCOL_PREFIX {
@@ -45,30 +50,30 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S, peer: IpAddr) -> Result<Opti
         let from = header.len();
         header.resize(from + usize::from(length).min(LONGEST), 0);
         fill(stream, &mut header, from).await?;
-        return second(&header, peer);
+        return parse_v2(&header, peer);
     }
-    // Byte by byte: what follows belongs to SMTP or TLS. It happens once, and is in the system's
-    // buffer.
+    // Byte by byte, since the bytes after it belong to SMTP or TLS.
     while header.starts_with(b"PROXY ") && !header.ends_with(b"\r\n") && header.len() < LINE {
         let from = header.len();
         header.push(0);
         fill(stream, &mut header, from).await?;
     }
-    first(&header)
+    parse_v1(&header)
 }
 
 async fn fill<S: AsyncRead + Unpin>(
     stream: &mut S,
     header: &mut [u8],
     from: usize,
-) -> Result<(), Ended> {
+) -> Result<(), SessionEnd> {
     let read = stream.read_exact(&mut header[from..]).await;
     read.map(|_| ())
-        .map_err(|_| Ended::Proxy("the connection ended within it".into()))
+        .map_err(|_| SessionEnd::ProxyHeader("incomplete".into()))
 }
 
-fn first(header: &[u8]) -> Result<Option<IpAddr>, Ended> {
-    let parsed = v1::Header::try_from(header).map_err(|cause| Ended::Proxy(cause.to_string()))?;
+fn parse_v1(header: &[u8]) -> Result<Option<IpAddr>, SessionEnd> {
+    let parsed =
+        v1::Header::try_from(header).map_err(|cause| SessionEnd::ProxyHeader(cause.to_string()))?;
     Ok(match parsed.addresses {
         v1::Addresses::Tcp4(addresses) => Some(addresses.source_address.into()),
         v1::Addresses::Tcp6(addresses) => Some(addresses.source_address.into()),
@@ -76,8 +81,9 @@ fn first(header: &[u8]) -> Result<Option<IpAddr>, Ended> {
     })
 }
 
-fn second(header: &[u8], peer: IpAddr) -> Result<Option<IpAddr>, Ended> {
-    let parsed = v2::Header::try_from(header).map_err(|cause| Ended::Proxy(cause.to_string()))?;
+fn parse_v2(header: &[u8], peer: IpAddr) -> Result<Option<IpAddr>, SessionEnd> {
+    let parsed =
+        v2::Header::try_from(header).map_err(|cause| SessionEnd::ProxyHeader(cause.to_string()))?;
     if parsed.command == v2::Command::Local {
         return Ok(Some(peer));
     }
@@ -96,7 +102,7 @@ mod tests {
 
     async fn told(bytes: &[u8]) -> (Result<Option<IpAddr>, String>, Vec<u8>) {
         let mut rest = bytes;
-        let source = source(&mut rest, PEER, true)
+        let source = read_client_address(&mut rest, PEER, true)
             .await
             .map_err(|ended| ended.to_string());
         (source, rest.to_vec())
@@ -129,13 +135,13 @@ mod tests {
     async fn what_is_no_header_ends_the_connection() {
         for bytes in [
             &b"EHLO client.example\r\n"[..],
-            b"PROXY TCP4 nonsense\r\n",
+            b"PROXY TCP4 invalid_command\r\n",
             b"PROXY TCP4 192.0",
         ] {
             assert!(told(bytes).await.0.is_err(), "{bytes:?}");
         }
         let mut anything: &[u8] = b"PROXY UNKNOWN\r\n";
-        let refused = source(&mut anything, PEER, false).await;
-        assert!(matches!(refused, Err(Ended::Proxy(_))));
+        let refused = read_client_address(&mut anything, PEER, false).await;
+        assert!(matches!(refused, Err(SessionEnd::ProxyHeader(_))));
     }
 }

@@ -1,9 +1,7 @@
-//! How many connections are open, in all and of each client, so that one client leaves room for
-//! others.
-//!
-//! A connection that has not begun as its protocol does is *idle*: it costs an attacker nothing, so
-//! it keeps nobody out. Where there is no room for one more, the oldest idle connection is closed
-//! instead.
+//! Open connections, counted in total and per client, so that one client cannot use up all of them.
+//! A connection that has not begun its protocol is *idle*. Opening one costs an attacker nothing,
+//! so idle connections must not keep others out: at the limit, the oldest idle connection is closed
+//! to make room.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,68 +10,68 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// How long a connection has to begin before it may be closed for another. A peer that is about to
-/// begin takes milliseconds; without this a flood of connections would close those that have just
-/// come.
+/// Time a connection has to begin its protocol before it may be closed for another. A real peer
+/// takes milliseconds; without this minimum, a flood would close connections that have only just
+/// been accepted.
 const IDLE: Duration = Duration::from_millis(250);
 
-/// The connections that are open at one time.
+/// The open connections of one or several listeners.
 #[derive(Debug, Default)]
-pub struct Crowd(Mutex<Counts>);
+pub struct ConnectionCounter(Mutex<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
     next: u64,
-    /// The client that each open connection counts for.
+    /// The client each open connection is counted for.
     open: HashMap<u64, Option<IpAddr>>,
     of: HashMap<IpAddr, usize>,
-    /// Those that have not begun, the oldest first.
+    /// Idle connections, oldest first.
     idle: BTreeMap<u64, Idle>,
 }
 
-/// A connection that has not begun.
+/// A connection that has not begun its protocol.
 #[derive(Debug)]
 struct Idle {
     since: Instant,
     close: CancellationToken,
 }
 
-/// One of the connections; not counted any more when this is dropped.
+/// One counted connection; uncounted when dropped.
 #[derive(Debug)]
-pub struct Seat {
-    crowd: Arc<Crowd>,
+pub struct CountedConnection {
+    counter: Arc<ConnectionCounter>,
     number: u64,
     close: CancellationToken,
 }
 
-/// Why there is no seat.
+/// The connection limit that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Crowded {
-    /// There are as many as there may be.
-    Full,
-    /// This client has its share.
-    Share,
+pub enum ConnectionLimit {
+    /// The limit on all connections.
+    Total,
+    /// The limit on connections of one client.
+    PerClient,
 }
 
-impl Crowd {
-    /// Counts one more connection among at most `most`, of which one client may hold `share`. It is
-    /// idle.
+impl ConnectionCounter {
+    /// Counts a new connection, at first idle, within a limit of `most` in total and `share` per
+    /// client.
     pub fn enter(
-        self: &Arc<Crowd>,
+        self: &Arc<ConnectionCounter>,
         client: Option<IpAddr>,
         most: usize,
         share: usize,
-    ) -> Result<Seat, Crowded> {
+    ) -> Result<CountedConnection, ConnectionLimit> {
         let mut counts = self.counts();
-        let client = client.map(known_as);
-        // At least one, whatever the share is of.
+        let client = client.map(counting_key);
+        // Every client may have at least one.
         let has_share =
             |counts: &Counts| client.is_some_and(|client| counts.held(client) >= share.max(1));
         if has_share(&counts) && !counts.close_idle(|of| of == client) {
-            return Err(Crowded::Share);
+            return Err(ConnectionLimit::PerClient);
         }
         if counts.open.len() >= most && !counts.close_idle(|_| true) {
-            return Err(Crowded::Full);
+            return Err(ConnectionLimit::Total);
         }
         let number = counts.next;
         counts.next += 1;
@@ -88,8 +86,8 @@ impl Crowd {
         };
         counts.idle.insert(number, idle);
         drop(counts);
-        Ok(Seat {
-            crowd: self.clone(),
+        Ok(CountedConnection {
+            counter: self.clone(),
             number,
             close,
         })
@@ -105,7 +103,7 @@ impl Counts {
         self.of.get(&client).copied().unwrap_or_default()
     }
 
-    /// Closes the oldest idle connection of such a client, and says whether there was one.
+    /// Closes the oldest idle connection of a matching client; returns whether there was one.
     fn close_idle(&mut self, is_of: impl Fn(Option<IpAddr>) -> bool) -> bool {
         let mut idle = self.idle.iter();
         let is_old = |idle: &Idle| idle.since.elapsed() >= IDLE;
@@ -137,28 +135,28 @@ impl Counts {
     }
 }
 
-impl Seat {
-    /// The connection has begun as its protocol does: it is not closed for another from now on.
+impl CountedConnection {
+    /// Marks the connection as begun: it is no longer closed to make room for others.
     pub fn begin(&self) {
-        self.crowd.counts().idle.remove(&self.number);
+        self.counter.counts().idle.remove(&self.number);
     }
 
-    /// Cancelled when this connection is closed for another.
+    /// Returns the token that is cancelled when this connection must make room for another.
     pub fn close(&self) -> CancellationToken {
         self.close.clone()
     }
 
-    /// Counts it for another client from now on: on whose behalf it was opened.
-    pub fn count_for(&self, client: IpAddr, share: usize) -> Result<(), Crowded> {
-        let client = known_as(client);
-        let mut counts = self.crowd.counts();
+    /// Counts the connection for another client from now on: the one on whose behalf it was opened.
+    pub fn count_for(&self, client: IpAddr, share: usize) -> Result<(), ConnectionLimit> {
+        let client = counting_key(client);
+        let mut counts = self.counter.counts();
         let before = match counts.open.get(&self.number) {
             Some(before) if *before != Some(client) => *before,
-            // It is counted so, or was closed for another.
+            // Already counted for this client, or closed for another connection.
             _ => return Ok(()),
         };
         if counts.held(client) >= share.max(1) {
-            return Err(Crowded::Share);
+            return Err(ConnectionLimit::PerClient);
         }
         *counts.of.entry(client).or_default() += 1;
         counts.open.insert(self.number, Some(client));
@@ -169,14 +167,15 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
-        self.crowd.counts().remove(self.number);
+        self.counter.counts().remove(self.number);
     }
 }
 
-/// One IPv6 client has a whole network of 64 bits to choose addresses from.
-fn known_as(ip: IpAddr) -> IpAddr {
+/// Returns the address a client is counted by: an IPv6 client has a whole /64 network to choose
+/// addresses from.
+fn counting_key(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => {
             let network = u128::from(ip) & !u128::from(u64::MAX);
@@ -196,54 +195,69 @@ mod tests {
 
     #[test]
     fn one_client_has_its_share_and_others_find_room() {
-        let crowd = Arc::new(Crowd::default());
+        let counter = Arc::new(ConnectionCounter::default());
         let enter = |from: &str| {
-            let seat = crowd.enter(Some(ip(from)), 4, 2);
-            seat.inspect(Seat::begin)
+            let counted = counter.enter(Some(ip(from)), 4, 2);
+            counted.inspect(CountedConnection::begin)
         };
         let first = enter("192.0.2.1").expect("room");
         let _second = enter("::ffff:192.0.2.1").expect("room");
-        assert_eq!(enter("192.0.2.1").expect_err("two"), Crowded::Share);
+        assert_eq!(
+            enter("192.0.2.1").expect_err("two"),
+            ConnectionLimit::PerClient
+        );
         let _other = enter("2001:db8::1").expect("room");
         drop(first);
         let _again = enter("192.0.2.1").expect("room");
         let _same = enter("2001:db8::2").expect("room");
-        assert_eq!(enter("192.0.2.9").expect_err("four"), Crowded::Full);
+        assert_eq!(
+            enter("192.0.2.9").expect_err("four"),
+            ConnectionLimit::Total
+        );
     }
 
     #[test]
     fn a_connection_is_counted_for_whom_it_was_opened() {
-        let crowd = Arc::new(Crowd::default());
-        let enter = || crowd.enter(None, 100, 1).expect("room");
+        let counter = Arc::new(ConnectionCounter::default());
+        let enter = || counter.enter(None, 100, 1).expect("room");
         let (first, second) = (enter(), enter());
         assert!(first.count_for(ip("192.0.2.1"), 1).is_ok());
         assert!(first.count_for(ip("192.0.2.1"), 1).is_ok(), "the same");
-        assert_eq!(second.count_for(ip("192.0.2.1"), 1), Err(Crowded::Share));
+        assert_eq!(
+            second.count_for(ip("192.0.2.1"), 1),
+            Err(ConnectionLimit::PerClient)
+        );
         assert!(first.count_for(ip("192.0.2.2"), 1).is_ok());
         assert!(second.count_for(ip("192.0.2.1"), 1).is_ok());
         drop((first, second));
-        assert!(crowd.counts().of.is_empty() && crowd.counts().open.is_empty());
+        assert!(counter.counts().of.is_empty() && counter.counts().open.is_empty());
     }
 
     #[test]
     fn the_oldest_idle_connection_makes_room() {
-        let crowd = Arc::new(Crowd::default());
-        let enter = |from: &str| crowd.enter(Some(ip(from)), 3, 2);
+        let counter = Arc::new(ConnectionCounter::default());
+        let enter = |from: &str| counter.enter(Some(ip(from)), 3, 2);
         let begun = enter("192.0.2.1").expect("room");
         begun.begin();
         let idle = enter("192.0.2.1").expect("room");
         let other = enter("192.0.2.2").expect("room");
         // They have only just come.
-        assert_eq!(enter("192.0.2.1").expect_err("two"), Crowded::Share);
-        assert_eq!(enter("192.0.2.3").expect_err("three"), Crowded::Full);
+        assert_eq!(
+            enter("192.0.2.1").expect_err("two"),
+            ConnectionLimit::PerClient
+        );
+        assert_eq!(
+            enter("192.0.2.3").expect_err("three"),
+            ConnectionLimit::Total
+        );
         std::thread::sleep(IDLE);
         let second = enter("192.0.2.1").expect("its idle one gives way");
         assert!(idle.close().is_cancelled() && !begun.close().is_cancelled());
         let third = enter("192.0.2.3").expect("the oldest of all gives way");
         assert!(other.close().is_cancelled());
         drop((idle, other));
-        assert_eq!(crowd.counts().open.len(), 3, "each is counted once");
+        assert_eq!(counter.counts().open.len(), 3, "each is counted once");
         drop((begun, second, third));
-        assert!(crowd.counts().of.is_empty() && crowd.counts().idle.is_empty());
+        assert!(counter.counts().of.is_empty() && counter.counts().idle.is_empty());
     }
 }

@@ -1,5 +1,4 @@
-//! A message while it arrives, and where it is meanwhile: a large one is written to the spool's
-//! disk.
+//! Buffer for a message that is being received: a large one is written to the spool's disk.
 
 use std::io;
 
@@ -10,33 +9,33 @@ use crate::mail::{Content, LimitExceeded, Reply};
 use crate::pipeline::{Memory, Room};
 use crate::spool::{IncomingBody, Spool};
 
-/// What of a message was handed over before its end.
+/// The part of a message received so far.
 #[derive(Debug, Default)]
-pub(super) struct Arriving {
-    held: Held,
-    /// What its bytes in memory are accounted to.
+pub(super) struct BodyBuffer {
+    storage: BodyStorage,
+    /// Reservation for its bytes in memory.
     room: Option<Room>,
 }
 
 #[derive(Debug, Default)]
-enum Held {
-    /// Nothing was.
+enum BodyStorage {
+    /// Nothing received yet.
     #[default]
-    Nothing,
-    /// It is written to a file.
+    Empty,
+    /// Written to a file.
     File {
         incoming: IncomingBody,
         beginning: Bytes,
     },
-    /// The disk does not take it. It may be nobody's to journal, so it is kept in memory as far as
-    /// there is any.
+    /// Kept in memory, because the disk does not take it. The message may not need journaling, so
+    /// it is not deferred yet.
     Memory(BytesMut),
-    /// Neither the disk nor the memory has room for it.
-    Nowhere,
+    /// Lost: neither disk nor memory has room for it.
+    Failed,
 }
 
-impl Arriving {
-    /// Waits for room in memory; `false` where there is none.
+impl BodyBuffer {
+    /// Waits for memory to be reserved; returns `false` if none became free in time.
     pub(super) async fn reserve(&mut self, memory: &Memory, bytes: usize) -> bool {
         match memory.room(bytes).await {
             Some(more) => {
@@ -50,67 +49,72 @@ impl Arriving {
         }
     }
 
-    /// Takes a piece.
-    pub(super) async fn piece(&mut self, piece: Bytes, spool: &Spool, memory: &Memory) {
-        self.held = match std::mem::take(&mut self.held) {
-            Held::Nothing => match spool.new_body().await {
-                Ok(incoming) => self.append(incoming, piece.clone(), piece, memory).await,
+    /// Appends one chunk.
+    pub(super) async fn append(&mut self, piece: Bytes, spool: &Spool, memory: &Memory) {
+        self.storage = match std::mem::take(&mut self.storage) {
+            BodyStorage::Empty => match spool.new_body().await {
+                Ok(incoming) => {
+                    self.append_to_file(incoming, piece.clone(), piece, memory)
+                        .await
+                }
                 Err(cause) => {
-                    warn!("a large message is kept in memory: {cause}");
-                    self.grow(BytesMut::new(), &piece, memory).await
+                    warn!("cannot write a large message to disk, keeping it in memory: {cause}");
+                    self.append_to_memory(BytesMut::new(), &piece, memory).await
                 }
             },
-            Held::File {
+            BodyStorage::File {
                 incoming,
                 beginning,
-            } => self.append(incoming, beginning, piece, memory).await,
-            Held::Memory(kept) => self.grow(kept, &piece, memory).await,
-            Held::Nowhere => Held::Nowhere,
+            } => {
+                self.append_to_file(incoming, beginning, piece, memory)
+                    .await
+            }
+            BodyStorage::Memory(kept) => self.append_to_memory(kept, &piece, memory).await,
+            BodyStorage::Failed => BodyStorage::Failed,
         };
     }
 
-    /// The message, now that its last piece is there, and what its bytes in memory are accounted
-    /// to.
+    /// Appends the last chunk and returns the message with the reservation for its bytes in memory.
     pub(super) async fn finish(
         mut self,
         last: Bytes,
         spool: &Spool,
         memory: &Memory,
     ) -> Result<(Content, Option<Room>), Reply> {
-        if let Held::Nothing = self.held {
+        if let BodyStorage::Empty = self.storage {
             return Ok((Content::Memory(last), self.room));
         }
-        self.piece(last, spool, memory).await;
-        let content = match self.held {
-            Held::File {
+        self.append(last, spool, memory).await;
+        let content = match self.storage {
+            BodyStorage::File {
                 incoming,
                 beginning,
             } => Content::Stored {
                 beginning,
                 all: incoming.finish(),
             },
-            Held::Memory(kept) => Content::Memory(kept.freeze()),
-            Held::Nothing | Held::Nowhere => return Err(LimitExceeded::Memory.reply()),
+            BodyStorage::Memory(kept) => Content::Memory(kept.freeze()),
+            BodyStorage::Empty | BodyStorage::Failed => return Err(LimitExceeded::Memory.reply()),
         };
         Ok((content, self.room))
     }
 
-    /// Writes a piece to the file; where the disk does not take it, all of the message goes back
-    /// into memory.
-    async fn append(
+    /// Writes a chunk to the file; if the disk does not take it, moves the whole message into
+    /// memory.
+    async fn append_to_file(
         &mut self,
         mut incoming: IncomingBody,
         beginning: Bytes,
         piece: Bytes,
         memory: &Memory,
-    ) -> Held {
+    ) -> BodyStorage {
         let writing = tokio::task::spawn_blocking(move || {
             let written = incoming.append(&piece);
             (incoming, piece, written)
         });
         let (incoming, piece, cause) = match writing.await {
             Ok((incoming, _, Ok(()))) => {
-                return Held::File {
+                return BodyStorage::File {
                     incoming,
                     beginning,
                 };
@@ -118,31 +122,36 @@ impl Arriving {
             Ok((incoming, piece, Err(cause))) => (incoming, piece, cause),
             Err(cause) => {
                 warn!("a large message is deferred: {cause}");
-                return Held::Nowhere;
+                return BodyStorage::Failed;
             }
         };
-        warn!("a large message is kept in memory: {cause}");
+        warn!("cannot write a large message to disk, keeping it in memory: {cause}");
         let written = incoming.finish();
         let length = usize::try_from(written.len()).unwrap_or(usize::MAX);
         if !self.reserve(memory, length).await {
-            return Held::Nowhere;
+            return BodyStorage::Failed;
         }
         let reading = tokio::task::spawn_blocking(move || Content::stored(written)?.read());
         match reading.await.map_err(io::Error::other).flatten() {
-            Ok(kept) => self.grow(kept.into(), &piece, memory).await,
+            Ok(kept) => self.append_to_memory(kept.into(), &piece, memory).await,
             Err(cause) => {
                 warn!("a large message is deferred: {cause}");
-                Held::Nowhere
+                BodyStorage::Failed
             }
         }
     }
 
-    async fn grow(&mut self, mut kept: BytesMut, piece: &[u8], memory: &Memory) -> Held {
+    async fn append_to_memory(
+        &mut self,
+        mut kept: BytesMut,
+        piece: &[u8],
+        memory: &Memory,
+    ) -> BodyStorage {
         if !self.reserve(memory, piece.len()).await {
-            return Held::Nowhere;
+            return BodyStorage::Failed;
         }
         kept.extend_from_slice(piece);
-        Held::Memory(kept)
+        BodyStorage::Memory(kept)
     }
 }
 
@@ -165,10 +174,10 @@ mod tests {
 
     async fn arrive(spool: &Spool, memory: &Memory) -> Result<(Content, Option<Room>), Reply> {
         let [first, second, last] = pieces();
-        let mut arriving = Arriving::default();
-        arriving.piece(first, spool, memory).await;
-        arriving.piece(second, spool, memory).await;
-        arriving.finish(last, spool, memory).await
+        let mut buffer = BodyBuffer::default();
+        buffer.append(first, spool, memory).await;
+        buffer.append(second, spool, memory).await;
+        buffer.finish(last, spool, memory).await
     }
 
     #[tokio::test]
