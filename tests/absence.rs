@@ -555,7 +555,7 @@ fn a_message_waits_while_an_attribute_is_hidden_and_goes_on_when_it_is_accepted(
     let at = site.copyist.log_length();
     site.copyist.restart();
     site.copyist
-        .wait_for_log(at, "nobody has extensionAttribute10");
+        .wait_for_log(at, "no object has extensionAttribute10");
     assert_eq!(sent(&site, 4), 250);
     site.directory.show_everything();
     site.wait_until("a value", || {
@@ -655,7 +655,7 @@ fn an_attribute_that_nobody_has_is_an_error_of_every_command_that_looks() {
     for (command, wanted) in [
         (
             &["check", "--online"][..],
-            "nobody has extensionAttribute10",
+            "no object has extensionAttribute10",
         ),
         (
             &["doctor", "--online", "--postfix", &postfix][..],
@@ -667,7 +667,7 @@ fn an_attribute_that_nobody_has_is_an_error_of_every_command_that_looks() {
         assert!(!succeeded && text.contains(wanted), "{command:?}: {text}");
     }
     site.copyist
-        .wait_for_log(0, "nobody has extensionAttribute10");
+        .wait_for_log(0, "no object has extensionAttribute10");
 }
 
 #[test]

@@ -92,7 +92,7 @@ async fn refused_accounts_of_active_directory_are_told_apart() {
     let accounts = [
         (
             samba.add_account("wrong", "Another-Passw0rd.3", &[normal]),
-            "the password is wrong",
+            "wrong password",
         ),
         (
             samba.add_account("disabled", password, &[("userAccountControl", "514")]),

@@ -23,7 +23,7 @@ fn a_hundred_thousand_users_cost_no_question_that_was_answered_before() {
     );
     let begun = Instant::now();
     let site = Site::start_with(slapd, "1h");
-    site.copyist.wait_for_log(0, "count at once");
+    site.copyist.wait_for_log(0, "directory change feed up");
     println!(
         "changes are followed {:?} after the start of everything",
         begun.elapsed()

@@ -142,11 +142,11 @@ fn no_log_no_page_and_no_command_tells_a_secret_or_a_message() {
     let from = site.copyist.log_length();
     site.copyist.restart();
     client.send_message("a@elsewhere.test", &[&journaled], &mail("three"));
-    site.copyist.wait_for_log(from, "refused the bind");
+    site.copyist.wait_for_log(from, "rejected the bind");
     told_by.push(("the log", site.copyist.log().into_bytes()));
     // What was to happen did happen. No dependency says anything there: lettre's lines, which would
     // show what is sent, are not built in.
-    for event in ["delivered", "dead letter", "refused the bind"] {
+    for event in ["delivered", "dead letter", "rejected the bind"] {
         assert!(has(&told_by.last().expect("pushed").1, event.as_bytes()));
     }
 

@@ -537,7 +537,7 @@ async fn an_attribute_that_is_compared_with_case_is_found_in_any_case() {
     let mut wrong = remarks.iter().filter_map(|remark| remark.as_ref().err());
     // Nobody is journaled here.
     assert!(
-        wrong.all(|why| why.contains("nobody has extensionAttribute10")),
+        wrong.all(|why| why.contains("no object has extensionAttribute10")),
         "{remarks:?}"
     );
 }

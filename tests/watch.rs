@@ -35,7 +35,7 @@ on_both_directories! {
 
 fn start<D: DirectoryServer>(directory: D) -> Site<D> {
     let site = Site::start_with(directory, "1h");
-    site.copyist.wait_for_log(0, "count at once");
+    site.copyist.wait_for_log(0, "directory change feed up");
     site
 }
 
@@ -86,12 +86,13 @@ fn what_changes_while_nobody_can_watch_counts_when_it_is_seen_again<D: Directory
     until_journaled(&site, "");
     let at = site.copyist.log_length();
     site.directory.stop();
-    site.copyist.wait_for_log(at, "lost sight of changes");
+    site.copyist
+        .wait_for_log(at, "directory change feed interrupted");
     let at = site.copyist.log_length();
     site.directory.restart();
     site.directory
         .set_journal(USER, Some("meanwhile@archive.test"));
-    site.copyist.wait_for_log(at, "count at once");
+    site.copyist.wait_for_log(at, "directory change feed up");
     until_journaled(&site, "meanwhile@archive.test");
 }
 

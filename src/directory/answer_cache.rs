@@ -1,8 +1,8 @@
-//! Answers of one kind that are remembered, and the questions of that kind that are under way.
+//! A cache of the answers to one kind of question.
 //!
-//! Promises: an outage is never kept as an answer. One question per key is under way at a time,
-//! however many ask. An answer is in memory once: for as long as it is believed, and on for as long
-//! as it may serve an outage.
+//! Promises: an outage is never cached. At most one query per key is in flight, however many
+//! callers wait for it. An answer is kept for its TTL, and on for as long as it may be served stale
+//! during an outage.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,38 +18,38 @@ use super::resolve::Resolution;
 use super::settings::CacheSettings;
 use super::source::Objects;
 
-/// The cache library refuses more than a thousand years.
+/// Upper limit of all lifetimes: the cache library rejects more than a thousand years.
 const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// How often a question is put whose answer changes meanwhile.
+/// Attempts of a query whose answer changes in the meantime.
 const MAX_ATTEMPTS: usize = 4;
 
-/// For how long answers count.
+/// Lifetimes of cached answers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lifetimes {
     ttl: Duration,
     negative_ttl: Duration,
-    /// While the source is down.
+    /// Maximum age of an answer served while the source is down.
     max_stale: Duration,
 }
 
-/// What the source says, yes or no.
+/// An answer of the source that can be cached.
 pub(super) trait CacheableAnswer: fmt::Debug + Clone + Send + Sync + 'static {
     fn is_positive(&self) -> bool;
 
-    /// Whether an old one may be given while the source is down.
+    /// Whether the answer may be served stale while the source is down.
     fn can_serve_stale(&self) -> bool {
         self.is_positive()
     }
 
-    /// The names of the objects that it shows, see [`change_log::hash_name`].
+    /// Returns the DN hashes of the objects in the answer, see [`change_log::hash_name`].
     fn object_hashes(&self) -> impl Iterator<Item = u64> {
         std::iter::empty()
     }
 }
 
-/// What the source said, when it was asked, and what that depends on beside the key and what the
-/// answer shows.
+/// An answer, the time of its query, and its dependencies. `None`: the key and the objects in the
+/// answer.
 #[derive(Debug, Clone)]
 pub(super) struct CachedAnswer<T> {
     pub(super) answer: T,
@@ -57,21 +57,21 @@ pub(super) struct CachedAnswer<T> {
     pub(super) dependencies: Option<Arc<Dependencies>>,
 }
 
-/// An answer and whether it came from memory alone.
+/// The result of a lookup, and whether it came from the cache alone.
 pub(super) struct CacheLookup<T> {
     pub(super) result: Result<CachedAnswer<T>, Outage>,
     pub(super) is_cached: bool,
 }
 
-/// The answers to one kind of question.
+/// Cached answers to one kind of question.
 #[derive(Debug)]
 pub(super) struct AnswerCache<T: CacheableAnswer> {
     lifetimes: Lifetimes,
     answers: Cache<String, CachedAnswer<T>>,
-    /// Those that serve no outage. Apart, so that addresses which nobody has, however many, push
-    /// nobody out who is known.
+    /// Answers that are never served stale. Kept apart, so that a flood of unknown addresses does
+    /// not evict known people.
     negative_answers: Cache<String, CachedAnswer<T>>,
-    /// Whoever comes while a question is under way waits for its answer. Nothing stays here.
+    /// Queries in flight, shared by all callers with the same key. Nothing stays here.
     in_flight: Cache<String, CachedAnswer<T>>,
     changes: Arc<ChangeLog>,
 }
@@ -85,12 +85,12 @@ impl Lifetimes {
         }
     }
 
-    /// The longest that any answer counts.
+    /// Returns the longest time that any answer is kept.
     pub(super) fn longest(self) -> Duration {
         (2 * self.ttl).max(self.negative_ttl).max(self.max_stale)
     }
 
-    /// Whether an answer of that time may be given while the source is down.
+    /// Whether an answer of this time may be served while the source is down.
     pub(super) fn is_within_max_stale(self, asked_at: Instant) -> bool {
         !self.max_stale.is_zero() && asked_at.elapsed() <= self.max_stale
     }
@@ -133,7 +133,7 @@ impl<T: CacheableAnswer> Expiry<String, CachedAnswer<T>> for Lifetimes {
 }
 
 impl<T: CacheableAnswer> CachedAnswer<T> {
-    /// Whether what an answer says was changed after it was asked for.
+    /// Whether something that the answer depends on changed after the query.
     pub(super) fn is_outdated(&self, key: &str, changes: &ChangeLog) -> bool {
         if changes.is_unchanged_since(self.asked_at) {
             return false;
@@ -152,7 +152,7 @@ impl<T: CacheableAnswer> CachedAnswer<T> {
 }
 
 impl<T: CacheableAnswer> AnswerCache<T> {
-    /// Room for so many answers.
+    /// Creates a cache for at most `capacity` answers of either kind.
     pub(super) fn new(
         capacity: u64,
         lifetimes: Lifetimes,
@@ -176,7 +176,7 @@ impl<T: CacheableAnswer> AnswerCache<T> {
         }
     }
 
-    /// What is remembered and still believed.
+    /// Returns an answer within its TTL.
     pub(super) async fn get_fresh(&self, key: &str) -> Option<CachedAnswer<T>> {
         let cached = match self.answers.get(key).await {
             Some(cached) => cached,
@@ -186,8 +186,8 @@ impl<T: CacheableAnswer> AnswerCache<T> {
         (is_fresh && !cached.is_outdated(key, &self.changes)).then_some(cached)
     }
 
-    /// A yes that may be given while the source takes its time over a new one: up to twice the time
-    /// that it is believed, and not what has changed since.
+    /// Returns a positive answer that may be served while a slow source is queried again: one no
+    /// older than twice its TTL, and not outdated.
     pub(super) async fn get_while_revalidating(&self, key: &str) -> Option<CachedAnswer<T>> {
         let cached = self.answers.get(key).await?;
         let most = 2 * self.lifetimes.ttl_of(&cached.answer);
@@ -195,13 +195,14 @@ impl<T: CacheableAnswer> AnswerCache<T> {
         (may_serve && !cached.is_outdated(key, &self.changes)).then_some(cached)
     }
 
-    /// Whether a yes is so old that the next should be asked for, before it is not believed any
-    /// more.
+    /// Whether an answer has used four fifths of its TTL, so that it should be refreshed before it
+    /// expires.
     pub(super) fn needs_refresh(&self, cached: &CachedAnswer<T>) -> bool {
         cached.asked_at.elapsed() >= self.lifetimes.ttl_of(&cached.answer) * 4 / 5
     }
 
-    /// What may be given while the source is down, but for what has changed since.
+    /// Returns an answer that may be served while the source is down. The caller checks that it is
+    /// not outdated.
     pub(super) async fn get_stale(&self, key: &str) -> Option<CachedAnswer<T>> {
         let cached = self.answers.get(key).await?;
         self.lifetimes
@@ -214,7 +215,7 @@ impl<T: CacheableAnswer> AnswerCache<T> {
         (!self.needs_refresh(&cached)).then_some(cached)
     }
 
-    /// What is remembered, or what `fetch` gives.
+    /// Returns the cached answer within its TTL, or the result of `fetch`.
     pub(super) async fn get_or_fetch<F>(
         &self,
         key: &str,
@@ -233,8 +234,8 @@ impl<T: CacheableAnswer> AnswerCache<T> {
         self.fetch(key, fetch, max_wait).await
     }
 
-    /// What is remembered and not aging, or what `fetch` gives. Whoever asks for the same meanwhile
-    /// waits for the same answer.
+    /// Returns the cached answer unless it needs a refresh, or else the result of `fetch`.
+    /// Concurrent callers with the same key share one query.
     pub(super) async fn fetch<F>(
         &self,
         key: &str,
@@ -252,16 +253,16 @@ impl<T: CacheableAnswer> AnswerCache<T> {
                 };
             }
             let begun = Instant::now();
-            // Boxed, for the cache library keeps several copies of it on the stack: a question
-            // within a question once took more than the two megabytes that a thread has.
+            // Boxed, since the cache library keeps several copies of it on the stack: nested
+            // queries once took more than the two megabytes of a thread.
             let fetching = Box::pin(async {
-                // Whoever was asking a moment ago may have had the answer since.
+                // The previous query may have stored an answer in the meantime.
                 if let Some(cached) = self.get_undue(key).await {
                     return Ok(cached);
                 }
                 let asked_at = Instant::now();
-                // In time in here, too: whoever waits hears of it, and none puts the same slow
-                // question again.
+                // The timeout applies in here, too: all waiters get the outage, and none repeats
+                // the slow query.
                 let (answer, dependencies) = within_timeout(max_wait, fetch()).await?;
                 let cached = CachedAnswer {
                     answer,
@@ -274,7 +275,7 @@ impl<T: CacheableAnswer> AnswerCache<T> {
             let shared = self.in_flight.try_get_with_by_ref(key, fetching);
             let shared = async { shared.await.map_err(|outage| Outage::clone(&outage)) };
             let answer = within_timeout(max_wait, shared).await;
-            // The question may have been another's, put before we came and before a change.
+            // The shared query may have begun before this call, and before a change.
             let old = |cached: &CachedAnswer<T>| {
                 cached.asked_at < begun && cached.is_outdated(key, &self.changes)
             };
@@ -285,15 +286,14 @@ impl<T: CacheableAnswer> AnswerCache<T> {
                 };
             }
         }
-        let why =
-            format!("what {key} stands for changed {MAX_ATTEMPTS} times while it was asked for");
+        let why = format!("the answer for {key} changed during each of {MAX_ATTEMPTS} queries");
         CacheLookup {
             result: Err(Outage::new(why)),
             is_cached: false,
         }
     }
 
-    /// The last word counts, whatever was known before.
+    /// Stores an answer in place of any earlier one.
     async fn store(&self, key: &str, cached: &CachedAnswer<T>) {
         let (mine, other) = match cached.answer.can_serve_stale() {
             true => (&self.answers, &self.negative_answers),
@@ -306,11 +306,11 @@ impl<T: CacheableAnswer> AnswerCache<T> {
         }
     }
 
-    /// How many answers there are, after all housekeeping.
+    /// Returns the number of answers after pending evictions.
     #[cfg(test)]
     pub(super) async fn len(&self) -> u64 {
         self.in_flight.run_pending_tasks().await;
-        assert_eq!(self.in_flight.entry_count(), 0, "nothing stays there");
+        assert_eq!(self.in_flight.entry_count(), 0, "no query is in flight");
         self.answers.run_pending_tasks().await;
         self.negative_answers.run_pending_tasks().await;
         self.answers
@@ -319,7 +319,7 @@ impl<T: CacheableAnswer> AnswerCache<T> {
     }
 }
 
-/// An answer that takes longer is an outage.
+/// Limits the time of a query; a timeout is an outage.
 pub(super) async fn within_timeout<T>(
     max_wait: Duration,
     answer: impl Future<Output = Result<T, Outage>>,
@@ -340,8 +340,8 @@ impl CacheableAnswer for Objects {
     }
 }
 
-/// That an address belongs to nobody is no answer during an outage: since then the person may have
-/// got a journal address, and that mail would go uncopied.
+/// A negative answer is never served during an outage: since then the person may have got a journal
+/// address, and that mail would not be journaled.
 impl CacheableAnswer for Option<Objects> {
     fn is_positive(&self) -> bool {
         self.is_some()
@@ -358,8 +358,8 @@ impl CacheableAnswer for Resolution {
     }
 }
 
-/// Whether somebody's journal attribute names an address. Here an old "no" is as good as an old
-/// "yes" while the source is down: no copy hangs on it, and without it all mail would wait.
+/// Whether a journal attribute names an address. A stale "no" is served during an outage as well:
+/// no copy depends on it, and without it all mail would be deferred.
 impl CacheableAnswer for bool {
     fn is_positive(&self) -> bool {
         *self

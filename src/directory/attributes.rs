@@ -1,12 +1,11 @@
-//! How a mail address is asked for, and which asked address an entry that came back belongs to.
-//! Pure.
+//! The configured attributes: search filters for addresses, and the addresses that an entry belongs
+//! to. Pure.
 //!
-//! Promises: no text that a stranger puts into an address changes the meaning of a filter; an entry
-//! that the directory returned is never dropped because we compare differently than the server
-//! does.
+//! Promises: no text in an address changes the meaning of a filter; an entry that the directory
+//! returned is never dropped because the server compares differently than we do.
 //!
-//! A filter asks for the usual spellings of an address. Values spelled otherwise are known from a
-//! scan of the directory (see [`super::scan`]), and asked for as they stand there.
+//! A filter contains the usual spellings of an address. Values spelled otherwise are known from a
+//! scan of the directory (see [`super::scan`]), and are added as they are.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,8 +20,7 @@ use super::target::{Target, x500_key};
 use super::{dn, scan};
 use crate::mail::Address;
 
-/// Attributes that name where an object's mail is forwarded to: an address, or for `altRecipient`
-/// an object.
+/// Attributes with an object's forwarding address, or for `altRecipient` an object.
 pub(super) const FORWARDING_ATTRIBUTES: [&str; 4] = [
     "targetAddress",
     "mailForwardingAddress",
@@ -30,13 +28,13 @@ pub(super) const FORWARDING_ATTRIBUTES: [&str; 4] = [
     "altRecipient",
 ];
 
-/// Attributes by which an account is told from a mailbox that nobody logs in to, see
+/// Attributes that distinguish an account from a mailbox without logins, see
 /// [`Entry::account_evidence`].
 const ACCOUNT_ATTRIBUTES: [&str; 3] = ["userAccountControl", "loginShell", "pwdAccountLockedTime"];
-/// The attribute of Exchange that names an object by its X.500 address.
+/// Exchange's attribute with an object's X.500 address.
 const LEGACY_DN: &str = "legacyExchangeDN";
 
-/// Which attributes hold what.
+/// The configured attributes by purpose.
 #[derive(Debug, Clone)]
 pub(super) struct Attributes {
     addresses: Vec<String>,
@@ -45,30 +43,30 @@ pub(super) struct Attributes {
     logins: Vec<String>,
 }
 
-/// How a value is written.
+/// The form of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ValueForm {
-    /// As the questions for its key ask for it.
+    /// As filters for its key contain it.
     Usual,
-    /// Otherwise; this is its key.
+    /// Any other form of a value with this key.
     Unusual(String),
     /// No address or name.
     Invalid,
 }
 
-/// Why the configured attributes cannot be used.
+/// Error in the configured attributes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AttributeError {
-    /// There would be nothing to search.
-    #[error("no address attributes are set; mail and proxyAddresses are usual")]
+    /// There are no address attributes to search.
+    #[error("no address attributes configured; set for example mail and proxyAddresses")]
     NoAddresses,
-    /// It is no attribute description (RFC 4512 section 2.5).
-    #[error("{0:?} is no attribute name; one looks like mail or extensionAttribute10")]
+    /// Not an attribute description (RFC 4512 section 2.5).
+    #[error("invalid attribute name {0:?}; use a name like mail or extensionAttribute10")]
     Malformed(String),
 }
 
 impl Attributes {
-    /// Takes over the configured names.
+    /// Creates the attributes from the configured names.
     pub(super) fn new(
         addresses: &[String],
         journal: &[String],
@@ -91,7 +89,7 @@ impl Attributes {
         }
     }
 
-    /// The same with further attributes to read.
+    /// Adds further attributes to read.
     pub(super) fn with_further(self, further: &[String]) -> Result<Attributes, AttributeError> {
         match further.iter().find(|name| !is_attribute_name(name)) {
             Some(bad) => Err(AttributeError::Malformed(bad.clone())),
@@ -102,7 +100,7 @@ impl Attributes {
         }
     }
 
-    /// The same with attributes that hold login names.
+    /// Adds the attributes with login names.
     pub(super) fn with_logins(self, logins: &[String]) -> Result<Attributes, AttributeError> {
         match logins.iter().find(|name| !is_attribute_name(name)) {
             Some(bad) => Err(AttributeError::Malformed(bad.clone())),
@@ -113,8 +111,8 @@ impl Attributes {
         }
     }
 
-    /// The filter for everything with one of these login names; `None` where no attribute holds
-    /// login names.
+    /// Returns the filter for objects with one of these login names; `None` without login
+    /// attributes.
     pub(super) fn login_filter<'l>(&self, logins: impl Iterator<Item = &'l str>) -> Option<String> {
         let terms: Vec<String> = logins
             .flat_map(|login| {
@@ -126,13 +124,13 @@ impl Attributes {
         (!terms.is_empty()).then(|| any_of(terms))
     }
 
-    /// What an entry can be found by as a login name.
+    /// Returns the keys of an entry's login names.
     pub(super) fn login_keys_of(&self, entry: &Entry) -> Vec<String> {
         let logins = self.logins.iter().flat_map(|name| entry.values(name));
         logins.map(|login| login.trim().to_lowercase()).collect()
     }
 
-    /// The filter for everything that mail may concern: objects with an address, forwarding or a
+    /// Returns the filter for objects that matter for mail: with an address, forwarding or a
     /// journal attribute.
     pub(super) fn mail_relevant_filter(&self) -> String {
         let journaled = self.journal.iter().map(String::as_str);
@@ -142,32 +140,31 @@ impl Attributes {
         any_of(all.iter().map(|name| format!("({name}=*)")).collect())
     }
 
-    /// The attributes that hold people's own addresses.
+    /// Returns the attributes with own addresses.
     pub(super) fn addresses(&self) -> &[String] {
         &self.addresses
     }
 
-    /// The attributes that hold journal addresses.
+    /// Returns the attributes with journal addresses.
     pub(super) fn journal(&self) -> &[String] {
         &self.journal
     }
 
-    /// The filter for everything with a journal attribute; `None` where there are no journal
-    /// attributes.
+    /// Returns the filter for objects with a journal attribute; `None` without journal attributes.
     pub(super) fn journaled_filter(&self) -> Option<String> {
         let terms: Vec<String> = self.journal.iter().map(|j| format!("({j}=*)")).collect();
         (!terms.is_empty()).then(|| any_of(terms))
     }
 
-    /// The filter for everything that a scan reads.
+    /// Returns the filter for the objects that a scan reads.
     pub(super) fn scan_filter(&self) -> String {
         let all = self.scan_attributes().into_iter();
         any_of(all.map(|name| format!("({name}=*)")).collect())
     }
 
-    /// The filter for addresses in the forms that people use most, for servers that do not let the
-    /// whole directory be read. Not every server can answer all of it, and some forms cannot be
-    /// asked for: OpenLDAP takes a blank at the end of a pattern's part for none.
+    /// Returns the filter for the most common unusual forms of addresses, for servers that do not
+    /// allow reading the whole directory. Not every server supports all of it, and some forms
+    /// cannot be searched: OpenLDAP ignores a blank at the end of a substring.
     pub(super) fn unusual_filter(&self) -> String {
         const FORMS: [&str; 8] = ["*<*", "*\"*", "*'", "@*", "*.", "mailto*", "*%40*", "*)"];
         const INVISIBLE: [&str; 3] = ["\u{200b}", "\u{feff}", "\u{ad}"];
@@ -187,20 +184,19 @@ impl Attributes {
         any_of(terms)
     }
 
-    /// The attributes that a scan reads: those with addresses, those of journals, and X.500
-    /// addresses.
+    /// Returns the attributes that a scan reads: addresses, journal attributes and X.500 addresses.
     pub(super) fn scan_attributes(&self) -> Vec<String> {
         let all = self.addresses.iter().chain(&self.journal).cloned();
         distinct(&all.chain([LEGACY_DN.to_owned()]).collect::<Vec<_>>())
     }
 
-    /// Whether an attribute holds an object's own addresses.
+    /// Whether an attribute contains own addresses.
     pub(super) fn is_address_attribute(&self, attribute: &str) -> bool {
         contains_name(&self.addresses, attribute)
     }
 
-    /// How a value of one of the scanned attributes is written. `exact` if the server compares the
-    /// attribute with case.
+    /// Classifies a value of a scanned attribute. `exact` if the server compares the attribute with
+    /// case.
     pub(super) fn classify_value(&self, attribute: &str, value: &str, exact: bool) -> ValueForm {
         let is = |names: &[String]| contains_name(names, attribute);
         let Ok(target) = Target::parse(value) else {
@@ -216,7 +212,8 @@ impl Attributes {
                 head.is_some_and(|head| same(head, kind)) && same(&value[kind.len()..], bare)
             })
         };
-        // As an address it is asked for by its own key; as this object's name it is not.
+        // The filter for the address contains this value; the filter for the object's X.500 name
+        // does not.
         if let (Target::Smtp(_), true, Some(x500)) = (&target, is(&self.journal), target.x500()) {
             return ValueForm::Unusual(x500_key(&x500));
         }
@@ -245,7 +242,7 @@ impl Attributes {
         }
     }
 
-    /// The filter for everything with an address.
+    /// Returns the filter for objects with an address.
     pub(super) fn all_people_filter(&self) -> String {
         any_of(self.addresses.iter().map(|a| format!("({a}=*)")).collect())
     }
@@ -264,13 +261,13 @@ impl Attributes {
             .any(|name| !entry.values(name).is_empty())
     }
 
-    /// Whether objects are searched by its values.
+    /// Whether filters contain the attribute.
     pub(super) fn is_searched(&self, attribute: &str) -> bool {
         let mut all = self.addresses.iter().chain(&self.journal);
         all.any(|name| name.eq_ignore_ascii_case(attribute))
     }
 
-    /// What a lookup has to read.
+    /// Returns the attributes that a lookup reads.
     pub(super) fn lookup_attributes(&self) -> Vec<String> {
         let both: Vec<String> = self
             .addresses
@@ -279,15 +276,14 @@ impl Attributes {
             .chain(&self.further)
             .chain(&self.logins)
             .cloned()
-            // By these an object may be named as a journal target, be a group, and be a member of
-            // groups.
+            // For journal targets, groups and memberships.
             .chain(["objectClass", LEGACY_DN, "uid"].map(str::to_owned))
             .chain(FORWARDING_ATTRIBUTES.map(str::to_owned))
             .collect();
         distinct(&both)
     }
 
-    /// What is read of an object that is named as a target, or is a member of a group.
+    /// Returns the attributes read of targets and members of groups.
     pub(super) fn named_object_attributes(&self) -> Vec<String> {
         let both = self.lookup_attributes().into_iter();
         let both = both.chain(resolve::TARGET_ATTRIBUTES.map(str::to_owned));
@@ -295,7 +291,7 @@ impl Attributes {
         distinct(&both)
     }
 
-    /// The attributes that the settings name.
+    /// Returns the attributes named in the settings.
     pub(super) fn configured(&self) -> Vec<String> {
         let all: Vec<String> = (self.addresses.iter())
             .chain(&self.journal)
@@ -305,16 +301,16 @@ impl Attributes {
         distinct(&all)
     }
 
-    /// What a lookup, or the resolution of a target, reads.
+    /// Returns the attributes that lookups and target resolution need of a file.
     pub(super) fn file_attributes(&self) -> Vec<String> {
         let mut all = self.named_object_attributes();
         all.push("primaryGroupID".to_owned());
         all
     }
 
-    /// A journal attribute of which the server sent only a part,
+    /// Returns a journal attribute of which the server sent only a part,
     /// `extensionAttribute10;range=0-1499` ([MS-ADTS] section 3.1.1.3.1.3.3): the rest would be
-    /// journal addresses that nobody copies to.
+    /// missed journal addresses.
     pub(super) fn truncated_attribute<'a>(&self, entry: &'a Entry) -> Option<&'a str> {
         entry.attributes().map(|(name, _)| name).find(|name| {
             parse_range(name)
@@ -322,8 +318,8 @@ impl Attributes {
         })
     }
 
-    /// The filter for everything that has one of these addresses, or one of the values that a scan
-    /// found for them.
+    /// Returns the filter for objects with one of these addresses, or one of these values from a
+    /// scan.
     pub(super) fn lookup_filter(
         &self,
         asked: &[Address],
@@ -343,8 +339,8 @@ impl Attributes {
         any_of(terms.chain(unusual.map(scan::UnusualValue::term)).collect())
     }
 
-    /// The keys of all that a journal value may be to be about this address: itself, the objects
-    /// that own it by their names, and their other addresses.
+    /// Returns the keys of all journal values that concern this address: the address itself, its
+    /// owners' names, and their other addresses.
     pub(super) fn journal_keys(&self, address: &Address, owners: &[Arc<Entry>]) -> Vec<String> {
         let objects = owners
             .iter()
@@ -357,8 +353,7 @@ impl Attributes {
         all
     }
 
-    /// The filter for the objects with one of these X.500 addresses, or one of the values that a
-    /// scan found for them.
+    /// Returns the filter for objects with this X.500 address, or one of these values from a scan.
     pub(super) fn x500_filter(text: &str, unusual: &[scan::UnusualValue]) -> String {
         let mut terms = Vec::new();
         let key = x500_key(text);
@@ -381,8 +376,8 @@ impl Attributes {
         )
     }
 
-    /// The filter for everything that names this address in a journal attribute, or one of the
-    /// objects that own it; `None` where there are no journal attributes.
+    /// Returns the filter for objects whose journal attributes name this address or one of its
+    /// owners; `None` without journal attributes.
     pub(super) fn journal_filter(
         &self,
         address: &Address,
@@ -433,7 +428,7 @@ impl Attributes {
         (!terms.is_empty()).then(|| any_of(terms))
     }
 
-    /// An entry's own addresses.
+    /// Returns an entry's own addresses.
     pub(super) fn addresses_of(&self, entry: &Entry) -> Vec<Address> {
         let values = self.addresses.iter().flat_map(|name| entry.values(name));
         let mut all: Vec<Address> = values
@@ -444,12 +439,13 @@ impl Attributes {
         all
     }
 
-    /// What an entry can be looked up by, see [`value_key`].
+    /// Returns the keys that an entry can be looked up by, see [`value_key`].
     pub(super) fn keys_of(&self, entry: &Entry) -> Vec<String> {
         keys(entry, &self.addresses)
     }
 
-    /// All names by which answers may depend on an object, see [`super::change_log::ChangeLog`].
+    /// Returns all names by which answers may depend on an object, see
+    /// [`super::change_log::ChangeLog`].
     pub(super) fn names_of(&self, entry: &Entry) -> Vec<String> {
         let mut names = resolve::object_keys(entry);
         names.extend(self.keys_of(entry));
@@ -470,7 +466,7 @@ impl Attributes {
         names
     }
 
-    /// What an entry's journal attributes name.
+    /// Returns the keys of an entry's journal values.
     pub(super) fn journal_keys_of(&self, entry: &Entry) -> Vec<String> {
         let mut all = keys(entry, &self.journal);
         let values = self.journal.iter().flat_map(|name| entry.values(name));
@@ -480,20 +476,19 @@ impl Attributes {
         all
     }
 
-    /// Whether the address may share a search with others: only where we surely compare like the
-    /// server, which for letters beyond ASCII folds more than case.
+    /// Whether the address may share a search with others: only if we certainly compare like the
+    /// server, which folds more than case for non-ASCII letters.
     pub(super) fn can_share_search(asked: &Address) -> bool {
         is_plain(asked.key())
     }
 
-    /// The same for a login name.
+    /// Whether a login name may share a search with others.
     pub(super) fn can_share_login_search(name: &str) -> bool {
         is_plain(name.trim())
     }
 
-    /// Gives each asked address the entries it owns. `None` where that cannot be told for sure;
-    /// then each address has to be asked for alone. Alone, everything the server found is the
-    /// answer.
+    /// Assigns the entries to the requested addresses. `None` if that is ambiguous; then each
+    /// address must be looked up alone, and every entry found is its owner.
     pub(super) fn assign(
         &self,
         asked: &[Address],
@@ -515,7 +510,7 @@ impl Attributes {
                 owned.entry(address).or_default().push(Arc::clone(entry));
                 answered = true;
             }
-            // X.500 and other kinds of address are no match for any rule.
+            // X.500 and other kinds of address do not matter here.
             let odd = |key: &String| key.contains('@') && !is_plain(key);
             if !answered || keys.iter().any(odd) {
                 return None;
@@ -526,8 +521,8 @@ impl Attributes {
     }
 }
 
-/// An attribute name with a range option: the name without it, and the last value's number, `None`
-/// where it is the last of all.
+/// Parses an attribute name with a range option: the name without it, and the number of the last
+/// value; `None` if the range is the last one.
 pub(super) fn parse_range(name: &str) -> Option<(&str, Option<usize>)> {
     let (base, options) = name.split_once(';')?;
     let range = options.split(';').find_map(|option| {
@@ -538,8 +533,8 @@ pub(super) fn parse_range(name: &str) -> Option<(&str, Option<usize>)> {
     Some((base, end.parse().ok()))
 }
 
-/// The key that a value of an address or journal attribute is compared by: see [`Target::key`]. A
-/// value that is no target is compared by its text.
+/// Returns the normalized form of an address or journal value, see [`Target::key`]. A value that is
+/// not a target is lowercased.
 pub(super) fn value_key(value: &str) -> String {
     match Target::parse(value) {
         Ok(target) => target.key().into_owned(),
@@ -555,11 +550,11 @@ fn keys(entry: &Entry, attributes: &[String]) -> Vec<String> {
     keys
 }
 
-/// What may stand before an address in a journal attribute.
+/// Prefixes of addresses in journal attributes.
 const JOURNAL_PREFIXES: &[&str] = &["", "smtp:", "mailto:"];
 
-/// As compared, and, where the local part needs quotes, as SMTP writes it too; the same with an
-/// internationalized domain in letters. Directories hold any of them.
+/// Returns the spellings of an address in directories: normalized and, if the local part needs
+/// quotes, as in SMTP; each with an internationalized domain in both forms.
 fn spellings(address: &Address) -> Vec<String> {
     let quoted = address.to_string().to_lowercase();
     let written = quoted.rsplit_once('@').map_or("", |(local, _)| local);
@@ -580,8 +575,8 @@ fn spellings(address: &Address) -> Vec<String> {
     all
 }
 
-/// What stands before an address in an attribute. The values of Exchange's carry their type; nobody
-/// else's do.
+/// Returns the prefixes of addresses in an attribute. Only values of Exchange's attributes carry a
+/// type.
 fn value_prefixes(attribute: &str) -> &'static [&'static str] {
     match attribute {
         name if name.eq_ignore_ascii_case("proxyAddresses") => &["smtp:"],
@@ -594,7 +589,7 @@ fn equality_term(attribute: &str, kind: &str, value: &str) -> String {
     format!("({attribute}={kind}{})", ldap_escape(value))
 }
 
-/// A pattern with the characters escaped that have a meaning in a filter, but for the asterisk.
+/// Escapes a pattern for a filter, except for the asterisk.
 fn escape_pattern(pattern: &str) -> String {
     let parts: Vec<String> = pattern
         .split('*')

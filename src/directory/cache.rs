@@ -1,10 +1,10 @@
-//! What the directory said lately.
+//! The cache in front of the directory's source.
 //!
-//! Promises: an outage is never kept as an answer, and never ends in "absent". While the source
-//! does not answer, a *found* of the last `max_stale` is served: its journal addresses were right
-//! then. An *absent* is not: since then the person may have got a journal address, and that mail
-//! would go uncopied. One question per address is under way at a time, however many ask. What
-//! [`ChangeLog`] says has changed is never served again, not even while the source is down.
+//! Promises: an outage is never cached, and never becomes "absent". While the source is
+//! unavailable, a positive answer of the last `max_stale` is served: its journal addresses were
+//! right then. A negative one is not: since then the person may have got a journal address, and
+//! that mail would not be journaled. At most one query per address is in flight. An answer that
+//! [`ChangeLog`] shows as outdated is never served again, not even while the source is down.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,25 +28,25 @@ use super::source::{ObjectName, Objects, Source};
 use super::target::Target;
 use crate::mail::Address;
 
-/// Addresses remembered as owned by several objects, so as not to log each mail.
+/// Shared addresses that were logged, so that they are not logged for each message.
 const WARNED_ADDRESSES: u64 = 10_000;
 
-/// Targets remembered; there are as many as mailboxes that journal copies go to.
+/// Cached targets: one for each mailbox that journal copies go to.
 const MAX_TARGETS: u64 = 100_000;
-/// The longest that the resolution of one target may take: a group may have thousands of members.
+/// Time limit for resolving one target: a group may have thousands of members.
 const TARGET_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The longest that reading the members of a recipient group may take. No message waits that long,
-/// see [`super::Directory::members`].
+/// Time limit for reading the members of a recipient group. No message waits that long, see
+/// [`super::Directory::members`].
 const MEMBERS_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
-/// Objects of a large group's directory read before somebody compares them.
+/// Objects read ahead while the members of a large group are compared.
 const OBJECT_BUFFER: usize = 256;
 
-/// Groups whose members are remembered.
+/// Groups with cached members.
 const MAX_GROUPS: u64 = 10_000;
 
-/// A source with a memory.
+/// A source with a cache in front of it.
 #[derive(Debug)]
 pub(super) struct CachedSource<S> {
     source: S,
@@ -56,10 +56,10 @@ pub(super) struct CachedSource<S> {
     owner_answers: AnswerCache<Option<Objects>>,
     /// Owners of login names.
     login_answers: AnswerCache<Option<Objects>>,
-    /// For outages: who had an address that was known by another reading only.
+    /// For outages: the owners of addresses that were found by another reading only.
     owners_by_reading: Cache<String, CachedAnswer<Objects>>,
     member_answers: AnswerCache<Arc<Members>>,
-    /// The attribute that exempts a person.
+    /// The attribute that exempts a person from journaling.
     exempt_attribute: Option<String>,
     inheritance: Inheritance,
     inherited_answers: AnswerCache<Objects>,
@@ -71,7 +71,7 @@ pub(super) struct CachedSource<S> {
 }
 
 impl<S: Source> CachedSource<S> {
-    /// Puts a memory in front of a source that may take up to `max_wait` for an answer.
+    /// Puts a cache in front of a source that may take up to `max_wait` for an answer.
     pub(super) fn new(
         source: S,
         attributes: Attributes,
@@ -102,25 +102,25 @@ impl<S: Source> CachedSource<S> {
         }
     }
 
-    /// Where whoever watches the source says what changed.
+    /// Returns the log that the change feed writes to.
     pub(super) fn changes(&self) -> Arc<ChangeLog> {
         Arc::clone(&self.changes)
     }
 
-    /// Where the answers come from.
+    /// Returns the source behind the cache.
     pub(super) fn source(&self) -> &S {
         &self.source
     }
 
-    /// The same, where an attribute exempts people.
+    /// Sets the attribute that exempts people from journaling.
     pub(super) fn with_exempt_attribute(mut self, attribute: Option<String>) -> CachedSource<S> {
         self.exempt_attribute = attribute;
         self
     }
 
-    /// The objects that own the first of these readings of an address that anybody owns, and its
-    /// position; behind them the groups and containers whose journal attributes count for them. The
-    /// first reading is the address as it was written.
+    /// Returns the owners of the first of these readings that has any, and the position of that
+    /// reading. Groups and containers that they inherit from follow them. The first reading is the
+    /// address as written.
     pub(super) async fn find(&self, readings: &[Address]) -> Lookup<(usize, Objects)> {
         match self.find_owners(readings).await {
             Lookup::Found((at, objects)) => match self.with_inherited(objects).await {
@@ -131,8 +131,8 @@ impl<S: Source> CachedSource<S> {
         }
     }
 
-    /// What [`CachedSource::find`] gave lately, where that may be given while the source takes its time:
-    /// see [`AnswerCache::get_while_revalidating`].
+    /// Returns a recent answer of [`CachedSource::find`] that may be served while the source is
+    /// queried again, see [`AnswerCache::get_while_revalidating`].
     pub(super) async fn find_while_revalidating(
         &self,
         readings: &[Address],
@@ -156,7 +156,7 @@ impl<S: Source> CachedSource<S> {
         None
     }
 
-    /// What [`CachedSource::find_login`] gave lately, likewise.
+    /// Returns a recent answer of [`CachedSource::find_login`], likewise.
     pub(super) async fn find_login_while_revalidating(&self, login: &str) -> Option<Objects> {
         if self.inheritance != Inheritance::default() {
             return None;
@@ -167,7 +167,7 @@ impl<S: Source> CachedSource<S> {
             .answer
     }
 
-    /// What [`CachedSource::resolve`] gave lately, likewise.
+    /// Returns a recent answer of [`CachedSource::resolve`], likewise.
     pub(super) async fn resolve_while_revalidating(&self, target: &Target) -> Option<Resolution> {
         let cached = self
             .resolutions
@@ -176,22 +176,22 @@ impl<S: Source> CachedSource<S> {
         Some(cached.answer)
     }
 
-    /// Whether somebody is known so long that the source should be asked again.
+    /// Whether the cached owners of an address should be refreshed before they expire.
     pub(super) async fn needs_refresh(&self, address: &Address) -> bool {
         let cached = self.owner_answers.get_fresh(address.key()).await;
         cached.is_some_and(|cached| self.owner_answers.needs_refresh(&cached))
     }
 
-    /// Asks the source for the owners of an address, believed or not.
+    /// Queries the source for the owners of an address, whether or not they are cached.
     pub(super) async fn refresh(&self, address: &Address) {
-        // What comes of it is remembered; an outage changes nothing.
+        // The answer is cached; an outage changes nothing.
         let ask = || self.fetch_owners(address);
         self.owner_answers
             .fetch(address.key(), ask, self.max_wait)
             .await;
     }
 
-    /// The objects that have a login name, and behind them those that they inherit from.
+    /// Returns the objects with a login name, followed by those that they inherit from.
     pub(super) async fn find_login(&self, login: &str) -> Lookup<Objects> {
         let key = login_key(login);
         let ask = || async { Ok((self.source.find_login(login).await?, None)) };
@@ -215,14 +215,14 @@ impl<S: Source> CachedSource<S> {
         }
     }
 
-    /// The members of a group, as far as they matter for mail to it.
+    /// Returns the members of a group that matter for mail to it.
     pub(super) async fn members(
         &self,
         group: &Entry,
         rewriting: &dyn AddressRewriter,
     ) -> Result<Arc<Members>, Outage> {
         let own = dn::key(&group.dn);
-        // What the MTA makes of the members' addresses is part of the answer.
+        // The answer depends on how the MTA rewrites the members' addresses.
         let key = format!("{} {own}", rewriting.version());
         let ask = || async {
             let (members, names) = self.read_members(group, rewriting).await?;
@@ -277,14 +277,14 @@ impl<S: Source> CachedSource<S> {
             };
             tokio::try_join!(listing, comparing)?;
             count += matched;
-            // Somebody without an address, or of another directory, is not known to be exempt.
+            // A member without an address, or of another directory, is not known to be exempt.
             members.all_exempt &= matched >= unread.count();
         }
         members.all_exempt &= count > 0;
         Ok((members, found.names))
     }
 
-    /// Takes of a member what matters for mail to its group.
+    /// Adds what matters of a member for mail to its group.
     async fn add_member(
         &self,
         member: Arc<Entry>,
@@ -308,13 +308,12 @@ impl<S: Source> CachedSource<S> {
                 members.domains.push(address.clone());
             }
             let is_rewritten = rewriting.rewrites(address).await?;
-            // What a group leads to, its members tell.
+            // A nested group is covered by its own members.
             let forwards = !resolve::is_group(&member) && member.has_further_recipients();
             if is_rewritten || forwards {
                 members.addresses.push(address.clone());
             }
-            // Whether the member is among those whom the address leads to, whoever follows it finds
-            // out.
+            // The lookup of the rewritten address finds out whether mail still reaches the member.
             if is_rewritten && !resolve::is_group(&member) {
                 return Ok(());
             }
@@ -331,9 +330,9 @@ impl<S: Source> CachedSource<S> {
         Ok(())
     }
 
-    /// What [`CachedSource::find`] gives, where it is in memory that this very address belongs to
-    /// somebody and the source need not be asked. Nearly any question is of that kind, and this is
-    /// short: the way through the source makes large futures.
+    /// Returns the answer of [`CachedSource::find`] if the owners of this exact address are cached.
+    /// Nearly all lookups are of that kind, and this future is small; the one that queries the
+    /// source is large.
     pub(super) async fn find_cached(&self, asked: &Address) -> Option<Objects> {
         if self.inheritance != Inheritance::default() {
             return None;
@@ -344,7 +343,7 @@ impl<S: Source> CachedSource<S> {
         Some(objects)
     }
 
-    /// The objects of one person, and behind them those that they inherit from.
+    /// Returns the objects of one person, followed by those that they inherit from.
     pub(super) async fn with_inherited(&self, objects: Objects) -> Result<Objects, Outage> {
         if self.inheritance == Inheritance::default() {
             return Ok(objects);
@@ -444,7 +443,8 @@ impl<S: Source> CachedSource<S> {
         Lookup::Absent
     }
 
-    /// Who had an address when the source was last heard of, and is not known to have changed.
+    /// Returns the owners of an address as of the last answer, unless they are known to have
+    /// changed.
     async fn stale_owners(
         &self,
         reading: &Address,
@@ -465,15 +465,15 @@ impl<S: Source> CachedSource<S> {
             .then_some(cached.answer)
     }
 
-    /// Whether anybody's journal attribute names this address: asked only where the values could
-    /// not all be listed.
+    /// Whether a journal attribute names this address. Queried only if not all values could be
+    /// listed.
     pub(super) async fn is_named_in_journal(&self, asked: &Address) -> Lookup<()> {
         let ask = || async {
-            // The message is about to need the same answer.
+            // The message will need the same answer.
             let owners = self.find_exact(asked).await.result?.answer;
             let owners = owners.as_deref().unwrap_or_default();
             if self.source.is_named_in_journal(asked, owners).await? {
-                // Whose value it is, is not asked; any change may take it away.
+                // The object with the value is unknown, so any change may remove it.
                 return Ok((true, Some(Dependencies::on_everything())));
             }
             let mut names = vec![asked.key().to_owned()];
@@ -482,7 +482,7 @@ impl<S: Source> CachedSource<S> {
                     .iter()
                     .flat_map(|object| resolve::object_keys(object)),
             );
-            // And by any of their addresses, which are among these.
+            // Any of their addresses may be named as well; they are among these values.
             let values = owners.iter().flat_map(|object| object.attributes());
             let values = values.flat_map(|(_, values)| values);
             names.extend(values.filter(|text| text.contains('@')).map(value_key));
@@ -494,7 +494,7 @@ impl<S: Source> CachedSource<S> {
             .await;
         let cached = match found.result {
             Ok(cached) => cached,
-            // Nor is what changed since of any matter: the guard may err for the time of an outage.
+            // Changes since then do not matter: the guard may err during an outage.
             Err(outage) => match self.journal_answers.get_stale(asked.key()).await {
                 Some(cached) => cached,
                 None => return Lookup::Unavailable(outage),
@@ -506,7 +506,7 @@ impl<S: Source> CachedSource<S> {
         }
     }
 
-    /// What a target comes to. While the source is down, what it came to lately.
+    /// Resolves a target. While the source is down, returns the last resolution.
     pub(super) async fn resolve(&self, target: &Target) -> Result<Resolution, Outage> {
         if target.smtp().is_some() {
             let (resolution, _) = resolve::resolve(&self.source, target, &self.targets).await?;
@@ -530,8 +530,8 @@ impl<S: Source> CachedSource<S> {
         }
     }
 
-    /// What the source says; of an encapsulated X.500 address, which Exchange delivers to the
-    /// object that has it, what it says of that object's own address.
+    /// Queries the source. An encapsulated X.500 address, which Exchange delivers to the object
+    /// that has it, is looked up by that object's own address.
     async fn fetch_by_address(&self, address: &Address) -> Result<Option<Objects>, Outage> {
         let found = self.source.find(address).await?;
         let Some(name) = resolve::decode_imceaex(address).filter(|_| found.is_none()) else {
@@ -564,7 +564,7 @@ impl<S: Source> CachedSource<S> {
         let brief = |all: Objects| all.iter().cloned().map(Entry::compact).collect();
         let found: Option<Objects> = found.map(brief);
         if found.is_some() {
-            // It has an owner of its own now.
+            // The address has an owner of its own now.
             self.owners_by_reading.invalidate(address.key()).await;
         }
         Ok((found, None))
@@ -599,7 +599,7 @@ impl<S: Source> CachedSource<S> {
         tracing::warn!(
             address = %asked,
             objects = objects.len(),
-            "several objects own one address, all of them count: {}",
+            "address belongs to several objects, all of them are used: {}",
             owners.join("; ")
         );
     }

@@ -1,8 +1,8 @@
-//! Follows the changes of the directory, so that answers need not grow old to be forgotten.
+//! Follows the changes of the directory, so that cached answers are dropped before their TTL ends.
 //!
-//! Promises: while it is watching, what changed is asked for anew from the moment on that the
-//! server told of it. After every interruption what changed meanwhile is caught up on, or
-//! everything is asked for anew; until then the times in `CacheSettings` govern.
+//! Promises: while the feed is up, cached answers are outdated from the moment the server reports a
+//! change. After an interruption, missed changes are caught up on, or all answers are outdated;
+//! until then the TTLs of `CacheSettings` apply.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,29 +19,28 @@ use super::dn;
 use super::presence::Presence;
 use super::source::{Change, FeedCursor};
 
-/// Changes told but not noted yet.
+/// Changes read ahead of their processing.
 const CHANGE_BUFFER: usize = 256;
-/// The pause before watching again: after a loss, and where the server offers nothing to watch.
+/// Pause before the next attempt: after an interruption, and if the server offers no feed.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_UNSUPPORTED: Duration = Duration::from_secs(5 * 60);
-/// How often the place to go on from is written at most. An old one only means to be told some
-/// things twice.
+/// Minimum interval between writes of the cursor. An old cursor only repeats some changes.
 const WRITE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How a feed of changes ended.
+/// The end of a change feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FeedEnd {
-    /// Why, a sentence.
+    /// The reason, a sentence.
     pub(super) reason: String,
-    /// Whether it is of no use to try again soon.
+    /// Whether the server offers no feed, so that an early retry is pointless.
     pub(super) unsupported: bool,
-    /// Whether the place to go on from is of no use.
+    /// Whether the server rejected the cursor.
     pub(super) cursor_expired: bool,
 }
 
-/// Something that tells of changes.
+/// A feed of directory changes.
 pub(super) trait ChangeFeed: Send + Sync {
-    /// Tells changes until it ends, beginning where `from` says, or now.
+    /// Sends changes until the feed ends, starting at the cursor `from`, or now.
     fn run(
         &self,
         from: Option<FeedCursor>,
@@ -49,7 +48,7 @@ pub(super) trait ChangeFeed: Send + Sync {
     ) -> impl Future<Output = FeedEnd> + Send;
 }
 
-/// Notes what a feed tells until `stop`. The place to go on from is kept in `file`.
+/// Applies the changes of a feed until `stop`. The cursor is stored in `file`.
 pub(super) async fn follow_feed(
     feed: impl ChangeFeed,
     attributes: Attributes,
@@ -90,10 +89,10 @@ pub(super) async fn follow_feed(
         if logged.as_ref() != Some(&end) {
             match end.unsupported {
                 true => tracing::info!(
-                    "changes in the directory count after directory.cache.ttl: {}",
+                    "directory changes take effect after directory.cache.ttl: {}",
                     end.reason
                 ),
-                false => tracing::warn!("lost sight of changes in the directory: {}", end.reason),
+                false => tracing::warn!("directory change feed interrupted: {}", end.reason),
             }
             logged = Some(end.clone());
         }
@@ -121,14 +120,14 @@ impl Watcher {
         match change {
             Change::Object(entry) => {
                 counter!("copyist_directory_changes_total").increment(1);
-                tracing::debug!(dn = entry.dn, "changed in the directory");
+                tracing::debug!(dn = entry.dn, "directory object changed");
                 self.changes.record(self.attributes.names_of(&entry));
-                // Where a value is hidden, whoever asks for the person hears of it.
+                // If a value is hidden, a lookup of the person returns the outage.
                 self.presence.journal_history().check(&entry);
             }
             Change::Removed(dn) => {
                 counter!("copyist_directory_changes_total").increment(1);
-                tracing::debug!(dn, "gone from the directory");
+                tracing::debug!(dn, "directory object removed");
                 self.changes.record([dn::key(&dn)]);
             }
             Change::Everything => {
@@ -136,7 +135,7 @@ impl Watcher {
                 self.changes.record_all();
             }
             Change::UpToDate => {
-                tracing::info!("changes in the directory count at once");
+                tracing::info!("directory change feed up");
                 set_watch_gauge(true);
             }
             Change::FeedCursor(cursor) => {
@@ -149,7 +148,7 @@ impl Watcher {
         }
     }
 
-    /// Keeps the place for the next start. Without it that start would only ask more.
+    /// Stores the cursor for the next start, which would only query more without it.
     async fn write(&mut self) {
         let Some(cursor) = self.cursor.clone() else {
             return;

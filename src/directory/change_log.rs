@@ -1,9 +1,9 @@
-//! What changed in the directory since an answer was asked for. Pure but for the clock.
+//! Changes in the directory, to find out whether a cached answer is outdated. Pure but for the
+//! clock.
 //!
-//! Answers stay where they are; each is compared with this when it is wanted again. So an answer
-//! that was under way while its object changed counts as old, too, and a change costs no more for
-//! many answers than for one. Names are kept as hashes, for there are a few of them for each
-//! answer: should two ever meet, something is asked once too often.
+//! Cached answers are not removed; each is compared with this log when it is next used. So an
+//! answer that was in flight while its object changed is outdated, too, and a change costs the same
+//! for many answers as for one. Names are kept as hashes; a collision only causes one more query.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -14,42 +14,42 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Names remembered; a directory where more changes has everything asked anew.
+/// Maximum number of changed names; beyond it, all cached answers are outdated.
 const MAX_NAMES: usize = 200_000;
 
-/// When what changed. A name is whatever answers depend on: an object's DN, an address, an X.500
-/// address or a login name, each in lower case.
+/// Times of changes by name. A name is anything that an answer may depend on: a DN, an address, an
+/// X.500 address or a login name, each in lower case.
 #[derive(Debug)]
 pub(super) struct ChangeLog {
     start: Instant,
-    /// When anything changed last, in microseconds since `start`; 0: never.
+    /// Time of the last change, in microseconds since `start`; 0: none.
     latest: AtomicU64,
     times: RwLock<ChangeTimes>,
-    /// Who waits for the next change.
+    /// Wakes callers of `wait_for_change`.
     notify: Notify,
-    /// The longest that an answer is kept.
+    /// The longest time that an answer is cached.
     retention: Duration,
 }
 
 #[derive(Debug, Default)]
 struct ChangeTimes {
-    /// What was asked for before this moment is void.
+    /// Answers to queries before this time are outdated.
     everything: Option<Instant>,
     names: HashMap<u64, Instant>,
 }
 
-/// What an answer depends on, where that is more than it shows by itself.
+/// The names that an answer depends on, if these are more than its key and its objects.
 #[derive(Debug, Default)]
 pub(super) struct Dependencies {
     names: Box<[u64]>,
-    /// Any change at all may matter.
+    /// Whether any change affects the answer.
     on_everything: bool,
-    /// Up to when the names were compared and none had changed; as [`ChangeLog::latest`].
+    /// The value of [`ChangeLog::latest`] up to which none of the names had changed.
     checked_at: AtomicU64,
 }
 
 impl Dependencies {
-    /// These names.
+    /// Creates dependencies on these names.
     pub(super) fn new(names: impl IntoIterator<Item = String>) -> Dependencies {
         let names = names.into_iter().map(|name| hash_name(&to_lower(name)));
         let mut names: Vec<u64> = names.collect();
@@ -61,7 +61,7 @@ impl Dependencies {
         }
     }
 
-    /// Whatever there is.
+    /// Creates a dependency on every change.
     pub(super) fn on_everything() -> Dependencies {
         Dependencies {
             on_everything: true,
@@ -71,7 +71,7 @@ impl Dependencies {
 }
 
 impl ChangeLog {
-    /// Nothing changed so far; answers are kept no longer than `retention`.
+    /// Creates an empty log. Changes older than `retention` may be dropped.
     pub(super) fn new(retention: Duration) -> ChangeLog {
         ChangeLog {
             start: Instant::now(),
@@ -82,7 +82,7 @@ impl ChangeLog {
         }
     }
 
-    /// Whatever has one of these names is no longer what it was.
+    /// Records a change of everything with one of these names.
     pub(super) fn record(&self, names: impl IntoIterator<Item = String>) {
         let mut names = names
             .into_iter()
@@ -106,7 +106,7 @@ impl ChangeLog {
         self.publish(now);
     }
 
-    /// Anything may be other than it was.
+    /// Records that anything may have changed.
     pub(super) fn record_all(&self) {
         let now = Instant::now();
         let mut times = self.write();
@@ -115,7 +115,7 @@ impl ChangeLog {
         self.publish(now);
     }
 
-    /// Whether one of these names changed after `since`; see [`hash_name`].
+    /// Whether one of these names changed after `since`; they are given as [`hash_name`].
     pub(super) fn has_changed(&self, since: Instant, names: impl IntoIterator<Item = u64>) -> bool {
         if self.is_unchanged_since(since) {
             return false;
@@ -127,7 +127,7 @@ impl ChangeLog {
                 .any(|name| is_after(times.names.get(&name).copied(), since))
     }
 
-    /// Whether something that an answer depends on changed after `since`.
+    /// Whether one of these dependencies changed after `since`.
     pub(super) fn affects(&self, since: Instant, dependencies: &Dependencies) -> bool {
         if self.is_unchanged_since(since) {
             return false;
@@ -160,21 +160,22 @@ impl ChangeLog {
         has_changed
     }
 
-    /// Called while the write lock is held, so that whoever sees it finds the names.
+    /// Publishes a change. Called while the write lock is held, so that a reader who sees the time
+    /// finds the names.
     fn publish(&self, now: Instant) {
         self.latest
             .store(self.micros_since_start(now), Ordering::Release);
         self.notify.notify_waiters();
-        // Whoever begins to wait between two changes must not miss one.
+        // A caller that begins to wait between two changes must not miss one.
         self.notify.notify_one();
     }
 
-    /// Waits for a change that nobody was told of yet.
+    /// Waits for the next change.
     pub(super) async fn wait_for_change(&self) {
         self.notify.notified().await;
     }
 
-    /// Whether nothing at all changed after `since`.
+    /// Whether nothing changed after `since`.
     pub(super) fn is_unchanged_since(&self, since: Instant) -> bool {
         self.latest.load(Ordering::Acquire) < self.micros_since_start(since)
     }
@@ -184,7 +185,7 @@ impl ChangeLog {
         u64::try_from(micros).unwrap_or(u64::MAX).saturating_add(1)
     }
 
-    // A panic while the lock is held leaves a map that is still right.
+    // A panic while the lock is held leaves a consistent map.
     fn read(&self) -> RwLockReadGuard<'_, ChangeTimes> {
         self.times
             .read()
@@ -198,18 +199,18 @@ impl ChangeLog {
     }
 }
 
-/// At the same moment counts as after: then nobody can tell.
+/// The same moment counts as after, since the order is unknown.
 fn is_after(when: Option<Instant>, since: Instant) -> bool {
     when.is_some_and(|when| when >= since)
 }
 
-/// What is kept of a name in lower case.
+/// Returns the hash of a name in lower case.
 pub(super) fn hash_name(name: &str) -> u64 {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     KEY.hash_one(name)
 }
 
-/// A name as it is compared.
+/// Converts a name to lower case, as names are compared.
 pub(super) fn to_lower(name: String) -> String {
     match name
         .bytes()

@@ -1,9 +1,8 @@
-//! Distinguished names compared as directories compare them (RFC 4514, RFC 4518). Pure.
+//! Distinguished names, compared as directories compare them (RFC 4514, RFC 4518). Pure.
 
 use crate::mail::{fold, is_blank, is_invisible};
 
-/// Attribute types by their short name, followed by their other names and their OID (RFC 4519 and
-/// RFC 2985).
+/// Attribute types: the short name, followed by other names and the OID (RFC 4519 and RFC 2985).
 const TYPES: [&[&str]; 23] = [
     &["cn", "commonname", "2.5.4.3"],
     &["ou", "organizationalunitname", "2.5.4.11"],
@@ -36,18 +35,18 @@ const TYPES: [&[&str]; 23] = [
     ],
 ];
 
-/// The text that two DNs of one object have in common: the same for every way to write spaces,
-/// escapes, quotes, hexadecimal values, names and OIDs of attribute types, letter case, separators,
-/// and the order within a multi-valued relative DN. It is a DN itself. A text that is no DN gives
-/// itself in lower case.
+/// Returns the normalized form of a DN, equal for all spellings of one object: spaces, escapes,
+/// quotes, hexadecimal values, names and OIDs of attribute types, letter case, separators, and the
+/// order within a multi-valued RDN do not matter. The result is a DN itself. Text that is not a DN
+/// is returned in lower case.
 pub fn key(text: &str) -> String {
     normalize(text).unwrap_or_else(|| text.trim().to_lowercase())
 }
 
-/// Whether a DN names this object or one below it.
+/// Whether a DN names the object `base` or one below it.
 pub fn is_within(dn: &str, base: &str) -> bool {
     let (dn, base) = (key(dn), key(base));
-    // A comma within a value would have a backslash before it, and the equals sign behind it, too.
+    // A comma within a value has a backslash before it, and so has the equals sign after it.
     base.is_empty()
         || dn == base
         || dn
@@ -55,8 +54,9 @@ pub fn is_within(dn: &str, base: &str) -> bool {
             .is_some_and(|rest| rest.ends_with(','))
 }
 
-/// The DN as every server reads it: no quotes, semicolons, hexadecimal values or OIDs that have a
-/// name. Values keep their letters. A text that is no DN stays as it is.
+/// Returns the DN in a form that every server parses: without quotes, semicolons, hexadecimal
+/// values and OIDs that have a name. Values keep their case. Text that is not a DN is returned
+/// unchanged.
 pub(super) fn to_portable(text: &str) -> String {
     rewrite(text, &|value| value.trim_matches(' ').to_owned()).unwrap_or_else(|| text.to_owned())
 }
@@ -79,8 +79,8 @@ fn rewrite(text: &str, form: ValueForm<'_>) -> Option<String> {
     Some(whole)
 }
 
-/// The relative names of a DN: where each begins and ends. A comma or semicolon (RFC 2253 section
-/// 4) that is escaped or between quotes separates nothing.
+/// Returns the start and end of each RDN. A comma or semicolon (RFC 2253 section 4) that is escaped
+/// or quoted is not a separator.
 pub(super) fn rdn_ranges(dn: &str) -> Vec<(usize, usize)> {
     split(dn, |c| matches!(c, b',' | b';'))
 }
@@ -114,10 +114,10 @@ fn split(text: &str, separates: impl Fn(u8) -> bool) -> Vec<(usize, usize)> {
     ranges
 }
 
-/// How a value is written.
+/// The conversion of a value.
 type ValueForm<'a> = &'a dyn Fn(&str) -> String;
 
-/// Writes one relative DN.
+/// Writes one RDN.
 fn write_rdn(text: &str, form: ValueForm<'_>, whole: &mut String) -> Option<()> {
     if !text.contains('+') {
         return write_assertion(text, form, whole);
@@ -189,8 +189,8 @@ fn write_value(text: &str, form: ValueForm<'_>, whole: &mut String) -> Option<()
     Some(())
 }
 
-/// The value without its backslashes (RFC 4514 section 3); `None` if an escape is cut off or the
-/// value is not UTF-8.
+/// Removes the backslashes of a value (RFC 4514 section 3); `None` if an escape is incomplete or
+/// the value is not UTF-8.
 fn unescape(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let mut value = Vec::with_capacity(bytes.len());
@@ -233,7 +233,7 @@ fn parse_hex(text: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
-/// The text in a BER-encoded string (X.690 section 8.23), whichever kind of string it is.
+/// Returns the text of a BER-encoded string of any kind (X.690 section 8.23).
 fn decode_ber_string(ber: &[u8]) -> Option<String> {
     let (&tag, rest) = ber.split_first()?;
     let (&length, mut content) = rest.split_first()?;
@@ -252,7 +252,7 @@ fn decode_ber_string(ber: &[u8]) -> Option<String> {
         return None;
     }
     match tag {
-        // BYTE STRING, UTF8String, NumericString, PrintableString, IA5String, VisibleString.
+        // OCTET STRING, UTF8String, NumericString, PrintableString, IA5String, VisibleString.
         0x04 | 0x0c | 0x12 | 0x13 | 0x16 | 0x1a => String::from_utf8(content.to_vec()).ok(),
         // TeletexString; in practice it holds Latin-1.
         0x14 => Some(content.iter().map(|byte| char::from(*byte)).collect()),
@@ -267,7 +267,7 @@ fn decode_ber_string(ber: &[u8]) -> Option<String> {
     }
 }
 
-/// Writes a value with a backslash before each character that has a meaning in a DN.
+/// Writes a value with a backslash before each special character.
 fn write_escaped(value: &str, whole: &mut String) {
     for c in value.chars() {
         if matches!(c, ',' | '+' | '=' | '"' | '\\' | '<' | '>' | ';' | '#') {
@@ -277,8 +277,8 @@ fn write_escaped(value: &str, whole: &mut String) {
     }
 }
 
-/// A text as directories compare it (RFC 4518): case folded, without characters that show nothing,
-/// blanks as single spaces and none at the ends.
+/// Prepares a string for comparison (RFC 4518): case folded, without invisible characters, blanks
+/// as single spaces, and trimmed.
 pub(super) fn prepare(value: &str) -> String {
     let is_plain = |b: u8| b.is_ascii_graphic();
     if value.bytes().all(is_plain) {

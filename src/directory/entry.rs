@@ -1,4 +1,4 @@
-//! What a lookup gives.
+//! Directory entries and the results of lookups.
 
 use std::sync::Arc;
 
@@ -10,27 +10,27 @@ use super::stamp::Stamp;
 
 const OBJECT_CLASS: &str = "objectClass";
 
-/// The answer to a question put to the directory.
+/// The result of a directory lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup<T> {
-    /// It is there.
+    /// Found.
     Found(T),
-    /// The directory answered: no.
+    /// The directory answered that there is none.
     Absent,
-    /// The directory did not answer; never to be taken for "no".
+    /// The directory did not answer; never to be taken for "absent".
     Unavailable(Outage),
 }
 
-/// Why the directory did not answer.
+/// An unavailable directory, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the directory is unavailable: {reason}")]
+#[error("directory unavailable: {reason}")]
 pub struct Outage {
-    /// One sentence naming server and fault.
+    /// One sentence with the server and the error.
     pub reason: Arc<str>,
 }
 
 impl Outage {
-    /// An outage for this reason.
+    /// Creates an outage with this reason.
     pub fn new(reason: impl AsRef<str>) -> Outage {
         Outage {
             reason: reason.as_ref().into(),
@@ -38,30 +38,29 @@ impl Outage {
     }
 }
 
-/// An object of the directory: its name and those attributes that were asked for.
+/// An object of the directory: its DN and the requested attributes.
 ///
-/// There may be a million of them in memory: what was read stands in one piece of text, without
-/// room to grow.
+/// There may be a million of them in memory, so all attributes share one string without spare
+/// capacity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The distinguished name as the server spells it.
     pub dn: String,
-    /// Whether it is no person but a group or container whose journal attributes count for one.
+    /// Whether this is a group or container whose journal attributes count for a person.
     pub inherited: bool,
-    /// Whether mail to it goes to others: it is a group, or forwards. Told once, for every message
-    /// asks.
+    /// Whether mail to it goes to others: it is a group, or forwards. Computed once, since every
+    /// message asks.
     has_further_recipients: bool,
-    /// What changes of it are told by: of its DN as it is compared, see [`change_log::hash_name`].
+    /// The hash of its normalized DN, by which changes are recorded, see [`change_log::hash_name`].
     pub(super) dn_hash: u64,
-    /// When it was changed last, as far as that was read.
+    /// Stamp of its last change, if it was read.
     pub(super) stamp: Stamp,
     /// Each attribute's name, followed by its values.
     text: Box<str>,
     parts: Box<[Segment]>,
 }
 
-/// A piece of an entry's text: where it ends, in bytes, and whether it is the name of an
-/// attribute.
+/// A segment of an entry's text: its end in bytes, and whether it is an attribute name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Segment(usize);
 
@@ -80,7 +79,7 @@ impl Segment {
 }
 
 impl Entry {
-    /// An entry with these attributes; values of names that differ only in case are joined.
+    /// Creates an entry. Values of attributes whose names differ only in case are joined.
     pub fn new(
         dn: impl Into<String>,
         attributes: impl IntoIterator<Item = (String, Vec<String>)>,
@@ -119,12 +118,12 @@ impl Entry {
         entry
     }
 
-    /// Whether mail to it goes to others as well: to its members, or to where it forwards.
+    /// Whether mail to it goes to others as well: to its members or its forwarding address.
     pub fn has_further_recipients(&self) -> bool {
         self.has_further_recipients
     }
 
-    /// Whether it is a group by its object class.
+    /// Whether its object class is that of a group.
     pub fn is_group(&self) -> bool {
         let mut classes = self.values(OBJECT_CLASS);
         classes.any(|class| {
@@ -134,9 +133,9 @@ impl Entry {
         })
     }
 
-    /// Why somebody can log in with it, if that can be seen: an enabled account of Active Directory
-    /// (`userAccountControl`, [MS-ADTS] section 2.2.16), a Unix account with a shell (RFC 2307), or
-    /// a person with a login name.
+    /// Returns evidence that somebody can log in with this object, if there is any: an enabled
+    /// account of Active Directory (`userAccountControl`, [MS-ADTS] section 2.2.16), a Unix account
+    /// with a shell (RFC 2307), or a person with a login name.
     pub fn account_evidence(&self) -> Option<String> {
         const ACCOUNT_DISABLED: i64 = 2;
         if let Some(control) = self.values("userAccountControl").first() {
@@ -167,15 +166,14 @@ impl Entry {
             .map(|login| format!("a login name, {login}"))
     }
 
-    /// Where its mail is forwarded to: addresses, or names of objects.
+    /// Returns where its mail is forwarded to: addresses or names of objects.
     pub fn forwarding(&self) -> impl Iterator<Item = &str> {
         FORWARDING_ATTRIBUTES
             .into_iter()
             .flat_map(|name| self.values(name))
     }
 
-    /// The same without object classes, if they tell nothing that is not known: it leads on to
-    /// nobody.
+    /// Drops the object classes unless they matter: mail to the object goes to nobody else.
     pub(super) fn compact(self: Arc<Entry>) -> Arc<Entry> {
         if self.has_further_recipients || self.values(OBJECT_CLASS).is_empty() {
             return self;
@@ -189,12 +187,12 @@ impl Entry {
         })
     }
 
-    /// The same with this stamp.
+    /// Sets the stamp.
     pub(super) fn with_stamp(self, stamp: Stamp) -> Entry {
         Entry { stamp, ..self }
     }
 
-    /// The same as a group or container that others inherit from.
+    /// Returns a copy marked as a group or container that others inherit from.
     pub fn as_inherited(&self) -> Entry {
         Entry {
             inherited: true,
@@ -202,7 +200,7 @@ impl Entry {
         }
     }
 
-    /// The values of an attribute, its name compared without case (RFC 4512 section 1.4).
+    /// Returns the values of an attribute. Names are compared without case (RFC 4512 section 1.4).
     pub fn values(&self, attribute: &str) -> Values<'_> {
         self.attributes()
             .find(|(name, _)| name.eq_ignore_ascii_case(attribute))
@@ -210,7 +208,7 @@ impl Entry {
             .unwrap_or_default()
     }
 
-    /// All attributes that were read, in the order they came.
+    /// Returns all attributes in the order of the answer.
     pub fn attributes(&self) -> impl Iterator<Item = (&str, Values<'_>)> {
         let (mut rest, mut from) = (&*self.parts, 0);
         std::iter::from_fn(move || {
@@ -230,27 +228,27 @@ impl Entry {
     }
 }
 
-/// The values of an attribute, in the order they came.
+/// The values of an attribute, in the order of the answer.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Values<'a> {
     text: &'a str,
-    /// Where the next one begins.
+    /// Start of the next value.
     from: usize,
     parts: &'a [Segment],
 }
 
 impl<'a> Values<'a> {
-    /// Whether there is none.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// The first of them.
+    /// Returns the first value.
     pub fn first(mut self) -> Option<&'a str> {
         self.next()
     }
 
-    /// All of them, each as a text of its own.
+    /// Returns the values as owned strings.
     pub fn to_vec(self) -> Vec<String> {
         self.map(str::to_owned).collect()
     }

@@ -1,8 +1,8 @@
-//! An LDIF file as the directory.
+//! An LDIF file as the directory's source.
 //!
-//! Promises: answers from memory; a change of the file counts within a second. A file that has
-//! become unreadable LDIF changes nothing but the log; a file that is gone or cannot be checked is
-//! an outage, never an empty directory.
+//! Promises: answers come from memory; a change of the file takes effect within a second. A file
+//! with invalid LDIF is logged, and the previous content stays in use; a file that is missing or
+//! cannot be checked is an outage, never an empty directory.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::Metadata;
@@ -26,55 +26,55 @@ use super::resolve;
 use super::scan::{JournalValues, ScanResult};
 use super::schema::{RequestedNames, Schema};
 use super::source::{ObjectName, Objects, Source};
-use crate::mail::Address;
+use crate::mail::{Address, format_size};
 
-/// How often the file is looked at. A change must look the same twice before it is read: who writes
-/// in place shows us half a file first, and half a file is half of the people gone.
+/// Interval between checks of the file. A change must look the same twice before it is read: a
+/// program that writes in place shows half a file first, and that would drop half of the people.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
-/// Without a completed look for this long (a hanging network file system) the content is not
+/// Time without a completed check (a hanging network file system) after which the content is not
 /// trusted.
 const MAX_CHECK_AGE: Duration = Duration::from_secs(30);
-/// The most that is read.
+/// Maximum size of the file.
 const MAX_SIZE: u64 = 512 << 20;
 
-/// Why an LDIF file cannot be used.
+/// Error of reading an LDIF file.
 #[derive(Debug, thiserror::Error)]
 pub enum LdifFileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {path}: {cause}")]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         cause: io::Error,
     },
-    /// Its content is not LDIF.
+    /// The content is not valid LDIF.
     #[error("{path}, {cause}")]
     Content {
         /// The file.
         path: PathBuf,
-        /// Line and fault.
+        /// The line and the problem.
         #[source]
         cause: LdifError,
     },
-    /// It holds no entry: a directory that knows nobody is a mistake, not an answer.
-    #[error("{path} holds no entries")]
+    /// The file contains no entries: an empty directory is a mistake, not an answer.
+    #[error("{path} contains no entries")]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// It is larger than 512 MiB.
-    #[error("{path} is {size} bytes long, more than {MAX_SIZE}; use an LDAP server")]
+    /// The file is larger than 512 MiB.
+    #[error("{path} has {}, more than 512 MiB; use an LDAP server", format_size(*size))]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// Its size in bytes.
+        /// The size in bytes.
         size: u64,
     },
 }
 
-/// The file's content as of the last look.
+/// An LDIF file and its content as of the last check.
 #[derive(Debug)]
 pub(super) struct LdifFile {
     path: PathBuf,
@@ -89,13 +89,13 @@ struct Snapshot {
     index: Arc<FileIndex>,
     checked_at: Instant,
     file_outage: Option<Outage>,
-    /// An object with each of the watched attributes.
+    /// For each tracked attribute, an object that has it.
     holders: Arc<[Option<String>]>,
-    /// Attributes that somebody had, and nobody has any more.
+    /// Set if journal attributes have lost all their values.
     empty_outage: Option<Outage>,
 }
 
-/// What tells one content from another.
+/// Metadata that identifies one version of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileVersion {
     device: u64,
@@ -109,25 +109,25 @@ struct FileIndex {
     version: FileVersion,
     all: Vec<Arc<Entry>>,
     owners: HashMap<String, Objects>,
-    /// By login name.
+    /// Objects by login name.
     logins: HashMap<String, Objects>,
-    /// By DN, X.500 address, `uid` and primary group.
+    /// Objects by DN, X.500 address, `uid` and primary group.
     names: HashMap<String, Vec<Arc<Entry>>>,
-    /// Groups, by the DN or login name of a member.
+    /// Groups by the DN or `uid` of a member.
     groups: HashMap<String, Vec<Arc<Entry>>>,
     journal: HashSet<String>,
     journal_values: Arc<JournalValues>,
 }
 
 impl LdifFile {
-    /// Reads the file; blocks.
+    /// Reads the file. Blocks.
     #[cfg(test)]
     fn open(path: &Path, attributes: Attributes) -> Result<LdifFile, LdifFileError> {
         let presence = Arc::new(Presence::new(&attributes, "", None));
         LdifFile::open_with_presence(path, attributes, presence)
     }
 
-    /// The same, and compares what it has with what was seen before.
+    /// Reads the file and compares it with what was seen before. Blocks.
     pub(super) fn open_with_presence(
         path: &Path,
         attributes: Attributes,
@@ -153,17 +153,17 @@ impl LdifFile {
         Ok(file)
     }
 
-    /// Compares everybody with what was known of them.
+    /// Compares every object with its journal history.
     fn check_people(&self, index: &FileIndex) {
         if self.current.load().empty_outage.is_none() {
             for entry in &index.all {
-                // Who asks for one whose value is hidden hears of it.
+                // A lookup of a person with a hidden value returns the outage.
                 self.presence.journal_history().check(entry);
             }
         }
     }
 
-    /// Follows the file for ever; who spawns it must stop it.
+    /// Follows the file until the task is stopped.
     pub(super) async fn follow(self: Arc<LdifFile>) {
         let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -172,7 +172,8 @@ impl LdifFile {
         loop {
             ticks.tick().await;
             let file = Arc::clone(&self);
-            // A panic in a look leaves the last content, until it is too old to be trusted.
+            // A panic during a check leaves the last content in use until it is too old to be
+            // trusted.
             let snapshot =
                 tokio::task::spawn_blocking(move || file.check_for_changes(settling, rejected));
             if let Ok((seen, bad)) = snapshot.await {
@@ -182,8 +183,8 @@ impl LdifFile {
         }
     }
 
-    /// One look at the file. Takes and gives the stamp that was seen last, and the one whose
-    /// content was bad, so that it is logged once.
+    /// Checks the file once. Takes and returns the version seen last, and the version with invalid
+    /// content, which is logged once.
     fn check_for_changes(
         &self,
         settling: Option<FileVersion>,
@@ -207,7 +208,7 @@ impl LdifFile {
         }
         match FileIndex::read(&self.path, &self.attributes) {
             Ok(index) => {
-                tracing::info!(path = %self.path.display(), entries = index.all.len(), "directory file read again");
+                tracing::info!(path = %self.path.display(), entries = index.all.len(), "directory file reloaded");
                 let index = Arc::new(index);
                 self.publish(Arc::clone(&index), None);
                 self.check_people(&index);
@@ -215,7 +216,7 @@ impl LdifFile {
             }
             Err(error) => {
                 tracing::error!(
-                    "directory file not taken over, the content before stays in use: {error}"
+                    "cannot load the directory file, keeping the previous content: {error}"
                 );
                 self.publish(known, None);
                 (Some(version), Some(version))
@@ -257,7 +258,7 @@ impl LdifFile {
         });
     }
 
-    /// The content, if it may be trusted.
+    /// Returns the content, if it can be trusted.
     fn index(&self) -> Result<Arc<FileIndex>, Outage> {
         let snapshot = self.current.load();
         if let Some(outage) = snapshot
@@ -269,18 +270,18 @@ impl LdifFile {
         }
         if snapshot.checked_at.elapsed() > MAX_CHECK_AGE {
             let path = self.path.display();
-            let reason = format!("{path} could not be checked for changes for {MAX_CHECK_AGE:?}");
+            let reason = format!("{path} was not checked for changes for {MAX_CHECK_AGE:?}");
             return Err(Outage::new(reason));
         }
         Ok(Arc::clone(&snapshot.index))
     }
 
-    /// Follows the journal values.
+    /// Subscribes to the journal values.
     pub(super) fn journal_values(&self) -> watch::Receiver<Option<Arc<JournalValues>>> {
         self.journal.subscribe()
     }
 
-    /// Every object with an address.
+    /// Sends every object with an address.
     pub(super) async fn send_all(
         &self,
         to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
@@ -295,7 +296,7 @@ impl LdifFile {
         Ok(())
     }
 
-    /// Journal attributes that nobody has.
+    /// Returns the journal attributes without any value.
     pub(super) fn empty_journal_attributes(&self) -> Vec<String> {
         let snapshot = self.current.load();
         let attributes = self.presence.attributes().iter().zip(&*snapshot.holders);
@@ -304,7 +305,7 @@ impl LdifFile {
         empty.map(|(attribute, _)| attribute.name.clone()).collect()
     }
 
-    /// What is known, for the operator.
+    /// Describes the content for the operator.
     pub(super) fn describe(&self) -> Result<String, Outage> {
         let index = self.index()?;
         Ok(format!(
@@ -375,7 +376,7 @@ impl Source for LdifFile {
         if let ObjectName::Url(url) = name {
             let path = self.path.display();
             return Err(Outage::new(format!(
-                "the dynamic group {url:?} takes an LDAP server; {path} cannot be searched that way"
+                "the dynamic group {url:?} needs an LDAP server; {path} cannot be searched by URL"
             )));
         }
         Ok(index.names.get(&name.key()).cloned().unwrap_or_default())
@@ -457,7 +458,7 @@ impl FileIndex {
         Ok(FileIndex::new(version, entries, attributes))
     }
 
-    /// An object with each of the watched attributes, in their order.
+    /// Returns an object with each of the tracked attributes, in their order.
     fn holders(&self, presence: &Presence) -> Arc<[Option<String>]> {
         let holders = presence.attributes().iter().map(|attribute| {
             let mut all = self.all.iter();
@@ -520,7 +521,7 @@ fn uid_keys(entry: &Entry) -> Vec<String> {
         .collect()
 }
 
-/// The members of a group, as they are looked up here.
+/// Returns the keys of a group's members.
 fn members_of(entry: &Entry) -> impl Iterator<Item = String> {
     let named = ["member", "uniqueMember"].into_iter();
     let named = named.flat_map(|name| entry.values(name)).map(dn::key);

@@ -1,5 +1,4 @@
-//! What the fuzz targets reach of the directory side; built only with `--cfg fuzzing`, see
-//! `fuzz/run`.
+//! Entry points of the fuzz targets; built only with `--cfg fuzzing`, see `fuzz/run`.
 
 use std::sync::Arc;
 
@@ -10,37 +9,38 @@ use super::resolve;
 use super::settings::TargetSettings;
 use crate::mail::Address;
 
-/// The questions that certain attributes make possible.
+/// The filters for a set of attributes.
 pub struct Questions(attributes::Attributes);
 
 impl Questions {
-    /// With these address and journal attributes.
+    /// Creates the filters for these address and journal attributes.
     pub fn new(addresses: &[String], journal: &[String]) -> Result<Questions, AttributeError> {
         attributes::Attributes::new(addresses, journal).map(Questions)
     }
 
-    /// The filter that finds the owners of these addresses.
+    /// Returns the filter that finds the owners of these addresses.
     pub fn lookup_filter(&self, asked: &[Address]) -> String {
         self.0.lookup_filter(asked, &[])
     }
 
-    /// The filter that finds who is journaled to this address, or to one of these objects.
+    /// Returns the filter that finds the objects journaled to this address, or to one of these
+    /// objects.
     pub fn journal_filter(&self, address: &Address, owners: &[Arc<Entry>]) -> Option<String> {
         self.0.journal_filter(address, owners, &[])
     }
 
-    /// The addresses that an object is found by.
+    /// Returns the addresses that an object is found by.
     pub fn keys_of(&self, entry: &Entry) -> Vec<String> {
         self.0.keys_of(entry)
     }
 }
 
-/// The entries of an LDIF text, with all attributes.
+/// Parses LDIF with all attributes.
 pub fn ldif(text: &[u8]) -> Result<Vec<Entry>, LdifError> {
     ldif::parse(text, |_| true)
 }
 
-/// The address that copies for an object go to.
+/// Returns the address that copies for an object go to.
 pub fn own_address(entry: &Entry, imceaex_domain: Option<&str>) -> Option<Address> {
     let settings = TargetSettings {
         imceaex_domain: imceaex_domain.map(str::to_owned),

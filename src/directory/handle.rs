@@ -1,4 +1,4 @@
-//! The directory as the rest of Copyist sees it.
+//! The directory as the rest of Copyist uses it.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -27,30 +27,29 @@ use super::source::{ObjectName, Objects, ServerProbe, Source};
 use super::target::Target;
 use crate::mail::Address;
 
-/// The longest that an answer from a file may take; it is in memory.
+/// Time limit for an answer from a file, which is in memory.
 const FILE_MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// How long a message waits for the members of a group that nobody asked for before. Reading them
-/// goes on meanwhile, so that the next attempt finds them; an MTA waits thirty seconds for a
-/// milter's answer.
+/// Time that a message waits for the members of a group that are not cached. Reading goes on
+/// meanwhile, so that the next attempt finds them; an MTA waits thirty seconds for a milter's
+/// answer.
 const MEMBERS_MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// How long whoever asks waits for a new answer where there is an old one that may be given: so
-/// long, a quick directory answers.
+/// Time to wait for a new answer if a stale one may be served. A quick directory answers within it.
 const REVALIDATE_WAIT: Duration = Duration::from_millis(200);
 
-/// Answers asked for again at once before they are not believed any more.
+/// Maximum number of concurrent refreshes.
 const MAX_REFRESHES: usize = 1000;
 
-/// Questions under way at once of messages that put very many: what they take of memory, and of the
-/// servers.
+/// Maximum number of concurrent queries of messages with very many, since each takes memory and
+/// server time.
 const MAX_EXTRA_QUERIES: usize = 2048;
 
-/// Objects read before somebody takes them.
+/// Objects read ahead of the receiver.
 const OBJECT_BUFFER: usize = 1024;
 
-/// The organization's directory. Cloning gives another handle on the same one; it stops when the
-/// last handle is dropped, or at [`Directory::close`].
+/// The organization's directory. Clones share one directory, which stops when the last handle is
+/// dropped or at [`Directory::close`].
 #[derive(Debug, Clone)]
 pub struct Directory {
     inner: Arc<Inner>,
@@ -61,9 +60,9 @@ struct Inner {
     cached: CachedSource<Backend>,
     attributes: Attributes,
     presence: Arc<Presence>,
-    /// For the questions of messages that have very many.
+    /// Permits for the queries of messages with very many.
     extra_queries: Semaphore,
-    /// Whose answers are being asked for again.
+    /// Addresses being refreshed.
     refreshing: Mutex<HashSet<Address>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -83,38 +82,38 @@ enum Backend {
     Ldif(Arc<LdifFile>),
 }
 
-/// Why a directory could never be used with these settings.
+/// Error of opening a directory: it could never work with these settings.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The attribute names.
+    /// Invalid attribute names.
     #[error(transparent)]
     Attributes(#[from] AttributeError),
-    /// The LDIF file.
+    /// The LDIF file cannot be used.
     #[error(transparent)]
     Ldif(#[from] LdifFileError),
-    /// The LDAP servers.
+    /// The settings of the LDAP servers are wrong.
     #[error(transparent)]
     Ldap(#[from] LdapError),
 }
 
-/// Whether the directory answers.
+/// Availability of the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
-    /// As far as is known it does.
+    /// Available, as far as is known.
     Ok,
-    /// It does not.
+    /// Unavailable.
     Unavailable(Outage),
 }
 
 impl Directory {
     /// Checks the settings, reads LDIF file and certificates (which blocks), and starts to connect.
-    /// No server needs to be up. Must be called within a tokio runtime.
+    /// No server needs to be up. Must be called within a Tokio runtime.
     pub fn open(settings: Settings) -> Result<Directory, OpenError> {
         Directory::open_with(settings, None)
     }
 
-    /// The same, and keeps in `state_dir` what was seen of the directory: an attribute of which
-    /// nobody has a value any more is an outage after a restart, too.
+    /// Opens the directory with its history in `state_dir`: an attribute that has lost all its
+    /// values is an outage after a restart, too.
     pub fn open_with_state(settings: Settings, state_dir: &Path) -> Result<Directory, OpenError> {
         Directory::open_with(settings, Some(state_dir))
     }
@@ -163,7 +162,7 @@ impl Directory {
                 let follow = Arc::clone(&file).follow();
                 let until = stop.clone();
                 tasks.spawn(async move { until.run_until_cancelled(follow).await });
-                // The file is in memory already; a second memory would only hide changes.
+                // The file is in memory already; a cache would only delay changes.
                 cache_settings = CacheSettings {
                     ttl: Duration::ZERO,
                     negative_ttl: Duration::ZERO,
@@ -200,8 +199,8 @@ impl Directory {
         })
     }
 
-    /// The longest that all questions of one message may take together: as long as one question
-    /// that needs several answers of a slow server, or a large group.
+    /// Returns the time limit for all lookups of one message together: enough for one lookup that
+    /// needs several answers of a slow server, or for a large group.
     pub fn max_wait(&self) -> Duration {
         let one = match self.inner.cached.source() {
             Backend::Ldap(ldap) => ldap.max_wait(),
@@ -210,24 +209,22 @@ impl Directory {
         one.max(MEMBERS_MAX_WAIT)
     }
 
-    /// Why there is no answer when [`Directory::max_wait`] is over.
+    /// Returns the outage of a lookup that missed [`Directory::max_wait`].
     pub fn deadline_outage(&self) -> Outage {
         let most = self.max_wait().as_secs_f64();
         Outage::new(format!(
-            "no answer within {most} s, the longest that a message waits for the directory"
+            "no answer within {most} s, the time limit for one message"
         ))
     }
 
-    /// Waits until one more of the questions may be put that messages with very many of them put at
-    /// once.
+    /// Waits for a permit for one query of a message with very many.
     pub async fn acquire_query_slot(&self) -> Option<SemaphorePermit<'_>> {
-        // It is never closed.
+        // The semaphore is never closed.
         self.inner.extra_queries.acquire().await.ok()
     }
 
-    /// Follows the changes of the directory from now on, where that is wanted and the directory
-    /// offers it, so that answers are forgotten when they change. `file` is where it keeps how far
-    /// it got.
+    /// Follows the changes of the directory from now on, if configured and offered, so that cached
+    /// answers are dropped when they change. `file` stores the cursor.
     pub fn follow_changes(&self, file: &Path) {
         let Backend::Ldap(ldap) = self.inner.cached.source() else {
             return;
@@ -241,8 +238,8 @@ impl Directory {
         self.inner.tasks.spawn(following);
     }
 
-    /// What [`Directory::find_first`] gives for an address as it was written, if that is in memory;
-    /// short, for nearly every question is of that kind.
+    /// Returns the cached owners of an address as written. Nearly every lookup is of that kind, so
+    /// this future is small.
     pub async fn find_cached(&self, address: &Address) -> Option<Objects> {
         let objects = self.inner.cached.find_cached(address).await?;
         if self.inner.cached.needs_refresh(address).await {
@@ -251,8 +248,8 @@ impl Directory {
         Some(objects)
     }
 
-    /// Asks for somebody again whose answer ages, while it is still believed: nobody waits for a
-    /// slow directory then.
+    /// Refreshes the owners of an address before they expire, so that no message waits for a slow
+    /// directory.
     fn refresh(&self, address: &Address) {
         let mut refreshing = self.inner.refreshing();
         if refreshing.len() >= MAX_REFRESHES || !refreshing.insert(address.clone()) {
@@ -268,8 +265,8 @@ impl Directory {
         });
     }
 
-    /// What `asking` gives, which goes on whatever becomes of this question; or else the `stale`
-    /// answer, if there is one and the new one takes long.
+    /// Returns the result of `asking`, or the `stale` answer if there is one and the new one takes
+    /// long. The query goes on even if the caller gives up.
     async fn fetch_or_revalidate<T: Send + 'static>(
         &self,
         asking: impl Future<Output = T> + Send + 'static,
@@ -282,12 +279,12 @@ impl Directory {
         match (tokio::time::timeout(max_wait, asked).await, stale) {
             (Ok(Ok(Some(answer))), _) => Ok(answer),
             (Err(_), Some(stale)) => Ok(stale),
-            _ => Err(Outage::new("the directory was closed")),
+            _ => Err(Outage::new("directory closed")),
         }
     }
 
-    /// The objects that own the first of these readings of an address that anybody owns, and its
-    /// position. Answers within `LdapSettings::timeout` and a little.
+    /// Returns the owners of the first of these readings that has any, and the position of that
+    /// reading. Answers shortly after `LdapSettings::timeout` at the latest.
     pub async fn find_first(&self, readings: &[Address]) -> Lookup<(usize, Objects)> {
         if let Backend::Ldif(_) = self.inner.cached.source() {
             return self.inner.cached.find(readings).await;
@@ -304,7 +301,7 @@ impl Directory {
         answer.await.unwrap_or_else(Lookup::Unavailable)
     }
 
-    /// The objects that own each of these addresses exactly. Every address has an answer.
+    /// Returns the owners of each exact address. Every address has an answer.
     pub async fn find(&self, addresses: &[Address]) -> HashMap<Address, Lookup<Objects>> {
         let asked: HashSet<&Address> = addresses.iter().collect();
         let asked = asked.into_iter().map(|address| async {
@@ -318,8 +315,7 @@ impl Directory {
         join_all(asked).await.into_iter().collect()
     }
 
-    /// The objects that own each of these addresses exactly, as the source has them now, past all
-    /// memory and without what they inherit.
+    /// Returns the owners of each exact address, bypassing the cache and without inherited objects.
     pub async fn fetch_owners(
         &self,
         addresses: &[Address],
@@ -334,7 +330,7 @@ impl Directory {
             .map(|all| all.into_iter().collect())
     }
 
-    /// The objects that have a login name, in one of `Settings::login_attributes`.
+    /// Returns the objects with a login name in one of `Settings::login_attributes`.
     pub async fn find_login(&self, login: &str) -> Lookup<Objects> {
         let stale = self.inner.cached.find_login_while_revalidating(login).await;
         let (inner, login) = (Arc::clone(&self.inner), login.to_owned());
@@ -343,8 +339,8 @@ impl Directory {
         answer.await.unwrap_or_else(Lookup::Unavailable)
     }
 
-    /// The members of a group, as far as they matter for mail to it. An outage if they cannot be
-    /// read in ten seconds: the reading goes on, so that the next attempt has them.
+    /// Returns the members of a group that matter for mail to it. An outage if they cannot be read
+    /// in ten seconds; reading goes on, so that the next attempt has them.
     pub async fn members(
         &self,
         group: &Arc<Entry>,
@@ -352,7 +348,7 @@ impl Directory {
     ) -> Result<Arc<Members>, Outage> {
         let (inner, group) = (Arc::clone(&self.inner), Arc::clone(group));
         let dn = group.dn.clone();
-        // A task of its own, so that it outlives a question whose time is up.
+        // A task of its own, so that it outlives a caller whose time is up.
         let reading = self.inner.tasks.spawn(async move {
             let until = inner.stop.clone();
             until
@@ -361,7 +357,7 @@ impl Directory {
         });
         match tokio::time::timeout(MEMBERS_MAX_WAIT, reading).await {
             Ok(Ok(Some(members))) => members,
-            Ok(_) => Err(Outage::new("the directory was closed")),
+            Ok(_) => Err(Outage::new("directory closed")),
             Err(_) => Err(Outage::new(format!(
                 "the members of {dn:?} are still being read after {} s",
                 MEMBERS_MAX_WAIT.as_secs()
@@ -369,8 +365,8 @@ impl Directory {
         }
     }
 
-    /// Every object with an address, as the source has it now. The last item is an outage where the
-    /// list is not whole.
+    /// Lists every object with an address, bypassing the cache. The last item is an outage if the
+    /// list is incomplete.
     pub fn list_all(&self) -> mpsc::Receiver<Result<Arc<Entry>, Outage>> {
         let (sender, objects) = mpsc::channel(OBJECT_BUFFER);
         let inner = Arc::clone(&self.inner);
@@ -380,15 +376,15 @@ impl Directory {
                 Backend::Ldif(file) => file.send_all(&sender).await,
             };
             if let Err(outage) = listed {
-                // Where nobody listens any more, nobody misses it.
+                // A receiver that is gone does not need it.
                 let _ = sender.send(Err(outage)).await;
             }
         });
         objects
     }
 
-    /// Follows the values of the journal attributes, everybody's. `None` until they were read once
-    /// since the start.
+    /// Subscribes to the values of the journal attributes of all objects; `None` until the first
+    /// scan.
     pub fn journal_values(&self) -> watch_channel::Receiver<Option<Arc<JournalValues>>> {
         match self.inner.cached.source() {
             Backend::Ldap(ldap) => ldap.journal_values(),
@@ -396,8 +392,8 @@ impl Directory {
         }
     }
 
-    /// Whether anybody's journal attribute names this address, or an object that owns it: for where
-    /// not all values can be listed ([`JournalValues::incomplete`]).
+    /// Whether a journal attribute names this address or one of its owners. Needed only if not all
+    /// values can be listed ([`JournalValues::incomplete`]).
     pub async fn is_named_in_journal(&self, address: &Address) -> Lookup<()> {
         let (inner, address) = (Arc::clone(&self.inner), address.clone());
         let asking = async move { inner.cached.is_named_in_journal(&address).await };
@@ -405,13 +401,13 @@ impl Directory {
         answer.await.unwrap_or_else(Lookup::Unavailable)
     }
 
-    /// Returns an object's own addresses as mail to them is looked up, each once. Values that are
-    /// no mail address are left out.
+    /// Returns an object's own addresses as they are looked up, each once. Values that are not mail
+    /// addresses are left out.
     pub fn addresses_of(&self, object: &Entry) -> Vec<Address> {
         self.inner.attributes.addresses_of(object)
     }
 
-    /// Each of these objects of people, and behind it what it inherits from.
+    /// Returns each of these objects, followed by those that it inherits from.
     pub async fn with_inherited(&self, people: Vec<Arc<Entry>>) -> Result<Vec<Objects>, Outage> {
         let all = people.into_iter().map(|one| {
             let own: Objects = [one].into();
@@ -420,16 +416,16 @@ impl Directory {
         try_join_all(all).await
     }
 
-    /// What each of these targets comes to. Every asked target has an answer; a group of thousands
-    /// may take up to thirty seconds the first time.
+    /// Resolves targets. Every target has an answer; a group of thousands may take up to thirty
+    /// seconds the first time.
     pub async fn resolve(&self, targets: &[Target]) -> HashMap<Target, Result<Resolution, Outage>> {
         let answers = distinct(targets)
             .map(|target| async { (target.clone(), self.resolve_one(target).await) });
         join_all(answers).await.into_iter().collect()
     }
 
-    /// The same; what is not there by the deadline is an outage, and its answer is there for
-    /// whoever asks next.
+    /// Resolves targets by a deadline. A missing answer is an outage; the query goes on for the
+    /// next caller.
     pub async fn resolve_before(
         &self,
         targets: &[Target],
@@ -453,8 +449,8 @@ impl Directory {
         self.fetch_or_revalidate(asking, stale.map(Ok)).await?
     }
 
-    /// The objects that a target names, as the source has them now, with what accounts are told by;
-    /// none for an address.
+    /// Returns the objects that a target names, bypassing the cache, with the attributes that show
+    /// accounts; none for an address.
     pub async fn fetch_target_objects(&self, target: &Target) -> Result<Vec<Arc<Entry>>, Outage> {
         let name = match target {
             Target::Smtp(_) => return Ok(Vec::new()),
@@ -464,7 +460,7 @@ impl Directory {
         self.inner.cached.source().find_named(&name).await
     }
 
-    /// Everything that mail to an object may name it by, as it is compared: addresses and X.500
+    /// Returns the keys of all names that mail may use for an object: its addresses and X.500
     /// addresses; and its login names.
     pub fn names_of(&self, object: &Entry) -> (Vec<String>, Vec<String>) {
         let attributes = &self.inner.attributes;
@@ -473,43 +469,43 @@ impl Directory {
         (names, attributes.login_keys_of(object))
     }
 
-    /// Waits for a change of the directory, where changes are followed.
+    /// Waits for a change of the directory, if changes are followed.
     pub async fn wait_for_change(&self) {
         self.inner.cached.changes().wait_for_change().await;
     }
 
-    /// The first journal attribute that an object has values of.
+    /// Returns the first journal attribute that an object has.
     pub fn journal_attribute_of(&self, object: &Entry) -> Option<&str> {
         let mut all = self.inner.attributes.journal().iter();
         all.find(|name| !object.values(name).is_empty())
             .map(String::as_str)
     }
 
-    /// The values of an attribute of some objects, as the servers have them now.
+    /// Returns the values of an attribute of some objects, bypassing the cache.
     pub async fn fetch_values(&self, of: &AttributeQuery) -> Result<Vec<String>, Outage> {
         match self.inner.cached.source() {
             Backend::Ldap(ldap) => ldap.values(of).await,
             Backend::Ldif(file) => Err(Outage::new(format!(
-                "{of}: {} is a file, and only a server can be searched",
+                "{of}: {} is a file; only an LDAP server can be searched",
                 file.path().display()
             ))),
         }
     }
 
-    /// Those whose journal attributes lost their values since the start, at most 1,000 of them, the
-    /// last one first.
+    /// Returns the journal attributes removed from people since the start, at most 1,000, the
+    /// latest first.
     pub fn removed_journal_attributes(&self) -> Vec<RemovedJournalAttribute> {
         self.inner.presence.removed_journal_attributes()
     }
 
-    /// Tries every server anew, connection and bind included.
+    /// Probes every server with a new connection and bind.
     pub async fn probe(&self) -> Vec<ServerProbe> {
         match self.inner.cached.source() {
             Backend::Ldap(ldap) => ldap.probe().await,
             Backend::Ldif(file) => {
                 let empty_journal_attributes = file.empty_journal_attributes();
                 let remarks = empty_journal_attributes.iter();
-                let remarks = remarks.map(|name| Err(format!("nobody has {name} in this file")));
+                let remarks = remarks.map(|name| Err(format!("no object in this file has {name}")));
                 vec![ServerProbe {
                     url: format!("ldif:{}", file.path().display()),
                     outcome: file.describe().map_err(|outage| outage.reason.to_string()),
@@ -522,7 +518,7 @@ impl Directory {
         }
     }
 
-    /// Whether it can be asked now, as far as is known without asking.
+    /// Returns whether the directory is available, without querying it.
     pub fn health(&self) -> Health {
         let outage = match self.inner.cached.source() {
             Backend::Ldap(ldap) => ldap.outage(),
@@ -531,8 +527,8 @@ impl Directory {
         outage.map_or(Health::Ok, Health::Unavailable)
     }
 
-    /// Says goodbye to the server and waits for all that is under way. Questions asked afterwards
-    /// are answered by memory or by an outage.
+    /// Closes the connection after waiting for all queries in flight. Later lookups are answered
+    /// from the cache, or by an outage.
     pub async fn close(&self) {
         self.inner.stop.cancel();
         self.inner.tasks.close();

@@ -1,14 +1,13 @@
-//! Where else than in a person's own object a journal attribute may stand: in groups and in
-//! containers.
+//! Journal attributes that people inherit from groups and containers.
 
 use super::dn::rdn_ranges;
 use super::entry::Entry;
 
-/// What [`super::change_log::ChangeLog`] calls every group and container at once: that somebody became a
-/// member of one is told of the group, which nobody could have known to matter.
+/// The name of all groups and containers in [`super::change_log::ChangeLog`]. A new membership is a
+/// change of the group, which the cached answers of the new member do not depend on by name.
 pub(super) const ALL_GROUPS_AND_CONTAINERS: &str = "groups and containers";
 
-/// The containers above an object, the nearest first, up to the base of all searches.
+/// Returns the containers above an object, the nearest first, up to the search base.
 pub(super) fn containers_above(dn: &str, base: &str) -> Vec<String> {
     let base_depth = rdn_ranges(base).len();
     let all = rdn_ranges(dn);
@@ -23,7 +22,8 @@ pub(super) fn containers_above(dn: &str, base: &str) -> Vec<String> {
     above
 }
 
-/// Whether a change of this object may change what others inherit: it is a group, or no person.
+/// Whether a change of this object may change what others inherit: it is a group, or has no
+/// addresses.
 pub(super) fn is_inheritable(entry: &Entry, has_addresses: bool) -> bool {
     !has_addresses || super::resolve::is_group(entry)
 }

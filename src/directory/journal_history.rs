@@ -1,8 +1,8 @@
-//! Whose journal attributes had values when they were read last.
+//! The history of journal attributes: which objects had values when they were last read.
 //!
-//! Promises: a value that is gone though its object did not change is an outage for that person,
-//! and goes on being one after a restart; one that was removed is said once, by name. What is kept
-//! of a person are hashes: who is journaled cannot be read from the file.
+//! Promises: a value that vanishes although its object did not change is an outage for that person,
+//! also after a restart; a removed value is logged once, by name. Only hashes are stored: the file
+//! does not show who is journaled.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -17,31 +17,31 @@ use tokio::sync::Notify;
 use super::entry::{Entry, Outage};
 use super::stamp::{Stamp, StampComparison, fingerprint};
 
-/// People remembered.
+/// Maximum number of objects in the history.
 const MAX_OBJECTS: usize = 1_000_000;
-/// Removed values, and hidden ones, that are remembered by name.
+/// Maximum number of removed and of hidden values listed by name.
 const MAX_LISTED: usize = 1000;
-/// Lines in the file for each person, beside so many others, before it is written anew.
+/// The file is rewritten when it has more lines than this for each record, plus the spare ones.
 const LINES_PER_RECORD: usize = 4;
 const SPARE_LINES: usize = 10_000;
-/// The first line of the file, before the attributes' names.
+/// Start of the file's first line, before the attribute names.
 const HEADER: &str = "copyist people 1";
 
-/// Somebody whose journal attribute lost its value.
+/// A journal attribute removed from an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemovedJournalAttribute {
     /// The distinguished name.
     pub dn: String,
-    /// The attributes, by a comma.
+    /// The attributes, separated by commas.
     pub attribute: String,
-    /// When that was noticed.
+    /// Time of the detection.
     pub when: SystemTime,
 }
 
-/// What is known of everybody.
+/// The history of all objects.
 #[derive(Debug)]
 pub(super) struct JournalHistory {
-    /// The journal attributes; a record names them by their numbers.
+    /// The journal attributes; records refer to them by number.
     attributes: Vec<String>,
     state: Mutex<HistoryState>,
     wake_writer: Arc<Notify>,
@@ -51,26 +51,26 @@ pub(super) struct JournalHistory {
 struct HistoryState {
     records: HashMap<u64, HistoryRecord>,
     removed: VecDeque<RemovedJournalAttribute>,
-    /// Whose values are hidden now, by the hashes of their names.
+    /// DNs of objects with hidden values, by hash.
     hidden_dns: HashMap<u64, String>,
     file: Option<PathBuf>,
-    /// Lines that the file lacks.
+    /// Lines to append to the file.
     unwritten: String,
-    /// Lines that the file has.
+    /// Number of lines in the file.
     lines: usize,
-    /// Whether what the file has is of no use.
+    /// Whether the file's content is obsolete.
     is_void: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct HistoryRecord {
-    /// One bit for each attribute that had a value.
+    /// One bit for each attribute with a value.
     present: u64,
     stamp: Stamp,
 }
 
 impl JournalHistory {
-    /// Nobody is known so far. `wake_writer` hears of what is to be written.
+    /// Creates an empty history. `wake_writer` is notified of unwritten changes.
     pub(super) fn new(attributes: &[String], wake_writer: Arc<Notify>) -> JournalHistory {
         JournalHistory {
             attributes: attributes.to_vec(),
@@ -79,7 +79,7 @@ impl JournalHistory {
         }
     }
 
-    /// Takes over what a file has, and keeps what is learned from now on in it. Blocks.
+    /// Loads a file, and stores later changes in it. Blocks.
     pub(super) fn persist_in(&self, file: &Path) -> io::Result<()> {
         let text = match std::fs::read_to_string(file) {
             Ok(text) => text,
@@ -92,14 +92,14 @@ impl JournalHistory {
         self.rewrite(&mut state)
     }
 
-    /// Keeps what is learned from now on in a file, in the place of what it has.
+    /// Stores later changes in a file, replacing its content.
     pub(super) fn start_file(&self, file: &Path) {
         let mut state = self.state();
         state.file = Some(file.to_owned());
         state.is_void = true;
     }
 
-    /// Forgets everybody: what is missing from now on is meant to be.
+    /// Clears the history: what is missing from now on is intended.
     pub(super) fn clear(&self) -> io::Result<()> {
         let mut state = self.state();
         state.records.clear();
@@ -107,7 +107,7 @@ impl JournalHistory {
         self.rewrite(&mut state)
     }
 
-    /// Writes what the file lacks. Blocks.
+    /// Appends unwritten changes to the file. Blocks.
     pub(super) fn save(&self) -> io::Result<()> {
         let mut state = self.state();
         if state.unwritten.is_empty() {
@@ -128,20 +128,20 @@ impl JournalHistory {
         file.write_all(lines.as_bytes())
     }
 
-    /// Those whose values were removed lately, the last one first.
+    /// Returns recently removed journal attributes, the latest first.
     pub(super) fn removed_journal_attributes(&self) -> Vec<RemovedJournalAttribute> {
         self.state().removed.iter().rev().cloned().collect()
     }
 
-    /// Whose values are hidden now.
+    /// Returns the DNs of objects with hidden values.
     pub(super) fn hidden_dns(&self) -> Vec<String> {
         let mut hidden_dns: Vec<String> = self.state().hidden_dns.values().cloned().collect();
         hidden_dns.sort();
         hidden_dns
     }
 
-    /// Compares an object, read with all journal attributes and its stamp, with what it was; an
-    /// outage where a value is hidden.
+    /// Compares an object, read with all journal attributes and its stamp, with its history.
+    /// Returns an outage if a value is hidden.
     pub(super) fn check(&self, entry: &Entry) -> Option<Outage> {
         if self.attributes.is_empty() {
             return None;
@@ -199,8 +199,8 @@ impl JournalHistory {
             .join(", ")
     }
 
-    /// Records of attributes that are journal attributes no more are left out, as is a line that
-    /// was not written to its end.
+    /// Parses the file. Attributes that are no longer journal attributes, and an incomplete last
+    /// line, are left out.
     fn parse(&self, text: &str) -> HashMap<u64, HistoryRecord> {
         let mut records = HashMap::new();
         let mut lines = text
@@ -264,7 +264,7 @@ impl JournalHistory {
         replace(path, &text)
     }
 
-    // A panic while the lock is held leaves records that are still right.
+    // A panic while the lock is held leaves consistent records.
     fn state(&self) -> MutexGuard<'_, HistoryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -290,14 +290,14 @@ impl HistoryState {
 
     fn record_hidden(&mut self, key: u64, dn: &str, attribute: &str) -> Outage {
         let outage = Outage::new(format!(
-            "{dn} shows no {attribute} any more though the object did not change: grant the account read access to it (if it is meant: copyist directory accept-empty)"
+            "{dn} no longer shows {attribute} although the object did not change: grant the account read access (if intended, run: copyist directory accept-empty)"
         ));
         if self.hidden_dns.len() < MAX_LISTED
             && self.hidden_dns.insert(key, dn.to_owned()).is_none()
         {
             tracing::error!(
                 dn,
-                "the value of {attribute} vanished although the object did not change (an ACL?): mail of this person is deferred until the account may read it again, or somebody runs \"copyist directory accept-empty\""
+                "the value of {attribute} vanished although the object did not change (an ACL?): mail of this person is deferred until the account may read it again, or you run \"copyist directory accept-empty\""
             );
         }
         outage
@@ -327,7 +327,7 @@ fn push_line(text: &mut String, key: u64, record: HistoryRecord) {
     let _ = writeln!(text, "{key:x} {present:x} {origin:x} {exact:x} {time:x}");
 }
 
-/// Puts a file in the place of another at one stroke.
+/// Replaces a file atomically.
 pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = std::fs::File::create(&new)?;

@@ -1,7 +1,8 @@
-//! Reads content records in LDIF (RFC 2849).
+//! A parser for content records in LDIF (RFC 2849).
 //!
-//! Promises: what it does not understand is an error that names the line, never an entry left out.
-//! Change records and values by URL are refused: neither says what the directory holds.
+//! Promises: anything it does not understand is an error that names the line, never an entry left
+//! out. Change records and values by URL are rejected, since they do not show the content of the
+//! directory.
 
 use std::borrow::Cow;
 
@@ -10,53 +11,53 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::entry::Entry;
 
-/// Longest line, folded parts joined.
+/// Maximum length of a line with its continuations.
 const MAX_LINE: usize = 1 << 20;
 
-/// Why a text is not LDIF that can be used.
+/// Error of parsing LDIF.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
 pub struct LdifError {
-    /// The line, counted from 1, where the trouble begins.
+    /// The line where the problem begins, counted from 1.
     pub line: usize,
-    /// What it is.
+    /// The problem.
     pub problem: LdifProblem,
 }
 
-/// What is wrong with a line.
+/// A problem with a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LdifProblem {
-    /// Neither comment nor `name: value`.
+    /// Neither a comment nor `name: value`.
     #[error("{0:?} is not of the form \"attribute: value\"")]
     NoAttribute(String),
-    /// A value whose base64 is broken.
+    /// A value with invalid base64.
     #[error("the value of {0} is not valid base64")]
     Base64(String),
     /// `attribute:< url`.
-    #[error("the value of {0} is given by URL, which is not read; write the value itself")]
+    #[error("the value of {0} is a URL, which is not supported; write the value itself")]
     Url(String),
     /// A version other than 1.
-    #[error("LDIF version {0:?} is unknown; only version 1 is")]
+    #[error("unknown LDIF version {0:?}; only version 1 is supported")]
     Version(String),
     /// `changetype:` or `control:`.
-    #[error("this is a change record; the file must hold the entries themselves")]
+    #[error("change record; the file must contain entries")]
     Change,
     /// An attribute that belongs to no entry.
-    #[error("{0} stands before any \"dn:\" line; a record begins with its dn")]
+    #[error("{0} before any \"dn:\" line; a record begins with its dn")]
     NoDn(String),
     /// A second `dn:` within one record.
     #[error("a second \"dn:\" in one record; records are separated by an empty line")]
     SecondDn,
-    /// A continuation with nothing before it.
-    #[error("a continuation line (it begins with a space) that continues nothing")]
+    /// A continuation without a line before it.
+    #[error("continuation line (it begins with a space) without a line before it")]
     Fold,
-    /// Longer than a megabyte.
-    #[error("the line is longer than {MAX_LINE} bytes")]
+    /// Longer than 1 MiB.
+    #[error("the line is longer than 1 MiB")]
     TooLong,
 }
 
-/// All entries, each with those attributes that are `wanted`. A name with options (`mail;lang-de`)
-/// is another attribute than the one without. Bytes that are no UTF-8 are replaced, not dropped.
+/// Parses all entries, with the attributes that are `wanted`. A name with options (`mail;lang-de`)
+/// is another attribute than the one without. Bytes that are not UTF-8 are replaced, not dropped.
 pub(super) fn parse(text: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Vec<Entry>, LdifError> {
     let mut entries = Vec::new();
     let mut record: Option<LdifRecord> = None;
@@ -136,7 +137,8 @@ fn parse_attribute(line: &[u8]) -> Result<(String, String), LdifProblem> {
     Ok((name, value))
 }
 
-/// Lines with their numbers, folds joined, comments gone; an empty line ends a record.
+/// Iterator over lines with their numbers, with continuations joined and without comments. An empty
+/// line ends a record.
 struct LogicalLines<'a> {
     rest: Option<&'a [u8]>,
     number: usize,
@@ -163,7 +165,7 @@ impl<'a> LogicalLines<'a> {
         Some(line.strip_suffix(b"\r").unwrap_or(line))
     }
 
-    /// The next physical line without its leading space, if it continues the one before.
+    /// Returns the next physical line without its leading space, if it is a continuation.
     fn next_continuation(&mut self) -> Option<&'a [u8]> {
         if self.rest?.first() != Some(&b' ') {
             return None;

@@ -1,9 +1,9 @@
-//! The people behind a group that is a recipient.
+//! The members of a group that is a recipient.
 //!
-//! Promises: mail to a group concerns each member that has a journal attribute, at any depth;
-//! cycles end. The size of a group bounds the memory taken, not what is found: beyond
-//! `TargetSettings::group_limit` the members are not read one by one, but everybody in the
-//! directory is compared with their names, and only those who matter are kept.
+//! Promises: each member with a journal attribute is found, at any depth; cycles end. Beyond
+//! `TargetSettings::group_limit` the members are not read one by one; instead all objects of the
+//! directory are compared with the members' names, and only those that matter are kept. So large
+//! groups take little memory, and nothing is missed.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -25,15 +25,14 @@ use crate::mail::Address;
 /// The members of a group, as far as they matter for mail to it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Members {
-    /// Those with a journal attribute, each with the objects that it inherits from behind it.
+    /// Members with a journal attribute, each followed by the objects that it inherits from.
     pub journaled: Vec<Objects>,
-    /// One address for each domain that members have addresses of: the directions of mail to the
-    /// group follow from them.
+    /// One member address for each domain: the directions of mail to the group follow from them.
     pub domains: Vec<Address>,
-    /// Addresses that mail to the group leads on to: of members that are named by address
-    /// (`rfc822MailMember`), that forward their mail, or whose address the MTA rewrites.
+    /// Addresses to resolve further: of members that are named by address (`rfc822MailMember`),
+    /// that forward their mail, or whose address the MTA rewrites.
     pub addresses: Vec<Address>,
-    /// Whether there are members, and the exemption attribute of each says TRUE.
+    /// Whether there are members, and the exempt attribute of each is TRUE.
     pub all_exempt: bool,
 }
 
@@ -43,25 +42,25 @@ impl CacheableAnswer for Arc<Members> {
     }
 }
 
-/// Tells whether the MTA makes other addresses of a member's.
+/// The MTA's rewriting of members' addresses.
 pub trait AddressRewriter: Send + Sync + 'static {
-    /// Another number whenever answers may be others.
+    /// Returns a number that changes whenever answers may change.
     fn version(&self) -> u64;
 
     /// Whether mail to this address goes elsewhere, or elsewhere as well.
     fn rewrites<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, Result<bool, Outage>>;
 }
 
-/// The members of a group as they were read.
+/// The members of a group as read from the source.
 pub(super) struct MemberList {
-    /// Everything but the group itself that was read.
+    /// All objects read, except the group itself.
     pub(super) members: Vec<Arc<Entry>>,
     /// Members that are named by address.
     pub(super) addresses: Vec<Address>,
-    /// The names of all members, if they are too many to be read one by one: `members` are the
-    /// groups among them then.
+    /// The names of all members, if there are too many to be read one by one; `members` then
+    /// contains the groups among them.
     pub(super) unread: Option<UnreadMembers>,
-    /// What the answer depends on.
+    /// The dependencies of the answer.
     pub(super) names: Dependencies,
 }
 
@@ -83,7 +82,7 @@ impl UnreadMembers {
         self.names.contains(&key) || uids.any(|key| self.names.contains(&key))
     }
 
-    /// How many of these members are not groups.
+    /// Returns the number of these members that are not groups.
     pub(super) fn count(&self) -> usize {
         let groups = self
             .names
@@ -93,7 +92,7 @@ impl UnreadMembers {
     }
 }
 
-/// Which objects journal attributes of groups and containers cover.
+/// The objects that inherit journal attributes from groups and containers.
 #[derive(Default)]
 pub(super) struct InheritanceCoverage {
     containers: HashSet<String>,
@@ -122,7 +121,7 @@ impl InheritanceCoverage {
     }
 }
 
-/// Reads which objects journal attributes of groups and containers cover.
+/// Reads which objects inherit journal attributes from groups and containers.
 pub(super) async fn read_coverage<S: Source>(
     source: &S,
     inheritance: Inheritance,
@@ -150,7 +149,7 @@ async fn group_keys<S: Source>(source: &S) -> Result<HashSet<String>, Outage> {
     Ok(groups.iter().map(|dn| dn::key(dn)).collect())
 }
 
-/// Reads the members of a group, through groups in it.
+/// Reads the members of a group and of the groups in it.
 pub(super) async fn read_members<S: Source>(
     source: &S,
     group: &Entry,
@@ -172,7 +171,8 @@ pub(super) async fn read_members<S: Source>(
     }
     Ok(MemberList {
         names: match walk.uses_search {
-            // Whoever begins to match a search becomes a member; no name tells of that.
+            // An object that begins to match a search becomes a member without a change by any
+            // known name.
             true => Dependencies::on_everything(),
             false => Dependencies::new(walk.asked.into_iter().chain(inheritance_key(inheritance))),
         },
@@ -199,12 +199,12 @@ struct MemberWalk {
     visited: HashSet<String>,
     members: Vec<Arc<Entry>>,
     addresses: Vec<Address>,
-    /// Whether members were found by a search: whoever begins to match becomes one.
+    /// Whether members were found by a search.
     uses_search: bool,
 }
 
 impl MemberWalk {
-    /// Notes an object; gives the members that it stands for.
+    /// Adds an object, and returns the names of its members.
     fn visit(&mut self, entry: &Arc<Entry>) -> Vec<ObjectName> {
         let is_first = self.visited.is_empty();
         if !self.visited.insert(dn::key(&entry.dn)) {
@@ -239,7 +239,7 @@ fn address_members(group: &Entry) -> impl Iterator<Item = Address> {
     })
 }
 
-/// The names of a large group's members, and those who were read on the way.
+/// Collects the names of a large group's members, and the groups read on the way.
 async fn collect_names<S: Source>(
     source: &S,
     group: &Entry,
@@ -248,8 +248,8 @@ async fn collect_names<S: Source>(
     let groups = group_keys(source).await?;
     let (walk, names) = walk_groups(source, &group.dn, &groups).await?;
     Ok(MemberList {
-        // Not any change at all: in a large directory something changes while a large group is
-        // read. Who begins to match a search counts when the answer is too old.
+        // Not every change: in a large directory something changes while a large group is read. New
+        // matches of a search take effect when the answer expires.
         names: Dependencies::new(
             (names.iter().chain(&walk.visited).cloned())
                 .chain([dn::key(&group.dn)])
@@ -264,13 +264,13 @@ async fn collect_names<S: Source>(
     })
 }
 
-/// A name for what members may inherit from, if they do.
+/// Returns the name of all groups and containers, if members inherit from them.
 fn inheritance_key(inheritance: Inheritance) -> Option<String> {
     (inheritance != Inheritance::default())
         .then(|| inheritance::ALL_GROUPS_AND_CONTAINERS.to_owned())
 }
 
-/// Reads a group and the groups in it, and gives the names of all members.
+/// Reads a group and the groups in it, and returns the names of all members.
 async fn walk_groups<S: Source>(
     source: &S,
     group: &str,

@@ -1,13 +1,13 @@
-//! Who an address belongs to, as the organization's directory says.
+//! The organization's directory: the owners of addresses, groups, and journal targets.
 //!
-//! Promises: one answer per question, in time; never mistakes an outage for a missing entry. Fails
-//! only by [`Lookup::Unavailable`], and at the start by [`OpenError`].
+//! Promises: one answer per lookup, in time; an outage is never mistaken for a missing entry.
+//! Errors are [`Lookup::Unavailable`] and, at the start, [`OpenError`].
 //!
 //! ```text
 //! Directory ─► cache ─┬─► ldap: batch ─► servers ─► connection
 //!     │          │    └─► file ─► ldif
-//!     │       changes ◄─┐
-//!     └───────────────► watch ◄─ ldap: feed
+//!     │      change_log ◄─┐
+//!     └─────────────► change_feed ◄─ ldap: feed
 //! ```
 
 mod answer_cache;

@@ -1,9 +1,9 @@
-//! What the servers showed, kept over restarts: an attribute of which somebody had a value, and now
-//! nobody has, is more likely hidden from us than empty.
+//! Attributes that the servers have shown, kept across restarts: an attribute that had values and
+//! now has none is more likely hidden from us than empty.
 //!
-//! Promises: a server that shows no value of an attribute is not believed while any server has
-//! shown one, until an operator says that it is meant ([`accept_empty`]) or names another canary.
-//! What is known survives a restart.
+//! Promises: once any server has shown a value of an attribute, a server that shows none is not
+//! believed until an operator confirms it ([`accept_empty`]) or configures another canary. The
+//! record survives a restart.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
@@ -20,22 +20,22 @@ use super::attributes::Attributes;
 use super::entry::{Entry, Outage};
 use super::journal_history::{JournalHistory, RemovedJournalAttribute, replace};
 
-/// What the servers showed.
+/// File with the attributes that servers have shown.
 const SEEN_FILE: &str = "directory.seen";
-/// Whose journal attributes had values.
+/// File with the history of journal attributes.
 const HISTORY_FILE: &str = "directory.people";
-/// What operators accepted, a line each time.
+/// File with the operators' acceptances, one per line.
 const ACCEPTED_FILE: &str = "directory.accepted";
 
-/// Objects remembered by name that have an attribute.
+/// Number of recorded objects with an attribute.
 const MAX_HOLDERS: usize = 5;
 
-/// How often is looked whether an operator accepted something.
+/// Interval between checks for acceptances.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// The pause between two times that something new is written.
+/// Minimum pause between two writes.
 const WRITE_PAUSE: Duration = Duration::from_millis(20);
 
-/// What was seen of the directory.
+/// The attributes seen in the directory.
 #[derive(Debug)]
 pub(super) struct Presence {
     attributes: Vec<TrackedAttribute>,
@@ -43,17 +43,17 @@ pub(super) struct Presence {
     canary: Option<String>,
     journal_history: JournalHistory,
     state: Mutex<State>,
-    /// Held while it is written.
+    /// Held during a write.
     writing: Mutex<()>,
-    /// There is something to write.
+    /// Notified of unwritten changes.
     wake_writer: Arc<Notify>,
-    /// Counts the acceptances.
+    /// The number of acceptances.
     accepted: watch::Sender<u64>,
-    /// Where it is kept.
+    /// The state directory.
     directory: Option<PathBuf>,
 }
 
-/// An attribute that is watched.
+/// A tracked attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TrackedAttribute {
     pub(super) name: String,
@@ -65,44 +65,44 @@ pub(super) struct TrackedAttribute {
 struct State {
     seen: PresenceRecord,
     is_written: bool,
-    /// Journal attributes that nobody was found to have, each warned of once.
+    /// Journal attributes without values that were warned of.
     warned: Vec<String>,
     failed: bool,
 }
 
-/// What was seen, as it is kept.
+/// The stored record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct PresenceRecord {
-    /// Below which base.
+    /// The search base.
     base: String,
-    /// The canary of that time.
+    /// The canary.
     canary: Option<String>,
-    /// The last line of [`ACCEPTED_FILE`] that was taken over.
+    /// The last line of [`ACCEPTED_FILE`] that was applied.
     accepted: Option<String>,
     /// By server, then by attribute in lower case.
     #[serde(default)]
     servers: BTreeMap<String, BTreeMap<String, AttributeRecord>>,
-    /// People whose journal attribute is hidden.
+    /// DNs of people with a hidden journal attribute.
     #[serde(default)]
     hidden: Vec<String>,
 }
 
-/// What a server showed of an attribute.
+/// The record of one attribute at one server.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct AttributeRecord {
     /// The attribute as the settings spell it.
     name: String,
-    /// Objects that had a value when they were read last.
+    /// Objects that had a value when they were last read.
     holders: Vec<String>,
-    /// When a value was seen first (RFC 3339).
+    /// Time when a value was first seen (RFC 3339).
     since: String,
-    /// Since when none is seen.
+    /// Time since when none is seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     missing: Option<String>,
 }
 
 impl Presence {
-    /// Nothing was seen so far, and nothing is kept.
+    /// Creates an empty record that is not stored.
     pub(super) fn new(attributes: &Attributes, base: &str, canary: Option<String>) -> Presence {
         let journal = attributes.journal();
         let tracked = |is_journal| {
@@ -137,7 +137,7 @@ impl Presence {
         }
     }
 
-    /// The same with what is kept in this directory. Blocks.
+    /// Loads the record from a state directory, and stores it there from now on. Blocks.
     pub(super) fn with_state_dir(mut self, directory: &Path) -> Presence {
         self.directory = Some(directory.to_owned());
         let file = directory.join(SEEN_FILE);
@@ -160,11 +160,11 @@ impl Presence {
             }
         } else {
             tracing::info!(
-                "another base or canary: what the directory showed before does not count any more"
+                "base or canary changed: the record of attributes seen before is dropped"
             );
             let mut state = self.state();
             state.seen = self.new_record(accepted);
-            // Settings under which no server lets us in leave what is kept.
+            // With settings that no server accepts, the stored record stays.
             state.is_written = true;
             drop(state);
             self.journal_history.start_file(&people);
@@ -174,7 +174,7 @@ impl Presence {
         self
     }
 
-    /// Follows what operators accept, and keeps what is learned, for ever.
+    /// Applies acceptances and stores changes until the task is stopped.
     pub(super) async fn follow(self: Arc<Presence>) {
         let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -188,28 +188,28 @@ impl Presence {
                 presence.apply_acceptances();
                 presence.save();
             };
-            // A panic in there leaves what is known.
+            // A panic leaves the record as it was.
             let _ = tokio::task::spawn_blocking(look).await;
             sleep(WRITE_PAUSE).await;
         }
     }
 
-    /// Tells when an operator accepts that something is missing.
+    /// Subscribes to acceptances by operators.
     pub(super) fn acceptances(&self) -> watch::Receiver<u64> {
         self.accepted.subscribe()
     }
 
-    /// The attributes that are watched, journal attributes first.
+    /// Returns the tracked attributes, journal attributes first.
     pub(super) fn attributes(&self) -> &[TrackedAttribute] {
         &self.attributes
     }
 
-    /// What is known of people's journal attributes.
+    /// Returns the history of journal attributes.
     pub(super) fn journal_history(&self) -> &JournalHistory {
         &self.journal_history
     }
 
-    /// Those whose journal attributes lost their values lately, the last one first.
+    /// Returns recently removed journal attributes, the latest first.
     pub(super) fn removed_journal_attributes(&self) -> Vec<RemovedJournalAttribute> {
         self.journal_history.removed_journal_attributes()
     }
@@ -225,8 +225,8 @@ impl Presence {
         journal.any(|one| !self.was_shown(one))
     }
 
-    /// Whether an entry lacks a journal attribute that others have, so that its absence needs
-    /// proof.
+    /// Whether an entry lacks a journal attribute that others have, so that its absence must be
+    /// verified.
     pub(super) fn lacks_journal_attribute(&self, entry: &Entry) -> bool {
         let journal = self.attributes.iter().filter(|one| one.is_journal);
         let mut lacking = journal
@@ -235,7 +235,8 @@ impl Presence {
         lacking.peek().is_some() && lacking.any(|one| self.was_shown(one))
     }
 
-    /// Objects that had this attribute when they were read last, at this server those first.
+    /// Returns objects that had this attribute when they were last read, those at this server
+    /// first.
     pub(super) fn holders(&self, server: &str, attribute: &TrackedAttribute) -> Vec<String> {
         let key = attribute.key();
         let state = self.state();
@@ -254,7 +255,7 @@ impl Presence {
         holders
     }
 
-    /// Notes which attributes an entry of this server shows. Cheap where it is no news.
+    /// Records the attributes that an entry of this server shows. Cheap if nothing is new.
     pub(super) fn record_entry(&self, server: &str, entry: &Entry) {
         for attribute in &self.attributes {
             if has_value(entry, &attribute.name) {
@@ -263,8 +264,8 @@ impl Presence {
         }
     }
 
-    /// Notes that an object of this server has a value of an attribute; `is_first` where it is the
-    /// one to ask first.
+    /// Records that an object of this server has a value of an attribute; `is_first` if it should
+    /// be read first next time.
     pub(super) fn record_holder(
         &self,
         server: &str,
@@ -308,8 +309,8 @@ impl Presence {
         self.wake_writer.notify_one();
     }
 
-    /// Notes that a server shows no value of an attribute, and says why it is not to be believed,
-    /// where it is not. `why` is what else is known of the reason.
+    /// Records that a server shows no value of an attribute, and returns why it is not believed, if
+    /// so. `why` is a further hint.
     pub(super) fn record_missing(
         &self,
         server: &str,
@@ -325,7 +326,7 @@ impl Presence {
                 state.warned.push(name.clone());
                 tracing::warn!(
                     server,
-                    "nobody has {name}: a mistake in its name, or missing rights?{why}"
+                    "no object has {name}: check its name and the rights of the account{why}"
                 );
             }
             return None;
@@ -341,17 +342,17 @@ impl Presence {
             self.wake_writer.notify_one();
         }
         let before = match by == server {
-            true => format!("any more; it did since {since}"),
-            false => format!("which {by} has shown since {since}"),
+            true => format!("any more (shown since {since})"),
+            false => format!("(shown by {by} since {since})"),
         };
         Some(format!(
-            "{server} shows no value of {name} {before}: were rights taken away, or does its schema lack it?{why} See to it with \"copyist check --online\"; if nobody is to have {name} any more, run \"copyist directory accept-empty\""
+            "{server} shows no value of {name} {before}: check the rights of the account and the schema{why}, with \"copyist check --online\"; if {name} is no longer used, run \"copyist directory accept-empty\""
         ))
     }
 
-    /// What stands in the way of believing a file of which these objects have the attributes, in
-    /// their order. Only journal attributes count: people of whom a file gives no address are not
-    /// in it.
+    /// Records the objects of a file that have the attributes, in their order, and returns an
+    /// outage if the file is not believed. Only journal attributes count: a file does not contain
+    /// people without an address.
     pub(super) fn check_file(&self, file: &str, holders: &[Option<String>]) -> Option<Outage> {
         let mut missing = Vec::new();
         for (attribute, holder) in self.attributes.iter().zip(holders) {
@@ -364,7 +365,7 @@ impl Presence {
         (!missing.is_empty()).then(|| Outage::new(missing.join("; ")))
     }
 
-    /// Takes over what an operator accepted since the last time. Blocks.
+    /// Applies a new acceptance by an operator. Blocks.
     fn apply_acceptances(&self) {
         let Some(directory) = &self.directory else {
             return;
@@ -385,7 +386,7 @@ impl Presence {
         state.is_written = false;
         drop(state);
         tracing::warn!(
-            "accepted that attributes of the directory are empty: {}",
+            "missing attribute values accepted: {}",
             last.replace('\t', " ")
         );
         self.clear_history();
@@ -401,7 +402,7 @@ impl Presence {
         }
     }
 
-    /// Keeps what is new. Blocks.
+    /// Stores what is new. Blocks.
     pub(super) fn save(&self) {
         let Some(directory) = &self.directory else {
             return;
@@ -452,7 +453,7 @@ impl Presence {
         }
     }
 
-    // A panic while the lock is held leaves what is still right.
+    // A panic while the lock is held leaves a consistent record.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -465,7 +466,7 @@ impl TrackedAttribute {
 }
 
 impl PresenceRecord {
-    /// The server that has shown an attribute first, and since when.
+    /// Returns the server that first showed an attribute, and since when.
     fn first_shown(&self, key: &str) -> Option<(String, String)> {
         let shown = self.servers.iter();
         let shown = shown.filter_map(|(server, all)| Some((server, all.get(key)?)));
@@ -485,23 +486,22 @@ fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
-/// What an operator accepted.
+/// An operator's acceptance of missing values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acceptance {
-    /// When (RFC 3339).
+    /// Time (RFC 3339).
     pub when: String,
-    /// Attributes of which a server shows no value any more, each with the server, and since when.
+    /// Attributes without a value any more, each with the server and since when.
     pub missing: Vec<String>,
-    /// Attributes that have values as far as the service knows; if they lose them within the next
+    /// Attributes with values as far as the service knows; if they lose them within the next
     /// seconds, that is accepted, too.
     pub present: Vec<String>,
-    /// People whose journal attribute is hidden though their objects did not change.
+    /// DNs of people with a hidden journal attribute.
     pub hidden: Vec<String>,
 }
 
-/// Says to the service with this state directory that attributes of which nobody has a value any
-/// more are meant to be empty. The service notices within seconds; a stopped one when it starts.
-/// Blocks.
+/// Tells the service with this state directory that attributes without values are intended. The
+/// service notices within seconds, or when it starts. Blocks.
 pub fn accept_empty(state_dir: &Path, user: &str) -> io::Result<Acceptance> {
     let seen = match std::fs::read_to_string(state_dir.join(SEEN_FILE)) {
         Ok(text) => serde_json::from_str::<PresenceRecord>(&text)?,
@@ -536,7 +536,7 @@ pub fn accept_empty(state_dir: &Path, user: &str) -> io::Result<Acceptance> {
         .open(&path)?;
     file.write_all(line.as_bytes())?;
     file.sync_all()?;
-    // The service refuses files in there that are somebody else's, and could not read them.
+    // The service rejects files of another owner, and could not read them.
     let owner = std::fs::metadata(state_dir)?;
     if file.metadata()?.uid() != owner.uid() {
         std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid()))?;

@@ -1,7 +1,7 @@
-//! What a journal target that names an object comes to: an object's address, or a group's members.
+//! Resolution of journal targets: an object's address, or a group's members.
 //!
-//! Promises: each address once; cycles end; a group that is too large, or half of which could not
-//! be read, is an outage and never a shorter list. Asks the source and nobody else.
+//! Promises: each address once; cycles end; a group that is too large or only partly readable is an
+//! outage, never a shorter list. Queries the source only.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::source::{ObjectName, Source};
 use super::target::{Target, TargetError, x500_key};
 use crate::mail::{Address, without_scheme};
 
-/// What is read of an object that is named as a target, or is a member of one.
+/// Attributes read of targets and their members.
 pub(super) const TARGET_ATTRIBUTES: [&str; 12] = [
     "objectClass",
     "mail",
@@ -32,10 +32,10 @@ pub(super) const TARGET_ATTRIBUTES: [&str; 12] = [
     "uid",
 ];
 
-/// Members asked for at once.
+/// Number of members read concurrently.
 pub(super) const CONCURRENT_READS: usize = 32;
 
-/// The kinds of object that stand for others.
+/// Object classes of groups.
 pub(super) const GROUP_CLASSES: [&str; 7] = [
     "group",
     "groupOfNames",
@@ -46,23 +46,21 @@ pub(super) const GROUP_CLASSES: [&str; 7] = [
     "nisMailAlias",
 ];
 
-/// An address that a target leads to.
+/// An address that a target resolves to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedAddress {
     /// The address.
     pub address: Address,
-    /// The objects on the way: the one that the target names first, the one that has the address
-    /// last.
+    /// The DNs from the object that the target names to the object with the address.
     pub path: Arc<[String]>,
 }
 
-/// The addresses that a target leads to.
+/// The addresses that a target resolves to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResolvedTarget {
     /// Each address once.
     pub addresses: Vec<ResolvedAddress>,
-    /// The members of a group that have no address, or that the directory does not have: they get
-    /// no copy.
+    /// Members of a group that have no address or do not exist; they get no copy.
     pub members_without_address: Vec<String>,
 }
 
@@ -75,10 +73,10 @@ impl From<Vec<ResolvedAddress>> for ResolvedTarget {
     }
 }
 
-/// The expansion of a target, with at least one address; or why there is none.
+/// The addresses of a target, at least one; or why there is none.
 pub type Resolution = Result<Arc<ResolvedTarget>, TargetError>;
 
-/// Finds what a target comes to, and what that depends on.
+/// Resolves a target, and returns the dependencies of the answer.
 pub(super) async fn resolve<S: Source>(
     source: &S,
     target: &Target,
@@ -107,13 +105,13 @@ pub(super) async fn resolve<S: Source>(
     let mut level = vec![(name, Vec::new())];
     let too_many = || {
         Outage::new(format!(
-            "the group {target} has more than directory.group_limit = {} members",
+            "group {target} has more than {} members (directory.group_limit)",
             settings.group_limit
         ))
     };
     while !level.is_empty() {
         level.retain(|(name, _)| walk.asked.insert(name.key()));
-        // Before they are asked for: a group may be larger than we would want to read.
+        // Checked before they are read: a group may be larger than we want to read.
         if walk.asked.len() > settings.group_limit {
             return Err(too_many());
         }
@@ -132,7 +130,7 @@ pub(super) async fn resolve<S: Source>(
                 let nowhere = Err(TargetError::NoSuchObject(target.to_string()));
                 return Ok((nowhere, walk.dependencies()));
             }
-            // A dynamic group may well have nobody in it now.
+            // A dynamic group may be empty.
             if entries.is_empty() && !matches!(name, ObjectName::Url(_)) {
                 walk.members_without_address.push(name.to_string());
             }
@@ -148,22 +146,22 @@ pub(super) async fn resolve<S: Source>(
     Ok((walk.finish(target), names))
 }
 
-/// The objects from the one that a target names to a member.
+/// The DNs from the object that a target names to a member.
 type DnPath = Vec<String>;
 
-/// What was seen on the way through a group.
+/// State of resolving a target.
 struct TargetWalk<'a> {
     settings: &'a TargetSettings,
     asked: HashSet<String>,
     seen: HashSet<String>,
     addresses: BTreeMap<Address, Arc<[String]>>,
     members_without_address: Vec<String>,
-    /// Whether a member was named by a search.
+    /// Whether members were found by a search.
     uses_search: bool,
 }
 
 impl TargetWalk<'_> {
-    /// Takes an object's address, or gives the members that it stands for.
+    /// Adds an object's address, or returns the names of a group's members.
     fn visit(&mut self, entry: &Entry, path: &DnPath) -> Vec<(ObjectName, DnPath)> {
         if !self.seen.insert(dn::key(&entry.dn)) {
             return Vec::new();
@@ -186,13 +184,14 @@ impl TargetWalk<'_> {
         Vec::new()
     }
 
-    /// What the answer depends on.
+    /// Returns the dependencies of the answer.
     fn dependencies(&self) -> Dependencies {
-        // Whoever begins to match a search becomes a member; no name tells of him.
+        // An object that begins to match a search becomes a member without a change by any known
+        // name.
         if self.uses_search {
             return Dependencies::on_everything();
         }
-        // The addresses, too: an object that gets another DN is told of by its new one.
+        // The addresses, too: a renamed object is reported by its new DN.
         let addresses = self
             .addresses
             .keys()
@@ -222,7 +221,7 @@ impl TargetWalk<'_> {
             tracing::warn!(
                 %target,
                 member_names = members_without_address,
-                "members of a journal target have no address, the others get the copies: {}",
+                "members of a journal target have no address and get no copy: {}",
                 first.join("; ")
             );
         }
@@ -235,8 +234,8 @@ impl TargetWalk<'_> {
     }
 }
 
-/// The one address that mail to an object goes to: the primary proxy address (`SMTP:` in capitals,
-/// as Exchange writes it), else `mail`, else a contact's `targetAddress`.
+/// Returns the address that mail to an object goes to: the primary proxy address (`SMTP:` in
+/// capitals, as Exchange writes it), else `mail`, else a contact's `targetAddress`.
 pub(super) fn primary_address(entry: &Entry, settings: &TargetSettings) -> Option<Address> {
     let proxies = entry.values("proxyAddresses");
     let primary = proxies
@@ -248,16 +247,15 @@ pub(super) fn primary_address(entry: &Entry, settings: &TargetSettings) -> Optio
             _ => None,
         });
     primary.or_else(|| {
-        // A group without an address is expanded; anything else can still be reached inside
-        // Exchange.
+        // A group without an address is expanded; other objects can be addressed inside Exchange.
         let domain = settings.imceaex_domain.as_ref()?;
         let legacy = entry.values("legacyExchangeDN").first()?;
         (!is_group(entry)).then(|| encode_imceaex(legacy, domain))?
     })
 }
 
-/// An X.500 address in SMTP form, `IMCEAEX-_O=ACME_CN=x@domain` ([MS-OXOABK] calls it an
-/// encapsulated address): `/` is `_`, and what is neither letter, digit, `-` nor `=` is `+` and two
+/// Encapsulates an X.500 address in an SMTP address, `IMCEAEX-_O=ACME_CN=x@domain` ([MS-OXOABK]):
+/// `/` becomes `_`, and bytes other than letters, digits, `-` and `=` become `+` and two
 /// hexadecimal digits.
 fn encode_imceaex(legacy: &str, domain: &str) -> Option<Address> {
     let local: String = legacy
@@ -272,7 +270,7 @@ fn encode_imceaex(legacy: &str, domain: &str) -> Option<Address> {
     Address::parse(&format!("IMCEAEX-{local}@{domain}")).ok()
 }
 
-/// The X.500 address in an encapsulated one.
+/// Returns the X.500 address in an encapsulated address.
 pub(super) fn decode_imceaex(address: &Address) -> Option<String> {
     const START: &str = "IMCEAEX-";
     let local = address.local();
@@ -317,7 +315,7 @@ pub(super) fn member_names(entry: &Entry) -> impl Iterator<Item = ObjectName> {
         )
 }
 
-/// The keys of an object's names in journal attributes: its DN and its X.500 addresses; see
+/// Returns the keys by which journal attributes may name an object: its DN and X.500 addresses; see
 /// [`Target::key`].
 pub(super) fn object_keys(entry: &Entry) -> Vec<String> {
     let mut names: Vec<String> = x500_addresses(entry).map(x500_key).collect();
@@ -327,7 +325,7 @@ pub(super) fn object_keys(entry: &Entry) -> Vec<String> {
     names
 }
 
-/// An object's X.500 addresses, without `X500:`.
+/// Returns an object's X.500 addresses, without `X500:`.
 pub(super) fn x500_addresses(entry: &Entry) -> impl Iterator<Item = &str> {
     let proxies = entry.values("proxyAddresses");
     let proxies = proxies.filter_map(|value| without_scheme(value.trim(), "x500"));

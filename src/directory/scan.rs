@@ -1,8 +1,8 @@
-//! The values that a reading of the whole directory found: addresses written so that no usual
-//! question finds them, and all journal values.
+//! The result of scanning the whole directory: addresses in forms that no usual filter finds, and
+//! all journal values.
 //!
-//! Promises: bounded memory; while a scan runs, what the last one found stays in use; what the
-//! change feed names while a scan runs is in its result.
+//! Promises: bounded memory; while a scan runs, the last result stays in use; changes that the feed
+//! reports during a scan are in its result.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,31 +14,31 @@ use tokio::time::{Instant, timeout_at};
 use super::attributes::{Attributes, ValueForm};
 use super::entry::Entry;
 
-/// Most values in unusual forms kept, in all and for one key.
+/// Maximum number of values in unusual forms, in total and for one key.
 const MAX_UNUSUAL: usize = 100_000;
 const MAX_PER_KEY: usize = 50;
-/// Most different journal values kept.
+/// Maximum number of distinct journal values.
 const MAX_JOURNAL: usize = 200_000;
-/// Values that came from the change feed before they are put into one list with the others.
+/// Number of values from the change feed that are kept in a list of their own.
 const MAX_ADDED: usize = 1000;
 
-/// One value of the journal attributes.
+/// A value of a journal attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalValue {
-    /// The value as it stands in the directory.
+    /// The value as in the directory.
     pub value: String,
-    /// The DN of one of the objects that have it.
+    /// The DN of one of the objects with this value.
     pub holder: String,
-    /// The number of objects that had it when the directory was read.
+    /// The number of objects with this value at the time of the scan.
     pub holders: u64,
 }
 
-/// Every different value of the journal attributes. A value that nobody has any more disappears
-/// when the directory is read again.
+/// All distinct values of the journal attributes. A value without objects disappears at the next
+/// scan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JournalValues {
     read: Arc<[JournalValue]>,
-    /// Named by the change feed since.
+    /// Values from the change feed since the scan.
     added: Vec<JournalValue>,
     incomplete: Option<String>,
 }
@@ -73,20 +73,20 @@ pub(super) struct UnusualValue {
 }
 
 impl UnusualValue {
-    /// The filter that finds the objects with this value.
+    /// Returns the filter that finds the objects with this value.
     pub(super) fn term(&self) -> String {
         format!("({}={})", self.attribute, ldap_escape(&*self.text))
     }
 }
 
-/// How far the first scan is.
+/// State of the first scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ScanStage {
-    /// Not finished: the directory may have an address in an unusual form.
+    /// Not finished: an address may exist in an unusual form.
     Pending,
-    /// Finished. If not everything could be read, why.
+    /// Finished; the reason if it was incomplete.
     Done(Option<String>),
-    /// It is not possible, and why.
+    /// Failed, and the reason.
     Failed(String),
 }
 
@@ -104,13 +104,13 @@ pub(super) struct Scan {
 #[derive(Debug, Default)]
 struct ScanState {
     current: ScanResult,
-    /// That of the scan under way.
+    /// The result of the scan in progress.
     next: Option<ScanResult>,
     /// Attributes that the server compares with case.
     exact: Vec<Arc<str>>,
 }
 
-/// A value in a usual form, and the object that has it.
+/// A value in a usual form, and an object that has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SampleValue {
     pub(super) attribute: Arc<str>,
@@ -118,14 +118,14 @@ pub(super) struct SampleValue {
     pub(super) dn: String,
 }
 
-/// The values that one scan found.
+/// The values found by one scan.
 #[derive(Debug, Default)]
 pub(super) struct ScanResult {
     unusual: HashMap<Box<str>, Vec<UnusualValue>>,
     count: usize,
     journal: HashMap<Box<str>, HolderCount>,
     overflow: Option<String>,
-    /// For each attribute with addresses a value in lower case and one with capitals.
+    /// For each address attribute one value in lower case and one with capitals.
     samples: Vec<SampleValue>,
 }
 
@@ -136,7 +136,7 @@ struct HolderCount {
 }
 
 impl ScanResult {
-    /// Notes the values of an object, and returns the journal values that nobody had before.
+    /// Adds the values of an object, and returns the new journal values.
     pub(super) fn add_entry(
         &mut self,
         entry: &Entry,
@@ -189,7 +189,7 @@ impl ScanResult {
     fn add_unusual(&mut self, key: String, name: &Arc<str>, value: &str) {
         if self.count >= MAX_UNUSUAL {
             self.overflow.get_or_insert_with(|| {
-                format!("more than {MAX_UNUSUAL} addresses are written in unusual forms")
+                format!("more than {MAX_UNUSUAL} addresses in unusual forms")
             });
             return;
         }
@@ -210,9 +210,8 @@ impl ScanResult {
             return None;
         }
         if self.journal.len() >= MAX_JOURNAL {
-            self.overflow.get_or_insert_with(|| {
-                format!("there are more than {MAX_JOURNAL} different journal values")
-            });
+            self.overflow
+                .get_or_insert_with(|| format!("more than {MAX_JOURNAL} distinct journal values"));
             return None;
         }
         let holders = HolderCount {
@@ -227,7 +226,7 @@ impl ScanResult {
         })
     }
 
-    /// The journal values, sorted; `incomplete` says why some may be missing.
+    /// Returns the journal values, sorted; `incomplete` is the reason if some may be missing.
     pub(super) fn journal_values(&self, incomplete: Option<String>) -> JournalValues {
         let all = self.journal.iter().map(|(value, holders)| JournalValue {
             value: value.to_string(),
@@ -245,7 +244,7 @@ impl ScanResult {
 }
 
 impl Scan {
-    /// Nothing is known yet.
+    /// Creates a scan without a result.
     pub(super) fn new(attributes: Attributes) -> Scan {
         Scan {
             names: attribute_names(&attributes),
@@ -262,7 +261,7 @@ impl Scan {
         self.state().next = Some(ScanResult::default());
     }
 
-    /// Notes an object that the scan read.
+    /// Adds an object that the scan read.
     pub(super) fn add_entry(&self, entry: &Entry) {
         let ScanState { next, exact, .. } = &mut *self.state();
         if let Some(next) = next {
@@ -270,8 +269,7 @@ impl Scan {
         }
     }
 
-    /// Values in usual forms that were read: of each attribute one in lower case and one with
-    /// capitals.
+    /// Returns values in usual forms: for each attribute one in lower case and one with capitals.
     pub(super) fn samples(&self) -> Vec<SampleValue> {
         let state = self.state();
         state
@@ -281,8 +279,7 @@ impl Scan {
             .unwrap_or_default()
     }
 
-    /// Notes that the server compares an attribute with case, or that it does not; returns whether
-    /// that is news.
+    /// Records whether the server compares an attribute with case; returns whether that is new.
     pub(super) fn set_exact(&self, attribute: &Arc<str>, is_exact: bool) -> bool {
         let exact = &mut self.state().exact;
         let known = exact.iter().position(|known| known == attribute);
@@ -294,7 +291,7 @@ impl Scan {
         true
     }
 
-    /// Notes an object that the change feed named.
+    /// Adds an object that the change feed reported.
     pub(super) fn update_entry(&self, entry: &Entry) {
         let ScanState {
             current,
@@ -316,11 +313,11 @@ impl Scan {
         }
     }
 
-    /// Ends a scan, and returns the keys of values that were not known before. `limited` says why
-    /// not everything was read or can be found; `journal_limited` the same of the journal values.
+    /// Ends a scan, and returns the keys of new values. `limited` is the reason if not everything
+    /// was read or can be found; `journal_limited` the same for journal values.
     ///
-    /// If nobody has a journal value any more, those of the last scan stay: rights that were taken
-    /// away look the same.
+    /// If no object has a journal value any more, those of the last scan stay, since revoked rights
+    /// look the same.
     pub(super) fn finish(
         &self,
         limited: Option<String>,
@@ -335,8 +332,7 @@ impl Scan {
         if state.current.journal.is_empty() && !old.journal.is_empty() {
             state.current.journal = std::mem::take(&mut old.journal);
             journal_limited = Some(
-                "nobody has a journal attribute any more, as far as this account may see"
-                    .to_owned(),
+                "no object has a journal attribute any more that this account may read".to_owned(),
             );
         }
         let current = &state.current;
@@ -352,7 +348,7 @@ impl Scan {
         new
     }
 
-    /// Gives a scan up. `why` if it is not worth waiting for another.
+    /// Aborts a scan. `why` is the reason if no other scan is worth waiting for.
     pub(super) fn abort(&self, why: Option<String>) {
         self.state().next = None;
         if let Some(why) = why {
@@ -366,7 +362,7 @@ impl Scan {
         }
     }
 
-    /// The values in unusual forms with one of these keys.
+    /// Returns the values in unusual forms with one of these keys.
     pub(super) fn unusual_values<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a str>,
@@ -380,47 +376,47 @@ impl Scan {
         all.flatten().cloned().collect()
     }
 
-    /// The number of values in unusual forms.
+    /// Returns the number of values in unusual forms.
     pub(super) fn unusual_count(&self) -> usize {
         self.state().current.count
     }
 
-    /// Whether the first scan has not finished, and may still.
+    /// Whether the first scan is still in progress.
     pub(super) fn is_pending(&self) -> bool {
         *self.stage.borrow() == ScanStage::Pending
     }
 
-    /// Waits for the end of the first scan; what is known at the deadline otherwise.
+    /// Waits for the end of the first scan, and returns its state, at the latest at the deadline.
     pub(super) async fn wait_for_first(&self, deadline: Instant) -> ScanStage {
         let mut stage = self.stage.subscribe();
         let ended = stage.wait_for(|stage| *stage != ScanStage::Pending);
-        // The sender lives as long as we do.
+        // The sender lives as long as this value.
         let _ = timeout_at(deadline, ended).await;
         self.stage.borrow().clone()
     }
 
-    /// Asks for a scan because anything may have changed.
+    /// Requests a scan, since anything may have changed.
     pub(super) fn request_rescan(&self) {
         self.again.notify_one();
     }
 
-    /// Waits until a scan is asked for.
+    /// Waits until a scan is requested.
     pub(super) async fn wait_for_rescan_request(&self) {
         self.again.notified().await;
     }
 
-    /// Follows the journal values; `None` until they were read once.
+    /// Subscribes to the journal values; `None` until the first scan.
     pub(super) fn journal_values(&self) -> watch::Receiver<Option<Arc<JournalValues>>> {
         self.journal.subscribe()
     }
 
-    // A panic while it is held leaves findings that are still right.
+    // A panic while the lock is held leaves a consistent result.
     fn state(&self) -> MutexGuard<'_, ScanState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The names of the attributes that are scanned.
+/// Returns the names of the scanned attributes.
 pub(super) fn attribute_names(attributes: &Attributes) -> Vec<Arc<str>> {
     attributes
         .scan_attributes()

@@ -1,9 +1,9 @@
 //! Attribute names: aliases, identifiers, options and subtypes (RFC 4512 sections 2.5 and 4.1.2).
 //! Pure.
 //!
-//! A server returns values under a name of its own choice, `givenName` where `gn` was asked for, or
-//! with options, `description;lang-en` where `description` was. Promises: each value comes back
-//! under every name it was asked for by, and under no other.
+//! A server returns values under a name of its own choice, `givenName` if `gn` was requested, or
+//! with options, `description;lang-en` for `description`. Promises: each value is returned under
+//! every requested name, and under no other.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,13 +13,13 @@ use super::attributes::parse_range;
 use super::entry::Entry;
 use super::stamp::{self, Stamp};
 
-/// What a value's attribute is called, and its values.
+/// An attribute's name and its values.
 type Attribute = (String, Vec<String>);
 
-/// Subtypes of subtypes are followed this far; a schema may be wrong.
+/// Maximum depth of subtypes; a schema may contain a cycle.
 const MAX_DEPTH: usize = 16;
 
-/// Names that no server has to be asked for: RFC 4519, RFC 4524 and RFC 2798.
+/// Standard attribute types: RFC 4519, RFC 4524 and RFC 2798.
 const STANDARD: [&str; 25] = [
     "( 0.9.2342.19200300.100.1.1 NAME ( 'uid' 'userid' ) )",
     "( 0.9.2342.19200300.100.1.3 NAME ( 'mail' 'rfc822Mailbox' ) )",
@@ -48,19 +48,19 @@ const STANDARD: [&str; 25] = [
     "( 2.16.840.1.113730.3.1.4 NAME 'employeeType' )",
 ];
 
-/// The attribute types that a server knows.
+/// The attribute types of a server.
 #[derive(Debug, Default)]
 pub(super) struct Schema {
-    /// By name and identifier, in lower case.
+    /// Types by name and OID, in lower case.
     types: HashMap<String, usize>,
-    /// Of each type the one that it is a subtype of.
+    /// The supertype of each type.
     above: Vec<Option<usize>>,
-    /// What the server itself calls each type.
+    /// The server's own name of each type.
     names: Vec<String>,
 }
 
 impl Schema {
-    /// The types that these values of `attributeTypes` describe. What cannot be read is left out.
+    /// Parses values of `attributeTypes`. Invalid ones are left out.
     pub(super) fn of<'a>(descriptions: impl IntoIterator<Item = &'a str>) -> Schema {
         let mut schema = Schema::default();
         let mut superiors: Vec<Option<String>> = Vec::new();
@@ -82,23 +82,22 @@ impl Schema {
         schema
     }
 
-    /// The types that everybody knows.
+    /// Returns the standard types.
     pub(super) fn standard() -> Schema {
         Schema::of(STANDARD)
     }
 
-    /// Whether nothing is known at all.
+    /// Whether the schema has no types.
     pub(super) fn is_empty(&self) -> bool {
         self.types.is_empty()
     }
 
-    /// Whether this attribute description (a name or identifier, perhaps with options) is of a
-    /// known type.
+    /// Whether the type of an attribute description (a name or OID, perhaps with options) is known.
     pub(super) fn knows(&self, description: &str) -> bool {
         self.type_of(split(description).0).is_some()
     }
 
-    /// What the server itself calls the type of an attribute description.
+    /// Returns the server's own name of the type of an attribute description.
     pub(super) fn name_of(&self, description: &str) -> Option<&str> {
         let kind = self.type_of(split(description).0)?;
         self.names.get(kind).map(String::as_str)
@@ -122,13 +121,13 @@ impl Schema {
     }
 }
 
-/// One value of `attributeTypes`, as far as it matters here.
+/// The parts of a value of `attributeTypes` that matter here.
 struct TypeDescription {
-    /// The first name, or the identifier where there is none.
+    /// The first name, or the OID if there is none.
     name: String,
-    /// All names and the identifier, in lower case.
+    /// All names and the OID, in lower case.
     names: Vec<String>,
-    /// In lower case.
+    /// The supertype, in lower case.
     superior: Option<String>,
 }
 
@@ -147,7 +146,7 @@ impl TypeDescription {
                     name => named.push(name),
                 },
                 "SUP" => superior = Some(unquoted(words.next()?).to_ascii_lowercase()),
-                // Its text may hold anything, these words among them.
+                // The text may contain anything, including these keywords.
                 "DESC" => {
                     let mut text = words.next()?;
                     let mut is_first = true;
@@ -172,7 +171,7 @@ fn unquoted(word: &str) -> &str {
     word.trim_matches('\'')
 }
 
-/// The type's name, and the options.
+/// Splits a description into the type's name and the options.
 fn split(description: &str) -> (&str, impl Iterator<Item = &str>) {
     let mut parts = description.split(';');
     (parts.next().unwrap_or_default(), parts)
@@ -185,12 +184,12 @@ fn lower(name: &str) -> Cow<'_, str> {
     }
 }
 
-/// The names that attributes were asked for by.
+/// The names under which attributes were requested.
 #[derive(Debug)]
 pub(super) struct RequestedNames<'a> {
     schema: &'a Schema,
     asked: Vec<RequestedAttribute<'a>>,
-    /// Whether a value may have to come back under more than one of the names.
+    /// Whether a value may have to be returned under several of the names.
     overlapping: bool,
 }
 
@@ -202,7 +201,7 @@ struct RequestedAttribute<'a> {
 }
 
 impl<'a> RequestedNames<'a> {
-    /// The naming for what is asked for by these descriptions.
+    /// Creates the requested names from attribute descriptions.
     pub(super) fn of(
         schema: &'a Schema,
         asked: impl IntoIterator<Item = &'a str>,
@@ -233,7 +232,7 @@ impl<'a> RequestedNames<'a> {
         }
     }
 
-    /// The names that values of this description were asked for by.
+    /// Returns the requested names for values of this description.
     pub(super) fn names<'n>(&'n self, description: &'n str) -> impl Iterator<Item = &'a str> + 'n {
         let (name, _) = split(description);
         let kind = self.schema.type_of(name);
@@ -243,20 +242,20 @@ impl<'a> RequestedNames<'a> {
         matching.map(|asked| asked.description)
     }
 
-    /// Whether values of this description come under the name they have already.
+    /// Whether values of this description keep their name.
     fn is_plain(&self, description: &str) -> bool {
         let same =
             |asked: &RequestedAttribute<'_>| asked.description.eq_ignore_ascii_case(description);
         !self.overlapping && self.asked.iter().any(same)
     }
 
-    /// Whether an attribute of this description has to be read, the stamp's among them.
+    /// Whether an attribute of this description is needed, including those of the stamp.
     pub(super) fn is_requested(&self, description: &str) -> bool {
         let is_stamp = |name: &&str| name.eq_ignore_ascii_case(description);
         self.names(description).next().is_some() || stamp::ATTRIBUTES.iter().any(is_stamp)
     }
 
-    /// The same entry with the names that its attributes were `asked` for by, and its stamp.
+    /// Returns the entry with its stamp, and its attributes under the names in `asked`.
     pub(super) fn renamed(&self, entry: Entry, asked: &[String]) -> Entry {
         if entry.attributes().all(|(name, _)| self.is_plain(name)) {
             return entry;
@@ -269,8 +268,8 @@ impl<'a> RequestedNames<'a> {
         Entry::new(entry.dn, attributes).with_stamp(stamp)
     }
 
-    /// Gives attributes the names that they were asked for by; one that was not asked for keeps its
-    /// name, and so does one of which only a range of values came.
+    /// Renames attributes to the requested names. One that was not requested keeps its name, and so
+    /// does a range of values.
     pub(super) fn rename(&self, attributes: &mut Vec<Attribute>) {
         let keeps = |name: &str| self.is_plain(name) || parse_range(name).is_some();
         if attributes.iter().all(|(name, _)| keeps(name)) {
@@ -297,8 +296,7 @@ impl<'a> RequestedNames<'a> {
 }
 
 impl Schema {
-    /// Whether a type is what was asked for, or a subtype of it. Types that are not known are
-    /// compared by their names.
+    /// Whether a type is the requested one, or a subtype of it. Unknown types are compared by name.
     fn is_kind_of(&self, asked: &RequestedAttribute<'_>, name: &str, kind: Option<usize>) -> bool {
         match (asked.kind, kind) {
             (Some(asked), Some(kind)) => self.is_below(kind, asked),
@@ -307,7 +305,7 @@ impl Schema {
     }
 }
 
-/// Whether a description has all options of the one that was asked for (RFC 4512 section 2.5.2).
+/// Whether a description has all options of the requested one (RFC 4512 section 2.5.2).
 fn has_options(description: &str, asked: &str) -> bool {
     let mut wanted = split(asked).1;
     wanted.all(|wanted| {

@@ -1,4 +1,4 @@
-//! What the directory needs to know; built by `config`.
+//! Settings of the directory; built by `config`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::secret::Secret;
 /// Settings of the directory side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where entries come from.
+    /// The source of entries.
     pub source: Source,
     /// Attributes that hold an object's own addresses (`mail`, `proxyAddresses`, …).
     pub address_attributes: Vec<String>,
@@ -23,16 +23,16 @@ pub struct Settings {
     /// The attribute that exempts a person from journaling, with the value TRUE; one of
     /// `further_attributes`.
     pub exempt_attribute: Option<String>,
-    /// Where else than in their own objects people's journal attributes may stand.
+    /// Where people inherit journal attributes from.
     pub inheritance: Inheritance,
-    /// How journal targets that name objects are resolved.
+    /// The resolution of journal targets that name objects.
     pub targets: TargetSettings,
     /// The cache in front of the source.
     pub cache: CacheSettings,
 }
 
 impl Settings {
-    /// The longest wait for one answer; a file answers from memory.
+    /// Returns the time limit for one answer; a file answers from memory.
     pub fn timeout(&self) -> Duration {
         match &self.source {
             Source::Ldap(ldap) => ldap.timeout,
@@ -41,34 +41,34 @@ impl Settings {
     }
 }
 
-/// Where else than in a person's own object journal attributes may stand. What stands there counts
-/// as if it stood in the object as well.
+/// Where people inherit journal attributes from. Inherited values count in addition to a person's
+/// own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Inheritance {
-    /// In groups that the person is a member of, also by way of other groups.
+    /// From groups that the person is a direct or indirect member of.
     pub groups: bool,
-    /// In the containers above the object, up to the base.
+    /// From the containers above the object, up to the base.
     pub containers: bool,
 }
 
-/// How journal targets that name objects are resolved.
+/// The resolution of journal targets that name objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetSettings {
-    /// When a group stands for its members.
+    /// When a group is replaced by its members.
     pub expand_groups: ExpandGroups,
-    /// The most objects that one target may lead to; a larger group defers mail. As a recipient, a
-    /// larger group is compared with those who are journaled instead of being read member by
-    /// member.
+    /// Maximum number of objects that one target may expand to; a larger group defers mail. As a
+    /// recipient, a larger group is compared with the journaled objects instead of being read
+    /// member by member.
     pub group_limit: usize,
-    /// The domain of IMCEAEX addresses for objects without an SMTP address; none are made where
-    /// `None`.
+    /// The domain of IMCEAEX addresses for objects without an SMTP address; `None`: no such
+    /// addresses.
     pub imceaex_domain: Option<String>,
 }
 
-/// When a group stands for its members.
+/// When a group is replaced by its members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ExpandGroups {
-    /// Where it has no address of its own.
+    /// If the group has no address of its own.
     #[default]
     WithoutAddress,
     /// Always.
@@ -85,7 +85,7 @@ impl Default for TargetSettings {
     }
 }
 
-/// Where entries come from.
+/// The source of entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// LDAP servers.
@@ -94,37 +94,36 @@ pub enum Source {
     Ldif(PathBuf),
 }
 
-/// Answers that one question may wait for: its own, and one that proves it, of servers that are
-/// changed on the way.
+/// Number of answers that one lookup may wait for: its own and one to verify it, each possibly from
+/// two servers.
 pub(super) const ANSWERS_PER_LOOKUP: u32 = 4;
 
-/// How the LDAP servers are reached.
+/// Settings of the LDAP servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LdapSettings {
     /// `ldap://`, `ldaps://` or `ldapi://` URLs, tried in this order.
     pub urls: Vec<String>,
     /// Whether `ldap://` connections must switch to TLS before the bind.
     pub starttls: bool,
-    /// Certificates (PEM) that servers are checked against; the system's where `None`.
+    /// Certificates (PEM) that servers are checked against; `None`: the system's.
     pub ca_file: Option<PathBuf>,
-    /// The account to bind with; anonymous where `None`.
+    /// The account to bind with; `None`: anonymous.
     pub bind: Option<Bind>,
-    /// Whether to bind by Kerberos (SASL GSSAPI, RFC 4752), as whoever the process's credentials
-    /// say.
+    /// Whether to bind by Kerberos (SASL GSSAPI, RFC 4752), with the credentials of the process.
     pub gssapi: bool,
     /// The base of all searches.
     pub base: String,
-    /// The longest wait for one answer of a server.
+    /// Time limit for one answer of a server.
     pub timeout: Duration,
     /// How changes are followed.
     pub watch: WatchMode,
-    /// The address of somebody who is always there: while he is not found, nobody's absence is
+    /// The address of an object that always exists: while it is not found, no negative answer is
     /// believed.
     pub canary: Option<Address>,
 }
 
 impl LdapSettings {
-    /// The longest that a question may take which needs several answers, one after the other.
+    /// Returns the time limit for a lookup that needs several answers in sequence.
     pub fn max_wait(&self) -> Duration {
         self.timeout * ANSWERS_PER_LOOKUP
     }
@@ -133,7 +132,7 @@ impl LdapSettings {
 /// How changes in the directory are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WatchMode {
-    /// As the server offers it: content synchronization, or else notification and polling.
+    /// Whatever the server offers: content synchronization, or else notification and polling.
     #[default]
     Auto,
     /// Content synchronization, refresh and persist (RFC 4533), as OpenLDAP's overlay syncprov
@@ -141,7 +140,7 @@ pub enum WatchMode {
     Syncrepl,
     /// Active Directory's change notification.
     Notify,
-    /// Active Directory's update sequence numbers, looked at once a second.
+    /// Active Directory's update sequence numbers, polled once a second.
     Usn,
     /// Not at all.
     Off,
@@ -168,16 +167,16 @@ pub struct Bind {
     pub password: Secret,
 }
 
-/// How long answers are kept.
+/// Settings of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheSettings {
-    /// How long a found entry is used without asking again.
+    /// TTL of positive answers.
     pub ttl: Duration,
-    /// How long an absence is.
+    /// TTL of negative answers.
     pub negative_ttl: Duration,
-    /// How old a found entry may be while the directory does not answer.
+    /// Maximum age of a positive answer served while the directory is unavailable.
     pub max_stale: Duration,
-    /// How many addresses are kept at most.
+    /// Maximum number of cached addresses.
     pub capacity: u64,
 }
 
@@ -192,12 +191,12 @@ impl Default for CacheSettings {
     }
 }
 
-/// Values of an attribute of some objects.
+/// A query for the values of an attribute of some objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttributeQuery {
-    /// The base of the search; the objects are below it.
+    /// The base of the search.
     pub base: String,
-    /// The filter (RFC 4515) that finds them.
+    /// The filter (RFC 4515) that finds the objects.
     pub filter: String,
     /// The attribute.
     pub attribute: String,

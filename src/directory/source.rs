@@ -1,4 +1,4 @@
-//! Where answers come from: one question at a time, yes, no or no answer.
+//! The interface of sources: LDAP servers or a file.
 
 use std::fmt;
 use std::future::Future;
@@ -13,29 +13,28 @@ use super::entry::{Entry, Outage};
 use super::target::x500_key;
 use crate::mail::Address;
 
-/// The objects that own an address. Several where the directory has several: a copy is owed for
-/// each.
+/// The objects that own an address. If there are several, each is journaled.
 pub type Objects = Arc<[Arc<Entry>]>;
 
-/// How one server (or the file) fared when it was tried.
+/// The result of probing one server, or the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerProbe {
     /// The server's URL, or `ldif:` and the file's path.
     pub url: String,
-    /// What was seen, or what went wrong; a sentence either way.
+    /// A sentence about the server, or about the error.
     pub outcome: Result<String, String>,
-    /// What else was seen where it let us in, each as such an outcome.
+    /// Further findings after a successful bind, each a sentence or a problem.
     pub remarks: Vec<Result<String, String>>,
-    /// Journal attributes that nobody has, as far as it shows; each stands among the remarks, too.
+    /// Journal attributes without any visible value; each is among the remarks, too.
     pub empty_journal_attributes: Vec<String>,
-    /// When the certificate that it showed ends.
+    /// Expiry of the server's certificate.
     pub expires: Option<SystemTime>,
-    /// Address attributes in use that it has no equality index of, as far as it lets us see its
-    /// configuration.
+    /// Address attributes in use without an equality index, if the server's configuration is
+    /// readable.
     pub unindexed: Vec<String>,
 }
 
-/// What an object is called by where a target or a group names it.
+/// A name by which a target or a group refers to an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ObjectName {
     /// A distinguished name.
@@ -46,13 +45,13 @@ pub(super) enum ObjectName {
     Uid(String),
     /// A search, `ldap:///BASE?ATTRIBUTES?SCOPE?FILTER`, as `memberURL` holds it (RFC 4516).
     Url(String),
-    /// Everybody whose primary group has this number ([MS-ADA3] sections 2.120 and 2.122).
+    /// All objects with this primary group ([MS-ADA3] sections 2.120 and 2.122).
     PrimaryGroup(String),
 }
 
 impl ObjectName {
-    /// The text that all spellings of this name have in common, as [`super::change_log::ChangeLog`]
-    /// knows it.
+    /// Returns the normalized name, equal for all its spellings, as used in
+    /// [`super::change_log::ChangeLog`].
     pub(super) fn key(&self) -> String {
         match self {
             ObjectName::Dn(text) => dn::key(text),
@@ -75,33 +74,32 @@ impl fmt::Display for ObjectName {
     }
 }
 
-/// What a feed of changes tells.
+/// An event of a change feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
-    /// An object is new or other than it was; this is how it is now.
+    /// An object was added or modified; its new content.
     Object(Entry),
-    /// The object with this DN is gone.
+    /// The object with this DN was removed.
     Removed(String),
-    /// More changed than is told one by one.
+    /// More changed than is reported one by one.
     Everything,
-    /// All that changed before now was told; what changes from here on will be.
+    /// All earlier changes were reported; all later ones will be.
     UpToDate,
-    /// Where to go on after an interruption.
+    /// The position to resume from after an interruption.
     FeedCursor(FeedCursor),
 }
 
-/// Where in a server's changes a feed is. Written as a line of text.
+/// A position in a server's changes. Displays as a line of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FeedCursor {
-    /// Content synchronization: the cookie, and the base of the content that it is about.
+    /// Content synchronization: the cookie, and the base that it applies to.
     Sync {
         /// The base.
         base: String,
-        /// The server's own words.
+        /// The cookie, opaque to us.
         cookie: String,
     },
-    /// Active Directory: the highest update sequence number that was seen, and the server that
-    /// counts so.
+    /// Active Directory: the highest update sequence number seen, and the server it belongs to.
     Usn {
         /// The server's `dsServiceName`.
         server: String,
@@ -141,56 +139,55 @@ impl FromStr for FeedCursor {
     }
 }
 
-/// Something that knows people.
+/// A source of directory entries.
 pub(super) trait Source: Send + Sync + 'static {
-    /// The objects that own exactly this address; `None` where there are none.
+    /// Returns the owners of this exact address; `None` if there are none.
     fn find(
         &self,
         address: &Address,
     ) -> impl Future<Output = Result<Option<Objects>, Outage>> + Send;
 
-    /// Whether any journal attribute names this address, or one of the objects that own it, by DN
-    /// or X.500 address.
+    /// Whether any journal attribute names this address, or one of its owners by DN or X.500
+    /// address.
     fn is_named_in_journal(
         &self,
         address: &Address,
         owners: &[Arc<Entry>],
     ) -> impl Future<Output = Result<bool, Outage>> + Send;
 
-    /// The objects that have this login name; `None` where there are none.
+    /// Returns the objects with this login name; `None` if there are none.
     fn find_login(
         &self,
         login: &str,
     ) -> impl Future<Output = Result<Option<Objects>, Outage>> + Send;
 
-    /// The objects that a name stands for, with all values of what targets need; none where it
-    /// names nobody.
+    /// Returns the objects with this name, with all values of the attributes that targets need.
     fn find_named(
         &self,
         name: &ObjectName,
     ) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
 
-    /// The groups with a journal attribute that an object is a member of, also by way of other
-    /// groups.
+    /// Returns the groups with a journal attribute that an object is a direct or indirect member
+    /// of.
     fn groups_of(
         &self,
         object: &Entry,
     ) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
 
-    /// The DNs of all groups.
+    /// Returns the DNs of all groups.
     fn list_groups(&self) -> impl Future<Output = Result<Vec<String>, Outage>> + Send;
 
-    /// All objects with a journal attribute.
+    /// Returns all objects with a journal attribute.
     fn list_journaled(&self) -> impl Future<Output = Result<Vec<Arc<Entry>>, Outage>> + Send;
 
-    /// Tells every object that mail may concern: with an address, forwarding or a journal
-    /// attribute. An outage if the list is not whole.
+    /// Sends every object that matters for mail: with an address, forwarding or a journal
+    /// attribute. An outage if the list is incomplete.
     fn list_mail_relevant(
         &self,
         to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
     ) -> impl Future<Output = Result<(), Outage>> + Send;
 
-    /// Of the objects above this one those with a journal attribute.
+    /// Returns the containers above an object that have a journal attribute.
     fn containers_of(
         &self,
         object: &Entry,

@@ -1,49 +1,49 @@
-//! When an object was changed last, as its server stamps it. Pure.
+//! Change stamps of objects, as set by their server. Pure.
 //!
-//! A value that is gone though the stamp stands still was not removed: it is hidden from us.
+//! A value that vanishes although the stamp is unchanged was not removed: it is hidden from us.
 
-/// The operational attributes that stamps are made of, each asked for by name (RFC 4512 section
-/// 3.4).
+/// The operational attributes that stamps are made of; each must be requested by name (RFC 4512
+/// section 3.4).
 pub(super) const ATTRIBUTES: [&str; 4] =
     ["entryCSN", "modifyTimestamp", "uSNChanged", "whenChanged"];
 
-/// What to ask for to read these attributes and the stamp.
+/// Adds the attributes of the stamp to those of a request.
 pub(super) fn with_stamp_attributes(mut attributes: Vec<String>) -> Vec<String> {
     attributes.extend(ATTRIBUTES.map(str::to_owned));
     attributes
 }
 
-/// Of what was asked for the part before the stamp; `None` where no stamp was asked for.
+/// Returns the requested attributes without those of the stamp; `None` if no stamp was requested.
 pub(super) fn without_stamp_attributes(asked: &[String]) -> Option<&[String]> {
     let (before, last) = asked.split_at(asked.len().checked_sub(ATTRIBUTES.len())?);
     last.iter().eq(ATTRIBUTES.iter()).then_some(before)
 }
 
-/// A stamp. Kept as hashes, for there is one for each object in memory.
+/// A change stamp. Kept as hashes, since there is one for each object in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Stamp {
-    /// The server whose numbers `exact` is of; 0 where all servers have the same.
+    /// The server that `exact` belongs to; 0 if it is the same on all servers.
     pub(super) origin: u64,
-    /// `entryCSN` or `uSNChanged`; 0 where neither was read.
+    /// `entryCSN` or `uSNChanged`; 0 if neither was read.
     pub(super) exact: u64,
-    /// `modifyTimestamp` or `whenChanged`; 0 where neither was read.
+    /// `modifyTimestamp` or `whenChanged`; 0 if neither was read.
     pub(super) time: u64,
 }
 
-/// How an object's stamp compares with an earlier one.
+/// Result of comparing an object's stamp with an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StampComparison {
     /// The object was changed.
     Changed,
-    /// The object is as it was.
+    /// The object was not changed.
     Unchanged,
-    /// There is nothing to compare.
+    /// The stamps cannot be compared.
     Unknown,
 }
 
 impl Stamp {
-    /// Takes the stamp out of the attributes of an object that this server sent, but for those that
-    /// were asked for.
+    /// Extracts the stamp from the attributes that a server sent. Attributes that were requested
+    /// themselves are kept.
     pub(super) fn take(
         attributes: &mut Vec<(String, Vec<String>)>,
         asked: &[String],
@@ -70,13 +70,13 @@ impl Stamp {
         stamp
     }
 
-    /// Whether there is any.
+    /// Whether any part of the stamp was read.
     pub(super) fn is_known(self) -> bool {
         self.exact != 0 || self.time != 0
     }
 
-    /// Whether the object was changed since it had an earlier stamp. A stamp that can no longer be
-    /// read is no sign of a change.
+    /// Compares the stamp with an earlier one. A stamp that can no longer be read is not a sign of
+    /// a change.
     pub(super) fn compare_with(self, earlier: Stamp) -> StampComparison {
         if self.exact != 0 && earlier.exact != 0 && self.origin == earlier.origin {
             return StampComparison::of(self.exact, earlier.exact);

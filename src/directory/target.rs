@@ -1,4 +1,4 @@
-//! A journal target as the administrator wrote it.
+//! Journal targets.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -8,7 +8,7 @@ use std::hash::{Hash, Hasher};
 use super::{dn, resolve};
 use crate::mail::{Address, AddressError, is_invisible, without_scheme};
 
-/// Where a copy must go: in the configuration or as the value of a journal attribute. Two that name
+/// The destination of a copy, from the configuration or a journal attribute. Two targets that name
 /// the same mailbox or object are equal, however they are spelled; see [`Target::key`].
 #[derive(Debug, Clone)]
 pub enum Target {
@@ -21,30 +21,30 @@ pub enum Target {
     X500(String),
 }
 
-/// Why a text is no journal target that can be used.
+/// Error of parsing or resolving a journal target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
-    /// It is no SMTP address.
+    /// Not a valid SMTP address.
     #[error("{0}")]
     Address(#[from] AddressError),
-    /// It names an object that the directory does not have, or hides from us.
+    /// The directory has no such object, or hides it from us.
     #[error("the directory has no object {0:?}")]
     NoSuchObject(String),
-    /// It leads out of the domains that journal addresses must be of.
-    #[error("{0} is in none of directory.journal_domains")]
+    /// Outside the domains allowed for journal addresses.
+    #[error("{0} is not in directory.journal_domains")]
     OutsideJournalDomains(Address),
-    /// It names an object that no mail can be sent to.
-    #[error("no SMTP address is to be found for {target:?} (without one: {})", objects.join("; "))]
+    /// The object has no SMTP address.
+    #[error("{target:?} has no SMTP address (objects without one: {})", objects.join("; "))]
     NoAddress {
         /// The target.
         target: String,
-        /// The first of the objects that were looked at.
+        /// The first of the objects without one.
         objects: Vec<String>,
     },
 }
 
 impl Target {
-    /// Reads a target; what is neither X.500 address nor DN must be an SMTP address.
+    /// Parses a target. Text that is neither an X.500 address nor a DN must be an SMTP address.
     pub fn parse(text: &str) -> Result<Target, TargetError> {
         let text = text.trim_matches(|c: char| c.is_whitespace() || is_invisible(c));
         let x500 = without_scheme(text, "x500").or_else(|| {
@@ -64,15 +64,15 @@ impl Target {
         }
     }
 
-    /// Reads a target that has to be resolved in the directory; `None` if the text is an address,
-    /// or nothing. Most are addresses, and those without `=` and `:` are told without reading them.
+    /// Parses a target that must be resolved in the directory; `None` if the text is an address or
+    /// invalid. Most are addresses; those without `=` and `:` are not parsed at all.
     pub fn of_object(text: &str) -> Option<Target> {
         let may_be = text.contains(['=', ':']);
         let target = may_be.then(|| Target::parse(text).ok()).flatten();
         target.filter(|target| target.smtp().is_none())
     }
 
-    /// Returns the text that all spellings of this target have in common.
+    /// Returns the normalized target, equal for all its spellings.
     pub fn key(&self) -> Cow<'_, str> {
         match self {
             Target::Smtp(address) => address.key().into(),
@@ -81,7 +81,7 @@ impl Target {
         }
     }
 
-    /// The X.500 address that a target names, also if it is encapsulated in an SMTP address
+    /// Returns the X.500 address that a target names, also if it is encapsulated in an SMTP address
     /// (`IMCEAEX-_O=ACME_CN=archive@acme.test`).
     pub fn x500(&self) -> Option<String> {
         match self {
@@ -91,7 +91,7 @@ impl Target {
         }
     }
 
-    /// The SMTP address of a target that is one; any other names an object of the directory.
+    /// Returns the address of an SMTP target. Any other target names an object of the directory.
     pub fn smtp(&self) -> Option<&Address> {
         match self {
             Target::Smtp(address) => Some(address),
@@ -121,14 +121,14 @@ fn looks_like_dn(text: &str) -> bool {
     })
 }
 
-/// The key of the X.500 address that is encapsulated in an SMTP address, as
-/// [`super::Directory::names_of`] gives it.
+/// Returns the key of the X.500 address encapsulated in an SMTP address, as
+/// [`super::Directory::names_of`] returns it.
 pub fn encapsulated_x500_key(address: &Address) -> Option<String> {
     resolve::decode_imceaex(address).map(|text| x500_key(&text))
 }
 
-/// An X.500 address as it is compared: like the values of a DN, and without blanks beside slashes
-/// and equals signs.
+/// Normalizes an X.500 address for comparison: like the values of a DN, and without blanks beside
+/// slashes and equals signs.
 pub(super) fn x500_key(text: &str) -> String {
     let parts = text.split('/').map(|part| match part.split_once('=') {
         Some((name, value)) => format!("{}={}", dn::prepare(name), dn::prepare(value)),

@@ -1,27 +1,27 @@
-//! The names that one mailbox may have, and the order in which they are tried. Pure.
+//! The readings of an address, and the order in which they are tried. Pure.
 //!
-//! An address that an object holds exactly is that object's and nobody else's. Only if no object
-//! holds it are other readings tried, see [`AddressRules::readings`].
+//! An exact address of an object belongs to that object alone. Only without one are other readings
+//! tried, see [`AddressRules::readings`].
 
 use std::net::IpAddr;
 
 use super::domains::{DirectoryDomains, DomainPattern};
 use crate::mail::Address;
 
-/// The most readings of one address; what is written to have more is not a mailbox of ours.
+/// Maximum number of readings of one address; an address with more is not a real mailbox.
 const MAX_READINGS: usize = 24;
 
-/// The most nested routes (`a%b%c@d`) that are followed.
+/// Maximum number of nested routes (`a%b%c@d`).
 const MAX_ROUTES: usize = 4;
 
-/// How mailboxes of the organization are named.
+/// Rules for reading the organization's addresses.
 #[derive(Debug, Clone, Default)]
 pub struct AddressRules {
-    /// The domains whose addresses are the organization's.
+    /// The organization's domains.
     pub domains: Vec<DomainPattern>,
-    /// Further such domains, named by the directory.
+    /// Further domains from the directory.
     pub directory_domains: DirectoryDomains,
-    /// Names of the MTA itself: host names and address literals, canonical (see [`local_domain`]).
+    /// The MTA's own names: host names and address literals, canonical (see [`local_domain`]).
     pub local_domains: Vec<String>,
     /// Groups of domains that share their local parts, canonical.
     pub same_domains: Vec<Vec<String>>,
@@ -31,34 +31,34 @@ pub struct AddressRules {
     pub recipient_delimiter: String,
 }
 
-/// Another way to read an address.
+/// A reading of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
-    /// The address that was read.
+    /// The address.
     pub address: Address,
     /// The last step that led to it.
     pub step: ReadingStep,
 }
 
-/// Why an address is read as another one.
+/// The step from an address to another reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadingStep {
-    /// It was written so.
+    /// As written.
     Written,
-    /// Without the tag that bounce address schemes add (BATV, VERP, SRS).
+    /// Without the tag of a bounce address scheme (BATV, VERP, SRS).
     Tag,
     /// Without its extension.
     Extension,
     /// At a domain that shares its local parts.
     SharedDomain,
-    /// As the next server reads `%`, `!` or a quoted `@` in a local part.
+    /// As the next hop reads `%`, `!` or a quoted `@` in a local part.
     Route,
     /// As the MTA reported it.
     Mta,
 }
 
 impl ReadingStep {
-    /// The words used in explanations.
+    /// Returns the wording in explanations.
     pub fn name(self) -> &'static str {
         match self {
             ReadingStep::Written => "as written",
@@ -71,20 +71,19 @@ impl ReadingStep {
     }
 }
 
-/// All readings of one address, in the order in which they count.
+/// All readings of one address, in order of precedence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Readings {
-    /// Addresses; the first is the one that was written.
+    /// Addresses; the first is the address as written.
     pub addresses: Vec<Reading>,
     /// Login names that the local part may be, tried last.
     pub logins: Vec<String>,
-    /// The outside address that the local part routes to, if no object of ours holds any of the
-    /// above.
+    /// The external address that the local part routes to, if no object has any of the above.
     pub external: Option<Address>,
 }
 
-/// The canonical form of a name of the MTA: a lowercased host name, or an address in brackets.
-/// `None` if it is neither.
+/// Returns the canonical form of a name of the MTA: a lowercased host name, or an address in
+/// brackets. `None` if it is neither.
 pub fn local_domain(text: &str) -> Option<String> {
     let text = text.trim();
     if let Some(ip) = literal(text).or_else(|| text.parse().ok()) {
@@ -94,7 +93,7 @@ pub fn local_domain(text: &str) -> Option<String> {
     (!text.contains('@')).then(|| address.domain().to_owned())
 }
 
-/// The address in an address literal (RFC 5321 section 4.1.3).
+/// Parses an address literal (RFC 5321 section 4.1.3).
 fn literal(domain: &str) -> Option<IpAddr> {
     let inner = domain.strip_prefix('[')?.strip_suffix(']')?;
     let tagged = inner.get(..5);
@@ -106,7 +105,7 @@ fn literal(domain: &str) -> Option<IpAddr> {
 }
 
 impl AddressRules {
-    /// Whether mail to this address stays inside.
+    /// Whether an address belongs to the organization.
     pub fn contains(&self, address: &Address) -> bool {
         self.is_organization_domain(address.domain()) || self.is_local(address.domain())
     }
@@ -128,7 +127,7 @@ impl AddressRules {
         }
     }
 
-    /// The domain that an address without one belongs to.
+    /// Returns the domain of addresses without one.
     pub fn default_domain(&self) -> Option<&str> {
         let first = || {
             let plain = self.domains.iter().find(|pattern| !pattern.is_below());
@@ -137,16 +136,16 @@ impl AddressRules {
         self.default_domain.as_deref().or_else(first)
     }
 
-    /// Returns every reading of an address, in the order in which they count: as written, tag
-    /// removed, extension removed, shared domain, routes, the MTA's reading, login name. `mta` is
-    /// what the MTA reported for it.
+    /// Returns all readings of an address, in order of precedence: as written, tag removed,
+    /// extension removed, shared domain, routes, the MTA's reading, login name. `mta` is the
+    /// address as the MTA reported it.
     pub fn readings(&self, address: &Address, mta: Option<&Address>) -> Readings {
         let mut list = ReadingList::default();
         list.add(address.clone(), ReadingStep::Written);
         if let Some(wrapped) = srs(address.local()).filter(|_| self.contains(address)) {
             match self.contains(&wrapped) {
                 true => list.add(wrapped, ReadingStep::Tag),
-                // Mail that somebody forwarded: the person behind it is an outsider.
+                // Forwarded mail of an external sender.
                 false => {
                     list.external = Some(wrapped);
                     return list.finish();
@@ -172,8 +171,8 @@ impl AddressRules {
         list.finish()
     }
 
-    /// Adds the readings without tag, without extension and at shared domains, of all from this
-    /// position on.
+    /// Adds the readings without tag, without extension and at shared domains, of all readings from
+    /// this position on.
     fn add_variants(&self, list: &mut ReadingList, from: usize) {
         for at in from..list.found.len() {
             let address = list.found[at].address.clone();
@@ -199,11 +198,11 @@ impl AddressRules {
         }
     }
 
-    /// The other domains in which a local part is the same mailbox.
+    /// Returns the other domains in which a local part is the same mailbox.
     fn equivalent_domains(&self, domain: &str) -> Vec<String> {
         let mut domains = vec![domain.to_owned()];
         if self.is_local(domain) {
-            // What the MTA itself appends to bare names, and what else it takes for itself.
+            // The domain that the MTA appends to bare names, and its other names.
             let named = self
                 .local_domains
                 .iter()
@@ -225,7 +224,8 @@ impl AddressRules {
         domains
     }
 
-    /// Adds what the next server may make of `%`, `!` and `@` in local parts under our domains.
+    /// Adds the routes by `%`, `!` and `@` in local parts at our domains, which the next hop may
+    /// follow.
     fn follow_routes(&self, list: &mut ReadingList) {
         let mut from = 0;
         for _ in 0..MAX_ROUTES {
@@ -253,7 +253,7 @@ impl AddressRules {
     }
 }
 
-/// Readings gathered so far, each address once.
+/// Readings collected so far, each address once.
 #[derive(Default)]
 struct ReadingList {
     found: Vec<Reading>,
@@ -284,7 +284,7 @@ impl ReadingList {
     }
 }
 
-/// The local parts below tags that bounce address schemes add.
+/// Returns the local parts without the tags of bounce address schemes.
 ///
 /// BATV is `prvs=TAG=user` (draft-levine-smtp-batv section 3), in its first draft `prvs=user/TAG`;
 /// Barracuda writes `btv1==TAG==user`, SparkPost `msprvs1=TAG=user`. VERP is
@@ -313,12 +313,12 @@ fn without_tags(local: &str) -> Vec<String> {
     let starts = local[..equals].char_indices().skip(1);
     let starts = starts.filter(|(_, c)| matches!(c, '+' | '-'));
     let mut all: Vec<String> = starts.map(|(at, _)| local[..at].to_owned()).collect();
-    // The friend's own name may have dashes, too: ours ends at the first, or at any later one.
+    // The friend's name may contain dashes, too: ours ends at the first, or at any later one.
     all.truncate(MAX_ROUTES);
     all
 }
 
-/// The address in one that was rewritten by the Sender Rewriting Scheme:
+/// Returns the original address of one rewritten by the Sender Rewriting Scheme:
 /// `SRS0=HASH=TT=domain=user`, `SRS1=HASH=forwarder==HASH=TT=domain=user`.
 fn srs(local: &str) -> Option<Address> {
     let head = local.get(..4)?;
@@ -330,7 +330,7 @@ fn srs(local: &str) -> Option<Address> {
     let rest = &rest[1..];
     let inner = match first {
         true => rest,
-        // What stands behind the forwarder is its SRS0 without the name and first separator.
+        // After the forwarder follows its SRS0 without the name and first separator.
         false => rest
             .split_once('=')?
             .1
@@ -343,7 +343,8 @@ fn srs(local: &str) -> Option<Address> {
     Address::quoted(user, domain)
 }
 
-/// What a server may make of a local part by itself: `user%domain`, `domain!user`, `user@domain`.
+/// Returns the routes that a server may find in a local part: `user%domain`, `domain!user`,
+/// `user@domain`.
 fn routes(local: &str) -> Vec<Address> {
     let mut all = Vec::new();
     let at_sign = local.rsplit_once('@');

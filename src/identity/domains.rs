@@ -1,4 +1,4 @@
-//! Domains of the organization, as settings and directory name them.
+//! Domains of the organization, from settings and directory.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,18 +8,17 @@ use arc_swap::ArcSwap;
 
 use crate::mail::Address;
 
-/// Domains that the directory names (`organization.domains_from`), shared by every holder of the
-/// same settings.
+/// Domains from the directory (`organization.domains_from`), shared by all clones.
 #[derive(Debug, Clone, Default)]
 pub struct DirectoryDomains(Arc<ArcSwap<Vec<DomainPattern>>>);
 
 impl DirectoryDomains {
-    /// The domains.
+    /// Returns the domains.
     pub fn get(&self) -> Arc<Vec<DomainPattern>> {
         self.0.load_full()
     }
 
-    /// Replaces them; whether they are others than before.
+    /// Replaces the domains; returns whether they changed.
     pub fn set(&self, domains: Vec<DomainPattern>) -> bool {
         *self.0.swap(Arc::new(domains.clone())) != domains
     }
@@ -33,17 +32,17 @@ pub struct DomainPattern {
 }
 
 impl DomainPattern {
-    /// The domain's name, without the star of a pattern.
+    /// Returns the domain, without the star of a pattern.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether every domain below the name is meant, and not the name itself.
+    /// Whether the pattern covers all domains below the name, and not the name itself.
     pub fn is_below(&self) -> bool {
         self.below
     }
 
-    /// Whether a lowercased domain is meant.
+    /// Whether the pattern covers a domain in lower case.
     pub fn matches(&self, domain: &str) -> bool {
         if self.below {
             domain
@@ -70,14 +69,14 @@ impl FromStr for DomainPattern {
             Some(name) => (true, name),
             None => (false, text),
         };
-        // The domain of an address is the domain of an address: one parser decides what that is.
+        // The parser of addresses decides what a valid domain is.
         match Address::parse(&format!("x@{name}")) {
             Ok(address) if !name.contains('@') => Ok(DomainPattern {
                 name: address.domain().to_owned(),
                 below,
             }),
             _ => Err(format!(
-                "{text:?} is no domain; write example.com or *.example.com"
+                "invalid domain {text:?}; use example.com or *.example.com"
             )),
         }
     }

@@ -1,4 +1,4 @@
-//! Asks maps and directory which people an address concerns.
+//! Resolution of addresses to people, by maps and directory.
 
 mod search;
 
@@ -18,85 +18,84 @@ use crate::directory::{AddressRewriter, Directory, Entry, Lookup, Objects, Outag
 use crate::mail::Address;
 use crate::maps::{self, AddressMaps};
 
-/// Questions of one message that are under way at once.
+/// Maximum number of concurrent queries of one message.
 const CONCURRENCY: usize = 512;
 
-/// Questions of one message that wait for no other message's.
+/// Queries of one message that do not wait for those of other messages.
 const UNLIMITED_QUERIES: usize = 32;
 
-/// Whom an envelope names.
+/// A party named in an envelope.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IdentityQuery {
     /// A recipient: mail to a group concerns its members.
     Recipient {
-        /// As it was written.
+        /// The address as written.
         address: Address,
-        /// As the MTA reported it, if that differs.
+        /// The address as the MTA reported it, if that differs.
         mta: Option<Address>,
     },
     /// A sender.
     Sender {
-        /// As it was written.
+        /// The address as written.
         address: Address,
-        /// As the MTA reported it, if that differs.
+        /// The address as the MTA reported it, if that differs.
         mta: Option<Address>,
     },
-    /// The name that a client authenticated with.
+    /// The user name of an authenticated client.
     AuthUser(String),
 }
 
-/// Everybody that mail to or from one address concerns.
+/// The people concerned by mail to or from one address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owners {
     /// People, groups and contacts of the directory.
     pub people: Vec<Person>,
-    /// Further addresses that the mail goes to: contacts in groups, forwarding, routes. Directions
-    /// follow from them.
+    /// Further addresses that the mail goes to: contacts in groups, forwarding, routes. They
+    /// determine directions.
     pub further_addresses: Vec<Address>,
-    /// Whether some of those concerned are not listed in `people`, since nothing is journaled
-    /// because of them.
+    /// Whether there are further people not listed in `people`, since nothing is journaled because
+    /// of them.
     pub has_unlisted_people: bool,
-    /// How these were found.
+    /// The steps of the resolution.
     pub trace: Vec<TraceStep>,
 }
 
-/// One owner of an address.
+/// An owner of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Person {
-    /// The address that was looked up: the direction of the mail follows from it.
+    /// The address that was looked up; it determines the direction.
     pub address: Address,
-    /// The objects that own it, and behind them those whose journal attributes count for them as
-    /// well.
+    /// The objects that own the address, followed by those that they inherit from.
     pub objects: Objects,
-    /// The group that the person is a member of, if that is why.
+    /// The group through which the person was found.
     pub group: Option<Address>,
 }
 
-/// One step of an identification, for explanations.
+/// A step of the resolution, for explanations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceStep {
-    /// What was considered: an address, a login name, a group's DN.
+    /// An address, a login name, or a group's DN.
     pub name: String,
-    /// Why, and what came of it.
+    /// The reason and the result.
     pub outcome: String,
 }
 
-/// The answers to questions about one message.
+/// The answers to all queries of one message.
 #[derive(Debug, Clone, Default)]
 pub struct IdentityAnswers(HashMap<IdentityQuery, Lookup<Arc<Owners>>>);
 
-/// Knows whose an address is.
+/// Resolves addresses and user names to people.
 #[derive(Debug, Clone)]
 pub struct Identities {
     directory: Directory,
     names: Arc<AddressRules>,
     maps: AddressMaps,
-    /// Ends what follows the maps, with the last handle.
+    /// Stops following the maps when the last handle is dropped.
     _maps_stop: Option<Arc<DropGuard>>,
 }
 
 impl IdentityQuery {
-    /// The address that is asked about; `None` for a login.
+    /// Returns the address of the query; `None` for a user name.
     pub fn address(&self) -> Option<&Address> {
         match self {
             IdentityQuery::Recipient { address, .. } | IdentityQuery::Sender { address, .. } => {
@@ -109,7 +108,7 @@ impl IdentityQuery {
 
 impl Hash for IdentityQuery {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // The rest hardly ever tells two questions of one message apart.
+        // The rest rarely distinguishes two queries of one message.
         match self {
             IdentityQuery::Recipient { address, .. } | IdentityQuery::Sender { address, .. } => {
                 address.hash(state);
@@ -131,14 +130,14 @@ impl std::fmt::Display for IdentityQuery {
 }
 
 impl IdentityAnswers {
-    /// The answer to one question; an outage if it was not asked.
+    /// Returns the answer to a query; an outage if it was not part of the message's queries.
     pub fn get(&self, question: &IdentityQuery) -> &Lookup<Arc<Owners>> {
         static NOT_ASKED: LazyLock<Lookup<Arc<Owners>>> =
-            LazyLock::new(|| Lookup::Unavailable(Outage::new("it was not asked")));
+            LazyLock::new(|| Lookup::Unavailable(Outage::new("not queried")));
         self.0.get(question).unwrap_or(&NOT_ASKED)
     }
 
-    /// All answers, in no order.
+    /// Returns all answers, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&IdentityQuery, &Lookup<Arc<Owners>>)> {
         self.0.iter()
     }
@@ -153,19 +152,19 @@ impl FromIterator<(IdentityQuery, Lookup<Arc<Owners>>)> for IdentityAnswers {
 }
 
 impl Person {
-    /// The objects that own the address, without those that they inherit from.
+    /// Returns the objects that own the address, without inherited ones.
     pub fn own(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.objects.iter().filter(|object| !object.inherited)
     }
 
-    /// The object that exempts the person, see [`exempting_object`].
+    /// Returns the object that exempts the person, see [`exempting_object`].
     pub fn exempting_object(&self, attribute: &str) -> Option<&Entry> {
         exempting_object(&self.objects, attribute)
     }
 }
 
-/// The object that exempts a person by the value TRUE in this attribute. If several objects own an
-/// address, all of them must: in doubt mail is journaled.
+/// Returns the object that exempts a person by the value TRUE of this attribute. If several objects
+/// own an address, all of them must have it: in doubt, mail is journaled.
 pub fn exempting_object<'a>(objects: &'a Objects, attribute: &str) -> Option<&'a Entry> {
     let own = || objects.iter().filter(|object| !object.inherited);
     let exempts = |object: &Entry| {
@@ -177,7 +176,7 @@ pub fn exempting_object<'a>(objects: &'a Objects, attribute: &str) -> Option<&'a
 }
 
 impl Owners {
-    /// The object of the first person that exempts mail from journaling or texts, if all people do.
+    /// Returns the first person's exempting object, if all people are exempt.
     pub fn exempting_object(&self, attribute: Option<&str>) -> Option<&Entry> {
         let attribute = attribute?;
         let all = self
@@ -192,7 +191,7 @@ impl Owners {
 }
 
 impl Identities {
-    /// Asks this directory about mailboxes that are named so.
+    /// Creates a resolver for this directory with these rules.
     pub fn new(directory: Directory, names: Arc<AddressRules>) -> Identities {
         Identities {
             directory,
@@ -202,8 +201,7 @@ impl Identities {
         }
     }
 
-    /// The same with address maps of the MTA, which are read now; blocks meanwhile. Must be called
-    /// inside a runtime.
+    /// Adds the MTA's address maps, and reads them. Blocks. Must be called within a runtime.
     pub fn with_maps(self, settings: maps::Settings) -> Result<Identities, maps::OpenError> {
         let stop = CancellationToken::new();
         let maps = AddressMaps::open(settings, &TaskTracker::new(), &stop)?;
@@ -214,23 +212,23 @@ impl Identities {
         })
     }
 
-    /// The address maps of the MTA.
+    /// Returns the MTA's address maps.
     pub fn maps(&self) -> &AddressMaps {
         &self.maps
     }
 
-    /// The directory that is asked.
+    /// Returns the directory.
     pub fn directory(&self) -> &Directory {
         &self.directory
     }
 
-    /// How mailboxes are named.
+    /// Returns the rules for reading addresses.
     pub fn names(&self) -> &AddressRules {
         &self.names
     }
 
-    /// Answers every question. They are asked together; what is not answered by the deadline is an
-    /// outage, and its answer is there for whoever asks next.
+    /// Answers all queries concurrently. A missing answer at the deadline is an outage; the query
+    /// goes on for the next caller.
     pub async fn find(&self, questions: &[IdentityQuery], deadline: Instant) -> IdentityAnswers {
         let mut answers = HashMap::with_capacity(questions.len());
         let mut unknown = Vec::new();
@@ -247,12 +245,11 @@ impl Identities {
         let mut waiting = unknown.into_iter().enumerate();
         let mut asked = FuturesUnordered::new();
         loop {
-            // Only what is asked takes memory: a question under way takes far more of it than an
-            // answer.
+            // A query in flight takes far more memory than an answer, so their number is limited.
             while asked.len() < CONCURRENCY
                 && let Some((at, question)) = waiting.next()
             {
-                // Once polled, a question goes on by itself.
+                // Once polled, a query goes on by itself.
                 if Instant::now() >= deadline {
                     let late = Lookup::Unavailable(self.directory.deadline_outage());
                     answers.insert(question.clone(), late);
@@ -271,7 +268,7 @@ impl Identities {
         }
     }
 
-    /// Asks one question of a message, the first of them at once: only messages with very many
+    /// Runs one query of a message. The first ones run at once: only messages with very many
     /// unknown addresses wait for each other.
     async fn resolve_in_turn(&self, at: usize, question: &IdentityQuery) -> Lookup<Arc<Owners>> {
         let _turn = match at < UNLIMITED_QUERIES {
@@ -281,8 +278,7 @@ impl Identities {
         self.resolve(question).await
     }
 
-    /// The answer to a plain question from memory: an address that an object holds exactly, and
-    /// that leads nowhere else.
+    /// Returns the cached answer for an exact address without further recipients.
     async fn find_cached(&self, question: &IdentityQuery) -> Option<Lookup<Arc<Owners>>> {
         let address = question.address().filter(|_| self.maps.is_empty())?;
         let objects = self.directory.find_cached(address).await?;
@@ -311,7 +307,7 @@ impl Identities {
         }
     }
 
-    /// Identifies, with every step in the trace; nobody where nobody is found.
+    /// Resolves a query, with every step in the trace. The result is empty if nobody is found.
     pub async fn owners(&self, question: &IdentityQuery) -> Result<Owners, Outage> {
         IdentitySearch::owners(self, question).await
     }

@@ -1,8 +1,8 @@
-//! The guarded mailboxes: those that journal copies and their NDRs go to.
+//! The guarded mailboxes: the destinations of journal copies and their NDRs.
 //!
 //! The set is built from settings and from the values of journal attributes, each resolved in the
-//! directory, and holds every name of each mailbox. So a recipient is compared with it without a
-//! question to the directory, and the last known set serves while the directory is away.
+//! directory, and contains every name of each mailbox. So a recipient is checked without a
+//! directory query, and the last known set is used during an outage.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
@@ -22,22 +22,22 @@ use crate::directory::{self, Entry, JournalValues, Lookup, Outage, Target, is_wi
 use crate::mail::Address;
 use crate::maps::Expansion;
 
-/// Values resolved at once.
+/// Maximum number of values resolved concurrently.
 const CONCURRENCY: usize = 64;
 
-/// What is guarded beside what the directory's values name.
+/// Settings of the journal guard.
 #[derive(Debug, Clone, Default)]
 pub struct GuardSettings {
     /// Journal targets, fallback journal and NDR addresses of the settings: guarded under all their
     /// names.
     pub configured: Vec<Target>,
-    /// Domains that values of attributes must be of to guard anything; any if empty.
+    /// Domains whose attribute values are guarded; empty: all.
     pub journal_domains: Vec<DomainPattern>,
-    /// What is a journal mailbox, whatever else it looks like.
+    /// Mailboxes that are journal mailboxes even if they look like a person's.
     pub mailboxes: Vec<JournalMailboxRule>,
-    /// Whether mailboxes of people that attributes name are guarded, too.
+    /// Whether mailboxes of people named by attributes are guarded, too.
     pub guards_persons: bool,
-    /// The attribute that exempts people: who has it is a person.
+    /// The attribute that exempts people: an object with it is a person.
     pub exempt_attribute: Option<String>,
 }
 
@@ -53,7 +53,7 @@ pub enum JournalMailboxRule {
 }
 
 impl JournalMailboxRule {
-    /// Reads an address, a domain or a DN.
+    /// Parses an address, a domain or a DN.
     pub fn parse(text: &str) -> Result<JournalMailboxRule, &'static str> {
         const WRONG: &str = "is not an address, a domain or a DN";
         match Target::parse(text) {
@@ -80,42 +80,42 @@ impl JournalMailboxRule {
 /// All names of all guarded mailboxes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardedMailboxes {
-    /// Addresses and X.500 addresses, as they are compared.
+    /// Addresses and X.500 addresses, normalized.
     names: HashSet<String>,
     /// Login names, for the MTA's own domains.
     logins: HashSet<String>,
-    /// Why values of journal attributes may be missing: then the directory is asked about each
-    /// recipient.
+    /// The reason if values of journal attributes may be missing; then the directory is queried for
+    /// each recipient.
     #[serde(default)]
     pub incomplete: Option<String>,
-    /// The settings that it was built by, as text: it is of no use to others.
+    /// The settings that the set was built with, as text; it is not valid for others.
     #[serde(default)]
     settings: String,
-    /// Mailboxes of people that attribute values name: not guarded.
+    /// Mailboxes of people named by attribute values: not guarded.
     #[serde(default)]
     pub persons: Vec<UnguardedMailbox>,
-    /// Mailboxes of people that settings name as journal or NDR addresses: guarded, so that mail
-    /// from outside to these people is rejected.
+    /// Mailboxes of people named in settings as journal or NDR addresses: guarded, so that external
+    /// mail to these people is rejected.
     #[serde(default)]
     pub closed_persons: Vec<UnguardedMailbox>,
 }
 
-/// A person's mailbox that journal copies go to and that is not guarded.
+/// A person's mailbox that receives journal copies and is not guarded.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct UnguardedMailbox {
-    /// The address that copies go to.
+    /// The destination of the copies.
     pub address: Address,
     /// The person's object.
     pub dn: String,
-    /// An object whose attribute names it.
+    /// An object whose attribute names the mailbox.
     pub named_by: String,
-    /// The mark of a person that was seen.
+    /// The evidence that it is a person's.
     pub mark: String,
 }
 
 impl UnguardedMailbox {
-    /// Why it is not guarded, and the setting that changes it: continues a sentence that begins
-    /// with the address.
+    /// Explains why the mailbox is not guarded, and how to change that. Continues a sentence that
+    /// begins with the address.
     pub fn remark(&self) -> String {
         let UnguardedMailbox {
             address,
@@ -129,7 +129,7 @@ impl UnguardedMailbox {
     }
 }
 
-/// The current set, shared by all who ask. There is none until the first was built or read.
+/// A handle to the current set, shared by all clones. Empty until the first set is built or read.
 #[derive(Debug, Clone)]
 pub struct SharedGuard(Arc<watch::Sender<Option<Arc<GuardedMailboxes>>>>);
 
@@ -139,31 +139,31 @@ impl Default for SharedGuard {
     }
 }
 
-/// What the guard knows of one recipient.
+/// The guard's result for one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GuardStatus {
-    /// It is a guarded mailbox, under this name.
+    /// A guarded mailbox, with the matching name.
     Guarded(String),
-    /// It is none.
+    /// Not a guarded mailbox.
     NotGuarded,
-    /// Nobody can tell now.
+    /// Unknown because of an outage.
     Unknown(Outage),
 }
 
 impl SharedGuard {
-    /// The set, if it is known.
+    /// Returns the set, if it is known.
     pub fn get(&self) -> Option<Arc<GuardedMailboxes>> {
         self.0.borrow().clone()
     }
 
-    /// The set, if it is known within this time.
+    /// Waits for the set; `None` if it is not known within this time.
     pub async fn wait(&self, patience: Duration) -> Option<Arc<GuardedMailboxes>> {
         let mut changes = self.0.subscribe();
         let known = timeout(patience, changes.wait_for(Option::is_some)).await;
         known.ok()?.ok()?.clone()
     }
 
-    /// Replaces the set; whether it is another one than before.
+    /// Replaces the set; returns whether it changed.
     pub fn set(&self, mailboxes: GuardedMailboxes) -> bool {
         let new = Some(Arc::new(mailboxes));
         self.0.send_if_modified(|known| {
@@ -175,13 +175,13 @@ impl SharedGuard {
 }
 
 impl GuardedMailboxes {
-    /// Reads the set that [`GuardedMailboxes::write`] kept.
+    /// Reads a set stored by [`GuardedMailboxes::write`].
     pub fn read(file: &Path) -> io::Result<GuardedMailboxes> {
         let text = std::fs::read_to_string(file)?;
         serde_json::from_str(&text).map_err(io::Error::from)
     }
 
-    /// Keeps the set for the next start without a directory.
+    /// Stores the set for a start during an outage.
     pub fn write(&self, file: &Path) -> io::Result<()> {
         let text = serde_json::to_string(self)?;
         let new = file.with_extension("new");
@@ -189,7 +189,7 @@ impl GuardedMailboxes {
         std::fs::rename(&new, file)
     }
 
-    /// The set that the settings name by SMTP addresses: known without a directory.
+    /// Returns the set of SMTP addresses in the settings, known without a directory.
     pub fn of_settings(settings: &GuardSettings) -> GuardedMailboxes {
         let addresses = settings.configured.iter().filter_map(Target::smtp);
         GuardedMailboxes {
@@ -199,12 +199,12 @@ impl GuardedMailboxes {
         }
     }
 
-    /// Whether it was built by these settings.
+    /// Whether the set was built with these settings.
     pub fn is_of(&self, settings: &GuardSettings) -> bool {
         self.settings == format!("{settings:?}")
     }
 
-    /// How many names there are.
+    /// Returns the number of names.
     pub fn len(&self) -> usize {
         self.names.len()
     }
@@ -214,7 +214,7 @@ impl GuardedMailboxes {
         self.names.is_empty()
     }
 
-    /// Whether a mailbox has this name.
+    /// Whether a guarded mailbox has this name.
     fn has(&self, address: &Address) -> bool {
         let x500 = || directory::encapsulated_x500_key(address);
         self.names.contains(address.key()) || x500().is_some_and(|name| self.names.contains(&name))
@@ -231,8 +231,8 @@ impl GuardedMailboxes {
 }
 
 impl Identities {
-    /// Compares a recipient with the guarded mailboxes, under every name that it may have.
-    /// postmaster and abuse are never guarded (RFC 5321 section 4.5.1).
+    /// Checks whether a recipient is guarded, under every name that it may have. postmaster and
+    /// abuse are never guarded (RFC 5321 section 4.5.1).
     pub async fn guard_status(
         &self,
         recipient: &Address,
@@ -276,16 +276,16 @@ impl Identities {
                 return mapped;
             }
         };
-        // An address that an object holds exactly is that object's and nobody else's. In doubt the
-        // guard holds.
+        // An exact address of an object belongs to that object alone. In doubt, the recipient is
+        // guarded.
         match self.directory().find_first(earlier).await {
             Lookup::Found(_) => GuardStatus::NotGuarded,
             Lookup::Absent | Lookup::Unavailable(_) => GuardStatus::Guarded(name),
         }
     }
 
-    /// Compares what the MTA's address maps make of a recipient. One that leads to others as well
-    /// is not guarded: these must get their mail.
+    /// Checks the results of the MTA's address maps. A recipient that leads to others as well is
+    /// not guarded, since these must get their mail.
     async fn status_by_maps(
         &self,
         candidates: &[Address],
@@ -318,7 +318,7 @@ impl Identities {
         GuardStatus::NotGuarded
     }
 
-    /// Asks whether a journal attribute names a recipient, where not all values could be listed.
+    /// Queries whether a journal attribute names a recipient, if not all values could be listed.
     async fn ask_directory(&self, candidates: &[Address]) -> GuardStatus {
         for candidate in candidates {
             match self.directory().is_named_in_journal(candidate).await {
@@ -330,8 +330,8 @@ impl Identities {
         GuardStatus::NotGuarded
     }
 
-    /// Builds the set of guarded mailboxes. `values` are those of the journal attributes; `None` if
-    /// attributes name no mailboxes.
+    /// Builds the set of guarded mailboxes. `values` are those of the journal attributes; `None`
+    /// without such attributes.
     pub async fn guarded_mailboxes(
         &self,
         settings: &GuardSettings,
@@ -393,7 +393,7 @@ impl Identities {
         Ok(all)
     }
 
-    /// The mailboxes that a target of the settings leads to, members of groups included.
+    /// Returns the mailboxes of a target of the settings, including members of groups.
     async fn mailboxes_with_members(
         &self,
         target: &Target,
@@ -406,7 +406,7 @@ impl Identities {
         Ok(all)
     }
 
-    /// The mailbox that a target names: the object itself, not its members.
+    /// Returns the mailbox that a target names: the object itself, not its members.
     async fn mailbox_of(&self, target: &Target) -> Result<Vec<(Address, Vec<Arc<Entry>>)>, Outage> {
         if let Some(address) = target.smtp() {
             let objects = self.owners_of(address).await?;
@@ -418,8 +418,8 @@ impl Identities {
         let mut all = Vec::new();
         for address in addresses {
             match own {
-                // A group that stands for its members: the members of groups that attributes name
-                // are people.
+                // A group expanded to its members. Members of groups named by attributes are
+                // people.
                 true => {
                     let held = objects.iter().filter(|object| {
                         self.directory()
@@ -443,7 +443,7 @@ impl Identities {
         let answers = self.directory().resolve(std::slice::from_ref(target)).await;
         let mut all = Vec::new();
         for answer in answers.into_values() {
-            // What names nobody guards nobody.
+            // A target without a mailbox guards nothing.
             if let Ok(expansion) = answer? {
                 all.extend(expansion.addresses.iter().map(|one| one.address.clone()));
             }
@@ -463,8 +463,8 @@ impl Identities {
         }
     }
 
-    /// The object and the mark by which a mailbox is a person's, so that the values of others do
-    /// not close it.
+    /// Returns the object and the evidence that a mailbox is a person's, so that the values of
+    /// others do not block it.
     async fn person(
         &self,
         settings: &GuardSettings,

@@ -1,10 +1,10 @@
-//! Identity: which mailboxes an address means, and whose they are.
+//! Identity: the mailboxes that an address means, and the people behind them.
 //!
-//! One model for every listener, the plan, the guard, `explain`, `coverage` and `doctor`. An
-//! address that an object of the directory holds exactly is that object's and nobody else's. Only
-//! if none holds it are other readings tried, in this order: tag removed, extension removed, shared
-//! domain, the MTA's reading, login name ([`AddressRules::readings`]). Address maps of the MTA, groups and
-//! forwarding lead on to further mailboxes.
+//! One model for all listeners, the plan, the guard, `explain`, `coverage` and `doctor`. An exact
+//! address of a directory object belongs to that object alone. Only without one are other readings
+//! tried, in this order: tag removed, extension removed, shared domain, the MTA's reading, login
+//! name ([`AddressRules::readings`]). Address maps of the MTA, groups and forwarding lead to
+//! further mailboxes.
 //!
 //! ```text
 //! address ─► readings ─► maps ─► directory ─► object ─┬─► a person
@@ -12,7 +12,7 @@
 //!                 └───────────────────────────────────┴─► forwarding
 //! ```
 //!
-//! Promises: an outage of the directory or an unreadable map is never taken for "nobody".
+//! Promises: an outage of the directory or an unreadable map is never mistaken for "nobody".
 
 mod address_rules;
 mod domains;

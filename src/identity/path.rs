@@ -1,11 +1,10 @@
-//! Addresses in MAIL and RCPT as liberal MTAs read them.
+//! Addresses in MAIL and RCPT, as lenient MTAs parse them.
 
 use crate::mail::{Address, AddressError};
 
-/// Reads what stands in the brackets of MAIL FROM or RCPT TO. What RFC 5321 has no reading for is
-/// read as Postfix does with `strict_rfc821_envelopes = no`: comments and blanks are dropped, a
-/// backslash quotes, of several `@` the last one separates. An address without a domain is at
-/// `default_domain`.
+/// Parses the path of MAIL FROM or RCPT TO. Text that is invalid by RFC 5321 is parsed like Postfix
+/// with `strict_rfc821_envelopes = no`: comments and blanks are dropped, a backslash quotes, the
+/// last of several `@` separates. An address without a domain is at `default_domain`.
 pub fn parse_path(text: &str, default_domain: &str) -> Result<Address, AddressError> {
     match Address::parse_in(text, default_domain) {
         Err(error @ AddressError::Malformed(_)) => {
@@ -15,7 +14,7 @@ pub fn parse_path(text: &str, default_domain: &str) -> Result<Address, AddressEr
     }
 }
 
-/// What stands outside of quotes has a meaning, what stands inside has none.
+/// A character, inside or outside of quotes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Token {
     Plain(char),
@@ -53,7 +52,7 @@ fn parse_liberally(text: &str, default_domain: &str) -> Option<Address> {
     Address::quoted(&text_of(local), &domain)
 }
 
-/// Whether an address literal with colons stands behind the last `@`.
+/// Whether an address literal with colons follows the last `@`.
 fn has_literal(tokens: &[Token]) -> bool {
     let at = tokens.iter().rposition(|token| *token == Token::Plain('@'));
     let plain = |token: Option<&Token>, c| token == Some(&Token::Plain(c));
@@ -73,7 +72,7 @@ fn text_of(tokens: &[Token]) -> String {
     chars.collect()
 }
 
-/// `None` where a quote, comment or backslash has no end.
+/// Splits a path into tokens; `None` if a quote, comment or backslash is unterminated.
 fn tokens(text: &str) -> Option<Vec<Token>> {
     let mut tokens = Vec::new();
     let (mut is_quoted, mut comments) = (false, 0_usize);

@@ -1,9 +1,9 @@
-//! What the MTA makes of an address: canonical(5) and virtual(5) in cleanup(8), aliases(5) in
+//! Expansion of an address as by the MTA: canonical(5) and virtual(5) in cleanup(8), aliases(5) in
 //! local(8).
 //!
-//! Promises: the same addresses as Postfix, and the same ends of loops: nested too deep in
-//! virtual(5) is an error, as Postfix does not take such mail; in local(8) the mail is returned,
-//! and the address is nobody's.
+//! Promises: the same addresses as Postfix, and the same handling of loops: nesting too deep in
+//! virtual(5) is an error, as Postfix does not accept such mail; in local(8) the mail is bounced,
+//! and the address is dropped.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -16,7 +16,7 @@ use super::source::Map;
 use super::tokens::{self, external, fold, is_dot_string};
 use crate::mail::Address;
 
-/// Postfix's limit for canonical maps; the address found last is used.
+/// Postfix's nesting limit for canonical maps; the last address found is used.
 const CANONICAL_MAX_NESTING: usize = 10;
 /// `virtual_alias_recursion_limit`.
 const VIRTUAL_MAX_NESTING: usize = 1000;
@@ -24,27 +24,27 @@ const VIRTUAL_MAX_NESTING: usize = 1000;
 const VIRTUAL_MAX_ADDRESSES: usize = 1000;
 /// `virtual_alias_address_length_limit`.
 const VIRTUAL_MAX_LENGTH: usize = 1000;
-/// The depth of aliases and included files in local(8), counted as Postfix counts: four for an
+/// Maximum depth of aliases and included files in local(8), counted like Postfix: four for an
 /// alias.
 const LOCAL_MAX_DEPTH: u32 = 100;
-/// The most deliveries that one address is followed through. Postfix has no such limit; a site that
-/// reaches it has lists that include each other.
+/// Maximum number of deliveries of one address. Postfix has no such limit; a site that reaches it
+/// has lists that include each other.
 const MAX_DELIVERIES: usize = 200_000;
 
-/// The deliveries followed before other tasks have their turn.
+/// Number of deliveries before yielding to other tasks.
 const DELIVERIES_PER_TURN: usize = 128;
 
-/// Why the addresses that an address leads to are not known.
+/// Error of expanding an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MapError {
     /// A map cannot be read.
-    #[error("{setting} {map} cannot be read: {reason}")]
+    #[error("cannot read {setting} {map}: {reason}")]
     Unreadable {
         /// The setting that names the map.
         setting: &'static str,
         /// The map.
         map: String,
-        /// What the system or the server says.
+        /// The error of the system or the server.
         reason: String,
     },
     /// An entry has no value, or one without an address; Postfix defers such mail.
@@ -76,7 +76,7 @@ pub struct MapStep {
     pub setting: &'static str,
     /// The map, or the included file.
     pub map: Arc<str>,
-    /// What was looked up.
+    /// The key.
     pub from: Arc<str>,
     /// One of the results.
     pub to: String,
@@ -94,51 +94,51 @@ impl fmt::Display for MapStep {
     }
 }
 
-/// An address, and the steps that led to it.
+/// A resulting address, and the steps that led to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MappedAddress {
     /// The address.
     pub address: Address,
-    /// From the address that was looked up to this one; empty if it is the same.
+    /// The steps from the original address; empty if it is unchanged.
     pub steps: Vec<MapStep>,
 }
 
-/// Something other than a mailbox that mail goes to, and the steps that led to it.
+/// A destination other than a mailbox, and the steps that led to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NonAddress {
-    /// A command, a file, or an address that the MTA returns mail for.
+    /// A command, a file, or an address whose mail bounces.
     pub target: String,
-    /// What becomes of the mail.
+    /// The handling of the mail.
     pub kind: NonAddressKind,
-    /// From the address that was looked up to this.
+    /// The steps from the original address.
     pub steps: Vec<MapStep>,
 }
 
-/// What becomes of mail that does not go to a mailbox.
+/// The handling of mail that does not go to a mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NonAddressKind {
-    /// The input of a command.
+    /// Piped to a command.
     Command,
     /// Appended to a file.
     File,
-    /// Returned: the aliases lead back to themselves.
+    /// Bounced: an alias loop.
     Loop,
-    /// Returned: the MTA does not read the included file.
+    /// Bounced: the MTA rejects the included file.
     BadInclude,
-    /// Returned: not an address.
+    /// Bounced: not an address.
     Invalid,
 }
 
-/// What becomes of an address.
+/// The result of expanding an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expansion {
     /// No map has an entry for the address.
     Unchanged,
     /// Mail goes elsewhere, or elsewhere as well.
     Changed {
-        /// The addresses, each once. May be empty: if mail goes only to a command, say.
+        /// The addresses, each once. May be empty, for example if mail goes only to a command.
         addresses: Vec<MappedAddress>,
-        /// Everything else that mail goes to.
+        /// All other destinations.
         others: Vec<NonAddress>,
     },
 }
@@ -149,7 +149,7 @@ pub(super) struct MapList {
     pub(super) maps: Vec<Map>,
 }
 
-/// Everything that addresses are looked up with.
+/// All maps and the settings of their use.
 pub(super) struct MapRules {
     pub(super) sender_canonical: MapList,
     pub(super) recipient_canonical: MapList,
@@ -170,7 +170,7 @@ struct MapEntry<'a> {
     is_bare: bool,
 }
 
-/// The steps that led somewhere, the last first.
+/// The steps so far, the last first.
 #[derive(Clone, Default)]
 struct StepChain(Option<Arc<StepNode>>);
 
@@ -206,7 +206,7 @@ impl StepChain {
 
 impl Drop for StepChain {
     fn drop(&mut self) {
-        // One after the other: a thousand steps would be a thousand calls deep.
+        // Iteratively: a thousand steps would recurse a thousand calls deep.
         let mut next = self.0.take();
         while let Some(node) = next {
             match Arc::try_unwrap(node) {
@@ -217,7 +217,7 @@ impl Drop for StepChain {
     }
 }
 
-/// An address on its way.
+/// An address during expansion.
 #[derive(Clone)]
 struct MappedName {
     /// In internal form.
@@ -239,7 +239,7 @@ impl MappedName {
     }
 }
 
-/// The forms under which an address is looked up, folded.
+/// The forms of an address for lookups, folded.
 struct LookupForms<'a> {
     /// In internal form.
     text: Cow<'a, str>,
@@ -354,7 +354,7 @@ impl MapList {
         }
     }
 
-    /// Looks an address up as canonical(5) and virtual(5) say: whole, without extension, without
+    /// Looks up an address as in canonical(5) and virtual(5): whole, without extension, without
     /// domain if that is ours, and the domain alone.
     async fn find(
         &self,
@@ -395,7 +395,7 @@ impl MapList {
         Ok(found.map(|found| hit(found, false)))
     }
 
-    /// Returns what a map makes of an address; `None` if none has an entry.
+    /// Applies the maps to an address; `None` without an entry.
     async fn map(
         &self,
         name: &MappedName,
@@ -436,24 +436,24 @@ impl MapList {
     }
 }
 
-/// A delivery that local(8) still has to make.
+/// A pending delivery of local(8).
 struct LocalDelivery {
     name: MappedName,
     level: u32,
     /// The alias that was expanded last.
     expanded_from: Option<Arc<str>>,
-    /// Whether an alias on the way has an owner, or a file was included: the address goes through
-    /// cleanup(8) again.
+    /// The owner of an alias on the way. With one, or after an included file, the address goes
+    /// through cleanup(8) again.
     owner: Option<Arc<str>>,
     is_included: bool,
-    /// The recipient of the message as it came to local(8).
+    /// The original recipient at local(8).
     delivered_to: Option<Arc<str>>,
-    /// The message, of which there is a new one each time that the MTA forwards.
+    /// The message; the MTA creates a new one each time it forwards.
     message: usize,
 }
 
 enum Work {
-    /// By way of cleanup(8).
+    /// Through cleanup(8).
     Submission {
         name: MappedName,
         delivered: DeliveredTo,
@@ -465,16 +465,16 @@ enum Work {
 #[derive(Clone, Default)]
 struct DeliveredTo(Arc<[Arc<str>]>);
 
-/// What local(8) knows of one message.
+/// State of local(8) for one message.
 struct LocalMessage {
     delivered: DeliveredTo,
     seen: HashSet<(u32, String)>,
     forwarded: HashSet<String>,
-    /// The files included so far: each is read once.
+    /// The files included so far; each is read once.
     read_files: HashSet<String>,
 }
 
-/// An expansion under way.
+/// An expansion in progress.
 #[derive(Default)]
 struct ExpansionRun {
     work: Vec<Work>,
@@ -521,12 +521,12 @@ impl MapRules {
         !self.alias.is_empty() && self.is_local(domain)
     }
 
-    /// The domain comes from addresses and from maps, in any case.
+    /// The domain may be in any case.
     fn is_local(&self, domain: &str) -> bool {
         (self.is_local)(&fold(domain))
     }
 
-    /// Returns what becomes of a recipient.
+    /// Expands a recipient.
     pub(super) async fn recipients(&self, address: &Address) -> Result<Expansion, MapError> {
         if !self.has_remote_map() && !self.has_entry(address).await? {
             return Ok(Expansion::Unchanged);
@@ -544,7 +544,7 @@ impl MapRules {
                     limit: "the aliases lead to more than 200000 deliveries",
                 });
             }
-            // Long lists shall not keep a thread from other mail.
+            // Long lists must not block a thread.
             if run.deliveries.is_multiple_of(DELIVERIES_PER_TURN) {
                 tokio::task::yield_now().await;
             }
@@ -568,7 +568,7 @@ impl MapRules {
         })
     }
 
-    /// Returns what becomes of a sender.
+    /// Expands a sender.
     pub(super) async fn senders(&self, address: &Address) -> Result<Expansion, MapError> {
         if self.sender_canonical.is_empty() && self.canonical.is_empty() {
             return Ok(Expansion::Unchanged);
@@ -680,7 +680,7 @@ impl MapRules {
                 }
                 if nesting >= VIRTUAL_MAX_NESTING {
                     return Err(exceeded(
-                        "virtual_alias_maps are nested deeper than 1000, or lead in a circle",
+                        "virtual_alias_maps are nested deeper than 1000, or loop",
                     ));
                 }
                 let Some(mapped) = list.map(&names[at], self).await? else {
@@ -736,7 +736,7 @@ impl MapRules {
                 message: run.messages.len() - 1,
             }));
         }
-        // The last of the work is done first.
+        // Work is done last in, first out.
         run.work.extend(deliveries.into_iter().rev());
         Ok(())
     }
@@ -823,7 +823,7 @@ impl MapRules {
     async fn find_alias(&self, name: &str) -> Result<Option<(Arc<str>, &Map)>, MapError> {
         let quoted = external(name, None);
         for map in &self.alias.maps {
-            // Newer Postfix has odd names in quotes, older not.
+            // Newer versions of Postfix quote special names, older ones do not.
             for key in [Some(&*quoted), Some(name).filter(|name| *name != quoted)] {
                 let Some(key) = key.filter(|key| !key.is_empty()) else {
                     continue;
@@ -844,7 +844,7 @@ impl MapRules {
         Ok(None)
     }
 
-    /// Expands an alias; tells whether there is one.
+    /// Expands an alias; returns whether there is one.
     async fn expand_alias(
         &self,
         delivery: &LocalDelivery,
@@ -852,7 +852,7 @@ impl MapRules {
         run: &mut ExpansionRun,
     ) -> Result<bool, MapError> {
         let level = delivery.level + 1;
-        // An alias that has itself in its value is the mailbox.
+        // An alias with itself in its value is the mailbox.
         if delivery.expanded_from.as_deref() == Some(name) {
             return Ok(false);
         }
@@ -894,7 +894,7 @@ impl MapRules {
         Ok(true)
     }
 
-    /// Reads the value of an alias, with the files that it includes. Returns the number of
+    /// Expands the value of an alias, with the files that it includes. Returns the number of
     /// addresses.
     async fn expand_value(
         &self,
@@ -936,7 +936,7 @@ impl MapRules {
                 match self.is_local(delivery.name.domain()) {
                     true => work.push(Work::Delivery(delivery)),
                     false => {
-                        // Elsewhere: by way of cleanup(8), with its maps.
+                        // Elsewhere: through cleanup(8) and its maps.
                         let message = &mut run.messages[delivery.message];
                         let folded = fold(&delivery.name.text).into_owned();
                         if message.forwarded.insert(folded) {
@@ -954,7 +954,7 @@ impl MapRules {
         Ok(number)
     }
 
-    /// Ends the circle of types that included files which include files would make.
+    /// Boxes the recursion through included files.
     fn expand_line<'a>(
         &'a self,
         line: &'a str,
@@ -1032,7 +1032,7 @@ fn local_of(text: &str) -> Arc<str> {
     Arc::from(folded.rsplit_once('@').map_or(&*folded, |(local, _)| local))
 }
 
-/// Returns an address as SMTP said it.
+/// Returns an address as in SMTP.
 fn name_of(address: &Address) -> MappedName {
     let written = address.to_string();
     let domain = written.rsplit_once('@').map_or("", |(_, domain)| domain);

@@ -1,7 +1,7 @@
 //! The files that aliases name as `:include:/file`.
 //!
-//! Promises: a file that the entries of a map name is read before the map is used, and followed
-//! from then on.
+//! Promises: a file named in the entries of a map is read before the map is used, and followed from
+//! then on.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
@@ -32,7 +32,7 @@ pub(super) struct Includes {
 pub(super) enum Include {
     /// Its lines, comments left out.
     Lines(Arc<[String]>),
-    /// The MTA does not read the file, and returns the mail; this is why.
+    /// The MTA rejects the file for this reason, and bounces the mail.
     Refused(&'static str),
 }
 
@@ -55,7 +55,7 @@ fn paths_in(value: &str) -> Vec<String> {
 }
 
 impl Includes {
-    /// Must be called inside a runtime.
+    /// Creates an empty set. Must be called within a runtime.
     pub(super) fn new(tasks: &TaskTracker, stop: &CancellationToken) -> Arc<Includes> {
         Arc::new(Includes {
             files: ArcSwap::default(),
@@ -81,7 +81,7 @@ impl Includes {
         all
     }
 
-    /// Reads the files that these values name, and those that they name; blocks.
+    /// Reads the files named in these values, and recursively in their lines. Blocks.
     pub(super) fn read_all<'a>(self: &Arc<Includes>, values: impl Iterator<Item = &'a str>) {
         for path in values.flat_map(paths_in) {
             self.read_new(path);
@@ -97,7 +97,7 @@ impl Includes {
         }
     }
 
-    /// Has a file read that was not known before, while others go on.
+    /// Reads a new file in the background.
     pub(super) fn read_later(self: &Arc<Includes>, path: &str) {
         let includes = Arc::clone(self);
         let path = path.to_owned();

@@ -1,8 +1,7 @@
-//! A map in an LDAP directory: the searches of ldap_table(5).
+//! Maps in an LDAP directory, as in ldap_table(5).
 //!
-//! Promises: every question has a deadline; limits exceeded and entries that cannot be read are
-//! errors, never an empty answer. Server certificates are always checked, whatever
-//! `tls_require_cert` says.
+//! Promises: every lookup has a deadline; exceeded limits and unreadable entries are errors, never
+//! an empty answer. Server certificates are always checked, regardless of `tls_require_cert`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,7 +25,7 @@ use crate::net::Server;
 use crate::secret::Secret;
 use crate::tls::{self, explain_certificate_error};
 
-/// The most addresses of one answer where the map sets no limit: no MTA takes more.
+/// Maximum number of addresses of one answer if the map sets no limit: no MTA accepts more.
 const MAX_EXPANSION: usize = 100_000;
 
 /// One map: its parameters and its connection.
@@ -63,7 +62,7 @@ struct Parameters {
     size_limit: usize,
 }
 
-/// A text with `%s` and the like.
+/// A template with fields such as `%s`.
 #[derive(Debug)]
 struct Template {
     parts: Vec<TemplatePart>,
@@ -111,7 +110,7 @@ impl Template {
                 Some(digit @ '1'..='9') => TemplateField::Label(digit as usize - '0' as usize),
                 _ => {
                     return Err(format!(
-                        "{text:?} has a % that stands for nothing; write %% for a percent sign"
+                        "invalid % field in {text:?}; write %% for a percent sign"
                     ));
                 }
             };
@@ -129,7 +128,7 @@ impl Template {
             .any(|part| matches!(part, TemplatePart::Field(_)))
     }
 
-    /// Fills in a key, or a value found for a key. `None` if one of them lacks what is asked for.
+    /// Fills in a key, or a value found for a key. `None` if a field has no value.
     fn fill(&self, value: &str, key: &str, quote: impl Fn(&str) -> String) -> Option<String> {
         if value.is_empty() {
             return None;
@@ -221,12 +220,10 @@ impl Parameters {
             "no" | "none" => None,
             "yes" | "simple" => Some((get("bind_dn", ""), Secret::new(get("bind_pw", "")))),
             other => {
-                return Err(format!(
-                    "bind = {other} is not supported here, only yes and no"
-                ));
+                return Err(format!("bind = {other} is not supported, only yes and no"));
             }
         };
-        // Without a name it is an anonymous bind, which is what an open connection has.
+        // Without a DN it would be an anonymous bind, the default of a connection.
         let bind = bind.filter(|(dn, _)| !dn.is_empty());
         let domains = words(&get("domain", ""));
         if let Some(odd) = domains
@@ -234,7 +231,7 @@ impl Parameters {
             .find(|domain| domain.contains([':', '/', '!']))
         {
             return Err(format!(
-                "domain = {odd} is not supported here, only names of domains"
+                "domain = {odd} is not supported, only domain names"
             ));
         }
         let scope = match get("scope", "sub").to_lowercase().as_str() {
@@ -249,7 +246,7 @@ impl Parameters {
             _ => DerefAliases::Never,
         };
         if flag("chase_referrals")? {
-            return Err("chase_referrals = yes is not supported here".to_owned());
+            return Err("chase_referrals = yes is not supported".to_owned());
         }
         let format = match all.get("result_format") {
             Some(format) => format.clone(),
@@ -294,7 +291,7 @@ impl Parameters {
     }
 }
 
-/// A search of one answer.
+/// A search request.
 struct Search {
     base: String,
     scope: Scope,
@@ -302,13 +299,13 @@ struct Search {
     attributes: Vec<String>,
 }
 
-/// Why a search brought nothing.
+/// Error of a search.
 enum SearchFailure {
     /// The base does not exist.
     NoSuchObject,
     /// The connection is lost.
     Lost(String),
-    /// The server refused.
+    /// The server rejected the search.
     Rejected(String),
 }
 
@@ -322,7 +319,7 @@ impl fmt::Display for SearchFailure {
 }
 
 impl LdapTable {
-    /// Reads the parameters of a map; blocks. A question takes no longer than `max_timeout`.
+    /// Reads the parameters of a map. Blocks. The timeout of lookups is at most `max_timeout`.
     pub(super) fn read(path: &Path, max_timeout: Duration) -> Result<LdapTable, String> {
         let in_file = |reason: String| format!("{}: {reason}", path.display());
         let parameters = Parameters::parse(&read_text(path)?, max_timeout).map_err(in_file)?;
@@ -367,16 +364,16 @@ impl LdapTable {
         };
         let deadline = Instant::now() + parameters.timeout;
         let (table, key) = (Arc::clone(self), key.to_owned());
-        // A task of its own: the library panics on answers that it cannot make sense of.
+        // A task of its own, since the library panics on invalid answers.
         let task = tokio::spawn(async move { table.collect_values(search, &key, deadline).await });
         match timeout_at(deadline, AbortOnDropHandle::new(task)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => {
                 self.connection.lock().await.take();
-                Err("the LDAP server answered with something that cannot be read".to_owned())
+                Err("the LDAP server sent an invalid answer".to_owned())
             }
             Err(_) => {
-                // A connection that is being opened goes with its task.
+                // A connection being opened is dropped with its task.
                 if let Ok(mut connection) = self.connection.try_lock() {
                     connection.take();
                 }
@@ -467,8 +464,7 @@ impl LdapTable {
         Ok((!values.is_empty()).then(|| values.join(",")))
     }
 
-    /// Returns the search that a DN or an LDAP URL stands for; `None` if it asks for no attribute
-    /// of the map.
+    /// Returns the search for a DN or an LDAP URL; `None` if it requests no attribute of the map.
     fn parse_reference(&self, reference: &str) -> Result<Option<Search>, String> {
         let attributes = self.parameters.attributes();
         let lower = reference.to_ascii_lowercase();
@@ -483,7 +479,7 @@ impl LdapTable {
                 attributes,
             }));
         }
-        let malformed = || format!("malformed URL {reference:?}");
+        let malformed = || format!("invalid URL {reference:?}");
         let url = url::Url::parse(reference.trim()).map_err(|_| malformed())?;
         let asked = ldap3::get_url_params(&url).map_err(|_| malformed())?;
         let wants_all = asked.attrs.is_empty() || asked.attrs.contains(&"*");
@@ -497,7 +493,7 @@ impl LdapTable {
                         .any(|asked| asked.eq_ignore_ascii_case(name))
             })
             .collect();
-        // The library takes a missing scope for the subtree; RFC 4516 for the base.
+        // The library defaults to the scope "sub"; RFC 4516 to "base".
         let has_scope =
             (url.query().unwrap_or("").split('?').nth(1)).is_some_and(|scope| !scope.is_empty());
         Ok((!attributes.is_empty()).then(|| Search {
@@ -553,13 +549,10 @@ impl LdapTable {
             )
             .await
             .map_err(|error| match error {
-                ldap3::LdapError::FilterParsing => SearchFailure::Rejected(format!(
-                    "the filter {:?} cannot be read",
-                    search.filter
-                )),
-                other => {
-                    SearchFailure::Lost(format!("the LDAP server broke off the search: {other}"))
+                ldap3::LdapError::FilterParsing => {
+                    SearchFailure::Rejected(format!("invalid filter {:?}", search.filter))
                 }
+                other => SearchFailure::Lost(format!("the LDAP search was interrupted: {other}")),
             })?;
         let (entries, result) = (found.0, found.1);
         match result.rc {
@@ -567,13 +560,13 @@ impl LdapTable {
             32 => return Err(SearchFailure::NoSuchObject),
             4 => {
                 return Err(SearchFailure::Rejected(format!(
-                    "the search for {} has more entries than are allowed (size_limit)",
+                    "the search for {} exceeds size_limit",
                     search.filter
                 )));
             }
             _ => {
                 return Err(SearchFailure::Rejected(format!(
-                    "the LDAP server refused the search: {result}"
+                    "the LDAP server rejected the search: {result}"
                 )));
             }
         }
@@ -639,9 +632,10 @@ impl LdapTable {
         if let Some((dn, password)) = &parameters.bind {
             ldap.with_timeout(parameters.timeout);
             let bound = ldap.simple_bind(dn, password.reveal()).await;
-            let result = bound.map_err(|error| format!("{url} broke off the bind: {error}"))?;
+            let result =
+                bound.map_err(|error| format!("the bind to {url} was interrupted: {error}"))?;
             if result.rc != 0 {
-                return Err(format!("{url} refused the bind as {dn}: {result}"));
+                return Err(format!("{url} rejected the bind as {dn}: {result}"));
             }
         }
         Ok(Connection {

@@ -1,13 +1,12 @@
-//! The address maps of the MTA: which addresses it makes of a recipient or a sender.
+//! The MTA's address maps: the addresses that a recipient or sender is rewritten to.
 //!
-//! The words are those of postconf(5): `virtual_alias_maps`, `canonical_maps`, `alias_maps`. Files
-//! are kept in memory and read again when they change; indexed files are dumped by postmap(1), for
-//! they and not the text beside them are what the MTA uses. LDAP maps are asked each time, as the
-//! MTA asks them.
+//! The terms are those of postconf(5): `virtual_alias_maps`, `canonical_maps`, `alias_maps`. Files
+//! are kept in memory and reloaded when they change; indexed files are dumped by postmap(1), since
+//! the MTA uses them and not the text files. LDAP maps are queried each time, as by the MTA.
 //!
-//! Promises: no process is started and no file is read while a message waits. A map that cannot be
-//! read is an error for every address that it could concern, never "no alias". Users' `~/.forward`
-//! files, `luser_relay`, `masquerade_domains`, `generic(5)` and `*_bcc_maps` are not read.
+//! Promises: no process is started and no file is read while a message waits. An unreadable map is
+//! an error for every address that it could affect, never "no alias". Users' `~/.forward` files,
+//! `luser_relay`, `masquerade_domains`, `generic(5)` and `*_bcc_maps` are not read.
 
 mod expand;
 mod include;
@@ -37,11 +36,11 @@ use expand::{MapList, MapRules};
 use include::{Include, Includes};
 use source::{Map, MapOpener};
 
-/// Whether local(8) of the MTA delivers for a domain, which is lowercase: what `mydestination` and
-/// `inet_interfaces` name.
+/// Whether the MTA's local(8) delivers for a domain in lower case: `mydestination` and
+/// `inet_interfaces`.
 pub type IsLocal = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// Which maps the MTA has, and how it reads addresses.
+/// The MTA's maps and its settings for reading addresses.
 #[derive(Clone)]
 pub struct Settings {
     /// Aliases of local(8), for local parts at local domains.
@@ -60,10 +59,10 @@ pub struct Settings {
     pub origin: String,
     /// Tells which domains local(8) delivers for.
     pub is_local: IsLocal,
-    /// The longest that the answer of an LDAP map may take.
+    /// Time limit for an answer of an LDAP map.
     pub timeout: Duration,
-    /// The program postmap(1): a path, or a name that is looked for in the search path and the
-    /// usual directories.
+    /// The program postmap(1): a path, or a name to be found in the search path and the usual
+    /// directories.
     pub postmap: PathBuf,
     /// The directory with main.cf, if it is not Postfix's default.
     pub config_directory: Option<PathBuf>,
@@ -104,10 +103,10 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// Why address maps cannot be opened.
+/// Error of opening address maps.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// Names without a domain need one.
+    /// No domain for names without one.
     #[error("address maps need the MTA's own domain (myorigin), which names without a domain get")]
     NoOrigin,
 }
@@ -117,9 +116,9 @@ pub enum OpenError {
 pub struct AddressMaps(Option<Arc<MapRules>>);
 
 impl AddressMaps {
-    /// Opens the maps and follows their files until `stop`; blocks while they are read for the
-    /// first time. Must be called inside a runtime. A map that cannot be read is not an error here:
-    /// it is logged, and lookups fail until it can.
+    /// Opens the maps and follows their files until `stop`. Blocks while they are first read. Must
+    /// be called within a runtime. An unreadable map is not an error here: it is logged, and
+    /// lookups fail until it can be read.
     pub fn open(
         settings: Settings,
         tasks: &TaskTracker,
@@ -176,7 +175,7 @@ impl AddressMaps {
         }))))
     }
 
-    /// Returns the maps of an MTA that has none.
+    /// Returns an empty set of maps.
     pub fn none() -> AddressMaps {
         AddressMaps(None)
     }
@@ -186,8 +185,8 @@ impl AddressMaps {
         self.0.is_none()
     }
 
-    /// Returns the addresses that mail to `address` goes to, each with the steps that led there:
-    /// [`Expansion::Unchanged`] if no map has an entry for it.
+    /// Returns the addresses that mail to `address` goes to, with the steps that led there;
+    /// [`Expansion::Unchanged`] without an entry.
     pub async fn recipients(&self, address: &Address) -> Result<Expansion, MapError> {
         match &self.0 {
             Some(rules) => rules.recipients(address).await,
@@ -195,7 +194,7 @@ impl AddressMaps {
         }
     }
 
-    /// Returns the address that mail from `address` goes out with, by the canonical maps.
+    /// Returns the sender address after the canonical maps.
     pub async fn senders(&self, address: &Address) -> Result<Expansion, MapError> {
         match &self.0 {
             Some(rules) => rules.senders(address).await,
@@ -203,7 +202,7 @@ impl AddressMaps {
         }
     }
 
-    /// Whether any map has an entry for a recipient: without one, [`AddressMaps::recipients`] is
+    /// Whether any map has an entry for a recipient; otherwise [`AddressMaps::recipients`] returns
     /// [`Expansion::Unchanged`].
     pub async fn rewrites(&self, address: &Address) -> Result<bool, MapError> {
         match &self.0 {
@@ -212,7 +211,7 @@ impl AddressMaps {
         }
     }
 
-    /// Returns another number whenever a file of a map was read again.
+    /// Returns a number that changes whenever a file of a map is reloaded.
     pub fn version(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         for list in self.0.iter().flat_map(|rules| rules.lists()) {
@@ -223,7 +222,7 @@ impl AddressMaps {
         hasher.finish()
     }
 
-    /// Returns what is known of each map and of each file that aliases include.
+    /// Returns the status of each map and of each included file.
     pub fn status(&self) -> Vec<MapStatus> {
         let mut status = Vec::new();
         let Some(rules) = &self.0 else {
@@ -241,7 +240,7 @@ impl AddressMaps {
                     Include::Refused(reason) => (
                         None,
                         Some(content.read),
-                        Some(format!("the MTA does not read it: {reason}")),
+                        Some(format!("rejected by the MTA: {reason}")),
                     ),
                 },
                 Err(reason) => (None, None, Some(reason)),

@@ -1,17 +1,17 @@
-//! The names of maps, `type:name` as main.cf has them, and which of them are covered.
+//! Names of maps, `type:name` as in main.cf, and the supported types.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// The name of an address map that can be read here, such as `hash:/etc/aliases`.
+/// The name of a supported address map, such as `hash:/etc/aliases`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapName {
     text: String,
     pub(super) kind: MapKind,
 }
 
-/// How a map is read.
+/// The kind of a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum MapKind {
     /// A text file.
@@ -24,7 +24,7 @@ pub(super) enum MapKind {
         /// The indexed file.
         index: PathBuf,
     },
-    /// Entries that stand in the name.
+    /// Entries in the name itself.
     Inline(Vec<(String, String)>),
     /// The same value for every key.
     Static(String),
@@ -36,32 +36,32 @@ pub(super) enum MapKind {
     Ldap(PathBuf),
 }
 
-/// Why the name of a map cannot be used.
+/// Error of parsing the name of a map.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MapNameError {
-    /// A type of map that only the MTA can look into.
+    /// A type of map that only the MTA can read.
     #[error(
-        "{0}: maps of this type are not covered; mail that the MTA rewrites by it is journaled by a hook behind the rewriting"
+        "{0}: maps of this type are not supported; use a hook behind the rewriting to journal mail that the MTA rewrites by it"
     )]
     NotCovered(String),
     /// No type.
-    #[error("{0:?} names no map; write the type before it, for example hash:/etc/aliases")]
+    #[error("no map type in {0:?}; use for example hash:/etc/aliases")]
     NoType(String),
     /// A path that is not absolute.
-    #[error("{0}: write the whole path of the file")]
+    #[error("{0}: the path of the file must be absolute")]
     Relative(String),
     /// Braces or entries that cannot be read.
     #[error("{map}: {reason}")]
     Syntax {
         /// The name.
         map: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: &'static str,
     },
 }
 
 impl MapName {
-    /// Reads a list as postconf(1) prints it: names with commas or spaces between them.
+    /// Parses a list as printed by postconf(1): names separated by commas or spaces.
     pub fn parse_list(text: &str) -> Vec<Result<MapName, MapNameError>> {
         match split(text) {
             Some(names) => names.into_iter().map(str::parse).collect(),
@@ -69,7 +69,7 @@ impl MapName {
         }
     }
 
-    /// The files that the map is made of, for reports.
+    /// Returns the files of the map, for reports.
     pub fn files(&self) -> Vec<&Path> {
         match &self.kind {
             MapKind::Text(path) | MapKind::Ldap(path) => vec![path],

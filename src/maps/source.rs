@@ -1,4 +1,4 @@
-//! A map that can be asked, whatever it is made of.
+//! Lookups in a map of any kind.
 
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
@@ -18,15 +18,15 @@ use super::table::{Table, dump, find_program};
 use super::text::{alias_entries, map_entries};
 use super::watched::{WatchedFile, read_text};
 
-/// What maps are opened with.
+/// Parameters for opening maps.
 pub(super) struct MapOpener<'a> {
     pub(super) postmap: &'a std::path::Path,
     pub(super) config_directory: Option<&'a std::path::Path>,
-    /// The longest that an LDAP question may take.
+    /// Time limit for an LDAP lookup.
     pub(super) timeout: Duration,
     pub(super) tasks: &'a TaskTracker,
     pub(super) stop: &'a CancellationToken,
-    /// The files that the map's values may include, if the map is one of aliases.
+    /// The included files, for alias maps.
     pub(super) includes: Option<Arc<Includes>>,
 }
 
@@ -44,31 +44,31 @@ enum MapSource {
     Static(Arc<str>),
     Ldap {
         table: Arc<WatchedFile<Arc<LdapTable>>>,
-        /// Why the last question had no answer.
+        /// The error of the last lookup.
         problem: ArcSwapOption<String>,
     },
     Union(Vec<Map>),
     Pipe(Vec<Map>),
 }
 
-/// What is known of one map.
+/// The status of one map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapStatus {
     /// The setting that names the map, such as `virtual_alias_maps`.
     pub setting: &'static str,
     /// The map, such as `hash:/etc/postfix/virtual`, or a file that an alias includes.
     pub map: String,
-    /// The number of entries; `None` where only the server knows, or the map was never read.
+    /// The number of entries; `None` for a server, or if the map was never read.
     pub entries: Option<usize>,
     /// When the map was last read.
     pub read: Option<SystemTime>,
-    /// Why the map cannot be used; mail is deferred as long as this is so.
+    /// The problem of an unusable map; mail is deferred meanwhile.
     pub problem: Option<String>,
 }
 
 impl Map {
-    /// Opens and reads a map; blocks. Must be called inside a runtime. A map that cannot be read
-    /// makes every question an error until it can.
+    /// Opens and reads a map. Blocks. Must be called within a runtime. While a map cannot be read,
+    /// every lookup is an error.
     pub(super) fn open(name: &MapName, opener: &MapOpener<'_>) -> Map {
         let source = match &name.kind {
             MapKind::Text(path) => {
@@ -161,7 +161,7 @@ impl Map {
         }
     }
 
-    /// Whether a question goes over the network.
+    /// Whether lookups use the network.
     pub(super) fn is_remote(&self) -> bool {
         match &self.source {
             MapSource::Table(_) | MapSource::Fixed(_) | MapSource::Static(_) => false,
@@ -170,7 +170,7 @@ impl Map {
         }
     }
 
-    /// Adds when each file of this map was read.
+    /// Adds the load time of each file of this map.
     pub(super) fn add_version(&self, to: &mut impl Hasher) {
         match &self.source {
             MapSource::Table(table) => table.read_at().hash(to),
@@ -182,7 +182,7 @@ impl Map {
         }
     }
 
-    /// Adds what is known of this map.
+    /// Adds the status of this map.
     pub(super) fn describe(&self, setting: &'static str, into: &mut Vec<MapStatus>) {
         let status = |entries, read, problem| MapStatus {
             setting,
@@ -249,8 +249,8 @@ fn open_table(
     table
 }
 
-/// The MTA uses the indexed file, and so it is dumped. Without postmap(1) there is only the text
-/// file.
+/// Opens an indexed file, which the MTA uses, by dumping it. Without postmap(1), the text file is
+/// read.
 fn open_indexed(
     name: &MapName,
     map_type: &str,
@@ -262,7 +262,7 @@ fn open_indexed(
     let Some(postmap) = find_program(opener.postmap) else {
         tracing::warn!(
             map = %name,
-            "{} not found: reading {} instead of the indexed file that the MTA uses",
+            "{} not found: reading {} instead of the MTA's indexed file",
             opener.postmap.display(),
             source.display()
         );

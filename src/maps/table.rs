@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use super::tokens::fold;
 
-/// How long postmap(1) may take.
+/// Time limit for postmap(1).
 const DUMP_TIMEOUT: Duration = Duration::from_secs(60);
-/// The pause between two looks whether postmap(1) has ended.
+/// Interval between checks for the end of postmap(1).
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// Where postmap(1) is looked for besides the search path, which a service's account seldom has
-/// `sbin` in.
+/// Directories searched for postmap(1) in addition to the search path, which rarely has `sbin` for
+/// a service's account.
 const PROGRAM_DIRECTORIES: [&str; 4] =
     ["/usr/sbin", "/usr/local/sbin", "/sbin", "/opt/postfix/sbin"];
 
@@ -29,7 +29,7 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn new(entries: impl IntoIterator<Item = (String, String)>) -> Table {
         let entries = entries.into_iter();
-        // What postalias adds for other programs.
+        // Entries that postalias adds for other programs.
         let entries = entries.filter(|(key, _)| {
             !matches!(key.as_str(), "@" | "YP_LAST_MODIFIED" | "YP_MASTER_NAME")
         });
@@ -56,7 +56,7 @@ impl Table {
     }
 }
 
-/// Returns the program's file.
+/// Finds a program's file.
 pub(super) fn find_program(program: &Path) -> Option<PathBuf> {
     if program.components().count() > 1 {
         return program.is_file().then(|| program.to_owned());
@@ -68,7 +68,7 @@ pub(super) fn find_program(program: &Path) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Has postmap(1) print an indexed map; blocks.
+/// Dumps an indexed map with postmap(1). Blocks.
 pub(super) fn dump(
     postmap: &Path,
     config_directory: Option<&Path>,
@@ -106,7 +106,7 @@ pub(super) fn dump(
         ));
     }
     let lines = output.split(|byte| *byte == b'\n');
-    // What is not UTF-8 is no address that SMTP could carry.
+    // SMTP cannot carry addresses that are not UTF-8.
     let lines = lines.filter_map(|line| std::str::from_utf8(line).ok());
     let entries = lines.filter_map(|line| line.split_once('\t'));
     Ok(Table::new(
@@ -124,7 +124,7 @@ fn read_to_end(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> 
     })
 }
 
-/// Waits for the end of a process and tells whether it succeeded.
+/// Waits for the end of a process, and returns whether it succeeded.
 fn wait(child: &mut Child) -> Result<bool, String> {
     let begun = Instant::now();
     loop {
@@ -134,7 +134,7 @@ fn wait(child: &mut Child) -> Result<bool, String> {
             Ok(None) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("not finished after {DUMP_TIMEOUT:?}"));
+                return Err(format!("not finished after {} s", DUMP_TIMEOUT.as_secs()));
             }
             Err(cause) => return Err(cause.to_string()),
         }

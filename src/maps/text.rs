@@ -9,8 +9,7 @@ use super::tokens::{Token, fold, internal, scan};
 /// out, as Postfix leaves them out.
 pub(super) fn logical_lines(text: &[u8]) -> Vec<String> {
     let mut lines: Vec<Vec<u8>> = Vec::new();
-    // Whether the next line may go on the last one: a line that begins with a space goes on what
-    // stands before it.
+    // A line that begins with a space continues the line before it.
     for line in text.split(|byte| *byte == b'\n') {
         let starts_with_space = line.first().is_some_and(u8::is_ascii_whitespace);
         let content = line.trim_ascii_start();
@@ -29,7 +28,7 @@ pub(super) fn logical_lines(text: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// Reads the lines `key value` of postmap(1). Of two entries for a key the first counts.
+/// Parses lines `key value` of postmap(1). The first of two entries for a key counts.
 pub(super) fn map_entries(text: &[u8]) -> HashMap<String, String> {
     let mut entries = HashMap::new();
     for line in logical_lines(text) {
@@ -62,7 +61,7 @@ fn split_key(line: &str) -> Option<(&str, &str)> {
     None
 }
 
-/// Reads the lines `name: value` of aliases(5). Of two entries for a name the first counts.
+/// Parses lines `name: value` of aliases(5). The first of two entries for a name counts.
 pub(super) fn alias_entries(text: &[u8]) -> HashMap<String, String> {
     let mut entries = HashMap::new();
     for line in logical_lines(text) {
@@ -75,7 +74,7 @@ pub(super) fn alias_entries(text: &[u8]) -> HashMap<String, String> {
 }
 
 fn split_alias(line: &str) -> Option<(String, &str)> {
-    // The colon that ends the name stands outside quotes, backslashes and comments.
+    // The colon that ends the name is outside quotes, backslashes and comments.
     let (mut in_quotes, mut depth) = (false, 0_u32);
     let mut rest = line.char_indices();
     let colon = loop {
@@ -98,8 +97,7 @@ fn split_alias(line: &str) -> Option<(String, &str)> {
     is_alias.then_some((name_text, value))
 }
 
-/// Reads lines `name = value`, as main.cf and the files of LDAP maps have them. Of two the last
-/// counts.
+/// Parses lines `name = value`, as in main.cf and the files of LDAP maps. The last of two counts.
 pub(super) fn parameters(text: &[u8]) -> HashMap<String, String> {
     let lines = logical_lines(text).into_iter();
     lines

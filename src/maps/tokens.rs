@@ -1,8 +1,8 @@
-//! The values of address maps as Postfix reads them: tokens of RFC 822, grouped into addresses.
+//! Parsing of map values as by Postfix: tokens of RFC 822, grouped into addresses.
 //!
-//! Promises: a value is read from its end to its beginning, as Postfix does, so that forgotten
-//! commas, phrases and groups give the same addresses there and here. An address is kept in
-//! internal form: without quotes, the last `@` before the domain.
+//! Promises: a value is parsed from its end to its beginning, as by Postfix, so that missing
+//! commas, phrases and groups give the same addresses. An address is kept in internal form: without
+//! quotes, the last `@` before the domain.
 
 use std::borrow::Cow;
 
@@ -13,9 +13,9 @@ pub(super) enum Token {
     Word(String),
     /// The text between the brackets of an address literal.
     Literal(String),
-    /// A character with a meaning.
+    /// A special character.
     Operator(char),
-    /// A comment in parentheses; its text is of no use.
+    /// A comment in parentheses, without its text.
     Comment,
 }
 
@@ -31,7 +31,7 @@ fn is_space(c: char) -> bool {
 pub(super) fn scan(text: &str) -> Vec<Token> {
     let mut tokens = Vec::new();
     let mut rest = text.chars().peekable();
-    // Collects up to a character for which `ends` holds, which is not taken.
+    // Collects up to a character for which `ends` holds.
     let collect = |rest: &mut std::iter::Peekable<std::str::Chars<'_>>,
                    ends: &dyn Fn(char) -> bool| {
         let mut word = String::new();
@@ -103,7 +103,7 @@ pub(super) fn scan(text: &str) -> Vec<Token> {
 pub(super) fn addresses(text: &str) -> Vec<Vec<Token>> {
     let tokens = scan(text);
     let mut found: Vec<Vec<Token>> = Vec::new();
-    // Of the address that is being read, the last token first.
+    // The current address, the last token first.
     let mut current: Vec<Token> = Vec::new();
     let mut word_may_come = true;
     let mut in_group = false;
@@ -186,9 +186,9 @@ pub(super) fn internal(tokens: &[Token]) -> String {
     text
 }
 
-/// Returns the internal form of an address after what trivial-rewrite(8) does to it: a source route
-/// is removed, `site!user` and `user%site` become `user@site`, a name without a domain gets the
-/// MTA's own.
+/// Rewrites an address like trivial-rewrite(8) and returns its internal form: a source route is
+/// removed, `site!user` and `user%site` become `user@site`, a name without a domain gets the MTA's
+/// own.
 pub(super) fn rewrite(mut tokens: Vec<Token>, origin: &str) -> String {
     const AT: Token = Token::Operator('@');
     if matches!(tokens.as_slice(), [AT]) {
@@ -242,8 +242,8 @@ pub(super) fn is_dot_string(local: &str) -> bool {
         && local.chars().all(is_plain)
 }
 
-/// Returns an address as maps have it: its local part quoted where it must be. Without `at`, the
-/// place of the `@`, all of the text is the local part.
+/// Returns the external form of an address, as in maps: its local part quoted if necessary. `at` is
+/// the position of the `@`; without it, the whole text is the local part.
 pub(super) fn external(text: &str, at: Option<usize>) -> Cow<'_, str> {
     let (local, domain) = text.split_at(at.unwrap_or(text.len()));
     if is_dot_string(local) {
@@ -262,8 +262,7 @@ pub(super) fn external(text: &str, at: Option<usize>) -> Cow<'_, str> {
     Cow::Owned(quoted)
 }
 
-/// Returns a text for comparison without case, as Postfix has it with SMTPUTF8: case folding, which
-/// makes `ss` of `ß`.
+/// Folds case like Postfix with SMTPUTF8, which turns `ß` into `ss`.
 pub(super) fn fold(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {
         return match text.bytes().any(|byte| byte.is_ascii_uppercase()) {

@@ -1,7 +1,7 @@
-//! A file whose content is kept in memory and read again when it changes.
+//! A file whose content is kept in memory and reloaded when it changes.
 //!
-//! Promises: a change counts within a second, and is read only when the file has looked the same
-//! twice. Content that can no longer be read stays in use for [`GRACE`], since a program that
+//! Promises: a change takes effect within a second, and is read only when two checks saw the same
+//! version. Content that can no longer be read stays in use for [`GRACE`], since a program that
 //! rebuilds a map locks or replaces it for a moment; then the content is an error, never an empty
 //! map.
 
@@ -16,24 +16,24 @@ use arc_swap::ArcSwap;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-/// The interval between two looks at a file.
+/// Interval between checks of a file.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
-/// How long content stays in use that cannot be read again.
+/// Time that content stays in use if it cannot be reloaded.
 const GRACE: Duration = Duration::from_secs(2);
-/// The interval between two attempts to read a file that cannot be read and does not change.
+/// Interval between attempts to read an unreadable file that does not change.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// Content that nothing has looked at for so long is not trusted: a network file system hangs.
+/// Time without a check (a hanging network file system) after which content is not trusted.
 const MAX_CHECK_AGE: Duration = Duration::from_secs(30);
-/// A file that was written in this time before the start may be half of a file.
+/// A file written this shortly before the start may be incomplete.
 const YOUNG_AGE: Duration = Duration::from_millis(500);
-/// The pause between the two looks at a young file at the start.
+/// Pause between the two checks of a young file at the start.
 const SETTLE_TIME: Duration = Duration::from_millis(50);
-/// The largest text file that is read.
+/// Maximum size of a text file.
 const MAX_SIZE: u64 = 512 << 20;
 
 type Loader<T> = Box<dyn Fn() -> Result<T, String> + Send + Sync>;
 
-/// Content made of a file.
+/// Content loaded from a file.
 pub(super) struct WatchedFile<T> {
     /// The name in messages.
     name: String,
@@ -44,19 +44,19 @@ pub(super) struct WatchedFile<T> {
 
 struct State<T> {
     content: Option<Arc<Content<T>>>,
-    /// Why the content cannot be used.
+    /// The problem, if the content cannot be used.
     problem: Option<String>,
     checked_at: Instant,
 }
 
-/// What was read, and of which version of the file.
+/// The loaded content, and the version of the file.
 pub(super) struct Content<T> {
     pub(super) value: T,
     pub(super) read: SystemTime,
     version: FileVersion,
 }
 
-/// A version of a file. The change time tells of changed permissions as well.
+/// A version of a file. The change time also shows changed permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileVersion {
     device: u64,
@@ -67,7 +67,7 @@ struct FileVersion {
 }
 
 impl FileVersion {
-    /// Opens the file as well: one that may not be opened any more cannot be read.
+    /// Reads the version. Opens the file as well, to notice revoked permissions.
     fn of(path: &Path) -> Result<FileVersion, String> {
         let file = File::open(path).and_then(|file| file.metadata());
         let file = file.map_err(|cause| cannot_read(path, &cause))?;
@@ -92,20 +92,20 @@ impl FileVersion {
     }
 }
 
-/// What the looks at a file remember.
+/// State kept between checks.
 #[derive(Default)]
 struct WatchState {
     /// The version that must be seen once more.
     settling: Option<FileVersion>,
     /// The version that could not be read, and when.
     failed: Option<(FileVersion, Instant)>,
-    /// Since when the content in memory is not that of the file.
+    /// Time since when the content in memory is not that of the file.
     stale_since: Option<Instant>,
 }
 
 impl<T: Send + Sync + 'static> WatchedFile<T> {
-    /// Reads the file for the first time; blocks. A file that cannot be read makes every use an
-    /// error until it can.
+    /// Reads the file for the first time. Blocks. While the file cannot be read, every use is an
+    /// error.
     pub(super) fn open(
         name: String,
         path: PathBuf,
@@ -147,7 +147,8 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
                 watched.check(&mut watch);
                 watch
             });
-            // A panic in a look leaves the last content, until it is too old to be trusted.
+            // A panic during a check leaves the last content in use until it is too old to be
+            // trusted.
             watch = check.await.unwrap_or_default();
         }
     }
@@ -205,7 +206,7 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
         }
     }
 
-    /// Notes that the content is not that of the file.
+    /// Records that the content is not that of the file.
     fn fail(&self, watch: &mut WatchState, reason: String) {
         let since = *watch.stale_since.get_or_insert_with(Instant::now);
         let known = self.current.load().content.clone();
@@ -216,10 +217,10 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
     fn publish(&self, content: Option<Arc<Content<T>>>, problem: Option<String>) {
         let before = self.current.load();
         if let Some(reason) = problem.as_ref().filter(|_| before.problem != problem) {
-            tracing::error!(map = %self.name, "address map cannot be read: {reason}");
+            tracing::error!(map = %self.name, "cannot read address map: {reason}");
         }
         if before.problem.is_some() && problem.is_none() && before.content.is_some() {
-            tracing::info!(map = %self.name, "address map can be read again");
+            tracing::info!(map = %self.name, "address map readable again");
         }
         self.current.store(Arc::new(State {
             content,
@@ -239,7 +240,7 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
         state.content.as_ref().map(|content| content.read)
     }
 
-    /// Asks the content something, without keeping hold of it.
+    /// Calls a function with the content.
     pub(super) fn with<R>(&self, ask: impl FnOnce(&Arc<Content<T>>) -> R) -> Result<R, String> {
         let state = self.current.load();
         if let Some(reason) = &state.problem {
@@ -247,8 +248,9 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
         }
         if state.checked_at.elapsed() > MAX_CHECK_AGE {
             return Err(format!(
-                "{} could not be checked for changes for {MAX_CHECK_AGE:?}",
-                self.path.display()
+                "{} was not checked for changes for {} s",
+                self.path.display(),
+                MAX_CHECK_AGE.as_secs()
             ));
         }
         match &state.content {

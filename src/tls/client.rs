@@ -57,8 +57,8 @@ pub enum TlsError {
     Setup(#[from] rustls::Error),
 }
 
-/// Returns a configuration that trusts the authorities in `ca_file` alone, or those of the system if
-/// `None`. Blocks.
+/// Returns a configuration that trusts the authorities in `ca_file` alone; `None`: those of the
+/// system. Blocks.
 pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = match ca_file {
         Some(path) => roots_from_file(path)?,

@@ -34,8 +34,8 @@ impl ExpiryMonitor {
     }
 
     /// Records until when a server's certificate is valid: sets the gauge
-    /// `copyist_certificate_expires_seconds` (in seconds since 1970), and warns once a day if that is
-    /// soon. Returns whether it warned.
+    /// `copyist_certificate_expires_seconds` (in seconds since 1970), and warns once a day if that
+    /// is soon. Returns whether it warned.
     pub fn record(&self, server: &str, until: SystemTime) -> bool {
         let seconds = until.duration_since(UNIX_EPOCH).unwrap_or_default();
         gauge!("copyist_certificate_expires_seconds", "peer" => self.peer, "server" => server.to_owned())

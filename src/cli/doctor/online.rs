@@ -264,9 +264,9 @@ fn check_of_server(probe: &ServerProbe, settings: &Settings) -> Vec<Finding> {
     found
 }
 
-/// Whether a remark is about an attribute that nobody has.
+/// Whether a remark is about an attribute that no object has.
 fn is_about(remark: &str, attribute: &str) -> bool {
-    let about = remark.strip_prefix("nobody has ");
+    let about = remark.strip_prefix("no object has ");
     let rest = about.and_then(|rest| rest.strip_prefix(attribute));
     rest.is_some_and(|rest| rest.starts_with([':', ' ']))
 }

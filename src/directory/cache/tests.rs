@@ -1,4 +1,4 @@
-//! What may be served from memory, shown on a source that obeys.
+//! Tests of the cache, on a fake source.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -431,7 +431,7 @@ async fn a_question_put_before_a_change_is_no_answer_to_one_put_after_it() {
     assert_eq!(asked(&people), 2, "it was asked again");
 }
 
-/// What this process holds in memory, in KiB.
+/// Returns the resident memory of this process, in KiB.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -1,8 +1,8 @@
-//! Puts questions that wait at the same time into one search.
+//! Combines concurrent lookups into one search.
 //!
-//! Promises: a question alone goes out at once; each has its answer or its outage by its deadline.
-//! At most so many searches run as the batcher was started with; behind them at most [`QUEUE_SIZE`]
-//! questions queue, and who comes after waits within its own deadline.
+//! Promises: a single lookup is sent at once; each has its answer or its outage by its deadline.
+//! The number of concurrent searches is limited; behind them at most [`QUEUE_SIZE`] lookups are
+//! queued, and later ones wait within their own deadline.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,20 +20,20 @@ use crate::directory::entry::Outage;
 use crate::directory::source::Objects;
 use crate::mail::Address;
 
-/// Addresses in one search.
+/// Maximum number of keys in one search.
 const MAX_KEYS: usize = 100;
-/// Their bytes in one search: OpenLDAP takes no request over 256 kB from strangers, and each
-/// address stands in the filter once per attribute.
+/// Maximum bytes of keys in one search: OpenLDAP rejects anonymous requests over 256 kB, and the
+/// filter contains each key once per attribute.
 const MAX_BYTES: usize = 8 * 1024;
-/// Questions in the queue.
+/// Maximum number of queued lookups.
 const QUEUE_SIZE: usize = 1024;
 
-/// What one question gets.
+/// The result of one lookup.
 pub(super) type LookupResult = Result<Option<Objects>, Outage>;
 
-/// What is looked up by.
+/// A key of lookups.
 pub(super) trait LookupKey: fmt::Debug + Clone + Eq + Hash + Send + Sync + 'static {
-    /// Its bytes in a filter.
+    /// Returns its size in a filter, in bytes.
     fn bytes(&self) -> usize;
 }
 
@@ -53,9 +53,9 @@ impl LookupKey for LoginName {
     }
 }
 
-/// Something that looks up several addresses or names at once.
+/// A lookup of several keys by one search.
 pub(super) trait BatchLookup<K>: Send + Sync + 'static {
-    /// An answer for each of them, by the deadline.
+    /// Returns an answer for each key, by the deadline.
     fn look_up(
         &self,
         asked: Vec<K>,
@@ -63,7 +63,7 @@ pub(super) trait BatchLookup<K>: Send + Sync + 'static {
     ) -> impl Future<Output = HashMap<K, LookupResult>> + Send;
 }
 
-/// The entrance of the queue.
+/// A handle to the queue of lookups.
 #[derive(Debug, Clone)]
 pub(super) struct Batcher<K> {
     queue: mpsc::Sender<Request<K>>,
@@ -77,7 +77,8 @@ struct Request<K> {
 }
 
 impl<K: LookupKey> Batcher<K> {
-    /// Starts the task that fills searches, so many at once; it ends when `stop` is cancelled.
+    /// Starts the task that combines lookups into at most `in_flight` concurrent searches. It ends
+    /// when `stop` is cancelled.
     pub(super) fn start<L: BatchLookup<K>>(
         look_up: Arc<L>,
         in_flight: usize,
@@ -93,7 +94,7 @@ impl<K: LookupKey> Batcher<K> {
         Batcher { queue }
     }
 
-    /// The objects that have this address or name.
+    /// Returns the objects with this address or name.
     pub(super) async fn find(&self, key: K, max_wait: Duration) -> LookupResult {
         let deadline = Instant::now() + max_wait;
         let (answer, receiver) = oneshot::channel();
@@ -108,15 +109,15 @@ impl<K: LookupKey> Batcher<K> {
         };
         match timeout_at(deadline + SLACK, exchange).await {
             Ok(Some(answer)) => answer,
-            Ok(None) => Err(Outage::new("the directory was closed")),
+            Ok(None) => Err(Outage::new("directory closed")),
             Err(_) => Err(Outage::new(format!(
-                "no search was done within {max_wait:?}"
+                "no search was possible within {max_wait:?}"
             ))),
         }
     }
 }
 
-/// What a search may be late: its own sentence about the deadline is the better one.
+/// Grace period for a search, whose own timeout message is the better one.
 const SLACK: Duration = Duration::from_millis(100);
 
 async fn run_batches<K: LookupKey, L: BatchLookup<K>>(
@@ -127,19 +128,18 @@ async fn run_batches<K: LookupKey, L: BatchLookup<K>>(
 ) {
     let in_flight = Arc::new(Semaphore::new(in_flight));
     loop {
-        // First the permit, then the questions: while all searches are under way, the next one
-        // grows.
+        // First the permit, then the lookups: while all searches are in flight, the next one grows.
         let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else {
             return;
         };
         let Some(first) = waiting.recv().await else {
             return;
         };
-        // The other recipients of the same message are about to ask.
+        // The other recipients of the same message are about to be looked up.
         tokio::task::yield_now().await;
         let batch = Batch::new(first, &mut waiting);
         let look_up = Arc::clone(&look_up);
-        // Ends by its deadline; nobody waits for it but those in the batch.
+        // Ends by its deadline.
         searches.spawn(async move {
             let _permit = permit;
             batch.search(&*look_up).await;
@@ -147,7 +147,7 @@ async fn run_batches<K: LookupKey, L: BatchLookup<K>>(
     }
 }
 
-/// The questions of one search.
+/// The lookups combined in one search.
 struct Batch<K> {
     waiters: HashMap<K, Vec<oneshot::Sender<LookupResult>>>,
     deadline: Instant,
@@ -176,7 +176,7 @@ impl<K: LookupKey> Batch<K> {
     }
 
     async fn search<L: BatchLookup<K>>(mut self, look_up: &L) {
-        // Whoever asked may have gone away meanwhile.
+        // Callers may have given up in the meantime.
         self.waiters
             .retain(|_, waiters| waiters.iter().any(|waiter| !waiter.is_closed()));
         if self.waiters.is_empty() {
@@ -185,11 +185,11 @@ impl<K: LookupKey> Batch<K> {
         let asked = self.waiters.keys().cloned().collect();
         let mut answers = look_up.look_up(asked, self.deadline).await;
         for (key, waiters) in self.waiters {
-            let answer = answers
-                .remove(&key)
-                .unwrap_or_else(|| Err(Outage::new("the search left this one out")));
+            let answer = answers.remove(&key).unwrap_or_else(|| {
+                Err(Outage::new("the search returned no result for this lookup"))
+            });
             for waiter in waiters {
-                // An asker that is gone needs no answer.
+                // A caller that is gone needs no answer.
                 let _ = waiter.send(answer.clone());
             }
         }
@@ -202,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers "absent", once it is let; remembers the sizes of the searches.
+    /// Answers "absent" with a permit; records the sizes of the searches.
     struct SlowServer {
         sizes: Mutex<Vec<usize>>,
         permits: Semaphore,

@@ -1,7 +1,7 @@
-//! One connection to one LDAP server.
+//! A connection to an LDAP server.
 //!
-//! Promises: every step has a deadline; an answer that cannot be read takes down this connection
-//! and nothing else. Never reconnects; see [`super::servers`].
+//! Promises: every step has a deadline; an invalid answer closes this connection and affects
+//! nothing else. Never reconnects; see [`super::servers`].
 
 mod entry_reader;
 mod long_searches;
@@ -37,61 +37,61 @@ use crate::directory::settings::{ANSWERS_PER_LOOKUP, Bind};
 use crate::net::{self, Server};
 use crate::tls::{ExpiryMonitor, explain_certificate_error, not_after};
 
-/// Operations at once on one connection. OpenLDAP closes it at 1,000 pending (100 if anonymous).
+/// Maximum number of concurrent operations. OpenLDAP closes a connection with 1,000 pending (100 if
+/// anonymous).
 const IN_FLIGHT: usize = 64;
-/// Proofs at once: by one after another, a slow server would keep those waiting who came just after
-/// one began.
+/// Maximum number of concurrent verifications: one at a time, a slow server would delay callers
+/// that came just after one began.
 const MAX_VERIFICATIONS: usize = 4;
-/// How long saying goodbye may take.
+/// Time limit for closing the connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How a server is entered, the same for all.
+/// Connection settings, the same for all servers.
 #[derive(Debug, Clone)]
 pub(super) struct ConnectionSettings {
     pub(super) tls: Option<Arc<ClientConfig>>,
-    /// What is known of the servers' certificates.
+    /// The expiry of the servers' certificates.
     pub(super) expiry: Arc<ExpiryMonitor>,
     pub(super) starttls: bool,
     pub(super) bind: Option<Bind>,
     pub(super) gssapi: bool,
     pub(super) base: String,
-    /// The longest that the server may take for one answer.
+    /// Time limit for one answer of the server.
     pub(super) timeout: Duration,
-    /// Somebody who is always there.
+    /// An object that always exists.
     pub(super) canary: Option<Canary>,
-    /// The filter for an address that nobody has.
+    /// A filter that matches no object, to measure lookups.
     pub(super) absent_filter: String,
-    /// What the servers showed.
+    /// The attributes that the servers have shown.
     pub(super) presence: Arc<Presence>,
 }
 
 impl ConnectionSettings {
-    /// The longest that a question may take which begins now: it may need several answers, one
-    /// after the other.
+    /// Returns the time limit for a lookup, which may need several answers in sequence.
     pub(super) fn max_wait(&self) -> Duration {
         self.timeout * ANSWERS_PER_LOOKUP
     }
 
-    /// When a question ends at the latest that begins now.
+    /// Returns the deadline of a lookup that begins now.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.max_wait()
     }
 }
 
-/// Somebody who is always there. If he is not, nobody's absence is to be believed: an account whose
-/// rights were taken away is not refused, it finds nobody.
+/// An object that always exists. If it is not found, no negative answer is believed: an account
+/// whose rights were revoked gets no error, it finds nothing.
 #[derive(Debug, Clone)]
 pub(super) struct Canary {
-    /// His address.
+    /// Its address.
     pub(super) address: String,
-    /// The filter that finds him.
+    /// The filter that finds it.
     pub(super) filter: String,
 }
 
-/// What a server says that it can do beyond RFC 4511, in its root entry.
+/// Features of a server beyond RFC 4511, from its root DSE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct ServerFeatures {
-    /// It is Active Directory: of long lists it may be asked for a part.
+    /// Whether it is Active Directory, which returns long lists in ranges.
     pub(super) ranges: bool,
     /// Content synchronization (RFC 4533).
     pub(super) sync: bool,
@@ -114,111 +114,110 @@ impl ServerFeatures {
     }
 }
 
-/// Members of a group in one answer, where the server can be asked for a part: as many as Active
-/// Directory sends at most. The LDAP library has no limit of its own for the size of an answer.
+/// Members of a group in one answer, if the server supports ranges: the maximum of Active
+/// Directory. The LDAP library does not limit the size of an answer.
 const RANGE_SIZE: usize = 1500;
 
-/// Names the entry that holds the names of attributes.
+/// The attribute with the DN of the schema.
 const SUBSCHEMA: &str = "subschemaSubentry";
 
-/// What is asked.
+/// A search request.
 #[derive(Debug, Clone)]
 pub(super) struct SearchRequest {
     pub(super) base: String,
     pub(super) scope: Scope,
     pub(super) filter: String,
     pub(super) attributes: Vec<String>,
-    /// The most entries that are read.
+    /// Maximum number of entries.
     pub(super) limit: usize,
-    /// Whether reaching the limit is an answer, as when only existence is asked.
+    /// Whether a truncated result is an answer, as when only existence matters.
     pub(super) allows_truncation: bool,
-    /// Whether a base that is not there is an answer, as where an administrator's value names it.
+    /// Whether a missing base is an answer, as for a base from a directory value.
     pub(super) allows_missing_base: bool,
 }
 
-/// Why a server could not be entered.
+/// Error of connecting to a server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ConnectError {
-    /// The account was refused (LDAP result 49): trying again soon could lock it.
+    /// Invalid credentials (LDAP result 49): an early retry could lock the account.
     #[error("{0}")]
     Credentials(String),
-    /// The server shows no value of an attribute that somebody had: asking whether anybody has it
-    /// is costly.
+    /// The server shows no value of an attribute that had some; checking that is expensive.
     #[error("{0}")]
     AttributeMissing(String),
-    /// Anything else.
+    /// Any other error.
     #[error("{0}")]
     Other(String),
 }
 
-/// How a connection came to its end.
+/// The end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ConnectionEnd {
-    /// It was closed, as servers do with idle connections.
+    /// Closed by the server, as with idle connections.
     Closed,
-    /// The server misbehaved: it should be left alone for a while.
+    /// The server misbehaved, and should be avoided for a while.
     Failed(String),
-    /// The server shows no value of an attribute that somebody had.
+    /// The server shows no value of an attribute that had some.
     AttributeMissing(String),
 }
 
-/// An open, bound connection.
+/// An open and bound connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     url: String,
     ldap: Ldap,
     access: Arc<ConnectionSettings>,
-    /// When the server's certificate does.
+    /// Expiry of the server's certificate.
     certificate_expiry: Option<SystemTime>,
     in_flight: Arc<Semaphore>,
-    /// OpenLDAP reads one list in pages at a time on a connection.
+    /// OpenLDAP supports one paged search at a time on a connection.
     list_lock: Mutex<()>,
     closed: CancellationToken,
     failure: OnceLock<String>,
-    /// Whether it was given up because an attribute is missing.
+    /// Whether the connection failed because an attribute is missing.
     is_attribute_missing: AtomicBool,
     features: OnceLock<ServerFeatures>,
-    /// The names of attributes; the standard ones where the server hides its schema.
+    /// The server's schema; unset if it is hidden.
     schema: OnceLock<Schema>,
-    /// Watched attributes that the settings name by identifiers, and what the server calls them:
-    /// Samba finds nothing by identifiers.
+    /// Tracked attributes that the settings name by OID, and the server's names for them: Samba
+    /// finds nothing by OID.
     names_by_oid: OnceLock<Vec<(String, String)>>,
-    /// What the server calls itself; by default its URL.
+    /// The server's own name; by default its URL.
     server: OnceLock<String>,
-    /// When the last proof began that we can see what is there.
+    /// Start of the last successful verification.
     verified_at: std::sync::Mutex<Option<Instant>>,
     verification_slots: Semaphore,
-    /// When it was looked last for attributes that nobody was found to have.
+    /// Time of the last search for attributes without values.
     unseen_checked: std::sync::Mutex<Option<Instant>>,
     driver: AbortOnDropHandle<()>,
     opened: Instant,
-    /// When the server was last heard, in milliseconds since `opened`.
+    /// Time of the server's last message, in milliseconds since `opened`.
     last_heard: AtomicU64,
     latency: Latency,
-    /// Whether a question was answered: an open connection alone proves little.
+    /// Whether a lookup was answered; an open connection alone proves little.
     answered: AtomicBool,
 }
 
 impl Connection {
-    /// Connects, switches to TLS, binds and sees that the base can be searched. Each step has this
-    /// time of its own: a slow server is one all the same.
+    /// Connects, switches to TLS, binds, and checks that the base can be searched. `max_wait`
+    /// applies to each step, so that a slow server is usable.
     pub(super) async fn connect(
         url: &ServerUrl,
         access: &Arc<ConnectionSettings>,
         max_wait: Duration,
     ) -> Result<Arc<Connection>, ConnectError> {
-        // A task of its own: the library panics on answers that it cannot make sense of.
+        // A task of its own, since the library panics on invalid answers.
         let begin = |tcp| async move {
             let opening = Connection::open(url.clone(), Arc::clone(access), tcp, max_wait);
             let opening = AbortOnDropHandle::new(tokio::spawn(opening));
             opening.await.unwrap_or_else(|_| {
                 Err(ConnectError::Other(format!(
-                    "{url} answered with something that is not LDAP"
+                    "{url} sent an invalid LDAP answer"
                 )))
             })
         };
         let opened = match Server::from_ldap_url(url.as_str()) {
-            // Each refused bind counts towards locking the account.
+            // Each failed bind counts towards locking the account.
             Some(server) => {
                 let is_final = |error: &ConnectError| matches!(error, ConnectError::Credentials(_));
                 let reached = server.open_session(max_wait, is_final, |tcp| begin(Some(tcp)));
@@ -233,7 +232,7 @@ impl Connection {
         let soon = || Instant::now() + max_wait;
         let base = connection.access.base.as_str();
         let entered = async {
-            // What does not follow from another answer is asked at once.
+            // Independent queries run concurrently.
             let ((), of_root, of_base) = tokio::try_join!(
                 connection.check_base(soon()),
                 connection.read_features(soon()),
@@ -255,8 +254,8 @@ impl Connection {
         }
     }
 
-    /// Reads the root entry, and gives where the schema is. A server that hides it is taken for one
-    /// that can nothing more than LDAP.
+    /// Reads the root DSE, and returns the DN of the schema. A server that hides the root DSE is
+    /// assumed to have no further features.
     async fn read_features(
         self: &Arc<Self>,
         deadline: Instant,
@@ -277,14 +276,14 @@ impl Connection {
         Ok(root.values(SUBSCHEMA).first().map(str::to_owned))
     }
 
-    /// Reads the names of attributes (RFC 4512 section 4.2). Those of a server that hides them, or
-    /// takes too long for them, are the standard ones.
+    /// Reads the schema (RFC 4512 section 4.2). The standard names are used if it is hidden or
+    /// takes too long.
     async fn read_schema(
         self: &Arc<Self>,
         subschema: &str,
         deadline: Instant,
     ) -> Result<(), SearchError> {
-        // It is long.
+        // The schema is long.
         let soon = deadline.min(Instant::now() + self.long_answer_timeout());
         let found = match self.read_entry(subschema, &["attributeTypes"], soon).await {
             Err(SearchError::TimedOut(_)) => None,
@@ -307,13 +306,13 @@ impl Connection {
         Ok(())
     }
 
-    /// The time for an answer that may be long: a server that says nothing for [`ConnectionSettings::timeout`]
-    /// is given up.
+    /// Returns the time limit for an answer that may be long, below
+    /// [`ConnectionSettings::timeout`], after which a silent server fails.
     fn long_answer_timeout(&self) -> Duration {
         self.access.timeout * 9 / 10
     }
 
-    /// An entry, where the server shows it.
+    /// Reads an entry; `None` if it is missing or hidden.
     async fn read_entry(
         self: &Arc<Self>,
         dn: &str,
@@ -336,7 +335,7 @@ impl Connection {
         }
     }
 
-    /// Whether the server's schema has an attribute; `None` where it hides its schema.
+    /// Whether the server's schema has an attribute; `None` if the schema is hidden.
     pub(super) fn has_attribute_type(&self, attribute: &str) -> Option<bool> {
         Some(self.schema.get()?.knows(attribute))
     }
@@ -346,23 +345,23 @@ impl Connection {
         self.schema.get().unwrap_or(&STANDARD)
     }
 
-    /// What the server calls itself.
+    /// Returns the server's own name.
     fn server_name(&self) -> &str {
         self.server.get().unwrap_or(&self.url)
     }
 
-    /// When the certificate that the server showed ends.
+    /// Returns the expiry of the server's certificate.
     pub(super) fn certificate_expiry(&self) -> Option<SystemTime> {
         self.certificate_expiry
     }
 
-    /// What the server can do beyond RFC 4511.
+    /// Returns the server's features beyond RFC 4511.
     pub(super) fn features(&self) -> ServerFeatures {
         self.features.get().copied().unwrap_or_default()
     }
 
-    /// Sees that the base can be searched. A base that is gone or hidden would look like a
-    /// directory without people.
+    /// Checks that the base can be searched. A missing or hidden base would look like an empty
+    /// directory.
     async fn check_base(self: &Arc<Self>, deadline: Instant) -> Result<(), SearchError> {
         let base = SearchRequest {
             base: self.access.base.clone(),
@@ -388,7 +387,7 @@ impl Connection {
     ) -> Result<Connection, ConnectError> {
         let late = |_| {
             ConnectError::Other(format!(
-                "{url} did not let us in, {max_wait:?} for each step"
+                "{url} did not complete a step of connecting within {max_wait:?}"
             ))
         };
         let failed =
@@ -408,7 +407,7 @@ impl Connection {
         let closed = CancellationToken::new();
         let guard = closed.clone().drop_guard();
         // Ends with the connection, at the latest when its handle is dropped; the guard reports
-        // that on every way out, a panic included.
+        // that in every case, including a panic.
         let driver = AbortOnDropHandle::new(tokio::spawn(async move {
             let _guard = guard;
             let _ = connection.drive().await;
@@ -417,7 +416,7 @@ impl Connection {
             let binding = ldap.simple_bind(&bind.dn, bind.password.reveal());
             let bound = timeout(max_wait, binding).await.map_err(late)?;
             let result = bound.map_err(|error| {
-                ConnectError::Other(format!("{url} broke off the bind: {error}"))
+                ConnectError::Other(format!("the bind to {url} was interrupted: {error}"))
             })?;
             let refusal = || describe_bind_error(url.as_str(), &bind.dn, &result);
             match result.rc {
@@ -430,7 +429,7 @@ impl Connection {
             let binding = gssapi_bind(&url, ldap);
             ldap = timeout(max_wait, binding).await.map_err(late)??;
         }
-        // Of one that cannot be seen nothing is told: TLS has judged it already.
+        // A certificate that cannot be read is ignored here: TLS has checked it already.
         let certificate = match access.tls {
             Some(_) => ldap.get_peer_certificate().await.ok().flatten(),
             None => None,
@@ -460,22 +459,22 @@ impl Connection {
         })
     }
 
-    /// The server's URL.
+    /// Returns the server's URL.
     pub(super) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Whether nothing more can be asked here.
+    /// Whether the connection is closed.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.is_cancelled()
     }
 
-    /// How long answers take here.
+    /// Returns the latency of answers.
     pub(super) fn latency(&self) -> &Latency {
         &self.latency
     }
 
-    /// Returns how long a lookup takes that finds nobody, which an index makes short.
+    /// Measures a lookup without a result, which is quick with an index.
     pub(super) async fn measure_lookup(self: &Arc<Self>) -> Result<Duration, SearchError> {
         let search = SearchRequest {
             base: self.access.base.clone(),
@@ -491,7 +490,7 @@ impl Connection {
         Ok(begun.elapsed())
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the connection.
     pub(super) async fn wait_for_end(&self) -> ConnectionEnd {
         self.closed.cancelled().await;
         match self.failure.get() {
@@ -503,39 +502,39 @@ impl Connection {
         }
     }
 
-    /// Whether a question was answered here.
+    /// Whether a lookup was answered.
     pub(super) fn has_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Notes that a question was answered.
+    /// Records that a lookup was answered.
     pub(super) fn mark_answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
     }
 
-    /// Gives the connection up because the server misbehaves.
+    /// Closes the connection because the server misbehaves.
     pub(super) fn fail(&self, reason: &str) {
         let _ = self.failure.set(reason.to_owned());
         self.closed.cancel();
         self.driver.abort();
     }
 
-    /// Says goodbye when all that is under way is answered.
+    /// Closes the connection after all operations in flight.
     pub(super) async fn drain_and_close(&self) {
         let all = u32::try_from(IN_FLIGHT).unwrap_or(u32::MAX);
         let _ = timeout(self.access.timeout, self.in_flight.acquire_many(all)).await;
         self.close().await;
     }
 
-    /// Says goodbye.
+    /// Closes the connection.
     pub(super) async fn close(&self) {
         let _ = timeout(CLOSE_TIMEOUT, self.ldap.clone().unbind()).await;
         self.closed.cancel();
         self.driver.abort();
     }
 
-    /// The entries found, all of them. The server is given [`ConnectionSettings::timeout`] for them, and never
-    /// more than until `deadline`.
+    /// Runs a search, and returns all entries. The time limit is [`ConnectionSettings::timeout`],
+    /// and never later than `deadline`.
     pub(super) async fn search(
         self: &Arc<Self>,
         search: SearchRequest,
@@ -544,7 +543,7 @@ impl Connection {
         let permit = Arc::clone(&self.in_flight).acquire_owned();
         let Ok(Ok(permit)) = timeout_at(deadline, permit).await else {
             return Err(SearchError::TimedOut(format!(
-                "{} is too busy: {IN_FLIGHT} searches were still under way when our time was up",
+                "{} is too busy: {IN_FLIGHT} searches were still in flight at the deadline",
                 self.url
             )));
         };
@@ -553,15 +552,15 @@ impl Connection {
         let deadline = deadline.min(begun + self.access.timeout);
         // Many entries take long on any server.
         let is_long = search.limit > MAX_ENTRIES;
-        // A task of its own, since unreadable entries make the library panic. It ends by the
-        // deadline, whether or not somebody still waits.
+        // A task of its own, since the library panics on invalid entries. It ends by the deadline,
+        // whether or not a caller still waits.
         let task = tokio::spawn(async move {
             let _permit = permit;
             connection.run_search(search, deadline).await
         });
         let found = task.await;
         let took = begun.elapsed();
-        // One that began with little time left says little about the server.
+        // A search with little time left says little about the server.
         let is_slow = matches!(found, Ok(Err(SearchError::TimedOut(_)))) && took >= SLOW;
         if !is_long && (is_slow || matches!(found, Ok(Ok(_)))) {
             self.latency.record(took);
@@ -575,7 +574,7 @@ impl Connection {
             }
             Ok(found) => found,
             Err(_) => {
-                let reason = format!("{} sent an answer that cannot be read", self.url);
+                let reason = format!("{} sent an invalid answer", self.url);
                 self.fail(&reason);
                 Err(SearchError::ConnectionLost(reason))
             }
@@ -614,7 +613,7 @@ impl Connection {
         )
         .await;
         let message = stream.ldap_handle().last_id();
-        // Frees the message id, which would otherwise stay taken for the life of the connection.
+        // Frees the message ID, which would otherwise stay in use for the life of the connection.
         let result = stream.finish().await;
         match read {
             Ok(Ok(ReadEntries::Complete(entries))) => {
@@ -622,8 +621,7 @@ impl Connection {
                 // noSuchObject, invalidDNSyntax, or a referral to a domain that is not ours.
                 let missing = search.allows_missing_base && matches!(result.rc, 10 | 32 | 34);
                 match check_search_result(&self.url, &search.base, &result) {
-                    // The base is somebody's value: what is wrong with it is not wrong with the
-                    // server.
+                    // The base is a directory value: an error with it is not the server's.
                     Some(SearchError::ServerFailed(reason))
                         if search.allows_missing_base && !missing =>
                     {
@@ -638,7 +636,7 @@ impl Connection {
                 match search.allows_truncation {
                     true => Ok(entries),
                     false => Err(SearchError::QueryFailed(format!(
-                        "{} found more than {} entries",
+                        "{} returned more than {} entries",
                         self.url, search.limit
                     ))),
                 }
@@ -651,8 +649,7 @@ impl Connection {
         }
     }
 
-    /// A filter with the server's names in the place of identifiers. No value holds a bracket that
-    /// is not escaped.
+    /// Replaces OIDs in a filter by the server's names. All brackets in values are escaped.
     fn with_server_names<'f>(&self, filter: &'f str) -> Cow<'f, str> {
         let mut named = Cow::Borrowed(filter);
         for (oid, name) in self.names_by_oid.get().into_iter().flatten() {
@@ -661,8 +658,7 @@ impl Connection {
         named
     }
 
-    /// Asks for long lists part by part where the server knows how; the parts tell that there is
-    /// more.
+    /// Requests long lists in ranges if the server supports them.
     fn with_ranges(&self, attributes: Vec<String>) -> Vec<String> {
         if !self.features().ranges {
             return attributes;
@@ -686,8 +682,8 @@ impl Connection {
         while let Some(item) = stream.next().await? {
             self.note_activity();
             if item.is_ref() {
-                // Active Directory ends every search from the root with some; following them would
-                // take our password to servers that nobody configured.
+                // Active Directory ends every search from the root with referrals; following them
+                // would send our password to servers that are not configured.
                 counter!("copyist_directory_referrals_total").increment(1);
                 continue;
             }
@@ -712,26 +708,26 @@ impl Connection {
     fn search_failed(&self, error: &LdapError) -> SearchError {
         match error {
             LdapError::FilterParsing => {
-                SearchError::QueryFailed(format!("{} was asked with a broken filter", self.url))
+                SearchError::QueryFailed(format!("invalid filter in a search to {}", self.url))
             }
-            // The library knows only that no more comes.
+            // The library only reports the end of the connection.
             _ => SearchError::ConnectionLost(match self.failure.get() {
                 Some(reason) => reason.clone(),
-                None => format!("{} broke off the search: {error}", self.url),
+                None => format!("the search on {} was interrupted: {error}", self.url),
             }),
         }
     }
 
-    /// Nothing at all from the server for [`ConnectionSettings::timeout`] means that it is gone; otherwise only
-    /// this search was slow.
+    /// Returns the error of a search that timed out. If the server sent nothing at all for
+    /// [`ConnectionSettings::timeout`], the connection fails; otherwise only this search was slow.
     fn search_timed_out(&self, begun: Instant) -> SearchError {
         let waited = begun.elapsed();
         let last_heard =
             self.opened + Duration::from_millis(self.last_heard.load(Ordering::Relaxed));
-        // The clock may be late and never early; whoever had less time learns nothing of the
+        // The timer may be late but never early; a search with less time learns nothing about the
         // server.
         if last_heard < begun && waited >= self.access.timeout * 19 / 20 {
-            let reason = format!("{} did not answer for {waited:.1?}", self.url);
+            let reason = format!("no answer from {} for {waited:.1?}", self.url);
             self.fail(&reason);
             return SearchError::ConnectionLost(reason);
         }
@@ -741,19 +737,18 @@ impl Connection {
         ))
     }
 
-    /// Tells the server that nobody waits any more. A hung server cannot be told anything.
+    /// Abandons an operation. A hung server does not notice.
     async fn abandon(&self, message: i32) {
         let _ = timeout(CLOSE_TIMEOUT, self.ldap.clone().abandon(message)).await;
     }
 }
 
-/// Binds by Kerberos, with what the environment of the process names: a ticket cache, or a client
-/// keytab.
+/// Binds by Kerberos, with the ticket cache or client keytab named in the environment.
 #[cfg(feature = "gssapi")]
 async fn gssapi_bind(url: &ServerUrl, mut ldap: Ldap) -> Result<Ldap, ConnectError> {
     let host = url.host().to_owned();
     let runtime = tokio::runtime::Handle::current();
-    // The Kerberos library asks its servers while everything else on the thread waits.
+    // The Kerberos library blocks the thread while it contacts its servers.
     let bound = tokio::task::spawn_blocking(move || {
         let result = runtime.block_on(ldap.sasl_gssapi_bind(&host));
         (ldap, result)
@@ -768,10 +763,10 @@ async fn gssapi_bind(url: &ServerUrl, mut ldap: Ldap) -> Result<Ldap, ConnectErr
             })
         }
         Ok((_, Err(error))) => Err(ConnectError::Other(format!(
-            "no Kerberos bind at {url}: {error}"
+            "cannot bind to {url} by Kerberos: {error}"
         ))),
         Err(_) => Err(ConnectError::Other(format!(
-            "{url} answered the Kerberos bind with something that cannot be read"
+            "{url} sent an invalid answer to the Kerberos bind"
         ))),
     }
 }
@@ -779,7 +774,7 @@ async fn gssapi_bind(url: &ServerUrl, mut ldap: Ldap) -> Result<Ldap, ConnectErr
 #[cfg(not(feature = "gssapi"))]
 async fn gssapi_bind(url: &ServerUrl, _: Ldap) -> Result<Ldap, ConnectError> {
     Err(ConnectError::Other(format!(
-        "no Kerberos bind at {url}: this program was built without the feature gssapi"
+        "cannot bind to {url} by Kerberos: this program was built without the feature gssapi"
     )))
 }
 

@@ -1,66 +1,68 @@
-//! What an unwelcome LDAP result means for the connection it came over.
+//! LDAP errors, and what they mean for the connection.
 
 use ldap3::LdapResult;
 
-/// Why a search has no answer. Each holds a sentence.
+/// Error of a search. Each variant contains a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SearchError {
-    /// The connection ended or fell silent: the question may be put again on another.
+    /// The connection is lost; the search may be repeated on another.
     #[error("{0}")]
     ConnectionLost(String),
-    /// The server cannot answer now, whatever is asked: another one should.
+    /// The server cannot answer any search now; another one should be used.
     #[error("{0}")]
     ServerFailed(String),
-    /// This question has no answer; others may.
+    /// This search failed; others may succeed.
     #[error("{0}")]
     QueryFailed(String),
-    /// The answer did not come in time, and the server is there: it says nothing about what was
-    /// asked.
+    /// The answer did not come in time although the server is alive; nothing is known about the
+    /// result.
     #[error("{0}")]
     TimedOut(String),
 }
 
-/// The fault in a search result, `None` where it was a success.
+/// Returns the error of a search result; `None` on success.
 pub(super) fn check_search_result(
     url: &str,
     base: &str,
     result: &LdapResult,
 ) -> Option<SearchError> {
-    let says = describe_result(result);
+    let description = describe_result(result);
     Some(match result.rc {
         0 => return None,
-        // Cut short: what came may be half of the truth, and half is a lost copy.
-        3 => SearchError::TimedOut(format!("{url} gave only a part of the answer: {says}")),
-        4 | 11 => SearchError::QueryFailed(format!("{url} gave only a part of the answer: {says}")),
+        // A partial result could mean a missing copy.
+        3 => SearchError::TimedOut(format!("{url} returned a partial result: {description}")),
+        4 | 11 => {
+            SearchError::QueryFailed(format!("{url} returned a partial result: {description}"))
+        }
         10 => SearchError::ServerFailed(format!(
-            "{url} refers to other servers for base {base:?}: {says}; ask the server that holds it (for Active Directory the Global Catalog, port 3269)"
+            "{url} refers base {base:?} to other servers: {description}; use the server with that base (for Active Directory the Global Catalog, port 3269)"
         )),
         32 => SearchError::ServerFailed(format!(
-            "{url} has no base {base:?}, or hides it from us: {says}"
+            "{url} has no base {base:?}, or hides it from the account: {description}"
         )),
         1 | 8 | 13 | 48..=53 | 80 => {
-            SearchError::ServerFailed(format!("{url} refused the search: {says}"))
+            SearchError::ServerFailed(format!("{url} rejected the search: {description}"))
         }
-        _ => SearchError::QueryFailed(format!("{url} could not do the search: {says}")),
+        _ => SearchError::QueryFailed(format!("the search on {url} failed: {description}")),
     })
 }
 
-/// Why a bind failed.
-pub(super) fn describe_bind_error(url: &str, who: &str, result: &LdapResult) -> String {
-    let says = describe_result(result);
+/// Describes why a bind failed.
+pub(super) fn describe_bind_error(url: &str, account: &str, result: &LdapResult) -> String {
+    let description = describe_result(result);
     match active_directory_reason(&result.text) {
         Some(reason) if result.rc == 49 => {
-            format!("{url} refused the bind as {who:?}: {reason} ({says})")
+            format!("{url} rejected the bind as {account:?}: {reason} ({description})")
         }
         // Servers do not tell a wrong password from an unknown name (RFC 4513 section 5.1.3).
         None if result.rc == 49 => format!(
-            "{url} refused the bind as {who:?}: wrong password, or no such account: {says}; check directory.bind_dn and the password"
+            "{url} rejected the bind as {account:?}: wrong password, or no such account: {description}; check directory.bind_dn and the password"
         ),
-        _ => format!("{url} refused the bind as {who:?}: {says}"),
+        _ => format!("{url} rejected the bind as {account:?}: {description}"),
     }
 }
 
-/// Name, number and diagnostic text of a result, on one line.
+/// Returns name, number and diagnostic text of a result, on one line.
 fn describe_result(result: &LdapResult) -> String {
     let name = match result.rc {
         1 => "operationsError",
@@ -85,7 +87,7 @@ fn describe_result(result: &LdapResult) -> String {
         80 => "other",
         _ => "LDAP result",
     };
-    // Active Directory ends its text with NUL; nobody's text may break our log lines.
+    // Active Directory ends its text with NUL; no text may break our log lines.
     let text: String = result
         .text
         .chars()
@@ -98,14 +100,14 @@ fn describe_result(result: &LdapResult) -> String {
     }
 }
 
-/// What Active Directory means by `data 52e` in the text of invalidCredentials.
+/// Explains Active Directory's `data 52e` in the text of invalidCredentials.
 fn active_directory_reason(text: &str) -> Option<&'static str> {
     let code = text.split_once("data ")?.1;
     let end = code.find(|c: char| !c.is_ascii_hexdigit());
     Some(match &code[..end.unwrap_or(code.len())] {
-        "525" => "there is no such account",
-        "52e" => "the password is wrong",
-        "530" => "the account may not log on at this time",
+        "525" => "no such account",
+        "52e" => "wrong password",
+        "530" => "logon not permitted at this time",
         "532" => "the password has expired",
         "533" => "the account is disabled",
         "701" => "the account has expired",

@@ -1,10 +1,10 @@
-//! What a server tells of changes: content synchronization (RFC 4533) of OpenLDAP, change
+//! Change feeds of LDAP servers: content synchronization (RFC 4533) of OpenLDAP, change
 //! notification and update sequence numbers of Active Directory ([MS-ADTS] sections 3.1.1.3.4.1.9
 //! and 3.1.1.1.9).
 //!
-//! Promises: whatever changed after [`Change::UpToDate`] is told, or the feed ends; what cannot be
-//! told one by one is told as [`Change::Everything`]. A server's feed goes over the connection that
-//! questions go over: a change is never told before that server answers with it.
+//! Promises: every change after [`Change::UpToDate`] is reported, or the feed ends; changes that
+//! cannot be reported one by one become [`Change::Everything`]. The feed uses the same connection
+//! as lookups: a change is never reported before that server answers with it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,42 +22,42 @@ use crate::directory::scan::Scan;
 use crate::directory::settings::WatchMode;
 use crate::directory::source::{Change, FeedCursor};
 
-/// Objects changed since the last look that are told one by one.
+/// Maximum number of changes since the last poll that are reported one by one.
 const MAX_CHANGES: usize = 5000;
 
-/// How often update sequence numbers are looked at where nothing else tells of changes.
+/// Poll interval of update sequence numbers without change notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// The same as a second line behind change notification.
+/// Poll interval of update sequence numbers in addition to change notification.
 const FALLBACK_POLL_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Why a feed ended.
+/// The reason for the end of a feed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FeedError {
-    /// This server tells of no changes, or not to us.
+    /// The server offers no feed, or not to this account.
     #[error("{0}")]
     Unsupported(String),
-    /// The place to go on from is not known to the server any more.
+    /// The server no longer knows the cursor.
     #[error("{0}")]
     CursorExpired(String),
-    /// The connection or the server.
+    /// The connection or the server failed.
     #[error("{0}")]
     Interrupted(String),
 }
 
-/// A feed on a connection.
+/// A change feed on a connection.
 pub(super) struct FeedSession<'a> {
     pub(super) connection: &'a Arc<Connection>,
     pub(super) base: &'a str,
     pub(super) timeout: Duration,
-    /// What to read of an object that changed.
+    /// The attributes to read of changed objects.
     pub(super) attributes: Vec<String>,
-    /// Learns of objects before whoever is told can ask for them.
+    /// Updated with changed objects before they are reported.
     pub(super) scan: &'a Scan,
     pub(super) changes: &'a mpsc::Sender<Change>,
 }
 
 impl FeedSession<'_> {
-    /// Tells changes until the feed ends, beginning where `from` says, or now.
+    /// Sends changes until the feed ends, starting at the cursor `from`, or now.
     pub(super) async fn run(&self, mode: WatchMode, from: Option<FeedCursor>) -> FeedError {
         let features = self.connection.features();
         let url = self.connection.url();
@@ -77,7 +77,7 @@ impl FeedSession<'_> {
             }
             WatchMode::Auto | WatchMode::Syncrepl | WatchMode::Notify | WatchMode::Usn => {
                 Err(FeedError::Unsupported(format!(
-                    "{url} does not offer what directory.watch = {mode} needs (OpenLDAP: load the overlay syncprov; Active Directory: notify or usn)"
+                    "{url} does not support directory.watch = {mode} (OpenLDAP: load the overlay syncprov; Active Directory: notify or usn)"
                 )))
             }
         };
@@ -94,7 +94,7 @@ impl FeedSession<'_> {
             Change::Removed(_) | Change::UpToDate | Change::FeedCursor(_) => {}
         }
         let items = self.changes.send(change).await;
-        items.map_err(|_| FeedError::Interrupted("nobody listens any more".into()))
+        items.map_err(|_| FeedError::Interrupted("receiver closed".into()))
     }
 
     // ----- OpenLDAP
@@ -105,7 +105,7 @@ impl FeedSession<'_> {
             _ => None,
         };
         let resumes = known.is_some();
-        // With the number of the last change as a cookie the server need not send all there is.
+        // With the CSN of the last change as a cookie, the server need not send the whole content.
         let cookie = match known {
             Some(cookie) => Some(cookie),
             None => self.read_context_csn().await?,
@@ -135,7 +135,7 @@ impl FeedSession<'_> {
                 FeedItem::Entry(entry, state) => {
                     let Some(state) = state else { continue };
                     let change = match state.state {
-                        // Of these the content is as it was; only that they are there is told.
+                        // The content of these is unchanged; only their presence is reported.
                         EntryState::Present => None,
                         EntryState::Add | EntryState::Modify if refresh.done || !is_full => {
                             Some(Change::Object(entry))
@@ -174,11 +174,12 @@ impl FeedSession<'_> {
                 cookie,
                 refresh_done,
             } => {
-                // What is there was told, and what is not told is gone: more than we keep count of.
+                // The server reports all present objects; the removed ones would have to be found
+                // by comparison.
                 refresh.everything = true;
                 (cookie, refresh_done)
             }
-            // Objects by numbers that we do not know.
+            // Objects by UUIDs that we do not know.
             SyncInfo::SyncIdSet { cookie, .. } => {
                 refresh.everything = true;
                 (cookie, false)
@@ -199,7 +200,7 @@ impl FeedSession<'_> {
     }
 
     async fn send_cursor(&self, cookie: Vec<u8>) -> Result<(), FeedError> {
-        // OpenLDAP's are text; any other is only not kept over a restart.
+        // OpenLDAP's cookies are text; any other is only not stored for a restart.
         let Ok(cookie) = String::from_utf8(cookie) else {
             return Ok(());
         };
@@ -208,8 +209,8 @@ impl FeedSession<'_> {
             .await
     }
 
-    /// The numbers of the last changes, written as OpenLDAP's consumers do; `None` where they are
-    /// hidden from us.
+    /// Returns a cookie with the CSNs of the last changes, in the form of OpenLDAP's consumers;
+    /// `None` if they are hidden.
     async fn read_context_csn(&self) -> Result<Option<String>, FeedError> {
         let root = self.read_entry("", &["namingContexts"]).await?;
         let base = self.base.to_lowercase();
@@ -239,7 +240,7 @@ impl FeedSession<'_> {
     ) -> Result<Infallible, FeedError> {
         let mut state = self.read_usn().await?;
         match from {
-            // Numbers that went back mean a controller that was restored from a backup.
+            // A lower number means that the domain controller was restored from a backup.
             Some(FeedCursor::Usn { server, number })
                 if server == state.server && number <= state.number =>
             {
@@ -266,7 +267,7 @@ impl FeedSession<'_> {
                     Some(FeedItem::SyncInfo(_)) => {}
                     Some(FeedItem::ConnectionEnd(SearchError::ConnectionLost(reason))) => return Err(FeedError::Interrupted(reason)),
                     Some(FeedItem::ConnectionEnd(error)) if every == POLL_INTERVAL => {
-                        tracing::info!("no change notifications, only polling: {error}");
+                        tracing::info!("no change notification, falling back to polling: {error}");
                         items = None;
                     }
                     Some(FeedItem::ConnectionEnd(error)) => return Err(FeedError::Unsupported(error.to_string())),
@@ -282,17 +283,17 @@ impl FeedSession<'_> {
             crit: true,
             val: None,
         };
-        // A whole subtree is only told of from the top of a domain.
+        // Only the top of a domain supports notification for the whole subtree.
         let search = self.search(top, "(objectClass=*)".to_owned(), i32::MAX as usize);
         self.connection.search_persistent(search, request)
     }
 
-    /// Tells what has a higher number than the last that was told.
+    /// Sends the objects with higher numbers than the last one.
     async fn catch_up(&self, state: &mut UsnState, first: bool) -> Result<(), FeedError> {
         let now = self.read_usn().await?;
         if now.server != state.server || now.number < state.number {
             return Err(FeedError::CursorExpired(format!(
-                "{} is another server than a moment ago",
+                "{} is now a different server",
                 self.connection.url()
             )));
         }
@@ -337,7 +338,7 @@ impl FeedSession<'_> {
                 top: value("defaultNamingContext").unwrap_or_else(|| self.base.to_owned()),
             }),
             _ => Err(FeedError::Unsupported(format!(
-                "{} does not tell its update sequence number",
+                "{} does not show its update sequence number",
                 self.connection.url()
             ))),
         }
@@ -379,29 +380,26 @@ impl FeedSession<'_> {
 
     fn unreadable(&self) -> FeedError {
         let url = self.connection.url();
-        FeedError::Interrupted(format!(
-            "{url} told of a change in a way that cannot be read"
-        ))
+        FeedError::Interrupted(format!("{url} sent an invalid change"))
     }
 }
 
-/// How far the first stage of content synchronization is (RFC 4533 section 3.3.1).
+/// Progress of the refresh stage of content synchronization (RFC 4533 section 3.3.1).
 struct RefreshStage {
     done: bool,
-    /// Whether more changed than was told one by one.
+    /// Whether more changed than was reported one by one.
     everything: bool,
 }
 
-/// How far a domain controller is.
+/// The update sequence number of a domain controller.
 struct UsnState {
     server: String,
     number: u64,
     top: String,
 }
 
-/// `resumes`: whether the server was asked to go on from a place that another of its kind, or it
-/// before a restart, had named. It may not know it any more (e-syncRefreshRequired, RFC 4533
-/// section 3.9), or not yet.
+/// Classifies an error. `resumes`: whether the feed was resumed from a stored cursor, which the
+/// server may not know any more (e-syncRefreshRequired, RFC 4533 section 3.9), or not yet.
 fn sync_error(error: SearchError, resumes: bool) -> FeedError {
     match error {
         SearchError::ConnectionLost(reason) | SearchError::TimedOut(reason) => {

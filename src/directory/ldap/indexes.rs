@@ -1,8 +1,7 @@
-//! Whether a server finds by an attribute without reading everything: its own word, where it shows
-//! it.
+//! Missing indexes, from the server's configuration if it is readable.
 //!
-//! OpenLDAP says it in cn=config (slapd-mdb(5), olcDbIndex), to accounts that may read that; Active
-//! Directory in its schema (bit 0 of searchFlags, MS-ADTS section 2.2.9), which everybody may read.
+//! OpenLDAP has them in cn=config (slapd-mdb(5), olcDbIndex), which few accounts may read; Active
+//! Directory in its schema (bit 0 of searchFlags, MS-ADTS section 2.2.9), which all may read.
 
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use crate::directory::entry::Entry;
 /// `fATTINDEX`.
 const INDEXED: i64 = 1;
 
-/// Those of the attributes that the server has no equality index of; none where it does not say.
+/// Returns the attributes without an equality index; none if the configuration is not readable.
 pub(super) async fn unindexed_attributes(
     connection: &Arc<Connection>,
     base: &str,
@@ -106,8 +105,8 @@ async fn active_directory_unindexed(
         .collect()
 }
 
-/// Values of olcDbIndex are `mail,cn eq,pres`; without the second word the one for `default`
-/// counts.
+/// Returns the attributes without `eq` in values of olcDbIndex such as `mail,cn eq,pres`. Without a
+/// second word, that of `default` applies.
 fn unindexed(indexes: &[String], attributes: &[String]) -> Vec<String> {
     let has_eq = |kinds: &str| kinds.split(',').any(|kind| kind == "eq");
     let words = |index: &str| {
@@ -123,7 +122,7 @@ fn unindexed(indexes: &[String], attributes: &[String]) -> Vec<String> {
             known.extend(names.split(',').map(str::to_owned));
         }
     }
-    // Every server finds by these without being told.
+    // This one is always indexed.
     known.push("objectclass".into());
     let missing = attributes
         .iter()

@@ -1,17 +1,18 @@
-//! How long a server takes for its answers.
+//! The latency of a server.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// From here on a server is slow: messages of people who are not known wait noticeably.
+/// Latency from which a server is slow: messages of people who are not cached are noticeably
+/// delayed.
 pub(super) const SLOW: Duration = Duration::from_millis(500);
 
-/// What the last answer counts in the moving average: one part in so many.
+/// Weight of the last answer in the moving average: one part in this many.
 const WEIGHT: u32 = 4;
 
-/// The moving average of the time for an answer on one connection.
+/// The moving average of the latency of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Latency {
     average: Mutex<Option<Duration>>,
@@ -19,7 +20,7 @@ pub(super) struct Latency {
 }
 
 impl Latency {
-    /// Notes how long an answer took, or was waited for in vain.
+    /// Records the time of an answer, or of a timeout.
     pub(super) fn record(&self, took: Duration) {
         let mut average = self.average.lock().unwrap_or_else(PoisonError::into_inner);
         let new = match *average {
@@ -32,13 +33,13 @@ impl Latency {
         }
     }
 
-    /// Waits until the server was slow since this was waited for last.
+    /// Waits until the server becomes slow.
     pub(super) async fn wait_until_slow(&self) {
         self.slow.notified().await;
     }
 }
 
-/// Whether a server that takes `took` for an answer is worth leaving one for that takes `other`.
+/// Whether a server with latency `took` is enough faster than one with `other` to switch to it.
 pub(super) fn is_faster(took: Duration, other: Duration) -> bool {
     took * 2 <= other
 }

@@ -1,4 +1,4 @@
-//! Looks up several login names by one search.
+//! Lookups of several login names by one search.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl BatchLookup<LoginName> for Client {
                     let found = found.map(|objects| self.check_all_not_hidden(objects.into()));
                     (login, found.transpose())
                 })),
-                // Some name among them is the trouble: the others must not suffer from it.
+                // One of the names causes the error: the others must not be affected.
                 Ok(None) | Err(SearchError::QueryFailed(_))
                     if some.len() > 1 && Instant::now() < deadline =>
                 {
@@ -58,8 +58,8 @@ impl BatchLookup<LoginName> for Client {
 }
 
 impl Client {
-    /// The objects with each of these names; `None` where that can only be told one by one. That
-    /// nobody has a name is believed only while what is there is seen.
+    /// Returns the objects with each of these names; `None` if they must be looked up one by one. A
+    /// negative answer is believed only while all attributes are visible.
     async fn with_logins(
         &self,
         asked: &[LoginName],
@@ -82,11 +82,11 @@ impl Client {
         let mut owners: HashMap<LoginName, Vec<Arc<Entry>>> = HashMap::new();
         for entry in found.into_iter().map(Arc::new) {
             let keys = self.attributes.login_keys_of(&entry);
-            // Of one name all that was found is meant: the server compares otherwise than we do.
+            // For a single name all results count: the server may compare differently than we do.
             let has = |login: &&LoginName| {
                 asked.len() == 1 || keys.contains(&login.0.trim().to_lowercase())
             };
-            // The server may have found it by a name that it compares otherwise than we do.
+            // The server may have matched a name that it compares differently than we do.
             let is_sure = asked.len() == 1
                 || keys
                     .iter()

@@ -1,8 +1,8 @@
-//! LDAP servers as the directory.
+//! LDAP servers as the directory's source.
 //!
-//! Promises: each answer of a server is waited for until `LdapSettings::timeout`, and no question
-//! takes more than [`LdapSource::max_wait`]; a slow server is never taken for one that is down or hides
-//! something, and neither an outage, a missing base nor half an answer for "no such person". Does
+//! Promises: each answer may take `LdapSettings::timeout`, and each lookup
+//! [`LdapSource::max_wait`]; a slow server is never mistaken for one that is down or hides
+//! something, and neither an outage, a missing base nor a partial answer for "no such person". Does
 //! not cache; see [`super::cache`].
 
 mod batch;
@@ -53,47 +53,48 @@ use super::stamp::with_stamp_attributes;
 use crate::mail::Address;
 use crate::tls::{self, ExpiryMonitor, TlsError};
 
-/// The most entries read for one search; Active Directory gives no more either.
+/// Maximum number of entries of one search, the same as Active Directory's.
 const MAX_ENTRIES: usize = 1000;
 
-/// The most objects that one dynamic group may find; more is an outage, never a shorter list.
+/// Maximum number of members of a dynamic group; more is an outage, never a shorter list.
 const MAX_MEMBERS: usize = 100_000;
 
-/// The most groups that one person may be a member of.
+/// Maximum number of groups of one person.
 const MAX_GROUPS: usize = 1000;
 
-/// Searches for addresses at once.
+/// Maximum number of concurrent searches for addresses.
 const ADDRESS_SEARCHES: usize = 64;
-/// Searches for login names at once: few, since they are asked for last, and often no index helps.
+/// Maximum number of concurrent searches for login names: few, since they come last and often have
+/// no index.
 const LOGIN_SEARCHES: usize = 8;
 
-/// A proof of this age that we see what is there is good enough for the journal guard.
+/// Maximum age of a verification for the journal guard.
 const RECENT_VERIFICATION: Duration = Duration::from_secs(1);
 
-/// Objects read to see whether an attribute can be read.
+/// Objects read to check that an attribute is readable.
 const PROBE_SIZE: usize = 20;
 
-/// A lookup that takes longer has no index to go by.
+/// A lookup that takes longer probably has no index.
 const SLOW_LOOKUP: Duration = Duration::from_millis(100);
 
-/// Why LDAP servers could never be used with these settings.
+/// Error in the settings of the LDAP servers.
 #[derive(Debug, thiserror::Error)]
 pub enum LdapError {
-    /// There are none.
-    #[error("no LDAP servers are set")]
+    /// No servers.
+    #[error("no LDAP servers configured")]
     NoServers,
-    /// One of them has a URL that cannot be used.
+    /// An unusable URL.
     #[error(transparent)]
     Url(#[from] UrlError),
-    /// There are no certificates to believe.
+    /// No usable trust anchors.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// RFC 4513 section 5.1.2: the server would let us in as nobody, and nobody sees no people.
-    #[error("the password for {0:?} is empty; LDAP would take that for an anonymous bind")]
+    /// An empty password, which LDAP servers treat as an anonymous bind (RFC 4513 section 5.1.2).
+    #[error("the password for {0:?} is empty, which LDAP servers treat as an anonymous bind")]
     EmptyPassword(String),
 }
 
-/// The servers, and the questions on their way to them.
+/// The servers, and the queues of lookups.
 #[derive(Debug)]
 pub(super) struct LdapSource {
     client: Arc<Client>,
@@ -171,23 +172,23 @@ impl LdapSource {
         })
     }
 
-    /// The longest that a question may take.
+    /// Returns the time limit for a lookup.
     pub(super) fn max_wait(&self) -> Duration {
         self.client.access.max_wait()
     }
 
-    /// Which attributes hold what.
+    /// Returns the configured attributes.
     pub(super) fn attributes(&self) -> &Attributes {
         &self.client.attributes
     }
 
-    /// Who tells of changes; `None` where nobody shall.
+    /// Returns the change feed; `None` if changes are not followed.
     pub(super) fn feed(&self) -> Option<LdapChangeFeed> {
         (self.client.watch != WatchMode::Off).then(|| LdapChangeFeed(Arc::clone(&self.client)))
     }
 
-    /// Reads the whole directory now and every `ttl`, for values in unusual forms and journal
-    /// values; who runs it must stop it.
+    /// Scans the directory now and every `ttl`, for values in unusual forms and journal values,
+    /// until the task is stopped.
     pub(super) fn scan(
         &self,
         changes: Arc<ChangeLog>,
@@ -196,17 +197,17 @@ impl LdapSource {
         Arc::clone(&self.client).scan(changes, ttl)
     }
 
-    /// Follows the journal values; `None` until they were read once.
+    /// Subscribes to the journal values; `None` until the first scan.
     pub(super) fn journal_values(&self) -> followed::Receiver<Option<Arc<JournalValues>>> {
         self.client.scan.journal_values()
     }
 
-    /// Why nothing can be asked now.
+    /// Returns the outage, if no server can be used now.
     pub(super) fn outage(&self) -> Option<Outage> {
         self.client.servers.outage()
     }
 
-    /// Every object with an address.
+    /// Sends every object with an address.
     pub(super) async fn send_all(
         &self,
         to: &mpsc::Sender<Result<Arc<Entry>, Outage>>,
@@ -215,7 +216,7 @@ impl LdapSource {
             .await
     }
 
-    /// Every object that matches.
+    /// Sends every object that matches.
     async fn send_matching(
         &self,
         filter: String,
@@ -225,20 +226,20 @@ impl LdapSource {
         let mut listed = self.client.begin_list(filter, wanted).await?;
         while let Some(entry) = listed.recv().await {
             let entry = entry.map_err(list_outage)?;
-            // A value that is hidden is logged; the list goes on.
+            // A hidden value is logged; the list goes on.
             self.client.access.presence.journal_history().check(&entry);
             if to.send(Ok(Arc::new(entry))).await.is_err() {
                 break;
             }
         }
-        // Who has no journal address is believed only while journal addresses are seen.
+        // The absence of journal addresses is believed only while others are visible.
         let deadline = self.client.access.deadline();
         let connection = self.client.servers.connection(deadline).await?;
         let proof = connection.verify(deadline).await;
         proof.map_err(|error| Outage::new(error.to_string()))
     }
 
-    /// The values of an attribute of some objects.
+    /// Returns the values of an attribute of some objects.
     pub(super) async fn values(&self, of: &AttributeQuery) -> Result<Vec<String>, Outage> {
         let search = SearchRequest {
             base: of.base.clone(),
@@ -247,7 +248,7 @@ impl LdapSource {
             attributes: vec![of.attribute.clone()],
             limit: MAX_ENTRIES,
             allows_truncation: false,
-            // The base is a setting of its own: what is wrong with it is not wrong with the server.
+            // The base is a setting of its own: an error with it is not the server's.
             allows_missing_base: true,
         };
         let deadline = Instant::now() + self.client.access.timeout;
@@ -260,7 +261,7 @@ impl LdapSource {
         }
     }
 
-    /// Enters every server anew.
+    /// Probes every server with a new connection.
     pub(super) async fn probe(&self) -> Vec<ServerProbe> {
         let client = &self.client;
         let (urls, problems) = srv::resolve_servers(&client.specs, client.access.starttls).await;
@@ -359,7 +360,7 @@ impl Source for LdapSource {
     }
 }
 
-/// The servers as a feed of changes.
+/// The change feed of the servers.
 #[derive(Debug)]
 pub(super) struct LdapChangeFeed(Arc<Client>);
 
@@ -410,7 +411,8 @@ impl BatchLookup<Address> for Client {
         while let Some(mut some) = pending.pop() {
             match self.owners(&some, deadline).await {
                 Ok(Some(owners)) if some.iter().any(|one| self.is_uncertain(one, &owners)) => {
-                    // Asked before the first scan had ended: what it found is asked for now.
+                    // The search began before the end of the first scan; unusual forms found by it
+                    // are searched now.
                     let (absent, found): (Vec<_>, Vec<_>) =
                         some.into_iter().partition(|one| !owners.contains_key(one));
                     let found = found.into_iter().map(|one| {
@@ -435,7 +437,7 @@ impl BatchLookup<Address> for Client {
                     });
                     answers.extend(found);
                 }
-                // Some address among them is the trouble: the others must not suffer from it.
+                // One of the addresses causes the error: the others must not be affected.
                 Ok(None) | Err(SearchError::QueryFailed(_))
                     if some.len() > 1 && Instant::now() < deadline =>
                 {
@@ -443,8 +445,7 @@ impl BatchLookup<Address> for Client {
                     pending.push(some);
                 }
                 Ok(None) => {
-                    let why =
-                        "the answer for several addresses at once could not be told apart in time";
+                    let why = "a combined lookup could not be separated in time";
                     answers.extend(some.into_iter().map(|one| (one, Err(Outage::new(why)))));
                 }
                 Err(error) => {
@@ -457,7 +458,7 @@ impl BatchLookup<Address> for Client {
     }
 }
 
-/// Why a long list is not whole.
+/// Returns the outage of an incomplete list.
 fn list_outage(error: SearchError) -> Outage {
     let hint = match error {
         SearchError::QueryFailed(_) => {
@@ -471,8 +472,8 @@ fn list_outage(error: SearchError) -> Outage {
 }
 
 impl Client {
-    /// Begins to read everything that matches, in pages, on a connection of its own: whoever takes
-    /// the objects may be slow, and ask for addresses meanwhile.
+    /// Begins a paged search on a connection of its own: the receiver may be slow, and look up
+    /// addresses meanwhile.
     async fn begin_list(
         &self,
         filter: String,
@@ -495,7 +496,7 @@ impl Client {
         }))
     }
 
-    /// Everything that matches, however much it is.
+    /// Returns everything that matches, in any number.
     async fn list(&self, filter: String, attributes: Vec<String>) -> Result<Vec<Entry>, Outage> {
         let mut listed = self.begin_list(filter, attributes).await?;
         let mut all = Vec::new();
@@ -505,34 +506,37 @@ impl Client {
         Ok(all)
     }
 
-    /// Whether somebody may have this address in a form that only a scan finds.
+    /// Whether an object may have this address in a form that only a scan finds.
     fn is_uncertain(&self, address: &Address, owners: &HashMap<Address, Objects>) -> bool {
         self.scan.is_pending() && !owners.contains_key(address)
     }
 
-    /// Waits until the first scan has ended, well or not.
+    /// Waits for the end of the first scan, successful or not.
     async fn end_of_first_scan(&self, deadline: Instant) -> Result<(), Outage> {
         match self.scan.wait_for_first(deadline).await {
             ScanStage::Pending => Err(Outage::new(
-                "the directory has not been read once since the start, and may have this address in an unusual form",
+                "the first scan of the directory has not finished, and this address may exist in an unusual form",
             )),
             ScanStage::Done(_) | ScanStage::Failed(_) => Ok(()),
         }
     }
 
-    /// How the scan for values in unusual forms went.
+    /// Reports the result of the scan for values in unusual forms.
     async fn probe_scan(&self) -> Result<String, String> {
-        match self.scan.wait_for_first(Instant::now() + self.access.timeout).await {
+        match self
+            .scan
+            .wait_for_first(Instant::now() + self.access.timeout)
+            .await
+        {
             ScanStage::Done(None) => Ok(match self.scan.unusual_count() {
-                0 => "all addresses are written in the usual forms".to_owned(),
-                count => format!("{count} addresses and journal values are written in unusual forms"),
+                0 => "all addresses are in usual forms".to_owned(),
+                count => format!("{count} addresses and journal values are in unusual forms"),
             }),
-            ScanStage::Done(Some(why)) | ScanStage::Failed(why) => {
-                Err(why)
-            }
-            ScanStage::Pending => {
-                Ok("reading the whole directory for addresses in unusual forms takes longer than directory.timeout".to_owned())
-            }
+            ScanStage::Done(Some(why)) | ScanStage::Failed(why) => Err(why),
+            ScanStage::Pending => Ok(
+                "the scan for addresses in unusual forms takes longer than directory.timeout"
+                    .to_owned(),
+            ),
         }
     }
 
@@ -560,7 +564,7 @@ impl Client {
         let who = match &access.bind {
             Some(bind) => format!("bound as {:?}", bind.dn),
             None if access.gssapi => "bound by Kerberos".to_owned(),
-            None => "entered anonymously".to_owned(),
+            None => "bound anonymously".to_owned(),
         };
         let took = begun.elapsed().as_millis();
         let mut remarks = Vec::new();
@@ -576,8 +580,8 @@ impl Client {
                 Ok(None) => {
                     let why = absence_hint(&connection, &attribute);
                     match is_journal {
-                        true => Err(format!("nobody has {attribute}: {why}")),
-                        false => Ok(format!("{attribute}: nobody has it; {why}")),
+                        true => Err(format!("no object has {attribute}: {why}")),
+                        false => Ok(format!("{attribute}: no object has it; {why}")),
                     }
                 }
                 Err(error) => Err(format!("{attribute}: {error}")),
@@ -596,7 +600,7 @@ impl Client {
         if let Some(entry) = stamped_object {
             remarks.push(Ok(match entry.stamp.is_known() {
                 true => "change stamps: readable".to_owned(),
-                false => "change stamps: not readable, so a value that is hidden of one person looks like one that was removed (OpenLDAP: let the account read entryCSN and modifyTimestamp)".to_owned(),
+                false => "change stamps: not readable, so that a hidden value looks like a removed one (OpenLDAP: let the account read entryCSN and modifyTimestamp)".to_owned(),
             }));
         }
         let deadline = Instant::now() + access.timeout;
@@ -605,13 +609,15 @@ impl Client {
         let expires = connection.certificate_expiry();
         remarks.push(self.probe_index(&connection).await);
         remarks.push(Ok(match (self.watch, connection.features()) {
-            (WatchMode::Off, _) => "changes are not followed: directory.watch is off".to_owned(),
+            (WatchMode::Off, _) => "changes: not followed (directory.watch is off)".to_owned(),
             (_, features) if features.sync => "changes: content synchronization".to_owned(),
             (_, features) if features.notification => {
                 "changes: notification and update sequence numbers".to_owned()
             }
             (_, features) if features.ranges => "changes: update sequence numbers".to_owned(),
-            _ => "changes cannot be followed here: they count after directory.cache.ttl".to_owned(),
+            _ => {
+                "changes: no feed available, they take effect after directory.cache.ttl".to_owned()
+            }
         }));
         connection.close().await;
         ServerProbe {
@@ -624,7 +630,7 @@ impl Client {
         }
     }
 
-    /// Somebody who has this attribute, as far as we may see.
+    /// Finds an object with this attribute that the account may read.
     async fn probe_attribute(
         &self,
         connection: &Arc<Connection>,
@@ -644,7 +650,7 @@ impl Client {
         Ok(found.into_iter().find(|entry| has_value(entry, attribute)))
     }
 
-    /// How long it takes to find nobody, which an index makes short.
+    /// Measures a lookup without a result, which is quick with an index.
     async fn probe_index(&self, connection: &Arc<Connection>) -> Result<String, String> {
         match connection.measure_lookup().await {
             Ok(took) if took < SLOW_LOOKUP => Ok(format!("a lookup takes {} ms", took.as_millis())),
@@ -671,7 +677,7 @@ impl Client {
         let found = async {
             let (entries, connection) = self.search(search, deadline).await?;
             if entries.is_empty() {
-                // Whoever owns the address was asked for just before.
+                // The owner of the address was looked up just before.
                 let lately = Instant::now().checked_sub(RECENT_VERIFICATION);
                 let lately = lately.unwrap_or_else(Instant::now);
                 connection.verify_since(lately, deadline).await?;
@@ -683,7 +689,7 @@ impl Client {
             .map_err(|error: SearchError| Outage::new(error.to_string()))
     }
 
-    /// The objects that a name stands for, with all their members.
+    /// Returns the objects with this name, with all their members.
     async fn find_named(&self, name: &ObjectName) -> Result<Vec<Arc<Entry>>, SearchError> {
         let below_base = || (self.access.base.clone(), Scope::Subtree);
         let ((base, scope), filter) = match name {
@@ -703,7 +709,7 @@ impl Client {
             ObjectName::Url(url) => {
                 let (base, scope, filter) = url::parse_search_url(url).ok_or_else(|| {
                     SearchError::QueryFailed(format!(
-                        "{url:?} is no search that could be done; one looks like ldap:///ou=people,dc=example,dc=com??sub?(title=manager)"
+                        "invalid search URL {url:?}; use one like ldap:///ou=people,dc=example,dc=com??sub?(title=manager)"
                     ))
                 })?;
                 ((base, scope), filter)
@@ -711,7 +717,7 @@ impl Client {
         };
         let mut attributes = self.attributes.named_object_attributes();
         if let ObjectName::Url(_) | ObjectName::PrimaryGroup(_) = name {
-            // What a dynamic group finds are its members; that they have members too is no matter.
+            // The matches of a dynamic group are its members; their own members do not matter.
             attributes.retain(|name| !name.starts_with("member"));
         }
         let search = SearchRequest {
@@ -731,8 +737,8 @@ impl Client {
         Ok(whole)
     }
 
-    /// The groups with a journal attribute that an object is a member of, also by way of other
-    /// groups.
+    /// Returns the groups with a journal attribute that an object is a direct or indirect member
+    /// of.
     async fn groups_of(&self, object: &Entry) -> Result<Vec<Arc<Entry>>, SearchError> {
         let Some(journaled) = self.attributes.journaled_filter() else {
             return Ok(Vec::new());
@@ -791,7 +797,7 @@ impl Client {
         Ok(groups)
     }
 
-    /// The object of this DN, if it has a journal attribute.
+    /// Returns the object with this DN, if it has a journal attribute.
     async fn container(&self, dn: &str) -> Result<Option<Arc<Entry>>, SearchError> {
         let search = SearchRequest {
             base: dn.to_owned(),
@@ -811,7 +817,7 @@ impl Client {
         Ok(found.into_iter().find(journaled).map(Arc::new))
     }
 
-    /// Sees that no journal attribute of a group or container is hidden.
+    /// Checks that no journal attribute of a group or container is hidden.
     fn check_not_hidden(&self, entry: &Entry) -> Result<(), SearchError> {
         match self.access.presence.journal_history().check(entry) {
             Some(outage) => Err(SearchError::QueryFailed(outage.reason.to_string())),
@@ -819,8 +825,8 @@ impl Client {
         }
     }
 
-    /// An entry with all values of those attributes of which the server sent the first only
-    /// (`member;range=0-1499`, [MS-ADTS] section 3.1.1.3.1.3.3).
+    /// Completes attributes of which the server sent only the first values (`member;range=0-1499`,
+    /// [MS-ADTS] section 3.1.1.3.1.3.3).
     async fn complete_ranges(&self, entry: Entry) -> Result<Entry, SearchError> {
         if !entry
             .attributes()
@@ -862,7 +868,7 @@ impl Client {
                     }
                     _ => {
                         return Err(SearchError::QueryFailed(format!(
-                            "the server gave the values of {base} of {:?} up to {end} and then no more",
+                            "the server returned the values of {base} of {:?} only up to number {end}",
                             entry.dn
                         )));
                     }
@@ -872,10 +878,10 @@ impl Client {
         Ok(Entry::new(entry.dn.clone(), all))
     }
 
-    /// Objects of people, unless a journal attribute of one is hidden.
+    /// Returns the objects, unless a journal attribute of one is hidden.
     fn check_all_not_hidden(&self, objects: Objects) -> Result<Objects, Outage> {
         let history = self.access.presence.journal_history();
-        // All of them are compared, whatever is wrong with the first.
+        // All of them are compared, also after a first outage.
         let outages: Vec<Outage> = objects
             .iter()
             .filter_map(|one| history.check(one))
@@ -886,7 +892,7 @@ impl Client {
         }
     }
 
-    /// Who owns which of the addresses; `None` where that can only be told one by one.
+    /// Returns the owners of these addresses; `None` if they must be looked up one by one.
     async fn owners(
         &self,
         asked: &[Address],
@@ -908,7 +914,7 @@ impl Client {
             for entry in &entries {
                 if let Some(name) = self.attributes.truncated_attribute(entry) {
                     return Err(SearchError::QueryFailed(format!(
-                        "{:?} has more values of {name} than the server sends at once",
+                        "{:?} has more values of {name} than the server returns at once",
                         entry.dn
                     )));
                 }
@@ -922,7 +928,7 @@ impl Client {
             if !is_lacking && !owners.as_ref().is_some_and(absent) {
                 return Ok(owners);
             }
-            // What is not there is believed only while what is there is seen.
+            // A negative answer is believed only while all attributes are visible.
             match connection.verify(deadline).await {
                 Ok(()) => return Ok(owners),
                 Err(SearchError::ConnectionLost(_) | SearchError::ServerFailed(_)) if is_first => {
@@ -933,8 +939,8 @@ impl Client {
         }
     }
 
-    /// Searches, and once more where the connection was lost or the server could not. A server that
-    /// said nothing in the time of an answer leaves no time for another.
+    /// Runs a search, and once more if the connection was lost or the server failed. A server that
+    /// is silent for the time of an answer leaves no time for another.
     async fn search(
         &self,
         search: SearchRequest,
@@ -970,19 +976,19 @@ impl Client {
     }
 }
 
-/// Why nobody may have an attribute.
+/// Returns a hint why no object has an attribute.
 fn absence_hint(connection: &Connection, attribute: &str) -> &'static str {
     match connection.has_attribute_type(attribute) {
-        Some(false) => "the server's schema has no such attribute: a mistake in its name?",
-        _ => "as far as this account may see: missing rights, or a mistake in its name?",
+        Some(false) => "the server's schema has no such attribute; check its name",
+        _ => "check its name and the rights of the account",
     }
 }
 
-/// How a group may name a member.
+/// Returns the filter terms by which a group may name a member.
 fn member_terms(dn: &str) -> [String; 2] {
     let dn = ldap_escape(dn);
     [format!("(member={dn})"), format!("(uniqueMember={dn})")]
 }
 
-/// What waiting for an answer may take longer than the servers are given.
+/// Extra time for a caller beyond the time limit of the servers.
 pub(super) const DEADLINE_SLACK: Duration = Duration::from_millis(250);

@@ -1,4 +1,4 @@
-//! Reads the whole directory from time to time, for [`Scan`].
+//! Periodic scans of the whole directory, for [`Scan`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,20 +14,20 @@ use crate::directory::attributes::parse_range;
 use crate::directory::change_log::ChangeLog;
 use crate::directory::scan::SampleValue;
 
-/// Pauses after a scan, in multiples of its own time: at most 2 % of the time is spent on scans by
-/// the clock, and 10 % where the server changed or a change feed began anew.
+/// Pauses after a scan, in multiples of its duration: regular scans take at most 2 % of the time,
+/// and those requested after a change of server or a new change feed 10 %.
 const PAUSE_FACTOR: u32 = 49;
 const REQUESTED_PAUSE_FACTOR: u32 = 9;
-/// The shortest pauses.
+/// Minimum pauses.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 const MIN_FAILURE_PAUSE: Duration = Duration::from_secs(10);
-/// Scans in a row that end with their connection before lookups no longer wait for one.
+/// Consecutive failed scans after which lookups no longer wait for one.
 const MAX_FAILURES: u32 = 3;
-/// The longest that a scan may take.
+/// Time limit for a scan.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 impl Client {
-    /// Scans for ever, every `ttl` at most; who runs it must stop it.
+    /// Scans every `ttl` at most, until the task is stopped.
     pub(super) async fn scan(self: Arc<Self>, changes: Arc<ChangeLog>, ttl: Duration) {
         let mut failures = 0;
         let mut warned = None;
@@ -40,7 +40,11 @@ impl Client {
             let begun = Instant::now();
             let outcome = timeout(SCAN_TIMEOUT, self.scan_once(&connection)).await;
             let outcome = outcome.unwrap_or_else(|_| {
-                let reason = format!("{} was not read within {SCAN_TIMEOUT:?}", connection.url());
+                let reason = format!(
+                    "the scan of {} did not finish within {} min",
+                    connection.url(),
+                    SCAN_TIMEOUT.as_secs() / 60
+                );
                 Err(SearchError::QueryFailed(reason))
             });
             let took = begun.elapsed();
@@ -51,7 +55,7 @@ impl Client {
                     tracing::debug!(
                         ?took,
                         unusual = self.scan.unusual_count(),
-                        "read the whole directory for values in unusual forms"
+                        "directory scanned for values in unusual forms"
                     );
                     changes.record(new);
                     limited
@@ -73,7 +77,7 @@ impl Client {
                 .as_ref()
                 .filter(|reason| warned.as_ref() != Some(*reason))
             {
-                tracing::warn!("not every address can be found: {reason}");
+                tracing::warn!("some addresses cannot be found: {reason}");
             }
             warned = limited;
             let asked = async {
@@ -83,13 +87,13 @@ impl Client {
                 }
                 sleep(took.saturating_mul(REQUESTED_PAUSE_FACTOR).max(MIN_PAUSE)).await;
             };
-            // Either is a reason to go on.
+            // Either ends the pause.
             let _ = timeout(pause, asked).await;
         }
     }
 
-    /// Reads everything, or if that is refused what can be asked for. Returns why not everything
-    /// was read or can be found, and the keys of values not known before.
+    /// Reads everything or, if that is rejected, what filters can find. Returns the reason if the
+    /// result is incomplete, and the keys of new values.
     async fn scan_once(
         &self,
         connection: &Arc<Connection>,
@@ -103,7 +107,7 @@ impl Client {
             Ok(()) => {
                 let (is_news, problem) = match self.check_matching_rules(connection).await {
                     Err(error @ SearchError::ConnectionLost(_)) => return Err(error),
-                    // What was read counts all the same.
+                    // The values read are used all the same.
                     Err(_) => (false, None),
                     Ok(examined) => examined,
                 };
@@ -159,13 +163,14 @@ impl Client {
         Ok(())
     }
 
-    /// An account whose rights were taken away is not refused, it reads nothing.
+    /// Verifies the connection: an account whose rights were revoked gets no error, it reads
+    /// nothing.
     async fn verify_visibility(&self, connection: &Arc<Connection>) -> Result<(), SearchError> {
         connection.verify(self.access.deadline()).await
     }
 
-    /// Sees by values that were read how the server compares each address attribute. Returns
-    /// whether that is other than was known, and which attributes cannot be searched at all.
+    /// Finds out with sample values how the server compares each address attribute. Returns whether
+    /// that is new, and a problem with attributes that cannot be searched at all.
     async fn check_matching_rules(
         &self,
         connection: &Arc<Connection>,
@@ -204,7 +209,7 @@ impl Client {
         Ok((is_news, problem))
     }
 
-    /// Returns whether anything is found by this value.
+    /// Whether a search for this value finds anything.
     async fn finds_value(
         &self,
         connection: &Arc<Connection>,
@@ -217,7 +222,7 @@ impl Client {
         Ok(found.is_some())
     }
 
-    /// Returns whether an object has this value now.
+    /// Whether an object has this value now.
     async fn has_value(
         &self,
         connection: &Arc<Connection>,
@@ -233,7 +238,7 @@ impl Client {
         Ok(found.is_some_and(|entry| entry.values(attribute).any(|one| one == value)))
     }
 
-    /// Returns one of the entries that match, with one attribute.
+    /// Returns one of the matching entries, with one attribute.
     async fn search_one(
         &self,
         connection: &Arc<Connection>,
@@ -256,7 +261,7 @@ impl Client {
     }
 }
 
-/// What it means that not everything could be read, and what to do.
+/// Describes the consequence of an incomplete scan, and the remedy.
 fn describe_limit(error: &SearchError) -> String {
     format!(
         "cannot read the whole directory: {error}; addresses in rare forms (a blank beside the @, fullwidth letters, \

@@ -1,12 +1,12 @@
-//! Which of the LDAP servers is used.
+//! Selection of the LDAP server in use.
 //!
-//! One task owns the choice: it tries the servers in their order, keeps the first that lets us in
-//! for as long as it works and none before it does, and goes on trying while none does. A slow one
-//! is left for one that answers in half the time, until it is quick again; without such a one it
-//! stays in use. Everybody else watches.
+//! One task selects the server: it tries the servers in order, keeps the first usable one while it
+//! works and no preferred one is back, and keeps trying while none is usable. A slow server is
+//! replaced by one with half its latency until it is quick again; without such a server it stays in
+//! use. All others watch the selection.
 //!
-//! Promises: while no server can be used, whoever asks hears so at once; a server that is back is
-//! used within about two seconds, without anybody asking.
+//! Promises: while no server is usable, lookups fail at once; a server that is back is used within
+//! about two seconds, without any lookup.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,31 +25,30 @@ use crate::directory::entry::Outage;
 
 /// The first and the longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
-/// The same after refused credentials: every attempt counts towards locking the account.
+/// The same after invalid credentials: every attempt counts towards locking the account.
 const CREDENTIALS_BACKOFF: (Duration, Duration) =
     (Duration::from_secs(30), Duration::from_secs(5 * 60));
 
-/// The same where an attribute is missing: to look for it may cost the server much.
+/// The same if an attribute is missing: searching for it may be expensive.
 const ATTRIBUTE_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
-/// How often a connection in use is tried, needed or not; shorter than servers' and firewalls'
-/// patience with idle connections.
+/// Interval between checks of the connection in use; shorter than the idle timeouts of servers and
+/// firewalls.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How soon a server in use is asked for attributes that nobody was found to have: whoever asks for
-/// people comes first.
+/// Delay of the first search for attributes without values: lookups come first.
 const FIRST_CHECK_DELAY: Duration = Duration::from_secs(1);
 
-/// How often is looked for a faster server than a slow one.
+/// Interval between searches for a faster server.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How often is warned that there is none.
+/// Interval between warnings of a slow server.
 const WARN_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
-/// How often the DNS is asked for the servers, where it is to name them and none is in use.
+/// Interval between DNS queries for the servers.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
-/// A view on the choice.
+/// A view of the selection.
 #[derive(Debug, Clone)]
 pub(super) struct Servers {
     state: watch::Receiver<State>,
@@ -57,11 +56,11 @@ pub(super) struct Servers {
 
 #[derive(Debug, Clone)]
 enum State {
-    /// On the way to a server, for the first time ever or after losing one: worth waiting for.
+    /// Connecting, for the first time or after losing a server: worth waiting for.
     Connecting { first: bool },
-    /// One is in use.
+    /// A server is in use.
     Up(Arc<Connection>),
-    /// None can be used; trying goes on.
+    /// No server is usable; attempts go on.
     Down(Outage),
 }
 
@@ -87,7 +86,7 @@ impl Servers {
         Servers { state }
     }
 
-    /// A connection that works as far as is known.
+    /// Returns a connection that works as far as is known.
     pub(super) async fn connection(&self, deadline: Instant) -> Result<Arc<Connection>, Outage> {
         let mut state = self.state.clone();
         let usable = state.wait_for(|state| match state {
@@ -97,22 +96,22 @@ impl Servers {
         });
         let state = match timeout_at(deadline, usable).await {
             Ok(Ok(state)) => state.clone(),
-            Ok(Err(_)) => return Err(Outage::new("the directory was closed")),
-            Err(_) => return Err(Outage::new("no LDAP server let us in so far")),
+            Ok(Err(_)) => return Err(Outage::new("directory closed")),
+            Err(_) => return Err(Outage::new("not connected to any LDAP server yet")),
         };
         match state {
             State::Up(connection) => Ok(connection),
             State::Down(outage) => Err(outage),
-            State::Connecting { .. } => Err(Outage::new("no LDAP server let us in so far")),
+            State::Connecting { .. } => Err(Outage::new("not connected to any LDAP server yet")),
         }
     }
 
-    /// Why no server is in use.
+    /// Returns the outage, if no server is in use.
     pub(super) fn outage(&self) -> Option<Outage> {
         match &*self.state.borrow() {
             State::Up(_) | State::Connecting { first: false } => None,
             State::Connecting { first: true } => {
-                Some(Outage::new("no LDAP server let us in so far"))
+                Some(Outage::new("not connected to any LDAP server yet"))
             }
             State::Down(outage) => Some(outage.clone()),
         }
@@ -121,12 +120,12 @@ impl Servers {
 
 struct ServerSelector {
     specs: Vec<ServerSpec>,
-    /// When the DNS was asked last for all servers and answered.
+    /// Time of the last successful DNS queries for all servers.
     discovered_at: Option<Instant>,
-    /// Why some servers could not be named.
+    /// Problems of finding servers by DNS.
     srv_problems: Vec<String>,
     servers: Vec<Candidate>,
-    /// When it was warned last that the server in use is slow and no other is faster.
+    /// Time of the last warning that the server in use is slow and none is faster.
     warned_at: Option<Instant>,
     access: Arc<ConnectionSettings>,
     publish: watch::Sender<State>,
@@ -137,7 +136,7 @@ impl ServerSelector {
         stop.run_until_cancelled(self.choose()).await;
         let last = self
             .publish
-            .send_replace(State::Down(Outage::new("the directory was closed")));
+            .send_replace(State::Down(Outage::new("directory closed")));
         if let State::Up(connection) = last {
             connection.close().await;
         }
@@ -164,7 +163,7 @@ impl ServerSelector {
                     self.publish(State::Down(outage));
                     let next = self.servers.iter().filter_map(Candidate::retry_at).min();
                     let next = next.unwrap_or_else(|| Instant::now() + BACKOFF.1);
-                    // What is missing may be accepted meanwhile.
+                    // An operator may accept the missing attribute in the meantime.
                     if timeout_at(next, acceptances.changed()).await.is_ok() {
                         self.servers
                             .iter_mut()
@@ -175,8 +174,8 @@ impl ServerSelector {
         }
     }
 
-    /// Enters the first server that can be used. Where nobody was found to have some attribute
-    /// there, the others are looked at before that is believed.
+    /// Connects to the first usable server. If an attribute has no values there, the other servers
+    /// are checked before that is believed.
     async fn connect_verified(&mut self) -> Result<(usize, Arc<Connection>), Outage> {
         let (index, connection) = self.connect_first().await?;
         let deadline = self.access.deadline();
@@ -200,7 +199,7 @@ impl ServerSelector {
         self.connect_first().await
     }
 
-    /// Sees what the other servers show of attributes that nobody was found to have.
+    /// Checks the other servers for attributes without values.
     async fn check_other_servers(&mut self, index: usize) {
         let server_timeout = self.server_timeout();
         if !self.access.presence.has_unseen_attributes() {
@@ -212,7 +211,7 @@ impl ServerSelector {
             }
             match Connection::connect(&server.url, &self.access, server_timeout).await {
                 Ok(connection) => {
-                    // What comes of it is noted.
+                    // The result is recorded.
                     let _ = connection
                         .look_for_unseen_attributes(Instant::now() + server_timeout)
                         .await;
@@ -226,8 +225,7 @@ impl ServerSelector {
         }
     }
 
-    /// Learns which servers there are, from the DNS now and then. A server that is known keeps its
-    /// history.
+    /// Finds the servers, from time to time by DNS. A known server keeps its state.
     async fn discover(&mut self) {
         let again = match self
             .specs
@@ -247,7 +245,10 @@ impl ServerSelector {
         if srv_problems.is_empty() {
             self.discovered_at = Some(Instant::now());
         } else if !self.servers.is_empty() {
-            tracing::warn!("the known servers stay: {}", srv_problems.join("; "));
+            tracing::warn!(
+                "cannot resolve directory.urls, keeping the known servers: {}",
+                srv_problems.join("; ")
+            );
             return;
         }
         self.srv_problems = srv_problems;
@@ -260,8 +261,8 @@ impl ServerSelector {
         }
     }
 
-    /// Uses a connection until its end, and goes back to a server that stands before it as soon as
-    /// that one is there again.
+    /// Uses a connection until its end, and returns to a preferred server as soon as it is
+    /// available again.
     async fn serve(&mut self, mut index: usize, mut connection: Arc<Connection>) {
         let mut acceptances = self.access.presence.acceptances();
         let (mut discovered_at, mut is_first, mut measured) = (Instant::now(), true, None);
@@ -288,7 +289,7 @@ impl ServerSelector {
                     (measured, is_first) = (Some(Instant::now()), was_first);
                     let faster = tokio::select! {
                         faster = self.connect_faster(index, &connection) => faster,
-                        // Whoever asks waits for another one meanwhile.
+                        // Lookups wait for another server meanwhile.
                         _ = connection.wait_for_end() => None,
                     };
                     if let Some(faster) = faster {
@@ -297,7 +298,7 @@ impl ServerSelector {
                     continue;
                 }
                 Ok(ServerEvent::Acceptance) => {
-                    // What is still there is noted again, so that it is missed again.
+                    // What is still present is recorded again.
                     let deadline = self.access.deadline();
                     if connection
                         .look_for_unseen_attributes(deadline)
@@ -309,9 +310,8 @@ impl ServerSelector {
                     continue;
                 }
                 Err(_) => {
-                    // Sees whether the end has come unnoticed: a server that hangs, or a firewall
-                    // that forgot us, says nothing. A fault that matters ends the connection by
-                    // itself.
+                    // Detects an unnoticed end: a hung server, or a firewall that dropped the
+                    // connection. An error that matters closes the connection.
                     let deadline = self.access.deadline();
                     if connection.check(deadline).await.is_ok() {
                         connection.mark_answered();
@@ -339,7 +339,7 @@ impl ServerSelector {
         }
     }
 
-    /// Goes on with another connection; what is under way on the old one comes to its end.
+    /// Switches to another connection; operations in flight on the old one are completed.
     fn switch_to(
         &self,
         index: &mut usize,
@@ -352,7 +352,7 @@ impl ServerSelector {
         *index = other.0;
     }
 
-    /// Enters a server that stands before the one in use, unless it is slow and the one in use is
+    /// Connects to a server preferred to the one in use, unless it is slow and the one in use is
     /// faster.
     async fn connect_preferred(
         &mut self,
@@ -379,13 +379,13 @@ impl ServerSelector {
         None
     }
 
-    /// Enters a server that answers in half the time of the one in use, which is slow.
+    /// Connects to a server with half the latency of the one in use, which is slow.
     async fn connect_faster(
         &mut self,
         index: usize,
         connection: &Arc<Connection>,
     ) -> Option<(usize, Arc<Connection>)> {
-        // Not in time: it takes as long as one may.
+        // On a timeout, the latency is the time limit.
         let own = connection.measure_lookup().await;
         let own = own.unwrap_or(self.access.timeout);
         if own < SLOW {
@@ -402,7 +402,7 @@ impl ServerSelector {
                 let server = faster.url();
                 tracing::warn!(
                     server,
-                    "slow directory server left for a faster one: {slow} takes {own:.1?} for an answer, {server} {took:.1?}"
+                    "switched from a slow directory server to a faster one: {slow} answers in {own:.1?}, {server} in {took:.1?}"
                 );
                 return Some((other, faster));
             }
@@ -415,21 +415,21 @@ impl ServerSelector {
             self.warned_at = Some(Instant::now());
             tracing::warn!(
                 server = slow,
-                "slow directory server: {own:.1?} for an answer; mail to people who are not in the cache waits for it"
+                "slow directory server: answers take {own:.1?}; mail to people who are not cached is delayed"
             );
         }
         None
     }
 
-    /// Enters one server, unless it is being left alone.
+    /// Connects to one server, unless its backoff is in effect.
     async fn connect(&mut self, index: usize) -> Option<Arc<Connection>> {
         let server_timeout = self.server_timeout();
         let server = self.servers.get_mut(index)?;
         if server.retry_at().is_some() {
             return None;
         }
-        // One that was not entered in its share is given all the time that an answer has: it may be
-        // slow, and nobody waits now.
+        // After a failure a server gets the whole time limit: it may be slow, and no lookup waits
+        // now.
         let max_wait = match server.backoff {
             None => server_timeout,
             Some(_) => self.access.timeout,
@@ -454,9 +454,8 @@ impl ServerSelector {
         self.access.timeout / u32::try_from(self.servers.len()).unwrap_or(1).max(1)
     }
 
-    /// Tries the servers that are not being left alone, in order. Each has its share of the time: a
-    /// first server that swallows packets must leave time for the second while the one who asked
-    /// still waits.
+    /// Tries the servers in order, except those in backoff. Each has its share of the time: a first
+    /// server that drops packets must leave time for the second while the lookup still waits.
     async fn connect_first(&mut self) -> Result<(usize, Arc<Connection>), Outage> {
         for index in 0..self.servers.len() {
             if let Some(connection) = self.connect(index).await {
@@ -471,15 +470,15 @@ impl ServerSelector {
     }
 }
 
-/// What ends the wait on a connection in use.
+/// An event on the connection in use.
 enum ServerEvent {
     ConnectionEnd(ConnectionEnd),
-    /// An operator accepted that something is missing.
+    /// An operator accepted missing values.
     Acceptance,
     Slow,
 }
 
-/// Waits until the server in use is slow, some time after that was looked into last.
+/// Waits until the server in use is slow, with a pause after the last measurement.
 async fn wait_until_slow(connection: &Connection, measured: Option<Instant>) {
     if let Some(measured) = measured {
         sleep_until(measured + MEASURE_INTERVAL).await;
@@ -487,7 +486,7 @@ async fn wait_until_slow(connection: &Connection, measured: Option<Instant>) {
     connection.latency().wait_until_slow().await;
 }
 
-/// A server and how it fared lately.
+/// A server and its backoff.
 struct Candidate {
     url: ServerUrl,
     backoff: Option<Backoff>,
@@ -529,7 +528,7 @@ impl Candidate {
         });
     }
 
-    /// What was missing there is meant to be.
+    /// Ends the backoff for a missing attribute, which was accepted.
     fn clear_attribute_backoff(&mut self) {
         if matches!(&self.backoff, Some(backoff) if matches!(backoff.error, ConnectError::AttributeMissing(_)))
         {
@@ -537,18 +536,19 @@ impl Candidate {
         }
     }
 
-    /// Its connection ended. One that served us well and was merely closed is opened again at once.
+    /// Records the end of the connection. One that worked and was merely closed is opened again at
+    /// once.
     fn record_end(&mut self, end: &ConnectionEnd, has_answered: bool) {
         if has_answered {
             self.backoff = None;
         }
         match end {
             ConnectionEnd::Failed(reason) => {
-                tracing::warn!("directory connection given up: {reason}");
+                tracing::warn!("directory connection failed: {reason}");
                 self.record_failure(ConnectError::Other(reason.clone()));
             }
             ConnectionEnd::AttributeMissing(reason) => {
-                tracing::error!("directory server not used any more: {reason}");
+                tracing::error!("directory server rejected: {reason}");
                 self.record_failure(ConnectError::AttributeMissing(reason.clone()));
             }
             ConnectionEnd::Closed => {
@@ -560,8 +560,7 @@ impl Candidate {
                 let error = ConnectError::Other(format!("{url} closed the connection"));
                 match &self.backoff {
                     None if has_answered => {}
-                    // Once may be chance, and the question that broke with it is to be put again
-                    // now.
+                    // Once may be chance, and the interrupted lookup is to be repeated now.
                     None => self.backoff = Some(Backoff::without_pause(error)),
                     Some(_) => self.record_failure(error),
                 }

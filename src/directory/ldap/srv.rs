@@ -1,7 +1,7 @@
-//! LDAP servers that the DNS names, by SRV records (RFC 2782), as Active Directory publishes them.
+//! Discovery of LDAP servers by DNS SRV records (RFC 2782), as Active Directory publishes them.
 //!
-//! A discovered server is only ever spoken to over TLS: `_ldaps._tcp` as it says; `_ldap._tcp` with
-//! StartTLS where that is set, and else on port 636.
+//! A discovered server is used over TLS only: `_ldaps._tcp` as published; `_ldap._tcp` with
+//! StartTLS if configured, or else on port 636.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -13,10 +13,10 @@ use tokio::time::timeout;
 
 use super::url::{ServerUrl, UrlError};
 
-/// The longest that one question to the DNS may take.
+/// Time limit for one DNS query.
 const DNS_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A place where servers are, as the configuration has it.
+/// One entry of `directory.urls`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ServerSpec {
     /// A server.
@@ -26,7 +26,7 @@ pub(super) enum ServerSpec {
 }
 
 impl ServerSpec {
-    /// Reads one value of `directory.urls`.
+    /// Parses one value of `directory.urls`.
     pub(super) fn parse(text: &str, starttls: bool) -> Result<ServerSpec, UrlError> {
         let text = text.trim();
         let domain = text
@@ -39,7 +39,7 @@ impl ServerSpec {
         }
     }
 
-    /// Whether a connection ends up in TLS.
+    /// Whether connections use TLS.
     pub(super) fn uses_tls(&self, starttls: bool) -> bool {
         match self {
             ServerSpec::Url(url) => url.uses_tls(starttls),
@@ -57,7 +57,7 @@ struct SrvRecord {
     host: String,
 }
 
-/// The servers, in the order in which they are to be tried, and what went wrong on the way.
+/// Returns the servers in the order of preference, and the problems of finding them.
 pub(super) async fn resolve_servers(
     specs: &[ServerSpec],
     starttls: bool,
@@ -69,7 +69,7 @@ pub(super) async fn resolve_servers(
             ServerSpec::Domain(domain) => {
                 match TokioResolver::builder_tokio().map(ResolverBuilder::build) {
                     Ok(Ok(resolver)) => resolve_domain(&resolver, domain, starttls).await,
-                    Ok(Err(error)) | Err(error) => Err(format!("the DNS cannot be asked: {error}")),
+                    Ok(Err(error)) | Err(error) => Err(format!("cannot query the DNS: {error}")),
                 }
             }
         };
@@ -86,7 +86,7 @@ async fn resolve_domain(
     domain: &str,
     starttls: bool,
 ) -> Result<Vec<ServerUrl>, String> {
-    // With StartTLS the plain port is what is wanted.
+    // StartTLS needs the plain port.
     let names: &[&str] = match starttls {
         true => &["_ldap._tcp"],
         false => &["_ldaps._tcp", "_ldap._tcp"],
@@ -108,7 +108,7 @@ async fn resolve_domain(
                         }),
                         _ => None,
                     });
-                // A target "." says that there is no such service.
+                // The target "." means that there is no such service.
                 let services = services
                     .filter(|service| !service.host.is_empty())
                     .collect();
@@ -127,14 +127,14 @@ async fn resolve_domain(
                 problems.push(format!("{name} names no server"));
             }
             Ok(Err(error)) => problems.push(format!("{name} {error}")),
-            Err(_) => problems.push(format!("{name} was not answered within {DNS_TIMEOUT:?}")),
+            Err(_) => problems.push(format!("no answer for {name} within {DNS_TIMEOUT:?}")),
         }
     }
     Err(format!("srv:{domain}: {}", problems.join("; ")))
 }
 
-/// By priority, and within one by chance, weighted (RFC 2782). `random` gives a number below its
-/// argument.
+/// Orders records by priority, and within one at random by weight (RFC 2782). `random` returns a
+/// number below its argument.
 fn order_by_priority(
     mut services: Vec<SrvRecord>,
     mut random: impl FnMut(u64) -> u64,
@@ -156,7 +156,7 @@ fn order_by_priority(
     ordered
 }
 
-/// A number below `end`, from the randomness that hash maps get.
+/// Returns a random number below `end`.
 fn random(end: u64) -> u64 {
     RandomState::new().hash_one(0) % end.max(1)
 }

@@ -1,10 +1,10 @@
-//! The URL of an LDAP server (RFC 4516), as far as it says how to connect.
+//! URLs of LDAP servers (RFC 4516).
 
 use std::fmt;
 
 use ldap3::Scope;
 
-/// A checked `ldap://`, `ldaps://` or `ldapi://` URL.
+/// A valid `ldap://`, `ldaps://` or `ldapi://` URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServerUrl {
     text: String,
@@ -18,37 +18,35 @@ enum Scheme {
     Socket,
 }
 
-/// Why a text is not the URL of an LDAP server.
+/// Error of parsing the URL of an LDAP server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// Another scheme, or none.
     #[error(
-        "{0:?} is no LDAP URL; write ldap://host, ldaps://host or ldapi://%2Fpath%2Fto%2Fsocket"
+        "invalid LDAP URL {0:?}; use ldap://host, ldaps://host or ldapi://%2Fpath%2Fto%2Fsocket"
     )]
     Scheme(String),
     /// No host.
-    #[error("{0:?} names no host; write for example ldaps://dc1.example.com")]
+    #[error("no host in {0:?}; use for example ldaps://dc1.example.com")]
     NoHost(String),
-    /// The path of a socket that is not written as a host.
+    /// The path of a socket that is not percent-encoded.
     #[error(
-        "{0:?} names no socket; write its path with %2F for every slash, such as ldapi://%2Frun%2Fslapd%2Fldapi"
+        "no socket in {0:?}; write the path with %2F for each slash, as in ldapi://%2Frun%2Fslapd%2Fldapi"
     )]
     NoSocket(String),
-    /// A port that is none.
-    #[error("{0:?} has no valid port; write for example ldap://dc1.example.com:389")]
+    /// Not a port number.
+    #[error("invalid port in {0:?}; use for example ldap://dc1.example.com:389")]
     Port(String),
     /// A base, attributes or filter.
-    #[error("{0:?} goes on after the host; the search base has a setting of its own")]
+    #[error("unexpected text after the host in {0:?}; the search base is a setting of its own")]
     TrailingParts(String),
     /// Certificates are checked against names and IPv4 addresses.
-    #[error(
-        "{0:?} has an IPv6 address, which a certificate cannot be checked against; use the name"
-    )]
+    #[error("IPv6 address in {0:?}; certificates cannot be checked against it, use the name")]
     Ipv6(String),
 }
 
 impl ServerUrl {
-    /// Reads a URL; `starttls` is whether `ldap://` will use TLS too.
+    /// Parses a URL; `starttls` is whether `ldap://` uses TLS, too.
     pub(super) fn parse(text: &str, starttls: bool) -> Result<ServerUrl, UrlError> {
         let text = text.trim().to_owned();
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -87,12 +85,12 @@ impl ServerUrl {
         }
     }
 
-    /// The URL itself.
+    /// Returns the URL.
     pub(super) fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The server's name.
+    /// Returns the server's name.
     #[cfg(feature = "gssapi")]
     pub(super) fn host(&self) -> &str {
         let host = self.text.split_once("://").map_or("", |(_, host)| host);
@@ -100,7 +98,7 @@ impl ServerUrl {
         host.rsplit_once(':').map_or(host, |(host, _)| host)
     }
 
-    /// Whether a connection ends up in TLS.
+    /// Whether connections use TLS.
     pub(super) fn uses_tls(&self, starttls: bool) -> bool {
         match self.scheme {
             Scheme::Tls => true,
@@ -110,7 +108,7 @@ impl ServerUrl {
     }
 }
 
-/// Base, scope and filter of a search written as a URL without a host (RFC 4516 section 2).
+/// Parses a search URL without a host (RFC 4516 section 2) into base, scope and filter.
 pub(super) fn parse_search_url(text: &str) -> Option<(String, Scope, String)> {
     let url = url::Url::parse(text.trim()).ok()?;
     if url.scheme() != "ldap" || url.has_host() && url.host_str() != Some("") {

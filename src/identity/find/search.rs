@@ -1,4 +1,4 @@
-//! Follows one address or login through maps, directory, groups and forwarding.
+//! Resolution of one address or user name through maps, directory, groups and forwarding.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,45 +12,46 @@ use crate::identity::address_rules::{ReadingStep, Readings};
 use crate::mail::Address;
 use crate::maps::{Expansion, NonAddressKind};
 
-/// The most addresses that one recipient may lead to by maps, forwarding and alias objects.
+/// Maximum number of addresses that one recipient may resolve to by maps, forwarding and alias
+/// objects.
 const MAX_FURTHER_ADDRESSES: usize = 1000;
 
-/// One identification under way.
+/// A resolution in progress.
 pub(super) struct IdentitySearch<'a> {
     identities: &'a Identities,
     owners: Owners,
-    /// The addresses followed, as they are and as what the maps of the MTA lead to.
+    /// The addresses visited, each with whether it is a result of the MTA's maps.
     seen: HashSet<(Address, bool)>,
-    /// Answers for addresses that are still to be followed.
+    /// Answers for addresses that are still to be resolved.
     prefetched: HashMap<Address, Lookup<(usize, Objects)>>,
-    /// The most addresses that may be followed.
+    /// Maximum number of addresses.
     limit: usize,
-    /// Whether groups and forwarding lead on: for recipients.
+    /// Whether groups and forwarding are followed, as for recipients.
     follows_forwarding: bool,
 }
 
-/// An address that mail goes on to.
+/// An address still to be resolved.
 #[derive(Clone)]
 struct PendingAddress {
     address: Address,
-    /// The group by which it was reached.
+    /// The group through which it was found.
     group: Option<Address>,
-    /// Whether it is what the maps of the MTA lead to in the end.
+    /// Whether it is a result of the MTA's maps.
     is_mapped: bool,
 }
 
-/// What the maps of the MTA make of an address.
+/// The result of the MTA's maps.
 struct MappedAddresses {
-    /// Which of the readings has the entry.
+    /// The position of the reading with an entry.
     at: usize,
     addresses: Vec<Address>,
-    /// Whether a command or a file takes the mail: it may be how its own mailbox gets it, as with a
-    /// command that sorts.
+    /// Whether a command or a file receives the mail. That may be how its own mailbox gets it, as
+    /// with a sorting command.
     is_delivered_locally: bool,
 }
 
 impl IdentitySearch<'_> {
-    /// Identifies, with every step in the trace; nobody where nobody is found.
+    /// Resolves a query, with every step in the trace.
     pub(super) async fn owners(
         identities: &Identities,
         question: &IdentityQuery,
@@ -79,7 +80,7 @@ impl IdentitySearch<'_> {
         });
     }
 
-    /// Follows an address, and all that it leads to.
+    /// Resolves an address and all that it leads to.
     async fn follow(&mut self, address: &Address, mta: Option<&Address>) -> Result<(), Outage> {
         let mut waiting = vec![PendingAddress {
             address: address.clone(),
@@ -95,7 +96,7 @@ impl IdentitySearch<'_> {
             for next in next {
                 if self.seen.len() >= self.limit {
                     return Err(Outage::new(format!(
-                        "mail to one address leads to more than {} others",
+                        "one address resolves to more than {} others",
                         self.limit
                     )));
                 }
@@ -108,7 +109,7 @@ impl IdentitySearch<'_> {
         Ok(())
     }
 
-    /// Asks the directory for several addresses at once, before they are followed one by one.
+    /// Looks up several addresses concurrently, before they are resolved one by one.
     async fn prefetch(&mut self, next: &[PendingAddress]) {
         let names = &self.identities.names;
         let new = next
@@ -134,7 +135,7 @@ impl IdentitySearch<'_> {
         self.prefetched.extend(found.collect::<Vec<_>>().await);
     }
 
-    /// Identifies one address; gives the addresses that it leads to.
+    /// Resolves one address, and returns the addresses that it leads to.
     async fn resolve_address(
         &mut self,
         one: &PendingAddress,
@@ -165,7 +166,7 @@ impl IdentitySearch<'_> {
             Lookup::Absent => None,
             Lookup::Unavailable(outage) => return Err(outage),
         };
-        // The first reading that leads to anybody counts, by a map of the MTA or in the directory.
+        // The first reading with a result counts, by a map of the MTA or in the directory.
         if let (Some((at, _)), Some(by_map)) = (&found, &mapped)
             && *at < by_map.at
         {
@@ -187,8 +188,8 @@ impl IdentitySearch<'_> {
             .collect();
         if let Some((at, mut objects)) = found {
             if leads_away {
-                // Whether mail arrives there as well, the map says; by it the MTA knows the members
-                // of a group.
+                // The map determines whether mail arrives there as well; it also has the members of
+                // a group.
                 let groups = objects.iter().filter(|object| object.is_group());
                 objects = groups.cloned().collect();
             }
@@ -222,10 +223,13 @@ impl IdentitySearch<'_> {
             return Ok(next);
         }
         if let Some(external) = readings.external {
-            self.note(&external, "the local part routes outside");
+            self.note(
+                &external,
+                "the local part is a route to an external address",
+            );
             self.add_further_address(external);
         } else if names.contains(&one.address) {
-            // Whoever it is, it is somebody of the organization.
+            // An unknown person of the organization.
             self.owners.has_unlisted_people = true;
         } else if !is_first {
             self.add_further_address(one.address.clone());
@@ -233,9 +237,9 @@ impl IdentitySearch<'_> {
         Ok(next)
     }
 
-    /// The objects that own the first of these addresses that anybody owns. The login names, which
-    /// count where nobody does, are asked for at the same time, so that a slow directory is not
-    /// waited for twice.
+    /// Returns the owners of the first of these addresses that has any. The login names, which
+    /// count if none has, are looked up concurrently, so that a slow directory does not delay
+    /// twice.
     async fn find_first(
         &self,
         candidates: &[Address],
@@ -249,7 +253,7 @@ impl IdentitySearch<'_> {
         }
         let logins = async {
             let logins = logins.iter().map(|login| directory.find_login(login));
-            // Whoever needs an answer asks for it, and finds it in the cache or on its way.
+            // The answers are cached; a later lookup finds them.
             join_all(logins).await;
             std::future::pending::<Lookup<(usize, Objects)>>().await
         };
@@ -259,8 +263,7 @@ impl IdentitySearch<'_> {
         }
     }
 
-    /// The first of these readings that a map of the MTA has an entry for, and the addresses that
-    /// it goes to.
+    /// Returns the first of these readings with an entry in the MTA's maps, and its addresses.
     async fn apply_maps(&mut self, readings: &Readings) -> Result<Option<MappedAddresses>, Outage> {
         let maps = &self.identities.maps;
         if maps.is_empty() {
@@ -270,7 +273,7 @@ impl IdentitySearch<'_> {
         let is_written_local =
             (readings.addresses.first()).is_some_and(|one| is_local(&one.address));
         for (at, reading) in readings.addresses.iter().enumerate() {
-            // The MTA itself knows what its own names are.
+            // The MTA itself knows its own names.
             if is_written_local && reading.step == ReadingStep::SharedDomain {
                 continue;
             }
@@ -287,7 +290,7 @@ impl IdentitySearch<'_> {
                 self.note(reading, step.to_string());
             }
             for other in &others {
-                self.note(reading, format!("no mailbox: {}", other.target));
+                self.note(reading, format!("not a mailbox: {}", other.target));
             }
             let is_delivered_locally = others.iter().any(|other| match other.kind {
                 NonAddressKind::Command | NonAddressKind::File => true,
@@ -304,8 +307,8 @@ impl IdentitySearch<'_> {
         Ok(None)
     }
 
-    /// Whose name an alias is that somebody sends by: it is that of a mailbox if it leads to this
-    /// one and to nothing else.
+    /// Resolves an alias used as a sender: it stands for a mailbox if it leads to that one and
+    /// nothing else.
     async fn resolve_alias(
         &mut self,
         readings: &Readings,
@@ -348,7 +351,8 @@ impl IdentitySearch<'_> {
                 return Ok(());
             }
         }
-        // `CORP\imeier`, `imeier@REALM`: the realm is the MTA's matter, which let the client in.
+        // `CORP\imeier`, `imeier@REALM`: the MTA, which authenticated the client, has checked the
+        // realm.
         let name = bare.rsplit_once(['\\', '/']).map_or(bare, |(_, name)| name);
         let user = name.split_once('@').map_or(name, |(user, _)| user);
         let default = self
@@ -381,8 +385,8 @@ impl IdentitySearch<'_> {
         Ok(())
     }
 
-    /// Takes the objects that have a login name, and gives what they lead to; `None` if there are
-    /// none.
+    /// Adds the objects with a login name, and returns the addresses that they lead to; `None` if
+    /// there are none.
     async fn find_login(
         &mut self,
         login: &str,
@@ -405,7 +409,7 @@ impl IdentitySearch<'_> {
         }
     }
 
-    /// Takes an address's objects, and what they stand for.
+    /// Adds an address's objects, and returns the addresses that they lead to.
     async fn add_objects(
         &mut self,
         one: PendingAddress,
@@ -475,7 +479,7 @@ impl IdentitySearch<'_> {
             for contact in external.cloned().collect::<Vec<_>>() {
                 self.add_further_address(contact);
             }
-            // The size of a group is no reason to defer mail.
+            // The size of a group must not defer mail.
             self.limit += members.addresses.len();
             next.extend(members.addresses.iter().map(|address| PendingAddress {
                 address: address.clone(),
@@ -514,7 +518,7 @@ impl IdentitySearch<'_> {
     }
 }
 
-/// The first address of a member, to tell its direction by.
+/// Returns the first address of a member, which determines its direction.
 fn own_address(object: &Entry) -> Option<Address> {
     let values = ["mail", "proxyAddresses", "targetAddress"].into_iter();
     let mut values = values.flat_map(|name| object.values(name));

@@ -1,4 +1,4 @@
-//! How entries are read as they come from a server.
+//! Conversion of entries from a server.
 
 use ldap3::SearchEntry;
 
@@ -7,10 +7,10 @@ use crate::directory::entry::Entry;
 use crate::directory::schema::RequestedNames;
 use crate::directory::stamp::{Stamp, without_stamp_attributes};
 
-/// How the entries of a search are read.
+/// A converter for the entries of one search.
 pub(super) struct EntryReader<'a> {
     naming: RequestedNames<'a>,
-    /// What was asked for, where the stamp was asked for as well.
+    /// The requested attributes without those of the stamp, if it was requested.
     without_stamp_attributes: Option<&'a [String]>,
     server: &'a str,
 }
@@ -29,8 +29,8 @@ impl<'a> EntryReader<'a> {
         }
     }
 
-    /// Attributes get the names that they were asked for by. Values that are no UTF-8 are kept with
-    /// replacement characters: a journal attribute with such a value must be seen to be wrong.
+    /// Converts an entry. Attributes get their requested names. Values that are not UTF-8 are kept
+    /// with replacement characters, so that a wrong journal value is noticed.
     pub(super) fn entry(&self, found: SearchEntry) -> Entry {
         let text = found.attrs.into_iter();
         let binary = found.bin_attrs.into_iter().map(|(name, values)| {

@@ -1,4 +1,4 @@
-//! Searches that take as long as they take: long lists, and questions that stay.
+//! Searches without a time limit: paged and persistent ones.
 
 use std::sync::Arc;
 
@@ -12,32 +12,32 @@ use super::{Connection, SearchRequest};
 use crate::directory::entry::Entry;
 use crate::directory::ldap::error::{SearchError, check_search_result};
 
-/// Entries in one page of a long list; Active Directory gives no more.
+/// Entries in one page, the maximum of Active Directory.
 const PAGE_SIZE: i32 = 1000;
-/// Changes and entries that are read before they are dealt with.
+/// Items read ahead of the receiver.
 const ITEM_BUFFER: usize = 256;
 
-/// What comes of a question that stays.
+/// An item from a persistent search.
 #[derive(Debug)]
 pub(in crate::directory::ldap) enum FeedItem {
-    /// An object, and with content synchronization what became of it.
+    /// An object, and with content synchronization its state.
     Entry(Entry, Option<SyncState>),
-    /// Where content synchronization stands.
+    /// Progress of content synchronization.
     SyncInfo(SyncInfo),
-    /// No more will come, and why.
+    /// The end of the search, and the reason.
     ConnectionEnd(SearchError),
 }
 
 impl Connection {
-    /// The entries found, read in pages (RFC 2696), however many they are. The last item is a fault
-    /// where they are not all.
+    /// Runs a search in pages (RFC 2696) for any number of entries. The last item is an error if
+    /// the result is incomplete.
     pub(in crate::directory::ldap) fn list_paged(
         self: &Arc<Self>,
         search: SearchRequest,
     ) -> mpsc::Receiver<Result<Entry, SearchError>> {
         let (sender, listed) = mpsc::channel(ITEM_BUFFER);
         let connection = Arc::clone(self);
-        // A task of its own, since unreadable entries make the library panic.
+        // A task of its own, since the library panics on invalid entries.
         let reading = tokio::spawn({
             let sender = sender.clone();
             async move { connection.read_pages(search, &sender).await }
@@ -47,9 +47,7 @@ impl Connection {
             let error = match reading.await {
                 Ok(None) => return,
                 Ok(Some(error)) => error,
-                Err(_) => {
-                    SearchError::ConnectionLost(format!("{url} sent an answer that cannot be read"))
-                }
+                Err(_) => SearchError::ConnectionLost(format!("{url} sent an invalid answer")),
             };
             let _ = sender.send(Err(error)).await;
         });
@@ -63,7 +61,7 @@ impl Connection {
     ) -> Option<SearchError> {
         let _alone = self.list_lock.lock().await;
         let mut ldap = self.ldap.clone();
-        // For each entry, not for all of them.
+        // The timeout applies to each entry.
         ldap.with_timeout(self.access.timeout);
         let asked = search.attributes.clone();
         let reading = EntryReader::of(self, &asked);
@@ -100,8 +98,8 @@ impl Connection {
         check_search_result(&self.url, &search.base, &result)
     }
 
-    /// Asks a question that stays: what comes is handed on until the server, the connection or the
-    /// receiver ends it. The last item is [`FeedItem::ConnectionEnd`], unless the receiver ended it.
+    /// Runs a persistent search: forwards items until the server, the connection or the receiver
+    /// ends it. The last item is [`FeedItem::ConnectionEnd`], unless the receiver ended it.
     pub(in crate::directory::ldap) fn search_persistent(
         self: &Arc<Self>,
         search: SearchRequest,
@@ -119,7 +117,7 @@ impl Connection {
             }
             (sender, end)
         });
-        // A task of its own, since the library panics on answers that it cannot make sense of.
+        // A task of its own, since the library panics on invalid answers.
         tokio::spawn(async move {
             if let Ok((sender, end)) = reading.await {
                 let _ = sender.send(FeedItem::ConnectionEnd(end)).await;
@@ -151,7 +149,7 @@ impl Connection {
         loop {
             let next = tokio::select! {
                 next = stream.next() => next,
-                () = sender.closed() => return SearchError::QueryFailed("nobody listens any more".into()),
+                () = sender.closed() => return SearchError::QueryFailed("receiver closed".into()),
             };
             let item = match next {
                 Ok(Some(item)) => item,
@@ -170,12 +168,12 @@ impl Connection {
                 FeedItem::Entry(reading.entry(SearchEntry::construct(item)), state)
             };
             if sender.send(items).await.is_err() {
-                return SearchError::QueryFailed("nobody listens any more".into());
+                return SearchError::QueryFailed("receiver closed".into());
             }
         }
         let result = stream.finish().await;
         check_search_result(&self.url, &search.base, &result).unwrap_or_else(|| {
-            SearchError::ConnectionLost(format!("{} ended the feed of changes", self.url))
+            SearchError::ConnectionLost(format!("{} ended the change feed", self.url))
         })
     }
 }

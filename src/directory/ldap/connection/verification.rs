@@ -1,4 +1,5 @@
-//! The proof that a server still shows what is there, so that its "nobody" can be believed.
+//! Verification that a server still shows all attributes, so that its negative answers can be
+//! believed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,13 +17,13 @@ use crate::directory::ldap::error::SearchError;
 use crate::directory::presence::{TrackedAttribute, has_value};
 use crate::directory::stamp::with_stamp_attributes;
 
-/// Objects read at once to find one with an attribute.
+/// Objects read to find one with an attribute.
 const MAX_HOLDERS: usize = 20;
-/// How often attributes are looked for that nobody was found to have.
+/// Interval between searches for attributes without values.
 const UNSEEN_CHECK_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
 impl Connection {
-    /// Sees that the base can be searched, and that we can still see what is there.
+    /// Checks that the base can be searched and that all attributes are still visible.
     pub(in crate::directory::ldap) async fn check(
         self: &Arc<Self>,
         deadline: Instant,
@@ -35,9 +36,9 @@ impl Connection {
         }
     }
 
-    /// Sees that we can see people, and each attribute that somebody had; gives the connection up
-    /// where not. Whoever comes while [`MAX_VERIFICATIONS`] are under way waits for one that began later,
-    /// which is for all of them.
+    /// Verifies that the canary and each attribute with known values are visible, or else closes
+    /// the connection. Callers that come while [`MAX_VERIFICATIONS`] are in flight share one that
+    /// began later.
     pub(in crate::directory::ldap) async fn verify(
         self: &Arc<Self>,
         deadline: Instant,
@@ -45,7 +46,7 @@ impl Connection {
         self.verify_since(Instant::now(), deadline).await
     }
 
-    /// The same, where a proof that began at this moment or later will do.
+    /// Like [`Connection::verify`], but accepts a verification that began at this time or later.
     pub(in crate::directory::ldap) async fn verify_since(
         self: &Arc<Self>,
         asked: Instant,
@@ -53,7 +54,7 @@ impl Connection {
     ) -> Result<(), SearchError> {
         let Ok(Ok(_permit)) = timeout_at(deadline, self.verification_slots.acquire()).await else {
             return Err(SearchError::TimedOut(format!(
-                "{} did not prove in time that it shows what is there",
+                "{} could not be verified in time",
                 self.url
             )));
         };
@@ -66,14 +67,14 @@ impl Connection {
             return Ok(());
         }
         let begun = Instant::now();
-        // At once: a slow server takes its time for each.
+        // Concurrently, since a slow server takes its time for each.
         let (canary, holders) =
             tokio::try_join!(self.find_canary(deadline), self.read_holders(deadline))?;
         self.check_attributes(canary.iter().chain(&holders), deadline)
             .await?;
         for entry in &canary {
             if let Some(outage) = self.access.presence.journal_history().check(entry) {
-                let reason = format!("{}: the canary {}", self.url, outage.reason);
+                let reason = format!("{}: canary {}", self.url, outage.reason);
                 return Err(self.give_up(reason));
             }
         }
@@ -82,7 +83,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads the objects that showed an attribute last, one for each attribute that somebody had.
+    /// Reads one object for each attribute with known values.
     async fn read_holders(self: &Arc<Self>, deadline: Instant) -> Result<Vec<Entry>, SearchError> {
         let presence = Arc::clone(&self.access.presence);
         let shown: Vec<&TrackedAttribute> = (presence.attributes().iter())
@@ -100,7 +101,7 @@ impl Connection {
         Ok(try_join_all(asked).await?.into_iter().flatten().collect())
     }
 
-    /// The canary's objects; gives the connection up where there are none.
+    /// Returns the canary's objects; closes the connection if there are none.
     async fn find_canary(self: &Arc<Self>, deadline: Instant) -> Result<Vec<Entry>, SearchError> {
         let Some(canary) = &self.access.canary else {
             return Ok(Vec::new());
@@ -117,7 +118,7 @@ impl Connection {
         let found = self.search(search, deadline).await?;
         if found.is_empty() {
             let reason = format!(
-                "{} does not find the canary {}: either its entry is gone, or we may no longer read addresses",
+                "{} does not find the canary {}: its entry is missing, or the account may no longer read addresses",
                 self.url, canary.address
             );
             self.fail(&reason);
@@ -126,9 +127,8 @@ impl Connection {
         Ok(found)
     }
 
-    /// Sees that each attribute that somebody had can be seen; gives the connection up where not.
-    /// `known` are objects that were read just now. An answer that does not come in time says
-    /// nothing about the attribute.
+    /// Verifies that each attribute with known values is visible, or else closes the connection.
+    /// `known` are objects that were just read. A timeout says nothing about the attribute.
     async fn check_attributes<'e>(
         self: &Arc<Self>,
         known: impl Iterator<Item = &'e Entry>,
@@ -170,7 +170,7 @@ impl Connection {
         }
     }
 
-    /// Notes what an entry has, and leaves what it has not.
+    /// Records the attributes that an entry has, and leaves the others in `open`.
     fn note_shown(&self, entry: &Entry, open: &mut Vec<&TrackedAttribute>) {
         open.retain(|attribute| {
             let is_there = has_value(entry, &attribute.name);
@@ -182,8 +182,8 @@ impl Connection {
         });
     }
 
-    /// Looks for journal attributes of which no server has shown a value so far. It may take long
-    /// to find none, and nothing hangs on it.
+    /// Searches for journal attributes of which no server has shown a value yet. Finding none may
+    /// take long; nothing depends on it.
     pub(in crate::directory::ldap) async fn look_for_unseen_attributes(
         self: &Arc<Self>,
         deadline: Instant,
@@ -211,7 +211,7 @@ impl Connection {
         Ok(())
     }
 
-    /// An object with a value of an attribute.
+    /// Finds an object with a value of an attribute.
     async fn find_holder(
         self: &Arc<Self>,
         attribute: &TrackedAttribute,
@@ -234,18 +234,18 @@ impl Connection {
 
     fn missing_hint(&self, attribute: &TrackedAttribute) -> &'static str {
         match self.has_attribute_type(&attribute.name) {
-            Some(false) => " (its schema has no such attribute)",
+            Some(false) => " (the server's schema has no such attribute)",
             _ => "",
         }
     }
 
-    /// The watched attributes and the stamp.
+    /// Returns the tracked attributes and those of the stamp.
     fn tracked(&self) -> Vec<String> {
         let all = self.access.presence.attributes().iter();
         with_stamp_attributes(all.map(|attribute| attribute.name.clone()).collect())
     }
 
-    /// Whether attributes that nobody was found to have should be looked for.
+    /// Whether a search for attributes without values is due.
     pub(in crate::directory::ldap) fn is_unseen_check_due(&self) -> bool {
         let checked = self
             .unseen_checked
@@ -262,7 +262,7 @@ impl Connection {
         *checked = Some(Instant::now());
     }
 
-    /// Gives the connection up because something is missing here.
+    /// Closes the connection because an attribute is missing.
     fn give_up(&self, reason: String) -> SearchError {
         self.is_attribute_missing.store(true, Ordering::Relaxed);
         self.fail(&reason);
