@@ -33,7 +33,7 @@
 //! | [`policy`] | rules and the plan; pure (the domains that the directory names are put into the rules from outside) |
 //! | [`text`] | text before and after bodies: which text for whom, and the edit of MIME messages. Pure |
 //! | [`journal`] | what is written: journal report, plain copy, NDR, the seal; and the notices that come back about it |
-//! | [`spool`] | what is owed: commit, due items, progress, recovery |
+//! | [`spool`] | the durable queue: commit, reservations, due items, delivery results, recovery |
 //! | [`deliver`] | item → relay → outcome per recipient → progress, NDR or dead letter |
 //! | [`pipeline`] | the journey of one message, as one short function, and what is made on it |
 //! | [`survey`] | answers about no message: what would be journaled to whom, and who is journaled where |

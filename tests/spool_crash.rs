@@ -37,9 +37,9 @@ fn id(n: usize) -> ItemId {
 }
 
 /// Every fourth is a file of its own.
-/// All of what is owed.
-fn bytes(owed: &QueuedItem) -> Bytes {
-    owed.original.read().expect("readable")
+/// The whole original.
+fn bytes(loaded: &QueuedItem) -> Bytes {
+    loaded.original.read().expect("readable")
 }
 
 fn original(n: usize) -> Bytes {
@@ -87,7 +87,7 @@ async fn commit(spool: &Spool, n: usize) -> Result<(), CommitError> {
         .await
 }
 
-/// The process that is killed: commits from eight tasks, and says what it was told is durable.
+/// The process that is killed: commits from eight tasks, and prints the acknowledgements.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the other tests run it as a process of its own"]
 async fn child() {
@@ -137,27 +137,27 @@ fn start_child(directory: &Path, first: usize, through: &[&str]) -> std::process
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_survives_twenty_kills() {
+async fn acknowledged_items_survive_twenty_kills() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut durable = Vec::new();
     for round in 0..20 {
         let mut child = start_child(directory.path(), round * 1_000_000, &[]);
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let wanted = 5 + round * 13 % 60;
-        let told = lines
+        let acknowledged = lines
             .map_while(Result::ok)
             .filter_map(|line| line.strip_prefix("durable ")?.parse().ok());
-        durable.extend(told.take(wanted).collect::<Vec<usize>>());
+        durable.extend(acknowledged.take(wanted).collect::<Vec<usize>>());
         child.kill().expect("SIGKILL");
         child.wait().expect("it ended");
     }
     let spool = Spool::open(&settings(directory.path())).expect("opened");
     for n in &durable {
-        let owed = spool
+        let loaded = spool
             .load(&id(*n))
             .await
             .unwrap_or_else(|error| panic!("{n} is lost: {error}"));
-        assert_eq!(bytes(&owed), original(*n));
+        assert_eq!(bytes(&loaded), original(*n));
     }
     println!("{} acknowledged commits survived 20 kills", durable.len());
 }
@@ -191,7 +191,7 @@ impl Drop for Disk {
 }
 
 #[tokio::test]
-async fn a_full_disk_defers_and_room_is_all_that_is_needed_then() {
+async fn a_full_disk_defers_mail_until_there_is_space() {
     let disk = Disk::new("24m");
     let others = disk.0.path().join("somebody-elses-file");
     std::fs::write(&others, vec![0; 8 * 1024 * 1024]).expect("there is room");
@@ -215,11 +215,11 @@ async fn a_full_disk_defers_and_room_is_all_that_is_needed_then() {
         "and again"
     );
     std::fs::remove_file(others).expect("removed");
-    // Without a restart: what is owed is all there, what was sent can be written down, and more is
+    // Without a restart: every item is there, deliveries can be recorded, and more is
     // taken.
     for n in &kept {
-        let owed = spool.load(&id(*n)).await.expect("it is there");
-        assert_eq!(bytes(&owed), original(*n));
+        let loaded = spool.load(&id(*n)).await.expect("it is there");
+        assert_eq!(bytes(&loaded), original(*n));
         let result = DeliveryResult {
             outcomes: vec![(address(), DeliveryOutcome::Delivered)],
             next_attempt: UNIX_EPOCH,
@@ -241,7 +241,7 @@ async fn a_full_disk_defers_and_room_is_all_that_is_needed_then() {
 }
 
 #[tokio::test]
-async fn after_an_input_output_error_nothing_is_acknowledged_any_more() {
+async fn nothing_is_acknowledged_after_an_io_error() {
     let directory = tempfile::tempdir().expect("a directory");
     // No file may grow beyond 2 MiB, and the signal that says so is ignored: writes fail with
     // EFBIG.

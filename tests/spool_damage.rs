@@ -1,5 +1,5 @@
 //! Damage that nobody asked for: bits that flip, files that are cut off. It may cost a delivery,
-//! but nobody gets what was never written, nothing is removed for it, and it is always told.
+//! but nobody gets what was never written, nothing is removed for it, and it is always reported.
 
 mod lab;
 mod spool;
@@ -63,7 +63,7 @@ fn body_file(directory: &Path) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_body_file_that_is_not_what_was_written_is_set_aside_and_works_again_once_mended() {
+async fn a_damaged_body_file_is_set_aside_until_it_is_restored() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = Spool::open(&settings(directory.path())).expect("opened");
     spool::commit(&spool, 0).await.expect("committed");
@@ -93,20 +93,20 @@ async fn a_body_file_that_is_not_what_was_written_is_set_aside_and_works_again_o
                 .expect("read")
                 .is_empty()
         );
-        std::fs::write(&file, &whole).expect("mended");
+        std::fs::write(&file, &whole).expect("restored");
         assert!(
             spool
                 .operate(&postmaster(), Action::Retry, &id(0, 0), SystemTime::now())
                 .await
                 .expect("it takes changes")
         );
-        let owed = spool.load(&id(0, 0)).await.expect("it is whole again");
-        assert_eq!(owed.original.read().expect("readable"), items(0)[0].1);
+        let loaded = spool.load(&id(0, 0)).await.expect("it is whole again");
+        assert_eq!(loaded.original.read().expect("readable"), items(0)[0].1);
     }
     println!("{found} of {found} damaged body files were set aside");
 }
 
-/// What became of a damaged spool.
+/// Outcomes of opening damaged spools.
 #[derive(Debug, Default)]
 struct Fates {
     unopened: usize,
@@ -130,16 +130,16 @@ async fn ask(directory: &Path, what: &str, may_lack: bool, fates: &mut Fates) {
         }
         Err(other) => panic!("{what}: {other}"),
     };
-    let (mut told, mut unknown) = (0, 0);
+    let (mut reported, mut unknown) = (0, 0);
     let mut well = Vec::new();
     for n in 0..MESSAGES {
         for (k, (item, original)) in items(n).into_iter().enumerate() {
             match spool.load(&item.id).await {
-                Ok(owed) => {
-                    assert_eq!(format!("{:?}", owed.item), format!("{item:?}"), "{what}");
-                    assert_eq!(owed.waiting, item.targets, "{what}");
+                Ok(loaded) => {
+                    assert_eq!(format!("{:?}", loaded.item), format!("{item:?}"), "{what}");
+                    assert_eq!(loaded.waiting, item.targets, "{what}");
                     assert_eq!(
-                        owed.original.read().ok(),
+                        loaded.original.read().ok(),
                         Some(original),
                         "{what}: item {k} of {n}"
                     );
@@ -147,7 +147,7 @@ async fn ask(directory: &Path, what: &str, may_lack: bool, fates: &mut Fates) {
                 }
                 Err(SpoolError::SetAside { .. }) => {
                     fates.set_aside += 1;
-                    told += 1;
+                    reported += 1;
                 }
                 Err(SpoolError::Unknown(_)) => unknown += 1,
                 Err(error @ (SpoolError::Read(_) | SpoolError::Commit(_))) => {
@@ -158,7 +158,7 @@ async fn ask(directory: &Path, what: &str, may_lack: bool, fates: &mut Fates) {
                         "{what}: {said}"
                     );
                     fates.unread += 1;
-                    told += 1;
+                    reported += 1;
                 }
             }
         }
@@ -177,17 +177,17 @@ async fn ask(directory: &Path, what: &str, may_lack: bool, fates: &mut Fates) {
     if let Ok(due) = spool.claim(far, 1000).await {
         let lacks = well.iter().find(|id| !due.contains(id));
         assert!(
-            lacks.is_none() || told > 0,
+            lacks.is_none() || reported > 0,
             "{what}: {lacks:?} is never tried"
         );
     }
-    if told == 0 && unknown == 0 {
+    if reported == 0 && unknown == 0 {
         fates.unharmed += 1;
     }
 }
 
 #[tokio::test]
-async fn a_bit_flipped_in_the_database_is_told_and_delivers_nothing_that_was_not_written() {
+async fn a_bit_flipped_in_the_database_delivers_nothing_false() {
     let (root, mut dice, mut fates) = (
         tempfile::tempdir().expect("a directory"),
         Dice(2),
@@ -219,7 +219,7 @@ async fn a_bit_flipped_in_the_database_is_told_and_delivers_nothing_that_was_not
 }
 
 #[tokio::test]
-async fn a_bit_flipped_in_the_log_delivers_nothing_that_was_not_written() {
+async fn a_bit_flipped_in_the_wal_delivers_nothing_false() {
     let (root, mut dice, mut fates) = (
         tempfile::tempdir().expect("a directory"),
         Dice(3),
@@ -253,7 +253,7 @@ async fn a_bit_flipped_in_the_log_delivers_nothing_that_was_not_written() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_no_database_is_named_with_what_can_be_done() {
+async fn an_invalid_database_is_reported_with_what_to_do() {
     let directory = tempfile::tempdir().expect("a directory");
     filled(directory.path()).await;
     let file = directory.path().join("spool/spool.db");
@@ -271,7 +271,7 @@ async fn a_database_that_is_no_database_is_named_with_what_can_be_done() {
             "{said}"
         );
     }
-    std::fs::write(&file, whole).expect("mended");
+    std::fs::write(&file, whole).expect("restored");
     let spool = Spool::open(&settings(directory.path())).expect("nothing was changed meanwhile");
     assert!(spool.load(&id(0, 0)).await.is_ok());
 }

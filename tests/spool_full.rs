@@ -18,8 +18,8 @@ async fn drain(spool: &Spool) -> usize {
             return drained;
         }
         for name in due {
-            let owed = spool.load(&name).await.expect("it is there");
-            let n: usize = owed
+            let loaded = spool.load(&name).await.expect("it is there");
+            let n: usize = loaded
                 .item
                 .envelope_id
                 .split('.')
@@ -27,9 +27,9 @@ async fn drain(spool: &Spool) -> usize {
                 .and_then(|n| n.parse().ok())
                 .expect("n.k");
             let k = (0..3).find(|k| id(n, *k) == name).expect("one of three");
-            assert_eq!(owed.original.read().expect("readable"), items(n)[k].1);
+            assert_eq!(loaded.original.read().expect("readable"), items(n)[k].1);
             let result = DeliveryResult {
-                outcomes: owed
+                outcomes: loaded
                     .waiting
                     .into_iter()
                     .map(|to| (to, DeliveryOutcome::Delivered))
@@ -49,7 +49,7 @@ async fn drain(spool: &Spool) -> usize {
 }
 
 #[tokio::test]
-async fn a_disk_that_is_filled_and_drained_again_and_again_loses_nothing_and_needs_no_restart() {
+async fn a_disk_filled_again_and_again_needs_no_restart() {
     let set = std::env::var("COPYIST_PROOF_FILLS").ok();
     let cycles: usize = set.map_or(10, |n| n.parse().expect("a number"));
     let disk = Disk::new("16m");
@@ -59,7 +59,7 @@ async fn a_disk_that_is_filled_and_drained_again_and_again_loses_nothing_and_nee
     for cycle in 0..cycles {
         std::fs::write(&others, vec![0; 2 << 20]).expect("there is room");
         let mut committed = 0;
-        // Until small and large are both told to wait, many times over.
+        // Until small and large messages have been deferred many times.
         let mut refusals = 0;
         while refusals < 20 {
             match spool::commit(&spool, n).await {
@@ -103,7 +103,7 @@ fn take_inodes(crowd: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn a_disk_without_an_inode_left_loses_nothing_delivers_and_needs_no_restart() {
+async fn a_disk_without_inodes_delivers_and_needs_no_restart() {
     let disk = Disk::of_inodes(100);
     let crowd = disk.path().join("somebody-else");
     let spool = Spool::open(&settings(disk.path())).expect("opened");
@@ -152,7 +152,7 @@ async fn a_disk_without_an_inode_left_loses_nothing_delivers_and_needs_no_restar
 }
 
 #[tokio::test]
-async fn a_spool_opens_and_drains_without_a_free_block_or_inode() {
+async fn a_spool_opens_and_delivers_on_a_full_disk() {
     let disk = Disk::of_inodes(100);
     let spool = Spool::open(&settings(disk.path())).expect("opened");
     let mut committed = 0;

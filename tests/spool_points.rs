@@ -25,7 +25,7 @@ fn messages() -> usize {
     set.map_or(3, |n| n.parse().expect("a number"))
 }
 
-/// What is not there as it was promised, and whether the spool takes more.
+/// Lists broken acknowledgements, and checks that the spool accepts more.
 async fn look(directory: &Path, book: &Book) -> Vec<(usize, String)> {
     match Spool::open(&settings(directory)) {
         Ok(spool) => {
@@ -90,18 +90,18 @@ async fn cut_everywhere(stage: Stage) -> usize {
 }
 
 #[tokio::test]
-async fn a_power_cut_at_any_step_of_the_work_loses_nothing() {
+async fn a_power_cut_at_any_step_loses_nothing() {
     let points = cut_everywhere(Stage::Working).await;
     assert!(points > 50, "{points}");
 }
 
 #[tokio::test]
-async fn a_power_cut_at_any_step_of_making_a_spool_leaves_one_that_opens() {
+async fn a_power_cut_while_a_spool_is_created_leaves_one_that_opens() {
     cut_everywhere(Stage::Making).await;
 }
 
 #[tokio::test]
-async fn a_power_cut_at_any_step_of_opening_one_again_loses_nothing() {
+async fn a_power_cut_while_a_spool_is_reopened_loses_nothing() {
     cut_everywhere(Stage::Opening).await;
 }
 
@@ -155,15 +155,15 @@ async fn fail_everywhere(stage: Stage, error: &str, only: &[&str]) {
     assert!(faults > 0);
 }
 
-/// What the worker may say when a call of it failed.
+/// Judges the output of a worker that had a failing call.
 fn judge(stage: Stage, call: &str, error: &str, said: &[String], what: &str) {
     let last = said.last().map(String::as_str).unwrap_or_default();
     if stage != Stage::Working {
         // A panic would say nothing at all.
-        let is_told = said
+        let is_reported = said
             .iter()
             .any(|line| line.starts_with("opened ") || line.starts_with("unopened "));
-        return assert!(is_told, "{what}");
+        return assert!(is_reported, "{what}");
     }
     assert!(last.starts_with("done "), "{what}");
     assert!(!said.iter().any(|line| line.starts_with("false")), "{what}");
@@ -177,17 +177,17 @@ fn judge(stage: Stage, call: &str, error: &str, said: &[String], what: &str) {
 }
 
 #[tokio::test]
-async fn an_input_output_error_anywhere_is_never_taken_for_success() {
+async fn an_io_error_anywhere_is_never_a_success() {
     fail_everywhere(Stage::Working, "EIO", &[]).await;
 }
 
 #[tokio::test]
-async fn a_full_disk_anywhere_is_never_taken_for_success() {
+async fn a_full_disk_anywhere_is_never_a_success() {
     fail_everywhere(Stage::Working, "ENOSPC", &[]).await;
 }
 
 #[tokio::test]
-async fn a_disk_that_is_read_only_is_never_taken_for_success() {
+async fn a_read_only_disk_is_never_a_success() {
     let calls = [
         "openat",
         "rename",
@@ -201,7 +201,7 @@ async fn a_disk_that_is_read_only_is_never_taken_for_success() {
 }
 
 #[tokio::test]
-async fn a_lack_of_descriptors_and_interruptions_are_never_taken_for_success() {
+async fn missing_descriptors_and_interrupts_are_never_a_success() {
     fail_everywhere(Stage::Working, "EMFILE", &["openat"]).await;
     fail_everywhere(
         Stage::Working,
@@ -212,7 +212,7 @@ async fn a_lack_of_descriptors_and_interruptions_are_never_taken_for_success() {
 }
 
 #[tokio::test]
-async fn an_error_anywhere_at_the_start_is_told_and_loses_nothing() {
+async fn an_error_at_the_start_is_reported_and_loses_nothing() {
     for error in ["EIO", "ENOSPC"] {
         fail_everywhere(Stage::Making, error, &[]).await;
         fail_everywhere(Stage::Opening, error, &[]).await;

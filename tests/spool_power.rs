@@ -68,7 +68,7 @@ fn cuts(
 }
 
 #[test]
-fn what_was_acknowledged_survives_power_cuts_on_ext4() {
+fn acknowledged_items_survive_power_cuts_on_ext4() {
     let paces = [Pace::Fast, Pace::Slow, Pace::SlowFiles, Pace::Slow];
     cuts(
         "ext4",
@@ -80,7 +80,7 @@ fn what_was_acknowledged_survives_power_cuts_on_ext4() {
 }
 
 #[test]
-fn what_was_acknowledged_survives_power_cuts_on_xfs() {
+fn acknowledged_items_survive_power_cuts_on_xfs() {
     let paces = [Pace::Fast, Pace::Slow, Pace::SlowFiles, Pace::Slow];
     cuts(
         "xfs",
@@ -92,7 +92,7 @@ fn what_was_acknowledged_survives_power_cuts_on_xfs() {
 }
 
 #[test]
-fn what_was_acknowledged_survives_power_cuts_with_body_files_on_a_file_system_of_their_own() {
+fn acknowledged_items_survive_power_cuts_with_bodies_apart() {
     let (paces, count) = (
         [Pace::SlowFiles, Pace::Fast],
         number("COPYIST_PROOF_APART", 10),
@@ -138,7 +138,7 @@ fn strace(options: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn without_any_sync_the_proof_reports_loss() {
+fn the_proof_reports_loss_without_any_sync() {
     let proof = Proof::new(FileSystem::Ext4, seed());
     control("no sync at all", proof, Pace::Fast, |_| {
         strace(&[
@@ -151,7 +151,7 @@ fn without_any_sync_the_proof_reports_loss() {
 }
 
 #[test]
-fn without_the_sync_of_the_directory_the_proof_reports_loss() {
+fn the_proof_reports_loss_without_directory_syncs() {
     let proof = Proof::with_bodies_apart(FileSystem::Ext4, seed());
     control(
         "no sync of the directory",

@@ -1,7 +1,7 @@
-//! The digest of an item: it tells a damaged row from the item that was written.
+//! The digest of an item, by which a damaged row is detected.
 //!
 //! Computed from the typed item, not from stored values, so that every engine computes the same.
-//! It covers everything that a delivery depends on and that never changes. The time of the next
+//! The digest covers everything that a delivery depends on and that never changes. The time of the next
 //! attempt and the states of the targets change and are left out; originals have a digest of their
 //! own, which this one includes.
 

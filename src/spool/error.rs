@@ -40,7 +40,7 @@ pub enum OpenError {
         found: i64,
         /// The format of this version.
         current: i64,
-        /// What to do.
+        /// Advice for the operator.
         remedy: &'static str,
     },
     /// The database is damaged.

@@ -73,7 +73,7 @@ pub struct DeliveryResult {
     pub relay_reached: bool,
 }
 
-/// What became of the NDR of a [`DeliveryResult`].
+/// Status of the NDR of a [`DeliveryResult`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum NdrStatus {
     /// There is none.

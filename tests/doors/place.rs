@@ -52,7 +52,7 @@ fn with_little_room_journaled_mail_waits_other_mail_passes_and_room_is_all_that_
         assert!(Instant::now() < deadline, "nobody sees the room");
     }
     assert_eq!(verdict(&mut mta, "dan@corp.example", b"after"), "a");
-    copyist.wait_for_log(0, "there is room again");
+    copyist.wait_for_log(0, "enough space in");
     // A message that would take what is to stay free is deferred while smaller ones are taken.
     let large = vec![b'x'; 60 * 1024];
     disk.fill("somebody-elses-file", 10);
@@ -197,7 +197,7 @@ fn before_the_last_inode_journaled_mail_waits_and_deliveries_give_inodes_back() 
     // Deliveries need none, and what is delivered gives its own back.
     relay.restart();
     relay.wait_for(taken, PATIENCE);
-    wait("there is room again", PATIENCE, || is_ready(admin));
+    wait("there is space again", PATIENCE, || is_ready(admin));
     assert_eq!(verdict(&mut mta, "dan@corp.example", &larger), "a");
     relay.wait_for(taken + 1, PATIENCE);
     disk.disperse("somebody-else");

@@ -1,4 +1,4 @@
-//! What was promised, on a file system that is not cut, and whether it was kept.
+//! The book of acknowledgements, on a file system that is not cut, and its verification.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -12,13 +12,13 @@ use super::messages::{Act, act_on, address, id, items};
 pub enum Reached {
     /// Its commit was acknowledged.
     Committed,
-    /// What became of it was being written down: the old or the new state, item by item.
+    /// Its delivery result was being recorded: the old or the new state, item by item.
     Acting,
-    /// What became of it was acknowledged.
+    /// Its delivery result was acknowledged.
     Acted,
 }
 
-/// What was promised, by the message's number.
+/// Acknowledgements by message number.
 #[derive(Debug, Clone, Default)]
 pub struct Book {
     pub promised: BTreeMap<usize, Reached>,
@@ -104,7 +104,7 @@ impl Book {
         broken
     }
 
-    /// What nobody was promised may be there or not, but whole or not at all.
+    /// A message without an acknowledgement may be present or absent, but not in part.
     async fn torn(&self, spool: &Spool) -> Vec<(usize, String)> {
         let filter = ListFilter {
             dead_only: false,
@@ -160,18 +160,18 @@ async fn kept(spool: &Spool, n: usize, stage: Reached) -> Result<(), String> {
 
 async fn is_as_committed(spool: &Spool, n: usize, k: usize) -> Result<(), String> {
     let (item, original) = items(n).swap_remove(k);
-    let owed = spool
+    let loaded = spool
         .load(&item.id)
         .await
         .map_err(|error| error.to_string())?;
-    if owed.original.read().ok() != Some(original) {
+    if loaded.original.read().ok() != Some(original) {
         return Err(format!("item {k} has another original"));
     }
-    if format!("{:?}", owed.item) != format!("{item:?}") {
-        return Err(format!("item {k} is another: {:?}", owed.item));
+    if format!("{:?}", loaded.item) != format!("{item:?}") {
+        return Err(format!("item {k} is another: {:?}", loaded.item));
     }
-    if owed.waiting != item.targets {
-        return Err(format!("item {k} waits for {:?}", owed.waiting));
+    if loaded.waiting != item.targets {
+        return Err(format!("item {k} waits for {:?}", loaded.waiting));
     }
     Ok(())
 }
@@ -185,11 +185,11 @@ async fn is_as_acted(spool: &Spool, n: usize, k: usize) -> Result<(), String> {
             other => return Err(format!("item {k} is there still: {:?}", other.err())),
         },
         Act::Halve => match found {
-            Ok(owed) if owed.waiting == [address("b")] => {}
+            Ok(loaded) if loaded.waiting == [address("b")] => {}
             other => {
                 return Err(format!(
                     "item {k} is not half done: {:?}",
-                    other.map(|owed| owed.waiting)
+                    other.map(|loaded| loaded.waiting)
                 ));
             }
         },

@@ -197,12 +197,12 @@ impl Cutter {
     }
 
     fn say(&mut self, word: &str) -> String {
-        let told = self.process.stdin.as_mut().expect("piped");
-        let told = told.write_all(format!("{word}\n").as_bytes());
+        let sent = self.process.stdin.as_mut().expect("piped");
+        let sent = sent.write_all(format!("{word}\n").as_bytes());
         let mut answer = String::new();
         let answered = self.answers.read_line(&mut answer);
         assert!(
-            told.is_ok() && answered.is_ok() && answer.ends_with('\n'),
+            sent.is_ok() && answered.is_ok() && answer.ends_with('\n'),
             "the helper that shuts the file system down does not do it"
         );
         answer.trim().to_owned()

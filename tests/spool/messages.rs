@@ -1,4 +1,4 @@
-//! Messages that follow from their number: sizes, items, and what becomes of them.
+//! Messages derived from their number: sizes, items and delivery results.
 
 use std::io;
 use std::path::Path;
@@ -15,7 +15,7 @@ pub fn settings(directory: &Path) -> Settings {
     Settings::new(directory)
 }
 
-/// What a message consists of.
+/// Parts of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// One original in the row, one item.
@@ -26,20 +26,20 @@ pub enum Shape {
     Both,
 }
 
-/// What becomes of a message afterwards.
+/// Delivery result of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
-    /// Nothing: it waits.
+    /// None: it waits.
     Stay,
-    /// Both targets have it, so it goes.
+    /// Delivered to both targets, so it is removed.
     Deliver,
-    /// One target has it.
+    /// Delivered to one target.
     Halve,
-    /// Both targets refuse it: it goes, and an NDR is owed.
+    /// Refused by both targets: it is removed, and an NDR is queued.
     Refuse,
 }
 
-/// The millions say what kind of messages a run makes: see [`Orders`](super::Orders).
+/// The position within each million selects the messages of a run: see [`Orders`](super::Orders).
 pub const LARGE_ONLY: usize = 500_000;
 
 pub fn shape(n: usize) -> Shape {
@@ -64,7 +64,7 @@ pub fn address(name: &str) -> Address {
     Address::parse(&format!("{name}@archive.test")).expect("a valid address")
 }
 
-/// The name of item `k` of message `n`; 4 and up are those of its NDRs.
+/// The ID of item `k` of message `n`; 4 and up are its NDRs.
 pub fn id(n: usize, k: usize) -> ItemId {
     let number = n * 8 + k;
     let text: String = (0..16)
@@ -82,7 +82,7 @@ fn original(n: usize, part: usize, size: usize) -> Bytes {
     Bytes::from(bytes)
 }
 
-/// Each item of a message with the original that it carries.
+/// The items of a message, each with its original.
 pub fn items(n: usize) -> Vec<(Item, Bytes)> {
     let large = || original(n, 0, 128 * 1024 + 1 + n % 16 * 1024);
     let small = || original(n, 1, 2_000 + n % 4 * 3_000);
@@ -97,7 +97,7 @@ pub fn items(n: usize) -> Vec<(Item, Bytes)> {
     }
 }
 
-/// A message as it is committed. Every second body file is written while the message arrives.
+/// A message as it is committed. Every second body file is written while the message is received.
 async fn submissions(spool: &Spool, n: usize) -> io::Result<Vec<Submission>> {
     let mut submissions: Vec<(Bytes, Submission)> = Vec::new();
     for (item, original) in items(n) {
@@ -105,7 +105,7 @@ async fn submissions(spool: &Spool, n: usize) -> io::Result<Vec<Submission>> {
             Some((last, submission)) if *last == original => submission.items.push(item),
             _ => {
                 let content = match original.len() > 128 * 1024 && n % 8 < 4 {
-                    true => arrive(spool, &original).await?,
+                    true => receive(spool, &original).await?,
                     false => Content::from(original.clone()),
                 };
                 let items = vec![item];
@@ -125,12 +125,12 @@ async fn submissions(spool: &Spool, n: usize) -> io::Result<Vec<Submission>> {
         .collect())
 }
 
-async fn arrive(spool: &Spool, original: &Bytes) -> io::Result<Content> {
-    let mut incoming = spool.new_body().await?;
+async fn receive(spool: &Spool, original: &Bytes) -> io::Result<Content> {
+    let mut body = spool.new_body().await?;
     for piece in original.chunks(65_536) {
-        incoming.append(piece)?;
+        body.append(piece)?;
     }
-    Content::stored(incoming.finish())
+    Content::stored(body.finish())
 }
 
 pub fn item(n: usize, k: usize) -> Item {
@@ -166,12 +166,12 @@ fn ndr(n: usize, k: usize) -> Item {
 pub async fn commit(spool: &Spool, n: usize) -> Result<(), CommitError> {
     match submissions(spool, n).await {
         Ok(submissions) => spool.commit(&n.to_string(), UNIX_EPOCH, submissions).await,
-        // The message cannot be taken in, let alone committed.
+        // The message cannot be received, let alone committed.
         Err(cause) => Err(CommitError::Refused(cause.to_string().into())),
     }
 }
 
-/// Writes down what became of a message, item by item.
+/// Records the delivery result of a message, item by item.
 pub async fn act(spool: &Spool, n: usize) -> Result<(), CommitError> {
     let both = |outcome: &dyn Fn() -> DeliveryOutcome| {
         vec![(address("a"), outcome()), (address("b"), outcome())]

@@ -1,9 +1,8 @@
-//! What the crash proofs of the spool share: messages that can be told by their number, a process
-//! that commits them and says what it was promised, file systems that are cut off, and a book of
-//! what was promised.
+//! Shared by the crash tests of the spool: messages identified by their number, a process that
+//! commits them and prints the acknowledgements, file systems that are cut off, and a book of the
+//! acknowledgements.
 //!
-//! Everything goes through the public [`Spool`](copyist::spool::Spool): what is proven is what the
-//! hook relies on.
+//! Everything goes through the public [`Spool`](copyist::spool::Spool), on which the hook relies.
 #![allow(
     dead_code,
     unreachable_pub,

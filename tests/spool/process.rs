@@ -89,10 +89,10 @@ impl Started {
         self.pid
     }
 
-    /// Lets it go on where it waits to be told.
+    /// Lets it continue where it waits for a line.
     pub fn go(&mut self) {
-        let told = self.started.stdin.as_mut().expect("piped");
-        told.write_all(b"go\n").expect("it listens");
+        let stdin = self.started.stdin.as_mut().expect("piped");
+        stdin.write_all(b"go\n").expect("it listens");
     }
 
     /// Reads lines until one begins with this word, and gives them all; to its end where there is

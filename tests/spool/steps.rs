@@ -21,18 +21,18 @@ const THREADS: [&str; 3] = ["child", "spool", "tokio-rt-worker"];
 /// When the worker is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// It makes a new spool.
+    /// The worker creates a spool.
     Making,
-    /// It opens one that was left in the midst of work.
+    /// The worker opens a spool that was left in the midst of work.
     Opening,
-    /// It commits, and writes down what became of it.
+    /// The worker commits messages and records their delivery results.
     Working,
 }
 
 /// A run that has come to its end, or to where it was ended.
 pub struct Run {
     pub book: Book,
-    /// What it said since it is watched.
+    /// Its output since it is traced.
     pub said: Vec<String>,
     worker: Started,
     strace: Strace,
@@ -124,7 +124,7 @@ impl Run {
     }
 }
 
-/// What strace saw.
+/// Output of strace.
 pub struct Seen {
     directory: String,
     log: String,

@@ -1,4 +1,4 @@
-//! The process whose power is cut: looks whether its promises were kept, then makes new ones.
+//! The process whose power is cut: verifies earlier acknowledgements, then commits new messages.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -14,22 +14,22 @@ use super::messages::{Act, act, act_on, commit, settings};
 /// More items than this are delivered before new ones are made, so that a long proof does not grow.
 const ENOUGH: u64 = 300;
 
-/// What the worker is told.
+/// Orders for the worker.
 #[derive(Debug, Clone, Default)]
 pub struct Orders {
     /// The state directory.
     pub directory: PathBuf,
-    /// The book of what was promised.
+    /// The book of acknowledgements.
     pub book: PathBuf,
     /// The number of the first message; from 500,000 on in each million all are body files.
     pub first: usize,
-    /// How many commit at a time; 0: only look.
+    /// Number of concurrent commits; 0: only verify.
     pub tasks: usize,
-    /// How long each waits between two messages.
+    /// Pause of each task between two messages.
     pub pause: Duration,
-    /// How many messages each makes; 0: no end.
+    /// Number of messages of each task; 0: unlimited.
     pub messages: usize,
-    /// Before opening, and after looking, wait for a line on standard input.
+    /// Whether to wait for a line on standard input before opening and after verifying.
     pub waits: bool,
 }
 
@@ -73,7 +73,7 @@ impl Orders {
     }
 }
 
-/// When something was acknowledged, in nanoseconds since 1970.
+/// The time of an acknowledgement, in nanoseconds since 1970.
 fn now() -> u128 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default().as_nanos()
@@ -95,9 +95,8 @@ fn say(text: &str) {
     }
 }
 
-/// What the worker does, for a test named `child` in each test program. One thread runs it and one
-/// is there for blocking work: then each thread does the same in every run, and every step of it
-/// can be chosen.
+/// Runs the worker, for a test named `child` in each test program. It has one thread for tasks and
+/// one for blocking work: each thread does the same in every run, so that every step can be chosen.
 pub fn child() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -151,7 +150,7 @@ async fn work(orders: Orders) {
     wait(&orders);
 }
 
-/// Commits, and writes down what became of the message before the last one.
+/// Commits messages, and records the delivery result of the message before the last one.
 async fn promise(spool: &Spool, orders: &Orders, task: usize) {
     let all = (orders.first + task..).step_by(orders.tasks);
     let limit = if orders.messages == 0 {
@@ -161,7 +160,7 @@ async fn promise(spool: &Spool, orders: &Orders, task: usize) {
     };
     let mut committed = HashSet::new();
     for n in all.take(limit) {
-        // Asked before the commit begins: what several tasks say afterwards comes in any order.
+        // Read before the commit begins: the lines of several tasks come in any order.
         let failed = spool.is_failed();
         match commit(spool, n).await {
             Ok(()) if failed => say(&format!("false {n}")),
@@ -202,11 +201,11 @@ async fn empty(spool: &Spool) {
             return;
         }
         for id in due {
-            let Ok(owed) = spool.load(&id).await else {
+            let Ok(item) = spool.load(&id).await else {
                 continue;
             };
             let result = DeliveryResult {
-                outcomes: owed
+                outcomes: item
                     .waiting
                     .into_iter()
                     .map(|to| (to, DeliveryOutcome::Delivered))
