@@ -1,4 +1,4 @@
-//! What it costs to know somebody: an answer from memory beside a search in the directory, and the
+//! Cost of a person lookup: a cached answer beside a search in the directory, and the
 //! memory that it takes.
 //!
 //! ```text
@@ -55,11 +55,11 @@ async fn main() -> ExitCode {
 
     find(&identities, &addresses[..TOGETHER.min(people)]).await;
     let (before, begun) = (resident(), Instant::now());
-    let mut told = Instant::now();
+    let mut last_report = Instant::now();
     for (number, some) in addresses.chunks(TOGETHER).enumerate() {
         find(&identities, some).await;
-        if told.elapsed() > Duration::from_secs(10) {
-            told = Instant::now();
+        if last_report.elapsed() > Duration::from_secs(10) {
+            last_report = Instant::now();
             eprintln!("{} of {people} people known", number * TOGETHER);
         }
     }

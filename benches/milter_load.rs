@@ -2,7 +2,7 @@
 //! or a Unix socket.
 //!
 //! Each session sends its next message when the one before is answered (a closed loop), or at a
-//! rate. Every answer is read and checked: what is no answer to the command that was sent ends the
+//! rate. Every answer is read and checked: an answer that does not belong to the command ends the
 //! run with status 1. What is printed: messages a second, how they were answered, and how long a
 //! message took (MAIL to verdict) and its verdict alone (end of the message to verdict), as
 //! percentiles of an HDR histogram.

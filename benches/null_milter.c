@@ -1,4 +1,4 @@
-/* The least that a filter on libmilter can do: it is told everything and lets everything pass. */
+/* The least that a libmilter filter can do: it receives everything and passes everything. */
 #include <libmilter/mfapi.h>
 #include <stdio.h>
 #include <stdlib.h>

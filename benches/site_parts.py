@@ -1,4 +1,4 @@
-"""The parts that benches/compare and benches/growth start, and the load that they play. Needs root: the parts run as nobody."""
+"""The processes and load of benches/compare and benches/growth. Needs root: they run as the user nobody."""
 
 import json
 import os
@@ -76,15 +76,15 @@ def wait_for(port):
 
 def bench(name):
     """Builds one of the benches, and says where it is."""
-    told = subprocess.run(
+    completed = subprocess.run(
         ["cargo", "bench", "--locked", "--bench", name, "--no-run", "--message-format=json", "--quiet"],
         stdout=subprocess.PIPE, cwd=HERE, check=True)
-    made = [json.loads(line) for line in told.stdout.splitlines()]
+    made = [json.loads(line) for line in completed.stdout.splitlines()]
     return next(one["executable"] for one in made if one.get("executable") and one["target"]["name"] == name)
 
 
 def copyist(directory):
-    """Builds the service, and copies it to where nobody may run it."""
+    """Builds the service, and copies it where the user nobody may run it."""
     subprocess.run(["cargo", "build", "--locked", "--release", "--quiet"], cwd=HERE, check=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", HERE / "target"))
     shutil.copy(target / "release/copyist", directory / "copyist")
@@ -95,7 +95,7 @@ class Site:
 
     def __init__(self, directory):
         if os.geteuid():
-            fail("starting the parts as nobody takes root")
+            fail("only root can start the parts as the user nobody")
         self.directory, self.started, self.spools = directory, [], []
         directory.chmod(0o755)
         self.relay = free_port()
@@ -143,13 +143,13 @@ class Site:
         wait_for(port)
 
     def drain(self):
-        """Waits until nothing is owed: what is delivered now would disturb what is measured next."""
+        """Waits for an empty queue: deliveries would disturb the next measurement."""
         for config in self.spools:
             for _ in range(6000):
-                told = subprocess.run(
+                completed = subprocess.run(
                     [self.directory / "copyist", "queue", "list", "--json", "--limit", "1", "--config", config],
                     stdout=subprocess.PIPE, check=True).stdout
-                if json.loads(told)["total"] == 0:
+                if json.loads(completed)["total"] == 0:
                     break
                 time.sleep(0.1)
             else:

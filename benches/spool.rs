@@ -206,8 +206,8 @@ impl Appender {
                 if written.and_then(|()| file.sync_data()).is_err() {
                     return;
                 }
-                for (_, told) in group {
-                    let _ = told.send(());
+                for (_, acknowledge) in group {
+                    let _ = acknowledge.send(());
                 }
             }
         });
@@ -215,8 +215,8 @@ impl Appender {
     }
 
     async fn append(&self, bytes: Bytes) -> io::Result<()> {
-        let (told, durable) = oneshot::channel();
-        let sent = self.jobs.send((bytes, told)).await;
+        let (acknowledge, durable) = oneshot::channel();
+        let sent = self.jobs.send((bytes, acknowledge)).await;
         sent.map_err(|_| io::Error::other("the appender has ended"))?;
         durable.await.map_err(io::Error::other)
     }
