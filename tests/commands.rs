@@ -1,4 +1,4 @@
-//! The commands and the service's signals, as an operator meets them.
+//! The commands and the service's signals, as an operator uses them.
 
 #[path = "commands/health.rs"]
 mod health;
@@ -22,7 +22,7 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// What the admin address answers, with its head.
+/// Returns the response of the admin listener, including its head.
 fn get(admin: u16, path: &str) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", admin)).expect("it listens");
@@ -620,7 +620,7 @@ fn a_directory_that_does_not_let_us_in_does_not_take_the_place_of_one_that_does(
     );
     let content = message("<still@elsewhere.test>", "x");
     let mut client = site.client(OUTSIDE);
-    // Somebody whom nobody has asked for yet.
+    // A person who is not cached yet.
     let sent = client.send_message("a@elsewhere.test", &[&user(6)], &content);
     assert_eq!(sent.code, 250);
     site.wait_for_report("<still@elsewhere.test>");
@@ -826,7 +826,7 @@ fn text_shows_messages_as_they_would_leave() {
             .args(["text", "--config", "copyist.toml"]);
         copyist.args(arguments).output().expect("copyist runs")
     };
-    // The author's attributes fill the template; the empty one takes its line with it.
+    // The author's attributes fill the template; the line of an empty one is removed.
     let edited = "From: Ana <ana@corp.example>\r\nContent-Type: text/plain; charset=utf-8\r\n\
                   Content-Transfer-Encoding: quoted-printable\r\nMIME-Version: 1.0\r\n\r\nhello\r\nAna M=C3=BCller\r\n";
     let said = run(&["--direction", "outbound", "a.eml"]);
@@ -857,7 +857,7 @@ fn text_shows_messages_as_they_would_leave() {
         (read("out/a.eml"), read("out/b.eml")),
         (edited.to_owned(), signed.to_owned())
     );
-    // Nothing is written over what it was made of.
+    // The input is never overwritten.
     let said = run(&["--direction", "outbound", "--out", ".", "a.eml"]);
     assert_eq!(said.status.code(), Some(2), "{}", text(&said));
     assert_eq!(read("a.eml"), mail);

@@ -1,9 +1,7 @@
-//! `copyist doctor` on real Postfix configurations: right ones, of which it says nothing, and
-//! mistakes planted one at a time, each of which it names, and nothing else; and the commands that
-//! it tells to run mend them.
+//! `copyist doctor` on real Postfix configurations: correct ones have no findings; with each planted
+//! problem it finds exactly that one, and its fix works when run as printed.
 //!
-//! Postfix's own postconf(1) reads the files. Nothing of the machine's own mail system is looked
-//! at.
+//! Postfix's own postconf(1) reads the files. The machine's own mail system is not used.
 
 mod lab;
 #[path = "doctor/service.rs"]
@@ -24,7 +22,7 @@ use tempfile::TempDir;
 
 use Plant::{Config, Main, Master, Mode};
 
-/// What every Postfix here has.
+/// The main.cf of every Postfix here.
 const MAIN: &str = "\
 compatibility_level = 3.6
 queue_directory = DIR/spool
@@ -116,44 +114,44 @@ const MILTER: &str = "[hook.milter]\nlisten = [\"inet:127.0.0.1:HOOK\"]\n";
 
 const DOOR: &str = "[[hook.smtp]]\nlisten = \"127.0.0.1:HOOK\"\nnext_hop = \"127.0.0.1:10026\"\n";
 
-/// One change of a right configuration.
+/// A change to a correct configuration.
 #[derive(Clone, Copy)]
 enum Plant {
-    /// A line more in main.cf; what stands there already does not count any more.
+    /// A line added to main.cf, which overrides earlier ones.
     Main(&'static str),
-    /// Other text in master.cf.
+    /// A replacement in master.cf.
     Master(&'static str, &'static str),
-    /// Other text in copyist.toml.
+    /// A replacement in copyist.toml.
     Config(&'static str, &'static str),
     /// The mode of a file or directory.
     Mode(&'static str, u32),
 }
 
-/// A configuration of Postfix and one of Copyist, in a directory of their own; somebody listens
-/// where Copyist would.
-struct House {
+/// Configurations of Postfix and Copyist in their own directory, with a process that listens on
+/// Copyist's address.
+struct Installation {
     directory: TempDir,
     main: String,
     master: String,
     config: String,
     hook: TcpListener,
     _socket: UnixListener,
-    /// Behind `hook`, where that is an SMTP listener.
+    /// The next hop, if `hook` is an SMTP listener.
     _milter: Option<TcpListener>,
 }
 
-/// Somebody who listens, and the port.
+/// Returns a listener and its port.
 fn listener() -> (TcpListener, u16) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
     (listener, port)
 }
 
-impl House {
-    fn new(main: &[&str], master: &[&str], config: &[&str]) -> House {
+impl Installation {
+    fn new(main: &[&str], master: &[&str], config: &[&str]) -> Installation {
         let (hook, port) = listener();
         let port = port.to_string();
-        // Not in memory, which is a mistake of its own, and where every user may enter, as into no
+        // On a disk, because memory is a finding of its own, and accessible to all users, unlike a
         // home directory.
         let directory = TempDir::new_in("/var/tmp").expect("a directory");
         let path = directory.path().display().to_string();
@@ -164,7 +162,7 @@ impl House {
             let text = texts.concat().replace("HOOK", &port);
             text.replace("DIR", &path).replace("USER", &user)
         };
-        let house = House {
+        let site = Installation {
             main: filled(main),
             master: filled(master),
             config: filled(config),
@@ -174,45 +172,45 @@ impl House {
             _milter: None,
         };
         for directory in ["state", "spool"] {
-            std::fs::create_dir(house.path(directory)).expect("made");
-            set_mode(&house.path(directory), 0o700);
+            std::fs::create_dir(site.path(directory)).expect("made");
+            set_mode(&site.path(directory), 0o700);
         }
-        // This process listens in the service's place.
+        // This process listens instead of the service.
         let service = std::process::id().to_string();
-        write(&house.path("state/lock"), service);
-        write(&house.path("people.ldif"), "");
-        std::fs::create_dir(house.path("plain")).expect("made");
-        write(&house.path("plain/main.cf"), "compatibility_level = 3.6\n");
-        write(&house.path("aliases"), "sales: dan\n");
-        write(&house.path("mailname"), "corp.example\n");
-        write(&house.path("mine"), "mine.example x\n");
+        write(&site.path("state/lock"), service);
+        write(&site.path("people.ldif"), "");
+        std::fs::create_dir(site.path("plain")).expect("made");
+        write(&site.path("plain/main.cf"), "compatibility_level = 3.6\n");
+        write(&site.path("aliases"), "sales: dan\n");
+        write(&site.path("mailname"), "corp.example\n");
+        write(&site.path("mine"), "mine.example x\n");
         let aliases = "alias.example x\nsales@alias.example dan@corp.example\narchive@alias.example journal@corp.example\nemma.fox dan\n";
-        write(&house.path("virtual"), aliases);
-        house.save();
-        house
+        write(&site.path("virtual"), aliases);
+        site.save();
+        site
     }
 
-    fn milter() -> House {
-        House::new(
+    fn milter() -> Installation {
+        Installation::new(
             &[MAIN, MILTER_MAIN],
             &[MILTER_MASTER, SERVICES],
             &[COPYIST, MILTER],
         )
     }
 
-    /// sendmail(1) does not come by a proxy: Copyist is a milter for it as well.
-    fn before_queue() -> House {
+    /// sendmail(1) bypasses the proxy, so Copyist is also its milter.
+    fn before_queue() -> Installation {
         let (milter, port) = listener();
         let main = format!("non_smtpd_milters = inet:127.0.0.1:{port}\n");
         let config = format!("[hook.milter]\nlisten = [\"inet:127.0.0.1:{port}\"]\n");
         let config = [COPYIST, &config, DOOR];
-        let mut house = House::new(&[MAIN, &main], &[BEFORE_MASTER, SERVICES], &config);
-        house._milter = Some(milter);
-        house
+        let mut site = Installation::new(&[MAIN, &main], &[BEFORE_MASTER, SERVICES], &config);
+        site._milter = Some(milter);
+        site
     }
 
-    fn after_queue() -> House {
-        House::new(
+    fn after_queue() -> Installation {
+        Installation::new(
             &[MAIN, AFTER_MAIN],
             &[AFTER_MASTER, SERVICES],
             &[
@@ -235,8 +233,7 @@ impl House {
         self.age();
     }
 
-    /// Makes Postfix's files look as if they were older than two seconds: of younger ones its
-    /// programs wait for the end of the change.
+    /// Makes Postfix's files older than two seconds: its programs wait for newer ones to settle.
     fn age(&self) {
         for name in ["main.cf", "master.cf"] {
             let file = File::options().write(true).open(self.path(name));
@@ -282,7 +279,7 @@ impl House {
                 command.env_remove(name);
             }
         }
-        // Programs that this machine does not have, as a test made them.
+        // Programs that this machine lacks, replaced by the test.
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", self.path("bin").display()));
         command.arg(name).arg("--config");
@@ -292,7 +289,7 @@ impl House {
             .expect("the binary was built for this test")
     }
 
-    /// Does what a finding says, to the letter; whether it says anything that can be done so.
+    /// Runs a finding's fix exactly as printed; returns false if it cannot be run.
     fn follow(&mut self, fix: &str) -> bool {
         const COMMANDS: [&str; 6] = [
             "postconf ",
@@ -309,8 +306,8 @@ impl House {
                 "of another: {fix}"
             );
             let mut shell = Command::new("sh");
-            // A command that names no instance must not touch the machine's. Some take no owner
-            // that is the superuser.
+            // A command without an instance must not touch the machine's own. Some reject root as
+            // the owner.
             let instance = match fix.starts_with("postconf ") {
                 true => directory.to_owned(),
                 false => self.path("plain"),
@@ -328,10 +325,10 @@ impl House {
             return false;
         };
         if table == "hook.milter" {
-            // The service has to be started again for it.
+            // This needs a restart of the service.
             return false;
         }
-        // What only the administrator knows.
+        // A value that only the administrator knows.
         let line = line.strip_prefix("if so: ").unwrap_or(line);
         let line = &line.replace("ADDRESS", "192.168.0.25");
         self.config = with_line(&self.config, line, table);
@@ -346,7 +343,7 @@ impl House {
         self.findings_of(&["--json"])
     }
 
-    /// The names of what is found when directory and relay are asked as well.
+    /// Returns the names of all findings with --online.
     fn online(&self) -> Vec<String> {
         let (found, _) = self.findings_of(&["--json", "--online"]);
         let name = |finding: &Value| finding["name"].as_str().expect("a text").to_owned();
@@ -358,7 +355,7 @@ impl House {
         let said: Value = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("no JSON ({error}): {output:?}"));
         let mut findings = said["findings"].as_array().expect("a list").clone();
-        // The clock is this machine's own.
+        // Depends on this machine's clock.
         findings.retain(|finding| finding["name"] != "clock-unsynchronized");
         (findings, output.status.code())
     }
@@ -369,7 +366,7 @@ fn changed(text: &str, from: &str, to: &str) -> String {
     text.replacen(from, to, 1)
 }
 
-/// A configuration with this line in this table, in the place of another with the same key.
+/// Returns a configuration with a line set in a table.
 fn with_line(config: &str, line: &str, table: &str) -> String {
     let key = line.split(" = ").next().expect("a key");
     let header = format!("[{table}]");
@@ -394,17 +391,17 @@ fn with_line(config: &str, line: &str, table: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// A mistake in each line of the table: what is found then, how bad that is, and what was planted.
+/// One planted problem per row: the finding, its severity, and the changes.
 type Mistake = (&'static str, &'static str, &'static [Plant]);
 
-/// Plants each mistake alone in a right configuration: it is found, nothing else is, and where a
-/// command mends it, it is mended.
-fn each_is_found_and_nothing_else(right: fn() -> House, mistakes: &[Mistake]) {
+/// Plants each problem alone in a correct configuration: exactly that is found, and its command, if
+/// any, fixes it.
+fn each_is_found_and_nothing_else(right: fn() -> Installation, mistakes: &[Mistake]) {
     let mut faults = Vec::new();
     for (name, severity, plants) in mistakes {
-        let mut house = right();
-        plants.iter().for_each(|plant| house.plant(*plant));
-        let (found, status) = house.findings();
+        let mut site = right();
+        plants.iter().for_each(|plant| site.plant(*plant));
+        let (found, status) = site.findings();
         let fine = match found.as_slice() {
             [one] => one["name"] == *name && one["severity"] == *severity,
             _ => false,
@@ -417,8 +414,8 @@ fn each_is_found_and_nothing_else(right: fn() -> House, mistakes: &[Mistake]) {
             continue;
         }
         let fix = found[0]["fix"].as_str().expect("a text");
-        if house.follow(fix) {
-            let (left, status) = house.findings();
+        if site.follow(fix) {
+            let (left, status) = site.findings();
             if !left.is_empty() || status != Some(0) {
                 faults.push(format!("{name}: {fix}: leaves {left:#?}"));
             }
@@ -430,15 +427,15 @@ fn each_is_found_and_nothing_else(right: fn() -> House, mistakes: &[Mistake]) {
 #[test]
 fn nothing_is_said_of_right_configurations() {
     for (kind, right) in [
-        ("milter", House::milter as fn() -> House),
-        ("before the queue", House::before_queue),
-        ("behind the queue", House::after_queue),
+        ("milter", Installation::milter as fn() -> Installation),
+        ("before the queue", Installation::before_queue),
+        ("behind the queue", Installation::after_queue),
     ] {
-        let house = right();
-        let (found, status) = house.findings();
+        let site = right();
+        let (found, status) = site.findings();
         assert!(found.is_empty(), "{kind}: {found:#?}");
         assert_eq!(status, Some(0), "{kind}");
-        let output = house.doctor(&[]);
+        let output = site.doctor(&[]);
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(
             said.contains("no problems found") || said.contains("clock-unsynchronized"),
@@ -516,9 +513,9 @@ fn nothing_is_said_of_what_looks_like_a_mistake_and_is_none() {
     ];
     let mut faults = Vec::new();
     for (what, plants) in cases {
-        let mut house = House::milter();
-        plants.iter().for_each(|plant| house.plant(*plant));
-        let (found, status) = house.findings();
+        let mut site = Installation::milter();
+        plants.iter().for_each(|plant| site.plant(*plant));
+        let (found, status) = site.findings();
         if !found.is_empty() || status != Some(0) {
             faults.push(format!("{what}: {found:#?}"));
         }
@@ -529,7 +526,7 @@ fn nothing_is_said_of_what_looks_like_a_mistake_and_is_none() {
 #[test]
 fn each_route_round_the_milter_is_found() {
     each_is_found_and_nothing_else(
-        House::milter,
+        Installation::milter,
         &[
             (
                 "smtpd-milters-missing",
@@ -573,7 +570,7 @@ fn each_route_round_the_milter_is_found() {
                     "  -o smtpd_sasl_auth_enable=yes\n  -o smtpd_milters=\n",
                 )],
             ),
-            // The list is emptied by way of a parameter that it is made of.
+            // The list becomes empty through a parameter that it uses.
             (
                 "listener-unhooked",
                 "error",
@@ -591,7 +588,7 @@ fn each_route_round_the_milter_is_found() {
                     "2525 inet n - n - - smtpd\n  -o smtpd_milters=inet:127.0.0.1:1\nsubmission inet",
                 )],
             ),
-            // Programs of this machine speak SMTP as well.
+            // Local programs use SMTP, too.
             (
                 "listener-unhooked",
                 "error",
@@ -684,7 +681,7 @@ fn each_route_round_the_milter_is_found() {
 #[test]
 fn each_wrong_setting_of_the_milter_is_found() {
     each_is_found_and_nothing_else(
-        House::milter,
+        Installation::milter,
         &[
             (
                 "milter-default-action",
@@ -792,7 +789,7 @@ fn each_wrong_setting_of_the_milter_is_found() {
 #[test]
 fn each_difference_about_who_is_ours_and_each_further_copy_is_found() {
     each_is_found_and_nothing_else(
-        House::milter,
+        Installation::milter,
         &[
             (
                 "mynetworks-untrusted",
@@ -860,7 +857,7 @@ fn each_difference_about_who_is_ours_and_each_further_copy_is_found() {
                     "[limits]\nmessage_size = \"10MiB\"\n[admin]",
                 )],
             ),
-            // Reports go to the port that mail comes in by.
+            // Reports go to the port for incoming mail.
             (
                 "report-size-limit",
                 "warning",
@@ -915,7 +912,7 @@ fn each_difference_about_who_is_ours_and_each_further_copy_is_found() {
 #[test]
 fn each_mistake_around_a_listener_before_the_queue_is_found() {
     each_is_found_and_nothing_else(
-        House::before_queue,
+        Installation::before_queue,
         &[
             (
                 "listener-unhooked",
@@ -974,7 +971,7 @@ fn each_mistake_around_a_listener_before_the_queue_is_found() {
 #[test]
 fn each_mistake_around_a_listener_behind_the_queue_is_found() {
     each_is_found_and_nothing_else(
-        House::after_queue,
+        Installation::after_queue,
         &[
             (
                 "listener-unhooked",
@@ -1027,11 +1024,11 @@ fn each_mistake_around_a_listener_behind_the_queue_is_found() {
 
 #[test]
 fn a_milter_port_by_default_is_to_be_written() {
-    let mut house = House::milter();
-    let port = house.hook.local_addr().expect("it is bound").port();
-    house.main = house.main.replace(&format!(":{port}"), ":8891");
-    house.plant(Config("listen = [\"inet:127.0.0.1:HOOK\"]\n", ""));
-    let (found, _) = house.findings();
+    let mut site = Installation::milter();
+    let port = site.hook.local_addr().expect("it is bound").port();
+    site.main = site.main.replace(&format!(":{port}"), ":8891");
+    site.plant(Config("listen = [\"inet:127.0.0.1:HOOK\"]\n", ""));
+    let (found, _) = site.findings();
     let rest: Vec<Value> = found
         .iter()
         .filter(|one| one["name"] != "milter-port-default")
@@ -1045,7 +1042,7 @@ fn a_milter_port_by_default_is_to_be_written() {
         panic!("{found:?}");
     };
     assert_eq!(finding["severity"], "warning");
-    let check = house.run("check", &[]);
+    let check = site.run("check", &[]);
     let check = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(
         check.contains(
@@ -1056,22 +1053,26 @@ fn a_milter_port_by_default_is_to_be_written() {
 
     let fix = finding["fix"].as_str().expect("a text");
     let line = fix.strip_suffix(" in [hook.milter]").expect(fix);
-    house.config = with_line(&house.config, line, "hook.milter");
-    house.save();
-    assert_eq!(house.findings().0, rest, "it means what it meant before");
+    site.config = with_line(&site.config, line, "hook.milter");
+    site.save();
+    assert_eq!(site.findings().0, rest, "it means what it meant before");
 }
 
 #[test]
 fn another_program_in_copyist_s_place_is_named() {
-    let (milter, before, other) = (House::milter(), House::before_queue(), SmtpSink::start());
-    for mut house in [milter, before] {
-        let port = house.hook.local_addr().expect("it is bound").port();
+    let (milter, before, other) = (
+        Installation::milter(),
+        Installation::before_queue(),
+        SmtpSink::start(),
+    );
+    for mut site in [milter, before] {
+        let port = site.hook.local_addr().expect("it is bound").port();
         let (old, new) = (format!(":{port}"), format!(":{}", other.address().port()));
-        for text in [&mut house.main, &mut house.master, &mut house.config] {
+        for text in [&mut site.main, &mut site.master, &mut site.config] {
             *text = text.replace(&old, &new);
         }
-        house.save();
-        let (found, status) = house.findings();
+        site.save();
+        let (found, status) = site.findings();
         assert_eq!((names(&found), status), (vec!["port-taken"], Some(1)));
         let seen = found[0]["seen"].as_str().expect("a text");
         assert!(seen.starts_with("smtp-sink (process "), "{seen}");
@@ -1081,7 +1082,7 @@ fn another_program_in_copyist_s_place_is_named() {
 #[test]
 fn each_mistake_on_this_machine_is_found() {
     each_is_found_and_nothing_else(
-        House::milter,
+        Installation::milter,
         &[
             ("state-dir", "error", &[Mode("state", 0o755)]),
             ("config-writable", "error", &[Mode("copyist.toml", 0o666)]),
@@ -1112,16 +1113,16 @@ fn each_mistake_on_this_machine_is_found() {
 
 #[test]
 fn a_certificate_of_a_listener_is_told_of_before_its_end_and_after_it() {
-    let mut house = House::before_queue();
-    let certificates = Certificates::make(house.directory.path());
+    let mut site = Installation::before_queue();
+    let certificates = Certificates::make(site.directory.path());
     set_mode(&certificates.key(), 0o600);
     let next_hop = "next_hop = \"127.0.0.1:10026\"\n";
-    house.plant(Config(
+    site.plant(Config(
         next_hop,
         "next_hop = \"127.0.0.1:10026\"\ntls = \"starttls\"\ncert_file = \"leaf.pem\"\nkey_file = \"leaf.key\"\n",
     ));
     let names = || -> Vec<String> {
-        let (found, _) = house.findings();
+        let (found, _) = site.findings();
         found.iter().map(|one| one["name"].to_string()).collect()
     };
     assert_eq!(names(), ["\"certificate-expires\""], "it lasts two days");
@@ -1131,46 +1132,46 @@ fn a_certificate_of_a_listener_is_told_of_before_its_end_and_after_it() {
     assert!(names().is_empty());
 }
 
-/// A right configuration with a real directory and a relay.
-fn with_peers(slapd: &Slapd, relay: SocketAddr) -> House {
-    let mut house = House::milter();
+/// A correct configuration with a real directory and a relay.
+fn with_peers(slapd: &Slapd, relay: SocketAddr) -> Installation {
+    let mut site = Installation::milter();
     let urls = slapd.settings();
-    house.config = changed(&house.config, "urls = \"ldif:people.ldif\"\n", &urls);
-    house.config = changed(&house.config, "192.0.2.1:25", &relay.to_string());
-    house.save();
-    house
+    site.config = changed(&site.config, "urls = \"ldif:people.ldif\"\n", &urls);
+    site.config = changed(&site.config, "192.0.2.1:25", &relay.to_string());
+    site.save();
+    site
 }
 
 #[test]
 fn the_directory_is_asked_online_and_only_then() {
     let mut slapd = Slapd::start(5);
     let relay = SmtpSink::start();
-    let mut house = with_peers(&slapd, relay.address());
-    assert!(house.online().is_empty(), "{:?}", house.online());
+    let mut site = with_peers(&slapd, relay.address());
+    assert!(site.online().is_empty(), "{:?}", site.online());
     slapd.show_that_nothing_is_indexed_but("userPrincipalName,extensionAttribute10,mail");
-    assert_eq!(house.online(), ["directory-index"]);
-    let (found, _) = house.findings_of(&["--json", "--online"]);
+    assert_eq!(site.online(), ["directory-index"]);
+    let (found, _) = site.findings_of(&["--json", "--online"]);
     let seen = &found[0]["seen"];
     assert_eq!(seen, "has no equality index of proxyAddresses");
     slapd.show_that_nothing_is_indexed_but(
         "userPrincipalName,extensionAttribute10,mail,proxyAddresses",
     );
-    assert!(house.online().is_empty());
-    house.plant(Config(
+    assert!(site.online().is_empty());
+    site.plant(Config(
         "[outbound]",
         "journal = \"cn=nobody,dc=example,dc=test\"\n[outbound]",
     ));
-    assert_eq!(house.online(), ["journal-target"]);
+    assert_eq!(site.online(), ["journal-target"]);
     slapd.stop();
-    assert_eq!(house.online(), ["directory-unreachable"]);
-    assert!(house.findings().0.is_empty(), "nobody is asked");
+    assert_eq!(site.online(), ["directory-unreachable"]);
+    assert!(site.findings().0.is_empty(), "nobody is asked");
 }
 
 #[test]
 fn the_relay_is_asked_online_and_what_it_lacks_is_named() {
     let slapd = Slapd::start(5);
     let mut relay = SmtpSink::start();
-    let house = with_peers(&slapd, relay.address());
+    let site = with_peers(&slapd, relay.address());
     for (options, expected) in [
         (&[][..], &[][..]),
         (&["-8"], &["relay-lacks-8bitmime"]),
@@ -1180,10 +1181,10 @@ fn the_relay_is_asked_online_and_what_it_lacks_is_named() {
     ] {
         relay.stop();
         relay.restart_with(options);
-        assert_eq!(house.online(), expected, "{options:?}");
+        assert_eq!(site.online(), expected, "{options:?}");
     }
     relay.stop();
-    assert_eq!(house.online(), ["relay-unreachable"]);
+    assert_eq!(site.online(), ["relay-unreachable"]);
 }
 
 #[test]
@@ -1195,18 +1196,18 @@ fn a_relay_that_takes_no_more_than_what_comes_in_is_too_small_for_the_reports() 
         deliver_to: sink.address(),
         extra: vec!["message_size_limit = 50000000".into()],
     });
-    let mut house = with_peers(&slapd, relay.smtp_addr());
-    assert_eq!(house.online(), ["relay-size-limit"]);
-    house.plant(Main("message_size_limit = 40000000"));
-    assert!(house.online().is_empty(), "{:?}", house.online());
+    let mut site = with_peers(&slapd, relay.smtp_addr());
+    assert_eq!(site.online(), ["relay-size-limit"]);
+    site.plant(Main("message_size_limit = 40000000"));
+    assert!(site.online().is_empty(), "{:?}", site.online());
 }
 
 #[test]
 fn every_finding_is_a_line_with_its_fix_below_it_and_the_sum_comes_last() {
-    let mut house = House::milter();
-    house.plant(Main("non_smtpd_milters ="));
-    house.plant(Main("soft_bounce = yes"));
-    let output = house.doctor(&[]);
+    let mut site = Installation::milter();
+    site.plant(Main("non_smtpd_milters ="));
+    site.plant(Main("soft_bounce = yes"));
+    let output = site.doctor(&[]);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stdout);
     let lines: Vec<&str> = said.lines().collect();
@@ -1223,19 +1224,19 @@ fn every_finding_is_a_line_with_its_fix_below_it_and_the_sum_comes_last() {
 
 #[test]
 fn what_cannot_be_read_is_a_failure_and_a_wrong_configuration_is_another() {
-    let mut house = House::milter();
-    let nowhere = house.path("nowhere").display().to_string();
-    let output = house.doctor(&["--postfix", &nowhere]);
+    let mut site = Installation::milter();
+    let nowhere = site.path("nowhere").display().to_string();
+    let output = site.doctor(&["--postfix", &nowhere]);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("nowhere/main.cf"), "{said}");
-    house.plant(Config("[relay]", "[relais]"));
-    assert_eq!(house.doctor(&[]).status.code(), Some(2));
+    site.plant(Config("[relay]", "[relais]"));
+    assert_eq!(site.doctor(&[]).status.code(), Some(2));
 }
 
 #[test]
 fn a_port_for_reports_that_everybody_reaches_must_lead_by_copyist() {
-    let mut house = House::milter();
+    let mut site = Installation::milter();
     for plant in [
         Config("192.0.2.1:25", "127.0.0.1:10027"),
         Main("message_size_limit = 51000000"),
@@ -1248,9 +1249,9 @@ fn a_port_for_reports_that_everybody_reaches_must_lead_by_copyist() {
             "smtp inet n - n - - smtpd\n  -o message_size_limit=50000000\n",
         ),
     ] {
-        house.plant(plant);
+        site.plant(plant);
     }
-    let (found, status) = house.findings();
+    let (found, status) = site.findings();
     let names: Vec<&Value> = found.iter().map(|finding| &finding["name"]).collect();
     assert_eq!(names, ["listener-unhooked"], "{found:#?}");
     assert_eq!(status, Some(1));
@@ -1258,18 +1259,18 @@ fn a_port_for_reports_that_everybody_reaches_must_lead_by_copyist() {
 
 #[test]
 fn a_small_public_port_for_reports_is_replaced() {
-    let mut house = House::milter();
-    house.plant(Config("192.0.2.1:25", "127.0.0.1:10027"));
+    let mut site = Installation::milter();
+    site.plant(Config("192.0.2.1:25", "127.0.0.1:10027"));
     let port = "10027 inet n - n - - smtpd\nsubmission inet n - n - - smtpd\n";
-    house.plant(Master("submission inet n - n - - smtpd\n", port));
-    let (found, _) = house.findings();
+    site.plant(Master("submission inet n - n - - smtpd\n", port));
+    let (found, _) = site.findings();
     assert_eq!(names(&found), ["report-size-limit"], "{found:#?}");
-    assert!(house.follow(found[0]["fix"].as_str().expect("a text")));
-    let (found, status) = house.findings();
+    assert!(site.follow(found[0]["fix"].as_str().expect("a text")));
+    let (found, status) = site.findings();
     assert_eq!((names(&found), status), (vec![], Some(0)), "{found:#?}");
 }
 
-/// Names of what is found.
+/// Returns the names of findings.
 fn names(found: &[Value]) -> Vec<&str> {
     let all = found.iter();
     all.map(|one| one["name"].as_str().expect("a text"))
@@ -1279,14 +1280,14 @@ fn names(found: &[Value]) -> Vec<&str> {
 #[test]
 fn each_name_map_and_client_that_identity_does_not_cover_is_found() {
     each_is_found_and_nothing_else(
-        House::milter,
+        Installation::milter,
         &[
             (
                 "local-domains",
                 "error",
                 &[Main("mydestination = $myhostname, localhost, old.example")],
             ),
-            // Login names and local aliases are mailboxes at a domain of the organization, too.
+            // User names and aliases are mailboxes in a domain of the organization, too.
             (
                 "local-domains",
                 "error",
@@ -1453,7 +1454,7 @@ fn each_name_map_and_client_that_identity_does_not_cover_is_found() {
                     Main("mynetworks = 127.0.0.0/8 192.168.0.0/24"),
                 ],
             ),
-            // Wide, and the gateway that is known is elsewhere.
+            // Wide, and the known gateway is elsewhere.
             (
                 "gateways-asked",
                 "hint",
@@ -1620,9 +1621,9 @@ fn what_identity_covers_is_no_finding() {
     ];
     let mut faults = Vec::new();
     for (what, plants) in cases {
-        let mut house = House::milter();
-        plants.iter().for_each(|plant| house.plant(*plant));
-        let (found, status) = house.findings();
+        let mut site = Installation::milter();
+        plants.iter().for_each(|plant| site.plant(*plant));
+        let (found, status) = site.findings();
         if !found.is_empty() || status != Some(0) {
             faults.push(format!("{what}: {found:#?}"));
         }
@@ -1632,24 +1633,24 @@ fn what_identity_covers_is_no_finding() {
 
 #[test]
 fn a_hook_behind_the_rewriting_needs_no_maps_but_those_of_local_delivery() {
-    let mut house = House::after_queue();
-    house.plant(Main("virtual_alias_domains ="));
-    house.plant(Main("virtual_alias_maps = pcre:/etc/postfix/virtual"));
-    house.plant(Main("masquerade_domains = corp.example"));
-    let (found, _) = house.findings();
+    let mut site = Installation::after_queue();
+    site.plant(Main("virtual_alias_domains ="));
+    site.plant(Main("virtual_alias_maps = pcre:/etc/postfix/virtual"));
+    site.plant(Main("masquerade_domains = corp.example"));
+    let (found, _) = site.findings();
     assert!(found.is_empty(), "{found:#?}");
-    house.plant(Main("alias_maps = inline:{sales=dan}"));
-    assert_eq!(names(&house.findings().0), ["address-maps"]);
-    house.plant(Main("alias_maps ="));
-    house.plant(Main("receive_override_options = no_address_mappings"));
-    let (found, _) = house.findings();
+    site.plant(Main("alias_maps = inline:{sales=dan}"));
+    assert_eq!(names(&site.findings().0), ["address-maps"]);
+    site.plant(Main("alias_maps ="));
+    site.plant(Main("receive_override_options = no_address_mappings"));
+    let (found, _) = site.findings();
     assert_eq!(
         names(&found),
         ["address-maps-not-covered", "address-maps-not-covered"]
     );
 }
 
-/// As Debian's package writes it for an Internet site, with what administrators add.
+/// Debian's configuration for an Internet site, with typical additions.
 const DEBIAN: &str = "\
 smtpd_banner = $myhostname ESMTP $mail_name (Debian/GNU)
 biff = no
@@ -1688,12 +1689,12 @@ fn a_site_as_debian_makes_it_is_covered_after_doing_what_is_said() {
         .replace("domains = [", "domains = [\"head.example\", ")
         .replace("ndr@", "postmaster@")
         .replace("[inbound]", "[inbound]\njournal = \"journal@corp.example\"");
-    let mut house = House::new(
+    let mut site = Installation::new(
         &[DEBIAN, MILTER_MAIN],
         &[MILTER_MASTER, SERVICES],
         &[&config, MILTER],
     );
-    let (first, status) = house.findings();
+    let (first, status) = site.findings();
     assert_eq!(status, Some(1));
     for name in [
         "local-domains",
@@ -1708,16 +1709,16 @@ fn a_site_as_debian_makes_it_is_covered_after_doing_what_is_said() {
     ] {
         assert!(names(&first).contains(&name), "{name}: {first:#?}");
     }
-    // One thing at a time, as an administrator does.
+    // One fix at a time, as an administrator does.
     for round in 0.. {
-        let (found, status) = house.findings();
+        let (found, status) = site.findings();
         let Some(first) = found.first() else {
             assert_eq!(status, Some(0));
             break;
         };
         assert!(round < 40, "there is no end: {found:#?}");
         let fix = first["fix"].as_str().expect("a text");
-        assert!(house.follow(fix), "nothing to do: {first:#?}");
+        assert!(site.follow(fix), "nothing to do: {first:#?}");
     }
     let wanted = [
         "local_domains = [\"mx1.corp.example\", \"old.example\", \"mx1\", \"localhost.corp.example\", \"[192.0.2.8]\"]",
@@ -1729,12 +1730,12 @@ fn a_site_as_debian_makes_it_is_covered_after_doing_what_is_said() {
         "gateways = [\"192.168.0.25\"]",
     ];
     for line in wanted {
-        let line = house.filled(line);
-        assert!(house.config.contains(&line), "{line}:\n{}", house.config);
+        let line = site.filled(line);
+        assert!(site.config.contains(&line), "{line}:\n{}", site.config);
     }
     let dan = "dn: uid=dan,dc=corp\nuid: dan\nmail: dan@corp.example\nextensionAttribute10: journal@corp.example\n";
-    write(&house.path("people.ldif"), dan);
-    // The guard is closed to those outside, also by way of the gateway and with a forged sender.
+    write(&site.path("people.ldif"), dan);
+    // The guard rejects external mail, also from the gateway and with a forged sender.
     for client in ["203.0.113.9", "192.168.0.25"] {
         for sender in ["x@elsewhere.example", "dan@corp.example", "<>"] {
             let mut asked = vec!["--json", "--client", client, "--from", sender, "--to"];
@@ -1746,7 +1747,7 @@ fn a_site_as_debian_makes_it_is_covered_after_doing_what_is_said() {
                 "archive@alias.example",
             ];
             asked.extend(recipients);
-            let said = house.run("explain", &asked);
+            let said = site.run("explain", &asked);
             let said: Value = serde_json::from_slice(&said.stdout)
                 .unwrap_or_else(|error| panic!("no JSON ({error}): {said:?}"));
             let all = said["recipients"].as_array().expect("a list");
@@ -1757,7 +1758,7 @@ fn a_site_as_debian_makes_it_is_covered_after_doing_what_is_said() {
     }
 }
 
-/// Answers every request for metrics with these.
+/// Serves these metrics.
 fn metrics(said: &'static str) -> SocketAddr {
     use std::io::{Read, Write};
     let (listener, port) = listener();
@@ -1777,23 +1778,23 @@ fn metrics(said: &'static str) -> SocketAddr {
 fn senders_that_the_service_does_not_know_are_a_finding() {
     let slapd = Slapd::start(5);
     let relay = SmtpSink::start();
-    let mut house = with_peers(&slapd, relay.address());
+    let mut site = with_peers(&slapd, relay.address());
     let admin = metrics("x 3\ncopyist_messages_unidentified_total 0\n").to_string();
-    house.config = changed(
-        &house.config,
+    site.config = changed(
+        &site.config,
         "listen = \"off\"",
         &format!("listen = \"{admin}\""),
     );
-    house.save();
-    assert!(house.online().is_empty(), "{:?}", house.online());
+    site.save();
+    assert!(site.online().is_empty(), "{:?}", site.online());
     let other = metrics("x 3\ncopyist_messages_unidentified_total 2\n").to_string();
-    house.config = changed(&house.config, &admin, &other);
-    house.save();
-    assert_eq!(house.online(), ["senders-unidentified"]);
-    // Nobody answers there any more.
-    house.config = changed(&house.config, &other, "127.0.0.1:1");
-    house.save();
-    assert!(house.online().is_empty(), "{:?}", house.online());
+    site.config = changed(&site.config, &admin, &other);
+    site.save();
+    assert_eq!(site.online(), ["senders-unidentified"]);
+    // The server is gone.
+    site.config = changed(&site.config, &other, "127.0.0.1:1");
+    site.save();
+    assert!(site.online().is_empty(), "{:?}", site.online());
 }
 
 #[test]
@@ -1805,8 +1806,8 @@ fn what_the_guard_leaves_open_or_does_not_know_is_found_online() {
         })
     });
     let relay = SmtpSink::start();
-    let mut house = with_peers(&slapd, relay.address());
-    let (found, status) = house.findings_of(&["--json", "--online"]);
+    let mut site = with_peers(&slapd, relay.address());
+    let (found, status) = site.findings_of(&["--json", "--online"]);
     assert_eq!(names(&found), ["journal-mailbox-unguarded"], "{found:#?}");
     assert_eq!(status, Some(0));
     let seen = found[0]["seen"].as_str().expect("a text");
@@ -1814,10 +1815,10 @@ fn what_the_guard_leaves_open_or_does_not_know_is_found_online() {
         seen.contains(&slapd.user_dn(3)) && seen.contains("extensionAttribute10"),
         "{seen}"
     );
-    assert!(house.follow(found[0]["fix"].as_str().expect("a text")));
-    assert!(house.online().is_empty(), "{:?}", house.online());
+    assert!(site.follow(found[0]["fix"].as_str().expect("a text")));
+    assert!(site.online().is_empty(), "{:?}", site.online());
     slapd.limit_long_answers(2);
-    let (found, _) = house.findings_of(&["--json", "--online"]);
+    let (found, _) = site.findings_of(&["--json", "--online"]);
     let incomplete = found.iter().find(|one| one["name"] == "guard-incomplete");
     let fix = incomplete.unwrap_or_else(|| panic!("{found:#?}"))["fix"].as_str();
     let wanted = "olcLimits: dn.exact=\"cn=agent,dc=example,dc=test\" size.prtotal=unlimited";
@@ -1829,9 +1830,9 @@ fn journal_values_that_lead_nowhere_good_are_found_online() {
     let relay = SmtpSink::start();
     let found = |value: fn(usize) -> String, plants: &[Plant]| {
         let slapd = Slapd::start_with(5, |user| Some(value(user)));
-        let mut house = with_peers(&slapd, relay.address());
-        plants.iter().for_each(|plant| house.plant(*plant));
-        let (found, _) = house.findings_of(&["--json", "--online"]);
+        let mut site = with_peers(&slapd, relay.address());
+        plants.iter().for_each(|plant| site.plant(*plant));
+        let (found, _) = site.findings_of(&["--json", "--online"]);
         found
     };
     let journal = |_| "journal@archive.test".to_owned();
@@ -1855,15 +1856,15 @@ fn journal_values_that_lead_nowhere_good_are_found_online() {
 fn a_map_that_is_no_map_is_found_online() {
     let slapd = Slapd::start(5);
     let relay = SmtpSink::start();
-    let mut house = with_peers(&slapd, relay.address());
-    write(&house.path("aliases.db"), "no database");
-    house.plant(Main("alias_maps = hash:DIR/aliases"));
-    house.plant(Config(
+    let mut site = with_peers(&slapd, relay.address());
+    write(&site.path("aliases.db"), "no database");
+    site.plant(Main("alias_maps = hash:DIR/aliases"));
+    site.plant(Config(
         "[directory]",
         "[organization.address_maps]\nalias_maps = [\"hash:DIR/aliases\"]\n[directory]",
     ));
-    assert!(house.findings().0.is_empty());
-    assert_eq!(house.online(), ["address-map-unreadable"]);
-    std::fs::remove_file(house.path("aliases.db")).expect("it is there");
-    assert_eq!(house.online(), ["address-map-unreadable"]);
+    assert!(site.findings().0.is_empty());
+    assert_eq!(site.online(), ["address-map-unreadable"]);
+    std::fs::remove_file(site.path("aliases.db")).expect("it is there");
+    assert_eq!(site.online(), ["address-map-unreadable"]);
 }

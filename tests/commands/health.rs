@@ -1,9 +1,9 @@
-//! A relay that answers and takes nothing: who says so.
+//! A relay that is reachable but accepts no mail is reported everywhere.
 
 use super::lab::{OUTSIDE, Site, Slapd, message, user, write};
 use super::{get, json};
 
-/// The names of what doctor finds online, with how bad each is.
+/// Returns the names and severities of online findings.
 fn found(site: &Site<Slapd>) -> Vec<(String, String)> {
     // Not the machine's own Postfix.
     let postfix = site.copyist.config_file().with_file_name("postfix");
@@ -23,7 +23,7 @@ fn found(site: &Site<Slapd>) -> Vec<(String, String)> {
 #[test]
 fn a_relay_that_takes_nothing_is_an_error_everywhere() {
     let mut site = Site::<Slapd>::start("5m");
-    // 5xx to every recipient: the reports are refused, and so are their NDRs.
+    // 5xx to every recipient: reports and NDRs are rejected.
     site.relay.restart_with(&["-f", "RCPT"]);
     let mut client = site.client(OUTSIDE);
     for n in 0..6 {

@@ -1,5 +1,4 @@
-//! What is said of what cannot be done: which key, which mode, which port, and the command that
-//! helps.
+//! Errors name the key, mode or port, and a command that fixes the problem.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -38,7 +37,7 @@ fn install(config: &str) -> Copyist {
 fn a_key_that_stands_twice_is_named_with_both_lines() {
     let twice = CONFIG.replace("host =", "port = 25\nhost = \"a\"\nhost =");
     let said = text(&install(&twice.replace("PORT", "1")).command(&["check"]));
-    // The state directory stands in the first line.
+    // The state directory is in the first line.
     let part = "copyist.toml:12:1: duplicate key host, first set in line 11; remove one";
     assert!(said.contains(part), "{said}");
     let twice = CONFIG.to_owned() + "[relay]\ntls = \"none\"\n";
@@ -47,7 +46,7 @@ fn a_key_that_stands_twice_is_named_with_both_lines() {
     assert!(said.contains(part), "{said}");
 }
 
-/// `copyist check` as another user than the superuser.
+/// Runs `copyist check` as a user other than root.
 fn check_as_postfix(copyist: &Copyist) -> Output {
     let mut command = Command::new(need("setpriv", "util-linux"));
     command.args(["--reuid=postfix", "--regid=postfix", "--clear-groups"]);
@@ -67,7 +66,7 @@ fn a_file_that_cannot_be_read_is_said_with_what_helps() {
     set_mode(directory, 0o700);
     set_mode(&file, 0o600);
     set_mode(&people, 0o600);
-    // The directory is closed as well: the outermost comes first.
+    // The directory is closed as well: the outermost is reported first.
     for closed in [directory, &file, &people] {
         let said = text(&check_as_postfix(&copyist));
         let mode = closed.metadata().expect("it is there").mode() & 0o777;
@@ -95,7 +94,7 @@ fn a_start_that_fails_says_what_helps_and_how_bad_it_is() {
         said.contains(&part) && said.contains("\ncopyist: cannot listen"),
         "{said}"
     );
-    // Where standard error is the journal, as systemd says it.
+    // With the journal as standard error, as under systemd.
     let path = copyist.config_file().with_file_name("journal");
     let journal = File::create(&path).expect("made");
     let found = journal.metadata().expect("it is there");

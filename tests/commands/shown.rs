@@ -1,15 +1,14 @@
-//! What strangers and the directory wrote, as the commands show it.
+//! External text and directory values in the output of commands.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 
 use super::lab::{DOMAIN, DirectoryServer, INSIDE, OUTSIDE, Site, Slapd, message, user};
 use super::{json, text};
 
-/// A formula, a sequence that clears a terminal, a line that passes for ours, and a change of the
-/// direction of writing.
+/// A formula, a sequence that clears the terminal, a forged line, and a bidirectional override.
 const HOSTILE: &str = "=1+1\u{1b}[2J\u{9b}2J\n  forged: found\u{202e}";
 
-/// Whether it leaves a terminal alone: line breaks are ours.
+/// Asserts that text is harmless for a terminal, except for its own line breaks.
 #[track_caller]
 fn assert_harmless(what: &str, shown: &str) {
     let acts = |c: char| (c.is_control() && c != '\n') || matches!(c, '\u{202a}'..='\u{202e}');

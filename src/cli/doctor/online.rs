@@ -264,11 +264,10 @@ fn check_of_server(probe: &ServerProbe, settings: &Settings) -> Vec<Finding> {
     found
 }
 
-/// Whether a remark is about an attribute that no object has.
+/// Whether a remark names an attribute.
 fn is_about(remark: &str, attribute: &str) -> bool {
-    let about = remark.strip_prefix("no object has ");
-    let rest = about.and_then(|rest| rest.strip_prefix(attribute));
-    rest.is_some_and(|rest| rest.starts_with([':', ' ']))
+    let mut words = remark.split([' ', ':']);
+    words.any(|word| word == attribute)
 }
 
 /// Returns the finding about a missing index (slapd-config(5), olcDbIndex; Active Directory: bit 0 of
