@@ -548,7 +548,7 @@ fn a_message_waits_while_an_attribute_is_hidden_and_goes_on_when_it_is_accepted(
     let accepted = site.copyist.command(&["directory", "accept-empty"]);
     let said = String::from_utf8_lossy(&accepted.stdout).into_owned();
     assert!(
-        accepted.status.success() && said.contains("nobody has extensionAttribute10"),
+        accepted.status.success() && said.contains("no object has extensionAttribute10"),
         "{said}"
     );
     site.wait_until("mail", || (sent(&site, 4) == 250).then_some(()));
@@ -661,7 +661,7 @@ fn an_attribute_that_nobody_has_is_an_error_of_every_command_that_looks() {
             &["doctor", "--online", "--postfix", &postfix][..],
             "journal-attribute-empty",
         ),
-        (&["coverage"][..], "nobody has extensionAttribute10"),
+        (&["coverage"][..], "no object has extensionAttribute10"),
     ] {
         let (succeeded, text) = said(&site, command);
         assert!(!succeeded && text.contains(wanted), "{command:?}: {text}");

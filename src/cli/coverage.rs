@@ -56,7 +56,7 @@ pub(super) async fn coverage(
             summary.addresses_not_found
         ))),
         0 if !summary.nobody_has.is_empty() => Err(Failure::failed(format!(
-            "nobody has {}: check its name and the account's rights with \"copyist check --online\"",
+            "no object has {}: check its name and the account's rights with \"copyist check --online\"",
             summary.nobody_has.join(", ")
         ))),
         0 => Ok(()),

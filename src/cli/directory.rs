@@ -36,7 +36,7 @@ fn accept_empty(config: &Path) -> Result<(), Failure> {
         print_line("  the service has not noticed anything missing")?;
     }
     for attribute in &missing {
-        print_line(&format!("  nobody has {attribute}"))?;
+        print_line(&format!("  no object has {attribute}"))?;
     }
     for attribute in &present {
         print_line(&format!(

@@ -131,7 +131,7 @@ fn summary(seen: &Summary) -> Markup {
             @for (many, name) in cards { li { span.value { (number(many)) } span { (name) } } }
         }
         @if !seen.nobody_has.is_empty() {
-            (notice(Level::Error, &html! { "Nobody has " (Untrusted(&seen.nobody_has.join(", "))) ": check its name and the account's rights with " code { "copyist check --online" } "." }))
+            (notice(Level::Error, &html! { "No object has " (Untrusted(&seen.nobody_has.join(", "))) ": check its name and the account's rights with " code { "copyist check --online" } "." }))
         }
         @if let Some(why) = &seen.guard_incomplete {
             (notice(Level::Warning, &html! { "Journal guard incomplete: " (Untrusted(why)) }))
