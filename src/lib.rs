@@ -16,7 +16,7 @@
 //!
 //! # The modules
 //!
-//! A module uses only modules above it in this table; `tests/modules.rs` holds that.
+//! A module uses only modules above it in this table; `tests/commands/modules.rs` holds that.
 //!
 //! | module | owns |
 //! |---|---|

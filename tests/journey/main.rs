@@ -1,0 +1,10 @@
+//! One message from client to journal mailbox.
+
+#[macro_use]
+#[path = "../lab/mod.rs"]
+mod lab;
+
+mod clock;
+mod journey;
+mod lab_itself;
+mod pipeline;

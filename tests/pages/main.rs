@@ -1,0 +1,8 @@
+//! The web pages and their access, with a real browser.
+
+#[path = "../lab/mod.rs"]
+mod lab;
+mod office;
+
+mod admin;
+mod pages;

@@ -1,0 +1,9 @@
+//! The SMTP listeners between clients, MTAs and next hops.
+
+#[path = "../lab/mod.rs"]
+mod lab;
+
+mod activation;
+mod doors;
+mod proxy;
+mod proxy_mtas;
