@@ -1,8 +1,8 @@
-//! Which parts of a message are its body: what a reader shows first, in each of its alternatives.
+//! The body parts of a message: the text displayed first, in each of its alternatives.
 
 use super::structure::{Mime, Part, Tree};
 
-/// Why a text cannot be put into a body.
+/// The reason why a text cannot be inserted into a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Obstacle {
     /// multipart/signed, S/MIME, or signed by PGP in the body itself.
@@ -17,54 +17,53 @@ pub enum Obstacle {
     /// A fragment of a message, or a reference to one (RFC 2046 section 5.2).
     #[error("it is a fragment of a message or a reference to one")]
     Partial,
-    /// It is nothing but an invitation; programs look for those at the top of a message.
+    /// An invitation without other content; programs expect it at the top level of a message.
     #[error("it is an invitation")]
     Invitation,
-    /// Its body is RTF or TNEF.
+    /// The body is RTF or TNEF.
     #[error("its body is neither plain text nor HTML")]
     RichText,
-    /// All that would be put in is there already, and is to stand there once.
-    #[error("it has the text already")]
+    /// The texts are already present and should appear once.
+    #[error("it already has the text")]
     Repeated,
-    /// Readers would disagree about its parts.
+    /// Mail clients would disagree about its parts.
     #[error("its structure is ambiguous")]
     Ambiguous,
-    /// It has no body that text could be put into.
-    #[error("it has no text")]
+    /// There is no body that text could be inserted into.
+    #[error("it has no text body")]
     NoText,
-    /// The charset or transfer encoding is unknown, or the text is not what they say.
-    #[error("its charset or transfer encoding cannot be told")]
+    /// The charset or transfer encoding is unknown, or the content does not match it.
+    #[error("its charset or transfer encoding cannot be determined")]
     Charset,
-    /// The HTML has no place where a text would be shown.
-    #[error("its HTML has no place for a text")]
+    /// The HTML has no position where a text would be visible.
+    #[error("its HTML has no position for a text")]
     Html,
 }
 
-/// What is done about an obstacle.
+/// The treatment of an obstacle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fallback {
-    /// The message goes as it is.
+    /// The message stays unchanged.
     Unchanged,
-    /// The whole message becomes a part, and the text is a part beside it.
+    /// The whole message becomes a part, next to a part with the text.
     WrapMessage,
-    /// The text is a part beside the one that it cannot be put into.
+    /// The text becomes a separate part next to the affected one.
     WrapPart,
 }
 
-/// What becomes of messages that are signed or encrypted.
+/// The treatment of signed or encrypted messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SignedPolicy {
-    /// They are left.
+    /// They stay unchanged.
     #[default]
     Skip,
-    /// They become a part, untouched, and the text is a part beside it.
+    /// They become an unchanged part, next to a part with the text.
     Wrap,
 }
 
 impl Obstacle {
-    /// The one place that decides what becomes of a message which text cannot be put into. A
-    /// report, a fragment or what only Outlook can read would be of no use to anybody with
-    /// something beside it.
+    /// Returns the treatment of this obstacle; the only place that decides it. A report, a fragment
+    /// or an Outlook-only body would be useless inside a multipart.
     pub(super) fn fallback(self, signed: SignedPolicy) -> Fallback {
         match self {
             Obstacle::Signed | Obstacle::Encrypted => match signed {
@@ -81,7 +80,7 @@ impl Obstacle {
         }
     }
 
-    /// The word for it in metrics.
+    /// Returns its name in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Obstacle::Signed => "signed",
@@ -99,28 +98,28 @@ impl Obstacle {
     }
 }
 
-/// Alternatives of a body that are told apart.
+/// Most alternatives of a body.
 const MOST_BODIES: usize = 16;
 
-/// A part that text goes into.
+/// A part that gets text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BodyPart {
-    /// The part, by its place in the tree.
+    /// The index of the part in the tree.
     pub(super) part: usize,
-    /// Whether a reader shows it first: the text before the body goes here.
+    /// Whether it is displayed first: it gets the text before the body.
     pub(super) first: bool,
-    /// Whether a reader shows it last: the text after the body goes here.
+    /// Whether it is displayed last: it gets the text after the body.
     pub(super) last: bool,
 }
 
-/// The parts that text goes into, in the order they stand.
+/// Returns the parts that get text, in their order in the message.
 pub(super) fn bodies(tree: &Tree) -> Result<Vec<BodyPart>, Obstacle> {
     if tree.ambiguous {
         return Err(Obstacle::Ambiguous);
     }
     let mut search = Search { tree, rich: false };
     let found = search.within(0, true)?;
-    // Nobody writes a message in so many ways; somebody wants it to be looked at for long.
+    // No real message has so many alternatives; this one is an attempt to waste time.
     if found.len() > MOST_BODIES {
         return Err(Obstacle::Ambiguous);
     }
@@ -138,14 +137,14 @@ pub(super) fn bodies(tree: &Tree) -> Result<Vec<BodyPart>, Obstacle> {
 
 struct Search<'a> {
     tree: &'a Tree,
-    /// A body of a kind that is left was passed.
+    /// Whether a rich text body was found.
     rich: bool,
 }
 
 impl Search<'_> {
-    /// The bodies in a part; none where it is an attachment or holds nothing but attachments.
-    /// Recursion is bounded by [`super::structure::DEEPEST`]. `shown` says that nothing else could
-    /// be shown in its place: the message itself, the root of a multipart/related.
+    /// Returns the bodies in a part; none if it is an attachment or has only attachments. Recursion
+    /// is bounded by [`super::structure::DEEPEST`]. `shown` means that nothing else could be
+    /// displayed in its place: the message itself, the root of a multipart/related.
     fn within(&mut self, index: usize, shown: bool) -> Result<Vec<BodyPart>, Obstacle> {
         let part = &self.tree.parts[index];
         let mime = &part.mime;
@@ -154,8 +153,8 @@ impl Search<'_> {
             return Err(Obstacle::Ambiguous);
         }
         match (mime.kind.as_str(), mime.subtype.as_str()) {
-            // What only calls itself so is ordinary: its readers show it, and see nothing of a
-            // signature or report.
+            // Without such a part the type alone means nothing: mail clients display it as ordinary
+            // mail.
             ("multipart", "signed") if self.has_signature(part) => Err(Obstacle::Signed),
             ("multipart", "encrypted") if self.has_ciphertext(part) => Err(Obstacle::Encrypted),
             ("multipart", "report") if self.has_report(part) => Err(Obstacle::Report),
@@ -180,14 +179,14 @@ impl Search<'_> {
             {
                 Err(Obstacle::Encrypted)
             }
-            // By its name, as readers do with what a gateway made of it (RFC 8551 section 3.2.1).
+            // Recognized by its name, as mail clients do after a gateway changed the type (RFC 8551
+            // section 3.2.1).
             ("application", "octet-stream") if index == 0 && is_smime(&mime.name) => {
                 Err(Obstacle::Encrypted)
             }
             ("text", "calendar") if index == 0 => Err(Obstacle::Invitation),
             _ if attached => Ok(Vec::new()),
-            // A file, whatever it is (RFC 2045 section 5.2 takes what cannot be read for plain
-            // text).
+            // A file of any type (RFC 2045 section 5.2 treats an unreadable type as plain text).
             ("", _) if mime.unreadable && (mime.filed || !mime.name.is_empty()) => Ok(Vec::new()),
             ("text", "plain" | "html") | ("", _) => Ok(vec![BodyPart {
                 part: index,
@@ -203,9 +202,9 @@ impl Search<'_> {
         }
     }
 
-    /// The bodies in the first part that has any.
+    /// Returns the bodies in the first part that has any.
     fn first_of(&mut self, part: &Part) -> Result<Vec<BodyPart>, Obstacle> {
-        // Exchange makes this of multipart/encrypted, and readers make that of it again.
+        // Exchange converts multipart/encrypted to this, and mail clients convert it back.
         let is_pgp = |&child: &usize| {
             let mime = &self.tree.parts[child].mime;
             mime.is("application", "pgp-encrypted")
@@ -234,8 +233,8 @@ impl Search<'_> {
         Ok(Vec::new())
     }
 
-    /// The last piece of a body that Apple Mail has cut where a file stands in the text: the parts
-    /// are of one type, without names, and what stands between them is shown in its place.
+    /// Returns the last piece of a body that Apple Mail split around inline files: the pieces have
+    /// one type and no names, and the files between them are displayed in place.
     fn last_of(&self, first: usize, rest: &[usize]) -> Option<usize> {
         let mime = |index: usize| &self.tree.parts[index].mime;
         let is_piece = |index: usize| {
@@ -285,8 +284,8 @@ impl Search<'_> {
         })
     }
 
-    /// The part that a multipart/related is about: the one that `start` names, else the first (RFC
-    /// 2387 section 3.2).
+    /// Returns the root of a multipart/related: the part that `start` names, or the first (RFC 2387
+    /// section 3.2).
     fn root_of(&self, part: &Part) -> Option<usize> {
         let bare = |id: &str| id.trim_matches(['<', '>', ' ']).to_owned();
         let named = part.mime.start.as_deref().map(bare);
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_shown_first_is_chosen_in_each_alternative_and_no_attachment() {
+    fn the_body_displayed_first_is_chosen_in_each_alternative() {
         let plain = part("text/plain", "plain");
         let html = part("text/html", "html");
         let attached =
@@ -370,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_not_be_changed_is_left() {
+    fn signed_encrypted_and_special_messages_are_obstacles() {
         let plain = part("text/plain", "plain");
         let of = |subtype: &str| {
             let second = match subtype {
@@ -424,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_calls_itself_signed_or_a_report_is_ordinary() {
+    fn a_type_without_its_special_part_is_ordinary() {
         let html = part("text/html", "html");
         for subtype in ["signed", "encrypted", "report"] {
             for others in [
@@ -444,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_and_has_a_name_is_a_file() {
+    fn an_unreadable_type_with_a_name_is_a_file() {
         let plain = part("text/plain", "plain");
         for kind in [
             "pdf; name=\"invoice.pdf\"",
@@ -463,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_cut_by_files_begins_and_ends_in_two_parts() {
+    fn a_body_split_by_files_begins_and_ends_in_two_parts() {
         let html = |text: &str| part("text/html", text);
         let pdf = part(
             "application/pdf\r\nContent-Disposition: inline; filename=a.pdf",

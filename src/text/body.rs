@@ -1,5 +1,5 @@
-//! The edit of one body: where a text goes in its decoded content, and how it gets there with as
-//! few bytes changed as the transfer encoding and the charset allow.
+//! The edit of one body: inserts text into its decoded content and changes as few bytes as the
+//! transfer encoding and the charset allow.
 
 use super::bodies::Obstacle;
 use super::charset::{Charset, with_references};
@@ -9,7 +9,7 @@ use super::transfer::{Purity, Transfer, decode_quoted, encode_base64, encode_quo
 use super::{content_type, html};
 use crate::mail::{Field, Fields};
 
-/// Something to put into a body's decoded content.
+/// An insertion into a body's decoded content.
 struct Insertion {
     at: usize,
     text: String,
@@ -25,7 +25,7 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// The body that is this part. Lines that are written end in `eol`.
+    /// Creates the body of a part. Written lines end in `eol`.
     pub(super) fn new(message: &'a [u8], part: &'a Part, eol: &'static str) -> Body<'a> {
         Body {
             message,
@@ -41,7 +41,7 @@ impl<'a> Body<'a> {
         self.part.mime.is("text", "html")
     }
 
-    /// What a reader reads in it, as well as it can be told.
+    /// Returns the visible words, decoded as well as possible.
     pub(super) fn words(&self) -> String {
         let content = self.transfer.decode(&self.message[self.part.body.clone()]);
         let text = self.charset.decode_lossy(&content);
@@ -51,7 +51,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// Adds the splices that put the texts in; none where it cannot be done.
+    /// Adds the splices that insert the texts; adds none on an error.
     pub(super) fn edit(
         &self,
         texts: &Texts,
@@ -75,7 +75,8 @@ impl<'a> Body<'a> {
             true => [back, &bytes].concat(),
             false => bytes,
         };
-        // Bytes above 127 may be put where some are and may be, or where the encoding hides them.
+        // Bytes above 127 may be inserted if the body already has some, or if the encoding hides
+        // them.
         let any_byte = match self.transfer {
             Transfer::Identity => self.part.mime.is_8bit() && !content.is_ascii(),
             _ => true,
@@ -87,7 +88,7 @@ impl<'a> Body<'a> {
             .map(|(i, bytes)| bytes.map(|bytes| in_state((i, bytes))))
             .collect();
         let any_length = self.transfer != Transfer::Identity;
-        // What leads back to ASCII belongs to the line that is left in another state.
+        // The sequence back to ASCII extends the line that is left in another state.
         let last_line = memchr::memrchr(b'\n', &content).map_or(0, |lf| lf + 1);
         let is_led_back = !back.is_empty() && (0..insertions.len()).any(at_the_end);
         let is_too_long = is_led_back && content.len() - last_line + back.len() > LONGEST_LINE;
@@ -125,7 +126,7 @@ impl<'a> Body<'a> {
                 let texts = insertions.iter().map(|insertion| insertion.text.as_bytes());
                 let is_same = pieces.as_bytes() == joined(&content, &insertions, texts);
                 if is_same && self.transfer == Transfer::QuotedPrintable {
-                    // Lines stay as they are transferred: not all are what readers agree about.
+                    // The encoded lines stay unchanged: mail clients disagree about some of them.
                     self.declare(Some("utf-8"), None, splices)?;
                     let texts = insertions.iter().map(|insertion| insertion.text.clone());
                     let texts: Vec<Vec<u8>> = texts.map(String::into_bytes).collect();
@@ -137,7 +138,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// For charsets in which neither a tag nor a line can be found: the whole becomes UTF-8.
+    /// Converts the whole body to UTF-8, for charsets in which neither tags nor lines can be found.
     fn edit_decoded(
         &self,
         content: &[u8],
@@ -151,8 +152,8 @@ impl<'a> Body<'a> {
         self.rewrite(&whole, Some("utf-8"), splices)
     }
 
-    /// Whether base64 has clear text beside it, which was decoded to garbage and would be written
-    /// back as such.
+    /// Whether there is clear text next to base64, which would be decoded to garbage and written
+    /// back.
     fn has_clear_text(&self, transferred: &[u8], content: &[u8]) -> bool {
         let is_control = |b: &u8| b.is_ascii_control() && !b.is_ascii_whitespace();
         match Purity::of(transferred) {
@@ -178,7 +179,7 @@ impl<'a> Body<'a> {
         let eol = self.eol;
         let mut insertions = Vec::new();
         if let Some(text) = &texts.prepend {
-            let at = html::prepend_place(content).ok_or(Obstacle::Html)?;
+            let at = html::prepend_position(content).ok_or(Obstacle::Html)?;
             let lines = joined_lines(text.shielded(), eol);
             insertions.push(Insertion {
                 at,
@@ -186,15 +187,15 @@ impl<'a> Body<'a> {
             });
         }
         if let Some(text) = &texts.append {
-            let mut place = html::append_place(content).ok_or(Obstacle::Html)?;
-            // A body that ends in front of its beginning.
+            let mut place = html::append_position(content).ok_or(Obstacle::Html)?;
+            // A body that ends before its beginning.
             if insertions
                 .first()
                 .is_some_and(|before| before.at > place.at)
             {
-                place = html::end_place(content).ok_or(Obstacle::Html)?;
+                place = html::end_position(content).ok_or(Obstacle::Html)?;
             }
-            // On a line of its own: the one before may be as long as a line can be.
+            // On a line of its own: the one before may have the maximum length.
             let ending = match place.ending.as_str() {
                 "" => String::new(),
                 ending => format!("{eol}{ending}"),
@@ -227,7 +228,8 @@ impl<'a> Body<'a> {
         });
         let append = texts.append.as_ref().map(|text| {
             let ended = content.is_empty() || content.ends_with(b"\n");
-            // The last paragraph of flowed text would flow into ours (RFC 3676 section 4.2).
+            // The last paragraph of flowed text would flow into the inserted one (RFC 3676 section
+            // 4.2).
             let flows = self.part.mime.flowed && content.trim_ascii_end_breaks().ends_with(b" ");
             let before = if ended { "" } else { eol };
             let between = if flows { eol } else { "" };
@@ -240,7 +242,7 @@ impl<'a> Body<'a> {
         prepend.into_iter().chain(append).collect()
     }
 
-    /// Puts something in and leaves the rest of the body as it is transferred.
+    /// Inserts text and leaves the rest of the encoded body unchanged.
     fn insert(
         &self,
         content: &[u8],
@@ -254,7 +256,7 @@ impl<'a> Body<'a> {
             let with = [
                 &self.separator(body.start),
                 &self.in_base64(&bytes),
-                self.unglued(),
+                self.missing_line_break(),
             ];
             let with = with.concat();
             splices.push(Splice { range: body, with });
@@ -277,7 +279,7 @@ impl<'a> Body<'a> {
             };
             let mut with = [first, with].concat();
             if i + 1 == insertions.len() {
-                with.extend_from_slice(self.unglued());
+                with.extend_from_slice(self.missing_line_break());
             }
             splices.push(Splice {
                 range: at..at,
@@ -286,16 +288,16 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// The line break that the delimiter behind an empty body lacks, once the body is not empty any
-    /// more.
-    fn unglued(&self) -> &'static [u8] {
-        match self.part.glued {
+    /// Returns the line break that the delimiter after an empty body lacks once the body is not
+    /// empty.
+    fn missing_line_break(&self) -> &'static [u8] {
+        match self.part.lacks_line_break {
             true => self.eol.as_bytes(),
             false => b"",
         }
     }
 
-    /// Replaces the body, and what its header says about it.
+    /// Replaces the body and its header fields.
     fn rewrite(
         &self,
         content: &[u8],
@@ -309,7 +311,12 @@ impl<'a> Body<'a> {
         };
         self.declare(charset, encoding, splices)?;
         let body = self.part.body.clone();
-        let with = [&self.separator(body.start), &with, self.unglued()].concat();
+        let with = [
+            &self.separator(body.start),
+            &with,
+            self.missing_line_break(),
+        ]
+        .concat();
         splices.push(Splice { range: body, with });
         Ok(match charset {
             Some(_) => EditMethod::Utf8,
@@ -317,7 +324,7 @@ impl<'a> Body<'a> {
         })
     }
 
-    /// Changes what the header says about the body.
+    /// Changes the header fields that describe the body.
     fn declare(
         &self,
         charset: Option<&str>,
@@ -325,7 +332,7 @@ impl<'a> Body<'a> {
         splices: &mut Vec<Splice>,
     ) -> Result<(), Obstacle> {
         let header = &self.message[self.part.header.clone()];
-        // Written anew as text, bytes that are none would not come back.
+        // Rewritten as text, bytes that are not UTF-8 would be lost.
         let holds = |field: Field<'_>| match (std::str::from_utf8(field.value), charset) {
             (Ok(value), Some(charset)) => content_type::can_have_charset(value, charset),
             (value, _) => value.is_ok(),
@@ -335,7 +342,7 @@ impl<'a> Body<'a> {
         }
         let before = splices.len();
         self.set_fields(charset, encoding, splices);
-        // A value stands behind the name of its field, on a line of any length.
+        // A value follows its field name, on a line of any length.
         let made_long = |splice: &Splice| {
             let before = &self.message[..splice.range.start];
             let line = memchr::memrchr(b'\n', before).map_or(0, |lf| lf + 1);
@@ -356,16 +363,16 @@ impl<'a> Body<'a> {
         with
     }
 
-    /// The text for a place in a quoted-printable body: what stands on the same line is held to it
-    /// by soft line breaks, so that no line grows.
+    /// Encodes an insertion into a quoted-printable body. Soft line breaks separate it from the
+    /// rest of its line, so that no line grows.
     fn in_quoted(&self, transferred: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
         let soft = format!("={}", self.eol);
         let mut with = Vec::new();
         let broken = bytes.starts_with(self.eol.as_bytes());
         match transferred[..at].last() {
             None | Some(b'\n') => {}
-            // A soft line break whose line break belongs to the delimiter, as Apple Mail ends its
-            // parts.
+            // A soft line break whose line break belongs to the delimiter: Apple Mail ends its
+            // parts so.
             Some(b'=') if at == transferred.len() && broken => {
                 with.extend_from_slice(self.eol.as_bytes());
             }
@@ -381,7 +388,7 @@ impl<'a> Body<'a> {
         with
     }
 
-    /// The empty line, where a header has none before a text at this place.
+    /// Returns the empty line that the header lacks before an insertion at this offset.
     fn separator(&self, at: usize) -> Vec<u8> {
         match at == self.part.body.start {
             true => separator(self.message, self.part, self.eol).into_bytes(),
@@ -398,7 +405,7 @@ impl<'a> Body<'a> {
         let mut changed = Vec::new();
         let mut added = String::new();
         let mut set = |name: &'static str, value: &dyn Fn(&str) -> String| {
-            // Repetitions say the same so far, and have to go on doing so.
+            // Repeated fields are equal, and must stay equal.
             for field in named(name) {
                 let before = String::from_utf8_lossy(field.value).into_owned();
                 let from = start + field.range.start + after_name(&header[field.range]);
@@ -438,7 +445,8 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// Content and texts as one text; `None` where the content is not certain.
+    /// Returns content and insertions as one text; `None` if the content cannot be decoded for
+    /// certain.
     fn decoded_pieces(&self, content: &[u8], insertions: &[Insertion]) -> Option<String> {
         let mut text = String::with_capacity(content.len());
         let mut at = 0;
@@ -452,7 +460,7 @@ impl<'a> Body<'a> {
     }
 }
 
-/// The empty line that the header of a part lacks; empty where it has one.
+/// Returns the empty line that the header of a part lacks; empty if it has one.
 pub(super) fn separator(message: &[u8], part: &Part, eol: &str) -> String {
     let header = &message[part.header.clone()];
     match (part.body.start > part.header.end, header) {
@@ -466,7 +474,7 @@ fn is_content_type(field: &Field<'_>) -> bool {
     field.name.eq_ignore_ascii_case("Content-Type")
 }
 
-/// Where the value of a field begins, after its colon.
+/// Returns the offset of a field's value, after its colon.
 fn after_name(field: &[u8]) -> usize {
     memchr::memchr(b':', field).map_or(0, |colon| colon + 1)
 }
@@ -487,8 +495,8 @@ fn joined<'a>(
     bytes
 }
 
-/// A message that PGP signed or encrypted without MIME (RFC 9580 section 6.2), from its beginning
-/// to its end; what only begins so would keep a text out of any message.
+/// Whether the message is signed or encrypted by PGP without MIME (RFC 9580 section 6.2). The end
+/// marker is required: otherwise anyone could suppress the text with one line.
 fn is_pgp(content: &[u8], is_html: bool) -> bool {
     let begin = [
         "-----BEGIN PGP MESSAGE-----",
@@ -498,13 +506,13 @@ fn is_pgp(content: &[u8], is_html: bool) -> bool {
     .flat_map(|line| memchr::memmem::find_iter(content, line.as_bytes()))
     .find(|&at| match at.checked_sub(1).map(|at| content[at]) {
         None | Some(b'\n') => true,
-        // Right behind a tag.
+        // Directly after a tag.
         Some(byte) => is_html && byte == b'>',
     });
     begin.is_some_and(|at| memchr::memmem::find(&content[at..], b"-----END PGP ").is_some())
 }
 
-/// A line as format=flowed writes one that does not flow (RFC 3676 section 4.4).
+/// Formats a line that does not flow for format=flowed (RFC 3676 section 4.4).
 fn fixed_line(line: &str) -> String {
     let kept = if line == "-- " {
         line
@@ -515,12 +523,12 @@ fn fixed_line(line: &str) -> String {
     format!("{}{kept}", if stuffed { " " } else { "" })
 }
 
-/// The lines of a text, with other line breaks between them.
+/// Joins the lines of a text with another line break.
 pub(super) fn joined_lines(text: &str, eol: &str) -> String {
     text.lines().collect::<Vec<_>>().join(eol)
 }
 
-/// Whether no line is longer than mail may carry as it is.
+/// Whether no line is longer than mail may carry without an encoding.
 pub(super) fn is_short(bytes: &[u8]) -> bool {
     let mut lines = bytes.split(|&b| b == b'\n');
     lines.all(|line| line.strip_suffix(b"\r").unwrap_or(line).len() <= LONGEST_LINE)
@@ -531,7 +539,7 @@ trait Lines {
 }
 
 impl Lines for [u8] {
-    /// Without the last line break.
+    /// Returns the text without its last line break.
     fn trim_ascii_end_breaks(&self) -> &[u8] {
         let text = self.strip_suffix(b"\n").unwrap_or(self);
         text.strip_suffix(b"\r").unwrap_or(text)

@@ -1,7 +1,7 @@
-//! Charsets: whether one can hold a text, and what bytes in it say, without loss or not at all.
+//! Charsets: lossless encoding and decoding, or none at all.
 //!
-//! Labels are taken for what they name and nothing wider: readers that know ISO-8859-1 as
-//! windows-1252 read the same from what is written here as readers that do not.
+//! Labels mean exactly the charset that they name: text encoded as ISO-8859-1 is the same for
+//! clients that treat it as windows-1252 and for those that do not.
 
 use std::borrow::Cow;
 
@@ -18,26 +18,25 @@ pub(super) enum Charset {
     Utf8,
     /// US-ASCII, or none was named.
     Ascii,
-    /// One that can be written.
-    Known(&'static Encoding, Limits),
-    /// One that can only be read, and is no superset of ASCII.
+    /// A charset that can be encoded.
+    Known(&'static Encoding, ByteSubset),
+    /// A charset that can only be decoded, and is not a superset of ASCII.
     ReadOnly(fn(&[u8]) -> String),
-    /// One of two bytes for each code unit, which can only be read.
+    /// A charset with two bytes for each code unit, which can only be decoded.
     Utf16(fn(&[u8]) -> String),
-    /// One that can only be read, and is a superset of ASCII.
+    /// A charset that can only be decoded, and is a superset of ASCII.
     ReadOnlyAscii(fn(&[u8]) -> String),
-    /// One that leaves ASCII by the first of these and comes back by the second; in between stands
-    /// the encoding, its bytes without their high bits: HZ (RFC 1843), ISO-2022-KR (RFC 1557).
-    /// Only ASCII is added to it.
+    /// A charset that leaves ASCII with the first of these and returns with the second; in between
+    /// are bytes of the encoding without their high bits: HZ (RFC 1843), ISO-2022-KR (RFC 1557).
+    /// Only ASCII is inserted.
     Shifted(&'static [u8], &'static [u8], &'static Encoding),
-    /// One that nobody here knows; ASCII is ASCII in it, as in nearly all that there are.
+    /// An unknown charset; assumed to be a superset of ASCII, as nearly all are.
     Unknown,
-    /// One that nobody here can read, in which ASCII is something else.
+    /// An unsupported charset that is not a superset of ASCII.
     Opaque,
 }
 
-/// What labels of charsets begin with in which ASCII is not ASCII, and those with shifts that are
-/// not known here.
+/// Label prefixes of charsets that are not supersets of ASCII or have unsupported shifts.
 const OPAQUE: [&str; 12] = [
     "utf-",
     "utf1",
@@ -53,9 +52,9 @@ const OPAQUE: [&str; 12] = [
     "ibm500",
 ];
 
-/// Which bytes of an encoding belong to the label that was used.
+/// The bytes of an encoding that belong to the label that was used.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Limits {
+pub(super) enum ByteSubset {
     /// ISO-8859-*: nothing between 0x80 and 0x9F, where windows-125x has letters.
     NoC1,
     /// GB 2312, KS C 5601, EUC-JP: both bytes above 0xA0, and none of the rows that vendors added.
@@ -91,19 +90,19 @@ impl Charset {
             && encoding != X_USER_DEFINED
             && encoding.output_encoding() == encoding
         {
-            let limits = match label.as_str() {
+            let subset = match label.as_str() {
                 l if l.starts_with("iso-8859")
                     || l.starts_with("latin")
                     || l.starts_with("iso8859") =>
                 {
-                    Limits::NoC1
+                    ByteSubset::NoC1
                 }
-                "gb2312" | "euc-kr" | "euc-jp" => Limits::Rows94,
-                l if l.starts_with("ks_c") => Limits::Rows94,
-                "shift_jis" | "shift-jis" | "sjis" | "big5" => Limits::Leads,
-                _ => Limits::None,
+                "gb2312" | "euc-kr" | "euc-jp" => ByteSubset::Rows94,
+                l if l.starts_with("ks_c") => ByteSubset::Rows94,
+                "shift_jis" | "shift-jis" | "sjis" | "big5" => ByteSubset::Leads,
+                _ => ByteSubset::None,
             };
-            return Charset::Known(encoding, limits);
+            return Charset::Known(encoding, subset);
         }
         match label.as_str() {
             "utf-7" | "utf7" | "unicode-1-1-utf-7" => Charset::ReadOnly(utf7),
@@ -119,12 +118,12 @@ impl Charset {
         }
     }
 
-    /// The bytes with an `x` for each that is no ASCII character though it looks like one, so that
-    /// tags and lines can be found and ASCII put in; and what leads back to ASCII at the end.
-    /// `None` where that cannot be told.
+    /// Returns the bytes with an `x` for each that looks like ASCII but is not, so that tags and
+    /// lines can be found and ASCII inserted; and the sequence that returns to ASCII at the end.
+    /// `None` if that is unknown.
     pub(super) fn in_ascii(self, bytes: &[u8]) -> Option<(Cow<'_, [u8]>, &'static [u8])> {
         match self {
-            // Without a label, readers take escape sequences for ISO-2022-JP.
+            // Without a label, mail clients treat escape sequences as ISO-2022-JP.
             Charset::Ascii if has_shifts(bytes) => {
                 let (plain, shifted) = without_shifted(bytes)?;
                 (!shifted).then_some((plain.into(), b""))
@@ -147,7 +146,8 @@ impl Charset {
         }
     }
 
-    /// The text in this charset, from and to its initial state; `None` where it cannot hold it.
+    /// Encodes text, from and to the initial state; `None` if the charset does not have a
+    /// character.
     pub(super) fn encode(self, text: &str) -> Option<Vec<u8>> {
         match self {
             Charset::Utf8 => Some(text.as_bytes().to_vec()),
@@ -161,9 +161,9 @@ impl Charset {
                 let shift = [out[0], 0x1b];
                 (!text.bytes().any(|b| shift.contains(&b))).then(|| text.as_bytes().to_vec())
             }
-            Charset::Known(encoding, limits) => {
+            Charset::Known(encoding, subset) => {
                 let (bytes, _, unmappable) = encoding.encode(text);
-                (!unmappable && limits.allow(&bytes)).then(|| bytes.into_owned())
+                (!unmappable && subset.allow(&bytes)).then(|| bytes.into_owned())
             }
             Charset::Ascii
             | Charset::Unknown
@@ -175,11 +175,10 @@ impl Charset {
         }
     }
 
-    /// What the bytes say; `None` where that is not certain.
+    /// Decodes bytes; `None` if the result is not certain.
     pub(super) fn decode(self, bytes: &[u8]) -> Option<String> {
         match self {
-            // Bytes above 127 under no label are anybody's guess; those that happen to be UTF-8
-            // are that.
+            // Bytes above 127 without a label are ambiguous, unless they are valid UTF-8.
             Charset::Utf8 | Charset::Ascii | Charset::Unknown => {
                 let sure = match self {
                     Charset::Utf8 => true,
@@ -188,7 +187,7 @@ impl Charset {
                 };
                 String::from_utf8(bytes.to_vec()).ok().filter(|_| sure)
             }
-            // Each line begins and ends in ASCII, also where nothing leads back to it.
+            // Each line begins and ends in ASCII, even without a sequence back to it.
             Charset::Known(encoding, _) if encoding == ISO_2022_JP => {
                 let mut text = String::with_capacity(bytes.len());
                 for line in bytes.split_inclusive(|&b| b == b'\n') {
@@ -201,10 +200,10 @@ impl Charset {
                 }
                 Some(text)
             }
-            Charset::Known(encoding, limits) => {
-                // No text has C1 controls. What has bytes there under the label ISO-8859-1 is
-                // windows-1252, and every reader takes it for that (WHATWG Encoding, section 4.2).
-                let c1 = limits == Limits::NoC1
+            Charset::Known(encoding, subset) => {
+                // No text has C1 controls. Text with such bytes under the label ISO-8859-1 is
+                // windows-1252, and every mail client treats it so (WHATWG Encoding, section 4.2).
+                let c1 = subset == ByteSubset::NoC1
                     && encoding != encoding_rs::WINDOWS_1252
                     && bytes.iter().any(|b| (0x80..0xa0).contains(b));
                 if c1 {
@@ -225,7 +224,7 @@ impl Charset {
         }
     }
 
-    /// What the bytes say, as well as it can be told; for looking, not for writing.
+    /// Decodes bytes as well as possible; for searching, not for writing.
     pub(super) fn decode_lossy(self, bytes: &[u8]) -> String {
         match self {
             Charset::Known(encoding, _) => {
@@ -246,8 +245,8 @@ impl Charset {
     }
 }
 
-/// Whether there are control characters that lead out of ASCII (ECMA-35): SO, SI, and ESC before
-/// what designates another set. The colours of a terminal do not.
+/// Whether there are control characters that leave ASCII (ECMA-35): SO, SI, and ESC with the
+/// designation of another set. Terminal colours do not.
 fn has_shifts(bytes: &[u8]) -> bool {
     memchr::memchr3_iter(0x1b, 0x0e, 0x0f, bytes).any(|at| {
         bytes[at] != 0x1b
@@ -259,10 +258,10 @@ fn has_shifts(bytes: &[u8]) -> bool {
     })
 }
 
-/// What stands behind ESC where a set of characters is designated.
+/// The bytes after ESC that designate a character set.
 const DESIGNATES: &[u8] = b"$()*+-./&";
 
-/// UTF-7 (RFC 2152); U+FFFD for what is none.
+/// Decodes UTF-7 (RFC 2152); U+FFFD for invalid bytes.
 fn utf7(bytes: &[u8]) -> String {
     let mut text = String::new();
     let mut at = 0;
@@ -293,8 +292,8 @@ fn utf7(bytes: &[u8]) -> String {
     text
 }
 
-/// ISO-2022-JP (RFC 1468): `ESC ( B` and `ESC ( J` lead back to ASCII, all other sequences away
-/// from it.
+/// Masks ISO-2022-JP (RFC 1468): `ESC ( B` and `ESC ( J` return to ASCII, all other sequences leave
+/// it.
 fn without_shifted(bytes: &[u8]) -> Option<(Vec<u8>, bool)> {
     let mut plain = bytes.to_vec();
     let mut shifted = false;
@@ -317,7 +316,7 @@ fn without_shifted(bytes: &[u8]) -> Option<(Vec<u8>, bool)> {
     Some((plain, shifted))
 }
 
-/// What stands between the shifts and outside of them; `None` for what cannot be told.
+/// Decodes the bytes between the shifts and outside them; `None` if the result is not certain.
 fn unshifted(bytes: &[u8], out: &[u8], back: &[u8], encoding: &'static Encoding) -> Option<String> {
     let mut text = String::with_capacity(bytes.len());
     let mut rest = bytes;
@@ -343,7 +342,7 @@ fn unshifted(bytes: &[u8], out: &[u8], back: &[u8], encoding: &'static Encoding)
     })
 }
 
-/// An `x` for each byte between these, and whether the end is between them.
+/// Masks the bytes between these with `x`, and returns whether the end is between them.
 fn between(bytes: &[u8], out: &[u8], back: &[u8]) -> (Vec<u8>, bool) {
     let mut plain = bytes.to_vec();
     let mut at = 0;
@@ -359,11 +358,11 @@ fn between(bytes: &[u8], out: &[u8], back: &[u8]) -> (Vec<u8>, bool) {
     (plain, false)
 }
 
-impl Limits {
+impl ByteSubset {
     fn allow(self, bytes: &[u8]) -> bool {
         match self {
-            Limits::NoC1 => !bytes.iter().any(|b| (0x80..0xa0).contains(b)),
-            Limits::Rows94 => {
+            ByteSubset::NoC1 => !bytes.iter().any(|b| (0x80..0xa0).contains(b)),
+            ByteSubset::Rows94 => {
                 let mut rest = bytes.iter();
                 while let Some(&lead) = rest.next() {
                     let pair = lead < 0x80
@@ -375,13 +374,13 @@ impl Limits {
                 }
                 true
             }
-            Limits::Leads => !bytes.iter().any(|b| matches!(b, 0x87 | 0xed..=0xff)),
-            Limits::None => true,
+            ByteSubset::Leads => !bytes.iter().any(|b| matches!(b, 0x87 | 0xed..=0xff)),
+            ByteSubset::None => true,
         }
     }
 }
 
-/// The text with everything but ASCII as HTML character references, which every charset can hold.
+/// Encodes all but ASCII as HTML character references, which every charset has.
 pub(super) fn with_references(html: &str) -> String {
     let mut text = String::with_capacity(html.len());
     for c in html.chars() {
@@ -402,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_charset_holds_what_its_label_names_and_no_more() {
+    fn a_charset_has_what_its_label_names_and_no_more() {
         assert_eq!(encode("iso-8859-1", "é"), Some(vec![0xe9]));
         assert_eq!(encode("iso-8859-1", "€"), None);
         assert_eq!(encode("ISO-8859-15", "€"), Some(vec![0xa4]));
@@ -422,12 +421,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_certain_is_not_decoded() {
+    fn ambiguous_bytes_are_not_decoded() {
         let decode = |label: &str, bytes: &[u8]| Charset::of(Some(label)).decode(bytes);
         assert_eq!(decode("iso-8859-1", b"caf\xe9").as_deref(), Some("café"));
         assert_eq!(decode("iso-8859-1", b"\x93q\x94").as_deref(), Some("“q”"));
-        // Readers take undefined bytes of windows-1252 for C1 controls (WHATWG Encoding, section
-        // 4.2).
+        // Mail clients treat undefined bytes of windows-1252 as C1 controls (WHATWG Encoding,
+        // section 4.2).
         assert_eq!(decode("iso-8859-1", b"\x81").as_deref(), Some("\u{81}"));
         let undefined = b"\x81\x8d\x8f\x90\x9d";
         assert_eq!(

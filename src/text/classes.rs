@@ -1,4 +1,4 @@
-//! Which recipients of a message are owed which texts. Pure.
+//! The texts that each recipient of a message gets. Pure.
 
 use std::sync::Arc;
 
@@ -10,45 +10,45 @@ use crate::identity::{IdentityAnswers, IdentityQuery};
 use crate::mail::Envelope;
 use crate::policy::{self, Direction, Rules};
 
-/// Recipients who are owed the same texts.
+/// Recipients who get the same texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecipientClass {
-    /// The texts; the default for none.
+    /// The texts; empty for none.
     pub texts: Texts,
-    /// The recipients, by their place in the envelope.
+    /// The indices of the recipients in the envelope.
     pub recipients: Vec<usize>,
-    /// The direction of the first of them.
+    /// The direction of the first recipient.
     pub direction: Direction,
 }
 
-/// Which texts are owed cannot be told.
+/// The reason why the texts cannot be determined.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TextSelectionError {
-    /// A person whose object is needed was not looked up.
+    /// A person whose object is needed could not be looked up.
     #[error("{person} cannot be looked up: {outage}")]
     Person {
-        /// Who.
+        /// The person.
         person: IdentityQuery,
-        /// Why.
+        /// The cause.
         outage: Outage,
     },
-    /// A text cannot be filled in.
+    /// A template cannot be filled in.
     #[error("the {end} text of {direction} mail {error}")]
     Template {
         /// `prepend` or `append`.
         end: &'static str,
-        /// Whose text it is.
+        /// The direction of the text.
         direction: Direction,
-        /// Why.
+        /// The cause.
         error: TemplateError,
     },
 }
 
-/// The order in which classes are told: what goes outside first, since that is what stays with the
-/// MTA where a message is split, and other filters (a DKIM signer) see it.
+/// The order of the classes: outbound first, since that version stays with the MTA if a message is
+/// split, and other filters (a DKIM signer) see it.
 const ORDER: [Direction; 3] = [Direction::Outbound, Direction::Inbound, Direction::Internal];
 
-/// Who has to be looked up to tell which texts are owed.
+/// Returns the lookups needed to determine the texts.
 fn questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<IdentityQuery> {
     if settings.is_empty() {
         return Vec::new();
@@ -71,7 +71,7 @@ fn questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<Ide
     asked
 }
 
-/// Everybody who has to be looked up to decide about copies and texts, each once.
+/// Returns the lookups needed to decide about copies and texts, each once.
 pub fn all_questions(
     envelope: &Envelope,
     rules: &Rules,
@@ -84,8 +84,8 @@ pub fn all_questions(
     asked
 }
 
-/// The classes of recipients, at least one where there is a recipient. `people` holds the answers
-/// to [`all_questions`].
+/// Groups the recipients by texts, into at least one class if there is a recipient. `people` has
+/// the answers to [`all_questions`].
 pub fn classes(
     envelope: &Envelope,
     people: &IdentityAnswers,
@@ -94,32 +94,32 @@ pub fn classes(
 ) -> Result<Vec<RecipientClass>, TextSelectionError> {
     let standing = policy::standing(envelope, rules);
     let senders = senders(standing, envelope, rules);
-    let sender = Asked { people, settings };
+    let lookups = Lookups { people, settings };
     let mut classes: Vec<RecipientClass> = Vec::new();
-    for (place, recipient) in envelope.recipients.iter().enumerate() {
+    for (index, recipient) in envelope.recipients.iter().enumerate() {
         let direction = policy::direction(standing, &recipient.address, rules);
         let recipient = policy::recipient_question(recipient);
         let texts = settings.of(direction);
         let texts =
-            match texts.is_set() && !sender.any_exempt(senders.iter().chain([&recipient]))? {
-                true => filled(texts, direction, &sender, &senders)?,
+            match texts.is_set() && !lookups.is_any_exempt(senders.iter().chain([&recipient]))? {
+                true => fill_texts(texts, direction, &lookups, &senders)?,
                 false => Texts::default(),
             };
         match classes.iter_mut().find(|class| class.texts == texts) {
             Some(class) => {
-                class.recipients.push(place);
+                class.recipients.push(index);
                 class.direction = earlier(class.direction, direction);
             }
             None => classes.push(RecipientClass {
                 texts,
-                recipients: vec![place],
+                recipients: vec![index],
                 direction,
             }),
         }
     }
     classes.sort_by_key(|class| ORDER.iter().position(|d| *d == class.direction));
     if !settings.split_mixed && classes.len() > 1 {
-        // Somebody who is exempt keeps nobody else from getting a text.
+        // An exempt recipient does not prevent a text for the others.
         let first = classes.iter().position(|class| !class.texts.is_empty());
         classes.swap(0, first.unwrap_or(0));
         let others: Vec<usize> = classes
@@ -132,8 +132,8 @@ pub fn classes(
     Ok(classes)
 }
 
-/// Who the sender is. A stranger's reverse path says nothing: a forged one would bring somebody's
-/// attributes into a text, or keep the text out.
+/// Returns the identities of the sender. An external reverse path is not trusted: a forged one
+/// could insert a person's attributes into a text, or suppress the text.
 fn senders(standing: policy::Standing, envelope: &Envelope, rules: &Rules) -> Vec<IdentityQuery> {
     match standing.from_us {
         true => policy::identities(envelope, rules),
@@ -146,18 +146,20 @@ fn earlier(one: Direction, other: Direction) -> Direction {
     both.unwrap_or(one)
 }
 
-fn filled(
+fn fill_texts(
     texts: &DirectionTexts,
     direction: Direction,
-    asked: &Asked<'_>,
+    lookups: &Lookups<'_>,
     senders: &[IdentityQuery],
 ) -> Result<Texts, TextSelectionError> {
     let sender = match texts.needs_sender() {
-        true => asked.first_object_of(senders)?,
+        true => lookups.first_object_of(senders)?,
         false => Vec::new(),
     };
-    let fill = |end: &'static str, wording: &Option<super::Disclaimer>| {
-        let filled = wording.as_ref().map(|wording| wording.for_sender(&sender));
+    let fill = |end: &'static str, disclaimer: &Option<super::Disclaimer>| {
+        let filled = disclaimer
+            .as_ref()
+            .map(|disclaimer| disclaimer.for_sender(&sender));
         let filled = filled
             .transpose()
             .map_err(|error| TextSelectionError::Template {
@@ -174,22 +176,22 @@ fn filled(
     })
 }
 
-/// The answers of the directory.
-struct Asked<'a> {
+/// The directory's answers about senders and recipients.
+struct Lookups<'a> {
     people: &'a IdentityAnswers,
     settings: &'a Settings,
 }
 
-impl Asked<'_> {
-    fn untold(person: &IdentityQuery, outage: &Outage) -> TextSelectionError {
+impl Lookups<'_> {
+    fn error(person: &IdentityQuery, outage: &Outage) -> TextSelectionError {
         TextSelectionError::Person {
             person: person.clone(),
             outage: outage.clone(),
         }
     }
 
-    /// Whether those whom one of these concerns exempt this mail from texts.
-    fn any_exempt<'p>(
+    /// Whether one of these people is exempt from texts.
+    fn is_any_exempt<'p>(
         &self,
         people: impl Iterator<Item = &'p IdentityQuery>,
     ) -> Result<bool, TextSelectionError> {
@@ -202,13 +204,13 @@ impl Asked<'_> {
                     return Ok(true);
                 }
                 Lookup::Found(_) | Lookup::Absent => {}
-                Lookup::Unavailable(outage) => return Err(Asked::untold(person, outage)),
+                Lookup::Unavailable(outage) => return Err(Lookups::error(person, outage)),
             }
         }
         Ok(false)
     }
 
-    /// The objects of the first identity of the sender that has some.
+    /// Returns the objects of the sender's first identity that has any.
     fn first_object_of(
         &self,
         senders: &[IdentityQuery],
@@ -221,7 +223,7 @@ impl Asked<'_> {
                     }
                 }
                 Lookup::Absent => {}
-                Lookup::Unavailable(outage) => return Err(Asked::untold(sender, outage)),
+                Lookup::Unavailable(outage) => return Err(Lookups::error(sender, outage)),
             }
         }
         Ok(Vec::new())

@@ -1,11 +1,11 @@
-//! Changes the charset of a Content-Type field and nothing else of it.
+//! Changes only the charset of a Content-Type field.
 
 use std::ops::Range;
 
 use super::structure::Mime;
 
-/// The value with this charset: the parameter is replaced where it stands, or added. A value that
-/// is no type at all becomes text/plain, which is what it counted as (RFC 2045 section 5.2).
+/// Returns the value with this charset: the parameter is replaced in place, or added. A value
+/// without a type becomes text/plain, its default (RFC 2045 section 5.2).
 pub(super) fn with_charset(value: &str, charset: &str) -> String {
     let kind = value.split(';').next().unwrap_or_default();
     if !kind.contains('/') {
@@ -20,7 +20,7 @@ pub(super) fn with_charset(value: &str, charset: &str) -> String {
     let mut text = value[..first.start].to_owned();
     text.push_str(&format!("charset={charset}"));
     let mut at = first.end;
-    // Continuations and repetitions (RFC 2231) would contradict it.
+    // Continuations (RFC 2231) and repetitions would contradict it.
     for more in &found[1..] {
         let between = value[at..more.start].trim_end();
         text.push_str(between.strip_suffix(';').unwrap_or(between));
@@ -30,14 +30,14 @@ pub(super) fn with_charset(value: &str, charset: &str) -> String {
     text
 }
 
-/// Whether readers find this charset in the value once it is changed: they take more for a
-/// parameter than is one.
+/// Whether mail clients find this charset in the changed value: they accept more as a parameter
+/// than the grammar does.
 pub(super) fn can_have_charset(value: &str, charset: &str) -> bool {
     let field = format!("Content-Type:{}\r\n", with_charset(value, charset));
     Mime::read(field.as_bytes()).charset.as_deref() == Some(charset)
 }
 
-/// Where charset parameters stand, name and value, and where the last parameter ends.
+/// Returns the ranges of charset parameters, name and value, and the end of the last parameter.
 fn charset_parameters(value: &str) -> (Vec<Range<usize>>, usize) {
     let bytes = value.as_bytes();
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! A text as the administrator wrote it, and what it says for one sender.
+//! A disclaimer as the administrator wrote it, and its text for one sender.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::rtf::{self, RtfError};
 use super::template::{Template, TemplateError, is_template};
 use crate::directory::Entry;
 
-/// A text as written: plain text, HTML, or both of them; each may be a template.
+/// A configured text: plain text, HTML, or both; each may be a template.
 #[derive(Debug, Clone)]
 pub struct Disclaimer {
     kind: Kind,
@@ -17,78 +17,80 @@ pub struct Disclaimer {
 
 #[derive(Debug, Clone)]
 enum Kind {
-    /// It says the same for everybody.
+    /// The same text for every sender.
     Fixed(Arc<Text>),
-    /// It is filled in for each sender.
+    /// Filled in for each sender.
     Template {
         plain: Option<Template>,
         html: Option<Template>,
-        /// Where it is to stand once: what it is known by, if that is the same for everybody.
+        /// If it should appear once: its fingerprint, if that is the same for every sender.
         once: Option<Option<Fingerprint>>,
     },
 }
 
-/// Why a text is of no use; continues a sentence that begins with its name.
+/// The reason why a text is invalid; continues a sentence that begins with its name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DisclaimerError {
-    /// Nothing would be put in.
-    #[error("says nothing")]
+    /// There is no text.
+    #[error("is empty")]
     Empty,
-    /// It would not come through.
-    #[error("holds the control character U+{0:04X}")]
+    /// A control character that mail cannot carry.
+    #[error("contains the control character U+{0:04X}")]
     Control(u32),
-    /// The template's own mistake.
+    /// The template is invalid.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// The RTF's own mistake.
+    /// The RTF is invalid.
     #[error(transparent)]
     Rtf(#[from] RtfError),
-    /// There is nothing to know it by.
-    #[error("is to stand once and has fewer than {SHORTEST} letters to be known by")]
-    TooShortToKnow,
+    /// It is too short to be recognized.
+    #[error(
+        "has fewer than {SHORTEST} letters or digits, too few to be recognized with once = true"
+    )]
+    TooShort,
 }
 
 impl Disclaimer {
-    /// A text given as plain text, as HTML (a document, or what stands in its body), or as both.
-    /// What is not given is made of the other. With `once` it is left out where a conversation has
-    /// it already.
+    /// Creates a text from plain text, HTML (a document or the content of its body), or both. A
+    /// missing form is derived from the other. With `once` it is omitted if the conversation
+    /// already has it.
     pub fn new(
         plain: Option<&str>,
         html: Option<&str>,
         once: bool,
     ) -> Result<Disclaimer, DisclaimerError> {
-        let plain = plain.map(sound).transpose()?;
-        let html = html.map(|html| sound(html::inner(html))).transpose()?;
+        let plain = plain.map(normalized).transpose()?;
+        let html = html.map(|html| normalized(html::inner(html))).transpose()?;
         let given = || [&plain, &html].into_iter().flatten();
         if given().all(|text| text.trim().is_empty()) {
             return Err(DisclaimerError::Empty);
         }
         let kind = if given().any(|text| is_template(text)) {
-            let mark = known_by(plain.as_deref(), html.as_deref());
+            let fingerprint = common_fingerprint(plain.as_deref(), html.as_deref());
             Kind::Template {
                 plain: plain.map(Template::plain).transpose()?,
                 html: html.map(Template::html).transpose()?,
-                once: once.then_some(mark),
+                once: once.then_some(fingerprint),
             }
         } else {
             let mut text = both(plain, html);
             if once {
-                let mark = Fingerprint::of(&text.plain).ok_or(DisclaimerError::TooShortToKnow)?;
-                text.once = Some(mark);
+                let fingerprint = Fingerprint::of(&text.plain).ok_or(DisclaimerError::TooShort)?;
+                text.once = Some(fingerprint);
             }
             Kind::Fixed(Arc::new(text))
         };
         Ok(Disclaimer { kind })
     }
 
-    /// A text given as RTF, as the Internet Mail Service Extension of Exchange 5.5 took it, with or
-    /// without its `{\rtf1` header.
+    /// Creates a text from RTF in the form of the Internet Mail Service Extension of Exchange 5.5,
+    /// with or without its `{\rtf1` header.
     pub fn from_rtf(rtf: &[u8], once: bool) -> Result<Disclaimer, DisclaimerError> {
         let read = rtf::read(rtf)?;
         Disclaimer::new(Some(&read.plain), Some(&read.html), once)
     }
 
-    /// The attributes of the sender's object that it names.
+    /// Returns the attributes of the sender's object that it uses.
     pub fn attributes(&self) -> Vec<String> {
         let Kind::Template { plain, html, .. } = &self.kind else {
             return Vec::new();
@@ -100,7 +102,7 @@ impl Disclaimer {
         names
     }
 
-    /// What it says for a sender; `None` where all its lines were dropped. A sender without an
+    /// Returns the text for a sender; `None` if all its lines were dropped. A sender without an
     /// object has no attributes.
     pub fn for_sender(&self, sender: &[Arc<Entry>]) -> Result<Option<Arc<Text>>, TemplateError> {
         let (plain, html, once) = match &self.kind {
@@ -115,14 +117,14 @@ impl Disclaimer {
         if text.plain.trim().is_empty() {
             return Ok(None);
         }
-        if let Some(mark) = once {
-            text.once = mark.clone().or_else(|| Fingerprint::of(&text.plain));
+        if let Some(fingerprint) = once {
+            text.once = fingerprint.clone().or_else(|| Fingerprint::of(&text.plain));
         }
         Ok(Some(Arc::new(text)))
     }
 }
 
-/// Both kinds of a text, the one made of the other where it is not given.
+/// Returns both forms of a text; a missing one is derived from the other.
 fn both(plain: Option<String>, html: Option<String>) -> Text {
     let (plain, html) = match (plain, html) {
         (Some(plain), Some(html)) => (plain, html),
@@ -138,8 +140,8 @@ fn both(plain: Option<String>, html: Option<String>) -> Text {
     Text::new(plain, html, None)
 }
 
-/// With LF at the ends of lines, and nothing in it that mail cannot carry.
-fn sound(text: &str) -> Result<String, DisclaimerError> {
+/// Normalizes line breaks to LF; fails if there are characters that mail cannot carry.
+fn normalized(text: &str) -> Result<String, DisclaimerError> {
     let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
     match text
         .chars()
@@ -150,8 +152,8 @@ fn sound(text: &str) -> Result<String, DisclaimerError> {
     }
 }
 
-/// The longest run of lines that is the same for everybody.
-fn known_by(plain: Option<&str>, html: Option<&str>) -> Option<Fingerprint> {
+/// Returns the fingerprint of the longest run of lines without template syntax.
+fn common_fingerprint(plain: Option<&str>, html: Option<&str>) -> Option<Fingerprint> {
     let source = plain.or(html)?;
     let mut runs = vec![String::new()];
     for line in source.lines() {
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_given_is_made_of_the_other() {
+    fn a_missing_form_is_derived_from_the_other() {
         let plain = Disclaimer::new(Some("a < b\nc"), None, false).expect("sound");
         let text = plain.for_sender(&[]).expect("fixed").expect("words");
         assert_eq!(
@@ -209,9 +211,9 @@ mod tests {
         let words = "-- \n{{ sender.displayName }}\nTel. {{ sender.telephoneNumber }}\n{% if sender.mobile %}Mob. {{ sender.mobile }}\n{% endif %}Corp AG";
         let html =
             "<p>{{ sender.displayname }}<br>\nTel. {{ sender.telephoneNumber }}<br>\nCorp</p>";
-        let wording = Disclaimer::new(Some(words), Some(html), false).expect("sound");
+        let disclaimer = Disclaimer::new(Some(words), Some(html), false).expect("sound");
         assert_eq!(
-            wording.attributes(),
+            disclaimer.attributes(),
             ["displayName", "displayname", "mobile", "telephoneNumber"]
         );
         let ana = sender(&[
@@ -219,24 +221,24 @@ mod tests {
             ("telephoneNumber", ""),
             ("MOBILE", "0791"),
         ]);
-        let text = wording.for_sender(&ana).expect("filled").expect("words");
+        let text = disclaimer.for_sender(&ana).expect("filled").expect("words");
         assert_eq!(text.plain, "-- \nAna <A&B>\nMob. 0791\nCorp AG");
         assert_eq!(text.html, "<p>Ana &lt;A&amp;B&gt;<br>\nCorp</p>");
-        let nobody = wording.for_sender(&[]).expect("filled").expect("words");
+        let nobody = disclaimer.for_sender(&[]).expect("filled").expect("words");
         assert_eq!(nobody.plain, "-- \nCorp AG");
         let only = Disclaimer::new(Some("{{ sender.displayName }}"), None, false).expect("sound");
         assert_eq!(only.for_sender(&[]), Ok(None));
     }
 
     #[test]
-    fn mistakes_are_told() {
+    fn errors_name_the_cause() {
         let error = |plain: &str| {
             Disclaimer::new(Some(plain), None, true)
                 .expect_err(plain)
                 .to_string()
         };
-        assert_eq!(error(" \n"), "says nothing");
-        assert_eq!(error("a\u{7}"), "holds the control character U+0007");
+        assert_eq!(error(" \n"), "is empty");
+        assert_eq!(error("a\u{7}"), "contains the control character U+0007");
         assert!(
             error("a\n{{ sender.name").contains("line 2"),
             "{}",
@@ -250,16 +252,16 @@ mod tests {
     #[test]
     fn templates_end() {
         let endless = "{% for a in range(10000) %}{% for b in range(10000) %}{% for c in range(10000) %}x{% endfor %}{% endfor %}{% endfor %}";
-        let wording = Disclaimer::new(Some(endless), None, false).expect("syntax is sound");
-        assert!(wording.for_sender(&[]).is_err());
+        let disclaimer = Disclaimer::new(Some(endless), None, false).expect("syntax is sound");
+        assert!(disclaimer.for_sender(&[]).is_err());
     }
 
     #[test]
-    fn a_template_that_is_to_stand_once_is_known_by_what_is_the_same_for_everybody() {
+    fn a_template_is_recognized_by_its_fixed_lines() {
         let words = "{{ sender.displayName }}\nThis mail is confidential.\n{{ sender.mail }}";
-        let wording = Disclaimer::new(Some(words), None, true).expect("sound");
+        let disclaimer = Disclaimer::new(Some(words), None, true).expect("sound");
         let of = |name: &str| {
-            let text = wording
+            let text = disclaimer
                 .for_sender(&sender(&[("displayName", name)]))
                 .expect("filled");
             text.expect("words").once.clone()
@@ -273,10 +275,10 @@ mod tests {
     }
 
     #[test]
-    fn rtf_is_both_kinds_and_may_be_a_template() {
+    fn rtf_has_both_forms_and_may_be_a_template() {
         let rtf = br"{\rtf1\ansi{\b \{\{ sender.displayName \}\}}\par Corp}";
-        let wording = Disclaimer::from_rtf(rtf, false).expect("sound");
-        let text = wording
+        let disclaimer = Disclaimer::from_rtf(rtf, false).expect("sound");
+        let text = disclaimer
             .for_sender(&sender(&[("displayName", "Ana")]))
             .expect("filled")
             .expect("words");

@@ -1,4 +1,4 @@
-//! The edit: a list of byte ranges of the untouched message, and what stands there instead.
+//! The edit of a message: byte ranges of the original, and their replacements.
 
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
@@ -12,23 +12,23 @@ use super::separate_part::PartWriter;
 use super::structure::Tree;
 use crate::mail::Fields;
 
-/// Longest line that is written without an encoding, in bytes (RFC 5322 section 2.1.1).
+/// Longest line written without an encoding, in bytes (RFC 5322 section 2.1.1).
 pub(super) const LONGEST_LINE: usize = 998;
 
-/// One text, for both kinds of bodies. Lines end in LF, the last one with or without.
+/// One text for both kinds of bodies. Lines end in LF, optional for the last one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Text {
     /// For text/plain.
     pub plain: String,
-    /// For text/html: what stands inside a body element.
+    /// For text/html: the content of a body element.
     pub html: String,
-    /// What the text is known by where it is to stand once in a conversation.
+    /// The fingerprint, if the text should appear once in a conversation.
     pub once: Option<Fingerprint>,
     shielded: Shielded,
 }
 
 impl Text {
-    /// Creates a text from both of its forms, see the fields.
+    /// Creates a text from both forms; see the fields.
     pub fn new(plain: String, html: String, once: Option<Fingerprint>) -> Text {
         let shielded = Shielded::default();
         Text {
@@ -39,14 +39,13 @@ impl Text {
         }
     }
 
-    /// Returns the HTML in a box that a document's styles cannot hide, made for the first message
-    /// that needs it.
+    /// Returns the HTML in a box that a document's styles cannot hide, built on first use.
     pub(super) fn shielded(&self) -> &str {
         self.shielded.0.get_or_init(|| html::shielded(&self.html))
     }
 }
 
-/// The box around the HTML of a text. It follows from the HTML, so texts are compared without it.
+/// The cached box around the HTML of a text. It is derived from the HTML, so comparisons ignore it.
 #[derive(Debug, Clone, Default)]
 struct Shielded(OnceLock<String>);
 
@@ -62,26 +61,26 @@ impl Hash for Shielded {
     fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
-/// What is put before and after the body.
+/// The texts before and after the body.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Texts {
-    /// Before it.
+    /// The text before the body.
     pub prepend: Option<Arc<Text>>,
-    /// After it.
+    /// The text after the body.
     pub append: Option<Arc<Text>>,
 }
 
 impl Texts {
-    /// Whether there is none.
+    /// Whether there is no text.
     pub fn is_empty(&self) -> bool {
         self.prepend.is_none() && self.append.is_none()
     }
 
-    /// The texts that go into one of the places of a body.
-    fn at(&self, place: &BodyPart) -> Texts {
+    /// Returns the texts for one part of the body.
+    fn at(&self, body: &BodyPart) -> Texts {
         Texts {
-            prepend: self.prepend.clone().filter(|_| place.first),
-            append: self.append.clone().filter(|_| place.last),
+            prepend: self.prepend.clone().filter(|_| body.first),
+            append: self.append.clone().filter(|_| body.last),
         }
     }
 }
@@ -89,54 +88,53 @@ impl Texts {
 /// One change of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Splice {
-    /// The bytes that go; empty where something is only put in.
+    /// The bytes to remove; empty for an insertion.
     pub range: Range<usize>,
-    /// What stands there instead.
+    /// The replacement.
     pub with: Vec<u8>,
 }
 
-/// What changes a message, and what was done to which part.
+/// The changes of a message, and the edited parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MessageEdit {
-    /// The changes, in order and apart from each other.
+    /// The changes, in order and not overlapping.
     pub splices: Vec<Splice>,
-    /// The parts.
+    /// The edited parts.
     pub parts: Vec<PartEdit>,
 }
 
-/// What was done to one part.
+/// The edit of one part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartEdit {
-    /// Its number as IMAP counts (RFC 3501 section 6.4.5): `1`, `2.1`; empty for the message
-    /// itself.
+    /// The part's IMAP number (RFC 3501 section 6.4.5): `1`, `2.1`; empty for the message itself.
     pub part: String,
-    /// Its Content-Type, in lower case; empty where it has none.
+    /// The part's Content-Type in lowercase; empty if it has none.
     pub kind: String,
-    /// What was done.
+    /// The method.
     pub method: EditMethod,
 }
 
-/// How a text came into a part.
+/// The method by which a text was added to a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EditMethod {
-    /// Put in; no other byte changed.
+    /// Inserted; no other byte changed.
     InPlace,
-    /// Put in, with character references for what its charset cannot hold.
+    /// Inserted, with character references for characters that its charset does not have.
     CharacterReferences,
-    /// The body was encoded as quoted-printable to hold it.
+    /// The body was re-encoded as quoted-printable.
     QuotedPrintable,
-    /// The body became UTF-8 to hold it.
+    /// The body was converted to UTF-8.
     Utf8,
-    /// The text is a part beside it, since it could not be put in.
+    /// The text is a separate part, because it could not be inserted.
     SeparatePart(Obstacle),
 }
 
-/// The changes that put the texts into the message; `Err` where it is to go as it is.
+/// Returns the changes that add the texts to the message; `Err` if it must stay unchanged.
 pub fn edit(message: &[u8], texts: &Texts, signed: SignedPolicy) -> Result<MessageEdit, Obstacle> {
     edit_with_header(message, None, texts, signed)
 }
 
-/// The same for a message whose header has so many bytes, the empty line included.
+/// Like [`edit`] for a message with a known header size in bytes, with the empty line.
 pub(super) fn edit_with_header(
     message: &[u8],
     header: Option<usize>,
@@ -146,9 +144,9 @@ pub(super) fn edit_with_header(
     if texts.is_empty() {
         return Ok(MessageEdit::default());
     }
-    let tree = Tree::behind(message, header);
+    let tree = Tree::with_header(message, header);
     let eol = line_break(message, 8).unwrap_or("\r\n");
-    let mut beside = PartWriter::new(message, &tree, eol);
+    let mut part_writer = PartWriter::new(message, &tree, eol);
     let bodies = bodies(&tree);
     if let Err(obstacle) = bodies
         && obstacle.fallback(signed) == Fallback::Unchanged
@@ -157,9 +155,18 @@ pub(super) fn edit_with_header(
     }
     let words = |index: usize| Body::new(message, &tree.parts[index], eol).words();
     let places = bodies.as_deref().unwrap_or_default();
-    let texts = &not_there_yet(texts, || shown(&tree, places).map(words))?;
-    let edited = bodies
-        .and_then(|places| into_bodies(message, &tree, &places, texts, eol, signed, &mut beside));
+    let texts = &without_present(texts, || displayed(&tree, places).map(words))?;
+    let edited = bodies.and_then(|places| {
+        edit_bodies(
+            message,
+            &tree,
+            &places,
+            texts,
+            eol,
+            signed,
+            &mut part_writer,
+        )
+    });
     let obstacle = match edited {
         Ok(edited) => return Ok(edited),
         Err(obstacle) => obstacle,
@@ -168,19 +175,19 @@ pub(super) fn edit_with_header(
         return Err(obstacle);
     }
     Ok(MessageEdit {
-        splices: beside.all(texts),
+        splices: part_writer.all(texts),
         parts: vec![part_edit(&tree, 0, EditMethod::SeparatePart(obstacle))],
     })
 }
 
-fn into_bodies(
+fn edit_bodies(
     message: &[u8],
     tree: &Tree,
     places: &[BodyPart],
     texts: &Texts,
     eol: &'static str,
     signed: SignedPolicy,
-    beside: &mut PartWriter<'_>,
+    part_writer: &mut PartWriter<'_>,
 ) -> Result<MessageEdit, Obstacle> {
     let body = |index: usize| {
         let part = &tree.parts[index];
@@ -198,7 +205,7 @@ fn into_bodies(
         let method = match body.edit(&texts, &mut edited.splices) {
             Ok(method) => method,
             Err(obstacle) if obstacle.fallback(signed) == Fallback::WrapPart => {
-                beside.part(index, &texts, body.is_html(), &mut edited.splices);
+                part_writer.part(index, &texts, body.is_html(), &mut edited.splices);
                 EditMethod::SeparatePart(obstacle)
             }
             Err(obstacle) => return Err(obstacle),
@@ -216,7 +223,7 @@ fn into_bodies(
     Ok(edited)
 }
 
-/// Takes the digests of contents away that are others now (RFC 1864).
+/// Removes the Content-MD5 of changed parts (RFC 1864).
 fn stale_digests(message: &[u8], tree: &Tree, changed: &[usize]) -> Vec<Splice> {
     let parts = changed.iter().flat_map(|&index| tree.around(index));
     let mut headers: Vec<Range<usize>> = parts
@@ -240,7 +247,7 @@ fn stale_digests(message: &[u8], tree: &Tree, changed: &[usize]) -> Vec<Splice> 
     splices
 }
 
-/// The line break that most of the first `lines` end in; `None` without one.
+/// Returns the most frequent line break of the first `lines`; `None` if there is none.
 fn line_break(text: &[u8], lines: usize) -> Option<&'static str> {
     let (mut all, mut crlf) = (0usize, 0usize);
     for lf in memchr::memchr_iter(b'\n', text).take(lines) {
@@ -254,9 +261,9 @@ fn line_break(text: &[u8], lines: usize) -> Option<&'static str> {
     }
 }
 
-/// The parts in which a text may stand that is to stand once: all that a reader shows, those beside
-/// the body included.
-fn shown<'t>(tree: &'t Tree, bodies: &'t [BodyPart]) -> impl Iterator<Item = usize> + 't {
+/// Returns the parts searched for a text that should appear once: all parts that a mail client
+/// displays, not only the body.
+fn displayed<'t>(tree: &'t Tree, bodies: &'t [BodyPart]) -> impl Iterator<Item = usize> + 't {
     let parts = tree.parts.iter().enumerate();
     let parts = parts.filter(|(index, part)| {
         let mime = &part.mime;
@@ -267,8 +274,8 @@ fn shown<'t>(tree: &'t Tree, bodies: &'t [BodyPart]) -> impl Iterator<Item = usi
     parts.map(|(index, _)| index)
 }
 
-/// The texts without those that are to stand once and are there.
-fn not_there_yet<I: Iterator<Item = String>>(
+/// Returns the texts without those that should appear once and are present.
+fn without_present<I: Iterator<Item = String>>(
     texts: &Texts,
     bodies: impl Fn() -> I,
 ) -> Result<Texts, Obstacle> {
@@ -298,7 +305,7 @@ fn part_edit(tree: &Tree, index: usize, method: EditMethod) -> PartEdit {
     }
 }
 
-/// How many bytes a header has, the empty line included, once the changes are made.
+/// Returns the size of a header in bytes, with the empty line, after the changes.
 pub fn edited_header_size(header: usize, splices: &[Splice]) -> usize {
     let is_in_header = |splice: &&Splice| splice.range.end < header;
     let inside = splices.iter().filter(is_in_header);
@@ -308,7 +315,7 @@ pub fn edited_header_size(header: usize, splices: &[Splice]) -> usize {
     header + more - less
 }
 
-/// The message with the changes made.
+/// Applies the changes to the message.
 pub fn apply(message: &[u8], splices: &[Splice]) -> Vec<u8> {
     let more: usize = splices.iter().map(|splice| splice.with.len()).sum();
     let mut edited = Vec::with_capacity(message.len() + more);
@@ -349,10 +356,10 @@ mod tests {
         edited_as(message, words, SignedPolicy::Skip)
     }
 
-    /// Stands for a text in its box.
+    /// A placeholder for a text in its box.
     const SHIELD: &str = "<shield>";
 
-    /// The box around a text, as it is transferred.
+    /// Returns the box around a text in its transfer encoding.
     fn shield(html: &str, is_quoted: bool) -> String {
         let lines = html::shielded(html).replace('\n', "\r\n");
         match is_quoted {
@@ -366,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn ascii_is_put_in_and_nothing_else_changes() {
+    fn ascii_is_inserted_and_nothing_else_changes() {
         for (message, expected) in [
             ("A: b\r\n\r\nx\r\n", "A: b\r\n\r\n[P t]\r\nx\r\n[A t]\r\n"),
             ("A: b\n\nx", "A: b\n\n[P t]\nx\n[A t]"),
@@ -407,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_charset_cannot_hold_makes_the_part_utf8() {
+    fn characters_outside_the_charset_make_the_part_utf8() {
         assert_eq!(
             edited(
                 "A: b\r\nContent-Type: text/plain; charset=us-ascii\r\n\r\nx=\r\n",
@@ -432,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_charset_that_readers_would_not_find_is_not_written() {
+    fn a_charset_that_clients_would_not_find_is_not_written() {
         for kind in [
             "text/plain\r\n charset=\"iso-8859-1\"",
             "text/plain charset=iso-8859-1",
@@ -445,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn quoted_lines_stay_where_utf8_says_the_same() {
+    fn quoted_lines_stay_if_utf8_is_identical() {
         let message = "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=iso-8859-1\r\n\
              Content-Transfer-Encoding: quoted-printable\r\n\r\na \r\n=====\r\n\r\nlong=\r\n er\r\n";
         let found = edited(message, "ж").expect("edited");
@@ -468,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_is_no_change_and_inline_pgp_is_left() {
+    fn no_text_is_no_change_and_inline_pgp_is_skipped() {
         assert_eq!(
             edit(b"A: b\r\n\r\nx", &Texts::default(), SignedPolicy::Skip),
             Ok(MessageEdit::default())
@@ -480,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_text_cannot_be_put_into_gets_it_beside() {
+    fn uneditable_bodies_get_a_separate_part() {
         let part = |kind: &str, words: &str| {
             format!(
                 "--=_copyist_text_00000000\r\nContent-Type: text/{kind}; charset=us-ascii\r\n\
@@ -545,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boundary_of_ours_in_the_message_is_not_used_again() {
+    fn a_boundary_in_the_message_is_not_reused() {
         let message =
             "Content-Type: image/png\r\n\r\n=_copyist_text_00000000 =_copyist_text_00000001\r\n";
         let found = edited(message, "t").expect("edited");
@@ -556,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn signed_messages_are_left_or_wrapped_untouched() {
+    fn signed_messages_are_skipped_or_wrapped_unchanged() {
         let inner = "Content-Type: multipart/signed; boundary=s\r\n\r\n--s\r\n\r\nx\r\n--s\r\nContent-Type: \
                      application/pkcs7-signature\r\n\r\ny\r\n--s--\r\n";
         let message = format!("From: a@b\r\n{inner}");
@@ -575,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_to_stand_once_does() {
+    fn a_text_can_appear_once_in_a_conversation() {
         let mut texts = texts("This mail is confidential");
         for text in [&mut texts.prepend, &mut texts.append] {
             let text = Arc::make_mut(text.as_mut().expect("set"));
@@ -624,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_ends_where_the_mta_says_that_it_does() {
+    fn a_header_ends_where_the_mta_says() {
         let texts = texts("t");
         for (field, body) in [
             ("Bad Name: x\r\n", "eA==\r\n"),
@@ -653,7 +660,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_without_its_empty_line_gets_it() {
+    fn base64_without_its_empty_line_gets_one() {
         let message = "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: text/plain\r\n\
                        Content-Transfer-Encoding: base64\r\n--b--\r\n";
         let found = edited(message, "t").expect("edited");
@@ -664,7 +671,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_would_get_too_long_is_not_written() {
+    fn a_field_that_would_become_too_long_is_not_written() {
         let message = format!(
             "Content-Type: text/plain;{}a=b\r\n\r\nx\r\n",
             "\t".repeat(960)
@@ -677,7 +684,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_cannot_be_written_again_is_not() {
+    fn a_field_that_is_not_utf8_is_not_rewritten() {
         let message = b"Content-Type: text/plain; name=\xe9; charset=us-ascii\r\n\r\nx\r\n";
         let texts = |plain: &str| Texts {
             append: text(plain.into(), String::new()),
@@ -697,7 +704,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_in_another_state_is_led_back_to_ascii_as_far_as_it_has_room() {
+    fn a_shifted_line_returns_to_ascii_if_there_is_room() {
         let long = |length: usize| {
             let line = format!("\u{1b}$B{}", "F|".repeat(600));
             let charset = "Content-Type: text/plain; charset=iso-2022-jp";
@@ -710,7 +717,7 @@ mod tests {
         assert!(none.lines().all(|line| line.len() <= LONGEST_LINE));
     }
 
-    /// Lines that mean something somewhere in a message, in any order.
+    /// Lines with a meaning somewhere in a message.
     const LINES: [&str; 24] = [
         "\r\n",
         "\n",
@@ -740,7 +747,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_comes_the_splices_are_in_order_and_the_rest_stays(
+        fn splices_are_in_order_and_the_rest_is_unchanged(
             lines in proptest::collection::vec(proptest::sample::select(&LINES[..]), 0..24),
             bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..40),
             place in 0..24usize,
@@ -765,7 +772,7 @@ mod tests {
                 }
                 let edited = apply(&message, &splices);
                 proptest::prop_assert!(edited.len() > kept.len());
-                // What was written is a message that can be read again.
+                // The result is a valid message.
                 proptest::prop_assert!(edit(&edited, &texts, SignedPolicy::Wrap).is_ok());
             }
         }

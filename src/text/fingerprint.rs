@@ -1,24 +1,24 @@
-//! What a text is known by in a conversation.
+//! Recognition of a text in a conversation.
 //!
-//! A reply carries the words of what it answers, and hardly anything else of it: quoted, broken
-//! anew, turned from HTML to plain text or back, without comments, classes or invisible characters.
-//! So the mark of a text is its own words: letters and digits in their order.
+//! A reply quotes the words of the message it answers, but little else: lines are rewrapped, HTML
+//! becomes plain text or the reverse, comments, classes and invisible characters are lost. So the
+//! fingerprint of a text is its letters and digits in order.
 
-/// Marks of fewer letters would be found where the text is not.
+/// Shorter fingerprints would match unrelated text.
 pub(super) const SHORTEST: usize = 12;
 
-/// A mark.
+/// The letters and digits of a text, lowercased.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Fingerprint(String);
 
 impl Fingerprint {
-    /// Of these words; `None` where they are too few to be known by.
+    /// Creates the fingerprint of a text; `None` if it is too short to be recognized.
     pub fn of(words: &str) -> Option<Fingerprint> {
         let letters = letters(words);
         (letters.chars().count() >= SHORTEST).then_some(Fingerprint(letters))
     }
 
-    /// Whether the text stands in these words.
+    /// Whether the text occurs in these words.
     pub fn is_in(&self, words: &str) -> bool {
         memchr::memmem::find(letters(words).as_bytes(), self.0.as_bytes()).is_some()
     }
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_known_again_in_a_reply() {
+    fn a_text_is_recognized_in_a_reply() {
         let mark = Fingerprint::of("This mail is confidential. Tell nobody!\nCorp AG, Bern")
             .expect("enough");
         assert!(mark.is_in("Yes.\r\n> > This mail is\r\n> > confidential. *Tell\r\n> > nobody*!\r\n> > Corp AG, Bern\r\n"));

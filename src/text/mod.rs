@@ -1,7 +1,7 @@
-//! Text before and after the body of a message.
+//! Disclaimers: text before and after the body of a message.
 //!
-//! Promises: pure; every byte outside the edited part stays as it was; a message that cannot be
-//! edited with certainty is left as it is.
+//! Promises: pure; every byte outside the edited parts stays unchanged; a message that cannot be
+//! edited safely is left unchanged.
 
 mod bodies;
 mod body;

@@ -1,7 +1,6 @@
-//! Texts as parts of their own, beside what they cannot be put into.
+//! Texts as MIME parts of their own, next to a body that cannot hold them.
 //!
-//! Nothing of the message changes: it, or one part of it, becomes a part of a multipart/mixed,
-//! byte for byte.
+//! The message, or one part of it, becomes a part of a multipart/mixed, byte for byte.
 
 use std::sync::Arc;
 
@@ -11,21 +10,20 @@ use super::structure::{Part, Tree};
 use super::transfer::encode_quoted;
 use crate::mail::Fields;
 
-/// What boundaries begin with; eight hexadecimal digits follow, so that none is the beginning of
+/// The prefix of boundaries; eight hexadecimal digits follow, so that no boundary is a prefix of
 /// another.
 const BOUNDARY: &str = "=_copyist_text_";
 const DIGITS: usize = 8;
 
-/// RFC 2046 section 5.1.1. Delimiters with longer ones are read, and not written.
+/// RFC 2046 section 5.1.1. Longer ones are read, but not written.
 const LONGEST_BOUNDARY: usize = 70;
 
-/// Writes parts for one message.
+/// A writer of separate parts for one message.
 pub(super) struct PartWriter<'a> {
     message: &'a [u8],
     tree: &'a Tree,
     eol: &'static str,
-    /// Which numbers stand behind [`BOUNDARY`] in the message; read when the first boundary is
-    /// needed.
+    /// The numbers that follow [`BOUNDARY`] in the message; computed for the first boundary.
     taken: Option<Vec<bool>>,
     next: usize,
 }
@@ -41,7 +39,7 @@ impl<'a> PartWriter<'a> {
         }
     }
 
-    /// The texts beside everything that the message holds.
+    /// Adds the texts around the whole content of the message.
     pub(super) fn all(&mut self, texts: &Texts) -> Vec<Splice> {
         let root = &self.tree.parts[0];
         match (&root.mime.boundary, root.first) {
@@ -54,7 +52,7 @@ impl<'a> PartWriter<'a> {
         }
     }
 
-    /// The texts beside one part.
+    /// Adds the texts around one part.
     pub(super) fn part(
         &mut self,
         index: usize,
@@ -78,7 +76,7 @@ impl<'a> PartWriter<'a> {
         ));
     }
 
-    /// The multipart/mixed that the message is has one or two parts more.
+    /// Adds the texts as further parts of a multipart/mixed message.
     fn as_further_parts(
         &self,
         boundary: &str,
@@ -90,7 +88,7 @@ impl<'a> PartWriter<'a> {
         let after = self.text(&texts.append, false, boundary);
         let line = match root.close {
             Some(close) => put(close, after),
-            // It is not closed, and nothing says whether its last part ends with its line.
+            // It is not closed, and its last part may end without a line break.
             None => put(
                 root.body.end,
                 format!("{0}{after}--{boundary}--{0}", self.eol),
@@ -101,7 +99,7 @@ impl<'a> PartWriter<'a> {
         both.collect()
     }
 
-    /// The message's content becomes a part; the fields that describe it go with it.
+    /// Turns the message's content into a part, with the fields that describe it.
     fn around_the_message(&mut self, root: &Part, texts: &Texts) -> Vec<Splice> {
         let (boundary, eol) = (self.boundary(), self.eol);
         let header = &self.message[root.header.clone()];
@@ -165,12 +163,12 @@ impl<'a> PartWriter<'a> {
         splices
     }
 
-    /// The field that makes a multipart of something, and what else has to stand with it.
+    /// Returns the header fields of a multipart around a part.
     fn multipart(&self, boundary: &str, inner: &Part) -> String {
         let eol = self.eol;
         let mut fields =
             format!("Content-Type: multipart/mixed;{eol}\tboundary=\"{boundary}\"{eol}");
-        // A multipart has to say what its parts are at most (RFC 2045 section 6.4).
+        // A multipart declares the highest encoding of its parts (RFC 2045 section 6.4).
         if matches!(inner.mime.encoding.as_str(), "8bit" | "binary") {
             fields.push_str(&format!(
                 "Content-Transfer-Encoding: {}{eol}",
@@ -180,7 +178,7 @@ impl<'a> PartWriter<'a> {
         fields
     }
 
-    /// What closes a multipart around something.
+    /// Returns the end of a multipart around a part.
     fn end(&self, texts: &Texts, is_html: bool, boundary: &str, inner: &Part) -> String {
         let eol = self.eol;
         let after = self.text(&texts.append, is_html, boundary);
@@ -191,7 +189,7 @@ impl<'a> PartWriter<'a> {
         format!("{separator}{eol}{after}--{boundary}--")
     }
 
-    /// A delimiter and the part behind it, the line break before the next delimiter included.
+    /// Returns a delimiter and the part after it, with the line break before the next delimiter.
     fn text(&self, text: &Option<Arc<Text>>, is_html: bool, boundary: &str) -> String {
         let Some(text) = text else {
             return String::new();
@@ -220,7 +218,7 @@ impl<'a> PartWriter<'a> {
         )
     }
 
-    /// A boundary that stands nowhere in the message, nor in another one of these.
+    /// Returns a boundary that occurs neither in the message nor in another boundary.
     fn boundary(&mut self) -> String {
         let taken = self.taken.get_or_insert_with(|| numbers(self.message));
         while taken.get(self.next) == Some(&true) {
@@ -232,8 +230,8 @@ impl<'a> PartWriter<'a> {
     }
 }
 
-/// Which numbers a boundary cannot have. Where the message has so many boundaries of ours, one of
-/// as many numbers and one more is free, so no others are looked at.
+/// Returns which numbers are taken. With n such boundaries in the message, one of the first n + 1
+/// numbers is free, so no others are checked.
 fn numbers(message: &[u8]) -> Vec<bool> {
     let mut taken = vec![false; memchr::memmem::find_iter(message, BOUNDARY).count()];
     for at in memchr::memmem::find_iter(message, BOUNDARY) {

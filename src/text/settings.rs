@@ -1,10 +1,10 @@
-//! What the administrator decided about texts; built by `config`.
+//! Settings of the text module; built by `config`.
 
 use super::bodies::SignedPolicy;
 use super::disclaimer::Disclaimer;
 use crate::policy::Direction;
 
-/// Texts, and how they are put in.
+/// The texts, and how they are added.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// For inbound mail.
@@ -13,19 +13,19 @@ pub struct Settings {
     pub outbound: DirectionTexts,
     /// For internal mail.
     pub internal: DirectionTexts,
-    /// What becomes of signed and encrypted messages.
+    /// The treatment of signed and encrypted messages.
     pub signed: SignedPolicy,
-    /// What becomes of a message that cannot be edited although it should be.
+    /// The treatment of messages that should be edited, but cannot be.
     pub on_failure: OnFailure,
-    /// Whether recipients who are owed different texts get versions of their own.
+    /// Whether recipients with different texts get different versions.
     pub split_mixed: bool,
-    /// The attribute that exempts a person's mail from texts, with the value `TRUE`; nobody is
-    /// exempt where `None`.
+    /// The attribute that exempts a person's mail from texts if its value is `TRUE`; `None` exempts
+    /// nobody.
     pub exempt_attribute: Option<String>,
 }
 
 impl Settings {
-    /// Whether a text is put into mail of any direction.
+    /// Whether a text is added to mail of any direction.
     pub fn has_texts(&self) -> bool {
         let all = [&self.inbound, &self.outbound, &self.internal];
         all.iter()
@@ -36,17 +36,17 @@ impl Settings {
 /// The texts of one direction.
 #[derive(Debug, Clone, Default)]
 pub struct DirectionTexts {
-    /// Before the body.
+    /// The text before the body.
     pub prepend: Option<Disclaimer>,
-    /// After it.
+    /// The text after the body.
     pub append: Option<Disclaimer>,
 }
 
-/// What becomes of a message that should be edited and cannot be: a template fails, the directory
-/// does not answer, the MTA does not let us.
+/// The treatment of a message that should be edited, but cannot be: a template fails, the directory
+/// does not answer, the MTA does not allow the edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnFailure {
-    /// It goes on as it is.
+    /// It passes unchanged.
     #[default]
     Pass,
     /// 451: the MTA keeps it and tries again.
@@ -79,19 +79,19 @@ impl Settings {
 
     /// Whether no message gets any text.
     pub fn is_empty(&self) -> bool {
-        self.wordings().next().is_none()
+        self.disclaimers().next().is_none()
     }
 
-    /// The attributes of people's objects that are needed.
+    /// Returns the attributes needed from people's objects.
     pub fn attributes(&self) -> Vec<String> {
-        let of_templates = self.wordings().flat_map(Disclaimer::attributes);
+        let of_templates = self.disclaimers().flat_map(Disclaimer::attributes);
         let mut names: Vec<String> = of_templates.chain(self.exempt_attribute.clone()).collect();
         names.sort_unstable();
         names.dedup();
         names
     }
 
-    fn wordings(&self) -> impl Iterator<Item = &Disclaimer> {
+    fn disclaimers(&self) -> impl Iterator<Item = &Disclaimer> {
         let all = Direction::ALL
             .into_iter()
             .map(|direction| self.of(direction));
@@ -100,10 +100,10 @@ impl Settings {
 }
 
 impl DirectionTexts {
-    /// Whether a text of it takes the sender's object.
+    /// Whether one of the texts needs the sender's object.
     pub fn needs_sender(&self) -> bool {
         let both = [&self.prepend, &self.append].into_iter().flatten();
         both.into_iter()
-            .any(|wording| !wording.attributes().is_empty())
+            .any(|disclaimer| !disclaimer.attributes().is_empty())
     }
 }

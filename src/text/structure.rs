@@ -1,9 +1,9 @@
 //! The parts of a message as byte ranges over it (RFC 2045, RFC 2046 section 5.1).
 //!
-//! Finds where parts begin and end and decodes nothing, so a large attachment costs one pass over
-//! its bytes. Attached messages are leaves: what is in them is nobody's to change. Promises: time
-//! linear in the length, at most [`DEEPEST`] levels and [`MOST_PARTS`] parts are told apart, no
-//! recursion. Never fails: what is no structure is a leaf.
+//! Finds the boundaries of parts without decoding, so a large attachment costs one pass over its
+//! bytes. Attached messages are leaves: their content must not change. Promises: time linear in the
+//! length, at most [`DEEPEST`] levels and [`MOST_PARTS`] parts, no recursion. Never fails:
+//! malformed structure is a leaf.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,18 +12,17 @@ use mail_parser::{MessageParser, MimeHeaders};
 
 use crate::mail::{Fields, line_end};
 
-/// Multiparts within multiparts beyond this are leaves. No reader shows a body from that deep.
+/// Nesting limit; deeper multiparts are leaves. No mail client displays a body from that deep.
 pub(super) const DEEPEST: usize = 200;
 
-/// Parts beyond this are not told apart: the body that is shown first is not among them.
+/// Limit of parts: the body displayed first is not beyond it.
 pub(super) const MOST_PARTS: usize = 10_000;
 
-/// The parts, the whole message first; a parent stands before its children.
+/// The parts, the whole message first; a parent comes before its children.
 #[derive(Debug)]
 pub(super) struct Tree {
     pub(super) parts: Vec<Part>,
-    /// Two multiparts, one within the other, have the same boundary: readers differ about what is
-    /// where.
+    /// Whether nested multiparts have the same boundary: mail clients disagree about the structure.
     pub(super) ambiguous: bool,
 }
 
@@ -34,23 +33,23 @@ pub(super) struct Part {
     pub(super) header: Range<usize>,
     /// Its content as transferred, without the line break that belongs to the next delimiter.
     pub(super) body: Range<usize>,
-    /// A delimiter follows without a line break of its own: the body is empty, and the line before
-    /// is the header's.
-    pub(super) glued: bool,
-    /// What its header says about it.
+    /// Whether a delimiter follows without its own line break: the body is empty, and the line
+    /// before belongs to the header.
+    pub(super) lacks_line_break: bool,
+    /// Its MIME fields.
     pub(super) mime: Mime,
-    /// Its own parts.
+    /// The indices of its own parts.
     pub(super) children: Vec<usize>,
-    /// Where the first of its delimiter lines begins.
+    /// The offset of its first delimiter line.
     pub(super) first: Option<usize>,
-    /// Where its close delimiter line begins.
+    /// The offset of its close delimiter line.
     pub(super) close: Option<usize>,
 }
 
-/// The MIME fields of a part; names in lower case.
+/// The MIME fields of a part; names in lowercase.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Mime {
-    /// `text`, `multipart`; empty where there is no Content-Type that can be read.
+    /// `text`, `multipart`; empty if there is no readable Content-Type.
     pub(super) kind: String,
     /// `plain`, `mixed`.
     pub(super) subtype: String,
@@ -64,28 +63,28 @@ pub(super) struct Mime {
     pub(super) encoding: String,
     /// Content-ID, with its angle brackets.
     pub(super) id: String,
-    /// Content-Disposition is "attachment".
+    /// Whether Content-Disposition is "attachment".
     pub(super) attachment: bool,
-    /// Content-Disposition names a file.
+    /// Whether Content-Disposition names a file.
     pub(super) filed: bool,
-    /// The name that Content-Type gives.
+    /// The name parameter of Content-Type.
     pub(super) name: String,
-    /// There is a Content-Type that cannot be read.
+    /// Whether there is an unreadable Content-Type.
     pub(super) unreadable: bool,
     /// The protocol of a multipart/signed or multipart/encrypted (RFC 1847).
     pub(super) protocol: String,
     /// The report-type of a multipart/report (RFC 6522).
     pub(super) report_type: String,
-    /// There is a Content-MD5 (RFC 1864), which is wrong once the content changes.
+    /// Whether there is a Content-MD5 (RFC 1864), which becomes wrong when the content changes.
     pub(super) digest: bool,
-    /// Content-Disposition is "inline".
+    /// Whether Content-Disposition is "inline".
     pub(super) inline: bool,
-    /// There are several Content-Type or Content-Transfer-Encoding fields that differ.
+    /// Whether there are several different Content-Type or Content-Transfer-Encoding fields.
     pub(super) contradictory: bool,
 }
 
 impl Mime {
-    /// Whether it is of this type, `kind/subtype` in lower case.
+    /// Whether it has this type, `kind/subtype` in lowercase.
     pub(super) fn is(&self, kind: &str, subtype: &str) -> bool {
         self.kind == kind && self.subtype == subtype
     }
@@ -191,7 +190,7 @@ fn mime_field(name: &str) -> Option<usize> {
         .position(|known| rest.eq_ignore_ascii_case(known))
 }
 
-/// Whether white space stands around an `=`.
+/// Whether there is white space around an `=`.
 fn has_blank_equals(value: &[u8]) -> bool {
     let is_blank = |at: Option<usize>| {
         at.and_then(|at| value.get(at))
@@ -200,8 +199,8 @@ fn has_blank_equals(value: &[u8]) -> bool {
     memchr::memchr_iter(b'=', value).any(|at| is_blank(at.checked_sub(1)) || is_blank(Some(at + 1)))
 }
 
-/// A value with parameters, without its line breaks, and without the white space around `=` that
-/// RFC 2045's grammar allows: some break the line there.
+/// Unfolds a value with parameters, and removes the white space around `=` that RFC 2045's grammar
+/// allows: some programs fold there.
 fn unfolded(value: &[u8]) -> Vec<u8> {
     let mut found: Vec<u8> = Vec::with_capacity(value.len());
     let (mut quoted, mut depth, mut escaped, mut after_equals) = (false, 0usize, false, false);
@@ -230,11 +229,11 @@ fn lower(bytes: &[u8]) -> String {
 }
 
 impl Tree {
-    /// The part's number as IMAP counts (RFC 3501 section 6.4.5); empty for the message itself.
+    /// Returns the part's IMAP number (RFC 3501 section 6.4.5); empty for the message itself.
     pub(super) fn number(&self, index: usize) -> String {
         let mut numbers = Vec::new();
         let mut at = index;
-        // A parent stands before its children.
+        // A parent comes before its children.
         for parent in (0..index).rev() {
             if let Some(place) = self.parts[parent].children.iter().position(|&c| c == at) {
                 numbers.push((place + 1).to_string());
@@ -245,7 +244,7 @@ impl Tree {
         numbers.join(".")
     }
 
-    /// The part and those around it, the innermost first.
+    /// Iterates over the part and its ancestors, the innermost first.
     pub(super) fn around(&self, index: usize) -> impl Iterator<Item = &Part> {
         let mut at = index;
         let parents = (0..index).rev().filter(move |&parent| {
@@ -263,12 +262,12 @@ impl Tree {
     /// Finds the parts of a message.
     #[cfg(test)]
     pub(super) fn of(bytes: &[u8]) -> Tree {
-        Tree::behind(bytes, None)
+        Tree::with_header(bytes, None)
     }
 
-    /// Finds the parts of a message; `header` is how many bytes its header has with the empty line,
-    /// if that is known.
-    pub(super) fn behind(bytes: &[u8], header: Option<usize>) -> Tree {
+    /// Finds the parts of a message; `header` is the size of its header in bytes with the empty
+    /// line, if known.
+    pub(super) fn with_header(bytes: &[u8], header: Option<usize>) -> Tree {
         let mut scan = Scan {
             bytes,
             tree: Tree {
@@ -297,8 +296,8 @@ impl Tree {
                 delimited.close = Some(line);
                 scan.close_to(level);
             } else if scan.delimiter(scan.line(at)).is_some() {
-                // Two delimiters with nothing between them, not even an empty line: readers do not
-                // agree whether that is a part, and nothing could be shown there.
+                // Two delimiters with nothing between them, not even an empty line: mail clients
+                // disagree whether that is a part, and nothing could be displayed there.
             } else if scan.tree.parts.len() < MOST_PARTS && bytes[line..at].ends_with(b"\n") {
                 let parent = scan.open[level];
                 let child = scan.tree.parts.len();
@@ -315,18 +314,18 @@ impl Tree {
 struct Scan<'a> {
     bytes: &'a [u8],
     tree: Tree,
-    /// The multiparts whose close delimiter has not come yet, the outermost first.
+    /// The multiparts without a close delimiter so far, the outermost first.
     open: Vec<usize>,
-    /// Their places in `open`, by their boundaries.
+    /// Their indices in `open`, by their boundaries.
     levels: HashMap<Vec<u8>, usize>,
-    /// Where the header of the message ends and its body begins, if that is known.
+    /// The end of the message's header and the start of its body, if known.
     header: Option<(usize, usize)>,
-    /// Parts whose end was not seen yet, with how many multiparts were open around each.
+    /// Parts without an end so far, and the number of multiparts open around each.
     unfinished: Vec<(usize, usize)>,
 }
 
 impl Scan<'_> {
-    /// A part begins here. Returns where its content begins.
+    /// Begins a part. Returns the offset of its content.
     fn begin(&mut self, start: usize) -> usize {
         let mut at = start;
         let known = self.header.filter(|_| start == 0);
@@ -336,7 +335,7 @@ impl Scan<'_> {
             }
             let end = line_end(self.bytes, at);
             let line = &self.bytes[at..end];
-            // Files from Windows begin with a byte order mark, and readers pass over it.
+            // Files from Windows begin with a byte order mark, which mail clients skip.
             let line = match line.strip_prefix("\u{feff}".as_bytes()) {
                 Some(rest) if at == 0 => rest,
                 _ => line,
@@ -344,7 +343,7 @@ impl Scan<'_> {
             match line {
                 [] => break (at, at),
                 b"\n" | b"\r\n" => break (at, end),
-                // A continuation of nothing: readers pass over it at the beginning of a message.
+                // A continuation line at the start of a message: mail clients skip it.
                 [b' ' | b'\t', ..] if at == 0 && is_header_line(self.line(end), false) => at = end,
                 _ if !is_header_line(line, at == start) || self.delimiter(line).is_some() => {
                     break (at, at);
@@ -372,7 +371,7 @@ impl Scan<'_> {
         self.tree.parts.push(Part {
             header: start..header_end,
             body: body..self.bytes.len(),
-            glued: false,
+            lacks_line_break: false,
             mime,
             children: Vec::new(),
             first: None,
@@ -381,7 +380,7 @@ impl Scan<'_> {
         body
     }
 
-    /// Everything within the open multipart `level` ends before this delimiter line.
+    /// Ends everything within the open multipart `level` before this delimiter line.
     fn end_inside(&mut self, level: usize, line: usize) {
         while let Some(&(part, depth)) = self.unfinished.last()
             && depth > level
@@ -393,12 +392,12 @@ impl Scan<'_> {
             let shorter = before.strip_suffix(b"\n").unwrap_or(before);
             let shorter = shorter.strip_suffix(b"\r").unwrap_or(shorter);
             body.end = body.start.min(line) + shorter.len();
-            part.glued = body.end == line;
+            part.lacks_line_break = body.end == line;
         }
         self.close_to(level + 1);
     }
 
-    /// Only so many multiparts stay open.
+    /// Closes all but this many multiparts.
     fn close_to(&mut self, open: usize) {
         if self.open.len() > open {
             self.open.truncate(open);
@@ -406,7 +405,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Whether a delimiter with this boundary could be one of another open multipart: equal
+    /// Whether a delimiter with this boundary could belong to another open multipart: equal
     /// boundaries, or one that is the other's close delimiter.
     fn is_confused(&self, boundary: &[u8]) -> bool {
         let known = |boundary: &[u8]| self.levels.contains_key(boundary);
@@ -419,7 +418,7 @@ impl Scan<'_> {
         &self.bytes[from..line_end(self.bytes, from)]
     }
 
-    /// The next line from `at`, a line's beginning, that begins with two dashes.
+    /// Returns the next line from `at`, the start of a line, that begins with two dashes.
     fn next_dashes(&self, at: usize) -> Option<usize> {
         if self.open.is_empty() {
             return None;
@@ -430,7 +429,7 @@ impl Scan<'_> {
         memchr::memmem::find(&self.bytes[at..], b"\n--").map(|found| at + found + 1)
     }
 
-    /// Which open multipart the line delimits, and whether it is the last delimiter of it.
+    /// Returns the open multipart that the line delimits, and whether it is its close delimiter.
     fn delimiter(&self, line: &[u8]) -> Option<(usize, bool)> {
         let rest = line.strip_prefix(b"--")?.trim_ascii_end();
         let level = |boundary: &[u8]| self.levels.get(boundary).copied();
@@ -441,8 +440,8 @@ impl Scan<'_> {
     }
 }
 
-/// Whether a line can stand in a header. What cannot is the first line of a body whose empty line
-/// is missing.
+/// Whether a line can belong to a header. Any other is the first line of a body whose empty line is
+/// missing.
 fn is_header_line(line: &[u8], first: bool) -> bool {
     if matches!(line, [b' ' | b'\t', ..]) {
         return !first;
@@ -497,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_never_closed_ends_with_its_parent_or_the_message() {
+    fn unclosed_parts_end_with_their_parent_or_the_message() {
         let text = "Content-Type: multipart/mixed; boundary=o\n\n--o\nContent-Type: multipart/mixed; boundary=i\n\n\
                     --i\n\na\n--o\n\nb\n";
         let found = shown(text);
@@ -506,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_before_the_first_field_is_passed_over() {
+    fn junk_before_the_first_field_is_skipped() {
         for start in ["\u{feff}", " junk\n", "From - now\n", ": nothing\n"] {
             let text = format!("{start}A: b\nContent-Type: text/html\n\nx\n");
             assert_eq!(
@@ -518,14 +517,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_between_two_delimiters_is_no_part() {
+    fn two_adjacent_delimiters_enclose_no_part() {
         let text = "Content-Type: multipart/mixed; boundary=o\n\n--o\n--o\n\na\n--o\n--o--\n";
         let found = shown(text);
         assert_eq!((found.len(), found[1].1.as_str()), (2, "a"));
     }
 
     #[test]
-    fn a_header_without_its_empty_line_ends_where_no_field_stands() {
+    fn a_header_without_an_empty_line_ends_after_its_fields() {
         let text = "Content-Type: multipart/mixed; boundary=o\n\n--o\nHello there\n--o\nContent-Type: text/html\n--o--\n";
         let found = shown(text);
         assert_eq!(found[1].1, "Hello there");

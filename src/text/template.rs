@@ -1,8 +1,7 @@
-//! Templates: texts that are filled in with attributes of the sender's object.
+//! Templates: texts filled in with attributes of the sender's object.
 //!
-//! Promises: a template ends (its fuel is bounded) and its result is bounded; what an attribute
-//! holds is text in HTML, too, never a tag; a line that names something empty is not there. Fails
-//! by [`TemplateError`].
+//! Promises: rendering terminates (its fuel is bounded) and its result is bounded; attribute values
+//! are escaped in HTML; a line with an empty value is dropped. Fails with a [`TemplateError`].
 
 use std::sync::Arc;
 
@@ -11,19 +10,19 @@ use minijinja::{AutoEscape, Environment, Error, Output, State, UndefinedBehavior
 
 use crate::directory::Entry;
 
-/// Steps that one filling may take; a signature takes some dozens.
+/// Steps that one rendering may take; a signature takes some dozens.
 const FUEL: u64 = 20_000;
 
-/// Bytes that one filling may come to.
+/// Longest result in bytes.
 const LONGEST: usize = 256 * 1024;
 
-/// Stands in a line for something that is empty; no text that is read holds it.
-const NOTHING: &str = "\u{1}";
+/// A placeholder for an empty value; no configured text contains it.
+const EMPTY_VALUE: &str = "\u{1}";
 
-/// The one variable there is.
+/// The only variable.
 const SENDER: &str = "sender";
 
-/// A text with places to fill in.
+/// A compiled template.
 #[derive(Debug, Clone)]
 pub(super) struct Template {
     environment: Arc<Environment<'static>>,
@@ -31,43 +30,43 @@ pub(super) struct Template {
     attributes: Vec<String>,
 }
 
-/// Why a template is of no use, or cannot be filled in; continues a sentence that begins with its
-/// name.
+/// The reason why a template is invalid or cannot be filled in; continues a sentence that begins
+/// with its name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// It is no template, or one of its steps fails.
-    #[error("is a template with a mistake in line {line}: {what}")]
-    Mistake {
-        /// Counted from 1.
+    /// The syntax is invalid, or a step fails.
+    #[error("has a template error in line {line}: {what}")]
+    Invalid {
+        /// The line, counted from 1.
         line: usize,
-        /// What the template engine says.
+        /// The template engine's message.
         what: String,
     },
-    /// It names something that there is not.
+    /// An unknown variable.
     #[error(
-        "is a template with {name:?} in it, where only {SENDER} is known, as in {{{{ {SENDER}.displayName }}}}"
+        "uses the unknown variable {name:?}; only {SENDER} is known, as in {{{{ {SENDER}.displayName }}}}"
     )]
     Unknown {
         /// The variable.
         name: String,
     },
-    /// What it comes to is out of all proportion.
-    #[error("is a template that comes to more than {LONGEST} bytes")]
+    /// The result is too long.
+    #[error("expands to more than {LONGEST} bytes")]
     TooLong,
 }
 
-/// Whether a text has places to fill in.
+/// Whether a text has template syntax.
 pub(super) fn is_template(text: &str) -> bool {
     text.contains("{{") || text.contains("{%")
 }
 
 impl Template {
-    /// Of plain text.
+    /// Compiles plain text.
     pub(super) fn plain(source: String) -> Result<Template, TemplateError> {
         Template::new("plain", source)
     }
 
-    /// Of HTML: values are escaped.
+    /// Compiles HTML, in which values are escaped.
     pub(super) fn html(source: String) -> Result<Template, TemplateError> {
         Template::new("html", source)
     }
@@ -81,19 +80,19 @@ impl Template {
         environment.set_undefined_behavior(UndefinedBehavior::Chainable);
         environment.set_formatter(format);
         environment.set_fuel(Some(FUEL));
-        // The engine takes away one line break at the end.
+        // The engine removes one trailing line break.
         let ended = source.ends_with('\n');
         let source = source + if ended { "\n" } else { "" };
         environment
             .add_template_owned(name, source)
-            .map_err(mistake)?;
+            .map_err(invalid)?;
         let named = environment
             .get_template(name)
-            .map_err(mistake)?
+            .map_err(invalid)?
             .undeclared_variables(true);
         let mut attributes = Vec::new();
         for variable in named {
-            // Functions that the engine brings are no variables of ours.
+            // Built-in functions of the engine are not variables.
             if environment.globals().any(|(global, _)| global == variable) {
                 continue;
             }
@@ -111,39 +110,38 @@ impl Template {
             name,
             attributes,
         };
-        // Unknown filters and functions show only when they are reached.
+        // Unknown filters and functions fail only when they are evaluated.
         match template.fill(&[]) {
             Err(TemplateError::TooLong) | Ok(_) => Ok(template),
-            Err(TemplateError::Mistake { what, .. }) if what.contains("fuel") => Ok(template),
+            Err(TemplateError::Invalid { what, .. }) if what.contains("fuel") => Ok(template),
             Err(error) => Err(error),
         }
     }
 
-    /// The attributes that it names.
+    /// Iterates over the attributes that it uses.
     pub(super) fn attributes(&self) -> impl Iterator<Item = &String> {
         self.attributes.iter()
     }
 
-    /// What it says for the sender whose objects these are; of several, the first that has a value
-    /// counts.
+    /// Renders it for the sender with these objects; the first object that has a value counts.
     pub(super) fn fill(&self, sender: &[Arc<Entry>]) -> Result<String, TemplateError> {
         let context = minijinja::context! { sender => Value::from_object(Person(sender.to_vec())) };
-        let template = self.environment.get_template(self.name).map_err(mistake)?;
-        let filled = template.render(context).map_err(mistake)?;
+        let template = self.environment.get_template(self.name).map_err(invalid)?;
+        let filled = template.render(context).map_err(invalid)?;
         if filled.len() > LONGEST {
             return Err(TemplateError::TooLong);
         }
-        let there = filled
+        let lines = filled
             .split_inclusive('\n')
-            .filter(|line| !line.contains(NOTHING));
-        let mut text: String = there.collect();
-        // Values come from people's objects and may hold anything.
+            .filter(|line| !line.contains(EMPTY_VALUE));
+        let mut text: String = lines.collect();
+        // Values come from people's objects and may contain anything.
         text.retain(|c| !c.is_control() || c == '\n' || c == '\t');
         Ok(text)
     }
 }
 
-/// A person of the directory, as templates see one.
+/// A person of the directory, as templates see it.
 #[derive(Debug)]
 struct Person(Vec<Arc<Entry>>);
 
@@ -153,8 +151,8 @@ impl Object for Person {
             .0
             .iter()
             .flat_map(|entry| entry.values(key.as_str().unwrap_or_default()));
-        let mut given = values.map(str::trim).filter(|value| !value.is_empty());
-        given.next().map(Value::from)
+        let mut values = values.map(str::trim).filter(|value| !value.is_empty());
+        values.next().map(Value::from)
     }
 }
 
@@ -163,18 +161,18 @@ fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Res
         || value.is_none()
         || value.as_str().is_some_and(|text| text.trim().is_empty())
     {
-        out.write_str(NOTHING).map_err(Error::from)
+        out.write_str(EMPTY_VALUE).map_err(Error::from)
     } else {
         minijinja::escape_formatter(out, state, value)
     }
 }
 
-fn mistake(error: Error) -> TemplateError {
+fn invalid(error: Error) -> TemplateError {
     let what = match error.detail() {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),
     };
-    TemplateError::Mistake {
+    TemplateError::Invalid {
         line: error.line().unwrap_or(1),
         what,
     }

@@ -1,4 +1,4 @@
-//! Content-Transfer-Encodings (RFC 2045 section 6), as far as an edit needs them.
+//! Content-Transfer-Encodings (RFC 2045 section 6), as far as edits need them.
 
 use std::borrow::Cow;
 
@@ -7,18 +7,18 @@ use base64::alphabet::STANDARD as ALPHABET;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 
-/// How a part's content is transferred.
+/// The transfer encoding of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transfer {
-    /// As it is: 7bit, 8bit, binary, or nothing said.
+    /// None: 7bit, 8bit, binary, or no field.
     Identity,
     QuotedPrintable,
     Base64,
-    /// A name that RFC 2045 does not have.
+    /// A name that is not in RFC 2045.
     Unknown,
 }
 
-/// Bytes of a line of base64 or quoted-printable.
+/// Line length of base64 and quoted-printable in bytes.
 const LINE: usize = 76;
 
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
@@ -29,7 +29,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 );
 
 impl Transfer {
-    /// From a Content-Transfer-Encoding in lower case; empty where there is none.
+    /// Returns the encoding of a lowercase Content-Transfer-Encoding, which may be empty.
     pub(super) fn of(name: &str) -> Transfer {
         match name {
             "" | "7bit" | "8bit" | "binary" | "7-bit" | "8-bit" => Transfer::Identity,
@@ -39,7 +39,7 @@ impl Transfer {
         }
     }
 
-    /// The content.
+    /// Decodes a body.
     pub(super) fn decode(self, body: &[u8]) -> Cow<'_, [u8]> {
         match self {
             Transfer::Identity | Transfer::Unknown => body.into(),
@@ -49,8 +49,8 @@ impl Transfer {
     }
 }
 
-/// Decodes quoted-printable until `most` bytes are there. Also says where in `body` that was: what
-/// is put in there stands before the byte of that number.
+/// Decodes quoted-printable up to `most` bytes. Also returns the offset in `body` at which decoding
+/// stopped: an insertion there comes before the byte of that number.
 pub(super) fn decode_quoted(body: &[u8], most: usize) -> (Vec<u8>, usize) {
     let mut content = Vec::with_capacity(body.len().min(most));
     let mut at = 0;
@@ -60,7 +60,7 @@ pub(super) fn decode_quoted(body: &[u8], most: usize) -> (Vec<u8>, usize) {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
         let broken = &line[text.len()..];
-        // White space at the end of a line was added on the way (RFC 2045 section 6.7, rule 3).
+        // White space at the end of a line was added in transit (RFC 2045 section 6.7, rule 3).
         let text = if broken.is_empty() {
             text
         } else {
@@ -126,7 +126,7 @@ pub(super) fn encode_quoted(content: &[u8], eol: &str) -> Vec<u8> {
     body
 }
 
-/// Adds one line in quoted-printable, without its line break.
+/// Appends one line in quoted-printable, without its line break.
 fn encode_line(line: &[u8], eol: &str, body: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let is_plain = |byte: u8| byte != b'=' && matches!(byte, b' ' | b'\t' | b'!'..=b'~');
@@ -164,7 +164,7 @@ fn encode_line(line: &[u8], eol: &str, body: &mut Vec<u8>) {
     }
 }
 
-/// Decodes base64 as readers do: what is not of the alphabet is passed over, padding ends a piece,
+/// Decodes base64 as mail clients do: bytes outside the alphabet are skipped, padding ends a piece,
 /// not the part.
 pub(super) fn decode_base64(body: &[u8]) -> Vec<u8> {
     let mut content = Vec::with_capacity(body.len() / 4 * 3);
@@ -186,14 +186,14 @@ pub(super) fn decode_base64(body: &[u8]) -> Vec<u8> {
     content
 }
 
-/// What a body has beside its base64.
+/// Other text in a base64 body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purity {
-    /// Nothing.
+    /// None.
     Pure,
-    /// Characters that readers pass over, or text that they do not know from base64.
+    /// Characters that mail clients skip, or text that they cannot tell from base64.
     Junk,
-    /// Text behind the padding: a mailing list's footer as a rule.
+    /// Text after the padding, usually a mailing list's footer.
     TextBehind,
 }
 
@@ -203,7 +203,7 @@ impl Purity {
         if let Some(padding) = memchr::memchr(b'=', body) {
             let rest = body[padding..].iter().filter(|b| !b.is_ascii_whitespace());
             let rest: Vec<u8> = rest.copied().skip_while(|&b| b == b'=').collect();
-            // What follows padding has to be complete of itself.
+            // Base64 after padding must be complete by itself.
             if !(rest.iter().all(is_letter) && rest.len().is_multiple_of(4)) {
                 return Purity::TextBehind;
             }
@@ -216,7 +216,7 @@ impl Purity {
     }
 }
 
-/// Encodes to base64, in lines; the last one ends without a break.
+/// Encodes to base64 in lines; the last one has no line break.
 pub(super) fn encode_base64(content: &[u8], eol: &str) -> Vec<u8> {
     let letters = STANDARD.encode(content);
     let mut body = Vec::with_capacity(letters.len() + letters.len() / 38 + 2);
@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quoted_printable_says_where_each_byte_stands() {
+    fn quoted_printable_offsets_are_exact() {
         let body = b"a=C3=A9 b \t\r\nlong=\r\n er=3D=\r\n\r\n=zz";
         let (content, _) = decode_quoted(body, usize::MAX);
         assert_eq!(content, "aé b\r\nlong er=\r\n=zz".as_bytes());
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn quoted_printable_comes_back() {
+    fn quoted_printable_round_trips() {
         let long = "ü=".repeat(200);
         for content in ["", "a \r\nb\t", "\n\r", &long, ".\r\n.", "x\r\n\r\n"] {
             let body = encode_quoted(content.as_bytes(), "\r\n");
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn clear_text_beside_base64_is_seen() {
+    fn clear_text_next_to_base64_is_detected() {
         for (body, expected) in [
             ("aGVs\r\nbG8=\r\n", Purity::Pure),
             ("aGVsbG8", Purity::Pure),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_is_read_as_readers_read_it() {
+    fn base64_is_decoded_as_mail_clients_do() {
         assert_eq!(decode_base64(b"aGVs\r\nbG8=\r\n"), b"hello");
         assert_eq!(decode_base64(b"aGVsbG8"), b"hello");
         assert_eq!(decode_base64(b"aGU=!bGxv==\n-- \n"), b"hello");

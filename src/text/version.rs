@@ -1,27 +1,27 @@
-//! The versions of one message: what each class of its recipients gets. Pure.
+//! The versions of one message, one for each class of recipients. Pure.
 
 use super::bodies::{Obstacle, SignedPolicy};
 use super::classes::RecipientClass;
 use super::edit::{PartEdit, Splice, edit_with_header};
 use crate::policy::Direction;
 
-/// What some recipients of a message get.
+/// The version of a message for some of its recipients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
-    /// The recipients, by their place in the envelope, in order.
+    /// The indices of the recipients in the envelope, in order.
     pub recipients: Vec<usize>,
-    /// The direction it is accounted to.
+    /// The direction that it counts for.
     pub direction: Direction,
-    /// What changes the message; nothing where it goes as it is.
+    /// The changes; empty if the message passes unchanged.
     pub splices: Vec<Splice>,
-    /// The parts that were changed.
+    /// The edited parts.
     pub parts: Vec<PartEdit>,
-    /// Why it goes as it is although a text is owed.
+    /// The reason why a text was not added.
     pub obstacle: Option<Obstacle>,
 }
 
-/// The versions of a message, whose header has so many bytes, the empty line included, if that is
-/// known; in the order of the classes; classes that get the same bytes share one.
+/// Creates the versions of a message in the order of the classes; classes that get the same bytes
+/// share one. `header` is the size of the message's header in bytes with the empty line, if known.
 pub fn versions(
     message: &[u8],
     header: Option<usize>,

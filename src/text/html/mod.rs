@@ -1,35 +1,35 @@
-//! HTML: where a text goes in a document, HTML from and to plain text, and a text that a document's
-//! styles cannot hide.
+//! HTML: the position of a text in a document, conversion from and to plain text, and protection of
+//! a text from a document's styles.
 //!
-//! lol_html is used to find places, never to write into a document: every byte of it stays as it
-//! is.
+//! lol_html is used to find positions, never to write into a document: every byte of it stays
+//! unchanged.
 
 mod open_elements;
 mod positions;
 mod shield;
 mod words;
 
-pub(super) use positions::{append_place, end_place, prepend_place};
+pub(super) use positions::{append_position, end_position, prepend_position};
 pub(super) use shield::shielded;
 pub(super) use words::{to_plain, words};
 
-/// The content between the body's tags; the whole if there are none.
+/// Returns the content between the body's tags; everything if there are none.
 pub(super) fn inner(html: &str) -> &str {
     let bytes = html.as_bytes();
-    let Some(start) = prepend_place(bytes) else {
+    let Some(start) = prepend_position(bytes) else {
         return html.trim();
     };
-    let end = append_place(bytes).map_or(html.len(), |place| place.at);
+    let end = append_position(bytes).map_or(html.len(), |place| place.at);
     html.get(start..end).unwrap_or(html).trim()
 }
 
-/// Plain text as HTML: the same lines, each in the direction of its own letters.
+/// Converts plain text to HTML: the same lines, each in the direction of its own letters.
 pub(super) fn from_plain(plain: &str) -> String {
     let lines: Vec<String> = plain.lines().map(escape).collect();
     format!("<div dir=\"auto\">{}</div>", lines.join("<br>\n"))
 }
 
-/// Text as it stands in HTML.
+/// Escapes text for HTML.
 pub(super) fn escape(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
     for c in text.chars() {
@@ -48,10 +48,10 @@ pub(super) fn escape(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// The document with a text put in at both places.
+    /// Returns the document with a text inserted at both positions.
     fn with_text(document: &str) -> String {
-        let prepend = prepend_place(document.as_bytes()).expect("HTML");
-        let append = append_place(document.as_bytes()).expect("HTML");
+        let prepend = prepend_position(document.as_bytes()).expect("HTML");
+        let append = append_position(document.as_bytes()).expect("HTML");
         format!(
             "{}[P]{}{}[A]{}",
             &document[..prepend],
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn text_goes_inside_the_body_whatever_the_tags_are_like() {
+    fn text_goes_inside_the_body_for_any_tags() {
         for (document, expected) in [
             (
                 "<html><body>x</body></html>",
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_not_swallowed_by_what_is_unfinished() {
+    fn text_is_not_swallowed_by_unfinished_markup() {
         for (document, expected) in [
             (
                 "<body>x<!-- y</body></html>",
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn text_before_stands_before_the_first_visible_content() {
+    fn text_before_precedes_the_first_visible_content() {
         for (document, expected) in [
             ("<p>x<div hidden><html><head></head><body>y", "[P]<p>x"),
             ("<table><tr><td>x</table><head></head>y", "[P]<table>"),
@@ -178,28 +178,28 @@ mod tests {
             ("<body><frameset>", "<body>[P]<frameset>"),
             ("<textarea><body></textarea><body>", "[P]<textarea>"),
         ] {
-            let at = prepend_place(document.as_bytes()).expect("HTML");
+            let at = prepend_position(document.as_bytes()).expect("HTML");
             let found = format!("{}[P]{}", &document[..at], &document[at..]);
             assert!(found.contains(expected), "{found} has no {expected}");
         }
     }
 
     #[test]
-    fn a_frameset_has_no_place_for_a_text() {
+    fn a_frameset_has_no_position_for_a_text() {
         for document in [
             "<html><frameset><frame></frameset></html>",
             "<head><title>t</title></head><frameset>",
             "<p><b></b><frameset>",
             "<div>\n<input type=hidden><frameset>",
         ] {
-            assert_eq!(prepend_place(document.as_bytes()), None, "{document}");
-            assert_eq!(append_place(document.as_bytes()), None, "{document}");
+            assert_eq!(prepend_position(document.as_bytes()), None, "{document}");
+            assert_eq!(append_position(document.as_bytes()), None, "{document}");
         }
-        assert!(append_place(b"<p>x<frameset>").is_some());
+        assert!(append_position(b"<p>x<frameset>").is_some());
     }
 
     #[test]
-    fn text_after_stands_in_no_link_table_or_hidden_element() {
+    fn text_after_is_outside_links_tables_and_hidden_elements() {
         for (document, expected) in [
             ("<a href=u>x", "</a>"),
             ("<div><a href=u>x</div>", "</a>"),
@@ -222,16 +222,16 @@ mod tests {
             ("<img style=display:none><br hidden>x", ""),
             ("</body><p>x", ""),
         ] {
-            let place = append_place(document.as_bytes()).expect("HTML");
+            let place = append_position(document.as_bytes()).expect("HTML");
             assert_eq!(place.ending, expected, "{document}");
         }
-        let last = append_place(b"</body><p>x").expect("HTML");
+        let last = append_position(b"</body><p>x").expect("HTML");
         assert_eq!(last.at, 11);
-        assert_eq!(append_place("<svg>".repeat(300).as_bytes()), None);
+        assert_eq!(append_position("<svg>".repeat(300).as_bytes()), None);
     }
 
     #[test]
-    fn words_are_what_a_reader_sees() {
+    fn words_are_the_visible_text() {
         for (html, expected) in [
             ("a<!---->b<!--->c<!-- x --!>d<!-- y -->e", "abcde"),
             ("<head><meta><body>x<style>y</style>z", "xz"),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_and_html_are_made_of_each_other() {
+    fn plain_and_html_convert_to_each_other() {
         assert_eq!(
             from_plain("a < b\n\nc"),
             "<div dir=\"auto\">a &lt; b<br>\n<br>\nc</div>"

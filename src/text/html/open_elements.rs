@@ -1,5 +1,4 @@
-//! The elements that are open at a place of a document, as far as a text behind them would be held
-//! in one.
+//! The elements open at the end of a document that would enclose a text after it.
 
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -10,27 +9,27 @@ use lol_html::{HtmlRewriter, Settings, element, end_tag};
 
 use super::positions::{BODY_OPENING, NOSCRIPT};
 
-/// Open elements beyond this are no document that anybody wrote.
+/// Limit of open elements; no real document has more.
 const MOST_OPEN: usize = 256;
 
 /// The elements that are open.
 #[derive(Default)]
-struct Open {
-    /// Their names, the outermost first, and whether a text must not stand in each.
+struct OpenElements {
+    /// Their names, the outermost first, and whether a text must not be inside.
     elements: Vec<(String, bool)>,
-    /// There were too many of them.
+    /// Whether the limit was exceeded.
     is_too_deep: bool,
 }
 
-impl Open {
+impl OpenElements {
     fn start(&mut self, name: String, holds: bool) {
-        // End tags that nobody has to write.
+        // Optional end tags.
         let ends =
             |(open, _): &(String, bool)| is_piece(open) && (*open == name || !is_holding(open));
         while is_piece(&name) && self.elements.last().is_some_and(ends) {
             self.elements.pop();
         }
-        // A link ends where the next one begins, but for one in a cell of a table.
+        // A link ends where the next one begins, except in a table cell.
         let is_border = |(open, _): &(String, bool)| open == "a" || is_piece(open);
         if name == "a"
             && let Some(last) = self.elements.iter().rposition(is_border)
@@ -53,10 +52,10 @@ impl Open {
     }
 }
 
-/// The end tags of the outermost element that a text must not stand in, and of all that is open in
-/// it: browsers pass over an end tag behind which another element is open.
+/// Returns the end tags of the outermost element that a text must not be inside, and of all
+/// elements open in it: browsers ignore an end tag while another element is open.
 pub(super) fn end_tags(document: &[u8]) -> Option<String> {
-    let open = Rc::new(RefCell::new(Open::default()));
+    let open = Rc::new(RefCell::new(OpenElements::default()));
     let tags = open.clone();
     let handler = element!("*", move |el| {
         let name = el.tag_name();
@@ -78,7 +77,7 @@ pub(super) fn end_tags(document: &[u8]) -> Option<String> {
     let mut rewriter = HtmlRewriter::new(settings, |_: &[u8]| {});
     rewriter.write(BODY_OPENING).ok()?;
     rewriter.write(document).ok()?;
-    let Open {
+    let OpenElements {
         elements,
         is_too_deep,
     } = open.take();
@@ -94,8 +93,8 @@ pub(super) fn end_tags(document: &[u8]) -> Option<String> {
     Some(tags)
 }
 
-/// Whether an element holds a text behind its start tag until its own end tag comes, whatever comes
-/// before: it would be part of a link, stand above a table, or not be shown.
+/// Whether an element encloses a text until its own end tag, whatever comes before: the text would
+/// be part of a link, move above a table, or be invisible.
 pub(super) fn is_holding(name: &str) -> bool {
     matches!(
         name,
@@ -122,7 +121,7 @@ pub(super) fn is_holding(name: &str) -> bool {
     )
 }
 
-/// Whether an element says itself that nothing of it is shown.
+/// Whether an element is hidden by its own attributes.
 pub(super) fn is_hidden(element: &Element<'_, '_>) -> bool {
     let style = element.get_attribute("style").unwrap_or_default();
     let style: String = style
@@ -135,7 +134,7 @@ pub(super) fn is_hidden(element: &Element<'_, '_>) -> bool {
         || style.contains("visibility:hidden")
 }
 
-/// Whether an end tag closes an element which has none of its own in front of it.
+/// Whether an end tag closes an element without an end tag of its own.
 pub(super) fn is_closed(name: &str, end: &str) -> bool {
     name == end || !is_holding(name) && !matches!(end, "body" | "html")
 }

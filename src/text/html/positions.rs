@@ -1,10 +1,10 @@
-//! Where a text goes in an HTML document.
+//! The positions of a text in an HTML document.
 //!
-//! Before the body: at the place where a browser's body begins, by the insertion modes of the
-//! WHATWG tree construction (section 13.2.6.4): a `<body>`, `<head>` or `<html>` tag behind visible
-//! content begins nothing. After the body: before the last end tag of the body, with what has to be
-//! ended in front: documents as they come are broken in every way, and a text inside an unfinished
-//! comment, script, link or table would be swallowed, clicked or moved.
+//! Before the body: where a browser's body begins, according to the insertion modes of the WHATWG
+//! tree construction (section 13.2.6.4); a `<body>`, `<head>` or `<html>` tag after visible content
+//! begins nothing. After the body: before its last end tag, preceded by the ends of unfinished
+//! markup: real documents are broken in every way, and a text inside an unfinished comment, script,
+//! link or table would be swallowed, clickable or moved.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -19,17 +19,17 @@ use memchr::memmem::Finder;
 
 use super::open_elements::{end_tags, is_closed, is_hidden, is_holding};
 
-/// Put before every document that is read for its end, so that end tags without a start tag are
-/// seen.
+/// Prefix of every document that is parsed for its end, so that end tags without a start tag are
+/// reported.
 pub(super) const BODY_OPENING: &[u8] = b"<html><body>";
 
-/// Put before every document that is read for its beginning, for the same reason.
+/// Prefix of every document that is parsed for its beginning, for the same reason.
 const HEAD_OPENING: &[u8] = b"<html><head>";
 
-/// An element that no document has.
+/// An element that does not occur in documents.
 const PROBE: &[u8] = b"<copyist-probe>";
 
-/// What may be unfinished at the end of a document, and what ends it.
+/// The ends of markup that may be unfinished at the end of a document.
 const ENDINGS: [&str; 14] = [
     "",
     ">",
@@ -47,73 +47,73 @@ const ENDINGS: [&str; 14] = [
     "</noframes>",
 ];
 
-/// Ends up to this length are tried with two endings, too: each try is a pass over all of it.
+/// Documents whose end is at most this long are also tried with two endings: each try is a pass
+/// over it.
 const TRIED_TWICE: usize = 4 * 1024;
 
-/// How many start tags and comments are remembered.
-const BEGUN: usize = 1024;
+/// The number of start tags and comments whose offsets are stored.
+const TAG_OFFSETS: usize = 1024;
 
-/// Bytes of the beginning that are read at a time: reading stops where the body begins.
+/// Bytes of the beginning parsed at a time: parsing stops where the body begins.
 const PIECE: usize = 1024;
 
 /// The name that [`without_noscript`] gives to a noscript element.
 pub(super) const NOSCRIPT: &str = "xoscript";
 
-/// The place of a text after the body.
+/// The position of a text after the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::text) struct Append {
+pub(in crate::text) struct AppendPosition {
     /// Its offset.
     pub(in crate::text) at: usize,
-    /// What has to stand before the text.
+    /// The markup required before the text.
     pub(in crate::text) ending: String,
 }
 
-/// Finds the place of a text before the body; `None` if the document is a frameset, or cannot be
-/// read as HTML.
-pub(in crate::text) fn prepend_place(document: &[u8]) -> Option<usize> {
+/// Finds the position of a text before the body; `None` if the document is a frameset, or cannot be
+/// parsed as HTML.
+pub(in crate::text) fn prepend_position(document: &[u8]) -> Option<usize> {
     beginning(&without_noscript(document))
 }
 
-/// Finds the place of a text after the body; `None` if nothing can be shown there.
-pub(in crate::text) fn append_place(document: &[u8]) -> Option<Append> {
+/// Finds the position of a text after the body; `None` if nothing would be visible there.
+pub(in crate::text) fn append_position(document: &[u8]) -> Option<AppendPosition> {
     append(document, false)
 }
 
-/// Finds the place of a text after everything, wherever a body ends; `None` if nothing can be shown
-/// there.
-pub(in crate::text) fn end_place(document: &[u8]) -> Option<Append> {
+/// Finds the position of a text after everything, wherever a body ends; `None` if nothing would be
+/// visible there.
+pub(in crate::text) fn end_position(document: &[u8]) -> Option<AppendPosition> {
     append(document, true)
 }
 
-fn append(document: &[u8], at_the_end: bool) -> Option<Append> {
+fn append(document: &[u8], at_the_end: bool) -> Option<AppendPosition> {
     let document = &*without_noscript(document);
-    let seen = read(document)?;
-    if seen.has_frameset && beginning(document).is_none() {
+    let scanned = scan(document)?;
+    if scanned.has_frameset && beginning(document).is_none() {
         return None;
     }
-    let first = seen.first;
-    // After the last end of a body: several documents in one part are shown one after the other. An
-    // end tag in front of all start tags ends nothing.
-    let [body, html] = seen.ends;
+    let first = scanned.first;
+    // After the last end of a body: several documents in one part are displayed one after the
+    // other. An end tag before all start tags ends nothing.
+    let [body, html] = scanned.ends;
     let end = body.or(html);
     let end = end.filter(|end| !at_the_end && first.is_none_or(|first| end.at >= first));
-    let End { at, open } = end.unwrap_or(End {
+    let EndTag { at, open } = end.unwrap_or(EndTag {
         at: document.len(),
-        open: seen.open,
+        open: scanned.open,
     });
     let before = &document[..at];
-    let mut ending = ending(before, seen.begun.last_before(at))?;
-    // What is ended may be a start tag.
+    let mut ending = ending(before, scanned.tag_offsets.last_before(at))?;
+    // The ended markup may be a start tag.
     if open > 0 || !ending.is_empty() {
         let end_tags = end_tags(&[before, b"\n", ending.as_bytes()].concat())?;
         ending.push_str(&end_tags);
     }
-    Some(Append { at, ending })
+    Some(AppendPosition { at, ending })
 }
 
-/// Reads a document until its body begins. No mail client runs scripts, so what stands in a
-/// noscript is part of the document, while a browser with scripts takes it for text: it begins
-/// nothing, and what is in it neither.
+/// Parses a document until its body begins. No mail client runs scripts, so a noscript is part of
+/// the document, while a browser with scripts treats its content as text: neither begins a body.
 fn beginning(document: &[u8]) -> Option<usize> {
     let head = Rc::new(RefCell::new(Head::new(document)));
     let (tags, texts, types) = (head.clone(), head.clone(), head.clone());
@@ -162,7 +162,7 @@ fn beginning(document: &[u8]) -> Option<usize> {
     (!head.is_frameset).then_some(head.place)
 }
 
-/// How far the tree construction has come.
+/// The insertion mode of the tree construction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     /// "before html" to "in head".
@@ -171,18 +171,17 @@ enum Mode {
     AfterHead,
     /// "in body", and a frameset could still replace it.
     Body,
-    /// Nothing more can change.
+    /// The result is final.
     Decided,
 }
 
-/// The tree construction until the body begins.
+/// The state of the tree construction until the body begins.
 struct Head {
     mode: Mode,
-    /// The end of the last thing before the body.
+    /// The end of the last markup before the body.
     place: usize,
     is_frameset: bool,
-    /// The element that everything is inside of, by its name: a template, or a noscript of the
-    /// head.
+    /// The name and depth of the enclosing element: a template, or a noscript of the head.
     inside: Option<(String, usize)>,
 }
 
@@ -201,7 +200,7 @@ impl Head {
         self.mode == Mode::Decided
     }
 
-    /// Something that is not shown ends at this offset behind [`HEAD_OPENING`].
+    /// Handles invisible markup that ends at this offset after [`HEAD_OPENING`].
     fn pass(&mut self, end: usize) {
         let is_in_head = matches!(self.mode, Mode::Head | Mode::AfterHead);
         if let Some(end) = end.checked_sub(HEAD_OPENING.len()).filter(|_| is_in_head)
@@ -211,7 +210,7 @@ impl Head {
         }
     }
 
-    /// Characters that are no markup.
+    /// Handles characters outside markup.
     fn text(&mut self, text: &str) {
         let is_space =
             |c: char| matches!(c, ' ' | '\t' | '\n' | '\r' | '\u{c}' | '\u{feff}' | '\0');
@@ -220,12 +219,12 @@ impl Head {
         }
     }
 
-    /// Something that is shown, or that a browser takes for it. `name` is the element's, empty for
-    /// characters.
+    /// Handles visible content, or content that a browser treats as visible. `name` is the
+    /// element's, empty for characters.
     fn content(&mut self, name: &str) {
         match &self.inside {
             Some((outer, _)) if outer == "template" => return,
-            // What is in the noscript is shown, and the noscript stands behind the text.
+            // The content of the noscript is visible, and the noscript comes after the text.
             _ => self.inside = None,
         }
         self.mode = match self.mode {
@@ -235,7 +234,7 @@ impl Head {
         };
     }
 
-    /// A start tag. Whether its end tag has to be known.
+    /// Handles a start tag. Returns whether its end tag matters.
     fn start(&mut self, name: &str, place: Range<usize>, element: &Element<'_, '_>) -> bool {
         if place.start < HEAD_OPENING.len() {
             return name == "head";
@@ -302,7 +301,7 @@ impl Head {
         }
     }
 
-    /// An end tag that belongs to a start tag which asked for it.
+    /// Handles an end tag that matters.
     fn end(&mut self, name: &str, end: usize) {
         match &mut self.inside {
             Some((outer, depth)) if outer == name => {
@@ -321,7 +320,7 @@ impl Head {
     }
 }
 
-/// The start tags behind which a frameset is ignored (the "frameset-ok flag").
+/// The start tags after which a frameset is ignored (the "frameset-ok flag").
 const ENDS_FRAMESET: [&str; 26] = [
     "applet",
     "area",
@@ -353,74 +352,74 @@ const ENDS_FRAMESET: [&str; 26] = [
 
 /// The last end tag of a body.
 #[derive(Debug, Clone, Copy)]
-struct End {
-    /// Where it begins.
+struct EndTag {
+    /// Its offset.
     at: usize,
-    /// How many elements may be open in front of it that a text must not stand in.
+    /// The number of elements that may be open before it and must not enclose a text.
     open: usize,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct DocumentScan {
     /// The last end tags of a body, and of html.
-    ends: [Option<End>; 2],
-    /// Where the first start tag begins.
+    ends: [Option<EndTag>; 2],
+    /// The offset of the first start tag.
     first: Option<usize>,
     has_frameset: bool,
-    begun: Begun,
-    /// How many elements may be open that a text must not stand in.
+    tag_offsets: TagOffsets,
+    /// The number of elements that may be open and must not enclose a text.
     open: usize,
 }
 
-/// Where the last start tags and comments begin; enough of them to find one before any end tag.
+/// The offsets of the last start tags and comments; enough to find one before any end tag.
 #[derive(Debug, Default)]
-struct Begun(VecDeque<usize>);
+struct TagOffsets(VecDeque<usize>);
 
-impl Begun {
-    /// A start tag or a comment begins at this offset behind [`BODY_OPENING`].
+impl TagOffsets {
+    /// Adds a start tag or a comment at this offset after [`BODY_OPENING`].
     fn add(&mut self, start: usize) -> Option<usize> {
         let at = start.checked_sub(BODY_OPENING.len())?;
-        if self.0.len() == BEGUN {
+        if self.0.len() == TAG_OFFSETS {
             self.0.pop_front();
         }
         self.0.push_back(at);
         Some(at)
     }
 
-    /// The last of them before this offset; the very start if that is not known any more.
+    /// Returns the last of them before this offset; 0 if it is no longer stored.
     fn last_before(&self, offset: usize) -> usize {
         let mut last = self.0.iter().rev();
         last.find(|&&at| at < offset).copied().unwrap_or(0)
     }
 }
 
-impl Seen {
-    /// A start tag begins there.
+impl DocumentScan {
+    /// Records a start tag.
     fn start(&mut self, start: usize) {
-        let at = self.begun.add(start);
+        let at = self.tag_offsets.add(start);
         self.first = self.first.or(at);
     }
 
-    /// An end tag of body or html stands there.
+    /// Records an end tag of body or html.
     fn end(&mut self, name: &str, start: usize) {
         if let Some(at) = start.checked_sub(BODY_OPENING.len()) {
             let which = usize::from(name == "html");
             let open = self.open;
-            self.ends[which] = Some(End { at, open });
+            self.ends[which] = Some(EndTag { at, open });
         }
     }
 }
 
-fn read(document: &[u8]) -> Option<Seen> {
-    let seen = Rc::new(RefCell::new(Seen::default()));
-    let (tags, comments) = (seen.clone(), seen.clone());
+fn scan(document: &[u8]) -> Option<DocumentScan> {
+    let scanned = Rc::new(RefCell::new(DocumentScan::default()));
+    let (tags, comments) = (scanned.clone(), scanned.clone());
     let hiding = hiding_words(document);
-    // One handler for all: each selector more costs as much as a short document.
+    // One handler for all: each further selector costs as much as a short document.
     let handler = element!("*", move |el| {
-        let mut seen = tags.borrow_mut();
+        let mut scanned = tags.borrow_mut();
         let place = el.source_location().bytes();
-        seen.start(place.start);
-        // Most elements are none of these; their names are not worth a string.
+        scanned.start(place.start);
+        // Most elements are not relevant; allocating their names would be wasteful.
         let [start, end] = [place.start, place.end].map(|at| at.checked_sub(BODY_OPENING.len()));
         let source = start.and_then(|at| document.get(at + 1..));
         let word = hiding.get(hiding.partition_point(|&word| Some(word) < start));
@@ -429,22 +428,22 @@ fn read(document: &[u8]) -> Option<Seen> {
             return Ok(());
         }
         let name = el.tag_name();
-        seen.has_frameset |= name == "frameset";
+        scanned.has_frameset |= name == "frameset";
         let is_body = matches!(name.as_str(), "html" | "body");
         let holds = is_holding(&name);
         let hides = !holds && !is_body && may_hide && is_hidden(el);
         if !(is_body || holds || hides) || !el.can_have_content() {
             return Ok(());
         }
-        seen.open += usize::from(!is_body);
-        drop(seen);
+        scanned.open += usize::from(!is_body);
+        drop(scanned);
         let tags = tags.clone();
         el.on_end_tag(end_tag!(move |end| {
-            let mut seen = tags.borrow_mut();
+            let mut scanned = tags.borrow_mut();
             if !is_body {
-                seen.open -= usize::from(is_closed(&name, &end.name()));
+                scanned.open -= usize::from(is_closed(&name, &end.name()));
             } else if end.name() == name {
-                seen.end(&name, end.source_location().bytes().start);
+                scanned.end(&name, end.source_location().bytes().start);
             }
             Ok(())
         }))?;
@@ -454,7 +453,7 @@ fn read(document: &[u8]) -> Option<Seen> {
         .append_element_content_handler(handler)
         .append_document_content_handler(doc_comments!(move |comment| {
             let start = comment.source_location().bytes().start;
-            comments.borrow_mut().begun.add(start);
+            comments.borrow_mut().tag_offsets.add(start);
             Ok(())
         }))
         .with_strict(false);
@@ -462,10 +461,10 @@ fn read(document: &[u8]) -> Option<Seen> {
     rewriter.write(BODY_OPENING).ok()?;
     rewriter.write(document).ok()?;
     rewriter.end().ok()?;
-    Some(seen.take())
+    Some(scanned.take())
 }
 
-/// Whether a start tag, given from its name on, may be one that [`read`] has to know.
+/// Whether a start tag, given from its name on, may be relevant to [`scan`].
 fn may_enclose(source: &[u8]) -> bool {
     let length = source
         .iter()
@@ -481,8 +480,8 @@ fn may_enclose(source: &[u8]) -> bool {
     matches!(name, "html" | "body" | "frameset") || is_holding(name)
 }
 
-/// Where words stand with which an element says that nothing of it is shown: only its attributes
-/// are looked at.
+/// Returns the offsets of words that can hide an element: only such elements' attributes are
+/// parsed.
 fn hiding_words(document: &[u8]) -> Vec<usize> {
     static WORDS: LazyLock<[Finder<'static>; 6]> =
         LazyLock::new(|| ["none", "hidden", "NONE", "HIDDEN", "None", "Hidden"].map(Finder::new));
@@ -492,8 +491,8 @@ fn hiding_words(document: &[u8]) -> Vec<usize> {
     places
 }
 
-/// What has to stand behind these bytes so that what follows is shown. What is open at their end
-/// began with the last start tag or comment, so nothing before that is read again.
+/// Returns the markup required after these bytes to make the following text visible. Unfinished
+/// markup began with the last start tag or comment, so nothing before that is parsed again.
 fn ending(before: &[u8], last: usize) -> Option<String> {
     let tail = &before[last.min(before.len())..];
     let one = ENDINGS.into_iter().map(str::to_owned);
@@ -508,11 +507,11 @@ fn ending(before: &[u8], last: usize) -> Option<String> {
         seconds.map(move |second| format!("{first}{second}"))
     });
     one.chain(two)
-        .find(|ending| is_shown(tail, ending.as_bytes()))
+        .find(|ending| is_visible(tail, ending.as_bytes()))
 }
 
-/// Whether an element that stands behind these, on the next line, would be one.
-fn is_shown(before: &[u8], ending: &[u8]) -> bool {
+/// Whether an element after these bytes, on the next line, would be parsed as one.
+fn is_visible(before: &[u8], ending: &[u8]) -> bool {
     let shown = Rc::new(Cell::new(false));
     let found = shown.clone();
     let settings = Settings::new()
@@ -528,8 +527,8 @@ fn is_shown(before: &[u8], ending: &[u8]) -> bool {
     written.is_ok() && shown.get()
 }
 
-/// No mail client runs scripts, so what stands in a noscript is part of the document, and no text
-/// as it is to a browser and to lol_html. The same bytes under a name that is nothing to either.
+/// Renames noscript elements to a name without meaning. No mail client runs scripts, so a noscript
+/// is part of the document, while browsers and lol_html treat its content as text.
 pub(super) fn without_noscript(document: &[u8]) -> Cow<'_, [u8]> {
     const NAME: &[u8] = b"noscript";
     let mut found = memchr::memchr2_iter(b'n', b'N', document)

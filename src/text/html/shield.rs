@@ -1,8 +1,8 @@
-//! A text that stays visible whatever the styles of the document around it say.
+//! Protection of a text from the styles of the document around it.
 //!
 //! Declarations of a style attribute that are `!important` win over every rule of a style sheet
 //! (CSS Cascade, section 6.1), so a sender's rules cannot hide an element that carries such
-//! declarations of its own. Mail clients that do not know a declaration pass over it.
+//! declarations of its own. Mail clients skip declarations that they do not know.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,8 +10,8 @@ use std::rc::Rc;
 use lol_html::html_content::ContentType;
 use lol_html::{RewriteStrSettings, element, end_tag, rewrite_str};
 
-/// The box around a text. Lines, since lines of mail are short. `all` stands first: what it resets
-/// is set again behind it.
+/// The style of the box around a text, in short lines for mail. `all` comes first: later
+/// declarations set values again.
 const BOX: &str = "all:initial!important;display:block!important;visibility:visible!important;opacity:1!important;\n\
 position:relative!important;z-index:2147483647!important;float:none!important;clear:both!important;\n\
 width:auto!important;height:auto!important;min-width:0!important;min-height:0!important;\n\
@@ -20,12 +20,12 @@ overflow:visible!important;clip:auto!important;clip-path:none!important;transfor
 filter:none!important;animation:none!important;transition:none!important;\n\
 background:#fff!important;";
 
-/// The letters in it, which a rule for the first line of the box would change.
+/// The style of the letters, which a rule for the first line of the box would change.
 const LETTERS: &str = "color:#000!important;font:normal 14px/1.4 sans-serif!important;text-align:start!important;\n\
 text-indent:0!important;letter-spacing:normal!important;word-spacing:normal!important;white-space:normal!important";
 
-/// Attributes of old HTML whose effect a style of the same element takes away, and what they are in
-/// a style.
+/// Presentational attributes, whose effect a style of the same element overrides, and their CSS
+/// properties.
 const ATTRIBUTES: [(&str, &str); 6] = [
     ("align", "text-align"),
     ("bgcolor", "background-color"),
@@ -35,7 +35,7 @@ const ATTRIBUTES: [(&str, &str); 6] = [
     ("width", "width"),
 ];
 
-/// Elements that show nothing which a style could hide.
+/// Elements without content that a style could hide.
 const WITHOUT_STYLE: [&str; 6] = ["br", "link", "meta", "script", "style", "template"];
 
 /// Returns the HTML of a text in a box that a document's styles cannot hide.
@@ -47,8 +47,7 @@ pub(in crate::text) fn shielded(html: &str) -> String {
     format!("<div dir=\"auto\" style=\"{BOX}{LETTERS}\">{inner}</div>")
 }
 
-/// The lines of a text that was made from plain text: no element in it can be hidden but the line
-/// breaks.
+/// Returns the lines of a text made from plain text: it has no elements except line breaks.
 fn plain_lines(html: &str) -> Option<&str> {
     let lines = html
         .strip_prefix("<div dir=\"auto\">")?
@@ -57,10 +56,10 @@ fn plain_lines(html: &str) -> Option<&str> {
     lines.split('<').skip(1).all(is_break).then_some(lines)
 }
 
-/// Has each element keep its own style, and take none of the document's.
+/// Makes each element keep its own style and ignore the document's.
 fn elements(html: &str) -> String {
-    // Of each table that is open: whether its rows stand in a group. Browsers make one, which has
-    // no style of its own.
+    // For each open table, whether its rows are in a group. Browsers add one, which would have no
+    // style of its own.
     let grouped: Rc<RefCell<Vec<bool>>> = Rc::default();
     let handler = element!("*", |el| {
         let name = el.tag_name();
@@ -97,7 +96,7 @@ fn elements(html: &str) -> String {
             }
         }
         for declaration in declarations(&el.get_attribute("style").unwrap_or_default()) {
-            // Outlook passes over what is important.
+            // Outlook ignores important declarations.
             style.push_str(&format!(";{declaration};{declaration}!important"));
         }
         el.set_attribute("style", &style)?;
@@ -109,7 +108,7 @@ fn elements(html: &str) -> String {
     rewrite_str(html, settings).unwrap_or_else(|_| html.to_owned())
 }
 
-/// The declarations of a style attribute, without their importance.
+/// Iterates over the declarations of a style attribute, without `!important`.
 fn declarations(style: &str) -> impl Iterator<Item = String> {
     let mut found = vec![String::new()];
     let (mut quote, mut depth) = (None, 0usize);

@@ -1,4 +1,4 @@
-//! The text of an HTML document: what lol_html calls text, with its character references read.
+//! The text of an HTML document: lol_html's text, with character references decoded.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -17,15 +17,14 @@ const BLOCKS: &str = "address, article, aside, blockquote, center, dd, div, dl, 
 /// The longest name of a character reference that browsers read without its semicolon (`&Aacute`).
 const LONGEST_BARE_NAME: usize = 6;
 
-/// Returns HTML as plain text, as well as it can be read: a line for each block, no styles, links
-/// or pictures.
+/// Converts HTML to plain text: a line for each block, without styles, links or pictures.
 pub(in crate::text) fn to_plain(html: &str) -> String {
     let text = words(html);
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
     lines.join("\n").trim_matches('\n').to_owned()
 }
 
-/// Returns the text that a reader of the document sees if no style hides any.
+/// Returns the visible text of a document, ignoring styles that hide some.
 pub(in crate::text) fn words(html: &str) -> String {
     let page = Rc::new(RefCell::new(Page::default()));
     let (texts, blocks, breaks, cells) = (page.clone(), page.clone(), page.clone(), page.clone());
@@ -34,7 +33,7 @@ pub(in crate::text) fn words(html: &str) -> String {
         .append_document_content_handler(doc_text!(move |chunk| {
             let is_text = match chunk.text_type() {
                 TextType::Data | TextType::PlainText | TextType::CDataSection => true,
-                // A title is none of the body's text, a text field is.
+                // A title is not part of the body's text, a text field is.
                 TextType::RCData => texts.borrow().in_field,
                 TextType::RawText | TextType::ScriptData => false,
             };
@@ -92,12 +91,12 @@ pub(in crate::text) fn words(html: &str) -> String {
 #[derive(Default)]
 struct Page {
     text: String,
-    /// A text node that is not complete: a character reference may stand across its pieces.
+    /// An incomplete text node: a character reference may span its chunks.
     node: String,
-    /// White space stands before what comes next.
+    /// Whether white space comes before the next text.
     space: bool,
     templates: usize,
-    /// The last element whose text has references and no tags was a text field.
+    /// Whether the last RCDATA element was a text field.
     in_field: bool,
 }
 
@@ -126,7 +125,7 @@ impl Page {
         self.push(rest);
     }
 
-    /// Adds text, its white space collapsed.
+    /// Adds text with collapsed white space.
     fn push(&mut self, text: &str) {
         let is_space = |c: char| c.is_ascii_whitespace();
         for (n, word) in text.split(is_space).enumerate() {
@@ -163,8 +162,8 @@ impl Page {
     }
 }
 
-/// The characters that a reference at the start of the text stands for, and how long it is; 0 if it
-/// is none.
+/// Decodes the character reference at the start of the text, and returns its length; 0 if there is
+/// none.
 fn reference(text: &str) -> (String, usize) {
     let name = &text[1..];
     let number = name.strip_prefix('#');
@@ -184,14 +183,14 @@ fn reference(text: &str) -> (String, usize) {
     if is_ended && let Some(found) = named(&name[..length]) {
         return (found, whole);
     }
-    // Without its semicolon the longest name that is one counts.
+    // Without a semicolon the longest valid name counts.
     let bare = (2..=length.min(LONGEST_BARE_NAME)).rev();
     bare.filter_map(|length| Some((named(&name[..length])?, 1 + length)))
         .next()
         .unwrap_or_default()
 }
 
-/// The character with a name.
+/// Returns the character with a name.
 fn named(name: &str) -> Option<String> {
     let token = format!("&{name};");
     let mut found = String::new();
@@ -199,7 +198,7 @@ fn named(name: &str) -> Option<String> {
     (found != token).then_some(found)
 }
 
-/// The character with a number, as browsers read it: the C1 controls are windows-1252.
+/// Returns the character with a number, as browsers do: the C1 controls are windows-1252.
 fn character(number: &str) -> Option<char> {
     let code = match number.strip_prefix(['x', 'X']) {
         Some(number) => u32::from_str_radix(number, 16).ok()?,

@@ -1,24 +1,24 @@
-//! What bytes say: Windows' code pages, and fonts that have signs where others have letters.
+//! Code pages of Windows, and symbol fonts, which have symbols in place of letters.
 
 use std::borrow::Cow;
 
 use encoding_rs as e;
 
-/// What a byte of text means.
+/// The encoding of text.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Page {
     Encoding(&'static e::Encoding),
-    /// ASCII, and these above it.
+    /// ASCII, and these characters above it.
     Upper(&'static str),
-    Signs(Signs),
+    Symbols(SymbolFont),
 }
 
-/// A font whose bytes are signs.
+/// A font whose bytes are symbols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Signs {
+pub(super) enum SymbolFont {
     Symbol,
     Wingdings,
-    /// One that is not known here.
+    /// Any other.
     Other,
 }
 
@@ -32,11 +32,11 @@ const CP850: &str = "ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜø£�
 const SYMBOL_LOW: &str = " !∀#∃%&∋()∗+,−./0123456789:;<=>?≅ΑΒΧΔΕΦΓΗΙϑΚΛΜΝΟΠΘΡΣΤΥςΩΞΨΖ[∴]⊥_\u{203e}\
                           αβχδεφγηιϕκλμνοπθρστυϖωξψζ{|}∼";
 
-/// The font Symbol from 0xA0 on; U+FFFD is the apple, which has no character.
+/// The font Symbol from 0xA0 on; U+FFFD is the Apple logo, which has no character.
 const SYMBOL_HIGH: &str = "€ϒ′≤⁄∞ƒ♣♦♥♠↔←↑→↓°±″≥×∝∂•÷≠≡≈…⏐⎯↵ℵℑℜ℘⊗⊕∅∩∪⊃⊇⊄⊂⊆∈∉∠∇®©™∏√⋅¬∧∨⇔⇐⇑⇒⇓\
                            ◊〈®©™∑⎛⎜⎝⎡⎢⎣⎧⎨⎩⎪\u{fffd}〉∫⌠⎮⌡⎞⎟⎠⎤⎥⎦⎫⎬⎭";
 
-/// What lists and signatures use of the font Wingdings.
+/// The symbols of the font Wingdings that lists and signatures use.
 const WINGDINGS: &[(u8, char)] = &[
     (b' ', ' '),
     (b'(', '☎'),
@@ -70,12 +70,12 @@ const WINGDINGS: &[(u8, char)] = &[
 ];
 
 impl Page {
-    /// By its number; `None` where it is not known here.
+    /// Returns the code page of this number; `None` if it is unknown.
     pub(super) fn numbered(number: u32) -> Option<Page> {
         Some(Page::Encoding(match number {
             437 => return Some(Page::Upper(CP437)),
             850 => return Some(Page::Upper(CP850)),
-            // 0 is the system's own, and most systems' is this one.
+            // 0 is the system's own, which is this one on most systems.
             0 | 819 | 1252 | 28591 => e::WINDOWS_1252,
             866 => e::IBM866,
             874 => e::WINDOWS_874,
@@ -105,7 +105,7 @@ impl Page {
         }))
     }
 
-    /// What the bytes say; `None` where the page has no such character.
+    /// Decodes bytes; `None` if one is undefined.
     pub(super) fn decode(self, bytes: &[u8]) -> Option<Cow<'_, str>> {
         match self {
             Page::Encoding(encoding) => {
@@ -119,46 +119,46 @@ impl Page {
                 });
                 text.collect::<Option<String>>().map(Cow::Owned)
             }
-            Page::Signs(signs) => {
-                let text = bytes.iter().map(|&byte| signs.sign(byte));
+            Page::Symbols(font) => {
+                let text = bytes.iter().map(|&byte| font.character(byte));
                 text.collect::<Option<String>>().map(Cow::Owned)
             }
         }
     }
 }
 
-impl Signs {
-    /// What a byte of such a font looks like.
-    pub(super) fn sign(self, byte: u8) -> Option<char> {
+impl SymbolFont {
+    /// Returns the Unicode character of a byte in this font.
+    pub(super) fn character(self, byte: u8) -> Option<char> {
         let from = |table: &str, first: u8| {
             let sign = table.chars().nth(usize::from(byte.checked_sub(first)?));
             sign.filter(|&sign| sign != '\u{fffd}')
         };
         match (self, byte) {
             (_, 0..0x20) => Some(char::from(byte)),
-            (Signs::Symbol, 0..0xa0) => from(SYMBOL_LOW, 0x20),
-            (Signs::Symbol, _) => from(SYMBOL_HIGH, 0xa0),
-            (Signs::Wingdings, _) => {
-                let known = WINGDINGS.iter().find(|(code, _)| *code == byte);
-                known.map(|&(_, sign)| sign)
+            (SymbolFont::Symbol, 0..0xa0) => from(SYMBOL_LOW, 0x20),
+            (SymbolFont::Symbol, _) => from(SYMBOL_HIGH, 0xa0),
+            (SymbolFont::Wingdings, _) => {
+                let found = WINGDINGS.iter().find(|(code, _)| *code == byte);
+                found.map(|&(_, symbol)| symbol)
             }
-            (Signs::Other, 0x95 | 0xb7) => Some('•'),
-            (Signs::Other, 0..0x7f) => Some(char::from(byte)),
-            (Signs::Other, _) => None,
+            (SymbolFont::Other, 0x95 | 0xb7) => Some('•'),
+            (SymbolFont::Other, 0..0x7f) => Some(char::from(byte)),
+            (SymbolFont::Other, _) => None,
         }
     }
 
-    /// By the name of the font.
-    pub(super) fn of_font(name: &str) -> Signs {
+    /// Returns the symbol font of this name.
+    pub(super) fn of_font(name: &str) -> SymbolFont {
         match name.trim().to_ascii_lowercase().as_str() {
-            "symbol" => Signs::Symbol,
-            "wingdings" => Signs::Wingdings,
-            _ => Signs::Other,
+            "symbol" => SymbolFont::Symbol,
+            "wingdings" => SymbolFont::Wingdings,
+            _ => SymbolFont::Other,
         }
     }
 }
 
-/// The code page of a font's `\fcharset`; `None` where it is the document's.
+/// Returns the code page of a font's `\fcharset`; `None` if it is the document's.
 pub(super) fn of_charset(charset: i32) -> Option<u32> {
     Some(match charset {
         0 => 1252,
@@ -204,12 +204,12 @@ mod tests {
         assert_eq!(CP850.chars().count(), 128);
         assert_eq!(SYMBOL_LOW.chars().count(), 95);
         assert_eq!(SYMBOL_HIGH.chars().count(), 95);
-        assert_eq!(Signs::Symbol.sign(0xb7), Some('•'));
-        assert_eq!(Signs::Symbol.sign(0xd3), Some('©'));
-        assert_eq!(Signs::Symbol.sign(0xe5), Some('∑'));
-        assert_eq!(Signs::Symbol.sign(0xfe), Some('⎭'));
-        assert_eq!(Signs::Symbol.sign(b'z'), Some('ζ'));
-        assert_eq!(Signs::Symbol.sign(0xf0), None);
-        assert_eq!(Signs::Symbol.sign(0x80), None);
+        assert_eq!(SymbolFont::Symbol.character(0xb7), Some('•'));
+        assert_eq!(SymbolFont::Symbol.character(0xd3), Some('©'));
+        assert_eq!(SymbolFont::Symbol.character(0xe5), Some('∑'));
+        assert_eq!(SymbolFont::Symbol.character(0xfe), Some('⎭'));
+        assert_eq!(SymbolFont::Symbol.character(b'z'), Some('ζ'));
+        assert_eq!(SymbolFont::Symbol.character(0xf0), None);
+        assert_eq!(SymbolFont::Symbol.character(0x80), None);
     }
 }

@@ -1,46 +1,47 @@
-//! The control words that mean something here, and those that may well be there and mean nothing.
+//! The control words that matter for text, and common ones that do not.
 
-/// What a control word does.
+/// The effect of a control word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Does {
-    /// Nothing to text.
+pub(super) enum Effect {
+    /// No effect on text.
     Nothing,
     Char(char),
-    Ends(Ends),
-    Turns(Trait),
+    Break(Break),
+    Toggle(CharProperty),
     NoUnderline,
-    Raises(Script),
+    Script(Script),
     PlainText,
     PlainParagraph,
-    Aligns(Align),
+    Align(Align),
     RightToLeft(bool),
     Font,
     Size,
     Colour,
     Background,
-    /// The document is in this code page.
+    /// Sets the code page of the document.
     Page(u32),
     PageNumber,
     DefaultFont,
     Charset,
     FontPage,
-    /// A part of a colour of the colour table: red, green, blue.
+    /// A component of a colour in the colour table: red, green, blue.
     Part(usize),
     Unicode,
     Fallback,
-    /// What follows in the group is no text of the document.
-    Into(Destination),
+    /// The rest of the group goes to this destination.
+    Destination(Destination),
     Field,
     Instruction,
     Result,
-    /// What follows is for readers that do not know [`Does::Instead`], which stands in it.
-    Otherwise,
-    Instead,
-    /// What follows is text, even after `\*`.
+    /// The rest of the group is for readers that do not know [`Effect::Preferred`], which it
+    /// contains.
+    Alternative,
+    Preferred,
+    /// The rest of the group is text, even after `\*`.
     Text,
 }
 
-/// Where text goes.
+/// The destination of text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Destination {
     #[default]
@@ -48,24 +49,24 @@ pub(super) enum Destination {
     Nowhere,
     FontTable,
     ColourTable,
-    /// What a field is to show.
+    /// The instruction of a field.
     Instruction,
 }
 
-/// What comes to an end.
+/// A break in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ends {
+pub(super) enum Break {
     Line,
     Paragraph,
-    /// A page or section, and the paragraph that is open.
+    /// A page or section, and the current paragraph.
     Page,
     Cell,
     Row,
 }
 
-/// A trait of characters that is on or off.
+/// A formatting of characters that is on or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trait {
+pub(super) enum CharProperty {
     Bold,
     Italic,
     Underline,
@@ -75,7 +76,7 @@ pub(super) enum Trait {
     Hidden,
 }
 
-/// Raised or lowered.
+/// Superscript or subscript.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Script {
     #[default]
@@ -84,10 +85,10 @@ pub(super) enum Script {
     Sub,
 }
 
-/// How a paragraph is aligned.
+/// The alignment of a paragraph.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Align {
-    /// As its direction asks.
+    /// The default of its direction.
     #[default]
     Start,
     Left,
@@ -96,163 +97,163 @@ pub(super) enum Align {
     Justified,
 }
 
-const NOWHERE: Does = Does::Into(Destination::Nowhere);
+const NOWHERE: Effect = Effect::Destination(Destination::Nowhere);
 
-/// In ASCII's order.
-const WORDS: &[(&str, Does)] = &[
-    ("ansi", Does::Page(1252)),
-    ("ansicpg", Does::PageNumber),
+/// In ASCII order.
+const WORDS: &[(&str, Effect)] = &[
+    ("ansi", Effect::Page(1252)),
+    ("ansicpg", Effect::PageNumber),
     ("atnid", NOWHERE),
     ("author", NOWHERE),
-    ("b", Does::Turns(Trait::Bold)),
+    ("b", Effect::Toggle(CharProperty::Bold)),
     ("background", NOWHERE),
-    ("blue", Does::Part(2)),
-    ("bullet", Does::Char('•')),
-    ("caps", Does::Turns(Trait::Capitals)),
-    ("cb", Does::Background),
-    ("cell", Does::Ends(Ends::Cell)),
-    ("cf", Does::Colour),
-    ("chcbpat", Does::Background),
+    ("blue", Effect::Part(2)),
+    ("bullet", Effect::Char('•')),
+    ("caps", Effect::Toggle(CharProperty::Capitals)),
+    ("cb", Effect::Background),
+    ("cell", Effect::Break(Break::Cell)),
+    ("cf", Effect::Colour),
+    ("chcbpat", Effect::Background),
     ("colorschememapping", NOWHERE),
-    ("colortbl", Does::Into(Destination::ColourTable)),
-    ("column", Does::Ends(Ends::Page)),
+    ("colortbl", Effect::Destination(Destination::ColourTable)),
+    ("column", Effect::Break(Break::Page)),
     ("comment", NOWHERE),
-    ("cpg", Does::FontPage),
+    ("cpg", Effect::FontPage),
     ("datafield", NOWHERE),
     ("datastore", NOWHERE),
-    ("deff", Does::DefaultFont),
-    ("deleted", Does::Turns(Trait::Hidden)),
+    ("deff", Effect::DefaultFont),
+    ("deleted", Effect::Toggle(CharProperty::Hidden)),
     ("do", NOWHERE),
-    ("emdash", Does::Char('—')),
-    ("emspace", Does::Char('\u{2003}')),
-    ("endash", Does::Char('–')),
-    ("enspace", Does::Char('\u{2002}')),
-    ("f", Does::Font),
+    ("emdash", Effect::Char('—')),
+    ("emspace", Effect::Char('\u{2003}')),
+    ("endash", Effect::Char('–')),
+    ("enspace", Effect::Char('\u{2002}')),
+    ("f", Effect::Font),
     ("falt", NOWHERE),
-    ("fcharset", Does::Charset),
-    ("field", Does::Field),
+    ("fcharset", Effect::Charset),
+    ("field", Effect::Field),
     ("filetbl", NOWHERE),
-    ("fldinst", Does::Instruction),
-    ("fldrslt", Does::Result),
+    ("fldinst", Effect::Instruction),
+    ("fldrslt", Effect::Result),
     ("fontemb", NOWHERE),
-    ("fonttbl", Does::Into(Destination::FontTable)),
+    ("fonttbl", Effect::Destination(Destination::FontTable)),
     ("footer", NOWHERE),
     ("footerf", NOWHERE),
     ("footerl", NOWHERE),
     ("footerr", NOWHERE),
     ("footnote", NOWHERE),
-    ("fs", Does::Size),
+    ("fs", Effect::Size),
     ("ftncn", NOWHERE),
     ("ftnsep", NOWHERE),
     ("ftnsepc", NOWHERE),
     ("generator", NOWHERE),
-    ("green", Does::Part(1)),
+    ("green", Effect::Part(1)),
     ("header", NOWHERE),
     ("headerf", NOWHERE),
     ("headerl", NOWHERE),
     ("headerr", NOWHERE),
-    ("highlight", Does::Background),
-    ("i", Does::Turns(Trait::Italic)),
+    ("highlight", Effect::Background),
+    ("i", Effect::Toggle(CharProperty::Italic)),
     ("info", NOWHERE),
     ("latentstyles", NOWHERE),
-    ("ldblquote", Does::Char('“')),
-    ("line", Does::Ends(Ends::Line)),
+    ("ldblquote", Effect::Char('“')),
+    ("line", Effect::Break(Break::Line)),
     ("listoverridetable", NOWHERE),
     ("listtable", NOWHERE),
-    ("listtext", Does::Text),
-    ("lquote", Does::Char('‘')),
-    ("ltrmark", Does::Char('\u{200e}')),
-    ("ltrpar", Does::RightToLeft(false)),
-    ("mac", Does::Page(10000)),
+    ("listtext", Effect::Text),
+    ("lquote", Effect::Char('‘')),
+    ("ltrmark", Effect::Char('\u{200e}')),
+    ("ltrpar", Effect::RightToLeft(false)),
+    ("mac", Effect::Page(10000)),
     ("mmathPr", NOWHERE),
-    ("nestcell", Does::Ends(Ends::Cell)),
-    ("nestrow", Does::Ends(Ends::Row)),
-    ("nesttableprops", Does::Text),
+    ("nestcell", Effect::Break(Break::Cell)),
+    ("nestrow", Effect::Break(Break::Row)),
+    ("nesttableprops", Effect::Text),
     ("nonesttables", NOWHERE),
     ("nonshppict", NOWHERE),
-    ("nosupersub", Does::Raises(Script::Level)),
+    ("nosupersub", Effect::Script(Script::Level)),
     ("objdata", NOWHERE),
-    ("object", Does::Otherwise),
-    ("page", Does::Ends(Ends::Page)),
-    ("par", Does::Ends(Ends::Paragraph)),
-    ("pard", Does::PlainParagraph),
-    ("pc", Does::Page(437)),
-    ("pca", Does::Page(850)),
+    ("object", Effect::Alternative),
+    ("page", Effect::Break(Break::Page)),
+    ("par", Effect::Break(Break::Paragraph)),
+    ("pard", Effect::PlainParagraph),
+    ("pc", Effect::Page(437)),
+    ("pca", Effect::Page(850)),
     ("pgptbl", NOWHERE),
     ("pict", NOWHERE),
-    ("plain", Does::PlainText),
-    ("pntext", Does::Text),
+    ("plain", Effect::PlainText),
+    ("pntext", Effect::Text),
     ("pntxta", NOWHERE),
     ("pntxtb", NOWHERE),
-    ("qc", Does::Aligns(Align::Centre)),
-    ("qd", Does::Aligns(Align::Justified)),
-    ("qj", Does::Aligns(Align::Justified)),
-    ("ql", Does::Aligns(Align::Left)),
-    ("qmspace", Does::Char('\u{2005}')),
-    ("qr", Does::Aligns(Align::Right)),
-    ("rdblquote", Does::Char('”')),
-    ("red", Does::Part(0)),
-    ("result", Does::Instead),
+    ("qc", Effect::Align(Align::Centre)),
+    ("qd", Effect::Align(Align::Justified)),
+    ("qj", Effect::Align(Align::Justified)),
+    ("ql", Effect::Align(Align::Left)),
+    ("qmspace", Effect::Char('\u{2005}')),
+    ("qr", Effect::Align(Align::Right)),
+    ("rdblquote", Effect::Char('”')),
+    ("red", Effect::Part(0)),
+    ("result", Effect::Preferred),
     ("revtbl", NOWHERE),
-    ("row", Does::Ends(Ends::Row)),
-    ("rquote", Does::Char('’')),
+    ("row", Effect::Break(Break::Row)),
+    ("rquote", Effect::Char('’')),
     ("rsidtbl", NOWHERE),
-    ("rtlmark", Does::Char('\u{200f}')),
-    ("rtlpar", Does::RightToLeft(true)),
+    ("rtlmark", Effect::Char('\u{200f}')),
+    ("rtlpar", Effect::RightToLeft(true)),
     ("rxe", NOWHERE),
-    ("scaps", Does::Turns(Trait::SmallCapitals)),
-    ("sect", Does::Ends(Ends::Page)),
-    ("shpinst", Does::Otherwise),
+    ("scaps", Effect::Toggle(CharProperty::SmallCapitals)),
+    ("sect", Effect::Break(Break::Page)),
+    ("shpinst", Effect::Alternative),
     ("shprslt", NOWHERE),
-    ("shptxt", Does::Instead),
-    ("softline", Does::Ends(Ends::Line)),
-    ("strike", Does::Turns(Trait::Strike)),
-    ("striked", Does::Turns(Trait::Strike)),
+    ("shptxt", Effect::Preferred),
+    ("softline", Effect::Break(Break::Line)),
+    ("strike", Effect::Toggle(CharProperty::Strike)),
+    ("striked", Effect::Toggle(CharProperty::Strike)),
     ("stylesheet", NOWHERE),
-    ("sub", Does::Raises(Script::Sub)),
-    ("super", Does::Raises(Script::Super)),
-    ("tab", Does::Char('\t')),
+    ("sub", Effect::Script(Script::Sub)),
+    ("super", Effect::Script(Script::Super)),
+    ("tab", Effect::Char('\t')),
     ("tc", NOWHERE),
     ("template", NOWHERE),
     ("themedata", NOWHERE),
     ("title", NOWHERE),
     ("txe", NOWHERE),
-    ("u", Does::Unicode),
-    ("uc", Does::Fallback),
-    ("ud", Does::Instead),
-    ("ul", Does::Turns(Trait::Underline)),
-    ("uld", Does::Turns(Trait::Underline)),
-    ("uldash", Does::Turns(Trait::Underline)),
-    ("uldashd", Does::Turns(Trait::Underline)),
-    ("uldashdd", Does::Turns(Trait::Underline)),
-    ("uldb", Does::Turns(Trait::Underline)),
-    ("ulhair", Does::Turns(Trait::Underline)),
-    ("ulhwave", Does::Turns(Trait::Underline)),
-    ("ulldash", Does::Turns(Trait::Underline)),
-    ("ulnone", Does::NoUnderline),
-    ("ulth", Does::Turns(Trait::Underline)),
-    ("ulthd", Does::Turns(Trait::Underline)),
-    ("ulthdash", Does::Turns(Trait::Underline)),
-    ("ulthdashd", Does::Turns(Trait::Underline)),
-    ("ulthdashdd", Does::Turns(Trait::Underline)),
-    ("ulthldash", Does::Turns(Trait::Underline)),
-    ("ululdbwave", Does::Turns(Trait::Underline)),
-    ("ulw", Does::Turns(Trait::Underline)),
-    ("ulwave", Does::Turns(Trait::Underline)),
-    ("upr", Does::Otherwise),
-    ("v", Does::Turns(Trait::Hidden)),
+    ("u", Effect::Unicode),
+    ("uc", Effect::Fallback),
+    ("ud", Effect::Preferred),
+    ("ul", Effect::Toggle(CharProperty::Underline)),
+    ("uld", Effect::Toggle(CharProperty::Underline)),
+    ("uldash", Effect::Toggle(CharProperty::Underline)),
+    ("uldashd", Effect::Toggle(CharProperty::Underline)),
+    ("uldashdd", Effect::Toggle(CharProperty::Underline)),
+    ("uldb", Effect::Toggle(CharProperty::Underline)),
+    ("ulhair", Effect::Toggle(CharProperty::Underline)),
+    ("ulhwave", Effect::Toggle(CharProperty::Underline)),
+    ("ulldash", Effect::Toggle(CharProperty::Underline)),
+    ("ulnone", Effect::NoUnderline),
+    ("ulth", Effect::Toggle(CharProperty::Underline)),
+    ("ulthd", Effect::Toggle(CharProperty::Underline)),
+    ("ulthdash", Effect::Toggle(CharProperty::Underline)),
+    ("ulthdashd", Effect::Toggle(CharProperty::Underline)),
+    ("ulthdashdd", Effect::Toggle(CharProperty::Underline)),
+    ("ulthldash", Effect::Toggle(CharProperty::Underline)),
+    ("ululdbwave", Effect::Toggle(CharProperty::Underline)),
+    ("ulw", Effect::Toggle(CharProperty::Underline)),
+    ("ulwave", Effect::Toggle(CharProperty::Underline)),
+    ("upr", Effect::Alternative),
+    ("v", Effect::Toggle(CharProperty::Hidden)),
     ("wgrffmtfilter", NOWHERE),
     ("xe", NOWHERE),
     ("xmlnstbl", NOWHERE),
-    ("zwbo", Does::Char('\u{200b}')),
-    ("zwj", Does::Char('\u{200d}')),
-    ("zwnbo", Does::Char('\u{2060}')),
-    ("zwnj", Does::Char('\u{200c}')),
+    ("zwbo", Effect::Char('\u{200b}')),
+    ("zwj", Effect::Char('\u{200d}')),
+    ("zwnbo", Effect::Char('\u{2060}')),
+    ("zwnj", Effect::Char('\u{200c}')),
 ];
 
-/// Words that people copy into bare text with what Word and WordPad wrote, and those that begin as
-/// a word above does and are none. In ASCII's order.
-const HARMLESS: &[&str] = &[
+/// Control words without effect that people copy from Word and WordPad into bare text, and those that
+/// begin like a word above. In ASCII order.
+const IGNORED: &[&str] = &[
     "ab",
     "adeff",
     "adeflang",
@@ -368,17 +369,17 @@ const HARMLESS: &[&str] = &[
     "wrapdefault",
 ];
 
-/// What a word does; `None` where it is not known.
-pub(super) fn find(name: &str) -> Option<Does> {
+/// Returns the effect of a control word; `None` if it is unknown.
+pub(super) fn find(name: &str) -> Option<Effect> {
     if let Ok(n) = WORDS.binary_search_by_key(&name, |(word, _)| word) {
-        return WORDS.get(n).map(|&(_, does)| does);
+        return WORDS.get(n).map(|&(_, effect)| effect);
     }
-    HARMLESS.binary_search(&name).ok().map(|_| Does::Nothing)
+    IGNORED.binary_search(&name).ok().map(|_| Effect::Nothing)
 }
 
-/// Whether an unknown word is text that was to stand after a word: `\parThis`, `\linesecond`,
-/// `\Par`.
-pub(super) fn runs_on(name: &str) -> bool {
+/// Whether an unknown control word is a known one run together with text: `\parThis`,
+/// `\linesecond`, `\Par`.
+pub(super) fn has_text_attached(name: &str) -> bool {
     let before = name.find(|c: char| c.is_ascii_uppercase());
     let first = before.and_then(|end| name.get(..end)).unwrap_or_default();
     name.starts_with("par")
@@ -394,11 +395,11 @@ mod tests {
     #[test]
     fn words_are_in_order() {
         assert!(WORDS.is_sorted_by(|a, b| a.0 < b.0));
-        assert!(HARMLESS.is_sorted_by(|a, b| a < b));
+        assert!(IGNORED.is_sorted_by(|a, b| a < b));
     }
 
     #[test]
-    fn words_of_the_specification_do_not_look_like_run_on_text() {
+    fn specified_words_do_not_look_like_attached_text() {
         for word in [
             "clFitText",
             "clftsWidth",
@@ -415,7 +416,7 @@ mod tests {
             "pgbrdropt",
             "trautofit",
         ] {
-            assert!(find(word).is_some() || !runs_on(word), "{word}");
+            assert!(find(word).is_some() || !has_text_attached(word), "{word}");
         }
     }
 }

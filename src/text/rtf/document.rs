@@ -1,16 +1,16 @@
-//! The text of a document, and how it is written as plain text and as HTML.
+//! The text of a document, and its plain text and HTML forms.
 
 use super::control_words::{Align, Script};
 use super::{OUTPUT, RtfError, field};
 use crate::text::html::escape;
 use crate::text::template::is_template;
 
-/// A part of red, green and blue each.
+/// The intensities of red, green and blue.
 pub(super) type Colour = [u8; 3];
 
-/// What characters look like.
+/// The formatting of characters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Look {
+pub(super) struct CharFormat {
     pub(super) bold: bool,
     pub(super) italic: bool,
     pub(super) underline: bool,
@@ -21,24 +21,24 @@ pub(super) struct Look {
     pub(super) script: Script,
     pub(super) colour: Option<Colour>,
     pub(super) background: Option<Colour>,
-    /// In half points, where it was given.
+    /// In half points, if set.
     pub(super) size: Option<u16>,
 }
 
-/// How a paragraph stands.
+/// The formatting of a paragraph.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(super) struct ParagraphFormat {
     pub(super) align: Align,
     pub(super) right_to_left: bool,
 }
 
-/// Which link a text belongs to.
+/// The index of a text's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Link(usize);
 
-/// Lines of text.
+/// The lines of a document.
 #[derive(Debug, Default)]
-pub(super) struct Story {
+pub(super) struct Document {
     lines: Vec<Line>,
     open: Line,
     /// Cells that ended before the next text of the line.
@@ -49,35 +49,41 @@ pub(super) struct Story {
 #[derive(Debug, Default)]
 struct Line {
     runs: Vec<Run>,
-    layout: Layout,
+    layout: ParagraphFormat,
     ends_paragraph: bool,
 }
 
-/// Text that looks the same.
+/// Text with one formatting.
 #[derive(Debug)]
 struct Run {
-    look: Look,
+    format: CharFormat,
     link: Option<Link>,
     text: String,
 }
 
-impl Story {
-    pub(super) fn push(&mut self, c: char, look: Look, link: Option<Link>, layout: Layout) {
+impl Document {
+    pub(super) fn push(
+        &mut self,
+        c: char,
+        format: CharFormat,
+        link: Option<Link>,
+        layout: ParagraphFormat,
+    ) {
         self.open.layout = layout;
         let cells = std::mem::take(&mut self.cells);
-        let run = self.run(look, link);
+        let run = self.run(format, link);
         run.extend(std::iter::repeat_n('\t', cells));
         run.push(c);
     }
 
-    fn run(&mut self, look: Look, link: Option<Link>) -> &mut String {
+    fn run(&mut self, format: CharFormat, link: Option<Link>) -> &mut String {
         let runs = &mut self.open.runs;
         if runs
             .last()
-            .is_none_or(|run| (run.look, run.link) != (look, link))
+            .is_none_or(|run| (run.format, run.link) != (format, link))
         {
             runs.push(Run {
-                look,
+                format,
                 link,
                 text: String::new(),
             });
@@ -100,18 +106,19 @@ impl Story {
         self.lines.push(std::mem::take(&mut self.open));
     }
 
-    pub(super) fn end_paragraph(&mut self, layout: Layout) {
+    pub(super) fn end_paragraph(&mut self, layout: ParagraphFormat) {
         self.open.layout = layout;
         self.open.ends_paragraph = true;
         self.end_line();
     }
 
-    /// Whether there is nothing yet in the line that is open.
+    /// Whether the current line is empty.
     pub(super) fn is_at_start(&self) -> bool {
         self.open.runs.is_empty()
     }
 
-    /// No more text comes. Documents end with an empty paragraph that nobody wants in mail.
+    /// Ends the document, and removes empty lines at its end: word processors add an empty
+    /// paragraph.
     pub(super) fn close(&mut self) {
         self.end_line();
         while self.lines.last().is_some_and(Line::is_blank) {
@@ -119,10 +126,10 @@ impl Story {
         }
     }
 
-    /// The lines as text/plain; empty where there is no text.
+    /// Returns the lines as text/plain; empty if there is no text.
     pub(super) fn plain(&self) -> Result<String, RtfError> {
         let mut plain = String::new();
-        // The link that is open, and where its text begins.
+        // The current link, and the offset of its text.
         let mut open: Option<(Link, usize)> = None;
         for (n, line) in self.lines.iter().enumerate() {
             if n > 0 {
@@ -133,33 +140,33 @@ impl Story {
                     self.name_address(&mut plain, open);
                     open = run.link.map(|link| (link, plain.len()));
                 }
-                // Few fonts have the hyphen that does not break.
+                // Few fonts have the non-breaking hyphen.
                 plain.extend(run.text.chars().map(|c| match c {
                     '\u{2011}' => '-',
                     c => c,
                 }));
-                bounded(&plain)?;
+                check_length(&plain)?;
             }
         }
         self.name_address(&mut plain, open);
-        bounded(&plain)?;
+        check_length(&plain)?;
         Ok(plain)
     }
 
-    /// Puts the address of a link after its text, before white space.
+    /// Inserts the address of a link after its text, before white space.
     fn name_address(&self, plain: &mut String, open: Option<(Link, usize)>) {
         let Some((Link(n), start)) = open else { return };
         let text = plain.get(start..).unwrap_or_default().trim_end();
         let Some(address) = self.links.get(n).filter(|_| !text.is_empty()) else {
             return;
         };
-        if !field::says(text, address) {
+        if !field::shows_address(text, address) {
             plain.insert_str(start + text.len(), &format!(" <{address}>"));
         }
     }
 
-    /// The paragraphs as what stands in a body element. No line of it needs another one to be
-    /// sound, so that a template may drop lines.
+    /// Returns the paragraphs as the content of a body element. Each line is valid HTML by itself,
+    /// so that a template may drop lines.
     pub(super) fn html(&self) -> Result<String, RtfError> {
         let mut html = String::from("<div>\n");
         for paragraph in self.lines.split_inclusive(|line| line.ends_paragraph) {
@@ -181,7 +188,7 @@ impl Story {
                 }
             }
             html.push_str("</div>\n");
-            bounded(&html)?;
+            check_length(&html)?;
         }
         html.push_str("</div>");
         Ok(html)
@@ -201,11 +208,11 @@ impl Story {
                     html.push_str(&format!("<a href=\"{}\">", escape(address)));
                 }
             }
-            let (open, close) = run.look.tags();
+            let (open, close) = run.format.tags();
             html.push_str(&open);
             write_text(&run.text, html, &mut after_space);
             html.push_str(&close);
-            bounded(html)?;
+            check_length(html)?;
         }
         html.push_str(link.map_or("", |_| "</a>"));
         Ok(())
@@ -220,7 +227,7 @@ impl Line {
     }
 }
 
-impl Layout {
+impl ParagraphFormat {
     fn tag(self) -> String {
         let direction = if self.right_to_left {
             " dir=\"rtl\""
@@ -229,7 +236,7 @@ impl Layout {
         };
         let align = match self.align {
             Align::Start => return format!("<div{direction}>"),
-            // Left is what needs no saying, except against the direction.
+            // Left is the default, except in right-to-left text.
             Align::Left if !self.right_to_left => return "<div>".to_owned(),
             Align::Left => "left",
             Align::Centre => "center",
@@ -240,7 +247,7 @@ impl Layout {
     }
 }
 
-impl Look {
+impl CharFormat {
     fn tags(&self) -> (String, String) {
         let (mut open, mut close) = (String::new(), String::new());
         let style = self.style();
@@ -248,7 +255,7 @@ impl Look {
             open.push_str(&format!("<span style=\"{style}\">"));
             close.push_str("</span>");
         }
-        for (there, name) in [
+        for (is_set, name) in [
             (self.bold, "b"),
             (self.italic, "i"),
             (self.underline, "u"),
@@ -256,7 +263,7 @@ impl Look {
             (self.script == Script::Super, "sup"),
             (self.script == Script::Sub, "sub"),
         ] {
-            if there {
+            if is_set {
                 open.push_str(&format!("<{name}>"));
                 close.insert_str(0, &format!("</{name}>"));
             }
@@ -285,10 +292,10 @@ impl Look {
     }
 }
 
-/// Text as HTML that keeps its spaces.
+/// Writes text as HTML that keeps its spaces.
 fn write_text(text: &str, html: &mut String, after_space: &mut bool) {
     if is_template(text) {
-        // The template's own language has quotation marks and spaces that must stay what they are.
+        // Quotation marks and spaces of the template syntax must stay unchanged.
         html.push_str(&escape(text).replace("&quot;", "\""));
         *after_space = false;
         return;
@@ -304,8 +311,8 @@ fn write_text(text: &str, html: &mut String, after_space: &mut bool) {
     }
 }
 
-/// Formatting and links can make much of little.
-fn bounded(text: &str) -> Result<(), RtfError> {
+/// Checks the length: formatting and links can expand small input.
+fn check_length(text: &str) -> Result<(), RtfError> {
     if text.len() > OUTPUT {
         return Err(RtfError::Grows);
     }

@@ -1,6 +1,6 @@
-//! Fields: where a hyperlink leads.
+//! Fields: the target of a hyperlink.
 
-/// Where the instruction of a field leads to, if it is a hyperlink that may stand in mail.
+/// Returns the target of a field's instruction, if it is a hyperlink allowed in mail.
 pub(super) fn hyperlink(instruction: &str) -> Option<String> {
     let mut rest = instruction;
     if !next(&mut rest)?.0.eq_ignore_ascii_case("hyperlink") {
@@ -20,7 +20,7 @@ pub(super) fn hyperlink(instruction: &str) -> Option<String> {
     let mut address = address?;
     address.retain(|c| !c.is_control());
     let address = address.trim();
-    // Others run programs, or lead into the administrator's own disk.
+    // Other schemes run programs, or point to the administrator's own disk.
     if !["http:", "https:", "mailto:"]
         .iter()
         .any(|scheme| starts_with(address, scheme))
@@ -33,8 +33,8 @@ pub(super) fn hyperlink(instruction: &str) -> Option<String> {
     })
 }
 
-/// Whether a text says where its link leads, so that the address need not stand after it.
-pub(super) fn says(text: &str, address: &str) -> bool {
+/// Whether a link's text shows its target, so that the address need not follow.
+pub(super) fn shows_address(text: &str, address: &str) -> bool {
     bare(text).eq_ignore_ascii_case(bare(address))
 }
 
@@ -53,8 +53,7 @@ fn starts_with(text: &str, begin: &str) -> bool {
         .is_some_and(|b| b.eq_ignore_ascii_case(begin))
 }
 
-/// The next argument, and whether it stood in quotation marks. A backslash in these stands before
-/// what is meant.
+/// Takes the next argument, and whether it was quoted. A backslash escapes a character in quotes.
 fn next(rest: &mut &str) -> Option<(String, bool)> {
     let text = rest.trim_start();
     let mut argument = String::new();
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hyperlink_leads_to_the_web_or_to_a_mailbox() {
+    fn hyperlinks_lead_to_the_web_or_a_mailbox() {
         for (instruction, leads) in [
             (
                 r#"HYPERLINK "http://x.example/a?b=c" "#,
@@ -113,9 +112,9 @@ mod tests {
     }
 
     #[test]
-    fn a_text_may_say_where_it_leads() {
-        assert!(says("www.x.example", "http://www.x.example/"));
-        assert!(says(" A@b.example", "mailto:a@b.example"));
-        assert!(!says("our site", "http://www.x.example/"));
+    fn a_text_may_show_its_address() {
+        assert!(shows_address("www.x.example", "http://www.x.example/"));
+        assert!(shows_address(" A@b.example", "mailto:a@b.example"));
+        assert!(!shows_address("our site", "http://www.x.example/"));
     }
 }

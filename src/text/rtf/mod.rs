@@ -1,15 +1,14 @@
-//! RTF as plain text and as HTML, for texts that were written for the Internet Mail Service
+//! Conversion of RTF to plain text and HTML, for texts written for the Internet Mail Service
 //! Extension of Exchange 5.5, or with WordPad or Word.
 //!
-//! Promises: pure; takes time and space in proportion to its input, whatever it is; what people
-//! would see as text is in the result, or there is an error that says what and where. Formatting
-//! that mail has no use for is left out, and so are pictures, headers, footers, footnotes and
-//! hidden text. Fails by [`RtfError`].
+//! Promises: pure; time and space linear in the input; all visible text is in the result, or there
+//! is an error with its cause and position. Formatting without use in mail is dropped, as are
+//! pictures, headers, footers, footnotes and hidden text. Fails with an [`RtfError`].
 //!
-//! RTF may come without the `{\rtf1 ...}` around it, as the Extension took it. A person wrote such
-//! bare text, so there a line that ends is a line that ends (`\line`), unless it has a `\par` or
-//! `\line` at its end or before its next text, or nothing but control words; and a control word
-//! that is not known is a mistake, where a document of a word processor may have any.
+//! RTF may come without the surrounding `{\rtf1 ...}`, as the Extension accepted it. A person wrote
+//! such bare text, so the end of a line is a line break (`\line`), unless there is a `\par` or
+//! `\line` at its end or before the next text, or the line has only control words. An unknown
+//! control word is an error there, while documents of a word processor may have any.
 
 mod code_page;
 mod control_words;
@@ -26,106 +25,102 @@ use std::fmt;
 
 use encoding_rs::{Encoding, UTF_8};
 
-/// Bytes that RTF may have; with pictures in it, it has more than any text that goes into mail.
+/// Largest input in bytes; with pictures, RTF is larger than any text for mail.
 const INPUT: usize = 1024 * 1024;
 
-/// Bytes that the plain text and the HTML may have.
+/// Largest plain text and HTML in bytes.
 const OUTPUT: usize = 1024 * 1024;
 
-/// Groups that may stand in each other. Word does with fewer than 30.
+/// Most nested groups. Word uses fewer than 30.
 const DEPTH: usize = 100;
 
-/// What RTF says. Lines end in LF, but for the last one.
+/// The converted text. Lines end in LF, except for the last one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rtf {
     /// For text/plain.
     pub(super) plain: String,
-    /// For text/html: what stands inside a body element.
+    /// For text/html: the content of a body element.
     pub(super) html: String,
 }
 
-/// Why RTF is of no use; continues a sentence that begins with its name.
+/// The reason why RTF is invalid; continues a sentence that begins with its name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RtfError {
-    /// There is too much of it.
-    #[error(
-        "has {0} bytes, which is more than the {INPUT} that RTF may have; are there pictures in it?"
-    )]
+    /// The input is too long.
+    #[error("has {0} bytes, more than the {INPUT} allowed for RTF; does it contain pictures?")]
     TooLong(usize),
-    /// It makes much of little.
-    #[error("comes to more than {OUTPUT} bytes")]
+    /// The result is too long.
+    #[error("expands to more than {OUTPUT} bytes")]
     Grows,
-    /// No text would be put in.
-    #[error("is RTF without any text in it")]
+    /// There is no text.
+    #[error("is RTF without text")]
     NoText,
-    /// Groups in groups.
-    #[error("has more than {DEPTH} groups in each other in {0}")]
+    /// Too many nested groups.
+    #[error("has more than {DEPTH} nested groups at {0}")]
     TooDeep(Position),
-    /// A brace has no counterpart.
-    #[error("has no }} for the {{ in {0}")]
+    /// An unmatched brace.
+    #[error("has no }} for the {{ at {0}")]
     NotClosed(Position),
-    /// A brace has no counterpart.
-    #[error("has no {{ for the }} in {0}; a brace that is text is written \\}}")]
+    /// An unmatched brace.
+    #[error("has no {{ for the }} at {0}; a literal brace is written \\}}")]
     NotOpened(Position),
-    /// Text that word processors do not show.
-    #[error("goes on in {0}, after the }} that ends it")]
+    /// Text after the end, which word processors do not show.
+    #[error("continues at {0}, after its closing }}")]
     AfterEnd(Position),
-    /// A character by its code, without the code.
-    #[error("has \\' without two hexadecimal digits in {0}")]
+    /// A character code without its digits.
+    #[error("has \\' without two hexadecimal digits at {0}")]
     NoHex(Position),
-    /// Something was not meant as RTF.
-    #[error("has a backslash in {0} that means nothing; one that is text is written \\\\")]
+    /// A backslash that was not meant as RTF.
+    #[error("has a stray backslash at {0}; a literal backslash is written \\\\")]
     Backslash(Position),
-    /// Something was not meant as RTF, or no space stands after a word.
+    /// A control word that was not meant as RTF, or lacks its space.
     #[error(
-        "has \\{word} in {at}, which is not known; a space ends a word, and a backslash that is text is written \\\\"
+        "has the unknown control word \\{word} at {at}; a space ends a control word, and a literal backslash is written \\\\"
     )]
     Word {
-        /// It.
+        /// The control word.
         word: String,
-        /// Its backslash.
+        /// The position of its backslash.
         at: Position,
     },
-    /// A number that is text.
+    /// A number that was meant as text.
     #[error(
-        "has a number directly after \\{word} in {at}, where it is no text; a space ends a word"
+        "has a number directly after \\{word} at {at}, where it is not text; a space ends a control word"
     )]
     Number {
-        /// What the number follows.
+        /// The control word before the number.
         word: String,
-        /// Its backslash.
+        /// The position of its backslash.
         at: Position,
     },
-    /// A word would take text away.
-    #[error(
-        "has \\{word} in {at} in the middle of text, where it hides all that follows in its group"
-    )]
+    /// A control word that would hide text.
+    #[error("has \\{word} at {at} in the middle of text, where it hides the rest of its group")]
     Hides {
-        /// It.
+        /// The control word.
         word: String,
-        /// Its backslash.
+        /// The position of its backslash.
         at: Position,
     },
-    /// Bytes that are not there.
-    #[error("has \\bin in {0} with more bytes than there are")]
+    /// Fewer bytes than announced.
+    #[error("has \\bin at {0} with more bytes than follow")]
     Binary(Position),
-    /// A code page that cannot be read.
-    #[error("has a character in {at} in the code page {page}, which is not known")]
+    /// An unsupported code page.
+    #[error("has a character at {at} in the unknown code page {page}")]
     CodePage {
-        /// Its number.
+        /// The number of the code page.
         page: u32,
-        /// The first character of the text in it.
+        /// The position of its first character.
         at: Position,
     },
-    /// A font's or the document's code page is wrong.
-    #[error("has a character in {0} that its code page does not have")]
+    /// A byte that is undefined in the code page of the font or document.
+    #[error("has a character at {0} that its code page does not define")]
     NoCharacter(Position),
-    /// It is a sign of a font such as Wingdings.
-    #[error("has a sign in {0} of a font that only has signs, and no character for it is known")]
-    NoSign(Position),
+    /// A symbol of a font such as Wingdings.
+    #[error("has a symbol at {0} of a symbol font, without a known Unicode character")]
+    NoSymbol(Position),
 }
 
-/// Where something is; both counted from 1.
+/// A position in the source; both numbers count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     /// The line.
@@ -140,7 +135,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// RTF as plain text and as what stands inside an HTML body element.
+/// Converts RTF to plain text and to the content of an HTML body element.
 pub(super) fn read(rtf: &[u8]) -> Result<Rtf, RtfError> {
     if rtf.len() > INPUT {
         return Err(RtfError::TooLong(rtf.len()));
@@ -155,7 +150,7 @@ pub(super) fn read(rtf: &[u8]) -> Result<Rtf, RtfError> {
     Ok(Rtf { plain, html })
 }
 
-/// Editors put a byte order mark before text, and save as UTF-16.
+/// Removes a byte order mark, and decodes UTF-16, as editors save text.
 fn without_mark(rtf: &[u8]) -> Cow<'_, [u8]> {
     let Some((encoding, length)) = Encoding::for_bom(rtf) else {
         return Cow::Borrowed(rtf);

@@ -1,31 +1,31 @@
-//! Follows the words of RTF and tells the story.
+//! The interpreter of RTF tokens.
 
 use std::collections::HashMap;
 
-use super::code_page::{self, Page, Signs};
-use super::control_words::{self, Destination, Does, Ends, Script, Trait};
-use super::document::{Colour, Layout, Link, Look, Story};
+use super::code_page::{self, Page, SymbolFont};
+use super::control_words::{self, Break, CharProperty, Destination, Effect, Script};
+use super::document::{CharFormat, Colour, Document, Link, ParagraphFormat};
 use super::field;
 use super::tokens::{Token, Tokens};
 use super::{DEPTH, Position, RtfError};
 
-/// What braces keep together.
+/// The state of a group.
 #[derive(Clone, Copy, Default)]
 struct State {
-    /// Where the group begins.
+    /// The offset of the group.
     opened: usize,
     to: Destination,
-    /// Where text goes in the alternative that is in this group for readers like this one.
+    /// The destination of the preferred alternative in this group.
     instead: Option<Destination>,
-    /// Whether text was read in the group.
+    /// Whether the group has had text.
     spoken: bool,
     field: Option<usize>,
     link: Option<Link>,
-    /// By its number in the font table; `None` for the document's.
+    /// The number in the font table; `None` for the document's font.
     font: Option<i32>,
-    look: Look,
-    layout: Layout,
-    /// Characters after each `\u` for readers that do not know it.
+    format: CharFormat,
+    layout: ParagraphFormat,
+    /// Fallback characters after each `\u`.
     fallback: u32,
 }
 
@@ -36,18 +36,18 @@ struct Font {
     name: String,
 }
 
-/// Read once, by the first result: there may be many results.
+/// A field. Its instruction is parsed once, by the first result: there may be many.
 #[derive(Default)]
 struct Field {
     instruction: String,
     link: Option<Link>,
 }
 
-/// What a line of bare text held until now.
+/// The content of the current line of bare text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     Nothing,
-    /// Nothing that a line of its own is due to.
+    /// Control words only: no line break of its own.
     Words,
     Text,
 }
@@ -57,34 +57,33 @@ struct Reader<'a> {
     bare: bool,
     state: State,
     outer: Vec<State>,
-    /// The group that is the document was closed.
+    /// Whether the document's group was closed.
     ended: bool,
     page: u32,
     default_font: Option<i32>,
     fonts: HashMap<i32, Font>,
-    /// The font that the font table tells of.
+    /// The font being defined in the font table.
     listed: i32,
     colours: Vec<Option<Colour>>,
     mixed: Option<Colour>,
     fields: Vec<Field>,
-    story: Story,
-    /// Bytes that are not decoded yet, as a character may have more than one, and where they
-    /// begin.
+    document: Document,
+    /// Bytes not yet decoded, as a character may have several, and their offset.
     bytes: Vec<u8>,
     bytes_at: usize,
     /// The first half of a surrogate pair.
     high: Option<u16>,
-    /// What stands for the last `\u` and is not read yet.
+    /// Fallback characters of the last `\u` still to skip.
     skip: u32,
-    /// A `\*` that no word has followed yet.
+    /// The offset of a `\*` that no control word has followed yet.
     star: Option<usize>,
     source: Source,
-    /// Lines of bare text that ended before the next text.
+    /// Line ends of bare text before the next text.
     breaks: usize,
 }
 
-/// The story that RTF tells.
-pub(super) fn read(rtf: &[u8]) -> Result<Story, RtfError> {
+/// Reads RTF as a document.
+pub(super) fn read(rtf: &[u8]) -> Result<Document, RtfError> {
     let start = rtf.len() - rtf.trim_ascii_start().len();
     let bare = !rtf[start..].starts_with(b"{\\rtf");
     let mut reader = Reader::new(rtf, bare);
@@ -114,7 +113,7 @@ impl<'a> Reader<'a> {
             colours: Vec::new(),
             mixed: None,
             fields: Vec::new(),
-            story: Story::default(),
+            document: Document::default(),
             bytes: Vec::new(),
             bytes_at: 0,
             high: None,
@@ -161,7 +160,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Writers leave white space and NUL after the end.
+    /// Handles a token after the end: white space and NUL are allowed.
     fn after_end(&self, at: usize, token: Token<'_>) -> Result<(), RtfError> {
         match token {
             Token::Break => Ok(()),
@@ -171,13 +170,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// In a group that is no text.
+    /// Handles a token in a hidden group.
     fn pass(&mut self, at: usize, token: Token<'_>) -> Result<(), RtfError> {
         match token {
             Token::Open => self.open(at),
             Token::Close => self.close(at),
             Token::Binary(false) => Err(RtfError::Binary(self.position(at))),
-            Token::Word(name, _) if control_words::find(name) == Some(Does::Instead) => {
+            Token::Word(name, _) if control_words::find(name) == Some(Effect::Preferred) => {
                 self.state.to = self.state.instead.unwrap_or(self.state.to);
                 Ok(())
             }
@@ -185,14 +184,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether a token stands for the `\u` before it. A word that is no character never does:
-    /// `\u8364\par` is written by people who know of no fallback.
+    /// Whether a token is the fallback of the `\u` before it. A control word that is not a
+    /// character never is: people write `\u8364\par` without a fallback.
     fn is_fallback(&mut self, token: Token<'_>) -> bool {
         let is = match token {
             Token::Word(name, _) => {
-                matches!(control_words::find(name), Some(Does::Char(c)) if c != '\t')
+                matches!(control_words::find(name), Some(Effect::Char(c)) if c != '\t')
             }
-            // Lines of the file are nothing to a document.
+            // Line ends of the source are ignored in a document.
             Token::Break if !self.bare => return true,
             Token::Open | Token::Close | Token::Break | Token::NoHex => false,
             _ => true,
@@ -227,27 +226,29 @@ impl<'a> Reader<'a> {
         self.sees_word();
         let text = self.state.to == Destination::Text;
         match control_words::find(name) {
-            // What stands after `\*` may be left out by those that do not know it.
-            None | Some(Does::Nothing) if star => self.hide(at, name, Destination::Nowhere),
-            None if text && (self.bare || control_words::runs_on(name)) => Err(RtfError::Word {
-                word: name.to_owned(),
-                at: self.position(at),
-            }),
+            // After `\*`, readers may skip a group they do not know.
+            None | Some(Effect::Nothing) if star => self.hide(at, name, Destination::Nowhere),
+            None if text && (self.bare || control_words::has_text_attached(name)) => {
+                Err(RtfError::Word {
+                    word: name.to_owned(),
+                    at: self.position(at),
+                })
+            }
             None => Ok(()),
-            Some(Does::Char(_) | Does::Ends(_)) if text && number.is_some() => {
+            Some(Effect::Char(_) | Effect::Break(_)) if text && number.is_some() => {
                 Err(RtfError::Number {
                     word: name.to_owned(),
                     at: self.position(at),
                 })
             }
-            Some(Does::Into(destination)) => self.hide(at, name, destination),
-            Some(Does::Otherwise) => {
+            Some(Effect::Destination(destination)) => self.hide(at, name, destination),
+            Some(Effect::Alternative) => {
                 let instead = self.state.to;
                 self.hide(at, name, Destination::Nowhere)?;
                 self.state.instead = Some(instead);
                 Ok(())
             }
-            Some(Does::Instruction) => {
+            Some(Effect::Instruction) => {
                 let known = text && self.state.field.is_some();
                 let to = if known {
                     Destination::Instruction
@@ -256,15 +257,15 @@ impl<'a> Reader<'a> {
                 };
                 self.hide(at, name, to)
             }
-            Some(does) => {
-                self.does(does, number);
+            Some(effect) => {
+                self.apply(effect, number);
                 Ok(())
             }
         }
     }
 
-    /// The rest of the group is no text. Such words stand at its beginning; elsewhere, somebody's
-    /// text would be lost.
+    /// Hides the rest of the group. Such control words stand at its start; elsewhere, text would be
+    /// lost.
     fn hide(&mut self, at: usize, name: &str, to: Destination) -> Result<(), RtfError> {
         let document = if self.bare { 0 } else { 1 };
         if self.state.spoken || self.outer.len() <= document {
@@ -278,70 +279,70 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn does(&mut self, does: Does, number: Option<i32>) {
+    fn apply(&mut self, effect: Effect, number: Option<i32>) {
         let n = number.unwrap_or(0);
         let count = u32::try_from(n).unwrap_or(0);
         let on = number != Some(0);
         let colour = self.colour(n);
-        let look = &mut self.state.look;
-        match does {
-            Does::Char(c) => self.character(c),
-            Does::Ends(ends) => self.ends(ends),
-            Does::Turns(which) => look.turn(which, on),
-            Does::NoUnderline => look.underline = false,
-            Does::Raises(script) => look.script = if on { script } else { Script::Level },
-            Does::PlainText => {
-                *look = Look::default();
+        let format = &mut self.state.format;
+        match effect {
+            Effect::Char(c) => self.character(c),
+            Effect::Break(kind) => self.add_break(kind),
+            Effect::Toggle(property) => format.set(property, on),
+            Effect::NoUnderline => format.underline = false,
+            Effect::Script(script) => format.script = if on { script } else { Script::Level },
+            Effect::PlainText => {
+                *format = CharFormat::default();
                 self.state.font = None;
             }
-            Does::Size => look.size = u16::try_from(n).ok().filter(|&size| size > 0),
-            Does::Colour => look.colour = colour,
-            Does::Background => look.background = colour,
-            Does::PlainParagraph => self.state.layout = Layout::default(),
-            Does::Aligns(align) => self.state.layout.align = align,
-            Does::RightToLeft(is) => self.state.layout.right_to_left = is,
-            Does::Font if self.state.to == Destination::FontTable => self.listed = n,
-            Does::Font => self.state.font = Some(n),
-            Does::DefaultFont => self.default_font = Some(n),
-            Does::Charset => self.listed_font().charset = Some(n),
-            Does::FontPage => self.listed_font().page = Some(count),
-            Does::Page(page) => self.page = page,
-            Does::PageNumber => self.page = count,
-            Does::Part(part) => self.mix(part, n),
-            Does::Unicode => self.unicode(n),
-            Does::Fallback => self.state.fallback = count,
-            Does::Field => {
+            Effect::Size => format.size = u16::try_from(n).ok().filter(|&size| size > 0),
+            Effect::Colour => format.colour = colour,
+            Effect::Background => format.background = colour,
+            Effect::PlainParagraph => self.state.layout = ParagraphFormat::default(),
+            Effect::Align(align) => self.state.layout.align = align,
+            Effect::RightToLeft(is) => self.state.layout.right_to_left = is,
+            Effect::Font if self.state.to == Destination::FontTable => self.listed = n,
+            Effect::Font => self.state.font = Some(n),
+            Effect::DefaultFont => self.default_font = Some(n),
+            Effect::Charset => self.listed_font().charset = Some(n),
+            Effect::FontPage => self.listed_font().page = Some(count),
+            Effect::Page(page) => self.page = page,
+            Effect::PageNumber => self.page = count,
+            Effect::Part(part) => self.mix(part, n),
+            Effect::Unicode => self.unicode(n),
+            Effect::Fallback => self.state.fallback = count,
+            Effect::Field => {
                 self.fields.push(Field::default());
                 self.state.field = Some(self.fields.len() - 1);
             }
-            Does::Result => self.result(),
-            Does::Nothing
-            | Does::Into(_)
-            | Does::Instruction
-            | Does::Otherwise
-            | Does::Instead
-            | Does::Text => {}
+            Effect::Result => self.result(),
+            Effect::Nothing
+            | Effect::Destination(_)
+            | Effect::Instruction
+            | Effect::Alternative
+            | Effect::Preferred
+            | Effect::Text => {}
         }
     }
 
-    fn ends(&mut self, ends: Ends) {
-        if self.state.to != Destination::Text || self.state.look.hidden {
+    fn add_break(&mut self, kind: Break) {
+        if self.state.to != Destination::Text || self.state.format.hidden {
             return;
         }
         self.lone_surrogate();
-        // A line of bare text may well begin with the \par of the one before.
+        // A line of bare text may begin with the \par of the line before.
         for _ in 1..self.breaks {
-            self.story.end_line();
+            self.document.end_line();
         }
         self.breaks = 0;
         self.source = Source::Words;
-        match ends {
-            Ends::Line => self.story.end_line(),
-            Ends::Page if self.story.is_at_start() => {}
-            Ends::Paragraph | Ends::Page | Ends::Row => {
-                self.story.end_paragraph(self.state.layout);
+        match kind {
+            Break::Line => self.document.end_line(),
+            Break::Page if self.document.is_at_start() => {}
+            Break::Paragraph | Break::Page | Break::Row => {
+                self.document.end_paragraph(self.state.layout);
             }
-            Ends::Cell => self.story.end_cell(),
+            Break::Cell => self.document.end_cell(),
         }
     }
 
@@ -350,7 +351,7 @@ impl<'a> Reader<'a> {
             b'~' => self.character('\u{a0}'),
             b'_' => self.character('\u{2011}'),
             b'*' => self.star = Some(at),
-            // A hyphen that may be, a formula, and the parts of an index entry.
+            // An optional hyphen, a formula, and the parts of an index entry.
             b'-' | b'|' | b':' => {}
             _ => return Err(RtfError::Backslash(self.position(at))),
         }
@@ -361,7 +362,7 @@ impl<'a> Reader<'a> {
         match self.state.to {
             Destination::FontTable if byte != b';' => {
                 let name = &mut self.listed_font().name;
-                // None that is asked for is longer, and it is asked for often.
+                // No known name is longer, and it is compared often.
                 if name.len() < 32 {
                     name.push(char::from(byte));
                 }
@@ -370,7 +371,7 @@ impl<'a> Reader<'a> {
                 let colour = self.mixed.take();
                 self.colours.push(colour);
             }
-            Destination::Text if self.state.look.hidden => {}
+            Destination::Text if self.state.format.hidden => {}
             Destination::Text | Destination::Instruction => {
                 if self.bytes.is_empty() {
                     self.bytes_at = at;
@@ -381,7 +382,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What the bytes say that were read up to here.
+    /// Decodes the collected bytes.
     fn decode(&mut self) -> Result<(), RtfError> {
         if self.bytes.is_empty() {
             return Ok(());
@@ -391,7 +392,7 @@ impl<'a> Reader<'a> {
         let page = self.page_in_force();
         let text = match page {
             Ok(page) => page.decode(&bytes),
-            // Every page has ASCII.
+            // Every page includes ASCII.
             Err(page) if !bytes.is_ascii() => {
                 let at = self.position(at);
                 return Err(RtfError::CodePage { page, at });
@@ -400,7 +401,7 @@ impl<'a> Reader<'a> {
         };
         let Some(text) = text else {
             return Err(match page {
-                Ok(Page::Signs(_)) => RtfError::NoSign(self.position(at)),
+                Ok(Page::Symbols(_)) => RtfError::NoSymbol(self.position(at)),
                 _ => RtfError::NoCharacter(self.position(at)),
             });
         };
@@ -412,7 +413,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The code page in force, or the number of one that is not known.
+    /// Returns the current code page, or the number of an unknown one.
     fn page_in_force(&self) -> Result<Page, u32> {
         let number = self.state.font.or(self.default_font);
         let font = number.and_then(|number| self.fonts.get(&number));
@@ -420,7 +421,7 @@ impl<'a> Reader<'a> {
             && font.charset == Some(2)
             && self.state.to == Destination::Text
         {
-            return Ok(Page::Signs(Signs::of_font(&font.name)));
+            return Ok(Page::Symbols(SymbolFont::of_font(&font.name)));
         }
         let of_font = font.and_then(|font| {
             font.page
@@ -449,18 +450,18 @@ impl<'a> Reader<'a> {
             }
             (_, high) => {
                 self.high = high;
-                let sign = self.sign(code);
-                let c = sign.or_else(|| char::from_u32(code));
+                let symbol = self.symbol_of(code);
+                let c = symbol.or_else(|| char::from_u32(code));
                 self.character(c.unwrap_or(char::REPLACEMENT_CHARACTER));
             }
         }
     }
 
-    /// Word writes the bytes of fonts of signs as characters for private use.
-    fn sign(&self, code: u32) -> Option<char> {
+    /// Maps private-use characters, with which Word writes symbol fonts.
+    fn symbol_of(&self, code: u32) -> Option<char> {
         let byte = u8::try_from(code.checked_sub(0xf000)?).ok()?;
         match self.page_in_force() {
-            Ok(Page::Signs(signs)) => signs.sign(byte),
+            Ok(Page::Symbols(font)) => font.character(byte),
             _ => None,
         }
     }
@@ -480,28 +481,31 @@ impl<'a> Reader<'a> {
                     field.instruction.push(c);
                 }
             }
-            (Destination::Text, '\n' | '\u{b}' | '\u{2028}') => self.ends(Ends::Line),
-            (Destination::Text, '\u{2029}') => self.ends(Ends::Paragraph),
-            (Destination::Text, c) if !self.state.look.hidden && is_for_mail(c) => self.say(c),
+            (Destination::Text, '\n' | '\u{b}' | '\u{2028}') => self.add_break(Break::Line),
+            (Destination::Text, '\u{2029}') => self.add_break(Break::Paragraph),
+            (Destination::Text, c) if !self.state.format.hidden && is_for_mail(c) => self.say(c),
             _ => {}
         }
     }
 
     fn say(&mut self, c: char) {
         for _ in 0..std::mem::take(&mut self.breaks) {
-            self.story.end_line();
+            self.document.end_line();
         }
         if c != ' ' {
             self.source = Source::Text;
         }
         self.state.spoken = true;
         let State {
-            look, link, layout, ..
+            format,
+            link,
+            layout,
+            ..
         } = self.state;
-        self.story.push(c, look, link, layout);
+        self.document.push(c, format, link, layout);
     }
 
-    /// A line of bare text ends.
+    /// Handles the end of a line of bare text.
     fn source_line(&mut self) {
         if self.state.to == Destination::Text && self.source != Source::Words {
             self.breaks += 1;
@@ -515,14 +519,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The text of a field begins.
+    /// Begins the text of a field.
     fn result(&mut self) {
         let Some(field) = self.state.field.and_then(|n| self.fields.get_mut(n)) else {
             return;
         };
         if !field.instruction.is_empty() {
             let address = field::hyperlink(&std::mem::take(&mut field.instruction));
-            field.link = address.map(|address| self.story.link_to(address));
+            field.link = address.map(|address| self.document.link_to(address));
         }
         self.state.link = field.link;
     }
@@ -543,7 +547,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn finish(mut self) -> Result<Story, RtfError> {
+    fn finish(mut self) -> Result<Document, RtfError> {
         if !self.outer.is_empty() {
             return Err(RtfError::NotClosed(self.position(self.state.opened)));
         }
@@ -552,8 +556,8 @@ impl<'a> Reader<'a> {
         }
         self.decode()?;
         self.lone_surrogate();
-        self.story.close();
-        Ok(self.story)
+        self.document.close();
+        Ok(self.document)
     }
 
     fn position(&self, at: usize) -> Position {
@@ -569,21 +573,21 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl Look {
-    fn turn(&mut self, which: Trait, on: bool) {
-        *match which {
-            Trait::Bold => &mut self.bold,
-            Trait::Italic => &mut self.italic,
-            Trait::Underline => &mut self.underline,
-            Trait::Strike => &mut self.strike,
-            Trait::Capitals => &mut self.capitals,
-            Trait::SmallCapitals => &mut self.small_capitals,
-            Trait::Hidden => &mut self.hidden,
+impl CharFormat {
+    fn set(&mut self, property: CharProperty, on: bool) {
+        *match property {
+            CharProperty::Bold => &mut self.bold,
+            CharProperty::Italic => &mut self.italic,
+            CharProperty::Underline => &mut self.underline,
+            CharProperty::Strike => &mut self.strike,
+            CharProperty::Capitals => &mut self.capitals,
+            CharProperty::SmallCapitals => &mut self.small_capitals,
+            CharProperty::Hidden => &mut self.hidden,
         } = on;
     }
 }
 
-/// Whether mail and HTML can carry a character, and somebody could see it or what it does.
+/// Whether mail and HTML can carry a character, and it is visible or has an effect.
 fn is_for_mail(c: char) -> bool {
     let noncharacter =
         u32::from(c) & 0xfffe == 0xfffe || matches!(c, '\u{fdd0}'..='\u{fdef}' | '\u{feff}');

@@ -3,19 +3,19 @@ use proptest::prelude::*;
 use super::*;
 
 fn plain(rtf: &str) -> String {
-    said(rtf.as_bytes()).plain
+    convert(rtf.as_bytes()).plain
 }
 
 /// The paragraphs, without the element around them.
 fn html(rtf: &str) -> String {
-    let html = said(rtf.as_bytes()).html;
+    let html = convert(rtf.as_bytes()).html;
     let inner = html
         .strip_prefix("<div>\n")
         .and_then(|html| html.strip_suffix("\n</div>"));
     inner.expect("one element around").to_owned()
 }
 
-fn said(rtf: &[u8]) -> Rtf {
+fn convert(rtf: &[u8]) -> Rtf {
     let name = String::from_utf8_lossy(rtf);
     read(rtf).unwrap_or_else(|error| panic!("{name} {error}"))
 }
@@ -25,7 +25,7 @@ fn error(rtf: &str) -> String {
 }
 
 #[test]
-fn the_examples_of_the_article_are_read() {
+fn the_examples_of_the_article_are_converted() {
     let inbound = "This is the inbound prepended disclaimer. This is the second line.";
     assert_eq!(plain(inbound), inbound);
     assert_eq!(html(inbound), format!("<div>{inbound}</div>"));
@@ -35,13 +35,13 @@ fn the_examples_of_the_article_are_read() {
         "This is the inbound appended disclaimer.\nThis is the second line."
     );
     assert_eq!(
-        said(appended.as_bytes()).html,
+        convert(appended.as_bytes()).html,
         "<div>\n<div>This is the inbound appended disclaimer.</div>\n<div>This is the second line.</div>\n</div>"
     );
 }
 
 #[test]
-fn a_line_that_a_person_typed_is_a_line() {
+fn line_ends_in_bare_text_are_line_breaks() {
     for (bare, lines) in [
         (
             "This is the first line\r\nThis is the second line\r\n",
@@ -67,7 +67,7 @@ fn a_line_that_a_person_typed_is_a_line() {
 }
 
 #[test]
-fn a_line_of_a_document_is_nothing() {
+fn line_ends_in_documents_are_ignored() {
     assert_eq!(
         plain("{\\rtf1 one\r\n two\\par\r\nthr\nee\\\nfour}\r\n\0"),
         "one two\nthree\nfour"
@@ -77,13 +77,13 @@ fn a_line_of_a_document_is_nothing() {
 }
 
 #[test]
-fn words_end_with_a_space_or_what_is_no_letter() {
+fn control_words_end_with_a_space_or_a_non_letter() {
     assert_eq!(plain(r"\b0  a\b b\i-c\b1-d\fs-2 e"), " ab-c-de");
     assert_eq!(plain(r"{\rtf1\unheardof12 a\lang1033b}"), "ab");
 }
 
 #[test]
-fn signs_are_characters() {
+fn control_symbols_are_characters() {
     assert_eq!(plain(r"a\~b\_c\-d\\\{\}"), "a\u{a0}b-cd\\{}");
     assert_eq!(
         html(r"a\~b\_c\-d\\\{\}"),
@@ -115,7 +115,7 @@ fn templates_keep_their_braces_quotation_marks_and_spaces() {
 }
 
 #[test]
-fn each_line_of_html_is_sound_by_itself() {
+fn each_line_of_html_is_valid_by_itself() {
     assert_eq!(
         html(r"\b one\line two\line\line three\line\par four"),
         "<div>\n<b>one</b><br>\n<b>two</b><br>\n<br>\n<b>three</b><br>\n<br>\n</div>\n<div><b>four</b></div>"
@@ -137,7 +137,7 @@ fn formatting_is_nested_and_ends_with_its_group() {
 }
 
 #[test]
-fn colours_and_sizes_are_styles_where_they_are_given() {
+fn colours_and_sizes_are_styles() {
     let rtf = r"{\rtf1{\colortbl ;\red255\green0\blue16;\red0\green0\blue0;}a\cf1 b\cf0 c\fs16 d\fs17\highlight2 e\cf9\plain f}";
     assert_eq!(
         html(rtf),
@@ -163,7 +163,7 @@ fn html_is_escaped_and_keeps_spaces() {
 }
 
 #[test]
-fn empty_paragraphs_stay_but_at_the_end() {
+fn empty_paragraphs_are_removed_only_at_the_end() {
     let rtf = r"{\rtf1\par a\par\par b\line\par  \par\pard\par}";
     assert_eq!(plain(rtf), "\na\n\nb");
     assert_eq!(
@@ -173,7 +173,7 @@ fn empty_paragraphs_stay_but_at_the_end() {
 }
 
 #[test]
-fn pages_and_sections_end_paragraphs_that_are_open() {
+fn pages_and_sections_end_the_paragraph() {
     assert_eq!(plain(r"a\page b\par\page c\sect d"), "a\nb\nc\nd");
 }
 
@@ -204,7 +204,7 @@ fn bytes_are_in_the_code_page_of_the_document() {
 }
 
 #[test]
-fn two_bytes_are_one_character_however_they_are_written() {
+fn two_byte_characters_may_be_literal_or_escaped() {
     assert_eq!(
         plain(r"\ansicpg932 \'93\'fa\'83\'5c\'83\\\'82\'a0"),
         "日ソソあ"
@@ -213,7 +213,10 @@ fn two_bytes_are_one_character_however_they_are_written() {
     assert_eq!(plain(r"\ansicpg936 \'d6\'d0\'ce\'c4"), "中文");
     assert_eq!(plain(r"\ansicpg949 \'c7\'d1"), "한");
     assert_eq!(plain(r"\ansicpg950 \'a4\'a4"), "中");
-    assert_eq!(said(b"{\\rtf1\\ansicpg932 \x93\xfa\x82\xa0}").plain, "日あ");
+    assert_eq!(
+        convert(b"{\\rtf1\\ansicpg932 \x93\xfa\x82\xa0}").plain,
+        "日あ"
+    );
     assert!(error(r"\ansicpg932 a\'83").contains("line 1, column 13"));
 }
 
@@ -224,30 +227,30 @@ fn fonts_have_code_pages_of_their_own() {
 }
 
 #[test]
-fn signs_of_symbol_fonts_are_characters() {
+fn symbol_fonts_are_converted_to_unicode() {
     let fonts = r"{\rtf1\deff9{\fonttbl{\f1\fcharset2 Symbol;}{\f2\fcharset2 Wingdings;}{\f3\fcharset2 Webdings;}}";
     assert_eq!(
         plain(&format!(r"{fonts}\f1\'b7 a\f2\'a7(\f3\'b7\f0 b}}")),
         "• α▪☎•b"
     );
     assert_eq!(plain(&format!(r"{fonts}\f1\u-3913\'b7\f0\tab b}}")), "•\tb");
-    assert!(error(&format!(r"{fonts}\f2\'81}}")).contains("sign"));
+    assert!(error(&format!(r"{fonts}\f2\'81}}")).contains("symbol"));
 }
 
 #[test]
-fn raw_bytes_are_utf8_where_all_is_and_the_code_page_where_not() {
+fn raw_bytes_are_utf8_if_all_are_valid() {
     assert_eq!(plain("{\\rtf1\\ansi Grüße 日本 \\'e9}"), "Grüße 日本 é");
-    assert_eq!(said(b"Gr\xfc\xdfe").plain, "Grüße");
-    assert_eq!(said("\u{feff}Grüße".as_bytes()).plain, "Grüße");
+    assert_eq!(convert(b"Gr\xfc\xdfe").plain, "Grüße");
+    assert_eq!(convert("\u{feff}Grüße".as_bytes()).plain, "Grüße");
     let utf16: Vec<u8> = "\u{feff}{\\rtf1 ü}"
         .encode_utf16()
         .flat_map(u16::to_le_bytes)
         .collect();
-    assert_eq!(said(&utf16).plain, "ü");
+    assert_eq!(convert(&utf16).plain, "ü");
 }
 
 #[test]
-fn unicode_replaces_what_stands_after_it() {
+fn unicode_replaces_its_fallback() {
     for (rtf, text) in [
         (r"\u8364?a", "€a"),
         (r"\u8364 ?a", "€a"),
@@ -275,7 +278,7 @@ fn unicode_replaces_what_stands_after_it() {
 }
 
 #[test]
-fn what_is_no_text_is_left_out() {
+fn content_that_is_not_text_is_dropped() {
     for group in [
         r"{\fonttbl{\f0 Arial;}}",
         r"{\colortbl;\red1\green1\blue1;}",
@@ -300,7 +303,7 @@ fn what_is_no_text_is_left_out() {
 }
 
 #[test]
-fn the_alternative_for_those_that_know_it_is_taken() {
+fn the_preferred_alternative_is_used() {
     assert_eq!(
         plain(r"{\rtf1 a{\upr{\b ansi}{\*\ud{\b unicode}}}b}"),
         "aunicodeb"
@@ -372,7 +375,7 @@ fn hyperlinks_lead_to_the_web_and_are_named() {
 }
 
 #[test]
-fn links_across_lines_stay_sound() {
+fn links_across_lines_stay_valid() {
     let rtf = r#"{\rtf1{\field{\*\fldinst HYPERLINK "http://x"}{\fldrslt a\line b\par}}c}"#;
     assert_eq!(plain(rtf), "a\nb <http://x>\nc");
     assert_eq!(
@@ -394,23 +397,23 @@ fn other_fields_are_their_results() {
 }
 
 #[test]
-fn mistakes_that_would_lose_text_are_told_with_their_place() {
+fn errors_that_would_lose_text_have_a_position() {
     for (rtf, told) in [
-        ("{\\rtf1 a\nb{\\b c}", "no } for the { in line 1, column 1"),
-        ("a\nb{\\b c", "no } for the { in line 2, column 2"),
-        ("a}b", "no { for the } in line 1, column 2"),
-        ("{\\rtf1 a}}", "no { for the } in line 1, column 10"),
-        ("{\\rtf1 a} b", "in line 1, column 11"),
+        ("{\\rtf1 a\nb{\\b c}", "no } for the { at line 1, column 1"),
+        ("a\nb{\\b c", "no } for the { at line 2, column 2"),
+        ("a}b", "no { for the } at line 1, column 2"),
+        ("{\\rtf1 a}}", "no { for the } at line 1, column 10"),
+        ("{\\rtf1 a} b", "at line 1, column 11"),
         (
             "a\\'8",
-            "\\' without two hexadecimal digits in line 1, column 2",
+            "\\' without two hexadecimal digits at line 1, column 2",
         ),
         ("a\\'xy", "two hexadecimal digits"),
-        ("10 \\% a", "backslash in line 1, column 4"),
-        ("a\\", "backslash in line 1, column 2"),
-        ("\\* a", "backslash in line 1, column 1"),
+        ("10 \\% a", "backslash at line 1, column 4"),
+        ("a\\", "backslash at line 1, column 2"),
+        ("\\* a", "backslash at line 1, column 1"),
         ("a\\*", "backslash"),
-        ("ü\nü\\parThis is", "\\parThis in line 2, column 2"),
+        ("ü\nü\\parThis is", "\\parThis at line 2, column 2"),
         ("a\\parthis", "\\parthis"),
         ("{\\rtf1 a\\parThis}", "\\parThis"),
         ("{\\rtf1 a\\linesecond}", "\\linesecond"),
@@ -419,18 +422,18 @@ fn mistakes_that_would_lose_text_are_told_with_their_place() {
         ("\\\\server\\share", "\\share"),
         (
             "a\\par2. b",
-            "a number directly after \\par in line 1, column 2",
+            "a number directly after \\par at line 1, column 2",
         ),
-        ("a\\header b", "\\header in line 1, column 2"),
+        ("a\\header b", "\\header at line 1, column 2"),
         ("{\\rtf1\\fonttbl{\\f0 A;}a}", "\\fonttbl"),
         ("{\\rtf1 a{b\\*\\nobody c}}", "\\nobody"),
-        ("a{\\*\\b \\bin9 c}", "\\bin in line 1, column 8"),
+        ("a{\\*\\b \\bin9 c}", "\\bin at line 1, column 8"),
         ("{\\rtf1\\ansicpg708 \\'e9}", "code page 708"),
         (
             "{\\rtf1{\\fonttbl{\\f0\\fcharset130 J;}}\\f0 a\\'e9}",
             "code page 1361",
         ),
-        ("{\\rtf1\\ansicpg932 \\'fd}", "code page does not have"),
+        ("{\\rtf1\\ansicpg932 \\'fd}", "code page does not define"),
     ] {
         let error = error(rtf);
         assert!(error.contains(told), "{rtf}: {error}");
@@ -448,20 +451,20 @@ fn mistakes_that_would_lose_text_are_told_with_their_place() {
 }
 
 #[test]
-fn a_code_page_that_is_not_known_matters_only_where_it_is_needed() {
+fn an_unknown_code_page_matters_only_if_needed() {
     assert_eq!(plain(r"{\rtf1\ansicpg708 a\u8364\'e9{\v \'e9}}"), "a€");
 }
 
 #[test]
-fn characters_that_mail_cannot_carry_are_left_out() {
-    assert_eq!(said(b"{\\rtf1 a\0\x01\\'07\x7f\\'81b}").plain, "ab");
+fn characters_that_mail_cannot_carry_are_dropped() {
+    assert_eq!(convert(b"{\\rtf1 a\0\x01\\'07\x7f\\'81b}").plain, "ab");
     assert_eq!(plain("a\u{feff}\u{fffe}\u{fdd0}\u{85}ü"), "aü");
 }
 
 mod documents;
 
 #[test]
-fn bombs_end_soon() {
+fn hostile_input_is_bounded() {
     let start = std::time::Instant::now();
     assert!(matches!(
         read("{".repeat(INPUT).as_bytes()),
@@ -475,7 +478,7 @@ fn bombs_end_soon() {
         read(&[b'a'; INPUT + 1]),
         Err(RtfError::TooLong(_))
     ));
-    for bomb in bombs() {
+    for bomb in hostile_inputs() {
         assert!(bomb.len() <= INPUT);
         if let Ok(rtf) = read(bomb.as_bytes()) {
             assert!(rtf.plain.len() <= OUTPUT && rtf.html.len() <= OUTPUT + 64);
@@ -485,8 +488,8 @@ fn bombs_end_soon() {
     assert!(start.elapsed().as_secs() < 120);
 }
 
-/// What takes too long, or too much memory, in a reader that is not careful.
-fn bombs() -> Vec<String> {
+/// Input that takes a careless parser too much time or memory.
+fn hostile_inputs() -> Vec<String> {
     let fill = |unit: &str| unit.repeat(INPUT / unit.len());
     let within = |before: &str, unit: &str, after: &str| {
         let room = INPUT - before.len() - after.len();
@@ -555,7 +558,7 @@ proptest! {
     }
 
     #[test]
-    fn pieces_of_rtf_never_panic(pieces in proptest::collection::vec(piece(), 0..60), header: bool) {
+    fn fragments_of_rtf_never_panic(pieces in proptest::collection::vec(piece(), 0..60), header: bool) {
         let mut rtf = pieces.concat();
         if header {
             rtf = format!("{{\\rtf1 {rtf}}}");
@@ -564,7 +567,7 @@ proptest! {
     }
 
     #[test]
-    fn groups_are_sound_html(groups in proptest::collection::vec(group(), 1..8), header: bool) {
+    fn groups_are_valid_html(groups in proptest::collection::vec(group(), 1..8), header: bool) {
         let rtf = groups.concat();
         let rtf = if header { format!("{{\\rtf1 {rtf}x}}") } else { rtf + "x" };
         check(rtf.as_bytes());
@@ -638,7 +641,7 @@ fn piece() -> impl Strategy<Value = &'static str> {
     proptest::sample::select(PIECES)
 }
 
-/// Sound RTF, for the most part.
+/// Mostly valid RTF.
 fn group() -> impl Strategy<Value = String> {
     let begins = |piece: &str| piece.starts_with('{') && !piece.ends_with('}');
     let ends = |piece: &str| piece == "}";
@@ -653,7 +656,7 @@ fn group() -> impl Strategy<Value = String> {
     })
 }
 
-/// What holds for anything.
+/// Checks that hold for any input.
 fn check(rtf: &[u8]) {
     let Ok(rtf) = read(rtf) else { return };
     assert!(!rtf.plain.trim().is_empty());
@@ -679,7 +682,7 @@ fn check(rtf: &[u8]) {
     assert_eq!(open_tags(&rtf.html), Vec::<&str>::new());
 }
 
-/// The elements that are not closed; panics where one is closed that is not the last opened.
+/// Returns the unclosed elements; panics if one is closed that was not opened last.
 fn open_tags(html: &str) -> Vec<&str> {
     let mut open = Vec::new();
     for tag in html.split('<').skip(1) {

@@ -1,36 +1,37 @@
-//! What RTF is made of: braces, control words and symbols, and characters.
+//! The tokens of RTF: braces, control words and symbols, and characters.
 
-/// One piece of RTF.
+/// One token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token<'a> {
     Open,
     Close,
     /// A control word and its number.
     Word(&'a str, Option<i32>),
-    /// A backslash and something that is neither a letter nor itself meant; 0 where the RTF ends.
+    /// A control symbol: a backslash and a character that is neither a letter nor escaped; 0 at the
+    /// end of the input.
     Symbol(u8),
-    /// A byte in the code page in force, written as itself or escaped.
+    /// A byte in the current code page, literal or escaped.
     Byte(u8),
-    /// A character that stands there in UTF-8.
+    /// A literal character in UTF-8.
     Char(char),
     /// `\'` without two hexadecimal digits.
     NoHex,
-    /// A line of the file ends.
+    /// The end of a line in the source.
     Break,
-    /// `\bin` with its bytes; `false` where there are not as many.
+    /// `\bin` with its bytes; `false` if there are fewer.
     Binary(bool),
 }
 
-/// The tokens with the offsets that they begin at. Each takes at least one byte, so this ends.
+/// An iterator over the tokens with their offsets. Each takes at least one byte, so it terminates.
 pub(super) struct Tokens<'a> {
     rtf: &'a [u8],
-    /// The same, where bytes above 127 are UTF-8.
+    /// The same text, if bytes above 127 are UTF-8.
     utf8: Option<&'a str>,
     at: usize,
 }
 
 impl<'a> Tokens<'a> {
-    /// Of what begins at an offset.
+    /// Iterates over the tokens from an offset on.
     pub(super) fn from(rtf: &'a [u8], start: usize) -> Tokens<'a> {
         let utf8 = std::str::from_utf8(rtf).ok().filter(|_| !rtf.is_ascii());
         Tokens {
@@ -86,7 +87,7 @@ impl<'a> Tokens<'a> {
         match self.take() {
             Some(byte @ (b'\\' | b'{' | b'}')) => Token::Byte(byte),
             Some(b'\'') => self.hex(),
-            // These two are how TextEdit and old writers put them.
+            // TextEdit and old writers use these two forms.
             Some(b'\r') => {
                 self.take_if(b'\n');
                 Token::Word("par", None)
@@ -115,7 +116,7 @@ impl<'a> Tokens<'a> {
     fn word(&mut self) -> Token<'a> {
         let name = self.take_while(|byte| byte.is_ascii_alphabetic());
         let number = self.number();
-        // One space ends a word and is no text.
+        // One space ends a control word and is not text.
         self.take_if(b' ');
         if name != "bin" {
             return Token::Word(name, number);
@@ -131,7 +132,7 @@ impl<'a> Tokens<'a> {
         let negative = self.take_if(b'-');
         let digits = self.take_while(|byte| byte.is_ascii_digit());
         if digits.is_empty() {
-            // A hyphen after a word is text.
+            // A hyphen after a control word is text.
             self.at = start;
             return None;
         }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn wordpad_is_read() {
+fn wordpad_is_converted() {
     let rtf = "{\\rtf1\\ansi\\ansicpg1252\\deff0\\nouicompat\\deflang2055{\\fonttbl{\\f0\\fnil\\fcharset0 Calibri;}{\\f1\\fnil\\fcharset2 Symbol;}}\r\n\
         {\\colortbl ;\\red0\\green0\\blue255;}\r\n\
         {\\*\\generator Riched20 10.0.19041}\\viewkind4\\uc1 \r\n\
@@ -45,7 +45,7 @@ const WORD: &str = r#"{\rtf1\adeflang1025\ansi\ansicpg1252\uc1\adeff31507\deff0\
 {\*\latentstyles\lsdstimax376\lsdlockeddef0\lsdsemihiddendef0{\lsdlockedexcept \lsdqformat1 \lsdpriority0 \lsdlocked0 Normal;\lsdqformat1 heading 1;}}{\*\datastore 01050000}}"#;
 
 #[test]
-fn word_is_read() {
+fn word_is_converted() {
     let rtf = WORD.replace('\n', "\r\n");
     assert_eq!(
         plain(&rtf),
@@ -62,7 +62,7 @@ fn word_is_read() {
 }
 
 #[test]
-fn libreoffice_is_read() {
+fn libreoffice_is_converted() {
     let rtf = r#"{\rtf1\ansi\deff3\adeflang1025
 {\fonttbl{\f0\froman\fprq2\fcharset0 Times New Roman;}{\f1\froman\fprq2\fcharset2 Symbol;}{\f2\fswiss\fprq2\fcharset0 Arial;}{\f3\froman\fprq2\fcharset0 Liberation Serif{\*\falt Times New Roman};}{\f4\fnil\fprq2\fcharset2 OpenSymbol{\*\falt Arial Unicode MS};}}
 {\colortbl;\red0\green0\blue0;\red0\green0\blue128;}
@@ -91,7 +91,7 @@ info@example.com}}}}
 }
 
 #[test]
-fn textedit_is_read() {
+fn textedit_is_converted() {
     let rtf = "{\\rtf1\\ansi\\ansicpg1252\\cocoartf1671\\cocoasubrtf600\n{\\fonttbl\\f0\\fswiss\\fcharset0 Helvetica;\\f1\\fnil\\fcharset128 HiraKakuProN-W3;}\n{\\colortbl;\\red255\\green255\\blue255;}\n{\\*\\expandedcolortbl;;}\n\\paperw11900\\paperh16840\\margl1440\\margr1440\\vieww10800\\viewh8400\\viewkind0\n\\pard\\tx566\\tx1133\\pardirnatural\\partightenfactor0\n\n\\f0\\fs24 \\cf0 Hello\\\nWorld \\uc0\\u8364 \n\\f1 \\'93\\'fa}";
     assert_eq!(plain(rtf), "Hello\nWorld €日");
 }
