@@ -91,8 +91,8 @@ fuzz_target!(|bytes: &[u8]| {
     write(store, bytes);
     let spool = &store.spool;
     run(async {
-        if let Ok(owed) = spool.load(&store.id).await {
-            assert_eq!(owed.original.read().expect("in memory"), ORIGINAL);
+        if let Ok(item) = spool.load(&store.id).await {
+            assert_eq!(item.original.read().expect("in memory"), ORIGINAL);
         }
         let _ = spool.list(ListFilter { dead_only: false, limit: 10 }).await;
         let _ = spool.show(&store.id).await;

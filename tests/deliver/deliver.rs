@@ -419,7 +419,7 @@ async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest
     for one in bench.listed().await {
         let reply = one.targets[0].last_reply.as_deref().unwrap_or_default();
         assert_eq!(one.targets[0].state.name(), "dead");
-        assert!(reply.contains("a digest tells of it"), "{reply}");
+        assert!(reply.contains("a digest reports it"), "{reply}");
     }
     let received = sink.received();
     let text = |data: &[u8]| String::from_utf8_lossy(data).into_owned();

@@ -1,4 +1,4 @@
--- The tables of format 5, as version 0.1 created them.
+-- The tables of format 5, as development versions created them.
 CREATE TABLE message (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     queue_id TEXT NOT NULL,
