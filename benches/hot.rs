@@ -52,7 +52,7 @@ fn message(size: usize) -> Bytes {
     [head.into_bytes(), body(size)].concat().into()
 }
 
-/// What an MTA says of one message, from MAIL to the end.
+/// The packets of one message, from MAIL to the end.
 fn conversation() -> (BytesMut, BytesMut) {
     let (mut greeting, mut all) = (BytesMut::new(), BytesMut::new());
     Command::Negotiate(Offer {
@@ -82,7 +82,7 @@ fn conversation() -> (BytesMut, BytesMut) {
     (greeting, all)
 }
 
-/// Reads packets until there is none; whether a message came to its end.
+/// Handles all packets; returns whether a message ended.
 fn tell(session: &mut Session, frames: &mut Frames, bytes: &[u8]) -> bool {
     frames.space().extend_from_slice(bytes);
     let mut ended = false;

@@ -41,7 +41,7 @@ usage: milter_load --connect HOST:PORT|unix:PATH [options]
 const CHUNK: usize = 65535;
 /// The longest wait for one answer.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What an MTA of today offers: everything that the protocol has.
+/// The offer of a current MTA: everything that the protocol has.
 const STEPS: u32 = 0x001f_ffff;
 
 struct Options {
@@ -135,7 +135,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What became of the messages.
+/// The results of the messages.
 struct Seen {
     took: Duration,
     accepted: u64,
@@ -364,8 +364,8 @@ impl Mta {
         written
     }
 
-    /// Says a command, and waits for "continue" unless it was agreed that there is none. A verdict
-    /// ends the message.
+    /// Sends a command, and waits for "continue" unless the negotiation says that there is none. A
+    /// verdict ends the message.
     fn step(&mut self, command: &Command<'_>, silent: Steps) -> io::Result<Option<Verdict>> {
         self.say(command);
         if self.steps.contains(silent) {
@@ -405,7 +405,8 @@ impl Mta {
         }
     }
 
-    /// One message; gives its verdict, and how long that took from the end of the message on.
+    /// Sends one message; returns its verdict, and the time from the end of the message to the
+    /// verdict.
     fn message(
         &mut self,
         options: &Options,
@@ -478,7 +479,7 @@ fn path(packed: &BytesMut) -> Strings<'_> {
     Strings::new(packed).expect("it was packed")
 }
 
-/// What a response says about the message; `None` for edits and for "wait".
+/// Returns the verdict of a response; `None` for edits and progress.
 fn verdict_of(response: Response<'_>) -> Option<Verdict> {
     match response {
         Response::Accept | Response::Continue | Response::Discard => Some(Verdict::Accepted),

@@ -1,4 +1,4 @@
-//! What the spool costs, beside the least that its promise costs on the same disk.
+//! The cost of the spool, compared with the minimum for its guarantee on the same disk.
 //!
 //! ```text
 //! cargo bench --bench spool -- commits            10 KiB a message, 50 sessions, beside groups of append + fdatasync
@@ -182,7 +182,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The least: one thread that appends what waits, and syncs once for all of it.
+/// The minimum: one thread that appends all waiting messages and syncs once.
 struct Appender {
     jobs: mpsc::Sender<(Bytes, oneshot::Sender<()>)>,
 }
@@ -317,7 +317,7 @@ async fn deliver(spool: &Spool, number: usize) -> io::Result<()> {
     recorded.map(|_| ()).map_err(io::Error::other)
 }
 
-/// One after the other, so that each operation stands for itself.
+/// One after the other, so that each operation is measured alone.
 async fn depth(options: &Options) -> io::Result<()> {
     const TRIES: usize = 200;
     let place = place(options)?;

@@ -1,4 +1,4 @@
-//! What hostile mail costs: each shape at three sizes, and how the time grows.
+//! The cost of hostile mail: each shape at three sizes, and how the time grows.
 //!
 //! `cargo bench --bench text_hostile` prints a table and fails where twice the size takes more than
 //! two and a half times as long, or where memory grows beyond some copies of the message. With

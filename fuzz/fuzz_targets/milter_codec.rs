@@ -1,7 +1,7 @@
-//! The filter's side of the milter protocol, fed with arbitrary bytes in arbitrary pieces.
+//! The filter's side of the milter protocol, fed with arbitrary bytes in arbitrary chunks.
 //!
-//! The first byte says how long the pieces are and what we want of the MTA; the rest is what the
-//! MTA sends. Must hold: no panic, and the pieces make no difference.
+//! The first byte sets the chunk size and the requirements; the rest is the MTA's bytes. Must hold:
+//! no panic, and the chunk size makes no difference.
 
 #![no_main]
 

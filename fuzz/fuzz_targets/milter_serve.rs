@@ -1,6 +1,6 @@
 //! Whole milter sessions over a stream, with a handler that decides by what the client says: the
-//! local part of the sender names verdict and edits. The first byte says what we want of the MTA.
-//! Must hold: it ends; what we say is made of packets that the other side can read.
+//! local part of the sender names verdict and edits. The first byte sets the requirements. Must
+//! hold: it terminates; all output consists of valid packets.
 
 #![no_main]
 

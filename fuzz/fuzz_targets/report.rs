@@ -1,7 +1,7 @@
-//! What we write about arbitrary messages. The first byte says what; then come, ended by 0xff
-//! each, sender, journal address, and the text of a reason; the rest is the message. Must hold: the
-//! seal is whole; the outer header has our fields and no others, each line of sound length; a
-//! report has exactly two parts, of which the second is the original.
+//! Reports, copies and NDRs for arbitrary messages. The first byte selects the kind; then come,
+//! ended by 0xff each, sender, journal address, and the text of a reason; the rest is the message.
+//! Must hold: the seal is whole; the outer header has our fields and no others, each line of sound
+//! length; a report has exactly two parts, of which the second is the original.
 
 #![no_main]
 
@@ -24,7 +24,7 @@ const OURS: [&str; 14] = [
     "X-Copyist-Reason", "X-Copyist-Seal", "Content-Type",
 ];
 
-/// What every item must be.
+/// Checks that hold for every item.
 fn check(item: &Item, original: &Bytes) {
     let whole = whole(item, original);
     let message = Message::new(Bytes::from(whole.clone()));

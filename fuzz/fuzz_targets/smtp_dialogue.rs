@@ -1,7 +1,7 @@
 //! Both sides of an SMTP dialogue, as a proxy between them reads it. The first byte says how long
 //! the pieces are, the second how long a line may be. Must hold: the pieces make no difference; a
-//! command is one line; a message ends at the first CRLF.CRLF and nowhere else; what was stuffed is
-//! unstuffed exactly; an answer is the server's own bytes.
+//! command is one line; a message ends at the first CRLF.CRLF and nowhere else; decoding undoes
+//! dot-stuffing exactly; a reply is the server's own bytes.
 
 #![no_main]
 
@@ -80,7 +80,7 @@ fn command(line: &[u8]) {
     assert_eq!(again, written);
 }
 
-/// The content, what follows its end, and what was told of.
+/// The content, the bytes after its end, and the reported properties.
 type Decoded = (Vec<u8>, Option<Vec<u8>>, Option<DataError>, bool, usize);
 
 fn decoded<'a>(pieces: impl Iterator<Item = &'a [u8]>, bare: BareLineBreaks) -> Decoded {
@@ -134,8 +134,8 @@ fn content(bytes: &[u8], piece: usize) {
     chunks(bytes, piece);
 }
 
-/// What was normalized has, when it is sent, no other end than its own, for whom any line break is
-/// one, too.
+/// Checks that normalized content has no other end when it is sent, even for servers that accept
+/// any line break.
 fn goes_on(content: &[u8]) {
     assert!(has_only_crlf(content));
     let sent = stuffed(std::iter::once(content));

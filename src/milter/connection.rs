@@ -177,10 +177,10 @@ impl ConnectionError {
 /// An MTA's action while it should have waited for the verdict.
 #[derive(Debug, thiserror::Error)]
 pub enum Interruption {
-    /// It closed the connection.
+    /// The MTA closed the connection.
     #[error("it closed the connection")]
     Closed,
-    /// It aborted the message or sent another command.
+    /// The MTA aborted the message or sent another command.
     #[error("it sent another command")]
     SentData,
     /// The connection broke.

@@ -43,7 +43,7 @@ pub enum DisclaimerError {
     /// The RTF is invalid.
     #[error(transparent)]
     Rtf(#[from] RtfError),
-    /// It is too short to be recognized.
+    /// Too short to be recognized.
     #[error(
         "has fewer than {SHORTEST} letters or digits, too few to be recognized with once = true"
     )]

@@ -46,7 +46,7 @@ pub struct DirectionTexts {
 /// does not answer, the MTA does not allow the edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnFailure {
-    /// It passes unchanged.
+    /// The message passes unchanged.
     #[default]
     Pass,
     /// 451: the MTA keeps it and tries again.
