@@ -282,7 +282,7 @@ async fn a_group_whose_ranges_break_off_is_an_outage_and_no_shorter_list() {
         .await
         .expect_err("half a group");
     assert!(
-        said.contains("OUTAGE") && said.contains("up to 2999"),
+        said.contains("OUTAGE") && said.contains("up to number 2999"),
         "{said}"
     );
 }
