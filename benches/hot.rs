@@ -21,7 +21,7 @@ use copyist::milter::{
     Actions, ClientAddress, Command, Frames, NextAction, Offer, Requirements, Session, Steps,
     Strings, VERSION,
 };
-use copyist::policy::{self, DirectionRules, Format, Organization, Rules};
+use copyist::policy::{Context, DirectionRules, Format, Organization, PlanBuilder, Rules};
 use copyist::text::{self, Disclaimer, SignedPolicy, Text, Texts};
 use divan::Bencher;
 use divan::counter::BytesCount;
@@ -176,10 +176,11 @@ fn people(recipients: usize, journaled: bool) -> IdentityAnswers {
 fn plan_for_recipients(bencher: Bencher, recipients: usize) {
     let (rules, envelope, people) = (rules(), envelope(recipients), people(recipients, true));
     bencher.bench_local(|| {
-        black_box(policy::questions(&envelope, &rules));
-        let pairs = policy::pairs(&envelope, &people, &rules);
-        black_box(pairs.targets());
-        pairs.plan(&HashMap::new()).expect("decided")
+        let context = Context::new(&envelope, &rules);
+        black_box(context.queries());
+        let builder = PlanBuilder::new(&context, &people);
+        black_box(builder.targets());
+        builder.build(&HashMap::new()).expect("decided")
     });
 }
 
@@ -187,8 +188,10 @@ fn plan_for_recipients(bencher: Bencher, recipients: usize) {
 fn plan_that_concerns_nobody(bencher: Bencher) {
     let (rules, envelope, people) = (rules(), envelope(1), people(1, false));
     bencher.bench_local(|| {
-        let pairs = policy::pairs(&envelope, &people, &rules);
-        pairs.plan(&HashMap::new()).expect("decided")
+        let context = Context::new(&envelope, &rules);
+        PlanBuilder::new(&context, &people)
+            .build(&HashMap::new())
+            .expect("decided")
     });
 }
 
@@ -201,7 +204,8 @@ fn report_about_bytes(bencher: Bencher, size: usize) {
     let composer = Composer::new(settings, Key::ephemeral().expect("a key"));
     let (rules, envelope) = (rules(), envelope(1));
     let people = people(1, true);
-    let plan = policy::pairs(&envelope, &people, &rules).plan(&HashMap::new());
+    let context = Context::new(&envelope, &rules);
+    let plan = PlanBuilder::new(&context, &people).build(&HashMap::new());
     let plan = plan.expect("decided");
     let bytes = message(size);
     bencher.counter(BytesCount::new(size)).bench_local(|| {

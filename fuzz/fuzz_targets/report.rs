@@ -11,7 +11,7 @@ use bytes::Bytes;
 use copyist::directory::Target;
 use copyist::journal::{Composer, Item, Kind, Refusal, Sealed, Sort, State};
 use copyist::mail::{Address, Enhanced, Message, Reply};
-use copyist::policy::{Direction, Format, Reason, Trouble};
+use copyist::policy::{Direction, Format, Reason, InvalidTarget};
 use copyist_fuzz::{address, composer, envelope, has_only_crlf, now, plan, whole};
 use libfuzzer_sys::fuzz_target;
 use mail_parser::{MessageParser, MimeHeaders};
@@ -96,9 +96,9 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let format = if first & 2 == 0 { Format::Report } else { Format::Copy };
     let mut plan = plan(format, vec![(journal.clone(), vec![because; usize::from(first >> 6) + 1])]);
-    plan.sender_is_ours = first & 4 == 0;
+    plan.from_us = first & 4 == 0;
     if let (true, Err(error)) = (first & 8 == 0, Target::parse(&reason)) {
-        plan.troubles.push(Trouble {
+        plan.invalid_targets.push(InvalidTarget {
             direction: Direction::Inbound,
             ndr: address("ndr@corp.example"),
             dn: (first & 16 == 0).then(|| reason.clone()),

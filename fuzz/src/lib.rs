@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use copyist::journal::{Composer, Item, Key, Settings};
 use copyist::mail::{Address, Envelope, Message, Recipient};
-use copyist::policy::{Copy, Direction, Format, Plan, Reason};
+use copyist::policy::{JournalCopy, Direction, Format, Plan, Reason};
 use lettre::transport::smtp::client::AsyncTokioStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -142,7 +142,7 @@ pub fn envelope(sender: Option<Address>, recipients: Vec<Address>) -> Envelope {
 /// A plan with one copy.
 pub fn plan(format: Format, targets: Vec<(Address, Vec<Reason>)>) -> Plan {
     Plan {
-        copies: vec![Copy {
+        copies: vec![JournalCopy {
             what: Default::default(),
             direction: Direction::Inbound,
             format,

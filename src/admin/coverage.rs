@@ -73,9 +73,9 @@ impl Coverage {
     pub(super) async fn read(&self, pipeline: &Pipeline, active: &ActiveConfig) -> DirectoryScan {
         let at = SystemTime::now();
         let mut reading = survey::Coverage::begin(
-            pipeline.identities.directory(),
+            pipeline.ruleset.identities.directory(),
             &active.address_attributes,
-            &pipeline.rules,
+            &pipeline.ruleset.rules,
         );
         let (mut problems, mut others) = (Vec::new(), Vec::new());
         let outage = loop {
@@ -100,7 +100,7 @@ impl Coverage {
         DirectoryScan {
             at,
             summary: match outage {
-                None => Ok(reading.end(pipeline.guarded.get().as_deref())),
+                None => Ok(reading.end(pipeline.services.guarded.get().as_deref())),
                 Some(outage) => Err(outage),
             },
             problems,

@@ -21,13 +21,13 @@ const NOTES: Duration = Duration::from_secs(2);
 /// are journaled and other mail is deferred.
 pub(super) async fn ready(State(app): State<AppState>) -> (StatusCode, String) {
     let pipeline = app.pipeline.load_full();
-    if pipeline.spool.is_failed() {
+    if pipeline.services.spool.is_failed() {
         return (
             StatusCode::SERVICE_UNAVAILABLE,
             "spool failed: mail is deferred\n".into(),
         );
     }
-    if let Some(free) = pipeline.spool.free_space()
+    if let Some(free) = pipeline.services.spool.free_space()
         && free.is_low
     {
         return (
@@ -35,7 +35,7 @@ pub(super) async fn ready(State(app): State<AppState>) -> (StatusCode, String) {
             "disk nearly full: mail that must be journaled is deferred\n".into(),
         );
     }
-    let mut report = match pipeline.identities.directory().health() {
+    let mut report = match pipeline.ruleset.identities.directory().health() {
         Health::Ok => "ready\n".to_owned(),
         Health::Unavailable(outage) => format!("degraded: {outage}\n"),
     };
@@ -65,7 +65,12 @@ pub(super) async fn ready(State(app): State<AppState>) -> (StatusCode, String) {
 pub(super) async fn scrape(State(app): State<AppState>) -> (StatusCode, String) {
     let pipeline = app.pipeline.load_full();
     // Counted from indexes on a separate connection: no delivery waits for it.
-    match pipeline.spool.browse(BrowseRequest::default()).await {
+    match pipeline
+        .services
+        .spool
+        .browse(BrowseRequest::default())
+        .await
+    {
         Ok(QueuePage { counts, .. }) => {
             gauge!("copyist_spool_items").set(counts.items as f64);
             gauge!("copyist_spool_dead_letters").set(counts.dead as f64);
@@ -77,8 +82,8 @@ pub(super) async fn scrape(State(app): State<AppState>) -> (StatusCode, String) 
     }
     let is_rejected = app.active.load().rejected.is_some();
     gauge!("copyist_configuration_refused").set(f64::from(u8::from(is_rejected)));
-    gauge!("copyist_memory_in_flight_bytes").set(pipeline.memory.in_flight() as f64);
-    if let Some(free) = pipeline.spool.free_space() {
+    gauge!("copyist_memory_in_flight_bytes").set(pipeline.services.memory.in_flight() as f64);
+    if let Some(free) = pipeline.services.spool.free_space() {
         gauge!("copyist_spool_free_bytes").set(free.bytes as f64);
         if let Some(inodes) = free.inodes {
             gauge!("copyist_spool_free_inodes").set(inodes as f64);

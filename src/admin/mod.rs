@@ -159,7 +159,7 @@ impl AppState {
     }
 
     async fn census(&self) -> Option<QueueCounts> {
-        let spool = self.pipeline.load().spool.clone();
+        let spool = self.pipeline.load().services.spool.clone();
         match spool.browse(BrowseRequest::default()).await {
             Ok(page) => Some(page.counts),
             Err(cause) => {

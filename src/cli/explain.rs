@@ -58,7 +58,7 @@ fn status(explanation: &Explanation) -> u8 {
 
 fn to_lines(explanation: &Explanation) -> Vec<String> {
     let mut lines = Vec::new();
-    let side = match explanation.sender_is_ours {
+    let side = match explanation.from_us {
         true => "belongs to the organization",
         false => "is external",
     };

@@ -78,11 +78,11 @@ pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, file: PathBuf) {
     loop {
         sleep(AGAIN).await;
         let now = pipeline.load_full();
-        let of = &now.rules.organization;
+        let of = &now.ruleset.rules.organization;
         if of.domains_from.is_none() {
             continue;
         }
-        match read(now.identities.directory(), of).await {
+        match read(now.ruleset.identities.directory(), of).await {
             Ok(()) => keep(of, &file).await,
             Err(outage) => warn!("the known domains still count: {outage}"),
         }

@@ -75,11 +75,11 @@ pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, reloaded: Arc<Notif
     let mut failed: Option<String> = None;
     loop {
         let now = pipeline.load_full();
-        let pause = match build(&now.identities, &now.rules).await {
+        let pause = match build(&now.ruleset.identities, &now.ruleset.rules).await {
             Ok(mailboxes) => {
                 failed = None;
                 report(&mailboxes, &mut known);
-                if now.guarded.set(mailboxes.clone()) {
+                if now.services.guarded.set(mailboxes.clone()) {
                     info!(names = mailboxes.len(), "guarded mailboxes are known");
                     keep(mailboxes, file.clone()).await;
                 }
@@ -94,7 +94,7 @@ pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, reloaded: Arc<Notif
                 AGAIN_AFTER_FAILURE
             }
         };
-        let directory = now.identities.directory().clone();
+        let directory = now.ruleset.identities.directory().clone();
         drop(now);
         let mut values = directory.journal_values();
         values.mark_unchanged();

@@ -39,9 +39,9 @@ use crate::hook::{
     self, AccessControl, BindError, Listener, SmtpListenerState, SmtpTlsError, bind_remedy,
 };
 use crate::identity::{Identities, SharedGuard};
-use crate::journal::{Composer, Key, KeyError};
+use crate::journal::{Composer, ComposerHandle, Key, KeyError};
 use crate::maps;
-use crate::pipeline::{Memory, Pipeline, Unidentified};
+use crate::pipeline::{MemoryBudget, Pipeline, Ruleset, Services, UnidentifiedClients};
 use crate::spool::{self, Spool};
 use handed::Handed;
 
@@ -188,6 +188,8 @@ pub struct Daemon {
     key: Key,
     pipeline: Arc<ArcSwap<Pipeline>>,
     deliver: Arc<ArcSwap<deliver::Settings>>,
+    /// The composer of NDRs, replaced by a reload.
+    composer: ComposerHandle,
     access_control: Arc<AccessControl>,
     in_force: Arc<ArcSwap<admin::ActiveConfig>>,
     /// Of each SMTP listener, in their order.
@@ -215,16 +217,21 @@ impl Daemon {
         let watched = spool.watch_file(path.clone());
         watched.map_err(|cause| KeyError::Io { path, cause })?;
         let directory = open_directory(&settings)?;
-        let lasting = Lasting {
+        let services = Services {
             spool,
-            memory: Memory::new(settings.hook.limits.memory),
+            memory: MemoryBudget::new(settings.hook.limits.memory),
             guarded: SharedGuard::default(),
-            unidentified: Unidentified::default(),
+            unidentified: UnidentifiedClients::default(),
         };
         let identities = identities_of(&settings, directory)?;
-        let pipeline = pipeline(&settings, &key, identities, lasting);
+        let pipeline = Pipeline {
+            services,
+            ruleset: ruleset(&settings, &key, identities),
+        };
+        let composer = ComposerHandle::new(pipeline.ruleset.composer.clone());
         Ok(Daemon {
             key,
+            composer,
             pipeline: Arc::new(ArcSwap::from_pointee(pipeline)),
             deliver: Arc::new(ArcSwap::from_pointee(settings.deliver.clone())),
             access_control: Arc::new(AccessControl::new(&settings.hook)),
@@ -245,17 +252,17 @@ impl Daemon {
         mut reloads: mpsc::Receiver<Reread>,
         shutdown: CancellationToken,
     ) -> Result<(), DaemonError> {
-        let spool = self.pipeline.load().spool.clone();
+        let spool = self.pipeline.load().services.spool.clone();
         let domains = self.settings.state_dir.join("domains");
         let first = self.pipeline.load_full();
         domains::begin(
-            first.identities.directory(),
-            &first.rules.organization,
+            first.ruleset.identities.directory(),
+            &first.ruleset.rules.organization,
             &domains,
         )
         .await?;
         let guarded = self.settings.state_dir.join("guarded-mailboxes.json");
-        guard::restore(&first.guarded, &first.rules, &guarded);
+        guard::restore(&first.services.guarded, &first.ruleset.rules, &guarded);
         drop(first);
         // Sessions stop before deliveries, so that the last messages accepted are still handed on.
         let (sessions, others) = (TaskTracker::new(), TaskTracker::new());
@@ -285,8 +292,7 @@ impl Daemon {
         let mut delivering = tokio::spawn(deliver::run(
             spool.clone(),
             self.deliver.clone(),
-            self.ndr_composer(),
-            self.digest_composer(),
+            self.composer.clone(),
             stop_deliveries.clone(),
         ));
         others.spawn(log_operators(spool.clone(), stop_admin.clone()));
@@ -345,7 +351,13 @@ impl Daemon {
         }
         // It serves nothing that anybody would miss.
         let _ = timeout(DRAIN, others.wait()).await;
-        self.pipeline.load().identities.directory().close().await;
+        self.pipeline
+            .load()
+            .ruleset
+            .identities
+            .directory()
+            .close()
+            .await;
         info!("stopped");
         outcome
     }
@@ -374,11 +386,11 @@ impl Daemon {
         // The same directory keeps its cache, and with it the answers that an outage would need.
         let is_same = settings.directory == self.settings.directory;
         let directory = match is_same {
-            true => old.identities.directory().clone(),
+            true => old.ruleset.identities.directory().clone(),
             false => open_directory(&settings).map_err(|error| error.to_string())?,
         };
         if !is_same {
-            let usable = worth_changing_to(&directory, old.identities.directory()).await;
+            let usable = worth_changing_to(&directory, old.ruleset.identities.directory()).await;
             usable.map_err(|outage| outage.to_string())?;
         }
         let organization = &settings.rules.organization;
@@ -427,17 +439,11 @@ impl Daemon {
         }
         self.in_force.store(Arc::new(in_force(&settings)));
         self.deliver.store(Arc::new(settings.deliver.clone()));
-        self.pipeline.store(Arc::new(pipeline(
-            &settings,
-            &self.key,
-            identities,
-            Lasting {
-                spool: old.spool.clone(),
-                memory: old.memory.clone(),
-                guarded: old.guarded.clone(),
-                unidentified: old.unidentified.clone(),
-            },
-        )));
+        let ruleset = ruleset(&settings, &self.key, identities);
+        self.composer.store(ruleset.composer.clone());
+        let services = old.services.clone();
+        self.pipeline
+            .store(Arc::new(Pipeline { services, ruleset }));
         self.reloaded.notify_one();
         self.settings = settings;
         info!("the new settings are in force");
@@ -459,25 +465,6 @@ impl Daemon {
                 .transpose()
         });
         renewed.collect()
-    }
-
-    fn digest_composer(&self) -> deliver::DigestComposer {
-        let pipeline = self.pipeline.clone();
-        Arc::new(move |digest, now| {
-            let composer = &pipeline.load().composer;
-            composer.digest(&digest.ndr, digest.kind, &digest.listed, digest.count, now)
-        })
-    }
-
-    /// Deliveries write their NDRs with the settings of the moment.
-    fn ndr_composer(&self) -> deliver::NdrComposer {
-        let pipeline = self.pipeline.clone();
-        Arc::new(move |failed, address, original, refusals, now| {
-            pipeline
-                .load()
-                .composer
-                .ndr(failed, address, original, refusals, now)
-        })
     }
 }
 
@@ -502,24 +489,12 @@ async fn worth_changing_to(new: &Directory, old: &Directory) -> Result<(), direc
     }
 }
 
-/// What outlives a reload.
-struct Lasting {
-    spool: Spool,
-    memory: Memory,
-    guarded: SharedGuard,
-    unidentified: Unidentified,
-}
-
-fn pipeline(settings: &Settings, key: &Key, identities: Identities, lasting: Lasting) -> Pipeline {
-    Pipeline {
+fn ruleset(settings: &Settings, key: &Key, identities: Identities) -> Ruleset {
+    Ruleset {
         identities,
-        guarded: lasting.guarded,
         rules: Arc::new(settings.rules.clone()),
         text: Arc::new(settings.text.clone()),
         composer: Composer::new(settings.journal.clone(), key.clone()),
-        spool: lasting.spool,
-        memory: lasting.memory,
-        unidentified: lasting.unidentified,
     }
 }
 

@@ -55,56 +55,54 @@ pub(super) struct Connection {
     pub(super) counted: Option<Arc<()>>,
 }
 
-/// What the relay said about one recipient.
+/// The relay's decision about one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It is the relay's now.
+pub(super) enum RecipientOutcome {
+    /// Accepted.
     Delivered,
-    /// Not now.
-    Later(String),
-    /// Never.
-    Refused(Reply),
+    /// Deferred, with the reason.
+    Deferred(String),
+    /// Rejected for good.
+    Rejected(Reply),
 }
 
-/// How an attempt ended.
-pub(super) struct Sent {
-    /// For each recipient, in order.
-    pub(super) fates: Vec<Fate>,
-    /// The connection, where it can be used again.
+/// Result of sending an item.
+pub(super) struct SendResult {
+    /// The outcome for each recipient, in order.
+    pub(super) outcomes: Vec<RecipientOutcome>,
+    /// The connection, if it can be reused.
     pub(super) connection: Option<Connection>,
-    /// Whether a fresh connection may do better than one that was used before: it was lost before
-    /// the relay had answered anything, as when the relay had closed it while it was idle, or the
-    /// relay had enough of it and took no MAIL.
-    pub(super) is_worth_another: bool,
+    /// Whether to retry on a new connection: this one was lost before any reply, for example
+    /// because the relay closed it while idle, or the relay deferred MAIL on it.
+    pub(super) should_retry: bool,
 }
 
-/// What the relay said to MAIL and RCPT.
+/// The relay's replies to MAIL and RCPT.
 struct Envelope {
     /// `Delivered` stands for an accepted recipient until the data is through.
-    fates: Vec<Fate>,
+    outcomes: Vec<RecipientOutcome>,
     /// The answer to DATA, where it was said with them.
-    go_on: Option<Result<(), Trouble>>,
+    data_reply: Option<Result<(), CommandError>>,
     /// Whether MAIL was answered with "not now".
     is_deferred: bool,
 }
 
-/// A step that did not go well.
+/// Failure of a command.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Trouble {
-    /// The relay said no; the connection is in order.
+pub(super) enum CommandError {
+    /// A negative reply; the connection stays usable.
     #[error("{0}")]
     Reply(Reply),
-    /// The connection is of no use any more.
+    /// The connection is unusable.
     #[error("{0}")]
     Lost(String),
-    /// A reply answers another question: so may all replies before it, and none of them is
-    /// believed.
-    #[error("the relay's replies are out of step: {0}")]
-    OutOfStep(String),
+    /// A reply belongs to another command; so may all replies before it, and none counts.
+    #[error("the relay's replies are out of sync: {0}")]
+    OutOfSync(String),
 }
 
 impl Connection {
-    /// What the relay offers.
+    /// Returns the relay's EHLO capabilities.
     pub(super) fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
@@ -114,13 +112,13 @@ impl Connection {
         self.is_encrypted
     }
 
-    /// When the relay's certificate expires, where it showed one.
+    /// Returns when the relay's certificate expires, if it sent one.
     pub(super) fn expires(&self) -> Option<SystemTime> {
         not_after(self.certificate.as_ref()?)
     }
 
-    /// Whom of these it refuses mail from this sender to, and in which words; nothing is sent.
-    /// `Err` says why it could not be asked.
+    /// Returns the recipients that the relay rejects for this sender, with its replies; sends no
+    /// message. `Err` is the reason the relay could not be asked.
     pub(super) async fn refusals(
         &mut self,
         sender: &Address,
@@ -128,48 +126,46 @@ impl Connection {
     ) -> Result<Vec<(Address, Reply)>, String> {
         match self.step(&format!("MAIL FROM:<{sender}>\r\n")).await {
             Ok(()) => {}
-            Err(Trouble::Reply(reply)) => return Ok(vec![(sender.clone(), reply)]),
-            Err(trouble) => return Err(trouble.to_string()),
+            Err(CommandError::Reply(reply)) => return Ok(vec![(sender.clone(), reply)]),
+            Err(error) => return Err(error.to_string()),
         }
         let mut refused = Vec::new();
         for recipient in recipients {
             match self.step(&format!("RCPT TO:<{recipient}>\r\n")).await {
                 Ok(()) => {}
-                Err(Trouble::Reply(reply)) => refused.push((recipient.clone(), reply)),
-                Err(trouble) => return Err(trouble.to_string()),
+                Err(CommandError::Reply(reply)) => refused.push((recipient.clone(), reply)),
+                Err(error) => return Err(error.to_string()),
             }
         }
         let reset = self.reset().await;
-        reset
-            .map(|()| refused)
-            .map_err(|trouble| trouble.to_string())
+        reset.map(|()| refused).map_err(|error| error.to_string())
     }
 
-    /// Whether the relay has said nothing since its last reply, and is still there.
+    /// Whether the connection is open and without an unsolicited reply.
     pub(super) fn is_quiet(&self) -> bool {
         self.channel.is_quiet()
     }
 
-    /// Whether it has served its time: relays limit what comes in one session, and a relay of
-    /// several machines is used evenly only by those who come again
-    /// (smtp_connection_reuse_time_limit of Postfix).
+    /// Whether the connection should not be reused: relays limit messages per session, and new
+    /// connections balance load over the hosts of a relay (smtp_connection_reuse_time_limit of
+    /// Postfix).
     pub(super) fn is_spent(&self) -> bool {
         self.is_deferred || self.messages >= MOST_MESSAGES || self.opened.elapsed() >= LONGEST_LIFE
     }
 
-    /// Says goodbye.
+    /// Sends QUIT and closes.
     pub(super) async fn quit(mut self) {
         self.channel.set_patience(Duration::from_secs(5));
         let _ = self.smtp.quit().await;
     }
 
-    /// Hands one item to the relay for these recipients.
+    /// Sends one item to these recipients.
     pub(super) async fn send(
         mut self,
         item: &Item,
         original: &Content,
         recipients: &[Address],
-    ) -> Sent {
+    ) -> SendResult {
         let seven_bit = match item.body {
             BodyKind::SevenBit => None,
             _ if self.capabilities.eight_bit_mime => None,
@@ -178,91 +174,98 @@ impl Connection {
         let item = seven_bit.as_ref().unwrap_or(item);
         // A bare line break more or less does not matter: SIZE is an estimate (RFC 1870 section 5).
         let size = item.prefix.len() + original.len() + item.suffix.len();
-        if let Some(fate) = self.unsendable(item, size) {
-            return Sent {
-                fates: vec![fate; recipients.len()],
+        if let Some(outcome) = self.unsendable(item, size) {
+            return SendResult {
+                outcomes: vec![outcome; recipients.len()],
                 connection: Some(self),
-                is_worth_another: false,
+                should_retry: false,
             };
         }
         self.messages += 1;
         let envelope = match self.envelope(item, size, recipients).await {
             Ok(said) => said,
-            Err((why, is_worth_another)) => {
-                return Sent {
-                    fates: vec![Fate::Later(why); recipients.len()],
+            Err((why, should_retry)) => {
+                return SendResult {
+                    outcomes: vec![RecipientOutcome::Deferred(why); recipients.len()],
                     connection: None,
-                    is_worth_another,
+                    should_retry,
                 };
             }
         };
         let Envelope {
-            mut fates,
-            go_on,
+            mut outcomes,
+            data_reply,
             is_deferred,
         } = envelope;
-        let accepted = fates.contains(&Fate::Delivered);
-        let (said, mut connection) = match go_on {
-            _ if accepted => self.data(item, original, go_on).await,
+        let accepted = outcomes.contains(&RecipientOutcome::Delivered);
+        let (said, mut connection) = match data_reply {
+            _ if accepted => self.data(item, original, data_reply).await,
             // It waits for a message to nobody, and would get an empty one.
             Some(Ok(())) => {
                 let why = "the relay took DATA without a recipient";
-                (Err(Trouble::Lost(why.into())), None)
+                (Err(CommandError::Lost(why.into())), None)
             }
-            Some(Err(Trouble::Reply(_))) | None => (Ok(()), Some(self)),
-            Some(Err(trouble)) => (Err(trouble), None),
+            Some(Err(CommandError::Reply(_))) | None => (Ok(()), Some(self)),
+            Some(Err(error)) => (Err(error), None),
         };
-        let is_refused = !accepted || matches!(said, Err(Trouble::Reply(_)));
-        if let Err(Trouble::Reply(reply)) = &said {
-            settle(&mut fates, &fate_of(reply));
+        let is_refused = !accepted || matches!(said, Err(CommandError::Reply(_)));
+        if let Err(CommandError::Reply(reply)) = &said {
+            replace_accepted(&mut outcomes, &outcome_of(reply));
         }
         if let Some(kept) = &mut connection {
-            let is_later = |fate: &Fate| matches!(fate, Fate::Later(_));
-            kept.is_deferred = is_refused && fates.iter().any(is_later);
+            let is_later =
+                |outcome: &RecipientOutcome| matches!(outcome, RecipientOutcome::Deferred(_));
+            kept.is_deferred = is_refused && outcomes.iter().any(is_later);
         }
         let ended = match (said, &mut connection) {
             // A refusal leaves the transaction open (RFC 5321 section 4.1.1.4).
-            (Ok(()) | Err(Trouble::Reply(_)), Some(kept)) if is_refused => kept.reset().await,
+            (Ok(()) | Err(CommandError::Reply(_)), Some(kept)) if is_refused => kept.reset().await,
             (said, _) => said,
         };
         match &ended {
-            Ok(()) | Err(Trouble::Reply(_)) => {}
-            Err(trouble @ Trouble::OutOfStep(_)) => fates.fill(Fate::Later(trouble.to_string())),
-            Err(Trouble::Lost(why)) => {
-                // It may have the message all the same. Sent again it has the same Message-ID.
-                settle(&mut fates, &Fate::Later(why.clone()));
+            Ok(()) | Err(CommandError::Reply(_)) => {}
+            Err(error @ CommandError::OutOfSync(_)) => {
+                outcomes.fill(RecipientOutcome::Deferred(error.to_string()))
+            }
+            Err(CommandError::Lost(why)) => {
+                // It may have the message all the same. SendResult again it has the same Message-ID.
+                replace_accepted(&mut outcomes, &RecipientOutcome::Deferred(why.clone()));
             }
         }
-        Sent {
-            fates,
+        SendResult {
+            outcomes,
             connection: connection.filter(|_| ended.is_ok()),
-            is_worth_another: is_deferred,
+            should_retry: is_deferred,
         }
     }
 
-    /// What the relay has said it cannot take. The original is never re-encoded to suit it.
-    fn unsendable(&self, item: &Item, size: usize) -> Option<Fate> {
+    /// Returns the outcome of an item that the relay cannot accept by its capabilities. The
+    /// original is never re-encoded.
+    fn unsendable(&self, item: &Item, size: usize) -> Option<RecipientOutcome> {
         if let Some(limit) = self.capabilities.exceeded_size_limit(size) {
             let (size, limit) = (mail::format_size(size as u64), mail::format_size(limit));
             let text = format!("Message of {size} is larger than the relay's limit of {limit}");
-            return Some(Fate::Refused(Reply::new(552, Enhanced(5, 3, 4), text)));
+            return Some(RecipientOutcome::Rejected(Reply::new(
+                552,
+                Enhanced(5, 3, 4),
+                text,
+            )));
         }
         if item.smtputf8 && !self.capabilities.smtputf8 {
-            return Some(Fate::Later(
+            return Some(RecipientOutcome::Deferred(
                 "the relay does not offer SMTPUTF8, which an address of this item needs".into(),
             ));
         }
         if item.body != BodyKind::SevenBit && !self.capabilities.eight_bit_mime {
-            return Some(Fate::Later(
+            return Some(RecipientOutcome::Deferred(
                 "the relay does not offer 8BITMIME, which the original needs".into(),
             ));
         }
         None
     }
 
-    /// MAIL and RCPT. Where the relay takes several commands at once, DATA goes with them (RFC 2920
-    /// section 3.1). `Err`: the connection is lost, why, and whether that was before the relay had
-    /// answered anything.
+    /// Sends MAIL and RCPT, with PIPELINING also DATA (RFC 2920 section 3.1). `Err`: why the
+    /// connection was lost, and whether that was before any reply.
     async fn envelope(
         &mut self,
         item: &Item,
@@ -277,27 +280,27 @@ impl Connection {
         if !self.capabilities.pipelining {
             match self.step(&mail).await {
                 Ok(()) => {}
-                Err(Trouble::Reply(reply)) => {
+                Err(CommandError::Reply(reply)) => {
                     return Ok(Envelope {
-                        fates: vec![fate_of(&reply); recipients.len()],
-                        go_on: None,
+                        outcomes: vec![outcome_of(&reply); recipients.len()],
+                        data_reply: None,
                         is_deferred: reply.is_transient(),
                     });
                 }
-                Err(trouble) => return Err((trouble.to_string(), true)),
+                Err(error) => return Err((error.to_string(), true)),
             }
-            let mut fates = Vec::new();
+            let mut outcomes = Vec::new();
             for rcpt in &rcpts {
                 let said = self.step(rcpt).await;
-                fates.push(recipient_fate(said).map_err(|why| (why, false))?);
+                outcomes.push(recipient_outcome(said).map_err(|why| (why, false))?);
             }
             return Ok(Envelope {
-                fates,
-                go_on: None,
+                outcomes,
+                data_reply: None,
                 is_deferred: false,
             });
         }
-        let mut fates: Vec<Fate> = Vec::new();
+        let mut outcomes: Vec<RecipientOutcome> = Vec::new();
         let mut refused_sender = None;
         let with_data = (1..=BATCH).contains(&rcpts.len());
         for (n, batch) in rcpts.chunks(BATCH).enumerate() {
@@ -312,30 +315,30 @@ impl Connection {
             if n == 0 {
                 match said {
                     Ok(()) => {}
-                    Err(Trouble::Reply(reply)) => refused_sender = Some(reply),
-                    Err(trouble) => return Err((trouble.to_string(), true)),
+                    Err(CommandError::Reply(reply)) => refused_sender = Some(reply),
+                    Err(error) => return Err((error.to_string(), true)),
                 }
                 said = self.next_reply().await;
             }
             for last in 1..=batch.len() {
-                fates.push(recipient_fate(said).map_err(|why| (why, false))?);
+                outcomes.push(recipient_outcome(said).map_err(|why| (why, false))?);
                 if last == batch.len() {
                     break;
                 }
                 said = self.next_reply().await;
             }
         }
-        let go_on = match with_data {
-            true => Some(go_on(self.read().await)),
+        let data_reply = match with_data {
+            true => Some(data_reply(self.read().await)),
             false => None,
         };
         // What was said about recipients of a refused sender is about the missing sender.
         if let Some(reply) = &refused_sender {
-            fates.fill(fate_of(reply));
+            outcomes.fill(outcome_of(reply));
         }
         Ok(Envelope {
-            fates,
-            go_on,
+            outcomes,
+            data_reply,
             is_deferred: refused_sender.is_some_and(|reply| reply.is_transient()),
         })
     }
@@ -359,7 +362,7 @@ impl Connection {
         }
         if offered.dsn {
             match item.kind {
-                // What the sender asked for, as he wrote it.
+                // The sender's own parameters, verbatim.
                 Kind::Version => command.extend(item.dsn.sender.iter().map(|p| format!(" {p}"))),
                 _ => command.push_str(&format!(" RET=HDRS ENVID={}", xtext(&item.envelope_id))),
             }
@@ -388,20 +391,20 @@ impl Connection {
         format!("RCPT TO:<{address}>{params}\r\n")
     }
 
-    /// DATA, unless it was said and answered, and the message. Gives the connection back where that
-    /// is still there.
+    /// Sends DATA, unless it was pipelined, and the message. Returns the connection if it is still
+    /// usable.
     async fn data(
         mut self,
         item: &Item,
         original: &Content,
-        said: Option<Result<(), Trouble>>,
-    ) -> (Result<(), Trouble>, Option<Connection>) {
+        said: Option<Result<(), CommandError>>,
+    ) -> (Result<(), CommandError>, Option<Connection>) {
         let said = match said {
             Some(said) => said,
-            None => go_on(self.ask("DATA\r\n").await),
+            None => data_reply(self.ask("DATA\r\n").await),
         };
-        if let Err(trouble) = said {
-            return (Err(trouble), Some(self));
+        if let Err(error) = said {
+            return (Err(error), Some(self));
         }
         let pieces = std::iter::once(Ok(item.prefix.clone()))
             .chain(original.chunks(0))
@@ -410,26 +413,25 @@ impl Connection {
         if let Content::Memory(_) = original {
             return sending.await;
         }
-        // Reading a file may hold a thread up, and lettre reads while it writes; so that is not one
-        // of the threads that serve everybody.
+        // lettre reads the file while it writes, which blocks; so this runs on a blocking thread.
         let handle = Handle::current();
         let apart = tokio::task::spawn_blocking(move || handle.block_on(sending));
         apart.await.unwrap_or_else(|_| {
             let why = "the message could not be read to its end";
-            (Err(Trouble::Lost(why.into())), None)
+            (Err(CommandError::Lost(why.into())), None)
         })
     }
 
     async fn content(
         mut self,
         pieces: impl Iterator<Item = io::Result<Bytes>>,
-    ) -> (Result<(), Trouble>, Option<Connection>) {
+    ) -> (Result<(), CommandError>, Option<Connection>) {
         let pieces = pieces.map(|piece| match piece {
             Ok(piece) => piece,
-            // Whatever ends this iterator in order has lettre say the final dot, after half a
-            // message. So it ends out of order, and the connection with it.
+            // If the iterator ended normally, lettre would send the final dot after half a message.
+            // So it panics, which also ends the connection.
             Err(cause) => {
-                error!("a message cannot be read while it is sent: {cause}");
+                error!("cannot read a message while sending it: {cause}");
                 std::panic::resume_unwind(Box::new(cause))
             }
         });
@@ -440,52 +442,52 @@ impl Connection {
         let sent = self.smtp.message_iter(pieces).await;
         self.channel.set_patience(self.timeout);
         let Err(_) = sent else {
-            let outcome = match self.told() {
-                // The one place where something counts as delivered. Any other positive answer
-                // belongs to another question.
+            let outcome = match self.take_reply() {
+                // The one place where a message counts as delivered. Any other positive reply
+                // belongs to another command.
                 Ok(answer) if answer.code == 250 => Ok(()),
                 Ok(answer) if answer.is_transient() || answer.is_permanent() => completed(&answer),
-                Ok(answer) => Err(Trouble::OutOfStep(format!(
+                Ok(answer) => Err(CommandError::OutOfSync(format!(
                     "the data was answered with {}, not 250",
                     answer.code
                 ))),
-                Err(trouble) => Err(trouble),
+                Err(error) => Err(error),
             };
             return (outcome, Some(self));
         };
         let refused = self.channel.reply().map(|answer| completed(&answer));
-        let lost = || Err(Trouble::Lost(self.channel.failure()));
+        let lost = || Err(CommandError::Lost(self.channel.failure()));
         (refused.unwrap_or_else(lost), None)
     }
 
-    /// Sends a command and gives the answer.
-    pub(super) async fn ask(&mut self, command: &str) -> Result<ServerReply, Trouble> {
+    /// Sends a command and returns the reply.
+    pub(super) async fn ask(&mut self, command: &str) -> Result<ServerReply, CommandError> {
         // lettre's own errors are the channel's: all else that it reads is "250 ok".
         let _ = self.smtp.command(command).await;
-        self.told()
+        self.take_reply()
     }
 
     /// The answer to a command that was said together with others.
-    async fn read(&mut self) -> Result<ServerReply, Trouble> {
+    async fn read(&mut self) -> Result<ServerReply, CommandError> {
         let _ = self.smtp.read_response().await;
-        self.told()
+        self.take_reply()
     }
 
-    fn told(&self) -> Result<ServerReply, Trouble> {
-        let lost = || Trouble::Lost(self.channel.failure());
+    fn take_reply(&self) -> Result<ServerReply, CommandError> {
+        let lost = || CommandError::Lost(self.channel.failure());
         self.channel.reply().ok_or_else(lost)
     }
 
-    /// Says something that is answered with 2yz where it is accepted.
-    async fn step(&mut self, command: &str) -> Result<(), Trouble> {
+    /// Sends a command that succeeds with 2yz.
+    async fn step(&mut self, command: &str) -> Result<(), CommandError> {
         completed(&self.ask(command).await?)
     }
 
-    /// Ends the transaction. RSET cannot be refused: another answer than yes belongs to another
-    /// command, and so may all that were taken for answers to the commands before it.
-    async fn reset(&mut self) -> Result<(), Trouble> {
+    /// Ends the transaction. RSET cannot be rejected: a negative reply belongs to another command,
+    /// and so may the replies before it.
+    async fn reset(&mut self) -> Result<(), CommandError> {
         match self.step("RSET\r\n").await {
-            Err(Trouble::Reply(reply)) => Err(Trouble::OutOfStep(format!(
+            Err(CommandError::Reply(reply)) => Err(CommandError::OutOfSync(format!(
                 "RSET was answered with {reply}"
             ))),
             ended => ended,
@@ -493,12 +495,12 @@ impl Connection {
     }
 
     /// The answer to a command that was said together with others.
-    async fn next_reply(&mut self) -> Result<(), Trouble> {
+    async fn next_reply(&mut self) -> Result<(), CommandError> {
         completed(&self.read().await?)
     }
 }
 
-/// The item as 7 bits, if that can be. Reads all of the original, which may be a file.
+/// Encodes the item as 7 bits, if possible. Reads the whole original, which may be a file.
 async fn in_seven_bit(item: &Item, original: &Content) -> Option<Item> {
     let (item, original) = (item.clone(), original.clone());
     let encoding = tokio::task::spawn_blocking(move || seven_bit(&item, &original));
@@ -507,54 +509,58 @@ async fn in_seven_bit(item: &Item, original: &Content) -> Option<Item> {
 }
 
 /// DATA is answered with 354.
-fn go_on(answer: Result<ServerReply, Trouble>) -> Result<(), Trouble> {
+fn data_reply(answer: Result<ServerReply, CommandError>) -> Result<(), CommandError> {
     let answer = answer?;
     match answer.code {
         354 => Ok(()),
         400.. => completed(&answer),
-        code => Err(Trouble::OutOfStep(format!(
+        code => Err(CommandError::OutOfSync(format!(
             "DATA was answered with {code}, not 354"
         ))),
     }
 }
 
-/// A 3yz is positive too, but it answers another question: the connection is out of step.
-pub(super) fn completed(answer: &ServerReply) -> Result<(), Trouble> {
+/// Checks for a 2yz reply. A 3yz reply is positive, too, but belongs to another command: the
+/// connection is out of sync.
+pub(super) fn completed(answer: &ServerReply) -> Result<(), CommandError> {
     match answer.code {
         200..300 => Ok(()),
         // The relay closes the connection (RFC 5321 section 3.8).
-        421 => Err(Trouble::Lost(answer.to_reply().to_string())),
-        400.. => Err(Trouble::Reply(answer.to_reply())),
-        code => Err(Trouble::OutOfStep(format!(
+        421 => Err(CommandError::Lost(answer.to_reply().to_string())),
+        400.. => Err(CommandError::Reply(answer.to_reply())),
+        code => Err(CommandError::OutOfSync(format!(
             "a command was answered with {code}, not 2yz"
         ))),
     }
 }
 
-/// What a reply means for the item or the recipient it is about. Codes that say something about us
-/// are no refusal: log in first (530), with another account (535), by another mechanism (534, 538;
-/// RFC 4954 section 6).
-fn fate_of(reply: &Reply) -> Fate {
+/// Returns the outcome a reply means. Codes about authentication are not rejections of the item:
+/// authentication required (530), invalid credentials (535), other mechanism needed (534, 538; RFC
+/// 4954 section 6).
+fn outcome_of(reply: &Reply) -> RecipientOutcome {
     let is_about_us = matches!(reply.code, 530 | 534 | 535 | 538);
     if reply.is_permanent() && !is_about_us {
-        Fate::Refused(reply.clone())
+        RecipientOutcome::Rejected(reply.clone())
     } else {
-        Fate::Later(reply.to_string())
+        RecipientOutcome::Deferred(reply.to_string())
     }
 }
 
-fn recipient_fate(said: Result<(), Trouble>) -> Result<Fate, String> {
+fn recipient_outcome(said: Result<(), CommandError>) -> Result<RecipientOutcome, String> {
     match said {
-        Ok(()) => Ok(Fate::Delivered),
-        Err(Trouble::Reply(reply)) => Ok(fate_of(&reply)),
-        Err(trouble) => Err(trouble.to_string()),
+        Ok(()) => Ok(RecipientOutcome::Delivered),
+        Err(CommandError::Reply(reply)) => Ok(outcome_of(&reply)),
+        Err(error) => Err(error.to_string()),
     }
 }
 
-/// What became of the data is what became of the accepted recipients.
-fn settle(fates: &mut [Fate], outcome: &Fate) {
-    for fate in fates.iter_mut().filter(|fate| **fate == Fate::Delivered) {
-        *fate = outcome.clone();
+/// Applies the outcome of the data to the accepted recipients.
+fn replace_accepted(outcomes: &mut [RecipientOutcome], replacement: &RecipientOutcome) {
+    for outcome in outcomes
+        .iter_mut()
+        .filter(|outcome| **outcome == RecipientOutcome::Delivered)
+    {
+        *outcome = replacement.clone();
     }
 }
 
@@ -584,10 +590,16 @@ mod tests {
     fn a_refusal_is_final_unless_it_is_about_us() {
         let reply = |code| Reply::new(code, Enhanced((code / 100) as u8, 7, 0), "x");
         for code in [550, 552, 554, 571] {
-            assert!(matches!(fate_of(&reply(code)), Fate::Refused(_)), "{code}");
+            assert!(
+                matches!(outcome_of(&reply(code)), RecipientOutcome::Rejected(_)),
+                "{code}"
+            );
         }
         for code in [530, 534, 535, 538, 450, 451, 454] {
-            assert!(matches!(fate_of(&reply(code)), Fate::Later(_)), "{code}");
+            assert!(
+                matches!(outcome_of(&reply(code)), RecipientOutcome::Deferred(_)),
+                "{code}"
+            );
         }
     }
 }

@@ -1,7 +1,6 @@
-//! Item → relay → outcome per recipient → progress, NDR or dead letter.
-//!
-//! Promises: every item is tried until each of its recipients has it, or an NDR about it is
-//! durable, or it is a dead letter; never given up by itself. What a relay took twice after a crash
+//! Delivery of queued items: item → relay → outcome per recipient → recorded result, NDR or dead
+//! letter. Promises: an item is tried until each recipient has it, an NDR about it is durable, or
+//! it is a dead letter; reports and copies never expire. A report that is sent twice after a crash
 //! has the same Message-ID.
 
 mod channel;
@@ -21,4 +20,4 @@ pub use connection::fuzzing;
 pub use open::RelayError;
 pub use probe::{ProbeReport, probe, refusals};
 pub use settings::{Login, RelaySettings, Retry, Settings, Tls};
-pub use worker::{DigestComposer, NdrComposer, run};
+pub use worker::run;

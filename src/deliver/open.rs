@@ -189,7 +189,7 @@ impl Connection {
         }
         self.capabilities = Capabilities::default();
         let helo = self.ask(&format!("HELO {}\r\n", to.helo_name)).await;
-        let helo = helo.map_err(|trouble| format!("HELO: {trouble}"))?;
+        let helo = helo.map_err(|error| format!("HELO: {error}"))?;
         match helo.is_positive() {
             true => Ok(()),
             false => Err(format!("HELO: {}", helo.to_reply())),
@@ -207,7 +207,7 @@ impl Connection {
         }
         let (connector, name) = tls(settings)?;
         let answer = self.ask("STARTTLS\r\n").await;
-        let answer = answer.map_err(|trouble| format!("STARTTLS: {trouble}"))?;
+        let answer = answer.map_err(|error| format!("STARTTLS: {error}"))?;
         if answer.code != 220 {
             let why = format!("STARTTLS: {}", answer.to_reply());
             return Err(OpenError::Tls(why));
@@ -220,7 +220,7 @@ impl Connection {
         self.is_encrypted = true;
         // What was offered in the clear counts no more (RFC 3207 section 4.2).
         let offers = self.ask(&format!("EHLO {}\r\n", settings.helo_name)).await;
-        let offers = offers.map_err(|trouble| format!("EHLO: {trouble}"))?;
+        let offers = offers.map_err(|error| format!("EHLO: {error}"))?;
         Ok(self.hear_offers(&offers, settings).await?)
     }
 
@@ -243,10 +243,7 @@ impl Connection {
         };
         let last = steps.len() - 1;
         for (n, step) in steps.iter().enumerate() {
-            let answer = self
-                .ask(step)
-                .await
-                .map_err(|trouble| trouble.to_string())?;
+            let answer = self.ask(step).await.map_err(|error| error.to_string())?;
             // As Postfix: some say 250 where RFC 4954 section 4 has 235.
             let is_fine = match n == last {
                 true => (200..300).contains(&answer.code),

@@ -1,21 +1,20 @@
-//! Connections kept for the next item.
+//! Pool of connections to the relay.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::RelaySettings;
-use super::connection::{Connection, Fate};
+use super::connection::{Connection, RecipientOutcome};
 use super::open::RelayError;
 use crate::journal::Item;
 use crate::mail::{Address, Content};
 use crate::net::Server;
 use crate::tls::{ExpiryMonitor, UnencryptedMonitor};
 
-/// How long a connection is kept without work: shorter than any relay's patience.
+/// Longest idle time of a connection; shorter than any relay's timeout.
 const KEPT: Duration = Duration::from_secs(30);
 
-/// Connections to one relay. Whoever sends holds one of the places that the caller gives out; the
-/// pool itself only remembers what is idle.
+/// Connections to one relay. The caller limits their number; the pool only keeps idle ones.
 pub(super) struct Pool {
     pub(super) settings: RelaySettings,
     server: Server,
@@ -40,20 +39,20 @@ impl Pool {
         }
     }
 
-    /// Sends one item over a kept or a new connection. `Err`: the relay was not reached.
+    /// Sends one item over an idle or a new connection. `Err`: the relay was not reached.
     pub(super) async fn send(
         &self,
         item: &Item,
         original: &Content,
         recipients: &[Address],
-    ) -> Result<Vec<Fate>, RelayError> {
+    ) -> Result<Vec<RecipientOutcome>, RelayError> {
         if let Some(kept) = self.take() {
             let sent = kept.send(item, original, recipients).await;
             self.keep(sent.connection);
-            if !sent.is_worth_another {
-                return Ok(sent.fates);
+            if !sent.should_retry {
+                return Ok(sent.outcomes);
             }
-            // Nothing was handed over.
+            // Nothing was sent.
         }
         let mut new = Connection::open(&self.server, &self.settings).await?;
         new.counted = Some(self.counted.clone());
@@ -65,17 +64,17 @@ impl Pool {
         }
         let sent = new.send(item, original, recipients).await;
         self.keep(sent.connection);
-        Ok(sent.fates)
+        Ok(sent.outcomes)
     }
 
-    /// How many connections are open, idle or not.
+    /// Returns the number of open connections, idle or not.
     pub(super) fn open_connections(&self) -> usize {
         Arc::strong_count(&self.counted) - 1
     }
 
     fn take(&self) -> Option<Connection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that spoke meanwhile is out of step, or says that it closes.
+        // A connection with an unsolicited reply is out of sync, or closing.
         idle.retain(|(connection, since)| since.elapsed() < KEPT && connection.is_quiet());
         idle.pop().map(|(connection, _)| connection)
     }
@@ -91,7 +90,7 @@ impl Pool {
         }
     }
 
-    /// Closes what is idle.
+    /// Closes all idle connections.
     pub(super) async fn close(&self) {
         let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
         futures_util::future::join_all(idle.into_iter().map(|(connection, _)| connection.quit()))

@@ -1,5 +1,4 @@
-//! A relay that takes nothing: refusals by it that say nothing about any recipient, and the run of
-//! failed attempts.
+//! Detection of a relay that rejects everything, and of a run of failed attempts.
 
 use std::time::Duration;
 
@@ -7,35 +6,35 @@ use metrics::gauge;
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use super::connection::Fate;
+use super::connection::RecipientOutcome;
 use crate::journal::{ItemId, Kind};
 use crate::mail::{Address, Enhanced};
 
-/// Items in a row that the relay must have refused.
+/// Consecutive items that the relay must have rejected.
 const ITEMS: u32 = 20;
-/// Attempts in a row that must have failed, and of how many items, for the relay to count as one
-/// that takes nothing.
+/// Consecutive failed attempts, and the number of different items among them, after which the relay
+/// counts as accepting nothing.
 const FAILURES: u32 = 5;
 const FAILED_ITEMS: usize = 3;
-/// How often it is said.
-const SAID_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// Log interval.
+const LOG_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
-/// The items that the relay refused since it took one: by 5.7.1 (RFC 3463 section 3.8: delivery not
-/// authorized), which is what a relay says to a client that it does not know.
+/// The items rejected since the relay last accepted one, with 5.7.1 (RFC 3463 section 3.8: delivery
+/// not authorized), the reply to a client that may not relay.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     items: u32,
-    /// Two of the addresses that were refused.
+    /// Two of the rejected addresses.
     addresses: Vec<Address>,
-    /// It was so already when the process before this one ended.
+    /// Whether the outage was known before this process started.
     is_known: bool,
     said: Option<Instant>,
-    /// It was so, and is over.
+    /// Whether the outage has ended.
     is_over: bool,
     failures: Failures,
 }
 
-/// Attempts since the relay took a recipient, none of which it took.
+/// Failed attempts since the relay last accepted a recipient.
 #[derive(Debug, Default)]
 struct Failures {
     attempts: u32,
@@ -44,7 +43,7 @@ struct Failures {
 }
 
 impl Failures {
-    /// Returns whether the relay takes nothing, as far as this attempt and those before it tell.
+    /// Records an attempt; returns whether the relay accepts nothing.
     fn note(&mut self, item: &ItemId, is_accepted: bool) -> bool {
         if is_accepted {
             *self = Failures::default();
@@ -58,11 +57,11 @@ impl Failures {
     }
 }
 
-/// What is said of each item that waits for it.
-pub(super) const EVERYTHING: &str = "the relay refuses everything: ";
+/// Prefix of the reason of each item that waits for the relay.
+pub(super) const EVERYTHING: &str = "the relay rejects everything: ";
 
 impl Refusals {
-    /// Goes on where the process before this one ended: the next refusal is one too many.
+    /// Restores a known outage: the next rejection confirms it.
     pub(super) fn known() -> Refusals {
         Refusals {
             items: ITEMS,
@@ -71,32 +70,32 @@ impl Refusals {
         }
     }
 
-    /// Whether refusals by 5.7.1 are a fault of the relay's settings.
+    /// Whether rejections with 5.7.1 are due to the relay's settings.
     pub(super) fn is_fault(&self) -> bool {
         self.items > ITEMS && (self.is_known || self.addresses.len() > 1)
     }
 
-    /// Whether that ended since this was last asked.
+    /// Whether the outage ended since the last call.
     pub(super) fn take_over(&mut self) -> bool {
         std::mem::take(&mut self.is_over)
     }
 
-    /// Notes what the relay said of one item. Gives whether refusals by it are a fault of the
-    /// relay's settings: it refused the last 20 items, to at least two addresses, and took none
-    /// since. That it took an NDR says nothing: many relays take mail for their own domains from
-    /// everybody, and archives are elsewhere.
+    /// Records the relay's replies to one item. Returns whether its rejections are due to the
+    /// relay's settings: it rejected the last 20 items, to at least two addresses, and accepted
+    /// none since. An accepted NDR proves nothing: many relays accept mail for their own domains
+    /// from any client, while archives are in other domains.
     pub(super) fn note<'a>(
         &mut self,
         (item, kind): (&ItemId, Kind),
-        answers: impl Iterator<Item = (&'a Address, &'a Fate)>,
+        answers: impl Iterator<Item = (&'a Address, &'a RecipientOutcome)>,
         now: Instant,
         relay: &str,
     ) -> bool {
         let (mut is_accepted, mut refused) = (false, None);
-        for (address, fate) in answers {
-            match fate {
-                Fate::Delivered => is_accepted = true,
-                Fate::Refused(reply) if reply.enhanced == Enhanced(5, 7, 1) => {
+        for (address, outcome) in answers {
+            match outcome {
+                RecipientOutcome::Delivered => is_accepted = true,
+                RecipientOutcome::Rejected(reply) if reply.enhanced == Enhanced(5, 7, 1) => {
                     refused = Some(reply);
                     if self.addresses.len() < 2 && !self.addresses.contains(address) {
                         self.addresses.push(address.clone());
@@ -114,12 +113,11 @@ impl Refusals {
         let Some(reply) = refused else { return false };
         self.items = self.items.saturating_add(1);
         let is_fault = self.is_fault();
-        if is_fault && self.said.is_none_or(|at| at + SAID_EVERY <= now) {
+        if is_fault && self.said.is_none_or(|at| at + LOG_INTERVAL <= now) {
             self.said = Some(now);
             gauge!("copyist_relay_refuses_all").set(1.0);
             error!(
-                "relay {relay} refused the last {} items, to several addresses, and took none: {reply}; reports \
-                 wait until it takes one. Let it relay for this machine, or set relay.username",
+                "relay {relay} rejected the last {} items, to several addresses, and accepted none: {reply}; reports stay queued until it accepts one. Allow this host to relay, or set relay.username",
                 self.items
             );
         }
@@ -133,7 +131,7 @@ impl Refusals {
         if before.is_known || before.said.is_some() {
             self.is_over = true;
             gauge!("copyist_relay_refuses_all").set(0.0);
-            info!("relay {relay} takes items again");
+            info!("relay {relay} accepts items again");
         }
     }
 }
@@ -169,9 +167,9 @@ mod tests {
 
     fn refused(refusals: &mut Refusals, to: &str, status: Enhanced, times: u32) -> u32 {
         let address = Address::parse(to).expect("an address");
-        let fate = Fate::Refused(Reply::new(554, status, "no"));
+        let outcome = RecipientOutcome::Rejected(Reply::new(554, status, "no"));
         let note = |n: &u32| {
-            let answers = [(&address, &fate)].into_iter();
+            let answers = [(&address, &outcome)].into_iter();
             refusals.note((&item(*n), REPORT), answers, Instant::now(), "r")
         };
         (0..times).filter(note).count() as u32
@@ -185,7 +183,7 @@ mod tests {
         assert_eq!(refused(&mut refusals, "b@c.test", denied, 5), 5);
         let address = Address::parse("b@c.test").expect("an address");
         let mut accept = |kind| {
-            let accepted = [(&address, &Fate::Delivered)].into_iter();
+            let accepted = [(&address, &RecipientOutcome::Delivered)].into_iter();
             assert!(!refusals.note((&item(0), kind), accepted, Instant::now(), "r"));
             (refusals.is_fault(), refusals.take_over())
         };

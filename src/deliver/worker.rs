@@ -1,4 +1,4 @@
-//! Takes what is due, hands it to the relay, and writes down what came of it.
+//! Claims items that are due, sends them to the relay, and records the results.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -15,171 +15,165 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use super::connection::Fate;
+use super::connection::RecipientOutcome;
 use super::open::RelayError;
 use super::pool::Pool;
 use super::refusals::{EVERYTHING, Refusals};
 use super::schedule::{Pace, Reach, latest, next_attempt};
 use super::{Retry, Settings};
-use crate::journal::{ComposeError, Item, ItemId, Kind, Refusal};
-use crate::mail::{Address, Content, Enhanced, Reply};
+use crate::journal::{ComposerHandle, Item, ItemId, Kind, Refusal};
+use crate::mail::{Address, Enhanced, Reply};
 use crate::spool::{
     DeliveryOutcome, DeliveryResult, NdrDigest, NdrStatus, QueuedItem, Spool, SpoolError,
 };
 
-/// How often it is looked for what another process (`copyist queue retry`) made due.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// Items that are claimed before there is a slot for them, so that a long queue is not asked for
-/// every item.
-const AHEAD: usize = 64;
-/// Deliveries at most whose outcome is not durable yet: so many come twice if the process is killed
-/// in that moment. More of them share a sync while a long queue drains; else there are hardly ever
-/// two.
-const UNWRITTEN: usize = 64;
-/// How long a slot rests after the spool could not be read or written.
-const REST: Duration = Duration::from_secs(1);
+/// Poll interval for items that another process made due (`copyist queue retry`).
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// Items claimed before there is a slot for them, so that a long queue is not queried for every
+/// item.
+const CLAIM_AHEAD: usize = 64;
+/// Largest number of deliveries whose result is not recorded yet; so many are repeated if the
+/// process is killed at that moment. While a long queue drains, they share a sync; otherwise there
+/// are hardly ever two.
+const MAX_UNRECORDED: usize = 64;
+/// Pause of a slot after a spool error.
+const ERROR_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often it is looked for digests that are due.
-const DIGESTS: Duration = Duration::from_secs(10);
+/// Interval at which due digests are sent.
+const DIGEST_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How often it is looked for items that wait since the relay refuses everything, while it does.
-const LOOK_FOR_REFUSED: Duration = Duration::from_secs(3600);
+/// Interval at which items that wait because the relay rejects everything are looked up.
+const OUTAGE_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// NDRs about journal reports and copies that one address gets within an hour: enough to see what
-/// is wrong, few enough to be read. See [`DeliveryResult::ndr_limit`].
-const NDRS_WITHIN_AN_HOUR: u32 = 10;
+/// NDRs about reports and copies per NDR address and hour: enough to see the problem, few enough to
+/// be read. See [`DeliveryResult::ndr_limit`].
+const NDRS_PER_HOUR: u32 = 10;
 
-/// How long a version of a message is tried: as long as MTAs try other mail.
-const VERSION_WAITS: Duration = Duration::from_secs(5 * 24 * 3600);
-/// How often at least: a clock that jumps ahead by years must not send it back after one attempt.
-const VERSION_TRIES: u32 = 10;
+/// Lifetime of a version in the queue: as long as MTAs keep other mail.
+const VERSION_LIFETIME: Duration = Duration::from_secs(5 * 24 * 3600);
+/// Attempts for a version at least: a clock that jumps ahead by years must not expire it after one.
+const MIN_VERSION_ATTEMPTS: u32 = 10;
 
-/// Writes an NDR: about this item, to this address, around this original, for these refusals.
-pub type NdrComposer = Arc<
-    dyn Fn(&Item, &Address, &Content, &[Refusal], SystemTime) -> Result<Item, ComposeError>
-        + Send
-        + Sync,
->;
-
-/// Writes the NDR that stands for a digest.
-pub type DigestComposer =
-    Arc<dyn Fn(&NdrDigest, SystemTime) -> Result<Item, ComposeError> + Send + Sync>;
-
-/// Delivers until `shutdown`; what is under way then is finished.
+/// Delivers items until `shutdown`, then finishes the attempts in progress.
 pub async fn run(
     spool: Spool,
     settings: Arc<ArcSwap<Settings>>,
-    compose_ndr: NdrComposer,
-    compose_digest: DigestComposer,
+    composer: ComposerHandle,
     shutdown: CancellationToken,
 ) {
-    let mut worker = Worker::new(spool, compose_ndr, &settings.load());
-    worker.recall().await;
-    let under_way = TaskTracker::new();
+    let mut worker = Worker::new(spool, composer, &settings.load());
+    worker.restore_outage().await;
+    let attempts = TaskTracker::new();
     let mut looked = None;
     while !shutdown.is_cancelled() {
-        if looked.is_none_or(|at: Instant| at.elapsed() >= DIGESTS) {
+        if looked.is_none_or(|at: Instant| at.elapsed() >= DIGEST_INTERVAL) {
             looked = Some(Instant::now());
             let now = SystemTime::now();
-            tell_digests(
+            queue_digests(
                 &worker.spool,
                 worker.spool.digests(now).await,
-                &compose_digest,
+                &worker.composer,
             )
             .await;
-            worker.tell_of_refusals(&compose_digest).await;
+            worker.queue_outage_digests().await;
         }
         let now = settings.load();
         if now.relay != worker.pool.settings {
-            // Another relay: nothing that is known of the old one counts.
-            let new = Worker::new(worker.spool.clone(), worker.compose_ndr.clone(), &now);
+            // A new relay: the state of the old one no longer applies.
+            let new = Worker::new(worker.spool.clone(), worker.composer.clone(), &now);
             let old = std::mem::replace(&mut worker, new);
             old.ready.iter().for_each(|id| old.spool.unclaim(id));
             old.pool.close().await;
-            worker.recall().await;
+            worker.restore_outage().await;
         }
         let retry = now.retry;
         drop(now);
-        let wait = worker.start_due(retry, &under_way).await;
+        let wait = worker.start_due(retry, &attempts).await;
         tokio::select! {
             () = shutdown.cancelled() => break,
             () = worker.spool.changed(), if wait.is_some() => {}
             () = worker.freed.notified() => {}
-            () = tokio::time::sleep(wait.unwrap_or(LOOK_AGAIN)) => {}
+            () = tokio::time::sleep(wait.unwrap_or(POLL_INTERVAL)) => {}
         }
     }
-    under_way.close();
-    under_way.wait().await;
+    attempts.close();
+    attempts.wait().await;
     worker.pool.close().await;
 }
 
-/// Owes the digests that are due. What cannot be told now is told later.
-async fn tell_digests(
+/// Queues the digests that are due. After an error they are tried again later.
+async fn queue_digests(
     spool: &Spool,
     due: Result<Vec<NdrDigest>, SpoolError>,
-    compose: &DigestComposer,
+    composer: &ComposerHandle,
 ) {
     let now = SystemTime::now();
     let due = match due {
         Ok(due) => due,
-        Err(cause) => return error!("what is to be told in a digest cannot be read: {cause}"),
+        Err(cause) => return error!("cannot read the digests that are due: {cause}"),
     };
     for digest in due {
         let (to, count) = (&digest.ndr, digest.count);
-        let item = match compose(&digest, now) {
+        let item = match composer.load().digest(
+            &digest.ndr,
+            digest.kind,
+            &digest.listed,
+            digest.count,
+            now,
+        ) {
             Ok(item) => item,
-            Err(cause) => return error!(%to, "a digest cannot be written: {cause}"),
+            Err(cause) => return error!(%to, "cannot compose a digest: {cause}"),
         };
         let id = item.id.clone();
         match spool.enqueue_digest(&digest, item, now).await {
             Ok(()) => {
                 counter!("copyist_ndr_digests_total").increment(1);
-                warn!(item = %id, %to, refusals = count, "a digest tells of refusals");
+                warn!(item = %id, %to, refusals = count, "digest of failures queued");
             }
-            Err(cause) => return error!(%to, "a digest cannot be kept: {cause}"),
+            Err(cause) => return error!(%to, "cannot queue a digest: {cause}"),
         }
     }
 }
 
-/// What is known of one relay.
+/// The delivery to one relay.
 struct Worker {
     spool: Spool,
-    compose_ndr: NdrComposer,
+    composer: ComposerHandle,
     pool: Arc<Pool>,
     slots: Arc<Semaphore>,
-    /// See [`UNWRITTEN`].
-    unwritten: Arc<Semaphore>,
-    /// Told when a slot becomes free or the relay comes back.
+    /// See [`MAX_UNRECORDED`].
+    unrecorded: Arc<Semaphore>,
+    /// Notified when a slot becomes free or the relay is reachable again.
     freed: Arc<Notify>,
     pace: Arc<Mutex<Pace>>,
     refusals: Arc<Mutex<Refusals>>,
     /// Claimed items, oldest first.
     ready: VecDeque<ItemId>,
-    /// When it was last looked for items that a wrong clock made due too late.
-    mended: Option<Instant>,
-    /// When it was last looked for items that wait since the relay refuses everything.
-    looked_for_refused: Option<Instant>,
-    /// Whether the spool knows that the relay refuses everything.
-    is_fault_recorded: bool,
+    /// Last look for items that a wrong clock dated too far in the future.
+    misdated_checked: Option<Instant>,
+    /// Last look for items that wait because the relay rejects everything.
+    outage_checked: Option<Instant>,
+    /// Whether it is recorded in the spool that the relay rejects everything.
+    is_outage_recorded: bool,
 }
 
 impl Worker {
-    fn new(spool: Spool, compose_ndr: NdrComposer, settings: &Settings) -> Worker {
+    fn new(spool: Spool, composer: ComposerHandle, settings: &Settings) -> Worker {
         gauge!("copyist_relay_up").set(1.0);
         gauge!("copyist_relay_takes_nothing").set(0.0);
         Worker {
             spool,
-            compose_ndr,
+            composer,
             slots: Arc::new(Semaphore::new(settings.relay.connections)),
-            unwritten: Arc::new(Semaphore::new(UNWRITTEN)),
+            unrecorded: Arc::new(Semaphore::new(MAX_UNRECORDED)),
             pool: Arc::new(Pool::new(settings.relay.clone())),
             freed: Arc::default(),
             pace: Arc::new(Mutex::new(Pace::new(settings.relay.connections))),
             refusals: Arc::default(),
             ready: VecDeque::new(),
-            mended: None,
-            looked_for_refused: None,
-            is_fault_recorded: false,
+            misdated_checked: None,
+            outage_checked: None,
+            is_outage_recorded: false,
         }
     }
 
@@ -187,48 +181,48 @@ impl Worker {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over what the process before this one, or another relay, left behind: that the relay
-    /// refuses everything.
-    async fn recall(&self) {
+    /// Restores, after a start, that the relay rejects everything.
+    async fn restore_outage(&self) {
         match self.spool.is_relay_refusing().await {
             Ok(true) => *self.refusals() = Refusals::known(),
             Ok(false) => {}
-            Err(cause) => error!("cannot read whether the relay refuses everything: {cause}"),
+            Err(cause) => error!("cannot read whether the relay rejects everything: {cause}"),
         }
     }
 
-    /// Tells NDR addresses, once a day each, of what waits since the relay refuses everything.
-    async fn tell_of_refusals(&mut self, compose: &DigestComposer) {
+    /// Queues one digest a day for each NDR address about items that wait because the relay rejects
+    /// everything.
+    async fn queue_outage_digests(&mut self) {
         let (is_fault, is_over) = {
             let mut refusals = self.refusals();
             (refusals.is_fault(), refusals.take_over())
         };
         if is_over && let Err(cause) = self.spool.clear_relay_refusing().await {
-            error!("cannot record that the relay takes items again: {cause}");
+            error!("cannot record that the relay accepts items again: {cause}");
         }
         if !is_fault {
-            self.looked_for_refused = None;
-            self.is_fault_recorded = false;
+            self.outage_checked = None;
+            self.is_outage_recorded = false;
             return;
         }
-        if !self.is_fault_recorded {
+        if !self.is_outage_recorded {
             match self.spool.set_relay_refusing(SystemTime::now()).await {
-                Ok(()) => self.is_fault_recorded = true,
-                Err(cause) => error!("cannot record that the relay refuses everything: {cause}"),
+                Ok(()) => self.is_outage_recorded = true,
+                Err(cause) => error!("cannot record that the relay rejects everything: {cause}"),
             }
         }
-        // All of the queue is looked at.
-        let looked = self.looked_for_refused;
-        if looked.is_none_or(|at| at.elapsed() >= LOOK_FOR_REFUSED) {
-            self.looked_for_refused = Some(Instant::now());
+        // This reads the whole queue.
+        let looked = self.outage_checked;
+        if looked.is_none_or(|at| at.elapsed() >= OUTAGE_INTERVAL) {
+            self.outage_checked = Some(Instant::now());
             let due = self.spool.outage_digests(EVERYTHING, SystemTime::now());
-            tell_digests(&self.spool, due.await, compose).await;
+            queue_digests(&self.spool, due.await, &self.composer).await;
         }
     }
 
-    /// Starts what is due, as far as there are slots. Gives how long to wait for more; `None`: for
-    /// a slot.
-    async fn start_due(&mut self, retry: Retry, under_way: &TaskTracker) -> Option<Duration> {
+    /// Starts attempts for due items as far as there are slots. Returns the wait until more are
+    /// due; `None` to wait for a slot.
+    async fn start_due(&mut self, retry: Retry, attempts: &TaskTracker) -> Option<Duration> {
         let now = Instant::now();
         let (reach, window) = {
             let pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
@@ -239,79 +233,80 @@ impl Worker {
             Reach::Up => (window.saturating_sub(busy), true),
             Reach::Down { again, .. } if again > now => {
                 self.ready.drain(..).for_each(|id| self.spool.unclaim(&id));
-                return Some(again.duration_since(now).min(LOOK_AGAIN));
+                return Some(again.duration_since(now).min(POLL_INTERVAL));
             }
-            // One item finds out whether it is back.
+            // One item probes whether the relay is back.
             Reach::Down { .. } => (usize::from(busy == 0), false),
         };
-        let limit = up_to.min(self.unwritten.available_permits());
+        let limit = up_to.min(self.unrecorded.available_permits());
         if limit == 0 {
             return None;
         }
-        // Nothing is read ahead for a relay that is away: an operator may drop it meanwhile.
-        let most = if is_up { limit.max(AHEAD) } else { limit };
+        // Nothing is claimed ahead for an unreachable relay: an operator may drop the item
+        // meanwhile.
+        let most = if is_up { limit.max(CLAIM_AHEAD) } else { limit };
         if self.ready.len() < limit
             && let Err(cause) = self.claim(retry, most).await
         {
-            error!("what is due cannot be read: {cause}");
-            return Some(REST);
+            error!("cannot read due items from the spool: {cause}");
+            return Some(ERROR_PAUSE);
         }
         let mut started = 0;
         while started < limit
             && let Ok(slot) = self.slots.clone().try_acquire_owned()
-            && let Ok(unwritten) = self.unwritten.clone().try_acquire_owned()
+            && let Ok(unrecorded) = self.unrecorded.clone().try_acquire_owned()
             && let Some(id) = self.ready.pop_front()
         {
-            self.start(id, (slot, unwritten), retry, under_way);
+            self.start(id, (slot, unrecorded), retry, attempts);
             started += 1;
         }
         match started {
             0 => Some(self.until_next_due().await),
             _ if started == limit => None,
-            // Each that ends has it looked for more.
-            _ => Some(LOOK_AGAIN),
+            // Each attempt that ends triggers another look.
+            _ => Some(POLL_INTERVAL),
         }
     }
 
-    /// Delivers one item, and says so when its slot is free again, and when it is all done.
+    /// Starts the attempt for one item; notifies when its slot is free and when its result is
+    /// recorded.
     fn start(
         &self,
         id: ItemId,
-        (slot, unwritten): (OwnedSemaphorePermit, OwnedSemaphorePermit),
+        (slot, unrecorded): (OwnedSemaphorePermit, OwnedSemaphorePermit),
         retry: Retry,
-        under_way: &TaskTracker,
+        attempts: &TaskTracker,
     ) {
         let attempt = Attempt {
             spool: self.spool.clone(),
             pool: self.pool.clone(),
-            compose_ndr: self.compose_ndr.clone(),
+            composer: self.composer.clone(),
             pace: self.pace.clone(),
             refusals: self.refusals.clone(),
             retry,
         };
         let freed = self.freed.clone();
-        under_way.spawn(async move {
+        attempts.spawn(async move {
             let work = async {
-                let came_to = attempt.deliver(&id).await;
+                let result = attempt.deliver(&id).await;
                 drop(slot);
                 freed.notify_one();
-                if let Some(result) = came_to {
+                if let Some(result) = result {
                     attempt.record(&id, result).await;
                 }
             };
             if AssertUnwindSafe(work).catch_unwind().await.is_err() {
-                // A fault of ours, told by the panic's own message. The item must not stay claimed
-                // for it.
-                tokio::time::sleep(REST).await;
+                // A bug, reported by the panic message. The item must not stay claimed.
+                tokio::time::sleep(ERROR_PAUSE).await;
                 attempt.spool.unclaim(&id);
             }
-            drop(unwritten);
+            drop(unrecorded);
             freed.notify_one();
         });
     }
 
-    /// Claims what is due by the schedule, and now and then what a clock that was wrong would have
-    /// wait for ever.
+    /// Claims items that are due, and from time to time items that a wrong clock dated too far in
+    /// the future.
     async fn claim(&mut self, retry: Retry, most: usize) -> Result<(), SpoolError> {
         let now = SystemTime::now();
         let limit = most - self.ready.len();
@@ -319,9 +314,16 @@ impl Worker {
         let is_all = due.len() < limit;
         self.spool.prefetch(&due).await;
         self.ready.extend(due);
-        if is_all && self.mended.is_none_or(|at| at.elapsed() >= LOOK_AGAIN) {
-            self.mended = Some(Instant::now());
-            let late = self.spool.claim_misdated(latest(retry, now), AHEAD).await?;
+        if is_all
+            && self
+                .misdated_checked
+                .is_none_or(|at| at.elapsed() >= POLL_INTERVAL)
+        {
+            self.misdated_checked = Some(Instant::now());
+            let late = self
+                .spool
+                .claim_misdated(latest(retry, now), CLAIM_AHEAD)
+                .await?;
             self.ready.extend(late);
         }
         Ok(())
@@ -330,69 +332,69 @@ impl Worker {
     async fn until_next_due(&self) -> Duration {
         match self.spool.next_due().await {
             Ok(Some(due)) => match due.duration_since(SystemTime::now()) {
-                Ok(wait) => wait.min(LOOK_AGAIN),
-                // It is being worked on.
-                Err(_) => LOOK_AGAIN,
+                Ok(wait) => wait.min(POLL_INTERVAL),
+                // An attempt is in progress.
+                Err(_) => POLL_INTERVAL,
             },
-            Ok(None) | Err(_) => LOOK_AGAIN,
+            Ok(None) | Err(_) => POLL_INTERVAL,
         }
     }
 }
 
-/// One item's turn.
+/// One delivery attempt.
 struct Attempt {
     spool: Spool,
     pool: Arc<Pool>,
-    compose_ndr: NdrComposer,
+    composer: ComposerHandle,
     pace: Arc<Mutex<Pace>>,
     refusals: Arc<Mutex<Refusals>>,
     retry: Retry,
 }
 
 impl Attempt {
-    /// What there is to be written down of it.
+    /// Sends the item; returns the result to record.
     async fn deliver(&self, id: &ItemId) -> Option<DeliveryResult> {
-        let owed = match self.spool.load(id).await {
-            Ok(owed) => owed,
-            // Set aside by now, or dropped by an operator: it is not due any more.
+        let queued = match self.spool.load(id).await {
+            Ok(queued) => queued,
+            // Set aside or dropped meanwhile: no longer due.
             Err(SpoolError::SetAside { .. } | SpoolError::Unknown(_)) => {
                 self.spool.unclaim(id);
                 return None;
             }
             Err(cause) => {
-                error!(item = %id, "cannot be read: {cause}");
-                tokio::time::sleep(REST).await;
+                error!(item = %id, "cannot read the item from the spool: {cause}");
+                tokio::time::sleep(ERROR_PAUSE).await;
                 self.spool.unclaim(id);
                 return None;
             }
         };
         let sent = self
             .pool
-            .send(&owed.item, &owed.original, &owed.waiting)
+            .send(&queued.item, &queued.original, &queued.waiting)
             .await;
         Some(match sent {
-            Ok(fates) => {
-                self.reached();
-                self.judge(&owed, fates)
+            Ok(replies) => {
+                self.record_reached();
+                self.evaluate(&queued, replies)
             }
-            Err(unreached) => self.put_off(&owed, &unreached),
+            Err(error) => self.defer_unreached(&queued, &error),
         })
     }
 
-    /// What the relay said becomes what is written down.
-    fn judge(&self, owed: &QueuedItem, fates: Vec<Fate>) -> DeliveryResult {
-        let (id, relay) = (owed.id(), self.pool.settings.name());
+    /// Turns the relay's replies into the result to record.
+    fn evaluate(&self, queued: &QueuedItem, replies: Vec<RecipientOutcome>) -> DeliveryResult {
+        let (id, relay) = (queued.id(), self.pool.settings.name());
         let now = SystemTime::now();
-        let fates = self.believed(owed, fates);
+        let replies = self.defer_if_outage(queued, replies);
         let mut refusals = Vec::new();
         let mut outcomes = Vec::new();
-        for (address, fate) in owed.waiting.iter().zip(fates) {
-            let outcome = match fate {
-                Fate::Delivered => {
-                    info!(item = %id, to = %address, kind = owed.item.kind.name(), "delivered");
+        for (address, reply_outcome) in queued.waiting.iter().zip(replies) {
+            let outcome = match reply_outcome {
+                RecipientOutcome::Delivered => {
+                    info!(item = %id, to = %address, kind = queued.item.kind.name(), "delivered");
                     DeliveryOutcome::Delivered
                 }
-                Fate::Later(said) if is_too_late(owed, now) => {
+                RecipientOutcome::Deferred(said) if is_expired(queued, now) => {
                     // 4.4.7: delivery time expired (RFC 3463 section 3.5).
                     let reply = Reply::new(550, Enhanced(4, 4, 7), said.clone());
                     refusals.push(Refusal {
@@ -402,11 +404,11 @@ impl Attempt {
                     });
                     DeliveryOutcome::Refused(said)
                 }
-                Fate::Later(said) => {
-                    warn!(item = %id, to = %address, attempt = owed.attempts + 1, "not delivered yet: {said}");
+                RecipientOutcome::Deferred(said) => {
+                    warn!(item = %id, to = %address, attempt = queued.attempts + 1, "deferred: {said}");
                     DeliveryOutcome::Deferred(said)
                 }
-                Fate::Refused(reply) => {
+                RecipientOutcome::Rejected(reply) => {
                     let said = reply.to_string();
                     refusals.push(Refusal {
                         address: address.clone(),
@@ -418,23 +420,24 @@ impl Attempt {
             };
             outcomes.push((address.clone(), outcome));
         }
-        let ndr = self.tell(owed, &refusals, &mut outcomes, now);
+        let ndr = self.compose_ndr(queued, &refusals, &mut outcomes, now);
         for (_, outcome) in &outcomes {
-            counter!("copyist_deliveries_total", "outcome" => word(outcome)).increment(1);
+            counter!("copyist_deliveries_total", "outcome" => metric_label(outcome)).increment(1);
         }
         DeliveryResult {
             outcomes,
-            next_attempt: next_attempt(self.retry, owed.attempts + 1, now, jitter()),
+            next_attempt: next_attempt(self.retry, queued.attempts + 1, now, jitter()),
             ndr,
-            ndr_limit: ndr_limit(owed.item.kind),
+            ndr_limit: ndr_limit(queued.item.kind),
             relay_reached: true,
         }
     }
 
-    /// The NDR about what was refused. What nobody can be told about is dead, and stays.
-    fn tell(
+    /// Composes the NDR about rejected recipients. Without an NDR address they become dead letters,
+    /// which are kept.
+    fn compose_ndr(
         &self,
-        owed: &QueuedItem,
+        queued: &QueuedItem,
         refusals: &[Refusal],
         outcomes: &mut [(Address, DeliveryOutcome)],
         now: SystemTime,
@@ -442,32 +445,36 @@ impl Attempt {
         if refusals.is_empty() {
             return None;
         }
-        let id = owed.id();
+        let id = queued.id();
         let refused = |outcome: &DeliveryOutcome| matches!(outcome, DeliveryOutcome::Refused(_));
-        let Some(ndr_address) = owed
+        let Some(ndr_address) = queued
             .item
             .ndr
             .as_ref()
-            .filter(|_| owed.item.kind != Kind::Ndr)
+            .filter(|_| queued.item.kind != Kind::Ndr)
         else {
             for (address, outcome) in outcomes.iter_mut().filter(|(_, outcome)| refused(outcome)) {
                 if let DeliveryOutcome::Refused(said) = outcome {
-                    error!(item = %id, to = %address, "dead letter, kept until somebody decides: {said}");
+                    error!(item = %id, to = %address, "dead letter, kept for the operator: {said}");
                     counter!("copyist_dead_letters_total").increment(1);
                     *outcome = DeliveryOutcome::Dead(said.clone());
                 }
             }
             return None;
         };
-        match (self.compose_ndr)(&owed.item, ndr_address, &owed.original, refusals, now) {
+        match self
+            .composer
+            .load()
+            .ndr(&queued.item, ndr_address, &queued.original, refusals, now)
+        {
             Ok(ndr) => {
                 for Refusal { address, reply, .. } in refusals {
-                    warn!(item = %id, to = %address, ndr_to = %ndr_address, "refused for good: {reply}");
+                    warn!(item = %id, to = %address, ndr_to = %ndr_address, "rejected by the relay: {reply}");
                 }
                 Some(ndr)
             }
             Err(cause) => {
-                error!(item = %id, "the NDR cannot be written, so the refusal does not count yet: {cause}");
+                error!(item = %id, "cannot compose the NDR, keeping the item queued: {cause}");
                 for (_, outcome) in outcomes.iter_mut().filter(|(_, outcome)| refused(outcome)) {
                     if let DeliveryOutcome::Refused(said) = outcome {
                         *outcome = DeliveryOutcome::Deferred(said.clone());
@@ -478,41 +485,47 @@ impl Attempt {
         }
     }
 
-    /// What the relay said, but for refusals that are no word about any recipient: those wait.
-    fn believed(&self, owed: &QueuedItem, fates: Vec<Fate>) -> Vec<Fate> {
+    /// Defers rejections that are not about the recipients, because the relay rejects everything.
+    fn defer_if_outage(
+        &self,
+        queued: &QueuedItem,
+        replies: Vec<RecipientOutcome>,
+    ) -> Vec<RecipientOutcome> {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        let answers = owed.waiting.iter().zip(&fates);
+        let answers = queued.waiting.iter().zip(&replies);
         let relay = self.pool.settings.name();
-        let item = (owed.id(), owed.item.kind);
+        let item = (queued.id(), queued.item.kind);
         if !refusals.note(item, answers, Instant::now(), &relay) {
-            return fates;
+            return replies;
         }
-        let wait = |fate| match fate {
-            Fate::Refused(reply) => Fate::Later(format!("{EVERYTHING}{reply}")),
-            fate => fate,
+        let wait = |reply_outcome| match reply_outcome {
+            RecipientOutcome::Rejected(reply) => {
+                RecipientOutcome::Deferred(format!("{EVERYTHING}{reply}"))
+            }
+            reply_outcome => reply_outcome,
         };
-        fates.into_iter().map(wait).collect()
+        replies.into_iter().map(wait).collect()
     }
 
-    fn reached(&self) {
+    fn record_reached(&self) {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(failures) = pace.reached(Instant::now(), self.pool.open_connections()) {
             gauge!("copyist_relay_up").set(1.0);
             info!(
-                "relay {} answers again after {failures} failures",
+                "relay {} reachable again after {failures} failures",
                 self.pool.settings.name()
             );
         }
     }
 
-    /// The relay was not reached. That is nobody's fault among the items: this one is due again as
-    /// soon as the relay is tried again.
-    fn put_off(&self, owed: &QueuedItem, unreached: &RelayError) -> DeliveryResult {
+    /// Defers an item because the relay was not reached, which says nothing about the item: it is
+    /// due as soon as the relay is tried again.
+    fn defer_unreached(&self, queued: &QueuedItem, unreached: &RelayError) -> DeliveryResult {
         let now = SystemTime::now();
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         if pace.failed(Instant::now(), self.pool.open_connections()) {
             gauge!("copyist_relay_up").set(0.0);
-            warn!("{unreached}; what is owed waits, and the relay is tried again");
+            warn!("{unreached}; items stay queued, and the relay is tried again");
         }
         let outcome = |address: &Address| {
             (
@@ -521,7 +534,7 @@ impl Attempt {
             )
         };
         DeliveryResult {
-            outcomes: owed.waiting.iter().map(outcome).collect(),
+            outcomes: queued.waiting.iter().map(outcome).collect(),
             next_attempt: now,
             ndr: None,
             ndr_limit: None,
@@ -529,8 +542,8 @@ impl Attempt {
         }
     }
 
-    /// Writes it down, again and again if need be: an item whose delivery is not written down would
-    /// be sent again and again instead. A spool that has failed ends the process, and with it this.
+    /// Records the result, repeatedly if need be: otherwise the item would be sent again and again.
+    /// A failed spool ends the process, and with it this loop.
     async fn record(&self, id: &ItemId, result: DeliveryResult) {
         loop {
             let recorded = self
@@ -538,28 +551,30 @@ impl Attempt {
                 .record(id, result.clone(), SystemTime::now())
                 .await;
             match recorded {
-                Ok(recorded) => return told(id, &result, recorded),
-                Err(cause) => error!(item = %id, "what came of it cannot be written down: {cause}"),
+                Ok(recorded) => return log_ndr(id, &result, recorded),
+                Err(cause) => {
+                    error!(item = %id, "cannot record the delivery result: {cause}; the report may be sent twice")
+                }
             }
             if self.spool.is_failed() {
                 return;
             }
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep(ERROR_PAUSE).await;
         }
     }
 }
 
-/// How many NDRs about items of this kind one address gets within an hour, before the rest is told
-/// by a digest. The sender of a message hears of each recipient that it did not reach.
+/// Returns the limit of NDRs per hour about items of this kind; further failures go into a digest.
+/// The sender of a message gets an NDR about each recipient.
 fn ndr_limit(kind: Kind) -> Option<u32> {
     match kind {
-        Kind::Report | Kind::Copy => Some(NDRS_WITHIN_AN_HOUR),
+        Kind::Report | Kind::Copy => Some(NDRS_PER_HOUR),
         Kind::Version | Kind::Ndr => None,
     }
 }
 
-/// Says how a refusal is told.
-fn told(id: &ItemId, result: &DeliveryResult, recorded: NdrStatus) {
+/// Logs how a rejection is reported.
+fn log_ndr(id: &ItemId, result: &DeliveryResult, recorded: NdrStatus) {
     let Some(ndr) = &result.ndr else { return };
     let refused = result.outcomes.iter();
     let refused = refused.filter(|(_, outcome)| matches!(outcome, DeliveryOutcome::Refused(_)));
@@ -569,22 +584,24 @@ fn told(id: &ItemId, result: &DeliveryResult, recorded: NdrStatus) {
         counter!("copyist_refusals_collected_total").increment(refused);
         error!(
             item = %id, refused,
-            "no NDR, there were {NDRS_WITHIN_AN_HOUR} within the hour: kept as a dead letter, and a digest will tell"
+            "dead letter without an NDR, since {NDRS_PER_HOUR} were sent within the hour; a digest follows"
         );
     } else if recorded == NdrStatus::Queued {
         counter!("copyist_ndrs_total").increment(1);
-        info!(item = %id, ndr = %ndr.id, "the NDR is owed");
+        info!(item = %id, ndr = %ndr.id, "NDR queued");
     }
 }
 
-/// Whether somebody's mail waits for longer than its sender may be left without news (RFC 5321
-/// section 4.5.4.1). What is journaled waits for ever.
-fn is_too_late(owed: &QueuedItem, now: SystemTime) -> bool {
-    let waited = now.duration_since(owed.received).unwrap_or_default();
-    owed.item.kind == Kind::Version && waited > VERSION_WAITS && owed.attempts >= VERSION_TRIES
+/// Whether a version of a message is expired (RFC 5321 section 4.5.4.1). Reports and copies never
+/// expire.
+fn is_expired(queued: &QueuedItem, now: SystemTime) -> bool {
+    let waited = now.duration_since(queued.received).unwrap_or_default();
+    queued.item.kind == Kind::Version
+        && waited > VERSION_LIFETIME
+        && queued.attempts >= MIN_VERSION_ATTEMPTS
 }
 
-fn word(outcome: &DeliveryOutcome) -> &'static str {
+fn metric_label(outcome: &DeliveryOutcome) -> &'static str {
     match outcome {
         DeliveryOutcome::Delivered => "delivered",
         DeliveryOutcome::Deferred(_) => "waiting",
@@ -593,7 +610,7 @@ fn word(outcome: &DeliveryOutcome) -> &'static str {
     }
 }
 
-/// From 0 to 1; the middle where the system has no random numbers, since this is no secret.
+/// Returns a random number from 0 to 1, or 0.5 if the system has none: it need not be secret.
 fn jitter() -> f64 {
     let mut bytes = [0; 4];
     match SystemRandom::new().fill(&mut bytes) {

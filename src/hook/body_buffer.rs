@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use tracing::warn;
 
 use crate::mail::{Content, LimitExceeded, Reply};
-use crate::pipeline::{Memory, Room};
+use crate::pipeline::{MemoryBudget, MemoryReservation};
 use crate::spool::{IncomingBody, Spool};
 
 /// The part of a message received so far.
@@ -14,7 +14,7 @@ use crate::spool::{IncomingBody, Spool};
 pub(super) struct BodyBuffer {
     storage: BodyStorage,
     /// Reservation for its bytes in memory.
-    room: Option<Room>,
+    room: Option<MemoryReservation>,
 }
 
 #[derive(Debug, Default)]
@@ -36,11 +36,11 @@ enum BodyStorage {
 
 impl BodyBuffer {
     /// Waits for memory to be reserved; returns `false` if none became free in time.
-    pub(super) async fn reserve(&mut self, memory: &Memory, bytes: usize) -> bool {
-        match memory.room(bytes).await {
+    pub(super) async fn reserve(&mut self, memory: &MemoryBudget, bytes: usize) -> bool {
+        match memory.reserve(bytes).await {
             Some(more) => {
                 self.room = Some(match self.room.take() {
-                    Some(room) => room.with(more),
+                    Some(room) => room.merge(more),
                     None => more,
                 });
                 true
@@ -50,7 +50,7 @@ impl BodyBuffer {
     }
 
     /// Appends one chunk.
-    pub(super) async fn append(&mut self, piece: Bytes, spool: &Spool, memory: &Memory) {
+    pub(super) async fn append(&mut self, piece: Bytes, spool: &Spool, memory: &MemoryBudget) {
         self.storage = match std::mem::take(&mut self.storage) {
             BodyStorage::Empty => match spool.new_body().await {
                 Ok(incoming) => {
@@ -79,8 +79,8 @@ impl BodyBuffer {
         mut self,
         last: Bytes,
         spool: &Spool,
-        memory: &Memory,
-    ) -> Result<(Content, Option<Room>), Reply> {
+        memory: &MemoryBudget,
+    ) -> Result<(Content, Option<MemoryReservation>), Reply> {
         if let BodyStorage::Empty = self.storage {
             return Ok((Content::Memory(last), self.room));
         }
@@ -94,7 +94,9 @@ impl BodyBuffer {
                 all: incoming.finish(),
             },
             BodyStorage::Memory(kept) => Content::Memory(kept.freeze()),
-            BodyStorage::Empty | BodyStorage::Failed => return Err(LimitExceeded::Memory.reply()),
+            BodyStorage::Empty | BodyStorage::Failed => {
+                return Err(LimitExceeded::Memory.reply());
+            }
         };
         Ok((content, self.room))
     }
@@ -106,7 +108,7 @@ impl BodyBuffer {
         mut incoming: IncomingBody,
         beginning: Bytes,
         piece: Bytes,
-        memory: &Memory,
+        memory: &MemoryBudget,
     ) -> BodyStorage {
         let writing = tokio::task::spawn_blocking(move || {
             let written = incoming.append(&piece);
@@ -145,7 +147,7 @@ impl BodyBuffer {
         &mut self,
         mut kept: BytesMut,
         piece: &[u8],
-        memory: &Memory,
+        memory: &MemoryBudget,
     ) -> BodyStorage {
         if !self.reserve(memory, piece.len()).await {
             return BodyStorage::Failed;
@@ -172,7 +174,10 @@ mod tests {
         (dir, spool)
     }
 
-    async fn arrive(spool: &Spool, memory: &Memory) -> Result<(Content, Option<Room>), Reply> {
+    async fn arrive(
+        spool: &Spool,
+        memory: &MemoryBudget,
+    ) -> Result<(Content, Option<MemoryReservation>), Reply> {
         let [first, second, last] = pieces();
         let mut buffer = BodyBuffer::default();
         buffer.append(first, spool, memory).await;
@@ -183,7 +188,7 @@ mod tests {
     #[tokio::test]
     async fn a_large_message_is_on_disk_and_takes_no_memory() {
         let (_dir, spool) = spool();
-        let memory = Memory::new(PIECE);
+        let memory = MemoryBudget::new(PIECE);
         let (content, _room) = arrive(&spool, &memory).await.expect("arrived");
         assert!(matches!(content, Content::Stored { .. }), "{content:?}");
         assert_eq!(content.beginning(), &pieces()[0]);
@@ -195,7 +200,7 @@ mod tests {
     async fn what_the_disk_does_not_take_stays_in_memory_as_far_as_there_is_any() {
         let (dir, spool) = spool();
         std::fs::remove_dir(dir.path().join("spool/bodies")).expect("empty");
-        let memory = Memory::new(4 * PIECE);
+        let memory = MemoryBudget::new(4 * PIECE);
         let (content, room) = arrive(&spool, &memory).await.expect("arrived");
         assert!(matches!(content, Content::Memory(_)), "{content:?}");
         assert_eq!(content.read().expect("readable"), pieces().concat());
@@ -208,7 +213,7 @@ mod tests {
     async fn what_neither_takes_is_deferred() {
         let (dir, spool) = spool();
         std::fs::remove_dir(dir.path().join("spool/bodies")).expect("empty");
-        let memory = Memory::new(2 * PIECE);
+        let memory = MemoryBudget::new(2 * PIECE);
         let refused = arrive(&spool, &memory).await.expect_err("refused");
         assert_eq!(refused.code, 452);
         assert_eq!(memory.in_flight(), 0, "nothing stays accounted for");

@@ -21,7 +21,7 @@ use crate::milter::{
     self, Actions, Agreement, ConnectionError, Edit, Handler, Macros, MessageAnswer,
     MessageDecision, PartialTransaction, Path, Peer, RecipientAnswer, Requirements, Transaction,
 };
-use crate::pipeline::{Admitted, Changes, Hook, Pipeline, Verdict};
+use crate::pipeline::{ChangeSupport, Changes, Pipeline, RecipientChecks};
 use crate::policy::{Admission, Guard};
 
 use super::Listener;
@@ -39,7 +39,7 @@ const EDIT_ACTIONS: Actions = Actions::from_bits(
     Actions::CHANGE_BODY.bits() | Actions::CHANGE_HEADERS.bits() | Actions::ADD_HEADERS.bits(),
 );
 
-/// Accepts connections until `shutdown`. `side` fixes the senders' side, if set. Each admitted
+/// Accepts connections until `shutdown`. `side` fixes the senders' side, if set. Each recipient_checks
 /// connection is served by a task of `sessions`, which the caller waits for.
 pub async fn serve(
     listener: Listener,
@@ -107,8 +107,8 @@ struct MilterSession {
     answers_recipients: bool,
     /// The negotiated protocol and actions.
     agreement: Option<Agreement>,
-    /// What is known of the recipients of the message under way.
-    admitted: Admitted,
+    /// The recipient checks of the current message.
+    recipient_checks: RecipientChecks,
     /// The part of the current message received so far.
     body_buffer: BodyBuffer,
     /// Its slot among the open connections.
@@ -122,15 +122,15 @@ impl MilterSession {
         slot: Arc<ConnectionSlot>,
     ) -> MilterSession {
         let pipeline = pipelines.load_full();
-        let answers_recipients = pipeline.rules.journal_guard != Guard::Off;
-        let admitted = pipeline.begin();
+        let answers_recipients = pipeline.ruleset.rules.journal_guard != Guard::Off;
+        let recipient_checks = pipeline.begin();
         MilterSession {
             pipelines,
             pipeline,
             side,
             answers_recipients,
             agreement: None,
-            admitted,
+            recipient_checks,
             body_buffer: BodyBuffer::default(),
             slot,
         }
@@ -138,7 +138,7 @@ impl MilterSession {
 
     /// Returns what to negotiate with the MTA: no more than the settings need.
     fn requirements(&self) -> Requirements {
-        let text = &self.pipeline.text;
+        let text = &self.pipeline.ruleset.text;
         let actions = match (text.is_empty(), text.split_mixed) {
             // To remove Copyist's own header fields from external mail.
             (true, _) => Actions::CHANGE_HEADERS,
@@ -158,7 +158,13 @@ impl MilterSession {
         let written = match (Address::parse(&path.address), &mta) {
             (Err(AddressError::Unqualified(_)), Some(mta)) => Ok(mta.clone()),
             (Err(AddressError::Unqualified(_) | AddressError::Malformed(_)), _) => {
-                let default = self.pipeline.rules.organization.names.default_domain();
+                let default = self
+                    .pipeline
+                    .ruleset
+                    .rules
+                    .organization
+                    .names
+                    .default_domain();
                 let read = parse_path(&path.address, default.unwrap_or("localhost"));
                 read.or_else(|error| mta.clone().ok_or(error))
             }
@@ -223,10 +229,15 @@ impl MilterSession {
             .map_err(|error| bad_recipient(&error))?;
         let admission = self
             .pipeline
-            .admit(&envelope, &written, mta.as_ref(), &mut self.admitted)
+            .check_recipient(
+                &envelope,
+                &written,
+                mta.as_ref(),
+                &mut self.recipient_checks,
+            )
             .await?;
         if admission == Admission::Provisional {
-            self.admitted.provisional.push(written);
+            self.recipient_checks.provisional.push(written);
         }
         Ok(())
     }
@@ -239,43 +250,44 @@ impl MilterSession {
             recipients: &transaction.recipients,
             macros: &transaction.macros,
         })?;
-        let (spool, memory) = (&self.pipeline.spool, &self.pipeline.memory);
+        let (spool, memory) = (
+            &self.pipeline.services.spool,
+            &self.pipeline.services.memory,
+        );
         let arrived = std::mem::take(&mut self.body_buffer);
         // The reservation is held until the message is decided.
         let (content, _room) = arrived.finish(transaction.message, spool, memory).await?;
         let message = Message::with_header(content, transaction.header);
         // An abort may have left recipients of another message here.
-        self.admitted
+        self.recipient_checks
             .provisional
             .retain(|address| envelope.recipient_addresses().any(|known| known == address));
         let now = SystemTime::now();
-        let said = Said {
+        let support = MilterSupport {
             agreement: self.agreement,
             recipients: &transaction.recipients,
         };
-        let verdict = self
+        let changes = self
             .pipeline
-            .process(&envelope, &message, &self.admitted, &said, now);
-        match verdict.await {
-            Verdict::Accept(changes) => Ok(edits(&message, &changes, &transaction.recipients)),
-            Verdict::Refuse(reply) => Err(reply),
-        }
+            .process(&envelope, &message, &self.recipient_checks, &support, now)
+            .await?;
+        Ok(edits(&message, &changes, &transaction.recipients))
     }
 }
 
-/// What can be said about one message.
-struct Said<'a> {
+/// The changes that the negotiated milter actions allow.
+struct MilterSupport<'a> {
     agreement: Option<Agreement>,
     recipients: &'a [Path],
 }
 
-impl Hook for Said<'_> {
-    fn can_make(&self, message: &Message, changes: &Changes) -> Result<(), String> {
+impl ChangeSupport for MilterSupport<'_> {
+    fn check(&self, message: &Message, changes: &Changes) -> Result<(), String> {
         let edits = edits(message, changes, self.recipients);
         match &self.agreement {
             _ if edits.is_empty() => Ok(()),
             Some(agreement) => milter::check_edits(&edits, agreement).map_err(|e| e.to_string()),
-            None => Err("nothing was agreed on with the MTA".into()),
+            None => Err("no actions were negotiated with the MTA".into()),
         }
     }
 }
@@ -289,7 +301,7 @@ impl Handler for MilterSession {
     /// Loads the current pipeline, which serves this message to its end.
     fn begin_message(&mut self) {
         self.pipeline = self.pipelines.load_full();
-        self.admitted = self.pipeline.begin();
+        self.recipient_checks = self.pipeline.begin();
     }
 
     async fn check_recipient(
@@ -315,13 +327,15 @@ impl Handler for MilterSession {
     }
 
     async fn reserve_memory(&mut self, bytes: usize) -> bool {
-        self.body_buffer.reserve(&self.pipeline.memory, bytes).await
+        self.body_buffer
+            .reserve(&self.pipeline.services.memory, bytes)
+            .await
     }
 
     async fn take_chunk(&mut self, piece: Bytes) {
         let pipeline = &self.pipeline;
         self.body_buffer
-            .append(piece, &pipeline.spool, &pipeline.memory)
+            .append(piece, &pipeline.services.spool, &pipeline.services.memory)
             .await;
     }
 

@@ -9,7 +9,7 @@ use super::{ListenAddress, UnixSocketSettings};
 use crate::deliver::Tls;
 use crate::mail;
 use crate::mail::Side;
-use crate::pipeline::Memory;
+use crate::pipeline::MemoryBudget;
 use crate::smtp::BareLineBreaks;
 
 /// Settings of the hooks.
@@ -130,7 +130,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections: 1000,
-            memory: Memory::DEFAULT,
+            memory: MemoryBudget::DEFAULT,
             connection: mail::Limits::DEFAULT,
         }
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 
 use super::digest::{self, BodyDigest};
@@ -19,13 +20,34 @@ use super::{
 use crate::mail::{
     Address, BodyFormat, BodyKind, Content, Envelope, Fields, Message, Recipient, Summary,
 };
-use crate::policy::{self, Direction, Format, Plan, Trouble};
+use crate::policy::{self, Direction, Format, InvalidTarget, Plan};
 
 /// Writes reports, copies and NDRs, and knows its own again.
 #[derive(Clone)]
 pub struct Composer {
     settings: Settings,
     key: Key,
+}
+
+/// The composer in use; a reload replaces it. Clones share it.
+#[derive(Clone)]
+pub struct ComposerHandle(Arc<ArcSwap<Composer>>);
+
+impl ComposerHandle {
+    /// Creates a handle to a composer.
+    pub fn new(composer: Composer) -> ComposerHandle {
+        ComposerHandle(Arc::new(ArcSwap::from_pointee(composer)))
+    }
+
+    /// Returns the current composer.
+    pub fn load(&self) -> Guard<Arc<Composer>> {
+        self.0.load()
+    }
+
+    /// Replaces the composer.
+    pub fn store(&self, composer: Composer) {
+        self.0.store(Arc::new(composer));
+    }
 }
 
 /// Bytes of the header after which no further reason is added.
@@ -54,7 +76,7 @@ struct Subject<'a> {
     message: &'a Message,
     summary: Summary,
     format: BodyFormat,
-    sender_is_ours: bool,
+    from_us: bool,
     now: SystemTime,
 }
 
@@ -76,7 +98,7 @@ impl<'a> Draft<'a> {
     fn about(
         kind: Kind,
         subject: &'a Subject<'_>,
-        copy: &'a policy::Copy,
+        copy: &'a policy::JournalCopy,
     ) -> Result<Draft<'a>, ComposeError> {
         Ok(Draft {
             id: token::new_id()?,
@@ -118,7 +140,7 @@ impl Composer {
             message,
             summary: message.summary(),
             format: BodyFormat::of(message.content())?,
-            sender_is_ours: plan.sender_is_ours,
+            from_us: plan.from_us,
             now,
         };
         let copies = plan.copies.iter().map(|copy| match copy.format {
@@ -127,9 +149,9 @@ impl Composer {
         });
         copies
             .chain(
-                plan.troubles
+                plan.invalid_targets
                     .iter()
-                    .map(|trouble| self.trouble(&subject, trouble)),
+                    .map(|invalid| self.invalid(&subject, invalid)),
             )
             .collect()
     }
@@ -160,7 +182,7 @@ impl Composer {
         let BodyFormat { kind, .. } = BodyFormat::of(message.content())?;
         let mut items = Vec::new();
         for (group, ndr) in groups {
-            for some in group.chunks(policy::MOST_TARGETS) {
+            for some in group.chunks(policy::MAX_TARGETS) {
                 let draft = Draft {
                     id: token::new_id()?,
                     kind: Kind::Version,
@@ -319,7 +341,11 @@ impl Composer {
             || recipients.any(|to| *to == self.settings.report_from)
     }
 
-    fn report(&self, subject: &Subject<'_>, copy: &policy::Copy) -> Result<Item, ComposeError> {
+    fn report(
+        &self,
+        subject: &Subject<'_>,
+        copy: &policy::JournalCopy,
+    ) -> Result<Item, ComposeError> {
         let draft = Draft::about(Kind::Report, subject, copy)?;
         self.around(subject, draft, &copy.expanded())
     }
@@ -331,7 +357,7 @@ impl Composer {
         draft: Draft<'_>,
         expanded: &[(&Address, &Address)],
     ) -> Result<Item, ComposeError> {
-        let (envelope, from_us) = (subject.envelope, subject.sender_is_ours);
+        let (envelope, from_us) = (subject.envelope, subject.from_us);
         let envelope_part = report::envelope_part(
             envelope,
             (subject.message, &subject.summary),
@@ -371,7 +397,11 @@ impl Composer {
     }
 
     /// A plain copy: our fields in front of the original and nothing else.
-    fn copy(&self, subject: &Subject<'_>, copy: &policy::Copy) -> Result<Item, ComposeError> {
+    fn copy(
+        &self,
+        subject: &Subject<'_>,
+        copy: &policy::JournalCopy,
+    ) -> Result<Item, ComposeError> {
         let draft = Draft::about(Kind::Copy, subject, copy)?;
         let mut header = String::new();
         if subject
@@ -397,20 +427,24 @@ impl Composer {
 
     /// An NDR for an attribute value that names nobody, with the report attached that it stands
     /// for.
-    fn trouble(&self, subject: &Subject<'_>, trouble: &Trouble) -> Result<Item, ComposeError> {
+    fn invalid(
+        &self,
+        subject: &Subject<'_>,
+        invalid: &InvalidTarget,
+    ) -> Result<Item, ComposeError> {
         let owed = Draft {
             id: token::new_id()?,
             kind: Kind::Report,
-            direction: trouble.direction,
-            sender: Some(&trouble.ndr),
-            targets: vec![trouble.ndr.clone()],
+            direction: invalid.direction,
+            sender: Some(&invalid.ndr),
+            targets: vec![invalid.ndr.clone()],
             ndr: None,
             subject: &subject.summary.subject,
-            reasons: vec![trouble.to_string()],
+            reasons: vec![invalid.to_string()],
             audience: Audience::Journal,
         };
         let owed = self.around(subject, owed, &[])?;
-        let account = ndr::malformed(trouble, &self.settings.hostname);
+        let account = ndr::malformed(invalid, &self.settings.hostname);
         let attached = Attached {
             prefix: &owed.prefix,
             original: subject.message.content(),
@@ -420,12 +454,12 @@ impl Composer {
         let draft = Draft {
             id: token::new_id()?,
             kind: Kind::Ndr,
-            direction: trouble.direction,
+            direction: invalid.direction,
             sender: None,
-            targets: vec![trouble.ndr.clone()],
+            targets: vec![invalid.ndr.clone()],
             ndr: None,
             subject: &subject.summary.subject,
-            reasons: vec![format!("{}: {trouble}", trouble.ndr)],
+            reasons: vec![format!("{}: {invalid}", invalid.ndr)],
             audience: Audience::Journal,
         };
         self.wrap(draft, &account, &attached, subject.now)
@@ -630,7 +664,7 @@ fn wants_failures(recipient: &Recipient) -> bool {
     })
 }
 
-fn reasons(copy: &policy::Copy) -> Vec<String> {
+fn reasons(copy: &policy::JournalCopy) -> Vec<String> {
     copy.targets
         .iter()
         .flat_map(|(target, reasons)| {

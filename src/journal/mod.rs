@@ -22,7 +22,7 @@ mod seven_bit;
 mod tests;
 mod token;
 
-pub use composer::{ComposeError, Composer};
+pub use composer::{ComposeError, Composer, ComposerHandle};
 pub use fields::is_ours;
 pub use inert::inert;
 pub use item::{Collected, Dsn, Item, ItemId, Kind, Refusal, Undelivered};

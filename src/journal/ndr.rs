@@ -7,7 +7,7 @@ use super::fields::field;
 use super::report::shortened;
 use super::{Collected, Item, Kind, Refusal, Undelivered};
 use crate::mail::{Address, BodyKind, Enhanced, rfc3339};
-use crate::policy::Trouble;
+use crate::policy::InvalidTarget;
 
 /// What an NDR is about: the text for people, and the fields for programs.
 pub(super) struct Account {
@@ -93,7 +93,7 @@ pub(super) fn refused(failed: &Item, refusals: &[Refusal], hostname: &str) -> Ac
 }
 
 /// An attribute names nobody.
-pub(super) fn malformed(trouble: &Trouble, hostname: &str) -> Account {
+pub(super) fn malformed(invalid: &InvalidTarget, hostname: &str) -> Account {
     let text = format!(
         "This is Copyist at {hostname}.\r\n\r\n\
          A message had to be journaled, but the journal target is unusable.\r\n\
@@ -103,21 +103,21 @@ pub(super) fn malformed(trouble: &Trouble, hostname: &str) -> Account {
          What to do: correct it, for example to journal@example.com. Until then\r\n\
          there is a report like this one for each message. (Set directory.fallback_journal\r\n\
          to have them journaled there instead.)\r\n",
-        printable(trouble.dn.as_deref().unwrap_or("the configuration")),
-        match trouble.dn {
+        printable(invalid.dn.as_deref().unwrap_or("the configuration")),
+        match invalid.dn {
             Some(_) => format!(
                 "{} (of {}.journal_attribute)",
-                trouble.attribute, trouble.direction
+                invalid.attribute, invalid.direction
             ),
-            None => trouble.attribute.clone(),
+            None => invalid.attribute.clone(),
         },
         // Shortened as it is written: what is escaped becomes longer.
-        printable(&format!("{:?}", trouble.value)),
-        printable(&trouble.error.to_string()),
+        printable(&format!("{:?}", invalid.value)),
+        printable(&invalid.error.to_string()),
     );
     let mut status = per_message(hostname);
     // 5.1.3: bad destination mailbox address syntax.
-    let value = format!("x-unknown; {}", ascii(&trouble.value));
+    let value = format!("x-unknown; {}", ascii(&invalid.value));
     per_recipient(&mut status, &value, "failed", Enhanced(5, 1, 3));
     Account {
         title: JOURNAL_REPORT,
@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn no_line_about_a_wrong_value_is_longer_than_mail_allows() {
         let value = "\u{1}".repeat(5000);
-        let trouble = Trouble {
+        let invalid = InvalidTarget {
             direction: Direction::Inbound,
             ndr: Address::parse("ndr@corp.example").expect("a valid address"),
             dn: Some(value.clone()),
@@ -364,7 +364,7 @@ mod tests {
             error: Target::parse(&value).expect_err("no target"),
             value,
         };
-        let account = malformed(&trouble, "mx.corp.example");
+        let account = malformed(&invalid, "mx.corp.example");
         for line in account.text.lines().chain(account.status.lines()) {
             assert!(line.len() <= 998, "{} bytes: {line}", line.len());
         }

@@ -45,7 +45,7 @@ impl Outer<'_> {
 pub(super) fn envelope_part(
     envelope: &Envelope,
     (message, summary): (&Message, &Summary),
-    sender_is_ours: bool,
+    from_us: bool,
     expanded: &[(&Address, &Address)],
 ) -> String {
     let mut out = String::new();
@@ -58,7 +58,7 @@ pub(super) fn envelope_part(
         "Sender",
         &sender.map(ToString::to_string).unwrap_or_default(),
     );
-    if sender_is_ours
+    if from_us
         && let (Some(sender), Some(author)) = (sender, author)
         && sender != author
     {
@@ -68,12 +68,12 @@ pub(super) fn envelope_part(
     line(&mut out, "Message-Id", shortened(&summary.message_id));
     let recipients: HashSet<&Address> = envelope.recipient_addresses().collect();
     // What a stranger's header says about To and Cc is not evidence of anything.
-    let [to, cc] = ["To", "Cc"].map(|name| match sender_is_ours {
+    let [to, cc] = ["To", "Cc"].map(|name| match from_us {
         true => message.addressees(name, &recipients),
         false => HashSet::new(),
     });
     let place = |recipient| match () {
-        () if !sender_is_ours => "Recipient",
+        () if !from_us => "Recipient",
         () if to.contains(recipient) => "To",
         () if cc.contains(recipient) => "Cc",
         () => "Bcc",
@@ -96,7 +96,7 @@ pub(super) fn envelope_part(
         }
     }
     // Those of groups that the recipients lead to: by an alias, by an extension.
-    let kind = if sender_is_ours { "Bcc" } else { "Recipient" };
+    let kind = if from_us { "Bcc" } else { "Recipient" };
     for (member, group) in expanded {
         if !recipients.contains(group) {
             line(&mut out, kind, &format!("{member}, Expanded: {group}"));

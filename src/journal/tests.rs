@@ -8,7 +8,7 @@ use mail_parser::{MessageParser, MimeHeaders};
 use super::*;
 use crate::directory::Target;
 use crate::mail::{Address, BodyKind, Client, Enhanced, Envelope, Message, Recipient, Reply};
-use crate::policy::{Copy, Direction, Format, Plan, Reason, Trouble};
+use crate::policy::{Direction, Format, InvalidTarget, JournalCopy, Plan, Reason};
 
 mod notices;
 
@@ -48,7 +48,7 @@ const OFFER: &str = "From: Sales <sales@corp.example>\r\nTo: buyer@customer.test
     Cc: bo@corp.example\r\nSubject: Offer 4711\r\nMessage-ID: <abc@pc7.corp.example>\r\n\r\nDear buyer,\r\n..\r\n";
 
 fn plan(ours: bool, format: Format, targets: &[&str]) -> Plan {
-    let copy = Copy {
+    let copy = JournalCopy {
         what: Default::default(),
         direction: Direction::Inbound,
         format,
@@ -59,7 +59,7 @@ fn plan(ours: bool, format: Format, targets: &[&str]) -> Plan {
             .collect(),
     };
     Plan {
-        sender_is_ours: ours,
+        from_us: ours,
         copies: vec![copy],
         ..Plan::default()
     }
@@ -498,7 +498,7 @@ fn an_attached_report_whose_header_is_not_ascii_is_global() {
     let composer = composer();
     let original = message(OFFER);
     let plan = Plan {
-        troubles: vec![Trouble {
+        invalid_targets: vec![InvalidTarget {
             direction: Direction::Inbound,
             ndr: address("j\u{fc}rg@corp.example"),
             dn: None,
@@ -524,7 +524,7 @@ fn an_attached_report_whose_header_is_not_ascii_is_global() {
 fn a_malformed_attribute_is_reported_with_the_copy_attached() {
     let composer = composer();
     let original = message(OFFER);
-    let trouble = Trouble {
+    let invalid = InvalidTarget {
         direction: Direction::Inbound,
         ndr: address("ndr@corp.example"),
         dn: Some("uid=dan,dc=corp".into()),
@@ -533,7 +533,7 @@ fn a_malformed_attribute_is_reported_with_the_copy_attached() {
         error: Target::parse("nobody").expect_err("no address"),
     };
     let plan = Plan {
-        troubles: vec![trouble],
+        invalid_targets: vec![invalid],
         ..Plan::default()
     };
     let envelope = envelope(Some("a@else.test"), &["dan@corp.example"]);

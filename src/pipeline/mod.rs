@@ -1,18 +1,17 @@
-//! The journey of one message: directory, plan, texts, report, spool, verdict.
+//! The processing of one message: directory, plan, texts, items, spool, reply.
 //!
-//! Promises: [`Pipeline::process`] says "accept" only when everything owed for the message is
-//! durable, or when nothing is owed. Everything it cannot decide or keep is answered 4xx, so that
-//! the MTA keeps the message (RFC 5321 section 4.2.1). Refuses for good (5xx) only what is
-//! addressed to a guarded mailbox. [`Pipeline::offer`] is the same for a hook that hands the
-//! message on by itself, and so learns what becomes of it.
+//! Promises: [`Pipeline::process`] accepts a message only when every item for it is durable, or
+//! when it needs none. A message that cannot be decided or made durable is deferred with 4xx, so
+//! that the MTA keeps it (RFC 5321 section 4.2.1). Only mail to guarded mailboxes and mail loops are
+//! rejected for good (5xx). [`Pipeline::offer`] is the same for a hook that transfers the message
+//! itself, and so learns the next hop's reply.
 
-mod make;
-mod memory;
-mod own;
-mod patience;
-mod unidentified;
+mod memory_budget;
+mod own_mail;
+mod prepare;
+mod recipient_checks;
+mod unidentified_clients;
 
-use std::borrow::Cow;
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,452 +20,392 @@ use tokio::time::Instant as Deadline;
 use tracing::{info, warn};
 
 use crate::directory::Outage;
-use crate::identity::{
-    GuardStatus, GuardedMailboxes, Identities, IdentityAnswers, IdentityQuery, SharedGuard,
-};
+use crate::error::chain;
+use crate::identity::{GuardStatus, GuardedMailboxes, Identities, IdentityAnswers, SharedGuard};
 use crate::journal::{Composer, is_ours};
 use crate::mail::{Address, Content, Enhanced, Envelope, Message, Reply};
-use crate::policy::{self, Admission, Plan, Rules};
+use crate::policy::{self, Admission, ClientTrust, Context, Plan, PlanBuilder, Rules};
 use crate::spool::{CommitError, Reservation, Spool, Submission};
-use crate::text::{self, OnFailure, RecipientClass};
+use crate::text::{self, OnFailure, RecipientClass, TextSelectionError};
 
-pub use make::Other;
-use make::{Made, Make, MakeError};
-pub use memory::{Memory, Room};
-use own::{Notice, Own};
-pub use patience::{Admitted, RECIPIENT_WAIT};
-pub use unidentified::Unidentified;
+pub use memory_budget::{MemoryBudget, MemoryReservation};
+use own_mail::Notice;
+pub use prepare::SeparateVersion;
+use prepare::{Draft, PrepareError, Prepared};
+pub use recipient_checks::{RECIPIENT_WAIT, RecipientChecks};
+pub use unidentified_clients::UnidentifiedClients;
 
-/// As [`MADE_APART`] where there are texts: reading HTML may take fifty times as long.
-const EDITED_APART: usize = 64 * 1024;
+/// Messages above this size, in bytes, are prepared on a blocking thread: passes over the bytes
+/// (structure, transfer encoding, digest) take about a millisecond per megabyte.
+const LARGE: usize = 1024 * 1024;
 
-/// How long a recipient waits for the first set of guarded mailboxes after a start without the one
-/// of the last run.
+/// As [`LARGE`], for messages that get texts: parsing HTML may take fifty times as long.
+const LARGE_WITH_TEXT: usize = 64 * 1024;
+
+/// Longest wait of a recipient for the first set of guarded mailboxes, after a start without the
+/// set of the last run.
 const GUARD_WAIT: Duration = Duration::from_secs(10);
 
-/// How many times the bytes of a message are in memory, at worst, while a text is put into it
+/// Memory that adding a text takes at worst, as a multiple of the message
 /// (`benches/text_hostile.rs`).
-const EDIT_TAKES: usize = 5;
+const EDIT_FACTOR: usize = 5;
 
-/// Messages above this are edited and composed off the threads that serve other sessions: passes
-/// over the bytes (structure, transfer encoding, digest) take about a millisecond for each
-/// megabyte.
-const MADE_APART: usize = 1024 * 1024;
-
-/// Everything one message needs, of one generation of settings. A session keeps the one it started
-/// with.
+/// Everything that processing needs, with one generation of settings. A session keeps the pipeline
+/// that a message began with.
 pub struct Pipeline {
-    /// Whose mailboxes addresses are.
-    pub identities: Identities,
-    /// The mailboxes that nobody outside may write to.
-    pub guarded: SharedGuard,
-    /// What the administrator decided.
-    pub rules: Arc<Rules>,
-    /// What is put into bodies.
-    pub text: Arc<text::Settings>,
-    /// Writes reports.
-    pub composer: Composer,
-    /// Keeps them.
+    /// The parts that outlive a reload.
+    pub services: Services,
+    /// The parts that a reload replaces.
+    pub ruleset: Ruleset,
+}
+
+/// The parts of a pipeline that live as long as the process. Clones share them.
+#[derive(Clone)]
+pub struct Services {
+    /// The spool.
     pub spool: Spool,
-    /// What the messages under way may hold in memory together.
-    pub memory: Memory,
-    /// Clients whose senders nobody knows.
-    pub unidentified: Unidentified,
+    /// Memory for all messages in progress.
+    pub memory: MemoryBudget,
+    /// Journal and NDR mailboxes that external clients may not write to.
+    pub guarded: SharedGuard,
+    /// Clients whose senders are not in the directory.
+    pub unidentified: UnidentifiedClients,
 }
 
-/// What the MTA is told about a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// It goes on, with these changes.
-    Accept(Changes),
-    /// It is refused or deferred with this reply.
-    Refuse(Reply),
+/// The parts of a pipeline that a reload replaces.
+pub struct Ruleset {
+    /// Address and identity lookups, in the configured directory.
+    pub identities: Identities,
+    /// The journaling rules.
+    pub rules: Arc<Rules>,
+    /// The disclaimer texts.
+    pub text: Arc<text::Settings>,
+    /// Composes reports, copies and NDRs.
+    pub composer: Composer,
 }
 
-/// What changes about a message that goes on. All of it or nothing: the rest is owed to the
-/// recipients that move.
+/// The changes to a message that is delivered. A hook makes all of them or none: items for the
+/// moved recipients are in the spool.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// The message with its texts; `None` where it goes as it came.
+    /// The message with its texts; `None` if it stays as received.
     pub edited: Option<Message>,
-    /// The recipients, by their place in the envelope, who get versions of their own from the
-    /// spool, and must not get this one.
+    /// Indices of the recipients that get a separate version from the spool, and so must not get
+    /// this one.
     pub moved: Vec<usize>,
-    /// Whether it loses all fields that only we may write.
+    /// Whether all of Copyist's own header fields are removed.
     pub strips: bool,
 }
 
-/// What is to be handed to the next server.
-#[must_use = "what is held is owed"]
-pub struct Passage {
-    /// What changes about the message; those that move get one of the other versions.
+/// A message for the next hop, and the reservation of its items.
+#[must_use = "a reservation must be confirmed or cancelled"]
+pub struct Handover {
+    /// The changes to the message; moved recipients get a separate version.
     pub changes: Changes,
-    /// The other versions.
-    pub others: Vec<Other>,
-    /// What is owed, until the next server has answered; `None` where nothing is.
-    pub held: Option<Reservation>,
+    /// The separate versions.
+    pub versions: Vec<SeparateVersion>,
+    /// The items, reserved until the next hop has replied; `None` if there are none.
+    pub reservation: Option<Reservation>,
 }
 
-/// What becomes of a message that is offered to the next server.
-pub enum Offer {
-    /// It is handed on.
-    Pass(Box<Passage>),
-    /// It is refused or deferred with this reply.
-    Refuse(Reply),
+/// The changes to a message that a hook supports.
+pub trait ChangeSupport: Send + Sync {
+    /// Checks whether the hook can make these changes; `Err` names the obstacle.
+    fn check(&self, message: &Message, changes: &Changes) -> Result<(), String>;
 }
 
-/// What is made of a message before anything is durable.
-enum Decision {
-    /// It goes on, with what was made.
-    Go(Box<Made>),
-    /// It goes round in circles: what is owed is committed, then it is refused.
-    Loops(Box<Made>, Reply),
-    /// It is refused or deferred.
-    Refuse(Reply),
+/// Support for all changes, for a hook that sends the message itself.
+struct AllChanges;
+
+impl ChangeSupport for AllChanges {
+    fn check(&self, _: &Message, _: &Changes) -> Result<(), String> {
+        Ok(())
+    }
 }
 
-/// What carries a message between the MTA and us.
-pub trait Hook: Send + Sync {
-    /// Whether these changes can be told to the MTA; else what cannot. Asked once more without any
-    /// where not.
-    fn can_make(&self, message: &Message, changes: &Changes) -> Result<(), String>;
+/// One message as a hook hands it over.
+struct Job<'a> {
+    envelope: &'a Envelope,
+    message: &'a Message,
+    checks: &'a RecipientChecks,
+    support: &'a dyn ChangeSupport,
+    /// The time of its reports.
+    now: SystemTime,
+    started: Instant,
 }
 
 impl Pipeline {
-    /// Returns what is known of a message whose recipients are still to come.
-    pub fn begin(&self) -> Admitted {
-        Admitted::none(self.identities.directory())
+    /// Returns the recipient checks of a new message.
+    pub fn begin(&self) -> RecipientChecks {
+        RecipientChecks::new(self.ruleset.identities.directory())
     }
 
-    /// Applies the journal guard to one recipient, before the message is there. `mta` is how the
-    /// MTA reads it, where that differs.
-    pub async fn admit(
+    /// Applies the journal guard to one RCPT TO. `envelope` needs no recipients; `resolved` is the
+    /// address as the MTA resolves it, if that differs.
+    pub async fn check_recipient(
         &self,
-        so_far: &Envelope,
+        envelope: &Envelope,
         recipient: &Address,
-        mta: Option<&Address>,
-        admitted: &mut Admitted,
+        resolved: Option<&Address>,
+        checks: &mut RecipientChecks,
     ) -> Result<Admission, Reply> {
-        let standing = policy::standing(so_far, &self.rules);
-        let sender = so_far.sender.as_ref();
-        if !policy::is_guarding(standing, sender, &self.rules) {
-            return Ok(Admission::Free);
+        let Ruleset {
+            identities, rules, ..
+        } = &self.ruleset;
+        let (client, sender) = (ClientTrust::of(envelope, rules), envelope.sender.as_ref());
+        if !policy::is_guarding(client, sender, rules) {
+            return Ok(Admission::Allowed);
         }
-        let status = guard_status(&self.identities, &self.guarded, &self.rules, recipient, mta);
-        let status = admitted.wait(status).await;
-        let late = || GuardStatus::Unknown(self.identities.directory().deadline_outage());
-        let name = match status.unwrap_or_else(late) {
-            GuardStatus::NotGuarded => return Ok(Admission::Free),
-            GuardStatus::Guarded(name) => name,
+        let guarded = &self.services.guarded;
+        let status = guard_status(identities, guarded, rules, recipient, resolved);
+        let status = checks.wait(status).await;
+        let late = || GuardStatus::Unknown(identities.directory().deadline_outage());
+        let mailbox = match status.unwrap_or_else(late) {
+            GuardStatus::NotGuarded => return Ok(Admission::Allowed),
+            GuardStatus::Guarded(mailbox) => mailbox,
             GuardStatus::Unknown(outage) => {
-                warn!(queue_id = so_far.queue_id, %recipient, %outage, "recipient deferred");
+                warn!(queue_id = envelope.queue_id, %recipient, %outage, "recipient deferred");
                 return Err(defer_for_directory());
             }
         };
-        let admission = policy::admission(standing, sender, recipient, &self.rules);
-        if admission == Admission::Refused {
+        let admission = policy::admission(client, sender, recipient, rules);
+        if admission == Admission::Rejected {
             counter!("copyist_guard_refusals_total").increment(1);
-            info!(queue_id = so_far.queue_id, %recipient, mailbox = name, client = %so_far.client, "rejected: guarded mailbox");
+            info!(queue_id = envelope.queue_id, %recipient, mailbox, client = %envelope.client, "rejected: guarded mailbox");
             return Err(unknown_user(recipient));
         }
         Ok(admission)
     }
 
-    /// Carries one message through. `admitted` is what [`Pipeline::admit`] left to be decided by
-    /// the message; `hook` says what it can do to it.
+    /// Processes a message that the MTA delivers: returns its changes once all items are durable,
+    /// or the reply that rejects or defers it.
     pub async fn process(
         &self,
         envelope: &Envelope,
         message: &Message,
-        admitted: &Admitted,
-        hook: &dyn Hook,
+        checks: &RecipientChecks,
+        support: &dyn ChangeSupport,
         now: SystemTime,
-    ) -> Verdict {
-        let started = Instant::now();
-        let decided = self.decide(envelope, message, admitted, hook, now);
-        let (made, refusal) = match decided.await {
-            Decision::Go(made) => (made, None),
-            Decision::Loops(made, reply) => (made, Some(reply)),
-            Decision::Refuse(reply) => return Verdict::Refuse(reply),
-        };
-        let Made {
-            submissions,
-            changes,
-            ..
-        } = *made;
-        let committed = self.commit(envelope, message, submissions, now, started);
-        match (committed.await, refusal) {
-            (Ok(()), None) => Verdict::Accept(changes),
-            // Journaled once, then refused: who sends it does not send it again.
-            (Ok(()), Some(reply)) | (Err(reply), _) => Verdict::Refuse(reply),
+    ) -> Result<Changes, Reply> {
+        let job = Job::new(envelope, message, checks, support, now);
+        let prepared = self.prepare(&job).await?;
+        self.commit(&job, prepared.submissions).await?;
+        match prepared.rejection {
+            None => Ok(prepared.changes),
+            Some(rejection) => Err(rejection),
         }
     }
 
-    /// The same for a hook that hands the message on by itself: what is owed is durable when this
-    /// returns, and held until the hook tells what the next server said. Such a hook can make every
-    /// change.
+    /// Processes a message that the hook transfers itself: its items are durable when this returns,
+    /// and reserved until the hook reports the next hop's reply.
     pub async fn offer(
         &self,
         envelope: &Envelope,
         message: &Message,
-        admitted: &Admitted,
+        checks: &RecipientChecks,
         now: SystemTime,
-    ) -> Offer {
-        let started = Instant::now();
-        let decided = self.decide(envelope, message, admitted, &Anything, now);
-        let made = match decided.await {
-            Decision::Go(made) => made,
-            Decision::Loops(made, refusal) => {
-                let committed = self.commit(envelope, message, made.submissions, now, started);
-                return Offer::Refuse(committed.await.err().unwrap_or(refusal));
-            }
-            Decision::Refuse(reply) => return Offer::Refuse(reply),
-        };
-        let Made {
-            submissions,
-            changes,
-            others,
-            ..
-        } = *made;
-        match self
-            .hold(envelope, message, submissions, now, started)
-            .await
-        {
-            Ok(held) => Offer::Pass(Box::new(Passage {
-                changes,
-                others,
-                held,
-            })),
-            Err(reply) => Offer::Refuse(reply),
+    ) -> Result<Handover, Reply> {
+        let job = Job::new(envelope, message, checks, &AllChanges, now);
+        let prepared = self.prepare(&job).await?;
+        if let Some(rejection) = prepared.rejection {
+            self.commit(&job, prepared.submissions).await?;
+            return Err(rejection);
         }
+        Ok(Handover {
+            reservation: self.reserve(&job, prepared.submissions).await?,
+            changes: prepared.changes,
+            versions: prepared.separate_versions,
+        })
     }
 
-    /// Everything but to make it durable.
-    async fn decide(
-        &self,
-        envelope: &Envelope,
-        message: &Message,
-        admitted: &Admitted,
-        hook: &dyn Hook,
-        now: SystemTime,
-    ) -> Decision {
-        // A copy keeps the older ones under another name (journal::inert).
-        let hops = ["Received", "X-Copyist-Original-Received"];
-        let hops: usize = hops
-            .iter()
-            .map(|name| message.fields_named(name).count())
-            .sum();
-        let looping = self.rules.hop_limit.is_some_and(|most| hops > most);
-        match self.own(envelope, message, now).await {
-            // A report about what is journaled already: it is not journaled again for going round.
-            Own::Passes if looping => {
-                return Decision::Refuse(self.too_many_hops(envelope, hops));
-            }
-            Own::Passes => return Decision::Go(Box::default()),
-            Own::Refused(reply) => return Decision::Refuse(reply),
-            Own::No => {}
-        }
-        match self
-            .made(envelope, message, admitted, looping, hook, now)
-            .await
-        {
-            Ok(made) if looping => {
-                Decision::Loops(Box::new(made), self.too_many_hops(envelope, hops))
-            }
-            Ok(made) => Decision::Go(Box::new(made)),
-            Err(reply) => Decision::Refuse(reply),
-        }
-    }
-
-    /// What is owed for a message, and what becomes of it.
-    async fn made(
-        &self,
-        envelope: &Envelope,
-        message: &Message,
-        admitted: &Admitted,
-        looping: bool,
-        hook: &dyn Hook,
-        now: SystemTime,
-    ) -> Result<Made, Reply> {
-        let notice = self.notice(envelope, message, now).await?;
-        let is_bounce = notice != Notice::None && envelope.sender.is_none();
-        if let Some(guarded) = admitted.provisional.first()
-            && !is_bounce
-        {
-            counter!("copyist_guard_refusals_total").increment(1);
-            info!(queue_id = envelope.queue_id, recipient = %guarded, "refused: a guarded mailbox, and no report of ours");
-            return Err(unknown_user(guarded));
-        }
-        if notice == Notice::ToUs {
-            let strips = self.strips(envelope, message, hook);
-            let changes = Changes {
-                strips,
-                ..Changes::default()
+    /// Does everything short of making the items durable.
+    async fn prepare(&self, job: &Job<'_>) -> Result<Prepared, Reply> {
+        let excess_hops = self.excess_hops(job);
+        let context = Context::new(job.envelope, &self.ruleset.rules);
+        if self.is_own_mail(job, &context).await? {
+            // A report: its message is journaled already, so a looping one is not journaled again.
+            return match excess_hops {
+                Some(hops) => Err(reject_loop(job, hops)),
+                None => Ok(Prepared::default()),
             };
-            return Ok(Made {
-                changes,
-                ..Made::default()
-            });
         }
-        let deadline = admitted.deadline();
-        let (envelope, people) = self.people(envelope, message, deadline).await;
-        let envelope = &*envelope;
-        let plan = self.plan(envelope, &people, deadline).await?;
-        // What is refused in the end gets no text, and nobody a version of it.
-        let classes = match looping {
-            true => Vec::new(),
-            false => self.classes(envelope, &people)?,
+        let notice = self.record_notice(job).await?;
+        self.check_provisional(job, notice)?;
+        if notice == Notice::GuardedOnly {
+            return Ok(Prepared::without_items(self.strips(job, &context)));
+        }
+        let deadline = job.checks.deadline();
+        let (context, answers) = self.look_up_people(job, context, deadline).await;
+        let plan = self.plan(&context, &answers, deadline).await?;
+        let classes = match excess_hops {
+            None => self.select_texts(&context, &answers)?,
+            Some(_) => Vec::new(),
         };
-        let _room = self.room_for_texts(message, &classes).await?;
-        self.make(envelope, message, plan, classes, hook, now).await
+        let _memory = self.reserve_edit_memory(job, &classes).await?;
+        let strips = self.strips(job, &context);
+        let prepared = self.compose(job, &context, plan, classes, strips).await?;
+        // A looping message is journaled once, then rejected: its client does not send it again.
+        Ok(Prepared {
+            rejection: excess_hops.map(|hops| reject_loop(job, hops)),
+            ..prepared
+        })
     }
 
-    fn too_many_hops(&self, envelope: &Envelope, hops: usize) -> Reply {
-        counter!("copyist_hop_limit_refusals_total").increment(1);
-        warn!(
-            queue_id = envelope.queue_id,
-            hops, "refused: it goes round in circles"
-        );
-        // 5.4.6: routing loop detected (RFC 3463 section 3.5).
-        Reply::new(
-            554,
-            Enhanced(5, 4, 6),
-            format!("Too many hops: {hops} Received fields"),
-        )
+    /// Returns the number of Received fields, if it exceeds the limit.
+    fn excess_hops(&self, job: &Job<'_>) -> Option<usize> {
+        // A plain copy keeps the older ones under another name (journal::inert).
+        let names = ["Received", "X-Copyist-Original-Received"];
+        let fields = names.iter().map(|name| job.message.fields_named(name));
+        let hops: usize = fields.map(Iterator::count).sum();
+        let limit = self.ruleset.rules.hop_limit?;
+        (hops > limit).then_some(hops)
     }
 
-    /// Whether the message loses the fields that look like ours: from outside they say nothing that
-    /// is true. Our own people may have them: a report that is passed on keeps its own.
-    fn strips(&self, envelope: &Envelope, message: &Message, hook: &dyn Hook) -> bool {
-        let foreign = !policy::sender_is_ours(envelope, &self.rules)
-            && message.fields().any(|field| is_ours(field.name));
-        if !foreign {
+    /// Rejects a message to a guarded mailbox that only a report or a bounce may be sent to.
+    fn check_provisional(&self, job: &Job<'_>, notice: Notice) -> Result<(), Reply> {
+        let is_bounce = notice != Notice::None && job.envelope.sender.is_none();
+        match job.checks.provisional.first() {
+            Some(recipient) if !is_bounce => {
+                counter!("copyist_guard_refusals_total").increment(1);
+                info!(queue_id = job.envelope.queue_id, %recipient, "rejected: guarded mailbox, and not a report of Copyist");
+                Err(unknown_user(recipient))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether Copyist's own fields are removed from an external message, where they prove nothing.
+    /// Internal senders may have them: a forwarded report keeps its fields.
+    fn strips(&self, job: &Job<'_>, context: &Context<'_>) -> bool {
+        let has_foreign_fields =
+            !context.client.from_us && job.message.fields().any(|field| is_ours(field.name));
+        if !has_foreign_fields {
             return false;
         }
         let stripped = Changes {
             strips: true,
             ..Changes::default()
         };
-        match hook.can_make(message, &stripped) {
+        match job.support.check(job.message, &stripped) {
             Ok(()) => {
                 counter!("copyist_messages_stripped_total").increment(1);
-                info!(
-                    queue_id = envelope.queue_id,
-                    "loses X-Copyist fields that came from outside"
-                );
+                let queue_id = &job.envelope.queue_id;
+                info!(queue_id, "external X-Copyist fields removed");
                 true
             }
-            Err(what) => {
-                static TOLD: Once = Once::new();
-                TOLD.call_once(|| warn!("X-Copyist fields from outside stay in messages: {what}"));
+            Err(obstacle) => {
+                static WARNED: Once = Once::new();
+                WARNED.call_once(|| warn!("cannot remove external X-Copyist fields: {obstacle}"));
                 false
             }
         }
     }
 
-    /// Looks up everybody whom the plan or the texts ask for, together; and the authors that the
-    /// header names, if a trusted client sends by a reverse path that is nobody's of ours.
-    async fn people<'e>(
+    /// Looks up all people that plan and texts need, in one batch; and the authors in the message
+    /// header, if a trusted client sends with a reverse path that is no person of the organization.
+    async fn look_up_people<'e>(
         &self,
-        envelope: &'e Envelope,
-        message: &Message,
+        job: &Job<'_>,
+        context: Context<'e>,
         deadline: Deadline,
-    ) -> (Cow<'e, Envelope>, IdentityAnswers) {
-        let asked = text::all_questions(envelope, &self.rules, &self.text);
-        let people = self.identities.find(&asked, deadline).await;
-        if !policy::asks_for_authors(envelope, &people, &self.rules) {
-            return (Cow::Borrowed(envelope), people);
+    ) -> (Context<'e>, IdentityAnswers) {
+        let Ruleset {
+            identities, text, ..
+        } = &self.ruleset;
+        let queries = text::all_queries(&context, text);
+        let answers = identities.find(&queries, deadline).await;
+        if !context.needs_authors(&answers) {
+            return (context, answers);
         }
-        let mut envelope = envelope.clone();
-        envelope.header_authors = message.authors();
-        let asked: Vec<IdentityQuery> = text::all_questions(&envelope, &self.rules, &self.text);
-        let people = self.identities.find(&asked, deadline).await;
-        (Cow::Owned(envelope), people)
+        let context = context.with_authors(job.message.authors());
+        let queries = text::all_queries(&context, text);
+        let answers = identities.find(&queries, deadline).await;
+        (context, answers)
     }
 
     async fn plan(
         &self,
-        envelope: &Envelope,
-        people: &IdentityAnswers,
+        context: &Context<'_>,
+        answers: &IdentityAnswers,
         deadline: Deadline,
     ) -> Result<Plan, Reply> {
-        let pairs = policy::pairs(envelope, people, &self.rules);
-        let targets = pairs.targets();
-        let directory = self.identities.directory();
-        let resolved = directory.resolve_before(&targets, deadline).await;
-        let plan = pairs.plan(&resolved).map_err(|undecided| {
+        let builder = PlanBuilder::new(context, answers);
+        let directory = self.ruleset.identities.directory();
+        let resolved = directory.resolve_before(&builder.targets(), deadline).await;
+        let envelope = context.envelope();
+        let queue_id = &envelope.queue_id;
+        let plan = builder.build(&resolved).map_err(|plan_error| {
             counter!("copyist_messages_deferred_total", "why" => "directory").increment(1);
-            warn!(queue_id = envelope.queue_id, "deferred: {undecided}");
+            warn!(queue_id, "deferred: {plan_error}");
             defer_for_directory()
         })?;
-        for subject in &plan.overlooked {
+        for subject in &plan.skipped_lookups {
             counter!("copyist_messages_overlooked_total").increment(1);
             warn!(
-                queue_id = envelope.queue_id, %subject,
+                queue_id, %subject,
                 "not looked up: the directory is down and directory.on_failure is \"accept\""
             );
         }
-        for target in &plan.elsewhere {
+        for target in &plan.outside_targets {
             counter!("copyist_journal_targets_elsewhere_total").increment(1);
-            warn!(queue_id = envelope.queue_id, "no copy goes there: {target}");
+            warn!(
+                queue_id,
+                "no copy sent outside directory.journal_domains: {target}"
+            );
         }
         if plan.is_unidentified {
             counter!("copyist_messages_unidentified_total").increment(1);
-            self.unidentified.warn_once(&envelope.client, || {
+            let unidentified = &self.services.unidentified;
+            unidentified.warn_once(&envelope.client, || {
                 warn!(
-                    queue_id = envelope.queue_id, sender = envelope.sender.as_ref().map(tracing::field::display),
+                    queue_id, sender = envelope.sender.as_ref().map(tracing::field::display),
                     client = %envelope.client,
-                    "sender not found in the directory by reverse path, login or author; no copy is made for the sender"
+                    "sender not found in the directory by reverse path, user name or author; no copy is made for the sender"
                 );
             });
         }
         for (person, object) in &plan.exempt {
             counter!("copyist_messages_exempt_total").increment(1);
-            info!(queue_id = envelope.queue_id, %person, dn = object, "exempt from journaling");
+            info!(queue_id, %person, dn = object, "exempt from journaling");
         }
         Ok(plan)
     }
 
-    /// Who is owed which texts; nobody any, where that cannot be told and mail goes on all the
-    /// same.
-    fn classes(
+    /// Selects the texts of each class of recipients; none if they cannot be selected and the
+    /// message may pass without.
+    fn select_texts(
         &self,
-        envelope: &Envelope,
-        people: &IdentityAnswers,
+        context: &Context<'_>,
+        answers: &IdentityAnswers,
     ) -> Result<Vec<RecipientClass>, Reply> {
-        if self.text.is_empty() {
+        let settings = &self.ruleset.text;
+        if settings.is_empty() {
             return Ok(Vec::new());
         }
-        match text::classes(envelope, people, &self.rules, &self.text) {
-            Ok(classes) => Ok(classes),
-            Err(untold) => {
-                let why = match untold {
-                    text::TextSelectionError::Person { .. } => "directory",
-                    text::TextSelectionError::Template { .. } => "template",
-                };
-                self.text_failed(envelope, why, &untold.to_string())
-                    .map(|()| Vec::new())
-            }
-        }
+        text::classes(context, answers, settings).or_else(|error| {
+            let why = match error {
+                TextSelectionError::Person { .. } => "directory",
+                TextSelectionError::Template { .. } => "template",
+            };
+            self.skip_texts(context.envelope(), why, &error.to_string())?;
+            Ok(Vec::new())
+        })
     }
 
-    /// Room in memory where a text is put into a large message: for all of it, for what it becomes,
-    /// and for what is on the way from one to the other.
-    async fn room_for_texts(
+    /// Reserves memory for adding a text to a message that is stored on disk: for the whole
+    /// message, the result and what is needed in between.
+    async fn reserve_edit_memory(
         &self,
-        message: &Message,
+        job: &Job<'_>,
         classes: &[RecipientClass],
-    ) -> Result<Option<Room>, Reply> {
-        let is_large = matches!(message.content(), Content::Stored { .. });
-        if !is_large || classes.iter().all(|class| class.texts.is_empty()) {
+    ) -> Result<Option<MemoryReservation>, Reply> {
+        let is_stored = matches!(job.message.content(), Content::Stored { .. });
+        if !is_stored || classes.iter().all(|class| class.texts.is_empty()) {
             return Ok(None);
         }
-        match self
-            .memory
-            .room(message.len().saturating_mul(EDIT_TAKES))
-            .await
-        {
-            Some(room) => Ok(Some(room)),
+        let bytes = job.message.len().saturating_mul(EDIT_FACTOR);
+        match self.services.memory.reserve(bytes).await {
+            Some(reservation) => Ok(Some(reservation)),
             None => {
                 counter!("copyist_messages_deferred_total", "why" => "memory").increment(1);
                 Err(defer("Insufficient memory for the text, try again"))
@@ -474,170 +413,182 @@ impl Pipeline {
         }
     }
 
-    /// Edits and writes everything; apart from the threads that serve other sessions where that
-    /// takes long.
-    async fn make(
+    /// Edits the message and composes its items; without texts if they cannot be added and the
+    /// message may pass without.
+    async fn compose(
         &self,
-        envelope: &Envelope,
-        message: &Message,
+        job: &Job<'_>,
+        context: &Context<'_>,
         plan: Plan,
         classes: Vec<RecipientClass>,
-        hook: &dyn Hook,
-        now: SystemTime,
-    ) -> Result<Made, Reply> {
-        let mut make = Arc::new(Make {
-            composer: self.composer.clone(),
+        strips: bool,
+    ) -> Result<Prepared, Reply> {
+        let envelope = context.envelope();
+        let mut draft = Arc::new(Draft {
+            composer: self.ruleset.composer.clone(),
             envelope: envelope.clone(),
-            message: message.clone(),
+            message: job.message.clone(),
             plan,
             classes,
-            strips: self.strips(envelope, message, hook),
-            signed: self.text.signed,
-            now,
+            strips,
+            signed: self.ruleset.text.signed,
+            now: job.now,
         });
         loop {
-            let (why, what) = match run(&make).await {
-                // Asked before anything is durable: what is owed to some must not go out again and
-                // again because the rest cannot be said.
-                Ok(made) => match hook.can_make(message, &made.changes) {
+            let (why, obstacle) = match prepare::run(&draft).await {
+                // Checked before anything is durable: otherwise items for some recipients would be
+                // sent again and again because the changes for the others are impossible.
+                Ok(prepared) => match job.support.check(job.message, &prepared.changes) {
                     Ok(()) => {
-                        self.count(&make, &made);
-                        return Ok(made);
+                        record_result(&draft, &prepared);
+                        return Ok(prepared);
                     }
-                    Err(what) => ("mta", what),
+                    Err(obstacle) => ("mta", obstacle),
                 },
-                Err(error @ MakeError::Edit) => ("edit", error.to_string()),
+                Err(error @ PrepareError::Edit) => ("edit", error.to_string()),
                 Err(error) => {
                     counter!("copyist_messages_deferred_total", "why" => "compose").increment(1);
+                    let error = chain(&error);
                     warn!(queue_id = envelope.queue_id, "deferred: {error}");
-                    return Err(defer("Journal report cannot be made, try again"));
+                    return Err(defer("Journal report cannot be composed, try again"));
                 }
             };
-            self.text_failed(envelope, why, &what)?;
-            let without = Make {
+            self.skip_texts(envelope, why, &obstacle)?;
+            draft = Arc::new(Draft {
                 classes: Vec::new(),
-                ..Arc::unwrap_or_clone(make)
-            };
-            make = Arc::new(without);
+                ..Arc::unwrap_or_clone(draft)
+            });
         }
     }
 
-    /// A message should get a text and cannot. `Ok` where it goes on without.
-    fn text_failed(&self, envelope: &Envelope, why: &'static str, what: &str) -> Result<(), Reply> {
+    /// Applies `text.on_failure` to a message whose text cannot be added: `Ok` if it passes
+    /// without.
+    fn skip_texts(&self, envelope: &Envelope, why: &'static str, what: &str) -> Result<(), Reply> {
         counter!("copyist_text_failures_total", "why" => why).increment(1);
-        match self.text.on_failure {
+        let queue_id = &envelope.queue_id;
+        match self.ruleset.text.on_failure {
             OnFailure::Pass => {
-                warn!(
-                    queue_id = envelope.queue_id,
-                    "goes on without its text: {what}"
-                );
+                warn!(queue_id, "delivered without its text: {what}");
                 Ok(())
             }
             OnFailure::Defer => {
                 counter!("copyist_messages_deferred_total", "why" => "text").increment(1);
-                warn!(queue_id = envelope.queue_id, "deferred: {what}");
+                warn!(queue_id, "deferred: {what}");
                 Err(defer("Text cannot be added, try again"))
             }
         }
     }
 
-    /// The one place where a message that must be journaled is let go: after the commit, never
-    /// before.
-    async fn commit(
-        &self,
-        envelope: &Envelope,
-        message: &Message,
-        submissions: Vec<Submission>,
-        now: SystemTime,
-        started: Instant,
-    ) -> Result<(), Reply> {
+    /// Commits the items of a message: the one place where a message that must be journaled is
+    /// accepted, after the commit and never before.
+    async fn commit(&self, job: &Job<'_>, submissions: Vec<Submission>) -> Result<(), Reply> {
         if submissions.is_empty() {
             return Ok(());
         }
-        let owed = Owed::of(&submissions);
-        let spool = self.spool_for(envelope, message).await;
-        let committed = spool.commit(&envelope.queue_id, now, submissions).await;
-        owed.tell(envelope, message, started, committed, "journaled")
+        let (queue_id, items) = (&job.envelope.queue_id, ItemSummary::of(&submissions));
+        let spool = self.spool_for(job.envelope, job.message).await;
+        let committed = spool.commit(queue_id, job.now, submissions).await;
+        items.log(job, committed, "journaled")
     }
 
-    /// The one place where a message that must be journaled is handed on by ourselves: after what
-    /// it is owed is durable.
-    async fn hold(
+    /// Reserves the items of a message: the one place where a message that must be journaled is
+    /// released to the next hop, after its items are durable.
+    async fn reserve(
         &self,
-        envelope: &Envelope,
-        message: &Message,
+        job: &Job<'_>,
         submissions: Vec<Submission>,
-        now: SystemTime,
-        started: Instant,
     ) -> Result<Option<Reservation>, Reply> {
         if submissions.is_empty() {
             return Ok(None);
         }
-        let owed = Owed::of(&submissions);
-        let spool = self.spool_for(envelope, message).await;
-        let held = spool.reserve(&envelope.queue_id, now, submissions).await;
-        owed.tell(
+        let (queue_id, items) = (&job.envelope.queue_id, ItemSummary::of(&submissions));
+        let spool = self.spool_for(job.envelope, job.message).await;
+        let reserved = spool.reserve(queue_id, job.now, submissions).await;
+        let reserved = items.log(job, reserved, "journaled, reserved until delivery");
+        reserved.map(Some)
+    }
+}
+
+impl<'a> Job<'a> {
+    fn new(
+        envelope: &'a Envelope,
+        message: &'a Message,
+        checks: &'a RecipientChecks,
+        support: &'a dyn ChangeSupport,
+        now: SystemTime,
+    ) -> Job<'a> {
+        Job {
             envelope,
             message,
-            started,
-            held,
-            "held until it is delivered",
-        )
-        .map(Some)
-    }
-
-    fn count(&self, make: &Make, made: &Made) {
-        let queue_id = &make.envelope.queue_id;
-        let journaled = if make.plan.is_empty() { "no" } else { "yes" };
-        let is_idle = make.plan.is_empty() && made.submissions.is_empty();
-        for direction in make.plan.distinct_directions() {
-            if is_idle {
-                info!(queue_id, %direction, size = make.message.len(), "passes: nobody concerned is journaled");
-            }
-            counter!("copyist_messages_total", "direction" => direction.name(), "journaled" => journaled).increment(1);
-        }
-        for version in &made.versions {
-            let result = match version.obstacle {
-                Some(obstacle) => obstacle.name(),
-                None if version.splices.is_empty() => continue,
-                None => "edited",
-            };
-            counter!("copyist_texts_total", "direction" => version.direction.name(), "result" => result).increment(1);
-            if let Some(obstacle) = version.obstacle {
-                info!(queue_id, direction = %version.direction, "goes without its text: {obstacle}");
-            }
-        }
-        if !made.changes.moved.is_empty() {
-            counter!("copyist_messages_split_total").increment(1);
-            info!(
-                queue_id,
-                versions = made.versions.len(),
-                recipients = made.changes.moved.len(),
-                "split"
-            );
+            checks,
+            support,
+            now,
+            started: Instant::now(),
         }
     }
 }
 
-/// What the guard knows of a recipient. Before the first set of guarded mailboxes is known, what
-/// the settings name by address is guarded, and of others nobody can tell if attributes may name
-/// them.
+/// Counts and logs a mail loop; returns its rejection.
+fn reject_loop(job: &Job<'_>, hops: usize) -> Reply {
+    counter!("copyist_hop_limit_refusals_total").increment(1);
+    let queue_id = &job.envelope.queue_id;
+    warn!(
+        queue_id,
+        hops, "rejected: mail loop, too many Received fields (limits.hops)"
+    );
+    // 5.4.6: routing loop detected (RFC 3463 section 3.5).
+    let text = format!("Too many hops: {hops} Received fields");
+    Reply::new(554, Enhanced(5, 4, 6), text)
+}
+
+/// Counts and logs the directions, texts and versions of a message.
+fn record_result(draft: &Draft, prepared: &Prepared) {
+    let queue_id = &draft.envelope.queue_id;
+    let journaled = if draft.plan.is_empty() { "no" } else { "yes" };
+    let is_idle = draft.plan.is_empty() && prepared.submissions.is_empty();
+    for direction in draft.plan.distinct_directions() {
+        if is_idle {
+            info!(queue_id, %direction, size = draft.message.len(), "passes: no sender or recipient is journaled");
+        }
+        counter!("copyist_messages_total", "direction" => direction.name(), "journaled" => journaled).increment(1);
+    }
+    for version in &prepared.versions {
+        let result = match version.obstacle {
+            Some(obstacle) => obstacle.name(),
+            None if version.splices.is_empty() => continue,
+            None => "edited",
+        };
+        counter!("copyist_texts_total", "direction" => version.direction.name(), "result" => result).increment(1);
+        if let Some(obstacle) = version.obstacle {
+            info!(queue_id, direction = %version.direction, "delivered without its text: {obstacle}");
+        }
+    }
+    let (versions, moved) = (prepared.versions.len(), prepared.changes.moved.len());
+    if moved > 0 {
+        counter!("copyist_messages_split_total").increment(1);
+        info!(queue_id, versions, recipients = moved, "split");
+    }
+}
+
+/// Returns what the journal guard knows of a recipient. Before the first set of guarded mailboxes
+/// is known, the addresses in the settings are guarded, and the status of others is unknown if
+/// journal attributes may name them.
 pub async fn guard_status(
     identities: &Identities,
     guarded: &SharedGuard,
     rules: &Rules,
     recipient: &Address,
-    mta: Option<&Address>,
+    resolved: Option<&Address>,
 ) -> GuardStatus {
     let known = match guarded.get() {
         None if policy::guard_waits(rules) => guarded.wait(GUARD_WAIT).await,
         known => known,
     };
     if let Some(guarded) = known {
-        return identities.guard_status(recipient, mta, &guarded).await;
+        return identities.guard_status(recipient, resolved, &guarded).await;
     }
     let named = GuardedMailboxes::of_settings(&policy::guard_settings(rules));
-    match identities.guard_status(recipient, mta, &named).await {
+    match identities.guard_status(recipient, resolved, &named).await {
         GuardStatus::NotGuarded if policy::guard_waits(rules) => {
             GuardStatus::Unknown(Outage::new("the guarded mailboxes are not known yet"))
         }
@@ -645,25 +596,16 @@ pub async fn guard_status(
     }
 }
 
-/// A hook that is asked nothing, since it writes the message itself.
-struct Anything;
-
-impl Hook for Anything {
-    fn can_make(&self, _: &Message, _: &Changes) -> Result<(), String> {
-        Ok(())
-    }
-}
-
-/// What the log says of what is owed.
-struct Owed {
+/// Log fields about the items of a message.
+struct ItemSummary {
     items: String,
     to: String,
     directions: String,
     because: String,
 }
 
-impl Owed {
-    fn of(submissions: &[Submission]) -> Owed {
+impl ItemSummary {
+    fn of(submissions: &[Submission]) -> ItemSummary {
         let items = || submissions.iter().flat_map(|submission| &submission.items);
         let ids: Vec<String> = items().map(|item| item.id.to_string()).collect();
         let targets = items().flat_map(|item| item.targets.iter().map(ToString::to_string));
@@ -672,7 +614,7 @@ impl Owed {
         directions.dedup();
         let mut reasons = items().flat_map(|item| &item.reasons);
         let first = reasons.next().cloned().unwrap_or_default();
-        Owed {
+        ItemSummary {
             items: ids.join(","),
             to: targets.join(","),
             directions: directions.join(","),
@@ -683,35 +625,25 @@ impl Owed {
         }
     }
 
-    /// Tells the log whether it is durable, and else what the sending side is told.
-    fn tell<T>(
+    /// Logs whether the items are durable; turns a failure into the reply.
+    fn log<T>(
         self,
-        envelope: &Envelope,
-        message: &Message,
-        started: Instant,
+        job: &Job<'_>,
         committed: Result<T, CommitError>,
         what: &'static str,
     ) -> Result<T, Reply> {
-        let Owed {
+        let ItemSummary {
             items,
             to,
             directions,
             because,
         } = self;
-        let queue_id = &envelope.queue_id;
+        let queue_id = &job.envelope.queue_id;
         match committed {
             Ok(committed) => {
-                let ms = started.elapsed().as_millis() as u64;
-                info!(
-                    queue_id,
-                    items,
-                    to,
-                    directions,
-                    because,
-                    size = message.len(),
-                    ms,
-                    "{what}"
-                );
+                let ms = job.started.elapsed().as_millis() as u64;
+                let size = job.message.len();
+                info!(queue_id, items, to, directions, because, size, ms, "{what}");
                 Ok(committed)
             }
             Err(error) => {
@@ -723,27 +655,11 @@ impl Owed {
     }
 }
 
-async fn run(make: &Arc<Make>) -> Result<Made, MakeError> {
-    let most = match make.classes.is_empty() {
-        true => MADE_APART,
-        false => EDITED_APART,
-    };
-    let nothing_to_do = make.plan.is_empty() && make.classes.is_empty();
-    if make.message.len() <= most || nothing_to_do {
-        return make.run();
-    }
-    let make = make.clone();
-    let apart = tokio::task::spawn_blocking(move || make.run());
-    apart.await.unwrap_or(Err(MakeError::Interrupted))
-}
-
-/// Looks like an unknown user on purpose: nobody outside learns which mailboxes are guarded.
+/// Looks like an unknown user on purpose: external clients must not learn which mailboxes are
+/// guarded.
 fn unknown_user(recipient: &Address) -> Reply {
-    Reply::new(
-        550,
-        Enhanced(5, 1, 1),
-        format!("<{recipient}>: Recipient address rejected: User unknown"),
-    )
+    let text = format!("<{recipient}>: Recipient address rejected: User unknown");
+    Reply::new(550, Enhanced(5, 1, 1), text)
 }
 
 /// X.3.0 is "other or undefined mail system status" (RFC 3463 section 3.4).

@@ -4,15 +4,15 @@ use crate::directory::Target;
 use crate::identity::GuardSettings;
 use crate::mail::Address;
 
-use super::{Direction, Guard, OnFailure, Rules, Standing};
+use super::{ClientTrust, Direction, Guard, OnFailure, Rules};
 
 /// What the guard says about one recipient, before the message is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     /// The guard does not object.
-    Free,
+    Allowed,
     /// Guarded: refused like an unknown user.
-    Refused,
+    Rejected,
     /// Guarded, but what the sender gives looks like our own report or a bounce: the message
     /// decides.
     Provisional,
@@ -21,12 +21,12 @@ pub enum Admission {
 /// Whether the guard looks at the recipients of this client at all. `sender` is the reverse path,
 /// `None` the null one. A null reverse path says nothing of where a message comes from: a relay
 /// that is trusted passes bounces from outside on.
-pub fn is_guarding(standing: Standing, sender: Option<&Address>, rules: &Rules) -> bool {
+pub fn is_guarding(client: ClientTrust, sender: Option<&Address>, rules: &Rules) -> bool {
     match rules.journal_guard {
         Guard::Off => false,
         Guard::Outside => {
-            let may_be_outside = sender.is_none() && !standing.is_authenticated;
-            !standing.from_us || may_be_outside
+            let may_be_outside = sender.is_none() && !client.is_authenticated;
+            !client.from_us || may_be_outside
         }
         Guard::Everyone => true,
     }
@@ -34,21 +34,21 @@ pub fn is_guarding(standing: Standing, sender: Option<&Address>, rules: &Rules) 
 
 /// Judges a recipient that is a guarded mailbox.
 pub fn admission(
-    standing: Standing,
+    client: ClientTrust,
     sender: Option<&Address>,
     recipient: &Address,
     rules: &Rules,
 ) -> Admission {
-    let is_from_relay = standing.from_us && rules.journal_guard != Guard::Everyone;
+    let is_from_relay = client.from_us && rules.journal_guard != Guard::Everyone;
     match sender {
         // Our reports have an NDR address as their reverse path, and a seal that the end of the
         // message shows.
         Some(sender) if is_ndr(sender, rules) => Admission::Provisional,
         // Our own relay's bounces must arrive.
-        None if is_ndr(recipient, rules) && is_from_relay => Admission::Free,
+        None if is_ndr(recipient, rules) && is_from_relay => Admission::Allowed,
         // A bounce of one of our reports, or an NDR of ours.
         None if is_ndr(recipient, rules) => Admission::Provisional,
-        _ => Admission::Refused,
+        _ => Admission::Rejected,
     }
 }
 

@@ -1,8 +1,8 @@
 //! The decision for one message.
 //!
 //! Steps that are pure: [`questions`] says which people must be looked up, [`pairs`] which of them
-//! count for whom, [`Pairs::targets`] which of their journal targets must be resolved, and
-//! [`Pairs::plan`] decides. Between them stands the directory, and nothing else.
+//! count for whom, [`PlanBuilder::targets`] which of their journal targets must be resolved, and
+//! [`PlanBuilder::plan`] decides. Between them stands the directory, and nothing else.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -10,45 +10,49 @@ use std::sync::Arc;
 
 use crate::directory::{Entry, Lookup, Outage, Resolution, Target, TargetError};
 use crate::identity::{IdentityAnswers, IdentityQuery, Owners, Person};
-use crate::mail::{Address, Envelope, Recipient, Side};
+use crate::mail::{Address, Recipient};
 
-use super::{AttributeOf, Direction, Format, JournalWhat, OnFailure, Rules};
+use super::context::{
+    Context, counts_recipient, counts_sender, is_person, needs_recipient, recipient_queries,
+    recipient_query,
+};
+use super::{ClientTrust, Direction, Format, JournalWhat, OnFailure, Rules};
 
 /// The most targets of one copy: what every relay takes in one transaction (RFC 5321 section
 /// 4.5.3.1.8), and what fits into a header that no MTA cuts off.
-pub const MOST_TARGETS: usize = 100;
+pub const MAX_TARGETS: usize = 100;
 
-/// The answers to [`Pairs::targets`].
-pub type Resolved = HashMap<Target, Result<Resolution, Outage>>;
+/// The answers to [`PlanBuilder::targets`].
+pub type ResolvedTargets = HashMap<Target, Result<Resolution, Outage>>;
 
 /// What is to be done about one message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Whether the sender is ours; header recipients of others are not believed.
-    pub sender_is_ours: bool,
+    pub from_us: bool,
     /// The direction of the message for each recipient, in the order of the envelope.
     pub directions: Vec<(Address, Direction)>,
     /// The copies to be made: one for each (NDR address, format, content), with at most
-    /// [`MOST_TARGETS`] each.
-    pub copies: Vec<Copy>,
+    /// [`MAX_TARGETS`] each.
+    pub copies: Vec<JournalCopy>,
     /// Whether the sender could not be told, although an attribute of his could have mattered.
     pub is_unidentified: bool,
     /// Attribute values that name nobody, to be reported to the NDR address with the copy attached.
-    pub troubles: Vec<Trouble>,
+    pub invalid_targets: Vec<InvalidTarget>,
     /// People whose objects exempt them, and those objects: what would have been copied because of
     /// them was not.
     pub exempt: Vec<(Address, String)>,
     /// People and targets that were not looked up because the directory was down and the rules say
     /// to go on.
-    pub overlooked: Vec<String>,
+    pub skipped_lookups: Vec<String>,
     /// Targets that no copy goes to, since they are in none of [`Rules::journal_domains`]: who
     /// names them, and the address.
-    pub elsewhere: Vec<String>,
+    pub outside_targets: Vec<String>,
 }
 
 /// One copy, for one or several journal addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Copy {
+pub struct JournalCopy {
     /// The direction that it is accounted to: the first of inbound, outbound, internal.
     pub direction: Direction,
     /// What it looks like.
@@ -62,7 +66,7 @@ pub struct Copy {
     pub targets: Vec<(Address, Vec<Reason>)>,
 }
 
-impl Copy {
+impl JournalCopy {
     /// Members of groups because of whom it is made, each with the group that was the recipient.
     pub fn expanded(&self) -> Vec<(&Address, &Address)> {
         let mut all: Vec<(&Address, &Address)> = Vec::new();
@@ -79,7 +83,7 @@ impl Copy {
 
 /// A value, of an attribute or a setting, that is no usable journal target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub struct InvalidTarget {
     /// The direction it would have counted for.
     pub direction: Direction,
     /// Who is told.
@@ -122,7 +126,7 @@ pub enum Reason {
         objects: Vec<String>,
     },
     /// It is the fallback journal, and the value of an attribute or a setting names nobody.
-    Malformed {
+    InvalidTarget {
         /// The direction it would have counted for.
         direction: Direction,
         /// The attribute's name as configured, or the setting's.
@@ -137,7 +141,7 @@ pub enum Reason {
         /// The direction of the pair.
         direction: Direction,
         /// The name that the client authenticated with.
-        login: String,
+        user: String,
     },
     /// It is the fallback journal, and the directory did not answer for this person or target.
     DirectoryDown {
@@ -151,197 +155,18 @@ pub enum Reason {
 /// The message cannot be decided now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{subject} cannot be looked up: {outage}")]
-pub struct Undecided {
+pub struct PlanError {
     /// The person or target that is needed.
     pub subject: String,
     /// Why it is not to be had.
     pub outage: Outage,
 }
 
-/// What is known of the client that a message came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
-    /// Whether it sends as the organization. MAIL FROM alone never decides that: a forged one would
-    /// let mail escape journaling.
-    pub from_us: bool,
-    /// Whether mail to outside addresses counts as outbound: "may relay" is more than "is us".
-    pub may_relay: bool,
-    /// Whether its word about authors may add copies: it is trusted by its network or listener.
-    pub is_trusted: bool,
-    /// Whether it authenticated, by login or certificate.
-    pub is_authenticated: bool,
-}
-
-/// Tells by login, certificate, listener and network, in this order, where a message comes from. A
-/// gateway brings mail from outside. So does a trusted client without a login that sends for a
-/// foreign address: a re-injecting filter, a list server or a backup MX does, and what it brings to
-/// our people is inbound.
-pub fn standing(envelope: &Envelope, rules: &Rules) -> Standing {
-    let (client, organization) = (&envelope.client, &rules.organization);
-    let outside = Standing {
-        from_us: false,
-        may_relay: false,
-        is_trusted: false,
-        is_authenticated: false,
-    };
-    let is_gateway = client.ip.is_some_and(|ip| organization.is_gateway(ip));
-    let is_trusted = client.side == Some(Side::Internal)
-        || client.side.is_none() && client.ip.is_some_and(|ip| organization.trusts(ip));
-    let certified = client.certificate.as_ref();
-    let is_authenticated =
-        client.user.is_some() || certified.is_some_and(|one| organization.accepts(one));
-    match client.side {
-        Some(Side::External) => outside,
-        _ if is_gateway => outside,
-        Some(Side::Internal) => Standing {
-            from_us: true,
-            may_relay: true,
-            is_trusted,
-            is_authenticated,
-        },
-        None if is_authenticated => Standing {
-            from_us: true,
-            may_relay: true,
-            is_trusted,
-            is_authenticated,
-        },
-        None if is_trusted => Standing {
-            from_us: !has_foreign_sender(envelope, rules),
-            may_relay: true,
-            is_trusted,
-            is_authenticated,
-        },
-        None => outside,
-    }
-}
-
-fn has_foreign_sender(envelope: &Envelope, rules: &Rules) -> bool {
-    let mut readings = envelope
-        .sender
-        .iter()
-        .chain(&envelope.resolved_sender)
-        .peekable();
-    readings.peek().is_some() && !readings.any(|sender| rules.organization.has(sender))
-}
-
-/// Whether the sender of this envelope sends as the organization, see [`standing`].
-pub fn sender_is_ours(envelope: &Envelope, rules: &Rules) -> bool {
-    standing(envelope, rules).from_us
-}
-
-/// The direction of the message for one recipient.
-pub fn direction(standing: Standing, recipient: &Address, rules: &Rules) -> Direction {
-    match (standing, rules.organization.has(recipient)) {
-        (Standing { from_us: true, .. }, true) => Direction::Internal,
-        (
-            Standing {
-                may_relay: true, ..
-            },
-            false,
-        ) => Direction::Outbound,
-        // Outside to outside is mail that the MTA relays for somebody. In doubt it is journaled.
-        _ => Direction::Inbound,
-    }
-}
-
-/// The question about a recipient.
-pub fn recipient_question(recipient: &Recipient) -> IdentityQuery {
-    IdentityQuery::Recipient {
-        address: recipient.address.clone(),
-        mta: recipient.resolved.clone(),
-    }
-}
-
-/// Everything that is asked about a recipient: himself, and whom the message was for before it was
-/// expanded.
-fn recipient_questions(recipient: &Recipient) -> impl Iterator<Item = IdentityQuery> {
-    let original = recipient
-        .original
-        .iter()
-        .filter(|original| **original != recipient.address);
-    let original = original.map(|original| IdentityQuery::Recipient {
-        address: original.clone(),
-        mta: None,
-    });
-    std::iter::once(recipient_question(recipient)).chain(original)
-}
-
-/// Who has to be looked up to decide about this envelope, each once. Empty where the settings alone
-/// decide.
-pub fn questions(envelope: &Envelope, rules: &Rules) -> Vec<IdentityQuery> {
-    let standing = standing(envelope, rules);
-    let mut asks_senders = standing.is_trusted && !standing.from_us && authors_matter(rules);
-    let mut asked = Vec::new();
-    for recipient in &envelope.recipients {
-        let direction = direction(standing, &recipient.address, rules);
-        if asks_recipient(direction, rules) {
-            asked.extend(recipient_questions(recipient));
-        }
-        asks_senders |= counts_sender(direction, standing, rules);
-    }
-    if asks_senders {
-        asked.extend(identities(envelope, rules));
-    }
-    asked.sort_unstable();
-    asked.dedup();
-    asked
-}
-
-/// Whether objects of people count in a direction. Where anybody may be exempt, everybody is asked
-/// for.
-fn counts_people(direction: Direction, rules: &Rules) -> bool {
-    !rules.of(direction).journal_attributes.is_empty() || rules.exempt_attribute.is_some()
-}
-
-/// Whether the people behind a recipient count.
-fn counts_recipient(direction: Direction, rules: &Rules) -> bool {
-    counts_people(direction, rules)
-        && match direction {
-            Direction::Inbound | Direction::Internal => true,
-            Direction::Outbound => rules.outbound_attribute_of != AttributeOf::Sender,
-        }
-}
-
-/// Whether a recipient has to be looked up: also where a group with contacts in it would make
-/// internal mail outbound.
-fn asks_recipient(direction: Direction, rules: &Rules) -> bool {
-    let internal = &rules.internal.journal;
-    let leaves = || {
-        counts_people(Direction::Outbound, rules)
-            || rules
-                .outbound
-                .journal
-                .iter()
-                .any(|target| !internal.contains(target))
-    };
-    counts_recipient(direction, rules) || direction == Direction::Internal && leaves()
-}
-
-/// Whether the people behind a sender count.
-fn counts_sender(direction: Direction, standing: Standing, rules: &Rules) -> bool {
-    counts_people(direction, rules)
-        && match direction {
-            Direction::Inbound => false,
-            Direction::Internal => standing.from_us,
-            Direction::Outbound => rules.outbound_attribute_of != AttributeOf::Recipient,
-        }
-}
-
-/// Whether the author of a message could matter, if a trusted client sends it by a foreign reverse
-/// path.
-fn authors_matter(rules: &Rules) -> bool {
-    let mut ours = [Direction::Internal, Direction::Outbound].into_iter();
-    ours.any(|direction| !rules.of(direction).journal_attributes.is_empty())
-}
-
-/// What a message is for each of its recipients, and whom it concerns: the first half of the
-/// decision.
-pub struct Pairs<'a> {
-    envelope: &'a Envelope,
-    found: &'a IdentityAnswers,
-    rules: &'a Rules,
-    standing: Standing,
-    identities: Vec<IdentityQuery>,
+/// The first half of the decision: for each recipient, the directions of the message and the people
+/// whose attributes count.
+pub struct PlanBuilder<'a> {
+    context: &'a Context<'a>,
+    answers: &'a IdentityAnswers,
     pairs: Vec<Pair<'a>>,
 }
 
@@ -368,9 +193,9 @@ impl<'a> Pair<'a> {
         }
     }
 
-    fn take(
+    fn add_answer(
         &mut self,
-        question: &IdentityQuery,
+        query: &IdentityQuery,
         answer: &'a Lookup<Arc<Owners>>,
         counts: impl Fn(&Person) -> bool,
     ) {
@@ -380,48 +205,40 @@ impl<'a> Pair<'a> {
                 self.people.extend(people.filter(|person| counts(person)));
             }
             Lookup::Absent => {}
-            Lookup::Unavailable(outage) => self.unanswered.push((question.clone(), outage)),
+            Lookup::Unavailable(outage) => self.unanswered.push((query.clone(), outage)),
         }
     }
 }
 
-/// The pairs of an envelope. `found` holds the answers to [`questions`]. Beside the direction of
-/// the address as it was written, a recipient that is read otherwise, a group, a map or a
-/// forwarding may make the message take others.
-pub fn pairs<'a>(
-    envelope: &'a Envelope,
-    found: &'a IdentityAnswers,
-    rules: &'a Rules,
-) -> Pairs<'a> {
-    let mut all = Pairs {
-        envelope,
-        found,
-        rules,
-        standing: standing(envelope, rules),
-        identities: identities(envelope, rules),
-        pairs: Vec::with_capacity(envelope.recipients.len()),
-    };
-    for recipient in &envelope.recipients {
-        all.add(recipient);
+impl<'a> PlanBuilder<'a> {
+    /// PlanBuilder each recipient with the directions of the message. Besides the direction of the
+    /// address as written, a different reading of the address, a group, a map or a forwarding may
+    /// add others. `answers` holds the answers to [`Context::queries`].
+    pub fn new(context: &'a Context<'a>, answers: &'a IdentityAnswers) -> PlanBuilder<'a> {
+        let mut builder = PlanBuilder {
+            context,
+            answers,
+            pairs: Vec::with_capacity(context.directions.len()),
+        };
+        for (recipient, direction) in context.recipients() {
+            builder.add(recipient, direction);
+        }
+        builder.add_authored();
+        builder
     }
-    all.add_authored();
-    all
-}
 
-impl<'a> Pairs<'a> {
-    fn add(&mut self, recipient: &'a Recipient) {
-        let (standing, rules) = (self.standing, self.rules);
-        let written = direction(standing, &recipient.address, rules);
-        let of = |address: &Address| match *address == recipient.address {
+    fn add(&mut self, recipient: &'a Recipient, written: Direction) {
+        let (client, rules) = (self.context.client, self.context.rules);
+        let direction_of = |address: &Address| match *address == recipient.address {
             true => written,
-            false => direction(standing, address, rules),
+            false => client.direction(address, rules),
         };
         let mut answers: Vec<(IdentityQuery, &'a Lookup<Arc<Owners>>)> = Vec::new();
-        if asks_recipient(written, rules) {
-            let found = self.found;
-            answers.extend(recipient_questions(recipient).map(|one| {
-                let answer = found.get(&one);
-                (one, answer)
+        if needs_recipient(written, rules) {
+            let all = self.answers;
+            answers.extend(recipient_queries(recipient).map(|query| {
+                let answer = all.get(&query);
+                (query, answer)
             }));
         }
         let takes = |wanted: Direction| {
@@ -431,23 +248,24 @@ impl<'a> Pairs<'a> {
                         let people = owners.people.iter().map(|person| &person.address);
                         people
                             .chain(&owners.further_addresses)
-                            .any(|one| of(one) == wanted)
+                            .any(|address| direction_of(address) == wanted)
                     }
                     Lookup::Absent => false,
-                    // It may be a group with contacts in it.
-                    Lookup::Unavailable(_) => standing.from_us && wanted == Direction::Outbound,
+                    // It may be a group with external contacts.
+                    Lookup::Unavailable(_) => client.from_us && wanted == Direction::Outbound,
                 })
         };
         for direction in Direction::ALL.into_iter().filter(|one| takes(*one)) {
             let mut pair = Pair::new(direction, recipient);
-            if counts_sender(direction, standing, rules) {
-                for one in &self.identities {
-                    pair.take(one, self.found.get(one), |_| true);
+            if counts_sender(direction, client, rules) {
+                for query in &self.context.senders {
+                    pair.add_answer(query, self.answers.get(query), |_| true);
                 }
             }
             if counts_recipient(direction, rules) {
-                for (question, answer) in &answers {
-                    pair.take(question, answer, |person| of(&person.address) == direction);
+                for (query, answer) in &answers {
+                    let counts = |person: &Person| direction_of(&person.address) == direction;
+                    pair.add_answer(query, answer, counts);
                 }
             }
             self.pairs.push(pair);
@@ -457,23 +275,23 @@ impl<'a> Pairs<'a> {
     /// Adds what somebody of ours wrote, as far as a trusted client says, but sent by a foreign
     /// reverse path: it counts as inbound, and as what it would be from the author as well.
     fn add_authored(&mut self) {
-        let (standing, rules) = (self.standing, self.rules);
-        if standing.from_us || !standing.is_trusted || self.authors().next().is_none() {
+        let (client, rules) = (self.context.client, self.context.rules);
+        if client.from_us || !client.is_trusted || self.authors().next().is_none() {
             return;
         }
-        let as_ours = Standing {
+        let as_ours = ClientTrust {
             from_us: true,
-            ..standing
+            ..client
         };
-        for recipient in &self.envelope.recipients {
-            let direction = direction(as_ours, &recipient.address, rules);
+        for (recipient, _) in self.context.recipients() {
+            let direction = as_ours.direction(&recipient.address, rules);
             if !counts_sender(direction, as_ours, rules) {
                 continue;
             }
             let mut pair = Pair::new(direction, recipient);
             pair.is_authored = true;
             for author in self.authors() {
-                pair.take(author, self.found.get(author), |_| true);
+                pair.add_answer(author, self.answers.get(author), |_| true);
             }
             self.pairs.push(pair);
         }
@@ -481,29 +299,29 @@ impl<'a> Pairs<'a> {
 
     /// Those of whom the sender may be one and who are people of ours.
     fn authors(&self) -> impl Iterator<Item = &IdentityQuery> {
-        let all = self.identities.iter();
-        all.filter(|one| is_person(self.found, one))
+        let all = self.context.senders.iter();
+        all.filter(|one| is_person(self.answers, one))
     }
 
     /// Whether everybody on the organization's side of a pair is exempt, so that `journal` does not
     /// count.
     fn is_exempt(&self, pair: &Pair) -> bool {
-        let Some(attribute) = &self.rules.exempt_attribute else {
+        let Some(attribute) = &self.context.rules.exempt_attribute else {
             return false;
         };
-        let exempts = |one: &IdentityQuery| match self.found.get(one) {
+        let exempts = |one: &IdentityQuery| match self.answers.get(one) {
             Lookup::Found(owners) => owners.exempting_object(Some(attribute)).is_some(),
             Lookup::Absent | Lookup::Unavailable(_) => false,
         };
         let sender = || match pair.is_authored {
             true => self.authors().all(exempts),
-            false => self.identities.iter().all(exempts),
+            false => self.context.senders.iter().all(exempts),
         };
-        let recipient = || exempts(&recipient_question(pair.recipient));
+        let recipient = || exempts(&recipient_query(pair.recipient));
         match pair.direction {
             Direction::Inbound => recipient(),
             Direction::Internal => recipient() && sender(),
-            Direction::Outbound => !self.identities.is_empty() && sender(),
+            Direction::Outbound => !self.context.senders.is_empty() && sender(),
         }
     }
 
@@ -511,7 +329,7 @@ impl<'a> Pairs<'a> {
     pub fn targets(&self) -> Vec<Target> {
         let mut named = Vec::new();
         for pair in &self.pairs {
-            let of = self.rules.of(pair.direction);
+            let of = self.context.rules.of(pair.direction);
             let configured = of.journal.iter().filter(|target| target.smtp().is_none());
             named.extend(configured.cloned());
             for object in pair.people.iter().flat_map(|person| person.objects.iter()) {
@@ -524,54 +342,54 @@ impl<'a> Pairs<'a> {
         named
     }
 
-    /// Decides. `resolved` holds the answers to [`Pairs::targets`].
-    pub fn plan(&self, resolved: &Resolved) -> Result<Plan, Undecided> {
-        let (standing, rules) = (self.standing, self.rules);
-        let mut gathered = Gathered {
+    /// Decides. `resolved` holds the answers to [`PlanBuilder::targets`].
+    pub fn build(&self, resolved: &ResolvedTargets) -> Result<Plan, PlanError> {
+        let (client, rules) = (self.context.client, self.context.rules);
+        let mut draft = PlanDraft {
             rules,
             resolved,
-            wanted: Wanted::default(),
-            troubles: Vec::new(),
+            targets: TargetReasons::default(),
+            invalid_targets: Vec::new(),
             exempt: Vec::new(),
-            overlooked: Vec::new(),
-            elsewhere: Vec::new(),
+            skipped_lookups: Vec::new(),
+            outside_targets: Vec::new(),
         };
         let unidentified = self.unidentified();
         for pair in &self.pairs {
             let direction = pair.direction;
             let journal = rules.of(direction).journal.as_slice();
             if !journal.is_empty() && !self.is_exempt(pair) {
-                gathered.add_configured(journal, direction)?;
+                draft.add_configured(journal, direction)?;
             }
             for (question, outage) in &pair.unanswered {
-                gathered.unanswered(question, direction, outage)?;
+                draft.add_unanswered(question, direction, outage)?;
             }
             for person in &pair.people {
-                gathered.add_of(person, direction)?;
+                draft.add_person(person, direction)?;
             }
             if unidentified.contains(&direction)
-                && standing.is_authenticated
+                && client.is_authenticated
                 && let Some(fallback) = &rules.fallback_journal
             {
-                let login = self.envelope.client.user.clone().unwrap_or_default();
-                gathered
-                    .wanted
-                    .add(fallback, Reason::Unidentified { direction, login });
+                let user = self.context.envelope.client.user.clone();
+                let user = user.unwrap_or_default();
+                draft
+                    .targets
+                    .add(fallback, Reason::Unidentified { direction, user });
             }
         }
-        let directions = self.envelope.recipients.iter().map(|recipient| {
-            let direction = direction(standing, &recipient.address, rules);
-            (recipient.address.clone(), direction)
-        });
+        let directions = self.context.recipients();
+        let directions =
+            directions.map(|(recipient, direction)| (recipient.address.clone(), direction));
         Ok(Plan {
-            sender_is_ours: standing.from_us,
+            from_us: client.from_us,
             directions: directions.collect(),
-            copies: gathered.wanted.into_copies(rules),
+            copies: draft.targets.into_copies(rules),
             is_unidentified: !unidentified.is_empty(),
-            troubles: gathered.troubles,
-            exempt: gathered.exempt,
-            overlooked: gathered.overlooked,
-            elsewhere: gathered.elsewhere,
+            invalid_targets: draft.invalid_targets,
+            exempt: draft.exempt,
+            skipped_lookups: draft.skipped_lookups,
+            outside_targets: draft.outside_targets,
         })
     }
 
@@ -579,20 +397,19 @@ impl<'a> Pairs<'a> {
     /// the sender is: the client may send as the organization, and neither reverse path nor login
     /// nor author is a person of ours.
     fn unidentified(&self) -> Vec<Direction> {
-        let (standing, rules) = (self.standing, self.rules);
+        let (client, rules) = (self.context.client, self.context.rules);
         let is_ndr = |sender: &Address| super::is_ndr(sender, rules);
-        if !standing.may_relay || self.envelope.sender.as_ref().is_some_and(is_ndr) {
+        if !client.may_relay || self.context.envelope.sender.as_ref().is_some_and(is_ndr) {
             return Vec::new();
         }
-        let mut senders = self.identities.iter();
-        if !senders.all(|one| *self.found.get(one) == Lookup::Absent) {
+        let mut senders = self.context.senders.iter();
+        if !senders.all(|one| *self.answers.get(one) == Lookup::Absent) {
             return Vec::new();
         }
-        let recipients = self.envelope.recipient_addresses();
-        let mut all: Vec<Direction> = recipients
-            .map(|recipient| direction(standing, recipient, rules))
+        let directions = self.context.directions.iter().copied();
+        let mut all: Vec<Direction> = directions
             .filter(|direction| {
-                counts_sender(*direction, standing, rules)
+                counts_sender(*direction, client, rules)
                     && !rules.of(*direction).journal_attributes.is_empty()
             })
             .collect();
@@ -602,101 +419,52 @@ impl<'a> Pairs<'a> {
     }
 }
 
-fn is_person(found: &IdentityAnswers, question: &IdentityQuery) -> bool {
-    matches!(found.get(question), Lookup::Found(owners) if !owners.people.is_empty())
-}
-
-/// Whether the authors in the header of this message have to be looked up as well: a trusted client
-/// without a login sends it, and the reverse path names nobody of ours.
-pub fn asks_for_authors(envelope: &Envelope, found: &IdentityAnswers, rules: &Rules) -> bool {
-    let standing = standing(envelope, rules);
-    standing.is_trusted
-        && !standing.is_authenticated
-        && authors_matter(rules)
-        && !identities(envelope, rules)
-            .iter()
-            .any(|one| is_person(found, one))
-}
-
-/// Everybody that the sender may be: the reverse path, the login, the holder of a certificate, and
-/// the authors that a trusted client's message names. The login is what cannot be forged; the
-/// reverse path is what a shared mailbox is known by.
-pub fn identities(envelope: &Envelope, rules: &Rules) -> Vec<IdentityQuery> {
-    let client = &envelope.client;
-    let sender = envelope.sender.iter().map(|address| IdentityQuery::Sender {
-        address: address.clone(),
-        mta: envelope.resolved_sender.clone(),
-    });
-    let login = client
-        .user
-        .iter()
-        .map(|user| IdentityQuery::AuthUser(user.clone()));
-    let certificate = client.certificate.iter();
-    let certificate = certificate
-        .filter(|one| rules.organization.accepts(one))
-        .map(|one| IdentityQuery::AuthUser(one.subject.clone()));
-    let claimed = envelope
-        .header_authors
-        .iter()
-        .map(|address| IdentityQuery::Sender {
-            address: address.clone(),
-            mta: None,
-        });
-    let mut all: Vec<IdentityQuery> = sender
-        .chain(login)
-        .chain(certificate)
-        .chain(claimed)
-        .collect();
-    all.dedup();
-    all
-}
-
 /// Not asked is not answered.
-fn not_asked() -> Outage {
+fn not_queried() -> Outage {
     Outage::new("it was not asked")
 }
 
 /// What the pairs of one message asked for so far.
-struct Gathered<'a> {
+struct PlanDraft<'a> {
     rules: &'a Rules,
-    resolved: &'a Resolved,
-    wanted: Wanted,
-    troubles: Vec<Trouble>,
+    resolved: &'a ResolvedTargets,
+    targets: TargetReasons,
+    invalid_targets: Vec<InvalidTarget>,
     exempt: Vec<(Address, String)>,
-    overlooked: Vec<String>,
-    elsewhere: Vec<String>,
+    skipped_lookups: Vec<String>,
+    outside_targets: Vec<String>,
 }
 
 /// Where a target is written.
-struct Place<'a> {
+struct TargetSource<'a> {
     direction: Direction,
     attribute: &'a str,
     dn: Option<&'a str>,
 }
 
-impl Gathered<'_> {
+impl PlanDraft<'_> {
     fn add_configured(
         &mut self,
         journal: &[Target],
         direction: Direction,
-    ) -> Result<(), Undecided> {
+    ) -> Result<(), PlanError> {
         let attribute = format!("{direction}.journal");
-        let place = Place {
+        let source = TargetSource {
             direction,
             attribute: &attribute,
             dn: None,
         };
         for target in journal {
-            self.add(target, Reason::Setting(direction), &place)?;
+            self.add(target, Reason::Setting(direction), &source)?;
         }
         Ok(())
     }
 
     /// Takes what the attributes of a person say.
-    fn add_of(&mut self, person: &Person, direction: Direction) -> Result<(), Undecided> {
+    fn add_person(&mut self, person: &Person, direction: Direction) -> Result<(), PlanError> {
         let attribute = self.rules.exempt_attribute.as_deref();
         if let Some(object) = attribute.and_then(|name| person.exempting_object(name)) {
-            self.exempt(&person.address, object);
+            self.add_exempt(&person.address, object);
             return Ok(());
         }
         for object in person.objects.iter() {
@@ -705,7 +473,7 @@ impl Gathered<'_> {
         Ok(())
     }
 
-    fn exempt(&mut self, person: &Address, object: &Entry) {
+    fn add_exempt(&mut self, person: &Address, object: &Entry) {
         if !self.exempt.iter().any(|(known, _)| known == person) {
             self.exempt.push((person.clone(), object.dn.clone()));
         }
@@ -716,10 +484,10 @@ impl Gathered<'_> {
         object: &Entry,
         person: &Person,
         direction: Direction,
-    ) -> Result<(), Undecided> {
+    ) -> Result<(), PlanError> {
         let rules = self.rules;
         for attribute in &rules.of(direction).journal_attributes {
-            let place = Place {
+            let source = TargetSource {
                 direction,
                 attribute,
                 dn: Some(&object.dn),
@@ -735,9 +503,9 @@ impl Gathered<'_> {
                             person: person.address.clone(),
                             group: person.group.clone(),
                         };
-                        self.add(&target, reason, &place)?;
+                        self.add(&target, reason, &source)?;
                     }
-                    Err(error) => self.unusable(value, error, &place),
+                    Err(error) => self.add_invalid(value, error, &source),
                 }
             }
         }
@@ -745,9 +513,14 @@ impl Gathered<'_> {
     }
 
     /// Notes everybody that a target leads to.
-    fn add(&mut self, target: &Target, reason: Reason, place: &Place) -> Result<(), Undecided> {
+    fn add(
+        &mut self,
+        target: &Target,
+        reason: Reason,
+        source: &TargetSource,
+    ) -> Result<(), PlanError> {
         if let Some(address) = target.smtp() {
-            self.want(address, reason, place);
+            self.add_address(address, reason, source);
             return Ok(());
         }
         match self.resolved.get(target) {
@@ -758,46 +531,46 @@ impl Gathered<'_> {
                         target: target.to_string(),
                         objects: one.path.to_vec(),
                     };
-                    self.want(&one.address, through, place);
+                    self.add_address(&one.address, through, source);
                 }
                 Ok(())
             }
             Some(Ok(Err(error))) => {
-                self.unusable(&target.to_string(), error.clone(), place);
+                self.add_invalid(&target.to_string(), error.clone(), source);
                 Ok(())
             }
-            Some(Err(outage)) => self.unanswered(target, place.direction, outage),
-            None => self.unanswered(target, place.direction, &not_asked()),
+            Some(Err(outage)) => self.add_unanswered(target, source.direction, outage),
+            None => self.add_unanswered(target, source.direction, &not_queried()),
         }
     }
 
     /// Whoever may write to his own object must not send everybody's mail where he likes.
-    fn want(&mut self, address: &Address, reason: Reason, place: &Place) {
+    fn add_address(&mut self, address: &Address, reason: Reason, source: &TargetSource) {
         if self.rules.may_journal_to(address) {
-            return self.wanted.add(address, reason);
+            return self.targets.add(address, reason);
         }
-        let elsewhere = TargetError::OutsideJournalDomains(address.clone());
-        let told = format!("{reason}: {elsewhere}");
-        if !self.elsewhere.contains(&told) {
-            self.elsewhere.push(told);
+        let outside_targets = TargetError::OutsideJournalDomains(address.clone());
+        let told = format!("{reason}: {outside_targets}");
+        if !self.outside_targets.contains(&told) {
+            self.outside_targets.push(told);
         }
-        self.unusable(&address.to_string(), elsewhere, place);
+        self.add_invalid(&address.to_string(), outside_targets, source);
     }
 
     /// A typing mistake must not switch journaling off, nor bounce a stranger's mail.
-    fn unusable(&mut self, value: &str, error: TargetError, place: &Place) {
-        let direction = place.direction;
-        let (attribute, dn) = (place.attribute.to_owned(), place.dn.map(str::to_owned));
+    fn add_invalid(&mut self, value: &str, error: TargetError, source: &TargetSource) {
+        let direction = source.direction;
+        let (attribute, dn) = (source.attribute.to_owned(), source.dn.map(str::to_owned));
         if let Some(fallback) = &self.rules.fallback_journal {
-            let reason = Reason::Malformed {
+            let reason = Reason::InvalidTarget {
                 direction,
                 attribute,
                 dn,
                 value: value.to_owned(),
             };
-            self.wanted.add(fallback, reason);
+            self.targets.add(fallback, reason);
         } else if let Some(ndr) = &self.rules.of(direction).ndr {
-            let trouble = Trouble {
+            let invalid = InvalidTarget {
                 direction,
                 ndr: ndr.clone(),
                 dn,
@@ -805,36 +578,36 @@ impl Gathered<'_> {
                 value: value.to_owned(),
                 error,
             };
-            // One object found for several recipients is one trouble.
-            if !self.troubles.contains(&trouble) {
-                self.troubles.push(trouble);
+            // One object found for several recipients is one invalid.
+            if !self.invalid_targets.contains(&invalid) {
+                self.invalid_targets.push(invalid);
             }
         }
     }
 
-    fn unanswered(
+    fn add_unanswered(
         &mut self,
         subject: &dyn fmt::Display,
         direction: Direction,
         outage: &Outage,
-    ) -> Result<(), Undecided> {
+    ) -> Result<(), PlanError> {
         let subject = subject.to_string();
         match (
             self.rules.on_directory_failure,
             &self.rules.fallback_journal,
         ) {
             (OnFailure::Fallback, Some(fallback)) => {
-                self.wanted
+                self.targets
                     .add(fallback, Reason::DirectoryDown { direction, subject });
                 Ok(())
             }
             (OnFailure::Accept, _) => {
-                if !self.overlooked.contains(&subject) {
-                    self.overlooked.push(subject);
+                if !self.skipped_lookups.contains(&subject) {
+                    self.skipped_lookups.push(subject);
                 }
                 Ok(())
             }
-            (OnFailure::Defer | OnFailure::Fallback, _) => Err(Undecided {
+            (OnFailure::Defer | OnFailure::Fallback, _) => Err(PlanError {
                 subject,
                 outage: outage.clone(),
             }),
@@ -842,11 +615,11 @@ impl Gathered<'_> {
     }
 }
 
-/// Targets gathered so far, each address once with every reason.
+/// Targets draft so far, each address once with every reason.
 #[derive(Default)]
-struct Wanted(BTreeMap<Address, Vec<Reason>>);
+struct TargetReasons(BTreeMap<Address, Vec<Reason>>);
 
-impl Wanted {
+impl TargetReasons {
     fn add(&mut self, target: &Address, reason: Reason) {
         match self.0.get_mut(target) {
             Some(reasons) if reasons.contains(&reason) => {}
@@ -860,8 +633,8 @@ impl Wanted {
     /// Groups the targets: one copy for each NDR address, format and content, since all are the
     /// copy's own. An address wanted in several directions counts for the first, so that it gets
     /// one copy.
-    fn into_copies(self, rules: &Rules) -> Vec<Copy> {
-        let mut copies: Vec<Copy> = Vec::new();
+    fn into_copies(self, rules: &Rules) -> Vec<JournalCopy> {
+        let mut copies: Vec<JournalCopy> = Vec::new();
         for (address, mut reasons) in self.0 {
             reasons.sort_unstable();
             let direction = reasons
@@ -873,18 +646,18 @@ impl Wanted {
             // Configuration without an NDR address is refused where anything is journaled. Were it
             // missing all the same, the copy's own address is better than no copy.
             let ndr = of.ndr.clone().unwrap_or_else(|| address.clone());
-            let room = |copy: &&mut Copy| {
+            let room = |copy: &&mut JournalCopy| {
                 copy.ndr == ndr
                     && copy.format == of.format
                     && copy.what == of.journal_what
-                    && copy.targets.len() < MOST_TARGETS
+                    && copy.targets.len() < MAX_TARGETS
             };
             match copies.iter_mut().find(room) {
                 Some(copy) => {
                     copy.direction = copy.direction.min(direction);
                     copy.targets.push((address, reasons));
                 }
-                None => copies.push(Copy {
+                None => copies.push(JournalCopy {
                     direction,
                     format: of.format,
                     what: of.journal_what,
@@ -900,7 +673,7 @@ impl Wanted {
 impl Plan {
     /// Whether nothing has to be written for this message.
     pub fn is_empty(&self) -> bool {
-        self.copies.is_empty() && self.troubles.is_empty()
+        self.copies.is_empty() && self.invalid_targets.is_empty()
     }
 
     /// The directions the message has, each once.
@@ -922,7 +695,7 @@ impl Reason {
         match self {
             Reason::Setting(direction)
             | Reason::Attribute { direction, .. }
-            | Reason::Malformed { direction, .. }
+            | Reason::InvalidTarget { direction, .. }
             | Reason::Unidentified { direction, .. }
             | Reason::DirectoryDown { direction, .. } => *direction,
             Reason::Through { of, .. } => of.direction(),
@@ -966,13 +739,13 @@ impl fmt::Display for Reason {
                 target,
                 objects,
             } => write!(f, "{of}: {target} through {}", objects.join(" > ")),
-            Reason::Malformed {
+            Reason::InvalidTarget {
                 attribute,
                 dn: None,
                 value,
                 ..
             } => write!(f, "directory.fallback_journal: {attribute} is {value:?}"),
-            Reason::Malformed {
+            Reason::InvalidTarget {
                 direction,
                 attribute,
                 dn: Some(dn),
@@ -981,9 +754,9 @@ impl fmt::Display for Reason {
                 f,
                 "directory.fallback_journal: {direction}.journal_attribute {attribute} of {dn} is {value:?}"
             ),
-            Reason::Unidentified { direction, login } => write!(
+            Reason::Unidentified { direction, user } => write!(
                 f,
-                "directory.fallback_journal: sender not found in the directory ({direction}, login {login})"
+                "directory.fallback_journal: sender not found in the directory ({direction}, login {user})"
             ),
             Reason::DirectoryDown { direction, subject } => {
                 write!(
@@ -995,7 +768,7 @@ impl fmt::Display for Reason {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for InvalidTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.attribute)?;
         if let Some(dn) = &self.dn {

@@ -101,10 +101,10 @@ fn sender(text: &str) -> IdentityQuery {
 fn plan(
     envelope: &Envelope,
     people: &IdentityAnswers,
-    resolved: &Resolved,
+    resolved: &ResolvedTargets,
     rules: &Rules,
-) -> Result<Plan, Undecided> {
-    pairs(envelope, people, rules).plan(resolved)
+) -> Result<Plan, PlanError> {
+    PlanBuilder::new(&Context::new(envelope, rules), people).build(resolved)
 }
 
 fn targets(plan: &Plan) -> Vec<String> {
@@ -120,12 +120,12 @@ fn direction_comes_from_the_connection_not_from_mail_from() {
     let decided = plan(
         &spoofed,
         &people([("dan@corp.example", Lookup::Absent)]),
-        &Resolved::new(),
+        &ResolvedTargets::new(),
         &rules(),
     )
     .expect("decided");
     assert_eq!(decided.distinct_directions(), [Direction::Inbound]);
-    assert!(!decided.sender_is_ours);
+    assert!(!decided.from_us);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn one_message_can_have_two_directions() {
         &["dan@corp.example", "x@else.test"],
     );
     assert_eq!(
-        questions(&envelope, &rules()),
+        Context::new(&envelope, &rules()).queries(),
         [
             recipient("dan@corp.example"),
             recipient("x@else.test"),
@@ -148,7 +148,7 @@ fn one_message_can_have_two_directions() {
         ("dan@corp.example", Lookup::Absent),
         ("x@else.test", Lookup::Absent),
     ]);
-    let decided = plan(&envelope, &found, &Resolved::new(), &rules()).expect("decided");
+    let decided = plan(&envelope, &found, &ResolvedTargets::new(), &rules()).expect("decided");
     assert_eq!(
         decided.distinct_directions(),
         [Direction::Outbound, Direction::Internal]
@@ -160,14 +160,21 @@ fn one_message_can_have_two_directions() {
 fn an_authenticated_user_is_ours_from_anywhere_and_is_looked_up_by_login() {
     let mut roaming = envelope(OUTSIDE, "sales@corp.example", &["x@else.test"]);
     roaming.client.user = Some("ana".into());
-    assert!(sender_is_ours(&roaming, &rules()));
-    assert!(questions(&roaming, &rules()).contains(&IdentityQuery::AuthUser("ana".into())));
+    assert!(ClientTrust::of(&roaming, &rules()).from_us);
+    assert!(
+        Context::new(&roaming, &rules())
+            .queries()
+            .contains(&IdentityQuery::AuthUser("ana".into()))
+    );
 }
 
 #[test]
 fn a_relayed_stranger_is_journaled_as_inbound() {
     let relayed = envelope(OUTSIDE, "a@else.test", &["b@other.test"]);
-    assert_eq!(questions(&relayed, &rules()), [recipient("b@other.test")]);
+    assert_eq!(
+        Context::new(&relayed, &rules()).queries(),
+        [recipient("b@other.test")]
+    );
 }
 
 #[test]
@@ -179,11 +186,11 @@ fn nothing_is_asked_where_settings_alone_decide() {
         .journal
         .push(Target::Smtp(address("all@corp.example")));
     let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
-    assert!(questions(&envelope, &rules).is_empty());
+    assert!(Context::new(&envelope, &rules).queries().is_empty());
     let decided = plan(
         &envelope,
         &IdentityAnswers::default(),
-        &Resolved::new(),
+        &ResolvedTargets::new(),
         &rules,
     )
     .expect("decided");
@@ -209,7 +216,7 @@ fn a_target_named_twice_gets_one_copy_with_both_reasons() {
             found(&["j@corp.example", "k@corp.example"]),
         ),
     ]);
-    let decided = plan(&envelope, &found, &Resolved::new(), &rules).expect("decided");
+    let decided = plan(&envelope, &found, &ResolvedTargets::new(), &rules).expect("decided");
     assert_eq!(decided.copies.len(), 1);
     assert_eq!(targets(&decided), ["J@corp.example", "k@corp.example"]);
     assert_eq!(decided.copies[0].targets[0].1.len(), 3);
@@ -236,7 +243,7 @@ fn one_target_in_two_directions_is_one_copy_of_the_first() {
         ("dan@corp.example", Lookup::Absent),
         ("x@else.test", Lookup::Absent),
     ]);
-    let decided = plan(&envelope, &found, &Resolved::new(), &rules).expect("decided");
+    let decided = plan(&envelope, &found, &ResolvedTargets::new(), &rules).expect("decided");
     assert_eq!(decided.copies.len(), 1);
     assert_eq!(decided.copies[0].ndr, address("outndr@corp.example"));
     assert_eq!(decided.copies[0].targets.len(), 1);
@@ -254,7 +261,7 @@ fn directions_with_different_ndr_addresses_get_a_copy_each() {
         ("dan@corp.example", found(&["in@corp.example"])),
         ("x@else.test", found(&["out@corp.example"])),
     ]);
-    let decided = plan(&envelope, &found, &Resolved::new(), &rules()).expect("decided");
+    let decided = plan(&envelope, &found, &ResolvedTargets::new(), &rules()).expect("decided");
     assert_eq!(decided.copies.len(), 2);
 }
 
@@ -262,7 +269,7 @@ fn directions_with_different_ndr_addresses_get_a_copy_each() {
 fn outbound_reads_whose_object_the_settings_say() {
     let envelope = envelope(INSIDE, "ana@corp.example", &["x@else.test"]);
     let mut rules = rules();
-    let asked = |rules: &Rules| questions(&envelope, rules);
+    let asked = |rules: &Rules| Context::new(&envelope, rules).queries();
     assert_eq!(asked(&rules).len(), 2);
     rules.outbound_attribute_of = AttributeOf::Sender;
     assert_eq!(asked(&rules), [sender("ana@corp.example")]);
@@ -275,12 +282,12 @@ fn an_outage_is_not_an_absence() {
     let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
     let mut rules = rules();
     let silent = people([("dan@corp.example", down())]);
-    assert!(plan(&envelope, &silent, &Resolved::new(), &rules).is_err());
+    assert!(plan(&envelope, &silent, &ResolvedTargets::new(), &rules).is_err());
     assert!(
         plan(
             &envelope,
             &IdentityAnswers::default(),
-            &Resolved::new(),
+            &ResolvedTargets::new(),
             &rules
         )
         .is_err()
@@ -288,19 +295,19 @@ fn an_outage_is_not_an_absence() {
 
     rules.on_directory_failure = OnFailure::Fallback;
     assert!(
-        plan(&envelope, &silent, &Resolved::new(), &rules).is_err(),
+        plan(&envelope, &silent, &ResolvedTargets::new(), &rules).is_err(),
         "no fallback address is no fallback"
     );
     rules.fallback_journal = Some(address("fallback@corp.example"));
     assert_eq!(
-        targets(&plan(&envelope, &silent, &Resolved::new(), &rules).expect("decided")),
+        targets(&plan(&envelope, &silent, &ResolvedTargets::new(), &rules).expect("decided")),
         ["fallback@corp.example"]
     );
 
     rules.on_directory_failure = OnFailure::Accept;
-    let decided = plan(&envelope, &silent, &Resolved::new(), &rules).expect("decided");
+    let decided = plan(&envelope, &silent, &ResolvedTargets::new(), &rules).expect("decided");
     assert!(decided.is_empty());
-    assert_eq!(decided.overlooked, ["dan@corp.example"]);
+    assert_eq!(decided.skipped_lookups, ["dan@corp.example"]);
 }
 
 #[test]
@@ -313,11 +320,11 @@ fn a_malformed_value_goes_to_the_fallback_or_is_reported() {
     )]);
     let named = Target::parse("CN=all,DC=x").expect("a target");
     assert_eq!(
-        pairs(&envelope, &found, &rules).targets(),
+        PlanBuilder::new(&Context::new(&envelope, &rules), &found).targets(),
         std::slice::from_ref(&named),
         "addresses need no directory"
     );
-    let nowhere = Resolved::from([(
+    let nowhere = ResolvedTargets::from([(
         named.clone(),
         Ok(Err(TargetError::NoSuchObject(named.to_string()))),
     )]);
@@ -325,21 +332,21 @@ fn a_malformed_value_goes_to_the_fallback_or_is_reported() {
     assert_eq!(targets(&decided), ["ok@corp.example"]);
     assert_eq!(
         decided
-            .troubles
+            .invalid_targets
             .iter()
             .map(|trouble| trouble.value.as_str())
             .collect::<Vec<_>>(),
         ["nobody", "CN=all,DC=x"]
     );
     assert!(
-        decided.troubles[0]
+        decided.invalid_targets[0]
             .to_string()
             .contains("extensionAttribute10 of uid=x is \"nobody\"")
     );
 
     rules.fallback_journal = Some(address("fallback@corp.example"));
     let decided = plan(&envelope, &found, &nowhere, &rules).expect("decided");
-    assert!(decided.troubles.is_empty());
+    assert!(decided.invalid_targets.is_empty());
     assert_eq!(
         targets(&decided),
         ["fallback@corp.example", "ok@corp.example"]
@@ -356,7 +363,7 @@ fn an_object_that_a_target_names_is_decided_by_what_the_directory_says() {
         address: address("ana@corp.example"),
         path: Arc::new(["CN=all,DC=x".into(), "uid=ana".into()]),
     };
-    let resolved = Resolved::from([(named.clone(), Ok(Ok(Arc::new(vec![reached].into()))))]);
+    let resolved = ResolvedTargets::from([(named.clone(), Ok(Ok(Arc::new(vec![reached].into()))))]);
     let decided = plan(&envelope, &found, &resolved, &rules).expect("decided");
     assert_eq!(targets(&decided), ["ana@corp.example"]);
     let reason = decided.copies[0].targets[0].1[0].to_string();
@@ -365,8 +372,8 @@ fn an_object_that_a_target_names_is_decided_by_what_the_directory_says() {
         "{reason}"
     );
     // An outage is no "nobody", and neither is a question that was not put.
-    let down = Resolved::from([(named, Err(Outage::new("down")))]);
-    for resolved in [down, Resolved::new()] {
+    let down = ResolvedTargets::from([(named, Err(Outage::new("down")))]);
+    for resolved in [down, ResolvedTargets::new()] {
         let undecided = plan(&envelope, &found, &resolved, &rules).expect_err("deferred");
         assert_eq!(undecided.subject, "CN=all,DC=x");
     }
@@ -391,7 +398,7 @@ fn two_objects_for_one_address_are_both_obeyed() {
     let decided = plan(
         &envelope,
         &people([("dan@corp.example", both)]),
-        &Resolved::new(),
+        &ResolvedTargets::new(),
         &rules(),
     )
     .expect("decided");
@@ -409,34 +416,34 @@ fn the_guard_refuses_strangers_and_waits_for_proof_from_ourselves() {
     let ndr = address("inndr@corp.example");
     // Of recipients that are guarded mailboxes.
     let judge = |from_us, sender: Option<&Address>, recipient: &str, rules: &Rules| {
-        let standing = Standing {
+        let client = ClientTrust {
             from_us,
             may_relay: from_us,
             is_trusted: from_us,
             is_authenticated: false,
         };
-        match is_guarding(standing, sender, rules) {
-            true => admission(standing, sender, &address(recipient), rules),
-            false => Admission::Free,
+        match is_guarding(client, sender, rules) {
+            true => admission(client, sender, &address(recipient), rules),
+            false => Admission::Allowed,
         }
     };
     assert_eq!(
         judge(false, Some(&stranger), "J@Corp.example", &rules),
-        Admission::Refused
+        Admission::Rejected
     );
     assert_eq!(
         judge(false, Some(&stranger), "inndr@corp.example", &rules),
-        Admission::Refused
+        Admission::Rejected
     );
     // A null reverse path says nothing of where mail comes from; our own relay's bounces must
     // arrive.
     assert_eq!(
         judge(true, None, "j@corp.example", &rules),
-        Admission::Refused
+        Admission::Rejected
     );
     assert_eq!(
         judge(true, None, "inndr@corp.example", &rules),
-        Admission::Free
+        Admission::Allowed
     );
     assert_eq!(
         judge(false, Some(&ndr), "j@corp.example", &rules),
@@ -448,21 +455,21 @@ fn the_guard_refuses_strangers_and_waits_for_proof_from_ourselves() {
     );
     assert_eq!(
         judge(false, None, "j@corp.example", &rules),
-        Admission::Refused
+        Admission::Rejected
     );
     assert_eq!(
         judge(true, Some(&stranger), "j@corp.example", &rules),
-        Admission::Free
+        Admission::Allowed
     );
     rules.journal_guard = Guard::Everyone;
     assert_eq!(
         judge(true, Some(&stranger), "j@corp.example", &rules),
-        Admission::Refused
+        Admission::Rejected
     );
     rules.journal_guard = Guard::Off;
     assert_eq!(
         judge(false, Some(&stranger), "j@corp.example", &rules),
-        Admission::Free
+        Admission::Allowed
     );
 }
 
@@ -476,7 +483,7 @@ fn a_copy_has_no_more_targets_than_every_relay_takes_at_once() {
             path: Arc::new([]),
         })
         .collect();
-    let resolved = Resolved::from([(named, Ok(Ok(Arc::new(reached.into()))))]);
+    let resolved = ResolvedTargets::from([(named, Ok(Ok(Arc::new(reached.into()))))]);
     let found = people([("dan@corp.example", found(&["CN=all,DC=x"]))]);
     let decided = plan(&envelope, &found, &resolved, &rules()).expect("decided");
     let sizes: Vec<usize> = decided.copies.iter().map(|c| c.targets.len()).collect();
@@ -514,7 +521,7 @@ fn nothing_is_copied_because_of_somebody_exempt_and_everything_because_of_others
     let both = envelope(INSIDE, "ana@corp.example", &["dan@corp.example"]);
     let decide = |ana: Lookup<Objects>, dan: Lookup<Objects>| {
         let people = people([("ana@corp.example", ana), ("dan@corp.example", dan)]);
-        plan(&both, &people, &Resolved::new(), &rules).expect("decided")
+        plan(&both, &people, &ResolvedTargets::new(), &rules).expect("decided")
     };
     let free = || Lookup::Found([exempt("TRUE")].into());
     let decided = decide(free(), found(&["d@else.test"]));
@@ -544,7 +551,7 @@ fn in_doubt_nobody_is_exempt() {
         vec![exempt("FALSE"), Arc::new(group)],
     ] {
         let people = people([("ana@corp.example", Lookup::Found(objects.into()))]);
-        let decided = plan(&both, &people, &Resolved::new(), &rules).expect("decided");
+        let decided = plan(&both, &people, &ResolvedTargets::new(), &rules).expect("decided");
         assert_eq!(targets(&decided), ["all@else.test", "j@else.test"]);
         assert!(decided.exempt.is_empty());
     }
@@ -564,7 +571,7 @@ fn in_doubt_nobody_is_exempt() {
         .collect();
     let mut rules = rules;
     rules.outbound.journal = vec![Target::parse("all@else.test").expect("a target")];
-    let decided = plan(&forged, &people, &Resolved::new(), &rules).expect("decided");
+    let decided = plan(&forged, &people, &ResolvedTargets::new(), &rules).expect("decided");
     assert_eq!(targets(&decided), ["all@else.test", "e@else.test"]);
 }
 
@@ -581,18 +588,27 @@ fn a_journal_address_outside_the_journal_domains_gets_nothing_and_the_fallback_d
         "j@archive.example",
     ];
     let people = people([("dan@corp.example", found(&values))]);
-    let decided = plan(&to, &people, &Resolved::new(), &rules).expect("decided");
+    let decided = plan(&to, &people, &ResolvedTargets::new(), &rules).expect("decided");
     assert_eq!(targets(&decided), ["j@x.archive.example"]);
-    let told: Vec<&str> = decided.troubles.iter().map(|t| t.value.as_str()).collect();
+    let told: Vec<&str> = decided
+        .invalid_targets
+        .iter()
+        .map(|t| t.value.as_str())
+        .collect();
     assert_eq!(told, values[1..]);
-    assert_eq!(decided.elsewhere.len(), 2, "{:?}", decided.elsewhere);
+    assert_eq!(
+        decided.outside_targets.len(),
+        2,
+        "{:?}",
+        decided.outside_targets
+    );
     rules.fallback_journal = Some(address("all@x.archive.example"));
-    let decided = plan(&to, &people, &Resolved::new(), &rules).expect("decided");
+    let decided = plan(&to, &people, &ResolvedTargets::new(), &rules).expect("decided");
     assert_eq!(
         targets(&decided),
         ["all@x.archive.example", "j@x.archive.example"]
     );
-    assert!(decided.troubles.is_empty() && decided.elsewhere.len() == 2);
+    assert!(decided.invalid_targets.is_empty() && decided.outside_targets.len() == 2);
     // What a group or an object leads to, too.
     let dn = "cn=group,dc=b";
     let target = Target::parse(dn).expect("a target");
@@ -604,7 +620,7 @@ fn a_journal_address_outside_the_journal_domains_gets_nothing_and_the_fallback_d
         reached("k@x.archive.example"),
         reached("thief@elsewhere.test"),
     ];
-    let resolved = Resolved::from([(target, Ok(Ok(Arc::new(both.into()))))]);
+    let resolved = ResolvedTargets::from([(target, Ok(Ok(Arc::new(both.into()))))]);
     let people = self::people([("dan@corp.example", found(&[dn]))]);
     let decided = plan(&to, &people, &resolved, &rules).expect("decided");
     assert_eq!(
@@ -624,8 +640,8 @@ fn who_may_relay_is_not_yet_one_of_us() {
     let to = ["dan@corp.example", "x@else.test"];
     let of = |client: &str, sender: &str| {
         let envelope = envelope(client, sender, &to);
-        let standing = standing(&envelope, &rules);
-        let of = |at: usize| direction(standing, &envelope.recipients[at].address, &rules);
+        let context = Context::new(&envelope, &rules);
+        let of = |at: usize| context.directions[at];
         (of(0), of(1))
     };
     use Direction::{Inbound, Internal, Outbound};
@@ -638,8 +654,12 @@ fn who_may_relay_is_not_yet_one_of_us() {
         subject: "NoteBook".into(),
         issuer: "Corp CA".into(),
     });
-    assert!(standing(&holder, &rules).from_us);
-    assert!(identities(&holder, &rules).contains(&IdentityQuery::AuthUser("NoteBook".into())));
+    assert!(ClientTrust::of(&holder, &rules).from_us);
+    assert!(
+        Context::new(&holder, &rules)
+            .senders
+            .contains(&IdentityQuery::AuthUser("NoteBook".into()))
+    );
 }
 
 #[test]
@@ -655,8 +675,8 @@ fn an_author_whom_a_trusted_client_names_adds_copies_and_takes_none_away() {
         ("ana@private.test", Lookup::Absent),
     ];
     let nobody = people(unknown.clone());
-    assert!(asks_for_authors(&message, &nobody, &rules()));
-    let decided = plan(&message, &nobody, &Resolved::new(), &rules()).expect("decided");
+    assert!(Context::new(&message, &rules()).needs_authors(&nobody));
+    let decided = plan(&message, &nobody, &ResolvedTargets::new(), &rules()).expect("decided");
     assert!(decided.is_unidentified && decided.is_empty());
     message.header_authors = vec![address("ana@corp.example")];
     let [dan, x, private] = unknown;
@@ -666,7 +686,7 @@ fn an_author_whom_a_trusted_client_names_adds_copies_and_takes_none_away() {
         private,
         ("ana@corp.example", found(&["j@corp.example"])),
     ]);
-    let decided = plan(&message, &found, &Resolved::new(), &rules()).expect("decided");
+    let decided = plan(&message, &found, &ResolvedTargets::new(), &rules()).expect("decided");
     assert_eq!(targets(&decided), ["j@corp.example"]);
     assert!(!decided.is_unidentified);
     assert_eq!(
@@ -674,7 +694,7 @@ fn an_author_whom_a_trusted_client_names_adds_copies_and_takes_none_away() {
         [Direction::Inbound, Direction::Outbound]
     );
     let outsider = envelope(OUTSIDE, "ana@private.test", &["dan@corp.example"]);
-    assert!(!asks_for_authors(&outsider, &found, &rules()));
+    assert!(!Context::new(&outsider, &rules()).needs_authors(&found));
 }
 
 #[test]
@@ -691,10 +711,10 @@ fn a_login_that_nobody_knows_goes_to_the_fallback() {
         .map(|one| (one, Lookup::Absent))
         .collect();
     let mut rules = rules();
-    let decided = plan(&message, &nobody, &Resolved::new(), &rules).expect("decided");
+    let decided = plan(&message, &nobody, &ResolvedTargets::new(), &rules).expect("decided");
     assert!(decided.is_unidentified && decided.is_empty());
     rules.fallback_journal = Some(address("fallback@corp.example"));
-    let decided = plan(&message, &nobody, &Resolved::new(), &rules).expect("decided");
+    let decided = plan(&message, &nobody, &ResolvedTargets::new(), &rules).expect("decided");
     assert_eq!(targets(&decided), ["fallback@corp.example"]);
 }
 
@@ -722,7 +742,7 @@ fn a_group_names_those_of_its_members_because_of_whom_a_copy_is_made() {
     let people: IdentityAnswers = [(recipient("sales@corp.example"), answer)]
         .into_iter()
         .collect();
-    let decided = plan(&message, &people, &Resolved::new(), &rules()).expect("decided");
+    let decided = plan(&message, &people, &ResolvedTargets::new(), &rules()).expect("decided");
     let expanded = decided.copies[0].expanded();
     assert_eq!(
         expanded,

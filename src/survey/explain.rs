@@ -11,14 +11,15 @@ use crate::directory::Lookup;
 use crate::identity::{GuardStatus, Identities, IdentityAnswers, SharedGuard};
 use crate::mail::{Address, Client, Envelope, Recipient};
 use crate::pipeline::guard_status;
-use crate::policy::{self, Admission, Plan, Rules, Standing};
+use crate::policy::{self, Admission, ClientTrust, Context, Plan, PlanBuilder, Rules};
 use crate::text::{self, RecipientClass, Text};
 
 /// The answer, as scripts read it.
 #[derive(Debug, Serialize)]
 pub struct Explanation {
     /// Whether the sender sends as the organization.
-    pub sender_is_ours: bool,
+    #[serde(rename = "sender_is_ours")]
+    pub from_us: bool,
     /// Why it does, or does not.
     pub because: &'static str,
     /// Whether the sender was not found in the directory, although an attribute of the sender could
@@ -135,12 +136,14 @@ pub async fn explain(
     rules: &Rules,
     text: &text::Settings,
 ) -> Explanation {
-    let standing = policy::standing(envelope, rules);
+    let context = Context::new(envelope, rules);
+    let client = context.client;
     let mut recipients = Vec::new();
-    for address in envelope.recipient_addresses() {
+    for (recipient, direction) in context.recipients() {
+        let address = &recipient.address;
         let mut recipient = ForRecipient {
             address: address.clone(),
-            direction: policy::direction(standing, address, rules).name(),
+            direction: direction.name(),
             guard: "free",
             guarded_as: None,
             guard_outage: None,
@@ -148,7 +151,7 @@ pub async fn explain(
             append: None,
         };
         let sender = envelope.sender.as_ref();
-        if policy::is_guarding(standing, sender, rules) {
+        if policy::is_guarding(client, sender, rules) {
             match guard_status(identities, guarded, rules, address, None).await {
                 GuardStatus::NotGuarded => {}
                 GuardStatus::Unknown(outage) => {
@@ -157,41 +160,45 @@ pub async fn explain(
                 }
                 GuardStatus::Guarded(name) => {
                     recipient.guarded_as = Some(name);
-                    recipient.guard = match policy::admission(standing, sender, address, rules) {
-                        Admission::Refused => "guarded",
+                    recipient.guard = match policy::admission(client, sender, address, rules) {
+                        Admission::Rejected => "guarded",
                         Admission::Provisional => "provisional",
-                        Admission::Free => "free",
+                        Admission::Allowed => "free",
                     };
                 }
             }
         }
         recipients.push(recipient);
     }
-    let asked = text::all_questions(envelope, rules, text);
+    let asked = text::all_queries(&context, text);
     let deadline = Instant::now() + identities.directory().max_wait();
     let people = identities.find(&asked, deadline).await;
-    let text_failure = match text::classes(envelope, &people, rules, text) {
+    let text_failure = match text::classes(&context, &people, text) {
         Ok(classes) => {
             tell_texts(&classes, &mut recipients);
             None
         }
         Err(untold) => Some(untold.to_string()),
     };
-    let pairs = policy::pairs(envelope, &people, rules);
+    let builder = PlanBuilder::new(&context, &people);
     let directory = identities.directory();
-    let resolved = directory.resolve_before(&pairs.targets(), deadline).await;
-    let (plan, deferred) = match pairs.plan(&resolved) {
+    let resolved = directory.resolve_before(&builder.targets(), deadline).await;
+    let (plan, deferred) = match builder.build(&resolved) {
         Ok(plan) => (plan, None),
         Err(undecided) => (Plan::default(), Some(undecided.to_string())),
     };
     Explanation {
-        sender_is_ours: standing.from_us,
-        because: because(envelope, standing, rules),
+        from_us: client.from_us,
+        because: because(envelope, client, rules),
         is_unidentified: plan.is_unidentified,
         recipients,
         objects: objects(&people, identities).await,
         copies: plan.copies.into_iter().map(Copy::from).collect(),
-        troubles: plan.troubles.iter().map(ToString::to_string).collect(),
+        troubles: plan
+            .invalid_targets
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         exempt: plan.exempt,
         deferred,
         text_failure,
@@ -199,16 +206,16 @@ pub async fn explain(
 }
 
 /// Why a client is inside or outside.
-fn because(envelope: &Envelope, standing: Standing, rules: &Rules) -> &'static str {
+fn because(envelope: &Envelope, client: ClientTrust, rules: &Rules) -> &'static str {
     let ip = envelope.client.ip;
     let organization = &rules.organization;
     if ip.is_some_and(|ip| organization.is_gateway(ip)) {
         "the client is a gateway (organization.gateways)"
-    } else if standing.is_authenticated {
+    } else if client.is_authenticated {
         "the client authenticated"
-    } else if standing.is_trusted && !standing.from_us {
+    } else if client.is_trusted && !client.from_us {
         "the client is in organization.trusted_networks, but did not authenticate and sends for a foreign address"
-    } else if standing.is_trusted {
+    } else if client.is_trusted {
         "the client is in organization.trusted_networks"
     } else if ip.is_none() {
         "no client address was given"
@@ -269,8 +276,8 @@ async fn objects(people: &IdentityAnswers, identities: &Identities) -> Vec<Objec
     objects
 }
 
-impl From<policy::Copy> for Copy {
-    fn from(copy: policy::Copy) -> Copy {
+impl From<policy::JournalCopy> for Copy {
+    fn from(copy: policy::JournalCopy) -> Copy {
         Copy {
             direction: copy.direction.name(),
             format: copy.format.name(),

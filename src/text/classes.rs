@@ -7,8 +7,7 @@ use super::settings::{DirectionTexts, Settings};
 use super::template::TemplateError;
 use crate::directory::{Entry, Lookup, Outage};
 use crate::identity::{IdentityAnswers, IdentityQuery};
-use crate::mail::Envelope;
-use crate::policy::{self, Direction, Rules};
+use crate::policy::{self, Context, Direction};
 
 /// Recipients who get the same texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,61 +47,53 @@ pub enum TextSelectionError {
 /// split, and other filters (a DKIM signer) see it.
 const ORDER: [Direction; 3] = [Direction::Outbound, Direction::Inbound, Direction::Internal];
 
-/// Returns the lookups needed to determine the texts.
-fn questions(envelope: &Envelope, rules: &Rules, settings: &Settings) -> Vec<IdentityQuery> {
+/// Returns the identity queries that selecting the texts needs.
+fn queries(context: &Context<'_>, settings: &Settings) -> Vec<IdentityQuery> {
     if settings.is_empty() {
         return Vec::new();
     }
-    let asks_all = settings.exempt_attribute.is_some();
-    let standing = policy::standing(envelope, rules);
-    let mut asked = Vec::new();
-    for recipient in &envelope.recipients {
-        let texts = settings.of(policy::direction(standing, &recipient.address, rules));
+    let needs_all = settings.exempt_attribute.is_some();
+    let mut queries = Vec::new();
+    for (recipient, direction) in context.recipients() {
+        let texts = settings.of(direction);
         if !texts.is_set() {
             continue;
         }
-        if asks_all {
-            asked.push(policy::recipient_question(recipient));
+        if needs_all {
+            queries.push(policy::recipient_query(recipient));
         }
-        if asks_all || texts.needs_sender() {
-            asked.extend(senders(standing, envelope, rules));
+        if needs_all || texts.needs_sender() {
+            queries.extend(senders(context).iter().cloned());
         }
     }
-    asked
+    queries
 }
 
-/// Returns the lookups needed to decide about copies and texts, each once.
-pub fn all_questions(
-    envelope: &Envelope,
-    rules: &Rules,
-    settings: &Settings,
-) -> Vec<IdentityQuery> {
-    let mut asked = policy::questions(envelope, rules);
-    asked.extend(questions(envelope, rules, settings));
-    asked.sort_unstable();
-    asked.dedup();
-    asked
+/// Returns the identity queries that copies and texts of a message need, each once.
+pub fn all_queries(context: &Context<'_>, settings: &Settings) -> Vec<IdentityQuery> {
+    let mut all = context.queries();
+    all.extend(queries(context, settings));
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
-/// Groups the recipients by texts, into at least one class if there is a recipient. `people` has
-/// the answers to [`all_questions`].
+/// Returns the classes of recipients, at least one if there is a recipient. `people` holds the
+/// answers to [`all_queries`].
 pub fn classes(
-    envelope: &Envelope,
+    context: &Context<'_>,
     people: &IdentityAnswers,
-    rules: &Rules,
     settings: &Settings,
 ) -> Result<Vec<RecipientClass>, TextSelectionError> {
-    let standing = policy::standing(envelope, rules);
-    let senders = senders(standing, envelope, rules);
+    let senders = senders(context);
     let lookups = Lookups { people, settings };
     let mut classes: Vec<RecipientClass> = Vec::new();
-    for (index, recipient) in envelope.recipients.iter().enumerate() {
-        let direction = policy::direction(standing, &recipient.address, rules);
-        let recipient = policy::recipient_question(recipient);
+    for (index, (recipient, direction)) in context.recipients().enumerate() {
+        let recipient = policy::recipient_query(recipient);
         let texts = settings.of(direction);
         let texts =
             match texts.is_set() && !lookups.is_any_exempt(senders.iter().chain([&recipient]))? {
-                true => fill_texts(texts, direction, &lookups, &senders)?,
+                true => fill_texts(texts, direction, &lookups, senders)?,
                 false => Texts::default(),
             };
         match classes.iter_mut().find(|class| class.texts == texts) {
@@ -132,12 +123,12 @@ pub fn classes(
     Ok(classes)
 }
 
-/// Returns the identities of the sender. An external reverse path is not trusted: a forged one
-/// could insert a person's attributes into a text, or suppress the text.
-fn senders(standing: policy::Standing, envelope: &Envelope, rules: &Rules) -> Vec<IdentityQuery> {
-    match standing.from_us {
-        true => policy::identities(envelope, rules),
-        false => Vec::new(),
+/// Returns the queries for the sender; none for an external sender, whose reverse path may be
+/// forged: it must neither bring a person's attributes into a text nor keep the text out.
+fn senders<'c>(context: &'c Context<'_>) -> &'c [IdentityQuery] {
+    match context.client.from_us {
+        true => &context.senders,
+        false => &[],
     }
 }
 

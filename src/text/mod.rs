@@ -21,7 +21,7 @@ mod transfer;
 mod version;
 
 pub use bodies::{Obstacle, SignedPolicy};
-pub use classes::{RecipientClass, TextSelectionError, all_questions, classes};
+pub use classes::{RecipientClass, TextSelectionError, all_queries, classes};
 pub use disclaimer::{Disclaimer, DisclaimerError};
 pub use edit::{
     EditMethod, MessageEdit, PartEdit, Splice, Text, Texts, apply, edit, edited_header_size,

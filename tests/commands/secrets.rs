@@ -92,7 +92,7 @@ fn no_log_no_page_and_no_command_tells_a_secret_or_a_message() {
     site.relay.stop();
     let from = site.copyist.log_length();
     client.send_message("a@elsewhere.test", &[&journaled], &mail("two"));
-    site.copyist.wait_for_log(from, "what is owed waits");
+    site.copyist.wait_for_log(from, "items stay queued");
     // Refused, and the NDR about it, too.
     let refusing = SmtpSink::start_with(&["-f", "RCPT"]);
     let relay = site.relay.address().to_string();

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use copyist::deliver::{self, DigestComposer, NdrComposer, RelaySettings, Retry, Settings, Tls};
-use copyist::journal::{self, Composer, Item, ItemId, Key, Kind};
+use copyist::deliver::{self, RelaySettings, Retry, Settings, Tls};
+use copyist::journal::{self, Composer, ComposerHandle, Item, ItemId, Key, Kind};
 use copyist::mail::{Address, BodyKind};
 use copyist::policy::Direction;
 use copyist::spool::{self, ListFilter, QueueEntry, Spool, Submission};
@@ -72,8 +72,7 @@ impl Bench {
         let running = tokio::spawn(deliver::run(
             spool.clone(),
             settings.clone(),
-            ndr_composer(),
-            digest_composer(),
+            ComposerHandle::new(composer()),
             stop.clone(),
         ));
         Bench {
@@ -200,22 +199,8 @@ pub async fn patiently<T>(what: &str, event: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("{what}: not after {PATIENCE:?}"))
 }
 
-fn ndr_composer() -> NdrComposer {
-    let composer = composer();
-    Arc::new(move |failed, to, original, refusals, now| {
-        composer.ndr(failed, to, original, refusals, now)
-    })
-}
-
-/// Writes the NDR that stands for a digest.
-pub fn digest_composer() -> DigestComposer {
-    let composer = composer();
-    Arc::new(move |digest, now| {
-        composer.digest(&digest.ndr, digest.kind, &digest.listed, digest.count, now)
-    })
-}
-
-fn composer() -> Composer {
+/// Composes the items of the tests.
+pub fn composer() -> Composer {
     let settings = journal::Settings {
         report_from: address("journal@c.test"),
         hostname: "copyist.c.test".into(),

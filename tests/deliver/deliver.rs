@@ -14,8 +14,8 @@ use proptest::test_runner::TestRunner;
 use tokio::net::TcpListener;
 
 use bench::{
-    AT_ONCE, Bench, ONCE, PATIENCE, address, digest_composer, fresh, id, item, owe_in, patiently,
-    prefix, relay,
+    AT_ONCE, Bench, ONCE, PATIENCE, address, composer, fresh, id, item, owe_in, patiently, prefix,
+    relay,
 };
 use lab::{SmtpSink, postmaster};
 
@@ -444,7 +444,15 @@ async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest
         panic!("one digest for one address");
     };
     assert_eq!(digest.count, refused as u64 - 10);
-    let digest_item = digest_composer()(digest, later).expect("composed");
+    let digest_item = composer()
+        .digest(
+            &digest.ndr,
+            digest.kind,
+            &digest.listed,
+            digest.count,
+            later,
+        )
+        .expect("composed");
     spool
         .enqueue_digest(digest, digest_item.clone(), later)
         .await

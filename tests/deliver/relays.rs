@@ -503,7 +503,7 @@ async fn a_relay_that_refuses_everything_is_no_reason_for_ndrs() {
 async fn until_refused(bench: &Bench, count: usize) {
     let waits = |item: &&copyist::spool::QueueEntry| {
         let reply = item.targets[0].last_reply.as_deref().unwrap_or_default();
-        reply.contains("refuses everything: 554 5.7.1")
+        reply.contains("rejects everything: 554 5.7.1")
     };
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {

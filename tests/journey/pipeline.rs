@@ -14,9 +14,11 @@ use copyist::hook::{
 };
 use copyist::identity::{AddressRules, GuardedMailboxes, Identities, SharedGuard};
 use copyist::journal::{Composer, ItemId, Key, Settings as JournalSettings};
-use copyist::mail::{Address, Client, Enhanced, Envelope, Message, Recipient};
+use copyist::mail::{Address, Client, Enhanced, Envelope, Message, Recipient, Reply};
 use copyist::milter::{Actions, Command, Frames, Offer, Response, Steps, Strings, VERSION};
-use copyist::pipeline::{Changes, Hook, Memory, Pipeline, Unidentified, Verdict};
+use copyist::pipeline::{
+    ChangeSupport, Changes, MemoryBudget, Pipeline, Ruleset, Services, UnidentifiedClients,
+};
 use copyist::policy::{self, Admission, DirectionRules, Format, OnFailure, Organization, Rules};
 use copyist::spool::{ListFilter, Settings as SpoolSettings, Spool};
 use tempfile::TempDir;
@@ -55,46 +57,50 @@ fn pipeline(directory: &TempDir) -> Pipeline {
         ..DirectionRules::default()
     };
     Pipeline {
-        identities: identities(Settings {
-            source: Source::Ldif(people),
-            address_attributes: vec!["mail".into()],
-            journal_attributes: attribute(),
-            login_attributes: Vec::new(),
-            further_attributes: Vec::new(),
-            exempt_attribute: None,
-            inheritance: Inheritance::default(),
-            targets: TargetSettings::default(),
-            cache: CacheSettings::default(),
-        }),
-        guarded: SharedGuard::default(),
-        unidentified: Unidentified::default(),
-        rules: Arc::new(Rules {
-            organization: Organization {
-                names: names(),
-                ..Organization::default()
-            },
-            inbound,
-            on_directory_failure: OnFailure::Defer,
-            ..Rules::default()
-        }),
-        text: Arc::default(),
-        composer: Composer::new(
-            JournalSettings {
-                report_from: address("journal@corp.example"),
-                hostname: "mx.corp.example".into(),
-            },
-            Key::ephemeral().expect("a key"),
-        ),
-        spool: Spool::open(&SpoolSettings::new(directory.path())).expect("opened"),
-        memory: Memory::default(),
+        services: Services {
+            spool: Spool::open(&SpoolSettings::new(directory.path())).expect("opened"),
+            memory: MemoryBudget::default(),
+            guarded: SharedGuard::default(),
+            unidentified: UnidentifiedClients::default(),
+        },
+        ruleset: Ruleset {
+            identities: identities(Settings {
+                source: Source::Ldif(people),
+                address_attributes: vec!["mail".into()],
+                journal_attributes: attribute(),
+                login_attributes: Vec::new(),
+                further_attributes: Vec::new(),
+                exempt_attribute: None,
+                inheritance: Inheritance::default(),
+                targets: TargetSettings::default(),
+                cache: CacheSettings::default(),
+            }),
+            rules: Arc::new(Rules {
+                organization: Organization {
+                    names: names(),
+                    ..Organization::default()
+                },
+                inbound,
+                on_directory_failure: OnFailure::Defer,
+                ..Rules::default()
+            }),
+            text: Arc::default(),
+            composer: Composer::new(
+                JournalSettings {
+                    report_from: address("journal@corp.example"),
+                    hostname: "mx.corp.example".into(),
+                },
+                Key::ephemeral().expect("a key"),
+            ),
+        },
     }
 }
 
 /// A hook that can do everything.
 struct Anything;
 
-impl Hook for Anything {
-    fn can_make(&self, _: &Message, _: &Changes) -> Result<(), String> {
+impl ChangeSupport for Anything {
+    fn check(&self, _: &Message, _: &Changes) -> Result<(), String> {
         Ok(())
     }
 }
@@ -114,7 +120,11 @@ fn envelope(to: &[&str]) -> Envelope {
     }
 }
 
-async fn process(pipeline: &Pipeline, to: &[&str], content: &'static [u8]) -> Verdict {
+async fn process(
+    pipeline: &Pipeline,
+    to: &[&str],
+    content: &'static [u8],
+) -> Result<Changes, Reply> {
     let message = Message::new(Bytes::from_static(content));
     pipeline
         .process(
@@ -129,6 +139,7 @@ async fn process(pipeline: &Pipeline, to: &[&str], content: &'static [u8]) -> Ve
 
 async fn owed(pipeline: &Pipeline) -> usize {
     pipeline
+        .services
         .spool
         .list(ListFilter {
             dead_only: false,
@@ -145,12 +156,12 @@ async fn accept_means_durable() {
     let pipeline = pipeline(&directory);
     assert_eq!(
         process(&pipeline, &["bob@corp.example"], b"A: b\r\n\r\nx").await,
-        Verdict::Accept(Changes::default())
+        Ok(Changes::default())
     );
     assert_eq!(owed(&pipeline).await, 0);
     assert_eq!(
         process(&pipeline, &["dan@corp.example"], b"A: b\r\n\r\nx").await,
-        Verdict::Accept(Changes::default())
+        Ok(Changes::default())
     );
     assert_eq!(owed(&pipeline).await, 1);
 }
@@ -169,7 +180,7 @@ async fn what_cannot_be_parsed_is_journaled_like_anything_else() {
     for (n, content) in contents.into_iter().enumerate() {
         assert_eq!(
             process(&pipeline, &["dan@corp.example"], content).await,
-            Verdict::Accept(Changes::default()),
+            Ok(Changes::default()),
             "{content:?}"
         );
         assert_eq!(owed(&pipeline).await, n + 1, "{content:?}");
@@ -183,9 +194,7 @@ async fn an_unreadable_directory_defers() {
     std::fs::remove_file(directory.path().join("people.ldif")).expect("removed");
     // The file is looked at a few times a second; until it is missed, its content counts.
     for _ in 0..200 {
-        if let Verdict::Refuse(reply) =
-            process(&pipeline, &["x@corp.example"], b"A: b\r\n\r\nx").await
-        {
+        if let Err(reply) = process(&pipeline, &["x@corp.example"], b"A: b\r\n\r\nx").await {
             assert_eq!(
                 (reply.code, reply.enhanced.to_string().as_str()),
                 (451, "4.4.3")
@@ -267,11 +276,14 @@ async fn an_address_with_a_control_character_is_refused() {
 /// A pipeline that knows the guarded mailboxes.
 async fn guarding(directory: &TempDir) -> Pipeline {
     let pipeline = pipeline(directory);
-    let identities = &pipeline.identities;
+    let identities = &pipeline.ruleset.identities;
     let values = identities.directory().journal_values().borrow().clone();
-    let settings = policy::guard_settings(&pipeline.rules);
+    let settings = policy::guard_settings(&pipeline.ruleset.rules);
     let guarded = identities.guarded_mailboxes(&settings, values.as_deref());
-    pipeline.guarded.set(guarded.await.expect("a file answers"));
+    pipeline
+        .services
+        .guarded
+        .set(guarded.await.expect("a file answers"));
     pipeline
 }
 
@@ -303,9 +315,9 @@ async fn a_message_beyond_the_hop_limit_is_journaled_once_and_refused() {
     let mut pipeline = pipeline(&directory);
     let rules = Rules {
         hop_limit: Some(50),
-        ..(*pipeline.rules).clone()
+        ..(*pipeline.ruleset.rules).clone()
     };
-    pipeline.rules = Arc::new(rules);
+    pipeline.ruleset.rules = Arc::new(rules);
     let to = envelope(&["dan@corp.example"]);
     let now = SystemTime::now();
     for (hops, code, kept) in [(50, None, 1), (51, Some(554), 2)] {
@@ -314,8 +326,8 @@ async fn a_message_beyond_the_hop_limit_is_journaled_once_and_refused() {
             .process(&to, &message, &pipeline.begin(), &Anything, now)
             .await;
         match (verdict, code) {
-            (Verdict::Accept(_), None) => {}
-            (Verdict::Refuse(reply), Some(code)) => {
+            (Ok(_), None) => {}
+            (Err(reply), Some(code)) => {
                 assert_eq!((reply.code, reply.enhanced), (code, Enhanced(5, 4, 6)));
             }
             (verdict, _) => panic!("{hops} hops: {verdict:?}"),
@@ -328,15 +340,15 @@ async fn a_message_beyond_the_hop_limit_is_journaled_once_and_refused() {
     let verdict = pipeline
         .process(&to, &message, &pipeline.begin(), &Anything, now)
         .await;
-    assert!(matches!(verdict, Verdict::Refuse(_)));
+    assert!(matches!(verdict, Err(_)));
     assert_eq!(owed(&pipeline).await, 2);
 }
 
 /// A hook of an MTA that lets nothing be changed.
 struct Nothing;
 
-impl Hook for Nothing {
-    fn can_make(&self, _: &Message, changes: &Changes) -> Result<(), String> {
+impl ChangeSupport for Nothing {
+    fn check(&self, _: &Message, changes: &Changes) -> Result<(), String> {
         match changes == &Changes::default() {
             true => Ok(()),
             false => Err("it does not let us".into()),
@@ -354,9 +366,9 @@ async fn fields_that_only_we_may_write_go_from_outside_mail_and_stay_in_its_copy
         "x-copyist-item: aaaaaaaaaaaaaaaa\r\nX-Copyist-Seal: v=9\r\n",
     );
     let to = envelope(&["dan@corp.example"]);
-    let strips = |verdict: Verdict| match verdict {
-        Verdict::Accept(changes) => changes.strips,
-        Verdict::Refuse(reply) => panic!("{reply:?}"),
+    let strips = |verdict: Result<Changes, Reply>| match verdict {
+        Ok(changes) => changes.strips,
+        Err(reply) => panic!("{reply:?}"),
     };
     assert!(strips(
         pipeline
@@ -387,12 +399,18 @@ async fn fields_that_only_we_may_write_go_from_outside_mail_and_stay_in_its_copy
             .process(&to, &clean, &pipeline.begin(), &Anything, now)
             .await
     ));
-    let listed = pipeline.spool.list(ListFilter {
+    let listed = pipeline.services.spool.list(ListFilter {
         dead_only: false,
         limit: 1,
     });
     let first = &listed.await.expect("read")[0];
-    let kept = pipeline.spool.load(&first.id).await.expect("read").original;
+    let kept = pipeline
+        .services
+        .spool
+        .load(&first.id)
+        .await
+        .expect("read")
+        .original;
     assert_eq!(
         kept.read().expect("in memory"),
         forged.content().read().expect("in memory")

@@ -10,8 +10,10 @@ use copyist::directory::{
 };
 use copyist::identity::{AddressRules, Identities, SharedGuard};
 use copyist::journal::{Composer, Key, Kind, Settings as JournalSettings};
-use copyist::mail::{Address, Client, Envelope, Message, Recipient};
-use copyist::pipeline::{Changes, Hook, Memory, Pipeline, Unidentified, Verdict};
+use copyist::mail::{Address, Client, Envelope, Message, Recipient, Reply};
+use copyist::pipeline::{
+    ChangeSupport, Changes, MemoryBudget, Pipeline, Ruleset, Services, UnidentifiedClients,
+};
 use copyist::policy::{DirectionRules, Format, JournalWhat, Organization, Rules};
 use copyist::spool::{QueuedItem, Settings as SpoolSettings, Spool};
 use copyist::text::{self, DirectionTexts, Disclaimer, OnFailure, SignedPolicy};
@@ -28,8 +30,8 @@ struct Abilities {
     split: bool,
 }
 
-impl Hook for Abilities {
-    fn can_make(&self, _: &Message, changes: &Changes) -> Result<(), String> {
+impl ChangeSupport for Abilities {
+    fn check(&self, _: &Message, changes: &Changes) -> Result<(), String> {
         match (
             self.edit || changes.edited.is_none(),
             self.split || changes.moved.is_empty(),
@@ -91,40 +93,44 @@ fn site(texts: text::Settings, what: JournalWhat) -> Site {
         journal_what: what,
     };
     let pipeline = Pipeline {
-        identities: identities(Settings {
-            source: Source::Ldif(people),
-            address_attributes: vec!["mail".into()],
-            journal_attributes: vec!["extensionAttribute10".into()],
-            login_attributes: Vec::new(),
-            further_attributes: texts.attributes(),
-            exempt_attribute: None,
-            inheritance: Inheritance::default(),
-            targets: TargetSettings::default(),
-            cache: CacheSettings::default(),
-        }),
-        guarded: SharedGuard::default(),
-        unidentified: Unidentified::default(),
-        rules: Arc::new(Rules {
-            organization: Organization {
-                names: names(),
-                trusted_networks: vec!["10.0.0.0/8".parse().expect("a network")],
-                ..Organization::default()
-            },
-            inbound: of("in"),
-            outbound: of("out"),
-            internal: of("internal"),
-            ..Rules::default()
-        }),
-        text: Arc::new(texts),
-        composer: Composer::new(
-            JournalSettings {
-                report_from: address("journal@corp.example"),
-                hostname: "mx.corp.example".into(),
-            },
-            Key::ephemeral().expect("a key"),
-        ),
-        spool: Spool::open(&SpoolSettings::new(directory.path())).expect("opened"),
-        memory: Memory::default(),
+        services: Services {
+            spool: Spool::open(&SpoolSettings::new(directory.path())).expect("opened"),
+            memory: MemoryBudget::default(),
+            guarded: SharedGuard::default(),
+            unidentified: UnidentifiedClients::default(),
+        },
+        ruleset: Ruleset {
+            identities: identities(Settings {
+                source: Source::Ldif(people),
+                address_attributes: vec!["mail".into()],
+                journal_attributes: vec!["extensionAttribute10".into()],
+                login_attributes: Vec::new(),
+                further_attributes: texts.attributes(),
+                exempt_attribute: None,
+                inheritance: Inheritance::default(),
+                targets: TargetSettings::default(),
+                cache: CacheSettings::default(),
+            }),
+            rules: Arc::new(Rules {
+                organization: Organization {
+                    names: names(),
+                    trusted_networks: vec!["10.0.0.0/8".parse().expect("a network")],
+                    ..Organization::default()
+                },
+                inbound: of("in"),
+                outbound: of("out"),
+                internal: of("internal"),
+                ..Rules::default()
+            }),
+            text: Arc::new(texts),
+            composer: Composer::new(
+                JournalSettings {
+                    report_from: address("journal@corp.example"),
+                    hostname: "mx.corp.example".into(),
+                },
+                Key::ephemeral().expect("a key"),
+            ),
+        },
     };
     Site {
         pipeline,
@@ -151,7 +157,7 @@ impl Site {
         envelope: &Envelope,
         content: &'static [u8],
         abilities: Abilities,
-    ) -> Verdict {
+    ) -> Result<Changes, Reply> {
         let message = Message::new(Bytes::from_static(content));
         let now = SystemTime::now();
         self.pipeline
@@ -164,22 +170,30 @@ impl Site {
         let mut all = Vec::new();
         for id in self
             .pipeline
+            .services
             .spool
             .claim(SystemTime::now(), 100)
             .await
             .expect("read")
         {
-            all.push(self.pipeline.spool.load(&id).await.expect("loaded"));
-            self.pipeline.spool.unclaim(&id);
+            all.push(
+                self.pipeline
+                    .services
+                    .spool
+                    .load(&id)
+                    .await
+                    .expect("loaded"),
+            );
+            self.pipeline.services.spool.unclaim(&id);
         }
         all
     }
 }
 
-fn changes(verdict: Verdict) -> Changes {
+fn changes(verdict: Result<Changes, Reply>) -> Changes {
     match verdict {
-        Verdict::Accept(changes) => changes,
-        Verdict::Refuse(reply) => panic!("refused: {reply}"),
+        Ok(changes) => changes,
+        Err(reply) => panic!("refused: {reply}"),
     }
 }
 
@@ -374,7 +388,7 @@ async fn a_text_that_fails_costs_no_copy() {
                 )
                 .await;
             match (on_failure, verdict) {
-                (OnFailure::Pass, Verdict::Accept(changes)) => {
+                (OnFailure::Pass, Ok(changes)) => {
                     assert_eq!(changes, Changes::default());
                     let targets: usize = site
                         .owed()
@@ -384,7 +398,7 @@ async fn a_text_that_fails_costs_no_copy() {
                         .sum();
                     assert_eq!(targets, 3, "{abilities:?}");
                 }
-                (OnFailure::Defer, Verdict::Refuse(reply)) => {
+                (OnFailure::Defer, Err(reply)) => {
                     assert_eq!(reply.code, 451);
                     assert!(site.owed().await.is_empty());
                 }
@@ -464,7 +478,7 @@ async fn a_template_waits_for_no_directory_where_mail_is_to_pass() {
             ..text::Settings::default()
         };
         let mut site = site(texts, JournalWhat::Received);
-        let rules = Arc::make_mut(&mut site.pipeline.rules);
+        let rules = Arc::make_mut(&mut site.pipeline.ruleset.rules);
         rules.outbound.journal_attributes.clear();
         std::fs::remove_file(site.directory.path().join("people.ldif")).expect("removed");
         // The file is looked at a few times a second; until it is missed, its content counts.
@@ -474,10 +488,10 @@ async fn a_template_waits_for_no_directory_where_mail_is_to_pass() {
             let mut envelope = from_ana(&["b@customer.test"]);
             envelope.sender = Some(address(&format!("n{n}@corp.example")));
             match (on_failure, site.process(&envelope, MAIL, ALL).await) {
-                (OnFailure::Pass, Verdict::Accept(changes)) if changes == Changes::default() => {
+                (OnFailure::Pass, Ok(changes)) if changes == Changes::default() => {
                     break;
                 }
-                (OnFailure::Defer, Verdict::Refuse(reply)) if reply.code == 451 => break,
+                (OnFailure::Defer, Err(reply)) if reply.code == 451 => break,
                 _ => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
             }
         }

@@ -63,7 +63,7 @@ pub(in crate::admin) async fn show(
                 (notice(Level::Warning, &html! { "Reading the directory: " (count(seen, "object")) " so far. " a href="/coverage" { "Refresh" } "." }))
             }
         }
-        (removed(&app.pipeline.load().identities.directory().removed_journal_attributes()))
+        (removed(&app.pipeline.load().ruleset.identities.directory().removed_journal_attributes()))
         @if let Some(read) = &last { (result(read, &query)) }
     };
     page(&visitor, "/coverage", "Coverage", &content)

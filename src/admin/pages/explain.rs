@@ -80,17 +80,17 @@ pub(in crate::admin) async fn show(
     Query(query): Query<ExplainQuery>,
 ) -> Response {
     let pipeline = app.pipeline.load_full();
-    let default_domain = pipeline.identities.names().default_domain();
+    let default_domain = pipeline.ruleset.identities.names().default_domain();
     let answer = match query.envelope(default_domain.unwrap_or("localhost")) {
         Err(problem) => notice(Level::Warning, &html! { (Untrusted(&problem)) }),
         Ok(None) => html! {},
         Ok(Some(envelope)) => {
             let explained = survey::explain(
                 &envelope,
-                &pipeline.identities,
-                &pipeline.guarded,
-                &pipeline.rules,
-                &pipeline.text,
+                &pipeline.ruleset.identities,
+                &pipeline.services.guarded,
+                &pipeline.ruleset.rules,
+                &pipeline.ruleset.text,
             );
             answer(&explained.await)
         }
@@ -132,7 +132,7 @@ fn answer(explanation: &Explanation) -> Markup {
             h2 id="what" { "Answer" }
             p {
                 "The sender "
-                @if explanation.sender_is_ours { "belongs to the organization" } @else { "is external" } ": " (explanation.because) "."
+                @if explanation.from_us { "belongs to the organization" } @else { "is external" } ": " (explanation.because) "."
             }
             @if explanation.is_unidentified { (notice(Level::Warning, &html! { "Sender not identified: no directory object matches the reverse path or user name. No copy is made for the sender." })) }
             @if let Some(why) = &explanation.deferred { (notice(Level::Error, &html! { "The message would be deferred with 451: " (Untrusted(why)) })) }

@@ -38,7 +38,7 @@ pub(in crate::admin) async fn show(
     Path(id): Path<String>,
     Query(done): Query<ActionQuery>,
 ) -> Response {
-    let spool = app.pipeline.load().spool.clone();
+    let spool = app.pipeline.load().services.spool.clone();
     let found = match ItemId::parse(&id) {
         Some(id) => read(&spool, &id).await,
         None => Ok((None, ItemHistory::default())),
@@ -249,7 +249,7 @@ async fn act(app: &AppState, visitor: &Visitor, id: &str, action: Action) -> Res
     let Some(id) = ItemId::parse(id) else {
         return not_found(visitor, id, &ItemHistory::default());
     };
-    let spool = app.pipeline.load().spool.clone();
+    let spool = app.pipeline.load().services.spool.clone();
     let what = action.name();
     let now = SystemTime::now();
     match spool.operate(&visitor.operator(), action, &id, now).await {
@@ -279,7 +279,7 @@ pub(in crate::admin) async fn export(
     let Some(parsed) = ItemId::parse(&id) else {
         return not_found(&visitor, &id, &ItemHistory::default());
     };
-    let spool = app.pipeline.load().spool.clone();
+    let spool = app.pipeline.load().services.spool.clone();
     let item = match spool.load(&parsed).await {
         Ok(item) => item,
         Err(SpoolError::Unknown(_)) => return not_found(&visitor, &id, &ItemHistory::default()),

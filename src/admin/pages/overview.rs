@@ -127,7 +127,7 @@ fn rejected_config(active: &ActiveConfig) -> Option<(Level, Markup)> {
 }
 
 fn spool(pipeline: &Pipeline, sample: &Sample) -> (Level, Markup) {
-    if pipeline.spool.is_failed() {
+    if pipeline.services.spool.is_failed() {
         return (
             Level::Error,
             html! {
@@ -141,7 +141,7 @@ fn spool(pipeline: &Pipeline, sample: &Sample) -> (Level, Markup) {
             html! { "Cannot read the spool. See the log." },
         );
     }
-    match pipeline.spool.free_space() {
+    match pipeline.services.spool.free_space() {
         Some(free) if free.is_low => (
             Level::Error,
             html! {
@@ -157,7 +157,7 @@ fn spool(pipeline: &Pipeline, sample: &Sample) -> (Level, Markup) {
 }
 
 fn directory(pipeline: &Pipeline) -> (Level, Markup) {
-    match pipeline.identities.directory().health() {
+    match pipeline.ruleset.identities.directory().health() {
         Health::Ok => (Level::Ok, html! { "Directory reachable." }),
         Health::Unavailable(outage) => (
             Level::Error,

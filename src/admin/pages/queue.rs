@@ -109,7 +109,7 @@ pub(in crate::admin) async fn show(
     Extension(visitor): Extension<Visitor>,
     Query(query): Query<QueueQuery>,
 ) -> Response {
-    let spool = app.pipeline.load().spool.clone();
+    let spool = app.pipeline.load().services.spool.clone();
     let browsed = match spool.browse(query.browse(&visitor)).await {
         Ok(browsed) => browsed,
         Err(cause) => return error_page(&visitor, "/queue", "Queue", &cause.to_string()),

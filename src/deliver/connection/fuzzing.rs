@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use lettre::transport::smtp::client::AsyncTokioStream;
 
-use super::{Connection, Fate};
+use super::{Connection, RecipientOutcome};
 use crate::deliver::wire::canonical;
 use crate::deliver::{RelaySettings, Tls};
 use crate::journal::Item;
@@ -31,7 +31,10 @@ pub async fn deliver(
     let connection = Connection::greet(Box::new(stream), &settings).await?;
     let original = Content::from(original.clone());
     let sent = connection.send(item, &original, recipients).await;
-    let delivered = sent.fates.iter().map(|fate| *fate == Fate::Delivered);
+    let delivered = sent
+        .outcomes
+        .iter()
+        .map(|outcome| *outcome == RecipientOutcome::Delivered);
     Ok(delivered.collect())
 }
 

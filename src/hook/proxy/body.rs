@@ -11,7 +11,7 @@ use super::incoming::IncomingMessage;
 use super::session::{CLIENT_TIMEOUT, Link, Session, Transaction};
 use super::transfer::Transfer;
 use crate::mail::{Enhanced, Message, Reply};
-use crate::pipeline::{Offer, Passage, Room};
+use crate::pipeline::{Handover, MemoryReservation};
 use crate::smtp::{BareLineBreaks, DataDecoder, DataError, find_bare_line_break};
 
 impl Session {
@@ -140,14 +140,14 @@ impl Session {
         let envelope = self.envelope(&transaction);
         self.end_transaction();
         match processed {
-            Ok((message, passage, _room)) => {
+            Ok((message, handover, _room)) => {
                 let mut transfer = Transfer {
                     link,
                     transaction: &transaction,
                     envelope: &envelope,
                     as_chunk,
                 };
-                transfer.run(&message, passage).await
+                transfer.run(&message, handover).await
             }
             Err(reply) => {
                 self.reject(link, reply);
@@ -163,7 +163,7 @@ impl Session {
         transaction: &Transaction,
         incoming: IncomingMessage,
         as_chunk: bool,
-    ) -> Result<(Message, Passage, Option<Room>), Reply> {
+    ) -> Result<(Message, Handover, Option<MemoryReservation>), Reply> {
         if let Some(limit) = incoming.limit_exceeded() {
             self.limit_exceeded(limit);
             return Err(limit.reply());
@@ -182,16 +182,15 @@ impl Session {
         let (content, room) = incoming.finish(pipeline).await?;
         let message = Message::new(content);
         let envelope = self.envelope(transaction);
-        let offered = pipeline.offer(
-            &envelope,
-            &message,
-            &transaction.admitted,
-            SystemTime::now(),
-        );
-        match offered.await {
-            Offer::Pass(passage) => Ok((message, *passage, room)),
-            Offer::Refuse(reply) => Err(reply),
-        }
+        let handover = pipeline
+            .offer(
+                &envelope,
+                &message,
+                &transaction.recipient_checks,
+                SystemTime::now(),
+            )
+            .await?;
+        Ok((message, handover, room))
     }
 }
 

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use crate::hook::body_buffer::BodyBuffer;
 use crate::mail::{Content, Reply};
 use crate::mail::{LimitExceeded, Limits};
-use crate::pipeline::{Pipeline, Room};
+use crate::pipeline::{MemoryReservation, Pipeline};
 use crate::smtp::DataError;
 
 /// Bytes of a message that need no reservation.
@@ -37,7 +37,7 @@ impl IncomingMessage {
             self.limit_exceeded = self.check_limits(limits);
         }
         if self.limit_exceeded.is_none() && self.text.len() > UNRESERVED && !self.is_reserved {
-            self.is_reserved = self.buffer.reserve(&pipeline.memory, PIECE).await;
+            self.is_reserved = self.buffer.reserve(&pipeline.services.memory, PIECE).await;
             self.limit_exceeded = (!self.is_reserved).then_some(LimitExceeded::Memory);
         }
         if self.limit_exceeded.is_some() {
@@ -47,7 +47,7 @@ impl IncomingMessage {
             let piece = self.text.split().freeze();
             self.buffered += piece.len();
             self.buffer
-                .append(piece, &pipeline.spool, &pipeline.memory)
+                .append(piece, &pipeline.services.spool, &pipeline.services.memory)
                 .await;
         }
     }
@@ -75,10 +75,10 @@ impl IncomingMessage {
     pub(super) async fn finish(
         self,
         pipeline: &Pipeline,
-    ) -> Result<(Content, Option<Room>), Reply> {
+    ) -> Result<(Content, Option<MemoryReservation>), Reply> {
         let last = self.text.freeze();
         self.buffer
-            .finish(last, &pipeline.spool, &pipeline.memory)
+            .finish(last, &pipeline.services.spool, &pipeline.services.memory)
             .await
     }
 }

@@ -27,7 +27,7 @@ use crate::mail::{
     Address, AddressError, Enhanced, Envelope, Recipient, Reply, original_recipient,
 };
 use crate::mail::{LimitExceeded, Limits};
-use crate::pipeline::{Admitted, Pipeline};
+use crate::pipeline::{Pipeline, RecipientChecks};
 use crate::policy::Admission;
 use crate::smtp::{Command, ServerReply, add_brackets};
 
@@ -71,7 +71,7 @@ pub(super) struct Transaction {
     pub(super) sender_params: Vec<String>,
     pub(super) recipients: Vec<Recipient>,
     /// Recipient checks so far, for the decision about the message.
-    pub(super) admitted: Admitted,
+    pub(super) recipient_checks: RecipientChecks,
     /// The part of the message received by BDAT.
     pub(super) chunks: Option<Chunks>,
 }
@@ -482,7 +482,7 @@ impl Session {
         }
         if self.forward(link, &line).await?.is_positive() {
             self.warn_unknown_clients();
-            let admitted = pipeline.begin();
+            let recipient_checks = pipeline.begin();
             self.transaction = Some(Transaction {
                 pipeline,
                 began: Instant::now(),
@@ -491,7 +491,7 @@ impl Session {
                 sender,
                 sender_params: params,
                 recipients: Vec::new(),
-                admitted,
+                recipient_checks,
                 chunks: None,
             });
         }
@@ -551,8 +551,11 @@ impl Session {
         let Some(transaction) = &mut self.transaction else {
             return Ok(());
         };
-        let admitted = &mut transaction.admitted;
-        let admission = match pipeline.admit(&envelope, &address, None, admitted).await {
+        let recipient_checks = &mut transaction.recipient_checks;
+        let admission = match pipeline
+            .check_recipient(&envelope, &address, None, recipient_checks)
+            .await
+        {
             Ok(admission) => admission,
             Err(reply) => {
                 self.reject(link, reply);
@@ -566,7 +569,10 @@ impl Session {
         let answer = self.forward(link, &line).await?;
         if let Some(transaction) = self.transaction.as_mut().filter(|_| answer.is_positive()) {
             if admission == Admission::Provisional {
-                transaction.admitted.provisional.push(address.clone());
+                transaction
+                    .recipient_checks
+                    .provisional
+                    .push(address.clone());
             }
             transaction.rcpts.push(line);
             transaction.recipients.push(Recipient {
@@ -639,7 +645,7 @@ impl Session {
 }
 
 fn parse(pipeline: &Pipeline, path: &str) -> Result<Address, AddressError> {
-    let default = pipeline.rules.organization.names.default_domain();
+    let default = pipeline.ruleset.rules.organization.names.default_domain();
     parse_path(path, default.unwrap_or("localhost"))
 }
 

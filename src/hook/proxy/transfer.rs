@@ -12,7 +12,7 @@ use super::transmit::{Outgoing, TransmitError, TransmitOutcome, reset_after_reje
 use crate::error::chain;
 use crate::journal::ItemId;
 use crate::mail::{Enhanced, Envelope, Message, Reply};
-use crate::pipeline::{Other, Passage};
+use crate::pipeline::{Handover, SeparateVersion};
 use crate::spool::{CommitError, Reservation};
 
 /// The transfer of one message.
@@ -28,13 +28,13 @@ impl Transfer<'_> {
     pub(super) async fn run(
         &mut self,
         message: &Message,
-        passage: Passage,
+        handover: Handover,
     ) -> Result<(), SessionEnd> {
-        let Passage {
+        let Handover {
             changes,
-            others,
-            held,
-        } = passage;
+            versions,
+            reservation,
+        } = handover;
         let outgoing = match &changes.edited {
             Some(edited) => Outgoing::new(edited, false),
             None => Outgoing::new(message, changes.strips),
@@ -57,8 +57,8 @@ impl Transfer<'_> {
                     reply = reply_line(&answer),
                     "delivered to the next hop"
                 );
-                let (done, lost) = self.transfer_versions(&others).await;
-                self.log_settlement(confirm(held, done).await);
+                let (done, lost) = self.transfer_versions(&versions).await;
+                self.log_settlement(confirm(reservation, done).await);
                 self.link.client.forward(&answer);
                 lost.map_or(Ok(()), |error| Err(SessionEnd::NextHop(error)))
             }
@@ -73,7 +73,7 @@ impl Transfer<'_> {
                     reply = reply_line(&answer),
                     "rejected by the next hop"
                 );
-                self.log_settlement(cancel(held).await);
+                self.log_settlement(cancel(reservation).await);
                 self.link.client.forward(&answer);
                 match answer.code {
                     421 => Err(SessionEnd::NextHopClosed),
@@ -87,7 +87,7 @@ impl Transfer<'_> {
                     "deferred: {}",
                     chain(&failure)
                 );
-                self.log_settlement(cancel(held).await);
+                self.log_settlement(cancel(reservation).await);
                 self.link.client.reply(&next_hop_lost());
                 Err(SessionEnd::NextHop(NextHopError::Closed))
             }
@@ -98,7 +98,7 @@ impl Transfer<'_> {
                     "deferred; the reports are delivered, since it is unknown whether the next hop has the message: it {}",
                     chain(&error)
                 );
-                self.log_settlement(keep_unknown(held).await);
+                self.log_settlement(keep_unknown(reservation).await);
                 self.link.client.reply(&next_hop_lost());
                 Err(SessionEnd::NextHop(error))
             }
@@ -124,17 +124,20 @@ impl Transfer<'_> {
     /// Transfers the separate versions, each in its own transaction. Returns the items that are
     /// done, and the error if the connection was lost. Versions that the next hop does not accept
     /// for all their recipients are delivered by the relay.
-    async fn transfer_versions(&mut self, others: &[Other]) -> (Vec<ItemId>, Option<NextHopError>) {
+    async fn transfer_versions(
+        &mut self,
+        versions: &[SeparateVersion],
+    ) -> (Vec<ItemId>, Option<NextHopError>) {
         let mut done = Vec::new();
-        for other in others {
-            let outgoing = Outgoing::new(&other.message, false);
+        for version in versions {
+            let outgoing = Outgoing::new(&version.message, false);
             match self
-                .send_in_new_transaction(&other.recipients, &outgoing)
+                .send_in_new_transaction(&version.recipients, &outgoing)
                 .await
             {
                 TransmitOutcome::Replied(answer) if answer.is_positive() => {
                     self.count("version_delivered");
-                    done.extend(other.items.iter().cloned());
+                    done.extend(version.items.iter().cloned());
                 }
                 TransmitOutcome::Replied(answer) => {
                     self.count("version_owed");
@@ -193,23 +196,23 @@ impl Transfer<'_> {
     }
 }
 
-async fn confirm(held: Option<Reservation>, done: Vec<ItemId>) -> Result<(), CommitError> {
-    match held {
-        Some(held) => held.confirm(done).await,
+async fn confirm(reservation: Option<Reservation>, done: Vec<ItemId>) -> Result<(), CommitError> {
+    match reservation {
+        Some(reservation) => reservation.confirm(done).await,
         None => Ok(()),
     }
 }
 
-async fn cancel(held: Option<Reservation>) -> Result<(), CommitError> {
-    match held {
-        Some(held) => held.cancel().await,
+async fn cancel(reservation: Option<Reservation>) -> Result<(), CommitError> {
+    match reservation {
+        Some(reservation) => reservation.cancel().await,
         None => Ok(()),
     }
 }
 
-async fn keep_unknown(held: Option<Reservation>) -> Result<(), CommitError> {
-    match held {
-        Some(held) => held.keep_unknown().await,
+async fn keep_unknown(reservation: Option<Reservation>) -> Result<(), CommitError> {
+    match reservation {
+        Some(reservation) => reservation.keep_unknown().await,
         None => Ok(()),
     }
 }

@@ -16,22 +16,27 @@ const OFFER: &[u8] = b"From: A <a@elsewhere.test>\r\nSubject: x\r\nContent-Type:
 /// All mail is journaled: what is not, passed as ours.
 async fn journaling(directory: &TempDir) -> Pipeline {
     let mut pipeline = pipeline(directory);
-    let mut rules = (*pipeline.rules).clone();
+    let mut rules = (*pipeline.ruleset.rules).clone();
     rules.inbound.journal = vec![Target::Smtp(address("archive@corp.example"))];
     rules.internal = rules.inbound.clone();
     rules.outbound = rules.inbound.clone();
-    pipeline.rules = Arc::new(rules);
-    let settings = policy::guard_settings(&pipeline.rules);
+    pipeline.ruleset.rules = Arc::new(rules);
+    let settings = policy::guard_settings(&pipeline.ruleset.rules);
     let values = pipeline
+        .ruleset
         .identities
         .directory()
         .journal_values()
         .borrow()
         .clone();
     let guarded = pipeline
+        .ruleset
         .identities
         .guarded_mailboxes(&settings, values.as_deref());
-    pipeline.guarded.set(guarded.await.expect("a file answers"));
+    pipeline
+        .services
+        .guarded
+        .set(guarded.await.expect("a file answers"));
     pipeline
 }
 
@@ -42,9 +47,9 @@ async fn report(pipeline: &Pipeline, made: SystemTime) -> (ItemId, String) {
     let verdict = pipeline
         .process(&to, &message, &pipeline.begin(), &Anything, made)
         .await;
-    assert!(matches!(verdict, Verdict::Accept(_)), "{verdict:?}");
-    let due = pipeline.spool.claim(made, 1).await.expect("read");
-    let owed = pipeline.spool.load(&due[0]).await.expect("loaded");
+    assert!(matches!(verdict, Ok(_)), "{verdict:?}");
+    let due = pipeline.services.spool.claim(made, 1).await.expect("read");
+    let owed = pipeline.services.spool.load(&due[0]).await.expect("loaded");
     let original = owed.original.read().expect("in memory");
     let whole = [&owed.item.prefix[..], &original, &owed.item.suffix].concat();
     (due[0].clone(), String::from_utf8(whole).expect("UTF-8"))
@@ -63,6 +68,7 @@ async fn deliver(pipeline: &Pipeline, id: &ItemId, at: SystemTime) {
         relay_reached: true,
     };
     pipeline
+        .services
         .spool
         .record(id, result, at)
         .await
@@ -94,13 +100,13 @@ async fn comes(
     let mut admitted = pipeline.begin();
     for recipient in to.iter().map(|to| address(to)) {
         match pipeline
-            .admit(&envelope, &recipient, None, &mut admitted)
+            .check_recipient(&envelope, &recipient, None, &mut admitted)
             .await
             .expect("admitted")
         {
-            Admission::Free => {}
+            Admission::Allowed => {}
             Admission::Provisional => admitted.provisional.push(recipient),
-            Admission::Refused => panic!("{recipient} is refused"),
+            Admission::Rejected => panic!("{recipient} is refused"),
         }
     }
     let before = owed(pipeline).await;
@@ -109,8 +115,8 @@ async fn comes(
         .process(&envelope, &message, &admitted, &Anything, at)
         .await;
     let code = match verdict {
-        Verdict::Accept(_) => 250,
-        Verdict::Refuse(reply) => reply.code,
+        Ok(_) => 250,
+        Err(reply) => reply.code,
     };
     (code, owed(pipeline).await - before)
 }
@@ -155,9 +161,9 @@ async fn a_report_may_come_again_for_five_days_after_its_delivery() {
     // Also to a mailbox that is not guarded.
     let elsewhere = tempfile::tempdir().expect("a directory");
     let mut open = journaling(&elsewhere).await;
-    open.rules = Arc::new(Rules {
+    open.ruleset.rules = Arc::new(Rules {
         journal_guard: Guard::Off,
-        ..(*pipeline.rules).clone()
+        ..(*pipeline.ruleset.rules).clone()
     });
     let (id, text) = report(&open, start).await;
     deliver(&open, &id, start).await;
@@ -224,9 +230,9 @@ async fn a_changed_header_passes_and_a_changed_body_only_from_us() {
     }
     // Where the guard is off, it goes on; where others get it as well, it is mail like any other.
     let mut open = pipeline;
-    open.rules = Arc::new(Rules {
+    open.ruleset.rules = Arc::new(Rules {
         journal_guard: Guard::Off,
-        ..(*open.rules).clone()
+        ..(*open.ruleset.rules).clone()
     });
     assert_eq!(
         comes(&open, From::Outside, &to, &changed[0], now).await,
@@ -248,21 +254,22 @@ async fn what_an_older_version_sealed_counts_while_it_may_be_on_its_way() {
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&key, private).expect("ours");
     let mut pipeline = journaling(&directory).await;
-    let mut rules = (*pipeline.rules).clone();
+    let mut rules = (*pipeline.ruleset.rules).clone();
     rules
         .inbound
         .journal
         .push(Target::Smtp(address("branch-journal@corp.example")));
-    pipeline.rules = Arc::new(rules);
-    let settings = policy::guard_settings(&pipeline.rules);
+    pipeline.ruleset.rules = Arc::new(rules);
+    let settings = policy::guard_settings(&pipeline.ruleset.rules);
     pipeline
+        .services
         .guarded
         .set(GuardedMailboxes::of_settings(&settings));
     let author = JournalSettings {
         report_from: address("journal@corp.example"),
         hostname: "mx.corp.example".into(),
     };
-    pipeline.composer = Composer::new(author, Key::load_or_create(&state).expect("a key"));
+    pipeline.ruleset.composer = Composer::new(author, Key::load_or_create(&state).expect("a key"));
     // Written by the version before this one.
     let text = include_str!("../../seals/format-2.eml")
         .replace("\r\n", "\n")

@@ -1,20 +1,19 @@
-//! Clients that may send as the organization, and whose senders nobody in the directory is.
+//! Clients that may send as the organization, but whose senders are not in the directory.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::mail::Client;
 
-/// The most clients that are remembered; beyond it new ones are counted and not logged.
+/// Largest number of clients; further ones are counted and not logged.
 const MAX_CLIENTS: usize = 1000;
 
-/// Logins and client addresses seen, with the number of their messages. Shared by all generations
-/// of settings.
+/// User names and client addresses, each with its number of messages. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Unidentified(Arc<Mutex<BTreeMap<String, u64>>>);
+pub struct UnidentifiedClients(Arc<Mutex<BTreeMap<String, u64>>>);
 
-impl Unidentified {
-    /// Counts a message; calls `warn` for the first one of each client.
+impl UnidentifiedClients {
+    /// Counts a message; calls `warn` for the first message of each client.
     pub(super) fn warn_once(&self, client: &Client, warn: impl FnOnce()) {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let name = client.to_string();
@@ -27,7 +26,7 @@ impl Unidentified {
         }
     }
 
-    /// The clients, and how many messages of each there were.
+    /// Returns the clients and their numbers of messages.
     pub fn clients(&self) -> Vec<(String, u64)> {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.iter()

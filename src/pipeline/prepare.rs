@@ -1,94 +1,105 @@
-//! Everything that is written for one message: its versions, reports and copies. Pure.
+//! Preparation of one message: edits its versions and composes its reports and copies.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 
-use super::Changes;
+use super::{Changes, LARGE, LARGE_WITH_TEXT};
 use crate::journal::{ComposeError, Composer, Item, ItemId, inert, is_ours};
-use crate::mail::{Content, Envelope, Message};
+use crate::mail::{Content, Envelope, Message, Reply};
 use crate::policy::{Format, JournalWhat, Plan};
 use crate::spool::Submission;
 use crate::text::{self, RecipientClass, SignedPolicy, Version};
 
-/// What is to be made.
+/// Input of the preparation.
 #[derive(Clone)]
-pub(super) struct Make {
-    /// Writes reports.
+pub(super) struct Draft {
+    /// Composes the items.
     pub composer: Composer,
-    /// Who the message is from and for.
+    /// The envelope.
     pub envelope: Envelope,
-    /// The message as it was received.
+    /// The message as received.
     pub message: Message,
-    /// Who gets copies.
+    /// The journaling plan.
     pub plan: Plan,
-    /// Who is owed which texts; empty where nobody is owed any.
+    /// The texts of each class of recipients; empty if there are none.
     pub classes: Vec<RecipientClass>,
-    /// Whether what goes on loses the fields that only we may write.
+    /// Whether Copyist's own fields are removed from the delivered message.
     pub strips: bool,
-    /// What becomes of signed messages.
+    /// Handling of signed messages.
     pub signed: SignedPolicy,
     /// The time of the reports.
     pub now: SystemTime,
 }
 
-/// What was made.
+/// A prepared message.
 #[derive(Debug, Default)]
-pub(super) struct Made {
-    /// What is owed, to be committed before anything goes on.
+pub(super) struct Prepared {
+    /// The items, to be committed before the message is delivered.
     pub submissions: Vec<Submission>,
-    /// What changes about the message that goes on.
+    /// The changes to the message.
     pub changes: Changes,
-    /// The versions of the message; the first is the one that stays. Empty where no texts are owed.
+    /// The versions of the message, the first of which is delivered as the message itself; empty if
+    /// there are no texts.
     pub versions: Vec<Version>,
-    /// Those that others get.
-    pub others: Vec<Other>,
+    /// The versions for the moved recipients.
+    pub separate_versions: Vec<SeparateVersion>,
+    /// The rejection of a looping message, which is journaled all the same.
+    pub rejection: Option<Reply>,
 }
 
-/// A version that some recipients get, and not the message as it stays.
+/// A version that some recipients get instead of the message itself.
 #[derive(Debug, Clone)]
-pub struct Other {
-    /// They, by their place in the envelope.
+pub struct SeparateVersion {
+    /// The indices of these recipients.
     pub recipients: Vec<usize>,
-    /// What they get.
+    /// Their message.
     pub message: Message,
-    /// The items that owe it to them.
+    /// The items that carry it.
     pub items: Vec<ItemId>,
 }
 
-/// Why nothing was made.
+/// Failure of the preparation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum MakeError {
-    /// A report cannot be written.
+pub(super) enum PrepareError {
+    /// An item cannot be composed.
     #[error(transparent)]
     Compose(#[from] ComposeError),
-    /// The message was stored, and cannot be read again to put a text in.
-    #[error("the message cannot be read again: {0}")]
+    /// The stored message cannot be read for editing.
+    #[error("cannot read the stored message: {0}")]
     Unreadable(String),
-    /// Putting a text in panicked: a fault of ours, told by the panic's own message.
-    #[error("putting the text in failed")]
+    /// The edit panicked: a bug, reported by the panic message.
+    #[error("adding the text failed")]
     Edit,
-    /// The thread that made it ended early: the process is shutting down, or it panicked.
-    #[error("writing the report was interrupted")]
+    /// The blocking thread ended early: the process is shutting down, or it panicked.
+    #[error("composing the report was interrupted")]
     Interrupted,
 }
 
-impl Make {
-    /// Makes it.
-    pub(super) fn run(&self) -> Result<Made, MakeError> {
+impl Prepared {
+    /// Returns a message without items.
+    pub(super) fn without_items(strips: bool) -> Prepared {
+        let mut prepared = Prepared::default();
+        prepared.changes.strips = strips;
+        prepared
+    }
+}
+
+impl Draft {
+    /// Prepares the message.
+    fn prepare(&self) -> Result<Prepared, PrepareError> {
         let classes = self.classes.clone();
         if classes.iter().all(|class| class.texts.is_empty()) {
-            let mut made = Made {
+            return Ok(Prepared {
                 submissions: self.received(&[])?,
-                ..Made::default()
-            };
-            made.changes.strips = self.strips;
-            return Ok(made);
+                ..Prepared::without_items(self.strips)
+            });
         }
-        // To put a text in takes all of the message at once.
+        // An edit needs the whole message at once.
         let whole = self.message.content().read();
-        let whole = whole.map_err(|cause| MakeError::Unreadable(cause.to_string()))?;
+        let whole = whole.map_err(|cause| PrepareError::Unreadable(cause.to_string()))?;
         let whole = match self.strips {
             true => stripped(&self.message, &whole),
             false => whole,
@@ -96,9 +107,9 @@ impl Make {
         let header = self.message.known_header();
         let header = header.map(|header| header + whole.len() - self.message.len());
         let versions = self.versions(&whole, header, classes)?;
-        let mut made = Made {
+        let mut prepared = Prepared {
             submissions: self.received(&versions)?,
-            ..Made::default()
+            ..Prepared::without_items(self.strips)
         };
         for (number, version) in versions.iter().enumerate() {
             let own = self.delivered(number, &versions);
@@ -107,7 +118,7 @@ impl Make {
             }
             let message = self.edited(&whole, header, version);
             for Submission { original, items } in self.compose(&message, &own)? {
-                made.owe(&original, items);
+                prepared.add_items(&original, items);
             }
             if number > 0 {
                 let recipients = version.recipients.iter();
@@ -115,44 +126,44 @@ impl Make {
                     .filter_map(|&place| self.envelope.recipients.get(place).cloned())
                     .collect();
                 let direction = version.direction;
-                let owed = self.composer.version(
+                let items = self.composer.version(
                     &self.envelope,
                     &message,
                     &recipients,
                     direction,
                     self.now,
                 )?;
-                made.changes.moved.extend(&version.recipients);
-                made.others.push(Other {
+                prepared.changes.moved.extend(&version.recipients);
+                prepared.separate_versions.push(SeparateVersion {
                     recipients: version.recipients.clone(),
                     message: message.clone(),
-                    items: owed.iter().map(|item| item.id.clone()).collect(),
+                    items: items.iter().map(|item| item.id.clone()).collect(),
                 });
-                made.owe(message.content(), owed);
+                prepared.add_items(message.content(), items);
             }
             if number == 0 && !version.splices.is_empty() {
-                made.changes.edited = Some(message);
+                prepared.changes.edited = Some(message);
             }
         }
-        made.versions = versions;
-        made.changes.strips = self.strips;
-        Ok(made)
+        prepared.versions = versions;
+        Ok(prepared)
     }
 
-    /// A message that makes the edit stumble must not make its journal copy stumble, nor stop the
-    /// mail.
+    /// Edits all versions. Catches a panic, so that a message that breaks the editor does not break
+    /// its journal copy or stop the mail.
     fn versions(
         &self,
         whole: &[u8],
         header: Option<usize>,
         classes: Vec<RecipientClass>,
-    ) -> Result<Vec<Version>, MakeError> {
+    ) -> Result<Vec<Version>, PrepareError> {
         let edit = || text::versions(whole, header, classes, self.signed);
-        catch_unwind(AssertUnwindSafe(edit)).map_err(|_| MakeError::Edit)
+        catch_unwind(AssertUnwindSafe(edit)).map_err(|_| PrepareError::Edit)
     }
 
-    /// What holds the message as it was received: everything, where nobody gets anything else.
-    fn received(&self, versions: &[Version]) -> Result<Vec<Submission>, MakeError> {
+    /// Composes the items that carry the message as received: all of them, if there are no
+    /// versions.
+    fn received(&self, versions: &[Version]) -> Result<Vec<Submission>, PrepareError> {
         let mut plan = self.plan.clone();
         if !versions.is_empty() {
             plan.copies
@@ -161,8 +172,9 @@ impl Make {
         self.compose(&self.message, &plan)
     }
 
-    /// What a plan owes with this message. Plain copies carry it without orders to the relay.
-    fn compose(&self, message: &Message, plan: &Plan) -> Result<Vec<Submission>, MakeError> {
+    /// Composes the items of a plan. Plain copies carry the message without header fields that MTAs
+    /// act on.
+    fn compose(&self, message: &Message, plan: &Plan) -> Result<Vec<Submission>, PrepareError> {
         let (copies, others): (Vec<_>, Vec<_>) =
             (plan.copies.iter().cloned()).partition(|copy| copy.format == Format::Copy);
         let for_copies = match copies.is_empty() {
@@ -170,7 +182,7 @@ impl Make {
             false => inert(message),
         };
         let mut submissions = Vec::new();
-        let mut add = |message: &Message, plan: &Plan| -> Result<(), MakeError> {
+        let mut add = |message: &Message, plan: &Plan| -> Result<(), PrepareError> {
             let items = (self.composer).compose(&self.envelope, message, plan, self.now)?;
             if !items.is_empty() {
                 let original = message.content().clone();
@@ -186,16 +198,16 @@ impl Make {
         part.copies = others;
         add(message, &part)?;
         part.copies = copies;
-        part.troubles.clear();
+        part.invalid_targets.clear();
         add(&for_copies, &part)?;
         Ok(submissions)
     }
 
-    /// The part of the plan whose copies hold this version: those of what is delivered, each in the
-    /// version that the first recipient of its direction gets, and in one only.
+    /// Returns the part of the plan whose copies carry this version: copies of delivered mail, each
+    /// in exactly one version, that of the first recipient of its direction.
     fn delivered(&self, number: usize, versions: &[Version]) -> Plan {
         let mut plan = self.plan.clone();
-        plan.troubles.clear();
+        plan.invalid_targets.clear();
         plan.copies.retain(|copy| {
             let directions = self.plan.directions.iter();
             let place = directions
@@ -223,9 +235,9 @@ impl Make {
     }
 }
 
-impl Made {
-    /// Adds what is owed with this message; the same message is kept once.
-    fn owe(&mut self, original: &Content, items: Vec<Item>) {
+impl Prepared {
+    /// Adds items that carry this message, which is stored once.
+    fn add_items(&mut self, original: &Content, items: Vec<Item>) {
         if items.is_empty() {
             return;
         }
@@ -240,7 +252,22 @@ impl Made {
     }
 }
 
-/// A message without the fields that only we may write.
+/// Prepares a message; on a blocking thread if it is large.
+pub(super) async fn run(draft: &Arc<Draft>) -> Result<Prepared, PrepareError> {
+    let limit = match draft.classes.is_empty() {
+        true => LARGE,
+        false => LARGE_WITH_TEXT,
+    };
+    let is_idle = draft.plan.is_empty() && draft.classes.is_empty();
+    if draft.message.len() <= limit || is_idle {
+        return draft.prepare();
+    }
+    let draft = draft.clone();
+    let preparing = tokio::task::spawn_blocking(move || draft.prepare());
+    preparing.await.unwrap_or(Err(PrepareError::Interrupted))
+}
+
+/// Removes Copyist's own fields from a message.
 fn stripped(message: &Message, whole: &Bytes) -> Bytes {
     let mut kept = BytesMut::with_capacity(whole.len());
     let mut from = 0;
