@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_numbers_are_understood_and_nobody_is_invented() {
+    fn user_names_and_numbers_resolve_and_unknown_ones_do_not() {
         assert_eq!((user("root"), group("root")), (Ok(0), Ok(0)));
         assert_eq!((user("102"), group("4711")), (Ok(102), Ok(4711)));
         for text in ["", "nobody-has-this-name", "-1", "root:root"] {

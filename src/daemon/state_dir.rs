@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_made_for_us_alone_and_taken_again() {
+    fn a_missing_directory_is_created_private_and_reused() {
         let above = tempfile::tempdir().expect("a directory");
         let dir = above.path().join("a/b");
         prepare(&dir, false).expect("made");
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_may_enter_is_refused_with_the_command() {
+    fn a_directory_open_to_others_is_rejected_with_the_fix() {
         let above = tempfile::tempdir().expect("a directory");
         let dir = above.path().join("s");
         fs::create_dir(&dir).expect("made");
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_a_link_or_something_else_is_refused() {
+    fn links_and_other_file_types_are_rejected() {
         let above = tempfile::tempdir().expect("a directory");
         let (dir, real) = (above.path().join("s"), above.path().join("real"));
         prepare(&real, false).expect("made");
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_that_are_file_systems_are_known_by_the_table_of_mounts() {
+    fn fuse_file_systems_are_found_in_the_mount_table() {
         let mounts = "\
             22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
             41 22 0:39 / /mnt/a rw,nosuid shared:2 master:1 - fuse.sshfs h:/x rw,user_id=0\n\

@@ -581,7 +581,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn xtext_hides_what_has_a_meaning() {
+    fn xtext_encodes_special_characters() {
         assert_eq!(xtext("copyist.a.b"), "copyist.a.b");
         assert_eq!(xtext("a+b=c d"), "a+2Bb+3Dc+20d");
     }

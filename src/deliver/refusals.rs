@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_that_refuses_twenty_items_to_two_addresses_is_misconfigured() {
+    fn twenty_rejected_items_to_two_addresses_mean_misconfiguration() {
         let denied = Enhanced(5, 7, 1);
         let mut refusals = Refusals::default();
         assert_eq!(refused(&mut refusals, "a@c.test", denied, 100), 0);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_known_before_a_restart_is_known() {
+    fn known_refusals_survive_a_restart() {
         let denied = Enhanced(5, 7, 1);
         let mut refusals = Refusals::known();
         assert_eq!(refused(&mut refusals, "a@c.test", denied, 3), 3);

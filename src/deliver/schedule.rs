@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_that_takes_few_connections_is_asked_for_one_more_a_minute() {
+    fn a_relay_with_a_connection_limit_gets_one_more_a_minute() {
         let now = Instant::now();
         let mut pace = Pace::new(20);
         let mut windows = vec![pace.window()];

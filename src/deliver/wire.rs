@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_that_cannot_be_read_is_told() {
+    fn an_unreadable_chunk_is_an_error() {
         let of = [
             Ok(Bytes::from_static(b"a\r\n")),
             Err(io::Error::other("gone")),

@@ -720,7 +720,7 @@ mod tests {
     }
 
     #[test]
-    fn journal_addresses_are_asked_for_in_every_spelling_of_a_target() {
+    fn journal_addresses_are_queried_in_every_target_spelling() {
         assert_eq!(
             attributes()
                 .journal_filter(&address("J@b.test"), &[], &[])
@@ -800,7 +800,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_the_server_matched_in_its_own_way_is_never_dropped() {
+    fn an_entry_matched_by_the_server_s_rules_is_kept() {
         let odd = || vec![entry("cn=x", "mail", &["Stra\u{df}e@b.test"])];
         let asked = [address("strasse@b.test"), address("eve@b.test")];
         assert_eq!(attributes().assign(&asked, odd()), None, "ask one by one");

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_what_was_asked_for_before_a_change_is_touched_by_it() {
+    async fn a_change_affects_only_queries_from_before_it() {
         let changes = ChangeLog::new(Duration::from_secs(3600));
         let before = tick().await;
         assert!(!changes.has_changed(before, ["cn=a"].map(hash_name)));
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn more_changes_than_can_be_remembered_touch_everything() {
+    async fn an_overflowing_change_log_affects_every_query() {
         let changes = ChangeLog::new(Duration::from_secs(3600));
         let before = tick().await;
         changes.record((0..=MAX_NAMES).map(|n| format!("cn={n}")));

@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dn_is_compared_in_lower_case() {
+    fn an_invalid_dn_is_compared_in_lower_case() {
         for (text, wanted) in [
             (" Nobody ", "nobody"),
             ("cn=a,,dc=B", "cn=a,,dc=b"),

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_comes_back_as_it_was() {
+    fn an_entry_is_read_back_unchanged() {
         let attributes = [
             ("none".to_owned(), vec![]),
             (

@@ -607,7 +607,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_bad_or_empty_file_leaves_what_was_known() {
+    async fn an_invalid_or_empty_file_keeps_the_previous_content() {
         let people = Followed::new(PEOPLE);
         for bad in ["nonsense", "", "# nobody\n"] {
             people.write(bad).await;
@@ -630,7 +630,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_in_which_nobody_is_journaled_any_more_is_an_outage() {
+    async fn a_file_that_lost_all_journal_addresses_is_an_outage() {
         let people = Followed::new(PEOPLE);
         people.write("dn: cn=eve\nmail: eve@b.test\n").await;
         let outage = people.count("eve@b.test").await.expect_err("an outage");
@@ -651,7 +651,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_is_no_longer_looked_at_is_not_trusted() {
+    async fn a_file_that_is_no_longer_checked_is_not_trusted() {
         let people = Followed::new(PEOPLE);
         people.task.abort();
         tokio::time::sleep(MAX_CHECK_AGE + Duration::from_secs(1)).await;
@@ -659,7 +659,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_file_names_it() {
+    fn an_error_in_a_file_names_the_file() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("people.ldif");
         let missing = LdifFile::open(&path, attributes()).expect_err("no file");

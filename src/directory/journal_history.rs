@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_survives_a_restart_and_other_settings() {
+    fn journal_history_survives_restarts_and_changed_settings() {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("people");
         let first = people();

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_holds_nobody() {
+    fn an_empty_file_has_no_entries() {
         assert_eq!(all(""), Ok(Vec::new()));
         assert_eq!(all("\u{feff}version: 1\n"), Ok(Vec::new()));
     }

@@ -565,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_server_has_shown_the_others_must_show() {
+    fn an_attribute_seen_on_one_server_is_required_of_all() {
         let directory = tempfile::tempdir().expect("a directory");
         let presence = presence("c@b", directory.path());
         let journal = journal(&presence);
@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_operator_accepts_counts_once() {
+    fn an_operator_s_acceptance_counts_once() {
         let directory = tempfile::tempdir().expect("a directory");
         let presence = presence("c@b", directory.path());
         let journal = journal(&presence);
@@ -608,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_which_nobody_has_an_attribute_any_more_is_an_outage() {
+    fn a_file_that_lost_every_value_of_an_attribute_is_an_outage() {
         let directory = tempfile::tempdir().expect("a directory");
         let presence = presence("c@b", directory.path());
         let all = [Some("cn=dan".to_owned()), Some("cn=dan".to_owned())];

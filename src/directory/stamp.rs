@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_is_no_attribute_of_the_object() {
+    fn a_stamp_is_not_an_attribute_of_the_object() {
         let mut attributes = vec![
             ("mail".to_owned(), vec!["a@b.test".to_owned()]),
             ("entrycsn".to_owned(), vec!["1".to_owned()]),

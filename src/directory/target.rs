@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_spelling_of_a_target_is_told_apart() {
+    fn every_spelling_of_a_target_is_recognized() {
         for text in [
             "j@b.test",
             "SMTP:j@b.test",

@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_leaves_room_for_others_unless_it_brings_their_mail() {
+    fn one_client_leaves_room_unless_it_forwards_for_others() {
         let access = AccessList {
             clients: ClientNetworks::new(["0.0.0.0/0".parse().expect("a network")]),
             identity_forwarders: ClientNetworks::new(["192.0.2.7/32".parse().expect("a network")]),
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_let_in_by_name_and_nobody_is_asked_where_none_is_named() {
+    fn a_user_is_admitted_by_name_and_not_checked_without_a_list() {
         let anybody = Arc::new(AccessControl::new(&Settings::default()));
         assert!(anybody.admit(ConnectedPeer::Uid(4711)).is_ok());
         let access_control = Arc::new(AccessControl::new(&Settings {

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_disk_does_not_take_stays_in_memory_as_far_as_there_is_any() {
+    async fn a_body_the_disk_cannot_take_stays_in_memory() {
         let (dir, spool) = spool();
         std::fs::remove_dir(dir.path().join("spool/bodies")).expect("empty");
         let memory = MemoryBudget::new(4 * PIECE);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_neither_takes_is_deferred() {
+    async fn a_body_that_fits_nowhere_is_deferred() {
         let (dir, spool) = spool();
         std::fs::remove_dir(dir.path().join("spool/bodies")).expect("empty");
         let memory = MemoryBudget::new(2 * PIECE);

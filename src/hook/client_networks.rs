@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_nobody_else() {
+    fn only_loopback_networks_are_local() {
         assert!(ClientNetworks::default().is_local_only());
         assert!(clients(&[]).is_local_only());
         assert!(clients(&["127.0.0.1/32"]).is_local_only());

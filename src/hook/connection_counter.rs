@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_counted_for_whom_it_was_opened() {
+    fn a_connection_counts_for_the_client_behind_it() {
         let counter = Arc::new(ConnectionCounter::default());
         let enter = || counter.enter(None, 100, 1).expect("room");
         let (first, second) = (enter(), enter());

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_said() {
+    fn only_differences_are_sent() {
         let before = "Subject: s\r\ncontent-type: text/plain\r\nX: 1\r\nX: 2\r\nX: 3\r\n\r\nx\r\n";
         let after = "Subject: s\r\ncontent-type: text/plain;\r\n charset=utf-8\r\nX: 1\r\nX: 3\r\nMIME-Version: 1.0\r\n\r\ny\r\n";
         let change = |index, name: &str, value: &str| Edit::ChangeHeader {

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_says_why() {
+    fn an_invalid_address_says_why() {
         for (text, why) in [
             ("", ListenAddressError::Scheme),
             ("127.0.0.1:8891", ListenAddressError::Scheme),

@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_unwraps_to_an_outsider_is_nobody_of_ours() {
+    fn an_address_that_unwraps_to_an_outsider_is_external() {
         let all = read("SRS0=HHHH=TT=else.test=dan@corp.test");
         assert_eq!(
             all,

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_postfix_takes_is_read_as_postfix_reads_it() {
+    fn accepted_paths_are_parsed_as_postfix_does() {
         for (written, read) in [
             ("dan@corp.test", "dan@corp.test"),
             ("dan", "dan@origin.test"),

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_sees_through_what_transfer_does() {
+    fn the_digest_ignores_changes_in_transfer() {
         let plain = of("text/plain", "one\r\n\r\ntwo\r\n");
         for same in ["one\n\ntwo", "one\r\n\r\ntwo\r\n\r\n", "one\r\rtwo\n\n\r"] {
             assert_eq!(of("text/plain", same), plain, "{same:?}");
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoding_that_is_made_anew_changes_nothing_and_a_changed_content_does() {
+    fn reencoding_keeps_the_digest_and_changed_content_does_not() {
         let (eight, quoted) = (
             "Content-Transfer-Encoding: 8bit\r\n",
             "Content-Transfer-Encoding: quoted-printable\r\n",
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_digest_is_what_it_was() {
+    fn the_old_digest_is_unchanged() {
         let of = |text: &str| {
             let message = Message::new(Content::Memory(Bytes::copy_from_slice(text.as_bytes())));
             of_format_2(message.content().chunks(0)).expect("in memory")

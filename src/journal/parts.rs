@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_and_attached_messages_are_told_decoded() {
+    fn parts_and_attached_messages_are_visited_decoded() {
         let body = "pre\r\n--o\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\
             gr=C3=BCn =\r\nund blau \t\r\n=zz\r\n\r\n--o\r\nContent-Type:\r\n message/rfc822\r\n\r\nSubject: a\r\n b\r\n\
             Content-Type: multipart/mixed; boundary=i\r\n\r\n--i\r\nContent-Transfer-Encoding: base64\r\n\r\naGVs\r\nbG8=\r\n\r\n\
@@ -551,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_structure_is_content() {
+    fn an_invalid_structure_is_content() {
         assert_eq!(
             told("text/plain", "--x\n\rA: b\r\n"),
             ["0 is text/plain", "> --x||A: b"]
@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base64_is_told_as_it_stands() {
+    fn invalid_base64_is_visited_unchanged() {
         let coded = |body: &str| {
             let part = format!("--o\r\nContent-Transfer-Encoding: base64\r\n\r\n{body}\r\n--o--");
             told("multipart/mixed; boundary=o", &part)[4].clone()
@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nested_without_end_is_content() {
+    fn excessive_nesting_is_content() {
         let deep: String = (0..1000)
             .map(|n| {
                 format!(

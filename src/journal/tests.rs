@@ -121,7 +121,7 @@ fn report(
 }
 
 #[test]
-fn the_envelope_part_of_our_own_mail_tells_to_cc_and_bcc() {
+fn the_envelope_part_of_internal_mail_lists_to_cc_and_bcc() {
     let envelope = envelope(
         Some("ana@corp.example"),
         &[
@@ -141,7 +141,7 @@ fn the_envelope_part_of_our_own_mail_tells_to_cc_and_bcc() {
 }
 
 #[test]
-fn a_strangers_header_is_no_evidence() {
+fn an_outsider_s_header_proves_nothing() {
     let envelope = envelope(
         Some("ana@else.test"),
         &["bo@corp.example", "boss@corp.example"],
@@ -196,7 +196,7 @@ fn the_original_is_attached_byte_for_byte() {
 }
 
 #[test]
-fn the_outer_header_is_what_archives_expect() {
+fn the_outer_header_has_the_fields_archives_expect() {
     let envelope = envelope(Some("ana@corp.example"), &["buyer@customer.test"]);
     let (item, _, _) = report(&composer(), &envelope, &message(OFFER), true);
     let header = String::from_utf8_lossy(&item.prefix);
@@ -226,7 +226,7 @@ fn a_subject_cannot_forge_a_line() {
 }
 
 #[test]
-fn the_transfer_encoding_is_what_the_bytes_need() {
+fn the_transfer_encoding_fits_the_bytes() {
     let envelope = envelope(Some("ana@corp.example"), &["buyer@customer.test"]);
     let long = format!("A: b\r\n\r\n{}", "x".repeat(2000));
     let cases = [
@@ -394,7 +394,7 @@ fn forged_seals_are_anybodys_mail() {
 }
 
 #[test]
-fn an_ndr_names_what_happened_and_holds_the_whole_report() {
+fn an_ndr_names_the_failure_and_holds_the_whole_report() {
     let composer = composer();
     let original = message(OFFER);
     let envelope = envelope(Some("ana@corp.example"), &["buyer@customer.test"]);
@@ -439,7 +439,7 @@ fn an_ndr_names_what_happened_and_holds_the_whole_report() {
 }
 
 #[test]
-fn what_we_add_to_7_bit_mail_can_be_7_bits() {
+fn additions_to_7_bit_mail_can_be_7_bit() {
     let long = "=?utf-8?Q?=C3=BC?=\r\n ".repeat(400) + "x";
     for subject in [
         "=?utf-8?Q?Gr=C3=BC=C3=9Fe?= =x=",

@@ -439,7 +439,7 @@ mod tests {
         }
 
         #[test]
-        fn what_reads_writes_back_as_a_packet_that_reads_the_same(
+        fn parsed_packets_are_written_back_the_same(
             kind in prop::sample::select(b"ODCHMRTLNBEAQKU".to_vec()),
             payload in prop::collection::vec(prop::sample::select(b"\0\0\0 iCLU4ab\n\xff".to_vec()), 0..16),
         ) {

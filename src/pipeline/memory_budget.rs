@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_larger_than_the_budget_gets_all_of_it() {
+    async fn a_request_over_the_budget_gets_all_of_it() {
         let memory = MemoryBudget::new(UNIT);
         let all = memory.reserve(usize::MAX).await;
         assert!(all.is_some());

@@ -157,7 +157,7 @@ fn one_message_can_have_two_directions() {
 }
 
 #[test]
-fn an_authenticated_user_is_ours_from_anywhere_and_is_looked_up_by_login() {
+fn an_authenticated_user_is_internal_from_any_client() {
     let mut roaming = envelope(OUTSIDE, "sales@corp.example", &["x@else.test"]);
     roaming.client.user = Some("ana".into());
     assert!(ClientTrust::of(&roaming, &rules()).from_us);
@@ -169,7 +169,7 @@ fn an_authenticated_user_is_ours_from_anywhere_and_is_looked_up_by_login() {
 }
 
 #[test]
-fn a_relayed_stranger_is_journaled_as_inbound() {
+fn a_relayed_outsider_is_journaled_as_inbound() {
     let relayed = envelope(OUTSIDE, "a@else.test", &["b@other.test"]);
     assert_eq!(
         Context::new(&relayed, &rules()).queries(),
@@ -354,7 +354,7 @@ fn a_malformed_value_goes_to_the_fallback_or_is_reported() {
 }
 
 #[test]
-fn an_object_that_a_target_names_is_decided_by_what_the_directory_says() {
+fn the_directory_decides_about_a_target_that_names_an_object() {
     let envelope = envelope(OUTSIDE, "a@else.test", &["dan@corp.example"]);
     let rules = rules();
     let found = people([("dan@corp.example", found(&["CN=all,DC=x"]))]);
@@ -406,7 +406,7 @@ fn two_objects_for_one_address_are_both_obeyed() {
 }
 
 #[test]
-fn the_guard_refuses_strangers_and_waits_for_proof_from_ourselves() {
+fn the_guard_rejects_outsiders_and_waits_for_our_own_proof() {
     let mut rules = rules();
     rules
         .inbound
@@ -516,7 +516,7 @@ fn with_exemptions() -> Rules {
 }
 
 #[test]
-fn nothing_is_copied_because_of_somebody_exempt_and_everything_because_of_others() {
+fn an_exempt_person_causes_no_copy_and_others_still_do() {
     let rules = with_exemptions();
     let both = envelope(INSIDE, "ana@corp.example", &["dan@corp.example"]);
     let decide = |ana: Lookup<Objects>, dan: Lookup<Objects>| {
@@ -536,7 +536,7 @@ fn nothing_is_copied_because_of_somebody_exempt_and_everything_because_of_others
 }
 
 #[test]
-fn in_doubt_nobody_is_exempt() {
+fn an_unclear_sender_is_never_exempt() {
     let rules = with_exemptions();
     let both = envelope(INSIDE, "ana@corp.example", &["ana@corp.example"]);
     let mut group = exempt("TRUE").as_ref().clone();
@@ -576,7 +576,7 @@ fn in_doubt_nobody_is_exempt() {
 }
 
 #[test]
-fn a_journal_address_outside_the_journal_domains_gets_nothing_and_the_fallback_does() {
+fn a_target_outside_the_journal_domains_goes_to_the_fallback() {
     let mut rules = Rules {
         journal_domains: vec!["*.archive.example".parse().expect("a domain")],
         ..rules()
@@ -630,7 +630,7 @@ fn a_journal_address_outside_the_journal_domains_gets_nothing_and_the_fallback_d
 }
 
 #[test]
-fn who_may_relay_is_not_yet_one_of_us() {
+fn permission_to_relay_does_not_make_a_client_internal() {
     let mut rules = rules();
     rules.organization.gateways = vec!["10.9.0.0/16".parse().expect("a network")];
     rules.organization.trusted_certificates = vec![Certificate {
@@ -663,7 +663,7 @@ fn who_may_relay_is_not_yet_one_of_us() {
 }
 
 #[test]
-fn an_author_whom_a_trusted_client_names_adds_copies_and_takes_none_away() {
+fn an_author_named_by_a_trusted_client_only_adds_copies() {
     let mut message = envelope(
         INSIDE,
         "ana@private.test",
@@ -698,7 +698,7 @@ fn an_author_whom_a_trusted_client_names_adds_copies_and_takes_none_away() {
 }
 
 #[test]
-fn a_login_that_nobody_knows_goes_to_the_fallback() {
+fn an_unknown_authenticated_user_goes_to_the_fallback() {
     let mut message = envelope(OUTSIDE, "printer@corp.example", &["x@else.test"]);
     message.client.user = Some("printer".into());
     let answers = [
@@ -719,7 +719,7 @@ fn a_login_that_nobody_knows_goes_to_the_fallback() {
 }
 
 #[test]
-fn a_group_names_those_of_its_members_because_of_whom_a_copy_is_made() {
+fn a_group_names_the_members_that_cause_a_copy() {
     let message = envelope(OUTSIDE, "a@else.test", &["sales@corp.example"]);
     let member = |name: &str, values: &[&str]| {
         let Lookup::Found(objects) = found(values) else {

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_responses_give_no_name() {
+    fn invalid_responses_yield_no_user_name() {
         let cases: [(&str, &[&[u8]]); 28] = [
             ("PLAIN", &[]),
             ("PLAIN", &[b""]),

@@ -60,7 +60,7 @@ fn check_online_tries_directory_and_relay() {
 }
 
 #[test]
-fn check_lists_smtp_listeners_and_tries_what_is_behind_them() {
+fn check_lists_smtp_listeners_and_tests_their_next_hops() {
     let site = Site::<Slapd>::start("5m");
     let mut behind = SmtpSink::start();
     let next_hop = behind.address();
@@ -105,7 +105,7 @@ fn check_lists_smtp_listeners_and_tries_what_is_behind_them() {
 }
 
 #[test]
-fn explain_says_who_gets_a_copy_and_why_and_sends_nothing() {
+fn explain_shows_copies_and_reasons_and_sends_nothing() {
     let site = Site::<Slapd>::start("5m");
     let (journaled, journal) = (user(3), "journal-3@archive.test");
     let asked = [
@@ -154,7 +154,7 @@ fn explain_says_who_gets_a_copy_and_why_and_sends_nothing() {
 }
 
 #[test]
-fn explain_takes_what_mail_and_rcpt_take_and_shows_each_step() {
+fn explain_accepts_smtp_paths_and_shows_each_step() {
     let site = Site::<Slapd>::start("5m");
     let journaled = user(3);
     let (local, domain) = journaled.split_once('@').expect("an address");
@@ -452,7 +452,7 @@ fn a_malformed_journal_address_is_reported_with_the_copy() {
 }
 
 #[test]
-fn coverage_lists_who_is_journaled_where_and_what_leads_nowhere() {
+fn coverage_lists_people_their_targets_and_invalid_targets() {
     let slapd = Slapd::start(10);
     slapd.set_journal(1, Some("nobody at all"));
     slapd.set_journal(2, Some("cn=gone,dc=example,dc=test"));
@@ -506,7 +506,7 @@ fn coverage_lists_who_is_journaled_where_and_what_leads_nowhere() {
 }
 
 #[test]
-fn journal_mailboxes_that_are_persons_are_named_by_check_and_coverage() {
+fn check_and_coverage_name_journal_mailboxes_that_are_people() {
     let slapd = Slapd::start_with(8, |number| (number == 4).then(|| user(5)));
     let dn = slapd.user_dn(5);
     let site = Site::start_with(slapd, "5m");
@@ -592,7 +592,7 @@ fn coverage_looks_addresses_up_as_mail_does() {
 }
 
 #[test]
-fn a_directory_that_does_not_let_us_in_does_not_take_the_place_of_one_that_does() {
+fn a_directory_that_rejects_us_does_not_replace_a_working_one() {
     let mut site = Site::<Slapd>::start("5m");
     let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
     let (_, config) = config.split_once('\n').expect("state_dir stands first");
@@ -624,7 +624,7 @@ fn a_directory_that_does_not_let_us_in_does_not_take_the_place_of_one_that_does(
 }
 
 #[test]
-fn a_bad_file_leaves_the_old_settings_running_and_a_good_one_counts() {
+fn reload_keeps_the_old_settings_on_errors_and_applies_new_ones() {
     let mut site = Site::<Slapd>::start("5m");
     let config = std::fs::read_to_string(site.copyist.config_file()).expect("written");
     let (_, config) = config.split_once('\n').expect("state_dir stands first");
@@ -696,7 +696,7 @@ fn a_second_instance_is_refused_and_a_stop_is_orderly() {
 }
 
 #[test]
-fn health_and_metrics_are_told() {
+fn health_and_metrics_are_served() {
     let mut site = Site::<Slapd>::start("5m");
     let admin = site.admin;
     let get = |path: &str| get(admin, path);

@@ -444,7 +444,7 @@ fn nothing_is_said_of_right_configurations() {
 }
 
 #[test]
-fn nothing_is_said_of_what_looks_like_a_mistake_and_is_none() {
+fn harmless_settings_cause_no_findings() {
     let cases: &[(&str, &[Plant])] = &[
         (
             "the listener that reports go to, with room for them",
@@ -786,7 +786,7 @@ fn each_wrong_setting_of_the_milter_is_found() {
 }
 
 #[test]
-fn each_difference_about_who_is_ours_and_each_further_copy_is_found() {
+fn differences_in_trusted_clients_and_extra_copies_are_found() {
     each_is_found_and_nothing_else(
         Installation::milter,
         &[
@@ -1111,7 +1111,7 @@ fn each_mistake_on_this_machine_is_found() {
 }
 
 #[test]
-fn a_certificate_of_a_listener_is_told_of_before_its_end_and_after_it() {
+fn a_listener_certificate_is_reported_before_and_after_expiry() {
     let mut site = Installation::before_queue();
     let certificates = Certificates::make(site.directory.path());
     set_mode(&certificates.key(), 0o600);
@@ -1167,7 +1167,7 @@ fn the_directory_is_asked_online_and_only_then() {
 }
 
 #[test]
-fn the_relay_is_asked_online_and_what_it_lacks_is_named() {
+fn the_relay_is_probed_online_and_missing_features_named() {
     let slapd = Slapd::start(5);
     let mut relay = SmtpSink::start();
     let site = with_peers(&slapd, relay.address());
@@ -1187,7 +1187,7 @@ fn the_relay_is_asked_online_and_what_it_lacks_is_named() {
 }
 
 #[test]
-fn a_relay_that_takes_no_more_than_what_comes_in_is_too_small_for_the_reports() {
+fn a_relay_size_limit_without_room_for_reports_is_found() {
     let slapd = Slapd::start(5);
     let sink = SmtpSink::start();
     let relay = Postfix::start(&PostfixOptions {
@@ -1202,7 +1202,7 @@ fn a_relay_that_takes_no_more_than_what_comes_in_is_too_small_for_the_reports() 
 }
 
 #[test]
-fn every_finding_is_a_line_with_its_fix_below_it_and_the_sum_comes_last() {
+fn every_finding_is_a_line_with_its_fix_and_a_final_summary() {
     let mut site = Installation::milter();
     site.plant(Main("non_smtpd_milters ="));
     site.plant(Main("soft_bounce = yes"));
@@ -1222,7 +1222,7 @@ fn every_finding_is_a_line_with_its_fix_below_it_and_the_sum_comes_last() {
 }
 
 #[test]
-fn what_cannot_be_read_is_a_failure_and_a_wrong_configuration_is_another() {
+fn unreadable_files_and_invalid_settings_fail_differently() {
     let mut site = Installation::milter();
     let nowhere = site.path("nowhere").display().to_string();
     let output = site.doctor(&["--postfix", &nowhere]);
@@ -1234,7 +1234,7 @@ fn what_cannot_be_read_is_a_failure_and_a_wrong_configuration_is_another() {
 }
 
 #[test]
-fn a_port_for_reports_that_everybody_reaches_must_lead_by_copyist() {
+fn a_public_report_port_must_pass_copyist() {
     let mut site = Installation::milter();
     for plant in [
         Config("192.0.2.1:25", "127.0.0.1:10027"),
@@ -1277,7 +1277,7 @@ fn names(found: &[Value]) -> Vec<&str> {
 }
 
 #[test]
-fn each_name_map_and_client_that_identity_does_not_cover_is_found() {
+fn names_maps_and_clients_outside_identity_are_found() {
     each_is_found_and_nothing_else(
         Installation::milter,
         &[
@@ -1555,7 +1555,7 @@ fn each_name_map_and_client_that_identity_does_not_cover_is_found() {
 }
 
 #[test]
-fn what_identity_covers_is_no_finding() {
+fn addresses_covered_by_identity_cause_no_findings() {
     let cases: &[(&str, &[Plant])] = &[
         (
             "a network of gateways alone",
@@ -1631,7 +1631,7 @@ fn what_identity_covers_is_no_finding() {
 }
 
 #[test]
-fn a_hook_behind_the_rewriting_needs_no_maps_but_those_of_local_delivery() {
+fn a_hook_after_rewriting_needs_only_local_delivery_maps() {
     let mut site = Installation::after_queue();
     site.plant(Main("virtual_alias_domains ="));
     site.plant(Main("virtual_alias_maps = pcre:/etc/postfix/virtual"));
@@ -1678,7 +1678,7 @@ smtpd_tls_CAfile = DIR/ca.pem
 ";
 
 #[test]
-fn a_site_as_debian_makes_it_is_covered_after_doing_what_is_said() {
+fn a_default_debian_site_is_covered_after_the_advised_fixes() {
     let config = COPYIST
         .replace("local_domains = [\"mx.corp.example\"]\n", "")
         .replace("default_domain = \"mx.corp.example\"\n", "")
@@ -1797,7 +1797,7 @@ fn senders_that_the_service_does_not_know_are_a_finding() {
 }
 
 #[test]
-fn what_the_guard_leaves_open_or_does_not_know_is_found_online() {
+fn open_and_unknown_journal_mailboxes_are_found_online() {
     let slapd = Slapd::start_with(5, |user| {
         Some(match user {
             1 => lab::user(3),
@@ -1852,7 +1852,7 @@ fn journal_values_that_lead_nowhere_good_are_found_online() {
 }
 
 #[test]
-fn a_map_that_is_no_map_is_found_online() {
+fn an_invalid_map_is_found_online() {
     let slapd = Slapd::start(5);
     let relay = SmtpSink::start();
     let mut site = with_peers(&slapd, relay.address());

@@ -54,7 +54,7 @@ fn settings(config: &str) -> toml::Table {
 }
 
 #[test]
-fn the_article_s_key_is_a_configuration_that_journals_and_writes_as_it_did() {
+fn the_article_s_key_becomes_an_equivalent_configuration() {
     const LIST: &str = "/O=ACME/OU=EASTCOAST/CN=RECIPIENTS/CN=globalarchdl";
     const BRANCH: &str = "/O=ACME/OU=EASTCOAST/CN=RECIPIENTS/CN=branch1archdl";
     let slapd = Slapd::start(10);
@@ -258,7 +258,7 @@ fn a_key_in_ansi_with_every_type_of_value_is_read() {
 }
 
 #[test]
-fn every_mistake_in_a_key_is_told_with_its_line_and_what_would_work() {
+fn every_error_in_a_key_is_reported_with_line_and_fix() {
     let imported = copyist(&["import-registry", &fixture("two-mistakes.reg")]);
     assert_eq!(imported.status.code(), Some(2));
     assert_eq!(stdout(&imported), "");
@@ -320,7 +320,7 @@ fn import_postfix(etc: &Path, more: &[&str]) -> Output {
 }
 
 #[test]
-fn ldap_bcc_maps_become_attribute_and_directory_and_no_password_is_told() {
+fn ldap_bcc_maps_are_migrated_without_printing_a_password() {
     let etc = postfix("");
     let table = etc.path().join("bcc.cf");
     write(
@@ -388,7 +388,7 @@ fn ldap_bcc_maps_become_attribute_and_directory_and_no_password_is_told() {
 }
 
 #[test]
-fn tables_of_text_become_a_directory_that_journals_the_same_people() {
+fn text_tables_become_a_directory_journaling_the_same_people() {
     let etc = postfix("");
     let (hash, texthash): (PathBuf, PathBuf) = (etc.path().join("bcc"), etc.path().join("sent"));
     write(
@@ -455,7 +455,7 @@ fn tables_of_text_become_a_directory_that_journals_the_same_people() {
 }
 
 #[test]
-fn a_directory_without_main_cf_is_told_in_postfix_s_own_words() {
+fn a_directory_without_main_cf_shows_postfix_s_own_error() {
     need("postconf", "postfix");
     let imported = copyist(&["import-postfix", "--config-directory", "/nonexistent"]);
     assert_eq!(imported.status.code(), Some(1));

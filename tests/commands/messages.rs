@@ -277,7 +277,7 @@ fn told() -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_warning_and_error_of_the_source_is_told_of_and_no_other() {
+fn exactly_the_warnings_and_errors_of_the_source_are_documented() {
     let logged: BTreeSet<_> = sources().iter().flat_map(|tokens| logged(tokens)).collect();
     assert!(logged.len() > 60, "{logged:#?}");
     let lines = told().into_iter().filter(|(level, _)| level != ENDS);
@@ -291,7 +291,7 @@ fn every_warning_and_error_of_the_source_is_told_of_and_no_other() {
 }
 
 #[test]
-fn what_ends_the_program_is_said_in_the_source() {
+fn documented_exit_messages_exist_in_the_source() {
     let literals: BTreeSet<String> = (sources().into_iter().flatten())
         .filter_map(|token| match token {
             Token::Text(text) => Some(as_told(&text)),

@@ -66,7 +66,7 @@ fn secrets(site: &Site) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn no_log_no_page_and_no_command_tells_a_secret_or_a_message() {
+fn no_log_page_or_command_shows_a_secret_or_a_message() {
     let kept = tempfile::tempdir().expect("the system has a temporary directory");
     let password_file = kept.path().join("relay.password");
     write(&password_file, RELAY_PASSWORD);

@@ -166,7 +166,7 @@ async fn each_recipient_has_its_own_outcome() {
 }
 
 #[tokio::test]
-async fn what_came_while_the_clock_was_ten_years_ahead_is_delivered_now() {
+async fn items_queued_ten_years_ahead_are_delivered_now() {
     let sink = sink().await;
     let bench = Bench::start(relay(sink.address()), ONCE);
     let ahead = SystemTime::now() + Duration::from_secs(10 * 365 * 86400);
@@ -178,7 +178,7 @@ async fn what_came_while_the_clock_was_ten_years_ahead_is_delivered_now() {
 }
 
 #[tokio::test]
-async fn a_version_is_given_back_to_its_sender_after_days_and_a_report_never() {
+async fn a_version_bounces_after_days_and_a_report_never_does() {
     let sink = sink().await;
     sink.reject("b@c.test", no(451));
     let bench = Bench::start(relay(sink.address()), AT_ONCE);
@@ -290,7 +290,7 @@ async fn found_away(items: usize) -> (SmtpSink, Bench, Vec<QueueEntry>) {
 }
 
 #[tokio::test]
-async fn what_an_operator_drops_while_the_relay_is_away_is_not_sent_when_it_comes_back() {
+async fn an_item_dropped_during_an_outage_is_not_sent_afterwards() {
     const ITEMS: usize = 200;
     let (mut real, bench, _) = found_away(ITEMS).await;
     let operator = bench.operator();
@@ -333,7 +333,7 @@ async fn another_relay_takes_over_without_a_restart() {
 }
 
 #[tokio::test]
-async fn a_refused_ndr_is_a_dead_letter_until_somebody_retries_it() {
+async fn a_rejected_ndr_is_a_dead_letter_until_it_is_retried() {
     let (refusing, taking) = (sink().await, sink().await);
     refusing.reject("a@c.test", no(550));
     refusing.reject("ndr@c.test", no(550));
@@ -374,7 +374,7 @@ async fn a_refused_ndr_is_a_dead_letter_until_somebody_retries_it() {
 }
 
 #[tokio::test]
-async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest() {
+async fn a_rejecting_mailbox_causes_ten_ndrs_an_hour_and_one_digest() {
     let refused: usize = lab::setting("COPYIST_PROOF_REFUSALS", 300);
     let sink = sink().await;
     sink.reject("a@c.test", no(550));
@@ -468,7 +468,7 @@ async fn a_mailbox_that_refuses_everything_makes_ten_ndrs_an_hour_and_one_digest
 }
 
 #[tokio::test]
-async fn smtp_sink_takes_what_is_owed() {
+async fn smtp_sink_accepts_all_queued_items() {
     for options in [&[] as &[&str], &["-p"], &["-E"], &["-8"]] {
         let real = SmtpSink::start_with(options);
         let bench = Bench::start(relay(real.address()), ONCE);
@@ -534,7 +534,7 @@ async fn smtp_sink_s_refusals_are_understood() {
 }
 
 #[tokio::test]
-async fn a_relay_that_comes_back_gets_everything_and_no_item_has_paid_for_it() {
+async fn after_an_outage_everything_is_sent_and_no_item_lost_attempts() {
     const ITEMS: usize = 50;
     let (mut real, bench, listed) = found_away(ITEMS).await;
     let attempts: u32 = listed.iter().map(|item| item.attempts).sum();

@@ -53,12 +53,12 @@ const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(150);
 
 #[tokio::test]
-async fn a_reply_lost_after_the_dot_is_a_second_attempt_on_another_connection() {
+async fn a_reply_lost_after_the_dot_is_retried_on_a_new_connection() {
     assert_eq!(survives(".", Act::Close, LONG).await, 2);
 }
 
 #[tokio::test]
-async fn another_answer_than_250_to_the_data_is_no_delivery() {
+async fn only_a_250_to_the_data_is_a_delivery() {
     assert_eq!(survives(".", Act::Say("354 go on\r\n"), LONG).await, 2);
     assert_eq!(
         survives(".", Act::Say("251 somebody else\r\n"), LONG).await,
@@ -67,7 +67,7 @@ async fn another_answer_than_250_to_the_data_is_no_delivery() {
 }
 
 #[tokio::test]
-async fn a_relay_that_never_answers_is_given_up_and_its_connection_too() {
+async fn a_relay_that_never_answers_times_out_and_is_disconnected() {
     for step in ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA", "."] {
         let got = survives(step, Act::Hang, SHORT).await;
         assert_eq!(got, if step == "." { 2 } else { 1 }, "{step}");
@@ -90,7 +90,7 @@ async fn a_relay_that_says_421_is_left_and_tried_again() {
 }
 
 #[tokio::test]
-async fn nonsense_is_no_answer() {
+async fn nonsense_is_not_a_reply() {
     for step in ["MAIL", "RCPT", "DATA", "."] {
         survives(step, Act::Say("hello there\r\n"), LONG).await;
         survives(step, Act::Say("250-broken off\r\n354 \r\n"), LONG).await;
@@ -112,7 +112,7 @@ async fn an_ehlo_answer_that_lettre_panics_on_is_read() {
 }
 
 #[tokio::test]
-async fn go_on_is_no_yes_to_a_sender_or_recipient() {
+async fn a_354_does_not_accept_a_sender_or_recipient() {
     for step in ["MAIL", "RCPT"] {
         assert_eq!(
             survives(step, Act::Say("354 go on\r\n"), LONG).await,
@@ -146,7 +146,7 @@ async fn a_reply_too_many_puts_nothing_out_of_step() {
 }
 
 #[tokio::test]
-async fn a_relay_without_extensions_gets_one_command_at_a_time_and_no_parameters() {
+async fn a_relay_without_extensions_gets_plain_single_commands() {
     let faulty = Faulty::start(&[], |_, _| None).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
     bench.owe(item(1, &["a@c.test", "b@c.test"]), "x\r\n").await;
@@ -175,7 +175,7 @@ async fn a_relay_with_pipelining_gets_the_envelope_at_once() {
 }
 
 #[tokio::test]
-async fn many_recipients_are_said_in_batches_and_the_data_behind_the_last() {
+async fn many_recipients_are_sent_in_batches_before_the_data() {
     let faulty = Faulty::start(USUAL, |_, said| {
         said.contains("no@").then_some(Act::Say("550 5.1.1 no\r\n"))
     })
@@ -195,7 +195,7 @@ async fn many_recipients_are_said_in_batches_and_the_data_behind_the_last() {
 }
 
 #[tokio::test]
-async fn a_relay_that_takes_data_for_nobody_gets_no_empty_message() {
+async fn a_354_without_accepted_recipients_sends_no_message() {
     let script = |number, said: &str| match said {
         _ if number > 0 => None,
         "DATA" => Some(Act::Say("354 go on\r\n")),
@@ -212,7 +212,7 @@ async fn a_relay_that_takes_data_for_nobody_gets_no_empty_message() {
 }
 
 #[tokio::test]
-async fn a_report_above_the_announced_size_is_a_dead_letter_in_the_end() {
+async fn a_report_over_the_announced_size_becomes_a_dead_letter() {
     let faulty = Faulty::start(&["SIZE 1000"], |_, _| None).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
     bench.owe(item(1, &["a@c.test"]), vec![b'x'; 1001]).await;
@@ -261,7 +261,7 @@ async fn a_password_is_not_sent_in_the_clear() {
 }
 
 #[tokio::test]
-async fn what_was_injected_before_the_encryption_is_not_believed() {
+async fn data_injected_before_tls_is_ignored() {
     // As many yeses as a delivery asks for, in front of a handshake that is none.
     let injected =
         "220 go\r\n250 ehlo\r\n250 ehlo\r\n250 mail\r\n250 rcpt\r\n354 data\r\n250 kept\r\n";
@@ -285,7 +285,7 @@ async fn what_was_injected_before_the_encryption_is_not_believed() {
 }
 
 #[tokio::test]
-async fn a_connection_closed_while_idle_is_nobody_s_failure() {
+async fn a_connection_closed_while_idle_is_not_a_failure() {
     let script = |number, said: &str| match said {
         "." if number == 0 => Some(Act::SayAndClose("250 2.0.0 kept\r\n")),
         _ if said.contains("later@") => Some(Act::Say("451 4.0.0 later\r\n")),
@@ -330,7 +330,7 @@ async fn a_connection_in_order_is_used_for_the_next_item() {
 }
 
 #[tokio::test]
-async fn shutdown_finishes_what_is_under_way_and_begins_nothing_new() {
+async fn shutdown_finishes_deliveries_and_starts_none() {
     let go_on = Arc::new(Notify::new());
     let faulty = Faulty::start(USUAL, first(".", Act::After(go_on.clone()))).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
@@ -353,7 +353,7 @@ fn large() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_message_that_is_in_a_file_arrives_byte_for_byte_without_being_in_memory() {
+async fn a_message_in_a_file_is_sent_byte_for_byte_without_loading_it() {
     let faulty = Faulty::start(USUAL, |_, _| None).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
     bench.owe(item(1, &["a@c.test"]), large()).await;
@@ -374,7 +374,7 @@ async fn a_message_that_is_in_a_file_arrives_byte_for_byte_without_being_in_memo
 }
 
 #[tokio::test]
-async fn a_file_that_breaks_off_while_it_is_sent_is_never_half_a_message_delivered() {
+async fn a_truncated_body_file_is_never_delivered_as_half_a_message() {
     let go_on = Arc::new(Notify::new());
     let faulty = Faulty::start(USUAL, first("DATA", Act::After(go_on.clone()))).await;
     let bench = Bench::start(relay(faulty.address()), AT_ONCE);
@@ -445,7 +445,7 @@ async fn a_reply_too_many_ends_a_kept_connection() {
 /// The reply too many comes whenever it likes, and whoever believes it takes each reply for the
 /// answer to the command after the one it belongs to.
 #[tokio::test]
-async fn a_late_reply_too_many_is_no_refusal_and_no_delivery() {
+async fn a_surplus_late_reply_neither_rejects_nor_delivers() {
     for offers in [&[] as &[&str], USUAL] {
         let go_on = Arc::new(Notify::new());
         let again = go_on.clone();

@@ -176,7 +176,7 @@ fn an_archive_that_bounces_everything_makes_no_loop() {
 }
 
 #[test]
-fn bounces_are_known_from_a_trusted_archive_and_where_only_the_header_returns() {
+fn bounces_are_recognized_by_header_or_from_trusted_archives() {
     let circle = Circle::start(&["smtp_bind_address = 127.0.0.2", "bounce_size_limit = 1"]);
     let mut client = lab::Client::connect_from(OUTSIDE, circle.site.smtp_addr());
     let content = message("<one@elsewhere.test>", "x");
@@ -199,7 +199,7 @@ fn bounces_are_known_from_a_trusted_archive_and_where_only_the_header_returns() 
 }
 
 #[test]
-fn a_loop_without_tokens_ends_within_a_limit_and_nothing_is_lost() {
+fn a_loop_without_tokens_ends_at_a_limit_and_loses_nothing() {
     let rules = lab::open_directory();
     let ignored = rules.path().join("ignored");
     // What returns says nothing of what it is about.
@@ -244,7 +244,7 @@ const LIMIT: usize = 20;
 /// The archive sends each report on to somebody who is journaled: not to whom its seal is for, so
 /// it is mail.
 #[test]
-fn a_journal_mailbox_that_forwards_to_a_journaled_person_makes_no_endless_loop() {
+fn forwarding_a_journal_mailbox_to_a_person_does_not_loop() {
     let circle = Circle::start(&[&format!(
         "virtual_alias_maps = inline:{{ {{archive@archive.test = dan@{DOMAIN}}} }}"
     )]);
@@ -345,7 +345,7 @@ fn vacation(id: &str, about: &str) -> String {
 }
 
 #[test]
-fn only_a_genuine_notice_to_the_right_mailboxes_is_not_journaled() {
+fn only_genuine_notices_to_the_right_mailboxes_are_exempt() {
     let circle = Circle::start(&[]);
     let mut inside = lab::Client::connect_from(INSIDE, circle.site.smtp_addr());
     let (dan, ndr) = (format!("dan@{DOMAIN}"), format!("ndr@{DOMAIN}"));

@@ -471,7 +471,7 @@ fn postfix_relay(sink: &SmtpSink, extra: &[&str], services: &str) -> Postfix {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_refuses_everything_is_no_reason_for_ndrs() {
+async fn a_relay_that_rejects_everything_causes_no_ndrs() {
     let sink = SmtpSink::start();
     let denies = [
         "mynetworks = 127.0.0.9/32",
@@ -517,7 +517,7 @@ async fn until_refused(bench: &Bench, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_refuses_archives_is_told_of_once_a_day() {
+async fn a_relay_that_rejects_archives_is_reported_once_a_day() {
     let sink = SmtpSink::start_keeping();
     // It takes mail for its own domain, where the NDR address is, from everybody.
     let denies = [

@@ -166,7 +166,7 @@ async fn said(settings: RelaySettings) -> String {
 }
 
 #[tokio::test]
-async fn a_relay_with_a_wrong_certificate_gets_nothing_and_the_reason_names_both() {
+async fn an_invalid_relay_certificate_is_rejected_naming_both_names() {
     for tls in [Tls::Required, Tls::Implicit] {
         for flaw in Flaw::ALL {
             let relay = Relay::start(tls, Some(flaw));
@@ -220,7 +220,7 @@ fn make_old(certificates: &Certificates, key: &str, is_version_1: bool) {
 }
 
 #[tokio::test]
-async fn a_relay_whose_tls_is_of_another_time_gets_mail_in_the_clear_or_none() {
+async fn a_relay_with_outdated_tls_gets_mail_in_the_clear_or_none() {
     const ALL: &[&str] = &[
         "tls_high_cipherlist = ALL:@SECLEVEL=0",
         "tls_medium_cipherlist = ALL:@SECLEVEL=0",
@@ -296,7 +296,7 @@ async fn a_relay_whose_tls_is_of_another_time_gets_mail_in_the_clear_or_none() {
 }
 
 #[tokio::test]
-async fn starttls_taken_out_on_the_way_is_no_reason_to_speak_in_the_clear() {
+async fn stripped_starttls_does_not_cause_cleartext_delivery() {
     let relay = Relay::start(Tls::Required, None);
     let between = Between::start(relay.postfix.smtp_addr(), |bytes| {
         let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -380,7 +380,7 @@ async fn find(access: Access, starttls: bool) -> Lookup<()> {
 }
 
 #[tokio::test]
-async fn a_directory_with_a_wrong_certificate_is_an_outage_that_names_both() {
+async fn an_invalid_directory_certificate_is_an_outage_naming_both() {
     for flaw in Flaw::ALL {
         let mut slapd = Slapd::start(5);
         let ca = slapd.ca_file();
@@ -446,7 +446,7 @@ fn expires(metrics: &str, peer: &str, server: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn a_certificate_that_expires_soon_is_warned_of_once_and_told_as_a_figure() {
+async fn an_expiring_certificate_is_warned_of_once_and_measured() {
     /// The beginning of 2090.
     const LATE: f64 = 3_786_912_000.0;
     let (logged, metrics) = (Logged::start(), copyist::admin::metrics().expect("ours"));
@@ -493,7 +493,7 @@ async fn a_certificate_that_expires_soon_is_warned_of_once_and_told_as_a_figure(
 }
 
 #[tokio::test]
-async fn what_stands_in_the_clear_behind_the_answer_to_starttls_is_no_answer_of_the_directory() {
+async fn cleartext_after_the_directory_s_starttls_reply_is_ignored() {
     let slapd = Slapd::start(5);
     let server = slapd.url().replace("ldap://", "");
     // A successful bind, and a search that is done and found nobody, for the numbers that come

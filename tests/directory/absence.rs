@@ -124,7 +124,7 @@ async fn an_attribute_hidden_from_all_is_an_outage_over_a_restart() {
 }
 
 #[tokio::test]
-async fn an_attribute_hidden_from_all_is_noticed_though_nobody_asks() {
+async fn a_hidden_attribute_is_noticed_without_mail() {
     let (slapd, state) = (Slapd::start(10), state());
     let directory = open(fresh(&slapd), state.path());
     assert_eq!(journal(&directory, 3).await, value(3));
@@ -136,7 +136,7 @@ async fn an_attribute_hidden_from_all_is_noticed_though_nobody_asks() {
 }
 
 #[tokio::test]
-async fn a_server_that_hides_an_attribute_is_not_used_while_another_shows_it() {
+async fn a_server_hiding_an_attribute_is_avoided_if_another_shows_it() {
     for hidden_from_the_start in [true, false] {
         let (first, second, state) = (Slapd::start(10), Slapd::start(10), state());
         let mut settings = fresh(&first);
@@ -179,7 +179,7 @@ async fn one_attribute_of_several_that_is_hidden_is_an_outage() {
 }
 
 #[tokio::test]
-async fn a_value_hidden_of_one_person_is_an_outage_for_that_person_alone() {
+async fn one_person_s_hidden_value_is_an_outage_for_that_person_only() {
     for how in [WatchMode::Auto, WatchMode::Off] {
         let (slapd, state) = (Slapd::start(10), state());
         let mut settings = watched(fresh(&slapd), how);
@@ -207,7 +207,7 @@ async fn a_value_hidden_of_one_person_is_an_outage_for_that_person_alone() {
 }
 
 #[tokio::test]
-async fn settings_under_which_nothing_is_seen_leave_what_is_known() {
+async fn settings_that_find_nothing_keep_the_history() {
     let (slapd, state) = (Slapd::start(10), state());
     let settings = fresh(&slapd);
     let directory = open(settings.clone(), state.path());
@@ -298,7 +298,7 @@ async fn rights_denied_in_active_directory_are_an_outage() {
 }
 
 #[tokio::test]
-async fn a_person_who_is_known_serves_an_outage_of_one_value() {
+async fn a_cached_person_is_served_while_one_value_is_hidden() {
     let (slapd, state) = (Slapd::start(10), state());
     let directory = open(watched(fresh(&slapd), WatchMode::Off), state.path());
     assert_eq!(journal(&directory, 3).await, value(3));
@@ -458,7 +458,7 @@ async fn attributes_are_found_by_every_name_they_have() {
 }
 
 #[tokio::test]
-async fn an_attribute_that_nobody_has_is_an_error_of_the_probe() {
+async fn an_attribute_without_values_fails_the_probe() {
     let slapd = Slapd::start(10);
     for (attribute, why) in [
         ("extensionAttribute11", "rights"),
@@ -479,7 +479,7 @@ async fn an_attribute_that_nobody_has_is_an_error_of_the_probe() {
 }
 
 #[tokio::test]
-async fn a_file_that_loses_an_attribute_is_an_outage_until_it_is_accepted() {
+async fn a_file_that_loses_an_attribute_is_an_outage_until_accepted() {
     let state = state();
     let file = state.path().join("people.ldif");
     let write = |journal: &str| {
@@ -524,7 +524,7 @@ fn sent<D: DirectoryServer>(site: &Site<D>, number: usize) -> u16 {
 }
 
 #[test]
-fn a_message_waits_while_an_attribute_is_hidden_and_goes_on_when_it_is_accepted() {
+fn mail_is_deferred_while_an_attribute_is_hidden_until_accepted() {
     let mut site = Site::start_with(Slapd::start(10), "0s");
     assert_eq!(sent(&site, 3), 250);
     site.wait_for_report("<absence-3@elsewhere.test>");
@@ -591,7 +591,7 @@ fn another_canary_says_that_it_is_meant() {
 }
 
 #[test]
-fn a_message_for_one_whose_value_is_hidden_waits_and_one_that_was_removed_is_said() {
+fn a_hidden_value_defers_mail_and_a_removed_one_is_reported() {
     // Nothing serves an outage.
     let mut site = Site::start_with(Slapd::start(10), "0s");
     let config = site.config.replace(
@@ -646,7 +646,7 @@ fn said<D: DirectoryServer>(site: &Site<D>, arguments: &[&str]) -> (bool, String
 }
 
 #[test]
-fn an_attribute_that_nobody_has_is_an_error_of_every_command_that_looks() {
+fn an_attribute_without_values_is_an_error_of_every_command() {
     let site = Site::start_with(Slapd::start_with(3, |_| None), "0s");
     assert_eq!(sent(&site, 1), 250);
     let postfix = postfix(&site);
@@ -669,7 +669,7 @@ fn an_attribute_that_nobody_has_is_an_error_of_every_command_that_looks() {
 }
 
 #[test]
-fn settings_by_which_nothing_is_journaled_are_an_error_but_for_texts() {
+fn settings_that_journal_nothing_are_an_error_without_texts() {
     let site = Site::start_with(Slapd::start(3), "0s");
     let lines = site.config.lines();
     let lines = lines.filter(|line| !line.starts_with("journal_attribute"));

@@ -83,7 +83,7 @@ async fn active_directory_is_entered_in_every_usual_way() {
 }
 
 #[tokio::test]
-async fn refused_accounts_of_active_directory_are_told_apart() {
+async fn rejected_active_directory_accounts_are_told_by_cause() {
     let samba = Samba::start(1);
     let (password, normal) = ("Other-Passw0rd.2", ("userAccountControl", "512"));
     let accounts = [
@@ -122,7 +122,7 @@ async fn refused_accounts_of_active_directory_are_told_apart() {
 }
 
 #[tokio::test]
-async fn while_the_canary_is_not_found_nobody_is_absent() {
+async fn without_the_canary_no_negative_answer_counts() {
     let slapd = Slapd::start(5);
     let directory = open(slapd.access(), |settings| {
         if let Source::Ldap(ldap) = &mut settings.source {
@@ -141,7 +141,7 @@ async fn while_the_canary_is_not_found_nobody_is_absent() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_expired_or_is_another_server_s_lets_nobody_in() {
+async fn an_expired_or_foreign_certificate_prevents_the_connection() {
     let mut slapd = Slapd::start(5);
     let over_tls = |slapd: &Slapd, url: String| Access {
         url,
@@ -173,7 +173,7 @@ async fn a_certificate_that_expired_or_is_another_server_s_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn a_connection_reset_in_mid_answer_is_an_outage_or_asked_again_and_never_half_an_answer() {
+async fn a_reset_in_mid_answer_is_never_half_an_answer() {
     let slapd = Slapd::start(100);
     let to = slapd.url().replace("ldap://", "");
     // Everything that a lookup of fifty people needs, and less and less of it.

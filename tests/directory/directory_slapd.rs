@@ -182,7 +182,7 @@ async fn two_hundred_messages_at_once_all_get_their_answers() {
 }
 
 #[tokio::test]
-async fn what_is_remembered_is_not_asked_again() {
+async fn cached_answers_are_not_queried_again() {
     let slapd = Slapd::start();
     let mut settings = settings(&[slapd.url()]);
     settings.cache = CacheSettings::default();
@@ -259,7 +259,7 @@ async fn letters_beyond_ascii_neither_match_nor_disturb() {
 }
 
 #[tokio::test]
-async fn what_the_server_takes_for_the_same_address_is_found() {
+async fn addresses_the_server_considers_equal_are_found() {
     let slapd = Slapd::start();
     let directory = open(settings(&[slapd.url()]));
     // A full-width letter, which only the server's rules (RFC 4518) take for an "a".
@@ -420,7 +420,7 @@ async fn a_server_that_hangs_is_an_outage_in_time_and_then_at_once() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_is_noticed_though_nobody_asks() {
+async fn a_hanging_server_is_noticed_without_mail() {
     let slapd = Slapd::start();
     let directory = open(with(&[slapd.url()], |ldap| {
         ldap.timeout = Duration::from_secs(1);
@@ -459,7 +459,7 @@ async fn a_second_server_is_used_where_the_first_swallows_everything() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_ldap_is_an_outage_and_no_crash() {
+async fn an_invalid_ldap_answer_is_an_outage_not_a_crash() {
     // The second is well-formed BER that the LDAP library panics on.
     for junk in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], &[0x30, 0]] {
         let server = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -501,7 +501,7 @@ async fn tls_both_ways_is_believed_by_our_own_ca_only() {
 }
 
 #[tokio::test]
-async fn starttls_that_the_server_does_not_offer_is_an_outage_and_never_plain_text() {
+async fn missing_starttls_is_an_outage_and_never_plain_text() {
     let plain = Slapd::start();
     let ca = Slapd::start_with_tls();
     let directory = open(with(&[plain.url()], |ldap| {
@@ -520,7 +520,7 @@ async fn a_socket_is_a_way_in() {
 }
 
 #[tokio::test]
-async fn a_probe_tells_of_every_server() {
+async fn a_probe_reports_every_server() {
     let slapd = Slapd::start();
     let dead = format!("ldap://127.0.0.1:{}", free_port());
     let directory = open(settings(&[dead.clone(), slapd.url()]));

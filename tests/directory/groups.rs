@@ -33,7 +33,7 @@ mod in_the_library {
 }
 
 on_both_directories! {
-    a_report_names_the_group_and_those_because_of_whom_it_is_made,
+    a_report_names_the_group_and_the_members_that_cause_it,
 }
 
 /// The question about a recipient, by this directory and group limit.
@@ -476,7 +476,7 @@ fn memory() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_size_of_a_group_is_no_reason_to_defer() {
+async fn large_groups_are_not_deferred() {
     let members = lab::setting("COPYIST_PROOF_GROUP", 5000);
     let server = Slapd::start(members);
     let all: Vec<String> = (0..members).map(|n| server.user_dn(n)).collect();
@@ -507,7 +507,7 @@ async fn the_size_of_a_group_is_no_reason_to_defer() {
     assert!(second < first);
 }
 
-fn a_report_names_the_group_and_those_because_of_whom_it_is_made<D: DirectoryServer>() {
+fn a_report_names_the_group_and_the_members_that_cause_it<D: DirectoryServer>() {
     let directory = D::start(10);
     let contact = directory.add_contact("contact", &[("mail", "buyer@customer.test")]);
     let members = [

@@ -13,7 +13,7 @@ const USERS: usize = 100_000;
 const ADDRESSEES: usize = 1000;
 
 #[test]
-fn a_hundred_thousand_users_cost_no_question_that_was_answered_before() {
+fn a_hundred_thousand_users_cause_no_repeated_query() {
     let begun = Instant::now();
     let slapd = Slapd::start(USERS);
     println!(

@@ -13,7 +13,7 @@ on_both_directories! {
     async
     every_form_of_target_leads_where_it_should,
     groups_are_expanded_and_encapsulated_as_configured,
-    the_mailboxes_that_settings_name_are_guarded_and_so_are_members,
+    mailboxes_named_in_settings_and_their_members_are_guarded,
 }
 
 /// One of each: a group with an address and one without, three levels with a cycle, a contact, an
@@ -235,7 +235,7 @@ async fn groups_are_expanded_and_encapsulated_as_configured<D: DirectoryServer>(
     );
 }
 
-async fn the_mailboxes_that_settings_name_are_guarded_and_so_are_members<D: DirectoryServer>() {
+async fn mailboxes_named_in_settings_and_their_members_are_guarded<D: DirectoryServer>() {
     let server = D::start(10);
     objects(&server);
     server.set_journal(5, Some(&server.user_dn(7)));
@@ -275,7 +275,7 @@ async fn a_group_that_comes_in_ranges_is_read_to_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_whose_ranges_break_off_is_an_outage_and_no_shorter_list() {
+async fn a_group_with_missing_ranges_is_an_outage_not_a_shorter_list() {
     let server = Scripted::with_group(5000, Some(3000));
     let directory = open_at(Access::anonymous(server.url()), TargetSettings::default());
     let said = resolve(&directory, "cn=all,dc=example,dc=test")

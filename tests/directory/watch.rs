@@ -28,7 +28,7 @@ mod in_the_library {
 
 on_both_directories! {
     a_change_counts_for_the_next_message,
-    what_changes_while_nobody_can_watch_counts_when_it_is_seen_again,
+    changes_during_a_feed_outage_count_once_it_is_back,
 }
 
 fn start<D: DirectoryServer>(directory: D) -> Site<D> {
@@ -79,7 +79,7 @@ fn a_change_counts_for_the_next_message<D: DirectoryServer>() {
     assert!(took[CHANGES - 1] < Duration::from_secs(60), "{took:?}");
 }
 
-fn what_changes_while_nobody_can_watch_counts_when_it_is_seen_again<D: DirectoryServer>() {
+fn changes_during_a_feed_outage_count_once_it_is_back<D: DirectoryServer>() {
     let mut site = start(D::start_with(10, |_| None));
     until_journaled(&site, "");
     let at = site.copyist.log_length();
@@ -190,7 +190,7 @@ async fn every_answer_that_a_change_touches_is_asked_for_anew<D: DirectoryServer
 }
 
 #[tokio::test]
-async fn without_a_number_to_begin_with_the_whole_content_is_told_first() {
+async fn without_a_first_cursor_the_whole_content_is_sent_first() {
     let slapd = Slapd::start_with(400, |_| None);
     slapd.hide_change_numbers();
     let state = tempfile::tempdir().expect("the system has a temporary directory");
@@ -213,7 +213,7 @@ async fn without_a_number_to_begin_with_the_whole_content_is_told_first() {
 }
 
 #[tokio::test]
-async fn a_place_that_the_server_does_not_know_is_given_up() {
+async fn a_cursor_unknown_to_the_server_is_dropped() {
     let slapd = Slapd::start_with(10, |_| None);
     let state = tempfile::tempdir().expect("the system has a temporary directory");
     let file = state.path().join("place");

@@ -476,7 +476,7 @@ async fn maps_of_maps_are_asked_in_their_way() {
 }
 
 #[tokio::test]
-async fn a_map_that_cannot_be_read_is_an_error_only_for_what_it_concerns() {
+async fn an_unreadable_map_is_an_error_only_for_its_own_addresses() {
     let files = Files::new();
     let aliases = format!("texthash:{}", files.path("aliases").display());
     let virtuals = format!("texthash:{}", files.path("virtual").display());

@@ -335,7 +335,7 @@ fn made_copies(relay: &SmtpSink) -> BTreeMap<String, Made> {
 }
 
 #[test]
-fn those_have_a_copy_whose_mail_it_is_and_nobody_else() {
+fn exactly_the_people_concerned_have_a_copy() {
     let messages = lab::setting("COPYIST_PROOF_COMPANY", 600);
     let size = Size {
         messages,

@@ -172,7 +172,7 @@ fn a_new_value_guards_at_once() {
 }
 
 #[test]
-fn an_alias_of_a_journal_mailbox_is_guarded_and_one_with_people_is_open() {
+fn an_alias_of_a_journal_mailbox_is_guarded_unless_people_share() {
     let directory = tempfile::tempdir().expect("a directory");
     let map = directory.path().join("virtual");
     lab::write(
@@ -220,7 +220,7 @@ fn an_alias_of_a_journal_mailbox_is_guarded_and_one_with_people_is_open() {
 
 /// The object's own marks decide, not those of the directory's kind.
 #[test]
-fn a_disabled_account_of_active_directory_is_a_mailbox_and_nothing_else() {
+fn a_disabled_active_directory_account_is_only_a_mailbox() {
     let samba = Samba::start(12);
     samba.set_journal(DAN, Some(&user(MANAGER)));
     // ACCOUNTDISABLE and NORMAL_ACCOUNT.

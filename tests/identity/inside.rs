@@ -124,7 +124,7 @@ fn by(author: &str, id: &str) -> String {
 }
 
 #[test]
-fn what_a_gateway_brings_is_inbound_and_the_guard_is_closed() {
+fn mail_from_a_gateway_is_inbound_and_guarded() {
     for directions in [
         &["inbound"][..],
         &["inbound", "outbound"],
@@ -209,7 +209,7 @@ fn a_login_is_known_whatever_the_reverse_path_says() {
 }
 
 #[test]
-fn an_author_whom_a_trusted_client_names_has_a_copy() {
+fn an_author_named_by_a_trusted_client_has_a_copy() {
     let site = Site::start(&["inbound", "outbound", "internal"], "");
     let outside = ["buyer@customer.test"];
     let dan = user(DAN);
@@ -250,7 +250,7 @@ fn an_author_whom_a_trusted_client_names_has_a_copy() {
 }
 
 #[test]
-fn a_login_that_nobody_knows_is_counted_or_goes_to_the_fallback() {
+fn an_unknown_authenticated_user_is_counted_or_falls_back() {
     let fallback = "fallback_journal = \"fallback@archive.test\"";
     for (more, wanted) in [("", &[][..]), (fallback, &["fallback@archive.test"])] {
         let site = Site::start(&["inbound", "outbound", "internal"], more);

@@ -26,7 +26,7 @@ fn genuine(site: &Site<Slapd>, id: &str) -> (lab::Report, String) {
 }
 
 #[test]
-fn a_seal_that_is_none_keeps_nothing_out_of_the_journal_and_is_counted() {
+fn an_invalid_seal_is_counted_and_the_message_journaled() {
     let site = Site::<Slapd>::start_with(Slapd::start(10), "5m");
     let (_, sent) = genuine(&site, "<genuine@elsewhere.test>");
     let start = sent.find("X-Copyist-Seal: ").expect("a seal");
@@ -99,7 +99,7 @@ fn with_journal_mailbox(slapd: Slapd, mailbox: &str, directory: &str) -> Site<Sl
 }
 
 #[test]
-fn a_replayed_report_passes_as_it_is_and_with_another_body_or_recipient_it_does_not() {
+fn a_replayed_report_passes_only_with_its_body_and_recipient() {
     let slapd = Slapd::start(10);
     // The journal mailbox is journaled itself: what passes unjournaled passes as our own.
     slapd.set_journal(JOURNALED, Some(&user(6)));
@@ -138,7 +138,7 @@ fn a_replayed_report_passes_as_it_is_and_with_another_body_or_recipient_it_does_
 }
 
 #[test]
-fn nothing_that_an_outsider_says_of_himself_keeps_a_message_out_of_the_journal() {
+fn no_claim_by_an_outsider_keeps_mail_out_of_the_journal() {
     let site = Site::<Slapd>::start_with(Slapd::start(10), "5m");
     let to = user(JOURNALED);
     let ours = format!("boss@{DOMAIN}");

@@ -42,7 +42,7 @@ fn year(site: &Site<Slapd>, from: usize, of: &str) -> String {
 }
 
 #[test]
-fn a_clock_that_jumps_by_days_and_years_delays_nothing_and_gives_nothing_up() {
+fn clock_jumps_of_days_and_years_delay_and_expire_nothing() {
     let directory = tempfile::tempdir().expect("the system has a temporary directory");
     let clock = directory.path().join("clock");
     jump(&clock, "+0");

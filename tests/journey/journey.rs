@@ -21,7 +21,7 @@ on_both_directories! {
     a_group_in_the_attribute_gets_the_report_member_by_member,
     each_direction_reads_the_objects_it_concerns,
     a_changed_attribute_counts_within_the_ttl,
-    without_the_directory_known_people_are_journaled_and_unknown_ones_deferred,
+    a_directory_outage_defers_only_mail_of_unknown_people,
     without_the_directory_mail_goes_on_where_that_is_wished,
     forged_headers_do_not_keep_a_message_out_of_the_journal,
     outsiders_cannot_write_to_journal_and_ndr_mailboxes,
@@ -143,9 +143,7 @@ fn a_changed_attribute_counts_within_the_ttl<D: DirectoryServer>() {
     assert_eq!(site.wait_for_reports(1)[0].recipients, ["new@archive.test"]);
 }
 
-fn without_the_directory_known_people_are_journaled_and_unknown_ones_deferred<
-    D: DirectoryServer,
->() {
+fn a_directory_outage_defers_only_mail_of_unknown_people<D: DirectoryServer>() {
     let mut site = Site::<D>::start("1s");
     let (known, unknown) = (user(JOURNALED), user(JOURNALED + 3));
     let mut client = site.client(OUTSIDE);
@@ -465,7 +463,7 @@ fn read_ndr(ndr: &str) -> String {
 
 /// A Postfix refuses the reports; their NDRs are read by a parser that nobody here wrote.
 #[test]
-fn programs_read_in_an_ndr_what_rfc_3464_and_rfc_6533_say() {
+fn ndrs_are_machine_readable_by_rfc_3464_and_rfc_6533() {
     let mut site = Site::<Slapd>::start_with(Slapd::start(10), "1s");
     let relay = Postfix::start(&PostfixOptions {
         milter: None,

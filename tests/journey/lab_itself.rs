@@ -62,7 +62,7 @@ fn a_stopped_slapd_refuses_connections() {
 }
 
 #[test]
-fn postfix_delivers_to_the_sink_what_it_accepted() {
+fn postfix_delivers_accepted_mail_to_the_sink() {
     let sink = SmtpSink::start_keeping();
     let postfix = postfix_to(&sink, None);
     for client in [OUTSIDE, INSIDE] {
@@ -158,7 +158,7 @@ fn say(stream: &mut TcpStream, within: Duration) -> Result<Vec<u8>, ErrorKind> {
 }
 
 #[test]
-fn the_fault_proxy_breaks_what_it_is_told_to_break() {
+fn the_fault_proxy_injects_the_requested_faults() {
     const SHORT: Duration = Duration::from_millis(100);
     let proxy = FaultProxy::start(echo());
     let connect = || TcpStream::connect(proxy.address()).expect("the proxy listens");

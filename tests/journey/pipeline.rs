@@ -167,7 +167,7 @@ async fn accept_means_durable() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_parsed_is_journaled_like_anything_else() {
+async fn unparsable_messages_are_journaled_like_others() {
     let directory = tempfile::tempdir().expect("a directory");
     let pipeline = pipeline(&directory);
     let contents: [&[u8]; 5] = [
@@ -357,7 +357,7 @@ impl ChangeSupport for Nothing {
 }
 
 #[tokio::test]
-async fn fields_that_only_we_may_write_go_from_outside_mail_and_stay_in_its_copy() {
+async fn reserved_fields_of_outside_mail_are_removed_but_journaled() {
     let directory = tempfile::tempdir().expect("a directory");
     let pipeline = pipeline(&directory);
     let now = SystemTime::now();

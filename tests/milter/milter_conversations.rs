@@ -16,7 +16,7 @@ use play::{
 };
 
 #[tokio::test]
-async fn postfix_tells_a_message_exactly() {
+async fn a_message_of_postfix_is_parsed_exactly() {
     let handler = Scripted::default();
     let seen = play(
         "postfix_one_message.txt",
@@ -48,7 +48,7 @@ async fn postfix_tells_a_message_exactly() {
 }
 
 #[tokio::test]
-async fn the_queue_id_is_found_although_postfix_tells_it_late() {
+async fn a_late_queue_id_of_postfix_is_found() {
     let handler = Scripted::default();
     let seen = play(
         "postfix_one_message.txt",
@@ -97,7 +97,7 @@ async fn messages_of_one_postfix_session_do_not_mix() {
 }
 
 #[tokio::test]
-async fn local_submission_is_told_like_any_other() {
+async fn local_submission_is_parsed_like_any_other() {
     let handler = Scripted::default();
     let seen = play(
         "postfix_local_submission.txt",
@@ -129,7 +129,7 @@ async fn an_mta_that_waits_at_each_step_is_answered_at_each_step() {
 }
 
 #[tokio::test]
-async fn sendmail_tells_a_message_exactly() {
+async fn a_message_of_sendmail_is_parsed_exactly() {
     let handler = Scripted::default();
     let seen = play(
         "sendmail_one_message.txt",
@@ -152,7 +152,7 @@ async fn sendmail_tells_a_message_exactly() {
 }
 
 #[tokio::test]
-async fn mail_begins_anew_where_sendmail_tells_no_abort() {
+async fn mail_restarts_when_sendmail_sends_no_abort() {
     let handler = Scripted::default();
     let seen = play(
         "sendmail_without_abort.txt",
@@ -265,7 +265,7 @@ async fn refused_recipients_do_not_count() {
 }
 
 #[tokio::test]
-async fn what_arrives_together_is_answered_together() {
+async fn packets_that_arrive_together_are_answered_together() {
     play(
         "answers_together.txt",
         requirements(0, false),
@@ -364,7 +364,7 @@ async fn edits_are_made_all_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn strangers_are_shown_out_with_a_reason() {
+async fn non_milter_clients_are_closed_with_a_reason() {
     for file in [
         "oversized_packet.txt",
         "oversized_first_packet.txt",
@@ -391,7 +391,7 @@ async fn an_early_close_is_an_error_only_if_something_was_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_decision_is_finished_although_nobody_waits_for_it() {
+async fn a_decision_is_finished_after_the_client_left() {
     for file in ["impatient.txt", "closed_while_deciding.txt"] {
         let handler = Scripted {
             takes: Duration::from_secs(15),
@@ -404,7 +404,7 @@ async fn a_decision_is_finished_although_nobody_waits_for_it() {
 
 /// Commands that cannot follow each other, each after negotiation.
 #[tokio::test]
-async fn what_is_out_of_order_ends_the_connection() {
+async fn out_of_order_packets_end_the_connection() {
     let negotiation = r"O \0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff";
     for (commands, end) in [
         (&[r"H a\0"][..], "HELO came before negotiation"),
@@ -546,7 +546,7 @@ async fn shutdown_closes_between_messages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_begins_within_a_moment_of_the_shutdown_is_taken() {
+async fn a_message_that_begins_as_the_shutdown_does_is_accepted() {
     let mut served = Served::greeted(false).await;
     let begun = tokio::time::Instant::now();
     served.shutdown.cancel();

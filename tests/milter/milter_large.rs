@@ -99,7 +99,7 @@ async fn an_aborted_message_is_forgotten_and_the_next_begins_anew() {
 }
 
 #[tokio::test]
-async fn a_message_without_room_is_deferred_and_the_connection_goes_on() {
+async fn insufficient_memory_defers_one_message_not_the_session() {
     let handler = Scripted {
         room_there_is: Some(0),
         ..Scripted::default()

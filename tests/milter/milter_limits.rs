@@ -66,7 +66,7 @@ async fn a_message_beyond_a_limit_is_refused_and_the_next_one_is_not() {
 }
 
 #[tokio::test]
-async fn an_mta_that_waits_at_each_step_is_answered_at_each_step_of_what_is_passed_over() {
+async fn every_step_of_a_skipped_message_is_answered() {
     let handler = Scripted::default();
     let file = "header_too_large_answered.txt";
     let seen = play_within(SMALL, file, requirements(0, false), &handler).await;
@@ -74,7 +74,7 @@ async fn an_mta_that_waits_at_each_step_is_answered_at_each_step_of_what_is_pass
 }
 
 #[tokio::test]
-async fn one_recipient_too_many_is_refused_and_the_message_goes_to_the_others() {
+async fn an_excess_recipient_is_rejected_and_the_others_get_the_mail() {
     let handler = Scripted::default();
     let file = "too_many_recipients_answered.txt";
     let seen = play_within(SMALL, file, requirements(0, true), &handler).await;
@@ -89,7 +89,7 @@ async fn one_recipient_too_many_is_refused_and_the_message_goes_to_the_others() 
 }
 
 #[tokio::test]
-async fn an_abort_ends_what_was_beyond_a_limit() {
+async fn an_abort_ends_a_message_over_a_limit() {
     let handler = Scripted::default();
     let file = "aborted_beyond_a_limit.txt";
     let seen = play_within(SMALL, file, requirements(0, false), &handler).await;
@@ -149,7 +149,7 @@ async fn a_message_that_drips_is_cut_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_message_has_its_own_time_and_a_connection_ends_between_two() {
+async fn the_connection_time_never_ends_within_a_message() {
     let (serving, mut mta) = negotiated(SMALL).await;
     let began = tokio::time::Instant::now();
     let mut messages = 0;
@@ -215,7 +215,7 @@ async fn begun_with(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn who_is_no_mta_is_shown_out_at_once() {
+async fn a_non_milter_client_is_closed_at_once() {
     for (bytes, looks_like) in [
         (
             &b"GET / HTTP/1.1\r\nHost: mx\r\n\r\n"[..],

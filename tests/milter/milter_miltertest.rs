@@ -170,7 +170,7 @@ async fn miltertest_gets_our_reply() {
 }
 
 #[tokio::test]
-async fn miltertest_is_told_every_edit() {
+async fn miltertest_receives_every_edit() {
     let seen = script("edits.lua").await;
     assert_eq!(seen[0].connection.ip, None);
 }

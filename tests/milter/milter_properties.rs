@@ -143,7 +143,7 @@ proptest! {
     }
 
     #[test]
-    fn a_message_sees_nothing_of_what_came_before(commands in prop::collection::vec(any_command(), 0..12)) {
+    fn messages_of_a_connection_do_not_affect_each_other(commands in prop::collection::vec(any_command(), 0..12)) {
         let path = Strings::new(b"<last@b>\0").expect("ends in NUL");
         let mut session = Session::new(Requirements::default());
         let before = [&[offer(0x1f_ffff)], &commands[..]].concat();

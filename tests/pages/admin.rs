@@ -279,7 +279,7 @@ async fn a_strange_name_for_this_machine_is_refused() {
 }
 
 #[tokio::test]
-async fn every_answer_says_what_the_browser_may_do_with_it() {
+async fn every_response_has_its_security_headers() {
     let office = Office::open(Wanted::default()).await;
     let answers = paths().into_iter().flat_map(|(method, path)| {
         let bearer = format!("Bearer {TOKEN}");
@@ -321,7 +321,7 @@ async fn every_answer_says_what_the_browser_may_do_with_it() {
 }
 
 #[tokio::test]
-async fn what_strangers_wrote_is_text_and_can_be_seen() {
+async fn outsiders_text_is_escaped_and_visible() {
     let office = Office::open(Wanted::default()).await;
     for path in ["/queue".to_owned(), format!("/queue/{}", id(0))] {
         let page = office.page(&path).text();
@@ -356,7 +356,7 @@ async fn what_strangers_wrote_is_text_and_can_be_seen() {
 }
 
 #[tokio::test]
-async fn subjects_and_messages_are_for_those_who_log_in() {
+async fn subjects_and_messages_need_authentication() {
     let open = Office::open(Wanted {
         token: false,
         ..Wanted::default()
@@ -535,7 +535,7 @@ async fn every_order_and_filter_shows_each_item_once() {
 }
 
 #[tokio::test]
-async fn explain_and_coverage_say_what_the_commands_say() {
+async fn explain_and_coverage_pages_match_the_commands() {
     let office = Office::open(Wanted::default()).await;
     let page = office.page("/explain?from=x@elsewhere.example&to=dan@example.com%20pat@example.com&client=192.0.2.1").text();
     for part in [
@@ -638,7 +638,7 @@ async fn settings_say_where_each_comes_from_and_no_secret() {
 }
 
 #[tokio::test]
-async fn the_overview_says_what_is_wrong_and_what_to_do() {
+async fn the_overview_lists_problems_and_fixes() {
     let office = Office::open(Wanted {
         items: 14,
         ..Wanted::default()

@@ -58,7 +58,7 @@ fn some_mail(office: &Office) {
 }
 
 #[tokio::test]
-async fn no_page_is_slow_while_much_is_owed() {
+async fn pages_stay_fast_with_a_long_queue() {
     let items = lab::setting("PAGES_ITEMS", 300);
     let office = Office::open(Wanted {
         items,

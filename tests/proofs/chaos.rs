@@ -103,7 +103,7 @@ impl Waits {
 }
 
 #[test]
-fn whatever_is_killed_or_cut_off_every_accepted_message_has_its_report() {
+fn every_accepted_message_has_its_report_despite_kills_and_cuts() {
     let _alone = crate::alone();
     let mut chance = Chance::from_environment();
     let kills = setting("KILLS", 50);

@@ -163,7 +163,7 @@ fn compare(what: &str, is_by_postfix: bool) {
 }
 
 #[test]
-fn all_mail_comes_through_the_door_from_postfix_and_from_smtp_source() {
+fn the_listener_passes_all_mail_of_postfix_and_smtp_source() {
     let _alone = crate::alone();
     compare("Postfix", true);
     compare("smtp-source", false);

@@ -289,7 +289,7 @@ fn twenty_kills_under_load_lose_nothing() {
 }
 
 #[test]
-fn an_agent_whose_log_nobody_reads_still_delivers_each_report_once() {
+fn a_blocked_log_does_not_stop_or_duplicate_reports() {
     let _alone = crate::alone();
     let mut site = Site::<Slapd>::start("5m");
     site.copyist.restart_unheard(site.admin);

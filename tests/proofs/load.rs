@@ -56,7 +56,7 @@ fn watched<T>(copyist: &Copyist, happens: impl FnOnce() -> T) -> (T, u64, f64) {
 }
 
 #[test]
-fn a_burst_while_the_relay_is_away_is_taken_and_delivered_afterwards() {
+fn a_burst_during_a_relay_outage_is_queued_and_delivered_later() {
     let _alone = crate::alone();
     let messages: usize = setting("BURST", 2000);
     let mut site = Site::<Slapd>::start_as(
@@ -241,7 +241,7 @@ fn check(site: &Site<Slapd>, id: &str, whole: &str) {
 }
 
 #[test]
-fn a_thousand_recipients_with_a_thousand_journal_addresses_cost_one_body() {
+fn a_thousand_journal_addresses_share_one_stored_body() {
     let _alone = crate::alone();
     let bytes = setting("LARGE_MIB", 24) * MIB / 5;
     let slapd = Slapd::start_with(1000, |n| Some(format!("journal-{n}@archive.test")));

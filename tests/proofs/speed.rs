@@ -253,7 +253,7 @@ fn median(rates: &[f64]) -> f64 {
 }
 
 #[test]
-fn mail_and_its_copies_come_through_postfix_alone_with_bcc_maps_and_with_copyist() {
+fn postfix_is_measured_alone_with_bcc_maps_and_with_copyist() {
     let _alone = crate::alone();
     let (messages, rounds) = (setting("MESSAGES", 150), setting("ROUNDS", 1));
     let directory = Slapd::start(1000);

@@ -47,7 +47,7 @@ fn negotiate(mut stream: impl Read + Write) -> char {
 }
 
 #[test]
-fn who_connects_before_the_service_runs_waits_and_is_served() {
+fn clients_that_connect_before_the_start_are_served() {
     let files = lab::open_directory();
     let (milter, admin) = (free_port(), free_port());
     let listen = [milter, admin].map(|port| format!("127.0.0.1:{port}"));
@@ -69,7 +69,7 @@ fn who_connects_before_the_service_runs_waits_and_is_served() {
 }
 
 #[test]
-fn a_unix_socket_that_is_handed_over_stays_when_the_service_ends() {
+fn an_inherited_unix_socket_outlives_the_service() {
     let files = lab::open_directory();
     let path = files.path().join("milter.sock");
     let listen = [path.display().to_string()];
@@ -92,7 +92,7 @@ fn a_unix_socket_that_is_handed_over_stays_when_the_service_ends() {
 }
 
 #[test]
-fn a_socket_that_no_setting_names_keeps_the_service_from_starting() {
+fn an_inherited_socket_without_a_setting_prevents_the_start() {
     let files = lab::open_directory();
     let (named, unnamed) = (free_port(), format!("127.0.0.1:{}", free_port()));
     let config = config(

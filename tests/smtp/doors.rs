@@ -226,7 +226,7 @@ fn only_users_that_are_allowed_are_served_on_a_socket() {
 }
 
 #[test]
-fn a_socket_lets_its_group_in_and_nobody_else() {
+fn a_unix_socket_admits_only_its_group() {
     let directory = lab::open_directory();
     let socket = directory.path().join("milter.sock");
     let lines = |more: &str| {
@@ -248,7 +248,7 @@ fn a_socket_lets_its_group_in_and_nobody_else() {
 }
 
 #[test]
-fn who_is_no_mta_is_closed_at_once_and_mtas_are_served_meanwhile() {
+fn a_non_milter_client_is_closed_while_mtas_are_served() {
     let (milter, admin) = (free_port(), free_port());
     let lines = ports(milter, admin, "[limits]\nnegotiation_time = \"1s\"");
     let copyist = start(&lines);
@@ -279,7 +279,7 @@ fn who_is_no_mta_is_closed_at_once_and_mtas_are_served_meanwhile() {
 }
 
 #[test]
-fn one_connection_too_many_is_closed_and_its_place_is_free_again_later() {
+fn a_connection_over_the_limit_is_closed_until_one_ends() {
     let (milter, admin) = (free_port(), free_port());
     let copyist = start(&ports(milter, admin, "[limits]\nconnections = 2"));
     let (mut first, mut second) = (connect(milter), connect(milter));
@@ -357,7 +357,7 @@ fn postfix_hears_of_each_limit_and_goes_on() {
 }
 
 #[test]
-fn two_hundred_connections_take_little_memory_idle_and_within_a_message() {
+fn two_hundred_connections_take_little_memory() {
     /// Of a debug build with its libraries; a connection adds its buffers.
     const MOST_KIB: u64 = 128 * 1024;
     let (milter, admin) = (free_port(), free_port());
@@ -405,7 +405,7 @@ fn two_hundred_connections_take_little_memory_idle_and_within_a_message() {
 }
 
 #[test]
-fn half_requests_on_the_admin_port_take_nothing_from_mail_and_end_in_time() {
+fn incomplete_admin_requests_time_out_and_do_not_slow_mail() {
     let (milter, admin) = (free_port(), free_port());
     let copyist = start(&ports(milter, admin, ""));
     let before = copyist.descriptors();

@@ -142,7 +142,7 @@ const MODES: [&str; 2] = ["mode = \"before-queue\"", "mode = \"after-queue\""];
 
 /// What becomes of a message, and of its report, whatever the next server does.
 #[test]
-fn what_the_next_server_says_decides_about_the_report() {
+fn the_next_hop_s_reply_decides_about_the_report() {
     for mode in MODES {
         let site = Proxied::start(&format!("{mode}\nnext_hop_data_done_timeout = \"2s\""), "");
         // The answer's code, whether the server has it, whether there is a report, and whether that
@@ -203,7 +203,7 @@ fn a_message_whose_end_was_not_sent_has_no_report() {
 }
 
 #[test]
-fn a_recipient_that_the_next_server_refuses_is_none() {
+fn a_recipient_rejected_by_the_next_hop_is_not_journaled() {
     for mode in MODES {
         let site = Proxied::start(mode, "");
         site.next.be(Mood::RefusesSome);
@@ -225,7 +225,7 @@ fn a_recipient_that_the_next_server_refuses_is_none() {
 
 /// The service is killed while the next server has the message and has not answered.
 #[test]
-fn a_report_that_was_held_by_a_killed_service_is_delivered_and_says_so() {
+fn a_report_reserved_by_a_killed_service_is_sent_with_a_note() {
     let mut site = Proxied::start("", "");
     site.next.be(Mood::Hangs);
     let mut client = site.client();
@@ -260,7 +260,7 @@ fn send_to_both(site: &Proxied) -> u16 {
 }
 
 #[test]
-fn each_class_of_recipients_gets_its_own_text_in_its_own_transaction() {
+fn each_recipient_class_gets_its_text_in_its_own_transaction() {
     let site = Proxied::start("allow_clients = [\"127.0.0.0/8\"]", TEXTS);
     assert_eq!(send_to_both(&site), 250);
     let taken = site.next.taken();
@@ -284,7 +284,7 @@ fn each_class_of_recipients_gets_its_own_text_in_its_own_transaction() {
 }
 
 #[test]
-fn what_the_next_server_takes_only_for_some_reaches_the_others_by_the_relay() {
+fn a_version_the_next_hop_defers_is_delivered_by_the_relay() {
     let site = Proxied::start("allow_clients = [\"127.0.0.0/8\"]", TEXTS);
     site.next.be(Mood::TakesOne);
     assert_eq!(send_to_both(&site), 250);
@@ -312,7 +312,7 @@ fn what_the_next_server_takes_only_for_some_reaches_the_others_by_the_relay() {
 }
 
 #[test]
-fn behind_a_queue_there_is_no_final_no_of_ours() {
+fn after_a_queue_nothing_is_rejected_permanently() {
     let lines = "[limits]\nmessage_size = \"20KiB\"\n";
     for (mode, class) in [("before-queue", 5), ("after-queue", 4)] {
         let site = Proxied::start(&format!("mode = \"{mode}\""), lines);
@@ -340,7 +340,7 @@ fn as_sent(report: &Report) -> String {
 }
 
 #[test]
-fn a_forged_seal_keeps_nothing_out_of_the_journal_and_goes_no_further() {
+fn a_forged_seal_is_removed_and_the_message_journaled() {
     let site = Proxied::start("", "");
     let forged = "X-Copyist-Seal: v=2; k=r; id=aaaaaaaaaaaaaaaa; to=AAAAAAAAAAAAAAAA; h=AA; b=AA\r\n\
          X-Copyist-Item: aaaaaaaaaaaaaaaa\r\n";
@@ -361,7 +361,7 @@ fn a_forged_seal_keeps_nothing_out_of_the_journal_and_goes_no_further() {
 }
 
 #[test]
-fn a_report_of_ours_passes_as_it_is_and_with_another_body_it_does_not() {
+fn our_own_report_passes_only_with_its_original_body() {
     let mut site = Proxied::start("", "");
     // The journal mailbox is journaled itself: what passes unjournaled passes as our own.
     let people = PEOPLE.replace("journal: journal@archive.test", "journal: eve@corp.example");
@@ -429,7 +429,7 @@ fn played(server: SocketAddr, wire: &[u8]) -> String {
 }
 
 #[test]
-fn bare_line_breaks_are_refused_or_made_line_breaks_and_never_end_a_message() {
+fn bare_line_breaks_are_rejected_or_fixed_but_never_end_data() {
     let smuggled = "EHLO c\r\nMAIL FROM:<a@elsewhere.test>\r\nRCPT TO:<dan@corp.example>\r\nDATA\r\nMessage-ID: <bare@e>\r\n\r\n\
                     one\n.\nMAIL FROM:<smuggled@corp.example>\r\n\n.\r\nRCPT TO:<x@y>\r.\r\r\n.\r\nQUIT\r\n";
     for (door, codes, taken) in [
@@ -591,7 +591,7 @@ fn joined(taken: Vec<Taken>) -> Vec<Taken> {
 
 /// `TRANSACTIONS=10000` is the long form.
 #[test]
-fn transactions_reach_the_next_server_as_if_nobody_stood_between() {
+fn transactions_reach_the_next_hop_unchanged() {
     let mut chance = Chance::from_environment();
     let count = setting("TRANSACTIONS", 300);
     let wires: Vec<Vec<u8>> = (0..count)
@@ -643,7 +643,7 @@ fn to_dan(client: &mut Client, id: &str) -> u16 {
 }
 
 #[test]
-fn who_logs_in_at_the_next_server_is_one_of_ours() {
+fn a_client_authenticated_by_the_next_hop_is_internal() {
     let site = Proxied::start("", "");
     let mut client = site.client();
     assert_eq!(to_dan(&mut client, "<before@corp.example>"), 250);
@@ -676,7 +676,7 @@ fn who_logs_in_at_the_next_server_is_one_of_ours() {
 }
 
 #[test]
-fn a_server_in_front_says_whose_mail_it_is_and_nobody_else_may() {
+fn only_trusted_servers_may_forward_client_identity() {
     let site = Proxied::start("", "");
     let mut client = site.client();
     client.say("XFORWARD NAME=mx.elsewhere.test ADDR=192.0.2.1 SOURCE=REMOTE");
@@ -723,7 +723,7 @@ fn a_load_balancer_says_whose_connection_it_passes_on() {
 }
 
 #[test]
-fn a_connection_to_the_next_server_is_used_again_and_one_that_is_gone_replaced() {
+fn next_hop_connections_are_reused_and_replaced_when_closed() {
     let site = Proxied::start("", "");
     for n in 0..3 {
         let mut client = site.client();

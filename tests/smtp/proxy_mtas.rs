@@ -165,7 +165,7 @@ fn behind_the_queue(lines: &str) -> Postfixes {
 }
 
 #[test]
-fn before_postfix_s_queue_the_direction_is_the_client_s_not_postfix_s() {
+fn before_the_queue_the_client_decides_the_direction() {
     let site = before_the_queue();
     for (number, (from, id, archive, to)) in [
         (
@@ -211,7 +211,7 @@ fn before_postfix_s_queue_the_direction_is_the_client_s_not_postfix_s() {
 }
 
 #[test]
-fn before_postfix_s_queue_the_client_hears_the_refusal_of_the_server_behind() {
+fn before_the_queue_the_client_sees_the_next_hop_s_rejection() {
     let site = before_the_queue();
     let mut client = site.client(OUTSIDE);
     client.say("MAIL FROM:<a@elsewhere.test>");
@@ -237,7 +237,7 @@ fn before_postfix_s_queue_the_client_hears_the_refusal_of_the_server_behind() {
 }
 
 #[test]
-fn behind_postfix_s_queue_the_direction_is_told_by_xforward() {
+fn after_the_queue_xforward_gives_the_direction() {
     let site = behind_the_queue("");
     for (number, (from, sender, id, archive, to)) in BOTH_WAYS.into_iter().enumerate() {
         let answer = site
@@ -268,7 +268,7 @@ const BOTH_WAYS: [(IpAddr, &str, &str, &str, &str); 2] = [
 ];
 
 #[test]
-fn behind_postfix_s_queue_each_recipient_gets_one_message_with_the_text_of_its_class() {
+fn after_the_queue_each_recipient_gets_one_text_of_its_class() {
     let site = behind_the_queue(TEXTS);
     let to = ["dan@corp.example", "x@elsewhere.test", "eve@corp.example"];
     let id = "<split@corp.example>";
@@ -422,7 +422,7 @@ fn with_starttls(certificates: &Certificates, address: SocketAddr, next: &NextHo
 }
 
 #[test]
-fn what_is_put_behind_starttls_in_the_clear_is_not_heard() {
+fn cleartext_commands_after_starttls_are_ignored() {
     let directory = tempfile::tempdir().expect("the system has a temporary directory");
     let certificates = Certificates::make(directory.path());
     let next = NextHop::start();
@@ -476,7 +476,7 @@ fn what_is_put_behind_starttls_in_the_clear_is_not_heard() {
 }
 
 #[test]
-fn who_logs_in_through_here_is_ours_and_the_password_is_written_nowhere() {
+fn proxied_auth_makes_a_client_internal_and_logs_no_password() {
     let directory = tempfile::tempdir().expect("the system has a temporary directory");
     let certificates = Certificates::make(directory.path());
     let next = NextHop::start();

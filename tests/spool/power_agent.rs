@@ -9,7 +9,7 @@ use lab::{Client, DirectoryServer, OUTSIDE, Site, SiteOptions, Slapd, message, u
 use spool::{Dice, FileSystem, Image, settings};
 
 #[tokio::test]
-async fn what_the_sender_was_told_is_accepted_is_journaled_whenever_the_power_is_cut() {
+async fn accepted_mail_is_journaled_whenever_the_power_is_cut() {
     let set = std::env::var("COPYIST_PROOF_AGENT").ok();
     let cuts: usize = set.map_or(5, |n| n.parse().expect("a number"));
     let (mut image, mut dice) = (Image::new(FileSystem::Ext4), Dice(4));

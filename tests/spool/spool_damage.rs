@@ -244,7 +244,7 @@ async fn a_bit_flipped_in_the_wal_delivers_nothing_false() {
 }
 
 #[tokio::test]
-async fn an_invalid_database_is_reported_with_what_to_do() {
+async fn an_invalid_database_is_reported_with_the_fix() {
     let directory = tempfile::tempdir().expect("a directory");
     filled(directory.path()).await;
     let file = directory.path().join("spool/spool.db");

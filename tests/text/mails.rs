@@ -63,7 +63,7 @@ fn texts((_, before, after): (&str, &str, &str)) -> Texts {
 }
 
 #[test]
-fn every_message_becomes_what_it_has_to() {
+fn every_sample_message_is_edited_as_expected() {
     let write = std::env::var_os("WRITE_MAILS").is_some();
     let messages = messages();
     assert!(messages.len() >= 150, "messages are missing");

@@ -203,7 +203,7 @@ fn text_of(changes: &Changes) -> String {
 }
 
 #[tokio::test]
-async fn each_class_of_recipients_gets_its_version_and_every_copy_is_made() {
+async fn each_recipient_class_gets_its_version_and_its_copies() {
     for what in [JournalWhat::Received, JournalWhat::Delivered] {
         let texts = text::Settings {
             outbound: append("Out, {{ sender.displayName }}"),
@@ -277,7 +277,7 @@ async fn each_class_of_recipients_gets_its_version_and_every_copy_is_made() {
 }
 
 #[tokio::test]
-async fn copies_of_what_is_delivered_are_made_where_there_is_no_text() {
+async fn without_texts_the_delivered_message_is_copied() {
     let texts = [
         text::Settings::default(),
         text::Settings {
@@ -409,7 +409,7 @@ async fn a_text_that_fails_costs_no_copy() {
 }
 
 #[tokio::test]
-async fn a_version_keeps_what_its_sender_asked_for() {
+async fn a_version_keeps_its_sender_s_parameters() {
     let texts = text::Settings {
         outbound: append("Out"),
         ..text::Settings::default()
@@ -446,7 +446,7 @@ async fn a_version_keeps_what_its_sender_asked_for() {
 }
 
 #[tokio::test]
-async fn a_recipient_who_is_named_twice_gets_one_version() {
+async fn a_recipient_named_twice_gets_one_version() {
     let texts = text::Settings {
         outbound: append("Out"),
         ..text::Settings::default()

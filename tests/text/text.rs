@@ -50,7 +50,7 @@ fn is_for(text: &str, recipient: &str) -> bool {
 }
 
 #[test]
-fn each_direction_gets_its_text_and_the_report_holds_what_came() {
+fn each_direction_gets_its_text_and_reports_the_original() {
     let site = Site::start_with_lines(Slapd::start(10), TEXTS);
     let journaled = user(JOURNALED);
     let content = mail("Message-ID: <in@elsewhere.test>\r\n", "hello\r\n.dots\r\n");
@@ -140,7 +140,7 @@ fn owed_version<D: DirectoryServer>(site: &Site<D>) -> String {
 }
 
 #[test]
-fn a_version_passes_the_same_mta_while_it_is_on_its_way_and_never_again() {
+fn a_version_in_transit_passes_the_same_mta_exactly_once() {
     let mut site = Site::start_with_lines(Slapd::start(10), TEXTS);
     let (sender, colleague) = (user(OTHER), user(JOURNALED));
     site.relay.stop();
@@ -191,7 +191,7 @@ fn a_version_passes_the_same_mta_while_it_is_on_its_way_and_never_again() {
 }
 
 #[test]
-fn a_refused_version_is_told_to_its_sender() {
+fn a_rejected_version_bounces_to_its_sender() {
     let lines = "[outbound.append]\ntext = \"Out.\"\n";
     let mut site = Site::start_with_lines(Slapd::start(10), lines);
     let (sender, colleague) = (user(OTHER), user(OTHER + 1));
@@ -288,7 +288,7 @@ fn signed_by_smime(dir: &Path) -> String {
 }
 
 #[test]
-fn what_smime_signed_still_verifies() {
+fn smime_signatures_still_verify() {
     let dir = tempfile::tempdir().expect("a directory");
     let signed = signed_by_smime(dir.path());
     let (header, body) = signed.split_once("\r\n\r\n").expect("a header");
@@ -330,7 +330,7 @@ fn what_smime_signed_still_verifies() {
 }
 
 #[test]
-fn what_pgp_signed_still_verifies() {
+fn pgp_signatures_still_verify() {
     let dir = tempfile::tempdir().expect("a directory");
     lab::set_mode(dir.path(), 0o700);
     let key = [
@@ -389,7 +389,7 @@ fn what_pgp_signed_still_verifies() {
 
 /// Postfix passes no such fields, so miltertest plays the MTA.
 #[test]
-fn no_header_is_repeated_in_a_body_whatever_its_fields_are_called() {
+fn no_header_field_is_repeated_in_a_body() {
     let port = lab::free_port();
     let site = Site::start_as(
         Slapd::start(10),

@@ -182,14 +182,14 @@ proptest! {
     }
 
     #[test]
-    fn no_text_is_no_change(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn an_empty_text_changes_nothing(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let edited = edit(&bytes, &Texts::default(), SignedPolicy::Wrap).expect("nothing to do");
         prop_assert!(edited.splices.is_empty());
         prop_assert_eq!(apply(&bytes, &edited.splices), bytes);
     }
 
     #[test]
-    fn bytes_that_are_no_message_become_one_or_stay(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn invalid_messages_become_valid_or_stay_unchanged(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let texts = texts("BEFORE", "AFTER");
         if let Ok(edited) = edit(&bytes, &texts, SignedPolicy::Wrap) {
             let mut rest = Vec::new();

@@ -161,7 +161,7 @@ fn asked(cached: &CachedSource<FakeSource>) -> usize {
 }
 
 #[tokio::test]
-async fn answers_are_remembered_for_their_time_both_ways() {
+async fn positive_and_negative_answers_are_cached_for_their_ttl() {
     let people = cached(FakeSource::with(&[("ana@b.test", "cn=ana")]), HOUR, HOUR);
     for _ in 0..3 {
         assert_eq!(ask(&people, "Ana@B.test").await, "cn=ana");
@@ -185,7 +185,7 @@ async fn without_a_time_to_live_every_change_counts_at_once() {
 }
 
 #[tokio::test]
-async fn outage_is_not_absence_and_is_not_remembered() {
+async fn an_outage_is_not_a_negative_answer_and_is_not_cached() {
     let people = cached(FakeSource::default(), HOUR, HOUR);
     people.source().set_down(true);
     assert_eq!(ask(&people, "ana@b.test").await, "unavailable");
@@ -209,7 +209,7 @@ async fn an_old_found_serves_an_outage_and_an_old_absent_does_not() {
 }
 
 #[tokio::test]
-async fn who_has_left_the_directory_is_not_served_from_memory() {
+async fn a_removed_person_is_not_served_from_the_cache() {
     let people = cached(
         FakeSource::with(&[("ana@b.test", "cn=ana")]),
         Duration::ZERO,
@@ -247,7 +247,7 @@ async fn nothing_stale_is_served_where_that_is_turned_off() {
 }
 
 #[tokio::test]
-async fn many_who_ask_at_once_make_one_question() {
+async fn concurrent_lookups_share_one_query() {
     let source = FakeSource {
         hold: Some(Notify::new()),
         ..FakeSource::with(&[("ana@b.test", "cn=ana")])
@@ -321,7 +321,7 @@ async fn journal_addresses_are_known_through_an_outage_both_ways() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_believed_for_its_time_and_serves_an_outage_for_longer() {
+async fn an_answer_is_valid_for_its_ttl_and_longer_in_an_outage() {
     let people = cached(
         FakeSource::with(&[("ana@b.test", "cn=ana")]),
         Duration::from_secs(60),
@@ -343,7 +343,7 @@ async fn an_answer_is_believed_for_its_time_and_serves_an_outage_for_longer() {
 }
 
 #[tokio::test]
-async fn an_address_that_somebody_got_is_no_longer_served_by_its_extension() {
+async fn a_newly_assigned_address_replaces_its_cached_extension() {
     let people = cached(
         FakeSource::with(&[("ana@b.test", "cn=ana")]),
         Duration::ZERO,
@@ -359,7 +359,7 @@ async fn an_address_that_somebody_got_is_no_longer_served_by_its_extension() {
 }
 
 #[tokio::test]
-async fn what_has_changed_is_asked_for_anew_and_nothing_else() {
+async fn only_changed_answers_are_queried_again() {
     let people = cached(
         FakeSource::with(&[("ana@b.test", "cn=ana"), ("eve@b.test", "cn=eve")]),
         HOUR,
@@ -381,7 +381,7 @@ async fn what_has_changed_is_asked_for_anew_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_is_known_to_have_changed_is_not_served_while_the_source_is_down() {
+async fn a_changed_answer_is_not_served_during_an_outage() {
     let people = cached(
         FakeSource::with(&[("ana@b.test", "cn=ana"), ("eve@b.test", "cn=eve")]),
         HOUR,
@@ -398,7 +398,7 @@ async fn what_is_known_to_have_changed_is_not_served_while_the_source_is_down() 
 }
 
 #[tokio::test]
-async fn a_question_put_before_a_change_is_no_answer_to_one_put_after_it() {
+async fn a_query_from_before_a_change_does_not_answer_a_later_one() {
     let source = FakeSource {
         hold: Some(Notify::new()),
         ..FakeSource::with(&[("ana@b.test", "cn=old")])
@@ -442,7 +442,7 @@ fn resident() -> u64 {
 /// A long flood is asked for by `COPYIST_PROOF_FLOOD`, another capacity by
 /// `COPYIST_PROOF_CAPACITY`.
 #[tokio::test(start_paused = true)]
-async fn a_flood_of_addresses_that_nobody_has_leaves_the_memory_bounded() {
+async fn a_flood_of_unknown_addresses_leaves_memory_bounded() {
     let setting = |name: &str, default: u64| {
         let set = std::env::var(name).ok();
         set.map_or(default, |n| n.parse().expect("a number"))

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partial_answer_is_no_answer_and_no_reason_to_leave_the_server() {
+    fn a_partial_answer_is_an_error_but_keeps_the_server() {
         for rc in [3, 4, 11] {
             let error = check_search_result("ldap://x", "dc=b", &result(rc, ""));
             let is_slow = matches!(error, Some(SearchError::TimedOut(_)));

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_slow_answer_among_quick_ones_is_no_slow_server() {
+    fn one_slow_answer_does_not_make_a_slow_server() {
         let latency = Latency::default();
         for took in [3, 3, 3, 1500, 3, 3, 3, 1500] {
             latency.record(Duration::from_millis(took));

@@ -606,7 +606,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn refused_credentials_are_tried_so_seldom_that_no_account_is_locked() {
+    async fn rejected_credentials_are_retried_too_rarely_to_lock_accounts() {
         let error = ConnectError::Credentials("refused".into());
         assert_eq!(
             pauses(server(), error, 5),
@@ -622,7 +622,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_lets_us_in_only_to_close_is_not_tried_in_a_tight_loop() {
+    async fn a_server_that_closes_after_bind_is_not_retried_in_a_loop() {
         let mut server = server();
         server.record_end(&ConnectionEnd::Closed, false);
         assert_eq!(server.retry_at(), None, "once may be chance");
@@ -631,7 +631,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_misbehaved_is_left_alone_even_if_it_worked_before() {
+    async fn a_misbehaving_server_is_avoided_even_if_it_worked_before() {
         let mut server = server();
         server.record_end(&ConnectionEnd::Failed("silent".into()), true);
         assert!(server.retry_at().is_some());

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_is_told_from_a_server() {
+    fn a_domain_is_distinguished_from_a_server() {
         assert_eq!(
             ServerSpec::parse(" SRV:Example.com. ", false),
             Ok(ServerSpec::Domain("example.com".into()))

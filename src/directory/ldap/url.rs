@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_connected_to_is_refused_with_a_hint() {
+    fn unusable_urls_are_rejected_with_a_hint() {
         type Refused = (&'static str, fn(String) -> UrlError);
         let tests: [Refused; 11] = [
             ("dc1.example.com", UrlError::Scheme),

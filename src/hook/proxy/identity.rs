@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forwarded_holds_for_one_message() {
+    fn forwarded_attributes_apply_to_one_message() {
         let mut identity = ClientIdentity::new([127, 0, 0, 1].into(), None);
         identity.apply_xforward(&said(&[("ADDR", "IPv6:2001:db8::1"), ("NAME", "mx")]));
         identity.apply_xforward(&said(&[("IDENT", "4ABC"), ("SOURCE", "REMOTE")]));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_not_known_is_nobody_s() {
+    fn an_unavailable_client_address_stays_unknown() {
         let mut identity = ClientIdentity::new([127, 0, 0, 1].into(), None);
         identity.apply_xforward(&said(&[("ADDR", ""), ("SOURCE", "REMOTE")]));
         assert_eq!(identity.client().ip, None);

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_travels_through_is_offered() {
+    fn only_transparent_extensions_are_offered() {
         let theirs = "250-mx.example.com at your service\r\n250-STARTTLS\r\n250-8BITMIME\r\n250-BINARYMIME\r\n\
                       250-AUTH GSSAPI PLAIN SCRAM-SHA-256-PLUS login\r\n250-X-EXPS GSSAPI\r\n250-XCLIENT ADDR\r\n\
                       250-CHUNKING\r\n250-SIZE 500\r\n250 ETRN\r\n";
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_speaker_is_offered_to_speak_and_a_password_only_where_it_is_safe() {
+    fn xclient_is_offered_to_forwarders_and_auth_only_if_allowed() {
         let theirs = "250-mx\r\n250-AUTH PLAIN\r\n250-XFORWARD ADDR\r\n250 XCLIENT ADDR\r\n";
         let terms = OfferConditions {
             may_encrypt: true,

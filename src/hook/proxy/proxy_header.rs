@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_source_is_told_and_what_follows_is_left() {
+    async fn the_source_is_parsed_and_later_bytes_are_left() {
         let first = b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 25\r\nEHLO x\r\n";
         assert_eq!(
             told(first).await,
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_header_ends_the_connection() {
+    async fn an_invalid_header_ends_the_connection() {
         for bytes in [
             &b"EHLO client.example\r\n"[..],
             b"PROXY TCP4 invalid_command\r\n",

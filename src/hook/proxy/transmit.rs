@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_lost_but_what_is_ours() {
+    fn only_our_own_fields_are_removed() {
         let message = "X-Copyist-Seal: a\r\nFrom: b\r\nX-Copyist-Item: c\r\n d\r\nTo: e\r\nX-Copyist-Reason: f\r\n\r\n\
                        X-Copyist-Item: g\r\n";
         assert_eq!(kept(message, false), message);

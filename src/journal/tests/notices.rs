@@ -30,7 +30,7 @@ fn of_recipient(action: &str) -> String {
 }
 
 #[test]
-fn notices_are_known_by_their_tokens_and_told_apart() {
+fn notices_are_recognized_by_token_and_classified() {
     let composer = composer();
     let (item, text) = sent(&composer, Format::Report);
     let (envelope_id, message_id) = (&item.envelope_id, &item.message_id);
@@ -157,7 +157,7 @@ fn a_token_elsewhere_makes_no_notice() {
 }
 
 #[test]
-fn what_a_person_answers_is_no_notice() {
+fn a_person_s_reply_is_not_a_notice() {
     let composer = composer();
     let (item, _) = sent(&composer, Format::Report);
     let answer = |fields: &str| {

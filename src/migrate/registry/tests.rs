@@ -94,7 +94,7 @@ fn the_ndr_address_is_kept_and_its_domain_is_the_guess() {
 }
 
 #[test]
-fn an_address_literal_is_no_domain() {
+fn an_address_literal_is_not_a_domain() {
     let (config, _) = sound("\"InboundJournalNDR\"=\"ndr@[192.0.2.1]\"\n");
     assert!(
         config.contains("journal_ndr = \"ndr@[192.0.2.1]\"\n"),

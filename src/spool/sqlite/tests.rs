@@ -130,7 +130,7 @@ fn an_upgraded_database_has_the_tables_of_a_new_one() {
 }
 
 #[test]
-fn other_formats_are_refused_with_what_to_do() {
+fn other_formats_are_rejected_with_the_fix() {
     for (format, expected) in [(4, "copyist queue retry --all"), (7, "use the version")] {
         let place = Place::new();
         place.create(&format!("PRAGMA user_version = {format}"));
@@ -266,7 +266,7 @@ async fn one_service_at_a_time_opens_a_spool() {
 }
 
 #[tokio::test]
-async fn the_service_sees_what_a_command_does() {
+async fn the_service_sees_changes_by_commands() {
     let place = Place::new();
     let spool = place.open();
     enqueue(&spool, 1, &["a@c.test"]).await;

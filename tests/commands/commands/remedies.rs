@@ -58,7 +58,7 @@ fn check_as_postfix(copyist: &Copyist) -> Output {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_said_with_what_helps() {
+fn an_unreadable_file_is_reported_with_the_fix() {
     let copyist = install(&CONFIG.replace("PORT", "1"));
     let file = copyist.config_file();
     let people = file.with_file_name("people.ldif");
@@ -84,7 +84,7 @@ fn a_file_that_cannot_be_read_is_said_with_what_helps() {
 }
 
 #[test]
-fn a_start_that_fails_says_what_helps_and_how_bad_it_is() {
+fn a_failed_start_reports_the_fix_and_a_severity() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let port = taken.local_addr().expect("it is bound").port().to_string();
     let copyist = install(&CONFIG.replace("PORT", &port));
@@ -125,7 +125,7 @@ fn a_start_that_fails_says_what_helps_and_how_bad_it_is() {
 }
 
 #[test]
-fn explain_says_by_its_status_what_becomes_of_the_message() {
+fn the_exit_status_of_explain_is_the_outcome_of_the_message() {
     let mut site = Site::<Slapd>::start("5m");
     let client = OUTSIDE.to_string();
     let status = |site: &Site<Slapd>, to: &str| {

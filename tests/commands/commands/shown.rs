@@ -18,7 +18,7 @@ fn assert_harmless(what: &str, shown: &str) {
 }
 
 #[test]
-fn what_strangers_wrote_acts_on_no_terminal() {
+fn outsiders_text_is_escaped_on_terminals() {
     let slapd = Slapd::start(5);
     let hostile = BASE64_STANDARD.encode(HOSTILE);
     let mail = format!("evil@{DOMAIN}");

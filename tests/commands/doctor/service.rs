@@ -93,7 +93,7 @@ fn files_closed_to_the_services_user_are_found() {
 }
 
 #[test]
-fn what_the_unit_hides_or_keeps_from_writing_is_found() {
+fn paths_hidden_or_read_only_in_the_unit_are_found() {
     for (from, to, name, wanted) in [
         (
             "InaccessiblePaths=",

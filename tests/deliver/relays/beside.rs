@@ -143,7 +143,7 @@ async fn a_relay_of_few_connections_is_not_hammered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_without_8bitmime_gets_what_postfix_gives_it_or_nothing() {
+async fn a_relay_without_8bitmime_gets_what_postfix_would_send_it() {
     let offers: &[&str] = &["PIPELINING", "DSN", "ENHANCEDSTATUSCODES"];
     let text = "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
                 Content-Transfer-Encoding: 8bit\r\n\r\ngr\u{fc}n\r\n";

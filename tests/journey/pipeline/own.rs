@@ -245,7 +245,7 @@ async fn a_changed_header_passes_and_a_changed_body_only_from_us() {
 }
 
 #[tokio::test]
-async fn what_an_older_version_sealed_counts_while_it_may_be_on_its_way() {
+async fn seals_of_older_releases_count_while_they_may_be_in_transit() {
     let directory = tempfile::tempdir().expect("a directory");
     let state = directory.path().join("state");
     std::fs::create_dir(&state).expect("made");

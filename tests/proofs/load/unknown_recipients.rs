@@ -53,7 +53,7 @@ fn send_beside(server: SocketAddr, first: usize, is_over: &AtomicBool) -> (usize
 }
 
 #[test]
-fn many_unknown_recipients_take_little_and_hold_up_nobody() {
+fn many_unknown_recipients_cost_little_and_delay_no_mail() {
     let _alone = crate::alone();
     let messages: usize = setting("UNKNOWN_MESSAGES", 4);
     let recipients: usize = setting("UNKNOWN_RECIPIENTS", 5000);

@@ -11,7 +11,7 @@ use super::{
 };
 
 #[test]
-fn with_little_room_journaled_mail_waits_other_mail_passes_and_room_is_all_that_is_needed() {
+fn low_disk_space_defers_only_journaled_mail_until_freed() {
     let (milter, admin) = (free_port(), free_port());
     let lines = ports(milter, admin, "[spool]\nmin_free = \"20MiB\"");
     let mut copyist = install(&lines);
@@ -69,7 +69,7 @@ fn with_little_room_journaled_mail_waits_other_mail_passes_and_room_is_all_that_
 }
 
 #[test]
-fn a_state_directory_that_others_may_enter_is_refused_with_the_command_that_closes_it() {
+fn a_state_directory_open_to_others_is_rejected_with_the_fix() {
     let copyist = install("[admin]\nlisten = \"off\"\n");
     let state = copyist.state_dir();
     std::fs::create_dir(&state).expect("made");
@@ -102,7 +102,7 @@ fn a_state_directory_that_others_may_enter_is_refused_with_the_command_that_clos
 const NOBODY: u32 = 65_534;
 
 #[test]
-fn what_somebody_else_owns_is_refused_with_the_command_that_takes_it() {
+fn state_owned_by_another_user_is_rejected_with_the_fix() {
     let mut copyist = install(&ports(free_port(), free_port(), ""));
     copyist.restart();
     copyist.term_and_wait();
@@ -131,7 +131,7 @@ fn what_somebody_else_owns_is_refused_with_the_command_that_takes_it() {
 }
 
 #[test]
-fn a_state_directory_of_another_machine_is_refused_unless_that_is_wanted() {
+fn a_remote_state_directory_is_rejected_unless_allowed() {
     let lines = |more: &str| ports(free_port(), free_port(), more);
     let mut copyist = install(&lines(""));
     let state = copyist.state_dir();
@@ -148,7 +148,7 @@ fn a_state_directory_of_another_machine_is_refused_unless_that_is_wanted() {
 }
 
 #[test]
-fn before_the_last_inode_journaled_mail_waits_and_deliveries_give_inodes_back() {
+fn few_inodes_defer_journaled_mail_until_deliveries_free_some() {
     let large = vec![b'x'; 200 * 1024];
     const LEFT: u64 = 40;
     let (milter, admin) = (free_port(), free_port());
@@ -223,7 +223,7 @@ fn is_taken_no_more<T>(why: &str, change: impl FnOnce(&Path) -> T) -> Copyist {
 }
 
 #[test]
-fn a_database_that_is_restored_under_the_service_ends_it_before_the_next_message() {
+fn a_database_restored_while_running_ends_the_service() {
     // As a recovery by the book ends, but without the stop that it begins with.
     let mut copyist = is_taken_no_more("spool.db was replaced while it was in use", |state| {
         let spool = state.join("spool");
@@ -237,7 +237,7 @@ fn a_database_that_is_restored_under_the_service_ends_it_before_the_next_message
 }
 
 #[test]
-fn a_state_directory_that_is_unmounted_or_removed_under_the_service_ends_it() {
+fn a_state_directory_lost_while_running_ends_the_service() {
     is_taken_no_more("spool.db was removed while it was in use", |state| {
         std::fs::rename(state, state.with_file_name("elsewhere")).expect("moved");
     });
@@ -251,7 +251,7 @@ fn a_state_directory_that_is_unmounted_or_removed_under_the_service_ends_it() {
 }
 
 #[test]
-fn on_a_full_disk_the_service_starts_delivers_and_takes_mail_once_there_is_room() {
+fn on_a_full_disk_the_service_starts_delivers_and_recovers() {
     let (milter, admin) = (free_port(), free_port());
     let mut relay = SmtpSink::start();
     relay.stop();

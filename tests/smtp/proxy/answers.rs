@@ -59,7 +59,7 @@ fn an_answer_too_many_ends_the_session_that_it_comes_in() {
 }
 
 #[test]
-fn an_answer_before_the_end_of_a_message_is_not_taken_for_that_to_it() {
+fn an_early_reply_is_not_taken_as_the_reply_to_the_message() {
     let site = Proxied::start("", "");
     site.next.be(Mood::SaysYesEarly);
     assert_eq!(site.send("<early@elsewhere.test>"), 451);

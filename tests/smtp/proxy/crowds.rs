@@ -23,7 +23,7 @@ fn crowd(site: &Proxied, tries: usize) -> Vec<TcpStream> {
 }
 
 #[test]
-fn one_client_with_idle_connections_stops_nobody_else() {
+fn one_client_s_idle_connections_do_not_block_others() {
     let site = Proxied::start("allow_xclient = []", "[limits]\nconnections = 40");
     let idle = crowd(&site, 60);
     assert_eq!(idle.len(), 10, "a quarter of 40");
@@ -41,7 +41,7 @@ fn one_client_with_idle_connections_stops_nobody_else() {
 }
 
 #[test]
-fn clients_that_a_server_in_front_speaks_for_are_counted_one_by_one() {
+fn clients_behind_a_front_server_are_counted_one_by_one() {
     let site = Proxied::start("", "[limits]\nconnections = 16");
     // Itself it has no limit but the one for all.
     let mut clients: Vec<Client> = (0..10).map(|_| site.client()).collect();
@@ -54,7 +54,7 @@ fn clients_that_a_server_in_front_speaks_for_are_counted_one_by_one() {
 }
 
 #[test]
-fn who_is_silent_holds_no_connection_to_the_next_server_and_is_let_go() {
+fn a_silent_client_holds_no_next_hop_connection_and_times_out() {
     let site = Proxied::start("", "[limits]\nnegotiation_time = \"4s\"");
     let mut idle = crowd(&site, 2);
     assert_eq!(site.next.connections(), 2);

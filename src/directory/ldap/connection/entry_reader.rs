@@ -54,7 +54,7 @@ mod tests {
     use crate::directory::schema::Schema;
 
     #[test]
-    fn a_value_that_is_no_utf8_stays_visible() {
+    fn a_value_of_invalid_utf8_stays_visible() {
         let found = SearchEntry {
             dn: "cn=x".into(),
             attrs: [("mail".to_owned(), vec!["a@b.test".to_owned()])].into(),
