@@ -121,7 +121,7 @@ fn a_failed_start_reports_the_fix_and_a_severity() {
     }
     let socket = CONFIG.replace("inet:127.0.0.1:PORT", "unix:/nowhere/milter.sock");
     let said = install(&socket).refusal();
-    assert!(said.contains("; make the directory /nowhere"), "{said}");
+    assert!(said.contains("; create the directory /nowhere"), "{said}");
 }
 
 #[test]
