@@ -1,8 +1,8 @@
-//! Values that must not be shown: passwords and keys.
+//! Secrets that must not be printed: passwords and keys.
 
 use std::fmt;
 
-/// A text that is never printed: its `Debug` shows that it is there, not what it is.
+/// A text that is never printed; its `Debug` output hides the value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -12,7 +12,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    /// The text itself, for the one place that must send it.
+    /// Returns the text, for the one place that must send it.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -1,7 +1,6 @@
-//! The organization's domains, as far as the directory names them (`organization.domains_from`).
-//!
-//! Promises: nothing is decided before they are known; while the directory does not answer, the
-//! last that it named count.
+//! The organization's domains from the directory (`organization.domains_from`). Promises: no
+//! message is decided before they are known; while the directory is unavailable, the last known
+//! domains apply.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,10 +15,10 @@ use crate::identity::DomainPattern;
 use crate::pipeline::Pipeline;
 use crate::policy::Organization;
 
-/// How often they are read again.
+/// Refresh interval.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Reads the domains, where the settings say that the directory has any.
+/// Reads the domains from the directory, if configured.
 pub(crate) async fn read(directory: &Directory, of: &Organization) -> Result<(), Outage> {
     let Some(query) = &of.domains_from else {
         return Ok(());
@@ -30,12 +29,12 @@ pub(crate) async fn read(directory: &Directory, of: &Organization) -> Result<(),
         match text.trim().parse() {
             Ok(domain) if !domains.contains(&domain) => domains.push(domain),
             Ok(_) => {}
-            Err(error) => warn!("{query} gives no domain: {error}"),
+            Err(error) => warn!("invalid domain from {query}: {error}"),
         }
     }
     if domains.is_empty() {
-        // An organization that loses all its domains at once has lost its rights to read them.
-        return Err(Outage::new(format!("{query} gives no domains")));
+        // No domains at all means that the account has lost its rights to read them.
+        return Err(Outage::new(format!("no domains found by {query}")));
     }
     if of.names.directory_domains.set(domains.clone()) {
         let names: Vec<String> = domains.iter().map(ToString::to_string).collect();
@@ -68,12 +67,12 @@ pub(super) async fn begin(
     if known.is_empty() {
         return Err(outage);
     }
-    warn!("the domains of the last run count until the directory answers: {outage}");
+    warn!("using the domains of the last run until the directory answers: {outage}");
     of.names.directory_domains.set(known);
     Ok(())
 }
 
-/// Reads the domains again and again, with the settings of the moment.
+/// Keeps refreshing the domains, with the current settings.
 pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, file: PathBuf) {
     loop {
         sleep(AGAIN).await;
@@ -84,12 +83,12 @@ pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, file: PathBuf) {
         }
         match read(now.ruleset.identities.directory(), of).await {
             Ok(()) => keep(of, &file).await,
-            Err(outage) => warn!("the known domains still count: {outage}"),
+            Err(outage) => warn!("cannot refresh the domains, keeping the known ones: {outage}"),
         }
     }
 }
 
-/// Keeps the domains for a start without the directory.
+/// Saves the domains for a start without the directory.
 async fn keep(of: &Organization, file: &Path) {
     let text: String = (of.names.directory_domains.get().iter())
         .map(|domain| format!("{domain}\n"))

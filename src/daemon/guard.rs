@@ -1,8 +1,5 @@
-//! The set of guarded mailboxes, built from settings and directory, and built again as these
-//! change.
-//!
-//! Promises: while the directory does not answer, the last set that was known counts, also after a
-//! restart.
+//! The set of guarded mailboxes, rebuilt when settings or directory change. Promises: while the
+//! directory is unavailable, the last known set applies, also after a restart.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,18 +15,17 @@ use crate::identity::{GuardedMailboxes, Identities, SharedGuard, UnguardedMailbo
 use crate::pipeline::Pipeline;
 use crate::policy::{self, Rules};
 
-/// How long after a change of the directory the set is built again: several changes often come
-/// together.
+/// Delay after a directory change, since several changes often come together.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// How long the first reading of the directory is waited for; it goes on meanwhile.
+/// Longest wait for the first reading of the directory, which continues meanwhile.
 const FIRST_READING: Duration = Duration::from_secs(10);
 
-/// How often it is built again without any change, and after a failure.
+/// Interval of rebuilds without a change, and after a failure.
 const AGAIN: Duration = Duration::from_secs(60);
 const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// Builds the set that the directory gives now.
+/// Builds the set from the current directory.
 pub(crate) async fn build(
     identities: &Identities,
     rules: &Rules,
@@ -43,18 +39,17 @@ pub(crate) async fn build(
     mailboxes.await
 }
 
-/// The values of all journal attributes, once they are known.
+/// Returns the values of all journal attributes, once they are known.
 async fn known_values(identities: &Identities) -> Result<Arc<JournalValues>, Outage> {
     let mut values = identities.directory().journal_values();
     let known = timeout(FIRST_READING, values.wait_for(Option::is_some)).await;
     let known = known.ok().and_then(Result::ok);
     known
         .and_then(|values| values.clone())
-        .ok_or_else(|| Outage::new("the values of the journal attributes were not read so far"))
+        .ok_or_else(|| Outage::new("the values of the journal attributes are not read yet"))
 }
 
-/// Takes over the set of the last run, until the directory gives a newer one. What other settings
-/// made of the directory is of no use.
+/// Restores the set of the last run, unless the settings have changed.
 pub(super) fn restore(guarded: &SharedGuard, rules: &Rules, file: &Path) {
     match GuardedMailboxes::read(file) {
         Ok(mailboxes) if mailboxes.is_of(&policy::guard_settings(rules)) => {
@@ -63,13 +58,13 @@ pub(super) fn restore(guarded: &SharedGuard, rules: &Rules, file: &Path) {
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => warn!(
-            "cannot read {}: {error}; the guarded mailboxes are read from the directory",
+            "cannot read {}: {error}; reading the guarded mailboxes from the directory",
             file.display()
         ),
     }
 }
 
-/// Builds the set again and again, with the settings of the moment.
+/// Keeps rebuilding the set, with the current settings.
 pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, reloaded: Arc<Notify>, file: PathBuf) {
     let mut known: Vec<UnguardedMailbox> = Vec::new();
     let mut failed: Option<String> = None;
@@ -80,7 +75,7 @@ pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, reloaded: Arc<Notif
                 failed = None;
                 report(&mailboxes, &mut known);
                 if now.services.guarded.set(mailboxes.clone()) {
-                    info!(names = mailboxes.len(), "guarded mailboxes are known");
+                    info!(names = mailboxes.len(), "guarded mailboxes loaded");
                     keep(mailboxes, file.clone()).await;
                 }
                 AGAIN
@@ -88,7 +83,7 @@ pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, reloaded: Arc<Notif
             Err(outage) => {
                 let outage = outage.to_string();
                 if failed.as_ref() != Some(&outage) {
-                    warn!("the guarded mailboxes cannot be read, those of before count: {outage}");
+                    warn!("cannot read the guarded mailboxes, keeping the previous set: {outage}");
                     failed = Some(outage);
                 }
                 AGAIN_AFTER_FAILURE
@@ -107,7 +102,7 @@ pub(super) async fn follow(pipeline: Arc<ArcSwap<Pipeline>>, reloaded: Arc<Notif
     }
 }
 
-/// Says once of each person whose mailbox others' journal attributes name that it is not guarded.
+/// Warns once about each person's mailbox that journal attributes name and that is not guarded.
 fn report(mailboxes: &GuardedMailboxes, known: &mut Vec<UnguardedMailbox>) {
     for person in mailboxes
         .persons
@@ -116,7 +111,7 @@ fn report(mailboxes: &GuardedMailboxes, known: &mut Vec<UnguardedMailbox>) {
     {
         warn!(
             address = %person.address, dn = person.dn, named_by = person.named_by,
-            "journal copies go to a person's mailbox, which is not guarded ({}): list it in organization.journal_mailboxes if it is a journal mailbox",
+            "journal copies go to a person's mailbox, which is not guarded ({}); if it is a journal mailbox, list it in organization.journal_mailboxes",
             person.mark
         );
     }

@@ -1,4 +1,4 @@
-//! Composition: opens what the settings name, listens, reloads, drains, stops.
+//! Composition of the service: opens, listens, reloads, drains, stops.
 //!
 //! Promises: mail is accepted only after the spool is open and recovered; a reload swaps settings
 //! between messages, never within one; on shutdown messages under way are finished and the rest is
@@ -6,9 +6,9 @@
 
 mod domains;
 mod guard;
-mod handed;
 mod notify;
 mod state_dir;
+mod systemd_sockets;
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,9 +27,9 @@ use tracing::{error, info, warn};
 
 pub(crate) use domains::read as read_domains;
 pub(crate) use guard::build as guarded_mailboxes;
-pub use handed::HandedError;
 pub use state_dir::StateDirError;
 pub(crate) use state_dir::examine as examine_state_dir;
+pub use systemd_sockets::SystemdSocketError;
 
 use crate::admin;
 use crate::config::Settings;
@@ -43,20 +43,20 @@ use crate::journal::{Composer, ComposerHandle, Key, KeyError};
 use crate::maps;
 use crate::pipeline::{MemoryBudget, Pipeline, Ruleset, Services, UnidentifiedClients};
 use crate::spool::{self, Spool};
-use handed::Handed;
+use systemd_sockets::SystemdSockets;
 
-/// A configuration that was read while the service runs; its mistakes if it has some.
+/// A configuration that was loaded for a reload, or its errors.
 pub type Reread = Result<Settings, String>;
 
-/// How long sessions and deliveries may take to finish after a stop was asked for.
+/// Time for sessions and deliveries to finish at a shutdown.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// How long servers of new settings may take to let us in.
+/// Timeout for the probe of new directory servers.
 const PROBE: Duration = Duration::from_secs(15);
-/// How often new actions of operators are looked for, to be logged.
+/// Interval at which operator actions are logged.
 const LOG_OPERATORS: Duration = Duration::from_secs(2);
 
-/// Why the service cannot start or go on.
+/// Reason the service cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The state directory is not ours alone.
@@ -79,7 +79,7 @@ pub enum DaemonError {
     Spool(#[from] spool::OpenError),
     /// A socket that systemd hands over.
     #[error(transparent)]
-    Handed(#[from] HandedError),
+    SystemdSocket(#[from] SystemdSocketError),
     /// A listener of a hook.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -104,15 +104,13 @@ pub enum DaemonError {
         #[source]
         cause: io::Error,
     },
-    /// The disk lied or died: nothing more can be made durable by this process.
+    /// The disk failed: this process can make nothing more durable.
     #[error(
-        "the spool has failed; mail is deferred until the disk is seen to and the service started again"
+        "the spool has failed; mail is deferred until the disk is checked and the service restarted"
     )]
     SpoolFailed,
-    /// A fault of ours: nothing is delivered any more.
-    #[error(
-        "the delivering task ended by itself; what is owed is on disk, start the service again"
-    )]
+    /// A bug: nothing is delivered any more.
+    #[error("the delivery task ended unexpectedly; queued items are on disk, restart the service")]
     DeliveriesEnded,
 }
 
@@ -124,9 +122,9 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds everything the settings name, but for what the process was handed over open.
+    /// Binds all configured listeners, except sockets that systemd passed.
     pub async fn bind(settings: &Settings) -> Result<Listeners, DaemonError> {
-        let mut handed = Handed::take()?;
+        let mut handed = SystemdSockets::take()?;
         let mut milter = Vec::new();
         for listen in &settings.hook.milter {
             let given = handed.milter(listen).map_err(|cause| BindError {
@@ -168,7 +166,7 @@ impl Listeners {
     }
 }
 
-/// The socket that was handed over, or else one of our own.
+/// Returns the socket from systemd, or binds one.
 async fn open(
     handed: Option<std::net::TcpListener>,
     address: SocketAddr,
@@ -182,7 +180,7 @@ async fn open(
     }
 }
 
-/// An opened service that does not yet listen.
+/// The opened service, before it listens.
 pub struct Daemon {
     settings: Settings,
     key: Key,
@@ -192,14 +190,14 @@ pub struct Daemon {
     composer: ComposerHandle,
     access_control: Arc<AccessControl>,
     in_force: Arc<ArcSwap<admin::ActiveConfig>>,
-    /// Of each SMTP listener, in their order.
+    /// The state of each SMTP listener, in order.
     smtp: Vec<Arc<ArcSwap<SmtpListenerState>>>,
-    /// Tells the guard of new settings.
+    /// Notifies the guard of a reload.
     reloaded: Arc<Notify>,
 }
 
 impl Daemon {
-    /// Opens the spool, which recovers what a crash left, and builds the rest. Must be called in a
+    /// Opens the spool, which recovers from a crash, and builds the rest. Must be called within a
     /// runtime.
     pub fn open(settings: Settings) -> Result<Daemon, DaemonError> {
         // Before anything counts.
@@ -264,7 +262,7 @@ impl Daemon {
         let guarded = self.settings.state_dir.join("guarded-mailboxes.json");
         guard::restore(&first.services.guarded, &first.ruleset.rules, &guarded);
         drop(first);
-        // Sessions stop before deliveries, so that the last messages accepted are still handed on.
+        // Sessions stop before deliveries, so that the reports of the last messages are still sent.
         let (sessions, others) = (TaskTracker::new(), TaskTracker::new());
         let stop_deliveries = CancellationToken::new();
         let stop_admin = CancellationToken::new();
@@ -314,14 +312,13 @@ impl Daemon {
         let guarding = guard::follow(self.pipeline.clone(), self.reloaded.clone(), guarded);
         let guarding = AbortOnDropHandle::new(tokio::spawn(guarding));
         info!("copyist is ready");
-        notify::tell(notify::State::Ready);
+        notify::notify(notify::State::Ready);
         let outcome = loop {
             tokio::select! {
                 () = shutdown.cancelled() => break Ok(()),
                 () = spool.wait_failed() => {
-                    // Answers of the messages under way are 4xx already. The supervisor starts a
-                    // new process, which opens the files anew: a sync that failed once is never
-                    // trusted again in this one.
+                    // Messages in progress already get 4xx. The supervisor starts a new process,
+                    // which reopens the files: after a failed sync this one cannot trust them.
                     shutdown.cancel();
                     break Err(DaemonError::SpoolFailed);
                 }
@@ -334,22 +331,22 @@ impl Daemon {
         };
         drop(following);
         drop(guarding);
-        info!("stopping: finishing what is under way");
-        notify::tell(notify::State::Stopping);
+        info!("stopping: finishing sessions and deliveries");
+        notify::notify(notify::State::Stopping);
         sessions.close();
         others.close();
         if timeout(DRAIN, sessions.wait()).await.is_err() {
             let left = sessions.len();
-            warn!(
-                "{left} sessions did not end in time and are cut off; the MTA keeps their messages"
-            );
+            warn!("{left} sessions closed at shutdown after 30 s; the MTA keeps their messages");
         }
         stop_deliveries.cancel();
         stop_admin.cancel();
         if !delivering.is_finished() && timeout(DRAIN, delivering).await.is_err() {
-            warn!("some deliveries did not end in time; they are tried again after the next start");
+            warn!(
+                "deliveries stopped at shutdown after 30 s; they are tried again after the next start"
+            );
         }
-        // It serves nothing that anybody would miss.
+        // The admin server has nothing to finish.
         let _ = timeout(DRAIN, others.wait()).await;
         self.pipeline
             .load()
@@ -362,11 +359,11 @@ impl Daemon {
         outcome
     }
 
-    /// Takes over what was read, or notes why the old settings stay.
+    /// Applies a reloaded configuration, or records why it was rejected.
     async fn take_over(&mut self, reread: Reread, domains: &Path) {
         let taken = match reread {
             Ok(settings) => self.reload(settings, domains).await.inspect_err(|why| {
-                error!("the old settings stay: {why}");
+                error!("reload failed, keeping the previous configuration: {why}");
             }),
             Err(mistakes) => Err(mistakes),
         };
@@ -380,10 +377,10 @@ impl Daemon {
         }
     }
 
-    /// Takes over what can be changed while running.
+    /// Applies the settings that can change at run time.
     async fn reload(&mut self, settings: Settings, domains: &Path) -> Result<(), String> {
         let old = self.pipeline.load_full();
-        // The same directory keeps its cache, and with it the answers that an outage would need.
+        // An unchanged directory keeps its cache, which an outage would need.
         let is_same = settings.directory == self.settings.directory;
         let directory = match is_same {
             true => old.ruleset.identities.directory().clone(),
@@ -428,7 +425,7 @@ impl Daemon {
             ),
         ] {
             if changed {
-                warn!("{key} has changed; that takes effect after a restart");
+                warn!("{key} has changed, which takes effect after a restart");
             }
         }
         self.access_control.update(&settings.hook);
@@ -446,12 +443,12 @@ impl Daemon {
             .store(Arc::new(Pipeline { services, ruleset }));
         self.reloaded.notify_one();
         self.settings = settings;
-        info!("the new settings are in force");
+        info!("configuration reloaded");
         Ok(())
     }
 
-    /// What SMTP listeners work by from now on; `None` for those that the settings do not name any
-    /// more.
+    /// Returns the new state of each SMTP listener; `None` for listeners that are no longer
+    /// configured.
     fn smtp_terms(
         &self,
         hook: &hook::Settings,
@@ -468,16 +465,19 @@ impl Daemon {
     }
 }
 
-/// A directory that answers, with what is remembered of it, is not given up for one that does not:
-/// nobody whom the new one was not asked for would get mail. Where the old one does not answer
-/// either, the new one is taken.
+/// Checks that a new directory is usable. A working directory with its cache is not replaced by one
+/// that does not answer: all mail would be deferred. If the old one is down as well, the new one is
+/// accepted.
 async fn worth_changing_to(new: &Directory, old: &Directory) -> Result<(), directory::Outage> {
     if old.health() != directory::Health::Ok {
         return Ok(());
     }
     // Nothing else is looked after meanwhile.
     let probes = timeout(PROBE, new.probe()).await.map_err(|_| {
-        directory::Outage::new(format!("the new servers did not answer within {PROBE:?}"))
+        directory::Outage::new(format!(
+            "the new servers did not answer within {} s",
+            PROBE.as_secs()
+        ))
     })?;
     let faults: Vec<String> = probes
         .iter()
@@ -498,14 +498,14 @@ fn ruleset(settings: &Settings, key: &Key, identities: Identities) -> Ruleset {
     }
 }
 
-/// Knows whose addresses are, by this directory and the address maps of these settings.
+/// Builds the identity lookups with this directory and the configured address maps.
 fn identities_of(settings: &Settings, directory: Directory) -> Result<Identities, maps::OpenError> {
     let organization = &settings.rules.organization;
     let maps = organization.map_settings(settings.directory.timeout());
     Identities::new(directory, organization.names.clone()).with_maps(maps)
 }
 
-/// The same for commands.
+/// Builds the identity lookups for commands.
 pub(crate) fn open_identities(settings: &Settings) -> Result<Identities, DaemonError> {
     let directory = Directory::open(settings.directory.clone())?;
     Ok(identities_of(settings, directory)?)
@@ -527,11 +527,11 @@ fn open_directory(settings: &Settings) -> Result<Directory, directory::OpenError
     Ok(directory)
 }
 
-/// Logs what operators do to the queue, until `shutdown`.
+/// Logs operator actions on the queue until `shutdown`.
 async fn log_operators(spool: Spool, shutdown: CancellationToken) {
     loop {
         if let Err(cause) = spool.log_operator_records().await {
-            warn!("cannot log what operators did: {cause}; it is tried again");
+            warn!("cannot log operator actions, trying again: {cause}");
         }
         let pause = tokio::time::sleep(LOG_OPERATORS);
         if shutdown.run_until_cancelled(pause).await.is_none() {

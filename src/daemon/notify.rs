@@ -1,8 +1,6 @@
-//! Tells the supervisor how the service fares (sd_notify(3)): a datagram to the socket that
-//! `NOTIFY_SOCKET` names.
-//!
-//! So `systemctl start` comes back when mail is taken, and with an error when the configuration is
-//! wrong.
+//! Notification of the supervisor (sd_notify(3)): a datagram to the socket `NOTIFY_SOCKET`. With
+//! it, `systemctl start` returns when the service accepts mail, or fails if the configuration is
+//! invalid.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -10,23 +8,23 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use tracing::warn;
 
-/// What there is to tell.
+/// The state of the service.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum State {
-    /// Mail is taken.
+    /// Accepting mail.
     Ready,
-    /// What is under way is finished, and nothing new begun.
+    /// Finishing sessions and deliveries; accepting nothing new.
     Stopping,
 }
 
-/// Tells it, where somebody wants to know.
-pub(super) fn tell(state: State) {
+/// Notifies the supervisor, if there is one.
+pub(super) fn notify(state: State) {
     let Ok(socket) = std::env::var("NOTIFY_SOCKET") else {
         return;
     };
-    // Nothing of ours hangs on it; a supervisor that waits gives up by itself.
+    // Not fatal: a waiting supervisor times out by itself.
     if let Err(cause) = send(&socket, state) {
-        warn!("the supervisor cannot be told by {socket} that the service is {state:?}: {cause}");
+        warn!("cannot notify the supervisor at {socket}: {cause}");
     }
 }
 

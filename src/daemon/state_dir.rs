@@ -1,10 +1,8 @@
-//! The state directory is ours alone: whoever could write it could have anything sent, and whoever
-//! could read it reads everybody's mail.
-//!
-//! Promises: a directory that is missing is made, closed to everybody else; one that is open to
-//! others, that somebody else owns, or that is not what its name says, is refused with the command
-//! that mends it. Nothing is changed about a directory that was there: that it was open is
-//! something that its owner must know.
+//! Checks of the state directory: a user who can write to it can send mail through Copyist, and one
+//! who can read it can read journaled mail. Promises: a missing directory is created with mode
+//! 0700; one that other users can access, that another user owns, or that is not a directory, is
+//! rejected with the command that fixes it. An existing directory is never changed: its owner must
+//! know that it was open.
 
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
@@ -15,12 +13,12 @@ use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{FsType, statfs};
 use nix::unistd::{Uid, User};
 
-/// Why the state directory is of no use.
+/// Error in the state directory.
 #[derive(Debug, thiserror::Error)]
 pub enum StateDirError {
-    /// It cannot be made or looked at.
+    /// It cannot be created or read.
     #[error(
-        "cannot make or read the state directory {dir}: {cause}; {}",
+        "cannot create or read the state directory {dir}: {cause}; {}",
         unreadable(dir, cause)
     )]
     Io {
@@ -30,7 +28,7 @@ pub enum StateDirError {
         #[source]
         cause: io::Error,
     },
-    /// It, or something in it, is a symbolic link: somebody else may decide where it leads.
+    /// It, or a file in it, is a symbolic link: another user may control its target.
     #[error("{path} is a symbolic link{}; {remedy}", target.as_ref().map(|to| format!(" to {}", to.display())).unwrap_or_default())]
     Symlink {
         /// Where it stands.
@@ -40,17 +38,17 @@ pub enum StateDirError {
         /// What to do.
         remedy: &'static str,
     },
-    /// It is something else.
-    #[error("{path} is not a {what}; set state_dir to a directory that Copyist has to itself")]
+    /// A file of the wrong type.
+    #[error("{path} is not a {what}; set state_dir to a directory for Copyist alone")]
     NotA {
         /// Where it stands.
         path: PathBuf,
         /// What it should be.
         what: &'static str,
     },
-    /// Somebody else owns it.
+    /// Another user owns it.
     #[error(
-        "{path} belongs to the user {owner}, and the service runs as {us}; run: chown -R {us} {path}"
+        "{path} belongs to user {owner}, but the service runs as {us}; run: chown -R {us} {path}"
     )]
     Owner {
         /// Where it stands.
@@ -60,27 +58,25 @@ pub enum StateDirError {
         /// Who we are.
         us: String,
     },
-    /// Others may enter it.
-    #[error("{path} is open to other users (its mode is {mode:04o}); run: chmod 700 {path}")]
+    /// Other users can access it.
+    #[error("{path} is accessible to other users (mode {mode:04o}); run: chmod 700 {path}")]
     Open {
         /// Where it stands.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// Others could put something else in its place.
-    #[error(
-        "other users can write to {parent}, and so put something else in the place of {dir}; run: chmod o-w {parent}"
-    )]
+    /// Other users could replace it.
+    #[error("other users can write to {parent} and so replace {dir}; run: chmod o-w {parent}")]
     Parent {
         /// The state directory.
         dir: PathBuf,
         /// The directory above it.
         parent: PathBuf,
     },
-    /// It is on another machine, or may be.
+    /// It is, or may be, on another host.
     #[error(
-        "{dir} is on a file system that another machine or a program provides ({kind}), where neither locks nor syncs can be relied on; put it on a disk of this machine, or set spool.allow_remote_fs = true"
+        "{dir} is on a network or FUSE file system ({kind}), where locks and syncs are not reliable; move it to a local disk, or set spool.allow_remote_fs = true"
     )]
     Remote {
         /// The state directory.
@@ -90,7 +86,7 @@ pub enum StateDirError {
     },
 }
 
-/// What helps against an error of the system with the state directory.
+/// Returns advice on a system error.
 fn unreadable(dir: &Path, cause: &io::Error) -> String {
     let (us, dir) = (name_of(Uid::effective()), dir.display());
     match cause.kind() {
@@ -100,7 +96,7 @@ fn unreadable(dir: &Path, cause: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => format!(
             "run: install -d -o {us} -m 700 {dir}; if the unit has ProtectHome=yes, it cannot be in a home directory"
         ),
-        _ => "set state_dir, or make it with the right owner".to_owned(),
+        _ => "set state_dir, or create it with the right owner".to_owned(),
     }
 }
 
@@ -122,7 +118,7 @@ const FILES: [&str; 11] = [
     "spool/spool.db-journal",
 ];
 
-/// Makes the directory where there is none, and makes sure that it is ours alone.
+/// Creates the directory if it is missing, and checks that only the service can access it.
 pub(super) fn prepare(dir: &Path, allow_remote_fs: bool) -> Result<(), StateDirError> {
     let us = Uid::effective();
     let io = |cause| StateDirError::Io {
@@ -136,8 +132,8 @@ pub(super) fn prepare(dir: &Path, allow_remote_fs: bool) -> Result<(), StateDirE
     look_through(dir, us, allow_remote_fs)
 }
 
-/// Whether the service of a user, else of the user that owns the directory, could use it; nothing
-/// is changed, and what is not there yet is right.
+/// Checks whether a service running as `user`, or else as the directory's owner, could use it.
+/// Changes nothing; missing files are fine.
 pub(crate) fn examine(
     dir: &Path,
     allow_remote_fs: bool,
@@ -156,7 +152,7 @@ pub(crate) fn examine(
     }
 }
 
-/// Makes sure that what is there is the user's alone.
+/// Checks that existing files belong to the user alone.
 fn look_through(dir: &Path, us: Uid, allow_remote_fs: bool) -> Result<(), StateDirError> {
     let io = |cause| StateDirError::Io {
         dir: dir.to_owned(),
@@ -179,28 +175,28 @@ fn look_through(dir: &Path, us: Uid, allow_remote_fs: bool) -> Result<(), StateD
     Ok(())
 }
 
-/// A fault, or that it could not be looked for.
-enum Fault {
-    Found(StateDirError),
-    Unseen(io::Error),
+/// A problem, or the error that prevented the check.
+enum CheckError {
+    Problem(StateDirError),
+    Io(io::Error),
 }
 
-impl Fault {
+impl CheckError {
     fn or(self, io: impl FnOnce(io::Error) -> StateDirError) -> StateDirError {
         match self {
-            Fault::Found(error) => error,
-            Fault::Unseen(cause) => io(cause),
+            CheckError::Problem(error) => error,
+            CheckError::Io(cause) => io(cause),
         }
     }
 }
 
-impl From<io::Error> for Fault {
-    fn from(cause: io::Error) -> Fault {
-        Fault::Unseen(cause)
+impl From<io::Error> for CheckError {
+    fn from(cause: io::Error) -> CheckError {
+        CheckError::Io(cause)
     }
 }
 
-/// What stands at a path, not what it leads to.
+/// Returns the metadata of a path itself, without following links.
 fn look(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
         Ok(found) => Ok(Some(found)),
@@ -209,7 +205,7 @@ fn look(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-fn closed_directory(path: &Path, us: Uid, remedy: &'static str) -> Result<(), Fault> {
+fn closed_directory(path: &Path, us: Uid, remedy: &'static str) -> Result<(), CheckError> {
     let Some(found) = look(path)? else {
         return Ok(());
     };
@@ -220,12 +216,12 @@ fn closed_directory(path: &Path, us: Uid, remedy: &'static str) -> Result<(), Fa
     let mode = found.mode() & 0o7777;
     if mode & 0o077 != 0 {
         let path = path.to_owned();
-        return Err(Fault::Found(StateDirError::Open { path, mode }));
+        return Err(CheckError::Problem(StateDirError::Open { path, mode }));
     }
     Ok(())
 }
 
-fn own_file(path: &Path, us: Uid) -> Result<(), Fault> {
+fn own_file(path: &Path, us: Uid) -> Result<(), CheckError> {
     let Some(found) = look(path)? else {
         return Ok(());
     };
@@ -236,24 +232,24 @@ fn own_file(path: &Path, us: Uid) -> Result<(), Fault> {
     Ok(())
 }
 
-fn not_a(path: &Path, what: &'static str) -> Fault {
+fn not_a(path: &Path, what: &'static str) -> CheckError {
     let path = path.to_owned();
-    Fault::Found(StateDirError::NotA { path, what })
+    CheckError::Problem(StateDirError::NotA { path, what })
 }
 
-/// Whether something is in its own place, and belongs to us.
-fn ours(path: &Path, found: &Metadata, us: Uid, remedy: &'static str) -> Result<(), Fault> {
+/// Checks that a path is not a link, and belongs to the user.
+fn ours(path: &Path, found: &Metadata, us: Uid, remedy: &'static str) -> Result<(), CheckError> {
     let path = path.to_owned();
     if found.is_symlink() {
         let target = fs::read_link(&path).ok();
-        return Err(Fault::Found(StateDirError::Symlink {
+        return Err(CheckError::Problem(StateDirError::Symlink {
             path,
             target,
             remedy,
         }));
     }
     if found.uid() != us.as_raw() {
-        return Err(Fault::Found(StateDirError::Owner {
+        return Err(CheckError::Problem(StateDirError::Owner {
             path,
             owner: name_of(Uid::from_raw(found.uid())),
             us: name_of(us),
@@ -262,15 +258,15 @@ fn ours(path: &Path, found: &Metadata, us: Uid, remedy: &'static str) -> Result<
     Ok(())
 }
 
-/// Whether nobody can rename the directory away. In one with the sticky bit, as /tmp, only its
-/// owner can.
-fn safe_parents(dir: &Path) -> Result<(), Fault> {
+/// Checks that other users cannot rename the directory. In a parent with the sticky bit, like /tmp,
+/// they cannot.
+fn safe_parents(dir: &Path) -> Result<(), CheckError> {
     const STICKY: u32 = 0o1000;
     let whole = fs::canonicalize(dir)?;
     for parent in whole.ancestors().skip(1) {
         let mode = fs::metadata(parent)?.mode();
         if mode & 0o002 != 0 && mode & STICKY == 0 {
-            return Err(Fault::Found(StateDirError::Parent {
+            return Err(CheckError::Problem(StateDirError::Parent {
                 dir: dir.to_owned(),
                 parent: parent.to_owned(),
             }));
@@ -286,7 +282,7 @@ fn name_of(id: Uid) -> String {
     }
 }
 
-/// The kind of file system, where the disk is not surely one of this machine.
+/// Returns the type of the file system, unless it is certainly a local disk.
 fn remote_kind(dir: &Path) -> io::Result<Option<String>> {
     let FsType(magic) = statfs(dir)?.filesystem_type();
     // The type of the number is not the same on all machines; the magic numbers have 32 bits on
@@ -304,9 +300,9 @@ fn remote_kind(dir: &Path) -> io::Result<Option<String>> {
 /// `FUSE_SUPER_MAGIC`: the file system is a program, or a hypervisor.
 const FUSE: u32 = 0x6573_5546;
 
-/// The type of a FUSE file system, `fuse.sshfs`, by the table of mounts (proc_pid_mountinfo(5)),
-/// where it is not on a disk of this machine. What the program behind it does with a sync nobody
-/// can see from here.
+/// Returns the type of a FUSE file system, such as `fuse.sshfs`, from the mount table
+/// (proc_pid_mountinfo(5)), unless it is on a local disk. Whether its program honors a sync cannot
+/// be checked.
 fn fuse_kind(mounts: &str, device: u64) -> Option<String> {
     let device = format!("{}:{}", major(device), minor(device));
     let kind = mounts.lines().find_map(|line| {
@@ -378,7 +374,7 @@ mod tests {
             mode(&dir, open);
             assert_eq!(
                 refusal(&dir),
-                format!("…/s is open to other users (its mode is {open:04o}); run: chmod 700 …/s")
+                format!("…/s is accessible to other users (mode {open:04o}); run: chmod 700 …/s")
             );
         }
         mode(&dir, 0o700);
@@ -414,7 +410,7 @@ mod tests {
         let dir = above.path().join("s");
         prepare(&dir, false).expect("made");
         mode(above.path(), 0o777);
-        assert!(refusal(&dir).contains("other users can write to …, and so put"));
+        assert!(refusal(&dir).contains("other users can write to … and so replace"));
         mode(above.path(), 0o1777);
         prepare(&dir, false).expect("sticky");
     }

@@ -1,4 +1,4 @@
-//! The journal guard: nobody outside writes to journal and NDR mailboxes.
+//! The journal guard: external senders may not write to journal and NDR mailboxes.
 
 use crate::directory::Target;
 use crate::identity::GuardSettings;
@@ -6,21 +6,19 @@ use crate::mail::Address;
 
 use super::{ClientTrust, Direction, Guard, OnFailure, Rules};
 
-/// What the guard says about one recipient, before the message is there.
+/// The guard's decision about one RCPT TO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// The guard does not object.
+    /// Not guarded, or allowed.
     Allowed,
-    /// Guarded: refused like an unknown user.
+    /// Guarded: rejected like an unknown user.
     Rejected,
-    /// Guarded, but what the sender gives looks like our own report or a bounce: the message
-    /// decides.
+    /// Guarded, but the sender may be a report of Copyist or a bounce: the message decides.
     Provisional,
 }
 
-/// Whether the guard looks at the recipients of this client at all. `sender` is the reverse path,
-/// `None` the null one. A null reverse path says nothing of where a message comes from: a relay
-/// that is trusted passes bounces from outside on.
+/// Whether the guard applies to this client. `sender` is the reverse path, `None` the null one,
+/// which proves no origin: a trusted relay forwards external bounces.
 pub fn is_guarding(client: ClientTrust, sender: Option<&Address>, rules: &Rules) -> bool {
     match rules.journal_guard {
         Guard::Off => false,
@@ -32,7 +30,7 @@ pub fn is_guarding(client: ClientTrust, sender: Option<&Address>, rules: &Rules)
     }
 }
 
-/// Judges a recipient that is a guarded mailbox.
+/// Decides about a recipient that is a guarded mailbox.
 pub fn admission(
     client: ClientTrust,
     sender: Option<&Address>,
@@ -41,18 +39,18 @@ pub fn admission(
 ) -> Admission {
     let is_from_relay = client.from_us && rules.journal_guard != Guard::Everyone;
     match sender {
-        // Our reports have an NDR address as their reverse path, and a seal that the end of the
-        // message shows.
+        // Reports have an NDR address as their reverse path; their seal is checked at the end of
+        // the message.
         Some(sender) if is_ndr(sender, rules) => Admission::Provisional,
-        // Our own relay's bounces must arrive.
+        // Bounces from an internal relay must arrive.
         None if is_ndr(recipient, rules) && is_from_relay => Admission::Allowed,
-        // A bounce of one of our reports, or an NDR of ours.
+        // A bounce of a report, or an NDR.
         None if is_ndr(recipient, rules) => Admission::Provisional,
         _ => Admission::Rejected,
     }
 }
 
-/// What the settings name as journal and NDR addresses: guarded under all their names.
+/// Returns the journal and NDR addresses in the settings, which are guarded under all their names.
 pub fn configured_targets(rules: &Rules) -> Vec<Target> {
     let directions = Direction::ALL.iter().map(|direction| rules.of(*direction));
     let fallback = rules.fallback_journal.iter().cloned();
@@ -66,7 +64,7 @@ pub fn configured_targets(rules: &Rules) -> Vec<Target> {
     all
 }
 
-/// What the guarded mailboxes are built from, beside the values of journal attributes.
+/// Returns the settings of the guard, which it combines with the values of journal attributes.
 pub fn guard_settings(rules: &Rules) -> GuardSettings {
     GuardSettings {
         configured: configured_targets(rules),
@@ -77,22 +75,21 @@ pub fn guard_settings(rules: &Rules) -> GuardSettings {
     }
 }
 
-/// Whether a recipient waits while the guarded mailboxes are not known. Not where mail shall go on
-/// without a directory, nor where the settings name all that is guarded by address, and the
-/// directory only knows further names of it.
+/// Whether recipients wait while the guarded mailboxes are unknown: only if mail is deferred
+/// without a directory, and not if the settings name all guarded mailboxes by address.
 pub fn guard_waits(rules: &Rules) -> bool {
     let by_name = |target: &Target| target.smtp().is_none();
     rules.on_directory_failure == OnFailure::Defer
         && (guards_attributes(rules) || configured_targets(rules).iter().any(by_name))
 }
 
-/// Whether values of attributes name guarded mailboxes.
+/// Whether journal attributes name guarded mailboxes.
 pub fn guards_attributes(rules: &Rules) -> bool {
     let mut all = Direction::ALL.iter();
     all.any(|direction| !rules.of(*direction).journal_attributes.is_empty())
 }
 
-/// Whether a setting names this address as one that hears of failures.
+/// Whether this is the NDR address of a direction.
 pub fn is_ndr(address: &Address, rules: &Rules) -> bool {
     Direction::ALL
         .iter()

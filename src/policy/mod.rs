@@ -1,4 +1,5 @@
-//! Rules and the plan: who must get a copy of a message, and why. Pure: no clock, socket or disk.
+//! Rules and the plan: the journal addresses that get a copy of a message, and the reasons. Pure:
+//! no clock, socket or disk.
 
 mod context;
 mod guard;

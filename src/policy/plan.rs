@@ -1,8 +1,7 @@
-//! The decision for one message.
-//!
-//! Steps that are pure: [`questions`] says which people must be looked up, [`pairs`] which of them
-//! count for whom, [`PlanBuilder::targets`] which of their journal targets must be resolved, and
-//! [`PlanBuilder::plan`] decides. Between them stands the directory, and nothing else.
+//! The decision for one message. Pure steps: [`Context::queries`] returns the people to look up,
+//! [`PlanBuilder::new`] pairs them with directions, [`PlanBuilder::targets`] returns the journal
+//! targets to resolve, and [`PlanBuilder::build`] decides. Only directory lookups happen in
+//! between.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -18,56 +17,55 @@ use super::context::{
 };
 use super::{ClientTrust, Direction, Format, JournalWhat, OnFailure, Rules};
 
-/// The most targets of one copy: what every relay takes in one transaction (RFC 5321 section
-/// 4.5.3.1.8), and what fits into a header that no MTA cuts off.
+/// Largest number of targets of one copy: as many as every relay accepts in one transaction (RFC
+/// 5321 section 4.5.3.1.8), and few enough for a header that no MTA truncates.
 pub const MAX_TARGETS: usize = 100;
 
 /// The answers to [`PlanBuilder::targets`].
 pub type ResolvedTargets = HashMap<Target, Result<Resolution, Outage>>;
 
-/// What is to be done about one message.
+/// The journaling plan for one message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Whether the sender is ours; header recipients of others are not believed.
+    /// Whether the client sends as the organization; header recipients of external mail are not
+    /// trusted.
     pub from_us: bool,
     /// The direction of the message for each recipient, in the order of the envelope.
     pub directions: Vec<(Address, Direction)>,
     /// The copies to be made: one for each (NDR address, format, content), with at most
     /// [`MAX_TARGETS`] each.
     pub copies: Vec<JournalCopy>,
-    /// Whether the sender could not be told, although an attribute of his could have mattered.
+    /// Whether the sender is not in the directory, although the sender's attribute could have
+    /// mattered.
     pub is_unidentified: bool,
-    /// Attribute values that name nobody, to be reported to the NDR address with the copy attached.
+    /// Attribute values without a usable target, reported to the NDR address with the copy
+    /// attached.
     pub invalid_targets: Vec<InvalidTarget>,
-    /// People whose objects exempt them, and those objects: what would have been copied because of
-    /// them was not.
+    /// Exempt people, for whom no copies are made, with the objects that exempt them.
     pub exempt: Vec<(Address, String)>,
-    /// People and targets that were not looked up because the directory was down and the rules say
-    /// to go on.
+    /// People and targets that could not be looked up, with `on_failure = "accept"`.
     pub skipped_lookups: Vec<String>,
-    /// Targets that no copy goes to, since they are in none of [`Rules::journal_domains`]: who
-    /// names them, and the address.
+    /// Targets outside [`Rules::journal_domains`], which get no copy: the reason and the address.
     pub outside_targets: Vec<String>,
 }
 
 /// One copy, for one or several journal addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalCopy {
-    /// The direction that it is accounted to: the first of inbound, outbound, internal.
+    /// The direction it counts for: the first of inbound, outbound, internal.
     pub direction: Direction,
-    /// What it looks like.
+    /// Its format.
     pub format: Format,
-    /// What is in it: for a copy of what is delivered, the version that recipients of its direction
-    /// get.
+    /// Its content; a copy of delivered mail has the version that recipients of its direction get.
     pub what: JournalWhat,
-    /// Its envelope sender, and where its NDR goes.
+    /// Its envelope sender, which also gets NDRs about it.
     pub ndr: Address,
-    /// Who gets it, and why; never the same address twice.
+    /// Its targets with the reasons; each address once.
     pub targets: Vec<(Address, Vec<Reason>)>,
 }
 
 impl JournalCopy {
-    /// Members of groups because of whom it is made, each with the group that was the recipient.
+    /// Returns the group members that caused it, each with the group that was the recipient.
     pub fn expanded(&self) -> Vec<(&Address, &Address)> {
         let mut all: Vec<(&Address, &Address)> = Vec::new();
         for reason in self.targets.iter().flat_map(|(_, reasons)| reasons) {
@@ -81,29 +79,29 @@ impl JournalCopy {
     }
 }
 
-/// A value, of an attribute or a setting, that is no usable journal target.
+/// A value of an attribute or a setting that is not a usable journal target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidTarget {
-    /// The direction it would have counted for.
+    /// The direction it would count for.
     pub direction: Direction,
-    /// Who is told.
+    /// The NDR address to report to.
     pub ndr: Address,
-    /// The object it stands in; `None` for the configuration.
+    /// The object that has it; `None` for the configuration.
     pub dn: Option<String>,
     /// The attribute, or the setting.
     pub attribute: String,
-    /// The value as it stands there.
+    /// The value as written.
     pub value: String,
-    /// What is wrong with it.
+    /// The error.
     pub error: TargetError,
 }
 
-/// Why an address gets a copy.
+/// The reason an address gets a copy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// All mail of the direction does.
+    /// All mail of the direction is journaled to it.
     Setting(Direction),
-    /// The attribute of an object says so.
+    /// A journal attribute of an object names it.
     Attribute {
         /// The direction the attribute counted for.
         direction: Direction,
@@ -116,7 +114,7 @@ pub enum Reason {
         /// The group that was the recipient, if the object is of a member.
         group: Option<Address>,
     },
-    /// As in `of`, whose target names an object that leads to the address.
+    /// The target of reason `of` names an object that leads to it.
     Through {
         /// Why the target counts.
         of: Box<Reason>,
@@ -125,7 +123,7 @@ pub enum Reason {
         /// The objects from the one named to the one that has the address.
         objects: Vec<String>,
     },
-    /// It is the fallback journal, and the value of an attribute or a setting names nobody.
+    /// The fallback journal, for a value that is not a usable target.
     InvalidTarget {
         /// The direction it would have counted for.
         direction: Direction,
@@ -136,29 +134,29 @@ pub enum Reason {
         /// The value.
         value: String,
     },
-    /// It is the fallback journal, and nobody knows whose the login is.
+    /// The fallback journal, for an authenticated user who is not in the directory.
     Unidentified {
         /// The direction of the pair.
         direction: Direction,
         /// The name that the client authenticated with.
         user: String,
     },
-    /// It is the fallback journal, and the directory did not answer for this person or target.
+    /// The fallback journal, for a person or target that could not be looked up.
     DirectoryDown {
         /// The direction of the pair.
         direction: Direction,
-        /// Who or what could not be looked up.
+        /// The person or target.
         subject: String,
     },
 }
 
-/// The message cannot be decided now.
+/// The message cannot be decided now, because a lookup failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{subject} cannot be looked up: {outage}")]
 pub struct PlanError {
     /// The person or target that is needed.
     pub subject: String,
-    /// Why it is not to be had.
+    /// The outage.
     pub outage: Outage,
 }
 
@@ -170,15 +168,15 @@ pub struct PlanBuilder<'a> {
     pairs: Vec<Pair<'a>>,
 }
 
-/// One direction that the message takes for one recipient.
+/// One direction of the message for one recipient.
 struct Pair<'a> {
     direction: Direction,
     recipient: &'a Recipient,
-    /// Those whose attributes count in it.
+    /// The people whose attributes count.
     people: Vec<&'a Person>,
-    /// Those who could not be looked up.
+    /// The lookups that failed.
     unanswered: Vec<(IdentityQuery, &'a Outage)>,
-    /// Whether it counts because of an author who is no sender.
+    /// Whether it counts because of an author who is not the sender.
     is_authored: bool,
 }
 
@@ -272,8 +270,8 @@ impl<'a> PlanBuilder<'a> {
         }
     }
 
-    /// Adds what somebody of ours wrote, as far as a trusted client says, but sent by a foreign
-    /// reverse path: it counts as inbound, and as what it would be from the author as well.
+    /// Adds the directions that a message would have from its author, if a trusted client sends the
+    /// author's mail with a foreign reverse path; it also counts as inbound.
     fn add_authored(&mut self) {
         let (client, rules) = (self.context.client, self.context.rules);
         if client.from_us || !client.is_trusted || self.authors().next().is_none() {
@@ -297,14 +295,14 @@ impl<'a> PlanBuilder<'a> {
         }
     }
 
-    /// Those of whom the sender may be one and who are people of ours.
+    /// Returns the possible senders that are people of the organization.
     fn authors(&self) -> impl Iterator<Item = &IdentityQuery> {
         let all = self.context.senders.iter();
         all.filter(|one| is_person(self.answers, one))
     }
 
-    /// Whether everybody on the organization's side of a pair is exempt, so that `journal` does not
-    /// count.
+    /// Whether all people on the organization's side of a pair are exempt, so that `journal` does
+    /// not apply.
     fn is_exempt(&self, pair: &Pair) -> bool {
         let Some(attribute) = &self.context.rules.exempt_attribute else {
             return false;
@@ -325,7 +323,7 @@ impl<'a> PlanBuilder<'a> {
         }
     }
 
-    /// Which targets have to be resolved in the directory to decide about this envelope, each once.
+    /// Returns the targets to resolve in the directory, each once.
     pub fn targets(&self) -> Vec<Target> {
         let mut named = Vec::new();
         for pair in &self.pairs {
@@ -342,7 +340,7 @@ impl<'a> PlanBuilder<'a> {
         named
     }
 
-    /// Decides. `resolved` holds the answers to [`PlanBuilder::targets`].
+    /// Decides about the message. `resolved` has the answers to [`PlanBuilder::targets`].
     pub fn build(&self, resolved: &ResolvedTargets) -> Result<Plan, PlanError> {
         let (client, rules) = (self.context.client, self.context.rules);
         let mut draft = PlanDraft {
@@ -393,9 +391,9 @@ impl<'a> PlanBuilder<'a> {
         })
     }
 
-    /// The directions in which an attribute of the sender could have mattered, if nobody knows who
-    /// the sender is: the client may send as the organization, and neither reverse path nor login
-    /// nor author is a person of ours.
+    /// Returns the directions in which the sender's attribute could have mattered, if the sender is
+    /// unidentified: the client may relay, and neither reverse path nor user name nor author is in
+    /// the directory.
     fn unidentified(&self) -> Vec<Direction> {
         let (client, rules) = (self.context.client, self.context.rules);
         let is_ndr = |sender: &Address| super::is_ndr(sender, rules);
@@ -419,12 +417,12 @@ impl<'a> PlanBuilder<'a> {
     }
 }
 
-/// Not asked is not answered.
+/// A missing answer counts as an outage.
 fn not_queried() -> Outage {
-    Outage::new("it was not asked")
+    Outage::new("not queried")
 }
 
-/// What the pairs of one message asked for so far.
+/// The plan while it is being built.
 struct PlanDraft<'a> {
     rules: &'a Rules,
     resolved: &'a ResolvedTargets,
@@ -435,7 +433,7 @@ struct PlanDraft<'a> {
     outside_targets: Vec<String>,
 }
 
-/// Where a target is written.
+/// The setting or attribute that names a target.
 struct TargetSource<'a> {
     direction: Direction,
     attribute: &'a str,
@@ -460,7 +458,7 @@ impl PlanDraft<'_> {
         Ok(())
     }
 
-    /// Takes what the attributes of a person say.
+    /// Adds the targets in a person's attributes.
     fn add_person(&mut self, person: &Person, direction: Direction) -> Result<(), PlanError> {
         let attribute = self.rules.exempt_attribute.as_deref();
         if let Some(object) = attribute.and_then(|name| person.exempting_object(name)) {
@@ -512,7 +510,7 @@ impl PlanDraft<'_> {
         Ok(())
     }
 
-    /// Notes everybody that a target leads to.
+    /// Adds the addresses that a target leads to.
     fn add(
         &mut self,
         target: &Target,
@@ -544,20 +542,22 @@ impl PlanDraft<'_> {
         }
     }
 
-    /// Whoever may write to his own object must not send everybody's mail where he likes.
+    /// Adds one address, if it is in the journal domains: a person who may edit a directory object
+    /// must not divert mail to arbitrary addresses.
     fn add_address(&mut self, address: &Address, reason: Reason, source: &TargetSource) {
         if self.rules.may_journal_to(address) {
             return self.targets.add(address, reason);
         }
         let outside_targets = TargetError::OutsideJournalDomains(address.clone());
-        let told = format!("{reason}: {outside_targets}");
-        if !self.outside_targets.contains(&told) {
-            self.outside_targets.push(told);
+        let entry = format!("{reason}: {outside_targets}");
+        if !self.outside_targets.contains(&entry) {
+            self.outside_targets.push(entry);
         }
         self.add_invalid(&address.to_string(), outside_targets, source);
     }
 
-    /// A typing mistake must not switch journaling off, nor bounce a stranger's mail.
+    /// Reports an invalid value: a typing mistake must neither disable journaling nor bounce
+    /// external mail.
     fn add_invalid(&mut self, value: &str, error: TargetError, source: &TargetSource) {
         let direction = source.direction;
         let (attribute, dn) = (source.attribute.to_owned(), source.dn.map(str::to_owned));
@@ -578,7 +578,7 @@ impl PlanDraft<'_> {
                 value: value.to_owned(),
                 error,
             };
-            // One object found for several recipients is one invalid.
+            // One object found for several recipients is reported once.
             if !self.invalid_targets.contains(&invalid) {
                 self.invalid_targets.push(invalid);
             }
@@ -615,7 +615,7 @@ impl PlanDraft<'_> {
     }
 }
 
-/// Targets draft so far, each address once with every reason.
+/// Targets so far, each address once with all its reasons.
 #[derive(Default)]
 struct TargetReasons(BTreeMap<Address, Vec<Reason>>);
 
@@ -630,9 +630,8 @@ impl TargetReasons {
         }
     }
 
-    /// Groups the targets: one copy for each NDR address, format and content, since all are the
-    /// copy's own. An address wanted in several directions counts for the first, so that it gets
-    /// one copy.
+    /// Groups the targets into one copy for each NDR address, format and content. An address with
+    /// several directions counts for the first, so that it gets one copy.
     fn into_copies(self, rules: &Rules) -> Vec<JournalCopy> {
         let mut copies: Vec<JournalCopy> = Vec::new();
         for (address, mut reasons) in self.0 {
@@ -643,7 +642,7 @@ impl TargetReasons {
                 .min()
                 .unwrap_or(Direction::Inbound);
             let of = rules.of(direction);
-            // Configuration without an NDR address is refused where anything is journaled. Were it
+            // The configuration requires an NDR address for each journaled direction. If it were
             // missing all the same, the copy's own address is better than no copy.
             let ndr = of.ndr.clone().unwrap_or_else(|| address.clone());
             let room = |copy: &&mut JournalCopy| {
@@ -671,12 +670,12 @@ impl TargetReasons {
 }
 
 impl Plan {
-    /// Whether nothing has to be written for this message.
+    /// Whether the message needs no items.
     pub fn is_empty(&self) -> bool {
         self.copies.is_empty() && self.invalid_targets.is_empty()
     }
 
-    /// The directions the message has, each once.
+    /// Returns the directions of the message, each once.
     pub fn distinct_directions(&self) -> Vec<Direction> {
         let mut all: Vec<Direction> = self
             .directions
@@ -690,7 +689,7 @@ impl Plan {
 }
 
 impl Reason {
-    /// The direction it counts for.
+    /// Returns the direction it counts for.
     pub fn direction(&self) -> Direction {
         match self {
             Reason::Setting(direction)
@@ -702,7 +701,7 @@ impl Reason {
         }
     }
 
-    /// The member of a group who is why, and the group.
+    /// Returns the group member that is the reason, and the group.
     fn member(&self) -> Option<(&Address, &Address)> {
         match self {
             Reason::Attribute {

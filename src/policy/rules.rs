@@ -1,4 +1,4 @@
-//! What the administrator decided; built by `config`.
+//! The journaling rules; built by `config`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -51,17 +51,17 @@ impl FromStr for Direction {
         Direction::ALL
             .into_iter()
             .find(|direction| direction.name() == text)
-            .ok_or_else(|| format!("{text:?} is no direction (inbound, outbound, internal)"))
+            .ok_or_else(|| format!("\"{text}\" is not a direction (inbound, outbound, internal)"))
     }
 }
 
-/// What a journal copy looks like.
+/// Format of a journal copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Format {
     /// A Microsoft envelope journal report.
     #[default]
     Report,
-    /// The message itself with our headers in front.
+    /// The message itself, with Copyist's header fields in front.
     Copy,
 }
 
@@ -75,7 +75,7 @@ impl Format {
     }
 }
 
-/// Which bytes a journal copy holds, where texts are put into messages.
+/// Content of a journal copy, if texts are added to messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum JournalWhat {
     /// The message as the hook received it.
@@ -95,51 +95,51 @@ impl JournalWhat {
     }
 }
 
-/// Everything the plan is made by.
+/// The rules that plans are built by.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    /// Who is inside.
+    /// The organization's domains and clients.
     pub organization: Organization,
-    /// What inbound mail is journaled to.
+    /// Journaling of inbound mail.
     pub inbound: DirectionRules,
-    /// What outbound mail is journaled to.
+    /// Journaling of outbound mail.
     pub outbound: DirectionRules,
-    /// What internal mail is journaled to.
+    /// Journaling of internal mail.
     pub internal: DirectionRules,
-    /// Whose object's attribute counts for outbound mail.
+    /// The people whose attributes count for outbound mail.
     pub outbound_attribute_of: AttributeOf,
-    /// What happens to a message while the directory does not answer.
+    /// Handling of messages while the directory is unavailable.
     pub on_directory_failure: OnFailure,
-    /// Where copies go that no usable journal address can be found for.
+    /// Journal address for copies without a usable target.
     pub fallback_journal: Option<Address>,
-    /// Who may not write to journal and NDR addresses.
+    /// The senders that the journal guard applies to.
     pub journal_guard: Guard,
-    /// The domains that journal addresses must be of; any where there are none.
+    /// The domains that journal addresses must be in; any if empty.
     pub journal_domains: Vec<DomainPattern>,
-    /// The most `Received` fields of a message that goes on; any number where `None`.
+    /// Largest number of `Received` fields; unlimited if `None`.
     pub hop_limit: Option<usize>,
-    /// The attribute that exempts a person, with the value `TRUE`; nobody is exempt where `None`.
+    /// The attribute that exempts a person, with the value `TRUE`, if any.
     pub exempt_attribute: Option<String>,
 }
 
-/// Who is inside.
+/// The organization's domains and clients.
 #[derive(Debug, Clone, Default)]
 pub struct Organization {
-    /// How the organization's mailboxes are named, its domains first of all.
+    /// The organization's domains and address rules.
     pub names: Arc<AddressRules>,
     /// Networks whose clients send as the organization.
     pub trusted_networks: Vec<IpNet>,
-    /// Networks whose clients bring mail from outside, whatever else they are.
+    /// Networks whose clients bring external mail, even if they are trusted otherwise.
     pub gateways: Vec<IpNet>,
     /// TLS client certificates whose holders send as the organization.
     pub trusted_certificates: Vec<Certificate>,
     /// The address maps of the MTA.
     pub address_maps: MapNames,
-    /// Mailboxes that are guarded if attributes name them, whatever else they look like.
+    /// Mailboxes that are guarded if attributes name them, even if they look like a person's.
     pub journal_mailboxes: Vec<JournalMailboxRule>,
     /// Whether mailboxes of people that attributes name are guarded, too.
     pub guards_persons: bool,
-    /// Where the directory names further domains.
+    /// The directory query for further domains.
     pub domains_from: Option<AttributeQuery>,
 }
 
@@ -159,7 +159,7 @@ pub struct MapNames {
 }
 
 impl Organization {
-    /// How the address maps are read, given the longest that a directory's answer may take.
+    /// Returns the settings of the address maps, with this timeout for LDAP maps.
     pub fn map_settings(&self, timeout: Duration) -> maps::Settings {
         let (of, names) = (self.address_maps.clone(), Arc::clone(&self.names));
         let local = Arc::clone(&names);
@@ -178,23 +178,23 @@ impl Organization {
     }
 }
 
-/// What one direction's mail is journaled to. Both ways add up.
+/// Journaling of one direction; settings and attributes add up.
 #[derive(Debug, Clone, Default)]
 pub struct DirectionRules {
     /// Targets of all mail of this direction.
     pub journal: Vec<Target>,
-    /// Attributes of the people concerned that hold further journal addresses.
+    /// Attributes of senders and recipients that hold further journal addresses.
     pub journal_attributes: Vec<String>,
-    /// Envelope sender of the copies, and where their NDRs go. `None` only where nothing is
+    /// Envelope sender of the copies, which gets NDRs about them. `None` only if nothing is
     /// journaled.
     pub ndr: Option<Address>,
-    /// What the copies look like.
+    /// Format of the copies.
     pub format: Format,
-    /// What is in them.
+    /// Content of the copies.
     pub journal_what: JournalWhat,
 }
 
-/// Whose object's journal attribute counts for outbound mail.
+/// The people whose journal attributes count for outbound mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AttributeOf {
     /// The sender's, and the external recipient's where the directory has a contact object for it.
@@ -206,27 +206,27 @@ pub enum AttributeOf {
     Recipient,
 }
 
-/// What happens to a message whose people cannot be looked up.
+/// Handling of a message whose people cannot be looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnFailure {
-    /// 451: the MTA keeps it and tries again.
+    /// Deferred with 451: the MTA keeps it and tries again.
     #[default]
     Defer,
-    /// It is journaled to the fallback journal and goes on.
+    /// Delivered, and journaled to the fallback journal.
     Fallback,
-    /// It goes on without those copies that the directory would have named.
+    /// Delivered, without the copies that depend on the directory.
     Accept,
 }
 
-/// From whom journal and NDR addresses are protected.
+/// The senders that journal and NDR addresses are protected from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Guard {
-    /// From senders that are not ours.
+    /// External senders.
     #[default]
     Outside,
-    /// From everyone but Copyist itself.
+    /// All senders but Copyist itself.
     Everyone,
-    /// From nobody.
+    /// None: the guard is off.
     Off,
 }
 
@@ -245,7 +245,7 @@ impl Rules {
         self.journal_domains.is_empty() || domains.any(|domain| domain.matches(address.domain()))
     }
 
-    /// The rules of one direction.
+    /// Returns the rules of one direction.
     pub fn of(&self, direction: Direction) -> &DirectionRules {
         match direction {
             Direction::Inbound => &self.inbound,
@@ -256,7 +256,7 @@ impl Rules {
 }
 
 impl Organization {
-    /// Whether mail to this address stays inside.
+    /// Whether this address is internal.
     pub fn has(&self, address: &Address) -> bool {
         self.names.contains(address)
     }
@@ -266,7 +266,7 @@ impl Organization {
         includes(&self.trusted_networks, ip)
     }
 
-    /// Whether a client at this address brings mail from outside.
+    /// Whether a client at this address brings external mail.
     pub fn is_gateway(&self, ip: IpAddr) -> bool {
         includes(&self.gateways, ip)
     }

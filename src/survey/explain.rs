@@ -1,5 +1,5 @@
-//! The decision about a message that does not exist: who would get a copy of it, and why. Nothing
-//! is sent, nothing is kept.
+//! Explains the decision about a hypothetical message: the copies and the reasons. Sends and stores
+//! nothing.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use crate::pipeline::guard_status;
 use crate::policy::{self, Admission, ClientTrust, Context, Plan, PlanBuilder, Rules};
 use crate::text::{self, RecipientClass, Text};
 
-/// The answer, as scripts read it.
+/// The explanation, as serialized for scripts.
 #[derive(Debug, Serialize)]
 pub struct Explanation {
     /// Whether the sender sends as the organization.
     #[serde(rename = "sender_is_ours")]
     pub from_us: bool,
-    /// Why it does, or does not.
+    /// The reason.
     pub because: &'static str,
     /// Whether the sender was not found in the directory, although an attribute of the sender could
     /// matter.
@@ -29,31 +29,31 @@ pub struct Explanation {
     pub recipients: Vec<ForRecipient>,
     /// Objects that were looked up.
     pub objects: Vec<Object>,
-    /// What would be owed.
+    /// The copies that would be made.
     pub copies: Vec<Copy>,
-    /// Attribute values that name nobody.
+    /// Attribute values without a usable target.
     pub troubles: Vec<String>,
-    /// People for whose sake nothing is copied, and the objects that say so.
+    /// Exempt people, and the objects that exempt them.
     pub exempt: Vec<(Address, String)>,
-    /// Why the message would be deferred; nothing is decided then.
+    /// The reason the message would be deferred; it is not decided then.
     pub deferred: Option<String>,
-    /// Why nobody would get a text although some are owed one.
+    /// The reason no texts would be added, although some apply.
     pub text_failure: Option<String>,
 }
 
-/// What is said about one recipient.
+/// The explanation for one recipient.
 #[derive(Debug, Serialize)]
 pub struct ForRecipient {
-    /// Who.
+    /// The address.
     pub address: Address,
     /// "inbound", "outbound" or "internal".
     pub direction: &'static str,
-    /// "free", "guarded" (refused with 550), "provisional" (the message decides) or "unavailable"
-    /// (deferred: the guarded mailboxes are not known).
+    /// "free", "guarded" (rejected with 550), "provisional" (the message decides) or "unavailable"
+    /// (deferred: the guarded mailboxes are unknown).
     pub guard: &'static str,
-    /// The guarded mailbox that the recipient is, and how that is told.
+    /// The guarded mailbox that the recipient is, and how it was recognized.
     pub guarded_as: Option<String>,
-    /// Why the guarded mailboxes are not known.
+    /// The reason the guarded mailboxes are unknown.
     pub guard_outage: Option<String>,
     /// The plain text before the body of what this recipient gets; null for none.
     pub prepend: Option<String>,
@@ -61,10 +61,10 @@ pub struct ForRecipient {
     pub append: Option<String>,
 }
 
-/// What the directory says about one address.
+/// The directory's answer about one address.
 #[derive(Debug, Serialize)]
 pub struct Object {
-    /// Who was asked about: an address, or `login NAME`.
+    /// The query: an address, or `login NAME`.
     pub address: String,
     /// "found", "absent" or "unavailable".
     pub answer: &'static str,
@@ -74,7 +74,7 @@ pub struct Object {
     pub steps: Vec<Step>,
     /// Further addresses that the mail goes to.
     pub reached: Vec<Address>,
-    /// Why there was no answer.
+    /// The outage, if there was no answer.
     pub outage: Option<String>,
 }
 
@@ -90,26 +90,26 @@ pub struct Step {
 /// One report or copy.
 #[derive(Debug, Serialize)]
 pub struct Copy {
-    /// Whose settings make it.
+    /// The direction whose settings apply.
     pub direction: &'static str,
     /// "report" or "copy".
     pub format: &'static str,
-    /// Envelope sender of the copy, and where an NDR goes.
+    /// Envelope sender of the copy, and NDR address.
     pub ndr: Address,
-    /// Whom it goes to.
+    /// The journal addresses.
     pub targets: Vec<Target>,
 }
 
 /// One journal address.
 #[derive(Debug, Serialize)]
 pub struct Target {
-    /// It.
+    /// The address.
     pub address: Address,
-    /// Why it is there: a setting, or an attribute of an object.
+    /// The reasons: settings, or attributes of objects.
     pub reasons: Vec<String>,
 }
 
-/// The envelope of a message that somebody asks about.
+/// Builds the envelope of a hypothetical message.
 pub fn envelope(
     sender: Option<Address>,
     recipients: Vec<Address>,
@@ -128,7 +128,7 @@ pub fn envelope(
     }
 }
 
-/// Decides as the service would, with what the directory says now.
+/// Decides as the service would, with the current directory.
 pub async fn explain(
     envelope: &Envelope,
     identities: &Identities,
@@ -205,7 +205,7 @@ pub async fn explain(
     }
 }
 
-/// Why a client is inside or outside.
+/// Returns the reason a client counts as internal or external.
 fn because(envelope: &Envelope, client: ClientTrust, rules: &Rules) -> &'static str {
     let ip = envelope.client.ip;
     let organization = &rules.organization;
@@ -236,7 +236,7 @@ fn tell_texts(classes: &[RecipientClass], recipients: &mut [ForRecipient]) {
     }
 }
 
-/// What the directory says about everybody who was asked about, each step of it.
+/// Returns the directory's answers to all queries, with each step.
 async fn objects(people: &IdentityAnswers, identities: &Identities) -> Vec<Object> {
     let mut objects = Vec::new();
     for (question, answer) in people.iter() {
@@ -255,7 +255,7 @@ async fn objects(people: &IdentityAnswers, identities: &Identities) -> Vec<Objec
         if let Lookup::Unavailable(outage) = answer {
             object.outage = Some(outage.reason.to_string());
         }
-        // Once more, since answers from memory have no steps.
+        // Looked up again, since cached answers have no steps.
         if let Ok(owners) = identities.owners(question).await {
             let people = owners
                 .people

@@ -1,5 +1,5 @@
-//! Answers to questions about no message: what would be journaled to whom, and who is. Asks the
-//! directory, and nothing is sent or kept.
+//! Explanations without a message: what would be journaled, and where each person is journaled.
+//! Reads the directory; sends and stores nothing.
 
 mod coverage;
 mod explain;

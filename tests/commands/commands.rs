@@ -610,7 +610,9 @@ fn a_directory_that_rejects_us_does_not_replace_a_working_one() {
     let at = site.copyist.log_length();
     site.copyist.write_config(&changed);
     site.copyist.hup();
-    let said = site.copyist.wait_for_log(at, "the old settings stay");
+    let said = site
+        .copyist
+        .wait_for_log(at, "keeping the previous configuration");
     assert!(
         said.contains("invalidCredentials") || said.contains("49"),
         "{said}"
@@ -664,8 +666,7 @@ fn reload_keeps_the_old_settings_on_errors_and_applies_new_ones() {
         .write_config(&config.replace("in-ndr@", "other-ndr@"));
     let at = site.copyist.log_length();
     site.copyist.hup();
-    site.copyist
-        .wait_for_log(at, "the new settings are in force");
+    site.copyist.wait_for_log(at, "configuration reloaded");
     assert!(!get(admin, "/readyz").contains("note: "));
     assert!(get(admin, "/metrics").contains("copyist_configuration_refused 0"));
     let content = message("<new@elsewhere.test>", "x");

@@ -575,16 +575,14 @@ fn another_canary_says_that_it_is_meant() {
     }
     assert_eq!(sent(&site, 4), 451);
     site.copyist.hup();
-    site.copyist
-        .wait_for_log(0, "the new settings are in force");
+    site.copyist.wait_for_log(0, "configuration reloaded");
     assert_eq!(sent(&site, 4), 451);
     let canary = format!("[directory]\ncanary = \"{}\"\n", user(1));
     let config = site.config.replace("[directory]\n", &canary);
     site.copyist.write_config(&config);
     let at = site.copyist.log_length();
     site.copyist.hup();
-    site.copyist
-        .wait_for_log(at, "the new settings are in force");
+    site.copyist.wait_for_log(at, "configuration reloaded");
     assert_eq!(sent(&site, 4), 250);
     site.copyist.restart();
     assert_eq!(sent(&site, 4), 250);

@@ -199,5 +199,5 @@ fn domains_that_the_directory_names_are_ours<D: DirectoryServer>() {
     let at = site.copyist.log_length();
     site.copyist.restart();
     site.copyist
-        .wait_for_log(at, "the domains of the last run count");
+        .wait_for_log(at, "using the domains of the last run");
 }

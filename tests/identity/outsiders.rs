@@ -359,7 +359,7 @@ fn no_header_keeps_a_plain_copy_out_of_its_mailbox() {
     let at = site.copyist.log_length();
     site.copyist.write_config(&config);
     site.copyist.hup();
-    (site.copyist).wait_for_log(at, "the new settings are in force");
+    (site.copyist).wait_for_log(at, "configuration reloaded");
     let journal = "journal-3@archive.test";
     let orders = format!(
         "Delivered-To: {journal}\r\nTLS-Required: no\r\nX-MS-Journal-Report:\r\n{}",

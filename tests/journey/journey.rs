@@ -201,8 +201,7 @@ fn without_the_directory_mail_goes_on_where_that_is_wished<D: DirectoryServer>()
         site.copyist
             .write_config(&config.replace("[directory]\n", &wish));
         site.copyist.hup();
-        site.copyist
-            .wait_for_log(at, "the new settings are in force");
+        site.copyist.wait_for_log(at, "configuration reloaded");
         // Nobody has asked for this one, and the journal guard cannot either.
         let content = message(&format!("<{what}@elsewhere.test>"), "x");
         let to = user(JOURNALED + 3 * number);
@@ -393,8 +392,7 @@ fn a_copy_is_the_message_with_our_fields_in_front<D: DirectoryServer>() {
     site.copyist
         .write_config(&config.replace("[inbound]", "[inbound]\nformat = \"copy\""));
     site.copyist.hup();
-    site.copyist
-        .wait_for_log(at, "the new settings are in force");
+    site.copyist.wait_for_log(at, "configuration reloaded");
     let content = message("<copy@elsewhere.test>", "x");
     assert_eq!(
         site.client(OUTSIDE)
@@ -477,8 +475,7 @@ fn ndrs_are_machine_readable_by_rfc_3464_and_rfc_6533() {
     let new = old.replace(&sink, &relay.smtp_addr().to_string());
     fs::write(site.copyist.config_file(), &new).expect("written");
     site.copyist.hup();
-    site.copyist
-        .wait_for_log(0, "the new settings are in force");
+    site.copyist.wait_for_log(0, "configuration reloaded");
     let refused = "Remote-MTA: dns; [127.0.0.1]\nDiagnostic-Code: smtp; 554 5.7.1 ";
     for (number, journal, subject, recipient, attached) in [
         (

@@ -191,9 +191,7 @@ async fn another_token_ends_every_login() {
     std::fs::write(&file, "an0ther-token-than-that").expect("written");
     let from = office.copyist.log_length();
     office.copyist.hup();
-    office
-        .copyist
-        .wait_for_log(from, "the new settings are in force");
+    office.copyist.wait_for_log(from, "configuration reloaded");
     assert_eq!(office.get("/", &[("Cookie", &cookie)]).status, 401);
     assert_eq!(office.page("/").status, 401);
     let bearer = [("Authorization", "Bearer an0ther-token-than-that")];
@@ -620,9 +618,7 @@ async fn settings_say_where_each_comes_from_and_no_secret() {
         .write_config(&text.replace("[relay]", "[relay]\nconnections = 3"));
     let from = office.copyist.log_length();
     office.copyist.hup();
-    office
-        .copyist
-        .wait_for_log(from, "the new settings are in force");
+    office.copyist.wait_for_log(from, "configuration reloaded");
     let page = office.page("/settings").text();
     let (_, row) = page.split_once("<code>connections</code>").expect("there");
     let (_, row) = row

@@ -303,7 +303,7 @@ fn good_and_bad_settings_in_turn_fail_no_session() {
                 spoil(&good),
                 "reload failed; keeping the previous configuration",
             ),
-            (good, "the new settings are in force"),
+            (good, "configuration reloaded"),
         ] {
             let accepted = traffic.accepted();
             let log = site.copyist.log_length();

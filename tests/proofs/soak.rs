@@ -258,7 +258,7 @@ impl Soak {
                 self.site.copyist.hup();
                 self.site
                     .copyist
-                    .wait_for_log(log, "the new settings are in force");
+                    .wait_for_log(log, "configuration reloaded");
             }
         }
         // What had to wait comes at once afterwards.

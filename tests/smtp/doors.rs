@@ -299,7 +299,7 @@ fn a_connection_over_the_limit_is_closed_until_one_ends() {
     let mut copyist = copyist;
     copyist.write_config(&config(&ports(milter, admin, "[limits]\nconnections = 50")));
     copyist.hup();
-    copyist.wait_for_log(from, "the new settings are in force");
+    copyist.wait_for_log(from, "configuration reloaded");
     let mut many: Vec<TcpStream> = (0..40).map(|_| connect(milter)).collect();
     assert!(many.iter_mut().all(is_served));
 }

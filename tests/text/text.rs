@@ -204,8 +204,7 @@ fn a_rejected_version_bounces_to_its_sender() {
     );
     fs::write(site.copyist.config_file(), &new).expect("written");
     site.copyist.hup();
-    site.copyist
-        .wait_for_log(0, "the new settings are in force");
+    site.copyist.wait_for_log(0, "configuration reloaded");
     let content = mail("Message-ID: <refused@elsewhere.test>\r\n", "hello\r\n");
     let reply =
         site.client(INSIDE)
@@ -216,8 +215,7 @@ fn a_rejected_version_bounces_to_its_sender() {
     let from = site.copyist.log_length();
     fs::write(site.copyist.config_file(), old).expect("written");
     site.copyist.hup();
-    site.copyist
-        .wait_for_log(from, "the new settings are in force");
+    site.copyist.wait_for_log(from, "configuration reloaded");
     assert!(
         site.copyist
             .command(&["queue", "retry", "--all"])

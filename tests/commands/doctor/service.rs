@@ -87,7 +87,7 @@ fn files_closed_to_the_services_user_are_found() {
     assert_eq!(names(&site.findings().0), [""; 0]);
     chown(site.path("state/lock"), Some(0), None).expect("the tests run as root");
     let (seen, fix) = only(&site, "state-dir");
-    assert!(seen.contains("belongs to the user root"), "{seen}");
+    assert!(seen.contains("belongs to user root"), "{seen}");
     assert!(site.follow(&fix), "{fix}");
     assert_eq!(names(&site.findings().0), [""; 0]);
 }

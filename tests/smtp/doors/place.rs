@@ -76,7 +76,7 @@ fn a_state_directory_open_to_others_is_rejected_with_the_fix() {
     std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o755)).expect("set");
     let said = copyist.refusal();
     let expected = format!(
-        "{0} is open to other users (its mode is 0755); run: chmod 700 {0}",
+        "{0} is accessible to other users (mode 0755); run: chmod 700 {0}",
         state.display()
     );
     assert!(said.contains(&expected), "{said}");
@@ -121,7 +121,7 @@ fn state_owned_by_another_user_is_rejected_with_the_fix() {
         give(&path, NOBODY);
         let said = copyist.refusal();
         let expected = format!(
-            "{0} belongs to the user nobody, and the service runs as root; run: chown -R root {0}",
+            "{0} belongs to user nobody, but the service runs as root; run: chown -R root {0}",
             path.display()
         );
         assert!(said.contains(&expected), "{said}");
@@ -138,7 +138,7 @@ fn a_remote_state_directory_is_rejected_unless_allowed() {
     let _mounted = Sshfs::mount(&copyist.config_file().with_file_name("real"), &state);
     let said = copyist.refusal();
     let expected = format!(
-        "{} is on a file system that another machine or a program provides (fuse.sshfs)",
+        "{} is on a network or FUSE file system (fuse.sshfs)",
         state.display()
     );
     assert!(said.contains(&expected), "{said}");

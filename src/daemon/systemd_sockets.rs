@@ -1,9 +1,6 @@
-//! Sockets that are open already when the service starts: systemd hands them over
-//! (sd_listen_fds(3)).
-//!
-//! They stay open while the service is away, so that an MTA which connects meanwhile waits instead
-//! of deferring. Each is the one that a `listen` setting names; one that no setting names is a
-//! mistake, for mail sent there would wait for ever.
+//! Socket activation: sockets that systemd passes at the start (sd_listen_fds(3)). They stay open
+//! while the service is down, so that an MTA that connects meanwhile waits instead of deferring.
+//! Each must match a `listen` setting: a client of any other socket would wait for ever.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -14,20 +11,19 @@ use listenfd::ListenFd;
 
 use crate::hook::{ListenAddress, Listener};
 
-/// What was handed over and not taken yet.
+/// Sockets from systemd that are not used yet.
 #[derive(Debug, Default)]
-pub(super) struct Handed {
+pub(super) struct SystemdSockets {
     tcp: Vec<(SocketAddr, TcpListener)>,
     unix: Vec<(PathBuf, UnixListener)>,
 }
 
-/// What cannot be listened on.
+/// Error in the sockets from systemd.
 #[derive(Debug, thiserror::Error)]
-pub enum HandedError {
-    /// Neither a TCP nor a Unix socket that somebody can connect to.
+pub enum SystemdSocketError {
+    /// Not a listening TCP or Unix socket.
     #[error(
-        "descriptor {number} that systemd hands over is no socket to listen on ({cause}); copyist.socket takes lines like \
-         ListenStream=127.0.0.1:8725, with Accept=no"
+        "file descriptor {number} from systemd is not a listening socket ({cause}); use ListenStream=, for example ListenStream=127.0.0.1:8725, and Accept=no in copyist.socket"
     )]
     Kind {
         /// Its number, from 3 on.
@@ -36,10 +32,9 @@ pub enum HandedError {
         #[source]
         cause: io::Error,
     },
-    /// It was not asked for.
+    /// No setting names it.
     #[error(
-        "systemd hands over a socket on {address}, which no listen setting names: take it out of copyist.socket, or set \
-         hook.milter.listen (or listen of [[hook.smtp]], or admin.listen) to it"
+        "systemd passed a socket on {address}, which is in no listen setting; remove it from copyist.socket, or add it to hook.milter.listen, [[hook.smtp]] listen or admin.listen"
     )]
     Unasked {
         /// Its address, or its path.
@@ -47,24 +42,26 @@ pub enum HandedError {
     },
 }
 
-impl Handed {
-    /// What this process was started with. A second call finds nothing.
-    pub(super) fn take() -> Result<Handed, HandedError> {
+impl SystemdSockets {
+    /// Takes the sockets this process was started with. A second call finds none.
+    pub(super) fn take() -> Result<SystemdSockets, SystemdSocketError> {
         let mut given = ListenFd::from_env();
-        let mut handed = Handed::default();
+        let mut handed = SystemdSockets::default();
         for place in 0..given.len() {
             let number = place + 3;
             // Which kind it is, is known by which of these succeeds.
             if let Ok(Some(tcp)) = given.take_tcp_listener(place) {
                 let address = tcp.local_addr();
-                let address = address.map_err(|cause| HandedError::Kind { number, cause })?;
+                let address =
+                    address.map_err(|cause| SystemdSocketError::Kind { number, cause })?;
                 handed.tcp.push((address, tcp));
                 continue;
             }
             let unix = given.take_unix_listener(place);
-            if let Some(unix) = unix.map_err(|cause| HandedError::Kind { number, cause })? {
+            if let Some(unix) = unix.map_err(|cause| SystemdSocketError::Kind { number, cause })? {
                 let address = unix.local_addr();
-                let address = address.map_err(|cause| HandedError::Kind { number, cause })?;
+                let address =
+                    address.map_err(|cause| SystemdSocketError::Kind { number, cause })?;
                 let path = address.as_pathname().map(Path::to_owned);
                 handed.unix.push((path.unwrap_or_default(), unix));
             }
@@ -72,13 +69,13 @@ impl Handed {
         Ok(handed)
     }
 
-    /// The one on this address, if it is among them.
+    /// Takes the TCP socket with this address, if there is one.
     pub(super) fn tcp(&mut self, address: SocketAddr) -> Option<TcpListener> {
         let place = self.tcp.iter().position(|(its, _)| *its == address)?;
         Some(self.tcp.swap_remove(place).1)
     }
 
-    /// The one that a milter listener is for, if it is among them.
+    /// Takes the socket of a milter listener, if there is one.
     pub(super) fn milter(&mut self, listen: &ListenAddress) -> io::Result<Option<Listener>> {
         match listen {
             ListenAddress::Inet(address) => self
@@ -94,12 +91,12 @@ impl Handed {
         }
     }
 
-    /// Nothing may be left.
-    pub(super) fn finish(self) -> Result<(), HandedError> {
+    /// Fails if a socket is left over.
+    pub(super) fn finish(self) -> Result<(), SystemdSocketError> {
         let tcp = self.tcp.iter().map(|(address, _)| address.to_string());
         let unix = self.unix.iter().map(|(path, _)| path.display().to_string());
         match tcp.chain(unix).next() {
-            Some(address) => Err(HandedError::Unasked { address }),
+            Some(address) => Err(SystemdSocketError::Unasked { address }),
             None => Ok(()),
         }
     }
