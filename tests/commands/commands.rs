@@ -1,9 +1,9 @@
 //! The commands and the service's signals, as an operator uses them.
 
 use crate::lab;
+mod escaping;
 mod health;
 mod remedies;
-mod shown;
 
 use std::process::Output;
 

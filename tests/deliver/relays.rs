@@ -2,7 +2,7 @@
 //! smtp(8).
 
 use crate::{bench, faulty, lab};
-mod beside;
+mod beside_postfix;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -304,7 +304,7 @@ async fn a_relay_is_reached_at_any_of_its_addresses() {
         assert_eq!(sound.seen().messages.len(), 3);
     }
     let ports = relays.iter().map(|(_, sound)| sound.address().port());
-    let postfix = beside::beside_at_two_addresses(&ports.collect::<Vec<_>>());
+    let postfix = beside_postfix::beside_at_two_addresses(&ports.collect::<Vec<_>>());
     for n in 0..relays.len() {
         assert_eq!(by_postfix(&postfix, n), "sent");
     }

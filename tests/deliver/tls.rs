@@ -15,8 +15,8 @@ use copyist::directory::{Directory, Lookup, Source};
 use copyist::mail::Address;
 use copyist::secret::Secret;
 use lab::{
-    Access, Certificates, Client, DirectoryServer, Door, DoorOptions, Flaw, OUTSIDE, Postfix,
-    PostfixOptions, Slapd, SmtpSink, need, run,
+    Access, Certificates, Client, DirectoryServer, Flaw, ListenerOptions, ListenerSite, OUTSIDE,
+    Postfix, PostfixOptions, Slapd, SmtpSink, need, run,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -278,18 +278,18 @@ async fn a_relay_with_outdated_tls_gets_mail_in_the_clear_or_none() {
         let line = postfix.wait_for_log("to=<b@c.test>");
         assert!(line.contains("status=sent"), "{name}: {line}");
         // The same in front of a server, which is asked in the same way.
-        let door = Door::start(
+        let agent = ListenerSite::start(
             SmtpSink::start_keeping(),
-            &DoorOptions {
+            &ListenerOptions {
                 listen: None,
                 next_hop: address,
                 attributes: ["journal"; 3],
                 people: "dn: cn=eve,dc=corp\ncn: eve\nmail: eve@corp.example\n",
-                door: "next_hop_tls = \"opportunistic\"",
+                listener: "next_hop_tls = \"opportunistic\"",
                 lines: "",
             },
         );
-        let mut client = Client::connect_from(OUTSIDE, door.address);
+        let mut client = Client::connect_from(OUTSIDE, agent.address);
         let sent = client.send_message("a@elsewhere.test", &["eve@corp.example"], "x\r\n");
         assert_eq!(sent.code, 250, "{name}: {sent:?}");
     }

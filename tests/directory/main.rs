@@ -6,11 +6,11 @@ mod lab;
 #[path = "scripted.rs"]
 mod scripted;
 
-mod absence;
 mod directory_faults;
 mod directory_slapd;
 mod groups;
-mod places;
+mod hidden_attributes;
+mod inheritance;
 mod scale;
 mod spellings;
 mod targets;

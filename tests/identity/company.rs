@@ -6,7 +6,7 @@
 //! shares nothing with the library.
 
 use crate::lab;
-mod made;
+mod generated;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -16,11 +16,11 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use generated::{Company, DOMAINS, From, LOCAL, MAIN, Mail, Size};
 use lab::{
     Chance, Client, Copyist, DirectoryServer, INSIDE, OUTSIDE, PATIENCE, Postfix, PostfixOptions,
     Report, Sent, Slapd, SmtpSink, free_port, need, wait,
 };
-use made::{Company, DOMAINS, From, LOCAL, MAIN, Mail, Size};
 
 /// Clients that send at a time.
 const CLIENTS: usize = 4;

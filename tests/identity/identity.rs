@@ -127,7 +127,7 @@ struct Site<D> {
     copyist: Copyist,
     mail: SmtpSink,
     relay: SmtpSink,
-    door: SocketAddr,
+    submission: SocketAddr,
     _directory: D,
 }
 
@@ -170,7 +170,7 @@ impl<D: DirectoryServer> Site<D> {
             },
             &services,
         );
-        let (hook, door) = match place {
+        let (hook, submission) = match place {
             Place::Milter => (
                 format!("[hook.milter]\nlisten = [\"inet:127.0.0.1:{ours}\"]\n"),
                 postfix.smtp_addr(),
@@ -210,7 +210,7 @@ impl<D: DirectoryServer> Site<D> {
             copyist,
             mail,
             relay,
-            door,
+            submission,
             _directory: directory,
         }
     }
@@ -224,7 +224,7 @@ impl<D: DirectoryServer> Site<D> {
         to: &str,
         id: &str,
     ) -> (u16, String) {
-        let mut client = Client::connect_from(from, self.door);
+        let mut client = Client::connect_from(from, self.submission);
         if let Some(login) = login {
             let reply = client.say(&format!("XCLIENT ADDR=198.51.100.7 LOGIN={login}"));
             assert!(reply.code < 400, "{reply:?}");

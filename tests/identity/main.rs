@@ -8,5 +8,5 @@ mod address_maps;
 mod company;
 mod guard;
 mod identity;
-mod inside;
+mod internal_clients;
 mod outsiders;

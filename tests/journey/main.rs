@@ -6,5 +6,5 @@ mod lab;
 
 mod clock;
 mod journey;
-mod lab_itself;
+mod lab_checks;
 mod pipeline;

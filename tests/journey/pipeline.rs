@@ -1,7 +1,7 @@
-//! The journey without an MTA: what no MTA lets a test say, said to the pipeline and to the milter
-//! door.
+//! The journey without an MTA: input that no MTA would send, given to the pipeline and to the milter
+//! listener.
 
-mod own;
+mod own_reports;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -206,13 +206,13 @@ async fn an_unreadable_directory_defers() {
     panic!("the missing file is not missed");
 }
 
-/// What the milter door answers to RCPT with these bytes; `None`: it goes on.
+/// What the milter listener answers to RCPT with these bytes; `None`: it goes on.
 async fn rcpt(pipeline: Pipeline, path: &[u8]) -> Option<String> {
     let listen: ListenAddress = "inet:127.0.0.1:0".parse().expect("an address");
     let listener = Listener::bind(&listen, UnixSocketSettings::default())
         .await
         .expect("bound");
-    let door = listener.local_addr().expect("TCP");
+    let address = listener.local_addr().expect("TCP");
     let (stop, sessions) = (CancellationToken::new(), TaskTracker::new());
     let pipeline = Arc::new(ArcSwap::from_pointee(pipeline));
     let serving = tokio::spawn(serve_milter(
@@ -223,7 +223,7 @@ async fn rcpt(pipeline: Pipeline, path: &[u8]) -> Option<String> {
         sessions.clone(),
         stop.clone(),
     ));
-    let mut stream = TcpStream::connect(door).await.expect("connected");
+    let mut stream = TcpStream::connect(address).await.expect("connected");
     let mut say = BytesMut::new();
     let offer = Offer {
         version: VERSION,
@@ -249,7 +249,7 @@ async fn rcpt(pipeline: Pipeline, path: &[u8]) -> Option<String> {
             assert_ne!(
                 stream.read_buf(frames.space()).await.expect("read"),
                 0,
-                "the door closed"
+                "the listener closed"
             );
         }
     }

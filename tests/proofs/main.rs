@@ -6,9 +6,9 @@ mod lab;
 use std::sync::{LockResult, Mutex, MutexGuard};
 
 mod chaos;
-mod door_speed;
 mod endurance;
 mod hostile;
+mod listener_speed;
 mod load;
 mod soak;
 mod speed;

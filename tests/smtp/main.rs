@@ -4,6 +4,6 @@
 mod lab;
 
 mod activation;
-mod doors;
+mod listeners;
 mod proxy;
 mod proxy_mtas;

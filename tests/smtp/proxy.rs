@@ -1,15 +1,15 @@
-//! The SMTP door: what passes, what the next server says, and what is owed then.
+//! The SMTP listener: what passes, replies of the next hop, and what is queued then.
 
 use crate::lab;
-mod answers;
-mod crowds;
+mod connection_limits;
+mod replies;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use lab::{
-    Chance, Client, Door, DoorOptions, Mood, NextHop, OUTSIDE, PATIENCE, Report, SmtpSink, Taken,
-    message, setting,
+    Chance, Client, ListenerOptions, ListenerSite, Mood, NextHop, OUTSIDE, PATIENCE, Report,
+    SmtpSink, Taken, message, setting,
 };
 
 const PEOPLE: &str = "dn: cn=dan,dc=corp\ncn: dan\nmail: dan@corp.example\njournal: journal@archive.test\n\n\
@@ -17,31 +17,31 @@ const PEOPLE: &str = "dn: cn=dan,dc=corp\ncn: dan\nmail: dan@corp.example\njourn
 
 /// The service in front of a next server.
 struct Proxied {
-    door: Door,
+    agent: ListenerSite,
     next: NextHop,
 }
 
 impl Proxied {
-    /// `door` are lines of `[[hook.smtp]]`, `lines` of the rest.
-    fn start(door: &str, lines: &str) -> Proxied {
-        Proxied::before(NextHop::start(), door, lines)
+    /// `listener` are lines of `[[hook.smtp]]`, `lines` of the rest.
+    fn start(listener: &str, lines: &str) -> Proxied {
+        Proxied::before(NextHop::start(), listener, lines)
     }
 
-    fn before(next: NextHop, door: &str, lines: &str) -> Proxied {
-        let options = DoorOptions {
+    fn before(next: NextHop, listener: &str, lines: &str) -> Proxied {
+        let options = ListenerOptions {
             listen: None,
             next_hop: next.address(),
             attributes: ["journal"; 3],
             people: PEOPLE,
-            door: &format!("next_hop_timeout = \"2s\"\n{door}"),
+            listener: &format!("next_hop_timeout = \"2s\"\n{listener}"),
             lines: &format!("[delivery]\nretry = {{ first = \"1s\", max = \"1s\" }}\n{lines}"),
         };
-        let door = Door::start(SmtpSink::start_keeping(), &options);
-        Proxied { door, next }
+        let agent = ListenerSite::start(SmtpSink::start_keeping(), &options);
+        Proxied { agent, next }
     }
 
     fn client(&self) -> Client {
-        Client::connect_from(OUTSIDE, self.door.address)
+        Client::connect_from(OUTSIDE, self.agent.address)
     }
 
     /// Sends a message to Dan, who is journaled; gives the answer's code.
@@ -92,7 +92,7 @@ fn a_path_without_brackets_is_passed_on_with_them() {
             "RCPT TO:<dan@corp.example>"
         ]
     );
-    assert_eq!(site.door.reports().len(), 1);
+    assert_eq!(site.agent.reports().len(), 1);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_message_passes_as_it_was_said_and_its_report_follows() {
         String::from_utf8_lossy(&taken[0].data),
         on_the_wire(&content)
     );
-    let reports = site.door.reports();
+    let reports = site.agent.reports();
     assert_eq!(reports.len(), 1);
     assert_eq!(reports[0].about, "<verbatim@elsewhere.test>");
     assert!(!is_unsure(&reports[0]));
@@ -169,7 +169,7 @@ fn the_next_hop_s_reply_decides_about_the_report() {
                 usize::from(is_taken),
                 "{mode} {mood:?}"
             );
-            let reports = site.door.reports();
+            let reports = site.agent.reports();
             let about: Vec<&str> = reports.iter().map(|report| report.about.as_str()).collect();
             assert_eq!(
                 about,
@@ -197,8 +197,8 @@ fn a_message_whose_end_was_not_sent_has_no_report() {
             .client()
             .send_message("a@elsewhere.test", &["dan@corp.example"], &large);
         assert_eq!(answer.code, 451, "{mode}: {answer:?}");
-        assert_eq!(site.door.copyist.owed(), 0);
-        assert_eq!(site.door.relay.count(), 0);
+        assert_eq!(site.agent.copyist.owed(), 0);
+        assert_eq!(site.agent.relay.count(), 0);
     }
 }
 
@@ -218,7 +218,7 @@ fn a_recipient_rejected_by_the_next_hop_is_not_journaled() {
         client.say("DATA");
         let content = message("<some@elsewhere.test>", "x");
         assert_eq!(client.content(&content).code, 250);
-        let reports = site.door.reports();
+        let reports = site.agent.reports();
         assert!(!reports[0].text.contains("nobody@"), "{}", reports[0].text);
     }
 }
@@ -234,12 +234,12 @@ fn a_report_reserved_by_a_killed_service_is_sent_with_a_note() {
     client.say("DATA");
     let sending =
         std::thread::spawn(move || client.try_content(&message("<held@elsewhere.test>", "x")));
-    lab::wait("it is held", PATIENCE, || site.door.copyist.owed() == 1);
-    assert_eq!(site.door.relay.count(), 0, "it waits");
-    site.door.copyist.kill9();
+    lab::wait("it is held", PATIENCE, || site.agent.copyist.owed() == 1);
+    assert_eq!(site.agent.relay.count(), 0, "it waits");
+    site.agent.copyist.kill9();
     assert!(sending.join().expect("sent").is_err(), "nobody said yes");
-    site.door.copyist.restart();
-    let reports = site.door.reports();
+    site.agent.copyist.restart();
+    let reports = site.agent.reports();
     assert_eq!(reports[0].about, "<held@elsewhere.test>");
     assert!(is_unsure(&reports[0]), "{}", reports[0].text);
 }
@@ -248,7 +248,7 @@ const TEXTS: &str =
     "[outbound.append]\ntext = \"for outside\"\n[internal.append]\ntext = \"for inside\"\n";
 
 fn send_to_both(site: &Proxied) -> u16 {
-    let mut client = Client::connect_from(lab::INSIDE, site.door.address);
+    let mut client = Client::connect_from(lab::INSIDE, site.agent.address);
     let to = ["dan@corp.example", "x@elsewhere.test", "eve@corp.example"];
     client
         .send_message(
@@ -275,7 +275,7 @@ fn each_recipient_class_gets_its_text_in_its_own_transaction() {
         assert_eq!(one.envelope.len(), if inside { 3 } else { 2 });
     }
     // One for the outbound copy of the sender, one for the internal one; no version is owed.
-    let reports = site.door.reports();
+    let reports = site.agent.reports();
     assert!(
         reports
             .iter()
@@ -290,11 +290,11 @@ fn a_version_the_next_hop_defers_is_delivered_by_the_relay() {
     assert_eq!(send_to_both(&site), 250);
     assert_eq!(site.next.taken().len(), 1);
     lab::wait("nothing is owed", PATIENCE, || {
-        site.door.copyist.owed() == 0
+        site.agent.copyist.owed() == 0
     });
     let mut versions = Vec::new();
     let is_report = |text: &str| text.contains("X-MS-Journal-Report");
-    site.door.relay.harvest(
+    site.agent.relay.harvest(
         |_| true,
         |text| versions.extend((!is_report(text)).then(|| text.to_owned())),
     );
@@ -329,7 +329,7 @@ fn after_a_queue_nothing_is_rejected_permanently() {
         assert_eq!(answer.code / 100, class, "{mode}: {answer:?}");
         assert_eq!(site.send("<after@elsewhere.test>"), 250);
         assert_eq!(site.next.taken().len(), 1);
-        assert_eq!(site.door.reports().len(), 1);
+        assert_eq!(site.agent.reports().len(), 1);
     }
 }
 
@@ -350,7 +350,7 @@ fn a_forged_seal_is_removed_and_the_message_journaled() {
         .client()
         .send_message("ndr@corp.example", &["dan@corp.example"], &content);
     assert_eq!(answer.code, 250, "{answer:?}");
-    let reports = site.door.reports();
+    let reports = site.agent.reports();
     assert_eq!(reports[0].original, content.replace("\r\n", "\n"));
     let taken = site.next.taken();
     let passed = String::from_utf8_lossy(&taken[0].data);
@@ -367,21 +367,21 @@ fn our_own_report_passes_only_with_its_original_body() {
     let people = PEOPLE.replace("journal: journal@archive.test", "journal: eve@corp.example");
     let people = format!("{people}journal: journal@archive.test\n");
     let file = site
-        .door
+        .agent
         .copyist
         .config_file()
         .with_file_name("people.ldif");
     lab::write(&file, &people);
-    let config = std::fs::read_to_string(site.door.copyist.config_file()).expect("written");
+    let config = std::fs::read_to_string(site.agent.copyist.config_file()).expect("written");
     let (_, config) = config.split_once('\n').expect("state_dir stands first");
     let domains = "domains = [\"corp.example\"]";
     let with_mailbox = format!("{domains}\njournal_mailboxes = [\"eve@corp.example\"]");
-    site.door
+    site.agent
         .copyist
         .write_config(&config.replace(domains, &with_mailbox));
-    site.door.copyist.restart();
+    site.agent.copyist.restart();
     assert_eq!(site.send("<first@elsewhere.test>"), 250);
-    let reports = site.door.reports();
+    let reports = site.agent.reports();
     let (sender, sent) = (&reports[0].sender, as_sent(&reports[0]));
     site.next.forget();
     let send = |content: &str| {
@@ -390,7 +390,7 @@ fn our_own_report_passes_only_with_its_original_body() {
             .send_message(sender, &["eve@corp.example"], content)
     };
     assert_eq!(send(&sent).code, 250);
-    assert!(site.door.reports().is_empty(), "it was journaled");
+    assert!(site.agent.reports().is_empty(), "it was journaled");
     let taken = site.next.taken();
     let passed = String::from_utf8_lossy(&taken[0].data);
     assert_eq!(passed, on_the_wire(&sent));
@@ -412,7 +412,7 @@ fn a_message_that_goes_round_is_journaled_and_refused() {
             answer.text.starts_with(&format!("{class}.4.6")),
             "{answer:?}"
         );
-        let reports = site.door.reports();
+        let reports = site.agent.reports();
         assert_eq!(reports[0].original, content.replace("\r\n", "\n"));
         assert!(site.next.taken().is_empty(), "{mode}");
     }
@@ -432,7 +432,7 @@ fn played(server: SocketAddr, wire: &[u8]) -> String {
 fn bare_line_breaks_are_rejected_or_fixed_but_never_end_data() {
     let smuggled = "EHLO c\r\nMAIL FROM:<a@elsewhere.test>\r\nRCPT TO:<dan@corp.example>\r\nDATA\r\nMessage-ID: <bare@e>\r\n\r\n\
                     one\n.\nMAIL FROM:<smuggled@corp.example>\r\n\n.\r\nRCPT TO:<x@y>\r.\r\r\n.\r\nQUIT\r\n";
-    for (door, codes, taken) in [
+    for (listener, codes, taken) in [
         ("", "550", 0),
         ("bare_newline = \"normalize\"", "250", 1),
         ("mode = \"after-queue\"", "250", 1),
@@ -442,11 +442,11 @@ fn bare_line_breaks_are_rejected_or_fixed_but_never_end_data() {
             0,
         ),
     ] {
-        let site = Proxied::start(door, "");
-        let said = played(site.door.address, smuggled.as_bytes());
+        let site = Proxied::start(listener, "");
+        let said = played(site.agent.address, smuggled.as_bytes());
         let last = said.lines().rev().nth(1).unwrap_or_default();
-        assert!(last.starts_with(codes), "{door}: {said}");
-        assert_eq!(site.next.taken().len(), taken, "{door}");
+        assert!(last.starts_with(codes), "{listener}: {said}");
+        assert_eq!(site.next.taken().len(), taken, "{listener}");
         let commands = site.next.commands();
         assert!(
             !commands.iter().any(|line| line.contains("smuggled")),
@@ -484,7 +484,7 @@ fn a_bare_line_break_in_a_chunk_is_refused_wherever_it_stands() {
             first.len(),
             last.len()
         );
-        let said = played(site.door.address, wire.as_bytes());
+        let said = played(site.agent.address, wire.as_bytes());
         let answer = said.lines().rev().nth(1).unwrap_or_default();
         assert!(answer.starts_with(code), "{chunks:?}: {said}");
     }
@@ -603,7 +603,7 @@ fn transactions_reach_the_next_hop_unchanged() {
     for some in wires.chunks(10) {
         let wire = [&b"EHLO client.test\r\n"[..], &some.concat(), b"QUIT\r\n"].concat();
         played(direct.address(), &wire);
-        played(site.door.address, &wire);
+        played(site.agent.address, &wire);
     }
     let (straight, through) = (joined(direct.taken()), joined(site.next.taken()));
     assert_eq!(straight.len(), count);
@@ -620,7 +620,7 @@ fn transactions_reach_the_next_hop_unchanged() {
 
 /// What the log says of journaled messages.
 fn directions(site: &Proxied) -> Vec<String> {
-    let reports = site.door.reports();
+    let reports = site.agent.reports();
     let reasons = reports.iter().map(|report| {
         let reason = report
             .text
@@ -659,7 +659,7 @@ fn a_client_authenticated_by_the_next_hop_is_internal() {
         "once is enough"
     );
     assert!(
-        !site.door.copyist.log().contains("c2VjcmV0"),
+        !site.agent.copyist.log().contains("c2VjcmV0"),
         "no password is logged"
     );
     client.quit();
@@ -683,7 +683,7 @@ fn only_trusted_servers_may_forward_client_identity() {
     assert_eq!(client.say("XFORWARD IDENT=4QUEUE").code, 250);
     assert_eq!(to_dan(&mut client, "<forwarded@elsewhere.test>"), 250);
     assert_eq!(directions(&site), ["inbound"]);
-    site.door.copyist.wait_for_log(0, "4QUEUE");
+    site.agent.copyist.wait_for_log(0, "4QUEUE");
     client.say("XFORWARD ADDR=127.0.0.2");
     assert_eq!(to_dan(&mut client, "<trusted@corp.example>"), 250);
     assert_eq!(directions(&site), ["internal"], "a trusted network");
@@ -712,9 +712,9 @@ fn a_load_balancer_says_whose_connection_it_passes_on() {
     let site = Proxied::start("proxy_protocol = true", "");
     let wire = "PROXY TCP4 127.0.0.2 192.0.2.1 4711 25\r\nEHLO c\r\nMAIL FROM:<dan@corp.example>\r\nRCPT TO:<dan@corp.example>\r\n\
                 DATA\r\nMessage-ID: <proxied@corp.example>\r\n\r\nx\r\n.\r\nQUIT\r\n";
-    assert!(played(site.door.address, wire.as_bytes()).contains("queued as it came"));
+    assert!(played(site.agent.address, wire.as_bytes()).contains("queued as it came"));
     assert_eq!(directions(&site), ["internal"]);
-    let mut stream = TcpStream::connect(site.door.address).expect("it listens");
+    let mut stream = TcpStream::connect(site.agent.address).expect("it listens");
     stream.write_all(b"EHLO c\r\nQUIT\r\n").expect("taken");
     let mut said = String::new();
     // It is closed with what was sent unread, which TCP tells as an error.
@@ -742,7 +742,7 @@ fn next_hop_connections_are_reused_and_replaced_when_closed() {
     assert_eq!(site.next.connections(), 1);
     // Nobody is taken for the client before.
     let said = played(
-        site.door.address,
+        site.agent.address,
         b"MAIL FROM:<a@elsewhere.test>\r\nQUIT\r\n",
     );
     assert!(said.contains("503 5.5.1 Send EHLO first"), "{said}");
@@ -754,7 +754,7 @@ fn next_hop_connections_are_reused_and_replaced_when_closed() {
 #[test]
 fn nothing_is_taken_while_the_next_server_is_away() {
     let site = Proxied::before(NextHop::nowhere(), "", "");
-    let said = played(site.door.address, b"");
+    let said = played(site.agent.address, b"");
     assert!(said.starts_with("421 4.4.1 "), "{said}");
-    site.door.copyist.wait_for_log(0, "cannot be reached");
+    site.agent.copyist.wait_for_log(0, "cannot be reached");
 }

@@ -1,4 +1,4 @@
-//! The SMTP door between real mail servers, on both sides of a queue, and behind a client that logs
+//! The SMTP listener between real mail servers, on both sides of a queue, and behind a client that logs
 //! in.
 
 use crate::lab;
@@ -8,8 +8,8 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use lab::{
-    Certificates, Client, Door, DoorOptions, INSIDE, NextHop, OUTSIDE, PATIENCE, Ports, Postfix,
-    PostfixOptions, Report, SmtpSink, Unpacked, free_port, message, need,
+    Certificates, Client, INSIDE, ListenerOptions, ListenerSite, NextHop, OUTSIDE, PATIENCE, Ports,
+    Postfix, PostfixOptions, Report, SmtpSink, Unpacked, free_port, message, need,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -23,20 +23,20 @@ const TEXTS: &str =
     "[outbound.append]\ntext = \"for outside\"\n[internal.append]\ntext = \"for inside\"\n";
 
 /// The service, with a report's direction told by its archive.
-struct Agent(Door);
+struct Agent(ListenerSite);
 
 impl Agent {
-    /// `door` are lines of `[[hook.smtp]]`, `lines` of the rest.
-    fn start(listen: SocketAddr, next_hop: SocketAddr, door: &str, lines: &str) -> Agent {
-        let options = DoorOptions {
+    /// `listener` are lines of `[[hook.smtp]]`, `lines` of the rest.
+    fn start(listen: SocketAddr, next_hop: SocketAddr, listener: &str, lines: &str) -> Agent {
+        let options = ListenerOptions {
             listen: Some(listen),
             next_hop,
             attributes: ["in", "out", "intern"],
             people: PEOPLE,
-            door,
+            listener,
             lines,
         };
-        Agent(Door::start(SmtpSink::start_keeping(), &options))
+        Agent(ListenerSite::start(SmtpSink::start_keeping(), &options))
     }
 
     /// The reports that have come once nothing is owed any more, by the archive they went to.
@@ -314,12 +314,12 @@ fn a_queue_that_does_not_say_whose_mail_it_is(start: fn(Ports) -> Unpacked) {
         out: sink.address().port(),
     };
     let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let door = format!(
+    let listener = format!(
         "mode = \"after-queue\"\ndirection = \"inbound\"\n[[hook.smtp]]\nlisten = \"127.0.0.1:{}\"\n\
          next_hop = \"127.0.0.1:{}\"\nmode = \"after-queue\"\ndirection = \"outbound\"",
         ports.outbound, ports.back
     );
-    let agent = Agent::start(local(ports.inbound), local(ports.back), &door, TEXTS);
+    let agent = Agent::start(local(ports.inbound), local(ports.back), &listener, TEXTS);
     let server = start(ports);
     let send = |from, sender, to: &[&str], id| {
         let mut client = Client::connect_from(from, server.smtp_addr());
@@ -412,13 +412,13 @@ fn swaks(server: SocketAddr, id: &str, arguments: &[&str]) -> Output {
 
 /// A service that offers STARTTLS in front of this server.
 fn with_starttls(certificates: &Certificates, address: SocketAddr, next: &NextHop) -> Agent {
-    let door = format!(
+    let listener = format!(
         "tls = \"starttls\"\ncert_file = \"{}\"\nkey_file = \"{}\"",
         certificates.certificate().display(),
         certificates.key().display()
     );
     lab::set_mode(&certificates.key(), 0o600);
-    Agent::start(address, next.address(), &door, "")
+    Agent::start(address, next.address(), &listener, "")
 }
 
 #[test]

@@ -1,15 +1,18 @@
-//! What the SMTP door costs: the same load through Copyist, through a forwarder that only copies
+//! What the SMTP listener costs: the same load through Copyist, through a forwarder that only copies
 //! bytes, and without anything between, one after the other in each round.
 //!
 //! Every message must come through, with its report where there is to be one. The ratios are
-//! printed and not judged: `cargo test --test proofs door_speed:: -- --nocapture`. `tests/proof/door` runs
+//! printed and not judged: `cargo test --test proofs listener_speed:: -- --nocapture`. `tests/proof/listener` runs
 //! the long form; it sets these: `MESSAGES` in a round, and `ROUNDS`.
 
 use crate::lab;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use lab::{Door, DoorOptions, FaultProxy, Postfix, PostfixOptions, SmtpSink, setting, smtp_source};
+use lab::{
+    FaultProxy, ListenerOptions, ListenerSite, Postfix, PostfixOptions, SmtpSink, setting,
+    smtp_source,
+};
 
 const PEOPLE: &str = "dn: cn=dan,dc=corp\ncn: dan\nmail: dan@corp.example\njournal: journal@archive.test\n\n\
                       dn: cn=eve,dc=corp\ncn: eve\nmail: eve@corp.example\n";
@@ -25,16 +28,16 @@ const SIZE: &str = "10240";
 /// Until a round has come through.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-fn door(next_hop: SocketAddr) -> Door {
-    let options = DoorOptions {
+fn agent(next_hop: SocketAddr) -> ListenerSite {
+    let options = ListenerOptions {
         listen: None,
         next_hop,
         attributes: ["journal"; 3],
         people: PEOPLE,
-        door: "mode = \"after-queue\"\ndirection = \"inbound\"",
+        listener: "mode = \"after-queue\"\ndirection = \"inbound\"",
         lines: "",
     };
-    Door::start(SmtpSink::start(), &options)
+    ListenerSite::start(SmtpSink::start(), &options)
 }
 
 /// A way to the sink at its end.
@@ -46,7 +49,7 @@ struct Way {
     sink: SmtpSink,
     /// Messages a second, of each round.
     rates: Vec<f64>,
-    door: Option<Door>,
+    agent: Option<ListenerSite>,
     /// Held, or it ends.
     _forwarder: Option<FaultProxy>,
     _postfix: Option<Postfix>,
@@ -69,7 +72,7 @@ impl Way {
             Between::Forwarder => forwarder
                 .insert(FaultProxy::start(sink.address()))
                 .address(),
-            Between::Copyist => copyist.insert(door(sink.address())).address,
+            Between::Copyist => copyist.insert(agent(sink.address())).address,
         };
         let postfix = is_by_postfix.then(|| {
             let options = PostfixOptions {
@@ -88,7 +91,7 @@ impl Way {
             to,
             sink,
             rates: Vec::new(),
-            door: copyist,
+            agent: copyist,
             _forwarder: forwarder,
             _postfix: postfix,
         }
@@ -121,9 +124,9 @@ impl Way {
         self.sink.wait_for(before + messages, PATIENCE);
         self.rates
             .push(messages as f64 / begun.elapsed().as_secs_f64());
-        if let Some(door) = &self.door {
+        if let Some(agent) = &self.agent {
             // Before the next way has its turn.
-            lab::wait("nothing is owed", PATIENCE, || door.copyist.owed() == 0);
+            lab::wait("nothing is owed", PATIENCE, || agent.copyist.owed() == 0);
         }
     }
 
@@ -155,9 +158,9 @@ fn compare(what: &str, is_by_postfix: bool) {
         let (rate, beside) = (way.median(), way.median() / ways[0].median());
         println!("{what} -> {:<26} {rate:6.0}/s  {beside:.2}", way.name);
         assert_eq!(way.sink.count(), messages * rounds, "{}", way.name);
-        if let Some(door) = &way.door {
+        if let Some(agent) = &way.agent {
             let journaled = if way.to == DAN { messages * rounds } else { 0 };
-            assert_eq!(door.relay.count(), journaled, "{}", way.name);
+            assert_eq!(agent.relay.count(), journaled, "{}", way.name);
         }
     }
 }

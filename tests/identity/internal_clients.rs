@@ -21,8 +21,8 @@ const DAN: usize = 3;
 /// Journaled to nobody.
 const EVE: usize = 5;
 
-/// Postfix with Copyist as the milter of its own door, of a submission service with a milter of its
-/// own, and of a door by which a content filter brings mail back. Dropped from the top.
+/// Postfix with Copyist as the milter of its own listener, of a submission service with a milter of its
+/// own, and of a listener by which a content filter brings mail back. Dropped from the top.
 struct Site {
     postfix: Postfix,
     copyist: Copyist,
@@ -84,14 +84,14 @@ impl Site {
 
     fn send_at(
         &self,
-        door: SocketAddr,
+        server: SocketAddr,
         by: IpAddr,
         login: Option<&str>,
         from: &str,
         to: &[&str],
         content: &str,
     ) -> u16 {
-        let mut client = Client::connect_from(by, door);
+        let mut client = Client::connect_from(by, server);
         if let Some(login) = login {
             let reply = client.say(&format!("XCLIENT ADDR=198.51.100.7 LOGIN={login}"));
             assert!(reply.code < 400, "{reply:?}");
@@ -156,7 +156,7 @@ fn mail_from_a_gateway_is_inbound_and_guarded() {
                 }
             }
         }
-        // A filter behind the queue brings it back from this machine: at that door the client is
+        // A filter behind the queue brings it back from this machine: at that listener the client is
         // loopback.
         let id = "<again@elsewhere.test>";
         let code = site.send_at(

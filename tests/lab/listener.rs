@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use super::{Copyist, PATIENCE, Report, SmtpSink, free_port, wait, write};
 
-/// What a door stands in front of, and how it is set.
-pub struct DoorOptions<'a> {
+/// The next hop, directory and settings of a ListenerSite.
+pub struct ListenerOptions<'a> {
     /// Where it listens; a free port without it.
     pub listen: Option<SocketAddr>,
     /// The server behind it.
@@ -15,21 +15,21 @@ pub struct DoorOptions<'a> {
     /// The directory, as LDIF. The domain is `corp.example`.
     pub people: &'a str,
     /// More lines of `[[hook.smtp]]`.
-    pub door: &'a str,
+    pub listener: &'a str,
     /// More sections.
     pub lines: &'a str,
 }
 
 /// The service, and the relay of its reports.
-pub struct Door {
+pub struct ListenerSite {
     pub copyist: Copyist,
     pub address: SocketAddr,
     pub relay: SmtpSink,
 }
 
-impl Door {
+impl ListenerSite {
     /// Starts it; whoever comes from [`INSIDE`](super::INSIDE) is one of ours.
-    pub fn start(relay: SmtpSink, options: &DoorOptions<'_>) -> Door {
+    pub fn start(relay: SmtpSink, options: &ListenerOptions<'_>) -> ListenerSite {
         let address =
             (options.listen).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let sides = ["inbound", "outbound", "internal"].into_iter();
@@ -64,14 +64,14 @@ next_hop = "{}"
 "#,
             relay.address(),
             options.next_hop,
-            options.door,
+            options.listener,
             options.lines,
         );
         let mut copyist = Copyist::install(&config);
         let directory = copyist.config_file().with_file_name("people.ldif");
         write(&directory, options.people);
         copyist.restart();
-        Door {
+        ListenerSite {
             copyist,
             address,
             relay,

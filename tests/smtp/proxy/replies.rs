@@ -8,14 +8,14 @@ const MORE: &str = "250 2.0.0 and one more\r\n";
 /// Whether a message that the next server refuses is refused, and has no report.
 fn refuses(site: &Proxied, what: &str) {
     // Of the messages before.
-    site.door.reports();
+    site.agent.reports();
     site.next.be(Mood::RefusesMessage);
     assert_eq!(
         site.send(&format!("<{what}@elsewhere.test>")),
         550,
         "{what}"
     );
-    assert_eq!(site.door.reports().len(), 0, "{what}");
+    assert_eq!(site.agent.reports().len(), 0, "{what}");
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn an_answer_too_many_ends_the_session_that_it_comes_in() {
     let content = message("<after@corp.example>", "text");
     let sent = client.send_message("a@elsewhere.test", &["dan@corp.example"], &content);
     assert_eq!(sent.code, 421, "{}", sent.text);
-    site.door
+    site.agent
         .copyist
         .wait_for_log(0, "said something that nobody asked for");
     // Its own farewell is no answer too many.
@@ -64,6 +64,6 @@ fn an_early_reply_is_not_taken_as_the_reply_to_the_message() {
     site.next.be(Mood::SaysYesEarly);
     assert_eq!(site.send("<early@elsewhere.test>"), 451);
     assert!(site.next.taken().is_empty(), "its end was not sent");
-    assert_eq!(site.door.reports().len(), 0);
+    assert_eq!(site.agent.reports().len(), 0);
     refuses(&site, "after early");
 }

@@ -13,7 +13,7 @@ const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
 /// Opens idle connections from here, until no more are let in; gives those that are.
 fn crowd(site: &Proxied, tries: usize) -> Vec<TcpStream> {
     let opened = (0..tries).filter_map(|_| {
-        let mut stream = TcpStream::connect(site.door.address).expect("it listens");
+        let mut stream = TcpStream::connect(site.agent.address).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("connected");
         // A greeting, or the end.
         let greeted = stream.read(&mut [0; 512]).is_ok_and(|read| read > 0);
@@ -28,15 +28,15 @@ fn one_client_s_idle_connections_do_not_block_others() {
     let idle = crowd(&site, 60);
     assert_eq!(idle.len(), 10, "a quarter of 40");
     for n in 0..10 {
-        let mut client = Client::connect_from(THERE, site.door.address);
+        let mut client = Client::connect_from(THERE, site.agent.address);
         assert_eq!(to_dan(&mut client, &format!("<{n}@corp.example>")), 250);
     }
-    site.door
+    site.agent
         .copyist
         .wait_for_log(0, "client already has a quarter of limits.connections open");
     drop(idle);
     wait("a place is free", PATIENCE, || crowd(&site, 1).len() == 1);
-    let mut client = Client::connect_from(HERE, site.door.address);
+    let mut client = Client::connect_from(HERE, site.agent.address);
     assert_eq!(to_dan(&mut client, "<after@corp.example>"), 250);
 }
 

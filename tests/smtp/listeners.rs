@@ -2,7 +2,7 @@
 //! service asks of its state directory.
 
 use crate::lab;
-mod place;
+mod state_directory;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
