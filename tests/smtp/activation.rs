@@ -102,7 +102,7 @@ fn an_inherited_socket_without_a_setting_prevents_the_start() {
     );
     let copyist = Copyist::start_on_demand(std::slice::from_ref(&unnamed), &config);
     let _caller = TcpStream::connect(&unnamed).expect("somebody listens");
-    let said = copyist.wait_for_log(0, "no listen setting names");
+    let said = copyist.wait_for_log(0, "which is in no listen setting");
     assert!(
         said.contains(&unnamed) && said.contains("hook.milter.listen"),
         "{said}"

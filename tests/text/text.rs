@@ -158,7 +158,7 @@ fn a_version_in_transit_passes_the_same_mta_exactly_once() {
         .client(INSIDE)
         .send_message(&sender, &[&colleague], &version);
     assert_eq!(reply.code, 250, "{reply:?}");
-    site.copyist.wait_for_log(0, "our own version passes");
+    site.copyist.wait_for_log(0, "version in transit");
     // Under its seal nothing goes to anybody else, nor any other body.
     for (to, body) in [
         ("other@customer.test", version.clone()),

@@ -47,7 +47,7 @@ fn an_answer_too_many_ends_the_session_that_it_comes_in() {
     assert_eq!(sent.code, 421, "{}", sent.text);
     site.agent
         .copyist
-        .wait_for_log(0, "said something that nobody asked for");
+        .wait_for_log(0, "sent a reply without a command");
     // Its own farewell is no answer too many.
     let mut client = site.client();
     assert_eq!(to_dan(&mut client, "<again@corp.example>"), 250);
