@@ -2,12 +2,16 @@
 
 use std::error::Error;
 
-/// Formats an error and its sources on one line. The texts themselves never repeat their source.
+/// Formats an error and its sources on one line, each once: some texts end with advice and so
+/// contain their source.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
         source = cause.source();
     }
     text

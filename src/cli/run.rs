@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use super::{Failure, load, log};
 use crate::config;
 use crate::daemon::{Daemon, Listeners, Reread};
+use crate::error::chain;
 
 pub(super) async fn run(config: &Path) -> Result<(), Failure> {
     // New files are private; the milter's socket gets its mode once it exists.
@@ -31,7 +32,7 @@ pub(super) async fn run(config: &Path) -> Result<(), Failure> {
     let shutdown = CancellationToken::new();
     let reloads = watch_signals(config.to_owned(), shutdown.clone()).map_err(Failure::failed)?;
     // The spool first, so that a second instance fails on its lock, not on a port.
-    let daemon = Daemon::open(settings.clone()).map_err(Failure::failed)?;
+    let daemon = Daemon::open(settings.clone()).map_err(|error| Failure::failed(chain(&error)))?;
     let listeners = Listeners::bind(&settings).await.map_err(Failure::failed)?;
     daemon
         .run(listeners, reloads, shutdown)

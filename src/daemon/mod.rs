@@ -35,6 +35,7 @@ use crate::admin;
 use crate::config::Settings;
 use crate::deliver;
 use crate::directory::{self, Directory};
+use crate::error::chain;
 use crate::hook::{
     self, AccessControl, BindError, Listener, SmtpListenerState, SmtpTlsError, bind_remedy,
 };
@@ -397,7 +398,7 @@ impl Daemon {
         let identities = tokio::task::block_in_place(|| identities_of(&settings, directory));
         let identities = identities.map_err(|error| error.to_string())?;
         let (hook, old_hook) = (&settings.hook, &self.settings.hook);
-        let smtp = self.smtp_terms(hook).map_err(|error| error.to_string())?;
+        let smtp = self.smtp_terms(hook).map_err(|error| chain(&error))?;
         let addresses = |hook: &hook::Settings| -> Vec<SocketAddr> {
             hook.smtp.iter().map(|listener| listener.listen).collect()
         };
