@@ -225,7 +225,7 @@ impl Connection {
         match &ended {
             Ok(()) | Err(CommandError::Reply(_)) => {}
             Err(error @ CommandError::OutOfSync(_)) => {
-                outcomes.fill(RecipientOutcome::Deferred(error.to_string()))
+                outcomes.fill(RecipientOutcome::Deferred(error.to_string()));
             }
             Err(CommandError::Lost(why)) => {
                 // It may have the message all the same. SendResult again it has the same Message-ID.

@@ -553,7 +553,7 @@ impl Attempt {
             match recorded {
                 Ok(recorded) => return log_ndr(id, &result, recorded),
                 Err(cause) => {
-                    error!(item = %id, "cannot record the delivery result: {cause}; the report may be sent twice")
+                    error!(item = %id, "cannot record the delivery result: {cause}; the report may be sent twice");
                 }
             }
             if self.spool.is_failed() {

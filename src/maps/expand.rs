@@ -977,7 +977,7 @@ impl MapRules {
     ) -> Result<(), MapError> {
         let map: Arc<str> = Arc::from(format!(":include:{file}"));
         let refused = |run: &mut ExpansionRun| {
-            run.add_other(map.to_string(), NonAddressKind::BadInclude, &path)
+            run.add_other(map.to_string(), NonAddressKind::BadInclude, &path);
         };
         let level = state.level + 1;
         if level > LOCAL_MAX_DEPTH || !file.starts_with('/') {

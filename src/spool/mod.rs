@@ -28,7 +28,7 @@
 //!
 //! # Contract and engine
 //!
-//! The types of this module, [`Job`](job::Job) and [`Engine`](engine::Engine) are the contract. An
+//! The types of this module, `Job` and `Engine` are the contract. An
 //! engine stores the queue; every engine passes the suite in `conformance.rs`. The engine today is
 //! `sqlite`: one database per service, and files for originals over [`Settings::inline_limit`].
 //! [`Spool`] is the handle that other modules use; it also keeps recently committed items in

@@ -36,9 +36,8 @@ pub(super) async fn findings(
     postfixes: &[Postfix],
     settings: &Settings,
 ) -> Vec<Finding> {
-    let scan = match timeout(PATIENCE, read(directory, settings)).await {
-        Ok(Some(scan)) => scan,
-        Ok(None) | Err(_) => return Vec::new(),
+    let Ok(Some(scan)) = timeout(PATIENCE, read(directory, settings)).await else {
+        return Vec::new();
     };
     let mut found: Vec<Finding> = check_people(&scan.summary, settings).into_iter().collect();
     if let Some(unresolved) = scan.unresolved {

@@ -153,7 +153,7 @@ mod tests {
         for rc in [10, 32] {
             match check_search_result("ldap://x", "dc=b", &result(rc, "")) {
                 Some(SearchError::ServerFailed(reason)) => {
-                    assert!(reason.contains("dc=b"), "{reason}")
+                    assert!(reason.contains("dc=b"), "{reason}");
                 }
                 other => unreachable!("{rc}: {other:?}"),
             }

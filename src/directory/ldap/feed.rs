@@ -307,7 +307,7 @@ impl FeedSession<'_> {
                     }
                 }
                 Err(SearchError::QueryFailed(_) | SearchError::TimedOut(_)) => {
-                    self.send(Change::Everything).await?
+                    self.send(Change::Everything).await?;
                 }
                 Err(error) => return Err(FeedError::Interrupted(error.to_string())),
             }

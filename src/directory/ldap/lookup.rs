@@ -199,7 +199,7 @@ impl Client {
             match connection.verify(deadline).await {
                 Ok(()) => return Ok(owners),
                 Err(SearchError::ConnectionLost(_) | SearchError::ServerFailed(_)) if is_first => {
-                    is_first = false
+                    is_first = false;
                 }
                 Err(error) => return Err(error),
             }

@@ -42,7 +42,7 @@ struct Draft {
 
 /// A body file that is being written: a message that is being received.
 ///
-/// Its content is not durable, and lost with this value, until [`super::Spool::commit`] stores it
+/// Its content is not durable, and lost with this value, until [`crate::spool::Spool::commit`] stores it
 /// as the original of a submission.
 pub struct IncomingBody {
     draft: Draft,
